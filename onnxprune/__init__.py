@@ -1,0 +1,1 @@
+"""onnxprune: a pruner for exported ONNX graphs."""
