@@ -1,0 +1,42 @@
+# Every target sets up what it needs: a virtual environment in .venv, made once and refreshed when
+# pyproject.toml changes. `make PYTHON=python3.12 test` picks another interpreter for a new one.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: demo test test-heavy lint format typecheck bench clean
+.DELETE_ON_ERROR:
+
+demo: $(STAMP)  ## prune a small trained network and show what it cost and gained
+	$(BIN)/onnxprune demo
+
+test: $(STAMP)  ## everything except the heavy tests
+	$(BIN)/pytest
+
+test-heavy: $(STAMP)  ## only the tests that need minutes or gigabytes
+	$(BIN)/pytest -m heavy
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+typecheck: $(STAMP)
+	$(BIN)/mypy
+
+bench: $(STAMP)  ## the comparisons behind every published number
+	$(BIN)/python -m bench
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+$(STAMP): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[cpu,dev]'
+	touch $@

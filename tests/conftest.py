@@ -1,0 +1,30 @@
+"""Where real models live, and how random tests behave."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+SHARED = Path(
+    os.environ.get("ONNXPRUNE_SHARED", Path(__file__).resolve().parents[2] / "shared" / "data")
+)
+"""A folder with ``models/``, ``wild/`` and ``data/``: real networks, never committed."""
+
+# Graph analysis and first imports take longer than hypothesis' deadline, so none is set. The
+# examples are the same on every run: a failure in CI is a failure on the next machine.
+_COMMON = {"deadline": None, "derandomize": True, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("dev", max_examples=50, **_COMMON)  # type: ignore[arg-type]
+settings.register_profile("ci", max_examples=25, **_COMMON)  # type: ignore[arg-type]
+settings.register_profile("thorough", max_examples=1000, **_COMMON)  # type: ignore[arg-type]
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real models and data; the test skips, saying where it looked, without it."""
+    if not (SHARED / "models").is_dir():
+        pytest.skip(f"no real models in {SHARED} (set ONNXPRUNE_SHARED)")
+    return SHARED
