@@ -1,0 +1,37 @@
+"""Models: loading, saving, copying, and the constants they hold.
+
+The only room that knows where a model comes from and how it is written. Inside, a model is an
+onnx-ir graph whose weights stay mapped in their files until they are read.
+"""
+
+from onnxprune.model.constants import (
+    add_constant,
+    constant,
+    constants,
+    fresh_name,
+    set_constant,
+    size_bytes,
+)
+from onnxprune.model.core import Model, bodies, clone, graphs, values
+from onnxprune.model.load import load
+from onnxprune.model.save import save, to_graphsurgeon, to_proto
+from onnxprune.model.structure import structure_hash
+
+__all__ = [
+    "Model",
+    "add_constant",
+    "bodies",
+    "clone",
+    "constant",
+    "constants",
+    "fresh_name",
+    "graphs",
+    "load",
+    "save",
+    "set_constant",
+    "size_bytes",
+    "structure_hash",
+    "to_graphsurgeon",
+    "to_proto",
+    "values",
+]

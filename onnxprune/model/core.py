@@ -1,0 +1,120 @@
+"""What a loaded model is, how it is walked and how it is copied."""
+
+from __future__ import annotations
+
+import copy
+import mmap
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import onnx_ir as ir
+
+_SOURCE = "onnxprune.source"
+_OWNER = "onnxprune.owner"
+_QUANTIZATION = "quant_parameter_tensor_names"
+
+
+@dataclass(frozen=True)
+class Model:
+    """An ONNX graph held by onnx-ir, and the file it came from.
+
+    After `load` every value name is unique over all graphs (the main graph and every subgraph
+    body) and no local function is left, so names identify values and a node is identified by the
+    name of its first non-empty output. Weights stay in their files until they are read.
+
+    Attributes:
+        ir: the graph. Treat it as read-only unless you made it with `clone`.
+        path: the .onnx file, or None for a model that came from memory.
+    """
+
+    ir: ir.Model
+    path: Path | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """What onnx-ir cannot carry: where the weights live, and the fields it drops.
+
+    Attributes:
+        files: every file that holds part of the model, mapped; saving must not replace them.
+        external: whether some weights came from beside the model file.
+        training_info: serialised ``TrainingInfoProto`` messages.
+        types: serialised ``TypeProto`` of graph inputs and outputs whose type (map, opaque)
+            onnx-ir has no class for, by value name.
+    """
+
+    files: Mapping[Path, mmap.mmap] = field(default_factory=dict)
+    external: bool = False
+    training_info: tuple[bytes, ...] = ()
+    types: Mapping[str, bytes] = field(default_factory=dict)
+
+
+def source(model: ir.Model) -> Source:
+    """Where ``model`` came from; empty for a model that was built in memory."""
+    found = model.meta.get(_SOURCE)
+    return found if isinstance(found, Source) else Source()
+
+
+def adopt(model: ir.Model, origin: Source) -> None:
+    """Record ``origin`` on ``model`` and tell each of its graphs which model owns it."""
+    model.meta[_SOURCE] = origin
+    for graph in _walk(model.graph):
+        graph.meta[_OWNER] = model
+
+
+def owner(graph: ir.Graph) -> ir.Model | None:
+    """The model that ``graph`` belongs to, when it was loaded or cloned here."""
+    found = graph.meta.get(_OWNER)
+    return found if isinstance(found, ir.Model) else None
+
+
+def graphs(model: Model) -> Iterator[ir.Graph]:
+    """The main graph, then every subgraph body, depth first in node order."""
+    yield from _walk(model.ir.graph)
+
+
+def bodies(node: ir.Node) -> Iterator[tuple[str, ir.Graph]]:
+    """The subgraph bodies of a node as (attribute name, graph): If, Loop, Scan, SequenceMap."""
+    for attr in node.attributes.values():
+        if attr.type == ir.AttributeType.GRAPH:
+            yield attr.name, attr.as_graph()
+        elif attr.type == ir.AttributeType.GRAPHS:
+            for index, graph in enumerate(attr.as_graphs()):
+                yield f"{attr.name}.{index}", graph
+
+
+def _walk(graph: ir.Graph) -> Iterator[ir.Graph]:
+    yield graph
+    for node in graph:
+        for _, body in bodies(node):
+            yield from _walk(body)
+
+
+def values(graph: ir.Graph) -> Iterator[ir.Value]:
+    """Every named value a graph defines itself: inputs, initializers, node outputs; once each."""
+    yield from graph.inputs
+    for value in graph.initializers.values():
+        if not value.is_graph_input():
+            yield value
+    for node in graph:
+        for value in node.outputs:
+            if value.name:
+                yield value
+
+
+def clone(model: Model) -> Model:
+    """A copy of the graph that can be edited freely; weights are shared, not copied.
+
+    Nodes, values, types, shapes, attributes, metadata and bodies are all new objects; tensors are
+    immutable and shared, so a clone of a 10 GB model costs only its structure.
+    """
+    made = model.ir.clone()
+    # onnx-ir shares type objects, whose element type is writable, and annotation tables.
+    for graph in _walk(made.graph):
+        for value in values(graph):
+            value.type = copy.deepcopy(value.type)
+            if _QUANTIZATION in value.meta:
+                value.meta[_QUANTIZATION] = dict(value.meta[_QUANTIZATION])
+    adopt(made, source(model.ir))
+    return Model(made, model.path)
