@@ -1,0 +1,195 @@
+"""The best weights for what is left: ridge regression towards the old ones, judged on other rows.
+
+    min_{W, b}  E ||y - x W - b||^2  +  ridge * mean(diag E[x x^T]) * ||W - W0||^2
+
+solved in float64 from second moments alone. ``g`` independent problems are solved side by side: one
+for a dense layer, one per group of a grouped convolution, one per channel (``K`` = kernel area) of
+a depthwise one.
+
+Nothing is taken on trust: the weights as they are, a new bias, a new scale and bias per output,
+and a full refit at several ridges are compared on held-out rows, group by group, and the best
+wins. When the weights as they are win, the refit is declined and says so with both errors. The
+winner is then solved once more on all rows, held-out ones included.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.linalg import LinAlgError, cho_factor, cho_solve, eigh
+
+from onnxprune.recover.gram import Moments, merge, squared_error
+
+Float = npt.NDArray[np.float64]
+
+RIDGES = (1e-6, 1e-4, 1e-3, 1e-2, 1e-1)
+"""Shares of the mean input variance that are tried as ridges."""
+
+_SMALL = 64
+"""Problems up to this size are solved in one batched call."""
+
+
+@dataclass(frozen=True, eq=False)
+class Refit:
+    """What came of one refit.
+
+    Attributes:
+        weight: ``[g, K, N]``.
+        bias: ``[g, N]``.
+        accepted: whether anything changed.
+        methods: per group, ``none``, ``bias``, ``scale`` or ``lstsq``.
+        ridges: ``[g]``, the ridge chosen where the method is ``lstsq``, else 0.
+        before, after: squared error on held-out rows over the variance of the targets there.
+    """
+
+    weight: Float
+    bias: Float
+    accepted: bool
+    methods: tuple[str, ...]
+    ridges: Float
+    before: float
+    after: float
+
+
+def solve_symmetric(A: Float, B: Float) -> Float:
+    """``A^-1 B`` for symmetric positive (semi-)definite ``A``.
+
+    Args:
+        A: ``[g, K, K]``.
+        B: ``[g, K, N]``.
+
+    Returns:
+        ``[g, K, N]``; by Cholesky factors, or from the eigenvectors whose eigenvalues are not
+        numerically zero where a factor does not exist.
+    """
+    if A.shape[1] <= _SMALL < A.shape[0] * A.shape[1]:
+        try:
+            np.linalg.cholesky(A)  # solve() alone would not notice a problem that is not definite
+        except np.linalg.LinAlgError:
+            pass
+        else:
+            return np.asarray(np.linalg.solve(A, B), dtype=np.float64)
+    return np.stack([_solve_one(a, b) for a, b in zip(A, B, strict=True)])
+
+
+def _solve_one(A: Float, B: Float) -> Float:
+    try:
+        solution: Float = cho_solve(cho_factor(A, lower=True), B)
+    except LinAlgError:
+        pass
+    else:
+        return solution
+    values, vectors = eigh(A)
+    floor = values[-1] * len(values) * np.finfo(np.float64).eps
+    inverse = np.divide(1.0, values, out=np.zeros_like(values), where=values > max(floor, 0.0))
+    return np.asarray(vectors @ (inverse[:, None] * (vectors.T @ B)))
+
+
+def ridge_regression(
+    train: Moments, weight: npt.NDArray[Any], ridge: float | Float, bias: Float | None = None
+) -> tuple[Float, Float]:
+    """The minimiser of the problem at the top of this file.
+
+    Args:
+        train: moments of ``g`` problems.
+        weight: ``[g, K, N]``, what the ridge pulls towards.
+        ridge: share of the mean input variance, one or ``[g]``.
+        bias: ``[g, N]`` if the bias is given and must stay, None if it is free.
+
+    Returns:
+        ``W`` ``[g, K, N]`` and ``b`` ``[g, N]``.
+    """
+    xx, xy = train.xx, train.xy
+    if bias is not None:
+        xx = xx + train.mean_x[:, :, None] * train.mean_x[:, None, :]
+        xy = xy + train.mean_x[:, :, None] * (train.mean_y - bias)[:, None, :]
+    diagonal = np.diagonal(xx, axis1=1, axis2=2)
+    # Where nothing varies at all, the smallest penalty there is keeps the old weights.
+    penalty = np.asarray(ridge) * diagonal.mean(axis=1) + np.finfo(np.float64).tiny
+    eye = np.eye(xx.shape[1])
+    W = solve_symmetric(
+        xx + penalty[:, None, None] * eye, xy + penalty[:, None, None] * weight.astype(np.float64)
+    )
+    if bias is not None:
+        return W, bias
+    return W, train.mean_y - np.einsum("gk,gkn->gn", train.mean_x, W)
+
+
+def correct_bias(train: Moments, weight: npt.NDArray[Any]) -> Float:
+    """``[g, N]``: the bias under which the mean output is right for these weights."""
+    offset: Float = train.mean_y - np.einsum("gk,gkn->gn", train.mean_x, weight.astype(np.float64))
+    return offset
+
+
+def rescale(train: Moments, weight: npt.NDArray[Any]) -> tuple[Float, Float]:
+    """The best scale and bias per output, ``y = a_n (x W)_n + b_n``, folded into the weights."""
+    W = weight.astype(np.float64)
+    wanted = np.einsum("gkn,gkn->gn", W, train.xy)
+    given = np.einsum("gkn,gkn->gn", W, train.xx @ W)
+    scale = np.divide(wanted, given, out=np.ones_like(wanted), where=given > 0)
+    scaled = W * scale[:, None, :]
+    return scaled, correct_bias(train, scaled)
+
+
+def refit(
+    train: Moments,
+    held: Moments,
+    weight: npt.NDArray[Any],
+    bias: npt.NDArray[Any],
+    *,
+    free_bias: bool = True,
+    ridges: tuple[float, ...] = RIDGES,
+) -> Refit:
+    """The best of several repairs of one layer by the error on held-out rows.
+
+    Args:
+        train: moments of the rows that may be fitted to.
+        held: moments of other rows, that decide.
+        weight: ``[g, K, N]``, the weights as they are.
+        bias: ``[g, N]``, the bias as it is.
+        free_bias: whether the layer has a bias that may change.
+        ridges: candidates, shares of the mean input variance.
+
+    Returns:
+        The winner per group, solved on ``train`` and ``held`` together.
+    """
+    old = weight.astype(np.float64)
+    fixed = None if free_bias else bias.astype(np.float64)
+    offset = bias.astype(np.float64)
+    tried: list[tuple[str, float]] = [("none", 0.0)]
+    if free_bias:
+        tried += [("bias", 0.0), ("scale", 0.0)]
+    tried += [("lstsq", ridge) for ridge in sorted(ridges, reverse=True)]
+
+    def solve(rows: Moments, method: str, ridge: float) -> tuple[Float, Float]:
+        if method == "none":
+            return old, offset
+        if method == "bias":
+            return old, correct_bias(rows, old)
+        if method == "scale":
+            return rescale(rows, old)
+        return ridge_regression(rows, old, ridge, fixed)
+
+    errors = np.stack(
+        [squared_error(held, *solve(train, *each)).sum(axis=1) for each in tried]
+    )  # [tried, g]
+    best = np.argmin(errors, axis=0)
+    all_rows = merge(train, held)
+    new, shift = old.copy(), offset.copy()
+    for index in np.unique(best):
+        mine = best == index
+        solved, moved = solve(all_rows, *tried[index])
+        new[mine], shift[mine] = solved[mine], moved[mine]
+    variance = max(float(held.yy.sum()), np.finfo(np.float64).tiny)
+    return Refit(
+        new,
+        shift,
+        bool((best > 0).any()),
+        tuple(tried[i][0] for i in best),
+        np.array([tried[i][1] for i in best]),
+        float(errors[0].sum()) / variance,
+        float(errors.min(axis=0).sum()) / variance,
+    )
