@@ -1,0 +1,195 @@
+"""How amounts are written: ``30%``, ``0.5x``, ``1.2M``, ``4MiB``, ``1x3x224x224``.
+
+The command line, recipes and the Python API all read amounts here, so that they accept the same
+spellings and refuse with the same words.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from onnxprune.errors import OnnxpruneError
+
+BudgetKind = Literal["macs", "params", "bytes"]
+BUDGET_KINDS: tuple[str, ...] = get_args(BudgetKind)
+
+_QUANTITY = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(%|[A-Za-z]*)\s*")
+_DECIMAL = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
+_BYTES = {
+    **_DECIMAL,
+    "b": 1.0,
+    **{f"{prefix}b": factor for prefix, factor in _DECIMAL.items() if prefix},
+    **{f"{prefix}ib": 1024.0**power for power, prefix in enumerate("kmgt", start=1)},
+}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What may be left of a model.
+
+    Attributes:
+        kind: ``macs`` (multiply-accumulates of one run), ``params`` (stored weight elements) or
+            ``bytes`` (stored weight bytes).
+        value: a fraction of the dense model if ``relative``, else a count.
+        relative: which of the two ``value`` is.
+    """
+
+    kind: BudgetKind
+    value: float
+    relative: bool
+
+    def __post_init__(self) -> None:
+        if self.kind not in BUDGET_KINDS:
+            raise OnnxpruneError(
+                f"A budget cannot limit {self.kind!r}.", hint=f"Limit {_either(BUDGET_KINDS)}."
+            )
+        if not (math.isfinite(self.value) and self.value > 0):
+            raise OnnxpruneError(
+                f"A budget of {self.kind}={self.value:g} leaves nothing.",
+                hint=f"Ask for more than 0, as in {self.kind}=50%.",
+            )
+        if self.relative and self.value > 1:
+            raise OnnxpruneError(
+                f"A budget of {self.kind}={self.value:.4g}x is more than the whole model.",
+                hint=f"Write the part that is left, as in {self.kind}=50% or {self.kind}=0.5x.",
+            )
+
+    def limit(self, dense: int) -> int:
+        """The most that may be left, in the unit of ``kind``, of a model that has ``dense``."""
+        return math.floor(self.value * dense) if self.relative else math.floor(self.value)
+
+    def __str__(self) -> str:
+        if self.relative:
+            return f"{self.kind}={self.value * 100:.10g}%"
+        return f"{self.kind}={self.value:.15g}"
+
+
+def fraction(text: object, *, of: str) -> float:
+    """A fraction in ``[0, 1]``, written ``0.3`` or ``30%``.
+
+    Args:
+        text: the number, or how the user wrote it.
+        of: what the user calls it, for the message: ``--ratio``.
+
+    Raises:
+        OnnxpruneError: it is no fraction.
+    """
+    number, suffix = _quantity(text, of)
+    if suffix == "%":
+        number /= 100
+    if suffix not in ("", "%") or not 0 <= number <= 1:
+        hint = f"Write {number / 100:g} or {number:g}%." if not suffix and number <= 100 else ""
+        raise OnnxpruneError(
+            f"{of} {text} is not a fraction between 0 and 1.",
+            hint=hint or "Write it as in 0.3 or 30%.",
+        )
+    return number
+
+
+def count(text: object, *, of: str, least: int = 0) -> int:
+    """A whole number of at least ``least``; ``of`` is what the user calls it.
+
+    Raises:
+        OnnxpruneError: it is no such number.
+    """
+    try:
+        number = int(text) if isinstance(text, int | str) and not isinstance(text, bool) else None
+    except ValueError:
+        number = None
+    if number is None or number < least:
+        raise OnnxpruneError(
+            f"{of} {text} is not a whole number of at least {least}.",
+            hint=f"Write a number such as {of} {max(least, 1)}.",
+        )
+    return number
+
+
+def budget(text: object, *, of: str = "--target") -> Budget:
+    """A budget, written ``macs=50%``, ``params=1.2M``, ``bytes=0.5x`` or ``bytes=4MiB``.
+
+    Raises:
+        OnnxpruneError: the kind is unknown or the amount cannot be read.
+    """
+    if isinstance(text, Budget):
+        return text
+    kind, equals, amount = str(text).partition("=")
+    example = f"Write it as in {of} macs=50%, {of} params=1.2M or {of} bytes=4MiB."
+    kind = kind.strip().lower()
+    if not equals or kind not in BUDGET_KINDS:
+        raise OnnxpruneError(f"{of} {text} does not name a budget that is known.", hint=example)
+    number, suffix = _quantity(amount, f"{of} {kind}=")
+    if suffix == "%":
+        return Budget(kind, number / 100, relative=True)  # type: ignore[arg-type]
+    if suffix.lower() == "x":
+        return Budget(kind, number, relative=True)  # type: ignore[arg-type]
+    units = _BYTES if kind == "bytes" else _DECIMAL
+    factor = units.get(suffix.lower())
+    if factor is None:
+        raise OnnxpruneError(f"{of} {text} has no unit that fits {kind}.", hint=example)
+    if number * factor < 1 or (not suffix and number <= 1):
+        raise OnnxpruneError(
+            f"{of} {text} could mean a count or a fraction.",
+            hint=f"For a fraction write {kind}={number * 100:g}% or {kind}={number:g}x.",
+        )
+    return Budget(kind, number * factor, relative=False)  # type: ignore[arg-type]
+
+
+def shapes(given: object, *, of: str = "--shapes") -> dict[str, tuple[int, ...]]:
+    """Input shapes, written ``input=1x3x224x224`` or as a mapping from names to sizes.
+
+    Args:
+        given: one text with commas between inputs, several texts, or a mapping.
+        of: what the user calls it.
+
+    Raises:
+        OnnxpruneError: a shape cannot be read.
+    """
+    if isinstance(given, Mapping):
+        return {str(name): _shape(sizes, f"{of} {name}=") for name, sizes in given.items()}
+    found: dict[str, tuple[int, ...]] = {}
+    texts = [given] if isinstance(given, str) else list(_sequence(given, of))
+    for part in (part for text in texts for part in str(text).split(",")):
+        name, equals, sizes = part.rpartition("=")
+        if not (name and equals):
+            raise OnnxpruneError(
+                f"{of} {part} names no input.", hint=f"Write it as in {of} input=1x3x224x224."
+            )
+        found[name.strip()] = _shape(sizes, f"{of} {name.strip()}=")
+    return found
+
+
+def _shape(sizes: object, of: str) -> tuple[int, ...]:
+    parts = sizes.split("x") if isinstance(sizes, str) else _sequence(sizes, of)
+    try:
+        shape = tuple(count(part, of=of, least=1) for part in parts)
+    except OnnxpruneError as error:
+        raise OnnxpruneError(
+            f"{of}{sizes} is not a shape of whole numbers.",
+            hint="Write sizes with x between them, as in 1x3x224x224.",
+        ) from error
+    return shape
+
+
+def _sequence(given: object, of: str) -> Sequence[object]:
+    if isinstance(given, Sequence):
+        return given
+    raise OnnxpruneError(f"{of} {given} is not a list.", hint="Give one value or a list of values.")
+
+
+def _quantity(text: object, of: str) -> tuple[float, str]:
+    if isinstance(text, int | float) and not isinstance(text, bool):
+        return float(text), ""
+    match = _QUANTITY.fullmatch(str(text))
+    if match is None:
+        raise OnnxpruneError(
+            f"{of} {text} is not a number.", hint="Write a number such as 0.3 or 30%."
+        )
+    return float(match[1]), match[2]
+
+
+def _either(words: Sequence[str]) -> str:
+    return f"{', '.join(words[:-1])} or {words[-1]}"

@@ -1,0 +1,234 @@
+"""What a pruning run is asked to do: every choice a user has, checked, in one value."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, cast, get_args
+
+from onnxprune.amounts import Budget, budget, count, fraction, shapes
+from onnxprune.errors import OnnxpruneError
+
+Allocation = Literal["uniform", "global"]
+METRICS = ("accuracy", "top5", "mse")
+
+
+@dataclass(frozen=True)
+class Options:
+    """Everything ``prune`` can be asked for. Names are those of the flags, with underscores.
+
+    What is removed (at least one is needed; ``ratio`` and ``target`` exclude each other):
+
+    Attributes:
+        ratio: fraction of the units of every group that is removed.
+        target: what may be left of the model.
+        heads: fraction of the units of groups of kind ``head`` or ``kv-group`` that is removed.
+        blocks: how many residual blocks are bypassed.
+        ratios: (glob over group names, fraction removed), the last match wins, over the above.
+        skip: globs over group and block names that are left alone.
+        criterion: how units are scored; None takes the best that the given data allows.
+        allocation: ``uniform`` (the same fraction everywhere) or ``global`` (where it hurts
+            least); None is ``uniform`` for a ratio and ``global`` for a target.
+        max_ratio: the largest fraction of one group that may go.
+        round_to: counts kept are multiples of this; ``auto`` asks for what is fast on `provider`.
+        provider: what the model will run on, by short name: rounding and checks are for it.
+        calib: calibration inputs: a path, ``module.py:function``, or batches of arrays by name.
+        calib_samples: the most samples of it that are used.
+        batch: how many samples are run at once.
+        labels: labels of the calibration inputs, or None.
+        metric: ``accuracy``, ``top5``, ``mse``, ``module.py:function`` or a function of outputs
+            and labels.
+        preprocess: what turns raw pictures into inputs, or None.
+        allow_inexact: also remove units whose removal changes a normalisation.
+        seed: of everything random.
+        max_drop: the largest loss of the metric (without labels: of agreement with the original)
+            that is still a success; None sets no limit.
+        shapes: concrete shapes of inputs whose sizes the model leaves open, by input name.
+
+    Raises:
+        OnnxpruneError: a value is out of range or two of them contradict each other.
+    """
+
+    ratio: float | None = None
+    target: Budget | None = None
+    heads: float | None = None
+    blocks: int = 0
+    ratios: tuple[tuple[str, float], ...] = ()
+    skip: tuple[str, ...] = ()
+    criterion: str | None = None
+    allocation: Allocation | None = None
+    max_ratio: float = 0.8
+    round_to: int | Literal["auto"] = "auto"
+    provider: str = "cpu"
+    calib: object | None = None
+    calib_samples: int = 512
+    batch: int = 32
+    labels: object | None = None
+    metric: str | Callable[..., float] = "accuracy"
+    preprocess: object | None = None
+    allow_inexact: bool = False
+    seed: int = 0
+    max_drop: float | None = None
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.ratio is not None and self.target is not None:
+            raise OnnxpruneError(
+                "--ratio and --target both say how much to remove.", hint="Give one of them."
+            )
+        if self.max_ratio >= 1:
+            raise OnnxpruneError(
+                f"--max-ratio {self.max_ratio:g} would let a group lose all its units.",
+                hint="Choose less than 1, or drop whole branches with --blocks.",
+            )
+        asked = [("--ratio", self.ratio), ("--heads", self.heads)]
+        asked += [(f"--ratios {glob}=", ratio) for glob, ratio in self.ratios]
+        for name, ratio in asked:
+            if ratio is not None and ratio > self.max_ratio:
+                raise OnnxpruneError(
+                    f"{name} {ratio:g} is above --max-ratio {self.max_ratio:g}.",
+                    hint="Ask for less, or raise --max-ratio.",
+                )
+        if self.labels is not None and self.calib is None:
+            raise OnnxpruneError(
+                "--labels needs the inputs they belong to.", hint="Give those with --calib."
+            )
+        if isinstance(self.metric, str) and ":" not in self.metric and self.metric not in METRICS:
+            raise OnnxpruneError(
+                f"--metric {self.metric} is not known.",
+                hint=f"{suggest(self.metric, METRICS)} Your own is named as in score.py:function.",
+            )
+
+    @property
+    def asks_for_nothing(self) -> bool:
+        """Whether no amount to remove is given at all."""
+        return not (self.ratio or self.target or self.heads or self.blocks or self.ratios)
+
+
+def options(given: Mapping[str, object]) -> Options:
+    """Read options as a user writes them, on the command line, in a recipe or as keywords.
+
+    Args:
+        given: values by flag name (``max-ratio`` or ``max_ratio``): text or the final type.
+
+    Raises:
+        OnnxpruneError: a name is unknown (the message suggests one) or a value cannot be read.
+    """
+    read: dict[str, object] = {}
+    for name, value in given.items():
+        key = name.replace("-", "_")
+        if key not in _READERS:
+            known = [flag(each) for each in _READERS]
+            raise OnnxpruneError(f"There is no option {name!r}.", hint=suggest(name, known))
+        read[key] = None if value is None else _READERS[key](value, f"--{flag(key)}")
+    return Options(**cast(dict[str, Any], read))
+
+
+def flag(name: str) -> str:
+    """The name of an option as users write it: ``max_ratio`` is ``max-ratio``."""
+    return name.replace("_", "-")
+
+
+def suggest(word: str, known: Iterable[str]) -> str:
+    """A hint for a word that is not among the known ones: the closest of them, or all."""
+    words = list(known)
+    close = difflib.get_close_matches(word, words, n=1)
+    return f"Did you mean {close[0]!r}?" if close else f"There are {', '.join(words)}."
+
+
+def _text(value: object, of: str) -> str:
+    if isinstance(value, str) and value:
+        return value
+    raise OnnxpruneError(f"{of} {value} is not text.", hint=f"Write a word after {of}.")
+
+
+def _texts(value: object, of: str) -> tuple[str, ...]:
+    given = [value] if isinstance(value, str) else value
+    if not isinstance(given, Sequence):
+        raise OnnxpruneError(f"{of} {value} is not a list.", hint="Write one text or a list.")
+    return tuple(_text(each, of) for each in given)
+
+
+def _anything(value: object, _of: str) -> object:
+    return value
+
+
+def _switch(value: object, of: str) -> bool:
+    if isinstance(value, bool):
+        return value
+    raise OnnxpruneError(f"{of} {value} is neither true nor false.", hint="Write true or false.")
+
+
+def _ratios(value: object, of: str) -> tuple[tuple[str, float], ...]:
+    pairs: list[tuple[str, object]] = []
+    if isinstance(value, Mapping):
+        pairs += [(str(glob), ratio) for glob, ratio in value.items()]
+    else:
+        for text in _texts(value, of):
+            glob, equals, amount = text.rpartition("=")
+            if not (glob and equals):
+                raise OnnxpruneError(
+                    f"{of} {text} does not say how much.",
+                    hint=f"Write it as in {of} 'layer1*=0.3'.",
+                )
+            pairs.append((glob, amount))
+    read: dict[str, float] = {}
+    for glob, ratio in pairs:
+        read.pop(glob, None)  # said again, it is the last word: also over globs in between
+        read[glob] = fraction(ratio, of=f"{of} {glob}=")
+    return tuple(read.items())
+
+
+def _allocation(value: object, of: str) -> Allocation:
+    known: tuple[Allocation, ...] = get_args(Allocation)
+    for each in known:
+        if value == each:
+            return each
+    raise OnnxpruneError(f"{of} {value} is not known.", hint=suggest(str(value), known))
+
+
+def _round_to(value: object, of: str) -> int | Literal["auto"]:
+    return "auto" if value == "auto" else count(value, of=of, least=1)
+
+
+def _metric(value: object, of: str) -> object:
+    return value if callable(value) else _text(value, of)
+
+
+def _ratio(value: object, of: str) -> float:
+    return fraction(value, of=of)
+
+
+def _count(value: object, of: str) -> int:
+    return count(value, of=of)
+
+
+def _positive(value: object, of: str) -> int:
+    return count(value, of=of, least=1)
+
+
+_READERS: dict[str, Callable[[object, str], object]] = {
+    "ratio": _ratio,
+    "target": lambda value, of: budget(value, of=of),
+    "heads": _ratio,
+    "blocks": _count,
+    "ratios": _ratios,
+    "skip": _texts,
+    "criterion": _text,
+    "allocation": _allocation,
+    "max_ratio": _ratio,
+    "round_to": _round_to,
+    "provider": _text,
+    "calib": _anything,
+    "calib_samples": _positive,
+    "batch": _positive,
+    "labels": _anything,
+    "metric": _metric,
+    "preprocess": _anything,
+    "allow_inexact": _switch,
+    "seed": _count,
+    "max_drop": _ratio,
+    "shapes": lambda value, of: shapes(value, of=of),
+}
+"""How each option is read; its keys are exactly the fields of `Options`."""
