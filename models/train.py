@@ -1,0 +1,139 @@
+"""Trains and exports the zoo: ``python -m models.train NAME ...`` (or ``data``, or ``all``).
+
+One core, fixed seeds; each model takes one to five minutes. ``data`` writes the data files, the
+name of a model its .onnx file and the metric that onnxruntime measures on that file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+import torch
+from torch import Tensor, nn
+
+from models import digits, nets
+from models.export import export
+from onnxprune import zoo
+
+Batch = tuple[Tensor, Tensor]
+
+
+def fit(
+    net: nn.Module, batches: Iterator[Batch], *, steps: int, rate: float, smoothing: float
+) -> None:
+    """Minimise the cross entropy with AdamW under a one-cycle schedule, clipping gradients at 1."""
+    optimiser = torch.optim.AdamW(net.parameters(), rate, weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, rate, total_steps=steps, pct_start=0.2
+    )
+    net.train()
+    began = time.perf_counter()
+    for step in range(steps):
+        inputs, labels = next(batches)
+        logits = net(inputs).flatten(0, -2)
+        loss = nn.functional.cross_entropy(logits, labels.flatten(), label_smoothing=smoothing)
+        optimiser.zero_grad()
+        torch.autograd.backward(loss)
+        nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        optimiser.step()
+        schedule.step()
+        if step % (steps // 10) == 0 or step == steps - 1:
+            print(f"  step {step:5d}  loss {loss.item():.4f}  {time.perf_counter() - began:.0f} s")
+    net.eval()
+
+
+def digit_batches(size: int = 64) -> Iterator[Batch]:
+    """Endless training batches; every epoch shows each training scan once, in a new pose."""
+    split, rng = digits.splits()["train"], np.random.default_rng(0)
+    labels = torch.from_numpy(split.labels)
+    while True:
+        pictures = torch.from_numpy(digits.posed(split.raw, rng))
+        order = torch.from_numpy(rng.permutation(len(labels)))
+        for rows in torch.split(order, size)[: len(order) // size]:
+            yield pictures[rows], labels[rows]
+
+
+def train_digits(build: Callable[[], nn.Module], epochs: int, rate: float) -> nn.Module:
+    """One trained digit classifier, in evaluation mode."""
+    torch.manual_seed(0)
+    net = build()
+    fit(net, digit_batches(), steps=epochs * (digits.TRAIN // 64), rate=rate, smoothing=0.05)
+    return net
+
+
+def train_rescnn(path: Path) -> None:
+    """BatchNormalization nodes are kept: pruners must cope with them, and use them."""
+    net = train_digits(nets.ResCnn, 60, 4e-3)
+    export(net, path, "image", keep_batchnorm=True)
+
+
+def train_mlp(path: Path) -> None:
+    """The plainest case."""
+    export(train_digits(nets.Mlp, 300, 2e-3), path, "image")
+
+
+def train_encoder(path: Path) -> None:
+    """Fused QKV survives the export as one MatMul, a Reshape, a Transpose and a Split."""
+    export(train_digits(nets.Encoder, 250, 1.5e-3), path, "image")
+
+
+def train_lstm(path: Path) -> None:
+    """Exports as two bidirectional LSTM nodes."""
+    export(train_digits(nets.RowLstm, 150, 4e-3), path, "image")
+
+
+TRAIN: dict[str, Callable[[Path], None]] = {
+    "digits_rescnn": train_rescnn,
+    "digits_mlp": train_mlp,
+    "digits_encoder": train_encoder,
+    "digits_lstm": train_lstm,
+}
+
+
+def write_data() -> None:
+    """Write the calibration and evaluation files of every task."""
+    image, _ = digits.arrays("calibration")
+    np.savez_compressed(zoo.FOLDER / "digits_calibration.npz", image=image)
+    image, label = digits.arrays("evaluation")
+    np.savez_compressed(zoo.FOLDER / "digits_evaluation.npz", image=image, label=label)
+
+
+def record(name: str) -> float:
+    """Measure one model's file with onnxruntime and note the result beside it."""
+    path = zoo.FOLDER / "measured.json"
+    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    path.write_text(json.dumps(known | {name: 0.0}), encoding="utf-8")  # `get` wants a number
+    entry = zoo.get(name)
+    session = ort.InferenceSession(entry.model, providers=["CPUExecutionProvider"])
+    value = zoo.measure(entry, lambda feeds: {zoo.OUTPUT: session.run(None, dict(feeds))[0]})
+    known[name] = round(value, 6)
+    path.write_text(json.dumps(known, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    return value
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="+", choices=["all", "data", *TRAIN])
+    chosen = parser.parse_args().names
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(mode=True)
+    zoo.FOLDER.mkdir(exist_ok=True)
+    if {"all", "data"} & set(chosen):
+        write_data()
+    for name, train in TRAIN.items():
+        if {"all", name} & set(chosen):
+            print(name)
+            train(zoo.FOLDER / f"{name}.onnx")
+            size = (zoo.FOLDER / f"{name}.onnx").stat().st_size
+            print(f"  {record(name):.4f} {zoo.get(name).metric}, {size / 1000:.0f} kB")
+
+
+if __name__ == "__main__":
+    main()
