@@ -10,6 +10,9 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+HEADER = "onnxprune_header"
+"""Attribute of a graphsurgeon graph that carries what graphsurgeon itself drops."""
+
 _SOURCE = "onnxprune.source"
 _OWNER = "onnxprune.owner"
 _QUANTIZATION = "quant_parameter_tensor_names"
@@ -37,20 +40,21 @@ class Source:
     """What onnx-ir cannot carry: where the weights live, and the fields it drops.
 
     Attributes:
-        files: every file that holds part of the model, mapped; saving must not replace them.
+        files: every file that holds part of the model, by real path, with its mapping if it was
+            mapped here; saving must not replace them.
         external: whether some weights came from beside the model file.
         training_info: serialised ``TrainingInfoProto`` messages.
         types: serialised ``TypeProto`` of graph inputs and outputs whose type (map, opaque)
             onnx-ir has no class for, by value name.
     """
 
-    files: Mapping[Path, mmap.mmap] = field(default_factory=dict)
+    files: Mapping[Path, mmap.mmap | None] = field(default_factory=dict)
     external: bool = False
     training_info: tuple[bytes, ...] = ()
     types: Mapping[str, bytes] = field(default_factory=dict)
 
 
-def source(model: ir.Model) -> Source:
+def origin_of(model: ir.Model) -> Source:
     """Where ``model`` came from; empty for a model that was built in memory."""
     found = model.meta.get(_SOURCE)
     return found if isinstance(found, Source) else Source()
@@ -116,5 +120,5 @@ def clone(model: Model) -> Model:
             value.type = copy.deepcopy(value.type)
             if _QUANTIZATION in value.meta:
                 value.meta[_QUANTIZATION] = dict(value.meta[_QUANTIZATION])
-    adopt(made, source(model.ir))
+    adopt(made, origin_of(model.ir))
     return Model(made, model.path)

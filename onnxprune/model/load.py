@@ -1,46 +1,189 @@
-"""Reading a model from wherever it is."""
+"""Reading a model from wherever it is: a file, a message, another library's graph."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 import onnx
 import onnx_ir as ir
-from onnx_ir.passes.common import InlinePass
+from google.protobuf.message import DecodeError, EncodeError  # type: ignore[import-untyped]
 
 from onnxprune.errors import OnnxpruneError
-from onnxprune.model.core import Model, Source, adopt, clone
+from onnxprune.model import functions, sparse
+from onnxprune.model.core import HEADER, Model, Source, adopt, clone, origin_of
 from onnxprune.model.names import uniquify
+from onnxprune.model.stored import Store, map_file
+from onnxprune.model.types import set_aside
+from onnxprune.model.validity import check_graph, check_header, sort_nodes
+from onnxprune.model.wire import WireError, detach
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
 
-    ModelLike: TypeAlias = str | Path | onnx.ModelProto | gs.Graph | ir.Model | Model
+ModelLike: TypeAlias = "str | Path | onnx.ModelProto | gs.Graph | ir.Model | Model"
+
+_Resolve: TypeAlias = Callable[[ir.TensorProtocol], ir.TensorProtocol]
+
+_MAPPED_FROM = 4096  # bytes: smaller weights are read with the graph
+_NOT_ONNX = "Give the .onnx file of an exported model."
 
 
 def load(source: ModelLike) -> Model:
-    """Load a model from a path, a ``ModelProto``, a graphsurgeon graph or an onnx-ir model."""
+    """Load a model and make it uniform.
+
+    Afterwards local functions are written out, sparse constants are (lazily) dense, nodes are in
+    topological order, and every value name is unique over all graphs. Names of the main graph are
+    kept. Weights stay in their files, mapped. The caller's object is never changed.
+
+    Args:
+        source: path of an .onnx file (external data beside it), a ``ModelProto``, an
+            onnx-graphsurgeon graph, an onnx-ir model, or a `Model`, which is returned as it is.
+
+    Raises:
+        OnnxpruneError: there is no such file, it is not a complete ONNX model, its external data
+            is missing, too short or outside its folder, or the graph contradicts itself.
+    """
     if isinstance(source, Model):
         return source
-    path: Path | None = None
+    if isinstance(source, str | Path):
+        return _from_file(Path(source))
     if isinstance(source, ir.Model):
-        made = clone(Model(source)).ir
-    elif isinstance(source, onnx.ModelProto):
-        copied = onnx.ModelProto()
-        copied.CopyFrom(source)
-        made = ir.from_proto(copied)
-    elif isinstance(source, str | Path):
-        path = Path(source)
-        if not path.is_file():
-            raise OnnxpruneError(f"{path} is not a file", hint="Check the path.")
-        made = ir.load(path)
-    else:
-        import onnx_graphsurgeon as gs
+        return _from_ir(source)
+    if not isinstance(source, onnx.ModelProto):
+        source = _exported(source)
+    try:
+        data = source.SerializeToString()
+    except (EncodeError, ValueError) as error:
+        raise OnnxpruneError(
+            "the model passed in memory is larger than 2 GiB",
+            hint="Save it with external data and pass the path.",
+        ) from error
+    return Model(_assemble(memoryview(data), Store((), data), "the model"))
 
-        made = ir.from_proto(gs.export_onnx(source))
-    if made.functions:
-        InlinePass()(made)
-    uniquify(made)
-    adopt(made, Source())
-    return Model(made, path)
+
+def _from_file(path: Path) -> Model:
+    if path.is_dir():
+        raise OnnxpruneError(f"{path} is a folder", hint=_NOT_ONNX)
+    if not path.exists():
+        raise OnnxpruneError(f"there is no file {path}", hint="Check the path.")
+    if path.stat().st_size == 0:
+        raise OnnxpruneError(f"{path} is empty", hint="Export or download it again.")
+    mapped = map_file(path)
+    real = path.resolve()
+    store = Store(tuple(dict.fromkeys((path.parent.resolve(), real.parent))), mapped)
+    store.files[real] = mapped
+    return Model(_assemble(memoryview(mapped), store, str(path)), path)
+
+
+def _assemble(data: memoryview, store: Store, where: str) -> ir.Model:
+    """The model serialised in ``data``, bound to its weights and made uniform."""
+    proto = _parse(data, store.token, where)
+    check_header(proto, where)
+    kept_types = set_aside(proto)
+    training = tuple(info.SerializeToString() for info in proto.training_info)
+    sparse.densify(proto, store)
+    functions.prepare(proto)
+    try:
+        model = ir.from_proto(proto)
+    except (ir.serde.SerdeError, ValueError) as error:
+        raise OnnxpruneError(
+            f"{where} is not a valid ONNX model: {_root(error)}",
+            hint="onnx.checker.check_model may say more; export the model again.",
+        ) from error
+    _normalise(model, store.resolve)
+    adopt(model, Source(dict(store.files), store.external, training, kept_types))
+    return model
+
+
+def _parse(data: memoryview, token: str, where: str) -> onnx.ModelProto:
+    proto = onnx.ModelProto()
+    try:
+        proto.ParseFromString(detach(data, token, _MAPPED_FROM))
+    except WireError as error:
+        # Every exporter writes ir_version first: field 1 as a number.
+        if error.truncated and data[0] == 0x08:
+            raise OnnxpruneError(
+                f"{where} ends in the middle of the model", hint="Copy or download it again."
+            ) from error
+        raise OnnxpruneError(f"{where} is not an ONNX model", hint=_NOT_ONNX) from error
+    except DecodeError as error:
+        raise OnnxpruneError(f"{where} is not an ONNX model", hint=_NOT_ONNX) from error
+    return proto
+
+
+def _from_ir(given: ir.Model) -> Model:
+    try:
+        model = clone(Model(given)).ir
+    except RuntimeError as error:
+        raise OnnxpruneError(
+            f"the onnx-ir model cannot be copied: {_root(error)}",
+            hint="Sort its nodes (Graph.sort) and make every input come from somewhere.",
+        ) from error
+    origin = origin_of(given)
+    stores: dict[Path, Store] = {}
+
+    def resolve(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+        if not isinstance(tensor, ir.ExternalTensor) or not tensor.base_dir:
+            return tensor
+        folder = Path(tensor.base_dir).resolve()
+        return stores.setdefault(folder, Store((folder,), b"")).resolve(tensor)
+
+    _normalise(model, resolve)
+    files = dict(origin.files)
+    for store in stores.values():
+        files |= store.files
+    adopt(model, replace(origin, files=files, external=origin.external or bool(stores)))
+    return Model(model)
+
+
+def _normalise(model: ir.Model, resolve: _Resolve) -> None:
+    """Write functions out, bind weights, order nodes, and make names unique, in place."""
+    if "ai.onnx" in model.opset_imports:  # the long name of the default domain
+        model.opset_imports.setdefault("", model.opset_imports.pop("ai.onnx"))
+    functions.inline(model)
+    check_graph(model)
+    sort_nodes(model)
+    uniquify(model)
+    _bind(model, resolve)
+
+
+def _bind(model: ir.Model, resolve: _Resolve) -> None:
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            if value.const_value is not None:
+                value.const_value = resolve(value.const_value)
+        for node in graph:
+            for name, attr in list(node.attributes.items()):
+                if attr.type == ir.AttributeType.TENSOR and not attr.is_ref():
+                    bound: ir.Attr = ir.AttrTensor(name, resolve(attr.as_tensor()))
+                elif attr.type == ir.AttributeType.TENSORS and not attr.is_ref():
+                    bound = ir.AttrTensors(name, [resolve(t) for t in attr.as_tensors()])
+                else:
+                    continue
+                bound.doc_string = attr.doc_string
+                node.attributes[name] = bound
+
+
+def _exported(graph: object) -> onnx.ModelProto:
+    import onnx_graphsurgeon as gs
+
+    if not isinstance(graph, gs.Graph):
+        raise OnnxpruneError(
+            f"a {type(graph).__name__} is not a model",
+            hint="Pass a path, a ModelProto, an onnx-graphsurgeon graph or an onnx-ir model.",
+        )
+    proto = gs.export_onnx(graph)
+    assert isinstance(proto, onnx.ModelProto)
+    header = getattr(graph, HEADER, None)
+    if header is not None:  # what graphsurgeon has no place for
+        proto.MergeFrom(onnx.ModelProto.FromString(header))
+    return proto
+
+
+def _root(error: BaseException) -> BaseException:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error

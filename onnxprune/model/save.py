@@ -1,20 +1,35 @@
-"""Writing a model."""
+"""Writing a model: one weight in memory at a time, complete or not at all."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Collection
+import mmap
+import secrets
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import onnx
 import onnx_ir as ir
 
 from onnxprune.errors import OnnxpruneError
-from onnxprune.model.core import Model
+from onnxprune.model.constants import size_bytes
+from onnxprune.model.core import HEADER, Model, adopt, clone, graphs, origin_of
+from onnxprune.model.replacing import replacing
+from onnxprune.model.types import put_back
+from onnxprune.model.wire import Chunk, Hole, attach
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
+
+LARGEST_MESSAGE = (1 << 31) - 1
+"""Bytes a protobuf message, and so a model with its weights inside, can have."""
+
+_PAGE = 4096
+"""Weights from this size on are streamed, and start on a page of an external file so that it can
+be mapped (ONNX external data specification: offsets should be multiples of 4096)."""
+
+_TOKEN = f"onnxprune:{secrets.token_hex(8)}"
+"""External location that stands for a streamed weight while its model is being written."""
 
 
 def save(
@@ -24,23 +39,210 @@ def save(
     external: bool | None = None,
     overwrite: Collection[str | Path] = (),
 ) -> Path:
-    """Write ``model`` to ``path`` through a temporary file."""
+    """Write a model to ``path``, weights inside it or in ``<path>.data`` beside it.
+
+    Weights are read, computed (lazy tensors) and written one by one. Everything goes to temporary
+    files in the same folder that are renamed when complete; if anything fails they are removed and
+    what was there before is untouched.
+
+    Args:
+        model: what to write; it is not changed.
+        path: the .onnx file; an existing one is replaced, unless ``model`` was read from it.
+        external: put weights of a page or more into ``<path>.data``. Default: when the model came
+            with external data, or is too large for one file (2 GiB).
+        overwrite: files ``model`` was read from that may be replaced all the same; ``model`` stays
+            usable afterwards.
+
+    Returns:
+        ``path``.
+
+    Raises:
+        OnnxpruneError: the folder is missing or not writable, ``path`` is a folder or a file the
+            model was read from, or the model is too large for ``external=False``.
+    """
     target = Path(path)
-    if model.path is not None and target.exists() and target.samefile(model.path):
-        raise OnnxpruneError(f"{target} is the model being read", hint="Choose another name.")
-    temporary = target.with_name(f".{target.name}.tmp")
-    ir.save(model.ir, temporary, external_data=f"{target.name}.data" if external else None)
-    os.replace(temporary, target)
+    data = target.with_name(f"{target.name}.data")
+    _check_target(target)
+    skeleton, weights = _skeleton(model)
+    chunks: Sequence[Chunk] = attach(skeleton, _TOKEN, [weight.nbytes for weight in weights])
+    size = sum(len(chunk) for chunk in chunks)
+    if external is None:
+        external = origin_of(model.ir).external or size > LARGEST_MESSAGE
+    if not external and size > LARGEST_MESSAGE:
+        raise OnnxpruneError(
+            f"the model takes {size} bytes, more than one .onnx file can hold (2 GiB)",
+            hint="Let its weights be written beside it (external=True).",
+        )
+    targets = [data, target] if external and weights else [target]
+    _check_sources(model, targets, overwrite)
+    mapped = [one for one in origin_of(model.ir).files.values() if one is not None]
+    try:
+        with replacing(targets) as files:
+            if len(files) == 2:
+                offsets = _write_data(files[0], weights, mapped)
+                skeleton, _ = _skeleton(model, data.name, offsets)
+                chunks = [skeleton]
+            _write_chunks(files[-1], chunks, weights, mapped)
+    except OSError as error:
+        raise OnnxpruneError(
+            f"{target} cannot be written: {error.strerror or error}",
+            hint="Check the folder's permissions and the free space.",
+        ) from error
     return target
 
 
 def to_proto(model: Model) -> onnx.ModelProto:
-    """The model as one ``ModelProto`` with all weights inside."""
-    return ir.to_proto(model.ir)
+    """The model as one ``ModelProto`` with all weights inside; the model is not changed.
+
+    Raises:
+        OnnxpruneError: it is larger than a ``ModelProto`` can be.
+    """
+    if size_bytes(model) > LARGEST_MESSAGE:
+        raise OnnxpruneError(
+            f"the model holds {size_bytes(model)} bytes of weights, more than one message can",
+            hint="Save it to a file instead.",
+        )
+    return _message(model.ir)
 
 
 def to_graphsurgeon(model: Model) -> gs.Graph:
-    """The model as an onnx-graphsurgeon graph."""
+    """The model as an onnx-graphsurgeon graph.
+
+    What graphsurgeon has no place for (metadata, doc string, model version) travels along on the
+    graph object, and `onnxprune.model.load` puts it back.
+
+    Raises:
+        OnnxpruneError: the model is larger than 2 GiB, which graphsurgeon cannot hold.
+    """
     import onnx_graphsurgeon as gs
 
-    return gs.import_onnx(to_proto(model))
+    proto = to_proto(model)
+    graph = gs.import_onnx(proto)
+    header = onnx.ModelProto(
+        doc_string=proto.doc_string,
+        domain=proto.domain,
+        model_version=proto.model_version,
+        metadata_props=proto.metadata_props,
+        training_info=proto.training_info,
+    )
+    setattr(graph, HEADER, header.SerializeToString())
+    return graph
+
+
+def _check_target(target: Path) -> None:
+    if not target.parent.is_dir():
+        raise OnnxpruneError(f"there is no folder {target.parent}", hint="Create it first.")
+    if target.is_dir():
+        raise OnnxpruneError(f"{target} is a folder", hint="Give the name of a file in it.")
+
+
+def _check_sources(
+    model: Model, targets: Sequence[Path], overwrite: Collection[str | Path]
+) -> None:
+    sources = [*origin_of(model.ir).files, *([model.path] if model.path else [])]
+    allowed = [Path(path) for path in overwrite]
+    for target in targets:
+        if any(_same(target, one) for one in sources) and not any(
+            _same(target, one) for one in allowed
+        ):
+            raise OnnxpruneError(
+                f"{target} holds the model that is being read", hint="Choose another output name."
+            )
+
+
+def _same(one: Path, other: Path) -> bool:
+    """Whether two names lead to one file, through links of either kind."""
+    try:
+        return one.samefile(other)
+    except OSError:  # one of them does not exist (any more)
+        return one.resolve() == other.resolve()
+
+
+def _message(model: ir.Model) -> onnx.ModelProto:
+    proto = ir.to_proto(model)
+    origin = origin_of(model)
+    put_back(proto, origin.types)
+    for info in origin.training_info:
+        proto.training_info.add().ParseFromString(info)
+    return proto
+
+
+def _skeleton(
+    model: Model, location: str = "", offsets: Sequence[int] | None = None
+) -> tuple[bytes, list[ir.TensorProtocol]]:
+    """The model serialised with references for its large weights, and those weights.
+
+    References say ``location`` and the weight's offset; without them, `_TOKEN` and its number.
+    """
+    copy = clone(model)
+    weights: list[ir.TensorProtocol] = []
+
+    def refer(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+        if tensor.dtype == ir.DataType.STRING or tensor.nbytes < _PAGE:
+            return tensor
+        number = len(weights)
+        weights.append(tensor)
+        return ir.ExternalTensor(
+            location or _TOKEN,
+            number if offsets is None else offsets[number],
+            tensor.nbytes,
+            tensor.dtype,
+            shape=ir.Shape(tensor.shape.numpy()),
+            name=tensor.name or "",
+            doc_string=tensor.doc_string or None,
+            metadata_props=dict(tensor.metadata_props),
+        )
+
+    for graph in graphs(copy):
+        for value in graph.initializers.values():
+            if value.const_value is not None:
+                value.const_value = refer(value.const_value)
+        for node in graph:
+            for name, attr in list(node.attributes.items()):
+                if attr.type == ir.AttributeType.TENSOR:
+                    reference = ir.AttrTensor(name, refer(attr.as_tensor()))
+                    reference.doc_string = attr.doc_string
+                    node.attributes[name] = reference
+    adopt(copy.ir, origin_of(model.ir))
+    return _message(copy.ir).SerializeToString(), weights
+
+
+def _write_data(
+    file: BinaryIO, weights: Sequence[ir.TensorProtocol], mapped: Sequence[mmap.mmap]
+) -> list[int]:
+    offsets = []
+    for weight in weights:
+        offsets.append(-(-file.tell() // _PAGE) * _PAGE)
+        file.seek(offsets[-1])
+        _write_weight(file, weight, mapped)
+    return offsets
+
+
+def _write_chunks(
+    file: BinaryIO,
+    chunks: Sequence[Chunk],
+    weights: Sequence[ir.TensorProtocol],
+    mapped: Sequence[mmap.mmap],
+) -> None:
+    for chunk in chunks:
+        if isinstance(chunk, Hole):
+            _write_weight(file, weights[chunk.index], mapped)
+        else:
+            file.write(chunk)
+
+
+def _write_weight(file: BinaryIO, weight: ir.TensorProtocol, mapped: Sequence[mmap.mmap]) -> None:
+    start = file.tell()
+    if isinstance(weight, ir.TensorBase):
+        weight.tofile(file)
+    else:
+        file.write(weight.tobytes())
+    written = file.tell() - start
+    if written != weight.nbytes:
+        raise ValueError(
+            f"weight '{weight.name}' gave {written} bytes instead of the {weight.nbytes} that its "
+            "type and shape announce"
+        )
+    for one in mapped:  # what has been copied need not stay resident
+        if hasattr(mmap, "MADV_DONTNEED"):
+            one.madvise(mmap.MADV_DONTNEED)

@@ -1,0 +1,88 @@
+"""Local functions, written out where they are called."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import onnx
+import onnx_ir as ir
+from onnx_ir.passes.common import InlinePass
+
+from onnxprune.errors import OnnxpruneError
+
+_HINT = "Export without functions, or inline them with onnx.inliner.inline_local_functions."
+
+
+def prepare(proto: onnx.ModelProto) -> None:
+    """Make the functions of ``proto`` safe for `inline`.
+
+    An output that is also an input, or is listed twice, gets an Identity of its own (the inliner of
+    onnx-ir would rename the caller's value). A function written for another opset than the model
+    is accepted when all its operators mean the same in both.
+
+    Raises:
+        OnnxpruneError: a function needs another opset than the model has.
+    """
+    imports = {_plain(opset.domain): opset.version for opset in proto.opset_import}
+    local = {(_plain(one.domain), one.name) for one in proto.functions}
+    for function in proto.functions:
+        taken = set(function.input)
+        for index, name in enumerate(function.output):
+            if name in taken:
+                own = f"{name}/output.{index}"
+                function.node.add(op_type="Identity", input=[name], output=[own])
+                function.output[index] = own
+            taken.add(function.output[index])
+        for opset in function.opset_import:
+            domain = _plain(opset.domain)
+            wanted = imports.setdefault(domain, opset.version)
+            for node in _nodes(function.node):
+                if _plain(node.domain) != domain or (domain, node.op_type) in local:
+                    continue
+                if not _same(node.op_type, domain, opset.version, wanted):
+                    raise OnnxpruneError(
+                        f"function '{function.name}' uses {node.op_type} of opset {opset.version} "
+                        f"of '{domain or 'ai.onnx'}', but the model uses opset {wanted}",
+                        hint=_HINT,
+                    )
+            opset.version = wanted
+
+
+def inline(model: ir.Model) -> None:
+    """Replace every call of a local function by its body, and drop the functions.
+
+    Raises:
+        OnnxpruneError: functions call each other in a circle, or a call does not fit its function.
+    """
+    if not model.functions:
+        return
+    try:
+        InlinePass()(model)
+    except (ir.passes.PassError, ir.passes.PreconditionError, ValueError) as error:
+        raise OnnxpruneError(
+            f"a local function cannot be written out: {error.__cause__ or error}", hint=_HINT
+        ) from error
+    model.functions.clear()
+
+
+def _same(operator: str, domain: str, one: int, other: int) -> bool:
+    """Whether ``operator`` is the same in two versions of its opset."""
+    if one == other:
+        return True
+    try:
+        first, second = (onnx.defs.get_schema(operator, v, domain) for v in (one, other))
+    except onnx.defs.SchemaError:
+        return False
+    return bool(first.since_version == second.since_version)
+
+
+def _nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    for node in nodes:
+        yield node
+        for attribute in node.attribute:
+            for graph in (attribute.g, *attribute.graphs):
+                yield from _nodes(graph.node)
+
+
+def _plain(domain: str) -> str:
+    return "" if domain == "ai.onnx" else domain

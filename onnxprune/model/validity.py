@@ -1,0 +1,86 @@
+"""What makes a parsed message a model that can be worked on."""
+
+from __future__ import annotations
+
+import onnx
+import onnx_ir as ir
+
+from onnxprune.errors import OnnxpruneError
+from onnxprune.model.core import bodies
+
+_HINT = "The exporter wrote an invalid graph: export it again, or repair it with onnx-graphsurgeon."
+
+
+def check_header(proto: onnx.ModelProto, where: str) -> None:
+    """Refuse a message that is not a model, or too old to say what its operators mean.
+
+    Raises:
+        OnnxpruneError: there is no graph, or no opset.
+    """
+    if not proto.graph.node and not proto.graph.output:
+        raise OnnxpruneError(
+            f"{where} holds no graph", hint="Give the .onnx file of an exported model."
+        )
+    if not proto.opset_import:
+        raise OnnxpruneError(
+            f"{where} names no operator set (IR version {proto.ir_version}), so what its operators "
+            "mean is unknown",
+            hint="Models from before ONNX 1.0 have to be exported again.",
+        )
+    names: set[str] = set()
+    for value in proto.graph.input:
+        if value.name in names:
+            raise OnnxpruneError(f"{where} has two inputs named '{value.name}'", hint=_HINT)
+        names.add(value.name)
+
+
+def check_graph(model: ir.Model) -> None:
+    """Refuse values that come from nowhere.
+
+    Raises:
+        OnnxpruneError: a node input or a graph output is produced by nothing.
+    """
+    for graph in model.graphs():
+        for node in graph:
+            for value in node.inputs:
+                if value is not None and value.name and not _exists(value):
+                    raise OnnxpruneError(
+                        f"node '{node.name or node.op_type}' reads '{value.name}', which nothing "
+                        "produces",
+                        hint=_HINT,
+                    )
+        for value in graph.outputs:
+            if not _exists(value):
+                raise OnnxpruneError(
+                    f"output '{value.name}' of graph '{graph.name}' is produced by nothing in it",
+                    hint=_HINT,
+                )
+
+
+def sort_nodes(model: ir.Model) -> None:
+    """Put nodes in topological order where they are not; an ordered graph is left as it is.
+
+    Raises:
+        OnnxpruneError: the graph has a cycle.
+    """
+    if _in_order(model.graph, set()):
+        return
+    try:
+        model.graph.sort()
+    except ValueError as error:
+        raise OnnxpruneError("the graph has a cycle", hint=_HINT) from error
+
+
+def _in_order(graph: ir.Graph, seen: set[ir.Node]) -> bool:
+    for node in graph:
+        producers = (value.producer() for value in node.inputs if value is not None)
+        if any(producer is not None and producer not in seen for producer in producers):
+            return False
+        if not all(_in_order(body, seen) for _, body in bodies(node)):
+            return False
+        seen.add(node)
+    return True
+
+
+def _exists(value: ir.Value) -> bool:
+    return value.producer() is not None or value.is_graph_input() or value.is_initializer()
