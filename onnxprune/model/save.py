@@ -233,7 +233,7 @@ def _write_chunks(
 
 def _write_weight(file: BinaryIO, weight: ir.TensorProtocol, mapped: Sequence[mmap.mmap]) -> None:
     start = file.tell()
-    if isinstance(weight, ir.TensorBase):
+    if hasattr(weight, "tofile"):  # no part of the protocol, but all of onnx-ir's tensors have it
         weight.tofile(file)
     else:
         file.write(weight.tobytes())
