@@ -1,0 +1,1 @@
+"""Stock exports of stock networks: the graphs users really bring (see bench/README.md)."""
