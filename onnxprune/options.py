@@ -106,7 +106,7 @@ class Options:
         return not (self.ratio or self.target or self.heads or self.blocks or self.ratios)
 
 
-def options(given: Mapping[str, object]) -> Options:
+def from_flags(given: Mapping[str, object]) -> Options:
     """Read options as a user writes them, on the command line, in a recipe or as keywords.
 
     Args:

@@ -23,7 +23,7 @@ from onnxprune.options import Options, flag
 
 
 def read(path: Path) -> dict[str, object]:
-    """The options a recipe gives, by flag name, as it writes them; ``options`` checks them.
+    """The options a recipe gives, by flag name, as written and not yet checked.
 
     Raises:
         OnnxpruneError: the file cannot be read or is no YAML mapping.

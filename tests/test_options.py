@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from onnxprune import amounts, recipe
 from onnxprune.amounts import Budget
 from onnxprune.errors import OnnxpruneError
-from onnxprune.options import _READERS, Options, options
+from onnxprune.options import _READERS, Options, from_flags
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_fractions_are_the_same_as_numbers_text_and_percent(value: float) -> Non
 
 def test_a_percentage_without_its_sign_is_explained() -> None:
     with pytest.raises(OnnxpruneError, match="--ratio 30 ") as refusal:
-        options({"ratio": "30"})
+        from_flags({"ratio": "30"})
     assert refusal.value.hint == "Write 0.3 or 30%."
 
 
@@ -94,7 +94,7 @@ def test_every_option_can_be_written_and_no_other() -> None:
 
 def test_an_unknown_option_suggests_the_nearest() -> None:
     with pytest.raises(OnnxpruneError, match="max-ration") as refusal:
-        options({"max-ration": 0.5})
+        from_flags({"max-ration": 0.5})
     assert "'max-ratio'" in refusal.value.hint
 
 
@@ -124,19 +124,19 @@ def test_an_unknown_option_suggests_the_nearest() -> None:
 )
 def test_contradictions_and_nonsense_are_refused_with_a_hint(given_: dict[str, object]) -> None:
     with pytest.raises(OnnxpruneError) as refusal:
-        options(given_)
+        from_flags(given_)
     assert refusal.value.hint
 
 
 def test_the_last_of_two_ratios_for_one_glob_is_the_last_word() -> None:
-    read = options({"ratios": ["a*=0.1", "*b=0.2", "a*=0.3"]}).ratios
+    read = from_flags({"ratios": ["a*=0.1", "*b=0.2", "a*=0.3"]}).ratios
     assert read == (("*b", 0.2), ("a*", 0.3))
 
 
 def test_only_amounts_make_something_happen() -> None:
-    assert options({"skip": "head", "seed": 3, "ratio": 0}).asks_for_nothing
+    assert from_flags({"skip": "head", "seed": 3, "ratio": 0}).asks_for_nothing
     for amount in ({"ratio": 0.1}, {"target": "macs=1k"}, {"heads": 0.1}, {"blocks": 1}):
-        assert not options(amount).asks_for_nothing
+        assert not from_flags(amount).asks_for_nothing
 
 
 EVERYTHING: dict[str, object] = {
@@ -164,20 +164,20 @@ EVERYTHING: dict[str, object] = {
 
 
 def test_a_saved_recipe_asks_for_the_same_again(tmp_path: Path) -> None:
-    asked = options(EVERYTHING)
+    asked = from_flags(EVERYTHING)
     recipe.write(asked, tmp_path / "recipe.yaml")
-    assert options(recipe.read(tmp_path / "recipe.yaml")) == asked
+    assert from_flags(recipe.read(tmp_path / "recipe.yaml")) == asked
     assert set(recipe.as_mapping(asked)) == set(EVERYTHING)
 
 
 def test_a_recipe_of_defaults_says_nothing(tmp_path: Path) -> None:
     recipe.write(Options(), tmp_path / "recipe.yaml")
-    assert options(recipe.read(tmp_path / "recipe.yaml")) == Options()
+    assert from_flags(recipe.read(tmp_path / "recipe.yaml")) == Options()
     assert recipe.as_mapping(Options()) == {}
 
 
 def test_a_recipe_refuses_what_a_file_cannot_hold(tmp_path: Path) -> None:
-    asked = options({"ratio": 0.1, "calib": {"input": np.zeros((1, 3))}})
+    asked = from_flags({"ratio": 0.1, "calib": {"input": np.zeros((1, 3))}})
     with pytest.raises(OnnxpruneError, match="calib"):
         recipe.write(asked, tmp_path / "recipe.yaml")
     assert list(tmp_path.iterdir()) == []

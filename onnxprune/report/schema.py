@@ -1,0 +1,186 @@
+"""The report: plain data with a version, the same behind every way of showing it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Literal
+
+SCHEMA = "onnxprune.report"
+VERSION = 1
+"""Raised when a field changes its meaning or goes away; a new field does not raise it."""
+
+Command = Literal["inspect", "prune", "apply"]
+Unit = Literal["count", "bytes", "fraction", "seconds", "number"]
+
+
+@dataclass(frozen=True)
+class TensorRow:
+    """One input or output of the model; ``shape`` holds sizes, names of open sizes, or None."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str | None, ...] | None
+
+
+@dataclass(frozen=True)
+class ModelRow:
+    """What the model is.
+
+    Attributes:
+        name: its file, or the name of its graph.
+        producer: the exporter and its version, as the file says.
+        opsets: version by operator domain (``""`` is the standard one).
+        nodes: nodes in all graphs, subgraph bodies included.
+        params, bytes: elements and bytes of all stored weights.
+        macs: multiply-accumulates of one run at the input shapes ``analysed``.
+    """
+
+    name: str
+    producer: str
+    ir_version: int
+    opsets: Mapping[str, int]
+    nodes: int
+    inputs: tuple[TensorRow, ...]
+    outputs: tuple[TensorRow, ...]
+    params: int
+    macs: int
+    bytes: int
+    analysed: Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class GroupRow:
+    """One group of interchangeable units.
+
+    Attributes:
+        units, kept: how many there are, and how many stay (equal before pruning).
+        exact: whether removal equals masking; otherwise ``reason`` says what it changes.
+        tensors: how many stored tensors are cut.
+        params, macs, bytes: what one unit costs in the dense model.
+    """
+
+    name: str
+    kind: str
+    units: int
+    kept: int
+    exact: bool
+    reason: str
+    tensors: int
+    params: int
+    macs: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class BlockRow:
+    """A residual branch of ``nodes`` nodes, and whether it is bypassed."""
+
+    name: str
+    nodes: int
+    params: int
+    macs: int
+    bypassed: bool
+
+
+@dataclass(frozen=True)
+class PinnedRow:
+    """Why axes of stored tensors cannot be cut.
+
+    Attributes:
+        reason: the one they share.
+        axes: how many.
+        params: elements of the tensors that no group reaches on any other axis.
+        example: one of the nodes it is due to, or one of the tensors.
+    """
+
+    reason: str
+    axes: int
+    params: int
+    example: str
+
+
+@dataclass(frozen=True)
+class Reach:
+    """How much of the model pruning can touch, in elements of stored weights.
+
+    Attributes:
+        params: all of them.
+        exact: those that leave with some unit of an exact group.
+        inexact: those that only units of inexact groups take along.
+    """
+
+    params: int
+    exact: int
+    inexact: int
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One quantity before and after; None where it does not apply."""
+
+    name: str
+    dense: float | None
+    pruned: float | None
+    unit: Unit
+
+
+@dataclass(frozen=True)
+class CheckRow:
+    """One check: what was measured, against what limit, and whether that is good."""
+
+    name: str
+    ok: bool
+    value: float
+    limit: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything one run has to say.
+
+    Attributes:
+        command: which command made it.
+        onnxprune: version that made it.
+        options: what was asked, by flag name; only what is not at its default.
+        measures: before and after.
+        checks: the verdict; empty where nothing was pruned.
+        notes: whole sentences on what was declined and why, in the order it happened.
+        output: the file written, or None (dry run, or a bad verdict).
+    """
+
+    command: Command
+    onnxprune: str
+    model: ModelRow
+    reach: Reach
+    groups: tuple[GroupRow, ...] = ()
+    blocks: tuple[BlockRow, ...] = ()
+    pinned: tuple[PinnedRow, ...] = ()
+    options: Mapping[str, object] = field(default_factory=dict)
+    measures: tuple[Measure, ...] = ()
+    checks: tuple[CheckRow, ...] = ()
+    notes: tuple[str, ...] = ()
+    output: str | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether every check is good."""
+        return all(check.ok for check in self.checks)
+
+
+def to_json(report: Report) -> dict[str, object]:
+    """The report as JSON values: its fields, with ``schema``, ``version`` and ``ok``."""
+    head: dict[str, object] = {"schema": SCHEMA, "version": VERSION, "ok": report.ok}
+    return head | {name: _plain(value) for name, value in asdict(report).items()}
+
+
+def _plain(value: object) -> object:
+    """JSON has no infinity and no NaN; they become text, which no reader takes for a number."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value

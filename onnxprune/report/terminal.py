@@ -1,0 +1,209 @@
+"""The report on a terminal: tables without lines, in the order a reader asks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.table import Column, Table
+from rich.text import Text
+
+from onnxprune.report.numbers import change, measured, percent, plural, quantity, size
+from onnxprune.report.schema import (
+    BlockRow,
+    CheckRow,
+    GroupRow,
+    Measure,
+    ModelRow,
+    PinnedRow,
+    Reach,
+    Report,
+    TensorRow,
+)
+
+_BAR = 16
+_GOOD, _BAD, _DIM, _HEAD = "green", "bold red", "dim", "bold"
+
+
+def show(report: Report, console: Console) -> None:
+    """Print everything a report has to say that its command was asked for."""
+    console.print(inspection(report) if report.command == "inspect" else result(report))
+
+
+def inspection(report: Report) -> RenderableType:
+    """What the model is, what can be removed, and what cannot and why."""
+    parts = [model(report.model), _titled(plural(len(report.groups), "group"), groups(report))]
+    if report.blocks:
+        parts.append(_titled(plural(len(report.blocks), "block"), blocks(report.blocks)))
+    staying = [row for row in report.pinned if row.params]
+    if staying:
+        parts.append(_titled("Not prunable", pinned(staying)))
+    return Group(*_spaced([*parts, reach(report.reach), *_notes(report.notes)]))
+
+
+def result(report: Report) -> RenderableType:
+    """What is removed, what that costs and gains, and whether it is right."""
+    gone = sum(row.units - row.kept for row in report.groups)
+    touched = sum(row.kept < row.units for row in report.groups)
+    title = f"{plural(gone, 'unit')} removed from {plural(touched, 'group')}"
+    bypassed = [row for row in report.blocks if row.bypassed]
+    parts: list[RenderableType] = [_titled(title, plan(report.groups)) if touched else Text(title)]
+    if bypassed:
+        parts.append(_titled(f"{plural(len(bypassed), 'block')} bypassed", blocks(tuple(bypassed))))
+    if report.measures:
+        parts.append(_titled("Before and after", measures(report.measures)))
+    if report.checks:
+        parts.append(_titled("Checks", checks(report.checks)))
+    return Group(*_spaced([*parts, *_notes(report.notes)]))
+
+
+def model(row: ModelRow) -> RenderableType:
+    """Name, origin, inputs, outputs and size."""
+    opsets = ", ".join(
+        f"{domain} {version}" if domain else f"opset {version}"
+        for domain, version in row.opsets.items()
+    )
+    origin = ", ".join(filter(None, (row.producer, opsets, plural(row.nodes, "node"))))
+    table = _table("", "")
+    for kind, tensors in (("input", row.inputs), ("output", row.outputs)):
+        for tensor in tensors:
+            table.add_row(Text(kind, _DIM), Text(_tensor(tensor)))
+    shapes = ", ".join(f"{name} {'x'.join(map(str, s))}" for name, s in row.analysed.items())
+    sums = f"{quantity(row.params)} parameters, {size(row.bytes)}, {quantity(row.macs)} MACs"
+    table.add_row(Text("size", _DIM), Text(f"{sums} at {shapes}" if shapes else sums))
+    return Group(Text.assemble((row.name, _HEAD), "  ", (origin, _DIM)), _inset(table))
+
+
+def groups(report: Report) -> RenderableType:
+    """What can be removed: per group, how many units and what one of them costs."""
+    if not report.groups:
+        return Text("No unit of this model can be removed.")
+    table = _table("group", "kind", "units>", "params>", "MACs>", "removal")
+    for row in report.groups:
+        table.add_row(
+            Text(row.name),
+            row.kind,
+            str(row.units),
+            quantity(row.params),
+            quantity(row.macs),
+            Text("exact", _GOOD) if row.exact else Text(row.reason, "yellow"),
+        )
+    table.caption = "params and MACs are those of one unit"
+    return table
+
+
+def plan(rows: Iterable[GroupRow]) -> RenderableType:
+    """What is removed, group by group, in the order of the network."""
+    table = _table("group", "kind", "kept>", "of>", "removed>", "")
+    for row in rows:
+        if row.kept == row.units:
+            continue
+        table.add_row(
+            Text(row.name),
+            row.kind,
+            str(row.kept),
+            str(row.units),
+            percent(1 - row.kept / row.units),
+            _bar(row.kept / row.units),
+        )
+    return table
+
+
+def blocks(rows: Iterable[BlockRow]) -> RenderableType:
+    """Residual branches and what leaves with each."""
+    table = _table("block", "nodes>", "params>", "MACs>")
+    for row in rows:
+        table.add_row(Text(row.name), str(row.nodes), quantity(row.params), quantity(row.macs))
+    return table
+
+
+def pinned(rows: Iterable[PinnedRow]) -> RenderableType:
+    """The reasons for which axes stay, those that hold most parameters first."""
+    table = _table("because", "axes>", "params>", "for example")
+    for row in rows:
+        table.add_row(Text(row.reason), str(row.axes), quantity(row.params), Text(row.example))
+    return table
+
+
+def reach(row: Reach) -> RenderableType:
+    """How much of the model pruning can touch."""
+    whole = max(row.params, 1)
+    text = Text("Reachable: ", _HEAD)
+    text.append(f"{percent(row.exact / whole)} of {quantity(row.params)} parameters", "default")
+    if row.inexact:
+        text.append(f", and {percent(row.inexact / whole)} more with --allow-inexact", "default")
+    return text
+
+
+def measures(rows: Iterable[Measure]) -> RenderableType:
+    """Each quantity before and after, and how it changed."""
+    table = _table("", "original>", "pruned>", "change>")
+    for row in rows:
+        table.add_row(
+            row.name,
+            measured(row.dense, row.unit),
+            measured(row.pruned, row.unit),
+            change(row.dense, row.pruned, row.unit),
+        )
+    return table
+
+
+def checks(rows: Iterable[CheckRow]) -> RenderableType:
+    """Each check with what was measured and its limit."""
+    table = _table("", "check", "measured>", "limit>")
+    for row in rows:
+        word = Text("ok", _GOOD) if row.ok else Text("BAD", _BAD)
+        table.add_row(word, row.name, f"{row.value:.3g}", f"{row.limit:.3g}")
+    return table
+
+
+def _tensor(row: TensorRow) -> str:
+    if row.shape is None:
+        return f"{row.name}: {row.dtype}"
+    sizes = ", ".join("?" if each is None else str(each) for each in row.shape)
+    return f"{row.name}: {row.dtype} [{sizes}]"
+
+
+def _bar(kept: float) -> Text:
+    full = max(1, round(kept * _BAR)) if kept else 0
+    return Text.assemble(("█" * full, "cyan"), ("░" * (_BAR - full), _DIM))
+
+
+def _table(*heads: str) -> Table:
+    columns = [
+        Column(
+            head.removesuffix(">"),
+            justify="right" if head.endswith(">") else "left",
+            overflow="fold",
+            no_wrap=head.endswith(">"),
+        )
+        for head in heads
+    ]
+    return Table(
+        *columns,
+        box=None,
+        pad_edge=False,
+        padding=(0, 2, 0, 0),
+        show_header=any(heads),
+        header_style=_DIM,
+        caption_justify="left",
+        caption_style=_DIM,
+    )
+
+
+def _titled(title: str, body: RenderableType) -> RenderableType:
+    return Group(Text(title, _HEAD), _inset(body))
+
+
+def _inset(body: RenderableType) -> RenderableType:
+    return Padding(body, (0, 0, 0, 2), expand=False)
+
+
+def _notes(notes: Iterable[str]) -> list[RenderableType]:
+    lines = [Text.assemble(("note: ", "bold cyan"), note) for note in notes]
+    return [Group(*lines)] if lines else []
+
+
+def _spaced(parts: list[RenderableType]) -> list[RenderableType]:
+    return [each for part in parts for each in (Text(""), part)][1:]
