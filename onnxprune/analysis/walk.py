@@ -1,0 +1,264 @@
+"""One forward walk over a graph: every value gets axes, every node its say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import onnx_ir as ir
+
+from onnxprune import model as models
+from onnxprune.analysis.shuffle import Shuffle, find_shuffle
+from onnxprune.dims import Axis, Space, take
+from onnxprune.notation import Tensor
+from onnxprune.rules import Call, apply_rule
+from onnxprune.shapes import Fact
+
+_KEPT_WHOLE = {ir.DataType.INT64, ir.DataType.BOOL, ir.DataType.STRING}
+"""Types of stored tensors that are positions, sizes or words, never weights."""
+
+
+@dataclass(frozen=True, eq=False)
+class Use:
+    """One node reading one stored tensor, with the axes it has there."""
+
+    value: ir.Value
+    node: ir.Node
+    position: int
+    axes: Tensor
+
+
+@dataclass
+class Walk:
+    """What a walk leaves behind.
+
+    Attributes:
+        axes: the axes of every value by name.
+        calls: every node's rule, in graph order, with the node.
+        uses: who reads which stored tensor, along which axes.
+        shuffles: reshape-transpose-reshape runs that only permute one axis.
+        declined: identity of a node -> why all its axes stay.
+    """
+
+    facts: Mapping[str, Fact]
+    opsets: Mapping[str, int]
+    space: Space = field(default_factory=Space)
+    axes: dict[str, Tensor] = field(default_factory=dict)
+    calls: list[tuple[ir.Node, Call]] = field(default_factory=list)
+    uses: list[Use] = field(default_factory=list)
+    shuffles: list[Shuffle] = field(default_factory=list)
+    declined: dict[str, str] = field(default_factory=dict)
+    static: set[str] = field(default_factory=set)
+
+    # -- values ------------------------------------------------------------------------------
+
+    def shape(self, name: str) -> tuple[int | None, ...] | None:
+        """Shape of a value, None when its rank is unknown."""
+        fact = self.facts.get(name)
+        return fact.shape if fact is not None else None
+
+    def plain(self, name: str, why: str) -> Tensor:
+        """Axes that never lose an index."""
+        return tuple(Axis(n, why=why) for n in self.shape(name) or ())
+
+    def read(self, node: ir.Node, position: int, value: ir.Value) -> Tensor | None:
+        """Axes of one input of a node; stored tensors get theirs when they are first read.
+
+        A vector is labelled anew for each reader, because a shared bias couples nobody (surgery
+        copies it where cuts differ). A shared matrix is labelled once, so that ties stay.
+        """
+        name = value.name or ""
+        stored = models.constant(value)
+        if stored is None:
+            return self.axes[name] if self.shape(name) is not None else None
+        axes = self.axes.get(name)
+        shape = [int(n) for n in stored.shape.numpy()]
+        if axes is None or sum(n > 1 for n in shape) <= 1:
+            whole = stored.dtype in _KEPT_WHOLE
+            axes = tuple(
+                self.space.fresh(n) if n > 1 and not whole else Axis(n, why="positions or sizes")
+                for n in shape
+            )
+            self.axes[name] = axes
+        self.static.add(name)
+        self.uses.append(Use(value, node, position, axes))
+        return axes
+
+    # -- graphs ------------------------------------------------------------------------------
+
+    def graph(self, graph: ir.Graph) -> None:
+        """Walk the nodes of one graph, its inputs being set."""
+        done: set[ir.Node] = set()
+        for node in graph:
+            if node in done:
+                continue
+            shuffle = find_shuffle(node, self.facts)
+            if shuffle is not None and node.inputs[0] is not None:
+                x = self.read(node, 0, node.inputs[0])
+                if x is not None and self.space.columns(x[shuffle.axis]):
+                    self._shuffle(shuffle, x)
+                    done.update(shuffle.nodes)
+                    continue
+            self.node(node)
+
+    def _shuffle(self, shuffle: Shuffle, x: Tensor) -> None:
+        moved = take(x[shuffle.axis], shuffle.order)
+        out = (*x[: shuffle.axis], moved, *x[shuffle.axis + 1 :])
+        for node in shuffle.nodes:
+            name = node.outputs[0].name or ""
+            self.axes[name] = self.plain(name, "inside a channel shuffle")
+        self.axes[shuffle.nodes[-1].outputs[0].name or ""] = out
+        self.shuffles.append(shuffle)
+
+    def node(self, node: ir.Node) -> None:
+        """One node: its bodies, or its rule."""
+        if node.op_type == "Constant" and node.domain in ("", "ai.onnx"):
+            return
+        bodies = dict(models.bodies(node))
+        if bodies:
+            self._control(node, bodies)
+            return
+        inputs = [None if v is None else self.read(node, i, v) for i, v in enumerate(node.inputs)]
+        names = [None if v is None else v.name or "" for v in node.inputs]
+        facts = [None if n is None else self.facts.get(n) for n in names]
+        domain = "" if node.domain == "ai.onnx" else node.domain
+        call = Call(
+            op=node.op_type,
+            domain=domain,
+            version=self.opsets.get(domain, 1),
+            attributes={
+                a.name: a.value for a in node.attributes.values() if a.type in _PLAIN_ATTRIBUTES
+            },
+            inputs=inputs,
+            values=[None if f is None else f.value for f in facts],
+            literal=[v is not None and models.constant(v) is not None for v in node.inputs],
+            static=[n is None or n in self.static for n in names],
+            out_shapes=[self.shape(v.name) if v.name else () for v in node.outputs],
+            space=self.space,
+            name=identity(node),
+        )
+        outputs, why = apply_rule(call)
+        if why:
+            self.declined[call.name] = why
+        for value, axes in zip(node.outputs, outputs, strict=False):
+            if value.name:
+                self.axes[value.name] = axes
+                if names and all(call.static):
+                    self.static.add(value.name)
+        self.calls.append((node, call))
+
+    # -- control flow ------------------------------------------------------------------------
+
+    def _control(self, node: ir.Node, bodies: Mapping[str, ir.Graph]) -> None:
+        """If, Loop and Scan: what meets at a border must lose the same indices."""
+        given = [None if v is None else self.read(node, i, v) for i, v in enumerate(node.inputs)]
+        why = f"{node.op_type} `{identity(node)}` needs it whole"
+        if node.op_type == "If":
+            for body in bodies.values():
+                self.graph(body)
+            ends = [self._ends(body) for body in bodies.values()]
+            for k, value in enumerate(node.outputs):
+                self._out(value, [end[k] for end in ends], why)
+            return
+        (body,) = bodies.values()
+        if node.op_type == "Loop":
+            carried, first = len(node.inputs) - 2, 2
+            starts = given[2:]
+            fixed = given[:2]
+        elif node.op_type == "Scan" and node.version != 8:
+            scanned = int(node.attributes["num_scan_inputs"].as_int())
+            carried, first = len(node.inputs) - scanned, 0
+            starts, fixed = given[:carried], given[carried:]
+        else:
+            carried = first = 0
+            starts, fixed = [], given
+        for tensor in fixed:
+            self._pin(tensor, why)
+        for k, value in enumerate(body.inputs):
+            inner = self.plain(value.name or "", why)
+            outer = starts[k - first] if first <= k < first + carried else None
+            if outer is not None and _sizes(outer) == _sizes(inner):
+                inner = outer
+            else:
+                self._pin(outer, why)
+            self.axes[value.name or ""] = inner
+        self.graph(body)
+        ends = self._ends(body)
+        skip = len(body.outputs) - len(node.outputs)
+        for tensor in ends[:skip]:
+            self._pin(tensor, why)
+        for k, value in enumerate(node.outputs):
+            state = self.axes[body.inputs[first + k].name or ""] if k < carried else None
+            if state is not None:
+                self._out(value, [state, ends[skip + k]], why)
+            else:
+                self._pin(ends[skip + k], why)
+                self.axes[value.name or ""] = self.plain(value.name or "", why)
+
+    def _ends(self, body: ir.Graph) -> list[Tensor | None]:
+        """Axes of the outputs of a body (which may be stored tensors or outer values)."""
+        out: list[Tensor | None] = []
+        for value in body.outputs:
+            name = value.name or ""
+            if name not in self.axes:
+                stored = models.constant(value)
+                self.axes[name] = (
+                    tuple(Axis(int(n), why="output of a body") for n in stored.shape.numpy())
+                    if stored is not None
+                    else self.plain(name, "output of a body")
+                )
+            out.append(self.axes[name] if self.shape(name) is not None else None)
+        return out
+
+    def _out(self, value: ir.Value, meet: Sequence[Tensor | None], why: str) -> None:
+        """An output that is one of several values, chosen while the model runs."""
+        name = value.name or ""
+        tensors = [t for t in meet if t is not None]
+        if len(tensors) == len(meet) and all(_sizes(t) == _sizes(tensors[0]) for t in tensors):
+            for other in tensors[1:]:
+                for a, b in zip(tensors[0], other, strict=True):
+                    self.space.unify(a, b, why)
+            if self.shape(name) == _sizes(tensors[0]):
+                self.axes[name] = tensors[0]
+                return
+        for tensor in tensors:
+            self._pin(tensor, why)
+        self.axes[name] = self.plain(name, why)
+
+    def _pin(self, tensor: Tensor | None, why: str) -> None:
+        for axis in tensor or ():
+            self.space.pin(axis, why)
+
+
+_PLAIN_ATTRIBUTES = {
+    ir.AttributeType.INT,
+    ir.AttributeType.INTS,
+    ir.AttributeType.FLOAT,
+    ir.AttributeType.FLOATS,
+    ir.AttributeType.STRING,
+}
+
+
+def identity(node: ir.Node) -> str:
+    """What a node is called everywhere: its first named output."""
+    return next((v.name for v in node.outputs if v.name), "")
+
+
+def _sizes(tensor: Tensor) -> tuple[int | None, ...]:
+    return tuple(a.size for a in tensor)
+
+
+def walk(model: models.Model, facts: Mapping[str, Fact]) -> Walk:
+    """Label every axis of ``model``; graph inputs have no columns, graph outputs are pinned."""
+    opsets = {"" if d == "ai.onnx" else d: v for d, v in model.ir.opset_imports.items()}
+    state = Walk(facts, opsets)
+    graph = model.ir.graph
+    for value in graph.inputs:
+        if not value.is_initializer():
+            name = value.name or ""
+            state.axes[name] = state.plain(name, f"graph input `{name}`")
+    state.graph(graph)
+    for value in graph.outputs:
+        for axis in state.axes.get(value.name or "", ()):
+            state.space.pin(axis, f"reaches graph output `{value.name}`")
+    return state
