@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
+from onnxprune.shapes.checks import InconsistentError
 from onnxprune.shapes.facts import Fact, Shape, because, join
 
 if TYPE_CHECKING:
@@ -46,12 +47,21 @@ def _if(walk: Walk, step: Step) -> list[Fact]:
     if condition is not None and condition.value is not None and condition.value.size == 1:
         taken = "then_branch" if bool(condition.value.reshape(())) else "else_branch"
     given: dict[str, list[Fact]] = {}
+    refusals: list[InconsistentError] = []
     for name, body in step.bodies.items():
         # A branch that is known not to run may well not fit these shapes: that is why it is there.
+        # Of two that may run, one has to fit.
         strict, walk.strict = walk.strict, walk.strict and taken in (None, name)
-        walk.run(body)
-        walk.strict = strict
+        try:
+            walk.run(body)
+        except InconsistentError as error:
+            refusals.append(error)
+            walk.doubts += 1
+        finally:
+            walk.strict = strict
         given[name] = _results(walk, body)
+    if refusals and (taken is not None or len(refusals) == len(given)):
+        raise refusals[0]
     if taken is not None:
         return given[taken]
     return [join(pair) for pair in zip(*given.values(), strict=True)]

@@ -59,9 +59,11 @@ def because(fact: Fact, reason: str) -> Fact:
 
 
 def declared(value: ir.Value) -> Fact:
-    """What the model itself says about a value: symbolic sizes become None."""
+    """What the model itself says about a value: symbolic (and negative) sizes become None."""
     shape = value.shape
-    sizes = None if shape is None else tuple(d if isinstance(d, int) else None for d in shape)
+    sizes = None
+    if shape is not None:
+        sizes = tuple(d if isinstance(d, int) and d >= 0 else None for d in shape)
     return Fact(sizes, value.dtype if isinstance(value.type, ir.TensorType) else None)
 
 

@@ -2,138 +2,32 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import onnx_ir as ir
-
-from onnxprune.shapes.facts import Fact
-from onnxprune.shapes.infer import InconsistentError
-from onnxprune.shapes.program import Program, compile_graph, opsets_of
+from onnxprune.shapes.checks import InconsistentError
+from onnxprune.shapes.facts import Fact, declared
+from onnxprune.shapes.program import compile_graph, opsets_of
+from onnxprune.shapes.symbols import Sizes, SymbolicAxis, symbolic_axes
 from onnxprune.shapes.walk import Walk, feed
 
 if TYPE_CHECKING:
     from onnxprune.model import Model
 
-Sizes = dict[str, int]
-"""A size for every symbolic dimension."""
-
 _PRIMES = (7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79, 83, 89, 97)
 _BATCH = (2, 3, 5)
-# What images, spectrograms and fixed windows are made for; distinct heights and widths first.
+# What images, spectrograms and fixed windows are made for; unequal heights and widths first.
 _LADDER = (
     (64, 96), (128, 160), (224, 256), (320, 512), (32, 32), (64, 64), (96, 96), (128, 128),
-    (160, 160), (224, 224), (256, 256), (320, 320), (512, 512), (16, 16),
+    (160, 160), (224, 224), (256, 256), (320, 320), (512, 512), (16, 16), (1024, 1280),
+    (16000, 32000),
 )  # fmt: skip
-_ALONE = (32, 64, 16, 96, 128, 160, 224, 256, 320, 512, 4, 8, 10, 100, 1)
-_WALKS = 60  # most candidates tried for one probe; most stop at their first conflict
+_ALONE = (32, 64, 16, 96, 128, 160, 224, 256, 320, 512, 4, 8, 10, 100, 1024, 16000, 1)
+_EFFORT = 30_000  # most nodes walked for one probe, about half a second; a conflict ends a walk
 
-
-@dataclass(frozen=True)
-class _Axis:
-    """A symbolic axis of a graph input; axes of the same ``name`` have the same size."""
-
-    source: str
-    axis: int
-    name: str
-    leading: bool
-
-
-class _Search:
-    """Tries sizes on one model until a walk meets no conflict."""
-
-    def __init__(self, model: Model) -> None:
-        opsets = opsets_of(model.ir)
-        self.graph: ir.Graph = model.ir.graph
-        self.program: Program = compile_graph(self.graph, opsets)
-        self.axes = list(_symbolic_axes(self.graph, self.program))
-        self.names = list(dict.fromkeys(axis.name for axis in self.axes))
-        self._opsets = opsets
-        self._outputs = [
-            (value.name or "", value.shape) for value in self.graph.outputs if value.shape
-        ]
-
-    def shapes(self, sizes: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
-        """The input shapes these sizes amount to."""
-        shapes: dict[str, tuple[int, ...]] = {}
-        at = {(axis.source, axis.axis): sizes[axis.name] for axis in self.axes}
-        for value in self.graph.inputs:
-            name = value.name or ""
-            if name in self.program.needed and value.shape is not None:
-                shapes[name] = tuple(
-                    dim if isinstance(dim, int) else at[name, axis]
-                    for axis, dim in enumerate(value.shape)
-                )
-        return shapes
-
-    def reach(self, shapes: Mapping[str, tuple[int, ...]]) -> float:
-        """Nodes walked before the first conflict; infinity if there is none."""
-        walk = Walk(self._opsets, strict=True)
-        feed(walk, self.program, self.graph, shapes)
-        try:
-            walk.run(self.program)
-        except InconsistentError:
-            return walk.steps
-        return float("inf") if self._as_declared(walk.facts) else walk.steps
-
-    def _as_declared(self, facts: Mapping[str, Fact]) -> bool:
-        """Whether the outputs have the sizes the model declares as fixed."""
-        for name, said in self._outputs:
-            found = facts[name].shape
-            if found is None or said is None:
-                continue
-            if len(found) != len(said) or any(
-                isinstance(b, int) and a not in (None, b) for a, b in zip(found, said, strict=True)
-            ):
-                return False
-        return True
-
-    def first_that_fits(self, starts: Sequence[Sizes], avoid: Mapping[str, int]) -> Sizes:
-        """The first of ``starts`` without a conflict, or the best that can be reached from them.
-
-        Args:
-            starts: whole assignments, best first.
-            avoid: sizes each name should not have.
-        """
-        best, reached = starts[0], -1.0
-        tried = 0
-        for sizes in starts:
-            got = self.reach(self.shapes(sizes))
-            tried += 1
-            if got > reached:
-                best, reached = sizes, got
-            if reached == float("inf"):
-                return best
-        for _ in range(2):
-            for name in self.names:
-                for size in self._alternatives(name, best, avoid):
-                    if tried >= _WALKS:
-                        return best
-                    got = self.reach(self.shapes(best | {name: size}))
-                    tried += 1
-                    if got > reached:
-                        best, reached = best | {name: size}, got
-                    if reached == float("inf"):
-                        return best
-        return best
-
-    def _alternatives(
-        self, name: str, sizes: Mapping[str, int], avoid: Mapping[str, int]
-    ) -> list[int]:
-        """Sizes worth trying for one name, best first.
-
-        Sums of the others (a cache and what is added), then common sizes, and the size to be
-        avoided only when nothing else fits.
-        """
-        others = [size for other, size in sizes.items() if other != name]
-        sums = [a + b for i, a in enumerate(others) for b in others[i + 1 :]]
-        plus = [size + 1 for size in others]
-        offered = dict.fromkeys([*others, *sums, *plus, *_ALONE])
-        offered.pop(sizes[name], None)
-        hidden = avoid.get(name)
-        ranked = [size for size in offered if size != hidden]
-        return ranked if hidden is None else [*ranked, hidden]
+_Score = tuple[float, int]
+_PERFECT: _Score = (math.inf, 0)
 
 
 def probe_shapes(
@@ -143,7 +37,8 @@ def probe_shapes(
 
     They differ in every symbolic size (the same ``dim_param`` has one size everywhere), unless only
     one size fits the graph. Sizes are primes no stored tensor has, so that equal sizes mean equal
-    origin; image-like sizes where primes do not fit.
+    origin; image-like sizes where primes do not fit. A graph that nothing fits gets the sizes that
+    came furthest.
 
     Args:
         model: the model; it is only read.
@@ -157,60 +52,168 @@ def probe_shapes(
         OnnxpruneError: ``like`` names no input or contradicts its declared shape.
     """
     search = _Search(model)
-    if not search.axes and not like:
-        return search.shapes({}), search.shapes({})
-    taken = {size for fact in search.program.stored.values() for size in fact.shape or ()}
-    if like is not None:
-        search.reach(like)
-        bound = {
-            axis.name: like[axis.source][axis.axis] for axis in search.axes if axis.source in like
+    real = {name: tuple(shape) for name, shape in (like or {}).items()}
+    search.check(real)
+    if not search.names:
+        shapes = search.shapes({}) | real
+        return shapes, dict(shapes)
+    bound = {
+        axis.symbol: real[axis.source][axis.axis]
+        for axis in search.axes
+        if axis.source in real and axis.symbol in search.names
+    }
+    starts = [sizes | bound for sizes in search.starts(second=False)]
+    free = [name for name in search.names if name not in bound]
+    first = search.first_that_fits(starts, free, {}) if free else starts[0]
+    starts = [_moved(sizes, first) for sizes in search.starts(second=True)]
+    second = search.first_that_fits(starts, search.names, first)
+    unranked = {name: shape for name, shape in real.items() if name not in search.ranked}
+    return search.shapes(first) | real, search.shapes(second) | unranked
+
+
+class _Search:
+    """Tries sizes on one model until a walk meets no conflict.
+
+    Attributes:
+        axes: the symbolic axes of the inputs.
+        names: the symbols to choose sizes for.
+        ranked: the inputs whose rank is known.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self._opsets = opsets_of(model.ir)
+        self._graph = model.ir.graph
+        self._program = compile_graph(self._graph, self._opsets)
+        inputs = [value for value in self._graph.inputs if value.name in self._program.needed]
+        self.ranked = [value.name or "" for value in inputs if value.shape is not None]
+        self.axes: Sequence[SymbolicAxis] = symbolic_axes(inputs)
+        self.names = list(dict.fromkeys(name for axis in self.axes for name in axis.names))
+
+    def check(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Refuse shapes that are not this model's.
+
+        Raises:
+            OnnxpruneError: see :func:`probe_shapes`.
+        """
+        feed(Walk(self._opsets), self._program, self._graph, shapes)
+
+    def shapes(self, sizes: Sizes) -> dict[str, tuple[int, ...]]:
+        """The input shapes these sizes amount to."""
+        at = {(axis.source, axis.axis): axis.size(sizes) for axis in self.axes}
+        return {
+            name: tuple(
+                at[name, axis] if size is None else size
+                for axis, size in enumerate(self._program.declared[name].shape or ())
+            )
+            for name in self.ranked
         }
-    else:
-        bound = {}
-    firsts = [sizes | bound for sizes in _starts(search.axes, taken, second=False)]
-    first = firsts[0] if bound else search.first_that_fits(firsts, {})
-    seconds = [_moved(sizes, first) for sizes in _starts(search.axes, taken, second=True)]
-    second = search.first_that_fits(seconds, first)
-    extra = {name: tuple(shape) for name, shape in (like or {}).items()}
-    free = {name: shape for name, shape in extra.items() if name not in search.shapes(first)}
-    return search.shapes(first) | extra, search.shapes(second) | free
 
+    def starts(self, *, second: bool) -> list[Sizes]:
+        """Whole assignments: primes, one batch for all, then the ladder for what does not lead."""
+        stored = self._program.stored.values()
+        taken = {size for fact in stored for size in fact.shape or ()}
+        primes = [prime for prime in _PRIMES if prime not in taken] or list(_PRIMES)
+        leading = {name for axis in self.axes if axis.leading for name in axis.names}
+        first, *others = [name for name in self.names if name in leading] or [""]
+        inner = [name for name in self.names if name not in leading]
+        batch = _BATCH[second]
+        pool = primes[second::2]
+        apart = {name: pool[-1 - i % len(pool)] for i, name in enumerate(others)}
+        alike = dict.fromkeys(others, batch)
+        spread = {name: pool[i % len(pool)] for i, name in enumerate(inner)}
+        lead = {first: batch} if first else {}
+        starts = [lead | apart | spread, lead | alike | spread]
+        if inner:
+            starts.append(lead | alike | dict.fromkeys(inner, pool[0]))
+            rungs = [*_LADDER[1:], _LADDER[0]] if second else _LADDER
+            starts += [
+                lead | alike | {name: rung[i % 2] for i, name in enumerate(inner)} for rung in rungs
+            ]
+        return starts if others or inner else starts[:1]
 
-def _symbolic_axes(graph: ir.Graph, program: Program) -> Iterator[_Axis]:
-    for value in graph.inputs:
-        if value.name not in program.needed or value.shape is None:
-            continue
-        for axis, dim in enumerate(value.shape):
-            if isinstance(dim, int):
+    def first_that_fits(
+        self, starts: Sequence[Sizes], free: Sequence[str], avoid: Mapping[str, int]
+    ) -> Sizes:
+        """The first of ``starts`` without a conflict, or the best reached from them by one name.
+
+        Args:
+            starts: whole assignments, best first.
+            free: the names whose size may be changed.
+            avoid: sizes each name should not have.
+        """
+        best = _Best(self, starts[0])
+        if any(best.offer(sizes) for sizes in starts):
+            return best.sizes
+        for name in (*free, *free):
+            for size in _alternatives(name, best.sizes, avoid):
+                if best.offer(best.sizes | {name: size}):
+                    return best.sizes
+        return best.sizes
+
+    def score(self, sizes: Sizes) -> tuple[_Score, int]:
+        """How far a walk gets (nodes before the first conflict, less is worse), and its cost."""
+        walk = Walk(self._opsets, strict=True)
+        feed(walk, self._program, self._graph, self.shapes(sizes))
+        try:
+            walk.run(self._program)
+        except InconsistentError:
+            return (walk.steps, -walk.doubts), walk.steps
+        reached = math.inf if self._as_declared(walk.facts) else walk.steps
+        return (reached, -walk.doubts), walk.steps
+
+    def _as_declared(self, facts: Mapping[str, Fact]) -> bool:
+        """Whether the outputs have the sizes the model declares as fixed."""
+        for value in self._graph.outputs:
+            said, found = declared(value).shape, facts[value.name or ""].shape
+            if said is None or found is None:
                 continue
-            said = dim.value or ""
-            # Names such as "?" are no names: exporters write them for every unknown size.
-            name = said if any(map(str.isalnum, said)) else f"{value.name}[{axis}]"
-            leading = (axis == 0 and len(value.shape) > 1) or "batch" in name.lower()
-            yield _Axis(value.name or "", axis, name, leading)
+            if len(said) != len(found):
+                return False
+            if any(None not in (a, b) and a != b for a, b in zip(said, found, strict=True)):
+                return False
+        return True
 
 
-def _starts(axes: Sequence[_Axis], taken: set[int | None], *, second: bool) -> list[Sizes]:
-    """Whole assignments: primes, then the ladder for all axes that do not lead."""
-    leading = {axis.name for axis in axes if axis.leading}
-    inner = list(dict.fromkeys(axis.name for axis in axes if axis.name not in leading))
-    batches: Sizes = {}
-    primes = [prime for prime in _PRIMES if prime not in taken] or list(_PRIMES)
-    for index, name in enumerate(dict.fromkeys(a.name for a in axes if a.leading)):
-        pool = _BATCH if index == 0 else primes[-2 * index :]
-        batches[name] = pool[second]
-    free = primes[second::2]
-    starts = [batches | {name: free[i % len(free)] for i, name in enumerate(inner)}]
-    if inner:
-        rungs = [*_LADDER[1:], _LADDER[0]] if second else _LADDER
-        starts += [batches | {n: rung[i % 2] for i, n in enumerate(inner)} for rung in rungs]
-    return starts
+class _Best:
+    """The best sizes offered so far."""
+
+    def __init__(self, search: _Search, sizes: Sizes) -> None:
+        self.sizes = sizes
+        self._search = search
+        self._score: _Score = (-1.0, 0)
+        self._effort = 0
+
+    def offer(self, sizes: Sizes) -> bool:
+        """Try sizes; whether to stop looking."""
+        score, cost = self._search.score(sizes)
+        self._effort += cost
+        if score > self._score:
+            self.sizes, self._score = sizes, score
+        return self._score == _PERFECT or self._effort > _EFFORT
+
+
+def _alternatives(name: str, sizes: Sizes, avoid: Mapping[str, int]) -> Iterator[int]:
+    """Sizes worth trying for one symbol, best first.
+
+    Those of the others and their sums (a cache and what is added to it), then common sizes, and
+    the size to be avoided only when nothing else fits.
+    """
+    others = [size for other, size in sizes.items() if other != name]
+    sums = [a + b for i, a in enumerate(others) for b in others[i + 1 :]]
+    plus = [size + 1 for size in others]
+    offered = dict.fromkeys([*others, *sums, *plus, *_ALONE])
+    offered.pop(sizes[name], None)
+    hidden = avoid.get(name)
+    yield from (size for size in offered if size != hidden)
+    if hidden is not None:
+        yield hidden
 
 
 def _moved(sizes: Sizes, away: Mapping[str, int]) -> Sizes:
     """The same sizes, but none that equals the one in ``away``."""
-    pool = (*_BATCH, *_PRIMES)
-    return {
-        name: next(p for p in pool if p != away[name]) if size == away[name] else size
-        for name, size in sizes.items()
-    }
+    moved: Sizes = {}
+    for name, size in sizes.items():
+        used = {away[name], *sizes.values(), *moved.values()}
+        other = next(p for p in (*_BATCH, *_PRIMES, 101) if p not in used)
+        moved[name] = other if size == away[name] else size
+    return moved

@@ -11,8 +11,9 @@ import onnx_ir as ir
 
 from onnxprune.errors import OnnxpruneError
 from onnxprune.shapes import control
+from onnxprune.shapes.checks import InconsistentError
 from onnxprune.shapes.facts import Fact, Shape, because, declared, to_type
-from onnxprune.shapes.infer import InconsistentError, infer
+from onnxprune.shapes.infer import infer
 from onnxprune.shapes.program import Program, Step, compile_graph, opsets_of
 from onnxprune.shapes.values import evaluate
 
@@ -87,6 +88,7 @@ class Walk:
         types: ONNX types of the values that are not tensors.
         conflicts: nodes that refused shapes that were all known: (node, why).
         strict: stop at the first conflict instead of going on without that node's shapes.
+        doubts: branches that do not fit, of Ifs whose condition is not known.
         steps: nodes walked so far.
     """
 
@@ -95,6 +97,7 @@ class Walk:
         self.types: dict[str, onnx.TypeProto] = {}
         self.conflicts: list[tuple[str, str]] = []
         self.strict = strict
+        self.doubts = 0
         self.steps = 0
         self._imports = [onnx.helper.make_opsetid(d, v) for d, v in opsets.items()]
 
