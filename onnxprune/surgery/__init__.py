@@ -1,0 +1,51 @@
+"""Cutting a model: initializers, attributes, stored sizes, and what is dead afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from onnxprune.analysis import Analysis
+from onnxprune.errors import OnnxpruneError
+from onnxprune.model import Model, clone
+from onnxprune.surgery.clean import clean
+from onnxprune.surgery.edit import Editor
+from onnxprune.surgery.sizes import rewrite_sizes
+from onnxprune.surgery.tensors import cut_tensors, rewrite_settings, rewrite_shuffles
+
+
+def cut(
+    analysis: Analysis,
+    removed: Mapping[str, Sequence[int]],
+    bypassed: Sequence[str] = (),
+) -> Model:
+    """The analysed model without the given units and blocks.
+
+    Args:
+        analysis: of the model to cut; neither is changed.
+        removed: group name -> indices of the units that leave.
+        bypassed: names of blocks whose output becomes their skip.
+
+    Raises:
+        OnnxpruneError: an unknown group or block, an axis that would be left empty, or a size
+            that the graph computes in a way that cannot follow the cut.
+    """
+    empty = analysis.emptied(removed)
+    if empty:
+        raise OnnxpruneError(
+            f"removing these units would leave nothing of an axis of '{empty}'",
+            hint="keep at least one unit of every group that shares the axis",
+        )
+    editor = Editor(clone(analysis.model))
+    keep = analysis.keep(removed)
+    blocks = [analysis.block(name) for name in bypassed]
+    cut_tensors(editor, analysis, keep)
+    rewrite_settings(editor, analysis, keep)
+    rewrite_shuffles(editor, analysis, keep)
+    rewrite_sizes(editor, analysis, keep)
+    for block in blocks:
+        editor.replace(block.output, block.skip)
+    clean(editor, analysis)
+    return editor.model
+
+
+__all__ = ["cut"]

@@ -1,0 +1,52 @@
+"""After a cut: dead nodes and stale shapes go, and the interface is checked."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+from onnxprune import model as models
+from onnxprune.analysis import Analysis
+from onnxprune.surgery.edit import Editor
+
+
+def clean(editor: Editor, analysis: Analysis) -> None:
+    """Remove what nothing needs any more and infer shapes anew."""
+    graph = editor.model.ir.graph
+    needed = {v.name for v in analysis.model.ir.graph.inputs if v.uses() or v.is_graph_output()}
+    common.RemoveUnusedNodesPass()(editor.model.ir)
+    unread = [
+        v for v in graph.inputs
+        if v.is_initializer() and v.name in needed and not v.uses() and not v.is_graph_output()
+    ]
+    for value in unread:
+        graph.inputs.remove(value)
+        graph.initializers.pop(value.name or "", None)
+    described = {
+        value.name
+        for inner in models.graphs(analysis.model)
+        for value in models.values(inner)
+        if value.shape is not None
+    }
+    for inner in models.graphs(editor.model):
+        kept = {*inner.inputs, *inner.outputs}
+        for node in inner:
+            for value in node.outputs:
+                if value not in kept:
+                    value.shape = None
+    _infer(editor.model.ir)
+    for inner in models.graphs(editor.model):  # a graph without value_info stays without
+        kept = {*inner.inputs, *inner.outputs}
+        for node in inner:
+            for value in node.outputs:
+                if value not in kept and value.name not in described:
+                    value.shape = None
+                    value.type = None
+
+
+def _infer(model: ir.Model) -> None:
+    """Shape inference, where onnx can; a graph without value_info is as good."""
+    try:
+        common.ShapeInferencePass(check_type=False, strict_mode=False)(model)
+    except Exception:  # noqa: BLE001  # inference of a foreign operator set: shapes stay open
+        return
