@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -49,18 +51,18 @@ def main(K: int) -> None:
     print("|---|---|---|---|---|---|")
     for name, pattern in {"50 %": Pattern(0.5), "2:4": Pattern(n=2, m=4)}.items():
         rows = Pattern(pattern.sparsity, pattern.n, pattern.m, per_output=True)
-        methods = {
-            "magnitude": lambda p=pattern: (W, p.keep(masks.magnitude(W))),
-            "wanda": lambda p=rows: (W, p.keep(masks.wanda(W, norm))),
-            "ria": lambda p=rows: (W, p.keep(masks.ria(W, norm, inputs=(0,)))),
-            "sparsegpt": lambda p=pattern: obs(W, G, p),
-            "admm": lambda p=pattern: admm(W, G, p),
+        methods: dict[str, Callable[[], tuple[np.ndarray, np.ndarray]]] = {
+            "magnitude": partial(lambda p: (W, p.keep(masks.magnitude(W))), pattern),
+            "wanda": partial(lambda p: (W, p.keep(masks.wanda(W, norm))), rows),
+            "ria": partial(lambda p: (W, p.keep(masks.ria(W, norm, inputs=(0,)))), rows),
+            "sparsegpt": partial(obs, W, G, pattern),
+            "admm": partial(admm, W, G, pattern),
         }
         for method, find in methods.items():
             begin = time.perf_counter()
             start, keep = find()
             found = time.perf_counter()
-            refitted = pcg.conjugate_gradients(G, G @ W, keep, start, ridge=1e-2)
+            refitted = pcg.conjugate_gradients(G, G @ W, keep, W, start, ridge=0.1)
             done = time.perf_counter()
             print(
                 f"| {name} | {method} | {error(start * keep):.4f} | "

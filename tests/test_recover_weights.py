@@ -91,8 +91,8 @@ def test_conjugate_gradients_reach_the_least_squares_solution_on_every_support(
     keep = pattern.keep(rng.random((12, 5)))
     got = pcg.conjugate_gradients(xx, xy, keep, W, ridge=1e-3, iterations=60)
     assert (got[~keep] == 0).all()
-    penalty = 1e-3 * np.diagonal(xx).mean()
-    metric = xx + penalty * np.eye(12)
+    penalty = 1e-3 * np.diagonal(xx)[:, None]
+    metric = xx + np.diag(penalty[:, 0])
     for n in range(5):
         rows = np.flatnonzero(keep[:, n])
         want = np.linalg.solve(metric[np.ix_(rows, rows)], (xy + penalty * W)[rows, n])
@@ -158,7 +158,7 @@ def test_refits_beat_the_methods_they_start_from_on_rows_they_never_saw(pattern:
     per_output = Pattern(pattern.sparsity, pattern.n, pattern.m, per_output=True)
 
     def refit(start: np.ndarray, keep: np.ndarray) -> np.ndarray:
-        return pcg.conjugate_gradients(G, train.xy[0], keep, start, ridge=1e-3)
+        return pcg.conjugate_gradients(G, train.xy[0], keep, W, start, ridge=0.1)
 
     by_magnitude = W * pattern.keep(np.abs(W))
     kept = per_output.keep(masks.wanda(W, norm))

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.linalg import cho_factor, cho_solve
 
-from onnxprune.recover.obs import Pattern
+from onnxprune.recover.obs import Pattern, damped
 
 Float = npt.NDArray[np.float64]
 Bool = npt.NDArray[np.bool_]
@@ -32,7 +32,7 @@ def admm(
     xx: Float,
     pattern: Pattern,
     *,
-    damping: float = 1e-2,
+    damping: float = 0.1,
     ladder: tuple[float, ...] = LADDER,
     iterations: int = 5,
 ) -> tuple[npt.NDArray[Any], Bool]:
@@ -42,14 +42,14 @@ def admm(
         weight: ``[K, N]``.
         xx: ``[K, K]``, the inputs' covariance or Gram matrix.
         pattern: what to remove.
-        damping: share of the mean diagonal added to it.
+        damping: share of its diagonal added to it.
         ladder: penalties.
         iterations: steps on each rung.
 
     Returns:
         The weight (zero where removed, same dtype) and the mask.
     """
-    A = xx + damping * (float(np.diagonal(xx).mean()) or 1.0) * np.eye(len(xx))
+    A = damped(xx, damping)
     scale = np.sqrt(np.diagonal(A))[:, None]
     A = A / (scale * scale.T)
     W = (weight * scale).astype(np.float32)

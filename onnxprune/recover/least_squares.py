@@ -14,6 +14,7 @@ winner is then solved once more on all rows, held-out ones included.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,8 +41,8 @@ class Refit:
         weight: ``[g, K, N]``.
         bias: ``[g, N]``.
         accepted: whether anything changed.
-        methods: per group, ``none``, ``bias``, ``scale`` or ``lstsq``.
-        ridges: ``[g]``, the ridge chosen where the method is ``lstsq``, else 0.
+        methods: per group, what won: ``none``, ``bias``, ``scale``, ``lstsq`` or ``pcg``.
+        ridges: ``[g]``, the ridge chosen where the method takes one, else 0.
         before, after: squared error on held-out rows over the variance of the targets there.
     """
 
@@ -173,20 +174,39 @@ def refit(
             return rescale(rows, old)
         return ridge_regression(rows, old, ridge, fixed)
 
-    errors = np.stack(
-        [squared_error(held, *solve(train, *each)).sum(axis=1) for each in tried]
-    )  # [tried, g]
+    return choose(train, held, tried, solve)
+
+
+def choose(
+    train: Moments,
+    held: Moments,
+    tried: Sequence[tuple[str, float]],
+    solve: Callable[[Moments, str, float], tuple[Float, Float]],
+) -> Refit:
+    """Solve on ``train``, judge on ``held`` group by group, solve the winners on both together.
+
+    Args:
+        train: moments of the rows that may be fitted to.
+        held: moments of other rows.
+        tried: methods with their ridges; the first leaves everything as it is.
+        solve: weights ``[g, K, N]`` and bias ``[g, N]`` from moments, by method and ridge.
+
+    Returns:
+        The winners.
+    """
+    fits = [solve(train, *each) for each in tried]
+    errors = np.stack([squared_error(held, *fit).sum(axis=1) for fit in fits])  # [tried, g]
     best = np.argmin(errors, axis=0)
-    all_rows = merge(train, held)
-    new, shift = old.copy(), offset.copy()
-    for index in np.unique(best):
+    everything = merge(train, held)
+    weight, bias = (part.copy() for part in fits[0])
+    for index in np.unique(best[best > 0]):
         mine = best == index
-        solved, moved = solve(all_rows, *tried[index])
-        new[mine], shift[mine] = solved[mine], moved[mine]
+        solved, moved = solve(everything, *tried[index])
+        weight[mine], bias[mine] = solved[mine], moved[mine]
     variance = max(float(held.yy.sum()), np.finfo(np.float64).tiny)
     return Refit(
-        new,
-        shift,
+        weight,
+        bias,
         bool((best > 0).any()),
         tuple(tried[i][0] for i in best),
         np.array([tried[i][1] for i in best]),

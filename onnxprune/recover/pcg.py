@@ -1,6 +1,8 @@
 """The best values of the weights that are kept, for a given mask.
 
-    min_W  E ||y - x W||^2 + ridge ||W - W0||^2   subject to   W = 0 where the mask is False
+    min_W  E ||y - x W||^2 + ridge ||D^1/2 (W - W0)||^2   subject to   W = 0 where the mask is False
+
+with ``D`` the variances of the inputs and ``W0`` the weights before any was removed.
 
 Every output has its own support, so no one factorisation serves them all; but the normal equations
 of all outputs share the Gram matrix, so conjugate gradients on all of them at once cost one matrix
@@ -16,12 +18,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from onnxprune.recover.gram import Moments, merge, squared_error
-from onnxprune.recover.least_squares import Refit, correct_bias
+from onnxprune.recover.gram import Moments
+from onnxprune.recover.least_squares import Refit, choose, correct_bias
 
 Array = npt.NDArray[Any]
 Float = npt.NDArray[np.float64]
 Bool = npt.NDArray[np.bool_]
+
+RIDGES = (0.03, 0.1, 0.3)
+"""Shares of the input variances that are tried as ridges."""
 
 _DOUBLE = 1024
 """Up to this many inputs the iterations run in float64."""
@@ -31,7 +36,14 @@ _COLUMNS = 1024
 
 
 def conjugate_gradients(
-    xx: Float, xy: Float, keep: Bool, start: Array, *, ridge: float, iterations: int = 10
+    xx: Float,
+    xy: Float,
+    keep: Bool,
+    old: Array,
+    start: Array | None = None,
+    *,
+    ridge: float,
+    iterations: int = 10,
 ) -> Float:
     """Refit the kept weights of one layer.
 
@@ -39,26 +51,28 @@ def conjugate_gradients(
         xx: ``[K, K]``, the inputs' covariance or Gram matrix.
         xy: ``[K, N]``, the same of inputs and wanted outputs.
         keep: ``[K, N]``, the mask.
-        start: ``[K, N]``; the iterations begin from it and the ridge pulls towards it.
-        ridge: share of the mean diagonal of ``xx``.
+        old: ``[K, N]``, what the ridge pulls towards.
+        start: ``[K, N]``, where the iterations begin; ``old`` if None.
+        ridge: share of each input's own variance, see :func:`onnxprune.recover.obs.damped`.
         iterations: most steps per output.
 
     Returns:
-        ``[K, N]``, zero where the mask is False; never worse in the objective than ``start``
+        ``[K, N]``, zero where the mask is False; never worse in the objective than the start
         masked.
     """
     dtype: type[np.floating[Any]] = np.float64 if len(xx) <= _DOUBLE else np.float32
-    diagonal = np.diagonal(xx).copy()
-    penalty = ridge * float(diagonal.mean())
-    A: Array = (xx + penalty * np.eye(len(xx))).astype(dtype)
+    penalty = ridge * np.diagonal(xx)[:, None]
+    A: Array = xx.astype(dtype)
+    A[np.diag_indices(len(A))] += penalty[:, 0].astype(dtype)
     # A dead input has nothing to gain; a unit pivot keeps its step finite (and its residual 0).
-    pivot: Array = np.where(diagonal + penalty > 0, diagonal + penalty, 1.0).astype(dtype)[:, None]
+    pivot: Array = np.diagonal(A).copy()[:, None]
+    pivot[pivot <= 0] = 1.0
     result = np.empty(keep.shape, dtype=np.float64)
     for first in range(0, keep.shape[1], _COLUMNS):
         cut = slice(first, first + _COLUMNS)
         mask = keep[:, cut]
-        W: Array = (start[:, cut] * mask).astype(dtype)
-        wanted: Array = (xy[:, cut] + penalty * start[:, cut]).astype(dtype)
+        W: Array = ((old if start is None else start)[:, cut] * mask).astype(dtype)
+        wanted: Array = (xy[:, cut] + penalty * old[:, cut]).astype(dtype)
         R = (wanted - A @ W) * mask
         Z = R / pivot
         P = Z.copy()
@@ -91,7 +105,7 @@ def refit_support(
     bias: Array,
     *,
     start: Array | None = None,
-    ridge: float = 1e-2,
+    ridges: tuple[float, ...] = RIDGES,
     iterations: int = 10,
     free_bias: bool = True,
 ) -> Refit:
@@ -100,22 +114,27 @@ def refit_support(
     Args:
         train: moments of the rows that may be fitted to.
         held: moments of other rows, that decide group by group.
-        weight: ``[g, K, N]``, masked or not; what the ridge pulls towards.
+        weight: ``[g, K, N]``, the weights before anything was removed; the ridge pulls towards
+            them.
         keep: ``[g, K, N]``, the mask.
         bias: ``[g, N]``.
         start: ``[g, K, N]``, weights that already make up for the removal, such as those of
             :func:`onnxprune.recover.obs.obs`; ``weight`` if None.
-        ridge: share of the mean input variance.
+        ridges: candidates, shares of each input's own variance.
         iterations: most steps per output.
         free_bias: whether the layer has a bias that may change.
 
     Returns:
-        The winner per group among the masked start, the same with a new bias, and the refit.
+        The winner per group among the masked start, the same with a new bias, and the refits.
     """
     masked = np.where(keep, weight if start is None else start, 0.0).astype(np.float64)
     old = bias.astype(np.float64)
 
-    def solve(rows: Moments) -> tuple[Float, Float]:
+    def solve(rows: Moments, method: str, ridge: float) -> tuple[Float, Float]:
+        if method == "none":
+            return masked, old
+        if method == "bias":
+            return masked, correct_bias(rows, masked)
         xx, xy = rows.xx, rows.xy
         if not free_bias:
             xx = xx + rows.mean_x[:, :, None] * rows.mean_x[:, None, :]
@@ -123,34 +142,12 @@ def refit_support(
         W = np.stack(
             [
                 conjugate_gradients(
-                    xx[g], xy[g], keep[g], masked[g], ridge=ridge, iterations=iterations
+                    xx[g], xy[g], keep[g], weight[g], masked[g], ridge=ridge, iterations=iterations
                 )
                 for g in range(len(xx))
             ]
         )
         return W, correct_bias(rows, W) if free_bias else old
 
-    candidates = [("none", masked, old)]
-    if free_bias:
-        candidates.append(("bias", masked, correct_bias(train, masked)))
-    candidates.append(("pcg", *solve(train)))
-    errors = np.stack([squared_error(held, W, b).sum(axis=1) for _, W, b in candidates])
-    best = np.argmin(errors, axis=0)
-    everything = merge(train, held)
-    new, shift = masked.copy(), old.copy()
-    if (best == len(candidates) - 1).any():
-        mine = best == len(candidates) - 1
-        W, b = solve(everything)
-        new[mine], shift[mine] = W[mine], b[mine]
-    if free_bias and (best == 1).any():
-        shift[best == 1] = correct_bias(everything, masked)[best == 1]
-    variance = max(float(held.yy.sum()), np.finfo(np.float64).tiny)
-    return Refit(
-        new,
-        shift,
-        bool((best > 0).any()),
-        tuple(candidates[i][0] for i in best),
-        np.where(best == len(candidates) - 1, ridge, 0.0),
-        float(errors[0].sum()) / variance,
-        float(errors.min(axis=0).sum()) / variance,
-    )
+    tried = [("none", 0.0)] + ([("bias", 0.0)] if free_bias else [])
+    return choose(train, held, tried + [("pcg", ridge) for ridge in ridges], solve)
