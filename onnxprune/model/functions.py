@@ -10,7 +10,7 @@ from onnx_ir.passes.common import InlinePass
 
 from onnxprune.errors import OnnxpruneError
 
-_HINT = "Export without functions, or inline them with onnx.inliner.inline_local_functions."
+_HINT = "Export without functions, or try onnx.inliner.inline_local_functions(model, True) on it."
 
 
 def prepare(proto: onnx.ModelProto) -> None:
