@@ -1,0 +1,222 @@
+"""Running models with onnxruntime, on any of its execution providers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from onnxprune import model as models
+from onnxprune.backends.borders import foreign, from_ort, to_ort
+from onnxprune.backends.complaints import extensions_library, load_error, plain
+from onnxprune.backends.embed import Embedded, Passed, embed
+from onnxprune.backends.providers import available, named, runtime, use
+from onnxprune.backends.signature import Signature, TensorSpec, describe, parse_type
+from onnxprune.errors import OnnxpruneError
+
+__all__ = ["Feeds", "Session", "available", "open_session"]
+
+Feeds: TypeAlias = Mapping[str, npt.NDArray[Any]]
+"""One array per model input."""
+
+_ERRORS_ONLY = 3  # onnxruntime's severities: 0 verbose, 1 info, 2 warning, 3 error, 4 fatal
+
+
+@dataclass(frozen=True, eq=False)
+class Session:
+    """A model opened on an execution provider.
+
+    Attributes:
+        inputs: what `run` needs.
+        outputs: what `run` returns, tapped values last.
+        provider: short name of the provider.
+        handle: the ``onnxruntime.InferenceSession``, for what this class does not cover.
+    """
+
+    inputs: Signature
+    outputs: Signature
+    provider: str
+    handle: Any = field(repr=False)
+    _echoed: tuple[str, ...] = field(default=(), repr=False)
+    _held: tuple[object, ...] = field(default=(), repr=False)  # weights onnxruntime only refers to
+
+    def run(self, feeds: Feeds, only: Sequence[str] | None = None) -> dict[str, npt.NDArray[Any]]:
+        """Run the model once.
+
+        Args:
+            feeds: an array per input, of that input's dtype. bfloat16, float8 and 4-bit arrays are
+                those of ``ml_dtypes``.
+            only: names of the outputs wanted; all by default. The others are never kept.
+
+        Returns:
+            an array per output (strings as object arrays, sequences as lists).
+
+        Raises:
+            OnnxpruneError: the feeds do not fit, or a node failed.
+        """
+        names = [spec.name for spec in self.outputs] if only is None else list(only)
+        computed = [name for name in names if name not in self._echoed]
+        try:
+            found = self._run(feeds, computed) if computed else {}
+        except OnnxpruneError:
+            raise
+        except Exception as error:  # onnxruntime raises bare Exception subclasses
+            raise OnnxpruneError(
+                f"the model failed to run: {plain(error)}",
+                hint=f"Its inputs are {describe(self.inputs)}.",
+            ) from error
+        return {
+            name: np.asarray(feeds[name]) if name in self._echoed else found[name] for name in names
+        }
+
+    def _run(self, feeds: Feeds, names: list[str]) -> dict[str, Any]:
+        specs = {spec.name: spec for spec in (*self.inputs, *self.outputs)}
+        touched = [specs[name] for name in (*feeds, *names) if name in specs]
+        ort = runtime()
+        if not any(foreign(spec.dtype) for spec in touched):
+            return dict(zip(names, self.handle.run(names, dict(feeds)), strict=True))
+        given = {name: to_ort(ort, array) for name, array in feeds.items()}
+        found = self.handle.run_with_ort_values(names, given)
+        return {
+            name: from_ort(value, specs[name].dtype)
+            for name, value in zip(names, found, strict=True)
+        }
+
+
+def open_session(
+    model: models.Model | str | Path | bytes,
+    *,
+    provider: str = "cpu",
+    threads: int | None = None,
+    optimise: bool = True,
+    outputs: Sequence[str] = (),
+    options: Mapping[str, str] | None = None,
+    custom_ops: Sequence[str | Path] = (),
+) -> Session:
+    """Open a model for running.
+
+    A path (or bytes) without ``outputs`` is opened exactly as a user of onnxruntime would. A
+    `Model` may be of any size: its weights are handed over where they are, be that a mapped file,
+    and not copied (before onnxruntime 1.24 and its direct buffers: copied once).
+
+    Args:
+        model: a loaded model, the path of one, or a serialised ``ModelProto``.
+        provider: short name (``cpu``, ``cuda``, ``tensorrt``, ``openvino``, ...) or onnxruntime's.
+        threads: threads within an operator; onnxruntime's choice (all cores) by default.
+        optimise: whether onnxruntime may rewrite the graph.
+        outputs: values to return besides the model's outputs: node outputs, graph inputs or
+            stored tensors of the main graph. Whatever is returned is not fused away.
+        options: options of the provider, as onnxruntime names them. OpenVINO computes in bfloat16
+            on recent CPUs unless told ``{"load_config": '{"CPU": {"INFERENCE_PRECISION_HINT":
+            "f32"}}'}``. ``device_type`` selects the device of a plug-in provider.
+        custom_ops: shared libraries that implement custom operators.
+
+    Raises:
+        OnnxpruneError: onnxruntime or the provider is missing, the model does not load (naming
+            the operator, where one is to blame), or a value in ``outputs`` cannot be observed.
+    """
+    ort = runtime()
+    chosen = named(provider)
+    source = _source(model, outputs)
+    where = str(model) if isinstance(model, str | Path) else "the model"
+    weights = source.weights if isinstance(source, Embedded) else ()
+    libraries = [str(one) for one in custom_ops]
+    while True:
+        try:
+            settings = _settings(ort, threads, libraries, optimise=optimise)
+            held = _pass_weights(ort, settings, weights)
+            how = use(settings, chosen, options or {})
+            graph = source.graph if isinstance(source, Embedded) else source
+            handle = ort.InferenceSession(graph, settings, **how)
+        except OnnxpruneError:
+            raise
+        except Exception as error:  # onnxruntime raises bare Exception subclasses
+            extensions = extensions_library(str(error))
+            if extensions and extensions not in libraries:
+                libraries.append(extensions)
+                continue
+            raise load_error(where, str(error)) from error
+        break
+    if chosen.full not in handle.get_providers():
+        raise OnnxpruneError(
+            f"onnxruntime fell back from '{chosen.name}' to {', '.join(handle.get_providers())}",
+            hint="A library of that provider did not load: its versions must match onnxruntime's.",
+        )
+    echoed = source.echoed if isinstance(source, Embedded) else ()
+    inputs = _signature(handle.get_inputs())
+    copied = tuple(spec for spec in inputs if spec.name in echoed)
+    made = _signature(handle.get_outputs()) + copied
+    return Session(inputs, made, chosen.name, handle, echoed, held)
+
+
+def _source(
+    model: models.Model | str | Path | bytes, outputs: Sequence[str]
+) -> Embedded | str | bytes:
+    if isinstance(model, str | Path):
+        path = Path(model)
+        if not path.is_file():
+            raise OnnxpruneError(f"there is no model file {path}", hint="Check the path.")
+        return embed(models.load(path), outputs) if outputs else str(path)
+    if isinstance(model, bytes):
+        if not outputs:
+            return model
+        return embed(models.load(onnx.load_model_from_string(model)), outputs)
+    return embed(model, outputs)
+
+
+def _settings(ort: Any, threads: int | None, libraries: Sequence[str], *, optimise: bool) -> Any:  # noqa: ANN401
+    settings = ort.SessionOptions()
+    settings.log_severity_level = _ERRORS_ONLY
+    levels = ort.GraphOptimizationLevel
+    settings.graph_optimization_level = (
+        levels.ORT_ENABLE_ALL if optimise else levels.ORT_DISABLE_ALL
+    )
+    if threads is not None:
+        settings.intra_op_num_threads = threads
+        settings.inter_op_num_threads = 1
+    for library in libraries:
+        settings.register_custom_ops_library(library)
+    return settings
+
+
+def _pass_weights(ort: Any, settings: Any, weights: Sequence[Passed]) -> tuple[object, ...]:  # noqa: ANN401
+    """Give the weights to the session to be; returns what must live as long as the session."""
+    if not weights:
+        return ()
+    if hasattr(settings, "add_external_initializers_from_files_in_memory"):  # since 1.24
+        # Without this entry, which older versions ignore, onnxruntime copies the buffers.
+        settings.add_session_config_entry(
+            "session.use_external_initializer_file_buffers_directly", "1"
+        )
+        settings.add_external_initializers_from_files_in_memory(
+            [one.file for one in weights],
+            [one.data for one in weights],
+            [one.data.nbytes for one in weights],
+        )
+        return tuple(one.data for one in weights)
+    for one in weights:
+        if one.dtype.bitwidth < 8:
+            raise OnnxpruneError(
+                f"onnxruntime {ort.__version__} cannot be handed the 4-bit weight '{one.name}'",
+                hint="pip install -U onnxruntime (1.24 or later).",
+            )
+    values = [
+        to_ort(ort, one.data.view(one.dtype.numpy()).reshape(one.shape), int(one.dtype))
+        for one in weights
+    ]
+    settings.add_external_initializers([one.name for one in weights], values)
+    return tuple(values)
+
+
+def _signature(arguments: Sequence[Any]) -> Signature:
+    made = []
+    for one in arguments:
+        kind, dtype = parse_type(one.type)
+        shape = tuple(one.shape) if kind == "tensor" else ()
+        made.append(TensorSpec(one.name, dtype, shape, kind))
+    return tuple(made)

@@ -1,0 +1,157 @@
+"""The execution providers of onnxruntime under the short names people say.
+
+A provider is either built into the installed onnxruntime wheel or comes as a plug-in package
+(`onnxruntime-ep-openvino` and its like, onnxruntime 1.23 and later), which is found by itself.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from onnxprune.errors import OnnxpruneError
+
+INSTALL = "Install one of: pip install 'onnxprune[cpu]' or pip install 'onnxprune[gpu]'."
+
+
+@dataclass(frozen=True)
+class Provider:
+    """An execution provider.
+
+    Attributes:
+        name: short name, as on our command line.
+        full: onnxruntime's name.
+        plugin: importable module of the plug-in package, if there is one.
+        wheel: what to install to get it.
+    """
+
+    name: str
+    full: str
+    wheel: str
+    plugin: str = ""
+
+
+_ALL = (
+    Provider("cpu", "CPUExecutionProvider", "onnxruntime"),
+    Provider("cuda", "CUDAExecutionProvider", "onnxruntime-gpu"),
+    Provider("tensorrt", "TensorrtExecutionProvider", "onnxruntime-gpu"),
+    Provider(
+        "tensorrt-rtx",
+        "NvTensorRTRTXExecutionProvider",
+        "onnxruntime-ep-nv-tensorrt-rtx",
+        "onnxruntime_ep_nv_tensorrt_rtx",
+    ),
+    Provider(
+        "openvino",
+        "OpenVINOExecutionProvider",
+        "onnxruntime-ep-openvino",
+        "onnxruntime_ep_openvino",
+    ),
+    Provider("dml", "DmlExecutionProvider", "onnxruntime-directml"),
+    Provider("coreml", "CoreMLExecutionProvider", "onnxruntime"),
+    Provider("rocm", "ROCMExecutionProvider", "onnxruntime-rocm"),
+    Provider("migraphx", "MIGraphXExecutionProvider", "onnxruntime-migraphx"),
+    Provider("qnn", "QNNExecutionProvider", "onnxruntime-qnn", "onnxruntime_qnn"),
+    Provider("webgpu", "WebGpuExecutionProvider", "onnxruntime-ep-webgpu", "onnxruntime_ep_webgpu"),
+    Provider("xnnpack", "XnnpackExecutionProvider", "an onnxruntime built with XNNPACK"),
+    Provider("dnnl", "DnnlExecutionProvider", "an onnxruntime built with oneDNN"),
+    Provider("acl", "ACLExecutionProvider", "an onnxruntime built with ACL"),
+    Provider("cann", "CANNExecutionProvider", "onnxruntime-cann"),
+    Provider("vitisai", "VitisAIExecutionProvider", "onnxruntime-vitisai"),
+)
+
+
+def runtime() -> Any:  # noqa: ANN401 -- onnxruntime ships no types
+    """The onnxruntime module.
+
+    Raises:
+        OnnxpruneError: it is not installed, or its installation is broken.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise OnnxpruneError(f"onnxruntime cannot be imported: {error}", hint=INSTALL) from error
+    if not hasattr(onnxruntime, "InferenceSession"):
+        raise OnnxpruneError(
+            "onnxruntime is installed but broken: another onnxruntime wheel was removed over it",
+            hint="Uninstall every onnxruntime wheel, then install exactly one of them.",
+        )
+    return onnxruntime
+
+
+def available() -> tuple[str, ...]:
+    """Short names of the providers that can be asked for here; empty without onnxruntime."""
+    try:
+        built_in = runtime().get_available_providers()
+    except OnnxpruneError:
+        return ()
+    return tuple(one.name for one in _ALL if one.full in built_in or _installed(one))
+
+
+def named(name: str) -> Provider:
+    """Look a provider up by short name or by onnxruntime's name; case does not matter.
+
+    Raises:
+        OnnxpruneError: no such provider.
+    """
+    wanted = name.lower()
+    for one in _ALL:
+        if wanted in (
+            one.name,
+            one.full.lower(),
+            one.full.lower().removesuffix("executionprovider"),
+        ):
+            return one
+    known = ", ".join(one.name for one in _ALL)
+    raise OnnxpruneError(f"'{name}' is no execution provider", hint=f"One of: {known}.")
+
+
+def use(options: Any, one: Provider, settings: Mapping[str, str]) -> dict[str, Any]:  # noqa: ANN401
+    """Make session options use a provider; returns the keyword arguments of ``InferenceSession``.
+
+    The CPU provider always follows, for the nodes that ``one`` does not take.
+
+    Raises:
+        OnnxpruneError: the provider is not installed here.
+    """
+    ort = runtime()
+    if one.full in ort.get_available_providers() and not _registered(one):
+        if one.name in ("cuda", "tensorrt") and hasattr(ort, "preload_dlls"):
+            ort.preload_dlls()
+        order: list[tuple[str, dict[str, str]]] = [(one.full, dict(settings))]
+        if one.name != "cpu":
+            order.append(("CPUExecutionProvider", {}))
+        return {"providers": order}
+    if not _installed(one):
+        raise OnnxpruneError(
+            f"the execution provider '{one.name}' is not available here",
+            hint=f"It comes with {one.wheel}. Available: {', '.join(available()) or 'none'}.",
+        )
+    if not _registered(one):
+        library = importlib.import_module(one.plugin).get_library_path()
+        ort.register_execution_provider_library(one.name, str(library))
+    wanted = settings.get("device_type", "").upper()
+    devices = [found for found in ort.get_ep_devices() if found.ep_name == one.full]
+    if wanted:
+        devices = [found for found in devices if found.device.type.name == wanted]
+    if not devices:
+        where = f" of type {wanted}" if wanted else ""
+        raise OnnxpruneError(f"the execution provider '{one.name}' finds no device{where} here")
+    rest = {key: value for key, value in settings.items() if key != "device_type"}
+    options.add_provider_for_devices(devices[:1], rest)
+    return {}
+
+
+def _installed(one: Provider) -> bool:
+    return bool(one.plugin) and importlib.util.find_spec(one.plugin) is not None
+
+
+def _registered(one: Provider) -> bool:
+    """Whether a plug-in was registered before: it is then listed as if it were built in."""
+    ort = runtime()
+    if not one.plugin or not hasattr(ort, "get_ep_devices"):
+        return False
+    return any(found.ep_name == one.full for found in ort.get_ep_devices())
