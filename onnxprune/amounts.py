@@ -45,17 +45,17 @@ class Budget:
     def __post_init__(self) -> None:
         if self.kind not in BUDGET_KINDS:
             raise OnnxpruneError(
-                f"A budget cannot limit {self.kind!r}.", hint=f"Limit {_either(BUDGET_KINDS)}."
+                f"a budget cannot limit {self.kind!r}", hint=f"limit {_either(BUDGET_KINDS)}"
             )
         if not (math.isfinite(self.value) and self.value > 0):
             raise OnnxpruneError(
-                f"A budget of {self.kind}={self.value:g} leaves nothing.",
-                hint=f"Ask for more than 0, as in {self.kind}=50%.",
+                f"a budget of {self.kind}={self.value:g} leaves nothing",
+                hint=f"ask for more than 0, as in {self.kind}=50%",
             )
         if self.relative and self.value > 1:
             raise OnnxpruneError(
-                f"A budget of {self.kind}={self.value:.4g}x is more than the whole model.",
-                hint=f"Write the part that is left, as in {self.kind}=50% or {self.kind}=0.5x.",
+                f"a budget of {self.kind}={self.value:.4g}x is more than the whole model",
+                hint=f"write the part that is left, as in {self.kind}=50% or {self.kind}=0.5x",
             )
 
     def limit(self, dense: int) -> int:
@@ -82,10 +82,10 @@ def fraction(text: object, *, of: str) -> float:
     if suffix == "%":
         number /= 100
     if suffix not in ("", "%") or not 0 <= number <= 1:
-        hint = f"Write {number / 100:g} or {number:g}%." if not suffix and number <= 100 else ""
+        hint = f"write {number / 100:g} or {number:g}%" if not suffix and number <= 100 else ""
         raise OnnxpruneError(
-            f"{of} {text} is not a fraction between 0 and 1.",
-            hint=hint or "Write it as in 0.3 or 30%.",
+            f"{of} {text} is not a fraction between 0 and 1",
+            hint=hint or "write it as in 0.3 or 30%",
         )
     return number
 
@@ -102,8 +102,8 @@ def count(text: object, *, of: str, least: int = 0) -> int:
         number = None
     if number is None or number < least:
         raise OnnxpruneError(
-            f"{of} {text} is not a whole number of at least {least}.",
-            hint=f"Write a number such as {of} {max(least, 1)}.",
+            f"{of} {text} is not a whole number of at least {least}",
+            hint=f"write a number such as {of} {max(least, 1)}",
         )
     return number
 
@@ -117,10 +117,10 @@ def budget(text: object, *, of: str = "--target") -> Budget:
     if isinstance(text, Budget):
         return text
     kind, equals, amount = str(text).partition("=")
-    example = f"Write it as in {of} macs=50%, {of} params=1.2M or {of} bytes=4MiB."
+    example = f"write it as in {of} macs=50%, {of} params=1.2M or {of} bytes=4MiB"
     kind = kind.strip().lower()
     if not equals or kind not in BUDGET_KINDS:
-        raise OnnxpruneError(f"{of} {text} does not name a budget that is known.", hint=example)
+        raise OnnxpruneError(f"{of} {text} does not name a budget that is known", hint=example)
     number, suffix = _quantity(amount, f"{of} {kind}=")
     if suffix == "%":
         return Budget(kind, number / 100, relative=True)  # type: ignore[arg-type]
@@ -129,11 +129,11 @@ def budget(text: object, *, of: str = "--target") -> Budget:
     units = _BYTES if kind == "bytes" else _DECIMAL
     factor = units.get(suffix.lower())
     if factor is None:
-        raise OnnxpruneError(f"{of} {text} has no unit that fits {kind}.", hint=example)
+        raise OnnxpruneError(f"{of} {text} has no unit that fits {kind}", hint=example)
     if number * factor < 1 or (not suffix and number <= 1):
         raise OnnxpruneError(
-            f"{of} {text} could mean a count or a fraction.",
-            hint=f"For a fraction write {kind}={number * 100:g}% or {kind}={number:g}x.",
+            f"{of} {text} could mean a count or a fraction",
+            hint=f"for a fraction write {kind}={number * 100:g}% or {kind}={number:g}x",
         )
     return Budget(kind, number * factor, relative=False)  # type: ignore[arg-type]
 
@@ -156,7 +156,7 @@ def shapes(given: object, *, of: str = "--shapes") -> dict[str, tuple[int, ...]]
         name, equals, sizes = part.rpartition("=")
         if not (name and equals):
             raise OnnxpruneError(
-                f"{of} {part} names no input.", hint=f"Write it as in {of} input=1x3x224x224."
+                f"{of} {part} names no input", hint=f"write it as in {of} input=1x3x224x224"
             )
         found[name.strip()] = _shape(sizes, f"{of} {name.strip()}=")
     return found
@@ -168,8 +168,8 @@ def _shape(sizes: object, of: str) -> tuple[int, ...]:
         shape = tuple(count(part, of=of, least=1) for part in parts)
     except OnnxpruneError as error:
         raise OnnxpruneError(
-            f"{of}{sizes} is not a shape of whole numbers.",
-            hint="Write sizes with x between them, as in 1x3x224x224.",
+            f"{of}{sizes} is not a shape of whole numbers",
+            hint="write sizes with x between them, as in 1x3x224x224",
         ) from error
     return shape
 
@@ -177,7 +177,7 @@ def _shape(sizes: object, of: str) -> tuple[int, ...]:
 def _sequence(given: object, of: str) -> Sequence[object]:
     if isinstance(given, Sequence):
         return given
-    raise OnnxpruneError(f"{of} {given} is not a list.", hint="Give one value or a list of values.")
+    raise OnnxpruneError(f"{of} {given} is not a list", hint="give one value or a list of values")
 
 
 def _quantity(text: object, of: str) -> tuple[float, str]:
@@ -186,7 +186,7 @@ def _quantity(text: object, of: str) -> tuple[float, str]:
     match = _QUANTITY.fullmatch(str(text))
     if match is None:
         raise OnnxpruneError(
-            f"{of} {text} is not a number.", hint="Write a number such as 0.3 or 30%."
+            f"{of} {text} is not a number", hint="write a number such as 0.3 or 30%"
         )
     return float(match[1]), match[2]
 

@@ -75,29 +75,29 @@ class Options:
     def __post_init__(self) -> None:
         if self.ratio is not None and self.target is not None:
             raise OnnxpruneError(
-                "--ratio and --target both say how much to remove.", hint="Give one of them."
+                "--ratio and --target both say how much to remove", hint="give one of them"
             )
         if self.max_ratio >= 1:
             raise OnnxpruneError(
-                f"--max-ratio {self.max_ratio:g} would let a group lose all its units.",
-                hint="Choose less than 1, or drop whole branches with --blocks.",
+                f"--max-ratio {self.max_ratio:g} would let a group lose all its units",
+                hint="choose less than 1, or drop whole branches with --blocks",
             )
         asked = [("--ratio", self.ratio), ("--heads", self.heads)]
         asked += [(f"--ratios {glob}=", ratio) for glob, ratio in self.ratios]
         for name, ratio in asked:
             if ratio is not None and ratio > self.max_ratio:
                 raise OnnxpruneError(
-                    f"{name} {ratio:g} is above --max-ratio {self.max_ratio:g}.",
-                    hint="Ask for less, or raise --max-ratio.",
+                    f"{name} {ratio:g} is above --max-ratio {self.max_ratio:g}",
+                    hint="ask for less, or raise --max-ratio",
                 )
         if self.labels is not None and self.calib is None:
             raise OnnxpruneError(
-                "--labels needs the inputs they belong to.", hint="Give those with --calib."
+                "--labels needs the inputs they belong to", hint="give those with --calib"
             )
         if isinstance(self.metric, str) and ":" not in self.metric and self.metric not in METRICS:
             raise OnnxpruneError(
-                f"--metric {self.metric} is not known.",
-                hint=f"{suggest(self.metric, METRICS)} Your own is named as in score.py:function.",
+                f"--metric {self.metric} is not known",
+                hint=f"{suggest(self.metric, METRICS)}; your own is named as in score.py:function",
             )
 
     @property
@@ -120,7 +120,7 @@ def from_flags(given: Mapping[str, object]) -> Options:
         key = name.replace("-", "_")
         if key not in _READERS:
             known = [flag(each) for each in _READERS]
-            raise OnnxpruneError(f"There is no option {name!r}.", hint=suggest(name, known))
+            raise OnnxpruneError(f"there is no option {name!r}", hint=suggest(name, known))
         read[key] = None if value is None else _READERS[key](value, f"--{flag(key)}")
     return Options(**cast(dict[str, Any], read))
 
@@ -134,19 +134,19 @@ def suggest(word: str, known: Iterable[str]) -> str:
     """A hint for a word that is not among the known ones: the closest of them, or all."""
     words = list(known)
     close = difflib.get_close_matches(word, words, n=1)
-    return f"Did you mean {close[0]!r}?" if close else f"There are {', '.join(words)}."
+    return f"did you mean {close[0]!r}?" if close else f"there are {', '.join(words)}"
 
 
 def _text(value: object, of: str) -> str:
     if isinstance(value, str) and value:
         return value
-    raise OnnxpruneError(f"{of} {value} is not text.", hint=f"Write a word after {of}.")
+    raise OnnxpruneError(f"{of} {value} is not text", hint=f"write a word after {of}")
 
 
 def _texts(value: object, of: str) -> tuple[str, ...]:
     given = [value] if isinstance(value, str) else value
     if not isinstance(given, Sequence):
-        raise OnnxpruneError(f"{of} {value} is not a list.", hint="Write one text or a list.")
+        raise OnnxpruneError(f"{of} {value} is not a list", hint="write one text or a list")
     return tuple(_text(each, of) for each in given)
 
 
@@ -157,7 +157,7 @@ def _anything(value: object, _of: str) -> object:
 def _switch(value: object, of: str) -> bool:
     if isinstance(value, bool):
         return value
-    raise OnnxpruneError(f"{of} {value} is neither true nor false.", hint="Write true or false.")
+    raise OnnxpruneError(f"{of} {value} is neither true nor false", hint="write true or false")
 
 
 def _ratios(value: object, of: str) -> tuple[tuple[str, float], ...]:
@@ -169,8 +169,8 @@ def _ratios(value: object, of: str) -> tuple[tuple[str, float], ...]:
             glob, equals, amount = text.rpartition("=")
             if not (glob and equals):
                 raise OnnxpruneError(
-                    f"{of} {text} does not say how much.",
-                    hint=f"Write it as in {of} 'layer1*=0.3'.",
+                    f"{of} {text} does not say how much",
+                    hint=f"write it as in {of} 'layer1*=0.3'",
                 )
             pairs.append((glob, amount))
     read: dict[str, float] = {}
@@ -185,7 +185,7 @@ def _allocation(value: object, of: str) -> Allocation:
     for each in known:
         if value == each:
             return each
-    raise OnnxpruneError(f"{of} {value} is not known.", hint=suggest(str(value), known))
+    raise OnnxpruneError(f"{of} {value} is not known", hint=suggest(str(value), known))
 
 
 def _round_to(value: object, of: str) -> int | Literal["auto"]:

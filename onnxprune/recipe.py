@@ -32,21 +32,21 @@ def read(path: Path) -> dict[str, object]:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise OnnxpruneError(
-            f"The recipe {path} cannot be read: {error.strerror}.", hint="Check the path."
+            f"the recipe {path} cannot be read: {error.strerror}", hint="check the path"
         ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
         raise OnnxpruneError(
-            f"The recipe {path} is not YAML{where}.",
-            hint="Write one flag and its value per line, as in `target: macs=50%`.",
+            f"the recipe {path} is not YAML{where}",
+            hint="write one flag and its value per line, as in `target: macs=50%`",
         ) from error
     if content is None:
         return {}
     if not isinstance(content, Mapping):
         raise OnnxpruneError(
-            f"The recipe {path} is no mapping from flags to values.",
-            hint="Write one flag and its value per line, as in `target: macs=50%`.",
+            f"the recipe {path} is no mapping from flags to values",
+            hint="write one flag and its value per line, as in `target: macs=50%`",
         )
     return {str(name): value for name, value in content.items()}
 
@@ -71,15 +71,15 @@ def write(options: Options, path: Path) -> None:
         value = getattr(options, name)
         if value is not None and not isinstance(value, str | os.PathLike):
             raise OnnxpruneError(
-                f"A recipe cannot hold the {name} of this run, which is no path or text.",
-                hint=f"Give {name} as a path or as module.py:function.",
+                f"a recipe cannot hold the {name} of this run, which is no path or text",
+                hint=f"give {name} as a path or as module.py:function",
             )
     text = yaml.safe_dump(as_mapping(options), sort_keys=False, allow_unicode=True)
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise OnnxpruneError(
-            f"The recipe {path} cannot be written: {error.strerror}.", hint="Check the folder."
+            f"the recipe {path} cannot be written: {error.strerror}", hint="check the folder"
         ) from error
 
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from onnxprune.cli import main
 
 SHARED = Path(
     os.environ.get("ONNXPRUNE_SHARED", Path(__file__).resolve().parents[2] / "shared" / "data")
@@ -28,3 +32,24 @@ def shared() -> Path:
     if not (SHARED / "models").is_dir():
         pytest.skip(f"no real models in {SHARED} (set ONNXPRUNE_SHARED)")
     return SHARED
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What one run of the command line left behind."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
+    """Run the command line in this process, as in ``cli("inspect", path)``."""
+
+    def run(*arguments: str | Path) -> Ran:
+        capsys.readouterr()
+        code = main([str(each) for each in arguments])
+        return Ran(code, *capsys.readouterr())
+
+    return run

@@ -70,7 +70,7 @@ def test_fractions_are_the_same_as_numbers_text_and_percent(value: float) -> Non
 def test_a_percentage_without_its_sign_is_explained() -> None:
     with pytest.raises(OnnxpruneError, match="--ratio 30 ") as refusal:
         from_flags({"ratio": "30"})
-    assert refusal.value.hint == "Write 0.3 or 30%."
+    assert refusal.value.hint == "write 0.3 or 30%"
 
 
 @pytest.mark.parametrize("given_", ["input=1x3x8x8", ["input=1x3x8x8"], {"input": [1, 3, 8, 8]}])

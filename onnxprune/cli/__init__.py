@@ -1,0 +1,86 @@
+"""The command line: ``onnxprune inspect | prune | apply | demo``.
+
+stdout carries data, stderr everything else. The exit code is 0 when the work is done and verified,
+1 when it ran but the verdict is bad, and 2 when it could not run.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+from onnxprune.cli import apply, console, demo, inspect, prune
+from onnxprune.cli.parser import Parser
+from onnxprune.errors import OnnxpruneError
+
+COULD_NOT_RUN = 2
+_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+_CLOSED = 141  # 128 + SIGPIPE
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: the arguments after the program's name; those of the process by default.
+
+    Returns:
+        The exit code.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        with console.warnings_in_words():
+            return _run(arguments)
+    except OnnxpruneError as problem:
+        console.error(problem)
+        return problem.exit_code
+    except KeyboardInterrupt:
+        console.error(OnnxpruneError("interrupted"))
+        return _INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read stdout has left. Python would complain about it once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _CLOSED
+    except Exception as problem:  # noqa: BLE001 the last place that can turn it into a sentence
+        return _unexpected(problem, debug="--debug" in arguments)
+
+
+def _run(arguments: list[str]) -> int:
+    parser = _parser()
+    try:
+        found = parser.parse_all(arguments)
+    except SystemExit as asked:  # --help and --version print and leave
+        return asked.code if isinstance(asked.code, int) else 0
+    if not hasattr(found, "run"):
+        parser.print_help(sys.stderr)
+        return COULD_NOT_RUN
+    code: int = found.run(found)
+    return code
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="onnxprune",
+        description="Prune an exported ONNX graph and prove what was removed.",
+        allow_abbrev=False,
+    )
+    version = importlib.metadata.version("onnxprune")
+    parser.add_argument("--version", action="version", version=f"onnxprune {version}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command")
+    for command in (inspect, prune, apply, demo):
+        command.add(commands)
+    return parser
+
+
+def _unexpected(problem: Exception, *, debug: bool) -> int:
+    if debug:
+        traceback.print_exception(problem)
+    what = " ".join(str(problem).split()) or "no message"
+    hint = "please report it with what --debug prints" if not debug else "please report it"
+    console.error(
+        OnnxpruneError(f"this is a bug in onnxprune: {type(problem).__name__}: {what}", hint=hint)
+    )
+    return COULD_NOT_RUN

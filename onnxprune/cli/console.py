@@ -1,0 +1,77 @@
+"""What goes where: data to stdout; errors, warnings and progress to stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TextIO
+
+from rich.console import Console
+from rich.text import Text
+
+from onnxprune.errors import OnnxpruneError
+from onnxprune.report import schema, terminal
+
+_PIPE_WIDTH = 200  # columns where nobody looks: wide enough that names stay on one line
+
+
+def report(made: schema.Report, *, as_json: bool) -> None:
+    """Print a report to stdout, for a person or for a program."""
+    if as_json:
+        sys.stdout.write(json.dumps(schema.to_json(made), indent=2, ensure_ascii=False) + "\n")
+    else:
+        terminal.show(made, _console(sys.stdout))
+    sys.stdout.flush()
+
+
+def error(problem: OnnxpruneError) -> None:
+    """Say what is wrong, and what to do about it, on stderr."""
+    _say("error", "bold red", problem.message)
+    if problem.hint:
+        _say("hint", "bold cyan", problem.hint)
+
+
+def warning(message: str) -> None:
+    """Say what the user should know although the work goes on, on stderr."""
+    _say("warning", "bold yellow", message)
+
+
+def done(message: str) -> None:
+    """Say what was done, on stderr."""
+    _console(sys.stderr).print(Text(message), soft_wrap=True)
+
+
+@contextmanager
+def progress() -> Iterator[Callable[[str], None]]:
+    """A function that says what is being done now: one line that changes, on a terminal only."""
+    console = _console(sys.stderr)
+    if not console.is_terminal:
+        yield _silence
+        return
+    with console.status("") as status:
+        yield lambda stage: status.update(Text(stage))
+
+
+@contextmanager
+def warnings_in_words() -> Iterator[None]:
+    """Print Python warnings, of whichever library, as one line without file and source."""
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_args, **_named: warning(str(message))
+        yield
+
+
+def _say(word: str, style: str, message: str) -> None:
+    _console(sys.stderr).print(Text.assemble((f"{word}:", style), " ", message), soft_wrap=True)
+
+
+def _silence(_stage: str) -> None:
+    pass
+
+
+def _console(stream: TextIO) -> Console:
+    # Made for each use, so that it follows a stream that was redirected and a changed environment.
+    width = None if stream.isatty() else _PIPE_WIDTH
+    return Console(file=stream, width=width, highlight=False, emoji=False, markup=False)

@@ -1,0 +1,107 @@
+"""The flags. Values stay text here; ``options`` reads them, with the messages recipes get too."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable
+from typing import NoReturn, TypeAlias
+
+from onnxprune.errors import OnnxpruneError
+from onnxprune.options import suggest
+
+_UNKNOWN = re.compile(r"unrecognized arguments: (\S+)")
+_CHOICE = re.compile(r"argument (\S+): invalid choice: '(.*?)' \(choose from (.*)\)")
+
+
+Run: TypeAlias = Callable[[argparse.Namespace], int]
+Commands: TypeAlias = "argparse._SubParsersAction[Parser]"  # noqa: SLF001 it has no public name
+Arguments: TypeAlias = "argparse._ArgumentGroup"  # noqa: SLF001 the same
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that refuses like the rest of onnxprune: one sentence and a hint."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what argparse would print.
+
+        Raises:
+            OnnxpruneError: always.
+        """
+        hint = f"`{self.prog} --help` lists what it takes"
+        if choice := _CHOICE.match(message):
+            message = f"there is no {choice[1].lower()} {choice[2]!r}"
+            hint = suggest(choice[2], re.findall(r"[\w-]+", choice[3]))
+        raise OnnxpruneError(message, hint=hint)
+
+    def parse_all(self, arguments: list[str]) -> argparse.Namespace:
+        """Parse; an argument nobody knows is refused with the flag that looks most like it.
+
+        Raises:
+            OnnxpruneError: an argument is unknown, missing or malformed.
+        """
+        found, extra = self.parse_known_args(arguments)
+        if not extra:
+            return found
+        used: Parser = getattr(found, "parser", self)
+        word = extra[0].partition("=")[0]
+        if not word.startswith("-"):
+            raise OnnxpruneError(
+                f"there is one argument too many: {extra[0]!r}",
+                hint=f"`{used.prog} --help` lists what it takes",
+            )
+        flags = re.findall(r"--[\w-]+", used.format_help())
+        raise OnnxpruneError(f"there is no flag {word!r}", hint=suggest(word, flags))
+
+
+def add_command(commands: Commands, name: str, run: Run, *, about: str, example: str) -> Parser:
+    """A new command with the arguments that all commands have.
+
+    Args:
+        commands: where it belongs.
+        name: what users type.
+        run: does it, given the parsed arguments, and returns the exit code.
+        about: one line, shown in the list of commands too.
+        example: shown below the flags.
+    """
+    parser = commands.add_parser(
+        name,
+        help=about,
+        description=f"{about[:1].upper()}{about[1:]}.",
+        epilog=example,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.set_defaults(run=run, parser=parser)
+    parser.add_argument("--json", action="store_true", help="print a versioned JSON report")
+    parser.add_argument(
+        "--debug", action="store_true", help="print the traceback of an unexpected error"
+    )
+    return parser
+
+
+def add_model(parser: Parser) -> None:
+    """The model that a command reads."""
+    parser.add_argument("model", metavar="MODEL", help="an .onnx file")
+
+
+def add_output(parser: Parser, *, required: bool) -> None:
+    """Where a command writes, and whether a bad verdict stops it."""
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="OUT",
+        required=required,
+        help="where the pruned model is written" + ("" if required else "; without it, a dry run"),
+    )
+    parser.add_argument("--force", action="store_true", help="write even if a check is bad")
+
+
+def add_shapes(parser: Parser | Arguments) -> None:
+    """How the user fixes sizes that the model leaves open."""
+    parser.add_argument(
+        "--shapes",
+        metavar="NAME=SIZES",
+        action="append",
+        help="concrete input shapes, as in input=1x3x224x224",
+    )

@@ -1,0 +1,147 @@
+"""``onnxprune prune``: remove what costs least, check it, and write it."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import fields
+from pathlib import Path
+
+from onnxprune import recipe
+from onnxprune.cli import console, destination
+from onnxprune.cli.parser import (
+    Commands,
+    Parser,
+    add_command,
+    add_model,
+    add_output,
+    add_shapes,
+)
+from onnxprune.errors import OnnxpruneError
+from onnxprune.options import METRICS, Options, from_flags
+
+_EXAMPLE = """examples:
+  onnxprune prune model.onnx --ratio 0.3
+  onnxprune prune model.onnx --target macs=50% --calib images.npz -o small.onnx
+  onnxprune prune model.onnx --recipe recipe.yaml -o small.onnx"""
+
+
+def add(commands: Commands) -> None:
+    """Put the command into the list."""
+    about = "remove channels, heads and blocks; without -o, show what would be removed"
+    parser = add_command(commands, "prune", run, about=about, example=_EXAMPLE)
+    add_model(parser)
+    add_output(parser, required=False)
+    _add_amounts(parser)
+    _add_choice(parser)
+    _add_data(parser)
+    files = parser.add_argument_group("files")
+    files.add_argument("--recipe", metavar="YAML", help="flags from a file; others override it")
+    files.add_argument("--save-recipe", metavar="YAML", help="write the flags of this run")
+    files.add_argument("--save-plan", metavar="PATH", help="write the plan, for `onnxprune apply`")
+
+
+def run(given: argparse.Namespace) -> int:
+    """Prune, print what was done and found, and write the model if it is good.
+
+    Raises:
+        OnnxpruneError: the options, the model or the data cannot be used.
+    """
+    asked = _options(given)
+    sources = [each for each in (given.model, given.recipe, asked.calib) if isinstance(each, str)]
+    output = destination.check("-o", given.output, sources)
+    save_plan = destination.check("--save-plan", given.save_plan, sources)
+    save_recipe = destination.check("--save-recipe", given.save_recipe, sources)
+
+    # Imported here so that --help and refused flags do not wait for onnx.
+    from onnxprune.prune import prune
+
+    with console.progress() as tell:
+        pruned = prune(given.model, asked, tell=tell)
+        wanted = pruned.verdict.ok or given.force
+        if wanted and output:
+            tell(f"writing {output}")
+            pruned.save(output)
+        if wanted and save_plan:
+            pruned.plan.save(save_plan)
+        if wanted and save_recipe:
+            recipe.write(asked, save_recipe)
+    console.report(pruned.report("prune", output if wanted else None), as_json=given.json)
+    return finish(ok=pruned.verdict.ok, wrote=wanted, output=output)
+
+
+def finish(*, ok: bool, wrote: bool, output: Path | None) -> int:
+    """Say what was written and why, and turn the verdict into an exit code.
+
+    Raises:
+        OnnxpruneError: the verdict is bad and so nothing was written.
+    """
+    if not wrote:
+        raise OnnxpruneError(
+            "a check is bad, so nothing was written",
+            hint="remove less, give --calib, or write it all the same with --force",
+            exit_code=1,
+        )
+    if output is None:
+        console.done("Dry run: no model was written. Add -o OUT.onnx to write it.")
+    else:
+        console.done(f"Wrote {output}")
+    if not ok:
+        console.warning("a check is bad; this was written because of --force")
+    return 0 if ok else 1
+
+
+def _options(given: argparse.Namespace) -> Options:
+    named = {each.name for each in fields(Options)}
+    flags = {
+        name: value
+        for name, value in vars(given).items()
+        if name in named and value is not None and value is not False
+    }
+    told = set(flags)
+    if told & {"ratio", "target"}:  # one amount replaces the other, not only itself
+        told |= {"ratio", "target"}
+    base = recipe.read(Path(given.recipe)) if given.recipe else {}
+    kept = {name: value for name, value in base.items() if name.replace("-", "_") not in told}
+    asked = from_flags(kept | flags)
+    if asked.asks_for_nothing:
+        raise OnnxpruneError(
+            "nothing says how much to remove",
+            hint="add --ratio 0.3, --target macs=50%, --heads 0.25 or --blocks 1",
+        )
+    return asked
+
+
+def _add_amounts(parser: Parser) -> None:
+    group = parser.add_argument_group("how much to remove")
+    add = group.add_argument
+    add("--ratio", metavar="R", help="this part of every group, as in 0.3 or 30%%")
+    add("--target", metavar="BUDGET", help="what may be left: macs=50%%, params=1.2M, bytes=4MiB")
+    add("--heads", metavar="R", help="this part of the attention heads of every layer")
+    add("--blocks", metavar="N", help="bypass this many residual blocks")
+    add("--ratios", metavar="GLOB=R", action="append", help="this part of the groups that match")
+    add("--max-ratio", metavar="R", help="never more than this of one group (0.8)")
+
+
+def _add_choice(parser: Parser) -> None:
+    group = parser.add_argument_group("what to remove")
+    add = group.add_argument
+    add("--skip", metavar="GLOB", action="append", help="leave groups and blocks that match alone")
+    add("--criterion", metavar="NAME", help="how units are scored, as in l1, bn-scale or obs")
+    add("--allocation", metavar="HOW", help="uniform, or global: where it hurts least")
+    add("--round-to", metavar="N", help="keep multiples of N; auto: what is fast on the provider")
+    add("--provider", metavar="NAME", help="what the model will run on (cpu)")
+    add("--allow-inexact", action="store_true", help="also units that a normalisation averages")
+    add("--seed", metavar="N", help="of everything random (0)")
+
+
+def _add_data(parser: Parser) -> None:
+    group = parser.add_argument_group("data and checks")
+    add = group.add_argument
+    add("--calib", metavar="SPEC", help="inputs: .npz, .npy, a folder, module.py:function")
+    add("--calib-samples", metavar="N", help="use at most this many (512)")
+    add("--batch", metavar="N", help="run this many at once (32)")
+    add("--labels", metavar="SPEC", help="labels of the calibration inputs")
+    add("--metric", metavar="NAME", help=f"{', '.join(METRICS)} or module.py:function")
+    add("--preprocess", metavar="SPEC", help="what turns raw pictures into inputs")
+    add("--max-drop", metavar="R", help="largest loss that is a success, as in 1%%")
+    add_shapes(parser)
