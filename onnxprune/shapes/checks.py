@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from onnxprune.shapes.contrib import broadcast
+from onnxprune.shapes.call import broadcast
 from onnxprune.shapes.facts import Fact, Shape, full
 
 Sizes = tuple[int, ...] | None

@@ -8,8 +8,9 @@ from typing import Any
 import onnx
 from onnx import numpy_helper
 
+from onnxprune.shapes.call import Call, Rule
 from onnxprune.shapes.checks import InconsistentError, checked
-from onnxprune.shapes.contrib import RULES, Call
+from onnxprune.shapes.contrib import find_rule
 from onnxprune.shapes.facts import Fact, because, from_type
 from onnxprune.shapes.program import Step
 
@@ -60,8 +61,8 @@ def infer(
         ]
         if step.proto.domain == "":
             facts = checked(step.proto, inputs, facts)
-    elif step.node.op_type in RULES:
-        facts = _by_rule(step, inputs)
+    elif (rule := find_rule(step.node.domain, step.node.op_type)) is not None:
+        facts = _by_rule(rule, step, inputs)
     else:
         place = step.node.domain or "ai.onnx"
         reason = f"no schema or rule for {place}::{step.node.op_type} {step.version}"
@@ -84,13 +85,12 @@ def _data(step: Step, inputs: Sequence[Fact | None]) -> dict[str, onnx.TensorPro
     }
 
 
-def _by_rule(step: Step, inputs: Sequence[Fact | None]) -> list[Fact]:
+def _by_rule(rule: Rule, step: Step, inputs: Sequence[Fact | None]) -> list[Fact]:
     attributes: dict[str, Any] = {
         name: attribute.value for name, attribute in step.node.attributes.items()
     }
-    call = Call(inputs, attributes, len(step.outputs))
     try:
-        facts = RULES[step.node.op_type](call)
+        facts = rule(Call(inputs, attributes))
     except (ValueError, IndexError, TypeError) as error:
         raise InconsistentError(str(error)) from error
     blank = [Fact(None, None)] * (len(step.outputs) - len(facts))

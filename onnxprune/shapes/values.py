@@ -53,7 +53,7 @@ def evaluate(
     )
     if not known or not all(_is_small(fact) for fact in results):
         return list(results)
-    computed = _run(proto, version, arrays)
+    computed = run(proto, version, arrays)
     if computed is None or len(computed) != len(results):
         return list(results)
     return [_with_value(fact, value) for fact, value in zip(results, computed, strict=True)]
@@ -79,7 +79,7 @@ def _is_small(fact: Fact) -> bool:
     return int(np.prod(fact.sizes, dtype=np.int64)) <= SMALL
 
 
-def _run(
+def run(
     proto: onnx.NodeProto, version: int, arrays: Sequence[npt.NDArray[Any] | None]
 ) -> Sequence[object] | None:
     """The reference operator's results, or None where it has none for these inputs."""
