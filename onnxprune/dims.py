@@ -18,7 +18,7 @@ of activations. This file knows numpy and nothing else.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -262,7 +262,8 @@ class Space:
                 keep = tuple(slice(None) if k in varies else 0 for k in range(len(sizes)))
                 parts[varies[0]].append(grid[keep])
             else:
-                return [Axis(n, tuple(c)) for n, c in zip(sizes, parts, strict=True)]
+                why = "" if axis.columns else axis.why
+                return [Axis(n, tuple(c), why) for n, c in zip(sizes, parts, strict=True)]
 
     def _refine(self, grid: Column, varies: list[int]) -> None:
         """Make ``grid`` vary along one axis only, as a product if it is free, else coarser."""
@@ -270,14 +271,19 @@ class Space:
             np.minimum.at(self._pinned, grid.ravel(), self._reason("would leave nothing"))
             return
         small = grid[tuple(slice(None) if k in varies else 0 for k in range(grid.ndim))]
-        flat = small.ravel()
-        if self._free(flat).all() and len(np.unique(flat)) == flat.size:
+        classes = []  # indices of one axis that hold the same atoms throughout are one factor
+        for k in range(small.ndim):
+            rows = np.moveaxis(small, k, 0).reshape(small.shape[k], -1)
+            _, first = np.unique(rows, axis=0, return_index=True)
+            small = small.take(first, k)
+            classes.append(len(first))
+        if self._free(small).all() and len(np.unique(small)) == small.size:
             factors = []
-            for k, n in enumerate(small.shape):
-                (column,) = self.fresh(n).columns
+            for k, n in enumerate(classes):
                 shape = [n if j == k else 1 for j in range(small.ndim)]
+                (column,) = self.fresh(n).columns
                 factors.append(np.broadcast_to(column.reshape(shape), small.shape).ravel())
-            if self._bind(flat, factors):
+            if self._bind(small.ravel(), factors):
                 return
         free = self._free(grid)
         rest = [tuple(j for j in range(grid.ndim) if j != k) for k in varies]
@@ -300,6 +306,13 @@ class Space:
             columns += [np.broadcast_to(c.reshape(view), shape).ravel() for c in self.columns(axis)]
         why = next((a.why for a in axes if a.why), "")
         return Axis(math.prod(shape), tuple(columns), why)
+
+    def settle(self, axes: Iterable[Axis]) -> None:
+        """Pin every atom that holds all of some axis: removing it would leave nothing."""
+        for axis in axes:
+            for column in self.columns(axis):
+                if (column == column[0]).all():
+                    np.minimum.at(self._pinned, column[:1], self._reason("would leave nothing"))
 
     def gone(self, axis: Axis, removed: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
         """Which indices of ``axis`` leave, given ``removed[atom]``. Shape ``[size]``."""

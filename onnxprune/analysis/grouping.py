@@ -49,8 +49,10 @@ def stored_tensors(walk: Walk) -> list[Stored]:
         itemsize = tensor.dtype.itemsize
         out.append(Stored(name, axes, tuple(dict.fromkeys(nodes)), itemsize))
     for node, call in walk.calls:
-        if call.op == "ConstantOfShape" and call.outputs and call.literal[0]:
-            value = node.outputs[0]
+        value = node.outputs[0]
+        fact = walk.facts.get(value.name or "")
+        numbers = fact is not None and fact.dtype is not None and fact.dtype.is_floating_point()
+        if call.op == "ConstantOfShape" and call.outputs and call.literal[0] and numbers:
             reader = tuple(identity(n) for n, _ in value.uses())
             out.append(Stored(value.name or "", call.outputs[0], reader, 0, filled=True))
     return out
@@ -198,7 +200,7 @@ def _kind(tags: int, inexact: bool, slices: Sequence[Slice]) -> str:
         return "kv-group" if uneven else "head"
     if tags & HEAD_DIM:
         return "head-dim"
-    if inexact and not tags & CHANNEL:
+    if inexact:
         return "width"
     kinds = {HIDDEN: "hidden-unit", EXPERT: "expert", CHANNEL: "channel", FFN: "ffn"}
     return next((kind for bit, kind in kinds.items() if tags & bit), "channel")

@@ -261,4 +261,5 @@ def walk(model: models.Model, facts: Mapping[str, Fact]) -> Walk:
     for value in graph.outputs:
         for axis in state.axes.get(value.name or "", ()):
             state.space.pin(axis, f"reaches graph output `{value.name}`")
+    state.space.settle(axis for tensor in state.axes.values() for axis in tensor)
     return state

@@ -14,7 +14,14 @@ _UNARY = (
 )
 lines({_UNARY: "... -> ...", "Dropout": "..., , -> ..., ..."})
 lines({"QuickGelu Gelu BiasDropout": "... -> ..."}, domain="com.microsoft")
-lines({"CastLike": "..., * -> ..."})
+
+
+@rule("CastLike")
+def cast_like(call: Call) -> list[Tensor]:
+    """Its second operand lends nothing but its type."""
+    call.touched.add(1)
+    return [call.tensor(0)]
+
 
 
 @rule(
