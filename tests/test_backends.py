@@ -19,9 +19,12 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxprune import model as models
 from onnxprune.backends import available, open_session
 from onnxprune.backends.embed import embed, with_sizes
+from onnxprune.backends.providers import runtime
 from onnxprune.errors import OnnxpruneError
 
+VERSION = tuple(int(part) for part in runtime().__version__.split(".")[:2])
 FLOAT = TensorProto.FLOAT
+FOUR_BITS = pytest.mark.skipif(VERSION < (1, 24), reason="onnxruntime 1.24 takes 4-bit tensors")
 value = helper.make_tensor_value_info
 
 
@@ -126,8 +129,8 @@ def test_every_way_to_name_a_model_gives_the_same(kind: str, tmp_path: Path) -> 
         (TensorProto.DOUBLE, np.float64),
         (TensorProto.INT32, np.int32),
         (TensorProto.UINT8, np.uint8),
-        (TensorProto.INT4, ml_dtypes.int4),
-        (TensorProto.UINT4, ml_dtypes.uint4),
+        pytest.param(TensorProto.INT4, ml_dtypes.int4, marks=FOUR_BITS),
+        pytest.param(TensorProto.UINT4, ml_dtypes.uint4, marks=FOUR_BITS),
         (TensorProto.BOOL, np.bool_),
     ],
 )
@@ -284,12 +287,13 @@ def test_a_model_above_two_gib_is_tapped_without_reading_its_weights(tmp_path: P
     found = session.run({"i": np.array([7])})
     assert float(found["y"]) == 6.0
     np.testing.assert_array_equal(found["row"][0, :5], [0, 1, 2, 3, 0])
-    if before is not None:
+    if before is not None and VERSION >= (1, 31):  # measured there; 1.24 copies
         after = resident()
         assert after is not None
         assert max(before, after) < 2**30
 
 
+@FOUR_BITS
 def test_four_bit_weights_are_handed_over_packed(tmp_path: Path) -> None:
     codes = np.arange(512 * 512).reshape(512, 512) % 16 - 8
     weight = ir.Tensor(codes.astype(ml_dtypes.int4), name="W")
@@ -364,7 +368,8 @@ def test_without_onnxruntime_the_hint_is_a_pip_line() -> None:
     program = (
         "import sys; sys.modules['onnxruntime'] = None\n"
         "from onnxprune.backends import available, open_session\n"
-        "from onnxprune.errors import OnnxpruneError\n"
+        "from onnxprune.backends.providers import runtime
+from onnxprune.errors import OnnxpruneError\n"
         "assert available() == ()\n"
         "try: open_session(b'')\n"
         "except OnnxpruneError as error: print(error.hint)\n"

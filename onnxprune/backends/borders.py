@@ -36,11 +36,13 @@ def from_ort(value: Any, dtype: np.dtype[Any]) -> npt.NDArray[Any]:  # noqa: ANN
     """Copy an ``OrtValue`` on the CPU into an array of ``dtype``."""
     if not foreign(dtype):
         return np.asarray(value.numpy())
-    size, shape = value.tensor_size_in_bytes(), value.shape()
+    shape = value.shape()
+    count = int(np.prod(shape))
+    size = (count + 1) // 2 if dtype.name in ("int4", "uint4") else count * dtype.itemsize
     raw = np.empty(size, np.uint8)
     ctypes.memmove(raw.ctypes.data, value.data_ptr(), size)
     if dtype.name in ("int4", "uint4"):  # two to a byte, the first in the low half
-        nibbles = np.stack([raw & 15, raw >> 4], axis=1).ravel()[: int(np.prod(shape))]
+        nibbles = np.stack([raw & 15, raw >> 4], axis=1).ravel()[:count]
         if dtype.name == "int4":
             nibbles = (nibbles ^ 8).astype(np.int8) - np.int8(8)
         return nibbles.astype(dtype).reshape(shape)

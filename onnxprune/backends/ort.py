@@ -102,7 +102,7 @@ def open_session(
 
     A path (or bytes) without ``outputs`` is opened exactly as a user of onnxruntime would. A
     `Model` may be of any size: its weights are handed over where they are, be that a mapped file,
-    and not copied (before onnxruntime 1.24 and its direct buffers: copied once).
+    and not copied (an onnxruntime older than its direct buffers copies them once).
 
     Args:
         model: a loaded model, the path of one, or a serialised ``ModelProto``.
