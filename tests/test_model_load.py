@@ -122,6 +122,13 @@ def test_every_truncation_is_refused(keep: int, tmp_path: Path, weight: Array) -
         load(path)
 
 
+@pytest.mark.parametrize("name", ["n" * 300, "a\0b", "none/m.onnx", "file/m.onnx"])
+def test_an_impossible_path_is_refused(name: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OnnxpruneError, match=r"cannot be read|there is no file"):
+        load(tmp_path / name)
+
+
 def test_something_else_is_refused() -> None:
     with pytest.raises(OnnxpruneError, match="int is not a model"):
         load(3)

@@ -13,9 +13,10 @@ from onnxprune.model.constants import (
     size_bytes,
 )
 from onnxprune.model.core import Model, bodies, clone, graphs, values
-from onnxprune.model.load import load
-from onnxprune.model.save import save, to_graphsurgeon, to_proto
+from onnxprune.model.exchange import to_graphsurgeon, to_proto
+from onnxprune.model.reading import load
 from onnxprune.model.structure import structure_hash
+from onnxprune.model.writing import save
 
 __all__ = [
     "Model",

@@ -10,9 +10,6 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-HEADER = "onnxprune_header"
-"""Attribute of a graphsurgeon graph that carries what graphsurgeon itself drops."""
-
 _SOURCE = "onnxprune.source"
 _OWNER = "onnxprune.owner"
 _QUANTIZATION = "quant_parameter_tensor_names"

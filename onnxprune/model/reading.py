@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,8 @@ from google.protobuf.message import DecodeError, EncodeError  # type: ignore[imp
 
 from onnxprune.errors import OnnxpruneError
 from onnxprune.model import functions, sparse
-from onnxprune.model.core import HEADER, Model, Source, adopt, clone, origin_of
+from onnxprune.model.core import Model, Source, adopt, clone, origin_of
+from onnxprune.model.exchange import from_graphsurgeon
 from onnxprune.model.names import uniquify
 from onnxprune.model.stored import Store, map_file
 from onnxprune.model.types import set_aside
@@ -53,7 +55,7 @@ def load(source: ModelLike) -> Model:
     if isinstance(source, ir.Model):
         return _from_ir(source)
     if not isinstance(source, onnx.ModelProto):
-        source = _exported(source)
+        source = from_graphsurgeon(source)
     try:
         data = source.SerializeToString()
     except (EncodeError, ValueError) as error:
@@ -65,11 +67,15 @@ def load(source: ModelLike) -> Model:
 
 
 def _from_file(path: Path) -> Model:
-    if path.is_dir():
+    try:
+        status = path.stat()
+    except FileNotFoundError as error:
+        raise OnnxpruneError(f"there is no file {path}", hint="Check the path.") from error
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
+        raise OnnxpruneError(f"{path} cannot be read: {error}", hint="Check the path.") from error
+    if stat.S_ISDIR(status.st_mode):
         raise OnnxpruneError(f"{path} is a folder", hint=_NOT_ONNX)
-    if not path.exists():
-        raise OnnxpruneError(f"there is no file {path}", hint="Check the path.")
-    if path.stat().st_size == 0:
+    if status.st_size == 0:
         raise OnnxpruneError(f"{path} is empty", hint="Export or download it again.")
     mapped = map_file(path)
     real = path.resolve()
@@ -165,22 +171,6 @@ def _bind(model: ir.Model, resolve: _Resolve) -> None:
                     continue
                 bound.doc_string = attr.doc_string
                 node.attributes[name] = bound
-
-
-def _exported(graph: object) -> onnx.ModelProto:
-    import onnx_graphsurgeon as gs
-
-    if not isinstance(graph, gs.Graph):
-        raise OnnxpruneError(
-            f"a {type(graph).__name__} is not a model",
-            hint="Pass a path, a ModelProto, an onnx-graphsurgeon graph or an onnx-ir model.",
-        )
-    proto = gs.export_onnx(graph)
-    assert isinstance(proto, onnx.ModelProto)
-    header = getattr(graph, HEADER, None)
-    if header is not None:  # what graphsurgeon has no place for
-        proto.MergeFrom(onnx.ModelProto.FromString(header))
-    return proto
 
 
 def _root(error: BaseException) -> BaseException:

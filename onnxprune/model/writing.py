@@ -6,23 +6,15 @@ import mmap
 import secrets
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
-import onnx
 import onnx_ir as ir
 
 from onnxprune.errors import OnnxpruneError
-from onnxprune.model.constants import size_bytes
-from onnxprune.model.core import HEADER, Model, adopt, clone, graphs, origin_of
+from onnxprune.model.core import Model, adopt, clone, graphs, origin_of
+from onnxprune.model.exchange import LARGEST_MESSAGE, message
 from onnxprune.model.replacing import replacing
-from onnxprune.model.types import put_back
 from onnxprune.model.wire import Chunk, Hole, attach
-
-if TYPE_CHECKING:
-    import onnx_graphsurgeon as gs
-
-LARGEST_MESSAGE = (1 << 31) - 1
-"""Bytes a protobuf message, and so a model with its weights inside, can have."""
 
 _PAGE = 4096
 """Weights from this size on are streamed, and start on a page of an external file so that it can
@@ -61,7 +53,19 @@ def save(
             model was read from, or the model is too large for ``external=False``.
     """
     target = Path(path)
-    data = target.with_name(f"{target.name}.data")
+    try:
+        _write(model, target, external=external, overwrite=overwrite)
+    except OSError as error:
+        raise OnnxpruneError(
+            f"{target} cannot be written: {error.strerror or error}",
+            hint="Check the name, the folder's permissions and the free space.",
+        ) from error
+    return target
+
+
+def _write(
+    model: Model, target: Path, *, external: bool | None, overwrite: Collection[str | Path]
+) -> None:
     _check_target(target)
     skeleton, weights = _skeleton(model)
     chunks: Sequence[Chunk] = attach(skeleton, _TOKEN, [weight.nbytes for weight in weights])
@@ -73,60 +77,16 @@ def save(
             f"the model takes {size} bytes, more than one .onnx file can hold (2 GiB)",
             hint="Let its weights be written beside it (external=True).",
         )
+    data = target.with_name(f"{target.name}.data")
     targets = [data, target] if external and weights else [target]
     _check_sources(model, targets, overwrite)
     mapped = [one for one in origin_of(model.ir).files.values() if one is not None]
-    try:
-        with replacing(targets) as files:
-            if len(files) == 2:
-                offsets = _write_data(files[0], weights, mapped)
-                skeleton, _ = _skeleton(model, data.name, offsets)
-                chunks = [skeleton]
-            _write_chunks(files[-1], chunks, weights, mapped)
-    except OSError as error:
-        raise OnnxpruneError(
-            f"{target} cannot be written: {error.strerror or error}",
-            hint="Check the folder's permissions and the free space.",
-        ) from error
-    return target
-
-
-def to_proto(model: Model) -> onnx.ModelProto:
-    """The model as one ``ModelProto`` with all weights inside; the model is not changed.
-
-    Raises:
-        OnnxpruneError: it is larger than a ``ModelProto`` can be.
-    """
-    if size_bytes(model) > LARGEST_MESSAGE:
-        raise OnnxpruneError(
-            f"the model holds {size_bytes(model)} bytes of weights, more than one message can",
-            hint="Save it to a file instead.",
-        )
-    return _message(model.ir)
-
-
-def to_graphsurgeon(model: Model) -> gs.Graph:
-    """The model as an onnx-graphsurgeon graph.
-
-    What graphsurgeon has no place for (metadata, doc string, model version) travels along on the
-    graph object, and `onnxprune.model.load` puts it back.
-
-    Raises:
-        OnnxpruneError: the model is larger than 2 GiB, which graphsurgeon cannot hold.
-    """
-    import onnx_graphsurgeon as gs
-
-    proto = to_proto(model)
-    graph = gs.import_onnx(proto)
-    header = onnx.ModelProto(
-        doc_string=proto.doc_string,
-        domain=proto.domain,
-        model_version=proto.model_version,
-        metadata_props=proto.metadata_props,
-        training_info=proto.training_info,
-    )
-    setattr(graph, HEADER, header.SerializeToString())
-    return graph
+    with replacing(targets) as files:
+        if len(files) == 2:
+            offsets = _write_data(files[0], weights, mapped)
+            skeleton, _ = _skeleton(model, data.name, offsets)
+            chunks = [skeleton]
+        _write_chunks(files[-1], chunks, weights, mapped)
 
 
 def _check_target(target: Path) -> None:
@@ -156,15 +116,6 @@ def _same(one: Path, other: Path) -> bool:
         return one.samefile(other)
     except OSError:  # one of them does not exist (any more)
         return one.resolve() == other.resolve()
-
-
-def _message(model: ir.Model) -> onnx.ModelProto:
-    proto = ir.to_proto(model)
-    origin = origin_of(model)
-    put_back(proto, origin.types)
-    for info in origin.training_info:
-        proto.training_info.add().ParseFromString(info)
-    return proto
 
 
 def _skeleton(
@@ -204,7 +155,7 @@ def _skeleton(
                     reference.doc_string = attr.doc_string
                     node.attributes[name] = reference
     adopt(copy.ir, origin_of(model.ir))
-    return _message(copy.ir).SerializeToString(), weights
+    return message(copy.ir).SerializeToString(), weights
 
 
 def _write_data(
