@@ -368,8 +368,7 @@ def test_without_onnxruntime_the_hint_is_a_pip_line() -> None:
     program = (
         "import sys; sys.modules['onnxruntime'] = None\n"
         "from onnxprune.backends import available, open_session\n"
-        "from onnxprune.backends.providers import runtime
-from onnxprune.errors import OnnxpruneError\n"
+        "from onnxprune.errors import OnnxpruneError\n"
         "assert available() == ()\n"
         "try: open_session(b'')\n"
         "except OnnxpruneError as error: print(error.hint)\n"
