@@ -1,9 +1,9 @@
 """The results of bench/structured.py as markdown: `python -m bench.structured_table FILE.json ...`.
 
 Columns: *parameters* in floating-point constants before and after; *reached*, the share of them
-in tensors that the system made smaller; attention *heads*; *= masked*, the largest relative difference
-between the pruned graph and the dense graph with the same units zeroed; the task's *score* or why
-there is none; seconds and peak memory of pruning.
+in tensors that the system made smaller; attention *heads*; *= masked*, the largest relative
+difference between the pruned graph and the dense graph with the same units zeroed; the task's
+*score* or why there is none; seconds and peak memory of pruning.
 """
 
 from __future__ import annotations

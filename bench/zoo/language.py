@@ -60,6 +60,37 @@ def llama(attention: str, **config: Any) -> Network:
     return called(model, inputs, "logits", use_cache=False)
 
 
+def llama_cached(**config: Any) -> Network:
+    """One step of generation: past keys and values come in, extended ones go out."""
+    from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
+
+    class Step(nn.Module):
+        def __init__(self, whole: LlamaForCausalLM) -> None:
+            super().__init__()
+            self.whole = whole
+
+        def forward(
+            self, ids: torch.Tensor, mask: torch.Tensor, *past: torch.Tensor
+        ) -> tuple[torch.Tensor, ...]:
+            cache = DynamicCache(zip(past[::2], past[1::2], strict=True))
+            result = self.whole(input_ids=ids, attention_mask=mask, past_key_values=cache)
+            present = [t for layer in cache.layers for t in (layer.keys, layer.values)]
+            return (result.logits, *present)
+
+    whole = LlamaForCausalLM(LlamaConfig(**config)).eval()
+    c = whole.config
+    size = c.hidden_size // c.num_attention_heads
+    kept = [f"{i}.{kind}" for i in range(c.num_hidden_layers) for kind in ("key", "value")]
+    dims = ("batch", c.num_key_value_heads, "past", size)
+    inputs = (
+        _tokens("input_ids", c.vocab_size),
+        Input("attention_mask", "mask", ("batch", "total")),
+        *(Input(f"past_key_values.{name}", "features", dims) for name in kept),
+    )
+    outputs = ("logits", *(f"present.{name}" for name in kept))
+    return Network(Step(whole).eval(), inputs, outputs)
+
+
 def qwen3(**config: Any) -> Network:
     """Grouped queries with a normalisation over each head's queries and keys."""
     from transformers import Qwen3Config, Qwen3ForCausalLM
@@ -155,11 +186,11 @@ _LLAMA_FULL = {  # the sizes of SmolLM-135M
     "num_key_value_heads": 3,
     "tie_word_embeddings": True,
 }
-_QWEN3_FULL = {  # the sizes of Qwen3-0.6B
+_QWEN3_FULL = {  # the widths of Qwen3-0.6B, 8 of its 28 layers: a file has to stay below 2 GiB
     "vocab_size": 151936,
     "hidden_size": 1024,
     "intermediate_size": 3072,
-    "num_hidden_layers": 28,
+    "num_hidden_layers": 8,
     "num_attention_heads": 16,
     "num_key_value_heads": 8,
     "head_dim": 128,
@@ -198,6 +229,7 @@ ENTRIES: tuple[Entry, ...] = (
     Entry("gpt2_sdpa", partial(gpt2, "sdpa"), _GPT2, {}, _LATEST),
     Entry("llama_eager", partial(llama, "eager"), _LLAMA, _LLAMA_FULL),
     Entry("llama_sdpa", partial(llama, "sdpa"), _LLAMA, _LLAMA_FULL, _ROTARY),
+    Entry("llama_cached", llama_cached, _LLAMA, _LLAMA_FULL, TORCHSCRIPT),
     Entry("t5_encoder_eager", partial(t5_encoder, "eager"), _T5, {}),
     Entry("t5_encoder_sdpa", partial(t5_encoder, "sdpa"), _T5, {}, TORCHSCRIPT),
     Entry("t5_decoder_eager", partial(t5_decoder, "eager"), _T5, {}),
