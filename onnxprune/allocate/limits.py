@@ -1,0 +1,130 @@
+"""What the user allows: which groups may be cut, how far, and which by a ratio of their own."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+
+from onnxprune.errors import OnnxpruneError
+from onnxprune.units import Group
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Guard rails of an allocation.
+
+    Attributes:
+        max_ratio: the largest fraction of a group's units that may go.
+        min_width: the fewest units a group keeps (all of them if it has no more).
+        allow_inexact: also cut groups whose removal changes a normalisation.
+        kinds: fraction removed of every group of a kind (``head``), whatever the ratio or budget.
+        ratios: (glob over group names, fraction removed); the last match counts, over ``kinds``.
+        skip: globs over the names of groups that are left alone.
+
+    Raises:
+        OnnxpruneError: a ratio lies outside [0, ``max_ratio``], or a limit leaves nothing.
+    """
+
+    max_ratio: float = 0.8
+    min_width: int = 1
+    allow_inexact: bool = False
+    kinds: Mapping[str, float] = field(default_factory=dict)
+    ratios: tuple[tuple[str, float], ...] = ()
+    skip: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.max_ratio < 1:
+            raise OnnxpruneError(
+                f"a largest ratio of {self.max_ratio:g} is not at least 0 and below 1",
+                hint="a group keeps at least one unit; to drop a whole branch, bypass its block",
+            )
+        if self.min_width < 1:
+            raise OnnxpruneError(f"a smallest width of {self.min_width} leaves nothing")
+        for name, ratio in (*self.kinds.items(), *self.ratios):
+            self.check(ratio, name)
+
+    def check(self, ratio: float, name: str) -> None:
+        """Refuse a ratio that the limits do not allow.
+
+        Raises:
+            OnnxpruneError: it is outside [0, ``max_ratio``].
+        """
+        if not 0 <= ratio <= self.max_ratio:
+            raise OnnxpruneError(
+                f"the ratio {ratio:g} for {name} is not between 0 and {self.max_ratio:g}",
+                hint="ask for less, or raise the largest ratio a group may lose (max-ratio)",
+            )
+
+    def floor(self, units: int) -> int:
+        """The fewest of so many units that must stay."""
+        by_ratio = math.ceil(units * (1 - self.max_ratio) - 1e-9)
+        return min(max(by_ratio, self.min_width, 1), units)
+
+
+@dataclass(frozen=True)
+class Selected:
+    """What the limits say about each group.
+
+    Attributes:
+        fixed: by group, the fraction removed whatever the ratio or budget.
+        declined: by group, why it is left alone.
+    """
+
+    fixed: Mapping[str, float]
+    declined: Mapping[str, str]
+
+
+def select(
+    groups: Sequence[Group],
+    limits: Limits,
+    *,
+    unscored: Mapping[str, str] | None = None,
+    known: Iterable[str] = (),
+) -> Selected:
+    """Apply globs, kinds and exactness to the groups.
+
+    Args:
+        groups: of one analysis.
+        limits: what the user allows.
+        unscored: by group, why no criterion could score it.
+        known: other names globs may be meant for, such as those of blocks.
+
+    Raises:
+        OnnxpruneError: a glob or a kind matches nothing; the nearest name is suggested.
+    """
+    names = [g.name for g in groups]
+    for pattern in (*limits.skip, *(glob for glob, _ in limits.ratios)):
+        _refuse_unmatched(pattern, [*names, *known], "group")
+    for kind in limits.kinds:
+        _refuse_unmatched(kind, sorted({g.kind for g in groups}), "kind of group")
+    fixed: dict[str, float] = {}
+    declined: dict[str, str] = {}
+    for group in groups:
+        ratio = limits.kinds.get(group.kind)
+        for pattern, own in limits.ratios:
+            ratio = own if fnmatchcase(group.name, pattern) else ratio
+        skipped = next((p for p in limits.skip if fnmatchcase(group.name, p)), None)
+        if skipped is not None:
+            declined[group.name] = f"skipped, as {skipped!r} asks"
+        elif ratio == 0:
+            declined[group.name] = "its ratio is 0"
+        elif not (group.exact or limits.allow_inexact):
+            declined[group.name] = f"inexact, and that is not allowed: {group.reason}"
+        elif group.name in (unscored or {}):
+            declined[group.name] = (unscored or {})[group.name]
+        elif ratio is not None:
+            fixed[group.name] = ratio
+    return Selected(fixed, declined)
+
+
+def _refuse_unmatched(pattern: str, names: Sequence[str], what: str) -> None:
+    if any(fnmatchcase(name, pattern) for name in names):
+        return
+    near = difflib.get_close_matches(pattern, names, 1, cutoff=0.4)
+    raise OnnxpruneError(
+        f"{pattern!r} matches no {what}",
+        hint=f"did you mean {near[0]!r}?" if near else f"there are {len(names)}: see inspect",
+    )
