@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from onnxprune.zoo import OUTPUT
 
 TOLERANCE = 1e-4  # largest |onnxruntime - torch| that an export may show
+BULKY = ("stack_trace", "fx_node")  # keys of metadata that only exporters read
 
 
 def export(
@@ -23,7 +24,7 @@ def export(
     *,
     example: Tensor | None = None,
     axes: tuple[str, ...] = ("batch",),
-    keep_batchnorm: bool = False,
+    fold: bool = True,
     dynamo: bool = False,
     opset: int = 17,
 ) -> None:
@@ -35,8 +36,8 @@ def export(
         name: what to call the input.
         example: an input; a picture [2, 1, 16, 16] when not given.
         axes: names of the leading axes of the input that stay dynamic.
-        keep_batchnorm: export BatchNormalization nodes instead of folding them into convolutions,
-            and fold no constants (TorchScript exporter only).
+        fold: fold constants, and batch normalisation into convolutions; the TorchScript exporter
+            can do without.
         dynamo: use the torch.export based exporter instead of the TorchScript one.
         opset: the version of the operator set.
 
@@ -49,7 +50,7 @@ def export(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if dynamo:
-            shapes = (dict.fromkeys(dynamic, torch.export.Dim.DYNAMIC),)
+            shapes = ({axis: torch.export.Dim(name) for axis, name in dynamic.items()},)
             program = torch.onnx.export(
                 net,
                 (example,),
@@ -69,8 +70,8 @@ def export(
                 (example,),
                 path,
                 dynamo=False,
-                training=modes.PRESERVE if keep_batchnorm else modes.EVAL,
-                do_constant_folding=not keep_batchnorm,
+                training=modes.EVAL if fold else modes.PRESERVE,
+                do_constant_folding=fold,
                 input_names=[name],
                 output_names=[OUTPUT],
                 dynamic_axes={name: dynamic, OUTPUT: dynamic},
@@ -89,9 +90,9 @@ def export(
 
 
 def _forget_paths(graph: onnx.GraphProto) -> None:
-    """Drop the stack traces that exporters leave: they name files of the machine that exported."""
+    """Drop the traces that exporters leave: they name files of the machine that exported."""
     for node in graph.node:
         node.doc_string = ""
-        kept = [entry for entry in node.metadata_props if "stack_trace" not in entry.key]
+        kept = [entry for entry in node.metadata_props if not entry.key.endswith(BULKY)]
         del node.metadata_props[:]
         node.metadata_props.extend(kept)

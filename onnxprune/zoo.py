@@ -58,6 +58,7 @@ _ABOUT = {
     "digits_mlp": "three hidden layers, Gemm only",
     "digits_encoder": "vision transformer: fused QKV, LayerNorm, GELU, class token",
     "digits_lstm": "two bidirectional LSTM layers over the rows of a picture",
+    "chars_decoder": "decoder: grouped-query attention, rotary, RMSNorm, SwiGLU, tied embedding",
 }
 
 
@@ -87,8 +88,9 @@ def get(name: str) -> Entry:
                 f"{path} is missing from this install of onnxprune.",
                 hint="Reinstall onnxprune; its wheel contains the file.",
             )
-    measured = json.loads((FOLDER / "measured.json").read_text(encoding="utf-8"))[name]
-    return Entry(name, _ABOUT[name], _TASKS[task], float(measured), *files)
+    measured = json.loads((FOLDER / "measured.json").read_text(encoding="utf-8"))
+    value = float(measured.get(name, "nan"))  # nan: trained just now, not measured yet
+    return Entry(name, _ABOUT[name], _TASKS[task], value, *files)
 
 
 def calibration(entry: Entry) -> Feeds:
