@@ -122,7 +122,7 @@ def check(path: Path, network: Network, variant: Variant, size: str) -> str:
     """Run the file in onnxruntime and say how alive it is.
 
     Raises:
-        UnfitError: it does not agree with torch to 1e-3 of the output's spread, an output is not
+        UnfitError: the root mean square difference from torch exceeds 1e-3 of an output's spread, one is not
             finite, its standard deviation is outside [0.01, 100], or it hardly depends on the
             input; or a BatchNorm was folded that should have been kept.
     """
@@ -140,7 +140,7 @@ def check(path: Path, network: Network, variant: Variant, size: str) -> str:
             expected = network.module(*(torch.from_numpy(a) for a in batch.values()))
         expected = expected if isinstance(expected, tuple) else (expected,)
         for name, got, want in zip(network.outputs, results[-1], expected, strict=True):
-            error = float(np.abs(got - want.numpy()).max()) / float(want.std())
+            error = float(np.sqrt(np.square(got - want.numpy()).mean())) / float(want.std())
             if not error < 1e-3:
                 raise UnfitError(f"{name} differs from torch by {error:.1e} of its spread")
     for name, one, two in zip(network.outputs, *results[:2], strict=True):
