@@ -122,9 +122,9 @@ def check(path: Path, network: Network, variant: Variant, size: str) -> str:
     """Run the file in onnxruntime and say how alive it is.
 
     Raises:
-        UnfitError: the root mean square difference from torch exceeds 1e-3 of an output's spread, one is not
-            finite, its standard deviation is outside [0.01, 100], or it hardly depends on the
-            input; or a BatchNorm was folded that should have been kept.
+        UnfitError: an output's root mean square difference from torch exceeds 1e-3 of its spread,
+            it is not finite, its standard deviation is outside [0.01, 100], or it hardly depends
+            on the input; or a BatchNorm was folded that should have been kept.
     """
     options = ort.SessionOptions()
     options.log_severity_level = 3
