@@ -173,10 +173,6 @@ class Space:
             np.minimum.at(self._pinned, column, self._reason(why))
         return Axis(axis.size, why=axis.why or why)
 
-    def pin_rows(self, axis: Axis, rows: Sequence[int] | Column, why: str) -> None:
-        """Never remove ``rows`` of ``axis``."""
-        self.pin(take(axis, np.asarray(rows, np.int64)), why)
-
     def inexact(self, axis: Axis, why: str) -> None:
         """Removal along ``axis`` keeps shapes right but changes values: say why."""
         for column in self.columns(axis):

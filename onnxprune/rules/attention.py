@@ -36,7 +36,7 @@ def attention(call: Call) -> list[Tensor]:
         raise MismatchError("uneven q, k, v sizes or a past state")
     heads = int(call.attr("num_heads"))
     inputs, call.inputs = call.inputs, call.inputs[:3]
-    out = call.einsum("b s i, i (3 h d), (3 h d) -> b s (h d)", {"h": heads})
+    out = call.einsum("b _ i, i (3 h d), (3 h d) -> b _ (h d)", {"h": heads})
     call.inputs = inputs
     h, d = call.space.split(out[0][2], (heads, call.out_shape()[2] // heads))
     call.contractions += [Contraction(((1, 1),))] + [Contraction(((2, 0),))] * call.has(2)
@@ -67,7 +67,7 @@ def multi_head(call: Call) -> list[Tensor]:
     heads = int(call.attr("num_heads"))
     space = call.space
     inputs, call.inputs = call.inputs, call.inputs[:3]
-    out = call.einsum("b s (h d), b l (h d), b l (h v) -> b s (h v)", {"h": heads})
+    out = call.einsum("b _ (h d), b _ (h d), b _ (h v) -> b _ (h v)", {"h": heads})
     call.inputs = inputs
     query, _, value = (call.tensor(i)[2] for i in range(3))
     h, d = space.split(query, (heads, (query.size or 0) // heads))
@@ -92,10 +92,10 @@ def group_query(call: Call) -> list[Tensor]:
     n, kv = int(call.attr("num_heads")), int(call.attr("kv_num_heads"))
     inputs = call.inputs
     call.inputs = [*inputs[:3], *(inputs[3:5] if call.has(3) else [])]
-    caches = ", b k _ d, b k _ d" * call.has(3)
+    caches = ", b k _ _, b k _ _" * call.has(3)
     size = call.out_shape()[-1] // n
-    line = f"b s (k r {size}), b l (k {size}), b l (k {size}){caches.replace('d', '_')}"
-    out = call.einsum(f"{line} -> b s (k r {size}), b k _ _, b k _ _", {"k": kv, "r": n // kv})
+    line = f"b _ (k r {size}), b _ (k {size}), b _ (k {size}){caches}"
+    out = call.einsum(f"{line} -> b _ (k r {size}), b k _ _, b k _ _", {"k": kv, "r": n // kv})
     call.inputs = inputs
     for i in range(5, len(inputs)):
         call.pin(i)
@@ -114,8 +114,8 @@ def rotary_contrib(call: Call) -> list[Tensor]:
     x = call.tensor(0)
     for i in range(1, len(call.inputs)):
         call.pin(i)
+    call.pin(0, [0, 2, 3] if len(x) == 4 else [0, 1])
     if len(x) == 4:
-        call.pin(0, [3])
         if call.attr("num_heads", 0):
             call.settings["num_heads"] = _count(x[1])
         return [x]
@@ -134,8 +134,8 @@ def rotary(call: Call) -> list[Tensor]:
     x = call.tensor(0)
     for i in range(1, len(call.inputs)):
         call.pin(i)
+    call.pin(0, [0, 2, 3] if len(x) == 4 else [0, 1])
     if len(x) == 4:
-        call.pin(0, [3])
         return [x]
     heads = int(call.attr("num_heads"))
     h, d = call.space.split(x[2], (heads, (x[2].size or 0) // heads))
@@ -155,9 +155,9 @@ def attention_onnx(call: Call) -> list[Tensor]:
     kv = int(call.attr("kv_num_heads")) if flat else key[1].size or 0
     inputs, call.inputs = call.inputs, call.inputs[:3]
     line = (
-        "b s (k r d), b l (k d), b l (k v) -> b s (k r v)"
+        "b _ (k r d), b _ (k d), b _ (k v) -> b _ (k r v)"
         if flat
-        else "b (k r) s d, b k l d, b k l v -> b (k r) s v"
+        else "b (k r) _ d, b k _ d, b k _ v -> b (k r) _ v"
     )
     out = call.einsum(line, {"k": kv, "r": n // kv})
     call.inputs = inputs

@@ -8,6 +8,7 @@ import operator
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from onnxprune.dims import Axis, Space, concat, take
 from onnxprune.notation import MismatchError, Tensor
@@ -179,6 +180,8 @@ def slice_rule(call: Call) -> list[Tensor]:
     def bound(keep: Keep, which: int, old: list[int]) -> list[int]:
         new = list(old)
         for k, (axis, where) in moved.items():
+            if keep(axis).all():
+                continue
             first, last, _ = where.indices(axis.size or 0)
             before = int(keep(axis)[: (first, last)[which]].sum())
             stays = (which == 0 and first == 0) or (which == 1 and last == axis.size)
@@ -211,13 +214,19 @@ def gather(call: Call) -> list[Tensor]:
         inner = tuple(Axis(a.size, why=call.why) for a in index)
         return [(*x[:at], *inner, *x[at + 1 :])]
     assert axis.size is not None
-    rows = np.asarray(rows, np.int64) % axis.size
+    raw, rows = rows, np.asarray(rows, np.int64) % axis.size
+
+    def moved(keep: Keep) -> npt.NDArray[np.int64]:
+        if keep(axis).all():  # indices from the end stay as they are written
+            return raw
+        left = rows[keep(taken)] if rows.ndim else rows
+        return np.asarray((np.cumsum(keep(axis)) - 1)[left], np.int64)
+
+    call.sizes[1] = moved
+    taken = take(axis, np.atleast_1d(rows))
     if rows.ndim == 0:
-        call.space.pin_rows(axis, rows[None], f"Gather `{call.name}` takes it by its index")
-        call.sizes[1] = lambda keep: int(np.cumsum(keep(axis))[rows]) - 1
+        call.space.pin(taken, f"Gather `{call.name}` takes it by its index")
         return [(*x[:at], *x[at + 1 :])]
-    taken = take(axis, rows)
-    call.sizes[1] = lambda keep: (np.cumsum(keep(axis)) - 1)[rows[keep(taken)]]
     return [(*x[:at], taken, *x[at + 1 :])]
 
 

@@ -8,7 +8,7 @@ from onnxprune.rules.call import HIDDEN, Call, rule
 
 @rule("LSTM", "GRU", "RNN")
 def recurrent(call: Call) -> list[Tensor]:
-    """``X [s b i], W [q (gates h) i], R [q (gates h) h], B [q (2 gates h)], ...``.
+    """``X [_ b i], W [_ (gates h) i], R [_ (gates h) h], B [_ (2 gates h)], ...``.
 
     A hidden unit leaves both directions at once, because they share the axes. Source: ONNX
     operator specification (gate orders iofc and zrh do not matter: gates are a factor).
@@ -16,13 +16,12 @@ def recurrent(call: Call) -> list[Tensor]:
     gates = {"LSTM": 4, "GRU": 3, "RNN": 1}[call.op]
     h = int(call.attr("hidden_size", call.shape(2)[-1]))
     if call.attr("layout", 0):
-        x, state, y = "b s i", "b q h", "b s q h"
+        x, state, y = "b _ i", "b _ h", "b _ _ h"
     else:
-        x, state, y = "s b i", "q b h", "s q b h"
+        x, state, y = "_ b i", "_ b h", "_ _ b h"
     ins = [x, f"_ ({gates} h) i", f"_ ({gates} h) h!", f"_ ({2 * gates} h)", "*"]
-    ins += [state.replace("q", "_")] * (1 + (call.op == "LSTM"))
+    ins += [state] * (1 + (call.op == "LSTM"))
     ins += ["_ (3 h)"] if call.op == "LSTM" else []
-    y, state = y.replace("q", "_"), state.replace("q", "_")
     for i in range(len(call.inputs), len(ins)):
         ins[i] = ""
     line = f"{', '.join(i for i in ins if i)} -> {y}, {state}, {state}"
