@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
+import onnx_ir as ir
 
 from onnxprune import model as models
 from onnxprune.analysis.blocks import find_blocks
@@ -83,6 +84,11 @@ class Analysis:
             return known[id(axis)]
 
         return keep
+
+    @cached_property
+    def constants(self) -> dict[str, ir.Value]:
+        """Every stored tensor of the model by name."""
+        return models.constants(self.model)
 
     @cached_property
     def distinct_axes(self) -> tuple[tuple[str, list[Column]], ...]:

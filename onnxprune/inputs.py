@@ -1,0 +1,124 @@
+"""What a run feeds the model: the user's data, or made-up inputs that fit the graph."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from onnxprune.analysis import Analysis
+from onnxprune.backends import Signature, TensorSpec
+from onnxprune.calibrate import Calibration, open_calibration
+from onnxprune.errors import OnnxpruneError
+from onnxprune.model import Model
+from onnxprune.options import Options
+
+Feeds = Mapping[str, npt.NDArray[Any]]
+
+_PROVED = 2
+"""Batches the proof is run on: rounding differs little between them, and masked runs are slow."""
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """Where feeds come from.
+
+    Attributes:
+        signature: what the model takes.
+        calibration: the user's data, or None.
+        shapes: concrete input shapes to analyse at: those of the data, or those the user gave.
+        seed: of made-up inputs.
+    """
+
+    signature: Signature
+    calibration: Calibration | None
+    shapes: Mapping[str, tuple[int, ...]] | None
+    seed: int
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether the inputs are made up: good for a proof, not for judging quality."""
+        return self.calibration is None or self.calibration.synthetic
+
+    @property
+    def description(self) -> str:
+        """Where they come from, for reports."""
+        if self.calibration is None:
+            return f"random inputs, seed {self.seed}"
+        return self.calibration.description
+
+    def proof(self, analysis: Analysis) -> list[Feeds]:
+        """A few feeds to prove a cut with; made-up ones come in both analysed sets of shapes."""
+        if self.calibration is not None:
+            return list(itertools.islice(self.calibration, _PROVED))
+        return [self._made_up(shapes, k) for k, shapes in enumerate(analysis.inputs)]
+
+    def batches(self, analysis: Analysis) -> Iterator[Feeds]:
+        """All feeds."""
+        return iter(self.calibration or self.proof(analysis))
+
+    def _made_up(self, shapes: Mapping[str, tuple[int, ...]], which: int) -> Feeds:
+        """Standard normal floats; integers 0 or 1, which most vocabularies have; masks of ones."""
+        rng = np.random.default_rng([self.seed, which])
+        feeds = {}
+        for spec in self.signature:
+            shape = shapes[spec.name]
+            if spec.dtype.kind == "O":
+                raise OnnxpruneError(
+                    f"the input '{spec.name}' takes strings, which cannot be made up",
+                    hint="give real inputs with --calib",
+                )
+            if np.issubdtype(spec.dtype, np.integer) or spec.dtype == np.bool_:
+                whole = "mask" in spec.name.lower()
+                feeds[spec.name] = (
+                    np.ones(shape) if whole else rng.integers(0, 2, shape)
+                ).astype(spec.dtype)
+            else:
+                feeds[spec.name] = rng.standard_normal(shape).astype(spec.dtype)
+        return feeds
+
+
+def open_inputs(model: Model, asked: Options) -> Inputs:
+    """The inputs of a run.
+
+    Raises:
+        OnnxpruneError: the data cannot be read or do not fit the model.
+    """
+    signature = signature_of(model)
+    shapes = dict(asked.shapes) or None
+    if asked.calib is None:
+        return Inputs(signature, None, shapes, asked.seed)
+    calibration = open_calibration(
+        asked.calib,
+        signature,
+        preprocess=asked.preprocess,  # type: ignore[arg-type]  # checked where it is parsed
+        samples=asked.calib_samples,
+        batch=asked.batch,
+        seed=asked.seed,
+    )
+    first = next(iter(calibration), None)
+    if first is None:
+        raise OnnxpruneError("the calibration data hold no samples")
+    return Inputs(
+        signature, calibration, shapes or {k: v.shape for k, v in first.items()}, asked.seed
+    )
+
+
+def signature_of(model: Model) -> Signature:
+    """Names, element types and shapes of the graph inputs that are not stored."""
+    specs = []
+    for value in model.ir.graph.inputs:
+        if value.is_initializer():
+            continue
+        dtype = value.dtype.numpy() if value.dtype is not None else np.dtype(object)
+        dims = tuple(
+            d if isinstance(d, int) else d.value for d in (value.shape or ir.Shape([]))
+        )
+        kind = "tensor" if isinstance(value.type, ir.TensorType) else "sequence"
+        specs.append(TensorSpec(value.name or "", np.dtype(dtype), dims, kind))
+    return tuple(specs)
