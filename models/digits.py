@@ -5,7 +5,7 @@ show the same scan in different poses. All splits draw poses from the same distr
 are shared between splits (the data set does not say who wrote what).
 
 Source: E. Alpaydin and C. Kaynak, "Optical Recognition of Handwritten Digits", UCI Machine
-Learning Repository (CC BY 4.0), as shipped by ``sklearn.datasets.load_digits``.
+Learning Repository, 1998, as shipped by ``sklearn.datasets.load_digits``.
 """
 
 from __future__ import annotations

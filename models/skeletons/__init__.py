@@ -27,7 +27,13 @@ from models.skeletons.convolutional import (
     unet,
     vgg,
 )
-from models.skeletons.sequential import bert, glu_ffn, microsoft_attention, recurrent
+from models.skeletons.sequential import (
+    bert,
+    glu_ffn,
+    microsoft_attention,
+    modern_decoder,
+    recurrent,
+)
 from models.skeletons.wrapped import branched, quantized
 
 resnet50 = partial(resnet, (3, 4, 6, 3), 64, side=224, classes=1000)
@@ -47,6 +53,7 @@ SMALL: dict[str, Callable[[], onnx.ModelProto]] = {
     "glu_ffn": glu_ffn,
     "bert": bert,
     "microsoft_attention": microsoft_attention,
+    "modern_decoder": modern_decoder,
     "lstm": partial(recurrent, "LSTM"),
     "gru": partial(recurrent, "GRU"),
     "rnn_forward": partial(recurrent, "RNN", bidirectional=False),
@@ -91,6 +98,7 @@ __all__ = [
     "inception",
     "microsoft_attention",
     "mobilenet_v3",
+    "modern_decoder",
     "quantized",
     "recurrent",
     "resnet",

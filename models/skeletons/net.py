@@ -172,6 +172,6 @@ class Net:
         output = helper.make_tensor_value_info("output", FLOAT, shape)
         graph = helper.make_graph(self.nodes, name, self.inputs, [output], self.initializers)
         model = helper.make_model(graph, opset_imports=self.opsets, producer_name="onnxprune-zoo")
-        model.ir_version = 10 if self.opsets[0].version > 17 else 8
+        model.ir_version = 11 if self.opsets[0].version > 21 else 8
         onnx.checker.check_model(model)
         return model

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import numpy as np
 import onnx
 
 from models.skeletons.net import INT64, Net
@@ -99,6 +100,42 @@ def microsoft_attention(width: int = 16, heads: int = 4, layers: int = 2) -> onn
         bias = net.vector(2 * width, -0.2, 0.2, "bias")
         y = net.node("BiasGelu", net.dense(x, 2 * width, bias=False), bias, domain="com.microsoft")
         x = skip_norm(net.dense(y, width, bias=False), x)
+    return net.build(net.dense(x, 5), ("batch", "length", 5))
+
+
+def modern_decoder(
+    width: int = 16, heads: int = 4, kv_heads: int = 2, head: int = 8, layers: int = 2
+) -> onnx.ModelProto:
+    """The operators of opset 23: Attention (grouped-query, causal), RotaryEmbedding, RMSNorm."""
+    net = Net(24, opset=23)
+    x = net.input("x", ("batch", "length", width), width=width)
+    angle = np.outer(np.arange(64), 100.0 ** (-np.arange(head // 2) / (head // 2)))
+    cos, sin = (net.constant(f(angle).astype(np.float32)) for f in (np.cos, np.sin))
+    shape = net.node("Shape", x)
+    rows = net.node("Slice", shape, net.constant([0]), net.constant([2]))
+    stop = net.node("Slice", shape, net.constant([1]), net.constant([2]))
+    scalar = net.node("Squeeze", stop, net.constant([0]))
+    zero, one = (net.constant(np.array(value, np.int64)) for value in (0, 1))
+    places = net.node("Expand", net.node("Range", zero, scalar, one), rows)
+
+    def rms(x: str) -> str:
+        return net.node("RMSNormalization", x, net.vector(width, 0.7, 1.3, "gamma"), axis=-1)
+
+    def rotated(x: str, heads: int) -> str:
+        y = net.dense(x, heads * head, bias=False)
+        return net.node("RotaryEmbedding", y, cos, sin, places, num_heads=heads)
+
+    for _ in range(layers):
+        y = rms(x)
+        value = net.dense(y, kv_heads * head, bias=False)
+        inputs = rotated(y, heads), rotated(y, kv_heads), value
+        counts = {"q_num_heads": heads, "kv_num_heads": kv_heads}
+        y = net.node("Attention", *inputs, width=heads * head, is_causal=1, **counts)
+        x = net.node("Add", x, net.dense(y, width, bias=False))
+        y = rms(x)
+        gate, up = net.dense(y, 2 * width, bias=False), net.dense(y, 2 * width, bias=False)
+        y = net.node("Mul", net.node("Mul", gate, net.node("Sigmoid", gate)), up)
+        x = net.node("Add", x, net.dense(y, width, bias=False))
     return net.build(net.dense(x, 5), ("batch", "length", 5))
 
 
