@@ -64,7 +64,7 @@ def _if(walk: Walk, step: Step) -> list[Fact]:
         raise refusals[0]
     if taken is not None:
         return given[taken]
-    return [join(pair) for pair in zip(*given.values(), strict=True)]
+    return [join(pair) for pair in zip(*given.values(), strict=False)]
 
 
 def _loop(walk: Walk, step: Step, body: Program) -> list[Fact]:

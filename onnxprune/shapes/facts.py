@@ -34,7 +34,7 @@ class Fact:
     value: npt.NDArray[Any] | None = None
     reason: str = ""
 
-    @property
+    @functools.cached_property
     def sizes(self) -> tuple[int, ...] | None:
         """The shape, if every size is known."""
         return full(self.shape)
@@ -42,9 +42,10 @@ class Fact:
 
 def full(shape: Shape | None) -> tuple[int, ...] | None:
     """The same shape typed as integers, or None when a size is missing."""
-    if shape is None or None in shape:
+    if shape is None:
         return None
-    return tuple(size for size in shape if size is not None)
+    known = tuple(size for size in shape if size is not None)
+    return known if len(known) == len(shape) else None
 
 
 def of_value(array: npt.NDArray[Any], dtype: ir.DataType) -> Fact:
@@ -99,8 +100,9 @@ def to_type(shape: Shape | None, dtype: ir.DataType | None) -> onnx.TypeProto:
 def from_type(proto: onnx.TypeProto) -> Fact:
     """The fact an inferred ONNX type amounts to."""
     if not proto.HasField("tensor_type"):
-        kind = proto.WhichOneof("value") or "unknown type"
-        return Fact(None, None, reason=f"not a tensor ({kind.removesuffix('_type')})")
+        kind = proto.WhichOneof("value")
+        reason = f"not a tensor but a {kind.removesuffix('_type')}" if kind else ""
+        return Fact(None, None, reason=reason)
     tensor = proto.tensor_type
     dtype = ir.DataType(tensor.elem_type) if tensor.elem_type else None
     if not tensor.HasField("shape"):

@@ -121,7 +121,8 @@ class Walk:
                     raise
                 self.conflicts.append((step.title, str(error)))
                 results = [Fact(None, None, reason=str(error))] * len(step.outputs)
-            for name, fact in zip(step.outputs, results, strict=True):
+            missing = [Fact(None, None)] * (len(step.outputs) - len(results))
+            for name, fact in zip(step.outputs, [*results, *missing], strict=False):
                 if name:
                     self.learn(name, _completed(fact, program.declared[name]))
 
