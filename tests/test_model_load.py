@@ -387,6 +387,19 @@ def test_names_shared_by_bodies_are_told_apart() -> None:
         assert np.array_equal(ours[0], theirs[0])
 
 
+def test_annotations_follow_renamed_values() -> None:
+    proto = onnx.parser.parse_model(TWO_BODIES)
+    for attribute in proto.graph.node[1].attribute:
+        note = attribute.g.quantization_annotation.add(tensor_name="t")
+        note.quant_parameter_tensor_names.add(key="SCALE_TENSOR", value="t")
+        note.quant_parameter_tensor_names.add(key="ZERO_POINT_TENSOR", value="h")
+    for attribute in to_proto(load(proto)).graph.node[1].attribute:
+        (note,) = attribute.g.quantization_annotation
+        roles = {entry.key: entry.value for entry in note.quant_parameter_tensor_names}
+        assert roles == {"SCALE_TENSOR": note.tensor_name, "ZERO_POINT_TENSOR": "h"}
+        assert note.tensor_name in {name for node in attribute.g.node for name in node.output}
+
+
 FUNCTIONS = """
 <ir_version: 9, opset_import: ["" : 17, "loc" : 1]>
 g (float[2, 3] x, bool c) => (float[2, 3] y, float[2, 3] z, float[2, 3] w)
@@ -486,6 +499,13 @@ def test_graphsurgeon_edits_are_seen(weight: Array) -> None:
     held = load(graph).ir.graph.initializers["W"].const_value
     assert held is not None
     assert np.array_equal(held.numpy(), weight * 2)
+
+
+def test_a_graphsurgeon_graph_that_cannot_be_exported_is_refused(weight: Array) -> None:
+    graph = to_graphsurgeon(load(linear(weight)))
+    graph.outputs[0].dtype = None
+    with pytest.raises(OnnxpruneError, match="cannot export"):
+        load(graph)
 
 
 def test_onnx_ir_models_are_accepted(external: Path, weight: Array) -> None:

@@ -224,6 +224,20 @@ def test_a_failure_leaves_no_trace(
     assert files(tmp_path) == {"inline.onnx", "m.onnx"}
 
 
+@pytest.mark.parametrize("external", [False, True])
+def test_a_full_device_leaves_no_trace(external: bool, inline: Path, tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource", reason="needs a limit on file sizes")
+    model = load(inline)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (SIDE * SIDE * 4 + 1000, hard))  # one weight fits
+    try:
+        with pytest.raises(OnnxpruneError, match="cannot be written"):
+            save(model, tmp_path / "m.onnx", external=external)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert files(tmp_path) == {"inline.onnx"}
+
+
 def test_saved_files_have_ordinary_permissions(inline: Path, tmp_path: Path) -> None:
     reference = tmp_path / "reference"
     reference.touch()

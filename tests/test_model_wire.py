@@ -131,3 +131,22 @@ def test_foreign_external_data_is_left_alone() -> None:
     data = onnx.ModelProto(graph=helper.make_graph([], "g", [], [], [tensor])).SerializeToString()
     assert detach(memoryview(data), TOKEN, 0) == data
     assert b"".join(map(bytes, attach(data, TOKEN, []))) == data  # type: ignore[arg-type]
+
+
+def _message(number: int, payload: bytes) -> bytes:
+    """A nested message of 128 to 16383 bytes."""
+    return bytes([number << 3 | 2, len(payload) & 0x7F | 0x80, len(payload) >> 7]) + payload
+
+
+def test_data_of_one_field_per_element_is_left_to_protobuf() -> None:
+    """Unpacked numbers are valid protobuf, and strings have no other form."""
+    header = T(name="W", data_type=T.FLOAT, dims=[100]).SerializeToString()
+    unpacked = header + b"".join(b"\x25" + np.float32(i).tobytes() for i in range(100))
+    assert T.FromString(unpacked).float_data == list(range(100))
+    words = T(
+        name="S", data_type=T.STRING, dims=[2], string_data=[b"a" * 90, b"b" * 90]
+    ).SerializeToString()
+    for tensor in (unpacked, words):
+        data = _message(7, _message(5, tensor))
+        assert onnx.ModelProto.FromString(data).graph.initializer[0] == T.FromString(tensor)
+        assert detach(memoryview(data), TOKEN, 0) == data

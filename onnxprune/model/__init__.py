@@ -14,12 +14,13 @@ from onnxprune.model.constants import (
 )
 from onnxprune.model.core import Model, bodies, clone, graphs, values
 from onnxprune.model.exchange import to_graphsurgeon, to_proto
-from onnxprune.model.reading import load
+from onnxprune.model.reading import ModelLike, load
 from onnxprune.model.structure import structure_hash
 from onnxprune.model.writing import save
 
 __all__ = [
     "Model",
+    "ModelLike",
     "add_constant",
     "bodies",
     "clone",

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+QUANTIZATION = "quant_parameter_tensor_names"
+"""Where onnx-ir keeps a value's quantization annotation: ``value.meta[QUANTIZATION]``."""
+
 _SOURCE = "onnxprune.source"
 _OWNER = "onnxprune.owner"
-_QUANTIZATION = "quant_parameter_tensor_names"
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ def clone(model: Model) -> Model:
     for graph in _walk(made.graph):
         for value in values(graph):
             value.type = copy.deepcopy(value.type)
-            if _QUANTIZATION in value.meta:
-                value.meta[_QUANTIZATION] = dict(value.meta[_QUANTIZATION])
+            if QUANTIZATION in value.meta:
+                value.meta[QUANTIZATION] = dict(value.meta[QUANTIZATION])
     adopt(made, origin_of(model.ir))
     return Model(made, model.path)

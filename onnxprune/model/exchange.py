@@ -64,7 +64,7 @@ def from_graphsurgeon(graph: object) -> onnx.ModelProto:
     """The message of a graphsurgeon graph, with what `to_graphsurgeon` sent along.
 
     Raises:
-        OnnxpruneError: ``graph`` is something else.
+        OnnxpruneError: ``graph`` is something else, or graphsurgeon cannot export it.
     """
     import onnx_graphsurgeon as gs
 
@@ -73,7 +73,13 @@ def from_graphsurgeon(graph: object) -> onnx.ModelProto:
             f"a {type(graph).__name__} is not a model",
             hint="Pass a path, a ModelProto, an onnx-graphsurgeon graph or an onnx-ir model.",
         )
-    proto = gs.export_onnx(graph)
+    try:
+        proto = gs.export_onnx(graph)
+    except gs.OnnxGraphSurgeonException as error:
+        raise OnnxpruneError(
+            f"onnx-graphsurgeon cannot export the graph: {error}",
+            hint="Give every graph input and output a dtype.",
+        ) from error
     assert isinstance(proto, onnx.ModelProto)
     proto.MergeFrom(onnx.ModelProto.FromString(getattr(graph, _HEADER, b"")))
     return proto

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from onnxprune.model.core import bodies, values
+from onnxprune.model.core import QUANTIZATION, bodies, values
 
 
 def uniquify(model: ir.Model) -> None:
@@ -22,10 +22,15 @@ def _rename_inside(graph: ir.Graph, prefix: str, used: set[str | None]) -> None:
         identity = next((value.name for value in node.outputs if value.name), node.name)
         for attribute, body in bodies(node):
             inner = f"{prefix}{identity}.{attribute}/"
+            renamed = {}
             for value in list(values(body)):
                 if value.name in used:
-                    value.name = _unused(inner + (value.name or ""), used)
+                    old, value.name = value.name, _unused(inner + (value.name or ""), used)
+                    renamed[old] = value.name
                 used.add(value.name)
+            for value in values(body) if renamed else ():
+                roles = value.meta.get(QUANTIZATION, {})  # names scales and zero points
+                roles.update({role: renamed.get(name, name) for role, name in roles.items()})
             _rename_inside(body, inner, used)
 
 

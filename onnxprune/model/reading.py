@@ -38,7 +38,8 @@ def load(source: ModelLike) -> Model:
 
     Afterwards local functions are written out, sparse constants are (lazily) dense, nodes are in
     topological order, and every value name is unique over all graphs. Names of the main graph are
-    kept. Weights stay in their files, mapped. The caller's object is never changed.
+    kept. The caller's object is never changed. Weights stay in their files, mapped: the files may
+    be deleted or replaced while the model is in use, but must not be rewritten in place.
 
     Args:
         source: path of an .onnx file (external data beside it), a ``ModelProto``, an

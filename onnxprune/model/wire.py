@@ -32,7 +32,7 @@ _NESTED: Mapping[str, Mapping[int, str]] = {
 }
 _DEEPEST = 100  # protobuf's own limit: deeper messages are left for it to refuse
 
-_DATA_TYPE, _FLOAT_DATA, _RAW_DATA, _DOUBLE_DATA = 2, 4, 9, 10
+_DATA_TYPE, _FLOAT_DATA, _STRING_DATA, _RAW_DATA, _DOUBLE_DATA = 2, 4, 6, 9, 10
 _RAW_TAG = bytes([_RAW_DATA << 3 | _BYTES])
 _PACKED: Mapping[int, int] = {  # packed fixed-width fields are, byte for byte, what raw_data holds
     onnx.TensorProto.FLOAT: _FLOAT_DATA,
@@ -40,6 +40,9 @@ _PACKED: Mapping[int, int] = {  # packed fixed-width fields are, byte for byte, 
     onnx.TensorProto.DOUBLE: _DOUBLE_DATA,
     onnx.TensorProto.COMPLEX128: _DOUBLE_DATA,
 }
+
+_ONE_BY_ONE = {(_FLOAT_DATA, _FIXED32), (_DOUBLE_DATA, _FIXED64), (5, 0), (7, 0), (11, 0)}
+"""Typed data that was not packed, as (field, wire type)."""
 
 
 class WireError(ValueError):
@@ -85,7 +88,11 @@ def detach(data: memoryview, token: str, smallest: int) -> bytes:
     """
 
     def place(view: memoryview, start: int, end: int) -> list[Chunk] | None:
-        fields = list(_fields(view, start, end))
+        fields = []
+        for field in _fields(view, start, end):
+            if field.number == _STRING_DATA or (field.number, field.wire) in _ONE_BY_ONE:
+                return None  # a field per element: nothing to map, and too many to look at
+            fields.append(field)
         dtype = next((_varint(view, f.value, end)[0] for f in fields if f.number == _DATA_TYPE), 0)
         payload = [f for f in fields if f.number in (_RAW_DATA, _PACKED.get(dtype))]
         if len(payload) != 1 or payload[0].wire != _BYTES:
