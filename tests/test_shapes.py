@@ -45,6 +45,8 @@ def test_real_graphs_have_the_shapes_and_contents_that_run(path: Path, shared: P
         computed = oracle.run(feeds)
         assert contradictions(facts, computed) == []
         assert [name for name in computed if facts[name].sizes is None] == []
+        # What is true of all input shapes is true of these.
+        assert contradictions(propagate(model, {}), computed) == []
         defined = {value.name for graph in graphs(model) for value in values(graph)}
         assert defined == set(facts)
 

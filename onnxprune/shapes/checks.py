@@ -7,6 +7,7 @@ only worth probing with when onnxruntime would run them, so these are refused he
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -229,7 +230,7 @@ def reshaped(source: Shape | None, target: npt.NDArray[Any], *, keep_zero: bool 
     others = full(tuple(size for size in sizes if size != -1))
     if known is None or others is None:
         return tuple(None if size == -1 else size for size in sizes)
-    count, rest = int(np.prod(known, dtype=np.int64)), int(np.prod(others, dtype=np.int64))
+    count, rest = math.prod(known), math.prod(others)
     remainder = 0 if rest == 0 else count // rest
     result = tuple(remainder if size == -1 else size for size in sizes)
     if rest * (remainder if -1 in sizes else 1) != count:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -145,8 +146,8 @@ def _step(node: ir.Node, opsets: Mapping[str, int]) -> Step:
 
 def _stored(tensor: ir.TensorProtocol) -> Fact:
     """Shape and type always, content only if it is small: big weights are never read."""
-    shape = tuple(int(size) for size in tensor.shape.numpy())
-    if tensor.size > SMALL or tensor.dtype == ir.DataType.STRING:
+    shape = tuple(tensor.shape.numpy())
+    if math.prod(shape) > SMALL or tensor.dtype == ir.DataType.STRING:
         return Fact(shape, tensor.dtype)
     return of_value(tensor.numpy().view(), tensor.dtype)
 

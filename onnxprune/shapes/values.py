@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ import onnx_ir as ir
 
 from onnxprune.shapes.facts import SMALL, Fact
 
-_MOVES = """Concat ConstantOfShape EyeLike Expand Flatten Gather GatherND Identity
+_MOVES = """Shape Size Concat ConstantOfShape EyeLike Expand Flatten Gather GatherND Identity
 NonZero OneHot Range Reshape ScatterElements ScatterND Slice Split Squeeze Tile Transpose Trilu
 Unsqueeze Where Cast CastLike Pad Compress"""
 _MAPS = """Abs Ceil Clip Cos Erf Exp Floor Log Neg Not Reciprocal Relu Round Sigmoid Sign Sin Sqrt
@@ -46,7 +47,7 @@ def evaluate(
     """
     if proto.op_type in ("Shape", "Size"):
         return [_measure(proto, inputs[0], results[0])]
-    if version < SINCE.get(proto.op_type, version + 1) or proto.domain:
+    if not is_trusted(proto, version):
         return list(results)
     arrays = [None if fact is None else fact.value for fact in inputs]
     known = all(
@@ -66,7 +67,7 @@ def _measure(proto: onnx.NodeProto, source: Fact | None, result: Fact) -> Fact:
         return result
     sizes = source.sizes
     if proto.op_type == "Size":
-        return _with_value(result, np.array(int(np.prod(sizes, dtype=np.int64)), np.int64))
+        return _with_value(result, np.array(math.prod(sizes), np.int64))
     bounds = {attribute.name: attribute.i for attribute in proto.attribute}
     # Python slices clamp bounds the way the operator does.
     part = sizes[bounds.get("start", 0) : bounds.get("end")]
@@ -75,18 +76,29 @@ def _measure(proto: onnx.NodeProto, source: Fact | None, result: Fact) -> Fact:
 
 def _is_small(fact: Fact) -> bool:
     """Whether a result may be computed: unknown sizes may, they are bounded by the inputs'."""
-    if fact.sizes is None:
-        return True
-    return int(np.prod(fact.sizes, dtype=np.int64)) <= SMALL
+    return fact.sizes is None or math.prod(fact.sizes) <= SMALL
+
+
+def is_trusted(proto: onnx.NodeProto, version: int) -> bool:
+    """Whether the reference operator means what a runtime does at this opset."""
+    return proto.domain == "" and version >= SINCE.get(proto.op_type, version + 1)
 
 
 def run(
     proto: onnx.NodeProto, version: int, arrays: Sequence[npt.NDArray[Any] | None]
 ) -> Sequence[object] | None:
-    """The reference operator's results, or None where it has none for these inputs."""
-    # Imported here: 40 ms that a model without shape arithmetic need not pay.
-    from onnx.reference.ops._op_list import load_op
+    """The results of the reference operator, if it is trusted and has any for these inputs.
 
+    Args:
+        proto: a node of the standard domain.
+        version: its opset.
+        arrays: a content per input, None for one that is left out.
+    """
+    # Imported here: 40 ms that a model without shape arithmetic need not pay.
+    from onnx.reference.ops import load_op
+
+    if not is_trusted(proto, version):
+        return None
     try:
         with np.errstate(all="ignore"):
             operator = load_op("", proto.op_type, version)(proto, _CONTEXT)
