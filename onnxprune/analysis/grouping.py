@@ -12,7 +12,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxprune import model as models
-from onnxprune.analysis.walk import Walk, identity
+from onnxprune.analysis.walk import KEPT_WHOLE, Walk, identity
 from onnxprune.dims import Axis, Column
 from onnxprune.notation import SPATIAL, Tensor
 from onnxprune.rules.call import CHANNEL, EXPERT, FFN, HEAD, HEAD_DIM, HIDDEN
@@ -37,7 +37,7 @@ class Stored:
 
 
 def stored_tensors(walk: Walk) -> list[Stored]:
-    """Every distinct way in which a stored tensor is read, in graph order."""
+    """Every distinct way in which a weight is read, in graph order; sizes and positions are none."""
     found: dict[tuple[str, int], tuple[ir.Value, Tensor, list[str]]] = {}
     for use in walk.uses:
         key = (use.value.name or "", id(use.axes))
@@ -46,6 +46,8 @@ def stored_tensors(walk: Walk) -> list[Stored]:
     for (name, _), (value, axes, nodes) in found.items():
         tensor = models.constant(value)
         assert tensor is not None
+        if tensor.dtype in KEPT_WHOLE:
+            continue
         itemsize = tensor.dtype.itemsize
         out.append(Stored(name, axes, tuple(dict.fromkeys(nodes)), itemsize))
     for node, call in walk.calls:

@@ -14,7 +14,7 @@ from onnxprune.notation import Tensor
 from onnxprune.rules import Call, apply_rule
 from onnxprune.shapes import Fact
 
-_KEPT_WHOLE = {ir.DataType.INT64, ir.DataType.BOOL, ir.DataType.STRING}
+KEPT_WHOLE = {ir.DataType.INT64, ir.DataType.BOOL, ir.DataType.STRING}
 """Types of stored tensors that are positions, sizes or words, never weights."""
 
 
@@ -74,7 +74,7 @@ class Walk:
         axes = self.axes.get(name)
         shape = [int(n) for n in stored.shape.numpy()]
         if axes is None or sum(n > 1 for n in shape) <= 1:
-            whole = stored.dtype in _KEPT_WHOLE
+            whole = stored.dtype in KEPT_WHOLE
             axes = tuple(
                 self.space.fresh(n) if n > 1 and not whole else Axis(n, why="positions or sizes")
                 for n in shape

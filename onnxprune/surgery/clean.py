@@ -34,7 +34,10 @@ def clean(editor: Editor, analysis: Analysis) -> None:
             for value in node.outputs:
                 if value not in kept:
                     value.shape = None
+    declared = [(v, v.shape) for v in (*graph.inputs, *graph.outputs)]
     _infer(editor.model.ir)
+    for value, shape in declared:  # the interface is as it was, names of open sizes included
+        value.shape = shape
     for inner in models.graphs(editor.model):  # a graph without value_info stays without
         kept = {*inner.inputs, *inner.outputs}
         for node in inner:
