@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,13 +16,14 @@ import pytest
 from conftest import Ran
 
 from onnxprune import recipe
-from onnxprune.cli import console, main
+from onnxprune.cli import _parser, console, main
 from onnxprune.cli import prune as prune_command
 from onnxprune.cli.parser import Parser
 from onnxprune.errors import OnnxpruneError
 from onnxprune.options import Options
 
 Cli = Callable[..., Ran]
+ROOT = Path(__file__).parents[1]
 COMMANDS = ("inspect", "prune", "apply", "demo")
 
 
@@ -231,3 +234,23 @@ def test_a_reader_that_leaves_early_is_no_error() -> None:
         assert process.stderr is not None
         process.stdout.close()
         assert process.stderr.read() == b""
+
+
+def test_every_command_line_in_the_documents_is_one_we_take() -> None:
+    lines = [
+        line.partition("$ onnxprune ")[2].partition("#")[0]
+        for document in ("README.md", "CONTRIBUTING.md")
+        for line in (ROOT / document).read_text(encoding="utf-8").splitlines()
+        if line.startswith("$ onnxprune ")
+    ]
+    assert len(lines) >= 5
+    for line in lines:
+        found = _parser().parse_all(shlex.split(line))
+        if found.command == "prune" and not found.recipe:
+            assert not prune_command._options(found).asks_for_nothing, line
+
+
+def test_the_recipe_in_the_readme_is_one_we_take(tmp_path: Path) -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    assert not asked(tmp_path, example).asks_for_nothing

@@ -34,6 +34,7 @@ def run(given: argparse.Namespace) -> int:
     # Imported here so that --help and refused flags do not wait for onnx.
     from onnxprune.plan import load_plan
     from onnxprune.prune import replay
+    from onnxprune.report import gather
 
     with console.progress() as tell:
         pruned = replay(given.model, load_plan(Path(given.plan)), tell=tell)
@@ -41,5 +42,6 @@ def run(given: argparse.Namespace) -> int:
         if wanted and output:
             tell(f"writing {output}")
             pruned.save(output)
-    console.report(pruned.report("apply", output if wanted else None), as_json=given.json)
+    made = gather.result("apply", pruned, output if wanted else None)
+    console.report(made, as_json=given.json)
     return finish(ok=pruned.verdict.ok, wrote=wanted, output=output)

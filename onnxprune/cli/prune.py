@@ -49,11 +49,13 @@ def run(given: argparse.Namespace) -> int:
     asked = _options(given)
     sources = [each for each in (given.model, given.recipe, asked.calib) if isinstance(each, str)]
     output = destination.check("-o", given.output, sources)
-    save_plan = destination.check("--save-plan", given.save_plan, sources)
-    save_recipe = destination.check("--save-recipe", given.save_recipe, sources)
+    plan = destination.check("--save-plan", given.save_plan, sources)
+    flags = destination.check("--save-recipe", given.save_recipe, sources)
 
     # Imported here so that --help and refused flags do not wait for onnx.
+    from onnxprune.plan import save_plan
     from onnxprune.prune import prune
+    from onnxprune.report import gather
 
     with console.progress() as tell:
         pruned = prune(given.model, asked, tell=tell)
@@ -61,11 +63,12 @@ def run(given: argparse.Namespace) -> int:
         if wanted and output:
             tell(f"writing {output}")
             pruned.save(output)
-        if wanted and save_plan:
-            pruned.plan.save(save_plan)
-        if wanted and save_recipe:
-            recipe.write(asked, save_recipe)
-    console.report(pruned.report("prune", output if wanted else None), as_json=given.json)
+        if wanted and plan:
+            save_plan(pruned.plan, plan)
+        if wanted and flags:
+            recipe.write(asked, flags)
+    made = gather.result("prune", pruned, output if wanted else None)
+    console.report(made, as_json=given.json)
     return finish(ok=pruned.verdict.ok, wrote=wanted, output=output)
 
 

@@ -6,6 +6,8 @@ import importlib.metadata
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
@@ -13,9 +15,14 @@ import onnx_ir as ir
 from onnxprune import model as models
 from onnxprune.analysis import Analysis
 from onnxprune.cost import Cost
+from onnxprune.prune import Pruned
+from onnxprune.recipe import as_mapping
 from onnxprune.report.schema import (
     BlockRow,
+    CheckRow,
+    Command,
     GroupRow,
+    Measure,
     ModelRow,
     PinnedRow,
     Reach,
@@ -39,6 +46,46 @@ def inspection(analysis: Analysis, dense: Cost) -> Report:
         blocks=block_rows(analysis, ()),
         pinned=pinned_rows(analysis),
     )
+
+
+def result(command: Command, run: Pruned, output: Path | None) -> Report:
+    """What ``prune`` and ``apply`` report; ``output`` is the file that was written, if any."""
+    before = inspection(run.analysis, run.dense)
+    return replace(
+        before,
+        command=command,
+        groups=group_rows(run.analysis.groups, run.plan.removed),
+        blocks=block_rows(run.analysis, run.plan.bypassed),
+        options=as_mapping(run.options),
+        measures=measures(run),
+        checks=tuple(
+            CheckRow(each.name, each.ok, each.value, each.limit) for each in run.verdict.checks
+        ),
+        notes=run.notes,
+        output=str(output) if output else None,
+    )
+
+
+def measures(run: Pruned) -> tuple[Measure, ...]:
+    """Size before and after, and, where real inputs were given, how the outputs compare."""
+    found = [
+        Measure("MACs", run.dense.macs, run.left.macs, "count"),
+        Measure("parameters", run.dense.params, run.left.params, "count"),
+        Measure("weights", run.dense.bytes, run.left.bytes, "bytes"),
+    ]
+    if _made_up(run.options.calib):  # what a network says about noise, users would misread
+        return tuple(found)
+    outcome = run.outcome
+    if outcome.before is not None and outcome.after is not None:
+        found.append(Measure(outcome.metric, outcome.before, outcome.after, "fraction"))
+    if outcome.output:
+        name = outcome.output
+        found += [
+            Measure(f"{name}: same top-1", 1.0, outcome.top1, "fraction"),
+            Measure(f"{name}: cosine to original", 1.0, outcome.cosine, "number"),
+            Measure(f"{name}: relative error", 0.0, outcome.relative, "number"),
+        ]
+    return tuple(found)
 
 
 def model_row(analysis: Analysis, dense: Cost) -> ModelRow:
@@ -122,6 +169,10 @@ def reach(analysis: Analysis) -> Reach:
         free = _free(groups, sizes)
         left.append(sum(_staying(name, sizes, free) for name in sizes))
     return Reach(params=whole, exact=whole - left[0], inexact=left[0] - left[1])
+
+
+def _made_up(calib: object) -> bool:
+    return calib is None or (isinstance(calib, str) and calib.partition(":")[0] == "random")
 
 
 def _sizes(analysis: Analysis) -> dict[str, tuple[int, ...]]:

@@ -49,6 +49,11 @@ def measured(value: float | None, unit: Unit) -> str:
             return f"{value:.4g}"
 
 
+def figure(value: float) -> str:
+    """A number of unknown unit: a large one as a quantity, any other to three figures."""
+    return quantity(value) if math.isfinite(value) and abs(value) >= 1000 else f"{value:.3g}"
+
+
 def change(dense: float | None, pruned: float | None, unit: Unit) -> str:
     """From before to after: points for fractions, a ratio for amounts, a difference otherwise."""
     if dense is None or pruned is None or not (math.isfinite(dense) and math.isfinite(pruned)):

@@ -9,7 +9,7 @@ from rich.padding import Padding
 from rich.table import Column, Table
 from rich.text import Text
 
-from onnxprune.report.numbers import change, measured, percent, plural, quantity, size
+from onnxprune.report.numbers import change, figure, measured, percent, plural, quantity, size
 from onnxprune.report.schema import (
     BlockRow,
     CheckRow,
@@ -154,7 +154,7 @@ def checks(rows: Iterable[CheckRow]) -> RenderableType:
     table = _table("", "check", "measured>", "limit>")
     for row in rows:
         word = Text("ok", _GOOD) if row.ok else Text("BAD", _BAD)
-        table.add_row(word, row.name, f"{row.value:.3g}", f"{row.limit:.3g}")
+        table.add_row(word, row.name, figure(row.value), figure(row.limit))
     return table
 
 
