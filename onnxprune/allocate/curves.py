@@ -1,0 +1,223 @@
+"""Damage curves: what every group loses at every width, from one calibration of the dense model.
+
+Moments are collected at every layer that reads units, groups are swept by group OBS elimination
+(``recover.elimination``), and the curves that come out are in one currency: squared error over the
+variance of where it counts, summed over the layers that read the group. They depend on the model
+and the data alone, so any budget can be met from them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxprune import model as models
+from onnxprune.allocate.knapsack import Curve, Fit, fit
+from onnxprune.analysis import Analysis
+from onnxprune.backends import open_session
+from onnxprune.recover.elimination import Consumer, Elimination, eliminate
+from onnxprune.recover.gram import Accumulator, Moments
+from onnxprune.recover.layers import Layer, find_layers, find_merge
+from onnxprune.recover.patches import sample_positions, token_rows
+from onnxprune.units import Group, Slice
+
+Array = npt.NDArray[Any]
+Feeds = Mapping[str, Array]
+
+
+class _Spread:
+    """The variance of a value over everything but its channels, added up over these."""
+
+    def __init__(self, axis: int) -> None:
+        self._axis = axis
+        self._count = 0
+        self._sum: Array = np.zeros(1)
+        self._square: Array = np.zeros(1)
+
+    def add(self, value: Array) -> None:
+        rows = token_rows(value, self._axis)[0]
+        self._count += len(rows)
+        self._sum = self._sum + rows.sum(axis=0, dtype=np.float64)
+        self._square = self._square + np.einsum("rn,rn->n", rows, rows, dtype=np.float64)
+
+    @property
+    def variance(self) -> float:
+        mean = self._sum / self._count
+        return float(np.maximum(self._square / self._count - mean**2, 0).sum())
+
+
+@dataclass(frozen=True, eq=False)
+class Reader:
+    """A calibrated layer.
+
+    Attributes:
+        layer: the layer.
+        matrix: ``[g, K, N]``, its weight in the units of where its output counts.
+        moments: of its inputs.
+        norm: the variance of where its output counts, summed over channels.
+    """
+
+    layer: Layer
+    matrix: Array
+    moments: Moments
+    norm: float
+
+
+def calibrate(
+    analysis: Analysis,
+    batches: Sequence[Feeds],
+    *,
+    rows: int = 20_000,
+    rows_per_input: int = 8,
+    seed: int = 0,
+    provider: str = "cpu",
+    threads: int | None = None,
+) -> dict[str, Reader]:
+    """Measure every layer that reads units of some group.
+
+    Args:
+        analysis: of the dense model.
+        batches: feeds.
+        rows: rows sampled per layer, at least.
+        rows_per_input: rows sampled per input of the layer, if that is more.
+        seed: of the sample.
+        provider: what runs the model.
+        threads: threads within an operator.
+
+    Returns:
+        ``{node: reader}``.
+    """
+    readers = {n for g in analysis.groups for s in g.slices if s.role == "reads" for n in s.nodes}
+    values = {v.name or "": v for v in models.values(analysis.model.ir.graph)}
+    layers, merges, weights = [], [], []
+    for layer in find_layers(analysis.model)[0]:
+        stored = models.constant(values[layer.weight])
+        if layer.node in readers and stored is not None:
+            matrix = layer.matrix(stored.numpy().astype(np.float32))
+            outputs = matrix.shape[0] * matrix.shape[2]
+            layers.append(layer)
+            weights.append(matrix)
+            merges.append(find_merge(values, analysis.facts, layer, outputs))
+    taps = list(dict.fromkeys([each.x for each in layers] + [m.value for m in merges]))
+    session = open_session(analysis.model, provider=provider, threads=threads, outputs=taps)
+    collected = [Accumulator(m.shape[0], m.shape[1]) for m in weights]
+    spread = {m.value: _Spread(layer.out_axis) for layer, m in zip(layers, merges, strict=True)}
+    for number, batch in enumerate(batches):
+        found = session.run(batch, only=taps)
+        for name, each in spread.items():
+            each.add(found[name])
+        for layer, matrix, accumulator in zip(layers, weights, collected, strict=True):
+            x = found[layer.x]
+            share = -(-max(rows, rows_per_input * matrix.shape[1]) // len(batches))
+            positions = sample_positions(layer.count(x.shape), share, seed + number)
+            accumulator.add(layer.rows(x, positions))
+    return {
+        layer.node: Reader(
+            layer,
+            matrix * merge.gain.reshape(matrix.shape[0], 1, -1),
+            accumulator.moments(),
+            spread[merge.value].variance,
+        )
+        for layer, matrix, accumulator, merge in zip(
+            layers, weights, collected, merges, strict=True
+        )
+    }
+
+
+def sweep(
+    groups: Sequence[Group],
+    readers: Mapping[str, Reader],
+    *,
+    ridge: float = 1e-4,
+    tell: Callable[[str], None] = lambda _: None,
+) -> tuple[dict[str, Elimination], dict[str, str]]:
+    """The order of removal and the damage at every width, group by group.
+
+    Args:
+        groups: of the analysis that was calibrated.
+        readers: from :func:`calibrate`.
+        ridge: see :func:`onnxprune.recover.elimination.eliminate`.
+        tell: told which group is being worked on.
+
+    Returns:
+        ``{group: elimination}``, and ``{group: why there is none}``.
+    """
+    found: dict[str, Elimination] = {}
+    declined: dict[str, str] = {}
+    for group in groups:
+        uses = [(s, n) for s in group.slices if s.role == "reads" for n in s.nodes]
+        unknown = [n for s, n in uses if n not in readers or readers[n].layer.weight != s.tensor]
+        if not uses:
+            declined[group.name] = "no layer with stored weights reads it"
+        elif unknown:
+            declined[group.name] = f"'{unknown[0]}', which reads it, is not a linear layer"
+        else:
+            tell(f"pricing the units of {group.name}")
+            consumers = [c for s, n in uses for c in consumers_of(readers[n], s)]
+            found[group.name] = eliminate(consumers, len(group), ridge=ridge)
+    return found, declined
+
+
+def consumers_of(reader: Reader, cut: Slice) -> list[Consumer]:
+    """A layer that reads the units of a slice, one consumer per group of a convolution."""
+    layer = reader.layer
+    groups, inputs, _ = reader.matrix.shape
+    size = int(cut.rows.max()) + 1
+    unit_of = np.full(max(size, groups * inputs), -1, dtype=np.int64)
+    unit_of[cut.rows] = np.arange(len(cut.rows))[:, None]
+    found = []
+    for group, index in enumerate(layer.input_index(groups, inputs, cut.axis)):
+        unit = unit_of[index]
+        order = np.argsort(unit, kind="stable")
+        owned = order[unit[order] >= 0]
+        units, counts = np.unique(unit[owned], return_counts=True)
+        if not len(units):
+            continue
+        found.append(
+            Consumer(
+                xx=reader.moments.xx[group],
+                weight=reader.matrix[group],
+                units=units,
+                blocks=owned.reshape(len(units), int(counts[0])),
+                norm=max(reader.norm, np.finfo(np.float64).tiny),
+            )
+        )
+    return found
+
+
+def choose_widths(
+    swept: Mapping[str, Elimination],
+    widths: Mapping[str, npt.NDArray[np.int64]],
+    cost: Callable[[Mapping[str, Sequence[int]]], float],
+    budget: float,
+) -> tuple[dict[str, tuple[int, ...]], Fit]:
+    """Which units go, so that the budget is met at the least damage.
+
+    Args:
+        swept: from :func:`sweep`.
+        widths: by group, the counts it may keep, ascending.
+        cost: the exact cost of the model without ``{group: units}``.
+        budget: bound on it.
+
+    Returns:
+        ``{group: units removed}`` without the groups that lose none, and the fit.
+
+    Raises:
+        OnnxpruneError: the budget cannot be met.
+    """
+    curves = {
+        name: Curve(widths[name], one.damage[widths[name]])
+        for name, one in swept.items()
+        if name in widths
+    }
+
+    def removed(kept: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
+        gone = {n: swept[n].order[: len(swept[n].order) - k] for n, k in kept.items()}
+        return {n: tuple(sorted(int(u) for u in units)) for n, units in gone.items() if len(units)}
+
+    found = fit(curves, lambda kept: cost(removed(kept)), budget)
+    return removed(found.widths), found
