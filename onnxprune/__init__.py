@@ -1,1 +1,59 @@
-"""onnxprune: a pruner for exported ONNX graphs."""
+"""onnxprune: a pruner for exported ONNX graphs.
+
+``onnxprune.prune("model.onnx", ratio=0.3, calib=batches)`` does the whole job. The steps behind it
+are plain functions over printable values: ``load``, ``analyse``, ``cut``, ``save``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from onnxprune.analysis import Analysis, analyse
+    from onnxprune.cost import Cost
+    from onnxprune.model import Model, load, save
+    from onnxprune.pipeline import Pruned, prune, replay
+    from onnxprune.plan import Plan, load_plan
+    from onnxprune.surgery import cut
+
+from onnxprune.errors import OnnxpruneError
+
+_HOME = {
+    "Analysis": "analysis",
+    "Cost": "cost",
+    "Model": "model",
+    "Plan": "plan",
+    "Pruned": "pipeline",
+    "analyse": "analysis",
+    "cut": "surgery",
+    "load": "model",
+    "load_plan": "plan",
+    "prune": "pipeline",
+    "replay": "pipeline",
+    "save": "model",
+}
+"""Where each name lives; imported when first used, so that ``--help`` does not wait for onnx."""
+
+__all__ = [
+    "Analysis",
+    "Cost",
+    "Model",
+    "OnnxpruneError",
+    "Plan",
+    "Pruned",
+    "analyse",
+    "cut",
+    "load",
+    "load_plan",
+    "prune",
+    "replay",
+    "save",
+]
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401  # whatever the name stands for
+    import importlib
+
+    if name in _HOME:
+        return getattr(importlib.import_module(f"onnxprune.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'onnxprune' has no attribute '{name}'")

@@ -2,13 +2,14 @@
 
 Costs are products of axis sizes, so the cost of a cut is the product of what is kept. Nothing is
 cut to find out. Multiply-accumulates are those of contractions (convolutions, matrix products,
-attention, recurrences) at the analysed input shapes; elementwise work is not counted.
+attention, recurrences) at the analysed input shapes, per sample where the batch size is open;
+elementwise work is not counted.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -22,7 +23,7 @@ _NOTHING: Mapping[str, Sequence[int]] = MappingProxyType({})
 
 @dataclass(frozen=True)
 class Cost:
-    """Totals of one model: multiply-accumulates per run, stored elements, stored bytes."""
+    """Totals of one model: multiply-accumulates per sample, stored elements, stored bytes."""
 
     macs: int
     params: int
@@ -56,6 +57,7 @@ class CostModel:
                 term = self._term(stored.axes, stored.itemsize, stored.nodes[0])
                 seen.setdefault((stored.name, term.axes), term)
         self._stored = seen
+        self._runs = _batch(analysis)
 
     def _term(self, axes: Sequence[Axis], itemsize: float, node: str) -> _Term:
         fixed, varying = 1, []
@@ -84,6 +86,7 @@ class CostModel:
             kept.append(len(out) - int(np.count_nonzero(out)))
         dead = {n for name in bypassed for n in self._analysis.block(name).nodes}
         macs = sum(self._size(t, kept) for t in self._work if t.node not in dead)
+        macs //= self._runs
         params, total, counted = 0, 0.0, set()
         for (name, _), term in self._stored.items():
             size = self._size(term, kept)
@@ -99,9 +102,14 @@ class CostModel:
         return term.fixed * math.prod(kept[k] for k in term.axes)
 
 
-def cost_model(analysis: Analysis) -> Callable[..., Cost]:
-    """A function ``(removed, bypassed) -> Cost`` for many calls on one analysis."""
-    return CostModel(analysis)
+def _batch(analysis: Analysis) -> int:
+    """Samples in the analysed inputs, where the model leaves their number open; else 1."""
+    sizes = {
+        analysis.inputs[0][v.name or ""][0]
+        for v in analysis.model.ir.graph.inputs
+        if (v.name or "") in analysis.inputs[0] and v.shape and not isinstance(v.shape[0], int)
+    }
+    return sizes.pop() if len(sizes) == 1 else 1
 
 
 def cost(

@@ -33,7 +33,7 @@ def run(given: argparse.Namespace) -> int:
 
     # Imported here so that --help and refused flags do not wait for onnx.
     from onnxprune.plan import load_plan
-    from onnxprune.prune import replay
+    from onnxprune.pipeline import replay
     from onnxprune.report import gather
 
     with console.progress() as tell:

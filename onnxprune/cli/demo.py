@@ -33,7 +33,7 @@ def run(given: argparse.Namespace) -> int:
     # Imported here so that --help does not wait for onnx.
     from onnxprune import zoo
     from onnxprune.backends import open_session
-    from onnxprune.prune import prune
+    from onnxprune.pipeline import prune
     from onnxprune.report import gather
     from onnxprune.report.schema import Measure
 

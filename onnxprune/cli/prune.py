@@ -54,7 +54,7 @@ def run(given: argparse.Namespace) -> int:
 
     # Imported here so that --help and refused flags do not wait for onnx.
     from onnxprune.plan import save_plan
-    from onnxprune.prune import prune
+    from onnxprune.pipeline import prune
     from onnxprune.report import gather
 
     with console.progress() as tell:

@@ -15,7 +15,7 @@ import onnx_ir as ir
 from onnxprune import model as models
 from onnxprune.analysis import Analysis
 from onnxprune.cost import Cost
-from onnxprune.prune import Pruned
+from onnxprune.pipeline import Pruned
 from onnxprune.recipe import as_mapping
 from onnxprune.report.schema import (
     BlockRow,
