@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,9 +58,9 @@ class Inputs:
             return list(itertools.islice(self.calibration, _PROVED))
         return [self._made_up(shapes, k) for k, shapes in enumerate(analysis.inputs)]
 
-    def batches(self, analysis: Analysis) -> Iterator[Feeds]:
-        """All feeds."""
-        return iter(self.calibration or self.proof(analysis))
+    def feeds(self, analysis: Analysis) -> Iterable[Feeds]:
+        """All feeds; can be gone through again."""
+        return self.calibration if self.calibration is not None else self.proof(analysis)
 
     def _made_up(self, shapes: Mapping[str, tuple[int, ...]], which: int) -> Feeds:
         """Standard normal floats; integers 0 or 1, which most vocabularies have; masks of ones."""

@@ -83,7 +83,7 @@ def judge(dense: Model, pruned: Model, inputs: Inputs, analysis: Analysis, asked
     name = next((o.name for o in first.outputs if o.dtype.kind == "f"), "")
     if not name:
         return Outcome()
-    for feeds in inputs.batches(analysis):
+    for feeds in inputs.feeds(analysis):
         sums.add(first.run(feeds, [name])[name], second.run(feeds, [name])[name])
     size = np.sqrt(sums.dense * sums.pruned)
     return Outcome(

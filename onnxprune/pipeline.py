@@ -241,7 +241,13 @@ def _score(
                 hint="give inputs with --calib, or choose one that needs none, such as l2",
             )
         tell("reading the calibration data")
-        statistics = input_statistics(analysis, groups, inputs)
+        statistics = input_statistics(
+            analysis,
+            groups,
+            inputs.feeds(analysis),
+            covariance="covariance" in criteria.get(name).needs or name == "output-error",
+            provider=asked.provider,
+        )
     scores = criteria.score(
         groups,
         name,
@@ -275,7 +281,7 @@ def _blocks(analysis: Analysis, asked: Options, inputs: Inputs) -> tuple[str, ..
             f"--blocks {asked.blocks} asks for more than the {len(allowed)} that can be bypassed",
             hint="see the blocks that `onnxprune inspect` lists",
         )
-    importance = block_importance(analysis, allowed, inputs)
+    importance = block_importance(analysis, allowed, inputs.feeds(analysis), asked.provider)
     order = sorted(allowed, key=lambda b: importance[b.name])
     return _disjoint(order, asked.blocks)
 
