@@ -27,7 +27,8 @@ def check_criterion(subject: str | Callable[..., Any], *, trials: int = 4, seed:
     Scores must be float64 ``[units]``, finite (dead units and constant inputs included), the same
     on every call with the same seed, and follow the units when they are listed in another order.
     The inputs must be left alone. If it claims to be monotone, scaling all the weights of a unit
-    up must not lower the unit's rank. A group without any tensor may only be answered by
+    up must not lower the unit's rank; if it claims to measure damage, scores must not be negative
+    and must add up over tensors. A group without any tensor may only be answered by
     :class:`~onnxprune.criteria.Inapplicable`.
 
     Args:
@@ -47,6 +48,8 @@ def check_criterion(subject: str | Callable[..., Any], *, trials: int = 4, seed:
             _check_order(chosen, slices, random)
             if "monotone" in chosen.claims:
                 _check_monotone(chosen, slices, random)
+            if "damage" in chosen.claims:
+                _check_damage(chosen, slices)
     try:
         _run(chosen, [])
     except Inapplicable:
@@ -168,6 +171,14 @@ def _check_monotone(
     beaten = before < before[unit]
     kept = bool((after[beaten] <= after[unit] + slack).all())
     _require(chosen, kept, "a unit fell in rank when its weights grew, though it claims otherwise")
+
+
+def _check_damage(chosen: Criterion, slices: Sequence[UnitSlice]) -> None:
+    """What is lost is never less than nothing, and twice as much with every tensor twice there."""
+    once = _run(chosen, slices)
+    _require(chosen, bool((once >= 0).all()), f"damage is negative: {once.min()}")
+    twice = _run(chosen, [*slices, *slices])
+    _require(chosen, np.allclose(twice, 2 * once), "damage does not add up over tensors")
 
 
 def _arrays(inputs: InputStatistics | None) -> list[F64]:

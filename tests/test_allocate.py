@@ -548,6 +548,27 @@ def test_scores_without_a_currency_are_compared_within_their_group() -> None:
     assert fair.kept == {"g0": 6, "g1": 6}
 
 
+def test_damage_is_weighed_against_what_it_saves() -> None:
+    """Equal scores: what is five times as dear goes, and what saves nothing stays."""
+    made = net(
+        {"cheap": 20, "dear": 20, "free": 20},
+        [([("cheap", 1)], [("", 4)]), ([("dear", 1)], [("", 20)]), ([("", 0)], [("free", 1)])],
+    )
+    made = Net(made.groups, made.shapes, dict.fromkeys(made.shapes, 1))
+    scores = {g.name: np.linspace(1, 1.5, 20) for g in made.groups}
+    target = Budget("macs", 0.6, relative=True)
+    kept = {
+        damage: allocate(
+            lattice(made.groups), scores, target=target, cost=made.cost, damage=damage
+        ).kept
+        for damage in (False, True)
+    }
+    assert kept[True]["dear"] < 20
+    assert kept[True]["cheap"] == kept[True]["free"] == 20
+    assert kept[False]["cheap"] == kept[False]["dear"] < 20
+    assert kept[False]["free"] == 20  # it was given back: that costs nothing
+
+
 def test_two_groups_of_one_name_are_refused() -> None:
     made = chain(4)
     with pytest.raises(OnnxpruneError, match="share a name"):

@@ -104,6 +104,10 @@ def _falling(slices: Sequence[UnitSlice]) -> Array:
     return -get("l1").function(slices)  # type: ignore[no-any-return]
 
 
+def _shift(slices: Sequence[UnitSlice]) -> Array:
+    return get("output-error").function(slices) - 1  # type: ignore[no-any-return]
+
+
 def _fickle() -> Callable[[Sequence[UnitSlice]], Array]:
     noise = np.random.default_rng(0)
     return lambda slices: noise.random(len(slices[0].features))
@@ -123,14 +127,22 @@ def _careless(slices: Sequence[UnitSlice]) -> Array:
         (_falling, "fell in rank"),
         (_fickle(), "other scores"),
         (_careless, "Inapplicable"),
+        (_shift, "negative"),
     ],
 )
 @pytest.mark.usefixtures("own_registry")
 def test_the_conformance_check_catches_what_breaks_the_contract(
     function: Callable[..., Any], complaint: str
 ) -> None:
-    criterion("broken", claims=("monotone",))(function)
+    criterion("broken", claims=("damage",) if function is _shift else ("monotone",))(function)
     with pytest.raises(AssertionError, match=f"broken: .*({complaint})"):
+        check_criterion("broken")
+
+
+@pytest.mark.usefixtures("own_registry")
+def test_damage_that_is_an_average_is_caught() -> None:
+    criterion("broken", claims=("damage",))(get("l1").function)
+    with pytest.raises(AssertionError, match="does not add up"):
         check_criterion("broken")
 
 

@@ -1,6 +1,6 @@
 """Allocation: how many units each group keeps, so that a budget is met at the least damage."""
 
-from onnxprune.allocate.allocation import Allocation, Cost, CostModel, Policy, allocate
+from onnxprune.allocate.allocation import Allocation, CostFunction, CostLike, Policy, allocate
 from onnxprune.allocate.axes import Axis, Grain, axes_of
 from onnxprune.allocate.lattice import Lattice, lattice
 from onnxprune.allocate.limits import Limits
@@ -12,8 +12,8 @@ __all__ = [
     "TABLE",
     "Allocation",
     "Axis",
-    "Cost",
-    "CostModel",
+    "CostFunction",
+    "CostLike",
     "Grain",
     "Lattice",
     "Limits",

@@ -17,7 +17,7 @@ Policy = Literal["uniform", "global"]
 """``uniform``: the same fraction of every group; ``global``: the lowest scores of all groups."""
 
 
-class Cost(Protocol):
+class CostLike(Protocol):
     """What is left of a model: multiply-accumulates, weight elements, weight bytes."""
 
     @property
@@ -33,7 +33,7 @@ class Cost(Protocol):
         """Stored weight bytes."""
 
 
-CostModel = Callable[[Mapping[str, Sequence[int]]], Cost]
+CostFunction = Callable[[Mapping[str, Sequence[int]]], CostLike]
 """The exact cost of the model without ``{group: unit indices}``."""
 
 
@@ -58,9 +58,10 @@ def allocate(
     *,
     ratio: float | None = None,
     target: Budget | None = None,
-    cost: CostModel | None = None,
+    cost: CostFunction | None = None,
     policy: Policy | None = None,
     comparable: bool = True,
+    damage: bool = False,
 ) -> Allocation:
     """Choose the units to remove.
 
@@ -76,6 +77,8 @@ def allocate(
         cost: needed with ``target``.
         policy: ``uniform`` for a ratio and ``global`` for a target, unless said otherwise.
         comparable: whether scores of different groups share a currency (``Scores.comparable``).
+        damage: whether scores add up to what is lost (``Scores.damage``). Under a target,
+            ``global`` then removes what does least damage for what it saves.
 
     Raises:
         OnnxpruneError: ratio and target are both given, or cannot be met: the message says what
@@ -91,6 +94,8 @@ def allocate(
     if target is not None:
         if cost is None:
             raise ValueError("a target needs a cost model")
+        if damage and policy == "global":
+            ranking = ranked(scores, prices=_prices(scores, target, cost))
         kept = _to_budget(lattice, ranking, target, cost)
     elif ratio is None or (policy == "uniform"):
         wanted = lattice.dense()
@@ -102,8 +107,18 @@ def allocate(
     return Allocation(ranking.removed(kept), kept, lattice.declined)
 
 
+def _prices(scores: Mapping[str, F64], target: Budget, cost: CostFunction) -> dict[str, float]:
+    """By group, what the first unit to go saves while everything else is dense."""
+    dense = getattr(cost({}), target.kind)
+    return {
+        group: float(dense - getattr(cost({group: (0,)}), target.kind))
+        for group, values in scores.items()
+        if len(values)
+    }
+
+
 def _to_budget(
-    lattice: Lattice, ranking: Ranking, target: Budget, cost: CostModel
+    lattice: Lattice, ranking: Ranking, target: Budget, cost: CostFunction
 ) -> dict[str, int]:
     def measure(kept: Mapping[str, int]) -> int:
         return int(getattr(cost(ranking.removed(kept)), target.kind))

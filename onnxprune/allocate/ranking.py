@@ -66,20 +66,29 @@ def uniform(scores: Mapping[str, F64]) -> Ranking:
     return Ranking(order, {g: (np.arange(len(o)) + 0.5) / len(o) for g, o in order.items()})
 
 
-def ranked(scores: Mapping[str, F64], *, comparable: bool = True) -> Ranking:
+def ranked(
+    scores: Mapping[str, F64],
+    *,
+    comparable: bool = True,
+    prices: Mapping[str, float] | None = None,
+) -> Ranking:
     """The lowest scores go wherever they are: a unit's key is its score.
 
     Args:
         scores: by group, float64 ``[units]``, higher = keep.
         comparable: whether scores of different groups share a currency; if not, each group's are
             divided by their mean magnitude first.
+        prices: by group, what removing one unit saves. Given, a unit's key is its score per saving,
+            which is sound for scores that add up; what saves nothing goes last.
     """
     order = _orders(scores)
     keys = {}
     for group, ranks in order.items():
         values = np.asarray(scores[group], np.float64)[ranks]
         mean = float(np.abs(values).mean()) if len(values) else 0.0
-        keys[group] = values if comparable or mean == 0 else values / mean
+        values = values if comparable or mean == 0 else values / mean
+        price = 1.0 if prices is None else prices[group]
+        keys[group] = values / price if price > 0 else np.full(len(values), np.inf)
     return Ranking(order, keys)
 
 

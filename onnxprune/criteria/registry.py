@@ -23,9 +23,11 @@ ENTRY_POINTS = "onnxprune.criteria"
 Need = Literal["weights", "uses", "inputs", "covariance", "seed"]
 """What a criterion looks at: stored weights, what each tensor is to its node, statistics of the
 consumers' inputs, their full covariance, or the ``seed`` keyword."""
-Claim = Literal["comparable", "monotone"]
+Claim = Literal["comparable", "damage", "monotone"]
 """*comparable*: scores of different groups share a currency, so they may be ranked together;
-*monotone*: scaling all the weights of a unit up never lowers its rank in its group."""
+*damage*: they also add up, to the share of all outputs that is lost, so they may be weighed against
+what a unit costs; *monotone*: scaling all the weights of a unit up never lowers its rank in its
+group."""
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 

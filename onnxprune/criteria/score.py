@@ -22,12 +22,14 @@ class Scores:
         values: by group, float64 ``[units]``, higher = keep.
         declined: by group, why the criterion could not score it.
         comparable: whether values of different groups share a currency.
+        damage: whether they add up to what is lost, so that they may be weighed against costs.
     """
 
     criterion: str
     values: Mapping[str, F64]
     declined: Mapping[str, str]
     comparable: bool
+    damage: bool = False
 
 
 def score(
@@ -73,7 +75,10 @@ def score(
         else:
             values[group.name] = _checked(scores, len(group), f"{name!r} on {group.name!r}")
         progress(group.name)
-    return Scores(name, values, declined, "comparable" in chosen.claims)
+    claims = chosen.claims
+    return Scores(
+        name, values, declined, bool(claims & {"comparable", "damage"}), "damage" in claims
+    )
 
 
 def _checked(scores: object, units: int, what: str) -> F64:
