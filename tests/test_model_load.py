@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ import onnx_graphsurgeon as gs
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from onnx import TensorProto as T
 from onnx import helper
 
@@ -287,8 +290,8 @@ def test_the_caller_s_objects_stay_as_they_were(weight: Array) -> None:
     before = proto.SerializeToString(deterministic=True)
     as_ir = ir.from_proto(proto)
     as_gs = gs.import_onnx(proto)
-    for given in (proto, as_ir, as_gs):
-        model = clone(load(given))
+    for one in (proto, as_ir, as_gs):
+        model = clone(load(one))
         for graph in graphs(model):
             for value in list(values(graph)):
                 value.name = f"{value.name}!"
@@ -398,6 +401,29 @@ def test_annotations_follow_renamed_values() -> None:
         roles = {entry.key: entry.value for entry in note.quant_parameter_tensor_names}
         assert roles == {"SCALE_TENSOR": note.tensor_name, "ZERO_POINT_TENSOR": "h"}
         assert note.tensor_name in {name for node in attribute.g.node for name in node.output}
+
+
+@given(
+    edits=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1),
+    which=st.sampled_from(["bodies", "functions", "weights"]),
+)
+@settings(max_examples=200)
+def test_a_damaged_model_is_read_or_refused(edits: list[tuple[float, int]], which: str) -> None:
+    """Whatever bytes are changed, the outcome is a usable model or one clear error."""
+    text = {"bodies": TWO_BODIES, "functions": FUNCTIONS.replace("FOREIGN", "17")}
+    proto = onnx.parser.parse_model(text[which]) if which in text else linear(np.ones((9, 9)))
+    data = bytearray(proto.SerializeToString())
+    for place, byte in edits:
+        data[int(place * len(data))] = byte
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "m.onnx"
+        path.write_bytes(data)
+        try:
+            model = load(path)
+        except OnnxpruneError:
+            return
+        structure_hash(model)
+        assert structure_hash(load(save(clone(model), Path(folder) / "again.onnx")))
 
 
 FUNCTIONS = """

@@ -89,18 +89,19 @@ def _assemble(data: memoryview, store: Store, where: str) -> ir.Model:
     """The model serialised in ``data``, bound to its weights and made uniform."""
     proto = _parse(data, store.token, where)
     check_header(proto, where)
-    kept_types = set_aside(proto)
-    training = tuple(info.SerializeToString() for info in proto.training_info)
-    sparse.densify(proto, store)
-    functions.prepare(proto)
     try:
+        kept_types = set_aside(proto)
+        training = tuple(info.SerializeToString() for info in proto.training_info)
+        sparse.densify(proto, store)
+        functions.prepare(proto)
         model = ir.from_proto(proto)
-    except (ir.serde.SerdeError, ValueError) as error:
+        _normalise(model, store.resolve)
+    except (RuntimeError, TypeError, ValueError) as error:
+        # What onnx-ir makes of types, encodings and references that no valid model has.
         raise OnnxpruneError(
             f"{where} is not a valid ONNX model: {_root(error)}",
             hint="onnx.checker.check_model may say more; export the model again.",
         ) from error
-    _normalise(model, store.resolve)
     adopt(model, Source(dict(store.files), store.external, training, kept_types))
     return model
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import onnx
 import onnx_ir as ir
 
 from onnxprune.errors import OnnxpruneError
+from onnxprune.model.constants import constant
 from onnxprune.model.core import bodies
 
 _HINT = "The exporter wrote an invalid graph: export it again, or repair it with onnx-graphsurgeon."
@@ -15,7 +18,7 @@ def check_header(proto: onnx.ModelProto, where: str) -> None:
     """Refuse a message that is not a model, or too old to say what its operators mean.
 
     Raises:
-        OnnxpruneError: there is no graph, or no opset.
+        OnnxpruneError: there is no graph or no opset, two inputs share a name, or text is damaged.
     """
     if not proto.graph.node and not proto.graph.output:
         raise OnnxpruneError(
@@ -32,16 +35,41 @@ def check_header(proto: onnx.ModelProto, where: str) -> None:
         if value.name in names:
             raise OnnxpruneError(f"{where} has two inputs named '{value.name}'", hint=_HINT)
         names.add(value.name)
+    damaged = next((text for text in _texts(proto) if isinstance(text, bytes)), None)
+    if damaged is not None:
+        raise OnnxpruneError(
+            f"{where} is damaged: {damaged!r} is not UTF-8 text", hint="Copy or download it again."
+        )
+
+
+def _texts(message: onnx.ModelProto) -> Iterator[str | bytes]:
+    """Every text of a protobuf message; protobuf hands out damaged ones as bytes."""
+    for field, value in message.ListFields():
+        if field.type == field.TYPE_MESSAGE:
+            for one in (value,) if hasattr(value, "ListFields") else value:
+                yield from _texts(one)
+        elif field.type == field.TYPE_STRING:
+            yield from (value,) if isinstance(value, str | bytes) else value
 
 
 def check_graph(model: ir.Model) -> None:
-    """Refuse values that come from nowhere.
+    """Refuse values that come from nowhere, and attributes that say nothing.
 
     Raises:
-        OnnxpruneError: a node input or a graph output is produced by nothing.
+        OnnxpruneError: a node input or a graph output is produced by nothing, or an attribute has
+            no type.
+        TypeError: the attribute of a Constant node is not of the type its name says.
     """
     for graph in model.graphs():
         for node in graph:
+            for attr in node.attributes.values():
+                if attr.type == ir.AttributeType.UNDEFINED:
+                    where = node.name or node.op_type
+                    raise OnnxpruneError(
+                        f"attribute '{attr.name}' of node '{where}' has no type", hint=_HINT
+                    )
+            if node.outputs:
+                constant(node.outputs[0])
             for value in node.inputs:
                 if value is not None and value.name and not _exists(value):
                     raise OnnxpruneError(
