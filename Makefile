@@ -5,6 +5,9 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
+# `make test TESTFLAGS='-n auto'` uses all cores.
+TESTFLAGS ?=
+
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: demo test test-heavy lint format typecheck bench clean
@@ -14,10 +17,10 @@ demo: $(STAMP)  ## prune a small trained network and show what it cost and gaine
 	$(BIN)/onnxprune demo
 
 test: $(STAMP)  ## everything except the heavy tests
-	$(BIN)/pytest
+	$(BIN)/pytest $(TESTFLAGS)
 
 test-heavy: $(STAMP)  ## only the tests that need minutes or gigabytes
-	$(BIN)/pytest -m heavy
+	$(BIN)/pytest -m heavy $(TESTFLAGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -72,6 +72,18 @@ def test_what_stays_is_counted_with_its_reason(cli: Cli) -> None:
     assert report["reach"]["params"] - report["reach"]["exact"] == 10
 
 
+@pytest.mark.parametrize("name", ["digits_rescnn", "chars_decoder"])
+def test_what_a_unit_costs_is_what_leaves_with_it(cli: Cli, name: str) -> None:
+    path = zoo.get(name).model
+    report = inspected(cli, path)
+    analysis = analyse(models.load(path))
+    dense = cost(analysis)
+    for row in report["groups"]:
+        assert row["macs"] * row["units"] <= dense.macs * 1.01, row
+        left = cost(analysis, {row["name"]: [row["units"] - 1]})
+        assert (row["macs"], row["params"]) == (dense.macs - left.macs, dense.params - left.params)
+
+
 def test_a_person_reads_the_same(cli: Cli) -> None:
     path = zoo.get("digits_rescnn").model
     report = inspected(cli, path)
@@ -86,9 +98,22 @@ def test_given_shapes_are_the_ones_analysed(cli: Cli) -> None:
     path = zoo.get("digits_rescnn").model
     one = inspected(cli, path, "--shapes", "image=1x1x16x16")["model"]
     four = inspected(cli, path, "--shapes", "image=4x1x16x16")["model"]
-    assert one["analysed"] == {"image": [1, 1, 16, 16]}
-    assert four["macs"] == 4 * one["macs"] > 0
+    assert (one["analysed"], four["analysed"]) == (
+        {"image": [1, 1, 16, 16]},
+        {"image": [4, 1, 16, 16]},
+    )
+    # Costs are those of one sample, so a batch changes neither.
+    assert four["macs"] == one["macs"] > 0
     assert four["params"] == one["params"]
+
+
+def test_a_longer_sequence_costs_more(cli: Cli) -> None:
+    path = zoo.get("chars_decoder").model
+    short, long = (
+        inspected(cli, path, "--shapes", f"tokens=1x{length}")["model"] for length in (8, 16)
+    )
+    assert long["macs"] >= 2 * short["macs"] > 0
+    assert long["params"] == short["params"]
 
 
 def test_a_model_without_weights_has_nothing_to_remove(cli: Cli, tmp_path: Path) -> None:

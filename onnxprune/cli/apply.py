@@ -29,11 +29,13 @@ def run(given: argparse.Namespace) -> int:
     Raises:
         OnnxpruneError: the plan or the model cannot be used, or they do not fit.
     """
-    output = destination.check("-o", given.output, (given.plan, given.model))
+    output = destination.check(
+        "-o", given.output, {"the plan": given.plan, "the model": given.model}
+    )
 
     # Imported here so that --help and refused flags do not wait for onnx.
-    from onnxprune.plan import load_plan
     from onnxprune.pipeline import replay
+    from onnxprune.plan import load_plan
     from onnxprune.report import gather
 
     with console.progress() as tell:

@@ -38,7 +38,7 @@ def run(given: argparse.Namespace) -> int:
     from onnxprune.report.schema import Measure
 
     entry = zoo.get(_MODEL)
-    output = destination.check("-o", given.output, (entry.model,))
+    output = destination.check("-o", given.output, {"the model": entry.model})
     asked = from_flags({"target": _TARGET, "calib": str(entry.calibration)})
     console.done(
         f"$ onnxprune prune {entry.model.name} --target {_TARGET} --calib {entry.calibration.name}"

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 
 from onnxprune.errors import OnnxpruneError
 
 
-def check(flag: str, path: str | None, inputs: Iterable[str | Path]) -> Path | None:
-    """The path behind a flag, once it is sure that it can be written and is no input.
+def check(flag: str, path: str | None, others: Mapping[str, object]) -> Path | None:
+    """The path behind a flag, once it is sure that it can be written and is nothing else.
 
     Args:
         flag: how the user named it, for the message.
         path: what the user gave.
-        inputs: files of this run that must not be overwritten.
+        others: the other files of this run, read or written, by what the user calls them; what is
+            no path is passed over.
 
     Raises:
-        OnnxpruneError: the folder is missing or not writable, or the path is an input or a folder.
+        OnnxpruneError: the folder is missing or not writable, or the path is a folder or one of
+            the others.
     """
     if path is None:
         return None
@@ -27,10 +29,10 @@ def check(flag: str, path: str | None, inputs: Iterable[str | Path]) -> Path | N
         raise OnnxpruneError(
             f"{flag} {path} is a folder", hint=f"name a file in it, as in {target / 'out.onnx'}"
         )
-    for each in inputs:
-        if target.exists() and Path(each).exists() and target.samefile(each):
+    for name, other in others.items():
+        if isinstance(other, str | Path) and _same(target, Path(other)):
             raise OnnxpruneError(
-                f"{flag} {path} is the file that is read", hint="write to another file"
+                f"{flag} {path} is the same file as {name}", hint="write to another file"
             )
     folder = target.parent
     if not folder.is_dir():
@@ -45,3 +47,9 @@ def check(flag: str, path: str | None, inputs: Iterable[str | Path]) -> Path | N
             hint="choose another folder",
         ) from error
     return target
+
+
+def _same(one: Path, other: Path) -> bool:
+    if one.exists() and other.exists():
+        return one.samefile(other)  # sees through links of either kind
+    return one.resolve() == other.resolve()

@@ -29,7 +29,6 @@ def run(given: argparse.Namespace) -> int:
     # Imported here so that --help and refused flags do not wait for onnx.
     from onnxprune import model as models
     from onnxprune.analysis import analyse
-    from onnxprune.cost import cost
     from onnxprune.report import gather
 
     inputs = shapes(given.shapes) if given.shapes else None
@@ -38,6 +37,6 @@ def run(given: argparse.Namespace) -> int:
         model = models.load(given.model)
         tell("finding what can be removed")
         analysis = analyse(model, inputs=inputs)
-        made = gather.inspection(analysis, cost(analysis))
+        made = gather.inspection(analysis)
     console.report(made, as_json=given.json)
     return 0

@@ -47,14 +47,19 @@ def run(given: argparse.Namespace) -> int:
         OnnxpruneError: the options, the model or the data cannot be used.
     """
     asked = _options(given)
-    sources = [each for each in (given.model, given.recipe, asked.calib) if isinstance(each, str)]
-    output = destination.check("-o", given.output, sources)
-    plan = destination.check("--save-plan", given.save_plan, sources)
-    flags = destination.check("--save-recipe", given.save_recipe, sources)
+    files: dict[str, object] = {
+        "the model": given.model,
+        "--recipe": given.recipe,
+        "--calib": asked.calib,
+        "--labels": asked.labels,
+    }
+    files["-o"] = output = destination.check("-o", given.output, files)
+    files["--save-plan"] = plan = destination.check("--save-plan", given.save_plan, files)
+    flags = destination.check("--save-recipe", given.save_recipe, files)
 
     # Imported here so that --help and refused flags do not wait for onnx.
-    from onnxprune.plan import save_plan
     from onnxprune.pipeline import prune
+    from onnxprune.plan import save_plan
     from onnxprune.report import gather
 
     with console.progress() as tell:
@@ -133,6 +138,7 @@ def _add_choice(parser: Parser) -> None:
     add("--allocation", metavar="HOW", help="uniform, or global: where it hurts least")
     add("--round-to", metavar="N", help="keep multiples of N; auto: what is fast on the provider")
     add("--provider", metavar="NAME", help="what the model will run on (cpu)")
+    add("--recover", metavar="HOW", help="auto: refit what is left to the original; or none")
     add("--allow-inexact", action="store_true", help="also units that a normalisation averages")
     add("--seed", metavar="N", help="of everything random (0)")
 
@@ -141,7 +147,7 @@ def _add_data(parser: Parser) -> None:
     group = parser.add_argument_group("data and checks")
     add = group.add_argument
     add("--calib", metavar="SPEC", help="inputs: .npz, .npy, a folder, module.py:function")
-    add("--calib-samples", metavar="N", help="use at most this many (512)")
+    add("--calib-samples", metavar="N", help="use at most this many (1024)")
     add("--batch", metavar="N", help="run this many at once (32)")
     add("--labels", metavar="SPEC", help="labels of the calibration inputs")
     add("--metric", metavar="NAME", help=f"{', '.join(METRICS)} or module.py:function")

@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from onnxprune import model as models
 from onnxprune.analysis import Analysis
-from onnxprune.cost import Cost
+from onnxprune.cost import Cost, CostModel
 from onnxprune.pipeline import Pruned
 from onnxprune.recipe import as_mapping
 from onnxprune.report.schema import (
@@ -29,33 +29,21 @@ from onnxprune.report.schema import (
     Report,
     TensorRow,
 )
-from onnxprune.units import Group, Pinned
+from onnxprune.units import Block, Group, Pinned
 
 _NAMED = re.compile(r"\s*`([^`]*)`")
 """A name inside a reason, as in: Softmax `attn/Softmax_output_0` runs over it."""
 
 
-def inspection(analysis: Analysis, dense: Cost) -> Report:
+def inspection(analysis: Analysis) -> Report:
     """What ``inspect`` reports: the model, and what of it can and cannot be removed."""
-    return Report(
-        command="inspect",
-        onnxprune=importlib.metadata.version("onnxprune"),
-        model=model_row(analysis, dense),
-        reach=reach(analysis),
-        groups=group_rows(analysis.groups, {}),
-        blocks=block_rows(analysis, ()),
-        pinned=pinned_rows(analysis),
-    )
+    return _report("inspect", analysis, {}, ())
 
 
 def result(command: Command, run: Pruned, output: Path | None) -> Report:
     """What ``prune`` and ``apply`` report; ``output`` is the file that was written, if any."""
-    before = inspection(run.analysis, run.dense)
     return replace(
-        before,
-        command=command,
-        groups=group_rows(run.analysis.groups, run.plan.removed),
-        blocks=block_rows(run.analysis, run.plan.bypassed),
+        _report(command, run.analysis, run.plan.removed, run.plan.bypassed),
         options=as_mapping(run.options),
         measures=measures(run),
         checks=tuple(
@@ -63,6 +51,24 @@ def result(command: Command, run: Pruned, output: Path | None) -> Report:
         ),
         notes=run.notes,
         output=str(output) if output else None,
+    )
+
+
+def _report(
+    command: Command,
+    analysis: Analysis,
+    removed: Mapping[str, Sequence[int]],
+    bypassed: Sequence[str],
+) -> Report:
+    costs = CostModel(analysis)
+    return Report(
+        command=command,
+        onnxprune=importlib.metadata.version("onnxprune"),
+        model=model_row(analysis, costs()),
+        reach=reach(analysis),
+        groups=group_rows(analysis.groups, removed, costs),
+        blocks=block_rows(analysis.blocks, bypassed, costs),
+        pinned=pinned_rows(analysis),
     )
 
 
@@ -110,33 +116,48 @@ def model_row(analysis: Analysis, dense: Cost) -> ModelRow:
 
 
 def group_rows(
-    groups: Iterable[Group], removed: Mapping[str, Sequence[int]]
+    groups: Iterable[Group], removed: Mapping[str, Sequence[int]], costs: CostModel
 ) -> tuple[GroupRow, ...]:
-    """One row per group; ``removed`` holds the units that go, by group name."""
-    return tuple(
-        GroupRow(
-            name=group.name,
-            kind=group.kind,
-            units=len(group),
-            kept=len(group) - len(removed.get(group.name, ())),
-            exact=group.exact,
-            reason=group.reason,
-            tensors=len({cut.tensor for cut in group.slices}),
-            params=group.params,
-            macs=group.macs,
-            bytes=group.bytes,
+    """One row per group; ``removed`` holds the units that go, by group name.
+
+    What a unit costs is what the model costs less without it: the same numbers that budgets count.
+    """
+    dense, rows = costs(), []
+    for group in groups:
+        saved = _less(dense, costs({group.name: (0,)}))
+        rows.append(
+            GroupRow(
+                name=group.name,
+                kind=group.kind,
+                units=len(group),
+                kept=len(group) - len(removed.get(group.name, ())),
+                exact=group.exact,
+                reason=group.reason,
+                tensors=len({cut.tensor for cut in group.slices}),
+                params=saved.params,
+                macs=saved.macs,
+                bytes=saved.bytes,
+            )
         )
-        for group in groups
-    )
+    return tuple(rows)
 
 
-def block_rows(analysis: Analysis, bypassed: Iterable[str]) -> tuple[BlockRow, ...]:
+def block_rows(
+    blocks: Iterable[Block], bypassed: Iterable[str], costs: CostModel
+) -> tuple[BlockRow, ...]:
     """One row per residual branch; ``bypassed`` names those that go."""
     gone = set(bypassed)
-    return tuple(
-        BlockRow(block.name, len(block.nodes), block.params, block.macs, block.name in gone)
-        for block in analysis.blocks
-    )
+    dense, rows = costs(), []
+    for block in blocks:
+        saved = _less(dense, costs({}, (block.name,)))
+        rows.append(
+            BlockRow(block.name, len(block.nodes), saved.params, saved.macs, block.name in gone)
+        )
+    return tuple(rows)
+
+
+def _less(whole: Cost, part: Cost) -> Cost:
+    return Cost(whole.macs - part.macs, whole.params - part.params, whole.bytes - part.bytes)
 
 
 def pinned_rows(analysis: Analysis) -> tuple[PinnedRow, ...]:

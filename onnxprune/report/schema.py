@@ -34,7 +34,8 @@ class ModelRow:
         opsets: version by operator domain (``""`` is the standard one).
         nodes: nodes in all graphs, subgraph bodies included.
         params, bytes: elements and bytes of all stored weights.
-        macs: multiply-accumulates of one run at the input shapes ``analysed``.
+        macs: multiply-accumulates at the input shapes ``analysed``: of one sample, or of one run
+            where the model fixes the batch size.
     """
 
     name: str

@@ -69,9 +69,11 @@ def model(row: ModelRow) -> RenderableType:
     for kind, tensors in (("input", row.inputs), ("output", row.outputs)):
         for tensor in tensors:
             table.add_row(Text(kind, _DIM), Text(_tensor(tensor)))
-    shapes = ", ".join(f"{name} {'x'.join(map(str, s))}" for name, s in row.analysed.items())
     sums = f"{quantity(row.params)} parameters, {size(row.bytes)}, {quantity(row.macs)} MACs"
-    table.add_row(Text("size", _DIM), Text(f"{sums} at {shapes}" if shapes else sums))
+    table.add_row(Text("size", _DIM), sums)
+    shapes = ", ".join(f"{name} {'x'.join(map(str, s))}" for name, s in row.analysed.items())
+    if shapes:
+        table.add_row(Text("at", _DIM), Text(shapes))
     return Group(Text.assemble((row.name, _HEAD), "  ", (origin, _DIM)), _inset(table))
 
 
