@@ -535,12 +535,21 @@ def test_a_graphsurgeon_graph_that_cannot_be_exported_is_refused(weight: Array) 
 
 
 def test_onnx_ir_models_are_accepted(external: Path, weight: Array) -> None:
-    model = load(ir.load(external))
-    held = model.ir.graph.initializers["W"].const_value
-    assert held is not None
-    assert np.array_equal(held.numpy(), weight)
-    with pytest.raises(OnnxpruneError, match="being read"):
-        save(model, external.with_name("w.bin"))
+    rootless = ir.load(external)
+    tensor = rootless.graph.initializers["W"].const_value
+    assert isinstance(tensor, ir.ExternalTensor)
+    rootless.graph.initializers["W"].const_value = ir.ExternalTensor(
+        tensor.path, 0, tensor.length, tensor.dtype, shape=ir.Shape(weight.shape), name="W"
+    )
+    for given_model in (ir.load(external), rootless):
+        model = load(given_model)
+        held = model.ir.graph.initializers["W"].const_value
+        assert held is not None
+        assert np.array_equal(held.numpy(), weight)
+        with pytest.raises(OnnxpruneError, match="being read"):
+            save(model, external.with_name("w.bin"))
+        saved = save(model, external.with_name("saved.onnx"))
+        assert saved.with_name("saved.onnx.data").read_bytes() == weight.tobytes()
     (external.parent / "w.bin").unlink()
     with pytest.raises(OnnxpruneError, match="which is not in"):
         load(ir.load(external))

@@ -132,18 +132,23 @@ def _from_ir(given: ir.Model) -> Model:
         ) from error
     origin = origin_of(given)
     stores: dict[Path, Store] = {}
+    files = dict(origin.files)
 
     def resolve(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
-        if not isinstance(tensor, ir.ExternalTensor) or not tensor.base_dir:
+        if not isinstance(tensor, ir.ExternalTensor):
+            return tensor
+        if not tensor.base_dir:  # onnx-ir: the caller answers for the place
+            files[Path(tensor.path).resolve()] = None
             return tensor
         folder = Path(tensor.base_dir).resolve()
-        return stores.setdefault(folder, Store((folder,), b"")).resolve(tensor)
+        store = stores.setdefault(folder, Store((folder,), b""))
+        found = store.resolve(tensor)
+        files.update(store.files)
+        return found
 
     _normalise(model, resolve)
-    files = dict(origin.files)
-    for store in stores.values():
-        files |= store.files
-    adopt(model, replace(origin, files=files, external=origin.external or bool(stores)))
+    external = origin.external or len(files) > len(origin.files)
+    adopt(model, replace(origin, files=files, external=external))
     return Model(model)
 
 

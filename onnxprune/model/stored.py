@@ -62,6 +62,7 @@ class Store:
         token: external location that means ``main``; random, so no file can ask for it.
         files: everything mapped so far, by real path.
         dense: sparse tensors turned dense, waiting for their place in the graph.
+        external: whether a weight was found in a file beside the model.
     """
 
     folders: tuple[Path, ...]
