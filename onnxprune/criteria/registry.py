@@ -12,7 +12,7 @@ function decorated with :func:`criterion`:
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Literal, TypeVar
@@ -70,13 +70,20 @@ def criterion(
     name: str,
     *,
     needs: Iterable[Need] = ("weights",),
-    claims: Iterable[Claim] = ("comparable",),
+    claims: Collection[Claim] = ("comparable",),
 ) -> Callable[[Function], Function]:
     """Register a function as the criterion ``name`` and return it unchanged.
 
     Raises:
-        OnnxpruneError: another function already has that name.
+        OnnxpruneError: another function already has that name, or it claims to measure damage
+            without claiming that its scores are comparable.
     """
+    if "damage" in claims and "comparable" not in claims:
+        raise OnnxpruneError(
+            f"the criterion {name!r} claims damage, which adds up over groups, but not that its "
+            "scores are comparable",
+            hint='claim both: claims=("comparable", "damage")',
+        )
 
     def register(function: Function) -> Function:
         known = _REGISTERED.get(name)

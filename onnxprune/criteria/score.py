@@ -76,9 +76,7 @@ def score(
             values[group.name] = _checked(scores, len(group), f"{name!r} on {group.name!r}")
         progress(group.name)
     claims = chosen.claims
-    return Scores(
-        name, values, declined, bool(claims & {"comparable", "damage"}), "damage" in claims
-    )
+    return Scores(name, values, declined, "comparable" in claims, "damage" in claims)
 
 
 def _checked(scores: object, units: int, what: str) -> F64:
