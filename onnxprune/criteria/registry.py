@@ -12,7 +12,7 @@ function decorated with :func:`criterion`:
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Literal, TypeVar
@@ -70,7 +70,7 @@ def criterion(
     name: str,
     *,
     needs: Iterable[Need] = ("weights",),
-    claims: Collection[Claim] = ("comparable",),
+    claims: tuple[Claim, ...] = ("comparable",),
 ) -> Callable[[Function], Function]:
     """Register a function as the criterion ``name`` and return it unchanged.
 
