@@ -102,6 +102,20 @@ CASES = [
     Case(
         "GroupQueryAttention",
         (
+            (F, (2, 1, 32)),
+            (F, (2, 1, 16)),
+            (F, (2, 1, 16)),
+            (F, (2, 2, 9, 8)),  # a cache with room for more than the 4 tokens so far
+            (F, (2, 2, 9, 8)),
+            np.array([3, 3], I32),
+            one(4, I32),
+        ),
+        3,
+        attributes={"num_heads": 4, "kv_num_heads": 2},
+    ),
+    Case(
+        "GroupQueryAttention",
+        (
             (F, (2, 5, 128)),
             None,
             None,
@@ -155,7 +169,7 @@ CASES = [
     ),
     Case(
         "NhwcMaxPool",
-        ((I8, (2, 9, 8, 4)),),
+        ((I8, (2, 10, 9, 4)),),
         attributes={"kernel_shape": [3, 2], "strides": [2, 3], "ceil_mode": 1},
     ),
     Case(

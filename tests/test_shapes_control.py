@@ -99,6 +99,44 @@ def test_a_known_number_of_trips_is_the_length_of_what_they_give() -> None:
     assert facts["steps"].shape == (5, 3, 4)
 
 
+@pytest.mark.parametrize("trips", [0, 1])
+def test_no_trip_at_all_leaves_what_was_carried_in(trips: int) -> None:
+    facts = facts_that_run(
+        """
+        g (float[n, 4] x, float[k, 4] start, int64 m) => (float[a, b] y) {
+            go = Constant<value = bool {1}>()
+            y = Loop(m, go, start) <body = b (int64 i, bool cin, float[c, d] acc)
+                => (bool cout, float[e, f] out) {
+                cout = Identity(go)
+                out = Neg(x)
+            }>
+        }""",
+        {"x": (3, 4), "start": (5, 4), "m": ()},
+        m=np.int64(trips),
+    )
+    assert facts["out"].shape == (3, 4)
+    assert facts["y"].shape == (None, 4)
+
+
+def test_a_loop_that_may_stop_early_gives_no_known_number_of_results() -> None:
+    facts = facts_that_run(
+        """
+        g (float[n] x) => (float[a] y, float[s, b] steps) {
+            go = Constant<value = bool {1}>()
+            five = Constant<value = int64 {5}>()
+            two = Constant<value = int64 {2}>()
+            y, steps = Loop(five, go, x) <body = b (int64 i, bool cin, float[c] acc)
+                => (bool cout, float[d] out, float[e] step) {
+                cout = Less(i, two)
+                out = Neg(acc)
+                step = Identity(out)
+            }>
+        }""",
+        {"x": (3,)},
+    )
+    assert facts["steps"].shape == (None, 3)
+
+
 def test_a_carried_content_is_not_mistaken_for_a_constant() -> None:
     facts = facts_that_run(
         """

@@ -105,6 +105,39 @@ def test_a_name_that_is_no_expression_is_a_name(name: str) -> None:
     assert min(first["x"][0], second["x"][0]) >= 2
 
 
+def test_a_question_mark_is_a_new_size_each_time() -> None:
+    proto = parse("g (float[n, m, 4] x) => (float[n, m, 4] y) { y = Relu(x) }")
+    for dim in proto.graph.input[0].type.tensor_type.shape.dim[:2]:
+        dim.dim_param = "?"
+    for shapes in probe_shapes(load(proto)):
+        assert shapes["x"][0] != shapes["x"][1]
+
+
+def test_a_branch_for_special_sizes_does_not_choose_them() -> None:
+    # Exporters write squeeze() as an If on the size: the branch that does not run never fits.
+    first, second = probes_that_run("""
+        g (float[b, n, 4] x) => (float[p, q] y) {
+            axis = Constant<value = int64[1] {1}>()
+            one = Constant<value = int64[1] {1}>()
+            shape = Shape(x)
+            size = Gather(shape, axis)
+            alone = Equal(size, one)
+            y = If (alone) <
+                then_branch = t () => (float[d, e] yt) { yt = Squeeze(x, axis) },
+                else_branch = f () => (float[g, h] ye) { ye = Flatten(x) }>
+        }""")
+    assert min(first["x"][1], second["x"][1]) > 1
+    assert first["x"][1] != second["x"][1]
+
+
+def test_outputs_of_a_fixed_size_choose_the_size_that_gives_it() -> None:
+    first, second = probe_shapes(
+        load(parse("g (float[n, s] x) => (float[6, s] y) { y = Relu(x) }"))
+    )
+    assert first["x"][0] == second["x"][0] == 6
+    assert first["x"][1] != second["x"][1]
+
+
 def test_inputs_without_names_for_their_batch_get_one_that_fits() -> None:
     proto = parse("g (float[n, 4] x, float[m, 4] z) => (float[k, 4] y) { y = Add(x, z) }")
     for value in proto.graph.input:

@@ -1,10 +1,12 @@
-"""One node as a shape rule sees it, and arithmetic on sizes that may not be known."""
+"""One node as shape rules and checks see it, and arithmetic on sizes that may not be known."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import onnx
 
 from onnxprune.shapes.facts import Fact, Shape
 
@@ -33,6 +35,37 @@ class Call:
 
 Rule = Callable[[Call], list[Fact]]
 """Facts of the outputs; a ValueError says that the inputs do not fit together."""
+
+Inputs = Sequence[Fact | None]
+"""A fact per input, None where left out."""
+
+Check = Callable[[onnx.NodeProto, Inputs, Fact], Fact]
+"""The fact of the first output, corrected; an InconsistentError says that inputs do not fit."""
+
+
+class InconsistentError(ValueError):
+    """These input shapes do not fit this node: onnxruntime would refuse to run it."""
+
+
+def attributes_of(node: onnx.NodeProto) -> dict[str, Any]:
+    """Attribute values by name; strings are bytes."""
+    return {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+
+
+def sizes_of(inputs: Inputs, index: int) -> tuple[int, ...] | None:
+    """The shape of an input, if every size is known."""
+    fact = inputs[index] if index < len(inputs) else None
+    return None if fact is None else fact.sizes
+
+
+def require(a: int, b: int, what: str) -> None:
+    """Refuse two sizes that have to be equal and are not.
+
+    Raises:
+        InconsistentError: they differ.
+    """
+    if a != b:
+        raise InconsistentError(f"{a} {what} meet {b}")
 
 
 def plus(a: int | None, b: int | None) -> int | None:

@@ -8,23 +8,24 @@ only worth probing with when onnxruntime would run them, so these are refused he
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 
-from onnxprune.shapes.call import broadcast
+from onnxprune.shapes.call import (
+    Check,
+    InconsistentError,
+    Inputs,
+    attributes_of,
+    broadcast,
+    require,
+    sizes_of,
+)
 from onnxprune.shapes.facts import Fact, Shape, full
-
-Sizes = tuple[int, ...] | None
-Inputs = Sequence[Fact | None]
-Check = Callable[[onnx.NodeProto, Inputs, Fact], Fact]
-
-
-class InconsistentError(ValueError):
-    """These input shapes do not fit this node: onnxruntime would refuse to run it."""
+from onnxprune.shapes.windows import WINDOW_CHECKS
 
 
 def checked(node: onnx.NodeProto, inputs: Inputs, facts: list[Fact]) -> list[Fact]:
@@ -41,85 +42,24 @@ def checked(node: onnx.NodeProto, inputs: Inputs, facts: list[Fact]) -> list[Fac
     check = _CHECKS.get(node.op_type)
     if check is not None and facts:
         facts[0] = check(node, inputs, facts[0])
-        if node.op_type == "Dropout" and len(facts) > 1:
-            # The mask has no inference before opset 10.
-            facts[1] = Fact(facts[0].shape, facts[1].dtype or facts[0].dtype)
+        if node.op_type in ("Dropout", "MaxPool"):
+            # Masks (which have no inference before opset 10) and indices go with the values.
+            first = facts[0]
+            facts[1:] = [Fact(first.shape, other.dtype or first.dtype) for other in facts[1:]]
     return facts
-
-
-def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
-    return {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-
-
-def _sizes(inputs: Inputs, index: int) -> Sizes:
-    fact = inputs[index] if index < len(inputs) else None
-    return None if fact is None else fact.sizes
-
-
-def _require(a: int, b: int, what: str) -> None:
-    if a != b:
-        raise InconsistentError(f"{a} {what} meet {b}")
-
-
-def _convolution(weight_at: int) -> Check:
-    """Conv and its quantized forms: input channels, and at least one place for the window."""
-
-    def check(node: onnx.NodeProto, inputs: Inputs, fact: Fact) -> Fact:
-        x, weight = _sizes(inputs, 0), _sizes(inputs, weight_at)
-        if x is not None and weight is not None and len(x) > 2 and len(weight) == len(x):
-            attributes = _attributes(node)
-            _require(x[1], weight[1] * attributes.get("group", 1), "channels")
-            _window(x[2:], weight[2:], attributes, fact)
-        return fact
-
-    return check
-
-
-def _pool(node: onnx.NodeProto, inputs: Inputs, fact: Fact) -> Fact:
-    """Pools: at least one place for the window."""
-    x = _sizes(inputs, 0)
-    if x is not None and len(x) > 2:
-        attributes = _attributes(node)
-        _window(x[2:], attributes.get("kernel_shape", ()), attributes, fact)
-    return fact
-
-
-def _window(
-    x: Sequence[int], kernel: Sequence[int], attributes: Mapping[str, Any], fact: Fact
-) -> None:
-    """Refuse a window that does not fit once, and outputs without elements."""
-    rank = len(x)
-    pads = attributes.get("pads", [0] * 2 * rank)
-    dilations = attributes.get("dilations", [1] * rank)
-    fixed = attributes.get("auto_pad", b"NOTSET") in (b"NOTSET", b"VALID", b"")
-    if fixed and not attributes.get("ceil_mode", 0) and len(kernel) == rank:
-        for axis in range(rank):
-            reach = dilations[axis] * (kernel[axis] - 1) + 1
-            room = x[axis] + pads[axis] + pads[axis + rank]
-            if room < reach:
-                raise InconsistentError(f"a window of {reach} does not fit into {room}")
-    if 0 not in x and fact.shape is not None and 0 in fact.shape:
-        raise InconsistentError(f"nothing is left of an input of {tuple(x)}")
-
-
-def _transposed(_: onnx.NodeProto, inputs: Inputs, fact: Fact) -> Fact:
-    x, weight = _sizes(inputs, 0), _sizes(inputs, 1)
-    if x is not None and weight is not None and len(x) > 1 and weight:
-        _require(x[1], weight[0], "channels")
-    return fact
 
 
 def _per_channel(_: onnx.NodeProto, inputs: Inputs, fact: Fact) -> Fact:
     """BatchNormalization, InstanceNormalization: one scale per channel."""
-    x, scale = _sizes(inputs, 0), _sizes(inputs, 1)
+    x, scale = sizes_of(inputs, 0), sizes_of(inputs, 1)
     if x is not None and scale and len(x) > 1:
-        _require(x[1], scale[0], "channels")
+        require(x[1], scale[0], "channels")
     return fact
 
 
 def _broadcast_to_first(_: onnx.NodeProto, inputs: Inputs, fact: Fact) -> Fact:
     """LayerNormalization, RMSNormalization: the scale stretches to the input."""
-    x, other = _sizes(inputs, 0), _sizes(inputs, 1)
+    x, other = sizes_of(inputs, 0), sizes_of(inputs, 1)
     if x is not None and other is not None:
         try:
             together = broadcast(x, other)
@@ -132,22 +72,22 @@ def _broadcast_to_first(_: onnx.NodeProto, inputs: Inputs, fact: Fact) -> Fact:
 
 def _recurrent(node: onnx.NodeProto, inputs: Inputs, fact: Fact) -> Fact:
     """RNN, GRU, LSTM: features meet weights, initial states meet the batch."""
-    x, weight = _sizes(inputs, 0), _sizes(inputs, 1)
+    x, weight = sizes_of(inputs, 0), sizes_of(inputs, 1)
     if x is None or len(x) != 3:
         return fact
     if weight is not None and len(weight) == 3:
-        _require(x[2], weight[2], "features")
-    batch_first = _attributes(node).get("layout", 0)
+        require(x[2], weight[2], "features")
+    batch_first = attributes_of(node).get("layout", 0)
     for index in (5, 6):
-        state = _sizes(inputs, index)
+        state = sizes_of(inputs, index)
         if state is not None and len(state) == 3:
-            _require(x[0 if batch_first else 1], state[0 if batch_first else 1], "sequences")
+            require(x[0 if batch_first else 1], state[0 if batch_first else 1], "sequences")
     return fact
 
 
 def _blocks(node: onnx.NodeProto, inputs: Inputs, fact: Fact) -> Fact:
     """DepthToSpace and SpaceToDepth: nothing is left over."""
-    x, size = _sizes(inputs, 0), _attributes(node).get("blocksize", 1)
+    x, size = sizes_of(inputs, 0), attributes_of(node).get("blocksize", 1)
     if x is not None and len(x) == 4:
         cut = x[2:] if node.op_type == "SpaceToDepth" else (x[1] // size,)
         whole = cut[0] * size == x[1] if len(cut) == 1 else all(s % size == 0 for s in cut)
@@ -158,10 +98,10 @@ def _blocks(node: onnx.NodeProto, inputs: Inputs, fact: Fact) -> Fact:
 
 def _einsum(node: onnx.NodeProto, inputs: Inputs, fact: Fact) -> Fact:
     """A letter has one size, or 1."""
-    equation = _attributes(node).get("equation", b"").decode().replace(" ", "")
+    equation = attributes_of(node).get("equation", b"").decode().replace(" ", "")
     seen: dict[str, int] = {}
     for index, term in enumerate(equation.split("->")[0].split(",")):
-        sizes = _sizes(inputs, index)
+        sizes = sizes_of(inputs, index)
         if sizes is None or "." in term or len(term) != len(sizes):
             continue
         for letter, size in zip(term, sizes, strict=True):
@@ -172,7 +112,7 @@ def _einsum(node: onnx.NodeProto, inputs: Inputs, fact: Fact) -> Fact:
 
 def _stft(node: onnx.NodeProto, inputs: Inputs, fact: Fact) -> Fact:
     """Onesided transforms keep half the frequencies, which onnx's inference forgets."""
-    window = _sizes(inputs, 2)
+    window = sizes_of(inputs, 2)
     stated = inputs[3] if len(inputs) > 3 else None
     length = window[0] if window else None
     if stated is not None:
@@ -180,7 +120,7 @@ def _stft(node: onnx.NodeProto, inputs: Inputs, fact: Fact) -> Fact:
     if fact.shape is None or len(fact.shape) != 4:
         return fact
     bins = length
-    if length is not None and _attributes(node).get("onesided", 1):
+    if length is not None and attributes_of(node).get("onesided", 1):
         bins = length // 2 + 1
     return Fact((*fact.shape[:2], bins, fact.shape[3]), fact.dtype)
 
@@ -195,7 +135,7 @@ def _reshape(node: onnx.NodeProto, inputs: Inputs, fact: Fact) -> Fact:
     """Reshape with everything checked; its target is an attribute before opset 5."""
     source = inputs[0] if inputs else None
     stated = inputs[1] if len(inputs) > 1 else None
-    attributes = _attributes(node)
+    attributes = attributes_of(node)
     target = None if stated is None else stated.value
     if target is None and "shape" in attributes:
         target = np.array(attributes["shape"], np.int64)
@@ -239,11 +179,8 @@ def reshaped(source: Shape | None, target: npt.NDArray[Any], *, keep_zero: bool 
 
 
 _CHECKS: Mapping[str, Check] = {
-    "AveragePool": _pool,
+    **WINDOW_CHECKS,
     "BatchNormalization": _per_channel,
-    "Conv": _convolution(1),
-    "ConvInteger": _convolution(1),
-    "ConvTranspose": _transposed,
     "DepthToSpace": _blocks,
     "Dropout": _like_first,
     "Einsum": _einsum,
@@ -252,10 +189,7 @@ _CHECKS: Mapping[str, Check] = {
     "InstanceNormalization": _per_channel,
     "LSTM": _recurrent,
     "LayerNormalization": _broadcast_to_first,
-    "LpPool": _pool,
-    "MaxPool": _pool,
     "MeanVarianceNormalization": _like_first,
-    "QLinearConv": _convolution(3),
     "RMSNormalization": _broadcast_to_first,
     "RNN": _recurrent,
     "Reshape": _reshape,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from onnxprune.shapes.checks import InconsistentError
+from onnxprune.shapes.call import InconsistentError
 from onnxprune.shapes.facts import Fact, Shape, because, join
 
 if TYPE_CHECKING:

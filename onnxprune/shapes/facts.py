@@ -73,7 +73,7 @@ def join(facts: Iterable[Fact]) -> Fact:
     first, *rest = facts
     shape, dtype = first.shape, first.dtype
     for other in rest:
-        dtype = dtype if dtype == other.dtype else None
+        dtype = dtype or other.dtype
         if shape is None or other.shape is None or len(shape) != len(other.shape):
             shape = None
         else:

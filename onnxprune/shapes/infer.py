@@ -8,8 +8,8 @@ from typing import Any
 import onnx
 from onnx import numpy_helper
 
-from onnxprune.shapes.call import Call, Rule
-from onnxprune.shapes.checks import InconsistentError, checked
+from onnxprune.shapes.call import Call, InconsistentError, Rule
+from onnxprune.shapes.checks import checked
 from onnxprune.shapes.contrib import find_rule
 from onnxprune.shapes.facts import Fact, because, from_type
 from onnxprune.shapes.program import Step

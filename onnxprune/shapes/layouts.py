@@ -122,7 +122,12 @@ def _places(call: Call, sizes: Shape, kernel: Sequence[int | None]) -> Shape:
         room = size + around - dilations[axis] * (width - 1) - 1
         if room < 0:
             raise ValueError(f"a window of {width} does not fit into {size + around}")
-        steps = -(-room // strides[axis]) if call.integer("ceil_mode") else room // strides[axis]
+        steps = room // strides[axis]
+        if call.integer("ceil_mode"):
+            steps = -(-room // strides[axis])
+            # A last window must not start in the padding behind.
+            before = 0 if auto == "VALID" else pads[axis]
+            steps -= steps * strides[axis] >= size + before
         places.append(steps + 1)
     return tuple(places)
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from onnxprune.shapes.checks import InconsistentError
+from onnxprune.shapes.call import InconsistentError
 from onnxprune.shapes.facts import Fact, declared
 from onnxprune.shapes.program import compile_graph, opsets_of
 from onnxprune.shapes.symbols import Sizes, SymbolicAxis, symbolic_axes
@@ -78,6 +78,7 @@ class _Search:
         axes: the symbolic axes of the inputs.
         names: the symbols to choose sizes for.
         ranked: the inputs whose rank is known.
+        fixed: the sizes that inputs and outputs are declared with.
     """
 
     def __init__(self, model: Model) -> None:
@@ -87,6 +88,9 @@ class _Search:
         inputs = [value for value in self._graph.inputs if value.name in self._program.needed]
         self.ranked = [value.name or "" for value in inputs if value.shape is not None]
         self.axes: Sequence[SymbolicAxis] = symbolic_axes(inputs)
+        shapes = (declared(value).shape for value in (*inputs, *self._graph.outputs))
+        sizes = (size for shape in shapes if shape is not None for size in shape)
+        self.fixed = tuple(dict.fromkeys(size for size in sizes if size))
         self.names = list(dict.fromkeys(name for axis in self.axes for name in axis.names))
 
     def check(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
@@ -145,7 +149,7 @@ class _Search:
         if any(best.offer(sizes) for sizes in starts):
             return best.sizes
         for name in (*free, *free):
-            for size in _alternatives(name, best.sizes, avoid):
+            for size in _alternatives(name, best.sizes, self.fixed, avoid):
                 if best.offer(best.sizes | {name: size}):
                     return best.sizes
         return best.sizes
@@ -192,16 +196,18 @@ class _Best:
         return self._score == _PERFECT or self._effort > _EFFORT
 
 
-def _alternatives(name: str, sizes: Sizes, avoid: Mapping[str, int]) -> Iterator[int]:
+def _alternatives(
+    name: str, sizes: Sizes, fixed: Sequence[int], avoid: Mapping[str, int]
+) -> Iterator[int]:
     """Sizes worth trying for one symbol, best first.
 
-    Those of the others and their sums (a cache and what is added to it), then common sizes, and
-    the size to be avoided only when nothing else fits.
+    Those of the others and their sums (a cache and what is added to it), those that inputs and
+    outputs have as fixed, then common ones; the size to be avoided only when nothing else fits.
     """
     others = [size for other, size in sizes.items() if other != name]
     sums = [a + b for i, a in enumerate(others) for b in others[i + 1 :]]
     plus = [size + 1 for size in others]
-    offered = dict.fromkeys([*others, *sums, *plus, *_ALONE])
+    offered = dict.fromkeys([*others, *sums, *plus, *fixed, *_ALONE])
     offered.pop(sizes[name], None)
     hidden = avoid.get(name)
     yield from (size for size in offered if size != hidden)

@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from onnxprune.errors import OnnxpruneError
 from onnxprune.shapes import control
-from onnxprune.shapes.checks import InconsistentError
+from onnxprune.shapes.call import InconsistentError
 from onnxprune.shapes.facts import Fact, Shape, because, declared, to_type
 from onnxprune.shapes.infer import infer
 from onnxprune.shapes.program import Program, Step, compile_graph, opsets_of
