@@ -30,7 +30,8 @@ class SymbolicAxis:
         source: the graph input.
         axis: which of its axes.
         names: the symbols its size depends on.
-        leading: whether it looks like a batch: the first of several axes, or named so.
+        leading: whether it looks like a batch: the first of several axes, the one of a recurrent
+            state [layers, batch, hidden] beside other inputs, or named so.
         expression: how the size follows from the symbols.
     """
 
@@ -63,11 +64,13 @@ def symbolic_axes(inputs: Sequence[ir.Value]) -> list[SymbolicAxis]:
             if size is None and value.shape is not None:
                 dim = value.shape[axis]
                 said = "" if isinstance(dim, int) else dim.value or ""
-                axes.append(_axis(value.name or "", axis, len(shape), said))
+                state = len(inputs) > 1 and len(shape) == 3 and (axis, shape.count(None)) == (1, 1)
+                leads = state or (axis == 0 and len(shape) > 1)
+                axes.append(_axis(value.name or "", axis, said, leads=leads))
     return axes
 
 
-def _axis(source: str, axis: int, rank: int, said: str) -> SymbolicAxis:
+def _axis(source: str, axis: int, said: str, *, leads: bool) -> SymbolicAxis:
     # "?" is no name: exporters write it for every size they do not know.
     name = said if any(map(str.isalnum, said)) else f"{source}[{axis}]"
     expression = _parse(name)
@@ -77,8 +80,7 @@ def _axis(source: str, axis: int, rank: int, said: str) -> SymbolicAxis:
     else:
         found = (node.id for node in ast.walk(expression) if isinstance(node, ast.Name))
         names = tuple(dict.fromkeys(found))
-    leading = (axis == 0 and rank > 1) or "batch" in name.lower()
-    return SymbolicAxis(source, axis, names, leading, expression)
+    return SymbolicAxis(source, axis, names, leads or "batch" in name.lower(), expression)
 
 
 def _parse(name: str) -> ast.expr | None:
