@@ -33,8 +33,10 @@ format: $(STAMP)
 typecheck: $(STAMP)
 	$(BIN)/mypy
 
-bench: $(STAMP)  ## the comparisons behind every published number
-	$(BIN)/python -m bench
+bench: $(STAMP)  ## coverage and correctness over every graph at hand; bench/README.md has the rest
+	$(BIN)/python -m bench.structured --system onnxprune \
+	    --results bench/results/structured_onnxprune.json
+	$(BIN)/python -m bench.structured_table bench/results/structured_*.json
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

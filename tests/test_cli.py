@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from conftest import Ran
 
-from onnxprune import recipe
+from onnxprune import recipe, zoo
 from onnxprune.cli import _parser, console, main
 from onnxprune.cli import prune as prune_command
 from onnxprune.cli.parser import Parser
@@ -254,3 +254,26 @@ def test_the_recipe_in_the_readme_is_one_we_take(tmp_path: Path) -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     (example,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
     assert not asked(tmp_path, example).asks_for_nothing
+
+
+def test_what_the_readme_shows_is_what_inspect_prints(cli: Cli) -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```text\n(.*?)```", text, re.DOTALL)
+    printed = [
+        line.rstrip() for line in cli("inspect", zoo.get("digits_rescnn").model).out.splitlines()
+    ]
+    shown = [line for line in example.splitlines() if line.strip() != "..."]
+    assert len(shown) > 10
+    assert [line for line in shown if line not in printed] == []
+
+
+def test_without_onnxruntime_it_says_how_to_get_it() -> None:
+    code = (
+        "import sys; sys.modules['onnxruntime'] = None\n"
+        "from onnxprune.cli import main; sys.exit(main(['demo']))"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ran.returncode == 2
+    assert ran.stdout == ""
+    assert "pip install 'onnxprune[cpu]'" in ran.stderr
+    assert "Traceback" not in ran.stderr
