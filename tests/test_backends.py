@@ -348,6 +348,8 @@ def test_feeds_that_do_not_fit_are_answered_with_the_signature() -> None:
         with pytest.raises(OnnxpruneError) as caught:
             session.run(feeds)
         assert "x: float32 [N, 8]" in caught.value.hint
+    with pytest.raises(OnnxpruneError, match="nothing is fed to 'x'"):
+        open_session(models.load(mlp()), outputs=["x"]).run({}, ["x"])
 
 
 def test_what_cannot_be_opened_is_refused(tmp_path: Path) -> None:
@@ -356,6 +358,12 @@ def test_what_cannot_be_opened_is_refused(tmp_path: Path) -> None:
     (tmp_path / "bad.onnx").write_bytes(b"garbage")
     with pytest.raises(OnnxpruneError, match=r"cannot load .*bad\.onnx"):
         open_session(tmp_path / "bad.onnx")
+    old = mlp()
+    del old.opset_import[:]
+    with pytest.raises(OnnxpruneError, match="Missing opset") as complaint:
+        open_session(old.SerializeToString())
+    assert ".cc:" not in complaint.value.message
+    assert "Logger" not in complaint.value.message
     with pytest.raises(OnnxpruneError, match="'gpu3000' is no execution provider"):
         open_session(models.load(mlp()), provider="gpu3000")
     absent = next(name for name in ("coreml", "dml", "cann") if name not in available())

@@ -50,7 +50,17 @@ def load_error(where: str, complaint: str) -> OnnxpruneError:
     return OnnxpruneError(f"onnxruntime cannot load {where}: {plain(complaint)}")
 
 
+_CODE = re.compile(r"\[ONNXRuntimeError\] : \d+ : \w+ : ")
+_LOADING = re.compile(r"Load model (?:from )?.+? failed[:.] ?")
+_SOURCE = re.compile(
+    r"\S+\.(?:cc|cpp|h):\d+ [\w:~<>]+"  # file, line and function
+    r"(?:\((?:[^()]|\([^()]*\))*\))?(?: const)?(?: \[with [^\]]*\])? ?"  # and its arguments
+)
+
+
 def plain(error: object) -> str:
-    """What onnxruntime said, without its codes, source lines and advice to debug it."""
-    text = re.sub(r"\[ONNXRuntimeError\] : \d+ : (\w+) : ", "", str(error))
-    return re.sub(r"/\S+\.(cc|h):\d+ \S+ ", "", text).strip().replace("\n", " ")
+    """What onnxruntime said, without its codes, source lines and what the reader knows already."""
+    text = str(error)
+    for noise in (_CODE, _LOADING, _SOURCE):
+        text = noise.sub("", text)
+    return " ".join(text.split())

@@ -61,6 +61,12 @@ class Session:
         """
         names = [spec.name for spec in self.outputs] if only is None else list(only)
         computed = [name for name in names if name not in self._echoed]
+        missing = [name for name in names if name in self._echoed and name not in feeds]
+        if missing:
+            raise OnnxpruneError(
+                f"the model failed to run: nothing is fed to '{missing[0]}'",
+                hint=f"Its inputs are {describe(self.inputs)}.",
+            )
         try:
             found = self._run(feeds, computed) if computed else {}
         except OnnxpruneError:
