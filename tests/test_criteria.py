@@ -223,7 +223,8 @@ def test_damage_of_a_convolution_is_what_the_data_say(
     """output-error is the error of zeroing a unit; obs the rise left by the best refit."""
     random = np.random.default_rng(seed)
     inner, out = units * per_unit + 1, 4  # one channel stays
-    mixing = random.standard_normal((blocks * inner, blocks * inner))
+    # Correlated, but far from singular: there the ridge is meant to make a difference.
+    mixing = np.eye(blocks * inner) + 0.2 * random.standard_normal((blocks * inner,) * 2)
     image = np.einsum("cd,nchw->ndhw", mixing, random.standard_normal((6, blocks * inner, 7, 7)))
     weight = random.standard_normal((blocks * out, inner, kernel, kernel))
     rows = _patches(image + 0.3, kernel)
