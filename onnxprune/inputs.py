@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,13 +13,15 @@ import onnx_ir as ir
 
 from onnxprune.analysis import Analysis
 from onnxprune.backends import Signature, TensorSpec
-from onnxprune.calibrate import Calibration, open_calibration
+from onnxprune.calibrate import Calibration, open_calibration, split
 from onnxprune.errors import OnnxpruneError
 from onnxprune.model import Model
 from onnxprune.options import Options
 
 Feeds = Mapping[str, npt.NDArray[Any]]
 
+HELD_OUT = 0.15
+"""The part of the calibration data that nothing is fitted to."""
 _PROVED = 2
 """Batches the proof is run on: rounding differs little between them, and masked runs are slow."""
 
@@ -58,9 +60,26 @@ class Inputs:
             return list(itertools.islice(self.calibration, _PROVED))
         return [self._made_up(shapes, k) for k, shapes in enumerate(analysis.inputs)]
 
-    def feeds(self, analysis: Analysis) -> Iterable[Feeds]:
-        """All feeds; can be gone through again."""
-        return self.calibration if self.calibration is not None else self.proof(analysis)
+    def parts(self, analysis: Analysis) -> tuple[list[Feeds], list[Feeds]]:
+        """Feeds that may be fitted to, and others to judge by; the same at every call.
+
+        Made-up inputs are not worth fitting to: then the first part is empty.
+        """
+        if self.calibration is None or self.calibration.synthetic:
+            return [], list(self.calibration or self.proof(analysis))
+        if self.calibration.steps == 1:
+            return list(self.calibration), list(self.calibration)
+        fit, held = split(self.calibration, HELD_OUT, self.seed)
+        return list(fit), list(held)
+
+    @property
+    def held_indices(self) -> npt.NDArray[np.int64] | None:
+        """Which samples of the source the second part of :meth:`parts` holds; None for all."""
+        if self.calibration is None or self.calibration.steps == 1:
+            return None
+        if self.calibration.synthetic:
+            return self.calibration.indices
+        return split(self.calibration, HELD_OUT, self.seed)[1].indices
 
     def _made_up(self, shapes: Mapping[str, tuple[int, ...]], which: int) -> Feeds:
         """Standard normal floats; integers 0 or 1, which most vocabularies have; masks of ones."""

@@ -1,95 +1,85 @@
-"""How a pruned model's outputs compare with the dense model's, on the inputs of the run."""
+"""What pruning cost: outputs, and the task metric, against the dense model on unseen inputs."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-
-from onnxprune.analysis import Analysis
 from onnxprune.backends import open_session
-from onnxprune.inputs import Inputs
+from onnxprune.fidelity import Comparison, Fidelity
+from onnxprune.inputs import Feeds, Inputs
+from onnxprune.labels import open_labels
 from onnxprune.model import Model
 from onnxprune.options import Options
+from onnxprune.task import evaluate, find_metric
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """Fidelity of the first floating output, over all inputs of the run.
+class Judgement:
+    """How a pruned model compares with the dense one.
 
     Attributes:
-        output: its name; empty if the model has none.
-        cosine: between the flattened outputs.
-        relative: ``||pruned - dense|| / ||dense||``.
-        top1: fraction of rows of the last axis with the same largest entry.
-        metric: name of the task metric, empty without labels.
+        outputs: by output name, how close it is.
+        metric: name of the task metric; empty without labels.
         before, after: its value for the dense and for the pruned model.
-        finite: whether no output of the pruned model is NaN or infinite where the dense one's
-            is not.
+        higher_is_better: which way is up.
+        samples: how many inputs it was judged on; none of them was fitted to.
     """
 
-    output: str = ""
-    cosine: float = 1.0
-    relative: float = 0.0
-    top1: float = 1.0
+    outputs: Mapping[str, Fidelity] = field(default_factory=dict)
     metric: str = ""
     before: float | None = None
     after: float | None = None
-    finite: bool = True
+    higher_is_better: bool = True
+    samples: int = 0
+
+    @property
+    def main(self) -> Fidelity:
+        """The output that says most: class scores if there are any, else the first comparable."""
+        comparable = [f for f in self.outputs.values() if f.cosine is not None]
+        scores = [f for f in comparable if f.top1 is not None]
+        return (scores or comparable or [Fidelity("")])[0]
 
     @property
     def drop(self) -> float:
         """What was lost: of the metric, or, without labels, of agreement with the original."""
         if self.before is not None and self.after is not None:
-            return self.before - self.after
-        return 1.0 - self.top1
+            gain = self.after - self.before
+            return -gain if self.higher_is_better else gain
+        main = self.main
+        agreement = main.top1 if main.top1 is not None else main.cosine
+        return 1.0 - (agreement if agreement is not None else 1.0)
+
+    @property
+    def broken(self) -> bool:
+        """Whether an output is finite in one model only."""
+        return any(f.broken for f in self.outputs.values())
 
 
-@dataclass
-class _Sums:
-    dot: float = 0.0
-    dense: float = 0.0
-    pruned: float = 0.0
-    gap: float = 0.0
-    same: int = 0
-    rows: int = 0
-    finite: bool = True
-    outputs: list[np.ndarray] = field(default_factory=list)
+def judge(
+    dense: Model, pruned: Model, inputs: Inputs, feeds: Sequence[Feeds], asked: Options
+) -> Judgement:
+    """Run both models over ``feeds``, one batch at a time, keeping no outputs.
 
-    def add(self, a: np.ndarray, b: np.ndarray) -> None:
-        """``a`` of the dense model, ``b`` of the pruned one."""
-        x, y = a.astype(np.float64), b.astype(np.float64)
-        usable = np.isfinite(x)
-        self.finite &= bool(np.isfinite(y[usable]).all())
-        if x.ndim:
-            self.same += int((x.argmax(-1) == y.argmax(-1)).sum())
-            self.rows += x[..., 0].size
-        x, y = x[usable & np.isfinite(y)], y[usable & np.isfinite(y)]
-        self.dot += float(x @ y)
-        self.dense += float(x @ x)
-        self.pruned += float(y @ y)
-        self.gap += float(((x - y) ** 2).sum())
-
-
-def judge(dense: Model, pruned: Model, inputs: Inputs, analysis: Analysis, asked: Options) -> Outcome:
-    """Run both models over all inputs, one batch at a time.
+    Args:
+        dense, pruned: what to compare.
+        inputs: where the feeds come from; says which labels are theirs.
+        feeds: the inputs to judge by.
+        asked: provider, labels and metric.
 
     Raises:
-        OnnxpruneError: a model does not run on the provider.
+        OnnxpruneError: a model does not run on the provider, or the labels do not fit.
     """
-    first = open_session(dense, provider=asked.provider)
-    second = open_session(pruned, provider=asked.provider)
-    sums = _Sums()
-    name = next((o.name for o in first.outputs if o.dtype.kind == "f"), "")
-    if not name:
-        return Outcome()
-    for feeds in inputs.feeds(analysis):
-        sums.add(first.run(feeds, [name])[name], second.run(feeds, [name])[name])
-    size = np.sqrt(sums.dense * sums.pruned)
-    return Outcome(
-        output=name,
-        cosine=sums.dot / size if size else 1.0,
-        relative=float(np.sqrt(sums.gap / sums.dense)) if sums.dense else float(sums.gap > 0),
-        top1=sums.same / max(sums.rows, 1),
-        finite=sums.finite,
+    sessions = [open_session(m, provider=asked.provider) for m in (dense, pruned)]
+    compared = Comparison()
+    for each in feeds:
+        compared.add(*(s.run(each) for s in sessions))
+    samples = sum(len(next(iter(f.values()))) for f in feeds)
+    if asked.labels is None:
+        return Judgement(compared.result(), samples=samples)
+    labels = open_labels(asked.labels, inputs.held_indices)
+    metric = find_metric(asked.metric)
+    before, after = (evaluate(metric, (s.run(f) for f in feeds), labels) for s in sessions)
+    return Judgement(
+        compared.result(), metric.name, before, after, metric.higher_is_better, samples
     )

@@ -11,7 +11,7 @@ from onnxprune.amounts import Budget, budget, count, fraction, shapes
 from onnxprune.errors import OnnxpruneError
 
 Allocation = Literal["uniform", "global"]
-METRICS = ("accuracy", "top5", "mse")
+Recover = Literal["auto", "none"]
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,10 @@ class Options:
         calib_samples: the most samples of it that are used.
         batch: how many samples are run at once.
         labels: labels of the calibration inputs, or None.
-        metric: ``accuracy``, ``top5``, ``mse``, ``module.py:function`` or a function of outputs
-            and labels.
+        metric: a name that `task.find_metric` knows, or a function of outputs and labels.
         preprocess: what turns raw pictures into inputs, or None.
+        recover: ``auto`` refits the layers that are left to what the original computed, where
+            calibration inputs are given and held-out ones agree that it helps; ``none`` does not.
         allow_inexact: also remove units whose removal changes a normalisation.
         seed: of everything random.
         max_drop: the largest loss of the metric (without labels: of agreement with the original)
@@ -62,11 +63,12 @@ class Options:
     round_to: int | Literal["auto"] = "auto"
     provider: str = "cpu"
     calib: object | None = None
-    calib_samples: int = 512
+    calib_samples: int = 1024
     batch: int = 32
     labels: object | None = None
     metric: str | Callable[..., float] = "accuracy"
     preprocess: object | None = None
+    recover: Recover = "auto"
     allow_inexact: bool = False
     seed: int = 0
     max_drop: float | None = None
@@ -94,11 +96,10 @@ class Options:
             raise OnnxpruneError(
                 "--labels needs the inputs they belong to", hint="give those with --calib"
             )
-        if isinstance(self.metric, str) and ":" not in self.metric and self.metric not in METRICS:
-            raise OnnxpruneError(
-                f"--metric {self.metric} is not known",
-                hint=f"{suggest(self.metric, METRICS)}; your own is named as in score.py:function",
-            )
+        if isinstance(self.metric, str) and ":" not in self.metric:
+            from onnxprune.task import find_metric  # scipy behind it is slow to import
+
+            find_metric(self.metric)
 
     @property
     def asks_for_nothing(self) -> bool:
@@ -180,12 +181,13 @@ def _ratios(value: object, of: str) -> tuple[tuple[str, float], ...]:
     return tuple(read.items())
 
 
-def _allocation(value: object, of: str) -> Allocation:
-    known: tuple[Allocation, ...] = get_args(Allocation)
-    for each in known:
-        if value == each:
-            return each
-    raise OnnxpruneError(f"{of} {value} is not known", hint=suggest(str(value), known))
+def _one_of(known: tuple[str, ...]) -> Callable[[object, str], str]:
+    def read(value: object, of: str) -> str:
+        if isinstance(value, str) and value in known:
+            return value
+        raise OnnxpruneError(f"{of} {value} is not known", hint=suggest(str(value), known))
+
+    return read
 
 
 def _round_to(value: object, of: str) -> int | Literal["auto"]:
@@ -216,7 +218,7 @@ _READERS: dict[str, Callable[[object, str], object]] = {
     "ratios": _ratios,
     "skip": _texts,
     "criterion": _text,
-    "allocation": _allocation,
+    "allocation": _one_of(get_args(Allocation)),
     "max_ratio": _ratio,
     "round_to": _round_to,
     "provider": _text,
@@ -226,6 +228,7 @@ _READERS: dict[str, Callable[[object, str], object]] = {
     "labels": _anything,
     "metric": _metric,
     "preprocess": _anything,
+    "recover": _one_of(get_args(Recover)),
     "allow_inexact": _switch,
     "seed": _count,
     "max_drop": _ratio,

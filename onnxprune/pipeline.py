@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from onnxprune import criteria
 from onnxprune import model as models
-from onnxprune.allocate import Limits, allocate, axes_of, grains, lattice
+from onnxprune.allocate import Limits
 from onnxprune.analysis import Analysis, analyse
-from onnxprune.consumers import use_of
-from onnxprune.statistics import block_importance, input_statistics
 from onnxprune.cost import Cost, CostModel
 from onnxprune.errors import OnnxpruneError
-from onnxprune.inputs import Inputs, open_inputs
-from onnxprune.judge import Outcome, judge
+from onnxprune.inputs import Feeds, Inputs, open_inputs
+from onnxprune.judge import Judgement, judge
 from onnxprune.masked import masked
 from onnxprune.options import Options, from_flags
 from onnxprune.plan import Origin, Plan, check, versions
+from onnxprune.recover.structured import Outcome, Settings, reconstruct
+from onnxprune.selection import select
+from onnxprune.statistics import block_importance
 from onnxprune.surgery import cut
 from onnxprune.units import Block
 from onnxprune.verify import Check, Verdict, prove
@@ -41,7 +39,8 @@ class Pruned:
         verdict: the proof and the limits that were asked for.
         analysis: of the dense model.
         dense, left: costs before and after.
-        outcome: how the outputs compare with the dense model's.
+        outcome: how the outputs compare with the dense model's, on inputs nothing was fitted to.
+        recovered: what became of every layer that was considered for refitting.
         notes: whole sentences: what was declined and why, where inputs came from.
         options: what was asked.
     """
@@ -52,7 +51,8 @@ class Pruned:
     analysis: Analysis
     dense: Cost
     left: Cost
-    outcome: Outcome
+    outcome: Judgement
+    recovered: tuple[Outcome, ...]
     notes: tuple[str, ...]
     options: Options
 
@@ -95,39 +95,17 @@ def prune(
     inputs = open_inputs(model, asked)
     tell("finding what can be removed")
     analysis = analyse(model, inputs=inputs.shapes)
-    costs = CostModel(analysis)
+    fit, held = inputs.parts(analysis)
     limits = _limits(analysis, asked)
-    tell("scoring")
-    scores, notes = _score(analysis, asked, inputs, limits, tell)
-    tell("allocating")
-    shapes = {t.name: [a.size or 0 for a in t.axes] for t in analysis.tensors}
-    ops = {call.name: call.op for _, call in analysis.walk.calls}
-    round_to = None if asked.round_to == "auto" else asked.round_to
-    grain = grains(shapes, ops, provider=asked.provider, round_to=round_to)
-    widths = lattice(
-        analysis.groups,
-        axes_of(analysis.groups, shapes, grain),
-        limits,
-        unscored=scores.declined,
-        known=[b.name for b in analysis.blocks],
-    )
-    bypassed = _blocks(analysis, asked, inputs)
-    allocation = allocate(
-        widths,
-        scores.values,
-        ratio=asked.ratio,
-        target=asked.target,
-        cost=lambda removed: costs(removed, bypassed),
-        policy=asked.allocation,
-        comparable=scores.comparable,
-    )
+    bypassed = _blocks(analysis, asked, fit or held)
+    chosen = select(analysis, asked, limits, inputs, fit, bypassed, tell)
     plan = Plan(
-        removed=allocation.removed,
+        removed=chosen.removed,
         units={g.name: len(g) for g in analysis.groups},
         bypassed=bypassed,
         origin=Origin(
             structure=models.structure_hash(model),
-            criterion=scores.criterion,
+            criterion=chosen.criterion,
             allocation=asked.allocation or ("uniform" if asked.target is None else "global"),
             budget=_budget_text(asked),
             seed=asked.seed,
@@ -135,8 +113,8 @@ def prune(
             calibration=inputs.description,
         ),
     )
-    notes += [f"{name}: {why}" for name, why in allocation.declined.items()]
-    return _finish(analysis, plan, asked, inputs, costs, notes, tell)
+    notes = [f"{name}: {why}" for name, why in chosen.declined.items()]
+    return _finish(analysis, plan, asked, inputs, notes, tell)
 
 
 def replay(
@@ -157,7 +135,7 @@ def replay(
     inputs = open_inputs(model, asked)
     analysis = analyse(model, inputs=inputs.shapes)
     check(plan, models.structure_hash(model), analysis.groups, analysis.blocks)
-    return _finish(analysis, plan, asked, inputs, CostModel(analysis), [], tell)
+    return _finish(analysis, plan, asked, inputs, [], tell)
 
 
 def _finish(
@@ -165,38 +143,73 @@ def _finish(
     plan: Plan,
     asked: Options,
     inputs: Inputs,
-    costs: CostModel,
     notes: Iterable[str],
     tell: Tell,
 ) -> Pruned:
+    """Cut, prove, recover, compare: the same for a new plan and an old one."""
+    fit, held = inputs.parts(analysis)
     tell("cutting")
     small = cut(analysis, plan.removed, plan.bypassed)
-    tell("proving that the cut equals the masked original")
-    reference = masked(analysis, plan.removed, plan.bypassed)
-    exact = {g.name for g in analysis.groups if g.exact}
-    checks = []
-    if set(plan.removed) <= exact:
+    said, checks = list(notes), []
+    if all(analysis.group(name).exact for name in plan.removed):
+        tell("proving that the cut equals the masked original")
+        reference = masked(analysis, plan.removed, plan.bypassed)
         checks.append(prove(small, reference, inputs.proof(analysis), asked.provider))
-        said = list(notes)
+        del reference
     else:
-        said = [*notes, "inexact groups were cut, so the result is not the masked original"]
-    del reference
+        said.append("inexact groups were cut, so the result is not the masked original")
+    recovered: tuple[Outcome, ...] = ()
+    if asked.recover == "auto" and fit and (not checks or checks[0].ok):
+        small, recovered = _recover(analysis, plan, small, fit, asked, tell)
     tell("comparing with the original")
-    outcome = judge(analysis.model, small, inputs, analysis, asked)
+    compared = judge(analysis.model, small, inputs, held, asked)
     if asked.max_drop is not None:
-        checks.append(Check("drop", outcome.drop <= asked.max_drop, outcome.drop, asked.max_drop))
-    if not outcome.finite:
+        checks.append(Check("drop", compared.drop <= asked.max_drop, compared.drop, asked.max_drop))
+    if compared.broken:
         checks.append(Check("finite outputs", False, float("inf"), 0.0))
-    left = costs(plan.removed, plan.bypassed)
+    costs = CostModel(analysis)
+    dense, left = costs(), costs(plan.removed, plan.bypassed)
     if asked.target is not None:
-        limit = asked.target.limit(int(getattr(costs(), asked.target.kind)))
+        limit = asked.target.limit(int(getattr(dense, asked.target.kind)))
         value = float(getattr(left, asked.target.kind))
         checks.append(Check(asked.target.kind, value <= limit, value, float(limit)))
     if inputs.synthetic:
         said.append(f"inputs were synthetic ({inputs.description}): accuracy was not looked at")
     return Pruned(
-        small, plan, Verdict(tuple(checks)), analysis, costs(), left, outcome, tuple(said), asked
+        model=small,
+        plan=plan,
+        verdict=Verdict(tuple(checks)),
+        analysis=analysis,
+        dense=dense,
+        left=left,
+        outcome=compared,
+        recovered=recovered,
+        notes=tuple(said),
+        options=asked,
     )
+
+
+def _recover(
+    analysis: Analysis,
+    plan: Plan,
+    small: models.Model,
+    fit: Sequence[Feeds],
+    asked: Options,
+    tell: Tell,
+) -> tuple[models.Model, tuple[Outcome, ...]]:
+    """Refit what is left to what the dense model computed."""
+    keep = analysis.keep(plan.removed)
+    settings = Settings(seed=asked.seed, provider=asked.provider)
+    found = reconstruct(
+        analysis.model,
+        small,
+        lambda value, axis: keep(analysis.walk.axes[value][axis]),
+        analysis.facts,
+        fit,
+        settings,
+        tell,
+    )
+    return found.model, found.outcomes
 
 
 def _limits(analysis: Analysis, asked: Options) -> Limits:
@@ -227,49 +240,7 @@ def _has(analysis: Analysis, kind: str) -> bool:
     return any(g.kind == kind for g in analysis.groups)
 
 
-def _score(
-    analysis: Analysis, asked: Options, inputs: Inputs, limits: Limits, tell: Tell
-) -> tuple[criteria.Scores, list[str]]:
-    """Scores by the asked criterion, or the best one that the given data allows."""
-    name = asked.criterion or ("l2" if inputs.synthetic else "wanda")
-    groups = [g for g in analysis.groups if g.exact or limits.allow_inexact]
-    statistics = None
-    if criteria.get(name).calibrated:
-        if inputs.synthetic:
-            raise OnnxpruneError(
-                f"the criterion '{name}' needs calibration data",
-                hint="give inputs with --calib, or choose one that needs none, such as l2",
-            )
-        tell("reading the calibration data")
-        statistics = input_statistics(
-            analysis,
-            groups,
-            inputs.feeds(analysis),
-            covariance="covariance" in criteria.get(name).needs or name == "output-error",
-            provider=asked.provider,
-        )
-    scores = criteria.score(
-        groups,
-        name,
-        lambda tensor: stored(analysis, tensor),
-        statistics=statistics,
-        use=use_of(analysis),
-        seed=asked.seed,
-    )
-    return scores, []
-
-
-def stored(analysis: Analysis, name: str) -> np.ndarray[Any, Any]:
-    """The content of a stored tensor, or of a ConstantOfShape that stands for one."""
-    value = analysis.constants.get(name)
-    tensor = models.constant(value) if value is not None else None
-    if tensor is not None:
-        return tensor.numpy()
-    fact = analysis.facts[name]
-    return np.ones(fact.sizes or (), fact.dtype.numpy() if fact.dtype else np.float32)
-
-
-def _blocks(analysis: Analysis, asked: Options, inputs: Inputs) -> tuple[str, ...]:
+def _blocks(analysis: Analysis, asked: Options, feeds: Sequence[Feeds]) -> tuple[str, ...]:
     """The ``--blocks N`` residual branches whose bypass changes least."""
     if not asked.blocks:
         return ()
@@ -281,7 +252,7 @@ def _blocks(analysis: Analysis, asked: Options, inputs: Inputs) -> tuple[str, ..
             f"--blocks {asked.blocks} asks for more than the {len(allowed)} that can be bypassed",
             hint="see the blocks that `onnxprune inspect` lists",
         )
-    importance = block_importance(analysis, allowed, inputs.feeds(analysis), asked.provider)
+    importance = block_importance(analysis, allowed, feeds, asked.provider)
     order = sorted(allowed, key=lambda b: importance[b.name])
     return _disjoint(order, asked.blocks)
 

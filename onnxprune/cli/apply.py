@@ -6,12 +6,20 @@ import argparse
 from pathlib import Path
 
 from onnxprune.cli import console, destination
-from onnxprune.cli.parser import Commands, add_command, add_model, add_output
+from onnxprune.cli.parser import (
+    Commands,
+    add_command,
+    add_data,
+    add_model,
+    add_output,
+    given_options,
+)
 from onnxprune.cli.prune import finish
+from onnxprune.options import from_flags
 
 _EXAMPLE = """example:
   onnxprune prune model.onnx --ratio 0.3 --save-plan plan.json
-  onnxprune apply plan.json finetuned.onnx -o small.onnx"""
+  onnxprune apply plan.json finetuned.onnx --calib images.npz -o small.onnx"""
 
 
 def add(commands: Commands) -> None:
@@ -21,6 +29,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("plan", metavar="PLAN", help="what `prune --save-plan` wrote")
     add_model(parser)
     add_output(parser, required=True)
+    add_data(parser)
 
 
 def run(given: argparse.Namespace) -> int:
@@ -29,9 +38,9 @@ def run(given: argparse.Namespace) -> int:
     Raises:
         OnnxpruneError: the plan or the model cannot be used, or they do not fit.
     """
-    output = destination.check(
-        "-o", given.output, {"the plan": given.plan, "the model": given.model}
-    )
+    asked = from_flags(given_options(given))
+    files = {"the plan": given.plan, "the model": given.model, "--calib": asked.calib}
+    output = destination.check("-o", given.output, files)
 
     # Imported here so that --help and refused flags do not wait for onnx.
     from onnxprune.pipeline import replay
@@ -39,7 +48,7 @@ def run(given: argparse.Namespace) -> int:
     from onnxprune.report import gather
 
     with console.progress() as tell:
-        pruned = replay(given.model, load_plan(Path(given.plan)), tell=tell)
+        pruned = replay(given.model, load_plan(Path(given.plan)), asked, tell=tell)
         wanted = pruned.verdict.ok or given.force
         if wanted and output:
             tell(f"writing {output}")

@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Callable
+from dataclasses import fields
 from typing import NoReturn, TypeAlias
 
 from onnxprune.errors import OnnxpruneError
-from onnxprune.options import suggest
+from onnxprune.options import Options, suggest
 
 _UNKNOWN = re.compile(r"unrecognized arguments: (\S+)")
 _CHOICE = re.compile(r"argument (\S+): invalid choice: '(.*?)' \(choose from (.*)\)")
@@ -105,3 +106,30 @@ def add_shapes(parser: Parser | Arguments) -> None:
         action="append",
         help="concrete input shapes, as in input=1x3x224x224",
     )
+
+
+def add_data(parser: Parser) -> None:
+    """What a cut is scored, refitted and judged with."""
+    group = parser.add_argument_group("data and checks")
+    add = group.add_argument
+    add("--calib", metavar="SPEC", help="inputs: .npz, .npy, a folder, module.py:function")
+    add("--calib-samples", metavar="N", help="use at most this many (1024)")
+    add("--batch", metavar="N", help="run this many at once (32)")
+    add("--preprocess", metavar="SPEC", help="what turns raw pictures into inputs")
+    add("--recover", metavar="HOW", help="auto: refit what is left to the original; or none")
+    add("--labels", metavar="SPEC", help="labels of the calibration inputs")
+    add("--metric", metavar="NAME", help="accuracy, top5, mse, nats, ... or module.py:function")
+    add("--max-drop", metavar="R", help="largest loss that is a success, as in 1%%")
+    add("--provider", metavar="NAME", help="what the model will run on (cpu)")
+    add("--seed", metavar="N", help="of everything random (0)")
+    add_shapes(group)
+
+
+def given_options(given: argparse.Namespace) -> dict[str, object]:
+    """The options among the parsed arguments that the user gave, by name, still as text."""
+    named = {each.name for each in fields(Options)}
+    return {
+        name: value
+        for name, value in vars(given).items()
+        if name in named and value is not None and value is not False
+    }

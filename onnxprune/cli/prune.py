@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import fields
 from pathlib import Path
 
 from onnxprune import recipe
@@ -12,12 +11,13 @@ from onnxprune.cli.parser import (
     Commands,
     Parser,
     add_command,
+    add_data,
     add_model,
     add_output,
-    add_shapes,
+    given_options,
 )
 from onnxprune.errors import OnnxpruneError
-from onnxprune.options import METRICS, Options, from_flags
+from onnxprune.options import Options, from_flags
 
 _EXAMPLE = """examples:
   onnxprune prune model.onnx --ratio 0.3
@@ -33,7 +33,7 @@ def add(commands: Commands) -> None:
     add_output(parser, required=False)
     _add_amounts(parser)
     _add_choice(parser)
-    _add_data(parser)
+    add_data(parser)
     files = parser.add_argument_group("files")
     files.add_argument("--recipe", metavar="YAML", help="flags from a file; others override it")
     files.add_argument("--save-recipe", metavar="YAML", help="write the flags of this run")
@@ -99,12 +99,7 @@ def finish(*, ok: bool, wrote: bool, output: Path | None) -> int:
 
 
 def _options(given: argparse.Namespace) -> Options:
-    named = {each.name for each in fields(Options)}
-    flags = {
-        name: value
-        for name, value in vars(given).items()
-        if name in named and value is not None and value is not False
-    }
+    flags = given_options(given)
     told = set(flags)
     if told & {"ratio", "target"}:  # one amount replaces the other, not only itself
         told |= {"ratio", "target"}
@@ -137,20 +132,4 @@ def _add_choice(parser: Parser) -> None:
     add("--criterion", metavar="NAME", help="how units are scored, as in l1, bn-scale or obs")
     add("--allocation", metavar="HOW", help="uniform, or global: where it hurts least")
     add("--round-to", metavar="N", help="keep multiples of N; auto: what is fast on the provider")
-    add("--provider", metavar="NAME", help="what the model will run on (cpu)")
-    add("--recover", metavar="HOW", help="auto: refit what is left to the original; or none")
     add("--allow-inexact", action="store_true", help="also units that a normalisation averages")
-    add("--seed", metavar="N", help="of everything random (0)")
-
-
-def _add_data(parser: Parser) -> None:
-    group = parser.add_argument_group("data and checks")
-    add = group.add_argument
-    add("--calib", metavar="SPEC", help="inputs: .npz, .npy, a folder, module.py:function")
-    add("--calib-samples", metavar="N", help="use at most this many (1024)")
-    add("--batch", metavar="N", help="run this many at once (32)")
-    add("--labels", metavar="SPEC", help="labels of the calibration inputs")
-    add("--metric", metavar="NAME", help=f"{', '.join(METRICS)} or module.py:function")
-    add("--preprocess", metavar="SPEC", help="what turns raw pictures into inputs")
-    add("--max-drop", metavar="R", help="largest loss that is a success, as in 1%%")
-    add_shapes(parser)

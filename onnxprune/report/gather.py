@@ -26,8 +26,10 @@ from onnxprune.report.schema import (
     ModelRow,
     PinnedRow,
     Reach,
+    RefitRow,
     Report,
     TensorRow,
+    Unit,
 )
 from onnxprune.units import Block, Group, Pinned
 
@@ -45,6 +47,10 @@ def result(command: Command, run: Pruned, output: Path | None) -> Report:
     return replace(
         _report(command, run.analysis, run.plan.removed, run.plan.bypassed),
         options=as_mapping(run.options),
+        refits=tuple(
+            RefitRow(each.node, each.method, each.before, each.after, each.reason)
+            for each in run.recovered
+        ),
         measures=measures(run),
         checks=tuple(
             CheckRow(each.name, each.ok, each.value, each.limit) for each in run.verdict.checks
@@ -81,15 +87,19 @@ def measures(run: Pruned) -> tuple[Measure, ...]:
     ]
     if _made_up(run.options.calib):  # what a network says about noise, users would misread
         return tuple(found)
-    outcome = run.outcome
-    if outcome.before is not None and outcome.after is not None:
-        found.append(Measure(outcome.metric, outcome.before, outcome.after, "fraction"))
-    if outcome.output:
-        name = outcome.output
+    judged = run.outcome
+    if judged.before is not None and judged.after is not None:
+        unit: Unit = "fraction" if judged.metric.startswith(("accuracy", "top")) else "number"
+        found.append(Measure(judged.metric, judged.before, judged.after, unit))
+    main = judged.main
+    if main.top1 is not None:
+        found.append(Measure(f"{main.name}: same top-1", 1.0, main.top1, "fraction"))
+    if main.kl is not None:
+        found.append(Measure(f"{main.name}: KL from original", 0.0, main.kl, "number"))
+    if main.cosine is not None:
         found += [
-            Measure(f"{name}: same top-1", 1.0, outcome.top1, "fraction"),
-            Measure(f"{name}: cosine to original", 1.0, outcome.cosine, "number"),
-            Measure(f"{name}: relative error", 0.0, outcome.relative, "number"),
+            Measure(f"{main.name}: cosine to original", 1.0, main.cosine, "number"),
+            Measure(f"{main.name}: relative error", 0.0, main.relative_error, "number"),
         ]
     return tuple(found)
 

@@ -128,6 +128,24 @@ class Measure:
 
 
 @dataclass(frozen=True)
+class RefitRow:
+    """One layer that was considered for refitting to what the original computed.
+
+    Attributes:
+        node: the layer.
+        method: what won: ``none`` (it was left as it was), ``bias``, ``scale`` or ``lstsq``.
+        before, after: relative squared error of its output on held-out samples.
+        reason: why it was not tried; empty if it was.
+    """
+
+    node: str
+    method: str
+    before: float
+    after: float
+    reason: str
+
+
+@dataclass(frozen=True)
 class CheckRow:
     """One check: what was measured, against what limit, and whether that is good."""
 
@@ -145,6 +163,7 @@ class Report:
         command: which command made it.
         onnxprune: version that made it.
         options: what was asked, by flag name; only what is not at its default.
+        refits: what recovery did to each layer; empty where there was nothing to fit to.
         measures: before and after.
         checks: the verdict; empty where nothing was pruned.
         notes: whole sentences on what was declined and why, in the order it happened.
@@ -159,6 +178,7 @@ class Report:
     blocks: tuple[BlockRow, ...] = ()
     pinned: tuple[PinnedRow, ...] = ()
     options: Mapping[str, object] = field(default_factory=dict)
+    refits: tuple[RefitRow, ...] = ()
     measures: tuple[Measure, ...] = ()
     checks: tuple[CheckRow, ...] = ()
     notes: tuple[str, ...] = ()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 
 from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
@@ -18,11 +19,13 @@ from onnxprune.report.schema import (
     ModelRow,
     PinnedRow,
     Reach,
+    RefitRow,
     Report,
     TensorRow,
 )
 
 _BAR = 16
+_WORST = 10
 _GOOD, _BAD, _DIM, _HEAD = "green", "bold red", "dim", "bold"
 
 
@@ -51,6 +54,10 @@ def result(report: Report) -> RenderableType:
     parts: list[RenderableType] = [_titled(title, plan(report.groups)) if touched else Text(title)]
     if bypassed:
         parts.append(_titled(f"{plural(len(bypassed), 'block')} bypassed", blocks(tuple(bypassed))))
+    if report.refits:
+        changed = sum(row.method != "none" for row in report.refits)
+        title = f"{changed} of {plural(len(report.refits), 'layer')} refitted"
+        parts.append(_titled(title, refits(report.refits)))
     if report.measures:
         parts.append(_titled("Before and after", measures(report.measures)))
     if report.checks:
@@ -136,6 +143,26 @@ def reach(row: Reach) -> RenderableType:
     if row.inexact:
         text.append(f", and {percent(row.inexact / whole)} more with --allow-inexact", "default")
     return text
+
+
+def refits(rows: Sequence[RefitRow]) -> RenderableType:
+    """Errors on held-out inputs before and after refitting, the largest first; and what was left.
+
+    Layers that were not tried are counted by reason.
+    """
+    tried = sorted((row for row in rows if not row.reason), key=lambda row: -row.after)
+    table = _table("layer", "how", "error>", "after>")
+    for row in tried[:_WORST]:
+        how = "left: nothing was better" if row.method == "none" else row.method
+        table.add_row(Text(row.node), how, figure(row.before), figure(row.after))
+    if len(tried) > _WORST:
+        table.caption = f"the {_WORST} with the largest error left; --json lists all"
+    untried = Counter(row.reason for row in rows if row.reason)
+    left = [
+        Text(f"{plural(number, 'layer')} left: {reason}", _DIM)
+        for reason, number in untried.most_common()
+    ]
+    return Group(*([table] if tried else []), *left)
 
 
 def measures(rows: Iterable[Measure]) -> RenderableType:

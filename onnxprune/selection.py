@@ -1,0 +1,184 @@
+"""Which units go: by group elimination where there are data to price them, else by a criterion."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxprune import criteria
+from onnxprune import model as models
+from onnxprune.allocate import Lattice, Limits, allocate, axes_of, grains, lattice, settle
+from onnxprune.allocate.curves import calibrate, choose_widths, sweep
+from onnxprune.allocate.ranking import Ranking, ranked
+from onnxprune.analysis import Analysis
+from onnxprune.consumers import use_of
+from onnxprune.cost import CostModel
+from onnxprune.criteria.slices import F64
+from onnxprune.inputs import Feeds, Inputs
+from onnxprune.options import Options
+from onnxprune.recover.elimination import Elimination
+from onnxprune.statistics import input_statistics
+from onnxprune.units import Group
+
+ELIMINATION = "elimination"
+"""The name of the default with data: units are priced by what is lost after refitting the rest."""
+
+
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """What goes, by which criterion, and what was declined and why."""
+
+    removed: Mapping[str, tuple[int, ...]]
+    criterion: str
+    declined: Mapping[str, str]
+
+
+def select(
+    analysis: Analysis,
+    asked: Options,
+    limits: Limits,
+    inputs: Inputs,
+    fit: Sequence[Feeds],
+    bypassed: Sequence[str],
+    tell: Callable[[str], None],
+) -> Selection:
+    """Choose units under a ratio or a budget.
+
+    Args:
+        analysis: of the dense model.
+        asked: the options.
+        limits: guard rails made from them.
+        inputs: where feeds come from.
+        fit: the calibration feeds that may be fitted to; empty without data.
+        bypassed: blocks that go anyway; their layers cost nothing.
+        tell: hears the progress.
+
+    Raises:
+        OnnxpruneError: the criterion needs data, or the budget cannot be met.
+    """
+    name = asked.criterion or (ELIMINATION if fit else "l2")
+    groups = [g for g in analysis.groups if g.exact or limits.allow_inexact]
+    costs = CostModel(analysis)
+    if name == ELIMINATION and fit:
+        tell("measuring what every layer reads")
+        readers = calibrate(analysis, fit, provider=asked.provider, seed=asked.seed)
+        swept, unpriced = sweep(groups, readers, tell=tell)
+        values = {g: _ranks(e) for g, e in swept.items()}
+        spare = [g for g in groups if g.name in unpriced]
+        values |= _scores(analysis, spare, "l2", asked, inputs, fit, {})
+        unscored: Mapping[str, str] = {} if asked.target is None else unpriced
+    else:
+        unscored, swept = {}, {}
+        declined: dict[str, str] = {}
+        values = _scores(analysis, groups, name, asked, inputs, fit, declined)
+        unscored = declined
+    widths = _lattice(analysis, asked, limits, unscored)
+    if name == ELIMINATION and asked.target is not None and swept:
+        return _by_curves(widths, swept, values, asked, costs, bypassed)
+    claims = criteria.get(name).claims if name != ELIMINATION else {"comparable", "damage"}
+    allocation = allocate(
+        widths,
+        values,
+        ratio=asked.ratio,
+        target=asked.target,
+        cost=lambda removed: costs(removed, bypassed),
+        policy=asked.allocation,
+        comparable="comparable" in claims,
+        damage="damage" in claims,
+    )
+    return Selection(allocation.removed, name, allocation.declined)
+
+
+def _by_curves(
+    widths: Lattice,
+    swept: Mapping[str, Elimination],
+    values: Mapping[str, F64],
+    asked: Options,
+    costs: CostModel,
+    bypassed: Sequence[str],
+) -> Selection:
+    """Widths by a knapsack over damage curves; groups with a ratio of their own as they are."""
+    assert asked.target is not None
+    kind = asked.target.kind
+    limit = asked.target.limit(int(getattr(costs(), kind)))
+    by_score = ranked(values)
+    ranking = Ranking(
+        {**by_score.order, **{g: e.order for g, e in swept.items()}},
+        {**by_score.keys, **{g: _rises(e) for g, e in swept.items()}},
+    )
+
+    def settled(chosen: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:
+        kept = widths.dense() | {g: widths.units[g] - len(u) for g, u in chosen.items()}
+        return ranking.removed(settle(widths, ranking, kept))
+
+    def price(chosen: Mapping[str, Sequence[int]]) -> float:
+        return float(getattr(costs(settled(chosen), bypassed), kind))
+
+    free = {g: widths.widths[g] for g in widths.free if g in swept}
+    chosen, _ = choose_widths({g: swept[g] for g in free}, free, price, limit)
+    return Selection(settled(chosen), ELIMINATION, widths.declined)
+
+
+def _ranks(swept: Elimination) -> F64:
+    """Scores ``[units]``: what the damage rises by when the unit goes, never falling."""
+    out = np.empty(len(swept.order))
+    out[swept.order] = _rises(swept)
+    return out
+
+
+def _rises(swept: Elimination) -> F64:
+    """The same in the order in which units leave."""
+    return np.maximum.accumulate(np.maximum(np.diff(swept.damage[::-1]), 0))
+
+
+def _scores(
+    analysis: Analysis,
+    groups: Sequence[Group],
+    name: str,
+    asked: Options,
+    inputs: Inputs,
+    fit: Sequence[Feeds],
+    declined: dict[str, str],
+) -> dict[str, F64]:
+    chosen = criteria.get(name)
+    statistics = None
+    if chosen.calibrated and fit:
+        wide = "covariance" in chosen.needs or name == "output-error"
+        statistics = input_statistics(
+            analysis, groups, fit, covariance=wide, provider=asked.provider
+        )
+    found = criteria.score(
+        groups,
+        name,
+        lambda tensor: content(analysis, tensor),
+        statistics=statistics,
+        use=use_of(analysis),
+        seed=asked.seed,
+    )
+    declined.update(found.declined)
+    return dict(found.values)
+
+
+def _lattice(
+    analysis: Analysis, asked: Options, limits: Limits, unscored: Mapping[str, str]
+) -> Lattice:
+    """The widths that the limits and the provider's kernels allow."""
+    shapes = {t.name: [a.size or 0 for a in t.axes] for t in analysis.tensors}
+    ops = {call.name: call.op for _, call in analysis.walk.calls}
+    round_to = None if asked.round_to == "auto" else asked.round_to
+    grain = grains(shapes, ops, provider=asked.provider, round_to=round_to)
+    axes = axes_of(analysis.groups, shapes, grain)
+    known = [b.name for b in analysis.blocks]
+    return lattice(analysis.groups, axes, limits, unscored=unscored, known=known)
+
+
+def content(analysis: Analysis, name: str) -> np.ndarray:
+    """What a stored tensor holds, or a ConstantOfShape that stands for one."""
+    value = analysis.constants.get(name)
+    tensor = models.constant(value) if value is not None else None
+    if tensor is not None:
+        return tensor.numpy()
+    fact = analysis.facts[name]
+    return np.ones(fact.sizes or (), fact.dtype.numpy() if fact.dtype else np.float32)
