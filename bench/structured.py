@@ -31,7 +31,7 @@ HERE = Path(__file__).resolve().parent
 PROGRAMS = {"onnxsim": "onnxsim_peer.py", "onnxprune": "onnxprune_run.py"}
 METHODS = {
     "onnxsim": ("l2-cpp", "l2-py", "wanda", "l2-cpp+sim", "l2-py+sim", "wanda+sim"),
-    "onnxprune": ("l2", "recover"),
+    "onnxprune": ("l2", "data", "budget"),
 }
 RATIOS = {"zoo": (0.5,), "shared": (0.25, 0.5), "wild": (0.5,)}
 BATCHES = 32  # of calibration: 16 samples each where the batch is free, one where it is fixed
