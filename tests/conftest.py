@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import os
+
+# The problems here are small: threads of BLAS would only wait for each other, and for those of
+# other tests. It reads this once, when numpy is first imported.
+os.environ["OPENBLAS_NUM_THREADS"] = os.environ.get("OPENBLAS_NUM_THREADS", "1")
+
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path

@@ -20,8 +20,10 @@ from onnxprune.report.schema import (
     GroupRow,
     Measure,
     ModelRow,
+    OutputRow,
     PinnedRow,
     Reach,
+    RefitRow,
     Report,
     TensorRow,
 )
@@ -52,7 +54,18 @@ RUN = Report(
     blocks=(BlockRow("layer2:block", 5, 14080, 7_077_888, True),),
     pinned=(PinnedRow("reaches graph output", 2, 640, "logits"),),
     options={"ratio": 0.3},
+    refits=(
+        RefitRow("layer1.conv2", "lstsq", 0.41, 0.073, ""),
+        RefitRow("layer2.conv2", "none", 0.2, 0.2, ""),
+        RefitRow("gate.conv", "none", 0.0, 0.0, "its input is one position"),
+    ),
     measures=(Measure("MACs", 1000, 503, "count"), Measure("accuracy", 0.934, 0.927, "fraction")),
+    outputs=(
+        OutputRow("logits", 0.96, 0.011, 0.998, 0.07, 0.5, 23.0, 0, ""),
+        OutputRow("boxes", None, None, None, math.inf, math.inf, None, 3, ""),
+        OutputRow("words", None, None, None, None, None, None, 0, "text cannot be compared"),
+    ),
+    samples=154,
     checks=(CheckRow("equals masked", True, 2e-7, 1e-4), CheckRow("accuracy", False, 0.02, 0.01)),
     notes=("norm[0]:width was left alone: removal changes a normalisation.",),
     output="small.onnx",
@@ -73,8 +86,16 @@ def test_a_result_shows_every_removal_measure_check_and_note() -> None:
     assert "layer2:block" in shown
     assert re.search(r"MACs +1.00 k +503 +0\.503x", shown)
     assert re.search(r"accuracy +93\.40 % +92\.70 % +-0\.70 points", shown)
+    assert "154 unseen inputs" in shown
+    assert re.search(r"logits +96\.00 % +0\.011 +0\.998 +0\.07", shown)
+    assert re.search(r"boxes .* inf +3 not finite", shown)
+    assert re.search(r"words +- +- +- +- +text cannot be compared", shown)
     assert re.search(r"ok +equals masked +2e-07 +0\.0001", shown)
     assert re.search(r"BAD +accuracy +0\.02 +0\.01", shown)
+    assert "1 of 3 layers refitted" in shown
+    assert re.search(r"layer1\.conv2 +lstsq +0\.41 +0\.073", shown)
+    assert re.search(r"layer2\.conv2 +left: nothing was better +0\.2 +0\.2", shown)
+    assert "1 layer left: its input is one position" in shown
     assert "note: norm[0]:width was left alone" in shown
 
 
@@ -87,11 +108,23 @@ def test_an_inspection_shows_what_can_go_and_why_the_rest_stays() -> None:
     assert "Reachable: 73 % of 274 k parameters, and 0.4 % more with --allow-inexact" in shown
 
 
+def test_a_single_clean_output_stays_on_one_line() -> None:
+    shown = text(dataclasses.replace(RUN, outputs=RUN.outputs[:1]))
+    assert re.search(r"^  output +same top-1 +KL +cosine +relative error\s*$", shown, re.MULTILINE)
+
+
 def test_names_are_never_read_as_markup_and_never_cut() -> None:
     row = dataclasses.replace(GROUPS[0], name="/model/layers.0/" + "Q" * 150)
     for command in ("inspect", "prune"):
         shown = text(dataclasses.replace(RUN, command=command, groups=(row,)), width=60)
         assert shown.count("Q") == 150
+
+
+def test_many_refits_are_shown_worst_first_and_the_rest_is_said_to_be_there() -> None:
+    rows = tuple(RefitRow(f"conv{k:02}", "lstsq", 0.9, k / 100, "") for k in range(30))
+    shown = text(dataclasses.replace(RUN, refits=rows))
+    assert re.findall(r"conv\d\d", shown) == [f"conv{k}" for k in range(29, 19, -1)]
+    assert "--json lists all" in shown
 
 
 def test_without_groups_it_says_so() -> None:

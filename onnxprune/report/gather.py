@@ -24,6 +24,7 @@ from onnxprune.report.schema import (
     GroupRow,
     Measure,
     ModelRow,
+    OutputRow,
     PinnedRow,
     Reach,
     RefitRow,
@@ -31,6 +32,7 @@ from onnxprune.report.schema import (
     TensorRow,
     Unit,
 )
+from onnxprune.task import find_metric
 from onnxprune.units import Block, Group, Pinned
 
 _NAMED = re.compile(r"\s*`([^`]*)`")
@@ -52,6 +54,8 @@ def result(command: Command, run: Pruned, output: Path | None) -> Report:
             for each in run.recovered
         ),
         measures=measures(run),
+        outputs=output_rows(run),
+        samples=run.outcome.samples,
         checks=tuple(
             CheckRow(each.name, each.ok, each.value, each.limit) for each in run.verdict.checks
         ),
@@ -79,29 +83,38 @@ def _report(
 
 
 def measures(run: Pruned) -> tuple[Measure, ...]:
-    """Size before and after, and, where real inputs were given, how the outputs compare."""
+    """Size before and after, and the task metric where labels were given."""
     found = [
         Measure("MACs", run.dense.macs, run.left.macs, "count"),
         Measure("parameters", run.dense.params, run.left.params, "count"),
         Measure("weights", run.dense.bytes, run.left.bytes, "bytes"),
     ]
-    if _made_up(run.options.calib):  # what a network says about noise, users would misread
-        return tuple(found)
     judged = run.outcome
-    if judged.before is not None and judged.after is not None:
-        unit: Unit = "fraction" if judged.metric.startswith(("accuracy", "top")) else "number"
+    if judged.metric:
+        part = find_metric(run.options.metric).kind == "accuracy"
+        unit: Unit = "fraction" if part else "number"
         found.append(Measure(judged.metric, judged.before, judged.after, unit))
-    main = judged.main
-    if main.top1 is not None:
-        found.append(Measure(f"{main.name}: same top-1", 1.0, main.top1, "fraction"))
-    if main.kl is not None:
-        found.append(Measure(f"{main.name}: KL from original", 0.0, main.kl, "number"))
-    if main.cosine is not None:
-        found += [
-            Measure(f"{main.name}: cosine to original", 1.0, main.cosine, "number"),
-            Measure(f"{main.name}: relative error", 0.0, main.relative_error, "number"),
-        ]
     return tuple(found)
+
+
+def output_rows(run: Pruned) -> tuple[OutputRow, ...]:
+    """How close each output is; nothing of what a network says about noise."""
+    if _made_up(run.options.calib):
+        return ()
+    return tuple(
+        OutputRow(
+            name=each.name,
+            top1=each.top1,
+            kl=each.kl,
+            cosine=each.cosine,
+            relative_error=each.relative_error,
+            max_abs_error=each.max_abs_error,
+            snr_db=each.snr_db,
+            broken=each.broken,
+            reason=each.reason,
+        )
+        for each in run.outcome.outputs.values()
+    )
 
 
 def model_row(analysis: Analysis, dense: Cost) -> ModelRow:

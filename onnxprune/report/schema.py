@@ -128,6 +128,33 @@ class Measure:
 
 
 @dataclass(frozen=True)
+class OutputRow:
+    """How close one output of the pruned model is to the original's; None where it has no meaning.
+
+    Attributes:
+        name: of the output.
+        top1: for class scores, fraction of rows whose largest entry is at the same place.
+        kl: for class scores, mean divergence KL(original || pruned) of a row, in nats.
+        cosine: between all elements of both.
+        relative_error: ``||pruned - original|| / ||original||``.
+        max_abs_error: largest absolute difference of an element.
+        snr_db: signal to noise in decibel; infinite if equal.
+        broken: elements that are finite in one model only.
+        reason: why it could not be compared, empty if it was.
+    """
+
+    name: str
+    top1: float | None
+    kl: float | None
+    cosine: float | None
+    relative_error: float | None
+    max_abs_error: float | None
+    snr_db: float | None
+    broken: int
+    reason: str
+
+
+@dataclass(frozen=True)
 class RefitRow:
     """One layer that was considered for refitting to what the original computed.
 
@@ -165,6 +192,8 @@ class Report:
         options: what was asked, by flag name; only what is not at its default.
         refits: what recovery did to each layer; empty where there was nothing to fit to.
         measures: before and after.
+        outputs: how close they are, on ``samples`` inputs that nothing was fitted to; empty where
+            the inputs were made up.
         checks: the verdict; empty where nothing was pruned.
         notes: whole sentences on what was declined and why, in the order it happened.
         output: the file written, or None (dry run, or a bad verdict).
@@ -180,6 +209,8 @@ class Report:
     options: Mapping[str, object] = field(default_factory=dict)
     refits: tuple[RefitRow, ...] = ()
     measures: tuple[Measure, ...] = ()
+    outputs: tuple[OutputRow, ...] = ()
+    samples: int = 0
     checks: tuple[CheckRow, ...] = ()
     notes: tuple[str, ...] = ()
     output: str | None = None

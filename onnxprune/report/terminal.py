@@ -17,6 +17,7 @@ from onnxprune.report.schema import (
     GroupRow,
     Measure,
     ModelRow,
+    OutputRow,
     PinnedRow,
     Reach,
     RefitRow,
@@ -60,6 +61,9 @@ def result(report: Report) -> RenderableType:
         parts.append(_titled(title, refits(report.refits)))
     if report.measures:
         parts.append(_titled("Before and after", measures(report.measures)))
+    if report.outputs:
+        title = f"Outputs against the original, {plural(report.samples, 'unseen input')}"
+        parts.append(_titled(title, outputs(report.outputs)))
     if report.checks:
         parts.append(_titled("Checks", checks(report.checks)))
     return Group(*_spaced([*parts, *_notes(report.notes)]))
@@ -98,8 +102,7 @@ def groups(report: Report) -> RenderableType:
             quantity(row.macs),
             Text("exact", _GOOD) if row.exact else Text(row.reason, "yellow"),
         )
-    table.caption = "params and MACs are those of one unit"
-    return table
+    return Group(table, Text("params and MACs are those of one unit", _DIM))
 
 
 def plan(rows: Iterable[GroupRow]) -> RenderableType:
@@ -155,14 +158,15 @@ def refits(rows: Sequence[RefitRow]) -> RenderableType:
     for row in tried[:_WORST]:
         how = "left: nothing was better" if row.method == "none" else row.method
         table.add_row(Text(row.node), how, figure(row.before), figure(row.after))
+    under = []
     if len(tried) > _WORST:
-        table.caption = f"the {_WORST} with the largest error left; --json lists all"
+        under.append(Text(f"the {_WORST} with the largest error left; --json lists all", _DIM))
     untried = Counter(row.reason for row in rows if row.reason)
-    left = [
+    under += [
         Text(f"{plural(number, 'layer')} left: {reason}", _DIM)
         for reason, number in untried.most_common()
     ]
-    return Group(*([table] if tried else []), *left)
+    return Group(*([table] if tried else []), *under)
 
 
 def measures(rows: Iterable[Measure]) -> RenderableType:
@@ -175,6 +179,23 @@ def measures(rows: Iterable[Measure]) -> RenderableType:
             measured(row.pruned, row.unit),
             change(row.dense, row.pruned, row.unit),
         )
+    return table
+
+
+def outputs(rows: Sequence[OutputRow]) -> RenderableType:
+    """How close each output is to the original's."""
+    heads = ("output", "same top-1>", "KL>", "cosine>", "relative error>")
+    said = [row.reason or (row.broken and f"{row.broken} not finite") or "" for row in rows]
+    table = _table(*heads, *([""] if any(said) else []))
+    for row, remark in zip(rows, said, strict=True):
+        cells = (
+            measured(row.top1, "fraction"),
+            measured(row.kl, "number"),
+            measured(row.cosine, "number"),
+            measured(row.relative_error, "number"),
+        )
+        last = [Text(remark, _BAD if row.broken else _DIM)] if any(said) else []
+        table.add_row(Text(row.name), *cells, *last)
     return table
 
 
@@ -216,8 +237,6 @@ def _table(*heads: str) -> Table:
         padding=(0, 2, 0, 0),
         show_header=any(heads),
         header_style=_DIM,
-        caption_justify="left",
-        caption_style=_DIM,
     )
 
 
