@@ -14,54 +14,15 @@ from conftest import SHARED
 from models.skeletons import SMALL
 from onnxprune import model as models
 from onnxprune import zoo
-from onnxprune.analysis import Analysis, analyse
+from onnxprune.analysis import analyse
 from onnxprune.backends import open_session
 from onnxprune.cost import cost
 from onnxprune.errors import OnnxpruneError
-from onnxprune.inputs import open_inputs
 from onnxprune.masked import masked
-from onnxprune.options import Options
 from onnxprune.surgery import cut
-from onnxprune.verify import difference, prove
+from onnxprune.verify import difference
+from proving import assert_proved, choose
 from random_graphs import random_graph
-
-
-def choose(analysis: Analysis, part: float, seed: int) -> dict[str, list[int]]:
-    """A random part of every exact group, as far as no axis is emptied."""
-    rng = np.random.default_rng(seed)
-    removed: dict[str, list[int]] = {}
-    for group in analysis.groups:
-        count = max(1, int(len(group) * part))
-        if group.exact and len(group) > 1:
-            removed[group.name] = sorted(rng.choice(len(group), count, replace=False).tolist())
-            if analysis.emptied(removed):
-                del removed[group.name]
-    return removed
-
-
-def assert_proved(analysis: Analysis, part: float = 0.3, seed: int = 0, blocks: int = 0) -> int:
-    """Cut at random and prove; returns how many units went."""
-    removed = choose(analysis, part, seed)
-    bypassed = [b.name for b in analysis.blocks[:blocks]]
-    small = cut(analysis, removed, bypassed)
-    inputs = open_inputs(analysis.model, Options(ratio=0.5))
-    check = prove(small, masked(analysis, removed, bypassed), inputs.proof(analysis))
-    assert check.ok, check
-    assert_interface_unchanged(analysis.model, small)
-    return sum(map(len, removed.values()))
-
-
-def assert_interface_unchanged(dense: models.Model, small: models.Model) -> None:
-    for before, after in (
-        (dense.ir.graph.inputs, small.ir.graph.inputs),
-        (dense.ir.graph.outputs, small.ir.graph.outputs),
-    ):
-        kept = {v.name: v for v in after}
-        for value in before:
-            if value.is_initializer():
-                continue
-            assert kept[value.name].dtype == value.dtype
-            assert str(kept[value.name].shape) == str(value.shape)
 
 
 @given(st.integers(0, 10_000), st.sampled_from([0.2, 0.5, 0.7]))

@@ -133,15 +133,18 @@ class Walk:
             values=[None if f is None else f.value for f in facts],
             literal=[v is not None and models.constant(v) is not None for v in node.inputs],
             static=[n is None or n in self.static for n in names],
-            out_shapes=[self.shape(v.name) if v.name else () for v in node.outputs],
+            out_shapes=[self.shape(v.name or "") for v in node.outputs],
             space=self.space,
             name=identity(node),
         )
-        outputs, why = apply_rule(call)
+        outputs, why = apply_rule(call, [v is not None for v in node.inputs])
         if why:
             self.declined[call.name] = why
         for value, axes in zip(node.outputs, outputs, strict=False):
             if value.name:
+                if self.shape(value.name) is None:  # nobody could couple or pin it any more
+                    self._pin(axes, f"`{value.name}` is of unknown shape")
+                    axes = ()
                 self.axes[value.name] = axes
                 if names and all(call.static):
                     self.static.add(value.name)

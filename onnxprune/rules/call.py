@@ -187,10 +187,19 @@ def lines(table: Mapping[str, str], domain: str = "") -> None:
             RULES[domain, op] = line
 
 
-def apply_rule(call: Call) -> tuple[list[Tensor], str]:
-    """Outputs of ``call`` by its rule, and, where everything was pinned instead, why."""
+def apply_rule(call: Call, given: Sequence[bool] = ()) -> tuple[list[Tensor], str]:
+    """Outputs of ``call`` by its rule, and, where everything was pinned instead, why.
+
+    Args:
+        call: the node.
+        given: which inputs it has; one that is given and has no axes is of unknown rank.
+    """
     found = RULES.get((call.domain, call.op))
-    if found is None:
+    inputs = call.inputs
+    unknown = [k for k, is_given in enumerate(given) if is_given and inputs[k] is None]
+    if unknown:
+        why = f"{call.op} `{call.name}`: input {unknown[0]} is of unknown rank"
+    elif found is None:
         why = f"no rule for operator {call.domain + '::' if call.domain else ''}{call.op}"
     else:
         try:
@@ -207,6 +216,7 @@ def apply_rule(call: Call) -> tuple[list[Tensor], str]:
             return outputs, ""
         except MismatchError as error:
             why = f"{call.op} `{call.name}`: {error}"
+            call.inputs = inputs  # some rules read a part of them at a time
     for i in range(len(call.inputs)):
         call.pin(i, why=why)
     call.contractions, call.roles, call.work = [], {}, []
