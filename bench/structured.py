@@ -104,8 +104,10 @@ def run(options: argparse.Namespace) -> None:
     results: Path = options.results
     stored = json.loads(results.read_text()) if results.exists() else {"rows": [], "dense": {}}
     versions = subprocess.check_output([options.peer, "-c", _VERSIONS], text=True)
+    commit = ["git", "describe", "--always", "--dirty"]
     stored |= {
         "schema": 1,
+        "commit": subprocess.check_output(commit, text=True, cwd=HERE).strip(),
         "system": options.system,
         "machine": machine(),
         "versions": json.loads(versions),

@@ -1,17 +1,24 @@
 """The results of bench/structured.py as markdown: `python -m bench.structured_table FILE.json ...`.
 
-Columns: *parameters* in floating-point constants before and after; *reached*, the share of them
-in tensors that the system made smaller; attention *heads*; *= masked*, the largest relative
-difference between the pruned graph and the dense graph with the same units zeroed; the task's
-*score* or why there is none; seconds and peak memory of pruning.
+The default is one row for each network or trained graph at ratio 0.5, systems side by side, each
+with its best method: how many of a network's exports it prunes, the median share of parameters and
+attention heads left, and how many exports one of its methods breaks (writes a file that does not
+run, or stops).  Graphs that onnxruntime does not run to begin with are left out.
+
+`--graphs` is one row for each graph and system, with `--all` for each method: *parameters* in
+floating-point constants before and after; *reached*, the share of them in tensors that were made
+smaller; *= masked*, the largest relative difference from the dense graph with the same units
+zeroed; the task's *score* or why there is none; seconds and peak memory of pruning.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 OUTCOMES = ("pruned", "untouched", "broken", "failed")
@@ -39,26 +46,82 @@ def best(rows: Iterable[Mapping[str, Any]]) -> Mapping[str, Any]:
     return min(rows, key=key)
 
 
-def table(files: Iterable[Path], *, every: bool) -> None:
-    """Print each system's best method (or every one) for each graph and ratio, and the tally."""
+@dataclass(frozen=True)
+class Results:
+    """Rows by (graph, ratio, system), and what the judge says of the dense graphs."""
+
+    rows: Mapping[tuple[str, float, str], Sequence[Mapping[str, Any]]]
+    dense: Mapping[str, Mapping[str, Any]]
+
+    @property
+    def systems(self) -> list[str]:
+        """The systems, by name."""
+        return sorted({system for _, _, system in self.rows})
+
+
+def read(files: Iterable[Path]) -> Results:
+    """All results in these files, less the graphs that do not run when dense."""
+    rows: dict[tuple[str, float, str], list[Mapping[str, Any]]] = {}
+    dense: dict[str, Mapping[str, Any]] = {}
+    for path in files:
+        stored = json.loads(path.read_text())
+        dense |= {name: found for name, found in stored["dense"].items() if found.get("valid")}
+        for row in stored["rows"]:
+            if row["graph"] in dense:
+                key = (row["graph"], row["ratio"], stored["system"])
+                rows.setdefault(key, []).append(row)
+    return Results(rows, dense)
+
+
+def networks(results: Results, ratio: float = 0.5) -> None:
+    """Print one row for each network, systems side by side."""
+    families: dict[str, dict[str, list[Sequence[Mapping[str, Any]]]]] = {}
+    for (graph, r, system), rows in sorted(results.rows.items()):
+        if r == ratio:
+            of = families.setdefault(graph.split("__")[0], {s: [] for s in results.systems})
+            of[system].append(rows)
+    columns = ("pruned", "parameters", "heads", "broken")
+    print("| network | " + " | ".join(f"{s}: {c}" for s in results.systems for c in columns) + " |")
+    print("|--" * (1 + len(columns) * len(results.systems)) + "|")
+    for family, of in families.items():
+        cells = [c for system in results.systems for c in _family(of[system], results.dense)]
+        print(f"| {family} | " + " | ".join(cells) + " |")
+    for system in results.systems:
+        chosen = [outcome(best(rows)) for of in families.values() for rows in of[system]]
+        tally = ", ".join(f"{chosen.count(kind)} {kind}" for kind in OUTCOMES)
+        print(f"\n{system}, ratio {ratio:g}: {tally}")
+
+
+def _family(
+    exports: Sequence[Sequence[Mapping[str, Any]]], dense: Mapping[str, Mapping[str, Any]]
+) -> tuple[str, str, str, str]:
+    """The cells of one network and system; `exports` has the rows of all methods for each."""
+    chosen = [best(rows) for rows in exports]
+    pruned = [row for row in chosen if outcome(row) == "pruned"]
+    left = [row["judged"]["params"] / row["judged"]["params_dense"] for row in pruned]
+    heads = [
+        row["judged"]["heads"] / dense[row["graph"]]["heads"]
+        for row in chosen
+        if dense[row["graph"]].get("heads") and "heads" in row.get("judged", {})
+    ]
+    broken = sum(any(outcome(r) in {"broken", "failed"} for r in rows) for rows in exports)
+    return (
+        f"{len(pruned)}/{len(chosen)}",
+        f"{100 * median(left):.0f} %" if left else "",
+        f"{100 * median(heads):.0f} %" if heads else "",
+        str(broken) if broken else "",
+    )
+
+
+def graphs(results: Results, *, every: bool) -> None:
+    """Print each system's best method (or every one) for each graph and ratio."""
     print(
         "| graph | ratio | system | method | outcome | parameters | reached | heads "
         "| = masked | score | s | MiB |\n|--|--|--|--|--|--|--|--|--|--|--|--|"
     )
-    groups: dict[tuple[str, float, str], list[Mapping[str, Any]]] = {}
-    dense: dict[str, Mapping[str, Any]] = {}
-    for path in files:
-        stored = json.loads(path.read_text())
-        dense |= stored["dense"]
-        for row in stored["rows"]:
-            groups.setdefault((row["graph"], row["ratio"], stored["system"]), []).append(row)
-    for (graph, ratio, system), rows in sorted(groups.items()):
+    for (graph, ratio, system), rows in sorted(results.rows.items()):
         for row in rows if every else [best(rows)]:
-            print(_line(graph, ratio, system, row, dense[graph]))
-    for system in sorted({system for _, _, system in groups}):
-        chosen = [outcome(best(rows)) for (_, _, s), rows in groups.items() if s == system]
-        tally = ", ".join(f"{chosen.count(kind)} {kind}" for kind in OUTCOMES)
-        print(f"\n{system}: {tally}")
+            print(_line(graph, ratio, system, row, results.dense[graph]))
 
 
 def _line(
@@ -87,9 +150,14 @@ def main() -> None:
     """See the top of this file."""
     parser = argparse.ArgumentParser(prog="python -m bench.structured_table", description=__doc__)
     parser.add_argument("files", nargs="+", type=Path)
+    parser.add_argument("--graphs", action="store_true", help="one row for each graph and system")
     parser.add_argument("--all", action="store_true", help="every method, not the best")
     options = parser.parse_args()
-    table(options.files, every=options.all)
+    results = read(options.files)
+    if options.graphs or options.all:
+        graphs(results, every=options.all)
+    else:
+        networks(results)
 
 
 if __name__ == "__main__":
