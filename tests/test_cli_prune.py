@@ -188,6 +188,23 @@ def test_real_inputs_say_how_the_outputs_compare(cli: Cli) -> None:
     assert not any("synthetic" in note for note in report["notes"])
 
 
+@pytest.mark.parametrize(("metric", "dense"), [("accuracy", ENTRY.measured), ("nats", None)])
+def test_labels_bring_the_metric_into_the_report(
+    cli: Cli, tmp_path: Path, metric: str, dense: float | None
+) -> None:
+    feeds, labels = zoo.evaluation(ENTRY)
+    np.savez(tmp_path / "x.npz", **feeds)  # type: ignore[arg-type]
+    np.save(tmp_path / "y.npy", labels)
+    data = ("--calib", tmp_path / "x.npz", "--labels", tmp_path / "y.npy", "--metric", metric)
+    ran = cli("prune", ENTRY.model, "--ratio", "0.2", "--recover", "none", *data, "--json")
+    assert ran.code == 0, ran.err
+    row = {each["name"]: each for each in report_of(ran)["measures"]}[metric]
+    assert row["unit"] == ("fraction" if metric == "accuracy" else "number")
+    assert row["pruned"] is not None
+    if dense is not None:
+        assert row["dense"] == pytest.approx(dense, abs=0.02)
+
+
 def test_the_demo_runs_and_measures_both_models(cli: Cli, tmp_path: Path) -> None:
     out = tmp_path / "demo.onnx"
     ran = cli("demo", "--json", "-o", out)
@@ -195,6 +212,7 @@ def test_the_demo_runs_and_measures_both_models(cli: Cli, tmp_path: Path) -> Non
     report = report_of(ran)
     (accuracy,) = [row for row in report["measures"] if "unseen" in row["name"]]
     assert accuracy["dense"] == pytest.approx(ENTRY.measured, abs=1e-3)
+    assert accuracy["pruned"] > accuracy["dense"] - 0.02
     macs = {row["name"]: row for row in report["measures"]}["MACs"]
     assert macs["pruned"] <= 0.5 * macs["dense"]
     feeds, labels = zoo.evaluation(ENTRY)

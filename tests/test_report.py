@@ -188,3 +188,11 @@ def test_only_nothing_is_0_percent_and_only_all_is_100(value: float) -> None:
     shown = numbers.percent(value)
     assert (shown == "0 %") == (value == 0)
     assert (shown == "100 %") == (value == 1)
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(-0.0, "0"), (0.0123456, "0.0123"), (999.0, "999"), (1234567.0, "1.23 M"), (math.inf, "inf")],
+)
+def test_figures_of_any_size_are_short(value: float, shown: str) -> None:
+    assert numbers.figure(value) == shown

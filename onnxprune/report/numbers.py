@@ -51,7 +51,9 @@ def measured(value: float | None, unit: Unit) -> str:
 
 def figure(value: float) -> str:
     """A number of unknown unit: a large one as a quantity, any other to three figures."""
-    return quantity(value) if math.isfinite(value) and abs(value) >= 1000 else f"{value:.3g}"
+    if math.isfinite(value) and abs(value) >= 1000:
+        return quantity(value)
+    return f"{value + 0.0:.3g}"  # so that a negative zero has no sign
 
 
 def change(dense: float | None, pruned: float | None, unit: Unit) -> str:
