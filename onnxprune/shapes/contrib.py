@@ -160,8 +160,8 @@ def _split_gelu(call: Call) -> list[Fact]:
 
 
 _LIKE_FIRST = """
-BiasAdd BiasDropout BiasGelu BiasSoftmax BitmaskDropout FastGelu Gelu GemmFastGelu GroupNorm Inverse
-LongformerAttention MoE QLinearLeakyRelu QLinearSigmoid QLinearSoftmax QMoE QuickGelu
+BiasAdd BiasDropout BiasGelu BiasSoftmax BitmaskDropout FastGelu Gelu GemmFastGelu GroupNorm
+GroupNormalization Inverse LongformerAttention MoE QLinearLeakyRelu QLinearSigmoid QLinearSoftmax QMoE QuickGelu
 RotaryEmbedding SkipGroupNorm
 """
 

@@ -78,11 +78,12 @@ class Program:
 
 @functools.lru_cache(maxsize=4096)
 def find_schema(op_type: str, version: int, domain: str) -> onnx.defs.OpSchema | None:
-    """The schema of an operator at an opset, or None when onnx has none."""
+    """The schema of an operator at an opset, or None when onnx has none (or disowns it)."""
     try:
-        return onnx.defs.get_schema(op_type, version, domain)
+        schema = onnx.defs.get_schema(op_type, version, domain)
     except onnx.defs.SchemaError:
         return None
+    return None if schema.deprecated else schema
 
 
 def opsets_of(model: ir.Model) -> dict[str, int]:
