@@ -48,9 +48,7 @@ class CostModel:
         self._columns: list[list[Column]] = []
         self._index: dict[bytes, int] = {}
         calls = analysis.walk.calls
-        self._work = [
-            self._term(axes, 0.0, call.name) for _, call in calls for axes in call.work
-        ]
+        self._work = [self._term(axes, 0.0, call.name) for _, call in calls for axes in call.work]
         seen: dict[tuple[str, tuple[int, ...]], _Term] = {}
         for stored in analysis.tensors:
             if not stored.filled:

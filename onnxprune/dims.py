@@ -32,8 +32,13 @@ _NEVER = np.iinfo(np.int32).max
 
 @dataclass(frozen=True, eq=False)
 class Axis:
-    """One axis of one tensor: its size (None when unknown), its columns, and, where there are
-    none, why (empty when nothing is worth saying)."""
+    """One axis of one tensor.
+
+    Attributes:
+        size: None when unknown.
+        columns: one atom per index each.
+        why: where there are no columns, the reason; empty when nothing is worth saying.
+    """
 
     size: int | None
     columns: tuple[Column, ...] = ()
@@ -112,13 +117,15 @@ class Space:
         return self._reasons[text]
 
     def _free(self, atoms: Column) -> npt.NDArray[np.bool_]:
-        return self._pinned[atoms] == _NEVER
+        return np.asarray(self._pinned[atoms] == _NEVER)
 
     # -- reading -----------------------------------------------------------------------------
 
     def columns(self, axis: Axis) -> list[Column]:
-        """The columns of ``axis`` in today's roots, products expanded; equal columns and columns
-        that are pinned throughout are dropped."""
+        """The columns of ``axis`` in today's roots, products expanded.
+
+        Equal columns, and columns that are pinned throughout, are dropped.
+        """
         out: list[Column] = []
         queue = list(axis.columns)
         while queue:
@@ -186,8 +193,10 @@ class Space:
     # -- the algebra -------------------------------------------------------------------------
 
     def _bind(self, column: Column, factors: Sequence[Column]) -> bool:
-        """Make the atoms of ``column`` the products of ``factors``, row by row. False, and
-        nothing done, when an atom would stand for two different products or for itself."""
+        """Make the atoms of ``column`` the products of ``factors``, row by row.
+
+        False, and nothing done, when an atom would stand for two different products or for itself.
+        """
         column, factors = self.find(column), [self.find(f) for f in factors]
         free = self._free(column)
         atoms, first, back = np.unique(column[free], return_index=True, return_inverse=True)

@@ -94,9 +94,9 @@ class Inputs:
                 )
             if np.issubdtype(spec.dtype, np.integer) or spec.dtype == np.bool_:
                 whole = "mask" in spec.name.lower()
-                feeds[spec.name] = (
-                    np.ones(shape) if whole else rng.integers(0, 2, shape)
-                ).astype(spec.dtype)
+                feeds[spec.name] = (np.ones(shape) if whole else rng.integers(0, 2, shape)).astype(
+                    spec.dtype
+                )
             else:
                 feeds[spec.name] = rng.standard_normal(shape).astype(spec.dtype)
         return feeds
@@ -135,9 +135,7 @@ def signature_of(model: Model) -> Signature:
         if value.is_initializer():
             continue
         dtype = value.dtype.numpy() if value.dtype is not None else np.dtype(object)
-        dims = tuple(
-            d if isinstance(d, int) else d.value for d in (value.shape or ir.Shape([]))
-        )
+        dims = tuple(d if isinstance(d, int) else d.value for d in (value.shape or ir.Shape([])))
         kind = "tensor" if isinstance(value.type, ir.TensorType) else "sequence"
         specs.append(TensorSpec(value.name or "", np.dtype(dtype), dims, kind))
     return tuple(specs)

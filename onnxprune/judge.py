@@ -62,7 +62,8 @@ def judge(
     """Run both models over ``feeds``, one batch at a time, keeping no outputs.
 
     Args:
-        dense, pruned: what to compare.
+        dense: the original.
+        pruned: what is compared with it.
         inputs: where the feeds come from; says which labels are theirs.
         feeds: the inputs to judge by.
         asked: provider, labels and metric.

@@ -18,12 +18,13 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache
 
 from onnxprune.dims import Axis, Space
 from onnxprune.units import Role
 
 Tensor = tuple[Axis, ...]
+Shape = tuple[int | None, ...]
 Slot = tuple[int, int]
 """(input position, axis)."""
 
@@ -62,7 +63,7 @@ class Result:
     work: list[list[Axis]] = field(default_factory=list)
 
 
-@lru_cache(maxsize=None)
+@cache
 def parse(line: str) -> tuple[tuple[tuple[Term, ...], ...], tuple[tuple[Term, ...], ...]]:
     """``"a (b c) -> (b c) a"`` to terms of inputs and of outputs."""
     left, right = line.split("->")
@@ -124,17 +125,90 @@ def _factor_sizes(term: Term, size: int | None, known: Mapping[str, int]) -> lis
     return [n or size // rest for n in sizes]
 
 
+@dataclass
+class _Reading:
+    """One line being applied to one node."""
+
+    space: Space
+    why: str
+    known: dict[str, int]
+    named: dict[str, Axis] = field(default_factory=dict)
+    leading: list[list[Axis]] = field(default_factory=list)
+    stars: dict[int, list[Axis]] = field(default_factory=dict)
+    where: dict[str, list[Slot]] = field(default_factory=dict)
+    slots: dict[Slot, Term] = field(default_factory=dict)
+
+    def take(self, i: int, terms: tuple[Term, ...], tensor: Tensor) -> None:
+        """One operand: its axes get the names of the line, or are pinned."""
+        for term, at in _spread(terms, tensor):
+            head = term.factors[0]
+            if head == "...":
+                self.leading.append([tensor[k] for k in at])
+            elif head in ("*", "_"):
+                say = SPATIAL if head == "*" else self.why
+                self.stars.setdefault(i, []).extend(self.space.pin(tensor[k], say) for k in at)
+            else:
+                self._factors((i, at[0]), term, tensor[at[0]])
+
+    def _factors(self, slot: Slot, term: Term, axis: Axis) -> None:
+        self.slots[slot] = term
+        parts = [axis]
+        if len(term.factors) > 1:
+            parts = self.space.split(axis, _factor_sizes(term, axis.size, self.known))
+        for factor, part in zip(term.factors, parts, strict=True):
+            if factor.isdigit():
+                self.space.pin(part, self.why)
+            else:
+                self._name(factor, part, slot)
+            if factor in term.inexact:
+                self.space.inexact(part, self.why)
+
+    def _name(self, name: str, axis: Axis, slot: Slot) -> None:
+        self.where.setdefault(name, []).append(slot)
+        seen = self.named.get(name)
+        if seen is None or seen.size == 1:
+            self.named[name] = axis
+        elif axis.size != 1:
+            if axis.size != seen.size or axis.size is None:
+                raise MismatchError(f"{name} is {seen.size} and {axis.size}")
+            self.space.unify(seen, axis)
+        self.known[name] = self.named[name].size or 0
+
+    def make(self, terms: tuple[Term, ...], shape: Shape | None, lead: Sequence[Axis]) -> Tensor:
+        """The axes of one output."""
+        axes: list[Axis] = []
+        for k, term in enumerate(terms):
+            head = term.factors[0]
+            if head == "...":
+                axes += lead
+            elif head in ("*", "_"):
+                rest = len(terms) - k - 1
+                n = 1 if head == "_" else len(shape or axes) - len(axes) - rest
+                sizes = (shape or ())[len(axes) : len(axes) + n] or [None] * n
+                axes += [Axis(size, why=self.why) for size in sizes]
+            else:
+                parts = [
+                    Axis(int(f), why=self.why) if f.isdigit() else self.named[f]
+                    for f in term.factors
+                ]
+                axes.append(parts[0] if len(parts) == 1 else self.space.merge(parts))
+        return tuple(axes)
+
+
 def read(
     space: Space,
     line: str,
     inputs: Sequence[Tensor | None],
-    out_shapes: Sequence[tuple[int | None, ...] | None],
+    out_shapes: Sequence[Shape | None],
+    *,
     sizes: Mapping[str, int] | None = None,
     why: str = "",
 ) -> Result:
     """Apply ``line`` to operands: unify what it couples, pin what it pins.
 
     Args:
+        space: the atoms.
+        line: the notation.
         inputs: axes per input; ``None`` for an input that is absent.
         out_shapes: shapes of the outputs, for the axes that the line does not name.
         sizes: sizes of factors that only attributes tell (``group``).
@@ -144,94 +218,30 @@ def read(
         MismatchError: ranks or sizes are not those of the line.
     """
     ins, outs = parse(line)
-    named: dict[str, Axis] = {}
-    known = dict(sizes or {})
-    leading: list[list[Axis]] = []
-    stars: dict[int, list[Axis]] = {}
-    where: dict[str, list[Slot]] = {}
-    slots: dict[Slot, Term] = {}
-    marked: set[Slot] = set()
-
-    def bind(name: str, axis: Axis, slot: Slot) -> None:
-        where.setdefault(name, []).append(slot)
-        seen = named.get(name)
-        if seen is None or seen.size == 1:
-            named[name] = axis
-        elif axis.size != 1:
-            if axis.size != seen.size or axis.size is None:
-                raise MismatchError(f"{name} is {seen.size} and {axis.size}")
-            space.unify(seen, axis)
-        known[name] = named[name].size or 0
-
+    state = _Reading(space, why, dict(sizes or {}))
     for i, (terms, tensor) in enumerate(zip(ins, inputs, strict=False)):
-        if tensor is None:
-            continue
-        for term, at in _spread(terms, tensor):
-            head = term.factors[0]
-            if head == "...":
-                leading.append([tensor[k] for k in at])
-            elif head in ("*", "_"):
-                say = SPATIAL if head == "*" else why
-                stars.setdefault(i, []).extend(space.pin(tensor[k], say) for k in at)
-            else:
-                slot = (i, at[0])
-                slots[slot] = term
-                axis = tensor[at[0]]
-                if term.contracted:
-                    marked.add(slot)
-                parts = [axis]
-                if len(term.factors) > 1:
-                    parts = space.split(axis, _factor_sizes(term, axis.size, known))
-                for factor, part in zip(term.factors, parts, strict=True):
-                    if factor.isdigit():
-                        space.pin(part, why)
-                    else:
-                        bind(factor, part, slot)
-                    if factor in term.inexact:
-                        space.inexact(part, why)
+        if tensor is not None:
+            state.take(i, terms, tensor)
+    lead = broadcast(space, state.leading)
+    outputs = [state.make(t, s, lead) for t, s in zip(outs, out_shapes, strict=False)]
 
-    lead = broadcast(space, leading)
-    outputs = []
-    for terms, shape in zip(outs, out_shapes, strict=False):
-        axes: list[Axis] = []
-        for k, term in enumerate(terms):
-            head = term.factors[0]
-            if head == "...":
-                axes += lead
-            elif head == "*":
-                n = len(shape) - len(axes) - (len(terms) - k - 1) if shape is not None else 0
-                axes += [Axis((shape or ())[len(axes) + j], why=why) for j in range(n)]
-            elif head == "_":
-                axes.append(Axis(shape[len(axes)] if shape is not None else None, why=why))
-            else:
-                parts = [Axis(int(f), why=why) if f.isdigit() else named[f] for f in term.factors]
-                axes.append(parts[0] if len(parts) == 1 else space.merge(parts))
-        outputs.append(tuple(axes))
-
-    result = Result(outputs)
+    where = state.where
     kept = {f for terms in outs for t in terms for f in t.factors}
     gone = [f for f in where if f not in kept]
-    result.contracted = [where[f] for f in gone] + [[s] for s in sorted(marked)]
-    for slot, term in slots.items():
-        result.roles[slot] = _role(slot, term, gone, marked, where, known)
+    marked = {slot for slot, term in state.slots.items() if term.contracted}
+    result = Result(outputs, [where[f] for f in gone] + [[s] for s in sorted(marked)])
+    for slot, term in state.slots.items():
+        reads = slot in marked or any(f in gone for f in term.factors)
+        own = bool(gone) and slot[0] < 2 and _brings(slot[0], term, where, state.known)
+        result.roles[slot] = "reads" if reads else "writes" if own else "scales"
     if gone and outputs:
-        result.work = [list(outputs[0]) + [named[f] for f in gone] + stars.get(1, [])]
+        result.work = [[*outputs[0], *(state.named[f] for f in gone), *state.stars.get(1, [])]]
     return result
 
 
-def _role(
-    slot: Slot,
-    term: Term,
-    gone: list[str],
-    marked: set[Slot],
-    where: Mapping[str, list[Slot]],
-    known: Mapping[str, int],
-) -> Role:
-    """*reads* what is contracted, *writes* what only this operand brings, else *scales*."""
-    if slot in marked or any(f in gone for f in term.factors):
-        return "reads"
-    if not gone or slot[0] > 1:
-        return "scales"
-    other = 1 - slot[0]
-    own = [f for f in term.factors if f.isdigit() or all(i != other for i, _ in where[f])]
-    return "writes" if any(f.isdigit() or known.get(f, 0) > 1 for f in own) else "scales"
+def _brings(
+    operand: int, term: Term, where: Mapping[str, list[Slot]], known: Mapping[str, int]
+) -> bool:
+    """Whether an axis of one of the two operands is made of factors that the other lacks."""
+    own = [f for f in term.factors if f.isdigit() or all(i != 1 - operand for i, _ in where[f])]
+    return any(f.isdigit() or known.get(f, 0) > 1 for f in own)

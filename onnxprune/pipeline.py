@@ -84,6 +84,7 @@ def prune(
         options: what to remove and how; or give the same as keywords
             (``prune(path, ratio=0.3, calib=batches)``).
         tell: hears the progress.
+        flags: the options by name, instead of ``options``.
 
     Raises:
         OnnxpruneError: the model, the options or the data cannot be used, or the budget cannot be
@@ -98,7 +99,7 @@ def prune(
     fit, held = inputs.parts(analysis)
     limits = _limits(analysis, asked)
     bypassed = _blocks(analysis, asked, fit or held)
-    chosen = select(analysis, asked, limits, inputs, fit, bypassed, tell)
+    chosen = select(analysis, asked, limits, fit, bypassed, tell)
     plan = Plan(
         removed=chosen.removed,
         units={g.name: len(g) for g in analysis.groups},
@@ -166,7 +167,7 @@ def _finish(
     if asked.max_drop is not None:
         checks.append(Check("drop", compared.drop <= asked.max_drop, compared.drop, asked.max_drop))
     if compared.broken:
-        checks.append(Check("finite outputs", False, float("inf"), 0.0))
+        checks.append(Check("finite outputs", ok=False, value=float("inf"), limit=0.0))
     costs = CostModel(analysis)
     dense, left = costs(), costs(plan.removed, plan.bypassed)
     if asked.target is not None:
@@ -215,7 +216,8 @@ def _recover(
 def _limits(analysis: Analysis, asked: Options) -> Limits:
     names = [b.name for b in analysis.blocks]
     skip = tuple(
-        g for g in asked.skip
+        g
+        for g in asked.skip
         if any(fnmatchcase(x.name, g) for x in analysis.groups)
         or not any(fnmatchcase(n, g) for n in names)
     )
@@ -244,9 +246,7 @@ def _blocks(analysis: Analysis, asked: Options, feeds: Sequence[Feeds]) -> tuple
     """The ``--blocks N`` residual branches whose bypass changes least."""
     if not asked.blocks:
         return ()
-    allowed = [
-        b for b in analysis.blocks if not any(fnmatchcase(b.name, g) for g in asked.skip)
-    ]
+    allowed = [b for b in analysis.blocks if not any(fnmatchcase(b.name, g) for g in asked.skip)]
     if asked.blocks > len(allowed):
         raise OnnxpruneError(
             f"--blocks {asked.blocks} asks for more than the {len(allowed)} that can be bypassed",

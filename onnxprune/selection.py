@@ -16,7 +16,7 @@ from onnxprune.analysis import Analysis
 from onnxprune.consumers import use_of
 from onnxprune.cost import CostModel
 from onnxprune.criteria.slices import F64
-from onnxprune.inputs import Feeds, Inputs
+from onnxprune.inputs import Feeds
 from onnxprune.options import Options
 from onnxprune.recover.elimination import Elimination
 from onnxprune.statistics import input_statistics
@@ -39,7 +39,6 @@ def select(
     analysis: Analysis,
     asked: Options,
     limits: Limits,
-    inputs: Inputs,
     fit: Sequence[Feeds],
     bypassed: Sequence[str],
     tell: Callable[[str], None],
@@ -50,7 +49,6 @@ def select(
         analysis: of the dense model.
         asked: the options.
         limits: guard rails made from them.
-        inputs: where feeds come from.
         fit: the calibration feeds that may be fitted to; empty without data.
         bypassed: blocks that go anyway; their layers cost nothing.
         tell: hears the progress.
@@ -67,12 +65,12 @@ def select(
         swept, unpriced = sweep(groups, readers, tell=tell)
         values = {g: _ranks(e) for g, e in swept.items()}
         spare = [g for g in groups if g.name in unpriced]
-        values |= _scores(analysis, spare, "l2", asked, inputs, fit, {})
+        values |= _scores(analysis, spare, "l2", asked, fit, {})
         unscored: Mapping[str, str] = {} if asked.target is None else unpriced
     else:
         unscored, swept = {}, {}
         declined: dict[str, str] = {}
-        values = _scores(analysis, groups, name, asked, inputs, fit, declined)
+        values = _scores(analysis, groups, name, asked, fit, declined)
         unscored = declined
     widths = _lattice(analysis, asked, limits, unscored)
     if name == ELIMINATION and asked.target is not None and swept:
@@ -138,7 +136,6 @@ def _scores(
     groups: Sequence[Group],
     name: str,
     asked: Options,
-    inputs: Inputs,
     fit: Sequence[Feeds],
     declined: dict[str, str],
 ) -> dict[str, F64]:

@@ -97,7 +97,7 @@ def prove(cut: Model, masked: Model, batches: Iterable[Feeds], provider: str = "
     wanted = _outputs(masked, feeds, provider, optimise=True)
     again = _outputs(masked, feeds[:1], provider, optimise=False)
     got = _outputs(cut, feeds, provider, optimise=True)
-    worst = Check("pruned = masked", True, 0.0, TOLERANCE["float32"])
+    worst = Check("pruned = masked", ok=True, value=0.0, limit=TOLERANCE["float32"])
     for name in wanted[0]:
         if not isinstance(wanted[0][name], np.ndarray) or wanted[0][name].dtype == object:
             continue

@@ -117,8 +117,20 @@ class Builder:
         self.push(y, c + 3)
 
 
-STEPS = ("conv", "conv", "conv", "norm", "activate", "add", "concat", "split", "slice", "gate",
-         "shuffle", "pad")
+STEPS = (
+    "conv",
+    "conv",
+    "conv",
+    "norm",
+    "activate",
+    "add",
+    "concat",
+    "split",
+    "slice",
+    "gate",
+    "shuffle",
+    "pad",
+)
 
 
 def random_graph(seed: int, steps: int = 14) -> onnx.ModelProto:

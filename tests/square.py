@@ -75,9 +75,9 @@ def label(case: Case, outputs: list[np.ndarray]) -> Call:
     """A call whose float inputs have an atom per index, before its rule has spoken."""
     space = Space()
     axes = [
-        None if a is None else tuple(
-            Axis(n) if _fixed(a) or n == 1 else space.fresh(n) for n in a.shape
-        )
+        None
+        if a is None
+        else tuple(Axis(n) if _fixed(a) or n == 1 else space.fresh(n) for n in a.shape)
         for a in case.inputs
     ]
     return Call(
@@ -155,8 +155,8 @@ def check(case: Case, seed: int) -> int:
     attributes.pop("num_outputs", None)
     wanted = run(case, masked, case.attributes)
     got = run(case, cut, attributes)
-    for tensor, a, b in zip(call.outputs, got, wanted, strict=True):
-        b = slice_(b, [keep(x) for x in tensor])
+    for tensor, a, whole in zip(call.outputs, got, wanted, strict=True):
+        b = slice_(whole, [keep(x) for x in tensor])
         assert a.shape == b.shape, f"{case}: {a.shape} and {b.shape}"
         if a.dtype.kind == "f":
             scale = np.abs(b[np.isfinite(b)]).max(initial=1e-6)

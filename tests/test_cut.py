@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from conftest import SHARED
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from proving import assert_proved, choose
+from random_graphs import random_graph
 
-from conftest import SHARED
 from models.skeletons import SMALL
 from onnxprune import model as models
 from onnxprune import zoo
@@ -21,8 +23,6 @@ from onnxprune.errors import OnnxpruneError
 from onnxprune.masked import masked
 from onnxprune.surgery import cut
 from onnxprune.verify import difference
-from proving import assert_proved, choose
-from random_graphs import random_graph
 
 
 @given(st.integers(0, 10_000), st.sampled_from([0.2, 0.5, 0.7]))
@@ -114,9 +114,7 @@ def test_shared_biases_couple_nobody_and_stay_right() -> None:
     for name, array in (("shared", bias), ("head", head)):
         model.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
     model.graph.node.append(onnx.helper.make_node("Flatten", ["y3"], ["flat"]))
-    model.graph.node.append(
-        onnx.helper.make_node("Gemm", ["flat", "head"], ["logits"], transB=1)
-    )
+    model.graph.node.append(onnx.helper.make_node("Gemm", ["flat", "head"], ["logits"], transB=1))
     analysis = analyse(models.load(model))
     assert len(analysis.groups) == 4
     assert assert_proved(analysis, 0.5, 1) == 16

@@ -76,8 +76,11 @@ def test_grouped_queries_share_keys(k: int, r: int, d: int, seed: int) -> None:
 
 @st.composite
 def programs(draw: st.DrawFn) -> list[tuple[str, int, int]]:
-    step = st.tuples(st.sampled_from(["unify", "shuffle", "split", "pin", "concat"]),
-                     st.integers(0, 9), st.integers(0, 9))
+    step = st.tuples(
+        st.sampled_from(["unify", "shuffle", "split", "pin", "concat"]),
+        st.integers(0, 9),
+        st.integers(0, 9),
+    )
     return draw(st.lists(step, min_size=1, max_size=12))
 
 

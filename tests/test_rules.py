@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from square import MS, Case, check
 
 from onnxprune.rules import RULES
-from square import MS, Case, check
 
 
 def f(*shape: int, seed: int = 0, dtype: type = np.float32) -> np.ndarray:
@@ -21,9 +21,11 @@ def i64(*values: int) -> np.ndarray:
     return np.array(values, np.int64)
 
 
-UNARY = """Abs Acos Asin Atan Ceil Celu Cos Elu Erf Exp Floor HardSigmoid HardSwish Identity IsInf
-IsNaN LeakyRelu Neg Reciprocal Relu Round Selu Shrink Sigmoid Sign Sin Sinh Cosh Asinh Softplus
-Softsign Tan Tanh ThresholdedRelu""".split()
+UNARY = """
+Abs Acos Asin Atan Ceil Celu Cos Elu Erf Exp Floor HardSigmoid HardSwish Identity IsInf
+IsNaN LeakyRelu Neg Reciprocal Relu Round Selu Shrink Sigmoid Sign Sin Sinh Cosh Asinh
+Softplus Softsign Tan Tanh ThresholdedRelu
+""".split()
 
 CASES = [
     *[Case(op, (f(3, 6, 2) * 0.3,)) for op in UNARY],
@@ -67,14 +69,23 @@ CASES = [
     Case("InstanceNormalization", (f(2, 5, 6), f(5), f(5))),
     Case("LayerNormalization", (f(4, 3, 5), f(5), f(5)), tolerance=1e-4),
     Case("LayerNormalization", (f(4, 3, 5), f(3, 5)), {"axis": 1}, outputs=3, tolerance=1e-4),
-    Case("GroupNormalization", (f(2, 8, 3), f(8), f(8)), {"num_groups": 4}, opset=21,
-         tolerance=1e-4),
+    Case(
+        "GroupNormalization", (f(2, 8, 3), f(8), f(8)), {"num_groups": 4}, opset=21, tolerance=1e-4
+    ),
     Case("RMSNormalization", (f(4, 3, 5), f(5)), opset=23, tolerance=1e-4),
     Case("SimplifiedLayerNormalization", (f(4, 3, 5), f(5)), tolerance=1e-4),
-    Case("SkipLayerNormalization", (f(2, 3, 8), f(2, 3, 8), f(8), f(8), f(8)), domain=MS,
-         tolerance=1e-4),
-    Case("SkipSimplifiedLayerNormalization", (f(2, 3, 8), f(2, 3, 8), f(8)), domain=MS,
-         tolerance=1e-4),
+    Case(
+        "SkipLayerNormalization",
+        (f(2, 3, 8), f(2, 3, 8), f(8), f(8), f(8)),
+        domain=MS,
+        tolerance=1e-4,
+    ),
+    Case(
+        "SkipSimplifiedLayerNormalization",
+        (f(2, 3, 8), f(2, 3, 8), f(8)),
+        domain=MS,
+        tolerance=1e-4,
+    ),
     Case("LRN", (f(2, 6, 4, 4),), {"size": 3}),
     Case("Softmax", (f(2, 5, 4),), {"axis": 1}),
     Case("Softmax", (f(2, 5, 4),), {"axis": 1}, opset=11),
@@ -87,8 +98,17 @@ CASES = [
     *[Case(op, (f(2, 5, 6, 6),)) for op in ("GlobalAveragePool", "GlobalMaxPool")],
     *[
         Case(op, (pos(3, 5, 4),), {"axes": [1], "keepdims": k})
-        for op in ("ReduceSumSquare", "ReduceL1", "ReduceL2", "ReduceMean", "ReduceMax",
-                   "ReduceMin", "ReduceProd", "ReduceLogSum", "ReduceLogSumExp")
+        for op in (
+            "ReduceSumSquare",
+            "ReduceL1",
+            "ReduceL2",
+            "ReduceMean",
+            "ReduceMax",
+            "ReduceMin",
+            "ReduceProd",
+            "ReduceLogSum",
+            "ReduceLogSumExp",
+        )
         for k in (0, 1)
     ],
     Case("ReduceSum", (f(3, 5, 4), i64(1, -1)), {"keepdims": 0}),
@@ -143,7 +163,9 @@ CASES = [
     Case("GridSample", (f(2, 4, 3, 3), f(2, 2, 2, 2) * 0.3), opset=16),
     Case("Dropout", (f(3, 5),), opset=11),
     Case("DequantizeLinear", (np.arange(15, dtype=np.int8).reshape(3, 5), pos(5)), {"axis": 1}),
-    Case("DequantizeLinear", (np.arange(15, dtype=np.int8).reshape(3, 5), np.array(0.1, np.float32))),
+    Case(
+        "DequantizeLinear", (np.arange(15, dtype=np.int8).reshape(3, 5), np.array(0.1, np.float32))
+    ),
     Case("QuantizeLinear", (f(3, 5), pos(3), np.zeros(3, np.int8)), {"axis": 0}),
     *[
         Case(
@@ -160,23 +182,48 @@ CASES = [
         {"hidden_size": 5, "direction": "bidirectional"},
         outputs=3,
     ),
-    Case("GRU", (f(4, 2, 3), f(1, 15, 3), f(1, 15, 5)), {"hidden_size": 5, "linear_before_reset": 1}),
+    Case(
+        "GRU", (f(4, 2, 3), f(1, 15, 3), f(1, 15, 5)), {"hidden_size": 5, "linear_before_reset": 1}
+    ),
     Case("Attention", (f(2, 3, 8), f(8, 24), f(24)), {"num_heads": 2}, domain=MS),
     Case("MultiHeadAttention", (f(2, 3, 8), f(2, 4, 8), f(2, 4, 8)), {"num_heads": 4}, domain=MS),
-    Case("MultiHeadAttention", (f(2, 3, 8), f(2, 4, 8), f(2, 4, 8), f(24)), {"num_heads": 2},
-         domain=MS),
+    Case(
+        "MultiHeadAttention",
+        (f(2, 3, 8), f(2, 4, 8), f(2, 4, 8), f(24)),
+        {"num_heads": 2},
+        domain=MS,
+    ),
     Case("Attention", (f(2, 4, 3, 5), f(2, 2, 6, 5), f(2, 2, 6, 5)), opset=23),
-    Case("Attention", (f(2, 3, 20), f(2, 6, 10), f(2, 6, 10)),
-         {"q_num_heads": 4, "kv_num_heads": 2}, opset=23),
-    Case("RotaryEmbedding", (f(2, 4, 3, 6), f(5, 3), f(5, 3), np.array([[0, 1, 2]] * 2, np.int64)), opset=23),
+    Case(
+        "Attention",
+        (f(2, 3, 20), f(2, 6, 10), f(2, 6, 10)),
+        {"q_num_heads": 4, "kv_num_heads": 2},
+        opset=23,
+    ),
+    Case(
+        "RotaryEmbedding",
+        (f(2, 4, 3, 6), f(5, 3), f(5, 3), np.array([[0, 1, 2]] * 2, np.int64)),
+        opset=23,
+    ),
     *[Case(op, (f(3, 4),), domain=MS) for op in ("QuickGelu", "Gelu")],
     Case("BiasGelu", (f(3, 4), f(4)), domain=MS),
     Case("FastGelu", (f(3, 4), f(4)), domain=MS),
-    Case("MatMulInteger", (np.arange(12, dtype=np.uint8).reshape(3, 4),
-                           np.arange(-8, 12, dtype=np.int8).reshape(4, 5))),
-    Case("ConvInteger", (np.arange(45, dtype=np.uint8).reshape(1, 5, 3, 3),
-                         np.arange(40, dtype=np.uint8).reshape(4, 5, 2, 1),
-                         np.array(3, np.uint8), np.array(7, np.uint8))),
+    Case(
+        "MatMulInteger",
+        (
+            np.arange(12, dtype=np.uint8).reshape(3, 4),
+            np.arange(-8, 12, dtype=np.int8).reshape(4, 5),
+        ),
+    ),
+    Case(
+        "ConvInteger",
+        (
+            np.arange(45, dtype=np.uint8).reshape(1, 5, 3, 3),
+            np.arange(40, dtype=np.uint8).reshape(4, 5, 2, 1),
+            np.array(3, np.uint8),
+            np.array(7, np.uint8),
+        ),
+    ),
     # half and double precision
     Case("Gemm", (f(5, 6, dtype=np.float64), f(6, 3, dtype=np.float64)), tolerance=1e-12),
     Case("MatMul", (f(2, 3, 5, dtype=np.float64), f(5, 4, dtype=np.float64)), tolerance=1e-12),

@@ -21,7 +21,6 @@ from onnxprune.rules import Keep
 from onnxprune.shapes import Fact, probe_shapes, propagate
 from onnxprune.units import Block, Group, Pinned
 
-
 T = TypeVar("T")
 
 

@@ -55,8 +55,8 @@ def find_blocks(model: Model, walk: Walk) -> tuple[Block, ...]:
             dying = _closure(node, branch)
             if not any(work.get(identity(n)) for n in dying):
                 continue
-            inner = set(dying)
-            feeds = {v for n in dying for v in n.inputs if v is not None and v.producer() not in inner}
+            read = {v for n in dying for v in n.inputs if v is not None}
+            feeds = {v for v in read if v.producer() not in dying}
             if skip not in feeds and not _projection(skip, feeds):
                 continue
             names = tuple(identity(n) for n in reversed(dying))

@@ -21,8 +21,10 @@ from onnxprune.units import Group, Pinned, Role, Slice
 
 @dataclass(frozen=True, eq=False)
 class Stored:
-    """A tensor that pruning cuts: an initializer, a Constant, or a ConstantOfShape filled with
-    one value (``filled``), as some node reads it."""
+    """A tensor that pruning cuts, as some node reads it.
+
+    An initializer, a Constant, or a ConstantOfShape filled with one value (``filled``).
+    """
 
     name: str
     axes: Tensor
@@ -37,7 +39,7 @@ class Stored:
 
 
 def stored_tensors(walk: Walk) -> list[Stored]:
-    """Every distinct way in which a weight is read, in graph order; sizes and positions are none."""
+    """Every distinct way in which a weight is read; sizes and positions are no weights."""
     found: dict[tuple[str, int], tuple[ir.Value, Tensor, list[str]]] = {}
     for use in walk.uses:
         key = (use.value.name or "", id(use.axes))
@@ -145,12 +147,13 @@ def make_groups(walk: Walk, tensors: Sequence[Stored]) -> tuple[Group, ...]:
     params = atom_totals(walk, [(1.0, t.axes) for t in once.values()])
     size = atom_totals(walk, [(t.itemsize, t.axes) for t in once.values()])
     macs = atom_totals(walk, [(1.0, axes) for _, call in walk.calls for axes in call.work])
-    groups, taken = [], set()
+    groups: list[Group] = []
+    taken: set[str] = set()
     for signature, members in _occurrences(walk, [s.column for s in slots]).items():
         used = [slots[k] for k in np.frombuffer(signature, np.int64)[::2]]
         reason = next((r for r in map(walk.space.why_inexact, members) if r), "")
         slices, atoms = _slices(used, np.asarray(members, np.int64))
-        kind = _kind(walk.space.tags(members[0]), bool(reason), slices)
+        kind = _kind(walk.space.tags(members[0]), reason, slices)
         name = _name(used, kind, taken)
         groups.append(
             Group(
@@ -179,9 +182,9 @@ def _slices(
     rank = np.argsort(atoms)
     merged: dict[tuple[str, int, Role], tuple[list[npt.NDArray[np.int64]], list[str]]] = {}
     for slot in slots:
-        rows = np.flatnonzero(np.isin(slot.column, atoms))
-        unit = rank[np.searchsorted(atoms, slot.column[rows], sorter=rank)]
-        rows = rows[np.argsort(unit, kind="stable")].reshape(len(atoms), -1)
+        at = np.flatnonzero(np.isin(slot.column, atoms))
+        unit = rank[np.searchsorted(atoms, slot.column[at], sorter=rank)]
+        rows = at[np.argsort(unit, kind="stable")].reshape(len(atoms), -1)
         parts, nodes = merged.setdefault((slot.tensor.name, slot.axis, slot.role), ([], []))
         if not any(np.array_equal(rows, p) for p in parts):
             parts.append(rows)
@@ -194,7 +197,7 @@ def _slices(
     return tuple(slices), atoms
 
 
-def _kind(tags: int, inexact: bool, slices: Sequence[Slice]) -> str:
+def _kind(tags: int, inexact: str, slices: Sequence[Slice]) -> str:
     """What the operators around a unit take it for."""
     written = {s.rows.shape[1] for s in slices if s.role == "writes"}
     if tags & HEAD:

@@ -142,10 +142,10 @@ class Walk:
             self.declined[call.name] = why
         for value, axes in zip(node.outputs, outputs, strict=False):
             if value.name:
-                if self.shape(value.name) is None:  # nobody could couple or pin it any more
+                known = self.shape(value.name) is not None
+                if not known:  # nobody could couple or pin it any more
                     self._pin(axes, f"`{value.name}` is of unknown shape")
-                    axes = ()
-                self.axes[value.name] = axes
+                self.axes[value.name] = axes if known else ()
                 if names and all(call.static):
                     self.static.add(value.name)
         self.calls.append((node, call))
@@ -159,9 +159,9 @@ class Walk:
         if node.op_type == "If":
             for body in bodies.values():
                 self.graph(body)
-            ends = [self._ends(body) for body in bodies.values()]
+            branches = [self._ends(body) for body in bodies.values()]
             for k, value in enumerate(node.outputs):
-                self._out(value, [end[k] for end in ends], why)
+                self._out(value, [ends[k] for ends in branches], why)
             return
         (body,) = bodies.values()
         if node.op_type == "Loop":

@@ -59,7 +59,7 @@ def _bias_over_heads(call: Call, i: int, heads: Axis) -> None:
 
 @rule("MultiHeadAttention", domain=_MS)
 def multi_head(call: Call) -> list[Tensor]:
-    """query ``[b s (h d)]``, key ``[b l (h d)]``, value ``[b l (h v)]``, bias of all three."""
+    """Takes query ``[b s (h d)]``, key ``[b l (h d)]``, value ``[b l (h v)]``, bias of all three."""
     if not (call.has(1) and call.has(2)) or any(len(call.tensor(i)) != 3 for i in (0, 1, 2)):
         raise MismatchError("packed or cached keys and values")
     if call.has(6) or call.has(7) or len(call.out_shapes) > 1:
@@ -86,7 +86,7 @@ def multi_head(call: Call) -> list[Tensor]:
 
 @rule("GroupQueryAttention", domain=_MS)
 def group_query(call: Call) -> list[Tensor]:
-    """query ``[b s (k r d)]``, key and value ``[b l (k d)]``, caches ``[b k l d]``."""
+    """Takes query ``[b s (k r d)]``, key and value ``[b l (k d)]``, caches ``[b k l d]``."""
     if not (call.has(1) and call.has(2)):
         raise MismatchError("packed queries, keys and values")
     n, kv = int(call.attr("num_heads")), int(call.attr("kv_num_heads"))
@@ -110,7 +110,7 @@ def group_query(call: Call) -> list[Tensor]:
 
 @rule("RotaryEmbedding", domain=_MS)
 def rotary_contrib(call: Call) -> list[Tensor]:
-    """x ``[b s (h d)]`` or ``[b h s d]``; d rotates in pairs against the caches and stays."""
+    """Takes x ``[b s (h d)]`` or ``[b h s d]``; d rotates in pairs against the caches and stays."""
     x = call.tensor(0)
     for i in range(1, len(call.inputs)):
         call.pin(i)
@@ -190,6 +190,6 @@ def attention_onnx(call: Call) -> list[Tensor]:
     "LongformerAttention",
     domain=_MS,
 )
-def packed(call: Call) -> list[Tensor]:
+def packed(_: Call) -> list[Tensor]:
     """Known, and kept whole: their tensors are packed in ways that single heads cannot leave."""
     raise MismatchError("packed attention keeps its heads")

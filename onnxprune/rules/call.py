@@ -10,10 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxprune.dims import Axis, Space
-from onnxprune.notation import MismatchError, Slot, Tensor, broadcast, read
+from onnxprune.notation import MismatchError, Shape, Slot, Tensor, broadcast, parse, read
 from onnxprune.units import Role
 
-Shape = tuple[int | None, ...]
 Value = npt.NDArray[Any]
 Keep = Callable[[Axis], npt.NDArray[np.bool_]]
 """Which indices of an axis stay; the argument of every rewrite."""
@@ -74,7 +73,7 @@ class Call:
         """The words for "this node keeps it"."""
         return f"{self.op} `{self.name}` needs it whole"
 
-    def attr(self, name: str, default: Any = None) -> Any:
+    def attr(self, name: str, default: Any = None) -> Any:  # noqa: ANN401  # as the model has it
         """An attribute, or ``default`` when it is absent."""
         return self.attributes.get(name, default)
 
@@ -134,8 +133,8 @@ class Call:
         self, line: str, sizes: Mapping[str, int] | None = None, *, tags: int = 0
     ) -> list[Tensor]:
         """Read the node as ``line`` says; remember contractions, roles and work."""
-        self.touched.update(range(line.split("->")[0].count(",") + 1))
-        result = read(self.space, line, self.inputs, self.out_shapes, sizes, self.why)
+        self.touched.update(range(len(parse(line)[0])))
+        result = read(self.space, line, self.inputs, self.out_shapes, sizes=sizes, why=self.why)
         self.contractions += [Contraction(tuple(slots)) for slots in result.contracted]
         self.roles |= result.roles
         self.work += result.work
@@ -204,25 +203,30 @@ def apply_rule(call: Call, given: Sequence[bool] = ()) -> tuple[list[Tensor], st
     else:
         try:
             outputs = call.einsum(found) if isinstance(found, str) else found(call)
-            for k, (tensor, shape) in enumerate(zip(outputs, call.out_shapes, strict=False)):
-                if shape is not None and not _agrees(tensor, shape):
-                    sizes = [a.size for a in tensor]
-                    raise MismatchError(f"output {k} is {list(shape)}, the rule says {sizes}")
+            _check_shapes(outputs, call.out_shapes)
             for i in range(len(call.inputs)):
                 if i not in call.touched:
                     call.pin(i)
             outputs += [call.plain(k) for k in range(len(outputs), len(call.out_shapes))]
-            call.outputs = outputs
-            return outputs, ""
         except MismatchError as error:
             why = f"{call.op} `{call.name}`: {error}"
             call.inputs = inputs  # some rules read a part of them at a time
+        else:
+            call.outputs = outputs
+            return outputs, ""
     for i in range(len(call.inputs)):
         call.pin(i, why=why)
     call.contractions, call.roles, call.work = [], {}, []
     call.sizes, call.settings = {}, {}
     call.outputs = [tuple(Axis(n, why=why) for n in shape or ()) for shape in call.out_shapes]
     return call.outputs, why
+
+
+def _check_shapes(outputs: Sequence[Tensor], shapes: Sequence[Shape | None]) -> None:
+    for k, (tensor, shape) in enumerate(zip(outputs, shapes, strict=False)):
+        if shape is not None and not _agrees(tensor, shape):
+            sizes = [a.size for a in tensor]
+            raise MismatchError(f"output {k} is {list(shape)}, the rule says {sizes}")
 
 
 def _agrees(tensor: Tensor, shape: Shape) -> bool:

@@ -23,10 +23,11 @@ def cast_like(call: Call) -> list[Tensor]:
     return [call.tensor(0)]
 
 
-
 @rule(
-    *"Add And BitShift BitwiseAnd BitwiseOr BitwiseXor Div Equal Greater GreaterOrEqual Less "
-    "LessOrEqual Max Mean Min Mod Mul Or PRelu Pow Sub Sum Where Xor Clip".split()
+    *(
+        "Add And BitShift BitwiseAnd BitwiseOr BitwiseXor Div Equal Greater GreaterOrEqual Less "
+        "LessOrEqual Max Mean Min Mod Mul Or PRelu Pow Sub Sum Where Xor Clip"
+    ).split()
 )
 def broadcasting(call: Call) -> list[Tensor]:
     """Any number of operands under numpy broadcasting."""

@@ -152,7 +152,7 @@ def fused_gemm(call: Call) -> list[Tensor]:
 
 
 @rule("MatMulNBits", domain="com.microsoft")
-def matmul_nbits(call: Call) -> list[Tensor]:
+def matmul_nbits(_: Call) -> list[Tensor]:
     """K and N are packed into blocks of codes, so neither can lose single indices."""
     raise MismatchError("weights are packed in blocks of 4-bit codes along K")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -155,47 +155,55 @@ def slice_rule(call: Call) -> list[Tensor]:
         raise MismatchError("bounds are computed while the model runs")
     axes = call.ints("axes", 3) or list(range(len(starts)))
     steps = call.ints("steps", 4) or [1] * len(starts)
-    moved: dict[int, tuple[Axis, slice]] = {}
+    first: dict[int, tuple[Axis, int]] = {}
+    last: dict[int, tuple[Axis, int]] = {}
     for k, (a, start, end, step) in enumerate(zip(axes, starts, ends, steps, strict=True)):
         axis = x[a % len(x)]
         if axis.size is None:
             raise MismatchError("slices an axis of unknown size")
-        where = slice(start, max(end, -axis.size - 1) if step < 0 else end, step)
-        if end < -axis.size and step < 0:
-            where = slice(start, None, step)
-        rows = np.arange(axis.size)[where]
-        if call.space.columns(axis) and len(rows) != axis.size:
-            written = "starts" in call.attributes or (call.literal[1] and call.literal[2])
-            halves = {2 * n % axis.size for n in where.indices(axis.size)[:2]} == {0}
-            if not written and not halves:
-                call.space.pin(axis, f"Slice `{call.name}` computes its bounds")
-            elif step != 1:
-                call.space.pin(axis, f"Slice `{call.name}` takes every {step}th index of it")
-            else:
-                moved[k] = (axis, where)
-        elif step < 0 and call.space.columns(axis):
-            call.space.pin(axis, f"Slice `{call.name}` reverses it")
+        past_front = step < 0 and end < -axis.size
+        rows = np.arange(axis.size)[start : None if past_front else end : step]
+        why = _why_whole(call, axis, rows, step)
+        if why:
+            call.space.pin(axis, why)
+        elif 0 < len(rows) < axis.size:
+            first[k], last[k] = (axis, int(rows[0])), (axis, int(rows[-1]) + 1)
         x[a % len(x)] = take(axis, rows)
+    if first:
+        _move_bounds(call, "starts", 1, starts, first)
+        _move_bounds(call, "ends", 2, ends, last)
+    return [tuple(x)]
 
-    def bound(keep: Keep, which: int, old: list[int]) -> list[int]:
+
+def _why_whole(call: Call, axis: Axis, rows: npt.NDArray[np.int64], step: int) -> str:
+    """Why a sliced axis cannot lose indices; empty if it can."""
+    size = axis.size or 0
+    if not call.space.columns(axis) or (len(rows) == size and step > 0):
+        return ""
+    if step != 1:
+        return f"Slice `{call.name}` takes every {step}th index of it"
+    written = "starts" in call.attributes or (call.literal[1] and call.literal[2])
+    halves = len(rows) and {2 * int(n) % size for n in (rows[0], rows[-1] + 1)} == {0}
+    return "" if written or halves else f"Slice `{call.name}` computes its bounds"
+
+
+def _move_bounds(
+    call: Call, name: str, i: int, old: list[int], edges: Mapping[int, tuple[Axis, int]]
+) -> None:
+    """A bound becomes what is kept before it; one that lies at or past the end stays."""
+
+    def rewrite(keep: Keep) -> list[int]:
         new = list(old)
-        for k, (axis, where) in moved.items():
-            if keep(axis).all():
-                continue
-            first, last, _ = where.indices(axis.size or 0)
-            before = int(keep(axis)[: (first, last)[which]].sum())
-            stays = (which == 0 and first == 0) or (which == 1 and last == axis.size)
-            new[k] = old[k] if stays and (which == 0 or old[k] > 0) else before
+        for k, (axis, edge) in edges.items():
+            at_end = edge == axis.size and old[k] >= edge
+            if not at_end and not keep(axis).all():
+                new[k] = int(keep(axis)[:edge].sum())
         return new
 
-    if moved:
-        for which, (name, i, old) in enumerate((("starts", 1, starts), ("ends", 2, ends))):
-            rewrite = lambda keep, w=which, o=old: bound(keep, w, o)  # noqa: E731
-            if name in call.attributes:
-                call.settings[name] = rewrite
-            else:
-                call.sizes[i] = rewrite
-    return [tuple(x)]
+    if name in call.attributes:
+        call.settings[name] = rewrite
+    else:
+        call.sizes[i] = rewrite
 
 
 @rule("Gather")

@@ -97,8 +97,10 @@ def mean_variance_norm(call: Call) -> list[Tensor]:
 
 
 @rule(
-    *"ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd "
-    "ReduceSum ReduceSumSquare".split()
+    *(
+        "ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd "
+        "ReduceSum ReduceSumSquare"
+    ).split()
 )
 def reduce(call: Call) -> list[Tensor]:
     """Sums of masked zeros are sums of what is kept; means and extrema are not."""

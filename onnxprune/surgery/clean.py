@@ -16,7 +16,8 @@ def clean(editor: Editor, analysis: Analysis) -> None:
     needed = {v.name for v in analysis.model.ir.graph.inputs if v.uses() or v.is_graph_output()}
     common.RemoveUnusedNodesPass()(editor.model.ir)
     unread = [
-        v for v in graph.inputs
+        v
+        for v in graph.inputs
         if v.is_initializer() and v.name in needed and not v.uses() and not v.is_graph_output()
     ]
     for value in unread:

@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from onnxprune import model as models
 from onnxprune.analysis import identity
+from onnxprune.dims import Axis
 
 
 class Editor:
@@ -32,7 +33,9 @@ class Editor:
             for node in graph:
                 self.nodes[identity(node)] = node
 
-    def store(self, near: ir.Value, name: str, array: npt.NDArray[Any] | ir.TensorProtocol) -> ir.Value:
+    def store(
+        self, near: ir.Value, name: str, array: npt.NDArray[Any] | ir.TensorProtocol
+    ) -> ir.Value:
         """A new stored tensor in the graph that holds ``near``."""
         graph = self._graph_of.get(near.name or "", self.model.ir.graph)
         value = models.add_constant(graph, name, array)
@@ -62,7 +65,8 @@ class Editor:
         was, now = self.values[old], self.values[new]
         if was.is_graph_output():
             node = was.producer()
-            assert node is not None and isinstance(node.graph, ir.Graph)
+            assert node is not None
+            assert isinstance(node.graph, ir.Graph)
             same = ir.Node("", "Identity", [now])
             node.graph.insert_after(node, same)
             for k, value in enumerate(node.graph.outputs):
@@ -75,13 +79,11 @@ class Editor:
             reader.replace_input_with(position, now)
 
 
-def kept_rows(
-    tensor: ir.TensorProtocol, keeps: list[npt.NDArray[np.bool_]]
-) -> ir.TensorProtocol:
+def kept_rows(tensor: ir.TensorProtocol, keeps: list[npt.NDArray[np.bool_]]) -> ir.TensorProtocol:
     """``tensor`` without the rows that leave; large ones are cut when they are written."""
     shape = ir.Shape([int(k.sum()) for k in keeps])
 
-    def cut() -> ir.Tensor:
+    def cut() -> ir.Tensor[Any]:
         array = tensor.numpy()
         for axis, keep in enumerate(keeps):
             if not keep.all():
@@ -95,3 +97,8 @@ def kept_rows(
 
 _EAGER = 1 << 20
 """Elements below which a cut is made at once: it costs less than keeping the closure."""
+
+
+def everything(axis: Axis) -> npt.NDArray[np.bool_]:
+    """The mask of an axis that loses nothing: what a rewrite is compared with."""
+    return np.ones(axis.size or 0, np.bool_)

@@ -20,7 +20,7 @@ from onnxprune.analysis import Analysis, identity
 from onnxprune.errors import OnnxpruneError
 from onnxprune.rules import Call, Keep
 from onnxprune.shapes import Fact, propagate
-from onnxprune.surgery.edit import Editor
+from onnxprune.surgery.edit import Editor, everything
 from onnxprune.surgery.predict import Prediction
 
 Value = npt.NDArray[Any]
@@ -39,7 +39,7 @@ def rewrite_sizes(editor: Editor, analysis: Analysis, keep: Keep) -> None:
         if name in shuffled:
             continue
         for position, rule in call.sizes.items():
-            new, old = np.asarray(rule(keep)), np.asarray(rule(_everything))
+            new, old = np.asarray(rule(keep)), np.asarray(rule(everything))
             static = position < len(call.static) and call.static[position]
             if static or not call.has(position):
                 if not np.array_equal(new, old):
@@ -47,25 +47,16 @@ def rewrite_sizes(editor: Editor, analysis: Analysis, keep: Keep) -> None:
             else:
                 computed.append((name, position, new, old))
     wanted = {(name, position) for name, position, _, _ in computed}
-    others = [(n, p, None, None) for n, p in _readers_of_sizes(analysis) if (n, p) not in wanted]
-    targets = computed + others
-    if not targets:
+    computed += [(*r, None, None) for r in _readers_of_sizes(analysis) if r not in wanted]
+    if not computed:
         return
     second = propagate(analysis.model, analysis.inputs[1])
-    probes = [
-        Prediction(editor, analysis, facts, keep) for facts in (analysis.facts, second)
-    ]
-    for name, position, new, old in targets:
-        _follow(editor, probes, name, position, new, old)
+    probes = [Prediction(editor, analysis, facts, keep) for facts in (analysis.facts, second)]
+    for name, position, wanted_new, wanted_old in computed:
+        _follow(editor, probes, name, position, wanted_new, wanted_old)
 
 
-def _everything(axis):  # type: ignore[no-untyped-def]
-    return np.ones(axis.size or 0, np.bool_)
-
-
-def _write(
-    editor: Editor, call: Call, name: str, position: int, new: Value, old: Value
-) -> None:
+def _write(editor: Editor, call: Call, name: str, position: int, new: Value, old: Value) -> None:
     """Replace a size that depends on stored tensors only."""
     node = editor.nodes[name]
     raw = call.values[position] if call.has(position) else None
@@ -78,14 +69,14 @@ def _write(
             node.resize_inputs(position + 1)
     elif call.op == "Reshape":  # 0 copies and -1 infers: both follow by themselves
         flat = raw.ravel()
-        follows = (flat == -1) | ((flat == 0) & _copied(call, new, old))
+        follows = (flat == -1) | ((flat == 0) & _copied(call, old))
         new = np.where(follows, flat, new)
     near = node.outputs[0]
     stored = editor.store(near, f"{near.name}/sizes", new.astype(raw.dtype))
     node.replace_input_with(position, stored)
 
 
-def _copied(call: Call, new: Value, old: Value) -> npt.NDArray[np.bool_]:
+def _copied(call: Call, old: Value) -> npt.NDArray[np.bool_]:
     """Which entries of a Reshape target equal the input's size at the same place, both times."""
     x = call.tensor(0)
     same = [k < len(x) and x[k].size == old[k] for k in range(len(old))]
@@ -159,8 +150,10 @@ def _wanted(dense: Value | None, new: Value | None, old: Value | None) -> Value 
         return dense
     if dense.shape != new.shape:
         return None
-    ratio = [Fraction(int(n), int(o)) if o else Fraction(1) for n, o in zip(
-        new.ravel(), old.ravel(), strict=True)]
+    ratio = [
+        Fraction(int(n), int(o)) if o else Fraction(1)
+        for n, o in zip(new.ravel(), old.ravel(), strict=True)
+    ]
     flat = [int(v) if v <= 0 else v * r for v, r in zip(dense.ravel().tolist(), ratio, strict=True)]
     return np.array([int(v) for v in flat], dense.dtype).reshape(dense.shape)
 
@@ -195,10 +188,12 @@ def _replace_parts(
             return None
         part = [w[at : at + held[0].size] for w in wanted if w is not None]
         at += held[0].size
-        right = all(np.array_equal(a, np.ravel(b)) for a, b in zip(part, held, strict=True))
-        if not right and np.array_equal(part[0], part[1]):
-            piece = editor.store(node.outputs[0], f"{value.name}/size", part[0])
-        pieces.append(piece)
+        right = all(
+            b is not None and np.array_equal(a, b.ravel()) for a, b in zip(part, held, strict=True)
+        )
+        replace = not right and np.array_equal(part[0], part[1])
+        size = f"{value.name}/size"
+        pieces.append(editor.store(node.outputs[0], size, part[0]) if replace else piece)
     return editor.insert(node, "Concat", pieces, axis=0)
 
 

@@ -11,7 +11,7 @@ from onnxprune import model as models
 from onnxprune.analysis import Analysis, identity
 from onnxprune.analysis.walk import Use
 from onnxprune.rules import Keep
-from onnxprune.surgery.edit import Editor, kept_rows
+from onnxprune.surgery.edit import Editor, everything, kept_rows
 
 
 def cut_tensors(editor: Editor, analysis: Analysis, keep: Keep) -> None:
@@ -44,7 +44,7 @@ def rewrite_settings(editor: Editor, analysis: Analysis, keep: Keep) -> None:
     """Attributes that hold sizes: groups, heads, hidden sizes, split lists, pads."""
     for node, call in analysis.walk.calls:
         for name, rule in call.settings.items():
-            new, old = rule(keep), rule(_everything)
+            new, old = rule(keep), rule(everything)
             if new is None or new == old:
                 continue
             target = editor.nodes[identity(node)]
@@ -54,10 +54,6 @@ def rewrite_settings(editor: Editor, analysis: Analysis, keep: Keep) -> None:
                 target.attributes.add(ir.AttrInt64s(name, new))
             else:
                 target.attributes.add(ir.AttrInt64(name, new))
-
-
-def _everything(axis):  # type: ignore[no-untyped-def]
-    return np.ones(axis.size or 0, np.bool_)
 
 
 def rewrite_shuffles(editor: Editor, analysis: Analysis, keep: Keep) -> None:
