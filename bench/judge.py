@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,7 @@ def heads(model: onnx.ModelProto, feeds: Feeds) -> int:
         onnx.ValueInfoProto(name=name) for name in watched if name not in outputs
     )
     shapes = [a.shape for a in open_session(probe).run(watched, feeds)]
-    return total + sum(shape[-3] for shape in shapes if len(shape) >= 4)
+    return total + sum(int(shape[-3]) for shape in shapes if len(shape) >= 4)
 
 
 def _weighs_values(softmax: onnx.NodeProto, readers: dict[str, list[onnx.NodeProto]]) -> bool:
@@ -156,7 +157,8 @@ def _distance(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> float:
 
 def _first_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0] if lines else ''}"[:300]
+    said = re.sub(r"(?<![\w/])/[^\s'\":]*/", "", lines[0] if lines else "")  # files, not folders
+    return f"{type(error).__name__}: {said}"[:300]
 
 
 def main() -> None:
@@ -172,10 +174,10 @@ def main() -> None:
     subject = next(s for s in subjects((options.kind,)) if s.name == options.name)
     if options.calibration:
         batches = enumerate(subject.batches(options.batches, seed=3))
-        np.savez(
-            options.calibration,
-            **{f"{i:04d}/{name}": a for i, feeds in batches for name, a in feeds.items()},
-        )
+        named: dict[str, Any] = {
+            f"{i:04d}/{name}": a for i, feeds in batches for name, a in feeds.items()
+        }
+        np.savez(options.calibration, **named)
         return
     print(json.dumps(judge(subject, options.pruned, score=options.score)))
 

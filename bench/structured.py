@@ -17,6 +17,7 @@ import fnmatch
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import tempfile
@@ -35,6 +36,7 @@ METHODS = {
 }
 RATIOS = {"zoo": (0.5,), "shared": (0.25, 0.5), "wild": (0.5,)}
 BATCHES = 32  # of calibration: 16 samples each where the batch is free, one where it is fixed
+_FOLDER = re.compile(r"(?<![\w/])/[^\s'\":]*/")  # results name files, not where they were
 _THREADS = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 _VERSIONS = """
 import importlib.metadata, json, platform
@@ -49,14 +51,14 @@ def limited(command: Sequence[str], seconds: float) -> dict[str, Any]:
     start = time.perf_counter()
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         process = subprocess.Popen(command, stdout=out, stderr=err, env=_THREADS, cwd=HERE.parent)
-        pid = status = 0
+        pid, status, usage = os.wait4(process.pid, os.WNOHANG)
         while pid == 0:
+            time.sleep(0.02)
             pid, status, usage = os.wait4(process.pid, os.WNOHANG)
             if pid == 0 and time.perf_counter() - start > seconds:
                 process.kill()
                 pid, status, usage = os.wait4(process.pid, 0)
                 status = -1
-            time.sleep(0 if pid else 0.02)
         process.returncode = os.waitstatus_to_exitcode(status) if status >= 0 else -1
         out.seek(0)
         err.seek(0)
@@ -72,7 +74,7 @@ def limited(command: Sequence[str], seconds: float) -> dict[str, Any]:
         return {**found, "error": f"killed by signal {-process.returncode}"}
     if process.returncode > 0 or not lines:
         said = next((line for line in reversed(complaints) if line.strip()), "no message")
-        return {**found, "error": said[:300]}
+        return {**found, "error": _FOLDER.sub("", said)[:300]}
     return {**found, **json.loads(lines[-1])}
 
 
@@ -125,7 +127,15 @@ def run(options: argparse.Namespace) -> None:
         if todo:
             _one_graph(stored, options, kind, path, todo)
             results.parent.mkdir(parents=True, exist_ok=True)
-            results.write_text(json.dumps(stored, indent=1) + "\n")
+            results.write_text(_text(stored))
+
+
+def _text(stored: Mapping[str, Any]) -> str:
+    """The results as JSON with one line for each row, which keeps files and diffs readable."""
+    head = json.dumps({k: v for k, v in stored.items() if k not in {"rows", "dense"}}, indent=1)
+    rows = ",\n".join(json.dumps(row) for row in stored["rows"])
+    dense = ",\n".join(f"{json.dumps(k)}: {json.dumps(v)}" for k, v in stored["dense"].items())
+    return f'{head[:-2]},\n"dense": {{\n{dense}\n}},\n"rows": [\n{rows}\n]\n}}\n'
 
 
 def _one_graph(

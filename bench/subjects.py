@@ -17,7 +17,7 @@ from bench.zoo.inputs import METADATA, loads, picture, sample
 Feeds = dict[str, np.ndarray[Any, Any]]
 
 _SIZES = {"batch": 2, "sequence": 12, "encoder_sequence": 10, "past": 5, "total": 17}
-_DTYPES = {
+_DTYPES: Mapping[int, type[np.generic]] = {
     onnx.TensorProto.FLOAT: np.float32,
     onnx.TensorProto.FLOAT16: np.float16,
     onnx.TensorProto.UINT8: np.uint8,

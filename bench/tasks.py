@@ -72,7 +72,8 @@ def _cifar(name: str, prepare: Callable[[Array], Array]) -> Task:
 
     def calibration(folder: Path) -> Array:
         with np.load(folder / "cifar10_calib.npz") as z:
-            return z["x"]
+            x: Array = z["x"]
+        return x
 
     return _pictures(name, test, calibration, prepare)
 
@@ -84,7 +85,8 @@ def _mnist(name: str, prepare: Callable[[Array], Array]) -> Task:
 
     def calibration(folder: Path) -> Array:
         with np.load(folder / "mnist_test3000.npz") as z:
-            return z["calib_x"]
+            x: Array = z["calib_x"]
+        return x
 
     return _pictures(name, test, calibration, prepare)
 
@@ -155,7 +157,7 @@ def _stories() -> Task:
 
     def score(run: Run, folder: Path, batch: int) -> float:
         with np.load(folder / "tinystories_tok512.npz") as z:
-            ids = z["test_ids"].astype(np.int64)
+            ids: Array = z["test_ids"].astype(np.int64)
         total = 0.0
         for i in range(0, len(ids), batch):
             rows = ids[i : i + batch]
@@ -163,7 +165,7 @@ def _stories() -> Task:
             logits -= logits.max(-1, keepdims=True)
             logits -= np.log(np.exp(logits).sum(-1, keepdims=True))
             total -= float(np.take_along_axis(logits, rows[:, 1:, None], -1).sum())
-        return total / (len(ids) * (ids.shape[1] - 1))
+        return total / float(len(ids) * (ids.shape[1] - 1))
 
     def calibration(folder: Path, count: int, batch: int) -> Iterator[dict[str, Array]]:
         with np.load(folder / "tinystories_tok512.npz") as z:
