@@ -156,7 +156,7 @@ def _completed(fact: Fact, said: Fact) -> Fact:
         return fact if dtype == fact.dtype else replace(fact, dtype=dtype)
     shape: Shape | None = None
     if fact.shape is None:
-        shape = said.sizes
+        shape = said.shape
     elif len(fact.shape) == len(said.shape):
         pairs = zip(fact.shape, said.shape, strict=True)
         shape = tuple(a if a is not None else b for a, b in pairs)
