@@ -59,7 +59,7 @@ def _bias_over_heads(call: Call, i: int, heads: Axis) -> None:
 
 @rule("MultiHeadAttention", domain=_MS)
 def multi_head(call: Call) -> list[Tensor]:
-    """Takes query ``[b s (h d)]``, key ``[b l (h d)]``, value ``[b l (h v)]``, bias of all three."""
+    """Takes query ``[b s (h d)]``, key ``[b l (h d)]``, value ``[b l (h v)]``, one bias."""
     if not (call.has(1) and call.has(2)) or any(len(call.tensor(i)) != 3 for i in (0, 1, 2)):
         raise MismatchError("packed or cached keys and values")
     if call.has(6) or call.has(7) or len(call.out_shapes) > 1:
@@ -193,3 +193,9 @@ def attention_onnx(call: Call) -> list[Tensor]:
 def packed(_: Call) -> list[Tensor]:
     """Known, and kept whole: their tensors are packed in ways that single heads cannot leave."""
     raise MismatchError("packed attention keeps its heads")
+
+
+@rule("MoE", "QMoE", domain=_MS)
+def experts(_: Call) -> list[Tensor]:
+    """Experts are chosen by a router that normalises over them, and their tensors are stacked."""
+    raise MismatchError("a router chooses among its experts")
