@@ -129,7 +129,7 @@ def _add_choice(parser: Parser) -> None:
     group = parser.add_argument_group("what to remove")
     add = group.add_argument
     add("--skip", metavar="GLOB", action="append", help="leave groups and blocks that match alone")
-    add("--criterion", metavar="NAME", help="how units are scored, as in l1, bn-scale or obs")
+    add("--criterion", metavar="NAME", help="how units are scored, as in l1, bn-scale or wanda")
     add("--allocation", metavar="HOW", help="uniform, or global: where it hurts least")
     add("--round-to", metavar="N", help="keep multiples of N; auto: what is fast on the provider")
     add("--allow-inexact", action="store_true", help="also units that a normalisation averages")

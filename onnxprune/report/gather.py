@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import importlib.metadata
-import re
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import onnx_ir as ir
 
 from onnxprune import model as models
@@ -17,6 +14,7 @@ from onnxprune.analysis import Analysis
 from onnxprune.cost import Cost, CostModel
 from onnxprune.pipeline import Pruned
 from onnxprune.recipe import as_mapping
+from onnxprune.report.reach import pinned_rows, reach
 from onnxprune.report.schema import (
     BlockRow,
     CheckRow,
@@ -25,18 +23,13 @@ from onnxprune.report.schema import (
     Measure,
     ModelRow,
     OutputRow,
-    PinnedRow,
-    Reach,
     RefitRow,
     Report,
     TensorRow,
     Unit,
 )
 from onnxprune.task import find_metric
-from onnxprune.units import Block, Group, Pinned
-
-_NAMED = re.compile(r"\s*`([^`]*)`")
-"""A name inside a reason, as in: Softmax `attn/Softmax_output_0` runs over it."""
+from onnxprune.units import Block, Group
 
 
 def inspection(analysis: Analysis) -> Report:
@@ -183,72 +176,8 @@ def _less(whole: Cost, part: Cost) -> Cost:
     return Cost(whole.macs - part.macs, whole.params - part.params, whole.bytes - part.bytes)
 
 
-def pinned_rows(analysis: Analysis) -> tuple[PinnedRow, ...]:
-    """The reasons why axes stay, those that hold most parameters first.
-
-    Reasons that differ only in the node they name are one row, with the first node as its example.
-    A tensor counts towards the reasons of its pinned axes with the elements that no unit takes
-    along on another axis.
-    """
-    sizes = _sizes(analysis)
-    free = _free(analysis.groups, sizes)
-    found: dict[str, list[Pinned]] = defaultdict(list)
-    for pinned in analysis.pinned:
-        found[_NAMED.sub("", pinned.reason)].append(pinned)
-    rows = []
-    for reason, axes in found.items():
-        params = sum(_staying(name, sizes, free) for name in {each.tensor for each in axes})
-        named = _NAMED.search(axes[0].reason)
-        example = named[1] if named else axes[0].tensor
-        rows.append(PinnedRow(reason, len(axes), params, example))
-    return tuple(sorted(rows, key=lambda row: (-row.params, -row.axes, row.reason)))
-
-
-def reach(analysis: Analysis) -> Reach:
-    """How many stored elements some unit takes along, with and without the inexact groups."""
-    sizes = _sizes(analysis)
-    whole = sum(int(np.prod(shape)) for shape in sizes.values())
-    left = []
-    for groups in ([g for g in analysis.groups if g.exact], analysis.groups):
-        free = _free(groups, sizes)
-        left.append(sum(_staying(name, sizes, free) for name in sizes))
-    return Reach(params=whole, exact=whole - left[0], inexact=left[0] - left[1])
-
-
 def _made_up(calib: object) -> bool:
     return calib is None or (isinstance(calib, str) and calib.partition(":")[0] == "random")
-
-
-def _sizes(analysis: Analysis) -> dict[str, tuple[int, ...]]:
-    return {
-        stored.name: tuple(axis.size or 0 for axis in stored.axes)
-        for stored in analysis.tensors
-        if not stored.filled
-    }
-
-
-def _free(
-    groups: Iterable[Group], sizes: Mapping[str, tuple[int, ...]]
-) -> dict[tuple[str, int], np.ndarray]:
-    """(tensor, axis) -> bool mask of the indices that leave with some unit of ``groups``."""
-    free: dict[tuple[str, int], np.ndarray] = {}
-    for cut in (cut for group in groups for cut in group.slices):
-        if cut.tensor in sizes:
-            key = (cut.tensor, cut.axis)
-            mask = free.setdefault(key, np.zeros(sizes[cut.tensor][cut.axis], np.bool_))
-            mask[cut.rows.ravel()] = True
-    return free
-
-
-def _staying(
-    name: str, sizes: Mapping[str, tuple[int, ...]], free: Mapping[tuple[str, int], np.ndarray]
-) -> int:
-    """Elements of a tensor that are left when every unit that can go is gone."""
-    left = 1
-    for axis, size in enumerate(sizes.get(name, (0,))):
-        gone = free.get((name, axis))
-        left *= size if gone is None else size - int(gone.sum())
-    return left
 
 
 def _tensor(value: ir.Value) -> TensorRow:
