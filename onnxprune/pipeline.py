@@ -200,7 +200,7 @@ def _recover(
 ) -> tuple[models.Model, tuple[Outcome, ...]]:
     """Refit what is left to what the dense model computed."""
     keep = analysis.keep(plan.removed)
-    settings = Settings(seed=asked.seed, provider=asked.provider)
+    settings = Settings(provider=asked.provider)
     found = reconstruct(
         analysis.model,
         small,
