@@ -127,14 +127,15 @@ def check(case: Case, seed: int) -> int:
         call.space.settle(tensor)
     for tensor in call.inputs:
         call.space.settle(tensor or ())
-    gone = removal(call, np.random.default_rng(seed))
+    rng = np.random.default_rng(seed)
+    gone = removal(call, rng)
 
     def keep(axis: Axis) -> np.ndarray:
         return ~call.space.gone(axis, gone)
 
     masked = [None if a is None else np.array(a) for a in case.inputs]
     for contraction in call.contractions:
-        i, k = contraction.slots[-1]
+        i, k = rng.choice(contraction.slots)
         zero = 0 if contraction.fill is None else case.inputs[contraction.fill].ravel()[0]
         np.moveaxis(masked[i], k, 0)[~keep(call.inputs[i][k])] = zero
     cut = [

@@ -76,6 +76,7 @@ def multi_head(call: Call) -> list[Tensor]:
         bias = concat(space, [query, call.tensor(1)[2], value])
         space.unify(call.tensor(3)[0], bias)
         call.roles[3, 0] = "scales"
+        call.contractions.append(Contraction(((3, 0),)))  # added before queries meet keys
     call.pin(4)
     _bias_over_heads(call, 5, h)
     call.settings["num_heads"] = _count(h)
