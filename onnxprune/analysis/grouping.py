@@ -199,7 +199,7 @@ def _slices(
 
 def _kind(tags: int, inexact: str, slices: Sequence[Slice]) -> str:
     """What the operators around a unit take it for."""
-    written = {s.rows.shape[1] for s in slices if s.role == "writes"}
+    written = {s.rows.shape[1] for s in slices if s.role == "writes"} - {1}  # 1: a table's columns
     if tags & HEAD:
         uneven = len(written) > 1 and all(n % min(written) == 0 for n in written)
         return "kv-group" if uneven else "head"

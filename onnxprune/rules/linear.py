@@ -104,13 +104,12 @@ def product(call: Call, flip: tuple[bool, bool] = (False, False)) -> list[Tensor
 
 def _tag_attention(call: Call) -> None:
     """A product of two activations over a batch of heads: say which axes are heads."""
-    if any(call.static[:2]) or len(call.tensor(0)) < 3:
+    if any(call.static[:2]) or len(call.inputs) != 2 or len(call.tensor(0)) < 3:
         return
-    for tensor in (call.tensor(0), call.tensor(1)):
-        for axis in tensor[:-2]:
-            call.space.tag(axis, HEAD)
-        for axis in tensor[-2:]:
-            call.space.tag(axis, HEAD_DIM)
+    for i in (0, 1):
+        for k, axis in enumerate(call.tensor(i)):
+            batch = call.roles.get((i, k), "scales") == "scales"
+            call.space.tag(axis, HEAD if batch else HEAD_DIM)
 
 
 @rule("MatMul")
@@ -165,4 +164,6 @@ def einsum(call: Call) -> list[Tensor]:
         free = [c for c in sorted(set(text)) if c.isalpha() and text.count(c) == 1]
         text += "->" + ("..." if "..." in text else "") + "".join(free)
     line = " ".join(text.replace("...", "…").replace("->", "→"))
-    return call.einsum(line.replace("…", "...").replace("→", "->"), tags=FFN)
+    out = call.einsum(line.replace("…", "...").replace("→", "->"), tags=FFN)
+    _tag_attention(call)
+    return out
