@@ -55,7 +55,6 @@ class CostModel:
                 term = self._term(stored.axes, stored.itemsize, stored.nodes[0])
                 seen.setdefault((stored.name, term.axes), term)
         self._stored = seen
-        self._runs = _batch(analysis)
 
     def _term(self, axes: Sequence[Axis], itemsize: float, node: str) -> _Term:
         fixed, varying = 1, []
@@ -84,7 +83,7 @@ class CostModel:
             kept.append(len(out) - int(np.count_nonzero(out)))
         dead = {n for name in bypassed for n in self._analysis.block(name).nodes}
         macs = sum(self._size(t, kept) for t in self._work if t.node not in dead)
-        macs //= self._runs
+        macs //= self._analysis.batch
         params, total, counted = 0, 0.0, set()
         for (name, _), term in self._stored.items():
             size = self._size(term, kept)
@@ -98,16 +97,6 @@ class CostModel:
     @staticmethod
     def _size(term: _Term, kept: Sequence[int]) -> int:
         return term.fixed * math.prod(kept[k] for k in term.axes)
-
-
-def _batch(analysis: Analysis) -> int:
-    """Samples in the analysed inputs, where the model leaves their number open; else 1."""
-    sizes = {
-        analysis.inputs[0][v.name or ""][0]
-        for v in analysis.model.ir.graph.inputs
-        if (v.name or "") in analysis.inputs[0] and v.shape and not isinstance(v.shape[0], int)
-    }
-    return sizes.pop() if len(sizes) == 1 else 1
 
 
 def cost(

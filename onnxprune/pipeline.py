@@ -8,6 +8,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from threadpoolctl import threadpool_limits
+
 from onnxprune import model as models
 from onnxprune.allocate import Limits
 from onnxprune.analysis import Analysis, analyse
@@ -19,12 +21,16 @@ from onnxprune.masked import masked
 from onnxprune.options import Options, from_flags
 from onnxprune.plan import Origin, Plan, check, versions
 from onnxprune.recover.structured import Outcome, Settings, reconstruct
-from onnxprune.selection import select
+from onnxprune.selection import Selection, select
 from onnxprune.statistics import block_importance
 from onnxprune.surgery import cut
 from onnxprune.units import Block
 from onnxprune.verify import Check, Verdict, prove
 
+_BLAS = 1
+"""Threads of a matrix product: the many small ones of elimination only get slower on more."""
+_NEAR = 0.03
+"""Difference between the ratio asked for and the one reached that is worth a note."""
 Tell = Callable[[str], None]
 """Hears what is being done, one short sentence at a time."""
 
@@ -99,7 +105,8 @@ def prune(
     fit, held = inputs.parts(analysis)
     limits = _limits(analysis, asked)
     bypassed = _blocks(analysis, asked, fit or held)
-    chosen = select(analysis, asked, limits, fit, bypassed, tell)
+    with threadpool_limits(_BLAS, "blas"):
+        chosen = select(analysis, asked, limits, fit, bypassed, tell)
     plan = Plan(
         removed=chosen.removed,
         units={g.name: len(g) for g in analysis.groups},
@@ -115,6 +122,7 @@ def prune(
         ),
     )
     notes = [f"{name}: {why}" for name, why in chosen.declined.items()]
+    notes += _rounded(analysis, asked, chosen)
     return _finish(analysis, plan, asked, inputs, notes, tell)
 
 
@@ -201,16 +209,31 @@ def _recover(
     """Refit what is left to what the dense model computed."""
     keep = analysis.keep(plan.removed)
     settings = Settings(provider=asked.provider)
-    found = reconstruct(
-        analysis.model,
-        small,
-        lambda value, axis: keep(analysis.walk.axes[value][axis]),
-        analysis.facts,
-        fit,
-        settings,
-        tell,
-    )
+    with threadpool_limits(_BLAS, "blas"):
+        found = reconstruct(
+            analysis.model,
+            small,
+            lambda value, axis: keep(analysis.walk.axes[value][axis]),
+            analysis.facts,
+            fit,
+            settings,
+            tell,
+        )
     return found.model, found.outcomes
+
+
+def _rounded(analysis: Analysis, asked: Options, chosen: Selection) -> list[str]:
+    """Say so where rounding to fast widths took the result away from the ratio asked for."""
+    free = [g for g in analysis.groups if g.name not in chosen.declined]
+    if asked.ratio is None or not free:
+        return []
+    gone = sum(len(chosen.removed.get(g.name, ())) for g in free) / sum(map(len, free))
+    if abs(gone - asked.ratio) < _NEAR:
+        return []
+    return [
+        f"{gone:.0%} of the units went where {asked.ratio:.0%} was asked for, "
+        "because widths are rounded to fast ones (--round-to 1 does not)"
+    ]
 
 
 def _limits(analysis: Analysis, asked: Options) -> Limits:

@@ -35,6 +35,7 @@ class Analysis:
         facts: shape, dtype and, where known, content of every value at those shapes.
         groups, blocks: what can be removed.
         pinned: axes of stored tensors that stay, with reasons.
+        batch: samples in ``inputs[0]`` where the model leaves their number open; else 1.
         walk: the labelled graph.
         tensors: every distinct use of a stored tensor.
     """
@@ -45,6 +46,7 @@ class Analysis:
     groups: tuple[Group, ...]
     blocks: tuple[Block, ...]
     pinned: tuple[Pinned, ...]
+    batch: int
     walk: Walk
     tensors: tuple[Stored, ...]
 
@@ -152,10 +154,21 @@ def analyse(
     facts = propagate(model, shapes[0])
     labelled = walk(model, facts)
     tensors = stored_tensors(labelled)
-    groups = make_groups(labelled, tensors)
-    blocks = find_blocks(model, labelled)
+    batch = _batch(model, shapes[0])
+    groups = make_groups(labelled, tensors, batch)
+    blocks = find_blocks(model, labelled, batch)
     pinned = pinned_axes(labelled, tensors)
-    return Analysis(model, shapes, facts, groups, blocks, pinned, labelled, tuple(tensors))
+    return Analysis(model, shapes, facts, groups, blocks, pinned, batch, labelled, tuple(tensors))
+
+
+def _batch(model: models.Model, inputs: Mapping[str, tuple[int, ...]]) -> int:
+    """The size of an open first axis, if all inputs that have one agree."""
+    sizes = {
+        inputs[value.name][0]
+        for value in model.ir.graph.inputs
+        if value.name in inputs and value.shape and not isinstance(value.shape[0], int)
+    }
+    return sizes.pop() if len(sizes) == 1 else 1
 
 
 __all__ = ["Analysis", "analyse", "identity"]

@@ -38,7 +38,7 @@ def _closure(node: ir.Node, start: ir.Value) -> list[ir.Node]:
         found = grown
 
 
-def find_blocks(model: Model, walk: Walk) -> tuple[Block, ...]:
+def find_blocks(model: Model, walk: Walk, batch: int) -> tuple[Block, ...]:
     """All bypassable branches of the main graph, in order."""
     work = {identity(n): sum(_volume(axes) for axes in c.work) for n, c in walk.calls}
     out = []
@@ -61,13 +61,11 @@ def find_blocks(model: Model, walk: Walk) -> tuple[Block, ...]:
                 continue
             names = tuple(identity(n) for n in reversed(dying))
             weights = {v for n in dying for v in n.inputs if v is not None and v.is_initializer()}
-            shapes_ = [walk.shape(v.name or "") or () for v in weights]
-            params = sum(math.prod(n or 0 for n in shape) for shape in shapes_)
-            macs = sum(work.get(n, 0) for n in names)
+            sizes = [walk.shape(v.name or "") or () for v in weights]
+            params = sum(math.prod(n or 0 for n in shape) for shape in sizes)
+            macs = sum(work.get(n, 0) for n in names) // batch
             name = f"{(node.name or identity(node)).strip('/')}:block"
-            out.append(
-                Block(name, identity(node), skip.name or "", names, int(params or 0), int(macs))
-            )
+            out.append(Block(name, identity(node), skip.name or "", names, params, macs))
             break
     return tuple(out)
 

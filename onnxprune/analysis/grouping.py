@@ -140,7 +140,7 @@ def atom_totals(
     return total
 
 
-def make_groups(walk: Walk, tensors: Sequence[Stored]) -> tuple[Group, ...]:
+def make_groups(walk: Walk, tensors: Sequence[Stored], batch: int) -> tuple[Group, ...]:
     """All groups, in graph order, with readable unique names."""
     slots = _slots(walk, tensors)
     once = {(t.name, tuple(c.tobytes() for a in t.axes for c in a.columns)): t for t in tensors}
@@ -164,7 +164,7 @@ def make_groups(walk: Walk, tensors: Sequence[Stored]) -> tuple[Group, ...]:
                 atoms=atoms,
                 slices=slices,
                 params=round(params[atoms[0]]),
-                macs=round(macs[atoms[0]]),
+                macs=round(macs[atoms[0]] / batch),
                 bytes=round(size[atoms[0]]),
             )
         )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
 from onnxprune import model as models
+from onnxprune.analysis.bodies import walk_bodies
 from onnxprune.analysis.shuffle import Shuffle, find_shuffle
 from onnxprune.dims import Axis, Space, take
 from onnxprune.notation import Tensor
@@ -116,7 +117,7 @@ class Walk:
             return
         bodies = dict(models.bodies(node))
         if bodies:
-            self._control(node, bodies)
+            walk_bodies(self, node, bodies, f"{node.op_type} `{identity(node)}` needs it whole")
             return
         inputs = [None if v is None else self.read(node, i, v) for i, v in enumerate(node.inputs)]
         names = [None if v is None else v.name or "" for v in node.inputs]
@@ -144,91 +145,14 @@ class Walk:
             if value.name:
                 known = self.shape(value.name) is not None
                 if not known:  # nobody could couple or pin it any more
-                    self._pin(axes, f"`{value.name}` is of unknown shape")
+                    self.pin(axes, f"`{value.name}` is of unknown shape")
                 self.axes[value.name] = axes if known else ()
                 if names and all(call.static):
                     self.static.add(value.name)
         self.calls.append((node, call))
 
-    # -- control flow ------------------------------------------------------------------------
-
-    def _control(self, node: ir.Node, bodies: Mapping[str, ir.Graph]) -> None:
-        """If, Loop and Scan: what meets at a border must lose the same indices."""
-        given = [None if v is None else self.read(node, i, v) for i, v in enumerate(node.inputs)]
-        why = f"{node.op_type} `{identity(node)}` needs it whole"
-        if node.op_type == "If":
-            for body in bodies.values():
-                self.graph(body)
-            branches = [self._ends(body) for body in bodies.values()]
-            for k, value in enumerate(node.outputs):
-                self._out(value, [ends[k] for ends in branches], why)
-            return
-        (body,) = bodies.values()
-        if node.op_type == "Loop":
-            carried, first = len(node.inputs) - 2, 2
-            starts = given[2:]
-            fixed = given[:2]
-        elif node.op_type == "Scan" and node.version != 8:
-            scanned = int(node.attributes["num_scan_inputs"].as_int())
-            carried, first = len(node.inputs) - scanned, 0
-            starts, fixed = given[:carried], given[carried:]
-        else:
-            carried = first = 0
-            starts, fixed = [], given
-        for tensor in fixed:
-            self._pin(tensor, why)
-        for k, value in enumerate(body.inputs):
-            inner = self.plain(value.name or "", why)
-            outer = starts[k - first] if first <= k < first + carried else None
-            if outer is not None and _sizes(outer) == _sizes(inner):
-                inner = outer
-            else:
-                self._pin(outer, why)
-            self.axes[value.name or ""] = inner
-        self.graph(body)
-        ends = self._ends(body)
-        skip = len(body.outputs) - len(node.outputs)
-        for tensor in ends[:skip]:
-            self._pin(tensor, why)
-        for k, value in enumerate(node.outputs):
-            state = self.axes[body.inputs[first + k].name or ""] if k < carried else None
-            if state is not None:
-                self._out(value, [state, ends[skip + k]], why)
-            else:
-                self._pin(ends[skip + k], why)
-                self.axes[value.name or ""] = self.plain(value.name or "", why)
-
-    def _ends(self, body: ir.Graph) -> list[Tensor | None]:
-        """Axes of the outputs of a body (which may be stored tensors or outer values)."""
-        out: list[Tensor | None] = []
-        for value in body.outputs:
-            name = value.name or ""
-            if name not in self.axes:
-                stored = models.constant(value)
-                self.axes[name] = (
-                    tuple(Axis(int(n), why="output of a body") for n in stored.shape.numpy())
-                    if stored is not None
-                    else self.plain(name, "output of a body")
-                )
-            out.append(self.axes[name] if self.shape(name) is not None else None)
-        return out
-
-    def _out(self, value: ir.Value, meet: Sequence[Tensor | None], why: str) -> None:
-        """An output that is one of several values, chosen while the model runs."""
-        name = value.name or ""
-        tensors = [t for t in meet if t is not None]
-        if len(tensors) == len(meet) and all(_sizes(t) == _sizes(tensors[0]) for t in tensors):
-            for other in tensors[1:]:
-                for a, b in zip(tensors[0], other, strict=True):
-                    self.space.unify(a, b, why)
-            if self.shape(name) == _sizes(tensors[0]):
-                self.axes[name] = tensors[0]
-                return
-        for tensor in tensors:
-            self._pin(tensor, why)
-        self.axes[name] = self.plain(name, why)
-
-    def _pin(self, tensor: Tensor | None, why: str) -> None:
+    def pin(self, tensor: Tensor | None, why: str) -> None:
+        """Keep every axis of a tensor whole."""
         for axis in tensor or ():
             self.space.pin(axis, why)
 
@@ -245,10 +169,6 @@ _PLAIN_ATTRIBUTES = {
 def identity(node: ir.Node) -> str:
     """What a node is called everywhere: its first named output."""
     return next((v.name for v in node.outputs if v.name), "")
-
-
-def _sizes(tensor: Tensor) -> tuple[int | None, ...]:
-    return tuple(a.size for a in tensor)
 
 
 def walk(model: models.Model, facts: Mapping[str, Fact]) -> Walk:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TextIO
 
@@ -24,6 +24,13 @@ def report(made: schema.Report, *, as_json: bool) -> None:
         sys.stdout.write(json.dumps(schema.to_json(made), indent=2, ensure_ascii=False) + "\n")
     else:
         terminal.show(made, _console(sys.stdout))
+    sys.stdout.flush()
+
+
+def reports(made: Sequence[schema.Report]) -> None:
+    """Print several reports to stdout as one JSON list."""
+    plain = [schema.to_json(each) for each in made]
+    sys.stdout.write(json.dumps(plain, indent=2, ensure_ascii=False) + "\n")
     sys.stdout.flush()
 
 
