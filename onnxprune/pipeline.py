@@ -230,10 +230,8 @@ def _rounded(analysis: Analysis, asked: Options, chosen: Selection) -> list[str]
     gone = sum(len(chosen.removed.get(g.name, ())) for g in free) / sum(map(len, free))
     if abs(gone - asked.ratio) < _NEAR:
         return []
-    return [
-        f"{gone:.0%} of the units went where {asked.ratio:.0%} was asked for, "
-        "because widths are rounded to fast ones (--round-to 1 does not)"
-    ]
+    what = f"{gone:.0%} of the units went where {asked.ratio:.0%} was asked for"
+    return [f"{what}, because widths are rounded to fast ones (--round-to 1 does not)"]
 
 
 def _limits(analysis: Analysis, asked: Options) -> Limits:
