@@ -44,7 +44,7 @@ def cut(
     rewrite_sizes(editor, analysis, keep)
     for block in blocks:
         editor.replace(block.output, block.skip)
-    clean(editor, analysis)
+    clean(editor, analysis, keep)
     return editor.model
 
 

@@ -7,10 +7,11 @@ from onnx_ir.passes import common
 
 from onnxprune import model as models
 from onnxprune.analysis import Analysis
+from onnxprune.rules import Keep
 from onnxprune.surgery.edit import Editor
 
 
-def clean(editor: Editor, analysis: Analysis) -> None:
+def clean(editor: Editor, analysis: Analysis, keep: Keep) -> None:
     """Remove what nothing needs any more and infer shapes anew."""
     graph = editor.model.ir.graph
     needed = {v.name for v in analysis.model.ir.graph.inputs if v.uses() or v.is_graph_output()}
@@ -29,12 +30,7 @@ def clean(editor: Editor, analysis: Analysis) -> None:
         for value in models.values(inner)
         if value.shape is not None
     }
-    for inner in models.graphs(editor.model):
-        kept = {*inner.inputs, *inner.outputs}
-        for node in inner:
-            for value in node.outputs:
-                if value not in kept:
-                    value.shape = None
+    _forget(editor, analysis, keep)
     declared = [(v, v.shape) for v in (*graph.inputs, *graph.outputs)]
     _infer(editor.model.ir)
     for value, shape in declared:  # the interface is as it was, names of open sizes included
@@ -46,6 +42,21 @@ def clean(editor: Editor, analysis: Analysis) -> None:
                 if value not in kept and value.name not in described:
                     value.shape = None
                     value.type = None
+
+
+def _forget(editor: Editor, analysis: Analysis, keep: Keep) -> None:
+    """Drop all shapes but those of borders; inference leaves those of bodies, so they are cut."""
+    for graph in models.graphs(editor.model):
+        kept = {*graph.inputs, *graph.outputs}
+        for value in [v for node in graph for v in node.outputs if v not in kept]:
+            value.shape = None
+        for value in kept if graph is not editor.model.ir.graph else ():
+            axes = analysis.walk.axes.get(value.name or "", ())
+            if models.constant(value) is not None or value.shape is None:
+                continue
+            if len(axes) == len(value.shape):
+                pairs = zip(axes, value.shape, strict=True)
+                value.shape = ir.Shape([int(keep(a).sum()) if a.columns else d for a, d in pairs])
 
 
 def _infer(model: ir.Model) -> None:
