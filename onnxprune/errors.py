@@ -9,7 +9,7 @@ class OnnxpruneError(Exception):
     Args:
         message: one sentence naming what is wrong and where.
         hint: one sentence saying what to do; empty when there is nothing useful to say.
-        exit_code: the process exit code of the command line (2: could not run; 1: the verdict is bad).
+        exit_code: of the command line (2: could not run; 1: the verdict is bad).
     """
 
     def __init__(self, message: str, *, hint: str = "", exit_code: int = 2) -> None:

@@ -43,7 +43,7 @@ def run(given: argparse.Namespace) -> int:
     entry = zoo.get(_MODEL)
     output = destination.check("-o", given.output, {"the model": entry.model})
     dense = zoo.measure(entry, open_session(entry.model).run)
-    good, reports = True, []
+    runs, reports = [], []
     for target in _TARGETS:
         asked = from_flags({"target": target, "calib": str(entry.calibration)})
         console.done(
@@ -54,14 +54,15 @@ def run(given: argparse.Namespace) -> int:
             pruned = prune(entry.model, asked, tell=tell)
             tell("measuring on the evaluation set")
             after = zoo.measure(entry, open_session(pruned.model).run)
-        good = good and pruned.verdict.ok
+        runs.append(pruned)
         made = gather.result("prune", pruned, None)
         seen = Measure(f"{entry.metric} on unseen pictures", dense, after, "fraction")
         reports.append(dataclasses.replace(made, measures=(*made.measures, seen)))
         if not given.json:
             console.report(reports[-1], as_json=False)
+    good = all(each.verdict.ok for each in runs)
     if output and good:
-        pruned.save(output)
+        runs[-1].save(output)
         reports[-1] = dataclasses.replace(reports[-1], output=str(output))
     if given.json:
         console.reports(reports)

@@ -161,8 +161,8 @@ def _split_gelu(call: Call) -> list[Fact]:
 
 _LIKE_FIRST = """
 BiasAdd BiasDropout BiasGelu BiasSoftmax BitmaskDropout FastGelu Gelu GemmFastGelu GroupNorm
-GroupNormalization Inverse LongformerAttention MoE QLinearLeakyRelu QLinearSigmoid QLinearSoftmax QMoE QuickGelu
-RotaryEmbedding SkipGroupNorm
+GroupNormalization Inverse LongformerAttention MoE QLinearLeakyRelu QLinearSigmoid QLinearSoftmax
+QMoE QuickGelu RotaryEmbedding SkipGroupNorm
 """
 
 RULES: Mapping[str, Rule] = {
