@@ -1,0 +1,97 @@
+"""Second moments of what a layer reads and of what it should compute.
+
+Inputs are those of the thinned model, targets those of the dense one, so that each layer makes up
+for the errors of those before it instead of passing them on; where its output is added to a
+residual stream the target is the dense sum minus the thinned other summand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxprune.recover.gram import Accumulator, Moments
+from onnxprune.recover.layers import Merge
+from onnxprune.recover.patches import Index, sample_positions
+from onnxprune.recover.segments import Segments
+from onnxprune.sparse.weights import Target
+
+Array = npt.NDArray[Any]
+Feeds = Mapping[str, Array]
+Bool = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """How rows are drawn.
+
+    Attributes:
+        rows: per layer, at least.
+        per_input: per input of the layer, if that is more.
+        held: every ``held``-th sample is put aside to judge by.
+        seed: of the draw.
+    """
+
+    rows: int = 20_000
+    per_input: int = 16
+    held: int = 6
+    seed: int = 0
+
+
+def moments_of(
+    target: Target,
+    merge: Merge,
+    teacher: Segments,
+    student: Segments,
+    batches: list[Feeds],
+    sample: Sample,
+) -> tuple[Moments, Moments]:
+    """Moments of sampled rows and their targets: those to fit to, and those to judge by.
+
+    Args:
+        target: the layer; what it reads is held by ``student``.
+        merge: where its output counts; ``teacher`` holds the value there.
+        teacher: the dense model.
+        student: the thinned one.
+        batches: the feeds behind both; rows that an attention mask among them hides are left out.
+        sample: how rows are drawn.
+    """
+    layer, (groups, inputs, outputs) = target.layer, target.shape
+    parts = [Accumulator(groups, inputs, outputs), Accumulator(groups, inputs, outputs)]
+    share = -(-max(sample.rows, sample.per_input * inputs) // len(batches))
+    samples = [len(student.value(layer.x, k)) for k in range(len(batches))]
+    seen = 0
+    for k, feeds in enumerate(batches):
+        x = student.value(layer.x, k)
+        total = layer.count(x.shape)
+        positions = sample_positions(total, share, sample.seed + k)
+        positions = _visible(positions, x, layer.axis if layer.window is None else 0, feeds)
+        # A few samples cannot be put aside whole: then it is their last rows.
+        of = samples[k] if sum(samples) >= sample.held else sample.held
+        first = seen if of == samples[k] else 0
+        aside = (first + positions * of // total) % sample.held == sample.held - 1
+        seen += samples[k]
+        wanted = teacher.value(merge.value, k)
+        if merge.skip is not None:
+            wanted = wanted - student.value(merge.skip, k)
+        targets = layer.targets(wanted, positions) - merge.shift.reshape(groups, 1, outputs)
+        features = layer.rows(x, positions)
+        for part, chosen in zip(parts, (~aside, aside), strict=True):
+            if chosen.any():
+                part.add(features[:, chosen], targets[:, chosen])
+    return parts[0].moments(), parts[1].moments()
+
+
+def _visible(positions: Index, x: Array, axis: int, feeds: Feeds) -> Index:
+    """Without tokens that are padding, where the feeds have a mask of the shape of the tokens."""
+    if x.ndim != 3 or axis not in (-1, 2):
+        return positions
+    for name, mask in feeds.items():
+        if "mask" in name.lower() and mask.shape == x.shape[:2] and mask.any():
+            shown: Index = positions[mask.ravel()[positions] != 0]
+            return shown
+    return positions
