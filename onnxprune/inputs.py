@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxprune.analysis import Analysis
-from onnxprune.backends import Signature, TensorSpec
+from onnxprune.backends import Signature, TensorSpec, open_session
 from onnxprune.calibrate import Calibration, open_calibration, split
 from onnxprune.errors import OnnxpruneError
 from onnxprune.model import Model
@@ -35,12 +35,14 @@ class Inputs:
         calibration: the user's data, or None.
         shapes: concrete input shapes to analyse at: those of the data, or those the user gave.
         seed: of made-up inputs.
+        made: made-up inputs that the model is known to run on.
     """
 
     signature: Signature
     calibration: Calibration | None
     shapes: Mapping[str, tuple[int, ...]] | None
     seed: int
+    made: tuple[Feeds, ...] = ()
 
     @property
     def synthetic(self) -> bool:
@@ -58,7 +60,42 @@ class Inputs:
         """A few feeds to prove a cut with; made-up ones come in both analysed sets of shapes."""
         if self.calibration is not None:
             return list(itertools.islice(self.calibration, _PROVED))
+        return list(self.made) or self._guesses(analysis)
+
+    def _guesses(self, analysis: Analysis) -> list[Feeds]:
         return [self._made_up(shapes, k) for k, shapes in enumerate(analysis.inputs)]
+
+    def that_run(self, analysis: Analysis, provider: str) -> Inputs:
+        """The same, with made-up inputs that the model really runs on.
+
+        Sizes that fit the graph on paper may still not fit each other (the length of a mask and
+        that of a cache, say); then sizes that exporters' names suggest are tried.
+
+        Raises:
+            OnnxpruneError: no made-up inputs run.
+        """
+        if self.calibration is not None:
+            return self
+        session = open_session(analysis.model, provider=provider)
+        problem: OnnxpruneError | None = None
+        for guess in (self._guesses, self._by_names):
+            made = tuple(guess(analysis))
+            try:
+                for feeds in made:
+                    session.run(feeds)
+            except OnnxpruneError as error:
+                problem = problem or error
+            else:
+                return replace(self, made=made)
+        assert problem is not None
+        raise OnnxpruneError(
+            f"made-up inputs do not fit this model: {problem.message}",
+            hint="give real inputs with --calib, or sizes that fit with --shapes",
+        )
+
+    def _by_names(self, _: Analysis) -> list[Feeds]:
+        random = open_calibration("random", self.signature, samples=2, seed=self.seed)
+        return list(itertools.islice(random, _PROVED))
 
     def parts(self, analysis: Analysis) -> tuple[list[Feeds], list[Feeds]]:
         """Feeds that may be fitted to, and others to judge by; the same at every call.

@@ -102,6 +102,7 @@ def prune(
     inputs = open_inputs(model, asked)
     tell("finding what can be removed")
     analysis = analyse(model, inputs=inputs.shapes)
+    inputs = inputs.that_run(analysis, asked.provider)
     fit, held = inputs.parts(analysis)
     limits = _limits(analysis, asked)
     bypassed = _blocks(analysis, asked, fit or held)
@@ -143,6 +144,7 @@ def replay(
     model = models.load(source)
     inputs = open_inputs(model, asked)
     analysis = analyse(model, inputs=inputs.shapes)
+    inputs = inputs.that_run(analysis, asked.provider)
     check(plan, models.structure_hash(model), analysis.groups, analysis.blocks)
     return _finish(analysis, plan, asked, inputs, [], tell)
 

@@ -24,7 +24,7 @@ __all__ = ["Feeds", "Session", "available", "open_session"]
 Feeds: TypeAlias = Mapping[str, npt.NDArray[Any]]
 """One array per model input."""
 
-_ERRORS_ONLY = 3  # onnxruntime's severities: 0 verbose, 1 info, 2 warning, 3 error, 4 fatal
+_FATAL_ONLY = 4  # of verbose, info, warning, error, fatal; errors are raised and need no log
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,7 +177,7 @@ def _source(
 
 def _settings(ort: Any, threads: int | None, libraries: Sequence[str], *, optimise: bool) -> Any:  # noqa: ANN401
     settings = ort.SessionOptions()
-    settings.log_severity_level = _ERRORS_ONLY
+    settings.log_severity_level = _FATAL_ONLY
     levels = ort.GraphOptimizationLevel
     settings.graph_optimization_level = (
         levels.ORT_ENABLE_ALL if optimise else levels.ORT_DISABLE_ALL
