@@ -66,8 +66,11 @@ def _mask_input(
     if stored is not None:
         array = np.array(stored.numpy())
         for k, (stays, fill) in masks.items():
-            zero = call.values[fill] if fill is not None else None
-            np.moveaxis(array, k, 0)[~stays] = 0 if zero is None else np.ravel(zero)[0]
+            known = call.values[fill] if fill is not None else None
+            zero = np.zeros((), array.dtype) if known is None else known
+            if zero.size > 1:  # one per output, which is the axis behind the masked one
+                zero = zero.reshape(-1, *[1] * (array.ndim - 2))
+            np.moveaxis(array, k, 0)[~stays] = zero
         copy = editor.store(value, f"{value.name}/masked", ir.Tensor(array, dtype=stored.dtype))
         node.replace_input_with(i, copy)
         return

@@ -4,7 +4,7 @@ An operator without a rule has all its axes pinned, with that reason: an unknown
 opportunity, never correctness.
 """
 
-from onnxprune.rules import attention, elementwise, linear, movement, norm, recurrent
+from onnxprune.rules import attention, elementwise, linear, movement, norm, recurrent, rows
 from onnxprune.rules.call import RULES, Call, Contraction, Keep, Rule, apply_rule, lines, rule
 
 __all__ = [
@@ -21,5 +21,6 @@ __all__ = [
     "movement",
     "norm",
     "recurrent",
+    "rows",
     "rule",
 ]

@@ -233,3 +233,8 @@ def _agrees(tensor: Tensor, shape: Shape) -> bool:
     return len(tensor) == len(shape) and all(
         n is None or a.size is None or a.size == n for a, n in zip(tensor, shape, strict=True)
     )
+
+
+def counts(axes: Sequence[Axis]) -> Callable[[Keep], list[int]]:
+    """What is kept of each axis: the commonest rewrite of a stored size."""
+    return lambda keep: [int(keep(a).sum()) for a in axes]

@@ -72,6 +72,14 @@ def quantize(call: Call) -> list[Tensor]:
     return [x]
 
 
+@rule("DynamicQuantizeLinear")
+def dynamic_quantize(call: Call) -> list[Tensor]:
+    """One scale for all: the largest element of what is kept."""
+    for axis in call.tensor(0):
+        call.space.inexact(axis, f"DynamicQuantizeLinear `{call.name}` has one scale for all")
+    return [call.tensor(0), (), ()]
+
+
 @rule("QLinearAdd", "QLinearMul", domain="com.microsoft")
 def qlinear_binary(call: Call) -> list[Tensor]:
     """a, scale, zero, b, scale, zero, y scale, y zero, all per tensor."""

@@ -120,17 +120,34 @@ def matmul(call: Call) -> list[Tensor]:
     return out
 
 
-@rule("MatMulInteger")
-def matmul_integer(call: Call) -> list[Tensor]:
-    """As MatMul; zero points per tensor only."""
-    for i in (2, 3):
+_QUANTISED = {
+    "MatMulInteger": ([0, 1], [3]),
+    "QLinearMatMul": ([0, 3], [4, 5]),
+    "QGemm": ([0, 3, 6], [4, 5]),
+}
+"""Where operands are, and what may hold one value per column of the second: scale, zero point."""
+
+
+@rule("MatMulInteger", "QLinearMatMul")
+@rule("QGemm", domain="com.microsoft")
+def quantised_product(call: Call) -> list[Tensor]:
+    """A matrix product of codes; a removed weight is its zero point."""
+    at, per_column = _QUANTISED[call.op]
+    for i in set(range(len(call.inputs))) - {*at, *per_column}:
         if call.has(i) and any(n != 1 for n in call.shape(i)):
-            raise MismatchError("per-row zero points")
-    call.inputs, inputs = call.inputs[:2], call.inputs
-    out = product(call)
-    call.inputs = inputs
-    slots = [c.slots[-1:] for c in call.contractions]
-    call.contractions = [Contraction(s, fill=3 if call.has(3) else None) for s in slots]
+            raise MismatchError("scales or zero points per row")
+    inputs = [call.inputs[i] if call.has(i) else None for i in at]
+    sub = Call(**{**call.__dict__, "inputs": inputs, "contractions": [], "roles": {}})
+    out = gemm(sub) if call.op == "QGemm" else product(sub)
+    call.roles = {(at[i], k): role for (i, k), role in sub.roles.items()}
+    columns = call.tensor(at[1])[0 if call.attr("transB", 0) else -1]
+    for i in per_column:
+        if call.has(i) and any(n != 1 for n in call.shape(i)):
+            call.space.unify(columns, call.tensor(i)[0])
+    zero = per_column[-1] if call.has(per_column[-1]) else None
+    slots = [(at[1], k) for c in sub.contractions for i, k in c.slots if i == 1]
+    call.contractions = [Contraction((slot,), fill=zero) for slot in slots]
+    call.touched.update(at)
     return out
 
 
