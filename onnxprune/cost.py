@@ -16,7 +16,8 @@ from types import MappingProxyType
 import numpy as np
 
 from onnxprune.analysis import Analysis
-from onnxprune.dims import Axis, Column
+from onnxprune.atoms import Column
+from onnxprune.dims import Axis
 
 _NOTHING: Mapping[str, Sequence[int]] = MappingProxyType({})
 

@@ -24,10 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-Column = npt.NDArray[np.int64]
-PIN = 0
-"""The atom that is never removed."""
-_NEVER = np.iinfo(np.int32).max
+from onnxprune.atoms import NEVER, PIN, Atoms, Column
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,79 +42,12 @@ class Axis:
     why: str = ""
 
 
-class Space:
-    """The atoms of one analysis: who is united with whom, pinned, inexact, or a product.
-
-    A root may be *bound* to two others, ``e := {left, right}``: wherever ``e`` stands, both
-    stand. That is how a free axis of ``h*d`` atoms becomes the product ``(h d)`` everywhere at
-    once when somebody reshapes it.
-    """
-
-    def __init__(self) -> None:
-        self._n = 1
-        self._parent = np.zeros(1, np.int64)
-        self._left = np.full(1, -1, np.int64)
-        self._right = np.full(1, -1, np.int64)
-        self._pinned = np.zeros(1, np.int32)
-        self._inexact = np.full(1, _NEVER, np.int32)
-        self._tags = np.zeros(1, np.int64)
-        self._reasons: dict[str, int] = {"never removed": 0}
-        self._texts: list[str] = ["never removed"]
-
-    # -- atoms -------------------------------------------------------------------------------
+class Space(Atoms):
+    """The axes of one analysis over their atoms."""
 
     def fresh(self, n: int) -> Axis:
         """An axis of ``n`` new atoms."""
-        need = self._n + n
-        if need > len(self._parent):
-            grow = max(need, 2 * len(self._parent)) - len(self._parent)
-            start = len(self._parent)
-            self._parent = np.concatenate([self._parent, np.arange(start, start + grow)])
-            self._left = np.concatenate([self._left, np.full(grow, -1, np.int64)])
-            self._right = np.concatenate([self._right, np.full(grow, -1, np.int64)])
-            self._pinned = np.concatenate([self._pinned, np.full(grow, _NEVER, np.int32)])
-            self._inexact = np.concatenate([self._inexact, np.full(grow, _NEVER, np.int32)])
-            self._tags = np.concatenate([self._tags, np.zeros(grow, np.int64)])
-        column = np.arange(self._n, need, dtype=np.int64)
-        self._n = need
-        return Axis(n, (column,))
-
-    def find(self, atoms: Column) -> Column:
-        """Roots of ``atoms`` (same shape), with path compression."""
-        parent = self._parent
-        root = parent[atoms]
-        while True:
-            above = parent[root]
-            if np.array_equal(above, root):
-                break
-            root = above
-        parent[atoms] = root
-        return root
-
-    def _unite(self, a: Column, b: Column) -> None:
-        """Unite ``a[i]`` with ``b[i]``; both hold unbound roots. Flags follow to the new root."""
-        touched = np.concatenate([a.ravel(), b.ravel()])
-        a, b = a.ravel(), b.ravel()
-        while True:
-            a, b = self.find(a), self.find(b)
-            low, high = np.minimum(a, b), np.maximum(a, b)
-            apart = low < high
-            if not apart.any():
-                break
-            np.minimum.at(self._parent, high[apart], low[apart])
-        root = self.find(touched)
-        np.minimum.at(self._pinned, root, self._pinned[touched])
-        np.minimum.at(self._inexact, root, self._inexact[touched])
-        np.bitwise_or.at(self._tags, root, self._tags[touched])
-
-    def _reason(self, text: str) -> int:
-        if text not in self._reasons:
-            self._reasons[text] = len(self._texts)
-            self._texts.append(text)
-        return self._reasons[text]
-
-    def _free(self, atoms: Column) -> npt.NDArray[np.bool_]:
-        return np.asarray(self._pinned[atoms] == _NEVER)
+        return Axis(n, (self._new(n),))
 
     # -- reading -----------------------------------------------------------------------------
 
@@ -140,10 +70,6 @@ class Space:
                 out.append(column)
         return out
 
-    def labels(self, column: Column) -> Column:
-        """``column`` (roots) with every pinned row replaced by PIN."""
-        return np.where(self._free(column), column, PIN)
-
     def why_pinned(self, axis: Axis) -> str:
         """Why ``axis`` cannot lose an index; empty if some index can go."""
         if not axis.columns:
@@ -151,8 +77,8 @@ class Space:
         if self.columns(axis):
             return ""
         flags = np.concatenate([self._pinned[self._leaves(c)] for c in axis.columns])
-        said = flags[(flags > 0) & (flags < _NEVER)]
-        return self._texts[int(said.min(initial=_NEVER)) if said.size else 0]
+        said = flags[(flags > 0) & (flags < NEVER)]
+        return self._texts[int(said.min(initial=NEVER)) if said.size else 0]
 
     def _leaves(self, column: Column) -> Column:
         """All unbound roots that stand for ``column``, in no order."""
@@ -162,15 +88,6 @@ class Space:
             return roots
         below = np.concatenate([self._left[roots[bound]], self._right[roots[bound]]])
         return np.concatenate([roots[~bound], self._leaves(below)])
-
-    def why_inexact(self, atom: int) -> str:
-        """Why removing ``atom`` is not the same as masking it; empty when it is."""
-        flag = int(self._inexact[atom])
-        return "" if flag == _NEVER else self._texts[flag]
-
-    def tags(self, atom: int) -> int:
-        """The bits given to ``atom`` by :meth:`tag`."""
-        return int(self._tags[atom])
 
     # -- marking -----------------------------------------------------------------------------
 
@@ -325,9 +242,6 @@ class Space:
         for column in self.columns(axis):
             out |= removed[column]
         return out
-
-    def __len__(self) -> int:
-        return self._n
 
 
 def _pattern(column: Column) -> Column:

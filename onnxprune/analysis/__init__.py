@@ -15,7 +15,8 @@ from onnxprune import model as models
 from onnxprune.analysis.blocks import find_blocks
 from onnxprune.analysis.grouping import Stored, make_groups, pinned_axes, stored_tensors
 from onnxprune.analysis.walk import Walk, identity, walk
-from onnxprune.dims import Axis, Column
+from onnxprune.atoms import Column
+from onnxprune.dims import Axis
 from onnxprune.errors import OnnxpruneError
 from onnxprune.rules import Keep
 from onnxprune.shapes import Fact, probe_shapes, propagate

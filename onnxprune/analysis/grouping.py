@@ -13,7 +13,8 @@ import onnx_ir as ir
 
 from onnxprune import model as models
 from onnxprune.analysis.walk import KEPT_WHOLE, Walk, identity
-from onnxprune.dims import Axis, Column
+from onnxprune.atoms import Column
+from onnxprune.dims import Axis
 from onnxprune.notation import SPATIAL, Tensor
 from onnxprune.rules.call import CHANNEL, EXPERT, FFN, HEAD, HEAD_DIM, HIDDEN
 from onnxprune.units import Group, Pinned, Role, Slice

@@ -84,11 +84,10 @@ def reshape(call: Call) -> list[Tensor]:
 
 def _set_sizes(call: Call, name: str, i: int, axes: Sequence[Axis]) -> None:
     """Sizes stored in attribute ``name`` (old opsets) or input ``i`` follow ``axes``."""
-    counts = counts(axes)
     if name in call.attributes:
-        call.settings[name] = counts
+        call.settings[name] = counts(axes)
     else:
-        call.sizes[i] = counts
+        call.sizes[i] = counts(axes)
 
 
 @rule("Squeeze", "Unsqueeze")
