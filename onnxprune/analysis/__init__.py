@@ -165,7 +165,7 @@ def analyse(
 def _batch(model: models.Model, inputs: Mapping[str, tuple[int, ...]]) -> int:
     """The size of an open first axis, if all inputs that have one agree."""
     sizes = {
-        inputs[value.name][0]
+        inputs[value.name or ""][0]
         for value in model.ir.graph.inputs
         if value.name in inputs and value.shape and not isinstance(value.shape[0], int)
     }
