@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import onnx
 import onnx_ir as ir
-from google.protobuf.message import DecodeError, EncodeError  # type: ignore[import-untyped]
+from google.protobuf.message import DecodeError, EncodeError
 
 from onnxprune.errors import OnnxpruneError
 from onnxprune.model import functions, sparse
