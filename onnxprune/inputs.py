@@ -76,7 +76,7 @@ class Inputs:
         """
         if self.calibration is not None:
             return self
-        session = open_session(analysis.model, provider=provider)
+        session = open_session(analysis.model, provider=provider, prepack=False)
         problem: OnnxpruneError | None = None
         for guess in (self._guesses, self._by_names):
             made = tuple(guess(analysis))

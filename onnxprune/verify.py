@@ -113,5 +113,5 @@ def prove(cut: Model, masked: Model, batches: Iterable[Feeds], provider: str = "
 def _outputs(
     model: Model, feeds: list[Feeds], provider: str, *, optimise: bool
 ) -> list[dict[str, Array]]:
-    session: Session = open_session(model, provider=provider, optimise=optimise)
+    session: Session = open_session(model, provider=provider, optimise=optimise, prepack=False)
     return [session.run(each) for each in feeds]

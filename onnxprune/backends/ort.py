@@ -100,6 +100,7 @@ def open_session(
     provider: str = "cpu",
     threads: int | None = None,
     optimise: bool = True,
+    prepack: bool = True,
     outputs: Sequence[str] = (),
     options: Mapping[str, str] | None = None,
     custom_ops: Sequence[str | Path] = (),
@@ -115,6 +116,8 @@ def open_session(
         provider: short name (``cpu``, ``cuda``, ``tensorrt``, ``openvino``, ...) or onnxruntime's.
         threads: threads within an operator; onnxruntime's choice (all cores) by default.
         optimise: whether onnxruntime may rewrite the graph.
+        prepack: whether it may keep copies of weights in the layout its kernels like best; without,
+            it takes half the memory and runs slower.
         outputs: values to return besides the model's outputs: node outputs, graph inputs or
             stored tensors of the main graph. Whatever is returned is not fused away.
         options: options of the provider, as onnxruntime names them. OpenVINO computes in bfloat16
@@ -134,7 +137,7 @@ def open_session(
     libraries = [str(one) for one in custom_ops]
     while True:
         try:
-            settings = _settings(ort, threads, libraries, optimise=optimise)
+            settings = _settings(ort, threads, libraries, optimise=optimise, prepack=prepack)
             held = _pass_weights(ort, settings, weights)
             how = use(settings, chosen, options or {})
             graph = source.graph if isinstance(source, Embedded) else source
@@ -175,13 +178,22 @@ def _source(
     return embed(model, outputs)
 
 
-def _settings(ort: Any, threads: int | None, libraries: Sequence[str], *, optimise: bool) -> Any:  # noqa: ANN401
+def _settings(
+    ort: Any,  # noqa: ANN401
+    threads: int | None,
+    libraries: Sequence[str],
+    *,
+    optimise: bool,
+    prepack: bool,
+) -> Any:  # noqa: ANN401
     settings = ort.SessionOptions()
     settings.log_severity_level = _FATAL_ONLY
     levels = ort.GraphOptimizationLevel
     settings.graph_optimization_level = (
         levels.ORT_ENABLE_ALL if optimise else levels.ORT_DISABLE_ALL
     )
+    if not prepack:
+        settings.add_session_config_entry("session.disable_prepacking", "1")
     if threads is not None:
         settings.intra_op_num_threads = threads
         settings.inter_op_num_threads = 1
