@@ -9,6 +9,7 @@ from typing import Any, Literal, cast, get_args
 
 from onnxprune.amounts import Budget, budget, count, fraction, shapes
 from onnxprune.errors import OnnxpruneError
+from onnxprune.sparse.amount import Method, Sparsity, Spread, sparsity
 
 Allocation = Literal["uniform", "global"]
 Recover = Literal["auto", "none"]
@@ -25,8 +26,13 @@ class Options:
         target: what may be left of the model.
         heads: fraction of the units of groups of kind ``head`` or ``kv-group`` that is removed.
         blocks: how many residual blocks are bypassed.
+        sparsity: single weights that become zero in what is left: a share, or N of every M kept.
         ratios: (glob over group names, fraction removed), the last match wins, over the above.
-        skip: globs over group and block names that are left alone.
+        skip: globs over names of groups, blocks and weights that are left alone.
+        sparse_method: how single weights are chosen; None takes the best the given data allow.
+        sparse_allocation: what single weights compete with: ``per-tensor``, ``per-row``,
+            ``global`` or ``curves`` (layers by their damage); no meaning under N:M.
+        permute: reorder units so that N:M costs less.
         criterion: how units are scored; None takes the best that the given data allows.
         allocation: ``uniform`` (the same fraction everywhere) or ``global`` (where it hurts
             least); None is ``uniform`` for a ratio and ``global`` for a target.
@@ -55,8 +61,12 @@ class Options:
     target: Budget | None = None
     heads: float | None = None
     blocks: int = 0
+    sparsity: Sparsity | None = None
     ratios: tuple[tuple[str, float], ...] = ()
     skip: tuple[str, ...] = ()
+    sparse_method: Method | None = None
+    sparse_allocation: Spread = "per-tensor"
+    permute: bool = False
     criterion: str | None = None
     allocation: Allocation | None = None
     max_ratio: float = 0.8
@@ -92,6 +102,21 @@ class Options:
                     f"{name} {ratio:g} is above --max-ratio {self.max_ratio:g}",
                     hint="ask for less, or raise --max-ratio",
                 )
+        if self.permute and not (self.sparsity is not None and self.sparsity.m):
+            raise OnnxpruneError(
+                "--permute has nothing to gain without groups of weights",
+                hint="ask for a pattern with it, as in --sparsity 2:4",
+            )
+        if self.sparse_method not in (None, "magnitude") and self.calib is None:
+            raise OnnxpruneError(
+                f"--sparse-method {self.sparse_method} looks at what the layers read",
+                hint="give inputs with --calib, or take --sparse-method magnitude",
+            )
+        if self.sparse_allocation == "curves" and self.calib is None:
+            raise OnnxpruneError(
+                "--sparse-allocation curves measures what each layer loses",
+                hint="give inputs with --calib, or take --sparse-allocation global",
+            )
         if self.labels is not None and self.calib is None:
             raise OnnxpruneError(
                 "--labels needs the inputs they belong to", hint="give those with --calib"
@@ -104,7 +129,12 @@ class Options:
     @property
     def asks_for_nothing(self) -> bool:
         """Whether no amount to remove is given at all."""
-        return not (self.ratio or self.target or self.heads or self.blocks or self.ratios)
+        return not (self.removes_units or self.sparsity)
+
+    @property
+    def removes_units(self) -> bool:
+        """Whether units or blocks are to go, not only single weights."""
+        return bool(self.ratio or self.target or self.heads or self.blocks or self.ratios)
 
 
 def from_flags(given: Mapping[str, object]) -> Options:
@@ -215,8 +245,12 @@ _READERS: dict[str, Callable[[object, str], object]] = {
     "target": lambda value, of: budget(value, of=of),
     "heads": _ratio,
     "blocks": _count,
+    "sparsity": lambda value, of: sparsity(value, of=of),
     "ratios": _ratios,
     "skip": _texts,
+    "sparse_method": _one_of(get_args(Method)),
+    "sparse_allocation": _one_of(get_args(Spread)),
+    "permute": _switch,
     "criterion": _text,
     "allocation": _one_of(get_args(Allocation)),
     "max_ratio": _ratio,

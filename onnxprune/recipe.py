@@ -20,6 +20,7 @@ import yaml
 from onnxprune.amounts import Budget
 from onnxprune.errors import OnnxpruneError
 from onnxprune.options import Options, flag
+from onnxprune.sparse.amount import Sparsity
 
 
 def read(path: Path) -> dict[str, object]:
@@ -86,7 +87,7 @@ def write(options: Options, path: Path) -> None:
 def _plain(value: object) -> object:
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    if isinstance(value, Budget | os.PathLike):
+    if isinstance(value, Budget | Sparsity | os.PathLike):
         return str(value)
     if isinstance(value, Mapping):
         return {str(key): _plain(each) for key, each in value.items()}

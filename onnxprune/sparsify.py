@@ -17,7 +17,6 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxprune import model as models
-from onnxprune.analysis import identity
 from onnxprune.errors import OnnxpruneError
 from onnxprune.plan import PackedMask, pack
 from onnxprune.recover.gram import Moments, squared_error
@@ -42,7 +41,7 @@ class Settings:
     """How weights are thinned.
 
     Attributes:
-        method: how masks are found; None is ``sparsegpt`` with data and ``magnitude`` without.
+        method: how masks are found; None is ``admm`` with data and ``magnitude`` without.
         spread: what competes with what; under N:M it has no meaning.
         refit: whether the weights that stay are refitted.
         iterations: of the refit.
@@ -130,7 +129,7 @@ def sparsify(
         OnnxpruneError: the method needs data and there are none, or no weight can be thinned.
     """
     how = settings or Settings()
-    method = how.method or ("sparsegpt" if batches else "magnitude")
+    method = how.method or ("admm" if batches else "magnitude")
     how = replace(how, method=method)
     if method != "magnitude" and not batches:
         raise OnnxpruneError(
@@ -215,8 +214,8 @@ class _Job:
         self._waiting.discard(target.layer.node)
         method = self._how.method
         assert method is not None
-        share = None if asked.m else count / target.size
-        pattern = asked.pattern(share, per_output=self._how.spread == "per-row")
+        per_row = self._how.spread == "per-row"
+        pattern = Pattern(count / target.size, asked.n, asked.m, per_output=per_row)
         done = Thinned(
             target.name, target.layer.node, self._weights.stored(target.name).shape, method
         )
@@ -271,6 +270,3 @@ def _left(each: Left, model: models.Model) -> Thinned:
     tensor = None if value is None else models.constant(value)
     shape = () if tensor is None else tuple(int(n) for n in tensor.shape.numpy())
     return Thinned(each.weight, each.node, shape, reason=each.reason)
-
-
-__all__ = ["Settings", "Sparse", "Sparsity", "Thinned", "identity", "sparsify"]

@@ -120,6 +120,15 @@ def test_an_unknown_option_suggests_the_nearest() -> None:
         {"skip": 3},
         {"criterion": ""},
         {"target": 0.5},
+        {"sparsity": 0},
+        {"sparsity": "100%"},
+        {"sparsity": "4:2"},
+        {"sparsity": "0:4"},
+        {"sparsity": "2:400"},
+        {"permute": True, "sparsity": 0.5},
+        {"sparsity": 0.5, "sparse-method": "wanda"},
+        {"sparsity": 0.5, "sparse-allocation": "curves"},
+        {"sparsity": 0.5, "sparse-method": "magnitud"},
     ],
 )
 def test_contradictions_and_nonsense_are_refused_with_a_hint(given_: dict[str, object]) -> None:
@@ -135,7 +144,13 @@ def test_the_last_of_two_ratios_for_one_glob_is_the_last_word() -> None:
 
 def test_only_amounts_make_something_happen() -> None:
     assert from_flags({"skip": "head", "seed": 3, "ratio": 0}).asks_for_nothing
-    for amount in ({"ratio": 0.1}, {"target": "macs=1k"}, {"heads": 0.1}, {"blocks": 1}):
+    for amount in (
+        {"ratio": 0.1},
+        {"target": "macs=1k"},
+        {"heads": 0.1},
+        {"blocks": 1},
+        {"sparsity": "1:2"},
+    ):
         assert not from_flags(amount).asks_for_nothing
 
 
@@ -144,6 +159,10 @@ EVERYTHING: dict[str, object] = {
     "heads": "25%",
     "blocks": 2,
     "ratios": {"layer1*": 0.1, "layer2*": "20%"},
+    "sparsity": "2:4",
+    "sparse-method": "wanda",
+    "sparse-allocation": "per-row",
+    "permute": True,
     "skip": ["head*", "stem"],
     "criterion": "wanda",
     "allocation": "uniform",

@@ -22,6 +22,7 @@ from onnxprune.options import Options, from_flags
 _EXAMPLE = """examples:
   onnxprune prune model.onnx --ratio 0.3
   onnxprune prune model.onnx --target macs=50% --calib images.npz -o small.onnx
+  onnxprune prune model.onnx --sparsity 2:4 --permute --calib images.npz -o sparse.onnx
   onnxprune prune model.onnx --recipe recipe.yaml -o small.onnx"""
 
 
@@ -109,7 +110,7 @@ def _options(given: argparse.Namespace) -> Options:
     if asked.asks_for_nothing:
         raise OnnxpruneError(
             "nothing says how much to remove",
-            hint="add --ratio 0.3, --target macs=50%, --heads 0.25 or --blocks 1",
+            hint="add --ratio 0.3, --target macs=50%, --heads 0.25, --blocks 1 or --sparsity 2:4",
         )
     return asked
 
@@ -121,6 +122,7 @@ def _add_amounts(parser: Parser) -> None:
     add("--target", metavar="BUDGET", help="what may be left: macs=50%%, params=1.2M, bytes=4MiB")
     add("--heads", metavar="R", help="this part of the attention heads of every layer")
     add("--blocks", metavar="N", help="bypass this many residual blocks")
+    add("--sparsity", metavar="S", help="zero single weights too: 50%%, or 2:4 (2 of 4 stay)")
     add("--ratios", metavar="GLOB=R", action="append", help="this part of the groups that match")
     add("--max-ratio", metavar="R", help="never more than this of one group (0.8)")
 
@@ -128,8 +130,16 @@ def _add_amounts(parser: Parser) -> None:
 def _add_choice(parser: Parser) -> None:
     group = parser.add_argument_group("what to remove")
     add = group.add_argument
-    add("--skip", metavar="GLOB", action="append", help="leave groups and blocks that match alone")
+    add(
+        "--skip",
+        metavar="GLOB",
+        action="append",
+        help="leave what matches alone: groups, blocks, weights",
+    )
     add("--criterion", metavar="NAME", help="how units are scored, as in l1, bn-scale or wanda")
     add("--allocation", metavar="HOW", help="uniform, or global: where it hurts least")
+    add("--sparse-method", metavar="HOW", help="magnitude, wanda, ria, sparsegpt or admm")
+    add("--sparse-allocation", metavar="HOW", help="per-tensor, per-row, global or curves")
+    add("--permute", action="store_true", help="reorder channels so that N:M costs less")
     add("--round-to", metavar="N", help="keep multiples of N; auto: what is fast on the provider")
     add("--allow-inexact", action="store_true", help="also units that a normalisation averages")

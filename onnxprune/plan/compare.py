@@ -20,16 +20,18 @@ class PlanDiff:
         bypassed: (blocks only the first bypasses, blocks only the second does).
         zeroed: weight -> (entries only the first zeroes, entries only the second zeroes); a weight
             that has masks of different shapes counts with all the zeros of each.
+        reordered: groups whose units stand in different orders.
         origin: field -> (in the first, in the second), where they differ; not counted by truth.
     """
 
     removed: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]
     bypassed: tuple[tuple[str, ...], tuple[str, ...]]
     zeroed: Mapping[str, tuple[int, int]]
+    reordered: tuple[str, ...]
     origin: Mapping[str, tuple[object, object]]
 
     def __bool__(self) -> bool:
-        return bool(self.removed or any(self.bypassed) or self.zeroed)
+        return bool(self.removed or any(self.bypassed) or self.zeroed or self.reordered)
 
     def __str__(self) -> str:
         lines = [f"{name}: {a!r} | {b!r}" for name, (a, b) in self.origin.items()]
@@ -38,6 +40,7 @@ class PlanDiff:
             lines += [f"+ {group} [{ranges(second)}]"] if second else []
         for sign, blocks in zip("-+", self.bypassed, strict=True):
             lines += [f"{sign} {name} bypassed" for name in blocks]
+        lines += [f"~ {group} reordered" for group in self.reordered]
         for weight, (one, two) in self.zeroed.items():
             lines += [f"- {weight}: {one} zeros"] if one else []
             lines += [f"+ {weight}: {two} zeros"] if two else []
@@ -64,6 +67,11 @@ def diff(first: Plan, second: Plan) -> PlanDiff:
             tuple(b for b in theirs if b not in mine),
         ),
         zeroed=zeroed,
+        reordered=tuple(
+            group
+            for group in dict.fromkeys((*first.reordered, *second.reordered))
+            if first.reordered.get(group) != second.reordered.get(group)
+        ),
         origin={
             f.name: (a, b)
             for f in fields(Origin)
@@ -113,7 +121,13 @@ def merge(first: Plan, second: Plan) -> Plan:
         group: tuple({*first.removed.get(group, ()), *second.removed.get(group, ())})
         for group in dict.fromkeys((*first.removed, *second.removed))
     }
-    return Plan(removed, (*first.bypassed, *second.bypassed), zeroed, _merged(a, b), units)
+    if first.reordered != second.reordered:
+        raise OnnxpruneError(
+            "the plans put units in different orders, and masks belong to one of them",
+            hint="merge them before one of them reorders",
+        )
+    bypassed = (*first.bypassed, *second.bypassed)
+    return Plan(removed, bypassed, zeroed, _merged(a, b), units, first.reordered)
 
 
 def _merged(a: Origin, b: Origin) -> Origin:

@@ -121,6 +121,8 @@ class Plan:
         origin: where it comes from.
         units: group name -> how many units the group had when the plan was made, where known: it
             lets the plan be read, and refused for another model, without the first one.
+        reordered: group name -> the unit that comes to stand at each position, after the cut and
+            before masks, which belong to the new order.
 
     Raises:
         OnnxpruneError: a unit is named twice or is negative, or a group would lose every unit.
@@ -131,6 +133,7 @@ class Plan:
     zeroed: Mapping[str, PackedMask] = field(default_factory=dict)
     origin: Origin = field(default_factory=Origin)
     units: Mapping[str, int] = field(default_factory=dict)
+    reordered: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         cut = {name: _indices(name, units) for name, units in self.removed.items()}
@@ -144,6 +147,10 @@ class Plan:
         object.__setattr__(self, "bypassed", tuple(dict.fromkeys(self.bypassed)))
         object.__setattr__(self, "zeroed", dict(self.zeroed))
         object.__setattr__(self, "units", dict(self.units))
+        for name, order in self.reordered.items():
+            if sorted(order) != list(range(len(order))):
+                raise OnnxpruneError(f"the order of group {name!r} does not name each unit once")
+        object.__setattr__(self, "reordered", {n: tuple(o) for n, o in self.reordered.items()})
 
     def save(self, path: str | Path) -> Path:
         """Write it as JSON, with its masks beside it; see ``store.save_plan``."""
@@ -172,6 +179,7 @@ class Plan:
             of = f" of {self.units[name]}" if name in self.units else ""
             lines.append(f"  {name:<{width}}  -{len(gone)}{of}  [{ranges(gone)}]")
         lines += [f"  {name}  bypassed" for name in self.bypassed]
+        lines += [f"  {name}  reordered" for name in self.reordered]
         for name, mask in self.zeroed.items():
             zeros = 1 - mask.kept / max(mask.size, 1)
             shape = "x".join(map(str, mask.shape))

@@ -28,7 +28,7 @@ from onnxprune.plan.core import Origin, PackedMask, Plan
 
 _FORMAT = "onnxprune-plan"
 _VERSION = 1
-_KEYS = ("format", "version", "origin", "units", "removed", "bypassed", "zeroed")
+_KEYS = ("format", "version", "origin", "units", "removed", "bypassed", "reordered", "zeroed")
 
 
 def save_plan(plan: Plan, path: str | Path) -> Path:
@@ -54,6 +54,8 @@ def save_plan(plan: Plan, path: str | Path) -> Path:
         "bypassed": list(plan.bypassed),
         "zeroed": {},
     }
+    if plan.reordered:
+        document["reordered"] = {name: list(order) for name, order in plan.reordered.items()}
     try:
         before = _mask_file(path)
         if plan.zeroed:
@@ -99,6 +101,9 @@ def load_plan(path: str | Path) -> Plan:
             zeroed=_read_masks(document.get("zeroed", {}), path),
             origin=Origin(**origin),
             units={name: int(size) for name, size in document.get("units", {}).items()},
+            reordered={
+                name: _units(order) for name, order in document.get("reordered", {}).items()
+            },
         )
     except OnnxpruneError as error:
         raise OnnxpruneError(f"{path}: {error.message}", hint=error.hint) from error

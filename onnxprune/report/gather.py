@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import onnx_ir as ir
@@ -25,6 +25,7 @@ from onnxprune.report.schema import (
     OutputRow,
     RefitRow,
     Report,
+    SparseRow,
     TensorRow,
     Unit,
 )
@@ -46,6 +47,7 @@ def result(command: Command, run: Pruned, output: Path | None) -> Report:
             RefitRow(each.node, each.method, each.before, each.after, each.reason)
             for each in run.recovered
         ),
+        sparse=tuple(SparseRow(**asdict(each)) for each in run.thinned),
         measures=measures(run),
         outputs=output_rows(run),
         samples=run.outcome.samples,

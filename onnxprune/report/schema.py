@@ -173,6 +173,33 @@ class RefitRow:
 
 
 @dataclass(frozen=True)
+class SparseRow:
+    """One weight whose entries were, or might have been, set to zero.
+
+    Attributes:
+        weight: its name; empty where its node was declined before.
+        node: the layer that multiplies with it.
+        shape: of the stored tensor.
+        method: how its zeros were chosen; empty if it was left as it is.
+        refit: what won for the others: ``none``, ``bias`` or ``pcg``.
+        sparsity: the part of it that is zeroed.
+        before, after: relative squared error of the layer's output on held-out samples, as masked
+            and as refitted; None without data.
+        reason: why it was left; empty if it was not.
+    """
+
+    weight: str
+    node: str
+    shape: tuple[int, ...]
+    method: str
+    refit: str
+    sparsity: float
+    before: float | None
+    after: float | None
+    reason: str
+
+
+@dataclass(frozen=True)
 class CheckRow:
     """One check: what was measured, against what limit, and whether that is good."""
 
@@ -191,6 +218,7 @@ class Report:
         onnxprune: version that made it.
         options: what was asked, by flag name; only what is not at its default.
         refits: what recovery did to each layer; empty where there was nothing to fit to.
+        sparse: what became of every weight, where single weights were set to zero.
         measures: before and after.
         outputs: how close they are, on ``samples`` inputs that nothing was fitted to; empty where
             the inputs were made up.
@@ -208,6 +236,7 @@ class Report:
     pinned: tuple[PinnedRow, ...] = ()
     options: Mapping[str, object] = field(default_factory=dict)
     refits: tuple[RefitRow, ...] = ()
+    sparse: tuple[SparseRow, ...] = ()
     measures: tuple[Measure, ...] = ()
     outputs: tuple[OutputRow, ...] = ()
     samples: int = 0

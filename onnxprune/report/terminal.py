@@ -22,6 +22,7 @@ from onnxprune.report.schema import (
     Reach,
     RefitRow,
     Report,
+    SparseRow,
     TensorRow,
 )
 
@@ -59,6 +60,10 @@ def result(report: Report) -> RenderableType:
         changed = sum(row.method != "none" for row in report.refits)
         title = f"{changed} of {plural(len(report.refits), 'layer')} refitted"
         parts.append(_titled(title, refits(report.refits)))
+    if report.sparse:
+        thinned = sum(not row.reason for row in report.sparse)
+        title = f"{thinned} of {plural(len(report.sparse), 'weight')} thinned"
+        parts.append(_titled(title, sparse(report.sparse)))
     if report.measures:
         parts.append(_titled("Before and after", measures(report.measures)))
     if report.outputs:
@@ -167,6 +172,27 @@ def refits(rows: Sequence[RefitRow]) -> RenderableType:
         for reason, number in untried.most_common()
     ]
     return Group(*([table] if tried else []), *under)
+
+
+def sparse(rows: Sequence[SparseRow]) -> RenderableType:
+    """Zeros of each weight, and errors on held-out inputs as masked and as refitted.
+
+    The largest errors come first; weights that were left are counted by reason.
+    """
+    done = sorted((row for row in rows if not row.reason), key=lambda row: -(row.after or 0.0))
+    table = _table("weight", "zeros>", "chosen by", "then", "error>", "after>")
+    for row in done[:_WORST]:
+        errors = ("" if e is None else figure(e) for e in (row.before, row.after))
+        table.add_row(Text(row.weight), percent(row.sparsity), row.method, row.refit, *errors)
+    under = []
+    if len(done) > _WORST:
+        under.append(Text(f"the {_WORST} with the largest error; --json lists all", _DIM))
+    left = Counter(row.reason for row in rows if row.reason)
+    under += [
+        Text(f"{plural(number, 'weight')} left: {reason}", _DIM)
+        for reason, number in left.most_common()
+    ]
+    return Group(*([table] if done else []), *under)
 
 
 def measures(rows: Iterable[Measure]) -> RenderableType:

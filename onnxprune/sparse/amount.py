@@ -8,7 +8,6 @@ from typing import Literal
 
 from onnxprune.amounts import fraction
 from onnxprune.errors import OnnxpruneError
-from onnxprune.recover.obs import Pattern
 
 Method = Literal["magnitude", "wanda", "ria", "sparsegpt", "admm"]
 """How a layer's mask is found; all but ``magnitude`` need calibration inputs."""
@@ -31,10 +30,6 @@ class Sparsity:
     share: float
     n: int = 0
     m: int = 0
-
-    def pattern(self, share: float | None = None, *, per_output: bool = False) -> Pattern:
-        """What one layer is asked for; ``share`` where it is not that of the whole."""
-        return Pattern(self.share if share is None else share, self.n, self.m, per_output)
 
     def __str__(self) -> str:
         return f"{self.n}:{self.m}" if self.m else f"{self.share * 100:.10g}%"

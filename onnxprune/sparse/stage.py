@@ -1,0 +1,164 @@
+"""Single weights in a run: thinned anew, or as a plan says, in what the cut has left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxprune import model as models
+from onnxprune.analysis import Analysis, analyse
+from onnxprune.errors import OnnxpruneError
+from onnxprune.inputs import Inputs
+from onnxprune.options import Options
+from onnxprune.plan import Plan, check
+from onnxprune.sparse import zeros
+from onnxprune.sparse.reorder import find_orders, reorder_safely
+from onnxprune.sparse.rows import Feeds, Sample
+from onnxprune.sparse.select import scores_of
+from onnxprune.sparse.weights import Target, Weights, find_targets
+from onnxprune.sparsify import Settings, Thinned, sparsify
+from onnxprune.verify import Check
+
+Tell = Callable[[str], None]
+
+NOT_FASTER = (
+    "zeros inside dense weights do not make onnxruntime faster and the file no smaller: that takes "
+    "kernels for sparse weights (2:4 on recent NVIDIA GPUs) or a format that stores them"
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """What became of single weights.
+
+    Attributes:
+        model: a new one.
+        plan: the plan with orders and masks.
+        outcomes: one per weight that is, or might have been, thinned.
+        checks: that outputs survived reordering, and that zeros are what was asked.
+        notes: whole sentences.
+    """
+
+    model: models.Model
+    plan: Plan
+    outcomes: tuple[Thinned, ...] = ()
+    checks: tuple[Check, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def thin(
+    model: models.Model,
+    dense: Analysis,
+    plan: Plan,
+    asked: Options,
+    inputs: Inputs,
+    fit: Sequence[Feeds],
+    tell: Tell,
+) -> Stage:
+    """Set weights of what the cut has left to zero, as the options ask.
+
+    Args:
+        model: the cut model; it is left as it is.
+        dense: the analysis of the model before the cut.
+        plan: what was cut.
+        asked: the options.
+        inputs: where feeds come from.
+        fit: feeds that may be fitted to; empty without data.
+        tell: hears the progress.
+
+    Raises:
+        OnnxpruneError: no weight can be thinned, or a glob to skip matches nothing.
+    """
+    if asked.sparsity is None:
+        return Stage(model, plan)
+    _check_globs(asked.skip, dense)
+    analysis = _analysis_of(model, dense, plan)
+    checks: list[Check] = []
+    notes = [NOT_FASTER]
+    if asked.permute:
+        tell("looking for a better order of the units")
+        targets, _ = find_targets(model, asked.sparsity, asked.skip)
+        found = find_orders(analysis, targets, _worth(model), asked.sparsity.n, asked.sparsity.m)
+        done = reorder_safely(analysis, found[0], inputs.proof(analysis), asked.provider)
+        model, plan = done.model, replace(plan, reordered=done.orders)
+        checks += [done.check] if done.check is not None else []
+        stayed = found[1] | dict(done.declined)
+        notes += [f"{name} keeps its order: {why}" for name, why in stayed.items()]
+        for name in done.orders:
+            before, after = found[2][name]
+            gain = f"{after:.1%} of its weights' size instead of {before:.1%}"
+            notes.append(f"{name} is reordered: {asked.sparsity} keeps {gain}")
+    settings = Settings(
+        method=asked.sparse_method,
+        spread=asked.sparse_allocation,
+        refit=asked.recover == "auto",
+        skip=asked.skip,
+        sample=Sample(seed=asked.seed),
+        provider=asked.provider,
+    )
+    made = sparsify(model, asked.sparsity, fit, analysis.facts, settings, tell)
+    checks += zeros.checks(made.model, made.targets, asked.sparsity)
+    how = next(each.method for each in made.outcomes if each.method)
+    origin = replace(
+        plan.origin,
+        criterion=", ".join(filter(None, (plan.origin.criterion, how))),
+        budget=", ".join(filter(None, (plan.origin.budget, f"sparsity={asked.sparsity}"))),
+    )
+    plan = replace(plan, zeroed=made.masks, origin=origin)
+    return Stage(made.model, plan, made.outcomes, tuple(checks), tuple(notes))
+
+
+def restore(
+    model: models.Model, dense: Analysis, plan: Plan, asked: Options, inputs: Inputs
+) -> Stage:
+    """Reorder and zero what a plan says, in a model that was cut as it says.
+
+    Raises:
+        OnnxpruneError: the plan knows weights or groups that the model has not.
+    """
+    checks: list[Check] = []
+    if plan.reordered:
+        analysis = _analysis_of(model, dense, plan)
+        done = reorder_safely(analysis, plan.reordered, inputs.proof(analysis), asked.provider)
+        if done.declined:
+            name, why = next(iter(done.declined.items()))
+            raise OnnxpruneError(f"the plan's order of group '{name}' does not fit: {why}")
+        model = done.model
+        checks += [done.check] if done.check is not None else []
+    if not plan.zeroed:
+        return Stage(model, plan, checks=tuple(checks))
+    check(Plan(zeroed=plan.zeroed), "", (), shapes=zeros.shapes(model))
+    made = zeros.zero(model, plan.zeroed)
+    asked_for = sum(mask.size - mask.kept for mask in plan.zeroed.values())
+    share = asked_for / max(sum(mask.size for mask in plan.zeroed.values()), 1)
+    short = max(share - zeros.share_of_zeros(made, plan.zeroed), 0.0)
+    checks.append(Check("zeros short of the plan's", short == 0.0, short, 0.0))
+    return Stage(made, plan, checks=tuple(checks), notes=(NOT_FASTER,))
+
+
+def _analysis_of(model: models.Model, dense: Analysis, plan: Plan) -> Analysis:
+    """The analysis of the cut model: the dense one's with its weights, if nothing was cut."""
+    if plan.removed or plan.bypassed:
+        return analyse(model, inputs=dense.inputs[0])
+    return replace(dense, model=model)
+
+
+def _worth(model: models.Model) -> Callable[[Target], npt.NDArray[np.float64]]:
+    """What the weights of a layer are worth when an order is looked for."""
+    weights = Weights(model)
+    return lambda target: scores_of("magnitude", weights.read(target)[0], None)
+
+
+def _check_globs(skip: Sequence[str], dense: Analysis) -> None:
+    """Refuse a glob that matches neither a weight nor a group nor a block."""
+    known = [*dense.constants, *(g.name for g in dense.groups), *(b.name for b in dense.blocks)]
+    for glob in skip:
+        if not any(fnmatchcase(name, glob) for name in known):
+            raise OnnxpruneError(
+                f"--skip {glob} matches no weight, group or block",
+                hint="see the names that `onnxprune inspect` lists",
+            )
