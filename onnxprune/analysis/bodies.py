@@ -64,7 +64,7 @@ def _borders(
     if node.op_type == "Loop":
         first, carried = 2, len(given) - 2
         outers[2:] = given[2:]
-    elif node.op_type == "Scan" and node.version != 8:
+    elif node.op_type == "Scan" and walk.opsets.get("", 9) > 8:
         carried = len(given) - node.attributes["num_scan_inputs"].as_int()
         outers[:carried] = given[:carried]
         for k, tensor in enumerate(given[carried:], carried):
