@@ -182,4 +182,3 @@ def made_up(
         else:
             result[spec.name] = rng.standard_normal(shape).astype(spec.dtype)
     return result
-

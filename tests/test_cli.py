@@ -13,8 +13,8 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
-from conftest import Ran
 
+from conftest import Ran
 from onnxprune import recipe, zoo
 from onnxprune.cli import _parser, console, main
 from onnxprune.cli import prune as prune_command

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from conftest import Ran
 
+from conftest import Ran
 from onnxprune import model as models
 from onnxprune import zoo
 from onnxprune.analysis import analyse

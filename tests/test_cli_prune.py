@@ -11,8 +11,8 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from conftest import Ran
 
+from conftest import Ran
 from onnxprune import zoo
 
 Cli = Callable[..., Ran]

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from conftest import Ran
 
+from conftest import Ran
 from onnxprune import zoo
 
 Cli = Callable[..., Ran]

@@ -7,12 +7,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from conftest import SHARED
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from proving import assert_proved, choose
-from random_graphs import random_graph
 
+from conftest import SHARED
 from models.skeletons import SMALL
 from onnxprune import model as models
 from onnxprune import zoo
@@ -23,6 +21,8 @@ from onnxprune.errors import OnnxpruneError
 from onnxprune.masked import masked
 from onnxprune.surgery import cut
 from onnxprune.verify import difference
+from proving import assert_proved, choose
+from random_graphs import random_graph
 
 
 @given(st.integers(0, 10_000), st.sampled_from([0.2, 0.5, 0.7]))

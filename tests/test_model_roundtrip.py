@@ -12,8 +12,8 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
-from conftest import SHARED
 
+from conftest import SHARED
 from onnxprune.errors import OnnxpruneError
 from onnxprune.model import clone, graphs, load, save, structure_hash, to_proto, values
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from square import MS, Case, check
 
 from onnxprune.rules import RULES
+from square import MS, Case, check
 
 
 def f(*shape: int, seed: int = 0, dtype: type = np.float32) -> np.ndarray:

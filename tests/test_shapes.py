@@ -11,13 +11,13 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import pytest
-from conftest import SHARED
 from onnx import TensorProto, numpy_helper
-from shape_oracle import Oracle, agrees, contradictions
 
+from conftest import SHARED
 from onnxprune.errors import OnnxpruneError
 from onnxprune.model import graphs, load, values
 from onnxprune.shapes import probe_shapes, propagate
+from shape_oracle import Oracle, agrees, contradictions
 
 # Refused at load (an IR 1 model), and operators that no onnxruntime wheel has.
 NOT_RUNNABLE = {"onnx_tutorial_super_resolution", "superres_prepost_op18"}

@@ -10,10 +10,10 @@ import numpy.typing as npt
 import onnx
 import pytest
 from onnx import helper, numpy_helper
-from shape_oracle import Oracle, agrees
 
 from onnxprune.model import load
 from onnxprune.shapes import propagate
+from shape_oracle import Oracle, agrees
 
 F, I8, U8, I32, I64 = np.float32, np.int8, np.uint8, np.int32, np.int64
 

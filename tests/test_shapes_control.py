@@ -8,10 +8,10 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
-from shape_oracle import Oracle, contradictions
 
 from onnxprune.model import load
 from onnxprune.shapes import Fact, propagate
+from shape_oracle import Oracle, contradictions
 
 
 def facts_that_run(text: str, shapes: dict[str, tuple[int, ...]], **feeds: Any) -> dict[str, Fact]:

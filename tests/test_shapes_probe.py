@@ -6,11 +6,11 @@ from pathlib import Path
 
 import onnx
 import pytest
-from shape_oracle import Oracle
 
 from onnxprune.errors import OnnxpruneError
 from onnxprune.model import Model, load
 from onnxprune.shapes import probe_shapes
+from shape_oracle import Oracle
 
 
 def parse(text: str) -> onnx.ModelProto:

@@ -11,10 +11,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
-from shape_oracle import Oracle, agrees
 
 from onnxprune.model import load
 from onnxprune.shapes import propagate
+from shape_oracle import Oracle, agrees
 
 OPSETS = (7, 8, 9, 10, 11, 12, 13, 15, 17, 18, 21)
 

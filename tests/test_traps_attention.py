@@ -60,8 +60,11 @@ def test_relative_position_bias_and_slopes_lose_heads(shape: tuple[int, ...]) ->
     if reader == "Add":
         assert proof.held(nodes[0], 1).shape == kept
     else:
-        assert any(proof.held(n, 0).shape == kept for n in proof.nodes("Mul")
-                   if n.inputs[0].is_initializer())
+        assert any(
+            proof.held(n, 0).shape == kept
+            for n in proof.nodes("Mul")
+            if n.inputs[0].is_initializer()
+        )
 
 
 @pytest.mark.parametrize("folded", [False, True])
@@ -132,9 +135,7 @@ def repeated(net: Net, x: str, count: int, times: int, how: str) -> str:
     if times == 1:
         return heads(net, x, count)
     y = net.node("Unsqueeze", heads(net, x, count), net.constant([2]))
-    sizes = [
-        net.node("Gather", net.node("Shape", x), net.constant([axis])) for axis in (0, 1)
-    ]
+    sizes = [net.node("Gather", net.node("Shape", x), net.constant([axis])) for axis in (0, 1)]
     if how == "expand":
         literal = [net.constant([n]) for n in (count, times, HEAD)]
         target = [sizes[0], literal[0], literal[1], sizes[1], literal[2]]
@@ -156,7 +157,9 @@ def test_grouped_queries_with_repeated_keys(how: str) -> None:
     proof = proved(finish(net, scores(net, q, k), v))
     assert proof.kinds["head-dim"] == 2 + 2
     assert proof.kinds["kv-group"] == 1
-    kept = [proof.held(n, 1).shape[1] for n in proof.nodes("MatMul") if n.inputs[1].is_initializer()]
+    kept = [
+        proof.held(n, 1).shape[1] for n in proof.nodes("MatMul") if n.inputs[1].is_initializer()
+    ]
     if how == "concat":
         assert kept[:3] == [2 * 4, 4, 4]
     else:
@@ -196,7 +199,9 @@ def test_einsum_projections_with_heads_in_the_weights() -> None:
         return net.node("Add", y, weight(net, HEADS, HEAD))
 
     q, k, v = project(), project(), project()
-    y = net.node("Einsum", k, net.node("Mul", q, net.scalar(HEAD**-0.5)), equation="aecd,abcd->acbe")
+    y = net.node(
+        "Einsum", k, net.node("Mul", q, net.scalar(HEAD**-0.5)), equation="aecd,abcd->acbe"
+    )
     y = net.node("Einsum", net.node("Softmax", y, axis=-1), v, equation="acbe,aecd->abcd")
     y = net.node("Einsum", y, weight(net, HEADS, HEAD, 16), equation="abcd,cde->abe")
     proof = proved(net.build(net.node("Add", y, x), TOKENS))

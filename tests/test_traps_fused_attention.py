@@ -127,7 +127,11 @@ def test_a_cache_that_is_public_keeps_its_heads_and_says_so() -> None:
     past = [net.input(n, ("batch", HEADS, "keys", HEAD)) for n in ("past_key", "past_value")]
     inputs = [net.dense(x, WIDTH) for _ in range(3)]
     values = net.nodes_with(
-        "MultiHeadAttention", [*inputs, "", "", "", *past], 3, domain=MS, num_heads=HEADS,
+        "MultiHeadAttention",
+        [*inputs, "", "", "", *past],
+        3,
+        domain=MS,
+        num_heads=HEADS,
         width=WIDTH,
     )
     y = net.dense(net.node("Relu", net.dense(values[0], 20)), WIDTH)
@@ -147,8 +151,13 @@ def test_grouped_queries_lose_groups_or_replicas(kv: int) -> None:
     q, k, v = (net.dense(x, n * 8) for n in (6, kv, kv))
     counts = net.constant(np.full((2, 1), 4, np.int32)), net.constant(np.array(5, np.int32))
     y = net.nodes_with(
-        "GroupQueryAttention", [q, k, v, "", "", *counts], 3, domain=MS, num_heads=6,
-        kv_num_heads=kv, width=48,
+        "GroupQueryAttention",
+        [q, k, v, "", "", *counts],
+        3,
+        domain=MS,
+        num_heads=6,
+        kv_num_heads=kv,
+        width=48,
     )[0]
     proof = proved(net.build(net.dense(y, 16), (2, 5, 16)))
     node = proof.nodes("GroupQueryAttention")[0]
@@ -166,9 +175,7 @@ def test_packed_attention_stays_and_says_so(op: str) -> None:
     model = net.build(net.dense(y, 16), TOKENS)
     node = helper.make_node(op, ["packed", "w"], ["unused"], domain=MS, num_heads=4)
     model.graph.node.append(node)
-    model.graph.initializer.append(
-        onnx.numpy_helper.from_array(np.ones((16, 48), np.float32), "w")
-    )
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.ones((16, 48), np.float32), "w"))
     model.graph.node.append(helper.make_node("Identity", ["x"], ["packed"]))
     analysis = analyse(models.load(model))
     assert analysis.walk.declined["unused"] == f"{op} `unused`: packed attention keeps its heads"
@@ -232,8 +239,9 @@ def test_rotary_embedding_keeps_its_dims_and_frees_its_heads(domain: str, rank: 
             y = net.node("Transpose", y, perm=[0, 2, 1, 3])
         y = net.node("RotaryEmbedding", y, *inputs, domain=domain, **counted)
         if rank == 4:
-            y = net.node("Reshape", net.node("Transpose", y, perm=[0, 2, 1, 3]),
-                         net.constant([0, 0, WIDTH]))
+            y = net.node(
+                "Reshape", net.node("Transpose", y, perm=[0, 2, 1, 3]), net.constant([0, 0, WIDTH])
+            )
         return y
 
     q, k = rotated(net.dense(x, WIDTH)), rotated(net.dense(x, WIDTH))

@@ -175,9 +175,7 @@ def test_group_normalisation_as_torch_exports_it(target: list[int]) -> None:
     y = net.node("Add", y, net.constant(net.rng.uniform(-1, 1, (12, 1, 1)).astype(np.float32)))
     proof = proved(finish(net, net.conv(net.node("Relu", y, width=12), 6, 3)))
     assert [len(g) for g in proof.analysis.groups if g.exact] == [4, 6]
-    assert proof.held(proof.nodes("Reshape")[0], 1).tolist() == [
-        3 if n == 4 else n for n in target
-    ]
+    assert proof.held(proof.nodes("Reshape")[0], 1).tolist() == [3 if n == 4 else n for n in target]
     assert proof.held(proof.nodes("Reshape")[1], 1).tolist() == [0, 9, 8, 8]
 
 

@@ -55,8 +55,12 @@ def recurrent(
         y = net.node("Transpose", "every", perm=[0, 2, 1, 3])
         y = net.node("Reshape", y, net.constant([0, 0, wide]), width=wide)
         return net.build(net.dense(y, 5), ("length", "batch", 5))
-    y = net.node("Reshape", net.node("Transpose", "last", perm=[1, 0, 2]),
-                 net.constant([0, wide]), width=wide)
+    y = net.node(
+        "Reshape",
+        net.node("Transpose", "last", perm=[1, 0, 2]),
+        net.constant([0, wide]),
+        width=wide,
+    )
     return net.build(net.gemm(y, 5), ("batch", 5))
 
 
@@ -163,7 +167,10 @@ def test_a_branch_that_hands_on_an_outer_value() -> None:
         [helper.make_node("Identity", [x], ["same"])], "same", [], [value("same", ("batch", 12))]
     )
     work = helper.make_graph(
-        [helper.make_node("MatMul", [x, "w"], ["y"])], "work", [], [value("y", ("batch", 12))],
+        [helper.make_node("MatMul", [x, "w"], ["y"])],
+        "work",
+        [],
+        [value("y", ("batch", 12))],
         [array("w", 12, 12)],
     )
     net.nodes.append(helper.make_node("If", [flag], ["z"], then_branch=give, else_branch=work))
@@ -180,7 +187,9 @@ def test_a_branch_that_gives_a_stored_tensor_keeps_what_it_meets() -> None:
     nodes.append(helper.make_node("MatMul", ["y", "t"], ["z"]))
     fixed = helper.make_graph(nodes, "fixed", [], [value("w", (12, 12))], [array("w", 12, 12)])
     copy = helper.make_node("Add", ["v", "v"], ["double"])
-    other = helper.make_graph([copy], "other", [], [value("double", (12, 12))], [array("v", 12, 12)])
+    other = helper.make_graph(
+        [copy], "other", [], [value("double", (12, 12))], [array("v", 12, 12)]
+    )
     net.nodes.append(helper.make_node("If", [flag], ["m"], then_branch=fixed, else_branch=other))
     y = net.node("MatMul", net.node("Relu", net.gemm(x, 9)), weight(net, 9, 12))
     proof = proved(ends(net, net.node("MatMul", y, "m"), 12))
@@ -256,8 +265,11 @@ def test_the_state_of_a_scan_and_what_it_reads_and_gives_per_step(opset: int) ->
         helper.make_node("Identity", ["next"], ["out_t"]),
     ]
     body = helper.make_graph(
-        nodes, "body", [value("h", (4, 12)), value("x_t", (4, 12))],
-        [value("next", (4, 12)), value("out_t", (4, 12))], [array("w", 12, 12)],
+        nodes,
+        "body",
+        [value("h", (4, 12)), value("x_t", (4, 12))],
+        [value("next", (4, 12)), value("out_t", (4, 12))],
+        [array("w", 12, 12)],
     )
     start = net.constant(net.rng.standard_normal((4, 12)).astype(np.float32))
     net.nodes.append(
@@ -278,12 +290,21 @@ def test_a_scan_along_another_axis_stays_and_says_so() -> None:
     net = Net(45)
     y = net.node("Relu", net.dense(net.input("x", (4, 6, 8), width=8), 12))
     body = helper.make_graph(
-        [helper.make_node("Tanh", ["x_t"], ["out_t"])], "body",
-        [value("x_t", (4, 12))], [value("out_t", (4, 12))],
+        [helper.make_node("Tanh", ["x_t"], ["out_t"])],
+        "body",
+        [value("x_t", (4, 12))],
+        [value("out_t", (4, 12))],
     )
     net.nodes.append(
-        helper.make_node("Scan", [y], ["every"], body=body, num_scan_inputs=1,
-                         scan_input_axes=[1], scan_output_axes=[1])
+        helper.make_node(
+            "Scan",
+            [y],
+            ["every"],
+            body=body,
+            num_scan_inputs=1,
+            scan_input_axes=[1],
+            scan_output_axes=[1],
+        )
     )
     net.width["every"] = 12
     z = net.dense(net.node("Relu", net.dense("every", 10)), 5)
@@ -298,7 +319,9 @@ def test_a_condition_that_depends_on_units_keeps_them() -> None:
     flag = net.node("Greater", total, net.scalar(0.5))
     bodies = {
         name: helper.make_graph(
-            [helper.make_node(op, [x], [f"{op}_out"])], name, [],
+            [helper.make_node(op, [x], [f"{op}_out"])],
+            name,
+            [],
             [value(f"{op}_out", ("batch", 12))],
         )
         for name, op in (("then_branch", "Tanh"), ("else_branch", "Neg"))

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 
-from models.skeletons.net import FLOAT, INT64, Net
+from models.skeletons.net import FLOAT, Net
 from onnxprune.analysis import analyse
 from onnxprune.model import load
 from proving import Proof, proved
@@ -231,9 +231,7 @@ def test_queries_keys_and_values_picked_by_index() -> None:
     net, x = tokens()
     y = net.node("Reshape", net.dense(x, 3 * WIDTH), net.constant([0, 0, 3, HEADS, HEAD]))
     y = net.node("Transpose", y, perm=[2, 0, 3, 1, 4])
-    q, k, v = (
-        net.node("Gather", y, net.constant(np.array(i, np.int64)), axis=0) for i in range(3)
-    )
+    q, k, v = (net.node("Gather", y, net.constant(np.array(i, np.int64)), axis=0) for i in range(3))
     mixed = attend(net, q, k, v, net.scalar(HEAD**0.5))
     mixed = net.node("Transpose", mixed, perm=[0, 2, 1, 3])
     y = net.dense(net.node("Reshape", mixed, net.constant([0, 0, WIDTH]), width=WIDTH), 16)
@@ -341,7 +339,9 @@ def test_pixel_shuffle_as_reshape_and_transpose() -> None:
 
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_channel_shuffle_is_an_index_map(dynamic: bool) -> None:
-    net, x = picture() if dynamic else (net := Net(6), net.input("image", ("batch", 3, 8, 8), width=3))
+    net, x = (
+        picture() if dynamic else (net := Net(6), net.input("image", ("batch", 3, 8, 8), width=3))
+    )
     x = net.conv(x, 12, 3)
     if dynamic:
         batch, height, width = sizes_of(net, x, 0, 2, 3)

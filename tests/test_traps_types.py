@@ -35,8 +35,11 @@ def test_scales_and_zero_points_leave_with_their_weights(per: str, group: int) -
     x = activation(net, net.node("Relu", net.conv(net.input("image", PICTURE, width=3), 10, 3)))
     n = [12 if group == 1 else 10] if per == "axis" else []
     weight = net.node(
-        "DequantizeLinear", codes(net, 12 if group == 1 else 10, 10 // group, 3, 3),
-        scales(net, *n), codes(net, *n, low=-3, high=3), axis=0,
+        "DequantizeLinear",
+        codes(net, 12 if group == 1 else 10, 10 // group, 3, 3),
+        scales(net, *n),
+        codes(net, *n, low=-3, high=3),
+        axis=0,
     )
     wide = 12 if group == 1 else 10
     offset = codes(net, wide, kind=np.int32, low=-500, high=500)
@@ -45,8 +48,11 @@ def test_scales_and_zero_points_leave_with_their_weights(per: str, group: int) -
     y = activation(net, net.node("Relu", y))
     proof = proved(net.build(net.head(net.conv(y, 6, 3), 5), ("batch", 5)), limit=2e-2)
     assert proof.units == 4 + 2 + (4 if group == 1 else 0)
-    node = next(n for n in proof.nodes("DequantizeLinear") if len(n.inputs) == 3
-                and n.inputs[0].is_initializer())
+    node = next(
+        n
+        for n in proof.nodes("DequantizeLinear")
+        if len(n.inputs) == 3 and n.inputs[0].is_initializer()
+    )
     kept = proof.held(node, 0).shape[0]
     assert kept == (8 if group == 1 else 6)
     assert proof.held(node, 1).shape == proof.held(node, 2).shape == ((kept,) if n else ())
@@ -96,8 +102,17 @@ def qconv(net: Net, x: str, inputs: int, outputs: int, *, per_axis: bool, group:
     bias = codes(net, outputs, kind=np.int32, low=-500, high=500)
     step = net.scalar(0.03)
     return net.node(
-        "QLinearConv", x, step, zero(net), *weight, step, zero(net), bias, width=outputs,
-        group=group, pads=[1, 1, 1, 1],
+        "QLinearConv",
+        x,
+        step,
+        zero(net),
+        *weight,
+        step,
+        zero(net),
+        bias,
+        width=outputs,
+        group=group,
+        pads=[1, 1, 1, 1],
     )
 
 
@@ -178,8 +193,18 @@ def test_codes_packed_in_blocks_stay_and_say_so() -> None:
     net = Net(57, microsoft=True)
     x = net.node("Relu", net.dense(net.input("x", ("batch", 8), width=8), 32))
     packed = net.constant(net.rng.integers(0, 255, (12, 2, 8)).astype(np.uint8))
-    y = net.node("MatMulNBits", x, packed, scales(net, 24), domain=MS, K=32, N=12, bits=4,
-                 block_size=16, width=12)
+    y = net.node(
+        "MatMulNBits",
+        x,
+        packed,
+        scales(net, 24),
+        domain=MS,
+        K=32,
+        N=12,
+        bits=4,
+        block_size=16,
+        width=12,
+    )
     y = net.dense(net.node("Relu", net.dense(net.node("Relu", y), 10)), 5)
     proof = proved(net.build(y, ("batch", 5)))
     assert proof.kinds == {"ffn": 4}
@@ -193,8 +218,9 @@ def as_type(model: onnx.ModelProto, kind: int) -> onnx.ModelProto:
     for tensor in model.graph.initializer:
         if tensor.data_type == FLOAT:
             array = numpy_helper.to_array(tensor).astype(dtype)
-            tensor.CopyFrom(helper.make_tensor(tensor.name, kind, array.shape, array.tobytes(),
-                                               raw=True))
+            tensor.CopyFrom(
+                helper.make_tensor(tensor.name, kind, array.shape, array.tobytes(), raw=True)
+            )
     for value in (*model.graph.input, *model.graph.output):
         if value.type.tensor_type.elem_type == FLOAT:
             value.type.tensor_type.elem_type = kind

@@ -44,9 +44,7 @@ def test_gemm_in_all_its_spellings(trans_b: int, bias: tuple[int, ...] | None) -
     net, x = rows()
     weight = net.weight(*((12, 8) if trans_b else (8, 12)), fan=8)
     extra = [] if bias is None else [net.constant(np.full(bias, 0.3, np.float32))]
-    y = net.node(
-        "Gemm", x, weight, *extra, width=12, transB=trans_b, alpha=0.5, beta=1.5
-    )
+    y = net.node("Gemm", x, weight, *extra, width=12, transB=trans_b, alpha=0.5, beta=1.5)
     proof = proved(logits(net, y))
     assert proof.kinds == {"ffn": 4}
     if bias is not None:
@@ -57,8 +55,9 @@ def test_gemm_in_all_its_spellings(trans_b: int, bias: tuple[int, ...] | None) -
 def test_gemm_of_a_transposed_activation_with_a_bias_per_row_and_column() -> None:
     net = Net(13)
     x = net.input("x", (8, 6), width=8)
-    y = net.node("Gemm", x, net.weight(12, 8, fan=8), net.weight(6, 12, fan=1), transA=1,
-                 transB=1, width=12)
+    y = net.node(
+        "Gemm", x, net.weight(12, 8, fan=8), net.weight(6, 12, fan=1), transA=1, transB=1, width=12
+    )
     y = net.gemm(net.node("Relu", y), 5)
     proof = proved(net.build(y, (6, 5)))
     assert proof.kinds == {"ffn": 4}
@@ -95,7 +94,10 @@ PER_CHANNEL: dict[str, Callable[[Net, str, tuple[int, ...]], str]] = {
     "bias": lambda net, x, shape: net.node("Add", uniform(net, shape), x, width=net.width[x]),
     "Max": lambda net, x, shape: net.node("Max", x, uniform(net, shape), net.scalar(0.1)),
     "Where": lambda net, x, shape: net.node(
-        "Where", net.node("Greater", x, net.scalar(0.0)), x, uniform(net, shape),
+        "Where",
+        net.node("Greater", x, net.scalar(0.0)),
+        x,
+        uniform(net, shape),
         width=net.width[x],
     ),
     "Clip": lambda net, x, shape: net.node("Clip", x, net.scalar(-0.4), net.scalar(0.4)),
@@ -133,8 +135,15 @@ def test_transposed_convolutions_have_their_axes_swapped(group: int) -> None:
     x = net.conv(x, 12, 3)
     weight, bias = net.weight(12, 8 // group, 3, 3, fan=60), net.vector(8, -0.2, 0.2)
     y = net.node(
-        "ConvTranspose", x, weight, bias, width=8, strides=[2, 2], output_padding=[1, 1],
-        pads=[1, 1, 1, 1], group=group,
+        "ConvTranspose",
+        x,
+        weight,
+        bias,
+        width=8,
+        strides=[2, 2],
+        output_padding=[1, 1],
+        pads=[1, 1, 1, 1],
+        group=group,
     )
     proof = proved(finish(net, net.conv(net.node("Relu", y), 6, 3)))
     (node,) = proof.nodes("ConvTranspose")
