@@ -31,7 +31,8 @@ class Options:
         skip: globs over names of groups, blocks and weights that are left alone.
         sparse_method: how single weights are chosen; None takes the best the given data allow.
         sparse_allocation: what single weights compete with: ``per-tensor``, ``per-row``,
-            ``global`` or ``curves`` (layers by their damage); no meaning under N:M.
+            ``global``, ``curves`` (layers by their damage) or ``sensitivity`` (by what that does
+            to the outputs); no meaning under N:M.
         permute: reorder units so that N:M costs less.
         criterion: how units are scored; None takes the best that the given data allows.
         allocation: ``uniform`` (the same fraction everywhere) or ``global`` (where it hurts
@@ -112,9 +113,9 @@ class Options:
                 f"--sparse-method {self.sparse_method} looks at what the layers read",
                 hint="give inputs with --calib, or take --sparse-method magnitude",
             )
-        if self.sparse_allocation == "curves" and self.calib is None:
+        if self.sparse_allocation in ("curves", "sensitivity") and self.calib is None:
             raise OnnxpruneError(
-                "--sparse-allocation curves measures what each layer loses",
+                f"--sparse-allocation {self.sparse_allocation} measures what each layer loses",
                 hint="give inputs with --calib, or take --sparse-allocation global",
             )
         if self.labels is not None and self.calib is None:

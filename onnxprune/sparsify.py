@@ -27,7 +27,8 @@ from onnxprune.recover.segments import Segments, ancestors
 from onnxprune.shapes import Fact
 from onnxprune.sparse import shares
 from onnxprune.sparse.amount import Method, Sparsity, Spread
-from onnxprune.sparse.rows import Feeds, Sample, moments_of
+from onnxprune.sparse.probe import Probe
+from onnxprune.sparse.rows import Feeds, Sample, moments_of, steadied
 from onnxprune.sparse.select import aim, gram_of, scores_of, select
 from onnxprune.sparse.weights import Left, Target, Weights, find_targets
 
@@ -176,38 +177,40 @@ class _Job:
 
     def counts(self, asked: Sparsity, tell: Tell) -> list[int]:
         """How many entries each target loses; under N:M the pattern says it."""
+        how = self._how
         sizes = [target.size for target in self._targets]
-        spread = self._how.spread
-        if asked.m or spread in ("per-tensor", "per-row"):
+        if asked.m or how.spread in ("per-tensor", "per-row"):
             return shares.even(sizes, asked.share)
-        if not self._batches:
-            if spread == "curves":
-                raise OnnxpruneError(
-                    "--sparse-allocation curves measures what each layer loses",
-                    hint="give inputs with --calib, or take --sparse-allocation global",
-                )
+        if how.spread == "global" and not self._batches:
             scores = [scores_of("magnitude", self._weights.read(t)[0], None) for t in self._targets]
             return shares.by_scores(scores, asked.share)
-        run = Segments(
-            self._dense, self._batches, provider=self._how.provider, threads=self._how.threads
-        )
+        if not self._batches:
+            raise OnnxpruneError(
+                f"--sparse-allocation {how.spread} measures what each layer loses",
+                hint="give inputs with --calib, or take --sparse-allocation global",
+            )
+        run = Segments(self._dense, self._batches, provider=how.provider, threads=how.threads)
+        probe = Probe(self._dense, self._batches, how.provider)
         found: list[Float] = []
         for number, target in enumerate(self._targets, start=1):
             tell(f"measuring layer {number} of {len(self._targets)}: {target.layer.node}")
             merge = self._merge(target)
             run.advance([merge.value, target.layer.x])
             alone = replace(merge, skip=None)
-            train, _ = moments_of(target, alone, run, run, self._batches, self._how.sample)
+            train, _ = moments_of(target, alone, run, run, self._batches, how.sample)
             weight, _ = self._weights.read(target, merge)
-            variance = float(train.yy.sum())
-            if spread == "curves":
-                found.append(shares.damage(target, weight, train, variance))
-            else:
-                share = scores_of("wanda", weight, gram_of(train, free_bias=False))
-                found.append(share / np.sqrt(max(variance, np.finfo(np.float64).tiny)))
-        if spread == "curves":
-            return shares.by_damage(sizes, found, asked.share)
-        return shares.by_scores(found, asked.share)
+            variance = max(float(train.yy.sum()), float(np.finfo(np.float64).tiny))
+            if how.spread == "global":
+                xx = gram_of(train, free_bias=False)
+                found.append(scores_of("wanda", weight, xx) / np.sqrt(variance))
+                continue
+            curve = shares.damage(target, weight, train, variance)
+            if how.spread == "sensitivity":
+                curve = curve * probe.weight_of(target, merge, weight, train, curve)
+            found.append(curve)
+        if how.spread == "global":
+            return shares.by_scores(found, asked.share)
+        return shares.by_damage(sizes, found, asked.share)
 
     def thin(self, target: Target, asked: Sparsity, count: int) -> tuple[Thinned, Bool]:
         """Thin one layer, write it back, and say what became of it."""
@@ -245,6 +248,7 @@ class _Job:
         assert method is not None
         free = target.layer.bias_slot is not None
         weight, bias = self._weights.read(target, merge)
+        train, held = steadied(train, weight), steadied(held, weight)
         wanted = aim(train, weight, bias, free_bias=free) if self._how.refit else weight
         start, keep = select(target, method, wanted, gram_of(train, free_bias=free), pattern)
         if not self._how.refit:

@@ -128,6 +128,7 @@ def test_an_unknown_option_suggests_the_nearest() -> None:
         {"permute": True, "sparsity": 0.5},
         {"sparsity": 0.5, "sparse-method": "wanda"},
         {"sparsity": 0.5, "sparse-allocation": "curves"},
+        {"sparsity": 0.5, "sparse-allocation": "sensitivity"},
         {"sparsity": 0.5, "sparse-method": "magnitud"},
     ],
 )

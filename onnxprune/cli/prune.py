@@ -139,7 +139,11 @@ def _add_choice(parser: Parser) -> None:
     add("--criterion", metavar="NAME", help="how units are scored, as in l1, bn-scale or wanda")
     add("--allocation", metavar="HOW", help="uniform, or global: where it hurts least")
     add("--sparse-method", metavar="HOW", help="magnitude, wanda, ria, sparsegpt or admm")
-    add("--sparse-allocation", metavar="HOW", help="per-tensor, per-row, global or curves")
+    add(
+        "--sparse-allocation",
+        metavar="HOW",
+        help="per-tensor, per-row, global, curves, sensitivity",
+    )
     add("--permute", action="store_true", help="reorder channels so that N:M costs less")
     add("--round-to", metavar="N", help="keep multiples of N; auto: what is fast on the provider")
     add("--allow-inexact", action="store_true", help="also units that a normalisation averages")

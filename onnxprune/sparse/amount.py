@@ -11,8 +11,9 @@ from onnxprune.errors import OnnxpruneError
 
 Method = Literal["magnitude", "wanda", "ria", "sparsegpt", "admm"]
 """How a layer's mask is found; all but ``magnitude`` need calibration inputs."""
-Spread = Literal["per-tensor", "per-row", "global", "curves"]
-"""What competes: the weights of a tensor, those of one output, all, or layers by their damage."""
+Spread = Literal["per-tensor", "per-row", "global", "curves", "sensitivity"]
+"""What competes: the weights of a tensor, those of one output, all, layers by their
+damage, or by how far that damage moves the outputs of the model."""
 
 _LARGEST = 64
 _GROUPS = re.compile(r"\s*(\d+)\s*:\s*(\d+)\s*")

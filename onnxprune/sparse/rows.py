@@ -8,7 +8,7 @@ residual stream the target is the dense sum minus the thinned other summand.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,9 @@ from onnxprune.sparse.weights import Target
 Array = npt.NDArray[Any]
 Feeds = Mapping[str, Array]
 Bool = npt.NDArray[np.bool_]
+
+_TRACE = 1e-6
+"""Share of the mean variance of inputs that is added to each."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,25 @@ def moments_of(
             if chosen.any():
                 part.add(features[:, chosen], targets[:, chosen])
     return parts[0].moments(), parts[1].moments()
+
+
+def steadied(rows: Moments, weight: Array) -> Moments:
+    """The same rows and a trace of others that read one input each and want what it gave before.
+
+    Inputs that hardly vary leave their weights undetermined: rounding would decide them, and the
+    weights it makes up are huge.
+
+    Args:
+        rows: moments of inputs and targets.
+        weight: ``[g, K, N]``, what those inputs had.
+    """
+    trace = _TRACE * np.diagonal(rows.xx, axis1=1, axis2=2).mean(axis=1)[:, None, None]
+    return replace(
+        rows,
+        xx=rows.xx + trace * np.eye(rows.xx.shape[1]),
+        xy=rows.xy + trace * weight,
+        yy=rows.yy + trace[:, 0] * (weight**2).sum(axis=1),
+    )
 
 
 def _visible(positions: Index, x: Array, axis: int, feeds: Feeds) -> Index:

@@ -47,22 +47,33 @@ def damage(target: Target, weight: Float, rows: Moments, variance: float) -> Flo
         rows: moments of its inputs.
         variance: of the value where its output counts.
     """
-    free = target.layer.bias_slot is not None
     rows = with_targets(rows, weight)
-    xx = gram_of(rows, free_bias=free)
-    scores, lost = scores_of("wanda", weight, xx), []
+    lost = []
     for share in GRID:
-        keep = mask_of(target, scores, Pattern(share))
-        thin = np.stack(
-            [
-                conjugate_gradients(a, a @ w, k, w, ridge=0.03, iterations=4)
-                for a, w, k in zip(xx, weight, keep, strict=True)
-            ]
-        )
-        bias = correct_bias(rows, thin) if free else np.zeros(thin.shape[::2])
-        error = squared_error(rows, thin, bias)
-        lost.append(float(error.sum()) / max(variance, np.finfo(np.float64).tiny))
+        made, bias = thinned(target, weight, rows, share)
+        lost.append(float(squared_error(rows, made, bias).sum()) / variance)
     return np.array(lost)
+
+
+def thinned(target: Target, weight: Float, rows: Moments, share: float) -> tuple[Float, Float]:
+    """A quick preview of a thinned layer: ``[g, K, N]`` and its bias ``[g, N]``, 0 if it has none.
+
+    Args:
+        target: the layer.
+        weight: ``[g, K, N]``, dense.
+        rows: moments of its inputs, with its outputs (without bias) as targets.
+        share: of its weights that go.
+    """
+    free = target.layer.bias_slot is not None
+    xx = gram_of(rows, free_bias=free)
+    keep = mask_of(target, scores_of("wanda", weight, xx), Pattern(share))
+    made = np.stack(
+        [
+            conjugate_gradients(a, a @ w, k, w, ridge=0.03, iterations=4)
+            for a, w, k in zip(xx, weight, keep, strict=True)
+        ]
+    )
+    return made, correct_bias(rows, made) if free else np.zeros(made.shape[::2])
 
 
 def by_damage(sizes: Sequence[int], curves: Sequence[Float], share: float) -> list[int]:

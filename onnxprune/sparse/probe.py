@@ -1,0 +1,81 @@
+"""How far the damage of one layer moves what the model says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxprune import model as models
+from onnxprune.backends import open_session
+from onnxprune.fidelity import Comparison, Fidelity
+from onnxprune.recover.gram import Moments, with_targets
+from onnxprune.recover.layers import Merge
+from onnxprune.sparse import shares
+from onnxprune.sparse.rows import Feeds
+from onnxprune.sparse.weights import Target, Weights
+
+Float = npt.NDArray[np.float64]
+
+_SAMPLES = 64
+"""Inputs looked at, rounded up to whole batches."""
+_AT = 0.5
+"""The share of a layer that is taken away."""
+
+
+class Probe:
+    """Thins one layer at a time of an otherwise dense model, and looks at the outputs.
+
+    Args:
+        model: it is left as it is.
+        batches: feeds.
+        provider: what runs the models.
+    """
+
+    def __init__(self, model: models.Model, batches: Sequence[Feeds], provider: str) -> None:
+        self._dense = model
+        self._provider = provider
+        self._feeds: list[Feeds] = []
+        for feeds in batches:
+            if sum(_size(each) for each in self._feeds) < _SAMPLES:
+                self._feeds.append(feeds)
+        session = open_session(model, provider=provider)
+        self._wanted = [session.run(feeds) for feeds in self._feeds]
+
+    def weight_of(
+        self, target: Target, merge: Merge, weight: Float, rows: Moments, curve: Float
+    ) -> float:
+        """What one unit of a layer's damage costs at the outputs.
+
+        Args:
+            target: the layer.
+            merge: where its output counts.
+            weight: ``[g, K, N]``, dense, in units of ``merge``.
+            rows: moments of its inputs.
+            curve: its damage at the shares of ``shares.GRID``.
+
+        Returns:
+            Divergence of the outputs (where they are class scores; else their squared relative
+            error) over the damage, both with half of the weights gone.
+        """
+        made, _ = shares.thinned(target, weight, with_targets(rows, weight), _AT)
+        work = models.clone(self._dense)
+        Weights(work).write(target, np.ones(made.shape, dtype=bool), made, None, merge)
+        session = open_session(work, provider=self._provider)
+        compared = Comparison()
+        for feeds, wanted in zip(self._feeds, self._wanted, strict=True):
+            compared.add(wanted, session.run(feeds))
+        moved = sum(_distance(each) for each in compared.result().values())
+        damage = float(curve[shares.GRID.index(_AT)])
+        return moved / max(damage, float(np.finfo(np.float64).tiny))
+
+
+def _distance(found: Fidelity) -> float:
+    if found.kl is not None:
+        return found.kl
+    return 0.0 if found.relative_error is None else min(found.relative_error, 1e6) ** 2
+
+
+def _size(feeds: Feeds) -> int:
+    return len(next(iter(feeds.values())))
