@@ -100,7 +100,7 @@ PER_CHANNEL: dict[str, Callable[[Net, str, tuple[int, ...]], str]] = {
         uniform(net, shape),
         width=net.width[x],
     ),
-    "Clip": lambda net, x, shape: net.node("Clip", x, net.scalar(-0.4), net.scalar(0.4)),
+    "Clip": lambda net, x, _: net.node("Clip", x, net.scalar(-0.4), net.scalar(0.4)),
 }
 
 
