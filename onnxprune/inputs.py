@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,6 +22,8 @@ Feeds = Mapping[str, npt.NDArray[Any]]
 
 HELD_OUT = 0.15
 """The part of the calibration data that nothing is fitted to."""
+_MOST = 384 << 20
+"""Bytes of inputs that are fitted to: what they cause inside a network is several times larger."""
 _PROVED = 2
 """Batches the proof is run on: rounding differs little between them, and masked runs are slow."""
 
@@ -107,7 +109,7 @@ class Inputs:
         if self.calibration.steps == 1:
             return list(self.calibration), list(self.calibration)
         fit, held = split(self.calibration, HELD_OUT, self.seed)
-        return list(fit), list(held)
+        return list(_within(fit, _MOST)), list(held)
 
     @property
     def held_indices(self) -> npt.NDArray[np.int64] | None:
@@ -137,6 +139,16 @@ class Inputs:
             else:
                 feeds[spec.name] = rng.standard_normal(shape).astype(spec.dtype)
         return feeds
+
+
+def _within(feeds: Iterable[Feeds], most: int) -> Iterator[Feeds]:
+    """Feeds until they hold so many bytes; at least one."""
+    held = 0
+    for each in feeds:
+        if held and held + sum(a.nbytes for a in each.values()) > most:
+            return
+        held += sum(a.nbytes for a in each.values())
+        yield each
 
 
 def open_inputs(model: Model, asked: Options) -> Inputs:

@@ -15,7 +15,7 @@ from onnxprune.allocate import Limits
 from onnxprune.analysis import Analysis, analyse
 from onnxprune.cost import Cost, CostModel
 from onnxprune.errors import OnnxpruneError
-from onnxprune.inputs import Feeds, Inputs, open_inputs
+from onnxprune.inputs import HELD_OUT, Feeds, Inputs, open_inputs
 from onnxprune.judge import Judgement, judge
 from onnxprune.masked import masked
 from onnxprune.options import Options, from_flags
@@ -133,7 +133,7 @@ def prune(
         ),
     )
     notes = [f"{name}: {why}" for name, why in chosen.declined.items()]
-    notes += _rounded(analysis, asked, chosen)
+    notes += _rounded(analysis, asked, chosen) + _few(inputs, fit)
     return _finish(analysis, plan, asked, inputs, notes, tell, anew=True)
 
 
@@ -258,6 +258,15 @@ def _rounded(analysis: Analysis, asked: Options, chosen: Selection) -> list[str]
         return []
     what = f"{gone:.0%} of the units went where {asked.ratio:.0%} was asked for"
     return [f"{what}, because widths are rounded to fast ones (--round-to 1 does not)"]
+
+
+def _few(inputs: Inputs, fit: Sequence[Feeds]) -> list[str]:
+    """Say so where only a part of the calibration data could be held to fit to."""
+    known = inputs.calibration.samples if inputs.calibration is not None else None
+    used = sum(len(next(iter(f.values()))) for f in fit)
+    if not fit or known is None or used >= int(known * (1 - HELD_OUT)) - 1:
+        return []
+    return [f"{used} of {known} calibration samples were fitted to: more do not fit in memory"]
 
 
 def _limits(analysis: Analysis, asked: Options) -> Limits:
