@@ -5,10 +5,11 @@ with its best method: how many of a network's exports it prunes, the median shar
 attention heads left, and how many exports one of its methods breaks (writes a file that does not
 run, or stops).  Graphs that onnxruntime does not run to begin with are left out.
 
-`--graphs` is one row for each graph and system, with `--all` for each method: *parameters* in
-floating-point constants before and after; *reached*, the share of them in tensors that were made
-smaller; *= masked*, the largest relative difference from the dense graph with the same units
-zeroed; the task's *score* or why there is none; seconds and peak memory of pruning.
+`--scores` is one row for each trained graph and ratio: each system's best score with the share of
+parameters it left.  `--graphs` is one row for each graph and system, with `--all` for each method:
+*parameters* in floating-point constants before and after; *reached*, the share of them in tensors
+that were made smaller; *= masked*, the largest relative difference from the dense graph with the
+same units zeroed; the task's *score* or why there is none; seconds and peak memory of pruning.
 """
 
 from __future__ import annotations
@@ -113,6 +114,29 @@ def _family(
     )
 
 
+def scores(results: Results) -> None:
+    """Print, for each graph with a task, each system's best score and what it left for it."""
+    columns = " | ".join(f"{s}: score | left" for s in results.systems)
+    print(f"| graph | ratio | dense | {columns} |")
+    print("|--" * (3 + 2 * len(results.systems)) + "|")
+    for graph, ratio in sorted({(graph, ratio) for graph, ratio, _ in results.rows}):
+        dense = results.dense[graph]
+        if "score" not in dense:
+            continue
+        better = min if dense["unit"] == "nats" else max
+        cells = [graph, f"{ratio:g}", f"{dense['score']:.2f} {dense['unit']}"]
+        for system in results.systems:
+            rows = results.rows.get((graph, ratio, system), ())
+            judged = [row["judged"] for row in rows if outcome(row) == "pruned"]
+            if judged:
+                found = better(judged, key=lambda j: j["score"])
+                left = 100 * found["params"] / found["params_dense"]
+                cells += [f"{found['score']:.2f}", f"{left:.0f} %"]
+            else:
+                cells += ["nothing removed" if rows else "", ""]
+        print("| " + " | ".join(cells) + " |")
+
+
 def graphs(results: Results, *, every: bool) -> None:
     """Print each system's best method (or every one) for each graph and ratio."""
     print(
@@ -152,9 +176,12 @@ def main() -> None:
     parser.add_argument("files", nargs="+", type=Path)
     parser.add_argument("--graphs", action="store_true", help="one row for each graph and system")
     parser.add_argument("--all", action="store_true", help="every method, not the best")
+    parser.add_argument("--scores", action="store_true", help="what the pruned graphs still do")
     options = parser.parse_args()
     results = read(options.files)
-    if options.graphs or options.all:
+    if options.scores:
+        scores(results)
+    elif options.graphs or options.all:
         graphs(results, every=options.all)
     else:
         networks(results)
