@@ -36,7 +36,7 @@ def attention(call: Call) -> list[Tensor]:
         raise MismatchError("uneven q, k, v sizes or a past state")
     heads = int(call.attr("num_heads"))
     inputs, call.inputs = call.inputs, call.inputs[:3]
-    out = call.einsum("b _ i, i (3 h d), (3 h d) -> b _ (h d)", {"h": heads})
+    out = call.einsum("_ _ i, i (3 h d), (3 h d) -> _ _ (h d)", {"h": heads})
     call.inputs = inputs
     h, d = call.space.split(out[0][2], (heads, call.out_shape()[2] // heads))
     call.contractions += [Contraction(((1, 1),))] + [Contraction(((2, 0),))] * call.has(2)
@@ -67,7 +67,7 @@ def multi_head(call: Call) -> list[Tensor]:
     heads = int(call.attr("num_heads"))
     space = call.space
     inputs, call.inputs = call.inputs, call.inputs[:3]
-    out = call.einsum("b _ (h d), b _ (h d), b _ (h v) -> b _ (h v)", {"h": heads})
+    out = call.einsum("_ _ (h d), _ _ (h d), _ _ (h v) -> _ _ (h v)", {"h": heads})
     call.inputs = inputs
     query, _, value = (call.tensor(i)[2] for i in range(3))
     h, d = space.split(query, (heads, (query.size or 0) // heads))
@@ -93,10 +93,10 @@ def group_query(call: Call) -> list[Tensor]:
     n, kv = int(call.attr("num_heads")), int(call.attr("kv_num_heads"))
     inputs = call.inputs
     call.inputs = [*inputs[:3], *(inputs[3:5] if call.has(3) else [])]
-    caches = ", b k _ _, b k _ _" * call.has(3)
+    caches = ", _ k _ _, _ k _ _" * call.has(3)
     size = call.out_shape()[-1] // n
-    line = f"b _ (k r {size}), b _ (k {size}), b _ (k {size}){caches}"
-    out = call.einsum(f"{line} -> b _ (k r {size}), b k _ _, b k _ _", {"k": kv, "r": n // kv})
+    line = f"_ _ (k r {size}), _ _ (k {size}), _ _ (k {size}){caches}"
+    out = call.einsum(f"{line} -> _ _ (k r {size}), _ k _ _, _ k _ _", {"k": kv, "r": n // kv})
     call.inputs = inputs
     for i in range(5, len(inputs)):
         call.pin(i)
@@ -156,9 +156,9 @@ def attention_onnx(call: Call) -> list[Tensor]:
     kv = int(call.attr("kv_num_heads")) if flat else key[1].size or 0
     inputs, call.inputs = call.inputs, call.inputs[:3]
     line = (
-        "b _ (k r d), b _ (k d), b _ (k v) -> b _ (k r v)"
+        "_ _ (k r d), _ _ (k d), _ _ (k v) -> _ _ (k r v)"
         if flat
-        else "b (k r) _ d, b k _ d, b k _ v -> b (k r) _ v"
+        else "_ (k r) _ d, _ k _ d, _ k _ v -> _ (k r) _ v"
     )
     out = call.einsum(line, {"k": kv, "r": n // kv})
     call.inputs = inputs

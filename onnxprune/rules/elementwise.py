@@ -12,8 +12,16 @@ _UNARY = (
     "Round Selu Shrink Sigmoid Sign Sin Sinh Softplus Softsign Sqrt Swish Tan Tanh "
     "ThresholdedRelu Binarizer ImageScaler ParametricSoftplus ScaledTanh Affine Bernoulli"
 )
-lines({_UNARY: "... -> ...", "Dropout": "..., , -> ..., ..."})
+lines({_UNARY: "... -> ..."})
 lines({"QuickGelu Gelu BiasDropout": "... -> ..."}, domain="com.microsoft")
+
+
+@rule("Dropout")
+def dropout(call: Call) -> list[Tensor]:
+    """Passes everything on, unless it is told to train."""
+    if call.has(2) and call.value(2) != [0]:
+        raise MismatchError("drops at random, as in training")
+    return call.einsum("..., , -> ..., ...")
 
 
 @rule("CastLike")

@@ -114,11 +114,9 @@ def random_constant(call: Call) -> list[Tensor]:
     return [call.plain()]
 
 
-@rule("Shape", "Size", "Range", "Constant", "EyeLike", "NonZero", "RandomNormalLike", "OneHot")
+@rule("Shape", "Size", "Range", "Constant")
 def describes(call: Call) -> list[Tensor]:
-    """Speaks of its input's shape or makes new axes; its own axes stay."""
-    if call.op in ("NonZero", "OneHot", "RandomNormalLike"):
-        raise MismatchError("its result depends on values")
+    """Speaks of its input's shape, which surgery keeps true; its own axes stay."""
     call.touched.update(range(len(call.inputs)))
     return [call.plain(k) for k in range(len(call.out_shapes))]
 
@@ -127,7 +125,10 @@ def describes(call: Call) -> list[Tensor]:
 def resize(call: Call) -> list[Tensor]:
     """Axes that keep their size pass; the others are spatial."""
     x, shape = call.tensor(0), call.out_shape()
-    call.pin(0, [k for k, a in enumerate(x) if a.size != shape[k]])
+    if call.attr("keep_aspect_ratio_policy", "stretch") != "stretch":
+        raise MismatchError("one axis decides about the others")
+    crops = call.attr("coordinate_transformation_mode") == "tf_crop_and_resize"
+    call.pin(0, [k for k, a in enumerate(x) if crops or a.size != shape[k]])
     out = [a if a.size == n else Axis(n, why=call.why) for a, n in zip(x, shape, strict=True)]
     if call.has(3) and len(call.inputs[3] or ()) == 1:
         listed = [a % len(x) for a in call.attr("axes") or range(len(x))]

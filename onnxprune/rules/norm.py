@@ -14,7 +14,6 @@ _POOLS = "AveragePool GlobalAveragePool GlobalLpPool GlobalMaxPool LpPool"
 lines(
     {
         _POOLS: "n c * -> n c *",
-        "BatchNormalization": "n c *, c, c, c, c -> n c *, c, c, c, c",
         "InstanceNormalization": "n c *, c, c -> n c *",
         "GridSample": "n c *, n * -> n c *",
         "MaxRoiPool": "n c *, * -> _ c *",
@@ -23,6 +22,13 @@ lines(
     }
 )
 lines({"QLinearAveragePool QLinearGlobalAveragePool": "n c * -> n c *"}, domain="com.microsoft")
+
+
+@rule("BatchNormalization")
+def batch_norm(call: Call) -> list[Tensor]:
+    """Per channel; in training it normalises over the batch."""
+    training = call.attr("training_mode", 0) or len(call.out_shapes) > 1
+    return call.einsum(f"{'n~' if training else 'n'} c *, c, c, c, c -> n c *, c, c, c, c")
 
 
 @rule("MaxPool")
