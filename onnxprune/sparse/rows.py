@@ -7,13 +7,14 @@ residual stream the target is the dense sum minus the thinned other summand.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from onnxprune import model as models
 from onnxprune.recover.gram import Accumulator, Moments
 from onnxprune.recover.layers import Merge
 from onnxprune.recover.patches import Index, sample_positions
@@ -24,6 +25,8 @@ Array = npt.NDArray[Any]
 Feeds = Mapping[str, Array]
 Bool = npt.NDArray[np.bool_]
 
+_LOOK = 1000
+"""Rows per batch that a mean square is taken over."""
 _TRACE = 1e-6
 """Share of the mean variance of inputs that is added to each."""
 
@@ -87,6 +90,33 @@ def moments_of(
             if chosen.any():
                 part.add(features[:, chosen], targets[:, chosen])
     return parts[0].moments(), parts[1].moments()
+
+
+def norms_of(
+    model: models.Model, targets: Sequence[Target], batches: Sequence[Feeds], provider: str
+) -> dict[str, Array]:
+    """The root mean square of every input of every target, ``[g, K]``, by name of its weight.
+
+    Args:
+        model: it is only read.
+        targets: in the order of the graph.
+        batches: feeds; at least one.
+        provider: what runs the model.
+    """
+    run = Segments(model, batches, provider=provider)
+    found: dict[str, Array] = {}
+    for target in targets:
+        run.advance([target.layer.x])
+        squares, count = np.zeros(target.shape[:2]), 0
+        for k, feeds in enumerate(batches):
+            x = run.value(target.layer.x, k)
+            positions = sample_positions(target.layer.count(x.shape), _LOOK, k)
+            axis = target.layer.axis if target.layer.window is None else 0
+            rows = target.layer.rows(x, _visible(positions, x, axis, feeds))
+            squares += np.square(rows, dtype=np.float64).sum(axis=1)
+            count += rows.shape[1]
+        found[target.name] = np.sqrt(squares / max(count, 1))
+    return found
 
 
 def steadied(rows: Moments, weight: Array) -> Moments:

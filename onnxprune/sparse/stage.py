@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
@@ -17,8 +17,7 @@ from onnxprune.options import Options
 from onnxprune.plan import Plan, check
 from onnxprune.sparse import zeros
 from onnxprune.sparse.reorder import find_orders, reorder_safely
-from onnxprune.sparse.rows import Feeds, Sample
-from onnxprune.sparse.select import scores_of
+from onnxprune.sparse.rows import Feeds, Sample, norms_of
 from onnxprune.sparse.weights import Target, Weights, find_targets
 from onnxprune.sparsify import Settings, Thinned, sparsify
 from onnxprune.verify import Check
@@ -82,7 +81,10 @@ def thin(
     if asked.permute:
         tell("looking for a better order of the units")
         targets, _ = find_targets(model, asked.sparsity, asked.skip)
-        found = find_orders(analysis, targets, _worth(model), asked.sparsity.n, asked.sparsity.m)
+        norms = norms_of(model, targets, fit, asked.provider) if fit else {}
+        found = find_orders(
+            analysis, targets, _worth(model, norms), asked.sparsity.n, asked.sparsity.m
+        )
         done = reorder_safely(analysis, found[0], inputs.proof(analysis), asked.provider)
         model, plan = done.model, replace(plan, reordered=done.orders)
         checks += [done.check] if done.check is not None else []
@@ -90,7 +92,7 @@ def thin(
         notes += [f"{name} keeps its order: {why}" for name, why in stayed.items()]
         for name in done.orders:
             before, after = found[2][name]
-            gain = f"{after:.1%} of its weights' size instead of {before:.1%}"
+            gain = f"{after:.1%} of its weights' worth instead of {before:.1%}"
             notes.append(f"{name} is reordered: {asked.sparsity} keeps {gain}")
     settings = Settings(
         method=asked.sparse_method,
@@ -147,10 +149,18 @@ def _analysis_of(model: models.Model, dense: Analysis, plan: Plan) -> Analysis:
     return replace(dense, model=model)
 
 
-def _worth(model: models.Model) -> Callable[[Target], npt.NDArray[np.float64]]:
-    """What the weights of a layer are worth when an order is looked for."""
+def _worth(
+    model: models.Model, norms: Mapping[str, npt.NDArray[np.float64]]
+) -> Callable[[Target], npt.NDArray[np.float64]]:
+    """What weights are worth when an order is looked for: their size, times what they multiply."""
     weights = Weights(model)
-    return lambda target: scores_of("magnitude", weights.read(target)[0], None)
+
+    def worth(target: Target) -> npt.NDArray[np.float64]:
+        size = np.abs(weights.read(target)[0])
+        norm = norms.get(target.name)
+        return size if norm is None else size * norm[:, :, None]
+
+    return worth
 
 
 def _check_globs(skip: Sequence[str], dense: Analysis) -> None:

@@ -9,7 +9,7 @@ whatever is transposed. That is what sparse tensor cores take (TensorRT develope
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -218,8 +218,3 @@ class Weights:
         if len(node.inputs) <= position:
             node.resize_inputs(position + 1)
         node.replace_input_with(position, added)
-
-
-def names(targets: Iterable[Target]) -> list[str]:
-    """Of the stored weights."""
-    return [target.name for target in targets]
