@@ -245,7 +245,7 @@ def test_inputs_that_never_vary_do_no_harm() -> None:
         feed["x"][:, 5] *= 1e-20
         feed["x"][:, 7] = 2.0
     for method in ("sparsegpt", "admm", "wanda"):
-        made = sparsify(model, sparsity("2:4"), feeds, settings=Settings(method=method))  # type: ignore[arg-type]
+        made = sparsify(model, sparsity("2:4"), feeds, settings=Settings(method=method))
         assert np.abs(stored(made.model, "w")).max() < 1e3
         outcome = made.outcomes[0]
         assert outcome.after is not None

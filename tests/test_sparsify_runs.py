@@ -28,7 +28,7 @@ from onnxprune.sparse.weights import find_targets
 Array = np.ndarray[Any, Any]
 Cli = Callable[..., Ran]
 CNN = zoo.get("digits_rescnn")
-DATA = {"calib": str(CNN.calibration), "calib_samples": 96}
+DATA: dict[str, Any] = {"calib": str(CNN.calibration), "calib_samples": 96}
 
 
 def stored(model: models.Model, name: str) -> Array:
