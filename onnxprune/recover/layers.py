@@ -105,6 +105,10 @@ class Layer:
             return shape[0] * math.prod(patches.output_sizes(self.window, shape[2:]))
         return math.prod(shape) // max(shape[self.axis], 1)
 
+    def out_sizes(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Spatial sizes of the output of a convolution for an input of this shape."""
+        return patches.output_sizes(self.window, shape[2:]) if self.window else ()
+
     def rows(self, x: Array, positions: patches.Index | None = None) -> Array:
         """What is multiplied with the matrix: ``[g, rows, K]``."""
         if self.window:

@@ -97,6 +97,11 @@ def output_sizes(window: Window, sizes: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(_axis(window, a, size)[0] for a, size in enumerate(sizes))
 
 
+def leading_pads(window: Window, sizes: tuple[int, ...]) -> tuple[int, ...]:
+    """The padding before the first input, per spatial axis, ``auto_pad`` worked out."""
+    return tuple(_axis(window, a, size)[1] for a, size in enumerate(sizes))
+
+
 def _sources(window: Window, axis: int, size: int) -> Index:
     """``[out, kernel]``: the input coordinate each kernel entry meets at each output coordinate.
 

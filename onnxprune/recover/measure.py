@@ -1,0 +1,150 @@
+"""What a layer to be refitted sees in the pruned model, and what it should compute."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxprune.recover.between import Maker
+from onnxprune.recover.crops import Crops, sample_crops, sample_tokens
+from onnxprune.recover.gram import Accumulator, Moments
+from onnxprune.recover.pairs import Rows
+from onnxprune.recover.patches import Index, sample_positions, token_rows
+from onnxprune.recover.segments import Segments
+from onnxprune.recover.steps import Step
+
+Array = npt.NDArray[Any]
+
+_BYTES = 512 << 20
+"""Most bytes of rows held at a time."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """How rows are drawn.
+
+    Attributes:
+        rows: per layer, at least.
+        per_input: per input of the layer, if that is more.
+        held: every ``held``-th sample is put aside to judge by.
+        seed: of the draw.
+    """
+
+    rows: int = 20_000
+    per_input: int = 16
+    held: int = 6
+    seed: int = 0
+
+    def wanted(self, inputs: int) -> int:
+        """Rows for a layer with so many inputs."""
+        return max(self.rows, self.per_input * inputs)
+
+
+def moments_of(
+    step: Step, teacher: Segments, student: Segments, sample: Sample
+) -> tuple[Moments, Moments]:
+    """Moments of sampled rows and their targets: those to fit to, and those to judge by."""
+    layer, merge = step.layer, step.merge
+    parts: list[Accumulator] = []
+    seen = 0
+    for batch in range(len(teacher)):
+        x = student.value(layer.x, batch)
+        total = layer.count(x.shape)
+        share = -(-sample.wanted(step.inputs) // len(teacher))
+        positions = sample_positions(total, share, sample.seed + batch)
+        aside = (seen + positions * x.shape[0] // total) % sample.held == sample.held - 1
+        seen += x.shape[0]
+        skip = student.value(merge.skip, batch) if merge.skip else None
+        wanted, offset = _wanted(step, teacher.value(merge.value, batch), skip, positions)
+        groups = layer.groups
+        targets = (wanted - offset).reshape(len(wanted), groups, -1).transpose(1, 0, 2)
+        features = layer.rows(x, positions)
+        if not parts:
+            shape = (groups, features.shape[2], targets.shape[2])
+            parts = [Accumulator(*shape), Accumulator(*shape)]
+        for accumulator, chosen in zip(parts, (~aside, aside), strict=True):
+            if chosen.any():
+                accumulator.add(features[:, chosen], targets[:, chosen])
+    return parts[0].moments(), parts[1].moments()
+
+
+def _wanted(step: Step, dense: Array, skip: Array | None, positions: Index) -> tuple[Array, Array]:
+    """The values wanted where the layer's output counts, and what is added to it on the way there.
+
+    Both are ``[rows, N]``.
+    """
+    axis = step.layer.out_axis
+    wanted = token_rows(dense, axis, positions)[0][:, step.kept]
+    offset = np.broadcast_to(step.merge.shift.astype(wanted.dtype), wanted.shape)
+    if skip is not None:
+        offset = offset + token_rows(skip, axis, positions)[0]
+    return wanted, offset
+
+
+def pair_rows(
+    step: Step, maker: Maker, teacher: Segments, student: Segments, sample: Sample
+) -> tuple[Rows, Rows]:
+    """The same for a layer and its maker together, from what the maker reads."""
+    parts: tuple[list[Rows], list[Rows]] = ([], [])
+    seen = 0
+    for batch in range(len(teacher)):
+        x = student.value(maker.layer.x, batch)
+        dense = teacher.value(step.merge.value, batch)
+        skip = student.value(step.merge.skip, batch) if step.merge.skip else None
+        aside = (seen + np.arange(len(x))) % sample.held == sample.held - 1
+        seen += len(x)
+        for found, chosen in zip(parts, (~aside, aside), strict=True):
+            if not chosen.any():
+                continue
+            count = _rows_wanted(step, maker, x, sample) * int(chosen.sum())
+            count = -(-count // (len(x) * len(teacher)))
+            rows = _some_rows(
+                step, maker, x[chosen], dense[chosen],
+                None if skip is None else skip[chosen], count, sample.seed + batch,
+            )  # fmt: skip
+            found.append(rows)
+    return _joined(parts[0]), _joined(parts[1])
+
+
+def _rows_wanted(step: Step, maker: Maker, x: Array, sample: Sample) -> int:
+    """Output rows of a pair, bounded by memory."""
+    probe = maker.layer.rows(x[:1], np.zeros(1, np.int64))
+    per_row = 4 * (2 * probe.shape[0] * probe.shape[2] + 3 * step.inputs)
+    return int(min(2 * sample.wanted(step.inputs), max(_BYTES // per_row, 2000)))
+
+
+def _some_rows(
+    step: Step, maker: Maker, x: Array, dense: Array, skip: Array | None, count: int, seed: int
+) -> Rows:
+    window = step.layer.window
+    if window is None:
+        crops = sample_tokens(maker.layer.count(x.shape), count, seed)
+    else:
+        assert maker.layer.window is not None
+        sizes = tuple(maker.layer.out_sizes(x.shape))
+        crops = sample_crops(window, len(x), sizes, count, seed)
+    wanted, offset = _wanted(step, dense, skip, crops.outputs)
+    return Rows(crops, maker.layer.rows(x, crops.hidden), wanted, offset, step.clip)
+
+
+def _joined(parts: Sequence[Rows]) -> Rows:
+    first = parts[0]
+    crops = Crops(
+        np.concatenate([p.crops.hidden for p in parts]),
+        np.concatenate([p.crops.inside for p in parts]),
+        np.concatenate([p.crops.outputs for p in parts]),
+        first.crops.field,
+        first.crops.block,
+        first.crops.window,
+    )
+    return Rows(
+        crops,
+        np.concatenate([p.x for p in parts], axis=1),
+        np.concatenate([p.wanted for p in parts]),
+        np.concatenate([p.offset for p in parts]),
+        first.clip,
+    )

@@ -1,0 +1,302 @@
+"""Two layers and the nonlinearity between them, refitted together.
+
+When hidden units are removed, refitting the layer that reads them is exact least squares; but the
+layer that makes them can help too, by making other hidden units than the ones that happened to be
+left. With ``f`` elementwise,
+
+    min_{W1, b1, W2, b2}  E || y - f(x W1 + b1) W2 - b2 ||^2
+
+has no closed form, but it is small. ``W2`` is solved for exactly (variable projection, Golub and
+Pereyra, 1973); ``W1`` takes a few natural-gradient steps, whose curvature is approximated as a
+Kronecker product of the inputs' Gram matrix and the hidden units' (Martens and Grosse, "K-FAC",
+arXiv 1503.05671). Five to ten steps do what hundreds of plain gradient steps do: on the blocks of
+a ResNet-20 with half of their units they lower the error of exact least squares by 20 to 40 %.
+
+If what is fitted is read through a clip (ReLU, ReLU6), errors where the wanted value is clipped
+count only as far as they come out of the clip: a convex loss, majorised by plain squares.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxprune.recover.crops import Crops
+from onnxprune.recover.gram import Moments, moments, restrict
+from onnxprune.recover.least_squares import solve_symmetric
+
+Array = npt.NDArray[Any]
+Float = npt.NDArray[np.float64]
+
+_HALVINGS = 6
+"""Shorter steps tried before giving up."""
+
+
+@dataclass(frozen=True, eq=False)
+class Activation:
+    """An elementwise function and its derivative."""
+
+    value: Callable[[Array], Array]
+    slope: Callable[[Array], Array]
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """A sample of what a pair of layers sees and should compute.
+
+    Attributes:
+        crops: hidden and output positions.
+        x: ``[g, rows, K]``, what the first layer multiplies, at the hidden positions.
+        wanted: ``[out rows, N]``, what should come out where it counts.
+        offset: ``[out rows, N]`` or 0, what is added to the second layer's output there.
+        clip: bounds beyond which values are not told apart.
+    """
+
+    crops: Crops
+    x: Array
+    wanted: Array
+    offset: Array
+    clip: tuple[float, float] = (-np.inf, np.inf)
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """The weights of both layers.
+
+    Attributes:
+        first: ``[g, K + 1, n]``, the maker's matrix with its bias as the last row.
+        second: ``[h * taps + 1, N]``, the reader's matrix, channel first, with its bias as the
+            last row.
+    """
+
+    first: Float
+    second: Float
+
+
+@dataclass(frozen=True, eq=False)
+class PairRefit:
+    """What came of it.
+
+    Attributes:
+        pair: the better of the pair given and the best one met.
+        steps: how many steps were taken to it; 0 if nothing helped.
+        before: loss on the held-out rows over the variance of what was wanted there.
+        after: the same of ``pair``.
+    """
+
+    pair: Pair
+    steps: int
+    before: float
+    after: float
+
+
+def _surplus(rows: Rows, output: Array) -> Array:
+    """Output minus wanted, without what a clip hides."""
+    total = output + rows.offset
+    low, high = rows.clip
+    error = total - rows.wanted
+    if np.isfinite(low):
+        error = np.where(rows.wanted <= low, np.maximum(total - low, 0), error)
+    if np.isfinite(high):
+        error = np.where(rows.wanted >= high, np.minimum(total - high, 0), error)
+    return error
+
+
+class _Side:
+    """One set of rows with everything that is computed over and over."""
+
+    def __init__(self, rows: Rows, activation: Activation) -> None:
+        self.rows = rows
+        self.activation = activation
+        clipped = np.clip(rows.wanted, *rows.clip)
+        spread = float(clipped.var(axis=0, dtype=np.float64).sum())
+        self.norm = max(spread, np.finfo(np.float64).tiny)
+
+    def hidden(self, first: Float) -> Array:
+        """``[rows, h]``, before the nonlinearity."""
+        W = first.astype(np.float32)
+        made: Array = self.rows.x @ W[:, :-1] + W[:, -1:]
+        return made.transpose(1, 0, 2).reshape(made.shape[1], -1)
+
+    def features(self, hidden: Array) -> Array:
+        return self.rows.crops.features(self.activation.value(hidden))
+
+    def surplus(self, features: Array, second: Float) -> Array:
+        W = second.astype(np.float32)
+        return _surplus(self.rows, features @ W[:-1] + W[-1])
+
+    def loss(self, error: Array) -> float:
+        return float(np.einsum("rn,rn->", error, error, dtype=np.float64)) / len(error) / self.norm
+
+    def of(self, pair: Pair) -> float:
+        return self.loss(self.surplus(self.features(self.hidden(pair.first)), pair.second))
+
+
+def hidden_moments(rows: Rows, first: Float, activation: Activation) -> Moments:
+    """Moments of what the second layer multiplies, and of what should come out of it.
+
+    Args:
+        rows: a sample.
+        first: ``[g, K + 1, n]``, the maker's matrix with its bias as the last row.
+        activation: what is between the layers.
+    """
+    side = _Side(rows, activation)
+    hidden = side.hidden(first)
+    found = moments(side.features(hidden)[None], (rows.wanted - rows.offset)[None])
+    return restrict(found, np.argsort(rows.crops.order(hidden.shape[1])))
+
+
+def refit_pair(
+    train: Rows,
+    held: Rows,
+    pair: Pair,
+    activation: Activation,
+    *,
+    steps: int = 10,
+    ridge: float = 1e-3,
+    free_bias: tuple[bool, bool] = (True, True),
+) -> PairRefit:
+    """Improve two layers together for as long as held-out rows agree.
+
+    Args:
+        train: rows to fit to.
+        held: other rows, that decide when to stop and whether to accept.
+        pair: where to begin.
+        activation: what is between the layers.
+        steps: at most.
+        ridge: damping of the Kronecker factors, and pull towards the weights given, as a share of
+            the mean input variance.
+        free_bias: whether the first and the second layer have a bias that may change.
+
+    Returns:
+        The best pair met.
+    """
+    side, judge = _Side(train, activation), _Side(held, activation)
+    x = train.x.astype(np.float32)
+    gram = _gram(x, bias=free_bias[0])
+    solver = np.asarray(np.linalg.inv(_damp(gram, ridge)), dtype=np.float64)
+    hidden, rate = side.hidden(pair.first), 1.0
+    order = train.crops.order(hidden.shape[1])
+    now = Pair(pair.first, np.concatenate([pair.second[order], pair.second[-1:]]))
+    before = judge.of(now)
+    best, best_loss, best_step = now, before, 0
+    for step in range(steps + 1):
+        features = side.features(hidden)
+        second = _solve_second(side, features, now.second, ridge, free=free_bias[1])
+        now = Pair(now.first, second)
+        error = side.surplus(features, second)
+        seen = judge.of(now)
+        if seen < best_loss:
+            best, best_loss, best_step = now, seen, step
+        elif step > best_step + 1:
+            break
+        move = _direction(side, now, error, hidden, solver, ridge, bias=free_bias[0])
+        found = _search(side, now, move, side.loss(error), rate)
+        if found is None:
+            break
+        now, hidden, rate = found
+    matrix = np.empty_like(best.second)
+    matrix[order], matrix[-1] = best.second[:-1], best.second[-1]
+    return PairRefit(Pair(best.first, matrix), best_step, before, best_loss)
+
+
+def _search(
+    side: _Side, now: Pair, move: Float, loss: float, rate: float
+) -> tuple[Pair, Array, float] | None:
+    """The first shorter step that lowers the loss: the pair, its hidden values, the next rate."""
+    for _ in range(_HALVINGS):
+        first = now.first - rate * move
+        hidden = side.hidden(first)
+        if side.loss(side.surplus(side.features(hidden), now.second)) < loss:
+            return Pair(first, now.second), hidden, min(1.5 * rate, 2.0)
+        rate *= 0.4
+    return None
+
+
+def _gram(x: Array, *, bias: bool) -> Float:
+    """``[g, K + 1, K + 1]`` over the rows, a one appended to each; without a bias it is 0."""
+    groups, rows, K = x.shape
+    gram = np.zeros((groups, K + 1, K + 1))
+    gram[:, :K, :K] = x.transpose(0, 2, 1) @ x / rows
+    if bias:
+        gram[:, :K, K] = gram[:, K, :K] = x.mean(axis=1, dtype=np.float64)
+        gram[:, K, K] = 1.0
+    return gram
+
+
+def _damp(matrix: Float, share: float) -> Float:
+    scale = np.trace(matrix, axis1=-2, axis2=-1) / matrix.shape[-1]
+    scale = np.maximum(scale, np.finfo(np.float64).tiny)
+    damped: Float = matrix + share * scale[..., None, None] * np.eye(matrix.shape[-1])
+    return damped
+
+
+def _solve_second(
+    side: _Side, features: Array, second: Float, ridge: float, *, free: bool
+) -> Float:
+    """The reader's weights for these hidden values: least squares on the majorised target."""
+    error = side.surplus(features, second)
+    W = second.astype(np.float32)
+    target = features @ W[:-1] + W[-1] - error
+    centre = features.mean(axis=0, dtype=np.float64) if free else np.zeros(features.shape[1])
+    middle = target.mean(axis=0, dtype=np.float64) if free else second[-1]
+    F = features - centre.astype(np.float32)
+    gram = (F.T @ F).astype(np.float64) / len(F)
+    penalty = 1e-2 * ridge * float(np.trace(gram)) / len(gram)
+    cross = (F.T @ (target - middle.astype(np.float32))).astype(np.float64) / len(F)
+    A = gram + penalty * np.eye(len(gram))
+    solved = solve_symmetric(A[None], (cross + penalty * second[:-1])[None])[0]
+    return np.concatenate([solved, (middle - centre @ solved)[None]])
+
+
+def _direction(
+    side: _Side, now: Pair, error: Array, made: Array, solver: Float, ridge: float, *, bias: bool
+) -> Float:
+    """The natural gradient of the maker's weights, ``[g, K + 1, n]``."""
+    rows = side.rows
+    slope = side.activation.slope(made)
+    readers = now.second[:-1].astype(np.float32)
+    back = rows.crops.spread(error @ readers.T) * slope
+    groups, count, _ = rows.x.shape
+    per_group = back.reshape(count, groups, -1).transpose(1, 0, 2)
+    gradient = np.zeros((groups, rows.x.shape[2] + 1, per_group.shape[2]))
+    gradient[:, :-1] = rows.x.transpose(0, 2, 1) @ per_group / len(error)
+    if bias:
+        gradient[:, -1] = per_group.sum(axis=1, dtype=np.float64) / len(error)
+    hidden = slope.shape[1]
+    weights = now.second[:-1].reshape(rows.crops.taps, hidden, -1)
+    meeting = (slope.T @ slope).astype(np.float64) / len(slope)
+    curvature = np.einsum("thn,tjn->hj", weights, weights, optimize=True) * meeting
+    size = hidden // groups
+    blocks = np.stack(
+        [curvature[g * size : (g + 1) * size, g * size : (g + 1) * size] for g in range(groups)]
+    )
+    natural = np.linalg.solve(_damp(blocks, 10 * ridge), gradient.transpose(0, 2, 1))
+    return np.asarray(solver @ natural.transpose(0, 2, 1))
+
+
+def relu(low: float = 0.0, high: float = np.inf) -> Activation:
+    """ReLU, or a clip to ``[low, high]``."""
+    return Activation(
+        lambda x: np.clip(x, low, high), lambda x: ((x > low) & (x < high)).astype(x.dtype)
+    )
+
+
+def tabulated(points: Float, values: Float) -> Activation:
+    """An elementwise function known at ascending points, straight in between and beyond."""
+    slopes: Array = np.gradient(values, points)
+
+    def value(x: Array) -> Array:
+        inside = np.interp(x, points, values)
+        beyond = np.where(
+            x < points[0],
+            slopes[0] * (x - points[0]),
+            np.where(x > points[-1], slopes[-1] * (x - points[-1]), 0.0),
+        )
+        return (inside + beyond).astype(x.dtype)
+
+    return Activation(value, lambda x: np.interp(x, points, slopes).astype(x.dtype))
