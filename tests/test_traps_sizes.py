@@ -386,3 +386,28 @@ def test_an_axis_keeps_its_last_unit() -> None:
     y = net.conv(net.node("Relu", net.conv(x, 1, 3)), 2, 3)
     proof = proved(finish(net, y), part=0.99)
     assert proof.units == 1
+
+
+def test_a_size_read_off_a_stored_vector_stays_or_follows() -> None:
+    """Shape(gamma) once decides how far a gate is spread, once divides by the number of channels."""
+    net, x = picture()
+    x = net.conv(x, 10, 3)
+    gamma = net.constant(np.linspace(0.5, 1.5, 10, dtype=np.float32).reshape(10, 1, 1))
+    x = net.node("Mul", x, gamma)
+    shape = net.node("Shape", gamma)
+    spread = net.node("Expand", net.scalar(0.5), shape)
+    (count,) = (net.node("Gather", shape, net.constant(np.array(0, np.int64))),)
+    y = net.node("Div", net.node("Add", x, spread), net.node("Cast", count, to=FLOAT))
+    assert proved(finish(net, net.conv(y, 6, 3))).units == 4 + 2
+
+
+def test_truths_about_channels_lose_what_the_channels_lose() -> None:
+    """A comparison of constants is known when the model is analysed, and is cut like its operands."""
+    net, x = picture()
+    x = net.conv(x, 10, 3)
+    low = net.constant(np.arange(10, dtype=np.float32).reshape(10, 1, 1))
+    size = net.node("Gather", net.node("Shape", x), net.constant(np.array(1, np.int64)))
+    half = net.node("Div", net.node("Cast", size, to=FLOAT), net.scalar(2.0))
+    first = net.node("Less", low, half)
+    y = net.node("Where", first, x, net.node("Neg", x), width=10)
+    assert proved(finish(net, net.conv(y, 6, 3))).units == 4 + 2

@@ -66,7 +66,8 @@ class Walk:
         """Axes of one input of a node; stored tensors get theirs when they are first read.
 
         A vector is labelled anew for each reader, because a shared bias couples nobody (surgery
-        copies it where cuts differ). A shared matrix is labelled once, so that ties stay.
+        copies it where cuts differ); whoever asks for its shape gets that of the whole. A shared
+        matrix is labelled once, so that ties stay.
         """
         name = value.name or ""
         stored = models.constant(value)
@@ -74,8 +75,9 @@ class Walk:
             return self.axes[name] if self.shape(name) is not None else None
         axes = self.axes.get(name)
         shape = [int(n) for n in stored.shape.numpy()]
-        if axes is None or sum(n > 1 for n in shape) <= 1:
-            whole = stored.dtype in KEPT_WHOLE
+        is_vector = sum(n > 1 for n in shape) <= 1
+        if axes is None or is_vector:
+            whole = stored.dtype in KEPT_WHOLE or (is_vector and node.op_type in ("Shape", "Size"))
             axes = tuple(
                 self.space.fresh(n) if n > 1 and not whole else Axis(n, why="positions or sizes")
                 for n in shape

@@ -46,6 +46,15 @@ class Prediction:
             for n, a in zip(fact.sizes, axes, strict=True)
         )
 
+    def dense(self, value: ir.Value) -> npt.NDArray[Any] | None:
+        """Content of an integer of the original graph, without what leaves of its own axes."""
+        fact = self.facts.get(value.name or "")
+        held = None if fact is None else fact.value
+        for k, axis in enumerate(self._axes.get(value.name or "", ()) if held is not None else ()):
+            if axis.columns:
+                held = np.compress(self._keep(axis), held, k)
+        return held
+
     def value(self, value: ir.Value | None) -> npt.NDArray[Any] | None:
         """Content of an integer of the cut graph; None when it cannot be told."""
         if value is None:
@@ -64,7 +73,12 @@ class Prediction:
             fact = self.facts.get(value.name or "")
             return None if fact is None else fact.value
         if node.op_type in ("Shape", "Size") and node.domain == "" and node.inputs[0] is not None:
-            shape = self.shape(node.inputs[0].name or "")
+            stored = models.constant(node.inputs[0])  # cut already, or a copy that is not
+            shape = (
+                tuple(int(n) for n in stored.shape.numpy())
+                if stored is not None
+                else self.shape(node.inputs[0].name or "")
+            )
             if shape is None:
                 return None
             if node.op_type == "Size":

@@ -117,7 +117,7 @@ def _follow(
     value = node.inputs[position]
     if value is None:
         return
-    wanted = [_wanted(p.facts[value.name or ""].value, new, old) for p in probes]
+    wanted = [_wanted(p.dense(value), new, old) for p in probes]
     got = [p.value(value) for p in probes]
     if _agree(wanted, got):
         return
