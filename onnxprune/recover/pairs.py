@@ -34,6 +34,8 @@ Float = npt.NDArray[np.float64]
 
 _HALVINGS = 6
 """Shorter steps tried before giving up."""
+_MAJORISED = 3
+"""Rounds of least squares on a clipped loss, each on a majorant of what the last one left."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -239,18 +241,20 @@ def _solve_second(
     side: _Side, features: Array, second: Float, ridge: float, *, free: bool
 ) -> Float:
     """The reader's weights for these hidden values: least squares on the majorised target."""
-    error = side.surplus(features, second)
-    W = second.astype(np.float32)
-    target = features @ W[:-1] + W[-1] - error
     centre = features.mean(axis=0, dtype=np.float64) if free else np.zeros(features.shape[1])
-    middle = target.mean(axis=0, dtype=np.float64) if free else second[-1]
     F = features - centre.astype(np.float32)
     gram = (F.T @ F).astype(np.float64) / len(F)
     penalty = 1e-2 * ridge * float(np.trace(gram)) / len(gram)
-    cross = (F.T @ (target - middle.astype(np.float32))).astype(np.float64) / len(F)
     A = gram + penalty * np.eye(len(gram))
-    solved = solve_symmetric(A[None], (cross + penalty * second[:-1])[None])[0]
-    return np.concatenate([solved, (middle - centre @ solved)[None]])
+    for _ in range(_MAJORISED if np.isfinite(side.rows.clip).any() else 1):
+        W = second.astype(np.float32)
+        made = features @ W[:-1] + W[-1]
+        target = made - _surplus(side.rows, made)
+        middle = target.mean(axis=0, dtype=np.float64) if free else second[-1]
+        cross = (F.T @ (target - middle.astype(np.float32))).astype(np.float64) / len(F)
+        solved = solve_symmetric(A[None], (cross + penalty * second[:-1])[None])[0]
+        second = np.concatenate([solved, (middle - centre @ solved)[None]])
+    return second
 
 
 def _direction(
