@@ -184,7 +184,8 @@ def walk(model: models.Model, facts: Mapping[str, Fact]) -> Walk:
             state.axes[name] = state.plain(name, f"graph input `{name}`")
     state.graph(graph)
     for value in graph.outputs:
-        for axis in state.axes.get(value.name or "", ()):
+        stored = models.constant(value) is not None  # its readers get a copy to cut
+        for axis in () if stored else state.axes.get(value.name or "", ()):
             state.space.pin(axis, f"reaches graph output `{value.name}`")
     state.space.settle(axis for tensor in state.axes.values() for axis in tensor)
     return state
