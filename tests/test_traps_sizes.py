@@ -389,7 +389,7 @@ def test_an_axis_keeps_its_last_unit() -> None:
 
 
 def test_a_size_read_off_a_stored_vector_stays_or_follows() -> None:
-    """Shape(gamma) once decides how far a gate is spread, once divides by the number of channels."""
+    """Shape(gamma) says how far a gate is spread, or how many channels to divide by."""
     net, x = picture()
     x = net.conv(x, 10, 3)
     gamma = net.constant(np.linspace(0.5, 1.5, 10, dtype=np.float32).reshape(10, 1, 1))
@@ -402,7 +402,7 @@ def test_a_size_read_off_a_stored_vector_stays_or_follows() -> None:
 
 
 def test_truths_about_channels_lose_what_the_channels_lose() -> None:
-    """A comparison of constants is known when the model is analysed, and is cut like its operands."""
+    """A comparison of constants is known at analysis, and is cut like its operands."""
     net, x = picture()
     x = net.conv(x, 10, 3)
     low = net.constant(np.arange(10, dtype=np.float32).reshape(10, 1, 1))
