@@ -1,4 +1,4 @@
-"""What a caller sees: outputs, names, declared shapes, layouts, and graphs a runtime has rewritten."""
+"""What a caller sees: outputs, names, declared shapes, layouts, graphs a runtime has rewritten."""
 
 from __future__ import annotations
 
@@ -132,8 +132,16 @@ def test_versions_names_and_notes_are_kept() -> None:
         node.name, node.doc_string = f"layer {k}", f"line {k}"
     proof = proved(model)
     small = models.to_proto(proof.small)
-    for field in ("doc_string", "producer_name", "producer_version", "domain", "model_version",
-                  "ir_version", "opset_import", "metadata_props"):
+    for field in (
+        "doc_string",
+        "producer_name",
+        "producer_version",
+        "domain",
+        "model_version",
+        "ir_version",
+        "opset_import",
+        "metadata_props",
+    ):
         assert getattr(small, field) == getattr(model, field), field
     assert small.graph.doc_string == "a graph"
     told = {n.name: n.doc_string for n in model.graph.node}
@@ -144,7 +152,7 @@ def test_versions_names_and_notes_are_kept() -> None:
 
 
 def test_channels_last_between_transposes() -> None:
-    """tf2onnx: biases, activations, joins and means in [b, h, w, c], convolutions in [b, c, h, w]."""
+    """As by tf2onnx: joins and means in [b, h, w, c], convolutions in [b, c, h, w]."""
     net = Net(63)
     x = net.input("image", ("batch", 12, 16, 3), width=3)
 
@@ -182,8 +190,9 @@ def test_a_convolution_fused_with_its_activation_and_summand(summand: bool) -> N
     x = net.conv(net.input("image", ("batch", 3, 8, 8), width=3), 10, 3)
     other = [net.conv(x, 10, 1)] if summand else []
     weight, bias = net.weight(10, 10, 3, 3, fan=90), net.vector(10, -0.2, 0.2)
-    y = net.node("FusedConv", x, weight, bias, *other, domain=MS, activation="Relu",
-                 pads=[1, 1, 1, 1])
+    y = net.node(
+        "FusedConv", x, weight, bias, *other, domain=MS, activation="Relu", pads=[1, 1, 1, 1]
+    )
     proof = proved(finish(net, net.conv(y, 6, 3)))
     assert proof.kinds == {"channel": 4 + 4 + 2}
 
@@ -194,8 +203,9 @@ def test_fused_products_and_activations() -> None:
     y = net.node("BiasGelu", net.dense(x, 12, bias=False), net.vector(12, -1, 1), domain=MS)
     y = net.node("FastGelu", net.dense(y, 10, bias=False), net.vector(10, -1, 1), domain=MS)
     y = net.node("QuickGelu", net.dense(y, 12), domain=MS, alpha=1.702)
-    y = net.node("FusedMatMul", y, net.weight(14, 12, fan=12), domain=MS, transB=1, alpha=0.5,
-                 width=14)
+    y = net.node(
+        "FusedMatMul", y, net.weight(14, 12, fan=12), domain=MS, transB=1, alpha=0.5, width=14
+    )
     proof = proved(net.build(net.dense(y, 5), ("batch", "length", 5)))
     assert proof.units == 4 + 4 + 4 + 5
 

@@ -51,8 +51,9 @@ class Prediction:
         fact = self.facts.get(value.name or "")
         held = None if fact is None else fact.value
         for k, axis in enumerate(self._axes.get(value.name or "", ()) if held is not None else ()):
-            if axis.columns:
-                held = np.compress(self._keep(axis), held, k)
+            stays = self._keep(axis) if axis.columns else np.ones(0, np.bool_)
+            if not stays.all():  # an axis that loses nothing may have another size at this probe
+                held = np.compress(stays, held, k)
         return held
 
     def value(self, value: ir.Value | None) -> npt.NDArray[Any] | None:
