@@ -49,8 +49,10 @@ class Prediction:
     def dense(self, value: ir.Value) -> npt.NDArray[Any] | None:
         """Content of an integer of the original graph, without what leaves of its own axes."""
         fact = self.facts.get(value.name or "")
-        held = None if fact is None else fact.value
-        for k, axis in enumerate(self._axes.get(value.name or "", ()) if held is not None else ()):
+        if fact is None or fact.value is None:
+            return None
+        held = fact.value
+        for k, axis in enumerate(self._axes.get(value.name or "", ())):
             stays = self._keep(axis) if axis.columns else np.ones(0, np.bool_)
             if not stays.all():  # an axis that loses nothing may have another size at this probe
                 held = np.compress(stays, held, k)
