@@ -2,8 +2,8 @@
 
 The default is one row for each network or trained graph at ratio 0.5, systems side by side, each
 with its best method: how many of a network's exports it prunes, the median share of parameters and
-attention heads left, and how many exports one of its methods breaks (writes a file that does not
-run, or stops).  Graphs that onnxruntime does not run to begin with are left out.
+attention heads left, and for how many exports a method wrote a file that does not run, or
+stopped.  Graphs that onnxruntime does not run to begin with are left out.
 
 `--scores` is one row for each trained graph and ratio: each system's best score with the share of
 parameters it left.  `--graphs` is one row for each graph and system, with `--all` for each method:
@@ -81,7 +81,7 @@ def networks(results: Results, ratio: float = 0.5) -> None:
         if r == ratio:
             of = families.setdefault(graph.split("__")[0], {s: [] for s in results.systems})
             of[system].append(rows)
-    columns = ("pruned", "parameters", "heads", "broken")
+    columns = ("pruned", "parameters", "heads", "broken or stopped")
     print("| network | " + " | ".join(f"{s}: {c}" for s in results.systems for c in columns) + " |")
     print("|--" * (1 + len(columns) * len(results.systems)) + "|")
     for family, of in families.items():
