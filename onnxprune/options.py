@@ -50,6 +50,8 @@ class Options:
             calibration inputs are given and held-out ones agree that it helps; ``none`` does not.
         allow_inexact: also remove units whose removal changes a normalisation.
         seed: of everything random.
+        cache: whether damage curves are kept for the next run on the same model and inputs, and
+            taken from there; ``$ONNXPRUNE_CACHE`` says where.
         max_drop: the largest loss of the metric (without labels: of agreement with the original)
             that is still a success; None sets no limit.
         shapes: concrete shapes of inputs whose sizes the model leaves open, by input name.
@@ -82,6 +84,7 @@ class Options:
     recover: Recover = "auto"
     allow_inexact: bool = False
     seed: int = 0
+    cache: bool = True
     max_drop: float | None = None
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
@@ -266,6 +269,7 @@ _READERS: dict[str, Callable[[object, str], object]] = {
     "recover": _one_of(get_args(Recover)),
     "allow_inexact": _switch,
     "seed": _count,
+    "cache": _switch,
     "max_drop": _ratio,
     "shapes": lambda value, of: shapes(value, of=of),
 }

@@ -10,7 +10,8 @@ import numpy as np
 from onnxprune import criteria
 from onnxprune import model as models
 from onnxprune.allocate import Lattice, Limits, allocate, axes_of, grains, lattice, settle
-from onnxprune.allocate.curves import calibrate, choose_widths, sweep
+from onnxprune.allocate.cache import damage_curves
+from onnxprune.allocate.curves import choose_widths
 from onnxprune.allocate.ranking import Ranking, ranked
 from onnxprune.analysis import Analysis
 from onnxprune.consumers import use_of
@@ -60,9 +61,15 @@ def select(
     groups = [g for g in analysis.groups if g.exact or limits.allow_inexact]
     costs = CostModel(analysis)
     if name == ELIMINATION and fit:
-        tell("measuring what every layer reads")
-        readers = calibrate(analysis, fit, provider=asked.provider, seed=asked.seed)
-        swept, unpriced = sweep(groups, readers, tell=tell)
+        swept, unpriced = damage_curves(
+            analysis,
+            groups,
+            fit,
+            provider=asked.provider,
+            seed=asked.seed,
+            cache=asked.cache,
+            tell=tell,
+        )
         values = {g: _ranks(e) for g, e in swept.items()}
         spare = [g for g in groups if g.name in unpriced]
         values |= _scores(analysis, spare, "l2", asked, fit, {})

@@ -39,6 +39,12 @@ def shared() -> Path:
     return SHARED
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Damage curves of tests are kept among the temporary files, not among the user's."""
+    os.environ["ONNXPRUNE_CACHE"] = str(tmp_path_factory.mktemp("curves"))
+
+
 @dataclass(frozen=True)
 class Ran:
     """What one run of the command line left behind."""

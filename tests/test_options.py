@@ -178,6 +178,7 @@ EVERYTHING: dict[str, object] = {
     "preprocess": "imagenet",
     "allow-inexact": True,
     "seed": 7,
+    "cache": False,
     "max-drop": "1%",
     "shapes": {"input": [1, 3, 32, 32]},
 }

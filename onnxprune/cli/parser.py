@@ -127,9 +127,11 @@ def add_data(parser: Parser) -> None:
 
 def given_options(given: argparse.Namespace) -> dict[str, object]:
     """The options among the parsed arguments that the user gave, by name, still as text."""
-    named = {each.name for each in fields(Options)}
+    default = {each.name: each.default for each in fields(Options)}
     return {
         name: value
         for name, value in vars(given).items()
-        if name in named and value is not None and value is not False
+        if name in default
+        and value is not None
+        and not (isinstance(value, bool) and value is default[name])
     }

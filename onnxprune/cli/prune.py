@@ -39,6 +39,12 @@ def add(commands: Commands) -> None:
     files.add_argument("--recipe", metavar="YAML", help="flags from a file; others override it")
     files.add_argument("--save-recipe", metavar="YAML", help="write the flags of this run")
     files.add_argument("--save-plan", metavar="PATH", help="write the plan, for `onnxprune apply`")
+    files.add_argument(
+        "--no-cache",
+        dest="cache",
+        action="store_false",
+        help="do not keep damage curves for the next run, nor take any",
+    )
 
 
 def run(given: argparse.Namespace) -> int:
