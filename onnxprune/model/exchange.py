@@ -8,6 +8,7 @@ import onnx
 import onnx_ir as ir
 
 from onnxprune.errors import OnnxpruneError
+from onnxprune.model import coo
 from onnxprune.model.constants import size_bytes
 from onnxprune.model.core import Model, origin_of
 from onnxprune.model.types import put_back
@@ -87,7 +88,7 @@ def from_graphsurgeon(graph: object) -> onnx.ModelProto:
 
 def message(model: ir.Model) -> onnx.ModelProto:
     """The message of an onnx-ir model, with the fields onnx-ir has no place for."""
-    proto = ir.to_proto(model)
+    proto = coo.message(model)
     origin = origin_of(model)
     put_back(proto, origin.types)
     for info in origin.training_info:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import mmap
 import secrets
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 import onnx_ir as ir
 
 from onnxprune.errors import OnnxpruneError
+from onnxprune.model.coo import SparseTensor
 from onnxprune.model.core import Model, adopt, clone, graphs, origin_of
 from onnxprune.model.exchange import LARGEST_MESSAGE, message
 from onnxprune.model.replacing import replacing
@@ -67,8 +68,9 @@ def _write(
     model: Model, target: Path, *, external: bool | None, overwrite: Collection[str | Path]
 ) -> None:
     _check_target(target)
-    skeleton, weights = _skeleton(model)
-    chunks: Sequence[Chunk] = attach(skeleton, _TOKEN, [weight.nbytes for weight in weights])
+    skeleton, weights, sparse = _skeleton(model)
+    sizes = [weight.nbytes for weight in weights]
+    chunks: Sequence[Chunk] = attach(skeleton, _TOKEN, sizes)
     size = sum(len(chunk) for chunk in chunks)
     if external is None:
         external = origin_of(model.ir).external or size > LARGEST_MESSAGE
@@ -78,14 +80,18 @@ def _write(
             hint="Let its weights be written beside it (external=True).",
         )
     data = target.with_name(f"{target.name}.data")
-    targets = [data, target] if external and weights else [target]
+    # Few readers follow sparse tensors out of the model file, so they stay in it while they fit.
+    leave = set(range(len(weights)))
+    if len(skeleton) + sum(sizes[number] for number in sparse) <= LARGEST_MESSAGE:
+        leave -= sparse
+    targets = [data, target] if external and leave else [target]
     _check_sources(model, targets, overwrite)
     mapped = [one for one in origin_of(model.ir).files.values() if one is not None]
     with replacing(targets) as files:
         if len(files) == 2:
-            offsets = _write_data(files[0], weights, mapped)
-            skeleton, _ = _skeleton(model, data.name, offsets)
-            chunks = [skeleton]
+            offsets = _write_data(files[0], weights, leave, mapped)
+            skeleton, *_ = _skeleton(model, data.name, offsets)
+            chunks = attach(skeleton, _TOKEN, sizes)
         _write_chunks(files[-1], chunks, weights, mapped)
 
 
@@ -119,23 +125,31 @@ def _same(one: Path, other: Path) -> bool:
 
 
 def _skeleton(
-    model: Model, location: str = "", offsets: Sequence[int] | None = None
-) -> tuple[bytes, list[ir.TensorProtocol]]:
+    model: Model, location: str = "", offsets: Mapping[int, int] | None = None
+) -> tuple[bytes, list[ir.TensorProtocol], set[int]]:
     """The model serialised with references for its large weights, and those weights.
 
-    References say ``location`` and the weight's offset; without them, `_TOKEN` and its number.
+    The references of weights that have an offset say ``location`` and that; others say `_TOKEN`
+    and the number of the weight. Last come the numbers of those that are parts of sparse tensors.
     """
     copy = clone(model)
     weights: list[ir.TensorProtocol] = []
+    sparse: set[int] = set()
 
     def refer(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+        if isinstance(tensor, SparseTensor):
+            first = len(weights)
+            parts = SparseTensor(tensor, refer(tensor.values), refer(tensor.indices))
+            sparse.update(range(first, len(weights)))
+            return parts
         if tensor.dtype == ir.DataType.STRING or tensor.nbytes < _PAGE:
             return tensor
         number = len(weights)
         weights.append(tensor)
+        outside = offsets is not None and number in offsets
         return ir.ExternalTensor(
-            location or _TOKEN,
-            number if offsets is None else offsets[number],
+            location if outside else _TOKEN,
+            offsets[number] if offsets is not None and outside else number,
             tensor.nbytes,
             tensor.dtype,
             shape=ir.Shape(tensor.shape.numpy()),
@@ -155,17 +169,21 @@ def _skeleton(
                     reference.doc_string = attr.doc_string
                     node.attributes[name] = reference
     adopt(copy.ir, origin_of(model.ir))
-    return message(copy.ir).SerializeToString(), weights
+    return message(copy.ir).SerializeToString(), weights, sparse
 
 
 def _write_data(
-    file: BinaryIO, weights: Sequence[ir.TensorProtocol], mapped: Sequence[mmap.mmap]
-) -> list[int]:
-    offsets = []
-    for weight in weights:
-        offsets.append(-(-file.tell() // _PAGE) * _PAGE)
-        file.seek(offsets[-1])
-        _write_weight(file, weight, mapped)
+    file: BinaryIO,
+    weights: Sequence[ir.TensorProtocol],
+    leave: Collection[int],
+    mapped: Sequence[mmap.mmap],
+) -> dict[int, int]:
+    """Write the weights whose numbers ``leave`` names; number -> offset."""
+    offsets = {}
+    for number in sorted(leave):
+        offsets[number] = -(-file.tell() // _PAGE) * _PAGE
+        file.seek(offsets[number])
+        _write_weight(file, weights[number], mapped)
     return offsets
 
 
