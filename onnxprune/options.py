@@ -29,6 +29,10 @@ class Options:
         sparsity: single weights that become zero in what is left: a share, or N of every M kept.
         ratios: (glob over group names, fraction removed), the last match wins, over the above.
         skip: globs over names of groups, blocks and weights that are left alone.
+        skip_small: single weights stay where a layer has fewer inputs (times kernel positions) or
+            outputs than this; None leaves none out.
+        skip_first: in how many layers at the front of the graph single weights stay.
+        skip_last: in how many at its end.
         sparse_method: how single weights are chosen; None takes the best the given data allow.
         sparse_allocation: what single weights compete with: ``per-tensor``, ``per-row``,
             ``global``, ``curves`` (layers by their damage) or ``sensitivity`` (by what that does
@@ -67,6 +71,9 @@ class Options:
     sparsity: Sparsity | None = None
     ratios: tuple[tuple[str, float], ...] = ()
     skip: tuple[str, ...] = ()
+    skip_small: int | None = None
+    skip_first: int = 0
+    skip_last: int = 0
     sparse_method: Method | None = None
     sparse_allocation: Spread = "per-tensor"
     permute: bool = False
@@ -110,6 +117,11 @@ class Options:
             raise OnnxpruneError(
                 "--permute has nothing to gain without groups of weights",
                 hint="ask for a pattern with it, as in --sparsity 2:4",
+            )
+        if self.sparsity is None and (self.skip_small or self.skip_first or self.skip_last):
+            raise OnnxpruneError(
+                "--skip-small, --skip-first and --skip-last are about single weights",
+                hint="ask for some to go, as in --sparsity 2:4, or leave units with --skip",
             )
         if self.sparse_method not in (None, "magnitude") and self.calib is None:
             raise OnnxpruneError(
@@ -252,6 +264,9 @@ _READERS: dict[str, Callable[[object, str], object]] = {
     "sparsity": lambda value, of: sparsity(value, of=of),
     "ratios": _ratios,
     "skip": _texts,
+    "skip_small": _positive,
+    "skip_first": _count,
+    "skip_last": _count,
     "sparse_method": _one_of(get_args(Method)),
     "sparse_allocation": _one_of(get_args(Spread)),
     "permute": _switch,

@@ -31,6 +31,8 @@ from onnxprune.sparse.probe import Probe
 from onnxprune.sparse.rows import Feeds, Sample, moments_of, steadied
 from onnxprune.sparse.select import aim, gram_of, scores_of, select
 from onnxprune.sparse.weights import Left, Target, Weights, find_targets
+from onnxprune.two_four import magnitude
+from onnxprune.verify import Check
 
 Float = npt.NDArray[np.float64]
 Bool = npt.NDArray[np.bool_]
@@ -47,6 +49,7 @@ class Settings:
         refit: whether the weights that stay are refitted.
         iterations: of the refit.
         skip: globs over names of weights that are left.
+        leave: names of weights that are left, with the reason.
         sample: which rows are looked at.
         provider: what runs the models.
         threads: threads within an operator.
@@ -57,6 +60,7 @@ class Settings:
     refit: bool = True
     iterations: int = 20
     skip: tuple[str, ...] = ()
+    leave: Mapping[str, str] = field(default_factory=dict)
     sample: Sample = field(default_factory=Sample)
     provider: str = "cpu"
     threads: int | None = None
@@ -98,13 +102,15 @@ class Sparse:
         model: it; a new one.
         masks: weight name -> which of its entries are kept.
         outcomes: one per weight that is, or might have been, thinned.
-        targets: the layers that were.
+        targets: the layers that were, as far as they are seen as ``rows @ W + b``.
+        check: of the weights that were thinned by size alone; None where there are none.
     """
 
     model: models.Model
     masks: Mapping[str, PackedMask]
     outcomes: tuple[Thinned, ...]
     targets: tuple[Target, ...]
+    check: Check | None = None
 
 
 def sparsify(
@@ -137,20 +143,32 @@ def sparsify(
             f"--sparse-method {method} looks at what the layers read",
             hint="give inputs with --calib, or take --sparse-method magnitude",
         )
-    targets, left = find_targets(model, asked, how.skip)
-    if not targets:
+    targets, left = find_targets(model, asked, how.skip, how.leave)
+    work = models.clone(model)
+    others = magnitude.Thinned((), {}, None)
+    if asked.m:
+        # By size needs no algebra: without data it does everything, with data what that cannot.
+        targets = targets if batches else []
+        others = magnitude.thin(
+            work, asked.n, asked.m, skip=how.skip, leave=how.leave,
+            done={target.name for target in targets}, tell=tell,
+        )  # fmt: skip
+        nodes = {each.node for each in others.outcomes}
+        left = [each for each in left if each.node not in nodes]
+    if not targets and not others.masks:
+        left += [Left(each.weight, each.node, each.reason) for each in others.outcomes]
         why = f": {left[0].node}: {left[0].reason}" if left else ""
         raise OnnxpruneError(f"no weight of the model can be thinned{why}")
-    work = models.clone(model)
     job = _Job(model, work, targets, list(batches), facts or {}, how)
     counts = job.counts(asked, tell)
-    outcomes, masks = [_left(each, work) for each in left], {}
+    outcomes = [_left(each, work) for each in left] + [_by_size(each) for each in others.outcomes]
+    masks = dict(others.masks)
     for number, (target, count) in enumerate(zip(targets, counts, strict=True), start=1):
         tell(f"thinning layer {number} of {len(targets)}: {target.layer.node}")
         outcome, keep = job.thin(target, asked, count)
         outcomes.append(outcome)
         masks[target.name] = pack(target.layer.stored(keep))
-    return Sparse(work, masks, tuple(outcomes), tuple(targets))
+    return Sparse(work, masks, tuple(outcomes), tuple(targets), others.check)
 
 
 class _Job:
@@ -267,6 +285,13 @@ class _Job:
     def _merge(self, target: Target) -> Merge:
         groups, _, outputs = target.shape
         return find_merge(self._values, self._facts, target.layer, groups * outputs)
+
+
+def _by_size(each: magnitude.Outcome) -> Thinned:
+    return Thinned(
+        each.weight, each.node, each.shape, "" if each.reason else "magnitude",
+        sparsity=each.sparsity, reason=each.reason,
+    )  # fmt: skip
 
 
 def _left(each: Left, model: models.Model) -> Thinned:

@@ -142,6 +142,15 @@ def _add_choice(parser: Parser) -> None:
         action="append",
         help="leave what matches alone: groups, blocks, weights",
     )
+    add(
+        "--skip-small",
+        metavar="N",
+        nargs="?",
+        const="256",
+        help="--sparsity leaves layers with fewer inputs or outputs than N (256) alone",
+    )
+    add("--skip-first", metavar="N", help="--sparsity leaves the first N layers alone")
+    add("--skip-last", metavar="N", help="--sparsity leaves the last N layers alone")
     add("--criterion", metavar="NAME", help="how units are scored, as in l1, bn-scale or wanda")
     add("--allocation", metavar="HOW", help="uniform, or global: where it hurts least")
     add("--sparse-method", metavar="HOW", help="magnitude, wanda, ria, sparsegpt or admm")

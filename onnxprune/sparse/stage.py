@@ -20,6 +20,7 @@ from onnxprune.sparse.reorder import find_orders, reorder_safely
 from onnxprune.sparse.rows import Feeds, Sample, norms_of
 from onnxprune.sparse.weights import Target, Weights, find_targets
 from onnxprune.sparsify import Settings, Thinned, sparsify
+from onnxprune.two_four.leave import left_dense
 from onnxprune.verify import Check
 
 Tell = Callable[[str], None]
@@ -78,9 +79,10 @@ def thin(
     analysis = _analysis_of(model, dense, plan)
     checks: list[Check] = []
     notes = [NOT_FASTER]
+    leave = left_dense(model, small=asked.skip_small, first=asked.skip_first, last=asked.skip_last)
     if asked.permute:
         tell("looking for a better order of the units")
-        targets, _ = find_targets(model, asked.sparsity, asked.skip)
+        targets, _ = find_targets(model, asked.sparsity, asked.skip, leave)
         norms = norms_of(model, targets, fit, asked.provider) if fit else {}
         found = find_orders(
             analysis, targets, _worth(model, norms), asked.sparsity.n, asked.sparsity.m
@@ -99,11 +101,14 @@ def thin(
         spread=asked.sparse_allocation,
         refit=asked.recover == "auto",
         skip=asked.skip,
+        leave=leave,
         sample=Sample(seed=asked.seed),
         provider=asked.provider,
     )
     made = sparsify(model, asked.sparsity, fit, analysis.facts, settings, tell)
-    checks += zeros.checks(made.model, made.targets, asked.sparsity)
+    if made.targets:
+        checks += zeros.checks(made.model, made.targets, asked.sparsity)
+    checks += [made.check] if made.check is not None else []
     how = next(each.method for each in made.outcomes if each.method)
     origin = replace(
         plan.origin,

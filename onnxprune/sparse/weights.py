@@ -9,7 +9,7 @@ whatever is transposed. That is what sparse tensor cores take (TensorRT develope
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -78,7 +78,10 @@ class Left:
 
 
 def find_targets(
-    model: models.Model, asked: Sparsity, skip: Sequence[str] = ()
+    model: models.Model,
+    asked: Sparsity,
+    skip: Sequence[str] = (),
+    leave: Mapping[str, str] | None = None,
 ) -> tuple[list[Target], list[Left]]:
     """The layers that can be thinned, in the order of the graph, and what is left alone.
 
@@ -86,6 +89,7 @@ def find_targets(
         model: it is only read.
         asked: under N:M, layers whose inputs cannot be grouped are left.
         skip: globs over names of weights that are left.
+        leave: names of weights that are left, with the reason.
     """
     layers, declined = find_layers(model)
     values = {v.name or "": v for v in models.values(model.ir.graph)}
@@ -93,7 +97,9 @@ def find_targets(
     left = [Left("", node, reason) for node, reason in declined.items()]
     for layer in layers:
         target = _target(layer, values[layer.weight])
-        reason = _why_not(target, values[layer.weight], asked, skip)
+        reason = (leave or {}).get(layer.weight) or _why_not(
+            target, values[layer.weight], asked, skip
+        )
         if reason:
             left.append(Left(layer.weight, layer.node, reason))
         else:

@@ -1,0 +1,165 @@
+"""N:M by magnitude, wherever a weight is stored and whatever lies between it and its node.
+
+No data, no refit and no arithmetic on the weights: bits are compared and zeros written, so what
+is kept is bit-equal, in any type, quantized ones included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from onnxprune import masks
+from onnxprune import model as models
+from onnxprune.plan import PackedMask, pack
+from onnxprune.two_four.readings import Reading, find_readings, others
+from onnxprune.verify import Check
+
+Bool = npt.NDArray[np.bool_]
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one weight.
+
+    Attributes:
+        weight: its name; empty where none was found in the store.
+        node: who multiplies with it; the first of them where there are several.
+        shape: as it is stored.
+        sparsity: the share of its entries that is masked.
+        reason: why it was left; empty if it was thinned.
+    """
+
+    weight: str
+    node: str
+    shape: tuple[int, ...] = ()
+    sparsity: float = 0.0
+    reason: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Thinned:
+    """What was done to a model.
+
+    Attributes:
+        outcomes: one per weight, in the order of the graph.
+        masks: weight name -> which of its entries are kept.
+        check: the most weights that any group has.
+    """
+
+    outcomes: tuple[Outcome, ...]
+    masks: Mapping[str, PackedMask]
+    check: Check | None
+
+
+def thin(
+    work: models.Model,
+    n: int,
+    m: int,
+    *,
+    skip: Sequence[str] = (),
+    leave: Mapping[str, str] | None = None,
+    done: Collection[str] = (),
+    tell: Tell = lambda _: None,
+) -> Thinned:
+    """Keep the ``n`` largest of every ``m`` weights along what is contracted.
+
+    A weight that several nodes read the same way is thinned once; one that is also read another
+    way is left.
+
+    Args:
+        work: it is changed.
+        n: kept of every group.
+        m: length of a group.
+        skip: globs over names of weights that are left.
+        leave: names of weights that are left, with the reason.
+        done: names of weights that are somebody else's business, and not reported.
+        tell: hears the progress.
+    """
+    readings, unread = find_readings(work)
+    by_weight: dict[str, list[Reading]] = {}
+    for reading in readings:
+        if reading.stored.name not in done:
+            by_weight.setdefault(reading.stored.name, []).append(reading)
+    outcomes = [Outcome("", each.name, reason=each.reason) for each in unread]
+    packed: dict[str, PackedMask] = {}
+    worst = 0
+    for number, (name, known) in enumerate(by_weight.items(), start=1):
+        first = known[0]
+        reason = (leave or {}).get(name) or _why_not(known, m, skip)
+        if reason:
+            outcomes.append(Outcome(name, first.name, first.stored.shape, reason=reason))
+            continue
+        tell(f"thinning weight {number} of {len(by_weight)}: {name}")
+        array = first.stored.read()
+        keep = mask_of(first, first.stored.magnitude(array), n, m)
+        made = np.where(keep, array, array.dtype.type(0))
+        models.set_constant(first.stored.value, ir.Tensor(made, dtype=first.stored.dtype))
+        packed[name] = pack(keep)
+        worst = max(worst, densest(first, made, m))
+        share = 1 - float(keep.mean())
+        outcomes.append(Outcome(name, first.name, first.stored.shape, sparsity=share))
+    check = Check(f"weights in a group of {m}", worst <= n, worst, n) if packed else None
+    return Thinned(tuple(outcomes), packed, check)
+
+
+def mask_of(reading: Reading, size: npt.NDArray[np.generic], n: int, m: int) -> Bool:
+    """The mask, in the stored layout, for magnitudes in the stored layout."""
+    keep = masks.keep_n_of_m(reading.stored.seen(size), n, m, reading.axis)
+    return np.ascontiguousarray(reading.stored.unseen(keep))
+
+
+def densest(reading: Reading, array: npt.NDArray[np.generic], m: int) -> int:
+    """The most values that are not zero in any group of ``m`` along what is contracted."""
+    return int(counts(reading, array, m).max(initial=0))
+
+
+def counts(
+    reading: Reading, array: npt.NDArray[np.generic], m: int, axis: int | None = None
+) -> npt.NDArray[np.uint8]:
+    """How many values of each group of ``m`` are not zero.
+
+    Args:
+        reading: who reads the weight.
+        array: the weight, in the stored layout.
+        m: length of a group; a last one that is shorter is counted as it is.
+        axis: along which groups run, as the node sees it; what is contracted by default.
+    """
+    along = np.moveaxis(reading.stored.seen(array != 0), reading.axis if axis is None else axis, 0)
+    whole = len(along) - len(along) % m
+    found = [np.zeros((0, *along.shape[1:]), np.uint8)]
+    if whole:
+        found.append(along[:whole].reshape(-1, m, *along.shape[1:]).sum(axis=1, dtype=np.uint8))
+    if whole < len(along):
+        found.append(along[whole:].sum(axis=0, dtype=np.uint8)[None])
+    return np.concatenate(found)
+
+
+def _why_not(known: Sequence[Reading], m: int, skip: Sequence[str]) -> str:
+    first = known[0]
+    stored = first.stored
+    glob = next((g for g in skip if fnmatchcase(stored.name, g)), None)
+    if glob is not None:
+        return f"--skip {glob}"
+    for other in known[1:]:
+        if other.along != first.along:
+            return f"{first.name} and {other.name} contract its weight along different axes"
+    also = others(first, known)
+    if also:
+        return f"its weight is read by {also} too"
+    per = first.inputs // first.groups if first.node.op_type == "ConvTranspose" else first.inputs
+    if per % m:
+        grouped = " per group" if first.groups > 1 else ""
+        return f"its {per} inputs{grouped} are no multiple of {m}"
+    if not stored.read().size:
+        return "its weight is empty"
+    scaling = stored.scaling
+    if scaling is not None and scaling.zero is not None and scaling.zero.astype(np.float32).any():
+        return "its weight has a zero point other than 0, so no stored zero is a zero"
+    return ""
