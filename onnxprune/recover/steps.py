@@ -42,6 +42,11 @@ class Step:
     clip: tuple[float, float] = (-np.inf, np.inf)
     maker: Maker | None = None
 
+    @property
+    def node(self) -> str:
+        """The identity of the layer."""
+        return self.layer.node
+
 
 def matrix_shape(values: Mapping[str, ir.Value], layer: Layer) -> tuple[int, int, int]:
     """``(g, K, N)`` of a layer, from the shape of its weight alone."""

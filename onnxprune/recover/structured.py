@@ -23,6 +23,7 @@ from onnxprune.recover.between import Maker
 from onnxprune.recover.gram import Moments
 from onnxprune.recover.least_squares import RIDGES, refit
 from onnxprune.recover.measure import Sample, moments_of, pair_rows
+from onnxprune.recover.normalisation import Turn, plan_turns
 from onnxprune.recover.pairs import Pair, Rows, hidden_moments, refit_pair
 from onnxprune.recover.segments import Feeds, Segments
 from onnxprune.recover.steps import Kept, Step, plan_steps
@@ -57,7 +58,8 @@ class Outcome:
 
     Attributes:
         node: the layer.
-        method: what won: ``none`` (declined), ``bias``, ``scale``, ``lstsq`` or ``pair``.
+        method: what won: ``none`` (declined), ``bias``, ``scale``, ``lstsq`` or ``pair``; of a
+            normalisation ``bias``, ``scale``, ``affine`` or ``statistics``.
         before: relative squared error on held-out samples as it was cut.
         after: the same as it is now.
         reason: why it was not refitted at all; empty if it was tried.
@@ -107,9 +109,14 @@ def reconstruct(
     teacher = Segments(dense, batches, provider=how.provider, threads=how.threads)
     student = Segments(work, batches, provider=how.provider, threads=how.threads)
     weights = Weights(work)
-    outcomes = [Outcome(node, reason=why) for node, why in declined.items()]
-    for number, step in enumerate(steps, start=1):
-        tell(f"recovering layer {number} of {len(steps)}: {step.layer.node}")
+    turns, left = plan_turns(dense, work, kept, facts, steps)
+    outcomes = [Outcome(node, reason=why) for node, why in (declined | left).items()]
+    for number, step in enumerate(turns, start=1):
+        tell(f"recovering layer {number} of {len(turns)}: {step.node}")
+        if isinstance(step, Turn):
+            found = step.renormalise(teacher, student, work, how.sample)
+            outcomes.append(Outcome(step.node, *found))
+            continue
         maker = step.maker if how.pairs else None
         teacher.advance([step.merge.value])
         student.advance(
