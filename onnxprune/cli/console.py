@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TextIO
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.text import Text
 
 from onnxprune.errors import OnnxpruneError
@@ -31,6 +31,15 @@ def reports(made: Sequence[schema.Report]) -> None:
     """Print several reports to stdout as one JSON list."""
     plain = [schema.to_json(each) for each in made]
     sys.stdout.write(json.dumps(plain, indent=2, ensure_ascii=False) + "\n")
+    sys.stdout.flush()
+
+
+def data(shown: RenderableType, plain: object, *, as_json: bool) -> None:
+    """Print data of a command that has no report of its own, for a person or for a program."""
+    if as_json:
+        sys.stdout.write(json.dumps(plain, indent=2, ensure_ascii=False) + "\n")
+    else:
+        _console(sys.stdout).print(shown)
     sys.stdout.flush()
 
 

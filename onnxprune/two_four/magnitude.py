@@ -156,7 +156,7 @@ def _why_not(known: Sequence[Reading], m: int, skip: Sequence[str]) -> str:
     per = first.inputs // first.groups if first.node.op_type == "ConvTranspose" else first.inputs
     if per % m:
         grouped = " per group" if first.groups > 1 else ""
-        return f"its {per} inputs{grouped} are no multiple of {m}"
+        return f"its inputs ({per}{grouped}) are no multiple of {m}"
     if not stored.read().size:
         return "its weight is empty"
     scaling = stored.scaling
