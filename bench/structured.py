@@ -46,11 +46,13 @@ print(json.dumps({"python": platform.python_version()} | {n: found[n] for n in w
 """
 
 
-def limited(command: Sequence[str], seconds: float) -> dict[str, Any]:
-    """Run a command: its last line as JSON, wall seconds, peak MiB; `error` where it has none."""
+def limited(
+    command: Sequence[str], seconds: float, env: Mapping[str, str] = _THREADS
+) -> dict[str, Any]:
+    """Run a command: its last line as JSON, seconds, peak MiB; `error` where it has none."""
     start = time.perf_counter()
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        process = subprocess.Popen(command, stdout=out, stderr=err, env=_THREADS, cwd=HERE.parent)
+        process = subprocess.Popen(command, stdout=out, stderr=err, env=env, cwd=HERE.parent)
         pid, status, usage = os.wait4(process.pid, os.WNOHANG)
         while pid == 0:
             time.sleep(0.02)
@@ -66,6 +68,7 @@ def limited(command: Sequence[str], seconds: float) -> dict[str, Any]:
         complaints = err.read().decode(errors="replace").strip().splitlines()
     found: dict[str, Any] = {
         "wall_s": round(time.perf_counter() - start, 2),
+        "cpu_s": round(usage.ru_utime + usage.ru_stime, 2),
         "peak_mib": usage.ru_maxrss // 1024,
     }
     if status == -1:

@@ -91,8 +91,8 @@ def _mnist(name: str, prepare: Callable[[Array], Array]) -> Task:
     return _pictures(name, test, calibration, prepare)
 
 
-def _imagenet(name: str) -> Task:
-    """The sample pictures: even ones are scored, odd ones calibrate."""
+def imagenet(name: str, *, scored: int = 0) -> Task:
+    """The sample pictures: even ones (odd ones with `scored=1`) are scored, others calibrate."""
 
     def decoded(folder: Path, first: int) -> tuple[Array, Array]:
         from PIL import Image
@@ -107,10 +107,32 @@ def _imagenet(name: str) -> Task:
 
     return _pictures(
         name,
-        lambda folder: decoded(folder, 0),
-        lambda folder: decoded(folder, 1)[0],
+        lambda folder: decoded(folder, scored),
+        lambda folder: decoded(folder, 1 - scored)[0],
         lambda x: (x / 127.5 - 1).astype(np.float32),
     )
+
+
+def sentiment(run: Run, folder: Path, batch: int) -> float:
+    """The second task of the sentence encoder: accuracy on the SST-2 test sentences, in percent."""
+    with np.load(folder / "minilm_stsb_sst2_tokens.npz") as z:
+        ids, lengths, y = z["sst2_test_ids"], z["sst2_test_len"], z["sst2_test_y"]
+    order, hits = np.argsort(lengths, kind="stable"), 0
+    for i in range(0, len(ids), batch):
+        rows = order[i : i + batch]
+        logits = run(_padded(ids, lengths, rows))[1]
+        hits += int((logits.argmax(1) == y[rows]).sum())
+    return 100.0 * hits / len(ids)
+
+
+def _padded(ids: Array, lengths: Array, rows: Array) -> dict[str, Array]:
+    """A batch of sentences as the encoder takes them."""
+    longest = int(lengths[rows].max())
+    mask = np.arange(longest) < lengths[rows, None]
+    return {
+        "input_ids": np.where(mask, ids[rows, :longest], 0).astype(np.int64),
+        "attention_mask": mask.astype(np.int64),
+    }
 
 
 def _sentences() -> Task:
@@ -119,19 +141,11 @@ def _sentences() -> Task:
     def embed(run: Run, ids: Array, lengths: Array, batch: int) -> Array:
         order = np.argsort(lengths, kind="stable")
         rows = [
-            run(padded(ids, lengths, order[i : i + batch]))[0] for i in range(0, len(order), batch)
+            run(_padded(ids, lengths, order[i : i + batch]))[0] for i in range(0, len(order), batch)
         ]
         result = np.empty((len(order), rows[0].shape[1]), np.float32)
         result[order] = np.concatenate(rows)
         return result
-
-    def padded(ids: Array, lengths: Array, rows: Array) -> dict[str, Array]:
-        longest = int(lengths[rows].max())
-        mask = np.arange(longest) < lengths[rows, None]
-        return {
-            "input_ids": np.where(mask, ids[rows, :longest], 0).astype(np.int64),
-            "attention_mask": mask.astype(np.int64),
-        }
 
     def score(run: Run, folder: Path, batch: int) -> float:
         from scipy.stats import spearmanr
@@ -147,7 +161,7 @@ def _sentences() -> Task:
         with np.load(folder / "minilm_stsb_sst2_tokens.npz") as z:
             ids, lengths = z["calib_ids"], z["calib_len"]
         for i in range(0, min(len(ids), count * batch), batch):
-            yield padded(ids, lengths, np.arange(i, min(i + batch, len(ids))))
+            yield _padded(ids, lengths, np.arange(i, min(i + batch, len(ids))))
 
     return Task("STS-B Spearman", higher_is_better=True, score=score, calibration=calibration)
 
@@ -186,7 +200,7 @@ _TASKS: tuple[tuple[str, Task], ...] = (
     ("resnet20_cifar10_proj", _cifar("input", _standardise(_CIFAR_MEAN, _CIFAR_STD))),
     ("shufflenetv2_x0_5_cifar10", _cifar("input", _standardise(_CIFAR_MEAN, _CIFAR_STD))),
     ("resnet8_cifar10_mlperftiny", _cifar("input", lambda x: x.astype(np.float32))),
-    ("mobilenetv1_0.75_imagenet", _imagenet("input")),
+    ("mobilenetv1_0.75_imagenet", imagenet("input")),
     ("minilm_l6_sts_sst2", _sentences()),
     ("stories260k_llama", _stories()),
     ("cntk_mnist", _mnist("Input3", lambda x: x.astype(np.float32))),
