@@ -12,7 +12,7 @@ from onnxprune.errors import OnnxpruneError
 from onnxprune.sparse.amount import Method, Sparsity, Spread, sparsity
 
 Allocation = Literal["uniform", "global"]
-Recover = Literal["auto", "none"]
+Recover = Literal["auto", "none", "bias", "lstsq", "pcg"]
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,12 @@ class Options:
         labels: labels of the calibration inputs, or None.
         metric: a name that `task.find_metric` knows, or a function of outputs and labels.
         preprocess: what turns raw pictures into inputs, or None.
-        recover: ``auto`` refits the layers that are left to what the original computed, where
-            calibration inputs are given and held-out ones agree that it helps; ``none`` does not.
+        recover: how what is left is made to compute what the original did, from calibration inputs
+            and only where held-out ones agree that it helps. ``none``: not at all; ``bias``: only
+            biases, BatchNormalization statistics, and gains of normalisations that lost channels;
+            ``lstsq``: every layer by least squares too, single weights output by output in small
+            layers; ``pcg``: the same, single weights by conjugate gradients; ``auto``: layers also
+            together with the ones before them, single weights by conjugate gradients.
         allow_inexact: also remove units whose removal changes a normalisation.
         seed: of everything random.
         cache: whether damage curves are kept for the next run on the same model and inputs, and

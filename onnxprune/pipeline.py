@@ -8,6 +8,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
 from onnxprune import model as models
@@ -20,6 +22,7 @@ from onnxprune.judge import Judgement, judge
 from onnxprune.masked import masked
 from onnxprune.options import Options, from_flags
 from onnxprune.plan import Origin, Plan, check, versions
+from onnxprune.recover.correction import correct
 from onnxprune.recover.structured import Outcome, Settings, reconstruct
 from onnxprune.selection import Selection, select
 from onnxprune.sparse.stage import restore, thin
@@ -175,15 +178,18 @@ def _finish(
     tell("cutting")
     small = cut(analysis, plan.removed, plan.bypassed)
     said, checks = list(notes), []
-    if all(analysis.group(name).exact for name in plan.removed):
+    inexact = [name for name in plan.removed if not analysis.group(name).exact]
+    if not inexact:
         tell("proving that the cut equals the masked original")
         reference = masked(analysis, plan.removed, plan.bypassed)
         checks.append(prove(small, reference, inputs.proof(analysis), asked.provider))
         del reference
     else:
-        said.append("inexact groups were cut, so the result is not the masked original")
+        some = f"{inexact[0]}{' and others' if inexact[1:] else ''}"
+        said.append(f"inexact: {some} was cut, so the result is not the masked original")
     recovered: tuple[Outcome, ...] = ()
-    if asked.recover == "auto" and fit and (not checks or checks[0].ok):
+    as_cut = small
+    if asked.recover != "none" and fit and (not checks or checks[0].ok):
         small, recovered = _recover(analysis, plan, small, fit, asked, tell)
     if anew:
         with threadpool_limits(_BLAS, "blas"):
@@ -197,6 +203,9 @@ def _finish(
     compared = Judgement()  # of made-up inputs a proof is all there is to say
     if not inputs.synthetic or not checks or asked.max_drop is not None:
         compared = judge(analysis.model, small, inputs, held, asked)
+    if recovered and inexact:
+        before = judge(analysis.model, as_cut, inputs, held, asked)
+        said.append(f"inexact: {_distance(before)} as cut and {_distance(compared)} now")
     if asked.max_drop is not None:
         checks.append(Check("drop", compared.drop <= asked.max_drop, compared.drop, asked.max_drop))
     if compared.broken:
@@ -234,18 +243,25 @@ def _recover(
 ) -> tuple[models.Model, tuple[Outcome, ...]]:
     """Refit what is left to what the dense model computed."""
     keep = analysis.keep(plan.removed)
-    settings = Settings(provider=asked.provider)
+
+    def kept(value: str, axis: int) -> npt.NDArray[np.bool_]:
+        return keep(analysis.walk.axes[value][axis])
+
+    given = (analysis.model, small, kept, analysis.facts, fit)
     with threadpool_limits(_BLAS, "blas"):
-        found = reconstruct(
-            analysis.model,
-            small,
-            lambda value, axis: keep(analysis.walk.axes[value][axis]),
-            analysis.facts,
-            fit,
-            settings,
-            tell,
-        )
+        if asked.recover == "bias":
+            found = correct(*given, provider=asked.provider, tell=tell)
+        else:
+            pairs = Settings.pairs if asked.recover == "auto" else 0
+            found = reconstruct(*given, Settings(pairs=pairs, provider=asked.provider), tell)
     return found.model, found.outcomes
+
+
+def _distance(compared: Judgement) -> str:
+    """How far the output that says most is from the original's, in words."""
+    main = compared.main
+    error = "unknown" if main.relative_error is None else f"{main.relative_error:.3g}"
+    return f"the relative error of '{main.name}' is {error}"
 
 
 def _rounded(analysis: Analysis, asked: Options, chosen: Selection) -> list[str]:

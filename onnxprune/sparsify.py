@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -19,10 +20,11 @@ import onnx_ir as ir
 from onnxprune import model as models
 from onnxprune.errors import OnnxpruneError
 from onnxprune.plan import PackedMask, pack
+from onnxprune.recover.columns import affordable, refit_columns
 from onnxprune.recover.gram import Moments, squared_error
 from onnxprune.recover.layers import Merge, find_merge
 from onnxprune.recover.obs import Pattern
-from onnxprune.recover.pcg import refit_support
+from onnxprune.recover.pcg import RIDGES, refit_support
 from onnxprune.recover.segments import Segments, ancestors
 from onnxprune.shapes import Fact
 from onnxprune.sparse import shares
@@ -37,6 +39,7 @@ from onnxprune.verify import Check
 Float = npt.NDArray[np.float64]
 Bool = npt.NDArray[np.bool_]
 Tell = Callable[[str], None]
+Refit = Literal["none", "bias", "lstsq", "pcg"]
 
 
 @dataclass(frozen=True)
@@ -46,8 +49,10 @@ class Settings:
     Attributes:
         method: how masks are found; None is ``admm`` with data and ``magnitude`` without.
         spread: what competes with what; under N:M it has no meaning.
-        refit: whether the weights that stay are refitted.
-        iterations: of the refit.
+        refit: what becomes of the weights that stay: ``none``: nothing; ``bias``: nothing, only
+            biases move; ``pcg``: conjugate gradients on the support; ``lstsq``: the same solved to
+            the end, output by output, in layers that are small enough for it.
+        iterations: of the conjugate gradients.
         skip: globs over names of weights that are left.
         leave: names of weights that are left, with the reason.
         sample: which rows are looked at.
@@ -57,7 +62,7 @@ class Settings:
 
     method: Method | None = None
     spread: Spread = "per-tensor"
-    refit: bool = True
+    refit: Refit = "pcg"
     iterations: int = 20
     skip: tuple[str, ...] = ()
     leave: Mapping[str, str] = field(default_factory=dict)
@@ -75,7 +80,8 @@ class Thinned:
         node: the layer that multiplies with it.
         shape: of the stored tensor.
         method: how its mask was found; empty if it was left.
-        refit: what won on held-out inputs: ``none`` (left as masked), ``bias`` or ``pcg``.
+        refit: what won on held-out inputs: ``none`` (left as masked), ``bias``, ``lstsq`` or
+            ``pcg``.
         sparsity: the share of its entries that is masked.
         before: relative squared error of the layer's output on held-out inputs as masked; None
             without data.
@@ -267,17 +273,22 @@ class _Job:
         free = target.layer.bias_slot is not None
         weight, bias = self._weights.read(target, merge)
         train, held = steadied(train, weight), steadied(held, weight)
-        wanted = aim(train, weight, bias, free_bias=free) if self._how.refit else weight
+        refits = self._how.refit in ("lstsq", "pcg")
+        wanted = aim(train, weight, bias, free_bias=free) if refits else weight
         start, keep = select(target, method, wanted, gram_of(train, free_bias=free), pattern)
-        if not self._how.refit:
-            self._weights.write(target, keep, start, None, merge)
-            error = squared_error(held, np.where(keep, start, 0.0), bias).sum()
+        if self._how.refit == "none":
+            self._weights.write(target, keep, self._weights.read(target)[0])
+            error = squared_error(held, np.where(keep, weight, 0.0), bias).sum()
             relative = float(error) / max(float(held.yy.sum()), np.finfo(np.float64).tiny)
             return "none", relative, relative, keep
-        found = refit_support(
-            train, held, weight, keep, bias,
-            start=start, free_bias=free, iterations=self._how.iterations,
-        )  # fmt: skip
+        if self._how.refit == "lstsq" and affordable(keep):
+            found = refit_columns(train, held, weight, keep, bias, free_bias=free)
+        else:
+            found = refit_support(
+                train, held, weight, keep, bias,
+                ridges=RIDGES if refits else (), start=start if refits else weight,
+                free_bias=free, iterations=self._how.iterations,
+            )  # fmt: skip
         self._weights.write(target, keep, found.weight, found.bias if free else None, merge)
         kind = max(set(found.methods), key=found.methods.count)
         return kind, found.before, found.after, keep

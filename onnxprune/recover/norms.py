@@ -130,8 +130,7 @@ def _shape(node: ir.Node, facts: Mapping[str, Fact]) -> tuple[int, ...] | None:
 def _fused(node: ir.Node, shape: tuple[int, ...]) -> Norm | tuple[int, str] | None:
     """A normalisation that is one node; or its axis and why it is none; None for other nodes."""
     if node.op_type in _WITHOUT_GAIN and node.domain in ("", "ai.onnx"):
-        axis = node.attributes.get("axis")
-        at = _WITHOUT_GAIN[node.op_type] if axis is None else axis.as_int()
+        at = int(_number(node, "axis", _WITHOUT_GAIN[node.op_type]))
         return at % len(shape), f"{node.op_type} has no gain or bias that could be refitted"
     if node.op_type not in _FUSED:
         return None

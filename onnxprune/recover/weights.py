@@ -35,16 +35,26 @@ class Weights:
         value = self._values[layer.weight]
         tensor = models.constant(value)
         assert tensor is not None
-        dtype = tensor.numpy().dtype
         old, old_bias = self._stored(layer)
         gain = merge.gain.reshape(old_bias.shape)
         alive = np.abs(gain) > _NOTHING * np.abs(gain).max()
         scale = np.where(alive, gain, 1.0)
         matrix = np.where(alive[:, None, :], matrix / scale[:, None, :], old)
-        models.set_constant(value, layer.stored(matrix).astype(dtype))
+        models.set_constant(value, layer.stored(matrix).astype(tensor.numpy().dtype))
         if layer.bias_slot is not None:
-            bias = np.where(alive, bias / scale, old_bias)
-            self._write_bias(layer, bias.reshape(-1).astype(dtype))
+            self.write_bias(layer, merge, bias)
+
+    def write_bias(self, layer: Layer, merge: Merge, bias: Float) -> None:
+        """The same for the bias alone, of a layer that takes one."""
+        weight = models.constant(self._values[layer.weight])
+        assert weight is not None
+        held = self._bias(layer)
+        old = None if held is None else models.constant(held)
+        stored = np.zeros(bias.shape) if old is None else old.numpy().astype(np.float64)
+        gain = merge.gain.reshape(bias.shape)
+        alive = np.abs(gain) > _NOTHING * np.abs(gain).max()
+        moved = np.where(alive, bias / np.where(alive, gain, 1.0), stored.reshape(bias.shape))
+        self._write_bias(layer, moved.reshape(-1).astype(weight.numpy().dtype))
 
     def _stored(self, layer: Layer) -> tuple[Float, Float]:
         tensor = models.constant(self._values[layer.weight])

@@ -99,7 +99,7 @@ def thin(
     settings = Settings(
         method=asked.sparse_method,
         spread=asked.sparse_allocation,
-        refit=asked.recover == "auto",
+        refit="pcg" if asked.recover == "auto" else asked.recover,
         skip=asked.skip,
         leave=leave,
         sample=Sample(seed=asked.seed),
