@@ -89,8 +89,24 @@ def from_graphsurgeon(graph: object) -> onnx.ModelProto:
 def message(model: ir.Model) -> onnx.ModelProto:
     """The message of an onnx-ir model, with the fields onnx-ir has no place for."""
     proto = coo.message(model)
+    _say_once(proto.graph)
     origin = origin_of(model)
     put_back(proto, origin.types)
     for info in origin.training_info:
         proto.training_info.add().ParseFromString(info)
     return proto
+
+
+def _say_once(graph: onnx.GraphProto) -> None:
+    """Drop what onnx-ir says a second time: types and shapes of stored tensors."""
+    stored = {tensor.name for tensor in graph.initializer}
+    kept = [value for value in graph.value_info if value.name not in stored]
+    if len(kept) < len(graph.value_info):
+        graph.ClearField("value_info")
+        graph.value_info.extend(kept)
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                _say_once(attribute.g)
+            for inner in attribute.graphs:
+                _say_once(inner)

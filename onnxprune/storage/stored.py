@@ -1,0 +1,85 @@
+"""The job: a model whose weights are stored in the forms that were asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from onnxprune import model as models
+from onnxprune.storage import coo, packed
+from onnxprune.storage.choose import Asked, choose
+from onnxprune.storage.densify import densify
+from onnxprune.storage.forms import NOT_COMPUTE, PACKED
+from onnxprune.storage.weights import Weight, weights
+
+
+@dataclass(frozen=True, eq=False)
+class Stored:
+    """A model that is ready to be written.
+
+    Attributes:
+        model: what is written.
+        dense: the same with all weights dense.
+        weights: every weight that is large enough to be looked at, with the form it got.
+        asked: what was asked for.
+        notes: whole sentences on what the reader should know.
+    """
+
+    model: models.Model
+    dense: models.Model
+    weights: tuple[Weight, ...]
+    asked: Asked
+    notes: tuple[str, ...] = ()
+
+    def save(self, path: str | Path) -> Path:
+        """Write it; never over the model it came from.
+
+        Raises:
+            OnnxpruneError: it cannot be written there.
+        """
+        external = True if self.asked.form == "external" else None
+        return models.save(self.model, path, external=external)
+
+
+def store(source: models.ModelLike, asked: Asked | None = None) -> Stored:
+    """Give every weight of a model the form that was asked for.
+
+    Args:
+        source: whatever `models.load` takes; it is left as it is. Weights that are packed or
+            sparse in it are made dense first.
+        asked: by default, the smallest form each.
+
+    Raises:
+        OnnxpruneError: the model cannot be loaded.
+    """
+    asked = asked or Asked()
+    dense, _ = densify(models.load(source))
+    allowed, why = asked.allowed
+    notes = [why] if why else []
+    if allowed == {"dense"}:
+        return Stored(dense, dense, (), asked, tuple(notes))
+    made = models.clone(dense)
+    no_decoder = packed.no_decoder(made) if allowed & PACKED else "none was asked for"
+    if no_decoder and allowed & PACKED:
+        notes.append(no_decoder)
+    found = list(weights(made, "exact" if no_decoder else asked.values))
+    chosen = choose(found, asked, no_decoder)
+    as_nodes = coo.in_nodes(made, asked.providers)
+    coo.sparsify(made, chosen, as_nodes=as_nodes)
+    packed.pack(made, chosen)
+    notes += _notes(chosen, as_nodes=as_nodes)
+    return Stored(made, dense, tuple(chosen), asked, tuple(notes))
+
+
+def _notes(chosen: list[Weight], *, as_nodes: bool) -> list[str]:
+    notes = []
+    if any(weight.form == "sparse" for weight in chosen):
+        refused = coo.NODE_REFUSED_BY if as_nodes else coo.REFUSED_BY
+        what = "sparse_value of Constant nodes" if as_nodes else "sparse_initializer"
+        notes.append(f"what cannot read {what}: " + "; ".join(refused))
+    negative = sum(w.content.negative for w in chosen if w.form != "dense" or w.narrowed)
+    if negative:
+        notes.append(f"{negative} zeros had a sign, and have none now")
+    if any(weight.form != "dense" for weight in chosen):
+        notes.append(NOT_COMPUTE)
+    return notes
