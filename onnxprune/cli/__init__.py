@@ -1,4 +1,4 @@
-"""The command line: ``onnxprune inspect | prune | apply | eligible | demo``.
+"""The command line: ``onnxprune inspect | prune | apply | recover | eligible | demo``.
 
 stdout carries data, stderr everything else. The exit code is 0 when the work is done and verified,
 1 when it ran but the verdict is bad, and 2 when it could not run.
@@ -12,7 +12,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from onnxprune.cli import apply, console, demo, eligible, inspect, prune
+from onnxprune.cli import apply, console, demo, eligible, inspect, prune, quantize, recover
 from onnxprune.cli.parser import Parser
 from onnxprune.errors import OnnxpruneError
 
@@ -70,7 +70,7 @@ def _parser() -> Parser:
     version = importlib.metadata.version("onnxprune")
     parser.add_argument("--version", action="version", version=f"onnxprune {version}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command")
-    for command in (inspect, prune, apply, eligible, demo):
+    for command in (inspect, prune, apply, recover, quantize, eligible, demo):
         command.add(commands)
     return parser
 

@@ -1,0 +1,159 @@
+"""``onnxprune quantize``: INT8 that keeps zeros and N:M, verified."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from onnxprune.cli import console, destination
+from onnxprune.cli.parser import Commands, add_command, add_inputs, add_model, given_options
+from onnxprune.cli.prune import finish
+from onnxprune.options import from_flags
+from onnxprune.report import terminal
+from onnxprune.report.numbers import percent, plural
+from onnxprune.report.schema import CheckRow, Measure
+
+if TYPE_CHECKING:
+    from onnxprune.quantize import Quantized
+
+_EXAMPLE = """examples:
+  onnxprune quantize pruned.onnx --calib images.npz -o int8.onnx
+  onnxprune quantize pruned.onnx --dynamic -o int8.onnx
+  onnxprune quantize sparse.onnx --calib images.npz --for openvino-sparse -o int8.onnx"""
+
+
+def add(commands: Commands) -> None:
+    """Put the command into the list."""
+    about = "make weights and activations int8, so that zeros and 2:4 stay, and check that"
+    parser = add_command(commands, "quantize", run, about=about, example=_EXAMPLE)
+    add_model(parser)
+    parser.add_argument("-o", "--output", metavar="OUT", help="where the int8 model is written")
+    parser.add_argument("--force", action="store_true", help="write even if a check is bad")
+    group = parser.add_argument_group("how")
+    add = group.add_argument
+    add(
+        "--for",
+        dest="purpose",
+        choices=("onnxruntime", "openvino", "openvino-sparse", "tensorrt"),
+        default="onnxruntime",
+        metavar="RUNTIME",
+        help="onnxruntime, openvino, openvino-sparse ([N,K] weights) or tensorrt",
+    )
+    add("--dynamic", action="store_true", help="quantize activations at run time: no --calib")
+    add("--per-tensor", action="store_true", help="one scale per weight, not one per output")
+    add("--reduce-range", action="store_true", help="7-bit weights, for x86 without VNNI")
+    add(
+        "--ranges",
+        choices=("minmax", "percentile", "entropy"),
+        default="minmax",
+        metavar="HOW",
+        help="ranges of activations: minmax, percentile or entropy",
+    )
+    add(
+        "--ops",
+        choices=("linear", "all"),
+        metavar="WHICH",
+        help="linear: products and convolutions only; all: what lies between too",
+    )
+    add("--skip", metavar="GLOB", action="append", help="nodes and weights that stay float")
+    data = parser.add_argument_group("data and checks")
+    data.add_argument("--max-drop", metavar="R", help="largest loss that is a success, as in 1%%")
+    add_inputs(data)
+
+
+def run(given: argparse.Namespace) -> int:
+    """Quantize, print what was done and found, and write the model if it is good.
+
+    Raises:
+        OnnxpruneError: the options, the model or the data cannot be used.
+    """
+    flags = given_options(given)
+    skip = tuple(given.skip or ())
+    flags.pop("skip", None)
+    asked = from_flags(flags)
+    files = {"the model": given.model, "--calib": asked.calib, "--labels": asked.labels}
+    output = destination.check("-o", given.output, files)
+
+    # Imported here so that --help and refused flags do not wait for onnx.
+    from onnxprune.quantize import Settings, quantize
+
+    settings = Settings(
+        purpose=given.purpose,
+        dynamic=given.dynamic,
+        per_tensor=given.per_tensor,
+        reduce_range=given.reduce_range,
+        ranges=given.ranges,
+        ops=given.ops,
+        skip=skip,
+    )
+    with console.progress() as tell:
+        made = quantize(given.model, settings, asked, tell=tell)
+        wanted = made.verdict.ok or given.force
+        if wanted and output:
+            tell(f"writing {output}")
+            made.save(output)
+    console.data(shown(made), plain(made, given.model), as_json=given.json)
+    return finish(ok=made.verdict.ok, wrote=wanted, output=output)
+
+
+def shown(made: Quantized) -> RenderableType:
+    """What became of the weights, the size, the outputs and the checks."""
+    from onnxprune.report.gather import fidelity_rows
+
+    done = [each for each in made.weights if each.quantized]
+    zeros = sum(each.zeros * each.elements for each in made.weights)
+    elements = max(sum(each.elements for each in made.weights), 1)
+    after = sum(each.zeros_after * each.elements for each in made.weights)
+    patterned = sum(bool(each.pattern) for each in done)
+    head = f"{len(done)} of {plural(len(made.weights), 'weight')} in int8"
+    if patterned:
+        head += f", {patterned} of them N:M"
+    rows = [
+        Measure("stored", made.bytes[0], made.bytes[1], "bytes"),
+        Measure("zeros in weights", zeros / elements, after / elements, "fraction"),
+    ]
+    if made.outcome.metric:
+        unit = "fraction" if made.outcome.metric in ("accuracy", "top5") else "number"
+        rows.append(
+            Measure(made.outcome.metric, made.outcome.before, made.outcome.after, unit)  # type: ignore[arg-type]
+        )
+    parts: list[RenderableType] = [Text(head), terminal.measures(rows)]
+    if made.outcome.outputs:
+        title = f"Outputs against the float model, {plural(made.outcome.samples, 'unseen input')}"
+        parts += [Text(title, "bold"), terminal.outputs(fidelity_rows(made.outcome))]
+    parts.append(terminal.checks(_checks(made)))
+    left = [each for each in made.weights if not each.quantized]
+    if left:
+        size = percent(sum(each.elements for each in left) / elements)
+        parts.append(Text(f"{plural(len(left), 'weight')} stayed float, {size} of all", "dim"))
+    parts += [Text(f"note: {note}") for note in made.notes]
+    return Group(*[each for part in parts for each in (part, Text(""))][:-1])
+
+
+def plain(made: Quantized, source: str) -> dict[str, object]:
+    """The same as JSON values."""
+    return {
+        "schema": "onnxprune.quantize",
+        "version": 1,
+        "ok": made.verdict.ok,
+        "model": source,
+        "bytes": {"before": made.bytes[0], "after": made.bytes[1]},
+        "weights": [asdict(each) for each in made.weights],
+        "metric": {
+            "name": made.outcome.metric,
+            "before": made.outcome.before,
+            "after": made.outcome.after,
+        },
+        "outputs": [asdict(each) for each in made.outcome.outputs.values()],
+        "samples": made.outcome.samples,
+        "checks": [asdict(each) for each in made.verdict.checks],
+        "notes": list(made.notes),
+    }
+
+
+def _checks(made: Quantized) -> list[CheckRow]:
+    return [CheckRow(c.name, c.ok, c.value, c.limit) for c in made.verdict.checks]

@@ -1,0 +1,107 @@
+"""What a quantized model is for, and which settings of onnxruntime's quantizer that takes.
+
+Weights are symmetric int8 with zero point 0 always: then zero is stored as 0, so what was pruned
+stays pruned. Sources: onnxruntime's documentation of ``quantize_static`` (x86, ARM and TensorRT),
+TensorRT's developer guide ("Working with Quantized Types": symmetric, Q/DQ before linear layers).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Purpose = Literal["onnxruntime", "openvino", "openvino-sparse", "tensorrt"]
+Ranges = Literal["minmax", "percentile", "entropy"]
+
+LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a model is quantized.
+
+    Attributes:
+        purpose: what will run it.
+        dynamic: activations are quantized while it runs, so no inputs are needed to prepare it.
+        per_tensor: one scale for a weight instead of one per output.
+        reduce_range: 7 bits for weights: for x86 processors without VNNI, whose 16-bit sums
+            saturate.
+        ranges: how ranges of activations are found from the inputs.
+        ops: ``linear`` quantizes products and convolutions only, ``all`` whatever lies between
+            too; None takes ``all`` for networks of convolutions, where it saves conversions.
+        skip: globs over names of nodes and weights that stay floating point.
+    """
+
+    purpose: Purpose = "onnxruntime"
+    dynamic: bool = False
+    per_tensor: bool = False
+    reduce_range: bool = False
+    ranges: Ranges = "minmax"
+    ops: Literal["linear", "all"] | None = None
+    skip: tuple[str, ...] = ()
+
+
+PURPOSES: dict[Purpose, str] = {
+    "onnxruntime": "unsigned activations, as its x86 kernels like them",
+    "openvino": "the same",
+    "openvino-sparse": "large linear weights as [N,K] too, for its sparse INT8 kernel",
+    "tensorrt": "symmetric activations, biases left floating point",
+}
+"""Every purpose, and what is particular about it."""
+
+
+def static_arguments(
+    settings: Settings, *, convolutions: bool, per_channel: bool
+) -> dict[str, Any]:
+    """Keyword arguments of ``quantize_static``.
+
+    Args:
+        settings: what was asked.
+        convolutions: whether the model has any.
+        per_channel: whether its operator set knows scales per channel.
+    """
+    import onnxruntime.quantization as q
+
+    tensorrt = settings.purpose == "tensorrt"
+    every = settings.ops == "all" or (settings.ops is None and convolutions and not tensorrt)
+    methods = {
+        "minmax": q.CalibrationMethod.MinMax,
+        "percentile": q.CalibrationMethod.Percentile,
+        "entropy": q.CalibrationMethod.Entropy,
+    }
+    return {
+        "quant_format": q.QuantFormat.QDQ,
+        "op_types_to_quantize": None if every else list(LINEAR),
+        "per_channel": per_channel and not settings.per_tensor,
+        "reduce_range": settings.reduce_range,
+        "activation_type": q.QuantType.QInt8 if tensorrt else q.QuantType.QUInt8,
+        "weight_type": q.QuantType.QInt8,
+        "calibrate_method": methods[settings.ranges],
+        "extra_options": {
+            "WeightSymmetric": True,
+            "ActivationSymmetric": tensorrt,
+            "CalibTensorRangeSymmetric": tensorrt,
+            "QuantizeBias": not tensorrt,
+            "MatMulConstBOnly": True,  # products of activations lose most and gain least
+            "QDQKeepRemovableActivations": tensorrt,
+        },
+    }
+
+
+def dynamic_arguments(settings: Settings) -> dict[str, Any]:
+    """Keyword arguments of ``quantize_dynamic``."""
+    import onnxruntime.quantization as q
+
+    # ConvInteger is slower than Conv on onnxruntime's CPU, so convolutions stay as they are.
+    kinds = ["MatMul", "Gemm", "LSTM", "Attention"] if settings.ops != "all" else None
+    return {
+        "op_types_to_quantize": kinds,
+        "per_channel": not settings.per_tensor,
+        "reduce_range": settings.reduce_range,
+        "weight_type": q.QuantType.QInt8,
+        "extra_options": {
+            "WeightSymmetric": True,
+            "MatMulConstBOnly": True,
+            "EnableSubgraph": True,
+        },
+    }
