@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from onnxprune.model import Model, load, save
     from onnxprune.pipeline import Pruned, prune, replay
     from onnxprune.plan import Plan, load_plan
+    from onnxprune.repair import Recovered, recover_model
     from onnxprune.surgery import cut
 
 from onnxprune.errors import OnnxpruneError
@@ -24,11 +25,13 @@ _HOME = {
     "Model": "model",
     "Plan": "plan",
     "Pruned": "pipeline",
+    "Recovered": "repair",
     "analyse": "analysis",
     "cut": "surgery",
     "load": "model",
     "load_plan": "plan",
     "prune": "pipeline",
+    "recover_model": "repair",
     "replay": "pipeline",
     "save": "model",
 }
@@ -41,11 +44,13 @@ __all__ = [
     "OnnxpruneError",
     "Plan",
     "Pruned",
+    "Recovered",
     "analyse",
     "cut",
     "load",
     "load_plan",
     "prune",
+    "recover_model",
     "replay",
     "save",
 ]

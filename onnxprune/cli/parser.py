@@ -112,14 +112,20 @@ def add_data(parser: Parser) -> None:
     """What a cut is scored, refitted and judged with."""
     group = parser.add_argument_group("data and checks")
     add = group.add_argument
+    add("--recover", metavar="HOW", help="refit what is left: auto, lstsq, pcg, bias alone, none")
+    add("--max-drop", metavar="R", help="largest loss that is a success, as in 1%%")
+    add_inputs(group)
+
+
+def add_inputs(group: Arguments) -> None:
+    """The inputs that models are run on, and what runs them."""
+    add = group.add_argument
     add("--calib", metavar="SPEC", help="inputs: .npz, .npy, a folder, module.py:function")
     add("--calib-samples", metavar="N", help="use at most this many (1024)")
     add("--batch", metavar="N", help="run this many at once (32)")
     add("--preprocess", metavar="SPEC", help="what turns raw pictures into inputs")
-    add("--recover", metavar="HOW", help="auto: refit what is left to the original; or none")
     add("--labels", metavar="SPEC", help="labels of the calibration inputs")
     add("--metric", metavar="NAME", help="accuracy, top5, mse, nats, ... or module.py:function")
-    add("--max-drop", metavar="R", help="largest loss that is a success, as in 1%%")
     add("--provider", metavar="NAME", help="what the model will run on (cpu)")
     add("--seed", metavar="N", help="of everything random (0)")
     add_shapes(group)

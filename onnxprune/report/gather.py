@@ -12,6 +12,7 @@ import onnx_ir as ir
 from onnxprune import model as models
 from onnxprune.analysis import Analysis
 from onnxprune.cost import Cost, CostModel
+from onnxprune.judge import Judgement
 from onnxprune.pipeline import Pruned
 from onnxprune.recipe import as_mapping
 from onnxprune.report.reach import pinned_rows, reach
@@ -39,7 +40,7 @@ def inspection(analysis: Analysis) -> Report:
 
 
 def result(command: Command, run: Pruned, output: Path | None) -> Report:
-    """What ``prune`` and ``apply`` report; ``output`` is the file that was written, if any."""
+    """What a run of ``command`` reports; ``output`` is the file that was written, if any."""
     return replace(
         _report(command, run.analysis, run.plan.removed, run.plan.bypassed),
         options=as_mapping(run.options),
@@ -94,8 +95,11 @@ def measures(run: Pruned) -> tuple[Measure, ...]:
 
 def output_rows(run: Pruned) -> tuple[OutputRow, ...]:
     """How close each output is; nothing of what a network says about noise."""
-    if _made_up(run.options.calib):
-        return ()
+    return () if _made_up(run.options.calib) else fidelity_rows(run.outcome)
+
+
+def fidelity_rows(judged: Judgement) -> tuple[OutputRow, ...]:
+    """One row per output: how close it is to the original's."""
     return tuple(
         OutputRow(
             name=each.name,
@@ -108,7 +112,7 @@ def output_rows(run: Pruned) -> tuple[OutputRow, ...]:
             broken=each.broken,
             reason=each.reason,
         )
-        for each in run.outcome.outputs.values()
+        for each in judged.outputs.values()
     )
 
 

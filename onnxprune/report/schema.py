@@ -11,7 +11,7 @@ SCHEMA = "onnxprune.report"
 VERSION = 1
 """Raised when a field changes its meaning or goes away; a new field does not raise it."""
 
-Command = Literal["inspect", "prune", "apply"]
+Command = Literal["inspect", "prune", "apply", "recover"]
 Unit = Literal["count", "bytes", "fraction", "seconds", "number"]
 
 
@@ -222,6 +222,7 @@ class Report:
         measures: before and after.
         outputs: how close they are, on ``samples`` inputs that nothing was fitted to; empty where
             the inputs were made up.
+        given: the same before anything was refitted, of a model that came pruned; else empty.
         checks: the verdict; empty where nothing was pruned.
         notes: whole sentences on what was declined and why, in the order it happened.
         output: the file written, or None (dry run, or a bad verdict).
@@ -239,6 +240,7 @@ class Report:
     sparse: tuple[SparseRow, ...] = ()
     measures: tuple[Measure, ...] = ()
     outputs: tuple[OutputRow, ...] = ()
+    given: tuple[OutputRow, ...] = ()
     samples: int = 0
     checks: tuple[CheckRow, ...] = ()
     notes: tuple[str, ...] = ()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
@@ -68,7 +69,8 @@ def result(report: Report) -> RenderableType:
         parts.append(_titled("Before and after", measures(report.measures)))
     if report.outputs:
         title = f"Outputs against the original, {plural(report.samples, 'unseen input')}"
-        parts.append(_titled(title, outputs(report.outputs)))
+        as_given = [replace(row, name=f"{row.name}, as given") for row in report.given]
+        parts.append(_titled(title, outputs([*as_given, *report.outputs])))
     if report.checks:
         parts.append(_titled("Checks", checks(report.checks)))
     return Group(*_spaced([*parts, *_notes(report.notes)]))

@@ -1,0 +1,90 @@
+"""``onnxprune recover``: refit a model that was pruned by somebody else to the one it came from."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from onnxprune.cli import console, destination
+from onnxprune.cli.parser import (
+    Commands,
+    add_command,
+    add_inputs,
+    add_output,
+    given_options,
+)
+from onnxprune.cli.prune import finish
+from onnxprune.errors import OnnxpruneError
+from onnxprune.options import from_flags
+
+if TYPE_CHECKING:
+    from onnxprune.repair import Recovered
+    from onnxprune.report.schema import Measure, Report
+
+_EXAMPLE = """example:
+  onnxprune recover dense.onnx pruned.onnx --calib images.npz -o better.onnx"""
+
+
+def add(commands: Commands) -> None:
+    """Put the command into the list."""
+    about = "refit a model that was pruned elsewhere, from unlabelled inputs"
+    parser = add_command(commands, "recover", run, about=about, example=_EXAMPLE)
+    parser.add_argument("dense", metavar="DENSE", help="the .onnx file before pruning")
+    parser.add_argument("pruned", metavar="PRUNED", help="what was made of it, masks included")
+    add_output(parser, required=False)
+    add_inputs(parser.add_argument_group("data and checks"))
+
+
+def run(given: argparse.Namespace) -> int:
+    """Find what is gone, refit what is left, and write the better of the two models.
+
+    Raises:
+        OnnxpruneError: the options, a model or the data cannot be used, or the pruned model was
+            not made from the dense one.
+    """
+    asked = from_flags(given_options(given))
+    if asked.calib is None:
+        raise OnnxpruneError(
+            "recovery fits layers to what the dense model computes on real inputs",
+            hint="give some with --calib; they need no labels",
+        )
+    files: dict[str, object] = {
+        "the dense model": given.dense,
+        "the pruned model": given.pruned,
+        "--calib": asked.calib,
+        "--labels": asked.labels,
+    }
+    output = destination.check("-o", given.output, files)
+
+    # Imported here so that --help and refused flags do not wait for onnx.
+    from onnxprune.repair import recover_model
+
+    with console.progress() as tell:
+        made = recover_model(given.dense, given.pruned, asked, tell=tell)
+        wanted = made.verdict.ok or given.force
+        if wanted and output:
+            tell(f"writing {output}")
+            made.save(output)
+    console.report(_report(made, output if wanted else None), as_json=given.json)
+    return finish(ok=made.verdict.ok, wrote=wanted, output=output)
+
+
+def _report(made: Recovered, output: Path | None) -> Report:
+    """The report, with how the model was before."""
+    from onnxprune.report import gather
+
+    whole = gather.result("recover", made, output)
+    return replace(
+        whole,
+        given=gather.fidelity_rows(made.given),
+        measures=tuple(row for each in whole.measures for row in _with_given(each, made)),
+    )
+
+
+def _with_given(row: Measure, made: Recovered) -> tuple[Measure, ...]:
+    """The metric as it was given, in front of the metric as it is."""
+    if row.name != made.given.metric:
+        return (row,)
+    return replace(row, name=f"{row.name}, as given", pruned=made.given.after), row
