@@ -18,6 +18,7 @@ import argparse
 import fnmatch
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -44,15 +45,25 @@ class Run:
 
 def runs(options: argparse.Namespace) -> Iterator[Run]:
     """What is to be run, in order."""
+    cases = [case for name in options.set or CASES for case in CASES[name]]
     if options.system == "onnxsim":
-        for graph, method, amount in rivals(options.only):
-            asked = ("--method", method, "--amount", amount)
-            yield Run(graph, f"{method} {amount}", "quality_peer.py", asked)
-        return
-    for case in (case for name in options.set or CASES for case in CASES[name]):
-        if fnmatch.fnmatch(case.name, options.only) or fnmatch.fnmatch(case.graph, options.only):
-            asked = ("--asked", json.dumps(dict(case.asked)))
-            yield Run(case.graph, case.label, "quality_run.py", asked)
+        found = [
+            Run(
+                graph,
+                f"{method} {amount}",
+                "quality_peer.py",
+                ("--method", method, "--amount", amount),
+            )
+            for graph, method, amount in rivals(cases)
+        ]
+    else:
+        found = [
+            Run(c.graph, c.label, "quality_run.py", ("--asked", json.dumps(dict(c.asked))))
+            for c in cases
+        ]
+    for run in found:
+        if any(fnmatch.fnmatch(n, options.only) for n in (run.graph, f"{run.graph} {run.label}")):
+            yield run
 
 
 def read() -> dict[str, Any]:
@@ -103,6 +114,14 @@ def measure(options: argparse.Namespace) -> None:
         print(run.graph, run.label, said.get("error") or said["scores"], "dense", dense, flush=True)
 
 
+def kept_at(system: str, graph: str, label: str) -> Path | None:
+    """Where a sparse network is kept for bench/layer_error.py; None if it is not one of those."""
+    amount = label.removeprefix("sparsegpt ") if system == "onnxsim" else label
+    if amount not in {"50%", "2:4"}:
+        return None
+    return HERE / "cache" / "quality" / f"{graph}__{system}__{amount.replace(':', 'of')}.onnx"
+
+
 def _score(graph: str, *more: str) -> list[str]:
     return [sys.executable, "-m", "bench.quality_score", graph, *more]
 
@@ -118,6 +137,9 @@ def _one(run: Run, options: argparse.Namespace) -> dict[str, Any]:
         row: dict[str, Any] = {"run": limited(command, options.limit, os.environ)}
         if out.exists():
             row["judged"] = limited(_score(run.graph, str(out)), options.limit)
+            if (kept := kept_at(options.system, run.graph, run.label)) is not None:
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(out, kept)
     return row
 
 

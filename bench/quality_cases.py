@@ -7,8 +7,7 @@ fitted to are unlabelled, and none of them is scored.
 
 from __future__ import annotations
 
-import fnmatch
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -121,7 +120,16 @@ MORE: tuple[Case, ...] = (
     Case(_STORIES, {"sparsity": "50%", "sparse_allocation": "sensitivity"}),
     Case(_STORIES, {"sparsity": "70%"}),
     Case(_STORIES, {"sparsity": "2:4", "permute": True}),
-    *(Case(f"resnet8_cifar10_mlperftiny_{v}", {"sparsity": "2:4"}) for v in ("bn", "fused")),
+    *(
+        Case(name, {"sparsity": sparsity})
+        for name in (
+            "resnet8_cifar10_mlperftiny_bn",
+            "resnet20_cifar10_optA_bn",
+            "shufflenetv2_x0_5_cifar10_bn",
+            "mobilenetv1_0.75_imagenet_bn",
+        )
+        for sparsity in ("50%", "2:4")
+    ),
     *(case for name in _WILD for case in _macs(name, x67=_ANY, x50=_ANY)),
 )  # fmt: skip
 """Other budgets and networks that are not committed."""
@@ -155,12 +163,10 @@ RIVAL_METHODS = {
 }
 
 
-def rivals(pattern: str = "*") -> Iterator[tuple[str, str, str]]:
+def rivals(cases: Iterable[Case]) -> Iterator[tuple[str, str, str]]:
     """(graph, method, amount) of every run of onnxsim, at the settings of the cases."""
     made: dict[tuple[str, str, str], None] = {}
-    for case in (case for cases in CASES.values() for case in cases):
-        if not fnmatch.fnmatch(case.graph, pattern):
-            continue
+    for case in cases:
         kind = "weights" if case.sparsity else "units"
         amounts = (case.sparsity,) if case.sparsity else RIVAL_RATIOS
         made |= {(case.graph, m, a): None for a in amounts for m in RIVAL_METHODS[kind]}
@@ -203,6 +209,19 @@ def scores(graph: str, run: Run) -> dict[str, float]:
     if graph == _MINI:
         found["SST-2 %"] = sentiment(run, DATA, size)
     return found
+
+
+def unseen(graph: str, run: Run, count: int) -> list[Feeds]:
+    """Some of the batches that are scored, spread over all of them; `run` is the dense network."""
+    fed: list[Feeds] = []
+
+    def noted(feeds: Feeds) -> list[Array]:
+        fed.append(feeds)
+        return run(feeds)
+
+    scores(graph, noted)
+    chosen = np.unique(np.linspace(0, len(fed) - 1, count).astype(int))
+    return [fed[at] for at in chosen]
 
 
 def lower_is_better(score: str) -> bool:

@@ -95,12 +95,12 @@ def _macs(stored: Mapping[str, Any]) -> list[Panel]:
         ]
         start = (1.0, dense["scores"][score])
         if len(ours) > 1:
-            lines = {"onnxprune": [start, *ours], "onnxsim": _hull([start, *theirs], score)}
+            lines = {"onnxprune": [start, *ours], "onnxsim": hull([start, *theirs], score)}
             panels.append(Panel(_TITLES.get(graph, graph), score, start[1], lines))
     return panels
 
 
-def _hull(points: Sequence[Point], score: str) -> list[Point]:
+def hull(points: Sequence[Point], score: str) -> list[Point]:
     """The best of many methods: each point that no smaller network beats."""
     sign = -1 if lower_is_better(score) else 1
     best: list[Point] = []
