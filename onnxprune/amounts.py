@@ -138,6 +138,25 @@ def budget(text: object, *, of: str = "--target") -> Budget:
     return Budget(kind, number * factor, relative=False)  # type: ignore[arg-type]
 
 
+def byte_count(text: object, *, of: str) -> int:
+    """A number of bytes, written ``4GiB``, ``512 MB`` or ``1000000``.
+
+    Args:
+        text: what the user gave.
+        of: what the user calls it.
+
+    Raises:
+        OnnxpruneError: it is no amount of bytes.
+    """
+    number, suffix = _quantity(text, of)
+    factor = _BYTES.get(suffix.lower())
+    if factor is None:
+        raise OnnxpruneError(
+            f"{of} {text} is not an amount of bytes", hint=f"write it as in {of} 4GiB"
+        )
+    return int(number * factor)
+
+
 def shapes(given: object, *, of: str = "--shapes") -> dict[str, tuple[int, ...]]:
     """Input shapes, written ``input=1x3x224x224`` or as a mapping from names to sizes.
 

@@ -12,7 +12,19 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from onnxprune.cli import apply, console, demo, eligible, inspect, prune, quantize, recover
+from onnxprune.cli import (
+    apply,
+    console,
+    demo,
+    densify,
+    eligible,
+    inspect,
+    mask,
+    prune,
+    quantize,
+    recover,
+    store,
+)
 from onnxprune.cli.parser import Parser
 from onnxprune.errors import OnnxpruneError
 
@@ -70,7 +82,18 @@ def _parser() -> Parser:
     version = importlib.metadata.version("onnxprune")
     parser.add_argument("--version", action="version", version=f"onnxprune {version}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command")
-    for command in (inspect, prune, apply, recover, quantize, eligible, demo):
+    for command in (
+        inspect,
+        prune,
+        apply,
+        recover,
+        quantize,
+        store,
+        densify,
+        mask,
+        eligible,
+        demo,
+    ):
         command.add(commands)
     return parser
 

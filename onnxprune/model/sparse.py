@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,8 @@ import onnx
 import onnx_ir as ir
 
 from onnxprune.errors import OnnxpruneError
-from onnxprune.model.stored import Store
+from onnxprune.model.stored import Store, map_file
+from onnxprune.model.wire import detach
 
 _INDEX_TYPES = (ir.DataType.INT64, ir.DataType.INT32, ir.DataType.INT16, ir.DataType.INT8)
 """ONNX wants int64; onnxruntime also reads, and writes, the narrower ones."""
@@ -49,6 +51,28 @@ def densify(proto: onnx.ModelProto, store: Store) -> None:
             graph.initializer.append(_placeholder(sparse, name, store))
         graph.ClearField("sparse_initializer")
         _densify_attributes(graph.node, store)
+
+
+def names(path: Path) -> tuple[str, ...]:
+    """The weights that a model file stores sparse, in any of its graphs.
+
+    Raises:
+        OnnxpruneError: the file cannot be read.
+        WireError: it is no model; `onnxprune.model.load` says so in words.
+    """
+    data = detach(memoryview(map_file(path)), "onnxprune:sparse", _CHUNK)
+    proto = onnx.ModelProto.FromString(data)
+    inside = (graph for function in proto.functions for graph in _below(function.node))
+    found = []
+    for graph in itertools.chain(_graphs(proto.graph), inside):
+        found += [sparse.values.name for sparse in graph.sparse_initializer]
+        found += [
+            node.output[0]
+            for node in graph.node
+            for attribute in node.attribute
+            if attribute.type == onnx.AttributeProto.SPARSE_TENSOR and node.output
+        ]
+    return tuple(found)
 
 
 def _densify_attributes(nodes: Iterable[onnx.NodeProto], store: Store) -> None:

@@ -91,10 +91,9 @@ def _reads_bytes(node: ir.Node) -> bool:
 
 def _tensor(value: ir.Value) -> ir.TensorProtocol:
     """What a decoder computes; ``value`` stays in its own graph, which nobody edits."""
-    known = describe(value)
-    if known is None:
-        return ir.Tensor(np.ascontiguousarray(evaluate(value)), name=value.name)
-    dtype, shape = known
+    dtype, shape = describe(value)
+    if shape is None:
+        return ir.Tensor(np.ascontiguousarray(evaluate(value)), dtype, name=value.name)
     return ir.LazyTensor(
         lambda: ir.Tensor(np.ascontiguousarray(evaluate(value)), dtype),
         dtype,

@@ -91,24 +91,23 @@ def evaluate(value: ir.Value) -> Array:
     return done[value]
 
 
-def describe(value: ir.Value) -> tuple[ir.DataType, tuple[int, ...]] | None:
-    """Element type and shape of such a value without computing it; None if they cannot be told."""
+def describe(value: ir.Value) -> tuple[ir.DataType, tuple[int, ...] | None]:
+    """Element type and, where it can be told without computing it, shape of such a value."""
     held = models.constant(value)
     if held is not None:
         return held.dtype, tuple(int(size) for size in held.shape.numpy())
     node = value.producer()
     assert node is not None
     if node.op_type == "ConstantOfShape":
-        return node.attributes["value"].as_tensor().dtype, ()
+        return node.attributes["value"].as_tensor().dtype, None
     first = node.inputs[1 if node.op_type == "Concat" else 0]
     assert first is not None
-    known = describe(first)
-    return None if known is None else _behind(node, *known)
+    return _behind(node, *describe(first))
 
 
 def _behind(
-    node: ir.Node, dtype: ir.DataType, shape: tuple[int, ...]
-) -> tuple[ir.DataType, tuple[int, ...]] | None:
+    node: ir.Node, dtype: ir.DataType, shape: tuple[int, ...] | None
+) -> tuple[ir.DataType, tuple[int, ...] | None]:
     """Type and shape of a node's output, given those of the input that decides them."""
     match node.op_type:
         case "Cast":
@@ -118,11 +117,11 @@ def _behind(
         case "Reshape":
             sizes = models.constant(node.inputs[1]) if node.inputs[1] is not None else None
             found = [] if sizes is None else [int(size) for size in sizes.numpy()]
-            return (dtype, tuple(found)) if found and min(found) > 0 else None
+            return dtype, tuple(found) if found and min(found) > 0 else None
         case "Transpose":
             order = node.attributes["perm"].as_ints()
-            return dtype, tuple(shape[axis] for axis in order)
-    return dtype, ()  # a stream: only its type is needed, for the Reshape behind it
+            return dtype, None if shape is None else tuple(shape[axis] for axis in order)
+    return dtype, None  # a stream: only its type is needed, for the Reshape behind it
 
 
 def _int(node: ir.Node, name: str, default: int) -> int:

@@ -55,7 +55,7 @@ def pack(model: models.Model, weights: Sequence[Weight]) -> None:
     made += [
         (weight, _converted(pieces, weight))
         for weight in weights
-        if weight.form == "dense" and weight.narrowed
+        if weight.form == "dense" and weight.changed
     ]
     if not made:
         return

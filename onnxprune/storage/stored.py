@@ -23,6 +23,8 @@ class Stored:
         weights: every weight that is large enough to be looked at, with the form it got.
         asked: what was asked for.
         notes: whole sentences on what the reader should know.
+        unread: tools that cannot read what is written, and what they do; empty for packed
+            weights, which are standard operators.
     """
 
     model: models.Model
@@ -30,6 +32,12 @@ class Stored:
     weights: tuple[Weight, ...]
     asked: Asked
     notes: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
+
+    @property
+    def changed(self) -> bool:
+        """Whether any weight is stored otherwise than dense."""
+        return any(weight.changed for weight in self.weights)
 
     def save(self, path: str | Path) -> Path:
         """Write it; never over the model it came from.
@@ -67,17 +75,16 @@ def store(source: models.ModelLike, asked: Asked | None = None) -> Stored:
     as_nodes = coo.in_nodes(made, asked.providers)
     coo.sparsify(made, chosen, as_nodes=as_nodes)
     packed.pack(made, chosen)
-    notes += _notes(chosen, as_nodes=as_nodes)
-    return Stored(made, dense, tuple(chosen), asked, tuple(notes))
-
-
-def _notes(chosen: list[Weight], *, as_nodes: bool) -> list[str]:
-    notes = []
+    notes += _notes(chosen)
+    unread: tuple[str, ...] = ()
     if any(weight.form == "sparse" for weight in chosen):
-        refused = coo.NODE_REFUSED_BY if as_nodes else coo.REFUSED_BY
-        what = "sparse_value of Constant nodes" if as_nodes else "sparse_initializer"
-        notes.append(f"what cannot read {what}: " + "; ".join(refused))
-    negative = sum(w.content.negative for w in chosen if w.form != "dense" or w.narrowed)
+        unread = coo.NODE_REFUSED_BY if as_nodes else coo.REFUSED_BY
+    return Stored(made, dense, tuple(chosen), asked, tuple(notes), unread)
+
+
+def _notes(chosen: list[Weight]) -> list[str]:
+    notes = []
+    negative = sum(w.content.negative for w in chosen if w.changed)
     if negative:
         notes.append(f"{negative} zeros had a sign, and have none now")
     if any(weight.form != "dense" for weight in chosen):

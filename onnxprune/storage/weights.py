@@ -61,6 +61,11 @@ class Weight:
         return self.coding.dtype != self.tensor.dtype
 
     @property
+    def changed(self) -> bool:
+        """Whether it is written in any other way than it was."""
+        return self.form != "dense" or self.narrowed
+
+    @property
     def work(self) -> ir.DataType:
         """The type values have once they are converted, before a scale."""
         return self.tensor.dtype if self.coding.scale is None else ir.DataType.FLOAT

@@ -1,0 +1,68 @@
+"""``onnxprune densify``: packed and sparse weights as ordinary dense ones again."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from onnxprune.cli import console, destination
+from onnxprune.cli.parser import Commands, add_command, add_model
+
+_EXAMPLE = """examples:
+  onnxprune densify small.onnx -o dense.onnx
+  onnxprune densify small.onnx --external -o dense.onnx    # weights beside the model
+
+For tools that do not read sparse_initializer, Constant.sparse_value or packed weights: TensorRT,
+graphsurgeon, shape inference. What is decoded is what the stored form holds, bit by bit.
+"""
+
+
+def add(commands: Commands) -> None:
+    """Put the command into the list."""
+    about = "turn sparse and packed weights back into dense ones, bit by bit"
+    parser = add_command(commands, "densify", run, about=about, example=_EXAMPLE)
+    add_model(parser)
+    parser.add_argument("-o", "--output", metavar="OUT", required=True, help="what is written")
+    parser.add_argument("--external", action="store_true", help="write the weights beside it")
+
+
+def run(given: argparse.Namespace) -> int:
+    """Decode every weight and write the dense model.
+
+    Raises:
+        OnnxpruneError: the model cannot be read, or nothing can be written.
+    """
+    source = Path(given.model)
+    output = destination.check("-o", given.output, {"the model": source})
+    assert output is not None
+    # Imported here so that --help and refused flags do not wait for onnx.
+    from onnxprune import model as models
+    from onnxprune.model.sparse import names
+    from onnxprune.report import storage as report
+    from onnxprune.storage import densify
+    from onnxprune.storage.files import size
+
+    with console.progress() as tell:
+        tell(f"reading {source}")
+        loaded = models.load(source)
+        made, packed = densify(loaded)
+        tell(f"writing {output}")
+        models.save(made, output, external=True if given.external else None)
+    sparse = names(source)
+    sizes = (size(source), size(output))
+    plain = {
+        "schema": "onnxprune.densify",
+        "version": 1,
+        "ok": True,
+        "model": str(source),
+        "bytes": {"before": sizes[0], "after": sizes[1]},
+        "packed": list(packed),
+        "sparse": list(sparse),
+        "output": str(output),
+    }
+    notes = [f"{len(packed)} packed and {len(sparse)} sparse weights are dense now"]
+    if not packed and not sparse:
+        notes = ["every weight was dense already"]
+    console.data(report.storing((), sizes, (), notes), plain, as_json=given.json)
+    console.done(f"Wrote {output}")
+    return 0

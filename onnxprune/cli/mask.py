@@ -1,0 +1,61 @@
+"""``onnxprune mask``: the zeros of a pruned model, to be applied to another checkpoint."""
+
+from __future__ import annotations
+
+import argparse
+
+from onnxprune.cli import console, destination
+from onnxprune.cli.parser import Commands, add_command, add_model
+
+_EXAMPLE = """example:
+  onnxprune mask pruned.onnx -o mask.json
+  onnxprune apply mask.json finetuned.onnx -o finetuned_sparse.onnx
+
+A mask is a plan that only zeroes: JSON, and one bit per weight beside it. It fits every checkpoint
+of the graph it was taken from, whoever pruned that and however its weights are stored.
+"""
+
+
+def add(commands: Commands) -> None:
+    """Put the command into the list."""
+    about = "take the zeros of a pruned model, for `onnxprune apply`"
+    parser = add_command(commands, "mask", run, about=about, example=_EXAMPLE)
+    add_model(parser)
+    parser.add_argument("-o", "--output", metavar="OUT", required=True, help="the mask: a plan")
+    parser.add_argument("--skip", metavar="GLOB", action="append", help="weights to leave out")
+
+
+def run(given: argparse.Namespace) -> int:
+    """Look for zeros and write them down.
+
+    Raises:
+        OnnxpruneError: the model cannot be read, has no zeros, or nothing can be written.
+    """
+    output = destination.check("-o", given.output, {"the model": given.model})
+    assert output is not None
+    # Imported here so that --help and refused flags do not wait for onnx.
+    from rich.text import Text
+
+    from onnxprune.plan import save_plan
+    from onnxprune.storage.mask import extract
+
+    with console.progress() as tell:
+        tell(f"reading {given.model}")
+        plan = extract(given.model, skip=tuple(given.skip or ()))
+        save_plan(plan, output)
+    weights = [
+        {"weight": name, "shape": list(mask.shape), "zeros": 1 - mask.kept / mask.size}
+        for name, mask in plan.zeroed.items()
+    ]
+    plain = {
+        "schema": "onnxprune.mask",
+        "version": 1,
+        "ok": True,
+        "model": given.model,
+        "structure": plan.origin.structure,
+        "weights": weights,
+        "output": str(output),
+    }
+    console.data(Text(str(plan)), plain, as_json=given.json)
+    console.done(f"Wrote {output}")
+    return 0

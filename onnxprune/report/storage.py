@@ -1,0 +1,220 @@
+"""Weights on disk in a report: what their zeros look like, and the form each is stored in."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from onnxprune.report import terminal
+from onnxprune.report.numbers import change, percent, plural, size
+from onnxprune.report.schema import CheckRow
+
+if TYPE_CHECKING:
+    from onnxprune import model as models
+    from onnxprune.storage.stored import Stored
+
+_MOST = 12
+_LEAST = 0.01
+"""The share of zeros from which on a weight is worth a row: trained weights have few."""
+
+
+@dataclass(frozen=True)
+class ZerosRow:
+    """The zeros of one weight.
+
+    Attributes:
+        weight: its name.
+        shape, dtype: of the weight.
+        zeros: the part of it that is zero.
+        pattern: what they look like, such as ``2:4 along axis 1``.
+        bytes: what it takes in each form; forms that cannot hold it are left out.
+    """
+
+    weight: str
+    shape: tuple[int, ...]
+    dtype: str
+    zeros: float
+    pattern: str
+    bytes: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class StoredRow:
+    """The form one weight is stored in.
+
+    Attributes:
+        weight: its name.
+        shape, dtype: of the weight.
+        zeros: the part of it that is zero.
+        form: ``dense``, ``sparse``, ``bitmask``, ``delta`` or ``nibble``.
+        values: type of the stored values.
+        dense, stored: bytes before and after.
+        remark: why it did not get what was asked for; empty if it did.
+    """
+
+    weight: str
+    shape: tuple[int, ...]
+    dtype: str
+    zeros: float
+    form: str
+    values: str
+    dense: int
+    stored: int
+    remark: str
+
+
+def zeros_rows(model: models.Model) -> tuple[ZerosRow, ...]:
+    """One row per weight that has zeros worth a word, in the order of the model."""
+    from onnxprune.storage.choose import bytes_of
+    from onnxprune.storage.forms import FORMS
+    from onnxprune.storage.pattern import find
+    from onnxprune.storage.weights import weights
+
+    rows = []
+    for weight in weights(model, "exact"):
+        zeros = 1 - weight.content.kept / weight.content.size
+        if zeros < _LEAST:
+            continue
+        sizes = {form: bytes_of(weight, form) for form in FORMS}
+        rows.append(
+            ZerosRow(
+                weight=weight.name,
+                shape=weight.shape,
+                dtype=weight.tensor.dtype.name.lower(),
+                zeros=zeros,
+                pattern=str(find(weight.tensor.numpy())),
+                bytes={form: found for form, found in sizes.items() if found is not None},
+            )
+        )
+    return tuple(rows)
+
+
+def stored_rows(stored: Stored) -> tuple[StoredRow, ...]:
+    """One row per weight that was looked at."""
+    from onnxprune.storage.choose import bytes_of
+
+    return tuple(
+        StoredRow(
+            weight=weight.name,
+            shape=weight.shape,
+            dtype=weight.tensor.dtype.name.lower(),
+            zeros=1 - weight.content.kept / weight.content.size,
+            form=weight.form,
+            values=weight.coding.dtype.name.lower(),
+            dense=weight.tensor.nbytes,
+            stored=bytes_of(weight, weight.form) or 0,
+            remark=weight.excluded or weight.remark,
+        )
+        for weight in stored.weights
+    )
+
+
+def zeros(rows: Sequence[ZerosRow]) -> RenderableType:
+    """Zeros, pattern and bytes in each form, the largest weights first; and what all take."""
+    forms = [form for form in ("dense", "sparse", "bitmask", "delta", "nibble") if _any(rows, form)]
+    table = _table("weight", "shape", "zeros>", "pattern", *(f"{form}>" for form in forms))
+    ordered = sorted(rows, key=lambda row: -row.bytes["dense"])
+    for row in ordered[:_MOST]:
+        smallest = min(row.bytes.values())
+        cells = [
+            Text(size(row.bytes[form]) if form in row.bytes else "-", _best(row, form, smallest))
+            for form in forms
+        ]
+        table.add_row(Text(row.weight), _shape(row.shape), percent(row.zeros), row.pattern, *cells)
+    under = []
+    if len(rows) > _MOST:
+        under.append(Text(f"the {_MOST} largest of {len(rows)}; --json lists all", "dim"))
+    dense = sum(row.bytes["dense"] for row in rows)
+    least = sum(min(row.bytes.values()) for row in rows)
+    told = f"{size(dense)} dense, {size(least)} in the smallest form of each (onnxprune store)"
+    under.append(Text(told))
+    under.append(
+        Text("sparse storage is not sparse compute: a file shrinks, a run does not", "dim")
+    )
+    return Group(table, *under)
+
+
+def stored(rows: Sequence[StoredRow]) -> RenderableType:
+    """How many weights each form holds and what that saves; and why others stayed as they were."""
+    table = _table("form", "values", "weights>", "zeros>", "dense>", "stored>", "change>")
+    kinds: dict[tuple[str, str], list[StoredRow]] = {}
+    for row in rows:
+        kinds.setdefault((row.form, row.values), []).append(row)
+    for (form, values), members in kinds.items():
+        before = sum(row.dense for row in members)
+        after = sum(row.stored for row in members)
+        empty = sum(row.zeros * row.dense for row in members) / max(before, 1)
+        cells = (percent(empty), size(before), size(after), change(before, after, "bytes"))
+        table.add_row(form, values, str(len(members)), *cells)
+    remarks = Counter(row.remark for row in rows if row.remark)
+    under = [
+        Text(f"{plural(number, 'weight')}: {remark}", "dim")
+        for remark, number in remarks.most_common()
+    ]
+    return Group(table, *under)
+
+
+def storing(
+    rows: Sequence[StoredRow],
+    sizes: tuple[int, int],
+    checks: Sequence[CheckRow],
+    notes: Sequence[str],
+    unread: Sequence[str] = (),
+) -> RenderableType:
+    """All that a command says that writes weights in another form.
+
+    Args:
+        rows: what became of every weight.
+        sizes: bytes of the files before and after.
+        checks: of what was written.
+        notes: whole sentences.
+        unread: tools that cannot read it.
+    """
+    parts: list[RenderableType] = []
+    if rows:
+        parts += [stored(rows), Text("")]
+    before, after = sizes
+    told = f"{size(before)} -> {size(after)}, {change(before, after, 'bytes')}"
+    parts.append(Text.assemble(("File: ", "bold"), told))
+    if unread:
+        parts += [
+            Text(""),
+            Text("Cannot be read by", "bold"),
+            *(Text(f"  {tool}") for tool in unread),
+        ]
+    if checks:
+        parts += [Text(""), terminal.checks(checks)]
+    if notes:
+        parts += [Text(""), *(Text.assemble(("note: ", "bold cyan"), note) for note in notes)]
+    return Group(*parts)
+
+
+def _any(rows: Sequence[ZerosRow], form: str) -> bool:
+    return any(form in row.bytes for row in rows)
+
+
+def _best(row: ZerosRow, form: str, smallest: int) -> str:
+    return "green" if row.bytes.get(form) == smallest else ""
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))
+
+
+def _table(*heads: str) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for head in heads:
+        right = head.endswith(">")
+        table.add_column(
+            head.removesuffix(">"),
+            justify="right" if right else "left",
+            overflow="fold",
+            no_wrap=right,
+        )
+    return table
