@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.quality import HERE, kept_at, read
+from bench.quality import kept_at, read
 from bench.quality_cases import CASES, path_of, unseen
 from onnxprune import load
 from onnxprune import model as models
@@ -33,7 +33,7 @@ from onnxprune.recover.gram import Accumulator, Moments
 from onnxprune.recover.layers import Layer, find_layers
 from onnxprune.recover.patches import sample_positions
 
-RESULTS = HERE / "results" / "layer_error.json"
+RESULTS = Path(__file__).parent / "results" / "layer_error.json"
 ROWS = 20_000
 """Rows looked at in each layer."""
 BATCHES = 6
@@ -81,7 +81,8 @@ def _spread(matrix: Array, covariance: Array) -> float:
 
 
 def _mean(matrix: Array, moments: Moments) -> Array:
-    return np.einsum("gk,gkn->gn", moments.mean_x, matrix)
+    mean: Array = np.einsum("gk,gkn->gn", moments.mean_x, matrix)
+    return mean
 
 
 def measure(graph: str, amount: str) -> Iterator[dict[str, Any]]:
@@ -117,7 +118,8 @@ def measure(graph: str, amount: str) -> Iterator[dict[str, Any]]:
                 wanted = found[name].astype(np.float64)
                 off[system, name] += ((seen[name] - wanted) ** 2).sum(), (wanted**2).sum()
     for layer in layers:
-        node, row = layer.node, {"graph": graph, "amount": amount, "layer": layer.node}
+        node = layer.node
+        row: dict[str, Any] = {"graph": graph, "amount": amount, "layer": layer.node}
         matrix = dense.matrix(node)
         row["weights"], moments = matrix.size, gathered[node].moments()
         for system, each in sparse.items():

@@ -30,7 +30,7 @@ _TITLES = {
     "stories260k_llama_legacy": "Llama 260 k, TinyStories",
 }
 _THIN = ("magnitude", "wanda", "sparsegpt")
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.edgecolor": "#555555",
