@@ -1,0 +1,14 @@
+"""Gradients of a model's outputs, as more nodes of the same graph.
+
+Reverse-mode differentiation by rules per operator, written in ONNX operators: whatever runs the
+model runs its gradient too, and no training framework is needed.
+
+* ``emit``: adding nodes.
+* ``rules``: what every operator passes back; ``elementwise``, ``linear``, ``movement`` and
+  ``norms`` hold them.
+* ``backward``: the walk from losses to the values whose gradients are wanted.
+"""
+
+from onnxprune.gradient.backward import Backward, Loss, backward
+
+__all__ = ["Backward", "Loss", "backward"]

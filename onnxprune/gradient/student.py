@@ -1,0 +1,197 @@
+"""A model with its weights outside, so that they can be changed between runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from onnxprune import model as models
+from onnxprune.backends import open_session
+from onnxprune.errors import OnnxpruneError
+from onnxprune.fidelity import is_distribution, is_scores
+from onnxprune.gradient.backward import Loss, backward, set_free
+from onnxprune.recover.layers import Layer, find_layers
+from onnxprune.recover.segments import Feeds
+from onnxprune.shapes import propagate
+
+Array = npt.NDArray[Any]
+Float = npt.NDArray[np.float64]
+
+
+def losses_of(outputs: Mapping[str, Array]) -> tuple[Loss, ...]:
+    """How each floating-point output is compared: class scores by divergence, others by squares."""
+    return tuple(
+        Loss(name, "kl" if is_scores(array) and not is_distribution(array) else "square")
+        for name, array in outputs.items()
+        if array.dtype == np.float32
+    )
+
+
+def visible(wanted: Array, feeds: Feeds) -> Array:
+    """``[..., 1]``: 1 for the rows of an output that count, 0 for those that are padding."""
+    for name, mask in feeds.items():
+        if "mask" in name.lower() and wanted.ndim > 2 and mask.shape == wanted.shape[:2]:
+            shown = (mask != 0).reshape(mask.shape + (1,) * (wanted.ndim - 2))
+            return np.broadcast_to(shown, (*wanted.shape[:-1], 1)).astype(np.float32)
+    return np.ones((*wanted.shape[:-1], 1), np.float32)
+
+
+def distance(loss: Loss, wanted: Array, given: Array, rows: Array) -> float:
+    """The loss added up over the rows that count."""
+    if loss.kind == "square":
+        return float((np.square(given.astype(np.float64) - wanted) * rows).sum())
+    reference, other = _log_softmax(wanted), _log_softmax(given)
+    return float((np.exp(reference) * (reference - other) * rows).sum())
+
+
+def _log_softmax(scores: Array) -> Float:
+    x = scores.astype(np.float64)
+    x = x - x.max(axis=-1, keepdims=True)
+    return np.asarray(x - np.log(np.exp(x).sum(axis=-1, keepdims=True)))
+
+
+class Student:
+    """A model whose linear layers can be trained.
+
+    Args:
+        model: it is left as it is.
+        names: stored weights that may change; biases of their layers may too.
+        losses: on its outputs.
+        feeds: inputs of the largest size that it will get.
+        provider: what runs it.
+        threads: within an operator.
+
+    Attributes:
+        losses: as given.
+        layers: those that can be trained.
+        weights: all weights that are outside, by name.
+        trained: the names of those that can be trained.
+        work: multiply-adds of the layers in one step, that of a teacher included.
+        stopped: node -> why no gradient passes it.
+
+    Raises:
+        OnnxpruneError: no gradient of any of the weights can be computed.
+    """
+
+    def __init__(
+        self,
+        model: models.Model,
+        names: Sequence[str],
+        losses: Sequence[Loss],
+        feeds: Feeds,
+        provider: str = "cpu",
+        threads: int | None = None,
+    ) -> None:
+        self._model, self.losses = model, tuple(losses)
+        stored = models.constants(model)
+        found = [layer for layer in find_layers(model)[0] if layer.weight in set(names)]
+        readers = {layer.node for layer in found}
+        layers = [
+            layer
+            for layer in found
+            if read_by_layers(stored[layer.weight], readers)
+            and _array(stored[layer.weight]).dtype == np.float32
+        ]
+        facts = propagate(model, {name: array.shape for name, array in feeds.items()})
+        free = dict.fromkeys(layer.weight for layer in layers)
+        biases = [layer.bias for layer in layers if layer.bias and _own(stored[layer.bias])]
+        free |= dict.fromkeys(biases)
+        outputs = [loss.output for loss in losses]
+        made = backward(
+            model, facts, losses, [x.y for x in layers], [*free], [*outputs, *(x.x for x in layers)]
+        )
+        cut_off = {x.weight for x in layers if x.y not in made.gradients}
+        whole = {x.weight for x in layers} - cut_off
+        self.layers = tuple(layer for layer in layers if layer.weight in whole)
+        self.work = 4 * sum(
+            _macs(facts[x.x].sizes, _array(stored[x.weight]), x) for x in self.layers
+        )
+        self.stopped = made.stopped
+        if not self.layers:
+            node, why = next(iter(made.stopped.items()), ("", "nothing leads to its outputs"))
+            raise OnnxpruneError(f"its layers have no gradient: {node}: {why}".replace(": :", ":"))
+        trained = whole | {x.bias for x in self.layers}
+        self._biases = [bias for bias in biases if bias in trained]
+        self.weights = {name: _array(stored[name]) for name in free}
+        self.trained = [name for name in free if name in trained]
+        self._gradients = made.gradients
+        self._backward = open_session(made.model, provider=provider, threads=threads)
+        self._forward = open_session(_opened(model, free), provider=provider, threads=threads)
+
+    def run(self, feeds: Feeds, weights: Mapping[str, Array]) -> dict[str, Array]:
+        """The outputs under some weights."""
+        return self._forward.run({**feeds, **weights})
+
+    def gradients(
+        self,
+        feeds: Feeds,
+        wanted: Mapping[str, Array],
+        share: Mapping[str, float],
+        weights: Mapping[str, Array],
+    ) -> dict[str, Array]:
+        """The gradient of the sum of losses, in the shape of what is stored.
+
+        Args:
+            feeds: one batch.
+            wanted: what its outputs should be.
+            share: what one unit of each loss, averaged over rows, counts.
+            weights: all that are free.
+        """
+        given: dict[str, Array] = {**feeds, **weights}
+        for loss in self.losses:
+            rows = visible(wanted[loss.output], feeds)
+            given[loss.wanted] = wanted[loss.output]
+            given[loss.weight] = rows * np.float32(share.get(loss.output, 0.0) / max(rows.sum(), 1))
+        found = self._backward.run(given)
+        result: dict[str, Array] = {}
+        for layer in self.layers:
+            back = layer.targets(found[self._gradients[layer.y]])
+            x = found[layer.x] if layer.x in found else feeds[layer.x]
+            moved = layer.stored(layer.rows(x).transpose(0, 2, 1) @ back)
+            result[layer.weight] = result.get(layer.weight, 0) + moved
+            if layer.bias in self._biases:
+                result[layer.bias] = back.sum(axis=1).reshape(-1)
+        return result
+
+    def with_weights(self, weights: Mapping[str, Array]) -> models.Model:
+        """A copy of the model with other weights."""
+        made = models.clone(self._model)
+        stored = models.constants(made)
+        for name in self.trained:
+            models.set_constant(stored[name], weights[name])
+        return made
+
+
+def read_by_layers(value: ir.Value, layers: set[str]) -> bool:
+    """Whether nothing but layers computes with a stored weight."""
+    from onnxprune.sparse.weights import readers
+
+    return not value.is_graph_output() and readers(value) <= layers
+
+
+def _macs(shape: tuple[int, ...] | None, weight: Array, layer: Layer) -> int:
+    return 0 if shape is None else layer.count(shape) * weight.size
+
+
+def _array(value: ir.Value) -> Array:
+    tensor = models.constant(value)
+    assert tensor is not None
+    return tensor.numpy()
+
+
+def _own(value: ir.Value) -> bool:
+    alone = len(value.uses()) == 1 and not value.is_graph_output()
+    return alone and _array(value).dtype == np.float32
+
+
+def _opened(model: models.Model, free: Mapping[str, None]) -> models.Model:
+    """A copy that takes weights as inputs."""
+    work = models.clone(model)
+    values = {v.name or "": v for v in models.values(work.ir.graph)}
+    for name in free:
+        set_free(work.ir.graph, values, name)
+    return work
