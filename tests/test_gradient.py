@@ -82,8 +82,9 @@ CASES |= {
                [const("axes", [1]), const("shape", [6, 3, 8])], 17),
     "Concat": ("tokens", [node("Exp", "h", out="e"), node("Concat", "h", "x", "e", axis=-1)],
                [], 17),
-    "Split": ("tokens", [node("Split", "h", "sizes", axis=2, out="a b c"), node("Exp", "c", out="e"),
-                         node("MatMul", "e", "m", out="f"), node("Concat", "a", "f", axis=2)],
+    "Split": ("tokens", [node("Split", "h", "sizes", axis=2, out="a b c"),
+                         node("Exp", "c", out="e"), node("MatMul", "e", "m", out="f"),
+                         node("Concat", "a", "f", axis=2)],
               [const("sizes", [3, 2, 3]), normal("m", 3, 4)], 17),
     "Slice": ("tokens", [node("Slice", "h", "from", "to", "axes")],
               [const("from", [1, -6]), const("to", [4, 9999]), const("axes", [1, 2])], 17),
@@ -211,13 +212,17 @@ def test_whole_networks_agree_with_finite_differences(name: str) -> None:
 def test_a_part_of_a_gradient_is_none() -> None:
     """One way to the loss has a rule, the other has none: nothing is said."""
     graph = helper.make_graph(
-        [node("MatMul", "x", "w", out="h"), node("Round", "h", out="r"), node("Add", "h", "r", out="s"),
-         node("MatMul", "s", "v")],
+        [
+            node("MatMul", "x", "w", out="h"),
+            node("Round", "h", out="r"),
+            node("Add", "h", "r", out="s"),
+            node("MatMul", "s", "v"),
+        ],
         "two ways",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, [4, 8])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, [4, 8])],
         [normal("w", 8, 8), normal("v", 8, 8, seed=1)],
-    )  # fmt: skip
+    )
     proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     model = models.load(proto)
     facts = propagate(model, {"x": (4, 8)})
