@@ -17,7 +17,7 @@ mpl.use("Agg")  # before pyplot looks for a screen
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
-from bench.quality_cases import lower_is_better
+from bench.quality_cases import CASES, lower_is_better
 
 _COLOURS = {"onnxprune": "#0b6e4f", "onnxsim": "#c1554d", "dense": "#8a8a8a"}
 _TITLES = {
@@ -75,10 +75,16 @@ def _points(stored: Mapping[str, Any], graph: str) -> list[tuple[str, str, Mappi
     ]
 
 
+def _networks(stored: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """The dense networks, in the order of the cases."""
+    order = dict.fromkeys(case.graph for cases in CASES.values() for case in cases)
+    return [(graph, stored["dense"][graph]) for graph in order if graph in stored["dense"]]
+
+
 def _macs(stored: Mapping[str, Any]) -> list[Panel]:
     """Whole units removed: the dense network is where every line begins."""
     panels = []
-    for graph, dense in stored["dense"].items():
+    for graph, dense in _networks(stored):
         score = next(iter(dense.get("scores", {})), None)
         if score is None:
             continue
@@ -113,7 +119,7 @@ def hull(points: Sequence[Point], score: str) -> list[Point]:
 def _zeros(stored: Mapping[str, Any]) -> list[Panel]:
     """Single weights set to zero, at even sparsities and, as points of their own, at 2:4."""
     panels = []
-    for graph, dense in stored["dense"].items():
+    for graph, dense in _networks(stored):
         for score, value in dense.get("scores", {}).items():
             lines: dict[str, list[Point]] = {}
             for system, label, judged in _points(stored, graph):

@@ -101,7 +101,6 @@ def rival(stored: Mapping[str, Any], case: Case, score: str, mine: Row) -> tuple
 def table(stored: Mapping[str, Any]) -> None:
     """Print every set of cases, and what was met."""
     met: list[bool] = []
-    missing = 0
     for name, cases in CASES.items():
         measured = [line for line in lines(stored, cases) if line.row or name == "asked"]
         if not measured:
@@ -115,8 +114,8 @@ def table(stored: Mapping[str, Any]) -> None:
         for line in measured:
             print("| " + " | ".join(_cells(line, stored)) + " |")
             met += [line.met] if line.met is not None else []
-            missing += line.allowed is not None and line.drop is None
-    print(f"\n{sum(met)} of {len(met)} drops asked for were met, {missing} not measured\n")
+    asked = sum(len(case.drop) or 1 for case in CASES["asked"])
+    print(f"\n{sum(met)} of {asked} drops asked for were met, {asked - len(met)} not measured\n")
     _limits(stored)
     for system, about in stored["systems"].items():
         versions = ", ".join(f"{k} {v}" for k, v in about["versions"].items())
