@@ -10,6 +10,7 @@ from typing import Any, Literal, cast, get_args
 from onnxprune.amounts import Budget, budget, count, fraction, shapes
 from onnxprune.errors import OnnxpruneError
 from onnxprune.sparse.amount import Method, Sparsity, Spread, sparsity
+from onnxprune.storage.forms import Store
 
 Allocation = Literal["uniform", "global"]
 Recover = Literal["auto", "none", "bias", "lstsq", "pcg"]
@@ -63,6 +64,7 @@ class Options:
         max_drop: the largest loss of the metric (without labels: of agreement with the original)
             that is still a success; None sets no limit.
         shapes: concrete shapes of inputs whose sizes the model leaves open, by input name.
+        store: the form weights are written in; what is computed with is the same in all of them.
 
     Raises:
         OnnxpruneError: a value is out of range or two of them contradict each other.
@@ -98,6 +100,7 @@ class Options:
     cache: bool = True
     max_drop: float | None = None
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    store: Store = "dense"
 
     def __post_init__(self) -> None:
         if self.ratio is not None and self.target is not None:
@@ -291,5 +294,6 @@ _READERS: dict[str, Callable[[object, str], object]] = {
     "cache": _switch,
     "max_drop": _ratio,
     "shapes": lambda value, of: shapes(value, of=of),
+    "store": _one_of(get_args(Store)),
 }
 """How each option is read; its keys are exactly the fields of `Options`."""

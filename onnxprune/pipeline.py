@@ -28,6 +28,9 @@ from onnxprune.selection import Selection, select
 from onnxprune.sparse.stage import restore, thin
 from onnxprune.sparsify import Thinned
 from onnxprune.statistics import block_importance
+from onnxprune.storage.choose import Asked
+from onnxprune.storage.densify import densify
+from onnxprune.storage.stored import Stored, store
 from onnxprune.surgery import cut
 from onnxprune.units import Block
 from onnxprune.verify import Check, Verdict, prove
@@ -71,7 +74,11 @@ class Pruned:
 
     def save(self, path: str | Path) -> Path:
         """Write the cut model; never over the model it came from."""
-        return models.save(self.model, path)
+        return self.stored().save(path)
+
+    def stored(self) -> Stored:
+        """The cut model with its weights in the form that was asked for."""
+        return store(self.model, Asked(self.options.store, providers=(self.options.provider,)))
 
     def __str__(self) -> str:
         removed = sum(len(units) for units in self.plan.removed.values())
@@ -107,7 +114,7 @@ def prune(
     """
     asked = options or from_flags(flags)
     tell("reading the model")
-    model = models.load(source)
+    model, _ = densify(models.load(source))
     inputs = open_inputs(model, asked)
     tell("finding what can be removed")
     analysis = analyse(model, inputs=inputs.shapes)
@@ -154,7 +161,7 @@ def replay(
     """
     asked = options or Options()
     tell("reading the model")
-    model = models.load(source)
+    model, _ = densify(models.load(source))
     inputs = open_inputs(model, asked)
     analysis = analyse(model, inputs=inputs.shapes)
     inputs = inputs.that_run(analysis, asked.provider)

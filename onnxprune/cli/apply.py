@@ -10,11 +10,13 @@ from onnxprune.cli.parser import (
     Commands,
     add_command,
     add_data,
+    add_form,
     add_model,
     add_output,
     given_options,
 )
 from onnxprune.cli.prune import finish
+from onnxprune.cli.writing import write
 from onnxprune.options import from_flags
 
 _EXAMPLE = """example:
@@ -26,9 +28,12 @@ def add(commands: Commands) -> None:
     """Put the command into the list."""
     about = "apply a saved plan to a model of the same graph"
     parser = add_command(commands, "apply", run, about=about, example=_EXAMPLE)
-    parser.add_argument("plan", metavar="PLAN", help="what `prune --save-plan` wrote")
+    parser.add_argument(
+        "plan", metavar="PLAN", help="what `prune --save-plan` or `onnxprune mask` wrote"
+    )
     add_model(parser)
     add_output(parser, required=True)
+    add_form(parser)
     add_data(parser)
 
 
@@ -50,9 +55,9 @@ def run(given: argparse.Namespace) -> int:
     with console.progress() as tell:
         pruned = replay(given.model, load_plan(Path(given.plan)), asked, tell=tell)
         wanted = pruned.verdict.ok or given.force
-        if wanted and output:
-            tell(f"writing {output}")
-            pruned.save(output)
+        written = write(pruned, output, tell, force=given.force) if wanted and output else None
+        ok = pruned.verdict.ok and (written is None or written.ok)
+        wanted = ok or given.force
     made = gather.result("apply", pruned, output if wanted else None)
-    console.report(made, as_json=given.json)
-    return finish(ok=pruned.verdict.ok, wrote=wanted, output=output)
+    console.report(written.told(made) if written else made, as_json=given.json)
+    return finish(ok=ok, wrote=wanted, output=output)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from onnxprune.cli import console, destination
 from onnxprune.cli.parser import Commands, add_command, add_model
+from onnxprune.cli.store import storing
 
 _EXAMPLE = """examples:
   onnxprune densify small.onnx -o dense.onnx
@@ -38,9 +39,8 @@ def run(given: argparse.Namespace) -> int:
     # Imported here so that --help and refused flags do not wait for onnx.
     from onnxprune import model as models
     from onnxprune.model.sparse import names
-    from onnxprune.report import storage as report
-    from onnxprune.storage import densify
-    from onnxprune.storage.files import size
+    from onnxprune.storage.densify import densify
+    from onnxprune.storage.files import file_bytes
 
     with console.progress() as tell:
         tell(f"reading {source}")
@@ -49,7 +49,7 @@ def run(given: argparse.Namespace) -> int:
         tell(f"writing {output}")
         models.save(made, output, external=True if given.external else None)
     sparse = names(source)
-    sizes = (size(source), size(output))
+    sizes = (file_bytes(source), file_bytes(output))
     plain = {
         "schema": "onnxprune.densify",
         "version": 1,
@@ -63,6 +63,6 @@ def run(given: argparse.Namespace) -> int:
     notes = [f"{len(packed)} packed and {len(sparse)} sparse weights are dense now"]
     if not packed and not sparse:
         notes = ["every weight was dense already"]
-    console.data(report.storing((), sizes, (), notes), plain, as_json=given.json)
+    console.data(storing((), sizes, (), notes), plain, as_json=given.json)
     console.done(f"Wrote {output}")
     return 0

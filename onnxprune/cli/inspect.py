@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 
 from onnxprune.amounts import shapes
 from onnxprune.cli import console
@@ -18,6 +19,12 @@ def add(commands: Commands) -> None:
     parser = add_command(commands, "inspect", run, about=about, example=_EXAMPLE)
     add_model(parser)
     add_shapes(parser)
+    parser.add_argument(
+        "--weights",
+        action="store_true",
+        default=None,
+        help="look for zeros in the weights of a model of more than 1 GiB too",
+    )
 
 
 def run(given: argparse.Namespace) -> int:
@@ -30,13 +37,17 @@ def run(given: argparse.Namespace) -> int:
     from onnxprune import model as models
     from onnxprune.analysis import analyse
     from onnxprune.report import gather
+    from onnxprune.storage.densify import densify
 
     inputs = shapes(given.shapes) if given.shapes else None
     with console.progress() as tell:
         tell(f"reading {given.model}")
-        model = models.load(given.model)
+        model, packed = densify(models.load(given.model))
         tell("finding what can be removed")
         analysis = analyse(model, inputs=inputs)
-        made = gather.inspection(analysis)
+        made = gather.inspection(analysis, weights=given.weights)
+    if packed:
+        note = f"{len(packed)} weights are packed in the file; this is what they are decoded to"
+        made = replace(made, notes=(*made.notes, note))
     console.report(made, as_json=given.json)
     return 0

@@ -11,8 +11,8 @@ _EXAMPLE = """example:
   onnxprune mask pruned.onnx -o mask.json
   onnxprune apply mask.json finetuned.onnx -o finetuned_sparse.onnx
 
-A mask is a plan that only zeroes: JSON, and one bit per weight beside it. It fits every checkpoint
-of the graph it was taken from, whoever pruned that and however its weights are stored.
+A mask is a plan that only zeroes: JSON, and one bit per weight beside it. It fits every model that
+has weights of the same names and shapes, whoever pruned the first and however it is stored.
 """
 
 
@@ -52,7 +52,6 @@ def run(given: argparse.Namespace) -> int:
         "version": 1,
         "ok": True,
         "model": given.model,
-        "structure": plan.origin.structure,
         "weights": weights,
         "output": str(output),
     }

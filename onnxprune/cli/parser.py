@@ -131,6 +131,17 @@ def add_inputs(group: Arguments) -> None:
     add_shapes(group)
 
 
+def add_form(group: Arguments | Parser) -> None:
+    """In which form weights are stored."""
+    group.add_argument(
+        "--store",
+        choices=("auto", "dense", "sparse", "packed", "external"),
+        metavar="FORM",
+        help="auto (the smallest per weight), dense, sparse (sparse_initializer), packed (decoded "
+        "by standard operators at load), external (dense, beside the model)",
+    )
+
+
 def given_options(given: argparse.Namespace) -> dict[str, object]:
     """The options among the parsed arguments that the user gave, by name, still as text."""
     default = {each.name: each.default for each in fields(Options)}

@@ -12,10 +12,12 @@ from onnxprune.cli.parser import (
     Parser,
     add_command,
     add_data,
+    add_form,
     add_model,
     add_output,
     given_options,
 )
+from onnxprune.cli.writing import write
 from onnxprune.errors import OnnxpruneError
 from onnxprune.options import Options, from_flags
 
@@ -40,6 +42,10 @@ def add(commands: Commands) -> None:
     files.add_argument("--save-recipe", metavar="YAML", help="write the flags of this run")
     files.add_argument("--save-plan", metavar="PATH", help="write the plan, for `onnxprune apply`")
     files.add_argument(
+        "--save-mask", metavar="PATH", help="write the zeros of OUT, to apply to its checkpoints"
+    )
+    add_form(files)
+    files.add_argument(
         "--no-cache",
         dest="cache",
         action="store_false",
@@ -62,26 +68,35 @@ def run(given: argparse.Namespace) -> int:
     }
     files["-o"] = output = destination.check("-o", given.output, files)
     files["--save-plan"] = plan = destination.check("--save-plan", given.save_plan, files)
+    files["--save-mask"] = mask = destination.check("--save-mask", given.save_mask, files)
     flags = destination.check("--save-recipe", given.save_recipe, files)
+    if mask and asked.sparsity is None:
+        raise OnnxpruneError(
+            "--save-mask has nothing to write: no single weights are asked to be zeroed",
+            hint="add --sparsity 50%; what a cut removes is in the plan (--save-plan)",
+        )
 
     # Imported here so that --help and refused flags do not wait for onnx.
     from onnxprune.pipeline import prune
     from onnxprune.plan import save_plan
     from onnxprune.report import gather
+    from onnxprune.storage.mask import of
 
     with console.progress() as tell:
         pruned = prune(given.model, asked, tell=tell)
         wanted = pruned.verdict.ok or given.force
-        if wanted and output:
-            tell(f"writing {output}")
-            pruned.save(output)
+        written = write(pruned, output, tell, force=given.force) if wanted and output else None
+        ok = pruned.verdict.ok and (written is None or written.ok)
+        wanted = ok or given.force
         if wanted and plan:
             save_plan(pruned.plan, plan)
+        if wanted and mask:
+            save_plan(of(pruned.plan), mask)
         if wanted and flags:
             recipe.write(asked, flags)
     made = gather.result("prune", pruned, output if wanted else None)
-    console.report(made, as_json=given.json)
-    return finish(ok=pruned.verdict.ok, wrote=wanted, output=output)
+    console.report(written.told(made) if written else made, as_json=given.json)
+    return finish(ok=ok, wrote=wanted, output=output)
 
 
 def finish(*, ok: bool, wrote: bool, output: Path | None) -> int:

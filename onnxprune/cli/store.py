@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rich.console import Group, RenderableType
+from rich.text import Text
+
 from onnxprune.amounts import byte_count, shapes
 from onnxprune.cli import console, destination
-from onnxprune.cli.parser import Arguments, Commands, Parser, add_command, add_model, add_shapes
+from onnxprune.cli.parser import Commands, add_command, add_form, add_model, add_shapes
 from onnxprune.cli.prune import finish
+from onnxprune.report import storage as report
+from onnxprune.report import terminal
+from onnxprune.report.numbers import change, size
 from onnxprune.report.schema import CheckRow
+from onnxprune.report.weights import StoredRow
 
 if TYPE_CHECKING:
-    from onnxprune.storage import Asked
+    from onnxprune.storage.choose import Asked
     from onnxprune.verify import Check
 
 _EXAMPLE = """examples:
@@ -59,17 +67,6 @@ def add(commands: Commands) -> None:
     add_shapes(parser)
 
 
-def add_form(group: Arguments | Parser) -> None:
-    """In which form weights are stored."""
-    group.add_argument(
-        "--store",
-        choices=("auto", "dense", "sparse", "packed", "external"),
-        metavar="FORM",
-        help="auto (the smallest per weight), dense, sparse (sparse_initializer), packed (decoded "
-        "by standard operators at load), external (dense, beside the model)",
-    )
-
-
 def run(given: argparse.Namespace) -> int:
     """Store, write, read back, run, and print what became of every weight.
 
@@ -80,10 +77,9 @@ def run(given: argparse.Namespace) -> int:
     output = destination.check("-o", given.output, {"the model": source})
     assert output is not None
     # Imported here so that --help and refused flags do not wait for onnx.
-    from onnxprune.report import storage as report
-    from onnxprune.storage import store
     from onnxprune.storage.check import prove
-    from onnxprune.storage.files import size, take_back
+    from onnxprune.storage.files import file_bytes, take_back
+    from onnxprune.storage.stored import store
 
     with console.progress() as tell:
         tell(f"reading {source}")
@@ -92,7 +88,7 @@ def run(given: argparse.Namespace) -> int:
         made.save(output)
         tell("reading it back and running it")
         proof = prove(made, output, shapes(given.shapes) if given.shapes else None)
-    sizes = (size(source), size(output))
+    sizes = (file_bytes(source), file_bytes(output))
     wanted = proof.ok or given.force
     if not wanted:
         take_back(output)
@@ -109,7 +105,7 @@ def run(given: argparse.Namespace) -> int:
         "notes": list(notes),
         "output": str(output) if wanted else None,
     }
-    shown = report.storing(rows, sizes, _checks(proof.checks), notes, made.unread)
+    shown = storing(rows, sizes, _checks(proof.checks), notes, made.unread)
     console.data(shown, plain, as_json=given.json)
     return finish(ok=proof.ok, wrote=wanted, output=output)
 
@@ -121,7 +117,7 @@ def asked(given: argparse.Namespace) -> Asked:
         OnnxpruneError: they contradict each other, or name a provider that does not exist.
     """
     from onnxprune.backends.providers import named
-    from onnxprune.storage import Asked
+    from onnxprune.storage.choose import Asked
 
     names = [name.strip() for name in given.purpose.split(",") if name.strip()]
     return Asked(
@@ -131,6 +127,41 @@ def asked(given: argparse.Namespace) -> Asked:
         ram=None if given.ram_limit is None else byte_count(given.ram_limit, of="--ram-limit"),
         always=given.always,
     )
+
+
+def storing(
+    rows: Sequence[StoredRow],
+    sizes: tuple[int, int],
+    checks: Sequence[CheckRow],
+    notes: Sequence[str],
+    unread: Sequence[str] = (),
+) -> RenderableType:
+    """All that a command says that writes weights in another form.
+
+    Args:
+        rows: what became of every weight.
+        sizes: bytes of the files before and after.
+        checks: of what was written.
+        notes: whole sentences.
+        unread: tools that cannot read it.
+    """
+    parts: list[RenderableType] = []
+    if rows:
+        parts += [report.stored(rows), Text("")]
+    before, after = sizes
+    told = f"{size(before)} -> {size(after)}, {change(before, after, 'bytes')}"
+    parts.append(Text.assemble(("File: ", "bold"), told))
+    if unread:
+        parts += [
+            Text(""),
+            Text("Cannot be read by", "bold"),
+            *(Text(f"  {tool}") for tool in unread),
+        ]
+    if checks:
+        parts += [Text(""), terminal.checks(checks)]
+    if notes:
+        parts += [Text(""), *(Text.assemble(("note: ", "bold cyan"), note) for note in notes)]
+    return Group(*parts)
 
 
 def _check(check: Check) -> dict[str, object]:

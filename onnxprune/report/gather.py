@@ -30,13 +30,25 @@ from onnxprune.report.schema import (
     TensorRow,
     Unit,
 )
+from onnxprune.report.storage import zeros_rows
 from onnxprune.task import find_metric
 from onnxprune.units import Block, Group
 
+_QUICK = 1 << 30
+"""Bytes of weights that are read without being asked to."""
 
-def inspection(analysis: Analysis) -> Report:
-    """What ``inspect`` reports: the model, and what of it can and cannot be removed."""
-    return _report("inspect", analysis, {}, ())
+
+def inspection(analysis: Analysis, *, weights: bool | None = None) -> Report:
+    """What ``inspect`` reports: the model, and what of it can and cannot be removed.
+
+    Args:
+        analysis: of the model.
+        weights: look into every weight for zeros; None does so unless that means much reading.
+    """
+    report = _report("inspect", analysis, {}, ())
+    if weights is None:
+        weights = report.model.bytes <= _QUICK
+    return replace(report, weights=zeros_rows(analysis.model)) if weights else report
 
 
 def result(command: Command, run: Pruned, output: Path | None) -> Report:

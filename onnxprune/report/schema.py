@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
+from onnxprune.report.weights import StoredRow, ZerosRow
+
 SCHEMA = "onnxprune.report"
 VERSION = 1
 """Raised when a field changes its meaning or goes away; a new field does not raise it."""
@@ -219,6 +221,8 @@ class Report:
         options: what was asked, by flag name; only what is not at its default.
         refits: what recovery did to each layer; empty where there was nothing to fit to.
         sparse: what became of every weight, where single weights were set to zero.
+        weights: zeros, patterns and sizes of weights that have zeros.
+        stored: the form of every weight, where they are not all written dense.
         measures: before and after.
         outputs: how close they are, on ``samples`` inputs that nothing was fitted to; empty where
             the inputs were made up.
@@ -238,6 +242,8 @@ class Report:
     options: Mapping[str, object] = field(default_factory=dict)
     refits: tuple[RefitRow, ...] = ()
     sparse: tuple[SparseRow, ...] = ()
+    weights: tuple[ZerosRow, ...] = ()
+    stored: tuple[StoredRow, ...] = ()
     measures: tuple[Measure, ...] = ()
     outputs: tuple[OutputRow, ...] = ()
     given: tuple[OutputRow, ...] = ()

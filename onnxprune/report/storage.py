@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from onnxprune.report import terminal
 from onnxprune.report.numbers import change, percent, plural, size
-from onnxprune.report.schema import CheckRow
+from onnxprune.report.weights import StoredRow, ZerosRow
 
 if TYPE_CHECKING:
     from onnxprune import model as models
@@ -22,51 +20,6 @@ if TYPE_CHECKING:
 _MOST = 12
 _LEAST = 0.01
 """The share of zeros from which on a weight is worth a row: trained weights have few."""
-
-
-@dataclass(frozen=True)
-class ZerosRow:
-    """The zeros of one weight.
-
-    Attributes:
-        weight: its name.
-        shape, dtype: of the weight.
-        zeros: the part of it that is zero.
-        pattern: what they look like, such as ``2:4 along axis 1``.
-        bytes: what it takes in each form; forms that cannot hold it are left out.
-    """
-
-    weight: str
-    shape: tuple[int, ...]
-    dtype: str
-    zeros: float
-    pattern: str
-    bytes: Mapping[str, int]
-
-
-@dataclass(frozen=True)
-class StoredRow:
-    """The form one weight is stored in.
-
-    Attributes:
-        weight: its name.
-        shape, dtype: of the weight.
-        zeros: the part of it that is zero.
-        form: ``dense``, ``sparse``, ``bitmask``, ``delta`` or ``nibble``.
-        values: type of the stored values.
-        dense, stored: bytes before and after.
-        remark: why it did not get what was asked for; empty if it did.
-    """
-
-    weight: str
-    shape: tuple[int, ...]
-    dtype: str
-    zeros: float
-    form: str
-    values: str
-    dense: int
-    stored: int
-    remark: str
 
 
 def zeros_rows(model: models.Model) -> tuple[ZerosRow, ...]:
@@ -158,41 +111,6 @@ def stored(rows: Sequence[StoredRow]) -> RenderableType:
         for remark, number in remarks.most_common()
     ]
     return Group(table, *under)
-
-
-def storing(
-    rows: Sequence[StoredRow],
-    sizes: tuple[int, int],
-    checks: Sequence[CheckRow],
-    notes: Sequence[str],
-    unread: Sequence[str] = (),
-) -> RenderableType:
-    """All that a command says that writes weights in another form.
-
-    Args:
-        rows: what became of every weight.
-        sizes: bytes of the files before and after.
-        checks: of what was written.
-        notes: whole sentences.
-        unread: tools that cannot read it.
-    """
-    parts: list[RenderableType] = []
-    if rows:
-        parts += [stored(rows), Text("")]
-    before, after = sizes
-    told = f"{size(before)} -> {size(after)}, {change(before, after, 'bytes')}"
-    parts.append(Text.assemble(("File: ", "bold"), told))
-    if unread:
-        parts += [
-            Text(""),
-            Text("Cannot be read by", "bold"),
-            *(Text(f"  {tool}") for tool in unread),
-        ]
-    if checks:
-        parts += [Text(""), terminal.checks(checks)]
-    if notes:
-        parts += [Text(""), *(Text.assemble(("note: ", "bold cyan"), note) for note in notes)]
-    return Group(*parts)
 
 
 def _any(rows: Sequence[ZerosRow], form: str) -> bool:

@@ -11,6 +11,7 @@ from rich.padding import Padding
 from rich.table import Column, Table
 from rich.text import Text
 
+from onnxprune.report import storage
 from onnxprune.report.numbers import change, figure, measured, percent, plural, quantity, size
 from onnxprune.report.schema import (
     BlockRow,
@@ -45,6 +46,9 @@ def inspection(report: Report) -> RenderableType:
     staying = [row for row in report.pinned if row.params]
     if staying:
         parts.append(_titled("Not prunable", pinned(staying)))
+    if report.weights:
+        title = f"Zeros in {plural(len(report.weights), 'weight')}"
+        parts.append(_titled(title, storage.zeros(report.weights)))
     return Group(*_spaced([*parts, reach(report.reach), *_notes(report.notes)]))
 
 
@@ -65,6 +69,8 @@ def result(report: Report) -> RenderableType:
         thinned = sum(not row.reason for row in report.sparse)
         title = f"{thinned} of {plural(len(report.sparse), 'weight')} thinned"
         parts.append(_titled(title, sparse(report.sparse)))
+    if report.stored:
+        parts.append(_titled("Stored", storage.stored(report.stored)))
     if report.measures:
         parts.append(_titled("Before and after", measures(report.measures)))
     if report.outputs:

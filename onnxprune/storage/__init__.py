@@ -9,9 +9,3 @@
 * ``pattern``: what the zeros of a weight look like; ``mask``: zeros as a plan.
 * ``stored``, ``check``: the job, and the proof that what was written can be read.
 """
-
-from onnxprune.storage.choose import Asked
-from onnxprune.storage.densify import densify
-from onnxprune.storage.stored import Stored, store
-
-__all__ = ["Asked", "Stored", "densify", "store"]

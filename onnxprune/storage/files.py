@@ -8,7 +8,7 @@ from onnxprune import model as models
 from onnxprune.model.core import origin_of
 
 
-def size(path: Path) -> int:
+def file_bytes(path: Path) -> int:
     """Bytes of a model file and of every file its weights are in."""
     files = {path.resolve(), *origin_of(models.load(path).ir).files}
     return sum(file.stat().st_size for file in files)

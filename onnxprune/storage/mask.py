@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fnmatch import fnmatchcase
 
 from onnxprune import model as models
@@ -16,8 +17,19 @@ LEAST = 0.01
 """The share of zeros from which on a weight counts as pruned: trained weights have few."""
 
 
+def of(plan: Plan) -> Plan:
+    """The zeros that a plan put into a model, for other checkpoints of what it made.
+
+    Unlike the plan itself it neither cuts nor reorders. It fits any graph that has weights of the
+    same names and shapes.
+    """
+    return Plan(zeroed=plan.zeroed, origin=replace(plan.origin, structure=""))
+
+
 def extract(source: models.ModelLike, *, skip: tuple[str, ...] = ()) -> Plan:
     """A plan that zeroes what is zero in a model, whoever pruned it and however it is stored.
+
+    It fits any graph that has weights of the same names and shapes.
 
     Weights count that have two axes or more, are not small, and of which 1 % or more is zero:
     vectors and trained weights hold single zeros that mean nothing.
@@ -45,10 +57,5 @@ def extract(source: models.ModelLike, *, skip: tuple[str, ...] = ()) -> Plan:
             "no weight of the model has zeros worth keeping: there is no mask in it",
             hint="prune it first, as in `onnxprune prune --sparsity 50%`",
         )
-    origin = Origin(
-        structure=models.structure_hash(model),
-        criterion="zeros of a model",
-        seed=None,
-        versions=versions(),
-    )
+    origin = Origin(criterion="zeros of a model", seed=None, versions=versions())
     return Plan(zeroed=zeroed, origin=origin)

@@ -1,0 +1,75 @@
+"""Writing what a run made, in the form its options ask for, and proving that it can be read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from onnxprune.report.schema import CheckRow, Report
+
+if TYPE_CHECKING:
+    from onnxprune.pipeline import Pruned
+    from onnxprune.storage.check import Proof
+    from onnxprune.storage.stored import Stored
+
+
+@dataclass(frozen=True)
+class Written:
+    """A model on disk.
+
+    Attributes:
+        stored: what was written.
+        proof: that it reads back; None for dense weights, which are written as they are.
+    """
+
+    stored: Stored
+    proof: Proof | None
+
+    @property
+    def ok(self) -> bool:
+        """Whether it reads back as what was meant."""
+        return self.proof is None or self.proof.ok
+
+    def told(self, report: Report) -> Report:
+        """The report with what is to be said of the file."""
+        from onnxprune.report.storage import stored_rows
+
+        if self.proof is None:
+            return replace(report, notes=(*report.notes, *self.stored.notes))
+        checks = (CheckRow(c.name, c.ok, c.value, c.limit) for c in self.proof.checks)
+        unread = tuple(f"cannot be read by {tool}" for tool in self.stored.unread)
+        return replace(
+            report,
+            stored=stored_rows(self.stored),
+            checks=(*report.checks, *checks),
+            notes=(*report.notes, *self.stored.notes, *self.proof.notes, *unread),
+        )
+
+
+def write(run: Pruned, output: Path, tell: Callable[[str], None], *, force: bool) -> Written:
+    """Write a pruned model and check the file; a bad one is removed again.
+
+    Args:
+        run: what was made.
+        output: the .onnx file.
+        tell: hears the progress.
+        force: keep a file that does not read back.
+
+    Raises:
+        OnnxpruneError: it cannot be written.
+    """
+    from onnxprune.storage.check import prove
+    from onnxprune.storage.files import take_back
+
+    tell(f"writing {output}")
+    stored = run.stored()
+    stored.save(output)
+    if not stored.changed:
+        return Written(stored, None)
+    tell("reading it back and running it")
+    written = Written(stored, prove(stored, output, run.options.shapes or None))
+    if not (written.ok or force):
+        take_back(output)
+    return written
