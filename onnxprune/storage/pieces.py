@@ -107,9 +107,11 @@ class Pieces:
 
     def zeros(self, shape: tuple[int, ...], dtype: ir.DataType) -> ir.Value:
         """Zeros that are only made when the model is loaded."""
-        zero = ir.Tensor(np.zeros(1, dtype.numpy()), dtype)
-        sizes = self.sizes(shape)
-        return self._node("ConstantOfShape", [sizes], [ir.AttrTensor("value", zero)])[0]
+        # ConstantOfShape makes bfloat16 only from opset 20 on.
+        made = ir.DataType.FLOAT if dtype == ir.DataType.BFLOAT16 else dtype
+        zero = ir.AttrTensor("value", ir.Tensor(np.zeros(1, made.numpy()), made))
+        zeros = self._node("ConstantOfShape", [self.sizes(shape)], [zero])[0]
+        return zeros if made == dtype else self.cast(zeros, dtype)
 
     def head(self, value: ir.Value, count: int) -> ir.Value:
         """The first ``count`` entries of a flat tensor."""
