@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 from onnxprune.cli import (
     apply,
+    build,
     console,
     demo,
     densify,
@@ -92,6 +93,7 @@ def _parser() -> Parser:
         densify,
         mask,
         eligible,
+        build,
         demo,
     ):
         command.add(commands)

@@ -39,7 +39,7 @@ def data(shown: RenderableType, plain: object, *, as_json: bool) -> None:
     if as_json:
         sys.stdout.write(json.dumps(plain, indent=2, ensure_ascii=False) + "\n")
     else:
-        _console(sys.stdout).print(shown)
+        _console(sys.stdout).print(shown, crop=False)  # commands to copy may be long
     sys.stdout.flush()
 
 
