@@ -23,6 +23,8 @@ from onnxprune.quantize import PURPOSES, Settings, quantize, quantizer, zeros
 from onnxprune.quantize.rows import by_rows
 from onnxprune.sparse.amount import sparsity
 from onnxprune.sparsify import sparsify
+from onnxprune.storage.choose import Asked
+from onnxprune.storage.stored import store
 from onnxprune.two_four.eligibility import layers
 from onnxprune.two_four.readings import find_readings
 from two_four_cases import build, floats, node
@@ -209,6 +211,15 @@ def test_weights_stored_sparse_are_made_dense_first(tmp_path: Path) -> None:
     made = quantize(tmp_path / "sparse.onnx", None, Options(calib=batches()))
     assert made.verdict.ok
     assert made.weights[0].zeros == pytest.approx(0.8, abs=0.01)
+
+
+def test_packed_weights_are_made_dense_first(tmp_path: Path) -> None:
+    packed = store(sparsify(models.load(mlp()), sparsity("80%")).model, Asked("packed"))
+    models.save(packed.model, tmp_path / "packed.onnx")
+    made = quantize(tmp_path / "packed.onnx", None, Options(calib=batches()))
+    assert made.notes[0] == "2 packed weights were made dense first"
+    assert made.verdict.ok
+    assert all(each.zeros == pytest.approx(0.8, abs=0.01) for each in made.weights)
 
 
 def test_an_old_operator_set_is_converted_and_said() -> None:

@@ -16,6 +16,9 @@ from onnx import TensorProto
 from conftest import Ran
 from onnxprune import model as models
 from onnxprune.masks import keep_n_of_m
+from onnxprune.storage.choose import Asked
+from onnxprune.storage.densify import densify
+from onnxprune.storage.stored import store
 from onnxprune.two_four.eligibility import Layer, layers
 from onnxprune.two_four.magnitude import thin
 from two_four_cases import (
@@ -177,6 +180,15 @@ def test_a_computed_weight_is_named_with_its_operator() -> None:
     (layer,) = layers(models.load(build(nodes, {"w": floats(16, 8), "s": np.float32(2)}, [3, 16])))
     assert (layer.state, layer.weight) == ("never", "")
     assert "computed from stored ones, by Mul 't'" in layer.reason
+
+
+def test_a_packed_weight_is_sent_to_be_made_dense() -> None:
+    proto = build([node("Gemm", "x w", "y", transB=1)], {"w": floats(64, 256)}, [3, 256])
+    made = store(thinned(proto), Asked("packed", always=True)).model
+    (layer,) = layers(made)
+    assert layer.state == "never"
+    assert "onnxprune densify" in layer.reason
+    assert only(densify(made)[0]).state == "eligible"
 
 
 def pattern(rows: Array) -> Array:

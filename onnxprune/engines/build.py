@@ -14,6 +14,7 @@ from onnxprune.engines import precision, sparsity
 from onnxprune.engines.runtime import Name, Runtime, find
 from onnxprune.errors import OnnxpruneError
 from onnxprune.inputs import signature_of
+from onnxprune.storage.densify import densify
 
 Tell = Callable[[str], None]
 Shapes = Mapping[str, tuple[int, ...]]
@@ -78,8 +79,8 @@ def build(
 
     Args:
         source: a path, a ``ModelProto``, a graphsurgeon graph or a loaded model; never changed.
-            Sparse initializers are written dense and local functions inlined, as TensorRT reads
-            neither.
+            Sparse and packed weights are written dense and local functions inlined: TensorRT
+            reads no sparse initializers, and decodes packed ones at every run.
         request: what to build.
         tell: hears the progress.
 
@@ -90,7 +91,7 @@ def build(
     asked = request or Request()
     runtime = find(asked.runtime)
     tell("reading the model")
-    model = models.load(source)
+    model, unpacked = densify(models.load(source))
     if asked.precision != "asis":
         tell(f"converting to {asked.precision}")
         model = precision.convert(model, asked.precision)
@@ -112,6 +113,10 @@ def build(
         raise OnnxpruneError(f"{runtime.title} cannot build the engine: {_last_error(log)}")
     seconds = time.perf_counter() - started
     notes = []
+    if unpacked:
+        notes.append(
+            f"{len(unpacked)} packed weights were made dense: TensorRT would not fold them"
+        )
     if asked.sparse and runtime.ahead_of_time:
         notes.append(
             f"{runtime.title} chooses kernels on the device, so nothing is known yet about which "

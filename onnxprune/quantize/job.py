@@ -17,6 +17,7 @@ from onnxprune.quantize import quantizer, zeros
 from onnxprune.quantize.purposes import Settings
 from onnxprune.quantize.rows import by_rows
 from onnxprune.quantize.zeros import Weight
+from onnxprune.storage.densify import densify
 from onnxprune.verify import Check, Verdict
 
 Tell = Callable[[str], None]
@@ -89,14 +90,15 @@ def quantize(
             hint="give some with --calib; or --dynamic measures them while the model runs",
         )
     tell("reading the model")
-    model = models.load(source)
+    model, unpacked = densify(models.load(source))
     inputs = open_inputs(model, asked if asked.calib is not None else _made_up(asked))
     fit, held = _parts(inputs)
     tell("preparing")
     ready, notes = quantizer.prepared(model)
     tell("quantizing")
     made = quantizer.run(ready, how, fit)
-    said = list(notes)
+    said = [f"{len(unpacked)} packed weights were made dense first"] if unpacked else []
+    said += notes
     weights = zeros.compare(ready, made)
     if not any(each.quantized for each in weights):
         raise OnnxpruneError(

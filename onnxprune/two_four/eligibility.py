@@ -20,6 +20,7 @@ import onnx_ir as ir
 from onnxprune import model as models
 from onnxprune.analysis import identity
 from onnxprune.report.numbers import percent
+from onnxprune.storage.densify import packed
 from onnxprune.two_four.leave import is_small
 from onnxprune.two_four.magnitude import counts
 from onnxprune.two_four.readings import Reading, find_readings, walk
@@ -31,6 +32,8 @@ State = Literal["eligible", "dense", "never"]
 _KEPT, _OF = 2, 4
 
 _FLOATS = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16}
+
+_PACKED = "its weight is packed, and TensorRT finds zeros in stored ones (`onnxprune densify`)"
 
 _OTHERS = {
     "QLinearConv": "TensorRT takes quantized weights as a DequantizeLinear before a Conv",
@@ -90,8 +93,11 @@ def layers(model: models.Model) -> tuple[Layer, ...]:
     """
     readings, unread = find_readings(model)
     found = {id(each.node): _judge(each) for each in readings}
+    decoded = {value.name for value in packed(model)}
     for each in unread:
-        found[id(each.node)] = Layer(each.name, each.node.op_type, "never", each.reason)
+        is_packed = any(value is not None and value.name in decoded for value in each.node.inputs)
+        reason = _PACKED if is_packed else each.reason
+        found[id(each.node)] = Layer(each.name, each.node.op_type, "never", reason)
     for node, _ in walk(model):
         if id(node) not in found and (other := _other(node)) is not None:
             found[id(node)] = other
