@@ -168,7 +168,8 @@ def rivals(cases: Iterable[Case]) -> Iterator[tuple[str, str, str]]:
     made: dict[tuple[str, str, str], None] = {}
     for case in cases:
         kind = "weights" if case.sparsity else "units"
-        amounts = (case.sparsity,) if case.sparsity else RIVAL_RATIOS
+        ratios = RIVAL_RATIOS if "target" in case.asked else ("33%",)
+        amounts = (case.sparsity,) if case.sparsity else ratios
         made |= {(case.graph, m, a): None for a in amounts for m in RIVAL_METHODS[kind]}
     yield from made
 
