@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
 from onnxprune import model as models
@@ -18,7 +20,9 @@ from onnxprune.judge import Judgement, judge
 from onnxprune.options import Options, from_flags
 from onnxprune.pipeline import Pruned, Tell
 from onnxprune.plan import Origin, Plan, pack, versions
+from onnxprune.recover.correction import correct
 from onnxprune.recover.correspond import Correspondence, correspond
+from onnxprune.recover.folding import fold_normalisations, normalisations
 from onnxprune.recover.structured import Outcome, Settings, reconstruct
 from onnxprune.recover.support import refit_masked
 from onnxprune.recover.twin import Twin, carry_back, in_dense_words, make_twin
@@ -93,6 +97,10 @@ def recover_model(
             or it cannot be told what is gone.
     """
     asked = options or from_flags(flags)
+    if asked.recover == "none":
+        raise OnnxpruneError(
+            "--recover none leaves nothing to do", hint="take auto, lstsq, pcg or bias"
+        )
     tell("reading the models")
     original, given = models.load(dense), models.load(pruned)
     inputs = open_inputs(original, asked)
@@ -101,6 +109,11 @@ def recover_model(
             "recovery fits layers to what the dense model computes on real inputs",
             hint="give some with --calib; they need no labels",
         )
+    notes = []
+    folded = fold_normalisations(original)
+    if normalisations(given) <= normalisations(folded) < normalisations(original):
+        original = folded
+        notes.append("BatchNormalizations of the dense model were folded, as in the pruned one")
     analysis = analyse(original, inputs=inputs.shapes)
     fit, held = inputs.parts(analysis)
     tell("finding what is gone")
@@ -115,7 +128,7 @@ def recover_model(
     tell("comparing with the dense model")
     before = judge(original, twin.model, inputs, held, asked)
     after = judge(original, refitted, inputs, held, asked)
-    notes = list(found.notes)
+    notes += found.notes
     made = carry_back(original, twin.model, refitted, found.matching, given)
     checks = [prove(in_dense_words(found.matching, made), refitted, feeds, asked.provider)]
     checks = [replace(checks[0], name="written = refitted")]
@@ -188,15 +201,19 @@ def _refit(
     cut = bool(plan.removed or plan.bypassed)
     if cut or not twin.masks:
         keep = analysis.keep(plan.removed)
-        made = reconstruct(
-            teacher,
-            model,
-            lambda value, axis: keep(analysis.walk.axes[value][axis]),
-            analysis.facts,
-            fit,
-            Settings(provider=asked.provider),
-            tell,
-        )
+
+        def kept(value: str, axis: int) -> npt.NDArray[np.bool_]:
+            return keep(analysis.walk.axes[value][axis])
+
+        if asked.recover == "bias":
+            made = correct(
+                teacher, model, kept, analysis.facts, fit, provider=asked.provider, tell=tell
+            )
+        else:
+            settings = Settings(
+                pairs=Settings.pairs if asked.recover == "auto" else 0, provider=asked.provider
+            )
+            made = reconstruct(teacher, model, kept, analysis.facts, fit, settings, tell)
         model, layers = made.model, made.outcomes
         teacher = model
     if not twin.masks:
@@ -204,7 +221,7 @@ def _refit(
     facts = analysis.facts if not cut else analyse(model, inputs=analysis.inputs[0]).facts
     model, thinned = refit_masked(
         teacher, zero(model, plan.zeroed), twin.masks, fit, facts,
-        seed=asked.seed, provider=asked.provider, tell=tell,
+        only_bias=asked.recover == "bias", seed=asked.seed, provider=asked.provider, tell=tell,
     )  # fmt: skip
     return model, layers, thinned
 

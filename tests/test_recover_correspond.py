@@ -20,6 +20,7 @@ from onnxprune.errors import OnnxpruneError
 from onnxprune.inputs import Inputs, signature_of
 from onnxprune.recover.alignment import align, ordered_assignment
 from onnxprune.recover.correspond import correspond
+from onnxprune.recover.folding import fold_normalisations, normalisations
 from onnxprune.recover.twin import carry_back, in_dense_words, make_twin
 from onnxprune.surgery import cut
 from onnxprune.verify import prove
@@ -283,3 +284,19 @@ def test_unrelated_rows_are_unlike() -> None:
     rng = np.random.default_rng(0)
     x, y = rng.standard_normal((60, 50)), rng.standard_normal((30, 50))
     assert align([x], [y], np.ones(60, np.bool_)).certainty == "unlike"
+
+
+# -- folding -------------------------------------------------------------------------------------
+
+NORMED = [n for n in NAMES if normalisations(analysed(n).model)]
+
+
+@pytest.mark.parametrize("name", NORMED)
+def test_a_folded_model_computes_the_same(name: str) -> None:
+    analysis = analysed(name)
+    before = normalisations(analysis.model)
+    folded = fold_normalisations(analysis.model)
+    assert normalisations(folded) < before == normalisations(analysis.model)
+    inputs = Inputs(signature_of(analysis.model), None, None, 0).that_run(analysis, "cpu")
+    check = prove(folded, analysis.model, inputs.proof(analysis))
+    assert check.ok, check

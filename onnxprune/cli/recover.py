@@ -34,7 +34,11 @@ def add(commands: Commands) -> None:
     parser.add_argument("dense", metavar="DENSE", help="the .onnx file before pruning")
     parser.add_argument("pruned", metavar="PRUNED", help="what was made of it, masks included")
     add_output(parser, required=False)
-    add_inputs(parser.add_argument_group("data and checks"))
+    group = parser.add_argument_group("data and checks")
+    group.add_argument(
+        "--recover", metavar="HOW", help="how much may change: auto, lstsq, pcg, or bias alone"
+    )
+    add_inputs(group)
 
 
 def run(given: argparse.Namespace) -> int:

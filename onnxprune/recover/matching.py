@@ -11,26 +11,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
 import onnx_ir as ir
 
 from onnxprune import model as models
 from onnxprune.analysis import Analysis, identity
-from onnxprune.analysis.walk import KEPT_WHOLE
 from onnxprune.errors import OnnxpruneError
-from onnxprune.units import Block
-
-Place = tuple[str, int]
-"""An input of a node: the node's identity and the position."""
+from onnxprune.recover.branches import Branches
+from onnxprune.recover.places import Place, is_size, same_operator, source, stored_at
 
 SAME_WAY = (
     "give the model that this one was made from, written the same way: if nodes were folded or "
     "fused in one (BatchNormalization into Conv, say), do that to the other too"
 )
-_COUNTED = (ir.DataType.INT64, ir.DataType.INT32, ir.DataType.BOOL)
 _EITHER_WAY = {"Add", "Mul", "Sum", "Max", "Min", "And", "Or", "Equal"}
-_FOUND = 0.5
-"""Share of a branch's values that are found again where the branch is still there."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,37 +58,14 @@ def match(analysis: Analysis, pruned: models.Model) -> Matching:
     return _Matcher(analysis, pruned).run()
 
 
-def read_at(nodes: dict[str, ir.Node], place: Place) -> ir.Value | None:
-    """The value at an input of a node, None where there is none."""
-    inputs = nodes[place[0]].inputs
-    return inputs[place[1]] if place[1] < len(inputs) else None
-
-
-def by_identity(model: models.Model, dense: models.Model | None = None) -> dict[str, ir.Node]:
-    """All nodes of all graphs by the name of their first output.
-
-    Args:
-        model: whose nodes.
-        dense: what ``model`` was cut from, which may have dropped outputs that nobody reads: then
-            nodes go by the name that they have there.
-    """
-    found = {identity(node): node for graph in models.graphs(model) for node in graph}
-    if dense is None:
-        return found
-    whole = {v.name: identity(n) for g in models.graphs(dense) for n in g for v in n.outputs}
-    return {whole.get(name, name): node for name, node in found.items()}
-
-
 class _Matcher:
     def __init__(self, analysis: Analysis, pruned: models.Model) -> None:
         self._analysis = analysis
         self._dense, self._pruned = analysis.model.ir.graph, pruned.ir.graph
         self._blocks = {block.output: block for block in analysis.blocks}
         self._values = {v.name or "": v for v in models.values(self._dense)}
-        self._old, self._new = by_identity(analysis.model), by_identity(pruned)
         self._shuffles = {identity(s.nodes[-1]): s for s in analysis.walk.shuffles}
-        sums = [sum(map(_is_sum, nodes.values())) for nodes in (self._old, self._new)]
-        self._missing = sums[0] - sums[1]
+        self._branches = Branches(analysis, pruned)
         self._found = Matching()
         self._pairs: dict[ir.Value, ir.Value] = {}
         self._queue: list[tuple[ir.Value, ir.Value]] = []
@@ -112,14 +82,14 @@ class _Matcher:
         return self._found
 
     def _pair(self, old: ir.Value, new: ir.Value) -> None:
-        old, new = _source(old), _source(new)
+        old, new = source(old), source(new)
         if old in self._pairs:
             if self._pairs[old] is not new:
                 raise _differ(old, new, f"meets `{self._pairs[old].name}` elsewhere")
             return
         block = self._blocks.get(old.name or "")
         if block is not None and (
-            block.name in self._found.bypassed or self._is_bypassed(block, old, new)
+            block.name in self._found.bypassed or self._branches.gone(block, old, new)
         ):
             if block.name not in self._found.bypassed:
                 self._found.bypassed.append(block.name)
@@ -135,7 +105,7 @@ class _Matcher:
             one = shuffle.nodes[0]
             self._queue += _both(one.inputs[0], two.inputs[0])
             return
-        if not _same_operator(one, two) or list(one.outputs).index(old) != list(two.outputs).index(
+        if not same_operator(one, two) or list(one.outputs).index(old) != list(two.outputs).index(
             new
         ):
             raise _differ(old, new, _said(one, two))
@@ -171,12 +141,14 @@ class _Matcher:
         for i, k in enumerate(order):
             old = mine[i] if i < len(mine) else None
             new = theirs[k] if k < len(theirs) else None
-            if old is not None and self._is_size(old):
+            if old is not None and is_size(self._analysis, old):
                 continue
-            here = _stored_at(one, i) if old is not None else (identity(one), i)
-            there = _stored_at(two, k) if new is not None else None
+            here = stored_at(one, i) if old is not None else (identity(one), i)
+            there = stored_at(two, k) if new is not None else None
             if here is not None and there is not None:
                 self._found.stored[here] = there
+            elif old is not None and there is not None and self._is_literal(old):
+                continue
             elif old is not None and new is not None and here is None and there is None:
                 self._queue.append((old, new))
             elif old is not None or new is not None:
@@ -184,129 +156,30 @@ class _Matcher:
                 why = "is stored in one of them only" if here or there else "is read in one only"
                 raise _differ(at, new if new is not None else two.outputs[0], why)
 
-    def _is_size(self, value: ir.Value) -> bool:
-        """Whether a value is a known integer or truth: it follows the cut by itself."""
-        stored = models.constant(_source(value))
-        if stored is not None:
-            return stored.dtype in KEPT_WHOLE
-        fact = self._analysis.facts.get(value.name or "")
-        return fact is not None and fact.value is not None and fact.dtype in _COUNTED
+    def _is_literal(self, value: ir.Value) -> bool:
+        """Whether a value is computed from stored ones alone, and nothing of it can be cut.
+
+        Somebody may have computed it once and for all. Whether rightly, running both models tells.
+        """
+        walk = self._analysis.walk
+        name = value.name or ""
+        cut = any(walk.space.columns(axis) for axis in walk.axes.get(name, ()))
+        return name in walk.static and not cut
 
     def _alike(self, old: ir.Value | None, new: ir.Value | None) -> int:
         """How well two operands go together, as far as one can see without following them."""
         if old is None or new is None:
             return int(old is new)
-        old, new = _source(old), _source(new)
+        old, new = source(old), source(new)
         stored = models.constant(old), models.constant(new)
         if stored[0] is not None or stored[1] is not None:
             return 4 if stored[0] is not None and stored[1] is not None else 0
         one, two = old.producer(), new.producer()
         if one is None or two is None:
             return 2 if self._found.inputs.get(old.name or "") == new.name else 0
-        if not _same_operator(one, two):
+        if not same_operator(one, two):
             return int((old.name or "") in self._blocks)
         return 3 if old.name == new.name else 2
-
-    # -- dropped branches --------------------------------------------------------------------
-
-    def _is_bypassed(self, block: Block, old: ir.Value, new: ir.Value) -> bool:
-        """Whether a residual branch is gone where its sum would stand."""
-        one, two = old.producer(), new.producer()
-        if two is None or one is None or not _same_operator(one, two):
-            return True
-        if self._missing == 0:
-            return False
-        share = self._share_found(block, two)
-        if share is None or share >= _FOUND:
-            return share is None
-        if old.name == new.name or (new.name or "") in self._values:
-            return old.name != new.name
-        raise OnnxpruneError(
-            f"a residual branch is missing, and it cannot be told whether it is '{block.name}': "
-            "names and weights have both changed",
-            hint="keep the names of one of the two graphs in the other",
-        )
-
-    def _share_found(self, block: Block, two: ir.Node) -> float | None:
-        """How many values of a pruned branch are in the dense branch; None if shapes forbid it."""
-        dying = set(block.nodes)
-        one = self._old[block.output]
-        best: float | None = None
-        for a in one.inputs:
-            if a is None or _source(a).producer() is None:
-                continue
-            if identity(_source(a).producer()) not in dying:  # type: ignore[arg-type]
-                continue
-            for b in two.inputs:
-                share = self._branch(a, b, dying)
-                if share is not None:
-                    best = max(best or 0.0, share)
-        return best
-
-    def _branch(self, a: ir.Value | None, b: ir.Value | None, dying: set[str]) -> float | None:
-        """The same, for one operand of either sum."""
-        queue, seen = [(a, b)], set()
-        found = size = 0
-        while queue:
-            a, b = queue.pop()
-            if a is None or b is None:
-                continue
-            one, two = _source(a).producer(), _source(b).producer()
-            if one is None or identity(one) not in dying or one in seen:
-                continue
-            seen.add(one)
-            if two is None or not _same_operator(one, two):
-                return None
-            for i, (p, q) in enumerate(zip(one.inputs, two.inputs, strict=False)):
-                if p is None or q is None or self._is_size(p):
-                    continue
-                mine = models.constant(_source(p))
-                theirs = models.constant(_source(q))
-                if mine is None or theirs is None:
-                    queue.append((one.inputs[i], two.inputs[i]))
-                    continue
-                if not fits(mine, theirs):
-                    return None
-                values = theirs.numpy().ravel()
-                found += int(np.isin(values, mine.numpy()).sum())
-                size += values.size
-        return found / size if size else 0.0
-
-
-def fits(dense: ir.TensorProtocol, pruned: ir.TensorProtocol) -> bool:
-    """Whether one tensor can be what is left of another."""
-    mine, theirs = dense.shape.numpy(), pruned.shape.numpy()
-    same = len(mine) == len(theirs) and dense.dtype == pruned.dtype
-    return same and all(n <= m for m, n in zip(mine, theirs, strict=True))
-
-
-def _source(value: ir.Value) -> ir.Value:
-    """Where a value comes from, seen through nodes that hand it on."""
-    node = value.producer()
-    while node is not None and _hands_on(node, value) and node.inputs[0] is not None:
-        value = node.inputs[0]
-        node = value.producer()
-    return value
-
-
-def _hands_on(node: ir.Node, value: ir.Value) -> bool:
-    if node.domain not in ("", "ai.onnx") or value is not node.outputs[0]:
-        return False
-    if node.op_type == "Dropout":
-        return len(node.inputs) < 3 or node.inputs[2] is None
-    return node.op_type == "Identity"
-
-
-def _stored_at(node: ir.Node, position: int) -> Place | None:
-    """The place where a stored tensor enters a node, seen through nodes that hand it on."""
-    value = node.inputs[position]
-    while value is not None and models.constant(value) is None:
-        producer = value.producer()
-        if producer is None or not _hands_on(producer, value):
-            return None
-        node, position = producer, 0
-        value = node.inputs[0]
-    return (identity(node), position) if value is not None else None
 
 
 def _interface(
@@ -327,16 +200,6 @@ def _interface(
 def _both(old: ir.Value | None, new: ir.Value | None) -> Iterator[tuple[ir.Value, ir.Value]]:
     if old is not None and new is not None:
         yield old, new
-
-
-def _is_sum(node: ir.Node) -> bool:
-    operands = [v for v in node.inputs if v is not None and models.constant(v) is None]
-    return node.op_type in ("Add", "Sum") and len(operands) == 2
-
-
-def _same_operator(one: ir.Node, two: ir.Node) -> bool:
-    domains = {"" if node.domain == "ai.onnx" else node.domain for node in (one, two)}
-    return one.op_type == two.op_type and len(domains) == 1
 
 
 def _said(one: ir.Node, two: ir.Node) -> str:

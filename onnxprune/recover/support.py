@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from onnxprune import model as models
 from onnxprune.recover.layers import find_merge
-from onnxprune.recover.pcg import refit_support
+from onnxprune.recover.pcg import RIDGES, refit_support
 from onnxprune.recover.segments import Segments, ancestors
 from onnxprune.shapes import Fact
 from onnxprune.sparse.amount import Sparsity
@@ -36,6 +36,7 @@ def refit_masked(
     batches: Sequence[Feeds],
     facts: Mapping[str, Fact],
     *,
+    only_bias: bool = False,
     seed: int = 0,
     provider: str = "cpu",
     tell: Callable[[str], None] = lambda _: None,
@@ -48,6 +49,7 @@ def refit_masked(
         masks: which entries are kept of the stored tensors that have zeros, by name.
         batches: unlabelled feeds; at least one.
         facts: shapes of its values.
+        only_bias: leave weights as they are.
         seed: of the rows that are looked at.
         provider: what runs the models.
         tell: hears the progress.
@@ -80,9 +82,11 @@ def refit_masked(
         keep = _mask(target, masks.get(target.name), weight.shape)
         free = layer.bias_slot is not None and layer.bias not in masks
         free = free and bool(keep.any(axis=1).all())  # an output that is masked stays silent
+        ridges = () if only_bias else RIDGES
         found = refit_support(
-            train, held, weight, keep, bias, free_bias=free, iterations=_ITERATIONS
-        )
+            train, held, weight, keep, bias,
+            ridges=ridges, free_bias=free, iterations=_ITERATIONS,
+        )  # fmt: skip
         if found.accepted:
             weights.write(target, keep, found.weight, found.bias if free else None, merge)
         kind = max(set(found.methods), key=found.methods.count)

@@ -20,7 +20,8 @@ from onnxprune.analysis import Analysis
 from onnxprune.analysis.walk import KEPT_WHOLE
 from onnxprune.errors import OnnxpruneError
 from onnxprune.recover.correspond import Correspondence
-from onnxprune.recover.matching import SAME_WAY, Matching, Place, by_identity, read_at
+from onnxprune.recover.matching import SAME_WAY, Matching
+from onnxprune.recover.places import Place, by_identity, read_at
 from onnxprune.surgery import cut
 
 Bool = npt.NDArray[np.bool_]
@@ -99,7 +100,13 @@ def carry_back(
             if new is None or new.dtype in KEPT_WHOLE:
                 continue
             if not _holds(read_at(before, (name, k)), new):
-                there = matching.stored.get((name, k)) or (matching.nodes[name], k)
+                there = matching.stored.get((name, k))
+                if there is None and name in matching.nodes:
+                    there = matching.nodes[name], k
+                if there is None:
+                    raise OnnxpruneError(
+                        f"'{name}' was refitted and is no node of the pruned model", hint=SAME_WAY
+                    )
                 wanted[there] = new
     _store(nodes, wanted)
     return made
