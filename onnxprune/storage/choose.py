@@ -21,6 +21,9 @@ from onnxprune.storage.forms import (
 from onnxprune.storage.values import Coding, Values
 from onnxprune.storage.weights import Weight
 
+_ANYWAY = 100
+"""Tables of a form count for nothing beside weights of this many times their size."""
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -79,12 +82,13 @@ def choose(weights: Sequence[Weight], asked: Asked, no_decoder: str = "") -> lis
         allowed -= PACKED
     forms = [_smallest(weight, allowed, always=asked.always) for weight in weights]
     for form in () if asked.always else TABLE:
-        gains = 0
+        gains = held = 0
         for weight, had in zip(weights, forms, strict=True):
             if had == form:
                 other = _smallest(weight, allowed - {form}, always=False)
+                held += _bytes(weight, form)
                 gains += _bytes(weight, other) - _bytes(weight, form)
-        if gains <= TABLE[form]:  # its table would take what it saves
+        if gains <= TABLE[form] and held < _ANYWAY * TABLE[form]:  # the table takes what is saved
             allowed -= {form}
             forms = [_smallest(weight, allowed, always=False) for weight in weights]
     chosen = [_with(weight, form) for weight, form in zip(weights, forms, strict=True)]

@@ -97,10 +97,6 @@ def _to_node(value: ir.Value, made: SparseTensor) -> None:
     )
     for reader, position in list(value.uses()):
         reader.replace_input_with(position, output)
-    for k, each in enumerate(graph.outputs):
-        if each is value:
-            output.shape, output.type = value.shape, value.type
-            graph.outputs[k] = output
     output.meta.update(value.meta)
     remove(value)
     if len(graph):

@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxprune import model as models
+from onnxprune.errors import OnnxpruneError
 from onnxprune.storage.folding import describe, evaluate, folds
 from onnxprune.storage.packed import MARK, remove
 from onnxprune.storage.pieces import PREFIX
@@ -92,10 +93,21 @@ def _reads_bytes(node: ir.Node) -> bool:
 def _tensor(value: ir.Value) -> ir.TensorProtocol:
     """What a decoder computes; ``value`` stays in its own graph, which nobody edits."""
     dtype, shape = describe(value)
+
+    def decode() -> ir.TensorProtocol:
+        try:
+            array = np.ascontiguousarray(evaluate(value))
+        except (IndexError, ValueError) as error:
+            raise OnnxpruneError(
+                f"the packed weight '{value.name}' is damaged: {error}",
+                hint="copy the file again, or store the dense model again",
+            ) from error
+        return ir.Tensor(array, dtype, name=value.name)
+
     if shape is None:
-        return ir.Tensor(np.ascontiguousarray(evaluate(value)), dtype, name=value.name)
+        return decode()
     return ir.LazyTensor(
-        lambda: ir.Tensor(np.ascontiguousarray(evaluate(value)), dtype),
+        decode,
         dtype,
         ir.Shape(shape),
         name=value.name,

@@ -31,7 +31,7 @@ FORMS: tuple[Form, ...] = ("dense", "sparse", "nibble", "delta", "bitmask")
 PACKED: frozenset[Form] = frozenset({"bitmask", "delta", "nibble"})
 """Forms that standard operators decode when the model is loaded."""
 
-GRAPH: dict[Form, int] = {"dense": 0, "sparse": 24, "bitmask": 96, "delta": 96, "nibble": 160}
+GRAPH: dict[Form, int] = {"dense": 0, "sparse": 24, "bitmask": 96, "delta": 96, "nibble": 96}
 """Bytes of graph a weight needs besides its data: nodes, names and shapes, measured."""
 
 TABLE: dict[Form, int] = {"bitmask": 2200, "nibble": 2300}

@@ -61,7 +61,7 @@ def pack(model: models.Model, weights: Sequence[Weight]) -> None:
         return
     pieces.finish()
     for weight, value in made:
-        _take_place(model, weight.value, value)
+        _take_place(weight.value, value)
     forms = dict.fromkeys(weight.form for weight, _ in made)
     codes = dict.fromkeys(w.coding.dtype.name.lower() for w, _ in made if w.narrowed)
     model.ir.metadata_props[MARK] = " ".join((*forms, *codes))
@@ -124,15 +124,10 @@ def _scaled(pieces: Pieces, weight: Weight, value: ir.Value) -> ir.Value:
     return scaled if dtype == ir.DataType.FLOAT else pieces.cast(scaled, dtype)
 
 
-def _take_place(model: models.Model, old: ir.Value, new: ir.Value) -> None:
+def _take_place(old: ir.Value, new: ir.Value) -> None:
     """``new`` becomes what ``old`` was, name included, for everybody in any graph."""
     for reader, position in list(old.uses()):
         reader.replace_input_with(position, new)
-    outputs = model.ir.graph.outputs
-    for k, value in enumerate(outputs):
-        if value is old:
-            new.shape, new.type = old.shape, old.type
-            outputs[k] = new
     if QUANTIZATION in old.meta:
         new.meta[QUANTIZATION] = old.meta[QUANTIZATION]
     remove(old)

@@ -98,17 +98,11 @@ def weights(model: models.Model, asked: values.Values) -> Iterator[Weight]:
         model: dense; the values of what is returned are its own.
         asked: what the values of floats may be narrowed to.
     """
-    inner = {
-        value.name
-        for graph in models.graphs(model)
-        if graph is not model.ir.graph
-        for value in graph.outputs
-    }
-    for name, value in models.constants(model).items():
+    for value in models.constants(model).values():
         tensor = models.constant(value)
         if tensor is None or tensor.size < SMALLEST or tensor.dtype == ir.DataType.STRING:
             continue
-        excluded = _excluded(value, tensor, of_body=name in inner)
+        excluded = _excluded(value, tensor)
         if excluded:
             whole = Content(tensor.size, tensor.size, tensor.size, None)
             yield Weight(value, tensor, values.Coding(tensor.dtype), whole, excluded=excluded)
@@ -118,9 +112,9 @@ def weights(model: models.Model, asked: values.Values) -> Iterator[Weight]:
         yield Weight(value, tensor, coding, count(coding.encode(array)), remark=remark)
 
 
-def _excluded(value: ir.Value, tensor: ir.TensorProtocol, *, of_body: bool) -> str:
+def _excluded(value: ir.Value, tensor: ir.TensorProtocol) -> str:
     if value.is_graph_input():
         return "it is also a graph input, so whoever runs the model may replace it"
     if tensor.dtype not in _TYPES:
         return f"only floats and 8-bit integers are looked at, and it is {tensor.dtype.name}"
-    return "it is the output of a body" if of_body else ""
+    return "it is an output of its graph" if value.is_graph_output() else ""
