@@ -4,18 +4,25 @@ Front to back, every bias is moved until the mean of what its layer adds to is t
 model (Nagel et al., "Data-free quantization through weight equalization and bias correction", ICCV
 2019, there for quantization), every BatchNormalization gets the statistics of what it now really
 reads, and normalisations over an axis that lost channels get another gain and bias
-(``recover.normalisation``). Everything is judged on held-out inputs and declined where it does not
-help.
+(``recover.normalisation``).
+
+A bias or a gain is judged by its layer's error on held-out rows. Statistics are not: they restore
+the variance that went with the removed channels, which is what the layers behind expect, although
+the error of the layer itself is least with less of it. So all of them are judged together, by the
+outputs of the model on batches that nothing was fitted to.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from onnxprune import model as models
+from onnxprune.backends import open_session
+from onnxprune.fidelity import compare
 from onnxprune.recover.gram import Moments
 from onnxprune.recover.least_squares import choose, correct_bias
 from onnxprune.recover.measure import Sample, moments_of
@@ -57,26 +64,75 @@ def correct(
     Returns:
         A new model; ``pruned`` is left as it is.
     """
-    rows = sample or Sample()
-    work = models.clone(pruned)
-    steps, declined = plan_steps(dense, work, kept, facts, producers=True)
-    turns, left = plan_turns(dense, work, kept, facts, steps, statistics=True)
-    teacher = Segments(dense, batches, provider=provider, threads=threads)
-    student = Segments(work, batches, provider=provider, threads=threads)
-    weights = Weights(work)
-    outcomes = [Outcome(node, reason=why) for node, why in (declined | left).items()]
-    for number, step in enumerate(turns, start=1):
-        tell(f"correcting layer {number} of {len(turns)}: {step.node}")
-        if isinstance(step, Turn):
-            found = step.renormalise(teacher, student, work, rows)
-            outcomes.append(Outcome(step.node, *found))
-        elif step.layer.bias_slot is None:
-            outcomes.append(Outcome(step.node, reason="it has no bias and takes none"))
-        else:
-            teacher.advance([step.merge.value])
-            student.advance([step.layer.x] + ([step.merge.skip] if step.merge.skip else []))
-            outcomes.append(_correct(step, *moments_of(step, teacher, student, rows), weights))
-    return Reconstruction(work, tuple(outcomes))
+    job = _Job(dense, pruned, kept, facts, sample or Sample(), provider, threads, tell)
+    aside = [k for k in range(len(batches)) if k % job.sample.held == job.sample.held - 1]
+    aside = aside or list(range(len(batches)))[-1:]
+    judges = [batches[k] for k in aside]
+    rest = [each for k, each in enumerate(batches) if k not in aside]
+    if not rest or not any(node.op_type == "BatchNormalization" for node in pruned.ir.graph):
+        return job.run(batches, statistics=False)
+    found = [Reconstruction(pruned, ()), *(job.run(rest, statistics=s) for s in (False, True))]
+    far = [_distance(dense, each.model, judges, provider) for each in found]
+    best = int(np.argmin(far))
+    if best:
+        return found[best]
+    why = "outputs on inputs that were put aside came no closer to the original's"
+    left = [Outcome(o.node, before=o.before, after=o.before, reason=why) for o in found[1].outcomes]
+    return Reconstruction(models.clone(pruned), tuple(left))
+
+
+@dataclass(frozen=True, eq=False)
+class _Job:
+    """One model to correct; see :func:`correct`."""
+
+    dense: models.Model
+    pruned: models.Model
+    kept: Kept
+    facts: Mapping[str, Fact]
+    sample: Sample
+    provider: str
+    threads: int | None
+    tell: Callable[[str], None]
+
+    def run(self, batches: Sequence[Feeds], *, statistics: bool) -> Reconstruction:
+        """Go through the model once, with or without statistics that nothing has judged."""
+        work = models.clone(self.pruned)
+        problem = (self.dense, work, self.kept, self.facts)
+        steps, declined = plan_steps(*problem, producers=True)
+        turns, left = plan_turns(*problem, steps, biases=True, statistics=statistics)
+        run = (self.provider, self.threads)
+        teacher, student = (_segments(m, batches, *run) for m in (self.dense, work))
+        weights = Weights(work)
+        outcomes = [Outcome(node, reason=why) for node, why in (declined | left).items()]
+        for number, step in enumerate(turns, start=1):
+            self.tell(f"correcting layer {number} of {len(turns)}: {step.node}")
+            if isinstance(step, Turn):
+                found = step.renormalise(teacher, student, work, self.sample)
+                outcomes.append(Outcome(step.node, *found))
+            elif step.layer.bias_slot is None:
+                outcomes.append(Outcome(step.node, reason="it has no bias and takes none"))
+            else:
+                teacher.advance([step.merge.value])
+                student.advance([step.layer.x] + ([step.merge.skip] if step.merge.skip else []))
+                rows = moments_of(step, teacher, student, self.sample)
+                outcomes.append(_correct(step, *rows, weights))
+        return Reconstruction(work, tuple(outcomes))
+
+
+def _segments(
+    model: models.Model, batches: Sequence[Feeds], provider: str, threads: int | None
+) -> Segments:
+    return Segments(model, batches, provider=provider, threads=threads)
+
+
+def _distance(
+    dense: models.Model, other: models.Model, batches: Sequence[Feeds], provider: str
+) -> float:
+    """The squared relative error of the outputs, added up over them."""
+    sessions = [open_session(model, provider=provider) for model in (dense, other)]
+    compared = compare(*([session.run(feeds) for feeds in batches] for session in sessions))
+    errors = [each.relative_error for each in compared.values()]
+    return float(sum(error**2 for error in errors if error is not None))
 
 
 def _correct(step: Step, train: Moments, held: Moments, weights: Weights) -> Outcome:

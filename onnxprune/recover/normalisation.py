@@ -52,6 +52,7 @@ class Turn:
         methods: what is tried besides leaving it.
         value: where its output counts: its own output, or the sum that alone reads it.
         skip: the other summand, None if there is no sum.
+        judged: whether it is left where no method lowers the error; else the first is taken.
     """
 
     norm: Norm
@@ -59,6 +60,7 @@ class Turn:
     methods: tuple[str, ...]
     value: str
     skip: str | None = None
+    judged: bool = True
 
     @property
     def node(self) -> str:
@@ -92,7 +94,7 @@ class Turn:
         variance = max(float(held.tt.sum()), np.finfo(np.float64).tiny)
         if errors[0] <= _EXACT * variance:
             errors[0] = 0.0
-        best = int(np.argmin(errors))
+        best = int(np.argmin(errors)) if self.judged else 1
         if best:
             rows = pooled((train, held))
             line = fit(rows, old, tried[best], free_bias=free, floor=floor)
@@ -172,6 +174,7 @@ def plan_turns(
     facts: Mapping[str, Fact],
     steps: Sequence[Step],
     *,
+    biases: bool = False,
     statistics: bool = False,
 ) -> tuple[list[Step | Turn], dict[str, str]]:
     """Normalisations that are to be made up for, each before the first layer that sees it.
@@ -182,8 +185,9 @@ def plan_turns(
         kept: which indices of the dense model's axes are left.
         facts: shapes in the dense model.
         steps: the layers that are refitted, in order.
-        statistics: whether a BatchNormalization behind a layer takes that layer's place; else it
-            is left to it.
+        biases: no weights are refitted, so that a BatchNormalization behind a layer takes that
+            layer's place, and gets no gain.
+        statistics: every BatchNormalization gets the statistics of what it reads, unjudged.
 
     Returns:
         Everything in order; and by node, why it is left alone though it lost channels.
@@ -202,11 +206,12 @@ def plan_turns(
             continue
         if norm.kind == "batch":
             step = behind.get(norm.node)
-            methods = ("bias", "statistics") if statistics else ("bias", "statistics", "affine")
-            turn = Turn(norm, columns, methods, norm.y)
+            methods = ("bias", "statistics") if biases else ("bias", "statistics", "affine")
+            methods = ("statistics",) if statistics else methods
+            turn = Turn(norm, columns, methods, norm.y, judged=not statistics)
             if step is None:
                 turns.append(turn)
-            elif statistics:
+            elif biases:
                 merge = step.merge if step.merge.branch == norm.y else None
                 if merge is not None:
                     turn = replace(turn, value=merge.value, skip=merge.skip)
