@@ -98,7 +98,7 @@ def test_real_models_take_what_the_formulas_say(shared: Path, tmp_path: Path, na
                 assert share < {"exact": 0.15, "fp16": 0.08, "int8": 0.06}[values]
 
 
-@pytest.mark.parametrize(("name", "sparsity"), zip(REAL, (0.5, 0.8, 0.9), strict=True))
+@pytest.mark.parametrize(("name", "sparsity"), list(zip(REAL, (0.5, 0.8, 0.9), strict=True)))
 def test_real_models_say_the_same(shared: Path, tmp_path: Path, name: str, sparsity: float) -> None:
     dense, _ = thinned(shared / "models" / name, sparsity, tmp_path / "dense.onnx")
     given = feeds(dense)

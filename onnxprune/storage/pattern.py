@@ -24,6 +24,8 @@ _GROUPS = (4, 8, 16, 2, 32)
 """The M of N:M that are looked for, those that hardware has first."""
 _SIDES = (32, 16, 8, 4, 2, 1)
 """Sides of the blocks that are looked for."""
+_FULL = 0.9
+"""How much of what N:M allows has to be there: with fewer values it is no more than a bound."""
 _MOST = 0.99
 """The share of the zeros that whole channels or blocks have to explain."""
 _BY_CHANCE = 0.5
@@ -107,7 +109,8 @@ def _n_of_m(kept: Bool, number: int) -> Pattern | None:
                 continue
             counts = np.moveaxis(kept, axis, -1).reshape(-1, m).sum(axis=1, dtype=np.int64)
             n = int(counts.max())
-            if n < m and len(counts) * _more_than(n, m, density) > _EXPECTED:
+            full = number >= _FULL * kept.size * n / m
+            if n < m and full and len(counts) * _more_than(n, m, density) > _EXPECTED:
                 found.setdefault(n, []).append(axis)
         if found:
             n = min(found)
