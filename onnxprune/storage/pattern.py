@@ -20,7 +20,7 @@ Array = npt.NDArray[Any]
 Bool = npt.NDArray[np.bool_]
 Kind: TypeAlias = Literal["none", "empty", "channels", "n:m", "block", "unstructured"]
 
-_GROUPS = (4, 8, 16, 2, 32)
+_GROUPS = (4, 8, 16, 2)
 """The M of N:M that are looked for, those that hardware has first."""
 _SIDES = (32, 16, 8, 4, 2, 1)
 """Sides of the blocks that are looked for."""
