@@ -62,11 +62,12 @@ def _transpose(reading: Reading) -> None:
     assert scaling is not None
     if scaling.scale is not None and scaling.scale.size > 1:
         dequantize.attributes.add(ir.AttrInt64("axis", 1 - scaling.axis))
-    operand.shape = ir.Shape(turned.shape)
+    kind = ir.TensorType(stored.seen_dtype or ir.DataType.FLOAT)
+    operand.type, operand.shape = kind, ir.Shape(turned.shape)
     node = ir.Node("", "Transpose", [operand], [ir.AttrInt64s("perm", [1, 0])], num_outputs=1)
     output = node.outputs[0]
     assert isinstance(graph, ir.Graph)
     output.name = models.fresh_name(graph, f"{operand.name}/by_rows")
-    output.type, output.shape = operand.type, ir.Shape(turned.T.shape)
+    output.type, output.shape = kind, ir.Shape(turned.T.shape)
     graph.insert_after(dequantize, node)
     reading.node.replace_input_with(1, output)
