@@ -29,6 +29,8 @@ _TITLES = {
     "minilm_l6_sts_sst2": "MiniLM-L6",
     "stories260k_llama_legacy": "Llama 260 k, TinyStories",
 }
+_VARIANTS = ("_fused", "_dynamo")
+"""Other exports of a network that has a panel."""
 _THIN = ("magnitude", "wanda", "sparsegpt")
 _STYLE: dict[Any, Any] = {
     "axes.spines.top": False,
@@ -39,6 +41,8 @@ _STYLE: dict[Any, Any] = {
     "grid.linewidth": 0.8,
     "axes.axisbelow": True,
     "font.size": 9,
+    "figure.constrained_layout.hspace": 0.06,
+    "figure.constrained_layout.wspace": 0.04,
     "svg.fonttype": "none",
     "svg.hashsalt": "onnxprune",
 }
@@ -78,7 +82,8 @@ def _points(stored: Mapping[str, Any], graph: str) -> list[tuple[str, str, Mappi
 def _networks(stored: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
     """The dense networks, in the order of the cases."""
     order = dict.fromkeys(case.graph for cases in CASES.values() for case in cases)
-    return [(graph, stored["dense"][graph]) for graph in order if graph in stored["dense"]]
+    shown = [graph for graph in order if not graph.endswith(_VARIANTS)]
+    return [(graph, stored["dense"][graph]) for graph in shown if graph in stored["dense"]]
 
 
 def _macs(stored: Mapping[str, Any]) -> list[Panel]:
@@ -146,11 +151,15 @@ _PARTS = tuple(f"{part}%" for part in range(5, 100, 5))
 
 
 def _draw(panels: Sequence[Panel], label: str, title: str, path: Path) -> None:
-    columns = min(3, len(panels))
+    columns = min(3 if len(panels) < 10 else 4, len(panels))
     rows = -(-len(panels) // columns)
     with plt.rc_context(_STYLE):
         figure, grid = plt.subplots(
-            rows, columns, figsize=(3.6 * columns, 2.7 * rows + 0.7), squeeze=False
+            rows,
+            columns,
+            figsize=(3.3 * columns, 2.5 * rows + 0.8),
+            squeeze=False,
+            layout="constrained",
         )
         handles: dict[str, Any] = {}
         for axes, panel in zip(grid.flat, panels, strict=False):
@@ -159,9 +168,8 @@ def _draw(panels: Sequence[Panel], label: str, title: str, path: Path) -> None:
             axes.set_visible(False)
         figure.suptitle(title, fontsize=12, x=0.01, ha="left", weight="bold")
         figure.legend(
-            handles.values(), handles, loc="lower center", ncols=min(len(handles), 7), frameon=False
+            handles.values(), handles, loc="outside lower center", ncols=columns + 1, frameon=False
         )
-        figure.tight_layout(rect=(0, 0.06 if rows > 1 else 0.1, 1, 1))
         figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
         figure.savefig(path.with_suffix(".png"), dpi=150, metadata={"Software": None})
         plt.close(figure)
