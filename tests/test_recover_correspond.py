@@ -50,8 +50,11 @@ def random_removal(
     return removed
 
 
-def renamed(model: models.Model, rng: np.random.Generator) -> models.Model:
-    """The same graph with every inner name given to something else, initializers included."""
+def renamed(model: models.Model, rng: np.random.Generator, *, anew: bool = False) -> models.Model:
+    """The same graph with every inner name given to something else, initializers included.
+
+    With ``anew`` names are ones that nobody had before.
+    """
     made = models.clone(model)
     border = {*made.ir.graph.inputs, *made.ir.graph.outputs}
     values = [v for g in models.graphs(made) for v in models.values(g) if v.name]
@@ -59,7 +62,7 @@ def renamed(model: models.Model, rng: np.random.Generator) -> models.Model:
     names = [inner[k].name for k in rng.permutation(len(inner))]
     for k, value in enumerate(inner):
         value.name = f"moved/{k}"
-    for value, name in zip(inner, names, strict=True):
+    for value, name in zip(inner, names, strict=True) if not anew else ():
         value.name = name
     for graph in models.graphs(made):
         for node in graph:
@@ -113,14 +116,27 @@ def test_changed_weights_are_still_recognised(name: str, share: float) -> None:
 BLOCKY = [n for n in NAMES if analysed(n).blocks]
 
 
-@given(name=st.sampled_from(BLOCKY), seed=st.integers(0, 1 << 20), rename=st.booleans())
-def test_dropped_branches_are_found(name: str, seed: int, rename: bool) -> None:
+@given(
+    name=st.sampled_from(BLOCKY),
+    seed=st.integers(0, 1 << 20),
+    names=st.sampled_from(["as they were", "shuffled", "new"]),
+)
+def test_dropped_branches_are_found(name: str, seed: int, names: str) -> None:
     analysis, rng = analysed(name), np.random.default_rng(seed)
     block = analysis.blocks[int(rng.integers(len(analysis.blocks)))]
     pruned = cut(analysis, {}, [block.name])
-    assert correspond(analysis, renamed(pruned, rng) if rename else pruned).bypassed == (
-        block.name,
-    )
+    if names != "as they were":
+        pruned = renamed(pruned, rng, anew=names == "new")
+    assert correspond(analysis, pruned).bypassed == (block.name,)
+
+
+def test_a_branch_that_nothing_tells_is_not_guessed() -> None:
+    analysis, rng = analysed("digits_encoder"), np.random.default_rng(2)
+    pruned = cut(analysis, {}, [analysis.blocks[2].name])
+    kept_names = noised(pruned, rng, 0.1)
+    assert correspond(analysis, kept_names).bypassed == (analysis.blocks[2].name,)
+    with pytest.raises(OnnxpruneError, match="cannot be told"):
+        correspond(analysis, renamed(kept_names, rng, anew=True))
 
 
 def test_a_dropped_branch_and_dropped_channels_together() -> None:
@@ -269,6 +285,11 @@ def test_equal_rows_are_said_to_be() -> None:
     found = align([x], [x[[0, 2, 3]]], np.ones(4, np.bool_))
     assert found.certainty == "equal to several"
     assert found.kept.sum() == 3
+
+
+def test_another_order_is_said_to_be_one() -> None:
+    x = np.random.default_rng(0).standard_normal((9, 4))
+    assert align([x], [x[[3, 1, 7]]], np.ones(9, np.bool_)).certainty == "out of order"
 
 
 @pytest.mark.parametrize(("features", "noise", "wanted"), [(1, 0.3, "unclear"), (40, 0.3, "close")])

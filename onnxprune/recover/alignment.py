@@ -19,16 +19,20 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 Bool = npt.NDArray[np.bool_]
 Float = npt.NDArray[np.float64]
+Ids = npt.NDArray[np.int64]
 
-Certainty = Literal["equal", "close", "equal to several", "unclear", "unlike"]
+Certainty = Literal["equal", "close", "equal to several", "out of order", "unclear", "unlike"]
 """``equal``: values are those of one choice alone. ``close``: they have changed, and any other
 choice is clearly worse. ``equal to several``: units with the same values stay and go, and nothing
-tells them apart. ``unclear``: another choice is about as good. ``unlike``: no choice resembles."""
+tells them apart. ``out of order``: all are there, but not one after the other. ``unclear``: another
+choice is about as good. ``unlike``: no choice resembles."""
 
 _LIKENESS = 0.5
 """Least mean likeness of the chosen rows: 1 is equal, 0 is unrelated."""
 _GAP = 0.1
 """A row that leaves must be further off than the one that stays by this, in the same measure."""
+_SAMPLE = 1 << 18
+"""Elements of a tensor that likeness is measured on, about."""
 _SILENT = 1e-3
 """Rows with less than this share of the mean energy are not judged: nothing hangs on them."""
 
@@ -58,21 +62,28 @@ def align(dense: Sequence[Array], pruned: Sequence[Array], allowed: Bool) -> Ali
     """
     rows = np.flatnonzero(allowed)
     parts = [(a[rows], b) for a, b in zip(dense, pruned, strict=True)]
-    equal, unchanged = _equal(parts, len(rows), len(pruned[0]))
+    kept = np.zeros(len(allowed), np.bool_)
+    ids = _identities(parts)
+    alone = None if ids is None else _only_choice(*ids)
+    if alone is not None:
+        kept[rows[alone]] = True
+        return Alignment(kept, "equal" if (np.diff(alone) > 0).all() else "out of order", 1.0)
+    equal = None if ids is None else ids[0][:, None] == ids[1]
+    if equal is not None and not _fits(equal):
+        equal = None
     x, y = _features(parts)
-    energy_x, energy_y = (x**2).sum(axis=1), (y**2).sum(axis=1)
-    cost = energy_x[:, None] + energy_y[None] - 2 * (x @ y.T)
+    energy_x, energy_y = (np.einsum("nf,nf->n", a, a) for a in (x, y))
+    cost = (energy_x[:, None] + energy_y[None] - 2 * (x @ y.T)).astype(np.float64)
     np.maximum(cost, 0.0, out=cost)
-    if unchanged:
+    if equal is not None:
         cost += np.where(equal, 0.0, cost.max() * (len(y) + 1) + 1)
     chosen = ordered_assignment(cost)
-    kept = np.zeros(len(allowed), np.bool_)
     kept[rows[chosen]] = True
     size = energy_x[chosen] + energy_y
     judged = size > _SILENT * size.mean()
     own = ((x[chosen] - y) ** 2).sum(axis=1)
     likeness = float(1 - own[judged].sum() / size[judged].sum()) if judged.any() else 1.0
-    if unchanged:
+    if equal is not None:
         spare = np.ones(len(rows), np.bool_)
         spare[chosen] = False
         twins = equal[spare].any()
@@ -108,30 +119,54 @@ def ordered_assignment(cost: Float) -> npt.NDArray[np.int64]:
 
 
 def likeness_of(dense: Array, pruned: Array) -> float:
-    """The correlation of two tensors of one shape, means removed; 1 where both are constant."""
-    x, y = (a.astype(np.float64).ravel() for a in (dense, pruned))
+    """The correlation of two tensors of one shape where the second is not zero, means removed.
+
+    1 where both are constant; of large tensors it is that of a part.
+    """
+    step = max(dense.size // _SAMPLE, 1)
+    x, y = (a.ravel()[::step].astype(np.float64) for a in (dense, pruned))
+    x, y = x[y != 0], y[y != 0]
+    if not len(x):
+        return 1.0
     x, y = x - x.mean(), y - y.mean()
     size = float(np.linalg.norm(x) * np.linalg.norm(y))
     return float(x @ y) / size if size > 0 else float(np.array_equal(x, y))
 
 
-def _equal(parts: Sequence[tuple[Array, Array]], n: int, m: int) -> tuple[Bool, bool]:
-    """``[n, m]``: rows that are equal in every part that has not been changed; is there one?
+def _identities(parts: Sequence[tuple[Array, Array]]) -> tuple[Ids, Ids] | None:
+    """Equal numbers for rows that are equal in every part that has not been changed.
 
     A part is unchanged where all its pruned rows are found among the dense ones. One that holds
-    the same value everywhere says nothing.
+    the same value everywhere says nothing. None where no part says anything, or where they
+    contradict each other.
     """
-    equal = np.ones((n, m), np.bool_)
+    n = len(parts[0][0])
+    joint = np.zeros(n + len(parts[0][1]), np.int64)
     told = False
     for a, b in parts:
-        ids = _identities(np.concatenate([a, b]))
-        same = ids[:n, None] == ids[None, n:]
-        if same.any(axis=0).all() and len(np.unique(ids)) > 1:
-            equal &= same
+        ids = _numbered(np.concatenate([a, b]))
+        if ids.any() and np.isin(ids[n:], ids[:n]).all():
+            joint = np.unique(joint * len(ids) + ids, return_inverse=True)[1].ravel()
             told = True
-    # Parts may each be found and yet contradict each other: then nothing is unchanged. An equal
-    # choice must exist as a whole, too: in order, each dense row once.
-    return equal, told and _fits(equal)
+    if not told or not np.isin(joint[n:], joint[:n]).all():
+        return None
+    return joint[:n], joint[n:]
+
+
+def _numbered(rows: Array) -> Ids:
+    """Equal numbers for equal rows, 0 for the first."""
+    plain = np.ascontiguousarray(rows + rows.dtype.type(0) if rows.dtype.kind == "f" else rows)
+    seen: dict[bytes, int] = {}  # of their bytes: a negative zero is a zero by now
+    return np.array([seen.setdefault(row.tobytes(), len(seen)) for row in plain], np.int64)
+
+
+def _only_choice(dense: Ids, pruned: Ids) -> Ids | None:
+    """The dense row of each pruned row, if each has one alone and no two have the same."""
+    values, first, count = np.unique(dense, return_index=True, return_counts=True)
+    at = np.searchsorted(values, pruned)
+    if (count[at] > 1).any() or len(np.unique(pruned)) < len(pruned):
+        return None
+    return np.asarray(first[at], np.int64)
 
 
 def _fits(equal: Bool) -> bool:
@@ -145,17 +180,8 @@ def _fits(equal: Bool) -> bool:
     return True
 
 
-def _identities(rows: Array) -> npt.NDArray[np.int64]:
-    """Equal numbers for equal rows."""
-    plain = np.ascontiguousarray(rows + rows.dtype.type(0) if rows.dtype.kind == "f" else rows)
-    if not plain.shape[1]:
-        return np.zeros(len(plain), np.int64)
-    whole = plain.view(np.dtype((np.void, plain.dtype.itemsize * plain.shape[1])))
-    return np.unique(whole.ravel(), return_inverse=True)[1].astype(np.int64).ravel()
-
-
-def _features(parts: Sequence[tuple[Array, Array]]) -> tuple[Float, Float]:
-    """All parts side by side, centred and scaled so that an element of each counts alike."""
+def _features(parts: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:
+    """All parts side by side in float32, centred and scaled so that all elements count alike."""
     xs, ys = [], []
     for a, b in parts:
         x, y = a.astype(np.float64), b.astype(np.float64)
@@ -163,15 +189,15 @@ def _features(parts: Sequence[tuple[Array, Array]]) -> tuple[Float, Float]:
         x, y = x - mean, y - mean
         spread = float(np.sqrt((x**2).mean())) if x.size else 0.0
         if spread > 0 and np.isfinite(spread):
-            xs.append(x / spread)
-            ys.append(y / spread)
+            xs.append((x / spread).astype(np.float32))
+            ys.append((y / spread).astype(np.float32))
     if not xs:
         return np.zeros((len(parts[0][0]), 1)), np.zeros((len(parts[0][1]), 1))
     return np.concatenate(xs, axis=1), np.concatenate(ys, axis=1)
 
 
 def _is_clear(
-    x: Float, cost: Float, chosen: npt.NDArray[np.int64], size: Float, judged: Bool
+    x: Array, cost: Float, chosen: npt.NDArray[np.int64], size: Float, judged: Bool
 ) -> bool:
     """Whether no row that leaves could as well stand where another one stays."""
     spare = np.setdiff1d(np.arange(len(x)), chosen)

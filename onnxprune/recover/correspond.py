@@ -101,10 +101,8 @@ def _likeness(axes: Axes) -> float:
         if sum(n > 1 for n in tensor.dense.shape.numpy()) < 2:
             continue
         dense, pruned = axes.cut(tensor), tensor.pruned.numpy()
-        there = pruned != 0
-        if there.any():
-            total += likeness_of(dense[there], pruned[there]) * dense.size
-            size += dense.size
+        total += likeness_of(dense, pruned) * dense.size
+        size += dense.size
     mean = total / size if size else 1.0
     if mean < _RELATED:
         raise OnnxpruneError(
