@@ -25,7 +25,7 @@ from onnxprune.recover.correspond import Correspondence, correspond
 from onnxprune.recover.folding import fold_normalisations, normalisations
 from onnxprune.recover.structured import Outcome, Settings, reconstruct
 from onnxprune.recover.support import refit_masked
-from onnxprune.recover.twin import Twin, carry_back, in_dense_words, make_twin
+from onnxprune.recover.twin import Twin, carry_back, filled_zeros, in_dense_words, make_twin
 from onnxprune.sparse.zeros import zero
 from onnxprune.sparsify import Thinned
 from onnxprune.verify import Check, Verdict, prove
@@ -34,6 +34,9 @@ _BLAS = 1  # see pipeline
 _SAME = 1e-3
 """Largest difference between the pruned model and the dense graph cut and filled as found: other
 nodes may compute the same in another order, but nothing else may be different."""
+
+_UNCHANGED = 0.999
+"""Correlation from which on weights are those of the dense model but for rounding."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,14 +62,15 @@ class Recovered(Pruned):
         return models.save(self.model, path)
 
     def __str__(self) -> str:
-        before, after = (j.main.relative_error for j in (self.given, self.outcome))
         removed = sum(len(units) for units in self.plan.removed.values())
         changed = sum(o.method != "none" for o in self.recovered)
         changed += sum(bool(o.method) and o.refit != "none" for o in self.thinned)
         gone = f"{removed} units and {len(self.plan.bypassed)} blocks were gone"
         if not self.better:
             return f"{gone}; no refit was better, so the model is as it was given"
-        return f"{gone}; {changed} layers refitted, relative error {before:.4g} -> {after:.4g}"
+        errors = [j.main.relative_error for j in (self.given, self.outcome)]
+        said = " -> ".join("unknown" if e is None else f"{e:.4g}" for e in errors)
+        return f"{gone}; {changed} layers refitted, relative error {said}"
 
 
 def recover_model(
@@ -129,9 +133,19 @@ def recover_model(
     before = judge(original, twin.model, inputs, held, asked)
     after = judge(original, refitted, inputs, held, asked)
     notes += found.notes
+    if found.likeness < _UNCHANGED:
+        notes.append(
+            "the weights that are left have changed: their correlation with the dense model's is "
+            f"{found.likeness:.3f}"
+        )
+    if inputs.calibration is not None and inputs.calibration.steps == 1:
+        notes.append("there is one batch of inputs alone, which was fitted to and judged by")
     made = carry_back(original, twin.model, refitted, found.matching, given)
     checks = [prove(in_dense_words(found.matching, made), refitted, feeds, asked.provider)]
     checks = [replace(checks[0], name="written = refitted")]
+    if twin.masks:
+        filled = filled_zeros(refitted, twin)
+        checks.append(Check("zeros that were filled", filled == 0, filled, 0.0))
     better = not _worse(before, after)
     if not better:
         notes.append(

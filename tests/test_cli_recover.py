@@ -117,6 +117,8 @@ def test_every_zero_stays_and_the_rest_is_refitted(cli: Cli, tmp_path: Path, pat
         changed += int((now[name] != array).sum())
     assert changed
     assert score(MLP, out) >= score(MLP, pruned)
+    (check,) = [row for row in report["checks"] if "zeros" in row["name"]]
+    assert (check["ok"], check["value"]) == (True, 0)
 
 
 def test_masks_in_a_cut_model_stay_too(cli: Cli, tmp_path: Path) -> None:
@@ -232,3 +234,47 @@ def test_folded_normalisations_are_folded_in_the_dense_model_too(tmp_path: Path)
     assert made.plan.removed
     assert any("folded" in note for note in made.notes)
     assert made.verdict.ok
+
+
+def test_weights_may_be_stored_in_nodes_and_handed_on(tmp_path: Path) -> None:
+    """As some exporters write them: Constant nodes, with an Identity behind."""
+    model = onnx.load(cut_by_size(MLP, tmp_path / "p.onnx"))
+    graph = model.graph
+    for k, tensor in enumerate(list(graph.initializer)):
+        graph.initializer.remove(tensor)
+        hidden = f"hidden_{k}"
+        graph.node.insert(0, onnx.helper.make_node("Identity", [hidden], [tensor.name]))
+        graph.node.insert(0, onnx.helper.make_node("Constant", [], [hidden], value=tensor))
+    onnx.checker.check_model(model)
+    made = onnxprune.recover_model(MLP.model, model, calib=str(MLP.calibration), calib_samples=64)
+    assert made.better
+    assert made.verdict.ok
+    ops = [node.op_type for node in made.model.ir.graph]
+    assert ops == [node.op_type for node in graph.node]
+
+
+def test_a_bias_that_somebody_added_is_kept(tmp_path: Path) -> None:
+    """The dense layer has none: a correction of the mean gave it one."""
+    dense = onnx.load(MLP.model)
+    first = dense.graph.node[[n.op_type for n in dense.graph.node].index("Gemm")]
+    bias = first.input.pop()
+    pruned = onnx.load_from_string(dense.SerializeToString())
+    node = next(n for n in pruned.graph.node if n.output == first.output)
+    node.input.append(bias)
+    made = onnxprune.recover_model(dense, pruned, calib=str(MLP.calibration), calib_samples=64)
+    assert made.verdict.ok
+    assert made.outcome.main.relative_error < 0.5 * made.given.main.relative_error
+
+
+def test_weights_that_have_changed_are_said_to_have(tmp_path: Path) -> None:
+    model = onnx.load(cut_by_size(MLP, tmp_path / "p.onnx"))
+    rng = np.random.default_rng(0)
+    for tensor in model.graph.initializer:
+        array = numpy_helper.to_array(tensor)
+        if array.ndim == 2:
+            noise = rng.standard_normal(array.shape) * array.std() * 0.2
+            changed = (array + noise).astype(np.float32)
+            tensor.CopyFrom(numpy_helper.from_array(changed, tensor.name))
+    made = onnxprune.recover_model(MLP.model, model, calib=str(MLP.calibration), calib_samples=128)
+    assert any("correlation" in note for note in made.notes)
+    assert made.outcome.main.relative_error < made.given.main.relative_error

@@ -72,6 +72,12 @@ def run(given: argparse.Namespace) -> int:
             tell(f"writing {output}")
             made.save(output)
     console.report(_report(made, output if wanted else None), as_json=given.json)
+    if not wanted:
+        raise OnnxpruneError(
+            "a check is bad, so nothing was written",
+            hint="write it all the same with --force",
+            exit_code=1,
+        )
     return finish(ok=made.verdict.ok, wrote=wanted, output=output)
 
 

@@ -112,6 +112,17 @@ def carry_back(
     return made
 
 
+def filled_zeros(model: models.Model, twin: Twin) -> int:
+    """How many weights that were zero when the model was given are not any more."""
+    values = models.constants(model)
+    tensors = {name: models.constant(values[name]) for name in twin.masks}
+    return sum(
+        int(np.count_nonzero(tensor.numpy()[~twin.masks[name]]))
+        for name, tensor in tensors.items()
+        if tensor is not None
+    )
+
+
 def in_dense_words(matching: Matching, pruned: models.Model) -> models.Model:
     """A copy of ``pruned`` whose inputs and outputs are called as those of the dense model."""
     made = models.clone(pruned)
