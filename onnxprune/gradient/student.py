@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -115,7 +115,7 @@ class Student:
             node, why = next(iter(made.stopped.items()), ("", "nothing leads to its outputs"))
             raise OnnxpruneError(f"its layers have no gradient: {node}: {why}".replace(": :", ":"))
         trained = whole | {x.bias for x in self.layers}
-        self._biases = [bias for bias in biases if bias in trained]
+        self.biases = {bias for bias in biases if bias in trained}
         self.weights = {name: _array(stored[name]) for name in free}
         self.trained = [name for name in free if name in trained]
         self._gradients = made.gradients
@@ -132,14 +132,18 @@ class Student:
         wanted: Mapping[str, Array],
         share: Mapping[str, float],
         weights: Mapping[str, Array],
-    ) -> dict[str, Array]:
-        """The gradient of the sum of losses, in the shape of what is stored.
+    ) -> Iterator[tuple[Layer, Array, Array]]:
+        """What the gradient of the sum of losses is made of, layer by layer.
 
         Args:
             feeds: one batch.
             wanted: what its outputs should be.
             share: what one unit of each loss, averaged over rows, counts.
             weights: all that are free.
+
+        Yields:
+            The layer, what it multiplies ``[g, rows, K]`` and the gradient of what comes out of it
+            ``[g, rows, N]``.
         """
         given: dict[str, Array] = {**feeds, **weights}
         for loss in self.losses:
@@ -147,15 +151,9 @@ class Student:
             given[loss.wanted] = wanted[loss.output]
             given[loss.weight] = rows * np.float32(share.get(loss.output, 0.0) / max(rows.sum(), 1))
         found = self._backward.run(given)
-        result: dict[str, Array] = {}
         for layer in self.layers:
-            back = layer.targets(found[self._gradients[layer.y]])
             x = found[layer.x] if layer.x in found else feeds[layer.x]
-            moved = layer.stored(layer.rows(x).transpose(0, 2, 1) @ back)
-            result[layer.weight] = result.get(layer.weight, 0) + moved
-            if layer.bias in self._biases:
-                result[layer.bias] = back.sum(axis=1).reshape(-1)
-        return result
+            yield layer, layer.rows(x), layer.targets(found[self._gradients[layer.y]])
 
     def with_weights(self, weights: Mapping[str, Array]) -> models.Model:
         """A copy of the model with other weights."""

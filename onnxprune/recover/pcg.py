@@ -64,9 +64,9 @@ def conjugate_gradients(
     penalty = ridge * np.diagonal(xx)[:, None]
     A: Array = xx.astype(dtype)
     A[np.diag_indices(len(A))] += penalty[:, 0].astype(dtype)
-    # A dead input has nothing to gain; a unit pivot keeps its step finite (and its residual 0).
+    # What a dead input would gain is rounding: a pivot below that of the others' keeps it small.
     pivot: Array = np.diagonal(A).copy()[:, None]
-    pivot[pivot <= 0] = 1.0
+    pivot = np.maximum(pivot, np.finfo(dtype).eps * float(pivot.mean()) or 1.0)
     result = np.empty(keep.shape, dtype=np.float64)
     for first in range(0, keep.shape[1], _COLUMNS):
         cut = slice(first, first + _COLUMNS)
