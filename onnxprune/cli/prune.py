@@ -176,4 +176,8 @@ def _add_choice(parser: Parser) -> None:
     )
     add("--permute", action="store_true", help="reorder channels so that N:M costs less")
     add("--round-to", metavar="N", help="keep multiples of N; auto: what is fast on the provider")
-    add("--allow-inexact", action="store_true", help="also units that a normalisation averages")
+    add(
+        "--allow-inexact",
+        action="store_true",
+        help="also units that normalisations average over: not provable",
+    )
