@@ -37,6 +37,8 @@ _LOOKS = 10
 """How often held-out inputs are asked."""
 _JUDGES = 256
 """How many of them, at most."""
+_PATIENCE = 0.4
+"""The part of the steps after which they must have been closer once."""
 _WORTH = 0.9
 """What they must fall to: on a few dozen samples, a few percent less mean nothing."""
 _ASTRAY = 1.5
@@ -145,7 +147,7 @@ def distil(
         found = judge(descent.weights)
         if found < best:
             best, weights, at = found, dict(descent.weights), step
-        elif not at and 2 * step > steps:
+        elif not at and step > _PATIENCE * steps:
             break
         elif found > _ASTRAY * best:
             descent.restart(weights)

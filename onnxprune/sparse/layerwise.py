@@ -1,0 +1,183 @@
+"""One layer after the other thinned and refitted, in a model that is run as far as it is done.
+
+Each layer sees what the thinned layers before it really give it, and is to compute what the dense
+model did (``sparse.rows``). Its weights are first aimed at that with none removed, then a mask is
+found for them (``sparse.select``), then those that stay are refitted (``recover.pcg``), which is
+kept only if the error on held-out inputs falls. The layer is written back before the next one is
+looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxprune import model as models
+from onnxprune.recover.columns import affordable, refit_columns
+from onnxprune.recover.gram import Moments, squared_error
+from onnxprune.recover.layers import Merge, find_merge
+from onnxprune.recover.obs import Pattern
+from onnxprune.recover.pcg import RIDGES, refit_support
+from onnxprune.recover.segments import Segments, ancestors
+from onnxprune.shapes import Fact
+from onnxprune.sparse.amount import Method, Sparsity, Spread
+from onnxprune.sparse.rows import Feeds, Sample, moments_of, steadied
+from onnxprune.sparse.select import aim, gram_of, select
+from onnxprune.sparse.weights import Target, Weights
+
+Bool = npt.NDArray[np.bool_]
+Refit = Literal["none", "bias", "lstsq", "pcg"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How weights are thinned.
+
+    Attributes:
+        method: how masks are found; None is ``admm`` with data and ``magnitude`` without.
+        spread: what competes with what; under N:M it has no meaning.
+        refit: what becomes of the weights that stay: ``none``: nothing; ``bias``: nothing, only
+            biases move; ``pcg``: conjugate gradients on the support; ``lstsq``: the same solved to
+            the end, output by output, in layers that are small enough for it.
+        iterations: of the conjugate gradients.
+        skip: globs over names of weights that are left.
+        leave: names of weights that are left, with the reason.
+        sample: which rows are looked at.
+        provider: what runs the models.
+        threads: threads within an operator.
+    """
+
+    method: Method | None = None
+    spread: Spread = "per-tensor"
+    refit: Refit = "pcg"
+    iterations: int = 20
+    skip: tuple[str, ...] = ()
+    leave: Mapping[str, str] = field(default_factory=dict)
+    sample: Sample = field(default_factory=Sample)
+    provider: str = "cpu"
+    threads: int | None = None
+
+
+@dataclass(frozen=True)
+class Thinned:
+    """What became of one weight.
+
+    Attributes:
+        weight: its name; empty where a node was declined before its weight was looked at.
+        node: the layer that multiplies with it.
+        shape: of the stored tensor.
+        method: how its mask was found; empty if it was left.
+        refit: what won on held-out inputs: ``none`` (left as masked), ``bias``, ``lstsq`` or
+            ``pcg``.
+        sparsity: the share of its entries that is masked.
+        before: relative squared error of the layer's output on held-out inputs as masked; None
+            without data.
+        after: the same as it is now.
+        reason: why it was left; empty if it was thinned.
+    """
+
+    weight: str
+    node: str
+    shape: tuple[int, ...] = ()
+    method: str = ""
+    refit: str = "none"
+    sparsity: float = 0.0
+    before: float | None = None
+    after: float | None = None
+    reason: str = ""
+
+
+class Layerwise:
+    """The state of one run: the model being thinned, and both models as far as they have run.
+
+    Args:
+        dense: the model before.
+        work: a copy of it, which is changed.
+        targets: the layers to thin, in the order of the graph.
+        batches: feeds; none if masks are by magnitude.
+        facts: shapes of the dense model's values.
+        how: settings, with a method.
+    """
+
+    def __init__(
+        self,
+        dense: models.Model,
+        work: models.Model,
+        targets: Sequence[Target],
+        batches: list[Feeds],
+        facts: Mapping[str, Fact],
+        how: Settings,
+    ) -> None:
+        self._batches, self._how = batches, how
+        self._weights = Weights(work)
+        self._values = {v.name or "": v for v in models.values(work.ir.graph)}
+        self._waiting = {target.layer.node for target in targets}
+        self._facts = facts
+        run = {"provider": how.provider, "threads": how.threads}
+        self._teacher = Segments(dense, batches, **run) if batches else None  # type: ignore[arg-type]
+        self._student = Segments(work, batches, **run) if batches else None  # type: ignore[arg-type]
+
+    def thin(self, target: Target, asked: Sparsity, count: int) -> tuple[Thinned, Bool]:
+        """Thin one layer, write it back, and say what became of it."""
+        self._waiting.discard(target.layer.node)
+        method = self._how.method
+        assert method is not None
+        per_row = self._how.spread == "per-row"
+        pattern = Pattern(count / target.size, asked.n, asked.m, per_output=per_row)
+        done = Thinned(
+            target.name, target.layer.node, self._weights.stored(target.name).shape, method
+        )
+        if self._teacher is None or self._student is None:
+            weight, _ = self._weights.read(target)
+            start, keep = select(target, method, weight, None, pattern)
+            self._weights.write(target, keep, start)
+            return replace(done, sparsity=1 - float(keep.mean())), keep
+        merge = self._merge(target)
+        if merge.skip is not None and self._waiting & ancestors(self._values[merge.skip]):
+            merge = merge.alone  # the other summand is not final yet
+        self._teacher.advance([merge.value])
+        self._student.advance([target.layer.x] + ([merge.skip] if merge.skip else []))
+        rows = moments_of(
+            target, merge, self._teacher, self._student, self._batches, self._how.sample
+        )
+        refit, before, after, keep = self._fit(target, merge, rows, pattern)
+        return replace(
+            done, refit=refit, sparsity=1 - float(keep.mean()), before=before, after=after
+        ), keep
+
+    def _fit(
+        self, target: Target, merge: Merge, rows: tuple[Moments, Moments], pattern: Pattern
+    ) -> tuple[str, float, float, Bool]:
+        train, held = rows
+        method = self._how.method
+        assert method is not None
+        free = target.layer.bias_slot is not None
+        weight, bias = self._weights.read(target, merge)
+        train, held = steadied(train, weight), steadied(held, weight)
+        refits = self._how.refit in ("lstsq", "pcg")
+        wanted = aim(train, weight, bias, free_bias=free) if refits else weight
+        start, keep = select(target, method, wanted, gram_of(train, free_bias=free), pattern)
+        if self._how.refit == "none":
+            self._weights.write(target, keep, self._weights.read(target)[0])
+            error = squared_error(held, np.where(keep, weight, 0.0), bias).sum()
+            relative = float(error) / max(float(held.yy.sum()), np.finfo(np.float64).tiny)
+            return "none", relative, relative, keep
+        if self._how.refit == "lstsq" and affordable(keep):
+            found = refit_columns(train, held, weight, keep, bias, free_bias=free)
+        else:
+            found = refit_support(
+                train, held, weight, keep, bias,
+                ridges=RIDGES if refits else (), start=start if refits else weight,
+                free_bias=free, iterations=self._how.iterations,
+            )  # fmt: skip
+        self._weights.write(target, keep, found.weight, found.bias if free else None, merge)
+        kind = max(set(found.methods), key=found.methods.count)
+        return kind, found.before, found.after, keep
+
+    def _merge(self, target: Target) -> Merge:
+        groups, _, outputs = target.shape
+        return find_merge(self._values, self._facts, target.layer, groups * outputs)

@@ -1,0 +1,76 @@
+"""How many weights every layer loses, measured where that has to be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxprune import model as models
+from onnxprune.errors import OnnxpruneError
+from onnxprune.recover.layers import find_merge
+from onnxprune.recover.segments import Segments
+from onnxprune.shapes import Fact
+from onnxprune.sparse import shares
+from onnxprune.sparse.amount import Sparsity
+from onnxprune.sparse.layerwise import Settings
+from onnxprune.sparse.probe import Probe
+from onnxprune.sparse.rows import Feeds, moments_of
+from onnxprune.sparse.select import gram_of, scores_of
+from onnxprune.sparse.weights import Target, Weights
+
+Float = npt.NDArray[np.float64]
+
+
+def counts(
+    dense: models.Model,
+    targets: Sequence[Target],
+    asked: Sparsity,
+    batches: list[Feeds],
+    facts: Mapping[str, Fact],
+    how: Settings,
+    tell: Callable[[str], None],
+) -> list[int]:
+    """How many entries each target loses; under N:M the pattern says it.
+
+    Raises:
+        OnnxpruneError: layers are to be measured, and there are no inputs.
+    """
+    weights = Weights(dense)
+    values = {v.name or "": v for v in models.values(dense.ir.graph)}
+    sizes = [target.size for target in targets]
+    if asked.m or how.spread in ("per-tensor", "per-row"):
+        return shares.even(sizes, asked.share)
+    if how.spread == "global" and not batches:
+        scores = [scores_of("magnitude", weights.read(t)[0], None) for t in targets]
+        return shares.by_scores(scores, asked.share)
+    if not batches:
+        raise OnnxpruneError(
+            f"--sparse-allocation {how.spread} measures what each layer loses",
+            hint="give inputs with --calib, or take --sparse-allocation global",
+        )
+    run = Segments(dense, batches, provider=how.provider, threads=how.threads)
+    probe = Probe(dense, batches, how.provider)
+    found: list[Float] = []
+    for number, target in enumerate(targets, start=1):
+        tell(f"measuring layer {number} of {len(targets)}: {target.layer.node}")
+        groups, _, outputs = target.shape
+        merge = find_merge(values, facts, target.layer, groups * outputs)
+        run.advance([merge.value, target.layer.x])
+        alone = replace(merge, skip=None)
+        train, _ = moments_of(target, alone, run, run, batches, how.sample)
+        weight, _ = weights.read(target, merge)
+        variance = max(float(train.yy.sum()), float(np.finfo(np.float64).tiny))
+        if how.spread == "global":
+            xx = gram_of(train, free_bias=False)
+            found.append(scores_of("wanda", weight, xx) / np.sqrt(variance))
+            continue
+        curve = shares.damage(target, weight, train, variance)
+        if how.spread == "sensitivity":
+            curve = curve * probe.weight_of(target, merge, weight, train, curve)
+        found.append(curve)
+    if how.spread == "global":
+        return shares.by_scores(found, asked.share)
+    return shares.by_damage(sizes, found, asked.share)
