@@ -81,7 +81,7 @@ def rival(stored: Mapping[str, Any], case: Case, score: str, mine: Row) -> tuple
     if target := case.asked.get("target"):
         kind, _, text = target.partition("=")
         part = float(text.rstrip("%")) / 100
-    found = []
+    found, tried = [], False
     for row in stored["rows"]:
         judged = row.get("judged", {})
         if (row["system"], row["graph"]) != ("onnxsim", case.graph) or "scores" not in judged:
@@ -92,10 +92,13 @@ def rival(stored: Mapping[str, Any], case: Case, score: str, mine: Row) -> tuple
             fits = thin and amount == case.sparsity
         else:
             fits = not thin and judged[kind] <= _SLACK * part * dense[kind]
+        tried |= thin == bool(case.sparsity)
         if fits:
             found.append((judged["scores"][score], row["label"]))
     best = min if lower_is_better(score) else max
-    return best(found, key=lambda pair: pair[0]) if found else (None, "")
+    if not found:
+        return None, "none so small" if tried and not case.sparsity else ""
+    return best(found, key=lambda pair: pair[0])
 
 
 def table(stored: Mapping[str, Any]) -> None:
