@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -23,6 +24,22 @@ from onnxprune.options import Options, flag
 from onnxprune.sparse.amount import Sparsity
 
 
+class _Loader(yaml.SafeLoader):
+    """Reads ``2:4`` as text: to YAML 1.1 it is the number 124, in base 60."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [
+        (
+            tag,
+            re.compile(rf"(?!.*:)(?:{pattern.pattern})", re.VERBOSE) if ":int" in tag else pattern,
+        )
+        for tag, pattern in resolvers
+    ]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
 def read(path: Path) -> dict[str, object]:
     """The options a recipe gives, by flag name, as written and not yet checked.
 
@@ -30,7 +47,7 @@ def read(path: Path) -> dict[str, object]:
         OnnxpruneError: the file cannot be read or is no YAML mapping.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 a SafeLoader
     except OSError as error:
         raise OnnxpruneError(
             f"the recipe {path} cannot be read: {error.strerror}", hint="check the path"

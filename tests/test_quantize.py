@@ -297,3 +297,25 @@ def test_real_pruned_models_keep_their_zeros(shared: Path, name: str) -> None:
     made = quantize(thinned(path), Settings(), Options(calib=calib))
     assert made.verdict.ok
     assert all(each.quantized for each in made.weights)
+
+
+def test_pruning_two_of_four_and_int8_are_one_command(tmp_path: Path, cli: Cli) -> None:
+    (tmp_path / "recipe.yaml").write_text(
+        "ratio: 0.25\nsparsity: 2:4\nskip-last: 1\nsparse-method: magnitude\nrecover: none\n"
+    )
+    held = np.load(CNN.evaluation)
+    np.savez(tmp_path / "x.npz", image=held["image"][:120])
+    np.save(tmp_path / "y.npy", held["label"][:120])
+    done = cli("quantize", CNN.model, "--prune", tmp_path / "recipe.yaml", "--calib",
+               tmp_path / "x.npz", "--labels", tmp_path / "y.npy", "-o", tmp_path / "q.onnx",
+               "--json")  # fmt: skip
+    assert done.code == 0, done.err
+    told = json.loads(done.out)
+    names = [check["name"] for check in told["checks"]]
+    assert "pruned = masked (logits)" in names
+    assert "weights in a group of 4" in names
+    assert "weights whose N:M pattern is gone" in names
+    assert told["bytes"]["after"] < 0.25 * told["bytes"]["before"], "less than int8 alone"
+    assert told["metric"]["before"] > 0.9
+    states = {each.weight: each.state for each in layers(models.load(tmp_path / "q.onnx"))}
+    assert list(states.values()).count("dense") == 1, "the last layer was left"

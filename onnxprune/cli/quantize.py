@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from onnxprune import recipe
 from onnxprune.cli import console, destination
 from onnxprune.cli.parser import Commands, add_command, add_inputs, add_model, given_options
 from onnxprune.cli.prune import finish
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 _EXAMPLE = """examples:
   onnxprune quantize pruned.onnx --calib images.npz -o int8.onnx
   onnxprune quantize pruned.onnx --dynamic -o int8.onnx
+  onnxprune quantize dense.onnx --prune recipe.yaml --calib images.npz -o int8.onnx
   onnxprune quantize sparse.onnx --calib images.npz --for openvino-sparse -o int8.onnx"""
 
 
@@ -60,6 +63,7 @@ def add(commands: Commands) -> None:
         help="linear: products and convolutions only; all: what lies between too",
     )
     add("--skip", metavar="GLOB", action="append", help="nodes and weights that stay float")
+    add("--prune", metavar="RECIPE", help="prune by a recipe first, with the same inputs")
     data = parser.add_argument_group("data and checks")
     data.add_argument("--max-drop", metavar="R", help="largest loss that is a success, as in 1%%")
     add_inputs(data)
@@ -75,7 +79,13 @@ def run(given: argparse.Namespace) -> int:
     skip = tuple(given.skip or ())
     flags.pop("skip", None)
     asked = from_flags(flags)
-    files = {"the model": given.model, "--calib": asked.calib, "--labels": asked.labels}
+    first = from_flags(recipe.read(Path(given.prune))) if given.prune else None
+    files = {
+        "the model": given.model,
+        "--calib": asked.calib,
+        "--labels": asked.labels,
+        "--prune": given.prune,
+    }
     output = destination.check("-o", given.output, files)
 
     # Imported here so that --help and refused flags do not wait for onnx.
@@ -91,7 +101,7 @@ def run(given: argparse.Namespace) -> int:
         skip=skip,
     )
     with console.progress() as tell:
-        made = quantize(given.model, settings, asked, tell=tell)
+        made = quantize(given.model, settings, asked, first=first, tell=tell)
         wanted = made.verdict.ok or given.force
         if wanted and output:
             tell(f"writing {output}")

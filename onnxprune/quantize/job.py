@@ -13,6 +13,7 @@ from onnxprune.errors import OnnxpruneError
 from onnxprune.inputs import HELD_OUT, Feeds, Inputs, open_inputs
 from onnxprune.judge import Judgement, judge
 from onnxprune.options import Options
+from onnxprune.pipeline import prune
 from onnxprune.quantize import quantizer, zeros
 from onnxprune.quantize.purposes import Settings
 from onnxprune.quantize.rows import by_rows
@@ -21,6 +22,9 @@ from onnxprune.storage.densify import densify
 from onnxprune.verify import Check, Verdict
 
 Tell = Callable[[str], None]
+
+_INPUTS = ("calib", "calib_samples", "batch", "preprocess", "seed", "provider")
+"""Options that say where inputs come from and what runs them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +66,7 @@ def quantize(
     settings: Settings | None = None,
     options: Options | None = None,
     *,
+    first: Options | None = None,
     tell: Tell = lambda _: None,
 ) -> Quantized:
     """Quantize a model to INT8 so that its zeros, and N:M among them, stay zeros.
@@ -71,6 +76,8 @@ def quantize(
         settings: how.
         options: the inputs (``calib`` and what belongs to it), ``labels``, ``metric``,
             ``max_drop``, ``provider`` and ``seed``; the rest has no meaning here.
+        first: a pruning run that comes before; it takes inputs from ``options`` where it names
+            none. Outputs are then compared with those of the model before both.
         tell: hears the progress.
 
     Raises:
@@ -93,12 +100,16 @@ def quantize(
     model, unpacked = densify(models.load(source))
     inputs = open_inputs(model, asked if asked.calib is not None else _made_up(asked))
     fit, held = _parts(inputs)
+    pruned = None
+    if first is not None:
+        given = {name: getattr(asked, name) for name in _INPUTS} if first.calib is None else {}
+        pruned = prune(model, replace(first, **given), tell=tell)
     tell("preparing")
-    ready, notes = quantizer.prepared(model)
+    ready, notes = quantizer.prepared(model if pruned is None else pruned.model)
     tell("quantizing")
     made = quantizer.run(ready, how, fit)
     said = [f"{len(unpacked)} packed weights were made dense first"] if unpacked else []
-    said += notes
+    said += (*(pruned.notes if pruned is not None else ()), *notes)
     weights = zeros.compare(ready, made)
     if not any(each.quantized for each in weights):
         raise OnnxpruneError(
@@ -108,7 +119,7 @@ def quantize(
     if how.purpose == "openvino-sparse":
         made, turned = by_rows(made)
         said.append(f"{len(turned)} weights were laid out as [N,K]")
-    checks = list(zeros.checks(weights))
+    checks = [*(pruned.verdict.checks if pruned is not None else ()), *zeros.checks(weights)]
     tell("comparing with the float model")
     outcome = judge(model, made, inputs, held, asked)
     if outcome.broken:
