@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models import skeletons
@@ -116,6 +116,7 @@ def test_changed_weights_are_still_recognised(name: str, share: float) -> None:
 BLOCKY = [n for n in NAMES if analysed(n).blocks]
 
 
+@settings(max_examples=20)
 @given(
     name=st.sampled_from(BLOCKY),
     seed=st.integers(0, 1 << 20),

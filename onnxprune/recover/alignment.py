@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -21,11 +22,20 @@ Bool = npt.NDArray[np.bool_]
 Float = npt.NDArray[np.float64]
 Ids = npt.NDArray[np.int64]
 
-Certainty = Literal["equal", "close", "equal to several", "out of order", "unclear", "unlike"]
+Certainty = Literal[
+    "equal",
+    "close",
+    "equal to several",
+    "out of order",
+    "contradictory",
+    "unclear",
+    "unlike",
+]
 """``equal``: values are those of one choice alone. ``close``: they have changed, and any other
 choice is clearly worse. ``equal to several``: units with the same values stay and go, and nothing
 tells them apart. ``out of order``: all are there, but not one after the other. ``unclear``: another
-choice is about as good. ``unlike``: no choice resembles."""
+choice is about as good. ``contradictory``: parts tell different choices. ``unlike``: none
+resembles."""
 
 _LIKENESS = 0.5
 """Least mean likeness of the chosen rows: 1 is equal, 0 is unrelated."""
@@ -33,6 +43,10 @@ _GAP = 0.1
 """A row that leaves must be further off than the one that stays by this, in the same measure."""
 _SAMPLE = 1 << 18
 """Elements of a tensor that likeness is measured on, about."""
+_ROUNDS = 3
+"""How often parts are weighted anew by how much they have changed."""
+_LEAST = 1e-3
+"""The smallest change of a part that is told from none, as a share of its variance."""
 _SILENT = 1e-3
 """Rows with less than this share of the mean energy are not judged: nothing hangs on them."""
 
@@ -68,26 +82,31 @@ def align(dense: Sequence[Array], pruned: Sequence[Array], allowed: Bool) -> Ali
     if alone is not None:
         kept[rows[alone]] = True
         return Alignment(kept, "equal" if (np.diff(alone) > 0).all() else "out of order", 1.0)
+    if ids is None and _contradict(parts):
+        return Alignment(kept, "contradictory", 0.0)
     equal = None if ids is None else ids[0][:, None] == ids[1]
     if equal is not None and not _fits(equal):
         equal = None
-    x, y = _features(parts)
-    energy_x, energy_y = (np.einsum("nf,nf->n", a, a) for a in (x, y))
-    cost = (energy_x[:, None] + energy_y[None] - 2 * (x @ y.T)).astype(np.float64)
-    np.maximum(cost, 0.0, out=cost)
+    plain = _features(parts)
+    x, y = plain.dense, plain.pruned
+    cost = _distances(x, y)
     if equal is not None:
-        cost += np.where(equal, 0.0, cost.max() * (len(y) + 1) + 1)
+        chosen = ordered_assignment(cost + np.where(equal, 0.0, cost.max() * (len(y) + 1) + 1))
+        kept[rows[chosen]] = True
+        spare = np.delete(equal, chosen, axis=0)
+        return Alignment(kept, "equal to several" if spare.any() else "equal", 1.0)
     chosen = ordered_assignment(cost)
+    for _ in range(_ROUNDS):
+        x, y = plain.weighted(chosen)
+        cost = _distances(x, y)
+        before, chosen = chosen, ordered_assignment(cost)
+        if np.array_equal(before, chosen):
+            break
     kept[rows[chosen]] = True
-    size = energy_x[chosen] + energy_y
+    size = _energy(x[chosen]) + _energy(y)
     judged = size > _SILENT * size.mean()
-    own = ((x[chosen] - y) ** 2).sum(axis=1)
+    own = _energy(x[chosen] - y)
     likeness = float(1 - own[judged].sum() / size[judged].sum()) if judged.any() else 1.0
-    if equal is not None:
-        spare = np.ones(len(rows), np.bool_)
-        spare[chosen] = False
-        twins = equal[spare].any()
-        return Alignment(kept, "equal to several" if twins else "equal", likeness)
     if likeness < _LIKENESS:
         return Alignment(kept, "unlike", likeness)
     clear = _is_clear(x, cost, chosen, size, judged)
@@ -153,6 +172,19 @@ def _identities(parts: Sequence[tuple[Array, Array]]) -> tuple[Ids, Ids] | None:
     return joint[:n], joint[n:]
 
 
+def _contradict(parts: Sequence[tuple[Array, Array]]) -> bool:
+    """Whether two parts are unchanged and each has one choice alone, but not the same."""
+    n, said = len(parts[0][0]), None
+    for a, b in parts:
+        ids = _numbered(np.concatenate([a, b])) if a.shape[1] > 1 else np.zeros(0, np.int64)
+        alone = _only_choice(ids[:n], ids[n:]) if np.isin(ids[n:], ids[:n]).all() else None
+        if alone is not None:
+            if said is not None and not np.array_equal(said, alone):
+                return True
+            said = alone
+    return False
+
+
 def _numbered(rows: Array) -> Ids:
     """Equal numbers for equal rows, 0 for the first."""
     plain = np.ascontiguousarray(rows + rows.dtype.type(0) if rows.dtype.kind == "f" else rows)
@@ -163,6 +195,8 @@ def _numbered(rows: Array) -> Ids:
 def _only_choice(dense: Ids, pruned: Ids) -> Ids | None:
     """The dense row of each pruned row, if each has one alone and no two have the same."""
     values, first, count = np.unique(dense, return_index=True, return_counts=True)
+    if not len(pruned):
+        return None
     at = np.searchsorted(values, pruned)
     if (count[at] > 1).any() or len(np.unique(pruned)) < len(pruned):
         return None
@@ -180,8 +214,27 @@ def _fits(equal: Bool) -> bool:
     return True
 
 
-def _features(parts: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:
+@dataclass(frozen=True, eq=False)
+class _Features:
     """All parts side by side in float32, centred and scaled so that all elements count alike."""
+
+    dense: Array
+    pruned: Array
+    ends: list[int]
+
+    def weighted(self, chosen: Ids) -> tuple[Array, Array]:
+        """Both with each part weighted by how little it has changed, if ``chosen`` is right.
+
+        That is maximum likelihood for changes that are normal and of a size of each part's own.
+        """
+        change = self.dense[chosen] - self.pruned
+        weight = np.empty(change.shape[1], np.float32)
+        for start, end in pairwise([0, *self.ends]):
+            weight[start:end] = max(float((change[:, start:end] ** 2).mean()), _LEAST) ** -0.5
+        return self.dense * weight, self.pruned * weight
+
+
+def _features(parts: Sequence[tuple[Array, Array]]) -> _Features:
     xs, ys = [], []
     for a, b in parts:
         x, y = a.astype(np.float64), b.astype(np.float64)
@@ -192,8 +245,19 @@ def _features(parts: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:
             xs.append((x / spread).astype(np.float32))
             ys.append((y / spread).astype(np.float32))
     if not xs:
-        return np.zeros((len(parts[0][0]), 1)), np.zeros((len(parts[0][1]), 1))
-    return np.concatenate(xs, axis=1), np.concatenate(ys, axis=1)
+        xs, ys = ([np.zeros((len(p), 1), np.float32)] for p in parts[0])
+    ends = np.cumsum([x.shape[1] for x in xs]).tolist()
+    return _Features(np.concatenate(xs, axis=1), np.concatenate(ys, axis=1), ends)
+
+
+def _energy(rows: Array) -> Float:
+    return np.asarray(np.einsum("nf,nf->n", rows, rows), np.float64)
+
+
+def _distances(x: Array, y: Array) -> Float:
+    """Squared distances ``[n, m]`` between rows."""
+    cost: Float = _energy(x)[:, None] + _energy(y)[None] - 2 * (x @ y.T)
+    return np.maximum(cost, 0.0)
 
 
 def _is_clear(

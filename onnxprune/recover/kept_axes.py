@@ -32,6 +32,7 @@ _ORDER: tuple[Certainty, ...] = ("equal", "close", "equal to several")
 """What is believed first: the more is understood, the more there is to compare."""
 _SAID: dict[Certainty, str] = {
     "out of order": "all of them are indices that the dense model has, but not in its order",
+    "contradictory": "the tensors that share them have kept different ones",
     "unclear": "its weights have changed, and more than one choice explains them about as well",
     "unlike": "its weights do not resemble those of the dense model, whichever indices stay",
 }
