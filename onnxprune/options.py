@@ -37,7 +37,8 @@ class Options:
         sparse_method: how single weights are chosen; None takes the best the given data allow.
         sparse_allocation: what single weights compete with: ``per-tensor``, ``per-row``,
             ``global``, ``curves`` (layers by their damage) or ``sensitivity`` (by what that does
-            to the outputs); no meaning under N:M.
+            to the outputs); no meaning under N:M; None is ``sensitivity`` with data and
+            ``per-tensor`` without.
         permute: reorder units so that N:M costs less.
         criterion: how units are scored; None takes the best that the given data allows.
         allocation: ``uniform`` (the same fraction everywhere) or ``global`` (where it hurts
@@ -56,7 +57,8 @@ class Options:
             biases, BatchNormalization statistics, and gains of normalisations that lost channels;
             ``lstsq``: every layer by least squares too, single weights output by output in small
             layers; ``pcg``: the same, single weights by conjugate gradients; ``auto``: layers also
-            together with the ones before them, single weights by conjugate gradients.
+            together with the ones before them, single weights by conjugate gradients and, after
+            all layers, as a whole by gradients of the outputs.
         allow_inexact: also remove units whose removal changes a normalisation.
         seed: of everything random.
         cache: whether damage curves are kept for the next run on the same model and inputs, and
@@ -81,7 +83,7 @@ class Options:
     skip_first: int = 0
     skip_last: int = 0
     sparse_method: Method | None = None
-    sparse_allocation: Spread = "per-tensor"
+    sparse_allocation: Spread | None = None
     permute: bool = False
     criterion: str | None = None
     allocation: Allocation | None = None
@@ -89,7 +91,7 @@ class Options:
     round_to: int | Literal["auto"] = "auto"
     provider: str = "cpu"
     calib: object | None = None
-    calib_samples: int = 1024
+    calib_samples: int = 2048
     batch: int = 32
     labels: object | None = None
     metric: str | Callable[..., float] = "accuracy"

@@ -14,14 +14,17 @@ from onnxprune import masks, zoo
 from onnxprune import model as models
 from onnxprune.backends import open_session
 from onnxprune.errors import OnnxpruneError
+from onnxprune.fidelity import compare
 from onnxprune.recover.gram import moments
 from onnxprune.recover.layers import Layer
 from onnxprune.recover.obs import Pattern
 from onnxprune.recover.patches import Window
+from onnxprune.recover.segments import Segments
 from onnxprune.sparse import shares, zeros
 from onnxprune.sparse.amount import sparsity
+from onnxprune.sparse.fisher import damage_of, information
 from onnxprune.sparse.select import select
-from onnxprune.sparse.weights import Target, find_targets
+from onnxprune.sparse.weights import Target, Weights, find_targets
 from onnxprune.sparsify import Refit, Settings, Sparse, sparsify
 from onnxprune.verify import difference
 
@@ -261,6 +264,55 @@ def test_convex_curves_are_spent_where_they_cost_least() -> None:
     assert sum(counts) == 1000
     assert counts[0] == 950  # the most a layer can lose
     assert shares.by_damage([1000, 1000], [dear, dear], 0.5) == [500, 500]
+
+
+@pytest.mark.parametrize("classes", [6, 1])
+def test_gradients_know_what_errors_of_layers_cost(classes: int) -> None:
+    """Noise in one layer's weights moves outputs as far as the Fisher information says."""
+    rng = np.random.default_rng(0)
+    stored_ = {"v": (12, 16), "w": (16, classes)}
+    graph = helper.make_graph(
+        [
+            helper.make_node("MatMul", ["x", "v"], ["h"]),
+            helper.make_node("Relu", ["h"], ["r"]),
+            helper.make_node("MatMul", ["r", "w"], ["y"]),
+        ],
+        "two",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 12])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", classes])],
+        [
+            numpy_helper.from_array((0.3 * rng.standard_normal(s)).astype(np.float32), n)
+            for n, s in stored_.items()
+        ],
+    )
+    opsets = [helper.make_opsetid("", 17)]
+    model = models.load(helper.make_model(graph, opset_imports=opsets, ir_version=8))
+    feeds = [{"x": rng.standard_normal((512, 12)).astype(np.float32)} for _ in range(4)]
+    targets, _ = find_targets(model, sparsity(0.5))
+    found = information(model, targets, feeds * 4, seed=1)
+    assert found is not None
+    dense = [open_session(model).run(each) for each in feeds]
+    spread = np.square(np.concatenate([each["y"] for each in dense])).mean()
+    for target in targets:
+        run = Segments(model, feeds)
+        run.advance([target.layer.x])
+        rows = np.concatenate([run.value(target.layer.x, k) for k in range(len(feeds))])
+        work = models.clone(model)
+        weights = Weights(work)
+        matrix, _ = weights.read(target)
+        noise = 0.03 * rng.standard_normal(matrix.shape)
+        wrong = np.square(rows @ noise).mean(axis=1)
+        said = damage_of(wrong[None], found[target.layer.node], np.ones(wrong.shape))[0]
+        weights.write(target, np.ones(matrix.shape, dtype=bool), matrix + noise)
+        session = open_session(work)
+        moved = [session.run(each) for each in feeds]
+        if classes > 1:
+            kl = compare(dense, moved)["y"].kl
+            assert kl is not None
+            assert said == pytest.approx(kl, rel=0.5)
+        else:
+            lost = [np.square(a["y"] - b["y"]).mean() for a, b in zip(dense, moved, strict=True)]
+            assert said == pytest.approx(float(np.mean(lost)) / spread, rel=0.5)
 
 
 def test_obs_masks_of_several_blocks_are_settled_to_the_exact_count() -> None:

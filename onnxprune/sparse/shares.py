@@ -3,6 +3,7 @@
 Under ``global`` all weights compete by their share of their layer's output. Under ``curves`` each
 layer says what losing more costs after its other weights made up for it, and the zeros go where
 they cost least; the curves are made convex first, which makes the greedy choice the best one.
+Under ``sensitivity`` costs are in the currency of the model's outputs (``sparse.fisher``).
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ from onnxprune.sparse.weights import Target
 Float = npt.NDArray[np.float64]
 
 GRID = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
-"""Shares at which a layer's damage is measured; the last is the most it can lose."""
+"""Shares at which a layer's damage is known; the last is the most it can lose."""
+_MEASURED = (0.1, 0.3, 0.5, 0.7, 0.85, 0.95)
+"""Those at which it is measured; in between its logarithm is taken for straight."""
 
 
 def even(sizes: Sequence[int], share: float) -> list[int]:
@@ -38,21 +41,16 @@ def by_scores(scores: Sequence[Float], share: float) -> list[int]:
     return [int(keep.size - keep.sum()) for keep in keeps]
 
 
-def damage(target: Target, weight: Float, rows: Moments, variance: float) -> Float:
-    """What removing each share of ``GRID`` costs, ``[len(GRID)]``: squared error over ``variance``.
+def errors(target: Target, weight: Float, rows: Moments) -> Float:
+    """What removing each share of ``GRID`` leaves wrong, ``[len(GRID), g, N]``: mean squares.
 
     Args:
         target: the layer.
         weight: ``[g, K, N]``, dense.
         rows: moments of its inputs.
-        variance: of the value where its output counts.
     """
     rows = with_targets(rows, weight)
-    lost = []
-    for share in GRID:
-        made, bias = thinned(target, weight, rows, share)
-        lost.append(float(squared_error(rows, made, bias).sum()) / variance)
-    return np.array(lost)
+    return np.stack([squared_error(rows, *thinned(target, weight, rows, share)) for share in GRID])
 
 
 def thinned(target: Target, weight: Float, rows: Moments, share: float) -> tuple[Float, Float]:

@@ -15,6 +15,7 @@ from onnxprune.recover.segments import Segments
 from onnxprune.shapes import Fact
 from onnxprune.sparse import shares
 from onnxprune.sparse.amount import Sparsity
+from onnxprune.sparse.fisher import damage_of, information
 from onnxprune.sparse.layerwise import Settings
 from onnxprune.sparse.probe import Probe
 from onnxprune.sparse.rows import Feeds, moments_of
@@ -52,23 +53,38 @@ def counts(
             hint="give inputs with --calib, or take --sparse-allocation global",
         )
     run = Segments(dense, batches, provider=how.provider, threads=how.threads)
-    probe = Probe(dense, batches, how.provider)
+    known = None
+    if how.spread == "sensitivity":
+        tell("measuring what errors of every layer cost")
+        known = information(
+            dense, targets, batches,
+            provider=how.provider, threads=how.threads, seed=how.sample.seed,
+        )  # fmt: skip
+    probe = (
+        Probe(dense, batches, how.provider) if how.spread == "sensitivity" and not known else None
+    )
     found: list[Float] = []
+    rows, per_input = how.sample.rows // 2, how.sample.per_input // 2  # a look is enough
+    sample = replace(how.sample, rows=rows, per_input=per_input)
     for number, target in enumerate(targets, start=1):
         tell(f"measuring layer {number} of {len(targets)}: {target.layer.node}")
         groups, _, outputs = target.shape
         merge = find_merge(values, facts, target.layer, groups * outputs)
         run.advance([merge.value, target.layer.x])
         alone = replace(merge, skip=None)
-        train, _ = moments_of(target, alone, run, run, batches, how.sample)
+        train, _ = moments_of(target, alone, run, run, batches, sample)
         weight, _ = weights.read(target, merge)
         variance = max(float(train.yy.sum()), float(np.finfo(np.float64).tiny))
         if how.spread == "global":
             xx = gram_of(train, free_bias=False)
             found.append(scores_of("wanda", weight, xx) / np.sqrt(variance))
             continue
-        curve = shares.damage(target, weight, train, variance)
-        if how.spread == "sensitivity":
+        errors = shares.errors(target, weight, train)
+        curve = errors.sum(axis=(1, 2)) / variance
+        if known is not None:
+            there = known[target.layer.node]
+            curve = damage_of(errors, there, merge.gain.reshape(there.shape))
+        elif probe is not None:
             curve = curve * probe.weight_of(target, merge, weight, train, curve)
         found.append(curve)
     if how.spread == "global":

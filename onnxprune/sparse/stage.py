@@ -100,7 +100,7 @@ def thin(
             notes.append(f"{name} is reordered: {asked.sparsity} keeps {gain}")
     settings = Settings(
         method=asked.sparse_method,
-        spread=asked.sparse_allocation,
+        spread=asked.sparse_allocation or ("sensitivity" if fit else "per-tensor"),
         refit="pcg" if asked.recover == "auto" else asked.recover,
         skip=asked.skip,
         leave=leave,
