@@ -194,8 +194,11 @@ def plan_turns(
     """
     norms, others = find_norms(dense.ir.graph, facts)
     changed = changed_values(dense, pruned)
+    batch = {identity(n) for n in dense.ir.graph if n.op_type == "BatchNormalization"}
     declined = {
-        node: reason for node, y, axis, reason in others if y in changed and not kept(y, axis).all()
+        node: reason
+        for node, y, axis, reason in others
+        if y in changed and not kept(y, axis).all() and (biases or node not in batch)
     }
     behind = {node: step for step in steps for node in _chain(pruned, step)}
     turns: list[Turn] = []

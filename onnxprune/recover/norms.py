@@ -146,8 +146,7 @@ def _fused(node: ir.Node, shape: tuple[int, ...]) -> Norm | tuple[int, str] | No
         [bias] if len(node.inputs) > bias > 0 and node.inputs[bias] is not None else []
     )
     for position in slots:
-        held = node.inputs[position] if len(node.inputs) > position else None
-        tensor = None if held is None else models.constant(held)
+        tensor = _stored(node, position)
         if tensor is None:
             return axis, "its gain or bias is computed"
         if tensor.size == 1 < channels or len(tensor.shape) != 1 or _per_group(node, tensor):
@@ -242,10 +241,19 @@ def _statistic(value: ir.Value | None) -> bool:
     return False
 
 
+def _stored(node: ir.Node, position: int) -> ir.TensorProtocol | None:
+    """What an input holds; exporters put an Identity in front of vectors that are alike."""
+    value = node.inputs[position] if len(node.inputs) > position else None
+    while value is not None and models.constant(value) is None:
+        producer = value.producer()
+        same = producer is not None and producer.op_type == "Identity"
+        value = producer.inputs[0] if same and producer is not None else None
+    return None if value is None else models.constant(value)
+
+
 def vector(node: ir.Node, position: int, channels: int, default: float) -> Float:
     """The gain or bias read at an input, ``[channels]``; the default where there is none."""
-    held = node.inputs[position] if len(node.inputs) > position else None
-    tensor = None if held is None else models.constant(held)
+    tensor = _stored(node, position)
     if tensor is None:
         return np.full(channels, default)
     found = tensor.numpy().astype(np.float64).reshape(-1)
@@ -256,15 +264,12 @@ def vector(node: ir.Node, position: int, channels: int, default: float) -> Float
 def write(node: ir.Node, position: int, found: Float, name: str) -> None:
     """Store a vector that a node reads, apart from the old one where that has other readers."""
     held = node.inputs[position] if len(node.inputs) > position else None
-    old = None if held is None else models.constant(held)
-    like = old
-    if like is None:
-        gain = node.inputs[1] if node.op_type != "SkipLayerNormalization" else node.inputs[2]
-        like = None if gain is None else models.constant(gain)
+    gain = _FUSED[node.op_type][1] if node.op_type in _FUSED else position
+    like = _stored(node, position) or _stored(node, gain)
     assert like is not None
     array = found.astype(like.numpy().dtype).reshape(tuple(like.shape.numpy()))
     alone = held is not None and len(held.uses()) == 1 and not held.is_graph_output()
-    if held is not None and old is not None and alone:
+    if held is not None and alone and models.constant(held) is not None:
         models.set_constant(held, array)
         return
     assert isinstance(node.graph, ir.Graph)
