@@ -252,7 +252,9 @@ def _recover(
     keep = analysis.keep(plan.removed)
 
     def kept(value: str, axis: int) -> npt.NDArray[np.bool_]:
-        return keep(analysis.walk.axes[value][axis])
+        axes = analysis.walk.axes[value]  # of a value of unknown rank there are none
+        known = -len(axes) <= axis < len(axes)
+        return keep(axes[axis]) if known else np.zeros(0, np.bool_)
 
     given = (analysis.model, small, kept, analysis.facts, fit)
     with threadpool_limits(_BLAS, "blas"):
