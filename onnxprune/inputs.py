@@ -22,7 +22,7 @@ Feeds = Mapping[str, npt.NDArray[Any]]
 
 HELD_OUT = 0.15
 """The part of the calibration data that nothing is fitted to."""
-_MOST = 384 << 20
+MOST_BYTES = 384 << 20
 """Bytes of inputs that are fitted to: what they cause inside a network is several times larger."""
 _PROVED = 2
 """Batches the proof is run on: rounding differs little between them, and masked runs are slow."""
@@ -109,7 +109,7 @@ class Inputs:
         if self.calibration.steps == 1:
             return list(self.calibration), list(self.calibration)
         fit, held = split(self.calibration, HELD_OUT, self.seed)
-        return list(_within(fit, _MOST)), list(held)
+        return list(_within(fit, MOST_BYTES)), list(held)
 
     @property
     def held_indices(self) -> npt.NDArray[np.int64] | None:

@@ -15,9 +15,10 @@ from threadpoolctl import threadpool_limits
 from onnxprune import model as models
 from onnxprune.allocate import Limits
 from onnxprune.analysis import Analysis, analyse
+from onnxprune.calibrate.mixing import with_mixtures
 from onnxprune.cost import Cost, CostModel
 from onnxprune.errors import OnnxpruneError
-from onnxprune.inputs import HELD_OUT, Feeds, Inputs, open_inputs
+from onnxprune.inputs import HELD_OUT, MOST_BYTES, Feeds, Inputs, open_inputs
 from onnxprune.judge import Judgement, judge
 from onnxprune.masked import masked
 from onnxprune.options import Options, from_flags
@@ -256,13 +257,14 @@ def _recover(
         known = -len(axes) <= axis < len(axes)
         return keep(axes[axis]) if known else np.zeros(0, np.bool_)
 
-    given = (analysis.model, small, kept, analysis.facts, fit)
+    given = (analysis.model, small, kept, analysis.facts)
     with threadpool_limits(_BLAS, "blas"):
         if asked.recover == "bias":
-            found = correct(*given, provider=asked.provider, tell=tell)
+            found = correct(*given, fit, provider=asked.provider, tell=tell)
         else:
+            fit = with_mixtures(fit, most_bytes=MOST_BYTES, seed=asked.seed)
             pairs = Settings.pairs if asked.recover == "auto" else 0
-            found = reconstruct(*given, Settings(pairs=pairs, provider=asked.provider), tell)
+            found = reconstruct(*given, fit, Settings(pairs=pairs, provider=asked.provider), tell)
     return found.model, found.outcomes
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -13,6 +13,8 @@ from onnxprune.allocate import Lattice, Limits, allocate, axes_of, grains, latti
 from onnxprune.allocate.cache import damage_curves
 from onnxprune.allocate.curves import choose_widths
 from onnxprune.allocate.ranking import Ranking, ranked
+from onnxprune.allocate.rounding import CHOICES
+from onnxprune.allocate.sensitivity import JOINT, repairable
 from onnxprune.analysis import Analysis
 from onnxprune.consumers import use_of
 from onnxprune.cost import CostModel
@@ -81,6 +83,8 @@ def select(
         unscored = declined
     widths = _lattice(analysis, asked, limits, unscored)
     if name == ELIMINATION and asked.target is not None and swept:
+        if asked.recover == "auto":
+            swept = _repaired(analysis, groups, swept)
         return _by_curves(widths, swept, values, asked, costs, bypassed)
     claims = criteria.get(name).claims if name != ELIMINATION else {"comparable", "damage"}
     allocation = allocate(
@@ -94,6 +98,17 @@ def select(
         damage="damage" in claims,
     )
     return Selection(allocation.removed, name, allocation.declined)
+
+
+def _repaired(
+    analysis: Analysis, groups: Sequence[Group], swept: Mapping[str, Elimination]
+) -> dict[str, Elimination]:
+    """The damage that the recovery to come is expected to leave."""
+    joint = repairable(analysis, groups)
+    return {
+        name: replace(one, damage=one.damage * JOINT) if name in joint else one
+        for name, one in swept.items()
+    }
 
 
 def _by_curves(
@@ -172,7 +187,8 @@ def _lattice(
     shapes = {t.name: [a.size or 0 for a in t.axes] for t in analysis.tensors}
     ops = {call.name: call.op for _, call in analysis.walk.calls}
     round_to = None if asked.round_to == "auto" else asked.round_to
-    grain = grains(shapes, ops, provider=asked.provider, round_to=round_to)
+    choices = 1 if asked.target is None else CHOICES
+    grain = grains(shapes, ops, provider=asked.provider, round_to=round_to, choices=choices)
     axes = axes_of(analysis.groups, shapes, grain)
     known = [b.name for b in analysis.blocks]
     return lattice(analysis.groups, axes, limits, unscored=unscored, known=known)

@@ -26,6 +26,7 @@ import onnx_ir as ir
 
 from onnxprune import model as models
 from onnxprune.allocate.curves import Feeds, calibrate, sweep
+from onnxprune.allocate.sensitivity import in_outputs
 from onnxprune.analysis import Analysis
 from onnxprune.plan import versions
 from onnxprune.recover.elimination import Elimination
@@ -79,7 +80,9 @@ def damage_curves(
     def measured() -> Curves:
         tell("measuring what every layer reads")
         readers = calibrate(analysis, batches, provider=provider, seed=seed)
-        return sweep(groups, readers, tell=tell)
+        swept, unpriced = sweep(groups, readers, tell=tell)
+        priced = in_outputs(analysis, groups, swept, readers, batches, provider=provider, tell=tell)
+        return priced, unpriced
 
     place = folder() if cache else None
     if place is None:

@@ -21,7 +21,7 @@ from onnxprune.analysis import Analysis
 from onnxprune.backends import open_session
 from onnxprune.recover.elimination import Consumer, Elimination, eliminate
 from onnxprune.recover.gram import Accumulator, Moments
-from onnxprune.recover.layers import Layer, find_layers, find_merge
+from onnxprune.recover.layers import Layer, Merge, find_layers, find_merge
 from onnxprune.recover.patches import sample_positions, token_rows
 from onnxprune.units import Group, Slice
 
@@ -59,12 +59,14 @@ class Reader:
         matrix: ``[g, K, N]``, its weight in the units of where its output counts.
         moments: of its inputs.
         norm: the variance of where its output counts, summed over channels.
+        merge: where its output counts.
     """
 
     layer: Layer
     matrix: Array
     moments: Moments
     norm: float
+    merge: Merge
 
 
 def calibrate(
@@ -121,6 +123,7 @@ def calibrate(
             matrix * merge.gain.reshape(matrix.shape[0], 1, -1),
             accumulator.moments(),
             spread[merge.value].variance,
+            merge,
         )
         for layer, matrix, accumulator, merge in zip(
             layers, weights, collected, merges, strict=True
@@ -184,6 +187,7 @@ def consumers_of(reader: Reader, cut: Slice) -> list[Consumer]:
                 units=units,
                 blocks=owned.reshape(len(units), int(counts[0])),
                 norm=max(reader.norm, np.finfo(np.float64).tiny),
+                problem=group,
             )
         )
     return found

@@ -121,7 +121,7 @@ def add_inputs(group: Arguments) -> None:
     """The inputs that models are run on, and what runs them."""
     add = group.add_argument
     add("--calib", metavar="SPEC", help="inputs: .npz, .npy, a folder, module.py:function")
-    add("--calib-samples", metavar="N", help="use at most this many (1024)")
+    add("--calib-samples", metavar="N", help="use at most this many (2048)")
     add("--batch", metavar="N", help="run this many at once (32)")
     add("--preprocess", metavar="SPEC", help="what turns raw pictures into inputs")
     add("--labels", metavar="SPEC", help="labels of the calibration inputs")

@@ -47,6 +47,7 @@ class Consumer:
         norm: the variance that makes its error relative: that of its output summed over
             channels, or of the residual stream it is added to.
         xy: ``[K, N]``, covariance of inputs and wanted outputs; ``xx @ weight`` if None.
+        problem: which group of its convolution it is.
     """
 
     xx: Float
@@ -55,6 +56,7 @@ class Consumer:
     blocks: Index
     norm: float
     xy: Float | None = None
+    problem: int = 0
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,7 +19,7 @@ from onnxprune.recover.steps import Step
 
 Array = npt.NDArray[Any]
 
-_BYTES = 512 << 20
+_BYTES = 768 << 20
 """Most bytes of rows held at a time."""
 
 
@@ -34,7 +34,7 @@ class Sample:
         seed: of the draw.
     """
 
-    rows: int = 20_000
+    rows: int = 30_000
     per_input: int = 16
     held: int = 6
     seed: int = 0

@@ -46,7 +46,7 @@ class Settings:
 
     sample: Sample = field(default_factory=Sample)
     producers: bool = True
-    pairs: int = 10
+    pairs: int = 6
     ridges: tuple[float, ...] = RIDGES
     provider: str = "cpu"
     threads: int | None = None
