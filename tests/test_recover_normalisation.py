@@ -144,11 +144,14 @@ def test_every_normalisation_is_found_with_its_gain(norm: str) -> None:
     assert (only.bias is None) == ("rms" in norm)
 
 
-def test_a_gain_that_others_read_too_is_left_to_them() -> None:
+@pytest.mark.parametrize("through", ["nothing", "Identity"])
+def test_a_gain_that_others_read_too_is_left_to_them(through: str) -> None:
     net = Net(4)
     x = net.dense(net.input("x", ("batch", TOKENS, KEPT), width=KEPT), WIDTH)
     gain, bias = net.vector(WIDTH, 0.7, 1.3), net.vector(WIDTH, -0.2, 0.2)
     y = net.node("LayerNormalization", x, gain, bias, axis=-1)
+    if through == "Identity":  # as torch exports parameters that are alike
+        gain, bias = net.node("Identity", gain), net.node("Identity", bias)
     y = net.node("LayerNormalization", net.node("Add", x, net.dense(y, WIDTH)), gain, bias, axis=-1)
     dense = models.load(net.build(net.dense(y, 5), ("batch", TOKENS, 5)))
     made, _ = recovered(dense, {width_of(analyse(dense)): (1, 5)}, normals(12), "bias")
