@@ -7,15 +7,16 @@
 Every matrix and kernel of a model (256 values or more) loses its smallest weights: the same share
 of each, by magnitude.  What is measured is storage, not quality.  Forms: dense; sparse
 (`sparse_initializer`; for OpenVINO `Constant.sparse_value`, all it reads); packed with exact, fp16
-and int8 values.  Peers: zstd (level 3 and 19) of the dense file, which no runtime reads, and
-onnxsim's simplified model (`--peer` is a Python that has onnxsim).
+and int8 values.  Peers: zstd of the dense file (level 3, and 19 where the file is small), which no
+runtime reads, and onnxsim's simplified model (`--peer` is a Python that has onnxsim).
 
-Bytes are those of files.  Each load and run happens in a process of its own, one form after the
-other in an order that changes with every repeat.  Load is CPU time from the path to a session that
-can run, graph optimisations at their default; peak is the highest resident memory of that process
-(VmHWM, reset before loading, what was there before taken off); latency is CPU time of the fastest
-of many runs at batch 1 on one thread.  Of repeats, the median is kept, and for latency also the
-least and the most.  OpenVINO computes in f32.  Linux only.
+Bytes are those of files.  Each load and run happens in a process of its own (a fork of one that has
+only imported the runtime), one form after the other in an order that changes with every repeat.
+Load is CPU time from the path to a session that can run, graph optimisations at their default; peak
+is the highest resident memory of that process (VmHWM, reset before loading, what was there before
+taken off); latency is CPU time of the fastest of many runs at batch 1 on one thread.  Of repeats,
+the median is kept, and for latency also the least and the most.  OpenVINO computes in f32.  Linux
+only.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ import numpy as np
 
 SHARED = Path(os.environ.get("ONNXPRUNE_SHARED", Path(__file__).parents[2] / "shared" / "data"))
 RESULTS = Path(__file__).parent / "results" / "storage.json"
-SECONDS = 1.0  # of runs per process
+SECONDS, RUNS = 0.5, 15  # of runs per process, at least
 FORMS = {
     "dense": ("dense", "exact"),
     "sparse": ("sparse", "exact"),
@@ -73,9 +74,10 @@ def compressed(path: Path) -> dict[str, int]:
     import zstandard
 
     data = path.read_bytes()
+    levels = (3, 19) if len(data) < 16 << 20 else (3,)  # level 19 takes minutes of larger ones
     return {
         f"zstd -{level}": len(zstandard.ZstdCompressor(level=level).compress(data))
-        for level in (3, 19)
+        for level in levels
     }
 
 
@@ -163,8 +165,9 @@ def work(runtime: str, path: str) -> dict[str, float]:
     peak, held = memory("VmHWM") - before, memory("VmRSS") - before
     run = runner(loaded)
     run()
-    fastest, until = float("inf"), time.perf_counter() + SECONDS
-    while time.perf_counter() < until:
+    fastest, until, runs = float("inf"), time.perf_counter() + SECONDS, 0
+    while time.perf_counter() < until or runs < RUNS:
+        runs += 1
         start = time.process_time()
         run()
         fastest = min(fastest, time.process_time() - start)
@@ -177,16 +180,41 @@ def work(runtime: str, path: str) -> dict[str, float]:
     }
 
 
-def measured(runtime: str, path: Path) -> dict[str, float]:
-    """The same in a process of its own."""
-    command = [sys.executable, "-m", "bench.storage", "--work", runtime, str(path)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    ran = subprocess.run(
-        command, capture_output=True, check=True, text=True, env=environment,
-        cwd=Path(__file__).parents[1],
-    )  # fmt: skip
-    found: dict[str, float] = json.loads(ran.stdout.splitlines()[-1])
-    return found
+def serve(runtime: str) -> None:
+    """Measure each file named on stdin in a child of its own, which finds the runtime imported."""
+    __import__(runtime)
+    for line in sys.stdin:
+        child = os.fork()
+        if child == 0:
+            print(json.dumps(work(runtime, line.strip())), flush=True)
+            os._exit(0)
+        os.waitpid(child, 0)
+
+
+class Server:
+    """The other end of `serve`."""
+
+    def __init__(self, runtime: str) -> None:
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "bench.storage", "--serve", runtime],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
+            cwd=Path(__file__).parents[1],
+        )  # fmt: skip
+
+    def measure(self, path: Path) -> dict[str, float]:
+        """What one file takes."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        print(path, file=self.process.stdin, flush=True)
+        found: dict[str, float] = json.loads(self.process.stdout.readline())
+        return found
+
+    def close(self) -> None:
+        """Let it go."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait()
 
 
 def summary(runs: list[dict[str, float]]) -> dict[str, float]:
@@ -222,12 +250,15 @@ def case(name: str, sparsity: float, repeats: int, peer: str | None) -> dict[str
             size = simplified(dense, peer, Path(folder))
             sizes |= {"onnxsim": size} if size is not None else {}
         runs: dict[tuple[str, str], list[dict[str, float]]] = {}
+        servers = {runtime: Server(runtime) for runtime in ("onnxruntime", "openvino")}
         for repeat in range(repeats):
             order = [(runtime, label) for runtime in ("onnxruntime", "openvino") for label in RUN]
             random.Random(repeat).shuffle(order)
             for runtime, label in order:
                 path = node if (runtime, label) == ("openvino", "sparse") else files[label]
-                runs.setdefault((runtime, label), []).append(measured(runtime, path))
+                runs.setdefault((runtime, label), []).append(servers[runtime].measure(path))
+        for server in servers.values():
+            server.close()
     return {
         "model": name,
         "sparsity": sparsity,
@@ -268,10 +299,10 @@ def main() -> None:
     parser.add_argument("--peer", help="a Python with onnxsim")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--table", action="store_true")
-    parser.add_argument("--work", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--serve", help=argparse.SUPPRESS)
     given = parser.parse_args()
-    if given.work:
-        print(json.dumps(work(*given.work)))
+    if given.serve:
+        serve(given.serve)
         return
     results = json.loads(given.results.read_text()) if given.results.exists() else {"cases": {}}
     for name in given.models:

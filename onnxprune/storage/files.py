@@ -16,5 +16,5 @@ def file_bytes(path: Path) -> int:
 
 def take_back(path: Path) -> None:
     """Remove a model that was just written, data beside it included."""
-    for file in (path, path.with_name(f"{path.name}.data")):
+    for file in {path.resolve(), *origin_of(models.load(path).ir).files}:
         file.unlink(missing_ok=True)

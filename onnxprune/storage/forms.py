@@ -45,6 +45,11 @@ NOT_COMPUTE = (
     "them, so the file is smaller and the model neither faster nor smaller in memory"
 )
 
+AT_LOAD = (
+    "packed weights are decoded when a model is loaded with graph optimisations on, as runtimes do "
+    "unless told otherwise; with them off they are decoded at every run: right, but slow"
+)
+
 _READERS: dict[str, frozenset[Form]] = {
     "cpu": frozenset(FORMS),
     "openvino": frozenset(FORMS),

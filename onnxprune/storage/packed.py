@@ -29,6 +29,7 @@ _SMALL = 1 << 18
 _LONGEST = 1 << 20
 """Values of a shared stream."""
 
+_FREE_INITIALIZERS = 4  # the IR version from which stored tensors need not be inputs too
 _ROW = 8  # weights in a row of what the nibble decoder returns
 
 
@@ -60,6 +61,7 @@ def pack(model: models.Model, weights: Sequence[Weight]) -> None:
     if not made:
         return
     pieces.finish()
+    model.ir.ir_version = max(model.ir.ir_version, _FREE_INITIALIZERS)
     for weight, value in made:
         _take_place(weight.value, value)
     forms = dict.fromkeys(weight.form for weight, _ in made)

@@ -9,7 +9,7 @@ from onnxprune import model as models
 from onnxprune.storage import coo, packed
 from onnxprune.storage.choose import Asked, choose
 from onnxprune.storage.densify import densify
-from onnxprune.storage.forms import NOT_COMPUTE, PACKED
+from onnxprune.storage.forms import AT_LOAD, NOT_COMPUTE, PACKED
 from onnxprune.storage.weights import Weight, weights
 
 
@@ -87,6 +87,8 @@ def _notes(chosen: list[Weight]) -> list[str]:
     negative = sum(w.content.negative for w in chosen if w.changed)
     if negative:
         notes.append(f"{negative} zeros had a sign, and have none now")
+    if any(weight.form in PACKED for weight in chosen):
+        notes.append(AT_LOAD)
     if any(weight.form != "dense" for weight in chosen):
         notes.append(NOT_COMPUTE)
     return notes
