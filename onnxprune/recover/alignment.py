@@ -41,8 +41,6 @@ _LIKENESS = 0.5
 """Least mean likeness of the chosen rows: 1 is equal, 0 is unrelated."""
 _GAP = 0.1
 """A row that leaves must be further off than the one that stays by this, in the same measure."""
-_SAMPLE = 1 << 18
-"""Elements of a tensor that likeness is measured on, about."""
 _ROUNDS = 3
 """How often parts are weighted anew by how much they have changed."""
 _LEAST = 1e-3
@@ -135,21 +133,6 @@ def ordered_assignment(cost: Float) -> npt.NDArray[np.int64]:
         chosen[j] = i
         i -= 1
     return chosen
-
-
-def likeness_of(dense: Array, pruned: Array) -> float:
-    """The correlation of two tensors of one shape where the second is not zero, means removed.
-
-    1 where both are constant; of large tensors it is that of a part.
-    """
-    step = max(dense.size // _SAMPLE, 1)
-    x, y = (a.ravel()[::step].astype(np.float64) for a in (dense, pruned))
-    x, y = x[y != 0], y[y != 0]
-    if not len(x):
-        return 1.0
-    x, y = x - x.mean(), y - y.mean()
-    size = float(np.linalg.norm(x) * np.linalg.norm(y))
-    return float(x @ y) / size if size > 0 else float(np.array_equal(x, y))
 
 
 def _identities(parts: Sequence[tuple[Array, Array]]) -> tuple[Ids, Ids] | None:

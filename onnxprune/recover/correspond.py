@@ -16,7 +16,6 @@ import numpy.typing as npt
 from onnxprune import model as models
 from onnxprune.analysis import Analysis, identity
 from onnxprune.errors import OnnxpruneError
-from onnxprune.recover.alignment import likeness_of
 from onnxprune.recover.kept_axes import Axes
 from onnxprune.recover.matching import Matching, match
 from onnxprune.recover.places import by_identity, read_at
@@ -26,6 +25,8 @@ Bool = npt.NDArray[np.bool_]
 
 _RELATED = 0.3
 """Least mean correlation between the weights of a model and of what was made from it."""
+_SAMPLE = 1 << 18
+"""Elements of a tensor that likeness is measured on, about."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +102,7 @@ def _likeness(axes: Axes) -> float:
         if sum(n > 1 for n in tensor.dense.shape.numpy()) < 2:
             continue
         dense, pruned = axes.cut(tensor), tensor.pruned.numpy()
-        total += likeness_of(dense, pruned) * dense.size
+        total += _correlation(dense, pruned) * dense.size
         size += dense.size
     mean = total / size if size else 1.0
     if mean < _RELATED:
@@ -110,3 +111,18 @@ def _likeness(axes: Axes) -> float:
             hint="give the model that this one was made from",
         )
     return mean
+
+
+def _correlation(dense: Array, pruned: Array) -> float:
+    """The correlation of two tensors of one shape where the second is not zero, means removed.
+
+    1 where both are constant; of large tensors it is that of a part.
+    """
+    step = max(dense.size // _SAMPLE, 1)
+    x, y = (a.ravel()[::step].astype(np.float64) for a in (dense, pruned))
+    x, y = x[y != 0], y[y != 0]
+    if not len(x):
+        return 1.0
+    x, y = x - x.mean(), y - y.mean()
+    size = float(np.linalg.norm(x) * np.linalg.norm(y))
+    return float(x @ y) / size if size > 0 else float(np.array_equal(x, y))
