@@ -7,6 +7,9 @@ model runs its gradient too, and no training framework is needed.
 * ``rules``: what every operator passes back; ``elementwise``, ``linear``, ``movement`` and
   ``norms`` hold them.
 * ``backward``: the walk from losses to the values whose gradients are wanted.
+* ``student``: a model whose weights can be changed between runs, and their gradients.
+* ``distil``: what is left of a network trained to answer as the dense one does, on ``variants`` of
+  inputs, in ``batches``, by ``descent``.
 """
 
 from onnxprune.gradient.backward import Backward, Loss, backward

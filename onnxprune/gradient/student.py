@@ -14,6 +14,7 @@ from onnxprune.backends import open_session
 from onnxprune.errors import OnnxpruneError
 from onnxprune.fidelity import is_distribution, is_scores
 from onnxprune.gradient.backward import Loss, backward, set_free
+from onnxprune.gradient.emit import Undifferentiable
 from onnxprune.recover.layers import Layer, find_layers
 from onnxprune.recover.segments import Feeds
 from onnxprune.shapes import propagate
@@ -101,9 +102,11 @@ class Student:
         biases = [layer.bias for layer in layers if layer.bias and _own(stored[layer.bias])]
         free |= dict.fromkeys(biases)
         outputs = [loss.output for loss in losses]
-        made = backward(
-            model, facts, losses, [x.y for x in layers], [*free], [*outputs, *(x.x for x in layers)]
-        )
+        seen = [*outputs, *(layer.x for layer in layers)]
+        try:
+            made = backward(model, facts, losses, [layer.y for layer in layers], [*free], seen)
+        except Undifferentiable as error:
+            raise OnnxpruneError(f"its outputs cannot be compared: {error}") from error
         cut_off = {x.weight for x in layers if x.y not in made.gradients}
         whole = {x.weight for x in layers} - cut_off
         self.layers = tuple(layer for layer in layers if layer.weight in whole)

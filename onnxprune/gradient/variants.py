@@ -7,7 +7,7 @@ real numbers are averaged with those of another sample (Zhang et al., "mixup", a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -77,8 +77,3 @@ def _varies(arrays: Sequence[Array]) -> bool:
     """Whether an input holds tokens: more than two of them, and not the same in every sample."""
     first = arrays[0]
     return len(np.unique(first)) > 2 and bool((first != first[:1]).any())
-
-
-def sizes(feeds: Mapping[str, Array]) -> tuple[tuple[int, ...], ...]:
-    """The shapes of one sample."""
-    return tuple(array.shape[1:] for array in feeds.values())

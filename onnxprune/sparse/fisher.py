@@ -23,6 +23,7 @@ from onnxprune import model as models
 from onnxprune.backends import open_session
 from onnxprune.errors import OnnxpruneError
 from onnxprune.gradient import Loss
+from onnxprune.gradient.batches import apart, first, joined
 from onnxprune.gradient.student import Student, losses_of, visible
 from onnxprune.sparse.rows import Feeds
 from onnxprune.sparse.weights import Target
@@ -31,7 +32,9 @@ Array = npt.NDArray[Any]
 Float = npt.NDArray[np.float64]
 
 _SAMPLES = 64
-"""Inputs looked at, rounded up to whole batches."""
+"""Inputs looked at."""
+_AT_ONCE = 8
+"""Inputs run at once: whatever lies between inputs and outputs is in memory."""
 
 
 def information(
@@ -56,11 +59,14 @@ def information(
     Returns:
         None where some layer has no gradient.
     """
-    some = _some(batches)
-    answers = open_session(model, provider=provider, threads=threads).run(some[0])
-    losses = losses_of(answers)
+    samples, more = apart(model, batches, len(batches) + 1)
+    some = joined((samples + more)[:_SAMPLES], _AT_ONCE)
     largest = max(some, key=lambda feeds: sum(array.size for array in feeds.values()))
+    if len(first(largest)) == 1:
+        largest = joined([largest] * 2, 2)[0]
     try:
+        answers = open_session(model, provider=provider, threads=threads).run(some[0])
+        losses = losses_of(answers)
         pupil = Student(model, [t.name for t in targets], losses, largest, provider, threads)
     except OnnxpruneError:
         return None
@@ -76,8 +82,11 @@ def information(
             / _scale(loss, outputs[loss.output])
             for loss in losses
         }
-        for layer, _, back in pupil.gradients(feeds, drawn, share, pupil.weights):
-            found[layer.node] += np.square(back, dtype=np.float64).sum(axis=1) / len(some)
+        try:
+            for layer, _, back in pupil.gradients(feeds, drawn, share, pupil.weights):
+                found[layer.node] += np.square(back, dtype=np.float64).sum(axis=1) / len(some)
+        except OnnxpruneError:
+            return None
     return found
 
 
@@ -96,16 +105,6 @@ def _scale(loss: Loss, given: Array) -> float:
     if loss.kind == "kl":
         return 1.0
     return max(float(np.sqrt(np.square(given, dtype=np.float64).mean())), 1e-12)
-
-
-def _some(batches: Sequence[Feeds]) -> list[Feeds]:
-    some: list[Feeds] = []
-    samples = 0
-    for feeds in batches:
-        if samples < _SAMPLES:
-            some.append(feeds)
-            samples += len(next(iter(feeds.values())))
-    return some
 
 
 def damage_of(errors: Float, information: Float, gain: Float) -> Float:
