@@ -62,7 +62,7 @@ def test_training_helps_on_inputs_nobody_saw(name: str, asked: str, samples: int
         assert stored(made.model, weight).tobytes() == before[weight]  # the one given is as it was
         changed += stored(done.model, weight).tobytes() != before[weight]
     assert changed == len(keep)
-    assert done.after < 0.9  # less is not believed
+    assert done.after < 0.95  # a smaller gain is not believed
 
 
 def test_what_is_right_already_is_left_alone() -> None:

@@ -58,6 +58,11 @@ class Descent:
         self._second = {name: np.zeros_like(self.weights[name]) for name in self._pupil.trained}
         self._since = 0
 
+    @property
+    def restarted(self) -> bool:
+        """Whether :meth:`restart` was called."""
+        return self._care < 1.0
+
     def restart(self, weights: Mapping[str, Array]) -> None:
         """Go on from other weights, with shorter steps."""
         self.weights = dict(weights)

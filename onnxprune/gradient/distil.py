@@ -41,9 +41,11 @@ _LOOKS = 10
 _JUDGES = 256
 """How many of them, at most."""
 _PATIENCE = 0.4
-"""The part of the steps after which they must have been closer once."""
-_WORTH = 0.9
-"""What they must fall to: on a few dozen samples, a few percent less mean nothing."""
+"""The part of the steps after which they must have been closer once, if steps led astray before:
+else it is the last and shortest steps that gain most."""
+_WORTH = 0.95
+"""What they must fall to: on a few dozen samples, a few percent less mean nothing. Layers may have been
+fitted to them too, so they flatter what training starts from."""
 _ASTRAY = 1.5
 """If they are so much further off than at best, training begins there again, more carefully."""
 
@@ -165,7 +167,7 @@ def _train(
         found = judge(descent.weights)
         if found < best:
             best, weights, at = found, dict(descent.weights), step
-        elif not at and step > _PATIENCE * steps:
+        elif not at and descent.restarted and step > _PATIENCE * steps:
             break
         elif not found <= _ASTRAY * best:
             descent.restart(weights)
