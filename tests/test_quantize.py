@@ -256,6 +256,19 @@ def test_what_cannot_be_done_is_refused(
         quantize(source(), settings, options)
 
 
+def test_a_table_that_is_looked_up_gets_smaller_too() -> None:
+    weights = {"t": floats(500, 32), "a": floats(32, 64)}
+    nodes = [
+        node("Cast", "x", "i", to=onnx.TensorProto.INT64),
+        node("Gather", "t i", "e"),
+        node("MatMul", "e a", "y"),
+    ]
+    calib = [{"x": np.arange(8, dtype=np.float32).reshape(2, 4) + k} for k in range(4)]
+    made = quantize(build(nodes, weights, ["n", 4], opset=17), None, Options(calib=calib))
+    assert made.bytes[1] < 0.3 * made.bytes[0]
+    assert (made.outcome.main.cosine or 0) > 0.999
+
+
 def test_the_float_model_is_left_as_it_is() -> None:
     model = models.load(CNN.model)
     before = models.structure_hash(model)

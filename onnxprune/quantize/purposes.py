@@ -14,6 +14,8 @@ Purpose = Literal["onnxruntime", "openvino", "openvino-sparse", "tensorrt"]
 Ranges = Literal["minmax", "percentile", "entropy"]
 
 LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+TABLES = ("Gather",)
+"""Looked up rather than multiplied with: a stored table is smaller in int8 and no slower."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +29,9 @@ class Settings:
         reduce_range: 7 bits for weights: for x86 processors without VNNI, whose 16-bit sums
             saturate.
         ranges: how ranges of activations are found from the inputs.
-        ops: ``linear`` quantizes products and convolutions only, ``all`` whatever lies between
-            too; None takes ``all`` for networks of convolutions, where it saves conversions.
+        ops: ``linear`` quantizes products, convolutions and stored tables only, ``all`` whatever
+            lies between too; None takes ``all`` for networks of convolutions, where it saves
+            conversions.
         skip: globs over names of nodes and weights that stay floating point.
     """
 
@@ -71,7 +74,7 @@ def static_arguments(
     }
     return {
         "quant_format": q.QuantFormat.QDQ,
-        "op_types_to_quantize": None if every else list(LINEAR),
+        "op_types_to_quantize": None if every else [*LINEAR, *(() if tensorrt else TABLES)],
         "per_channel": per_channel and not settings.per_tensor,
         "reduce_range": settings.reduce_range,
         "activation_type": q.QuantType.QInt8 if tensorrt else q.QuantType.QUInt8,

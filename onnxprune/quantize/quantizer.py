@@ -80,6 +80,17 @@ def excluded(model: models.Model, globs: Sequence[str]) -> list[str]:
     return found
 
 
+def _lookups_of_activations(model: models.Model) -> list[str]:
+    """Gathers that pick from something computed: quantizing those only adds conversions."""
+    return [
+        identity(node)
+        for graph in models.graphs(model)
+        for node in graph
+        if node.op_type == "Gather"
+        and (node.inputs[0] is None or models.constant(node.inputs[0]) is None)
+    ]
+
+
 def run(model: models.Model, settings: Settings, feeds: Iterable[Feeds]) -> models.Model:
     """Quantize a prepared model.
 
@@ -96,7 +107,7 @@ def run(model: models.Model, settings: Settings, feeds: Iterable[Feeds]) -> mode
 
     large = models.size_bytes(model) >= _LARGEST
     common = {
-        "nodes_to_exclude": excluded(model, settings.skip),
+        "nodes_to_exclude": excluded(model, settings.skip) + _lookups_of_activations(model),
         "use_external_data_format": large,
     }
     with tempfile.TemporaryDirectory(prefix="onnxprune.") as folder:
