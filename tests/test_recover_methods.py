@@ -141,7 +141,7 @@ def test_sparse_updates_of_a_sweep_are_undone_where_nothing_may_change() -> None
 
 def test_repairs_of_single_weights_compare_as_they_should() -> None:
     far = {w: distance(run("digits_mlp", w, sparsity="70%")) for w in WORDS}
-    assert far["auto"] == pytest.approx(far["pcg"])
+    assert far["auto"] < 1.05 * far["pcg"]
     assert far["pcg"] < far["none"]
     assert far["lstsq"] < far["none"]
 
