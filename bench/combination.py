@@ -60,7 +60,8 @@ def make(stem: str, asked: argparse.Namespace) -> None:
     recipe = RECIPES[stem] | dict(pair.split("=", 1) for pair in asked.set)
     data = Options(calib=batches(stem, asked.batches, 16), batch=16)
     # Without data the recipe goes by the weights alone: other weights, the same size and latency.
-    first = from_flags(recipe | ({"calib": "random", "recover": "none"} if asked.blind else {}))
+    blind = {"calib": "random", "recover": "none"}
+    first = from_flags(recipe | (blind if asked.blind else {"calib": data.calib, "batch": 16}))
     started = time.process_time()
     made = quantize(path, Settings(), data, first=first, tell=print)
     seconds = time.process_time() - started

@@ -12,6 +12,9 @@ from onnxprune.errors import OnnxpruneError
 from onnxprune.sparse.amount import Method, Sparsity, Spread, sparsity
 from onnxprune.storage.forms import Store
 
+INPUTS = ("calib", "calib_samples", "batch", "preprocess", "seed", "provider")
+"""Options that say where inputs come from and what runs the model."""
+
 Allocation = Literal["uniform", "global"]
 Recover = Literal["auto", "none", "bias", "lstsq", "pcg"]
 

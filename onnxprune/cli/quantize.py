@@ -14,7 +14,7 @@ from onnxprune import recipe
 from onnxprune.cli import console, destination
 from onnxprune.cli.parser import Commands, add_command, add_inputs, add_model, given_options
 from onnxprune.cli.prune import finish
-from onnxprune.options import from_flags
+from onnxprune.options import INPUTS, from_flags
 from onnxprune.report import terminal
 from onnxprune.report.numbers import percent, plural
 from onnxprune.report.schema import CheckRow, Measure
@@ -79,7 +79,8 @@ def run(given: argparse.Namespace) -> int:
     skip = tuple(given.skip or ())
     flags.pop("skip", None)
     asked = from_flags(flags)
-    first = from_flags(recipe.read(Path(given.prune))) if given.prune else None
+    shared = {name: flags[name] for name in INPUTS if name in flags}
+    first = from_flags(shared | recipe.read(Path(given.prune))) if given.prune else None
     files = {
         "the model": given.model,
         "--calib": asked.calib,

@@ -12,7 +12,7 @@ from onnxprune.calibrate import split
 from onnxprune.errors import OnnxpruneError
 from onnxprune.inputs import HELD_OUT, Feeds, Inputs, open_inputs
 from onnxprune.judge import Judgement, judge
-from onnxprune.options import Options
+from onnxprune.options import INPUTS, Options
 from onnxprune.pipeline import prune
 from onnxprune.quantize import quantizer, zeros
 from onnxprune.quantize.purposes import Settings
@@ -22,9 +22,6 @@ from onnxprune.storage.densify import densify
 from onnxprune.verify import Check, Verdict
 
 Tell = Callable[[str], None]
-
-_INPUTS = ("calib", "calib_samples", "batch", "preprocess", "seed", "provider")
-"""Options that say where inputs come from and what runs them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +99,7 @@ def quantize(
     fit, held = _parts(inputs)
     pruned = None
     if first is not None:
-        given = {name: getattr(asked, name) for name in _INPUTS} if first.calib is None else {}
+        given = {name: getattr(asked, name) for name in INPUTS} if first.calib is None else {}
         pruned = prune(model, replace(first, **given), tell=tell)
     tell("preparing")
     ready, notes = quantizer.prepared(model if pruned is None else pruned.model)
