@@ -234,6 +234,22 @@ def test_what_whoever_runs_the_model_may_replace_stays_dense() -> None:
         assert not stored.changed
 
 
+def test_weights_of_a_very_old_model_lie_in_its_nodes(tmp_path: Path) -> None:
+    """Below IR version 4 every stored tensor is an input; decoders need some that are not."""
+    held = numpy_helper.from_array(holey(), "c")
+    first = [helper.make_node("Constant", [], ["W"], value=held)]
+    dense = tmp_path / "dense.onnx"
+    onnx.save(product(holey(), initializer=[], first=first, opset=11, ir_version=3), dense)
+    for form in ("packed", "sparse"):
+        stored = store(dense, Asked(form, always=True))  # type: ignore[arg-type]
+        path = stored.save(tmp_path / "stored.onnx")
+        assert form_of(stored) != "dense"
+        onnx.checker.check_model(path)
+        assert len(onnx.load(path).graph.input) == 1
+        given = feeds(dense)
+        assert all(map(same, ran(path, given), ran(dense, given)))
+
+
 def test_an_old_operator_set_has_no_decoder_but_sparse_weights() -> None:
     stored = store(product(holey(), opset=9), Asked("auto"))
     assert form_of(stored) == "sparse"

@@ -87,6 +87,8 @@ def _notes(chosen: list[Weight]) -> list[str]:
     negative = sum(w.content.negative for w in chosen if w.changed)
     if negative:
         notes.append(f"{negative} zeros had a sign, and have none now")
+    if not any(weight.changed for weight in chosen):
+        notes.append("no weight takes less space in another form than the dense one")
     if any(weight.form in PACKED for weight in chosen):
         notes.append(AT_LOAD)
     if any(weight.form != "dense" for weight in chosen):
