@@ -20,7 +20,7 @@ from onnxprune.options import Options
 
 Feeds = Mapping[str, npt.NDArray[Any]]
 
-HELD_OUT = 0.15
+HELD_OUT = 0.1
 """The part of the calibration data that nothing is fitted to."""
 MOST_BYTES = 384 << 20
 """Bytes of inputs that are fitted to: what they cause inside a network is several times larger."""

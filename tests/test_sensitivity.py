@@ -19,7 +19,8 @@ from onnxprune.allocate.sensitivity import in_outputs, repairable, without
 from onnxprune.analysis import Analysis, analyse
 from onnxprune.backends import open_session
 from onnxprune.calibrate.mixing import ENOUGH, mixable, with_mixtures
-from onnxprune.recover.elimination import Elimination
+from onnxprune.recover.elimination import Consumer, Elimination, eliminate
+from onnxprune.recover.gram import moments, shrunk
 from onnxprune.units import Slice
 
 Feeds = dict[str, npt.NDArray[Any]]
@@ -84,9 +85,37 @@ def test_damage_of_what_the_output_reads_is_the_error_of_the_output(measured: An
         error = ((run(model, batches) - dense) ** 2).sum()
         assert priced.damage[width] == pytest.approx(error / (dense**2).sum(), rel=0.02)
         spread = ((dense - dense.mean(axis=0)) ** 2).sum()
-        # The curve counts the pull of the ridge as damage too.
-        assert one.damage[width] == pytest.approx(error / spread, rel=0.2)
+        # The curve speaks of rows that were not seen, which are never better.
+        assert one.damage[width] > 0.8 * error / spread
     assert tried
+
+
+def test_directions_that_were_never_seen_are_not_free() -> None:
+    """With fewer rows than inputs, least squares does without most of them: on these rows."""
+    rng = np.random.default_rng(0)
+    few, many = (moments(rng.standard_normal((1, rows, 64))) for rows in (32, 20_000))
+    weight = rng.standard_normal((64, 8))
+    units = np.arange(64)
+
+    def half_gone(xx: npt.NDArray[np.float64]) -> float:
+        norm = float((weight**2).sum())
+        consumer = Consumer(xx, weight, units, units[:, None], norm)
+        return float(eliminate([consumer], 64).damage[32])
+
+    truth = half_gone(np.eye(64))
+    assert half_gone(few.xx[0]) < 0.1 * truth
+    assert half_gone(shrunk(few.xx[0], few.count)) > 0.5 * truth
+    assert half_gone(shrunk(many.xx[0], many.count)) == pytest.approx(truth, rel=0.1)
+
+
+@given(rows=st.integers(2, 400), seed=st.integers(0, 99))
+def test_shrinking_keeps_the_whole_variance(rows: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    xx = moments(rng.standard_normal((1, rows, 12)) * rng.uniform(0.1, 9, 12)).xx[0]
+    found = shrunk(xx, rows)
+    assert np.trace(found) == pytest.approx(np.trace(xx))
+    assert np.linalg.eigvalsh(found)[0] >= np.linalg.eigvalsh(xx)[0] - 1e-9
+    np.testing.assert_array_equal(found, found.T)
 
 
 def test_the_curves_stay_curves(measured: Any) -> None:
@@ -159,4 +188,5 @@ def test_narrow_axes_keep_their_choices(size: int) -> None:
     assert found.wanted <= 16
     deep = Slice("w", 0, np.arange(size)[:, None], "scales", ("y",))
     required = grains({"w": (size, 1, 3, 3)}, {"y": "Conv"}, choices=8)(deep)
-    assert required == Grain(16, 16)
+    assert grains({"w": (size, 1, 3, 3)}, {"y": "Conv"})(deep) == Grain(16, 16)
+    assert required == Grain(max(8, min(16, size // 8)), max(8, min(16, size // 8)))

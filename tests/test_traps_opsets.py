@@ -143,16 +143,21 @@ def test_broadcasting_by_axis_of_opset_6() -> None:
     y = net.node("Add", y, net.vector(10, -0.3, 0.3), broadcast=1, axis=1)
     y = net.node("Mul", net.node("Relu", y), net.vector(10, 0.5, 1.5), broadcast=1, axis=1)
     y = net.node("GlobalAveragePool", net.conv(y, 6, 3))
-    y = net.node("Gemm", net.node("Flatten", y), net.weight(5, 6, fan=6), net.vector(5, -1, 1),
-                 broadcast=1, transB=1)
+    y = net.node(
+        "Gemm",
+        net.node("Flatten", y),
+        net.weight(5, 6, fan=6),
+        net.vector(5, -1, 1),
+        broadcast=1,
+        transB=1,
+    )
     model = net.build(y, ("batch", 5))
     analysis = analyse(models.load(model))
     removed = choose(analysis, 0.4, 0)
     assert sorted(map(len, removed.values())) == [2, 4]
     feeds = made_up(analysis.model, {"image": (2, 3, 8, 8)})
     small, reference = (
-        run(models.to_proto(m), feeds)
-        for m in (cut(analysis, removed), masked(analysis, removed))
+        run(models.to_proto(m), feeds) for m in (cut(analysis, removed), masked(analysis, removed))
     )
     np.testing.assert_allclose(small, reference, rtol=0, atol=1e-5)
     assert np.abs(reference - run(model, feeds)).max() > 1e-2

@@ -38,6 +38,8 @@ LARGEST = 256 << 20
 """Bytes that the folder may hold."""
 _ABANDONED = 3600.0
 """Seconds after which a file that is being written belongs to nobody."""
+_ASIDE = 5
+"""One batch of so many is kept aside: errors of rows that were fitted to say too little."""
 _ENDING = ".curves.npz"
 
 Curves = tuple[dict[str, Elimination], dict[str, str]]
@@ -79,9 +81,10 @@ def damage_curves(
 
     def measured() -> Curves:
         tell("measuring what every layer reads")
-        readers = calibrate(analysis, batches, provider=provider, seed=seed)
+        known, unseen = _parted(batches)
+        readers = calibrate(analysis, known, provider=provider, seed=seed)
         swept, unpriced = sweep(groups, readers, tell=tell)
-        priced = in_outputs(analysis, groups, swept, readers, batches, provider=provider, tell=tell)
+        priced = in_outputs(analysis, groups, swept, readers, unseen, provider=provider, tell=tell)
         return priced, unpriced
 
     place = folder() if cache else None
@@ -94,6 +97,12 @@ def damage_curves(
     curves = measured()
     write(place, name, curves, tell)
     return curves
+
+
+def _parted(batches: Sequence[Feeds]) -> tuple[Sequence[Feeds], Sequence[Feeds]]:
+    """Batches to measure layers on, and others to see what becomes of the outputs."""
+    aside = len(batches) // _ASIDE
+    return (batches[:-aside], batches[-aside:]) if aside else (batches, batches)
 
 
 def key(

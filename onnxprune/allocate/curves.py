@@ -20,7 +20,7 @@ from onnxprune.allocate.knapsack import Curve, Fit, fit
 from onnxprune.analysis import Analysis
 from onnxprune.backends import open_session
 from onnxprune.recover.elimination import Consumer, Elimination, eliminate
-from onnxprune.recover.gram import Accumulator, Moments
+from onnxprune.recover.gram import Accumulator, Moments, shrunk
 from onnxprune.recover.layers import Layer, Merge, find_layers, find_merge
 from onnxprune.recover.patches import sample_positions, token_rows
 from onnxprune.units import Group, Slice
@@ -182,7 +182,7 @@ def consumers_of(reader: Reader, cut: Slice) -> list[Consumer]:
             continue
         found.append(
             Consumer(
-                xx=reader.moments.xx[group],
+                xx=shrunk(reader.moments.xx[group], reader.moments.count),
                 weight=reader.matrix[group],
                 units=units,
                 blocks=owned.reshape(len(units), int(counts[0])),

@@ -169,6 +169,27 @@ def restrict(whole: Moments, rows: npt.NDArray[np.int64]) -> Moments:
     )
 
 
+def shrunk(xx: Float, count: int) -> Float:
+    """A covariance nearer to that of all inputs there are than the one of the rows seen.
+
+    With fewer rows than inputs some directions were never seen, and whatever reads them seems to be
+    had for nothing. The oracle approximating shrinkage of Chen, Wiesel, Eldar and Hero ("Shrinkage
+    algorithms for MMSE covariance estimation", 2010, eq. 23) pulls towards a multiple of the
+    identity, by next to nothing where rows abound.
+
+    Args:
+        xx: ``[K, K]``.
+        count: rows it is of.
+    """
+    size = len(xx)
+    trace, square = float(np.trace(xx)), float(np.einsum("ij,ij->", xx, xx))
+    above = (count + 1 - 2 / size) * (square - trace**2 / size)
+    share = min(((1 - 2 / size) * square + trace**2) / above, 1.0) if above > 0 else 0.0
+    out = (1 - share) * xx
+    out[np.diag_indices(size)] += share * trace / size
+    return out
+
+
 def with_targets(whole: Moments, weight: Array, bias: Array | None = None) -> Moments:
     """The same inputs with the outputs of a linear layer as targets.
 

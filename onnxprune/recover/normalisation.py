@@ -209,6 +209,7 @@ def plan_turns(
             continue
         if norm.kind == "batch":
             step = behind.get(norm.node)
+            methods: tuple[str, ...]
             methods = ("bias", "statistics") if biases else ("bias", "statistics", "affine")
             methods = ("statistics",) if statistics else methods
             turn = Turn(norm, columns, methods, norm.y, judged=not statistics)

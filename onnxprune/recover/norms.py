@@ -88,7 +88,7 @@ class Norm:
             split -= split.mean(axis=2, keepdims=True)
             split /= np.sqrt((split**2).mean(axis=2, keepdims=True) + self.epsilon)
             x = split.reshape(x.shape)
-        rows = token_rows(x, self.axis, positions)[0].astype(np.float64)
+        rows: npt.NDArray[np.float64] = token_rows(x, self.axis, positions)[0].astype(np.float64)
         if self.kind == "layer":
             rows -= rows.mean(axis=1, keepdims=True)
         if self.kind in ("layer", "rms"):
@@ -124,7 +124,9 @@ def find_norms(
 
 def _shape(node: ir.Node, facts: Mapping[str, Fact]) -> tuple[int, ...] | None:
     fact = facts.get(identity(node))
-    return None if fact is None else fact.shape
+    if fact is None or fact.shape is None or None in fact.shape:
+        return None
+    return tuple(int(size) for size in fact.shape if size is not None)
 
 
 def _fused(node: ir.Node, shape: tuple[int, ...]) -> Norm | tuple[int, str] | None:

@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
@@ -22,6 +23,8 @@ from onnxprune.backends import open_session
 Array = npt.NDArray[Any]
 Feeds = Mapping[str, Array]
 
+_LARGE = 512 << 20
+"""Bytes of one value over all batches from which on it is held in half precision."""
 _FREE_INITIALIZERS = 4  # first IR version whose initializers need not be graph inputs
 
 
@@ -52,6 +55,7 @@ class Segments:
                 self._readers[value].add(node)
         self._done: set[ir.Node] = set()
         self._held: list[dict[str, Array]] = [dict(batch) for batch in batches]
+        self._halved: set[str] = set()
         self._provider, self._threads = provider, threads
 
     def __len__(self) -> int:
@@ -64,7 +68,8 @@ class Segments:
 
     def value(self, name: str, batch: int) -> Array:
         """A value that was advanced to and is still needed."""
-        return self._held[batch][name]
+        value = self._held[batch][name]
+        return value.astype(np.float32) if name in self._halved else value
 
     def advance(self, wanted: Iterable[str]) -> None:
         """Run what the wanted values need and has not run yet.
@@ -114,18 +119,28 @@ class Segments:
         }
         inputs = sorted(borders)
         graph = ir.convenience.extract(self._graph, inputs, list(outputs))
-        sample = self._held[0]
         for value in graph.inputs:
-            if value.name in sample:
-                array = sample[value.name]
+            if value.name in self._held[0]:
+                array = self.value(value.name, 0)
                 value.type = ir.TensorType(ir.DataType.from_numpy(array.dtype))
                 value.shape = ir.Shape([None] * array.ndim)
         version = max(self._model.ir.ir_version, _FREE_INITIALIZERS)
         piece = ir.Model(graph, ir_version=version)
         piece.opset_imports.update(self._model.ir.opset_imports)
         session = open_session(models.Model(piece), provider=self._provider, threads=self._threads)
-        for held in self._held:
-            held.update(session.run({name: held[name] for name in inputs}, only=list(outputs)))
+        for batch, held in enumerate(self._held):
+            found = session.run({n: self.value(n, batch) for n in inputs}, only=list(outputs))
+            if not batch:
+                large = {n for n, a in found.items() if a.nbytes * len(self) > _LARGE}
+                self._halved |= {n for n in large if found[n].dtype == np.float32}
+            for name, array in found.items():
+                held[name] = _half(array) if name in self._halved else array
+
+
+def _half(value: Array) -> Array:
+    """A value in half precision, whose rounding (0.0005) is far below the errors to be repaired."""
+    most = np.finfo(np.float16).max
+    return np.clip(value, -most, most).astype(np.float16)
 
 
 def read_by(node: ir.Node) -> list[ir.Value]:
