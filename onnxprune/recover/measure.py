@@ -36,7 +36,7 @@ class Sample:
 
     rows: int = 30_000
     per_input: int = 16
-    held: int = 10
+    held: int = 6
     seed: int = 0
 
     def wanted(self, inputs: int) -> int:
