@@ -41,7 +41,7 @@ Run = Callable[[dict[str, Array]], list[Array]]
 
 RECIPES: dict[str, dict[str, object]] = {
     "minilm_l6_sts_sst2": {"ratio": 0.25, "sparsity": "2:4"},
-    "mobilenetv1_0.75_imagenet_bn": {"ratio": 0.25, "sparsity": "2:4", "skip_first": 1},
+    "mobilenetv1_0.75_imagenet_bn": {"ratio": 0.1, "sparsity": "2:4", "skip_first": 1},
 }
 _TOKENS = 64
 
