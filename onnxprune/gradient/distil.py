@@ -44,8 +44,8 @@ _PATIENCE = 0.4
 """The part of the steps after which they must have been closer once, if steps led astray before:
 else it is the last and shortest steps that gain most."""
 _WORTH = 0.95
-"""What they must fall to: on a few dozen samples, a few percent less mean nothing. Layers may have
-been fitted to them too, so they flatter what training starts from."""
+"""What they must fall to, or lower where few answers are judged: layers may have been fitted to them
+too, so they flatter what training starts from."""
 _ASTRAY = 1.5
 """If they are so much further off than at best, training begins there again, more carefully."""
 
@@ -145,7 +145,8 @@ def distil(
         best, weights, at = _train(descent, judge, lessons, steps, tell)
     except OnnxpruneError as error:
         return Distilled(student, reason=f"its gradient does not run: {error.message}")
-    if best > _WORTH:
+    answered = sum(a.size // max(a.shape[-1], 1) for a in map(first, answers) if a.ndim)
+    if best > min(_WORTH, 1 - 1 / max(answered, 1) ** 0.5):
         return Distilled(student)
     return Distilled(pupil.with_weights(weights), at, 1.0, best)
 
