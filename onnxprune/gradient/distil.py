@@ -44,8 +44,8 @@ _PATIENCE = 0.4
 """The part of the steps after which they must have been closer once, if steps led astray before:
 else it is the last and shortest steps that gain most."""
 _WORTH = 0.95
-"""What they must fall to, or lower where few answers are judged: layers may have been fitted to them
-too, so they flatter what training starts from."""
+"""What they must fall to, or lower where few answers are judged: layers may have been fitted to
+them too, so they flatter what training starts from."""
 _ASTRAY = 1.5
 """If they are so much further off than at best, training begins there again, more carefully."""
 
