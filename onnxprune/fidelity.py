@@ -76,7 +76,7 @@ class Comparison:
                 strange = sorted(set(outputs) ^ set(self._sums))
                 raise OnnxpruneError(
                     f"the outputs differ in name: {', '.join(strange)}",
-                    hint="Only models with the same outputs can be compared.",
+                    hint="only models with the same outputs can be compared",
                 )
         for name, sums in self._sums.items():
             sums.add(np.asarray(reference[name]), np.asarray(other[name]))

@@ -34,7 +34,7 @@ def open_labels(spec: Any, indices: npt.NDArray[np.int64] | None = None) -> Arra
     labels = _read(Path(spec)) if isinstance(spec, str | Path) else np.asarray(spec)
     if labels.dtype.kind not in "biuf":
         raise OnnxpruneError(
-            f"{where} holds {labels.dtype.name}, not numbers", hint="Class numbers start at 0."
+            f"{where} holds {labels.dtype.name}, not numbers", hint="class numbers start at 0"
         )
     if labels.ndim == 0 or len(labels) == 0:
         raise OnnxpruneError(f"{where} holds no labels")
@@ -45,20 +45,18 @@ def open_labels(spec: Any, indices: npt.NDArray[np.int64] | None = None) -> Arra
     if len(indices) and indices.max() >= len(labels):
         raise OnnxpruneError(
             f"{where} holds {len(labels)} labels, but sample {indices.max()} is used",
-            hint="Give one label per sample of the data, in their order.",
+            hint="give one label per sample of the data, in their order",
         )
     return labels[indices]
 
 
 def _read(path: Path) -> Array:
     if not path.is_file():
-        raise OnnxpruneError(
-            f"there is no file {path}", hint="Labels are .npy, .npz, .txt or .csv."
-        )
+        raise OnnxpruneError(f"there is no file {path}", hint="labels are .npy, .npz, .txt or .csv")
     readers = {".npy": _npy, ".npz": _npz, ".txt": _txt, ".csv": _csv}
     reader = readers.get(path.suffix.lower())
     if reader is None:
-        raise OnnxpruneError(f"{path} is no file of labels", hint=f"One of {', '.join(readers)}.")
+        raise OnnxpruneError(f"{path} is no file of labels", hint=f"one of {', '.join(readers)}")
     try:
         return reader(path)
     except (ValueError, OSError, EOFError) as error:
@@ -77,7 +75,7 @@ def _npz(path: Path) -> Array:
         if key is None:
             raise OnnxpruneError(
                 f"{path} has no labels among {', '.join(names)}",
-                hint=f"Store them under one of {', '.join(_KEYS)}.",
+                hint=f"store them under one of {', '.join(_KEYS)}",
             )
         loaded: Array = archive[key]
     return loaded

@@ -70,7 +70,7 @@ def find_metric(spec: str | Callable[..., float]) -> Metric:
 
         function = load_object(spec)
         if not callable(function):
-            raise OnnxpruneError(f"{spec} is no function", hint="It must take outputs and labels.")
+            raise OnnxpruneError(f"{spec} is no function", hint="it must take outputs and labels")
         return Metric(spec, "function", function=function)
     kind, _, output = spec.partition("@")
     top = re.fullmatch(r"top([1-9]\d*)", kind)
@@ -80,7 +80,7 @@ def find_metric(spec: str | Callable[..., float]) -> Metric:
         return Metric(spec, _LOWER[kind], higher_is_better=False, output=output)
     raise OnnxpruneError(
         f"there is no metric '{spec}'",
-        hint=f"One of {', '.join(METRICS)}, or your own as file.py:function.",
+        hint=f"one of {', '.join(METRICS)}, or your own as file.py:function",
     )
 
 
@@ -136,7 +136,7 @@ def _paired(
     for batch in outputs:
         if metric.output and metric.output not in batch:
             raise OnnxpruneError(
-                f"the model has no output '{metric.output}'", hint=f"It has {', '.join(batch)}."
+                f"the model has no output '{metric.output}'", hint=f"it has {', '.join(batch)}"
             )
         counted = batch[metric.output] if metric.output else next(iter(batch.values()))
         stop = start + (len(counted) if counted.ndim else 1)
@@ -149,7 +149,7 @@ def _paired(
             return
     raise OnnxpruneError(
         f"the number of labels, {len(labels)}, is not the number of samples",
-        hint="Give one label per sample, in the order of the samples.",
+        hint="give one label per sample, in the order of the samples",
     )
 
 
@@ -163,7 +163,7 @@ def _pick(metric: Metric, batch: Outputs, labels: Array) -> str:
     which = "several outputs fit" if fitting else "no output fits"
     raise OnnxpruneError(
         f"{which} labels of shape {list(labels.shape)}: {shapes}",
-        hint=f"Write {metric.name}@OUTPUT." if fitting else "Class numbers: one per row of scores.",
+        hint=f"write {metric.name}@OUTPUT" if fitting else "Class numbers: one per row of scores.",
     )
 
 
@@ -199,7 +199,7 @@ def _rows(array: Array, labels: Array) -> tuple[Array, npt.NDArray[np.int64]]:
     rows = scores.reshape(-1, scores.shape[-1])
     classes = labels.reshape(-1).astype(np.int64)
     if not np.array_equal(classes, labels.reshape(-1)):
-        raise OnnxpruneError("the labels are no class numbers", hint="They must be whole numbers.")
+        raise OnnxpruneError("the labels are no class numbers", hint="they must be whole numbers")
     if classes.max(initial=-1) >= rows.shape[1]:
         raise OnnxpruneError(
             f"there is a label {classes.max()}, but only {rows.shape[1]} classes, counted from 0"

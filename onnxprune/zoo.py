@@ -86,7 +86,7 @@ def get(name: str) -> Entry:
         if not path.is_file():
             raise OnnxpruneError(
                 f"{path} is missing from this install of onnxprune.",
-                hint="Reinstall onnxprune; its wheel contains the file.",
+                hint="reinstall onnxprune; its wheel contains the file",
             )
     measured = json.loads((FOLDER / "measured.json").read_text(encoding="utf-8"))
     value = float(measured.get(name, "nan"))  # nan: trained just now, not measured yet

@@ -241,7 +241,7 @@ def test_the_output_is_found_or_asked_for() -> None:
     batch["features"] = rng.standard_normal((4, 9))
     with pytest.raises(OnnxpruneError, match="several outputs fit") as caught:
         evaluate(find_metric("accuracy"), [batch], labels)
-    assert caught.value.hint == "Write accuracy@OUTPUT."
+    assert caught.value.hint == "write accuracy@OUTPUT"
     assert evaluate(find_metric("accuracy@scores"), [batch], labels) == 1
     with pytest.raises(OnnxpruneError, match="no output 'score'"):
         evaluate(find_metric("accuracy@score"), [batch], labels)

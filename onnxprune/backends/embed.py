@@ -136,7 +136,7 @@ def _untappable(model: models.Model, name: str) -> OnnxpruneError:
                     return OnnxpruneError(
                         f"the value '{name}' cannot be observed: it exists only inside the body "
                         f"of the {node.op_type} node '{node.name or node.outputs[0].name}'",
-                        hint="Observe an output of that node instead.",
+                        hint="observe an output of that node instead",
                     )
     return OnnxpruneError(f"the model has no value '{name}' to observe")
 

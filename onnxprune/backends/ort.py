@@ -65,7 +65,7 @@ class Session:
         if missing:
             raise OnnxpruneError(
                 f"the model failed to run: nothing is fed to '{missing[0]}'",
-                hint=f"Its inputs are {describe(self.inputs)}.",
+                hint=f"its inputs are {describe(self.inputs)}",
             )
         try:
             found = self._run(feeds, computed) if computed else {}
@@ -74,7 +74,7 @@ class Session:
         except Exception as error:  # onnxruntime raises bare Exception subclasses
             raise OnnxpruneError(
                 f"the model failed to run: {plain(error)}",
-                hint=f"Its inputs are {describe(self.inputs)}.",
+                hint=f"its inputs are {describe(self.inputs)}",
             ) from error
         return {
             name: np.asarray(feeds[name]) if name in self._echoed else found[name] for name in names
@@ -169,7 +169,7 @@ def _source(
     if isinstance(model, str | Path):
         path = Path(model)
         if not path.is_file():
-            raise OnnxpruneError(f"there is no model file {path}", hint="Check the path.")
+            raise OnnxpruneError(f"there is no model file {path}", hint="check the path")
         return embed(models.load(path), outputs) if outputs else str(path)
     if isinstance(model, bytes):
         if not outputs:

@@ -77,7 +77,7 @@ def runtime() -> Any:  # noqa: ANN401 -- onnxruntime ships no types
     if not hasattr(onnxruntime, "InferenceSession"):
         raise OnnxpruneError(
             "onnxruntime is installed but broken: another onnxruntime wheel was removed over it",
-            hint="Uninstall every onnxruntime wheel, then install exactly one of them.",
+            hint="uninstall every onnxruntime wheel, then install exactly one of them",
         )
     return onnxruntime
 
@@ -106,7 +106,7 @@ def named(name: str) -> Provider:
         ):
             return one
     known = ", ".join(one.name for one in _ALL)
-    raise OnnxpruneError(f"'{name}' is no execution provider", hint=f"One of: {known}.")
+    raise OnnxpruneError(f"'{name}' is no execution provider", hint=f"one of: {known}")
 
 
 def use(options: Any, one: Provider, settings: Mapping[str, str]) -> dict[str, Any]:  # noqa: ANN401
@@ -128,7 +128,7 @@ def use(options: Any, one: Provider, settings: Mapping[str, str]) -> dict[str, A
     if not _installed(one):
         raise OnnxpruneError(
             f"the execution provider '{one.name}' is not available here",
-            hint=f"It comes with {one.wheel}. Available: {', '.join(available()) or 'none'}.",
+            hint=f"it comes with {one.wheel}. Available: {', '.join(available()) or 'none'}.",
         )
     if not _registered(one):
         library = importlib.import_module(one.plugin).get_library_path()

@@ -65,13 +65,13 @@ def open_npz(path: Path) -> dict[str, Member]:
                 if dtype.hasobject:
                     raise OnnxpruneError(
                         f"{path}: '{entry}' holds Python objects, which are not read from files",
-                        hint="Save arrays of numbers.",
+                        hint="save arrays of numbers",
                     )
                 name = entry.removesuffix(".npy")
                 found[name] = Member(path, name, shape, dtype, not column_major and bool(shape))
     except (zipfile.BadZipFile, ValueError, OSError) as error:
         raise OnnxpruneError(
-            f"{path} is no .npz archive: {error}", hint="Write it with numpy.savez."
+            f"{path} is no .npz archive: {error}", hint="write it with numpy.savez"
         ) from error
     return found
 
@@ -86,7 +86,7 @@ def open_npy(path: Path) -> npt.NDArray[Any]:
         loaded: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, OSError) as error:
         raise OnnxpruneError(
-            f"{path} is no .npy file of numbers: {error}", hint="Write it with numpy.save."
+            f"{path} is no .npy file of numbers: {error}", hint="write it with numpy.save"
         ) from error
     return loaded
 

@@ -142,7 +142,7 @@ def split(
     if count < 2:
         raise OnnxpruneError(
             f"{calibration.source.description} is too small to set a part of it aside",
-            hint="Give at least two samples (two feeds, for a model of fixed shapes).",
+            hint="give at least two samples (two feeds, for a model of fixed shapes)",
         )
     aside = min(max(round(count * fraction), 1), count - 1)
     order = np.random.default_rng(seed).permutation(count)
@@ -163,7 +163,7 @@ def limit(calibration: Calibration, samples: int, seed: int) -> Calibration:
         OnnxpruneError: ``samples`` is not positive.
     """
     if samples < 1:
-        raise OnnxpruneError(f"{samples} samples cannot calibrate anything", hint="At least 1.")
+        raise OnnxpruneError(f"{samples} samples cannot calibrate anything", hint="at least 1")
     source, known = calibration.source, calibration.steps
     steps = math.ceil(samples / source.per_step)
     if known is None:

@@ -25,7 +25,7 @@ def as_array(given: object) -> npt.NDArray[Any]:
     except (TypeError, ValueError, RuntimeError) as error:
         raise OnnxpruneError(
             f"a {type(given).__name__} cannot be turned into an array: {error}",
-            hint="Pad rows of different lengths, or give one array per sample.",
+            hint="pad rows of different lengths, or give one array per sample",
         ) from error
     if array.dtype == object and not all(isinstance(one, str) for one in array.ravel()):
         raise OnnxpruneError(f"a {type(given).__name__} does not hold numbers or strings")
@@ -59,7 +59,7 @@ def cast(array: npt.NDArray[Any], spec: TensorSpec, where: str, hint: str) -> np
     if is_floating(have) and not np.isfinite(array).all():
         raise OnnxpruneError(
             f"{where} holds NaN or infinite values for the input '{spec.name}'",
-            hint="Statistics of such data mean nothing: clean the data first.",
+            hint="statistics of such data mean nothing: clean the data first",
         )
     return array if have == want else _convert(array, spec, where, hint)
 
@@ -96,10 +96,10 @@ def _convert(array: npt.NDArray[Any], spec: TensorSpec, where: str, hint: str) -
     if have == np.uint8 and is_floating(want):
         raise OnnxpruneError(
             f"{where} holds uint8 where {spec} is expected",
-            hint="Say how pixels become numbers: --preprocess scale=255,mean=...,std=... "
+            hint="say how pixels become numbers: --preprocess scale=255,mean=...,std=... "
             f"(scale=1 leaves 0..255). {hint}",
         )
     raise OnnxpruneError(
         f"{where} holds {have.name} where {spec} is expected",
-        hint=f"Convert it to {want.name} first. {hint}",
+        hint=f"convert it to {want.name} first. {hint}",
     )

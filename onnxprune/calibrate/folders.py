@@ -36,7 +36,7 @@ def from_file(path: Path, intake: Intake) -> Source:
         return from_images([path], intake, str(path))
     raise OnnxpruneError(
         f"{path} is no calibration data",
-        hint="Known are .npz, .npy, Polygraphy .json, images, folders of these, file.py:function.",
+        hint="known are .npz, .npy, Polygraphy .json, images, folders of these, file.py:function",
     )
 
 
@@ -67,7 +67,7 @@ def from_folder(path: Path, intake: Intake) -> Source:
     if len(present) != 1:
         raise OnnxpruneError(
             f"the folder {path} holds {' and '.join(present) or 'no calibration data'}",
-            hint="It must hold one of: " + ", ".join(kinds) + ".",
+            hint="it must hold one of: " + ", ".join(kinds) + ".",
         )
     if images:
         return from_images(images, intake, str(path))

@@ -52,7 +52,7 @@ def from_images(paths: Sequence[Path], intake: Intake, where: str) -> Source:
     if how is None and is_floating(spec.dtype):
         raise OnnxpruneError(
             f"{where} holds images, but it was not said how pixels become numbers",
-            hint=f"For example: --preprocess {EXAMPLE}",
+            hint=f"for example: --preprocess {EXAMPLE}",
         )
     how = Preprocess() if how is None else how
     if isinstance(how, Preprocess):
@@ -109,7 +109,7 @@ def _sample(path: Path, spec: TensorSpec, how: Any, hint: str) -> npt.NDArray[An
     if not fits:
         raise OnnxpruneError(
             f"{path} becomes an array of shape {list(made.shape)} for the input '{spec.name}'",
-            hint=f"Set size= and layout= in the preprocessing. {hint}",
+            hint=f"set size= and layout= in the preprocessing. {hint}",
         )
     return cast(made, spec, str(path), hint)
 
@@ -123,7 +123,7 @@ def _target_size(spec: TensorSpec, how: Preprocess) -> tuple[int, int]:
     if not isinstance(height, int) or not isinstance(width, int):
         raise OnnxpruneError(
             f"the input '{spec.name}' takes images of any size; say which",
-            hint="Add size=224 (or size=HEIGHTxWIDTH) to the preprocessing.",
+            hint="add size=224 (or size=HEIGHTxWIDTH) to the preprocessing",
         )
     return height, width
 

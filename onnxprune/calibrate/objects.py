@@ -54,7 +54,7 @@ def from_object(given: Any, intake: Intake, where: str) -> Source:  # noqa: ANN4
         return _stream(lambda: iter(given), intake, where)
     raise OnnxpruneError(
         f"a {type(given).__name__} cannot give calibration data",
-        hint="Pass a path, an array, a dict of arrays, an iterable of them, or a function.",
+        hint="pass a path, an array, a dict of arrays, an iterable of them, or a function",
     )
 
 
@@ -83,7 +83,7 @@ def load_object(spec: str) -> Any:  # noqa: ANN401
 
 def _load_file(path: Path) -> Any:  # noqa: ANN401
     if not path.is_file():
-        raise OnnxpruneError(f"there is no file {path}", hint="Write file.py:function.")
+        raise OnnxpruneError(f"there is no file {path}", hint="write file.py:function")
     found = importlib.util.spec_from_file_location(path.stem, path)
     assert found is not None
     assert found.loader is not None
@@ -103,7 +103,7 @@ def _called(function: Callable[[], Any], intake: Intake, where: str) -> Source:
     if not (isinstance(made, Iterable) or hasattr(made, "get_next")):
         raise OnnxpruneError(
             f"{where} returned a {type(made).__name__}",
-            hint="It must return or yield feeds: dicts of arrays, or arrays.",
+            hint="it must return or yield feeds: dicts of arrays, or arrays",
         )
     waiting = [made]  # the first result is used once, every further pass calls again
 
@@ -171,7 +171,7 @@ def _admit_feed(given: Any, intake: Intake, where: str) -> Chunk:  # noqa: ANN40
     if len(parts) not in (len(signature), len(signature) + 1):
         raise OnnxpruneError(
             f"{where} holds {len(parts)} arrays for {len(signature)} inputs",
-            hint=f"Yield a dict of arrays. {intake.layout.hint}",
+            hint=f"yield a dict of arrays. {intake.layout.hint}",
         )
     named = {spec.name: part for spec, part in zip(signature, parts, strict=False)}
     return admit(named, intake, where, loose=True)
@@ -207,7 +207,7 @@ def _kept(feeds: Iterator[Any], intake: Intake, where: str) -> Source:
         if size > _KEEP:
             raise OnnxpruneError(
                 f"{where} can only be read once and is too large to be kept in memory",
-                hint="Pass a function that returns a new iterator, so that it can be read again.",
+                hint="pass a function that returns a new iterator, so that it can be read again",
             )
     if not chunks:
         raise OnnxpruneError(f"{where} holds no samples", hint=intake.layout.hint)

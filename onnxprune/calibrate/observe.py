@@ -77,7 +77,7 @@ def _passes(
     if iter(data) is data:
         raise OnnxpruneError(
             "data that can only be gone through once cannot be observed within a memory limit",
-            hint="Pass a list, or open them with open_calibration.",
+            hint="pass a list, or open them with open_calibration",
         )
     first = next(iter(data), None)
     if first is None:

@@ -59,14 +59,14 @@ def parse_preprocess(text: str) -> Preprocess:
             guess = f" Did you mean '{close[0]}'?" if close else ""
             raise OnnxpruneError(
                 f"'{part}' is no part of a preprocessing specification.{guess}",
-                hint=f"Keys: {', '.join(_FIELDS)}. For example: {EXAMPLE}",
+                hint=f"keys: {', '.join(_FIELDS)}. For example: {EXAMPLE}",
             )
         try:
             made = replace(made, **{key: _FIELDS[key](value)})
         except ValueError as error:
             raise OnnxpruneError(
                 f"the preprocessing value '{part}' cannot be read: {error}",
-                hint=f"For example: {EXAMPLE}",
+                hint=f"for example: {EXAMPLE}",
             ) from error
     if made.crop is not None and made.crop <= 0:
         raise OnnxpruneError("the preprocessing value of 'crop' must be positive")
@@ -112,7 +112,7 @@ def _spread(
         raise OnnxpruneError(
             f"the preprocessing has {len(vector)} values for the channels of an array of shape "
             f"{list(array.shape)}",
-            hint="Give one value, or one per channel, and layout=nchw or layout=nhwc.",
+            hint="give one value, or one per channel, and layout=nchw or layout=nhwc",
         )
     return vector.reshape((-1,) + (1,) * (-axis - 1))
 

@@ -51,7 +51,7 @@ def open_calibration(
             image) is raised while iterating.
     """
     if batch is not None and batch < 1:
-        raise OnnxpruneError(f"a batch of {batch} samples cannot be fed", hint="At least 1.")
+        raise OnnxpruneError(f"a batch of {batch} samples cannot be fed", hint="at least 1")
     layout = layout_of(signature)
     if isinstance(spec, Calibration):
         return _reopen(spec, layout, samples, batch, seed)
@@ -97,7 +97,7 @@ def _open(spec: Any, intake: Intake) -> Source:  # noqa: ANN401
         return from_object(load_object(str(spec)), intake, str(spec))
     raise OnnxpruneError(
         f"there is no calibration data '{spec}'",
-        hint="Give a file, a folder, file.py:function, or random.",
+        hint="give a file, a folder, file.py:function, or random",
     )
 
 

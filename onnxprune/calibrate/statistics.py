@@ -179,7 +179,7 @@ class _Running:
         if not np.isfinite(mean).all():
             raise OnnxpruneError(
                 f"the value '{self.tap.value}' is NaN or infinite on the calibration data",
-                hint="Check the data, and whether float16 overflows in this model.",
+                hint="check the data, and whether float16 overflows in this model",
             )
         total = self.count + count
         shift = mean - self.mean

@@ -97,7 +97,7 @@ def _read_sizes(spec: str) -> dict[str, int]:
     for part in filter(None, spec.partition(":")[2].split(",")):
         name, _, size = part.rpartition("=")
         if not name or not size.isdigit():
-            raise OnnxpruneError(f"'{part}' sets no size", hint="Write random:NAME=SIZE,NAME=SIZE.")
+            raise OnnxpruneError(f"'{part}' sets no size", hint="write random:NAME=SIZE,NAME=SIZE")
         made[name.strip()] = int(size)
     return made
 

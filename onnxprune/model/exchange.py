@@ -32,7 +32,7 @@ def to_proto(model: Model) -> onnx.ModelProto:
     if size_bytes(model) > LARGEST_MESSAGE:
         raise OnnxpruneError(
             f"the model holds {size_bytes(model)} bytes of weights, more than one message can",
-            hint="Save it to a file instead.",
+            hint="save it to a file instead",
         )
     return message(model.ir)
 
@@ -72,14 +72,14 @@ def from_graphsurgeon(graph: object) -> onnx.ModelProto:
     if not isinstance(graph, gs.Graph):
         raise OnnxpruneError(
             f"a {type(graph).__name__} is not a model",
-            hint="Pass a path, a ModelProto, an onnx-graphsurgeon graph or an onnx-ir model.",
+            hint="pass a path, a ModelProto, an onnx-graphsurgeon graph or an onnx-ir model",
         )
     try:
         proto = gs.export_onnx(graph)
     except gs.OnnxGraphSurgeonException as error:
         raise OnnxpruneError(
             f"onnx-graphsurgeon cannot export the graph: {error}",
-            hint="Give every graph input and output a dtype.",
+            hint="give every graph input and output a dtype",
         ) from error
     assert isinstance(proto, onnx.ModelProto)
     proto.MergeFrom(onnx.ModelProto.FromString(getattr(graph, _HEADER, b"")))

@@ -62,7 +62,7 @@ def load(source: ModelLike) -> Model:
     except (EncodeError, ValueError) as error:
         raise OnnxpruneError(
             "the model passed in memory is larger than 2 GiB",
-            hint="Save it with external data and pass the path.",
+            hint="save it with external data and pass the path",
         ) from error
     return Model(_assemble(memoryview(data), Store((), data), "the model"))
 
@@ -71,13 +71,13 @@ def _from_file(path: Path) -> Model:
     try:
         status = path.stat()
     except FileNotFoundError as error:
-        raise OnnxpruneError(f"there is no file {path}", hint="Check the path.") from error
+        raise OnnxpruneError(f"there is no file {path}", hint="check the path") from error
     except (OSError, ValueError) as error:  # ValueError: a null byte in the name
-        raise OnnxpruneError(f"{path} cannot be read: {error}", hint="Check the path.") from error
+        raise OnnxpruneError(f"{path} cannot be read: {error}", hint="check the path") from error
     if stat.S_ISDIR(status.st_mode):
         raise OnnxpruneError(f"{path} is a folder", hint=_NOT_ONNX)
     if status.st_size == 0:
-        raise OnnxpruneError(f"{path} is empty", hint="Export or download it again.")
+        raise OnnxpruneError(f"{path} is empty", hint="export or download it again")
     mapped = map_file(path)
     real = path.resolve()
     store = Store(tuple(dict.fromkeys((path.parent.resolve(), real.parent))), mapped)
@@ -114,7 +114,7 @@ def _parse(data: memoryview, token: str, where: str) -> onnx.ModelProto:
         # Every exporter writes ir_version first: field 1 as a number.
         if error.truncated and data[0] == 0x08:
             raise OnnxpruneError(
-                f"{where} ends in the middle of the model", hint="Copy or download it again."
+                f"{where} ends in the middle of the model", hint="copy or download it again"
             ) from error
         raise OnnxpruneError(f"{where} is not an ONNX model", hint=_NOT_ONNX) from error
     except DecodeError as error:
@@ -128,7 +128,7 @@ def _from_ir(given: ir.Model) -> Model:
     except RuntimeError as error:
         raise OnnxpruneError(
             f"the onnx-ir model cannot be copied: {_root(error)}",
-            hint="Sort its nodes (Graph.sort) and make every input come from somewhere.",
+            hint="sort its nodes (Graph.sort) and make every input come from somewhere",
         ) from error
     origin = origin_of(given)
     stores: dict[Path, Store] = {}

@@ -139,7 +139,7 @@ class Store:
             raise OnnxpruneError(
                 f"weight '{name}' is stored in the file '{location}', but the model was passed in "
                 "memory and has no folder",
-                hint="Pass the path of the .onnx file instead.",
+                hint="pass the path of the .onnx file instead",
             )
         parts = PurePosixPath(location.replace("\\", "/"))
         climbs = parts.is_absolute() or PureWindowsPath(location).drive or ".." in parts.parts
@@ -148,14 +148,14 @@ class Store:
         if not inside:
             raise OnnxpruneError(
                 f"weight '{name}' is stored in '{location}', outside the folder of the model",
-                hint="If you trust the model, put its data file beside it and load it from there.",
+                hint="if you trust the model, put its data file beside it and load it from there",
             )
         for real in inside:
             if real.is_file():
                 return real
         raise OnnxpruneError(
             f"weight '{name}' is stored in '{location}', which is not in {self.folders[0]}",
-            hint="Keep the external data file beside the .onnx file.",
+            hint="keep the external data file beside the .onnx file",
         )
 
 
@@ -170,7 +170,7 @@ def map_file(path: Path) -> mmap.mmap:
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except OSError as error:
         raise OnnxpruneError(
-            f"{path} cannot be read: {error.strerror}", hint="Check its permissions."
+            f"{path} cannot be read: {error.strerror}", hint="check its permissions"
         ) from error
 
 

@@ -22,13 +22,13 @@ def check_header(proto: onnx.ModelProto, where: str) -> None:
     """
     if not proto.graph.node and not proto.graph.output:
         raise OnnxpruneError(
-            f"{where} holds no graph", hint="Give the .onnx file of an exported model."
+            f"{where} holds no graph", hint="give the .onnx file of an exported model"
         )
     if not proto.opset_import:
         raise OnnxpruneError(
             f"{where} names no operator set (IR version {proto.ir_version}), so what its operators "
             "mean is unknown",
-            hint="Models from before ONNX 1.0 have to be exported again.",
+            hint="models from before ONNX 1.0 have to be exported again",
         )
     names: set[str] = set()
     for value in proto.graph.input:
@@ -38,7 +38,7 @@ def check_header(proto: onnx.ModelProto, where: str) -> None:
     damaged = next((text for text in _texts(proto) if isinstance(text, bytes)), None)
     if damaged is not None:
         raise OnnxpruneError(
-            f"{where} is damaged: {damaged!r} is not UTF-8 text", hint="Copy or download it again."
+            f"{where} is damaged: {damaged!r} is not UTF-8 text", hint="copy or download it again"
         )
 
 

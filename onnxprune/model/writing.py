@@ -59,7 +59,7 @@ def save(
     except OSError as error:
         raise OnnxpruneError(
             f"{target} cannot be written: {error.strerror or error}",
-            hint="Check the name, the folder's permissions and the free space.",
+            hint="check the name, the folder's permissions and the free space",
         ) from error
     return target
 
@@ -77,7 +77,7 @@ def _write(
     if not external and size > LARGEST_MESSAGE:
         raise OnnxpruneError(
             f"the model takes {size} bytes, more than one .onnx file can hold (2 GiB)",
-            hint="Let its weights be written beside it (external=True).",
+            hint="let its weights be written beside it (external=True)",
         )
     data = target.with_name(f"{target.name}.data")
     # Few readers follow sparse tensors out of the model file, so they stay in it while they fit.
@@ -97,9 +97,9 @@ def _write(
 
 def _check_target(target: Path) -> None:
     if not target.parent.is_dir():
-        raise OnnxpruneError(f"there is no folder {target.parent}", hint="Create it first.")
+        raise OnnxpruneError(f"there is no folder {target.parent}", hint="create it first")
     if target.is_dir():
-        raise OnnxpruneError(f"{target} is a folder", hint="Give the name of a file in it.")
+        raise OnnxpruneError(f"{target} is a folder", hint="give the name of a file in it")
 
 
 def _check_sources(
@@ -112,7 +112,7 @@ def _check_sources(
             _same(target, one) for one in allowed
         ):
             raise OnnxpruneError(
-                f"{target} holds the model that is being read", hint="Choose another output name."
+                f"{target} holds the model that is being read", hint="choose another output name"
             )
 
 

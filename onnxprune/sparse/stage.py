@@ -28,8 +28,8 @@ from onnxprune.verify import Check
 Tell = Callable[[str], None]
 
 NOT_FASTER = (
-    "zeros inside dense weights do not make onnxruntime faster and the file no smaller: that takes "
-    "kernels for sparse weights (2:4 on recent NVIDIA GPUs) or a format that stores them"
+    "zeros inside dense weights make neither onnxruntime faster nor the file smaller: that takes "
+    "kernels for sparse weights (2:4 on recent NVIDIA GPUs), or a form that stores them (--store)"
 )
 
 
@@ -80,7 +80,7 @@ def thin(
     _check_globs(asked.skip, dense)
     analysis = _analysis_of(model, dense, plan)
     checks: list[Check] = []
-    notes = [NOT_FASTER]
+    notes = [NOT_FASTER] if asked.store == "dense" else []
     leave = left_dense(model, small=asked.skip_small, first=asked.skip_first, last=asked.skip_last)
     if asked.permute:
         tell("looking for a better order of the units")
@@ -167,7 +167,9 @@ def restore(
     share = asked_for / max(sum(mask.size for mask in plan.zeroed.values()), 1)
     short = max(share - zeros.share_of_zeros(made, plan.zeroed), 0.0)
     checks.append(Check("zeros short of the plan's", short == 0.0, short, 0.0))
-    return Stage(made, plan, checks=tuple(checks), notes=(NOT_FASTER,))
+    return Stage(
+        made, plan, checks=tuple(checks), notes=(NOT_FASTER,) if asked.store == "dense" else ()
+    )
 
 
 def _analysis_of(model: models.Model, dense: Analysis, plan: Plan) -> Analysis:
