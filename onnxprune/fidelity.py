@@ -112,6 +112,17 @@ def compare(
     return found.result()
 
 
+def squared_error(compared: Mapping[str, Fidelity], worst: float = math.inf) -> float:
+    """The squared relative error, added up over the outputs that could be compared.
+
+    Args:
+        compared: by output.
+        worst: relative errors beyond are all the same.
+    """
+    errors = [each.relative_error for each in compared.values()]
+    return float(sum(min(error, worst) ** 2 for error in errors if error is not None))
+
+
 def is_scores(array: Array) -> bool:
     """Whether an output looks like class scores.
 

@@ -12,10 +12,11 @@ import pytest
 from onnx import TensorProto as T
 from onnx import helper, numpy_helper
 
+from bench.storage import thin
 from onnxprune import model as models
 from onnxprune.backends import open_session
 from onnxprune.errors import OnnxpruneError
-from onnxprune.masks import keep_n_of_m, keep_top, magnitude
+from onnxprune.masks import keep_n_of_m
 from onnxprune.model import sparse as sparse_reading
 from onnxprune.storage.check import prove, read_back, same
 from onnxprune.storage.choose import Asked, bytes_of
@@ -31,22 +32,6 @@ REAL = (
     "mobilenetv1_0.75_imagenet_bn.onnx",
     "minilm_l6_sts_sst2.onnx",
 )
-
-
-def thinned(path: Path, sparsity: float, target: Path) -> tuple[Path, int]:
-    """A model file whose matrices and kernels lost their smallest weights; and how many it has."""
-    model = models.clone(models.load(path))
-    size = 0
-    for value in models.constants(model).values():
-        tensor = models.constant(value)
-        assert tensor is not None
-        if tensor.dtype.name != "FLOAT" or len(tensor.shape) < 2 or tensor.size < 256:
-            continue
-        array = tensor.numpy()
-        keep = keep_top(magnitude(array), sparsity)
-        models.set_constant(value, np.where(keep, array, np.float32(0)))
-        size += array.size
-    return models.save(model, target), size
 
 
 def feeds(path: Path) -> dict[str, Array]:
@@ -75,7 +60,8 @@ def in_openvino(path: Path, given: dict[str, Array]) -> list[Array]:
 @pytest.mark.parametrize("name", REAL)
 def test_real_models_take_what_the_formulas_say(shared: Path, tmp_path: Path, name: str) -> None:
     for sparsity in (0.5, 0.8, 0.9):
-        dense, size = thinned(shared / "models" / name, sparsity, tmp_path / "dense.onnx")
+        dense = tmp_path / "dense.onnx"
+        size = thin(shared / "models" / name, sparsity, dense)
         rest = dense.stat().st_size - 4 * size  # the graph, and what was not thinned
         left = 1 - sparsity
         wanted = {
@@ -100,7 +86,8 @@ def test_real_models_take_what_the_formulas_say(shared: Path, tmp_path: Path, na
 
 @pytest.mark.parametrize(("name", "sparsity"), list(zip(REAL, (0.5, 0.8, 0.9), strict=True)))
 def test_real_models_say_the_same(shared: Path, tmp_path: Path, name: str, sparsity: float) -> None:
-    dense, _ = thinned(shared / "models" / name, sparsity, tmp_path / "dense.onnx")
+    dense = tmp_path / "dense.onnx"
+    thin(shared / "models" / name, sparsity, dense)
     given = feeds(dense)
     wanted = ran(dense, given)
     for form in ("sparse", "packed"):
@@ -113,7 +100,8 @@ def test_real_models_say_the_same(shared: Path, tmp_path: Path, name: str, spars
 
 @pytest.mark.parametrize("name", REAL)
 def test_openvino_says_the_same(shared: Path, tmp_path: Path, name: str) -> None:
-    dense, _ = thinned(shared / "models" / name, 0.9, tmp_path / "dense.onnx")
+    dense = tmp_path / "dense.onnx"
+    thin(shared / "models" / name, 0.9, dense)
     given = feeds(dense)
     wanted = in_openvino(dense, given)
     for form in ("sparse", "packed"):

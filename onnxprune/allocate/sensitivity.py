@@ -21,7 +21,7 @@ from onnxprune.allocate.curves import Feeds, Reader, consumers_of
 from onnxprune.analysis import Analysis
 from onnxprune.backends import open_session
 from onnxprune.cost import CostModel
-from onnxprune.fidelity import Comparison
+from onnxprune.fidelity import Comparison, squared_error
 from onnxprune.recover.between import find_maker
 from onnxprune.recover.elimination import Elimination
 from onnxprune.recover.layers import find_layers
@@ -197,5 +197,4 @@ def _distance(
     compared = Comparison()
     for feeds, outputs in zip(batches, wanted, strict=True):
         compared.add(outputs, run(feeds))
-    errors = [each.relative_error for each in compared.result().values()]
-    return float(sum(min(error, _WORST) ** 2 for error in errors if error is not None))
+    return squared_error(compared.result(), _WORST)

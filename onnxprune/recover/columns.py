@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxprune.recover.gram import Moments
-from onnxprune.recover.least_squares import Refit, choose, correct_bias, solve_symmetric
+from onnxprune.recover.least_squares import Refit, refit_masked, solve_symmetric
 from onnxprune.recover.pcg import RIDGES
 
 Array = npt.NDArray[Any]
@@ -82,20 +82,10 @@ def refit_columns(
         (``lstsq``).
     """
     masked = np.where(keep, weight, 0.0).astype(np.float64)
-    old = bias.astype(np.float64)
 
-    def solve(rows: Moments, method: str, ridge: float) -> tuple[Float, Float]:
-        if method == "none":
-            return masked, old
-        if method == "bias":
-            return masked, correct_bias(rows, masked)
-        xx, xy = rows.xx, rows.xy
-        if not free_bias:
-            xx = xx + rows.mean_x[:, :, None] * rows.mean_x[:, None, :]
-            xy = xy + rows.mean_x[:, :, None] * (rows.mean_y - old)[:, None, :]
+    def solve(xx: Float, xy: Float, ridge: float) -> Float:
         problems = zip(xx, xy, keep, weight, strict=True)
-        W = np.stack([solve_columns(*each, ridge=ridge) for each in problems])
-        return W, correct_bias(rows, W) if free_bias else old
+        return np.stack([solve_columns(*each, ridge=ridge) for each in problems])
 
-    tried = [("none", 0.0)] + ([("bias", 0.0)] if free_bias else [])
-    return choose(train, held, tried + [("lstsq", ridge) for ridge in ridges], solve)
+    tried = [("lstsq", ridge) for ridge in ridges]
+    return refit_masked(train, held, masked, bias, tried, solve, free_bias=free_bias)

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from onnxprune import model as models
 from onnxprune.backends import open_session
-from onnxprune.fidelity import compare
+from onnxprune.fidelity import compare, squared_error
 from onnxprune.recover.gram import Moments
 from onnxprune.recover.least_squares import choose, correct_bias
 from onnxprune.recover.measure import Sample, moments_of
@@ -130,9 +130,8 @@ def _distance(
 ) -> float:
     """The squared relative error of the outputs, added up over them."""
     sessions = [open_session(model, provider=provider) for model in (dense, other)]
-    compared = compare(*([session.run(feeds) for feeds in batches] for session in sessions))
-    errors = [each.relative_error for each in compared.values()]
-    return float(sum(error**2 for error in errors if error is not None))
+    outputs = ([session.run(feeds) for feeds in batches] for session in sessions)
+    return squared_error(compare(*outputs))
 
 
 def _correct(step: Step, train: Moments, held: Moments, weights: Weights) -> Outcome:

@@ -180,6 +180,49 @@ def refit(
     return choose(train, held, tried, solve)
 
 
+def refit_masked(
+    train: Moments,
+    held: Moments,
+    masked: Float,
+    bias: npt.NDArray[Any],
+    tried: Sequence[tuple[str, float]],
+    solver: Callable[[Float, Float, float], Float],
+    *,
+    free_bias: bool,
+) -> Refit:
+    """The best repair of a layer some of whose weights are zero and stay so, on held-out rows.
+
+    Args:
+        train: moments of the rows that may be fitted to.
+        held: moments of other rows, that decide group by group.
+        masked: ``[g, K, N]``, the weights as they are.
+        bias: ``[g, N]``.
+        tried: names of the solver's fits with their ridges.
+        solver: weights ``[g, K, N]`` from the second moments ``[g, K, K]`` and ``[g, K, N]`` of
+            inputs, and of inputs and wanted outputs, at a ridge.
+        free_bias: whether the layer has a bias that may change: then moments are about the mean.
+
+    Returns:
+        The winner per group among the weights as they are, the same with a new bias, and the fits.
+    """
+    old = bias.astype(np.float64)
+
+    def solve(rows: Moments, method: str, ridge: float) -> tuple[Float, Float]:
+        if method == "none":
+            return masked, old
+        if method == "bias":
+            return masked, correct_bias(rows, masked)
+        xx, xy = rows.xx, rows.xy
+        if not free_bias:
+            xx = xx + rows.mean_x[:, :, None] * rows.mean_x[:, None, :]
+            xy = xy + rows.mean_x[:, :, None] * (rows.mean_y - old)[:, None, :]
+        W = solver(xx, xy, ridge)
+        return W, correct_bias(rows, W) if free_bias else old
+
+    plain = [("none", 0.0)] + ([("bias", 0.0)] if free_bias else [])
+    return choose(train, held, [*plain, *tried], solve)
+
+
 def choose(
     train: Moments,
     held: Moments,

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxprune.recover.gram import Moments
-from onnxprune.recover.least_squares import Refit, choose, correct_bias
+from onnxprune.recover.least_squares import Refit, refit_masked
 
 Array = npt.NDArray[Any]
 Float = npt.NDArray[np.float64]
@@ -128,26 +128,12 @@ def refit_support(
         The winner per group among the masked start, the same with a new bias, and the refits.
     """
     masked = np.where(keep, weight if start is None else start, 0.0).astype(np.float64)
-    old = bias.astype(np.float64)
 
-    def solve(rows: Moments, method: str, ridge: float) -> tuple[Float, Float]:
-        if method == "none":
-            return masked, old
-        if method == "bias":
-            return masked, correct_bias(rows, masked)
-        xx, xy = rows.xx, rows.xy
-        if not free_bias:
-            xx = xx + rows.mean_x[:, :, None] * rows.mean_x[:, None, :]
-            xy = xy + rows.mean_x[:, :, None] * (rows.mean_y - old)[:, None, :]
-        W = np.stack(
-            [
-                conjugate_gradients(
-                    xx[g], xy[g], keep[g], weight[g], masked[g], ridge=ridge, iterations=iterations
-                )
-                for g in range(len(xx))
-            ]
+    def solve(xx: Float, xy: Float, ridge: float) -> Float:
+        problems = zip(xx, xy, keep, weight, masked, strict=True)
+        return np.stack(
+            [conjugate_gradients(*each, ridge=ridge, iterations=iterations) for each in problems]
         )
-        return W, correct_bias(rows, W) if free_bias else old
 
-    tried = [("none", 0.0)] + ([("bias", 0.0)] if free_bias else [])
-    return choose(train, held, tried + [("pcg", ridge) for ridge in ridges], solve)
+    tried = [("pcg", ridge) for ridge in ridges]
+    return refit_masked(train, held, masked, bias, tried, solve, free_bias=free_bias)

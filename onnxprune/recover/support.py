@@ -15,11 +15,12 @@ import numpy.typing as npt
 
 from onnxprune import model as models
 from onnxprune.recover.layers import find_merge
+from onnxprune.recover.measure import Sample
 from onnxprune.recover.pcg import RIDGES, refit_support
 from onnxprune.recover.segments import Segments, ancestors
 from onnxprune.shapes import Fact
 from onnxprune.sparse.amount import Sparsity
-from onnxprune.sparse.rows import Feeds, Sample, moments_of, steadied
+from onnxprune.sparse.rows import ROWS, Feeds, moments_of, steadied
 from onnxprune.sparse.weights import Target, Weights, find_targets
 from onnxprune.sparsify import Thinned
 
@@ -76,7 +77,7 @@ def refit_masked(
             merge = merge.alone  # the other summand is not final yet
         run[0].advance([merge.value])
         run[1].advance([layer.x] + ([merge.skip] if merge.skip else []))
-        rows = moments_of(target, merge, *run, list(batches), Sample(seed=seed))
+        rows = moments_of(target, merge, *run, list(batches), Sample(rows=ROWS, seed=seed))
         weight, bias = weights.read(target, merge)
         train, held = (steadied(part, weight) for part in rows)
         keep = _mask(target, masks.get(target.name), weight.shape)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -48,47 +49,55 @@ class Weights:
         """The same for the bias alone, of a layer that takes one."""
         weight = models.constant(self._values[layer.weight])
         assert weight is not None
-        held = self._bias(layer)
+        held = bias_of(self._values, layer)
         old = None if held is None else models.constant(held)
         stored = np.zeros(bias.shape) if old is None else old.numpy().astype(np.float64)
         gain = merge.gain.reshape(bias.shape)
         alive = np.abs(gain) > _NOTHING * np.abs(gain).max()
         moved = np.where(alive, bias / np.where(alive, gain, 1.0), stored.reshape(bias.shape))
-        self._write_bias(layer, moved.reshape(-1).astype(weight.numpy().dtype))
+        store_bias(self._values, layer, moved.reshape(-1).astype(weight.numpy().dtype))
 
     def _stored(self, layer: Layer) -> tuple[Float, Float]:
         tensor = models.constant(self._values[layer.weight])
         assert tensor is not None
         matrix = layer.matrix(tensor.numpy().astype(np.float64))
         bias = np.zeros((matrix.shape[0], matrix.shape[2]))
-        held = self._bias(layer)
+        held = bias_of(self._values, layer)
         if held is not None:
             vector = models.constant(held)
             assert vector is not None
             bias = vector.numpy().astype(np.float64).reshape(bias.shape)
         return matrix, bias
 
-    def _bias(self, layer: Layer) -> ir.Value | None:
-        """Where the bias is now: the layer may have got one since it was found."""
-        if layer.bias_slot is None:
-            return None
-        name, position = layer.bias_slot
-        node = self._values[name].producer()
-        assert node is not None
-        return node.inputs[position] if len(node.inputs) > position else None
 
-    def _write_bias(self, layer: Layer, bias: Array) -> None:
-        """Store a bias, in a vector of its own where the old one has other readers."""
-        held = self._bias(layer)
-        if held is not None and len(held.uses()) == 1 and not held.is_graph_output():
-            models.set_constant(held, bias)
-            return
-        assert layer.bias_slot is not None
-        name, position = layer.bias_slot
-        node = self._values[name].producer()
-        assert node is not None
-        assert isinstance(node.graph, ir.Graph)
-        added = models.add_constant(node.graph, f"{name}/bias", bias)
-        if len(node.inputs) <= position:
-            node.resize_inputs(position + 1)
-        node.replace_input_with(position, added)
+def bias_of(values: Mapping[str, ir.Value], layer: Layer) -> ir.Value | None:
+    """Where the bias of a layer is now: it may have got one since it was found."""
+    if layer.bias_slot is None:
+        return None
+    name, position = layer.bias_slot
+    node = values[name].producer()
+    assert node is not None
+    return node.inputs[position] if len(node.inputs) > position else None
+
+
+def store_bias(values: Mapping[str, ir.Value], layer: Layer, bias: Array) -> None:
+    """Store a bias, in a vector of its own where the old one has other readers.
+
+    Args:
+        values: of the layer's graph, by name.
+        layer: it takes a bias.
+        bias: ``[N]``, of the type of the weights.
+    """
+    held = bias_of(values, layer)
+    if held is not None and len(held.uses()) == 1 and not held.is_graph_output():
+        models.set_constant(held, bias)
+        return
+    assert layer.bias_slot is not None
+    name, position = layer.bias_slot
+    node = values[name].producer()
+    assert node is not None
+    assert isinstance(node.graph, ir.Graph)
+    added = models.add_constant(node.graph, f"{name}/bias", bias)
+    if len(node.inputs) <= position:
+        node.resize_inputs(position + 1)
+    node.replace_input_with(position, added)

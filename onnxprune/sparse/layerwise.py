@@ -20,12 +20,13 @@ from onnxprune import model as models
 from onnxprune.recover.columns import affordable, refit_columns
 from onnxprune.recover.gram import Moments, squared_error
 from onnxprune.recover.layers import Merge, find_merge
+from onnxprune.recover.measure import Sample
 from onnxprune.recover.obs import Pattern
 from onnxprune.recover.pcg import RIDGES, refit_support
 from onnxprune.recover.segments import Segments, ancestors
 from onnxprune.shapes import Fact
 from onnxprune.sparse.amount import Method, Sparsity, Spread
-from onnxprune.sparse.rows import Feeds, Sample, moments_of, steadied
+from onnxprune.sparse.rows import ROWS, Feeds, moments_of, steadied
 from onnxprune.sparse.select import aim, gram_of, select
 from onnxprune.sparse.weights import Target, Weights
 
@@ -57,7 +58,7 @@ class Settings:
     iterations: int = 20
     skip: tuple[str, ...] = ()
     leave: Mapping[str, str] = field(default_factory=dict)
-    sample: Sample = field(default_factory=Sample)
+    sample: Sample = field(default_factory=lambda: Sample(rows=ROWS))
     provider: str = "cpu"
     threads: int | None = None
 

@@ -8,7 +8,7 @@ residual stream the target is the dense sum minus the thinned other summand.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ import numpy.typing as npt
 from onnxprune import model as models
 from onnxprune.recover.gram import Accumulator, Moments
 from onnxprune.recover.layers import Merge
+from onnxprune.recover.measure import Sample
 from onnxprune.recover.patches import Index, sample_positions
 from onnxprune.recover.segments import Segments
 from onnxprune.sparse.weights import Target
@@ -31,21 +32,8 @@ _TRACE = 1e-6
 """Share of the mean variance of inputs that is added to each."""
 
 
-@dataclass(frozen=True)
-class Sample:
-    """How rows are drawn.
-
-    Attributes:
-        rows: per layer, at least.
-        per_input: per input of the layer, if that is more.
-        held: every ``held``-th sample is put aside to judge by.
-        seed: of the draw.
-    """
-
-    rows: int = 20_000
-    per_input: int = 16
-    held: int = 6
-    seed: int = 0
+ROWS = 20_000
+"""Rows sampled per layer, at least."""
 
 
 def moments_of(

@@ -17,9 +17,10 @@ from onnxprune.gradient.distil import distil
 from onnxprune.inputs import Inputs
 from onnxprune.options import Options
 from onnxprune.plan import Plan, check
+from onnxprune.recover.measure import Sample
 from onnxprune.sparse import zeros
 from onnxprune.sparse.reorder import find_orders, reorder_safely
-from onnxprune.sparse.rows import Feeds, Sample, norms_of
+from onnxprune.sparse.rows import ROWS, Feeds, norms_of
 from onnxprune.sparse.weights import Target, Weights, find_targets
 from onnxprune.sparsify import Settings, Sparse, Thinned, sparsify
 from onnxprune.two_four.leave import left_dense
@@ -104,7 +105,7 @@ def thin(
         refit="pcg" if asked.recover == "auto" else asked.recover,
         skip=asked.skip,
         leave=leave,
-        sample=Sample(seed=asked.seed),
+        sample=Sample(rows=ROWS, seed=asked.seed),
         provider=asked.provider,
     )
     made = sparsify(model, asked.sparsity, fit, analysis.facts, settings, tell)

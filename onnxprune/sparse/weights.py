@@ -22,6 +22,7 @@ from onnxprune import model as models
 from onnxprune.analysis import identity
 from onnxprune.recover.layers import Layer, Merge, find_layers
 from onnxprune.recover.patches import Index
+from onnxprune.recover.weights import store_bias
 from onnxprune.sparse.amount import Sparsity
 
 Array = npt.NDArray[Any]
@@ -208,19 +209,4 @@ class Weights:
         new = layer.stored(np.where(keep, matrix, 0.0)).astype(dtype)
         models.set_constant(self._values[layer.weight], new)
         if bias is not None and layer.bias_slot is not None:
-            self._write_bias(layer, bias.reshape(-1).astype(dtype))
-
-    def _write_bias(self, layer: Layer, bias: Array) -> None:
-        """Store a bias, in a vector of its own where the old one has other readers."""
-        assert layer.bias_slot is not None
-        if layer.bias is not None and len(self._values[layer.bias].uses()) == 1:
-            models.set_constant(self._values[layer.bias], bias)
-            return
-        name, position = layer.bias_slot
-        node = self._values[name].producer()
-        assert node is not None
-        assert isinstance(node.graph, ir.Graph)
-        added = models.add_constant(node.graph, f"{name}/bias", bias)
-        if len(node.inputs) <= position:
-            node.resize_inputs(position + 1)
-        node.replace_input_with(position, added)
+            store_bias(self._values, layer, bias.reshape(-1).astype(dtype))
