@@ -29,7 +29,8 @@ from bench.folders import REPOSITORY, SHARED
 from bench.structured import machine
 from bench.tasks import sentiment, task_of
 from onnxprune import model as models
-from onnxprune.options import Options, from_flags
+from onnxprune.flags import from_flags
+from onnxprune.options import Options
 from onnxprune.quantize import Settings, quantize
 from onnxprune.storage.choose import Asked
 from onnxprune.storage.stored import store

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from onnxprune.analysis import Analysis, analyse
+    from onnxprune.carry_out import Pruned
     from onnxprune.cost import Cost
     from onnxprune.model import Model, load, save
-    from onnxprune.pipeline import Pruned, prune, replay
+    from onnxprune.pipeline import prune, replay
     from onnxprune.plan import Plan, load_plan
     from onnxprune.repair import Recovered, recover_model
     from onnxprune.surgery import cut
@@ -24,7 +25,7 @@ _HOME = {
     "Cost": "cost",
     "Model": "model",
     "Plan": "plan",
-    "Pruned": "pipeline",
+    "Pruned": "carry_out",
     "Recovered": "repair",
     "analyse": "analysis",
     "cut": "surgery",

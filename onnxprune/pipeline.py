@@ -2,95 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
 from onnxprune import model as models
 from onnxprune.allocate import Limits
 from onnxprune.analysis import Analysis, analyse
-from onnxprune.calibrate.mixing import with_mixtures
-from onnxprune.cost import Cost, CostModel
+from onnxprune.carry_out import BLAS, Pruned, Tell, carry_out
 from onnxprune.errors import OnnxpruneError
-from onnxprune.inputs import HELD_OUT, MOST_BYTES, Feeds, Inputs, open_inputs
-from onnxprune.judge import Judgement, judge
-from onnxprune.masked import masked
-from onnxprune.options import Options, from_flags
+from onnxprune.flags import from_flags
+from onnxprune.inputs import HELD_OUT, Feeds, Inputs, open_inputs
+from onnxprune.options import Options
 from onnxprune.plan import Origin, Plan, check, versions
-from onnxprune.recover.correction import correct
-from onnxprune.recover.structured import Outcome, Settings, reconstruct
 from onnxprune.selection import Selection, select
-from onnxprune.sparse.stage import restore, thin
-from onnxprune.sparsify import Thinned
 from onnxprune.statistics import block_importance
-from onnxprune.storage.choose import Asked
 from onnxprune.storage.densify import densify
-from onnxprune.storage.stored import Stored, store
-from onnxprune.surgery import cut
 from onnxprune.units import Block
-from onnxprune.verify import Check, Verdict, prove
 
-_BLAS = 1
-"""Threads of a matrix product: the many small ones of elimination only get slower on more."""
 _NEAR = 0.03
 """Difference between the ratio asked for and the one reached that is worth a note."""
-Tell = Callable[[str], None]
-"""Hears what is being done, one short sentence at a time."""
-
-
-@dataclass(frozen=True, eq=False)
-class Pruned:
-    """What pruning made and found.
-
-    Attributes:
-        model: the cut model.
-        plan: what was removed; applies to any checkpoint of the same graph.
-        verdict: the proof and the limits that were asked for.
-        analysis: of the dense model.
-        dense, left: costs before and after.
-        outcome: how the outputs compare with the dense model's, on inputs nothing was fitted to.
-        recovered: what became of every layer that was considered for refitting.
-        thinned: what became of every weight, where single weights were set to zero.
-        notes: whole sentences: what was declined and why, where inputs came from.
-        options: what was asked.
-    """
-
-    model: models.Model
-    plan: Plan
-    verdict: Verdict
-    analysis: Analysis
-    dense: Cost
-    left: Cost
-    outcome: Judgement
-    recovered: tuple[Outcome, ...]
-    thinned: tuple[Thinned, ...]
-    notes: tuple[str, ...]
-    options: Options
-
-    def save(self, path: str | Path) -> Path:
-        """Write the cut model; never over the model it came from."""
-        return self.stored().save(path)
-
-    def stored(self) -> Stored:
-        """The cut model with its weights in the form that was asked for."""
-        return store(self.model, Asked(self.options.store, providers=(self.options.provider,)))
-
-    def __str__(self) -> str:
-        removed = sum(len(units) for units in self.plan.removed.values())
-        thinned = sum(bool(each.method) for each in self.thinned)
-        return (
-            f"{removed} units removed from {len(self.plan.removed)} groups, "
-            f"{thinned} weights thinned, "
-            f"macs {self.left.macs / max(self.dense.macs, 1):.3f}x, "
-            f"params {self.left.params / max(self.dense.params, 1):.3f}x, "
-            f"{'verified' if self.verdict.ok else 'NOT verified'}"
-        )
 
 
 def prune(
@@ -123,7 +57,7 @@ def prune(
     fit, held = inputs.parts(analysis)
     limits = _limits(analysis, asked)
     bypassed = _blocks(analysis, asked, fit or held)
-    with threadpool_limits(_BLAS, "blas"):
+    with threadpool_limits(BLAS, "blas"):
         chosen = (
             select(analysis, asked, limits, fit, bypassed, tell)
             if asked.removes_units
@@ -145,7 +79,7 @@ def prune(
     )
     notes = [f"{name}: {why}" for name, why in chosen.declined.items()]
     notes += _rounded(analysis, asked, chosen) + _few(inputs, fit)
-    return _finish(analysis, plan, asked, inputs, notes, tell, anew=True)
+    return carry_out(analysis, plan, asked, inputs, notes, tell, anew=True)
 
 
 def replay(
@@ -168,111 +102,7 @@ def replay(
     inputs = inputs.that_run(analysis, asked.provider)
     units = replace(plan, zeroed={})  # masks are for what the cut leaves
     check(units, models.structure_hash(model), analysis.groups, analysis.blocks)
-    return _finish(analysis, plan, asked, inputs, [], tell, anew=False)
-
-
-def _finish(
-    analysis: Analysis,
-    plan: Plan,
-    asked: Options,
-    inputs: Inputs,
-    notes: Iterable[str],
-    tell: Tell,
-    *,
-    anew: bool,
-) -> Pruned:
-    """Cut, prove, recover, thin, compare: the same for a new plan and an old one."""
-    fit, held = inputs.parts(analysis)
-    tell("cutting")
-    small = cut(analysis, plan.removed, plan.bypassed)
-    said, checks = list(notes), []
-    inexact = [name for name in plan.removed if not analysis.group(name).exact]
-    if not inexact:
-        tell("proving that the cut equals the masked original")
-        reference = masked(analysis, plan.removed, plan.bypassed)
-        checks.append(prove(small, reference, inputs.proof(analysis), asked.provider))
-        del reference
-    else:
-        some = f"{inexact[0]}{' and others' if inexact[1:] else ''}"
-        said.append(f"inexact: {some} was cut, so the result is not the masked original")
-    recovered: tuple[Outcome, ...] = ()
-    as_cut = small
-    if asked.recover != "none" and fit and (not checks or checks[0].ok):
-        small, recovered = _recover(analysis, plan, small, fit, asked, tell)
-    if anew:
-        with threadpool_limits(_BLAS, "blas"):
-            stage = thin(small, analysis, plan, asked, inputs, fit, tell)
-    else:
-        stage = restore(small, analysis, plan, asked, inputs)
-    small, plan = stage.model, stage.plan
-    checks += stage.checks
-    said += stage.notes
-    tell("comparing with the original")
-    compared = Judgement()  # of made-up inputs a proof is all there is to say
-    if not inputs.synthetic or not checks or asked.max_drop is not None:
-        compared = judge(analysis.model, small, inputs, held, asked)
-    if recovered and inexact:
-        before = judge(analysis.model, as_cut, inputs, held, asked)
-        said.append(f"inexact: {_distance(before)} as cut and {_distance(compared)} now")
-    if asked.max_drop is not None:
-        checks.append(Check("drop", compared.drop <= asked.max_drop, compared.drop, asked.max_drop))
-    if compared.broken:
-        checks.append(Check("finite outputs", ok=False, value=float("inf"), limit=0.0))
-    costs = CostModel(analysis)
-    dense, left = costs(), costs(plan.removed, plan.bypassed)
-    if asked.target is not None:
-        limit = asked.target.limit(int(getattr(dense, asked.target.kind)))
-        value = float(getattr(left, asked.target.kind))
-        checks.append(Check(asked.target.kind, value <= limit, value, float(limit)))
-    if inputs.synthetic:
-        said.append(f"inputs were synthetic ({inputs.description}): accuracy was not looked at")
-    return Pruned(
-        model=small,
-        plan=plan,
-        verdict=Verdict(tuple(checks)),
-        analysis=analysis,
-        dense=dense,
-        left=left,
-        outcome=compared,
-        recovered=recovered,
-        thinned=stage.outcomes,
-        notes=tuple(said),
-        options=asked,
-    )
-
-
-def _recover(
-    analysis: Analysis,
-    plan: Plan,
-    small: models.Model,
-    fit: Sequence[Feeds],
-    asked: Options,
-    tell: Tell,
-) -> tuple[models.Model, tuple[Outcome, ...]]:
-    """Refit what is left to what the dense model computed."""
-    keep = analysis.keep(plan.removed)
-
-    def kept(value: str, axis: int) -> npt.NDArray[np.bool_]:
-        axes = analysis.walk.axes[value]  # of a value of unknown rank there are none
-        known = -len(axes) <= axis < len(axes)
-        return keep(axes[axis]) if known else np.zeros(0, np.bool_)
-
-    given = (analysis.model, small, kept, analysis.facts)
-    with threadpool_limits(_BLAS, "blas"):
-        if asked.recover == "bias":
-            found = correct(*given, fit, provider=asked.provider, tell=tell)
-        else:
-            fit = with_mixtures(fit, most_bytes=MOST_BYTES, seed=asked.seed)
-            pairs = Settings.pairs if asked.recover == "auto" else 0
-            found = reconstruct(*given, fit, Settings(pairs=pairs, provider=asked.provider), tell)
-    return found.model, found.outcomes
-
-
-def _distance(compared: Judgement) -> str:
-    """How far the output that says most is from the original's, in words."""
-    main = compared.main
-    error = "unknown" if main.relative_error is None else f"{main.relative_error:.3g}"
-    return f"the relative error of '{main.name}' is {error}"
+    return carry_out(analysis, plan, asked, inputs, [], tell, anew=False)
 
 
 def _rounded(analysis: Analysis, asked: Options, chosen: Selection) -> list[str]:

@@ -20,7 +20,8 @@ import yaml
 
 from onnxprune.amounts import Budget
 from onnxprune.errors import OnnxpruneError
-from onnxprune.options import Options, flag
+from onnxprune.flags import flag
+from onnxprune.options import Options
 from onnxprune.sparse.amount import Sparsity
 
 

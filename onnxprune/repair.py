@@ -13,12 +13,13 @@ from threadpoolctl import threadpool_limits
 
 from onnxprune import model as models
 from onnxprune.analysis import Analysis, analyse
+from onnxprune.carry_out import BLAS, Pruned, Tell
 from onnxprune.cost import CostModel
 from onnxprune.errors import OnnxpruneError
+from onnxprune.flags import from_flags
 from onnxprune.inputs import Feeds, open_inputs
 from onnxprune.judge import Judgement, judge
-from onnxprune.options import Options, from_flags
-from onnxprune.pipeline import Pruned, Tell
+from onnxprune.options import Options
 from onnxprune.plan import Origin, Plan, pack, versions
 from onnxprune.recover.correction import correct
 from onnxprune.recover.correspond import Correspondence, correspond
@@ -30,7 +31,6 @@ from onnxprune.sparse.zeros import zero
 from onnxprune.sparsify import Thinned
 from onnxprune.verify import Check, Verdict, prove
 
-_BLAS = 1  # see pipeline
 _SAME = 1e-3
 """Largest difference between the pruned model and the dense graph cut and filled as found: other
 nodes may compute the same in another order, but nothing else may be different."""
@@ -127,7 +127,7 @@ def recover_model(
     feeds = inputs.proof(analysis)
     _same_function(prove(twin.model, named, feeds, asked.provider))
     plan = _plan(analysis, found, twin, inputs.description, asked)
-    with threadpool_limits(_BLAS, "blas"):
+    with threadpool_limits(BLAS, "blas"):
         refitted, layers, thinned = _refit(analysis, plan, twin, fit, asked, tell)
     tell("comparing with the dense model")
     before = judge(original, twin.model, inputs, held, asked)

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from onnxprune import amounts, recipe
 from onnxprune.amounts import Budget
 from onnxprune.errors import OnnxpruneError
-from onnxprune.options import _READERS, Options, from_flags
+from onnxprune.flags import _READERS, from_flags
+from onnxprune.options import Options
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,8 @@ from onnxprune import model as models
 from onnxprune import recipe, zoo
 from onnxprune.analysis import analyse
 from onnxprune.backends import open_session
-from onnxprune.options import Options, Recover, from_flags
+from onnxprune.flags import from_flags
+from onnxprune.options import Options, Recover
 from onnxprune.pipeline import Pruned, prune, replay
 from onnxprune.recover.columns import affordable, refit_columns, solve_columns
 from onnxprune.recover.gram import moments

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from onnxprune import model as models
 from onnxprune.backends import open_session
 from onnxprune.errors import OnnxpruneError
-from onnxprune.options import from_flags
+from onnxprune.flags import from_flags
 from onnxprune.sparse.amount import sparsity
 from onnxprune.sparsify import sparsify
 from onnxprune.two_four.leave import left_dense

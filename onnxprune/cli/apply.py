@@ -17,7 +17,7 @@ from onnxprune.cli.parser import (
 )
 from onnxprune.cli.prune import finish
 from onnxprune.cli.writing import write
-from onnxprune.options import from_flags
+from onnxprune.flags import from_flags
 
 _EXAMPLE = """example:
   onnxprune prune model.onnx --ratio 0.3 --save-plan plan.json

@@ -8,7 +8,7 @@ import dataclasses
 from onnxprune.cli import console, destination
 from onnxprune.cli.parser import Commands, add_command
 from onnxprune.cli.prune import finish
-from onnxprune.options import from_flags
+from onnxprune.flags import from_flags
 
 _MODEL = "digits_rescnn"
 _TARGETS = ("macs=50%", "macs=25%")

@@ -9,7 +9,8 @@ from dataclasses import fields
 from typing import NoReturn, TypeAlias
 
 from onnxprune.errors import OnnxpruneError
-from onnxprune.options import Options, suggest
+from onnxprune.flags import suggest
+from onnxprune.options import Options
 
 _UNKNOWN = re.compile(r"unrecognized arguments: (\S+)")
 _CHOICE = re.compile(r"argument (\S+): invalid choice: '(.*?)' \(choose from (.*)\)")

@@ -19,7 +19,8 @@ from onnxprune.cli.parser import (
 )
 from onnxprune.cli.writing import write
 from onnxprune.errors import OnnxpruneError
-from onnxprune.options import Options, from_flags
+from onnxprune.flags import from_flags
+from onnxprune.options import Options
 
 _EXAMPLE = """examples:
   onnxprune prune model.onnx --ratio 0.3

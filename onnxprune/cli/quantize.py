@@ -14,7 +14,8 @@ from onnxprune import recipe
 from onnxprune.cli import console, destination
 from onnxprune.cli.parser import Commands, add_command, add_inputs, add_model, given_options
 from onnxprune.cli.prune import finish
-from onnxprune.options import INPUTS, from_flags
+from onnxprune.flags import from_flags
+from onnxprune.options import INPUTS
 from onnxprune.report import terminal
 from onnxprune.report.numbers import percent, plural
 from onnxprune.report.schema import CheckRow, Measure

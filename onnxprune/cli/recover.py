@@ -17,7 +17,7 @@ from onnxprune.cli.parser import (
 )
 from onnxprune.cli.prune import finish
 from onnxprune.errors import OnnxpruneError
-from onnxprune.options import from_flags
+from onnxprune.flags import from_flags
 
 if TYPE_CHECKING:
     from onnxprune.repair import Recovered

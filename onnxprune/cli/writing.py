@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from onnxprune.report.schema import CheckRow, Report
 
 if TYPE_CHECKING:
-    from onnxprune.pipeline import Pruned
+    from onnxprune.carry_out import Pruned
     from onnxprune.storage.check import Proof
     from onnxprune.storage.stored import Stored
 

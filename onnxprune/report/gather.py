@@ -11,9 +11,9 @@ import onnx_ir as ir
 
 from onnxprune import model as models
 from onnxprune.analysis import Analysis
+from onnxprune.carry_out import Pruned
 from onnxprune.cost import Cost, CostModel
 from onnxprune.judge import Judgement
-from onnxprune.pipeline import Pruned
 from onnxprune.recipe import as_mapping
 from onnxprune.report.reach import pinned_rows, reach
 from onnxprune.report.schema import (
