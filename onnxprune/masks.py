@@ -6,11 +6,14 @@ the kernel of a Conv, the last axis but one of a MatMul and either axis of a Gem
 
 Sources: Wanda (Sun et al., arXiv 2306.11695), RIA (Zhang et al., "Plug-and-Play: An Efficient
 Post-training Pruning Method for Large Language Models", ICLR 2024), N:M as NVIDIA defines it
-(Mishra et al., arXiv 2104.08378). OBS scores, which change as weights go, are in ``recover.obs``.
+(Mishra et al., arXiv 2104.08378), along two axes at once (Hubara et al., "Accelerated Sparse Neural
+Training: A Provable and Efficient Method to Find N:M Transposable Masks", NeurIPS 2021). OBS scores, which change as weights go, are in ``recover.obs``.
 """
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -23,6 +26,9 @@ Bool = npt.NDArray[np.bool_]
 
 _SLAB = 1 << 17
 """Weights worked on at a time, so that the comparisons stay in the cache."""
+
+TRANSPOSABLE = 4
+"""Up to this group length every mask of a square block can be listed (90 for 2:4)."""
 
 _PAIRWISE = 8
 """Up to this many, the members of an N:M group are ranked by comparing every pair."""
@@ -175,6 +181,42 @@ def keep_n_of_m(scores: Array, n: int, m: int, axis: int) -> Bool:
     if whole < size and n < size - whole:
         _keep_in_groups(cube[:, whole:], keep[:, whole:], n)
     return keep.reshape(scores.shape)
+
+
+def keep_n_of_m_both(scores: Array, n: int, m: int, axes: tuple[int, int]) -> Bool:
+    """Keep ``n`` of every ``m`` along two axes at once, so that the sum of what is kept is largest.
+
+    Every square block is solved exactly, by comparing all its masks.
+
+    Args:
+        scores: what weights add up to; both axes are multiples of ``m`` long.
+        n: how many are kept of every group.
+        m: how long a group is, at most `TRANSPOSABLE`.
+        axes: the two axes groups run along.
+    """
+    choices = _squares(n, m)
+    ends = (scores.ndim - 2, scores.ndim - 1)
+    moved = np.moveaxis(scores, axes, ends)
+    rows, columns = moved.shape[-2:]
+    tiles = moved.reshape(-1, rows // m, m, columns // m, m).swapaxes(2, 3)
+    blocks = tiles.reshape(-1, m * m)
+    keep = np.empty(blocks.shape, dtype=bool)
+    step = max(_SLAB // len(choices), 1)
+    for start in range(0, len(blocks), step):
+        part = slice(start, start + step)
+        worth = blocks[part].astype(np.float32) @ choices.T.astype(np.float32)
+        keep[part] = choices[worth.argmax(axis=1)]
+    back = keep.reshape(tiles.shape).swapaxes(2, 3).reshape(moved.shape)
+    return np.ascontiguousarray(np.moveaxis(back, ends, axes))
+
+
+@functools.cache
+def _squares(n: int, m: int) -> Bool:
+    """``[masks, m * m]``: all masks of a square block with ``n`` in every row and column."""
+    lines = [[k in kept for k in range(m)] for kept in itertools.combinations(range(m), n)]
+    every = np.array(list(itertools.product(lines, repeat=m)), dtype=bool)
+    balanced: Bool = every[(every.sum(axis=1) == n).all(axis=1)].reshape(-1, m * m)
+    return balanced
 
 
 def is_n_of_m(weight: Array, n: int, m: int, axis: int) -> bool:

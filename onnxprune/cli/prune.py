@@ -167,6 +167,7 @@ def _add_choice(parser: Parser) -> None:
     )
     add("--skip-first", metavar="N", help="--sparsity leaves the first N layers alone")
     add("--skip-last", metavar="N", help="--sparsity leaves the last N layers alone")
+    add("--tied", action="store_true", help="N:M thins tables that are looked up too (embeddings)")
     add("--criterion", metavar="NAME", help="how units are scored, as in l1, bn-scale or wanda")
     add("--allocation", metavar="HOW", help="uniform, or global: where it hurts least")
     add("--sparse-method", metavar="HOW", help="magnitude, wanda, ria, sparsegpt or admm")

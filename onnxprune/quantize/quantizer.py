@@ -50,7 +50,9 @@ def prepared(model: models.Model) -> tuple[models.Model, tuple[str, ...]]:
         made, note = _newer(made)
         notes.append(note)
     if moved := as_read(made):
-        notes.append(f"{plural(moved, 'weight')} of transposed or reshaped layers were laid out anew")
+        notes.append(
+            f"{plural(moved, 'weight')} of transposed or reshaped layers were laid out anew"
+        )
     for graph in models.graphs(made):
         for node in graph:
             node.name = identity(node)  # what the user excludes by name must have one
