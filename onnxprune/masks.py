@@ -7,7 +7,8 @@ the kernel of a Conv, the last axis but one of a MatMul and either axis of a Gem
 Sources: Wanda (Sun et al., arXiv 2306.11695), RIA (Zhang et al., "Plug-and-Play: An Efficient
 Post-training Pruning Method for Large Language Models", ICLR 2024), N:M as NVIDIA defines it
 (Mishra et al., arXiv 2104.08378), along two axes at once (Hubara et al., "Accelerated Sparse Neural
-Training: A Provable and Efficient Method to Find N:M Transposable Masks", NeurIPS 2021). OBS scores, which change as weights go, are in ``recover.obs``.
+Training: A Provable and Efficient Method to Find N:M Transposable Masks", NeurIPS 2021). OBS
+scores, which change as weights go, are in ``recover.obs``.
 """
 
 from __future__ import annotations
