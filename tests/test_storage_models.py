@@ -19,7 +19,7 @@ from onnxprune.backends import open_session
 from onnxprune.errors import OnnxpruneError
 from onnxprune.masks import keep_n_of_m
 from onnxprune.model import sparse as sparse_reading
-from onnxprune.sparse.amount import sparsity
+from onnxprune.sparse import amount
 from onnxprune.sparsify import sparsify
 from onnxprune.storage.check import prove, read_back, same
 from onnxprune.storage.choose import Asked, bytes_of
@@ -123,7 +123,7 @@ def test_openvino_says_the_same(shared: Path, tmp_path: Path, name: str) -> None
 
 def test_it_is_said_where_openvino_folds_normalisation_otherwise() -> None:
     def notes(entry: zoo.Entry, *providers: str) -> tuple[str, ...]:
-        thinned = sparsify(models.load(entry.model), sparsity("80%")).model
+        thinned = sparsify(models.load(entry.model), amount.sparsity("80%")).model
         return store(thinned, Asked("packed", providers=providers)).notes
 
     with_it, without = zoo.get("digits_rescnn"), zoo.get("digits_mlp")
