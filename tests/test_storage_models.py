@@ -25,7 +25,7 @@ from onnxprune.storage.check import prove, read_back, same
 from onnxprune.storage.choose import Asked, bytes_of
 from onnxprune.storage.content import count
 from onnxprune.storage.densify import densify
-from onnxprune.storage.forms import FORMS, OTHER_ORDER, PACKED, RAM, TABLE, payload
+from onnxprune.storage.forms import FORMS, GRAPH, OTHER_ORDER, PACKED, RAM, TABLE, payload
 from onnxprune.storage.stored import Stored, store
 
 Array = npt.NDArray[Any]
@@ -83,7 +83,8 @@ def test_real_models_take_what_the_formulas_say(shared: Path, tmp_path: Path, na
             others = [each for each in stored.weights if each.form == "dense" and each.narrowed]
             saved = sum(each.tensor.nbytes - each.stored().nbytes for each in others)
             tables = sum(TABLE.get(kind, 0) for kind in {each.form for each in stored.weights})
-            predicted = rest - saved + per_weight * size + scale + tables
+            nodes = sum(GRAPH[each.form] for each in stored.weights)
+            predicted = rest - saved + per_weight * size + scale + tables + nodes
             near = 0.03 if values == "exact" else 0.05  # what converts them is in the graph too
             assert path.stat().st_size == pytest.approx(predicted, rel=near), (sparsity, form)
             if sparsity == 0.9 and form == "packed":
