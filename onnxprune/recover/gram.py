@@ -12,7 +12,7 @@ one make the asymmetric problem that stops errors from accumulating.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,9 @@ from scipy.linalg import blas
 
 Array = npt.NDArray[Any]
 Float = npt.NDArray[np.float64]
+
+_CHUNK = 4096
+"""Rows multiplied at once, at most."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +59,7 @@ class Accumulator:
         groups, inputs, targets: ``g``, ``K`` and ``N``; ``targets=0`` collects inputs alone.
         memory: most bytes the working copies of one chunk of rows may take.
         double: multiply in float64 (the default up to ``K = 1024``) or in float32 on centred
-            chunks, added up in float64: twice as fast, about seven digits.
+            chunks, added up in float64: three times as fast, six to seven digits.
     """
 
     def __init__(
@@ -76,8 +79,9 @@ class Accumulator:
         self._xy = np.zeros((groups, inputs, targets))
         self._yy = np.zeros((groups, targets))
         self._double = inputs <= 1024 if double is None else double
-        width = max((inputs + targets) * groups, 1) * (8 if self._double else 12)
-        self._chunk = max(int(memory // width), 16)
+        width = max((inputs + targets) * groups, 1) * (12 if self._double else 16)
+        self._chunk = min(max(int(memory // width), 16), _CHUNK)
+        self._waiting: list[tuple[Array, Array]] = []
 
     def add(self, x: Array, y: Array | None = None) -> None:
         """Account for rows ``x`` ``[g, rows, K]`` and their targets ``y`` ``[g, rows, N]``.
@@ -95,15 +99,23 @@ class Accumulator:
             raise ValueError(f"targets of shape {y.shape} do not fit rows of shape {x.shape}")
         for start in range(0, x.shape[1], self._chunk):
             stop = start + self._chunk
-            self._add_chunk(x[:, start:stop], y[:, start:stop])
+            self._waiting.append((x[:, start:stop], y[:, start:stop]))
+            if sum(each.shape[1] for each, _ in self._waiting) >= self._chunk:
+                self._flush()
+
+    def _flush(self) -> None:
+        """Account for the rows that wait: a product of many rows is faster than many of few."""
+        if self._waiting:
+            x, y = (np.concatenate(parts, axis=1) for parts in zip(*self._waiting, strict=True))
+            self._waiting = []
+            self._add_chunk(x, y)
 
     def _add_chunk(self, x: Array, y: Array) -> None:
         rows = x.shape[1]
         mean_x = x.mean(axis=1, dtype=np.float64)
         mean_y = y.mean(axis=1, dtype=np.float64)
         dtype = np.float64 if self._double else np.float32
-        x = np.subtract(x, mean_x[:, None], dtype=np.float64).astype(dtype, copy=False)
-        y = np.subtract(y, mean_y[:, None], dtype=np.float64).astype(dtype, copy=False)
+        x, y = _centred(x, mean_x, dtype), _centred(y, mean_y, dtype)
         total = self._count + rows
         shift_x, shift_y = mean_x - self._mean_x, mean_y - self._mean_y
         weight = self._count * rows / total
@@ -126,13 +138,23 @@ class Accumulator:
         Raises:
             ValueError: before any row was added.
         """
+        self._flush()
         if self._count == 0:
             raise ValueError("no rows were added")
-        xx = np.stack([np.triu(u) + np.triu(u, 1).T for u in self._xx])
+        xx = np.stack([u + u.T for u in self._xx])  # lower triangles are zero
+        diagonal = np.arange(xx.shape[1])
+        xx[:, diagonal, diagonal] /= 2
         n = self._count
         return Moments(
             n, self._mean_x.copy(), self._mean_y.copy(), xx / n, self._xy / n, self._yy / n
         )
+
+
+def _centred(rows: Array, mean: Float, dtype: type[np.floating[Any]]) -> Array:
+    """Rows without their mean; what float32 cannot say of the mean, its rows cannot either."""
+    if rows.dtype == dtype == np.float32:
+        return np.asarray(rows - mean.astype(np.float32)[:, None])
+    return np.subtract(rows, mean[:, None], dtype=np.float64).astype(dtype, copy=False)
 
 
 def moments(x: Array, y: Array | None = None) -> Moments:
@@ -166,6 +188,16 @@ def restrict(whole: Moments, rows: npt.NDArray[np.int64]) -> Moments:
         whole.xx[:, rows[:, None], rows[None, :]],
         whole.xy[:, rows],
         whole.yy,
+    )
+
+
+def of_outputs(whole: Moments, outputs: npt.NDArray[np.int64]) -> Moments:
+    """The moments of the same inputs and of some of the targets."""
+    return replace(
+        whole,
+        mean_y=whole.mean_y[:, outputs],
+        xy=whole.xy[:, :, outputs],
+        yy=whole.yy[:, outputs],
     )
 
 
