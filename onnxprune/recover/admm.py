@@ -84,9 +84,10 @@ def _inverse(A: npt.NDArray[np.float32], rho: float) -> npt.NDArray[np.float32]:
     """
     shifted = np.array(A, order="F")
     shifted[np.diag_indices(len(A))] += np.float32(rho)
-    factor, failed = lapack.spotrf(shifted, lower=1, overwrite_a=1)
+    factor, failed = lapack.spotrf(shifted, lower=1, overwrite_a=1, clean=1)
     if failed:
         raise LinAlgError("the Gram matrix is not positive definite")
-    inverse = np.tril(lapack.spotri(factor, lower=1, overwrite_c=1)[0])
-    inverse += np.tril(inverse, -1).T
-    return np.asarray(inverse, dtype=np.float32)
+    half = lapack.spotri(factor, lower=1, overwrite_c=1)[0]  # what is above it is 0
+    inverse: npt.NDArray[np.float32] = half + half.T
+    inverse[np.diag_indices(len(A))] /= 2
+    return inverse

@@ -12,6 +12,7 @@ one make the asymmetric problem that stops errors from accumulating.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,9 +22,6 @@ from scipy.linalg import blas
 
 Array = npt.NDArray[Any]
 Float = npt.NDArray[np.float64]
-
-_CHUNK = 4096
-"""Rows multiplied at once, at most."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +58,8 @@ class Accumulator:
         memory: most bytes the working copies of one chunk of rows may take.
         double: multiply in float64 (the default up to ``K = 1024``) or in float32 on centred
             chunks, added up in float64: three times as fast, six to seven digits.
+        gathered: rows that wait to be multiplied together, which is faster where batches are
+            small; they are in memory meanwhile.
     """
 
     def __init__(
@@ -70,6 +70,7 @@ class Accumulator:
         *,
         memory: int = 256 << 20,
         double: bool | None = None,
+        gathered: int = 1,
     ) -> None:
         self._count = 0
         self._mean_x = np.zeros((groups, inputs))
@@ -80,7 +81,8 @@ class Accumulator:
         self._yy = np.zeros((groups, targets))
         self._double = inputs <= 1024 if double is None else double
         width = max((inputs + targets) * groups, 1) * (12 if self._double else 16)
-        self._chunk = min(max(int(memory // width), 16), _CHUNK)
+        self._chunk = max(int(memory // width), 16)
+        self._gathered = min(gathered, self._chunk)
         self._waiting: list[tuple[Array, Array]] = []
 
     def add(self, x: Array, y: Array | None = None) -> None:
@@ -100,22 +102,18 @@ class Accumulator:
         for start in range(0, x.shape[1], self._chunk):
             stop = start + self._chunk
             self._waiting.append((x[:, start:stop], y[:, start:stop]))
-            if sum(each.shape[1] for each, _ in self._waiting) >= self._chunk:
+            if sum(each.shape[1] for each, _ in self._waiting) >= self._gathered:
                 self._flush()
 
     def _flush(self) -> None:
-        """Account for the rows that wait: a product of many rows is faster than many of few."""
-        if self._waiting:
-            x, y = (np.concatenate(parts, axis=1) for parts in zip(*self._waiting, strict=True))
-            self._waiting = []
-            self._add_chunk(x, y)
-
-    def _add_chunk(self, x: Array, y: Array) -> None:
-        rows = x.shape[1]
-        mean_x = x.mean(axis=1, dtype=np.float64)
-        mean_y = y.mean(axis=1, dtype=np.float64)
+        """Account for the rows that wait."""
+        if not self._waiting:
+            return
         dtype = np.float64 if self._double else np.float32
-        x, y = _centred(x, mean_x, dtype), _centred(y, mean_y, dtype)
+        parts = zip(*self._waiting, strict=True)
+        (x, mean_x), (y, mean_y) = (_centred(each, dtype) for each in parts)
+        self._waiting = []
+        rows = x.shape[1]
         total = self._count + rows
         shift_x, shift_y = mean_x - self._mean_x, mean_y - self._mean_y
         weight = self._count * rows / total
@@ -150,11 +148,16 @@ class Accumulator:
         )
 
 
-def _centred(rows: Array, mean: Float, dtype: type[np.floating[Any]]) -> Array:
-    """Rows without their mean; what float32 cannot say of the mean, its rows cannot either."""
-    if rows.dtype == dtype == np.float32:
-        return np.asarray(rows - mean.astype(np.float32)[:, None])
-    return np.subtract(rows, mean[:, None], dtype=np.float64).astype(dtype, copy=False)
+def _centred(parts: Sequence[Array], dtype: type[np.floating[Any]]) -> tuple[Array, Float]:
+    """Rows without their mean, and the mean.
+
+    What float32 cannot say of the mean, its rows cannot either.
+    """
+    wide = np.float32 if dtype == parts[0].dtype == np.float32 else np.float64
+    rows = np.concatenate(parts, axis=1, dtype=wide)  # a copy, so it may be written to
+    mean: Float = rows.mean(axis=1, dtype=np.float64)
+    rows -= mean.astype(wide)[:, None]
+    return rows.astype(dtype, copy=False), mean
 
 
 def moments(x: Array, y: Array | None = None) -> Moments:

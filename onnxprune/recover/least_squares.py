@@ -30,10 +30,11 @@ Index = npt.NDArray[np.int64]
 RIDGES = (1e-6, 1e-4, 1e-3, 1e-2, 1e-1)
 """Shares of the mean input variance that are tried as ridges."""
 
+_TINY = float(np.finfo(np.float64).tiny)
 _EXACT = 1e-9
 """Relative errors up to this are rounding."""
 
-_JUDGED = 128
+_JUDGED = 64
 """Outputs of a masked layer that are tried at every ridge, at most."""
 
 _SMALL = 64
@@ -197,7 +198,8 @@ def refit_masked(
     """The best repair of a layer some of whose weights are zero and stay so, on held-out rows.
 
     A fit of every output at every ridge would cost several times what the one that wins does, so
-    of many outputs some are tried, spread evenly over all.
+    of many outputs some are tried, spread evenly over all; the error after is what it was before,
+    times what became of theirs.
 
     Args:
         train: moments of the rows that may be fitted to.
@@ -235,6 +237,8 @@ def refit_masked(
         return choose(train, held, [*plain, *tried], solve)
     options = [*plain, *tried]
     judged = _judge(of_outputs(train, some), of_outputs(held, some), options, solve)
+    before = squared_error(held, masked, bias).sum(axis=1) / np.maximum(judged.errors[0], _TINY)
+    judged = _Judged(judged.errors * before, max(float(held.yy.sum()), _TINY))
 
     def whole(rows: Moments, method: str, ridge: float) -> tuple[Float, Float]:
         return solve(rows, method, ridge, slice(None))
@@ -281,7 +285,7 @@ def _judge(
     )  # [tried, g]
     # Where nothing is wrong but rounding there is nothing to repair.
     errors[0, errors[0] <= _EXACT * held.yy.sum(axis=1)] = 0.0
-    return _Judged(errors, max(float(held.yy.sum()), np.finfo(np.float64).tiny))
+    return _Judged(errors, max(float(held.yy.sum()), _TINY))
 
 
 def _settle(

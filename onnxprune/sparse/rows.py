@@ -30,6 +30,8 @@ _LOOK = 1000
 """Rows per batch that a mean square is taken over."""
 _TRACE = 1e-6
 """Share of the mean variance of inputs that is added to each."""
+_GATHERED = 4096
+"""Rows of several batches that are multiplied together."""
 _DOUBLE = 256
 """Inputs up to which moments are multiplied in float64: what is fitted to them has a ridge."""
 ROWS = 20_000
@@ -56,7 +58,9 @@ def moments_of(
     """
     layer, (groups, inputs, outputs) = target.layer, target.shape
     double = inputs <= _DOUBLE
-    parts = [Accumulator(groups, inputs, outputs, double=double) for _ in range(2)]
+    parts = [
+        Accumulator(groups, inputs, outputs, double=double, gathered=_GATHERED) for _ in range(2)
+    ]
     share = -(-max(sample.rows, sample.per_input * inputs) // len(batches))
     samples = [len(student.value(layer.x, k)) for k in range(len(batches))]
     seen = 0
