@@ -85,16 +85,24 @@ def solve_symmetric(A: Float, B: Float) -> Float:
 
 
 def _solve_one(A: Float, B: Float) -> Float:
+    return solver(A)(B)
+
+
+def solver(A: Float) -> Callable[[Float], Float]:
+    """What multiplies with the inverse of a symmetric positive (semi-)definite ``[K, K]``.
+
+    The matrix is factored once, as :func:`solve_symmetric` says.
+    """
     try:
-        solution: Float = cho_solve(cho_factor(A, lower=True), B)
+        factor = cho_factor(A, lower=True)
     except LinAlgError:
         pass
     else:
-        return solution
+        return lambda B: np.asarray(cho_solve(factor, B))
     values, vectors = eigh(A)
     floor = values[-1] * len(values) * np.finfo(np.float64).eps
     inverse = np.divide(1.0, values, out=np.zeros_like(values), where=values > max(floor, 0.0))
-    return np.asarray(vectors @ (inverse[:, None] * (vectors.T @ B)))
+    return lambda B: np.asarray(vectors @ (inverse[:, None] * (vectors.T @ B)))
 
 
 def ridge_regression(
