@@ -283,7 +283,10 @@ def _run(
 
 def table(found: Sequence[Mapping[str, Any]]) -> None:
     """Print a line for each network and sparsity, and whether what is asked was met."""
-    print("| network | sparsity | samples | layers | lower alone | in place | error | SparseGPT", end="")
+    print(
+        "| network | sparsity | samples | layers | lower alone | in place | error | SparseGPT",
+        end="",
+    )
     print(" | us per weight | SparseGPT | time | solving |\n" + "|--" * 12 + "|")
     lower, ratios = [], []
     for each in found:
@@ -307,6 +310,10 @@ def table(found: Sequence[Mapping[str, Any]]) -> None:
         print(f"Time: at most {TIMES:g}x of SparseGPT's in {fast} of {len(ratios)} rows")
 
 
+def _stored() -> list[dict[str, Any]]:
+    return json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else []
+
+
 def main() -> None:
     """See the top of this file."""
     parser = argparse.ArgumentParser(
@@ -319,14 +326,15 @@ def main() -> None:
     parser.add_argument("--again", action="store_true", help="also what was measured before")
     parser.add_argument("--table", action="store_true")
     options = parser.parse_args()
-    found = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else []
+    found = _stored()
     for graph in () if options.table else NETWORKS:
         done = {row["amount"] for row in found if row["graph"] == graph and not options.again}
         todo = [amount for amount in AMOUNTS if amount not in done]
         if todo and fnmatch.fnmatch(graph, options.only) and path_of(graph).exists():
             fresh = measure(graph, todo, options.peer)
             same = {(row["graph"], row["amount"]) for row in fresh}
-            found = [r for r in found if (r["graph"], r["amount"]) not in same] + fresh
+            kept = _stored()  # now: somebody else may have added to it meanwhile
+            found = [r for r in kept if (r["graph"], r["amount"]) not in same] + fresh
             lines = ",\n".join(json.dumps(each) for each in found)
             head = json.dumps(machine())
             RESULTS.write_text(f'{{"schema": 2, "machine": {head}, "rows": [\n{lines}\n]}}\n')
