@@ -154,7 +154,7 @@ def _centred(parts: Sequence[Array], dtype: type[np.floating[Any]]) -> tuple[Arr
     What float32 cannot say of the mean, its rows cannot either.
     """
     wide = np.float32 if dtype == parts[0].dtype == np.float32 else np.float64
-    rows = np.concatenate(parts, axis=1, dtype=wide)  # a copy, so it may be written to
+    rows: Array = np.concatenate(parts, axis=1, dtype=wide)  # a copy, so it may be written to
     mean: Float = rows.mean(axis=1, dtype=np.float64)
     rows -= mean.astype(wide)[:, None]
     return rows.astype(dtype, copy=False), mean
