@@ -103,9 +103,21 @@ def keep_top(scores: Array, sparsity: float, *, within: tuple[int, ...] | None =
         step = max(_SLAB // rows.shape[1], 1)
         for start in range(0, len(rows), step):
             part = slice(start, start + step)
-            lowest = np.argpartition(rows[part], count - 1, axis=1)[:, :count]
-            np.put_along_axis(keep[part], lowest, values=False, axis=1)
+            _keep_above(rows[part], keep[part], count)
     return np.ascontiguousarray(np.moveaxis(keep.reshape(moved.shape), ends, axes))
+
+
+def _keep_above(rows: Array, keep: Bool, count: int) -> None:
+    """Fill ``keep`` ``[a, b]`` with False for the ``count`` lowest of every row.
+
+    Selecting values is several times faster than selecting places, which only ties then need.
+    """
+    highest = np.partition(rows, count - 1, axis=1)[:, count - 1 : count]
+    np.less_equal(rows, highest, out=keep)
+    np.logical_not(keep, out=keep)
+    missing = rows.shape[1] - count - np.count_nonzero(keep, axis=1)
+    for row in np.flatnonzero(missing > 0):
+        keep[row, np.flatnonzero(rows[row] == highest[row])[: missing[row]]] = True
 
 
 def keep_top_global(scores: Sequence[Array], sparsity: float) -> list[Bool]:

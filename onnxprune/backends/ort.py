@@ -101,6 +101,7 @@ def open_session(
     threads: int | None = None,
     optimise: bool = True,
     prepack: bool = True,
+    spin: bool | None = None,
     outputs: Sequence[str] = (),
     options: Mapping[str, str] | None = None,
     custom_ops: Sequence[str | Path] = (),
@@ -118,6 +119,9 @@ def open_session(
         optimise: whether onnxruntime may rewrite the graph.
         prepack: whether it may keep copies of weights in the layout its kernels like best; without,
             it takes half the memory and runs slower.
+        spin: whether threads that have nothing to do wait busily, which answers sooner and takes
+            the cores from whoever computes between the runs. By default a path or bytes are opened
+            as onnxruntime would, and a `Model` so that they sleep.
         outputs: values to return besides the model's outputs: node outputs, graph inputs or
             stored tensors of the main graph. Whatever is returned is not fused away.
         options: options of the provider, as onnxruntime names them. OpenVINO computes in bfloat16
@@ -135,9 +139,12 @@ def open_session(
     where = str(model) if isinstance(model, str | Path) else "the model"
     weights = source.weights if isinstance(source, Embedded) else ()
     libraries = [str(one) for one in custom_ops]
+    busily = not isinstance(model, models.Model) if spin is None else spin
     while True:
         try:
-            settings = _settings(ort, threads, libraries, optimise=optimise, prepack=prepack)
+            settings = _settings(
+                ort, threads, libraries, optimise=optimise, prepack=prepack, spin=busily
+            )
             held = _pass_weights(ort, settings, weights)
             how = use(settings, chosen, options or {})
             graph = source.graph if isinstance(source, Embedded) else source
@@ -185,6 +192,7 @@ def _settings(
     *,
     optimise: bool,
     prepack: bool,
+    spin: bool,
 ) -> Any:  # noqa: ANN401
     settings = ort.SessionOptions()
     settings.log_severity_level = _FATAL_ONLY
@@ -194,6 +202,9 @@ def _settings(
     )
     if not prepack:
         settings.add_session_config_entry("session.disable_prepacking", "1")
+    if not spin:
+        settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        settings.add_session_config_entry("session.inter_op.allow_spinning", "0")
     if threads is not None:
         settings.intra_op_num_threads = threads
         settings.inter_op_num_threads = 1

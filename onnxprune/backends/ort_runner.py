@@ -57,6 +57,7 @@ def _backend(one: Provider, name: str, hint: str = "") -> Backend:
             provider=one.name,
             threads=request.threads,
             optimise=request.optimise,
+            spin=True,
             options=options,
         )
         return OrtRunner(session, _precision(one, hint, model, request.options))
