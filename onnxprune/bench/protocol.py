@@ -36,7 +36,7 @@ class Settings:
         seed: of orders and resampling.
     """
 
-    processes: int = 5
+    processes: int = 6
     rounds: int = 10
     slice_s: float = 0.03
     warm_s: float = 3.0

@@ -41,7 +41,7 @@ def add(commands: Commands) -> None:
     add = how.add_argument
     add("--batch", metavar="N", help="samples in a run, as in 1,8 (1, or what the model fixes)")
     add("--threads", metavar="N", help="of the runtime, as in 1,2 (its own choice)")
-    add("--processes", metavar="N", help="fresh processes of each model, one after another (5)")
+    add("--processes", metavar="N", help="fresh processes of each model, one after another (6)")
     add("--rounds", metavar="N", help="interleaved rounds in each of them (10)")
     add("--seed", metavar="N", help="of everything random (0)")
     data = parser.add_argument_group("data")
