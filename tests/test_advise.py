@@ -209,6 +209,17 @@ def test_a_real_network_is_measured_and_judged() -> None:
     assert {each.method for each in found} >= {"structured", "int8", "2:4", "zeros"}
 
 
+def test_a_runtime_that_hides_its_inside_is_not_judged() -> None:
+    if not backend("ort-openvino").available().ok:
+        pytest.skip(backend("ort-openvino").available().reason)
+    entry = zoo.get("digits_mlp")
+    known, found = look(entry.model, ["ort-openvino"], calib=str(entry.calibration), threads=1)
+    assert not known.spent
+    assert known.unmeasured[0][0] == "ort-openvino"
+    assert "inside" in known.unmeasured[0][1]
+    assert all(each.backend == "" for each in found)
+
+
 def test_the_command_says_what_to_run_next(cli: Cli) -> None:
     entry = zoo.get("digits_mlp")
     done = cli("advise", entry.model, "--threads", "1", "--batch", "64", "--json")

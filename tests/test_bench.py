@@ -194,6 +194,28 @@ def test_a_process_that_stops_answering_is_given_up() -> None:
             worker.ask("warm", most_s=1.0)
 
 
+def test_what_cannot_be_compared_or_scored_is_said_beside_the_timing(tmp_path: Path) -> None:
+    proto = onnx.load(ENTRY.model)
+    for node in proto.graph.node:
+        node.output[:] = ["other" if name == "logits" else name for name in node.output]
+    proto.graph.output[0].name = "other"
+    onnx.save(proto, tmp_path / "other.onnx")
+    np.save(tmp_path / "labels.npy", np.full(1000, 99))
+    asked = Asked(
+        models=(ENTRY.model, tmp_path / "other.onnx"),
+        calib=str(ENTRY.calibration),
+        samples=16,
+        labels=str(tmp_path / "labels.npy"),
+        protocol=Settings(processes=1, rounds=1, slice_s=0.001, warm_s=0.1),
+    )
+    made = bench(asked)
+    assert [row.latency.runs > 0 for row in made.rows] == [True, True]
+    (row,) = made.rows[1].fidelity
+    assert "differ in name" in row.reason
+    assert {each.model for each in made.declined} == {ENTRY.model.name, "other.onnx"}
+    assert all("only 10 classes" in each.reason for each in made.declined)
+
+
 def test_open_sizes_come_from_the_data_or_from_shapes() -> None:
     decoder = zoo.get("chars_decoder")
     model = load(decoder.model)

@@ -10,6 +10,7 @@ from onnxprune.advise.evidence import Evidence, Sizes, Spent
 from onnxprune.advise.judgement import Advice, advise
 from onnxprune.analysis import Analysis, analyse
 from onnxprune.backends import precision
+from onnxprune.backends.interface import COMPILED
 from onnxprune.backends.profiling import profile
 from onnxprune.backends.registry import backend
 from onnxprune.bench.environment import environment, is_busy
@@ -73,8 +74,12 @@ def look(
         except OnnxpruneError as error:
             unmeasured.append((each.name, error.message))
             continue
-        word = precision.stored(path) if each.switch else each.name.partition(":")[2] or "f32"
-        spent.append(Spent(each.name, word, found.run_s, found.operators, found.gaps_s))
+        inside = sum(one.seconds for one in found.operators if one.op == COMPILED)
+        if inside > sum(one.seconds for one in found.operators) / 2:
+            reason = f"{each.name} runs the model as compiled pieces and does not show their inside"
+            unmeasured.append((each.name, reason))
+            continue
+        spent.append(Spent(each.name, found.precision, found.run_s, found.operators, found.gaps_s))
     gathered = Evidence(
         model=str(path),
         calib=calib or "",
