@@ -19,7 +19,8 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxprune import zoo
 from onnxprune.advise.evidence import CONTRACTIONS, Evidence, Sizes, Spent
 from onnxprune.advise.job import look
-from onnxprune.advise.judgement import WORTH, Advice, advise
+from onnxprune.advise.judgement import advise
+from onnxprune.advise.methods import WORTH, Advice
 from onnxprune.backends.profiling import OperatorTime, profile
 from onnxprune.backends.registry import backend
 from onnxprune.cli.parser import Parser

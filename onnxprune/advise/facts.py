@@ -34,7 +34,7 @@ ZEROS = Fact(
 )
 INT8_X86 = Fact(
     "x86 kernels multiply int8 four at a time with VNNI; without it they may be slower than fp32",
-    "onnxruntime documentation, Quantize ONNX models: Hardware support",
+    "onnxruntime documentation, Quantize ONNX models",
 )
 INT8_GPU = Fact(
     "TensorRT runs explicit Q/DQ on INT8 tensor cores",

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from onnxprune import model as models
 from onnxprune.advise.evidence import Evidence, Sizes, Spent
-from onnxprune.advise.judgement import Advice, advise
+from onnxprune.advise.judgement import advise
+from onnxprune.advise.methods import Advice
 from onnxprune.analysis import Analysis, analyse
 from onnxprune.backends import precision
 from onnxprune.backends.interface import COMPILED

@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from onnxprune.advise.evidence import CONTRACTIONS, Evidence, Spent
-from onnxprune.advise.judgement import Advice
+from onnxprune.advise.methods import Advice
 from onnxprune.report.numbers import measured, percent, plural, quantity, size
 from onnxprune.report.tables import inset, spaced, table, titled
 
