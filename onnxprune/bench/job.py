@@ -102,7 +102,7 @@ def bench(asked: Asked, *, tell: Tell = lambda _: None) -> Bench:
         rows=tuple(run.rows),
         noise_floor=tuple(run.floors),
         declined=tuple(run.declined),
-        notes=tuple(notes(samples, run.rows, busy=busy)),
+        notes=tuple(notes(samples, run.rows, processes=asked.protocol.processes, busy=busy)),
     )
 
 

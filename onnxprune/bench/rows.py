@@ -52,12 +52,17 @@ def latency(timing: Timing) -> Latency:
     )
 
 
-def notes(samples: Samples, rows: Sequence[Row], *, busy: bool) -> Iterator[str]:
+def notes(samples: Samples, rows: Sequence[Row], *, processes: int, busy: bool) -> Iterator[str]:
     """What a reader has to know beside the numbers, in whole sentences."""
     if samples.synthetic:
         yield (
             f"inputs were made up ({samples.calibration.source.description}): latency may depend "
             "on data, and outputs say little about quality"
+        )
+    if processes == 1 and any(row.ratio for row in rows):
+        yield (
+            "one process of each model: intervals leave out that the same model differs from one "
+            "process to the next"
         )
     if busy:
         yield "other work ran on this machine: intervals are wider, percentiles higher"
