@@ -51,11 +51,11 @@ def admm(
     Returns:
         The weight (zero where removed, same dtype) and the mask.
     """
-    A = damped(xx, damping)
-    scale = np.sqrt(np.diagonal(A))[:, None]
-    A /= scale
-    A /= scale.T
-    A = A.astype(np.float32)
+    exact = damped(xx, damping)
+    scale = np.sqrt(np.diagonal(exact))[:, None]
+    exact /= scale
+    exact /= scale.T
+    A = exact.astype(np.float32)
     W = (weight * scale).astype(np.float32)
     wanted = A @ W
     dual = np.zeros_like(W)
