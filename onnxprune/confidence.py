@@ -27,12 +27,13 @@ def paired_error(metric: Metric, before: Score, after: Score) -> float | None:
 
     Args:
         metric: what was measured.
-        before, after: of the two models.
+        before: of the dense model.
+        after: of the other one.
 
     Returns:
         It, in the unit of the metric, or None where the metric is no mean over samples.
     """
-    if before.sums is None or after.sums is None or before.counts is None:
+    if before.sums is None or after.sums is None or before.counts is None or after.counts is None:
         return None
     samples, counts = len(before.counts), before.counts
     if samples < _ENOUGH or not np.array_equal(counts, after.counts):

@@ -49,6 +49,18 @@ class Judgement:
         return (scores or comparable or [Fidelity("")])[0]
 
     @property
+    def measure(self) -> str:
+        """What :attr:`drop` is counted in: the metric, else ``agreement`` or ``cosine``."""
+        return self.metric or ("agreement" if self.main.top1 is not None else "cosine")
+
+    @property
+    def value(self) -> float | None:
+        """The pruned model's value of that."""
+        if self.metric:
+            return self.after
+        return self.main.top1 if self.main.top1 is not None else self.main.cosine
+
+    @property
     def drop(self) -> float:
         """What was lost: of the metric, or, without labels, of agreement with the original."""
         if self.before is not None and self.after is not None:

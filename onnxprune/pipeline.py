@@ -157,9 +157,10 @@ def _rounded(analysis: Analysis, asked: Options, chosen: Selection) -> list[str]
 
 def _few(inputs: Inputs, fit: Sequence[Feeds]) -> list[str]:
     """Say so where only a part of the calibration data could be held to fit to."""
-    known = inputs.calibration.samples if inputs.calibration is not None else None
+    source = inputs.divided[0] if inputs.divided is not None else inputs.calibration
+    known = source.samples if source is not None else None
     used = sum(len(next(iter(f.values()))) for f in fit)
-    if not fit or known is None or used >= int(known * (1 - HELD_OUT)) - 1:
+    if not fit or known is None or used >= int(known * (1 if inputs.divided else 1 - HELD_OUT)) - 1:
         return []
     return [f"{used} of {known} calibration samples were fitted to: more do not fit in memory"]
 

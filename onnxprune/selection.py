@@ -100,9 +100,7 @@ def select(
     return Selection(allocation.removed, name, allocation.declined)
 
 
-def priced(
-    analysis: Analysis, asked: Options, fit: Sequence[Feeds], tell: Tell
-) -> Curves | None:
+def priced(analysis: Analysis, asked: Options, fit: Sequence[Feeds], tell: Tell) -> Curves | None:
     """The damage curves that a selection is made by; None where a criterion decides instead."""
     if _criterion(asked, fit) != ELIMINATION:
         return None

@@ -130,7 +130,7 @@ def score(metric: Metric, outputs: Iterable[Outputs], labels: Array) -> Score:
             name = _pick(metric, batch, expected)
             distribution = is_distribution(_last(batch[name], expected))
         found, of = _each(metric, batch[name], expected, distribution=distribution)
-        sums.append(np.bincount(of, found, len(expected)))
+        sums.append(np.bincount(of, found, len(expected)).astype(np.float64))
         counts.append(np.bincount(of, minlength=len(expected)).astype(np.float64))
     total, count = float(np.concatenate(sums).sum()), float(np.concatenate(counts).sum())
     if count == 0:

@@ -55,7 +55,9 @@ def swept_curves(analysis: Analysis, asked: Options) -> Curves:
             missing[group.name] = f"{asked.sensitivity} has no value of it"
             continue
         kept = np.arange(len(group) + 1)
-        curves[group.name] = Elimination(np.array(row.order), between(len(group) - kept, gone, damage))
+        curves[group.name] = Elimination(
+            np.array(row.order), between(len(group) - kept, gone, damage)
+        )
     return curves, missing
 
 

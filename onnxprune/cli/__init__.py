@@ -24,6 +24,7 @@ from onnxprune.cli import (
     prune,
     quantize,
     recover,
+    sensitivity,
     store,
 )
 from onnxprune.cli.parser import Parser
@@ -88,6 +89,7 @@ def _parser() -> Parser:
         prune,
         apply,
         recover,
+        sensitivity,
         quantize,
         store,
         densify,

@@ -62,8 +62,7 @@ class Dense:
         self.before = None
         if task is not None:
             self.before = score(task.metric, self.answers(), task.labels)
-        itself = judge_run(self._session.run, feeds[:1], self.answers(1)).main
-        self.metric = "agreement" if itself.top1 is not None else "cosine"
+        self.metric = judge_run(self._session.run, feeds[:1], self.answers(1)).measure
         self.higher_is_better = True
         if task is not None:
             self.metric = task.metric.name

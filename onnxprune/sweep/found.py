@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -176,7 +177,7 @@ def to_json(found: Sensitivity) -> dict[str, object]:
     return head | plain
 
 
-def load_sensitivity(path: str | Path) -> Sensitivity:
+def load_sensitivity(path: str | os.PathLike[str]) -> Sensitivity:
     """Read what :meth:`Sensitivity.save` or ``onnxprune sensitivity --json`` wrote.
 
     Raises:

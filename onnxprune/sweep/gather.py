@@ -30,9 +30,7 @@ _PATIENCE = 60.0
 """Seconds that a cluster may be without workers: a nanny starts new ones within a few."""
 
 
-def gather(
-    pool: Pool, key: str, wanted: Iterable[Wanted], keep: Callable[[Cell], None]
-) -> None:
+def gather(pool: Pool, key: str, wanted: Iterable[Wanted], keep: Callable[[Cell], None]) -> None:
     """Measure cells until each has a value or a reason.
 
     A cell whose own code fails is tried again. Where a worker dies, nobody knows which of the cells

@@ -124,12 +124,11 @@ class Bench:
         except OnnxpruneError as error:
             return Cell(target, ratio, reason=error.message)
         main = judged.main
-        value = judged.after if judged.metric else main.top1 if main.top1 is not None else None
         return Cell(
             target=target,
             ratio=ratio,
             removed=removed,
-            value=main.cosine if value is None else value,
+            value=judged.value,
             drop=judged.drop,
             drop_error=judged.drop_error,
             kl=main.kl,
@@ -169,9 +168,7 @@ class Bench:
         return (self._dense.run(feeds) for feeds in self._job.feeds)
 
 
-def weigh(
-    matrix: Array, norms: Array, weighing: Weighing, ratio: float
-) -> npt.NDArray[np.bool_]:
+def weigh(matrix: Array, norms: Array, weighing: Weighing, ratio: float) -> npt.NDArray[np.bool_]:
     """Which entries ``[g, K, N]`` of a layer stay.
 
     By magnitude they compete within the tensor; ``wanda`` and ``ria`` compare the inputs of one

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, cast, get_args
 
@@ -54,7 +54,7 @@ def from_words(given: Mapping[str, object]) -> Request:
 
     Args:
         given: ``ratios`` and ``kinds`` as lists or as text with commas, ``drop``, ``workers``,
-            ``dask``; what is absent or None is at its default.
+            ``dask``; what is absent or None is at its default. ``workers`` may be ``auto``.
 
     Raises:
         OnnxpruneError: a value cannot be read.
@@ -86,11 +86,11 @@ def _kinds(value: object) -> tuple[Kind, ...]:
     return tuple(cast(Kind, each) for each in KINDS if each in asked)
 
 
-_READERS = {
+_READERS: dict[str, Callable[[object], object]] = {
     "ratios": _ratios,
     "kinds": _kinds,
     "drop": lambda value: fraction(value, of="--drop"),
-    "workers": lambda value: count(value, of="--workers", least=1),
+    "workers": lambda value: None if value == "auto" else count(value, of="--workers", least=1),
     "dask": str,
 }
 """How each field is read."""

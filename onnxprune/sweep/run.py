@@ -124,9 +124,7 @@ def _swept(
         with_ratios = replace(asked, ratios=exactly(ratios))
         return make_plan(analysis, with_ratios, inputs, tell, curves)[0].removed
 
-    advice = recommend(
-        analysis, found, wanted.drop, asked.max_ratio, plan, dense.drop_without
-    )
+    advice = recommend(analysis, found, wanted.drop, asked.max_ratio, plan, dense.drop_without)
     return replace(found, recommended=advice)
 
 
