@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import get_args
 
 import numpy as np
 
@@ -25,12 +26,6 @@ _SENDABLE = 1 << 30
 """Bytes of weights from which a model travels as a path."""
 _ANSWERS = 256 << 20
 """Bytes of the dense model's answers that are kept; beyond, it is run again for every cell."""
-_WEIGHING: dict[str | None, Weighing] = {
-    None: "wanda",
-    "wanda": "wanda",
-    "ria": "ria",
-    "magnitude": "magnitude",
-}
 
 
 class Dense:
@@ -43,18 +38,12 @@ class Dense:
         task: what the model is for, if there are labels.
 
     Raises:
-        OnnxpruneError: it does not run, the labels do not fit, or single weights are to be chosen
-            by a method that a sweep does not know.
+        OnnxpruneError: it does not run, or the labels do not fit.
     """
 
     def __init__(
         self, analysis: Analysis, feeds: tuple[Feeds, ...], asked: Options, task: Task | None
     ) -> None:
-        if asked.sparse_method not in _WEIGHING:
-            raise OnnxpruneError(
-                f"a sweep does not choose weights by {asked.sparse_method}, which refits them",
-                hint="take --sparse-method magnitude, wanda or ria",
-            )
         self.feeds = feeds
         self._analysis, self._asked, self._task = analysis, asked, task
         self._session = open_session(analysis.model, provider=asked.provider, threads=THREADS)
@@ -85,7 +74,7 @@ class Dense:
         large = models.size_bytes(model) > _SENDABLE and model.path is not None
         labels = None if self._task is None else self._task.labels
         orders = {t.name: np.array(t.order, np.int64) for t in rows.targets if t.order}
-        weighing = _WEIGHING[self._asked.sparse_method]
+        weighing = weighing_of(self._asked)
         settings = {
             "provider": self._asked.provider,
             "metric": self.metric,
@@ -121,6 +110,22 @@ class Dense:
         session = open_session(small, provider=self._asked.provider, threads=THREADS)
         judged = judge_run(session.run, self.feeds, self.answers(), self._task, self.before)
         return judged.drop
+
+
+def weighing_of(asked: Options) -> Weighing:
+    """How single weights are chosen.
+
+    Raises:
+        OnnxpruneError: a sweep does not know the method that is asked for.
+    """
+    known: tuple[Weighing, ...] = get_args(Weighing)
+    for each in known:
+        if each == (asked.sparse_method or "wanda"):
+            return each
+    raise OnnxpruneError(
+        f"a sweep does not choose weights by {asked.sparse_method}, which refits them",
+        hint=f"take --sparse-method {', '.join(known[:-1])} or {known[-1]}",
+    )
 
 
 def _within(

@@ -17,7 +17,7 @@ from onnxprune.judge import task_of
 from onnxprune.options import Options
 from onnxprune.pipeline import make_plan, prepare
 from onnxprune.sweep.checkpoint import Checkpoint
-from onnxprune.sweep.dense import Dense
+from onnxprune.sweep.dense import Dense, weighing_of
 from onnxprune.sweep.found import Cell, Sensitivity, Target
 from onnxprune.sweep.gather import gather
 from onnxprune.sweep.job import samples_of
@@ -68,6 +68,7 @@ def sensitivity(
         raise OnnxpruneError(
             "sensitivity is measured on inputs", hint="give some with --calib; labels are optional"
         )
+    weighing_of(asked)
     analysis, inputs = prepare(source, asked, tell)
     with open_pool(_hands(analysis, wanted, asked), wanted.dask) as pool:
         return _swept(analysis, inputs, asked, wanted, pool, tell)
