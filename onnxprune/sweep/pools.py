@@ -171,7 +171,7 @@ class Dask:
             self.close()
             raise OnnxpruneError(
                 f"the workers of the Dask cluster at {self._address} cannot do this: {error}",
-                hint="install the same onnxprune and onnxruntime where the scheduler and workers run",
+                hint="install the same onnxprune where the scheduler and its workers run",
             ) from error
 
     def share(self, job: Job) -> None:
