@@ -270,4 +270,4 @@ def _curves(analysis: Analysis, asked: Options, inputs: Inputs, tell: Tell) -> C
 
 def _label(budget: Budget, dense: int) -> str:
     share = budget.value if budget.relative else budget.value / max(dense, 1)
-    return f"{budget.kind}={share:.1%}"
+    return f"{budget.kind}={share * 100:.4g}%"
