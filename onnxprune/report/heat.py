@@ -25,7 +25,7 @@ def heat(found: Sensitivity) -> RenderableType:
     dense = measured(found.dense, unit)
     head = f"{found.model}  {found.metric} {dense} dense, {plural(found.samples, 'input')}"
     parts: list[RenderableType] = [Text(head, _HEAD), Text("")]
-    parts += [_table(found, unit), Text(_legend(found, unit), _DIM)]
+    parts += [_table(found), Text(_legend(found, unit), _DIM)]
     failed = [cell for cell in found.cells if cell.reason]
     if failed:
         parts += [Text(""), Text("Not measured", _HEAD)]
@@ -69,7 +69,7 @@ def _is_accuracy(metric: str) -> bool:
         return False
 
 
-def _table(found: Sensitivity, unit: Unit) -> RenderableType:
+def _table(found: Sensitivity) -> RenderableType:
     ratios = columns_of(found)
     heads = ["gone" if ratio == 1 else f"{ratio * 100:g} %" for ratio in ratios]
     table = Table(

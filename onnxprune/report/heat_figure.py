@@ -58,7 +58,7 @@ def draw(found: Sensitivity, path: Path) -> None:
     axes.set_xlabel("pruned, one target at a time, nothing refitted")
     dense = f"{found.dense * factor:.4g}{' %' if unit == 'fraction' else ''}"
     axes.set_title(f"{found.model}: {found.metric} {dense}, {found.samples} inputs", fontsize=9)
-    label = f"{found.metric} lost{', points' if unit == 'fraction' else ''}"
+    label = f"{found.metric}, {'points' if unit == 'fraction' else 'change'} for the worse"
     figure.colorbar(image, ax=axes, label=label, shrink=min(1.0, 12 / max(len(names), 1)))
     part = path.with_name(f".{path.stem}.part{path.suffix}")
     try:
