@@ -193,3 +193,5 @@ def test_no_scheduler_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("onnxprune.sweep.pools._CONNECT", "0.2s")
     with pytest.raises(OnnxpruneError, match="no Dask scheduler answers"):
         onnxprune.sensitivity(ENTRY.model, **ASKED, dask="tcp://127.0.0.1:9")
+    with pytest.raises(OnnxpruneError, match="is no address"):
+        onnxprune.sensitivity(ENTRY.model, **ASKED, dask="scheduler")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Executor, Future, ProcessPoolExecutor
@@ -16,6 +17,7 @@ from onnxprune.errors import OnnxpruneError
 from onnxprune.sweep import worker
 from onnxprune.sweep.job import Job
 
+_ADDRESS = re.compile(r"(\w+://)?[\w.\-\[\]:%]+:\d+")
 _CONNECT = "10s"
 """How long a scheduler may take to answer."""
 
@@ -142,6 +144,10 @@ class Dask:
 
     def __init__(self, address: str) -> None:
         distributed = _distributed()
+        if not _ADDRESS.fullmatch(address):
+            raise OnnxpruneError(
+                f"--dask {address} is no address", hint="write it as in tcp://127.0.0.1:8786"
+            )
         try:
             self._client = distributed.Client(address, timeout=_CONNECT, set_as_default=False)
         except (OSError, ValueError, TypeError) as error:
