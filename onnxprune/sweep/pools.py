@@ -101,15 +101,27 @@ class Processes:
         self._count = count
         self._path = folder / "job.pickle"
         self._pool: ProcessPoolExecutor | None = self._new()
-        for _ in range(count):
-            self._pool.submit(worker.ready)
+        self._starting = [self._pool.submit(worker.ready) for _ in range(count)]
 
     def _new(self) -> ProcessPoolExecutor:
         context = multiprocessing.get_context("spawn")
         return ProcessPoolExecutor(self._count, context, initializer=worker.prepare)
 
     def share(self, job: Job) -> None:
-        """Write the job to a file."""
+        """Write the job to a file.
+
+        Raises:
+            OnnxpruneError: processes do not even start.
+        """
+        try:
+            for started in self._starting:
+                started.result()
+        except BrokenProcessPool as error:
+            raise OnnxpruneError(
+                "processes that should measure die as soon as they start",
+                hint="a script that starts some must do so under `if __name__ == '__main__':`; "
+                "one process needs none of that (--workers 1)",
+            ) from error
         self._path.write_bytes(job.packed())
 
     def executor(self) -> Executor:
