@@ -78,10 +78,9 @@ def _swept(
     analysis: Analysis, inputs: Inputs, asked: Options, wanted: Request, pool: Pool, tell: Tell
 ) -> Sensitivity:
     assert inputs.calibration is not None
-    fit, _ = inputs.parts(analysis)
-    rows = find_rows(analysis, asked, wanted, fit, tell)
-    tell("running the dense model")
     task = task_of(asked, inputs.calibration.indices)
+    rows = find_rows(analysis, asked, wanted, inputs.parts(analysis)[0], tell)
+    tell("running the dense model")
     dense = Dense(analysis, tuple(inputs.calibration), asked, task)
     job = dense.job(rows)
     kept = Checkpoint(job.key if asked.cache and not dense.nameless else "", tell)
