@@ -24,6 +24,7 @@ from onnxprune.cli import (
     prune,
     quantize,
     recover,
+    report,
     store,
 )
 from onnxprune.cli.parser import Parser
@@ -94,6 +95,7 @@ def _parser() -> Parser:
         mask,
         eligible,
         build,
+        report,
         demo,
     ):
         command.add(commands)

@@ -15,6 +15,7 @@ from onnxprune.carry_out import Pruned
 from onnxprune.cost import Cost, CostModel
 from onnxprune.judge import Judgement
 from onnxprune.recipe import as_mapping
+from onnxprune.report.couplings import coupling_rows
 from onnxprune.report.reach import pinned_rows, reach
 from onnxprune.report.schema import (
     BlockRow,
@@ -87,6 +88,7 @@ def _report(
         groups=group_rows(analysis.groups, removed, costs),
         blocks=block_rows(analysis.blocks, bypassed, costs),
         pinned=pinned_rows(analysis),
+        couplings=coupling_rows(analysis),
     )
 
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
+from onnxprune.report.couplings import CouplingRow
+from onnxprune.report.points import PointRow
 from onnxprune.report.weights import StoredRow, ZerosRow
 
 SCHEMA = "onnxprune.report"
@@ -218,6 +220,7 @@ class Report:
     Attributes:
         command: which command made it.
         onnxprune: version that made it.
+        couplings: what leaves with one unit of each group.
         options: what was asked, by flag name; only what is not at its default.
         refits: what recovery did to each layer; empty where there was nothing to fit to.
         sparse: what became of every weight, where single weights were set to zero.
@@ -227,6 +230,7 @@ class Report:
         outputs: how close they are, on ``samples`` inputs that nothing was fitted to; empty where
             the inputs were made up.
         given: the same before anything was refitted, of a model that came pruned; else empty.
+        points: every model that a search went through.
         checks: the verdict; empty where nothing was pruned.
         notes: whole sentences on what was declined and why, in the order it happened.
         output: the file written, or None (dry run, or a bad verdict).
@@ -239,6 +243,7 @@ class Report:
     groups: tuple[GroupRow, ...] = ()
     blocks: tuple[BlockRow, ...] = ()
     pinned: tuple[PinnedRow, ...] = ()
+    couplings: tuple[CouplingRow, ...] = ()
     options: Mapping[str, object] = field(default_factory=dict)
     refits: tuple[RefitRow, ...] = ()
     sparse: tuple[SparseRow, ...] = ()
@@ -248,6 +253,7 @@ class Report:
     outputs: tuple[OutputRow, ...] = ()
     given: tuple[OutputRow, ...] = ()
     samples: int = 0
+    points: tuple[PointRow, ...] = ()
     checks: tuple[CheckRow, ...] = ()
     notes: tuple[str, ...] = ()
     output: str | None = None

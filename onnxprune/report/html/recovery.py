@@ -1,0 +1,133 @@
+"""What became of single layers and weights: refits, zeros, and the form they are stored in."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+from onnxprune.report import numbers
+from onnxprune.report.html.markup import Content, Markup, code, join, table, tag
+from onnxprune.report.schema import RefitRow, Report, SparseRow
+from onnxprune.report.weights import StoredRow, ZerosRow
+
+_MOST = 500
+"""Rows of one table; the rest are in the JSON."""
+
+
+def refits(rows: tuple[RefitRow, ...]) -> Markup:
+    """Errors on held-out inputs before and after refitting, in the order of the network."""
+    tried = [row for row in rows if not row.reason]
+    shown = [
+        (
+            code(row.node),
+            "left: nothing was better" if row.method == "none" else row.method,
+            numbers.figure(row.before),
+            numbers.figure(row.after),
+            _bars(row.before, row.after),
+        )
+        for row in tried
+    ]
+    changed = sum(row.method != "none" for row in rows)
+    about = (
+        f"{changed} of {numbers.plural(len(rows), 'layer')} refitted. Errors are relative squared "
+        "errors of a layer's output on inputs that nothing was fitted to."
+    )
+    heads = ("layer", "how", "error before>", "after>", "")
+    return join(
+        tag("p", about),
+        _long(heads, shown, "Refitted layers") if shown else None,
+        _counted((row.reason for row in rows), "layer"),
+    )
+
+
+def sparse(rows: tuple[SparseRow, ...]) -> Markup:
+    """Zeros of each weight, and errors as masked and as refitted."""
+    shown = [
+        (
+            code(row.weight),
+            "x".join(map(str, row.shape)),
+            numbers.percent(row.sparsity),
+            row.method,
+            row.refit,
+            "" if row.before is None else numbers.figure(row.before),
+            "" if row.after is None else numbers.figure(row.after),
+        )
+        for row in rows
+        if not row.reason
+    ]
+    heads = ("weight", "shape", "zeros>", "chosen by", "then", "error>", "after>")
+    return join(
+        _long(heads, shown, "Thinned weights") if shown else None,
+        _counted((row.reason for row in rows), "weight"),
+    )
+
+
+def storage(zeros: tuple[ZerosRow, ...], stored: tuple[StoredRow, ...]) -> Markup:
+    """Zeros and their patterns, bytes in every form, and the form that was written."""
+    forms = list(dict.fromkeys(form for row in zeros for form in row.bytes))
+    found = [
+        (
+            code(row.weight),
+            "x".join(map(str, row.shape)),
+            numbers.percent(row.zeros),
+            row.pattern,
+            *(numbers.size(row.bytes[form]) if form in row.bytes else "-" for form in forms),
+        )
+        for row in zeros
+    ]
+    heads = ("weight", "shape", "zeros>", "pattern", *(f"{form}>" for form in forms))
+    written = [
+        (
+            code(row.weight),
+            row.form,
+            row.values,
+            numbers.percent(row.zeros),
+            numbers.size(row.dense),
+            numbers.size(row.stored),
+            numbers.change(row.dense, row.stored, "bytes"),
+            row.remark,
+        )
+        for row in stored
+    ]
+    under = ("weight", "form", "values", "zeros>", "dense>", "stored>", "change>", "remark")
+    return join(
+        _long(heads, found, "Zeros") if found else None,
+        _long(under, written, "Stored weights") if written else None,
+        tag("p", "Sparse storage is not sparse compute: a file shrinks, a run does not."),
+    )
+
+
+def section(run: Report) -> list[tuple[str, Markup]]:
+    """Titles and content of those parts that the run has."""
+    found = []
+    if run.refits:
+        found.append(("Recovery", refits(run.refits)))
+    if run.sparse:
+        found.append(("Thinned weights", sparse(run.sparse)))
+    if run.weights or run.stored:
+        found.append(("Storage", storage(run.weights, run.stored)))
+    return found
+
+
+def _bars(before: float, after: float) -> Markup:
+    """What is left of the error, as a bar."""
+    left = min(after / before, 1.0) if before > 0 else 0.0
+    return tag("span", class_="bar small", style=f"--kept:{left:.4f}")
+
+
+def _long(heads: tuple[str, ...], rows: list[tuple[Content, ...]], caption: str) -> Markup:
+    rest = len(rows) - _MOST
+    return join(
+        table(heads, rows[:_MOST], caption=caption, tall=True),
+        tag("p", f"{rest:,} more are in the JSON.", class_="soft") if rest > 0 else None,
+    )
+
+
+def _counted(reasons: Iterable[str], what: str) -> Markup:
+    """Why others were left as they are."""
+    known = Counter(reason for reason in reasons if reason)
+    items = [
+        tag("li", f"{numbers.plural(number, what)} left: {reason}")
+        for reason, number in known.most_common()
+    ]
+    return tag("ul", items) if items else Markup()

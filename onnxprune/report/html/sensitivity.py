@@ -1,0 +1,127 @@
+"""What every target costs at every ratio: a table that is a heat-map."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from onnxprune.report import numbers
+from onnxprune.report.html import standing
+from onnxprune.report.html.charts import block
+from onnxprune.report.html.families import Family
+from onnxprune.report.html.markup import Content, Markup, Row, code, join, table, tag
+from onnxprune.report.html.measured import Cell, Sensitivity
+from onnxprune.report.html.tools import tools
+
+_DARK = 0.55
+"""Warmth from which on a cell is so dark that its text must be light."""
+
+_MEASURES: dict[str, tuple[str, Callable[[Cell], float | None]]] = {
+    "drop": ("drop", lambda cell: cell.drop),
+    "kl": ("KL divergence", lambda cell: cell.kl),
+    "relative_error": ("relative error", lambda cell: cell.relative_error),
+    "angle": ("1 - cosine", lambda cell: None if cell.cosine is None else 1 - cell.cosine),
+}
+_ORDERS = {"network": "of the network", "most": "most sensitive first", "least": "least first"}
+
+
+def section(family: Family, key: str) -> Markup:
+    """The heat-maps of a family."""
+    return join(_sweep(sweep, f"{key}-{k}") for k, sweep in enumerate(family.sweeps))
+
+
+def warmth(value: float | None, top: float) -> float:
+    """How warm a cell is, 0 to 1: the square root, so that small losses can be told apart."""
+    if value is None or not math.isfinite(value):
+        return 0.0 if value is None else 1.0
+    return math.sqrt(min(max(value, 0.0) / top, 1.0)) if top > 0 else 0.0
+
+
+def _sweep(sweep: Sensitivity, key: str) -> Markup:
+    scale = standing.of_sweep(sweep)
+    part = scale.fraction
+    cells = {(cell.target, cell.ratio): cell for cell in sweep.cells}
+    measures = {
+        name: label
+        for name, (label, of) in _MEASURES.items()
+        if any(of(cell) is not None for cell in sweep.cells)
+    }
+    if not measures:
+        return tag("p", "Nothing was measured in this sweep.")
+    first = next(iter(measures))
+    grid = {
+        name: [
+            [_at(cells.get((target.name, ratio)), _MEASURES[name][1]) for ratio in sweep.ratios]
+            for target in sweep.targets
+        ]
+        for name in measures
+    }
+    dense = ""
+    if sweep.metric.dense is not None:
+        value = numbers.measured(sweep.metric.dense, "fraction" if part else "number")
+        dense = f", {value} as it is"
+    samples = f", {numbers.plural(sweep.samples, 'sample')}" if sweep.samples else ""
+    about = (
+        f"What the model loses when one target alone is pruned by a ratio: {scale.name}"
+        f"{dense}{samples}. Darker is worse."
+    )
+    kinds = list(dict.fromkeys(target.kind for target in sweep.targets))
+    return join(
+        tag("p", about),
+        tools(key, "targets", kinds=kinds, orders=_ORDERS, measures=measures),
+        _heat(sweep, grid[first], key, fraction=part and first == "drop"),
+        block({"first": first, "fraction": part, "grid": grid, "ratios": sweep.ratios}),
+        _declined(sweep),
+    )
+
+
+def _heat(
+    sweep: Sensitivity, grid: list[list[float | None]], key: str, *, fraction: bool
+) -> Markup:
+    finite = [v for line in grid for v in line if v is not None and math.isfinite(v)]
+    top = max(finite, default=0.0)
+    advised = sweep.recommended.ratios if sweep.recommended else {}
+    rows = []
+    for target, line in zip(sweep.targets, grid, strict=True):
+        cells: list[Content] = [code(target.name), target.kind]
+        for value in line:
+            warm = warmth(value, top)
+            hot = "heat hot" if warm > _DARK else "heat"
+            text = "" if value is None else _shown(value, fraction=fraction)
+            cells.append(tag("span", text, class_=hot, style=f"--heat:{warm:.3f}"))
+        if advised:
+            ratio = advised.get(target.name)
+            cells.append("" if ratio is None else numbers.percent(ratio))
+        rows.append(Row(cells, {"data_name": target.name, "data_kind": target.kind}))
+    heads = ["target", "kind", *(f"{numbers.percent(ratio)}>" for ratio in sweep.ratios)]
+    heads += ["advised>"] if advised else []
+    return table(
+        heads,
+        rows,
+        caption=f"Sensitivity of {sweep.model}",
+        tall=True,
+        class_="heat-map",
+        id=f"{key}-rows",
+    )
+
+
+def _declined(sweep: Sensitivity) -> Markup:
+    parts = []
+    if sweep.recommended and sweep.recommended.drop is not None:
+        drop = numbers.percent(sweep.recommended.drop)
+        parts.append(tag("p", f"The advised ratios together are meant to lose at most {drop}."))
+    if sweep.declined:
+        rows = [(code(each.target), each.reason) for each in sweep.declined]
+        parts += [
+            tag("h4", "Not swept"),
+            table(("target", "because"), rows, caption="Not swept", class_="prose"),
+        ]
+    return join(parts)
+
+
+def _at(cell: Cell | None, of: Callable[[Cell], float | None]) -> float | None:
+    return None if cell is None else of(cell)
+
+
+def _shown(value: float, *, fraction: bool) -> str:
+    return f"{value * 100:.1f}" if fraction else numbers.figure(value)
