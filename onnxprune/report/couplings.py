@@ -1,4 +1,4 @@
-"""What leaves with one unit of each group: the rows a report has of it, and where they come from."""
+"""What leaves with one unit of each group: rows of a report, and where they come from."""
 
 from __future__ import annotations
 
@@ -67,7 +67,9 @@ def coupling_rows(analysis: Analysis, *, most: int = MOST_SLICES) -> tuple[Coupl
     from onnxprune import model as models
     from onnxprune.analysis import identity
 
-    ops = {identity(node): node.op_type for graph in models.graphs(analysis.model) for node in graph}
+    ops = {
+        identity(node): node.op_type for graph in models.graphs(analysis.model) for node in graph
+    }
     shapes = {t.name: tuple(axis.size or 0 for axis in t.axes) for t in analysis.tensors}
 
     def row(cut: Slice) -> SliceRow:

@@ -30,7 +30,7 @@ def read_as(kind: type[T], value: object) -> T:
     return cast(T, _read(kind, value, ""))
 
 
-def _read(kind: Any, value: object, where: str) -> object:  # noqa: ANN401, PLR0911  a type form
+def _read(kind: Any, value: object, where: str) -> object:  # noqa: ANN401  a type form
     if is_dataclass(kind) and isinstance(kind, type):
         return _record(kind, value, where)
     origin, inner = typing.get_origin(kind), typing.get_args(kind)

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 from onnxprune.report import numbers
 from onnxprune.report.couplings import CouplingRow, NodeRow, SliceRow
-from onnxprune.report.html.markup import Content, Markup, code, join, table, tag
+from onnxprune.report.html.markup import TIMES, Content, Markup, code, join, table, tag
 from onnxprune.report.schema import GroupRow, Report
 
 _ROLES = {"writes": "makes it", "scales": "scales it", "reads": "reads it"}
 
 
-def section(run: Report, key: str) -> Markup:
-    """One foldable table per group; the script shows one at a time, drawn."""
+def section(run: Report, key: str, most: int) -> Markup:
+    """One foldable table per group; the script shows one at a time, drawn.
+
+    Args:
+        run: that says what leaves with a unit.
+        key: of the section.
+        most: groups, and slices of each twice the fair share.
+    """
+    each = max(2, 2 * most // max(len(run.groups), 1))
     rows = {row.group: row for row in run.couplings}
     groups = [
-        _group(row, rows[row.name], f"{key}-{k}")
-        for k, row in enumerate(run.groups)
+        _group(row, rows[row.name], f"{key}-{k}", each)
+        for k, row in enumerate(run.groups[:most])
         if row.name in rows
     ]
     return join(
@@ -29,26 +36,27 @@ def section(run: Report, key: str) -> Markup:
     )
 
 
-def _group(group: GroupRow, row: CouplingRow, key: str) -> Markup:
+def _group(group: GroupRow, row: CouplingRow, key: str, most: int) -> Markup:
+    rest = row.more + max(len(row.slices) - most, 0)
     removal = "exact: removing equals masking" if group.exact else f"inexact: {group.reason}"
     costs = (
         f"{numbers.plural(group.units, 'unit')} of kind {group.kind}; one costs "
         f"{numbers.quantity(group.params)} parameters, {numbers.size(group.bytes)} and "
         f"{numbers.quantity(group.macs)} MACs; {removal}."
     )
-    more = f"{numbers.plural(row.more, 'more slice')} of this group left out here."
+    more = f"{numbers.plural(rest, 'more slice')} of this group left out here."
     return tag(
         "details",
         tag("summary", code(group.name)),
         tag("p", costs),
         table(
             ("tensor", "shape", "loses>", "role", "nodes"),
-            [_slice(each) for each in row.slices],
+            [_slice(each) for each in row.slices[:most]],
             caption=f"What leaves with one unit of {group.name}",
         )
         if row.slices
         else None,
-        tag("p", more, class_="soft") if row.more else None,
+        tag("p", more, class_="soft") if rest else None,
         id=key,
         data_group=group.name,
     )
@@ -57,7 +65,7 @@ def _group(group: GroupRow, row: CouplingRow, key: str) -> Markup:
 def _slice(row: SliceRow) -> tuple[Content, ...]:
     sizes: list[Content] = []
     for k, size in enumerate(row.shape):
-        sizes += [" × "] if k else []
+        sizes += [f" {TIMES} "] if k else []
         sizes.append(tag("b", str(size)) if k == row.axis else str(size))
     return (
         code(row.tensor),

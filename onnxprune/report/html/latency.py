@@ -5,7 +5,7 @@ from __future__ import annotations
 from onnxprune.report import numbers
 from onnxprune.report.html.charts import chart
 from onnxprune.report.html.families import Family
-from onnxprune.report.html.markup import Content, Markup, code, join, table, tag
+from onnxprune.report.html.markup import TIMES, Content, Markup, code, join, table, tag
 from onnxprune.report.html.measured import Bench, BenchRow
 from onnxprune.report.html.overview import outputs
 
@@ -41,7 +41,9 @@ def _bench(bench: Bench) -> Markup:
     ]
     parts = [tag("div", figures, class_="charts")] if figures else []
     parts.append(_figures(bench))
-    close = [(f"{row.model} on {setting(row)}", each) for row in bench.rows for each in row.fidelity]
+    close = [
+        (f"{row.model} on {setting(row)}", each) for row in bench.rows for each in row.fidelity
+    ]
     if close:
         named = [(f"{name}: {each.name}", each) for name, each in close]
         parts += [tag("h4", "Outputs against the original, on the same backend"), outputs(named)]
@@ -61,7 +63,7 @@ def _figures(bench: Bench) -> Markup:
         ratio: list[Content] = ["", "", ""]
         if row.ratio is not None:
             interval = f"{row.ratio.low:.3f} to {row.ratio.high:.3f}"
-            ratio = [f"{row.ratio.value:.3f}×", interval, row.ratio.verdict]
+            ratio = [f"{row.ratio.value:.3f}{TIMES}", interval, row.ratio.verdict]
         speeds = (row.latency.p50_s, row.latency.p90_s, row.latency.p99_s)
         loads = (row.load_s, row.first_run_s)
         memory = "-" if row.peak_rss_bytes is None else numbers.size(row.peak_rss_bytes)

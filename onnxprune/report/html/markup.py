@@ -15,6 +15,7 @@ class Markup(str):
 
 
 Content: TypeAlias = "str | Iterable[Content] | None"
+TIMES = "\N{MULTIPLICATION SIGN}"
 _VOID = frozenset({"br", "input", "meta"})
 
 
@@ -62,6 +63,7 @@ def table(
     *,
     caption: str,
     tall: bool = False,
+    most: int | None = None,
     **attributes: object,
 ) -> Markup:
     """A table in a box of its own that scrolls sideways where it is wider than the page.
@@ -71,6 +73,7 @@ def table(
         rows: cells; the first of each names its row.
         caption: what the table is about, for those who hear it.
         tall: whether there may be hundreds of rows: the box then scrolls down too.
+        most: rows that are shown; how many more there are is said below.
         attributes: of the table.
     """
     number = [head.endswith(">") for head in heads]
@@ -79,6 +82,8 @@ def table(
         for head, n in zip(heads, number, strict=True)
     ]
     whole = [row if isinstance(row, Row) else Row(row) for row in rows]
+    rest = 0 if most is None else max(len(whole) - most, 0)
+    whole = whole[: len(whole) - rest]
     body = [tag("tr", _cells(row.cells, number), **row.attributes) for row in whole]
     made = tag(
         "table",
@@ -87,7 +92,7 @@ def table(
         tag("tbody", body),
         **attributes,
     )
-    return tag(
+    box = tag(
         "div",
         made,
         class_="scroll tall" if tall else "scroll",
@@ -95,6 +100,7 @@ def table(
         role="region",
         aria_label=caption,
     )
+    return join(box, tag("p", f"{rest:,} more are in the JSON.", class_="soft") if rest else None)
 
 
 def folded(title: Content, *content: Content, open_: bool = False) -> Markup:

@@ -5,9 +5,24 @@ from __future__ import annotations
 from onnxprune.report import numbers
 from onnxprune.report.html import standing
 from onnxprune.report.html.families import Family, stem
-from onnxprune.report.html.markup import Markup, code, folded, join, table, tag
+from onnxprune.report.html.markup import TIMES, Markup, code, folded, join, table, tag
+from onnxprune.report.html.measured import Bench
 from onnxprune.report.html.reproduce import flags
-from onnxprune.report.schema import CheckRow, OutputRow, Report, TensorRow
+from onnxprune.report.schema import CheckRow, OutputRow, Report, TensorRow, Unit
+
+
+def header(family: Family, key: str) -> Markup:
+    """What the model is, and what became of it in one run or in all."""
+    if not family.runs:
+        return join(_models(bench) for bench in family.benches)
+    one = len(family.runs) == 1
+    runs = top(family.runs[0], family) if one else compared(family, key)
+    return join(model(family.runs[0]), runs)
+
+
+def top(run: Report, family: Family) -> Markup:
+    """The verdict of a run, its largest figures, and what was asked."""
+    return join(verdict(run), tiles(run, family), asked(run))
 
 
 def model(run: Report) -> Markup:
@@ -42,7 +57,9 @@ def verdict(run: Report) -> Markup:
     if bad:
         word = f"✕ {bad} of {numbers.plural(len(run.checks), 'check')} bad"
         return tag("span", word, class_="verdict bad")
-    return tag("span", f"✓ verified, {numbers.plural(len(run.checks), 'check')}", class_="verdict good")
+    return tag(
+        "span", f"✓ verified, {numbers.plural(len(run.checks), 'check')}", class_="verdict good"
+    )
 
 
 def label(run: Report) -> str:
@@ -58,11 +75,11 @@ def tiles(run: Report, family: Family) -> Markup:
     for row in run.measures:
         if row.name in ("MACs", "parameters", "weights") and row.dense and row.pruned is not None:
             before, after = (numbers.measured(v, row.unit) for v in (row.dense, row.pruned))
-            found.append((f"{row.pruned / row.dense:.2f}×", row.name, f"{before} → {after}"))
+            found.append((f"{row.pruned / row.dense:.2f}{TIMES}", row.name, f"{before} → {after}"))
     stands = standing.of_run(run)
     if stands is not None:
         scale, dense, pruned = stands
-        unit: numbers.Unit = "fraction" if scale.fraction else "number"
+        unit: Unit = "fraction" if scale.fraction else "number"
         was = f"{numbers.change(dense, pruned, unit)} of {numbers.measured(dense, unit)}"
         found.append((numbers.measured(pruned, unit), scale.name, was))
     found += _latency(run, family)
@@ -94,7 +111,9 @@ def details(run: Report) -> Markup:
             )
             for row in run.measures
         ]
-        parts.append(table(("", "original>", "pruned>", "change>"), rows, caption="Before and after"))
+        parts.append(
+            table(("", "original>", "pruned>", "change>"), rows, caption="Before and after")
+        )
     if run.checks:
         parts += [tag("h4", "Checks"), checks(run.checks)]
     if run.outputs:
@@ -136,24 +155,36 @@ def outputs(rows: list[tuple[str, OutputRow]]) -> Markup:
         cells += [numbers.measured(value, "number") for value in measures]
         said = row.reason or (f"{row.broken} not finite" if row.broken else "")
         shown.append([code(name), *cells, decibel, *([said] if remarks else [])])
-    return table([*heads, *([""] if remarks else [])], shown, caption="Outputs against the original")
+    return table(
+        [*heads, *([""] if remarks else [])], shown, caption="Outputs against the original"
+    )
 
 
-def compared(family: Family, names: list[str]) -> Markup:
-    """All runs of a family side by side; ``names`` are links to them."""
+def compared(family: Family, key: str) -> Markup:
+    """All runs of a family side by side, with links to them."""
     rows = []
     for k, run in enumerate(family.runs):
         sizes = [standing.measure(run, name) for name in ("MACs", "parameters", "weights")]
         ratios = [numbers.change(m.dense, m.pruned, m.unit) if m else "" for m in sizes]
         stands = standing.of_run(run)
-        unit: numbers.Unit = "fraction" if stands and stands[0].fraction else "number"
+        unit: Unit = "fraction" if stands and stands[0].fraction else "number"
         value = numbers.measured(stands[2], unit) if stands else "-"
         rows.append(
-            (tag("a", label(run), href=f"#{names[k]}"), verdict(run), *ratios, value,
+            (tag("a", label(run), href=f"#{key}-r{k}"), verdict(run), *ratios, value,
              stands[0].name if stands else "")
         )  # fmt: skip
     heads = ("run", "verdict", "MACs>", "parameters>", "weights>", "value>", "of")
     return table(heads, rows, caption="Runs")
+
+
+def _models(bench: Bench) -> Markup:
+    """The models of a benchmark, where no run says more of them."""
+    rows = []
+    for each in bench.models:
+        size = "-" if each.bytes is None else numbers.size(each.bytes)
+        counts = ("-" if n is None else numbers.quantity(n) for n in (each.params, each.macs))
+        rows.append((code(each.name), size, *counts))
+    return table(("model", "file>", "parameters>", "MACs>"), rows, caption="Models")
 
 
 def _latency(run: Report, family: Family) -> list[tuple[str, str, str]]:
@@ -169,7 +200,7 @@ def _latency(run: Report, family: Family) -> list[tuple[str, str, str]]:
                 continue
             interval = f"{ratio.low:.2f} to {ratio.high:.2f}: {ratio.verdict}"
             found.setdefault(
-                row.backend, (f"{ratio.value:.2f}×", f"latency on {row.backend}", interval)
+                row.backend, (f"{ratio.value:.2f}{TIMES}", f"latency on {row.backend}", interval)
             )
     return list(found.values())
 
@@ -177,4 +208,4 @@ def _latency(run: Report, family: Family) -> list[tuple[str, str, str]]:
 def _shape(row: TensorRow) -> str:
     if row.shape is None:
         return "unknown"
-    return " × ".join("?" if each is None else str(each) for each in row.shape) or "scalar"
+    return f" {TIMES} ".join("?" if each is None else str(each) for each in row.shape) or "scalar"

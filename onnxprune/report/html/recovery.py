@@ -6,15 +6,12 @@ from collections import Counter
 from collections.abc import Iterable
 
 from onnxprune.report import numbers
-from onnxprune.report.html.markup import Content, Markup, code, join, table, tag
+from onnxprune.report.html.markup import Markup, code, join, table, tag
 from onnxprune.report.schema import RefitRow, Report, SparseRow
 from onnxprune.report.weights import StoredRow, ZerosRow
 
-_MOST = 500
-"""Rows of one table; the rest are in the JSON."""
 
-
-def refits(rows: tuple[RefitRow, ...]) -> Markup:
+def refits(rows: tuple[RefitRow, ...], most: int) -> Markup:
     """Errors on held-out inputs before and after refitting, in the order of the network."""
     tried = [row for row in rows if not row.reason]
     shown = [
@@ -35,12 +32,12 @@ def refits(rows: tuple[RefitRow, ...]) -> Markup:
     heads = ("layer", "how", "error before>", "after>", "")
     return join(
         tag("p", about),
-        _long(heads, shown, "Refitted layers") if shown else None,
+        table(heads, shown, caption="Refitted layers", tall=True, most=most) if shown else None,
         _counted((row.reason for row in rows), "layer"),
     )
 
 
-def sparse(rows: tuple[SparseRow, ...]) -> Markup:
+def sparse(rows: tuple[SparseRow, ...], most: int) -> Markup:
     """Zeros of each weight, and errors as masked and as refitted."""
     shown = [
         (
@@ -57,12 +54,12 @@ def sparse(rows: tuple[SparseRow, ...]) -> Markup:
     ]
     heads = ("weight", "shape", "zeros>", "chosen by", "then", "error>", "after>")
     return join(
-        _long(heads, shown, "Thinned weights") if shown else None,
+        table(heads, shown, caption="Thinned weights", tall=True, most=most) if shown else None,
         _counted((row.reason for row in rows), "weight"),
     )
 
 
-def storage(zeros: tuple[ZerosRow, ...], stored: tuple[StoredRow, ...]) -> Markup:
+def storage(zeros: tuple[ZerosRow, ...], stored: tuple[StoredRow, ...], most: int) -> Markup:
     """Zeros and their patterns, bytes in every form, and the form that was written."""
     forms = list(dict.fromkeys(form for row in zeros for form in row.bytes))
     found = [
@@ -91,21 +88,21 @@ def storage(zeros: tuple[ZerosRow, ...], stored: tuple[StoredRow, ...]) -> Marku
     ]
     under = ("weight", "form", "values", "zeros>", "dense>", "stored>", "change>", "remark")
     return join(
-        _long(heads, found, "Zeros") if found else None,
-        _long(under, written, "Stored weights") if written else None,
+        table(heads, found, caption="Zeros", tall=True, most=most) if found else None,
+        table(under, written, caption="Stored weights", tall=True, most=most) if written else None,
         tag("p", "Sparse storage is not sparse compute: a file shrinks, a run does not."),
     )
 
 
-def section(run: Report) -> list[tuple[str, Markup]]:
-    """Titles and content of those parts that the run has."""
+def sections(run: Report, most: int) -> list[tuple[str, Markup]]:
+    """Titles and content of those parts that the run has, of tables of ``most`` rows."""
     found = []
     if run.refits:
-        found.append(("Recovery", refits(run.refits)))
+        found.append(("Recovery", refits(run.refits, most)))
     if run.sparse:
-        found.append(("Thinned weights", sparse(run.sparse)))
+        found.append(("Thinned weights", sparse(run.sparse, most)))
     if run.weights or run.stored:
-        found.append(("Storage", storage(run.weights, run.stored)))
+        found.append(("Storage", storage(run.weights, run.stored, most)))
     return found
 
 
@@ -113,14 +110,6 @@ def _bars(before: float, after: float) -> Markup:
     """What is left of the error, as a bar."""
     left = min(after / before, 1.0) if before > 0 else 0.0
     return tag("span", class_="bar small", style=f"--kept:{left:.4f}")
-
-
-def _long(heads: tuple[str, ...], rows: list[tuple[Content, ...]], caption: str) -> Markup:
-    rest = len(rows) - _MOST
-    return join(
-        table(heads, rows[:_MOST], caption=caption, tall=True),
-        tag("p", f"{rest:,} more are in the JSON.", class_="soft") if rest > 0 else None,
-    )
 
 
 def _counted(reasons: Iterable[str], what: str) -> Markup:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import yaml
 
 from onnxprune.report import numbers
-from onnxprune.report.html.families import Family
+from onnxprune.report.html.families import Family, stem
 from onnxprune.report.html.markup import Content, Markup, code, join, table, tag
 from onnxprune.report.html.measured import Bench, Sensitivity
 from onnxprune.report.schema import Report
@@ -25,12 +25,12 @@ def section(family: Family) -> Markup:
     parts = [_copied("\n".join(dict.fromkeys(lines)))]
     for run in family.runs:
         if run.options and run.command == "prune":
-            parts += [tag("h4", "As a recipe"), _copied(recipe(run))]
-    versions = dict.fromkeys(
-        each.onnxprune
-        for each in (*family.runs, *family.benches, *family.sweeps)
-        if each.onnxprune
-    )
+            what = f", {stem(run.output)}" if len(family.runs) > 1 and run.output else ""
+            parts += [tag("h4", f"As a recipe{what}"), _copied(recipe(run))]
+    made_by = [run.onnxprune for run in family.runs]
+    made_by += [each.onnxprune for each in family.benches]
+    made_by += [each.onnxprune for each in family.sweeps]
+    versions = dict.fromkeys(filter(None, made_by))
     parts.append(tag("p", f"Made by onnxprune {', '.join(versions) or 'of unknown version'}."))
     for bench in family.benches:
         if bench.environment:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 from onnxprune.report import numbers
 from onnxprune.report.html import standing
 from onnxprune.report.html.charts import block
 from onnxprune.report.html.families import Family
 from onnxprune.report.html.markup import Content, Markup, Row, code, join, table, tag
-from onnxprune.report.html.measured import Cell, Sensitivity
+from onnxprune.report.html.measured import Cell, Sensitivity, Unswept
 from onnxprune.report.html.tools import tools
 
 _DARK = 0.55
@@ -25,9 +26,9 @@ _MEASURES: dict[str, tuple[str, Callable[[Cell], float | None]]] = {
 _ORDERS = {"network": "of the network", "most": "most sensitive first", "least": "least first"}
 
 
-def section(family: Family, key: str) -> Markup:
-    """The heat-maps of a family."""
-    return join(_sweep(sweep, f"{key}-{k}") for k, sweep in enumerate(family.sweeps))
+def section(family: Family, key: str, most: int) -> Markup:
+    """The heat-maps of a family, of ``most`` rows each: those that are most sensitive."""
+    return join(_sweep(_worst(sweep, most), f"{key}-{k}") for k, sweep in enumerate(family.sweeps))
 
 
 def warmth(value: float | None, top: float) -> float:
@@ -37,10 +38,30 @@ def warmth(value: float | None, top: float) -> float:
     return math.sqrt(min(max(value, 0.0) / top, 1.0)) if top > 0 else 0.0
 
 
+def _worst(sweep: Sensitivity, most: int) -> Sensitivity:
+    """The sweep without the targets that lose least."""
+    if len(sweep.targets) <= most:
+        return sweep
+    worst: dict[str, float] = {}
+    for cell in sweep.cells:
+        lost = cell.drop if cell.drop is not None else cell.kl or 0.0
+        worst[cell.target] = max(worst.get(cell.target, 0.0), lost)
+    ranked = sorted(worst, key=lambda name: -worst[name])
+    left = set(ranked[:most])
+    note = f"the {most:,} most sensitive targets are shown; the others are in the JSON"
+    return replace(
+        sweep,
+        targets=tuple(each for each in sweep.targets if each.name in left),
+        cells=tuple(each for each in sweep.cells if each.target in left),
+        declined=(*sweep.declined, Unswept(f"{len(worst) - most:,} more", note)),
+    )
+
+
 def _sweep(sweep: Sensitivity, key: str) -> Markup:
     scale = standing.of_sweep(sweep)
     part = scale.fraction
     cells = {(cell.target, cell.ratio): cell for cell in sweep.cells}
+    ratios = sorted({cell.ratio for cell in sweep.cells})  # blocks have one of their own: all
     measures = {
         name: label
         for name, (label, of) in _MEASURES.items()
@@ -51,7 +72,7 @@ def _sweep(sweep: Sensitivity, key: str) -> Markup:
     first = next(iter(measures))
     grid = {
         name: [
-            [_at(cells.get((target.name, ratio)), _MEASURES[name][1]) for ratio in sweep.ratios]
+            [_at(cells.get((target.name, ratio)), _MEASURES[name][1]) for ratio in ratios]
             for target in sweep.targets
         ]
         for name in measures
@@ -69,14 +90,19 @@ def _sweep(sweep: Sensitivity, key: str) -> Markup:
     return join(
         tag("p", about),
         tools(key, "targets", kinds=kinds, orders=_ORDERS, measures=measures),
-        _heat(sweep, grid[first], key, fraction=part and first == "drop"),
-        block({"first": first, "fraction": part, "grid": grid, "ratios": sweep.ratios}),
+        _heat(sweep, ratios, grid[first], key, fraction=part and first == "drop"),
+        block({"first": first, "fraction": part, "grid": grid, "ratios": ratios}),
         _declined(sweep),
     )
 
 
 def _heat(
-    sweep: Sensitivity, grid: list[list[float | None]], key: str, *, fraction: bool
+    sweep: Sensitivity,
+    ratios: list[float],
+    grid: list[list[float | None]],
+    key: str,
+    *,
+    fraction: bool,
 ) -> Markup:
     finite = [v for line in grid for v in line if v is not None and math.isfinite(v)]
     top = max(finite, default=0.0)
@@ -93,7 +119,8 @@ def _heat(
             ratio = advised.get(target.name)
             cells.append("" if ratio is None else numbers.percent(ratio))
         rows.append(Row(cells, {"data_name": target.name, "data_kind": target.kind}))
-    heads = ["target", "kind", *(f"{numbers.percent(ratio)}>" for ratio in sweep.ratios)]
+    columns = ("gone" if ratio == 1 else numbers.percent(ratio) for ratio in ratios)
+    heads = ["target", "kind", *(f"{column}>" for column in columns)]
     heads += ["advised>"] if advised else []
     return table(
         heads,

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from onnxprune.report.html.measured import Bench, BenchRow, Sensitivity
+from onnxprune.report.html.measured import BenchRow, Sensitivity
 from onnxprune.report.schema import Measure, OutputRow, Report
 
 _SIZES = ("MACs", "parameters", "weights")
@@ -24,11 +24,15 @@ class Scale:
 
 TOP1 = Scale("same top-1 as the original", fraction=True)
 COSINE = Scale("cosine to the original", fraction=False)
-AGREEMENT = Scale("agreement with the original", fraction=True)
+_WITHOUT_LABELS = {"agreement": TOP1, "cosine": COSINE, "": TOP1}
 
 
-def metric_scale(name: str, *, fraction: bool, higher: bool | None = None) -> Scale:
-    """The scale of a task metric; ``higher`` where a document says which way is better."""
+def metric_scale(name: str, *, fraction: bool | None = None, higher: bool | None = None) -> Scale:
+    """The scale of what a document calls ``name``; the rest where it says so, else as names go."""
+    if name in _WITHOUT_LABELS:
+        return _WITHOUT_LABELS[name]
+    if fraction is None:
+        fraction = name.startswith(("accuracy", "top"))
     lower = any(word in name.lower() for word in _LOWER)
     return Scale(name, fraction, (not lower) if higher is None else higher)
 
@@ -65,25 +69,14 @@ def of_run(run: Report) -> tuple[Scale, float, float] | None:
     return None if same is None else (same[0], 1.0, same[1])
 
 
-def of_row(row: BenchRow, *, reference: bool) -> tuple[Scale, float] | None:
-    """The same of a benchmarked model; the reference agrees with itself."""
+def of_row(row: BenchRow) -> tuple[Scale, float, float] | None:
+    """The same of a benchmarked model, on the backend it was measured on."""
     if row.score is not None:
-        value = row.score.before if reference else row.score.after
-        part = row.score.metric.startswith(("accuracy", "top"))
-        return metric_scale(row.score.metric, fraction=part), value
+        return metric_scale(row.score.metric), row.score.before, row.score.after
     same = agreement(row.fidelity)
-    if same is None:
-        return None
-    return (same[0], 1.0) if reference else same
+    return None if same is None else (same[0], 1.0, same[1])
 
 
 def of_sweep(sweep: Sensitivity) -> Scale:
     """The scale of a sweep."""
-    name = sweep.metric.name
-    part = name.startswith(("accuracy", "top", "same top", "agreement"))
-    return metric_scale(name, fraction=part, higher=sweep.metric.higher_is_better)
-
-
-def references(bench: Bench) -> Sequence[str]:
-    """Names of the model that the others of a benchmark are compared with."""
-    return [each.name for each in bench.models[:1]]
+    return metric_scale(sweep.metric.name, higher=sweep.metric.higher_is_better)

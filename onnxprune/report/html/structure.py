@@ -8,13 +8,14 @@ from onnxprune.report.html.tools import tools
 from onnxprune.report.schema import Report
 
 
-def section(run: Report, key: str, couplings: str) -> Markup:
+def section(run: Report, key: str, couplings: str, most: int) -> Markup:
     """Kept bars, bypassed blocks, and pinned axes.
 
     Args:
         run: what was pruned.
         key: of the section, unique on the page.
         couplings: key of the section that says what leaves with a unit.
+        most: rows of a table.
     """
     gone = sum(row.units - row.kept for row in run.groups)
     parts = [
@@ -26,11 +27,11 @@ def section(run: Report, key: str, couplings: str) -> Markup:
     ]
     if run.groups:
         kinds = dict.fromkeys(row.kind for row in run.groups)
-        parts += [tools(key, "groups", kinds=list(kinds)), _groups(run, key, couplings)]
+        parts += [tools(key, "groups", kinds=list(kinds)), _groups(run, key, couplings, most)]
     if run.blocks:
-        parts += [tag("h4", "Blocks"), _blocks(run)]
+        parts += [tag("h4", "Blocks"), _blocks(run, most)]
     if run.pinned:
-        parts += [tag("h4", "Pinned"), _pinned(run)]
+        parts += [tag("h4", "Pinned"), _pinned(run, most)]
     return join(parts)
 
 
@@ -44,7 +45,7 @@ def reasons(run: Report) -> dict[str, str]:
     return found
 
 
-def _groups(run: Report, key: str, couplings: str) -> Markup:
+def _groups(run: Report, key: str, couplings: str, most: int) -> Markup:
     why = reasons(run)
     described = {row.group for row in run.couplings}
     rows = []
@@ -56,7 +57,10 @@ def _groups(run: Report, key: str, couplings: str) -> Markup:
         cells: list[Content] = [
             name,
             row.kind,
-            [tag("span", class_="bar", style=f"--kept:{kept:.4f}"), f"{row.kept:,} / {row.units:,}"],
+            [
+                tag("span", class_="bar", style=f"--kept:{kept:.4f}"),
+                f"{row.kept:,} / {row.units:,}",
+            ],
             numbers.percent(1 - kept),
             numbers.quantity(row.params),
             numbers.quantity(row.macs),
@@ -69,12 +73,13 @@ def _groups(run: Report, key: str, couplings: str) -> Markup:
         rows,
         caption="Units kept per group",
         tall=True,
+        most=most,
         class_="groups",
         id=f"{key}-rows",
     )
 
 
-def _blocks(run: Report) -> Markup:
+def _blocks(run: Report, most: int) -> Markup:
     return table(
         ("block", "", "nodes>", "params>", "MACs>"),
         [
@@ -88,10 +93,12 @@ def _blocks(run: Report) -> Markup:
             for row in run.blocks
         ],
         caption="Residual branches",
+        tall=True,
+        most=most,
     )
 
 
-def _pinned(run: Report) -> Markup:
+def _pinned(run: Report, most: int) -> Markup:
     return table(
         ("because", "axes>", "params>", "for example"),
         [
@@ -99,6 +106,6 @@ def _pinned(run: Report) -> Markup:
             for row in run.pinned
         ],
         caption="Axes that stay, and why",
+        most=most,
         class_="prose",
     )
-

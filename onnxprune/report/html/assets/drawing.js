@@ -40,18 +40,33 @@ const ticks = (low, high, count, unit) => {
   return found;
 };
 
+// 1, 2 and 5 of every power of ten from low to high.
+const logTicks = (low, high) => {
+  const found = [];
+  for (let power = Math.floor(Math.log10(low)); power <= Math.log10(high); power += 1) {
+    for (const first of [1, 2, 5]) found.push(first * 10 ** power);
+  }
+  return found.filter((value) => value >= low && value <= high);
+};
+
 // A frame with axes: where values lie, and the group to draw into.
 const frame = (width, height, x, y) => {
   const margin = { left: 54, right: 14, top: 22, bottom: 40 };
   const svg = element("svg", { viewBox: `0 0 ${width} ${height}`, width, height, "aria-hidden": "true" });
   const right = width - margin.right, bottom = height - margin.bottom;
-  const across = (value) => margin.left + ((value - x.low) / (x.high - x.low || 1)) * (right - margin.left);
+  const along = x.log ? Math.log : (value) => value;
+  const span = along(x.high) - along(x.low) || 1;
+  const across = (value) => margin.left + ((along(value) - along(x.low)) / span) * (right - margin.left);
   const up = (value) => bottom - ((value - y.low) / (y.high - y.low || 1)) * (bottom - margin.top);
   for (const value of ticks(y.low, y.high, 5, y.unit)) {
     svg.append(element("line", { class: "grid", x1: margin.left, x2: right, y1: up(value), y2: up(value) }));
     svg.append(element("text", { x: margin.left - 8, y: up(value) + 4, "text-anchor": "end" }, shown(value, y.unit)));
   }
-  for (const value of ticks(x.low, x.high, Math.max(2, Math.floor(width / 110)), x.unit)) {
+  const steps = x.log ? logTicks(x.low, x.high) : ticks(x.low, x.high, Math.max(2, Math.floor(width / 110)), x.unit);
+  let last = -Infinity;
+  for (const value of steps) {
+    if (across(value) - last < 46) continue; // their labels would overlap
+    last = across(value);
     svg.append(element("line", { class: "grid", x1: across(value), x2: across(value), y1: bottom, y2: bottom + 4 }));
     svg.append(element("text", { x: across(value), y: bottom + 17, "text-anchor": "middle" }, shown(value, x.unit)));
   }

@@ -13,8 +13,11 @@
     // A few stray runs would press everything else against the axis: the tail past 99 % is cut.
     const low = Math.min(...data.lines.map((line) => line.quantiles[0]));
     const high = Math.max(...data.lines.map((line) => at(line.quantiles, 0.99)));
+    const log = low > 0 && high > 5 * low; // or all but the tail would be one steep line
     const room = (high - low) * 0.05 || high * 0.05;
-    const x = { label: "latency, to its 99th percentile", unit: "seconds", low: Math.max(0, low - room), high: high + room };
+    const x = log
+      ? { label: "latency up to the 99th percentile, logarithmic", unit: "seconds", log, low: low / 1.1, high: high * 1.1 }
+      : { label: "latency up to the 99th percentile", unit: "seconds", low: Math.max(0, low - room), high: high + room };
     const y = { label: "share of runs", unit: "fraction", low: 0, high: 1 };
     const place = frame(width, Math.min(320, Math.max(220, width * 0.55)), x, y);
     data.lines.forEach((line, k) => {

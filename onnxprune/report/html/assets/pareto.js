@@ -9,10 +9,10 @@
   const shape = (role) => element("path", { class: "mark", d: SHAPES[role] });
 
   const extent = (marks, unit) => {
-    const values = marks.map((mark) => mark.y);
+    const values = marks.flatMap((mark) => [mark.y - (mark.error || 0), mark.y + (mark.error || 0)]);
     const low = Math.min(...values), high = Math.max(...values);
-    const room = Math.max((high - low) * 0.12, Math.abs(high) * 0.002, 1e-9);
-    return { low: low - room, high: unit === "fraction" ? Math.min(high + room, Math.max(1, high)) : high + room };
+    const room = Math.max((high - low) * 0.12, Math.abs(high) * 0.005, 1e-9);
+    return { low: low - room, high: unit === "fraction" ? Math.min(high + room, Math.max(1, ...marks.map((mark) => mark.y))) : high + room };
   };
 
   const frontPath = (marks, place) => {
@@ -27,20 +27,25 @@
     const x = place.across(mark.x), y = place.up(mark.y);
     const group = element("g", { class: mark.role, tabindex: "0", role: "img" });
     const interval = mark.low === undefined ? "" : ` (${shown(mark.low, data.x.unit)} to ${shown(mark.high, data.x.unit)})`;
-    const text = `${mark.label}, ${mark.what}\n${data.x.label}: ${shown(mark.x, data.x.unit)}${interval}\n${data.y.label}: ${shown(mark.y, data.y.unit)}`;
+    const error = mark.error === undefined ? "" : ` ± ${shown(mark.error, data.y.unit)}`;
+    const text = `${mark.label}, ${mark.what}\n${data.x.label}: ${shown(mark.x, data.x.unit)}${interval}\n${data.y.label}: ${shown(mark.y, data.y.unit)}${error}`;
     group.setAttribute("aria-label", text);
     says.set(group, () => text);
     if (mark.low !== undefined) {
       const [a, b] = [place.across(mark.low), place.across(mark.high)];
       group.append(element("path", { class: "whisker", d: `M${a},${y - 4}v8M${a},${y}H${b}M${b},${y - 4}v8`, fill: "none" }));
     }
+    if (mark.error !== undefined) {
+      const [a, b] = [place.up(mark.y - mark.error), place.up(mark.y + mark.error)];
+      group.append(element("path", { class: "whisker", d: `M${x - 4},${a}h8M${x},${a}V${b}M${x - 4},${b}h8`, fill: "none" }));
+    }
     const glyph = shape(mark.role);
     glyph.setAttribute("transform", `translate(${x},${y})`);
     group.append(element("circle", { cx: x, cy: y, r: 11, fill: "transparent" }), glyph);
     if (named) {
       const end = x > (place.left + place.right) / 2;
-      const below = y < place.top + 14;
-      group.append(element("text", { class: "name", x: x + (end ? -10 : 10), y: y + (below ? 18 : -9), "text-anchor": end ? "end" : "start" }, mark.label));
+      const below = mark.role === "dense" || y < place.top + 14; // the original away from the others
+      group.append(element("text", { class: "name", x: x + (end ? -10 : 10), y: y + (below ? 20 : -9), "text-anchor": end ? "end" : "start" }, mark.label));
     }
     return group;
   };
