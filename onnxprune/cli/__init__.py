@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 from onnxprune.cli import (
     apply,
+    bench,
     build,
     console,
     demo,
@@ -95,6 +96,7 @@ def _parser() -> Parser:
         mask,
         eligible,
         build,
+        bench,
         report,
         demo,
     ):
