@@ -27,6 +27,7 @@ ROOT = Path(__file__).parents[1]
 COMMANDS = (
     *"inspect prune apply recover quantize store densify mask eligible build".split(),
     "bench",
+    "report",
     "demo",
 )
 

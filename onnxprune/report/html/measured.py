@@ -132,10 +132,11 @@ class Cell:
 
 @dataclass(frozen=True)
 class Recommended:
-    """Ratios that together should lose no more than ``drop``."""
+    """Ratios that together should lose no more than ``drop``, and what they did lose."""
 
     drop: float | None = None
     ratios: Mapping[str, float] = field(default_factory=dict)
+    measured: float | None = None
 
 
 @dataclass(frozen=True)

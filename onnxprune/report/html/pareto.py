@@ -54,11 +54,13 @@ class Panel:
 
 
 def panels(family: Family) -> list[Panel]:
-    """One per backend and scale where latency was measured, else one per size.
+    """One per backend and scale, and one per size where no latency of a visited model is known.
 
     Charts have at least two points; one alone compares nothing.
     """
-    found = [*_searched(family.runs), *_benched(family)] or [*_sizes(family.runs)]
+    found = [*_searched(family.runs), *_benched(family)]
+    untimed = [run for run in family.runs if any(not point.latency for point in run.points)]
+    found += _sizes(untimed if found else family.runs)
     return [replace(each, marks=front(each.marks, each.scale)) for each in found]
 
 
@@ -98,7 +100,7 @@ def _sizes(runs: Sequence[Report]) -> list[Panel]:
 
     return [
         *_panels(
-            "By MACs; no latency was measured",
+            "By MACs",
             "MACs",
             "count",
             [*_of_points(runs, macs), *_of_runs(runs, "MACs")],

@@ -29,7 +29,7 @@ def refits(rows: tuple[RefitRow, ...], most: int) -> Markup:
         f"{changed} of {numbers.plural(len(rows), 'layer')} refitted. Errors are relative squared "
         "errors of a layer's output on inputs that nothing was fitted to."
     )
-    heads = ("layer", "how", "error before>", "after>", "")
+    heads = ("layer", "how", "error before>", "after>", "what is left of it")
     return join(
         tag("p", about),
         table(heads, shown, caption="Refitted layers", tall=True, most=most) if shown else None,

@@ -134,9 +134,11 @@ def _heat(
 
 def _declined(sweep: Sensitivity) -> Markup:
     parts = []
-    if sweep.recommended and sweep.recommended.drop is not None:
-        drop = numbers.percent(sweep.recommended.drop)
-        parts.append(tag("p", f"The advised ratios together are meant to lose at most {drop}."))
+    advice = sweep.recommended
+    if advice and advice.ratios and advice.drop is not None:
+        told = f"The advised ratios are meant to lose at most {advice.drop:.4g} together"
+        lost = "" if advice.measured is None else f", and lost {advice.measured:.4g} when measured"
+        parts.append(tag("p", f"{told}{lost}, before anything is refitted."))
     if sweep.declined:
         rows = [(code(each.target), each.reason) for each in sweep.declined]
         parts += [
@@ -151,4 +153,6 @@ def _at(cell: Cell | None, of: Callable[[Cell], float | None]) -> float | None:
 
 
 def _shown(value: float, *, fraction: bool) -> str:
-    return f"{value * 100:.1f}" if fraction else numbers.figure(value)
+    if not fraction:
+        return numbers.figure(value)
+    return f"{round(value * 100, 1) + 0.0:.1f}"  # so that a negative zero has no sign

@@ -18,13 +18,11 @@ def section(run: Report, key: str, couplings: str, most: int) -> Markup:
         most: rows of a table.
     """
     gone = sum(row.units - row.kept for row in run.groups)
-    parts = [
-        tag(
-            "p",
-            f"{numbers.plural(gone, 'unit')} of {numbers.plural(len(run.groups), 'group')} "
-            f"removed; bars are what is kept, in the order of the network.",
-        )
-    ]
+    groups = numbers.plural(len(run.groups), "group")
+    told = f"{numbers.plural(gone, 'unit')} of {groups} removed; bars are what is kept"
+    if run.command == "inspect":
+        told = f"{groups} can lose units"
+    parts = [tag("p", f"{told}, in the order of the network. {_reach(run)}")]
     if run.groups:
         kinds = dict.fromkeys(row.kind for row in run.groups)
         parts += [tools(key, "groups", kinds=list(kinds)), _groups(run, key, couplings, most)]
@@ -43,6 +41,14 @@ def reasons(run: Report) -> dict[str, str]:
             if note.startswith(f"{row.name}: "):
                 found[row.name] = note.removeprefix(f"{row.name}: ")
     return found
+
+
+def _reach(run: Report) -> str:
+    """How much of the model pruning can touch."""
+    whole = max(run.reach.params, 1)
+    exact, inexact = (numbers.percent(n / whole) for n in (run.reach.exact, run.reach.inexact))
+    more = f", and {inexact} more with --allow-inexact" if run.reach.inexact else ""
+    return f"Reachable: {exact} of {numbers.quantity(run.reach.params)} parameters{more}."
 
 
 def _groups(run: Report, key: str, couplings: str, most: int) -> Markup:

@@ -58,7 +58,7 @@ const frame = (width, height, x, y) => {
   const span = along(x.high) - along(x.low) || 1;
   const across = (value) => margin.left + ((along(value) - along(x.low)) / span) * (right - margin.left);
   const up = (value) => bottom - ((value - y.low) / (y.high - y.low || 1)) * (bottom - margin.top);
-  for (const value of ticks(y.low, y.high, 5, y.unit)) {
+  for (const value of ticks(y.low, Math.min(y.high, y.most ?? y.high), 5, y.unit)) {
     svg.append(element("line", { class: "grid", x1: margin.left, x2: right, y1: up(value), y2: up(value) }));
     svg.append(element("text", { x: margin.left - 8, y: up(value) + 4, "text-anchor": "end" }, shown(value, y.unit)));
   }

@@ -7,7 +7,8 @@ for (const { bar, table, control, rows } of toolbars) {
   const label = () => (control("measure") ? control("measure").selectedOptions[0].textContent : measure());
   const written = (value) => {
     if (value === null) return "";
-    return data.fraction && measure() === "drop" ? (value * 100).toFixed(1) : `${+value.toPrecision(3)}`;
+    const text = data.fraction && measure() === "drop" ? (value * 100).toFixed(1) : `${+value.toPrecision(3)}`;
+    return /^-0(\.0)?$/.test(text) ? text.slice(1) : text;
   };
   const paint = () => {
     const grid = data.grid[measure()];

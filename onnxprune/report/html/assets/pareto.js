@@ -8,11 +8,17 @@
   };
   const shape = (role) => element("path", { class: "mark", d: SHAPES[role] });
 
+  // Where the interval of a value ends; a part of a whole ends where the whole does.
+  const ends = (mark, unit) => {
+    const [low, high] = [mark.y - (mark.error || 0), mark.y + (mark.error || 0)];
+    return unit === "fraction" ? [Math.max(low, Math.min(mark.y, 0)), Math.min(high, Math.max(mark.y, 1))] : [low, high];
+  };
+
   const extent = (marks, unit) => {
-    const values = marks.flatMap((mark) => [mark.y - (mark.error || 0), mark.y + (mark.error || 0)]);
+    const values = marks.flatMap((mark) => ends(mark, unit));
     const low = Math.min(...values), high = Math.max(...values);
     const room = Math.max((high - low) * 0.12, Math.abs(high) * 0.005, 1e-9);
-    return { low: low - room, high: unit === "fraction" ? Math.min(high + room, Math.max(1, ...marks.map((mark) => mark.y))) : high + room };
+    return { low: low - room, high: high + room, most: unit === "fraction" ? Math.max(1, high) : Infinity };
   };
 
   const frontPath = (marks, place) => {
@@ -36,7 +42,7 @@
       group.append(element("path", { class: "whisker", d: `M${a},${y - 4}v8M${a},${y}H${b}M${b},${y - 4}v8`, fill: "none" }));
     }
     if (mark.error !== undefined) {
-      const [a, b] = [place.up(mark.y - mark.error), place.up(mark.y + mark.error)];
+      const [a, b] = ends(mark, data.y.unit).map(place.up);
       group.append(element("path", { class: "whisker", d: `M${x - 4},${a}h8M${x},${a}V${b}M${x - 4},${b}h8`, fill: "none" }));
     }
     const glyph = shape(mark.role);
