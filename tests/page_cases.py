@@ -1,4 +1,4 @@
-"""Documents for tests of the page: a real run, what could have been measured of it, and bad names."""
+"""Documents for tests of the page: a real run, what could be measured of it, and bad names."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from onnxprune.report import gather, schema
 from onnxprune.report.schema import PointRow, Report
 
 ENTRY = zoo.get("digits_mlp")
-HOSTILE = '</script><script>window.broken=1</script><img src=x onerror="window.broken=1">\u2028&amp;'
+HOSTILE = '</script><script>window.broken=1</script><img src=x onerror=window.broken=1>"\u2028&amp;'
 """A name that ends a script, starts another, and brings a handler along."""
 
 
 @cache
 def run() -> Report:
     """What a real run reports."""
-    made = prune(ENTRY.model, ratio=0.3, calib=str(ENTRY.calibration), calib_samples=64, cache=False)
+    calib = str(ENTRY.calibration)
+    made = prune(ENTRY.model, ratio=0.3, calib=calib, calib_samples=64, cache=False)
     return gather.result("prune", made, ENTRY.model.parent / "small.onnx")
 
 
@@ -97,7 +98,7 @@ def sweep(model: str, targets: list[tuple[str, str]]) -> dict[str, Any]:
     """A sweep in which every target costs more than the one before it, and a block costs all."""
     ratios = [0.25, 0.5]
     cells = [
-        {"target": name, "ratio": ratio, "value": 0.9, "drop": (k + 1) * ratio * 0.012, "kl": 1 / (k + 1)}
+        {"target": name, "ratio": ratio, "drop": (k + 1) * ratio * 0.012, "kl": 1 / (k + 1)}
         for k, (name, _) in enumerate(targets)
         for ratio in ratios
     ]

@@ -195,9 +195,7 @@ def luminance(colour: str) -> float:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_text_stands_out_from_its_ground(
-    browser: Any, pages: dict[str, Path], scheme: str
-) -> None:
+def test_text_stands_out_from_its_ground(browser: Any, pages: dict[str, Path], scheme: str) -> None:
     with Opened(browser, pages["real"], color_scheme=scheme) as page:
         ground = luminance(page.evaluate("getComputedStyle(document.body).backgroundColor"))
         for name in ("body", ".soft", "p", "td", "thead th", "a", ".good", "summary", "nav a"):

@@ -52,7 +52,8 @@ class Parser(argparse.ArgumentParser):
                 f"there is one argument too many: {extra[0]!r}",
                 hint=f"`{used.prog} --help` lists what it takes",
             )
-        flags = re.findall(r"--[\w-]+", used.format_help())
+        described, _, _ = used.format_help().partition(used.epilog or "\0")  # examples use others
+        flags = list(dict.fromkeys(re.findall(r"--[\w-]+", described)))
         raise OnnxpruneError(f"there is no flag {word!r}", hint=suggest(word, flags))
 
 

@@ -20,10 +20,10 @@ _EXAMPLE = """examples:
 
 def add(commands: Commands) -> None:
     """Put the command into the list."""
-    about = "make one HTML page of what prune, bench and sensitivity printed with --json"
+    about = "make one HTML page of the JSON that prune, bench and sensitivity print"
     parser = add_command(commands, "report", run, about=about, example=_EXAMPLE, as_json=False)
     parser.add_argument(
-        "files", metavar="RUN.json", nargs="+", help="what was printed with --json, of any kind"
+        "files", metavar="RUN.json", nargs="+", help="reports as JSON, of any kind"
     )
     parser.add_argument(
         "-o", "--output", metavar="HTML", required=True, help="where the page is written"

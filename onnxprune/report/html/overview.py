@@ -86,7 +86,12 @@ def tiles(run: Report, family: Family) -> Markup:
         found.append((numbers.measured(pruned, unit), scale.name, was))
     found += _latency(run, family)
     shown = [
-        tag("div", tag("dt", what), tag("dd", value), tag("dd", detail, class_="soft"))
+        tag(
+            "div",
+            tag("dt", what),
+            tag("dd", value, class_=None if value[:1].isdigit() else "word"),
+            tag("dd", detail, class_="soft"),
+        )
         for value, what, detail in found
     ]
     return tag("dl", shown, class_="tiles") if shown else Markup()
@@ -200,10 +205,11 @@ def _latency(run: Report, family: Family) -> list[tuple[str, str, str]]:
             ratio = row.ratio
             if ratio is None or files.get(row.model, stem(row.model)) != stem(run.output):
                 continue
-            interval = f"{ratio.low:.2f} to {ratio.high:.2f}: {ratio.verdict}"
-            found.setdefault(
-                row.backend, (f"{ratio.value:.2f}{TIMES}", f"latency on {row.backend}", interval)
-            )
+            value = f"{ratio.value:.2f}{TIMES}"
+            detail = f"{ratio.low:.2f} to {ratio.high:.2f}{TIMES}"
+            if ratio.low <= 1 <= ratio.high:
+                value, detail = "no speed-up", f"{value}, {detail}"
+            found.setdefault(row.backend, (value, f"latency on {row.backend}", detail))
     return list(found.values())
 
 

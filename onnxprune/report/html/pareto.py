@@ -13,7 +13,7 @@ from onnxprune.report.html.measured import Bench, BenchRow
 from onnxprune.report.html.standing import Scale
 from onnxprune.report.schema import PointRow, Report, Unit
 
-Role = Literal["dense", "chosen", "tried", "missed"]
+Role = Literal["dense", "chosen", "tried", "missed", "other"]
 _Cost: TypeAlias = "tuple[float, float | None, float | None]"  # and the ends of its interval
 _WIDE = 1.96
 """Standard errors to either side of a 95 % interval."""
@@ -25,8 +25,8 @@ class Mark:
 
     Attributes:
         label: what it is called.
-        role: the original, the one that was taken, or one that a search visited and found good
-            enough (``tried``) or not (``missed``).
+        role: the original, one that a run took, one that a search visited and found good enough
+            (``tried``) or not (``missed``), or any other that was measured beside them.
         x, low, high: what it costs, with a 95 % interval where it was measured.
         y, error: how good it is, and half of its 95 % interval where that is known.
         front: whether no other model beats it in both.
@@ -186,7 +186,7 @@ def _of_rows(rows: list[BenchRow], bench: Bench, family: Family) -> list[tuple[S
         low = high = None
         if row.ratio is not None and base is not None:
             low, high = row.ratio.low * base, row.ratio.high * base
-        role: Role = "chosen" if name in made else "tried"
+        role: Role = "chosen" if name in made else "other"
         found.append((value, Mark(name, role, row.latency.p50_s, value[2], low, high)))
     scales = {value[0]: value[1] for value, _ in found}  # with what the original has on each
     dense = [

@@ -14,6 +14,7 @@ _WORDS: dict[Role, str] = {
     "chosen": "chosen",
     "tried": "visited",
     "missed": "visited, lost too much",
+    "other": "measured beside them",
 }
 
 

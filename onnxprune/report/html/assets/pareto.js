@@ -3,6 +3,7 @@
   const SHAPES = {
     dense: "M-5,-5h10v10h-10z",
     chosen: "M0,-7L7,0L0,7L-7,0z",
+    other: "M-4,3.5H4L0,-4z",
     tried: "M-4,0a4,4 0 1,0 8,0a4,4 0 1,0 -8,0",
     missed: "M-4,-4L4,4M4,-4L-4,4",
   };
@@ -29,7 +30,21 @@
     }).join("");
   };
 
-  const point = (mark, data, place, named) => {
+  // Where a name goes: the first of four places around its mark that nothing else takes.
+  const name = (mark, place, taken) => {
+    const x = place.across(mark.x), y = place.up(mark.y), width = 6.6 * mark.label.length;
+    const boxes = [[-width / 2, -12], [-width / 2, 22], [11, 4], [-11 - width, 4]].map(([a, b]) => ({
+      x: b === 4 ? x + a : Math.min(Math.max(x + a, place.left), place.right + 10 - width), y: y + b, width,
+    }));
+    const inside = (box) => box.x >= place.left && box.x + width <= place.right + 12 && box.y > place.top - 6;
+    const free = (box) => taken.every((other) => box.x > other.x + other.width || other.x > box.x + width || Math.abs(box.y - other.y) > 12);
+    const box = boxes.find((each) => inside(each) && free(each));
+    if (!box) return [];
+    taken.push(box);
+    return [element("text", { class: "name", x: box.x, y: box.y }, mark.label)];
+  };
+
+  const point = (mark, data, place, taken) => {
     const x = place.across(mark.x), y = place.up(mark.y);
     const group = element("g", { class: mark.role, tabindex: "0", role: "img" });
     const interval = mark.low === undefined ? "" : ` (${shown(mark.low, data.x.unit)} to ${shown(mark.high, data.x.unit)})`;
@@ -39,7 +54,8 @@
     says.set(group, () => text);
     if (mark.low !== undefined) {
       const [a, b] = [place.across(mark.low), place.across(mark.high)];
-      group.append(element("path", { class: "whisker", d: `M${a},${y - 4}v8M${a},${y}H${b}M${b},${y - 4}v8`, fill: "none" }));
+      const cap = b <= place.right ? `M${b},${y - 4}v8` : ""; // one that leaves the chart has no end there
+      group.append(element("path", { class: "whisker", d: `M${a},${y - 4}v8M${a},${y}H${Math.min(b, place.right)}${cap}`, fill: "none" }));
     }
     if (mark.error !== undefined) {
       const [a, b] = ends(mark, data.y.unit).map(place.up);
@@ -48,23 +64,22 @@
     const glyph = shape(mark.role);
     glyph.setAttribute("transform", `translate(${x},${y})`);
     group.append(element("circle", { cx: x, cy: y, r: 11, fill: "transparent" }), glyph);
-    if (named) {
-      const end = x > (place.left + place.right) / 2;
-      const below = mark.role === "dense" || y < place.top + 14; // the original away from the others
-      group.append(element("text", { class: "name", x: x + (end ? -10 : 10), y: y + (below ? 20 : -9), "text-anchor": end ? "end" : "start" }, mark.label));
-    }
+    if (taken) group.append(...name(mark, place, taken));
     return group;
   };
 
   drawAll("pareto", (data, width) => {
-    const x = { ...data.x, low: 0, high: Math.max(...data.marks.map((mark) => mark.high || mark.x)) * 1.06 };
+    const furthest = Math.max(...data.marks.map((mark) => mark.x));
+    const end = Math.max(...data.marks.map((mark) => mark.high || mark.x));
+    const x = { ...data.x, low: 0, high: Math.min(end, furthest * 1.4) * 1.06 }; // no interval may press all else together
     const y = { ...data.y, ...extent(data.marks, data.y.unit) };
     const place = frame(width, Math.min(340, Math.max(230, width * 0.62)), x, y);
     place.svg.append(element("path", { class: "front", d: frontPath(data.marks, place) }));
-    const order = ["missed", "tried", "dense", "chosen"];
+    const order = ["missed", "tried", "other", "dense", "chosen"];
     const marks = [...data.marks].sort((a, b) => order.indexOf(a.role) - order.indexOf(b.role));
     const named = (mark) => mark.role === "dense" || mark.role === "chosen" || marks.length < 5;
-    place.svg.append(...marks.map((mark) => point(mark, data, place, named(mark) && mark.label.length < 40)));
+    const taken = marks.map((mark) => ({ x: place.across(mark.x) - 6, y: place.up(mark.y) + 4, width: 12 }));
+    place.svg.append(...marks.map((mark) => point(mark, data, place, named(mark) && mark.label.length < 40 ? taken : null)));
     place.svg.removeAttribute("aria-hidden");
     const roles = new Map(data.marks.map((mark) => [mark.role, mark.what]));
     const legend = node("ul", { class: "legend" });
