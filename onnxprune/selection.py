@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 
 from onnxprune import criteria
 from onnxprune import model as models
 from onnxprune.allocate import Lattice, Limits, allocate, axes_of, grains, lattice, settle
-from onnxprune.allocate.cache import damage_curves
+from onnxprune.allocate.cache import Curves, damage_curves, known_curves
 from onnxprune.allocate.curves import choose_widths
 from onnxprune.allocate.ranking import Ranking, ranked
 from onnxprune.allocate.rounding import CHOICES
@@ -19,11 +20,14 @@ from onnxprune.analysis import Analysis
 from onnxprune.consumers import use_of
 from onnxprune.cost import CostModel
 from onnxprune.criteria.slices import F64
+from onnxprune.errors import OnnxpruneError
 from onnxprune.inputs import Feeds
 from onnxprune.options import Options
 from onnxprune.recover.elimination import Elimination
 from onnxprune.statistics import input_statistics
 from onnxprune.units import Group
+
+Tell = Callable[[str], None]
 
 ELIMINATION = "elimination"
 """The name of the default with data: units are priced by what is lost after refitting the rest."""
@@ -44,7 +48,8 @@ def select(
     limits: Limits,
     fit: Sequence[Feeds],
     bypassed: Sequence[str],
-    tell: Callable[[str], None],
+    tell: Tell,
+    curves: Curves | None = None,
 ) -> Selection:
     """Choose units under a ratio or a budget.
 
@@ -55,23 +60,18 @@ def select(
         fit: the calibration feeds that may be fitted to; empty without data.
         bypassed: blocks that go anyway; their layers cost nothing.
         tell: hears the progress.
+        curves: damage curves, where they are known already; else they are measured if need be.
 
     Raises:
         OnnxpruneError: the criterion needs data, or the budget cannot be met.
     """
-    name = asked.criterion or (ELIMINATION if fit else "l2")
-    groups = [g for g in analysis.groups if g.exact or limits.allow_inexact]
+    name = ELIMINATION if curves is not None else _criterion(asked, fit)
+    groups = _groups(analysis, allow_inexact=limits.allow_inexact)
     costs = CostModel(analysis)
-    if name == ELIMINATION and fit:
-        swept, unpriced = damage_curves(
-            analysis,
-            groups,
-            fit,
-            provider=asked.provider,
-            seed=asked.seed,
-            cache=asked.cache,
-            tell=tell,
-        )
+    if name == ELIMINATION:
+        found = curves if curves is not None else priced(analysis, asked, fit, tell)
+        assert found is not None
+        swept, unpriced = found
         values = {g: _ranks(e) for g, e in swept.items()}
         spare = [g for g in groups if g.name in unpriced]
         values |= _scores(analysis, spare, "l2", asked, fit, {})
@@ -83,7 +83,7 @@ def select(
         unscored = declined
     widths = _lattice(analysis, asked, limits, unscored)
     if name == ELIMINATION and asked.target is not None and swept:
-        if asked.recover == "auto":
+        if asked.recover == "auto" and asked.sensitivity is None:
             swept = _repaired(analysis, groups, swept)
         return _by_curves(widths, swept, values, asked, costs, bypassed)
     claims = criteria.get(name).claims if name != ELIMINATION else {"comparable", "damage"}
@@ -98,6 +98,62 @@ def select(
         damage="damage" in claims,
     )
     return Selection(allocation.removed, name, allocation.declined)
+
+
+def priced(analysis: Analysis, asked: Options, fit: Sequence[Feeds], tell: Tell) -> Curves | None:
+    """The damage curves that a selection is made by; None where a criterion decides instead."""
+    if _criterion(asked, fit) != ELIMINATION:
+        return None
+    return damage_curves(
+        analysis,
+        _groups(analysis, allow_inexact=asked.allow_inexact),
+        fit,
+        provider=asked.provider,
+        seed=asked.seed,
+        cache=asked.cache,
+        tell=tell,
+    )
+
+
+def removal_orders(
+    analysis: Analysis, asked: Options, fit: Sequence[Feeds], tell: Tell
+) -> tuple[dict[str, npt.NDArray[np.int64]], str]:
+    """By group, its units in the order in which they would leave, and what decides that.
+
+    Args:
+        analysis: of the dense model.
+        asked: the criterion, and whether inexact groups count.
+        fit: the calibration feeds that may be fitted to; empty without data.
+        tell: hears the progress.
+
+    Raises:
+        OnnxpruneError: the criterion needs data.
+    """
+    name, orders = _criterion(asked, fit), {}
+    groups = _groups(analysis, allow_inexact=asked.allow_inexact)
+    by = name
+    if name == ELIMINATION:
+        swept, _ = known_curves(
+            analysis, groups, fit, provider=asked.provider, seed=asked.seed, cache=asked.cache,
+            tell=tell,
+        )  # fmt: skip
+        orders = {g: e.order for g, e in swept.items()}
+        groups, by = [g for g in groups if g.name not in orders], "l2"
+    scores = _scores(analysis, groups, by, asked, fit, {})
+    return orders | {g: np.argsort(s, kind="stable") for g, s in scores.items()}, name
+
+
+def _criterion(asked: Options, fit: Sequence[Feeds]) -> str:
+    if asked.criterion == ELIMINATION and not fit:
+        raise OnnxpruneError(
+            "elimination prices units by what layers read", hint="give inputs with --calib"
+        )
+    return asked.criterion or (ELIMINATION if fit else "l2")
+
+
+def _groups(analysis: Analysis, *, allow_inexact: bool) -> list[Group]:
+    """The groups that are priced."""
+    return [g for g in analysis.groups if g.exact or allow_inexact]
 
 
 def _repaired(

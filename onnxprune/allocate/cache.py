@@ -25,7 +25,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxprune import model as models
-from onnxprune.allocate.curves import Feeds, calibrate, sweep
+from onnxprune.allocate.curves import Feeds, Reader, calibrate, sweep
 from onnxprune.allocate.sensitivity import in_outputs
 from onnxprune.analysis import Analysis
 from onnxprune.plan import versions
@@ -41,6 +41,8 @@ _ABANDONED = 3600.0
 _ASIDE = 5
 """One batch of so many is kept aside: errors of rows that were fitted to say too little."""
 _ENDING = ".curves.npz"
+CELLS = ".cells.jsonl"
+"""How files end that hold cells of a sensitivity sweep (``sweep.checkpoint``)."""
 
 Curves = tuple[dict[str, Elimination], dict[str, str]]
 """The order of removal and the damage by group, and why other groups have none."""
@@ -80,10 +82,8 @@ def damage_curves(
     """
 
     def measured() -> Curves:
-        tell("measuring what every layer reads")
-        known, unseen = _parted(batches)
-        readers = calibrate(analysis, known, provider=provider, seed=seed)
-        swept, unpriced = sweep(groups, readers, tell=tell)
+        readers, swept, unpriced = _swept(analysis, groups, batches, provider, seed, tell)
+        unseen = _parted(batches)[1]
         priced = in_outputs(analysis, groups, swept, readers, unseen, provider=provider, tell=tell)
         return priced, unpriced
 
@@ -97,6 +97,43 @@ def damage_curves(
     curves = measured()
     write(place, name, curves, tell)
     return curves
+
+
+def known_curves(
+    analysis: Analysis,
+    groups: Sequence[Group],
+    batches: Sequence[Feeds],
+    *,
+    provider: str = "cpu",
+    seed: int = 0,
+    cache: bool = True,
+    tell: Callable[[str], None] = lambda _: None,
+) -> Curves:
+    """The same orders of removal, with damage left in the currency of each layer if that is new.
+
+    Arguments are those of :func:`damage_curves`. Nothing is kept.
+    """
+    place = folder() if cache else None
+    if place is not None:
+        name = key(analysis, groups, batches, {"provider": provider, "seed": seed})
+        if (found := read(place, name, groups, tell)) is not None:
+            return found
+    _, swept, unpriced = _swept(analysis, groups, batches, provider, seed, tell)
+    return swept, unpriced
+
+
+def _swept(
+    analysis: Analysis,
+    groups: Sequence[Group],
+    batches: Sequence[Feeds],
+    provider: str,
+    seed: int,
+    tell: Callable[[str], None],
+) -> tuple[dict[str, Reader], dict[str, Elimination], dict[str, str]]:
+    """The layers that read units, curves in their own currency, and why others have none."""
+    tell("measuring what every layer reads")
+    readers = calibrate(analysis, _parted(batches)[0], provider=provider, seed=seed)
+    return readers, *sweep(groups, readers, tell=tell)
 
 
 def _parted(batches: Sequence[Feeds]) -> tuple[Sequence[Feeds], Sequence[Feeds]]:
@@ -184,7 +221,7 @@ def write(place: Path, name: str, curves: Curves, tell: Callable[[str], None]) -
         except BaseException:
             Path(part).unlink(missing_ok=True)
             raise
-        _trim(place)
+        trim(place)
     except OSError as error:
         tell(f"the damage curves are not kept for the next time: {error.strerror or error}")
 
@@ -222,7 +259,7 @@ def _check(name: str, held: object, groups: Sequence[Group], curves: Curves) -> 
         raise ValueError("it is of other groups")
 
 
-def _trim(place: Path) -> None:
+def trim(place: Path) -> None:
     """Remove what was used longest ago until the folder holds at most ``LARGEST`` bytes."""
     found = []
     for path in place.iterdir():
@@ -230,7 +267,7 @@ def _trim(place: Path) -> None:
             status = path.stat()
         except FileNotFoundError:  # somebody else trims too
             continue
-        if path.name.endswith(_ENDING):
+        if path.name.endswith((_ENDING, CELLS)):
             found.append((status.st_mtime, status.st_size, path))
         elif path.suffix == ".part" and status.st_mtime < time.time() - _ABANDONED:
             path.unlink(missing_ok=True)

@@ -26,6 +26,7 @@ from onnxprune.cli import (
     quantize,
     recover,
     report,
+    sensitivity,
     store,
 )
 from onnxprune.cli.parser import Parser
@@ -90,6 +91,7 @@ def _parser() -> Parser:
         prune,
         apply,
         recover,
+        sensitivity,
         quantize,
         store,
         densify,

@@ -119,7 +119,11 @@ def add_data(parser: Parser) -> None:
     group = parser.add_argument_group("data and checks")
     add = group.add_argument
     add("--recover", metavar="HOW", help="refit what is left: auto, lstsq, pcg, bias alone, none")
-    add("--max-drop", metavar="R", help="largest loss that is a success, as in 1%%")
+    add(
+        "--max-drop",
+        metavar="R",
+        help="largest loss that is a success, as in 1%%; without an amount, the aim",
+    )
     add_inputs(group)
 
 

@@ -27,6 +27,7 @@ _EXAMPLE = """examples:
   onnxprune prune model.onnx --ratio 0.3
   onnxprune prune model.onnx --target macs=50% --calib images.npz -o small.onnx
   onnxprune prune model.onnx --sparsity 2:4 --permute --calib images.npz -o sparse.onnx
+  onnxprune prune model.onnx --max-drop 1% --calib images.npz --labels images.npz -o small.onnx
   onnxprune prune model.onnx --recipe recipe.yaml -o small.onnx"""
 
 
@@ -68,6 +69,7 @@ def run(given: argparse.Namespace) -> int:
         "--recipe": given.recipe,
         "--calib": asked.calib,
         "--labels": asked.labels,
+        "--sensitivity": asked.sensitivity,
     }
     files["-o"] = output = destination.check("-o", given.output, files)
     files["--save-plan"] = plan = destination.check("--save-plan", given.save_plan, files)
@@ -134,10 +136,11 @@ def _options(given: argparse.Namespace) -> Options:
     base = recipe.read(Path(given.recipe)) if given.recipe else {}
     kept = {name: value for name, value in base.items() if name.replace("-", "_") not in told}
     asked = from_flags(kept | flags)
-    if asked.asks_for_nothing:
+    if asked.asks_for_nothing and not asked.searches:
         raise OnnxpruneError(
             "nothing says how much to remove",
-            hint="add --ratio 0.3, --target macs=50%, --heads 0.25, --blocks 1 or --sparsity 2:4",
+            hint="add --ratio 0.3, --target macs=50%, --heads 0.25, --blocks 1 or --sparsity 2:4; "
+            "or --max-drop 1%, which finds out",
         )
     return asked
 
@@ -151,6 +154,11 @@ def _add_amounts(parser: Parser) -> None:
     add("--blocks", metavar="N", help="bypass this many residual blocks")
     add("--sparsity", metavar="S", help="zero single weights too: 50%%, or 2:4 (2 of 4 stay)")
     add("--ratios", metavar="GLOB=R", action="append", help="this part of the groups that match")
+    add(
+        "--smallest",
+        metavar="WHAT",
+        help="what --max-drop without an amount makes small: macs, params, bytes (macs)",
+    )
     add("--max-ratio", metavar="R", help="never more than this of one group (0.8)")
 
 
@@ -172,6 +180,11 @@ def _add_choice(parser: Parser) -> None:
     )
     add("--skip-first", metavar="N", help="--sparsity leaves the first N layers alone")
     add("--skip-last", metavar="N", help="--sparsity leaves the last N layers alone")
+    add(
+        "--sensitivity",
+        metavar="FILE",
+        help="meet --target by what `onnxprune sensitivity --json` measured",
+    )
     add("--criterion", metavar="NAME", help="how units are scored, as in l1, bn-scale or wanda")
     add("--allocation", metavar="HOW", help="uniform, or global: where it hurts least")
     add("--sparse-method", metavar="HOW", help="magnitude, wanda, ria, sparsegpt or admm")

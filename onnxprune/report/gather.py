@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from onnxprune import model as models
 from onnxprune.analysis import Analysis
-from onnxprune.carry_out import Pruned
+from onnxprune.carry_out import Pruned, Visited
 from onnxprune.cost import Cost, CostModel
 from onnxprune.fidelity import Fidelity
 from onnxprune.judge import Judgement
@@ -26,6 +26,7 @@ from onnxprune.report.schema import (
     Measure,
     ModelRow,
     OutputRow,
+    PointRow,
     RefitRow,
     Report,
     SparseRow,
@@ -66,6 +67,7 @@ def result(command: Command, run: Pruned, output: Path | None) -> Report:
         measures=measures(run),
         outputs=output_rows(run),
         samples=run.outcome.samples,
+        points=point_rows(run.visited),
         checks=tuple(
             CheckRow(each.name, each.ok, each.value, each.limit) for each in run.verdict.checks
         ),
@@ -111,6 +113,27 @@ def measures(run: Pruned) -> tuple[Measure, ...]:
 def output_rows(run: Pruned) -> tuple[OutputRow, ...]:
     """How close each output is; nothing of what a network says about noise."""
     return () if _made_up(run.options.calib) else fidelity_rows(run.outcome)
+
+
+def point_rows(visited: Iterable[Visited]) -> tuple[PointRow, ...]:
+    """One row per model that was visited, in the order in which that happened."""
+    return tuple(
+        PointRow(
+            label=each.label,
+            macs=each.left.macs,
+            params=each.left.params,
+            bytes=each.left.bytes,
+            latency={},
+            metric=each.judged.measure,
+            value=each.judged.value,
+            drop=each.judged.drop,
+            drop_error=each.judged.drop_error,
+            samples=each.judged.samples,
+            ok=each.ok,
+            chosen=each.chosen,
+        )
+        for each in visited
+    )
 
 
 def fidelity_rows(judged: Judgement) -> tuple[OutputRow, ...]:
