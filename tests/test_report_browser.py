@@ -12,8 +12,7 @@ import pytest
 
 from onnxprune.report.html.documents import read_documents
 from onnxprune.report.html.page import build
-from page_cases import ENTRY, as_json, bench, run, searched, sweep
-from test_report_page import hostile_documents
+from page_cases import ENTRY, as_json, bench, hostile_documents, run, searched, sweep
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 

@@ -22,9 +22,7 @@ def add(commands: Commands) -> None:
     """Put the command into the list."""
     about = "make one HTML page of the JSON that prune, bench and sensitivity print"
     parser = add_command(commands, "report", run, about=about, example=_EXAMPLE, as_json=False)
-    parser.add_argument(
-        "files", metavar="RUN.json", nargs="+", help="reports as JSON, of any kind"
-    )
+    parser.add_argument("files", metavar="RUN.json", nargs="+", help="reports as JSON, of any kind")
     parser.add_argument(
         "-o", "--output", metavar="HTML", required=True, help="where the page is written"
     )

@@ -8,16 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from onnxprune.bench import schema as benches
+from onnxprune.bench.schema import Bench
 from onnxprune.errors import OnnxpruneError
-from onnxprune.report.html.measured import Bench, Sensitivity
 from onnxprune.report.reading import FieldError, read_as
 from onnxprune.report.schema import SCHEMA, VERSION, Report
+from onnxprune.sweep import found as sweeps
+from onnxprune.sweep.found import Sensitivity
 
 Content = Report | Bench | Sensitivity
 _KINDS: Mapping[str, tuple[int, type[Content]]] = {
     SCHEMA: (VERSION, Report),
-    "onnxprune.bench": (1, Bench),
-    "onnxprune.sensitivity": (1, Sensitivity),
+    benches.SCHEMA: (benches.VERSION, Bench),
+    sweeps.SCHEMA: (sweeps.VERSION, Sensitivity),
 }
 _HINT = "give files that hold what onnxprune prune, bench or sensitivity print with --json"
 
@@ -67,11 +70,52 @@ def _content(held: Any, path: Path) -> Content:  # noqa: ANN401  JSON
             hint="make it again with this onnxprune, or read it with the one that wrote it",
         )
     try:
-        return read_as(kind, held)
+        return read_as(kind, _one_level(held) if kind is Sensitivity else held)
     except FieldError as error:
         raise OnnxpruneError(
             f"{path} is a damaged {schema}: {error}", hint="make it again with --json"
         ) from error
+
+
+@dataclass(frozen=True)
+class _Metric:
+    """How a sweep writes what it measured."""
+
+    name: str
+    higher_is_better: bool
+    dense: float
+
+
+@dataclass(frozen=True)
+class _Unswept:
+    """How a sweep writes what it declined."""
+
+    target: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class _Nested:
+    """The two fields of a sweep that its JSON writes in another form."""
+
+    metric: _Metric
+    declined: tuple[_Unswept, ...] = ()
+
+
+def _one_level(held: Mapping[str, Any]) -> dict[str, Any]:
+    """The JSON of a sweep with the fields of `Sensitivity`.
+
+    Raises:
+        FieldError: its metric or what it declined is written in no such form.
+    """
+    nested = read_as(_Nested, held)
+    return {
+        **held,
+        "metric": nested.metric.name,
+        "higher_is_better": nested.metric.higher_is_better,
+        "dense": nested.metric.dense,
+        "declined": {each.target: each.reason for each in nested.declined},
+    }
 
 
 def _no_constant(name: str) -> float:

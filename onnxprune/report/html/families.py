@@ -6,10 +6,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import PurePath
 
+from onnxprune.bench.schema import Bench, ModelRow
 from onnxprune.errors import OnnxpruneError
 from onnxprune.report.html.documents import Document
-from onnxprune.report.html.measured import Bench, Sensitivity
 from onnxprune.report.schema import Report
+from onnxprune.sweep.found import Sensitivity
 
 
 @dataclass
@@ -62,7 +63,7 @@ def families(documents: Iterable[Document]) -> list[Family]:
             own.take_run(each.content, each.source)
     for each in given:
         if isinstance(each.content, Bench):
-            names = [model.file for model in each.content.models] or ["model"]
+            names = [file_name(model) for model in each.content.models] or ["model"]
             own = _of(found, names) or _new(found, names[0])
             own.benches.append(each.content)
             own.members |= set(map(stem, names))
@@ -72,6 +73,11 @@ def families(documents: Iterable[Document]) -> list[Family]:
             own = _of(found, [name]) or _new(found, name)
             own.sweeps.append(each.content)
     return found
+
+
+def file_name(model: ModelRow) -> str:
+    """The file of a benchmarked model, without its folder."""
+    return PurePath(model.path or model.name).name
 
 
 def stem(path: str) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from onnxprune.bench.schema import Bench, Row
 from onnxprune.report import numbers
 from onnxprune.report.html.charts import chart
 from onnxprune.report.html.families import Family
 from onnxprune.report.html.markup import TIMES, Content, Markup, code, join, table, tag
-from onnxprune.report.html.measured import Bench, BenchRow
 from onnxprune.report.html.overview import outputs
+from onnxprune.report.html.standing import metric_scale
+from onnxprune.report.schema import Unit
 
 _SHOWN = (0, 10, 25, 50, 75, 90, 95, 99, 100)
 """Percentiles in the table below a distribution."""
@@ -18,20 +20,16 @@ def section(family: Family) -> Markup:
     return join(_bench(bench) for bench in family.benches)
 
 
-def setting(row: BenchRow) -> str:
+def setting(row: Row) -> str:
     """Where and how a row was measured."""
-    parts = [row.backend]
-    if row.precision:
-        parts.append(row.precision)
-    if row.batch is not None:
-        parts.append(f"batch {row.batch}")
+    parts = [row.backend, row.precision, f"batch {row.batch}"]
     if row.threads is not None:
         parts.append(numbers.plural(row.threads, "thread"))
     return ", ".join(parts)
 
 
 def _bench(bench: Bench) -> Markup:
-    by: dict[str, list[BenchRow]] = {}
+    by: dict[str, list[Row]] = {}
     for row in bench.rows:
         by.setdefault(setting(row), []).append(row)
     figures = [
@@ -42,17 +40,28 @@ def _bench(bench: Bench) -> Markup:
     parts = [tag("div", figures, class_="charts")] if figures else []
     parts.append(_figures(bench))
     close = [
-        (f"{row.model} on {setting(row)}", each) for row in bench.rows for each in row.fidelity
+        (f"{row.model} on {setting(row)}: {each.name}", each)
+        for row in bench.rows
+        for each in row.fidelity
     ]
     if close:
-        named = [(f"{name}: {each.name}", each) for name, each in close]
-        parts += [tag("h4", "Outputs against the original, on the same backend"), outputs(named)]
+        noise = [
+            (f"the same model on {floor.backend}, against {floor.against}: {each.name}", each)
+            for floor in bench.noise_floor
+            for each in floor.outputs
+        ]
+        parts += [tag("h4", "Outputs against the original, on the same backend")]
+        parts.append(outputs([*close, *noise]))
     if bench.declined:
-        rows = [(each.backend, each.reason, code(each.install)) for each in bench.declined]
+        rows = [
+            (each.backend, each.model, each.reason, code(each.install)) for each in bench.declined
+        ]
         parts += [
             tag("h4", "Not measured"),
-            table(("backend", "because", "to install"), rows, caption="Not measured"),
+            table(("backend", "model", "because", "what helps"), rows, caption="Not measured"),
         ]
+    if bench.notes:
+        parts += [tag("h4", "Notes"), tag("ul", [tag("li", note) for note in bench.notes])]
     return join(parts)
 
 
@@ -83,15 +92,15 @@ def _figures(bench: Bench) -> Markup:
     return table(heads, rows, caption="Latency", class_="latency")
 
 
-def _score(row: BenchRow) -> str:
+def _score(row: Row) -> str:
     if row.score is None:
         return "-"
-    part = row.score.metric.startswith(("accuracy", "top"))
+    unit: Unit = "fraction" if metric_scale(row.score.metric).fraction else "number"
     value = row.score.before if row.ratio is None else row.score.after
-    return f"{row.score.metric} {numbers.measured(value, 'fraction' if part else 'number')}"
+    return f"{row.score.metric} {numbers.measured(value, unit)}"
 
 
-def _distribution(title: str, rows: list[BenchRow]) -> Markup:
+def _distribution(title: str, rows: list[Row]) -> Markup:
     known = [row for row in rows if len(row.latency.quantiles) > 1]
     shown = []
     for row in known:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from onnxprune.bench.schema import Bench
 from onnxprune.report import numbers
 from onnxprune.report.html import standing
-from onnxprune.report.html.families import Family, stem
+from onnxprune.report.html.families import Family, file_name, stem
 from onnxprune.report.html.markup import TIMES, Markup, code, folded, join, table, tag
-from onnxprune.report.html.measured import Bench
 from onnxprune.report.html.reproduce import flags
 from onnxprune.report.schema import CheckRow, OutputRow, Report, TensorRow, Unit
 
@@ -188,9 +188,8 @@ def _models(bench: Bench) -> Markup:
     """The models of a benchmark, where no run says more of them."""
     rows = []
     for each in bench.models:
-        size = "-" if each.bytes is None else numbers.size(each.bytes)
         counts = ("-" if n is None else numbers.quantity(n) for n in (each.params, each.macs))
-        rows.append((code(each.name), size, *counts))
+        rows.append((code(each.name), numbers.size(each.bytes), *counts))
     return table(("model", "file>", "parameters>", "MACs>"), rows, caption="Models")
 
 
@@ -200,7 +199,7 @@ def _latency(run: Report, family: Family) -> list[tuple[str, str, str]]:
         return []
     found: dict[str, tuple[str, str, str]] = {}
     for bench in family.benches:
-        files = {each.name: stem(each.file) for each in bench.models}
+        files = {each.name: stem(file_name(each)) for each in bench.models}
         for row in bench.rows:
             ratio = row.ratio
             if ratio is None or files.get(row.model, stem(row.model)) != stem(run.output):

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
+from onnxprune.bench.schema import Bench, Row
 from onnxprune.report.html import standing
-from onnxprune.report.html.families import Family, stem
+from onnxprune.report.html.families import Family, file_name, stem
 from onnxprune.report.html.latency import setting
-from onnxprune.report.html.measured import Bench, BenchRow
 from onnxprune.report.html.standing import Scale
 from onnxprune.report.schema import PointRow, Report, Unit
 
@@ -156,7 +156,7 @@ def _benched(family: Family) -> list[Panel]:
     """What was benchmarked, by setting; good on that backend, or else as its run says."""
     found = []
     for bench in family.benches:
-        by: dict[str, list[BenchRow]] = {}
+        by: dict[str, list[Row]] = {}
         for row in bench.rows:
             by.setdefault(setting(row), []).append(row)
         for title, rows in by.items():
@@ -165,10 +165,10 @@ def _benched(family: Family) -> list[Panel]:
     return found
 
 
-def _of_rows(rows: list[BenchRow], bench: Bench, family: Family) -> list[tuple[Scale, Mark]]:
+def _of_rows(rows: list[Row], bench: Bench, family: Family) -> list[tuple[Scale, Mark]]:
     """The models of one setting; the first model of the benchmark is the original."""
     first = bench.models[0].name if bench.models else ""
-    files = {each.name: stem(each.file) for each in bench.models}
+    files = {each.name: stem(file_name(each)) for each in bench.models}
     made = {stem(run.output): run for run in family.runs if run.output}
     base = next((row.latency.p50_s for row in rows if row.model == first), None)
     found, original = [], []

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 
 import yaml
 
+from onnxprune.bench.schema import Bench
 from onnxprune.report import numbers
 from onnxprune.report.html.families import Family, stem
 from onnxprune.report.html.markup import Content, Markup, code, join, table, tag
-from onnxprune.report.html.measured import Bench, Sensitivity
 from onnxprune.report.schema import Report
+from onnxprune.sweep.found import Sensitivity
 
 _OWN = {"cache": "--no-cache"}
 """Options whose flag turns them off."""
@@ -29,14 +31,11 @@ def section(family: Family) -> Markup:
             parts += [tag("h4", f"As a recipe{what}"), _copied(recipe(run))]
     made_by = [run.onnxprune for run in family.runs]
     made_by += [each.onnxprune for each in family.benches]
-    made_by += [each.onnxprune for each in family.sweeps]
     versions = dict.fromkeys(filter(None, made_by))
     parts.append(tag("p", f"Made by onnxprune {', '.join(versions) or 'of unknown version'}."))
     for bench in family.benches:
-        if bench.environment:
-            parts += [tag("h4", "Measured on"), pairs(bench.environment)]
-        if bench.protocol:
-            parts += [tag("h4", "Measured how"), pairs(bench.protocol)]
+        parts += [tag("h4", "Measured on"), pairs(asdict(bench.environment))]
+        parts += [tag("h4", "Measured how"), pairs(bench.protocol)]
     return join(parts)
 
 

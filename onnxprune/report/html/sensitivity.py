@@ -11,8 +11,8 @@ from onnxprune.report.html import standing
 from onnxprune.report.html.charts import block
 from onnxprune.report.html.families import Family
 from onnxprune.report.html.markup import Content, Markup, Row, code, join, table, tag
-from onnxprune.report.html.measured import Cell, Sensitivity, Unswept
 from onnxprune.report.html.tools import tools
+from onnxprune.sweep.found import Cell, Sensitivity
 
 _DARK = 0.55
 """Warmth from which on a cell is so dark that its text must be light."""
@@ -53,7 +53,7 @@ def _worst(sweep: Sensitivity, most: int) -> Sensitivity:
         sweep,
         targets=tuple(each for each in sweep.targets if each.name in left),
         cells=tuple(each for each in sweep.cells if each.target in left),
-        declined=(*sweep.declined, Unswept(f"{len(worst) - most:,} more", note)),
+        declined={**sweep.declined, f"{len(worst) - most:,} more": note},
     )
 
 
@@ -77,14 +77,11 @@ def _sweep(sweep: Sensitivity, key: str) -> Markup:
         ]
         for name in measures
     }
-    dense = ""
-    if sweep.metric.dense is not None:
-        value = numbers.measured(sweep.metric.dense, "fraction" if part else "number")
-        dense = f", {value} as it is"
-    samples = f", {numbers.plural(sweep.samples, 'sample')}" if sweep.samples else ""
+    dense = numbers.measured(sweep.dense, "fraction" if part else "number")
     about = (
-        f"What the model loses when one target alone is pruned by a ratio: {scale.name}"
-        f"{dense}{samples}. Darker is worse."
+        f"What the model loses when one target alone is pruned by a ratio and nothing refitted: "
+        f"{scale.name}, {dense} as it is, on {numbers.plural(sweep.samples, 'sample')}. "
+        f"Darker is worse."
     )
     kinds = list(dict.fromkeys(target.kind for target in sweep.targets))
     return join(
@@ -135,16 +132,26 @@ def _heat(
 def _declined(sweep: Sensitivity) -> Markup:
     parts = []
     advice = sweep.recommended
-    if advice and advice.ratios and advice.drop is not None:
+    if advice and advice.ratios:
         told = f"The advised ratios are meant to lose at most {advice.drop:.4g} together"
         lost = "" if advice.measured is None else f", and lost {advice.measured:.4g} when measured"
         parts.append(tag("p", f"{told}{lost}, before anything is refitted."))
+    failed = [
+        (code(each.target), numbers.percent(each.ratio), each.reason)
+        for each in sweep.cells
+        if each.reason
+    ]
+    if failed:
+        parts.append(tag("h4", "Not measured"))
+        parts.append(table(("target", "at>", "because"), failed, caption="Not measured"))
     if sweep.declined:
-        rows = [(code(each.target), each.reason) for each in sweep.declined]
+        rows = [(code(name), reason) for name, reason in sweep.declined.items()]
         parts += [
             tag("h4", "Not swept"),
             table(("target", "because"), rows, caption="Not swept", class_="prose"),
         ]
+    if sweep.notes:
+        parts += [tag("h4", "Notes"), tag("ul", [tag("li", note) for note in sweep.notes])]
     return join(parts)
 
 

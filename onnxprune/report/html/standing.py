@@ -6,8 +6,9 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from onnxprune.report.html.measured import BenchRow, Sensitivity
+from onnxprune.bench.schema import Row
 from onnxprune.report.schema import Measure, OutputRow, Report
+from onnxprune.sweep.found import Sensitivity
 
 _SIZES = ("MACs", "parameters", "weights")
 _LOWER = ("mse", "nats", "loss", "error", "perplexity")
@@ -69,9 +70,9 @@ def of_run(run: Report) -> tuple[Scale, float, float] | None:
     return None if same is None else (same[0], 1.0, same[1])
 
 
-def of_row(row: BenchRow) -> tuple[Scale, float, float] | None:
+def of_row(row: Row) -> tuple[Scale, float, float] | None:
     """The same of a benchmarked model, on the backend it was measured on."""
-    if row.score is not None:
+    if row.score is not None and row.score.before is not None and row.score.after is not None:
         return metric_scale(row.score.metric), row.score.before, row.score.after
     same = agreement(row.fidelity)
     return None if same is None else (same[0], 1.0, same[1])
@@ -79,4 +80,4 @@ def of_row(row: BenchRow) -> tuple[Scale, float, float] | None:
 
 def of_sweep(sweep: Sensitivity) -> Scale:
     """The scale of a sweep."""
-    return metric_scale(sweep.metric.name, higher=sweep.metric.higher_is_better)
+    return metric_scale(sweep.metric, higher=sweep.higher_is_better)
