@@ -305,6 +305,33 @@ def test_without_latency_the_charts_are_by_size() -> None:
         assert dense.y == 1.0
 
 
+@pytest.mark.parametrize("ending", ["png", "svg"])
+def test_the_charts_are_drawn_for_a_readme(cli: Cli, tmp_path: Path, ending: str) -> None:
+    pytest.importorskip("matplotlib")
+    told, picture = tmp_path / "run.json", tmp_path / f"figure.{ending}"
+    told.write_text(json.dumps(as_json(searched())))
+    ran = cli("report", told, "-o", tmp_path / "a.html", "--figure", picture)
+    assert ran.code == 0, ran.err
+    if ending == "svg":
+        shown = picture.read_text()
+        assert all(word in shown for word in ("Latency on cpu", "macs=70%", "accuracy"))
+    else:
+        assert picture.read_bytes().startswith(b"\x89PNG")
+    left = {each.name for each in tmp_path.iterdir()}
+    assert left == {"run.json", "a.html", picture.name}
+
+
+def test_a_figure_of_nothing_or_of_another_kind_is_refused(cli: Cli, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    told = tmp_path / "run.json"
+    told.write_text(json.dumps(as_json(dataclasses.replace(run(), outputs=()))))
+    for name, why in (("a.svg", "no two models"), ("a.jpg", "no picture")):
+        ran = cli("report", told, "-o", tmp_path / "a.html", "--figure", tmp_path / name)
+        assert ran.code == 2
+        assert why in ran.err
+    assert [each.name for each in tmp_path.iterdir()] == ["run.json"]
+
+
 def test_a_coupling_names_every_slice_of_its_group() -> None:
     analysis = analyse(models.load(ENTRY.model))
     for row, group in zip(coupling_rows(analysis), analysis.groups, strict=True):

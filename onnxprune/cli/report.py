@@ -26,6 +26,9 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "-o", "--output", metavar="HTML", required=True, help="where the page is written"
     )
+    parser.add_argument(
+        "--figure", metavar="PATH", help="draw its trade-off charts too: .png or .svg"
+    )
 
 
 def run(given: argparse.Namespace) -> int:
@@ -34,15 +37,23 @@ def run(given: argparse.Namespace) -> int:
     Raises:
         OnnxpruneError: a file is no document of ours, or the page cannot be written.
     """
-    sources = {f"the report {name}": name for name in given.files}
-    output = destination.check("-o", given.output, sources)
+    files: dict[str, object] = {f"the report {name}": name for name in given.files}
+    files["-o"] = output = destination.check("-o", given.output, files)
+    picture = destination.check("--figure", given.figure, files)
     assert output is not None  # it is required
 
     # Imported here so that --help and refused flags do not wait.
+    from onnxprune.report.html import figure
     from onnxprune.report.html.documents import read_documents
     from onnxprune.report.html.page import save_page
 
-    save_page(read_documents(given.files), output)
+    if picture is not None:
+        figure.check(picture)
+    documents = read_documents(given.files)
+    if picture is not None:
+        figure.draw(documents, picture)
+        console.done(f"Wrote {picture}")
+    save_page(documents, output)
     console.done(f"Wrote {output}")
     return 0
 

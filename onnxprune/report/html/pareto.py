@@ -14,6 +14,13 @@ from onnxprune.report.html.standing import Scale
 from onnxprune.report.schema import PointRow, Report, Unit
 
 Role = Literal["dense", "chosen", "tried", "missed", "other"]
+WORDS: dict[Role, str] = {
+    "dense": "the original",
+    "chosen": "chosen",
+    "tried": "visited",
+    "missed": "visited, lost too much",
+    "other": "measured beside them",
+}
 _Cost: TypeAlias = "tuple[float, float | None, float | None]"  # and the ends of its interval
 _WIDE = 1.96
 """Standard errors to either side of a 95 % interval."""

@@ -6,16 +6,8 @@ from onnxprune.report import numbers
 from onnxprune.report.html.charts import chart
 from onnxprune.report.html.families import Family
 from onnxprune.report.html.markup import Markup, join, table, tag
-from onnxprune.report.html.pareto import Panel, Role, panels
+from onnxprune.report.html.pareto import WORDS, Panel, panels
 from onnxprune.report.schema import Unit
-
-_WORDS: dict[Role, str] = {
-    "dense": "the original",
-    "chosen": "chosen",
-    "tried": "visited",
-    "missed": "visited, lost too much",
-    "other": "measured beside them",
-}
 
 
 def section(family: Family) -> Markup:
@@ -39,7 +31,7 @@ def _figure(panel: Panel) -> Markup:
         rows.append(
             (
                 mark.label,
-                _WORDS[mark.role],
+                WORDS[mark.role],
                 numbers.measured(mark.x, panel.unit),
                 interval,
                 numbers.measured(mark.y, unit),
@@ -52,7 +44,7 @@ def _figure(panel: Panel) -> Markup:
         "x": {"label": panel.axis, "unit": panel.unit},
         "y": {"label": panel.scale.name, "unit": unit},
         "marks": [
-            {k: v for k, v in vars(mark).items() if v is not None} | {"what": _WORDS[mark.role]}
+            {k: v for k, v in vars(mark).items() if v is not None} | {"what": WORDS[mark.role]}
             for mark in panel.marks
         ],
     }
