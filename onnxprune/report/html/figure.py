@@ -129,7 +129,7 @@ def _limits(axes: Any, panel: Panel) -> None:  # noqa: ANN401  of matplotlib
     high = min(max(mark.y + (mark.error or 0) for mark in panel.marks), most)
     room = max((high - low) * 0.12, abs(high) * 0.005)
     axes.set_yticks([step for step in _ticks(low - room, high + room) if step <= most])
-    axes.set_ylim(low - room, high + room)
+    axes.set_ylim(low - room, min(high + room, most + room / 3))
 
 
 def _ticks(low: float, high: float) -> list[float]:

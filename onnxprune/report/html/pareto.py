@@ -63,7 +63,7 @@ class Panel:
 def panels(family: Family) -> list[Panel]:
     """One per backend and scale, and one per size where no latency of a visited model is known.
 
-    Charts have at least two points; one alone compares nothing.
+    Models on a chart differ in cost; where none does, there is nothing to trade.
     """
     found = [*_searched(family.runs), *_benched(family)]
     untimed = [run for run in family.runs if any(not point.latency for point in run.points)]
@@ -215,5 +215,7 @@ def _panels(title: str, axis: str, unit: Unit, marks: Iterable[tuple[Scale, Mark
         if mark not in known and next(same, None) is None:
             known.append(mark)
     return [
-        Panel(title, axis, unit, scale, tuple(each)) for scale, each in by.items() if len(each) > 1
+        Panel(title, axis, unit, scale, tuple(each))
+        for scale, each in by.items()
+        if len({mark.x for mark in each}) > 1
     ]

@@ -86,10 +86,16 @@ def storage(zeros: tuple[ZerosRow, ...], stored: tuple[StoredRow, ...], most: in
         )
         for row in stored
     ]
+    total = ""
+    if stored:
+        before, after = sum(row.dense for row in stored), sum(row.stored for row in stored)
+        ratio = numbers.change(before, after, "bytes")
+        total = f"{numbers.size(before)} dense, {numbers.size(after)} stored: {ratio}."
     under = ("weight", "form", "values", "zeros>", "dense>", "stored>", "change>", "remark")
     return join(
         table(heads, found, caption="Zeros", tall=True, most=most) if found else None,
         table(under, written, caption="Stored weights", tall=True, most=most) if written else None,
+        tag("p", total) if total else None,
         tag("p", "Sparse storage is not sparse compute: a file shrinks, a run does not."),
     )
 

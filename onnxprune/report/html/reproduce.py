@@ -70,9 +70,10 @@ def bench_command(bench: Bench) -> str:
 
 
 def sweep_command(sweep: Sensitivity) -> str:
-    """The command line of a sensitivity sweep."""
+    """The command line of a sensitivity sweep; its JSON describes the inputs in words only."""
     ratios = ",".join(f"{ratio:g}" for ratio in sweep.ratios)
-    return shlex.join(["onnxprune", "sensitivity", sweep.model, "--ratios", ratios])
+    words = ["onnxprune", "sensitivity", sweep.model, "--ratios", ratios, "--calib", "CALIB"]
+    return shlex.join(words)
 
 
 def flags(run: Report, only: Sequence[str] | None = None) -> list[str]:

@@ -32,7 +32,7 @@ for (const box of document.querySelectorAll(".couplings")) {
     const flow = node("div", { class: "flow" });
     for (const [role, title] of [["makes it", "Made by"], ["scales it", "Scaled by"], ["reads it", "Read by"]]) {
       const own = rows.filter((row) => row.cells[3].textContent === role);
-      flow.append(node("div", { tabindex: "0" }, node("h5", {}, `${title} (${own.length})`), ...own.map(card)));
+      flow.append(node("div", { tabindex: "0", role: "group", "aria-label": title }, node("h5", {}, `${title} (${own.length})`), ...own.map(card)));
     }
     const table = group.querySelector(".scroll");
     if (table) { table.before(flow); table.hidden = true; }

@@ -80,6 +80,7 @@ const drawAll = (kind, draw) => {
   for (const figure of document.querySelectorAll(`figure[data-chart="${kind}"]`)) {
     const data = JSON.parse(figure.querySelector("script").textContent);
     const plot = figure.querySelector(".plot");
+    plot.setAttribute("role", "group"); // of marks that each say what they are, no picture any more
     let width = 0;
     const again = () => {
       const found = Math.floor(plot.clientWidth);

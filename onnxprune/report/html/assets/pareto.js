@@ -19,7 +19,8 @@
     const values = marks.flatMap((mark) => ends(mark, unit));
     const low = Math.min(...values), high = Math.max(...values);
     const room = Math.max((high - low) * 0.12, Math.abs(high) * 0.005, 1e-9);
-    return { low: low - room, high: high + room, most: unit === "fraction" ? Math.max(1, high) : Infinity };
+    const most = unit === "fraction" ? Math.max(1, high) : Infinity; // ticks and most of the room end there
+    return { low: low - room, high: Math.min(high + room, most + room / 3), most };
   };
 
   const frontPath = (marks, place) => {

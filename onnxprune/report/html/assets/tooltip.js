@@ -18,10 +18,12 @@ const said = (target) => {
   }
   return [null, ""];
 };
-document.addEventListener("pointermove", (event) => {
-  const [, text] = said(event.target);
-  if (text) showTip(text, event.clientX, event.clientY); else hideTip();
-});
+for (const name of ["pointermove", "pointerdown"]) { // a finger does not hover
+  document.addEventListener(name, (event) => {
+    const [, text] = said(event.target);
+    if (text) showTip(text, event.clientX, event.clientY); else hideTip();
+  });
+}
 document.addEventListener("focusin", (event) => {
   const [found, text] = said(event.target);
   if (!text) return hideTip();
