@@ -66,6 +66,10 @@ class OpenvinoRunner:
             for index, spec in enumerate(self.outputs)
         }
 
+    def profiling(self) -> list[Any]:
+        """What each node took in the last run, if it was opened with ``PERF_COUNT``."""
+        return list(self._request.get_profiling_info())
+
     def close(self) -> None:
         """Free the compiled model."""
         self._request = self.compiled = None

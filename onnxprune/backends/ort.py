@@ -105,6 +105,7 @@ def open_session(
     outputs: Sequence[str] = (),
     options: Mapping[str, str] | None = None,
     custom_ops: Sequence[str | Path] = (),
+    profile: Path | None = None,
 ) -> Session:
     """Open a model for running.
 
@@ -125,6 +126,7 @@ def open_session(
             on recent CPUs unless told ``{"load_config": '{"CPU": {"INFERENCE_PRECISION_HINT":
             "f32"}}'}``. ``device_type`` selects the device of a plug-in provider.
         custom_ops: shared libraries that implement custom operators.
+        profile: where onnxruntime's profile begins; ``handle.end_profiling()`` names the file.
 
     Raises:
         OnnxpruneError: onnxruntime or the provider is missing, the model does not load (naming
@@ -140,6 +142,9 @@ def open_session(
     while True:
         try:
             settings = _settings(ort, threads, libraries, optimise=optimise, prepack=prepack)
+            if profile is not None:
+                settings.enable_profiling = True
+                settings.profile_file_prefix = str(profile)
             held = _pass_weights(ort, settings, weights)
             how = use(settings, chosen, options or {})
             graph = embedded.graph if embedded else source

@@ -11,7 +11,7 @@ import numpy as np
 
 from onnxprune import model as models
 from onnxprune.backends.registry import Backend, backend
-from onnxprune.bench.environment import environment, load
+from onnxprune.bench.environment import environment, is_busy, load
 from onnxprune.bench.interval import ratio, verdict
 from onnxprune.bench.process import Worker, WorkerError
 from onnxprune.bench.protocol import Alive, Case, Declined, Settings, Tell, Timing, measure
@@ -32,9 +32,6 @@ from onnxprune.labels import open_labels
 from onnxprune.report.gather import output_row
 from onnxprune.report.schema import OutputRow
 from onnxprune.task import Metric, evaluate, find_metric
-
-_BUSY = 0.25
-"""Load average per core from which it is said that the machine was busy."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +88,7 @@ def bench(asked: Asked, *, tell: Tell = lambda _: None) -> Bench:
     batches = asked.batches or (samples.batch or named or 1,)
     labels = asked.labels
     task = None if labels is None else (metric, labels)
-    machine = environment()
+    machine, busy = environment(), is_busy()
     run = _Run(asked, tuple(row.name for row in rows), samples, task, tell)
     for each in backends:
         run.on(each, batches)
@@ -104,7 +101,7 @@ def bench(asked: Asked, *, tell: Tell = lambda _: None) -> Bench:
         rows=tuple(run.rows),
         noise_floor=tuple(run.floors),
         declined=tuple(run.declined),
-        notes=tuple(_notes(samples, max(machine.load_average) / machine.cores, run.rows)),
+        notes=tuple(_notes(samples, run.rows, busy=busy)),
     )
 
 
@@ -298,13 +295,13 @@ def latency(timing: Timing) -> Latency:
     )
 
 
-def _notes(samples: Samples, load_per_core: float, rows: Sequence[Row]) -> Iterator[str]:
+def _notes(samples: Samples, rows: Sequence[Row], *, busy: bool) -> Iterator[str]:
     if samples.synthetic:
         yield (
             f"inputs were made up ({samples.calibration.description}): latency may depend on "
             "data, and outputs say little about quality"
         )
-    if load_per_core > _BUSY:
+    if busy:
         yield "other work ran on this machine: intervals are wider, percentiles higher"
     if any(not row.latency.stable for row in rows):
         unstable = sorted({row.model for row in rows if not row.latency.stable})

@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Sequence
 
 from onnxprune.cli import (
+    advise,
     apply,
     bench,
     build,
@@ -99,6 +100,7 @@ def _parser() -> Parser:
         eligible,
         build,
         bench,
+        advise,
         report,
         demo,
     ):
