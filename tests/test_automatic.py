@@ -83,6 +83,7 @@ def test_no_cut_within_the_drop_is_a_no_and_writes_nothing(cli: Cli, tmp_path: P
     ran = cli(
         "prune", encoder, "--max-drop", "0", "--calib", ENTRY.evaluation, "--calib-samples",
         "64", "--labels", tmp_path / "own.npy", "--metric", "mse", "--recover", "none",
+        "--criterion", "l2",
         "-o", out, "--json",
     )  # fmt: skip
     report = json.loads(ran.out)

@@ -105,6 +105,23 @@ def test_more_ratios_later_measure_only_those(monkeypatch: pytest.MonkeyPatch) -
     assert "earlier run" in second.notes[0]
 
 
+def test_an_interrupted_sweep_goes_on_where_it_was() -> None:
+    asked = DATA | {"kinds": "weights", "ratios": (0.35,)}
+    cells: list[str] = []
+
+    def interrupt(told: str) -> None:
+        if " cells: " in told:
+            cells.append(told)
+            if len(cells) == 2:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        onnxprune.sensitivity(ENTRY.model, **asked, tell=interrupt)
+    found = onnxprune.sensitivity(ENTRY.model, **asked, tell=cells.append)
+    assert sum(" cells: " in told for told in cells) == len(found.cells) == 4
+    assert found.notes[0].startswith("2 cells come from an earlier run")
+
+
 def test_a_checkpoint_that_ends_in_the_middle_of_a_line_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

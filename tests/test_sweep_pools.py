@@ -109,6 +109,22 @@ def test_a_cell_that_fails_by_itself_is_tried_again(monkeypatch: pytest.MonkeyPa
     }
 
 
+def test_processes_that_cannot_start_are_said(tmp_path: Path) -> None:
+    """As in a script without ``if __name__ == "__main__"``, which every new process runs again."""
+    (tmp_path / "script.py").write_text(
+        "import onnxprune\n"
+        f"onnxprune.sensitivity({str(ENTRY.model)!r}, calib={str(ENTRY.calibration)!r},\n"
+        "    calib_samples=16, criterion='l2', kinds='groups', workers=2, cache=False)\n"
+    )
+    root = str(Path(onnxprune.__file__).parents[1])
+    ran = subprocess.run(
+        [sys.executable, "script.py"], cwd=tmp_path, env=os.environ | {"PYTHONPATH": root},
+        capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert ran.returncode == 1
+    assert "die as soon as they start" in ran.stderr.splitlines()[-1]
+
+
 def test_nobody_left_is_said_and_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     class Deserted(Here):
         def executor(self) -> Any:
@@ -193,3 +209,5 @@ def test_no_scheduler_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("onnxprune.sweep.pools._CONNECT", "0.2s")
     with pytest.raises(OnnxpruneError, match="no Dask scheduler answers"):
         onnxprune.sensitivity(ENTRY.model, **ASKED, dask="tcp://127.0.0.1:9")
+    with pytest.raises(OnnxpruneError, match="is no address"):
+        onnxprune.sensitivity(ENTRY.model, **ASKED, dask="scheduler")

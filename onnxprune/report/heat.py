@@ -25,7 +25,7 @@ def heat(found: Sensitivity) -> RenderableType:
     dense = measured(found.dense, unit)
     head = f"{found.model}  {found.metric} {dense} dense, {plural(found.samples, 'input')}"
     parts: list[RenderableType] = [Text(head, _HEAD), Text("")]
-    parts += [_table(found, unit), Text(_legend(found, unit), _DIM)]
+    parts += [_table(found), Text(_legend(found, unit), _DIM)]
     failed = [cell for cell in found.cells if cell.reason]
     if failed:
         parts += [Text(""), Text("Not measured", _HEAD)]
@@ -69,7 +69,7 @@ def _is_accuracy(metric: str) -> bool:
         return False
 
 
-def _table(found: Sensitivity, unit: Unit) -> RenderableType:
+def _table(found: Sensitivity) -> RenderableType:
     ratios = columns_of(found)
     heads = ["gone" if ratio == 1 else f"{ratio * 100:g} %" for ratio in ratios]
     table = Table(
@@ -85,22 +85,28 @@ def _table(found: Sensitivity, unit: Unit) -> RenderableType:
     cells = {(cell.target, cell.ratio): cell for cell in found.cells}
     scale = scale_of(found)
     for row in found.targets:
-        shown = [_cell(cells.get((row.name, ratio)), unit, scale) for ratio in ratios]
+        shown = [_cell(cells.get((row.name, ratio)), found, scale) for ratio in ratios]
         table.add_row(Text(row.name), row.kind, quantity(row.units), *shown)
     return table
 
 
-def _cell(cell: Cell | None, unit: Unit, scale: float) -> Text:
+def change_of(cell: Cell, found: Sensitivity) -> str:
+    """How the metric changed, as it is written in a cell: in points, where it is a fraction."""
+    assert cell.drop is not None
+    change = -cell.drop if found.higher_is_better else cell.drop
+    if unit_of(found) == "fraction":
+        return f"{change * 100:+.1f}".replace("+0.0", "0.0").replace("-0.0", "0.0")
+    return figure(change) if change <= 0 else f"+{figure(change)}"
+
+
+def _cell(cell: Cell | None, found: Sensitivity, scale: float) -> Text:
     if cell is None:
         return Text("")
     if cell.drop is None:
         return Text("failed", _DIM)
-    loss = cell.drop * 100 if unit == "fraction" else cell.drop
-    text = f"{-loss:+.1f}" if unit == "fraction" else figure(-loss)
-    text = text.replace("+0.0", "0.0").replace("-0.0", "0.0")
     red, green, blue = _colour(cell.drop / scale)
     ink = "white" if red * 0.3 + green * 0.59 + blue * 0.11 < 130 else "black"
-    return Text(f" {text} ", Style.parse(f"{ink} on rgb({red},{green},{blue})"))
+    return Text(f" {change_of(cell, found)} ", Style.parse(f"{ink} on rgb({red},{green},{blue})"))
 
 
 def _colour(share: float) -> tuple[int, int, int]:

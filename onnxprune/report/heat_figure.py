@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from onnxprune.errors import OnnxpruneError
-from onnxprune.report.heat import columns_of, scale_of, unit_of
+from onnxprune.report.heat import change_of, columns_of, scale_of, unit_of
 from onnxprune.sweep.found import Sensitivity
 
 ENDINGS = (".png", ".svg")
@@ -30,12 +30,12 @@ def draw(found: Sensitivity, path: Path) -> None:
     from matplotlib.figure import Figure
 
     ratios, unit = columns_of(found), unit_of(found)
-    cells = {(cell.target, cell.ratio): cell.drop for cell in found.cells}
+    cells = {(cell.target, cell.ratio): cell for cell in found.cells if cell.drop is not None}
     table = np.full((len(found.targets), len(ratios)), np.nan)
     for i, row in enumerate(found.targets):
         for j, ratio in enumerate(ratios):
-            drop = cells.get((row.name, ratio))
-            table[i, j] = np.nan if drop is None else drop
+            cell = cells.get((row.name, ratio))
+            table[i, j] = np.nan if cell is None else cell.drop
     factor = 100.0 if unit == "fraction" else 1.0
     names = [row.name for row in found.targets]
     size = (
@@ -49,19 +49,16 @@ def draw(found: Sensitivity, path: Path) -> None:
     image = axes.imshow(table * factor, "YlOrRd", aspect="auto", vmin=0, vmax=scale * 2 * factor)
     axes.set_xticks(range(len(ratios)), ["gone" if r == 1 else f"{r * 100:g} %" for r in ratios])
     axes.set_yticks(range(len(names)), names, fontsize=7)
-    for i, j in np.argwhere(np.isfinite(table)):
-        value = table[i, j] * factor
-        text = f"{-value:.1f}" if unit == "fraction" else f"{-value:.3g}"
-        ink = "white" if value > 1.3 * scale * factor else "#333333"
-        axes.text(
-            j, i, text.replace("-0.0", "0.0"), ha="center", va="center", fontsize=6.5, color=ink
-        )
+    for i, j in np.argwhere(~np.isnan(table)):
+        text = change_of(cells[names[i], ratios[j]], found)
+        ink = "white" if table[i, j] > 1.3 * scale else "#333333"
+        axes.text(j, i, text, ha="center", va="center", fontsize=6.5, color=ink)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     axes.set_xlabel("pruned, one target at a time, nothing refitted")
     dense = f"{found.dense * factor:.4g}{' %' if unit == 'fraction' else ''}"
     axes.set_title(f"{found.model}: {found.metric} {dense}, {found.samples} inputs", fontsize=9)
-    label = f"{found.metric} lost{', points' if unit == 'fraction' else ''}"
+    label = f"{found.metric}, {'points' if unit == 'fraction' else 'change'} for the worse"
     figure.colorbar(image, ax=axes, label=label, shrink=min(1.0, 12 / max(len(names), 1)))
     part = path.with_name(f".{path.stem}.part{path.suffix}")
     try:

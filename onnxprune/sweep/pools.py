@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Executor, Future, ProcessPoolExecutor
@@ -16,6 +17,7 @@ from onnxprune.errors import OnnxpruneError
 from onnxprune.sweep import worker
 from onnxprune.sweep.job import Job
 
+_ADDRESS = re.compile(r"(\w+://)?[\w.\-\[\]:%]+:\d+")
 _CONNECT = "10s"
 """How long a scheduler may take to answer."""
 
@@ -99,15 +101,27 @@ class Processes:
         self._count = count
         self._path = folder / "job.pickle"
         self._pool: ProcessPoolExecutor | None = self._new()
-        for _ in range(count):
-            self._pool.submit(worker.ready)
+        self._starting = [self._pool.submit(worker.ready) for _ in range(count)]
 
     def _new(self) -> ProcessPoolExecutor:
         context = multiprocessing.get_context("spawn")
         return ProcessPoolExecutor(self._count, context, initializer=worker.prepare)
 
     def share(self, job: Job) -> None:
-        """Write the job to a file."""
+        """Write the job to a file.
+
+        Raises:
+            OnnxpruneError: processes do not even start.
+        """
+        try:
+            for started in self._starting:
+                started.result()
+        except BrokenProcessPool as error:
+            raise OnnxpruneError(
+                "processes that should measure die as soon as they start",
+                hint="a script that starts some must do so under `if __name__ == '__main__':`; "
+                "one process needs none of that (--workers 1)",
+            ) from error
         self._path.write_bytes(job.packed())
 
     def executor(self) -> Executor:
@@ -142,6 +156,10 @@ class Dask:
 
     def __init__(self, address: str) -> None:
         distributed = _distributed()
+        if not _ADDRESS.fullmatch(address):
+            raise OnnxpruneError(
+                f"--dask {address} is no address", hint="write it as in tcp://127.0.0.1:8786"
+            )
         try:
             self._client = distributed.Client(address, timeout=_CONNECT, set_as_default=False)
         except (OSError, ValueError, TypeError) as error:
