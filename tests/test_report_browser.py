@@ -203,6 +203,33 @@ def test_text_stands_out_from_its_ground(browser: Any, pages: dict[str, Path], s
             assert (light + 0.05) / (dark + 0.05) >= 4.5, name  # WCAG 2.2, level AA
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_numbers_stand_out_on_every_warmth(
+    browser: Any, pages: dict[str, Path], scheme: str
+) -> None:
+    with Opened(browser, pages["real"], color_scheme=scheme) as page:
+        colours = page.locator(".heat").first.evaluate(
+            """(cell) => {
+              const canvas = document.createElement("canvas");
+              const paint = canvas.getContext("2d", { willReadFrequently: true });
+              const rgb = (colour) => {
+                paint.fillStyle = colour;
+                paint.fillRect(0, 0, 1, 1);
+                return `rgb(${paint.getImageData(0, 0, 1, 1).data.slice(0, 3).join(", ")})`;
+              };
+              return Array.from({ length: 41 }, (_, k) => {
+                cell.style.setProperty("--heat", k / 40);
+                cell.classList.toggle("hot", k / 40 > 0.65);
+                const style = getComputedStyle(cell);
+                return [rgb(style.color), rgb(style.backgroundColor)];
+              });
+            }"""
+        )
+        for ink, ground in colours:
+            light, dark = sorted(map(luminance, (ink, ground)), reverse=True)
+            assert (light + 0.05) / (dark + 0.05) >= 4.4, (ink, ground)
+
+
 @pytest.mark.parametrize("name", ["real", "hostile"])
 def test_a_phone_shows_it_without_scrolling_sideways(
     browser: Any, pages: dict[str, Path], name: str

@@ -14,7 +14,7 @@ from onnxprune.report.html.markup import Content, Markup, Row, code, join, table
 from onnxprune.report.html.tools import tools
 from onnxprune.sweep.found import Cell, Sensitivity
 
-_DARK = 0.55
+_DARK = 0.65
 """Warmth from which on a cell is so dark that its text must be light."""
 
 _MEASURES: dict[str, tuple[str, Callable[[Cell], float | None]]] = {

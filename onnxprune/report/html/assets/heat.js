@@ -18,7 +18,7 @@ for (const { bar, table, control, rows } of toolbars) {
       const warm = value === null || !top ? 0 : Math.sqrt(Math.min(Math.max(value, 0) / top, 1));
       cell.textContent = written(value);
       cell.style.setProperty("--heat", warm.toFixed(3));
-      cell.classList.toggle("hot", warm > 0.55);
+      cell.classList.toggle("hot", warm > 0.65);
     }));
   };
   const worst = (k) => data.grid[measure()][k].reduce((sum, value) => sum + (value ?? 0), 0);
