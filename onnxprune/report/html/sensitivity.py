@@ -81,7 +81,7 @@ def _sweep(sweep: Sensitivity, key: str) -> Markup:
     about = (
         f"What the model loses when one target alone is pruned by a ratio and nothing refitted: "
         f"{scale.name}, {dense} as it is, on {numbers.plural(sweep.samples, 'sample')}. "
-        f"Darker is worse."
+        f"The stronger the colour, the worse."
     )
     kinds = list(dict.fromkeys(target.kind for target in sweep.targets))
     return join(
