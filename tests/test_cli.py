@@ -28,6 +28,7 @@ COMMANDS = (
     *"inspect prune apply recover quantize store densify mask eligible build".split(),
     "advise",
     "bench",
+    "report",
     "demo",
 )
 

@@ -26,6 +26,7 @@ from onnxprune.cli import (
     prune,
     quantize,
     recover,
+    report,
     sensitivity,
     store,
 )
@@ -100,6 +101,7 @@ def _parser() -> Parser:
         build,
         bench,
         advise,
+        report,
         demo,
     ):
         command.add(commands)

@@ -16,6 +16,7 @@ from onnxprune.cost import Cost, CostModel
 from onnxprune.fidelity import Fidelity
 from onnxprune.judge import Judgement
 from onnxprune.recipe import as_mapping
+from onnxprune.report.couplings import coupling_rows
 from onnxprune.report.reach import pinned_rows, reach
 from onnxprune.report.schema import (
     BlockRow,
@@ -90,6 +91,7 @@ def _report(
         groups=group_rows(analysis.groups, removed, costs),
         blocks=block_rows(analysis.blocks, bypassed, costs),
         pinned=pinned_rows(analysis),
+        couplings=coupling_rows(analysis),
     )
 
 

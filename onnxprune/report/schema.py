@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
+from onnxprune.report.couplings import CouplingRow
 from onnxprune.report.weights import StoredRow, ZerosRow
 
 SCHEMA = "onnxprune.report"
@@ -250,6 +251,7 @@ class Report:
     Attributes:
         command: which command made it.
         onnxprune: version that made it.
+        couplings: what leaves with one unit of each group.
         options: what was asked, by flag name; only what is not at its default.
         refits: what recovery did to each layer; empty where there was nothing to fit to.
         sparse: what became of every weight, where single weights were set to zero.
@@ -272,6 +274,7 @@ class Report:
     groups: tuple[GroupRow, ...] = ()
     blocks: tuple[BlockRow, ...] = ()
     pinned: tuple[PinnedRow, ...] = ()
+    couplings: tuple[CouplingRow, ...] = ()
     options: Mapping[str, object] = field(default_factory=dict)
     refits: tuple[RefitRow, ...] = ()
     sparse: tuple[SparseRow, ...] = ()
