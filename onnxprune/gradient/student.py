@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxprune import model as models
-from onnxprune.backends import open_session
+from onnxprune.backends import Session, open_session
 from onnxprune.errors import OnnxpruneError
 from onnxprune.fidelity import is_distribution, is_scores
 from onnxprune.gradient.backward import Loss, backward, set_free
@@ -122,8 +123,7 @@ class Student:
         self.biases = {bias for bias in biases if bias in made.gradients}
         self.weights = {name: _array(stored[name]) for name in free}
         self.trained = [name for name in free if name in made.gradients]
-        self._gradients = made.gradients
-        self._backward = open_session(made.model, provider=provider, threads=threads)
+        self._facts, self._made = facts, made
         self._forward = open_session(_opened(model, free), provider=provider, threads=threads)
 
     def run(self, feeds: Feeds, weights: Mapping[str, Array]) -> dict[str, Array]:
@@ -145,13 +145,57 @@ class Student:
             share: what one unit of each loss, averaged over rows, counts.
             weights: all that are free.
         """
+        found = self._to_weights.run(self._given(feeds, wanted, share, weights))
+        return {name: found[gradient] for name, gradient in self._made.gradients.items()}
+
+    def gradients_of_outputs(
+        self,
+        feeds: Feeds,
+        wanted: Mapping[str, Array],
+        share: Mapping[str, float],
+        weights: Mapping[str, Array],
+    ) -> Iterator[tuple[Layer, Array]]:
+        """The same with respect to what comes out of the layers.
+
+        Args:
+            feeds: one batch.
+            wanted: what its outputs should be.
+            share: what one unit of each loss, averaged over rows, counts.
+            weights: all that are free.
+
+        Yields:
+            The layer, and the gradient ``[g, rows, N]``.
+        """
+        session, names = self._to_outputs
+        found = session.run(self._given(feeds, wanted, share, weights))
+        for layer in self.layers:
+            yield layer, layer.targets(found[names[layer.y]])
+
+    @functools.cached_property
+    def _to_weights(self) -> Session:
+        return open_session(self._made.model, provider=self._provider, threads=self._threads)
+
+    @functools.cached_property
+    def _to_outputs(self) -> tuple[Session, Mapping[str, str]]:
+        ends = [layer.y for layer in self.layers]
+        made = backward(self._model, self._facts, self.losses, ends, [*self.weights])
+        session = open_session(made.model, provider=self._provider, threads=self._threads)
+        return session, made.gradients
+
+    def _given(
+        self,
+        feeds: Feeds,
+        wanted: Mapping[str, Array],
+        share: Mapping[str, float],
+        weights: Mapping[str, Array],
+    ) -> dict[str, Array]:
+        """All inputs of a differentiated model."""
         given: dict[str, Array] = {**feeds, **weights}
         for loss in self.losses:
             rows = visible(wanted[loss.output], feeds)
             given[loss.wanted] = wanted[loss.output]
             given[loss.weight] = rows * np.float32(share.get(loss.output, 0.0) / max(rows.sum(), 1))
-        found = self._backward.run(given)
-        return {name: found[gradient] for name, gradient in self._gradients.items()}
+        return given
 
     def means(self, feeds: Feeds) -> dict[str, Array]:
         """The mean of what each layer multiplies, ``[g, K, 1]``, by node."""
