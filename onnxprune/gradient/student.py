@@ -24,7 +24,6 @@ from onnxprune.shapes import propagate
 Array = npt.NDArray[Any]
 Float = npt.NDArray[np.float64]
 
-
 _ENOUGH = 4096
 """Rows that the mean of a layer's inputs is taken from."""
 
