@@ -144,6 +144,51 @@ def built(case: str) -> tuple[models.Model, dict[str, Array]]:
     return models.load(proto), {"x": x}
 
 
+KERNELS: dict[str, Node] = {
+    "plain": node("Conv", "x", "w", "b", pads=[1, 1, 1, 1]),
+    "strides": node("Conv", "x", "w", "b", pads=[1, 0, 1, 2], strides=[2, 3]),
+    "dilations": node("Conv", "x", "w", dilations=[2, 1], pads=[0, 1, 0, 0]),
+    "groups": node("Conv", "x", "w", "b", group=2, pads=[1, 1, 1, 1], strides=[2, 1]),
+    "depthwise": node("Conv", "x", "w", "b", group=4, auto_pad="SAME_UPPER", strides=[2, 2]),
+    "transposed": node("ConvTranspose", "x", "w", "b", strides=[2, 1], pads=[1, 0, 0, 1]),
+    "transposed-groups": node("ConvTranspose", "x", "w", group=2, output_padding=[1, 0],
+                              strides=[2, 2], pads=[1, 1, 1, 1]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("opset", [9, 17])
+@pytest.mark.parametrize("case", KERNELS)
+def test_kernels_and_biases_agree_with_finite_differences(case: str, opset: int) -> None:
+    layer = KERNELS[case]
+    group = next((a.i for a in layer.attribute if a.name == "group"), 1)
+    transposed = layer.op_type == "ConvTranspose"
+    shape = (4, 4, 3, 2) if transposed else (4, 4 // group, 3, 2)
+    stored = [normal("w", *shape), normal("b", 4)]
+    graph = helper.make_graph(
+        [layer],
+        case,
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 4, 6, 7])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        stored[: len(layer.input) - 1],
+    )
+    opsets = [helper.make_opsetid("", opset)]
+    model = models.load(helper.make_model(graph, opset_imports=opsets, ir_version=8))
+    rng = np.random.default_rng(3)
+    feeds = {"x": rng.standard_normal((3, 4, 6, 7)).astype(np.float32)}
+    dense = open_session(model).run(feeds)["y"]
+    wanted = {"y": (dense + rng.standard_normal(dense.shape)).astype(np.float32)}
+    losses = [Loss("y", "square")]
+    pupil = Student(model, ["w"], losses, feeds)
+    found = gradients(pupil, feeds, wanted)
+    assert set(found) == {each.name for each in stored[: len(layer.input) - 1]}
+    for name, gradient in found.items():
+        assert gradient.shape == pupil.weights[name].shape
+        way = (2e-3 * rng.standard_normal(gradient.shape)).astype(np.float32)
+        expected = float((gradient * way).sum())
+        scale = float(np.linalg.norm(gradient) * np.linalg.norm(way)) / way.size**0.5
+        assert slope(pupil, feeds, wanted, name, way) == pytest.approx(expected, abs=0.02 * scale)
+
+
 def total(pupil: Student, feeds: dict[str, Array], wanted: Any, weights: Any) -> float:
     given = pupil.run(feeds, weights)
     return sum(
@@ -155,13 +200,8 @@ def total(pupil: Student, feeds: dict[str, Array], wanted: Any, weights: Any) ->
 
 def gradients(pupil: Student, feeds: Any, wanted: Any) -> dict[str, Array]:
     """Of every stored weight and bias."""
-    found: dict[str, Array] = {}
     share = {loss.output: 1.0 for loss in pupil.losses}
-    for layer, x, back in pupil.gradients(feeds, wanted, share, pupil.weights):
-        found[layer.weight] = layer.stored(x.transpose(0, 2, 1) @ back)
-        if layer.bias in pupil.biases:
-            found[layer.bias] = back.sum(axis=1).reshape(-1)
-    return found
+    return pupil.gradients(feeds, wanted, share, pupil.weights)
 
 
 def slope(pupil: Student, feeds: Any, wanted: Any, name: str, way: Array) -> float:

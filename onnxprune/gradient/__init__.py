@@ -4,8 +4,8 @@ Reverse-mode differentiation by rules per operator, written in ONNX operators: w
 model runs its gradient too, and no training framework is needed.
 
 * ``emit``: adding nodes.
-* ``rules``: what every operator passes back; ``elementwise``, ``linear``, ``movement`` and
-  ``norms`` hold them.
+* ``rules``: what every operator passes back; ``elementwise``, ``linear``,
+  ``convolution``, ``movement`` and ``norms`` hold them.
 * ``backward``: the walk from losses to the values whose gradients are wanted.
 * ``student``: a model whose weights can be changed between runs, and their gradients.
 * ``distil``: what is left of a network trained to answer as the dense one does, on ``variants`` of

@@ -11,13 +11,15 @@ import onnx_ir as ir
 
 from onnxprune import model as models
 from onnxprune.analysis import identity
-from onnxprune.gradient import elementwise, linear, movement, norms
+from onnxprune.gradient import convolution, elementwise, linear, movement, norms
 from onnxprune.gradient.emit import Emit, Undifferentiable
 from onnxprune.gradient.rules import RULES, Call
 from onnxprune.recover.segments import read_by
 from onnxprune.shapes import Fact
 
-__all__ = ["Backward", "Loss", "backward", "elementwise", "linear", "movement", "norms"]
+__all__ = [
+    "Backward", "Loss", "backward", "convolution", "elementwise", "linear", "movement", "norms",
+]  # fmt: skip
 
 _DOMAINS = ("", "ai.onnx")
 
@@ -79,7 +81,7 @@ def backward(
         model: it is left as it is.
         facts: concrete shapes of its values; sizes may differ in what is run, but not from or to 1.
         losses: to differentiate; their sum is.
-        of: names of values of the main graph whose gradients are wanted.
+        of: names of values and of free constants whose gradients are wanted.
         free: names of constants that become inputs.
         outputs: names of values to put out besides the gradients.
     """

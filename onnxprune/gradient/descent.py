@@ -50,6 +50,7 @@ class Descent:
         self._steps, self._step, self._care = steps, 0, 1.0
         self.weights: dict[str, Array] = dict(pupil.weights)
         self._size = {name: self._rms(name) for name in pupil.trained}
+        self._centred = [x for x in pupil.layers if x.bias is not None and x.bias in pupil.biases]
         self._centre: dict[str, Array] = {}
         self._forget()
 
@@ -72,24 +73,20 @@ class Descent:
     def step(self, feeds: Feeds, wanted: Mapping[str, Array]) -> None:
         """One step; steps grow at first and shrink as a cosine."""
         self._step, self._since = self._step + 1, self._since + 1
-        found: dict[str, Array] = {}
-        for layer, x, back in self._pupil.gradients(feeds, wanted, self._share, self.weights):
-            gradient = x.transpose(0, 2, 1) @ back
-            if layer.bias is not None and layer.bias in self._pupil.biases:
-                centre = self._centre.setdefault(layer.node, x.mean(axis=1)[:, :, None])
-                along = back.sum(axis=1)
-                gradient -= centre * along[:, None, :]
-                found[layer.bias] = along.reshape(-1)
-            gradient = layer.stored(gradient)
-            found[layer.weight] = found.get(layer.weight, 0) + gradient
+        found = self._pupil.gradients(feeds, wanted, self._share, self.weights)
+        if not self._centre:
+            means = self._pupil.means(feeds)
+            self._centre = {x.node: means[x.node] for x in self._centred}
+        for layer in self._centred:
+            along = found[str(layer.bias)].reshape(layer.groups, 1, -1)
+            found[layer.weight] -= layer.stored(self._centre[layer.node] * along)
         rate = self._rate * self._care * min(self._since / _WARM, 1.0)
         rate *= 0.5 * (1 + np.cos(np.pi * self._step / self._steps))
         moves = {name: np.float32(rate) * self._move(name, g) for name, g in found.items()}
-        for layer in self._pupil.layers:
-            if layer.node in self._centre and layer.bias is not None:
-                moved = layer.matrix(moves[layer.weight])
-                shift = (self._centre[layer.node] * moved).sum(axis=1).reshape(-1)
-                moves[layer.bias] = moves[layer.bias] - shift
+        for layer in self._centred:
+            moved = layer.matrix(moves[layer.weight])
+            shift = (self._centre[layer.node] * moved).sum(axis=1).reshape(-1)
+            moves[str(layer.bias)] = moves[str(layer.bias)] - shift
         for name, move in moves.items():
             self.weights[name] = self.weights[name] - move
 

@@ -12,6 +12,10 @@ import onnx_ir as ir
 from onnxprune import model as models
 from onnxprune.shapes import Fact
 
+_PADS_ARE_INPUTS = 11
+"""First opset in which Pad takes its pads as an input."""
+_SLICE_HAS_STEPS = 10
+_GEMM_NEEDS_NO_SUMMAND = 11
 _AXES_ARE_INPUTS = 13
 """First opset in which ReduceSum, Squeeze and Unsqueeze take their axes as an input."""
 _LAST = np.iinfo(np.int64).max
@@ -132,6 +136,26 @@ class Emit:
     def part(self, value: ir.Value, start: ir.Value, stop: ir.Value, axis: int) -> ir.Value:
         """Some indices of one axis; both bounds are vectors of one element."""
         return self.op("Slice", value, start, stop, self.integers([axis]))
+
+    def gemm(self, a: ir.Value, b: ir.Value, **attributes: Any) -> ir.Value:  # noqa: ANN401
+        """A product of two matrices, either of them transposed."""
+        more = [] if self.version >= _GEMM_NEEDS_NO_SUMMAND else [self.number(0.0)]
+        return self.op("Gemm", a, b, *more, **attributes)
+
+    def every(self, value: ir.Value, start: int, stop: int, step: int, axis: int) -> ir.Value:
+        """Every ``step``-th index of one axis, from ``start`` up to ``stop``."""
+        if self.version < _SLICE_HAS_STEPS:
+            return self.op("Gather", value, self.integers(range(start, stop, step)), axis=axis)
+        bounds = (self.integers([k]) for k in (start, stop, axis, step))
+        return self.op("Slice", value, *bounds)
+
+    def pad(self, value: ir.Value, pads: Sequence[int]) -> ir.Value:
+        """With zeros around; beginnings first, as in ONNX."""
+        if not any(pads):
+            return value
+        if self.version >= _PADS_ARE_INPUTS:
+            return self.op("Pad", value, self.integers(pads))
+        return self.op("Pad", value, pads=list(pads))
 
     def within(self, gradient: ir.Value, whole: ir.Value, start: ir.Value, stop: ir.Value, axis: int) -> ir.Value:  # noqa: E501  # fmt: skip
         """The gradient of :meth:`part`: zeros but for the indices that were taken."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -10,17 +11,21 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxprune import model as models
-from onnxprune.backends import open_session
+from onnxprune.backends import Session, open_session
 from onnxprune.errors import OnnxpruneError
 from onnxprune.fidelity import is_distribution, is_scores
 from onnxprune.gradient.backward import Loss, backward, set_free
 from onnxprune.gradient.emit import Undifferentiable
 from onnxprune.recover.layers import Layer, find_layers
+from onnxprune.recover.patches import sample_positions
 from onnxprune.recover.segments import Feeds
 from onnxprune.shapes import propagate
 
 Array = npt.NDArray[Any]
 Float = npt.NDArray[np.float64]
+
+_ENOUGH = 4096
+"""Rows that the mean of a layer's inputs is taken from."""
 
 
 def losses_of(outputs: Mapping[str, Array]) -> tuple[Loss, ...]:
@@ -88,6 +93,7 @@ class Student:
         threads: int | None = None,
     ) -> None:
         self._model, self.losses = model, tuple(losses)
+        self._provider, self._threads = provider, threads
         stored = models.constants(model)
         found = [layer for layer in find_layers(model)[0] if layer.weight in set(names)]
         readers = {layer.node for layer in found}
@@ -101,15 +107,11 @@ class Student:
         free = dict.fromkeys(layer.weight for layer in layers)
         biases = [layer.bias for layer in layers if layer.bias and _own(stored[layer.bias])]
         free |= dict.fromkeys(biases)
-        outputs = [loss.output for loss in losses]
-        seen = [*outputs, *(layer.x for layer in layers)]
         try:
-            made = backward(model, facts, losses, [layer.y for layer in layers], [*free], seen)
+            made = backward(model, facts, losses, [*free], [*free])
         except Undifferentiable as error:
             raise OnnxpruneError(f"its outputs cannot be compared: {error}") from error
-        cut_off = {x.weight for x in layers if x.y not in made.gradients}
-        whole = {x.weight for x in layers} - cut_off
-        self.layers = tuple(layer for layer in layers if layer.weight in whole)
+        self.layers = tuple(layer for layer in layers if layer.weight in made.gradients)
         self.work = 4 * sum(
             _macs(facts[x.x].sizes, _array(stored[x.weight]), x) for x in self.layers
         )
@@ -117,12 +119,10 @@ class Student:
         if not self.layers:
             node, why = next(iter(made.stopped.items()), ("", "nothing leads to its outputs"))
             raise OnnxpruneError(f"its layers have no gradient: {node}: {why}".replace(": :", ":"))
-        trained = whole | {x.bias for x in self.layers}
-        self.biases = {bias for bias in biases if bias in trained}
+        self.biases = {bias for bias in biases if bias in made.gradients}
         self.weights = {name: _array(stored[name]) for name in free}
-        self.trained = [name for name in free if name in trained]
-        self._gradients = made.gradients
-        self._backward = open_session(made.model, provider=provider, threads=threads)
+        self.trained = [name for name in free if name in made.gradients]
+        self._facts, self._made = facts, made
         self._forward = open_session(_opened(model, free), provider=provider, threads=threads)
 
     def run(self, feeds: Feeds, weights: Mapping[str, Array]) -> dict[str, Array]:
@@ -135,8 +135,26 @@ class Student:
         wanted: Mapping[str, Array],
         share: Mapping[str, float],
         weights: Mapping[str, Array],
-    ) -> Iterator[tuple[Layer, Array, Array]]:
-        """What the gradient of the sum of losses is made of, layer by layer.
+    ) -> dict[str, Array]:
+        """The gradient of the sum of losses with respect to everything that is trained.
+
+        Args:
+            feeds: one batch.
+            wanted: what its outputs should be.
+            share: what one unit of each loss, averaged over rows, counts.
+            weights: all that are free.
+        """
+        found = self._to_weights.run(self._given(feeds, wanted, share, weights))
+        return {name: found[gradient] for name, gradient in self._made.gradients.items()}
+
+    def gradients_of_outputs(
+        self,
+        feeds: Feeds,
+        wanted: Mapping[str, Array],
+        share: Mapping[str, float],
+        weights: Mapping[str, Array],
+    ) -> Iterator[tuple[Layer, Array]]:
+        """The same with respect to what comes out of the layers.
 
         Args:
             feeds: one batch.
@@ -145,18 +163,52 @@ class Student:
             weights: all that are free.
 
         Yields:
-            The layer, what it multiplies ``[g, rows, K]`` and the gradient of what comes out of it
-            ``[g, rows, N]``.
+            The layer, and the gradient ``[g, rows, N]``.
         """
+        session, names = self._to_outputs
+        found = session.run(self._given(feeds, wanted, share, weights))
+        for layer in self.layers:
+            yield layer, layer.targets(found[names[layer.y]])
+
+    @functools.cached_property
+    def _to_weights(self) -> Session:
+        return open_session(self._made.model, provider=self._provider, threads=self._threads)
+
+    @functools.cached_property
+    def _to_outputs(self) -> tuple[Session, Mapping[str, str]]:
+        ends = [layer.y for layer in self.layers]
+        made = backward(self._model, self._facts, self.losses, ends, [*self.weights])
+        session = open_session(made.model, provider=self._provider, threads=self._threads)
+        return session, made.gradients
+
+    def _given(
+        self,
+        feeds: Feeds,
+        wanted: Mapping[str, Array],
+        share: Mapping[str, float],
+        weights: Mapping[str, Array],
+    ) -> dict[str, Array]:
+        """All inputs of a differentiated model."""
         given: dict[str, Array] = {**feeds, **weights}
         for loss in self.losses:
             rows = visible(wanted[loss.output], feeds)
             given[loss.wanted] = wanted[loss.output]
             given[loss.weight] = rows * np.float32(share.get(loss.output, 0.0) / max(rows.sum(), 1))
-        found = self._backward.run(given)
+        return given
+
+    def means(self, feeds: Feeds) -> dict[str, Array]:
+        """The mean of what each layer multiplies, ``[g, K, 1]``, by node."""
+        names = dict.fromkeys(layer.x for layer in self.layers if layer.x not in feeds)
+        session = open_session(
+            self._model, provider=self._provider, threads=self._threads, outputs=[*names]
+        )
+        found = {**feeds, **session.run(feeds, [*names])}
+        means = {}
         for layer in self.layers:
-            x = found[layer.x] if layer.x in found else feeds[layer.x]
-            yield layer, layer.rows(x), layer.targets(found[self._gradients[layer.y]])
+            x = found[layer.x]
+            rows = layer.rows(x, sample_positions(layer.count(x.shape), _ENOUGH, 0))
+            means[layer.node] = rows.mean(axis=1)[:, :, None]
+        return means
 
     def with_weights(self, weights: Mapping[str, Array]) -> models.Model:
         """A copy of the model with other weights."""

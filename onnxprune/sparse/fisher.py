@@ -83,7 +83,7 @@ def information(
             for loss in losses
         }
         try:
-            for layer, _, back in pupil.gradients(feeds, drawn, share, pupil.weights):
+            for layer, back in pupil.gradients_of_outputs(feeds, drawn, share, pupil.weights):
                 found[layer.node] += np.square(back, dtype=np.float64).sum(axis=1) / len(some)
         except OnnxpruneError:
             return None
