@@ -143,7 +143,8 @@ def carry_out(
         said.append(f"inexact: {some} was cut, so the result is not the masked original")
     recovered: tuple[Outcome, ...] = ()
     as_cut = small
-    if asked.recover != "none" and fit and (not checks or checks[0].ok):
+    cut_off = plan.removed or plan.bypassed
+    if asked.recover != "none" and cut_off and fit and (not checks or checks[0].ok):
         small, recovered = _recover(analysis, plan, small, fit, asked, tell)
     if anew:
         with threadpool_limits(BLAS, "blas"):

@@ -141,6 +141,7 @@ _READERS: dict[str, Callable[[object, str], object]] = {
     "skip_small": _positive,
     "skip_first": _count,
     "skip_last": _count,
+    "tied": _switch,
     "sparse_method": _one_of(get_args(Method)),
     "sparse_allocation": _one_of(get_args(Spread)),
     "permute": _switch,

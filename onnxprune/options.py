@@ -37,6 +37,8 @@ class Options:
             outputs than this; None leaves none out.
         skip_first: in how many layers at the front of the graph single weights stay.
         skip_last: in how many at its end.
+        tied: N:M also thins tables that are looked up too, as a tied embedding; what is found in
+            them has the zeros then.
         sparse_method: how single weights are chosen; None takes the best the given data allow.
         sparse_allocation: what single weights compete with: ``per-tensor``, ``per-row``,
             ``global``, ``curves`` (layers by their damage) or ``sensitivity`` (by what that does
@@ -89,6 +91,7 @@ class Options:
     skip_small: int | None = None
     skip_first: int = 0
     skip_last: int = 0
+    tied: bool = False
     sparse_method: Method | None = None
     sparse_allocation: Spread | None = None
     permute: bool = False
@@ -131,6 +134,11 @@ class Options:
                     f"{name} {ratio:g} is above --max-ratio {self.max_ratio:g}",
                     hint="ask for less, or raise --max-ratio",
                 )
+        if self.tied and not (self.sparsity is not None and self.sparsity.m):
+            raise OnnxpruneError(
+                "--tied is about N:M in tables that are looked up too",
+                hint="ask for a pattern with it, as in --sparsity 2:4",
+            )
         if self.permute and not (self.sparsity is not None and self.sparsity.m):
             raise OnnxpruneError(
                 "--permute has nothing to gain without groups of weights",

@@ -17,6 +17,7 @@ from onnxprune.cli.parser import (
     add_output,
     given_options,
 )
+from onnxprune.cli.report import add_page, save
 from onnxprune.cli.writing import write
 from onnxprune.errors import OnnxpruneError
 from onnxprune.flags import from_flags
@@ -46,6 +47,7 @@ def add(commands: Commands) -> None:
     files.add_argument(
         "--save-mask", metavar="PATH", help="write the zeros of OUT, to apply to its checkpoints"
     )
+    add_page(files)
     add_form(files)
     files.add_argument(
         "--no-cache",
@@ -72,7 +74,8 @@ def run(given: argparse.Namespace) -> int:
     files["-o"] = output = destination.check("-o", given.output, files)
     files["--save-plan"] = plan = destination.check("--save-plan", given.save_plan, files)
     files["--save-mask"] = mask = destination.check("--save-mask", given.save_mask, files)
-    flags = destination.check("--save-recipe", given.save_recipe, files)
+    files["--save-recipe"] = flags = destination.check("--save-recipe", given.save_recipe, files)
+    page = destination.check("--report", given.report, files)
     if mask and asked.sparsity is None:
         raise OnnxpruneError(
             "--save-mask has nothing to write: no single weights are asked to be zeroed",
@@ -98,7 +101,9 @@ def run(given: argparse.Namespace) -> int:
         if wanted and flags:
             recipe.write(asked, flags)
     made = gather.result("prune", pruned, output if wanted else None)
-    console.report(written.told(made) if written else made, as_json=given.json)
+    told = written.told(made) if written else made
+    console.report(told, as_json=given.json)
+    save(told, page)
     return finish(ok=ok, wrote=wanted, output=output)
 
 
@@ -175,6 +180,7 @@ def _add_choice(parser: Parser) -> None:
     )
     add("--skip-first", metavar="N", help="--sparsity leaves the first N layers alone")
     add("--skip-last", metavar="N", help="--sparsity leaves the last N layers alone")
+    add("--tied", action="store_true", help="N:M thins tables that are looked up too (embeddings)")
     add(
         "--sensitivity",
         metavar="FILE",

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
+from onnxprune.report.couplings import CouplingRow
 from onnxprune.report.weights import StoredRow, ZerosRow
 
 SCHEMA = "onnxprune.report"
@@ -250,6 +251,7 @@ class Report:
     Attributes:
         command: which command made it.
         onnxprune: version that made it.
+        couplings: what leaves with one unit of each group.
         options: what was asked, by flag name; only what is not at its default.
         refits: what recovery did to each layer; empty where there was nothing to fit to.
         sparse: what became of every weight, where single weights were set to zero.
@@ -272,6 +274,7 @@ class Report:
     groups: tuple[GroupRow, ...] = ()
     blocks: tuple[BlockRow, ...] = ()
     pinned: tuple[PinnedRow, ...] = ()
+    couplings: tuple[CouplingRow, ...] = ()
     options: Mapping[str, object] = field(default_factory=dict)
     refits: tuple[RefitRow, ...] = ()
     sparse: tuple[SparseRow, ...] = ()
@@ -295,15 +298,15 @@ class Report:
 def to_json(report: Report) -> dict[str, object]:
     """The report as JSON values: its fields, with ``schema``, ``version`` and ``ok``."""
     head: dict[str, object] = {"schema": SCHEMA, "version": VERSION, "ok": report.ok}
-    return head | {name: _plain(value) for name, value in asdict(report).items()}
+    return head | {name: plain(value) for name, value in asdict(report).items()}
 
 
-def _plain(value: object) -> object:
-    """JSON has no infinity and no NaN; they become text, which no reader takes for a number."""
+def plain(value: object) -> object:
+    """Values for JSON, which has no infinity and no NaN: they become text, never a number."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(each) for key, each in value.items()}
+        return {str(key): plain(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
+        return [plain(each) for each in value]
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return value
