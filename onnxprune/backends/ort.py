@@ -143,7 +143,7 @@ def open_session(
     embedded = None if isinstance(source, str | bytes) else source
     weights = embedded.weights if embedded else ()
     libraries = [str(one) for one in custom_ops]
-    busily = not isinstance(model, models.Model) if spin is None else spin
+    busily = isinstance(model, str | Path | bytes) if spin is None else spin
     while True:
         try:
             settings = _settings(
