@@ -25,7 +25,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxprune import model as models
-from onnxprune.allocate.curves import Feeds, Reader, calibrate, sweep
+from onnxprune.allocate.curves import Feeds, calibrate, sweep
 from onnxprune.allocate.sensitivity import in_outputs
 from onnxprune.analysis import Analysis
 from onnxprune.plan import versions
@@ -38,6 +38,8 @@ LARGEST = 256 << 20
 """Bytes that the folder may hold."""
 _ABANDONED = 3600.0
 """Seconds after which a file that is being written belongs to nobody."""
+_RANKING, _RANKING_PER_INPUT = 4000, 4
+"""Rows sampled per layer, and per input of it, where units are only to be put into an order."""
 _ASIDE = 5
 """One batch of so many is kept aside: errors of rows that were fitted to say too little."""
 _ENDING = ".curves.npz"
@@ -82,8 +84,10 @@ def damage_curves(
     """
 
     def measured() -> Curves:
-        readers, swept, unpriced = _swept(analysis, groups, batches, provider, seed, tell)
-        unseen = _parted(batches)[1]
+        tell("measuring what every layer reads")
+        known, unseen = _parted(batches)
+        readers = calibrate(analysis, known, provider=provider, seed=seed)
+        swept, unpriced = sweep(groups, readers, tell=tell)
         priced = in_outputs(analysis, groups, swept, readers, unseen, provider=provider, tell=tell)
         return priced, unpriced
 
@@ -109,31 +113,21 @@ def known_curves(
     cache: bool = True,
     tell: Callable[[str], None] = lambda _: None,
 ) -> Curves:
-    """The same orders of removal, with damage left in the currency of each layer if that is new.
+    """What :func:`damage_curves` kept, or else the orders of removal alone.
 
-    Arguments are those of :func:`damage_curves`. Nothing is kept.
+    Arguments are those of :func:`damage_curves`. Orders take fewer rows than damage does, and no
+    look at the outputs; they are not kept.
     """
     place = folder() if cache else None
     if place is not None:
         name = key(analysis, groups, batches, {"provider": provider, "seed": seed})
         if (found := read(place, name, groups, tell)) is not None:
             return found
-    _, swept, unpriced = _swept(analysis, groups, batches, provider, seed, tell)
-    return swept, unpriced
-
-
-def _swept(
-    analysis: Analysis,
-    groups: Sequence[Group],
-    batches: Sequence[Feeds],
-    provider: str,
-    seed: int,
-    tell: Callable[[str], None],
-) -> tuple[dict[str, Reader], dict[str, Elimination], dict[str, str]]:
-    """The layers that read units, curves in their own currency, and why others have none."""
+    known = _parted(batches)[0]
     tell("measuring what every layer reads")
-    readers = calibrate(analysis, _parted(batches)[0], provider=provider, seed=seed)
-    return readers, *sweep(groups, readers, tell=tell)
+    some = {"rows": _RANKING, "rows_per_input": _RANKING_PER_INPUT}
+    readers = calibrate(analysis, known, provider=provider, seed=seed, **some)
+    return sweep(groups, readers, tell=tell)
 
 
 def _parted(batches: Sequence[Feeds]) -> tuple[Sequence[Feeds], Sequence[Feeds]]:
