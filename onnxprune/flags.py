@@ -121,6 +121,7 @@ _READERS: dict[str, Callable[[object, str], object]] = {
     "target": lambda value, of: budget(value, of=of),
     "heads": _ratio,
     "blocks": _count,
+    "max_blocks": _count,
     "sparsity": lambda value, of: sparsity(value, of=of),
     "ratios": _ratios,
     "skip": _texts,

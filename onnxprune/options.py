@@ -27,10 +27,14 @@ class Options:
     Attributes:
         ratio: fraction of the units of every group that is removed.
         target: what may be left of the model.
-        heads: fraction of the units of groups of kind ``head`` or ``kv-group`` that is removed.
+        heads: fraction of the units of groups of kind ``head`` or ``kv-group`` that is removed: of
+            all the model has, wherever it hurts least, if ``allocation`` is ``global``.
         blocks: how many residual blocks are bypassed.
+        max_blocks: how many more a target may bypass where calibration data say that this costs
+            clearly less than narrower layers; None sets no limit.
         sparsity: single weights that become zero in what is left: a share, or N of every M kept.
-        ratios: (glob over group names, fraction removed), the last match wins, over the above.
+        ratios: (glob over group names, fraction removed), the last match wins, over the above. With
+            ``global`` it is a fraction of the units of all groups of one kind that a glob matches.
         skip: globs over names of groups, blocks and weights that are left alone.
         skip_small: single weights stay where a layer has fewer inputs (times kernel positions) or
             outputs than this; None leaves none out.
@@ -44,7 +48,8 @@ class Options:
         permute: reorder units so that N:M costs less.
         criterion: how units are scored; None takes the best that the given data allows.
         allocation: ``uniform`` (the same fraction everywhere) or ``global`` (where it hurts
-            least); None is ``uniform`` for a ratio and ``global`` for a target.
+            least); None is ``uniform`` for a ratio, ``global`` for a target, and for ``heads`` and
+            ``ratios`` ``global`` where calibration data tell what it costs, else ``uniform``.
         max_ratio: the largest fraction of one group that may go.
         round_to: counts kept are multiples of this; ``auto`` asks for what is fast on `provider`.
         provider: what the model will run on, by short name: rounding and checks are for it.
@@ -78,6 +83,7 @@ class Options:
     target: Budget | None = None
     heads: float | None = None
     blocks: int = 0
+    max_blocks: int | None = None
     sparsity: Sparsity | None = None
     ratios: tuple[tuple[str, float], ...] = ()
     skip: tuple[str, ...] = ()

@@ -61,16 +61,16 @@ def prune(
         chosen = (
             select(analysis, asked, limits, fit, bypassed, tell)
             if asked.removes_units
-            else Selection({}, "", {})
+            else Selection({}, "", asked.allocation or "uniform", {})
         )
     plan = Plan(
         removed=chosen.removed,
         units={g.name: len(g) for g in analysis.groups},
-        bypassed=bypassed,
+        bypassed=(*bypassed, *chosen.bypassed),
         origin=Origin(
             structure=models.structure_hash(model),
             criterion=chosen.criterion,
-            allocation=asked.allocation or ("uniform" if asked.target is None else "global"),
+            allocation=chosen.allocation,
             budget=_budget_text(asked),
             seed=asked.seed,
             versions=versions(),

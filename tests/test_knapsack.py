@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxprune.allocate.knapsack import Curve, fit, knapsack
+from onnxprune.allocate.coupled import Curve, fit
+from onnxprune.allocate.knapsack import Picked, knapsack
 from onnxprune.errors import OnnxpruneError
 
 seeds = st.integers(0, 10_000)
@@ -34,8 +35,8 @@ def brute(damages: list[np.ndarray], costs: list[np.ndarray], budget: float) -> 
     )
 
 
-def total(parts: list[np.ndarray], picked: list[int]) -> float:
-    return float(sum(part[i] for part, i in zip(parts, picked, strict=True)))
+def total(parts: list[np.ndarray], picked: Picked) -> float:
+    return float(sum(part[i] for part, i in zip(parts, picked.choices, strict=True)))
 
 
 @given(seeds, st.floats(0, 1))
