@@ -8,7 +8,7 @@ from typing import Any, Literal, cast, get_args
 
 from onnxprune.amounts import budget, count, fraction, shapes
 from onnxprune.errors import OnnxpruneError
-from onnxprune.options import Allocation, Options, Recover
+from onnxprune.options import Allocation, Options, Recover, Schedule
 from onnxprune.sparse.amount import Method, Spread, sparsity
 from onnxprune.storage.forms import Store
 
@@ -134,6 +134,8 @@ _READERS: dict[str, Callable[[object, str], object]] = {
     "criterion": _text,
     "allocation": _one_of(get_args(Allocation)),
     "max_ratio": _ratio,
+    "steps": _positive,
+    "schedule": _one_of(get_args(Schedule)),
     "round_to": _round_to,
     "provider": _text,
     "calib": _anything,

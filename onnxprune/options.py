@@ -15,6 +15,7 @@ INPUTS = ("calib", "calib_samples", "batch", "preprocess", "seed", "provider")
 """Options that say where inputs come from and what runs the model."""
 
 Allocation = Literal["uniform", "global"]
+Schedule = Literal["linear", "cubic"]
 Recover = Literal["auto", "none", "bias", "lstsq", "pcg"]
 
 
@@ -51,6 +52,9 @@ class Options:
             least); None is ``uniform`` for a ratio, ``global`` for a target, and for ``heads`` and
             ``ratios`` ``global`` where calibration data tell what it costs, else ``uniform``.
         max_ratio: the largest fraction of one group that may go.
+        steps: into how many steps the removal of units is cut; between them what is left is
+            refitted and damage is measured anew.
+        schedule: how much is gone after each step: ``linear``, or ``cubic``: most at first.
         round_to: counts kept are multiples of this; ``auto`` asks for what is fast on `provider`.
         provider: what the model will run on, by short name: rounding and checks are for it.
         calib: calibration inputs: a path, ``module.py:function``, or batches of arrays by name.
@@ -96,6 +100,8 @@ class Options:
     criterion: str | None = None
     allocation: Allocation | None = None
     max_ratio: float = 0.8
+    steps: int = 1
+    schedule: Schedule = "cubic"
     round_to: int | Literal["auto"] = "auto"
     provider: str = "cpu"
     calib: object | None = None
@@ -130,6 +136,7 @@ class Options:
                     f"{name} {ratio:g} is above --max-ratio {self.max_ratio:g}",
                     hint="ask for less, or raise --max-ratio",
                 )
+        self._check_steps()
         if self.permute and not (self.sparsity is not None and self.sparsity.m):
             raise OnnxpruneError(
                 "--permute has nothing to gain without groups of weights",
@@ -158,6 +165,18 @@ class Options:
             from onnxprune.task import find_metric  # scipy behind it is slow to import
 
             find_metric(self.metric)
+
+    def _check_steps(self) -> None:
+        if self.steps > 1 and (self.calib is None or self.criterion is not None):
+            raise OnnxpruneError(
+                f"--steps {self.steps} measures what is lost after each step",
+                hint="give inputs with --calib and no --criterion",
+            )
+        if self.steps > 1 and not (self.ratio or self.target or self.heads or self.ratios):
+            raise OnnxpruneError(
+                f"--steps {self.steps} has no units to remove little by little",
+                hint="say how many go, as in --target macs=50%",
+            )
 
     @property
     def asks_for_nothing(self) -> bool:

@@ -15,6 +15,7 @@ from onnxprune.analysis import Analysis, analyse
 from onnxprune.carry_out import BLAS, Pruned, Tell, carry_out
 from onnxprune.errors import OnnxpruneError
 from onnxprune.flags import from_flags
+from onnxprune.gradual import in_steps
 from onnxprune.inputs import HELD_OUT, Feeds, Inputs, open_inputs
 from onnxprune.options import Options
 from onnxprune.plan import Origin, Plan, check, versions
@@ -57,12 +58,16 @@ def prune(
     fit, held = inputs.parts(analysis)
     limits = _limits(analysis, asked)
     bypassed = _blocks(analysis, asked, fit or held)
-    with threadpool_limits(BLAS, "blas"):
-        chosen = (
-            select(analysis, asked, limits, fit, bypassed, tell)
-            if asked.removes_units
-            else Selection({}, "", asked.allocation or "uniform", {})
-        )
+    history: tuple[str, ...] = ()
+    start: models.Model | None = None
+    if asked.steps > 1 and fit:
+        found = in_steps(analysis, asked, limits, inputs, bypassed, tell)
+        chosen, start, history = found.chosen, found.start, found.history
+    elif asked.removes_units:
+        with threadpool_limits(BLAS, "blas"):
+            chosen = select(analysis, asked, limits, fit, bypassed, tell)
+    else:
+        chosen = Selection({}, "", asked.allocation or "uniform", {})
     plan = Plan(
         removed=chosen.removed,
         units={g.name: len(g) for g in analysis.groups},
@@ -78,8 +83,8 @@ def prune(
         ),
     )
     notes = [f"{name}: {why}" for name, why in chosen.declined.items()]
-    notes += _rounded(analysis, asked, chosen) + _few(inputs, fit)
-    return carry_out(analysis, plan, asked, inputs, notes, tell, anew=True)
+    notes += [*_rounded(analysis, asked, chosen), *_few(inputs, fit), *history]
+    return carry_out(analysis, plan, asked, inputs, notes, tell, anew=True, start=start)
 
 
 def replay(

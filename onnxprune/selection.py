@@ -16,6 +16,7 @@ from onnxprune.allocate.cache import damage_curves
 from onnxprune.allocate.coupled import Branch, Curve
 from onnxprune.allocate.damage import Curves
 from onnxprune.allocate.limits import select as select_groups
+from onnxprune.allocate.progress import Progress
 from onnxprune.allocate.ranking import Ranking, ranked
 from onnxprune.allocate.rounding import CHOICES
 from onnxprune.allocate.sensitivity import JOINT, repairable
@@ -61,6 +62,7 @@ def select(
     fit: Sequence[Feeds],
     bypassed: Sequence[str],
     tell: Callable[[str], None],
+    so_far: Progress | None = None,
 ) -> Selection:
     """Choose units under a ratio or a budget.
 
@@ -71,11 +73,13 @@ def select(
         fit: the calibration feeds that may be fitted to; empty without data.
         bypassed: blocks that go anyway; their layers cost nothing.
         tell: hears the progress.
+        so_far: what earlier steps have left, to measure damage on; what they took is chosen again.
 
     Raises:
         OnnxpruneError: the criterion needs data, or the budget cannot be met.
     """
     costs = CostModel(analysis)
+    so_far = so_far or Progress(analysis)
     name = asked.criterion or (ELIMINATION if fit else "l2")
     allowed = select_groups(analysis.groups, limits, known=[b.name for b in analysis.blocks])
     groups = [g for g in analysis.groups if g.name not in allowed.declined]
@@ -86,16 +90,17 @@ def select(
     uniform = asked.allocation == "uniform"
     if name == ELIMINATION and fit:
         curves = damage_curves(
-            analysis,
-            groups,
+            so_far.analysis,
+            so_far.left(groups),
             fit,
-            blocks=[] if uniform else _bypassable(analysis, asked, bypassed),
+            blocks=[] if uniform else _bypassable(so_far.analysis, asked, bypassed),
             outputs=not uniform and (asked.target is not None or asked.ratio is None),
             provider=asked.provider,
             seed=asked.seed,
             cache=asked.cache,
             tell=tell,
         )
+        curves = so_far.in_dense_units(curves, groups)
         if asked.recover == "auto":
             curves = curves._replace(swept=_repaired(analysis, groups, curves.swept))
         values = {g: _ranks(e) for g, e in curves.swept.items()}
@@ -105,9 +110,13 @@ def select(
             declined |= curves.unpriced
     else:
         values = _scores(analysis, groups, name, asked, fit, declined)
+    values = so_far.gone_first(values, analysis.groups)
     swept = {} if uniform else curves.swept
-    together = values.keys() if asked.allocation == "global" and not swept else swept.keys()
+    together = {*swept, *so_far.removed} if swept else set[str]()
+    if asked.allocation == "global" and not swept:
+        together = set(values)
     widths = _lattice(analysis, asked, limits, declined, together)
+    widths = so_far.narrowed(widths, curves.swept)
     claims = criteria.get(name).claims if name != ELIMINATION else {"comparable", "damage"}
     ranking = _ranking(values, curves.swept, comparable="comparable" in claims)
     if widths.shares:
@@ -188,10 +197,10 @@ def _by_curves(
 
 
 def _bypassable(analysis: Analysis, asked: Options, bypassed: Sequence[str]) -> list[Block]:
-    """The blocks that a budget may choose to bypass."""
+    """The blocks that a budget may choose to bypass, of what is left of a model."""
     if asked.target is None or asked.max_blocks == 0:
         return []
-    going = {n for name in bypassed for n in analysis.block(name).nodes}
+    going = {n for b in analysis.blocks if b.name in bypassed for n in b.nodes}
     return [
         block
         for block in innermost(analysis.blocks)

@@ -42,8 +42,13 @@ class Lattice:
             self,
             widths={**self.widths, **fixed},
             free=tuple(g for g in self.free if g not in kept),
-            shares=tuple(s for s in self.shares if not kept.keys() & set(s.groups)),
         )
+
+    def within(self, kept: Mapping[str, int]) -> Lattice:
+        """The same, where the groups of ``kept`` have no more than that, which they may keep."""
+        narrow = {g: np.append(self.widths[g][self.widths[g] < n], n) for g, n in kept.items()}
+        fixed = {g: int(w[0]) for g, w in narrow.items() if len(w) == 1}
+        return replace(self, widths={**self.widths, **narrow}).decided(fixed)
 
     def nearest(self, group: str, wanted: float) -> int:
         """The allowed width nearest to ``wanted``, the larger of two that are equally near."""

@@ -26,34 +26,43 @@ def divide(
         curves: the damage of every width, by group.
 
     Returns:
-        How many units each group of the shares keeps.
+        How many units each group of the shares keeps, of those that have a choice.
     """
     kept: dict[str, int] = {}
     for share in lattice.shares:
-        if curves is not None and all(group in curves for group in share.groups):
+        if curves is not None and all(g in curves for g in _choosing(lattice, share)):
             kept |= _by_curves(lattice, share, curves)
         else:
             kept |= _by_ranking(lattice, share, ranking)
     return kept
 
 
-def _wanted(lattice: Lattice, share: Share) -> int:
-    """How many units may stay; never fewer than must."""
-    units = sum(lattice.units[g] for g in share.groups)
-    least = sum(int(lattice.widths[g][0]) for g in share.groups)
-    return max(round(units * (1 - share.ratio)), least)
-
-
 def _by_curves(lattice: Lattice, share: Share, curves: Mapping[str, Curve]) -> Mapping[str, int]:
-    chosen = {g: curves[g] for g in share.groups}
+    chosen = {g: curves[g] for g in _choosing(lattice, share)}
     return fit(chosen, lambda kept: float(sum(kept.values())), _wanted(lattice, share)).widths
 
 
 def _by_ranking(lattice: Lattice, share: Share, ranking: Ranking) -> Mapping[str, int]:
-    def measure(kept: Mapping[str, int]) -> int:
-        return sum(kept[g] for g in share.groups)
+    groups = _choosing(lattice, share)
 
-    others = {g: n for g, n in lattice.dense().items() if g not in share.groups}
-    alone = replace(lattice.decided(others), free=share.groups)
+    def measure(kept: Mapping[str, int]) -> int:
+        return sum(kept[g] for g in groups)
+
+    others = {g: n for g, n in lattice.dense().items() if g not in groups}
+    alone = replace(lattice.decided(others), free=groups)
     kept = meet(alone, ranking, measure, _wanted(lattice, share)) or alone.smallest()
-    return {g: kept[g] for g in share.groups}
+    return {g: kept[g] for g in groups}
+
+
+def _choosing(lattice: Lattice, share: Share) -> tuple[str, ...]:
+    """The groups that have more than one width to choose from."""
+    return tuple(g for g in share.groups if len(lattice.widths[g]) > 1)
+
+
+def _wanted(lattice: Lattice, share: Share) -> int:
+    """How many units may stay in those groups; never fewer than must."""
+    units = sum(lattice.units[g] for g in share.groups)
+    groups = _choosing(lattice, share)
+    others = sum(int(lattice.widths[g][0]) for g in share.groups if g not in groups)
+    least = sum(int(lattice.widths[g][0]) for g in groups)
+    return max(round(units * (1 - share.ratio)) - others, least)

@@ -150,6 +150,8 @@ def _add_amounts(parser: Parser) -> None:
     add("--sparsity", metavar="S", help="zero single weights too: 50%%, or 2:4 (2 of 4 stay)")
     add("--ratios", metavar="GLOB=R", action="append", help="this part of what matches")
     add("--max-ratio", metavar="R", help="never more than this of one group (0.8)")
+    add("--steps", metavar="N", help="in N steps, with recovery and new measurements in between")
+    add("--schedule", metavar="HOW", help="of --steps: linear, or cubic (most at first; default)")
 
 
 def _add_choice(parser: Parser) -> None:
