@@ -69,7 +69,8 @@ def in_steps(
         OnnxpruneError: the amounts cannot be met.
     """
     fit, held = inputs.parts(analysis)
-    costs, so_far, history = CostModel(analysis), Progress(analysis), []
+    costs, so_far = CostModel(analysis), Progress(analysis)
+    history: list[str] = []
     dense = costs()
     for number, share in enumerate(progress(asked.steps, asked.schedule), start=1):
         stage = f"step {number} of {asked.steps}"
