@@ -136,7 +136,7 @@ class Options:
                     f"{name} {ratio:g} is above --max-ratio {self.max_ratio:g}",
                     hint="ask for less, or raise --max-ratio",
                 )
-        self._check_steps()
+        self._check_measured()
         if self.permute and not (self.sparsity is not None and self.sparsity.m):
             raise OnnxpruneError(
                 "--permute has nothing to gain without groups of weights",
@@ -166,7 +166,8 @@ class Options:
 
             find_metric(self.metric)
 
-    def _check_steps(self) -> None:
+    def _check_measured(self) -> None:
+        """What decides by measured damage needs something to measure on."""
         if self.steps > 1 and (self.calib is None or self.criterion is not None):
             raise OnnxpruneError(
                 f"--steps {self.steps} measures what is lost after each step",
@@ -176,6 +177,11 @@ class Options:
             raise OnnxpruneError(
                 f"--steps {self.steps} has no units to remove little by little",
                 hint="say how many go, as in --target macs=50%",
+            )
+        if self.max_blocks and (self.target is None or self.calib is None):
+            raise OnnxpruneError(
+                f"--max-blocks {self.max_blocks} limits what a target takes by measured damage",
+                hint="give --target and --calib too, or bypass blocks yourself with --blocks",
             )
 
     @property

@@ -60,7 +60,12 @@ def prune(
     bypassed = _blocks(analysis, asked, fit or held)
     history: tuple[str, ...] = ()
     start: models.Model | None = None
-    if asked.steps > 1 and fit:
+    if asked.steps > 1 and not fit:
+        raise OnnxpruneError(
+            f"--steps {asked.steps} refits to the inputs, and made-up ones are not worth it",
+            hint="give real inputs with --calib",
+        )
+    if asked.steps > 1:
         found = in_steps(analysis, asked, limits, inputs, bypassed, tell)
         chosen, start, history = found.chosen, found.start, found.history
     elif asked.removes_units:

@@ -11,9 +11,12 @@ import pytest
 from onnxprune import model as models
 from onnxprune import prune, zoo
 from onnxprune.allocate.bypass import block_damage, innermost, inside
+from onnxprune.amounts import budget
 from onnxprune.analysis import Analysis, analyse
 from onnxprune.backends import open_session
 from onnxprune.cost import cost
+from onnxprune.errors import OnnxpruneError
+from onnxprune.options import Options
 from onnxprune.surgery import cut
 from onnxprune.units import Block
 
@@ -91,3 +94,9 @@ def test_blocks_that_lie_in_each_other_do_not_compete() -> None:
     outer = block("outer", "a", "b", "inner/sum", "c")
     inner, other = block("inner", "b"), block("other", "d")
     assert innermost([outer, inner, other]) == [inner, other]
+
+
+@pytest.mark.parametrize("asked", [{"blocks": 1}, {"target": budget("macs=50%")}])
+def test_how_many_may_go_is_asked_of_a_target_with_data(asked: dict[str, Any]) -> None:
+    with pytest.raises(OnnxpruneError, match="--max-blocks 2"):
+        Options(max_blocks=2, **asked)

@@ -120,3 +120,8 @@ def test_steps_end_at_the_same_amount(name: str, asked: dict[str, object], tmp_p
 def test_steps_need_something_to_measure_and_to_remove(wrong: dict[str, object]) -> None:
     with pytest.raises(OnnxpruneError, match="--steps 2"):
         Options(steps=2, **wrong)  # type: ignore[arg-type]
+
+
+def test_made_up_inputs_are_not_refitted_to() -> None:
+    with pytest.raises(OnnxpruneError, match="made-up"):
+        prune(zoo.get("digits_mlp").model, target="macs=50%", steps=2, calib="random")
