@@ -87,22 +87,9 @@ def select(
         groups = [g for g in groups if g.name in allowed.fixed]
     curves = Curves({}, {})
     declined: dict[str, str] = {}
-    uniform = asked.allocation == "uniform"
     if name == ELIMINATION and fit:
-        curves = damage_curves(
-            so_far.analysis,
-            so_far.left(groups),
-            fit,
-            blocks=[] if uniform else _bypassable(so_far.analysis, asked, bypassed),
-            outputs=not uniform and (asked.target is not None or asked.ratio is None),
-            provider=asked.provider,
-            seed=asked.seed,
-            cache=asked.cache,
-            tell=tell,
-        )
-        curves = so_far.in_dense_units(curves, groups)
-        if asked.recover == "auto":
-            curves = curves._replace(swept=_repaired(analysis, groups, curves.swept))
+        weighed = asked.target is not None or bool(allowed.fixed) or asked.allocation == "global"
+        curves = _measured(analysis, groups, asked, fit, bypassed, tell, so_far, weighed=weighed)
         values = {g: _ranks(e) for g, e in curves.swept.items()}
         spare = [g for g in groups if g.name in curves.unpriced]
         values |= _scores(analysis, spare, "l2", asked, fit, {})
@@ -111,7 +98,7 @@ def select(
     else:
         values = _scores(analysis, groups, name, asked, fit, declined)
     values = so_far.gone_first(values, analysis.groups)
-    swept = {} if uniform else curves.swept
+    swept = {} if asked.allocation == "uniform" else curves.swept
     together = {*swept, *so_far.removed} if swept else set[str]()
     if asked.allocation == "global" and not swept:
         together = set(values)
@@ -136,6 +123,39 @@ def select(
     anywhere = asked.target is not None or (asked.ratio is None and bool(swept))
     how = asked.allocation or ("global" if anywhere else "uniform")
     return Selection(allocation.removed, name, how, allocation.declined)
+
+
+def _measured(
+    analysis: Analysis,
+    groups: Sequence[Group],
+    asked: Options,
+    fit: Sequence[Feeds],
+    bypassed: Sequence[str],
+    tell: Callable[[str], None],
+    so_far: Progress,
+    *,
+    weighed: bool,
+) -> Curves:
+    """Damage of what is left, over the units of the dense model.
+
+    ``weighed`` says whether groups are to be weighed against each other.
+    """
+    uniform = asked.allocation == "uniform"
+    found = damage_curves(
+        so_far.analysis,
+        so_far.left(groups),
+        fit,
+        blocks=[] if uniform else _bypassable(so_far.analysis, asked, bypassed),
+        outputs=weighed and not uniform,
+        provider=asked.provider,
+        seed=asked.seed,
+        cache=asked.cache,
+        tell=tell,
+    )
+    found = so_far.in_dense_units(found, groups)
+    if asked.recover == "auto":
+        found = found._replace(swept=_repaired(analysis, groups, found.swept))
+    return found
 
 
 def _repaired(

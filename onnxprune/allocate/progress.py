@@ -71,7 +71,8 @@ class Progress:
     ) -> dict[str, tuple[int, ...]]:
         """Units of the dense model that are to go as units of what is left; those gone are not."""
         found = {}
-        for group in groups:
+        here = {g.name for g in self.analysis.groups}  # others went with their block
+        for group in (g for g in groups if g.name in here):
             gone = np.array(sorted(self.removed.get(group.name, ())), np.int64)
             more = np.setdiff1d(np.array(removed.get(group.name, ()), np.int64), gone)
             if len(more):
