@@ -195,6 +195,20 @@ class _Problem:
             aim = step if low < step < high else 0.5 * (low + high)
         return within
 
+    def even(self, budget: float) -> dict[str, int]:
+        """About the same part of every group, all that the exact budget allows; no branch goes."""
+
+        def part(share: float) -> dict[str, int]:
+            at = {g: round(share * (len(c.widths) - 1)) for g, c in self.curves.items()}
+            kept = {g: int(c.widths[at[g]]) for g, c in self.curves.items()}
+            return {**kept, **dict.fromkeys(self.branches, 1)}
+
+        low, high = 0.0, 1.0
+        for _ in range(_AIMS):
+            middle = 0.5 * (low + high)
+            low, high = (middle, high) if self.cost(part(middle)) <= budget else (low, middle)
+        return part(low)
+
     def grow(self, widths: Widths, budget: float) -> Widths:
         """Step up, most damage undone per cost first, for as long as the exact budget is met."""
         while True:
@@ -246,15 +260,18 @@ def fit(
     widths: Widths = {name: int(curve.widths[-1]) for name, curve in curves.items()}
     widths = {**widths, **dict.fromkeys(branches, 1)}
     best: Widths = widths if problem.cost(widths) <= budget else least
-    for _ in range(rounds):
-        candidate = problem.around(widths, budget)
-        if candidate is None:
-            break
-        if problem.damage(candidate) < problem.damage(best):
-            best = candidate
-        if candidate == widths:
-            break
-        widths = candidate
+    # Far below the dense model its prices mislead: savings of groups that meet are counted twice.
+    for start in (widths, problem.even(budget)):
+        here: Widths = start
+        for _ in range(rounds):
+            candidate = problem.around(here, budget)
+            if candidate is None:
+                break
+            if problem.damage(candidate) < problem.damage(best):
+                best = candidate
+            if candidate == here:
+                break
+            here = candidate
     best = problem.grow(best, budget)
     kept = {name: best[name] for name in curves}
     dropped = frozenset(name for name in branches if not best[name])
