@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +34,25 @@ Tell = Callable[[str], None]
 """Hears what is being done, one short sentence at a time."""
 
 
+@dataclass(frozen=True)
+class Visited:
+    """One model on the way to the smallest that is good enough.
+
+    Attributes:
+        label: the budget it was made for.
+        left: what it costs.
+        judged: how it compares with the dense model, on the inputs that models were chosen by.
+        ok: whether that is good enough.
+        chosen: whether it is the one.
+    """
+
+    label: str
+    left: Cost
+    judged: Judgement
+    ok: bool
+    chosen: bool = False
+
+
 @dataclass(frozen=True, eq=False)
 class Pruned:
     """What pruning made and found.
@@ -49,6 +68,7 @@ class Pruned:
         thinned: what became of every weight, where single weights were set to zero.
         notes: whole sentences: what was declined and why, where inputs came from.
         options: what was asked.
+        visited: every model that was made on the way, where the amount was searched for.
     """
 
     model: models.Model
@@ -62,6 +82,7 @@ class Pruned:
     thinned: tuple[Thinned, ...]
     notes: tuple[str, ...]
     options: Options
+    visited: tuple[Visited, ...] = field(default=(), kw_only=True)
 
     def save(self, path: str | Path) -> Path:
         """Write the cut model; never over the model it came from."""
@@ -125,7 +146,8 @@ def carry_out(
     small = small if start is None else start
     recovered: tuple[Outcome, ...] = ()
     as_cut = small
-    if asked.recover != "none" and fit and (not checks or checks[0].ok):
+    cut_off = plan.removed or plan.bypassed
+    if asked.recover != "none" and cut_off and fit and (not checks or checks[0].ok):
         small, recovered = refitted(analysis, plan, small, fit, asked, tell)
     if anew:
         with threadpool_limits(BLAS, "blas"):

@@ -24,6 +24,7 @@ from onnxprune.amounts import Budget
 from onnxprune.analysis import Analysis, analyse
 from onnxprune.carry_out import BLAS, Tell, distance_of, refitted
 from onnxprune.cost import CostModel
+from onnxprune.errors import OnnxpruneError
 from onnxprune.inputs import Feeds, Inputs
 from onnxprune.judge import judge
 from onnxprune.options import Options, Schedule
@@ -66,9 +67,14 @@ def in_steps(
         tell: hears the progress.
 
     Raises:
-        OnnxpruneError: the amounts cannot be met.
+        OnnxpruneError: the amounts cannot be met, or the inputs are made up.
     """
     fit, held = inputs.parts(analysis)
+    if not fit:
+        raise OnnxpruneError(
+            f"--steps {asked.steps} refits to the inputs, and made-up ones are not worth it",
+            hint="give real inputs with --calib",
+        )
     costs, so_far = CostModel(analysis), Progress(analysis)
     history: list[str] = []
     dense = costs()
@@ -107,7 +113,7 @@ def _taken(
     if asked.max_blocks is not None:
         asked = replace(asked, max_blocks=asked.max_blocks - len(before))
     with threadpool_limits(BLAS, "blas"):
-        chosen = select(analysis, asked, limits, fit, (*bypassed, *before), tell, so_far)
+        chosen = select(analysis, asked, limits, fit, (*bypassed, *before), tell, so_far=so_far)
     chosen = replace(chosen, bypassed=(*before, *chosen.bypassed))
     small = cut(
         so_far.analysis,

@@ -11,6 +11,8 @@ from threadpoolctl import threadpool_limits
 
 from onnxprune import model as models
 from onnxprune.allocate import Limits
+from onnxprune.allocate.damage import Curves
+from onnxprune.allocate.measured import swept_curves
 from onnxprune.analysis import Analysis, analyse
 from onnxprune.carry_out import BLAS, Pruned, Tell, carry_out
 from onnxprune.errors import OnnxpruneError
@@ -49,37 +51,88 @@ def prune(
             met.
     """
     asked = options or from_flags(flags)
+    analysis, inputs = prepare(source, asked, tell)
+    if asked.searches:
+        from onnxprune.automatic import search  # it plans with what is below
+
+        return search(analysis, inputs, asked, tell)
+    if asked.steps > 1:
+        limits, fit = _limits(analysis, asked), inputs.parts(analysis)[0]
+        bypassed = _blocks(analysis, asked, fit)
+        found = in_steps(analysis, asked, limits, inputs, bypassed, tell)
+        plan, notes = _planned(analysis, asked, inputs, found.chosen, bypassed)
+        notes += found.history
+        return carry_out(analysis, plan, asked, inputs, notes, tell, anew=True, start=found.start)
+    plan, notes = make_plan(analysis, asked, inputs, tell)
+    return carry_out(analysis, plan, asked, inputs, notes, tell, anew=True)
+
+
+def prepare(source: Any, asked: Options, tell: Tell) -> tuple[Analysis, Inputs]:  # noqa: ANN401
+    """Read a model, find what can be removed, and open the inputs that it is looked at with.
+
+    Raises:
+        OnnxpruneError: the model or the data cannot be used.
+    """
     tell("reading the model")
     model, _ = densify(models.load(source))
     inputs = open_inputs(model, asked)
     tell("finding what can be removed")
     analysis = analyse(model, inputs=inputs.shapes)
-    inputs = inputs.that_run(analysis, asked.provider)
+    return analysis, inputs.that_run(analysis, asked.provider)
+
+
+def make_plan(
+    analysis: Analysis,
+    asked: Options,
+    inputs: Inputs,
+    tell: Tell,
+    curves: Curves | None = None,
+) -> tuple[Plan, list[str]]:
+    """Decide what goes.
+
+    Args:
+        analysis: of the dense model.
+        asked: how much, and how.
+        inputs: where feeds come from.
+        tell: hears the progress.
+        curves: damage curves, where they are known already.
+
+    Returns:
+        The plan, and whole sentences on what was declined and why.
+
+    Raises:
+        OnnxpruneError: the criterion needs data, or the budget cannot be met.
+    """
     fit, held = inputs.parts(analysis)
     limits = _limits(analysis, asked)
     bypassed = _blocks(analysis, asked, fit or held)
-    history: tuple[str, ...] = ()
-    start: models.Model | None = None
-    if asked.steps > 1 and not fit:
-        raise OnnxpruneError(
-            f"--steps {asked.steps} refits to the inputs, and made-up ones are not worth it",
-            hint="give real inputs with --calib",
+    with threadpool_limits(BLAS, "blas"):
+        if asked.sensitivity is not None and curves is None:
+            curves = swept_curves(analysis, asked)
+        chosen = (
+            select(analysis, asked, limits, fit, bypassed, tell, curves)
+            if asked.removes_units
+            else Selection({}, "", asked.allocation or "uniform", {})
         )
-    if asked.steps > 1:
-        found = in_steps(analysis, asked, limits, inputs, bypassed, tell)
-        chosen, start, history = found.chosen, found.start, found.history
-    elif asked.removes_units:
-        with threadpool_limits(BLAS, "blas"):
-            chosen = select(analysis, asked, limits, fit, bypassed, tell)
-    else:
-        chosen = Selection({}, "", asked.allocation or "uniform", {})
+    return _planned(analysis, asked, inputs, chosen, bypassed)
+
+
+def _planned(
+    analysis: Analysis,
+    asked: Options,
+    inputs: Inputs,
+    chosen: Selection,
+    bypassed: tuple[str, ...],
+) -> tuple[Plan, list[str]]:
+    """What was chosen as a plan, and what there is to say about it."""
+    fit = inputs.parts(analysis)[0]
     plan = Plan(
         removed=chosen.removed,
         units={g.name: len(g) for g in analysis.groups},
         bypassed=(*bypassed, *chosen.bypassed),
         origin=Origin(
-            structure=models.structure_hash(model),
-            criterion=chosen.criterion,
+            structure=models.structure_hash(analysis.model),
+            criterion=chosen.criterion if asked.sensitivity is None else "sensitivity",
             allocation=chosen.allocation,
             budget=_budget_text(asked),
             seed=asked.seed,
@@ -88,8 +141,7 @@ def prune(
         ),
     )
     notes = [f"{name}: {why}" for name, why in chosen.declined.items()]
-    notes += [*_rounded(analysis, asked, chosen), *_few(inputs, fit), *history]
-    return carry_out(analysis, plan, asked, inputs, notes, tell, anew=True, start=start)
+    return plan, notes + _rounded(analysis, asked, chosen) + _few(inputs, fit)
 
 
 def replay(
@@ -105,13 +157,9 @@ def replay(
         OnnxpruneError: the plan was made for another graph.
     """
     asked = options or Options()
-    tell("reading the model")
-    model, _ = densify(models.load(source))
-    inputs = open_inputs(model, asked)
-    analysis = analyse(model, inputs=inputs.shapes)
-    inputs = inputs.that_run(analysis, asked.provider)
+    analysis, inputs = prepare(source, asked, tell)
     units = replace(plan, zeroed={})  # masks are for what the cut leaves
-    check(units, models.structure_hash(model), analysis.groups, analysis.blocks)
+    check(units, models.structure_hash(analysis.model), analysis.groups, analysis.blocks)
     return carry_out(analysis, plan, asked, inputs, [], tell, anew=False)
 
 
@@ -129,9 +177,10 @@ def _rounded(analysis: Analysis, asked: Options, chosen: Selection) -> list[str]
 
 def _few(inputs: Inputs, fit: Sequence[Feeds]) -> list[str]:
     """Say so where only a part of the calibration data could be held to fit to."""
-    known = inputs.calibration.samples if inputs.calibration is not None else None
+    source = inputs.divided[0] if inputs.divided is not None else inputs.calibration
+    known = source.samples if source is not None else None
     used = sum(len(next(iter(f.values()))) for f in fit)
-    if not fit or known is None or used >= int(known * (1 - HELD_OUT)) - 1:
+    if not fit or known is None or used >= int(known * (1 if inputs.divided else 1 - HELD_OUT)) - 1:
         return []
     return [f"{used} of {known} calibration samples were fitted to: more do not fit in memory"]
 

@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 import numpy as np
+import numpy.typing as npt
 
 from onnxprune import criteria
 from onnxprune import model as models
 from onnxprune.allocate import Lattice, Limits, allocate, axes_of, grains, lattice
 from onnxprune.allocate.bypass import innermost, inside
-from onnxprune.allocate.cache import damage_curves
+from onnxprune.allocate.cache import damage_curves, known_curves
 from onnxprune.allocate.coupled import Branch, Curve
 from onnxprune.allocate.damage import Curves
 from onnxprune.allocate.limits import select as select_groups
@@ -26,11 +27,14 @@ from onnxprune.analysis import Analysis
 from onnxprune.consumers import use_of
 from onnxprune.cost import CostModel
 from onnxprune.criteria.slices import F64
+from onnxprune.errors import OnnxpruneError
 from onnxprune.inputs import Feeds
 from onnxprune.options import Options
 from onnxprune.recover.elimination import Elimination
 from onnxprune.statistics import input_statistics
 from onnxprune.units import Block, Group
+
+Tell = Callable[[str], None]
 
 ELIMINATION = "elimination"
 """The name of the default with data: units are priced by what is lost after refitting the rest."""
@@ -61,7 +65,8 @@ def select(
     limits: Limits,
     fit: Sequence[Feeds],
     bypassed: Sequence[str],
-    tell: Callable[[str], None],
+    tell: Tell,
+    curves: Curves | None = None,
     so_far: Progress | None = None,
 ) -> Selection:
     """Choose units under a ratio or a budget.
@@ -73,6 +78,7 @@ def select(
         fit: the calibration feeds that may be fitted to; empty without data.
         bypassed: blocks that go anyway; their layers cost nothing.
         tell: hears the progress.
+        curves: damage curves, where they are known already; else they are measured if need be.
         so_far: what earlier steps have left, to measure damage on; what they took is chosen again.
 
     Raises:
@@ -80,22 +86,27 @@ def select(
     """
     costs = CostModel(analysis)
     so_far = so_far or Progress(analysis)
-    name = asked.criterion or (ELIMINATION if fit else "l2")
+    name = ELIMINATION if curves is not None else _criterion(asked, fit)
     allowed = select_groups(analysis.groups, limits, known=[b.name for b in analysis.blocks])
     groups = [g for g in analysis.groups if g.name not in allowed.declined]
     if asked.ratio is None and asked.target is None:
         groups = [g for g in groups if g.name in allowed.fixed]
-    curves = Curves({}, {})
     declined: dict[str, str] = {}
-    if name == ELIMINATION and fit:
+    if name == ELIMINATION:
         weighed = asked.target is not None or bool(allowed.fixed) or asked.allocation == "global"
-        curves = _measured(analysis, groups, asked, fit, bypassed, tell, so_far, weighed=weighed)
+        curves = curves or _measured(
+            so_far.analysis, so_far.left(groups), asked, fit, bypassed, tell, weighed=weighed
+        )
+        curves = so_far.in_dense_units(curves, analysis.groups)
+        if asked.recover == "auto" and asked.sensitivity is None:
+            curves = curves._replace(swept=_repaired(analysis, groups, curves.swept))
         values = {g: _ranks(e) for g, e in curves.swept.items()}
         spare = [g for g in groups if g.name in curves.unpriced]
         values |= _scores(analysis, spare, "l2", asked, fit, {})
         if asked.target is not None:
             declined |= curves.unpriced
     else:
+        curves = Curves({}, {})
         values = _scores(analysis, groups, name, asked, fit, declined)
     values = so_far.gone_first(values, analysis.groups)
     swept = {} if asked.allocation == "uniform" else curves.swept
@@ -125,37 +136,78 @@ def select(
     return Selection(allocation.removed, name, how, allocation.declined)
 
 
+def priced(analysis: Analysis, asked: Options, fit: Sequence[Feeds], tell: Tell) -> Curves | None:
+    """The damage curves that a selection is made by; None where a criterion decides instead."""
+    if _criterion(asked, fit) != ELIMINATION:
+        return None
+    groups = _groups(analysis, allow_inexact=asked.allow_inexact)
+    return _measured(analysis, groups, asked, fit, (), tell, weighed=True)
+
+
+def removal_orders(
+    analysis: Analysis, asked: Options, fit: Sequence[Feeds], tell: Tell
+) -> tuple[dict[str, npt.NDArray[np.int64]], str]:
+    """By group, its units in the order in which they would leave, and what decides that.
+
+    Args:
+        analysis: of the dense model.
+        asked: the criterion, and whether inexact groups count.
+        fit: the calibration feeds that may be fitted to; empty without data.
+        tell: hears the progress.
+
+    Raises:
+        OnnxpruneError: the criterion needs data.
+    """
+    name, orders = _criterion(asked, fit), {}
+    groups = _groups(analysis, allow_inexact=asked.allow_inexact)
+    by = name
+    if name == ELIMINATION:
+        found = known_curves(
+            analysis, groups, fit, provider=asked.provider, seed=asked.seed, cache=asked.cache,
+            tell=tell,
+        )  # fmt: skip
+        orders = {g: e.order for g, e in found.swept.items()}
+        groups, by = [g for g in groups if g.name not in orders], "l2"
+    scores = _scores(analysis, groups, by, asked, fit, {})
+    return orders | {g: np.argsort(s, kind="stable") for g, s in scores.items()}, name
+
+
+def _criterion(asked: Options, fit: Sequence[Feeds]) -> str:
+    if asked.criterion == ELIMINATION and not fit:
+        raise OnnxpruneError(
+            "elimination prices units by what layers read", hint="give inputs with --calib"
+        )
+    return asked.criterion or (ELIMINATION if fit else "l2")
+
+
+def _groups(analysis: Analysis, *, allow_inexact: bool) -> list[Group]:
+    """The groups that are priced."""
+    return [g for g in analysis.groups if g.exact or allow_inexact]
+
+
 def _measured(
     analysis: Analysis,
     groups: Sequence[Group],
     asked: Options,
     fit: Sequence[Feeds],
     bypassed: Sequence[str],
-    tell: Callable[[str], None],
-    so_far: Progress,
+    tell: Tell,
     *,
     weighed: bool,
 ) -> Curves:
-    """Damage of what is left, over the units of the dense model.
-
-    ``weighed`` says whether groups are to be weighed against each other.
-    """
+    """Damage of a model; ``weighed`` says whether groups are to be weighed against each other."""
     uniform = asked.allocation == "uniform"
-    found = damage_curves(
-        so_far.analysis,
-        so_far.left(groups),
+    return damage_curves(
+        analysis,
+        groups,
         fit,
-        blocks=[] if uniform else _bypassable(so_far.analysis, asked, bypassed),
+        blocks=[] if uniform else _bypassable(analysis, asked, bypassed),
         outputs=weighed and not uniform,
         provider=asked.provider,
         seed=asked.seed,
         cache=asked.cache,
         tell=tell,
     )
-    found = so_far.in_dense_units(found, groups)
-    if asked.recover == "auto":
-        found = found._replace(swept=_repaired(analysis, groups, found.swept))
-    return found
 
 
 def _repaired(
@@ -218,7 +270,7 @@ def _by_curves(
 
 def _bypassable(analysis: Analysis, asked: Options, bypassed: Sequence[str]) -> list[Block]:
     """The blocks that a budget may choose to bypass, of what is left of a model."""
-    if asked.target is None or asked.max_blocks == 0:
+    if (asked.target is None and not asked.searches) or asked.max_blocks == 0:
         return []
     going = {n for b in analysis.blocks if b.name in bypassed for n in b.nodes}
     return [

@@ -26,7 +26,7 @@ import onnx_ir as ir
 
 from onnxprune import model as models
 from onnxprune.allocate.curves import Feeds
-from onnxprune.allocate.damage import Curves, measure
+from onnxprune.allocate.damage import Curves, measure, orders
 from onnxprune.analysis import Analysis
 from onnxprune.plan import versions
 from onnxprune.recover.elimination import Elimination
@@ -39,6 +39,8 @@ LARGEST = 256 << 20
 _ABANDONED = 3600.0
 """Seconds after which a file that is being written belongs to nobody."""
 _ENDING = ".curves.npz"
+CELLS = ".cells.jsonl"
+"""How files end that hold cells of a sensitivity sweep (``sweep.checkpoint``)."""
 
 
 def folder() -> Path | None:
@@ -95,6 +97,30 @@ def damage_curves(
     curves = measured()
     write(place, name, curves, tell)
     return curves
+
+
+def known_curves(
+    analysis: Analysis,
+    groups: Sequence[Group],
+    batches: Sequence[Feeds],
+    *,
+    provider: str = "cpu",
+    seed: int = 0,
+    cache: bool = True,
+    tell: Callable[[str], None] = lambda _: None,
+) -> Curves:
+    """What :func:`damage_curves` kept, or else the orders of removal alone.
+
+    Arguments are those of :func:`damage_curves`. Orders take fewer rows than damage does, and no
+    look at the outputs; they are not kept.
+    """
+    place = folder() if cache else None
+    if place is not None:
+        settings = {"provider": provider, "seed": seed, "outputs": True, "blocks": []}
+        name = key(analysis, groups, batches, settings)
+        if (found := read(place, name, groups, tell)) is not None:
+            return found
+    return orders(analysis, groups, batches, provider=provider, seed=seed, tell=tell)
 
 
 def key(
@@ -177,7 +203,7 @@ def write(place: Path, name: str, curves: Curves, tell: Callable[[str], None]) -
         except BaseException:
             Path(part).unlink(missing_ok=True)
             raise
-        _trim(place)
+        trim(place)
     except OSError as error:
         tell(f"the damage curves are not kept for the next time: {error.strerror or error}")
 
@@ -216,7 +242,7 @@ def _check(name: str, held: object, groups: Sequence[Group], curves: Curves) -> 
         raise ValueError("it is of other groups")
 
 
-def _trim(place: Path) -> None:
+def trim(place: Path) -> None:
     """Remove what was used longest ago until the folder holds at most ``LARGEST`` bytes."""
     found = []
     for path in place.iterdir():
@@ -224,7 +250,7 @@ def _trim(place: Path) -> None:
             status = path.stat()
         except FileNotFoundError:  # somebody else trims too
             continue
-        if path.name.endswith(_ENDING):
+        if path.name.endswith((_ENDING, CELLS)):
             found.append((status.st_mtime, status.st_size, path))
         elif path.suffix == ".part" and status.st_mtime < time.time() - _ABANDONED:
             path.unlink(missing_ok=True)

@@ -142,8 +142,9 @@ def select(
             shared.setdefault((said, group.kind, ratio), []).append(group.name)
         elif ratio is not None:
             fixed[group.name] = ratio
-    shares = tuple(Share(ratio, tuple(names)) for (*_, ratio), names in shared.items())
-    return Selected(fixed, shares, declined)
+    shares = [Share(ratio, tuple(some)) for (*_, ratio), some in shared.items()]
+    fixed |= {s.groups[0]: s.ratio for s in shares if len(s.groups) == 1}
+    return Selected(fixed, tuple(s for s in shares if len(s.groups) > 1), declined)
 
 
 def _refuse_unmatched(pattern: str, names: Sequence[str], what: str) -> None:

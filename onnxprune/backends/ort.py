@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 
-from onnxprune import model as models
 from onnxprune.backends.borders import foreign, from_ort, to_ort
 from onnxprune.backends.complaints import extensions_library, load_error, plain
-from onnxprune.backends.embed import Embedded, Passed, embed
 from onnxprune.backends.providers import available, named, runtime, use
 from onnxprune.backends.signature import Signature, TensorSpec, describe, parse_type
 from onnxprune.errors import OnnxpruneError
+
+if TYPE_CHECKING:
+    from onnxprune import model as models
+    from onnxprune.backends.embed import Embedded, Passed
 
 __all__ = ["Feeds", "Session", "available", "open_session"]
 
@@ -101,9 +102,11 @@ def open_session(
     threads: int | None = None,
     optimise: bool = True,
     prepack: bool = True,
+    spin: bool | None = None,
     outputs: Sequence[str] = (),
     options: Mapping[str, str] | None = None,
     custom_ops: Sequence[str | Path] = (),
+    profile: Path | None = None,
 ) -> Session:
     """Open a model for running.
 
@@ -118,12 +121,16 @@ def open_session(
         optimise: whether onnxruntime may rewrite the graph.
         prepack: whether it may keep copies of weights in the layout its kernels like best; without,
             it takes half the memory and runs slower.
+        spin: whether threads that have nothing to do wait busily, which answers sooner and takes
+            the cores from whoever computes between the runs. By default a path or bytes are opened
+            as onnxruntime would, and a `Model` so that they sleep.
         outputs: values to return besides the model's outputs: node outputs, graph inputs or
             stored tensors of the main graph. Whatever is returned is not fused away.
         options: options of the provider, as onnxruntime names them. OpenVINO computes in bfloat16
             on recent CPUs unless told ``{"load_config": '{"CPU": {"INFERENCE_PRECISION_HINT":
             "f32"}}'}``. ``device_type`` selects the device of a plug-in provider.
         custom_ops: shared libraries that implement custom operators.
+        profile: where onnxruntime's profile begins; ``handle.end_profiling()`` names the file.
 
     Raises:
         OnnxpruneError: onnxruntime or the provider is missing, the model does not load (naming
@@ -133,14 +140,21 @@ def open_session(
     chosen = named(provider)
     source = _source(model, outputs)
     where = str(model) if isinstance(model, str | Path) else "the model"
-    weights = source.weights if isinstance(source, Embedded) else ()
+    embedded = None if isinstance(source, str | bytes) else source
+    weights = embedded.weights if embedded else ()
     libraries = [str(one) for one in custom_ops]
+    busily = isinstance(model, str | Path | bytes) if spin is None else spin
     while True:
         try:
-            settings = _settings(ort, threads, libraries, optimise=optimise, prepack=prepack)
+            settings = _settings(
+                ort, threads, libraries, optimise=optimise, prepack=prepack, spin=busily
+            )
+            if profile is not None:
+                settings.enable_profiling = True
+                settings.profile_file_prefix = str(profile)
             held = _pass_weights(ort, settings, weights)
             how = use(settings, chosen, options or {})
-            graph = source.graph if isinstance(source, Embedded) else source
+            graph = embedded.graph if embedded else source
             handle = ort.InferenceSession(graph, settings, **how)
         except OnnxpruneError:
             raise
@@ -156,7 +170,7 @@ def open_session(
             f"onnxruntime fell back from '{chosen.name}' to {', '.join(handle.get_providers())}",
             hint="A library of that provider did not load: its versions must match onnxruntime's.",
         )
-    echoed = source.echoed if isinstance(source, Embedded) else ()
+    echoed = embedded.echoed if embedded else ()
     inputs = _signature(handle.get_inputs())
     copied = tuple(spec for spec in inputs if spec.name in echoed)
     made = _signature(handle.get_outputs()) + copied
@@ -170,10 +184,18 @@ def _source(
         path = Path(model)
         if not path.is_file():
             raise OnnxpruneError(f"there is no model file {path}", hint="check the path")
-        return embed(models.load(path), outputs) if outputs else str(path)
-    if isinstance(model, bytes):
         if not outputs:
-            return model
+            return str(path)
+    elif isinstance(model, bytes) and not outputs:
+        return model
+    import onnx  # a process that only runs files does without
+
+    from onnxprune import model as models
+    from onnxprune.backends.embed import embed
+
+    if isinstance(model, str | Path):
+        return embed(models.load(model), outputs)
+    if isinstance(model, bytes):
         return embed(models.load(onnx.load_model_from_string(model)), outputs)
     return embed(model, outputs)
 
@@ -185,6 +207,7 @@ def _settings(
     *,
     optimise: bool,
     prepack: bool,
+    spin: bool,
 ) -> Any:  # noqa: ANN401
     settings = ort.SessionOptions()
     settings.log_severity_level = _FATAL_ONLY
@@ -194,6 +217,9 @@ def _settings(
     )
     if not prepack:
         settings.add_session_config_entry("session.disable_prepacking", "1")
+    if not spin:
+        settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        settings.add_session_config_entry("session.inter_op.allow_spinning", "0")
     if threads is not None:
         settings.intra_op_num_threads = threads
         settings.inter_op_num_threads = 1

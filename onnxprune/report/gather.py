@@ -11,10 +11,12 @@ import onnx_ir as ir
 
 from onnxprune import model as models
 from onnxprune.analysis import Analysis
-from onnxprune.carry_out import Pruned
+from onnxprune.carry_out import Pruned, Visited
 from onnxprune.cost import Cost, CostModel
+from onnxprune.fidelity import Fidelity
 from onnxprune.judge import Judgement
 from onnxprune.recipe import as_mapping
+from onnxprune.report.couplings import coupling_rows
 from onnxprune.report.reach import pinned_rows, reach
 from onnxprune.report.schema import (
     BlockRow,
@@ -24,6 +26,7 @@ from onnxprune.report.schema import (
     Measure,
     ModelRow,
     OutputRow,
+    PointRow,
     RefitRow,
     Report,
     SparseRow,
@@ -64,6 +67,7 @@ def result(command: Command, run: Pruned, output: Path | None) -> Report:
         measures=measures(run),
         outputs=output_rows(run),
         samples=run.outcome.samples,
+        points=point_rows(run.visited),
         checks=tuple(
             CheckRow(each.name, each.ok, each.value, each.limit) for each in run.verdict.checks
         ),
@@ -87,6 +91,7 @@ def _report(
         groups=group_rows(analysis.groups, removed, costs),
         blocks=block_rows(analysis.blocks, bypassed, costs),
         pinned=pinned_rows(analysis),
+        couplings=coupling_rows(analysis),
     )
 
 
@@ -110,21 +115,44 @@ def output_rows(run: Pruned) -> tuple[OutputRow, ...]:
     return () if _made_up(run.options.calib) else fidelity_rows(run.outcome)
 
 
+def point_rows(visited: Iterable[Visited]) -> tuple[PointRow, ...]:
+    """One row per model that was visited, in the order in which that happened."""
+    return tuple(
+        PointRow(
+            label=each.label,
+            macs=each.left.macs,
+            params=each.left.params,
+            bytes=each.left.bytes,
+            latency={},
+            metric=each.judged.measure,
+            value=each.judged.value,
+            drop=each.judged.drop,
+            drop_error=each.judged.drop_error,
+            samples=each.judged.samples,
+            ok=each.ok,
+            chosen=each.chosen,
+        )
+        for each in visited
+    )
+
+
 def fidelity_rows(judged: Judgement) -> tuple[OutputRow, ...]:
     """One row per output: how close it is to the original's."""
-    return tuple(
-        OutputRow(
-            name=each.name,
-            top1=each.top1,
-            kl=each.kl,
-            cosine=each.cosine,
-            relative_error=each.relative_error,
-            max_abs_error=each.max_abs_error,
-            snr_db=each.snr_db,
-            broken=each.broken,
-            reason=each.reason,
-        )
-        for each in judged.outputs.values()
+    return tuple(output_row(each) for each in judged.outputs.values())
+
+
+def output_row(found: Fidelity) -> OutputRow:
+    """How close one output is."""
+    return OutputRow(
+        name=found.name,
+        top1=found.top1,
+        kl=found.kl,
+        cosine=found.cosine,
+        relative_error=found.relative_error,
+        max_abs_error=found.max_abs_error,
+        snr_db=found.snr_db,
+        broken=found.broken,
+        reason=found.reason,
     )
 
 

@@ -7,8 +7,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from rich.console import Console, Group, RenderableType
-from rich.padding import Padding
-from rich.table import Column, Table
 from rich.text import Text
 
 from onnxprune.report import storage
@@ -21,12 +19,17 @@ from onnxprune.report.schema import (
     ModelRow,
     OutputRow,
     PinnedRow,
+    PointRow,
     Reach,
     RefitRow,
     Report,
     SparseRow,
     TensorRow,
 )
+from onnxprune.report.tables import inset as _inset
+from onnxprune.report.tables import spaced as _spaced
+from onnxprune.report.tables import table as _table
+from onnxprune.report.tables import titled as _titled
 
 _BAR = 16
 _WORST = 10
@@ -77,6 +80,9 @@ def result(report: Report) -> RenderableType:
         title = f"Outputs against the original, {plural(report.samples, 'unseen input')}"
         as_given = [replace(row, name=f"{row.name}, as given") for row in report.given]
         parts.append(_titled(title, outputs([*as_given, *report.outputs])))
+    if report.points:
+        title = f"{plural(len(report.points), 'model')} visited"
+        parts.append(_titled(title, points(report.points)))
     if report.checks:
         parts.append(_titled("Checks", checks(report.checks)))
     return Group(*_spaced([*parts, *_notes(report.notes)]))
@@ -233,6 +239,31 @@ def outputs(rows: Sequence[OutputRow]) -> RenderableType:
     return table
 
 
+def points(rows: Sequence[PointRow]) -> RenderableType:
+    """What every visited model costs and loses, the largest first, with what is known of errors."""
+    metric = rows[0].metric
+    fraction = metric in ("agreement", "accuracy") or metric.startswith("top")
+    table = _table("", "made for", "MACs>", "parameters>", f"{metric}>", "lost>", "+-", "")
+    for row in sorted(rows, key=lambda row: (-row.macs, -row.params)):
+        scale = 100 if fraction else 1
+        error = "" if row.drop_error is None else f"{row.drop_error * scale:.2g}"
+        lost = f"{row.drop * 100:+.2f}" if fraction else figure(row.drop)
+        word = Text("ok", _GOOD) if row.ok else Text("too much", "yellow")
+        value = measured(row.value, "fraction" if fraction else "number")
+        table.add_row(
+            word,
+            row.label,
+            quantity(row.macs),
+            quantity(row.params),
+            value,
+            lost,
+            error,
+            Text("taken", _HEAD) if row.chosen else "",
+        )
+    told = f"on {plural(rows[0].samples, 'input')}; +- is one standard error of what is lost"
+    return Group(table, Text(f"{told}{', in points' if fraction else ''}", _DIM))
+
+
 def checks(rows: Iterable[CheckRow]) -> RenderableType:
     """Each check with what was measured and its limit."""
     table = _table("", "check", "measured>", "limit>")
@@ -254,38 +285,6 @@ def _bar(kept: float) -> Text:
     return Text.assemble(("█" * full, "cyan"), ("░" * (_BAR - full), _DIM))
 
 
-def _table(*heads: str) -> Table:
-    columns = [
-        Column(
-            head.removesuffix(">"),
-            justify="right" if head.endswith(">") else "left",
-            overflow="fold",
-            no_wrap=head.endswith(">"),
-        )
-        for head in heads
-    ]
-    return Table(
-        *columns,
-        box=None,
-        pad_edge=False,
-        padding=(0, 2, 0, 0),
-        show_header=any(heads),
-        header_style=_DIM,
-    )
-
-
-def _titled(title: str, body: RenderableType) -> RenderableType:
-    return Group(Text(title, _HEAD), _inset(body))
-
-
-def _inset(body: RenderableType) -> RenderableType:
-    return Padding(body, (0, 0, 0, 2), expand=False)
-
-
 def _notes(notes: Iterable[str]) -> list[RenderableType]:
     lines = [Text.assemble(("note: ", "bold cyan"), note) for note in notes]
     return [Group(*lines)] if lines else []
-
-
-def _spaced(parts: list[RenderableType]) -> list[RenderableType]:
-    return [each for part in parts for each in (Text(""), part)][1:]
