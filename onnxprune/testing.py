@@ -1,9 +1,12 @@
 """Conformance checks that plug-ins can run in their own tests.
 
-from onnxprune.testing import check_criterion
+from onnxprune.testing import check_backend, check_criterion
 
 def test_my_criterion():
     check_criterion("my-criterion")
+
+def test_my_backend():
+    check_backend("my-device")
 """
 
 from __future__ import annotations
@@ -14,8 +17,11 @@ from typing import Any
 
 import numpy as np
 
+from onnxprune.backends.conformance import check_backend
 from onnxprune.criteria.registry import Criterion, Inapplicable, get, registered
 from onnxprune.criteria.slices import F64, InputStatistics, UnitSlice
+
+__all__ = ["check_backend", "check_criterion", "sample_slices"]
 
 _GROWTH = 4.0
 """How much a unit's weights grow in the check of monotonicity."""

@@ -1,6 +1,9 @@
 """What can run a model.
 
-A backend opens a model and gives back something with ``inputs`` (a signature) and ``run``.
+``registry`` knows every backend by name: each opens a model and gives back something with
+``inputs`` and ``outputs`` (signatures), ``precision`` and ``run``. Pruning itself needs
+onnxruntime, whose sessions (`open_session`) can do more: tap values, and take weights of any size
+by reference.
 """
 
 from onnxprune.backends.ort import Session, available, open_session

@@ -33,8 +33,23 @@ class Provider:
     wheel: str
     plugin: str = ""
 
+    @property
+    def install(self) -> str:
+        """The one line that installs it."""
+        if self.name == "cpu":
+            return "pip install 'onnxprune[cpu]'"
+        if self.wheel.startswith("an onnxruntime built"):
+            return f"build onnxruntime from source with --use_{self.name}"
+        line = f"pip install {self.wheel}"
+        if not self.plugin and self.wheel != "onnxruntime":  # they write over each other's files
+            line = f"pip uninstall -y onnxruntime && {line}"
+        where = _PLATFORMS.get(self.name, "")
+        return line + (f"  # on {where}" if where else "")
 
-_ALL = (
+
+_PLATFORMS = {"coreml": "macOS", "dml": "Windows", "qnn": "Snapdragon"}
+
+PROVIDERS = (
     Provider("cpu", "CPUExecutionProvider", "onnxruntime"),
     Provider("cuda", "CUDAExecutionProvider", "onnxruntime-gpu"),
     Provider("tensorrt", "TensorrtExecutionProvider", "onnxruntime-gpu"),
@@ -88,7 +103,7 @@ def available() -> tuple[str, ...]:
         built_in = runtime().get_available_providers()
     except OnnxpruneError:
         return ()
-    return tuple(one.name for one in _ALL if one.full in built_in or _installed(one))
+    return tuple(one.name for one in PROVIDERS if one.full in built_in or _installed(one))
 
 
 def named(name: str) -> Provider:
@@ -98,15 +113,36 @@ def named(name: str) -> Provider:
         OnnxpruneError: no such provider.
     """
     wanted = name.lower()
-    for one in _ALL:
+    for one in PROVIDERS:
         if wanted in (
             one.name,
             one.full.lower(),
             one.full.lower().removesuffix("executionprovider"),
         ):
             return one
-    known = ", ".join(one.name for one in _ALL)
+    known = ", ".join(one.name for one in PROVIDERS)
     raise OnnxpruneError(f"'{name}' is no execution provider", hint=f"one of: {known}")
+
+
+def device_problem(one: Provider) -> str:
+    """Why a provider cannot be asked for here; empty if it can.
+
+    A plug-in is registered to find out whether it has a device; a provider that is built in only
+    says so when a model is opened.
+
+    Raises:
+        OnnxpruneError: onnxruntime itself is not there.
+    """
+    ort = runtime()
+    if one.full in ort.get_available_providers() and not _registered(one):
+        return ""
+    if not _installed(one):
+        comes = f"; {one.wheel} is not installed" if one.plugin else ""
+        return f"this onnxruntime is built without {one.full}{comes}"
+    try:
+        return "" if _devices(one, {}) else "it finds no device here"
+    except Exception as error:  # noqa: BLE001  # libraries of any vendor
+        return f"its library does not load: {' '.join(str(error).split())}"
 
 
 def use(options: Any, one: Provider, settings: Mapping[str, str]) -> dict[str, Any]:  # noqa: ANN401
@@ -130,19 +166,25 @@ def use(options: Any, one: Provider, settings: Mapping[str, str]) -> dict[str, A
             f"the execution provider '{one.name}' is not available here",
             hint=f"it comes with {one.wheel}. Available: {', '.join(available()) or 'none'}.",
         )
+    devices = _devices(one, settings)
+    if not devices:
+        wanted = settings.get("device_type", "")
+        where = f" of type {wanted.upper()}" if wanted else ""
+        raise OnnxpruneError(f"the execution provider '{one.name}' finds no device{where} here")
+    rest = {key: value for key, value in settings.items() if key != "device_type"}
+    options.add_provider_for_devices(devices[:1], rest)
+    return {}
+
+
+def _devices(one: Provider, settings: Mapping[str, str]) -> list[Any]:
+    """Devices of a plug-in, which is registered first; of the type wanted, if one is."""
+    ort = runtime()
     if not _registered(one):
         library = importlib.import_module(one.plugin).get_library_path()
         ort.register_execution_provider_library(one.name, str(library))
     wanted = settings.get("device_type", "").upper()
     devices = [found for found in ort.get_ep_devices() if found.ep_name == one.full]
-    if wanted:
-        devices = [found for found in devices if found.device.type.name == wanted]
-    if not devices:
-        where = f" of type {wanted}" if wanted else ""
-        raise OnnxpruneError(f"the execution provider '{one.name}' finds no device{where} here")
-    rest = {key: value for key, value in settings.items() if key != "device_type"}
-    options.add_provider_for_devices(devices[:1], rest)
-    return {}
+    return [found for found in devices if wanted in ("", found.device.type.name)]
 
 
 def _installed(one: Provider) -> bool:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 from onnxprune.cli import (
     apply,
+    bench,
     build,
     console,
     demo,
@@ -94,6 +95,7 @@ def _parser() -> Parser:
         mask,
         eligible,
         build,
+        bench,
         demo,
     ):
         command.add(commands)

@@ -1,0 +1,121 @@
+"""Every execution provider of onnxruntime as a backend.
+
+The names of providers that are also runtimes of their own get ``ort-`` before them here, so that
+``openvino`` is OpenVINO itself and ``ort-openvino`` is onnxruntime with the OpenVINO plug-in.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy.typing as npt
+
+from onnxprune.backends import precision
+from onnxprune.backends.interface import Availability, Backend, Feeds, Request, Source, closed
+from onnxprune.backends.ort import Session, open_session
+from onnxprune.backends.providers import PROVIDERS, Provider, device_problem, runtime
+from onnxprune.backends.signature import Signature
+from onnxprune.engines.device import gpu_problem
+from onnxprune.errors import OnnxpruneError
+
+_RUNTIMES = ("openvino", "tensorrt", "tensorrt-rtx")
+"""Providers whose name means the runtime itself when it stands alone."""
+_ON_GPU = ("cuda", "tensorrt", "tensorrt-rtx")
+
+
+class OrtRunner:
+    """A session, and the precision it computes in."""
+
+    def __init__(self, session: Session, precision: str) -> None:
+        self._session: Session | None = session
+        self.inputs: Signature = session.inputs
+        self.outputs: Signature = session.outputs
+        self.precision = precision
+
+    def run(self, feeds: Feeds) -> dict[str, npt.NDArray[Any]]:
+        """Run once."""
+        if self._session is None:
+            raise closed()
+        return self._session.run(feeds)
+
+    def close(self) -> None:
+        """Let onnxruntime free the session."""
+        self._session = None
+
+
+def _backend(one: Provider, name: str, hint: str = "") -> Backend:
+    def opener(model: Source, request: Request) -> OrtRunner:
+        options = dict(request.options)
+        if hint:
+            options = _hinted(options, hint)
+        session = open_session(
+            model,
+            provider=one.name,
+            threads=request.threads,
+            optimise=request.optimise,
+            options=options,
+        )
+        return OrtRunner(session, _precision(one, hint, model, request.options))
+
+    said = "in the precision it chooses" if hint == "default" else f"in {hint}" if hint else ""
+    summary = f"onnxruntime, {one.full}" + (f", {said}" if said else "")
+    return Backend(name, summary, one.install, _probe(one), opener, switch=True)
+
+
+def _hinted(options: Mapping[str, str], hint: str) -> dict[str, str]:
+    """The plug-in's options with a precision, unless they name one themselves.
+
+    It takes properties of OpenVINO only as JSON under ``load_config``; plain keys are ignored.
+    """
+    given = json.loads(options.get("load_config", "{}"))
+    device = options.get("device_type", "CPU")
+    if hint != "default":
+        given.setdefault(device, {}).setdefault("INFERENCE_PRECISION_HINT", hint)
+    return {**options, **({"load_config": json.dumps(given)} if given else {})}
+
+
+def _precision(one: Provider, hint: str, model: Source, options: Mapping[str, str]) -> str:
+    if hint:
+        return precision.computing(model, hint)
+    word = precision.stored(model)
+    if one.name in ("tensorrt", "tensorrt-rtx") or (
+        one.name == "cuda" and options.get("use_tf32", "1") != "0"
+    ):
+        return word.replace("f32", "tf32")  # both allow it unless told otherwise
+    return word
+
+
+def _probe(one: Provider) -> Callable[[], Availability]:
+    def probe() -> Availability:
+        try:
+            found = str(runtime().__version__)
+        except OnnxpruneError as error:
+            return Availability(ok=False, reason=error.message)
+        problem = device_problem(one)
+        if not problem and one.name in _ON_GPU:
+            problem = gpu_problem()
+        if one.plugin and not problem:
+            with contextlib.suppress(PackageNotFoundError):
+                found += f" with {one.wheel} {version(one.wheel)}"
+        return Availability(ok=not problem, version=found, reason=problem)
+
+    return probe
+
+
+def _all() -> tuple[Backend, ...]:
+    made = []
+    for one in PROVIDERS:
+        name = f"ort-{one.name}" if one.name in _RUNTIMES else one.name
+        if one.name != "openvino":
+            made.append(_backend(one, name))
+            continue
+        made.append(_backend(one, name, "f32"))
+        made += [_backend(one, f"{name}:{hint}", hint) for hint in ("f16", "bf16", "default")]
+    return tuple(made)
+
+
+BACKENDS = _all()
