@@ -135,6 +135,7 @@ _READERS: dict[str, Callable[[object, str], object]] = {
     "max_ratio": _ratio,
     "round_to": _round_to,
     "provider": _text,
+    "threads": _positive,
     "calib": _anything,
     "calib_samples": _positive,
     "batch": _positive,

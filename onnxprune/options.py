@@ -48,6 +48,7 @@ class Options:
         max_ratio: the largest fraction of one group that may go.
         round_to: counts kept are multiples of this; ``auto`` asks for what is fast on `provider`.
         provider: what the model will run on, by short name: rounding and checks are for it.
+        threads: that a latency is measured with; None leaves them to the backend.
         calib: calibration inputs: a path, ``module.py:function``, or batches of arrays by name.
         calib_samples: the most samples of it that are used.
         batch: how many samples are run at once.
@@ -92,6 +93,7 @@ class Options:
     max_ratio: float = 0.8
     round_to: int | Literal["auto"] = "auto"
     provider: str = "cpu"
+    threads: int | None = None
     calib: object | None = None
     calib_samples: int = 2048
     batch: int = 32
@@ -152,6 +154,19 @@ class Options:
             from onnxprune.task import find_metric  # scipy behind it is slow to import
 
             find_metric(self.metric)
+        self._check_latency()
+
+    def _check_latency(self) -> None:
+        """Refuse what cannot be timed."""
+        if self.target is not None and self.target.backend:
+            from onnxprune.backends.registry import backend  # needs onnx, which others do not
+
+            backend(self.target.backend)
+        if self.threads is not None and not (self.target and self.target.kind == "latency"):
+            raise OnnxpruneError(
+                "--threads is about how a latency is measured, and none is asked for",
+                hint="ask for one with it, as in --target latency=0.5x@cpu",
+            )
 
     @property
     def asks_for_nothing(self) -> bool:

@@ -16,12 +16,14 @@ from onnxprune.carry_out import BLAS, Pruned, Tell, carry_out
 from onnxprune.errors import OnnxpruneError
 from onnxprune.flags import from_flags
 from onnxprune.inputs import HELD_OUT, Feeds, Inputs, open_inputs
+from onnxprune.latency.budget import Reached, backend_of, one_sample, reach, result
 from onnxprune.options import Options
 from onnxprune.plan import Origin, Plan, check, versions
 from onnxprune.selection import Selection, select
 from onnxprune.statistics import block_importance
 from onnxprune.storage.densify import densify
 from onnxprune.units import Block
+from onnxprune.verify import Verdict
 
 _NEAR = 0.03
 """Difference between the ratio asked for and the one reached that is worth a note."""
@@ -57,12 +59,17 @@ def prune(
     fit, held = inputs.parts(analysis)
     limits = _limits(analysis, asked)
     bypassed = _blocks(analysis, asked, fit or held)
+    by_clock = asked.target is not None and asked.target.kind == "latency"
+    reached: Reached | None = None
     with threadpool_limits(BLAS, "blas"):
-        chosen = (
-            select(analysis, asked, limits, fit, bypassed, tell)
-            if asked.removes_units
-            else Selection({}, "", {})
-        )
+        if by_clock:
+            feeds = one_sample(analysis, inputs.proof(analysis)[0], asked.shapes)
+            reached = reach(analysis, asked, limits, fit, feeds, bypassed, tell)
+            chosen = reached.selection
+        elif asked.removes_units:
+            chosen = select(analysis, asked, limits, fit, bypassed, tell)
+        else:
+            chosen = Selection({}, "", {})
     plan = Plan(
         removed=chosen.removed,
         units={g.name: len(g) for g in analysis.groups},
@@ -79,7 +86,21 @@ def prune(
     )
     notes = [f"{name}: {why}" for name, why in chosen.declined.items()]
     notes += _rounded(analysis, asked, chosen) + _few(inputs, fit)
-    return carry_out(analysis, plan, asked, inputs, notes, tell, anew=True)
+    made = carry_out(analysis, plan, asked, inputs, notes, tell, anew=True)
+    return made if reached is None else _timed(made, reached, tell)
+
+
+def _timed(made: Pruned, reached: Reached, tell: Tell) -> Pruned:
+    """The same with its latency, measured on the model that was made."""
+    tell("measuring what the result takes")
+    with reached.stopwatch:
+        found = result(reached, made.model, made.options)
+    return replace(
+        made,
+        verdict=Verdict((*made.verdict.checks, found.check)),
+        notes=(*made.notes, *reached.notes, found.note),
+        latency=found.compared,
+    )
 
 
 def replay(
@@ -182,6 +203,8 @@ def _disjoint(order: list[Block], wanted: int) -> tuple[str, ...]:
 
 def _budget_text(asked: Options) -> str:
     if asked.target is not None:
-        return str(asked.target)
+        if asked.target.kind != "latency":
+            return str(asked.target)
+        return str(replace(asked.target, backend=backend_of(asked).name))
     parts = {"ratio": asked.ratio, "heads": asked.heads, "blocks": asked.blocks or None}
     return ", ".join(f"{k}={v:g}" for k, v in parts.items() if v is not None)

@@ -9,12 +9,23 @@ import numpy as np
 
 from onnxprune import criteria
 from onnxprune import model as models
-from onnxprune.allocate import Lattice, Limits, allocate, axes_of, grains, lattice, settle
+from onnxprune.allocate import (
+    CostLike,
+    Lattice,
+    Limits,
+    allocate,
+    axes_of,
+    grains,
+    lattice,
+    settle,
+)
 from onnxprune.allocate.cache import damage_curves
 from onnxprune.allocate.curves import choose_widths
+from onnxprune.allocate.knapsack import PROBES
 from onnxprune.allocate.ranking import Ranking, ranked
 from onnxprune.allocate.rounding import CHOICES
 from onnxprune.allocate.sensitivity import JOINT, repairable
+from onnxprune.amounts import Budget
 from onnxprune.analysis import Analysis
 from onnxprune.consumers import use_of
 from onnxprune.cost import CostModel
@@ -29,12 +40,33 @@ ELIMINATION = "elimination"
 """The name of the default with data: units are priced by what is lost after refitting the rest."""
 
 
+CostOf = Callable[[Mapping[str, Sequence[int]], Sequence[str]], CostLike]
+"""What is left of the model without some units and blocks; see `CostModel`."""
+
+
 @dataclass(frozen=True, eq=False)
 class Selection:
     """What goes, by which criterion, and what was declined and why."""
 
     removed: Mapping[str, tuple[int, ...]]
     criterion: str
+    declined: Mapping[str, str]
+
+
+@dataclass(frozen=True, eq=False)
+class Priced:
+    """What the units of every group are worth: found once, for every budget.
+
+    Attributes:
+        criterion: its name.
+        scores: by group, one per unit.
+        curves: by group, the damage of losing its units one by one, where data could tell.
+        declined: by group, why it has no scores.
+    """
+
+    criterion: str
+    scores: Mapping[str, F64]
+    curves: Mapping[str, Elimination]
     declined: Mapping[str, str]
 
 
@@ -46,7 +78,7 @@ def select(
     bypassed: Sequence[str],
     tell: Callable[[str], None],
 ) -> Selection:
-    """Choose units under a ratio or a budget.
+    """Choose units under a ratio or a budget of multiplications, parameters or bytes.
 
     Args:
         analysis: of the dense model.
@@ -59,45 +91,89 @@ def select(
     Raises:
         OnnxpruneError: the criterion needs data, or the budget cannot be met.
     """
+    priced = price(analysis, asked, limits, fit, tell)
+    widths = allowed(analysis, asked, limits, priced)
+    return choose(widths, priced, asked, asked.target, CostModel(analysis), bypassed)
+
+
+def price(
+    analysis: Analysis,
+    asked: Options,
+    limits: Limits,
+    fit: Sequence[Feeds],
+    tell: Callable[[str], None],
+) -> Priced:
+    """Find out what units are worth; see :func:`select`."""
     name = asked.criterion or (ELIMINATION if fit else "l2")
     groups = [g for g in analysis.groups if g.exact or limits.allow_inexact]
-    costs = CostModel(analysis)
-    if name == ELIMINATION and fit:
-        swept, unpriced = damage_curves(
-            analysis,
-            groups,
-            fit,
-            provider=asked.provider,
-            seed=asked.seed,
-            cache=asked.cache,
-            tell=tell,
-        )
-        values = {g: _ranks(e) for g, e in swept.items()}
-        spare = [g for g in groups if g.name in unpriced]
-        values |= _scores(analysis, spare, "l2", asked, fit, {})
-        unscored: Mapping[str, str] = {} if asked.target is None else unpriced
-    else:
-        unscored, swept = {}, {}
+    if not (name == ELIMINATION and fit):
         declined: dict[str, str] = {}
-        values = _scores(analysis, groups, name, asked, fit, declined)
-        unscored = declined
-    widths = _lattice(analysis, asked, limits, unscored)
-    if name == ELIMINATION and asked.target is not None and swept:
-        if asked.recover == "auto":
-            swept = _repaired(analysis, groups, swept)
-        return _by_curves(widths, swept, values, asked, costs, bypassed)
+        scores = _scores(analysis, groups, name, asked, fit, declined)
+        return Priced(name, scores, {}, declined)
+    swept, unpriced = damage_curves(
+        analysis,
+        groups,
+        fit,
+        provider=asked.provider,
+        seed=asked.seed,
+        cache=asked.cache,
+        tell=tell,
+    )
+    spare = [g for g in groups if g.name in unpriced]
+    values = {g: _ranks(e) for g, e in swept.items()}
+    values |= _scores(analysis, spare, "l2", asked, fit, {})
+    if asked.target is None:
+        return Priced(name, values, {}, {})
+    curves = _repaired(analysis, groups, swept) if asked.recover == "auto" else swept
+    return Priced(name, values, curves, unpriced)
+
+
+def choose(
+    widths: Lattice,
+    priced: Priced,
+    asked: Options,
+    target: Budget | None,
+    cost: CostOf,
+    bypassed: Sequence[str] = (),
+    *,
+    stairs: bool = False,
+) -> Selection:
+    """Choose widths and units.
+
+    Args:
+        widths: those allowed.
+        priced: what units are worth.
+        asked: the options.
+        target: what may be left, in the unit of ``cost``; None removes by ratio.
+        cost: of the model without some units and blocks.
+        bypassed: blocks that go anyway.
+        stairs: whether costs climb in stairs, so that every width has to be priced.
+
+    Raises:
+        OnnxpruneError: the budget cannot be met.
+    """
+    if priced.curves and target is not None:
+        return _by_curves(widths, priced, target, cost, bypassed, stairs=stairs)
+    name = priced.criterion
     claims = criteria.get(name).claims if name != ELIMINATION else {"comparable", "damage"}
     allocation = allocate(
         widths,
-        values,
+        priced.scores,
         ratio=asked.ratio,
-        target=asked.target,
-        cost=lambda removed: costs(removed, bypassed),
+        target=target,
+        cost=lambda removed: cost(removed, bypassed),
         policy=asked.allocation,
         comparable="comparable" in claims,
         damage="damage" in claims,
     )
     return Selection(allocation.removed, name, allocation.declined)
+
+
+def narrowest(widths: Lattice, priced: Priced) -> Selection:
+    """As much removed as the limits allow."""
+    ranking = _ranking(priced)
+    kept = settle(widths, ranking, widths.smallest())
+    return Selection(ranking.removed(kept), priced.criterion, widths.declined)
 
 
 def _repaired(
@@ -113,32 +189,38 @@ def _repaired(
 
 def _by_curves(
     widths: Lattice,
-    swept: Mapping[str, Elimination],
-    values: Mapping[str, F64],
-    asked: Options,
-    costs: CostModel,
+    priced: Priced,
+    target: Budget,
+    cost: CostOf,
     bypassed: Sequence[str],
+    *,
+    stairs: bool,
 ) -> Selection:
     """Widths by a knapsack over damage curves; groups with a ratio of their own as they are."""
-    assert asked.target is not None
-    kind = asked.target.kind
-    limit = asked.target.limit(int(getattr(costs(), kind)))
-    by_score = ranked(values)
-    ranking = Ranking(
-        {**by_score.order, **{g: e.order for g, e in swept.items()}},
-        {**by_score.keys, **{g: _rises(e) for g, e in swept.items()}},
-    )
+    swept, ranking = priced.curves, _ranking(priced)
+    limit = target.limit(int(getattr(cost({}, ()), target.kind)))
 
     def settled(chosen: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:
         kept = widths.dense() | {g: widths.units[g] - len(u) for g, u in chosen.items()}
         return ranking.removed(settle(widths, ranking, kept))
 
-    def price(chosen: Mapping[str, Sequence[int]]) -> float:
-        return float(getattr(costs(settled(chosen), bypassed), kind))
+    def taken(chosen: Mapping[str, Sequence[int]]) -> float:
+        return float(getattr(cost(settled(chosen), bypassed), target.kind))
 
     free = {g: widths.widths[g] for g in widths.free if g in swept}
-    chosen, _ = choose_widths({g: swept[g] for g in free}, free, price, limit)
+    probes = max(map(len, free.values()), default=1) if stairs else PROBES
+    chosen, _ = choose_widths({g: swept[g] for g in free}, free, taken, limit, probes=probes)
     return Selection(settled(chosen), ELIMINATION, widths.declined)
+
+
+def _ranking(priced: Priced) -> Ranking:
+    """The order in which units leave."""
+    by_score = ranked(priced.scores)
+    swept = priced.curves
+    return Ranking(
+        {**by_score.order, **{g: e.order for g, e in swept.items()}},
+        {**by_score.keys, **{g: _rises(e) for g, e in swept.items()}},
+    )
 
 
 def _ranks(swept: Elimination) -> F64:
@@ -180,18 +262,31 @@ def _scores(
     return dict(found.values)
 
 
-def _lattice(
-    analysis: Analysis, asked: Options, limits: Limits, unscored: Mapping[str, str]
-) -> Lattice:
-    """The widths that the limits and the provider's kernels allow."""
+def allowed(analysis: Analysis, asked: Options, limits: Limits, priced: Priced) -> Lattice:
+    """The widths that the limits and the provider's kernels allow.
+
+    Under a latency budget these are candidates, to be timed: see `latency`.
+
+    Args:
+        analysis: of the dense model.
+        asked: the options.
+        limits: guard rails made from them.
+        priced: groups without scores are left alone.
+    """
     shapes = {t.name: [a.size or 0 for a in t.axes] for t in analysis.tensors}
     ops = {call.name: call.op for _, call in analysis.walk.calls}
     round_to = None if asked.round_to == "auto" else asked.round_to
-    choices = 1 if asked.target is None else CHOICES
-    grain = grains(shapes, ops, provider=asked.provider, round_to=round_to, choices=choices)
+    grain = grains(
+        shapes,
+        ops,
+        provider=asked.provider,
+        round_to=round_to,
+        choices=1 if asked.target is None else CHOICES,
+        timed=asked.target is not None and asked.target.kind == "latency",
+    )
     axes = axes_of(analysis.groups, shapes, grain)
     known = [b.name for b in analysis.blocks]
-    return lattice(analysis.groups, axes, limits, unscored=unscored, known=known)
+    return lattice(analysis.groups, axes, limits, unscored=priced.declined, known=known)
 
 
 def content(analysis: Analysis, name: str) -> np.ndarray:

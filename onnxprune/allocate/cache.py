@@ -150,7 +150,7 @@ def write(place: Path, name: str, curves: Curves, tell: Callable[[str], None]) -
         "unpriced": curves[1],
     }
     swept = list(curves[0].values())
-    arrays = {
+    arrays: dict[str, Any] = {
         "about": np.frombuffer(json.dumps(about).encode(), np.uint8),
         "order": np.concatenate([e.order for e in swept] or [np.zeros(0, np.int64)]),
         "damage": np.concatenate([e.damage for e in swept] or [np.zeros(0)]),

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxprune import model as models
-from onnxprune.allocate.knapsack import Curve, Fit, fit
+from onnxprune.allocate.knapsack import PROBES, Curve, Fit, fit
 from onnxprune.analysis import Analysis
 from onnxprune.backends import open_session
 from onnxprune.recover.elimination import Consumer, Elimination, eliminate
@@ -198,6 +198,8 @@ def choose_widths(
     widths: Mapping[str, npt.NDArray[np.int64]],
     cost: Callable[[Mapping[str, Sequence[int]]], float],
     budget: float,
+    *,
+    probes: int = PROBES,
 ) -> tuple[dict[str, tuple[int, ...]], Fit]:
     """Which units go, so that the budget is met at the least damage.
 
@@ -206,6 +208,7 @@ def choose_widths(
         widths: by group, the counts it may keep, ascending.
         cost: the exact cost of the model without ``{group: units}``.
         budget: bound on it.
+        probes: see :func:`~onnxprune.allocate.knapsack.fit`.
 
     Returns:
         ``{group: units removed}`` without the groups that lose none, and the fit.
@@ -223,5 +226,5 @@ def choose_widths(
         gone = {n: swept[n].order[: len(swept[n].order) - k] for n, k in kept.items()}
         return {n: tuple(sorted(int(u) for u in units)) for n, units in gone.items() if len(units)}
 
-    found = fit(curves, lambda kept: cost(removed(kept)), budget)
+    found = fit(curves, lambda kept: cost(removed(kept)), budget, probes=probes)
     return removed(found.widths), found

@@ -25,6 +25,7 @@ CostOf = Callable[[Widths], float]
 
 _BUCKETS = 8192
 _ROUNDS = 6
+PROBES = 9
 _AIMS = 8
 """Knapsacks solved per round to make the exact cost fit."""
 _NEAR = 0.002
@@ -219,7 +220,7 @@ def fit(
     budget: float,
     *,
     rounds: int = _ROUNDS,
-    probes: int = 9,
+    probes: int = PROBES,
 ) -> Fit:
     """The widths that meet a budget at the least damage, for costs that depend on each other.
 

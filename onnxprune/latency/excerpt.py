@@ -227,7 +227,11 @@ class _Writer:
 
     def _slice(self, name: str, small: str, rank: int) -> None:
         """Its first element: next to nothing is copied."""
-        parts = {"starts": [0] * rank, "ends": [1] * rank, "axes": list(range(rank))}
+        parts: dict[str, Any] = {
+            "starts": [0] * rank,
+            "ends": [1] * rank,
+            "axes": list(range(rank)),
+        }
         if self._opset < 10:
             self._nodes.append(helper.make_node("Slice", [name], [small], **parts))
             return

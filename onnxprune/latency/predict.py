@@ -89,7 +89,9 @@ class Predictor:
         self._costly = costly_nodes(analysis)
         self._units = {g.name: len(g) for g in analysis.groups}
         self._widths = {
-            g: np.unique([*w, self._units[g]]) for g, w in lattice.widths.items() if g in self._units
+            g: np.unique([*w, self._units[g]])
+            for g, w in lattice.widths.items()
+            if g in self._units
         }
         self.untimed: list[str] = []
         tell("timing the layers")

@@ -7,7 +7,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -172,7 +172,7 @@ def _fed(dtype: np.dtype[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:
     return np.random.default_rng(1).standard_normal(shape).astype(dtype)
 
 
-def _nothing() -> tuple[onnx.ModelProto, Mapping[str, tuple[int, ...]]]:
+def _nothing() -> tuple[onnx.ModelProto, Shapes]:
     """A model that does next to nothing: what a call takes."""
     graph = onnx.parser.parse_graph("nothing (float[1] x) => (float[1] y) { y = Neg(x) }")
     opset = onnx.helper.make_opsetid("", 13)
