@@ -1,4 +1,4 @@
-"""Choosing units under a latency budget: table, prediction, measured correction, measured result."""
+"""Choosing units under a latency budget: by a table, corrected by what is measured."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from onnxprune.analysis import Analysis
 from onnxprune.backends.registry import Backend, backend, of_provider
 from onnxprune.errors import OnnxpruneError
 from onnxprune.latency.aim import TOLERANCE, Try, aim
-from onnxprune.latency.measure import Compared, Stopwatch
+from onnxprune.latency.measure import AIMING, FINAL, Compared, Stopwatch
 from onnxprune.latency.predict import Predictor
 from onnxprune.latency.table import keep_table, open_table
 from onnxprune.options import Options
@@ -26,11 +26,6 @@ from onnxprune.verify import Check
 
 Feeds = Mapping[str, npt.NDArray[Any]]
 Tell = Callable[[str], None]
-
-_AIMING = 1.0
-"""Seconds that each plan on the way is measured for."""
-_FINAL = 3.0
-"""The same for the result."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,12 +96,15 @@ def reach(
 
     def measured(selection: Selection) -> float:
         small = cut(analysis, selection.removed, bypassed)
-        return part_of(target, stopwatch(small, _AIMING))
+        return part_of(target, stopwatch(small, AIMING))
 
-    tell("measuring what the model takes")
     nothing = Selection({}, priced.criterion, widths.declined)
-    whole = part_of(target, stopwatch(analysis.model, _AIMING))
-    dense = Try(nothing, predictor({}).latency, whole if not target.relative else 1 / target.value)
+    if target.relative:
+        whole = 1 / target.value
+    else:
+        tell("measuring what the model takes")
+        whole = part_of(target, stopwatch(None, AIMING))
+    dense = Try(nothing, predictor({}).latency, whole)
     tries = aim(dense, chosen, lambda s: predictor(s.removed, bypassed).latency, measured, tell)
     return Reached(tries[-1].chosen, stopwatch, tries, _notes(predictor), tries[-1].chosen is least)
 
@@ -184,7 +182,7 @@ def result(reached: Reached, model: models.Model, asked: Options) -> Result:
     """Measure the finished model against the dense one."""
     target = asked.target
     assert target is not None
-    compared = reached.stopwatch(model, _FINAL)
+    compared = reached.stopwatch(model, FINAL)
     part, name = part_of(target, compared), backend_of(asked).name
     value, limit = (
         (compared.ratio, target.value)
@@ -217,8 +215,6 @@ def _time(seconds: float) -> str:
 def _notes(predictor: Predictor) -> tuple[str, ...]:
     if not predictor.untimed:
         return ()
-    some = predictor.untimed[0]
-    return (
-        f"{len(predictor.untimed)} parts of the graph cannot be timed alone ('{some}' is one): "
-        "they count as if no cut changed them",
-    )
+    count, some = len(predictor.untimed), predictor.untimed[0]
+    what = f"{count} parts of the graph cannot be timed alone ('{some}' is one)"
+    return (f"{what}: they count as if no cut changed them",)
