@@ -161,10 +161,43 @@ def copies_of(one: Excerpt, copies: int) -> tuple[onnx.ModelProto, Shapes]:
             for output in node.outputs:
                 names[output] = f"made{len(names)}.{copy}" if output.name else ""
             writer.node(node, names)
-        spatial = any(node.op_type in _SPATIAL for node in segment.nodes)
-        for value in segment.outputs:
-            writer.output(names[value], *_checked(value, facts), spatial=spatial)
+        for value, end in zip(segment.outputs, ends(one), strict=True):
+            writer.end(names[value], end)
     return writer.model(one.model.ir), dict(writer.shapes)
+
+
+@dataclass(frozen=True)
+class End:
+    """What becomes of an output of a copy: it is pooled, or its first element is taken.
+
+    Attributes:
+        shape, dtype: of the output.
+        pooled: which of the two.
+    """
+
+    shape: tuple[int, ...]
+    dtype: int
+    pooled: bool
+
+
+def ends(one: Excerpt) -> tuple[End, ...]:
+    """What becomes of the outputs of a copy of a segment, so that little has to be handed back."""
+    spatial = any(node.op_type in _SPATIAL for node in one.segment.nodes)
+    found = []
+    for value in one.segment.outputs:
+        shape, dtype = _checked(value, one.facts)
+        floats = dtype in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
+        found.append(End(shape, dtype, spatial and floats and prod(shape[2:]) > 1))
+    return tuple(found)
+
+
+def copies_of_end(end: End, source: ir.Model, copies: int) -> tuple[onnx.ModelProto, Shapes]:
+    """A model that does to so many inputs what is done to the outputs of segments."""
+    writer = _Writer(source.opset_imports.get("", 1))
+    for copy in range(copies):
+        writer.input(f"input.{copy}", end.shape, end.dtype)
+        writer.end(f"input.{copy}", end)
+    return writer.model(source), dict(writer.shapes)
 
 
 def _checked(value: ir.Value, facts: Mapping[str, Fact]) -> tuple[tuple[int, ...], int]:
@@ -211,19 +244,17 @@ class _Writer:
         del proto.metadata_props[:]
         self._nodes.append(proto)
 
-    def output(self, name: str, shape: tuple[int, ...], dtype: int, *, spatial: bool) -> None:
-        small = f"{name}.small"
-        rank = len(shape)
-        floats = dtype in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
-        if spatial and rank > 2 and floats and prod(shape[2:]) > 1:
+    def end(self, name: str, end: End) -> None:
+        small, rank = f"{name}.small", len(end.shape)
+        shape = (1,) * rank
+        if end.pooled:
             self._nodes.append(helper.make_node("GlobalAveragePool", [name], [small]))
-            shape = (*shape[:2], *[1] * (rank - 2))
-        elif rank and prod(shape) > 1:
+            shape = (*end.shape[:2], *[1] * (rank - 2))
+        elif rank:
             self._slice(name, small, rank)
-            shape = (1,) * rank
         else:
-            small = name
-        self._outputs.append(helper.make_tensor_value_info(small, dtype, shape))
+            self._nodes.append(helper.make_node("Identity", [name], [small]))
+        self._outputs.append(helper.make_tensor_value_info(small, end.dtype, shape))
 
     def _slice(self, name: str, small: str, rank: int) -> None:
         """Its first element: next to nothing is copied."""

@@ -20,7 +20,7 @@ from onnxprune import cache
 from onnxprune import model as models
 from onnxprune.backends.registry import Backend, Timed
 from onnxprune.errors import OnnxpruneError
-from onnxprune.latency.excerpt import Excerpt, Shapes, copies_of
+from onnxprune.latency.excerpt import End, Excerpt, Shapes, copies_of, copies_of_end, ends
 from onnxprune.plan import versions
 
 ENDING = ".latency.json"
@@ -31,6 +31,8 @@ _FORMAT = 1
 _ENOUGH = 300e-6
 """Seconds that the copies of a segment should take together."""
 _COPIES = 8
+_LEAST = 0.1
+"""Part of a segment's time that is left to it, whatever it takes to make its outputs small."""
 _LIMITS = (0.01, 0.25)
 """Seconds a segment is repeated for: at least, and at most where runs keep getting faster."""
 _STEADY = 8
@@ -69,14 +71,26 @@ class Table:
     def _timed(self, one: Excerpt) -> float:
         try:
             self._call = self._call or self._time(*_nothing())
-            first = self._time(*copies_of(one, 1)) - self._call
-            copies = int(np.clip(np.ceil(_ENOUGH / max(first, 1e-9)), 1, _COPIES))
-            if copies == 1:
-                return max(first, 0.0)
-            both = self._time(*copies_of(one, copies)) - self._call
-            return max(both / copies, 0.0)
+            spent = self._each(lambda copies: copies_of(one, copies))
+            after = sum(self._after(end, one) for end in ends(one))
         except OnnxpruneError:
             return float("nan")
+        return max(spent - after, spent * _LEAST)
+
+    def _after(self, end: End, one: Excerpt) -> float:
+        """What it takes to make an output of a segment small."""
+        key = f"{end}"
+        if key not in self.times:
+            self.times[key] = self._each(lambda copies: copies_of_end(end, one.model.ir, copies))
+        return self.times[key]
+
+    def _each(self, model: Callable[[int], tuple[onnx.ModelProto, Shapes]]) -> float:
+        """What each copy in a model takes: as many that the call around them hardly counts."""
+        first = self._time(*model(1)) - self._call
+        copies = int(np.clip(np.ceil(_ENOUGH / max(first, 1e-9)), 1, _COPIES))
+        if copies == 1:
+            return max(first, 0.0)
+        return max((self._time(*model(copies)) - self._call) / copies, 0.0)
 
     def _time(self, proto: onnx.ModelProto, shapes: Shapes) -> float:
         runner = self.backend.open(models.load(proto), threads=self.threads, shapes=(shapes,))
