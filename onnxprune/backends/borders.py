@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 
 
 def foreign(dtype: np.dtype[Any]) -> bool:
@@ -27,6 +26,8 @@ def to_ort(ort: Any, array: npt.NDArray[Any], number: int | None = None) -> Any:
     if not foreign(array.dtype):
         return ort.OrtValue.ortvalue_from_numpy(array)
     if number is None:
+        import onnx  # slow to import, and seldom needed
+
         number = int(onnx.helper.np_dtype_to_tensor_dtype(array.dtype))
     bits = array.view(np.uint16 if array.itemsize == 2 else np.uint8)
     return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, number)

@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy.typing as npt
 
-from onnxprune import model as models
 from onnxprune.backends.signature import Signature, describe
 from onnxprune.errors import OnnxpruneError
 
-Feeds = Mapping[str, npt.NDArray[Any]]
-Shapes = Mapping[str, tuple[int, ...]]
-Source = models.Model | Path
+if TYPE_CHECKING:
+    from onnxprune.model import Model
+
+Feeds: TypeAlias = Mapping[str, npt.NDArray[Any]]
+Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
+Source: TypeAlias = "Model | Path"
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,15 @@ class Runner(Protocol):
         """Let go of the model; closing twice does nothing, running afterwards is refused."""
 
 
+@runtime_checkable
+class Loaded(Protocol):
+    """A runner that knows how long the runtime itself took to load the model."""
+
+    load_s: float
+    """Seconds from the file to something that runs, building of engines left out."""
+
+
+@runtime_checkable
 class Timed(Protocol):
     """A runner that measures itself better than a clock around ``run`` could."""
 

@@ -7,15 +7,14 @@ On recent CPUs it computes in bfloat16 unless told otherwise, so the precision i
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 
-from onnxprune import model as models
 from onnxprune.backends import precision
 from onnxprune.backends.interface import (
     Availability,
@@ -29,6 +28,9 @@ from onnxprune.backends.interface import (
 from onnxprune.backends.signature import Signature
 from onnxprune.errors import OnnxpruneError
 
+if TYPE_CHECKING:
+    from onnxprune.model import Model
+
 _WORDS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16", "f32": "f32"}
 _INSTALL = "pip install 'onnxprune[openvino]'"
 
@@ -37,12 +39,13 @@ class OpenvinoRunner:
     """A compiled model with one inference request; one caller at a time, as for latency."""
 
     def __init__(self, source: Source, settings: Mapping[str, Any], device: str) -> None:
+        from onnxprune import model as models
         from onnxprune.inputs import signature_of
 
         loaded = models.load(source) if isinstance(source, Path) else source
         self.inputs: Signature = signature_of(loaded)
         self.outputs: Signature = outputs_of(loaded)
-        self.compiled = _compiled(source, settings, device)
+        self.compiled, self.load_s = _compiled(source, settings, device)
         told = str(self.compiled.get_property("INFERENCE_PRECISION_HINT").to_string())
         self.precision = precision.computing(source, _WORDS.get(told, told))
         self._request: Any = self.compiled.create_infer_request()
@@ -68,7 +71,7 @@ class OpenvinoRunner:
         self._request = self.compiled = None
 
 
-def outputs_of(model: models.Model) -> Signature:
+def outputs_of(model: Model) -> Signature:
     """Names, element types and shapes of the graph outputs."""
     import onnx_ir as ir
 
@@ -84,8 +87,15 @@ def outputs_of(model: models.Model) -> Signature:
     )
 
 
-def _compiled(source: Source, settings: Mapping[str, Any], device: str) -> Any:  # noqa: ANN401
+def _compiled(source: Source, settings: Mapping[str, Any], device: str) -> tuple[Any, float]:
+    """The compiled model, and the seconds that reading and compiling it took.
+
+    Raises:
+        OnnxpruneError: OpenVINO cannot take the model.
+    """
     import openvino as ov
+
+    from onnxprune import model as models
 
     core = ov.Core()
     where = source if isinstance(source, Path) else source.path
@@ -98,21 +108,24 @@ def _compiled(source: Source, settings: Mapping[str, Any], device: str) -> Any: 
             path = models.save(source, Path(folder) / "model.onnx")
         try:
             # Compiled before the folder goes; the plug-in keeps its own copy of the weights.
-            return core.compile_model(core.read_model(str(path)), device, dict(settings))
+            started = time.perf_counter()
+            made = core.compile_model(core.read_model(str(path)), device, dict(settings))
         except RuntimeError as error:
             raise OnnxpruneError(
                 f"OpenVINO cannot take {name}: {plain(error)}",
                 hint="`onnxprune bench --on cpu` tells whether onnxruntime does",
             ) from error
+    return made, time.perf_counter() - started
 
 
 def _refuse_sparse(path: Path) -> None:
     """OpenVINO may read a sparse initializer as an input of unknown value, without a word."""
-    header = onnx.load_model(str(path), load_external_data=False)
-    if header.graph.sparse_initializer:
+    from onnxprune.model import sparse
+
+    found = sparse.names(path)
+    if found:
         raise OnnxpruneError(
-            f"OpenVINO reads no sparse initializers, and {path.name} has "
-            f"{len(header.graph.sparse_initializer)}",
+            f"OpenVINO reads no sparse initializers, and {path.name} has {len(found)}",
             hint=f"onnxprune densify {path} -o dense.onnx",
         )
 

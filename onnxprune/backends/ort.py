@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 
-from onnxprune import model as models
 from onnxprune.backends.borders import foreign, from_ort, to_ort
 from onnxprune.backends.complaints import extensions_library, load_error, plain
-from onnxprune.backends.embed import Embedded, Passed, embed
 from onnxprune.backends.providers import available, named, runtime, use
 from onnxprune.backends.signature import Signature, TensorSpec, describe, parse_type
 from onnxprune.errors import OnnxpruneError
+
+if TYPE_CHECKING:
+    from onnxprune import model as models
+    from onnxprune.backends.embed import Embedded, Passed
 
 __all__ = ["Feeds", "Session", "available", "open_session"]
 
@@ -133,14 +134,15 @@ def open_session(
     chosen = named(provider)
     source = _source(model, outputs)
     where = str(model) if isinstance(model, str | Path) else "the model"
-    weights = source.weights if isinstance(source, Embedded) else ()
+    embedded = None if isinstance(source, str | bytes) else source
+    weights = embedded.weights if embedded else ()
     libraries = [str(one) for one in custom_ops]
     while True:
         try:
             settings = _settings(ort, threads, libraries, optimise=optimise, prepack=prepack)
             held = _pass_weights(ort, settings, weights)
             how = use(settings, chosen, options or {})
-            graph = source.graph if isinstance(source, Embedded) else source
+            graph = embedded.graph if embedded else source
             handle = ort.InferenceSession(graph, settings, **how)
         except OnnxpruneError:
             raise
@@ -156,7 +158,7 @@ def open_session(
             f"onnxruntime fell back from '{chosen.name}' to {', '.join(handle.get_providers())}",
             hint="A library of that provider did not load: its versions must match onnxruntime's.",
         )
-    echoed = source.echoed if isinstance(source, Embedded) else ()
+    echoed = embedded.echoed if embedded else ()
     inputs = _signature(handle.get_inputs())
     copied = tuple(spec for spec in inputs if spec.name in echoed)
     made = _signature(handle.get_outputs()) + copied
@@ -170,10 +172,18 @@ def _source(
         path = Path(model)
         if not path.is_file():
             raise OnnxpruneError(f"there is no model file {path}", hint="check the path")
-        return embed(models.load(path), outputs) if outputs else str(path)
-    if isinstance(model, bytes):
         if not outputs:
-            return model
+            return str(path)
+    elif isinstance(model, bytes) and not outputs:
+        return model
+    import onnx  # a process that only runs files does without
+
+    from onnxprune import model as models
+    from onnxprune.backends.embed import embed
+
+    if isinstance(model, str | Path):
+        return embed(models.load(model), outputs)
+    if isinstance(model, bytes):
         return embed(models.load(onnx.load_model_from_string(model)), outputs)
     return embed(model, outputs)
 

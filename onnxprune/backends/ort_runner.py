@@ -7,7 +7,9 @@ The names of providers that are also runtimes of their own get ``ort-`` before t
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
+import time
 from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -15,11 +17,11 @@ from typing import Any
 import numpy.typing as npt
 
 from onnxprune.backends import precision
+from onnxprune.backends.gpu import gpu_problem
 from onnxprune.backends.interface import Availability, Backend, Feeds, Request, Source, closed
 from onnxprune.backends.ort import Session, open_session
 from onnxprune.backends.providers import PROVIDERS, Provider, device_problem, runtime
 from onnxprune.backends.signature import Signature
-from onnxprune.engines.device import gpu_problem
 from onnxprune.errors import OnnxpruneError
 
 _RUNTIMES = ("openvino", "tensorrt", "tensorrt-rtx")
@@ -30,11 +32,17 @@ _ON_GPU = ("cuda", "tensorrt", "tensorrt-rtx")
 class OrtRunner:
     """A session, and the precision it computes in."""
 
-    def __init__(self, session: Session, precision: str) -> None:
+    def __init__(self, session: Session, load_s: float, said: Callable[[], str]) -> None:
         self._session: Session | None = session
         self.inputs: Signature = session.inputs
         self.outputs: Signature = session.outputs
-        self.precision = precision
+        self.load_s = load_s
+        self._said = said
+
+    @functools.cached_property
+    def precision(self) -> str:
+        """Found when asked for: it means looking into the model once more."""
+        return self._said()
 
     def run(self, feeds: Feeds) -> dict[str, npt.NDArray[Any]]:
         """Run once."""
@@ -52,6 +60,7 @@ def _backend(one: Provider, name: str, hint: str = "") -> Backend:
         options = dict(request.options)
         if hint:
             options = _hinted(options, hint)
+        started = time.perf_counter()
         session = open_session(
             model,
             provider=one.name,
@@ -59,7 +68,8 @@ def _backend(one: Provider, name: str, hint: str = "") -> Backend:
             optimise=request.optimise,
             options=options,
         )
-        return OrtRunner(session, _precision(one, hint, model, request.options))
+        spent = time.perf_counter() - started
+        return OrtRunner(session, spent, lambda: _precision(one, hint, model, request.options))
 
     said = "in the precision it chooses" if hint == "default" else f"in {hint}" if hint else ""
     summary = f"onnxruntime, {one.full}" + (f", {said}" if said else "")

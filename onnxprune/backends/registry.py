@@ -15,14 +15,14 @@ import functools
 from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
 
-from onnxprune.backends.interface import Availability, Backend, Feeds, Runner, Shapes, Timed
+from onnxprune.backends.interface import Availability, Backend, Feeds, Loaded, Runner, Shapes, Timed
 from onnxprune.errors import OnnxpruneError
-from onnxprune.flags import suggest
 
 __all__ = [
     "Availability",
     "Backend",
     "Feeds",
+    "Loaded",
     "Runner",
     "Shapes",
     "Timed",
@@ -59,6 +59,8 @@ def backend(name: str) -> Backend:
         return mine[wanted]
     if wanted in others:
         return _load(others[wanted])
+    from onnxprune.flags import suggest  # slow to import, and seldom needed
+
     raise OnnxpruneError(f"there is no backend '{name}'", hint=suggest(wanted, [*mine, *others]))
 
 

@@ -6,14 +6,16 @@ Arrays are numpy's on the host, so a run includes the copies to the device and b
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from onnxprune import model as models
 from onnxprune.backends import precision
+from onnxprune.backends.gpu import gpu_problem
 from onnxprune.backends.interface import (
     Availability,
     Backend,
@@ -24,13 +26,12 @@ from onnxprune.backends.interface import (
     check_feeds,
     closed,
 )
-from onnxprune.backends.openvino import outputs_of
 from onnxprune.backends.signature import Signature
-from onnxprune.engines import Request as EngineRequest
-from onnxprune.engines import build
-from onnxprune.engines.device import gpu_problem
-from onnxprune.engines.runtime import Name, find
 from onnxprune.errors import OnnxpruneError
+
+if TYPE_CHECKING:
+    from onnxprune.engines import Request as EngineRequest
+    from onnxprune.engines.runtime import Name
 
 Half = Literal["asis", "fp16", "bf16"]
 
@@ -44,9 +45,12 @@ class EngineRunner:
     """An engine on the GPU."""
 
     def __init__(self, source: Source, request: Request, runtime: Name, half: Half) -> None:
+        from onnxprune import model as models
+        from onnxprune.backends.openvino import outputs_of
+        from onnxprune.engines import build
         from onnxprune.inputs import signature_of
 
-        loaded = source if isinstance(source, models.Model) else models.load(source)
+        loaded = models.load(source) if isinstance(source, Path) else source
         self.inputs: Signature = signature_of(loaded)
         self.outputs: Signature = outputs_of(loaded)
         word = precision.stored(loaded)
@@ -58,12 +62,14 @@ class EngineRunner:
         from polygraphy.backend.trt import EngineFromBytes, TrtRunner
 
         self._runner: Any = TrtRunner(EngineFromBytes(made.plan))
+        started = time.perf_counter()
         try:
             self._runner.activate()
         except Exception as error:  # Polygraphy's own exceptions, and CUDA's
             raise OnnxpruneError(
                 f"{made.runtime.title} cannot load the engine on this GPU: {error}"
             ) from error
+        self.load_s = time.perf_counter() - started
 
     def run(self, feeds: Feeds) -> dict[str, npt.NDArray[Any]]:
         """Run once."""
@@ -86,6 +92,8 @@ class EngineRunner:
 
 def engine_request(request: Request, runtime: Name, half: Half) -> EngineRequest:
     """What to build: an engine that takes all the shapes asked for and is tuned for the first."""
+    from onnxprune.engines import Request as EngineRequest
+
     best: Shapes = request.shapes[0] if request.shapes else {}
     return EngineRequest(
         sparse=request.options.get("sparse", "0") not in ("0", "false"),
@@ -109,6 +117,8 @@ def _extreme(
 
 def _backend(name: str, runtime: Name, half: Half) -> Backend:
     def probe() -> Availability:
+        from onnxprune.engines.runtime import find
+
         try:
             found = find(runtime)
         except OnnxpruneError as error:

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from onnxprune import model as models
 from onnxprune.backends import precision
+from onnxprune.backends.gpu import gpu_problem
 from onnxprune.backends.interface import (
     Availability,
     Backend,
@@ -29,11 +29,7 @@ from onnxprune.backends.interface import (
     check_feeds,
     closed,
 )
-from onnxprune.backends.openvino import outputs_of
 from onnxprune.backends.signature import Signature, TensorSpec
-from onnxprune.engines.commands import trtexec as building
-from onnxprune.engines.device import gpu_problem
-from onnxprune.engines.runtime import Runtime
 from onnxprune.errors import OnnxpruneError
 
 PROGRAMS = ("trtexec", "tensorrt_rtx")
@@ -48,10 +44,14 @@ class TrtexecRunner:
     """An engine file, and the program that runs it."""
 
     def __init__(self, program: str, source: Source, request: Request) -> None:
+        from onnxprune import model as models
+        from onnxprune.backends.openvino import outputs_of
         from onnxprune.backends.tensorrt import engine_request
+        from onnxprune.engines.commands import trtexec as building
+        from onnxprune.engines.runtime import Runtime
         from onnxprune.inputs import signature_of
 
-        loaded = source if isinstance(source, models.Model) else models.load(source)
+        loaded = models.load(source) if isinstance(source, Path) else source
         self.inputs: Signature = signature_of(loaded)
         self.outputs: Signature = outputs_of(loaded)
         self.precision = precision.stored(loaded).replace("f32", "tf32")

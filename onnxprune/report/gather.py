@@ -13,6 +13,7 @@ from onnxprune import model as models
 from onnxprune.analysis import Analysis
 from onnxprune.carry_out import Pruned
 from onnxprune.cost import Cost, CostModel
+from onnxprune.fidelity import Fidelity
 from onnxprune.judge import Judgement
 from onnxprune.recipe import as_mapping
 from onnxprune.report.reach import pinned_rows, reach
@@ -114,19 +115,21 @@ def output_rows(run: Pruned) -> tuple[OutputRow, ...]:
 
 def fidelity_rows(judged: Judgement) -> tuple[OutputRow, ...]:
     """One row per output: how close it is to the original's."""
-    return tuple(
-        OutputRow(
-            name=each.name,
-            top1=each.top1,
-            kl=each.kl,
-            cosine=each.cosine,
-            relative_error=each.relative_error,
-            max_abs_error=each.max_abs_error,
-            snr_db=each.snr_db,
-            broken=each.broken,
-            reason=each.reason,
-        )
-        for each in judged.outputs.values()
+    return tuple(output_row(each) for each in judged.outputs.values())
+
+
+def output_row(found: Fidelity) -> OutputRow:
+    """How close one output is."""
+    return OutputRow(
+        name=found.name,
+        top1=found.top1,
+        kl=found.kl,
+        cosine=found.cosine,
+        relative_error=found.relative_error,
+        max_abs_error=found.max_abs_error,
+        snr_db=found.snr_db,
+        broken=found.broken,
+        reason=found.reason,
     )
 
 

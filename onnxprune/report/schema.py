@@ -261,15 +261,15 @@ class Report:
 def to_json(report: Report) -> dict[str, object]:
     """The report as JSON values: its fields, with ``schema``, ``version`` and ``ok``."""
     head: dict[str, object] = {"schema": SCHEMA, "version": VERSION, "ok": report.ok}
-    return head | {name: _plain(value) for name, value in asdict(report).items()}
+    return head | {name: plain(value) for name, value in asdict(report).items()}
 
 
-def _plain(value: object) -> object:
-    """JSON has no infinity and no NaN; they become text, which no reader takes for a number."""
+def plain(value: object) -> object:
+    """Values for JSON, which has no infinity and no NaN: they become text, never a number."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(each) for key, each in value.items()}
+        return {str(key): plain(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
+        return [plain(each) for each in value]
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return value

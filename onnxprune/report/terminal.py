@@ -7,8 +7,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from rich.console import Console, Group, RenderableType
-from rich.padding import Padding
-from rich.table import Column, Table
 from rich.text import Text
 
 from onnxprune.report import storage
@@ -27,6 +25,10 @@ from onnxprune.report.schema import (
     SparseRow,
     TensorRow,
 )
+from onnxprune.report.tables import inset as _inset
+from onnxprune.report.tables import spaced as _spaced
+from onnxprune.report.tables import table as _table
+from onnxprune.report.tables import titled as _titled
 
 _BAR = 16
 _WORST = 10
@@ -254,38 +256,6 @@ def _bar(kept: float) -> Text:
     return Text.assemble(("█" * full, "cyan"), ("░" * (_BAR - full), _DIM))
 
 
-def _table(*heads: str) -> Table:
-    columns = [
-        Column(
-            head.removesuffix(">"),
-            justify="right" if head.endswith(">") else "left",
-            overflow="fold",
-            no_wrap=head.endswith(">"),
-        )
-        for head in heads
-    ]
-    return Table(
-        *columns,
-        box=None,
-        pad_edge=False,
-        padding=(0, 2, 0, 0),
-        show_header=any(heads),
-        header_style=_DIM,
-    )
-
-
-def _titled(title: str, body: RenderableType) -> RenderableType:
-    return Group(Text(title, _HEAD), _inset(body))
-
-
-def _inset(body: RenderableType) -> RenderableType:
-    return Padding(body, (0, 0, 0, 2), expand=False)
-
-
 def _notes(notes: Iterable[str]) -> list[RenderableType]:
     lines = [Text.assemble(("note: ", "bold cyan"), note) for note in notes]
     return [Group(*lines)] if lines else []
-
-
-def _spaced(parts: list[RenderableType]) -> list[RenderableType]:
-    return [each for part in parts for each in (Text(""), part)][1:]
