@@ -4,12 +4,12 @@
     python -m bench.latency --table
 
 Each network is pruned to half of its multiplications: by onnxprune with the widths it rounds to,
-with any widths (``--round-to 1``), and by onnxsim at the sparsity that comes closest.  The first two
-lose the same part of every group, so that nothing but the widths differs.  What the weights are does
-not matter for the clock, so units are scored by ``l2`` and nothing is recovered.  Every pruned model
-is timed against the dense one by the protocol of ``onnxprune bench``: processes of their own, in
-turn, with an interval of the ratio.  `resnet50` and `bert_base` are skeletons with random weights
-(models/skeletons); the others are the trained networks of the shared folder.
+with any widths (``--round-to 1``), and by onnxsim at the sparsity that comes closest.  The first
+two lose the same part of every group, so that nothing but the widths differs.  What the weights are
+does not matter for the clock, so units are scored by ``l2`` and nothing is recovered.  Every pruned
+model is timed against the dense one by the protocol of ``onnxprune bench``: processes of their own,
+in turn, with an interval of the ratio.  `resnet50` and `bert_base` are skeletons with random
+weights (models/skeletons); the others are the trained networks of the shared folder.
 
 The figure that counts is *realised*: the speed-up over what the multiplications promise,
 (1 / latency ratio) / (1 / MACs ratio).  Results are saved after each case, and a case that is there

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import stairs_backend
 from hypothesis import given
 from hypothesis import strategies as st
 
+import stairs_backend
 from onnxprune import model as models
 from onnxprune import prune, zoo
 from onnxprune.analysis import Analysis, analyse
@@ -106,7 +106,10 @@ def test_every_node_that_runs_is_in_one_segment_and_segments_run_alone(name: str
         proto, shapes = copies_of(one, 2)
         runner = backend("cpu").open(models.load(proto), threads=1)
         made = runner.run(
-            {s.name: np.ones(shapes[s.name], s.dtype) * (s.dtype.kind == "f") for s in runner.inputs}
+            {
+                s.name: np.ones(shapes[s.name], s.dtype) * (s.dtype.kind == "f")
+                for s in runner.inputs
+            }
         )
         assert len(made) == 2 * len(segment.outputs)
         tried += 1
@@ -137,7 +140,9 @@ def test_a_prediction_is_a_sum_of_positive_times_and_knows_the_lines(
     assert whole > 0
     facts = propagate(rescnn.model, {k: (1, *v[1:]) for k, v in rescnn.inputs[0].items()})
     parts = segments(rescnn.model, facts, costly_nodes(rescnn))
-    times = [Table(stairs, 1).seconds(one) for s in parts if (one := excerpt(rescnn.model, facts, s))]
+    times = [
+        Table(stairs, 1).seconds(one) for s in parts if (one := excerpt(rescnn.model, facts, s))
+    ]
     assert min(times) > 0
     assert whole == pytest.approx(sum(times) * 1e9, rel=1e-6)
     for group in rescnn.groups:
@@ -175,9 +180,7 @@ def test_widths_that_are_no_faster_than_larger_ones_are_not_offered(
 # -- the table on disk -------------------------------------------------------------------------
 
 
-def test_times_are_taken_from_disk_the_second_time(
-    rescnn: Analysis, place: Path
-) -> None:
+def test_times_are_taken_from_disk_the_second_time(rescnn: Analysis, place: Path) -> None:
     facts = propagate(rescnn.model, {k: (1, *v[1:]) for k, v in rescnn.inputs[0].items()})
     parts = segments(rescnn.model, facts, costly_nodes(rescnn))[:3]
     first = open_table(backend("cpu"), 1, keep=True, tell=pytest.fail)

@@ -183,6 +183,8 @@ def result(reached: Reached, model: models.Model, asked: Options) -> Result:
     target = asked.target
     assert target is not None
     compared = reached.stopwatch(model, FINAL)
+    if abs(part_of(target, compared) - 1) > TOLERANCE:  # the clock may have been disturbed
+        compared = min(compared, reached.stopwatch(model, FINAL), key=lambda c: c.high - c.low)
     part, name = part_of(target, compared), backend_of(asked).name
     value, limit = (
         (compared.ratio, target.value)
@@ -198,7 +200,7 @@ def result(reached: Reached, model: models.Model, asked: Options) -> Result:
     if not ok:
         how += f"; {target} is not reached, {_why(reached)}"
     elif part < 1 - TOLERANCE:
-        how += f"; {target} is kept with room to spare: no widths come closer"
+        how += f"; {target} is kept with room to spare"
     return Result(compared, Check(f"latency on {name}", ok, value, limit), how)
 
 

@@ -9,7 +9,7 @@ set of widths, with groups that meet in a segment cut in turn, so that few sets 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -29,6 +29,8 @@ Kept = Mapping[str, int]
 
 _TURNS = 4
 """Groups that meet are told apart by this many colours; where more meet, some are cut together."""
+_SURE = 0.98
+"""Part of a wider one's time below which a width is believed to be faster without a second look."""
 _DIAGONAL = 6
 """Sets of widths with everything cut."""
 
@@ -51,10 +53,12 @@ class _Line:
     Attributes:
         groups: those of the kind that cut it.
         known: part of their units kept -> part of the time left.
+        keys: part of their units kept -> under which key the table has that time.
     """
 
     groups: tuple[str, ...]
     known: dict[float, float] = field(default_factory=lambda: {1.0: 1.0})
+    keys: dict[float, str] = field(default_factory=dict)
 
 
 @dataclass(eq=False)
@@ -117,7 +121,7 @@ class Predictor:
     def _dense(self) -> list[_Timed]:
         touching = _Touching(self._analysis)
         found = []
-        for segment, seconds in self._times({}):
+        for segment, _, seconds in self._times({}):
             if not np.isfinite(seconds):
                 self.untimed.append(segment.name)
                 continue
@@ -134,26 +138,47 @@ class Predictor:
         return found
 
     def _probe(self, tell: Callable[[str], None]) -> None:
-        """Time every line and the diagonal."""
-        by_name = {each.name: each for each in self._timed}
+        """Time every line and the diagonal; once more where a width seems no faster than a larger.
+
+        It may be so, or something else ran on the machine.
+        """
         sets = list(self._sets())
         for count, (colour, kept) in enumerate(sets):
             tell(f"timing the layers at other widths, {count + 1} of {len(sets)}")
-            removed = {g: range(n, self._units[g]) for g, n in kept.items() if n < self._units[g]}
-            try:
-                times = list(self._times(removed))
-            except OnnxpruneError:  # sizes that cannot follow this cut: it will not be chosen
-                continue
-            for segment, seconds in times:
+            self._learn(colour, kept, None)
+        doubted = {each.name: _doubted(each.lines) for each in self._timed}
+        for colour, kept in sets:
+            again = {
+                each.name
+                for each in self._timed
+                for line in each.lines
+                if self._colour[line.groups[0]] == colour
+                and (part := _part(line.groups, kept, self._units))
+                in doubted[each.name][line.groups]
+                and line.keys.get(part) not in self._table.doubted
+            }
+            if again:
+                tell("timing some of them again")
+                self._learn(colour, kept, again)
+
+    def _learn(self, colour: int | None, kept: Kept, again: Collection[str] | None) -> None:
+        """Time the segments at some widths; only those named in ``again``, if it is given."""
+        removed = {g: range(n, self._units[g]) for g, n in kept.items() if n < self._units[g]}
+        by_name = {each.name: each for each in self._timed}
+        try:
+            for segment, key, seconds in self._times(removed, again):
                 each = by_name.get(segment.name)
                 if each is not None and np.isfinite(seconds) and each.seconds > 0:
-                    self._learn(each, colour, kept, seconds / each.seconds)
+                    self._note(each, colour, kept, key, seconds / each.seconds)
+        except OnnxpruneError:  # sizes that cannot follow this cut: it will not be chosen
+            return
 
-    def _learn(self, each: _Timed, colour: int | None, kept: Kept, ratio: float) -> None:
+    def _note(self, each: _Timed, colour: int | None, kept: Kept, key: str, ratio: float) -> None:
         if colour is not None:
             for line in each.lines:
                 if self._colour[line.groups[0]] == colour:
-                    line.known[_part(line.groups, kept, self._units)] = ratio
+                    part = _part(line.groups, kept, self._units)
+                    line.known[part], line.keys[part] = ratio, key
         elif len(each.lines) > 1:
             alone = [_interpolated(line, kept, self._units) for line in each.lines]
             depth = max(_part(line.groups, kept, self._units) for line in each.lines)
@@ -179,12 +204,20 @@ class Predictor:
             )
         return steps
 
-    def _times(self, removed: Mapping[str, Sequence[int]]) -> Iterator[tuple[Segment, float]]:
+    def _times(
+        self, removed: Mapping[str, Sequence[int]], again: Collection[str] | None = None
+    ) -> Iterator[tuple[Segment, str, float]]:
         model = draft(self._analysis, removed) if removed else self._analysis.model
         facts = propagate(model, self._shapes)
         for segment in segments(model, facts, self._costly):
+            if again is not None and segment.name not in again:
+                continue
             one = excerpt(model, facts, segment)
-            yield segment, float("nan") if one is None else self._table.seconds(one)
+            if one is None:
+                yield segment, "", float("nan")
+            else:
+                look = self._table.seconds if again is None else self._table.again
+                yield segment, one.key, look(one)
 
 
 class _Touching:
@@ -223,6 +256,18 @@ def _coloured(meetings: Sequence[Sequence[str]]) -> dict[str, int]:
                 taken[colour[other]] += times
         colour[group] = int(np.argmin(taken))
     return colour
+
+
+def _doubted(lines: Sequence[_Line]) -> dict[tuple[str, ...], set[float]]:
+    """Points of lines that are no faster than a wider one."""
+    found = {}
+    for line in lines:
+        at = sorted(line.known, reverse=True)
+        best = np.minimum.accumulate([line.known[x] for x in at])
+        found[line.groups] = {
+            x for x, wider in zip(at[1:], best, strict=False) if line.known[x] >= wider * _SURE
+        }
+    return found
 
 
 def _part(groups: Sequence[str], kept: Kept, units: Kept) -> float:

@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import time
+from bisect import insort
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,11 +34,10 @@ _ENOUGH = 300e-6
 _COPIES = 8
 _LEAST = 0.1
 """Part of a segment's time that is left to it, whatever it takes to make its outputs small."""
-_LIMITS = (0.01, 0.25)
-"""Seconds a segment is repeated for: at least, and at most where runs keep getting faster."""
-_STEADY = 8
-"""Runs in a row that beat the fastest by less than `_NEWS`: it is then taken for the time."""
-_NEWS = 0.01
+_LIMITS = (0.005, 0.3)
+"""Seconds a segment is repeated for: at least, and at most where its time does not settle."""
+_AGREE = (5, 0.03)
+"""So many runs within so much of the fastest settle it: one alone may be luck."""
 
 
 @dataclass(eq=False)
@@ -48,12 +48,14 @@ class Table:
         backend: what runs them.
         threads: that it may use; None leaves it the choice.
         times: seconds by `Excerpt.key`; NaN for what the backend does not take.
+        doubted: keys of those that seemed wrong once and were timed again.
         timed: how many of them were timed anew.
     """
 
     backend: Backend
     threads: int | None = None
     times: dict[str, float] = field(default_factory=dict)
+    doubted: set[str] = field(default_factory=set)
     timed: int = 0
 
     def __post_init__(self) -> None:
@@ -65,6 +67,15 @@ class Table:
             self.times[one.key] = self.times.pop(one.key)  # asked for last: others go first
         else:
             self.times[one.key] = self._timed(one)
+            self.timed += 1
+        return self.times[one.key]
+
+    def again(self, one: Excerpt) -> float:
+        """The same, where something seems wrong: timed once more, and the faster one counts."""
+        before = self.seconds(one)
+        if one.key not in self.doubted:
+            self.times[one.key] = float(np.fmin(before, self._timed(one)))
+            self.doubted.add(one.key)
             self.timed += 1
         return self.times[one.key]
 
@@ -97,7 +108,7 @@ class Table:
         feeds = {spec.name: _fed(spec.dtype, shapes[spec.name]) for spec in runner.inputs}
         try:
             if isinstance(runner, Timed):
-                return float(min(runner.time(feeds, _STEADY)))
+                return float(min(runner.time(feeds, _AGREE[0])))
             return fastest(lambda: runner.run(feeds))
         finally:
             runner.close()
@@ -106,16 +117,17 @@ class Table:
 def fastest(run: Callable[[], object], limits: tuple[float, float] = _LIMITS) -> float:
     """Seconds of the fastest of several runs: what others do on the machine only slows them."""
     run()
+    count, near = _AGREE
     start = time.perf_counter()
-    best, steady = float("inf"), 0
+    spent: list[float] = []
     while True:
         before = time.perf_counter()
         run()
         now = time.perf_counter()
-        steady = 0 if now - before < best * (1 - _NEWS) else steady + 1
-        best = min(best, now - before)
-        if now - start > limits[1] or (now - start > limits[0] and steady >= _STEADY):
-            return best
+        insort(spent, now - before)
+        settled = len(spent) >= count and spent[count - 1] <= spent[0] * (1 + near)
+        if now - start > limits[1] or (settled and now - start > limits[0]):
+            return spent[0]
 
 
 def open_table(
@@ -132,6 +144,7 @@ def open_table(
         if stored["of"] != _of(table):
             raise ValueError("it is of another backend")  # noqa: TRY301
         table.times = {str(key): float(seconds) for key, seconds in stored["times"].items()}
+        table.doubted = {str(key) for key in stored["doubted"]}
     except FileNotFoundError:
         pass
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
@@ -144,10 +157,11 @@ def keep_table(table: Table, tell: Callable[[str], None]) -> None:
     place = cache.folder()
     if place is None or not table.timed:
         return
-    others = open_table(table.backend, table.threads, keep=True, tell=lambda _: None).times
-    every = {**others, **table.times}
+    others = open_table(table.backend, table.threads, keep=True, tell=lambda _: None)
+    every = {**others.times, **table.times}
     latest = dict(list(every.items())[-MOST:])
-    text = json.dumps({"of": _of(table), "times": latest})
+    doubted = sorted((others.doubted | table.doubted) & latest.keys())
+    text = json.dumps({"of": _of(table), "times": latest, "doubted": doubted})
     try:
         cache.keep(place, f"{_name(table)}{ENDING}", lambda file: file.write(text.encode()))
     except OSError as error:
