@@ -183,13 +183,14 @@ def test_widths_that_are_no_faster_than_larger_ones_are_not_offered(
 def test_times_are_taken_from_disk_the_second_time(rescnn: Analysis, place: Path) -> None:
     facts = propagate(rescnn.model, {k: (1, *v[1:]) for k, v in rescnn.inputs[0].items()})
     parts = segments(rescnn.model, facts, costly_nodes(rescnn))[:3]
+    excerpts = [one for part in parts if (one := excerpt(rescnn.model, facts, part)) is not None]
     first = open_table(backend("cpu"), 1, keep=True, tell=pytest.fail)
-    times = [first.seconds(one) for s in parts if (one := excerpt(rescnn.model, facts, s))]
+    times = [first.seconds(one) for one in excerpts]
     assert first.timed
     keep_table(first, pytest.fail)
     second = open_table(backend("cpu"), 1, keep=True, tell=pytest.fail)
     assert second.times == first.times
-    assert times == [second.seconds(one) for s in parts if (one := excerpt(rescnn.model, facts, s))]
+    assert times == [second.seconds(one) for one in excerpts]
     assert not second.timed
     assert not open_table(backend("cpu"), 2, keep=True, tell=pytest.fail).times  # other threads
     (file,) = place.glob("*.latency.json")

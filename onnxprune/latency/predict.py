@@ -146,20 +146,23 @@ class Predictor:
         for count, (colour, kept) in enumerate(sets):
             tell(f"timing the layers at other widths, {count + 1} of {len(sets)}")
             self._learn(colour, kept, None)
-        doubted = {each.name: _doubted(each.lines) for each in self._timed}
         for colour, kept in sets:
-            again = {
-                each.name
-                for each in self._timed
-                for line in each.lines
-                if self._colour[line.groups[0]] == colour
-                and (part := _part(line.groups, kept, self._units))
-                in doubted[each.name][line.groups]
-                and line.keys.get(part) not in self._table.doubted
-            }
+            again = {each.name for each in self._timed if self._doubts(each, colour, kept)}
             if again:
                 tell("timing some of them again")
                 self._learn(colour, kept, again)
+
+    def _doubts(self, each: _Timed, colour: int | None, kept: Kept) -> bool:
+        """Whether some width of a segment is no faster than a larger one, at the first look."""
+        for line in each.lines:
+            if self._colour[line.groups[0]] != colour:
+                continue
+            part = _part(line.groups, kept, self._units)
+            wider = [known for other, known in line.known.items() if other > part]
+            slow = part in line.known and line.known[part] >= min(wider, default=1.0) * _SURE
+            if slow and line.keys.get(part) not in self._table.doubted:
+                return True
+        return False
 
     def _learn(self, colour: int | None, kept: Kept, again: Collection[str] | None) -> None:
         """Time the segments at some widths; only those named in ``again``, if it is given."""
@@ -256,18 +259,6 @@ def _coloured(meetings: Sequence[Sequence[str]]) -> dict[str, int]:
                 taken[colour[other]] += times
         colour[group] = int(np.argmin(taken))
     return colour
-
-
-def _doubted(lines: Sequence[_Line]) -> dict[tuple[str, ...], set[float]]:
-    """Points of lines that are no faster than a wider one."""
-    found = {}
-    for line in lines:
-        at = sorted(line.known, reverse=True)
-        best = np.minimum.accumulate([line.known[x] for x in at])
-        found[line.groups] = {
-            x for x, wider in zip(at[1:], best, strict=False) if line.known[x] >= wider * _SURE
-        }
-    return found
 
 
 def _part(groups: Sequence[str], kept: Kept, units: Kept) -> float:
