@@ -75,7 +75,8 @@ class Budget:
         if self.relative:
             return f"{self.kind}={self.value * 100:.10g}%{where}"
         if self.kind == "latency":
-            return f"{self.kind}={self.value / _NANOSECONDS['ms']:.15g}ms{where}"
+            unit = "ms" if self.value >= _NANOSECONDS["us"] else "ns"
+            return f"{self.kind}={self.value / _NANOSECONDS[unit]:.15g}{unit}{where}"
         return f"{self.kind}={self.value:.15g}"
 
 

@@ -33,6 +33,8 @@ _SMALL = 4096
 _DECIDING = 64
 """Elements of a stored integer that is part of what the time depends on: sizes and axes."""
 _SPATIAL = {"Conv", "ConvTranspose", "MaxPool", "AveragePool", "BatchNormalization"}
+MOVED = 10
+"""Multiply-accumulates that take about as long as reading one number."""
 _POOL = 1 << 22
 """Random numbers that are drawn once; weights are cut from them."""
 _LARGEST = 1 << 30
@@ -46,12 +48,14 @@ class Excerpt:
     Attributes:
         segment: the nodes.
         key: hexadecimal; equal for segments that take equally long.
+        work: about how many multiply-accumulates it is.
         facts: of the model it comes from.
         model: that model.
     """
 
     segment: Segment
     key: str
+    work: float
     facts: Mapping[str, Fact]
     model: models.Model
 
@@ -67,7 +71,7 @@ def excerpt(model: models.Model, facts: Mapping[str, Fact], segment: Segment) ->
         return None
     if sum(held.size * held.dtype.itemsize for held in _all_held(segment, facts)) > _LARGEST:
         return None
-    return Excerpt(segment, _key(model, facts, segment), facts, model)
+    return Excerpt(segment, _key(model, facts, segment), _work(segment, facts), facts, model)
 
 
 def _all_held(segment: Segment, facts: Mapping[str, Fact]) -> list[_Held]:
@@ -81,6 +85,17 @@ def _fact(value: ir.Value, facts: Mapping[str, Fact]) -> tuple[tuple[int, ...], 
     if fact.dtype == ir.DataType.STRING or 0 in fact.sizes:
         return None
     return fact.sizes, int(fact.dtype)
+
+
+def _work(segment: Segment, facts: Mapping[str, Fact]) -> float:
+    """A product of what the first node makes and the weights it sums over, and all that is read."""
+    first = segment.nodes[0]
+    held = {v: _held(v, facts).size for v in segment.stored}
+    weights = max((held.get(v, 0) for v in first.inputs if v is not None), default=0)
+    made = _fact(first.outputs[0], facts) or ((1,), 0)
+    across = (*made[0], 1)[1 if first.op_type in _SPATIAL else len(made[0]) - 1]
+    read = sum(prod(_checked(v, facts)[0]) for v in (*segment.inputs, *segment.outputs))
+    return prod(made[0]) * weights / across + MOVED * read
 
 
 def _key(model: models.Model, facts: Mapping[str, Fact], segment: Segment) -> str:

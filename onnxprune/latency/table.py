@@ -10,6 +10,7 @@ import time
 from bisect import insort
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,15 @@ from onnxprune import cache
 from onnxprune import model as models
 from onnxprune.backends.registry import Backend, Timed
 from onnxprune.errors import OnnxpruneError
-from onnxprune.latency.excerpt import End, Excerpt, Shapes, copies_of, copies_of_end, ends
+from onnxprune.latency.excerpt import (
+    MOVED,
+    End,
+    Excerpt,
+    Shapes,
+    copies_of,
+    copies_of_end,
+    ends,
+)
 from onnxprune.plan import versions
 
 ENDING = ".latency.json"
@@ -29,8 +38,9 @@ MOST = 50_000
 """Times that one file may hold; those not asked for the longest go first."""
 _FORMAT = 1
 """Raised when times mean something else than before."""
-_ENOUGH = 300e-6
-"""Seconds that the copies of a segment should take together."""
+_ENOUGH = 6e6
+"""Multiply-accumulates that the copies of a segment should be together: some tenths of a
+millisecond, next to which a call does not count, and which others seldom disturb."""
 _COPIES = 8
 _LEAST = 0.1
 """Part of a segment's time that is left to it, whatever it takes to make its outputs small."""
@@ -82,7 +92,7 @@ class Table:
     def _timed(self, one: Excerpt) -> float:
         try:
             self._call = self._call or self._time(*_nothing())
-            spent = self._each(lambda copies: copies_of(one, copies))
+            spent = self._each(lambda copies: copies_of(one, copies), one.work)
             after = sum(self._after(end, one) for end in ends(one))
         except OnnxpruneError:
             return float("nan")
@@ -92,15 +102,15 @@ class Table:
         """What it takes to make an output of a segment small."""
         key = f"{end}"
         if key not in self.times:
-            self.times[key] = self._each(lambda copies: copies_of_end(end, one.model.ir, copies))
+            work = float(MOVED * prod(end.shape))
+            self.times[key] = self._each(
+                lambda copies: copies_of_end(end, one.model.ir, copies), work
+            )
         return self.times[key]
 
-    def _each(self, model: Callable[[int], tuple[onnx.ModelProto, Shapes]]) -> float:
-        """What each copy in a model takes: as many that the call around them hardly counts."""
-        first = self._time(*model(1)) - self._call
-        copies = int(np.clip(np.ceil(_ENOUGH / max(first, 1e-9)), 1, _COPIES))
-        if copies == 1:
-            return max(first, 0.0)
+    def _each(self, model: Callable[[int], tuple[onnx.ModelProto, Shapes]], work: float) -> float:
+        """What each copy in a model takes: of so many that the call around them hardly counts."""
+        copies = int(np.clip(np.ceil(_ENOUGH / (work + 1)), 1, _COPIES))
         return max((self._time(*model(copies)) - self._call) / copies, 0.0)
 
     def _time(self, proto: onnx.ModelProto, shapes: Shapes) -> float:
