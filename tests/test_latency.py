@@ -147,11 +147,9 @@ def test_a_prediction_is_a_sum_of_positive_times_and_knows_the_lines(
     assert whole > 0
     facts = propagate(rescnn.model, {k: (1, *v[1:]) for k, v in rescnn.inputs[0].items()})
     parts = segments(rescnn.model, facts, costly_nodes(rescnn))
-    times = [
-        Table(stairs_backend.BACKEND, 1).seconds(one)
-        for s in parts
-        if (one := excerpt(rescnn.model, facts, s))
-    ]
+    table = Table(stairs_backend.BACKEND, 1)
+    alone = [one for part in parts if (one := excerpt(rescnn.model, facts, part)) is not None]
+    times = [table.seconds(one) for one in alone]
     assert min(times) > 0
     assert whole == pytest.approx(sum(times) * 1e9, rel=1e-6)
     for group in rescnn.groups:
