@@ -10,7 +10,7 @@ TESTFLAGS ?=
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-heavy lint format typecheck bench clean
+.PHONY: demo test test-heavy test-engines lint format typecheck bench clean
 .DELETE_ON_ERROR:
 
 demo: $(STAMP)  ## prune a small trained network and show what it cost and gained
@@ -21,6 +21,9 @@ test: $(STAMP)  ## everything except the heavy tests
 
 test-heavy: $(STAMP)  ## only the tests that need minutes or gigabytes
 	$(BIN)/pytest -m heavy $(TESTFLAGS)
+
+test-engines: $(STAMP)  ## every network at hand, pruned every way, becomes a TensorRT engine
+	$(BIN)/pytest -m 'engines and not heavy' $(TESTFLAGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

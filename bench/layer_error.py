@@ -1,6 +1,6 @@
 """Layer by layer: how far sparse weights move what a layer computes, onnxprune beside SparseGPT.
 
-    python -m bench.layer_error [--only GLOB]     # measure what is missing
+    python -m bench.layer_error --peer OTHER/bin/python [--only GLOB] [--again]
     python -m bench.layer_error --table           # results/layer_error.json as a table
 
 For weights W with bias b that became W + D and b + d, on inputs x of the dense network that nothing
@@ -10,12 +10,16 @@ was fitted to, the relative squared error of the layer *alone* is
 
 which is tr(D^T G D) / tr(W^T G W) with G = E x x^T where no bias moved. It compares solvers: both
 are given the dense network's inputs to each layer, those of the same calibration inputs, and have
-no other layer to make up for. Ours is the default method for masks and weights. SparseGPT's are the
-files that bench.quality kept (--system onnxsim); its time is that of its process, ours that of
-running the network, collecting moments and solving, both as CPU seconds over weights.
+no other layer to make up for.
 
-*In place* is what the output of a layer really is off by in the network that a whole run of
-onnxprune wrote, where layers also make up for each other: |y' - y|^2 / |y|^2.
+*In place* is what the output of a layer really is off by in the network as it is written, where
+layers also make up for each other: |y' - y|^2 / |y|^2.
+
+SparseGPT is onnxsim 0.8.1's, in a process of its own. Ours is the layer-wise method that it
+compares with: default masks, an even share of every layer, conjugate gradients; what the default
+does besides (dividing zeros by sensitivity, training) has no counterpart there. Times are CPU
+seconds over weights: those of reading the network, running it on all calibration inputs,
+collecting moments and solving; *solving* alone is what is left of a run on eight samples.
 """
 
 from __future__ import annotations
@@ -23,17 +27,22 @@ from __future__ import annotations
 import argparse
 import fnmatch
 import json
+import os
+import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from bench.quality import kept_at, read
-from bench.quality_cases import CASES, calibration, path_of, unseen
-from onnxprune import load
+from bench.quality import kept_at
+from bench.quality_cases import Feeds, calibration, path_of, unseen
+from bench.structured import HERE, limited, machine
+from onnxprune import analyse, load
 from onnxprune import model as models
 from onnxprune.backends import open_session
 from onnxprune.recover.gram import Accumulator, Moments
@@ -43,11 +52,25 @@ from onnxprune.recover.patches import sample_positions
 from onnxprune.recover.pcg import RIDGES, refit_support
 from onnxprune.recover.segments import Segments
 from onnxprune.sparse.amount import Sparsity, sparsity
+from onnxprune.sparse.layerwise import Settings
 from onnxprune.sparse.rows import Sample, moments_of, steadied
 from onnxprune.sparse.select import aim, gram_of, select
 from onnxprune.sparse.weights import Weights, find_targets
+from onnxprune.sparsify import sparsify
 
-RESULTS = Path(__file__).parent / "results" / "layer_error.json"
+RESULTS = HERE / "results" / "layer_error.json"
+NETWORKS = {
+    "resnet20_cifar10_proj_bn": 1,
+    "mobilenetv1_0.75_imagenet_bn": 8,
+    "minilm_l6_sts_sst2": 1,
+    "stories260k_llama_legacy": 1,
+    "digits_rescnn": 1,
+    "digits_encoder": 1,
+}
+"""What is measured; of so many calibration batches one is taken (SparseGPT takes hours for all)."""
+AMOUNTS = ("50%", "2:4")
+FEW = 8
+"""Samples of the run that shows what solving takes."""
 ROWS = 20_000
 """Rows of unseen inputs looked at in each layer."""
 BATCHES = 6
@@ -94,14 +117,14 @@ def _mean(matrix: Array, moments: Moments) -> Array:
     return mean
 
 
-def solved(graph: str, asked: Sparsity) -> tuple[dict[str, Affine], float]:
-    """Every layer thinned on its own, on the dense network's inputs, and the CPU seconds of it."""
-    batches = calibration(graph)
-    start = time.process_time()
-    model = load(path_of(graph))
-    run, weights, sample = Segments(model, batches), Weights(model), Sample()
-    found = {}
-    for target in find_targets(model, asked)[0]:
+def solved(
+    model: models.Model, batches: list[Feeds], amounts: Mapping[str, Sparsity]
+) -> dict[str, dict[str, Affine]]:
+    """Every layer thinned on its own, on the dense network's inputs, by amount."""
+    run, weights, sample = Segments(model, batches), Weights(model), Sample(rows=ROWS)
+    found: dict[str, dict[str, Affine]] = {amount: {} for amount in amounts}
+    wanted = {amount: find_targets(model, asked)[0] for amount, asked in amounts.items()}
+    for target in next(iter(wanted.values())):
         layer, (groups, _, outputs) = target.layer, target.shape
         run.advance([layer.x, layer.y])
         one = np.ones(groups * outputs)
@@ -110,48 +133,122 @@ def solved(graph: str, asked: Sparsity) -> tuple[dict[str, Affine], float]:
         weight, bias = weights.read(target)
         train, held = steadied(train, weight), steadied(held, weight)
         free = layer.bias_slot is not None
-        pattern = Pattern(asked.share, asked.n, asked.m)
-        wanted = aim(train, weight, bias, free_bias=free)
-        first, keep = select(target, "admm", wanted, gram_of(train, free_bias=free), pattern)
-        refit = refit_support(
-            train, held, weight, keep, bias,
-            start=first, ridges=RIDGES, free_bias=free, iterations=20,
-        )  # fmt: skip
-        found[layer.node] = np.where(keep, refit.weight, 0.0), refit.bias
-    return found, time.process_time() - start
+        for amount, asked in amounts.items():
+            if target not in wanted[amount]:
+                continue
+            pattern = Pattern(asked.share, asked.n, asked.m)
+            goal = aim(train, weight, bias, free_bias=free)
+            first, keep = select(target, "admm", goal, gram_of(train, free_bias=free), pattern)
+            refit = refit_support(
+                train, held, weight, keep, bias,
+                start=first, ridges=RIDGES, free_bias=free, iterations=Settings.iterations,
+            )  # fmt: skip
+            found[amount][layer.node] = np.where(keep, refit.weight, 0.0), refit.bias
+    return found
 
 
-def measure(graph: str, amount: str) -> dict[str, Any]:
-    """A row for each layer that both systems made zeros in, and the seconds of both."""
+def whole(graph: str, asked: Sparsity, batches: list[Feeds]) -> tuple[models.Model, float, int]:
+    """The network thinned layer after layer, the CPU seconds of that, and its weights."""
+    start = time.process_time()
+    model = load(path_of(graph))
+    with threadpool_limits(1, "blas"):
+        made = sparsify(model, asked, batches, analyse(model).facts, Settings())
+    return made.model, time.process_time() - start, sum(t.size for t in made.targets)
+
+
+@dataclass(frozen=True)
+class Rival:
+    """Where onnxsim's network is, and what it took."""
+
+    file: Path
+    cpu_s: float
+    solving_s: float | None
+
+
+def rival(peer: str, graph: str, amount: str, batches: list[Feeds]) -> Rival | None:
+    """SparseGPT's network, from an earlier run where there is one; None if it made none."""
+    file = kept_at("onnxsim", graph, f"sparsegpt {amount}")
+    assert file is not None
+    about = file.with_suffix(".json")
+    if not (file.exists() and about.exists()):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        took = _rival(peer, graph, amount, batches, file)
+        few = [{name: array[:FEW] for name, array in batches[0].items()}]
+        took["few"] = _rival(peer, graph, amount, few, file.with_suffix(".few"))
+        about.write_text(json.dumps(took))
+    took = json.loads(about.read_text())
+    return Rival(file, took["cpu_s"], took.get("few", {}).get("cpu_s")) if file.exists() else None
+
+
+def _rival(peer: str, graph: str, amount: str, batches: list[Feeds], out: Path) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        feeds = Path(folder) / "calibration.npz"
+        named = {f"{i:05d}/{n}": a for i, each in enumerate(batches) for n, a in each.items()}
+        np.savez(feeds, **named)  # type: ignore[arg-type]  # numpy takes arrays
+        command = [peer, str(HERE / "quality_peer.py"), str(path_of(graph)), str(out)]
+        command += ["--method", "sparsegpt", "--amount", amount, "--calibration", str(feeds)]
+        return limited(command, 3600, os.environ)
+
+
+def measure(graph: str, amounts: Sequence[str], peer: str) -> list[dict[str, Any]]:
+    """For each amount a row with every layer that both systems made zeros in."""
+    batches = calibration(graph)[:: NETWORKS[graph]]
+    asked = {amount: sparsity(amount) for amount in amounts}
+    rivals = {amount: rival(peer, graph, amount, batches) for amount in amounts}
     dense = load(path_of(graph))
     before = affine(dense)
-    files = {s: kept_at(s, graph, _label(s, amount)) for s in ("onnxprune", "onnxsim")}
-    opened = {s: load(file) for s, file in files.items() if file is not None and file.exists()}
-    theirs = {n: w for n, w in affine(opened["onnxsim"]).items() if (w[0] == 0).mean() > 0.25}
     with threadpool_limits(1, "blas"):
-        mine, seconds = solved(graph, sparsity(amount))
-    layers = [x for x in find_layers(dense)[0] if x.node in mine and x.node in theirs]
-    gathered, off = _run(graph, dense, layers, opened)
-    peer = {(r["system"], r["graph"], r["label"]): r["run"] for r in read()["rows"]}
-    return {
-        "graph": graph,
-        "amount": amount,
-        "onnxprune": {"cpu_s": round(seconds, 2), "weights": sum(w.size for w, _ in mine.values())},
-        "onnxsim": {
-            "cpu_s": peer["onnxsim", graph, _label("onnxsim", amount)]["cpu_s"],
-            "weights": sum(w.size for w, _ in theirs.values()),
-        },
-        "not compared": sorted({*mine} ^ {*theirs}),
-        "layers": [
+        mine = solved(dense, batches, asked)
+    rows = []
+    for amount, other in rivals.items():
+        if other is None:
+            print(f"{graph} {amount}: SparseGPT made no file")
+            continue
+        thinned, seconds, size = whole(graph, asked[amount], batches)
+        few = [{name: array[:FEW] for name, array in batches[0].items()}]
+        solving = whole(graph, asked[amount], few)[1]
+        opened = {"onnxprune": thinned, "onnxsim": load(other.file)}
+        theirs = {n: w for n, w in affine(opened["onnxsim"]).items() if (w[0] == 0).mean() > 0.25}
+        layers = [x for x in find_layers(dense)[0] if x.node in mine[amount] and x.node in theirs]
+        gathered, off = _run(graph, dense, layers, opened)
+        ours = {"cpu_s": round(seconds, 2), "solving_s": round(solving, 2), "weights": size}
+        their_size = sum(w.size for w, _ in theirs.values())
+        rows.append(
             {
-                "layer": layer.node,
-                "weights": before[layer.node][0].size,
-                "onnxprune": alone(gathered[layer.node], before[layer.node], mine[layer.node]),
-                "onnxsim": alone(gathered[layer.node], before[layer.node], theirs[layer.node]),
-                "in place": {s: off[s, layer.y] for s in opened},
+                "graph": graph,
+                "amount": amount,
+                "samples": sum(len(next(iter(each.values()))) for each in batches),
+                "load": round(os.getloadavg()[0], 1),
+                "onnxprune": ours,
+                "onnxsim": {
+                    "cpu_s": other.cpu_s, "solving_s": other.solving_s, "weights": their_size
+                },
+                "not compared": sorted({*mine[amount]} ^ {*theirs}),
+                "layers": [
+                    _layer(x, gathered[x.node], before, mine[amount], theirs, off) for x in layers
+                ],
             }
-            for layer in layers
-        ],
+        )  # fmt: skip
+    return rows
+
+
+def _layer(
+    layer: Layer,
+    moments: Moments,
+    before: Mapping[str, Affine],
+    mine: Mapping[str, Affine],
+    theirs: Mapping[str, Affine],
+    off: Mapping[tuple[str, str], float],
+) -> dict[str, Any]:
+    """The errors of one layer, alone and in place, of ours and of theirs."""
+    pairs = (mine, theirs)
+    alone_ = [alone(moments, before[layer.node], each[layer.node]) for each in pairs]
+    placed = [off[system, layer.y] for system in ("onnxprune", "onnxsim")]
+    return {
+        "layer": layer.node,
+        "weights": before[layer.node][0].size,
+        "alone": [float(f"{x:.4g}") for x in alone_],
+        "in place": [float(f"{x:.4g}") for x in placed],
     }
 
 
@@ -184,29 +281,27 @@ def _run(
     return {node: each.moments() for node, each in gathered.items()}, errors
 
 
-def _label(system: str, amount: str) -> str:
-    return f"sparsegpt {amount}" if system == "onnxsim" else amount
-
-
 def table(found: Sequence[Mapping[str, Any]]) -> None:
     """Print a line for each network and sparsity, and whether what is asked was met."""
-    print("| network | sparsity | layers | lower | error | SparseGPT | ns per weight", end="")
-    print(" | SparseGPT | time | lower in place |\n" + "|--" * 10 + "|")
+    print(
+        "| network | sparsity | samples | layers | lower alone | in place | error | SparseGPT",
+        end="",
+    )
+    print(" | us per weight | SparseGPT | time | solving |\n" + "|--" * 12 + "|")
     lower, ratios = [], []
     for each in found:
         layers = each["layers"]
-        wins = [x["onnxprune"] < x["onnxsim"] for x in layers]
-        placed = [x["in place"]["onnxprune"] < x["in place"]["onnxsim"] for x in layers
-                  if len(x["in place"]) == 2]  # fmt: skip
-        took = [1e9 * each[s]["cpu_s"] / each[s]["weights"] for s in ("onnxprune", "onnxsim")]
-        middle = [np.median([x[s] for x in layers]) for s in ("onnxprune", "onnxsim")]
-        lower += wins
+        wins = [[x[how][0] < x[how][1] for x in layers] for how in ("alone", "in place")]
+        took = [1e6 * each[s]["cpu_s"] / each[s]["weights"] for s in ("onnxprune", "onnxsim")]
+        solving = [each[s]["solving_s"] for s in ("onnxprune", "onnxsim")]
+        lower += wins[0]
         ratios.append(took[0] / took[1])
-        cells = [each["graph"], each["amount"], str(len(layers)), f"{100 * np.mean(wins):.0f} %"]
-        cells += [f"{m:.4f}" for m in middle] + [f"{t:,.0f}" for t in took] + [f"{ratios[-1]:.2f}x"]
-        print(
-            "| " + " | ".join([*cells, f"{100 * np.mean(placed):.0f} %" if placed else ""]) + " |"
-        )
+        cells = [each["graph"], each["amount"], str(each["samples"]), str(len(layers))]
+        cells += [f"{100 * np.mean(part):.0f} %" for part in wins]
+        cells += [f"{np.median([x['alone'][k] for x in layers]):.4f}" for k in range(2)]
+        cells += [f"{t:,.1f}" for t in took] + [f"{ratios[-1]:.2f}x"]
+        cells += [f"{solving[0] / solving[1]:.2f}x" if solving[1] else ""]
+        print("| " + " | ".join(cells) + " |")
     if lower:
         said = "met" if np.mean(lower) >= SHARE else "missed"
         print(f"\n{sum(lower)} of {len(lower)} layers: {100 * np.mean(lower):.1f} %; ", end="")
@@ -215,25 +310,35 @@ def table(found: Sequence[Mapping[str, Any]]) -> None:
         print(f"Time: at most {TIMES:g}x of SparseGPT's in {fast} of {len(ratios)} rows")
 
 
+def _stored() -> list[dict[str, Any]]:
+    return json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else []
+
+
 def main() -> None:
     """See the top of this file."""
-    parser = argparse.ArgumentParser(prog="python -m bench.layer_error", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.layer_error",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--peer", default=sys.executable, help="the Python that has onnxsim 0.8.1")
     parser.add_argument("--only", default="*", help="a glob over networks")
     parser.add_argument("--again", action="store_true", help="also what was measured before")
     parser.add_argument("--table", action="store_true")
     options = parser.parse_args()
-    found = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else []
-    done = {(row["graph"], row["amount"]) for row in found} if not options.again else set()
-    cases = dict.fromkeys((c.graph, c.sparsity) for cases in CASES.values() for c in cases)
-    for graph, amount in () if options.table else cases:
-        file = kept_at("onnxsim", graph, _label("onnxsim", amount))
-        known = fnmatch.fnmatch(graph, options.only) and file is not None and file.exists()
-        if known and (graph, amount) not in done:
-            row = measure(graph, amount)
-            found = [r for r in found if (r["graph"], r["amount"]) != (graph, amount)] + [row]
+    found = _stored()
+    for graph in () if options.table else NETWORKS:
+        done = {row["amount"] for row in found if row["graph"] == graph and not options.again}
+        todo = [amount for amount in AMOUNTS if amount not in done]
+        if todo and fnmatch.fnmatch(graph, options.only) and path_of(graph).exists():
+            fresh = measure(graph, todo, options.peer)
+            same = {(row["graph"], row["amount"]) for row in fresh}
+            kept = _stored()  # now: somebody else may have added to it meanwhile
+            found = [r for r in kept if (r["graph"], r["amount"]) not in same] + fresh
             lines = ",\n".join(json.dumps(each) for each in found)
-            RESULTS.write_text(f'{{"schema": 1, "rows": [\n{lines}\n]}}\n')
-            print(graph, amount, flush=True)
+            head = json.dumps(machine())
+            RESULTS.write_text(f'{{"schema": 2, "machine": {head}, "rows": [\n{lines}\n]}}\n')
+            print(graph, *todo, flush=True)
     table(found)
 
 

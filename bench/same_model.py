@@ -53,6 +53,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=10)
     parser.add_argument("--model", default="digits_rescnn", choices=zoo.names())
     parser.add_argument("--on", default="cpu")
+    parser.add_argument("--seed", type=int, default=0, help="of the first comparison")
     parser.add_argument("--fresh", action="store_true")
     parser.add_argument("--table", action="store_true")
     parser.add_argument("--json", type=Path, default=RESULTS)
@@ -64,7 +65,7 @@ def main() -> None:
         samples, _ = open_samples(models.load(entry.model), calib=str(entry.calibration))
         case = Case(asked.on, (entry.model, entry.model), samples.timed(1), threads=1)
         for _ in range(asked.count):
-            rows.append(compare(case, replace(Settings(), seed=len(rows))))
+            rows.append(compare(case, replace(Settings(), seed=asked.seed + len(rows))))
             write(asked, rows)
             print(json.dumps(rows[-1]), flush=True)
     held = sum(row["holds_1"] for row in rows)

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from onnxprune.plan import Plan, load_plan
     from onnxprune.repair import Recovered, recover_model
     from onnxprune.surgery import cut
+    from onnxprune.sweep.found import Sensitivity, load_sensitivity
+    from onnxprune.sweep.run import sensitivity
 
 from onnxprune.errors import OnnxpruneError
 
@@ -27,14 +29,17 @@ _HOME = {
     "Plan": "plan",
     "Pruned": "carry_out",
     "Recovered": "repair",
+    "Sensitivity": "sweep.found",
     "analyse": "analysis",
     "cut": "surgery",
     "load": "model",
     "load_plan": "plan",
+    "load_sensitivity": "sweep.found",
     "prune": "pipeline",
     "recover_model": "repair",
     "replay": "pipeline",
     "save": "model",
+    "sensitivity": "sweep.run",
 }
 """Where each name lives; imported when first used, so that ``--help`` does not wait for onnx."""
 
@@ -46,14 +51,17 @@ __all__ = [
     "Plan",
     "Pruned",
     "Recovered",
+    "Sensitivity",
     "analyse",
     "cut",
     "load",
     "load_plan",
+    "load_sensitivity",
     "prune",
     "recover_model",
     "replay",
     "save",
+    "sensitivity",
 ]
 
 

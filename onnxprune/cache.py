@@ -17,7 +17,9 @@ FOLDER_VARIABLE = "ONNXPRUNE_CACHE"
 """The environment variable that names the folder."""
 LARGEST = 256 << 20
 """Bytes that the folder may hold."""
-_ENDINGS = (".curves.npz", ".latency.json")
+CELLS = ".cells.jsonl"
+"""How files end that hold cells of a sensitivity sweep (``sweep.checkpoint``)."""
+_ENDINGS = (".curves.npz", ".latency.json", CELLS)
 """Of the files that are ours: others in the folder are left alone."""
 _ABANDONED = 3600.0
 """Seconds after which a file that is being written belongs to nobody."""
@@ -49,10 +51,10 @@ def keep(place: Path, name: str, write: Callable[[IO[bytes]], object]) -> None:
     except BaseException:
         Path(part).unlink(missing_ok=True)
         raise
-    _trim(place)
+    trim(place)
 
 
-def _trim(place: Path) -> None:
+def trim(place: Path) -> None:
     """Remove what was used longest ago until the folder holds at most ``LARGEST`` bytes."""
     found = []
     for path in place.iterdir():

@@ -35,6 +35,25 @@ Tell = Callable[[str], None]
 """Hears what is being done, one short sentence at a time."""
 
 
+@dataclass(frozen=True)
+class Visited:
+    """One model on the way to the smallest that is good enough.
+
+    Attributes:
+        label: the budget it was made for.
+        left: what it costs.
+        judged: how it compares with the dense model, on the inputs that models were chosen by.
+        ok: whether that is good enough.
+        chosen: whether it is the one.
+    """
+
+    label: str
+    left: Cost
+    judged: Judgement
+    ok: bool
+    chosen: bool = False
+
+
 @dataclass(frozen=True, eq=False)
 class Pruned:
     """What pruning made and found.
@@ -51,6 +70,7 @@ class Pruned:
         notes: whole sentences: what was declined and why, where inputs came from.
         options: what was asked.
         latency: the cut model against the dense one, where a latency was asked for.
+        visited: every model that was made on the way, where the amount was searched for.
     """
 
     model: models.Model
@@ -65,6 +85,7 @@ class Pruned:
     notes: tuple[str, ...]
     options: Options
     latency: Compared | None = field(default=None, kw_only=True)
+    visited: tuple[Visited, ...] = field(default=(), kw_only=True)
 
     def save(self, path: str | Path) -> Path:
         """Write the cut model; never over the model it came from."""
@@ -125,7 +146,8 @@ def carry_out(
         said.append(f"inexact: {some} was cut, so the result is not the masked original")
     recovered: tuple[Outcome, ...] = ()
     as_cut = small
-    if asked.recover != "none" and fit and (not checks or checks[0].ok):
+    cut_off = plan.removed or plan.bypassed
+    if asked.recover != "none" and cut_off and fit and (not checks or checks[0].ok):
         small, recovered = _recover(analysis, plan, small, fit, asked, tell)
     if anew:
         with threadpool_limits(BLAS, "blas"):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, cast, get_args
 
-from onnxprune.amounts import budget, count, fraction, shapes
+from onnxprune.amounts import BUDGET_KINDS, budget, count, fraction, shapes
 from onnxprune.errors import OnnxpruneError
 from onnxprune.options import Allocation, Options, Recover
 from onnxprune.sparse.amount import Method, Spread, sparsity
@@ -100,6 +101,19 @@ def _round_to(value: object, of: str) -> int | Literal["auto"]:
     return "auto" if value == "auto" else count(value, of=of, least=1)
 
 
+def _path(value: object, of: str) -> object:
+    return value if isinstance(value, os.PathLike) else _text(value, of)
+
+
+def _smallest(value: object, of: str) -> str:
+    """A kind of budget, as in ``macs``, ``bytes`` or ``latency@cpu``."""
+    kind, at, backend = _text(value, of).partition("@")
+    if kind not in BUDGET_KINDS or bool(at) != (kind == "latency") or (at and not backend):
+        known = [k if k != "latency" else "latency@cpu" for k in BUDGET_KINDS]
+        raise OnnxpruneError(f"{of} {value} is not known", hint=suggest(kind, known))
+    return f"{kind}{at}{backend}"
+
+
 def _metric(value: object, of: str) -> object:
     return value if callable(value) else _text(value, of)
 
@@ -127,6 +141,7 @@ _READERS: dict[str, Callable[[object, str], object]] = {
     "skip_small": _positive,
     "skip_first": _count,
     "skip_last": _count,
+    "tied": _switch,
     "sparse_method": _one_of(get_args(Method)),
     "sparse_allocation": _one_of(get_args(Spread)),
     "permute": _switch,
@@ -149,5 +164,7 @@ _READERS: dict[str, Callable[[object, str], object]] = {
     "max_drop": _ratio,
     "shapes": lambda value, of: shapes(value, of=of),
     "store": _one_of(get_args(Store)),
+    "sensitivity": _path,
+    "smallest": _smallest,
 }
 """How each option is read; its keys are exactly the fields of `Options`."""

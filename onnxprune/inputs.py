@@ -38,6 +38,7 @@ class Inputs:
         shapes: concrete input shapes to analyse at: those of the data, or those the user gave.
         seed: of made-up inputs.
         made: made-up inputs that the model is known to run on.
+        divided: the two parts that :meth:`parts` gives, where they are not its own choice.
     """
 
     signature: Signature
@@ -45,6 +46,7 @@ class Inputs:
     shapes: Mapping[str, tuple[int, ...]] | None
     seed: int
     made: tuple[Feeds, ...] = ()
+    divided: tuple[Calibration, Calibration] | None = None
 
     @property
     def synthetic(self) -> bool:
@@ -108,7 +110,7 @@ class Inputs:
             return [], list(self.calibration or self.proof(analysis))
         if self.calibration.steps == 1:
             return list(self.calibration), list(self.calibration)
-        fit, held = split(self.calibration, HELD_OUT, self.seed)
+        fit, held = self.divided or split(self.calibration, HELD_OUT, self.seed)
         return list(_within(fit, MOST_BYTES)), list(held)
 
     @property
@@ -118,7 +120,7 @@ class Inputs:
             return None
         if self.calibration.synthetic:
             return self.calibration.indices
-        return split(self.calibration, HELD_OUT, self.seed)[1].indices
+        return (self.divided or split(self.calibration, HELD_OUT, self.seed))[1].indices
 
     def _made_up(self, shapes: Mapping[str, tuple[int, ...]], which: int) -> Feeds:
         """Standard normal floats; integers 0 or 1, which most vocabularies have; masks of ones."""

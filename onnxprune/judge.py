@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from onnxprune.backends import open_session
-from onnxprune.fidelity import Comparison, Fidelity
+from onnxprune.confidence import agreement_error, paired_error
+from onnxprune.fidelity import Comparison, Fidelity, Outputs
 from onnxprune.inputs import Feeds, Inputs
 from onnxprune.labels import open_labels
 from onnxprune.model import Model
 from onnxprune.options import Options
-from onnxprune.task import evaluate, find_metric
+from onnxprune.task import Metric, Score, find_metric, score
 
 
 @dataclass(frozen=True)
@@ -24,6 +30,7 @@ class Judgement:
         before, after: its value for the dense and for the pruned model.
         higher_is_better: which way is up.
         samples: how many inputs it was judged on; none of them was fitted to.
+        metric_error: standard error of the change of the metric, or None where none is known.
     """
 
     outputs: Mapping[str, Fidelity] = field(default_factory=dict)
@@ -32,6 +39,7 @@ class Judgement:
     after: float | None = None
     higher_is_better: bool = True
     samples: int = 0
+    metric_error: float | None = None
 
     @property
     def main(self) -> Fidelity:
@@ -39,6 +47,18 @@ class Judgement:
         comparable = [f for f in self.outputs.values() if f.cosine is not None]
         scores = [f for f in comparable if f.top1 is not None]
         return (scores or comparable or [Fidelity("")])[0]
+
+    @property
+    def measure(self) -> str:
+        """What :attr:`drop` is counted in: the metric, else ``agreement`` or ``cosine``."""
+        return self.metric or ("agreement" if self.main.top1 is not None else "cosine")
+
+    @property
+    def value(self) -> float | None:
+        """The pruned model's value of that."""
+        if self.metric:
+            return self.after
+        return self.main.top1 if self.main.top1 is not None else self.main.cosine
 
     @property
     def drop(self) -> float:
@@ -51,9 +71,40 @@ class Judgement:
         return 1.0 - (agreement if agreement is not None else 1.0)
 
     @property
+    def drop_error(self) -> float | None:
+        """Standard error of :attr:`drop`, or None where none is known."""
+        if self.metric:
+            return self.metric_error
+        agreement = self.main.top1
+        return None if agreement is None else agreement_error(agreement, self.samples)
+
+    @property
     def broken(self) -> bool:
         """Whether an output is finite in one model only."""
         return any(f.broken for f in self.outputs.values())
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """What a model is for: a metric, and the labels of the inputs it is judged by."""
+
+    metric: Metric
+    labels: npt.NDArray[Any]
+
+
+def task_of(asked: Options, indices: npt.NDArray[np.int64] | None) -> Task | None:
+    """The task that options name; None without labels.
+
+    Args:
+        asked: labels and metric.
+        indices: which samples of the source the inputs are; None for all.
+
+    Raises:
+        OnnxpruneError: the labels cannot be read or are too few.
+    """
+    if asked.labels is None:
+        return None
+    return Task(find_metric(asked.metric), open_labels(asked.labels, indices))
 
 
 def judge(
@@ -71,16 +122,52 @@ def judge(
     Raises:
         OnnxpruneError: a model does not run on the provider, or the labels do not fit.
     """
-    sessions = [open_session(m, provider=asked.provider) for m in (dense, pruned)]
+    one, other = (open_session(m, provider=asked.provider) for m in (dense, pruned))
+    task = task_of(asked, inputs.held_indices)
+    before = None
+    if task is not None:
+        before = score(task.metric, (one.run(f) for f in feeds), task.labels)
+    return judge_run(other.run, feeds, (one.run(f) for f in feeds), task, before)
+
+
+def judge_run(
+    run: Callable[[Feeds], Outputs],
+    feeds: Sequence[Feeds],
+    reference: Iterable[Outputs],
+    task: Task | None = None,
+    before: Score | None = None,
+) -> Judgement:
+    """Judge a model in one pass over its answers.
+
+    Args:
+        run: the model.
+        feeds: what it is asked.
+        reference: what the dense model answers to each of them.
+        task: what it is for, if that is known.
+        before: the dense model's score at it; needed with ``task``.
+
+    Raises:
+        OnnxpruneError: the model does not run, or the labels do not fit.
+    """
     compared = Comparison()
-    for each in feeds:
-        compared.add(*(s.run(each) for s in sessions))
+
+    def answers() -> Iterator[Outputs]:
+        for each, wanted in zip(feeds, reference, strict=True):
+            found = run(each)
+            compared.add(wanted, found)
+            yield found
+
     samples = sum(len(next(iter(f.values()))) for f in feeds)
-    if asked.labels is None:
+    if task is None or before is None:
+        deque(answers(), maxlen=0)
         return Judgement(compared.result(), samples=samples)
-    labels = open_labels(asked.labels, inputs.held_indices)
-    metric = find_metric(asked.metric)
-    before, after = (evaluate(metric, (s.run(f) for f in feeds), labels) for s in sessions)
+    after = score(task.metric, answers(), task.labels)
     return Judgement(
-        compared.result(), metric.name, before, after, metric.higher_is_better, samples
+        compared.result(),
+        task.metric.name,
+        before.value,
+        after.value,
+        task.metric.higher_is_better,
+        samples,
+        paired_error(task.metric, before, after),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -36,6 +37,8 @@ class Options:
             outputs than this; None leaves none out.
         skip_first: in how many layers at the front of the graph single weights stay.
         skip_last: in how many at its end.
+        tied: N:M also thins tables that are looked up too, as a tied embedding; what is found in
+            them has the zeros then.
         sparse_method: how single weights are chosen; None takes the best the given data allow.
         sparse_allocation: what single weights compete with: ``per-tensor``, ``per-row``,
             ``global``, ``curves`` (layers by their damage) or ``sensitivity`` (by what that does
@@ -67,8 +70,12 @@ class Options:
         cache: whether damage curves are kept for the next run on the same model and inputs, and
             taken from there; ``$ONNXPRUNE_CACHE`` says where.
         max_drop: the largest loss of the metric (without labels: of agreement with the original)
-            that is still a success; None sets no limit.
+            that is still a success; None sets no limit. Where nothing says how much is removed,
+            the smallest model within it is looked for.
         shapes: concrete shapes of inputs whose sizes the model leaves open, by input name.
+        sensitivity: a file of ``onnxprune sensitivity``: a target is met by what was measured there
+            instead of by damage curves.
+        smallest: what is made as small as ``max_drop`` allows, where no amount is given.
         store: the form weights are written in; what is computed with is the same in all of them.
 
     Raises:
@@ -85,6 +92,7 @@ class Options:
     skip_small: int | None = None
     skip_first: int = 0
     skip_last: int = 0
+    tied: bool = False
     sparse_method: Method | None = None
     sparse_allocation: Spread | None = None
     permute: bool = False
@@ -107,6 +115,8 @@ class Options:
     max_drop: float | None = None
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     store: Store = "dense"
+    sensitivity: str | os.PathLike[str] | None = None
+    smallest: str = "macs"
 
     def __post_init__(self) -> None:
         if self.ratio is not None and self.target is not None:
@@ -126,6 +136,11 @@ class Options:
                     f"{name} {ratio:g} is above --max-ratio {self.max_ratio:g}",
                     hint="ask for less, or raise --max-ratio",
                 )
+        if self.tied and not (self.sparsity is not None and self.sparsity.m):
+            raise OnnxpruneError(
+                "--tied is about N:M in tables that are looked up too",
+                hint="ask for a pattern with it, as in --sparsity 2:4",
+            )
         if self.permute and not (self.sparsity is not None and self.sparsity.m):
             raise OnnxpruneError(
                 "--permute has nothing to gain without groups of weights",
@@ -150,6 +165,7 @@ class Options:
             raise OnnxpruneError(
                 "--labels needs the inputs they belong to", hint="give those with --calib"
             )
+        self._check_search()
         if isinstance(self.metric, str) and ":" not in self.metric:
             from onnxprune.task import find_metric  # scipy behind it is slow to import
 
@@ -168,10 +184,37 @@ class Options:
                 hint="ask for one with it, as in --target latency=0.5x@cpu",
             )
 
+    def _check_search(self) -> None:
+        """Refuse what only makes sense where a budget is met or searched for."""
+        if self.sensitivity is not None and self.target is None and not self.searches:
+            raise OnnxpruneError(
+                "--sensitivity says what groups cost, which only a budget asks for",
+                hint="give --target macs=50% with it",
+            )
+        if self.sensitivity is not None and self.criterion is not None:
+            raise OnnxpruneError(
+                "--sensitivity and --criterion both say which units go", hint="give one of them"
+            )
+        if self.smallest != "macs" and not self.searches:
+            raise OnnxpruneError(
+                "--smallest says what is made small where --max-drop decides how far",
+                hint="leave it out, or give --max-drop 1% and no amount",
+            )
+        if self.searches and self.calib is None:
+            raise OnnxpruneError(
+                "--max-drop without an amount finds one by trying, which takes inputs to judge by",
+                hint="give inputs with --calib, or say how much goes, as in --target macs=50%",
+            )
+
     @property
     def asks_for_nothing(self) -> bool:
         """Whether no amount to remove is given at all."""
         return not (self.removes_units or self.sparsity)
+
+    @property
+    def searches(self) -> bool:
+        """Whether the amount is to be found: as much as ``max_drop`` allows."""
+        return self.asks_for_nothing and self.max_drop is not None
 
     @property
     def removes_units(self) -> bool:

@@ -11,12 +11,14 @@ from threadpoolctl import threadpool_limits
 
 from onnxprune import model as models
 from onnxprune.allocate import Limits
+from onnxprune.allocate.cache import Curves
+from onnxprune.allocate.measured import swept_curves
 from onnxprune.analysis import Analysis, analyse
 from onnxprune.carry_out import BLAS, Pruned, Tell, carry_out
 from onnxprune.errors import OnnxpruneError
 from onnxprune.flags import from_flags
 from onnxprune.inputs import HELD_OUT, Feeds, Inputs, open_inputs
-from onnxprune.latency.budget import Reached, backend_of, one_sample, reach, result
+from onnxprune.latency.budget import backend_of, one_sample, reach, result
 from onnxprune.options import Options
 from onnxprune.plan import Origin, Plan, check, versions
 from onnxprune.selection import Selection, select
@@ -50,33 +52,105 @@ def prune(
             met.
     """
     asked = options or from_flags(flags)
+    analysis, inputs = prepare(source, asked, tell)
+    if asked.searches:
+        from onnxprune.automatic import search  # it plans with what is below
+
+        return search(analysis, inputs, asked, tell)
+    if asked.target is not None and asked.target.kind == "latency":
+        return _by_clock(analysis, inputs, asked, tell)
+    plan, notes = make_plan(analysis, asked, inputs, tell)
+    return carry_out(analysis, plan, asked, inputs, notes, tell, anew=True)
+
+
+def prepare(source: Any, asked: Options, tell: Tell) -> tuple[Analysis, Inputs]:  # noqa: ANN401
+    """Read a model, find what can be removed, and open the inputs that it is looked at with.
+
+    Raises:
+        OnnxpruneError: the model or the data cannot be used.
+    """
     tell("reading the model")
     model, _ = densify(models.load(source))
     inputs = open_inputs(model, asked)
     tell("finding what can be removed")
     analysis = analyse(model, inputs=inputs.shapes)
-    inputs = inputs.that_run(analysis, asked.provider)
+    return analysis, inputs.that_run(analysis, asked.provider)
+
+
+def _by_clock(analysis: Analysis, inputs: Inputs, asked: Options, tell: Tell) -> Pruned:
+    """Plans are cut and measured until the latency is the wanted one; then the last is finished."""
     fit, held = inputs.parts(analysis)
     limits = _limits(analysis, asked)
     bypassed = _blocks(analysis, asked, fit or held)
-    by_clock = asked.target is not None and asked.target.kind == "latency"
-    reached: Reached | None = None
+    curves = swept_curves(analysis, asked) if asked.sensitivity is not None else None
+    feeds = one_sample(analysis, inputs.proof(analysis)[0], asked.shapes)
     with threadpool_limits(BLAS, "blas"):
-        if by_clock:
-            feeds = one_sample(analysis, inputs.proof(analysis)[0], asked.shapes)
-            reached = reach(analysis, asked, limits, fit, feeds, bypassed, tell)
-            chosen = reached.selection
-        elif asked.removes_units:
-            chosen = select(analysis, asked, limits, fit, bypassed, tell)
-        else:
-            chosen = Selection({}, "", {})
+        reached = reach(analysis, asked, limits, fit, feeds, bypassed, tell, curves)
+    with reached.stopwatch:
+        plan, notes = _planned(analysis, asked, inputs, reached.selection, bypassed, fit)
+        made = carry_out(analysis, plan, asked, inputs, notes, tell, anew=True)
+        tell("measuring what the result takes")
+        found = result(reached, made.model, asked)
+    return replace(
+        made,
+        verdict=Verdict((*made.verdict.checks, found.check)),
+        notes=(*made.notes, *reached.notes, found.note),
+        latency=found.compared,
+    )
+
+
+def make_plan(
+    analysis: Analysis,
+    asked: Options,
+    inputs: Inputs,
+    tell: Tell,
+    curves: Curves | None = None,
+) -> tuple[Plan, list[str]]:
+    """Decide what goes.
+
+    Args:
+        analysis: of the dense model.
+        asked: how much, and how.
+        inputs: where feeds come from.
+        tell: hears the progress.
+        curves: damage curves, where they are known already.
+
+    Returns:
+        The plan, and whole sentences on what was declined and why.
+
+    Raises:
+        OnnxpruneError: the criterion needs data, or the budget cannot be met.
+    """
+    fit, held = inputs.parts(analysis)
+    limits = _limits(analysis, asked)
+    bypassed = _blocks(analysis, asked, fit or held)
+    with threadpool_limits(BLAS, "blas"):
+        if asked.sensitivity is not None and curves is None:
+            curves = swept_curves(analysis, asked)
+        chosen = (
+            select(analysis, asked, limits, fit, bypassed, tell, curves)
+            if asked.removes_units
+            else Selection({}, "", {})
+        )
+    return _planned(analysis, asked, inputs, chosen, bypassed, fit)
+
+
+def _planned(
+    analysis: Analysis,
+    asked: Options,
+    inputs: Inputs,
+    chosen: Selection,
+    bypassed: tuple[str, ...],
+    fit: Sequence[Feeds],
+) -> tuple[Plan, list[str]]:
+    """The plan for what was chosen, and what is to be said about it."""
     plan = Plan(
         removed=chosen.removed,
         units={g.name: len(g) for g in analysis.groups},
         bypassed=bypassed,
         origin=Origin(
-            structure=models.structure_hash(model),
-            criterion=chosen.criterion,
+            structure=models.structure_hash(analysis.model),
+            criterion=chosen.criterion if asked.sensitivity is None else "sensitivity",
             allocation=asked.allocation or ("uniform" if asked.target is None else "global"),
             budget=_budget_text(asked),
             seed=asked.seed,
@@ -85,22 +159,7 @@ def prune(
         ),
     )
     notes = [f"{name}: {why}" for name, why in chosen.declined.items()]
-    notes += _rounded(analysis, asked, chosen) + _few(inputs, fit)
-    made = carry_out(analysis, plan, asked, inputs, notes, tell, anew=True)
-    return made if reached is None else _timed(made, reached, tell)
-
-
-def _timed(made: Pruned, reached: Reached, tell: Tell) -> Pruned:
-    """The same with its latency, measured on the model that was made."""
-    tell("measuring what the result takes")
-    with reached.stopwatch:
-        found = result(reached, made.model, made.options)
-    return replace(
-        made,
-        verdict=Verdict((*made.verdict.checks, found.check)),
-        notes=(*made.notes, *reached.notes, found.note),
-        latency=found.compared,
-    )
+    return plan, notes + _rounded(analysis, asked, chosen) + _few(inputs, fit)
 
 
 def replay(
@@ -116,13 +175,9 @@ def replay(
         OnnxpruneError: the plan was made for another graph.
     """
     asked = options or Options()
-    tell("reading the model")
-    model, _ = densify(models.load(source))
-    inputs = open_inputs(model, asked)
-    analysis = analyse(model, inputs=inputs.shapes)
-    inputs = inputs.that_run(analysis, asked.provider)
+    analysis, inputs = prepare(source, asked, tell)
     units = replace(plan, zeroed={})  # masks are for what the cut leaves
-    check(units, models.structure_hash(model), analysis.groups, analysis.blocks)
+    check(units, models.structure_hash(analysis.model), analysis.groups, analysis.blocks)
     return carry_out(analysis, plan, asked, inputs, [], tell, anew=False)
 
 
@@ -140,9 +195,10 @@ def _rounded(analysis: Analysis, asked: Options, chosen: Selection) -> list[str]
 
 def _few(inputs: Inputs, fit: Sequence[Feeds]) -> list[str]:
     """Say so where only a part of the calibration data could be held to fit to."""
-    known = inputs.calibration.samples if inputs.calibration is not None else None
+    source = inputs.divided[0] if inputs.divided is not None else inputs.calibration
+    known = source.samples if source is not None else None
     used = sum(len(next(iter(f.values()))) for f in fit)
-    if not fit or known is None or used >= int(known * (1 - HELD_OUT)) - 1:
+    if not fit or known is None or used >= int(known * (1 if inputs.divided else 1 - HELD_OUT)) - 1:
         return []
     return [f"{used} of {known} calibration samples were fitted to: more do not fit in memory"]
 
@@ -202,9 +258,9 @@ def _disjoint(order: list[Block], wanted: int) -> tuple[str, ...]:
 
 
 def _budget_text(asked: Options) -> str:
-    if asked.target is not None:
-        if asked.target.kind != "latency":
-            return str(asked.target)
+    if asked.target is not None and asked.target.kind == "latency":
         return str(replace(asked.target, backend=backend_of(asked).name))
+    if asked.target is not None:
+        return str(asked.target)
     parts = {"ratio": asked.ratio, "heads": asked.heads, "blocks": asked.blocks or None}
     return ", ".join(f"{k}={v:g}" for k, v in parts.items() if v is not None)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 
 from onnxprune import criteria
 from onnxprune import model as models
@@ -19,7 +20,7 @@ from onnxprune.allocate import (
     lattice,
     settle,
 )
-from onnxprune.allocate.cache import damage_curves
+from onnxprune.allocate.cache import Curves, damage_curves, known_curves
 from onnxprune.allocate.curves import choose_widths
 from onnxprune.allocate.knapsack import PROBES
 from onnxprune.allocate.ranking import Ranking, ranked
@@ -30,11 +31,14 @@ from onnxprune.analysis import Analysis
 from onnxprune.consumers import use_of
 from onnxprune.cost import CostModel
 from onnxprune.criteria.slices import F64
+from onnxprune.errors import OnnxpruneError
 from onnxprune.inputs import Feeds
 from onnxprune.options import Options
 from onnxprune.recover.elimination import Elimination
 from onnxprune.statistics import input_statistics
 from onnxprune.units import Group
+
+Tell = Callable[[str], None]
 
 ELIMINATION = "elimination"
 """The name of the default with data: units are priced by what is lost after refitting the rest."""
@@ -54,7 +58,7 @@ class Selection:
 
 
 @dataclass(frozen=True, eq=False)
-class Priced:
+class Worth:
     """What the units of every group are worth: found once, for every budget.
 
     Attributes:
@@ -76,9 +80,10 @@ def select(
     limits: Limits,
     fit: Sequence[Feeds],
     bypassed: Sequence[str],
-    tell: Callable[[str], None],
+    tell: Tell,
+    curves: Curves | None = None,
 ) -> Selection:
-    """Choose units under a ratio or a budget of multiplications, parameters or bytes.
+    """Choose units under a ratio or a budget.
 
     Args:
         analysis: of the dense model.
@@ -87,50 +92,46 @@ def select(
         fit: the calibration feeds that may be fitted to; empty without data.
         bypassed: blocks that go anyway; their layers cost nothing.
         tell: hears the progress.
+        curves: damage curves, where they are known already; else they are measured if need be.
 
     Raises:
         OnnxpruneError: the criterion needs data, or the budget cannot be met.
     """
-    priced = price(analysis, asked, limits, fit, tell)
-    widths = allowed(analysis, asked, limits, priced)
-    return choose(widths, priced, asked, asked.target, CostModel(analysis), bypassed)
+    worth = worth_of(analysis, asked, limits, fit, tell, curves)
+    widths = allowed(analysis, asked, limits, worth)
+    return choose(widths, worth, asked, asked.target, CostModel(analysis), bypassed)
 
 
-def price(
+def worth_of(
     analysis: Analysis,
     asked: Options,
     limits: Limits,
     fit: Sequence[Feeds],
-    tell: Callable[[str], None],
-) -> Priced:
+    tell: Tell,
+    curves: Curves | None = None,
+) -> Worth:
     """Find out what units are worth; see :func:`select`."""
-    name = asked.criterion or (ELIMINATION if fit else "l2")
-    groups = [g for g in analysis.groups if g.exact or limits.allow_inexact]
-    if not (name == ELIMINATION and fit):
+    name = ELIMINATION if curves is not None else _criterion(asked, fit)
+    groups = _groups(analysis, allow_inexact=limits.allow_inexact)
+    if name != ELIMINATION:
         declined: dict[str, str] = {}
-        scores = _scores(analysis, groups, name, asked, fit, declined)
-        return Priced(name, scores, {}, declined)
-    swept, unpriced = damage_curves(
-        analysis,
-        groups,
-        fit,
-        provider=asked.provider,
-        seed=asked.seed,
-        cache=asked.cache,
-        tell=tell,
-    )
-    spare = [g for g in groups if g.name in unpriced]
+        return Worth(name, _scores(analysis, groups, name, asked, fit, declined), {}, declined)
+    found = curves if curves is not None else priced(analysis, asked, fit, tell)
+    assert found is not None
+    swept, unpriced = found
     values = {g: _ranks(e) for g, e in swept.items()}
+    spare = [g for g in groups if g.name in unpriced]
     values |= _scores(analysis, spare, "l2", asked, fit, {})
     if asked.target is None:
-        return Priced(name, values, {}, {})
-    curves = _repaired(analysis, groups, swept) if asked.recover == "auto" else swept
-    return Priced(name, values, curves, unpriced)
+        return Worth(name, values, {}, {})
+    if asked.recover == "auto" and asked.sensitivity is None:
+        swept = _repaired(analysis, groups, swept)
+    return Worth(name, values, swept, unpriced)
 
 
 def choose(
     widths: Lattice,
-    priced: Priced,
+    worth: Worth,
     asked: Options,
     target: Budget | None,
     cost: CostOf,
@@ -142,23 +143,23 @@ def choose(
 
     Args:
         widths: those allowed.
-        priced: what units are worth.
+        worth: what units are worth.
         asked: the options.
         target: what may be left, in the unit of ``cost``; None removes by ratio.
         cost: of the model without some units and blocks.
         bypassed: blocks that go anyway.
-        stairs: whether costs climb in stairs, so that every width has to be priced.
+        stairs: whether costs climb in stairs, so that every width has to be worth.
 
     Raises:
         OnnxpruneError: the budget cannot be met.
     """
-    if priced.curves and target is not None:
-        return _by_curves(widths, priced, target, cost, bypassed, stairs=stairs)
-    name = priced.criterion
+    if worth.curves and target is not None:
+        return _by_curves(widths, worth, target, cost, bypassed, stairs=stairs)
+    name = worth.criterion
     claims = criteria.get(name).claims if name != ELIMINATION else {"comparable", "damage"}
     allocation = allocate(
         widths,
-        priced.scores,
+        worth.scores,
         ratio=asked.ratio,
         target=target,
         cost=lambda removed: cost(removed, bypassed),
@@ -169,11 +170,67 @@ def choose(
     return Selection(allocation.removed, name, allocation.declined)
 
 
-def narrowest(widths: Lattice, priced: Priced) -> Selection:
+def narrowest(widths: Lattice, worth: Worth) -> Selection:
     """As much removed as the limits allow."""
-    ranking = _ranking(priced)
+    ranking = _ranking(worth)
     kept = settle(widths, ranking, widths.smallest())
-    return Selection(ranking.removed(kept), priced.criterion, widths.declined)
+    return Selection(ranking.removed(kept), worth.criterion, widths.declined)
+
+
+def priced(analysis: Analysis, asked: Options, fit: Sequence[Feeds], tell: Tell) -> Curves | None:
+    """The damage curves that a selection is made by; None where a criterion decides instead."""
+    if _criterion(asked, fit) != ELIMINATION:
+        return None
+    return damage_curves(
+        analysis,
+        _groups(analysis, allow_inexact=asked.allow_inexact),
+        fit,
+        provider=asked.provider,
+        seed=asked.seed,
+        cache=asked.cache,
+        tell=tell,
+    )
+
+
+def removal_orders(
+    analysis: Analysis, asked: Options, fit: Sequence[Feeds], tell: Tell
+) -> tuple[dict[str, npt.NDArray[np.int64]], str]:
+    """By group, its units in the order in which they would leave, and what decides that.
+
+    Args:
+        analysis: of the dense model.
+        asked: the criterion, and whether inexact groups count.
+        fit: the calibration feeds that may be fitted to; empty without data.
+        tell: hears the progress.
+
+    Raises:
+        OnnxpruneError: the criterion needs data.
+    """
+    name, orders = _criterion(asked, fit), {}
+    groups = _groups(analysis, allow_inexact=asked.allow_inexact)
+    by = name
+    if name == ELIMINATION:
+        swept, _ = known_curves(
+            analysis, groups, fit, provider=asked.provider, seed=asked.seed, cache=asked.cache,
+            tell=tell,
+        )  # fmt: skip
+        orders = {g: e.order for g, e in swept.items()}
+        groups, by = [g for g in groups if g.name not in orders], "l2"
+    scores = _scores(analysis, groups, by, asked, fit, {})
+    return orders | {g: np.argsort(s, kind="stable") for g, s in scores.items()}, name
+
+
+def _criterion(asked: Options, fit: Sequence[Feeds]) -> str:
+    if asked.criterion == ELIMINATION and not fit:
+        raise OnnxpruneError(
+            "elimination prices units by what layers read", hint="give inputs with --calib"
+        )
+    return asked.criterion or (ELIMINATION if fit else "l2")
+
+
+def _groups(analysis: Analysis, *, allow_inexact: bool) -> list[Group]:
+    """The groups that are priced."""
+    return [g for g in analysis.groups if g.exact or allow_inexact]
 
 
 def _repaired(
@@ -189,7 +246,7 @@ def _repaired(
 
 def _by_curves(
     widths: Lattice,
-    priced: Priced,
+    worth: Worth,
     target: Budget,
     cost: CostOf,
     bypassed: Sequence[str],
@@ -197,7 +254,7 @@ def _by_curves(
     stairs: bool,
 ) -> Selection:
     """Widths by a knapsack over damage curves; groups with a ratio of their own as they are."""
-    swept, ranking = priced.curves, _ranking(priced)
+    swept, ranking = worth.curves, _ranking(worth)
     limit = target.limit(int(getattr(cost({}, ()), target.kind)))
 
     def settled(chosen: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:
@@ -213,10 +270,10 @@ def _by_curves(
     return Selection(settled(chosen), ELIMINATION, widths.declined)
 
 
-def _ranking(priced: Priced) -> Ranking:
+def _ranking(worth: Worth) -> Ranking:
     """The order in which units leave."""
-    by_score = ranked(priced.scores)
-    swept = priced.curves
+    by_score = ranked(worth.scores)
+    swept = worth.curves
     return Ranking(
         {**by_score.order, **{g: e.order for g, e in swept.items()}},
         {**by_score.keys, **{g: _rises(e) for g, e in swept.items()}},
@@ -262,7 +319,7 @@ def _scores(
     return dict(found.values)
 
 
-def allowed(analysis: Analysis, asked: Options, limits: Limits, priced: Priced) -> Lattice:
+def allowed(analysis: Analysis, asked: Options, limits: Limits, worth: Worth) -> Lattice:
     """The widths that the limits and the provider's kernels allow.
 
     Under a latency budget these are candidates, to be timed: see `latency`.
@@ -271,7 +328,7 @@ def allowed(analysis: Analysis, asked: Options, limits: Limits, priced: Priced) 
         analysis: of the dense model.
         asked: the options.
         limits: guard rails made from them.
-        priced: groups without scores are left alone.
+        worth: groups without scores are left alone.
     """
     shapes = {t.name: [a.size or 0 for a in t.axes] for t in analysis.tensors}
     ops = {call.name: call.op for _, call in analysis.walk.calls}
@@ -286,7 +343,7 @@ def allowed(analysis: Analysis, asked: Options, limits: Limits, priced: Priced) 
     )
     axes = axes_of(analysis.groups, shapes, grain)
     known = [b.name for b in analysis.blocks]
-    return lattice(analysis.groups, axes, limits, unscored=priced.declined, known=known)
+    return lattice(analysis.groups, axes, limits, unscored=worth.declined, known=known)
 
 
 def content(analysis: Analysis, name: str) -> np.ndarray:

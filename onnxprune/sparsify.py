@@ -85,7 +85,7 @@ def sparsify(
         targets = targets if batches else []
         others = magnitude.thin(
             work, asked.n, asked.m, skip=how.skip, leave=how.leave,
-            done={target.name for target in targets}, tell=tell,
+            done={target.name for target in targets}, tied=how.tied, tell=tell,
         )  # fmt: skip
         nodes = {each.node for each in others.outcomes}
         left = [each for each in left if each.node not in nodes]

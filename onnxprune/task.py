@@ -84,8 +84,28 @@ def find_metric(spec: str | Callable[..., float]) -> Metric:
     )
 
 
+@dataclass(frozen=True, eq=False)
+class Score:
+    """A metric of one model, and what every sample adds to it.
+
+    Attributes:
+        value: the metric.
+        sums, counts: float64 ``[samples]``: the metric is ``sums.sum() / counts.sum()`` (its
+            exponential, for ``perplexity``); None for a user's function.
+    """
+
+    value: float
+    sums: npt.NDArray[np.float64] | None = None
+    counts: npt.NDArray[np.float64] | None = None
+
+
 def evaluate(metric: Metric, outputs: Iterable[Outputs], labels: Array) -> float:
-    """The metric of a model over batches of its outputs.
+    """The metric of a model over batches of its outputs; arguments and errors are `score`'s."""
+    return score(metric, outputs, labels).value
+
+
+def score(metric: Metric, outputs: Iterable[Outputs], labels: Array) -> Score:
+    """The metric of a model over batches of its outputs, sample by sample.
 
     Args:
         metric: what to measure.
@@ -102,30 +122,37 @@ def evaluate(metric: Metric, outputs: Iterable[Outputs], labels: Array) -> float
     """
     pairs = _paired(outputs, labels, metric)
     if metric.kind == "function":
-        return _call(metric, pairs)
-    name, distribution = metric.output, False
-    total, count = 0.0, 0
+        return Score(_call(metric, pairs))
+    name, distribution = "", False
+    sums, counts = [np.zeros(0)], [np.zeros(0)]
     for batch, expected in pairs:
-        if count == 0 and not total:
+        if not name:
             name = _pick(metric, batch, expected)
             distribution = is_distribution(_last(batch[name], expected))
-        if metric.kind == "mse":
-            gap = batch[name].astype(np.float64).reshape(expected.shape) - expected
-            total, count = total + float(np.square(gap).sum()), count + gap.size
-            continue
-        rows, classes = _rows(batch[name], expected)
-        found = (
-            _hits(rows, classes, metric.top)
-            if metric.kind == "accuracy"
-            else _losses(rows, classes, distribution=distribution)
-        )
-        total, count = total + float(found.sum()), count + len(found)
+        found, of = _each(metric, batch[name], expected, distribution=distribution)
+        sums.append(np.bincount(of, found, len(expected)).astype(np.float64))
+        counts.append(np.bincount(of, minlength=len(expected)).astype(np.float64))
+    total, count = float(np.concatenate(sums).sum()), float(np.concatenate(counts).sum())
     if count == 0:
         raise OnnxpruneError(f"there is nothing to measure the {metric.name} of")
     mean = total / count
     if metric.kind == "perplexity":
-        return math.exp(mean) if mean < _LARGEST else math.inf
-    return mean
+        mean = math.exp(mean) if mean < _LARGEST else math.inf
+    return Score(mean, np.concatenate(sums), np.concatenate(counts))
+
+
+def _each(
+    metric: Metric, output: Array, expected: Array, *, distribution: bool
+) -> tuple[Array, npt.NDArray[np.int64]]:
+    """What every labelled element adds to the metric, and which sample it belongs to."""
+    samples = np.arange(len(expected))
+    if metric.kind == "mse":
+        gap = output.astype(np.float64).reshape(expected.shape) - expected
+        return np.square(gap).ravel(), np.repeat(samples, gap.size // max(len(gap), 1))
+    rows, classes, of = _rows(output, expected)
+    if metric.kind == "accuracy":
+        return _hits(rows, classes, metric.top), of
+    return _losses(rows, classes, distribution=distribution), of
 
 
 def _paired(
@@ -193,8 +220,10 @@ def _last(array: Array, labels: Array) -> Array:
     return array if axis is None else np.moveaxis(array, axis, -1)
 
 
-def _rows(array: Array, labels: Array) -> tuple[Array, npt.NDArray[np.int64]]:
-    """Scores ``[rows, classes]`` and class numbers ``[rows]``; unlabelled rows are left out."""
+def _rows(
+    array: Array, labels: Array
+) -> tuple[Array, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Scores ``[rows, classes]``, class numbers and samples ``[rows]``, without unlabelled rows."""
     scores = _last(array, labels)
     rows = scores.reshape(-1, scores.shape[-1])
     classes = labels.reshape(-1).astype(np.int64)
@@ -205,7 +234,8 @@ def _rows(array: Array, labels: Array) -> tuple[Array, npt.NDArray[np.int64]]:
             f"there is a label {classes.max()}, but only {rows.shape[1]} classes, counted from 0"
         )
     kept = classes >= 0
-    return rows[kept], classes[kept]
+    of = np.repeat(np.arange(len(labels)), len(classes) // max(len(labels), 1))
+    return rows[kept], classes[kept], of[kept]
 
 
 def _hits(rows: Array, classes: npt.NDArray[np.int64], top: int) -> npt.NDArray[np.bool_]:

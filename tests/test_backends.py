@@ -99,6 +99,15 @@ def test_taps_return_what_numpy_computes(optimise: bool) -> None:
     assert list(session.run(feeds, only=["x"])) == ["x"]
 
 
+@pytest.mark.parametrize(("spin", "said"), [(None, "0"), (True, ""), (False, "0")])
+def test_threads_of_a_loaded_model_sleep_unless_told(spin: bool | None, said: str) -> None:
+    session = open_session(models.load(mlp()), spin=spin)
+    key = "session.intra_op.allow_spinning"
+    settings = session.handle.get_session_options()
+    assert (settings.get_session_config_entry(key) if said else "") == said
+    assert open_session(mlp().SerializeToString()).run(feed()).keys() == session.run(feed()).keys()
+
+
 def test_tapping_leaves_the_model_as_it_was() -> None:
     model = models.load(mlp())
     before = models.to_proto(model).SerializeToString(deterministic=True)

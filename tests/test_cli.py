@@ -26,7 +26,9 @@ Cli = Callable[..., Ran]
 ROOT = Path(__file__).parents[1]
 COMMANDS = (
     *"inspect prune apply recover quantize store densify mask eligible build".split(),
+    "advise",
     "bench",
+    "report",
     "demo",
 )
 

@@ -31,7 +31,7 @@ from onnxprune.latency.table import Table, keep_table, open_table
 from onnxprune.options import Options
 from onnxprune.pipeline import _limits
 from onnxprune.plan import load_plan
-from onnxprune.selection import Priced, allowed, narrowest, price
+from onnxprune.selection import Worth, allowed, narrowest, worth_of
 from onnxprune.shapes import propagate
 from onnxprune.surgery import cut
 
@@ -77,8 +77,8 @@ def asked(**flags: object) -> Options:
     return from_flags({"target": "latency=0.5x", **flags})
 
 
-def priced(analysis: Analysis, options: Options) -> Priced:
-    return price(analysis, options, _limits(analysis, options), [], lambda _: None)
+def priced(analysis: Analysis, options: Options) -> Worth:
+    return worth_of(analysis, options, _limits(analysis, options), [], lambda _: None)
 
 
 def timed(analysis: Analysis, options: Options) -> tuple[Lattice, Predictor]:

@@ -98,3 +98,13 @@ def test_two_of_four_takes_a_fraction_of_a_microsecond_per_weight(axis: int) -> 
         masks.keep_n_of_m(masks.magnitude(W), 2, 4, axis)
         best = min(best, time.perf_counter() - start)
     assert best / W.size < 0.2e-6
+
+
+@pytest.mark.parametrize("within", [None, (0,), (1,)])
+def test_ties_do_not_change_how_many_go(within: tuple[int, ...] | None) -> None:
+    scores = np.round(np.random.default_rng(0).random((30, 40)) * 4).astype(np.float32)
+    keep = masks.keep_top(scores, 0.5, within=within)
+    counts = keep.sum() if within is None else keep.sum(axis=within)
+    assert (counts == scores.size // 2 / (1 if within is None else np.size(counts))).all()
+    if within is None:
+        assert scores[keep].min() >= scores[~keep].max()

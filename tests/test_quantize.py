@@ -20,7 +20,7 @@ from onnxprune.backends import open_session
 from onnxprune.errors import OnnxpruneError
 from onnxprune.options import Options
 from onnxprune.quantize import PURPOSES, Settings, quantize, quantizer, zeros
-from onnxprune.quantize.rows import by_rows
+from onnxprune.quantize.rows import as_read, by_rows
 from onnxprune.sparse.amount import sparsity
 from onnxprune.sparsify import sparsify
 from onnxprune.storage.choose import Asked
@@ -267,6 +267,54 @@ def test_a_table_that_is_looked_up_gets_smaller_too() -> None:
     made = quantize(build(nodes, weights, ["n", 4], opset=17), None, Options(calib=calib))
     assert made.bytes[1] < 0.3 * made.bytes[0]
     assert (made.outcome.main.cosine or 0) > 0.999
+
+
+def test_weights_behind_a_transpose_are_quantized_and_a_tied_table_stays_one() -> None:
+    entry = zoo.get("chars_decoder")  # nn.Linear as the dynamo exporter writes it, tied embedding
+    made = quantize(thinned(entry.model), Settings(), data(entry, 32))
+    assert made.verdict.ok
+    assert all(each.quantized for each in made.weights)
+    assert sum(each.pattern == "2:4" for each in made.weights) >= 21
+    assert made.bytes[1] < 0.32 * made.bytes[0]
+    assert (made.outcome.main.cosine or 0) > 0.99
+    assert any("laid out anew" in note for note in made.notes)
+
+
+def test_readers_that_see_a_weight_alike_share_what_is_laid_out_anew() -> None:
+    nodes = [
+        node("Transpose", "w", "t", perm=[1, 0]),
+        node("MatMul", "x t", "p"),
+        node("Transpose", "w", "u", perm=[1, 0]),
+        node("MatMul", "p u", "y"),
+    ]
+    model = models.load(build(nodes, {"w": floats(64, 64)}, ["n", 64], opset=17))
+    wanted = open_session(model).run({"x": floats(4, 64, seed=3)})["y"]
+    work = models.clone(model)
+    assert as_read(work) == 1
+    assert [each.op_type for each in work.ir.graph] == ["MatMul", "MatMul"]
+    assert models.size_bytes(work) == models.size_bytes(model)
+    np.testing.assert_array_equal(open_session(work).run({"x": floats(4, 64, seed=3)})["y"], wanted)
+
+
+@pytest.mark.parametrize("ranges", ["minmax", "percentile", "entropy"])
+def test_ranges_are_found_on_inputs_of_any_sizes_and_stdout_stays_data(
+    tmp_path: Path, cli: Cli, ranges: str
+) -> None:
+    onnx.save(mlp(), tmp_path / "m.onnx")
+    np.savez(tmp_path / "x.npz", x=floats(37, 64, seed=5))  # the last batch is shorter
+    done = cli("quantize", tmp_path / "m.onnx", "--calib", tmp_path / "x.npz", "--batch", 16,
+               "--ranges", ranges, "-o", tmp_path / "q.onnx", "--json")  # fmt: skip
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["ok"]
+
+
+def test_tables_are_quantized_while_the_model_runs_too() -> None:
+    nodes = [node("Gather", "t i", "x"), node("MatMul", "x w", "y")]
+    proto = build(nodes, {"t": floats(500, 64), "w": floats(64, 64)}, ["n"], opset=17)
+    proto.graph.input[0].name = "i"
+    proto.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.INT64
+    made = quantize(proto, Settings(dynamic=True))
+    assert made.bytes[1] < 0.27 * made.bytes[0]
 
 
 def test_the_float_model_is_left_as_it_is() -> None:

@@ -60,6 +60,16 @@ def test_batches_and_chunks_do_not_matter(seed: int, cut: int, memory: int) -> N
          whole)  # fmt: skip
 
 
+@given(seeds, st.integers(1, 40))
+@settings(max_examples=30, deadline=None)
+def test_rows_may_wait_for_each_other(seed: int, gathered: int) -> None:
+    x, y = problem(seed)
+    waiting = gram.Accumulator(x.shape[0], x.shape[2], y.shape[2], gathered=gathered)
+    for row in range(x.shape[1]):
+        waiting.add(x[:, row : row + 1], y[:, row : row + 1])
+    same(waiting.moments(), gram.moments(x, y))
+
+
 def test_single_precision_keeps_six_digits_of_rows_far_from_zero() -> None:
     rng = np.random.default_rng(0)
     x = (rng.standard_normal((1, 5000, 16)) + 30).astype(np.float32)

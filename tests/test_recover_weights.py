@@ -172,3 +172,20 @@ def test_refits_beat_the_methods_they_start_from_on_rows_they_never_saw(pattern:
     assert sparsegpt_refitted < 0.9 * error(held, sparsegpt)
     assert sparsegpt_refitted < wanda_refitted
     assert alternating_refitted < sparsegpt_refitted
+
+
+def test_of_many_outputs_some_decide_and_all_are_refitted() -> None:
+    rng = np.random.default_rng(3)
+    x = rng.standard_normal((3000, 160)) @ (rng.standard_normal((160, 160)) / 9 + np.eye(160))
+    W = rng.standard_normal((1, 160, 150))
+    train, held = (gram.moments(part[None], part[None] @ W) for part in (x[:2000], x[2000:]))
+    keep = rng.random(W.shape) < 0.5
+    got = pcg.refit_support(train, held, W, keep, np.zeros((1, 150)), free_bias=False)
+    assert got.methods == ("pcg",)
+    assert not got.weight[~keep].any()
+    masked = gram.squared_error(held, W * keep, np.zeros((1, 150)))
+    assert got.before == pytest.approx(masked.sum() / held.yy.sum(), rel=1e-9)
+    refitted = gram.squared_error(held, got.weight, got.bias)
+    assert (refitted < masked).all()
+    # It is an estimate: from some of the outputs, of weights that had not seen these rows.
+    assert got.after == pytest.approx(refitted.sum() / held.yy.sum(), rel=0.25)

@@ -19,6 +19,7 @@ from onnxprune.backends import open_session
 from onnxprune.masks import keep_top, magnitude
 from onnxprune.plan import load_plan
 from onnxprune.storage.check import same
+from onnxprune.storage.forms import PACKED
 
 Cli = Callable[..., Ran]
 Array = npt.NDArray[Any]
@@ -203,7 +204,7 @@ def test_prune_writes_small_files_and_masks(cli: Cli, tmp_path: Path) -> None:
     flags = ("--sparsity", "90%", "--store", "packed", "--save-mask", mask, "-o", out)
     told = report(cli("prune", model, *flags, "--json"))
     assert told["options"]["store"] == "packed"
-    assert {row["form"] for row in told["stored"]} & {"bitmask", "delta"}
+    assert {row["form"] for row in told["stored"]} & PACKED
     names = [check["name"] for check in told["checks"]]
     assert "weights that read back otherwise" in names
     assert out.stat().st_size < 0.25 * model.stat().st_size
@@ -223,10 +224,10 @@ def test_a_bad_file_is_taken_back(
     cli: Cli, thin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """If decoding gave anything else than the weights, nothing would be left of the file."""
-    from onnxprune.storage import delta
+    from onnxprune.storage import delta4
 
-    honest = delta.values
-    monkeypatch.setattr(delta, "values", lambda flat: honest(flat) * 2)
+    honest = delta4.values
+    monkeypatch.setattr(delta4, "values", lambda flat: honest(flat) * 2)
     out = tmp_path / "out.onnx"
     ran = cli("store", thin, "--store", "packed", "-o", out)
     assert ran.code == 1

@@ -28,7 +28,7 @@ from onnxprune.storage.weights import Weight
 Array = npt.NDArray[Any]
 
 DTYPES = ("float32", "float16", "bfloat16", "float64", "int8", "uint8")
-FORMS: tuple[Form, ...] = ("sparse", "bitmask", "delta", "nibble")
+FORMS: tuple[Form, ...] = ("sparse", "bitmask", "delta", "delta4", "nibble")
 
 
 def made(shape: Sequence[int], density: float, dtype: str, seed: int) -> Array:
@@ -117,11 +117,14 @@ def check_all(arrays: Sequence[Array], form: Form, tmp_path: Path, **graph: int)
     shape=st.lists(st.integers(1, 9), min_size=1, max_size=4),
     density=st.sampled_from([0.0, 0.02, 0.1, 0.3, 0.5, 0.9, 1.0]),
     dtype=st.sampled_from(DTYPES),
-    form=st.sampled_from(["sparse", "bitmask", "delta"]),
+    form=st.sampled_from(["sparse", "bitmask", "delta", "delta4"]),
     seed=st.integers(0, 99),
 )
 @example(shape=[1], density=0.0, dtype="float32", form="delta", seed=0)
 @example(shape=[700, 3], density=0.001, dtype="float32", form="delta", seed=0)  # long distances
+@example(shape=[1], density=0.0, dtype="float32", form="delta4", seed=0)
+@example(shape=[700, 3], density=0.001, dtype="float16", form="delta4", seed=0)
+@example(shape=[29], density=1.0, dtype="int8", form="delta4", seed=0)
 @example(shape=[9, 9, 9, 9], density=0.5, dtype="bfloat16", form="bitmask", seed=0)
 def test_any_weight_in_any_form(
     shape: list[int], density: float, dtype: str, form: Form, seed: int,
@@ -151,7 +154,7 @@ def test_two_of_four_along_any_axis(
 
 @given(
     shapes=st.lists(st.lists(st.integers(1, 8), min_size=1, max_size=3), min_size=2, max_size=6),
-    form=st.sampled_from(["sparse", "bitmask", "delta"]),
+    form=st.sampled_from(["sparse", "bitmask", "delta", "delta4"]),
     dtypes=st.lists(st.sampled_from(["float32", "float16", "int8"]), min_size=6, max_size=6),
     opset=st.sampled_from([11, 13, 18, 21]),
 )
@@ -182,7 +185,7 @@ def test_nibbles_of_several_layouts_share_one_decoder(tmp_path: Path) -> None:
     assert [node.op_type for node in stored.ir.graph].count("GatherElements") == 1
 
 
-@pytest.mark.parametrize("form", ["bitmask", "delta", "nibble"])
+@pytest.mark.parametrize("form", ["bitmask", "delta", "delta4", "nibble"])
 def test_onnxruntime_folds_every_decoder(form: Form, tmp_path: Path) -> None:
     """What is left of the graph is what was there before: nothing is decoded at run time."""
     import onnxruntime as ort
@@ -199,7 +202,7 @@ def test_onnxruntime_folds_every_decoder(form: Form, tmp_path: Path) -> None:
     assert left <= {"Identity"}
 
 
-@pytest.mark.parametrize("form", ["bitmask", "delta", "nibble"])
+@pytest.mark.parametrize("form", ["bitmask", "delta", "delta4", "nibble"])
 def test_decoders_are_right_without_folding_too(form: Form, tmp_path: Path) -> None:
     array = two_of_four(made((64, 16), 1.0, "float32", 0), 1)
     path = models.save(in_form(holding([array]), form), tmp_path / "m.onnx")
@@ -207,7 +210,7 @@ def test_decoders_are_right_without_folding_too(form: Form, tmp_path: Path) -> N
     assert same(output, array)
 
 
-@pytest.mark.parametrize("form", ["sparse", "bitmask", "delta", "nibble"])
+@pytest.mark.parametrize("form", ["sparse", "bitmask", "delta", "delta4", "nibble"])
 def test_zeros_lose_their_sign_and_nothing_else_does(form: Form, tmp_path: Path) -> None:
     array = made((16, 16), 1.0, "float32", 0)
     array[:, ::2] = -0.0
@@ -224,7 +227,7 @@ def test_zeros_lose_their_sign_and_nothing_else_does(form: Form, tmp_path: Path)
     shape=st.sampled_from([(64, 8), (8, 3, 3, 3), (4, 5, 6)]),
     dtype=st.sampled_from(["float32", "float64", "float16", "bfloat16"]),
     asked=st.sampled_from(["fp32", "fp16", "int8"]),
-    form=st.sampled_from(["dense", "bitmask", "delta"]),
+    form=st.sampled_from(["dense", "bitmask", "delta", "delta4"]),
     seed=st.integers(0, 9),
 )
 def test_narrowed_values_are_what_was_announced(
@@ -257,8 +260,13 @@ def test_values_stay_exact_where_narrowing_would_break_them() -> None:
         coding, why = values.choose(array, kind, asked)  # type: ignore[arg-type]
         assert coding.dtype == kind
         assert word in why
-    vector = values.choose(np.ones(512, np.float32), kind, "fp16")[0]
-    assert vector.dtype == kind
+    ones = np.ones(512, np.float32)
+    assert values.choose(ones, kind, "fp16")[0].dtype == ir.DataType.FLOAT16
+    assert values.choose(ones, kind, "int8")[0].dtype == kind
+    tiny = np.where(np.arange(512) == 7, np.float32(1e-6), ones)  # a variance that is nearly zero
+    coding, why = values.choose(tiny, kind, "fp16")
+    assert (coding.dtype, why) == (kind, "it has values too small for fp16")
+    assert values.choose(0 * ones, kind, "fp16")[0].dtype == ir.DataType.FLOAT16
 
 
 @given(

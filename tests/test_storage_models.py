@@ -14,15 +14,18 @@ from onnx import helper, numpy_helper
 
 from bench.storage import thin
 from onnxprune import model as models
+from onnxprune import zoo
 from onnxprune.backends import open_session
 from onnxprune.errors import OnnxpruneError
 from onnxprune.masks import keep_n_of_m
 from onnxprune.model import sparse as sparse_reading
+from onnxprune.sparse import amount
+from onnxprune.sparsify import sparsify
 from onnxprune.storage.check import prove, read_back, same
 from onnxprune.storage.choose import Asked, bytes_of
 from onnxprune.storage.content import count
 from onnxprune.storage.densify import densify
-from onnxprune.storage.forms import PACKED, RAM, payload
+from onnxprune.storage.forms import FORMS, GRAPH, OTHER_ORDER, PACKED, RAM, TABLE, payload
 from onnxprune.storage.stored import Stored, store
 
 Array = npt.NDArray[Any]
@@ -64,11 +67,12 @@ def test_real_models_take_what_the_formulas_say(shared: Path, tmp_path: Path, na
         size = thin(shared / "models" / name, sparsity, dense)
         rest = dense.stat().st_size - 4 * size  # the graph, and what was not thinned
         left = 1 - sparsity
+        far = left * sparsity**14 / (1 - sparsity**14)  # distances of more than 14
         wanted = {
             ("sparse", "exact"): left * (4 + 8),
-            ("packed", "exact"): min(1 / 8 + 4 * left, 5 * left),
-            ("packed", "fp16"): min(1 / 8 + 2 * left, 3 * left),
-            ("packed", "int8"): min(1 / 8 + left, 2 * left),
+            ("packed", "exact"): min(1 / 8 + 4 * left, 5 * left, 4 * left + (left + far) / 2),
+            ("packed", "fp16"): min(1 / 8 + 2 * left, 3 * left, 2 * left + (left + far) / 2),
+            ("packed", "int8"): min(1 / 8 + left, 2 * left, left + (left + far) / 2),
         }
         for (form, values), per_weight in wanted.items():
             asked = Asked(form, values=values, always=True)  # type: ignore[arg-type]
@@ -76,12 +80,19 @@ def test_real_models_take_what_the_formulas_say(shared: Path, tmp_path: Path, na
             path = stored.save(tmp_path / "stored.onnx")
             scales = [weight.coding.scale for weight in stored.weights]
             scale = sum(each.nbytes for each in scales if each is not None)
-            predicted = rest + per_weight * size + scale
-            near = 0.05 if values == "int8" else 0.03  # a scale is one more node per weight
+            others = [each for each in stored.weights if each.form == "dense" and each.narrowed]
+            saved = sum(each.tensor.nbytes - each.stored().nbytes for each in others)
+            tables = sum(TABLE.get(kind, 0) for kind in {each.form for each in stored.weights})
+            nodes = sum(GRAPH[each.form] for each in stored.weights)
+            predicted = rest - saved + per_weight * size + scale + tables + nodes
+            near = 0.03 if values == "exact" else 0.05  # what converts them is in the graph too
             assert path.stat().st_size == pytest.approx(predicted, rel=near), (sparsity, form)
             if sparsity == 0.9 and form == "packed":
                 share = (path.stat().st_size - rest - scale) / (4 * size)
                 assert share < {"exact": 0.15, "fp16": 0.08, "int8": 0.06}[values]
+                # ResNet-20's graph, which no form makes smaller, is 0.02 of its dense file.
+                whole = {"exact": 0.15, "fp16": 0.095 if "resnet20" in name else 0.08, "int8": 0.08}
+                assert path.stat().st_size < whole[values] * dense.stat().st_size
 
 
 @pytest.mark.parametrize(("name", "sparsity"), list(zip(REAL, (0.5, 0.8, 0.9), strict=True)))
@@ -109,6 +120,17 @@ def test_openvino_says_the_same(shared: Path, tmp_path: Path, name: str) -> None
         path = store(dense, asked).save(tmp_path / f"{form}.onnx")
         for one, other in zip(in_openvino(path, given), wanted, strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5 * np.abs(other).max())
+
+
+def test_it_is_said_where_openvino_folds_normalisation_otherwise() -> None:
+    def notes(entry: zoo.Entry, *providers: str) -> tuple[str, ...]:
+        thinned = sparsify(models.load(entry.model), amount.sparsity("80%")).model
+        return store(thinned, Asked("packed", providers=providers)).notes
+
+    with_it, without = zoo.get("digits_rescnn"), zoo.get("digits_mlp")
+    assert OTHER_ORDER in notes(with_it, "cpu", "openvino")
+    assert OTHER_ORDER not in notes(with_it, "cpu")
+    assert OTHER_ORDER not in notes(without, "cpu", "openvino")
 
 
 def test_openvino_computes_with_the_very_weights(tmp_path: Path) -> None:
@@ -260,7 +282,7 @@ def test_a_weight_that_many_read_is_decoded_once(tmp_path: Path) -> None:
     proto.graph.node[0].output[0] = "h"
     proto.graph.node.append(helper.make_node("MatMul", ["h", "W"], ["y"]))
     stored = store(proto, Asked("packed", always=True))
-    assert [node.op_type for node in stored.model.ir.graph].count("CumSum") == 1
+    assert [node.op_type for node in stored.model.ir.graph].count("ScatterElements") == 1
     dense, path = tmp_path / "dense.onnx", stored.save(tmp_path / "stored.onnx")
     onnx.save(proto, dense)
     given = feeds(dense)
@@ -281,7 +303,7 @@ def test_what_reads_a_packed_weight_stays_as_it_was() -> None:
 
 
 def test_a_decoder_is_known_without_its_mark_and_names(tmp_path: Path) -> None:
-    for density, form in ((0.5, "bitmask"), (0.05, "delta"), (1.0, "nibble")):
+    for density, form in ((0.5, "bitmask"), (0.1, "delta4"), (0.02, "delta"), (1.0, "nibble")):
         weight = holey((64, 64), density)
         if form == "nibble":
             weight = np.where(keep_n_of_m(np.abs(weight), 2, 4, 0), weight, np.float32(0))
@@ -305,15 +327,16 @@ def test_auto_takes_the_smallest_form() -> None:
     paired = np.where(keep_n_of_m(np.abs(paired), 2, 4, 0), paired, np.float32(0))
     weights = {
         "dense": rng.standard_normal((512, 64)).astype(np.float32),
-        "bitmask": holey((512, 64), 0.3),
-        "delta": holey((512, 64), 0.05),
+        "bitmask": holey((512, 64), 0.45),
+        "delta4": holey((512, 64), 0.15),
+        "delta": holey((512, 64), 0.02),
         "nibble": paired,
     }
     for form, weight in weights.items():
         stored = store(product(weight))
         assert form_of(stored) == form
         (only,) = stored.weights
-        sizes = [bytes_of(only, each) for each in ("dense", "sparse", "bitmask", "delta")]
+        sizes = [bytes_of(only, each) for each in FORMS]
         chosen = bytes_of(only, only.form)
         assert chosen is not None
         assert all(size is None or chosen <= size for size in sizes)
@@ -381,7 +404,7 @@ def test_memory_for_decoding_is_bounded() -> None:
 def test_a_table_that_takes_what_it_saves_is_not_written() -> None:
     small = store(product(holey((32, 16), 0.5)))
     assert form_of(small) != "bitmask"
-    assert form_of(store(product(holey((128, 64), 0.5)))) == "bitmask"
+    assert form_of(store(product(holey((512, 64), 0.5)))) == "bitmask"
 
 
 def test_values_are_only_narrowed_where_something_decodes_them() -> None:
@@ -436,7 +459,7 @@ def test_a_damaged_file_is_noticed(tmp_path: Path) -> None:
     path = stored.save(tmp_path / "m.onnx")
     assert prove(stored, path).ok
     proto = onnx.load(path)
-    for part in ("packed/values0", "packed/mask0"):
+    for part in ("packed/values0", "packed/codes0"):
         damaged = onnx.ModelProto()
         damaged.CopyFrom(proto)
         (tensor,) = [t for t in damaged.graph.initializer if t.name == part]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import ml_dtypes
@@ -11,12 +14,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from conftest import Ran
+from onnxprune import masks, zoo
 from onnxprune import model as models
 from onnxprune.backends import open_session
 from onnxprune.errors import OnnxpruneError
 from onnxprune.flags import from_flags
 from onnxprune.sparse.amount import sparsity
 from onnxprune.sparsify import sparsify
+from onnxprune.two_four.eligibility import layers
 from onnxprune.two_four.leave import left_dense
 from onnxprune.two_four.magnitude import thin
 from onnxprune.two_four.readings import find_readings
@@ -98,8 +104,8 @@ def test_a_weight_read_twice_the_same_way_is_thinned_once() -> None:
 @pytest.mark.parametrize(
     ("extra", "reason"),
     [
-        ([node("Gemm", "x w", "b", transB=1)], "along different axes"),
-        ([node("Gather", "w i", "b")], "read by Gather 'b' too"),
+        ([node("Reshape", "w f", "v"), node("MatMul", "x v", "b")], "along different axes"),
+        ([node("Gather", "w i", "b")], "read by Gather 'b' too (--tied thins it for both)"),
         ([node("Identity", "w", "b"), node("Mul", "b b", "c")], "read by Mul 'c' too"),
     ],
 )
@@ -107,13 +113,76 @@ def test_a_weight_also_read_another_way_is_left_and_why(
     extra: list[onnx.NodeProto], reason: str
 ) -> None:
     nodes = [node("MatMul", "x w", "y"), *extra]
-    weights = {"w": floats(16, 16), "i": np.array([0, 2])}
+    weights = {"w": floats(16, 16), "i": np.array([0, 2]), "f": np.array([16, 4, 4])}
     outputs = ("y", extra[-1].output[0])
     model = models.clone(models.load(build(nodes, weights, [3, 16], outputs=outputs)))
     done = thin(model, 2, 4)
     assert not done.masks
     assert reason in done.outcomes[0].reason
     np.testing.assert_array_equal(held(model), weights["w"])
+
+
+@pytest.mark.parametrize(("n", "m", "least"), [(2, 4, 0.9), (1, 4, 0.8), (1, 2, 0.9)])
+def test_a_weight_contracted_along_two_axes_has_the_pattern_along_both(
+    n: int, m: int, least: float
+) -> None:
+    nodes = [node("MatMul", "x w", "y"), node("Gemm", "y w", "b", transB=1)]
+    proto = build(nodes, {"w": floats(32, 16)}, [3, 32], outputs=("y", "b"))
+    model = models.clone(models.load(proto))
+    done = thin(model, n, m)
+    outcome = next(each for each in done.outcomes if each.weight == "w")
+    assert (outcome.reason, outcome.sparsity) == ("", 1 - n / m)
+    assert done.check is not None
+    assert done.check.ok
+    after = held(model)
+    for axis in (0, 1):
+        assert masks.is_n_of_m(after, n, m, axis)
+    one = masks.keep_n_of_m(np.abs(floats(32, 16)), n, m, 0)
+    assert np.abs(after).sum() > least * np.abs(np.where(one, floats(32, 16), 0)).sum()
+
+
+def test_no_other_mask_for_both_axes_keeps_more() -> None:
+    scores = np.abs(floats(4, 4, seed=9))
+    keep = masks.keep_n_of_m_both(scores, 2, 4, (0, 1))
+    rows = [np.array(each) for each in itertools.product((0, 1), repeat=4) if sum(each) == 2]
+    best = max(
+        float((np.array(grid) * scores).sum())
+        for grid in itertools.product(rows, repeat=4)
+        if (np.array(grid).sum(axis=0) == 2).all()
+    )
+    assert float(scores[keep].sum()) == pytest.approx(best)
+
+
+@pytest.mark.parametrize(
+    ("shape", "m", "reason"),
+    [((16, 14), 4, "no multiples of 4"), ((16, 16), 8, "up to groups of 4")],
+)
+def test_two_axes_that_cannot_both_have_the_pattern_are_left_and_why(
+    shape: tuple[int, int], m: int, reason: str
+) -> None:
+    nodes = [node("MatMul", "x w", "y"), node("Gemm", "y w", "b", transB=1)]
+    proto = build(nodes, {"w": floats(*shape)}, [3, shape[0]], outputs=("y", "b"))
+    done = thin(models.clone(models.load(proto)), m // 2, m)
+    assert reason in next(each.reason for each in done.outcomes if each.weight == "w")
+
+
+def test_a_tied_embedding_is_thinned_for_both_where_that_is_asked_for(
+    tmp_path: Path, cli: Callable[..., Ran]
+) -> None:
+    source = zoo.get("chars_decoder").model
+    left = cli("prune", source, "--sparsity", "2:4", "-o", tmp_path / "left.onnx")
+    assert left.code == 0, left.err
+    tied = cli("prune", source, "--sparsity", "2:4", "--tied", "-o", tmp_path / "tied.onnx")
+    assert tied.code == 0, tied.err
+    dense = {
+        name: [each.weight for each in layers(models.load(tmp_path / f"{name}.onnx"))
+               if each.state == "dense"]
+        for name in ("left", "tied")
+    }  # fmt: skip
+    assert dense == {"left": ["embedding.weight"], "tied": []}
+    wrong = cli("prune", source, "--ratio", "0.2", "--tied")
+    assert wrong.code == 2
+    assert "--tied is about N:M" in wrong.err
 
 
 def test_asking_for_the_shape_of_a_weight_is_not_reading_it() -> None:

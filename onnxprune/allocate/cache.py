@@ -22,7 +22,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxprune import model as models
-from onnxprune.allocate.curves import Feeds, calibrate, sweep
+from onnxprune.allocate.curves import Feeds, Reader, calibrate, sweep
 from onnxprune.allocate.sensitivity import in_outputs
 from onnxprune.analysis import Analysis
 from onnxprune.cache import folder, keep
@@ -61,10 +61,8 @@ def damage_curves(
     """
 
     def measured() -> Curves:
-        tell("measuring what every layer reads")
-        known, unseen = _parted(batches)
-        readers = calibrate(analysis, known, provider=provider, seed=seed)
-        swept, unpriced = sweep(groups, readers, tell=tell)
+        readers, swept, unpriced = _swept(analysis, groups, batches, provider, seed, tell)
+        unseen = _parted(batches)[1]
         priced = in_outputs(analysis, groups, swept, readers, unseen, provider=provider, tell=tell)
         return priced, unpriced
 
@@ -78,6 +76,43 @@ def damage_curves(
     curves = measured()
     write(place, name, curves, tell)
     return curves
+
+
+def known_curves(
+    analysis: Analysis,
+    groups: Sequence[Group],
+    batches: Sequence[Feeds],
+    *,
+    provider: str = "cpu",
+    seed: int = 0,
+    cache: bool = True,
+    tell: Callable[[str], None] = lambda _: None,
+) -> Curves:
+    """The same orders of removal, with damage left in the currency of each layer if that is new.
+
+    Arguments are those of :func:`damage_curves`. Nothing is kept.
+    """
+    place = folder() if cache else None
+    if place is not None:
+        name = key(analysis, groups, batches, {"provider": provider, "seed": seed})
+        if (found := read(place, name, groups, tell)) is not None:
+            return found
+    _, swept, unpriced = _swept(analysis, groups, batches, provider, seed, tell)
+    return swept, unpriced
+
+
+def _swept(
+    analysis: Analysis,
+    groups: Sequence[Group],
+    batches: Sequence[Feeds],
+    provider: str,
+    seed: int,
+    tell: Callable[[str], None],
+) -> tuple[dict[str, Reader], dict[str, Elimination], dict[str, str]]:
+    """The layers that read units, curves in their own currency, and why others have none."""
+    tell("measuring what every layer reads")
+    readers = calibrate(analysis, _parted(batches)[0], provider=provider, seed=seed)
+    return readers, *sweep(groups, readers, tell=tell)
 
 
 def _parted(batches: Sequence[Feeds]) -> tuple[Sequence[Feeds], Sequence[Feeds]]:

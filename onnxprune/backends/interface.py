@@ -77,6 +77,35 @@ class Timed(Protocol):
         """Seconds of each of about ``runs`` runs."""
 
 
+COMPILED = "(compiled)"
+"""The kind of a node that stands for a part of the model whose inside the runtime does not show."""
+
+
+@dataclass(frozen=True)
+class NodeTime:
+    """What one node took in one run.
+
+    Attributes:
+        name: of the node, as the runtime has it.
+        op: its kind, as the runtime calls it.
+        seconds: spent in it.
+        start_s: seconds from the start of the run; None where the runtime does not tell.
+    """
+
+    name: str
+    op: str
+    seconds: float
+    start_s: float | None = None
+
+
+@runtime_checkable
+class Profiled(Protocol):
+    """A runner that can tell where it spends its time, if it was opened with ``profile``."""
+
+    def profiled(self, feeds: Feeds, runs: int) -> list[list[NodeTime]]:
+        """The nodes of each of some runs, in the order they ran; to be asked for once."""
+
+
 @dataclass(frozen=True)
 class Request:
     """How a model is to be opened.
@@ -87,12 +116,14 @@ class Request:
         optimise: whether it may rewrite the graph.
         shapes: of the inputs it will be run with, the usual ones first. Runtimes that compile for
             sizes need them where the model leaves sizes open; the others do not look.
+        profile: whether it is to be profiled; see :class:`Profiled`.
     """
 
     threads: int | None = None
     options: Mapping[str, str] = field(default_factory=dict)
     optimise: bool = True
     shapes: tuple[Shapes, ...] = ()
+    profile: bool = False
 
 
 @dataclass(frozen=True)
@@ -127,6 +158,7 @@ class Backend:
         options: Mapping[str, str] | None = None,
         optimise: bool = True,
         shapes: Sequence[Shapes] = (),
+        profile: bool = False,
     ) -> Runner:
         """Open a model.
 
@@ -136,6 +168,7 @@ class Backend:
             options: of the runtime, as it calls them itself.
             optimise: whether it may rewrite the graph.
             shapes: of the inputs it will be run with, the usual ones first; see :class:`Request`.
+            profile: whether it is to be profiled, which may make it slower.
 
         Raises:
             OnnxpruneError: the backend is not available here, it does not take the model, or its
@@ -154,7 +187,7 @@ class Backend:
             )
         if isinstance(model, Path) and not model.is_file():
             raise OnnxpruneError(f"there is no model file {model}", hint="check the path")
-        request = Request(threads, dict(options or {}), optimise, tuple(shapes))
+        request = Request(threads, dict(options or {}), optimise, tuple(shapes), profile)
         return self.opener(model, request)
 
 

@@ -102,9 +102,11 @@ def open_session(
     threads: int | None = None,
     optimise: bool = True,
     prepack: bool = True,
+    spin: bool | None = None,
     outputs: Sequence[str] = (),
     options: Mapping[str, str] | None = None,
     custom_ops: Sequence[str | Path] = (),
+    profile: Path | None = None,
 ) -> Session:
     """Open a model for running.
 
@@ -119,12 +121,16 @@ def open_session(
         optimise: whether onnxruntime may rewrite the graph.
         prepack: whether it may keep copies of weights in the layout its kernels like best; without,
             it takes half the memory and runs slower.
+        spin: whether threads that have nothing to do wait busily, which answers sooner and takes
+            the cores from whoever computes between the runs. By default a path or bytes are opened
+            as onnxruntime would, and a `Model` so that they sleep.
         outputs: values to return besides the model's outputs: node outputs, graph inputs or
             stored tensors of the main graph. Whatever is returned is not fused away.
         options: options of the provider, as onnxruntime names them. OpenVINO computes in bfloat16
             on recent CPUs unless told ``{"load_config": '{"CPU": {"INFERENCE_PRECISION_HINT":
             "f32"}}'}``. ``device_type`` selects the device of a plug-in provider.
         custom_ops: shared libraries that implement custom operators.
+        profile: where onnxruntime's profile begins; ``handle.end_profiling()`` names the file.
 
     Raises:
         OnnxpruneError: onnxruntime or the provider is missing, the model does not load (naming
@@ -137,9 +143,15 @@ def open_session(
     embedded = None if isinstance(source, str | bytes) else source
     weights = embedded.weights if embedded else ()
     libraries = [str(one) for one in custom_ops]
+    busily = isinstance(model, str | Path | bytes) if spin is None else spin
     while True:
         try:
-            settings = _settings(ort, threads, libraries, optimise=optimise, prepack=prepack)
+            settings = _settings(
+                ort, threads, libraries, optimise=optimise, prepack=prepack, spin=busily
+            )
+            if profile is not None:
+                settings.enable_profiling = True
+                settings.profile_file_prefix = str(profile)
             held = _pass_weights(ort, settings, weights)
             how = use(settings, chosen, options or {})
             graph = embedded.graph if embedded else source
@@ -195,6 +207,7 @@ def _settings(
     *,
     optimise: bool,
     prepack: bool,
+    spin: bool,
 ) -> Any:  # noqa: ANN401
     settings = ort.SessionOptions()
     settings.log_severity_level = _FATAL_ONLY
@@ -204,6 +217,9 @@ def _settings(
     )
     if not prepack:
         settings.add_session_config_entry("session.disable_prepacking", "1")
+    if not spin:
+        settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        settings.add_session_config_entry("session.inter_op.allow_spinning", "0")
     if threads is not None:
         settings.intra_op_num_threads = threads
         settings.inter_op_num_threads = 1

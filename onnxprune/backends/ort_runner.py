@@ -6,19 +6,31 @@ The names of providers that are also runtimes of their own get ``ort-`` before t
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import functools
 import json
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
 
 from onnxprune.backends import precision
 from onnxprune.backends.gpu import gpu_problem
-from onnxprune.backends.interface import Availability, Backend, Feeds, Request, Source, closed
+from onnxprune.backends.interface import (
+    COMPILED,
+    Availability,
+    Backend,
+    Feeds,
+    NodeTime,
+    Request,
+    Source,
+    closed,
+)
 from onnxprune.backends.ort import Session, open_session
 from onnxprune.backends.providers import PROVIDERS, Provider, device_problem, runtime
 from onnxprune.backends.signature import Signature
@@ -26,18 +38,27 @@ from onnxprune.errors import OnnxpruneError
 
 _RUNTIMES = ("openvino", "tensorrt", "tensorrt-rtx")
 """Providers whose name means the runtime itself when it stands alone."""
+_KERNEL = "_kernel_time"
+_PIECE = "ExecutionProvider_"  # what a provider compiled is called after it
 _ON_GPU = ("cuda", "tensorrt", "tensorrt-rtx")
 
 
 class OrtRunner:
     """A session, and the precision it computes in."""
 
-    def __init__(self, session: Session, load_s: float, said: Callable[[], str]) -> None:
+    def __init__(
+        self,
+        session: Session,
+        load_s: float,
+        said: Callable[[], str],
+        folder: tempfile.TemporaryDirectory[str] | None = None,
+    ) -> None:
         self._session: Session | None = session
         self.inputs: Signature = session.inputs
         self.outputs: Signature = session.outputs
         self.load_s = load_s
         self._said = said
+        self._folder = folder  # of a profile
 
     @functools.cached_property
     def precision(self) -> str:
@@ -50,9 +71,35 @@ class OrtRunner:
             raise closed()
         return self._session.run(feeds)
 
+    def profiled(self, feeds: Feeds, runs: int) -> list[list[NodeTime]]:
+        """The nodes of each run; the first one of all, which allocates, is left out."""
+        assert self._session is not None
+        for _ in range(runs + 1):
+            self._session.run(feeds)
+        file = Path(self._session.handle.end_profiling())
+        return read_profile(file.read_text(encoding="utf-8"))[-runs:]
+
     def close(self) -> None:
         """Let onnxruntime free the session."""
         self._session = None
+        if self._folder is not None:
+            self._folder.cleanup()
+
+
+def read_profile(text: str) -> list[list[NodeTime]]:
+    """The nodes of each run, from the profile that onnxruntime writes."""
+    events = json.loads(text)
+    starts = sorted(each["ts"] for each in events if each.get("name") == "model_run")
+    runs: list[list[NodeTime]] = [[] for _ in starts]
+    kernels = (e for e in events if e.get("cat") == "Node" and e["name"].endswith(_KERNEL))
+    for event in sorted(kernels, key=lambda each: each["ts"]):
+        run = bisect.bisect_right(starts, event["ts"]) - 1
+        name, kind = event["name"].removesuffix(_KERNEL), event["args"].get("op_name", "?")
+        if _PIECE in kind:
+            kind = COMPILED
+        start = (event["ts"] - starts[run]) * 1e-6
+        runs[run].append(NodeTime(name, kind, event["dur"] * 1e-6, start))
+    return runs
 
 
 def _backend(one: Provider, name: str, hint: str = "") -> Backend:
@@ -60,16 +107,20 @@ def _backend(one: Provider, name: str, hint: str = "") -> Backend:
         options = dict(request.options)
         if hint:
             options = _hinted(options, hint)
+        folder = tempfile.TemporaryDirectory(prefix="onnxprune.") if request.profile else None
         started = time.perf_counter()
         session = open_session(
             model,
             provider=one.name,
             threads=request.threads,
             optimise=request.optimise,
+            spin=True,
             options=options,
+            profile=Path(folder.name) / "profile" if folder else None,
         )
         spent = time.perf_counter() - started
-        return OrtRunner(session, spent, lambda: _precision(one, hint, model, request.options))
+        said = functools.partial(_precision, one, hint, model, request.options)
+        return OrtRunner(session, spent, said, folder)
 
     said = "in the precision it chooses" if hint == "default" else f"in {hint}" if hint else ""
     summary = f"onnxruntime, {one.full}" + (f", {said}" if said else "")

@@ -5,8 +5,9 @@
 * ``protocol``: warm until stable, then rounds in balanced random order, in several processes each.
 * ``interval``: the ratio of two models' latencies, and between what it may be.
 * ``samples``: what the models are fed.
+* ``outputs``: what models put out, compared and scored.
 * ``job``: all of it, for every backend, batch size and number of threads.
-* ``schema``: the result as plain data.
+* ``schema``: the result as plain data; ``rows``: what was measured put into it.
 * ``environment``: what it was measured on.
 * ``terminal``, ``plot``: ways to show it.
 

@@ -13,6 +13,7 @@ _PACKAGES = """
 onnxprune numpy onnx onnxruntime onnxruntime-gpu onnxruntime-ep-openvino openvino tensorrt
 tensorrt-rtx
 """.split()
+_BUSY = 0.25
 _CPU = Path("/sys/devices/system/cpu")
 
 
@@ -79,6 +80,11 @@ def environment() -> Environment:
 def load() -> float:
     """The load average of the last minute; 0 where the system does not tell."""
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+
+
+def is_busy() -> bool:
+    """Whether the machine has more to do than a quarter of what its cores could."""
+    return load() > _BUSY * (os.cpu_count() or 1)
 
 
 def _versions() -> dict[str, str]:

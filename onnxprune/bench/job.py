@@ -4,37 +4,34 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 
 from onnxprune import model as models
 from onnxprune.backends.registry import Backend, backend
-from onnxprune.bench.environment import environment, load
+from onnxprune.bench.environment import environment, is_busy, load
 from onnxprune.bench.interval import ratio, verdict
-from onnxprune.bench.process import Worker, WorkerError
+from onnxprune.bench.outputs import Task, fidelity, noise_floor, score
+from onnxprune.bench.process import WorkerError
 from onnxprune.bench.protocol import Alive, Case, Declined, Settings, Tell, Timing, measure
+from onnxprune.bench.rows import latency, model_rows, notes
 from onnxprune.bench.samples import Samples, open_samples
 from onnxprune.bench.schema import (
     Bench,
     DeclinedRow,
-    Latency,
-    ModelRow,
     NoiseFloor,
     Ratio,
     Row,
     Score,
 )
 from onnxprune.errors import OnnxpruneError
-from onnxprune.fidelity import Comparison
 from onnxprune.labels import open_labels
-from onnxprune.report.gather import output_row
 from onnxprune.report.schema import OutputRow
-from onnxprune.task import Metric, evaluate, find_metric
-
-_BUSY = 0.25
-"""Load average per core from which it is said that the machine was busy."""
+from onnxprune.task import find_metric
 
 
 @dataclass(frozen=True)
@@ -89,9 +86,10 @@ def bench(asked: Asked, *, tell: Tell = lambda _: None) -> Bench:
         seed=asked.protocol.seed,
     )
     batches = asked.batches or (samples.batch or named or 1,)
-    labels = asked.labels
-    task = None if labels is None else (metric, labels)
-    machine = environment()
+    task = None if asked.labels is None else (metric, asked.labels)
+    if task is not None:
+        open_labels(asked.labels, samples.calibration.indices)  # refused now, not in the end
+    machine, busy = environment(), is_busy()
     run = _Run(asked, tuple(row.name for row in rows), samples, task, tell)
     for each in backends:
         run.on(each, batches)
@@ -104,7 +102,7 @@ def bench(asked: Asked, *, tell: Tell = lambda _: None) -> Bench:
         rows=tuple(run.rows),
         noise_floor=tuple(run.floors),
         declined=tuple(run.declined),
-        notes=tuple(_notes(samples, max(machine.load_average) / machine.cores, run.rows)),
+        notes=tuple(notes(samples, run.rows, processes=asked.protocol.processes, busy=busy)),
     )
 
 
@@ -124,28 +122,8 @@ def described(asked: Asked, samples: Samples, batches: Sequence[int]) -> dict[st
     }
 
 
-def model_rows(
-    paths: Sequence[Path], shapes: Mapping[str, tuple[int, ...]]
-) -> tuple[ModelRow, ...]:
-    """Name and size of each model; names that would be the same get a number."""
-    from onnxprune.analysis import analyse
-    from onnxprune.cost import cost
-    from onnxprune.storage.densify import densify
-    from onnxprune.storage.files import file_bytes
-
-    found: list[ModelRow] = []
-    for path in paths:
-        same = sum(Path(row.path).name == path.name for row in found)
-        name = f"{path.name} #{same + 1}" if same else path.name
-        try:
-            size = cost(analyse(densify(models.load(path))[0], inputs=dict(shapes) or None))
-        except OnnxpruneError:
-            models.load(path)  # what cannot even be read is the user's problem
-            found.append(ModelRow(name, str(path), file_bytes(path), None, None))
-        else:
-            row = ModelRow(name, str(path), file_bytes(path), size.macs, size.params)
-            found.append(row)
-    return tuple(found)
+_Outputs: TypeAlias = tuple[tuple[OutputRow, ...], Score | None]
+"""How close a model's outputs are to the first model's, and how well it does its task."""
 
 
 @dataclass(eq=False)
@@ -155,7 +133,7 @@ class _Run:
     asked: Asked
     names: tuple[str, ...]
     samples: Samples
-    task: tuple[Metric, object] | None
+    task: Task | None
     tell: Tell
     rows: list[Row] = field(default_factory=list)
     floors: list[NoiseFloor] = field(default_factory=list)
@@ -168,7 +146,7 @@ class _Run:
             row = DeclinedRow(chosen.name, "", None, None, state.reason, chosen.install)
             self.declined.append(row)
             return
-        outputs: dict[int, tuple[tuple[OutputRow, ...], Score | None]] = {}
+        outputs: dict[int, _Outputs] = {}
         for batch in batches:
             for threads in self.asked.threads:
                 try:
@@ -180,11 +158,11 @@ class _Run:
                     continue
                 case = Case(chosen.name, self.asked.models, feeds, threads)
 
-                def compare(alive: Alive, case: Case = case) -> None:
+                def judge(alive: Alive, case: Case = case) -> None:
                     if not outputs:
                         outputs.update(self._compare(chosen, alive, case))
 
-                timed = measure(case, self.asked.protocol, tell=self.tell, afterwards=compare)
+                timed = measure(case, self.asked.protocol, tell=self.tell, afterwards=judge)
                 self._take(chosen, state.version, batch, threads, timed, outputs)
 
     def _take(
@@ -194,7 +172,7 @@ class _Run:
         batch: int,
         threads: int | None,
         timed: Sequence[Timing | Declined],
-        outputs: Mapping[int, tuple[tuple[OutputRow, ...], Score | None]],
+        outputs: Mapping[int, _Outputs],
     ) -> None:
         how, reference = self.asked.protocol, timed[0]
         for index, each in enumerate(timed):
@@ -208,7 +186,7 @@ class _Run:
                 found = ratio(reference.medians, each.medians, level=how.level, seed=how.seed)
                 said = verdict(found)
                 compared = Ratio(self.names[0], found.value, found.low, found.high, said)
-            fidelity, score = outputs.get(index, ((), None))
+            close, scored = outputs.get(index, ((), None))
             self.rows.append(
                 Row(
                     model=self.names[index],
@@ -223,89 +201,38 @@ class _Run:
                     idle_rss_bytes=each.opened[-1].idle_rss,
                     latency=latency(each),
                     ratio=compared,
-                    fidelity=fidelity,
-                    score=score,
+                    fidelity=close,
+                    score=scored,
                 )
             )
 
-    def _compare(
-        self, chosen: Backend, alive: Alive, case: Case
-    ) -> Iterator[tuple[int, tuple[tuple[OutputRow, ...], Score | None]]]:
+    def _compare(self, chosen: Backend, alive: Alive, case: Case) -> dict[int, _Outputs]:
         """Outputs of every model against the first one's, the noise floor, and scores."""
         if 0 not in alive:
-            return
+            return {}
         self.tell(f"{chosen.name}: comparing outputs")
-        others = [index for index in alive if index]
-        compared = {index: Comparison() for index in others}
-        for feeds in self.samples.judged() if others else ():
-            want = alive[0].ask("outputs", feeds=feeds)
-            for index in others:
-                compared[index].add(want, alive[index].ask("outputs", feeds=feeds))
-        self._floor(chosen, alive[0], case)
-        scores = {index: self._score(worker) for index, worker in alive.items()}
-        for index in alive:
-            found = compared[index].result() if index in compared else {}
-            score = None
+        with self._declining(chosen, 0, case, "without optimisation"):
+            self.floors.append(noise_floor(chosen, alive[0], case, self.samples))
+        scores: dict[int, float] = {}
+        for index, worker in alive.items() if self.task is not None else ():
+            assert self.task is not None
+            with self._declining(chosen, index, case, "its task"):
+                scores[index] = score(worker, self.samples, self.task)
+        found: dict[int, _Outputs] = {}
+        for index, worker in alive.items():
+            rows = fidelity(alive[0], worker, self.samples) if index else ()
+            scored = None
             if self.task is not None:
-                score = Score(self.task[0].name, scores[0], scores[index])
-            yield index, (tuple(output_row(each) for each in found.values()), score)
+                scored = Score(self.task[0].name, scores.get(0), scores.get(index))
+            found[index] = (rows, scored)
+        return found
 
-    def _floor(self, chosen: Backend, optimised: Worker, case: Case) -> None:
-        against = chosen.name if chosen.switch else "cpu"
-        compared = Comparison()
+    @contextmanager
+    def _declining(self, chosen: Backend, index: int, case: Case, what: str) -> Iterator[None]:
+        """Make a declined row of what goes wrong beside the timing."""
         try:
-            with Worker() as plain:
-                plain.ask(
-                    "open",
-                    name=against,
-                    path=str(case.paths[0]),
-                    threads=case.threads,
-                    optimise=False,
-                    shapes=[],
-                )
-                for feeds in self.samples.judged():
-                    found = [w.ask("outputs", feeds=feeds) for w in (plain, optimised)]
-                    compared.add(*found)
-            rows = tuple(output_row(each) for each in compared.result().values())
+            yield
         except (OnnxpruneError, WorkerError) as error:
-            reason = f"without optimisation: {error}"
-            row = DeclinedRow(against, self.names[0], None, case.threads, reason, "")
+            why = (f"{what}: {error}", getattr(error, "hint", ""))
+            row = DeclinedRow(chosen.name, self.names[index], None, case.threads, *why)
             self.declined.append(row)
-        else:
-            self.floors.append(NoiseFloor(chosen.name, f"{against}, optimisation off", rows))
-
-    def _score(self, worker: Worker) -> float | None:
-        if self.task is None:
-            return None
-        metric, spec = self.task
-        labels = open_labels(spec, self.samples.calibration.indices)
-        answers = (worker.ask("outputs", feeds=feeds) for feeds in self.samples.judged())
-        return evaluate(metric, answers, labels)
-
-
-def latency(timing: Timing) -> Latency:
-    """Percentiles over all runs."""
-    every = timing.every
-    p50, p90, p99 = (float(each) for each in np.quantile(every, (0.5, 0.9, 0.99)))
-    return Latency(
-        p50_s=p50,
-        p90_s=p90,
-        p99_s=p99,
-        mean_s=float(every.mean()),
-        runs=len(every),
-        quantiles=tuple(float(each) for each in np.quantile(every, np.linspace(0, 1, 101))),
-        stable=all(each.stable for each in timing.warm),
-    )
-
-
-def _notes(samples: Samples, load_per_core: float, rows: Sequence[Row]) -> Iterator[str]:
-    if samples.synthetic:
-        yield (
-            f"inputs were made up ({samples.calibration.description}): latency may depend on "
-            "data, and outputs say little about quality"
-        )
-    if load_per_core > _BUSY:
-        yield "other work ran on this machine: intervals are wider, percentiles higher"
-    if any(not row.latency.stable for row in rows):
-        unstable = sorted({row.model for row in rows if not row.latency.stable})
-        yield f"{', '.join(unstable)} had not become stable when timing began"

@@ -8,6 +8,7 @@ from typing import Any
 
 from onnxprune.bench.schema import Bench, Row
 from onnxprune.errors import OnnxpruneError
+from onnxprune.report.numbers import plural
 
 FORMATS = (".png", ".svg")
 
@@ -86,6 +87,9 @@ def _ratios(axes: Any, rows: Sequence[Row]) -> None:  # noqa: ANN401  # matplotl
         axes.plot([found.value], [place], "o", color=colour, markersize=5)
         labels.append(f"{row.model}\n{_title(row.backend, row.batch, row.threads)}")
     axes.axvline(1, color="#555555", linewidth=1, linestyle="--")
+    axes.set_xscale("log")  # half and twice are as far from 1
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter("{x:g}")
     axes.set_yticks(range(len(labels)), labels)
     axes.set_ylim(-0.6, len(labels) - 0.4)
     axes.set_xlabel(f"latency compared with {rows[0].ratio.to if rows[0].ratio else ''}")
@@ -109,7 +113,7 @@ def _distribution(axes: Any, title: str, rows: Sequence[Row], names: Sequence[st
 
 
 def _title(backend: str, batch: int, threads: int | None) -> str:
-    return f"{backend}, batch {batch}" + (f", {threads} threads" if threads else "")
+    return f"{backend}, batch {batch}" + (f", {plural(threads, 'thread')}" if threads else "")
 
 
 def _undated(kind: str) -> dict[str, Any]:

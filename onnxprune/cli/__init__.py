@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Sequence
 
 from onnxprune.cli import (
+    advise,
     apply,
     bench,
     build,
@@ -25,6 +26,8 @@ from onnxprune.cli import (
     prune,
     quantize,
     recover,
+    report,
+    sensitivity,
     store,
 )
 from onnxprune.cli.parser import Parser
@@ -89,6 +92,7 @@ def _parser() -> Parser:
         prune,
         apply,
         recover,
+        sensitivity,
         quantize,
         store,
         densify,
@@ -96,6 +100,8 @@ def _parser() -> Parser:
         eligible,
         build,
         bench,
+        advise,
+        report,
         demo,
     ):
         command.add(commands)

@@ -16,6 +16,7 @@ from onnxprune.cli.parser import (
     given_options,
 )
 from onnxprune.cli.prune import finish
+from onnxprune.cli.report import add_page, save
 from onnxprune.cli.writing import write
 from onnxprune.flags import from_flags
 
@@ -34,6 +35,7 @@ def add(commands: Commands) -> None:
     add_model(parser)
     add_output(parser, required=True)
     add_form(parser)
+    add_page(parser)
     add_data(parser)
 
 
@@ -44,8 +46,13 @@ def run(given: argparse.Namespace) -> int:
         OnnxpruneError: the plan or the model cannot be used, or they do not fit.
     """
     asked = from_flags(given_options(given))
-    files = {"the plan": given.plan, "the model": given.model, "--calib": asked.calib}
-    output = destination.check("-o", given.output, files)
+    files: dict[str, object] = {
+        "the plan": given.plan,
+        "the model": given.model,
+        "--calib": asked.calib,
+    }
+    files["-o"] = output = destination.check("-o", given.output, files)
+    page = destination.check("--report", given.report, files)
 
     # Imported here so that --help and refused flags do not wait for onnx.
     from onnxprune.pipeline import replay
@@ -59,5 +66,7 @@ def run(given: argparse.Namespace) -> int:
         ok = pruned.verdict.ok and (written is None or written.ok)
         wanted = ok or given.force
     made = gather.result("apply", pruned, output if wanted else None)
-    console.report(written.told(made) if written else made, as_json=given.json)
+    told = written.told(made) if written else made
+    console.report(told, as_json=given.json)
+    save(told, page)
     return finish(ok=ok, wrote=wanted, output=output)

@@ -27,7 +27,7 @@ def check(flag: str, path: str | None, others: Mapping[str, object]) -> Path | N
     target = Path(path)
     if target.is_dir():
         raise OnnxpruneError(
-            f"{flag} {path} is a folder", hint=f"name a file in it, as in {target / 'out.onnx'}"
+            f"{flag} {path} is a folder", hint=f"name a file in it, as in {target / 'NAME'}"
         )
     for name, other in others.items():
         if isinstance(other, str | Path) and _same(target, Path(other)):

@@ -52,11 +52,14 @@ class Parser(argparse.ArgumentParser):
                 f"there is one argument too many: {extra[0]!r}",
                 hint=f"`{used.prog} --help` lists what it takes",
             )
-        flags = re.findall(r"--[\w-]+", used.format_help())
+        described, _, _ = used.format_help().partition(used.epilog or "\0")  # examples use others
+        flags = list(dict.fromkeys(re.findall(r"--[\w-]+", described)))
         raise OnnxpruneError(f"there is no flag {word!r}", hint=suggest(word, flags))
 
 
-def add_command(commands: Commands, name: str, run: Run, *, about: str, example: str) -> Parser:
+def add_command(
+    commands: Commands, name: str, run: Run, *, about: str, example: str, as_json: bool = True
+) -> Parser:
     """A new command with the arguments that all commands have.
 
     Args:
@@ -65,6 +68,7 @@ def add_command(commands: Commands, name: str, run: Run, *, about: str, example:
         run: does it, given the parsed arguments, and returns the exit code.
         about: one line, shown in the list of commands too.
         example: shown below the flags.
+        as_json: whether it prints data, which then can be had as JSON.
     """
     parser = commands.add_parser(
         name,
@@ -75,7 +79,8 @@ def add_command(commands: Commands, name: str, run: Run, *, about: str, example:
         allow_abbrev=False,
     )
     parser.set_defaults(run=run, parser=parser)
-    parser.add_argument("--json", action="store_true", help="print a versioned JSON report")
+    if as_json:
+        parser.add_argument("--json", action="store_true", help="print a versioned JSON report")
     parser.add_argument(
         "--debug", action="store_true", help="print the traceback of an unexpected error"
     )
@@ -114,7 +119,11 @@ def add_data(parser: Parser) -> None:
     group = parser.add_argument_group("data and checks")
     add = group.add_argument
     add("--recover", metavar="HOW", help="refit what is left: auto, lstsq, pcg, bias alone, none")
-    add("--max-drop", metavar="R", help="largest loss that is a success, as in 1%%")
+    add(
+        "--max-drop",
+        metavar="R",
+        help="largest loss that is a success, as in 1%%; without an amount, the aim",
+    )
     add_inputs(group)
 
 

@@ -17,6 +17,7 @@ from onnxprune.cli.parser import (
     add_output,
     given_options,
 )
+from onnxprune.cli.report import add_page, save
 from onnxprune.cli.writing import write
 from onnxprune.errors import OnnxpruneError
 from onnxprune.flags import from_flags
@@ -27,6 +28,7 @@ _EXAMPLE = """examples:
   onnxprune prune model.onnx --target macs=50% --calib images.npz -o small.onnx
   onnxprune prune model.onnx --target latency=0.5x@cpu --calib images.npz -o fast.onnx
   onnxprune prune model.onnx --sparsity 2:4 --permute --calib images.npz -o sparse.onnx
+  onnxprune prune model.onnx --max-drop 1% --calib images.npz --labels images.npz -o small.onnx
   onnxprune prune model.onnx --recipe recipe.yaml -o small.onnx"""
 
 
@@ -46,6 +48,7 @@ def add(commands: Commands) -> None:
     files.add_argument(
         "--save-mask", metavar="PATH", help="write the zeros of OUT, to apply to its checkpoints"
     )
+    add_page(files)
     add_form(files)
     files.add_argument(
         "--no-cache",
@@ -67,11 +70,13 @@ def run(given: argparse.Namespace) -> int:
         "--recipe": given.recipe,
         "--calib": asked.calib,
         "--labels": asked.labels,
+        "--sensitivity": asked.sensitivity,
     }
     files["-o"] = output = destination.check("-o", given.output, files)
     files["--save-plan"] = plan = destination.check("--save-plan", given.save_plan, files)
     files["--save-mask"] = mask = destination.check("--save-mask", given.save_mask, files)
-    flags = destination.check("--save-recipe", given.save_recipe, files)
+    files["--save-recipe"] = flags = destination.check("--save-recipe", given.save_recipe, files)
+    page = destination.check("--report", given.report, files)
     if mask and asked.sparsity is None:
         raise OnnxpruneError(
             "--save-mask has nothing to write: no single weights are asked to be zeroed",
@@ -97,7 +102,9 @@ def run(given: argparse.Namespace) -> int:
         if wanted and flags:
             recipe.write(asked, flags)
     made = gather.result("prune", pruned, output if wanted else None)
-    console.report(written.told(made) if written else made, as_json=given.json)
+    told = written.told(made) if written else made
+    console.report(told, as_json=given.json)
+    save(told, page)
     return finish(ok=ok, wrote=wanted, output=output)
 
 
@@ -130,10 +137,11 @@ def _options(given: argparse.Namespace) -> Options:
     base = recipe.read(Path(given.recipe)) if given.recipe else {}
     kept = {name: value for name, value in base.items() if name.replace("-", "_") not in told}
     asked = from_flags(kept | flags)
-    if asked.asks_for_nothing:
+    if asked.asks_for_nothing and not asked.searches:
         raise OnnxpruneError(
             "nothing says how much to remove",
-            hint="add --ratio 0.3, --target macs=50%, --heads 0.25, --blocks 1 or --sparsity 2:4",
+            hint="add --ratio 0.3, --target macs=50%, --heads 0.25, --blocks 1 or --sparsity 2:4; "
+            "or --max-drop 1%, which finds out",
         )
     return asked
 
@@ -153,6 +161,11 @@ def _add_amounts(parser: Parser) -> None:
     add("--blocks", metavar="N", help="bypass this many residual blocks")
     add("--sparsity", metavar="S", help="zero single weights too: 50%%, or 2:4 (2 of 4 stay)")
     add("--ratios", metavar="GLOB=R", action="append", help="this part of the groups that match")
+    add(
+        "--smallest",
+        metavar="WHAT",
+        help="what --max-drop without an amount makes small: macs, params, bytes (macs)",
+    )
     add("--max-ratio", metavar="R", help="never more than this of one group (0.8)")
 
 
@@ -174,6 +187,12 @@ def _add_choice(parser: Parser) -> None:
     )
     add("--skip-first", metavar="N", help="--sparsity leaves the first N layers alone")
     add("--skip-last", metavar="N", help="--sparsity leaves the last N layers alone")
+    add("--tied", action="store_true", help="N:M thins tables that are looked up too (embeddings)")
+    add(
+        "--sensitivity",
+        metavar="FILE",
+        help="meet --target by what `onnxprune sensitivity --json` measured",
+    )
     add("--criterion", metavar="NAME", help="how units are scored, as in l1, bn-scale or wanda")
     add("--allocation", metavar="HOW", help="uniform, or global: where it hurts least")
     add("--sparse-method", metavar="HOW", help="magnitude, wanda, ria, sparsegpt or admm")

@@ -16,6 +16,7 @@ from onnxprune.cli.parser import (
     given_options,
 )
 from onnxprune.cli.prune import finish
+from onnxprune.cli.report import add_page, save
 from onnxprune.errors import OnnxpruneError
 from onnxprune.flags import from_flags
 
@@ -34,6 +35,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("dense", metavar="DENSE", help="the .onnx file before pruning")
     parser.add_argument("pruned", metavar="PRUNED", help="what was made of it, masks included")
     add_output(parser, required=False)
+    add_page(parser)
     group = parser.add_argument_group("data and checks")
     group.add_argument(
         "--recover", metavar="HOW", help="how much may change: auto, lstsq, pcg, or bias alone"
@@ -60,7 +62,8 @@ def run(given: argparse.Namespace) -> int:
         "--calib": asked.calib,
         "--labels": asked.labels,
     }
-    output = destination.check("-o", given.output, files)
+    files["-o"] = output = destination.check("-o", given.output, files)
+    page = destination.check("--report", given.report, files)
 
     # Imported here so that --help and refused flags do not wait for onnx.
     from onnxprune.repair import recover_model
@@ -71,7 +74,9 @@ def run(given: argparse.Namespace) -> int:
         if wanted and output:
             tell(f"writing {output}")
             made.save(output)
-    console.report(_report(made, output if wanted else None), as_json=given.json)
+    told = _report(made, output if wanted else None)
+    console.report(told, as_json=given.json)
+    save(told, page)
     if not wanted:
         raise OnnxpruneError(
             "a check is bad, so nothing was written",

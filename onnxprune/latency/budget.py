@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from onnxprune import model as models
 from onnxprune.allocate import Lattice, Limits
+from onnxprune.allocate.cache import Curves
 from onnxprune.amounts import Budget
 from onnxprune.analysis import Analysis
 from onnxprune.backends.registry import Backend, backend, of_provider
@@ -20,7 +21,7 @@ from onnxprune.latency.measure import AIMING, FINAL, Compared, Stopwatch
 from onnxprune.latency.predict import Predictor
 from onnxprune.latency.table import keep_table, open_table
 from onnxprune.options import Options
-from onnxprune.selection import Selection, allowed, choose, narrowest, price
+from onnxprune.selection import Selection, allowed, choose, narrowest, worth_of
 from onnxprune.surgery import cut
 from onnxprune.verify import Check
 
@@ -55,6 +56,7 @@ def reach(
     feeds: Feeds,
     bypassed: Sequence[str],
     tell: Tell,
+    curves: Curves | None = None,
 ) -> Reached:
     """Choose units so that the model takes as long as asked on the backend asked for.
 
@@ -66,6 +68,7 @@ def reach(
         feeds: what is run to measure; see :func:`one_sample`.
         bypassed: blocks that go anyway.
         tell: hears the progress.
+        curves: damage curves, where they are known already.
 
     Raises:
         OnnxpruneError: the criterion needs data, or the backend does not take the model.
@@ -78,27 +81,27 @@ def reach(
             hint=f"to install it: {where.install}",
         )
     stopwatch = Stopwatch(where, analysis.model, feeds, asked.threads)
-    priced = price(analysis, asked, limits, fit, tell)
+    worth = worth_of(analysis, asked, limits, fit, tell, curves)
     shapes = {name: array.shape for name, array in feeds.items()}
     table = open_table(where, asked.threads, keep=asked.cache, tell=tell)
-    widths = allowed(analysis, asked, limits, priced)
+    widths = allowed(analysis, asked, limits, worth)
     predictor = Predictor(analysis, table, shapes, widths, tell)
     if asked.cache:
         keep_table(table, tell)
     widths = faster(widths, predictor)
-    least = narrowest(widths, priced)
+    least = narrowest(widths, worth)
 
     def chosen(budget: int) -> Selection:
         if predictor(least.removed, bypassed).latency > budget:
             return least
         limit = Budget("latency", budget, relative=False)
-        return choose(widths, priced, asked, limit, predictor, bypassed, stairs=True)
+        return choose(widths, worth, asked, limit, predictor, bypassed, stairs=True)
 
     def measured(selection: Selection) -> float:
         small = cut(analysis, selection.removed, bypassed)
         return part_of(target, stopwatch(small, AIMING))
 
-    nothing = Selection({}, priced.criterion, widths.declined)
+    nothing = Selection({}, worth.criterion, widths.declined)
     if target.relative:
         whole = 1 / target.value
     else:

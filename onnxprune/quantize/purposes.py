@@ -81,6 +81,9 @@ def static_arguments(
         "weight_type": q.QuantType.QInt8,
         "calibrate_method": methods[settings.ranges],
         "extra_options": {
+            # Input by input, or all activations of all inputs are held at once, and histograms
+            # want inputs of one size.
+            "CalibStridedMinMax": 1,
             "WeightSymmetric": True,
             "ActivationSymmetric": tensorrt,
             "CalibTensorRangeSymmetric": tensorrt,
@@ -96,7 +99,7 @@ def dynamic_arguments(settings: Settings) -> dict[str, Any]:
     import onnxruntime.quantization as q
 
     # ConvInteger is slower than Conv on onnxruntime's CPU, so convolutions stay as they are.
-    kinds = ["MatMul", "Gemm", "LSTM", "Attention"] if settings.ops != "all" else None
+    kinds = ["MatMul", "Gemm", "LSTM", "Attention", *TABLES] if settings.ops != "all" else None
     return {
         "op_types_to_quantize": kinds,
         "per_channel": not settings.per_tensor,

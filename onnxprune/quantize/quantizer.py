@@ -1,16 +1,18 @@
 """onnxruntime's quantizers, from model to model.
 
 They read and write files and want an operator set with scales per channel, BatchNormalization
-folded into the convolution before it, and a name for every node.
+folded into the convolution before it, weights stored as the nodes read them, and a name for every
+node.
 """
 
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,8 @@ from onnxprune.analysis import identity
 from onnxprune.backends.complaints import plain
 from onnxprune.errors import OnnxpruneError
 from onnxprune.quantize.purposes import Settings, dynamic_arguments, static_arguments
+from onnxprune.quantize.rows import as_read
+from onnxprune.report.numbers import plural
 
 Feeds = Mapping[str, npt.NDArray[Any]]
 
@@ -45,6 +49,10 @@ def prepared(model: models.Model) -> tuple[models.Model, tuple[str, ...]]:
     if made.ir.opset_imports.get("", _PER_CHANNEL) < _PER_CHANNEL:
         made, note = _newer(made)
         notes.append(note)
+    if moved := as_read(made):
+        notes.append(
+            f"{plural(moved, 'weight')} of transposed or reshaped layers were laid out anew"
+        )
     for graph in models.graphs(made):
         for node in graph:
             node.name = identity(node)  # what the user excludes by name must have one
@@ -91,7 +99,7 @@ def _lookups_of_activations(model: models.Model) -> list[str]:
     ]
 
 
-def run(model: models.Model, settings: Settings, feeds: Iterable[Feeds]) -> models.Model:
+def run(model: models.Model, settings: Settings, feeds: Sequence[Feeds]) -> models.Model:
     """Quantize a prepared model.
 
     Args:
@@ -134,14 +142,21 @@ def run(model: models.Model, settings: Settings, feeds: Iterable[Feeds]) -> mode
         return made if large else _in_memory(made)
 
 
-def _reader(feeds: Iterable[Feeds]) -> Any:  # noqa: ANN401  # a class of onnxruntime's
+def _reader(feeds: Sequence[Feeds]) -> Any:  # noqa: ANN401  # a class of onnxruntime's
     from onnxruntime.quantization import CalibrationDataReader
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
-        """Hands out one feed after the other."""
+        """Hands out one feed after the other, of all or of a range of them."""
 
         def __init__(self) -> None:
             self._left = iter(feeds)
+
+        def __len__(self) -> int:
+            return len(feeds)
+
+        def set_range(self, start_index: int, end_index: int) -> None:
+            """Go on with these."""
+            self._left = iter(feeds[start_index:end_index])
 
         def get_next(self) -> dict[str, Any] | None:
             """The next feed, None after the last."""
@@ -200,11 +215,11 @@ def _in_memory(model: models.Model) -> models.Model:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without advice for people who call the quantizer themselves."""
+    """Without advice for people who call the quantizer themselves, and what it prints."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -1,4 +1,8 @@
-"""Linear weights laid out as ``[N, K]``, which OpenVINO's sparse INT8 kernel wants.
+"""Weights laid out as quantizers and kernels want them.
+
+onnxruntime's quantizer only sees a stored weight right at the node that reads it, so what a
+Transpose or Reshape lies behind (``nn.Linear`` as the exporters of PyTorch write it) is stored the
+way it is read first.
 
 OpenVINO decompresses sparse INT8 weights only in fully connected layers whose weight is stored
 with one row per output; the ``[K, N]`` of an ONNX MatMul never gets there. So the stored matrix is
@@ -9,12 +13,45 @@ from __future__ import annotations
 
 import numpy as np
 import onnx_ir as ir
+from onnx_ir.passes import common
 
 from onnxprune import model as models
+from onnxprune.two_four.layout import RESHAPES, Step
 from onnxprune.two_four.readings import Reading, find_readings
 
 LARGE = 1 << 18
 """Elements from which a weight is laid out anew: smaller ones live in the cache anyway."""
+
+
+_MOVES = frozenset({"Identity", "Transpose", *RESHAPES})
+"""What leaves the elements of a weight as they are."""
+
+
+def as_read(model: models.Model) -> int:
+    """Store weights as the nodes that contract them see them, in place of moving them at run time.
+
+    Args:
+        model: it is changed. What others read of a weight stays where it is.
+
+    Returns:
+        How many tensors were stored anew; readers that see one weight alike share one.
+    """
+    readings, _ = find_readings(model)
+    made: dict[tuple[ir.Value, tuple[Step, ...]], ir.Value] = {}
+    for reading in readings:
+        stored = reading.stored
+        if not stored.through or not _MOVES.issuperset(stored.through):
+            continue
+        key = (stored.value, stored.steps)
+        if key not in made:
+            array = np.ascontiguousarray(stored.seen(stored.read()))
+            name = models.fresh_name(model.ir.graph, f"{stored.name}/as_read")
+            tensor = ir.Tensor(array, dtype=stored.dtype)
+            made[key] = models.add_constant(model.ir.graph, name, tensor)
+        reading.node.replace_input_with(reading.slot, made[key])
+    if made:
+        common.RemoveUnusedNodesPass()(model.ir)
+    return len(made)
 
 
 def by_rows(model: models.Model, least: int = LARGE) -> tuple[models.Model, tuple[str, ...]]:

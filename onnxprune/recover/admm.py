@@ -16,14 +16,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.linalg import cho_factor, cho_solve
+from scipy.linalg import LinAlgError, lapack
 
 from onnxprune.recover.obs import Pattern, damped
 
 Float = npt.NDArray[np.float64]
 Bool = npt.NDArray[np.bool_]
 
-LADDER = (0.02, 0.04, 0.08, 0.16, 0.32, 0.64)
+LADDER = (0.02, 0.05, 0.12, 0.3, 0.7)
 """Penalties, climbed in order, for inputs scaled to variance one."""
 
 
@@ -34,9 +34,11 @@ def admm(
     *,
     damping: float = 0.1,
     ladder: tuple[float, ...] = LADDER,
-    iterations: int = 5,
+    iterations: int = 4,
 ) -> tuple[npt.NDArray[Any], Bool]:
     """Find a mask and first values for the weights it keeps.
+
+    All in float32: scaled to variance one and damped, the matrices are well-conditioned.
 
     Args:
         weight: ``[K, N]``.
@@ -49,25 +51,43 @@ def admm(
     Returns:
         The weight (zero where removed, same dtype) and the mask.
     """
-    A = damped(xx, damping)
-    scale = np.sqrt(np.diagonal(A))[:, None]
-    A = A / (scale * scale.T)
+    exact = damped(xx, damping)
+    scale = np.sqrt(np.diagonal(exact))[:, None]
+    exact /= scale
+    exact /= scale.T
+    A = exact.astype(np.float32)
     W = (weight * scale).astype(np.float32)
-    wanted = A.astype(np.float32) @ W
+    wanted = A @ W
     dual = np.zeros_like(W)
     keep = np.ones(W.shape, dtype=bool)
     rho_before = ladder[0]
     for rho in ladder:
-        inverse = cho_solve(cho_factor(A + rho * np.eye(len(A))), np.eye(len(A)))
-        inverse = inverse.astype(np.float32)
-        dual *= rho_before / rho
+        inverse = _inverse(A, rho)
+        dual *= np.float32(rho_before / rho)
         for _ in range(iterations):
             W -= dual
-            W *= rho
+            W *= np.float32(rho)
             W += wanted
             dual += inverse @ W
             keep = pattern.keep(np.abs(dual))
-            W = dual * keep
+            np.multiply(dual, keep, out=W)
             dual -= W
         rho_before = rho
     return (W / scale).astype(weight.dtype), keep
+
+
+def _inverse(A: npt.NDArray[np.float32], rho: float) -> npt.NDArray[np.float32]:
+    """``(A + rho I)^-1``.
+
+    Raises:
+        LinAlgError: it has none.
+    """
+    shifted = np.array(A, order="F")
+    shifted[np.diag_indices(len(A))] += np.float32(rho)
+    factor, failed = lapack.spotrf(shifted, lower=1, overwrite_a=1, clean=1)
+    if failed:
+        raise LinAlgError("the Gram matrix is not positive definite")
+    half = lapack.spotri(factor, lower=1, overwrite_c=1)[0]  # what is above it is 0
+    inverse: npt.NDArray[np.float32] = half + half.T
+    inverse[np.diag_indices(len(A))] /= 2
+    return inverse

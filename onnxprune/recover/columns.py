@@ -19,6 +19,7 @@ from onnxprune.recover.pcg import RIDGES
 Array = npt.NDArray[Any]
 Float = npt.NDArray[np.float64]
 Bool = npt.NDArray[np.bool_]
+Index = npt.NDArray[np.int64]
 
 _AFFORDABLE = 2e10
 """Multiplications of all factorisations of a layer up to which it counts as small."""
@@ -83,8 +84,8 @@ def refit_columns(
     """
     masked = np.where(keep, weight, 0.0).astype(np.float64)
 
-    def solve(xx: Float, xy: Float, ridge: float) -> Float:
-        problems = zip(xx, xy, keep, weight, strict=True)
+    def solve(xx: Float, xy: Float, ridge: float, outputs: slice | Index) -> Float:
+        problems = zip(xx, xy, *(x[:, :, outputs] for x in (keep, weight)), strict=True)
         return np.stack([solve_columns(*each, ridge=ridge) for each in problems])
 
     tried = [("lstsq", ridge) for ridge in ridges]

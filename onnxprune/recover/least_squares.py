@@ -22,15 +22,20 @@ import numpy as np
 import numpy.typing as npt
 from scipy.linalg import LinAlgError, cho_factor, cho_solve, eigh
 
-from onnxprune.recover.gram import Moments, merge, squared_error
+from onnxprune.recover.gram import Moments, merge, of_outputs, squared_error
 
 Float = npt.NDArray[np.float64]
+Index = npt.NDArray[np.int64]
 
 RIDGES = (1e-6, 1e-4, 1e-3, 1e-2, 1e-1)
 """Shares of the mean input variance that are tried as ridges."""
 
+_TINY = float(np.finfo(np.float64).tiny)
 _EXACT = 1e-9
 """Relative errors up to this are rounding."""
+
+_JUDGED = 64
+"""Outputs of a masked layer that are tried at every ridge, at most."""
 
 _SMALL = 64
 """Problems up to this size are solved in one batched call."""
@@ -80,16 +85,24 @@ def solve_symmetric(A: Float, B: Float) -> Float:
 
 
 def _solve_one(A: Float, B: Float) -> Float:
+    return solver(A)(B)
+
+
+def solver(A: Float) -> Callable[[Float], Float]:
+    """What multiplies with the inverse of a symmetric positive (semi-)definite ``[K, K]``.
+
+    The matrix is factored once, as :func:`solve_symmetric` says.
+    """
     try:
-        solution: Float = cho_solve(cho_factor(A, lower=True), B)
+        factor = cho_factor(A, lower=True)
     except LinAlgError:
         pass
     else:
-        return solution
+        return lambda B: np.asarray(cho_solve(factor, B))
     values, vectors = eigh(A)
     floor = values[-1] * len(values) * np.finfo(np.float64).eps
     inverse = np.divide(1.0, values, out=np.zeros_like(values), where=values > max(floor, 0.0))
-    return np.asarray(vectors @ (inverse[:, None] * (vectors.T @ B)))
+    return lambda B: np.asarray(vectors @ (inverse[:, None] * (vectors.T @ B)))
 
 
 def ridge_regression(
@@ -186,11 +199,15 @@ def refit_masked(
     masked: Float,
     bias: npt.NDArray[Any],
     tried: Sequence[tuple[str, float]],
-    solver: Callable[[Float, Float, float], Float],
+    solver: Callable[[Float, Float, float, slice | Index], Float],
     *,
     free_bias: bool,
 ) -> Refit:
     """The best repair of a layer some of whose weights are zero and stay so, on held-out rows.
+
+    A fit of every output at every ridge would cost several times what the one that wins does, so
+    of many outputs some are tried, spread evenly over all; the error after is what it was before,
+    times what became of theirs.
 
     Args:
         train: moments of the rows that may be fitted to.
@@ -198,29 +215,51 @@ def refit_masked(
         masked: ``[g, K, N]``, the weights as they are.
         bias: ``[g, N]``.
         tried: names of the solver's fits with their ridges.
-        solver: weights ``[g, K, N]`` from the second moments ``[g, K, K]`` and ``[g, K, N]`` of
-            inputs, and of inputs and wanted outputs, at a ridge.
+        solver: weights ``[g, K, n]`` of some outputs from the second moments ``[g, K, K]`` and
+            ``[g, K, n]`` of inputs, and of inputs and wanted outputs, at a ridge.
         free_bias: whether the layer has a bias that may change: then moments are about the mean.
 
     Returns:
         The winner per group among the weights as they are, the same with a new bias, and the fits.
     """
-    old = bias.astype(np.float64)
+    plain = [("none", 0.0)] + ([("bias", 0.0)] if free_bias else [])
+    count = masked.shape[2]
+    some = np.linspace(0, count - 1, min(count, _JUDGED)).round().astype(np.int64)
 
-    def solve(rows: Moments, method: str, ridge: float) -> tuple[Float, Float]:
+    def solve(
+        rows: Moments, method: str, ridge: float, outputs: slice | Index = some
+    ) -> tuple[Float, Float]:
+        here, old = masked[:, :, outputs], bias[:, outputs].astype(np.float64)
         if method == "none":
-            return masked, old
+            return here, old
         if method == "bias":
-            return masked, correct_bias(rows, masked)
+            return here, correct_bias(rows, here)
         xx, xy = rows.xx, rows.xy
         if not free_bias:
             xx = xx + rows.mean_x[:, :, None] * rows.mean_x[:, None, :]
             xy = xy + rows.mean_x[:, :, None] * (rows.mean_y - old)[:, None, :]
-        W = solver(xx, xy, ridge)
+        W = solver(xx, xy, ridge, outputs)
         return W, correct_bias(rows, W) if free_bias else old
 
-    plain = [("none", 0.0)] + ([("bias", 0.0)] if free_bias else [])
-    return choose(train, held, [*plain, *tried], solve)
+    if count <= _JUDGED:
+        return choose(train, held, [*plain, *tried], solve)
+    options = [*plain, *tried]
+    judged = _judge(of_outputs(train, some), of_outputs(held, some), options, solve)
+    before = squared_error(held, masked, bias).sum(axis=1) / np.maximum(judged.errors[0], _TINY)
+    judged = _Judged(judged.errors * before, max(float(held.yy.sum()), _TINY))
+
+    def whole(rows: Moments, method: str, ridge: float) -> tuple[Float, Float]:
+        return solve(rows, method, ridge, slice(None))
+
+    return _settle(merge(train, held), options, judged, whole)
+
+
+@dataclass(frozen=True, eq=False)
+class _Judged:
+    """Errors on held-out rows, ``[tried, g]``, and the variance of what was wanted there."""
+
+    errors: Float
+    variance: float
 
 
 def choose(
@@ -240,24 +279,42 @@ def choose(
     Returns:
         The winners.
     """
-    fits = [solve(train, *each) for each in tried]
-    errors = np.stack([squared_error(held, *fit).sum(axis=1) for fit in fits])  # [tried, g]
+    return _settle(merge(train, held), tried, _judge(train, held, tried, solve), solve)
+
+
+def _judge(
+    train: Moments,
+    held: Moments,
+    tried: Sequence[tuple[str, float]],
+    solve: Callable[[Moments, str, float], tuple[Float, Float]],
+) -> _Judged:
+    errors = np.stack(
+        [squared_error(held, *solve(train, *each)).sum(axis=1) for each in tried]
+    )  # [tried, g]
     # Where nothing is wrong but rounding there is nothing to repair.
     errors[0, errors[0] <= _EXACT * held.yy.sum(axis=1)] = 0.0
-    best = np.argmin(errors, axis=0)
-    everything = merge(train, held)
-    weight, bias = (part.copy() for part in fits[0])
+    return _Judged(errors, max(float(held.yy.sum()), _TINY))
+
+
+def _settle(
+    everything: Moments,
+    tried: Sequence[tuple[str, float]],
+    judged: _Judged,
+    solve: Callable[[Moments, str, float], tuple[Float, Float]],
+) -> Refit:
+    """The winner of every group, solved on everything."""
+    best = np.argmin(judged.errors, axis=0)
+    weight, bias = (part.copy() for part in solve(everything, *tried[0]))
     for index in np.unique(best[best > 0]):
         mine = best == index
         solved, moved = solve(everything, *tried[index])
         weight[mine], bias[mine] = solved[mine], moved[mine]
-    variance = max(float(held.yy.sum()), np.finfo(np.float64).tiny)
     return Refit(
         weight,
         bias,
         bool((best > 0).any()),
         tuple(tried[i][0] for i in best),
         np.array([tried[i][1] for i in best]),
-        float(errors[0].sum()) / variance,
-        float(errors.min(axis=0).sum()) / variance,
+        float(judged.errors[0].sum()) / judged.variance,
+        float(judged.errors.min(axis=0).sum()) / judged.variance,
     )

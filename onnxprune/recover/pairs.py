@@ -27,7 +27,7 @@ import numpy.typing as npt
 
 from onnxprune.recover.crops import Crops
 from onnxprune.recover.gram import Moments, moments, restrict
-from onnxprune.recover.least_squares import solve_symmetric
+from onnxprune.recover.least_squares import solver
 
 Array = npt.NDArray[Any]
 Float = npt.NDArray[np.float64]
@@ -96,18 +96,6 @@ class PairRefit:
     after: float
 
 
-def _surplus(rows: Rows, output: Array) -> Array:
-    """Output minus wanted, without what a clip hides."""
-    total = output + rows.offset
-    low, high = rows.clip
-    error = total - rows.wanted
-    if np.isfinite(low):
-        error = np.where(rows.wanted <= low, np.maximum(total - low, 0), error)
-    if np.isfinite(high):
-        error = np.where(rows.wanted >= high, np.minimum(total - high, 0), error)
-    return error
-
-
 class _Side:
     """One set of rows with everything that is computed over and over."""
 
@@ -117,19 +105,41 @@ class _Side:
         clipped = np.clip(rows.wanted, *rows.clip)
         spread = float(clipped.var(axis=0, dtype=np.float64).sum())
         self.norm = max(spread, np.finfo(np.float64).tiny)
+        low, high = rows.clip
+        below, above = rows.wanted <= low, rows.wanted >= high
+        # Where the wanted value is clipped the bound stands for it, and what is beyond counts 0.
+        aim = np.where(below, low, np.where(above, high, rows.wanted)) - rows.offset
+        self._aim = aim.astype(np.float32)
+        self._least = np.where(below, 0, -np.inf).astype(np.float32) if np.isfinite(low) else None
+        self._most = np.where(above, 0, np.inf).astype(np.float32) if np.isfinite(high) else None
 
     def hidden(self, first: Float) -> Array:
         """``[rows, h]``, before the nonlinearity."""
         W = first.astype(np.float32)
-        made: Array = self.rows.x @ W[:, :-1] + W[:, -1:]
+        made: Array = self.rows.x @ W[:, :-1]
+        made += W[:, -1:]
         return made.transpose(1, 0, 2).reshape(made.shape[1], -1)
 
     def features(self, hidden: Array) -> Array:
         return self.rows.crops.features(self.activation.value(hidden))
 
-    def surplus(self, features: Array, second: Float) -> Array:
+    def output(self, features: Array, second: Float) -> Array:
         W = second.astype(np.float32)
-        return _surplus(self.rows, features @ W[:-1] + W[-1])
+        made: Array = features @ W[:-1]
+        made += W[-1]
+        return made
+
+    def beyond(self, output: Array) -> Array:
+        """Output minus wanted, without what a clip hides; in place of the output."""
+        output -= self._aim
+        if self._least is not None:
+            np.maximum(output, self._least, out=output)
+        if self._most is not None:
+            np.minimum(output, self._most, out=output)
+        return output
+
+    def surplus(self, features: Array, second: Float) -> Array:
+        return self.beyond(self.output(features, second))
 
     def loss(self, error: Array) -> float:
         return float(np.einsum("rn,rn->", error, error, dtype=np.float64)) / len(error) / self.norm
@@ -187,10 +197,10 @@ def refit_pair(
     before = judge.of(now)
     best, best_loss, best_step = now, before, 0
     for step in range(steps + 1):
-        features = side.features(hidden)
-        second = _solve_second(side, features, now.second, ridge, free=free_bias[1])
+        second, error = _solve_second(
+            side, side.features(hidden), now.second, ridge, free=free_bias[1]
+        )
         now = Pair(now.first, second)
-        error = side.surplus(features, second)
         seen = judge.of(now)
         if seen < best_loss:
             best, best_loss, best_step = now, seen, step
@@ -239,22 +249,29 @@ def _damp(matrix: Float, share: float) -> Float:
 
 def _solve_second(
     side: _Side, features: Array, second: Float, ridge: float, *, free: bool
-) -> Float:
-    """The reader's weights for these hidden values: least squares on the majorised target."""
+) -> tuple[Float, Array]:
+    """The reader's weights for these hidden values, and what its outputs are then off by.
+
+    Least squares on the majorised target. The features are centred in place.
+    """
     centre = features.mean(axis=0, dtype=np.float64) if free else np.zeros(features.shape[1])
-    F = features - centre.astype(np.float32)
-    gram = (F.T @ F).astype(np.float64) / len(F)
+    features -= centre.astype(features.dtype)
+    gram = (features.T @ features).astype(np.float64) / len(features)
     penalty = 1e-2 * ridge * float(np.trace(gram)) / len(gram)
-    A = gram + penalty * np.eye(len(gram))
+    solve = solver(gram + penalty * np.eye(len(gram)))
+    matrix, bias = second[:-1], second[-1] + centre @ second[:-1]  # that of centred features
+    made = side.output(features, np.concatenate([matrix, bias[None]]))
+    error = side.beyond(made.copy())
     for _ in range(_MAJORISED if np.isfinite(side.rows.clip).any() else 1):
-        W = second.astype(np.float32)
-        made = features @ W[:-1] + W[-1]
-        target = made - _surplus(side.rows, made)
-        middle = target.mean(axis=0, dtype=np.float64) if free else second[-1]
-        cross = (F.T @ (target - middle.astype(np.float32))).astype(np.float64) / len(F)
-        solved = solve_symmetric(A[None], (cross + penalty * second[:-1])[None])[0]
-        second = np.concatenate([solved, (middle - centre @ solved)[None]])
-    return second
+        made -= error
+        middle = made.mean(axis=0, dtype=np.float64) if free else second[-1]
+        made -= middle.astype(np.float32)
+        cross = (features.T @ made).astype(np.float64) / len(features)
+        matrix = solve(cross + penalty * second[:-1])
+        second = np.concatenate([matrix, (middle - centre @ matrix)[None]])
+        made = side.output(features, np.concatenate([matrix, middle[None]]))
+        error = side.beyond(made.copy())
+    return second, error
 
 
 def _direction(

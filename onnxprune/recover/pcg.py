@@ -24,15 +24,22 @@ from onnxprune.recover.least_squares import Refit, refit_masked
 Array = npt.NDArray[Any]
 Float = npt.NDArray[np.float64]
 Bool = npt.NDArray[np.bool_]
+Index = npt.NDArray[np.int64]
 
 RIDGES = (0.03, 0.1, 0.3)
 """Shares of the input variances that are tried as ridges."""
 
-_DOUBLE = 1024
-"""Up to this many inputs the iterations run in float64."""
+_FIRM = 0.01
+"""Ridges from which on float32 does: no eigenvalue is then further below the diagonal."""
+
+_SMALL = 128
+"""Inputs up to which float64 costs nothing to speak of."""
 
 _COLUMNS = 1024
 """Outputs solved for at a time: five arrays of ``K`` times this are in memory."""
+
+SETTLED = 1e-3
+"""Iterations end when what they can still gain is this share of what they could at first."""
 
 
 def conjugate_gradients(
@@ -44,6 +51,7 @@ def conjugate_gradients(
     *,
     ridge: float,
     iterations: int = 10,
+    settled: float = 0.0,
 ) -> Float:
     """Refit the kept weights of one layer.
 
@@ -55,18 +63,21 @@ def conjugate_gradients(
         start: ``[K, N]``, where the iterations begin; ``old`` if None.
         ridge: share of each input's own variance, see :func:`onnxprune.recover.obs.damped`.
         iterations: most steps per output.
+        settled: share of the first squared gradient, in units of the preconditioner, at which they
+            end.
 
     Returns:
         ``[K, N]``, zero where the mask is False; never worse in the objective than the start
         masked.
     """
-    dtype: type[np.floating[Any]] = np.float64 if len(xx) <= _DOUBLE else np.float32
+    single = ridge >= _FIRM and len(xx) > _SMALL
+    dtype: type[np.floating[Any]] = np.float32 if single else np.float64
     penalty = ridge * np.diagonal(xx)[:, None]
     A: Array = xx.astype(dtype)
     A[np.diag_indices(len(A))] += penalty[:, 0].astype(dtype)
     # What a dead input would gain is rounding: a pivot below that of the others' keeps it small.
     pivot: Array = np.diagonal(A).copy()[:, None]
-    pivot = np.maximum(pivot, np.finfo(dtype).eps * float(pivot.mean()) or 1.0)
+    pivot = 1 / np.maximum(pivot, np.finfo(dtype).eps * float(pivot.mean()) or 1.0)
     result = np.empty(keep.shape, dtype=np.float64)
     for first in range(0, keep.shape[1], _COLUMNS):
         cut = slice(first, first + _COLUMNS)
@@ -74,21 +85,23 @@ def conjugate_gradients(
         W: Array = ((old if start is None else start)[:, cut] * mask).astype(dtype)
         wanted: Array = (xy[:, cut] + penalty * old[:, cut]).astype(dtype)
         R = (wanted - A @ W) * mask
-        Z = R / pivot
+        Z = R * pivot
         P = Z.copy()
         slope = np.einsum("kn,kn->n", R, Z)
         done = slope * np.finfo(dtype).eps ** 2
+        total = settled * float(slope.sum())
         for _ in range(iterations):
-            if (slope <= done).all():
+            if (slope <= done).all() or float(slope.sum()) < total:
                 break
             step = A @ P
             step *= mask
             curvature = np.einsum("kn,kn->n", P, step)
             alpha = np.divide(slope, curvature, out=np.zeros_like(slope), where=curvature > 0)
-            W += alpha * P
             step *= alpha
             R -= step
-            np.divide(R, pivot, out=Z)
+            np.multiply(P, alpha, out=step)
+            W += step
+            np.multiply(R, pivot, out=Z)
             following = np.einsum("kn,kn->n", R, Z)
             P *= np.divide(following, slope, out=np.zeros_like(slope), where=slope > 0)
             P += Z
@@ -125,14 +138,18 @@ def refit_support(
         free_bias: whether the layer has a bias that may change.
 
     Returns:
-        The winner per group among the masked start, the same with a new bias, and the refits.
+        The winner per group among the masked start, the same with a new bias, and the refits; of a
+        layer with many outputs, some of them decide.
     """
     masked = np.where(keep, weight if start is None else start, 0.0).astype(np.float64)
 
-    def solve(xx: Float, xy: Float, ridge: float) -> Float:
-        problems = zip(xx, xy, keep, weight, masked, strict=True)
+    def solve(xx: Float, xy: Float, ridge: float, outputs: slice | Index) -> Float:
+        problems = zip(xx, xy, *(x[:, :, outputs] for x in (keep, weight, masked)), strict=True)
         return np.stack(
-            [conjugate_gradients(*each, ridge=ridge, iterations=iterations) for each in problems]
+            [
+                conjugate_gradients(*each, ridge=ridge, iterations=iterations, settled=SETTLED)
+                for each in problems
+            ]
         )
 
     tried = [("pcg", ridge) for ridge in ridges]

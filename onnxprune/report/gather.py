@@ -11,11 +11,12 @@ import onnx_ir as ir
 
 from onnxprune import model as models
 from onnxprune.analysis import Analysis
-from onnxprune.carry_out import Pruned
+from onnxprune.carry_out import Pruned, Visited
 from onnxprune.cost import Cost, CostModel
 from onnxprune.fidelity import Fidelity
 from onnxprune.judge import Judgement
 from onnxprune.recipe import as_mapping
+from onnxprune.report.couplings import coupling_rows
 from onnxprune.report.reach import pinned_rows, reach
 from onnxprune.report.schema import (
     BlockRow,
@@ -25,6 +26,7 @@ from onnxprune.report.schema import (
     Measure,
     ModelRow,
     OutputRow,
+    PointRow,
     RefitRow,
     Report,
     SparseRow,
@@ -65,6 +67,7 @@ def result(command: Command, run: Pruned, output: Path | None) -> Report:
         measures=measures(run),
         outputs=output_rows(run),
         samples=run.outcome.samples,
+        points=point_rows(run.visited),
         checks=tuple(
             CheckRow(each.name, each.ok, each.value, each.limit) for each in run.verdict.checks
         ),
@@ -88,6 +91,7 @@ def _report(
         groups=group_rows(analysis.groups, removed, costs),
         blocks=block_rows(analysis.blocks, bypassed, costs),
         pinned=pinned_rows(analysis),
+        couplings=coupling_rows(analysis),
     )
 
 
@@ -111,6 +115,27 @@ def measures(run: Pruned) -> tuple[Measure, ...]:
 def output_rows(run: Pruned) -> tuple[OutputRow, ...]:
     """How close each output is; nothing of what a network says about noise."""
     return () if _made_up(run.options.calib) else fidelity_rows(run.outcome)
+
+
+def point_rows(visited: Iterable[Visited]) -> tuple[PointRow, ...]:
+    """One row per model that was visited, in the order in which that happened."""
+    return tuple(
+        PointRow(
+            label=each.label,
+            macs=each.left.macs,
+            params=each.left.params,
+            bytes=each.left.bytes,
+            latency={},
+            metric=each.judged.measure,
+            value=each.judged.value,
+            drop=each.judged.drop,
+            drop_error=each.judged.drop_error,
+            samples=each.judged.samples,
+            ok=each.ok,
+            chosen=each.chosen,
+        )
+        for each in visited
+    )
 
 
 def fidelity_rows(judged: Judgement) -> tuple[OutputRow, ...]:

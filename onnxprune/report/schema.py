@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
+from onnxprune.report.couplings import CouplingRow
 from onnxprune.report.weights import StoredRow, ZerosRow
 
 SCHEMA = "onnxprune.report"
@@ -202,6 +203,38 @@ class SparseRow:
 
 
 @dataclass(frozen=True)
+class PointRow:
+    """One model that was made on the way to the smallest that is good enough.
+
+    Attributes:
+        label: the budget it was made for.
+        macs, params, bytes: what it costs.
+        latency: by backend, ``p50_s``, ``low_s`` and ``high_s``, where it was timed.
+        metric: what it was judged by; ``agreement`` or ``cosine`` without labels.
+        value: of that.
+        drop: what was lost of it.
+        drop_error: standard error of ``drop``, both models having seen the same samples; None
+            where none is known.
+        samples: how many inputs it was judged on.
+        ok: whether that is good enough.
+        chosen: whether it is the one that was taken.
+    """
+
+    label: str
+    macs: int
+    params: int
+    bytes: int
+    latency: Mapping[str, Mapping[str, float]]
+    metric: str
+    value: float | None
+    drop: float
+    drop_error: float | None
+    samples: int
+    ok: bool
+    chosen: bool
+
+
+@dataclass(frozen=True)
 class CheckRow:
     """One check: what was measured, against what limit, and whether that is good."""
 
@@ -218,6 +251,7 @@ class Report:
     Attributes:
         command: which command made it.
         onnxprune: version that made it.
+        couplings: what leaves with one unit of each group.
         options: what was asked, by flag name; only what is not at its default.
         refits: what recovery did to each layer; empty where there was nothing to fit to.
         sparse: what became of every weight, where single weights were set to zero.
@@ -227,6 +261,7 @@ class Report:
         outputs: how close they are, on ``samples`` inputs that nothing was fitted to; empty where
             the inputs were made up.
         given: the same before anything was refitted, of a model that came pruned; else empty.
+        points: every model that was visited, where ``max-drop`` decided how much to remove.
         checks: the verdict; empty where nothing was pruned.
         notes: whole sentences on what was declined and why, in the order it happened.
         output: the file written, or None (dry run, or a bad verdict).
@@ -239,6 +274,7 @@ class Report:
     groups: tuple[GroupRow, ...] = ()
     blocks: tuple[BlockRow, ...] = ()
     pinned: tuple[PinnedRow, ...] = ()
+    couplings: tuple[CouplingRow, ...] = ()
     options: Mapping[str, object] = field(default_factory=dict)
     refits: tuple[RefitRow, ...] = ()
     sparse: tuple[SparseRow, ...] = ()
@@ -248,6 +284,7 @@ class Report:
     outputs: tuple[OutputRow, ...] = ()
     given: tuple[OutputRow, ...] = ()
     samples: int = 0
+    points: tuple[PointRow, ...] = ()
     checks: tuple[CheckRow, ...] = ()
     notes: tuple[str, ...] = ()
     output: str | None = None

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from onnxprune.report.numbers import change, percent, plural, size
 from onnxprune.report.weights import StoredRow, ZerosRow
+from onnxprune.storage.forms import FORMS
 
 if TYPE_CHECKING:
     from onnxprune import model as models
@@ -25,7 +26,6 @@ _LEAST = 0.01
 def zeros_rows(model: models.Model) -> tuple[ZerosRow, ...]:
     """One row per weight that has zeros worth a word, in the order of the model."""
     from onnxprune.storage.choose import bytes_of
-    from onnxprune.storage.forms import FORMS
     from onnxprune.storage.pattern import find
     from onnxprune.storage.weights import weights
 
@@ -70,7 +70,7 @@ def stored_rows(stored: Stored) -> tuple[StoredRow, ...]:
 
 def zeros(rows: Sequence[ZerosRow]) -> RenderableType:
     """Zeros, pattern and bytes in each form, the largest weights first; and what all take."""
-    forms = [form for form in ("dense", "sparse", "bitmask", "delta", "nibble") if _any(rows, form)]
+    forms = [form for form in FORMS if _any(rows, form)]
     table = _table("weight", "shape", "zeros>", "pattern", *(f"{form}>" for form in forms))
     ordered = sorted(rows, key=lambda row: -row.bytes["dense"])
     for row in ordered[:_MOST]:

@@ -19,6 +19,7 @@ from onnxprune.report.schema import (
     ModelRow,
     OutputRow,
     PinnedRow,
+    PointRow,
     Reach,
     RefitRow,
     Report,
@@ -79,6 +80,9 @@ def result(report: Report) -> RenderableType:
         title = f"Outputs against the original, {plural(report.samples, 'unseen input')}"
         as_given = [replace(row, name=f"{row.name}, as given") for row in report.given]
         parts.append(_titled(title, outputs([*as_given, *report.outputs])))
+    if report.points:
+        title = f"{plural(len(report.points), 'model')} visited"
+        parts.append(_titled(title, points(report.points)))
     if report.checks:
         parts.append(_titled("Checks", checks(report.checks)))
     return Group(*_spaced([*parts, *_notes(report.notes)]))
@@ -233,6 +237,31 @@ def outputs(rows: Sequence[OutputRow]) -> RenderableType:
         last = [Text(remark, _BAD if row.broken else _DIM)] if any(said) else []
         table.add_row(Text(row.name), *cells, *last)
     return table
+
+
+def points(rows: Sequence[PointRow]) -> RenderableType:
+    """What every visited model costs and loses, the largest first, with what is known of errors."""
+    metric = rows[0].metric
+    fraction = metric in ("agreement", "accuracy") or metric.startswith("top")
+    table = _table("", "made for", "MACs>", "parameters>", f"{metric}>", "lost>", "+-", "")
+    for row in sorted(rows, key=lambda row: (-row.macs, -row.params)):
+        scale = 100 if fraction else 1
+        error = "" if row.drop_error is None else f"{row.drop_error * scale:.2g}"
+        lost = f"{row.drop * 100:+.2f}" if fraction else figure(row.drop)
+        word = Text("ok", _GOOD) if row.ok else Text("too much", "yellow")
+        value = measured(row.value, "fraction" if fraction else "number")
+        table.add_row(
+            word,
+            row.label,
+            quantity(row.macs),
+            quantity(row.params),
+            value,
+            lost,
+            error,
+            Text("taken", _HEAD) if row.chosen else "",
+        )
+    told = f"on {plural(rows[0].samples, 'input')}; +- is one standard error of what is lost"
+    return Group(table, Text(f"{told}{', in points' if fraction else ''}", _DIM))
 
 
 def checks(rows: Iterable[CheckRow]) -> RenderableType:

@@ -34,7 +34,7 @@ class StoredRow:
         weight: its name.
         shape, dtype: of the weight.
         zeros: the part of it that is zero.
-        form: ``dense``, ``sparse``, ``bitmask``, ``delta`` or ``nibble``.
+        form: ``dense``, ``sparse``, ``bitmask``, ``delta``, ``delta4`` or ``nibble``.
         values: type of the stored values.
         dense, stored: bytes before and after.
         remark: why it did not get what was asked for; empty if it did.

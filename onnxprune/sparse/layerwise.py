@@ -47,6 +47,7 @@ class Settings:
         iterations: of the conjugate gradients.
         skip: globs over names of weights that are left.
         leave: names of weights that are left, with the reason.
+        tied: under N:M, thin tables that are looked up as well.
         sample: which rows are looked at.
         provider: what runs the models.
         threads: threads within an operator.
@@ -58,6 +59,7 @@ class Settings:
     iterations: int = 20
     skip: tuple[str, ...] = ()
     leave: Mapping[str, str] = field(default_factory=dict)
+    tied: bool = False
     sample: Sample = field(default_factory=lambda: Sample(rows=ROWS))
     provider: str = "cpu"
     threads: int | None = None

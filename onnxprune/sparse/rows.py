@@ -30,8 +30,10 @@ _LOOK = 1000
 """Rows per batch that a mean square is taken over."""
 _TRACE = 1e-6
 """Share of the mean variance of inputs that is added to each."""
-
-
+_GATHERED = 4096
+"""Rows of several batches that are multiplied together."""
+_DOUBLE = 256
+"""Inputs up to which moments are multiplied in float64: what is fitted to them has a ridge."""
 ROWS = 20_000
 """Rows sampled per layer, at least."""
 
@@ -55,7 +57,10 @@ def moments_of(
         sample: how rows are drawn.
     """
     layer, (groups, inputs, outputs) = target.layer, target.shape
-    parts = [Accumulator(groups, inputs, outputs), Accumulator(groups, inputs, outputs)]
+    double = inputs <= _DOUBLE
+    parts = [
+        Accumulator(groups, inputs, outputs, double=double, gathered=_GATHERED) for _ in range(2)
+    ]
     share = -(-max(sample.rows, sample.per_input * inputs) // len(batches))
     samples = [len(student.value(layer.x, k)) for k in range(len(batches))]
     seen = 0
@@ -118,9 +123,11 @@ def steadied(rows: Moments, weight: Array) -> Moments:
         weight: ``[g, K, N]``, what those inputs had.
     """
     trace = _TRACE * np.diagonal(rows.xx, axis1=1, axis2=2).mean(axis=1)[:, None, None]
+    xx, diagonal = rows.xx.copy(), np.arange(rows.xx.shape[1])
+    xx[:, diagonal, diagonal] += trace[:, 0]
     return replace(
         rows,
-        xx=rows.xx + trace * np.eye(rows.xx.shape[1]),
+        xx=xx,
         xy=rows.xy + trace * weight,
         yy=rows.yy + trace[:, 0] * (weight**2).sum(axis=1),
     )

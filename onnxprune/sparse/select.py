@@ -15,7 +15,7 @@ from onnxprune import masks
 from onnxprune.recover.admm import admm
 from onnxprune.recover.gram import Moments
 from onnxprune.recover.obs import Pattern, damped, obs
-from onnxprune.recover.pcg import conjugate_gradients
+from onnxprune.recover.pcg import SETTLED, conjugate_gradients
 from onnxprune.sparse.amount import Method
 from onnxprune.sparse.weights import Target
 
@@ -54,7 +54,10 @@ def aim(rows: Moments, weight: Float, bias: Float, *, free_bias: bool) -> Float:
         xy = xy + rows.mean_x[:, :, None] * (rows.mean_y - bias)[:, None, :]
     full = np.ones(weight.shape[1:], dtype=bool)
     return np.stack(
-        [conjugate_gradients(xx[g], xy[g], full, weight[g], ridge=_RIDGE) for g in range(len(xx))]
+        [
+            conjugate_gradients(*each, ridge=_RIDGE, settled=SETTLED)
+            for each in zip(xx, xy, [full] * len(xx), weight, strict=True)
+        ]
     )
 
 

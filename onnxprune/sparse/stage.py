@@ -105,6 +105,7 @@ def thin(
         refit="pcg" if asked.recover == "auto" else asked.recover,
         skip=asked.skip,
         leave=leave,
+        tied=asked.tied,
         sample=Sample(rows=ROWS, seed=asked.seed),
         provider=asked.provider,
     )

@@ -18,6 +18,9 @@ SLAB = 1 << 22
 LONGEST = 255
 """The longest distance that one entry of the delta form can say."""
 
+SHORT = 14
+"""The same of the delta4 form."""
+
 
 def slabs(flat: Array) -> Iterator[tuple[int, Array]]:
     """Parts of a flat array: (position of the first, values)."""
@@ -44,18 +47,20 @@ def count(array: Array) -> Content:
         array: of any shape and any number type, as it would be stored.
     """
     flat = array.reshape(-1)
-    kept = steps = 0
+    kept = steps = short = 0
     last = 0
     for _, found in places(flat):
         if len(found):
             gaps = np.diff(found, prepend=last)
             steps += len(found) + int(np.maximum((gaps - 1) // LONGEST, 0).sum())
+            short += len(found) + int(np.maximum((gaps - 1) // SHORT, 0).sum())
             kept += len(found)
             last = int(found[-1])
     return Content(
         size=flat.size,
         kept=kept,
         steps=steps,
+        short=short,
         paired=_paired(array) if 2 * kept <= flat.size else None,
         negative=_negative(flat) if kept < flat.size else 0,
     )

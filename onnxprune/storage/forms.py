@@ -8,6 +8,7 @@ sparse    ``d (b + 8)``         values and int64 places (ONNX SparseTensorProto)
 bitmask   ``1/8 + d b``         a bit per weight, and the values
 delta     ``(d + e) (b + 1)``   a byte for the distance to the next value; ``e`` for distances
                                 of more than 255, which take several
+delta4    ``(d + e) / 2 + d b`` half a byte for the distance; ``e`` for distances of more than 14
 nibble    ``1/8 + b/2``         2:4: which two of four are stored, in half a byte, and the two
 ========  ====================  ==========================================================
 
@@ -24,20 +25,34 @@ from typing import Literal, TypeAlias
 Store: TypeAlias = Literal["auto", "dense", "sparse", "packed", "external"]
 """What is asked for: one form for all (``packed`` is three), or the best for each weight."""
 
-Form: TypeAlias = Literal["dense", "sparse", "bitmask", "delta", "nibble"]
-FORMS: tuple[Form, ...] = ("dense", "sparse", "nibble", "delta", "bitmask")
+Form: TypeAlias = Literal["dense", "sparse", "bitmask", "delta", "delta4", "nibble"]
+FORMS: tuple[Form, ...] = ("dense", "sparse", "nibble", "delta", "bitmask", "delta4")
 """All forms; of two that take the same space the first one listed is chosen."""
 
-PACKED: frozenset[Form] = frozenset({"bitmask", "delta", "nibble"})
+PACKED: frozenset[Form] = frozenset({"bitmask", "delta", "delta4", "nibble"})
 """Forms that standard operators decode when the model is loaded."""
 
-GRAPH: dict[Form, int] = {"dense": 0, "sparse": 24, "bitmask": 96, "delta": 96, "nibble": 96}
+GRAPH: dict[Form, int] = {
+    "dense": 0,
+    "sparse": 24,
+    "bitmask": 96,
+    "delta": 96,
+    "delta4": 96,
+    "nibble": 96,
+}
 """Bytes of graph a weight needs besides its data: nodes, names and shapes, measured."""
 
-TABLE: dict[Form, int] = {"bitmask": 2200, "nibble": 2300}
+TABLE: dict[Form, int] = {"bitmask": 2200, "delta4": 1000, "nibble": 2300}
 """Bytes a form takes once per model, whatever the number of weights."""
 
-RAM: dict[Form, int] = {"dense": 0, "sparse": 0, "bitmask": 38, "delta": 24, "nibble": 20}
+RAM: dict[Form, int] = {
+    "dense": 0,
+    "sparse": 0,
+    "bitmask": 38,
+    "delta": 24,
+    "delta4": 24,
+    "nibble": 20,
+}
 """Bytes per weight that onnxruntime holds while it decodes, measured; OpenVINO holds less."""
 
 NOT_COMPUTE = (
@@ -49,6 +64,13 @@ AT_LOAD = (
     "packed weights are decoded when a model is loaded with graph optimisations on, as runtimes do "
     "unless told otherwise; with them off they are decoded at every run: right, but slow"
 )
+
+OTHER_ORDER = (
+    "OpenVINO decodes packed weights after it has folded what it can, so it multiplies "
+    "BatchNormalization into outputs instead of weights: they differ in the last bits unless "
+    "BatchNormalization was folded before"
+)
+"""Measured: its ConstantFolding leaves CumSum and GatherElements, which run when it compiles."""
 
 _READERS: dict[str, frozenset[Form]] = {
     "cpu": frozenset(FORMS),
@@ -70,6 +92,7 @@ class Content:
         size: number of values.
         kept: those that are not zero.
         steps: entries of the delta form: ``kept``, and one per 255 of every longer distance.
+        short: the same of the delta4 form, with one per 14.
         paired: the axis along which at most two of every four values are not zero, or None.
         negative: zeros with a sign, which no form but the dense one keeps.
     """
@@ -77,6 +100,7 @@ class Content:
     size: int
     kept: int
     steps: int
+    short: int
     paired: int | None
     negative: int = 0
 
@@ -98,6 +122,8 @@ def payload(form: Form, content: Content, itemsize: int) -> int | None:
             return -(-content.size // 8) + content.kept * itemsize
         case "delta":
             return max(content.steps, 1) * (itemsize + 1)
+        case "delta4":
+            return -(-max(content.short, 1) // 2) + content.kept * itemsize
         case "nibble":
             if content.paired is None or content.size % 8:
                 return None

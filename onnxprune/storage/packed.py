@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+import numpy as np
 import onnx_ir as ir
 
 from onnxprune import model as models
 from onnxprune.model.core import QUANTIZATION
-from onnxprune.storage import bitmask, delta, nibble
+from onnxprune.storage import bitmask, delta, delta4, nibble
 from onnxprune.storage.forms import PACKED, Form
 from onnxprune.storage.pieces import OLDEST, Pieces, Stream, stream
 from onnxprune.storage.weights import Weight
@@ -20,6 +21,7 @@ MARK = "onnxprune.packed"
 _DECODERS: Mapping[Form, Callable[[Pieces, Stream], ir.Value]] = {
     "bitmask": bitmask.decode,
     "delta": delta.decode,
+    "delta4": delta4.decode,
     "nibble": nibble.decode,
 }
 
@@ -53,11 +55,10 @@ def pack(model: models.Model, weights: Sequence[Weight]) -> None:
     made: list[tuple[Weight, ir.Value]] = []
     for one in _streams(weights):
         made += zip(one.weights, _decoded(pieces, one), strict=True)
-    made += [
-        (weight, _converted(pieces, weight))
-        for weight in weights
-        if weight.form == "dense" and weight.changed
-    ]
+    narrowed = [weight for weight in weights if weight.form == "dense" and weight.changed]
+    together = [w for w in narrowed if w.coding.scale is None and w.content.size < _SMALL]
+    made += _converted_together(pieces, together)
+    made += [(w, _converted(pieces, w)) for w in narrowed if w not in together]
     if not made:
         return
     pieces.finish()
@@ -115,6 +116,25 @@ def _converted(pieces: Pieces, weight: Weight) -> ir.Value:
     tensor = ir.LazyTensor(lambda: ir.Tensor(weight.stored(), dtype), dtype, ir.Shape(weight.shape))
     held = pieces.constant(dtype.name.lower(), tensor)
     return _scaled(pieces, weight, pieces.cast(held, weight.work))
+
+
+def _converted_together(
+    pieces: Pieces, weights: Sequence[Weight]
+) -> Iterator[tuple[Weight, ir.Value]]:
+    """The same for small weights, many of which share a tensor and its conversion."""
+    kinds: dict[tuple[ir.DataType, ir.DataType], list[Weight]] = defaultdict(list)
+    for weight in weights:
+        kinds[weight.coding.dtype, weight.work].append(weight)
+    for number, ((dtype, work), members) in enumerate(kinds.items()):
+        if len(members) == 1:
+            yield members[0], _converted(pieces, members[0])
+            continue
+        one = stream(number, members)
+        held = one.add(pieces, dtype.name.lower(), np.ravel, dtype, (one.content.size,))
+        parts = pieces.split(pieces.cast(held, work), [w.content.size for w in members])
+        for weight, part in zip(members, parts, strict=True):
+            flat = len(weight.shape) == 1
+            yield weight, part if flat else pieces.reshape(part, weight.shape)
 
 
 def _scaled(pieces: Pieces, weight: Weight, value: ir.Value) -> ir.Value:

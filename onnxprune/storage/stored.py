@@ -9,7 +9,7 @@ from onnxprune import model as models
 from onnxprune.storage import coo, packed
 from onnxprune.storage.choose import Asked, choose
 from onnxprune.storage.densify import densify
-from onnxprune.storage.forms import AT_LOAD, NOT_COMPUTE, PACKED
+from onnxprune.storage.forms import AT_LOAD, NOT_COMPUTE, OTHER_ORDER, PACKED
 from onnxprune.storage.weights import Weight, weights
 
 
@@ -76,6 +76,8 @@ def store(source: models.ModelLike, asked: Asked | None = None) -> Stored:
     coo.sparsify(made, chosen, as_nodes=as_nodes)
     packed.pack(made, chosen)
     notes += _notes(chosen)
+    if "openvino" in asked.providers and _normalised(made) and _packs(chosen):
+        notes.append(OTHER_ORDER)
     unread: tuple[str, ...] = ()
     if any(weight.form == "sparse" for weight in chosen):
         unread = coo.NODE_REFUSED_BY if as_nodes else coo.REFUSED_BY
@@ -89,8 +91,16 @@ def _notes(chosen: list[Weight]) -> list[str]:
         notes.append(f"{negative} zeros had a sign, and have none now")
     if not any(weight.changed for weight in chosen):
         notes.append("no weight takes less space in another form than the dense one")
-    if any(weight.form in PACKED for weight in chosen):
+    if _packs(chosen):
         notes.append(AT_LOAD)
     if any(weight.form != "dense" for weight in chosen):
         notes.append(NOT_COMPUTE)
     return notes
+
+
+def _packs(chosen: list[Weight]) -> bool:
+    return any(weight.form in PACKED for weight in chosen)
+
+
+def _normalised(model: models.Model) -> bool:
+    return any(n.op_type == "BatchNormalization" for g in models.graphs(model) for n in g)

@@ -49,7 +49,8 @@ class Coding:
 def choose(array: Array, dtype: ir.DataType, asked: Values) -> tuple[Coding, str]:
     """How a weight is written when ``asked`` is wanted, and why it stays exact if it does.
 
-    Vectors always stay exact: they are small, and variances among them may be tiny but not zero.
+    Vectors are never integers: they are small, and variances among them may be tiny but not zero.
+    They are narrowed to floats whose relative error is that of the type for each of them.
     Integers share one scale (largest magnitude / 127) per weight, or per index of the first or the
     last axis, whichever leaves the smallest error.
 
@@ -59,7 +60,8 @@ def choose(array: Array, dtype: ir.DataType, asked: Values) -> tuple[Coding, str
         asked: ``exact``, or what floats may be narrowed to.
     """
     exact = Coding(dtype)
-    if asked == "exact" or dtype not in FLOATS or array.ndim < 2:
+    vector = array.ndim < 2
+    if asked == "exact" or dtype not in FLOATS or (vector and asked == "int8"):
         return exact, ""
     if asked == "int8":
         if not np.isfinite(array.astype(np.float32)).all():
@@ -72,6 +74,8 @@ def choose(array: Array, dtype: ir.DataType, asked: Values) -> tuple[Coding, str
         narrow = array.astype(target.numpy())
     if np.isinf(narrow).sum() > np.isinf(array).sum():
         return exact, f"it has values beyond the range of {asked}"
+    if vector and (np.abs(narrow[array != 0]) < np.finfo(narrow.dtype).tiny).any():
+        return exact, f"it has values too small for {asked}"
     return Coding(target), ""
 
 

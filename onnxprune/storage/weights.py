@@ -20,6 +20,9 @@ Array = npt.NDArray[Any]
 SMALLEST = 256
 """Weights with fewer values are left alone: describing another form takes what it saves."""
 
+_SMALLEST_NARROWED = 16
+"""The same where values are narrowed: tensors that stay dense share what converts them."""
+
 _TYPES = (*values.FLOATS, ir.DataType.INT8, ir.DataType.UINT8)
 
 
@@ -98,13 +101,14 @@ def weights(model: models.Model, asked: values.Values) -> Iterator[Weight]:
         model: dense; the values of what is returned are its own.
         asked: what the values of floats may be narrowed to.
     """
+    least = SMALLEST if asked in ("exact", "int8") else _SMALLEST_NARROWED
     for value in models.constants(model).values():
         tensor = models.constant(value)
-        if tensor is None or tensor.size < SMALLEST or tensor.dtype == ir.DataType.STRING:
+        if tensor is None or tensor.size < least or tensor.dtype == ir.DataType.STRING:
             continue
         excluded = _excluded(value, tensor)
         if excluded:
-            whole = Content(tensor.size, tensor.size, tensor.size, None)
+            whole = Content(tensor.size, tensor.size, tensor.size, tensor.size, None)
             yield Weight(value, tensor, values.Coding(tensor.dtype), whole, excluded=excluded)
             continue
         array = tensor.numpy()

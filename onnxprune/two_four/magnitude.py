@@ -66,12 +66,13 @@ def thin(
     skip: Sequence[str] = (),
     leave: Mapping[str, str] | None = None,
     done: Collection[str] = (),
+    tied: bool = False,
     tell: Tell = lambda _: None,
 ) -> Thinned:
     """Keep the ``n`` largest of every ``m`` weights along what is contracted.
 
-    A weight that several nodes read the same way is thinned once; one that is also read another
-    way is left.
+    A weight that several nodes contract along one axis is thinned once; one that they contract
+    along two gets a mask that has the pattern along both. One that is also read otherwise is left.
 
     Args:
         work: it is changed.
@@ -80,6 +81,7 @@ def thin(
         skip: globs over names of weights that are left.
         leave: names of weights that are left, with the reason.
         done: names of weights that are somebody else's business, and not reported.
+        tied: thin tables that are looked up as well: the rows found have the zeros too.
         tell: hears the progress.
     """
     readings, unread = find_readings(work)
@@ -92,21 +94,42 @@ def thin(
     worst = 0
     for number, (name, known) in enumerate(by_weight.items(), start=1):
         first = known[0]
-        reason = (leave or {}).get(name) or _why_not(known, m, skip)
+        reason = (leave or {}).get(name) or _why_not(known, m, skip, tied=tied)
         if reason:
             outcomes.append(Outcome(name, first.name, first.stored.shape, reason=reason))
             continue
         tell(f"thinning weight {number} of {len(by_weight)}: {name}")
         array = first.stored.read()
-        keep = mask_of(first, first.stored.magnitude(array), n, m)
+        keep = _mask(known, array, n, m)
         made = np.where(keep, array, array.dtype.type(0))
         models.set_constant(first.stored.value, ir.Tensor(made, dtype=first.stored.dtype))
         packed[name] = pack(keep)
-        worst = max(worst, densest(first, made, m))
+        worst = max(worst, *(densest(each, made, m) for each in known))
         share = 1 - float(keep.mean())
         outcomes.append(Outcome(name, first.name, first.stored.shape, sparsity=share))
     check = Check(f"weights in a group of {m}", worst <= n, worst, n) if packed else None
     return Thinned(tuple(outcomes), packed, check)
+
+
+def _mask(known: Sequence[Reading], array: npt.NDArray[np.generic], n: int, m: int) -> Bool:
+    """The mask of a weight for all its readings, in the stored layout."""
+    first = known[0]
+    size = first.stored.magnitude(array)
+    axes = _axes(known)
+    if len(axes) < 2:
+        return mask_of(first, size, n, m)
+    if first.stored.scaling is None:  # bits are ordered like magnitudes, but do not add up
+        size = np.abs(array.astype(np.float32))
+    return masks.keep_n_of_m_both(size, n, m, (axes[0], axes[1]))
+
+
+def _axes(known: Sequence[Reading]) -> list[int]:
+    """The stored axes that readings contract, each once; readings of no axis of its own have none.
+
+    A group that runs along no single stored axis cannot be combined with another.
+    """
+    found = [each.stored.stored_axis(each.axis) for each in known]
+    return list(dict.fromkeys(axis for axis in found if axis is not None))
 
 
 def mask_of(reading: Reading, size: npt.NDArray[np.generic], n: int, m: int) -> Bool:
@@ -141,18 +164,18 @@ def counts(
     return np.concatenate(found)
 
 
-def _why_not(known: Sequence[Reading], m: int, skip: Sequence[str]) -> str:
+def _why_not(known: Sequence[Reading], m: int, skip: Sequence[str], *, tied: bool) -> str:
     first = known[0]
     stored = first.stored
     glob = next((g for g in skip if fnmatchcase(stored.name, g)), None)
     if glob is not None:
         return f"--skip {glob}"
-    for other in known[1:]:
-        if other.along != first.along:
-            return f"{first.name} and {other.name} contract its weight along different axes"
-    also = others(first, known)
+    also = others(first, known, tables=tied)
     if also:
-        return f"its weight is read by {also} too"
+        looked_up = not others(first, known, tables=True)
+        return f"its weight is read by {also} too" + (" (--tied thins it for both)" * looked_up)
+    if conflict := _conflict(known, m):
+        return conflict
     per = first.inputs // first.groups if first.node.op_type == "ConvTranspose" else first.inputs
     if per % m:
         grouped = " per group" if first.groups > 1 else ""
@@ -162,4 +185,22 @@ def _why_not(known: Sequence[Reading], m: int, skip: Sequence[str]) -> str:
     scaling = stored.scaling
     if scaling is not None and scaling.zero is not None and scaling.zero.astype(np.float32).any():
         return "its weight has a zero point other than 0, so no stored zero is a zero"
+    return ""
+
+
+def _conflict(known: Sequence[Reading], m: int) -> str:
+    """Why no mask can have the pattern for every reading of a weight; empty if one can."""
+    first = known[0]
+    other = next((each for each in known[1:] if each.along != first.along), None)
+    if other is None:
+        return ""
+    both = f"{first.name} and {other.name} contract its weight along different axes"
+    axes = _axes(known)
+    if len(axes) != 2 or any(each.stored.stored_axis(each.axis) is None for each in known):
+        return both
+    if m > masks.TRANSPOSABLE:
+        return f"{both}, and masks for both are looked for up to groups of {masks.TRANSPOSABLE}"
+    sizes = [first.stored.shape[axis] for axis in axes]
+    if any(size % m for size in sizes):
+        return f"{both}, and its {sizes[0]} and {sizes[1]} inputs are no multiples of {m}"
     return ""

@@ -105,17 +105,20 @@ def find_readings(model: models.Model) -> tuple[list[Reading], list[Unread]]:
     return found, unread
 
 
-def others(reading: Reading, known: Sequence[Reading]) -> str:
+def others(reading: Reading, known: Sequence[Reading], *, tables: bool = False) -> str:
     """Who else uses a weight than these readings of it; empty if nobody does.
 
     Args:
         reading: one of them.
         known: all readings of the same weight.
+        tables: count those out who look the weight up as a table (a tied embedding).
     """
     names = {each.name for each in known}
     for node, output in _users(reading.stored.value):
         if output:
             return "whoever runs the model"
+        if tables and node is not None and node.op_type == "Gather":
+            continue
         if node is not None and identity(node) not in names and node.op_type not in _ASKS_ONLY:
             return f"{node.op_type} '{identity(node)}'"
     return ""

@@ -1,0 +1,78 @@
+"""``onnxprune report``: what runs printed as JSON, as one page to read, send and print."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from onnxprune.cli import console, destination
+from onnxprune.cli.parser import Arguments, Commands, Parser, add_command
+
+if TYPE_CHECKING:
+    from onnxprune.report.schema import Report
+
+_EXAMPLE = """examples:
+  onnxprune prune model.onnx --target macs=50% --calib images.npz -o small.onnx --json > run.json
+  onnxprune bench model.onnx small.onnx --on cpu --json > bench.json
+  onnxprune report run.json bench.json -o report.html"""
+
+
+def add(commands: Commands) -> None:
+    """Put the command into the list."""
+    about = "make one HTML page of the JSON that prune, bench and sensitivity print"
+    parser = add_command(commands, "report", run, about=about, example=_EXAMPLE, as_json=False)
+    parser.add_argument("files", metavar="RUN.json", nargs="+", help="reports as JSON, of any kind")
+    parser.add_argument(
+        "-o", "--output", metavar="HTML", required=True, help="where the page is written"
+    )
+    parser.add_argument(
+        "--figure", metavar="PATH", help="draw its trade-off charts too: .png or .svg"
+    )
+
+
+def run(given: argparse.Namespace) -> int:
+    """Read the documents and write the page.
+
+    Raises:
+        OnnxpruneError: a file is no document of ours, or the page cannot be written.
+    """
+    files: dict[str, object] = {f"the report {name}": name for name in given.files}
+    files["-o"] = output = destination.check("-o", given.output, files)
+    picture = destination.check("--figure", given.figure, files)
+    assert output is not None  # it is required
+
+    # Imported here so that --help and refused flags do not wait.
+    from onnxprune.report.html import figure
+    from onnxprune.report.html.documents import read_documents
+    from onnxprune.report.html.page import save_page
+
+    if picture is not None:
+        figure.check(picture)
+    documents = read_documents(given.files)
+    if picture is not None:
+        figure.draw(documents, picture)
+        console.done(f"Wrote {picture}")
+    save_page(documents, output)
+    console.done(f"Wrote {output}")
+    return 0
+
+
+def add_page(parser: Parser | Arguments) -> None:
+    """The flag by which a command writes its report as a page too."""
+    parser.add_argument("--report", metavar="HTML", help="write the report as an HTML page too")
+
+
+def save(made: Report, path: Path | None) -> None:
+    """Write the page of this very run, if one is asked for.
+
+    Raises:
+        OnnxpruneError: it cannot be written.
+    """
+    if path is None:
+        return
+    from onnxprune.report.html.documents import Document
+    from onnxprune.report.html.page import save_page
+
+    save_page([Document(made)], path)
+    console.done(f"Wrote {path}")

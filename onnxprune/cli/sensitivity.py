@@ -1,0 +1,109 @@
+"""``onnxprune sensitivity``: what every group, block and weight costs when it alone is pruned."""
+
+from __future__ import annotations
+
+import argparse
+
+from onnxprune import recipe
+from onnxprune.cli import console, destination
+from onnxprune.cli.parser import Commands, add_command, add_inputs, add_model, given_options
+from onnxprune.errors import OnnxpruneError
+from onnxprune.flags import from_flags
+
+_EXAMPLE = """examples:
+  onnxprune sensitivity model.onnx --calib images.npz --labels images.npz -o heat.png
+  onnxprune sensitivity model.onnx --calib images.npz --drop 1% --save-recipe recipe.yaml
+  onnxprune sensitivity model.onnx --calib images.npz --kinds groups --json > sweep.json
+  onnxprune prune model.onnx --sensitivity sweep.json --target macs=50% --calib images.npz
+
+on a cluster, whose workers need onnxprune too; the smallest one is this machine:
+  dask scheduler &
+  dask worker tcp://127.0.0.1:8786 --nthreads 1 --nworkers 2 &
+  onnxprune sensitivity model.onnx --calib images.npz --dask tcp://127.0.0.1:8786"""
+_REQUEST = ("kinds", "drop", "dask")
+
+
+def add(commands: Commands) -> None:
+    """Put the command into the list."""
+    about = "prune every group, block and weight alone, and show what each costs"
+    parser = add_command(commands, "sensitivity", run, about=about, example=_EXAMPLE)
+    add_model(parser)
+    sweep = parser.add_argument_group("what is swept")
+    add = sweep.add_argument
+    add(
+        "--ratios", dest="sweep_ratios", metavar="R,R", help="parts that go (0.1,0.25,0.5,0.75,0.9)"
+    )
+    add("--kinds", metavar="KINDS", help="some of groups,blocks,weights (all)")
+    add("--criterion", metavar="NAME", help="which units of a group go first")
+    add("--sparse-method", metavar="HOW", help="which entries of a weight: wanda, ria, magnitude")
+    add("--skip", metavar="GLOB", action="append", help="leave out what matches")
+    add("--allow-inexact", action="store_true", help="also units that normalisations average over")
+    add("--drop", metavar="R", help="recommend ratios that cost this much together, as in 1%%")
+    add("--max-ratio", metavar="R", help="recommend no more than this of one group (0.8)")
+    who = parser.add_argument_group("who does the work")
+    who.add_argument("--workers", metavar="N", help="processes (all cores where it is worth it)")
+    who.add_argument("--dask", metavar="ADDRESS", help="a Dask cluster, as in tcp://host:8786")
+    add_inputs(parser.add_argument_group("data"))
+    files = parser.add_argument_group("files")
+    files.add_argument("-o", "--output", metavar="OUT", help="the heat-map as .png or .svg")
+    files.add_argument(
+        "--save-recipe", metavar="YAML", help="write the recommended ratios, for prune --recipe"
+    )
+    files.add_argument(
+        "--no-cache",
+        dest="cache",
+        action="store_false",
+        help="measure everything anew, and keep nothing for the next run",
+    )
+
+
+def run(given: argparse.Namespace) -> int:
+    """Sweep, and show or write what was found.
+
+    Raises:
+        OnnxpruneError: the options, the model or the data cannot be used.
+    """
+    # Imported here so that --help does not wait for onnx.
+    from onnxprune.report import heat_figure
+    from onnxprune.report.heat import heat
+    from onnxprune.sweep.found import to_json
+    from onnxprune.sweep.recommend import as_options
+    from onnxprune.sweep.request import from_words
+    from onnxprune.sweep.run import SAMPLES, sensitivity
+
+    asked = from_flags({"calib_samples": SAMPLES} | given_options(given))
+    words = {name: getattr(given, name) for name in _REQUEST}
+    words["ratios"] = given.sweep_ratios
+    words["workers"] = given.workers or "auto"
+    request = from_words(words)
+    files: dict[str, object] = {
+        "the model": given.model,
+        "--calib": asked.calib,
+        "--labels": asked.labels,
+    }
+    files["-o"] = output = destination.check("-o", given.output, files)
+    fragment = destination.check("--save-recipe", given.save_recipe, files)
+    if output is not None:
+        if output.suffix.lower() not in heat_figure.ENDINGS:
+            raise OnnxpruneError(
+                f"-o {output} is no picture that can be drawn",
+                hint=f"end it in {' or '.join(heat_figure.ENDINGS)}; --json prints the numbers",
+            )
+        heat_figure.require()
+    if fragment is not None and request.drop is None:
+        raise OnnxpruneError(
+            "--save-recipe has nothing to write without a drop to recommend ratios for",
+            hint="add --drop 1%",
+        )
+    with console.progress() as tell:
+        found = sensitivity(given.model, asked, request, tell=tell)
+        if output is not None:
+            tell(f"drawing {output}")
+            heat_figure.draw(found, output)
+    console.data(heat(found), to_json(found), as_json=given.json)
+    if output is not None:
+        console.done(f"Wrote {output}")
+    if fragment is not None and found.recommended is not None:
+        recipe.write(as_options(asked, found.recommended), fragment)
+        console.done(f"Wrote {fragment}")
+    return 0
