@@ -145,8 +145,10 @@ def budget(text: object, *, of: str = "--target") -> Budget:
     factor = {"%": 0.01, "x": 1.0}.get(suffix.lower(), units.get(suffix.lower()))
     fractions = f"for a fraction write {kind}={number * 100:g}% or {kind}={number:g}x"
     if factor is None:
-        times = f"; for a time write {kind}={number:g}ms" if kind == "latency" else ""
-        hint = example if suffix or kind != "latency" else f"{fractions}{times}"
+        hint = example
+        if kind == "latency" and not suffix:
+            hint = f"for a time write {kind}={number:g}ms"
+            hint = hint if number > 1 else f"{fractions}; {hint}"
         raise OnnxpruneError(f"{of} {text} has no unit that fits {kind}", hint=hint)
     if not relative and (number * factor < 1 or (not suffix and number <= 1)):
         raise OnnxpruneError(f"{of} {text} could mean a count or a fraction", hint=fractions)
