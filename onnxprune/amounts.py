@@ -14,7 +14,7 @@ from typing import Literal, get_args
 
 from onnxprune.errors import OnnxpruneError
 
-BudgetKind = Literal["macs", "params", "bytes"]
+BudgetKind = Literal["macs", "params", "bytes", "latency"]
 BUDGET_KINDS: tuple[str, ...] = get_args(BudgetKind)
 
 _QUANTITY = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(%|[A-Za-z]*)\s*")
@@ -25,6 +25,7 @@ _BYTES = {
     **{f"{prefix}b": factor for prefix, factor in _DECIMAL.items() if prefix},
     **{f"{prefix}ib": 1024.0**power for power, prefix in enumerate("kmgt", start=1)},
 }
+_NANOSECONDS = {"ns": 1.0, "us": 1e3, "ms": 1e6, "s": 1e9}
 
 
 @dataclass(frozen=True)
@@ -33,14 +34,16 @@ class Budget:
 
     Attributes:
         kind: ``macs`` (multiply-accumulates of one run), ``params`` (stored weight elements) or
-            ``bytes`` (stored weight bytes).
+            ``bytes`` (stored weight bytes) or ``latency`` (nanoseconds of one run).
         value: a fraction of the dense model if ``relative``, else a count.
         relative: which of the two ``value`` is.
+        backend: what a latency is measured on; empty for the provider of the run.
     """
 
     kind: BudgetKind
     value: float
     relative: bool
+    backend: str = ""
 
     def __post_init__(self) -> None:
         if self.kind not in BUDGET_KINDS:
@@ -57,14 +60,23 @@ class Budget:
                 f"a budget of {self.kind}={self.value:.4g}x is more than the whole model",
                 hint=f"write the part that is left, as in {self.kind}=50% or {self.kind}=0.5x",
             )
+        if self.backend and self.kind != "latency":
+            raise OnnxpruneError(
+                f"a budget of {self.kind} is the same everywhere, also on {self.backend}",
+                hint=f"leave @{self.backend} out, or limit latency",
+            )
 
     def limit(self, dense: int) -> int:
         """The most that may be left, in the unit of ``kind``, of a model that has ``dense``."""
         return math.floor(self.value * dense) if self.relative else math.floor(self.value)
 
     def __str__(self) -> str:
+        where = f"@{self.backend}" if self.backend else ""
         if self.relative:
-            return f"{self.kind}={self.value * 100:.10g}%"
+            return f"{self.kind}={self.value * 100:.10g}%{where}"
+        if self.kind == "latency":
+            unit = "ms" if self.value >= _NANOSECONDS["us"] else "ns"
+            return f"{self.kind}={self.value / _NANOSECONDS[unit]:.15g}{unit}{where}"
         return f"{self.kind}={self.value:.15g}"
 
 
@@ -109,7 +121,7 @@ def count(text: object, *, of: str, least: int = 0) -> int:
 
 
 def budget(text: object, *, of: str = "--target") -> Budget:
-    """A budget, written ``macs=50%``, ``params=1.2M``, ``bytes=0.5x`` or ``bytes=4MiB``.
+    """A budget, written ``macs=50%``, ``params=1.2M``, ``bytes=4MiB`` or ``latency=0.5x@cpu``.
 
     Raises:
         OnnxpruneError: the kind is unknown or the amount cannot be read.
@@ -117,25 +129,33 @@ def budget(text: object, *, of: str = "--target") -> Budget:
     if isinstance(text, Budget):
         return text
     kind, equals, amount = str(text).partition("=")
-    example = f"write it as in {of} macs=50%, {of} params=1.2M or {of} bytes=4MiB"
+    example = (
+        f"write it as in {of} macs=50%, {of} params=1.2M, {of} bytes=4MiB, {of} latency=0.5x@cpu "
+        f"or {of} latency=5ms@openvino"
+    )
     kind = kind.strip().lower()
     if not equals or kind not in BUDGET_KINDS:
         raise OnnxpruneError(f"{of} {text} does not name a budget that is known", hint=example)
+    amount, at, backend = (part.strip() for part in amount.partition("@"))
+    if at and not backend:
+        raise OnnxpruneError(f"{of} {text} names nothing behind the @", hint=example)
     number, suffix = _quantity(amount, f"{of} {kind}=")
-    if suffix == "%":
-        return Budget(kind, number / 100, relative=True)  # type: ignore[arg-type]
-    if suffix.lower() == "x":
-        return Budget(kind, number, relative=True)  # type: ignore[arg-type]
-    units = _BYTES if kind == "bytes" else _DECIMAL
-    factor = units.get(suffix.lower())
+    relative = suffix.lower() in ("%", "x")
+    units = {"bytes": _BYTES, "latency": _NANOSECONDS}.get(kind, _DECIMAL)
+    factor = {"%": 0.01, "x": 1.0}.get(suffix.lower(), units.get(suffix.lower()))
+    fractions = f"for a fraction write {kind}={number * 100:g}% or {kind}={number:g}x"
     if factor is None:
-        raise OnnxpruneError(f"{of} {text} has no unit that fits {kind}", hint=example)
-    if number * factor < 1 or (not suffix and number <= 1):
-        raise OnnxpruneError(
-            f"{of} {text} could mean a count or a fraction",
-            hint=f"for a fraction write {kind}={number * 100:g}% or {kind}={number:g}x",
-        )
-    return Budget(kind, number * factor, relative=False)  # type: ignore[arg-type]
+        hint = example
+        if kind == "latency" and not suffix:
+            hint = f"for a time write {kind}={number:g}ms"
+            hint = hint if number > 1 else f"{fractions}; {hint}"
+        raise OnnxpruneError(f"{of} {text} has no unit that fits {kind}", hint=hint)
+    if not relative and (number * factor < 1 or (not suffix and number <= 1)):
+        raise OnnxpruneError(f"{of} {text} could mean a count or a fraction", hint=fractions)
+    value = number / 100 if suffix == "%" else number * factor
+    if kind == "latency" and not relative:
+        value = float(round(value))
+    return Budget(kind, value, relative, backend)  # type: ignore[arg-type]
 
 
 def byte_count(text: object, *, of: str) -> int:

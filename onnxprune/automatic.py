@@ -28,8 +28,8 @@ from onnxprune.inputs import Inputs
 from onnxprune.judge import Judgement, judge
 from onnxprune.options import Options
 from onnxprune.pipeline import make_plan
-from onnxprune.selection import priced
 from onnxprune.verify import Check, Verdict
+from onnxprune.worth import priced
 
 ASIDE = 0.3
 """The part of the data that nothing is fitted to: one half of it chooses, the other judges."""

@@ -153,6 +153,7 @@ _READERS: dict[str, Callable[[object, str], object]] = {
     "schedule": _one_of(get_args(Schedule)),
     "round_to": _round_to,
     "provider": _text,
+    "threads": _positive,
     "calib": _anything,
     "calib_samples": _positive,
     "batch": _positive,

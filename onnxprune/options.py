@@ -60,6 +60,7 @@ class Options:
         schedule: how much is gone after each step: ``linear``, or ``cubic``: most at first.
         round_to: counts kept are multiples of this; ``auto`` asks for what is fast on `provider`.
         provider: what the model will run on, by short name: rounding and checks are for it.
+        threads: that a latency is measured with; None leaves them to the backend.
         calib: calibration inputs: a path, ``module.py:function``, or batches of arrays by name.
         calib_samples: the most samples of it that are used.
         batch: how many samples are run at once.
@@ -112,6 +113,7 @@ class Options:
     schedule: Schedule = "cubic"
     round_to: int | Literal["auto"] = "auto"
     provider: str = "cpu"
+    threads: int | None = None
     calib: object | None = None
     calib_samples: int = 2048
     batch: int = 32
@@ -181,6 +183,19 @@ class Options:
             from onnxprune.task import find_metric  # scipy behind it is slow to import
 
             find_metric(self.metric)
+        self._check_latency()
+
+    def _check_latency(self) -> None:
+        """Refuse what cannot be timed."""
+        if self.target is not None and self.target.backend:
+            from onnxprune.backends.registry import backend  # needs onnx, which others do not
+
+            backend(self.target.backend)
+        if self.threads is not None and not (self.target and self.target.kind == "latency"):
+            raise OnnxpruneError(
+                "--threads is about how a latency is measured, and none is asked for",
+                hint="ask for one with it, as in --target latency=0.5x@cpu",
+            )
 
     def _check_measured(self) -> None:
         """What decides by measured damage needs something to measure on."""
@@ -193,6 +208,11 @@ class Options:
             raise OnnxpruneError(
                 f"--steps {self.steps} has no units to remove little by little",
                 hint="say how many go, as in --target macs=50%",
+            )
+        if self.steps > 1 and self.target is not None and self.target.kind == "latency":
+            raise OnnxpruneError(
+                f"--steps {self.steps} cannot go to a latency: that is measured on whole plans",
+                hint="ask for the latency alone, or for steps to macs, params or bytes",
             )
         if self.max_blocks and (self.calib is None or not (self.target or self.searches)):
             raise OnnxpruneError(

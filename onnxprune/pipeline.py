@@ -19,12 +19,14 @@ from onnxprune.errors import OnnxpruneError
 from onnxprune.flags import from_flags
 from onnxprune.gradual import in_steps
 from onnxprune.inputs import HELD_OUT, Feeds, Inputs, open_inputs
+from onnxprune.latency.budget import backend_of, one_sample, reach, result
 from onnxprune.options import Options
 from onnxprune.plan import Origin, Plan, check, versions
 from onnxprune.selection import Selection, select
 from onnxprune.statistics import block_importance
 from onnxprune.storage.densify import densify
 from onnxprune.units import Block
+from onnxprune.verify import Verdict
 
 _NEAR = 0.03
 """Difference between the ratio asked for and the one reached that is worth a note."""
@@ -56,11 +58,13 @@ def prune(
         from onnxprune.automatic import search  # it plans with what is below
 
         return search(analysis, inputs, asked, tell)
+    if asked.target is not None and asked.target.kind == "latency":
+        return _by_clock(analysis, inputs, asked, tell)
     if asked.steps > 1:
         limits, fit = _limits(analysis, asked), inputs.parts(analysis)[0]
         bypassed = _blocks(analysis, asked, fit)
         found = in_steps(analysis, asked, limits, inputs, bypassed, tell)
-        plan, notes = _planned(analysis, asked, inputs, found.chosen, bypassed)
+        plan, notes = _planned(analysis, asked, inputs, found.chosen, bypassed, fit)
         notes += found.history
         return carry_out(analysis, plan, asked, inputs, notes, tell, anew=True, start=found.start)
     plan, notes = make_plan(analysis, asked, inputs, tell)
@@ -79,6 +83,28 @@ def prepare(source: Any, asked: Options, tell: Tell) -> tuple[Analysis, Inputs]:
     tell("finding what can be removed")
     analysis = analyse(model, inputs=inputs.shapes)
     return analysis, inputs.that_run(analysis, asked.provider)
+
+
+def _by_clock(analysis: Analysis, inputs: Inputs, asked: Options, tell: Tell) -> Pruned:
+    """Plans are cut and measured until the latency is the wanted one; then the last is finished."""
+    fit, held = inputs.parts(analysis)
+    limits = _limits(analysis, asked)
+    bypassed = _blocks(analysis, asked, fit or held)
+    curves = swept_curves(analysis, asked) if asked.sensitivity is not None else None
+    feeds = one_sample(analysis, inputs.proof(analysis)[0], asked.shapes)
+    with threadpool_limits(BLAS, "blas"):
+        reached = reach(analysis, asked, limits, fit, feeds, bypassed, tell, curves)
+    with reached.stopwatch:
+        plan, notes = _planned(analysis, asked, inputs, reached.selection, bypassed, fit)
+        made = carry_out(analysis, plan, asked, inputs, notes, tell, anew=True)
+        tell("measuring what the result takes")
+        found = result(reached, made.model, asked)
+    return replace(
+        made,
+        verdict=Verdict((*made.verdict.checks, found.check)),
+        notes=(*made.notes, *reached.notes, found.note),
+        latency=found.compared,
+    )
 
 
 def make_plan(
@@ -114,7 +140,7 @@ def make_plan(
             if asked.removes_units
             else Selection({}, "", asked.allocation or "uniform", {})
         )
-    return _planned(analysis, asked, inputs, chosen, bypassed)
+    return _planned(analysis, asked, inputs, chosen, bypassed, fit)
 
 
 def _planned(
@@ -123,9 +149,9 @@ def _planned(
     inputs: Inputs,
     chosen: Selection,
     bypassed: tuple[str, ...],
+    fit: Sequence[Feeds],
 ) -> tuple[Plan, list[str]]:
-    """What was chosen as a plan, and what there is to say about it."""
-    fit = inputs.parts(analysis)[0]
+    """The plan for what was chosen, and what is to be said about it."""
     plan = Plan(
         removed=chosen.removed,
         units={g.name: len(g) for g in analysis.groups},
@@ -240,6 +266,8 @@ def _disjoint(order: list[Block], wanted: int) -> tuple[str, ...]:
 
 
 def _budget_text(asked: Options) -> str:
+    if asked.target is not None and asked.target.kind == "latency":
+        return str(replace(asked.target, backend=backend_of(asked).name))
     if asked.target is not None:
         return str(asked.target)
     parts = {"ratio": asked.ratio, "heads": asked.heads, "blocks": asked.blocks or None}

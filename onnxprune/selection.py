@@ -1,43 +1,38 @@
-"""Which units go: by group elimination where there are data to price them, else by a criterion."""
+"""Which units go, under a ratio or a budget, given what they are worth."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping, Sequence
-from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
-
-from onnxprune import criteria
-from onnxprune import model as models
-from onnxprune.allocate import Lattice, Limits, allocate, axes_of, grains, lattice
-from onnxprune.allocate.bypass import innermost, inside
-from onnxprune.allocate.cache import damage_curves, known_curves
-from onnxprune.allocate.coupled import Branch, Curve
+from onnxprune.allocate import (
+    CostLike,
+    Lattice,
+    Limits,
+    allocate,
+    axes_of,
+    grains,
+    lattice,
+    settle,
+)
+from onnxprune.allocate.bypass import inside
+from onnxprune.allocate.coupled import PROBES, Branch, Curve
 from onnxprune.allocate.damage import Curves
-from onnxprune.allocate.limits import select as select_groups
 from onnxprune.allocate.progress import Progress
 from onnxprune.allocate.ranking import Ranking, ranked
 from onnxprune.allocate.rounding import CHOICES
-from onnxprune.allocate.sensitivity import JOINT, repairable
 from onnxprune.allocate.shares import divide
 from onnxprune.allocate.spend import spend
+from onnxprune.amounts import Budget
 from onnxprune.analysis import Analysis
-from onnxprune.consumers import use_of
 from onnxprune.cost import CostModel
-from onnxprune.criteria.slices import F64
-from onnxprune.errors import OnnxpruneError
 from onnxprune.inputs import Feeds
 from onnxprune.options import Options
 from onnxprune.recover.elimination import Elimination
-from onnxprune.statistics import input_statistics
-from onnxprune.units import Block, Group
+from onnxprune.worth import Tell, Worth, rises_of, worth_of
 
-Tell = Callable[[str], None]
-
-ELIMINATION = "elimination"
-"""The name of the default with data: units are priced by what is lost after refitting the rest."""
+CostOf = Callable[[Mapping[str, Sequence[int]], Sequence[str]], CostLike]
+"""What is left of the model without some units and blocks; see `CostModel`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +64,7 @@ def select(
     curves: Curves | None = None,
     so_far: Progress | None = None,
 ) -> Selection:
-    """Choose units under a ratio or a budget.
+    """Choose units under a ratio or a budget of multiplications, parameters or bytes.
 
     Args:
         analysis: of the dense model.
@@ -84,151 +79,123 @@ def select(
     Raises:
         OnnxpruneError: the criterion needs data, or the budget cannot be met.
     """
-    costs = CostModel(analysis)
-    so_far = so_far or Progress(analysis)
-    name = ELIMINATION if curves is not None else _criterion(asked, fit)
-    allowed = select_groups(analysis.groups, limits, known=[b.name for b in analysis.blocks])
-    groups = [g for g in analysis.groups if g.name not in allowed.declined]
-    if asked.ratio is None and asked.target is None:
-        groups = [g for g in groups if g.name in allowed.fixed]
-    declined: dict[str, str] = {}
-    if name == ELIMINATION:
-        weighed = asked.target is not None or bool(allowed.fixed) or asked.allocation == "global"
-        curves = curves or _measured(
-            so_far.analysis, so_far.left(groups), asked, fit, bypassed, tell, weighed=weighed
-        )
-        curves = so_far.in_dense_units(curves, analysis.groups)
-        if asked.recover == "auto" and asked.sensitivity is None:
-            curves = curves._replace(swept=_repaired(analysis, groups, curves.swept))
-        values = {g: _ranks(e) for g, e in curves.swept.items()}
-        spare = [g for g in groups if g.name in curves.unpriced]
-        values |= _scores(analysis, spare, "l2", asked, fit, {})
-        if asked.target is not None:
-            declined |= curves.unpriced
-    else:
-        curves = Curves({}, {})
-        values = _scores(analysis, groups, name, asked, fit, declined)
-    values = so_far.gone_first(values, analysis.groups)
-    swept = {} if asked.allocation == "uniform" else curves.swept
-    together = {*swept, *so_far.removed} if swept else set[str]()
-    if asked.allocation == "global" and not swept:
-        together = set(values)
-    widths = _lattice(analysis, asked, limits, declined, together)
-    widths = so_far.narrowed(widths, curves.swept)
-    claims = criteria.get(name).claims if name != ELIMINATION else {"comparable", "damage"}
-    ranking = _ranking(values, curves.swept, comparable="comparable" in claims)
-    if widths.shares:
-        widths = widths.decided(divide(widths, ranking, _curves(widths, swept)))
-    if swept and asked.target is not None:
-        return _by_curves(analysis, widths, ranking, curves, asked, costs, bypassed)
-    allocation = allocate(
-        widths,
-        values,
-        ratio=asked.ratio,
-        target=asked.target,
-        cost=lambda removed: costs(removed, bypassed),
-        policy=asked.allocation,
-        comparable="comparable" in claims,
-        damage="damage" in claims,
-    )
-    anywhere = asked.target is not None or (asked.ratio is None and bool(swept))
-    how = asked.allocation or ("global" if anywhere else "uniform")
-    return Selection(allocation.removed, name, how, allocation.declined)
+    worth = worth_of(analysis, asked, limits, fit, bypassed, tell, curves, so_far)
+    widths = allowed(analysis, asked, limits, worth, so_far)
+    return choose(analysis, widths, worth, asked, asked.target, CostModel(analysis), bypassed)
 
 
-def priced(analysis: Analysis, asked: Options, fit: Sequence[Feeds], tell: Tell) -> Curves | None:
-    """The damage curves that a selection is made by; None where a criterion decides instead."""
-    if _criterion(asked, fit) != ELIMINATION:
-        return None
-    groups = _groups(analysis, allow_inexact=asked.allow_inexact)
-    return _measured(analysis, groups, asked, fit, (), tell, weighed=True)
+def allowed(
+    analysis: Analysis,
+    asked: Options,
+    limits: Limits,
+    worth: Worth,
+    so_far: Progress | None = None,
+) -> Lattice:
+    """The widths that the limits and the provider's kernels allow.
 
-
-def removal_orders(
-    analysis: Analysis, asked: Options, fit: Sequence[Feeds], tell: Tell
-) -> tuple[dict[str, npt.NDArray[np.int64]], str]:
-    """By group, its units in the order in which they would leave, and what decides that.
+    Under a latency budget these are candidates, to be timed: see `latency`.
 
     Args:
         analysis: of the dense model.
-        asked: the criterion, and whether inexact groups count.
-        fit: the calibration feeds that may be fitted to; empty without data.
-        tell: hears the progress.
+        asked: the options.
+        limits: guard rails made from them.
+        worth: groups without scores are left alone; damage divides shares of several groups.
+        so_far: what earlier steps have left.
+    """
+    shapes = {t.name: [a.size or 0 for a in t.axes] for t in analysis.tensors}
+    ops = {call.name: call.op for _, call in analysis.walk.calls}
+    grain = grains(
+        shapes,
+        ops,
+        provider=asked.provider,
+        round_to=None if asked.round_to == "auto" else asked.round_to,
+        choices=1 if asked.target is None else CHOICES,
+        timed=asked.target is not None and asked.target.kind == "latency",
+    )
+    so_far = so_far or Progress(analysis)
+    swept = _weighed(asked, worth)
+    together = {*swept, *so_far.removed} if swept else set[str]()
+    if asked.allocation == "global" and not swept:
+        together = set(worth.scores)
+    widths = lattice(
+        analysis.groups,
+        axes_of(analysis.groups, shapes, grain),
+        limits,
+        unscored=worth.declined,
+        known=[b.name for b in analysis.blocks],
+        together=together,
+    )
+    widths = so_far.narrowed(widths, worth.curves.swept)
+    if widths.shares:
+        widths = widths.decided(divide(widths, _ranking(worth), _curves(widths, swept)))
+    return widths
+
+
+def choose(
+    analysis: Analysis,
+    widths: Lattice,
+    worth: Worth,
+    asked: Options,
+    target: Budget | None,
+    cost: CostOf,
+    bypassed: Sequence[str] = (),
+    *,
+    stairs: bool = False,
+) -> Selection:
+    """Choose widths and units.
+
+    Args:
+        analysis: of the dense model.
+        widths: those allowed.
+        worth: what units are worth.
+        asked: the options.
+        target: what may be left, in the unit of ``cost``; None removes by ratio.
+        cost: of the model without some units and blocks.
+        bypassed: blocks that go anyway.
+        stairs: whether costs climb in stairs, so that every width has to be priced.
 
     Raises:
-        OnnxpruneError: the criterion needs data.
+        OnnxpruneError: the budget cannot be met.
     """
-    name, orders = _criterion(asked, fit), {}
-    groups = _groups(analysis, allow_inexact=asked.allow_inexact)
-    by = name
-    if name == ELIMINATION:
-        found = known_curves(
-            analysis, groups, fit, provider=asked.provider, seed=asked.seed, cache=asked.cache,
-            tell=tell,
-        )  # fmt: skip
-        orders = {g: e.order for g, e in found.swept.items()}
-        groups, by = [g for g in groups if g.name not in orders], "l2"
-    scores = _scores(analysis, groups, by, asked, fit, {})
-    return orders | {g: np.argsort(s, kind="stable") for g, s in scores.items()}, name
-
-
-def _criterion(asked: Options, fit: Sequence[Feeds]) -> str:
-    if asked.criterion == ELIMINATION and not fit:
-        raise OnnxpruneError(
-            "elimination prices units by what layers read", hint="give inputs with --calib"
+    swept = _weighed(asked, worth)
+    if swept and target is not None:
+        return _by_curves(
+            analysis, widths, worth, target, cost, bypassed, most=asked.max_blocks, stairs=stairs
         )
-    return asked.criterion or (ELIMINATION if fit else "l2")
-
-
-def _groups(analysis: Analysis, *, allow_inexact: bool) -> list[Group]:
-    """The groups that are priced."""
-    return [g for g in analysis.groups if g.exact or allow_inexact]
-
-
-def _measured(
-    analysis: Analysis,
-    groups: Sequence[Group],
-    asked: Options,
-    fit: Sequence[Feeds],
-    bypassed: Sequence[str],
-    tell: Tell,
-    *,
-    weighed: bool,
-) -> Curves:
-    """Damage of a model; ``weighed`` says whether groups are to be weighed against each other."""
-    uniform = asked.allocation == "uniform"
-    return damage_curves(
-        analysis,
-        groups,
-        fit,
-        blocks=[] if uniform else _bypassable(analysis, asked, bypassed),
-        outputs=weighed and not uniform,
-        provider=asked.provider,
-        seed=asked.seed,
-        cache=asked.cache,
-        tell=tell,
+    allocation = allocate(
+        widths,
+        worth.scores,
+        ratio=asked.ratio,
+        target=target,
+        cost=lambda removed: cost(removed, bypassed),
+        policy=asked.allocation,
+        comparable="comparable" in worth.claims,
+        damage="damage" in worth.claims,
     )
+    anywhere = target is not None or (asked.ratio is None and bool(swept))
+    how = asked.allocation or ("global" if anywhere else "uniform")
+    return Selection(allocation.removed, worth.criterion, how, allocation.declined)
 
 
-def _repaired(
-    analysis: Analysis, groups: Sequence[Group], swept: Mapping[str, Elimination]
-) -> dict[str, Elimination]:
-    """The damage that the recovery to come is expected to leave."""
-    joint = repairable(analysis, groups)
-    return {
-        name: replace(one, damage=one.damage * JOINT) if name in joint else one
-        for name, one in swept.items()
-    }
+def narrowest(widths: Lattice, worth: Worth) -> Selection:
+    """As many units removed as the limits allow, and no blocks."""
+    ranking = _ranking(worth)
+    kept = settle(widths, ranking, widths.smallest())
+    return Selection(ranking.removed(kept), worth.criterion, "global", widths.declined)
 
 
-def _ranking(
-    values: Mapping[str, F64], swept: Mapping[str, Elimination], *, comparable: bool
-) -> Ranking:
+def _weighed(asked: Options, worth: Worth) -> Mapping[str, Elimination]:
+    """The curves that groups are weighed against each other by; none where all are cut alike."""
+    return {} if asked.allocation == "uniform" else worth.curves.swept
+
+
+def _ranking(worth: Worth) -> Ranking:
     """The order in which units leave: that of their elimination, where there was one."""
-    by_score = ranked(values, comparable=comparable)
+    by_score = ranked(worth.scores, comparable="comparable" in worth.claims)
+    swept = worth.curves.swept
     return Ranking(
         {**by_score.order, **{g: e.order for g, e in swept.items()}},
-        {**by_score.keys, **{g: _rises(e) for g, e in swept.items()}},
+        {**by_score.keys, **{g: rises_of(e) for g, e in swept.items()}},
     )
 
 
@@ -240,111 +207,30 @@ def _curves(widths: Lattice, swept: Mapping[str, Elimination]) -> dict[str, Curv
 def _by_curves(
     analysis: Analysis,
     widths: Lattice,
-    ranking: Ranking,
-    curves: Curves,
-    asked: Options,
-    costs: CostModel,
+    worth: Worth,
+    target: Budget,
+    cost: CostOf,
     bypassed: Sequence[str],
+    *,
+    most: int | None,
+    stairs: bool,
 ) -> Selection:
     """Widths and bypasses by a knapsack over damage; groups that have no choice as they are."""
-    assert asked.target is not None
-    kind = asked.target.kind
 
-    def cost(removed: Mapping[str, Sequence[int]], dropped: Sequence[str]) -> float:
-        return float(getattr(costs(removed, (*bypassed, *dropped)), kind))
+    def taken(removed: Mapping[str, Sequence[int]], dropped: Sequence[str]) -> float:
+        return float(getattr(cost(removed, (*bypassed, *dropped)), target.kind))
 
     found = spend(
         widths,
-        ranking,
-        _curves(widths, curves.swept),
-        cost,
-        asked.target.limit(int(getattr(costs(), kind))),
+        _ranking(worth),
+        _curves(widths, worth.curves.swept),
+        taken,
+        target.limit(int(getattr(cost({}, ()), target.kind))),
         branches={
             name: Branch(inside(analysis.groups, analysis.block(name)), damage)
-            for name, damage in curves.blocks.items()
+            for name, damage in worth.curves.blocks.items()
         },
-        most=asked.max_blocks,
+        most=most,
+        probes=max(map(len, widths.widths.values()), default=1) if stairs else PROBES,
     )
-    return Selection(found.removed, ELIMINATION, "global", widths.declined, found.dropped)
-
-
-def _bypassable(analysis: Analysis, asked: Options, bypassed: Sequence[str]) -> list[Block]:
-    """The blocks that a budget may choose to bypass, of what is left of a model."""
-    if (asked.target is None and not asked.searches) or asked.max_blocks == 0:
-        return []
-    going = {n for b in analysis.blocks if b.name in bypassed for n in b.nodes}
-    return [
-        block
-        for block in innermost(analysis.blocks)
-        if not going & {*block.nodes, block.output}
-        and not any(fnmatchcase(block.name, glob) for glob in asked.skip)
-    ]
-
-
-def _ranks(swept: Elimination) -> F64:
-    """Scores ``[units]``: what the damage rises by when the unit goes, in the order of leaving."""
-    rises = _rises(swept)
-    out = np.empty(len(rises))
-    # What ties leaves in the order of the elimination too.
-    out[swept.order] = rises + (rises.max() or 1.0) * 1e-12 * np.arange(len(rises))
-    return out
-
-
-def _rises(swept: Elimination) -> F64:
-    """The same in the order in which units leave, never falling."""
-    return np.maximum.accumulate(np.maximum(np.diff(swept.damage[::-1]), 0))
-
-
-def _scores(
-    analysis: Analysis,
-    groups: Sequence[Group],
-    name: str,
-    asked: Options,
-    fit: Sequence[Feeds],
-    declined: dict[str, str],
-) -> dict[str, F64]:
-    chosen = criteria.get(name)
-    statistics = None
-    if chosen.calibrated and fit:
-        wide = "covariance" in chosen.needs or name == "output-error"
-        statistics = input_statistics(
-            analysis, groups, fit, covariance=wide, provider=asked.provider
-        )
-    found = criteria.score(
-        groups,
-        name,
-        lambda tensor: content(analysis, tensor),
-        statistics=statistics,
-        use=use_of(analysis),
-        seed=asked.seed,
-    )
-    declined.update(found.declined)
-    return dict(found.values)
-
-
-def _lattice(
-    analysis: Analysis,
-    asked: Options,
-    limits: Limits,
-    unscored: Mapping[str, str],
-    together: Container[str],
-) -> Lattice:
-    """The widths that the limits and the provider's kernels allow."""
-    shapes = {t.name: [a.size or 0 for a in t.axes] for t in analysis.tensors}
-    ops = {call.name: call.op for _, call in analysis.walk.calls}
-    round_to = None if asked.round_to == "auto" else asked.round_to
-    choices = 1 if asked.target is None else CHOICES
-    grain = grains(shapes, ops, provider=asked.provider, round_to=round_to, choices=choices)
-    axes = axes_of(analysis.groups, shapes, grain)
-    known = [b.name for b in analysis.blocks]
-    return lattice(analysis.groups, axes, limits, unscored=unscored, known=known, together=together)
-
-
-def content(analysis: Analysis, name: str) -> np.ndarray:
-    """What a stored tensor holds, or a ConstantOfShape that stands for one."""
-    value = analysis.constants.get(name)
-    tensor = models.constant(value) if value is not None else None
-    if tensor is not None:
-        return tensor.numpy()
-    fact = analysis.facts[name]
-    return np.ones(fact.sizes or (), fact.dtype.numpy() if fact.dtype else np.float32)
+    return Selection(found.removed, worth.criterion, "global", widths.declined, found.dropped)

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from onnxprune import cache as kept
 from onnxprune import model as models
 from onnxprune import prune, zoo
 from onnxprune.allocate import cache
@@ -196,7 +197,7 @@ def test_writers_and_readers_do_not_disturb_each_other(
 
 
 def test_the_folder_stays_bounded(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache, "LARGEST", 40_000)
+    monkeypatch.setattr(kept, "LARGEST", 40_000)
     curves = Curves({"g": Elimination(np.arange(500), np.zeros(501))}, {"h": "why"})  # 9 kB
     for number in range(8):
         cache.write(place, f"{number:040}", curves, print)
@@ -225,8 +226,8 @@ def test_the_folder_is_the_users_unless_named(
 ) -> None:
     monkeypatch.delenv("ONNXPRUNE_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert cache.folder() == tmp_path / "onnxprune"
+    assert kept.folder() == tmp_path / "onnxprune"
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.delenv("LOCALAPPDATA", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert cache.folder() == tmp_path / ".cache" / "onnxprune"
+    assert kept.folder() == tmp_path / ".cache" / "onnxprune"

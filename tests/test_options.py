@@ -28,6 +28,10 @@ from onnxprune.options import Options
         ("bytes=4MiB", "bytes", 10**9, 4 * 2**20),
         ("bytes=4MB", "bytes", 10**9, 4_000_000),
         ("BYTES=12kB", "bytes", 10**9, 12_000),
+        ("latency=0.5x@cpu", "latency", 1_000_000, 500_000),
+        ("latency=5ms@openvino", "latency", 10**9, 5_000_000),
+        ("latency=250us", "latency", 10**9, 250_000),
+        ("latency=0.5s", "latency", 10**12, 500_000_000),
     ],
 )
 def test_budgets_are_read_in_every_unit(text: str, kind: str, dense: int, limit: int) -> None:
@@ -37,7 +41,8 @@ def test_budgets_are_read_in_every_unit(text: str, kind: str, dense: int, limit:
 
 @pytest.mark.parametrize(
     "text", ["macs", "macs=", "macs=0.5", "macs=150%", "macs=0%", "flops=50%", "params=4MiB",
-             "macs=-1", "macs=nan", "latency=0.5x", "=50%"],
+             "macs=-1", "macs=nan", "latency=150%", "latency=5kg", "latency=0.5x@",
+             "macs=50%@cpu", "=50%"],
 )  # fmt: skip
 def test_budgets_that_mean_nothing_are_refused_with_a_hint(text: str) -> None:
     with pytest.raises(OnnxpruneError) as refusal:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 from onnxprune.allocate.lattice import Lattice
 from onnxprune.allocate.ranking import F64, Ranking, ranked, uniform
@@ -17,22 +17,8 @@ Policy = Literal["uniform", "global"]
 """``uniform``: the same fraction of every group; ``global``: the lowest scores of all groups."""
 
 
-class CostLike(Protocol):
-    """What is left of a model: multiply-accumulates, weight elements, weight bytes."""
-
-    @property
-    def macs(self) -> int:
-        """Multiply-accumulates of one run."""
-
-    @property
-    def params(self) -> int:
-        """Stored weight elements."""
-
-    @property
-    def bytes(self) -> int:
-        """Stored weight bytes."""
-
-
+CostLike = object
+"""What is left of a model: has the kind of the budget (``macs``, ``latency``) as an attribute."""
 CostFunction = Callable[[Mapping[str, Sequence[int]]], CostLike]
 """The exact cost of the model without ``{group: unit indices}``."""
 
@@ -96,7 +82,7 @@ def allocate(
         if cost is None:
             raise ValueError("a target needs a cost model")
         if damage and policy == "global":
-            ranking = ranked(scores, prices=_prices(scores, target, cost))
+            ranking = ranked(scores, prices=_prices(lattice, scores, target, cost))
         kept = _to_budget(lattice, ranking, target, cost)
     elif ratio is None or (policy == "uniform"):
         wanted = lattice.dense()
@@ -108,14 +94,23 @@ def allocate(
     return Allocation(ranking.removed(kept), kept, lattice.declined)
 
 
-def _prices(scores: Mapping[str, F64], target: Budget, cost: CostFunction) -> dict[str, float]:
-    """By group, what the first unit to go saves while everything else is dense."""
+def _prices(
+    lattice: Lattice, scores: Mapping[str, F64], target: Budget, cost: CostFunction
+) -> dict[str, float]:
+    """By group, what a unit that goes saves while everything else is dense.
+
+    Of costs that are products of widths the first unit tells that; a latency climbs in stairs, so
+    there it is the mean down to the smallest width.
+    """
     dense = getattr(cost({}), target.kind)
-    return {
-        group: float(dense - getattr(cost({group: (0,)}), target.kind))
-        for group, values in scores.items()
-        if len(values)
-    }
+    prices = {}
+    for group, values in scores.items():
+        stairs = target.kind == "latency" and group in lattice.units
+        count = max(len(values) - int(lattice.widths[group][0]), 1) if stairs else 1
+        if len(values):
+            saved = dense - getattr(cost({group: tuple(range(count))}), target.kind)
+            prices[group] = float(saved) / count
+    return prices
 
 
 def _to_budget(

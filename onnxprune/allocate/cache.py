@@ -2,9 +2,8 @@
 
 A file is named by a hash of everything its curves follow from: the stored tensors and the structure
 of the model, the calibration inputs in the batches they come in, the groups, the settings, and the
-code and libraries that computed them. It is written beside its place and renamed, so that whoever
-reads sees a whole file or none; a file that is not what it should be is reported, ignored and
-written anew. The folder is bounded: what was used longest ago goes first.
+code and libraries that computed them. A file that is not what it should be is reported, ignored
+and written anew.
 """
 
 from __future__ import annotations
@@ -14,8 +13,6 @@ import functools
 import hashlib
 import json
 import os
-import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,30 +25,12 @@ from onnxprune import model as models
 from onnxprune.allocate.curves import Feeds
 from onnxprune.allocate.damage import Curves, measure, orders
 from onnxprune.analysis import Analysis
+from onnxprune.cache import folder, keep
 from onnxprune.plan import versions
 from onnxprune.recover.elimination import Elimination
 from onnxprune.units import Block, Group
 
-FOLDER_VARIABLE = "ONNXPRUNE_CACHE"
-"""The environment variable that names the folder."""
-LARGEST = 256 << 20
-"""Bytes that the folder may hold."""
-_ABANDONED = 3600.0
-"""Seconds after which a file that is being written belongs to nobody."""
 _ENDING = ".curves.npz"
-CELLS = ".cells.jsonl"
-"""How files end that hold cells of a sensitivity sweep (``sweep.checkpoint``)."""
-
-
-def folder() -> Path | None:
-    """Where curves are kept: ``$ONNXPRUNE_CACHE``, else in the user's cache; None without one."""
-    if named := os.environ.get(FOLDER_VARIABLE):
-        return Path(named)
-    base = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA")
-    try:
-        return (Path(base) if base else Path.home() / ".cache") / "onnxprune"
-    except RuntimeError:  # a user without a home
-        return None
 
 
 def damage_curves(
@@ -188,22 +167,13 @@ def write(place: Path, name: str, curves: Curves, tell: Callable[[str], None]) -
         "blocks": dict(curves.blocks),
     }
     swept = list(curves.swept.values())
+    arrays: dict[str, Any] = {
+        "about": np.frombuffer(json.dumps(about).encode(), np.uint8),
+        "order": np.concatenate([e.order for e in swept] or [np.zeros(0, np.int64)]),
+        "damage": np.concatenate([e.damage for e in swept] or [np.zeros(0)]),
+    }
     try:
-        place.mkdir(parents=True, exist_ok=True)
-        handle, part = tempfile.mkstemp(".part", f"{name}.", place)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                np.savez(
-                    file,
-                    about=np.frombuffer(json.dumps(about).encode(), np.uint8),
-                    order=np.concatenate([e.order for e in swept] or [np.zeros(0, np.int64)]),
-                    damage=np.concatenate([e.damage for e in swept] or [np.zeros(0)]),
-                )
-            Path(part).replace(place / f"{name}{_ENDING}")
-        except BaseException:
-            Path(part).unlink(missing_ok=True)
-            raise
-        trim(place)
+        keep(place, f"{name}{_ENDING}", lambda file: np.savez(file, **arrays))
     except OSError as error:
         tell(f"the damage curves are not kept for the next time: {error.strerror or error}")
 
@@ -240,26 +210,6 @@ def _check(name: str, held: object, groups: Sequence[Group], curves: Curves) -> 
     sizes = {g.name: len(g) for g in groups}
     if {*swept, *unpriced} != {*sizes} or any(len(e.order) != sizes[g] for g, e in swept.items()):
         raise ValueError("it is of other groups")
-
-
-def trim(place: Path) -> None:
-    """Remove what was used longest ago until the folder holds at most ``LARGEST`` bytes."""
-    found = []
-    for path in place.iterdir():
-        try:
-            status = path.stat()
-        except FileNotFoundError:  # somebody else trims too
-            continue
-        if path.name.endswith((_ENDING, CELLS)):
-            found.append((status.st_mtime, status.st_size, path))
-        elif path.suffix == ".part" and status.st_mtime < time.time() - _ABANDONED:
-            path.unlink(missing_ok=True)
-    total = sum(size for _, size, _ in found)
-    for _, size, path in sorted(found):
-        if total <= LARGEST:
-            return
-        path.unlink(missing_ok=True)
-        total -= size
 
 
 def _stored(model: models.Model) -> Iterator[tuple[str, ir.TensorProtocol]]:

@@ -20,6 +20,7 @@ from onnxprune.errors import OnnxpruneError
 Widths = Mapping[str, int]
 CostOf = Callable[[Widths], float]
 
+PROBES = 9
 _ROUNDS = 6
 _AIMS = 8
 """Knapsacks solved per round to make the exact cost fit."""
@@ -226,7 +227,7 @@ def fit(
     *,
     branches: Mapping[str, Branch] = _NONE,
     rounds: int = _ROUNDS,
-    probes: int = 9,
+    probes: int = PROBES,
 ) -> Fit:
     """The widths that meet a budget at the least damage, for costs that depend on each other.
 

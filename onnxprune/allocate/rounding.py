@@ -74,6 +74,10 @@ bytes is asked for, not speed. Rounding buys speed with accuracy, and on narrow 
 it: a ResNet-20 with 16 to 64 channels and half of its multiplications answers 87.4 % of 1,000
 unseen pictures right in multiples of 16, 88.6 % in multiples of an eighth of each layer."""
 
+STEPS = 12
+"""The least number of widths to leave an axis where they are timed: the clock then says which are
+fast, and the table above has no say."""
+
 _DEPTHWISE = 8
 """What may be left then of a multiple that is required: 8 channels take 1.2 times as long as 16."""
 
@@ -90,6 +94,7 @@ def grains(
     provider: str = "cpu",
     round_to: int | None = None,
     choices: int = 1,
+    timed: bool = False,
 ) -> Callable[[Slice], Grain]:
     """The grain of whatever a slice cuts.
 
@@ -99,6 +104,7 @@ def grains(
         provider: short name of what will run the model.
         round_to: a multiple that takes the place of the table's.
         choices: multiples are halved until an axis has so many, those required down to 8.
+        timed: widths will be timed, so they are only as many as that allows, whatever the table.
 
     Returns:
         A function for :func:`~onnxprune.allocate.axes.axes_of`. Vectors that scale their units one
@@ -113,11 +119,14 @@ def grains(
             op = ops.get(node, "")
             if cut.role == "scales" and not (depthwise and op == "Conv"):
                 continue
-            one = rule_for(provider, "depthwise" if depthwise else op).grain
+            size = int(shapes[cut.tensor][cut.axis])
             if round_to is not None:
                 one = Grain(round_to)
+            elif timed:
+                one = Grain(_power_of_two(size // STEPS))
             else:
-                one = _finer(one, int(shapes[cut.tensor][cut.axis]), choices)
+                one = rule_for(provider, "depthwise" if depthwise else op).grain
+                one = _finer(one, size, choices)
             found = Grain(max(found.wanted, one.wanted), max(found.required, one.required))
         return found
 
@@ -128,6 +137,11 @@ def _finer(grain: Grain, size: int, choices: int) -> Grain:
     """The largest power of two within a grain that leaves an axis of this size its choices."""
     if choices == 1:
         return grain
-    finest = 1 << max((size // choices).bit_length() - 1, 0)
+    finest = _power_of_two(size // choices)
     required = min(grain.required, max(finest, _DEPTHWISE))
     return Grain(max(min(grain.wanted, finest), required), required)
+
+
+def _power_of_two(most: int) -> int:
+    """The largest that is not above ``most``; 1 if there is none."""
+    return 1 << max(most.bit_length() - 1, 0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from onnxprune.allocate.coupled import Branch, Curve, Fit, Widths, fit
+from onnxprune.allocate.coupled import PROBES, Branch, Curve, Fit, Widths, fit
 from onnxprune.allocate.lattice import Lattice
 from onnxprune.allocate.ranking import Ranking
 from onnxprune.allocate.settle import settle
@@ -40,6 +40,7 @@ def spend(
     *,
     branches: Mapping[str, Branch],
     most: int | None = None,
+    probes: int = PROBES,
 ) -> Spent:
     """Choose the widths of groups that have a choice and the branches to drop, by damage.
 
@@ -51,6 +52,7 @@ def spend(
         budget: bound on it.
         branches: what may be dropped, with the groups in each.
         most: how many of them, at most.
+        probes: see :func:`~onnxprune.allocate.coupled.fit`.
 
     Raises:
         OnnxpruneError: the budget cannot be met.
@@ -76,7 +78,7 @@ def spend(
             )
             for name in names
         }
-        return fit(free, price, budget, branches=some)
+        return fit(free, price, budget, branches=some, probes=probes)
 
     allowed = list(branches) if most != 0 else []
     found = solved(allowed)

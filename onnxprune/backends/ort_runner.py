@@ -127,6 +127,11 @@ def _backend(one: Provider, name: str, hint: str = "") -> Backend:
     return Backend(name, summary, one.install, _probe(one), opener, switch=True)
 
 
+def name_of(one: Provider) -> str:
+    """What the backend is called that is onnxruntime with a provider."""
+    return f"ort-{one.name}" if one.name in _RUNTIMES else one.name
+
+
 def _hinted(options: Mapping[str, str], hint: str) -> dict[str, str]:
     """The plug-in's options with a precision, unless they name one themselves.
 
@@ -170,7 +175,7 @@ def _probe(one: Provider) -> Callable[[], Availability]:
 def _all() -> tuple[Backend, ...]:
     made = []
     for one in PROVIDERS:
-        name = f"ort-{one.name}" if one.name in _RUNTIMES else one.name
+        name = name_of(one)
         if one.name != "openvino":
             made.append(_backend(one, name))
             continue

@@ -28,6 +28,7 @@ __all__ = [
     "Timed",
     "backend",
     "backends",
+    "of_provider",
     "parse",
 ]
 
@@ -61,6 +62,18 @@ def backend(name: str) -> Backend:
     from onnxprune.flags import suggest  # slow to import, and seldom needed
 
     raise OnnxpruneError(f"there is no backend '{name}'", hint=suggest(wanted, [*mine, *others]))
+
+
+def of_provider(name: str) -> Backend:
+    """The backend that is onnxruntime with the execution provider of that name.
+
+    Raises:
+        OnnxpruneError: there is no such provider.
+    """
+    from onnxprune.backends.ort_runner import name_of
+    from onnxprune.backends.providers import named
+
+    return backend(name_of(named(name)))
 
 
 def parse(text: str, *, of: str = "--on") -> tuple[Backend, ...]:

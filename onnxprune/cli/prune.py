@@ -26,6 +26,7 @@ from onnxprune.options import Options
 _EXAMPLE = """examples:
   onnxprune prune model.onnx --ratio 0.3
   onnxprune prune model.onnx --target macs=50% --calib images.npz -o small.onnx
+  onnxprune prune model.onnx --target latency=0.5x@cpu --calib images.npz -o fast.onnx
   onnxprune prune model.onnx --sparsity 2:4 --permute --calib images.npz -o sparse.onnx
   onnxprune prune model.onnx --max-drop 1% --calib images.npz --labels images.npz -o small.onnx
   onnxprune prune model.onnx --recipe recipe.yaml -o small.onnx"""
@@ -149,7 +150,13 @@ def _add_amounts(parser: Parser) -> None:
     group = parser.add_argument_group("how much to remove")
     add = group.add_argument
     add("--ratio", metavar="R", help="this part of every group, as in 0.3 or 30%%")
-    add("--target", metavar="BUDGET", help="what may be left: macs=50%%, params=1.2M, bytes=4MiB")
+    add(
+        "--target",
+        metavar="BUDGET",
+        help="what may be left: macs=50%%, params=1.2M, bytes=4MiB, latency=0.5x@cpu, "
+        "latency=5ms@openvino",
+    )
+    add("--threads", metavar="N", help="that a latency is measured with; the backend's choice")
     add("--heads", metavar="R", help="this part of all attention heads (see --allocation)")
     add("--blocks", metavar="N", help="bypass this many residual blocks")
     add(

@@ -102,6 +102,8 @@ def measures(run: Pruned) -> tuple[Measure, ...]:
         Measure("parameters", run.dense.params, run.left.params, "count"),
         Measure("weights", run.dense.bytes, run.left.bytes, "bytes"),
     ]
+    if (timed := run.latency) is not None:
+        found.append(Measure("latency", timed.dense, timed.pruned, "seconds"))
     judged = run.outcome
     if judged.metric:
         part = find_metric(run.options.metric).kind == "accuracy"

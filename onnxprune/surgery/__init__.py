@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from onnxprune.analysis import Analysis
 from onnxprune.errors import OnnxpruneError
 from onnxprune.model import Model, clone
-from onnxprune.surgery.clean import clean
+from onnxprune.rules import Keep
+from onnxprune.surgery.clean import clean, forget
 from onnxprune.surgery.edit import Editor
 from onnxprune.surgery.sizes import rewrite_sizes
 from onnxprune.surgery.tensors import cut_tensors, rewrite_settings, rewrite_shuffles
@@ -29,6 +30,29 @@ def cut(
         OnnxpruneError: an unknown group or block, an axis that would be left empty, or a size
             that the graph computes in a way that cannot follow the cut.
     """
+    editor, keep = _edited(analysis, removed, bypassed)
+    clean(editor, analysis, keep)
+    return editor.model
+
+
+def draft(analysis: Analysis, removed: Mapping[str, Sequence[int]]) -> Model:
+    """The cut with what is dead still in it and no shapes written down: quick, for looking at.
+
+    Args:
+        analysis: of the model to cut; neither is changed.
+        removed: group name -> indices of the units that leave.
+
+    Raises:
+        OnnxpruneError: as :func:`cut`.
+    """
+    editor, keep = _edited(analysis, removed, ())
+    forget(editor, analysis, keep)
+    return editor.model
+
+
+def _edited(
+    analysis: Analysis, removed: Mapping[str, Sequence[int]], bypassed: Sequence[str]
+) -> tuple[Editor, Keep]:
     empty = analysis.emptied(removed)
     if empty:
         raise OnnxpruneError(
@@ -44,8 +68,7 @@ def cut(
     rewrite_sizes(editor, analysis, keep)
     for block in blocks:
         editor.replace(block.output, block.skip)
-    clean(editor, analysis, keep)
-    return editor.model
+    return editor, keep
 
 
-__all__ = ["cut"]
+__all__ = ["cut", "draft"]

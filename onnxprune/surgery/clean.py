@@ -30,7 +30,7 @@ def clean(editor: Editor, analysis: Analysis, keep: Keep) -> None:
         for value in models.values(inner)
         if value.shape is not None
     }
-    _forget(editor, analysis, keep)
+    forget(editor, analysis, keep)
     declared = [(v, v.shape) for v in (*graph.inputs, *graph.outputs)]
     _infer(editor.model.ir)
     for value, shape in declared:  # the interface is as it was, names of open sizes included
@@ -44,7 +44,7 @@ def clean(editor: Editor, analysis: Analysis, keep: Keep) -> None:
                     value.type = None
 
 
-def _forget(editor: Editor, analysis: Analysis, keep: Keep) -> None:
+def forget(editor: Editor, analysis: Analysis, keep: Keep) -> None:
     """Drop all shapes but those of borders; inference leaves those of bodies, so they are cut."""
     for graph in models.graphs(editor.model):
         kept = {*graph.inputs, *graph.outputs}

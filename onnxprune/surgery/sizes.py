@@ -43,7 +43,7 @@ def rewrite_sizes(editor: Editor, analysis: Analysis, keep: Keep) -> None:
             static = position < len(call.static) and call.static[position]
             if static or not call.has(position):
                 if not np.array_equal(new, old):
-                    _write(editor, call, name, position, new, old)
+                    _write(editor, call, name, position, new, old, keep)
             else:
                 computed.append((name, position, new, old))
     wanted = {(name, position) for name, position, _, _ in computed}
@@ -56,7 +56,9 @@ def rewrite_sizes(editor: Editor, analysis: Analysis, keep: Keep) -> None:
         _follow(editor, probes, name, position, wanted_new, wanted_old)
 
 
-def _write(editor: Editor, call: Call, name: str, position: int, new: Value, old: Value) -> None:
+def _write(
+    editor: Editor, call: Call, name: str, position: int, new: Value, old: Value, keep: Keep
+) -> None:
     """Replace a size that depends on stored tensors only."""
     node = editor.nodes[name]
     raw = call.values[position] if call.has(position) else None
@@ -69,19 +71,19 @@ def _write(editor: Editor, call: Call, name: str, position: int, new: Value, old
             node.resize_inputs(position + 1)
     elif call.op == "Reshape":  # 0 copies and -1 infers: both follow by themselves
         flat = raw.ravel()
-        follows = (flat == -1) | ((flat == 0) & _copied(call, old))
+        follows = (flat == -1) | ((flat == 0) & _copied(call, new, old, keep))
         new = np.where(follows, flat, new)
     near = node.outputs[0]
     stored = editor.store(near, f"{near.name}/sizes", new.astype(raw.dtype))
     node.replace_input_with(position, stored)
 
 
-def _copied(call: Call, old: Value) -> npt.NDArray[np.bool_]:
+def _copied(call: Call, new: Value, old: Value, keep: Keep) -> npt.NDArray[np.bool_]:
     """Which entries of a Reshape target equal the input's size at the same place, both times."""
     x = call.tensor(0)
-    same = [k < len(x) and x[k].size == old[k] for k in range(len(old))]
-    out = call.outputs[0]
-    return np.array([s and x[k] is out[k] for k, s in enumerate(same)])
+    before = [k < len(x) and x[k].size == old[k] for k in range(len(old))]
+    after = [int(keep(a).sum()) if a.columns else a.size for a in x[: len(old)]]
+    return np.array([b and after[k] == new[k] for k, b in enumerate(before)])
 
 
 def _readers_of_sizes(analysis: Analysis) -> Iterable[tuple[str, int]]:

@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from onnxprune.allocate.cache import CELLS, folder, trim
+from onnxprune.cache import CELLS, folder, trim
 from onnxprune.sweep.found import Cell, cell_from_json, cell_to_json
 
 

@@ -12,13 +12,13 @@ from onnxprune.analysis import Analysis
 from onnxprune.cost import CostModel
 from onnxprune.inputs import Feeds
 from onnxprune.options import Options
-from onnxprune.selection import Tell, removal_orders
 from onnxprune.sparse.amount import Sparsity
 from onnxprune.sparse.rows import norms_of
 from onnxprune.sparse.weights import find_targets
 from onnxprune.sweep.found import Target
 from onnxprune.sweep.job import Array
 from onnxprune.sweep.request import Request
+from onnxprune.worth import Tell, removal_orders
 
 
 @dataclass(frozen=True, eq=False)

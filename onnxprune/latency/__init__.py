@@ -1,0 +1,1 @@
+"""Latency as a budget: what a cut takes on the backend it is for, predicted, then measured."""

@@ -1,0 +1,92 @@
+"""From a wanted latency to a plan that was measured to reach it.
+
+What the table predicts is off by what segments cost beside each other, so a plan for a part of the
+predicted latency is cut and measured, what is asked of the table is corrected by the error made,
+and so on until the measured latency is the wanted one. Nothing is recovered on the way: the numbers
+in the weights do not change how long a model takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+TOLERANCE = 0.05
+"""How far from the wanted latency a measured one may be."""
+_GOAL = 0.98
+"""Part of the wanted latency that is aimed at: noise should not carry the result over it."""
+_CLOSE = 0.02
+"""How near to the aim is near enough to stop."""
+_ROUNDS = 7
+
+
+@dataclass(frozen=True, eq=False)
+class Try(Generic[T]):
+    """One plan that was measured.
+
+    Attributes:
+        chosen: the plan.
+        predicted: nanoseconds, by the table.
+        reached: its latency as measured, in parts of the wanted one.
+    """
+
+    chosen: T
+    predicted: int
+    reached: float
+
+
+def aim(
+    dense: Try[T],
+    choose: Callable[[int], T],
+    predict: Callable[[T], int],
+    measure: Callable[[T], float],
+    tell: Callable[[str], None] = lambda _: None,
+) -> tuple[Try[T], ...]:
+    """Plans measured on the way to a latency, the one that comes closest last.
+
+    Args:
+        dense: the plan that removes nothing.
+        choose: the best plan within so many predicted nanoseconds, or the narrowest there is.
+        predict: nanoseconds of a plan, by the table.
+        measure: the latency of a plan, in parts of the wanted one.
+        tell: hears the progress.
+    """
+    tries = [dense]
+    for turn in range(_ROUNDS):
+        if abs(tries[-1].reached / _GOAL - 1) <= _CLOSE or dense.reached <= 1:
+            break
+        chosen = choose(next_budget(tries))
+        predicted = predict(chosen)
+        if any(predicted == t.predicted for t in tries):
+            break  # there is no plan in between
+        tell(f"measuring what the cut takes, round {turn + 1}")
+        tries.append(Try(chosen, predicted, measure(chosen)))
+    best = min(tries, key=lambda t: (_miss(t.reached), abs(t.reached - _GOAL)))
+    return (*(t for t in tries if t is not best), best)
+
+
+def _miss(reached: float) -> float:
+    """How far outside of the tolerance a latency is; above counts more than below."""
+    if reached > 1 + TOLERANCE:
+        return 1 + reached
+    return max(1 - TOLERANCE - reached, 0.0)
+
+
+def next_budget(tries: Sequence[Try[T]]) -> int:
+    """Predicted nanoseconds to ask for next: on the line through what was measured around the goal.
+
+    Where the goal lies between two measured plans, those two; else the nearest, scaled.
+    """
+    over = [t for t in tries if t.reached >= _GOAL]
+    under = [t for t in tries if t.reached < _GOAL]
+    if over and under:
+        above = min(over, key=lambda t: t.reached)
+        below = max(under, key=lambda t: t.reached)
+        if above.predicted > below.predicted:
+            share = (_GOAL - below.reached) / (above.reached - below.reached)
+            return round(below.predicted + share * (above.predicted - below.predicted))
+    nearest = min(tries, key=lambda t: abs(t.reached - _GOAL))
+    return round(nearest.predicted * _GOAL / nearest.reached)
