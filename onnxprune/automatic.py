@@ -16,7 +16,7 @@ from typing import cast
 
 from threadpoolctl import threadpool_limits
 
-from onnxprune.allocate.cache import Curves
+from onnxprune.allocate.damage import Curves
 from onnxprune.allocate.measured import swept_curves
 from onnxprune.amounts import Budget, BudgetKind
 from onnxprune.analysis import Analysis

@@ -113,6 +113,7 @@ def carry_out(
     tell: Tell,
     *,
     anew: bool,
+    start: models.Model | None = None,
 ) -> Pruned:
     """Cut, prove, recover, thin, compare: the same for a new plan and an old one.
 
@@ -124,6 +125,7 @@ def carry_out(
         notes: what choosing the plan had to say; comes first among the notes.
         tell: hears the progress.
         anew: whether single weights are still to be chosen; else the plan names them.
+        start: the cut model as earlier steps have refitted it; None for the dense weights.
 
     Raises:
         OnnxpruneError: the plan does not fit the model, or a model does not run.
@@ -141,11 +143,12 @@ def carry_out(
     else:
         some = f"{inexact[0]}{' and others' if inexact[1:] else ''}"
         said.append(f"inexact: {some} was cut, so the result is not the masked original")
+    small = small if start is None else start
     recovered: tuple[Outcome, ...] = ()
     as_cut = small
     cut_off = plan.removed or plan.bypassed
     if asked.recover != "none" and cut_off and fit and (not checks or checks[0].ok):
-        small, recovered = _recover(analysis, plan, small, fit, asked, tell)
+        small, recovered = refitted(analysis, plan, small, fit, asked, tell)
     if anew:
         with threadpool_limits(BLAS, "blas"):
             stage = thin(small, analysis, plan, asked, inputs, fit, tell)
@@ -160,7 +163,7 @@ def carry_out(
         compared = judge(analysis.model, small, inputs, held, asked)
     if recovered and inexact:
         before = judge(analysis.model, as_cut, inputs, held, asked)
-        said.append(f"inexact: {_distance(before)} as cut and {_distance(compared)} now")
+        said.append(f"inexact: {distance_of(before)} as cut and {distance_of(compared)} now")
     if asked.max_drop is not None:
         checks.append(Check("drop", compared.drop <= asked.max_drop, compared.drop, asked.max_drop))
     if compared.broken:
@@ -188,7 +191,7 @@ def carry_out(
     )
 
 
-def _recover(
+def refitted(
     analysis: Analysis,
     plan: Plan,
     small: models.Model,
@@ -215,7 +218,7 @@ def _recover(
     return found.model, found.outcomes
 
 
-def _distance(compared: Judgement) -> str:
+def distance_of(compared: Judgement) -> str:
     """How far the output that says most is from the original's, in words."""
     main = compared.main
     error = "unknown" if main.relative_error is None else f"{main.relative_error:.3g}"

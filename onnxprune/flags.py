@@ -9,7 +9,7 @@ from typing import Any, Literal, cast, get_args
 
 from onnxprune.amounts import BUDGET_KINDS, budget, count, fraction, shapes
 from onnxprune.errors import OnnxpruneError
-from onnxprune.options import Allocation, Options, Recover
+from onnxprune.options import Allocation, Options, Recover, Schedule
 from onnxprune.sparse.amount import Method, Spread, sparsity
 from onnxprune.storage.forms import Store
 
@@ -135,6 +135,7 @@ _READERS: dict[str, Callable[[object, str], object]] = {
     "target": lambda value, of: budget(value, of=of),
     "heads": _ratio,
     "blocks": _count,
+    "max_blocks": _count,
     "sparsity": lambda value, of: sparsity(value, of=of),
     "ratios": _ratios,
     "skip": _texts,
@@ -148,6 +149,8 @@ _READERS: dict[str, Callable[[object, str], object]] = {
     "criterion": _text,
     "allocation": _one_of(get_args(Allocation)),
     "max_ratio": _ratio,
+    "steps": _positive,
+    "schedule": _one_of(get_args(Schedule)),
     "round_to": _round_to,
     "provider": _text,
     "calib": _anything,

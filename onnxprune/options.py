@@ -16,6 +16,7 @@ INPUTS = ("calib", "calib_samples", "batch", "preprocess", "seed", "provider")
 """Options that say where inputs come from and what runs the model."""
 
 Allocation = Literal["uniform", "global"]
+Schedule = Literal["linear", "cubic"]
 Recover = Literal["auto", "none", "bias", "lstsq", "pcg"]
 
 
@@ -28,10 +29,14 @@ class Options:
     Attributes:
         ratio: fraction of the units of every group that is removed.
         target: what may be left of the model.
-        heads: fraction of the units of groups of kind ``head`` or ``kv-group`` that is removed.
+        heads: fraction of the units of groups of kind ``head`` or ``kv-group`` that is removed: of
+            all the model has, wherever it hurts least, if ``allocation`` is ``global``.
         blocks: how many residual blocks are bypassed.
+        max_blocks: how many more a target may bypass where calibration data say that this costs
+            clearly less than narrower layers; None sets no limit.
         sparsity: single weights that become zero in what is left: a share, or N of every M kept.
-        ratios: (glob over group names, fraction removed), the last match wins, over the above.
+        ratios: (glob over group names, fraction removed), the last match wins, over the above. With
+            ``global`` it is a fraction of the units of all groups of one kind that a glob matches.
         skip: globs over names of groups, blocks and weights that are left alone.
         skip_small: single weights stay where a layer has fewer inputs (times kernel positions) or
             outputs than this; None leaves none out.
@@ -47,8 +52,12 @@ class Options:
         permute: reorder units so that N:M costs less.
         criterion: how units are scored; None takes the best that the given data allows.
         allocation: ``uniform`` (the same fraction everywhere) or ``global`` (where it hurts
-            least); None is ``uniform`` for a ratio and ``global`` for a target.
+            least); None is ``uniform`` for a ratio, ``global`` for a target, and for ``heads`` and
+            ``ratios`` ``global`` where calibration data tell what it costs, else ``uniform``.
         max_ratio: the largest fraction of one group that may go.
+        steps: into how many steps the removal of units is cut; between them what is left is
+            refitted and damage is measured anew.
+        schedule: how much is gone after each step: ``linear``, or ``cubic``: most at first.
         round_to: counts kept are multiples of this; ``auto`` asks for what is fast on `provider`.
         provider: what the model will run on, by short name: rounding and checks are for it.
         calib: calibration inputs: a path, ``module.py:function``, or batches of arrays by name.
@@ -85,6 +94,7 @@ class Options:
     target: Budget | None = None
     heads: float | None = None
     blocks: int = 0
+    max_blocks: int | None = None
     sparsity: Sparsity | None = None
     ratios: tuple[tuple[str, float], ...] = ()
     skip: tuple[str, ...] = ()
@@ -98,6 +108,8 @@ class Options:
     criterion: str | None = None
     allocation: Allocation | None = None
     max_ratio: float = 0.8
+    steps: int = 1
+    schedule: Schedule = "cubic"
     round_to: int | Literal["auto"] = "auto"
     provider: str = "cpu"
     calib: object | None = None
@@ -134,6 +146,7 @@ class Options:
                     f"{name} {ratio:g} is above --max-ratio {self.max_ratio:g}",
                     hint="ask for less, or raise --max-ratio",
                 )
+        self._check_measured()
         if self.tied and not (self.sparsity is not None and self.sparsity.m):
             raise OnnxpruneError(
                 "--tied is about N:M in tables that are looked up too",
@@ -168,6 +181,24 @@ class Options:
             from onnxprune.task import find_metric  # scipy behind it is slow to import
 
             find_metric(self.metric)
+
+    def _check_measured(self) -> None:
+        """What decides by measured damage needs something to measure on."""
+        if self.steps > 1 and (self.calib is None or self.criterion is not None):
+            raise OnnxpruneError(
+                f"--steps {self.steps} measures what is lost after each step",
+                hint="give inputs with --calib and no --criterion",
+            )
+        if self.steps > 1 and not (self.ratio or self.target or self.heads or self.ratios):
+            raise OnnxpruneError(
+                f"--steps {self.steps} has no units to remove little by little",
+                hint="say how many go, as in --target macs=50%",
+            )
+        if self.max_blocks and (self.calib is None or not (self.target or self.searches)):
+            raise OnnxpruneError(
+                f"--max-blocks {self.max_blocks} limits what a target takes by measured damage",
+                hint="give --target and --calib too, or bypass blocks yourself with --blocks",
+            )
 
     def _check_search(self) -> None:
         """Refuse what only makes sense where a budget is met or searched for."""

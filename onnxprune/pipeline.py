@@ -11,12 +11,13 @@ from threadpoolctl import threadpool_limits
 
 from onnxprune import model as models
 from onnxprune.allocate import Limits
-from onnxprune.allocate.cache import Curves
+from onnxprune.allocate.damage import Curves
 from onnxprune.allocate.measured import swept_curves
 from onnxprune.analysis import Analysis, analyse
 from onnxprune.carry_out import BLAS, Pruned, Tell, carry_out
 from onnxprune.errors import OnnxpruneError
 from onnxprune.flags import from_flags
+from onnxprune.gradual import in_steps
 from onnxprune.inputs import HELD_OUT, Feeds, Inputs, open_inputs
 from onnxprune.options import Options
 from onnxprune.plan import Origin, Plan, check, versions
@@ -55,6 +56,13 @@ def prune(
         from onnxprune.automatic import search  # it plans with what is below
 
         return search(analysis, inputs, asked, tell)
+    if asked.steps > 1:
+        limits, fit = _limits(analysis, asked), inputs.parts(analysis)[0]
+        bypassed = _blocks(analysis, asked, fit)
+        found = in_steps(analysis, asked, limits, inputs, bypassed, tell)
+        plan, notes = _planned(analysis, asked, inputs, found.chosen, bypassed)
+        notes += found.history
+        return carry_out(analysis, plan, asked, inputs, notes, tell, anew=True, start=found.start)
     plan, notes = make_plan(analysis, asked, inputs, tell)
     return carry_out(analysis, plan, asked, inputs, notes, tell, anew=True)
 
@@ -104,16 +112,28 @@ def make_plan(
         chosen = (
             select(analysis, asked, limits, fit, bypassed, tell, curves)
             if asked.removes_units
-            else Selection({}, "", {})
+            else Selection({}, "", asked.allocation or "uniform", {})
         )
+    return _planned(analysis, asked, inputs, chosen, bypassed)
+
+
+def _planned(
+    analysis: Analysis,
+    asked: Options,
+    inputs: Inputs,
+    chosen: Selection,
+    bypassed: tuple[str, ...],
+) -> tuple[Plan, list[str]]:
+    """What was chosen as a plan, and what there is to say about it."""
+    fit = inputs.parts(analysis)[0]
     plan = Plan(
         removed=chosen.removed,
         units={g.name: len(g) for g in analysis.groups},
-        bypassed=bypassed,
+        bypassed=(*bypassed, *chosen.bypassed),
         origin=Origin(
             structure=models.structure_hash(analysis.model),
             criterion=chosen.criterion if asked.sensitivity is None else "sensitivity",
-            allocation=asked.allocation or ("uniform" if asked.target is None else "global"),
+            allocation=chosen.allocation,
             budget=_budget_text(asked),
             seed=asked.seed,
             versions=versions(),

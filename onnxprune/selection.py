@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 
 import numpy as np
 import numpy.typing as npt
 
 from onnxprune import criteria
 from onnxprune import model as models
-from onnxprune.allocate import Lattice, Limits, allocate, axes_of, grains, lattice, settle
-from onnxprune.allocate.cache import Curves, damage_curves, known_curves
-from onnxprune.allocate.curves import choose_widths
+from onnxprune.allocate import Lattice, Limits, allocate, axes_of, grains, lattice
+from onnxprune.allocate.bypass import innermost, inside
+from onnxprune.allocate.cache import damage_curves, known_curves
+from onnxprune.allocate.coupled import Branch, Curve
+from onnxprune.allocate.damage import Curves
+from onnxprune.allocate.limits import select as select_groups
+from onnxprune.allocate.progress import Progress
 from onnxprune.allocate.ranking import Ranking, ranked
 from onnxprune.allocate.rounding import CHOICES
 from onnxprune.allocate.sensitivity import JOINT, repairable
+from onnxprune.allocate.shares import divide
+from onnxprune.allocate.spend import spend
 from onnxprune.analysis import Analysis
 from onnxprune.consumers import use_of
 from onnxprune.cost import CostModel
@@ -25,7 +32,7 @@ from onnxprune.inputs import Feeds
 from onnxprune.options import Options
 from onnxprune.recover.elimination import Elimination
 from onnxprune.statistics import input_statistics
-from onnxprune.units import Group
+from onnxprune.units import Block, Group
 
 Tell = Callable[[str], None]
 
@@ -35,11 +42,21 @@ ELIMINATION = "elimination"
 
 @dataclass(frozen=True, eq=False)
 class Selection:
-    """What goes, by which criterion, and what was declined and why."""
+    """What goes, and how that was chosen.
+
+    Attributes:
+        removed: by group, unit indices.
+        criterion: how units were scored; empty if none were.
+        allocation: how what goes was divided, ``uniform`` or ``global``.
+        declined: by group, why it stays whole.
+        bypassed: blocks that go as well.
+    """
 
     removed: Mapping[str, tuple[int, ...]]
     criterion: str
+    allocation: str
     declined: Mapping[str, str]
+    bypassed: tuple[str, ...] = ()
 
 
 def select(
@@ -50,6 +67,7 @@ def select(
     bypassed: Sequence[str],
     tell: Tell,
     curves: Curves | None = None,
+    so_far: Progress | None = None,
 ) -> Selection:
     """Choose units under a ratio or a budget.
 
@@ -61,32 +79,48 @@ def select(
         bypassed: blocks that go anyway; their layers cost nothing.
         tell: hears the progress.
         curves: damage curves, where they are known already; else they are measured if need be.
+        so_far: what earlier steps have left, to measure damage on; what they took is chosen again.
 
     Raises:
         OnnxpruneError: the criterion needs data, or the budget cannot be met.
     """
-    name = ELIMINATION if curves is not None else _criterion(asked, fit)
-    groups = _groups(analysis, allow_inexact=limits.allow_inexact)
     costs = CostModel(analysis)
+    so_far = so_far or Progress(analysis)
+    name = ELIMINATION if curves is not None else _criterion(asked, fit)
+    allowed = select_groups(analysis.groups, limits, known=[b.name for b in analysis.blocks])
+    groups = [g for g in analysis.groups if g.name not in allowed.declined]
+    if asked.ratio is None and asked.target is None:
+        groups = [g for g in groups if g.name in allowed.fixed]
+    declined: dict[str, str] = {}
     if name == ELIMINATION:
-        found = curves if curves is not None else priced(analysis, asked, fit, tell)
-        assert found is not None
-        swept, unpriced = found
-        values = {g: _ranks(e) for g, e in swept.items()}
-        spare = [g for g in groups if g.name in unpriced]
-        values |= _scores(analysis, spare, "l2", asked, fit, {})
-        unscored: Mapping[str, str] = {} if asked.target is None else unpriced
-    else:
-        unscored, swept = {}, {}
-        declined: dict[str, str] = {}
-        values = _scores(analysis, groups, name, asked, fit, declined)
-        unscored = declined
-    widths = _lattice(analysis, asked, limits, unscored)
-    if name == ELIMINATION and asked.target is not None and swept:
+        weighed = asked.target is not None or bool(allowed.fixed) or asked.allocation == "global"
+        curves = curves or _measured(
+            so_far.analysis, so_far.left(groups), asked, fit, bypassed, tell, weighed=weighed
+        )
+        curves = so_far.in_dense_units(curves, analysis.groups)
         if asked.recover == "auto" and asked.sensitivity is None:
-            swept = _repaired(analysis, groups, swept)
-        return _by_curves(widths, swept, values, asked, costs, bypassed)
+            curves = curves._replace(swept=_repaired(analysis, groups, curves.swept))
+        values = {g: _ranks(e) for g, e in curves.swept.items()}
+        spare = [g for g in groups if g.name in curves.unpriced]
+        values |= _scores(analysis, spare, "l2", asked, fit, {})
+        if asked.target is not None:
+            declined |= curves.unpriced
+    else:
+        curves = Curves({}, {})
+        values = _scores(analysis, groups, name, asked, fit, declined)
+    values = so_far.gone_first(values, analysis.groups)
+    swept = {} if asked.allocation == "uniform" else curves.swept
+    together = {*swept, *so_far.removed} if swept else set[str]()
+    if asked.allocation == "global" and not swept:
+        together = set(values)
+    widths = _lattice(analysis, asked, limits, declined, together)
+    widths = so_far.narrowed(widths, curves.swept)
     claims = criteria.get(name).claims if name != ELIMINATION else {"comparable", "damage"}
+    ranking = _ranking(values, curves.swept, comparable="comparable" in claims)
+    if widths.shares:
+        widths = widths.decided(divide(widths, ranking, _curves(widths, swept)))
+    if swept and asked.target is not None:
+        return _by_curves(analysis, widths, ranking, curves, asked, costs, bypassed)
     allocation = allocate(
         widths,
         values,
@@ -97,22 +131,17 @@ def select(
         comparable="comparable" in claims,
         damage="damage" in claims,
     )
-    return Selection(allocation.removed, name, allocation.declined)
+    anywhere = asked.target is not None or (asked.ratio is None and bool(swept))
+    how = asked.allocation or ("global" if anywhere else "uniform")
+    return Selection(allocation.removed, name, how, allocation.declined)
 
 
 def priced(analysis: Analysis, asked: Options, fit: Sequence[Feeds], tell: Tell) -> Curves | None:
     """The damage curves that a selection is made by; None where a criterion decides instead."""
     if _criterion(asked, fit) != ELIMINATION:
         return None
-    return damage_curves(
-        analysis,
-        _groups(analysis, allow_inexact=asked.allow_inexact),
-        fit,
-        provider=asked.provider,
-        seed=asked.seed,
-        cache=asked.cache,
-        tell=tell,
-    )
+    groups = _groups(analysis, allow_inexact=asked.allow_inexact)
+    return _measured(analysis, groups, asked, fit, (), tell, weighed=True)
 
 
 def removal_orders(
@@ -133,11 +162,11 @@ def removal_orders(
     groups = _groups(analysis, allow_inexact=asked.allow_inexact)
     by = name
     if name == ELIMINATION:
-        swept, _ = known_curves(
+        found = known_curves(
             analysis, groups, fit, provider=asked.provider, seed=asked.seed, cache=asked.cache,
             tell=tell,
         )  # fmt: skip
-        orders = {g: e.order for g, e in swept.items()}
+        orders = {g: e.order for g, e in found.swept.items()}
         groups, by = [g for g in groups if g.name not in orders], "l2"
     scores = _scores(analysis, groups, by, asked, fit, {})
     return orders | {g: np.argsort(s, kind="stable") for g, s in scores.items()}, name
@@ -156,6 +185,31 @@ def _groups(analysis: Analysis, *, allow_inexact: bool) -> list[Group]:
     return [g for g in analysis.groups if g.exact or allow_inexact]
 
 
+def _measured(
+    analysis: Analysis,
+    groups: Sequence[Group],
+    asked: Options,
+    fit: Sequence[Feeds],
+    bypassed: Sequence[str],
+    tell: Tell,
+    *,
+    weighed: bool,
+) -> Curves:
+    """Damage of a model; ``weighed`` says whether groups are to be weighed against each other."""
+    uniform = asked.allocation == "uniform"
+    return damage_curves(
+        analysis,
+        groups,
+        fit,
+        blocks=[] if uniform else _bypassable(analysis, asked, bypassed),
+        outputs=weighed and not uniform,
+        provider=asked.provider,
+        seed=asked.seed,
+        cache=asked.cache,
+        tell=tell,
+    )
+
+
 def _repaired(
     analysis: Analysis, groups: Sequence[Group], swept: Mapping[str, Elimination]
 ) -> dict[str, Elimination]:
@@ -167,45 +221,77 @@ def _repaired(
     }
 
 
-def _by_curves(
-    widths: Lattice,
-    swept: Mapping[str, Elimination],
-    values: Mapping[str, F64],
-    asked: Options,
-    costs: CostModel,
-    bypassed: Sequence[str],
-) -> Selection:
-    """Widths by a knapsack over damage curves; groups with a ratio of their own as they are."""
-    assert asked.target is not None
-    kind = asked.target.kind
-    limit = asked.target.limit(int(getattr(costs(), kind)))
-    by_score = ranked(values)
-    ranking = Ranking(
+def _ranking(
+    values: Mapping[str, F64], swept: Mapping[str, Elimination], *, comparable: bool
+) -> Ranking:
+    """The order in which units leave: that of their elimination, where there was one."""
+    by_score = ranked(values, comparable=comparable)
+    return Ranking(
         {**by_score.order, **{g: e.order for g, e in swept.items()}},
         {**by_score.keys, **{g: _rises(e) for g, e in swept.items()}},
     )
 
-    def settled(chosen: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:
-        kept = widths.dense() | {g: widths.units[g] - len(u) for g, u in chosen.items()}
-        return ranking.removed(settle(widths, ranking, kept))
 
-    def price(chosen: Mapping[str, Sequence[int]]) -> float:
-        return float(getattr(costs(settled(chosen), bypassed), kind))
+def _curves(widths: Lattice, swept: Mapping[str, Elimination]) -> dict[str, Curve]:
+    """Damage at the widths that are allowed."""
+    return {g: Curve(w, swept[g].damage[w]) for g, w in widths.widths.items() if g in swept}
 
-    free = {g: widths.widths[g] for g in widths.free if g in swept}
-    chosen, _ = choose_widths({g: swept[g] for g in free}, free, price, limit)
-    return Selection(settled(chosen), ELIMINATION, widths.declined)
+
+def _by_curves(
+    analysis: Analysis,
+    widths: Lattice,
+    ranking: Ranking,
+    curves: Curves,
+    asked: Options,
+    costs: CostModel,
+    bypassed: Sequence[str],
+) -> Selection:
+    """Widths and bypasses by a knapsack over damage; groups that have no choice as they are."""
+    assert asked.target is not None
+    kind = asked.target.kind
+
+    def cost(removed: Mapping[str, Sequence[int]], dropped: Sequence[str]) -> float:
+        return float(getattr(costs(removed, (*bypassed, *dropped)), kind))
+
+    found = spend(
+        widths,
+        ranking,
+        _curves(widths, curves.swept),
+        cost,
+        asked.target.limit(int(getattr(costs(), kind))),
+        branches={
+            name: Branch(inside(analysis.groups, analysis.block(name)), damage)
+            for name, damage in curves.blocks.items()
+        },
+        most=asked.max_blocks,
+    )
+    return Selection(found.removed, ELIMINATION, "global", widths.declined, found.dropped)
+
+
+def _bypassable(analysis: Analysis, asked: Options, bypassed: Sequence[str]) -> list[Block]:
+    """The blocks that a budget may choose to bypass, of what is left of a model."""
+    if (asked.target is None and not asked.searches) or asked.max_blocks == 0:
+        return []
+    going = {n for b in analysis.blocks if b.name in bypassed for n in b.nodes}
+    return [
+        block
+        for block in innermost(analysis.blocks)
+        if not going & {*block.nodes, block.output}
+        and not any(fnmatchcase(block.name, glob) for glob in asked.skip)
+    ]
 
 
 def _ranks(swept: Elimination) -> F64:
-    """Scores ``[units]``: what the damage rises by when the unit goes, never falling."""
-    out = np.empty(len(swept.order))
-    out[swept.order] = _rises(swept)
+    """Scores ``[units]``: what the damage rises by when the unit goes, in the order of leaving."""
+    rises = _rises(swept)
+    out = np.empty(len(rises))
+    # What ties leaves in the order of the elimination too.
+    out[swept.order] = rises + (rises.max() or 1.0) * 1e-12 * np.arange(len(rises))
     return out
 
 
 def _rises(swept: Elimination) -> F64:
-    """The same in the order in which units leave."""
+    """The same in the order in which units leave, never falling."""
     return np.maximum.accumulate(np.maximum(np.diff(swept.damage[::-1]), 0))
 
 
@@ -237,7 +323,11 @@ def _scores(
 
 
 def _lattice(
-    analysis: Analysis, asked: Options, limits: Limits, unscored: Mapping[str, str]
+    analysis: Analysis,
+    asked: Options,
+    limits: Limits,
+    unscored: Mapping[str, str],
+    together: Container[str],
 ) -> Lattice:
     """The widths that the limits and the provider's kernels allow."""
     shapes = {t.name: [a.size or 0 for a in t.axes] for t in analysis.tensors}
@@ -247,7 +337,7 @@ def _lattice(
     grain = grains(shapes, ops, provider=asked.provider, round_to=round_to, choices=choices)
     axes = axes_of(analysis.groups, shapes, grain)
     known = [b.name for b in analysis.blocks]
-    return lattice(analysis.groups, axes, limits, unscored=unscored, known=known)
+    return lattice(analysis.groups, axes, limits, unscored=unscored, known=known, together=together)
 
 
 def content(analysis: Analysis, name: str) -> np.ndarray:

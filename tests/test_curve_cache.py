@@ -15,6 +15,7 @@ import pytest
 from onnxprune import model as models
 from onnxprune import prune, zoo
 from onnxprune.allocate import cache
+from onnxprune.allocate.damage import Curves
 from onnxprune.analysis import Analysis, analyse
 from onnxprune.recover.elimination import Elimination
 
@@ -41,13 +42,13 @@ def batches() -> list[Feeds]:
     return [{k: v[at : at + 32] for k, v in pictures.items()} for at in (0, 32)]
 
 
-def run(analysis: Analysis, batches: list[Feeds], **how: Any) -> tuple[cache.Curves, list[str]]:
+def run(analysis: Analysis, batches: list[Feeds], **how: Any) -> tuple[Curves, list[str]]:
     """The curves, and what was said on the way."""
     said: list[str] = []
     return cache.damage_curves(analysis, analysis.groups, batches, tell=said.append, **how), said
 
 
-def same(one: cache.Curves, two: cache.Curves) -> bool:
+def same(one: Curves, two: Curves) -> bool:
     """Whether curves are equal to the last bit."""
     return (
         one[1] == two[1]
@@ -196,7 +197,7 @@ def test_writers_and_readers_do_not_disturb_each_other(
 
 def test_the_folder_stays_bounded(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cache, "LARGEST", 40_000)
-    curves = ({"g": Elimination(np.arange(500), np.zeros(501))}, {"h": "why"})  # 9 kB
+    curves = Curves({"g": Elimination(np.arange(500), np.zeros(501))}, {"h": "why"})  # 9 kB
     for number in range(8):
         cache.write(place, f"{number:040}", curves, print)
         os.utime(place / f"{number:040}.curves.npz", (number, number))

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxprune.allocate.knapsack import Curve, fit, knapsack
+from onnxprune.allocate.coupled import Branch, Curve, fit
+from onnxprune.allocate.knapsack import Drop, Picked, knapsack
 from onnxprune.errors import OnnxpruneError
 
 seeds = st.integers(0, 10_000)
@@ -34,8 +35,8 @@ def brute(damages: list[np.ndarray], costs: list[np.ndarray], budget: float) -> 
     )
 
 
-def total(parts: list[np.ndarray], picked: list[int]) -> float:
-    return float(sum(part[i] for part, i in zip(parts, picked, strict=True)))
+def total(parts: list[np.ndarray], picked: Picked) -> float:
+    return float(sum(part[i] for part, i in zip(parts, picked.choices, strict=True)))
 
 
 @given(seeds, st.floats(0, 1))
@@ -163,3 +164,84 @@ def test_a_network_of_many_wide_groups_takes_seconds() -> None:
     found = fit(curves, cost, 0.5 * dense)
     assert 0.499 * dense < found.cost <= 0.5 * dense
     assert calls < 20_000
+
+
+def with_drops(seed: int, costs: list[np.ndarray]) -> list[Drop]:
+    """Branches over some of the groups, in any order, one of them perhaps without groups."""
+    rng = np.random.default_rng(seed + 7)
+    members = rng.permutation(len(costs))[: rng.integers(0, len(costs) + 1)]
+    parts = np.array_split(members, 2)
+    return [
+        Drop(
+            tuple(int(m) for m in part),
+            float(rng.exponential(2)),
+            float(rng.integers(-10, 20)),
+            float(rng.integers(0, 9)),
+        )
+        for part in parts
+    ]
+
+
+def brute_with_drops(
+    damages: list[np.ndarray], costs: list[np.ndarray], drops: list[Drop], budget: float
+) -> float:
+    best = np.inf
+    for gone in product((False, True), repeat=len(drops)):
+        dead = {m for d, g in zip(drops, gone, strict=True) for m in d.members if g}
+        live = [g for g in range(len(costs)) if g not in dead]
+        spent = sum(d.cost if g else d.kept for d, g in zip(drops, gone, strict=True))
+        lost = sum(d.damage for d, g in zip(drops, gone, strict=True) if g)
+        rest = brute([damages[g] for g in live], [costs[g] for g in live], budget - spent)
+        best = min(best, lost + rest)
+    return best
+
+
+@given(seeds, st.floats(0, 1))
+@settings(max_examples=150, deadline=None)
+def test_branches_that_may_go_are_solved_exactly(seed: int, share: float) -> None:
+    damages, costs = tables(seed, whole=True)
+    drops = with_drops(seed, costs)
+    top = sum(float(c.max()) for c in costs) + sum(max(d.cost, d.kept) for d in drops)
+    budget = float(np.floor(share * top))
+    picked = knapsack(damages, costs, budget, drops=drops)
+    best = brute_with_drops(damages, costs, drops, budget)
+    if picked is None:
+        assert best == np.inf
+        return
+    dead = {m for at in picked.dropped for m in drops[at].members}
+    live = [g for g in range(len(costs)) if g not in dead]
+    gone = [at in picked.dropped for at in range(len(drops))]
+    spent = sum(d.cost if g else d.kept for d, g in zip(drops, gone, strict=True))
+    lost = sum(d.damage for d, g in zip(drops, gone, strict=True) if g)
+    assert sum(costs[g][picked.choices[g]] for g in live) + spent <= budget
+    assert sum(damages[g][picked.choices[g]] for g in live) + lost == pytest.approx(best)
+
+
+class Branched(Chain):
+    """The same, with a branch of its own behind each group: a group's layer and one of 5 by 5."""
+
+    def cost(self, widths: Mapping[str, int]) -> float:
+        parts = zip(self.dense, self.area, strict=False)
+        return float(sum(widths[f"b{g}"] * a * (5 * widths[g] + 25) for g, a in parts))
+
+
+@given(seeds, st.floats(0.05, 1.0), st.floats(0, 3))
+@settings(max_examples=60, deadline=None)
+def test_a_branch_goes_only_where_that_is_cheaper(seed: int, share: float, worth: float) -> None:
+    net = Branched(seed)
+    branches = {f"b{g}": Branch((g,), worth * float(net.curves[g].damage[0])) for g in net.dense}
+    whole = net.dense | dict.fromkeys(branches, 1)
+    found = fit(net.curves, net.cost, share * net.cost(whole), branches=branches)
+    assert found.cost <= share * net.cost(whole)
+    kept = net.dense.keys() - {g for b in found.dropped for g in branches[b].members}
+    damage = sum(net.curves[g].damage[found.widths[g] - 1] for g in kept)
+    assert found.damage == pytest.approx(damage + sum(branches[b].damage for b in found.dropped))
+    try:
+        narrow = fit(net.curves, lambda w: net.cost(w | dict.fromkeys(branches, 1)),
+                     share * net.cost(whole))  # fmt: skip
+    except OnnxpruneError:
+        assert found.dropped
+    else:
+        assert found.damage <= narrow.damage + 1e-9
+        if worth > 2.9 and not narrow.damage:
+            assert not found.dropped

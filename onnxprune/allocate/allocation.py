@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -89,7 +89,8 @@ def allocate(
             "a ratio and a target both say how much to remove", hint="give one of them"
         )
     policy = policy or ("uniform" if target is None else "global")
-    _check_scores(lattice, scores)
+    idle = lattice.free if ratio is None and target is None else ()
+    _check_scores(lattice, scores, idle)
     ranking = uniform(scores) if policy == "uniform" else ranked(scores, comparable=comparable)
     if target is not None:
         if cost is None:
@@ -153,9 +154,9 @@ def _to_ratio(lattice: Lattice, ranking: Ranking, ratio: float) -> dict[str, int
     return kept
 
 
-def _check_scores(lattice: Lattice, scores: Mapping[str, F64]) -> None:
+def _check_scores(lattice: Lattice, scores: Mapping[str, F64], idle: Container[str]) -> None:
     for group, units in lattice.units.items():
-        if group in lattice.declined:
+        if group in lattice.declined or group in idle:
             continue
         found = scores.get(group)
         if found is None or found.shape != (units,):

@@ -25,12 +25,12 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxprune import model as models
-from onnxprune.allocate.curves import Feeds, calibrate, sweep
-from onnxprune.allocate.sensitivity import in_outputs
+from onnxprune.allocate.curves import Feeds
+from onnxprune.allocate.damage import Curves, measure, orders
 from onnxprune.analysis import Analysis
 from onnxprune.plan import versions
 from onnxprune.recover.elimination import Elimination
-from onnxprune.units import Group
+from onnxprune.units import Block, Group
 
 FOLDER_VARIABLE = "ONNXPRUNE_CACHE"
 """The environment variable that names the folder."""
@@ -38,16 +38,9 @@ LARGEST = 256 << 20
 """Bytes that the folder may hold."""
 _ABANDONED = 3600.0
 """Seconds after which a file that is being written belongs to nobody."""
-_RANKING, _RANKING_PER_INPUT = 4000, 4
-"""Rows sampled per layer, and per input of it, where units are only to be put into an order."""
-_ASIDE = 5
-"""One batch of so many is kept aside: errors of rows that were fitted to say too little."""
 _ENDING = ".curves.npz"
 CELLS = ".cells.jsonl"
 """How files end that hold cells of a sensitivity sweep (``sweep.checkpoint``)."""
-
-Curves = tuple[dict[str, Elimination], dict[str, str]]
-"""The order of removal and the damage by group, and why other groups have none."""
 
 
 def folder() -> Path | None:
@@ -66,17 +59,21 @@ def damage_curves(
     groups: Sequence[Group],
     batches: Sequence[Feeds],
     *,
+    blocks: Sequence[Block] = (),
+    outputs: bool = True,
     provider: str = "cpu",
     seed: int = 0,
     cache: bool = True,
     tell: Callable[[str], None] = lambda _: None,
 ) -> Curves:
-    """What :func:`~onnxprune.allocate.curves.calibrate` and ``sweep`` find, kept for the next time.
+    """What :func:`~onnxprune.allocate.damage.measure` finds, kept for the next time.
 
     Args:
         analysis: of the dense model.
         groups: of it, those to price.
         batches: feeds.
+        blocks: of it, those to price.
+        outputs: whether prices are in the currency of the outputs.
         provider: what runs the model.
         seed: of the sample of rows.
         cache: whether to look for curves and to keep those found.
@@ -84,17 +81,16 @@ def damage_curves(
     """
 
     def measured() -> Curves:
-        tell("measuring what every layer reads")
-        known, unseen = _parted(batches)
-        readers = calibrate(analysis, known, provider=provider, seed=seed)
-        swept, unpriced = sweep(groups, readers, tell=tell)
-        priced = in_outputs(analysis, groups, swept, readers, unseen, provider=provider, tell=tell)
-        return priced, unpriced
+        return measure(
+            analysis, groups, batches, blocks=blocks, outputs=outputs, provider=provider,
+            seed=seed, tell=tell,
+        )  # fmt: skip
 
     place = folder() if cache else None
     if place is None:
         return measured()
-    name = key(analysis, groups, batches, {"provider": provider, "seed": seed})
+    settings = {"provider": provider, "seed": seed, "outputs": outputs}
+    name = key(analysis, groups, batches, settings | {"blocks": [b.name for b in blocks]})
     if (found := read(place, name, groups, tell)) is not None:
         tell("taking damage curves from the cache")
         return found
@@ -120,20 +116,11 @@ def known_curves(
     """
     place = folder() if cache else None
     if place is not None:
-        name = key(analysis, groups, batches, {"provider": provider, "seed": seed})
+        settings = {"provider": provider, "seed": seed, "outputs": True, "blocks": []}
+        name = key(analysis, groups, batches, settings)
         if (found := read(place, name, groups, tell)) is not None:
             return found
-    known = _parted(batches)[0]
-    tell("measuring what every layer reads")
-    some = {"rows": _RANKING, "rows_per_input": _RANKING_PER_INPUT}
-    readers = calibrate(analysis, known, provider=provider, seed=seed, **some)
-    return sweep(groups, readers, tell=tell)
-
-
-def _parted(batches: Sequence[Feeds]) -> tuple[Sequence[Feeds], Sequence[Feeds]]:
-    """Batches to measure layers on, and others to see what becomes of the outputs."""
-    aside = len(batches) // _ASIDE
-    return (batches[:-aside], batches[-aside:]) if aside else (batches, batches)
+    return orders(analysis, groups, batches, provider=provider, seed=seed, tell=tell)
 
 
 def key(
@@ -196,10 +183,11 @@ def write(place: Path, name: str, curves: Curves, tell: Callable[[str], None]) -
     """Keep curves under a name, and drop what was used longest ago where room is short."""
     about = {
         "name": name,
-        "groups": {g: len(each.order) for g, each in curves[0].items()},
-        "unpriced": curves[1],
+        "groups": {g: len(each.order) for g, each in curves.swept.items()},
+        "unpriced": dict(curves.unpriced),
+        "blocks": dict(curves.blocks),
     }
-    swept = list(curves[0].values())
+    swept = list(curves.swept.values())
     try:
         place.mkdir(parents=True, exist_ok=True)
         handle, part = tempfile.mkstemp(".part", f"{name}.", place)
@@ -241,11 +229,12 @@ def _unpacked(
         if not np.array_equal(np.sort(units), np.arange(size)) or not np.isfinite(curve).all():
             raise ValueError(f"it holds no order of the units of {name}")
         swept[name] = Elimination(units, curve)
-    return swept, {str(name): str(why) for name, why in about["unpriced"].items()}
+    unpriced = {str(name): str(why) for name, why in about["unpriced"].items()}
+    return Curves(swept, unpriced, {str(k): float(v) for k, v in about["blocks"].items()})
 
 
 def _check(name: str, held: object, groups: Sequence[Group], curves: Curves) -> None:
-    swept, unpriced = curves
+    swept, unpriced, _ = curves
     if held != name:
         raise ValueError("it holds what belongs to another file")
     sizes = {g.name: len(g) for g in groups}

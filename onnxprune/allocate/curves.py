@@ -16,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxprune import model as models
-from onnxprune.allocate.knapsack import Curve, Fit, fit
 from onnxprune.analysis import Analysis
 from onnxprune.backends import open_session
 from onnxprune.recover.elimination import Consumer, Elimination, eliminate
@@ -73,6 +72,7 @@ def calibrate(
     analysis: Analysis,
     batches: Sequence[Feeds],
     *,
+    groups: Sequence[Group] | None = None,
     rows: int = 20_000,
     rows_per_input: int = 8,
     seed: int = 0,
@@ -84,6 +84,7 @@ def calibrate(
     Args:
         analysis: of the dense model.
         batches: feeds.
+        groups: of it, whose readers are looked at; None for all.
         rows: rows sampled per layer, at least.
         rows_per_input: rows sampled per input of the layer, if that is more.
         seed: of the sample.
@@ -93,7 +94,8 @@ def calibrate(
     Returns:
         ``{node: reader}``.
     """
-    readers = {n for g in analysis.groups for s in g.slices if s.role == "reads" for n in s.nodes}
+    some = analysis.groups if groups is None else groups
+    readers = {n for g in some for s in g.slices if s.role == "reads" for n in s.nodes}
     values = {v.name or "": v for v in models.values(analysis.model.ir.graph)}
     layers, merges, weights = [], [], []
     for layer in find_layers(analysis.model)[0]:
@@ -191,37 +193,3 @@ def consumers_of(reader: Reader, cut: Slice) -> list[Consumer]:
             )
         )
     return found
-
-
-def choose_widths(
-    swept: Mapping[str, Elimination],
-    widths: Mapping[str, npt.NDArray[np.int64]],
-    cost: Callable[[Mapping[str, Sequence[int]]], float],
-    budget: float,
-) -> tuple[dict[str, tuple[int, ...]], Fit]:
-    """Which units go, so that the budget is met at the least damage.
-
-    Args:
-        swept: from :func:`sweep`.
-        widths: by group, the counts it may keep, ascending.
-        cost: the exact cost of the model without ``{group: units}``.
-        budget: bound on it.
-
-    Returns:
-        ``{group: units removed}`` without the groups that lose none, and the fit.
-
-    Raises:
-        OnnxpruneError: the budget cannot be met.
-    """
-    curves = {
-        name: Curve(widths[name], one.damage[widths[name]])
-        for name, one in swept.items()
-        if name in widths
-    }
-
-    def removed(kept: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
-        gone = {n: swept[n].order[: len(swept[n].order) - k] for n, k in kept.items()}
-        return {n: tuple(sorted(int(u) for u in units)) for n, units in gone.items() if len(units)}
-
-    found = fit(curves, lambda kept: cost(removed(kept)), budget)
-    return removed(found.widths), found

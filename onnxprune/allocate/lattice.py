@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from onnxprune.allocate.axes import I64, Axis
-from onnxprune.allocate.limits import Limits, select
+from onnxprune.allocate.limits import Limits, Share, select
 from onnxprune.errors import OnnxpruneError
 from onnxprune.units import Group
 
@@ -22,9 +22,10 @@ class Lattice:
         widths: by group, the counts it may keep, ascending. A declined group has its dense width
             only, one with a ratio of its own the width nearest to that; all others end in the
             dense width.
-        free: the groups that have a choice.
+        free: the groups that have a choice, for a ratio or a budget to make.
         declined: by group, why it has none.
         axes: all axes, for totals.
+        shares: groups that have a choice too, each of which is told how much they lose together.
     """
 
     units: Mapping[str, int]
@@ -32,6 +33,22 @@ class Lattice:
     free: tuple[str, ...]
     declined: Mapping[str, str]
     axes: tuple[Axis, ...]
+    shares: tuple[Share, ...] = ()
+
+    def decided(self, kept: Mapping[str, int]) -> Lattice:
+        """The same, where the groups of ``kept`` have that width and no choice any more."""
+        fixed = {g: np.array([n], np.int64) for g, n in kept.items()}
+        return replace(
+            self,
+            widths={**self.widths, **fixed},
+            free=tuple(g for g in self.free if g not in kept),
+        )
+
+    def within(self, kept: Mapping[str, int]) -> Lattice:
+        """The same, where the groups of ``kept`` have no more than that, which they may keep."""
+        narrow = {g: np.append(self.widths[g][self.widths[g] < n], n) for g, n in kept.items()}
+        fixed = {g: int(w[0]) for g, w in narrow.items() if len(w) == 1}
+        return replace(self, widths={**self.widths, **narrow}).decided(fixed)
 
     def nearest(self, group: str, wanted: float) -> int:
         """The allowed width nearest to ``wanted``, the larger of two that are equally near."""
@@ -60,6 +77,7 @@ def lattice(
     *,
     unscored: Mapping[str, str] | None = None,
     known: Iterable[str] = (),
+    together: Container[str] = (),
 ) -> Lattice:
     """Work out the widths every group may have.
 
@@ -69,6 +87,7 @@ def lattice(
         limits: what the user allows.
         unscored: by group, why no criterion could score it.
         known: other names globs may be meant for, such as those of blocks.
+        together: groups that may share a fraction, see :func:`~onnxprune.allocate.limits.select`.
 
     Raises:
         OnnxpruneError: a glob matches nothing, or two groups share a name.
@@ -78,7 +97,7 @@ def lattice(
     units = {g.name: len(g) for g in groups}
     if len(units) < len(groups):
         raise OnnxpruneError("two groups share a name, so a plan could not tell them apart")
-    chosen = select(groups, limits, unscored=unscored, known=known)
+    chosen = select(groups, limits, unscored=unscored, known=known, together=together)
     own: dict[str, list[Axis]] = {name: [] for name in units}
     for axis in axes:
         if axis.grain.wanted > 1 and (len(axis.rows) == 1 or axis.crossing):
@@ -97,8 +116,15 @@ def lattice(
             wanted = size * (1 - chosen.fixed[name])
             allowed = allowed[::-1][[int(np.argmin(np.abs(allowed[::-1] - wanted)))]]
         widths[name] = allowed
-    free = tuple(name for name, allowed in widths.items() if len(allowed) > 1)
-    return Lattice(units, widths, free, declined, axes)
+    choice = [name for name, allowed in widths.items() if len(allowed) > 1]
+    shares = tuple(
+        Share(share.ratio, some)
+        for share in chosen.shares
+        if (some := tuple(g for g in share.groups if g in choice))
+    )
+    taken = {g for share in shares for g in share.groups}
+    free = tuple(name for name in choice if name not in taken)
+    return Lattice(units, widths, free, declined, axes, shares)
 
 
 def _widths(group: str, size: int, floor: int, axes: Sequence[Axis]) -> I64:

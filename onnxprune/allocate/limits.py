@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
@@ -20,8 +20,10 @@ class Limits:
         max_ratio: the largest fraction of a group's units that may go.
         min_width: the fewest units a group keeps (all of them if it has no more).
         allow_inexact: also cut groups whose removal changes a normalisation.
-        kinds: fraction removed of every group of a kind (``head``), whatever the ratio or budget.
+        kinds: fraction removed of a kind of group (``head``), whatever the ratio or budget.
         ratios: (glob over group names, fraction removed); the last match counts, over ``kinds``.
+            Whether a fraction is one of each group or one of all their units together is for
+            :func:`select` to be told.
         skip: globs over the names of groups that are left alone.
 
     Raises:
@@ -65,15 +67,30 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class Share:
+    """Groups of one kind that lose a fraction of all their units together.
+
+    Attributes:
+        ratio: the fraction.
+        groups: their names.
+    """
+
+    ratio: float
+    groups: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Selected:
     """What the limits say about each group.
 
     Attributes:
-        fixed: by group, the fraction removed whatever the ratio or budget.
+        fixed: by group, the fraction it loses itself, whatever the ratio or budget.
+        shares: what groups lose together; such groups are not in ``fixed``.
         declined: by group, why it is left alone.
     """
 
     fixed: Mapping[str, float]
+    shares: tuple[Share, ...]
     declined: Mapping[str, str]
 
 
@@ -83,6 +100,7 @@ def select(
     *,
     unscored: Mapping[str, str] | None = None,
     known: Iterable[str] = (),
+    together: Container[str] = (),
 ) -> Selected:
     """Apply globs, kinds and exactness to the groups.
 
@@ -91,6 +109,9 @@ def select(
         limits: what the user allows.
         unscored: by group, why no criterion could score it.
         known: other names globs may be meant for, such as those of blocks.
+        together: the groups whose scores can be weighed against each other. Those that one glob or
+            kind names and that are of one kind share its fraction; every other group loses it
+            itself.
 
     Raises:
         OnnxpruneError: a glob or a kind matches nothing; the nearest name is suggested.
@@ -101,11 +122,13 @@ def select(
     for kind in limits.kinds:
         _refuse_unmatched(kind, sorted({g.kind for g in groups}), "kind of group")
     fixed: dict[str, float] = {}
+    shared: dict[tuple[str, str, float], list[str]] = {}
     declined: dict[str, str] = {}
     for group in groups:
-        ratio = limits.kinds.get(group.kind)
+        said, ratio = group.kind, limits.kinds.get(group.kind)
         for pattern, own in limits.ratios:
-            ratio = own if fnmatchcase(group.name, pattern) else ratio
+            if fnmatchcase(group.name, pattern):
+                said, ratio = pattern, own
         skipped = next((p for p in limits.skip if fnmatchcase(group.name, p)), None)
         if skipped is not None:
             declined[group.name] = f"skipped, as {skipped!r} asks"
@@ -115,9 +138,13 @@ def select(
             declined[group.name] = f"inexact, and that is not allowed: {group.reason}"
         elif group.name in (unscored or {}):
             declined[group.name] = (unscored or {})[group.name]
+        elif ratio is not None and group.name in together:
+            shared.setdefault((said, group.kind, ratio), []).append(group.name)
         elif ratio is not None:
             fixed[group.name] = ratio
-    return Selected(fixed, declined)
+    shares = [Share(ratio, tuple(some)) for (*_, ratio), some in shared.items()]
+    fixed |= {s.groups[0]: s.ratio for s in shares if len(s.groups) == 1}
+    return Selected(fixed, tuple(s for s in shares if len(s.groups) > 1), declined)
 
 
 def _refuse_unmatched(pattern: str, names: Sequence[str], what: str) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxprune import model as models
-from onnxprune.allocate.cache import Curves
+from onnxprune.allocate.damage import Curves
 from onnxprune.analysis import Analysis
 from onnxprune.errors import OnnxpruneError
 from onnxprune.options import Options
@@ -58,7 +58,7 @@ def swept_curves(analysis: Analysis, asked: Options) -> Curves:
         curves[group.name] = Elimination(
             np.array(row.order), between(len(group) - kept, gone, damage)
         )
-    return curves, missing
+    return Curves(curves, missing)
 
 
 def check(found: Sensitivity, analysis: Analysis, where: str) -> None:

@@ -71,7 +71,7 @@ def in_outputs(
         removal moves no output by more than rounding get the middle of the other groups' factors.
     """
     measured = [g for g in groups if g.name in swept and len(g) > 1]
-    some = _first(batches, analysis, len(measured) * len(_SHARES))
+    some = first(batches, analysis, len(measured) * len(_SHARES))
     session = open_session(analysis.model, provider=provider)
     wanted = [session.run(feeds) for feeds in some]
     factors: dict[str, tuple[Float, Float]] = {}
@@ -82,7 +82,7 @@ def in_outputs(
         found: dict[int, float] = {}
         for width in kept:
             model = without(analysis, group, one.order[: len(group) - width], readers, ridge)
-            moved = _distance(open_session(model, provider=provider).run, some, wanted)
+            moved = distance(open_session(model, provider=provider).run, some, wanted)
             if moved > 0 and one.damage[width] > 0:
                 found[width] = moved / float(one.damage[width])
         if found:
@@ -174,8 +174,8 @@ def _scaled(one: Elimination, factors: tuple[Float, Float] | None, middle: float
     return Elimination(one.order, damage)
 
 
-def _first(batches: Sequence[Feeds], analysis: Analysis, runs: int) -> list[Feeds]:
-    """As many batches as the work allows, at least one."""
+def first(batches: Sequence[Feeds], analysis: Analysis, runs: int) -> list[Feeds]:
+    """As many batches as so many runs of the model may take, at least one."""
     macs = max(CostModel(analysis)().macs, 1)
     most = int(np.clip(_MACS / (macs * max(runs, 1)), *_SAMPLES))
     some: list[Feeds] = []
@@ -188,7 +188,7 @@ def _first(batches: Sequence[Feeds], analysis: Analysis, runs: int) -> list[Feed
     return some
 
 
-def _distance(
+def distance(
     run: Callable[[Feeds], Mapping[str, npt.NDArray[np.generic]]],
     batches: Sequence[Feeds],
     wanted: Sequence[Mapping[str, npt.NDArray[np.generic]]],

@@ -150,16 +150,21 @@ def _add_amounts(parser: Parser) -> None:
     add = group.add_argument
     add("--ratio", metavar="R", help="this part of every group, as in 0.3 or 30%%")
     add("--target", metavar="BUDGET", help="what may be left: macs=50%%, params=1.2M, bytes=4MiB")
-    add("--heads", metavar="R", help="this part of the attention heads of every layer")
+    add("--heads", metavar="R", help="this part of all attention heads (see --allocation)")
     add("--blocks", metavar="N", help="bypass this many residual blocks")
+    add(
+        "--max-blocks", metavar="N", help="how many --target may bypass with --calib (any; 0: none)"
+    )
     add("--sparsity", metavar="S", help="zero single weights too: 50%%, or 2:4 (2 of 4 stay)")
-    add("--ratios", metavar="GLOB=R", action="append", help="this part of the groups that match")
+    add("--ratios", metavar="GLOB=R", action="append", help="this part of what matches")
     add(
         "--smallest",
         metavar="WHAT",
         help="what --max-drop without an amount makes small: macs, params, bytes (macs)",
     )
     add("--max-ratio", metavar="R", help="never more than this of one group (0.8)")
+    add("--steps", metavar="N", help="in N steps, with recovery and new measurements in between")
+    add("--schedule", metavar="HOW", help="of --steps: linear, or cubic (most at first; default)")
 
 
 def _add_choice(parser: Parser) -> None:
@@ -187,7 +192,12 @@ def _add_choice(parser: Parser) -> None:
         help="meet --target by what `onnxprune sensitivity --json` measured",
     )
     add("--criterion", metavar="NAME", help="how units are scored, as in l1, bn-scale or wanda")
-    add("--allocation", metavar="HOW", help="uniform, or global: where it hurts least")
+    add(
+        "--allocation",
+        metavar="HOW",
+        help="uniform: the same part of every group; global: where it hurts least, which is the "
+        "default of --target, and of --heads and --ratios with --calib",
+    )
     add("--sparse-method", metavar="HOW", help="magnitude, wanda, ria, sparsegpt or admm")
     add(
         "--sparse-allocation",

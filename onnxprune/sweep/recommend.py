@@ -14,7 +14,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from onnxprune.allocate.cache import Curves
+from onnxprune.allocate.damage import Curves
 from onnxprune.allocate.measured import between, curve
 from onnxprune.analysis import Analysis
 from onnxprune.cost import CostModel
@@ -92,7 +92,8 @@ def only_orders(targets: Sequence[Target], analysis: Analysis) -> Curves:
         for t in targets
         if t.order
     }
-    return curves, {g.name: "it was not swept" for g in analysis.groups if g.name not in curves}
+    missing = {g.name: "it was not swept" for g in analysis.groups if g.name not in curves}
+    return Curves(curves, missing)
 
 
 def exactly(ratios: Mapping[str, float]) -> tuple[tuple[str, float], ...]:
