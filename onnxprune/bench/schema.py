@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from onnxprune.bench.environment import Environment
-from onnxprune.bench.interval import Interval, Verdict
+from onnxprune.bench.interval import Verdict
 from onnxprune.report.schema import OutputRow, plain
 
 SCHEMA = "onnxprune.bench"
@@ -68,11 +68,6 @@ class Ratio:
     low: float
     high: float
     verdict: Verdict
-
-    @property
-    def interval(self) -> Interval:
-        """The same as numbers."""
-        return Interval(self.value, self.low, self.high)
 
 
 @dataclass(frozen=True)
