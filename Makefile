@@ -5,8 +5,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-# `make test TESTFLAGS='-n auto'` uses all cores.
-TESTFLAGS ?=
+# `make test TESTFLAGS=` runs them in one process.
+TESTFLAGS ?= -n auto
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 

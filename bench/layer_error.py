@@ -46,7 +46,8 @@ from onnxprune import analyse, load
 from onnxprune import model as models
 from onnxprune.backends import open_session
 from onnxprune.recover.gram import Accumulator, Moments
-from onnxprune.recover.layers import Layer, Merge, find_layers
+from onnxprune.recover.layers import Layer, find_layers
+from onnxprune.recover.merges import Merge
 from onnxprune.recover.obs import Pattern
 from onnxprune.recover.patches import sample_positions
 from onnxprune.recover.pcg import RIDGES, refit_support

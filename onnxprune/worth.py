@@ -16,8 +16,8 @@ from onnxprune.allocate.bypass import innermost
 from onnxprune.allocate.cache import damage_curves, known_curves
 from onnxprune.allocate.damage import Curves
 from onnxprune.allocate.limits import select as select_groups
+from onnxprune.allocate.output_damage import JOINT, repairable
 from onnxprune.allocate.progress import Progress
-from onnxprune.allocate.sensitivity import JOINT, repairable
 from onnxprune.analysis import Analysis
 from onnxprune.consumers import use_of
 from onnxprune.criteria.slices import F64

@@ -18,7 +18,7 @@ import onnx_ir as ir
 
 from onnxprune import model as models
 from onnxprune.allocate.curves import Feeds
-from onnxprune.allocate.sensitivity import distance, first
+from onnxprune.allocate.output_damage import distance, first
 from onnxprune.analysis import Analysis
 from onnxprune.backends import open_session
 from onnxprune.recover.patches import token_rows

@@ -20,7 +20,8 @@ from onnxprune.analysis import Analysis
 from onnxprune.backends import open_session
 from onnxprune.recover.elimination import Consumer, Elimination, eliminate
 from onnxprune.recover.gram import Accumulator, Moments, shrunk
-from onnxprune.recover.layers import Layer, Merge, find_layers, find_merge
+from onnxprune.recover.layers import Layer, find_layers
+from onnxprune.recover.merges import Merge, find_merge
 from onnxprune.recover.patches import sample_positions, token_rows
 from onnxprune.units import Group, Slice
 

@@ -13,7 +13,8 @@ import onnx_ir as ir
 from onnxprune import model as models
 from onnxprune.backends import open_session
 from onnxprune.errors import OnnxpruneError
-from onnxprune.recover.layers import Layer, Merge, find_merge
+from onnxprune.recover.layers import Layer
+from onnxprune.recover.merges import Merge, find_merge
 from onnxprune.recover.pairs import Activation, relu, tabulated
 from onnxprune.shapes import Fact
 

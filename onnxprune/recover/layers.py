@@ -2,16 +2,12 @@
 
 A :class:`Layer` is a node that multiplies a stored weight with something computed: Conv,
 ConvTranspose, Gemm, or MatMul with its weight on either side, with the bias it has or may get.
-Whatever cannot be seen that way is declined with a reason. A :class:`Merge` says where a layer's
-output meets its residual stream, through per-channel scales and shifts such as a
-BatchNormalization: that is where its error counts, and where the errors of the layers before it
-can be made up for.
+Whatever cannot be seen that way is declined with a reason.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,7 +19,6 @@ from onnxprune import model as models
 from onnxprune.analysis import identity
 from onnxprune.recover import patches
 from onnxprune.recover.patches import Window
-from onnxprune.shapes import Fact
 
 Array = npt.NDArray[Any]
 Float = npt.NDArray[np.float64]
@@ -122,30 +117,6 @@ class Layer:
         return patches.token_rows(y, self.out_axis, positions)
 
 
-@dataclass(frozen=True, eq=False)
-class Merge:
-    """Where a layer's output counts: ``value = skip + gain * y + shift``.
-
-    Attributes:
-        value: a sum with a residual stream, or the end of the scales and shifts.
-        skip: the other summand, None if there is no sum.
-        gain: ``[outputs]``.
-        shift: ``[outputs]``.
-        branch: the summand that is not the skip, where there is a sum.
-    """
-
-    value: str
-    skip: str | None
-    gain: Float
-    shift: Float
-    branch: str = ""
-
-    @property
-    def alone(self) -> Merge:
-        """The same without the sum: where the branch ends."""
-        return self if self.skip is None else replace(self, value=self.branch, skip=None)
-
-
 def find_layers(model: models.Model) -> tuple[list[Layer], dict[str, str]]:
     """All layers of the main graph, in its order, and why the other candidates are none.
 
@@ -213,7 +184,8 @@ def _ints(node: ir.Node, name: str) -> tuple[int, ...]:
     return () if attribute is None else tuple(attribute.as_ints())
 
 
-def _number(node: ir.Node, name: str, default: float) -> float:
+def number(node: ir.Node, name: str, default: float) -> float:
+    """An attribute that is a number, or what the operator takes it for where it is absent."""
     attribute = node.attributes.get(name)
     return default if attribute is None else float(attribute.value)
 
@@ -233,7 +205,7 @@ def _conv(node: ir.Node) -> Layer | str:
         dilations=_ints(node, "dilations"),
         pads=_ints(node, "pads"),
         auto_pad="NOTSET" if pad is None else pad.as_string(),
-        group=int(_number(node, "group", 1)),
+        group=int(number(node, "group", 1)),
         transposed=node.op_type == "ConvTranspose",
         output_padding=_ints(node, "output_padding"),
         output_shape=_ints(node, "output_shape"),
@@ -259,14 +231,14 @@ def _gemm(node: ir.Node) -> Layer | str:
     stored = _vector(bias)
     if bias is not None and stored is None:
         return "its bias is computed or not a vector"
-    beta = _number(node, "beta", 1.0) if bias is not None else 1.0
-    if _number(node, "alpha", 1.0) != 1.0 or beta != 1.0:
+    beta = number(node, "beta", 1.0) if bias is not None else 1.0
+    if number(node, "alpha", 1.0) != 1.0 or beta != 1.0:
         return "it scales its product (alpha or beta is not 1)"
-    flipped = weight[1] ^ bool(_number(node, "transB", 0))
+    flipped = weight[1] ^ bool(number(node, "transB", 0))
     name = identity(node)
     return Layer(
         name, node.inputs[0].name or "", name, weight[0].name or "", flipped,
-        axis=0 if _number(node, "transA", 0) else 1, bias=stored, bias_slot=(name, 2),
+        axis=0 if number(node, "transA", 0) else 1, bias=stored, bias_slot=(name, 2),
     )  # fmt: skip
 
 
@@ -321,86 +293,3 @@ def _stored(node: ir.Node, name: str) -> ir.TensorProtocol | None:
 
 
 _READERS = {"Conv": _conv, "ConvTranspose": _conv, "Gemm": _gemm, "MatMul": _matmul}
-
-
-def find_merge(
-    values: Mapping[str, ir.Value], facts: Mapping[str, Fact], layer: Layer, outputs: int
-) -> Merge:
-    """Follow a layer's output to where it counts.
-
-    Args:
-        values: the values of the main graph by name.
-        facts: shapes; a sum counts only where nothing is broadcast.
-        layer: the layer.
-        outputs: its number of outputs.
-    """
-    here = Merge(layer.y, None, np.ones(outputs), np.zeros(outputs))
-    while True:
-        value = values[here.value]
-        uses = list(value.uses())
-        if len(uses) != 1 or value.is_graph_output() or uses[0][0].graph is not value.graph:
-            return here
-        node, position = uses[0]
-        following = _affine(node, position, here, layer, facts)
-        if following is not None:
-            here = following
-            continue
-        if node.op_type in ("Add", "Sum") and len(node.inputs) == 2:
-            skip = node.inputs[1 - position]
-            names = [here.value, skip.name if skip is not None else "", identity(node)]
-            shapes = [facts[n].shape if n in facts else None for n in map(str, names)]
-            equal = shapes[0] is not None and shapes.count(shapes[0]) == len(shapes)
-            if equal and skip is not None and skip is not value and models.constant(skip) is None:
-                return replace(here, value=identity(node), skip=skip.name, branch=here.value)
-        return here
-
-
-def _affine(
-    node: ir.Node, position: int, here: Merge, layer: Layer, facts: Mapping[str, Fact]
-) -> Merge | None:
-    """One more per-channel scale or shift, if ``node`` is one."""
-    if node.op_type == "Identity":
-        return replace(here, value=identity(node))
-    if node.op_type == "BatchNormalization":
-        return _normalised(node, here) if position == 0 and layer.out_axis == 1 else None
-    if node.op_type not in ("Mul", "Div", "Add", "Sub") or (
-        node.op_type in ("Div", "Sub") and position
-    ):
-        return None
-    other = node.inputs[1 - position]
-    tensor = None if other is None else models.constant(other)
-    fact = facts.get(here.value)
-    if tensor is None or fact is None or fact.shape is None:
-        return None
-    vector = channel_vector(
-        tensor.numpy().astype(np.float64), len(fact.shape), layer.out_axis, len(here.gain)
-    )
-    if vector is None:
-        return None
-    name = identity(node)
-    if node.op_type in ("Add", "Sub"):
-        shift = vector if node.op_type == "Add" else -vector
-        return Merge(name, None, here.gain, here.shift + shift)
-    scale = vector if node.op_type == "Mul" else 1 / vector
-    return Merge(name, None, here.gain * scale, here.shift * scale)
-
-
-def _normalised(node: ir.Node, here: Merge) -> Merge | None:
-    tensors = [None if v is None else models.constant(v) for v in node.inputs[1:5]]
-    training = node.attributes.get("training_mode")
-    if any(t is None for t in tensors) or (training is not None and training.as_int()):
-        return None
-    scale, shift, mean, variance = (t.numpy().astype(np.float64) for t in tensors if t is not None)
-    gain = scale / np.sqrt(variance + _number(node, "epsilon", 1e-5))
-    return Merge(identity(node), None, here.gain * gain, gain * (here.shift - mean) + shift)
-
-
-def channel_vector(array: Float, rank: int, axis: int, size: int) -> Float | None:
-    """A broadcast operand as ``[size]`` if it varies along ``axis`` of a tensor alone."""
-    if array.ndim > rank:
-        return None
-    shape = (1,) * (rank - array.ndim) + array.shape
-    along = shape[axis]
-    if array.size != along or along not in (1, size):
-        return None
-    return np.broadcast_to(array.reshape(-1), (size,)).copy()

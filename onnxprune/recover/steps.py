@@ -13,7 +13,8 @@ import onnx_ir as ir
 from onnxprune import model as models
 from onnxprune.analysis import identity
 from onnxprune.recover.between import Maker, clip_of, find_maker
-from onnxprune.recover.layers import Layer, Merge, find_layers, find_merge
+from onnxprune.recover.layers import Layer, find_layers
+from onnxprune.recover.merges import Merge, find_merge
 from onnxprune.recover.segments import ancestors
 from onnxprune.shapes import Fact
 

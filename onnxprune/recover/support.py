@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxprune import model as models
-from onnxprune.recover.layers import find_merge
 from onnxprune.recover.measure import Sample
+from onnxprune.recover.merges import find_merge
 from onnxprune.recover.pcg import RIDGES, refit_support
 from onnxprune.recover.segments import Segments, ancestors
 from onnxprune.shapes import Fact

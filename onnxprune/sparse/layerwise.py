@@ -19,8 +19,8 @@ import numpy.typing as npt
 from onnxprune import model as models
 from onnxprune.recover.columns import affordable, refit_columns
 from onnxprune.recover.gram import Moments, squared_error
-from onnxprune.recover.layers import Merge, find_merge
 from onnxprune.recover.measure import Sample
+from onnxprune.recover.merges import Merge, find_merge
 from onnxprune.recover.obs import Pattern
 from onnxprune.recover.pcg import RIDGES, refit_support
 from onnxprune.recover.segments import Segments, ancestors

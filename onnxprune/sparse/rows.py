@@ -16,8 +16,8 @@ import numpy.typing as npt
 
 from onnxprune import model as models
 from onnxprune.recover.gram import Accumulator, Moments
-from onnxprune.recover.layers import Merge
 from onnxprune.recover.measure import Sample
+from onnxprune.recover.merges import Merge
 from onnxprune.recover.patches import Index, sample_positions
 from onnxprune.recover.segments import Segments
 from onnxprune.sparse.weights import Target

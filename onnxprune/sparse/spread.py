@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from onnxprune import model as models
 from onnxprune.errors import OnnxpruneError
-from onnxprune.recover.layers import find_merge
+from onnxprune.recover.merges import find_merge
 from onnxprune.recover.segments import Segments
 from onnxprune.shapes import Fact
 from onnxprune.sparse import shares

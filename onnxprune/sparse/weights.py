@@ -20,7 +20,8 @@ import onnx_ir as ir
 
 from onnxprune import model as models
 from onnxprune.analysis import identity
-from onnxprune.recover.layers import Layer, Merge, find_layers
+from onnxprune.recover.layers import Layer, find_layers
+from onnxprune.recover.merges import Merge
 from onnxprune.recover.patches import Index
 from onnxprune.recover.weights import store_bias
 from onnxprune.sparse.amount import Sparsity

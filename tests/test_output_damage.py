@@ -14,8 +14,8 @@ from onnxprune import model as models
 from onnxprune import zoo
 from onnxprune.allocate import Grain
 from onnxprune.allocate.curves import Reader, calibrate, sweep
+from onnxprune.allocate.output_damage import in_outputs, repairable, without
 from onnxprune.allocate.rounding import grains
-from onnxprune.allocate.sensitivity import in_outputs, repairable, without
 from onnxprune.analysis import Analysis, analyse
 from onnxprune.backends import open_session
 from onnxprune.calibrate.mixing import ENOUGH, mixable, with_mixtures
