@@ -23,7 +23,7 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+from scipy.special import stdtrit
 
 F64 = npt.NDArray[np.float64]
 
@@ -72,7 +72,7 @@ def ratio(reference: F64, other: F64, *, level: float = 0.95, seed: int = 0) -> 
     if groups < 2:
         return Interval(math.exp(value), 0.0, math.inf)
     error = float(drawn.std(ddof=1)) * math.sqrt(groups / (groups - 1))
-    reach = error * float(stats.t.ppf((1 + level) / 2, groups - 1))
+    reach = error * float(stdtrit(groups - 1, (1 + level) / 2))  # of Student's t
     return Interval(math.exp(value), math.exp(value - reach), math.exp(value + reach))
 
 

@@ -92,8 +92,9 @@ class Here:
 class Processes:
     """Processes on this machine; they read the job from a file, each once.
 
-    They are spawned, not forked (threads of a runtime do not survive that), and start reading
-    libraries at once, while the sweep is still being prepared.
+    They are never forked from this process (threads of a runtime do not survive that), but start
+    from one that has read the libraries once and runs nothing, or anew where a system has no such
+    thing; at once, while the sweep is still being prepared.
     """
 
     def __init__(self, count: int, folder: Path) -> None:
@@ -104,7 +105,10 @@ class Processes:
         self._starting = [self._pool.submit(worker.ready) for _ in range(count)]
 
     def _new(self) -> ProcessPoolExecutor:
-        context = multiprocessing.get_context("spawn")
+        kept = "forkserver" in multiprocessing.get_all_start_methods()
+        context = multiprocessing.get_context("forkserver" if kept else "spawn")
+        if kept:
+            context.set_forkserver_preload([worker.__name__])
         return ProcessPoolExecutor(self._count, context, initializer=worker.prepare)
 
     def share(self, job: Job) -> None:

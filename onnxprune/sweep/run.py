@@ -7,8 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from threadpoolctl import threadpool_limits
+
 from onnxprune import model as models
 from onnxprune.analysis import Analysis
+from onnxprune.carry_out import BLAS
 from onnxprune.cost import CostModel
 from onnxprune.errors import OnnxpruneError
 from onnxprune.flags import from_flags
@@ -79,7 +82,8 @@ def _swept(
 ) -> Sensitivity:
     assert inputs.calibration is not None
     task = task_of(asked, inputs.calibration.indices)
-    rows = find_rows(analysis, asked, wanted, inputs.parts(analysis)[0], tell)
+    with threadpool_limits(BLAS, "blas"):
+        rows = find_rows(analysis, asked, wanted, inputs.parts(analysis)[0], tell)
     tell("running the dense model")
     dense = Dense(analysis, tuple(inputs.calibration), asked, task)
     job = dense.job(rows)
