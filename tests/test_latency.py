@@ -278,6 +278,21 @@ def test_a_relative_latency_is_reached_and_recorded(
     assert load_plan(tmp_path / "plan.json").origin == made.plan.origin
 
 
+def test_where_the_table_leads_nowhere_multiplications_do(
+    stairs: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if it had found every width but the extremes to be slow."""
+
+    def extremes(widths: Lattice, _predictor: Predictor) -> Lattice:
+        return replace(widths, widths={g: w[[0, -1]] for g, w in widths.widths.items()})
+
+    path = zoo.get("digits_rescnn").model
+    monkeypatch.setattr(budget, "faster", extremes)
+    made = prune(path, target="latency=0.62x@stairs", recover="none", round_to=4)
+    assert 0.95 * 0.62 <= in_parts(made.model, models.load(path)) <= 1.05 * 0.62
+    assert any("multiply-accumulates did" in note for note in made.notes)
+
+
 def test_an_absolute_latency_with_data_is_reached(stairs: Backend) -> None:
     entry = zoo.get("digits_rescnn")
     whole = stairs_backend.stated(models.load(entry.model))

@@ -16,11 +16,13 @@ T = TypeVar("T")
 
 TOLERANCE = 0.05
 """How far from the wanted latency a measured one may be."""
-_GOAL = 0.98
+_GOAL = 0.99
 """Part of the wanted latency that is aimed at: noise should not carry the result over it."""
 _CLOSE = 0.02
 """How near to the aim is near enough to stop."""
 _ROUNDS = 7
+_SEARCHES = 12
+"""Budgets tried for a plan that was not measured yet."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,17 +60,47 @@ def aim(
     for turn in range(_ROUNDS):
         if abs(tries[-1].reached / _GOAL - 1) <= _CLOSE or dense.reached <= 1:
             break
-        chosen = choose(next_budget(tries))
-        predicted = predict(chosen)
-        if any(predicted == t.predicted for t in tries):
+        if (found := _another(tries, choose, predict)) is None:
             break  # there is no plan in between
         tell(f"measuring what the cut takes, round {turn + 1}")
-        tries.append(Try(chosen, predicted, measure(chosen)))
-    best = min(tries, key=lambda t: (_miss(t.reached), abs(t.reached - _GOAL)))
+        tries.append(Try(*found, measure(found[0])))
+    return closest_last(tries)
+
+
+def _another(
+    tries: Sequence[Try[T]], choose: Callable[[int], T], predict: Callable[[T], int]
+) -> tuple[T, int] | None:
+    """The next plan and what is predicted of it; None where all plans there are were measured.
+
+    Widths come in steps, so what is asked for may be a plan that was measured; the next one on the
+    side where the goal lies is taken then.
+    """
+    known = {t.predicted: t for t in tries}
+    budget = next_budget(tries)
+    above = min(t.predicted for t in tries if t.reached >= _GOAL)
+    for _ in range(_SEARCHES):
+        chosen = choose(budget)
+        predicted = predict(chosen)
+        if (seen := known.get(predicted)) is None:
+            return chosen, predicted
+        if predicted > budget:
+            return None  # it is the narrowest
+        if seen.reached >= _GOAL:
+            budget = min(predicted - 1, round(predicted * _GOAL / seen.reached))
+        elif budget + 1 < above:
+            budget = (budget + above) // 2
+        else:
+            return None
+    return None
+
+
+def closest_last(tries: Sequence[Try[T]]) -> tuple[Try[T], ...]:
+    """The same plans, the one that comes closest at the end."""
+    best = min(tries, key=lambda t: (miss(t.reached), abs(t.reached - _GOAL)))
     return (*(t for t in tries if t is not best), best)
 
 
-def _miss(reached: float) -> float:
+def miss(reached: float) -> float:
     """How far outside of the tolerance a latency is; above counts more than below."""
     if reached > 1 + TOLERANCE:
         return 1 + reached
@@ -78,7 +110,8 @@ def _miss(reached: float) -> float:
 def next_budget(tries: Sequence[Try[T]]) -> int:
     """Predicted nanoseconds to ask for next: on the line through what was measured around the goal.
 
-    Where the goal lies between two measured plans, those two; else the nearest, scaled.
+    Where the goal lies between two measured plans, those two; else the nearest, scaled, or the one
+    predicted to take least where all take too long.
     """
     over = [t for t in tries if t.reached >= _GOAL]
     under = [t for t in tries if t.reached < _GOAL]
@@ -88,5 +121,8 @@ def next_budget(tries: Sequence[Try[T]]) -> int:
         if above.predicted > below.predicted:
             share = (_GOAL - below.reached) / (above.reached - below.reached)
             return round(below.predicted + share * (above.predicted - below.predicted))
-    nearest = min(tries, key=lambda t: abs(t.reached - _GOAL))
+    if not under:
+        nearest = min(over, key=lambda t: t.predicted)
+    else:
+        nearest = min(tries, key=lambda t: abs(t.reached - _GOAL))
     return round(nearest.predicted * _GOAL / nearest.reached)

@@ -12,16 +12,17 @@ import numpy.typing as npt
 from onnxprune import model as models
 from onnxprune.allocate import Lattice, Limits
 from onnxprune.allocate.damage import Curves
-from onnxprune.amounts import Budget
+from onnxprune.amounts import Budget, BudgetKind
 from onnxprune.analysis import Analysis
 from onnxprune.backends.registry import Backend, backend, of_provider
+from onnxprune.cost import CostModel
 from onnxprune.errors import OnnxpruneError
-from onnxprune.latency.aim import TOLERANCE, Try, aim
+from onnxprune.latency.aim import TOLERANCE, Try, aim, closest_last, miss
 from onnxprune.latency.measure import AIMING, FINAL, Compared, Stopwatch
 from onnxprune.latency.predict import Predictor
 from onnxprune.latency.table import keep_table, open_table
 from onnxprune.options import Options
-from onnxprune.selection import Selection, allowed, choose, narrowest
+from onnxprune.selection import CostOf, Selection, allowed, choose, narrowest
 from onnxprune.surgery import cut
 from onnxprune.verify import Check
 from onnxprune.worth import worth_of
@@ -89,31 +90,50 @@ def reach(
     predictor = Predictor(analysis, table, shapes, widths, tell)
     if asked.cache:
         keep_table(table, tell)
-    widths = faster(widths, predictor)
-    least = narrowest(widths, worth)
-
-    def chosen(budget: int) -> Selection:
-        if predictor(least.removed, bypassed).latency > budget:
-            return least
-        limit = Budget("latency", budget, relative=False)
-        return choose(analysis, widths, worth, asked, limit, predictor, bypassed, stairs=True)
 
     def measured(selection: Selection) -> float:
         small = cut(analysis, selection.removed, (*bypassed, *selection.bypassed))
         return part_of(target, stopwatch(small, AIMING))
 
-    def predicted(selection: Selection) -> int:
-        return predictor(selection.removed, (*bypassed, *selection.bypassed)).latency
-
-    nothing = Selection({}, worth.criterion, "global", widths.declined)
     if target.relative:
         whole = 1 / target.value
     else:
         tell("measuring what the model takes")
         whole = part_of(target, stopwatch(None, AIMING))
-    dense = Try(nothing, predictor({}).latency, whole)
-    tries = aim(dense, chosen, predicted, measured, tell)
-    return Reached(tries[-1].chosen, stopwatch, tries, _notes(predictor), tries[-1].chosen is least)
+
+    def aimed(
+        kind: BudgetKind, widths: Lattice, cost: CostOf
+    ) -> tuple[tuple[Try[Selection], ...], Selection]:
+        """Plans by a price that latency follows, and the narrowest of them all."""
+        least = narrowest(widths, worth)
+
+        def price(selection: Selection) -> int:
+            gone = (*bypassed, *selection.bypassed)
+            return int(getattr(cost(selection.removed, gone), kind))
+
+        def chosen(budget: int) -> Selection:
+            if price(least) > budget:
+                return least
+            limit = Budget(kind, budget, relative=False)
+            stairs = kind == "latency"
+            return choose(analysis, widths, worth, asked, limit, cost, bypassed, stairs=stairs)
+
+        nothing = Selection({}, worth.criterion, "global", widths.declined)
+        dense = Try(nothing, int(getattr(cost({}, ()), kind)), whole)
+        return aim(dense, chosen, price, measured, tell), least
+
+    tries, least = aimed("latency", faster(widths, predictor), predictor)
+    notes = _notes(predictor)
+    if miss(tries[-1].reached):
+        # Layers on their own can behave unlike layers in a model, small ones above all.
+        by_macs = replace(asked, target=Budget("macs", 0.5, relative=True), threads=None)
+        others, narrow = aimed(
+            "macs", allowed(analysis, by_macs, limits, worth), CostModel(analysis)
+        )
+        if (best := closest_last((*tries, *others)))[-1] in others:
+            tries, least = best, narrow
+            notes = (*notes, "layers timed alone did not lead there, so multiply-accumulates did")
+    return Reached(tries[-1].chosen, stopwatch, tries, notes, tries[-1].chosen is least)
 
 
 def backend_of(asked: Options) -> Backend:
