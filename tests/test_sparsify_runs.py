@@ -171,3 +171,17 @@ def test_globs_over_weights_do_not_stop_the_removal_of_units() -> None:
     assert made.plan.removed
     assert "head.weight" not in made.plan.zeroed
     assert made.verdict.ok
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_handful_of_inputs_is_enough(count: int) -> None:
+    """Of so few, none is put aside to judge refits by."""
+    entry = zoo.get("digits_mlp")
+    ((name, x),) = zoo.calibration(entry).items()
+    made = prune(entry.model, sparsity="50%", calib={name: x[:count]}, cache=False)
+    assert made.verdict.ok
+    assert not made.outcome.broken
+    thinned = [row for row in made.thinned if row.method]
+    sizes = [np.prod(row.shape) for row in thinned]
+    share = sum(row.sparsity * size for row, size in zip(thinned, sizes, strict=True)) / sum(sizes)
+    assert share == pytest.approx(0.5, abs=0.01)

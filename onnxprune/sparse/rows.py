@@ -63,7 +63,7 @@ def moments_of(
     ]
     share = -(-max(sample.rows, sample.per_input * inputs) // len(batches))
     samples = [len(student.value(layer.x, k)) for k in range(len(batches))]
-    seen = 0
+    seen, apart = 0, False
     for k, feeds in enumerate(batches):
         x = student.value(layer.x, k)
         total = layer.count(x.shape)
@@ -82,7 +82,9 @@ def moments_of(
         for part, chosen in zip(parts, (~aside, aside), strict=True):
             if chosen.any():
                 part.add(features[:, chosen], targets[:, chosen])
-    return parts[0].moments(), parts[1].moments()
+        apart = apart or bool(aside.any())
+    fitted = parts[0].moments()
+    return fitted, parts[1].moments() if apart else fitted  # too few rows to put any aside
 
 
 def norms_of(
