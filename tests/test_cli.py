@@ -241,7 +241,7 @@ def test_a_reader_that_leaves_early_is_no_error() -> None:
 
 def test_every_command_line_in_the_documents_is_one_we_take() -> None:
     lines = [
-        line.partition("$ onnxprune ")[2].partition("#")[0]
+        line.partition("$ onnxprune ")[2].partition("#")[0].partition(" > ")[0]
         for document in ("README.md", "CONTRIBUTING.md")
         for line in (ROOT / document).read_text(encoding="utf-8").splitlines()
         if line.startswith("$ onnxprune ")
