@@ -26,6 +26,7 @@ from onnxprune.allocate import (
     settle,
     uniform,
 )
+from onnxprune.allocate.lattice import _widths
 from onnxprune.amounts import Budget
 from onnxprune.errors import OnnxpruneError
 from onnxprune.units import Group, Role, Slice
@@ -579,3 +580,12 @@ def test_the_lattice_says_which_width_is_nearest() -> None:
     space = Lattice({"g": 64}, {"g": np.array([16, 32, 64])}, ("g",), {}, ())
     assert [space.nearest("g", w) for w in (0, 23.9, 24, 48, 47, 99)] == [16, 16, 32, 64, 32, 64]
     assert [space.above("g", k) for k in (0, 16, 40, 64)] == [16, 32, 64, None]
+
+
+@pytest.mark.parametrize("required", [(4, 4), (4, 6), (2, 8)])
+def test_widths_suit_all_axes_that_a_group_decides(required: tuple[int, int]) -> None:
+    rows = np.arange(48, dtype=np.int64)[:, None]
+    axes = [Axis(f"axis {k}", 48, Grain(r, r), {"g": rows}) for k, r in enumerate(required)]
+    widths = _widths("g", 48, 1, axes)
+    assert len(widths) > 2
+    assert all(width % r == 0 for width in widths for r in required)

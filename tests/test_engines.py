@@ -17,12 +17,15 @@ import pytest
 from conftest import SHARED
 from onnxprune import model as models
 from onnxprune import zoo
+from onnxprune.allocate import Limits
 from onnxprune.analysis import Analysis, analyse
 from onnxprune.calibrate import open_calibration
 from onnxprune.engines import Request, build
 from onnxprune.errors import OnnxpruneError
 from onnxprune.inputs import signature_of
+from onnxprune.options import Options
 from onnxprune.quantize import Settings, quantizer, zeros
+from onnxprune.selection import select
 from onnxprune.sparse.amount import sparsity
 from onnxprune.sparsify import sparsify
 from onnxprune.storage.choose import Asked
@@ -59,9 +62,13 @@ REFUSED: Mapping[str, str] = {
 
 UNQUANTIZED: Mapping[str, str] = {
     # Its quantizer calls the copies of a shared bias like another tensor of this network.
-    "basic_pitch_nmp": "",
+    "basic_pitch_nmp": "makes a broken model of it",
+    "wonnx_opt_mnist": "fails on it: 'the truth value of an array is ambiguous'",
 }
-"""Networks of which onnxruntime's quantizer makes a model that onnxruntime does not load."""
+"""Networks that onnxruntime's quantizer cannot do, and what it does instead."""
+
+WEIGHTLESS = frozenset({"onnx_light_densenet121", "onnx_light_inception_v1", "onnx_light_resnet50"})
+"""Networks whose weights are computed, and not stored: there is nothing to zero or quantize."""
 
 
 @functools.lru_cache(maxsize=1)
@@ -70,10 +77,10 @@ def analysed(path: Path) -> Analysis:
 
 
 def units(path: Path) -> models.Model:
-    """A quarter of every group that can be cut exactly."""
+    """About a quarter of every group that can be cut exactly."""
     analysis = analysed(path)
-    gone = {g.name: range(0, len(g), 4) for g in analysis.groups if g.exact}
-    return cut(analysis, gone)
+    chosen = select(analysis, Options(ratio=0.25), Limits(), [], (), lambda _: None)
+    return cut(analysis, chosen.removed)
 
 
 def weights(path: Path) -> models.Model:
@@ -153,7 +160,9 @@ def test_every_network_pruned_every_way_becomes_an_engine(path: Path, how: str) 
     if path.stem in REFUSED:
         pytest.skip("refused as it is: see the test below")
     if how == "int8" and path.stem in UNQUANTIZED:
-        pytest.skip("onnxruntime's quantizer makes a broken model of it")
+        pytest.skip(f"onnxruntime's quantizer {UNQUANTIZED[path.stem]}")
+    if path.stem in WEIGHTLESS and how in ("80%", "packed", "int8"):
+        pytest.skip("it stores no weights")
     model = METHODS[how](path)
     if "2:4" in how or how == "int8":
         states = [each.state for each in layers(model)]

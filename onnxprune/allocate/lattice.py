@@ -137,9 +137,10 @@ def _widths(group: str, size: int, floor: int, axes: Sequence[Axis]) -> I64:
     """
     counts = np.arange(1, size, dtype=np.int64)
     totals = [a.size - a.per_unit(group) * (size - counts) for a in axes]
+    run_well = np.ones(len(counts), np.bool_)
     for axis, total in zip(axes, totals, strict=True):
-        counts_ok = total % axis.grain.required == 0
-        counts, totals = counts[counts_ok], [t[counts_ok] for t in totals]
+        run_well &= total % axis.grain.required == 0
+    counts, totals = counts[run_well], [t[run_well] for t in totals]
     halvings = 0
     while len(counts) and axes:
         likes, most = np.zeros(len(counts)), 0.0
