@@ -26,8 +26,10 @@ from onnxprune.cost import CostModel
 from onnxprune.errors import OnnxpruneError
 from onnxprune.inputs import Inputs
 from onnxprune.judge import Judgement, judge
+from onnxprune.latency.measure import Compared
 from onnxprune.options import Options
-from onnxprune.pipeline import make_plan
+from onnxprune.pipeline import by_clock, make_plan
+from onnxprune.plan import Plan
 from onnxprune.verify import Check, Verdict
 from onnxprune.worth import priced
 
@@ -112,8 +114,10 @@ class _Search:
         self.analysis = analysis
         self.made: list[tuple[str, Pruned, bool]] = []
         self._asked, self._inputs, self._curves, self._tell = asked, inputs, curves, tell
-        self._kind = cast(BudgetKind, asked.smallest)
-        self._dense = int(getattr(CostModel(analysis)(), self._kind))
+        kind, _, self._backend = asked.smallest.partition("@")
+        self._kind = cast(BudgetKind, kind)
+        self._timed = kind == "latency"  # in parts of the dense model's
+        self._dense = 1 if self._timed else int(getattr(CostModel(analysis)(), kind))
         self._seen: dict[object, tuple[Pruned, bool]] = {}
 
     def bisect(self) -> None:
@@ -123,7 +127,7 @@ class _Search:
         while high - low > NEAR and len(self.made) < MOST:
             share = (low + high) / 2
             try:
-                pruned, ok = self._visit(Budget(self._kind, share, relative=True))
+                pruned, ok = self._visit(self._part(share))
             except _UnmetError as error:  # widths end somewhere
                 low, unmet = share, error.reason
                 continue
@@ -133,7 +137,11 @@ class _Search:
                 low = share
         if not any(ok for _, _, ok in self.made):
             try:
-                self._visit(Budget(self._kind, max(self._dense - 1, 1), relative=False))
+                self._visit(
+                    self._part(1 - NEAR)
+                    if self._timed
+                    else Budget(self._kind, max(self._dense - 1, 1), relative=False)
+                )
             except _UnmetError as error:
                 if not self.made:
                     raise (unmet or error.reason) from None
@@ -147,14 +155,19 @@ class _Search:
         largest = max(self.cost(made) for _, made, _ in self.made) / max(self._dense, 1)
         known = len(self.made)
         try:
-            pruned, ok = self._visit(Budget(self._kind, (1 + largest) / 2, relative=True))
+            pruned, ok = self._visit(self._part((1 + largest) / 2))
         except _UnmetError:
             return None
         return pruned if ok and len(self.made) > known else None
 
     def cost(self, pruned: Pruned) -> float:
         """What is made small."""
+        if pruned.latency is not None:
+            return pruned.latency.ratio
         return float(getattr(pruned.left, self._kind))
+
+    def _part(self, share: float) -> Budget:
+        return Budget(self._kind, share, relative=True, backend=self._backend)
 
     def _visit(self, budget: Budget) -> tuple[Pruned, bool]:
         """Make, recover and judge the model for a budget, unless it is one that was made before.
@@ -168,17 +181,46 @@ class _Search:
             self._tell(f"model {number}, {budget}: {what}")
 
         asked = replace(self._asked, target=budget, max_drop=None, smallest="macs")
-        try:
-            plan, notes = make_plan(self.analysis, asked, self._inputs, tell, self._curves)
-        except OnnxpruneError as error:
-            raise _UnmetError(error) from error
-        key = tuple(sorted(plan.removed.items()))
+        pruned = self._as_fast(asked, tell) if self._timed else self._as_small(asked, tell)
+        key = _key(pruned.plan)
         if key not in self._seen:
-            pruned = carry_out(self.analysis, plan, asked, self._inputs, notes, tell, anew=True)
             ok = pruned.verdict.ok and good(pruned.outcome, self._asked)
             self._seen[key] = pruned, ok
             self.made.append((_label(budget, self._dense), pruned, ok))
         return self._seen[key]
+
+    def _as_small(self, asked: Options, tell: Tell) -> Pruned:
+        """The model for a budget, perhaps one that was made before.
+
+        Raises:
+            _UnmetError: the budget cannot be met.
+        """
+        try:
+            plan, notes = make_plan(self.analysis, asked, self._inputs, tell, self._curves)
+        except OnnxpruneError as error:
+            raise _UnmetError(error) from error
+        if (known := self._seen.get(_key(plan))) is not None:
+            return known[0]
+        return carry_out(self.analysis, plan, asked, self._inputs, notes, tell, anew=True)
+
+    def _as_fast(self, asked: Options, tell: Tell) -> Pruned:
+        """The model for a latency.
+
+        Raises:
+            _UnmetError: it is not reached.
+        """
+        try:
+            pruned = by_clock(self.analysis, self._inputs, asked, tell, self._curves)
+        except OnnxpruneError as error:
+            raise _UnmetError(error) from error
+        if any(c.name.startswith("latency") and not c.ok for c in pruned.verdict.checks):
+            raise _UnmetError(OnnxpruneError(pruned.notes[-1]))
+        return pruned
+
+
+def _key(plan: Plan) -> object:
+    """What makes two plans the same."""
+    return (*sorted(plan.removed.items()), plan.bypassed)
 
 
 class _UnmetError(Exception):
@@ -187,6 +229,14 @@ class _UnmetError(Exception):
     def __init__(self, reason: OnnxpruneError) -> None:
         super().__init__(reason.message)
         self.reason = reason
+
+
+def timed_on(made: Pruned) -> tuple[str, Compared] | None:
+    """On which backend a model was timed, and how that ended; None where it was not."""
+    target = made.options.target
+    if made.latency is None or target is None:
+        return None
+    return target.backend, made.latency
 
 
 def good(judged: Judgement, asked: Options) -> bool:
@@ -218,7 +268,7 @@ def _taken(looking: _Search, parts: Parts, asked: Options) -> Pruned:
     assert asked.max_drop is not None
     drop = Check("drop", good(outcome, asked), outcome.drop, asked.max_drop)
     visited = tuple(
-        Visited(label, made.left, made.outcome, ok, chosen=made is taken and drop.ok)
+        Visited(label, made.left, made.outcome, ok, made is taken and drop.ok, timed_on(made))
         for label, made, ok in looking.made
     )
     return replace(

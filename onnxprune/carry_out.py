@@ -45,6 +45,7 @@ class Visited:
         judged: how it compares with the dense model, on the inputs that models were chosen by.
         ok: whether that is good enough.
         chosen: whether it is the one.
+        timed: the backend it was timed on, beside the dense model, and what came of that.
     """
 
     label: str
@@ -52,6 +53,7 @@ class Visited:
     judged: Judgement
     ok: bool
     chosen: bool = False
+    timed: tuple[str, Compared] | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -191,7 +191,9 @@ class Options:
             from onnxprune.backends.registry import backend  # needs onnx, which others do not
 
             backend(self.target.backend)
-        if self.threads is not None and not (self.target and self.target.kind == "latency"):
+        timed = self.searches and self.smallest.startswith("latency")
+        timed = timed or (self.target is not None and self.target.kind == "latency")
+        if self.threads is not None and not timed:
             raise OnnxpruneError(
                 "--threads is about how a latency is measured, and none is asked for",
                 hint="ask for one with it, as in --target latency=0.5x@cpu",

@@ -59,7 +59,7 @@ def prune(
 
         return search(analysis, inputs, asked, tell)
     if asked.target is not None and asked.target.kind == "latency":
-        return _by_clock(analysis, inputs, asked, tell)
+        return by_clock(analysis, inputs, asked, tell)
     if asked.steps > 1:
         limits, fit = _limits(analysis, asked), inputs.parts(analysis)[0]
         bypassed = _blocks(analysis, asked, fit)
@@ -85,12 +85,30 @@ def prepare(source: Any, asked: Options, tell: Tell) -> tuple[Analysis, Inputs]:
     return analysis, inputs.that_run(analysis, asked.provider)
 
 
-def _by_clock(analysis: Analysis, inputs: Inputs, asked: Options, tell: Tell) -> Pruned:
-    """Plans are cut and measured until the latency is the wanted one; then the last is finished."""
+def by_clock(
+    analysis: Analysis,
+    inputs: Inputs,
+    asked: Options,
+    tell: Tell,
+    curves: Curves | None = None,
+) -> Pruned:
+    """Plans are cut and measured until the latency is the wanted one; then the last is finished.
+
+    Args:
+        analysis: of the dense model.
+        inputs: where feeds come from.
+        asked: the options; their target limits latency.
+        tell: hears the progress.
+        curves: damage curves, where they are known already.
+
+    Raises:
+        OnnxpruneError: the criterion needs data, or the backend does not take the model.
+    """
     fit, held = inputs.parts(analysis)
     limits = _limits(analysis, asked)
     bypassed = _blocks(analysis, asked, fit or held)
-    curves = swept_curves(analysis, asked) if asked.sensitivity is not None else None
+    if asked.sensitivity is not None and curves is None:
+        curves = swept_curves(analysis, asked)
     feeds = one_sample(analysis, inputs.proof(analysis)[0], asked.shapes)
     with threadpool_limits(BLAS, "blas"):
         reached = reach(analysis, asked, limits, fit, feeds, bypassed, tell, curves)

@@ -365,3 +365,24 @@ def test_on_onnxruntime_a_narrow_model_is_measured_to_take_less(
     assert 0 < found.low <= found.ratio <= found.high
     assert found.pruned > 0
     assert found.runs >= 3
+
+
+def test_the_fastest_model_within_a_drop_is_found(stairs: Backend, place: Path) -> None:
+    entry = zoo.get("digits_mlp")
+    made = prune(
+        entry.model,
+        max_drop="20%",
+        smallest=f"latency@{stairs.name}",
+        calib=zoo.calibration(entry),
+        calib_samples=128,
+        recover="none",
+    )
+    assert made.verdict.ok
+    assert made.latency is not None
+    assert made.latency.ratio < 1
+    timed = {each.label: each.timed for each in made.visited}
+    assert all(one is not None and one[0] == stairs.name for one in timed.values())
+    (taken,) = [each for each in made.visited if each.chosen]
+    assert taken.timed == (stairs.name, made.latency)
+    better = [each.timed[1].ratio for each in made.visited if each.ok and each.timed]
+    assert made.latency.ratio == min(better)

@@ -167,7 +167,7 @@ def _add_amounts(parser: Parser) -> None:
     add(
         "--smallest",
         metavar="WHAT",
-        help="what --max-drop without an amount makes small: macs, params, bytes (macs)",
+        help="what --max-drop alone makes small: macs, params, bytes, latency@cpu (macs)",
     )
     add("--max-ratio", metavar="R", help="never more than this of one group (0.8)")
     add("--steps", metavar="N", help="in N steps, with recovery and new measurements in between")

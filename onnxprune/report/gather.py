@@ -117,6 +117,15 @@ def output_rows(run: Pruned) -> tuple[OutputRow, ...]:
     return () if _made_up(run.options.calib) else fidelity_rows(run.outcome)
 
 
+def _latency(visited: Visited) -> dict[str, dict[str, float]]:
+    """Seconds of one run by backend, and between what they lie as the ratio says."""
+    if visited.timed is None:
+        return {}
+    backend, found = visited.timed
+    low, high = found.dense * found.low, found.dense * found.high
+    return {backend: {"p50_s": found.pruned, "low_s": low, "high_s": high}}
+
+
 def point_rows(visited: Iterable[Visited]) -> tuple[PointRow, ...]:
     """One row per model that was visited, in the order in which that happened."""
     return tuple(
@@ -125,7 +134,7 @@ def point_rows(visited: Iterable[Visited]) -> tuple[PointRow, ...]:
             macs=each.left.macs,
             params=each.left.params,
             bytes=each.left.bytes,
-            latency={},
+            latency=_latency(each),
             metric=each.judged.measure,
             value=each.judged.value,
             drop=each.judged.drop,
