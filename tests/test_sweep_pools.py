@@ -122,7 +122,9 @@ def test_processes_that_cannot_start_are_said(tmp_path: Path) -> None:
         capture_output=True, text=True, check=False, timeout=120,
     )  # fmt: skip
     assert ran.returncode == 1
-    assert "die as soon as they start" in ran.stderr.splitlines()[-1]
+    # Python's own tracker of shared resources may have the last line.
+    raised = [s for s in ran.stderr.splitlines() if s.startswith("onnxprune.errors.OnnxpruneError")]
+    assert "die as soon as they start" in raised[-1]
 
 
 def test_nobody_left_is_said_and_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
