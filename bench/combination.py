@@ -32,6 +32,7 @@ from bench.folders import REPOSITORY, SHARED
 from bench.structured import machine
 from bench.tasks import sentiment, task_of
 from onnxprune import model as models
+from onnxprune.bench.environment import environment
 from onnxprune.flags import from_flags
 from onnxprune.options import Options
 from onnxprune.pipeline import prune
@@ -180,7 +181,7 @@ def _keep(stem: str, fields: dict[str, Any]) -> None:
         "what": "pruned, 2:4 and INT8 beside dense fp32; CPU ms, one thread, least of interleaved",
         "published": {"smaller": 8.0, "faster": 6.25},
         "versions": {name: version(name) for name in packages},
-        "machine": machine(),
+        "machine": machine() | {"features": environment().features},
         "models": dict(sorted(known.items())),
     }
     RESULTS.write_text(json.dumps(report, indent=1) + "\n")

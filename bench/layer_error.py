@@ -13,7 +13,7 @@ are given the dense network's inputs to each layer, those of the same calibratio
 no other layer to make up for.
 
 *In place* is what the output of a layer really is off by in the network as it is written, where
-layers also make up for each other: |y' - y|^2 / |y|^2.
+layers also make up for each other: |y' - y|^2 / |y|^2. Tokens that are padding count in neither.
 
 SparseGPT is onnxsim 0.8.1's, in a process of its own. Ours is the layer-wise method that it
 compares with: default masks, an even share of every layer, conjugate gradients; what the default
@@ -49,6 +49,7 @@ from onnxprune.recover.gram import Accumulator, Moments
 from onnxprune.recover.layers import Layer, find_layers
 from onnxprune.recover.merges import Merge
 from onnxprune.recover.obs import Pattern
+from onnxprune.recover.padding import masks_of, shown
 from onnxprune.recover.patches import sample_positions
 from onnxprune.recover.pcg import RIDGES, refit_support
 from onnxprune.recover.segments import Segments
@@ -130,7 +131,7 @@ def solved(
         run.advance([layer.x, layer.y])
         one = np.ones(groups * outputs)
         here = Merge(layer.y, None, one, 0 * one)
-        train, held = moments_of(target, here, run, run, batches, sample)
+        train, held = moments_of(target, here, run, run, sample)
         weight, bias = weights.read(target)
         train, held = steadied(train, weight), steadied(held, weight)
         free = layer.bias_slot is not None
@@ -269,7 +270,9 @@ def _run(
         found = run.run(feeds, only=[*inputs, *outputs])
         for layer in layers:
             x = found[layer.x]
-            positions = sample_positions(layer.count(x.shape), -(-ROWS // len(batches)), number)
+            among = None if layer.window else shown(masks_of(feeds), x.shape, layer.axis)
+            share = -(-ROWS // len(batches))
+            positions = sample_positions(layer.count(x.shape), share, number, among)
             rows = layer.rows(x, positions)
             at = gathered.setdefault(layer.node, Accumulator(len(rows), rows.shape[2], double=True))
             at.add(rows)
@@ -277,7 +280,11 @@ def _run(
             seen = session.run(feeds, only=outputs)
             for name in outputs:
                 wanted = found[name].astype(np.float64)
-                off[system, name] += ((seen[name] - wanted) ** 2).sum(), (wanted**2).sum()
+                error = seen[name] - wanted
+                rows = shown(masks_of(feeds), wanted.shape, -1)
+                if rows is not None:
+                    wanted, error = (a.reshape(-1, a.shape[-1])[rows] for a in (wanted, error))
+                off[system, name] += (error**2).sum(), (wanted**2).sum()
     errors = {key: float(error / size) for key, (error, size) in off.items()}
     return {node: each.moments() for node, each in gathered.items()}, errors
 

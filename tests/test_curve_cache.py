@@ -191,8 +191,9 @@ def test_writers_and_readers_do_not_disturb_each_other(
         return found is not None and same(found, good)
 
     with ThreadPoolExecutor(8) as pool:
-        assert all(pool.map(work, range(200)))
+        right = list(pool.map(work, range(200)))
     assert not said
+    assert all(right)
     assert len(list(place.iterdir())) == 1
 
 

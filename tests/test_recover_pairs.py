@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxprune.recover import crops, pairs, patches
+from onnxprune.recover import crops, patches
+from onnxprune.recover.activation import computed, relu
 from onnxprune.recover.pairs import Pair, Rows, refit_pair
 from onnxprune.recover.patches import Window
 
@@ -96,7 +97,7 @@ def test_held_out_loss_never_rises_and_is_the_one_reported(
     seed: int, clip: tuple[float, float], tokens: bool
 ) -> None:
     train, held, pair = problem(seed, clip=clip, tokens=tokens)
-    found = refit_pair(train, held, pair, pairs.relu(), steps=3)
+    found = refit_pair(train, held, pair, relu(), steps=3)
     assert found.after <= found.before
 
     def loss(one: Pair) -> float:
@@ -117,8 +118,8 @@ def test_two_layers_together_do_better_than_the_second_alone(tokens: bool) -> No
     better = []
     for seed in range(4):
         train, held, pair = problem(seed, tokens=tokens)
-        alone = refit_pair(train, held, pair, pairs.relu(), steps=0)
-        together = refit_pair(train, held, pair, pairs.relu(), steps=10)
+        alone = refit_pair(train, held, pair, relu(), steps=0)
+        together = refit_pair(train, held, pair, relu(), steps=10)
         assert alone.after < alone.before
         better.append(together.after / alone.after)
     assert max(better) < 0.9
@@ -131,7 +132,7 @@ def test_a_pair_that_is_right_is_left_alone() -> None:
         hidden = np.maximum(rows.x[0] @ pair.first[0, :-1], 0)
         made = rows.crops.features(hidden)[:, np.argsort(rows.crops.order(8))]
         rows.wanted[:] = made @ pair.second[:-1] + 0.5 + rows.offset
-    found = refit_pair(train, held, pair, pairs.relu())
+    found = refit_pair(train, held, pair, relu())
     assert found.before < 1e-10
     np.testing.assert_allclose(found.pair.first, pair.first, atol=1e-3)
 
@@ -139,7 +140,7 @@ def test_a_pair_that_is_right_is_left_alone() -> None:
 def test_biases_that_do_not_exist_stay_zero() -> None:
     train, held, pair = problem(1)
     pair.second[-1] = 0
-    found = refit_pair(train, held, pair, pairs.relu(), free_bias=(False, False))
+    found = refit_pair(train, held, pair, relu(), free_bias=(False, False))
     assert found.steps > 0
     assert (found.pair.first[:, -1] == 0).all()
     assert (found.pair.second[-1] == 0).all()
@@ -152,19 +153,22 @@ def test_what_a_clip_hides_does_not_count() -> None:
     for rows in (train, held):
         noise = 5 * rng.standard_normal(rows.wanted.shape)
         np.copyto(rows.wanted, -np.abs(noise), where=rows.wanted < 0, casting="same_kind")
-    start = refit_pair(train, held, pair, pairs.relu(), steps=0).pair
-    plain = refit_pair(train, held, start, pairs.relu(), steps=10).pair
+    start = refit_pair(train, held, pair, relu(), steps=0).pair
+    plain = refit_pair(train, held, start, relu(), steps=10).pair
     seen, judged = (replace(rows, clip=(0.0, np.inf)) for rows in (train, held))
-    unaware = refit_pair(seen, judged, plain, pairs.relu(), steps=0).before
-    aware = refit_pair(seen, judged, start, pairs.relu(), steps=10).after
+    unaware = refit_pair(seen, judged, plain, relu(), steps=0).before
+    aware = refit_pair(seen, judged, start, relu(), steps=10).after
     assert aware < 0.5 * unaware
 
 
-def test_a_tabulated_function_has_its_values_and_slopes() -> None:
-    points = np.sinh(np.linspace(-5, 5, 4001))
-    table = pairs.tabulated(points, np.tanh(points))
-    x = np.linspace(-4, 4, 333)
-    np.testing.assert_allclose(table.value(x), np.tanh(x), atol=1e-4)
-    np.testing.assert_allclose(table.slope(x), 1 - np.tanh(x) ** 2, atol=1e-3)
-    line = pairs.tabulated(np.array([-1.0, 0.0, 1.0]), np.array([-1.0, 0.0, 3.0]))
-    np.testing.assert_allclose(line.value(np.array([-3.0, 4.0])), [-3.0, 12.0])
+@pytest.mark.parametrize(("dtype", "close"), [(np.float32, 1e-3), (np.float16, 3e-2)])
+def test_a_computed_function_has_its_values_and_slopes(dtype: type, close: float) -> None:
+    table = computed(np.tanh, dtype)
+    x = np.linspace(-4, 4, 333, dtype=np.float32).reshape(3, 111)
+    np.testing.assert_allclose(table.value(x), np.tanh(x), atol=close)
+    np.testing.assert_allclose(table.slope(x), 1 - np.tanh(x) ** 2, atol=close)
+    line = computed(lambda x: np.maximum(x, 3 * x), dtype)
+    far = np.array([-3e3, 3e3, -1.0, 2.0], np.float32)
+    np.testing.assert_allclose(line.slope(far), [1, 3, 1, 3], rtol=close)
+    with np.errstate(all="ignore"):
+        assert not computed(np.log, dtype).slope(np.float32([-1.0, -2.0])).any()  # undefined there

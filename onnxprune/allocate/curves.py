@@ -22,6 +22,7 @@ from onnxprune.recover.elimination import Consumer, Elimination, eliminate
 from onnxprune.recover.gram import Accumulator, Moments, shrunk
 from onnxprune.recover.layers import Layer, find_layers
 from onnxprune.recover.merges import Merge, find_merge
+from onnxprune.recover.padding import masks_of, shown
 from onnxprune.recover.patches import sample_positions, token_rows
 from onnxprune.units import Group, Slice
 
@@ -118,7 +119,8 @@ def calibrate(
         for layer, matrix, accumulator in zip(layers, weights, collected, strict=True):
             x = found[layer.x]
             share = -(-max(rows, rows_per_input * matrix.shape[1]) // len(batches))
-            positions = sample_positions(layer.count(x.shape), share, seed + number)
+            among = None if layer.window else shown(masks_of(batch), x.shape, layer.axis)
+            positions = sample_positions(layer.count(x.shape), share, seed + number, among)
             accumulator.add(layer.rows(x, positions))
     return {
         layer.node: Reader(

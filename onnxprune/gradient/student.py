@@ -17,6 +17,7 @@ from onnxprune.fidelity import is_distribution, is_scores
 from onnxprune.gradient.backward import Loss, backward, set_free
 from onnxprune.gradient.emit import Undifferentiable
 from onnxprune.recover.layers import Layer, find_layers
+from onnxprune.recover.padding import masks_of, shown
 from onnxprune.recover.patches import sample_positions
 from onnxprune.recover.segments import Feeds
 from onnxprune.shapes import propagate
@@ -206,7 +207,8 @@ class Student:
         means = {}
         for layer in self.layers:
             x = found[layer.x]
-            rows = layer.rows(x, sample_positions(layer.count(x.shape), _ENOUGH, 0))
+            among = None if layer.window else shown(masks_of(feeds), x.shape, layer.axis)
+            rows = layer.rows(x, sample_positions(layer.count(x.shape), _ENOUGH, 0, among))
             means[layer.node] = rows.mean(axis=1)[:, :, None]
         return means
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +13,9 @@ import onnx_ir as ir
 from onnxprune import model as models
 from onnxprune.backends import open_session
 from onnxprune.errors import OnnxpruneError
+from onnxprune.recover.activation import Activation, computed, relu
 from onnxprune.recover.layers import Layer
 from onnxprune.recover.merges import Merge, find_merge
-from onnxprune.recover.pairs import Activation, relu, tabulated
 from onnxprune.shapes import Fact
 
 _ELEMENTWISE = {
@@ -55,9 +55,8 @@ _ELEMENTWISE = {
     "Tanh",
     "ThresholdedRelu",
 }
-_REACH = 1e3
-"""Beyond this a tabulated function is taken as straight."""
-_POINTS = 8193
+_PROBES = np.sinh(np.linspace(-5, 5, 101))
+"""Where a function is tried before it is trusted."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,31 +167,30 @@ def _activation(end: ir.Value, start: ir.Value, nodes: Sequence[ir.Node]) -> Act
         bounds = clip_of(nodes[0])
         if bounds is not None:
             return relu(*bounds)
-    reach = float(np.arcsinh(_REACH))
-    points = np.sinh(np.linspace(-reach, reach, _POINTS))
-    values = _evaluate(end, start, points.astype(np.float32))
-    finite = np.isfinite(values)
-    return tabulated(points[finite], values[finite]) if finite.sum() > 2 else None
+    try:
+        function, dtype = _by_runtime(end, start)
+        finite = np.isfinite(function(_PROBES.astype(dtype)))
+    except OnnxpruneError:
+        return None
+    return computed(function, dtype) if finite.sum() > 2 else None
 
 
-def _evaluate(end: ir.Value, start: ir.Value, points: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """The function at some points, as the runtime computes it; not finite where it is undefined."""
+def _by_runtime(
+    end: ir.Value, start: ir.Value
+) -> tuple[Callable[[npt.NDArray[Any]], npt.NDArray[Any]], npt.DTypeLike]:
+    """What makes ``end`` of ``start``, for a vector of any length, and the type it takes."""
     graph = start.graph
     assert isinstance(graph, ir.Graph)
     piece = ir.convenience.extract(graph, [start], [end])
     value = piece.inputs[0]
     dtype = value.type.dtype if value.type is not None else ir.DataType.FLOAT
-    value.shape, value.type = ir.Shape([len(points)]), ir.TensorType(dtype)
+    value.shape, value.type = ir.Shape(["elements"]), ir.TensorType(dtype)
     for inner in piece:
         for output in inner.outputs:
             output.shape = None
-    model = ir.Model(piece, ir_version=8)
-    try:
-        session = open_session(models.Model(model))
-        found = session.run({value.name or "": points.astype(dtype.numpy())})
-    except OnnxpruneError:
-        return np.full(len(points), np.nan)
-    return np.asarray(next(iter(found.values())), dtype=np.float64)
+    session = open_session(models.Model(ir.Model(piece, ir_version=8)))
+    name = value.name or ""
+    return lambda x: next(iter(session.run({name: x}).values())).reshape(-1), dtype.numpy()
 
 
 def clip_of(node: ir.Node) -> tuple[float, float] | None:

@@ -16,7 +16,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from onnxprune.recover.patches import Index, Window, leading_pads, output_sizes
+from onnxprune.recover.patches import (
+    Index,
+    Window,
+    leading_pads,
+    output_sizes,
+    sample_positions,
+)
 
 Array = npt.NDArray[Any]
 
@@ -96,10 +102,9 @@ class Crops:
             )
 
 
-def sample_tokens(total: int, count: int, seed: int) -> Crops:
-    """``count`` of ``total`` tokens; hidden and output positions are the same."""
-    drawn = np.random.default_rng(seed).permutation(total)[:count].astype(np.int64)
-    drawn.sort()
+def sample_tokens(total: int, count: int, seed: int, among: Index | None = None) -> Crops:
+    """``count`` of ``total`` tokens, or of ``among``; hidden and output positions are the same."""
+    drawn = sample_positions(total, count, seed, among)
     return Crops(drawn, np.ones(len(drawn), dtype=bool), drawn)
 
 

@@ -55,7 +55,8 @@ def moments_of(
         x = student.value(layer.x, batch)
         total = layer.count(x.shape)
         share = -(-sample.wanted(step.inputs) // len(teacher))
-        positions = sample_positions(total, share, sample.seed + batch)
+        among = None if layer.window else student.shown(layer.x, layer.axis, batch)
+        positions = sample_positions(total, share, sample.seed + batch, among)
         aside = (seen + positions * x.shape[0] // total) % sample.held == sample.held - 1
         seen += x.shape[0]
         skip = student.value(merge.skip, batch) if merge.skip else None
@@ -97,6 +98,8 @@ def pair_rows(
         skip = student.value(step.merge.skip, batch) if step.merge.skip else None
         aside = (seen + np.arange(len(x))) % sample.held == sample.held - 1
         seen += len(x)
+        window = maker.layer.window
+        shown = None if window else student.shown(maker.layer.x, maker.layer.axis, batch)
         for found, chosen in zip(parts, (~aside, aside), strict=True):
             if not chosen.any():
                 continue
@@ -105,9 +108,18 @@ def pair_rows(
             rows = _some_rows(
                 step, maker, x[chosen], dense[chosen],
                 None if skip is None else skip[chosen], count, sample.seed + batch,
+                None if shown is None else _of_samples(shown, chosen, maker.layer.count(x.shape)),
             )  # fmt: skip
             found.append(rows)
     return _joined(parts[0]), _joined(parts[1])
+
+
+def _of_samples(rows: Index, chosen: npt.NDArray[np.bool_], total: int) -> Index:
+    """Which rows of some samples these are, of rows of all samples."""
+    each = total // len(chosen)
+    mine = rows[chosen[rows // each]]
+    place = np.cumsum(chosen) - 1
+    return np.asarray(place[mine // each] * each + mine % each, dtype=np.int64)
 
 
 def _rows_wanted(step: Step, maker: Maker, x: Array, sample: Sample) -> int:
@@ -118,11 +130,18 @@ def _rows_wanted(step: Step, maker: Maker, x: Array, sample: Sample) -> int:
 
 
 def _some_rows(
-    step: Step, maker: Maker, x: Array, dense: Array, skip: Array | None, count: int, seed: int
+    step: Step,
+    maker: Maker,
+    x: Array,
+    dense: Array,
+    skip: Array | None,
+    count: int,
+    seed: int,
+    among: Index | None,
 ) -> Rows:
     window = step.layer.window
     if window is None:
-        crops = sample_tokens(maker.layer.count(x.shape), count, seed)
+        crops = sample_tokens(maker.layer.count(x.shape), count, seed, among)
     else:
         assert maker.layer.window is not None
         sizes = tuple(maker.layer.out_sizes(x.shape))

@@ -131,7 +131,8 @@ class Turn:
             dense = teacher.value(self.value, batch)
             values = [_value(v, student, batch) for v in read]
             total = dense.size // dense.shape[norm.axis]
-            positions = sample_positions(total, share, sample.seed + batch)
+            among = teacher.shown(self.value, norm.axis, batch)
+            positions = sample_positions(total, share, sample.seed + batch, among)
             wanted = token_rows(dense, norm.axis, positions)[0][:, self.kept]
             if self.skip is not None:
                 wanted = (

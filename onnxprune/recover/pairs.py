@@ -18,13 +18,13 @@ count only as far as they come out of the clip: a convex loss, majorised by plai
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from onnxprune.recover.activation import Activation
 from onnxprune.recover.crops import Crops
 from onnxprune.recover.gram import Moments, moments, restrict
 from onnxprune.recover.least_squares import solver
@@ -36,14 +36,6 @@ _HALVINGS = 6
 """Shorter steps tried before giving up."""
 _MAJORISED = 3
 """Rounds of least squares on a clipped loss, each on a majorant of what the last one left."""
-
-
-@dataclass(frozen=True, eq=False)
-class Activation:
-    """An elementwise function and its derivative."""
-
-    value: Callable[[Array], Array]
-    slope: Callable[[Array], Array]
 
 
 @dataclass(frozen=True, eq=False)
@@ -298,26 +290,3 @@ def _direction(
     )
     natural = np.linalg.solve(_damp(blocks, 10 * ridge), gradient.transpose(0, 2, 1))
     return np.asarray(solver @ natural.transpose(0, 2, 1))
-
-
-def relu(low: float = 0.0, high: float = np.inf) -> Activation:
-    """ReLU, or a clip to ``[low, high]``."""
-    return Activation(
-        lambda x: np.clip(x, low, high), lambda x: ((x > low) & (x < high)).astype(x.dtype)
-    )
-
-
-def tabulated(points: Float, values: Float) -> Activation:
-    """An elementwise function known at ascending points, straight in between and beyond."""
-    slopes: Array = np.gradient(values, points)
-
-    def value(x: Array) -> Array:
-        inside = np.interp(x, points, values)
-        beyond = np.where(
-            x < points[0],
-            slopes[0] * (x - points[0]),
-            np.where(x > points[-1], slopes[-1] * (x - points[-1]), 0.0),
-        )
-        return (inside + beyond).astype(x.dtype)
-
-    return Activation(value, lambda x: np.interp(x, points, slopes).astype(x.dtype))

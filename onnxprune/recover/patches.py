@@ -120,12 +120,16 @@ def _sources(window: Window, axis: int, size: int) -> Index:
     return np.where((source >= 0) & (source < size), source, -1)
 
 
-def sample_positions(total: int, wanted: int, seed: int) -> Index:
+def sample_positions(total: int, wanted: int, seed: int, among: Index | None = None) -> Index:
     """A sorted sample of ``min(wanted, total)`` of ``total`` positions, without repetition.
+
+    Where some positions are given in ``among``, ascending, the sample is of these.
 
     The same arguments give the same positions, so that inputs of a pruned model and outputs of
     the dense one can be paired without being held in memory together.
     """
+    if among is not None:
+        return among[sample_positions(len(among), wanted, seed)]
     if wanted >= total:
         return np.arange(total, dtype=np.int64)
     drawn = np.random.default_rng(seed).choice(total, size=wanted, replace=False, shuffle=False)

@@ -19,6 +19,7 @@ import onnx_ir as ir
 from onnxprune import model as models
 from onnxprune.analysis import identity
 from onnxprune.backends import open_session
+from onnxprune.recover.padding import masks_of, shown
 
 Array = npt.NDArray[Any]
 Feeds = Mapping[str, Array]
@@ -55,6 +56,7 @@ class Segments:
                 self._readers[value].add(node)
         self._done: set[ir.Node] = set()
         self._held: list[dict[str, Array]] = [dict(batch) for batch in batches]
+        self._masks = [masks_of(batch) for batch in batches]
         self._halved: set[str] = set()
         self._provider, self._threads = provider, threads
 
@@ -70,6 +72,10 @@ class Segments:
         """A value that was advanced to and is still needed."""
         value = self._held[batch][name]
         return value.astype(np.float32) if name in self._halved else value
+
+    def shown(self, name: str, axis: int, batch: int) -> npt.NDArray[np.int64] | None:
+        """The rows of such a value that are no padding; None if none is known to be."""
+        return shown(self._masks[batch], self._held[batch][name].shape, axis)
 
     def advance(self, wanted: Iterable[str]) -> None:
         """Run what the wanted values need and has not run yet.

@@ -77,7 +77,7 @@ def refit_masked(
             merge = merge.alone  # the other summand is not final yet
         run[0].advance([merge.value])
         run[1].advance([layer.x] + ([merge.skip] if merge.skip else []))
-        rows = moments_of(target, merge, *run, list(batches), Sample(rows=ROWS, seed=seed))
+        rows = moments_of(target, merge, *run, Sample(rows=ROWS, seed=seed))
         weight, bias = weights.read(target, merge)
         train, held = (steadied(part, weight) for part in rows)
         keep = _mask(target, masks.get(target.name), weight.shape)

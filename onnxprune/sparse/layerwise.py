@@ -144,9 +144,7 @@ class Layerwise:
             merge = merge.alone  # the other summand is not final yet
         self._teacher.advance([merge.value])
         self._student.advance([target.layer.x] + ([merge.skip] if merge.skip else []))
-        rows = moments_of(
-            target, merge, self._teacher, self._student, self._batches, self._how.sample
-        )
+        rows = moments_of(target, merge, self._teacher, self._student, self._how.sample)
         refit, before, after, keep = self._fit(target, merge, rows, pattern)
         return replace(
             done, refit=refit, sparsity=1 - float(keep.mean()), before=before, after=after

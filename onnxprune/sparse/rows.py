@@ -18,7 +18,7 @@ from onnxprune import model as models
 from onnxprune.recover.gram import Accumulator, Moments
 from onnxprune.recover.measure import Sample
 from onnxprune.recover.merges import Merge
-from onnxprune.recover.patches import Index, sample_positions
+from onnxprune.recover.patches import sample_positions
 from onnxprune.recover.segments import Segments
 from onnxprune.sparse.weights import Target
 
@@ -43,7 +43,6 @@ def moments_of(
     merge: Merge,
     teacher: Segments,
     student: Segments,
-    batches: list[Feeds],
     sample: Sample,
 ) -> tuple[Moments, Moments]:
     """Moments of sampled rows and their targets: those to fit to, and those to judge by.
@@ -53,22 +52,21 @@ def moments_of(
         merge: where its output counts; ``teacher`` holds the value there.
         teacher: the dense model.
         student: the thinned one.
-        batches: the feeds behind both; rows that an attention mask among them hides are left out.
-        sample: how rows are drawn.
+        sample: how rows are drawn; those that are padding are left out.
     """
     layer, (groups, inputs, outputs) = target.layer, target.shape
     double = inputs <= _DOUBLE
     parts = [
         Accumulator(groups, inputs, outputs, double=double, gathered=_GATHERED) for _ in range(2)
     ]
-    share = -(-max(sample.rows, sample.per_input * inputs) // len(batches))
-    samples = [len(student.value(layer.x, k)) for k in range(len(batches))]
+    share = -(-max(sample.rows, sample.per_input * inputs) // len(student))
+    samples = [len(student.value(layer.x, k)) for k in range(len(student))]
     seen, apart = 0, False
-    for k, feeds in enumerate(batches):
+    for k in range(len(student)):
         x = student.value(layer.x, k)
         total = layer.count(x.shape)
-        positions = sample_positions(total, share, sample.seed + k)
-        positions = _visible(positions, x, layer.axis if layer.window is None else 0, feeds)
+        among = None if layer.window else student.shown(layer.x, layer.axis, k)
+        positions = sample_positions(total, share, sample.seed + k, among)
         # A few samples cannot be put aside whole: then it is their last rows.
         of = samples[k] if sum(samples) >= sample.held else sample.held
         first = seen if of == samples[k] else 0
@@ -103,11 +101,11 @@ def norms_of(
     for target in targets:
         run.advance([target.layer.x])
         squares, count = np.zeros(target.shape[:2]), 0
-        for k, feeds in enumerate(batches):
-            x = run.value(target.layer.x, k)
-            positions = sample_positions(target.layer.count(x.shape), _LOOK, k)
-            axis = target.layer.axis if target.layer.window is None else 0
-            rows = target.layer.rows(x, _visible(positions, x, axis, feeds))
+        layer = target.layer
+        for k in range(len(run)):
+            x = run.value(layer.x, k)
+            among = None if layer.window else run.shown(layer.x, layer.axis, k)
+            rows = layer.rows(x, sample_positions(layer.count(x.shape), _LOOK, k, among))
             squares += np.square(rows, dtype=np.float64).sum(axis=1)
             count += rows.shape[1]
         found[target.name] = np.sqrt(squares / max(count, 1))
@@ -133,14 +131,3 @@ def steadied(rows: Moments, weight: Array) -> Moments:
         xy=rows.xy + trace * weight,
         yy=rows.yy + trace[:, 0] * (weight**2).sum(axis=1),
     )
-
-
-def _visible(positions: Index, x: Array, axis: int, feeds: Feeds) -> Index:
-    """Without tokens that are padding, where the feeds have a mask of the shape of the tokens."""
-    if x.ndim != 3 or axis not in (-1, 2):
-        return positions
-    for name, mask in feeds.items():
-        if "mask" in name.lower() and mask.shape == x.shape[:2] and mask.any():
-            shown: Index = positions[mask.ravel()[positions] != 0]
-            return shown
-    return positions

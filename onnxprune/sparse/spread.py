@@ -72,7 +72,7 @@ def counts(
         merge = find_merge(values, facts, target.layer, groups * outputs)
         run.advance([merge.value, target.layer.x])
         alone = replace(merge, skip=None)
-        train, _ = moments_of(target, alone, run, run, batches, sample)
+        train, _ = moments_of(target, alone, run, run, sample)
         weight, _ = weights.read(target, merge)
         variance = max(float(train.yy.sum()), float(np.finfo(np.float64).tiny))
         if how.spread == "global":
