@@ -66,6 +66,7 @@ def test_a_saved_plan_is_the_same_plan(
         assert load_plan(path) == one
         left = {p.name for p in path.parent.iterdir()}
         assert len(left) == 1 + bool(one.zeroed)
+        assert len({p.stat().st_mode for p in path.parent.iterdir()}) == 1
 
 
 @given(mask=npst.arrays(np.bool_, npst.array_shapes(min_dims=0, max_side=9, min_side=0)))

@@ -97,6 +97,9 @@ def _densify_attributes(nodes: Iterable[onnx.NodeProto], store: Store) -> None:
 
 
 def _placeholder(sparse: onnx.SparseTensorProto, name: str, store: Store) -> onnx.TensorProto:
+    # So that whatever is wrong with them says whose they are: indices have no name, as a rule.
+    sparse.values.name = sparse.values.name or name
+    sparse.indices.name = f"{name} (indices)"
     values = store.resolve(ir.serde.deserialize_tensor(sparse.values))
     indices = store.resolve(ir.serde.deserialize_tensor(sparse.indices))
     store.dense.append(_dense(name, values, indices, tuple(sparse.dims)))

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from onnxprune.errors import OnnxpruneError
 from onnxprune.plan.core import Origin, PackedMask, Plan
@@ -172,7 +172,7 @@ def _write_masks(masks: Mapping[str, PackedMask], path: Path) -> tuple[str, str]
     """Write packed masks under a name made of their content; the name and the full digest."""
     arrays = {name: mask.bits for name, mask in masks.items()}
     with _beside(path) as part:
-        save_file(arrays, part)
+        part.write_bytes(save(arrays))  # save_file leaves a file that only its owner may read
         digest = _digest(part)
         name = f"{path.stem}.{digest[:12]}.safetensors"
         part.replace(path.with_name(name))

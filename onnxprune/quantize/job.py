@@ -111,7 +111,9 @@ def quantize(
     if not any(each.quantized for each in weights):
         raise OnnxpruneError(
             "onnxruntime's quantizer found no weight that it quantizes in this model",
-            hint="see `onnxprune eligible`; weights that are computed must be stored first",
+            hint="--dynamic takes products of matrices only; convolutions need --calib"
+            if how.dynamic
+            else "see `onnxprune eligible`; weights that are computed must be stored first",
         )
     if how.purpose == "openvino-sparse":
         made, turned = by_rows(made)

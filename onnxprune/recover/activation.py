@@ -34,6 +34,10 @@ def relu(low: float = 0.0, high: float = np.inf) -> Activation:
     )
 
 
+IDENTITY = Activation(lambda x: x, np.ones_like)
+"""No function at all."""
+
+
 def computed(function: Callable[[Array], Array], dtype: npt.DTypeLike = np.float32) -> Activation:
     """A function that somebody else computes.
 

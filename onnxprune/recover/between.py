@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ import onnx_ir as ir
 from onnxprune import model as models
 from onnxprune.backends import open_session
 from onnxprune.errors import OnnxpruneError
-from onnxprune.recover.activation import Activation, computed, relu
+from onnxprune.recover.activation import IDENTITY, Activation, computed, relu
 from onnxprune.recover.layers import Layer
 from onnxprune.recover.merges import Merge, find_merge
 from onnxprune.shapes import Fact
@@ -67,11 +67,14 @@ class Maker:
         layer: that layer.
         merge: per-channel scale and shift of its output before the function.
         activation: the function.
+        filters: a depthwise convolution after the function, as a maker with the function that is
+            between it and the other layer.
     """
 
     layer: Layer
     merge: Merge
     activation: Activation
+    filters: Maker | None = None
 
 
 def find_maker(
@@ -88,13 +91,51 @@ def find_maker(
         layers: of that graph.
         reader: one of them.
     """
+    if is_depthwise(values, reader):
+        return None
+    last = _nearest(values, facts, layers, reader)
+    if last is not None and _reads_points(reader) and is_depthwise(values, last.layer):
+        before = _nearest(values, facts, layers, last.layer)
+        if before is not None and not is_depthwise(values, before.layer):
+            last = replace(before, filters=last)
+    if last is None:
+        return None
+    between = {each.activation for each in (last, last.filters) if each is not None}
+    # With no function between there are not two layers, but one in two parts.
+    return None if between == {IDENTITY} else last
+
+
+def is_depthwise(values: Mapping[str, ir.Value], layer: Layer) -> bool:
+    """Whether a layer is a convolution that filters every channel by itself."""
+    weight, window = models.constant(values[layer.weight]), layer.window
+    if weight is None or window is None or window.transposed or window.group == 1:
+        return False
+    return tuple(weight.shape.numpy()[:2]) == (window.group, 1)
+
+
+def _reads_points(reader: Layer) -> bool:
+    """Whether a layer is a convolution that reads for each output what is at its position."""
+    window = reader.window
+    if window is None or window.transposed or window.group > 1:
+        return False
+    still = {*window.kernel, *window.strides} == {1}
+    return still and (window.auto_pad != "NOTSET" or not any(window.pads))
+
+
+def _nearest(
+    values: Mapping[str, ir.Value],
+    facts: Mapping[str, Fact],
+    layers: Sequence[Layer],
+    reader: Layer,
+) -> Maker | None:
+    """The layer before ``reader``; the function between may be none at all."""
     found = _function(values[reader.x])
     if found is None:
         return None
     start, nodes = found
     for layer in layers:
         fact = facts.get(layer.y)
-        if fact is None or fact.shape is None or not _fits(layer, reader, len(fact.shape)):
+        if fact is None or fact.shape is None or not _fits(values, layer, reader, len(fact.shape)):
             continue
         columns = fact.shape[layer.out_axis]
         merge = find_merge(values, facts, layer, _outputs(values, layer, columns)).alone
@@ -115,12 +156,13 @@ def _outputs(values: Mapping[str, ir.Value], layer: Layer, dense: int | None) ->
     return int(matrix.shape[0] * matrix.shape[2])
 
 
-def _fits(maker: Layer, reader: Layer, rank: int) -> bool:
+def _fits(values: Mapping[str, ir.Value], maker: Layer, reader: Layer, rank: int) -> bool:
     """Whether hidden positions of the two can be told: two convolutions, or two products."""
     if maker.node == reader.node:
         return False
     if maker.window and reader.window:
-        return reader.window.group == 1 and not reader.window.transposed
+        alone = reader.window.group == 1 and not reader.window.transposed
+        return alone or is_depthwise(values, reader)
     if maker.window or reader.window:
         return False
     return maker.out_axis % rank == reader.axis % rank == rank - 1
@@ -129,7 +171,8 @@ def _fits(maker: Layer, reader: Layer, rank: int) -> bool:
 def _function(end: ir.Value) -> tuple[ir.Value, list[ir.Node]] | None:
     """Where the elementwise function that ends in ``end`` starts, and its nodes.
 
-    None where it has more than one start, or something else reads what is inside it.
+    No nodes where there is no function; None where there is more than one start, or something else
+    reads what is inside.
     """
     nodes: list[ir.Node] = []
     starts: set[ir.Value] = set()
@@ -144,9 +187,11 @@ def _function(end: ir.Value) -> tuple[ir.Value, list[ir.Node]] | None:
             continue
         nodes.append(node)
         queue += [v for v in node.inputs if v is not None and models.constant(v) is None]
-    if len(starts) != 1 or not nodes:
+    if len(starts) != 1:
         return None
     (start,) = starts
+    if not nodes:
+        return (start, []) if len(end.uses()) == 1 and not end.is_graph_output() else None
     outside = [u for n in nodes for v in n.outputs if v is not end for u, _ in v.uses()]
     read = [u for u, _ in start.uses()]
     graph_outputs = [v for n in nodes for v in n.outputs if v.is_graph_output()]
@@ -163,6 +208,8 @@ def _elementwise(node: ir.Node) -> bool:
 
 
 def _activation(end: ir.Value, start: ir.Value, nodes: Sequence[ir.Node]) -> Activation | None:
+    if not nodes:
+        return IDENTITY
     if len(nodes) == 1:
         bounds = clip_of(nodes[0])
         if bounds is not None:

@@ -98,7 +98,7 @@ class _Job:
         """Go through the model once, with or without statistics that nothing has judged."""
         work = models.clone(self.pruned)
         problem = (self.dense, work, self.kept, self.facts)
-        steps, declined = plan_steps(*problem, producers=True)
+        steps, declined = plan_steps(*problem, producers=True, pairs=False)
         turns, left = plan_turns(*problem, steps, biases=True, statistics=statistics)
         run = (self.provider, self.threads)
         teacher, student = (_segments(m, batches, *run) for m in (self.dense, work))

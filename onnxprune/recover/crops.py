@@ -86,6 +86,29 @@ class Crops:
             crops[cut] += rows[..., tap, :]
         return np.where(self.inside[:, None], crops.reshape(-1, channels), 0)
 
+    def filtered(self, values: Array, weight: Array) -> Array:
+        """A depthwise convolution of hidden rows: ``[out rows, channels]``.
+
+        Args:
+            values: ``[rows, channels]`` at the hidden positions.
+            weight: ``[taps, channels]``.
+        """
+        channels = values.shape[1]
+        crops = np.where(self.inside[:, None], values, 0).reshape(-1, *self.field, channels)
+        made = np.zeros((len(crops), *self.block, channels), dtype=values.dtype)
+        for tap, cut in enumerate(self._cuts()):
+            made += crops[cut] * weight[tap]
+        return made.reshape(-1, channels)
+
+    def unfiltered(self, gradient: Array, weight: Array) -> Array:
+        """The transpose of :meth:`filtered`: ``[out rows, channels]`` to hidden rows."""
+        channels = gradient.shape[1]
+        rows = gradient.reshape(-1, *self.block, channels)
+        crops = np.zeros((len(rows), *self.field, channels), dtype=gradient.dtype)
+        for tap, cut in enumerate(self._cuts()):
+            crops[cut] += rows * weight[tap]
+        return np.where(self.inside[:, None], crops.reshape(-1, channels), 0)
+
     def _cuts(self) -> Iterator[tuple[slice, ...]]:
         """The part of a crop that each tap of the kernel meets, tap by tap."""
         window = self.window

@@ -125,8 +125,17 @@ def _of_samples(rows: Index, chosen: npt.NDArray[np.bool_], total: int) -> Index
 def _rows_wanted(step: Step, maker: Maker, x: Array, sample: Sample) -> int:
     """Output rows of a pair, bounded by memory."""
     probe = maker.layer.rows(x[:1], np.zeros(1, np.int64))
-    per_row = 4 * (2 * probe.shape[0] * probe.shape[2] + 3 * step.inputs)
-    return int(min(2 * sample.wanted(step.inputs), max(_BYTES // per_row, 2000)))
+    each, several = probe.shape[0] * probe.shape[2], 2
+    if maker.filters is None:
+        per_row = 4 * (2 * each + 3 * step.inputs)
+    else:
+        window = maker.filters.layer.window
+        assert window is not None
+        # Hidden positions per output: what is between them is there, too, for every output.
+        hidden = sample_crops(window, 1, tuple(maker.layer.out_sizes(x.shape)), 1, 0)
+        ratio = len(hidden.hidden) / len(hidden.outputs)
+        per_row, several = int(4 * (ratio * (each + 2 * step.inputs) + 4 * step.inputs)), 1
+    return int(min(several * sample.wanted(step.inputs), max(_BYTES // per_row, 2000)))
 
 
 def _some_rows(
@@ -139,7 +148,7 @@ def _some_rows(
     seed: int,
     among: Index | None,
 ) -> Rows:
-    window = step.layer.window
+    window = (maker.filters or step).layer.window
     if window is None:
         crops = sample_tokens(maker.layer.count(x.shape), count, seed, among)
     else:

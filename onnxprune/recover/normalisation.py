@@ -29,6 +29,7 @@ from onnxprune import model as models
 from onnxprune.analysis import identity
 from onnxprune.recover.lines import Line, Paired, fit, paired, pooled
 from onnxprune.recover.measure import Sample
+from onnxprune.recover.merges import Merge
 from onnxprune.recover.norms import Norm, find_norms, vector, write
 from onnxprune.recover.patches import sample_positions, token_rows
 from onnxprune.recover.segments import Segments, ancestors
@@ -201,7 +202,11 @@ def plan_turns(
         for node, y, axis, reason in others
         if y in changed and not kept(y, axis).all() and (biases or node not in batch)
     }
-    behind = {node: step for step in steps for node in _chain(pruned, step)}
+    behind = {node: step for step in steps for node in _chain(pruned, step.layer.y, step.merge)}
+    for each in steps:
+        if each.maker is not None and (filters := each.maker.filters) is not None:
+            inside = _chain(pruned, filters.layer.y, filters.merge)
+            behind |= dict.fromkeys(inside, each)  # the layers around it make up for it
     turns: list[Turn] = []
     places: dict[str, Turn] = {}
     for norm in norms:
@@ -228,11 +233,11 @@ def plan_turns(
     return _in_turn(pruned, ordered, turns), declined
 
 
-def _chain(pruned: models.Model, step: Step) -> list[str]:
+def _chain(pruned: models.Model, output: str, merge: Merge) -> list[str]:
     """The nodes between a layer's output and where it counts."""
     values = {v.name or "": v for v in models.values(pruned.ir.graph)}
-    ends = {step.merge.value, step.merge.branch}
-    value, found = values[step.layer.y], []
+    ends = {merge.value, merge.branch}
+    value, found = values[output], []
     while value.name not in ends:
         ((node, _),) = value.uses()
         value = node.outputs[0]

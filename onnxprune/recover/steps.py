@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from onnxprune import model as models
 from onnxprune.analysis import identity
-from onnxprune.recover.between import Maker, clip_of, find_maker
+from onnxprune.recover.between import Maker, clip_of, find_maker, is_depthwise
 from onnxprune.recover.layers import Layer, find_layers
 from onnxprune.recover.merges import Merge, find_merge
 from onnxprune.recover.segments import ancestors
@@ -70,6 +70,7 @@ def plan_steps(
     facts: Mapping[str, Fact],
     *,
     producers: bool,
+    pairs: bool,
 ) -> tuple[list[Step], dict[str, str]]:
     """The layers worth refitting, in order, and why others that changed are left alone.
 
@@ -79,6 +80,7 @@ def plan_steps(
         kept: which indices of the dense model's axes are left.
         facts: shapes in the dense model.
         producers: also layers that lost no input but get other inputs than they did.
+        pairs: also look for the layers before them that they can be refitted together with.
     """
     layers, declined = find_layers(pruned)
     values = {v.name or "": v for v in models.values(pruned.ir.graph)}
@@ -107,21 +109,20 @@ def plan_steps(
     known = {step.layer.node for step in steps}
     finished = []
     for step in ordered:
-        maker = find_maker(values, facts, layers, step.layer)
-        if maker is not None and (maker.layer.node not in known or _depthwise(values, maker)):
+        maker = find_maker(values, facts, layers, step.layer) if pairs else None
+        # A depthwise convolution has too few weights to be of help: on a MobileNetV1 such pairs
+        # took three times as long as the layers alone and gained nothing.
+        if maker is not None and (
+            maker.layer.node not in known or is_depthwise(values, maker.layer)
+        ):
             maker = None
         finished.append(replace(step, clip=_clip(values[step.merge.value]), maker=maker))
-    return finished, declined
-
-
-def _depthwise(values: Mapping[str, ir.Value], maker: Maker) -> bool:
-    """Whether the maker sees one channel at a time: it has too few weights to be of help.
-
-    On a MobileNetV1 such pairs took three times as long and gained nothing.
-    """
-    groups, inputs, outputs = matrix_shape(values, maker.layer)
-    area = 1 if maker.layer.window is None else int(np.prod(maker.layer.window.kernel))
-    return groups > 1 and inputs == area and outputs == 1
+    through = {s.maker.filters.layer.node: s.node for s in finished if s.maker and s.maker.filters}
+    declined |= {
+        node: f"it is filters of {last}, which are refitted through it"
+        for node, last in through.items()
+    }
+    return [step for step in finished if step.node not in through], declined
 
 
 def _clip(value: ir.Value) -> tuple[float, float]:

@@ -20,6 +20,7 @@ import numpy as np
 
 from onnxprune import model as models
 from onnxprune.recover.between import Maker
+from onnxprune.recover.filters import Filter
 from onnxprune.recover.gram import Moments
 from onnxprune.recover.least_squares import RIDGES, refit
 from onnxprune.recover.measure import Sample, moments_of, pair_rows
@@ -105,11 +106,12 @@ def reconstruct(
     """
     how = settings or Settings()
     work = models.clone(pruned)
-    steps, declined = plan_steps(dense, work, kept, facts, producers=how.producers)
+    problem = (dense, work, kept, facts)
+    steps, declined = plan_steps(*problem, producers=how.producers, pairs=how.pairs > 0)
     teacher = Segments(dense, batches, provider=how.provider, threads=how.threads)
     student = Segments(work, batches, provider=how.provider, threads=how.threads)
     weights = Weights(work)
-    turns, left = plan_turns(dense, work, kept, facts, steps)
+    turns, left = plan_turns(*problem, steps)
     outcomes = [Outcome(node, reason=why) for node, why in (declined | left).items()]
     for number, step in enumerate(turns, start=1):
         tell(f"recovering layer {number} of {len(turns)}: {step.node}")
@@ -117,7 +119,7 @@ def reconstruct(
             found = step.renormalise(teacher, student, work, how.sample)
             outcomes.append(Outcome(step.node, *found))
             continue
-        maker = step.maker if how.pairs else None
+        maker = step.maker
         teacher.advance([step.merge.value])
         student.advance(
             [(maker.layer if maker else step.layer).x]
@@ -153,10 +155,11 @@ def _refit_together(
     made, made_bias = weights.read(maker.layer, maker.merge)
     shift = maker.merge.shift.reshape(made_bias.shape)
     first = np.concatenate([made, (made_bias + shift)[:, None]], axis=1)
+    filters = None if maker.filters is None else _filter(maker.filters, weights)
     matrix, bias = weights.read(step.layer, step.merge)
     alone = refit(
-        hidden_moments(train, first, maker.activation),
-        hidden_moments(held, first, maker.activation),
+        hidden_moments(train, first, maker.activation, filters),
+        hidden_moments(held, first, maker.activation, filters),
         matrix,
         bias,
         free_bias=free,
@@ -167,6 +170,7 @@ def _refit_together(
         held,
         Pair(first, np.concatenate([alone.weight[0], alone.bias])),
         maker.activation,
+        filters=filters,
         steps=how.pairs,
         free_bias=(maker.layer.bias_slot is not None, free),
     )
@@ -180,3 +184,9 @@ def _refit_together(
     if alone.accepted:
         weights.write(step.layer, step.merge, alone.weight, alone.bias)
     return Outcome(step.layer.node, alone.methods[0], alone.before, alone.after)
+
+
+def _filter(maker: Maker, weights: Weights) -> Filter:
+    """A depthwise convolution as it is now, its scales and shifts included."""
+    matrix, bias = weights.read(maker.layer, maker.merge)
+    return Filter(matrix[:, :, 0].T, bias[:, 0] + maker.merge.shift, maker.activation)
