@@ -46,7 +46,7 @@ Array = np.ndarray[Any, Any]
 Run = Callable[[dict[str, Array]], list[Array]]
 
 RECIPES: dict[str, dict[str, object]] = {
-    "minilm_l6_sts_sst2": {"ratio": 0.25, "sparsity": "2:4"},
+    "minilm_l6_sts_sst2": {"heads": 0.25, "ratios": {"*:ffn": 0.5}, "sparsity": "2:4"},
     "mobilenetv1_0.75_imagenet_bn": {"sparsity": "2:4", "skip_small": 256},
 }
 SETTINGS = {"minilm_l6_sts_sst2": Settings(dynamic=True)}
