@@ -45,14 +45,14 @@ from bench.structured import HERE, limited, machine
 from onnxprune import analyse, load
 from onnxprune import model as models
 from onnxprune.backends import open_session
-from onnxprune.recover.gram import Accumulator, Moments
-from onnxprune.recover.layers import Layer, find_layers
-from onnxprune.recover.merges import Merge
-from onnxprune.recover.obs import Pattern
-from onnxprune.recover.padding import masks_of, shown
-from onnxprune.recover.patches import sample_positions
-from onnxprune.recover.pcg import RIDGES, refit_support
-from onnxprune.recover.segments import Segments
+from onnxprune.linear.find import Layer, find_layers
+from onnxprune.linear.merges import Merge
+from onnxprune.linear.padding import masks_of, shown
+from onnxprune.linear.segments import Segments
+from onnxprune.solve.gram import Accumulator, Moments
+from onnxprune.solve.obs import Pattern
+from onnxprune.solve.patches import sample_positions
+from onnxprune.solve.pcg import RIDGES, refit_support
 from onnxprune.sparse.amount import Sparsity, sparsity
 from onnxprune.sparse.layerwise import Settings
 from onnxprune.sparse.rows import Sample, moments_of, steadied

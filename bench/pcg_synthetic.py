@@ -16,9 +16,9 @@ from functools import partial
 import numpy as np
 
 from onnxprune import masks
-from onnxprune.recover import gram, pcg
-from onnxprune.recover.admm import admm
-from onnxprune.recover.obs import Pattern, obs
+from onnxprune.solve import gram, pcg
+from onnxprune.solve.admm import admm
+from onnxprune.solve.obs import Pattern, obs
 
 
 def layer(K: int, seed: int = 0) -> tuple[gram.Moments, gram.Moments, np.ndarray]:

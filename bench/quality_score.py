@@ -19,7 +19,7 @@ from bench.quality_cases import calibration, path_of, scores
 from onnxprune import analyse, load
 from onnxprune import model as models
 from onnxprune.cost import CostModel
-from onnxprune.recover.layers import find_layers
+from onnxprune.linear.find import find_layers
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ Sources: Wanda (Sun et al., arXiv 2306.11695), RIA (Zhang et al., "Plug-and-Play
 Post-training Pruning Method for Large Language Models", ICLR 2024), N:M as NVIDIA defines it
 (Mishra et al., arXiv 2104.08378), along two axes at once (Hubara et al., "Accelerated Sparse Neural
 Training: A Provable and Efficient Method to Find N:M Transposable Masks", NeurIPS 2021). OBS
-scores, which change as weights go, are in ``recover.obs``.
+scores, which change as weights go, are in ``solve.obs``.
 """
 
 from __future__ import annotations

@@ -14,6 +14,9 @@ from threadpoolctl import threadpool_limits
 from onnxprune import model as models
 from onnxprune.analysis import Analysis, analyse
 from onnxprune.carry_out import BLAS, Pruned, Tell
+from onnxprune.correspond.folding import fold_normalisations, normalisations
+from onnxprune.correspond.kept_units import Correspondence, correspond
+from onnxprune.correspond.twin import Twin, carry_back, filled_zeros, in_dense_words, make_twin
 from onnxprune.cost import CostModel
 from onnxprune.errors import OnnxpruneError
 from onnxprune.flags import from_flags
@@ -22,11 +25,8 @@ from onnxprune.judge import Judgement, judge
 from onnxprune.options import Options
 from onnxprune.plan import Origin, Plan, pack, versions
 from onnxprune.recover.correction import correct
-from onnxprune.recover.correspond import Correspondence, correspond
-from onnxprune.recover.folding import fold_normalisations, normalisations
 from onnxprune.recover.structured import Outcome, Settings, reconstruct
 from onnxprune.recover.support import refit_masked
-from onnxprune.recover.twin import Twin, carry_back, filled_zeros, in_dense_words, make_twin
 from onnxprune.sparse.zeros import zero
 from onnxprune.sparsify import Thinned
 from onnxprune.verify import Check, Verdict, prove

@@ -28,7 +28,7 @@ from onnxprune.analysis import Analysis
 from onnxprune.cost import CostModel
 from onnxprune.inputs import Feeds
 from onnxprune.options import Options
-from onnxprune.recover.elimination import Elimination
+from onnxprune.solve.elimination import Elimination
 from onnxprune.worth import Tell, Worth, rises_of, worth_of
 
 CostOf = Callable[[Mapping[str, Sequence[int]], Sequence[str]], CostLike]

@@ -24,7 +24,7 @@ from onnxprune.criteria.slices import F64
 from onnxprune.errors import OnnxpruneError
 from onnxprune.inputs import Feeds
 from onnxprune.options import Options
-from onnxprune.recover.elimination import Elimination
+from onnxprune.solve.elimination import Elimination
 from onnxprune.statistics import input_statistics
 from onnxprune.units import Block, Group
 

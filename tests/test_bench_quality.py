@@ -14,7 +14,7 @@ from bench import quality_cases as cases
 from bench.layer_error import alone
 from bench.quality_table import lines
 from onnxprune.flags import from_flags
-from onnxprune.recover.gram import Accumulator
+from onnxprune.solve.gram import Accumulator
 
 ALL = [case for group in cases.CASES.values() for case in group]
 GRAPH = "digits_mlp"

@@ -17,8 +17,8 @@ import onnxprune
 from conftest import Ran
 from onnxprune import masks, zoo
 from onnxprune import model as models
+from onnxprune.correspond.folding import fold_normalisations
 from onnxprune.errors import OnnxpruneError
-from onnxprune.recover.folding import fold_normalisations
 from onnxprune.zoo import Entry
 
 Cli = Callable[..., Ran]

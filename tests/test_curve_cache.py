@@ -18,7 +18,7 @@ from onnxprune import prune, zoo
 from onnxprune.allocate import cache
 from onnxprune.allocate.damage import Curves
 from onnxprune.analysis import Analysis, analyse
-from onnxprune.recover.elimination import Elimination
+from onnxprune.solve.elimination import Elimination
 
 Feeds = dict[str, npt.NDArray[Any]]
 MEASURING = "measuring what every layer reads"

@@ -20,7 +20,7 @@ from onnxprune.gradual import progress
 from onnxprune.options import Options
 from onnxprune.pipeline import replay
 from onnxprune.plan import load_plan
-from onnxprune.recover.elimination import Elimination
+from onnxprune.solve.elimination import Elimination
 from onnxprune.surgery import cut
 
 

@@ -19,8 +19,8 @@ from onnxprune.allocate.rounding import grains
 from onnxprune.analysis import Analysis, analyse
 from onnxprune.backends import open_session
 from onnxprune.calibrate.mixing import ENOUGH, mixable, with_mixtures
-from onnxprune.recover.elimination import Consumer, Elimination, eliminate
-from onnxprune.recover.gram import moments, shrunk
+from onnxprune.solve.elimination import Consumer, Elimination, eliminate
+from onnxprune.solve.gram import moments, shrunk
 from onnxprune.units import Slice
 
 Feeds = dict[str, npt.NDArray[Any]]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from onnxprune import masks
 from onnxprune.permute import kept_share, permute
-from onnxprune.recover import gram, pcg
+from onnxprune.solve import gram, pcg
 
 seeds = st.integers(0, 10_000)
 

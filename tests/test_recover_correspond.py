@@ -16,12 +16,12 @@ from onnxprune import model as models
 from onnxprune import zoo
 from onnxprune.analysis import Analysis, analyse
 from onnxprune.backends import open_session
+from onnxprune.correspond.alignment import align, ordered_assignment
+from onnxprune.correspond.folding import fold_normalisations, normalisations
+from onnxprune.correspond.kept_units import correspond
+from onnxprune.correspond.twin import carry_back, in_dense_words, make_twin
 from onnxprune.errors import OnnxpruneError
 from onnxprune.inputs import Inputs, signature_of
-from onnxprune.recover.alignment import align, ordered_assignment
-from onnxprune.recover.correspond import correspond
-from onnxprune.recover.folding import fold_normalisations, normalisations
-from onnxprune.recover.twin import carry_back, in_dense_words, make_twin
 from onnxprune.surgery import cut
 from onnxprune.verify import prove
 

@@ -19,9 +19,9 @@ from onnxprune.backends import open_session
 from onnxprune.flags import from_flags
 from onnxprune.options import Options, Recover
 from onnxprune.pipeline import Pruned, prune, replay
-from onnxprune.recover.columns import affordable, refit_columns, solve_columns
-from onnxprune.recover.gram import moments
-from onnxprune.recover.pcg import conjugate_gradients
+from onnxprune.solve.columns import affordable, refit_columns, solve_columns
+from onnxprune.solve.gram import moments
+from onnxprune.solve.pcg import conjugate_gradients
 from onnxprune.surgery import cut
 
 Array = np.ndarray[Any, Any]

@@ -18,10 +18,10 @@ from onnxprune import zoo
 from onnxprune.analysis import Analysis, analyse
 from onnxprune.backends import open_session
 from onnxprune.recover.correction import correct
-from onnxprune.recover.lines import Line, Paired, fit, paired, pooled
 from onnxprune.recover.measure import Sample
 from onnxprune.recover.norms import find_norms
 from onnxprune.recover.structured import Reconstruction, Settings, reconstruct
+from onnxprune.solve.lines import Line, Paired, fit, paired, pooled
 from onnxprune.surgery import cut
 from test_traps_norm import NORMS
 

@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnxprune import masks
-from onnxprune.recover import gram, pcg
-from onnxprune.recover.admm import admm
-from onnxprune.recover.obs import Pattern, inverse_factor, obs
+from onnxprune.solve import gram, pcg
+from onnxprune.solve.admm import admm
+from onnxprune.solve.obs import Pattern, inverse_factor, obs
 
 HALF, PER_OUTPUT, TWO_OF_FOUR = Pattern(0.5), Pattern(0.5, per_output=True), Pattern(n=2, m=4)
 patterns = st.sampled_from([HALF, PER_OUTPUT, TWO_OF_FOUR, Pattern(0.8), Pattern(n=1, m=4)])

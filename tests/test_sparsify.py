@@ -15,11 +15,11 @@ from onnxprune import model as models
 from onnxprune.backends import open_session
 from onnxprune.errors import OnnxpruneError
 from onnxprune.fidelity import compare
-from onnxprune.recover.gram import moments
-from onnxprune.recover.layers import Layer
-from onnxprune.recover.obs import Pattern
-from onnxprune.recover.patches import Window
-from onnxprune.recover.segments import Segments
+from onnxprune.linear.find import Layer
+from onnxprune.linear.segments import Segments
+from onnxprune.solve.gram import moments
+from onnxprune.solve.obs import Pattern
+from onnxprune.solve.patches import Window
 from onnxprune.sparse import shares, zeros
 from onnxprune.sparse.amount import sparsity
 from onnxprune.sparse.fisher import damage_of, information

@@ -21,7 +21,7 @@ from onnxprune.allocate.curves import Feeds
 from onnxprune.allocate.output_damage import distance, first
 from onnxprune.analysis import Analysis
 from onnxprune.backends import open_session
-from onnxprune.recover.patches import token_rows
+from onnxprune.solve.patches import token_rows
 from onnxprune.surgery.edit import Editor
 from onnxprune.units import Block, Group
 

@@ -27,7 +27,7 @@ from onnxprune.allocate.damage import Curves, measure, orders
 from onnxprune.analysis import Analysis
 from onnxprune.cache import folder, keep
 from onnxprune.plan import versions
-from onnxprune.recover.elimination import Elimination
+from onnxprune.solve.elimination import Elimination
 from onnxprune.units import Block, Group
 
 _ENDING = ".curves.npz"

@@ -1,7 +1,7 @@
 """Damage curves: what every group loses at every width, from one calibration of the dense model.
 
 Moments are collected at every layer that reads units, groups are swept by group OBS elimination
-(``recover.elimination``), and the curves that come out are in one currency: squared error over the
+(``solve.elimination``), and the curves that come out are in one currency: squared error over the
 variance of where it counts, summed over the layers that read the group. They depend on the model
 and the data alone, so any budget can be met from them.
 """
@@ -18,12 +18,12 @@ import numpy.typing as npt
 from onnxprune import model as models
 from onnxprune.analysis import Analysis
 from onnxprune.backends import open_session
-from onnxprune.recover.elimination import Consumer, Elimination, eliminate
-from onnxprune.recover.gram import Accumulator, Moments, shrunk
-from onnxprune.recover.layers import Layer, find_layers
-from onnxprune.recover.merges import Merge, find_merge
-from onnxprune.recover.padding import masks_of, shown
-from onnxprune.recover.patches import sample_positions, token_rows
+from onnxprune.linear.find import Layer, find_layers
+from onnxprune.linear.merges import Merge, find_merge
+from onnxprune.linear.padding import masks_of, shown
+from onnxprune.solve.elimination import Consumer, Elimination, eliminate
+from onnxprune.solve.gram import Accumulator, Moments, shrunk
+from onnxprune.solve.patches import sample_positions, token_rows
 from onnxprune.units import Group, Slice
 
 Array = npt.NDArray[Any]
@@ -148,7 +148,7 @@ def sweep(
     Args:
         groups: of the analysis that was calibrated.
         readers: from :func:`calibrate`.
-        ridge: see :func:`onnxprune.recover.elimination.eliminate`.
+        ridge: see :func:`onnxprune.solve.elimination.eliminate`.
         tell: told which group is being worked on.
 
     Returns:

@@ -10,7 +10,7 @@ from onnxprune.allocate.bypass import block_damage
 from onnxprune.allocate.curves import Feeds, calibrate, sweep
 from onnxprune.allocate.output_damage import in_outputs
 from onnxprune.analysis import Analysis
-from onnxprune.recover.elimination import Elimination
+from onnxprune.solve.elimination import Elimination
 from onnxprune.units import Block, Group
 
 _ASIDE = 5

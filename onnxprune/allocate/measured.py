@@ -17,7 +17,7 @@ from onnxprune.allocate.damage import Curves
 from onnxprune.analysis import Analysis
 from onnxprune.errors import OnnxpruneError
 from onnxprune.options import Options
-from onnxprune.recover.elimination import Elimination
+from onnxprune.solve.elimination import Elimination
 from onnxprune.sweep.found import Cell, Sensitivity, load_sensitivity
 
 Float = npt.NDArray[np.float64]

@@ -22,10 +22,10 @@ from onnxprune.analysis import Analysis
 from onnxprune.backends import open_session
 from onnxprune.cost import CostModel
 from onnxprune.fidelity import Comparison, squared_error
-from onnxprune.recover.between import find_maker
-from onnxprune.recover.elimination import Elimination
-from onnxprune.recover.layers import find_layers
-from onnxprune.recover.weights import Weights
+from onnxprune.linear.between import find_maker
+from onnxprune.linear.find import find_layers
+from onnxprune.linear.weights import Weights
+from onnxprune.solve.elimination import Elimination
 from onnxprune.units import Group
 
 Float = npt.NDArray[np.float64]
@@ -62,7 +62,7 @@ def in_outputs(
         swept: their damage curves.
         readers: the moments that the curves came from.
         batches: feeds; the first few are used.
-        ridge: of the closed-form refit, see ``recover.elimination``.
+        ridge: of the closed-form refit, see ``solve.elimination``.
         provider: what runs the models.
         tell: told which group is being worked on.
 

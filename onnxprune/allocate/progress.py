@@ -11,7 +11,7 @@ from onnxprune.allocate.damage import Curves
 from onnxprune.allocate.lattice import Lattice
 from onnxprune.allocate.ranking import F64
 from onnxprune.analysis import Analysis
-from onnxprune.recover.elimination import Elimination
+from onnxprune.solve.elimination import Elimination
 from onnxprune.units import Group
 
 

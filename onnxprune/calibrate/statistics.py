@@ -18,7 +18,7 @@ import numpy.typing as npt
 from onnxprune.calibrate.observe import LIMIT, Feeds, observe
 from onnxprune.errors import OnnxpruneError
 from onnxprune.model import Model
-from onnxprune.recover.gram import Accumulator
+from onnxprune.solve.gram import Accumulator
 
 F64 = npt.NDArray[np.float64]
 

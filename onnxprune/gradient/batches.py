@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxprune import model as models
-from onnxprune.recover.segments import Feeds
+from onnxprune.linear.segments import Feeds
 
 Array = npt.NDArray[Any]
 

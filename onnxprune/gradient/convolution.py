@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from onnxprune.gradient.emit import Emit, Undifferentiable
 from onnxprune.gradient.rules import Back, Call, rule
-from onnxprune.recover.patches import Window, leading_pads, output_sizes
+from onnxprune.solve.patches import Window, leading_pads, output_sizes
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxprune.gradient.student import Student
-from onnxprune.recover.segments import Feeds
+from onnxprune.linear.segments import Feeds
 
 Array = npt.NDArray[Any]
 

@@ -29,7 +29,7 @@ from onnxprune.gradient.batches import apart, first, joined
 from onnxprune.gradient.descent import Descent
 from onnxprune.gradient.student import Student, distance, losses_of, visible
 from onnxprune.gradient.variants import Variants
-from onnxprune.recover.segments import Feeds
+from onnxprune.linear.segments import Feeds
 
 Array = npt.NDArray[Any]
 Tell = Callable[[str], None]

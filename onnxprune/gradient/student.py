@@ -16,11 +16,11 @@ from onnxprune.errors import OnnxpruneError
 from onnxprune.fidelity import is_distribution, is_scores
 from onnxprune.gradient.backward import Loss, backward, set_free
 from onnxprune.gradient.emit import Undifferentiable
-from onnxprune.recover.layers import Layer, find_layers
-from onnxprune.recover.padding import masks_of, shown
-from onnxprune.recover.patches import sample_positions
-from onnxprune.recover.segments import Feeds
+from onnxprune.linear.find import Layer, find_layers
+from onnxprune.linear.padding import masks_of, shown
+from onnxprune.linear.segments import Feeds
 from onnxprune.shapes import propagate
+from onnxprune.solve.patches import sample_positions
 
 Array = npt.NDArray[Any]
 Float = npt.NDArray[np.float64]

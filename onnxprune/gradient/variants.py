@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from onnxprune.recover.segments import Feeds
+from onnxprune.linear.segments import Feeds
 
 Array = npt.NDArray[Any]
 

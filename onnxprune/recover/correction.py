@@ -23,15 +23,15 @@ import numpy.typing as npt
 from onnxprune import model as models
 from onnxprune.backends import open_session
 from onnxprune.fidelity import compare, squared_error
-from onnxprune.recover.gram import Moments
-from onnxprune.recover.least_squares import choose, correct_bias
+from onnxprune.linear.segments import Feeds, Segments
+from onnxprune.linear.weights import Weights
 from onnxprune.recover.measure import Sample, moments_of
 from onnxprune.recover.normalisation import Turn, plan_turns
-from onnxprune.recover.segments import Feeds, Segments
 from onnxprune.recover.steps import Kept, Step, plan_steps
 from onnxprune.recover.structured import Outcome, Reconstruction
-from onnxprune.recover.weights import Weights
 from onnxprune.shapes import Fact
+from onnxprune.solve.gram import Moments
+from onnxprune.solve.least_squares import choose, correct_bias
 
 Float = npt.NDArray[np.float64]
 

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from onnxprune.recover.between import Maker
-from onnxprune.recover.crops import Crops, sample_crops, sample_tokens
-from onnxprune.recover.gram import Accumulator, Moments
-from onnxprune.recover.pairs import Rows
-from onnxprune.recover.patches import Index, sample_positions, token_rows
-from onnxprune.recover.segments import Segments
+from onnxprune.linear.between import Maker
+from onnxprune.linear.segments import Segments
 from onnxprune.recover.steps import Step
+from onnxprune.solve.crops import Crops, sample_crops, sample_tokens
+from onnxprune.solve.gram import Accumulator, Moments
+from onnxprune.solve.pairs import Rows
+from onnxprune.solve.patches import Index, sample_positions, token_rows
 
 Array = npt.NDArray[Any]
 

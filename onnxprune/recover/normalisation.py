@@ -27,14 +27,14 @@ import onnx_ir as ir
 
 from onnxprune import model as models
 from onnxprune.analysis import identity
-from onnxprune.recover.lines import Line, Paired, fit, paired, pooled
+from onnxprune.linear.merges import Merge
+from onnxprune.linear.segments import Segments, ancestors
 from onnxprune.recover.measure import Sample
-from onnxprune.recover.merges import Merge
 from onnxprune.recover.norms import Norm, find_norms, vector, write
-from onnxprune.recover.patches import sample_positions, token_rows
-from onnxprune.recover.segments import Segments, ancestors
 from onnxprune.recover.steps import Kept, Step, changed_values
 from onnxprune.shapes import Fact
+from onnxprune.solve.lines import Line, Paired, fit, paired, pooled
+from onnxprune.solve.patches import sample_positions, token_rows
 
 Array = npt.NDArray[Any]
 Bool = npt.NDArray[np.bool_]

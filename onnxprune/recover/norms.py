@@ -18,9 +18,9 @@ import onnx_ir as ir
 
 from onnxprune import model as models
 from onnxprune.analysis import identity
-from onnxprune.recover.layers import Slot
-from onnxprune.recover.patches import Index, token_rows
+from onnxprune.linear.find import Slot
 from onnxprune.shapes import Fact
+from onnxprune.solve.patches import Index, token_rows
 
 Array = npt.NDArray[Any]
 Float = npt.NDArray[np.float64]
@@ -80,7 +80,7 @@ class Norm:
 
         Args:
             values: what it reads.
-            positions: rows of ``y`` that are wanted, see ``patches.sample_positions``.
+            positions: rows of ``y`` that are wanted, see ``solve.patches.sample_positions``.
         """
         x = values[0] if len(values) == 1 else np.asarray(sum(values))
         if self.kind == "group":

@@ -12,10 +12,10 @@ import onnx_ir as ir
 
 from onnxprune import model as models
 from onnxprune.analysis import identity
-from onnxprune.recover.between import Maker, clip_of, find_maker, is_depthwise
-from onnxprune.recover.layers import Layer, find_layers
-from onnxprune.recover.merges import Merge, find_merge
-from onnxprune.recover.segments import ancestors
+from onnxprune.linear.between import Maker, clip_of, find_maker, is_depthwise
+from onnxprune.linear.find import Layer, find_layers
+from onnxprune.linear.merges import Merge, find_merge
+from onnxprune.linear.segments import ancestors
 from onnxprune.shapes import Fact
 
 Array = npt.NDArray[Any]

@@ -6,7 +6,7 @@ are not carried on but made up for. Where a layer's output is added to a residua
 is the dense sum minus the pruned other summand, which also makes up for errors that the stream
 already carries (He, Zhang and Sun, "Channel pruning for accelerating very deep neural networks",
 ICCV 2017). Where only an elementwise function lies between a layer and the one before it, the two
-are refitted together (``recover.pairs``).
+are refitted together (``solve.pairs``).
 
 Every refit is judged on held-out inputs and declined where it does not help.
 """
@@ -19,17 +19,17 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from onnxprune import model as models
-from onnxprune.recover.between import Maker
-from onnxprune.recover.filters import Filter
-from onnxprune.recover.gram import Moments
-from onnxprune.recover.least_squares import RIDGES, refit
+from onnxprune.linear.between import Maker
+from onnxprune.linear.segments import Feeds, Segments
+from onnxprune.linear.weights import Weights
 from onnxprune.recover.measure import Sample, moments_of, pair_rows
 from onnxprune.recover.normalisation import Turn, plan_turns
-from onnxprune.recover.pairs import Pair, Rows, hidden_moments, refit_pair
-from onnxprune.recover.segments import Feeds, Segments
 from onnxprune.recover.steps import Kept, Step, plan_steps
-from onnxprune.recover.weights import Weights
 from onnxprune.shapes import Fact
+from onnxprune.solve.filters import Filter
+from onnxprune.solve.gram import Moments
+from onnxprune.solve.least_squares import RIDGES, refit
+from onnxprune.solve.pairs import Pair, Rows, hidden_moments, refit_pair
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Settings:
         sample: which rows are looked at.
         producers: also refit layers that lost no input but whose inputs have changed.
         pairs: refit layers together with the ones before them; the number of steps, 0 for never.
-        ridges: candidates, see ``least_squares``.
+        ridges: candidates, see ``solve.least_squares``.
         provider: what runs the models.
         threads: threads within an operator.
     """

@@ -2,7 +2,7 @@
 
 Front to back, as in ``recover.structured``: each layer that reads something else than it did, or
 has lost weights itself, is fitted to what the dense model computes there, by conjugate gradients on
-the weights that are left (``recover.pcg``), and is changed only where held-out inputs agree.
+the weights that are left (``solve.pcg``), and is changed only where held-out inputs agree.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxprune import model as models
+from onnxprune.linear.merges import find_merge
+from onnxprune.linear.segments import Segments, ancestors
 from onnxprune.recover.measure import Sample
-from onnxprune.recover.merges import find_merge
-from onnxprune.recover.pcg import RIDGES, refit_support
-from onnxprune.recover.segments import Segments, ancestors
 from onnxprune.shapes import Fact
+from onnxprune.solve.pcg import RIDGES, refit_support
 from onnxprune.sparse.amount import Sparsity
 from onnxprune.sparse.rows import ROWS, Feeds, moments_of, steadied
 from onnxprune.sparse.weights import Target, Weights, find_targets

@@ -2,7 +2,7 @@
 
 Each layer sees what the thinned layers before it really give it, and is to compute what the dense
 model did (``sparse.rows``). Its weights are first aimed at that with none removed, then a mask is
-found for them (``sparse.select``), then those that stay are refitted (``recover.pcg``), which is
+found for them (``sparse.select``), then those that stay are refitted (``solve.pcg``), which is
 kept only if the error on held-out inputs falls. The layer is written back before the next one is
 looked at.
 """
@@ -17,14 +17,14 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxprune import model as models
-from onnxprune.recover.columns import affordable, refit_columns
-from onnxprune.recover.gram import Moments, squared_error
+from onnxprune.linear.merges import Merge, find_merge
+from onnxprune.linear.segments import Segments, ancestors
 from onnxprune.recover.measure import Sample
-from onnxprune.recover.merges import Merge, find_merge
-from onnxprune.recover.obs import Pattern
-from onnxprune.recover.pcg import RIDGES, refit_support
-from onnxprune.recover.segments import Segments, ancestors
 from onnxprune.shapes import Fact
+from onnxprune.solve.columns import affordable, refit_columns
+from onnxprune.solve.gram import Moments, squared_error
+from onnxprune.solve.obs import Pattern
+from onnxprune.solve.pcg import RIDGES, refit_support
 from onnxprune.sparse.amount import Method, Sparsity, Spread
 from onnxprune.sparse.rows import ROWS, Feeds, moments_of, steadied
 from onnxprune.sparse.select import aim, gram_of, select

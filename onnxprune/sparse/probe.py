@@ -10,8 +10,8 @@ import numpy.typing as npt
 from onnxprune import model as models
 from onnxprune.backends import open_session
 from onnxprune.fidelity import Comparison, Fidelity
-from onnxprune.recover.gram import Moments, with_targets
-from onnxprune.recover.merges import Merge
+from onnxprune.linear.merges import Merge
+from onnxprune.solve.gram import Moments, with_targets
 from onnxprune.sparse import shares
 from onnxprune.sparse.rows import Feeds
 from onnxprune.sparse.weights import Target, Weights

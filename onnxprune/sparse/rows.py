@@ -15,11 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxprune import model as models
-from onnxprune.recover.gram import Accumulator, Moments
+from onnxprune.linear.merges import Merge
+from onnxprune.linear.segments import Segments
 from onnxprune.recover.measure import Sample
-from onnxprune.recover.merges import Merge
-from onnxprune.recover.patches import sample_positions
-from onnxprune.recover.segments import Segments
+from onnxprune.solve.gram import Accumulator, Moments
+from onnxprune.solve.patches import sample_positions
 from onnxprune.sparse.weights import Target
 
 Array = npt.NDArray[Any]

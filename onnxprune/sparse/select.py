@@ -1,7 +1,7 @@
 """Which weights of one layer go, and first values of those that stay.
 
 Exactly as many go as are asked for, whatever the method: the optimal-brain-surgeon sweep of
-``recover.obs`` rounds in every block of inputs, so its mask is settled afterwards.
+``solve.obs`` rounds in every block of inputs, so its mask is settled afterwards.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxprune import masks
-from onnxprune.recover.admm import admm
-from onnxprune.recover.gram import Moments
-from onnxprune.recover.obs import Pattern, damped, obs
-from onnxprune.recover.pcg import SETTLED, conjugate_gradients
+from onnxprune.solve.admm import admm
+from onnxprune.solve.gram import Moments
+from onnxprune.solve.obs import Pattern, damped, obs
+from onnxprune.solve.pcg import SETTLED, conjugate_gradients
 from onnxprune.sparse.amount import Method
 from onnxprune.sparse.weights import Target
 

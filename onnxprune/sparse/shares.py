@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxprune import masks
-from onnxprune.recover.gram import Moments, squared_error, with_targets
-from onnxprune.recover.least_squares import correct_bias
-from onnxprune.recover.obs import Pattern
-from onnxprune.recover.pcg import conjugate_gradients
+from onnxprune.solve.gram import Moments, squared_error, with_targets
+from onnxprune.solve.least_squares import correct_bias
+from onnxprune.solve.obs import Pattern
+from onnxprune.solve.pcg import conjugate_gradients
 from onnxprune.sparse.select import gram_of, mask_of, scores_of
 from onnxprune.sparse.weights import Target
 

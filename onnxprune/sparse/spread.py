@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from onnxprune import model as models
 from onnxprune.errors import OnnxpruneError
-from onnxprune.recover.merges import find_merge
-from onnxprune.recover.segments import Segments
+from onnxprune.linear.merges import find_merge
+from onnxprune.linear.segments import Segments
 from onnxprune.shapes import Fact
 from onnxprune.sparse import shares
 from onnxprune.sparse.amount import Sparsity

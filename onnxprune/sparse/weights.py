@@ -20,10 +20,10 @@ import onnx_ir as ir
 
 from onnxprune import model as models
 from onnxprune.analysis import identity
-from onnxprune.recover.layers import Layer, find_layers
-from onnxprune.recover.merges import Merge
-from onnxprune.recover.patches import Index
-from onnxprune.recover.weights import store_bias
+from onnxprune.linear.find import Layer, find_layers
+from onnxprune.linear.merges import Merge
+from onnxprune.linear.weights import store_bias
+from onnxprune.solve.patches import Index
 from onnxprune.sparse.amount import Sparsity
 
 Array = npt.NDArray[Any]

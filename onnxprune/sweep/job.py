@@ -21,8 +21,8 @@ from onnxprune.errors import OnnxpruneError
 from onnxprune.fidelity import Outputs
 from onnxprune.inputs import Feeds
 from onnxprune.judge import Task, judge_run
+from onnxprune.linear.find import find_layers
 from onnxprune.plan import pack
-from onnxprune.recover.layers import find_layers
 from onnxprune.sparse.zeros import zero
 from onnxprune.storage.densify import densify
 from onnxprune.surgery import cut

@@ -20,7 +20,7 @@ from onnxprune.analysis import Analysis
 from onnxprune.cost import CostModel
 from onnxprune.errors import OnnxpruneError
 from onnxprune.options import Options
-from onnxprune.recover.elimination import Elimination
+from onnxprune.solve.elimination import Elimination
 from onnxprune.sweep.found import Recommendation, Sensitivity, Target
 
 Removed = Mapping[str, tuple[int, ...]]

@@ -10,8 +10,8 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxprune import model as models
-from onnxprune.recover.layers import Layer
-from onnxprune.recover.merges import Merge
+from onnxprune.linear.find import Layer
+from onnxprune.linear.merges import Merge
 
 Array = npt.NDArray[Any]
 Float = npt.NDArray[np.float64]

@@ -18,10 +18,10 @@ import onnx_ir as ir
 from onnxprune import model as models
 from onnxprune.analysis import Analysis
 from onnxprune.analysis.walk import KEPT_WHOLE
+from onnxprune.correspond.kept_units import Correspondence
+from onnxprune.correspond.matching import SAME_WAY, Matching
 from onnxprune.errors import OnnxpruneError
-from onnxprune.recover.correspond import Correspondence
-from onnxprune.recover.matching import SAME_WAY, Matching
-from onnxprune.recover.places import Place, by_identity, read_at
+from onnxprune.linear.places import Place, by_identity, read_at
 from onnxprune.surgery import cut
 
 Bool = npt.NDArray[np.bool_]

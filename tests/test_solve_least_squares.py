@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxprune.recover import gram, least_squares
-from onnxprune.recover.least_squares import refit, ridge_regression, solve_symmetric
+from onnxprune.solve import gram, least_squares
+from onnxprune.solve.least_squares import refit, ridge_regression, solve_symmetric
 
 seeds = st.integers(0, 10_000)
 Pair = tuple[np.ndarray, np.ndarray]

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from onnxprune.recover.activation import Activation
-from onnxprune.recover.crops import Crops
+from onnxprune.solve.activation import Activation
+from onnxprune.solve.crops import Crops
 
 Array = npt.NDArray[Any]
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxprune.recover.elimination import Consumer, eliminate
+from onnxprune.solve.elimination import Consumer, eliminate
 
 RIDGE = 1e-4
 seeds = st.integers(0, 10_000)

@@ -13,10 +13,10 @@ import onnx_ir as ir
 from onnxprune import model as models
 from onnxprune.backends import open_session
 from onnxprune.errors import OnnxpruneError
-from onnxprune.recover.activation import IDENTITY, Activation, computed, relu
-from onnxprune.recover.layers import Layer
-from onnxprune.recover.merges import Merge, find_merge
+from onnxprune.linear.find import Layer
+from onnxprune.linear.merges import Merge, find_merge
 from onnxprune.shapes import Fact
+from onnxprune.solve.activation import IDENTITY, Activation, computed, relu
 
 _ELEMENTWISE = {
     "Abs",

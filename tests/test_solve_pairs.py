@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxprune.recover import crops, patches
-from onnxprune.recover.activation import computed, relu
-from onnxprune.recover.pairs import Pair, Rows, refit_pair
-from onnxprune.recover.patches import Window
+from onnxprune.solve import crops, patches
+from onnxprune.solve.activation import computed, relu
+from onnxprune.solve.pairs import Pair, Rows, refit_pair
+from onnxprune.solve.patches import Window
 
 seeds = st.integers(0, 10_000)
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxprune.recover import gram
+from onnxprune.solve import gram
 
 seeds = st.integers(0, 10_000)
 

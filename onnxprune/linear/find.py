@@ -17,8 +17,8 @@ import onnx_ir as ir
 
 from onnxprune import model as models
 from onnxprune.analysis import identity
-from onnxprune.recover import patches
-from onnxprune.recover.patches import Window
+from onnxprune.solve import patches
+from onnxprune.solve.patches import Window
 
 Array = npt.NDArray[Any]
 Float = npt.NDArray[np.float64]

@@ -15,9 +15,9 @@ import onnx_ir as ir
 
 from onnxprune import model as models
 from onnxprune.analysis import Analysis, identity
+from onnxprune.correspond.branches import Branches
 from onnxprune.errors import OnnxpruneError
-from onnxprune.recover.branches import Branches
-from onnxprune.recover.places import Place, is_size, same_operator, source, stored_at
+from onnxprune.linear.places import Place, is_size, same_operator, source, stored_at
 
 SAME_WAY = (
     "give the model that this one was made from, written the same way: if nodes were folded or "

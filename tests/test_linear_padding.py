@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import onnxprune
 from onnxprune import model as models
-from onnxprune.recover.padding import masks_of, shown
+from onnxprune.linear.padding import masks_of, shown
 
 Array = npt.NDArray[Any]
 

@@ -12,7 +12,7 @@ Kronecker product of the inputs' Gram matrix and the hidden units' (Martens and 
 arXiv 1503.05671). Five to ten steps do what hundreds of plain gradient steps do: on the blocks of
 a ResNet-20 with half of their units they lower the error of exact least squares by 20 to 40 %.
 
-A depthwise convolution with a second function may lie between them as well (``recover.filters``).
+A depthwise convolution with a second function may lie between them as well (``solve.filters``).
 
 If what is fitted is read through a clip (ReLU, ReLU6), errors where the wanted value is clipped
 count only as far as they come out of the clip: a convex loss, majorised by plain squares.
@@ -26,11 +26,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from onnxprune.recover.activation import Activation
-from onnxprune.recover.crops import Crops
-from onnxprune.recover.filters import Filter
-from onnxprune.recover.gram import Moments, moments, restrict
-from onnxprune.recover.least_squares import solver
+from onnxprune.solve.activation import Activation
+from onnxprune.solve.crops import Crops
+from onnxprune.solve.filters import Filter
+from onnxprune.solve.gram import Moments, moments, restrict
+from onnxprune.solve.least_squares import solver
 
 Array = npt.NDArray[Any]
 Float = npt.NDArray[np.float64]

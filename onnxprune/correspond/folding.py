@@ -15,7 +15,7 @@ from onnx_ir.passes import common
 
 from onnxprune import model as models
 from onnxprune.analysis import identity
-from onnxprune.recover.places import source
+from onnxprune.linear.places import source
 from onnxprune.surgery.edit import Editor
 
 Float = npt.NDArray[np.float64]

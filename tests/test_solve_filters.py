@@ -15,15 +15,15 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxprune import model as models
 from onnxprune.analysis import analyse
 from onnxprune.backends import open_session
-from onnxprune.recover import crops, pairs
-from onnxprune.recover.activation import IDENTITY, relu
-from onnxprune.recover.between import find_maker
-from onnxprune.recover.filters import Filter
-from onnxprune.recover.layers import find_layers
+from onnxprune.linear.between import find_maker
+from onnxprune.linear.find import find_layers
 from onnxprune.recover.measure import Sample
-from onnxprune.recover.pairs import Pair, Rows, refit_pair
-from onnxprune.recover.patches import Window, window_rows
 from onnxprune.recover.structured import Settings, reconstruct
+from onnxprune.solve import crops, pairs
+from onnxprune.solve.activation import IDENTITY, relu
+from onnxprune.solve.filters import Filter
+from onnxprune.solve.pairs import Pair, Rows, refit_pair
+from onnxprune.solve.patches import Window, window_rows
 from onnxprune.surgery import cut
 
 Array = npt.NDArray[Any]

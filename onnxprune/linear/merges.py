@@ -16,7 +16,7 @@ import onnx_ir as ir
 
 from onnxprune import model as models
 from onnxprune.analysis import identity
-from onnxprune.recover.layers import Layer, number
+from onnxprune.linear.find import Layer, number
 from onnxprune.shapes import Fact
 
 Float = npt.NDArray[np.float64]

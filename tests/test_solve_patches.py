@@ -10,8 +10,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from onnxprune.recover import patches
-from onnxprune.recover.patches import Window
+from onnxprune.solve import patches
+from onnxprune.solve.patches import Window
 
 
 def run(window: Window, x: np.ndarray, weight: np.ndarray) -> np.ndarray:

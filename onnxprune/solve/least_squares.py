@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.linalg import LinAlgError, cho_factor, cho_solve, eigh
 
-from onnxprune.recover.gram import Moments, merge, of_outputs, squared_error
+from onnxprune.solve.gram import Moments, merge, of_outputs, squared_error
 
 Float = npt.NDArray[np.float64]
 Index = npt.NDArray[np.int64]

@@ -18,11 +18,11 @@ import onnx_ir as ir
 from onnxprune import model as models
 from onnxprune.analysis import Analysis
 from onnxprune.atoms import PIN, Column
+from onnxprune.correspond.alignment import Alignment, Certainty, align
+from onnxprune.correspond.matching import SAME_WAY
 from onnxprune.dims import Axis
 from onnxprune.errors import OnnxpruneError
-from onnxprune.recover.alignment import Alignment, Certainty, align
-from onnxprune.recover.matching import SAME_WAY
-from onnxprune.recover.places import fits
+from onnxprune.linear.places import fits
 
 Array = npt.NDArray[Any]
 Bool = npt.NDArray[np.bool_]

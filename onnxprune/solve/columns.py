@@ -1,6 +1,6 @@
 """The best values of the weights that are kept, output by output, by least squares on its support.
 
-The problem is that of ``recover.pcg``, solved to the end: the normal equations of every output,
+The problem is that of ``solve.pcg``, solved to the end: the normal equations of every output,
 restricted to the inputs it keeps, by Cholesky. That is one factorisation per output instead of one
 matrix product per iteration for all of them, so it is for small layers.
 """
@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from onnxprune.recover.gram import Moments
-from onnxprune.recover.least_squares import Refit, refit_masked, solve_symmetric
-from onnxprune.recover.pcg import RIDGES
+from onnxprune.solve.gram import Moments
+from onnxprune.solve.least_squares import Refit, refit_masked, solve_symmetric
+from onnxprune.solve.pcg import RIDGES
 
 Array = npt.NDArray[Any]
 Float = npt.NDArray[np.float64]

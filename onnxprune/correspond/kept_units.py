@@ -1,7 +1,7 @@
 """Which units of a dense model a model that somebody else pruned still has.
 
-The graphs are paired first (``recover.matching``), then every axis is compared in all tensors that
-have it (``recover.kept_axes``): one set of units per group has to explain all of it.
+The graphs are paired first (``correspond.matching``), then every axis is compared in all tensors
+that have it (``correspond.kept_axes``): one set of units per group has to explain all of it.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import numpy.typing as npt
 
 from onnxprune import model as models
 from onnxprune.analysis import Analysis, identity
+from onnxprune.correspond.kept_axes import Axes
+from onnxprune.correspond.matching import Matching, match
 from onnxprune.errors import OnnxpruneError
-from onnxprune.recover.kept_axes import Axes
-from onnxprune.recover.matching import Matching, match
-from onnxprune.recover.places import by_identity, read_at
+from onnxprune.linear.places import by_identity, read_at
 
 Array = npt.NDArray[Any]
 Bool = npt.NDArray[np.bool_]

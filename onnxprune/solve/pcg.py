@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from onnxprune.recover.gram import Moments
-from onnxprune.recover.least_squares import Refit, refit_masked
+from onnxprune.solve.gram import Moments
+from onnxprune.solve.least_squares import Refit, refit_masked
 
 Array = npt.NDArray[Any]
 Float = npt.NDArray[np.float64]
@@ -61,7 +61,7 @@ def conjugate_gradients(
         keep: ``[K, N]``, the mask.
         old: ``[K, N]``, what the ridge pulls towards.
         start: ``[K, N]``, where the iterations begin; ``old`` if None.
-        ridge: share of each input's own variance, see :func:`onnxprune.recover.obs.damped`.
+        ridge: share of each input's own variance, see :func:`onnxprune.solve.obs.damped`.
         iterations: most steps per output.
         settled: share of the first squared gradient, in units of the preconditioner, at which they
             end.
@@ -132,7 +132,7 @@ def refit_support(
         keep: ``[g, K, N]``, the mask.
         bias: ``[g, N]``.
         start: ``[g, K, N]``, weights that already make up for the removal, such as those of
-            :func:`onnxprune.recover.obs.obs`; ``weight`` if None.
+            :func:`onnxprune.solve.obs.obs`; ``weight`` if None.
         ridges: candidates, shares of each input's own variance.
         iterations: most steps per output.
         free_bias: whether the layer has a bias that may change.

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from onnxprune.recover.patches import (
+from onnxprune.solve.patches import (
     Index,
     Window,
     leading_pads,

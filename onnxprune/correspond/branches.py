@@ -12,7 +12,7 @@ import onnx_ir as ir
 from onnxprune import model as models
 from onnxprune.analysis import Analysis, identity
 from onnxprune.errors import OnnxpruneError
-from onnxprune.recover.places import by_identity, fits, is_size, same_operator, source
+from onnxprune.linear.places import by_identity, fits, is_size, same_operator, source
 from onnxprune.units import Block
 
 _FOUND = 0.5

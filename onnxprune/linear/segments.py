@@ -19,7 +19,7 @@ import onnx_ir as ir
 from onnxprune import model as models
 from onnxprune.analysis import identity
 from onnxprune.backends import open_session
-from onnxprune.recover.padding import masks_of, shown
+from onnxprune.linear.padding import masks_of, shown
 
 Array = npt.NDArray[Any]
 Feeds = Mapping[str, Array]
