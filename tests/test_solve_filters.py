@@ -19,10 +19,11 @@ from onnxprune.linear.between import find_maker
 from onnxprune.linear.find import find_layers
 from onnxprune.recover.measure import Sample
 from onnxprune.recover.structured import Settings, reconstruct
-from onnxprune.solve import crops, pairs
+from onnxprune.solve import crops
 from onnxprune.solve.activation import IDENTITY, relu
+from onnxprune.solve.chain import Pair, Rows, Side
 from onnxprune.solve.filters import Filter
-from onnxprune.solve.pairs import Pair, Rows, refit_pair
+from onnxprune.solve.pairs import refit_pair
 from onnxprune.solve.patches import Window, window_rows
 from onnxprune.surgery import cut
 
@@ -106,7 +107,7 @@ def test_both_layers_do_better_than_the_second_alone(window: Window) -> None:
 def test_the_direction_is_downhill_as_the_loss_says() -> None:
     """What the step is made of is the gradient: checked against the loss itself."""
     train, _, pair, middle = problem(0, WINDOWS[0])
-    side = pairs._Side(train, relu(), middle)
+    side = Side(train, relu(), middle)
     rng = np.random.default_rng(0)
     hidden = side.hidden(pair.first)
     error = side.surplus(side.features(hidden), pair.second)

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnxprune.solve import gram, least_squares
-from onnxprune.solve.least_squares import refit, ridge_regression, solve_symmetric
+from onnxprune.solve.least_squares import ridge_regression, solve_symmetric
+from onnxprune.solve.refit import refit
 
 seeds = st.integers(0, 10_000)
 Pair = tuple[np.ndarray, np.ndarray]

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from onnxprune.solve import crops, patches
 from onnxprune.solve.activation import computed, relu
-from onnxprune.solve.pairs import Pair, Rows, refit_pair
+from onnxprune.solve.chain import Pair, Rows
+from onnxprune.solve.pairs import refit_pair
 from onnxprune.solve.patches import Window
 
 seeds = st.integers(0, 10_000)

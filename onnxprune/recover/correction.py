@@ -31,7 +31,8 @@ from onnxprune.recover.steps import Kept, Step, plan_steps
 from onnxprune.recover.structured import Outcome, Reconstruction
 from onnxprune.shapes import Fact
 from onnxprune.solve.gram import Moments
-from onnxprune.solve.least_squares import choose, correct_bias
+from onnxprune.solve.least_squares import correct_bias
+from onnxprune.solve.refit import choose
 
 Float = npt.NDArray[np.float64]
 

@@ -12,9 +12,9 @@ import numpy.typing as npt
 from onnxprune.linear.between import Maker
 from onnxprune.linear.segments import Segments
 from onnxprune.recover.steps import Step
+from onnxprune.solve.chain import Rows
 from onnxprune.solve.crops import Crops, sample_crops, sample_tokens
 from onnxprune.solve.gram import Accumulator, Moments
-from onnxprune.solve.pairs import Rows
 from onnxprune.solve.patches import Index, sample_positions, token_rows
 
 Array = npt.NDArray[Any]

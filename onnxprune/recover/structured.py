@@ -26,10 +26,11 @@ from onnxprune.recover.measure import Sample, moments_of, pair_rows
 from onnxprune.recover.normalisation import Turn, plan_turns
 from onnxprune.recover.steps import Kept, Step, plan_steps
 from onnxprune.shapes import Fact
+from onnxprune.solve.chain import Pair, Rows, hidden_moments
 from onnxprune.solve.filters import Filter
 from onnxprune.solve.gram import Moments
-from onnxprune.solve.least_squares import RIDGES, refit
-from onnxprune.solve.pairs import Pair, Rows, hidden_moments, refit_pair
+from onnxprune.solve.pairs import refit_pair
+from onnxprune.solve.refit import RIDGES, refit
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Settings:
         sample: which rows are looked at.
         producers: also refit layers that lost no input but whose inputs have changed.
         pairs: refit layers together with the ones before them; the number of steps, 0 for never.
-        ridges: candidates, see ``solve.least_squares``.
+        ridges: candidates, see ``solve.refit``.
         provider: what runs the models.
         threads: threads within an operator.
     """

@@ -3,7 +3,8 @@
 * ``patches``, ``crops``: the rows a linear layer multiplies its weights with (im2col, tokens).
 * ``gram``: streaming second moments of such rows and of their targets.
 * ``elimination``: which units to remove, and what each removal costs (group OBS).
-* ``least_squares``, ``pairs``: the best weights for what is left, of a layer or of two at once.
+* ``least_squares``, ``refit``, ``pairs``: the best weights for what is left, of a layer or of two
+  at once; ``chain``: what two layers compute, and how far that is off.
 * ``admm``, ``obs``, ``pcg``, ``columns``: single weights instead of units.
 * ``lines``: gains and biases of normalisations.
 """

@@ -13,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxprune.solve.gram import Moments
-from onnxprune.solve.least_squares import Refit, refit_masked, solve_symmetric
+from onnxprune.solve.least_squares import solve_symmetric
 from onnxprune.solve.pcg import RIDGES
+from onnxprune.solve.refit import Refit, refit_masked
 
 Array = npt.NDArray[Any]
 Float = npt.NDArray[np.float64]

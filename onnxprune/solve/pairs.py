@@ -13,9 +13,6 @@ arXiv 1503.05671). Five to ten steps do what hundreds of plain gradient steps do
 a ResNet-20 with half of their units they lower the error of exact least squares by 20 to 40 %.
 
 A depthwise convolution with a second function may lie between them as well (``solve.filters``).
-
-If what is fitted is read through a clip (ReLU, ReLU6), errors where the wanted value is clipped
-count only as far as they come out of the clip: a convex loss, majorised by plain squares.
 """
 
 from __future__ import annotations
@@ -27,9 +24,8 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxprune.solve.activation import Activation
-from onnxprune.solve.crops import Crops
+from onnxprune.solve.chain import Pair, Rows, Side
 from onnxprune.solve.filters import Filter
-from onnxprune.solve.gram import Moments, moments, restrict
 from onnxprune.solve.least_squares import solver
 
 Array = npt.NDArray[Any]
@@ -39,39 +35,6 @@ _HALVINGS = 6
 """Shorter steps tried before giving up."""
 _MAJORISED = 3
 """Rounds of least squares on a clipped loss, each on a majorant of what the last one left."""
-
-
-@dataclass(frozen=True, eq=False)
-class Rows:
-    """A sample of what a pair of layers sees and should compute.
-
-    Attributes:
-        crops: hidden and output positions.
-        x: ``[g, rows, K]``, what the first layer multiplies, at the hidden positions.
-        wanted: ``[out rows, N]``, what should come out where it counts.
-        offset: ``[out rows, N]`` or 0, what is added to the second layer's output there.
-        clip: bounds beyond which values are not told apart.
-    """
-
-    crops: Crops
-    x: Array
-    wanted: Array
-    offset: Array
-    clip: tuple[float, float] = (-np.inf, np.inf)
-
-
-@dataclass(frozen=True, eq=False)
-class Pair:
-    """The weights of both layers.
-
-    Attributes:
-        first: ``[g, K + 1, n]``, the maker's matrix with its bias as the last row.
-        second: ``[h * taps + 1, N]``, the reader's matrix, channel first, with its bias as the
-            last row.
-    """
-
-    first: Float
-    second: Float
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,108 +52,6 @@ class PairRefit:
     steps: int
     before: float
     after: float
-
-
-class _Side:
-    """One set of rows with everything that is computed over and over."""
-
-    def __init__(self, rows: Rows, activation: Activation, filters: Filter | None) -> None:
-        self.rows = rows
-        self.activation = activation
-        self.filters = filters
-        clipped = np.clip(rows.wanted, *rows.clip)
-        spread = float(clipped.var(axis=0, dtype=np.float64).sum())
-        self.norm = max(spread, np.finfo(np.float64).tiny)
-        low, high = rows.clip
-        below, above = rows.wanted <= low, rows.wanted >= high
-        # Where the wanted value is clipped the bound stands for it, and what is beyond counts 0.
-        aim = np.where(below, low, np.where(above, high, rows.wanted)) - rows.offset
-        self._aim = aim.astype(np.float32)
-        self._least = np.where(below, 0, -np.inf).astype(np.float32) if np.isfinite(low) else None
-        self._most = np.where(above, 0, np.inf).astype(np.float32) if np.isfinite(high) else None
-
-    def hidden(self, first: Float) -> Array:
-        """``[rows, h]``, before the nonlinearity."""
-        W = first.astype(np.float32)
-        made: Array = self.rows.x @ W[:, :-1]
-        made += W[:, -1:]
-        return made.transpose(1, 0, 2).reshape(made.shape[1], -1)
-
-    def features(self, hidden: Array) -> Array:
-        values, filters = self.activation.value(hidden), self.filters
-        if filters is None:
-            return self.rows.crops.features(values)
-        return filters.activation.value(filters.inner(self.rows.crops, values))
-
-    def order(self, hidden: int) -> npt.NDArray[np.int64]:
-        """Which row of a channel-first matrix each feature belongs to."""
-        return self.rows.crops.order(hidden) if self.filters is None else np.arange(hidden)
-
-    def back(
-        self, gradient: Array, hidden: Array, slope: Array, second: Float
-    ) -> tuple[Array, Float]:
-        """A gradient of the features as one of the hidden values, and how those meet behind them.
-
-        Args:
-            gradient: ``[out rows, features]``.
-            hidden: ``[rows, h]``.
-            slope: the same, of the function there.
-            second: ``[features, N]``, what the features are multiplied with.
-
-        Returns:
-            ``[rows, h]``, and ``[h, h]``.
-        """
-        crops, filters = self.rows.crops, self.filters
-        meeting = (slope.T @ slope).astype(np.float64) / len(slope)
-        if filters is None:
-            weights = second.reshape(crops.taps, slope.shape[1], -1)
-            across = np.einsum("thn,tjn->hj", weights, weights, optimize=True)
-            return crops.spread(gradient) * slope, across * meeting
-        steep = filters.activation.slope(filters.inner(crops, self.activation.value(hidden)))
-        meeting *= (steep.T @ steep).astype(np.float64) / len(steep) * filters.overlap
-        spread = crops.unfiltered(gradient * steep, filters.weight.astype(gradient.dtype))
-        return spread * slope, second @ second.T * meeting
-
-    def output(self, features: Array, second: Float) -> Array:
-        W = second.astype(np.float32)
-        made: Array = features @ W[:-1]
-        made += W[-1]
-        return made
-
-    def beyond(self, output: Array) -> Array:
-        """Output minus wanted, without what a clip hides; in place of the output."""
-        output -= self._aim
-        if self._least is not None:
-            np.maximum(output, self._least, out=output)
-        if self._most is not None:
-            np.minimum(output, self._most, out=output)
-        return output
-
-    def surplus(self, features: Array, second: Float) -> Array:
-        return self.beyond(self.output(features, second))
-
-    def loss(self, error: Array) -> float:
-        return float(np.einsum("rn,rn->", error, error, dtype=np.float64)) / len(error) / self.norm
-
-    def of(self, pair: Pair) -> float:
-        return self.loss(self.surplus(self.features(self.hidden(pair.first)), pair.second))
-
-
-def hidden_moments(
-    rows: Rows, first: Float, activation: Activation, filters: Filter | None = None
-) -> Moments:
-    """Moments of what the second layer multiplies, and of what should come out of it.
-
-    Args:
-        rows: a sample.
-        first: ``[g, K + 1, n]``, the maker's matrix with its bias as the last row.
-        activation: what is between the layers.
-        filters: what is between them after that.
-    """
-    side = _Side(rows, activation, filters)
-    hidden = side.hidden(first)
-    found = moments(side.features(hidden)[None], (rows.wanted - rows.offset)[None])
-    return restrict(found, np.argsort(side.order(hidden.shape[1])))
 
 
 def refit_pair(
@@ -220,7 +81,7 @@ def refit_pair(
     Returns:
         The best pair met.
     """
-    side, judge = (_Side(rows, activation, filters) for rows in (train, held))
+    side, judge = (Side(rows, activation, filters) for rows in (train, held))
     x = train.x.astype(np.float32)
     gram = _gram(x, bias=free_bias[0])
     solver = np.asarray(np.linalg.inv(_damp(gram, ridge)), dtype=np.float64)
@@ -250,7 +111,7 @@ def refit_pair(
 
 
 def _search(
-    side: _Side, now: Pair, move: Float, loss: float, rate: float
+    side: Side, now: Pair, move: Float, loss: float, rate: float
 ) -> tuple[Pair, Array, float] | None:
     """The first shorter step that lowers the loss: the pair, its hidden values, the next rate."""
     for _ in range(_HALVINGS):
@@ -281,7 +142,7 @@ def _damp(matrix: Float, share: float) -> Float:
 
 
 def _solve_second(
-    side: _Side, features: Array, second: Float, ridge: float, *, free: bool
+    side: Side, features: Array, second: Float, ridge: float, *, free: bool
 ) -> tuple[Float, Array]:
     """The reader's weights for these hidden values, and what its outputs are then off by.
 
@@ -308,7 +169,7 @@ def _solve_second(
 
 
 def _direction(
-    side: _Side, now: Pair, error: Array, made: Array, solver: Float, ridge: float, *, bias: bool
+    side: Side, now: Pair, error: Array, made: Array, solver: Float, ridge: float, *, bias: bool
 ) -> Float:
     """The natural gradient of the maker's weights, ``[g, K + 1, n]``."""
     rows = side.rows

@@ -1,0 +1,222 @@
+"""One layer repaired: several ways are tried, and held-out rows decide.
+
+Nothing is taken on trust: the weights as they are, a new bias, a new scale and bias per output,
+and a full refit at several ridges are compared on held-out rows, group by group, and the best
+wins. When the weights as they are win, the refit is declined and says so with both errors. The
+winner is then solved once more on all rows, held-out ones included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxprune.solve.gram import Moments, merge, of_outputs, squared_error
+from onnxprune.solve.least_squares import correct_bias, rescale, ridge_regression
+
+Float = npt.NDArray[np.float64]
+Index = npt.NDArray[np.int64]
+
+RIDGES = (1e-6, 1e-4, 1e-3, 1e-2, 1e-1)
+"""Shares of the mean input variance that are tried as ridges."""
+
+_TINY = float(np.finfo(np.float64).tiny)
+_EXACT = 1e-9
+"""Relative errors up to this are rounding."""
+_JUDGED = 64
+"""Outputs of a masked layer that are tried at every ridge, at most."""
+
+
+@dataclass(frozen=True, eq=False)
+class Refit:
+    """What came of one refit.
+
+    Attributes:
+        weight: ``[g, K, N]``.
+        bias: ``[g, N]``.
+        accepted: whether anything changed.
+        methods: per group, what won: ``none``, ``bias``, ``scale``, ``lstsq`` or ``pcg``.
+        ridges: ``[g]``, the ridge chosen where the method takes one, else 0.
+        before, after: squared error on held-out rows over the variance of the targets there.
+    """
+
+    weight: Float
+    bias: Float
+    accepted: bool
+    methods: tuple[str, ...]
+    ridges: Float
+    before: float
+    after: float
+
+
+def refit(
+    train: Moments,
+    held: Moments,
+    weight: npt.NDArray[Any],
+    bias: npt.NDArray[Any],
+    *,
+    free_bias: bool = True,
+    ridges: tuple[float, ...] = RIDGES,
+) -> Refit:
+    """The best of several repairs of one layer by the error on held-out rows.
+
+    Args:
+        train: moments of the rows that may be fitted to.
+        held: moments of other rows, that decide.
+        weight: ``[g, K, N]``, the weights as they are.
+        bias: ``[g, N]``, the bias as it is.
+        free_bias: whether the layer has a bias that may change.
+        ridges: candidates, shares of the mean input variance.
+
+    Returns:
+        The winner per group, solved on ``train`` and ``held`` together.
+    """
+    old = weight.astype(np.float64)
+    fixed = None if free_bias else bias.astype(np.float64)
+    offset = bias.astype(np.float64)
+    tried: list[tuple[str, float]] = [("none", 0.0)]
+    if free_bias:
+        tried += [("bias", 0.0), ("scale", 0.0)]
+    tried += [("lstsq", ridge) for ridge in sorted(ridges, reverse=True)]
+
+    def solve(rows: Moments, method: str, ridge: float) -> tuple[Float, Float]:
+        if method == "none":
+            return old, offset
+        if method == "bias":
+            return old, correct_bias(rows, old)
+        if method == "scale":
+            return rescale(rows, old)
+        return ridge_regression(rows, old, ridge, fixed)
+
+    return choose(train, held, tried, solve)
+
+
+def refit_masked(
+    train: Moments,
+    held: Moments,
+    masked: Float,
+    bias: npt.NDArray[Any],
+    tried: Sequence[tuple[str, float]],
+    solver: Callable[[Float, Float, float, slice | Index], Float],
+    *,
+    free_bias: bool,
+) -> Refit:
+    """The best repair of a layer some of whose weights are zero and stay so, on held-out rows.
+
+    A fit of every output at every ridge would cost several times what the one that wins does, so
+    of many outputs some are tried, spread evenly over all; the error after is what it was before,
+    times what became of theirs.
+
+    Args:
+        train: moments of the rows that may be fitted to.
+        held: moments of other rows, that decide group by group.
+        masked: ``[g, K, N]``, the weights as they are.
+        bias: ``[g, N]``.
+        tried: names of the solver's fits with their ridges.
+        solver: weights ``[g, K, n]`` of some outputs from the second moments ``[g, K, K]`` and
+            ``[g, K, n]`` of inputs, and of inputs and wanted outputs, at a ridge.
+        free_bias: whether the layer has a bias that may change: then moments are about the mean.
+
+    Returns:
+        The winner per group among the weights as they are, the same with a new bias, and the fits.
+    """
+    plain = [("none", 0.0)] + ([("bias", 0.0)] if free_bias else [])
+    count = masked.shape[2]
+    some = np.linspace(0, count - 1, min(count, _JUDGED)).round().astype(np.int64)
+
+    def solve(
+        rows: Moments, method: str, ridge: float, outputs: slice | Index = some
+    ) -> tuple[Float, Float]:
+        here, old = masked[:, :, outputs], bias[:, outputs].astype(np.float64)
+        if method == "none":
+            return here, old
+        if method == "bias":
+            return here, correct_bias(rows, here)
+        xx, xy = rows.xx, rows.xy
+        if not free_bias:
+            xx = xx + rows.mean_x[:, :, None] * rows.mean_x[:, None, :]
+            xy = xy + rows.mean_x[:, :, None] * (rows.mean_y - old)[:, None, :]
+        W = solver(xx, xy, ridge, outputs)
+        return W, correct_bias(rows, W) if free_bias else old
+
+    if count <= _JUDGED:
+        return choose(train, held, [*plain, *tried], solve)
+    options = [*plain, *tried]
+    judged = _judge(of_outputs(train, some), of_outputs(held, some), options, solve)
+    before = squared_error(held, masked, bias).sum(axis=1) / np.maximum(judged.errors[0], _TINY)
+    judged = _Judged(judged.errors * before, max(float(held.yy.sum()), _TINY))
+
+    def whole(rows: Moments, method: str, ridge: float) -> tuple[Float, Float]:
+        return solve(rows, method, ridge, slice(None))
+
+    return _settle(merge(train, held), options, judged, whole)
+
+
+@dataclass(frozen=True, eq=False)
+class _Judged:
+    """Errors on held-out rows, ``[tried, g]``, and the variance of what was wanted there."""
+
+    errors: Float
+    variance: float
+
+
+def choose(
+    train: Moments,
+    held: Moments,
+    tried: Sequence[tuple[str, float]],
+    solve: Callable[[Moments, str, float], tuple[Float, Float]],
+) -> Refit:
+    """Solve on ``train``, judge on ``held`` group by group, solve the winners on both together.
+
+    Args:
+        train: moments of the rows that may be fitted to.
+        held: moments of other rows.
+        tried: methods with their ridges; the first leaves everything as it is.
+        solve: weights ``[g, K, N]`` and bias ``[g, N]`` from moments, by method and ridge.
+
+    Returns:
+        The winners.
+    """
+    return _settle(merge(train, held), tried, _judge(train, held, tried, solve), solve)
+
+
+def _judge(
+    train: Moments,
+    held: Moments,
+    tried: Sequence[tuple[str, float]],
+    solve: Callable[[Moments, str, float], tuple[Float, Float]],
+) -> _Judged:
+    errors = np.stack(
+        [squared_error(held, *solve(train, *each)).sum(axis=1) for each in tried]
+    )  # [tried, g]
+    # Where nothing is wrong but rounding there is nothing to repair.
+    errors[0, errors[0] <= _EXACT * held.yy.sum(axis=1)] = 0.0
+    return _Judged(errors, max(float(held.yy.sum()), _TINY))
+
+
+def _settle(
+    everything: Moments,
+    tried: Sequence[tuple[str, float]],
+    judged: _Judged,
+    solve: Callable[[Moments, str, float], tuple[Float, Float]],
+) -> Refit:
+    """The winner of every group, solved on everything."""
+    best = np.argmin(judged.errors, axis=0)
+    weight, bias = (part.copy() for part in solve(everything, *tried[0]))
+    for index in np.unique(best[best > 0]):
+        mine = best == index
+        solved, moved = solve(everything, *tried[index])
+        weight[mine], bias[mine] = solved[mine], moved[mine]
+    return Refit(
+        weight,
+        bias,
+        bool((best > 0).any()),
+        tuple(tried[i][0] for i in best),
+        np.array([tried[i][1] for i in best]),
+        float(judged.errors[0].sum()) / judged.variance,
+        float(judged.errors.min(axis=0).sum()) / judged.variance,
+    )
