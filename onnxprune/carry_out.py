@@ -217,9 +217,11 @@ def refitted(
         if asked.recover == "bias":
             found = correct(*given, fit, provider=asked.provider, tell=tell)
         else:
-            fit = with_mixtures(fit, most_bytes=MOST_BYTES, seed=asked.seed)
             pairs = Settings.pairs if asked.recover == "auto" else 0
-            found = reconstruct(*given, fit, Settings(pairs=pairs, provider=asked.provider), tell)
+            how = Settings(pairs=pairs, provider=asked.provider)
+            held = how.sample.held
+            fit = with_mixtures(fit, most_bytes=MOST_BYTES, held=held, seed=asked.seed)
+            found = reconstruct(*given, fit, how, tell)
     return found.model, found.outcomes
 
 

@@ -159,6 +159,21 @@ def test_mixtures_lie_between_samples(samples: int, batch: int, seed: int, room:
         assert not any(np.array_equal(m, s) for m in mixed for s in x)
 
 
+@given(st.integers(2, 60), st.integers(2, 20), st.integers(2, 7), st.integers(0, 99))
+def test_what_judges_is_in_no_mixture_that_is_fitted_to(
+    samples: int, batch: int, held: int, seed: int
+) -> None:
+    x = 1.5 * np.eye(samples)  # a mixture says which samples it is of
+    given_ = [{"x": x[at : at + batch]} for at in range(0, samples, batch)]
+    found = with_mixtures(given_, most_bytes=1 << 30, held=held, seed=seed)
+    rows = np.concatenate([feeds["x"] for feeds in found])
+    judges = np.arange(len(rows)) % held == held - 1
+    judging = {int(k) for row in rows[judges] for k in np.flatnonzero(row)}
+    fitted = {int(k) for row in rows[~judges] for k in np.flatnonzero(row)}
+    assert not judging & fitted
+    assert judging | fitted == set(range(samples))
+
+
 def test_enough_samples_are_not_mixed() -> None:
     feeds = [{"x": np.random.default_rng(0).random((64, 2))} for _ in range(ENOUGH // 64)]
     assert with_mixtures(feeds, most_bytes=1 << 30) == feeds

@@ -19,6 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 Feeds = Mapping[str, npt.NDArray[Any]]
+Bool = npt.NDArray[np.bool_]
+Index = npt.NDArray[np.int64]
 
 ENOUGH = 4096
 """Samples beyond which mixtures are not worth their time."""
@@ -38,12 +40,17 @@ def mixable(batches: Sequence[Feeds]) -> bool:
     return len({len(array) for array in batches[0].values()}) == 1
 
 
-def with_mixtures(batches: Sequence[Feeds], *, most_bytes: int, seed: int = 0) -> list[Feeds]:
+def with_mixtures(
+    batches: Sequence[Feeds], *, most_bytes: int, held: int = 0, seed: int = 0
+) -> list[Feeds]:
     """The batches, each followed by as many mixtures of its own samples, up to a limit.
 
     Args:
         batches: ``{input: [samples, ...]}``.
         most_bytes: of all batches together; whatever was given stays.
+        held: every ``held``-th sample of what is returned, counted through all batches, will judge
+            what is fitted to the others. A mixture among these is of such samples alone, and they
+            are in no other: what judges must not have been seen. 0 if none is to judge.
         seed: of the mixtures.
 
     Returns:
@@ -56,20 +63,52 @@ def with_mixtures(batches: Sequence[Feeds], *, most_bytes: int, seed: int = 0) -
     room = most_bytes - sum(a.nbytes for feeds in given for a in feeds.values())
     rng = np.random.default_rng(seed)
     found: list[Feeds] = []
+    place = 0
     for feeds in given:
         found.append(feeds)
         size = sum(a.nbytes for a in feeds.values())
         count = len(next(iter(feeds.values())))
+        judges, place = _judges(place, count, held), place + count
         if count < 2 or size > room or samples + count > ENOUGH:
             continue
-        room, samples = room - size, samples + count
+        pairs = _partners(judges, _judges(place, count, held), rng)
+        if pairs is None:
+            continue
+        room, samples, place = room - size, samples + count, place + count
         share = rng.uniform(*_SHARE, count)
-        shift = int(rng.integers(1, count))
-        found.append({name: _mixed(array, share, shift) for name, array in feeds.items()})
+        found.append({name: _mixed(array, share, pairs) for name, array in feeds.items()})
     return found
 
 
-def _mixed(array: npt.NDArray[Any], share: npt.NDArray[np.float64], shift: int) -> npt.NDArray[Any]:
+def _judges(place: int, count: int, held: int) -> Bool:
+    """Which of so many samples from a place on are to judge."""
+    if not held:
+        return np.zeros(count, dtype=bool)
+    return np.asarray((place + np.arange(count)) % held == held - 1)
+
+
+def _partners(judges: Bool, wanted: Bool, rng: np.random.Generator) -> Index | None:
+    """``[2, count]``: what each mixture is of, from among the judges where it is to judge itself.
+
+    None where there is nobody to mix.
+    """
+    pairs = np.empty((2, len(wanted)), dtype=np.int64)
+    for judging in (False, True):
+        pool, places = np.flatnonzero(judges == judging), np.flatnonzero(wanted == judging)
+        if not len(places):
+            continue
+        if not len(pool):
+            return None
+        order = rng.permutation(np.resize(pool, len(places)))
+        shift = int(rng.integers(1, max(len(pool), 2)))
+        other = pool[(np.searchsorted(pool, order) + shift) % len(pool)]
+        pairs[:, places] = order, other
+    return pairs
+
+
+def _mixed(
+    array: npt.NDArray[Any], share: npt.NDArray[np.float64], pairs: Index
+) -> npt.NDArray[Any]:
     weight = share.astype(array.dtype).reshape(-1, *[1] * (array.ndim - 1))
-    mixed: npt.NDArray[Any] = weight * array + (1 - weight) * np.roll(array, shift, axis=0)
+    mixed: npt.NDArray[Any] = weight * array[pairs[0]] + (1 - weight) * array[pairs[1]]
     return mixed

@@ -38,6 +38,9 @@ _ROUNDING = 1e-9
 """Losses up to this share of what they are of are rounding."""
 _LOOKS = 10
 """How often held-out inputs are asked."""
+_EARLY = (4, 8, 12)
+"""Steps after which they are asked as well: steps that are far too long are seen to be at once, and
+what they spoil takes long to mend."""
 _JUDGES = 256
 """How many of them, at most."""
 _PATIENCE = 0.4
@@ -46,8 +49,9 @@ else it is the last and shortest steps that gain most."""
 _WORTH = 0.95
 """What they must fall to, or lower where few answers are judged: layers may have been fitted to
 them too, so they flatter what training starts from."""
-_ASTRAY = 1.5
-"""If they are so much further off than at best, training begins there again, more carefully."""
+_ASTRAY, _BACK = 1.5, 1.1
+"""If they are so much further off than at best, training begins there again, more carefully; the
+second, once something was gained."""
 
 
 @dataclass(frozen=True)
@@ -163,14 +167,14 @@ def _train(
     for step, (feeds, wanted) in enumerate(lessons, start=1):
         tell(f"training step {step} of {steps}")
         descent.step(feeds, wanted)
-        if step % (steps // _LOOKS) and step != steps:
+        if step % (steps // _LOOKS) and step not in {steps, *_EARLY}:
             continue
         found = judge(descent.weights)
         if found < best:
             best, weights, at = found, dict(descent.weights), step
         elif not at and descent.restarted and step > _PATIENCE * steps:
             break
-        elif not found <= _ASTRAY * best:
+        elif not found <= (_BACK if at else _ASTRAY) * best:
             descent.restart(weights)
     return best, weights, at
 
