@@ -230,8 +230,9 @@ def test_help_does_not_wait_for_onnx() -> None:
 
 def test_a_reader_that_leaves_early_is_no_error() -> None:
     program = Path(sys.executable).with_name("onnxprune")
+    buffered = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
     with subprocess.Popen(
-        [program, "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [program, "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=buffered
     ) as process:
         assert process.stdout is not None
         assert process.stderr is not None

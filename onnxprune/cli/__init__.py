@@ -50,7 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         with console.warnings_in_words():
-            return _run(arguments)
+            code = _run(arguments)
+            sys.stdout.flush()  # what argparse printed; here a reader that has left can be met
+            return code
     except OnnxpruneError as problem:
         console.error(problem)
         return problem.exit_code
