@@ -47,7 +47,7 @@ from onnxprune import model as models
 from onnxprune.backends import open_session
 from onnxprune.linear.find import Layer, find_layers
 from onnxprune.linear.merges import Merge
-from onnxprune.linear.padding import masks_of, shown
+from onnxprune.linear.padding import masks_of, shown, shown_to
 from onnxprune.linear.segments import Segments
 from onnxprune.solve.gram import Accumulator, Moments
 from onnxprune.solve.obs import Pattern
@@ -270,7 +270,7 @@ def _run(
         found = run.run(feeds, only=[*inputs, *outputs])
         for layer in layers:
             x = found[layer.x]
-            among = None if layer.window else shown(masks_of(feeds), x.shape, layer.axis)
+            among = shown_to(layer, masks_of(feeds), x.shape)
             share = -(-ROWS // len(batches))
             positions = sample_positions(layer.count(x.shape), share, number, among)
             rows = layer.rows(x, positions)

@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -144,17 +143,10 @@ def _keep(path: Path, row: dict[str, Any], runs: int) -> None:
         "what": "INT8 linear layers size x size, 1 thread, process CPU ms, least of interleaved",
         "runs": runs,
         "versions": {p: version(p) for p in ("onnxprune", "onnxruntime", "openvino", "numpy")},
-        "machine": {"processor": _processor(), "cores": os.cpu_count()},
+        "machine": {"processor": environment().cpu, "cores": os.cpu_count()},
         "rows": [merged[key] for key in sorted(merged)],
     }
     path.write_text(json.dumps(report, indent=1) + "\n")
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor()
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import onnxprune
 from onnxprune import model as models
+from onnxprune.gradient.student import visible
 from onnxprune.linear.padding import masks_of, shown
 
 Array = npt.NDArray[Any]
@@ -29,10 +30,19 @@ def test_masks_belong_to_values_of_their_tokens() -> None:
         assert found.tolist() == [0, 1, 3]
     for shape, axis in (((2, 3, 5), 1), ((2, 5, 3), -1), ((2, 3), 1), ((3,), 0)):
         assert shown(masks, shape, axis) is None
-    inverted = shown({"src_key_padding_mask": mask == 0}, (2, 3, 5), 2)
+    inverted = shown(masks_of({"src_key_padding_mask": mask == 0}), (2, 3, 5), 2)
     assert inverted is not None
     assert inverted.tolist() == [0, 1, 3]
-    assert shown({"mask": np.zeros((2, 3))}, (2, 3, 5), 2) is None  # it would leave nothing
+    assert (
+        shown(masks_of({"mask": np.zeros((2, 3))}), (2, 3, 5), 2) is None
+    )  # it would leave nothing
+
+
+def test_training_and_refits_agree_on_what_is_padding() -> None:
+    there = np.array([[1, 1, 0], [1, 0, 0]])
+    for feeds in ({"attention_mask": there}, {"key_padding_mask": there == 0}):
+        rows = visible(np.ones((2, 3, 4), np.float32), feeds)
+        assert np.flatnonzero(rows).tolist() == [0, 1, 3]
 
 
 def network() -> onnx.ModelProto:

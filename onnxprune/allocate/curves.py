@@ -20,7 +20,7 @@ from onnxprune.analysis import Analysis
 from onnxprune.backends import open_session
 from onnxprune.linear.find import Layer, find_layers
 from onnxprune.linear.merges import Merge, find_merge
-from onnxprune.linear.padding import masks_of, shown
+from onnxprune.linear.padding import masks_of, shown_to
 from onnxprune.solve.elimination import Consumer, Elimination, eliminate
 from onnxprune.solve.gram import Accumulator, Moments, shrunk
 from onnxprune.solve.patches import sample_positions, token_rows
@@ -119,7 +119,7 @@ def calibrate(
         for layer, matrix, accumulator in zip(layers, weights, collected, strict=True):
             x = found[layer.x]
             share = -(-max(rows, rows_per_input * matrix.shape[1]) // len(batches))
-            among = None if layer.window else shown(masks_of(batch), x.shape, layer.axis)
+            among = shown_to(layer, masks_of(batch), x.shape)
             positions = sample_positions(layer.count(x.shape), share, seed + number, among)
             accumulator.add(layer.rows(x, positions))
     return {

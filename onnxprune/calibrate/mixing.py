@@ -68,10 +68,10 @@ def with_mixtures(
         found.append(feeds)
         size = sum(a.nbytes for a in feeds.values())
         count = len(next(iter(feeds.values())))
-        judges, place = _judges(place, count, held), place + count
+        asked, place = judges(place + np.arange(count), held), place + count
         if count < 2 or size > room or samples + count > ENOUGH:
             continue
-        pairs = _partners(judges, _judges(place, count, held), rng)
+        pairs = _partners(asked, judges(place + np.arange(count), held), rng)
         if pairs is None:
             continue
         room, samples, place = room - size, samples + count, place + count
@@ -80,21 +80,26 @@ def with_mixtures(
     return found
 
 
-def _judges(place: int, count: int, held: int) -> Bool:
-    """Which of so many samples from a place on are to judge."""
+def judges(samples: Index, held: int) -> Bool:
+    """Which of some samples, counted through all batches, judge what is fitted to the others.
+
+    Args:
+        samples: their numbers.
+        held: every ``held``-th does; 0 if none does.
+    """
     if not held:
-        return np.zeros(count, dtype=bool)
-    return np.asarray((place + np.arange(count)) % held == held - 1)
+        return np.zeros(len(samples), dtype=bool)
+    return np.asarray(samples % held == held - 1)
 
 
-def _partners(judges: Bool, wanted: Bool, rng: np.random.Generator) -> Index | None:
+def _partners(asked: Bool, wanted: Bool, rng: np.random.Generator) -> Index | None:
     """``[2, count]``: what each mixture is of, from among the judges where it is to judge itself.
 
     None where there is nobody to mix.
     """
     pairs = np.empty((2, len(wanted)), dtype=np.int64)
     for judging in (False, True):
-        pool, places = np.flatnonzero(judges == judging), np.flatnonzero(wanted == judging)
+        pool, places = np.flatnonzero(asked == judging), np.flatnonzero(wanted == judging)
         if not len(places):
             continue
         if not len(pool):

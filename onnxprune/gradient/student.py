@@ -17,7 +17,7 @@ from onnxprune.fidelity import is_distribution, is_scores
 from onnxprune.gradient.backward import Loss, backward, set_free
 from onnxprune.gradient.emit import Undifferentiable
 from onnxprune.linear.find import Layer, find_layers
-from onnxprune.linear.padding import masks_of, shown
+from onnxprune.linear.padding import masks_of, shown_to
 from onnxprune.linear.segments import Feeds
 from onnxprune.shapes import propagate
 from onnxprune.solve.patches import sample_positions
@@ -40,9 +40,9 @@ def losses_of(outputs: Mapping[str, Array]) -> tuple[Loss, ...]:
 
 def visible(wanted: Array, feeds: Feeds) -> Array:
     """``[..., 1]``: 1 for the rows of an output that count, 0 for those that are padding."""
-    for name, mask in feeds.items():
-        if "mask" in name.lower() and wanted.ndim > 2 and mask.shape == wanted.shape[:2]:
-            shown = (mask != 0).reshape(mask.shape + (1,) * (wanted.ndim - 2))
+    for there in masks_of(feeds).values():
+        if wanted.ndim > 2 and there.shape == wanted.shape[:2]:
+            shown = there.reshape(there.shape + (1,) * (wanted.ndim - 2))
             return np.broadcast_to(shown, (*wanted.shape[:-1], 1)).astype(np.float32)
     return np.ones((*wanted.shape[:-1], 1), np.float32)
 
@@ -207,7 +207,7 @@ class Student:
         means = {}
         for layer in self.layers:
             x = found[layer.x]
-            among = None if layer.window else shown(masks_of(feeds), x.shape, layer.axis)
+            among = shown_to(layer, masks_of(feeds), x.shape)
             rows = layer.rows(x, sample_positions(layer.count(x.shape), _ENOUGH, 0, among))
             means[layer.node] = rows.mean(axis=1)[:, :, None]
         return means

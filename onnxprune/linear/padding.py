@@ -11,29 +11,45 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-Masks = Mapping[str, npt.NDArray[np.generic]]
+from onnxprune.linear.find import Layer
+
 Index = npt.NDArray[np.int64]
+Masks = Mapping[str, npt.NDArray[np.bool_]]
+"""Which tokens are there, ``[samples, tokens]``, by the name of the input that says so."""
 
 
-def masks_of(feeds: Masks) -> dict[str, npt.NDArray[np.generic]]:
-    """The inputs that are masks of tokens, by the name they were given: ``[samples, tokens]``."""
-    return {n: a for n, a in feeds.items() if "mask" in n.lower() and a.ndim == 2}
+def masks_of(feeds: Mapping[str, npt.NDArray[np.generic]]) -> Masks:
+    """The inputs that are masks of tokens.
+
+    A mask is other than 0 where there is something, or where there is nothing if it is named after
+    the padding (as PyTorch's ``key_padding_mask``).
+    """
+    found = {n: a != 0 for n, a in feeds.items() if "mask" in n.lower() and a.ndim == 2}
+    return {n: ~there if "pad" in n.lower() else there for n, there in found.items()}
 
 
 def shown(masks: Masks, shape: tuple[int, ...], axis: int) -> Index | None:
     """The rows that are no padding; None if no mask belongs to a value of this shape.
 
     Args:
-        masks: of tokens. A mask is other than 0 where there is something, or where there is
-            nothing if it is named after the padding (as PyTorch's ``key_padding_mask``).
+        masks: of tokens.
         shape: of a value, tokens before features.
         axis: of the features.
     """
     if len(shape) < 2 or axis % len(shape) != len(shape) - 1:
         return None
-    for name, mask in masks.items():
-        if shape[:-1] in (mask.shape, (mask.size,)):
-            rows = np.flatnonzero((mask != 0) != ("pad" in name.lower()))
-            if len(rows):
-                return rows.astype(np.int64)
+    for there in masks.values():
+        if shape[:-1] in (there.shape, (there.size,)) and there.any():
+            return np.flatnonzero(there).astype(np.int64)
     return None
+
+
+def shown_to(layer: Layer, masks: Masks, shape: tuple[int, ...]) -> Index | None:
+    """The rows of what a layer reads that are no padding; None if none is known to be.
+
+    Args:
+        layer: a convolution reads no tokens.
+        masks: of tokens.
+        shape: of what it reads.
+    """
+    return None if layer.window else shown(masks, shape, layer.axis)

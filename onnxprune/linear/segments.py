@@ -19,7 +19,8 @@ import onnx_ir as ir
 from onnxprune import model as models
 from onnxprune.analysis import identity
 from onnxprune.backends import open_session
-from onnxprune.linear.padding import masks_of, shown
+from onnxprune.linear.find import Layer
+from onnxprune.linear.padding import masks_of, shown, shown_to
 
 Array = npt.NDArray[Any]
 Feeds = Mapping[str, Array]
@@ -76,6 +77,10 @@ class Segments:
     def shown(self, name: str, axis: int, batch: int) -> npt.NDArray[np.int64] | None:
         """The rows of such a value that are no padding; None if none is known to be."""
         return shown(self._masks[batch], self._held[batch][name].shape, axis)
+
+    def shown_to(self, layer: Layer, batch: int) -> npt.NDArray[np.int64] | None:
+        """The same of what a layer reads."""
+        return shown_to(layer, self._masks[batch], self._held[batch][layer.x].shape)
 
     def advance(self, wanted: Iterable[str]) -> None:
         """Run what the wanted values need and has not run yet.

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from onnxprune.calibrate.mixing import judges
 from onnxprune.linear.between import Maker
 from onnxprune.linear.segments import Segments
 from onnxprune.recover.steps import Step
@@ -43,6 +44,10 @@ class Sample:
         """Rows for a layer with so many inputs."""
         return max(self.rows, self.per_input * inputs)
 
+    def judges(self, samples: Index) -> npt.NDArray[np.bool_]:
+        """Which of some samples, counted through all batches, are put aside to judge by."""
+        return judges(samples, self.held)
+
 
 def moments_of(
     step: Step, teacher: Segments, student: Segments, sample: Sample
@@ -55,9 +60,9 @@ def moments_of(
         x = student.value(layer.x, batch)
         total = layer.count(x.shape)
         share = -(-sample.wanted(step.inputs) // len(teacher))
-        among = None if layer.window else student.shown(layer.x, layer.axis, batch)
+        among = student.shown_to(layer, batch)
         positions = sample_positions(total, share, sample.seed + batch, among)
-        aside = (seen + positions * x.shape[0] // total) % sample.held == sample.held - 1
+        aside = sample.judges(seen + positions * x.shape[0] // total)
         seen += x.shape[0]
         skip = student.value(merge.skip, batch) if merge.skip else None
         wanted, offset = _wanted(step, teacher.value(merge.value, batch), skip, positions)
@@ -96,10 +101,9 @@ def pair_rows(
         x = student.value(maker.layer.x, batch)
         dense = teacher.value(step.merge.value, batch)
         skip = student.value(step.merge.skip, batch) if step.merge.skip else None
-        aside = (seen + np.arange(len(x))) % sample.held == sample.held - 1
+        aside = sample.judges(seen + np.arange(len(x)))
         seen += len(x)
-        window = maker.layer.window
-        shown = None if window else student.shown(maker.layer.x, maker.layer.axis, batch)
+        shown = student.shown_to(maker.layer, batch)
         for found, chosen in zip(parts, (~aside, aside), strict=True):
             if not chosen.any():
                 continue

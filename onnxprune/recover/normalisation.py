@@ -142,7 +142,7 @@ class Turn:
             # A few samples cannot be put aside whole: then it is their last rows.
             of = size if sum(sizes) >= sample.held else sample.held
             first = seen if of == size else 0
-            aside = (first + positions * of // total) % sample.held == sample.held - 1
+            aside = sample.judges(first + positions * of // total)
             seen += size
             rows = norm.rows(values, positions) * scale.slope + scale.offset
             for part, chosen in zip(parts, (~aside, aside), strict=True):

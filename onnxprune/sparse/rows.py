@@ -65,12 +65,12 @@ def moments_of(
     for k in range(len(student)):
         x = student.value(layer.x, k)
         total = layer.count(x.shape)
-        among = None if layer.window else student.shown(layer.x, layer.axis, k)
+        among = student.shown_to(layer, k)
         positions = sample_positions(total, share, sample.seed + k, among)
         # A few samples cannot be put aside whole: then it is their last rows.
         of = samples[k] if sum(samples) >= sample.held else sample.held
         first = seen if of == samples[k] else 0
-        aside = (first + positions * of // total) % sample.held == sample.held - 1
+        aside = sample.judges(first + positions * of // total)
         seen += samples[k]
         wanted = teacher.value(merge.value, k)
         if merge.skip is not None:
@@ -104,7 +104,7 @@ def norms_of(
         layer = target.layer
         for k in range(len(run)):
             x = run.value(layer.x, k)
-            among = None if layer.window else run.shown(layer.x, layer.axis, k)
+            among = run.shown_to(layer, k)
             rows = layer.rows(x, sample_positions(layer.count(x.shape), _LOOK, k, among))
             squares += np.square(rows, dtype=np.float64).sum(axis=1)
             count += rows.shape[1]
