@@ -21,7 +21,8 @@ from onnxprune.masked import masked
 from onnxprune.options import Options
 from onnxprune.plan import Plan
 from onnxprune.recover.correction import correct
-from onnxprune.recover.structured import Outcome, Settings, reconstruct
+from onnxprune.recover.refits import Outcome, Settings
+from onnxprune.recover.structured import reconstruct
 from onnxprune.sparse.stage import restore, thin
 from onnxprune.sparsify import Thinned
 from onnxprune.storage.choose import Asked

@@ -25,7 +25,8 @@ from onnxprune.judge import Judgement, judge
 from onnxprune.options import Options
 from onnxprune.plan import Origin, Plan, pack, versions
 from onnxprune.recover.correction import correct
-from onnxprune.recover.structured import Outcome, Settings, reconstruct
+from onnxprune.recover.refits import Outcome, Settings
+from onnxprune.recover.structured import reconstruct
 from onnxprune.recover.support import refit_masked
 from onnxprune.sparse.zeros import zero
 from onnxprune.sparsify import Thinned

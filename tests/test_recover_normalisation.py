@@ -20,7 +20,8 @@ from onnxprune.backends import open_session
 from onnxprune.recover.correction import correct
 from onnxprune.recover.measure import Sample
 from onnxprune.recover.norms import find_norms
-from onnxprune.recover.structured import Reconstruction, Settings, reconstruct
+from onnxprune.recover.refits import Settings
+from onnxprune.recover.structured import Reconstruction, reconstruct
 from onnxprune.solve.lines import Line, Paired, fit, paired, pooled
 from onnxprune.surgery import cut
 from test_traps_norm import NORMS

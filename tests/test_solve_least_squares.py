@@ -86,6 +86,29 @@ def test_a_refit_that_would_hurt_is_declined() -> None:
     assert got.after == got.before
 
 
+@given(seeds)
+@settings(max_examples=30, deadline=None)
+def test_what_judges_is_left_out_of_the_last_fit_where_that_is_asked(seed: int) -> None:
+    (x, y), (u, v) = rows(seed, 1, 12, 8, 3, noise=2.0)
+    train, held = gram.moments(x, y), gram.moments(u, v)
+    old, bias = np.zeros((1, 8, 3)), np.zeros((1, 3))
+    both, apart = (refit(train, held, old, bias, onto=onto) for onto in (None, train))
+    assert (both.methods, both.after, both.ridge) == (apart.methods, apart.after, apart.ridge)
+    off = ((v - u @ apart.weight - apart.bias[:, None]) ** 2).mean(1).sum() / v.var(1).sum()
+    assert off == pytest.approx(apart.after)  # so these rows can go on to judge
+
+
+def test_a_layer_with_hardly_any_rows_stays_close_to_what_it_was() -> None:
+    rng = np.random.default_rng(0)
+    old = rng.standard_normal((1, 60, 4))
+    x, u = rng.standard_normal((1, 40, 60)), rng.standard_normal((1, 400, 60))
+    truth = old + 0.3 * rng.standard_normal(old.shape)
+    y, v = (each @ truth + 8 * rng.standard_normal((1, each.shape[1], 4)) for each in (x, u))
+    got = refit(gram.moments(x, y), gram.moments(u, v), old, np.zeros((1, 4)))
+    assert got.ridge >= 1
+    assert np.linalg.norm(got.weight - old) < np.linalg.norm(old) / 2
+
+
 def test_a_removed_input_is_made_up_for_by_its_neighbours() -> None:
     # Input 5 is the sum of 0 and 1, so without it nothing need be lost.
     rng = np.random.default_rng(0)

@@ -23,7 +23,7 @@ from onnxprune.backends import open_session
 from onnxprune.cost import CostModel
 from onnxprune.fidelity import Comparison, squared_error
 from onnxprune.linear.between import find_maker
-from onnxprune.linear.find import find_layers
+from onnxprune.linear.pad_nodes import unpadded_layers
 from onnxprune.linear.weights import Weights
 from onnxprune.solve.elimination import Elimination
 from onnxprune.units import Group
@@ -99,7 +99,7 @@ def repairable(analysis: Analysis, groups: Sequence[Group]) -> frozenset[str]:
         analysis: of the dense model.
         groups: of it.
     """
-    layers, _ = find_layers(analysis.model)
+    layers, _ = unpadded_layers(analysis.model, analysis.facts)
     values = {v.name or "": v for v in models.values(analysis.model.ir.graph)}
     made = {
         layer.node

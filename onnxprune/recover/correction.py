@@ -27,8 +27,9 @@ from onnxprune.linear.segments import Feeds, Segments
 from onnxprune.linear.weights import Weights
 from onnxprune.recover.measure import Sample, moments_of
 from onnxprune.recover.normalisation import Turn, plan_turns
+from onnxprune.recover.refits import Outcome
 from onnxprune.recover.steps import Kept, Step, plan_steps
-from onnxprune.recover.structured import Outcome, Reconstruction
+from onnxprune.recover.structured import Reconstruction
 from onnxprune.shapes import Fact
 from onnxprune.solve.gram import Moments
 from onnxprune.solve.least_squares import correct_bias

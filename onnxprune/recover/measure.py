@@ -22,6 +22,8 @@ Array = npt.NDArray[Any]
 
 _BYTES = 768 << 20
 """Most bytes of rows held at a time."""
+_GROUPED = 1 << 28
+"""Most numbers in the rows of a grouped layer, whose groups have few inputs each."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Sample:
     """How rows are drawn.
 
     Attributes:
-        rows: per layer, at least.
+        rows: per layer, at least; fewer where it has many groups.
         per_input: per input of the layer, if that is more.
         held: every ``held``-th sample is put aside to judge by.
         seed: of the draw.
@@ -40,9 +42,10 @@ class Sample:
     held: int = 6
     seed: int = 0
 
-    def wanted(self, inputs: int) -> int:
-        """Rows for a layer with so many inputs."""
-        return max(self.rows, self.per_input * inputs)
+    def wanted(self, inputs: int, groups: int = 1) -> int:
+        """Rows for a layer with so many inputs in each of its groups."""
+        most = self.rows if groups == 1 else min(self.rows, _GROUPED // (groups * inputs))
+        return max(most, self.per_input * inputs)
 
     def judges(self, samples: Index) -> npt.NDArray[np.bool_]:
         """Which of some samples, counted through all batches, are put aside to judge by."""
@@ -59,7 +62,7 @@ def moments_of(
     for batch in range(len(teacher)):
         x = student.value(layer.x, batch)
         total = layer.count(x.shape)
-        share = -(-sample.wanted(step.inputs) // len(teacher))
+        share = -(-sample.wanted(step.inputs, layer.groups) // len(teacher))
         among = student.shown_to(layer, batch)
         positions = sample_positions(total, share, sample.seed + batch, among)
         aside = sample.judges(seen + positions * x.shape[0] // total)

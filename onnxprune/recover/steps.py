@@ -13,8 +13,9 @@ import onnx_ir as ir
 from onnxprune import model as models
 from onnxprune.analysis import identity
 from onnxprune.linear.between import Maker, clip_of, find_maker, is_depthwise
-from onnxprune.linear.find import Layer, find_layers
+from onnxprune.linear.find import Layer
 from onnxprune.linear.merges import Merge, find_merge
+from onnxprune.linear.pad_nodes import unpadded_layers
 from onnxprune.linear.segments import ancestors
 from onnxprune.shapes import Fact
 
@@ -82,10 +83,10 @@ def plan_steps(
         producers: also layers that lost no input but get other inputs than they did.
         pairs: also look for the layers before them that they can be refitted together with.
     """
-    layers, declined = find_layers(pruned)
+    layers, declined = unpadded_layers(pruned, facts)
     values = {v.name or "": v for v in models.values(pruned.ir.graph)}
     old_values = {v.name or "": v for v in models.values(dense.ir.graph)}
-    before = {layer.node: layer for layer in find_layers(dense)[0]}
+    before = {layer.node: layer for layer in unpadded_layers(dense, facts)[0]}
     changed = changed_values(dense, pruned)
     declined = {node: why for node, why in declined.items() if node in changed}
     steps: list[Step] = []
@@ -117,12 +118,7 @@ def plan_steps(
         ):
             maker = None
         finished.append(replace(step, clip=_clip(values[step.merge.value]), maker=maker))
-    through = {s.maker.filters.layer.node: s.node for s in finished if s.maker and s.maker.filters}
-    declined |= {
-        node: f"it is filters of {last}, which are refitted through it"
-        for node, last in through.items()
-    }
-    return [step for step in finished if step.node not in through], declined
+    return finished, declined
 
 
 def _clip(value: ir.Value) -> tuple[float, float]:

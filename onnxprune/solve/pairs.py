@@ -63,6 +63,7 @@ def refit_pair(
     filters: Filter | None = None,
     steps: int = 10,
     ridge: float = 1e-3,
+    pull: float = 1e-3,
     free_bias: tuple[bool, bool] = (True, True),
 ) -> PairRefit:
     """Improve two layers together for as long as held-out rows agree.
@@ -74,8 +75,8 @@ def refit_pair(
         activation: what is between the layers.
         filters: what is between them after that; the second layer then reads one position.
         steps: at most.
-        ridge: damping of the Kronecker factors, and pull towards the weights given, as a share of
-            the mean input variance.
+        ridge: damping of the Kronecker factors, as a share of their mean diagonal.
+        pull: ridge of the second layer towards what it was, as a share of the mean input variance.
         free_bias: whether the first and the second layer have a bias that may change.
 
     Returns:
@@ -92,7 +93,7 @@ def refit_pair(
     best, best_loss, best_step = now, before, 0
     for step in range(steps + 1):
         second, error = _solve_second(
-            side, side.features(hidden), now.second, ridge, free=free_bias[1]
+            side, side.features(hidden), now.second, pull, free=free_bias[1]
         )
         now = Pair(now.first, second)
         seen = judge.of(now)
@@ -142,7 +143,7 @@ def _damp(matrix: Float, share: float) -> Float:
 
 
 def _solve_second(
-    side: Side, features: Array, second: Float, ridge: float, *, free: bool
+    side: Side, features: Array, second: Float, pull: float, *, free: bool
 ) -> tuple[Float, Array]:
     """The reader's weights for these hidden values, and what its outputs are then off by.
 
@@ -151,7 +152,7 @@ def _solve_second(
     centre = features.mean(axis=0, dtype=np.float64) if free else np.zeros(features.shape[1])
     features -= centre.astype(features.dtype)
     gram = (features.T @ features).astype(np.float64) / len(features)
-    penalty = 1e-2 * ridge * float(np.trace(gram)) / len(gram)
+    penalty = pull * float(np.trace(gram)) / len(gram)
     solve = solver(gram + penalty * np.eye(len(gram)))
     matrix, bias = second[:-1], second[-1] + centre @ second[:-1]  # that of centred features
     made = side.output(features, np.concatenate([matrix, bias[None]]))

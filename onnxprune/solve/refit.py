@@ -21,12 +21,17 @@ from onnxprune.solve.least_squares import correct_bias, rescale, ridge_regressio
 Float = npt.NDArray[np.float64]
 Index = npt.NDArray[np.int64]
 
-RIDGES = (1e-6, 1e-4, 1e-3, 1e-2, 1e-1)
-"""Shares of the mean input variance that are tried as ridges."""
+RIDGES = (1e-6, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+"""Shares of the mean input variance that are tried as ridges.
+
+The large ones are for wide layers late in a network for large pictures: 500 of these make few
+independent rows there, and what is wanted has the noise of all layers before in it. On an
+EfficientNet-Lite0 with two thirds of its MACs they lower the divergence from 0.38 to 0.32."""
 
 _TINY = float(np.finfo(np.float64).tiny)
 _EXACT = 1e-9
 """Relative errors up to this are rounding."""
+_HELD = ("none", "bias", "scale")
 _JUDGED = 64
 """Outputs of a masked layer that are tried at every ridge, at most."""
 
@@ -52,6 +57,12 @@ class Refit:
     before: float
     after: float
 
+    @property
+    def ridge(self) -> float:
+        """The largest ridge of a group; infinite where one kept its weights but for their scale."""
+        fitted = all(method not in _HELD for method in self.methods)
+        return float(self.ridges.max()) if fitted else np.inf
+
 
 def refit(
     train: Moments,
@@ -61,6 +72,7 @@ def refit(
     *,
     free_bias: bool = True,
     ridges: tuple[float, ...] = RIDGES,
+    onto: Moments | None = None,
 ) -> Refit:
     """The best of several repairs of one layer by the error on held-out rows.
 
@@ -71,9 +83,10 @@ def refit(
         bias: ``[g, N]``, the bias as it is.
         free_bias: whether the layer has a bias that may change.
         ridges: candidates, shares of the mean input variance.
+        onto: what the winners are solved on; ``train`` and ``held`` together if it is left out.
 
     Returns:
-        The winner per group, solved on ``train`` and ``held`` together.
+        The winner per group.
     """
     old = weight.astype(np.float64)
     fixed = None if free_bias else bias.astype(np.float64)
@@ -92,7 +105,8 @@ def refit(
             return rescale(rows, old)
         return ridge_regression(rows, old, ridge, fixed)
 
-    return choose(train, held, tried, solve)
+    final = merge(train, held) if onto is None else onto
+    return _settle(final, tried, _judge(train, held, tried, solve), solve)
 
 
 def refit_masked(
@@ -199,17 +213,17 @@ def _judge(
 
 
 def _settle(
-    everything: Moments,
+    final: Moments,
     tried: Sequence[tuple[str, float]],
     judged: _Judged,
     solve: Callable[[Moments, str, float], tuple[Float, Float]],
 ) -> Refit:
-    """The winner of every group, solved on everything."""
+    """The winner of every group, solved on ``final``."""
     best = np.argmin(judged.errors, axis=0)
-    weight, bias = (part.copy() for part in solve(everything, *tried[0]))
+    weight, bias = (part.copy() for part in solve(final, *tried[0]))
     for index in np.unique(best[best > 0]):
         mine = best == index
-        solved, moved = solve(everything, *tried[index])
+        solved, moved = solve(final, *tried[index])
         weight[mine], bias[mine] = solved[mine], moved[mine]
     return Refit(
         weight,
