@@ -8,6 +8,7 @@ and the data alone, so any budget can be met from them.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,10 +18,9 @@ import numpy.typing as npt
 
 from onnxprune import model as models
 from onnxprune.analysis import Analysis
-from onnxprune.backends import open_session
 from onnxprune.linear.find import Layer, find_layers
 from onnxprune.linear.merges import Merge, find_merge
-from onnxprune.linear.padding import masks_of, shown_to
+from onnxprune.linear.segments import Segments
 from onnxprune.solve.elimination import Consumer, Elimination, eliminate
 from onnxprune.solve.gram import Accumulator, Moments, shrunk
 from onnxprune.solve.patches import sample_positions, token_rows
@@ -99,41 +99,32 @@ def calibrate(
     some = analysis.groups if groups is None else groups
     readers = {n for g in some for s in g.slices if s.role == "reads" for n in s.nodes}
     values = {v.name or "": v for v in models.values(analysis.model.ir.graph)}
-    layers, merges, weights = [], [], []
+    read = []
     for layer in find_layers(analysis.model)[0]:
         stored = models.constant(values[layer.weight])
         if layer.node in readers and stored is not None:
             matrix = layer.matrix(stored.numpy().astype(np.float32))
             outputs = matrix.shape[0] * matrix.shape[2]
-            layers.append(layer)
-            weights.append(matrix)
-            merges.append(find_merge(values, analysis.facts, layer, outputs))
-    taps = list(dict.fromkeys([each.x for each in layers] + [m.value for m in merges]))
-    session = open_session(analysis.model, provider=provider, threads=threads, outputs=taps)
-    collected = [Accumulator(m.shape[0], m.shape[1]) for m in weights]
-    spread = {m.value: _Spread(layer.out_axis) for layer, m in zip(layers, merges, strict=True)}
-    for number, batch in enumerate(batches):
-        found = session.run(batch, only=taps)
-        for name, each in spread.items():
-            each.add(found[name])
-        for layer, matrix, accumulator in zip(layers, weights, collected, strict=True):
-            x = found[layer.x]
-            share = -(-max(rows, rows_per_input * matrix.shape[1]) // len(batches))
-            among = shown_to(layer, masks_of(batch), x.shape)
+            read.append((layer, matrix, find_merge(values, analysis.facts, layer, outputs)))
+    left = Counter(name for layer, _, merge in read for name in (layer.x, merge.value))
+    run = Segments(analysis.model, batches, kept=left, provider=provider, threads=threads)
+    found: dict[str, Reader] = {}
+    for layer, matrix, merge in read:
+        run.advance([layer.x, merge.value])
+        share = -(-max(rows, rows_per_input * matrix.shape[1]) // len(batches))
+        collected, spread = Accumulator(*matrix.shape[:2]), _Spread(layer.out_axis)
+        for number in range(len(batches)):
+            spread.add(run.value(merge.value, number))
+            x, among = run.value(layer.x, number), run.shown_to(layer, number)
             positions = sample_positions(layer.count(x.shape), share, seed + number, among)
-            accumulator.add(layer.rows(x, positions))
-    return {
-        layer.node: Reader(
-            layer,
-            matrix * merge.gain.reshape(matrix.shape[0], 1, -1),
-            accumulator.moments(),
-            spread[merge.value].variance,
-            merge,
-        )
-        for layer, matrix, accumulator, merge in zip(
-            layers, weights, collected, merges, strict=True
-        )
-    }
+            collected.add(layer.rows(x, positions))
+        scaled = matrix * merge.gain.reshape(matrix.shape[0], 1, -1)
+        found[layer.node] = Reader(layer, scaled, collected.moments(), spread.variance, merge)
+        left.subtract((layer.x, merge.value))
+        for name in (layer.x, merge.value):
+            if not left[name]:
+                run.release(name)
+    return found
 
 
 def sweep(
