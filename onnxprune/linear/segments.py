@@ -115,13 +115,17 @@ class Segments:
         value = self._held[batch][name]
         return value.astype(np.float32) if name in self._halved else value
 
+    def _shape(self, name: str, batch: int) -> tuple[int, ...]:
+        held = self._held[batch].get(name)
+        return (self.value(name, batch) if held is None else held).shape
+
     def shown(self, name: str, axis: int, batch: int) -> npt.NDArray[np.int64] | None:
         """The rows of such a value that are no padding; None if none is known to be."""
-        return shown(self._masks[batch], self.value(name, batch).shape, axis)
+        return shown(self._masks[batch], self._shape(name, batch), axis)
 
     def shown_to(self, layer: Layer, batch: int) -> npt.NDArray[np.int64] | None:
         """The same of what a layer reads."""
-        return shown_to(layer, self._masks[batch], self.value(layer.x, batch).shape)
+        return shown_to(layer, self._masks[batch], self._shape(layer.x, batch))
 
     def advance(self, wanted: Iterable[str]) -> None:
         """Run what the wanted values need and has not run yet.
@@ -134,12 +138,13 @@ class Segments:
         """
         self._ahead = None
         wanted = [name for name in wanted if models.constant(self._values[name]) is None]
-        missing = [n for n in wanted if self._held and n not in self._held[0]]
+        there = self._held[0] if self._held else {}
+        missing = [n for n in wanted if self._held and n not in there]
         nodes = self._ancestors(missing)
         after = self._done | nodes
         outputs = [v for n in self._graph if n in nodes for v in n.outputs if v.name]
         needed = [v.name or "" for v in outputs if v.name in wanted or self._read(v, after)]
-        stay = {n for n in self._held[0] if n in wanted or self._read(self._values[n], after)}
+        stay = {n for n in there if n in wanted or self._read(self._values[n], after)}
         if needed:
             piece = _Piece(self._piece(nodes, needed), needed, missing)
             first = piece.run(0, needed)
