@@ -14,7 +14,7 @@ from onnxprune.analysis import identity
 from onnxprune.gradient import convolution, elementwise, linear, movement, norms
 from onnxprune.gradient.emit import Emit, Undifferentiable
 from onnxprune.gradient.rules import RULES, Call
-from onnxprune.linear.segments import read_by
+from onnxprune.linear.ancestry import read_by
 from onnxprune.shapes import Fact
 
 __all__ = [

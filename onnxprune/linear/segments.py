@@ -21,8 +21,8 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxprune import model as models
-from onnxprune.analysis import identity
 from onnxprune.backends import open_session
+from onnxprune.linear.ancestry import read_by
 from onnxprune.linear.find import Layer
 from onnxprune.linear.padding import masks_of, shown, shown_to
 
@@ -255,26 +255,3 @@ def _half(value: Array) -> Array:
     """A value in half precision, whose rounding (0.0005) is far below the errors to be repaired."""
     most = np.finfo(np.float16).max
     return np.clip(value, -most, most).astype(np.float16)
-
-
-def read_by(node: ir.Node) -> list[ir.Value]:
-    """Everything a node reads, values captured by its bodies included."""
-    found = [v for v in node.inputs if v is not None]
-    for _, body in models.bodies(node):
-        inner = set(models.values(body))
-        for each in body:
-            found += [v for v in read_by(each) if v not in inner]
-        found += [v for v in body.outputs if v not in inner]
-    return found
-
-
-def ancestors(value: ir.Value) -> set[str]:
-    """The identities of all nodes a value depends on, within its graph."""
-    found: set[str] = set()
-    queue = [value]
-    while queue:
-        node = queue.pop().producer()
-        if node is not None and identity(node) not in found:
-            found.add(identity(node))
-            queue += read_by(node)
-    return found

@@ -27,8 +27,9 @@ import onnx_ir as ir
 
 from onnxprune import model as models
 from onnxprune.analysis import identity
+from onnxprune.linear.ancestry import ancestors
 from onnxprune.linear.merges import Merge
-from onnxprune.linear.segments import Segments, ancestors
+from onnxprune.linear.segments import Segments
 from onnxprune.recover.measure import Sample
 from onnxprune.recover.norms import Norm, find_norms, vector, write
 from onnxprune.recover.steps import Kept, Step, changed_values

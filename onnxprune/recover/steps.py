@@ -12,11 +12,11 @@ import onnx_ir as ir
 
 from onnxprune import model as models
 from onnxprune.analysis import identity
+from onnxprune.linear.ancestry import ancestors
 from onnxprune.linear.between import Maker, clip_of, find_maker, is_depthwise
 from onnxprune.linear.find import Layer
 from onnxprune.linear.merges import Merge, find_merge
 from onnxprune.linear.pad_nodes import unpadded_layers
-from onnxprune.linear.segments import ancestors
 from onnxprune.shapes import Fact
 
 Array = npt.NDArray[Any]

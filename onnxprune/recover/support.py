@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxprune import model as models
+from onnxprune.linear.ancestry import ancestors
 from onnxprune.linear.merges import find_merge
-from onnxprune.linear.segments import Segments, ancestors
+from onnxprune.linear.segments import Segments
 from onnxprune.recover.measure import Sample
 from onnxprune.shapes import Fact
 from onnxprune.solve.pcg import RIDGES, refit_support
