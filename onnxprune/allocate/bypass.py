@@ -84,8 +84,10 @@ def _lines(
         seen = session.run(feeds, only=taps)
         for block in blocks:
             x, y = (_rows(seen[v]) for v in (block.skip, block.output))
-            each = [np.ones_like(x), x, y, x * x, x * y]
-            sums[block.name] = sums.get(block.name, 0) + np.array([a.sum(axis=0) for a in each])
+            products = [np.einsum("rc,rc->c", x, each, dtype=np.float64) for each in (x, y)]
+            plain = [each.sum(axis=0, dtype=np.float64) for each in (x, y)]
+            added = np.array([np.full(x.shape[1], len(x)), *plain, *products])
+            sums[block.name] = sums.get(block.name, 0) + added
     lines = {}
     for name, (count, x, y, xx, xy) in sums.items():
         spread = np.maximum(xx / count - (x / count) ** 2, 0)
@@ -100,8 +102,8 @@ def _axis(rank: int) -> int:
     return 1 if rank > 3 else -1
 
 
-def _rows(value: npt.NDArray[Any]) -> Float:
-    rows: Float = token_rows(value, _axis(value.ndim))[0].astype(np.float64)
+def _rows(value: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    rows: npt.NDArray[Any] = token_rows(value, _axis(value.ndim))[0]
     return rows
 
 

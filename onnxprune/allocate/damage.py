@@ -64,6 +64,7 @@ def measure(
     swept, unpriced = sweep(groups, readers, tell=tell)
     if outputs:
         swept = in_outputs(analysis, groups, swept, readers, unseen, provider=provider, tell=tell)
+    del readers  # moments of wide layers are large
     dropped = {}
     if blocks:
         tell("measuring what blocks do to the outputs")
