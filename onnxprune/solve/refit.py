@@ -31,7 +31,6 @@ EfficientNet-Lite0 with two thirds of its MACs they lower the divergence from 0.
 _TINY = float(np.finfo(np.float64).tiny)
 _EXACT = 1e-9
 """Relative errors up to this are rounding."""
-_HELD = ("none", "bias", "scale")
 _JUDGED = 64
 """Outputs of a masked layer that are tried at every ridge, at most."""
 
@@ -60,8 +59,7 @@ class Refit:
     @property
     def ridge(self) -> float:
         """The largest ridge of a group; infinite where one kept its weights but for their scale."""
-        fitted = all(method not in _HELD for method in self.methods)
-        return float(self.ridges.max()) if fitted else np.inf
+        return float(self.ridges.max()) if self.ridges.all() else np.inf
 
 
 def refit(
@@ -105,8 +103,7 @@ def refit(
             return rescale(rows, old)
         return ridge_regression(rows, old, ridge, fixed)
 
-    final = merge(train, held) if onto is None else onto
-    return _settle(final, tried, _judge(train, held, tried, solve), solve)
+    return choose(train, held, tried, solve, onto)
 
 
 def refit_masked(
@@ -183,6 +180,7 @@ def choose(
     held: Moments,
     tried: Sequence[tuple[str, float]],
     solve: Callable[[Moments, str, float], tuple[Float, Float]],
+    onto: Moments | None = None,
 ) -> Refit:
     """Solve on ``train``, judge on ``held`` group by group, solve the winners on both together.
 
@@ -191,11 +189,13 @@ def choose(
         held: moments of other rows.
         tried: methods with their ridges; the first leaves everything as it is.
         solve: weights ``[g, K, N]`` and bias ``[g, N]`` from moments, by method and ridge.
+        onto: what the winners are solved on instead of both together.
 
     Returns:
         The winners.
     """
-    return _settle(merge(train, held), tried, _judge(train, held, tried, solve), solve)
+    final = merge(train, held) if onto is None else onto
+    return _settle(final, tried, _judge(train, held, tried, solve), solve)
 
 
 def _judge(
