@@ -48,6 +48,7 @@ from onnxprune.backends import open_session
 from onnxprune.linear.find import Layer, find_layers
 from onnxprune.linear.merges import Merge
 from onnxprune.linear.padding import masks_of, shown, shown_to
+from onnxprune.linear.rows import Sample, moments_of
 from onnxprune.linear.segments import Segments
 from onnxprune.solve.gram import Accumulator, Moments
 from onnxprune.solve.obs import Pattern
@@ -55,7 +56,7 @@ from onnxprune.solve.patches import sample_positions
 from onnxprune.solve.pcg import RIDGES, refit_support
 from onnxprune.sparse.amount import Sparsity, sparsity
 from onnxprune.sparse.layerwise import Settings
-from onnxprune.sparse.rows import Sample, moments_of, steadied
+from onnxprune.sparse.rows import steadied
 from onnxprune.sparse.select import aim, gram_of, select
 from onnxprune.sparse.weights import Weights, find_targets
 from onnxprune.sparsify import sparsify
@@ -128,10 +129,9 @@ def solved(
     wanted = {amount: find_targets(model, asked)[0] for amount, asked in amounts.items()}
     for target in next(iter(wanted.values())):
         layer, (groups, _, outputs) = target.layer, target.shape
-        run.advance([layer.x, layer.y])
         one = np.ones(groups * outputs)
         here = Merge(layer.y, None, one, 0 * one)
-        train, held = moments_of(target, here, run, run, sample)
+        train, held = moments_of(layer, here, target.shape, run, run, sample)
         weight, bias = weights.read(target)
         train, held = steadied(train, weight), steadied(held, weight)
         free = layer.bias_slot is not None

@@ -133,6 +133,19 @@ def test_single_weights(word: Recover) -> None:
     assert all(e.after <= e.before for e in made.thinned if e.before is not None)  # type: ignore[operator]
 
 
+@pytest.mark.parametrize(("word", "count"), [("none", 1), ("bias", 2), ("auto", 1), ("auto", 5)])
+@pytest.mark.parametrize("name", ["digits_rescnn", "digits_encoder"])
+@pytest.mark.parametrize("asked", [{"target": "macs=70%"}, {"sparsity": "50%"}])
+def test_a_few_samples_are_enough_to_try(
+    asked: dict[str, Any], name: str, word: Recover, count: int
+) -> None:
+    few = batches(name, count)
+    made = prune(zoo.get(name).model, from_flags({"calib": few, "recover": word, **asked}))
+    assert made.verdict.ok
+    errors = [e for o in [*made.recovered, *made.thinned] for e in (o.before, o.after)]
+    assert all(e is None or np.isfinite(e) for e in errors)
+
+
 def test_sparse_updates_of_a_sweep_are_undone_where_nothing_may_change() -> None:
     made = run("digits_mlp", "none", sparsity="2:4", sparse_method="sparsegpt")
     dense, after = stored(made.analysis.model), stored(made.model)

@@ -17,8 +17,8 @@ from onnxprune import model as models
 from onnxprune import zoo
 from onnxprune.analysis import Analysis, analyse
 from onnxprune.backends import open_session
+from onnxprune.linear.rows import Sample
 from onnxprune.recover.correction import correct
-from onnxprune.recover.measure import Sample
 from onnxprune.recover.norms import find_norms
 from onnxprune.recover.refits import Settings
 from onnxprune.recover.structured import Reconstruction, reconstruct

@@ -17,7 +17,7 @@ from onnxprune.analysis import analyse
 from onnxprune.backends import open_session
 from onnxprune.linear.between import find_maker
 from onnxprune.linear.find import find_layers
-from onnxprune.recover.measure import Sample
+from onnxprune.linear.rows import Sample
 from onnxprune.recover.refits import Settings
 from onnxprune.recover.structured import reconstruct
 from onnxprune.solve import crops

@@ -73,6 +73,9 @@ class Segments:
         provider: short name of the execution provider.
         threads: threads within an operator.
         most: bytes that may be held.
+
+    Attributes:
+        samples: in every batch.
     """
 
     def __init__(
@@ -97,6 +100,7 @@ class Segments:
         self._done: set[ir.Node] = set()
         self._held: list[dict[str, Array]] = [dict(batch) for batch in batches]
         self._masks = [masks_of(batch) for batch in batches]
+        self.samples = [len(next(iter(batch.values()))) for batch in batches]
         self._halved: set[str] = set()
         self._provider, self._threads = provider, threads
 

@@ -23,9 +23,9 @@ import numpy.typing as npt
 from onnxprune import model as models
 from onnxprune.backends import open_session
 from onnxprune.fidelity import compare, squared_error
+from onnxprune.linear.rows import Sample, moments_of
 from onnxprune.linear.segments import Feeds, Segments
 from onnxprune.linear.weights import Weights
-from onnxprune.recover.measure import Sample, moments_of
 from onnxprune.recover.normalisation import Turn, plan_turns
 from onnxprune.recover.refits import Outcome
 from onnxprune.recover.steps import Kept, Step, plan_steps
@@ -114,9 +114,9 @@ class _Job:
             elif step.layer.bias_slot is None:
                 outcomes.append(Outcome(step.node, reason="it has no bias and takes none"))
             else:
-                teacher.advance([step.merge.value])
-                student.advance([step.layer.x] + ([step.merge.skip] if step.merge.skip else []))
-                rows = moments_of(step, teacher, student, self.sample)
+                rows = moments_of(
+                    step.layer, step.merge, step.shape, teacher, student, self.sample, step.kept
+                )
                 outcomes.append(_correct(step, *rows, weights))
         return Reconstruction(work, tuple(outcomes))
 

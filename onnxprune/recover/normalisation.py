@@ -29,8 +29,8 @@ from onnxprune import model as models
 from onnxprune.analysis import identity
 from onnxprune.linear.ancestry import ancestors
 from onnxprune.linear.merges import Merge
+from onnxprune.linear.rows import Sample
 from onnxprune.linear.segments import Segments
-from onnxprune.recover.measure import Sample
 from onnxprune.recover.norms import Norm, find_norms, vector, write
 from onnxprune.recover.steps import Kept, Step, changed_values
 from onnxprune.shapes import Fact
@@ -127,9 +127,7 @@ class Turn:
         student.advance([v.name or "" for v in read] + ([self.skip] if self.skip else []))
         parts: tuple[list[Paired], list[Paired]] = ([], [])
         share = -(-sample.rows // len(teacher))
-        sizes = [len(teacher.value(self.value, k)) for k in range(len(teacher))]
-        seen = 0
-        for batch, size in enumerate(sizes):
+        for batch in range(len(teacher)):
             dense = teacher.value(self.value, batch)
             values = [_value(v, student, batch) for v in read]
             total = dense.size // dense.shape[norm.axis]
@@ -140,11 +138,7 @@ class Turn:
                 wanted = (
                     wanted - token_rows(student.value(self.skip, batch), norm.axis, positions)[0]
                 )
-            # A few samples cannot be put aside whole: then it is their last rows.
-            of = size if sum(sizes) >= sample.held else sample.held
-            first = seen if of == size else 0
-            aside = sample.judges(first + positions * of // total)
-            seen += size
+            aside = sample.aside(teacher.samples, batch, positions, total)
             rows = norm.rows(values, positions) * scale.slope + scale.offset
             for part, chosen in zip(parts, (~aside, aside), strict=True):
                 if chosen.any():

@@ -8,9 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxprune.linear.between import Maker
+from onnxprune.linear.rows import Sample, moments_of
 from onnxprune.linear.segments import Segments
 from onnxprune.linear.weights import Weights
-from onnxprune.recover.measure import Sample, moments_of, pair_rows
+from onnxprune.recover.pair_rows import pair_rows
 from onnxprune.recover.steps import Step
 from onnxprune.solve.chain import Pair, Rows, hidden_moments
 from onnxprune.solve.filters import Filter
@@ -83,44 +84,36 @@ class Refitting:
 
     def one(self, step: Step) -> Outcome:
         """Fit a layer, with its maker if it has one, and write back what helps."""
-        if step.maker is None:
+        # A pair is judged by whole samples: of a few, none can be spared.
+        if step.maker is None or sum(self.student.samples) < self.how.sample.held:
             return self._alone(step)[0]
         if step.maker.filters is None:
             return self._together(step, step.maker)
         return self._through_filters(step, step.maker)
 
-    def _advance(self, step: Step, value: str) -> None:
-        """Run both models as far as a step needs them: the pruned one to ``value``."""
-        self.teacher.advance([step.merge.value])
-        self.student.advance([value] + ([step.merge.skip] if step.merge.skip else []))
-
     def _alone(self, step: Step) -> tuple[Outcome, Refit]:
         """Fit one layer and write it back if that helps; also as it is without the judges' rows."""
-        self._advance(step, step.layer.x)
-        train, held = moments_of(step, self.teacher, self.student, self.how.sample)
-        found = self._refit(step, (train, held))
-        fitted = self._refit(step, (train, held), onto=train) if step.maker else found
+        run = self.teacher, self.student
+        rows = moments_of(step.layer, step.merge, step.shape, *run, self.how.sample, step.kept)
+        found, fitted = self._refit(step, rows)
         if found.accepted:
             self.weights.write(step.layer, step.merge, found.weight, found.bias)
         return _outcome(step, found), fitted
 
-    def _refit(
-        self, step: Step, moments: tuple[Moments, Moments], onto: Moments | None = None
-    ) -> Refit:
-        """Fit a layer as it is now to moments of rows; nothing is written."""
+    def _refit(self, step: Step, moments: tuple[Moments, Moments]) -> tuple[Refit, Refit]:
+        """Fit a layer as it is now to moments of rows, see ``refit``; nothing is written."""
         matrix, bias = self.weights.read(step.layer, step.merge)
         free = step.layer.bias_slot is not None
-        return refit(*moments, matrix, bias, free_bias=free, ridges=self.how.ridges, onto=onto)
+        return refit(*moments, matrix, bias, free_bias=free, ridges=self.how.ridges)
 
     def _together(self, step: Step, maker: Maker) -> Outcome:
         """Fit a layer and its maker, and write both back if that helps."""
-        self._advance(step, maker.layer.x)
         rows = pair_rows(step, maker, self.teacher, self.student, self.how.sample)
         first = self._first(maker)
         train, held = (hidden_moments(each, first, maker.activation) for each in rows)
-        alone = self._refit(step, (train, held))
+        alone, fitted = self._refit(step, (train, held))
         outcome = _outcome(step, alone)
-        found = self._pair(step, maker, rows, self._refit(step, (train, held), onto=train))
+        found = self._pair(step, maker, rows, fitted)
         if found.after < found.before:
             self._write(step, maker, found.pair)
             after = alone.after * found.after / found.before  # in the units of the error before

@@ -32,7 +32,7 @@ class Step:
         layer: as it is in the pruned model.
         merge: where its output counts.
         kept: which of the dense outputs it still has.
-        inputs: rows of its matrices.
+        shape: ``(g, K, N)`` of its matrices.
         clip: bounds beyond which its output is not read, infinite where it is.
         maker: the layer before it, if the two can be refitted together.
     """
@@ -40,7 +40,7 @@ class Step:
     layer: Layer
     merge: Merge
     kept: npt.NDArray[np.bool_]
-    inputs: int
+    shape: tuple[int, int, int]
     clip: tuple[float, float] = (-np.inf, np.inf)
     maker: Maker | None = None
 
@@ -48,6 +48,11 @@ class Step:
     def node(self) -> str:
         """The identity of the layer."""
         return self.layer.node
+
+    @property
+    def inputs(self) -> int:
+        """Rows of each of its matrices."""
+        return self.shape[1]
 
 
 def matrix_shape(values: Mapping[str, ir.Value], layer: Layer) -> tuple[int, int, int]:
@@ -94,7 +99,7 @@ def plan_steps(
         old = before.get(layer.node)
         if old is None or layer.node not in changed:
             continue
-        groups, inputs, outputs = matrix_shape(values, layer)
+        shape = groups, inputs, outputs = matrix_shape(values, layer)
         if len({node for node, _ in values[layer.weight].uses()}) > 1:
             declined[layer.node] = "its weight is shared with another layer"
             continue
@@ -105,7 +110,7 @@ def plan_steps(
         if not producers and matrix_shape(old_values, old)[:2] == (groups, inputs):
             continue
         merge = find_merge(values, facts, layer, groups * outputs)
-        steps.append(Step(layer, merge, columns, inputs))
+        steps.append(Step(layer, merge, columns, shape))
     ordered = _schedule(steps, {identity(n): at for at, n in enumerate(pruned.ir.graph)}, values)
     known = {step.layer.node for step in steps}
     finished = []

@@ -16,12 +16,12 @@ import numpy.typing as npt
 from onnxprune import model as models
 from onnxprune.linear.ancestry import ancestors
 from onnxprune.linear.merges import find_merge
+from onnxprune.linear.rows import Sample, moments_of
 from onnxprune.linear.segments import Segments
-from onnxprune.recover.measure import Sample
 from onnxprune.shapes import Fact
 from onnxprune.solve.pcg import RIDGES, refit_support
 from onnxprune.sparse.amount import Sparsity
-from onnxprune.sparse.rows import ROWS, Feeds, moments_of, steadied
+from onnxprune.sparse.rows import ROWS, Feeds, steadied
 from onnxprune.sparse.weights import Target, Weights, find_targets
 from onnxprune.sparsify import Thinned
 
@@ -76,9 +76,7 @@ def refit_masked(
         merge = find_merge(values, facts, layer, target.shape[0] * target.shape[2])
         if merge.skip is not None and waiting & ancestors(values[merge.skip]):
             merge = merge.alone  # the other summand is not final yet
-        run[0].advance([merge.value])
-        run[1].advance([layer.x] + ([merge.skip] if merge.skip else []))
-        rows = moments_of(target, merge, *run, Sample(rows=ROWS, seed=seed))
+        rows = moments_of(layer, merge, target.shape, *run, Sample(rows=ROWS, seed=seed))
         weight, bias = weights.read(target, merge)
         train, held = (steadied(part, weight) for part in rows)
         keep = _mask(target, masks.get(target.name), weight.shape)

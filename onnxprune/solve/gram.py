@@ -23,6 +23,8 @@ from scipy.linalg import blas
 Array = npt.NDArray[Any]
 Float = npt.NDArray[np.float64]
 
+_TINY = float(np.finfo(np.float64).tiny)
+
 
 @dataclass(frozen=True, eq=False)
 class Moments:
@@ -48,6 +50,14 @@ class Moments:
     def second(self) -> Float:
         """``[g, K]``: the mean square of each input, means included (Wanda's norm, squared)."""
         return np.diagonal(self.xx, axis1=1, axis2=2) + self.mean_x**2
+
+    @property
+    def variance(self) -> float:
+        """What errors are relative to: the variance of the targets, added up.
+
+        Where they do not vary, as those of a single row, it is their mean square.
+        """
+        return max(float(self.yy.sum()) or float((self.mean_y**2).sum()), _TINY)
 
 
 class Accumulator:

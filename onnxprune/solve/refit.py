@@ -70,8 +70,7 @@ def refit(
     *,
     free_bias: bool = True,
     ridges: tuple[float, ...] = RIDGES,
-    onto: Moments | None = None,
-) -> Refit:
+) -> tuple[Refit, Refit]:
     """The best of several repairs of one layer by the error on held-out rows.
 
     Args:
@@ -81,10 +80,10 @@ def refit(
         bias: ``[g, N]``, the bias as it is.
         free_bias: whether the layer has a bias that may change.
         ridges: candidates, shares of the mean input variance.
-        onto: what the winners are solved on; ``train`` and ``held`` together if it is left out.
 
     Returns:
-        The winner per group.
+        The winner per group, solved on all rows; and solved on ``train`` alone, for what goes on
+        from there to be judged by ``held``.
     """
     old = weight.astype(np.float64)
     fixed = None if free_bias else bias.astype(np.float64)
@@ -103,7 +102,9 @@ def refit(
             return rescale(rows, old)
         return ridge_regression(rows, old, ridge, fixed)
 
-    return choose(train, held, tried, solve, onto)
+    judged = _judge(train, held, tried, solve)
+    together, apart = (_settle(rows, tried, judged, solve) for rows in (merge(train, held), train))
+    return together, apart
 
 
 def refit_masked(
@@ -159,7 +160,7 @@ def refit_masked(
     options = [*plain, *tried]
     judged = _judge(of_outputs(train, some), of_outputs(held, some), options, solve)
     before = squared_error(held, masked, bias).sum(axis=1) / np.maximum(judged.errors[0], _TINY)
-    judged = _Judged(judged.errors * before, max(float(held.yy.sum()), _TINY))
+    judged = _Judged(judged.errors * before, held.variance)
 
     def whole(rows: Moments, method: str, ridge: float) -> tuple[Float, Float]:
         return solve(rows, method, ridge, slice(None))
@@ -180,7 +181,6 @@ def choose(
     held: Moments,
     tried: Sequence[tuple[str, float]],
     solve: Callable[[Moments, str, float], tuple[Float, Float]],
-    onto: Moments | None = None,
 ) -> Refit:
     """Solve on ``train``, judge on ``held`` group by group, solve the winners on both together.
 
@@ -189,13 +189,11 @@ def choose(
         held: moments of other rows.
         tried: methods with their ridges; the first leaves everything as it is.
         solve: weights ``[g, K, N]`` and bias ``[g, N]`` from moments, by method and ridge.
-        onto: what the winners are solved on instead of both together.
 
     Returns:
         The winners.
     """
-    final = merge(train, held) if onto is None else onto
-    return _settle(final, tried, _judge(train, held, tried, solve), solve)
+    return _settle(merge(train, held), tried, _judge(train, held, tried, solve), solve)
 
 
 def _judge(
@@ -209,7 +207,7 @@ def _judge(
     )  # [tried, g]
     # Where nothing is wrong but rounding there is nothing to repair.
     errors[0, errors[0] <= _EXACT * held.yy.sum(axis=1)] = 0.0
-    return _Judged(errors, max(float(held.yy.sum()), _TINY))
+    return _Judged(errors, held.variance)
 
 
 def _settle(

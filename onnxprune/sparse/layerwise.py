@@ -19,15 +19,15 @@ import numpy.typing as npt
 from onnxprune import model as models
 from onnxprune.linear.ancestry import ancestors
 from onnxprune.linear.merges import Merge, find_merge
+from onnxprune.linear.rows import Sample, moments_of
 from onnxprune.linear.segments import Segments
-from onnxprune.recover.measure import Sample
 from onnxprune.shapes import Fact
 from onnxprune.solve.columns import affordable, refit_columns
 from onnxprune.solve.gram import Moments, squared_error
 from onnxprune.solve.obs import Pattern
 from onnxprune.solve.pcg import RIDGES, refit_support
 from onnxprune.sparse.amount import Method, Sparsity, Spread
-from onnxprune.sparse.rows import ROWS, Feeds, moments_of, steadied
+from onnxprune.sparse.rows import ROWS, Feeds, steadied
 from onnxprune.sparse.select import aim, gram_of, select
 from onnxprune.sparse.weights import Target, Weights
 
@@ -143,9 +143,8 @@ class Layerwise:
         merge = self._merge(target)
         if merge.skip is not None and self._waiting & ancestors(self._values[merge.skip]):
             merge = merge.alone  # the other summand is not final yet
-        self._teacher.advance([merge.value])
-        self._student.advance([target.layer.x] + ([merge.skip] if merge.skip else []))
-        rows = moments_of(target, merge, self._teacher, self._student, self._how.sample)
+        run = self._teacher, self._student
+        rows = moments_of(target.layer, merge, target.shape, *run, self._how.sample)
         refit, before, after, keep = self._fit(target, merge, rows, pattern)
         return replace(
             done, refit=refit, sparsity=1 - float(keep.mean()), before=before, after=after
@@ -166,7 +165,7 @@ class Layerwise:
         if self._how.refit == "none":
             self._weights.write(target, keep, self._weights.read(target)[0])
             error = squared_error(held, np.where(keep, weight, 0.0), bias).sum()
-            relative = float(error) / max(float(held.yy.sum()), np.finfo(np.float64).tiny)
+            relative = float(error) / held.variance
             return "none", relative, relative, keep
         if self._how.refit == "lstsq" and affordable(keep):
             found = refit_columns(train, held, weight, keep, bias, free_bias=free)

@@ -1,9 +1,4 @@
-"""Second moments of what a layer reads and of what it should compute.
-
-Inputs are those of the thinned model, targets those of the dense one, so that each layer makes up
-for the errors of those before it instead of passing them on; where its output is added to a
-residual stream the target is the dense sum minus the thinned other summand.
-"""
+"""What masks and refits under them look at: sizes of inputs, moments that rounding cannot spoil."""
 
 from __future__ import annotations
 
@@ -15,74 +10,20 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxprune import model as models
-from onnxprune.linear.merges import Merge
 from onnxprune.linear.segments import Segments
-from onnxprune.recover.measure import Sample
-from onnxprune.solve.gram import Accumulator, Moments
+from onnxprune.solve.gram import Moments
 from onnxprune.solve.patches import sample_positions
 from onnxprune.sparse.weights import Target
 
 Array = npt.NDArray[Any]
 Feeds = Mapping[str, Array]
-Bool = npt.NDArray[np.bool_]
 
 _LOOK = 1000
 """Rows per batch that a mean square is taken over."""
 _TRACE = 1e-6
 """Share of the mean variance of inputs that is added to each."""
-_GATHERED = 4096
-"""Rows of several batches that are multiplied together."""
-_DOUBLE = 256
-"""Inputs up to which moments are multiplied in float64: what is fitted to them has a ridge."""
 ROWS = 20_000
 """Rows sampled per layer, at least."""
-
-
-def moments_of(
-    target: Target,
-    merge: Merge,
-    teacher: Segments,
-    student: Segments,
-    sample: Sample,
-) -> tuple[Moments, Moments]:
-    """Moments of sampled rows and their targets: those to fit to, and those to judge by.
-
-    Args:
-        target: the layer; what it reads is held by ``student``.
-        merge: where its output counts; ``teacher`` holds the value there.
-        teacher: the dense model.
-        student: the thinned one.
-        sample: how rows are drawn; those that are padding are left out.
-    """
-    layer, (groups, inputs, outputs) = target.layer, target.shape
-    double = inputs <= _DOUBLE
-    parts = [
-        Accumulator(groups, inputs, outputs, double=double, gathered=_GATHERED) for _ in range(2)
-    ]
-    share = -(-max(sample.rows, sample.per_input * inputs) // len(student))
-    samples = [len(student.value(layer.x, k)) for k in range(len(student))]
-    seen, apart = 0, False
-    for k in range(len(student)):
-        x = student.value(layer.x, k)
-        total = layer.count(x.shape)
-        among = student.shown_to(layer, k)
-        positions = sample_positions(total, share, sample.seed + k, among)
-        # A few samples cannot be put aside whole: then it is their last rows.
-        of = samples[k] if sum(samples) >= sample.held else sample.held
-        first = seen if of == samples[k] else 0
-        aside = sample.judges(first + positions * of // total)
-        seen += samples[k]
-        wanted = teacher.value(merge.value, k)
-        if merge.skip is not None:
-            wanted = wanted - student.value(merge.skip, k)
-        targets = layer.targets(wanted, positions) - merge.shift.reshape(groups, 1, outputs)
-        features = layer.rows(x, positions)
-        for part, chosen in zip(parts, (~aside, aside), strict=True):
-            if chosen.any():
-                part.add(features[:, chosen], targets[:, chosen])
-        apart = apart or bool(aside.any())
-    fitted = parts[0].moments()
-    return fitted, parts[1].moments() if apart else fitted  # too few rows to put any aside
 
 
 def norms_of(

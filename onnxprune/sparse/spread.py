@@ -11,6 +11,7 @@ import numpy.typing as npt
 from onnxprune import model as models
 from onnxprune.errors import OnnxpruneError
 from onnxprune.linear.merges import find_merge
+from onnxprune.linear.rows import moments_of
 from onnxprune.linear.segments import Segments
 from onnxprune.shapes import Fact
 from onnxprune.sparse import shares
@@ -18,7 +19,7 @@ from onnxprune.sparse.amount import Sparsity
 from onnxprune.sparse.fisher import damage_of, information
 from onnxprune.sparse.layerwise import Settings
 from onnxprune.sparse.probe import Probe
-from onnxprune.sparse.rows import Feeds, moments_of
+from onnxprune.sparse.rows import Feeds
 from onnxprune.sparse.select import gram_of, scores_of
 from onnxprune.sparse.weights import Target, Weights
 
@@ -70,17 +71,15 @@ def counts(
         tell(f"measuring layer {number} of {len(targets)}: {target.layer.node}")
         groups, _, outputs = target.shape
         merge = find_merge(values, facts, target.layer, groups * outputs)
-        run.advance([merge.value, target.layer.x])
         alone = replace(merge, skip=None)
-        train, _ = moments_of(target, alone, run, run, sample)
+        train, _ = moments_of(target.layer, alone, target.shape, run, run, sample)
         weight, _ = weights.read(target, merge)
-        variance = max(float(train.yy.sum()), float(np.finfo(np.float64).tiny))
         if how.spread == "global":
             xx = gram_of(train, free_bias=False)
-            found.append(scores_of("wanda", weight, xx) / np.sqrt(variance))
+            found.append(scores_of("wanda", weight, xx) / np.sqrt(train.variance))
             continue
         errors = shares.errors(target, weight, train)
-        curve = errors.sum(axis=(1, 2)) / variance
+        curve = errors.sum(axis=(1, 2)) / train.variance
         if known is not None:
             there = known[target.layer.node]
             curve = damage_of(errors, there, merge.gain.reshape(there.shape))

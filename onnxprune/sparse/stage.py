@@ -15,9 +15,9 @@ from onnxprune.errors import OnnxpruneError
 from onnxprune.gradient.distil import Settings as Training
 from onnxprune.gradient.distil import distil
 from onnxprune.inputs import Inputs
+from onnxprune.linear.rows import Sample
 from onnxprune.options import Options
 from onnxprune.plan import Plan, check
-from onnxprune.recover.measure import Sample
 from onnxprune.sparse import zeros
 from onnxprune.sparse.reorder import find_orders, reorder_safely
 from onnxprune.sparse.rows import ROWS, Feeds, norms_of

@@ -1,111 +1,41 @@
-"""What a layer to be refitted sees in the pruned model, and what it should compute."""
+"""What a layer and the one before it see in the pruned model, to be refitted together."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from onnxprune.calibrate.mixing import judges
 from onnxprune.linear.between import Maker
+from onnxprune.linear.rows import Sample, run_to, wanted_rows
 from onnxprune.linear.segments import Segments
 from onnxprune.recover.steps import Step
 from onnxprune.solve.chain import Rows
 from onnxprune.solve.crops import Crops, sample_crops, sample_tokens
-from onnxprune.solve.gram import Accumulator, Moments
-from onnxprune.solve.patches import Index, sample_positions, token_rows
+from onnxprune.solve.patches import Index
 
 Array = npt.NDArray[Any]
 
 _BYTES = 768 << 20
 """Most bytes of rows held at a time."""
-_GROUPED = 1 << 28
-"""Most numbers in the rows of a grouped layer, whose groups have few inputs each."""
-
-
-@dataclass(frozen=True)
-class Sample:
-    """How rows are drawn.
-
-    Attributes:
-        rows: per layer, at least; fewer where it has many groups.
-        per_input: per input of the layer, if that is more.
-        held: every ``held``-th sample is put aside to judge by.
-        seed: of the draw.
-    """
-
-    rows: int = 30_000
-    per_input: int = 16
-    held: int = 6
-    seed: int = 0
-
-    def wanted(self, inputs: int, groups: int = 1) -> int:
-        """Rows for a layer with so many inputs in each of its groups."""
-        most = self.rows if groups == 1 else min(self.rows, _GROUPED // (groups * inputs))
-        return max(most, self.per_input * inputs)
-
-    def judges(self, samples: Index) -> npt.NDArray[np.bool_]:
-        """Which of some samples, counted through all batches, are put aside to judge by."""
-        return judges(samples, self.held)
-
-
-def moments_of(
-    step: Step, teacher: Segments, student: Segments, sample: Sample
-) -> tuple[Moments, Moments]:
-    """Moments of sampled rows and their targets: those to fit to, and those to judge by."""
-    layer, merge = step.layer, step.merge
-    parts: list[Accumulator] = []
-    seen = 0
-    for batch in range(len(teacher)):
-        x = student.value(layer.x, batch)
-        total = layer.count(x.shape)
-        share = -(-sample.wanted(step.inputs, layer.groups) // len(teacher))
-        among = student.shown_to(layer, batch)
-        positions = sample_positions(total, share, sample.seed + batch, among)
-        aside = sample.judges(seen + positions * x.shape[0] // total)
-        seen += x.shape[0]
-        skip = student.value(merge.skip, batch) if merge.skip else None
-        wanted, offset = _wanted(step, teacher.value(merge.value, batch), skip, positions)
-        groups = layer.groups
-        targets = (wanted - offset).reshape(len(wanted), groups, -1).transpose(1, 0, 2)
-        features = layer.rows(x, positions)
-        if not parts:
-            shape = (groups, features.shape[2], targets.shape[2])
-            parts = [Accumulator(*shape), Accumulator(*shape)]
-        for accumulator, chosen in zip(parts, (~aside, aside), strict=True):
-            if chosen.any():
-                accumulator.add(features[:, chosen], targets[:, chosen])
-    return parts[0].moments(), parts[1].moments()
-
-
-def _wanted(step: Step, dense: Array, skip: Array | None, positions: Index) -> tuple[Array, Array]:
-    """The values wanted where the layer's output counts, and what is added to it on the way there.
-
-    Both are ``[rows, N]``.
-    """
-    axis = step.layer.out_axis
-    wanted = token_rows(dense, axis, positions)[0][:, step.kept]
-    offset = np.broadcast_to(step.merge.shift.astype(wanted.dtype), wanted.shape)
-    if skip is not None:
-        offset = offset + token_rows(skip, axis, positions)[0]
-    return wanted, offset
 
 
 def pair_rows(
     step: Step, maker: Maker, teacher: Segments, student: Segments, sample: Sample
 ) -> tuple[Rows, Rows]:
-    """The same for a layer and its maker together, from what the maker reads."""
+    """Rows for a layer and its maker, from what the maker reads: to fit to, and to judge by.
+
+    Both models are run as far as that takes.
+    """
+    run_to(step.merge, maker.layer.x, teacher, student)
     parts: tuple[list[Rows], list[Rows]] = ([], [])
-    seen = 0
     for batch in range(len(teacher)):
         x = student.value(maker.layer.x, batch)
         dense = teacher.value(step.merge.value, batch)
         skip = student.value(step.merge.skip, batch) if step.merge.skip else None
-        aside = sample.judges(seen + np.arange(len(x)))
-        seen += len(x)
+        aside = sample.aside(student.samples, batch, np.arange(len(x)), len(x))
         shown = student.shown_to(maker.layer, batch)
         for found, chosen in zip(parts, (~aside, aside), strict=True):
             if not chosen.any():
@@ -162,7 +92,7 @@ def _some_rows(
         assert maker.layer.window is not None
         sizes = tuple(maker.layer.out_sizes(x.shape))
         crops = sample_crops(window, len(x), sizes, count, seed)
-    wanted, offset = _wanted(step, dense, skip, crops.outputs)
+    wanted, offset = wanted_rows(step.layer, step.merge, dense, skip, crops.outputs, step.kept)
     return Rows(crops, maker.layer.rows(x, crops.hidden), wanted, offset, step.clip)
 
 
