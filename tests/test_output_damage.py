@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx_ir as ir
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnxprune import model as models
 from onnxprune import zoo
 from onnxprune.allocate import Grain
 from onnxprune.allocate.curves import Reader, calibrate, sweep
+from onnxprune.allocate.damage import parted
 from onnxprune.allocate.output_damage import in_outputs, repairable, without
 from onnxprune.allocate.rounding import grains
 from onnxprune.analysis import Analysis, analyse
@@ -136,6 +139,27 @@ def test_only_units_between_two_layers_are_repaired_from_both_sides() -> None:
     }
     assert joint
     assert all(len(readers[name]) == 1 for name in joint)
+
+
+@pytest.mark.parametrize("fixed", [False, True])
+@given(sizes=st.lists(st.integers(1, 7), min_size=1, max_size=12))
+@settings(max_examples=40, deadline=None)
+def test_what_damage_is_measured_on_was_not_fitted_to(fixed: bool, sizes: list[int]) -> None:
+    analysis = analyse(models.load(zoo.get("digits_mlp").model))
+    assert not isinstance(analysis.model.ir.graph.inputs[0].shape[0], int)
+    if fixed:
+        analysis.model.ir.graph.inputs[0].shape = ir.Shape([sizes[0], 64])
+    ends = np.cumsum([0, *sizes])
+    batches = [{"x": np.arange(a, b)[:, None]} for a, b in itertools.pairwise(ends)]
+    known, unseen = (
+        [int(k) for feeds in part for k in feeds["x"].ravel()] for part in parted(analysis, batches)
+    )
+    if len(sizes) == 1 and (fixed or sizes[0] == 1):
+        assert known == unseen == list(range(ends[-1]))
+        return
+    assert known
+    assert unseen
+    assert sorted(known + unseen) == list(range(ends[-1]))
 
 
 @given(

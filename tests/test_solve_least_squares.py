@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnxprune.solve import gram, least_squares
-from onnxprune.solve.least_squares import ridge_regression, solve_symmetric
+from onnxprune.solve.least_squares import correct_bias, ridge_regression, solve_symmetric
 from onnxprune.solve.refit import refit
 
 seeds = st.integers(0, 10_000)
@@ -145,3 +145,35 @@ def test_singular_problems_are_solved_in_the_least_squares_sense(g: int, K: int)
     got = solve_symmetric(A, B)
     np.testing.assert_allclose(A @ got, B, atol=1e-7 * abs(B).max())
     assert abs(got).max() < 1e4
+
+
+@given(seeds)
+@settings(max_examples=30, deadline=None)
+def test_rows_of_the_dense_model_help_where_samples_are_few(seed: int) -> None:
+    # Few rows with errors of the layers before in their inputs; without these, the same rows.
+    rng = np.random.default_rng(seed)
+    truth, old = rng.standard_normal((2, 1, 40, 4))
+    x, u = rng.standard_normal((1, 60, 40)), rng.standard_normal((1, 600, 40))
+    noisy = [gram.moments(e + 0.7 * rng.standard_normal(e.shape), e @ truth) for e in (x, u)]
+    clean = gram.moments(x, x @ truth), gram.moments(u, u @ truth)
+    bias = np.zeros((1, 4))
+    without, _ = refit(*noisy, old, bias)
+    both, apart = refit(*noisy, old, bias, dense=clean)
+    assert both.after < 0.9 * without.after
+    assert gram.squared_error(noisy[1], apart.weight, apart.bias).sum() == pytest.approx(
+        both.after * noisy[1].variance
+    )
+
+
+@given(seeds)
+@settings(max_examples=30, deadline=None)
+def test_mixing_lies_between_its_parts_and_biases_stay_those_of_the_rows(seed: int) -> None:
+    (x, y), (u, v) = rows(seed, 1, 50, 6, 3, noise=0.5)
+    rows_, others = gram.moments(x, y), gram.moments(u + 9, v)
+    old = np.zeros((1, 6, 3))
+    much, _ = ridge_regression(gram.mixed(rows_, others, 1e9), old, 0.0)
+    np.testing.assert_allclose(much, ridge_regression(others, old, 0.0)[0], rtol=1e-5, atol=1e-7)
+    mixed = gram.mixed(rows_, others, 1.0)
+    weight, bias = ridge_regression(mixed, old, 1e-3)
+    np.testing.assert_allclose(bias, correct_bias(rows_, weight))
+    np.testing.assert_allclose(2 * mixed.xx, rows_.xx + others.xx)

@@ -10,11 +10,13 @@ from onnxprune.allocate.bypass import block_damage
 from onnxprune.allocate.curves import Feeds, calibrate, sweep
 from onnxprune.allocate.output_damage import in_outputs
 from onnxprune.analysis import Analysis
+from onnxprune.calibrate.batches import apart, first, joined
 from onnxprune.solve.elimination import Elimination
 from onnxprune.units import Block, Group
 
 _ASIDE = 5
-"""One batch of so many is kept aside: errors of rows that were fitted to say too little."""
+"""One batch of so many, or one sample of as many where batches are fewer, is kept aside: errors of
+rows that were fitted to say too little. Late layers look as good as free to them."""
 _RANKING, _RANKING_PER_INPUT = 4000, 4
 """Rows sampled per layer, and per input of it, where units are only to be put into an order."""
 _NOTHING: Mapping[str, float] = MappingProxyType({})
@@ -59,7 +61,7 @@ def measure(
         tell: hears the progress.
     """
     tell("measuring what every layer reads")
-    known, unseen = _parted(batches)
+    known, unseen = parted(analysis, batches)
     readers = calibrate(analysis, known, groups=groups, provider=provider, seed=seed)
     swept, unpriced = sweep(groups, readers, tell=tell)
     if outputs:
@@ -85,7 +87,7 @@ def orders(
     tell("measuring what every layer reads")
     readers = calibrate(
         analysis,
-        _parted(batches)[0],
+        parted(analysis, batches)[0],
         groups=groups,
         rows=_RANKING,
         rows_per_input=_RANKING_PER_INPUT,
@@ -95,7 +97,15 @@ def orders(
     return Curves(*sweep(groups, readers, tell=tell))
 
 
-def _parted(batches: Sequence[Feeds]) -> tuple[Sequence[Feeds], Sequence[Feeds]]:
-    """Batches to measure layers on, and others to see what becomes of the outputs."""
-    aside = len(batches) // _ASIDE
-    return (batches[:-aside], batches[-aside:]) if aside else (batches, batches)
+def parted(analysis: Analysis, batches: Sequence[Feeds]) -> tuple[Sequence[Feeds], Sequence[Feeds]]:
+    """Batches to measure layers on, and others to see what becomes of the outputs.
+
+    They are the same where there is nothing to part.
+    """
+    if aside := len(batches) // _ASIDE:
+        return batches[:-aside], batches[-aside:]
+    known, unseen = apart(analysis.model, batches, _ASIDE)
+    if not unseen:
+        known, unseen = known[:-1] or known, known[-1:]
+    size = max(len(first(feeds)) for feeds in batches)
+    return joined(known, size), joined(unseen, size)

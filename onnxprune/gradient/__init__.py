@@ -9,7 +9,7 @@ model runs its gradient too, and no training framework is needed.
 * ``backward``: the walk from losses to the values whose gradients are wanted.
 * ``student``: a model whose weights can be changed between runs, and their gradients.
 * ``distil``: what is left of a network trained to answer as the dense one does, on ``variants`` of
-  inputs, in ``batches``, by ``descent``.
+  inputs, by ``descent``.
 """
 
 from onnxprune.gradient.backward import Backward, Loss, backward

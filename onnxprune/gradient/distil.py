@@ -24,8 +24,8 @@ import numpy.typing as npt
 
 from onnxprune import model as models
 from onnxprune.backends import Session, open_session
+from onnxprune.calibrate.batches import apart, first, joined
 from onnxprune.errors import OnnxpruneError
-from onnxprune.gradient.batches import apart, first, joined
 from onnxprune.gradient.descent import Descent
 from onnxprune.gradient.student import Student, distance, losses_of, visible
 from onnxprune.gradient.variants import Variants

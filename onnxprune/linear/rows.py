@@ -86,6 +86,7 @@ def moments_of(
     student: Segments,
     sample: Sample,
     kept: Bool | None = None,
+    reads: Bool | None = None,
 ) -> tuple[Moments, Moments]:
     """Moments of sampled rows and their targets: those to fit to, and those to judge by.
 
@@ -99,6 +100,8 @@ def moments_of(
         student: the one that is being changed; it may be the same.
         sample: how rows are drawn.
         kept: which of the dense outputs the layer still has; None for all.
+        reads: which of the dense inputs it still has, where ``student`` is the dense model as well,
+            of which it is to see no more.
 
     Returns:
         The same twice where there are too few rows to put any aside.
@@ -111,11 +114,15 @@ def moments_of(
     apart = False
     for batch in range(len(student)):
         x = student.value(layer.x, batch)
-        total = layer.count(x.shape)
         among = student.shown_to(layer, batch)
+        if reads is not None:
+            x = np.compress(reads, x, axis=layer.axis)
+        total = layer.count(x.shape)
         positions = sample_positions(total, share, sample.seed + batch, among)
         aside = sample.aside(student.samples, batch, positions, total)
         skip = student.value(merge.skip, batch) if merge.skip else None
+        if skip is not None and reads is not None and kept is not None:
+            skip = np.compress(kept, skip, axis=layer.out_axis)
         dense = teacher.value(merge.value, batch)
         wanted, offset = wanted_rows(layer, merge, dense, skip, positions, kept)
         targets = (wanted - offset).reshape(len(wanted), groups, outputs).transpose(1, 0, 2)

@@ -119,6 +119,11 @@ class Segments:
         value = self._held[batch][name]
         return value.astype(np.float32) if name in self._halved else value
 
+    def has(self, name: str) -> bool:
+        """Whether a value can still be had: it is held, or has not run yet."""
+        node = self._values[name].producer()
+        return name in self._held[0] or (node is not None and node not in self._done)
+
     def _shape(self, name: str, batch: int) -> tuple[int, ...]:
         held = self._held[batch].get(name)
         return (self.value(name, batch) if held is None else held).shape

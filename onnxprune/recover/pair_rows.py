@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -96,20 +95,35 @@ def _some_rows(
     return Rows(crops, maker.layer.rows(x, crops.hidden), wanted, offset, step.clip)
 
 
-def _joined(parts: Sequence[Rows]) -> Rows:
-    first = parts[0]
-    crops = Crops(
-        np.concatenate([p.crops.hidden for p in parts]),
-        np.concatenate([p.crops.inside for p in parts]),
-        np.concatenate([p.crops.outputs for p in parts]),
-        first.crops.field,
-        first.crops.block,
-        first.crops.window,
-    )
+def _joined(parts: list[Rows]) -> Rows:
+    """All rows as one; the list is emptied, so that they are not in memory twice."""
+    crops, clip = [p.crops for p in parts], parts[0].clip
+    xs, wanted, offsets = [p.x for p in parts], [p.wanted for p in parts], [p.offset for p in parts]
+    parts.clear()
+    first = crops[0]
     return Rows(
-        crops,
-        np.concatenate([p.x for p in parts], axis=1),
-        np.concatenate([p.wanted for p in parts]),
-        np.concatenate([p.offset for p in parts]),
-        first.clip,
+        Crops(
+            np.concatenate([c.hidden for c in crops]),
+            np.concatenate([c.inside for c in crops]),
+            np.concatenate([c.outputs for c in crops]),
+            first.field,
+            first.block,
+            first.window,
+        ),
+        _stacked(xs, 1),
+        _stacked(wanted, 0),
+        _stacked(offsets, 0),
+        clip,
     )
+
+
+def _stacked(parts: list[Array], axis: int) -> Array:
+    """Arrays one behind the other; each is let go of once it is copied."""
+    shape = list(parts[0].shape)
+    shape[axis] = sum(part.shape[axis] for part in parts)
+    out, at = np.empty(shape, parts[0].dtype), 0
+    while parts:
+        part = parts.pop(0)
+        out.swapaxes(0, axis)[at : at + part.shape[axis]] = part.swapaxes(0, axis)
+        at += part.shape[axis]
+    return out

@@ -20,6 +20,7 @@ from onnxprune.solve.pairs import PairRefit, refit_pair
 from onnxprune.solve.refit import RIDGES, Refit, refit
 
 Float = npt.NDArray[np.float64]
+Bool = npt.NDArray[np.bool_]
 
 _SUPPORTED = 1.0
 """Ridge of a layer up to which there are rows enough to fit the one before it as well."""
@@ -34,6 +35,7 @@ class Settings:
         producers: also refit layers that lost no input but whose inputs have changed.
         pairs: refit layers together with the ones before them; the number of steps, 0 for never.
         ridges: candidates, see ``solve.refit``.
+        few: samples, mixtures included, up to which the dense model's inputs are looked at as well.
         provider: what runs the models.
         threads: threads within an operator.
     """
@@ -42,6 +44,7 @@ class Settings:
     producers: bool = True
     pairs: int = 6
     ridges: tuple[float, ...] = RIDGES
+    few: int = 512
     provider: str = "cpu"
     threads: int | None = None
 
@@ -93,25 +96,47 @@ class Refitting:
 
     def _alone(self, step: Step) -> tuple[Outcome, Refit]:
         """Fit one layer and write it back if that helps; also as it is without the judges' rows."""
-        run = self.teacher, self.student
-        rows = moments_of(step.layer, step.merge, step.shape, *run, self.how.sample, step.kept)
-        found, fitted = self._refit(step, rows)
+        dense = self._dense(step)  # first: it needs what the dense model reads there
+        rows = self._moments(step, self.student)
+        found, fitted = self._refit(step, rows, dense)
         if found.accepted:
             self.weights.write(step.layer, step.merge, found.weight, found.bias)
         return _outcome(step, found), fitted
 
-    def _refit(self, step: Step, moments: tuple[Moments, Moments]) -> tuple[Refit, Refit]:
+    def _dense(self, step: Step) -> tuple[Moments, Moments] | None:
+        """Moments of what the dense model reads and wants there, where samples are few."""
+        needed = [step.layer.x, step.merge.value, *([step.merge.skip] if step.merge.skip else [])]
+        few = sum(self.student.samples) <= self.how.few
+        if few and all(map(self.teacher.has, needed)):
+            return self._moments(step, self.teacher, step.reads)
+        return None
+
+    def _moments(
+        self, step: Step, run: Segments, reads: Bool | None = None
+    ) -> tuple[Moments, Moments]:
+        how = self.how.sample
+        shape, kept = step.shape, step.kept
+        return moments_of(step.layer, step.merge, shape, self.teacher, run, how, kept, reads)
+
+    def _refit(
+        self,
+        step: Step,
+        moments: tuple[Moments, Moments],
+        dense: tuple[Moments, Moments] | None = None,
+    ) -> tuple[Refit, Refit]:
         """Fit a layer as it is now to moments of rows, see ``refit``; nothing is written."""
         matrix, bias = self.weights.read(step.layer, step.merge)
         free = step.layer.bias_slot is not None
-        return refit(*moments, matrix, bias, free_bias=free, ridges=self.how.ridges)
+        ridges = self.how.ridges
+        return refit(*moments, matrix, bias, free_bias=free, ridges=ridges, dense=dense)
 
     def _together(self, step: Step, maker: Maker) -> Outcome:
         """Fit a layer and its maker, and write both back if that helps."""
+        dense = self._dense(step)
         rows = pair_rows(step, maker, self.teacher, self.student, self.how.sample)
         first = self._first(maker)
         train, held = (hidden_moments(each, first, maker.activation) for each in rows)
-        alone, fitted = self._refit(step, (train, held))
+        alone, fitted = self._refit(step, (train, held), dense)
         outcome = _outcome(step, alone)
         found = self._pair(step, maker, rows, fitted)
         if found.after < found.before:

@@ -10,9 +10,10 @@ removing unit ``j`` and re-solving for everything that is left raises the square
 so the cheapest unit goes, ``P`` and ``W`` are downdated, and so on. One sweep gives the damage of
 every count of kept units; any budget can be met from it later.
 
-The downdates are kept as a thin factor ``P = P0 - U U^T`` that is multiplied out only now and
+The downdates are kept as a thin factor ``P = P0 - U^T U`` that is multiplied out only now and
 then, and the problem is set up anew from ``H`` when half of its rows have gone, which bounds both
-the work (about ``K^3`` multiplications in matrix products) and the loss of digits.
+the work (about ``K^3`` multiplications in matrix products) and the loss of digits. Only the lower
+triangle of ``P`` is computed.
 """
 
 from __future__ import annotations
@@ -24,13 +25,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from scipy.linalg import cho_factor, cho_solve, solve_triangular
-from scipy.linalg.blas import dgemm
+from scipy.linalg.blas import dgemm, dsyrk
+from scipy.linalg.lapack import dpotri
 
 Float = npt.NDArray[np.float64]
 Index = npt.NDArray[np.int64]
 
 _PENDING = 64
-"""Columns of downdates that wait before they are multiplied out."""
+"""Rows of downdates that wait before they are multiplied out."""
 
 _DEAD = 1e-12
 """Inputs whose variance is below this share of the largest carry nothing: their mean is a bias."""
@@ -102,14 +104,15 @@ class _Sweep:
     def _set_up(self) -> None:
         """Solve for the rows that are left, from scratch."""
         rows = np.flatnonzero(self._rows)
-        factor = cho_factor(self._H[np.ix_(rows, rows)], lower=True)
-        self._P = cho_solve(factor, np.eye(len(rows)))
+        factor = cho_factor(self._H[np.ix_(rows, rows)].T, lower=True, overwrite_a=True)
         self._W = np.ascontiguousarray(cho_solve(factor, self._B[rows]))
+        self._P, _ = dpotri(factor[0], lower=True, overwrite_c=True)
         where = np.zeros(len(self._rows), dtype=np.int64)
         where[rows] = np.arange(len(rows))
         self._at = where[self._blocks]
-        self._D = self._P[self._at[:, :, None], self._at[:, None, :]]
-        self._U = np.zeros((len(rows), max(_PENDING, self._blocks.shape[1])))
+        down, across = self._at[:, :, None], self._at[:, None, :]
+        self._D = self._P[np.maximum(down, across), np.minimum(down, across)]
+        self._U = np.zeros((max(_PENDING, self._blocks.shape[1]), len(rows)))
         self._used = 0
 
     def holds(self, unit: int) -> bool:
@@ -131,16 +134,16 @@ class _Sweep:
         """Remove ``units`` one after the other; what each cost given those before it."""
         places = [self._place[u] for u in units]
         rows = self._at[places].ravel()
-        if self._used + len(rows) > self._U.shape[1]:
+        if self._used + len(rows) > len(self._U):
             self._flush(len(rows))
-        U = self._U[:, : self._used]
-        across = self._P[rows] - U[rows] @ U.T
+        U = self._U[: self._used]
+        across = self._inverse_rows(rows) - U[:, rows].T @ U
         lower = np.linalg.cholesky(across[:, rows])
         V = solve_triangular(lower, across, lower=True)
         Z = solve_triangular(lower, self._W[rows], lower=True)
         # W -= V' Z in one pass over W: this is where most of the time goes.
         dgemm(-1.0, Z.T, V, 1.0, self._W.T, overwrite_c=True)
-        self._U[:, self._used : self._used + len(rows)] = V.T
+        self._U[self._used : self._used + len(rows)] = V
         self._used += len(rows)
         blocks = V.T[self._at]
         self._D -= blocks @ blocks.transpose(0, 2, 1)
@@ -151,11 +154,19 @@ class _Sweep:
         return cost
 
     def _flush(self, wanted: int) -> None:
-        U = self._U[:, : self._used]
-        self._P -= U @ U.T
-        if wanted > self._U.shape[1]:
-            self._U = np.zeros((len(self._P), wanted))
+        self._P = dsyrk(
+            -1.0, self._U[: self._used].T, beta=1.0, c=self._P, lower=True, overwrite_c=True
+        )
+        if wanted > len(self._U):
+            self._U = np.zeros((wanted, len(self._P)))
         self._used = 0
+
+    def _inverse_rows(self, rows: Index) -> Float:
+        """``[rows, K]``: what is right of the diagonal is what lies below it."""
+        found: Float = self._P[rows]
+        for at, row in enumerate(rows):
+            found[at, row:] = self._P[row:, row]
+        return found
 
 
 def eliminate(

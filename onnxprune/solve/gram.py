@@ -192,6 +192,23 @@ def merge(first: Moments, second: Moments) -> Moments:
     )
 
 
+def mixed(rows: Moments, others: Moments, share: float) -> Moments:
+    """Rows, and others that count ``share`` times as much; means, and so biases, are those of rows.
+
+    Args:
+        rows: moments.
+        others: of the same inputs and targets elsewhere, about means of their own.
+        share: positive.
+    """
+    own, theirs = 1 / (1 + share), share / (1 + share)
+    return replace(
+        rows,
+        xx=own * rows.xx + theirs * others.xx,
+        xy=own * rows.xy + theirs * others.xy,
+        yy=own * rows.yy + theirs * others.yy,
+    )
+
+
 def restrict(whole: Moments, rows: npt.NDArray[np.int64]) -> Moments:
     """The moments of the inputs ``rows`` alone, in that order (targets unchanged)."""
     return Moments(

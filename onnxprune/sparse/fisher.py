@@ -21,9 +21,9 @@ import numpy.typing as npt
 
 from onnxprune import model as models
 from onnxprune.backends import open_session
+from onnxprune.calibrate.batches import apart, first, joined
 from onnxprune.errors import OnnxpruneError
 from onnxprune.gradient import Loss
-from onnxprune.gradient.batches import apart, first, joined
 from onnxprune.gradient.student import Student, losses_of, visible
 from onnxprune.sparse.rows import Feeds
 from onnxprune.sparse.weights import Target
