@@ -17,6 +17,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxprune import model as models
+from onnxprune import zoo
 from onnxprune.backends import available, open_session
 from onnxprune.backends.embed import embed, with_sizes
 from onnxprune.backends.providers import runtime
@@ -106,6 +107,20 @@ def test_threads_of_a_loaded_model_sleep_unless_told(spin: bool | None, said: st
     settings = session.handle.get_session_options()
     assert (settings.get_session_config_entry(key) if said else "") == said
     assert open_session(mlp().SerializeToString()).run(feed()).keys() == session.run(feed()).keys()
+
+
+@pytest.mark.parametrize("arena", [True, False])
+def test_results_outlive_the_session_and_later_runs(arena: bool) -> None:
+    entry = zoo.get("digits_rescnn")
+    x = zoo.calibration(entry)
+    feeds = [{k: v[at : at + 4] for k, v in x.items()} for at in (0, 4, 8)]
+    session = open_session(models.load(entry.model), arena=arena)
+    assert session.handle.get_session_options().enable_cpu_mem_arena is arena
+    (one, copy), *_ = [
+        (found, {k: v.copy() for k, v in found.items()}) for found in map(session.run, feeds)
+    ]
+    del session
+    assert all(np.array_equal(one[k], copy[k]) for k in copy)
 
 
 def test_tapping_leaves_the_model_as_it_was() -> None:

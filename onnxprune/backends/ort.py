@@ -103,6 +103,7 @@ def open_session(
     optimise: bool = True,
     prepack: bool = True,
     spin: bool | None = None,
+    arena: bool = True,
     outputs: Sequence[str] = (),
     options: Mapping[str, str] | None = None,
     custom_ops: Sequence[str | Path] = (),
@@ -124,6 +125,8 @@ def open_session(
         spin: whether threads that have nothing to do wait busily, which answers sooner and takes
             the cores from whoever computes between the runs. By default a path or bytes are opened
             as onnxruntime would, and a `Model` so that they sleep.
+        arena: whether memory that a run took stays with the session, for the next one. What it
+            returns lies in that memory and keeps all of it for as long as it lives.
         outputs: values to return besides the model's outputs: node outputs, graph inputs or
             stored tensors of the main graph. Whatever is returned is not fused away.
         options: options of the provider, as onnxruntime names them. OpenVINO computes in bfloat16
@@ -147,7 +150,13 @@ def open_session(
     while True:
         try:
             settings = _settings(
-                ort, threads, libraries, optimise=optimise, prepack=prepack, spin=busily
+                ort,
+                threads,
+                libraries,
+                optimise=optimise,
+                prepack=prepack,
+                spin=busily,
+                arena=arena,
             )
             if profile is not None:
                 settings.enable_profiling = True
@@ -208,6 +217,7 @@ def _settings(
     optimise: bool,
     prepack: bool,
     spin: bool,
+    arena: bool,
 ) -> Any:  # noqa: ANN401
     settings = ort.SessionOptions()
     settings.log_severity_level = _FATAL_ONLY
@@ -215,6 +225,7 @@ def _settings(
     settings.graph_optimization_level = (
         levels.ORT_ENABLE_ALL if optimise else levels.ORT_DISABLE_ALL
     )
+    settings.enable_cpu_mem_arena = arena
     if not prepack:
         settings.add_session_config_entry("session.disable_prepacking", "1")
     if not spin:

@@ -160,12 +160,11 @@ class Segments:
             if len(self) > 1 and self._size(first, stay) > self._most:
                 self._ahead = piece
                 return
-            self._keep(piece, first)
+            self._keep(piece, first, stay)
+        else:
+            for held in self._held:
+                _let_go(held, stay)
         self._done = after
-        for held in self._held:
-            for name in list(held):
-                if name not in stay and name not in needed:
-                    del held[name]
 
     def _size(self, found: Mapping[str, Array], stay: Iterable[str]) -> int:
         """Bytes that would be held, of what stays and what was found for one batch."""
@@ -176,11 +175,15 @@ class Segments:
         """Whether a value is so large that it is held in half precision."""
         return value.nbytes * len(self) > _LARGE and value.dtype == np.float32
 
-    def _keep(self, piece: _Piece, first: Mapping[str, Array]) -> None:
-        """Hold what a piece gives for all batches, of which it has run for the first."""
+    def _keep(self, piece: _Piece, first: Mapping[str, Array], stay: set[str]) -> None:
+        """Hold what a piece gives for all batches, of which it has run for the first.
+
+        What is to stay apart, a batch gives up what it held for that: not after all have run.
+        """
         self._halved |= {name for name, array in first.items() if self._halves(array)}
         for batch, held in enumerate(self._held):
             found = piece.run(batch, piece.outputs) if batch else first
+            _let_go(held, stay)
             for name, array in found.items():
                 held[name] = _half(array) if name in self._halved else array
 
@@ -252,12 +255,20 @@ class Segments:
         version = max(self._model.ir.ir_version, _FREE_INITIALIZERS)
         piece = ir.Model(graph, ir_version=version)
         piece.opset_imports.update(self._model.ir.opset_imports)
-        session = open_session(models.Model(piece), provider=self._provider, threads=self._threads)
+        session = open_session(
+            models.Model(piece), provider=self._provider, threads=self._threads, arena=False
+        )  # what is held of a piece must not keep all that it took to compute it
 
         def run(batch: int, only: Sequence[str]) -> Mapping[str, Array]:
             return session.run({n: self.value(n, batch) for n in inputs}, only=list(only))
 
         return run
+
+
+def _let_go(held: dict[str, Array], stay: set[str]) -> None:
+    """Hold no more than is to stay."""
+    for name in held.keys() - stay:
+        del held[name]
 
 
 def _half(value: Array) -> Array:
