@@ -106,7 +106,7 @@ class Refitting:
     def _dense(self, step: Step) -> tuple[Moments, Moments] | None:
         """Moments of what the dense model reads and wants there, where samples are few."""
         needed = [step.layer.x, step.merge.value, *([step.merge.skip] if step.merge.skip else [])]
-        few = sum(self.student.samples) <= self.how.few
+        few = sum(self.student.samples) <= self.how.few and step.reads is not None
         if few and all(map(self.teacher.has, needed)):
             return self._moments(step, self.teacher, step.reads)
         return None

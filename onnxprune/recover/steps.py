@@ -32,7 +32,7 @@ class Step:
         layer: as it is in the pruned model.
         merge: where its output counts.
         kept: which of the dense outputs it still has.
-        reads: which of the dense inputs it still has.
+        reads: which of the dense inputs it still has; None where it reads another value by now.
         shape: ``(g, K, N)`` of its matrices.
         clip: bounds beyond which its output is not read, infinite where it is.
         maker: the layer before it, if the two can be refitted together.
@@ -41,7 +41,7 @@ class Step:
     layer: Layer
     merge: Merge
     kept: npt.NDArray[np.bool_]
-    reads: npt.NDArray[np.bool_]
+    reads: npt.NDArray[np.bool_] | None
     shape: tuple[int, int, int]
     clip: tuple[float, float] = (-np.inf, np.inf)
     maker: Maker | None = None
@@ -112,7 +112,8 @@ def plan_steps(
         if not producers and matrix_shape(old_values, old)[:2] == (groups, inputs):
             continue
         merge = find_merge(values, facts, layer, groups * outputs)
-        steps.append(Step(layer, merge, columns, kept(layer.x, layer.axis), shape))
+        reads = kept(old.x, old.axis) if old.x == layer.x else None
+        steps.append(Step(layer, merge, columns, reads, shape))
     ordered = _schedule(steps, {identity(n): at for at, n in enumerate(pruned.ir.graph)}, values)
     known = {step.layer.node for step in steps}
     finished = []
