@@ -164,6 +164,25 @@ def test_repairs_of_single_weights_compare_as_they_should() -> None:
     assert far["lstsq"] < far["none"]
 
 
+@pytest.mark.parametrize("count", [2, 40])
+def test_a_layer_behind_a_channel_shuffle_is_refitted_from_few_samples_and_from_many(
+    count: int,
+) -> None:
+    net = Net(0)
+    x = net.conv(net.input("x", ("batch", 3, 8, 8), width=3), 16)
+    y = net.node("Relu", x)
+    y = net.node("Reshape", y, net.constant([0, 2, 8, 8, 8]))
+    y = net.node("Transpose", y, perm=[0, 2, 1, 3, 4])
+    y = net.node("Reshape", y, net.constant([0, 16, 8, 8]), width=16)
+    model = models.load(net.build(net.conv(y, 6), ("batch", 6, 8, 8)))
+    rng = np.random.default_rng(0)
+    feeds = [{"x": rng.standard_normal((16, 3, 8, 8), dtype=np.float32)} for _ in range(count)]
+    made = prune(model, from_flags({"calib": feeds, "calib_samples": 16 * count, "ratio": 0.5}))
+    assert any(node.op_type == "Gather" for node in made.model.ir.graph)  # what a cut shuffle is
+    assert made.verdict.ok
+    assert any(o.method != "none" for o in made.recovered)
+
+
 # -- widths under a normalisation ------------------------------------------------------------
 
 
