@@ -178,7 +178,7 @@ class Segments:
     def _keep(self, piece: _Piece, first: Mapping[str, Array], stay: set[str]) -> None:
         """Hold what a piece gives for all batches, of which it has run for the first.
 
-        What is to stay apart, a batch gives up what it held for that: not after all have run.
+        A batch gives up what need not stay before the next one runs.
         """
         self._halved |= {name for name, array in first.items() if self._halves(array)}
         for batch, held in enumerate(self._held):
