@@ -15,16 +15,12 @@ import argparse
 import fnmatch
 import json
 import os
-import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from bench.quality_cases import calibration, path_of
+from bench.quality import Run, one, revision, score
+from bench.quality_cases import path_of
 from bench.structured import HERE, limited, machine
 
 RESULTS = HERE / "results" / "few_samples.json"
@@ -38,39 +34,17 @@ _RIVALS = {"resnet20_cifar10_proj_bn": ("structured-wanda-global+sim", "33%")}
 _LIMIT = 1800.0
 
 
-def runs(peer: str | None) -> Iterator[tuple[str, str, int, list[str]]]:
-    """System, network, number of inputs, and the command after the interpreter."""
+def runs(peer: str | None) -> Iterator[tuple[str, Run]]:
+    """Systems and what they are to do."""
     for graph, (target, counts) in CASES.items():
         for count in counts:
-            asked = json.dumps({"target": target})
-            yield "onnxprune", graph, count, ["quality_run.py", "--asked", asked]
+            asked = ("--asked", json.dumps({"target": target}))
+            yield "onnxprune", Run(graph, target, "quality_run.py", asked, count)
             if peer and graph in _RIVALS:
                 method, amount = _RIVALS[graph]
-                asks = ["quality_peer.py", "--method", method, "--amount", amount]
-                yield "onnxsim", graph, count, asks
-
-
-def one(
-    system: str, graph: str, count: int, command: list[str], peer: str | None
-) -> dict[str, Any]:
-    """One run and the judgement of what it wrote."""
-    with tempfile.TemporaryDirectory() as folder:
-        feeds, out = Path(folder) / "calibration.npz", Path(folder) / "pruned.onnx"
-        named, left = {}, count
-        for number, batch in enumerate(calibration(graph)):
-            if left > 0:
-                named |= {f"{number:05d}/{name}": array[:left] for name, array in batch.items()}
-            left -= len(next(iter(batch.values())))
-        np.savez(feeds, **named)  # type: ignore[arg-type]  # numpy takes arrays
-        python = peer if system == "onnxsim" and peer else sys.executable
-        program, *rest = command
-        full = [python, str(HERE / program), str(path_of(graph)), str(out)]
-        row = {"system": system, "graph": graph, "inputs": count, "load": os.getloadavg()[0]}
-        row["run"] = limited([*full, "--calibration", str(feeds), *rest], _LIMIT, os.environ)
-        if out.exists():
-            judge = [sys.executable, "-m", "bench.quality_score", graph, str(out)]
-            row["judged"] = limited(judge, _LIMIT)
-    return row
+                asked = ("--method", method, "--amount", amount)
+                label = f"{method} {amount}"
+                yield "onnxsim", Run(graph, label, "quality_peer.py", asked, count)
 
 
 def table(found: dict[str, Any]) -> None:
@@ -108,19 +82,20 @@ def main() -> None:
     if options.table:
         table(stored)
         return
-    describe = ["git", "describe", "--always", "--dirty"]
-    commit = subprocess.check_output(describe, text=True, cwd=HERE).strip()
-    for system, graph, count, command in runs(options.peer):
+    commit = revision()
+    for system, run in runs(options.peer):
+        graph = run.graph
         if not fnmatch.fnmatch(graph, options.only):
             continue
         if not path_of(graph).exists():
             print(f"{graph}: not on this machine")
             continue
         if graph not in stored["dense"]:
-            judge = [sys.executable, "-m", "bench.quality_score", graph]
-            stored["dense"][graph] = limited(judge, _LIMIT)
-        row = one(system, graph, count, command, options.peer) | {"commit": commit}
-        same = (system, graph, count)
+            stored["dense"][graph] = limited(score(graph), _LIMIT)
+        same = (system, graph, run.samples)
+        row = {"system": system, "graph": graph, "inputs": run.samples, "load": os.getloadavg()[0]}
+        python = options.peer if system == "onnxsim" else sys.executable
+        row |= one(run, python, _LIMIT) | {"commit": commit}
         stored["rows"] = [
             r for r in stored["rows"] if (r["system"], r["graph"], r["inputs"]) != same
         ] + [row]

@@ -35,12 +35,13 @@ RESULTS = HERE / "results" / "quality.json"
 
 @dataclass(frozen=True)
 class Run:
-    """One process: what it is given after the model and where the result goes."""
+    """One process: what it is given after the model, and how many inputs (0: all there are)."""
 
     graph: str
     label: str
     program: str
     arguments: tuple[str, ...]
+    samples: int = 0
 
 
 def runs(options: argparse.Namespace) -> Iterator[Run]:
@@ -86,8 +87,7 @@ def write(stored: Mapping[str, Any]) -> None:
 def measure(options: argparse.Namespace) -> None:
     """Run what is missing, one after the other."""
     versions = json.loads(subprocess.check_output([options.peer, "-c", _VERSIONS], text=True))
-    describe = ["git", "describe", "--always", "--dirty"]
-    commit = subprocess.check_output(describe, text=True, cwd=HERE).strip()
+    commit = revision()
     done = {(r["graph"], r["label"]) for r in read()["rows"] if r["system"] == options.system}
     for run in runs(options):
         if (run.graph, run.label) in done and not options.again:
@@ -97,10 +97,10 @@ def measure(options: argparse.Namespace) -> None:
             continue
         row = {"system": options.system, "graph": run.graph, "label": run.label, "commit": commit}
         load = os.getloadavg()[0]
-        row |= _one(run, options) | {"load_before": round(load, 1)}
+        row |= one(run, options.peer, options.limit) | {"load_before": round(load, 1)}
         stored = read()  # now: somebody else may have added to it meanwhile
         if run.graph not in stored["dense"]:
-            stored["dense"][run.graph] = limited(_score(run.graph), options.limit)
+            stored["dense"][run.graph] = limited(score(run.graph), options.limit)
         stored["systems"][options.system] = {
             "versions": versions,
             "machine": machine(),
@@ -122,22 +122,30 @@ def kept_at(system: str, graph: str, label: str) -> Path | None:
     return HERE / "cache" / "quality" / f"{graph}__{system}__{amount.replace(':', 'of')}.onnx"
 
 
-def _score(graph: str, *more: str) -> list[str]:
+def revision() -> str:
+    """Of the code that measures."""
+    describe = ["git", "describe", "--always", "--dirty"]
+    return subprocess.check_output(describe, text=True, cwd=HERE).strip()
+
+
+def score(graph: str, *more: str) -> list[str]:
+    """The command that judges a network, see bench/quality_score.py."""
     return [sys.executable, "-m", "bench.quality_score", graph, *more]
 
 
-def _one(run: Run, options: argparse.Namespace) -> dict[str, Any]:
-    """One run and the judgement of what it wrote."""
+def one(run: Run, python: str, limit: float) -> dict[str, Any]:
+    """One run in an interpreter, and the judgement of what it wrote."""
     with tempfile.TemporaryDirectory() as folder:
         feeds, out = Path(folder) / "calibration.npz", Path(folder) / "pruned.onnx"
-        command = _score(run.graph, "--calibration", str(feeds))
+        command = score(run.graph, "--calibration", str(feeds), "--samples", str(run.samples))
         subprocess.run(command, cwd=HERE.parent, check=True)
-        command = [options.peer, str(HERE / run.program), str(path_of(run.graph)), str(out)]
+        command = [python, str(HERE / run.program), str(path_of(run.graph)), str(out)]
         command += ["--calibration", str(feeds), *run.arguments]
-        row: dict[str, Any] = {"run": limited(command, options.limit, os.environ)}
+        row: dict[str, Any] = {"run": limited(command, limit, os.environ)}
         if out.exists():
-            row["judged"] = limited(_score(run.graph, str(out)), options.limit)
-            if (kept := kept_at(options.system, run.graph, run.label)) is not None:
+            row["judged"] = limited(score(run.graph, str(out)), limit)
+            system = "onnxsim" if run.program == "quality_peer.py" else "onnxprune"
+            if (kept := kept_at(system, run.graph, run.label)) is not None:
                 kept.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(out, kept)
     return row

@@ -1,14 +1,15 @@
 """`python -m bench.quality_score GRAPH [FILE]`: what one file costs and how well it does its task.
 
 Prints one JSON line about FILE, made from GRAPH, or about GRAPH itself; with --calibration it
-writes the feeds that everybody is given, and stops.  MACs, parameters and zeros are counted here,
-in the files, by the same code for every system.
+writes the feeds that everybody is given, or the first --samples of them, and stops.  MACs,
+parameters and zeros are counted here, in the files, by the same code for every system.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +29,14 @@ def main() -> None:
     parser.add_argument("graph")
     parser.add_argument("file", nargs="?", type=Path)
     parser.add_argument("--calibration", type=Path)
+    parser.add_argument("--samples", type=int, default=0, help="of these; 0 for all")
     options = parser.parse_args()
     if options.calibration:
-        named = {
-            f"{i:05d}/{name}": array
-            for i, feeds in enumerate(calibration(options.graph))
-            for name, array in feeds.items()
-        }
+        named, left = {}, options.samples or sys.maxsize
+        for i, feeds in enumerate(calibration(options.graph)):
+            if left > 0:
+                named |= {f"{i:05d}/{name}": array[:left] for name, array in feeds.items()}
+            left -= len(next(iter(feeds.values())))
         np.savez(options.calibration, **named)  # type: ignore[arg-type]  # numpy takes arrays
         return
     path: Path = options.file or path_of(options.graph)
