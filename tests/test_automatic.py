@@ -16,7 +16,8 @@ import onnxprune
 from conftest import Ran
 from onnxprune import model as models
 from onnxprune import zoo
-from onnxprune.automatic import ASIDE, ENOUGH, NEAR, divide
+from onnxprune.automatic.bisection import NEAR
+from onnxprune.automatic.parts import ASIDE, ENOUGH, divide
 from onnxprune.backends import open_session
 from onnxprune.carry_out import Pruned
 from onnxprune.confidence import agreement_error, paired_error
