@@ -18,7 +18,7 @@ import onnx_ir as ir
 
 from onnxprune import model as models
 from onnxprune.allocate.curves import Feeds
-from onnxprune.allocate.output_damage import distance, first
+from onnxprune.allocate.output_damage import affordable, distance
 from onnxprune.analysis import Analysis
 from onnxprune.backends import open_session
 from onnxprune.solve.patches import token_rows
@@ -62,8 +62,8 @@ def block_damage(
         unseen: feeds that the outputs are compared on.
         provider: what runs the models.
     """
-    lines = _lines(analysis, blocks, first(known, analysis, len(blocks)), provider)
-    some = first(unseen, analysis, len(blocks))
+    lines = _lines(analysis, blocks, affordable(known, analysis, len(blocks)), provider)
+    some = affordable(unseen, analysis, len(blocks))
     session = open_session(analysis.model, provider=provider)
     wanted = [session.run(feeds) for feeds in some]
     found = {}

@@ -71,7 +71,7 @@ def in_outputs(
         removal moves no output by more than rounding get the middle of the other groups' factors.
     """
     measured = [g for g in groups if g.name in swept and len(g) > 1]
-    some = first(batches, analysis, len(measured) * len(_SHARES))
+    some = affordable(batches, analysis, len(measured) * len(_SHARES))
     session = open_session(analysis.model, provider=provider)
     wanted = [session.run(feeds) for feeds in some]
     factors: dict[str, tuple[Float, Float]] = {}
@@ -174,7 +174,7 @@ def _scaled(one: Elimination, factors: tuple[Float, Float] | None, middle: float
     return Elimination(one.order, damage)
 
 
-def first(batches: Sequence[Feeds], analysis: Analysis, runs: int) -> list[Feeds]:
+def affordable(batches: Sequence[Feeds], analysis: Analysis, runs: int) -> list[Feeds]:
     """As many batches as so many runs of the model may take, at least one."""
     macs = max(CostModel(analysis)().macs, 1)
     most = int(np.clip(_MACS / (macs * max(runs, 1)), *_SAMPLES))
