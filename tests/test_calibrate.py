@@ -588,6 +588,25 @@ def test_a_batch_of_one_takes_single_samples() -> None:
         np.testing.assert_array_equal(gather(open_calibration(source, signature), "x"), data)
 
 
+def test_a_fixed_batch_may_have_other_sizes_open() -> None:
+    signature = (spec("x", np.float32, 1, 3, "width"), spec("mask", np.float32, 1, "width"))
+    x, mask = np.arange(60, dtype=np.float32).reshape(4, 3, 5), np.ones((4, 5), np.float32)
+    calibration = open_calibration({"x": x, "mask": mask}, signature, samples=3)
+    assert calibration.samples == 3
+    assert all(one["x"].shape == (1, 3, 5) for one in calibration)
+    np.testing.assert_array_equal(gather(calibration, "x"), x[calibration.indices])
+
+    several = [{"x": x[i : i + 1, :, :n], "mask": mask[i : i + 1, :n]} for i, n in ((0, 5), (1, 2))]
+    assert [one["x"].shape for one in open_calibration(several, signature)] == [
+        (1, 3, 5),
+        (1, 3, 2),
+    ]
+    refused("'width' the size 5 in 'x' and 4", {"x": x, "mask": mask[:, :4]}, signature)
+    refused("shape", {"x": x[:, :2], "mask": mask}, signature)
+    (made_up,) = open_calibration("random:width=7", signature, samples=1)
+    assert made_up["x"].shape == (1, 3, 7)
+
+
 def test_bfloat16_survives_numpy_files(tmp_path: Path) -> None:
     data = np.arange(8).reshape(4, 2).astype(ml_dtypes.bfloat16)
     np.savez(tmp_path / "d.npz", x=data)

@@ -90,7 +90,7 @@ def admit(given: Mapping[str, object], intake: Intake, where: str, *, loose: boo
     steps = common_steps(places, layout, where)
     for spec in layout.signature:
         at = places[spec.name]
-        made = arrange(arrays[spec.name], at, spec, layout)
+        made = arrange(arrays[spec.name], at, layout)
         if layout.fixed and made.shape[0] != steps:
             made = np.broadcast_to(made, (steps, *made.shape[1:]))
         chunk[spec.name] = made

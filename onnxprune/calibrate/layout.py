@@ -1,9 +1,9 @@
 """Where samples lie in the inputs of a model.
 
 A *step* is the least that can be fed: one sample of a model with a symbolic batch axis, one
-complete feed of a model whose shapes are all fixed. Between reading and feeding, data travel in
-*chunks* of steps: for a symbolic batch, arrays as the model takes them, with the steps along each
-batch axis; for fixed shapes, one more axis in front.
+complete feed of a model whose batch is fixed (other sizes may be open). Between reading and
+feeding, data travel in *chunks* of steps: for a symbolic batch, arrays as the model takes them,
+with the steps along each batch axis; for a fixed one, one more axis in front.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ class Layout:
 
     Attributes:
         signature: the inputs.
-        fixed: whether every shape is fixed.
+        fixed: whether the batch is fixed.
         axes: the batch axis of each input; None for an input that is the same for every sample.
             Unused where ``fixed``.
-        batch: samples in one step where rows are counted along the first axis.
+        batch: samples in one step; 1 where the batch is open.
     """
 
     signature: Signature
@@ -70,8 +70,9 @@ def layout_of(signature: Sequence[TensorSpec]) -> Layout:
     """Find the batch axis of every input.
 
     The batch is the symbolic size with a usual name (``batch``, ``N``, ...), else the first
-    symbolic first axis. An input that does not have it anywhere takes its own first axis if that
-    is symbolic (exporters that name every size differently), else it is shared by all samples.
+    symbolic first axis; without either it is fixed. An input that does not have it anywhere takes
+    its own first axis if that is symbolic (exporters that name every size differently), else it is
+    shared by all samples.
 
     Raises:
         OnnxpruneError: an input is a sequence, map or optional, which cannot be calibrated.
@@ -81,12 +82,12 @@ def layout_of(signature: Sequence[TensorSpec]) -> Layout:
             raise OnnxpruneError(
                 f"the input '{spec.name}' is a {spec.kind}; calibration can only feed tensors"
             )
-    if all(isinstance(size, int) for spec in signature for size in spec.shape):
+    symbol = _batch_symbol(signature)
+    axes = {spec.name: _batch_axis(spec.shape, symbol) for spec in signature}
+    if all(axis is None for axis in axes.values()):
         first = next((spec.shape[0] for spec in signature if spec.shape), 1)
         assert isinstance(first, int)
         return Layout(tuple(signature), fixed=True, axes={}, batch=max(first, 1))
-    symbol = _batch_symbol(signature)
-    axes = {spec.name: _batch_axis(spec.shape, symbol) for spec in signature}
     return Layout(tuple(signature), fixed=False, axes=axes, batch=1)
 
 
@@ -112,18 +113,18 @@ def place(shape: Sequence[int], spec: TensorSpec, layout: Layout, *, loose: bool
     return None
 
 
-def arrange(
-    array: npt.NDArray[Any], at: Place, spec: TensorSpec, layout: Layout
-) -> npt.NDArray[Any]:
+def arrange(array: npt.NDArray[Any], at: Place, layout: Layout) -> npt.NDArray[Any]:
     """The array in the form that chunks have, for the steps that ``at`` says it holds."""
     if not layout.fixed:
         return np.expand_dims(array, at.axis) if at.form == "single" else array
     if at.form == "stacked":
         return array
-    if at.form in ("single", "shared"):
-        return array.reshape(1, *_sizes(spec))
+    if at.form == "shared":
+        return array[None]
+    if at.form == "single":
+        return array[None, None]
     kept = array[: at.steps * at.rows]
-    return kept.reshape(at.steps, *_sizes(spec))
+    return kept.reshape(at.steps, at.rows, *array.shape[1:])
 
 
 def steps_in(chunk: Chunk, layout: Layout) -> int:
@@ -179,10 +180,9 @@ def check_symbols(chunk: Chunk, layout: Layout, where: str) -> None:
         OnnxpruneError: naming the size and the two inputs.
     """
     seen: dict[str, tuple[int, str]] = {}
-    if layout.fixed:
-        return
     for spec in layout.signature:
-        for size, have in zip(spec.shape, chunk[spec.name].shape, strict=True):
+        shape = chunk[spec.name].shape[1:] if layout.fixed else chunk[spec.name].shape
+        for size, have in zip(spec.shape, shape, strict=True):
             if not isinstance(size, str):
                 continue
             known, other = seen.setdefault(size, (have, spec.name))
@@ -195,20 +195,21 @@ def check_symbols(chunk: Chunk, layout: Layout, where: str) -> None:
 
 
 def _place_fixed(shape: tuple[int, ...], spec: TensorSpec, *, loose: bool) -> Place | None:
-    want = _sizes(spec)
-    if shape == want:
-        return Place("rows", 1, 0, want[0]) if want else Place("shared")
-    if shape[1:] == want and len(shape) == len(want) + 1:
+    want = spec.shape
+    if not want and not shape:
+        return Place("shared")
+    if len(shape) == len(want) + 1 and _matches(shape[1:], want):
         return Place("stacked", shape[0])
-    if want and len(shape) == len(want) and shape[1:] == want[1:] and shape[0] >= want[0] > 0:
-        return Place("rows", shape[0] // want[0], 0, want[0], shape[0] % want[0])
-    if loose and want[:1] == (1,) and shape == want[1:]:
+    if want and len(shape) == len(want) and _matches(shape[1:], want[1:]):
+        rows = want[0]
+        assert isinstance(rows, int)
+        if shape[0] == rows:
+            return Place("rows", 1, 0, rows)
+        if shape[0] > rows > 0:
+            return Place("rows", shape[0] // rows, 0, rows, shape[0] % rows)
+    if loose and want[:1] == (1,) and _matches(shape, want[1:]):
         return Place("single")
     return None
-
-
-def _sizes(spec: TensorSpec) -> tuple[int, ...]:
-    return tuple(size for size in spec.shape if isinstance(size, int))
 
 
 def _matches(shape: Sequence[int], want: Sequence[Dim]) -> bool:
