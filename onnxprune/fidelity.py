@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,9 +58,17 @@ class Fidelity:
 
 
 class Comparison:
-    """Compares two models' outputs, one batch after the other."""
+    """Compares two models' outputs, one batch after the other.
 
-    def __init__(self) -> None:
+    Args:
+        parts: the values that each output is put together from (``model.parts``). Where they are
+            given together with the outputs they are compared instead; none of it is taken for
+            class scores.
+    """
+
+    def __init__(self, parts: Mapping[str, Sequence[str]] | None = None) -> None:
+        self._parts = {k: names for k, names in (parts or {}).items() if len(names) > 1}
+        self._inner = {n for names in self._parts.values() for n in names} - set(parts or {})
         self._sums: dict[str, _Sums] | None = None
 
     def add(self, reference: Outputs, other: Outputs) -> None:
@@ -69,9 +77,10 @@ class Comparison:
         Raises:
             OnnxpruneError: the outputs have other names than each other, or than before.
         """
+        wanted, found = self._compared(reference), self._compared(other)
         if self._sums is None:
-            self._sums = {name: _Sums() for name in reference}
-        for outputs in (reference, other):
+            self._sums = {name: _Sums(scores=scores) for name, (_, scores) in wanted.items()}
+        for outputs in (wanted, found):
             if set(outputs) != set(self._sums):
                 strange = sorted(set(outputs) ^ set(self._sums))
                 raise OnnxpruneError(
@@ -79,7 +88,18 @@ class Comparison:
                     hint="only models with the same outputs can be compared",
                 )
         for name, sums in self._sums.items():
-            sums.add(np.asarray(reference[name]), np.asarray(other[name]))
+            sums.add(np.asarray(wanted[name][0]), np.asarray(found[name][0]))
+
+    def _compared(self, given: Outputs) -> dict[str, tuple[Array, bool]]:
+        """What is compared: by what it is called, and whether it may be class scores."""
+        found: dict[str, tuple[Array, bool]] = {}
+        for output in (name for name in given if name not in self._inner):
+            names = self._parts.get(output, ())
+            if names and all(name in given for name in names):
+                found |= {f"{output}: {name}": (given[name], False) for name in names}
+            else:
+                found[output] = given[output], not names
+        return found
 
     def result(self) -> dict[str, Fidelity]:
         """The comparison of each output so far, by name.
@@ -110,17 +130,6 @@ def compare(
             raise OnnxpruneError("one model has outputs for more batches than the other")
         found.add(one, two)
     return found.result()
-
-
-def squared_error(compared: Mapping[str, Fidelity], worst: float = math.inf) -> float:
-    """The squared relative error, added up over the outputs that could be compared.
-
-    Args:
-        compared: by output.
-        worst: relative errors beyond are all the same.
-    """
-    errors = [each.relative_error for each in compared.values()]
-    return float(sum(min(error, worst) ** 2 for error in errors if error is not None))
 
 
 def is_scores(array: Array) -> bool:
@@ -162,11 +171,11 @@ def _batches(outputs: Outputs | Iterable[Outputs]) -> Iterator[Outputs]:
 class _Sums:
     """What has been added up of one output."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, scores: bool) -> None:
         self.reason = ""
         self.count = self.same = self.broken = 0
         self.dot = self.reference = self.other = self.gap = self.largest = 0.0
-        self.scores: bool | None = None
+        self.scores: bool | None = None if scores else False
         self.distribution = False
         self.rows = self.agreeing = 0
         self.divergence = 0.0

@@ -15,7 +15,7 @@ from onnxprune.confidence import agreement_error, paired_error
 from onnxprune.fidelity import Comparison, Fidelity, Outputs
 from onnxprune.inputs import Feeds, Inputs
 from onnxprune.labels import open_labels
-from onnxprune.model import Model
+from onnxprune.model import Model, shared_parts
 from onnxprune.options import Options
 from onnxprune.task import Metric, Score, find_metric, score
 
@@ -43,10 +43,11 @@ class Judgement:
 
     @property
     def main(self) -> Fidelity:
-        """The output that says most: class scores if there are any, else the first comparable."""
+        """The output that says most: class scores if there are any, else the one furthest off."""
         comparable = [f for f in self.outputs.values() if f.cosine is not None]
         scores = [f for f in comparable if f.top1 is not None]
-        return (scores or comparable or [Fidelity("")])[0]
+        furthest = sorted(comparable, key=lambda f: f.cosine or 0.0)
+        return (scores or furthest or [Fidelity("")])[0]
 
     @property
     def measure(self) -> str:
@@ -122,12 +123,19 @@ def judge(
     Raises:
         OnnxpruneError: a model does not run on the provider, or the labels do not fit.
     """
-    one, other = (open_session(m, provider=asked.provider) for m in (dense, pruned))
+    parts = shared_parts(dense, pruned)
+    inner = within(parts)
+    one, other = (open_session(m, provider=asked.provider, outputs=inner) for m in (dense, pruned))
     task = task_of(asked, inputs.held_indices)
     before = None
     if task is not None:
-        before = score(task.metric, (one.run(f) for f in feeds), task.labels)
-    return judge_run(other.run, feeds, (one.run(f) for f in feeds), task, before)
+        before = score(task.metric, (one.run(f, [*parts]) for f in feeds), task.labels)
+    return judge_run(other.run, feeds, (one.run(f) for f in feeds), task, before, parts)
+
+
+def within(parts: Mapping[str, Sequence[str]]) -> list[str]:
+    """What has to be read inside a model to compare its outputs part by part."""
+    return [name for names in parts.values() for name in names if name not in parts]
 
 
 def judge_run(
@@ -136,6 +144,7 @@ def judge_run(
     reference: Iterable[Outputs],
     task: Task | None = None,
     before: Score | None = None,
+    parts: Mapping[str, Sequence[str]] | None = None,
 ) -> Judgement:
     """Judge a model in one pass over its answers.
 
@@ -145,17 +154,18 @@ def judge_run(
         reference: what the dense model answers to each of them.
         task: what it is for, if that is known.
         before: the dense model's score at it; needed with ``task``.
+        parts: of the outputs, which both then answer with besides them; see ``Comparison``.
 
     Raises:
         OnnxpruneError: the model does not run, or the labels do not fit.
     """
-    compared = Comparison()
+    compared = Comparison(parts)
 
     def answers() -> Iterator[Outputs]:
         for each, wanted in zip(feeds, reference, strict=True):
             found = run(each)
             compared.add(wanted, found)
-            yield found
+            yield found if parts is None else {name: found[name] for name in parts}
 
     samples = sum(len(next(iter(f.values()))) for f in feeds)
     if task is None or before is None:

@@ -247,7 +247,7 @@ def test_whole_networks_agree_with_finite_differences(name: str) -> None:
     wanted = open_session(model).run(feeds)
     rng = np.random.default_rng(0)
     weights = [n for n, v in models.constants(model).items() if n.endswith("weight")]
-    pupil = Student(model, weights, losses_of(wanted), feeds)
+    pupil = Student(model, weights, losses_of(model, wanted), feeds)
     assert not pupil.stopped
     for key, array in pupil.weights.items():  # else the loss and its gradient are zero
         noise = 1 + 0.2 * rng.standard_normal(array.shape)

@@ -18,9 +18,10 @@ import onnx_ir as ir
 
 from onnxprune import model as models
 from onnxprune.allocate.curves import Feeds
-from onnxprune.allocate.output_damage import affordable, distance
+from onnxprune.allocate.output_damage import WORST, affordable
 from onnxprune.analysis import Analysis
 from onnxprune.backends import open_session
+from onnxprune.output_error import OutputError
 from onnxprune.solve.patches import token_rows
 from onnxprune.surgery.edit import Editor
 from onnxprune.units import Block, Group
@@ -53,7 +54,7 @@ def block_damage(
     *,
     provider: str = "cpu",
 ) -> dict[str, float]:
-    """The squared relative error of the outputs, added up over them, without each of the blocks.
+    """What the outputs lose without each of the blocks, see ``output_error``.
 
     Args:
         analysis: of the dense model.
@@ -64,13 +65,8 @@ def block_damage(
     """
     lines = _lines(analysis, blocks, affordable(known, analysis, len(blocks)), provider)
     some = affordable(unseen, analysis, len(blocks))
-    session = open_session(analysis.model, provider=provider)
-    wanted = [session.run(feeds) for feeds in some]
-    found = {}
-    for block in blocks:
-        model = _bypassed(analysis, block, *lines[block.name])
-        found[block.name] = distance(open_session(model, provider=provider).run, some, wanted)
-    return found
+    error = OutputError(analysis.model, some, provider=provider, worst=WORST)
+    return {b.name: error.of(_bypassed(analysis, b, *lines[b.name])) for b in blocks}
 
 
 def _lines(

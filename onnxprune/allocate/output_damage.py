@@ -19,12 +19,11 @@ import numpy.typing as npt
 from onnxprune import model as models
 from onnxprune.allocate.curves import Feeds, Reader, consumers_of
 from onnxprune.analysis import Analysis
-from onnxprune.backends import open_session
 from onnxprune.cost import CostModel
-from onnxprune.fidelity import Comparison, squared_error
 from onnxprune.linear.between import find_maker
 from onnxprune.linear.pad_nodes import unpadded_layers
 from onnxprune.linear.weights import Weights
+from onnxprune.output_error import OutputError
 from onnxprune.solve.elimination import Elimination
 from onnxprune.units import Group
 
@@ -39,7 +38,7 @@ _MACS = 1.5e12
 JOINT = 0.8
 """What refitting a layer together with the one before it leaves of the damage of the units between
 them (0.6 to 0.94 on the blocks of a ResNet-20)."""
-_WORST = 1e3
+WORST = 1e3
 """Relative errors beyond are all the same."""
 
 
@@ -67,13 +66,12 @@ def in_outputs(
         tell: told which group is being worked on.
 
     Returns:
-        Damage in squared relative error of the outputs, added up over them, by group. Groups whose
+        Damage in the currency of the outputs (see ``output_error``), by group. Groups whose
         removal moves no output by more than rounding get the middle of the other groups' factors.
     """
     measured = [g for g in groups if g.name in swept and len(g) > 1]
     some = affordable(batches, analysis, len(measured) * len(_SHARES))
-    session = open_session(analysis.model, provider=provider)
-    wanted = [session.run(feeds) for feeds in some]
+    error = OutputError(analysis.model, some, provider=provider, worst=WORST)
     factors: dict[str, tuple[Float, Float]] = {}
     for group in measured:
         tell(f"measuring what {group.name} does to the outputs")
@@ -82,7 +80,7 @@ def in_outputs(
         found: dict[int, float] = {}
         for width in kept:
             model = without(analysis, group, one.order[: len(group) - width], readers, ridge)
-            moved = distance(open_session(model, provider=provider).run, some, wanted)
+            moved = error.of(model)
             if moved > 0 and one.damage[width] > 0:
                 found[width] = moved / float(one.damage[width])
         if found:
@@ -186,15 +184,3 @@ def affordable(batches: Sequence[Feeds], analysis: Analysis, runs: int) -> list[
         some.append(feeds)
         samples += len(next(iter(feeds.values())))
     return some
-
-
-def distance(
-    run: Callable[[Feeds], Mapping[str, npt.NDArray[np.generic]]],
-    batches: Sequence[Feeds],
-    wanted: Sequence[Mapping[str, npt.NDArray[np.generic]]],
-) -> float:
-    """The squared relative error of the outputs, added up over them."""
-    compared = Comparison()
-    for feeds, outputs in zip(batches, wanted, strict=True):
-        compared.add(outputs, run(feeds))
-    return squared_error(compared.result(), _WORST)

@@ -15,7 +15,7 @@ from onnxprune import model as models
 from onnxprune.backends.registry import Backend, backend
 from onnxprune.bench.environment import environment, is_busy, load
 from onnxprune.bench.interval import ratio, verdict
-from onnxprune.bench.outputs import Task, fidelity, noise_floor, score
+from onnxprune.bench.outputs import Parts, Task, fidelity, noise_floor, score
 from onnxprune.bench.process import WorkerError
 from onnxprune.bench.protocol import Alive, Case, Declined, Settings, Tell, Timing, measure
 from onnxprune.bench.rows import latency, model_rows, notes
@@ -77,8 +77,9 @@ def bench(asked: Asked, *, tell: Tell = lambda _: None) -> Bench:
     backends = [backend(name) for name in asked.backends]
     tell("reading the models")
     rows = model_rows(asked.models, asked.shapes)
+    first = models.load(asked.models[0])
     samples, named = open_samples(
-        models.load(asked.models[0]),
+        first,
         calib=asked.calib,
         preprocess=asked.preprocess,
         most=asked.samples,
@@ -90,7 +91,7 @@ def bench(asked: Asked, *, tell: Tell = lambda _: None) -> Bench:
     if task is not None:
         open_labels(asked.labels, samples.calibration.indices)  # refused now, not in the end
     machine, busy = environment(), is_busy()
-    run = _Run(asked, tuple(row.name for row in rows), samples, task, tell)
+    run = _Run(asked, tuple(row.name for row in rows), samples, task, models.parts(first), tell)
     for each in backends:
         run.on(each, batches)
     machine = replace(machine, load_average=(*machine.load_average, round(load(), 2)))
@@ -134,6 +135,7 @@ class _Run:
     names: tuple[str, ...]
     samples: Samples
     task: Task | None
+    parts: Parts
     tell: Tell
     rows: list[Row] = field(default_factory=list)
     floors: list[NoiseFloor] = field(default_factory=list)
@@ -212,7 +214,7 @@ class _Run:
             return {}
         self.tell(f"{chosen.name}: comparing outputs")
         with self._declining(chosen, 0, case, "without optimisation"):
-            self.floors.append(noise_floor(chosen, alive[0], case, self.samples))
+            self.floors.append(noise_floor(chosen, alive[0], case, self.samples, self.parts))
         scores: dict[int, float] = {}
         for index, worker in alive.items() if self.task is not None else ():
             assert self.task is not None
@@ -220,7 +222,7 @@ class _Run:
                 scores[index] = score(worker, self.samples, self.task)
         found: dict[int, _Outputs] = {}
         for index, worker in alive.items():
-            rows = fidelity(alive[0], worker, self.samples) if index else ()
+            rows = fidelity(alive[0], worker, self.samples, self.parts) if index else ()
             scored = None
             if self.task is not None:
                 scored = Score(self.task[0].name, scores.get(0), scores.get(index))

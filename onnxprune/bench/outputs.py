@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 from onnxprune.backends.registry import Backend
@@ -18,14 +19,16 @@ from onnxprune.task import Metric, evaluate
 
 Task: TypeAlias = tuple[Metric, object]
 """A metric, and where its labels are."""
+Parts: TypeAlias = Mapping[str, Sequence[str]]
+"""What the outputs of the first model are put together from; such are no class scores."""
 
 
-def fidelity(first: Worker, other: Worker, samples: Samples) -> tuple[OutputRow, ...]:
+def fidelity(first: Worker, other: Worker, samples: Samples, parts: Parts) -> tuple[OutputRow, ...]:
     """Outputs of a model against the first one's, on all samples; nothing is kept but sums.
 
     Where they cannot be compared there is one row that says why.
     """
-    compared = Comparison()
+    compared = Comparison(parts)
     try:
         for feeds in samples.judged():
             compared.add(*(each.ask("outputs", feeds=feeds) for each in (first, other)))
@@ -34,7 +37,9 @@ def fidelity(first: Worker, other: Worker, samples: Samples) -> tuple[OutputRow,
         return (output_row(Fidelity("all", reason=str(error))),)
 
 
-def noise_floor(chosen: Backend, optimised: Worker, case: Case, samples: Samples) -> NoiseFloor:
+def noise_floor(
+    chosen: Backend, optimised: Worker, case: Case, samples: Samples, parts: Parts
+) -> NoiseFloor:
     """How far the first model is from itself, not optimised, on the same samples.
 
     Where a backend's optimisation cannot be turned off, onnxruntime's on the CPU is, so that the
@@ -45,7 +50,7 @@ def noise_floor(chosen: Backend, optimised: Worker, case: Case, samples: Samples
         WorkerError: a process died.
     """
     against = chosen.name if chosen.switch else "cpu"
-    compared = Comparison()
+    compared = Comparison(parts)
     with Worker() as plain:
         plain.ask(
             "open",

@@ -112,7 +112,8 @@ def distil(
 
     Args:
         dense: what it is to agree with.
-        student: it is left as it is; its inputs and outputs are those of ``dense``.
+        student: it is left as it is; its inputs and outputs are those of ``dense``. Outputs that
+            are put together are compared in parts, where both models have the same.
         keep: stored weights that may change -> where.
         batches: unlabelled feeds.
         settings: see there.
@@ -122,10 +123,11 @@ def distil(
     samples, held = apart(student, batches, how.held)
     if not samples or not held:
         return Distilled(student, reason="too few samples to put any aside")
-    teacher = open_session(dense, provider=how.provider, threads=how.threads)
+    ends = [n for names in models.shared_parts(dense, student).values() for n in names]
+    teacher = open_session(dense, provider=how.provider, threads=how.threads, outputs=ends)
     judged = joined(held[:_JUDGES], how.most)
-    answers = [teacher.run(feeds) for feeds in judged]
-    losses = losses_of(answers[0])
+    answers = [teacher.run(feeds, ends) for feeds in judged]
+    losses = losses_of(dense, answers[0])
     if not losses:
         return Distilled(student, reason="no output is made of 32-bit floating-point numbers")
     largest = max(samples, key=lambda feeds: sum(a.size for a in feeds.values()))
@@ -144,7 +146,7 @@ def distil(
     if not judge.start:
         return Distilled(student, reason="its outputs are those of the dense model")
     descent = Descent(pupil, keep, judge.share, how.rate, steps)
-    lessons = _lessons(train, teacher, how, steps)
+    lessons = _lessons(train, teacher, ends, how, steps)
     try:
         best, weights, at = _train(descent, judge, lessons, steps, tell)
     except OnnxpruneError as error:
@@ -221,7 +223,7 @@ class _Judge:
 
 
 def _lessons(
-    train: Sequence[Feeds], teacher: Session, how: Settings, count: int
+    train: Sequence[Feeds], teacher: Session, ends: Sequence[str], how: Settings, count: int
 ) -> Iterator[tuple[Feeds, Mapping[str, Array]]]:
     """Variants of batches, and what the dense model says to them."""
     rng = np.random.default_rng(how.seed)
@@ -231,4 +233,4 @@ def _lessons(
         if not order:
             order = [int(k) for k in rng.permutation(len(train))]
         feeds = variants(train[order.pop()], rng)
-        yield feeds, teacher.run(feeds)
+        yield feeds, teacher.run(feeds, ends)

@@ -29,11 +29,22 @@ _ENOUGH = 4096
 """Rows that the mean of a layer's inputs is taken from."""
 
 
-def losses_of(outputs: Mapping[str, Array]) -> tuple[Loss, ...]:
-    """How each floating-point output is compared: class scores by divergence, others by squares."""
+def losses_of(model: models.Model, found: Mapping[str, Array]) -> tuple[Loss, ...]:
+    """How values are compared: class scores by divergence, others by squares.
+
+    Args:
+        model: whose values they are.
+        found: what they were, by name; those that are no 32-bit floats are left out. What is but a
+            part of an output is taken for no class scores.
+    """
+    outputs = {value.name for value in model.ir.graph.outputs}
+
+    def scores(name: str, array: Array) -> bool:
+        return name in outputs and is_scores(array) and not is_distribution(array)
+
     return tuple(
-        Loss(name, "kl" if is_scores(array) and not is_distribution(array) else "square")
-        for name, array in outputs.items()
+        Loss(name, "kl" if scores(name, array) else "square")
+        for name, array in found.items()
         if array.dtype == np.float32
     )
 
@@ -67,7 +78,7 @@ class Student:
     Args:
         model: it is left as it is.
         names: stored weights that may change; biases of their layers may too.
-        losses: on its outputs.
+        losses: on its outputs, or on other values.
         feeds: inputs of the largest size that it will get.
         provider: what runs it.
         threads: within an operator.
@@ -124,11 +135,14 @@ class Student:
         self.weights = {name: _array(stored[name]) for name in free}
         self.trained = [name for name in free if name in made.gradients]
         self._facts, self._made = facts, made
-        self._forward = open_session(_opened(model, free), provider=provider, threads=threads)
+        ends = [loss.output for loss in self.losses]
+        self._forward = open_session(
+            _opened(model, free), provider=provider, threads=threads, outputs=ends
+        )
 
     def run(self, feeds: Feeds, weights: Mapping[str, Array]) -> dict[str, Array]:
-        """The outputs under some weights."""
-        return self._forward.run({**feeds, **weights})
+        """What losses are on, under some weights."""
+        return self._forward.run({**feeds, **weights}, [loss.output for loss in self.losses])
 
     def gradients(
         self,

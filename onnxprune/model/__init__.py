@@ -14,6 +14,7 @@ from onnxprune.model.constants import (
 )
 from onnxprune.model.core import Model, bodies, clone, graphs, values
 from onnxprune.model.exchange import to_graphsurgeon, to_proto
+from onnxprune.model.parts import parts, shared_parts
 from onnxprune.model.reading import ModelLike, load
 from onnxprune.model.structure import structure_hash
 from onnxprune.model.writing import save
@@ -29,8 +30,10 @@ __all__ = [
     "fresh_name",
     "graphs",
     "load",
+    "parts",
     "save",
     "set_constant",
+    "shared_parts",
     "size_bytes",
     "structure_hash",
     "to_graphsurgeon",

@@ -21,11 +21,10 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxprune import model as models
-from onnxprune.backends import open_session
-from onnxprune.fidelity import compare, squared_error
 from onnxprune.linear.rows import Sample, moments_of
 from onnxprune.linear.segments import Feeds, Segments
 from onnxprune.linear.weights import Weights
+from onnxprune.output_error import OutputError
 from onnxprune.recover.normalisation import Turn, plan_turns
 from onnxprune.recover.refits import Outcome
 from onnxprune.recover.steps import Kept, Step, plan_steps
@@ -74,7 +73,8 @@ def correct(
     if not rest or not any(node.op_type == "BatchNormalization" for node in pruned.ir.graph):
         return job.run(batches, statistics=False)
     found = [Reconstruction(pruned, ()), *(job.run(rest, statistics=s) for s in (False, True))]
-    far = [_distance(dense, each.model, judges, provider) for each in found]
+    error = OutputError(dense, judges, provider=provider)
+    far = [error.of(each.model) for each in found]
     best = int(np.argmin(far))
     if best:
         return found[best]
@@ -125,15 +125,6 @@ def _segments(
     model: models.Model, batches: Sequence[Feeds], provider: str, threads: int | None
 ) -> Segments:
     return Segments(model, batches, provider=provider, threads=threads)
-
-
-def _distance(
-    dense: models.Model, other: models.Model, batches: Sequence[Feeds], provider: str
-) -> float:
-    """The squared relative error of the outputs, added up over them."""
-    sessions = [open_session(model, provider=provider) for model in (dense, other)]
-    outputs = ([session.run(feeds) for feeds in batches] for session in sessions)
-    return squared_error(compare(*outputs))
 
 
 def _correct(step: Step, train: Moments, held: Moments, weights: Weights) -> Outcome:

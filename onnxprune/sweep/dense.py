@@ -15,7 +15,7 @@ from onnxprune.backends import open_session
 from onnxprune.errors import OnnxpruneError
 from onnxprune.fidelity import Outputs
 from onnxprune.inputs import Feeds
-from onnxprune.judge import Task, judge_run
+from onnxprune.judge import Task, judge_run, within
 from onnxprune.options import Options
 from onnxprune.surgery import cut
 from onnxprune.sweep.job import THREADS, Job, Weighing
@@ -46,12 +46,17 @@ class Dense:
     ) -> None:
         self.feeds = feeds
         self._analysis, self._asked, self._task = analysis, asked, task
-        self._session = open_session(analysis.model, provider=asked.provider, threads=THREADS)
+        self._parts = models.parts(analysis.model)
+        self._session = open_session(
+            analysis.model, provider=asked.provider, threads=THREADS, outputs=within(self._parts)
+        )
         self._answers = _within(self._session.run, feeds, _ANSWERS)
         self.before = None
         if task is not None:
-            self.before = score(task.metric, self.answers(), task.labels)
-        self.metric = judge_run(self._session.run, feeds[:1], self.answers(1)).measure
+            outputs = ({name: each[name] for name in self._parts} for each in self.answers())
+            self.before = score(task.metric, outputs, task.labels)
+        first = judge_run(self._session.run, feeds[:1], self.answers(1), parts=self._parts)
+        self.metric = first.measure
         self.higher_is_better = True
         if task is not None:
             self.metric = task.metric.name
@@ -107,9 +112,12 @@ class Dense:
             OnnxpruneError: they cannot go together.
         """
         small = cut(self._analysis, removed)
-        session = open_session(small, provider=self._asked.provider, threads=THREADS)
-        judged = judge_run(session.run, self.feeds, self.answers(), self._task, self.before)
-        return judged.drop
+        parts = models.shared_parts(self._analysis.model, small)
+        session = open_session(
+            small, provider=self._asked.provider, threads=THREADS, outputs=within(parts)
+        )
+        answers = self.answers()
+        return judge_run(session.run, self.feeds, answers, self._task, self.before, parts).drop
 
 
 def weighing_of(asked: Options) -> Weighing:

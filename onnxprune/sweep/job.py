@@ -20,7 +20,7 @@ from onnxprune.backends import open_session
 from onnxprune.errors import OnnxpruneError
 from onnxprune.fidelity import Outputs
 from onnxprune.inputs import Feeds
-from onnxprune.judge import Task, judge_run
+from onnxprune.judge import Task, judge_run, within
 from onnxprune.linear.find import find_layers
 from onnxprune.plan import pack
 from onnxprune.sparse.zeros import zero
@@ -109,7 +109,8 @@ class Bench:
         self._task = None if labels is None else Task(metric, labels)
         self._dense = None
         if job.wanted is None:
-            self._dense = open_session(model, provider=job.provider, threads=THREADS)
+            inner = within(models.parts(model))
+            self._dense = open_session(model, provider=job.provider, threads=THREADS, outputs=inner)
         self._making = threading.Lock()
 
     def measure(self, target: str, ratio: float) -> Cell:
@@ -117,9 +118,12 @@ class Bench:
         try:
             with self._making:  # reading tensors is Python's work, running models is not
                 model, removed = self.variant(target, ratio)
-            session = open_session(model, provider=self._job.provider, threads=THREADS)
+            parts = models.shared_parts(self._analysis.model, model)
+            session = open_session(
+                model, provider=self._job.provider, threads=THREADS, outputs=within(parts)
+            )
             judged = judge_run(
-                session.run, self._job.feeds, self._reference(), self._task, self._job.before
+                session.run, self._job.feeds, self._reference(), self._task, self._job.before, parts
             )
         except OnnxpruneError as error:
             return Cell(target, ratio, reason=error.message)

@@ -1,0 +1,51 @@
+"""What outputs are put together from.
+
+A detector often returns one tensor whose columns are boxes in pixels, then scores between 0 and 1.
+Taken as one, errors of the scores drown in the boxes; so whoever compares outputs compares parts.
+"""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from onnxprune.model.constants import constant
+from onnxprune.model.core import Model
+
+_MOVING = frozenset({"Transpose", "Reshape", "Identity", "Squeeze", "Unsqueeze", "Flatten"})
+"""Operators of ONNX that keep all numbers of their first input as they are."""
+
+
+def parts(model: Model) -> dict[str, tuple[str, ...]]:
+    """The values that each output is put together from, by output.
+
+    Those are the inputs of the ``Concat`` that it comes from, and of theirs, constants left out;
+    where it is not put together, the output itself.
+    """
+    found = {}
+    for output in model.ir.graph.outputs:
+        leaves = dict.fromkeys(leaf.name or "" for leaf in _leaves(output))
+        several = len(leaves) > 1 and output.name not in leaves
+        found[output.name or ""] = tuple(leaves) if several else (output.name or "",)
+    return found
+
+
+def shared_parts(one: Model, other: Model) -> dict[str, tuple[str, ...]]:
+    """The same for two models with the same outputs: whole ones where their parts differ."""
+    found = parts(one)
+    return found if found == parts(other) else {output: (output,) for output in found}
+
+
+def _leaves(value: ir.Value) -> list[ir.Value]:
+    node = value.producer()
+    if node is None or node.domain not in ("", "ai.onnx"):
+        return [value]
+    if node.op_type == "Concat":
+        return [leaf for part in node.inputs if part is not None for leaf in _part(part)]
+    if node.op_type in _MOVING and node.inputs[0] is not None:
+        inner = _leaves(node.inputs[0])
+        return inner if len(inner) > 1 else [value]
+    return [value]
+
+
+def _part(value: ir.Value) -> list[ir.Value]:
+    return [] if constant(value) is not None else _leaves(value)
