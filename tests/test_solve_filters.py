@@ -97,8 +97,8 @@ def test_both_layers_do_better_than_the_second_alone(window: Window) -> None:
     better = []
     for seed in range(5):
         train, held, pair, middle = problem(seed, window)
-        alone = refit_pair(train, held, pair, relu(), filters=middle, steps=0)
-        both = refit_pair(train, held, pair, relu(), filters=middle, steps=8)
+        alone = refit_pair(Side(train, relu(), middle), Side(held, relu(), middle), pair, steps=0)
+        both = refit_pair(Side(train, relu(), middle), Side(held, relu(), middle), pair, steps=8)
         assert alone.after < alone.before
         better.append(both.after / alone.after)
     assert max(better) <= 1

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from onnxprune.solve import crops, patches
 from onnxprune.solve.activation import computed, relu
-from onnxprune.solve.chain import Pair, Rows
+from onnxprune.solve.chain import Pair, Rows, Side
 from onnxprune.solve.pairs import refit_pair
 from onnxprune.solve.patches import Window
 
@@ -98,7 +98,7 @@ def test_held_out_loss_never_rises_and_is_the_one_reported(
     seed: int, clip: tuple[float, float], tokens: bool
 ) -> None:
     train, held, pair = problem(seed, clip=clip, tokens=tokens)
-    found = refit_pair(train, held, pair, relu(), steps=3)
+    found = refit_pair(Side(train, relu()), Side(held, relu()), pair, steps=3)
     assert found.after <= found.before
 
     def loss(one: Pair) -> float:
@@ -119,8 +119,8 @@ def test_two_layers_together_do_better_than_the_second_alone(tokens: bool) -> No
     better = []
     for seed in range(4):
         train, held, pair = problem(seed, tokens=tokens)
-        alone = refit_pair(train, held, pair, relu(), steps=0)
-        together = refit_pair(train, held, pair, relu(), steps=10)
+        alone = refit_pair(Side(train, relu()), Side(held, relu()), pair, steps=0)
+        together = refit_pair(Side(train, relu()), Side(held, relu()), pair, steps=10)
         assert alone.after < alone.before
         better.append(together.after / alone.after)
     assert max(better) < 0.9
@@ -133,7 +133,7 @@ def test_a_pair_that_is_right_is_left_alone() -> None:
         hidden = np.maximum(rows.x[0] @ pair.first[0, :-1], 0)
         made = rows.crops.features(hidden)[:, np.argsort(rows.crops.order(8))]
         rows.wanted[:] = made @ pair.second[:-1] + 0.5 + rows.offset
-    found = refit_pair(train, held, pair, relu())
+    found = refit_pair(Side(train, relu()), Side(held, relu()), pair)
     assert found.before < 1e-10
     np.testing.assert_allclose(found.pair.first, pair.first, atol=1e-3)
 
@@ -141,7 +141,7 @@ def test_a_pair_that_is_right_is_left_alone() -> None:
 def test_biases_that_do_not_exist_stay_zero() -> None:
     train, held, pair = problem(1)
     pair.second[-1] = 0
-    found = refit_pair(train, held, pair, relu(), free_bias=(False, False))
+    found = refit_pair(Side(train, relu()), Side(held, relu()), pair, free_bias=(False, False))
     assert found.steps > 0
     assert (found.pair.first[:, -1] == 0).all()
     assert (found.pair.second[-1] == 0).all()
@@ -154,11 +154,11 @@ def test_what_a_clip_hides_does_not_count() -> None:
     for rows in (train, held):
         noise = 5 * rng.standard_normal(rows.wanted.shape)
         np.copyto(rows.wanted, -np.abs(noise), where=rows.wanted < 0, casting="same_kind")
-    start = refit_pair(train, held, pair, relu(), steps=0).pair
-    plain = refit_pair(train, held, start, relu(), steps=10).pair
+    start = refit_pair(Side(train, relu()), Side(held, relu()), pair, steps=0).pair
+    plain = refit_pair(Side(train, relu()), Side(held, relu()), start, steps=10).pair
     seen, judged = (replace(rows, clip=(0.0, np.inf)) for rows in (train, held))
-    unaware = refit_pair(seen, judged, plain, relu(), steps=0).before
-    aware = refit_pair(seen, judged, start, relu(), steps=10).after
+    unaware = refit_pair(Side(seen, relu()), Side(judged, relu()), plain, steps=0).before
+    aware = refit_pair(Side(seen, relu()), Side(judged, relu()), start, steps=10).after
     assert aware < 0.5 * unaware
 
 

@@ -113,6 +113,25 @@ def test_output_shape_of_a_transposed_convolution_decides_its_pads(shape: tuple[
     check(Window((3, 3), (2, 2), transposed=True, output_shape=shape), x, weight)
 
 
+@given(cases(transposed=False) | cases(transposed=True))
+@settings(max_examples=80, deadline=None)
+def test_a_few_rows_are_some_of_all_rows(case: tuple[Window, np.ndarray, np.ndarray]) -> None:
+    """However they are read: one by one or all laid out, with the channels anywhere."""
+    window, x, _ = case
+    every = patches.window_rows(x, window)
+    tokens = [patches.token_rows(x, axis) for axis in range(x.ndim)]
+    with pytest.MonkeyPatch.context() as patch:
+        for sparse in (0, 10**6):
+            patch.setattr(patches, "_SPARSE", sparse)
+            for positions in (np.arange(every.shape[1]), np.array([every.shape[1] // 2])):
+                got = patches.window_rows(x, window, positions)
+                np.testing.assert_array_equal(got, every[:, positions])
+            for axis, all_of in enumerate(tokens):
+                positions = np.arange(0, all_of.shape[1], 2)
+                got = patches.token_rows(x, axis, positions)
+                np.testing.assert_array_equal(got, all_of[:, positions])
+
+
 @pytest.mark.parametrize("axis", [-1, -2, 0])
 def test_token_rows_contract_the_chosen_axis(axis: int) -> None:
     rng = np.random.default_rng(0)

@@ -20,6 +20,7 @@ from onnxprune import model as models
 from onnxprune.analysis import Analysis
 from onnxprune.linear.find import Layer, find_layers
 from onnxprune.linear.merges import Merge, find_merge
+from onnxprune.linear.rows import whole
 from onnxprune.linear.segments import Segments
 from onnxprune.solve.elimination import Consumer, Elimination, eliminate
 from onnxprune.solve.gram import Accumulator, Moments, shrunk
@@ -115,9 +116,9 @@ def calibrate(
         collected, spread = Accumulator(*matrix.shape[:2]), _Spread(layer.out_axis)
         for number in range(len(batches)):
             spread.add(run.value(merge.value, number))
-            x, among = run.value(layer.x, number), run.shown_to(layer, number)
+            x, among = run.as_held(layer.x, number), run.shown_to(layer, number)
             positions = sample_positions(layer.count(x.shape), share, seed + number, among)
-            collected.add(layer.rows(x, positions))
+            collected.add(whole(layer.rows(x, positions)))
         scaled = matrix * merge.gain.reshape(matrix.shape[0], 1, -1)
         found[layer.node] = Reader(layer, scaled, collected.moments(), spread.variance, merge)
         left.subtract((layer.x, merge.value))

@@ -113,26 +113,31 @@ def moments_of(
     share = -(-sample.wanted(inputs, groups) // len(student))
     apart = False
     for batch in range(len(student)):
-        x = student.value(layer.x, batch)
+        x = student.as_held(layer.x, batch)
         among = student.shown_to(layer, batch)
         if reads is not None:
             x = np.compress(reads, x, axis=layer.axis)
         total = layer.count(x.shape)
         positions = sample_positions(total, share, sample.seed + batch, among)
         aside = sample.aside(student.samples, batch, positions, total)
-        skip = student.value(merge.skip, batch) if merge.skip else None
+        skip = student.as_held(merge.skip, batch) if merge.skip else None
         if skip is not None and reads is not None and kept is not None:
             skip = np.compress(kept, skip, axis=layer.out_axis)
-        dense = teacher.value(merge.value, batch)
+        dense = teacher.as_held(merge.value, batch)
         wanted, offset = wanted_rows(layer, merge, dense, skip, positions, kept)
         targets = (wanted - offset).reshape(len(wanted), groups, outputs).transpose(1, 0, 2)
-        features = layer.rows(x, positions)
+        features = whole(layer.rows(x, positions))
         for part, chosen in zip(parts, (~aside, aside), strict=True):
             if chosen.any():
                 part.add(features[:, chosen], targets[:, chosen])
         apart = apart or bool(aside.any())
     fitted = parts[0].moments()
     return fitted, parts[1].moments() if apart else fitted
+
+
+def whole(rows: Array) -> Array:
+    """Rows of what may have been held in half precision, as numbers to compute with."""
+    return rows.astype(np.float32) if rows.dtype == np.float16 else rows
 
 
 def wanted_rows(
@@ -142,10 +147,10 @@ def wanted_rows(
 
     Both are ``[rows, N]``.
     """
-    wanted = token_rows(dense, layer.out_axis, rows)[0]
+    wanted = whole(token_rows(dense, layer.out_axis, rows)[0])
     if kept is not None:
         wanted = wanted[:, kept]
     offset = np.broadcast_to(merge.shift.astype(wanted.dtype), wanted.shape)
     if skip is not None:
-        offset = offset + token_rows(skip, layer.out_axis, rows)[0]
+        offset = offset + whole(token_rows(skip, layer.out_axis, rows)[0])
     return wanted, offset

@@ -114,10 +114,14 @@ class Segments:
 
     def value(self, name: str, batch: int) -> Array:
         """A value that was advanced to and is still needed."""
+        value = self.as_held(name, batch)
+        return value.astype(np.float32) if name in self._halved else value
+
+    def as_held(self, name: str, batch: int) -> Array:
+        """The same, perhaps in half precision: for those who read but a part of it."""
         if name not in self._held[batch] and self._ahead is not None:
             return self._ahead.value(name, batch)
-        value = self._held[batch][name]
-        return value.astype(np.float32) if name in self._halved else value
+        return self._held[batch][name]
 
     def has(self, name: str) -> bool:
         """Whether a value can still be had: it is held, or has not run yet."""

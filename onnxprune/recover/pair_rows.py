@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxprune.linear.between import Maker
-from onnxprune.linear.rows import Sample, run_to, wanted_rows
+from onnxprune.linear.rows import Sample, run_to, wanted_rows, whole
 from onnxprune.linear.segments import Segments
 from onnxprune.recover.steps import Step
 from onnxprune.solve.chain import Rows
@@ -31,9 +31,9 @@ def pair_rows(
     run_to(step.merge, maker.layer.x, teacher, student)
     parts: tuple[list[Rows], list[Rows]] = ([], [])
     for batch in range(len(teacher)):
-        x = student.value(maker.layer.x, batch)
-        dense = teacher.value(step.merge.value, batch)
-        skip = student.value(step.merge.skip, batch) if step.merge.skip else None
+        x = student.as_held(maker.layer.x, batch)
+        dense = teacher.as_held(step.merge.value, batch)
+        skip = student.as_held(step.merge.skip, batch) if step.merge.skip else None
         aside = sample.aside(student.samples, batch, np.arange(len(x)), len(x))
         shown = student.shown_to(maker.layer, batch)
         for found, chosen in zip(parts, (~aside, aside), strict=True):
@@ -92,7 +92,8 @@ def _some_rows(
         sizes = tuple(maker.layer.out_sizes(x.shape))
         crops = sample_crops(window, len(x), sizes, count, seed)
     wanted, offset = wanted_rows(step.layer, step.merge, dense, skip, crops.outputs, step.kept)
-    return Rows(crops, maker.layer.rows(x, crops.hidden), wanted, offset, step.clip)
+    read = whole(maker.layer.rows(x, crops.hidden))
+    return Rows(crops, read, wanted, offset, step.clip)
 
 
 def _joined(parts: list[Rows]) -> Rows:

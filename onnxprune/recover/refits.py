@@ -13,7 +13,7 @@ from onnxprune.linear.segments import Segments
 from onnxprune.linear.weights import Weights
 from onnxprune.recover.pair_rows import pair_rows
 from onnxprune.recover.steps import Step
-from onnxprune.solve.chain import Pair, Rows, hidden_moments
+from onnxprune.solve.chain import Pair, Rows, Side, hidden_moments
 from onnxprune.solve.filters import Filter
 from onnxprune.solve.gram import Moments
 from onnxprune.solve.pairs import PairRefit, refit_pair
@@ -134,11 +134,12 @@ class Refitting:
         """Fit a layer and its maker, and write both back if that helps."""
         dense = self._dense(step)
         rows = pair_rows(step, maker, self.teacher, self.student, self.how.sample)
+        train, held = self._sides(maker, rows)
         first = self._first(maker)
-        train, held = (hidden_moments(each, first, maker.activation) for each in rows)
-        alone, fitted = self._refit(step, (train, held), dense)
+        moments = hidden_moments(train, first), hidden_moments(held, first)
+        alone, fitted = self._refit(step, moments, dense)
         outcome = _outcome(step, alone)
-        found = self._pair(step, maker, rows, fitted)
+        found = self._pair(step, maker, (train, held), fitted)
         if found.after < found.before:
             self._write(step, maker, found.pair)
             after = alone.after * found.after / found.before  # in the units of the error before
@@ -157,7 +158,7 @@ class Refitting:
         alone, fitted = self._alone(step)
         if fitted.ridge <= _SUPPORTED:
             rows = pair_rows(step, maker, self.teacher, self.student, self.how.sample)
-            found = self._pair(step, maker, rows, fitted)
+            found = self._pair(step, maker, self._sides(maker, rows), fitted)
             if found.steps and self.student.rewind(start, end):
                 self._write(step, maker, found.pair)
                 last, _ = self._alone(step)
@@ -165,13 +166,16 @@ class Refitting:
         self.student.release(start)
         return alone
 
-    def _pair(self, step: Step, maker: Maker, rows: tuple[Rows, Rows], fitted: Refit) -> PairRefit:
+    def _sides(self, maker: Maker, rows: tuple[Rows, Rows]) -> tuple[Side, Side]:
+        """Rows to fit to and to judge by, with what is between a layer and its maker."""
+        filters = _filter(maker, self.weights)
+        return Side(rows[0], maker.activation, filters), Side(rows[1], maker.activation, filters)
+
+    def _pair(self, step: Step, maker: Maker, sides: tuple[Side, Side], fitted: Refit) -> PairRefit:
         """Improve a layer, as it was fitted without the rows that judge, with its maker."""
         return refit_pair(
-            *rows,
+            *sides,
             Pair(self._first(maker), _second(fitted.weight, fitted.bias)),
-            maker.activation,
-            filters=_filter(maker, self.weights),
             steps=self.how.pairs,
             free_bias=(maker.layer.bias_slot is not None, step.layer.bias_slot is not None),
         )

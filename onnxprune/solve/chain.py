@@ -63,20 +63,21 @@ class Side:
         filters: what is between them after that.
     """
 
-    def __init__(self, rows: Rows, activation: Activation, filters: Filter | None) -> None:
+    def __init__(self, rows: Rows, activation: Activation, filters: Filter | None = None) -> None:
         self.rows = rows
         self.activation = activation
         self.filters = filters
-        clipped = np.clip(rows.wanted, *rows.clip)
-        spread = float(clipped.var(axis=0, dtype=np.float64).sum())
-        self.norm = max(spread, np.finfo(np.float64).tiny)
         low, high = rows.clip
-        below, above = rows.wanted <= low, rows.wanted >= high
         # Where the wanted value is clipped the bound stands for it, and what is beyond counts 0.
-        aim = np.where(below, low, np.where(above, high, rows.wanted)) - rows.offset
-        self._aim = aim.astype(np.float32)
-        self._least = np.where(below, 0, -np.inf).astype(np.float32) if np.isfinite(low) else None
-        self._most = np.where(above, 0, np.inf).astype(np.float32) if np.isfinite(high) else None
+        aim = np.clip(rows.wanted, low, high, dtype=np.float32)
+        mean = aim.mean(axis=0, dtype=np.float64)
+        spread = _energy(aim) / len(aim) - float(mean @ mean)
+        self.norm = max(spread, np.finfo(np.float64).tiny)
+        below, above = rows.wanted <= low, rows.wanted >= high
+        self._least = _where(below, -np.inf) if np.isfinite(low) else None
+        self._most = _where(above, np.inf) if np.isfinite(high) else None
+        aim -= rows.offset
+        self._aim = aim
 
     def hidden(self, first: Float) -> Array:
         """``[rows, h]``, before the nonlinearity."""
@@ -143,25 +144,30 @@ class Side:
 
     def loss(self, error: Array) -> float:
         """The mean square of an error over the variance of what is wanted."""
-        return float(np.einsum("rn,rn->", error, error, dtype=np.float64)) / len(error) / self.norm
+        return _energy(error) / len(error) / self.norm
 
     def of(self, pair: Pair) -> float:
         """The loss of a pair."""
         return self.loss(self.surplus(self.features(self.hidden(pair.first)), pair.second))
 
 
-def hidden_moments(
-    rows: Rows, first: Float, activation: Activation, filters: Filter | None = None
-) -> Moments:
+def hidden_moments(side: Side, first: Float) -> Moments:
     """Moments of what the second layer multiplies, and of what should come out of it.
 
     Args:
-        rows: a sample.
+        side: rows, and what is between the layers.
         first: ``[g, K + 1, n]``, the maker's matrix with its bias as the last row.
-        activation: what is between the layers.
-        filters: what is between them after that.
     """
-    side = Side(rows, activation, filters)
     hidden = side.hidden(first)
+    rows = side.rows
     found = moments(side.features(hidden)[None], (rows.wanted - rows.offset)[None])
     return restrict(found, np.argsort(side.order(hidden.shape[1])))
+
+
+def _where(clipped: npt.NDArray[np.bool_], else_: float) -> Array:
+    return np.where(clipped, np.float32(0), np.float32(else_))
+
+
+def _energy(error: Array) -> float:
+    """The sum of squares of ``[rows, N]``; rows are added up in float64."""
+    return float(np.einsum("rn,rn->r", error, error).sum(dtype=np.float64))

@@ -23,9 +23,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from onnxprune.solve.activation import Activation
-from onnxprune.solve.chain import Pair, Rows, Side
-from onnxprune.solve.filters import Filter
+from onnxprune.solve.chain import Pair, Side
 from onnxprune.solve.least_squares import solver
 
 Array = npt.NDArray[Any]
@@ -33,7 +31,7 @@ Float = npt.NDArray[np.float64]
 
 _HALVINGS = 6
 """Shorter steps tried before giving up."""
-_MAJORISED = 3
+_MAJORISED = 2
 """Rounds of least squares on a clipped loss, each on a majorant of what the last one left."""
 
 
@@ -55,12 +53,10 @@ class PairRefit:
 
 
 def refit_pair(
-    train: Rows,
-    held: Rows,
+    side: Side,
+    judge: Side,
     pair: Pair,
-    activation: Activation,
     *,
-    filters: Filter | None = None,
     steps: int = 10,
     ridge: float = 1e-3,
     pull: float = 1e-3,
@@ -69,11 +65,9 @@ def refit_pair(
     """Improve two layers together for as long as held-out rows agree.
 
     Args:
-        train: rows to fit to.
-        held: other rows, that decide when to stop and whether to accept.
-        pair: where to begin.
-        activation: what is between the layers.
-        filters: what is between them after that; the second layer then reads one position.
+        side: rows to fit to, and what is between the layers.
+        judge: other rows, that decide when to stop and whether to accept.
+        pair: where to begin. With filters between them the second layer reads one position.
         steps: at most.
         ridge: damping of the Kronecker factors, as a share of their mean diagonal.
         pull: ridge of the second layer towards what it was, as a share of the mean input variance.
@@ -82,9 +76,7 @@ def refit_pair(
     Returns:
         The best pair met.
     """
-    side, judge = (Side(rows, activation, filters) for rows in (train, held))
-    x = train.x.astype(np.float32)
-    gram = _gram(x, bias=free_bias[0])
+    gram = _gram(side.rows.x.astype(np.float32), bias=free_bias[0])
     solver = np.asarray(np.linalg.inv(_damp(gram, ridge)), dtype=np.float64)
     hidden, rate = side.hidden(pair.first), 1.0
     order = side.order(hidden.shape[1])

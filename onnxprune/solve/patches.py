@@ -25,6 +25,10 @@ Array = npt.NDArray[Any]
 Index = npt.NDArray[np.int64]
 
 
+_SPARSE = 4
+"""Rows are picked one by one where there are so many times more; else all are laid out."""
+
+
 @dataclass(frozen=True)
 class Window:
     """The attributes of a Conv or ConvTranspose, one entry per spatial axis.
@@ -154,19 +158,34 @@ def window_rows(x: Array, window: Window, positions: Index | None = None) -> Arr
     if positions is None:
         positions = np.arange(batch * math.prod(outs), dtype=np.int64)
     image, *at = np.unravel_index(positions, (batch, *outs))
-    # Channels last with one spare zero at the end of every spatial axis: index -1 is padding.
-    last = np.zeros((batch, *(s + 1 for s in sizes), channels), dtype=x.dtype)
-    last[(slice(None), *(slice(0, s) for s in sizes))] = np.moveaxis(x, 1, -1)
+    # Flat places in a map that has one spare zero at the end of every spatial axis: -1 is padding.
+    spare = [s + 1 for s in sizes]
     flat = image.reshape((-1,) + (1,) * rank)
-    for axis, size in enumerate(sizes):
+    for axis, size in enumerate(spare):
         shape = [-1] + [1] * rank
         shape[axis + 1] = window.kernel[axis]
-        source = _sources(window, axis, size)[at[axis]] % (size + 1)
-        flat = flat * (size + 1) + source.reshape(shape)
-    taken = last.reshape(-1, channels)[flat.reshape(len(positions), -1)]
+        source = _sources(window, axis, size - 1)[at[axis]] % size
+        flat = flat * size + source.reshape(shape)
+    flat = flat.reshape(len(positions), -1)
+    if flat.size * _SPARSE < batch * math.prod(sizes):
+        taken = _picked(x, np.unravel_index(flat, (batch, *spare)))
+    else:
+        last = np.zeros((batch, *spare, channels), dtype=x.dtype)
+        last[(slice(None), *(slice(0, s) for s in sizes))] = np.moveaxis(x, 1, -1)
+        taken = last.reshape(-1, channels)[flat]
     grouped = taken.reshape(len(positions), -1, window.group, channels // window.group)
     rows = grouped.transpose(2, 0, 3, 1)
     return rows.reshape(window.group, len(positions), -1)
+
+
+def _picked(x: Array, places: tuple[Index, ...]) -> Array:
+    """The channels at some places, zeros where one is just behind the end of an axis."""
+    image, *at = places
+    inside = [place < size for place, size in zip(at, x.shape[2:], strict=True)]
+    here = [np.where(ok, place, 0) for ok, place in zip(inside, at, strict=True)]
+    taken: Array = np.moveaxis(x, 1, -1)[(image, *here)]
+    taken[~np.logical_and.reduce(inside)] = 0
+    return taken
 
 
 def window_targets(y: Array, group: int, positions: Index | None = None) -> Array:
@@ -212,5 +231,8 @@ def token_rows(x: Array, axis: int = -1, positions: Index | None = None) -> Arra
     (``axis=0`` under ``transA``); a weight on the left contracts ``axis=-2``. The outputs are
     read the same way, so positions pair.
     """
-    rows = np.moveaxis(x, axis, -1).reshape(-1, x.shape[axis])
+    last = np.moveaxis(x, axis, -1)
+    if positions is not None and len(positions) * _SPARSE < last.size // max(x.shape[axis], 1):
+        return last[np.unravel_index(positions, last.shape[:-1])][None]
+    rows = last.reshape(-1, x.shape[axis])
     return rows[None] if positions is None else rows[positions][None]
