@@ -38,7 +38,8 @@ class Fidelity:
         snr_db: ``10 log10(||reference||^2 / ||other - reference||^2)``; infinite if equal.
         equal: fraction of elements that are identical.
         top1: for class scores, fraction of rows whose largest entry is at the same place.
-        kl: for class scores, mean divergence KL(reference || other) of a row, in nats.
+        kl: for scores of classes that exclude each other, mean divergence KL(reference || other)
+            of a row, in nats.
         broken: elements that are finite in one model only, or differently not finite; the errors
             are infinite if there are any.
         reason: why the output could not be compared, empty if it was; then every figure is None.
@@ -149,6 +150,13 @@ def is_distribution(rows: Array) -> bool:
     return bool(np.allclose(rows.sum(-1, dtype=np.float64), 1, atol=5e-3))
 
 
+def is_independent(rows: Array) -> bool:
+    """Whether these are probabilities of classes that do not exclude each other, as of sigmoids."""
+    return rows.size > 0 and bool(
+        (rows >= 0).all() and (rows <= 1).all() and not is_distribution(rows)
+    )
+
+
 def log_probabilities(rows: Array, *, distribution: bool) -> F64:
     """Natural logarithms of class probabilities along the last axis, in float64.
 
@@ -176,7 +184,7 @@ class _Sums:
         self.count = self.same = self.broken = 0
         self.dot = self.reference = self.other = self.gap = self.largest = 0.0
         self.scores: bool | None = None if scores else False
-        self.distribution = False
+        self.distribution = self.independent = False
         self.rows = self.agreeing = 0
         self.divergence = 0.0
 
@@ -191,6 +199,7 @@ class _Sums:
         if self.scores is None and a.size:
             self.scores = is_scores(a) and is_scores(b)
             self.distribution = self.scores and is_distribution(a)
+            self.independent = self.scores and is_independent(a)
         width = a.shape[-1] if a.ndim else 1
         rows = a.size // width if width else 0
         step = max(1, _CHUNK // max(width, 1))
@@ -235,6 +244,7 @@ class _Sums:
         size = math.sqrt(self.reference) * math.sqrt(self.other)
         both_zero = self.reference == self.other == 0
         whole = self.broken == 0
+        exclusive = self.scores and not self.independent
         return Fidelity(
             name,
             count=self.count,
@@ -244,7 +254,7 @@ class _Sums:
             snr_db=_decibel(self.reference, self.gap) if whole else -math.inf,
             equal=self.same / self.count,
             top1=self.agreeing / self.rows if self.scores else None,
-            kl=max(0.0, self.divergence / self.rows) if self.scores else None,
+            kl=max(0.0, self.divergence / self.rows) if exclusive else None,
             broken=self.broken,
         )
 

@@ -58,7 +58,10 @@ def test_any_batching_gives_the_written_out_formulas(
     assert found.snr_db == pytest.approx(-20 * math.log10(relative))
     assert found.top1 == np.mean(x.argmax(1) == y.argmax(1))
     p, q = softmax(a), softmax(b)
-    assert found.kl == pytest.approx((p * np.log(p / q)).sum(1).mean(), abs=1e-9)
+    if found.kl is not None:
+        assert found.kl == pytest.approx((p * np.log(p / q)).sum(1).mean(), abs=1e-9)
+    else:  # the first batch looks like independent probabilities
+        assert 0 <= a.flat[0] <= 1
     assert found.equal == np.mean(a == b)
     assert found.broken == 0
 
@@ -100,6 +103,17 @@ def test_only_class_scores_have_top1_and_divergence() -> None:
     assert {name for name, one in found.items() if one.top1 is not None} == {"scores", "tokens"}
     assert all((one.kl is None) == (one.top1 is None) for one in found.values())
     assert all(one.equal == 1 for one in found.values())
+
+
+def test_classes_that_do_not_exclude_each_other_have_no_divergence() -> None:
+    """Outputs of sigmoids: taken for logits they would be nearly alike whatever they are."""
+    rng = np.random.default_rng(0)
+    logits = rng.standard_normal((8, 5)).astype(np.float32)
+    one, other = (1 / (1 + np.exp(-each)) for each in (logits, -logits))
+    found = compare({"y": one}, {"y": other})["y"]
+    assert found.kl is None
+    assert found.top1 is not None
+    assert compare({"y": logits}, {"y": -logits})["y"].kl is not None
 
 
 def test_masked_classes_do_not_spoil_the_divergence() -> None:

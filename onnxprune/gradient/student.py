@@ -13,7 +13,7 @@ import onnx_ir as ir
 from onnxprune import model as models
 from onnxprune.backends import Session, open_session
 from onnxprune.errors import OnnxpruneError
-from onnxprune.fidelity import is_distribution, is_scores
+from onnxprune.fidelity import is_distribution, is_independent, is_scores
 from onnxprune.gradient.backward import Loss, backward, set_free
 from onnxprune.gradient.emit import Undifferentiable
 from onnxprune.linear.find import Layer, find_layers
@@ -40,7 +40,8 @@ def losses_of(model: models.Model, found: Mapping[str, Array]) -> tuple[Loss, ..
     outputs = {value.name for value in model.ir.graph.outputs}
 
     def scores(name: str, array: Array) -> bool:
-        return name in outputs and is_scores(array) and not is_distribution(array)
+        probabilities = is_distribution(array) or is_independent(array)
+        return name in outputs and is_scores(array) and not probabilities
 
     return tuple(
         Loss(name, "kl" if scores(name, array) else "square")
