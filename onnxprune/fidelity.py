@@ -184,7 +184,7 @@ class _Sums:
         self.count = self.same = self.broken = 0
         self.dot = self.reference = self.other = self.gap = self.largest = 0.0
         self.scores: bool | None = None if scores else False
-        self.distribution = self.independent = False
+        self.distribution, self.independent = False, True
         self.rows = self.agreeing = 0
         self.divergence = 0.0
 
@@ -199,7 +199,7 @@ class _Sums:
         if self.scores is None and a.size:
             self.scores = is_scores(a) and is_scores(b)
             self.distribution = self.scores and is_distribution(a)
-            self.independent = self.scores and is_independent(a)
+        self.independent = self.independent and is_independent(a)
         width = a.shape[-1] if a.ndim else 1
         rows = a.size // width if width else 0
         step = max(1, _CHUNK // max(width, 1))
