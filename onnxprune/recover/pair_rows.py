@@ -63,7 +63,8 @@ def _rows_wanted(step: Step, maker: Maker, x: Array, sample: Sample) -> int:
     probe = maker.layer.rows(x[:1], np.zeros(1, np.int64))
     each, several = probe.shape[0] * probe.shape[2], 2
     if maker.filters is None:
-        per_row = 4 * (2 * each + 3 * step.inputs)
+        # What comes out is there several times, too: wanted, made, off, and what is added to it.
+        per_row = 4 * (2 * each + 3 * step.inputs + 4 * step.shape[2])
     else:
         window = maker.filters.layer.window
         assert window is not None

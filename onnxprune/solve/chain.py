@@ -73,9 +73,8 @@ class Side:
         mean = aim.mean(axis=0, dtype=np.float64)
         spread = _energy(aim) / len(aim) - float(mean @ mean)
         self.norm = max(spread, np.finfo(np.float64).tiny)
-        below, above = rows.wanted <= low, rows.wanted >= high
-        self._least = _where(below, -np.inf) if np.isfinite(low) else None
-        self._most = _where(above, np.inf) if np.isfinite(high) else None
+        self._below = rows.wanted <= low if np.isfinite(low) else None
+        self._above = rows.wanted >= high if np.isfinite(high) else None
         aim -= rows.offset
         self._aim = aim
 
@@ -122,6 +121,12 @@ class Side:
         spread = crops.unfiltered(gradient * steep, filters.weight.astype(gradient.dtype))
         return spread * slope, second @ second.T * meeting
 
+    def work(self, pair: Pair) -> int:
+        """Multiplications that it takes to compute what comes out."""
+        return int(
+            self.rows.x.shape[1] * pair.first.size + len(self.rows.wanted) * pair.second.size
+        )
+
     def output(self, features: Array, second: Float) -> Array:
         """What comes out of the second layer, ``[out rows, N]``."""
         W = second.astype(np.float32)
@@ -132,10 +137,10 @@ class Side:
     def beyond(self, output: Array) -> Array:
         """Output minus wanted, without what a clip hides; in place of the output."""
         output -= self._aim
-        if self._least is not None:
-            np.maximum(output, self._least, out=output)
-        if self._most is not None:
-            np.minimum(output, self._most, out=output)
+        if self._below is not None:
+            np.copyto(output, 0, where=self._below & (output < 0))
+        if self._above is not None:
+            np.copyto(output, 0, where=self._above & (output > 0))
         return output
 
     def surplus(self, features: Array, second: Float) -> Array:
@@ -162,10 +167,6 @@ def hidden_moments(side: Side, first: Float) -> Moments:
     rows = side.rows
     found = moments(side.features(hidden)[None], (rows.wanted - rows.offset)[None])
     return restrict(found, np.argsort(side.order(hidden.shape[1])))
-
-
-def _where(clipped: npt.NDArray[np.bool_], else_: float) -> Array:
-    return np.where(clipped, np.float32(0), np.float32(else_))
 
 
 def _energy(error: Array) -> float:

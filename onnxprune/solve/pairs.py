@@ -25,6 +25,7 @@ import numpy.typing as npt
 
 from onnxprune.solve.chain import Pair, Side
 from onnxprune.solve.least_squares import solver
+from onnxprune.solve.threads import threads_for
 
 Array = npt.NDArray[Any]
 Float = npt.NDArray[np.float64]
@@ -76,42 +77,63 @@ def refit_pair(
     Returns:
         The best pair met.
     """
-    gram = _gram(side.rows.x.astype(np.float32), bias=free_bias[0])
-    solver = np.asarray(np.linalg.inv(_damp(gram, ridge)), dtype=np.float64)
-    hidden, rate = side.hidden(pair.first), 1.0
-    order = side.order(hidden.shape[1])
-    now = Pair(pair.first, np.concatenate([pair.second[order], pair.second[-1:]]))
-    before = judge.of(now)
-    best, best_loss, best_step = now, before, 0
-    for step in range(steps + 1):
-        second, error = _solve_second(
-            side, side.features(hidden), now.second, pull, free=free_bias[1]
-        )
-        now = Pair(now.first, second)
-        seen = judge.of(now)
-        if seen < best_loss:
-            best, best_loss, best_step = now, seen, step
-        elif step > best_step + 1:
-            break
-        move = _direction(side, now, error, hidden, solver, ridge, bias=free_bias[0])
-        found = _search(side, now, move, side.loss(error), rate)
-        if found is None:
-            break
-        now, hidden, rate = found
+    order = side.order(pair.first.shape[0] * pair.first.shape[2])
+    start = Pair(pair.first, np.concatenate([pair.second[order], pair.second[-1:]]))
+    before = judge.of(start)
+    best, best_loss, best_step = start, before, 0
+    with threads_for(side.work(start)):
+        gram = _gram(side.rows.x.astype(np.float32), bias=free_bias[0])
+        solver = np.asarray(np.linalg.inv(_damp(gram, ridge)), dtype=np.float64)
+        at, rate = _Point.of(side, start), 1.0
+        for step in range(steps + 1):
+            second, error = _solve_second(side, at, pull, free=free_bias[1])
+            now = Pair(at.pair.first, second)
+            seen = judge.of(now)
+            if seen < best_loss:
+                best, best_loss, best_step = now, seen, step
+            elif step > best_step + 1:
+                break
+            move = _direction(side, now, error, at.hidden, solver, ridge, bias=free_bias[0])
+            found = _search(side, now, move, side.loss(error), rate)
+            if found is None:
+                break
+            at, rate = found
     matrix = np.empty_like(best.second)
     matrix[order], matrix[-1] = best.second[:-1], best.second[-1]
     return PairRefit(Pair(best.first, matrix), best_step, before, best_loss)
 
 
+@dataclass(eq=False)
+class _Point:
+    """A pair and what it computes.
+
+    Attributes:
+        pair: with its features in the order of ``Side.order``.
+        hidden: before the nonlinearity.
+        seen: what the second layer multiplies, what comes out, and what of that is off; empty
+            once it was used up, since it is large.
+    """
+
+    pair: Pair
+    hidden: Array
+    seen: list[Array]
+
+    @classmethod
+    def of(cls, side: Side, pair: Pair) -> _Point:
+        hidden = side.hidden(pair.first)
+        features = side.features(hidden)
+        made = side.output(features, pair.second)
+        return cls(pair, hidden, [features, made, side.beyond(made.copy())])
+
+
 def _search(
     side: Side, now: Pair, move: Float, loss: float, rate: float
-) -> tuple[Pair, Array, float] | None:
-    """The first shorter step that lowers the loss: the pair, its hidden values, the next rate."""
+) -> tuple[_Point, float] | None:
+    """The first shorter step that lowers the loss, and the next rate."""
     for _ in range(_HALVINGS):
-        first = now.first - rate * move
-        hidden = side.hidden(first)
-        if side.loss(side.surplus(side.features(hidden), now.second)) < loss:
-            return Pair(first, now.second), hidden, min(1.5 * rate, 2.0)
+        found = _Point.of(side, Pair(now.first - rate * move, now.second))
+        if side.loss(found.seen[-1]) < loss:
+            return found, min(1.5 * rate, 2.0)
         rate *= 0.4
     return None
 
@@ -134,21 +156,18 @@ def _damp(matrix: Float, share: float) -> Float:
     return damped
 
 
-def _solve_second(
-    side: Side, features: Array, second: Float, pull: float, *, free: bool
-) -> tuple[Float, Array]:
+def _solve_second(side: Side, at: _Point, pull: float, *, free: bool) -> tuple[Float, Array]:
     """The reader's weights for these hidden values, and what its outputs are then off by.
 
-    Least squares on the majorised target. The features are centred in place.
+    Least squares on the majorised target. What was seen at this point is used up.
     """
+    second = at.pair.second
+    error, made, features = at.seen.pop(), at.seen.pop(), at.seen.pop()
     centre = features.mean(axis=0, dtype=np.float64) if free else np.zeros(features.shape[1])
     features -= centre.astype(features.dtype)
     gram = (features.T @ features).astype(np.float64) / len(features)
     penalty = pull * float(np.trace(gram)) / len(gram)
     solve = solver(gram + penalty * np.eye(len(gram)))
-    matrix, bias = second[:-1], second[-1] + centre @ second[:-1]  # that of centred features
-    made = side.output(features, np.concatenate([matrix, bias[None]]))
-    error = side.beyond(made.copy())
     for _ in range(_MAJORISED if np.isfinite(side.rows.clip).any() else 1):
         made -= error
         middle = made.mean(axis=0, dtype=np.float64) if free else second[-1]
