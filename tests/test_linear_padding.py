@@ -12,8 +12,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 import onnxprune
 from onnxprune import model as models
+from onnxprune.calibrate.splicing import masks_of
 from onnxprune.gradient.student import visible
-from onnxprune.linear.padding import masks_of, shown
+from onnxprune.linear.padding import shown
 
 Array = npt.NDArray[Any]
 

@@ -208,12 +208,12 @@ def test_enough_samples_are_not_mixed() -> None:
 @pytest.mark.parametrize(
     "array",
     [
-        np.arange(12).reshape(4, 3),
+        np.arange(24).reshape(4, 3, 2),
         np.array([[1.0, 0.0], [1.0, 1.0]]),
         np.random.default_rng(0).random((1, 5)),
         np.random.default_rng(0).random(8),
     ],
-    ids=["token ids", "a mask", "a single sample", "no batch axis"],
+    ids=["whole numbers", "a mask", "a single sample", "no batch axis"],
 )
 def test_what_does_not_vary_freely_is_not_mixed(array: npt.NDArray[Any]) -> None:
     feeds = [{"x": array}]

