@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import onnxprune
 from onnxprune import model as models
-from onnxprune.calibrate.splicing import masks_of
+from onnxprune.calibrate.token_masks import masks_of
 from onnxprune.gradient.student import visible
 from onnxprune.linear.padding import shown
 

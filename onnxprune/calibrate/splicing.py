@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from onnxprune.calibrate.token_masks import masks_of
+
 Feeds = Mapping[str, npt.NDArray[Any]]
 Index = npt.NDArray[np.int64]
 Ranges = Mapping[str, tuple[npt.NDArray[Any], npt.NDArray[Any]]]
@@ -116,13 +118,3 @@ def _there(feeds: Feeds, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
     """Which tokens are no padding, by every mask among the inputs."""
     masks = [there for there in masks_of(feeds).values() if there.shape == shape]
     return np.asarray(np.logical_and.reduce([np.ones(shape, dtype=bool), *masks]))
-
-
-def masks_of(feeds: Feeds) -> dict[str, npt.NDArray[np.bool_]]:
-    """The inputs that are masks of tokens, and which tokens are there, ``[samples, places]``.
-
-    A mask is other than 0 where there is something, or where there is nothing if it is named after
-    the padding (as PyTorch's ``key_padding_mask``).
-    """
-    found = {n: a != 0 for n, a in feeds.items() if "mask" in n.lower() and a.ndim == _RANK}
-    return {n: ~there if "pad" in n.lower() else there for n, there in found.items()}

@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from onnxprune import model as models
 from onnxprune.backends import Session, open_session
-from onnxprune.calibrate.splicing import masks_of
+from onnxprune.calibrate.token_masks import masks_of
 from onnxprune.errors import OnnxpruneError
 from onnxprune.fidelity import is_distribution, is_independent, is_scores
 from onnxprune.gradient.backward import Loss, backward, set_free

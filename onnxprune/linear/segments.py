@@ -22,7 +22,7 @@ import onnx_ir as ir
 
 from onnxprune import model as models
 from onnxprune.backends import open_session
-from onnxprune.calibrate.splicing import masks_of
+from onnxprune.calibrate.token_masks import masks_of
 from onnxprune.linear.ancestry import read_by
 from onnxprune.linear.find import Layer
 from onnxprune.linear.padding import shown, shown_to

@@ -71,7 +71,7 @@ class Side:
         # Where the wanted value is clipped the bound stands for it, and what is beyond counts 0.
         aim = np.clip(rows.wanted, low, high, dtype=np.float32)
         mean = aim.mean(axis=0, dtype=np.float64)
-        spread = _energy(aim) / len(aim) - float(mean @ mean)
+        spread = _energy(aim - mean.astype(np.float32)) / len(aim)
         self.norm = max(spread, np.finfo(np.float64).tiny)
         self._below = rows.wanted <= low if np.isfinite(low) else None
         self._above = rows.wanted >= high if np.isfinite(high) else None
