@@ -45,9 +45,10 @@ from bench.structured import HERE, limited, machine
 from onnxprune import analyse, load
 from onnxprune import model as models
 from onnxprune.backends import open_session
+from onnxprune.calibrate.token_masks import masks_of
 from onnxprune.linear.find import Layer, find_layers
 from onnxprune.linear.merges import Merge
-from onnxprune.linear.padding import masks_of, shown, shown_to
+from onnxprune.linear.padding import shown, shown_to
 from onnxprune.linear.rows import Sample, moments_of
 from onnxprune.linear.segments import Segments
 from onnxprune.solve.gram import Accumulator, Moments
