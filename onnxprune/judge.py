@@ -15,7 +15,7 @@ from onnxprune.confidence import agreement_error, paired_error
 from onnxprune.fidelity import Comparison, Fidelity, Outputs
 from onnxprune.inputs import Feeds, Inputs
 from onnxprune.labels import open_labels
-from onnxprune.model import Model, shared_parts
+from onnxprune.model import Model, part_names, shared_parts
 from onnxprune.options import Options
 from onnxprune.task import Metric, Score, find_metric, score
 
@@ -135,7 +135,7 @@ def judge(
 
 def within(parts: Mapping[str, Sequence[str]]) -> list[str]:
     """What has to be read inside a model to compare its outputs part by part."""
-    return [name for names in parts.values() for name in names if name not in parts]
+    return [name for name in part_names(parts) if name not in parts]
 
 
 def judge_run(
@@ -164,7 +164,8 @@ def judge_run(
     def answers() -> Iterator[Outputs]:
         for each, wanted in zip(feeds, reference, strict=True):
             found = run(each)
-            compared.add(wanted, found)
+            # The dense model may have answered with parts that this one has not.
+            compared.add(wanted if parts is None else {n: wanted[n] for n in found}, found)
             yield found if parts is None else {name: found[name] for name in parts}
 
     samples = sum(len(next(iter(f.values()))) for f in feeds)

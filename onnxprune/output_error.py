@@ -42,8 +42,7 @@ class OutputError:
         provider: str = "cpu",
         worst: float = math.inf,
     ) -> None:
-        found = models.parts(dense).values()
-        self._names = list(dict.fromkeys(name for names in found for name in names))
+        self._names = models.part_names(models.parts(dense))
         self._batches, self._provider, self._worst = batches, provider, worst
         self._wanted = [*self._run(dense)]
         self._names = [name for name in self._names if _numbers(self._wanted[0][name])]

@@ -14,7 +14,7 @@ from onnxprune import model as models
 from onnxprune import prune
 from onnxprune.fidelity import Comparison
 from onnxprune.gradient.student import losses_of
-from onnxprune.judge import Judgement
+from onnxprune.judge import Judgement, judge_run
 from onnxprune.output_error import OutputError
 
 Array = npt.NDArray[Any]
@@ -137,6 +137,15 @@ def test_parts_are_no_class_scores(rng: np.random.Generator) -> None:
     assert all(each.top1 is None and each.kl is None for each in result.values())
     assert result["found: boxes"].cosine == pytest.approx(1)
     assert Judgement(result).main.name == "found: scores"  # whatever is furthest off
+
+
+def test_a_model_without_these_parts_is_judged_by_whole_outputs(rng: np.random.Generator) -> None:
+    (data,) = feeds(rng, 1)
+    whole = rng.random((16, 5, 7), np.float32)
+    dense = {"found": whole, "boxes": whole[..., :4], "scores": whole[..., 4:]}
+    judged = judge_run(lambda _: {"found": whole}, [data], [dense], parts={"found": ("found",)})
+    assert [*judged.outputs] == ["found"]
+    assert judged.main.equal == 1
 
 
 def test_no_part_is_sacrificed_to_another(rng: np.random.Generator) -> None:

@@ -123,7 +123,7 @@ def distil(
     samples, held = apart(student, batches, how.held)
     if not samples or not held:
         return Distilled(student, reason="too few samples to put any aside")
-    ends = [n for names in models.shared_parts(dense, student).values() for n in names]
+    ends = models.part_names(models.shared_parts(dense, student))
     teacher = open_session(dense, provider=how.provider, threads=how.threads, outputs=ends)
     judged = joined(held[:_JUDGES], how.most)
     answers = [teacher.run(feeds, ends) for feeds in judged]

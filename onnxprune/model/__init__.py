@@ -14,7 +14,7 @@ from onnxprune.model.constants import (
 )
 from onnxprune.model.core import Model, bodies, clone, graphs, values
 from onnxprune.model.exchange import to_graphsurgeon, to_proto
-from onnxprune.model.parts import parts, shared_parts
+from onnxprune.model.parts import part_names, parts, shared_parts
 from onnxprune.model.reading import ModelLike, load
 from onnxprune.model.structure import structure_hash
 from onnxprune.model.writing import save
@@ -30,6 +30,7 @@ __all__ = [
     "fresh_name",
     "graphs",
     "load",
+    "part_names",
     "parts",
     "save",
     "set_constant",

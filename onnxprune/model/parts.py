@@ -6,6 +6,8 @@ Taken as one, errors of the scores drown in the boxes; so whoever compares outpu
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import onnx_ir as ir
 
 from onnxprune.model.constants import constant
@@ -33,6 +35,11 @@ def shared_parts(one: Model, other: Model) -> dict[str, tuple[str, ...]]:
     """The same for two models with the same outputs: whole ones where their parts differ."""
     found = parts(one)
     return found if found == parts(other) else {output: (output,) for output in found}
+
+
+def part_names(found: Mapping[str, Sequence[str]]) -> list[str]:
+    """All parts of all outputs, once each."""
+    return list(dict.fromkeys(name for names in found.values() for name in names))
 
 
 def _leaves(value: ir.Value) -> list[ir.Value]:

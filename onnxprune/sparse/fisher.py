@@ -65,7 +65,7 @@ def information(
     if len(first(largest)) == 1:
         largest = joined([largest] * 2, 2)[0]
     try:
-        ends = [n for names in models.parts(model).values() for n in names]
+        ends = models.part_names(models.parts(model))
         session = open_session(model, provider=provider, threads=threads, outputs=ends)
         losses = losses_of(model, session.run(some[0], ends))
         pupil = Student(model, [t.name for t in targets], losses, largest, provider, threads)
