@@ -28,6 +28,7 @@ test-engines: $(STAMP)  ## every network at hand, pruned every way, becomes a Te
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

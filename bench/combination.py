@@ -32,13 +32,12 @@ from bench.folders import REPOSITORY, SHARED
 from bench.structured import machine
 from bench.tasks import sentiment, task_of
 from onnxprune import model as models
-from onnxprune.bench.environment import environment
-from onnxprune.flags import from_flags
-from onnxprune.options import Options
-from onnxprune.pipeline import prune
-from onnxprune.quantize import Settings, quantize
-from onnxprune.storage.choose import Asked
-from onnxprune.storage.stored import store
+from onnxprune.config import Options, from_flags
+from onnxprune.evaluate.environment import environment
+from onnxprune.jobs.prune import prune
+from onnxprune.jobs.quantize import Settings, quantize
+from onnxprune.jobs.store.job import store
+from onnxprune.sparse.encodings.choose import Asked
 
 RESULTS = Path(__file__).parent / "results" / "combination.json"
 CACHE = REPOSITORY / "bench" / "cache" / "combination"

@@ -20,13 +20,13 @@ import numpy as np
 
 from bench.folders import FOLDERS
 from onnxprune import model as models
-from onnxprune.analysis import analyse
+from onnxprune.config import Options
+from onnxprune.data.dataset import open_inputs
 from onnxprune.errors import OnnxpruneError
-from onnxprune.inputs import open_inputs
-from onnxprune.masked import masked
-from onnxprune.options import Options
-from onnxprune.surgery import cut
-from onnxprune.verify import prove
+from onnxprune.evaluate.equivalence import prove
+from onnxprune.graph.analysis import analyse
+from onnxprune.graph.reference import masked
+from onnxprune.graph.surgery import cut
 
 PART = 0.3
 

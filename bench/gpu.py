@@ -28,13 +28,13 @@ import numpy as np
 
 from bench.structured import machine
 from onnxprune import model as models
-from onnxprune.amounts import shapes
-from onnxprune.engines import Request, build, commands, sparsity
-from onnxprune.engines.runtime import find
 from onnxprune.errors import OnnxpruneError
-from onnxprune.inputs import signature_of
-from onnxprune.two_four.eligibility import layers
-from onnxprune.two_four.magnitude import thin
+from onnxprune.model.signature import signature_of
+from onnxprune.quantities import shapes
+from onnxprune.runtime.engines import Request, build, commands, sparsity
+from onnxprune.runtime.engines.runtime import find
+from onnxprune.sparse.eligibility import layers
+from onnxprune.sparse.nm import thin
 
 RESULTS = Path(__file__).parent / "results" / "gpu.json"
 _DRAWS = 2000

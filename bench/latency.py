@@ -33,12 +33,12 @@ import onnx
 import onnxprune
 from bench.folders import FOLDERS
 from onnxprune import model as models
-from onnxprune.analysis import analyse
-from onnxprune.bench.environment import environment
-from onnxprune.bench.interval import ratio
-from onnxprune.bench.protocol import Case, Declined, Settings, measure
-from onnxprune.cost import cost
 from onnxprune.errors import OnnxpruneError
+from onnxprune.evaluate.environment import environment
+from onnxprune.evaluate.protocol import Case, Declined, Settings, measure
+from onnxprune.graph.analysis import analyse
+from onnxprune.graph.cost import cost
+from onnxprune.solve.bootstrap import ratio
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "latency.json"

@@ -28,9 +28,9 @@ import numpy as np
 
 from bench.folders import FOLDERS
 from bench.latency import feeds
-from onnxprune.bench.environment import environment
-from onnxprune.bench.interval import ratio
-from onnxprune.bench.protocol import Case, Declined, Settings, measure
+from onnxprune.evaluate.environment import environment
+from onnxprune.evaluate.protocol import Case, Declined, Settings, measure
+from onnxprune.solve.bootstrap import ratio
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "latency_targets.json"

@@ -44,23 +44,23 @@ from bench.quality_cases import Feeds, calibration, path_of, unseen
 from bench.structured import HERE, limited, machine
 from onnxprune import analyse, load
 from onnxprune import model as models
-from onnxprune.backends import open_session
-from onnxprune.calibrate.token_masks import masks_of
-from onnxprune.linear.find import Layer, find_layers
-from onnxprune.linear.merges import Merge
-from onnxprune.linear.padding import shown, shown_to
-from onnxprune.linear.rows import Sample, moments_of
-from onnxprune.linear.segments import Segments
-from onnxprune.solve.gram import Accumulator, Moments
+from onnxprune.data.activations.padding import shown, shown_to
+from onnxprune.data.activations.rows import Sample, moments_of
+from onnxprune.data.activations.runner import Segments
+from onnxprune.data.token_masks import masks_of
+from onnxprune.graph.layers.epilogue import Merge
+from onnxprune.graph.layers.linear import Layer, find_layers
+from onnxprune.quantities import Sparsity, sparsity
+from onnxprune.runtime import open_session
+from onnxprune.solve.im2col import sample_positions
+from onnxprune.solve.moments import Accumulator, Moments
 from onnxprune.solve.obs import Pattern
-from onnxprune.solve.patches import sample_positions
 from onnxprune.solve.pcg import RIDGES, refit_support
-from onnxprune.sparse.amount import Sparsity, sparsity
 from onnxprune.sparse.layerwise import Settings
 from onnxprune.sparse.rows import steadied
 from onnxprune.sparse.select import aim, gram_of, select
-from onnxprune.sparse.weights import Weights, find_targets
-from onnxprune.sparsify import sparsify
+from onnxprune.sparse.sparsify import sparsify
+from onnxprune.sparse.targets import Weights, find_targets
 
 RESULTS = HERE / "results" / "layer_error.json"
 NETWORKS = {

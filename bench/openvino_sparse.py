@@ -26,10 +26,10 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxprune import model as models
-from onnxprune.bench.environment import environment
-from onnxprune.options import Options
-from onnxprune.quantize import Settings, quantize
-from onnxprune.quantize.rows import by_rows
+from onnxprune.config import Options
+from onnxprune.evaluate.environment import environment
+from onnxprune.jobs.quantize import Settings, quantize
+from onnxprune.jobs.quantize.rows import by_rows
 
 RESULTS = Path(__file__).parent / "results" / "openvino_sparse.json"
 _KEY = ("size", "layers", "zeros", "rows")

@@ -15,8 +15,8 @@ from functools import partial
 
 import numpy as np
 
-from onnxprune import masks
-from onnxprune.solve import gram, pcg
+from onnxprune.solve import masks, pcg
+from onnxprune.solve import moments as gram
 from onnxprune.solve.admm import admm
 from onnxprune.solve.obs import Pattern, obs
 

@@ -17,7 +17,7 @@ import onnx
 
 from bench.folders import FOLDERS, SHARED
 from bench.tasks import Array, Run, imagenet, sentiment, task_of
-from onnxprune import zoo
+from onnxprune.data import zoo
 
 Feeds = dict[str, Array]
 DATA = SHARED / "data"

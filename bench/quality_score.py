@@ -19,8 +19,8 @@ from bench.judge import open_session
 from bench.quality_cases import calibration, path_of, scores
 from onnxprune import analyse, load
 from onnxprune import model as models
-from onnxprune.cost import CostModel
-from onnxprune.linear.find import find_layers
+from onnxprune.graph.cost import CostModel
+from onnxprune.graph.layers.linear import find_layers
 
 
 def main() -> None:

@@ -21,11 +21,11 @@ from typing import Any
 import numpy as np
 
 from onnxprune import model as models
-from onnxprune import zoo
-from onnxprune.bench.environment import environment, load
-from onnxprune.bench.interval import ratio
-from onnxprune.bench.protocol import Case, Settings, Timing, measure
-from onnxprune.bench.samples import open_samples
+from onnxprune.data import zoo
+from onnxprune.evaluate.environment import environment, load
+from onnxprune.evaluate.protocol import Case, Settings, Timing, measure
+from onnxprune.jobs.bench.samples import open_samples
+from onnxprune.solve.bootstrap import ratio
 
 RESULTS = Path(__file__).parent / "results" / "same_model.json"
 

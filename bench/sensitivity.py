@@ -31,7 +31,7 @@ import numpy as np
 import onnxprune
 from bench.folders import REPOSITORY, SHARED
 from bench.tasks import task_of
-from onnxprune.sweep.found import Sensitivity
+from onnxprune.select.sensitivity import Sensitivity
 
 RESULTS = Path(__file__).parent / "results" / "sensitivity.json"
 GRAPH = "resnet20_cifar10_proj_fused"

@@ -52,7 +52,7 @@ RUN = ("dense", "sparse", "packed", "packed fp16")
 def thin(source: Path, sparsity: float, target: Path) -> int:
     """Zero the smallest weights of every matrix and kernel; how many weights those have."""
     from onnxprune import model as models
-    from onnxprune.masks import keep_top, magnitude
+    from onnxprune.solve.masks import keep_top, magnitude
 
     model = models.clone(models.load(source))
     size = 0
@@ -229,8 +229,8 @@ def summary(runs: list[dict[str, float]]) -> dict[str, float]:
 
 def case(name: str, sparsity: float, repeats: int, peer: str | None) -> dict[str, Any]:
     """Everything about one model at one sparsity."""
-    from onnxprune.storage.choose import Asked
-    from onnxprune.storage.stored import store
+    from onnxprune.jobs.store.job import store
+    from onnxprune.sparse.encodings.choose import Asked
 
     with tempfile.TemporaryDirectory() as folder:
         dense = Path(folder) / "thinned.onnx"

@@ -32,11 +32,11 @@ from bench.folders import SHARED
 from bench.structured import machine
 from bench.tasks import task_of
 from onnxprune import model as models
-from onnxprune.backends import open_session
-from onnxprune.fidelity import compare
-from onnxprune.two_four.eligibility import layers
-from onnxprune.two_four.magnitude import thin
-from onnxprune.two_four.readings import find_readings
+from onnxprune.evaluate.output_comparison import compare
+from onnxprune.graph.layers.contractions import find_readings
+from onnxprune.runtime import open_session
+from onnxprune.sparse.eligibility import layers
+from onnxprune.sparse.nm import thin
 
 RESULTS = Path(__file__).parent / "results" / "two_four.json"
 MODELS = (

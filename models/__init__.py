@@ -1,1 +1,1 @@
-"""Builds and trains the small zoo in ``onnxprune/zoo_data`` (needs torch and scikit-learn)."""
+"""Builds and trains the small zoo in ``onnxprune/data/zoo_data`` (needs torch and scikit-learn)."""

@@ -11,7 +11,7 @@ import onnxruntime as ort
 import torch
 from torch import Tensor, nn
 
-from onnxprune.zoo import OUTPUT
+from onnxprune.data.zoo import OUTPUT
 
 TOLERANCE = 1e-4  # largest |onnxruntime - torch| that an export may show
 BULKY = ("stack_trace", "fx_node")  # keys of metadata that only exporters read

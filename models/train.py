@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from models import chars, digits, nets
 from models.decoder import Decoder, Size
 from models.export import export
-from onnxprune import zoo
+from onnxprune.data import zoo
 
 VARIANTS = Path(__file__).parent / "variants"  # models that only tests need
 

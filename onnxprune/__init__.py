@@ -9,37 +9,37 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from onnxprune.analysis import Analysis, analyse
-    from onnxprune.carry_out import Pruned
-    from onnxprune.cost import Cost
+    from onnxprune.graph.analysis import Analysis, analyse
+    from onnxprune.graph.cost import Cost
+    from onnxprune.graph.plan import Plan, load_plan
+    from onnxprune.graph.surgery import cut
+    from onnxprune.jobs.apply_plan import Pruned
+    from onnxprune.jobs.prune import prune, replay
+    from onnxprune.jobs.recover import Recovered, recover_model
+    from onnxprune.jobs.sensitivity.run import sensitivity
     from onnxprune.model import Model, load, save
-    from onnxprune.pipeline import prune, replay
-    from onnxprune.plan import Plan, load_plan
-    from onnxprune.repair import Recovered, recover_model
-    from onnxprune.surgery import cut
-    from onnxprune.sweep.found import Sensitivity, load_sensitivity
-    from onnxprune.sweep.run import sensitivity
+    from onnxprune.select.sensitivity import Sensitivity, load_sensitivity
 
 from onnxprune.errors import OnnxpruneError
 
 _HOME = {
-    "Analysis": "analysis",
-    "Cost": "cost",
+    "Analysis": "graph.analysis",
+    "Cost": "graph.cost",
     "Model": "model",
-    "Plan": "plan",
-    "Pruned": "carry_out",
-    "Recovered": "repair",
-    "Sensitivity": "sweep.found",
-    "analyse": "analysis",
-    "cut": "surgery",
+    "Plan": "graph.plan",
+    "Pruned": "jobs.apply_plan",
+    "Recovered": "jobs.recover",
+    "Sensitivity": "select.sensitivity",
+    "analyse": "graph.analysis",
+    "cut": "graph.surgery",
     "load": "model",
-    "load_plan": "plan",
-    "load_sensitivity": "sweep.found",
-    "prune": "pipeline",
-    "recover_model": "repair",
-    "replay": "pipeline",
+    "load_plan": "graph.plan",
+    "load_sensitivity": "select.sensitivity",
+    "prune": "jobs.prune",
+    "recover_model": "jobs.recover",
+    "replay": "jobs.prune",
     "save": "model",
-    "sensitivity": "sweep.run",
+    "sensitivity": "jobs.sensitivity.run",
 }
 """Where each name lives; imported when first used, so that ``--help`` does not wait for onnx."""
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class OnnxpruneError(Exception):
     """A problem the user can act on.
@@ -17,3 +20,10 @@ class OnnxpruneError(Exception):
         self.message = message
         self.hint = hint
         self.exit_code = exit_code
+
+
+def suggest(word: str, known: Iterable[str]) -> str:
+    """A hint for a word that is not among the known ones: the closest of them, or all."""
+    words = list(known)
+    close = difflib.get_close_matches(word, words, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"there are {', '.join(words)}"

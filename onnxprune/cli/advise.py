@@ -7,9 +7,9 @@ import importlib.metadata
 from dataclasses import asdict
 from pathlib import Path
 
-from onnxprune.amounts import count, shapes
 from onnxprune.cli import console
 from onnxprune.cli.parser import Commands, add_command, add_model, add_shapes
+from onnxprune.quantities import count, shapes
 
 _EXAMPLE = """examples:
   onnxprune advise model.onnx
@@ -43,10 +43,10 @@ def run(given: argparse.Namespace) -> int:
     sizes = shapes(given.shapes) if given.shapes else None
 
     # Imported here so that --help and refused flags do not wait for onnx.
-    from onnxprune.advise.job import look
-    from onnxprune.advise.terminal import shown
-    from onnxprune.backends.registry import parse
-    from onnxprune.report.schema import plain
+    from onnxprune.jobs.advise.job import look
+    from onnxprune.jobs.results.schema import plain
+    from onnxprune.report.advise import shown
+    from onnxprune.runtime.registry import parse
 
     with console.progress() as tell:
         known, advice = look(

@@ -18,7 +18,7 @@ from onnxprune.cli.parser import (
 from onnxprune.cli.prune import finish
 from onnxprune.cli.report import add_page, save
 from onnxprune.cli.writing import write
-from onnxprune.flags import from_flags
+from onnxprune.config import from_flags
 
 _EXAMPLE = """example:
   onnxprune prune model.onnx --ratio 0.3 --save-plan plan.json
@@ -55,9 +55,9 @@ def run(given: argparse.Namespace) -> int:
     page = destination.check("--report", given.report, files)
 
     # Imported here so that --help and refused flags do not wait for onnx.
-    from onnxprune.pipeline import replay
-    from onnxprune.plan import load_plan
-    from onnxprune.report import gather
+    from onnxprune.graph.plan import load_plan
+    from onnxprune.jobs.prune import replay
+    from onnxprune.jobs.results import gather
 
     with console.progress() as tell:
         pruned = replay(given.model, load_plan(Path(given.plan)), asked, tell=tell)

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from onnxprune.amounts import count, shapes
 from onnxprune.cli import console, destination
 from onnxprune.cli.parser import Commands, add_command, add_shapes
 from onnxprune.errors import OnnxpruneError
+from onnxprune.quantities import count, shapes
 
 if TYPE_CHECKING:
-    from onnxprune.backends.registry import Availability, Backend
-    from onnxprune.bench.protocol import Settings
+    from onnxprune.evaluate.protocol import Settings
+    from onnxprune.runtime.registry import Availability, Backend
 
 _EXAMPLE = """examples:
   onnxprune bench dense.onnx pruned.onnx
@@ -71,9 +71,11 @@ def run(given: argparse.Namespace) -> int:
     picture = destination.check("-o", given.output, {**files, "--calib": given.calib})
 
     # Imported here so that --help and refused flags do not wait for onnx.
-    from onnxprune.backends.registry import parse
-    from onnxprune.bench import plot, schema, terminal
-    from onnxprune.bench.job import Asked, bench
+    from onnxprune.jobs.bench import schema
+    from onnxprune.jobs.bench.job import Asked, bench
+    from onnxprune.report import bench_plot as plot
+    from onnxprune.report import bench_table as terminal
+    from onnxprune.runtime.registry import parse
 
     if picture is not None:
         plot.check(picture)
@@ -103,7 +105,7 @@ def run(given: argparse.Namespace) -> int:
 
 
 def _protocol(given: argparse.Namespace) -> Settings:
-    from onnxprune.bench.protocol import Settings
+    from onnxprune.evaluate.protocol import Settings
 
     asked = {
         name: count(text, of=f"--{name}", least=0 if name == "seed" else 1)
@@ -119,7 +121,7 @@ def _counts(text: str | None, of: str) -> tuple[int, ...]:
 
 
 def _list(given: argparse.Namespace) -> int:
-    from onnxprune.backends.registry import backends
+    from onnxprune.runtime.registry import backends
 
     with console.progress() as tell:
         tell("looking for backends")

@@ -12,14 +12,13 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from onnxprune.amounts import shapes
 from onnxprune.cli import console, destination
 from onnxprune.cli.parser import Commands, add_command, add_model
 from onnxprune.errors import OnnxpruneError
-from onnxprune.report.numbers import plural, size
+from onnxprune.quantities import plural, shapes, size
 
 if TYPE_CHECKING:
-    from onnxprune.engines import Built, Request
+    from onnxprune.runtime.engines import Built, Request
 
 _EXAMPLE = """examples:
   onnxprune build sparse.onnx --engine model.engine --fp16 --sparse-weights
@@ -84,7 +83,7 @@ def run(given: argparse.Namespace) -> int:
 
     # Imported here so that --help and refused flags do not wait for onnx.
     from onnxprune import model as models
-    from onnxprune.engines import Request, build, commands
+    from onnxprune.runtime.engines import Request, build, commands
 
     request = Request(
         sparse=given.sparse_weights,

@@ -13,7 +13,8 @@ from rich.console import Console, RenderableType
 from rich.text import Text
 
 from onnxprune.errors import OnnxpruneError
-from onnxprune.report import schema, terminal
+from onnxprune.jobs.results import schema
+from onnxprune.report import terminal
 
 _PIPE_WIDTH = 200  # columns where nobody looks: wide enough that names stay on one line
 

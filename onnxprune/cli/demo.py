@@ -8,7 +8,7 @@ import dataclasses
 from onnxprune.cli import console, destination
 from onnxprune.cli.parser import Commands, add_command
 from onnxprune.cli.prune import finish
-from onnxprune.flags import from_flags
+from onnxprune.config import from_flags
 
 _MODEL = "digits_rescnn"
 _TARGETS = ("macs=50%", "macs=25%")
@@ -34,11 +34,11 @@ def run(given: argparse.Namespace) -> int:
         OnnxpruneError: onnxruntime is missing, or this install lacks the model.
     """
     # Imported here so that --help does not wait for onnx.
-    from onnxprune import zoo
-    from onnxprune.backends import open_session
-    from onnxprune.pipeline import prune
-    from onnxprune.report import gather
-    from onnxprune.report.schema import Measure
+    from onnxprune.data import zoo
+    from onnxprune.jobs.prune import prune
+    from onnxprune.jobs.results import gather
+    from onnxprune.jobs.results.schema import Measure
+    from onnxprune.runtime import open_session
 
     entry = zoo.get(_MODEL)
     output = destination.check("-o", given.output, {"the model": entry.model})

@@ -16,11 +16,11 @@ from rich.text import Text
 from onnxprune.cli import console
 from onnxprune.cli.parser import Commands, add_command, add_model
 from onnxprune.errors import OnnxpruneError
-from onnxprune.report.numbers import percent, plural, quantity
+from onnxprune.quantities import percent, plural, quantity
 
 if TYPE_CHECKING:
     from onnxprune.model import Model
-    from onnxprune.two_four.eligibility import Layer
+    from onnxprune.sparse.eligibility import Layer
 
 _EXAMPLE = """examples:
   onnxprune eligible sparse.onnx
@@ -56,7 +56,7 @@ def run(given: argparse.Namespace) -> int:
     """
     # Imported here so that --help and refused flags do not wait for onnx.
     from onnxprune import model as models
-    from onnxprune.two_four.eligibility import layers
+    from onnxprune.sparse.eligibility import layers
 
     with console.progress() as tell:
         tell(f"reading {given.model}")
@@ -80,7 +80,7 @@ def run(given: argparse.Namespace) -> int:
 
 def _told(given: argparse.Namespace, model: Model) -> dict[str, str] | None:
     """What TensorRT said about each node; None where nobody asked."""
-    from onnxprune.engines import sparsity
+    from onnxprune.runtime.engines import sparsity
 
     if not (given.log or given.layers):
         return None

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 
-from onnxprune.amounts import shapes
 from onnxprune.cli import console
 from onnxprune.cli.parser import Commands, add_command, add_model, add_shapes
+from onnxprune.quantities import shapes
 
 _EXAMPLE = """example:
   onnxprune inspect model.onnx"""
@@ -35,9 +35,9 @@ def run(given: argparse.Namespace) -> int:
     """
     # Imported here so that --help and refused flags do not wait for onnx.
     from onnxprune import model as models
-    from onnxprune.analysis import analyse
-    from onnxprune.report import gather
-    from onnxprune.storage.densify import densify
+    from onnxprune.graph.analysis import analyse
+    from onnxprune.jobs.results import gather
+    from onnxprune.model.decode import densify
 
     inputs = shapes(given.shapes) if given.shapes else None
     with console.progress() as tell:

@@ -36,8 +36,8 @@ def run(given: argparse.Namespace) -> int:
     # Imported here so that --help and refused flags do not wait for onnx.
     from rich.text import Text
 
-    from onnxprune.plan import save_plan
-    from onnxprune.storage.mask import extract
+    from onnxprune.graph.plan import save_plan
+    from onnxprune.jobs.mask import extract
 
     with console.progress() as tell:
         tell(f"reading {given.model}")

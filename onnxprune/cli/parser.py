@@ -8,9 +8,8 @@ from collections.abc import Callable
 from dataclasses import fields
 from typing import NoReturn, TypeAlias
 
-from onnxprune.errors import OnnxpruneError
-from onnxprune.flags import suggest
-from onnxprune.options import Options
+from onnxprune.config import Options
+from onnxprune.errors import OnnxpruneError, suggest
 
 _UNKNOWN = re.compile(r"unrecognized arguments: (\S+)")
 _CHOICE = re.compile(r"argument (\S+): invalid choice: '(.*?)' \(choose from (.*)\)")

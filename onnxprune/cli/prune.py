@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from onnxprune import recipe
 from onnxprune.cli import console, destination
 from onnxprune.cli.parser import (
     Commands,
@@ -19,9 +18,9 @@ from onnxprune.cli.parser import (
 )
 from onnxprune.cli.report import add_page, save
 from onnxprune.cli.writing import write
+from onnxprune.config import Options, from_flags
 from onnxprune.errors import OnnxpruneError
-from onnxprune.flags import from_flags
-from onnxprune.options import Options
+from onnxprune.jobs import recipe
 
 _EXAMPLE = """examples:
   onnxprune prune model.onnx --ratio 0.3
@@ -84,10 +83,10 @@ def run(given: argparse.Namespace) -> int:
         )
 
     # Imported here so that --help and refused flags do not wait for onnx.
-    from onnxprune.pipeline import prune
-    from onnxprune.plan import save_plan
-    from onnxprune.report import gather
-    from onnxprune.storage.mask import of
+    from onnxprune.graph.plan import save_plan
+    from onnxprune.jobs.mask import of
+    from onnxprune.jobs.prune import prune
+    from onnxprune.jobs.results import gather
 
     with console.progress() as tell:
         pruned = prune(given.model, asked, tell=tell)

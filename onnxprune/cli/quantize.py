@@ -10,18 +10,17 @@ from typing import TYPE_CHECKING
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from onnxprune import recipe
 from onnxprune.cli import console, destination
 from onnxprune.cli.parser import Commands, add_command, add_inputs, add_model, given_options
 from onnxprune.cli.prune import finish
-from onnxprune.flags import from_flags
-from onnxprune.options import INPUTS
+from onnxprune.config import INPUTS, from_flags
+from onnxprune.jobs import recipe
+from onnxprune.jobs.results.schema import CheckRow, Measure
+from onnxprune.quantities import percent, plural
 from onnxprune.report import terminal
-from onnxprune.report.numbers import percent, plural
-from onnxprune.report.schema import CheckRow, Measure
 
 if TYPE_CHECKING:
-    from onnxprune.quantize import Quantized
+    from onnxprune.jobs.quantize import Quantized
 
 _EXAMPLE = """examples:
   onnxprune quantize pruned.onnx --calib images.npz -o int8.onnx
@@ -91,7 +90,7 @@ def run(given: argparse.Namespace) -> int:
     output = destination.check("-o", given.output, files)
 
     # Imported here so that --help and refused flags do not wait for onnx.
-    from onnxprune.quantize import Settings, quantize
+    from onnxprune.jobs.quantize import Settings, quantize
 
     settings = Settings(
         purpose=given.purpose,
@@ -114,7 +113,7 @@ def run(given: argparse.Namespace) -> int:
 
 def shown(made: Quantized) -> RenderableType:
     """What became of the weights, the size, the outputs and the checks."""
-    from onnxprune.report.gather import fidelity_rows
+    from onnxprune.jobs.results.gather import fidelity_rows
 
     done = [each for each in made.weights if each.quantized]
     zeros = sum(each.zeros * each.elements for each in made.weights)

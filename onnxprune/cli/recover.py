@@ -8,21 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onnxprune.cli import console, destination
-from onnxprune.cli.parser import (
-    Commands,
-    add_command,
-    add_inputs,
-    add_output,
-    given_options,
-)
+from onnxprune.cli.parser import Commands, add_command, add_inputs, add_output, given_options
 from onnxprune.cli.prune import finish
 from onnxprune.cli.report import add_page, save
+from onnxprune.config import from_flags
 from onnxprune.errors import OnnxpruneError
-from onnxprune.flags import from_flags
 
 if TYPE_CHECKING:
-    from onnxprune.repair import Recovered
-    from onnxprune.report.schema import Measure, Report
+    from onnxprune.jobs.recover import Recovered
+    from onnxprune.jobs.results.schema import Measure, Report
 
 _EXAMPLE = """example:
   onnxprune recover dense.onnx pruned.onnx --calib images.npz -o better.onnx"""
@@ -66,7 +60,7 @@ def run(given: argparse.Namespace) -> int:
     page = destination.check("--report", given.report, files)
 
     # Imported here so that --help and refused flags do not wait for onnx.
-    from onnxprune.repair import recover_model
+    from onnxprune.jobs.recover import recover_model
 
     with console.progress() as tell:
         made = recover_model(given.dense, given.pruned, asked, tell=tell)
@@ -88,7 +82,7 @@ def run(given: argparse.Namespace) -> int:
 
 def _report(made: Recovered, output: Path | None) -> Report:
     """The report, with how the model was before."""
-    from onnxprune.report import gather
+    from onnxprune.jobs.results import gather
 
     whole = gather.result("recover", made, output)
     return replace(

@@ -10,7 +10,7 @@ from onnxprune.cli import console, destination
 from onnxprune.cli.parser import Arguments, Commands, Parser, add_command
 
 if TYPE_CHECKING:
-    from onnxprune.report.schema import Report
+    from onnxprune.jobs.results.schema import Report
 
 _EXAMPLE = """examples:
   onnxprune prune model.onnx --target macs=50% --calib images.npz -o small.onnx --json > run.json

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 
-from onnxprune import recipe
 from onnxprune.cli import console, destination
 from onnxprune.cli.parser import Commands, add_command, add_inputs, add_model, given_options
+from onnxprune.config import from_flags
 from onnxprune.errors import OnnxpruneError
-from onnxprune.flags import from_flags
+from onnxprune.jobs import recipe
 
 _EXAMPLE = """examples:
   onnxprune sensitivity model.onnx --calib images.npz --labels images.npz -o heat.png
@@ -64,12 +64,12 @@ def run(given: argparse.Namespace) -> int:
         OnnxpruneError: the options, the model or the data cannot be used.
     """
     # Imported here so that --help does not wait for onnx.
+    from onnxprune.jobs.sensitivity.recommend import as_options
+    from onnxprune.jobs.sensitivity.request import from_words
+    from onnxprune.jobs.sensitivity.run import SAMPLES, sensitivity
     from onnxprune.report import heat_figure
     from onnxprune.report.heat import heat
-    from onnxprune.sweep.found import to_json
-    from onnxprune.sweep.recommend import as_options
-    from onnxprune.sweep.request import from_words
-    from onnxprune.sweep.run import SAMPLES, sensitivity
+    from onnxprune.select.sensitivity import to_json
 
     asked = from_flags({"calib_samples": SAMPLES} | given_options(given))
     words = {name: getattr(given, name) for name in _REQUEST}

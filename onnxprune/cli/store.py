@@ -12,19 +12,18 @@ from typing import TYPE_CHECKING
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from onnxprune.amounts import byte_count, shapes
 from onnxprune.cli import console, destination
 from onnxprune.cli.parser import Commands, add_command, add_form, add_model, add_shapes
 from onnxprune.cli.prune import finish
+from onnxprune.jobs.results.schema import CheckRow
+from onnxprune.jobs.results.weights import StoredRow, stored_rows
+from onnxprune.quantities import byte_count, change, shapes, size
 from onnxprune.report import storage as report
 from onnxprune.report import terminal
-from onnxprune.report.numbers import change, size
-from onnxprune.report.schema import CheckRow
-from onnxprune.report.weights import StoredRow
 
 if TYPE_CHECKING:
-    from onnxprune.storage.choose import Asked
-    from onnxprune.verify import Check
+    from onnxprune.evaluate.equivalence import Check
+    from onnxprune.sparse.encodings.choose import Asked
 
 _EXAMPLE = """examples:
   onnxprune store sparse.onnx -o small.onnx                        # the smallest form per weight
@@ -77,9 +76,9 @@ def run(given: argparse.Namespace) -> int:
     output = destination.check("-o", given.output, {"the model": source})
     assert output is not None
     # Imported here so that --help and refused flags do not wait for onnx.
-    from onnxprune.storage.check import prove
-    from onnxprune.storage.files import file_bytes, take_back
-    from onnxprune.storage.stored import store
+    from onnxprune.jobs.store.check import prove
+    from onnxprune.jobs.store.job import store
+    from onnxprune.sparse.encodings.files import file_bytes, take_back
 
     with console.progress() as tell:
         tell(f"reading {source}")
@@ -92,7 +91,7 @@ def run(given: argparse.Namespace) -> int:
     wanted = proof.ok or given.force
     if not wanted:
         take_back(output)
-    rows, notes = report.stored_rows(made), (*made.notes, *proof.notes)
+    rows, notes = stored_rows(made), (*made.notes, *proof.notes)
     plain = {
         "schema": "onnxprune.store",
         "version": 1,
@@ -116,8 +115,8 @@ def asked(given: argparse.Namespace) -> Asked:
     Raises:
         OnnxpruneError: they contradict each other, or name a provider that does not exist.
     """
-    from onnxprune.backends.providers import named
-    from onnxprune.storage.choose import Asked
+    from onnxprune.runtime.providers import named
+    from onnxprune.sparse.encodings.choose import Asked
 
     names = [name.strip() for name in given.purpose.split(",") if name.strip()]
     return Asked(

@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from onnxprune.report.schema import CheckRow, Report
+from onnxprune.jobs.results.schema import CheckRow, Report
 
 if TYPE_CHECKING:
-    from onnxprune.carry_out import Pruned
-    from onnxprune.storage.check import Proof
-    from onnxprune.storage.stored import Stored
+    from onnxprune.jobs.apply_plan import Pruned
+    from onnxprune.jobs.store.check import Proof
+    from onnxprune.jobs.store.job import Stored
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Written:
 
     def told(self, report: Report) -> Report:
         """The report with what is to be said of the file."""
-        from onnxprune.report.storage import stored_rows
+        from onnxprune.jobs.results.weights import stored_rows
 
         if self.proof is None:
             return replace(report, notes=(*report.notes, *self.stored.notes))
@@ -60,8 +60,8 @@ def write(run: Pruned, output: Path, tell: Callable[[str], None], *, force: bool
     Raises:
         OnnxpruneError: it cannot be written.
     """
-    from onnxprune.storage.check import prove
-    from onnxprune.storage.files import take_back
+    from onnxprune.jobs.store.check import prove
+    from onnxprune.sparse.encodings.files import take_back
 
     tell(f"writing {output}")
     stored = run.stored()

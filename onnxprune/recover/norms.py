@@ -17,10 +17,10 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxprune import model as models
-from onnxprune.analysis import identity
-from onnxprune.linear.find import Slot
-from onnxprune.shapes import Fact
-from onnxprune.solve.patches import Index, token_rows
+from onnxprune.graph.analysis import identity
+from onnxprune.graph.layers.linear import Slot
+from onnxprune.graph.shapes import Fact
+from onnxprune.solve.im2col import Index, token_rows
 
 Array = npt.NDArray[Any]
 Float = npt.NDArray[np.float64]

@@ -9,10 +9,9 @@ from rich.style import Style
 from rich.table import Column, Table
 from rich.text import Text
 
-from onnxprune.report.numbers import figure, measured, percent, plural, quantity
-from onnxprune.report.schema import Unit
-from onnxprune.sweep.found import Cell, Recommendation, Sensitivity
-from onnxprune.task import find_metric
+from onnxprune.evaluate.metrics import find_metric
+from onnxprune.quantities import Unit, figure, measured, percent, plural, quantity
+from onnxprune.select.sensitivity import Cell, Recommendation, Sensitivity
 
 _DIM, _HEAD = "dim", "bold"
 _COLD, _WARM, _HOT = (38, 70, 83), (233, 196, 106), (200, 60, 45)

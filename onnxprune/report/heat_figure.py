@@ -8,7 +8,7 @@ import numpy as np
 
 from onnxprune.errors import OnnxpruneError
 from onnxprune.report.heat import change_of, columns_of, scale_of, unit_of
-from onnxprune.sweep.found import Sensitivity
+from onnxprune.select.sensitivity import Sensitivity
 
 ENDINGS = (".png", ".svg")
 _DOTS = 200

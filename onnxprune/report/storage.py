@@ -10,62 +10,14 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from onnxprune.report.numbers import change, percent, plural, size
-from onnxprune.report.weights import StoredRow, ZerosRow
-from onnxprune.storage.forms import FORMS
+from onnxprune.jobs.results.weights import StoredRow, ZerosRow
+from onnxprune.quantities import change, percent, plural, size
+from onnxprune.sparse.encodings.forms import FORMS
 
 if TYPE_CHECKING:
-    from onnxprune import model as models
-    from onnxprune.storage.stored import Stored
+    pass
 
 _MOST = 12
-_LEAST = 0.01
-"""The share of zeros from which on a weight is worth a row: trained weights have few."""
-
-
-def zeros_rows(model: models.Model) -> tuple[ZerosRow, ...]:
-    """One row per weight that has zeros worth a word, in the order of the model."""
-    from onnxprune.storage.choose import bytes_of
-    from onnxprune.storage.pattern import find
-    from onnxprune.storage.weights import weights
-
-    rows = []
-    for weight in weights(model, "exact"):
-        zeros = 1 - weight.content.kept / weight.content.size
-        if zeros < _LEAST:
-            continue
-        sizes = {form: bytes_of(weight, form) for form in FORMS}
-        rows.append(
-            ZerosRow(
-                weight=weight.name,
-                shape=weight.shape,
-                dtype=weight.tensor.dtype.name.lower(),
-                zeros=zeros,
-                pattern=str(find(weight.tensor.numpy())),
-                bytes={form: found for form, found in sizes.items() if found is not None},
-            )
-        )
-    return tuple(rows)
-
-
-def stored_rows(stored: Stored) -> tuple[StoredRow, ...]:
-    """One row per weight that was looked at."""
-    from onnxprune.storage.choose import bytes_of
-
-    return tuple(
-        StoredRow(
-            weight=weight.name,
-            shape=weight.shape,
-            dtype=weight.tensor.dtype.name.lower(),
-            zeros=1 - weight.content.kept / weight.content.size,
-            form=weight.form,
-            values=weight.coding.dtype.name.lower(),
-            dense=weight.tensor.nbytes,
-            stored=bytes_of(weight, weight.form) or 0,
-            remark=weight.excluded or weight.remark,
-        )
-        for weight in stored.weights
-    )
 
 
 def zeros(rows: Sequence[ZerosRow]) -> RenderableType:

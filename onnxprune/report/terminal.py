@@ -9,9 +9,7 @@ from dataclasses import replace
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
-from onnxprune.report import storage
-from onnxprune.report.numbers import change, figure, measured, percent, plural, quantity, size
-from onnxprune.report.schema import (
+from onnxprune.jobs.results.schema import (
     BlockRow,
     CheckRow,
     GroupRow,
@@ -26,6 +24,8 @@ from onnxprune.report.schema import (
     SparseRow,
     TensorRow,
 )
+from onnxprune.quantities import change, figure, measured, percent, plural, quantity, size
+from onnxprune.report import storage
 from onnxprune.report.tables import inset as _inset
 from onnxprune.report.tables import spaced as _spaced
 from onnxprune.report.tables import table as _table

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxprune.solve.activation import Activation
-from onnxprune.solve.crops import Crops
+from onnxprune.solve.patch_sampling import Crops
 
 Array = npt.NDArray[Any]
 

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.linalg import LinAlgError, cho_factor, cho_solve, eigh
 
-from onnxprune.solve.gram import Moments
+from onnxprune.solve.moments import Moments
 
 Float = npt.NDArray[np.float64]
 

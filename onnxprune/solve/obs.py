@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.linalg import LinAlgError, cho_solve, cholesky
 
-from onnxprune import masks
+from onnxprune.solve import masks
 
 Float = npt.NDArray[np.float64]
 Bool = npt.NDArray[np.bool_]

@@ -23,9 +23,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from onnxprune.solve.chain import Pair, Side
 from onnxprune.solve.least_squares import solver
 from onnxprune.solve.threads import threads_for
+from onnxprune.solve.two_layer import Pair, Side
 
 Array = npt.NDArray[Any]
 Float = npt.NDArray[np.float64]

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from onnxprune.solve.gram import Moments
+from onnxprune.solve.moments import Moments
 from onnxprune.solve.refit import Refit, refit_masked
 
 Array = npt.NDArray[Any]

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from onnxprune.solve.gram import Moments, merge, mixed, of_outputs, squared_error
 from onnxprune.solve.least_squares import correct_bias, rescale, ridge_regression
+from onnxprune.solve.moments import Moments, merge, mixed, of_outputs, squared_error
 
 Float = npt.NDArray[np.float64]
 Index = npt.NDArray[np.int64]

@@ -1,14 +1,17 @@
 """Single weights set to zero, unstructured or N:M, and those that stay refitted.
 
-* ``amount``: how much is asked for, ``50%`` or ``2:4``.
-* ``weights``: which weights can be thinned, why others cannot, and how they are read and written.
+* ``targets``: which weights can be thinned, why others cannot, and how they are read and written.
 * ``rows``: second moments of what a layer reads, in the dense and in the thinned model.
 * ``select``: which weights of a layer go.
-* ``spread``, ``shares``, ``probe``: how much of every layer goes.
+* ``layer_sparsity``, ``shares``, ``probe``: how much of every layer goes.
 * ``layerwise``: layers thinned and refitted, front to back.
 * ``reorder``: units of dependency groups reordered so that N:M costs less.
 * ``zeros``: masks applied to a model, and what a model really has.
 
-``onnxprune.sparsify`` is the job made of these; ``stage`` is its place in a run, where what is left
-is then trained as a whole (``onnxprune.gradient``).
+* ``nm``: N:M by magnitude alone; ``exclude``: layers that stay dense; ``eligibility``: whether
+  TensorRT may run a finished model sparsely.
+* ``encodings``: the forms zeros are stored in.
+
+``sparsify`` is the step made of these; ``jobs.sparsify`` is its place in a run, where what is
+left is then trained as a whole (``train.distill``).
 """

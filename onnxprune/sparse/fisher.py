@@ -20,13 +20,13 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxprune import model as models
-from onnxprune.backends import open_session
-from onnxprune.calibrate.batches import apart, first, joined
+from onnxprune.data.batches import apart, first, joined
 from onnxprune.errors import OnnxpruneError
-from onnxprune.gradient import Loss
-from onnxprune.gradient.student import Student, losses_of, visible
+from onnxprune.graph.autodiff import Loss
+from onnxprune.runtime import open_session
 from onnxprune.sparse.rows import Feeds
-from onnxprune.sparse.weights import Target
+from onnxprune.sparse.targets import Target
+from onnxprune.train.student import Student, losses_of, visible
 
 Array = npt.NDArray[Any]
 Float = npt.NDArray[np.float64]

@@ -17,19 +17,19 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxprune import model as models
-from onnxprune.linear.ancestry import ancestors
-from onnxprune.linear.merges import Merge, find_merge
-from onnxprune.linear.rows import Sample, moments_of
-from onnxprune.linear.segments import Segments
-from onnxprune.shapes import Fact
-from onnxprune.solve.columns import affordable, refit_columns
-from onnxprune.solve.gram import Moments, squared_error
+from onnxprune.data.activations.rows import Sample, moments_of
+from onnxprune.data.activations.runner import Segments
+from onnxprune.graph.layers.ancestry import ancestors
+from onnxprune.graph.layers.epilogue import Merge, find_merge
+from onnxprune.graph.shapes import Fact
+from onnxprune.quantities import Method, Sparsity, Spread
+from onnxprune.solve.moments import Moments, squared_error
 from onnxprune.solve.obs import Pattern
 from onnxprune.solve.pcg import RIDGES, refit_support
-from onnxprune.sparse.amount import Method, Sparsity, Spread
+from onnxprune.solve.per_output import affordable, refit_columns
 from onnxprune.sparse.rows import ROWS, Feeds, steadied
 from onnxprune.sparse.select import aim, gram_of, select
-from onnxprune.sparse.weights import Target, Weights
+from onnxprune.sparse.targets import Target, Weights
 
 Bool = npt.NDArray[np.bool_]
 Refit = Literal["none", "bias", "lstsq", "pcg"]

@@ -8,13 +8,13 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxprune import model as models
-from onnxprune.backends import open_session
-from onnxprune.fidelity import Comparison, Fidelity
-from onnxprune.linear.merges import Merge
-from onnxprune.solve.gram import Moments, with_targets
+from onnxprune.evaluate.output_comparison import Comparison, Fidelity
+from onnxprune.graph.layers.epilogue import Merge
+from onnxprune.runtime import open_session
+from onnxprune.solve.moments import Moments, with_targets
 from onnxprune.sparse import shares
 from onnxprune.sparse.rows import Feeds
-from onnxprune.sparse.weights import Target, Weights
+from onnxprune.sparse.targets import Target, Weights
 
 Float = npt.NDArray[np.float64]
 

@@ -3,7 +3,7 @@
 The units of a group are interchangeable, so they may stand in any order as long as everything
 stored that knows them follows: what produces them, what scales them and what contracts them. The
 model then computes the same, and which weights share a group of N:M is ours to choose
-(``onnxprune.permute``). Whether units really are interchangeable is not taken on trust: the
+(``onnxprune.solve.permute``). Whether units really are interchangeable is not taken on trust: the
 reordered model is run and must give the outputs of the original; groups that do not are put back.
 """
 
@@ -18,12 +18,12 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxprune import model as models
-from onnxprune.analysis import Analysis
 from onnxprune.errors import OnnxpruneError
-from onnxprune.permute import permute
-from onnxprune.sparse.weights import Target
-from onnxprune.units import Group, Slice
-from onnxprune.verify import Check, Feeds, prove
+from onnxprune.evaluate.equivalence import Check, Feeds, prove
+from onnxprune.graph.analysis import Analysis
+from onnxprune.graph.units import Group, Slice
+from onnxprune.solve.permute import permute
+from onnxprune.sparse.targets import Target
 
 Array = npt.NDArray[Any]
 Index = npt.NDArray[np.int64]

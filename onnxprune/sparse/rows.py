@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxprune import model as models
-from onnxprune.linear.segments import Segments
-from onnxprune.solve.gram import Moments
-from onnxprune.solve.patches import sample_positions
-from onnxprune.sparse.weights import Target
+from onnxprune.data.activations.runner import Segments
+from onnxprune.solve.im2col import sample_positions
+from onnxprune.solve.moments import Moments
+from onnxprune.sparse.targets import Target
 
 Array = npt.NDArray[Any]
 Feeds = Mapping[str, Array]

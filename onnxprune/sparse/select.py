@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from onnxprune import masks
+from onnxprune.quantities import Method
+from onnxprune.solve import masks
 from onnxprune.solve.admm import admm
-from onnxprune.solve.gram import Moments
+from onnxprune.solve.moments import Moments
 from onnxprune.solve.obs import Pattern, damped, obs
 from onnxprune.solve.pcg import SETTLED, conjugate_gradients
-from onnxprune.sparse.amount import Method
-from onnxprune.sparse.weights import Target
+from onnxprune.sparse.targets import Target
 
 Array = npt.NDArray[Any]
 Float = npt.NDArray[np.float64]

@@ -14,13 +14,13 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from onnxprune import masks
-from onnxprune.solve.gram import Moments, squared_error, with_targets
+from onnxprune.solve import masks
 from onnxprune.solve.least_squares import correct_bias
+from onnxprune.solve.moments import Moments, squared_error, with_targets
 from onnxprune.solve.obs import Pattern
 from onnxprune.solve.pcg import conjugate_gradients
 from onnxprune.sparse.select import gram_of, mask_of, scores_of
-from onnxprune.sparse.weights import Target
+from onnxprune.sparse.targets import Target
 
 Float = npt.NDArray[np.float64]
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from onnxprune.report import numbers
-from onnxprune.report.couplings import CouplingRow, NodeRow, SliceRow
+from onnxprune import quantities as numbers
+from onnxprune.jobs.results.couplings import CouplingRow, NodeRow, SliceRow
+from onnxprune.jobs.results.schema import GroupRow, Report
 from onnxprune.report.html.markup import TIMES, Content, Markup, code, join, table, tag
-from onnxprune.report.schema import GroupRow, Report
 
 _ROLES = {"writes": "makes it", "scales": "scales it", "reads": "reads it"}
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from onnxprune.bench import schema as benches
-from onnxprune.bench.schema import Bench
 from onnxprune.errors import OnnxpruneError
+from onnxprune.jobs.bench import schema as benches
+from onnxprune.jobs.bench.schema import Bench
+from onnxprune.jobs.results.schema import SCHEMA, VERSION, Report
 from onnxprune.report.reading import FieldError, read_as
-from onnxprune.report.schema import SCHEMA, VERSION, Report
-from onnxprune.sweep import found as sweeps
-from onnxprune.sweep.found import Sensitivity
+from onnxprune.select import sensitivity as sweeps
+from onnxprune.select.sensitivity import Sensitivity
 
 Content = Report | Bench | Sensitivity
 _KINDS: Mapping[str, tuple[int, type[Content]]] = {

@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import PurePath
 
-from onnxprune.bench.schema import Bench, ModelRow
 from onnxprune.errors import OnnxpruneError
+from onnxprune.jobs.bench.schema import Bench, ModelRow
+from onnxprune.jobs.results.schema import Report
 from onnxprune.report.html.documents import Document
-from onnxprune.report.schema import Report
-from onnxprune.sweep.found import Sensitivity
+from onnxprune.select.sensitivity import Sensitivity
 
 
 @dataclass

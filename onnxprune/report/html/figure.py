@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from onnxprune.errors import OnnxpruneError
+from onnxprune.quantities import Unit, measured
 from onnxprune.report.heat_figure import ENDINGS, require
 from onnxprune.report.html.documents import Document
 from onnxprune.report.html.families import families
 from onnxprune.report.html.pareto import WORDS, Mark, Panel, Role, panels
-from onnxprune.report.numbers import measured
-from onnxprune.report.schema import Unit
 
 _LOOKS: dict[Role, tuple[str, str]] = {
     "dense": ("s", "#1a1d21"),

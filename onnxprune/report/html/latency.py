@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from onnxprune.bench.schema import Bench, Row
-from onnxprune.report import numbers
+from onnxprune import quantities as numbers
+from onnxprune.jobs.bench.schema import Bench, Row
+from onnxprune.quantities import Unit
 from onnxprune.report.html.charts import chart
 from onnxprune.report.html.families import Family
 from onnxprune.report.html.markup import TIMES, Content, Markup, code, join, table, tag
 from onnxprune.report.html.overview import outputs
 from onnxprune.report.html.standing import metric_scale
-from onnxprune.report.schema import Unit
 
 _SHOWN = (0, 10, 25, 50, 75, 90, 95, 99, 100)
 """Percentiles in the table below a distribution."""

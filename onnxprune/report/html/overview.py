@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from onnxprune.bench.schema import Bench
-from onnxprune.report import numbers
+from onnxprune import quantities as numbers
+from onnxprune.jobs.bench.schema import Bench
+from onnxprune.jobs.results.schema import CheckRow, OutputRow, Report, TensorRow
+from onnxprune.quantities import Unit
 from onnxprune.report.html import standing
 from onnxprune.report.html.families import Family, file_name, stem
 from onnxprune.report.html.markup import TIMES, Markup, code, folded, join, table, tag
 from onnxprune.report.html.reproduce import flags
-from onnxprune.report.schema import CheckRow, OutputRow, Report, TensorRow, Unit
 
 
 def header(family: Family, key: str) -> Markup:

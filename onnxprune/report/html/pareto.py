@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
-from onnxprune.bench.schema import Bench, Row
+from onnxprune.jobs.bench.schema import Bench, Row
+from onnxprune.jobs.results.schema import PointRow, Report
+from onnxprune.quantities import Unit
 from onnxprune.report.html import standing
 from onnxprune.report.html.families import Family, file_name, stem
 from onnxprune.report.html.latency import setting
 from onnxprune.report.html.standing import Scale
-from onnxprune.report.schema import PointRow, Report, Unit
 
 Role = Literal["dense", "chosen", "tried", "missed", "other"]
 WORDS: dict[Role, str] = {

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
-from onnxprune.report import numbers
+from onnxprune import quantities as numbers
+from onnxprune.jobs.results.schema import RefitRow, Report, SparseRow
+from onnxprune.jobs.results.weights import StoredRow, ZerosRow
 from onnxprune.report.html.markup import Markup, code, join, table, tag
-from onnxprune.report.schema import RefitRow, Report, SparseRow
-from onnxprune.report.weights import StoredRow, ZerosRow
 
 
 def refits(rows: tuple[RefitRow, ...], most: int) -> Markup:

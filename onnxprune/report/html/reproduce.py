@@ -8,12 +8,12 @@ from dataclasses import asdict
 
 import yaml
 
-from onnxprune.bench.schema import Bench
-from onnxprune.report import numbers
+from onnxprune import quantities as numbers
+from onnxprune.jobs.bench.schema import Bench
+from onnxprune.jobs.results.schema import Report
 from onnxprune.report.html.families import Family, stem
 from onnxprune.report.html.markup import Content, Markup, code, join, table, tag
-from onnxprune.report.schema import Report
-from onnxprune.sweep.found import Sensitivity
+from onnxprune.select.sensitivity import Sensitivity
 
 _OWN = {"cache": "--no-cache"}
 """Options whose flag turns them off."""

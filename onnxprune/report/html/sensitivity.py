@@ -6,13 +6,13 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 
-from onnxprune.report import numbers
+from onnxprune import quantities as numbers
 from onnxprune.report.html import standing
 from onnxprune.report.html.charts import block
 from onnxprune.report.html.families import Family
 from onnxprune.report.html.markup import Content, Markup, Row, code, join, table, tag
 from onnxprune.report.html.tools import tools
-from onnxprune.sweep.found import Cell, Sensitivity
+from onnxprune.select.sensitivity import Cell, Sensitivity
 
 _DARK = 0.65
 """Warmth from which on a cell is so dark that its text must be light."""

@@ -6,9 +6,9 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from onnxprune.bench.schema import Row
-from onnxprune.report.schema import Measure, OutputRow, Report
-from onnxprune.sweep.found import Sensitivity
+from onnxprune.jobs.bench.schema import Row
+from onnxprune.jobs.results.schema import Measure, OutputRow, Report
+from onnxprune.select.sensitivity import Sensitivity
 
 _SIZES = ("MACs", "parameters", "weights")
 _LOWER = ("mse", "nats", "loss", "error", "perplexity")

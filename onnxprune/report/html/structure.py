@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from onnxprune.report import numbers
+from onnxprune import quantities as numbers
+from onnxprune.jobs.results.schema import Report
 from onnxprune.report.html.markup import Content, Markup, Row, code, join, table, tag
 from onnxprune.report.html.tools import tools
-from onnxprune.report.schema import Report
 
 
 def section(run: Report, key: str, couplings: str, most: int) -> Markup:

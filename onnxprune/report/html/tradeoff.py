@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from onnxprune.report import numbers
+from onnxprune import quantities as numbers
+from onnxprune.quantities import Unit
 from onnxprune.report.html.charts import chart
 from onnxprune.report.html.families import Family
 from onnxprune.report.html.markup import Markup, join, table, tag
 from onnxprune.report.html.pareto import WORDS, Panel, panels
-from onnxprune.report.schema import Unit
 
 
 def section(family: Family) -> Markup:

@@ -1,0 +1,121 @@
+"""What calibration data say about the readers of every group and about residual branches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxprune.data import Tap, collect, observe
+from onnxprune.data.dataset import Feeds
+from onnxprune.graph.analysis import Analysis, identity
+from onnxprune.graph.layers.consumers import Consumer, of_groups
+from onnxprune.graph.units import Block, Group
+
+_ROWS = 4096
+"""Rows of one feed that enter a covariance: neighbouring positions say nearly the same."""
+
+
+F64 = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class InputStatistics:
+    """Statistics of what a consumer contracts, one value per feature.
+
+    Attributes:
+        count: how many rows (tokens, positions) were averaged.
+        mean: ``[features]``, E[x].
+        var: ``[features]``, the variance.
+        mean_abs: ``[features]``, E[|x|], where it was collected.
+        covariance: ``[blocks, features / blocks, features / blocks]``, the centred Gram matrix over
+            ``count``, where it was collected. Features are ordered (block, channel, kernel tap).
+        blocks: into how many independent contractions the features fall (``group`` of a Conv).
+    """
+
+    count: int
+    mean: F64
+    var: F64
+    mean_abs: F64 | None = None
+    covariance: F64 | None = None
+    blocks: int = 1
+
+    @property
+    def size(self) -> int:
+        """The number of features."""
+        return len(self.mean)
+
+    @property
+    def mean_square(self) -> F64:
+        """``[features]``, E[x^2]."""
+        return np.asarray(np.maximum(self.var, 0) + np.square(self.mean))
+
+    @property
+    def rms(self) -> F64:
+        """``[features]``, the root mean square."""
+        return np.sqrt(self.mean_square)
+
+
+def input_statistics(
+    analysis: Analysis,
+    groups: Iterable[Group],
+    data: Iterable[Feeds],
+    *,
+    covariance: bool = True,
+    provider: str = "cpu",
+) -> dict[tuple[str, str], InputStatistics]:
+    """Moments, and covariances where asked, of what every consumer of ``groups`` contracts.
+
+    Args:
+        analysis: of the model.
+        groups: whose readers are observed.
+        data: feeds, restartable; nothing of what they cause is kept.
+        covariance: whether covariances of channels are wanted.
+        provider: what runs the model.
+
+    Returns:
+        By (tensor, node). Readers inside If, Loop and Scan bodies cannot be observed and are left
+        out.
+    """
+    graph = analysis.model.ir.graph
+    seen = {v.name for n in graph for v in n.outputs} | {v.name for v in graph.inputs}
+    readers = [r for r in of_groups(analysis, groups) if r.activation in seen]
+    taps = {id(r): Tap(r.activation, r.channel, covariance, _blocks(r)) for r in readers}
+    found = collect(analysis.model, data, taps.values(), provider=provider, rows=_ROWS)
+    out = {}
+    for reader in readers:
+        tap = taps[id(reader)]
+        got = found[tap]
+        out[reader.tensor, identity(reader.node)] = InputStatistics(
+            got.count, got.mean, got.var, got.mean_abs, got.covariance, tap.blocks
+        )
+    return out
+
+
+def _blocks(reader: Consumer) -> int:
+    """Into how many independent contractions the channels fall."""
+    return int(reader.call.attr("group", 1)) if "Conv" in reader.call.op else 1
+
+
+def block_importance(
+    analysis: Analysis, blocks: Sequence[Block], data: Iterable[Feeds], provider: str = "cpu"
+) -> Mapping[str, float]:
+    """How much each residual branch changes what passes by: 1 - cosine(skip, skip + branch).
+
+    Source: "ShortGPT" (Men et al., 2024), block influence. Vectors run along the last axis for
+    sequences (rank up to 3) and along axis 1, the channels, for images.
+    """
+    names = sorted({n for b in blocks for n in (b.skip, b.output)})
+    sums = {b.name: np.zeros(2) for b in blocks}
+    held: dict[str, np.ndarray] = {}
+    for values in observe(analysis.model, data, names, provider=provider, limit=1 << 62):
+        held.update(values)
+        for block in blocks:
+            x, y = (held[n].astype(np.float64) for n in (block.skip, block.output))
+            axis = 1 if x.ndim > 3 else -1
+            size = np.linalg.norm(x, axis=axis) * np.linalg.norm(y, axis=axis)
+            cosine = (x * y).sum(axis) / np.maximum(size, 1e-30)
+            sums[block.name] += (1 - cosine).sum(), cosine.size
+    return {name: float(total / max(count, 1)) for name, (total, count) in sums.items()}

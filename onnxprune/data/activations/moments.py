@@ -1,0 +1,243 @@
+"""Moments of values inside a model, channel by channel, gathered without keeping the values.
+
+Everything is added up in float64 and merged chunk by chunk with the pairwise update of Chan, Golub
+and LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances" (1979):
+the result does not depend on how the data were batched, and large means cost no digits.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxprune.data.activations.observe import LIMIT, Feeds, observe
+from onnxprune.errors import OnnxpruneError
+from onnxprune.model import Model
+from onnxprune.solve.moments import Accumulator
+
+F64 = npt.NDArray[np.float64]
+
+_CHUNK = 1 << 18  # elements worked on at once: 2 MiB in float64 stay in the cache
+
+
+@dataclass(frozen=True)
+class Tap:
+    """What to learn about a value.
+
+    Attributes:
+        value: its name, in the main graph.
+        axis: the channel axis; all others are averaged over.
+        covariance: whether the channels' covariances are wanted.
+        blocks: number of equal, consecutive parts of the channels; covariances are only kept
+            within a part (the groups of a Conv).
+    """
+
+    value: str
+    axis: int
+    covariance: bool = False
+    blocks: int = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """Moments of ``n`` channels.
+
+    Attributes:
+        count: elements per channel.
+        mean: ``[n]``, E[x].
+        var: ``[n]``, E[(x - mean)^2].
+        mean_abs: ``[n]``, E[|x|].
+        max_abs: ``[n]``, max |x|.
+        covariance: ``[blocks, n / blocks, n / blocks]`` over ``count`` (or fewer rows, where the
+            number of rows was limited), if asked for.
+    """
+
+    count: int
+    mean: F64
+    var: F64
+    mean_abs: F64
+    max_abs: F64
+    covariance: F64 | None = None
+
+    @property
+    def second(self) -> F64:
+        """``[n]``: E[x^2]."""
+        return np.asarray(self.var + self.mean**2)
+
+    @property
+    def rms(self) -> F64:
+        """``[n]``: the root of E[x^2]."""
+        return np.sqrt(self.second)
+
+    @property
+    def gram(self) -> F64 | None:
+        """``[blocks, n / blocks, n / blocks]``: E[x x^T], means included."""
+        if self.covariance is None:
+            return None
+        mean = self.mean.reshape(len(self.covariance), -1)
+        return np.asarray(self.covariance + mean[:, :, None] * mean[:, None, :])
+
+
+def collect(
+    model: Model,
+    data: Iterable[Feeds],
+    taps: Iterable[Tap],
+    *,
+    provider: str = "cpu",
+    threads: int | None = None,
+    limit: int = LIMIT,
+    rows: int | None = None,
+    progress: bool = True,
+) -> dict[Tap, Statistics]:
+    """Statistics of values inside ``model`` over ``data``.
+
+    Covariances are multiplied in float64 up to 1024 channels per block, above in float32 on
+    centred chunks, and always added up in float64.
+
+    Args:
+        model: what runs.
+        data: feeds; restartable (a `Calibration` or a list) if more than one value is tapped.
+        taps: what to learn.
+        provider: as for `onnxprune.data.activations.observe.observe`.
+        threads: likewise.
+        limit: likewise.
+        rows: most rows of one feed that enter a covariance, picked at random (seeded); all by
+            default. Neighbouring positions of an image say nearly the same. Everything else is
+            exact.
+        progress: as for `observe`.
+
+    Raises:
+        OnnxpruneError: a value cannot be observed, has no such axis, is no number, is NaN or
+            infinite, or never holds anything.
+    """
+    wanted = list(dict.fromkeys(taps))
+    if not wanted:
+        return {}
+    by_value: dict[str, list[Tap]] = defaultdict(list)
+    for tap in wanted:
+        by_value[tap.value].append(tap)
+    running: dict[Tap, _Running] = {}
+    chosen = np.random.default_rng(0)
+    for values in observe(
+        model,
+        data,
+        list(by_value),
+        provider=provider,
+        threads=threads,
+        limit=limit,
+        progress=progress,
+    ):
+        for name, array in values.items():
+            for tap in by_value[name]:
+                view = _channels(array, tap)
+                if tap not in running:
+                    running[tap] = _Running(view.shape[1], tap)
+                running[tap].add(view, rows, chosen)
+    return {tap: _finish(running.get(tap), tap) for tap in wanted}
+
+
+class _Running:
+    """Moments so far."""
+
+    def __init__(self, channels: int, tap: Tap) -> None:
+        self.tap = tap
+        self.count = 0
+        self.mean = np.zeros(channels)
+        self.spread = np.zeros(channels)  # sum of (x - mean)^2
+        self.absolute = np.zeros(channels)
+        self.largest = np.zeros(channels)
+        if tap.covariance and channels % tap.blocks:
+            raise OnnxpruneError(
+                f"the {channels} channels of '{tap.value}' do not make {tap.blocks} equal blocks"
+            )
+        self.covariance = (
+            Accumulator(tap.blocks, channels // tap.blocks) if tap.covariance else None
+        )
+
+    def add(self, view: npt.NDArray[Any], rows: int | None, chosen: np.random.Generator) -> None:
+        """``view``: ``[outer, channels, inner]``."""
+        if view.shape[1] != len(self.mean):
+            raise OnnxpruneError(
+                f"axis {self.tap.axis} of '{self.tap.value}' has {len(self.mean)} indices for one "
+                f"feed and {view.shape[1]} for another, so it has no channels"
+            )
+        for chunk in _chunks(view):
+            self._add_chunk(chunk.astype(np.float64))
+        if self.covariance is not None and view.size:
+            flat = _pick(view, rows, chosen)
+            blocks = flat.reshape(len(flat), self.tap.blocks, -1)
+            self.covariance.add(np.ascontiguousarray(blocks.transpose(1, 0, 2)))
+
+    def _add_chunk(self, x: F64) -> None:
+        count = x.shape[0] * x.shape[2]
+        mean = x.mean(axis=(0, 2))
+        if not np.isfinite(mean).all():
+            raise OnnxpruneError(
+                f"the value '{self.tap.value}' is NaN or infinite on the calibration data",
+                hint="check the data, and whether float16 overflows in this model",
+            )
+        total = self.count + count
+        shift = mean - self.mean
+        magnitude = np.abs(x)
+        self.absolute += magnitude.sum(axis=(0, 2))
+        np.maximum(self.largest, magnitude.max(axis=(0, 2)), out=self.largest)
+        x -= mean[:, None]
+        self.spread += np.einsum("oci,oci->c", x, x) + shift**2 * (self.count * count / total)
+        self.mean += shift * (count / total)
+        self.count = total
+
+
+def _finish(running: _Running | None, tap: Tap) -> Statistics:
+    if running is None or running.count == 0:
+        raise OnnxpruneError(f"the value '{tap.value}' held nothing on all the calibration data")
+    count = running.count
+    return Statistics(
+        count,
+        running.mean,
+        running.spread / count,
+        running.absolute / count,
+        running.largest,
+        None if running.covariance is None else running.covariance.moments().xx,
+    )
+
+
+def _channels(array: npt.NDArray[Any], tap: Tap) -> npt.NDArray[Any]:
+    """``[outer, channels, inner]``, without copying."""
+    rank = array.ndim
+    if array.dtype.kind in "OUS":
+        raise OnnxpruneError(f"the value '{tap.value}' holds strings, which have no moments")
+    if not -rank <= tap.axis < rank:
+        raise OnnxpruneError(
+            f"the value '{tap.value}' has shape {list(array.shape)}, hence no axis {tap.axis}"
+        )
+    axis = tap.axis % rank
+    outer = int(np.prod(array.shape[:axis]))
+    inner = int(np.prod(array.shape[axis + 1 :]))
+    return array.reshape(outer, array.shape[axis], inner)
+
+
+def _chunks(view: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
+    outer, channels, inner = view.shape
+    if view.size == 0:
+        return
+    wide = max(1, min(inner, _CHUNK // channels))
+    deep = max(1, _CHUNK // (channels * wide))
+    for start in range(0, outer, deep):
+        for left in range(0, inner, wide):
+            yield view[start : start + deep, :, left : left + wide]
+
+
+def _pick(
+    view: npt.NDArray[Any], rows: int | None, chosen: np.random.Generator
+) -> npt.NDArray[Any]:
+    """``[rows, channels]``: all positions, or a random choice of them in order."""
+    outer, channels, inner = view.shape
+    if rows is None or outer * inner <= rows:
+        return view.transpose(0, 2, 1).reshape(-1, channels)
+    index = np.sort(chosen.choice(outer * inner, rows, replace=False))
+    return view[index // inner, :, index % inner]

@@ -1,0 +1,156 @@
+"""Rows of what a layer reads and of what it should compute: which are drawn, and their moments.
+
+Inputs are those of the model that is being changed, targets those of the dense one, so that each
+layer makes up for the errors of those before it instead of passing them on; where its output is
+added to a residual stream the target is the dense sum minus the changed model's other summand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxprune.data.activations.runner import Segments
+from onnxprune.data.mixing import judges
+from onnxprune.graph.layers.epilogue import Merge
+from onnxprune.graph.layers.linear import Layer
+from onnxprune.solve.im2col import Index, sample_positions, token_rows
+from onnxprune.solve.moments import Accumulator, Moments
+
+Array = npt.NDArray[Any]
+Bool = npt.NDArray[np.bool_]
+
+_GROUPED = 1 << 28
+"""Most numbers in the rows of a grouped layer, whose groups have few inputs each."""
+_GATHERED = 4096
+"""Rows of several batches that are multiplied together."""
+_DOUBLE = 256
+"""Inputs up to which moments are multiplied in float64: what is fitted to them has a ridge."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """How rows are drawn.
+
+    Attributes:
+        rows: per layer, at least; fewer where it has many groups.
+        per_input: per input of the layer, if that is more.
+        held: every ``held``-th sample is put aside to judge by.
+        seed: of the draw.
+    """
+
+    rows: int = 30_000
+    per_input: int = 16
+    held: int = 6
+    seed: int = 0
+
+    def wanted(self, inputs: int, groups: int = 1) -> int:
+        """Rows for a layer with so many inputs in each of its groups."""
+        most = self.rows if groups == 1 else min(self.rows, _GROUPED // (groups * inputs))
+        return max(most, self.per_input * inputs)
+
+    def aside(self, samples: Sequence[int], batch: int, rows: Index, total: int) -> Bool:
+        """Which rows of a batch are put aside: those of whole samples, where there are enough.
+
+        Args:
+            samples: in every batch.
+            batch: which one.
+            rows: places in a value of the batch, sample after sample.
+            total: rows that this value has.
+        """
+        if sum(samples) < self.held:
+            # A few samples cannot be put aside whole: then it is their last rows.
+            return judges(rows * self.held // total, self.held)
+        return judges(sum(samples[:batch]) + rows * samples[batch] // total, self.held)
+
+
+def run_to(merge: Merge, x: str, teacher: Segments, student: Segments) -> None:
+    """Run both models as far as a layer needs them: the one being changed to what it reads."""
+    reads = [x, *([merge.skip] if merge.skip else [])]
+    if teacher is student:
+        student.advance([merge.value, *reads])
+    else:
+        teacher.advance([merge.value])
+        student.advance(reads)
+
+
+def moments_of(
+    layer: Layer,
+    merge: Merge,
+    shape: tuple[int, int, int],
+    teacher: Segments,
+    student: Segments,
+    sample: Sample,
+    kept: Bool | None = None,
+    reads: Bool | None = None,
+) -> tuple[Moments, Moments]:
+    """Moments of sampled rows and their targets: those to fit to, and those to judge by.
+
+    Both models are run as far as that takes. Rows that are padding are left out.
+
+    Args:
+        layer: as it is in the model that is being changed.
+        merge: where its output counts.
+        shape: ``(g, K, N)`` of its matrices.
+        teacher: the dense model.
+        student: the one that is being changed; it may be the same.
+        sample: how rows are drawn.
+        kept: which of the dense outputs the layer still has; None for all.
+        reads: which of the dense inputs it still has, where ``student`` is the dense model as well,
+            of which it is to see no more.
+
+    Returns:
+        The same twice where there are too few rows to put any aside.
+    """
+    run_to(merge, layer.x, teacher, student)
+    groups, inputs, outputs = shape
+    double = inputs <= _DOUBLE
+    parts = [Accumulator(*shape, double=double, gathered=_GATHERED) for _ in range(2)]
+    share = -(-sample.wanted(inputs, groups) // len(student))
+    apart = False
+    for batch in range(len(student)):
+        x = student.as_held(layer.x, batch)
+        among = student.shown_to(layer, batch)
+        if reads is not None:
+            x = np.compress(reads, x, axis=layer.axis)
+        total = layer.count(x.shape)
+        positions = sample_positions(total, share, sample.seed + batch, among)
+        aside = sample.aside(student.samples, batch, positions, total)
+        skip = student.as_held(merge.skip, batch) if merge.skip else None
+        if skip is not None and reads is not None and kept is not None:
+            skip = np.compress(kept, skip, axis=layer.out_axis)
+        dense = teacher.as_held(merge.value, batch)
+        wanted, offset = wanted_rows(layer, merge, dense, skip, positions, kept)
+        targets = (wanted - offset).reshape(len(wanted), groups, outputs).transpose(1, 0, 2)
+        features = whole(layer.rows(x, positions))
+        for part, chosen in zip(parts, (~aside, aside), strict=True):
+            if chosen.any():
+                part.add(features[:, chosen], targets[:, chosen])
+        apart = apart or bool(aside.any())
+    fitted = parts[0].moments()
+    return fitted, parts[1].moments() if apart else fitted
+
+
+def whole(rows: Array) -> Array:
+    """Rows of what may have been held in half precision, as numbers to compute with."""
+    return rows.astype(np.float32) if rows.dtype == np.float16 else rows
+
+
+def wanted_rows(
+    layer: Layer, merge: Merge, dense: Array, skip: Array | None, rows: Index, kept: Bool | None
+) -> tuple[Array, Array]:
+    """The values wanted where a layer's output counts, and what is added to it on the way there.
+
+    Both are ``[rows, N]``.
+    """
+    wanted = whole(token_rows(dense, layer.out_axis, rows)[0])
+    if kept is not None:
+        wanted = wanted[:, kept]
+    offset = np.broadcast_to(merge.shift.astype(wanted.dtype), wanted.shape)
+    if skip is not None:
+        offset = offset + whole(token_rows(skip, layer.out_axis, rows)[0])
+    return wanted, offset

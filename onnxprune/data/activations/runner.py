@@ -1,0 +1,282 @@
+"""Running a model front to back, a piece at a time, while its weights are being changed.
+
+Recovery changes one layer after the other and needs to see what the next one then gets. Running
+the whole model again for every layer would cost the square of its depth. Here the values at the
+border between what has run and what has not are kept for all batches, and only the piece that a
+wanted value needs is run, once, with the weights of that moment.
+
+Early in a network for large pictures a border may not fit into memory. There the border stays where
+it was, and what is wanted is computed for one batch at a time, again each time it is asked for.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from onnxprune import model as models
+from onnxprune.data.activations.padding import shown, shown_to
+from onnxprune.data.token_masks import masks_of
+from onnxprune.graph.layers.ancestry import read_by
+from onnxprune.graph.layers.linear import Layer
+from onnxprune.runtime import open_session
+
+Array = npt.NDArray[Any]
+Feeds = Mapping[str, Array]
+
+_LARGE = 512 << 20
+"""Bytes of one value over all batches from which on it is held in half precision."""
+_MOST = 1 << 30
+"""Bytes of all that is held over all batches."""
+_FREE_INITIALIZERS = 4  # first IR version whose initializers need not be graph inputs
+
+
+@dataclass(eq=False)
+class _Piece:
+    """Part of a model, ready to run.
+
+    Attributes:
+        run: the values of these names of this batch.
+        outputs: what it can give.
+        wanted: what is asked for together.
+        batch: the last one.
+        found: what it gave for that.
+    """
+
+    run: Callable[[int, Sequence[str]], Mapping[str, Array]]
+    outputs: Sequence[str]
+    wanted: Sequence[str]
+    batch: int = -1
+    found: dict[str, Array] = field(default_factory=dict)
+
+    def value(self, name: str, batch: int) -> Array:
+        """One of its outputs."""
+        if batch != self.batch:
+            self.batch, self.found = batch, {}
+        if name not in self.found:
+            self.found |= self.run(batch, self.wanted if name in self.wanted else [name])
+        return self.found[name]
+
+
+class Segments:
+    """A model run in pieces over fixed batches.
+
+    Args:
+        model: it may be edited between pieces, as long as names and nodes stay.
+        batches: feeds of all batches, held for as long as they are needed.
+        kept: values that stay when all their readers have run, until they are released.
+        provider: short name of the execution provider.
+        threads: threads within an operator.
+        most: bytes that may be held.
+
+    Attributes:
+        samples: in every batch.
+    """
+
+    def __init__(
+        self,
+        model: models.Model,
+        batches: Sequence[Feeds],
+        *,
+        kept: Iterable[str] = (),
+        provider: str = "cpu",
+        threads: int | None = None,
+        most: int = _MOST,
+    ) -> None:
+        self._kept, self._most = set(kept), most
+        self._ahead: _Piece | None = None
+        self._model = model
+        self._graph = model.ir.graph
+        self._values = {v.name or "": v for v in models.values(self._graph)}
+        self._readers: dict[ir.Value, set[ir.Node]] = defaultdict(set)
+        for node in self._graph:
+            for value in read_by(node):
+                self._readers[value].add(node)
+        self._done: set[ir.Node] = set()
+        self._held: list[dict[str, Array]] = [dict(batch) for batch in batches]
+        self._masks = [masks_of(batch) for batch in batches]
+        self.samples = [len(next(iter(batch.values()))) for batch in batches]
+        self._halved: set[str] = set()
+        self._provider, self._threads = provider, threads
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    @property
+    def ran(self) -> int:
+        """How many nodes have run."""
+        return len(self._done)
+
+    def value(self, name: str, batch: int) -> Array:
+        """A value that was advanced to and is still needed."""
+        value = self.as_held(name, batch)
+        return value.astype(np.float32) if name in self._halved else value
+
+    def as_held(self, name: str, batch: int) -> Array:
+        """The same, perhaps in half precision: for those who read but a part of it."""
+        if name not in self._held[batch] and self._ahead is not None:
+            return self._ahead.value(name, batch)
+        return self._held[batch][name]
+
+    def has(self, name: str) -> bool:
+        """Whether a value can still be had: it is held, or has not run yet."""
+        node = self._values[name].producer()
+        return name in self._held[0] or (node is not None and node not in self._done)
+
+    def _shape(self, name: str, batch: int) -> tuple[int, ...]:
+        held = self._held[batch].get(name)
+        return (self.value(name, batch) if held is None else held).shape
+
+    def shown(self, name: str, axis: int, batch: int) -> npt.NDArray[np.int64] | None:
+        """The rows of such a value that are no padding; None if none is known to be."""
+        return shown(self._masks[batch], self._shape(name, batch), axis)
+
+    def shown_to(self, layer: Layer, batch: int) -> npt.NDArray[np.int64] | None:
+        """The same of what a layer reads."""
+        return shown_to(layer, self._masks[batch], self._shape(layer.x, batch))
+
+    def advance(self, wanted: Iterable[str]) -> None:
+        """Run what the wanted values need and has not run yet.
+
+        A value stays available for as long as something that has not run reads it, and until the
+        next call if it was wanted.
+
+        Raises:
+            KeyError: the model has no value of that name.
+        """
+        self._ahead = None
+        wanted = [name for name in wanted if models.constant(self._values[name]) is None]
+        there = self._held[0] if self._held else {}
+        missing = [n for n in wanted if self._held and n not in there]
+        nodes = self._ancestors(missing)
+        after = self._done | nodes
+        outputs = [v for n in self._graph if n in nodes for v in n.outputs if v.name]
+        needed = [v.name or "" for v in outputs if v.name in wanted or self._read(v, after)]
+        stay = {n for n in there if n in wanted or self._read(self._values[n], after)}
+        if needed:
+            piece = _Piece(self._piece(nodes, needed), needed, missing)
+            first = piece.run(0, needed)
+            if len(self) > 1 and self._size(first, stay) > self._most:
+                self._ahead = piece
+                return
+            self._keep(piece, first, stay)
+        else:
+            for held in self._held:
+                _let_go(held, stay)
+        self._done = after
+
+    def _size(self, found: Mapping[str, Array], stay: Iterable[str]) -> int:
+        """Bytes that would be held, of what stays and what was found for one batch."""
+        sizes = [a.nbytes // (1 + self._halves(a)) for a in found.values()]
+        return (sum(sizes) + sum(self._held[0][n].nbytes for n in stay)) * len(self)
+
+    def _halves(self, value: Array) -> bool:
+        """Whether a value is so large that it is held in half precision."""
+        return value.nbytes * len(self) > _LARGE and value.dtype == np.float32
+
+    def _keep(self, piece: _Piece, first: Mapping[str, Array], stay: set[str]) -> None:
+        """Hold what a piece gives for all batches, of which it has run for the first.
+
+        A batch gives up what need not stay before the next one runs.
+        """
+        self._halved |= {name for name, array in first.items() if self._halves(array)}
+        for batch, held in enumerate(self._held):
+            found = piece.run(batch, piece.outputs) if batch else first
+            _let_go(held, stay)
+            for name, array in found.items():
+                held[name] = _half(array) if name in self._halved else array
+
+    def rewind(self, start: str, end: str) -> bool:
+        """Take back what ran from one value to another, whose nodes have changed since.
+
+        Args:
+            start: a kept value.
+            end: what was made of it; nothing behind it has run.
+
+        Returns:
+            Whether that can be repeated: all else that went into it is still there.
+        """
+        there = self._held[0] if self._held else {}
+        between: set[ir.Node] = set()
+        queue = [self._values[end]]
+        while queue:
+            value = queue.pop()
+            node = value.producer()
+            if node is None and value.name not in there:
+                return False
+            if node is None:
+                continue
+            between.add(node)
+            read = [v for v in read_by(node) if models.constant(v) is None and v.name != start]
+            queue += [v for v in read if v.producer() not in between]
+        self._done -= between
+        for name in (v.name for node in between for v in node.outputs):
+            for held in self._held:
+                held.pop(name or "", None)
+        return True
+
+    def release(self, name: str) -> None:
+        """Keep a value no longer."""
+        self._kept.discard(name)
+
+    def _read(self, value: ir.Value, done: set[ir.Node]) -> bool:
+        """Whether something that has not run reads ``value``, or it is kept."""
+        return value.name in self._kept or not self._readers[value] <= done
+
+    def _ancestors(self, names: Sequence[str]) -> set[ir.Node]:
+        """The nodes that have yet to run for some values."""
+        found: set[ir.Node] = set()
+        queue = [self._values[name] for name in names]
+        while queue:
+            node = queue.pop().producer()
+            if node is None or node in found or node in self._done:
+                continue
+            found.add(node)
+            queue += read_by(node)
+        return found
+
+    def _piece(
+        self, nodes: set[ir.Node], outputs: Sequence[str]
+    ) -> Callable[[int, Sequence[str]], Mapping[str, Array]]:
+        borders = {
+            v.name or ""
+            for node in nodes
+            for v in read_by(node)
+            if v.producer() not in nodes and models.constant(v) is None
+        }
+        inputs = sorted(borders)
+        graph = ir.convenience.extract(self._graph, inputs, list(outputs))
+        for value in graph.inputs:
+            if value.name in self._held[0]:
+                array = self.value(value.name, 0)
+                value.type = ir.TensorType(ir.DataType.from_numpy(array.dtype))
+                value.shape = ir.Shape([None] * array.ndim)
+        version = max(self._model.ir.ir_version, _FREE_INITIALIZERS)
+        piece = ir.Model(graph, ir_version=version)
+        piece.opset_imports.update(self._model.ir.opset_imports)
+        session = open_session(
+            models.Model(piece), provider=self._provider, threads=self._threads, arena=False
+        )  # what is held of a piece must not keep all that it took to compute it
+
+        def run(batch: int, only: Sequence[str]) -> Mapping[str, Array]:
+            return session.run({n: self.value(n, batch) for n in inputs}, only=list(only))
+
+        return run
+
+
+def _let_go(held: dict[str, Array], stay: set[str]) -> None:
+    """Hold no more than is to stay."""
+    for name in held.keys() - stay:
+        del held[name]
+
+
+def _half(value: Array) -> Array:
+    """A value in half precision, whose rounding (0.0005) is far below the errors to be repaired."""
+    most = np.finfo(np.float16).max
+    return np.clip(value, -most, most).astype(np.float16)

@@ -1,0 +1,100 @@
+"""A cut model against the dense one, on the backend the budget is for, by the protocol of `bench`.
+
+Both are timed in processes of their own, in turn: see `onnxprune.evaluate.protocol`.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxprune import model as models
+from onnxprune.errors import OnnxpruneError
+from onnxprune.evaluate.protocol import Case, Declined, Settings, measure
+from onnxprune.runtime.registry import Backend
+from onnxprune.solve.bootstrap import ratio
+
+Feeds = Mapping[str, npt.NDArray[Any]]
+
+AIMING = Settings(processes=2, rounds=8, slice_s=0.02, warm_s=1.0)
+"""For plans on the way."""
+FINAL = Settings(processes=4, rounds=10, slice_s=0.03, warm_s=2.0)
+"""For the result."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """How long two models take, measured in turn.
+
+    Attributes:
+        dense, pruned: median seconds of one run.
+        ratio: pruned over dense.
+        low, high: between what that lies, 95 %.
+        runs: of each model, at least.
+    """
+
+    dense: float
+    pruned: float
+    ratio: float
+    low: float
+    high: float
+    runs: int
+
+
+class Stopwatch:
+    """The dense model in a file, against which others are measured; for a ``with`` statement.
+
+    Args:
+        backend: what runs them.
+        model: the dense one.
+        feeds: one set of inputs.
+        threads: that the backend may use; None leaves it the choice.
+    """
+
+    def __init__(
+        self, backend: Backend, model: models.Model, feeds: Feeds, threads: int | None = None
+    ) -> None:
+        self._backend, self._feeds, self._threads = backend.name, feeds, threads
+        self._folder = tempfile.TemporaryDirectory(prefix="onnxprune.")
+        self._dense = models.save(model, Path(self._folder.name) / "dense.onnx")
+
+    def __call__(self, model: models.Model | None, how: Settings) -> Compared:
+        """Measure a model; None measures the dense one against itself.
+
+        Raises:
+            OnnxpruneError: the backend does not take one of them.
+        """
+        path = self._dense
+        if model is not None:
+            path = models.save(model, Path(self._folder.name) / "pruned.onnx")
+        case = Case(self._backend, (self._dense, path), self._feeds, self._threads)
+        found = measure(case, how)
+        dense, pruned = found
+        for each in found:
+            if isinstance(each, Declined):
+                raise OnnxpruneError(
+                    f"latency cannot be measured on {self._backend}: {each.reason}", hint=each.hint
+                )
+        assert not isinstance(dense, Declined)
+        assert not isinstance(pruned, Declined)
+        between = ratio(dense.medians, pruned.medians, level=how.level)
+        return Compared(
+            dense=float(np.median(dense.every)),
+            pruned=float(np.median(pruned.every)),
+            ratio=between.value,
+            low=between.low,
+            high=between.high,
+            runs=min(len(dense.every), len(pruned.every)),
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._folder.cleanup()

@@ -1,0 +1,63 @@
+"""How far a difference between two models, measured on few samples, may be off.
+
+Both models see the same samples, so what counts is how their samples differ in pairs: the error of
+the difference is far smaller than that of either figure.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from onnxprune.evaluate.metrics import Metric, Score
+
+_ENOUGH = 2
+"""Samples without which nothing can be said of a spread."""
+
+
+def paired_error(metric: Metric, before: Score, after: Score) -> float | None:
+    """Standard error of the difference of a metric between two models on the same samples.
+
+    The metric is a ratio of sums over samples; its difference is linearised. Rows of one sample
+    (the tokens of a text) are not independent, and count as one. For hits and misses, half a pair
+    is added on either side, so that a few samples without any change are not taken for certainty.
+    Source: Agresti and Min, "Simple improved confidence intervals for comparing matched
+    proportions", Statistics in Medicine 24 (2005).
+
+    Args:
+        metric: what was measured.
+        before: of the dense model.
+        after: of the other one.
+
+    Returns:
+        It, in the unit of the metric, or None where the metric is no mean over samples.
+    """
+    if before.sums is None or after.sums is None or before.counts is None or after.counts is None:
+        return None
+    samples, counts = len(before.counts), before.counts
+    if samples < _ENOUGH or not np.array_equal(counts, after.counts):
+        return None
+    gap = after.sums - before.sums
+    spread = gap - counts * (gap.sum() / counts.sum())
+    square = float(spread @ spread) * samples / (samples - 1)
+    if metric.kind == "accuracy":
+        square += float(np.mean(counts)) ** 2  # one more pair that disagrees
+    error = math.sqrt(square) / float(counts.sum())
+    if metric.kind == "perplexity":  # the slope of the exponential, halfway
+        error *= math.sqrt(before.value) * math.sqrt(after.value)
+    return error if math.isfinite(error) else None
+
+
+def agreement_error(agreement: float, samples: int) -> float:
+    """Standard error of the fraction of samples whose answers are the same.
+
+    Source: Agresti and Coull, "Approximate is better than exact for interval estimation of
+    binomial proportions", The American Statistician 52 (1998): two samples of each kind are added.
+
+    Args:
+        agreement: in [0, 1].
+        samples: how many; the rows of one sample count as one.
+    """
+    share = (agreement * samples + 2) / (samples + 4)
+    return math.sqrt(share * (1 - share) / (samples + 4))

@@ -1,0 +1,1 @@
+"""What a graph is: axes, operators, groups, layers, costs and plans; cutting and masking it."""

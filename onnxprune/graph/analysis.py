@@ -1,0 +1,174 @@
+"""What can be removed from a model, what leaves with it, and what must stay and why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from onnxprune import model as models
+from onnxprune.errors import OnnxpruneError
+from onnxprune.graph.axes import Axis, Column
+from onnxprune.graph.blocks import find_blocks
+from onnxprune.graph.groups import Stored, make_groups, pinned_axes, stored_tensors
+from onnxprune.graph.ops import Keep
+from onnxprune.graph.shapes import Fact, probe_shapes, propagate
+from onnxprune.graph.units import Block, Group, Pinned
+from onnxprune.graph.walk import Walk, identity, walk
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, eq=False)
+class Analysis:
+    """The result of :func:`analyse`; never changes, and never changes the model.
+
+    Attributes:
+        model: the model that was analysed.
+        inputs: the concrete graph input shapes it was analysed at, and a second set at which
+            rewritten sizes are checked.
+        facts: shape, dtype and, where known, content of every value at those shapes.
+        groups, blocks: what can be removed.
+        pinned: axes of stored tensors that stay, with reasons.
+        batch: samples in ``inputs[0]`` where the model leaves their number open; else 1.
+        walk: the labelled graph.
+        tensors: every distinct use of a stored tensor.
+    """
+
+    model: models.Model
+    inputs: tuple[Mapping[str, tuple[int, ...]], Mapping[str, tuple[int, ...]]]
+    facts: Mapping[str, Fact]
+    groups: tuple[Group, ...]
+    blocks: tuple[Block, ...]
+    pinned: tuple[Pinned, ...]
+    batch: int
+    walk: Walk
+    tensors: tuple[Stored, ...]
+
+    def group(self, name: str) -> Group:
+        """The group called ``name``.
+
+        Raises:
+            OnnxpruneError: there is none.
+        """
+        return _named(name, {g.name: g for g in self.groups}, "group")
+
+    def block(self, name: str) -> Block:
+        """The block called ``name``.
+
+        Raises:
+            OnnxpruneError: there is none.
+        """
+        return _named(name, {b.name: b for b in self.blocks}, "block")
+
+    def removed_atoms(self, removed: Mapping[str, Sequence[int]]) -> npt.NDArray[np.bool_]:
+        """``{group: unit indices}`` as a mask over atoms."""
+        mask = np.zeros(len(self.walk.space), np.bool_)
+        for name, units in removed.items():
+            mask[self.group(name).atoms[np.asarray(units, np.int64)]] = True
+        return mask
+
+    def keep(self, removed: Mapping[str, Sequence[int]]) -> Keep:
+        """A function from an axis to the mask of what stays of it."""
+        mask = self.removed_atoms(removed)
+        space = self.walk.space
+        known: dict[int, npt.NDArray[np.bool_]] = {}
+
+        def keep(axis: Axis) -> npt.NDArray[np.bool_]:
+            if id(axis) not in known:
+                known[id(axis)] = ~space.gone(axis, mask)
+            return known[id(axis)]
+
+        return keep
+
+    @cached_property
+    def constants(self) -> dict[str, ir.Value]:
+        """Every stored tensor of the model by name."""
+        return models.constants(self.model)
+
+    @cached_property
+    def distinct_axes(self) -> tuple[tuple[str, list[Column]], ...]:
+        """Every distinct axis that can lose an index: a value that has it, and its columns."""
+        seen: dict[bytes, tuple[str, list[Column]]] = {}
+        for name, tensor in self.walk.axes.items():
+            for axis in tensor:
+                columns = self.walk.space.columns(axis) if axis.columns else []
+                if columns:
+                    seen.setdefault(b"|".join(c.tobytes() for c in columns), (name, columns))
+        return tuple(seen.values())
+
+    def emptied(self, removed: Mapping[str, Sequence[int]]) -> str:
+        """A value of which some axis would lose all its indices; empty if there is none."""
+        mask = self.removed_atoms(removed)
+        for name, columns in self.distinct_axes:
+            if np.logical_or.reduce([mask[c] for c in columns]).all():
+                return name
+        return ""
+
+    @cached_property
+    def params(self) -> int:
+        """Elements of all stored tensors that are weights (positions and sizes not counted)."""
+        return sum({t.name: t.size for t in self.tensors}.values())
+
+    @cached_property
+    def reachable(self) -> float:
+        """The fraction of ``params`` in slices that at least one unit can take along."""
+        total = 0
+        for stored in {t.name: t for t in self.tensors}.values():
+            stays = 1
+            for axis in stored.axes:
+                columns = self.walk.space.columns(axis) if axis.columns else []
+                free = [self.walk.space.labels(c) > 0 for c in columns]
+                stays *= int((~np.logical_or.reduce(free)).sum()) if free else axis.size or 0
+            total += stored.size - stays
+        return total / max(self.params, 1)
+
+
+def _named(name: str, table: Mapping[str, T], what: str) -> T:
+    if name in table:
+        return table[name]
+    raise OnnxpruneError(f"the model has no {what} called '{name}'")
+
+
+def analyse(
+    model: models.Model,
+    *,
+    inputs: Mapping[str, tuple[int, ...]] | None = None,
+) -> Analysis:
+    """Find everything that can be removed from ``model`` and everything that cannot.
+
+    Args:
+        model: a loaded model; it is only read.
+        inputs: concrete graph input shapes (those of real data); sizes that fit the graph are
+            found when they are not given.
+
+    Raises:
+        OnnxpruneError: no input shapes fit the graph.
+    """
+    shapes = probe_shapes(model, inputs)
+    facts = propagate(model, shapes[0])
+    labelled = walk(model, facts)
+    tensors = stored_tensors(labelled)
+    batch = _batch(model, shapes[0])
+    groups = make_groups(labelled, tensors, batch)
+    blocks = find_blocks(model, labelled, batch)
+    pinned = pinned_axes(labelled, tensors)
+    return Analysis(model, shapes, facts, groups, blocks, pinned, batch, labelled, tuple(tensors))
+
+
+def _batch(model: models.Model, inputs: Mapping[str, tuple[int, ...]]) -> int:
+    """The size of an open first axis, if all inputs that have one agree."""
+    sizes = {
+        inputs[value.name or ""][0]
+        for value in model.ir.graph.inputs
+        if value.name in inputs and value.shape and not isinstance(value.shape[0], int)
+    }
+    return sizes.pop() if len(sizes) == 1 else 1
+
+
+__all__ = ["Analysis", "analyse", "identity"]

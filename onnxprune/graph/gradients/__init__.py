@@ -1,0 +1,1 @@
+"""What every operator passes back: the gradient rules, by operator family."""

@@ -1,0 +1,202 @@
+"""Fused attention: heads (kv-groups and their replicas), query-key dims and value dims."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from onnxprune.graph.axes import Axis, concat
+from onnxprune.graph.notation import MismatchError, Tensor
+from onnxprune.graph.ops.call import HEAD, HEAD_DIM, Call, Contraction, Keep, rule
+
+_MS = "com.microsoft"
+
+
+def _count(axis: Axis) -> Callable[[Keep], int]:
+    return lambda keep: int(keep(axis).sum())
+
+
+def _explicit_scale(call: Call, dims: Axis) -> None:
+    """The default scale is 1/sqrt(head size): write it out, so that it survives a cut."""
+    if not call.attr("scale", 0.0):
+        old = 1.0 / math.sqrt(dims.size or 1)
+        call.settings["scale"] = lambda keep: old if not keep(dims).all() else None
+
+
+def _tag(call: Call, heads: Axis, *dims: Axis) -> None:
+    call.space.tag(heads, HEAD)
+    for axis in dims:
+        call.space.tag(axis, HEAD_DIM)
+
+
+@rule("Attention", domain=_MS)
+def attention(call: Call) -> list[Tensor]:
+    """Fused projection: input ``[b s i]``, weight ``[i (3 h d)]``, bias ``[(3 h d)]``."""
+    if call.attr("qkv_hidden_sizes") or call.has(4) or len(call.out_shapes) > 1:
+        raise MismatchError("uneven q, k, v sizes or a past state")
+    heads = int(call.attr("num_heads"))
+    inputs, call.inputs = call.inputs, call.inputs[:3]
+    out = call.einsum("_ _ i, i (3 h d), (3 h d) -> _ _ (h d)", {"h": heads})
+    call.inputs = inputs
+    h, d = call.space.split(out[0][2], (heads, call.out_shape()[2] // heads))
+    call.contractions += [Contraction(((1, 1),))] + [Contraction(((2, 0),))] * call.has(2)
+    call.settings["num_heads"] = _count(h)
+    _explicit_scale(call, d)
+    _tag(call, h, d)
+    _bias_over_heads(call, 5, h)
+    return out
+
+
+def _bias_over_heads(call: Call, i: int, heads: Axis) -> None:
+    """A bias ``[b or 1, h or 1, s, l]`` on the scores."""
+    if not call.has(i):
+        return
+    bias = call.tensor(i)
+    if len(bias) == 4 and bias[1].size == heads.size:
+        call.space.unify(bias[1], heads)
+    call.pin(i, [k for k in range(len(bias)) if k != 1 or bias[k].size != heads.size])
+
+
+@rule("MultiHeadAttention", domain=_MS)
+def multi_head(call: Call) -> list[Tensor]:
+    """Takes query ``[b s (h d)]``, key ``[b l (h d)]``, value ``[b l (h v)]``, one bias."""
+    if not (call.has(1) and call.has(2)) or any(len(call.tensor(i)) != 3 for i in (0, 1, 2)):
+        raise MismatchError("packed or cached keys and values")
+    if call.has(6) or call.has(7) or len(call.out_shapes) > 1:
+        raise MismatchError("a past state or a second output")
+    heads = int(call.attr("num_heads"))
+    space = call.space
+    inputs, call.inputs = call.inputs, call.inputs[:3]
+    out = call.einsum("_ _ (h d), _ _ (h d), _ _ (h v) -> _ _ (h v)", {"h": heads})
+    call.inputs = inputs
+    query, _, value = (call.tensor(i)[2] for i in range(3))
+    h, d = space.split(query, (heads, (query.size or 0) // heads))
+    _, v = space.split(value, (heads, (value.size or 0) // heads))
+    if call.has(3):
+        bias = concat(space, [query, call.tensor(1)[2], value])
+        space.unify(call.tensor(3)[0], bias)
+        call.roles[3, 0] = "scales"
+        call.contractions.append(Contraction(((3, 0),)))  # added before queries meet keys
+    call.pin(4)
+    _bias_over_heads(call, 5, h)
+    call.settings["num_heads"] = _count(h)
+    _explicit_scale(call, d)
+    _tag(call, h, d, v)
+    return out
+
+
+@rule("GroupQueryAttention", domain=_MS)
+def group_query(call: Call) -> list[Tensor]:
+    """Takes query ``[b s (k r d)]``, key and value ``[b l (k d)]``, caches ``[b k l d]``."""
+    if not (call.has(1) and call.has(2)):
+        raise MismatchError("packed queries, keys and values")
+    n, kv = int(call.attr("num_heads")), int(call.attr("kv_num_heads"))
+    inputs = call.inputs
+    call.inputs = [*inputs[:3], *(inputs[3:5] if call.has(3) else [])]
+    caches = ", _ k _ _, _ k _ _" * call.has(3)
+    size = call.out_shape()[-1] // n
+    line = f"_ _ (k r {size}), _ _ (k {size}), _ _ (k {size}){caches}"
+    out = call.einsum(f"{line} -> _ _ (k r {size}), _ k _ _, _ k _ _", {"k": kv, "r": n // kv})
+    call.inputs = inputs
+    for i in range(5, len(inputs)):
+        call.pin(i)
+    k, r, _ = call.space.split(out[0][2], (kv, n // kv, size))
+    call.contractions = []
+    call.settings["kv_num_heads"] = _count(k)
+    call.settings["num_heads"] = lambda keep: int(keep(k).sum() * keep(r).sum())
+    _tag(call, k)
+    _tag(call, r)
+    return out
+
+
+@rule("RotaryEmbedding", domain=_MS)
+def rotary_contrib(call: Call) -> list[Tensor]:
+    """Takes x ``[b s (h d)]`` or ``[b h s d]``; d rotates in pairs against the caches and stays."""
+    x = call.tensor(0)
+    for i in range(1, len(call.inputs)):
+        call.pin(i)
+    call.pin(0, [0, 2, 3] if len(x) == 4 else [0, 1])
+    if len(x) == 4:
+        if call.attr("num_heads", 0):
+            call.settings["num_heads"] = _count(x[1])
+        return [x]
+    heads = int(call.attr("num_heads", 0))
+    size = (x[2].size or 0) // heads if heads else 2 * call.shape(2)[-1]
+    h, d = call.space.split(x[2], ((x[2].size or 0) // size, size))
+    call.space.pin(d, f"rotates in pairs in `{call.name}`")
+    if heads:
+        call.settings["num_heads"] = _count(h)
+    return [(x[0], x[1], call.space.merge([h, d]))]
+
+
+@rule("RotaryEmbedding")
+def rotary(call: Call) -> list[Tensor]:
+    """ai.onnx, opset 23: as above, ``num_heads`` needed for rank 3."""
+    x = call.tensor(0)
+    for i in range(1, len(call.inputs)):
+        call.pin(i)
+    call.pin(0, [0, 2, 3] if len(x) == 4 else [0, 1])
+    if len(x) == 4:
+        return [x]
+    heads = int(call.attr("num_heads"))
+    h, d = call.space.split(x[2], (heads, (x[2].size or 0) // heads))
+    call.space.pin(d, f"rotates in pairs in `{call.name}`")
+    call.settings["num_heads"] = _count(h)
+    return [(x[0], x[1], call.space.merge([h, d]))]
+
+
+@rule("Attention")
+def attention_onnx(call: Call) -> list[Tensor]:
+    """ai.onnx, opset 23: q, k, v of rank 4 ``[b h s d]`` or rank 3 ``[b s (h d)]``."""
+    if any(call.has(i) for i in (4, 5)) or len(call.out_shapes) > 1:
+        raise MismatchError("a past state or a second output")
+    flat = len(call.tensor(0)) == 3
+    query, key = call.tensor(0), call.tensor(1)
+    n = int(call.attr("q_num_heads")) if flat else query[1].size or 0
+    kv = int(call.attr("kv_num_heads")) if flat else key[1].size or 0
+    inputs, call.inputs = call.inputs, call.inputs[:3]
+    line = (
+        "_ _ (k r d), _ _ (k d), _ _ (k v) -> _ _ (k r v)"
+        if flat
+        else "_ (k r) _ d, _ k _ d, _ k _ v -> _ (k r) _ v"
+    )
+    out = call.einsum(line, {"k": kv, "r": n // kv})
+    call.inputs = inputs
+    space = call.space
+    if flat:
+        k, r, d = space.split(query[2], (kv, n // kv, (query[2].size or 0) // n))
+        _, v = space.split(call.tensor(2)[2], (kv, (call.tensor(2)[2].size or 0) // kv))
+        call.settings["kv_num_heads"] = _count(k)
+        call.settings["q_num_heads"] = lambda keep: int(keep(k).sum() * keep(r).sum())
+    else:
+        (k, r), d, v = space.split(query[1], (kv, n // kv)), query[3], call.tensor(2)[3]
+    if call.has(3):
+        mask = call.tensor(3)
+        if len(mask) >= 3 and mask[-3].size == n and n > 1:
+            space.unify(mask[-3], space.merge([k, r]))
+        call.pin(3, [i for i in range(len(mask)) if i != len(mask) - 3 or mask[i].size != n])
+    _explicit_scale(call, d)
+    _tag(call, k, d, v)
+    _tag(call, r)
+    return out
+
+
+@rule(
+    "PackedAttention",
+    "PackedMultiHeadAttention",
+    "QAttention",
+    "SparseAttention",
+    "PagedAttention",
+    "DecoderMaskedMultiHeadAttention",
+    "LongformerAttention",
+    domain=_MS,
+)
+def packed(_: Call) -> list[Tensor]:
+    """Known, and kept whole: their tensors are packed in ways that single heads cannot leave."""
+    raise MismatchError("packed attention keeps its heads")
+
+
+@rule("MoE", "QMoE", domain=_MS)
+def experts(_: Call) -> list[Tensor]:
+    """Experts are chosen by a router that normalises over them, and their tensors are stacked."""
+    raise MismatchError("a router chooses among its experts")

@@ -1,0 +1,240 @@
+"""One node as a rule sees it, and what the rule says about it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxprune.graph.axes import Axis, Space
+from onnxprune.graph.notation import MismatchError, Shape, Slot, Tensor, broadcast, parse, read
+from onnxprune.graph.units import Role
+
+Value = npt.NDArray[Any]
+Keep = Callable[[Axis], npt.NDArray[np.bool_]]
+"""Which indices of an axis stay; the argument of every rewrite."""
+
+CHANNEL, HEAD, HEAD_DIM, HIDDEN, FFN, EXPERT = (1 << k for k in range(6))
+"""Tags of atoms: what an operator takes them for."""
+
+
+@dataclass(frozen=True)
+class Contraction:
+    """A sum over an axis. Zeroing what is removed at any one of ``slots`` masks the node.
+
+    ``fill`` is the input that holds the value that stands for zero (a zero point), if any.
+    """
+
+    slots: tuple[Slot, ...]
+    fill: int | None = None
+
+
+@dataclass
+class Call:
+    """One node, with the axes of its inputs, for its rule to read and to write to.
+
+    A rule returns the axes of the outputs. On the way it records what masking means
+    (``contractions``), what the node costs (``work``) and which sizes it stores (``sizes``,
+    ``settings``), as functions of what is kept. Inputs it does not look at are pinned.
+
+    Attributes:
+        inputs: axes per input; None for one that is absent or of unknown rank.
+        values: content per input, where it is statically known.
+        literal: whether the input is itself a stored tensor.
+        static: whether the input depends on stored tensors only.
+        sizes: input position -> what it must hold after the cut.
+        settings: attribute -> what it must be after the cut (None: leave it).
+    """
+
+    op: str
+    domain: str
+    version: int
+    attributes: Mapping[str, Any]
+    inputs: list[Tensor | None]
+    values: list[Value | None]
+    literal: list[bool]
+    static: list[bool]
+    out_shapes: list[Shape | None]
+    space: Space
+    name: str = ""
+    touched: set[int] = field(default_factory=set)
+    contractions: list[Contraction] = field(default_factory=list)
+    roles: dict[Slot, Role] = field(default_factory=dict)
+    work: list[list[Axis]] = field(default_factory=list)
+    sizes: dict[int, Callable[[Keep], Any]] = field(default_factory=dict)
+    settings: dict[str, Callable[[Keep], Any]] = field(default_factory=dict)
+    outputs: list[Tensor] = field(default_factory=list)
+
+    @property
+    def why(self) -> str:
+        """The words for "this node keeps it"."""
+        return f"{self.op} `{self.name}` needs it whole"
+
+    def attr(self, name: str, default: Any = None) -> Any:  # noqa: ANN401  # as the model has it
+        """An attribute, or ``default`` when it is absent."""
+        return self.attributes.get(name, default)
+
+    def has(self, i: int) -> bool:
+        """Whether optional input ``i`` is given."""
+        return i < len(self.inputs) and self.inputs[i] is not None
+
+    def tensor(self, i: int) -> Tensor:
+        """Axes of input ``i``; a rule without it does not apply."""
+        tensor = self.inputs[i] if i < len(self.inputs) else None
+        if tensor is None:
+            raise MismatchError(f"input {i} is missing or of unknown rank")
+        self.touched.add(i)
+        return tensor
+
+    def shape(self, i: int) -> list[int]:
+        """Concrete sizes of input ``i``."""
+        sizes = [a.size for a in self.tensor(i)]
+        if any(n is None for n in sizes):
+            raise MismatchError(f"input {i} has a size that is not known")
+        return [n for n in sizes if n is not None]
+
+    def out_shape(self, i: int = 0) -> list[int]:
+        """Concrete sizes of output ``i``."""
+        shape = self.out_shapes[i]
+        if shape is None or any(n is None for n in shape):
+            raise MismatchError(f"output {i} has a size that is not known")
+        return [n for n in shape if n is not None]
+
+    def value(self, i: int) -> list[int] | None:
+        """Integers held by input ``i`` when they are known, else None."""
+        value = self.values[i] if i < len(self.values) else None
+        return None if value is None else [int(v) for v in np.ravel(value)]
+
+    def ints(self, name: str, i: int) -> list[int] | None:
+        """A list that older opsets keep in attribute ``name`` and newer ones in input ``i``.
+
+        None when it is not given at all.
+
+        Raises:
+            MismatchError: it is given but computed from what is not known.
+        """
+        if name in self.attributes:
+            return [int(v) for v in np.atleast_1d(self.attributes[name])]
+        if not self.has(i):
+            return None
+        value = self.value(i)
+        if value is None:
+            raise MismatchError(f"{name} is computed while the model runs")
+        return value
+
+    def axis(self, default: int, rank: int, name: str = "axis") -> int:
+        """Attribute ``axis``, counted from the front."""
+        return int(self.attr(name, default)) % max(rank, 1)
+
+    def einsum(
+        self, line: str, sizes: Mapping[str, int] | None = None, *, tags: int = 0
+    ) -> list[Tensor]:
+        """Read the node as ``line`` says; remember contractions, roles and work."""
+        self.touched.update(range(len(parse(line)[0])))
+        result = read(self.space, line, self.inputs, self.out_shapes, sizes=sizes, why=self.why)
+        self.contractions += [Contraction(tuple(slots)) for slots in result.contracted]
+        self.roles |= result.roles
+        self.work += result.work
+        if tags:
+            for slot, role in result.roles.items():
+                if role == "writes":
+                    self.space.tag(self.tensor(slot[0])[slot[1]], tags)
+        return result.outputs
+
+    def broadcast(self, tensors: Sequence[Tensor]) -> Tensor:
+        """Numpy broadcasting of several operands."""
+        return tuple(broadcast(self.space, tensors))
+
+    def pin(self, i: int, axes: Sequence[int] | None = None, why: str = "") -> None:
+        """Keep whole the given axes (all of them by default) of input ``i``."""
+        tensor = self.inputs[i] if i < len(self.inputs) else None
+        for k, axis in enumerate(tensor or ()):
+            if axes is None or k in axes:
+                self.space.pin(axis, why or self.why)
+
+    def plain(self, i: int = 0) -> Tensor:
+        """Output ``i`` with axes that never lose an index."""
+        shape = self.out_shapes[i] if i < len(self.out_shapes) else None
+        return tuple(Axis(n, why=self.why) for n in shape or ())
+
+
+Rule = str | Callable[[Call], list[Tensor]]
+RULES: dict[tuple[str, str], Rule] = {}
+"""(domain, operator) -> the line of notation, or the function, that says it."""
+
+
+def rule(
+    *ops: str, domain: str = ""
+) -> Callable[[Callable[[Call], list[Tensor]]], Callable[[Call], list[Tensor]]]:
+    """Register a function as the rule of one or more operators."""
+
+    def register(function: Callable[[Call], list[Tensor]]) -> Callable[[Call], list[Tensor]]:
+        for op in ops:
+            RULES[domain, op] = function
+        return function
+
+    return register
+
+
+def lines(table: Mapping[str, str], domain: str = "") -> None:
+    """Register operators whose rule is one line each: ``{"Conv Other": line}``."""
+    for ops, line in table.items():
+        for op in ops.split():
+            RULES[domain, op] = line
+
+
+def apply_rule(call: Call, given: Sequence[bool] = ()) -> tuple[list[Tensor], str]:
+    """Outputs of ``call`` by its rule, and, where everything was pinned instead, why.
+
+    Args:
+        call: the node.
+        given: which inputs it has; one that is given and has no axes is of unknown rank.
+    """
+    found = RULES.get((call.domain, call.op))
+    inputs = call.inputs
+    unknown = [k for k, is_given in enumerate(given) if is_given and inputs[k] is None]
+    if unknown:
+        why = f"{call.op} `{call.name}`: input {unknown[0]} is of unknown rank"
+    elif found is None:
+        why = f"no rule for operator {call.domain + '::' if call.domain else ''}{call.op}"
+    else:
+        try:
+            outputs = call.einsum(found) if isinstance(found, str) else found(call)
+            _check_shapes(outputs, call.out_shapes)
+            for i in range(len(call.inputs)):
+                if i not in call.touched:
+                    call.pin(i)
+            outputs += [call.plain(k) for k in range(len(outputs), len(call.out_shapes))]
+        except MismatchError as error:
+            why = f"{call.op} `{call.name}`: {error}"
+            call.inputs = inputs  # some rules read a part of them at a time
+        else:
+            call.outputs = outputs
+            return outputs, ""
+    for i in range(len(call.inputs)):
+        call.pin(i, why=why)
+    call.contractions, call.roles, call.work = [], {}, []
+    call.sizes, call.settings = {}, {}
+    call.outputs = [tuple(Axis(n, why=why) for n in shape or ()) for shape in call.out_shapes]
+    return call.outputs, why
+
+
+def _check_shapes(outputs: Sequence[Tensor], shapes: Sequence[Shape | None]) -> None:
+    for k, (tensor, shape) in enumerate(zip(outputs, shapes, strict=False)):
+        if shape is not None and not _agrees(tensor, shape):
+            sizes = [a.size for a in tensor]
+            raise MismatchError(f"output {k} is {list(shape)}, the rule says {sizes}")
+
+
+def _agrees(tensor: Tensor, shape: Shape) -> bool:
+    return len(tensor) == len(shape) and all(
+        n is None or a.size is None or a.size == n for a, n in zip(tensor, shape, strict=True)
+    )
+
+
+def counts(axes: Sequence[Axis]) -> Callable[[Keep], list[int]]:
+    """What is kept of each axis: the commonest rewrite of a stored size."""
+    return lambda keep: [int(keep(a).sum()) for a in axes]

@@ -1,0 +1,34 @@
+"""LSTM, GRU and RNN: hidden units, with all their gates, recurrences and peepholes."""
+
+from __future__ import annotations
+
+from onnxprune.graph.notation import MismatchError, Tensor
+from onnxprune.graph.ops.call import HIDDEN, Call, rule
+
+
+@rule("LSTM", "GRU", "RNN")
+def recurrent(call: Call) -> list[Tensor]:
+    """``X [_ _ i], W [_ (gates h) i], R [_ (gates h) h], B [_ (2 gates h)], ...``.
+
+    A hidden unit leaves both directions at once, because they share the axes. Source: ONNX
+    operator specification (gate orders iofc and zrh do not matter: gates are a factor).
+    """
+    gates = {"LSTM": 4, "GRU": 3, "RNN": 1}[call.op]
+    h = int(call.attr("hidden_size", call.shape(2)[-1]))
+    ins = ["_ _ i", f"_ ({gates} h) i", f"_ ({gates} h) h!", f"_ ({2 * gates} h)", "*"]
+    ins += ["_ _ h"] * (1 + (call.op == "LSTM"))
+    ins += ["_ (3 h)"] if call.op == "LSTM" else []
+    for i in range(len(call.inputs), len(ins)):
+        ins[i] = ""
+    line = f"{', '.join(i for i in ins if i)} -> _ _ _ h, _ _ h, _ _ h"
+    # absent optional outputs keep their place in the line, so all of them are produced
+    if call.attr("clip") is not None and call.attr("input_forget", 0):
+        raise MismatchError("couples its gates")
+    out = call.einsum(line, {"h": h}, tags=HIDDEN)
+    hidden = call.tensor(2)[2]
+    call.settings["hidden_size"] = lambda keep: int(keep(hidden).sum())
+    time, batch, inner = call.tensor(0)
+    rows = call.tensor(1)[1]
+    call.work = [[time, batch, rows, inner], [time, batch, rows, hidden]]
+    call.roles[2, 1] = "writes"
+    return out[: len(call.out_shapes)]

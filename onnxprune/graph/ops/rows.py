@@ -1,0 +1,239 @@
+"""Operators that take, join, repeat or add rows of an axis: the same rows of its columns."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxprune.graph.axes import Axis, concat, take
+from onnxprune.graph.notation import MismatchError, Tensor
+from onnxprune.graph.ops.call import Call, Keep, counts, rule
+
+
+@rule("Concat")
+@rule("QLinearConcat", domain="com.microsoft")
+def concat_rule(call: Call) -> list[Tensor]:
+    """Rows end to end along one axis; the other axes are shared."""
+    every = range(len(call.inputs))  # quantised: y scale, y zero, then x, scale, zero of each
+    tensors = [call.tensor(i) for i in (every if call.op == "Concat" else every[2::3])]
+    at = call.axis(1, len(tensors[0]))
+    out = list(tensors[0])
+    for tensor in tensors[1:]:
+        for k, axis in enumerate(tensor):
+            if k != at and axis.size != out[k].size:
+                raise MismatchError("operands of different shapes")
+            if k != at:
+                call.space.unify(out[k], axis)
+    out[at] = concat(call.space, [t[at] for t in tensors])
+    return [tuple(out)]
+
+
+@rule("Split")
+def split(call: Call) -> list[Tensor]:
+    """Ranges of rows; sizes are written out once the parts are unequal."""
+    x = call.tensor(0)
+    at = call.axis(0, len(x))
+    ends = np.cumsum([0] + [call.out_shape(k)[at] for k in range(len(call.out_shapes))])
+    parts = [take(x[at], np.arange(a, b)) for a, b in itertools.pairwise(ends)]
+    if call.version >= 13:
+        call.sizes[1] = counts(parts)
+    else:
+        call.settings["split"] = counts(parts)
+    return [(*x[:at], part, *x[at + 1 :]) for part in parts]
+
+
+@rule("Slice")
+def slice_rule(call: Call) -> list[Tensor]:
+    """Ranges of rows; bounds are moved to what is left before them."""
+    x = list(call.tensor(0))
+    starts, ends = call.ints("starts", 1), call.ints("ends", 2)
+    if starts is None or ends is None:
+        raise MismatchError("bounds are computed while the model runs")
+    axes = call.ints("axes", 3) or list(range(len(starts)))
+    steps = call.ints("steps", 4) or [1] * len(starts)
+    first: dict[int, tuple[Axis, int]] = {}
+    last: dict[int, tuple[Axis, int]] = {}
+    for k, (a, start, end, step) in enumerate(zip(axes, starts, ends, steps, strict=True)):
+        axis = x[a % len(x)]
+        if axis.size is None:
+            raise MismatchError("slices an axis of unknown size")
+        past_front = step < 0 and end < -axis.size
+        rows = np.arange(axis.size)[start : None if past_front else end : step]
+        why = _why_whole(call, axis, rows, step)
+        if why:
+            call.space.pin(axis, why)
+        elif 0 < len(rows) < axis.size:
+            first[k], last[k] = (axis, int(rows[0])), (axis, int(rows[-1]) + 1)
+        x[a % len(x)] = take(axis, rows)
+    if first:
+        _move_bounds(call, "starts", 1, starts, first)
+        _move_bounds(call, "ends", 2, ends, last)
+    return [tuple(x)]
+
+
+def _why_whole(call: Call, axis: Axis, rows: npt.NDArray[np.int64], step: int) -> str:
+    """Why a sliced axis cannot lose indices; empty if it can."""
+    size = axis.size or 0
+    if not call.space.columns(axis) or (len(rows) == size and step > 0):
+        return ""
+    if step != 1:
+        return f"Slice `{call.name}` takes every {step}th index of it"
+    written = "starts" in call.attributes or (call.literal[1] and call.literal[2])
+    halves = len(rows) and {2 * int(n) % size for n in (rows[0], rows[-1] + 1)} == {0}
+    return "" if written or halves else f"Slice `{call.name}` computes its bounds"
+
+
+def _move_bounds(
+    call: Call, name: str, i: int, old: list[int], edges: Mapping[int, tuple[Axis, int]]
+) -> None:
+    """A bound becomes what is kept before it; one that lies at or past the end stays."""
+
+    def rewrite(keep: Keep) -> list[int]:
+        new = list(old)
+        for k, (axis, edge) in edges.items():
+            at_end = edge == axis.size and old[k] >= edge
+            if not at_end and not keep(axis).all():
+                new[k] = int(keep(axis)[:edge].sum())
+        return new
+
+    if name in call.attributes:
+        call.settings[name] = rewrite
+    else:
+        call.sizes[i] = rewrite
+
+
+@rule("Gather")
+def gather(call: Call) -> list[Tensor]:
+    """Constant indices are an index map; computed ones (an embedding) need their axis whole."""
+    x = call.tensor(0)
+    at = call.axis(0, len(x))
+    index = call.tensor(1)
+    rows = call.values[1]
+    axis = x[at]
+    call.pin(1)
+    if call.static[0]:
+        call.roles = {(0, k): "writes" for k in range(len(x)) if k != at}
+    if rows is None or not call.literal[1] or rows.ndim > 1 or not call.space.columns(axis):
+        call.space.pin(axis, f"Gather `{call.name}` looks its indices up while the model runs")
+        inner = tuple(Axis(a.size, why=call.why) for a in index)
+        return [(*x[:at], *inner, *x[at + 1 :])]
+    assert axis.size is not None
+    raw, rows = rows, np.asarray(rows, np.int64) % axis.size
+
+    def moved(keep: Keep) -> npt.NDArray[np.int64]:
+        if keep(axis).all():  # indices from the end stay as they are written
+            return raw
+        left = rows[keep(taken)] if rows.ndim else rows
+        return np.asarray((np.cumsum(keep(axis)) - 1)[left], np.int64)
+
+    call.sizes[1] = moved
+    taken = take(axis, np.atleast_1d(rows))
+    if rows.ndim == 0:
+        call.space.pin(taken, f"Gather `{call.name}` takes it by its index")
+        return [(*x[:at], *x[at + 1 :])]
+    return [(*x[:at], taken, *x[at + 1 :])]
+
+
+def _replicas(call: Call, x: Sequence[Axis], sizes: Sequence[int]) -> list[Axis]:
+    """Axes after broadcasting to ``sizes``: what is repeated adapts to whoever it meets."""
+    x = [Axis(1)] * (len(sizes) - len(x)) + list(x)
+    return [
+        call.space.fresh(n) if a.size == 1 and n > 1 else a for a, n in zip(x, sizes, strict=True)
+    ]
+
+
+@rule("Expand")
+def expand(call: Call) -> list[Tensor]:
+    """Repeated axes get replica atoms, so that they can follow the operand they meet."""
+    target = call.value(1)
+    out = _replicas(call, call.tensor(0), call.out_shape())
+    if target is None:
+        for axis, old in zip(out[::-1], call.tensor(0)[::-1], strict=False):
+            if axis is not old:
+                call.space.pin(axis, f"Expand `{call.name}` computes its size")
+        return [tuple(out)]
+    named = [Axis(1)] * (len(out) - len(target)) + [
+        Axis(1) if n == 1 else a for n, a in zip(target[::-1], out[::-1], strict=False)
+    ][::-1]
+    call.sizes[1] = counts(named[len(out) - len(target) :])
+    return [tuple(out)]
+
+
+@rule("ConstantOfShape")
+def constant_of_shape(call: Call) -> list[Tensor]:
+    """The same value everywhere: every axis follows whoever it meets."""
+    out = [call.space.fresh(n) if n > 1 else Axis(n) for n in call.out_shape()]
+    if call.value(0) is None:
+        raise MismatchError("its shape is computed while the model runs")
+    call.sizes[0] = counts(out)
+    return [tuple(out)]
+
+
+@rule("Tile")
+def tile(call: Call) -> list[Tensor]:
+    """Columns repeat; an axis of size one gets replica atoms."""
+    x = call.tensor(0)
+    repeats = call.value(1)
+    if repeats is None:
+        raise MismatchError("its repeats are computed while the model runs")
+    out = [
+        call.space.fresh(r)
+        if a.size == 1 and r > 1
+        else take(a, np.tile(np.arange(a.size or 0), r))
+        if a.size is not None and r > 1
+        else a
+        for a, r in zip(x, repeats, strict=True)
+    ]
+    new = [
+        a if old.size == 1 and r > 1 else None for a, old, r in zip(out, x, repeats, strict=True)
+    ]
+    if any(a is not None for a in new):
+        call.sizes[1] = lambda keep: [
+            r if a is None else int(keep(a).sum()) for a, r in zip(new, repeats, strict=True)
+        ]
+    return [tuple(out)]
+
+
+@rule("Pad")
+def pad(call: Call) -> list[Tensor]:
+    """Constant padding adds rows of its own, which leave like any other."""
+    x = list(call.tensor(0))
+    pads = call.ints("pads", 1) or call.ints("paddings", 1)
+    if pads is None:
+        raise MismatchError("its amounts are computed while the model runs")
+    if call.has(1) and not call.literal[1]:
+        moved = [k for k, (a, n) in enumerate(zip(x, call.out_shape(), strict=True)) if a.size != n]
+        call.pin(0, moved, f"Pad `{call.name}` computes its amounts")
+        return [tuple(a if k not in moved else call.plain()[k] for k, a in enumerate(x))]
+    axes = [a % len(x) for a in (call.value(3) or range(len(x)))]
+    half = len(axes)
+    ends: list[tuple[Axis | None, Axis | None]] = []
+    for k, a in enumerate(axes):
+        before, after = pads[k], pads[half + k]
+        if (before or after) and (
+            min(before, after) < 0 or call.attr("mode", "constant") != "constant"
+        ):
+            call.space.pin(x[a], f"Pad `{call.name}` mirrors or crops it")
+        if not (before or after) or not call.space.columns(x[a]):
+            ends.append((None, None))
+            x[a] = x[a] if not (before or after) else Axis(call.out_shape()[a], why=call.why)
+            continue
+        front, back = call.space.fresh(before), call.space.fresh(after)
+        ends.append((front, back))
+        x[a] = concat(call.space, [p for p in (front, x[a], back) if p.size])
+
+    def amounts(keep: Keep) -> list[int]:
+        return [
+            old if end is None else int(keep(end).sum())
+            for old, end in zip(pads, [e[0] for e in ends] + [e[1] for e in ends], strict=True)
+        ]
+
+    if any(e != (None, None) for e in ends):
+        if call.has(1):
+            call.sizes[1] = amounts
+        else:
+            call.settings["pads" if "pads" in call.attributes else "paddings"] = amounts
+    return [tuple(x)]

@@ -1,0 +1,415 @@
+"""What a plan is: which units, blocks and single weights go, and where that was decided."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import math
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields
+from importlib.metadata import PackageNotFoundError, version
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
+
+from onnxprune.errors import OnnxpruneError
+
+Bool = npt.NDArray[np.bool_]
+_PACKAGES = ("onnxprune", "numpy", "onnx", "onnx-ir", "onnxruntime", "onnxruntime-gpu")
+
+
+def versions() -> dict[str, str]:
+    """Versions of the installed packages a plan depends on."""
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a plan comes from.
+
+    Attributes:
+        structure: hash of the graph it was made for (``model.structure_hash``); empty for a plan
+            written by hand, which then fits any graph that has its groups.
+        criterion, allocation, budget: how units were scored, chosen and how many were asked for.
+        seed: of everything random; None where plans of different seeds were merged.
+        versions: of the packages involved.
+        calibration: what the criterion saw.
+    """
+
+    structure: str = ""
+    criterion: str = ""
+    allocation: str = ""
+    budget: str = ""
+    seed: int | None = 0
+    versions: Mapping[str, str] = field(default_factory=dict)
+    calibration: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class PackedMask:
+    """Which entries of one weight are kept, one bit each.
+
+    Attributes:
+        shape: of the weight.
+        bits: uint8 ``[ceil(size / 8)]``, as ``numpy.packbits`` of the flattened mask makes them.
+    """
+
+    shape: tuple[int, ...]
+    bits: npt.NDArray[np.uint8]
+
+    def __post_init__(self) -> None:
+        if self.bits.dtype != np.uint8 or self.bits.shape != ((self.size + 7) // 8,):
+            raise OnnxpruneError(
+                f"a mask of shape {list(self.shape)} cannot be held by {self.bits.dtype} "
+                f"{list(self.bits.shape)}"
+            )
+        # The last byte's unused bits count for nothing, so that equal masks have equal bits.
+        tail = self.size % 8
+        if tail and self.bits[-1] & (0xFF >> tail):
+            cleared = self.bits.copy()
+            cleared[-1] &= 0xFF ^ (0xFF >> tail)
+            object.__setattr__(self, "bits", cleared)
+
+    @property
+    def size(self) -> int:
+        """The number of weights."""
+        return math.prod(self.shape)
+
+    @property
+    def kept(self) -> int:
+        """How many weights are kept."""
+        return int(np.bitwise_count(self.bits).sum(dtype=np.int64))
+
+    def unpack(self) -> Bool:
+        """The mask: bool of ``shape``, True = kept."""
+        flat = np.unpackbits(self.bits, count=self.size)
+        return flat.view(np.bool_).reshape(self.shape)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, PackedMask):
+            return NotImplemented
+        return self.shape == other.shape and np.array_equal(self.bits, other.bits)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def pack(mask: Bool) -> PackedMask:
+    """Pack a mask, True = kept.
+
+    Raises:
+        OnnxpruneError: it is not an array of bool.
+    """
+    if mask.dtype != np.bool_:
+        raise OnnxpruneError(f"a mask is an array of bool, not of {mask.dtype}")
+    return PackedMask(mask.shape, np.packbits(mask.reshape(-1)))
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """What is removed and what is zeroed. It knows no model, and is never changed.
+
+    Attributes:
+        removed: group name -> indices of the units that go, ascending; only groups that lose some.
+        bypassed: names of blocks whose output is replaced by their skip.
+        zeroed: weight name -> which of its entries are kept (see :func:`pack`).
+        origin: where it comes from.
+        units: group name -> how many units the group had when the plan was made, where known: it
+            lets the plan be read, and refused for another model, without the first one.
+        reordered: group name -> the unit that comes to stand at each position, after the cut and
+            before masks, which belong to the new order.
+
+    Raises:
+        OnnxpruneError: a unit is named twice or is negative, or a group would lose every unit.
+    """
+
+    removed: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    bypassed: tuple[str, ...] = ()
+    zeroed: Mapping[str, PackedMask] = field(default_factory=dict)
+    origin: Origin = field(default_factory=Origin)
+    units: Mapping[str, int] = field(default_factory=dict)
+    reordered: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        cut = {name: _indices(name, units) for name, units in self.removed.items()}
+        for name, known in self.units.items():
+            if len(cut.get(name, ())) >= max(known, 1):
+                raise OnnxpruneError(
+                    f"the plan removes all {known} units of group {name!r}",
+                    hint="keep at least one; to drop a whole branch, bypass its block",
+                )
+        object.__setattr__(self, "removed", {name: units for name, units in cut.items() if units})
+        object.__setattr__(self, "bypassed", tuple(dict.fromkeys(self.bypassed)))
+        object.__setattr__(self, "zeroed", dict(self.zeroed))
+        object.__setattr__(self, "units", dict(self.units))
+        for name, order in self.reordered.items():
+            if sorted(order) != list(range(len(order))):
+                raise OnnxpruneError(f"the order of group {name!r} does not name each unit once")
+        object.__setattr__(self, "reordered", {n: tuple(o) for n, o in self.reordered.items()})
+
+    def save(self, path: str | Path) -> Path:
+        """Write it as JSON, with its masks beside it; see ``store.save_plan``."""
+        from onnxprune.graph.plan.core import save_plan
+
+        return save_plan(self, path)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Plan):
+            return NotImplemented
+        mine, theirs = (
+            [getattr(plan, f.name) for f in fields(plan) if f.name != "bypassed"]
+            for plan in (self, other)
+        )
+        return mine == theirs and set(self.bypassed) == set(other.bypassed)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __str__(self) -> str:
+        made = self.origin
+        how = ", ".join(t for t in (made.criterion, made.allocation, made.budget) if t)
+        where = f"graph {made.structure[:12]}" if made.structure else "any graph"
+        lines = [f"plan for {where}" + (f": {how}" if how else "")]
+        width = max((len(n) for n in (*self.removed, *self.zeroed)), default=0)
+        for name, gone in self.removed.items():
+            of = f" of {self.units[name]}" if name in self.units else ""
+            lines.append(f"  {name:<{width}}  -{len(gone)}{of}  [{ranges(gone)}]")
+        lines += [f"  {name}  bypassed" for name in self.bypassed]
+        lines += [f"  {name}  reordered" for name in self.reordered]
+        for name, mask in self.zeroed.items():
+            zeros = 1 - mask.kept / max(mask.size, 1)
+            shape = "x".join(map(str, mask.shape))
+            lines.append(f"  {name:<{width}}  {zeros:.1%} of {shape} zeroed")
+        return "\n".join(lines if len(lines) > 1 else [*lines, "  nothing is removed"])
+
+
+def ranges(indices: Sequence[int], longest: int = 12) -> str:
+    """Ascending indices in few words: ``0-3, 7, 9-12``; cut short after ``longest`` runs."""
+    runs: list[list[int]] = []
+    for index in indices:
+        if runs and index == runs[-1][1] + 1:
+            runs[-1][1] = index
+        else:
+            runs.append([index, index])
+    texts = [str(a) if a == b else f"{a}-{b}" for a, b in runs[:longest]]
+    return ", ".join(texts + ["..."] * (len(runs) > longest))
+
+
+def _indices(group: str, units: Iterable[int]) -> tuple[int, ...]:
+    """Sorted plain ints."""
+    found = sorted(int(unit) for unit in units)
+    if found and found[0] < 0:
+        raise OnnxpruneError(
+            f"the plan removes unit {found[0]} of group {group!r}", hint="units count from 0"
+        )
+    if len(set(found)) < len(found):
+        twice = next(a for a, b in pairwise(found) if a == b)
+        raise OnnxpruneError(f"the plan removes unit {twice} of group {group!r} twice")
+    return tuple(found)
+
+
+_FORMAT = "onnxprune-plan"
+_VERSION = 1
+_KEYS = ("format", "version", "origin", "units", "removed", "bypassed", "reordered", "zeroed")
+
+
+def save_plan(plan: Plan, path: str | Path) -> Path:
+    """Write a plan, atomically; a plan that is there already is replaced.
+
+    Args:
+        plan: any plan.
+        path: of the JSON file.
+
+    Returns:
+        The path of the JSON file.
+
+    Raises:
+        OnnxpruneError: the folder does not exist or cannot be written to.
+    """
+    path = Path(path)
+    document: dict[str, Any] = {
+        "format": _FORMAT,
+        "version": _VERSION,
+        "origin": asdict(plan.origin),
+        "units": dict(plan.units),
+        "removed": {name: list(units) for name, units in plan.removed.items()},
+        "bypassed": list(plan.bypassed),
+        "zeroed": {},
+    }
+    if plan.reordered:
+        document["reordered"] = {name: list(order) for name, order in plan.reordered.items()}
+    try:
+        before = _mask_file(path)
+        if plan.zeroed:
+            file, digest = _write_masks(plan.zeroed, path)
+            shapes = {name: list(mask.shape) for name, mask in plan.zeroed.items()}
+            document["zeroed"] = {"file": file, "sha256": digest, "shapes": shapes}
+        with _beside(path) as part:
+            part.write_text(_text(document), encoding="utf-8")
+            part.replace(path)
+        if before is not None and before.name != document["zeroed"].get("file"):
+            before.unlink(missing_ok=True)
+    except (OSError, SafetensorError) as error:
+        why = error.strerror if isinstance(error, OSError) else None
+        raise OnnxpruneError(
+            f"the plan cannot be written to {path}: {why or error}",
+            hint="choose a folder that exists and can be written to",
+        ) from error
+    return path
+
+
+def load_plan(path: str | Path) -> Plan:
+    """Read a plan.
+
+    Raises:
+        OnnxpruneError: there is no plan at ``path``, it is of a newer version, it has a key or a
+            value that no plan has, or its masks are missing or not the ones it was saved with.
+    """
+    path = Path(path)
+    document = _read(path)
+    unknown = next((key for key in document if key not in _KEYS), None)
+    if unknown is not None:
+        near = difflib.get_close_matches(unknown, _KEYS, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"a plan has {', '.join(_KEYS)}"
+        raise OnnxpruneError(f"{path}: a plan has no key {unknown!r}", hint=hint)
+    origin = document.get("origin", {})
+    strange = next((k for k in origin if k not in {f.name for f in fields(Origin)}), None)
+    if strange is not None:
+        raise OnnxpruneError(f"{path}: a plan's origin has no key {strange!r}")
+    try:
+        return Plan(
+            removed={name: _units(units) for name, units in document.get("removed", {}).items()},
+            bypassed=tuple(map(str, document.get("bypassed", []))),
+            zeroed=_read_masks(document.get("zeroed", {}), path),
+            origin=Origin(**origin),
+            units={name: int(size) for name, size in document.get("units", {}).items()},
+            reordered={
+                name: _units(order) for name, order in document.get("reordered", {}).items()
+            },
+        )
+    except OnnxpruneError as error:
+        raise OnnxpruneError(f"{path}: {error.message}", hint=error.hint) from error
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise OnnxpruneError(
+            f"{path} is not a well-formed plan: {error}",
+            hint='units are written as in "removed": {"conv1:channel": [0, 3, 5]}',
+        ) from error
+
+
+def _units(units: object) -> tuple[int, ...]:
+    if not isinstance(units, list) or any(type(unit) is not int for unit in units):
+        raise TypeError(f"units are whole numbers in a list, not {units!r}")
+    return tuple(units)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise OnnxpruneError(f"{path} cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise OnnxpruneError(f"{path} is not JSON: {error}") from error
+    if not isinstance(document, dict) or document.get("format") != _FORMAT:
+        raise OnnxpruneError(f"{path} is not a plan", hint=f'a plan says "format": "{_FORMAT}"')
+    version = document.get("version")
+    if not isinstance(version, int) or not 1 <= version <= _VERSION:
+        raise OnnxpruneError(
+            f"{path} is a plan of version {version}, and only version {_VERSION} can be read",
+            hint="it was written by a newer onnxprune: upgrade",
+        )
+    return document
+
+
+def _text(document: Mapping[str, Any]) -> str:
+    """JSON with one line per group."""
+    parts = []
+    for key, value in document.items():
+        text = json.dumps(value, ensure_ascii=False)
+        if isinstance(value, dict) and value:
+            lines = [
+                f"    {json.dumps(k, ensure_ascii=False)}: {json.dumps(v, ensure_ascii=False)}"
+                for k, v in value.items()
+            ]
+            text = "{\n" + ",\n".join(lines) + "\n  }"
+        parts.append(f"  {json.dumps(key)}: {text}")
+    return "{\n" + ",\n".join(parts) + "\n}\n"
+
+
+def _mask_file(path: Path) -> Path | None:
+    """The mask file that the plan now at ``path`` names, if it is one of ours."""
+    try:
+        named = _read(path).get("zeroed", {}).get("file")
+    except (OnnxpruneError, AttributeError):
+        return None
+    ours = isinstance(named, str) and named.startswith(f"{path.stem}.") and _is_plain(named)
+    return path.with_name(str(named)) if ours else None
+
+
+def _is_plain(name: str) -> bool:
+    """Whether it names a file in the plan's own folder, and nowhere else."""
+    return name == Path(name).name and name.endswith(".safetensors")
+
+
+def _write_masks(masks: Mapping[str, PackedMask], path: Path) -> tuple[str, str]:
+    """Write packed masks under a name made of their content; the name and the full digest."""
+    arrays = {name: mask.bits for name, mask in masks.items()}
+    with _beside(path) as part:
+        part.write_bytes(save(arrays))  # save_file leaves a file that only its owner may read
+        digest = _digest(part)
+        name = f"{path.stem}.{digest[:12]}.safetensors"
+        part.replace(path.with_name(name))
+    return name, digest
+
+
+def _read_masks(entry: Mapping[str, Any], path: Path) -> dict[str, PackedMask]:
+    if not entry:
+        return {}
+    name = str(entry["file"])
+    if not _is_plain(name):
+        raise OnnxpruneError(f"its masks cannot be in {name!r}", hint="they lie beside the plan")
+    file = path.with_name(name)
+    if not file.is_file():
+        raise OnnxpruneError(
+            f"its masks are not there: {file}", hint="copy both files of a plan together"
+        )
+    if _digest(file) != entry["sha256"]:
+        raise OnnxpruneError(
+            f"{name} does not hold the masks the plan was saved with",
+            hint="copy both files of a plan together",
+        )
+    try:
+        arrays = load_file(file)
+    except SafetensorError as error:
+        raise OnnxpruneError(f"{name} cannot be read: {error}") from error
+    shapes: dict[str, list[int]] = entry["shapes"]
+    if arrays.keys() != shapes.keys():
+        odd = min(arrays.keys() ^ shapes.keys())
+        raise OnnxpruneError(f"{name} and the plan disagree about the mask of {odd!r}")
+    return {
+        weight: PackedMask(tuple(map(int, shape)), np.asarray(arrays[weight]))
+        for weight, shape in shapes.items()
+    }
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@contextmanager
+def _beside(path: Path) -> Iterator[Path]:
+    """A file on the same disk to write to before it is renamed; gone afterwards in any case."""
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".plan-") as folder:
+        yield Path(folder) / "part"

@@ -1,0 +1,12 @@
+"""What every value of a graph is, once its inputs have concrete shapes.
+
+:func:`propagate` walks the graph forward; :func:`probe_shapes` finds two sets of input shapes it
+can be walked with. No runtime is involved: shapes come from the operators' schemas, and small known
+values (the arithmetic exporters write between Shape and Reshape) are evaluated on the way.
+"""
+
+from onnxprune.graph.shapes.facts import Fact, Shape
+from onnxprune.graph.shapes.probe import probe_shapes
+from onnxprune.graph.shapes.walk import propagate
+
+__all__ = ["Fact", "Shape", "probe_shapes", "propagate"]

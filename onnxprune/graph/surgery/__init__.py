@@ -1,0 +1,74 @@
+"""Cutting a model: initializers, attributes, stored sizes, and what is dead afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from onnxprune.errors import OnnxpruneError
+from onnxprune.graph.analysis import Analysis
+from onnxprune.graph.ops import Keep
+from onnxprune.graph.surgery.clean import clean, forget
+from onnxprune.graph.surgery.edit import Editor
+from onnxprune.graph.surgery.sizes import rewrite_sizes
+from onnxprune.graph.surgery.tensors import cut_tensors, rewrite_settings, rewrite_shuffles
+from onnxprune.model import Model, clone
+
+
+def cut(
+    analysis: Analysis,
+    removed: Mapping[str, Sequence[int]],
+    bypassed: Sequence[str] = (),
+) -> Model:
+    """The analysed model without the given units and blocks.
+
+    Args:
+        analysis: of the model to cut; neither is changed.
+        removed: group name -> indices of the units that leave.
+        bypassed: names of blocks whose output becomes their skip.
+
+    Raises:
+        OnnxpruneError: an unknown group or block, an axis that would be left empty, or a size
+            that the graph computes in a way that cannot follow the cut.
+    """
+    editor, keep = _edited(analysis, removed, bypassed)
+    clean(editor, analysis, keep)
+    return editor.model
+
+
+def draft(analysis: Analysis, removed: Mapping[str, Sequence[int]]) -> Model:
+    """The cut with what is dead still in it and no shapes written down: quick, for looking at.
+
+    Args:
+        analysis: of the model to cut; neither is changed.
+        removed: group name -> indices of the units that leave.
+
+    Raises:
+        OnnxpruneError: as :func:`cut`.
+    """
+    editor, keep = _edited(analysis, removed, ())
+    forget(editor, analysis, keep)
+    return editor.model
+
+
+def _edited(
+    analysis: Analysis, removed: Mapping[str, Sequence[int]], bypassed: Sequence[str]
+) -> tuple[Editor, Keep]:
+    empty = analysis.emptied(removed)
+    if empty:
+        raise OnnxpruneError(
+            f"removing these units would leave nothing of an axis of '{empty}'",
+            hint="keep at least one unit of every group that shares the axis",
+        )
+    editor = Editor(clone(analysis.model))
+    keep = analysis.keep(removed)
+    blocks = [analysis.block(name) for name in bypassed]
+    cut_tensors(editor, analysis, keep)
+    rewrite_settings(editor, analysis, keep)
+    rewrite_shuffles(editor, analysis, keep)
+    rewrite_sizes(editor, analysis, keep)
+    for block in blocks:
+        editor.replace(block.output, block.skip)
+    return editor, keep
+
+
+__all__ = ["cut", "draft"]

@@ -1,0 +1,67 @@
+"""After a cut: dead nodes and stale shapes go, and the interface is checked."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+from onnxprune import model as models
+from onnxprune.graph.analysis import Analysis
+from onnxprune.graph.ops import Keep
+from onnxprune.graph.surgery.edit import Editor
+
+
+def clean(editor: Editor, analysis: Analysis, keep: Keep) -> None:
+    """Remove what nothing needs any more and infer shapes anew."""
+    graph = editor.model.ir.graph
+    needed = {v.name for v in analysis.model.ir.graph.inputs if v.uses() or v.is_graph_output()}
+    common.RemoveUnusedNodesPass()(editor.model.ir)
+    unread = [
+        v
+        for v in graph.inputs
+        if v.is_initializer() and v.name in needed and not v.uses() and not v.is_graph_output()
+    ]
+    for value in unread:
+        graph.inputs.remove(value)
+        graph.initializers.pop(value.name or "", None)
+    described = {
+        value.name
+        for inner in models.graphs(analysis.model)
+        for value in models.values(inner)
+        if value.shape is not None
+    }
+    forget(editor, analysis, keep)
+    declared = [(v, v.shape) for v in (*graph.inputs, *graph.outputs)]
+    _infer(editor.model.ir)
+    for value, shape in declared:  # the interface is as it was, names of open sizes included
+        value.shape = shape
+    for inner in models.graphs(editor.model):  # a graph without value_info stays without
+        kept = {*inner.inputs, *inner.outputs}
+        for node in inner:
+            for value in node.outputs:
+                if value not in kept and value.name not in described:
+                    value.shape = None
+                    value.type = None
+
+
+def forget(editor: Editor, analysis: Analysis, keep: Keep) -> None:
+    """Drop all shapes but those of borders; inference leaves those of bodies, so they are cut."""
+    for graph in models.graphs(editor.model):
+        kept = {*graph.inputs, *graph.outputs}
+        for value in [v for node in graph for v in node.outputs if v not in kept]:
+            value.shape = None
+        for value in kept if graph is not editor.model.ir.graph else ():
+            axes = analysis.walk.axes.get(value.name or "", ())
+            if models.constant(value) is not None or value.shape is None:
+                continue
+            if len(axes) == len(value.shape):
+                pairs = zip(axes, value.shape, strict=True)
+                value.shape = ir.Shape([int(keep(a).sum()) if a.columns else d for a, d in pairs])
+
+
+def _infer(model: ir.Model) -> None:
+    """Shape inference, where onnx can; a graph without value_info is as good."""
+    try:
+        common.ShapeInferencePass(check_type=False, strict_mode=False)(model)
+    except Exception:  # noqa: BLE001  # inference of a foreign operator set: shapes stay open
+        return

@@ -1,0 +1,294 @@
+"""One forward walk over a graph: every value gets axes, every node its say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import onnx_ir as ir
+
+from onnxprune import model as models
+from onnxprune.graph.axes import Axis, Space, take
+from onnxprune.graph.notation import Tensor
+from onnxprune.graph.ops import Call, apply_rule
+from onnxprune.graph.shapes import Fact
+from onnxprune.graph.shuffle import Shuffle, find_shuffle
+
+KEPT_WHOLE = {ir.DataType.INT64, ir.DataType.BOOL, ir.DataType.STRING}
+"""Types of stored tensors that are positions, sizes or words, never weights."""
+
+
+@dataclass(frozen=True, eq=False)
+class Use:
+    """One node reading one stored tensor, with the axes it has there."""
+
+    value: ir.Value
+    node: ir.Node
+    position: int
+    axes: Tensor
+
+
+@dataclass
+class Walk:
+    """What a walk leaves behind.
+
+    Attributes:
+        axes: the axes of every value by name.
+        calls: every node's rule, in graph order, with the node.
+        uses: who reads which stored tensor, along which axes.
+        shuffles: reshape-transpose-reshape runs that only permute one axis.
+        declined: identity of a node -> why all its axes stay.
+    """
+
+    facts: Mapping[str, Fact]
+    opsets: Mapping[str, int]
+    space: Space = field(default_factory=Space)
+    axes: dict[str, Tensor] = field(default_factory=dict)
+    calls: list[tuple[ir.Node, Call]] = field(default_factory=list)
+    uses: list[Use] = field(default_factory=list)
+    shuffles: list[Shuffle] = field(default_factory=list)
+    declined: dict[str, str] = field(default_factory=dict)
+    static: set[str] = field(default_factory=set)
+
+    # -- values ------------------------------------------------------------------------------
+
+    def shape(self, name: str) -> tuple[int | None, ...] | None:
+        """Shape of a value, None when its rank is unknown."""
+        fact = self.facts.get(name)
+        return fact.shape if fact is not None else None
+
+    def plain(self, name: str, why: str) -> Tensor:
+        """Axes that never lose an index."""
+        return tuple(Axis(n, why=why) for n in self.shape(name) or ())
+
+    def read(self, node: ir.Node, position: int, value: ir.Value) -> Tensor | None:
+        """Axes of one input of a node; stored tensors get theirs when they are first read.
+
+        A vector is labelled anew for each reader, because a shared bias couples nobody (surgery
+        copies it where cuts differ); whoever asks for its shape gets that of the whole. A shared
+        matrix is labelled once, so that ties stay.
+        """
+        name = value.name or ""
+        stored = models.constant(value)
+        if stored is None:
+            return self.axes[name] if self.shape(name) is not None else None
+        axes = self.axes.get(name)
+        shape = [int(n) for n in stored.shape.numpy()]
+        is_vector = sum(n > 1 for n in shape) <= 1
+        if axes is None or is_vector:
+            whole = stored.dtype in KEPT_WHOLE or (is_vector and node.op_type in ("Shape", "Size"))
+            axes = tuple(
+                self.space.fresh(n) if n > 1 and not whole else Axis(n, why="positions or sizes")
+                for n in shape
+            )
+            self.axes[name] = axes
+        self.static.add(name)
+        self.uses.append(Use(value, node, position, axes))
+        return axes
+
+    # -- graphs ------------------------------------------------------------------------------
+
+    def graph(self, graph: ir.Graph) -> None:
+        """Walk the nodes of one graph, its inputs being set."""
+        done: set[ir.Node] = set()
+        for node in graph:
+            if node in done:
+                continue
+            shuffle = find_shuffle(node, self.facts)
+            if shuffle is not None and node.inputs[0] is not None:
+                x = self.read(node, 0, node.inputs[0])
+                if x is not None and self.space.columns(x[shuffle.axis]):
+                    self._shuffle(shuffle, x)
+                    done.update(shuffle.nodes)
+                    continue
+            self.node(node)
+
+    def _shuffle(self, shuffle: Shuffle, x: Tensor) -> None:
+        moved = take(x[shuffle.axis], shuffle.order)
+        out = (*x[: shuffle.axis], moved, *x[shuffle.axis + 1 :])
+        for node in shuffle.nodes:
+            name = node.outputs[0].name or ""
+            self.axes[name] = self.plain(name, "inside a channel shuffle")
+        self.axes[shuffle.nodes[-1].outputs[0].name or ""] = out
+        self.shuffles.append(shuffle)
+
+    def node(self, node: ir.Node) -> None:
+        """One node: its bodies, or its rule."""
+        if node.op_type == "Constant" and node.domain in ("", "ai.onnx"):
+            return
+        bodies = dict(models.bodies(node))
+        if bodies:
+            walk_bodies(self, node, bodies, f"{node.op_type} `{identity(node)}` needs it whole")
+            return
+        inputs = [None if v is None else self.read(node, i, v) for i, v in enumerate(node.inputs)]
+        names = [None if v is None else v.name or "" for v in node.inputs]
+        facts = [None if n is None else self.facts.get(n) for n in names]
+        domain = "" if node.domain == "ai.onnx" else node.domain
+        call = Call(
+            op=node.op_type,
+            domain=domain,
+            version=self.opsets.get(domain, 1),
+            attributes={
+                a.name: a.value for a in node.attributes.values() if a.type in _PLAIN_ATTRIBUTES
+            },
+            inputs=inputs,
+            values=[None if f is None else f.value for f in facts],
+            literal=[v is not None and models.constant(v) is not None for v in node.inputs],
+            static=[n is None or n in self.static for n in names],
+            out_shapes=[self.shape(v.name or "") for v in node.outputs],
+            space=self.space,
+            name=identity(node),
+        )
+        outputs, why = apply_rule(call, [v is not None for v in node.inputs])
+        if why:
+            self.declined[call.name] = why
+        for value, axes in zip(node.outputs, outputs, strict=False):
+            if value.name:
+                known = self.shape(value.name) is not None
+                if not known:  # nobody could couple or pin it any more
+                    self.pin(axes, f"`{value.name}` is of unknown shape")
+                self.axes[value.name] = axes if known else ()
+                if names and all(call.static):
+                    self.static.add(value.name)
+        self.calls.append((node, call))
+
+    def pin(self, tensor: Tensor | None, why: str) -> None:
+        """Keep every axis of a tensor whole."""
+        for axis in tensor or ():
+            self.space.pin(axis, why)
+
+
+_PLAIN_ATTRIBUTES = {
+    ir.AttributeType.INT,
+    ir.AttributeType.INTS,
+    ir.AttributeType.FLOAT,
+    ir.AttributeType.FLOATS,
+    ir.AttributeType.STRING,
+}
+
+
+def identity(node: ir.Node) -> str:
+    """What a node is called everywhere: its first named output."""
+    return next((v.name for v in node.outputs if v.name), "")
+
+
+def walk(model: models.Model, facts: Mapping[str, Fact]) -> Walk:
+    """Label every axis of ``model``; graph inputs have no columns, graph outputs are pinned."""
+    opsets = {"" if d == "ai.onnx" else d: v for d, v in model.ir.opset_imports.items()}
+    state = Walk(facts, opsets)
+    graph = model.ir.graph
+    for value in graph.inputs:
+        if not value.is_initializer():
+            name = value.name or ""
+            state.axes[name] = state.plain(name, f"graph input `{name}`")
+    state.graph(graph)
+    for value in graph.outputs:
+        stored = models.constant(value) is not None  # its readers get a copy to cut
+        for axis in () if stored else state.axes.get(value.name or "", ()):
+            state.space.pin(axis, f"reaches graph output `{value.name}`")
+    state.space.settle(axis for tensor in state.axes.values() for axis in tensor)
+    return state
+
+
+if TYPE_CHECKING:
+    from onnxprune.graph.walk import Walk
+
+
+def walk_bodies(walk: Walk, node: ir.Node, bodies: Mapping[str, ir.Graph], why: str) -> None:
+    """Walk the bodies of ``node`` and set the axes of its outputs; ``why`` is what pins say."""
+    given = [None if v is None else walk.read(node, i, v) for i, v in enumerate(node.inputs)]
+    if node.op_type == "If":
+        for body in bodies.values():
+            walk.graph(body)
+        branches = [_ends(walk, body) for body in bodies.values()]
+        for k, value in enumerate(node.outputs):
+            _one_of(walk, value, [ends[k] for ends in branches], why)
+        return
+    (body,) = bodies.values()
+    outers, first, carried = _borders(walk, node, given, len(body.inputs), why)
+    for value, outer in zip(body.inputs, outers, strict=True):
+        inner = walk.plain(value.name or "", why)
+        if outer is not None and _sizes(outer) == _sizes(inner):
+            inner = outer
+        else:
+            walk.pin(outer, why)
+        walk.axes[value.name or ""] = inner
+    walk.graph(body)
+    ends = _ends(walk, body)
+    skip = len(body.outputs) - len(node.outputs)
+    for tensor in ends[:skip]:
+        walk.pin(tensor, why)
+    for k, value in enumerate(node.outputs):
+        end, shape = ends[skip + k], walk.shape(value.name or "")
+        if k < carried:
+            state = walk.axes[body.inputs[first + k].name or ""]
+            _one_of(walk, value, [state, end], why)
+        elif end is not None and shape and shape[1:] == _sizes(end) and _stacks(node):
+            walk.axes[value.name or ""] = (Axis(shape[0], why=why), *end)
+        else:
+            walk.pin(end, why)
+            walk.axes[value.name or ""] = walk.plain(value.name or "", why)
+
+
+def _borders(
+    walk: Walk, node: ir.Node, given: Sequence[Tensor | None], count: int, why: str
+) -> tuple[list[Tensor | None], int, int]:
+    """What each of ``count`` inputs of a body is outside; which are states: first, how many."""
+    outers: list[Tensor | None] = [None] * count
+    first = carried = 0
+    if node.op_type == "Loop":
+        first, carried = 2, len(given) - 2
+        outers[2:] = given[2:]
+    elif node.op_type == "Scan" and walk.opsets.get("", 9) > 8:
+        carried = len(given) - node.attributes["num_scan_inputs"].as_int()
+        outers[:carried] = given[:carried]
+        for k, tensor in enumerate(given[carried:], carried):
+            if tensor and _stacks(node):  # one step of it, without the axis of steps
+                walk.pin(tensor[:1], why)
+                outers[k] = tensor[1:]
+    for k, tensor in enumerate(given):
+        if k >= count or outers[k] is None:
+            walk.pin(tensor, why)
+    return outers, first, carried
+
+
+def _stacks(node: ir.Node) -> bool:
+    """Whether a Loop or Scan has its steps along the first axis of what it reads and gives."""
+    axes = [node.attributes.get(f"scan_{way}_axes") for way in ("input", "output")]
+    along_first = not any(any(a.as_ints()) for a in axes if a is not None)
+    return node.op_type == "Loop" or (node.op_type == "Scan" and along_first)
+
+
+def _ends(walk: Walk, body: ir.Graph) -> list[Tensor | None]:
+    """Axes of the outputs of a body; a stored tensor that is one stays as it is."""
+    out: list[Tensor | None] = []
+    for value in body.outputs:
+        name, stored, why = value.name or "", models.constant(value), "output of a body"
+        if stored is not None:
+            out.append(tuple(Axis(int(n), why=why) for n in stored.shape.numpy()))
+        elif walk.shape(name) is not None:
+            out.append(walk.axes.setdefault(name, walk.plain(name, why)))
+        else:
+            out.append(None)
+    return out
+
+
+def _one_of(walk: Walk, value: ir.Value, meet: Sequence[Tensor | None], why: str) -> None:
+    """An output that is one of several values, chosen while the model runs."""
+    name = value.name or ""
+    tensors = [t for t in meet if t is not None]
+    if len(tensors) == len(meet) and all(_sizes(t) == _sizes(tensors[0]) for t in tensors):
+        for other in tensors[1:]:
+            for a, b in zip(tensors[0], other, strict=True):
+                walk.space.unify(a, b, why)
+        if walk.shape(name) == _sizes(tensors[0]):
+            walk.axes[name] = tensors[0]
+            return
+    for tensor in tensors:
+        walk.pin(tensor, why)
+    walk.axes[name] = walk.plain(name, why)
+
+
+def _sizes(tensor: Tensor) -> tuple[int | None, ...]:
+    return tuple(a.size for a in tensor)

@@ -1,0 +1,106 @@
+"""What advice is given from: numbers that were measured or read off the model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from onnxprune.runtime.profiling import OperatorTime
+
+CONTRACTIONS = frozenset(
+    """
+    Conv ConvTranspose Gemm MatMul FusedConv FusedGemm FusedMatMul QLinearConv QLinearMatMul
+    ConvInteger MatMulInteger MatMulIntegerToFloat DynamicQuantizeMatMul MatMulNBits QGemm Einsum
+    Attention MultiHeadAttention GroupQueryAttention QAttention LSTM GRU RNN DynamicQuantizeLSTM
+    Convolution GroupConvolution Deconvolution FullyConnected LSTMSequence GRUSequence RNNSequence
+    LSTMCell GRUCell RNNCell ScaledDotProductAttention Subgraph_MatMul
+    """.split()
+)
+"""Operators whose work is multiply-accumulates, as onnxruntime and OpenVINO call them."""
+
+
+@dataclass(frozen=True)
+class Spent:
+    """Where the time of a run goes on one backend.
+
+    Attributes:
+        backend: its name.
+        precision: what it computes in.
+        run_s: seconds of a run, the median.
+        operators: what they take when nothing interrupts them, the slowest first.
+        gaps_s: the same of what lies between them.
+    """
+
+    backend: str
+    precision: str
+    run_s: float
+    operators: tuple[OperatorTime, ...]
+    gaps_s: float
+
+    @property
+    def undisturbed_s(self) -> float:
+        """Seconds of a run that nothing interrupts."""
+        return self.gaps_s + sum(each.seconds for each in self.operators)
+
+    @property
+    def overhead(self) -> float:
+        """The share of a run that is spent between operators."""
+        return self.gaps_s / self.undisturbed_s if self.undisturbed_s else 0.0
+
+    @property
+    def contractions(self) -> float:
+        """The share of a run that is spent in convolutions, products and recurrences."""
+        inside = sum(each.seconds for each in self.operators if each.op in CONTRACTIONS)
+        return inside / self.undisturbed_s if self.undisturbed_s else 0.0
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What the model is made of.
+
+    Attributes:
+        bytes: of stored weights.
+        floats: of them, in floating point tensors.
+        macs: of one sample.
+        params: stored elements.
+        reachable: share of ``params`` that leaves with some unit, exactly.
+        half_macs: share of ``macs`` that is left with half of all units gone.
+        half_params: the same of ``params``.
+        quantized: whether the model is in int8 already.
+        two_four: share of weights in layers that TensorRT could run 2:4 and that are large enough
+            to gain (256 inputs and outputs).
+        large_linear: share of weights in linear layers of at least 4096 x 4096.
+    """
+
+    bytes: int
+    floats: int
+    macs: int
+    params: int
+    reachable: float
+    half_macs: float
+    half_params: float
+    quantized: bool
+    two_four: float
+    large_linear: float
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All that is known.
+
+    Attributes:
+        model: its path, for commands.
+        calib: the user's data, for commands; empty if there are none.
+        sizes: of the model.
+        spent: on every backend that could be profiled.
+        unmeasured: reasons by backend, for the others.
+        features: of the CPU, those that kernels are chosen by.
+        busy: whether the machine did other things while it was measured.
+    """
+
+    model: str
+    calib: str
+    sizes: Sizes
+    spent: tuple[Spent, ...]
+    unmeasured: tuple[tuple[str, str], ...]
+    features: tuple[str, ...]
+    busy: bool = False

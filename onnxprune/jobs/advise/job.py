@@ -1,0 +1,144 @@
+"""Advice for one model: measure, look, judge."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from onnxprune import model as models
+from onnxprune.errors import OnnxpruneError
+from onnxprune.evaluate.environment import environment, is_busy
+from onnxprune.graph.analysis import Analysis, analyse
+from onnxprune.graph.cost import CostModel
+from onnxprune.jobs.advise.evidence import Evidence, Sizes, Spent
+from onnxprune.jobs.advise.judgement import advise
+from onnxprune.jobs.advise.methods import Advice
+from onnxprune.jobs.bench.samples import open_samples
+from onnxprune.jobs.results.reach import reach
+from onnxprune.model.decode import densify
+from onnxprune.runtime import precision
+from onnxprune.runtime.interface import COMPILED
+from onnxprune.runtime.profiling import profile
+from onnxprune.runtime.registry import backend
+from onnxprune.sparse.eligibility import Layer, layers
+
+Tell = Callable[[str], None]
+
+_LARGE = 256
+_LINEAR = ("MatMul", "Gemm")
+_SPARSE_KERNEL = 4096 * 4096
+
+
+def look(
+    path: Path,
+    backends: Sequence[str],
+    *,
+    calib: str | None = None,
+    preprocess: str | None = None,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    batch: int | None = None,
+    threads: int | None = None,
+    tell: Tell = lambda _: None,
+) -> tuple[Evidence, tuple[Advice, ...]]:
+    """Gather what is known of a model and judge it.
+
+    Args:
+        path: of the model.
+        backends: names of what it ships on.
+        calib: inputs to profile with; made up without.
+        preprocess: what turns raw pictures into inputs.
+        shapes: of inputs whose sizes are open, for made-up ones.
+        batch: samples in a run.
+        threads: of the runtimes.
+        tell: hears the progress.
+
+    Raises:
+        OnnxpruneError: the model or the inputs cannot be read, or a backend is unknown. A backend
+            that cannot be profiled is part of the evidence, with the reason.
+    """
+    chosen = [backend(name) for name in backends]
+    tell(f"reading {path}")
+    model = models.load(path)
+    samples, named = open_samples(model, calib=calib, preprocess=preprocess, shapes=shapes)
+    feeds = samples.timed(batch or samples.batch or named or 1)
+    tell("finding what can be removed")
+    known = sizes_of(model, {name: array.shape for name, array in feeds.items()})
+    spent, unmeasured = [], []
+    for each in chosen:
+        tell(f"profiling on {each.name}")
+        state = each.available()
+        if not state.ok:
+            unmeasured.append((each.name, state.reason))
+            continue
+        try:
+            found = profile(each, path, feeds, threads=threads)
+        except OnnxpruneError as error:
+            unmeasured.append((each.name, error.message))
+            continue
+        inside = sum(one.seconds for one in found.operators if one.op == COMPILED)
+        if inside > sum(one.seconds for one in found.operators) / 2:
+            reason = f"{each.name} runs the model as compiled pieces and does not show their inside"
+            unmeasured.append((each.name, reason))
+            continue
+        spent.append(Spent(each.name, found.precision, found.run_s, found.operators, found.gaps_s))
+    gathered = Evidence(
+        model=str(path),
+        calib=calib or "",
+        sizes=known,
+        spent=tuple(spent),
+        unmeasured=tuple(unmeasured),
+        features=environment().features,
+        busy=is_busy(),
+    )
+    return gathered, advise(gathered)
+
+
+def sizes_of(model: models.Model, shapes: Mapping[str, tuple[int, ...]]) -> Sizes:
+    """What a model is made of, and how much of it units take along.
+
+    Args:
+        model: sparse and packed weights count as what they are decoded to.
+        shapes: of its inputs.
+
+    Raises:
+        OnnxpruneError: it cannot be analysed.
+    """
+    dense, _ = densify(model)
+    analysis = analyse(dense, inputs=shapes)
+    costs = CostModel(analysis)
+    whole, half = costs(), costs(halves(analysis))
+    found = reach(analysis)
+    eligible = layers(dense)
+    elements = max(sum(each.elements for each in eligible), 1)
+    stored = [models.constant(value) for value in models.constants(dense).values()]
+    tensors = [each for each in stored if each is not None]
+    return Sizes(
+        bytes=sum(each.nbytes for each in tensors),
+        floats=sum(each.nbytes for each in tensors if each.dtype.is_floating_point()),
+        macs=whole.macs,
+        params=whole.params,
+        reachable=found.exact / max(found.params, 1),
+        half_macs=half.macs / whole.macs if whole.macs else 1.0,
+        half_params=half.params / whole.params if whole.params else 1.0,
+        quantized=precision.stored(dense).startswith("int8"),
+        two_four=sum(each.elements for each in eligible if _is_large(each)) / elements,
+        large_linear=sum(
+            each.elements
+            for each in eligible
+            if each.op in _LINEAR and each.inputs * each.outputs >= _SPARSE_KERNEL
+        )
+        / elements,
+    )
+
+
+def halves(analysis: Analysis) -> dict[str, tuple[int, ...]]:
+    """Every second unit of every group whose removal is exact, at least one staying."""
+    return {
+        group.name: tuple(range(len(group) // 2))
+        for group in analysis.groups
+        if group.exact and len(group) > 1
+    }
+
+
+def _is_large(layer: Layer) -> bool:
+    return layer.state != "never" and min(layer.inputs, layer.outputs) >= _LARGE

@@ -1,0 +1,51 @@
+"""From evidence to ranked advice: pure, so that it can be checked by its properties."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from onnxprune.jobs.advise import methods
+from onnxprune.jobs.advise.evidence import Evidence, Spent
+from onnxprune.jobs.advise.methods import Advice, family, is_tensorrt
+
+
+def advise(known: Evidence) -> tuple[Advice, ...]:
+    """Everything that could be done, the most worthwhile first.
+
+    What pays comes before what may, that before what does not; within these, lower estimates of
+    latency come first. ``nothing`` is among what pays, for every backend where no other method
+    shortens a run.
+    """
+    found: list[Advice] = []
+    for spent in known.spent:
+        found += _on(known, spent)
+    for backend, reason in known.unmeasured:
+        found += _unmeasured(known, backend, reason)
+    found.append(methods.zeros(known))
+    order = ("pays", "may pay", "does not pay")
+    return tuple(
+        sorted(found, key=lambda each: (order.index(each.word), _latency(each), each.method))
+    )
+
+
+def _on(known: Evidence, spent: Spent) -> Iterator[Advice]:
+    made = [methods.structured(known, spent), methods.int8(known, spent)]
+    if family(spent.backend) == "openvino":
+        made.append(methods.sparse_int8(known, spent))
+    made.append(methods.two_four(known, spent.backend, spent))
+    yield from made
+    if not any(each.word == "pays" for each in made):
+        yield methods.nothing(known, spent)
+
+
+def _unmeasured(known: Evidence, backend: str, reason: str) -> Iterator[Advice]:
+    """What can be said without a measurement: whether 2:4 is worth trying on TensorRT."""
+    if is_tensorrt(backend):
+        advice = methods.two_four(known, backend, None)
+        why = f"{advice.why} (not measured: {reason})"
+        yield replace(advice, why=why, estimate=None)
+
+
+def _latency(advice: Advice) -> float:
+    return 1.0 if advice.estimate is None else advice.estimate

@@ -1,0 +1,233 @@
+"""Measuring models on backends, start to end."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+
+from onnxprune import model as models
+from onnxprune.data.labels import open_labels
+from onnxprune.errors import OnnxpruneError
+from onnxprune.evaluate.environment import environment, is_busy, load
+from onnxprune.evaluate.metrics import find_metric
+from onnxprune.evaluate.process import WorkerError
+from onnxprune.evaluate.protocol import Alive, Case, Declined, Settings, Tell, Timing, measure
+from onnxprune.jobs.bench.outputs import Parts, Task, fidelity, noise_floor, score
+from onnxprune.jobs.bench.rows import latency, model_rows, notes
+from onnxprune.jobs.bench.samples import Samples, open_samples
+from onnxprune.jobs.bench.schema import Bench, DeclinedRow, NoiseFloor, Ratio, Row, Score
+from onnxprune.jobs.results.schema import OutputRow
+from onnxprune.runtime.registry import Backend, backend
+from onnxprune.solve.bootstrap import ratio, verdict
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is measured, and on what.
+
+    Attributes:
+        models: files, the one that the others are compared with first.
+        backends: names.
+        batches: samples in a run.
+        threads: of the runtime; None leaves it the choice.
+        calib, preprocess, shapes, samples, seed: inputs; see `onnxprune.jobs.bench.samples`.
+        labels: of the inputs, to score the task.
+        metric: that the task is scored by.
+        protocol: how it is timed.
+    """
+
+    models: tuple[Path, ...]
+    backends: tuple[str, ...] = ("cpu",)
+    batches: tuple[int, ...] = ()
+    threads: tuple[int | None, ...] = (None,)
+    calib: object | None = None
+    preprocess: str | None = None
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    samples: int = 256
+    labels: object | None = None
+    metric: str | Callable[..., float] = "accuracy"
+    protocol: Settings = field(default_factory=Settings)
+
+
+def bench(asked: Asked, *, tell: Tell = lambda _: None) -> Bench:
+    """Measure models on backends.
+
+    Raises:
+        OnnxpruneError: a model or the inputs cannot be read, or a backend is unknown. What goes
+            wrong on one backend, or with one model, is a declined row instead.
+    """
+    if asked.labels is not None and asked.calib is None:
+        raise OnnxpruneError(
+            "--labels needs the inputs they belong to", hint="give those with --calib"
+        )
+    metric = find_metric(asked.metric)
+    backends = [backend(name) for name in asked.backends]
+    tell("reading the models")
+    rows = model_rows(asked.models, asked.shapes)
+    first = models.load(asked.models[0])
+    samples, named = open_samples(
+        first,
+        calib=asked.calib,
+        preprocess=asked.preprocess,
+        most=asked.samples,
+        shapes=asked.shapes,
+        seed=asked.protocol.seed,
+    )
+    batches = asked.batches or (samples.batch or named or 1,)
+    task = None if asked.labels is None else (metric, asked.labels)
+    if task is not None:
+        open_labels(asked.labels, samples.calibration.indices)  # refused now, not in the end
+    machine, busy = environment(), is_busy()
+    run = _Run(asked, tuple(row.name for row in rows), samples, task, models.parts(first), tell)
+    for each in backends:
+        run.on(each, batches)
+    machine = replace(machine, load_average=(*machine.load_average, round(load(), 2)))
+    return Bench(
+        onnxprune=importlib.metadata.version("onnxprune"),
+        environment=machine,
+        protocol=described(asked, samples, batches),
+        models=rows,
+        rows=tuple(run.rows),
+        noise_floor=tuple(run.floors),
+        declined=tuple(run.declined),
+        notes=tuple(notes(samples, run.rows, processes=asked.protocol.processes, busy=busy)),
+    )
+
+
+def described(asked: Asked, samples: Samples, batches: Sequence[int]) -> dict[str, object]:
+    """The protocol in settings and words."""
+    return {
+        **asdict(asked.protocol),
+        "batches": list(batches),
+        "threads": list(asked.threads),
+        "inputs": samples.calibration.description,
+        "synthetic": samples.synthetic,
+        "io": "numpy arrays in and out of every run, no IO binding",
+        "warm": "windows of 50 ms until the medians of two in a row are within 5 %",
+        "order": "random in a round, reversed in the next",
+        "ratio": "geometric mean over processes of the median over rounds",
+        "interval": "bootstrap over processes and blocks of rounds",
+    }
+
+
+_Outputs: TypeAlias = tuple[tuple[OutputRow, ...], Score | None]
+"""How close a model's outputs are to the first model's, and how well it does its task."""
+
+
+@dataclass(eq=False)
+class _Run:
+    """What was found so far."""
+
+    asked: Asked
+    names: tuple[str, ...]
+    samples: Samples
+    task: Task | None
+    parts: Parts
+    tell: Tell
+    rows: list[Row] = field(default_factory=list)
+    floors: list[NoiseFloor] = field(default_factory=list)
+    declined: list[DeclinedRow] = field(default_factory=list)
+
+    def on(self, chosen: Backend, batches: Sequence[int]) -> None:
+        """Measure on one backend; outputs are compared once, in the first of its cases."""
+        state = chosen.available()
+        if not state.ok:
+            row = DeclinedRow(chosen.name, "", None, None, state.reason, chosen.install)
+            self.declined.append(row)
+            return
+        outputs: dict[int, _Outputs] = {}
+        for batch in batches:
+            for threads in self.asked.threads:
+                try:
+                    feeds = self.samples.timed(batch)
+                except OnnxpruneError as error:
+                    why = (error.message, error.hint)
+                    row = DeclinedRow(chosen.name, self.names[0], batch, threads, *why)
+                    self.declined.append(row)
+                    continue
+                case = Case(chosen.name, self.asked.models, feeds, threads)
+
+                def judge(alive: Alive, case: Case = case) -> None:
+                    if not outputs:
+                        outputs.update(self._compare(chosen, alive, case))
+
+                timed = measure(case, self.asked.protocol, tell=self.tell, afterwards=judge)
+                self._take(chosen, state.version, batch, threads, timed, outputs)
+
+    def _take(
+        self,
+        chosen: Backend,
+        version: str,
+        batch: int,
+        threads: int | None,
+        timed: Sequence[Timing | Declined],
+        outputs: Mapping[int, _Outputs],
+    ) -> None:
+        how, reference = self.asked.protocol, timed[0]
+        for index, each in enumerate(timed):
+            if isinstance(each, Declined):
+                why = (each.reason, each.hint)
+                row = DeclinedRow(chosen.name, self.names[index], batch, threads, *why)
+                self.declined.append(row)
+                continue
+            compared = None
+            if index and isinstance(reference, Timing):
+                found = ratio(reference.medians, each.medians, level=how.level, seed=how.seed)
+                said = verdict(found)
+                compared = Ratio(self.names[0], found.value, found.low, found.high, said)
+            close, scored = outputs.get(index, ((), None))
+            self.rows.append(
+                Row(
+                    model=self.names[index],
+                    backend=chosen.name,
+                    precision=each.precision,
+                    version=version,
+                    batch=batch,
+                    threads=threads,
+                    load_s=float(np.median([one.load_s for one in each.opened])),
+                    first_run_s=float(np.median(each.first_s)),
+                    peak_rss_bytes=each.peak_rss,
+                    idle_rss_bytes=each.opened[-1].idle_rss,
+                    latency=latency(each),
+                    ratio=compared,
+                    fidelity=close,
+                    score=scored,
+                )
+            )
+
+    def _compare(self, chosen: Backend, alive: Alive, case: Case) -> dict[int, _Outputs]:
+        """Outputs of every model against the first one's, the noise floor, and scores."""
+        if 0 not in alive:
+            return {}
+        self.tell(f"{chosen.name}: comparing outputs")
+        with self._declining(chosen, 0, case, "without optimisation"):
+            self.floors.append(noise_floor(chosen, alive[0], case, self.samples, self.parts))
+        scores: dict[int, float] = {}
+        for index, worker in alive.items() if self.task is not None else ():
+            assert self.task is not None
+            with self._declining(chosen, index, case, "its task"):
+                scores[index] = score(worker, self.samples, self.task)
+        found: dict[int, _Outputs] = {}
+        for index, worker in alive.items():
+            rows = fidelity(alive[0], worker, self.samples, self.parts) if index else ()
+            scored = None
+            if self.task is not None:
+                scored = Score(self.task[0].name, scores.get(0), scores.get(index))
+            found[index] = (rows, scored)
+        return found
+
+    @contextmanager
+    def _declining(self, chosen: Backend, index: int, case: Case, what: str) -> Iterator[None]:
+        """Make a declined row of what goes wrong beside the timing."""
+        try:
+            yield
+        except (OnnxpruneError, WorkerError) as error:
+            why = (f"{what}: {error}", getattr(error, "hint", ""))
+            row = DeclinedRow(chosen.name, self.names[index], None, case.threads, *why)
+            self.declined.append(row)

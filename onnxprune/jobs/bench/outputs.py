@@ -1,0 +1,79 @@
+"""What models put out on a backend: against the first model, against itself, against labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias
+
+from onnxprune.data.labels import open_labels
+from onnxprune.errors import OnnxpruneError
+from onnxprune.evaluate.metrics import Metric, evaluate
+from onnxprune.evaluate.output_comparison import Comparison, Fidelity
+from onnxprune.evaluate.process import Worker, WorkerError
+from onnxprune.evaluate.protocol import Case
+from onnxprune.jobs.bench.samples import Samples
+from onnxprune.jobs.bench.schema import NoiseFloor
+from onnxprune.jobs.results.gather import output_row
+from onnxprune.jobs.results.schema import OutputRow
+from onnxprune.runtime.registry import Backend
+
+Task: TypeAlias = tuple[Metric, object]
+"""A metric, and where its labels are."""
+Parts: TypeAlias = Mapping[str, Sequence[str]]
+"""What the outputs of the first model are put together from; such are no class scores."""
+
+
+def fidelity(first: Worker, other: Worker, samples: Samples, parts: Parts) -> tuple[OutputRow, ...]:
+    """Outputs of a model against the first one's, on all samples; nothing is kept but sums.
+
+    Where they cannot be compared there is one row that says why.
+    """
+    compared = Comparison(parts)
+    try:
+        for feeds in samples.judged():
+            compared.add(*(each.ask("outputs", feeds=feeds) for each in (first, other)))
+        return tuple(output_row(each) for each in compared.result().values())
+    except (OnnxpruneError, WorkerError) as error:
+        return (output_row(Fidelity("all", reason=str(error))),)
+
+
+def noise_floor(
+    chosen: Backend, optimised: Worker, case: Case, samples: Samples, parts: Parts
+) -> NoiseFloor:
+    """How far the first model is from itself, not optimised, on the same samples.
+
+    Where a backend's optimisation cannot be turned off, onnxruntime's on the CPU is, so that the
+    difference is all that the backend does otherwise, its precision included.
+
+    Raises:
+        OnnxpruneError: the model does not run without optimisation.
+        WorkerError: a process died.
+    """
+    against = chosen.name if chosen.switch else "cpu"
+    compared = Comparison(parts)
+    with Worker() as plain:
+        plain.ask(
+            "open",
+            name=against,
+            path=str(case.paths[0]),
+            threads=case.threads,
+            optimise=False,
+            shapes=[],
+        )
+        for feeds in samples.judged():
+            compared.add(*(each.ask("outputs", feeds=feeds) for each in (plain, optimised)))
+    rows = tuple(output_row(each) for each in compared.result().values())
+    return NoiseFloor(chosen.name, f"{against}, optimisation off", rows)
+
+
+def score(worker: Worker, samples: Samples, task: Task) -> float:
+    """The task metric of a model.
+
+    Raises:
+        OnnxpruneError: the labels do not fit, or the model does not run.
+        WorkerError: a process died.
+    """
+    metric, spec = task
+    labels = open_labels(spec, samples.calibration.indices)
+    answers = (worker.ask("outputs", feeds=feeds) for feeds in samples.judged())
+    return evaluate(metric, answers, labels)

@@ -1,0 +1,136 @@
+"""What models are fed while they are measured: the user's data, or made-up inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxprune import model as models
+from onnxprune.data import Calibration, open_calibration
+from onnxprune.data.dataset import Feeds
+from onnxprune.data.layout import layout_of
+from onnxprune.data.preprocess import Preprocess
+from onnxprune.errors import OnnxpruneError
+from onnxprune.model.signature import signature_of
+
+_JUDGED_BATCH = 32
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """Inputs for models of one signature.
+
+    Attributes:
+        calibration: where they come from.
+    """
+
+    calibration: Calibration
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether they are made up: latencies are then those of such inputs."""
+        return self.calibration.synthetic
+
+    @property
+    def batch(self) -> int | None:
+        """The batch size that the model fixes; None if it is open."""
+        layout = self.calibration.layout
+        return layout.batch if layout.fixed else None
+
+    def timed(self, batch: int) -> Feeds:
+        """One feed of ``batch`` samples, the first ones, over again where there are fewer.
+
+        Raises:
+            OnnxpruneError: the model fixes another batch size, or the data cannot be read.
+        """
+        if self.batch is not None:
+            if batch != self.batch:
+                raise OnnxpruneError(f"its batch size is fixed at {self.batch}")
+            return next(iter(self.calibration))
+        layout = self.calibration.layout
+        again = open_calibration(self.calibration, layout.signature, batch=batch)
+        feed = next(iter(again))
+        found: Feeds = {
+            name: array
+            if (axis := layout.axes[name]) is None
+            else array.take(np.arange(batch) % array.shape[axis], axis=axis)
+            for name, array in feed.items()
+        }
+        return found
+
+    def judged(self) -> Iterator[Feeds]:
+        """All samples, in batches."""
+        layout = self.calibration.layout
+        size = None if layout.fixed else _JUDGED_BATCH
+        return iter(open_calibration(self.calibration, layout.signature, batch=size))
+
+
+def open_samples(
+    model: models.Model,
+    *,
+    calib: object | None = None,
+    preprocess: str | Preprocess | None = None,
+    most: int = 256,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    seed: int = 0,
+) -> tuple[Samples, int | None]:
+    """Open inputs for a model.
+
+    Args:
+        model: whose inputs.
+        calib: as `onnxprune.data.open_calibration` takes it; None makes inputs up.
+        preprocess: what turns raw pictures into inputs.
+        most: samples that outputs are compared on.
+        shapes: of inputs whose sizes the model leaves open, for made-up ones.
+        seed: of everything random.
+
+    Returns:
+        the samples, and the batch size that ``shapes`` names, if it does.
+
+    Raises:
+        OnnxpruneError: data or shapes do not fit the model.
+    """
+    signature = signature_of(model)
+    if calib is not None and shapes:
+        raise OnnxpruneError("--shapes is for made-up inputs", hint="leave out --shapes or --calib")
+    if not signature:
+        raise OnnxpruneError("the model has no inputs, so nothing can be fed to it")
+    sizes, batch = _sizes(model, shapes or {})
+    made_up = ":".join(filter(None, ("random", ",".join(f"{k}={v}" for k, v in sizes.items()))))
+    opened = open_calibration(
+        made_up if calib is None else calib,
+        signature,
+        preprocess=preprocess,
+        samples=most,
+        seed=seed,
+    )
+    return Samples(opened), batch
+
+
+def _sizes(
+    model: models.Model, shapes: Mapping[str, tuple[int, ...]]
+) -> tuple[dict[str, int], int | None]:
+    """The open sizes that shapes settle, by name, and that of the batch."""
+    signature = signature_of(model)
+    layout = layout_of(signature)
+    specs = {spec.name: spec for spec in signature}
+    found: dict[str, int] = {}
+    batch = None
+    for name, shape in shapes.items():
+        spec = specs.get(name)
+        fits = spec is not None and len(spec.shape) == len(shape)
+        if not fits or any(
+            isinstance(want, int) and want != size
+            for want, size in zip(specs[name].shape, shape, strict=True)
+        ):
+            raise OnnxpruneError(
+                f"--shapes {name}={'x'.join(map(str, shape))} fits no input", hint=layout.hint
+            )
+        for axis, (want, size) in enumerate(zip(specs[name].shape, shape, strict=True)):
+            if not layout.fixed and layout.axes[name] == axis:
+                batch = size
+            elif not isinstance(want, int):
+                found.setdefault(want or f"{name}[{axis}]", size)
+    return found, batch

@@ -1,0 +1,172 @@
+"""The result of a measurement: plain data with a version."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+from onnxprune.evaluate.environment import Environment
+from onnxprune.jobs.results.schema import OutputRow, plain
+from onnxprune.solve.bootstrap import Verdict
+
+SCHEMA = "onnxprune.bench"
+VERSION = 1
+"""Raised when a field changes its meaning or goes away; a new field does not raise it."""
+
+
+@dataclass(frozen=True)
+class ModelRow:
+    """A model that was measured.
+
+    Attributes:
+        name: what it is called in the rows.
+        path: its file.
+        bytes: of the file and of the weights beside it.
+        macs, params: of one sample; None where the model could not be analysed.
+    """
+
+    name: str
+    path: str
+    bytes: int
+    macs: int | None
+    params: int | None
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Seconds of a run.
+
+    Attributes:
+        p50_s, p90_s, p99_s, mean_s: over all runs of all processes.
+        runs: how many.
+        quantiles: 101 of them, 0 to 100 %.
+        stable: whether every process became stable before it was timed.
+    """
+
+    p50_s: float
+    p90_s: float
+    p99_s: float
+    mean_s: float
+    runs: int
+    quantiles: tuple[float, ...]
+    stable: bool
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """How long a model takes compared with another.
+
+    Attributes:
+        to: the other's name.
+        value: below 1 is faster.
+        low, high: the interval.
+        verdict: ``no speed-up`` where the interval holds 1.
+    """
+
+    to: str
+    value: float
+    low: float
+    high: float
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class Score:
+    """A task metric on this backend: of the first model, and of this one."""
+
+    metric: str
+    before: float | None
+    after: float | None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model on one backend at one batch size and number of threads.
+
+    Attributes:
+        threads: None where the runtime chose.
+        load_s: seconds to load the model, the median over processes.
+        first_run_s: seconds of the first run, the median over processes.
+        peak_rss_bytes: the most physical memory that a process held.
+        idle_rss_bytes: the part of it that was held before the model was opened.
+        fidelity: outputs against those of the first model on the same backend; empty for that.
+    """
+
+    model: str
+    backend: str
+    precision: str
+    version: str
+    batch: int
+    threads: int | None
+    load_s: float
+    first_run_s: float
+    peak_rss_bytes: int | None
+    idle_rss_bytes: int | None
+    latency: Latency
+    ratio: Ratio | None
+    fidelity: tuple[OutputRow, ...] = ()
+    score: Score | None = None
+
+
+@dataclass(frozen=True)
+class NoiseFloor:
+    """How far outputs of one and the same model are apart.
+
+    Attributes:
+        backend: where the first model ran, optimised.
+        against: what its outputs are compared with, the same model not optimised.
+        outputs: by output.
+    """
+
+    backend: str
+    against: str
+    outputs: tuple[OutputRow, ...]
+
+
+@dataclass(frozen=True)
+class DeclinedRow:
+    """What was not measured.
+
+    Attributes:
+        backend: where.
+        model: which; empty where the backend is not available at all.
+        reason: why.
+        install: the line that installs the backend, where that is what is missing; else what to do.
+    """
+
+    backend: str
+    model: str
+    batch: int | None
+    threads: int | None
+    reason: str
+    install: str
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Everything that was measured.
+
+    Attributes:
+        environment: the machine.
+        protocol: how, in settings and words.
+        models: which; the first is what the others are compared with.
+        rows: the results.
+        noise_floor: beside which fidelity is to be read.
+        declined: what there are no results for, and why.
+        notes: whole sentences.
+    """
+
+    onnxprune: str
+    environment: Environment
+    protocol: Mapping[str, object]
+    models: tuple[ModelRow, ...]
+    rows: tuple[Row, ...]
+    noise_floor: tuple[NoiseFloor, ...]
+    declined: tuple[DeclinedRow, ...]
+    notes: tuple[str, ...]
+
+
+def to_json(made: Bench) -> dict[str, object]:
+    """The result as JSON values, with ``schema`` and ``version``."""
+    head: dict[str, object] = {"schema": SCHEMA, "version": VERSION}
+    return head | {name: plain(value) for name, value in asdict(made).items()}

@@ -1,0 +1,61 @@
+"""The zeros of a model as a plan: they can be applied to any other checkpoint of its graph."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from fnmatch import fnmatchcase
+
+from onnxprune import model as models
+from onnxprune.errors import OnnxpruneError
+from onnxprune.graph.plan import Origin, Plan, pack, versions
+from onnxprune.model.decode import densify
+from onnxprune.sparse.encodings.sparsity_stats import nonzero
+from onnxprune.sparse.encodings.values import FLOATS
+from onnxprune.sparse.encodings.weights import SMALLEST
+
+LEAST = 0.01
+"""The share of zeros from which on a weight counts as pruned: trained weights have few."""
+
+
+def of(plan: Plan) -> Plan:
+    """The zeros that a plan put into a model, for other checkpoints of what it made.
+
+    Unlike the plan itself it neither cuts nor reorders. It fits any graph that has weights of the
+    same names and shapes.
+    """
+    return Plan(zeroed=plan.zeroed, origin=replace(plan.origin, structure=""))
+
+
+def extract(source: models.ModelLike, *, skip: tuple[str, ...] = ()) -> Plan:
+    """A plan that zeroes what is zero in a model, whoever pruned it and however it is stored.
+
+    It fits any graph that has weights of the same names and shapes.
+
+    Weights count that have two axes or more, are not small, and of which 1 % or more is zero:
+    vectors and trained weights hold single zeros that mean nothing.
+
+    Args:
+        source: whatever `models.load` takes.
+        skip: globs over names of weights that are left out.
+
+    Raises:
+        OnnxpruneError: the model cannot be loaded, or nothing in it is pruned.
+    """
+    model, _ = densify(models.load(source))
+    zeroed = {}
+    for name, value in models.constants(model).items():
+        tensor = models.constant(value)
+        if tensor is None or tensor.dtype not in FLOATS or len(tensor.shape) < 2:
+            continue
+        if tensor.size < SMALLEST or any(fnmatchcase(name, glob) for glob in skip):
+            continue
+        kept = nonzero(tensor.numpy())
+        if kept.size - int(kept.sum()) >= LEAST * kept.size:
+            zeroed[name] = pack(kept)
+    if not zeroed:
+        raise OnnxpruneError(
+            "no weight of the model has zeros worth keeping: there is no mask in it",
+            hint="prune it first, as in `onnxprune prune --sparsity 50%`",
+        )
+    origin = Origin(criterion="zeros of a model", seed=None, versions=versions())
+    return Plan(zeroed=zeroed, origin=origin)

@@ -1,0 +1,13 @@
+"""INT8 after pruning: onnxruntime's quantizer, set so that it keeps zeros, and a proof of it.
+
+* ``purposes``: what the result is for, and which settings of the quantizer that takes.
+* ``quantizer``: onnxruntime's static and dynamic quantizers, from model to model.
+* ``zeros``: whether every zero of a weight is still one, and N:M still there.
+* ``rows``: linear weights laid out as ``[N, K]``, which OpenVINO's sparse INT8 kernel wants.
+* ``job``: the job made of these.
+"""
+
+from onnxprune.jobs.quantize.job import Quantized, quantize
+from onnxprune.jobs.quantize.purposes import PURPOSES, Settings
+
+__all__ = ["PURPOSES", "Quantized", "Settings", "quantize"]

@@ -1,0 +1,146 @@
+"""Quantizing a model, start to end: prepare, quantize, lay out, check zeros, compare outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from onnxprune import model as models
+from onnxprune.config import INPUTS, Options
+from onnxprune.data import split
+from onnxprune.data.dataset import HELD_OUT, Feeds, Inputs, open_inputs
+from onnxprune.errors import OnnxpruneError
+from onnxprune.evaluate.equivalence import Check, Verdict
+from onnxprune.evaluate.evaluation import Judgement, judge
+from onnxprune.jobs.prune import prune
+from onnxprune.jobs.quantize import quantizer, zeros
+from onnxprune.jobs.quantize.purposes import Settings
+from onnxprune.jobs.quantize.rows import by_rows
+from onnxprune.jobs.quantize.zeros import Weight
+from onnxprune.model.decode import densify
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Quantized:
+    """A quantized model and what is known about it.
+
+    Attributes:
+        model: it.
+        weights: what became of every weight that a layer contracts.
+        verdict: that zeros and patterns are still there, and the limits that were asked for.
+        outcome: how its outputs compare with the float model's, on inputs no range was taken from.
+        bytes: of everything stored, before and after.
+        notes: whole sentences.
+        settings: what was asked.
+    """
+
+    model: models.Model
+    weights: tuple[Weight, ...]
+    verdict: Verdict
+    outcome: Judgement
+    bytes: tuple[int, int]
+    notes: tuple[str, ...]
+    settings: Settings
+
+    def save(self, path: str | Path) -> Path:
+        """Write the quantized model."""
+        return models.save(self.model, path)
+
+    def __str__(self) -> str:
+        done = sum(bool(each.quantized) for each in self.weights)
+        return (
+            f"{done} of {len(self.weights)} weights in int8, {self.bytes[1] / self.bytes[0]:.3f}x "
+            f"bytes, zeros {'kept' if self.verdict.ok else 'NOT kept'}"
+        )
+
+
+def quantize(
+    source: Any,  # noqa: ANN401  # everything models.load takes
+    settings: Settings | None = None,
+    options: Options | None = None,
+    *,
+    first: Options | None = None,
+    tell: Tell = lambda _: None,
+) -> Quantized:
+    """Quantize a model to INT8 so that its zeros, and N:M among them, stay zeros.
+
+    Args:
+        source: a path, a ``ModelProto``, a graphsurgeon graph or a loaded model; never changed.
+        settings: how.
+        options: the inputs (``calib`` and what belongs to it), ``labels``, ``metric``,
+            ``max_drop``, ``provider`` and ``seed``; the rest has no meaning here.
+        first: a pruning run that comes before; it takes inputs from ``options`` where it names
+            none. Outputs are then compared with those of the model before both.
+        tell: hears the progress.
+
+    Raises:
+        OnnxpruneError: activations need inputs to be measured on and there are none, the model
+            has nothing to quantize, or onnxruntime refuses it.
+    """
+    how, asked = settings or Settings(), options or Options()
+    if how.purpose == "openvino-sparse" and how.dynamic:
+        raise OnnxpruneError(
+            "OpenVINO's sparse kernel takes weights behind DequantizeLinear, which --dynamic "
+            "does not make",
+            hint="leave out --dynamic and give inputs with --calib",
+        )
+    if asked.calib is None and not how.dynamic:
+        raise OnnxpruneError(
+            "the ranges of activations are measured on inputs",
+            hint="give some with --calib; or --dynamic measures them while the model runs",
+        )
+    tell("reading the model")
+    model, unpacked = densify(models.load(source))
+    inputs = open_inputs(model, asked if asked.calib is not None else _made_up(asked))
+    fit, held = _parts(inputs)
+    pruned = None
+    if first is not None:
+        given = {name: getattr(asked, name) for name in INPUTS} if first.calib is None else {}
+        pruned = prune(model, replace(first, **given), tell=tell)
+    tell("preparing")
+    ready, notes = quantizer.prepared(model if pruned is None else pruned.model)
+    tell("quantizing")
+    made = quantizer.run(ready, how, fit)
+    said = [f"{len(unpacked)} packed weights were made dense first"] if unpacked else []
+    said += (*(pruned.notes if pruned is not None else ()), *notes)
+    weights = zeros.compare(ready, made)
+    if not any(each.quantized for each in weights):
+        raise OnnxpruneError(
+            "onnxruntime's quantizer found no weight that it quantizes in this model",
+            hint="--dynamic takes products of matrices only; convolutions need --calib"
+            if how.dynamic
+            else "see `onnxprune eligible`; weights that are computed must be stored first",
+        )
+    if how.purpose == "openvino-sparse":
+        made, turned = by_rows(made)
+        said.append(f"{len(turned)} weights were laid out as [N,K]")
+    checks = [*(pruned.verdict.checks if pruned is not None else ()), *zeros.checks(weights)]
+    tell("comparing with the float model")
+    outcome = judge(model, made, inputs, held, asked)
+    if outcome.broken:
+        checks.append(Check("finite outputs", ok=False, value=float("inf"), limit=0.0))
+    if asked.max_drop is not None:
+        checks.append(Check("drop", outcome.drop <= asked.max_drop, outcome.drop, asked.max_drop))
+    if inputs.synthetic:
+        said.append(f"inputs were synthetic ({inputs.description}): accuracy was not looked at")
+    sizes = (models.size_bytes(model), models.size_bytes(made))
+    return Quantized(made, weights, Verdict(tuple(checks)), outcome, sizes, tuple(said), how)
+
+
+def _made_up(asked: Options) -> Options:
+    return replace(asked, calib="random", calib_samples=8, batch=4)
+
+
+def _parts(inputs: Inputs) -> tuple[list[Feeds], list[Feeds]]:
+    """Feeds that ranges are taken from, and others to judge by."""
+    calibration = inputs.calibration
+    assert calibration is not None
+    if calibration.synthetic or calibration.steps == 1:
+        every: list[Feeds] = list(calibration)
+        return every, every
+    fit, held = split(calibration, HELD_OUT, inputs.seed)
+    return list(fit), list(held)

@@ -1,0 +1,110 @@
+"""Weights laid out as quantizers and kernels want them.
+
+onnxruntime's quantizer only sees a stored weight right at the node that reads it, so what a
+Transpose or Reshape lies behind (``nn.Linear`` as the exporters of PyTorch write it) is stored the
+way it is read first.
+
+OpenVINO decompresses sparse INT8 weights only in fully connected layers whose weight is stored
+with one row per output; the ``[K, N]`` of an ONNX MatMul never gets there. So the stored matrix is
+transposed and a Transpose is put behind its DequantizeLinear, which every runtime folds away.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+from onnxprune import model as models
+from onnxprune.graph.layers.contractions import Reading, find_readings
+from onnxprune.graph.layers.layout import RESHAPES, Step
+
+LARGE = 1 << 18
+"""Elements from which a weight is laid out anew: smaller ones live in the cache anyway."""
+
+
+_MOVES = frozenset({"Identity", "Transpose", *RESHAPES})
+"""What leaves the elements of a weight as they are."""
+
+
+def as_read(model: models.Model) -> int:
+    """Store weights as the nodes that contract them see them, in place of moving them at run time.
+
+    Args:
+        model: it is changed. What others read of a weight stays where it is.
+
+    Returns:
+        How many tensors were stored anew; readers that see one weight alike share one.
+    """
+    readings, _ = find_readings(model)
+    made: dict[tuple[ir.Value, tuple[Step, ...]], ir.Value] = {}
+    for reading in readings:
+        stored = reading.stored
+        if not stored.through or not _MOVES.issuperset(stored.through):
+            continue
+        key = (stored.value, stored.steps)
+        if key not in made:
+            array = np.ascontiguousarray(stored.seen(stored.read()))
+            name = models.fresh_name(model.ir.graph, f"{stored.name}/as_read")
+            tensor = ir.Tensor(array, dtype=stored.dtype)
+            made[key] = models.add_constant(model.ir.graph, name, tensor)
+        reading.node.replace_input_with(reading.slot, made[key])
+    if made:
+        common.RemoveUnusedNodesPass()(model.ir)
+    return len(made)
+
+
+def by_rows(model: models.Model, least: int = LARGE) -> tuple[models.Model, tuple[str, ...]]:
+    """A copy of a model with large quantized ``[K, N]`` weights of MatMul stored as ``[N, K]``.
+
+    Args:
+        model: quantized, with DequantizeLinear before its products; it is left as it is.
+        least: smaller weights are left.
+
+    Returns:
+        The copy, and the names of the weights that were laid out anew.
+    """
+    made = models.clone(model)
+    readings, _ = find_readings(made)
+    done = []
+    for reading in readings:
+        if _fits(reading) and reading.stored.read().size >= least:
+            _transpose(reading)
+            done.append(reading.stored.name)
+    return made, tuple(done)
+
+
+def _fits(reading: Reading) -> bool:
+    """``stored [K, N] -> DequantizeLinear -> MatMul``, and nobody else reads either."""
+    stored = reading.stored
+    if reading.node.op_type != "MatMul" or reading.slot != 1 or len(stored.shape) != 2:
+        return False
+    if stored.through != ("DequantizeLinear",) or len(stored.value.uses()) != 1:
+        return False
+    operand = reading.node.inputs[1]
+    return operand is not None and len(operand.uses()) == 1 and not operand.is_graph_output()
+
+
+def _transpose(reading: Reading) -> None:
+    operand = reading.node.inputs[1]
+    assert operand is not None
+    dequantize = operand.producer()
+    assert dequantize is not None
+    graph = dequantize.graph
+    assert graph is not None
+    stored = reading.stored
+    turned = np.ascontiguousarray(stored.read().T)
+    models.set_constant(stored.value, ir.Tensor(turned, dtype=stored.dtype))
+    scaling = stored.scaling
+    assert scaling is not None
+    if scaling.scale is not None and scaling.scale.size > 1:
+        dequantize.attributes.add(ir.AttrInt64("axis", 1 - scaling.axis))
+    kind = ir.TensorType(stored.seen_dtype or ir.DataType.FLOAT)
+    operand.type, operand.shape = kind, ir.Shape(turned.shape)
+    node = ir.Node("", "Transpose", [operand], [ir.AttrInt64s("perm", [1, 0])], num_outputs=1)
+    output = node.outputs[0]
+    assert isinstance(graph, ir.Graph)
+    output.name = models.fresh_name(graph, f"{operand.name}/by_rows")
+    output.type, output.shape = kind, ir.Shape(turned.T.shape)
+    graph.insert_after(dequantize, node)
+    reading.node.replace_input_with(1, output)

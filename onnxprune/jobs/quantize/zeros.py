@@ -1,0 +1,131 @@
+"""Whether what was zero in a float model is zero in its quantized form, and N:M still there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from onnxprune import model as models
+from onnxprune.evaluate.equivalence import Check
+from onnxprune.graph.layers.contractions import Reading, find_readings
+from onnxprune.sparse.nm import counts
+
+Array = npt.NDArray[Any]
+
+_PATTERNS = ((2, 4), (1, 4), (4, 8), (2, 8))
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A weight of the float model, and what became of it.
+
+    Attributes:
+        name: in the float model.
+        quantized: name of its int8 form; empty where it stayed floating point.
+        elements: how many it has.
+        zeros: the share of them that is zero in the float model.
+        zeros_after: the same in the quantized one.
+        lost: zeros that are none any more.
+        pattern: ``2:4`` and the like, in the float model; empty for none.
+        kept: whether the pattern is still there.
+    """
+
+    name: str
+    quantized: str
+    elements: int
+    zeros: float
+    zeros_after: float = 0.0
+    lost: int = 0
+    pattern: str = ""
+    kept: bool = True
+
+
+def compare(dense: models.Model, quantized: models.Model) -> tuple[Weight, ...]:
+    """Every weight that a layer of the float model contracts, in the order of its graph.
+
+    Args:
+        dense: what was quantized.
+        quantized: what onnxruntime's quantizer made of it; weights are found by their names.
+    """
+    readings, _ = find_readings(dense)
+    stored = models.constants(quantized)
+    found: dict[str, Weight] = {}
+    for reading in readings:
+        name = reading.stored.name
+        if name not in found:
+            found[name] = _compare(reading, _quantized(name, stored), stored)
+    return tuple(found.values())
+
+
+def checks(weights: tuple[Weight, ...]) -> tuple[Check, ...]:
+    """What must hold: every zero is one still, and every pattern is there."""
+    lost = sum(each.lost for each in weights)
+    made = [Check("zeros of weights that are zeros no more", lost == 0, lost, 0)]
+    patterned = [each for each in weights if each.pattern and each.quantized]
+    if patterned:
+        broken = sum(not each.kept for each in patterned)
+        made.append(Check("weights whose N:M pattern is gone", broken == 0, broken, 0))
+    return tuple(made)
+
+
+def _quantized(name: str, stored: Mapping[str, ir.Value]) -> ir.Value | None:
+    for suffix in ("_quantized", "_Transposed_quantized", "_transposed_quantized"):
+        if name + suffix in stored:
+            return stored[name + suffix]
+    return None
+
+
+def _compare(reading: Reading, value: ir.Value | None, stored: Mapping[str, ir.Value]) -> Weight:
+    name, before = reading.stored.name, reading.stored.read()
+    pattern, (n, m) = _pattern(reading, before)
+    share = 1 - np.count_nonzero(before) / max(before.size, 1)
+    tensor = None if value is None else models.constant(value)
+    if value is None or tensor is None:
+        return Weight(name, "", before.size, share, share, pattern=pattern)
+    after = tensor.numpy().astype(np.int16) - _zero_point(name, value, stored)
+    if _turned(reading, value):
+        after = after.T
+    if after.shape != before.shape:
+        return Weight(name, value.name or "", before.size, share, 0.0, int(before.size), pattern,
+                      kept=False)  # fmt: skip
+    lost = int(np.count_nonzero(after[before == 0]))
+    return Weight(
+        name,
+        value.name or "",
+        before.size,
+        share,
+        1 - np.count_nonzero(after) / max(after.size, 1),
+        lost,
+        pattern,
+        kept=not pattern or bool((counts(reading, after, m) <= n).all()),
+    )
+
+
+def _turned(reading: Reading, value: ir.Value) -> bool:
+    """Whether a Gemm became a MatMulInteger, which has no transB: then its weight was turned."""
+    flag = reading.node.attributes.get("transB")
+    kept = any(node.op_type == "DequantizeLinear" for node, _ in value.uses())
+    return reading.node.op_type == "Gemm" and flag is not None and flag.as_int() == 1 and not kept
+
+
+def _pattern(reading: Reading, weight: Array) -> tuple[str, tuple[int, int]]:
+    """The sparsest pattern that a weight has."""
+    for n, m in sorted(_PATTERNS, key=lambda p: p[0] / p[1]):
+        whole = reading.inputs % m == 0 and weight.size
+        if whole and (counts(reading, weight, m) <= n).all():
+            return f"{n}:{m}", (n, m)
+    return "", (0, 1)
+
+
+def _zero_point(name: str, value: ir.Value, stored: Mapping[str, ir.Value]) -> int:
+    """Zero points are 0 as asked; whatever else is there is taken for what it is."""
+    base = (value.name or "").removesuffix("_quantized")
+    held = stored.get(f"{base}_zero_point") or stored.get(f"{name}_zero_point")
+    tensor = None if held is None else models.constant(held)
+    array = None if tensor is None else np.unique(tensor.numpy().astype(np.int16))
+    return int(array[0]) if array is not None and array.size == 1 else 0

@@ -1,0 +1,245 @@
+"""From an analysis, a plan and what was measured to the report."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import onnx_ir as ir
+
+from onnxprune import model as models
+from onnxprune.evaluate.evaluation import Judgement
+from onnxprune.evaluate.metrics import find_metric
+from onnxprune.evaluate.output_comparison import Fidelity
+from onnxprune.graph.analysis import Analysis
+from onnxprune.graph.cost import Cost, CostModel
+from onnxprune.graph.units import Block, Group
+from onnxprune.jobs.apply_plan import Pruned, Visited
+from onnxprune.jobs.recipe import as_mapping
+from onnxprune.jobs.results.couplings import coupling_rows
+from onnxprune.jobs.results.reach import pinned_rows, reach
+from onnxprune.jobs.results.schema import (
+    BlockRow,
+    CheckRow,
+    Command,
+    GroupRow,
+    Measure,
+    ModelRow,
+    OutputRow,
+    PointRow,
+    RefitRow,
+    Report,
+    SparseRow,
+    TensorRow,
+)
+from onnxprune.jobs.results.weights import zeros_rows
+from onnxprune.quantities import Unit
+
+_QUICK = 1 << 30
+"""Bytes of weights that are read without being asked to."""
+
+
+def inspection(analysis: Analysis, *, weights: bool | None = None) -> Report:
+    """What ``inspect`` reports: the model, and what of it can and cannot be removed.
+
+    Args:
+        analysis: of the model.
+        weights: look into every weight for zeros; None does so unless that means much reading.
+    """
+    report = _report("inspect", analysis, {}, ())
+    if weights is None:
+        weights = report.model.bytes <= _QUICK
+    return replace(report, weights=zeros_rows(analysis.model)) if weights else report
+
+
+def result(command: Command, run: Pruned, output: Path | None) -> Report:
+    """What a run of ``command`` reports; ``output`` is the file that was written, if any."""
+    return replace(
+        _report(command, run.analysis, run.plan.removed, run.plan.bypassed),
+        options=as_mapping(run.options),
+        refits=tuple(
+            RefitRow(each.node, each.method, each.before, each.after, each.reason)
+            for each in run.recovered
+        ),
+        sparse=tuple(SparseRow(**asdict(each)) for each in run.thinned),
+        measures=measures(run),
+        outputs=output_rows(run),
+        samples=run.outcome.samples,
+        points=point_rows(run.visited),
+        checks=tuple(
+            CheckRow(each.name, each.ok, each.value, each.limit) for each in run.verdict.checks
+        ),
+        notes=run.notes,
+        output=str(output) if output else None,
+    )
+
+
+def _report(
+    command: Command,
+    analysis: Analysis,
+    removed: Mapping[str, Sequence[int]],
+    bypassed: Sequence[str],
+) -> Report:
+    costs = CostModel(analysis)
+    return Report(
+        command=command,
+        onnxprune=importlib.metadata.version("onnxprune"),
+        model=model_row(analysis, costs()),
+        reach=reach(analysis),
+        groups=group_rows(analysis.groups, removed, costs),
+        blocks=block_rows(analysis.blocks, bypassed, costs),
+        pinned=pinned_rows(analysis),
+        couplings=coupling_rows(analysis),
+    )
+
+
+def measures(run: Pruned) -> tuple[Measure, ...]:
+    """Size before and after, and the task metric where labels were given."""
+    found = [
+        Measure("MACs", run.dense.macs, run.left.macs, "count"),
+        Measure("parameters", run.dense.params, run.left.params, "count"),
+        Measure("weights", run.dense.bytes, run.left.bytes, "bytes"),
+    ]
+    if (timed := run.latency) is not None:
+        found.append(Measure("latency", timed.dense, timed.pruned, "seconds"))
+    judged = run.outcome
+    if judged.metric:
+        part = find_metric(run.options.metric).kind == "accuracy"
+        unit: Unit = "fraction" if part else "number"
+        found.append(Measure(judged.metric, judged.before, judged.after, unit))
+    return tuple(found)
+
+
+def output_rows(run: Pruned) -> tuple[OutputRow, ...]:
+    """How close each output is; nothing of what a network says about noise."""
+    return () if _made_up(run.options.calib) else fidelity_rows(run.outcome)
+
+
+def _latency(visited: Visited) -> dict[str, dict[str, float]]:
+    """Seconds of one run by backend, and between what they lie as the ratio says."""
+    if visited.timed is None:
+        return {}
+    backend, found = visited.timed
+    low, high = found.dense * found.low, found.dense * found.high
+    return {backend: {"p50_s": found.pruned, "low_s": low, "high_s": high}}
+
+
+def point_rows(visited: Iterable[Visited]) -> tuple[PointRow, ...]:
+    """One row per model that was visited, in the order in which that happened."""
+    return tuple(
+        PointRow(
+            label=each.label,
+            macs=each.left.macs,
+            params=each.left.params,
+            bytes=each.left.bytes,
+            latency=_latency(each),
+            metric=each.judged.measure,
+            value=each.judged.value,
+            drop=each.judged.drop,
+            drop_error=each.judged.drop_error,
+            samples=each.judged.samples,
+            ok=each.ok,
+            chosen=each.chosen,
+        )
+        for each in visited
+    )
+
+
+def fidelity_rows(judged: Judgement) -> tuple[OutputRow, ...]:
+    """One row per output: how close it is to the original's."""
+    return tuple(output_row(each) for each in judged.outputs.values())
+
+
+def output_row(found: Fidelity) -> OutputRow:
+    """How close one output is."""
+    return OutputRow(
+        name=found.name,
+        top1=found.top1,
+        kl=found.kl,
+        cosine=found.cosine,
+        relative_error=found.relative_error,
+        max_abs_error=found.max_abs_error,
+        snr_db=found.snr_db,
+        broken=found.broken,
+        reason=found.reason,
+    )
+
+
+def model_row(analysis: Analysis, dense: Cost) -> ModelRow:
+    """What the analysed model is; ``dense`` is its cost with nothing removed."""
+    model = analysis.model
+    graph = model.ir.graph
+    producer = " ".join(filter(None, (model.ir.producer_name, model.ir.producer_version)))
+    stored = models.constants(model)
+    return ModelRow(
+        name=model.path.name if model.path else graph.name or "model",
+        producer=producer,
+        ir_version=model.ir.ir_version,
+        opsets=dict(model.ir.opset_imports),
+        nodes=sum(len(each) for each in models.graphs(model)),
+        inputs=tuple(_tensor(v) for v in graph.inputs if v.name not in stored),
+        outputs=tuple(_tensor(value) for value in graph.outputs),
+        params=dense.params,
+        macs=dense.macs,
+        bytes=dense.bytes,
+        analysed={name: tuple(shape) for name, shape in analysis.inputs[0].items()},
+    )
+
+
+def group_rows(
+    groups: Iterable[Group], removed: Mapping[str, Sequence[int]], costs: CostModel
+) -> tuple[GroupRow, ...]:
+    """One row per group; ``removed`` holds the units that go, by group name.
+
+    What a unit costs is what the model costs less without it: the same numbers that budgets count.
+    """
+    dense, rows = costs(), []
+    for group in groups:
+        saved = _less(dense, costs({group.name: (0,)}))
+        rows.append(
+            GroupRow(
+                name=group.name,
+                kind=group.kind,
+                units=len(group),
+                kept=len(group) - len(removed.get(group.name, ())),
+                exact=group.exact,
+                reason=group.reason,
+                tensors=len({cut.tensor for cut in group.slices}),
+                params=saved.params,
+                macs=saved.macs,
+                bytes=saved.bytes,
+            )
+        )
+    return tuple(rows)
+
+
+def block_rows(
+    blocks: Iterable[Block], bypassed: Iterable[str], costs: CostModel
+) -> tuple[BlockRow, ...]:
+    """One row per residual branch; ``bypassed`` names those that go."""
+    gone = set(bypassed)
+    dense, rows = costs(), []
+    for block in blocks:
+        saved = _less(dense, costs({}, (block.name,)))
+        rows.append(
+            BlockRow(block.name, len(block.nodes), saved.params, saved.macs, block.name in gone)
+        )
+    return tuple(rows)
+
+
+def _less(whole: Cost, part: Cost) -> Cost:
+    return Cost(whole.macs - part.macs, whole.params - part.params, whole.bytes - part.bytes)
+
+
+def _made_up(calib: object) -> bool:
+    return calib is None or (isinstance(calib, str) and calib.partition(":")[0] == "random")
+
+
+def _tensor(value: ir.Value) -> TensorRow:
+    dtype = value.dtype.name.lower() if value.dtype is not None else str(value.type or "unknown")
+    if value.shape is None:
+        return TensorRow(value.name or "", dtype, None)
+    sizes = tuple(each if isinstance(each, int) else each.value for each in value.shape)
+    return TensorRow(value.name or "", dtype, sizes)

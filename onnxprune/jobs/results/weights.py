@@ -1,0 +1,106 @@
+"""Rows of a report about weights on disk: their zeros, and the form each is stored in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from onnxprune.sparse.encodings.forms import FORMS
+
+if TYPE_CHECKING:
+    from onnxprune import model as models
+    from onnxprune.jobs.store.job import Stored
+
+_LEAST = 0.01
+"""The share of zeros from which on a weight is worth a row: trained weights have few."""
+
+
+@dataclass(frozen=True)
+class ZerosRow:
+    """The zeros of one weight.
+
+    Attributes:
+        weight: its name.
+        shape, dtype: of the weight.
+        zeros: the part of it that is zero.
+        pattern: what they look like, such as ``2:4 along axis 1``.
+        bytes: what it takes in each form; forms that cannot hold it are left out.
+    """
+
+    weight: str
+    shape: tuple[int, ...]
+    dtype: str
+    zeros: float
+    pattern: str
+    bytes: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class StoredRow:
+    """The form one weight is stored in.
+
+    Attributes:
+        weight: its name.
+        shape, dtype: of the weight.
+        zeros: the part of it that is zero.
+        form: ``dense``, ``sparse``, ``bitmask``, ``delta``, ``delta4`` or ``nibble``.
+        values: type of the stored values.
+        dense, stored: bytes before and after.
+        remark: why it did not get what was asked for; empty if it did.
+    """
+
+    weight: str
+    shape: tuple[int, ...]
+    dtype: str
+    zeros: float
+    form: str
+    values: str
+    dense: int
+    stored: int
+    remark: str
+
+
+def zeros_rows(model: models.Model) -> tuple[ZerosRow, ...]:
+    """One row per weight that has zeros worth a word, in the order of the model."""
+    from onnxprune.sparse.encodings.choose import bytes_of
+    from onnxprune.sparse.encodings.pattern import find
+    from onnxprune.sparse.encodings.weights import weights
+
+    rows = []
+    for weight in weights(model, "exact"):
+        zeros = 1 - weight.content.kept / weight.content.size
+        if zeros < _LEAST:
+            continue
+        sizes = {form: bytes_of(weight, form) for form in FORMS}
+        rows.append(
+            ZerosRow(
+                weight=weight.name,
+                shape=weight.shape,
+                dtype=weight.tensor.dtype.name.lower(),
+                zeros=zeros,
+                pattern=str(find(weight.tensor.numpy())),
+                bytes={form: found for form, found in sizes.items() if found is not None},
+            )
+        )
+    return tuple(rows)
+
+
+def stored_rows(stored: Stored) -> tuple[StoredRow, ...]:
+    """One row per weight that was looked at."""
+    from onnxprune.sparse.encodings.choose import bytes_of
+
+    return tuple(
+        StoredRow(
+            weight=weight.name,
+            shape=weight.shape,
+            dtype=weight.tensor.dtype.name.lower(),
+            zeros=1 - weight.content.kept / weight.content.size,
+            form=weight.form,
+            values=weight.coding.dtype.name.lower(),
+            dense=weight.tensor.nbytes,
+            stored=bytes_of(weight, weight.form) or 0,
+            remark=weight.excluded or weight.remark,
+        )
+        for weight in stored.weights
+    )

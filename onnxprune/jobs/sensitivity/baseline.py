@@ -1,0 +1,155 @@
+"""The dense model of a sweep: what it answers and scores, and the job of those who prune it."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import get_args
+
+import numpy as np
+
+from onnxprune import model as models
+from onnxprune.config import Options
+from onnxprune.data.dataset import Feeds
+from onnxprune.errors import OnnxpruneError
+from onnxprune.evaluate.evaluation import Task, judge_run, within
+from onnxprune.evaluate.metrics import score
+from onnxprune.evaluate.output_comparison import Outputs
+from onnxprune.graph.analysis import Analysis
+from onnxprune.graph.surgery import cut
+from onnxprune.jobs.sensitivity.job import THREADS, Job, Weighing
+from onnxprune.jobs.sensitivity.targets import Rows
+from onnxprune.runtime import open_session
+from onnxprune.select.importance.curve_cache import key
+
+_SENDABLE = 1 << 30
+"""Bytes of weights from which a model travels as a path."""
+_ANSWERS = 256 << 20
+"""Bytes of the dense model's answers that are kept; beyond, it is run again for every cell."""
+
+
+class Dense:
+    """The dense model, run once over the inputs of the sweep.
+
+    Args:
+        analysis: of it.
+        feeds: the inputs.
+        asked: provider and metric.
+        task: what the model is for, if there are labels.
+
+    Raises:
+        OnnxpruneError: it does not run, or the labels do not fit.
+    """
+
+    def __init__(
+        self, analysis: Analysis, feeds: tuple[Feeds, ...], asked: Options, task: Task | None
+    ) -> None:
+        self.feeds = feeds
+        self._analysis, self._asked, self._task = analysis, asked, task
+        self._parts = models.parts(analysis.model)
+        self._session = open_session(
+            analysis.model, provider=asked.provider, threads=THREADS, outputs=within(self._parts)
+        )
+        self._answers = _within(self._session.run, feeds, _ANSWERS)
+        self.before = None
+        if task is not None:
+            outputs = ({name: each[name] for name in self._parts} for each in self.answers())
+            self.before = score(task.metric, outputs, task.labels)
+        first = judge_run(self._session.run, feeds[:1], self.answers(1), parts=self._parts)
+        self.metric = first.measure
+        self.higher_is_better = True
+        if task is not None:
+            self.metric = task.metric.name
+            self.higher_is_better = task.metric.higher_is_better
+
+    def answers(self, most: int | None = None) -> Iterable[Outputs]:
+        """What it answers to the first feeds: as kept, or run again where that is too much."""
+        if self._answers is not None:
+            return self._answers[:most]
+        return (self._session.run(each) for each in self.feeds[:most])
+
+    @property
+    def nameless(self) -> bool:
+        """Whether what is measured follows from a user's function, which no key can name."""
+        return self._task is not None and self._task.metric.kind == "function"
+
+    def job(self, rows: Rows) -> Job:
+        """What those have to know who measure the cells of these rows."""
+        model = self._analysis.model
+        large = models.size_bytes(model) > _SENDABLE and model.path is not None
+        labels = None if self._task is None else self._task.labels
+        orders = {t.name: np.array(t.order, np.int64) for t in rows.targets if t.order}
+        weighing = weighing_of(self._asked)
+        settings = {
+            "provider": self._asked.provider,
+            "metric": self.metric,
+            "labels": None if labels is None else (labels.shape, labels.tobytes()),
+            "orders": [(name, order.tolist()) for name, order in orders.items()],
+            "norms": [(name, norm.tobytes()) for name, norm in rows.norms.items()],
+            "weighing": weighing,
+        }
+        name = key(self._analysis, self._analysis.groups, self.feeds, settings)
+        return Job(
+            key=uuid.uuid4().hex if self.nameless else name,
+            model=model.path.absolute() if large and model.path else _bytes(model),
+            shapes=dict(self._analysis.inputs[0]),
+            orders=orders,
+            blocks=tuple(t.name for t in rows.targets if t.kind == "block"),
+            norms=rows.norms,
+            weighing=weighing,
+            feeds=self.feeds,
+            wanted=self._answers,
+            labels=labels,
+            metric=self._asked.metric,
+            before=self.before,
+            provider=self._asked.provider,
+        )
+
+    def drop_without(self, removed: Mapping[str, Sequence[int]]) -> float:
+        """What is lost without some units, nothing refitted.
+
+        Raises:
+            OnnxpruneError: they cannot go together.
+        """
+        small = cut(self._analysis, removed)
+        parts = models.shared_parts(self._analysis.model, small)
+        session = open_session(
+            small, provider=self._asked.provider, threads=THREADS, outputs=within(parts)
+        )
+        answers = self.answers()
+        return judge_run(session.run, self.feeds, answers, self._task, self.before, parts).drop
+
+
+def weighing_of(asked: Options) -> Weighing:
+    """How single weights are chosen.
+
+    Raises:
+        OnnxpruneError: a sweep does not know the method that is asked for.
+    """
+    known: tuple[Weighing, ...] = get_args(Weighing)
+    for each in known:
+        if each == (asked.sparse_method or "wanda"):
+            return each
+    raise OnnxpruneError(
+        f"a sweep does not choose weights by {asked.sparse_method}, which refits them",
+        hint=f"take --sparse-method {', '.join(known[:-1])} or {known[-1]}",
+    )
+
+
+def _within(
+    run: Callable[[Feeds], Outputs], feeds: Sequence[Feeds], most: int
+) -> tuple[Outputs, ...] | None:
+    """All answers, or None where they are more than so many bytes."""
+    found: list[Outputs] = []
+    size = 0
+    for each in feeds:
+        found.append(run(each))
+        size += sum(getattr(array, "nbytes", 0) for array in found[-1].values())
+        if size > most:
+            return None
+    return tuple(found)
+
+
+def _bytes(model: models.Model) -> bytes:
+    data: bytes = models.to_proto(model).SerializeToString()
+    return data

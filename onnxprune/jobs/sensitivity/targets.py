@@ -1,0 +1,121 @@
+"""The rows of a sweep: groups with the order their units leave in, blocks, and single weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+
+from onnxprune.config import Options
+from onnxprune.data.dataset import Feeds
+from onnxprune.graph.analysis import Analysis
+from onnxprune.graph.cost import CostModel
+from onnxprune.jobs.sensitivity.job import Array
+from onnxprune.jobs.sensitivity.request import Request
+from onnxprune.quantities import Sparsity
+from onnxprune.select.allocate import Limits
+from onnxprune.select.allocate.limits import select
+from onnxprune.select.importance.units import Tell, removal_orders
+from onnxprune.select.sensitivity import Target
+from onnxprune.sparse.rows import norms_of
+from onnxprune.sparse.targets import find_targets
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """What is swept.
+
+    Attributes:
+        targets: in the order of the network: groups, blocks, weights.
+        norms: by weight, root mean squares ``[g, K]`` of what it multiplies.
+        criterion: what the orders of units come from.
+        declined: by name, why something is no row.
+    """
+
+    targets: tuple[Target, ...]
+    norms: dict[str, Array] = field(default_factory=dict)
+    criterion: str = ""
+    declined: dict[str, str] = field(default_factory=dict)
+
+
+def find_rows(
+    analysis: Analysis, asked: Options, request: Request, fit: Sequence[Feeds], tell: Tell
+) -> Rows:
+    """Find everything that can be pruned alone.
+
+    Args:
+        analysis: of the dense model.
+        asked: what to skip, the criterion, whether inexact groups count.
+        request: which kinds.
+        fit: the inputs that criteria look at.
+        tell: hears the progress.
+
+    Raises:
+        OnnxpruneError: a glob matches nothing, or the criterion cannot be used.
+    """
+    targets: list[Target] = []
+    declined: dict[str, str] = {}
+    norms: dict[str, Array] = {}
+    criterion = ""
+    if "groups" in request.kinds:
+        found, criterion = _groups(analysis, asked, fit, declined, tell)
+        targets += found
+    if "blocks" in request.kinds:
+        for block in analysis.blocks:
+            glob = next((g for g in asked.skip if fnmatchcase(block.name, g)), None)
+            if glob is not None:
+                declined[block.name] = f"skipped, as {glob!r} asks"
+            else:
+                targets.append(Target(block.name, "block", 1, block.params, block.macs))
+    if "weights" in request.kinds:
+        layers, left = find_targets(analysis.model, Sparsity(0.5), asked.skip)
+        declined |= {each.weight or each.node: each.reason for each in left}
+        tell("measuring what every weight multiplies")
+        norms = norms_of(analysis.model, layers, list(fit), asked.provider) if layers else {}
+        work = {
+            call.name: sum(_volume(axes) for axes in call.work) // analysis.batch
+            for _, call in analysis.walk.calls
+        }
+        targets += [
+            Target(each.name, "weight", each.size, each.size, work.get(each.layer.node, 0))
+            for each in layers
+        ]
+    return Rows(tuple(targets), norms, criterion, declined)
+
+
+def _groups(
+    analysis: Analysis,
+    asked: Options,
+    fit: Sequence[Feeds],
+    declined: dict[str, str],
+    tell: Tell,
+) -> tuple[list[Target], str]:
+    limits = Limits(allow_inexact=asked.allow_inexact, skip=asked.skip)
+    names = [b.name for b in analysis.blocks] + list(analysis.constants)
+    declined |= select(analysis.groups, limits, known=names).declined
+    groups = []
+    for group in analysis.groups:
+        if group.name not in declined and len(group) == 1:
+            declined[group.name] = "it has one unit, which must stay"
+        elif group.name not in declined:
+            groups.append(group)
+    orders, criterion = removal_orders(analysis, asked, fit, tell)
+    costs = CostModel(analysis)
+    dense = costs()
+    targets = []
+    for group in groups:
+        if group.name not in orders:
+            declined[group.name] = f"not scored by {criterion}"
+            continue
+        one = costs({group.name: (0,)})
+        saved = dense.params - one.params, dense.macs - one.macs
+        order = tuple(int(unit) for unit in orders[group.name])
+        targets.append(Target(group.name, group.kind, len(group), *saved, order))
+    return targets, criterion
+
+
+def _volume(axes: Sequence[object]) -> int:
+    size = 1
+    for axis in axes:
+        size *= getattr(axis, "size", 0) or 0
+    return size

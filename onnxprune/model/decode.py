@@ -1,0 +1,286 @@
+"""Packed weights made dense again; those that ONNX stores sparse are dense once they are loaded.
+
+Decoding subgraphs are evaluated with numpy: the operators that `onnxprune store` writes, and no
+others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from onnxprune import model as models
+from onnxprune.errors import OnnxpruneError
+
+MARK = "onnxprune.packed"
+"""Key of the model's metadata that says that weights are decoded in front of the graph."""
+PREFIX = "packed/"
+"""How the names of everything that belongs to a decoder begin."""
+
+
+def densify(model: models.Model) -> tuple[models.Model, tuple[str, ...]]:
+    """A copy of a model in which every packed weight is an ordinary constant again.
+
+    A packed weight is known by what it is made of: constants only, by operators of decoders only,
+    one of them looking up or adding up stored bytes. So it is found whatever else was done to the
+    file. What the constants become is what the decoder computes, bit by bit; they are computed
+    when they are read.
+
+    Args:
+        model: it is left as it is, and returned itself if nothing in it is packed.
+
+    Returns:
+        The copy, and the names of the weights.
+    """
+    found = packed(model)
+    if not found:
+        return model, ()
+    made = models.clone(model)
+    values = {value.name: value for value in models.values(made.ir.graph)}
+    decoders = [values[value.name].producer() for value in found]
+    for value in found:
+        _make_constant(made, values[value.name], _tensor(value))
+    for decoder in decoders:
+        assert decoder is not None
+        _remove(made, decoder)
+    made.ir.metadata_props.pop(MARK, None)
+    return made, tuple(value.name or "" for value in found)
+
+
+def packed(model: models.Model) -> tuple[ir.Value, ...]:
+    """The values of a model that are decoded weights."""
+    marked = MARK in model.ir.metadata_props
+    inside: dict[ir.Value, bool] = {}  # computed as decoders compute -> from stored bytes
+    roots = []
+    for node in model.ir.graph:
+        inputs = [value for value in node.inputs if value is not None]
+        if not folds(node) or len(inputs) < len(node.inputs):
+            continue
+        if not all(value in inside or _is_stored(value) for value in inputs):
+            continue
+        known = _reads_bytes(node) or any(inside.get(value, False) for value in inputs)
+        known = known or (marked and any(_is_ours(value) for value in inputs))
+        if marked and known and not _is_ours(node.outputs[0]):
+            roots.append(node.outputs[0])  # what follows, whatever it computes, is the model's own
+        else:
+            inside |= dict.fromkeys(node.outputs, known)
+    if marked:
+        return tuple(roots)
+    return tuple(v for v, known in inside.items() if known and _is_read(v, lambda o: o in inside))
+
+
+def _is_stored(value: ir.Value) -> bool:
+    return models.constant(value) is not None and not value.is_graph_input()
+
+
+def _is_ours(value: ir.Value) -> bool:
+    return (value.name or "").startswith(PREFIX)
+
+
+def _is_read(value: ir.Value, inside: Callable[[ir.Value], bool]) -> bool:
+    """Whether anybody who is no decoder reads a value."""
+    readers = {reader for reader, _ in value.uses()}
+    return value.is_graph_output() or any(not any(map(inside, r.outputs)) for r in readers)
+
+
+def _reads_bytes(node: ir.Node) -> bool:
+    """Whether a node looks stored bytes up in a table, or adds them up."""
+    at = {"Gather": 1, "CumSum": 0}.get(node.op_type)
+    value = node.inputs[at] if at is not None else None
+    cast = value.producer() if value is not None else None
+    if cast is None or cast.op_type != "Cast" or cast.inputs[0] is None:
+        return False
+    stored = models.constant(cast.inputs[0])
+    return stored is not None and stored.dtype == ir.DataType.UINT8
+
+
+def _tensor(value: ir.Value) -> ir.TensorProtocol:
+    """What a decoder computes; ``value`` stays in its own graph, which nobody edits."""
+    dtype, shape = describe(value)
+
+    def decode() -> ir.TensorProtocol:
+        try:
+            array = np.ascontiguousarray(evaluate(value))
+        except (IndexError, ValueError) as error:
+            raise OnnxpruneError(
+                f"the packed weight '{value.name}' is damaged: {error}",
+                hint="copy the file again, or store the dense model again",
+            ) from error
+        return ir.Tensor(array, dtype, name=value.name)
+
+    if shape is None:
+        return decode()
+    return ir.LazyTensor(
+        decode,
+        dtype,
+        ir.Shape(shape),
+        name=value.name,
+    )
+
+
+def _make_constant(model: models.Model, value: ir.Value, tensor: ir.TensorProtocol) -> None:
+    """A constant of the same name in the place of a decoder's last value."""
+    graph = model.ir.graph
+    made = models.add_constant(graph, f"{value.name}/dense", tensor)
+    for reader, position in list(value.uses()):
+        reader.replace_input_with(position, made)
+    for k, each in enumerate(graph.outputs):
+        if each is value:
+            graph.outputs[k] = made
+    made.meta.update(value.meta)
+    name, value.name = value.name, f"{PREFIX}{value.name}"
+    made.name = name
+
+
+def _remove(model: models.Model, node: ir.Node) -> None:
+    """Remove a node nobody reads, and what then nobody reads in front of it."""
+    pending = [node]
+    while pending:
+        current = pending.pop()
+        if current.graph is None or any(v.uses() or v.is_graph_output() for v in current.outputs):
+            continue
+        inputs = {value for value in current.inputs if value is not None}
+        model.ir.graph.remove(current, safe=True)
+        for value in inputs:
+            producer = value.producer()
+            if value.uses() or value.is_graph_output():
+                continue
+            if producer is not None:
+                pending.append(producer)
+            elif value.is_initializer():
+                remove(value)
+
+
+def remove(value: ir.Value) -> None:
+    """Take a constant that nobody reads out of its graph."""
+    node = value.producer()
+    if node is not None:
+        graph = node.graph
+        assert isinstance(graph, ir.Graph)
+        graph.remove(node, safe=True)
+        return
+    graph = value.graph
+    assert graph is not None
+    graph.initializers.pop(value.name or "")
+
+
+Array = npt.NDArray[Any]
+
+
+def _gather(node: ir.Node, data: Array, at: Array) -> Array:
+    return np.take(data, at, axis=_int(node, "axis", 0))
+
+
+def _scatter(node: ir.Node, data: Array, at: Array, updates: Array) -> Array:
+    made = data.copy()
+    np.put_along_axis(made, at.astype(np.int64), updates, axis=_int(node, "axis", 0))
+    return made
+
+
+def _split(node: ir.Node, data: Array, *sizes: Array) -> list[Array]:
+    given = sizes[0].tolist() if sizes else list(node.attributes["split"].as_ints())
+    return np.split(data, np.cumsum(given)[:-1], axis=_int(node, "axis", 0))
+
+
+def _slice(_: ir.Node, data: Array, start: Array, end: Array) -> Array:
+    return data[int(start[0]) : int(end[0])]
+
+
+def _filled(node: ir.Node, sizes: Array) -> Array:
+    value = node.attributes["value"].as_tensor().numpy()
+    return np.full(sizes.tolist(), value.reshape(-1)[0], value.dtype)
+
+
+def _cast(node: ir.Node, data: Array) -> Array:
+    return data.astype(ir.DataType(_int(node, "to", 0)).numpy())
+
+
+_OPERATORS: Mapping[str, Callable[..., Array | list[Array]]] = {
+    "Cast": _cast,
+    "Concat": lambda node, *parts: np.concatenate(parts, axis=_int(node, "axis", 0)),
+    "ConstantOfShape": _filled,
+    "CumSum": lambda _, data, axis: np.cumsum(data, axis=int(axis), dtype=data.dtype),
+    "Gather": _gather,
+    "GatherElements": lambda node, data, at: np.take_along_axis(
+        data, at.astype(np.int64), axis=_int(node, "axis", 0)
+    ),
+    "Mul": lambda _, a, b: a * b,
+    "Reshape": lambda _, data, shape: data.reshape(shape.tolist()),
+    "ScatterElements": _scatter,
+    "Slice": _slice,
+    "Split": _split,
+    "Transpose": lambda node, data: np.transpose(data, node.attributes["perm"].as_ints()),
+}
+
+
+def folds(node: ir.Node) -> bool:
+    """Whether the operator of a node is one of those that decoders are made of."""
+    return node.domain in ("", "ai.onnx") and node.op_type in _OPERATORS
+
+
+def evaluate(value: ir.Value) -> Array:
+    """What a value holds that is computed from constants by operators that `folds` knows."""
+    done: dict[ir.Value, Array] = {}
+    pending = [value]
+    while pending:
+        current = pending[-1]
+        if current in done:
+            pending.pop()
+            continue
+        held = models.constant(current)
+        if held is not None:
+            done[current] = held.numpy()
+            continue
+        node = current.producer()
+        assert node is not None
+        missing = [each for each in node.inputs if each is not None and each not in done]
+        if missing:
+            pending += missing
+            continue
+        inputs = [done[each] for each in node.inputs if each is not None]
+        made = _OPERATORS[node.op_type](node, *inputs)
+        outputs = made if isinstance(made, list) else [made]
+        done.update(zip(node.outputs, outputs, strict=True))
+    return done[value]
+
+
+def describe(value: ir.Value) -> tuple[ir.DataType, tuple[int, ...] | None]:
+    """Element type and, where it can be told without computing it, shape of such a value."""
+    held = models.constant(value)
+    if held is not None:
+        return held.dtype, tuple(int(size) for size in held.shape.numpy())
+    node = value.producer()
+    assert node is not None
+    if node.op_type == "ConstantOfShape":
+        return node.attributes["value"].as_tensor().dtype, None
+    first = node.inputs[1 if node.op_type == "Concat" else 0]
+    assert first is not None
+    return _behind(node, *describe(first))
+
+
+def _behind(
+    node: ir.Node, dtype: ir.DataType, shape: tuple[int, ...] | None
+) -> tuple[ir.DataType, tuple[int, ...] | None]:
+    """Type and shape of a node's output, given those of the input that decides them."""
+    match node.op_type:
+        case "Cast":
+            return ir.DataType(_int(node, "to", 0)), shape
+        case "Mul":
+            return dtype, shape
+        case "Reshape":
+            sizes = models.constant(node.inputs[1]) if node.inputs[1] is not None else None
+            found = [] if sizes is None else [int(size) for size in sizes.numpy()]
+            return dtype, tuple(found) if found and min(found) > 0 else None
+        case "Transpose":
+            order = node.attributes["perm"].as_ints()
+            return dtype, None if shape is None else tuple(shape[axis] for axis in order)
+    return dtype, None  # a stream: only its type is needed, for the Reshape behind it
+
+
+def _int(node: ir.Node, name: str, default: int) -> int:
+    found = node.attributes.get(name)
+    return default if found is None else found.as_int()

@@ -1,0 +1,372 @@
+"""How amounts are written: ``30%``, ``0.5x``, ``1.2M``, ``4MiB``, ``1x3x224x224``.
+
+The command line, recipes and the Python API all read amounts here, so that they accept the same
+spellings and refuse with the same words.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from onnxprune.errors import OnnxpruneError
+
+Unit = Literal["count", "bytes", "fraction", "seconds", "number"]
+"""What a measured number counts."""
+BudgetKind = Literal["macs", "params", "bytes", "latency"]
+BUDGET_KINDS: tuple[str, ...] = get_args(BudgetKind)
+
+_QUANTITY = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(%|[A-Za-z]*)\s*")
+_DECIMAL = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
+_BYTES = {
+    **_DECIMAL,
+    "b": 1.0,
+    **{f"{prefix}b": factor for prefix, factor in _DECIMAL.items() if prefix},
+    **{f"{prefix}ib": 1024.0**power for power, prefix in enumerate("kmgt", start=1)},
+}
+_NANOSECONDS = {"ns": 1.0, "us": 1e3, "ms": 1e6, "s": 1e9}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What may be left of a model.
+
+    Attributes:
+        kind: ``macs`` (multiply-accumulates of one run), ``params`` (stored weight elements) or
+            ``bytes`` (stored weight bytes) or ``latency`` (nanoseconds of one run).
+        value: a fraction of the dense model if ``relative``, else a count.
+        relative: which of the two ``value`` is.
+        backend: what a latency is measured on; empty for the provider of the run.
+    """
+
+    kind: BudgetKind
+    value: float
+    relative: bool
+    backend: str = ""
+
+    def __post_init__(self) -> None:
+        if self.kind not in BUDGET_KINDS:
+            raise OnnxpruneError(
+                f"a budget cannot limit {self.kind!r}", hint=f"limit {_either(BUDGET_KINDS)}"
+            )
+        if not (math.isfinite(self.value) and self.value > 0):
+            raise OnnxpruneError(
+                f"a budget of {self.kind}={self.value:g} leaves nothing",
+                hint=f"ask for more than 0, as in {self.kind}=50%",
+            )
+        if self.relative and self.value > 1:
+            raise OnnxpruneError(
+                f"a budget of {self.kind}={self.value:.4g}x is more than the whole model",
+                hint=f"write the part that is left, as in {self.kind}=50% or {self.kind}=0.5x",
+            )
+        if self.backend and self.kind != "latency":
+            raise OnnxpruneError(
+                f"a budget of {self.kind} is the same everywhere, also on {self.backend}",
+                hint=f"leave @{self.backend} out, or limit latency",
+            )
+
+    def limit(self, dense: int) -> int:
+        """The most that may be left, in the unit of ``kind``, of a model that has ``dense``."""
+        return math.floor(self.value * dense) if self.relative else math.floor(self.value)
+
+    def __str__(self) -> str:
+        where = f"@{self.backend}" if self.backend else ""
+        if self.relative:
+            return f"{self.kind}={self.value * 100:.10g}%{where}"
+        if self.kind == "latency":
+            unit = "ms" if self.value >= _NANOSECONDS["us"] else "ns"
+            return f"{self.kind}={self.value / _NANOSECONDS[unit]:.15g}{unit}{where}"
+        return f"{self.kind}={self.value:.15g}"
+
+
+def fraction(text: object, *, of: str) -> float:
+    """A fraction in ``[0, 1]``, written ``0.3`` or ``30%``.
+
+    Args:
+        text: the number, or how the user wrote it.
+        of: what the user calls it, for the message: ``--ratio``.
+
+    Raises:
+        OnnxpruneError: it is no fraction.
+    """
+    number, suffix = _quantity(text, of)
+    if suffix == "%":
+        number /= 100
+    if suffix not in ("", "%") or not 0 <= number <= 1:
+        hint = f"write {number / 100:g} or {number:g}%" if not suffix and number <= 100 else ""
+        raise OnnxpruneError(
+            f"{of} {text} is not a fraction between 0 and 1",
+            hint=hint or "write it as in 0.3 or 30%",
+        )
+    return number
+
+
+def count(text: object, *, of: str, least: int = 0) -> int:
+    """A whole number of at least ``least``; ``of`` is what the user calls it.
+
+    Raises:
+        OnnxpruneError: it is no such number.
+    """
+    try:
+        number = int(text) if isinstance(text, int | str) and not isinstance(text, bool) else None
+    except ValueError:
+        number = None
+    if number is None or number < least:
+        raise OnnxpruneError(
+            f"{of} {text} is not a whole number of at least {least}",
+            hint=f"write a number such as {of} {max(least, 1)}",
+        )
+    return number
+
+
+def budget(text: object, *, of: str = "--target") -> Budget:
+    """A budget, written ``macs=50%``, ``params=1.2M``, ``bytes=4MiB`` or ``latency=0.5x@cpu``.
+
+    Raises:
+        OnnxpruneError: the kind is unknown or the amount cannot be read.
+    """
+    if isinstance(text, Budget):
+        return text
+    kind, equals, amount = str(text).partition("=")
+    example = (
+        f"write it as in {of} macs=50%, {of} params=1.2M, {of} bytes=4MiB, {of} latency=0.5x@cpu "
+        f"or {of} latency=5ms@openvino"
+    )
+    kind = kind.strip().lower()
+    if not equals or kind not in BUDGET_KINDS:
+        raise OnnxpruneError(f"{of} {text} does not name a budget that is known", hint=example)
+    amount, at, backend = (part.strip() for part in amount.partition("@"))
+    if at and not backend:
+        raise OnnxpruneError(f"{of} {text} names nothing behind the @", hint=example)
+    number, suffix = _quantity(amount, f"{of} {kind}=")
+    relative = suffix.lower() in ("%", "x")
+    units = {"bytes": _BYTES, "latency": _NANOSECONDS}.get(kind, _DECIMAL)
+    factor = {"%": 0.01, "x": 1.0}.get(suffix.lower(), units.get(suffix.lower()))
+    fractions = f"for a fraction write {kind}={number * 100:g}% or {kind}={number:g}x"
+    if factor is None:
+        hint = example
+        if kind == "latency" and not suffix:
+            hint = f"for a time write {kind}={number:g}ms"
+            hint = hint if number > 1 else f"{fractions}; {hint}"
+        raise OnnxpruneError(f"{of} {text} has no unit that fits {kind}", hint=hint)
+    if not relative and (number * factor < 1 or (not suffix and number <= 1)):
+        raise OnnxpruneError(f"{of} {text} could mean a count or a fraction", hint=fractions)
+    value = number / 100 if suffix == "%" else number * factor
+    if kind == "latency" and not relative:
+        value = float(round(value))
+    return Budget(kind, value, relative, backend)  # type: ignore[arg-type]
+
+
+def byte_count(text: object, *, of: str) -> int:
+    """A number of bytes, written ``4GiB``, ``512 MB`` or ``1000000``.
+
+    Args:
+        text: what the user gave.
+        of: what the user calls it.
+
+    Raises:
+        OnnxpruneError: it is no amount of bytes.
+    """
+    number, suffix = _quantity(text, of)
+    factor = _BYTES.get(suffix.lower())
+    if factor is None:
+        raise OnnxpruneError(
+            f"{of} {text} is not an amount of bytes", hint=f"write it as in {of} 4GiB"
+        )
+    return int(number * factor)
+
+
+def shapes(given: object, *, of: str = "--shapes") -> dict[str, tuple[int, ...]]:
+    """Input shapes, written ``input=1x3x224x224`` or as a mapping from names to sizes.
+
+    Args:
+        given: one text with commas between inputs, several texts, or a mapping.
+        of: what the user calls it.
+
+    Raises:
+        OnnxpruneError: a shape cannot be read.
+    """
+    if isinstance(given, Mapping):
+        return {str(name): _shape(sizes, f"{of} {name}=") for name, sizes in given.items()}
+    found: dict[str, tuple[int, ...]] = {}
+    texts = [given] if isinstance(given, str) else list(_sequence(given, of))
+    for part in (part for text in texts for part in str(text).split(",")):
+        name, equals, sizes = part.rpartition("=")
+        if not (name and equals):
+            raise OnnxpruneError(
+                f"{of} {part} names no input", hint=f"write it as in {of} input=1x3x224x224"
+            )
+        found[name.strip()] = _shape(sizes, f"{of} {name.strip()}=")
+    return found
+
+
+def _shape(sizes: object, of: str) -> tuple[int, ...]:
+    parts = sizes.split("x") if isinstance(sizes, str) else _sequence(sizes, of)
+    try:
+        shape = tuple(count(part, of=of, least=1) for part in parts)
+    except OnnxpruneError as error:
+        raise OnnxpruneError(
+            f"{of}{sizes} is not a shape of whole numbers",
+            hint="write sizes with x between them, as in 1x3x224x224",
+        ) from error
+    return shape
+
+
+def _sequence(given: object, of: str) -> Sequence[object]:
+    if isinstance(given, Sequence):
+        return given
+    raise OnnxpruneError(f"{of} {given} is not a list", hint="give one value or a list of values")
+
+
+def _quantity(text: object, of: str) -> tuple[float, str]:
+    if isinstance(text, int | float) and not isinstance(text, bool):
+        return float(text), ""
+    match = _QUANTITY.fullmatch(str(text))
+    if match is None:
+        raise OnnxpruneError(
+            f"{of} {text} is not a number", hint="write a number such as 0.3 or 30%"
+        )
+    return float(match[1]), match[2]
+
+
+def _either(words: Sequence[str]) -> str:
+    return f"{', '.join(words[:-1])} or {words[-1]}"
+
+
+Method = Literal["magnitude", "wanda", "ria", "sparsegpt", "admm"]
+"""How a layer's mask is found; all but ``magnitude`` need calibration inputs."""
+Spread = Literal["per-tensor", "per-row", "global", "curves", "sensitivity"]
+"""What competes: the weights of a tensor, those of one output, all, layers by their
+damage, or by how far that damage moves the outputs of the model."""
+
+_LARGEST = 64
+_GROUPS = re.compile(r"\s*(\d+)\s*:\s*(\d+)\s*")
+
+
+@dataclass(frozen=True)
+class Sparsity:
+    """What is removed: a share of the weights, or all but ``n`` of every ``m`` along the inputs.
+
+    Attributes:
+        share: of the weights that become zero.
+        n, m: of the pattern; 0 for none.
+    """
+
+    share: float
+    n: int = 0
+    m: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.n}:{self.m}" if self.m else f"{self.share * 100:.10g}%"
+
+
+def sparsity(text: object, *, of: str = "--sparsity") -> Sparsity:
+    """A sparsity, written ``0.5``, ``50%`` or ``2:4`` (2 of every 4 are kept).
+
+    Raises:
+        OnnxpruneError: it cannot be read, or nothing or everything would be removed.
+    """
+    if isinstance(text, Sparsity):
+        return text
+    groups = _GROUPS.fullmatch(text) if isinstance(text, str) else None
+    if groups is None:
+        share = fraction(text, of=of)
+        if not 0 < share < 1:
+            raise OnnxpruneError(
+                f"{of} {text} would {'remove nothing' if share == 0 else 'leave no weight'}",
+                hint="write the part that becomes zero, as in 50%, or a pattern, as in 2:4",
+            )
+        return Sparsity(share)
+    n, m = int(groups[1]), int(groups[2])
+    if not 0 < n < m <= _LARGEST:
+        raise OnnxpruneError(
+            f"{of} {text} is no pattern: it keeps {n} of every {m}",
+            hint=f"write N:M with 0 < N < M <= {_LARGEST}, as in 2:4",
+        )
+    return Sparsity(1 - n / m, n, m)
+
+
+_THOUSANDS = ("", " k", " M", " G", " T", " P")
+_BINARY = (" B", " KiB", " MiB", " GiB", " TiB", " PiB")
+
+
+def quantity(value: float) -> str:
+    """A count to three figures: ``950``, ``12.3 k``, ``1.05 G``."""
+    return _scaled(value, 1000, _THOUSANDS)
+
+
+def size(value: float) -> str:
+    """Bytes to three figures: ``950 B``, ``12.3 KiB``, ``1.05 GiB``."""
+    return _scaled(value, 1024, _BINARY)
+
+
+def percent(value: float) -> str:
+    """A fraction as a percentage that is 0 or 100 only where the value is exactly that."""
+    text = f"{value * 100:.1f}"
+    if text == "0.0" and value > 0:
+        return "< 0.1 %"
+    if text == "100.0" and value < 1:
+        return "> 99.9 %"
+    return f"{text.removesuffix('.0')} %"
+
+
+def measured(value: float | None, unit: Unit) -> str:
+    """A measure in its unit; ``-`` where there is none."""
+    if value is None:
+        return "-"
+    if not math.isfinite(value):
+        return str(value)
+    match unit:
+        case "count":
+            return quantity(value)
+        case "bytes":
+            return size(value)
+        case "fraction":
+            return f"{value * 100:.2f} %"
+        case "seconds":
+            return f"{value * 1000:.3g} ms" if value < 1 else f"{value:.3g} s"
+        case "number":
+            return f"{value:.4g}"
+
+
+def figure(value: float) -> str:
+    """A number of unknown unit: a large one as a quantity, any other to three figures."""
+    if math.isfinite(value) and abs(value) >= 1000:
+        return quantity(value)
+    return f"{value + 0.0:.3g}"  # so that a negative zero has no sign
+
+
+def change(dense: float | None, pruned: float | None, unit: Unit) -> str:
+    """From before to after: points for fractions, a ratio for amounts, a difference otherwise."""
+    if dense is None or pruned is None or not (math.isfinite(dense) and math.isfinite(pruned)):
+        return ""
+    if unit == "fraction":
+        return f"{(pruned - dense) * 100:+.2f} points"
+    if unit == "number":
+        return f"{pruned - dense:+.4g}"
+    return f"{pruned / dense:.3f}x" if dense else ""
+
+
+def plural(number: int, word: str) -> str:
+    """``1 group``, ``13 groups``."""
+    if number == 1:
+        return f"1 {word}"
+    return f"{number:,} {word[:-2]}ices" if word.endswith("ex") else f"{number:,} {word}s"
+
+
+def _scaled(value: float, base: int, suffixes: tuple[str, ...]) -> str:
+    magnitude, step = float(value), 0
+    while abs(magnitude) >= base and step < len(suffixes) - 1:
+        magnitude /= base
+        step += 1
+    # 999.6 k would print as 1e+03 k, so it moves up before it is rounded.
+    if abs(magnitude) >= 999.5 and step and step < len(suffixes) - 1:
+        magnitude /= base
+        step += 1
+    if step == 0:
+        return f"{value:g}{suffixes[0]}"
+    figures = 2 if abs(magnitude) < 10 else 1 if abs(magnitude) < 100 else 0
+    return f"{magnitude:.{figures}f}{suffixes[step]}"

@@ -1,0 +1,215 @@
+"""One layer refitted after structured pruning, alone or together with the one before it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxprune.data.activations.between import Maker
+from onnxprune.data.activations.rows import Sample, moments_of
+from onnxprune.data.activations.runner import Segments
+from onnxprune.graph.layers.weights import Weights
+from onnxprune.recover.order import Step
+from onnxprune.recover.pairs import pair_rows
+from onnxprune.solve.filters import Filter
+from onnxprune.solve.moments import Moments
+from onnxprune.solve.pairs import PairRefit, refit_pair
+from onnxprune.solve.refit import RIDGES, Refit, refit
+from onnxprune.solve.two_layer import Pair, Rows, Side, hidden_moments
+
+Float = npt.NDArray[np.float64]
+Bool = npt.NDArray[np.bool_]
+
+_SUPPORTED = 1.0
+"""Ridge of a layer up to which there are rows enough to fit the one before it as well."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How layers are refitted.
+
+    Attributes:
+        sample: which rows are looked at.
+        producers: also refit layers that lost no input but whose inputs have changed.
+        pairs: refit layers together with the ones before them; the number of steps, 0 for never.
+        ridges: candidates, see ``solve.refit``.
+        few: samples, mixtures included, up to which the dense model's inputs are looked at as well.
+        provider: what runs the models.
+        threads: threads within an operator.
+    """
+
+    sample: Sample = field(default_factory=Sample)
+    producers: bool = True
+    pairs: int = 6
+    ridges: tuple[float, ...] = RIDGES
+    few: int = 512
+    provider: str = "cpu"
+    threads: int | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one layer.
+
+    Attributes:
+        node: the layer.
+        method: what won: ``none`` (declined), ``bias``, ``scale``, ``lstsq`` or ``pair``; of a
+            normalisation ``bias``, ``scale``, ``affine`` or ``statistics``.
+        before: relative squared error on held-out samples as it was cut.
+        after: the same as it is now.
+        reason: why it was not refitted at all; empty if it was tried.
+    """
+
+    node: str
+    method: str = "none"
+    before: float = 0.0
+    after: float = 0.0
+    reason: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Refitting:
+    """The two models on their way from front to back.
+
+    Attributes:
+        teacher: the dense one.
+        student: the pruned one; what the makers before filters read is kept.
+        weights: of the pruned one, which are changed.
+        how: see there.
+    """
+
+    teacher: Segments
+    student: Segments
+    weights: Weights
+    how: Settings
+
+    def one(self, step: Step) -> Outcome:
+        """Fit a layer, with its maker if it has one, and write back what helps."""
+        # A pair is judged by whole samples: of a few, none can be spared.
+        if step.maker is None or sum(self.student.samples) < self.how.sample.held:
+            return self._alone(step)[0]
+        if step.maker.filters is None:
+            return self._together(step, step.maker)
+        return self._through_filters(step, step.maker)
+
+    def _alone(self, step: Step) -> tuple[Outcome, Refit]:
+        """Fit one layer and write it back if that helps; also as it is without the judges' rows."""
+        dense = self._dense(step)  # first: it needs what the dense model reads there
+        rows = self._moments(step, self.student)
+        found, fitted = self._refit(step, rows, dense)
+        if found.accepted:
+            self.weights.write(step.layer, step.merge, found.weight, found.bias)
+        return _outcome(step, found), fitted
+
+    def _dense(self, step: Step) -> tuple[Moments, Moments] | None:
+        """Moments of what the dense model reads and wants there, where samples are few."""
+        needed = [step.layer.x, step.merge.value, *([step.merge.skip] if step.merge.skip else [])]
+        few = sum(self.student.samples) <= self.how.few and step.reads is not None
+        if few and all(map(self.teacher.has, needed)):
+            return self._moments(step, self.teacher, step.reads)
+        return None
+
+    def _moments(
+        self, step: Step, run: Segments, reads: Bool | None = None
+    ) -> tuple[Moments, Moments]:
+        how = self.how.sample
+        shape, kept = step.shape, step.kept
+        return moments_of(step.layer, step.merge, shape, self.teacher, run, how, kept, reads)
+
+    def _refit(
+        self,
+        step: Step,
+        moments: tuple[Moments, Moments],
+        dense: tuple[Moments, Moments] | None = None,
+    ) -> tuple[Refit, Refit]:
+        """Fit a layer as it is now to moments of rows, see ``refit``; nothing is written."""
+        matrix, bias = self.weights.read(step.layer, step.merge)
+        free = step.layer.bias_slot is not None
+        ridges = self.how.ridges
+        return refit(*moments, matrix, bias, free_bias=free, ridges=ridges, dense=dense)
+
+    def _together(self, step: Step, maker: Maker) -> Outcome:
+        """Fit a layer and its maker, and write both back if that helps."""
+        dense = self._dense(step)
+        rows = pair_rows(step, maker, self.teacher, self.student, self.how.sample)
+        train, held = self._sides(maker, rows)
+        first = self._first(maker)
+        moments = hidden_moments(train, first), hidden_moments(held, first)
+        alone, fitted = self._refit(step, moments, dense)
+        outcome = _outcome(step, alone)
+        found = self._pair(step, maker, (train, held), fitted)
+        if found.after < found.before:
+            self._write(step, maker, found.pair)
+            after = alone.after * found.after / found.before  # in the units of the error before
+            return replace(outcome, method="pair", after=after)
+        if alone.accepted:
+            self.weights.write(step.layer, step.merge, alone.weight, alone.bias)
+        return outcome
+
+    def _through_filters(self, step: Step, maker: Maker) -> Outcome:
+        """The same where a depthwise convolution lies between the two.
+
+        What is between them is large then, and few rows can be held at a time. So the layer is
+        fitted alone first and last, to as many rows as any other, and these decide.
+        """
+        start, end = maker.layer.x, step.layer.x
+        alone, fitted = self._alone(step)
+        if fitted.ridge <= _SUPPORTED:
+            rows = pair_rows(step, maker, self.teacher, self.student, self.how.sample)
+            found = self._pair(step, maker, self._sides(maker, rows), fitted)
+            if found.steps and self.student.rewind(start, end):
+                self._write(step, maker, found.pair)
+                last, _ = self._alone(step)
+                alone = replace(alone, method="pair", after=last.after)
+        self.student.release(start)
+        return alone
+
+    def _sides(self, maker: Maker, rows: tuple[Rows, Rows]) -> tuple[Side, Side]:
+        """Rows to fit to and to judge by, with what is between a layer and its maker."""
+        filters = _filter(maker, self.weights)
+        return Side(rows[0], maker.activation, filters), Side(rows[1], maker.activation, filters)
+
+    def _pair(self, step: Step, maker: Maker, sides: tuple[Side, Side], fitted: Refit) -> PairRefit:
+        """Improve a layer, as it was fitted without the rows that judge, with its maker."""
+        return refit_pair(
+            *sides,
+            Pair(self._first(maker), _second(fitted.weight, fitted.bias)),
+            steps=self.how.pairs,
+            free_bias=(maker.layer.bias_slot is not None, step.layer.bias_slot is not None),
+        )
+
+    def _first(self, maker: Maker) -> Float:
+        """``[g, K + 1, n]``, what a maker multiplies with, its bias and shift as the last row."""
+        made, bias = self.weights.read(maker.layer, maker.merge)
+        return np.concatenate([made, (bias + _shift(maker, bias))[:, None]], axis=1)
+
+    def _write(self, step: Step, maker: Maker, pair: Pair) -> None:
+        """Put the weights of both layers back."""
+        weights, bias = self.weights, pair.first[:, -1]
+        weights.write(step.layer, step.merge, pair.second[None, :-1], pair.second[-1:])
+        weights.write(maker.layer, maker.merge, pair.first[:, :-1], bias - _shift(maker, bias))
+
+
+def _shift(maker: Maker, bias: Float) -> Float:
+    return maker.merge.shift.reshape(bias.shape)
+
+
+def _filter(maker: Maker, weights: Weights) -> Filter | None:
+    """The depthwise convolution behind a maker as it is now, its scales and shifts included."""
+    last = maker.filters
+    if last is None:
+        return None
+    matrix, bias = weights.read(last.layer, last.merge)
+    return Filter(matrix[:, :, 0].T, bias[:, 0] + last.merge.shift, last.activation)
+
+
+def _second(matrix: Float, bias: Float) -> Float:
+    """``[K + 1, N]``, the bias as the last row."""
+    return np.concatenate([matrix[0], bias])
+
+
+def _outcome(step: Step, found: Refit) -> Outcome:
+    method = max(set(found.methods), key=found.methods.count)
+    return Outcome(step.node, method, found.before, found.after)

@@ -1,0 +1,110 @@
+"""Refitting a model whose single weights somebody set to zero: the zeros stay, the rest moves.
+
+Front to back, as in ``recover.structured``: each layer that reads something else than it did, or
+has lost weights itself, is fitted to what the dense model computes there, by conjugate gradients on
+the weights that are left (``solve.pcg``), and is changed only where held-out inputs agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxprune import model as models
+from onnxprune.data.activations.rows import Sample, moments_of
+from onnxprune.data.activations.runner import Segments
+from onnxprune.graph.layers.ancestry import ancestors
+from onnxprune.graph.layers.epilogue import find_merge
+from onnxprune.graph.shapes import Fact
+from onnxprune.quantities import Sparsity
+from onnxprune.solve.pcg import RIDGES, refit_support
+from onnxprune.sparse.rows import ROWS, Feeds, steadied
+from onnxprune.sparse.sparsify import Thinned
+from onnxprune.sparse.targets import Target, Weights, find_targets
+
+Bool = npt.NDArray[np.bool_]
+_ANY = Sparsity(0.5)
+"""Unstructured: no layer is left for the number of its inputs."""
+_ITERATIONS = 20
+
+
+def refit_masked(
+    dense: models.Model,
+    thinned: models.Model,
+    masks: Mapping[str, Bool],
+    batches: Sequence[Feeds],
+    facts: Mapping[str, Fact],
+    *,
+    only_bias: bool = False,
+    seed: int = 0,
+    provider: str = "cpu",
+    tell: Callable[[str], None] = lambda _: None,
+) -> tuple[models.Model, tuple[Thinned, ...]]:
+    """Refit what is left of a model, keeping every zero.
+
+    Args:
+        dense: what it is to compute.
+        thinned: the same graph with zeros among its weights; it is left as it is.
+        masks: which entries are kept of the stored tensors that have zeros, by name.
+        batches: unlabelled feeds; at least one.
+        facts: shapes of its values.
+        only_bias: leave weights as they are.
+        seed: of the rows that are looked at.
+        provider: what runs the models.
+        tell: hears the progress.
+
+    Returns:
+        A new model, and what became of every layer that was or might have been refitted.
+    """
+    work = models.clone(thinned)
+    targets, left = find_targets(work, _ANY)
+    values = {v.name or "": v for v in models.values(work.ir.graph)}
+    masked = {reader for name in masks for reader in _readers(work, name)}
+    weights = Weights(work)
+    run = Segments(dense, batches, provider=provider), Segments(work, batches, provider=provider)
+    waiting = {target.layer.node for target in targets}
+    outcomes = [Thinned(each.weight, each.node, reason=each.reason) for each in left]
+    for number, target in enumerate(targets, start=1):
+        layer = target.layer
+        waiting.discard(layer.node)
+        if not masked & (ancestors(values[layer.x]) | {layer.node, layer.y}):
+            continue
+        tell(f"refitting layer {number} of {len(targets)}: {layer.node}")
+        merge = find_merge(values, facts, layer, target.shape[0] * target.shape[2])
+        if merge.skip is not None and waiting & ancestors(values[merge.skip]):
+            merge = merge.alone  # the other summand is not final yet
+        rows = moments_of(layer, merge, target.shape, *run, Sample(rows=ROWS, seed=seed))
+        weight, bias = weights.read(target, merge)
+        train, held = (steadied(part, weight) for part in rows)
+        keep = _mask(target, masks.get(target.name), weight.shape)
+        free = layer.bias_slot is not None and layer.bias not in masks
+        free = free and bool(keep.any(axis=1).all())  # an output that is masked stays silent
+        ridges = () if only_bias else RIDGES
+        found = refit_support(
+            train, held, weight, keep, bias,
+            ridges=ridges, free_bias=free, iterations=_ITERATIONS,
+        )  # fmt: skip
+        if found.accepted:
+            weights.write(target, keep, found.weight, found.bias if free else None, merge)
+        kind = max(set(found.methods), key=found.methods.count)
+        stored = weights.stored(target.name)
+        done = Thinned(target.name, layer.node, stored.shape, "given", kind)
+        zeros = 1 - float(keep.mean())
+        outcomes.append(replace(done, sparsity=zeros, before=found.before, after=found.after))
+    return work, tuple(outcomes)
+
+
+def _mask(target: Target, mask: Bool | None, shape: tuple[int, ...]) -> Bool:
+    """A mask of the stored tensor as ``[g, K, N]``."""
+    if mask is None:
+        return np.ones(shape, np.bool_)
+    return np.asarray(target.layer.matrix(mask), np.bool_)
+
+
+def _readers(model: models.Model, name: str) -> set[str]:
+    """The values that nodes which read a stored tensor put out."""
+    value = models.constants(model)[name]
+    return {v.name or "" for node, _ in value.uses() for v in node.outputs}

@@ -1,0 +1,262 @@
+"""Building a TensorRT engine: typed graph, parser, profile, builder; errors named by node."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from onnxprune import model as models
+from onnxprune.errors import OnnxpruneError
+from onnxprune.model.decode import densify
+from onnxprune.model.signature import signature_of
+from onnxprune.runtime.engines import precision, sparsity
+from onnxprune.runtime.engines.runtime import Name, Runtime, find
+
+Tell = Callable[[str], None]
+Shapes = Mapping[str, tuple[int, ...]]
+
+_SHOWN = 5
+"""Parser errors that are printed; the rest are counted."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is built.
+
+    Attributes:
+        sparse: let TensorRT try its 2:4 sparse kernels (``SPARSE_WEIGHTS``).
+        precision: element type of the whole graph; ``asis`` leaves it. Networks are strongly
+            typed, so TensorRT computes in the types that it is given.
+        capabilities: (major, minor) of the GPUs it is for; TensorRT-RTX only.
+        shapes: of inputs whose sizes are open, those to tune for.
+        least, most: the smallest and largest sizes that must work; those of ``shapes`` by default.
+        runtime: ``tensorrt`` or ``tensorrt_rtx``; None takes what is installed.
+    """
+
+    sparse: bool = False
+    precision: Literal["asis", "fp16", "bf16"] = "asis"
+    capabilities: tuple[tuple[int, int], ...] = ()
+    shapes: Shapes = field(default_factory=dict)
+    least: Shapes = field(default_factory=dict)
+    most: Shapes = field(default_factory=dict)
+    runtime: Name | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Built:
+    """An engine and what was said while it was built.
+
+    Attributes:
+        plan: the serialised engine.
+        model: the graph that was parsed.
+        runtime: what built it.
+        seconds: wall time of parsing and building.
+        layers: what TensorRT said about sparse weights, layer by layer; empty where nothing.
+        messages: of its log, at most as many as there were warnings and sparsity lines.
+        notes: whole sentences.
+    """
+
+    plan: bytes = field(repr=False)
+    model: models.Model
+    runtime: Runtime
+    seconds: float
+    layers: tuple[sparsity.Layer, ...]
+    messages: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def build(
+    source: Any,  # noqa: ANN401  # everything models.load takes
+    request: Request | None = None,
+    *,
+    tell: Tell = lambda _: None,
+) -> Built:
+    """Build an engine.
+
+    Args:
+        source: a path, a ``ModelProto``, a graphsurgeon graph or a loaded model; never changed.
+            Sparse and packed weights are written dense and local functions inlined: TensorRT
+            reads no sparse initializers, and decodes packed ones at every run.
+        request: what to build.
+        tell: hears the progress.
+
+    Raises:
+        OnnxpruneError: no TensorRT is installed, the parser knows an operator not (the node is
+            named), sizes are missing, or the builder fails.
+    """
+    asked = request or Request()
+    runtime = find(asked.runtime)
+    tell("reading the model")
+    model, unpacked = densify(models.load(source))
+    if asked.precision != "asis":
+        tell(f"converting to {asked.precision}")
+        model = precision.convert(model, asked.precision)
+    if any(value.dtype is None for value in model.ir.graph.outputs):
+        model = precision.with_types(model)  # the parser wants to be told
+    _check_shapes(model, asked)
+    started = time.perf_counter()
+    log = _logger(runtime.module)
+    with tempfile.TemporaryDirectory(prefix="onnxprune.") as folder:
+        path = Path(folder) / "model.onnx"
+        models.save(model, path)
+        tell(f"parsing with {runtime.title} {runtime.version}")
+        builder = _builder(runtime, log)
+        network = _parse(runtime, builder, log, path)
+        config = _config(runtime, builder, network, asked)
+        tell(f"building with {runtime.title} {runtime.version}")
+        plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        raise OnnxpruneError(f"{runtime.title} cannot build the engine: {_last_error(log)}")
+    seconds = time.perf_counter() - started
+    notes = []
+    if unpacked:
+        notes.append(
+            f"{len(unpacked)} packed weights were made dense: TensorRT would not fold them"
+        )
+    if asked.sparse and runtime.ahead_of_time:
+        notes.append(
+            f"{runtime.title} chooses kernels on the device, so nothing is known yet about which "
+            "layers run sparsely; with and without --sparse-weights the plan is the same"
+        )
+    said = tuple(f"{level}: {text}" for level, text in log.messages if _matters(level, text))
+    layers = sparsity.from_log(text for _, text in log.messages)
+    return Built(bytes(plan), model, runtime, seconds, layers, said, tuple(notes))
+
+
+def _check_shapes(model: models.Model, asked: Request) -> None:
+    """Refuse what would only fail later, with the flag that helps."""
+    specs = {spec.name: spec for spec in signature_of(model)}
+    for flag, shapes in (
+        ("--shapes", asked.shapes),
+        ("--min-shapes", asked.least),
+        ("--max-shapes", asked.most),
+    ):
+        for name, shape in shapes.items():
+            if name not in specs or len(shape) != len(specs[name].shape):
+                has = ", ".join(map(str, specs.values()))
+                raise OnnxpruneError(
+                    f"{flag} {name}={'x'.join(map(str, shape))} fits no input",
+                    hint=f"the inputs are {has}",
+                )
+    for name, spec in specs.items():
+        if not all(isinstance(d, int) for d in spec.shape) and name not in asked.shapes:
+            example = "x".join(str(d) if isinstance(d, int) else "1" for d in spec.shape)
+            raise OnnxpruneError(
+                f"the input '{name}' has open sizes, and an engine is tuned for known ones",
+                hint=f"give them, as in --shapes {name}={example}; --min-shapes, --max-shapes",
+            )
+
+
+def _logger(trt: Any) -> Any:  # noqa: ANN401  # classes of TensorRT's
+    class Logger(trt.ILogger):  # type: ignore[misc]
+        """Keeps what is said."""
+
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.messages: list[tuple[str, str]] = []
+
+        def log(self, severity: Any, message: str) -> None:  # noqa: ANN401
+            self.messages.append((str(severity).rsplit(".", 1)[-1].lower(), message))
+
+    return Logger()
+
+
+def _builder(runtime: Runtime, log: Any) -> Any:  # noqa: ANN401
+    try:
+        builder = runtime.module.Builder(log)
+    except (RuntimeError, TypeError) as error:
+        raise OnnxpruneError(
+            f"{runtime.title} cannot start: {_last_error(log) or error}",
+            hint="it needs an NVIDIA GPU and driver; TensorRT-RTX builds without",
+        ) from error
+    return builder
+
+
+def _parse(runtime: Runtime, builder: Any, log: Any, path: Path) -> Any:  # noqa: ANN401
+    trt = runtime.module
+    flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+    # TensorRT 11 and TensorRT-RTX know no other kind of network, and some no flag for it.
+    network = builder.create_network(0 if flag is None else 1 << int(flag))
+    parser = trt.OnnxParser(network, log)
+    if not parser.parse_from_file(str(path)):
+        errors = [parser.get_error(k) for k in range(parser.num_errors)]
+        raise _unparsed(runtime, [_problem(each) for each in errors])
+    return network
+
+
+def _problem(error: Any) -> str:  # noqa: ANN401
+    name, op = error.node_name(), error.node_operator()
+    where = f"{op} '{name}'" if name or op else f"node {error.node()}"
+    stack = error.local_function_stack() if hasattr(error, "local_function_stack") else []
+    inside = f" (in function {' > '.join(map(str, stack))})" if stack else ""
+    return f"{where}{inside}: {' '.join(str(error.desc()).split())}"
+
+
+def _unparsed(runtime: Runtime, problems: Sequence[str]) -> OnnxpruneError:
+    more = len(problems) - _SHOWN
+    listed = "; ".join(problems[:_SHOWN]) + (f"; and {more} more" if more > 0 else "")
+    return OnnxpruneError(
+        f"{runtime.title} {runtime.version} cannot parse the model: {listed}",
+        hint="replace these operators, or fold constants first (onnxsim, polygraphy surgeon)",
+    )
+
+
+def _config(runtime: Runtime, builder: Any, network: Any, asked: Request) -> Any:  # noqa: ANN401
+    trt = runtime.module
+    config = builder.create_builder_config()
+    if asked.sparse:
+        config.set_flag(trt.BuilderFlag.SPARSE_WEIGHTS)
+    if hasattr(config, "profiling_verbosity"):
+        config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    if asked.capabilities:
+        _set_capabilities(runtime, config, asked.capabilities)
+    if asked.shapes:
+        profile = builder.create_optimization_profile()
+        for index in range(network.num_inputs):
+            name = network.get_input(index).name
+            if name in asked.shapes:
+                best = asked.shapes[name]
+                least, most = asked.least.get(name, best), asked.most.get(name, best)
+                profile.set_shape(name, least, best, most)
+        if config.add_optimization_profile(profile) < 0:
+            raise OnnxpruneError(
+                "the sizes given do not make a profile",
+                hint="--min-shapes <= --shapes <= --max-shapes must hold for every size",
+            )
+    return config
+
+
+def _set_capabilities(
+    runtime: Runtime,
+    config: Any,  # noqa: ANN401
+    wanted: Sequence[tuple[int, int]],
+) -> None:
+    if not runtime.ahead_of_time:
+        raise OnnxpruneError(
+            f"{runtime.title} builds for the GPU it runs on, not for compute capabilities",
+            hint="leave out --compute-capability, or take --runtime tensorrt_rtx",
+        )
+    known = runtime.module.ComputeCapability
+    config.num_compute_capabilities = len(wanted)
+    for index, (major, minor) in enumerate(wanted):
+        found = getattr(known, f"SM{major}{minor}", None)
+        if found is None:
+            names = sorted(n for n in dir(known) if n.startswith("SM"))
+            raise OnnxpruneError(
+                f"{runtime.title} {runtime.version} knows no compute capability {major}.{minor}",
+                hint=f"there are {', '.join(f'{n[2:-1]}.{n[-1]}' for n in names)}",
+            )
+        config.set_compute_capability(found, index)
+
+
+def _matters(level: str, text: str) -> bool:
+    return level in ("warning", "error", "internal_error") or "(Sparsity)" in text
+
+
+def _last_error(log: Any) -> str:  # noqa: ANN401
+    errors = [text for level, text in log.messages if level in ("error", "internal_error")]
+    return " ".join(errors[-1].split()) if errors else ""

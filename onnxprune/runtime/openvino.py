@@ -1,0 +1,193 @@
+"""OpenVINO itself, without onnxruntime.
+
+On recent CPUs it computes in bfloat16 unless told otherwise, so the precision is always set (or, as
+``openvino:default``, deliberately not), and what the compiled model says about it is stated.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxprune.errors import OnnxpruneError
+from onnxprune.model.signature import Signature
+from onnxprune.runtime import precision
+from onnxprune.runtime.interface import (
+    Availability,
+    Backend,
+    Feeds,
+    NodeTime,
+    Request,
+    Source,
+    check_feeds,
+    closed,
+)
+
+if TYPE_CHECKING:
+    from onnxprune.model import Model
+
+_WORDS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16", "f32": "f32"}
+_INSTALL = "pip install 'onnxprune[openvino]'"
+
+
+class OpenvinoRunner:
+    """A compiled model with one inference request; one caller at a time, as for latency."""
+
+    def __init__(self, source: Source, settings: Mapping[str, Any], device: str) -> None:
+        from onnxprune import model as models
+        from onnxprune.model.signature import signature_of
+
+        loaded = models.load(source) if isinstance(source, Path) else source
+        self.inputs: Signature = signature_of(loaded)
+        self.outputs: Signature = outputs_of(loaded)
+        self.compiled, self.load_s = _compiled(source, settings, device)
+        told = str(self.compiled.get_property("INFERENCE_PRECISION_HINT").to_string())
+        self.precision = precision.computing(source, _WORDS.get(told, told))
+        self._request: Any = self.compiled.create_infer_request()
+
+    def run(self, feeds: Feeds) -> dict[str, npt.NDArray[Any]]:
+        """Run once."""
+        if self._request is None:
+            raise closed()
+        check_feeds(self.inputs, feeds)
+        try:
+            found = self._request.infer(
+                {name: np.ascontiguousarray(array) for name, array in feeds.items()}
+            )
+        except RuntimeError as error:
+            raise OnnxpruneError(f"the model failed to run: {plain(error)}") from error
+        return {
+            spec.name: np.asarray(found[index]).astype(spec.dtype, copy=False)
+            for index, spec in enumerate(self.outputs)
+        }
+
+    def profiled(self, feeds: Feeds, runs: int) -> list[list[NodeTime]]:
+        """The nodes of each run; it does not tell when they began."""
+        self.run(feeds)
+        found = []
+        for _ in range(runs):
+            self.run(feeds)
+            told = self._request.get_profiling_info()
+            times = ((each, each.real_time.total_seconds()) for each in told)
+            found.append(
+                [NodeTime(each.node_name, each.node_type, time) for each, time in times if time]
+            )
+        return found
+
+    def close(self) -> None:
+        """Free the compiled model."""
+        self._request = self.compiled = None
+
+
+def outputs_of(model: Model) -> Signature:
+    """Names, element types and shapes of the graph outputs."""
+    import onnx_ir as ir
+
+    from onnxprune.model.signature import TensorSpec
+
+    return tuple(
+        TensorSpec(
+            value.name or "",
+            np.dtype(value.dtype.numpy()) if value.dtype is not None else np.dtype(np.float32),
+            tuple(d if isinstance(d, int) else d.value for d in (value.shape or ir.Shape([]))),
+        )
+        for value in model.ir.graph.outputs
+    )
+
+
+def _compiled(source: Source, settings: Mapping[str, Any], device: str) -> tuple[Any, float]:
+    """The compiled model, and the seconds that reading and compiling it took.
+
+    Raises:
+        OnnxpruneError: OpenVINO cannot take the model.
+    """
+    import openvino as ov
+
+    from onnxprune import model as models
+
+    core = ov.Core()
+    where = source if isinstance(source, Path) else source.path
+    name = where.name if where else "the model"
+    with tempfile.TemporaryDirectory(prefix="onnxprune.") as folder:
+        if isinstance(source, Path):
+            path = source
+            _refuse_sparse(path)
+        else:
+            path = models.save(source, Path(folder) / "model.onnx")
+        try:
+            # Compiled before the folder goes; the plug-in keeps its own copy of the weights.
+            started = time.perf_counter()
+            made = core.compile_model(core.read_model(str(path)), device, dict(settings))
+        except RuntimeError as error:
+            raise OnnxpruneError(
+                f"OpenVINO cannot take {name}: {plain(error)}",
+                hint="`onnxprune bench --on cpu` tells whether onnxruntime does",
+            ) from error
+    return made, time.perf_counter() - started
+
+
+def _refuse_sparse(path: Path) -> None:
+    """OpenVINO may read a sparse initializer as an input of unknown value, without a word."""
+    from onnxprune.model import sparse
+
+    found = sparse.names(path)
+    if found:
+        raise OnnxpruneError(
+            f"OpenVINO reads no sparse initializers, and {path.name} has {len(found)}",
+            hint=f"onnxprune densify {path} -o dense.onnx",
+        )
+
+
+def plain(error: object) -> str:
+    """What OpenVINO said, without source lines."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    return " ".join(line for line in lines if line and not line.startswith("Exception from"))
+
+
+def _backend(name: str, hint: str) -> Backend:
+    def opener(model: Source, request: Request) -> OpenvinoRunner:
+        settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
+        if hint != "default":
+            settings["INFERENCE_PRECISION_HINT"] = hint
+        if request.threads is not None:
+            settings["INFERENCE_NUM_THREADS"] = request.threads
+        if request.profile:
+            settings["PERF_COUNT"] = "YES"
+        settings |= request.options
+        device = str(settings.pop("device", "CPU"))
+        return OpenvinoRunner(model, settings, device)
+
+    said = "in the precision it chooses" if hint == "default" else f"in {hint}"
+    return Backend(name, f"OpenVINO on CPU, {said}", _INSTALL, _probe(hint), opener)
+
+
+def _probe(hint: str) -> Callable[[], Availability]:
+    def probe() -> Availability:
+        try:
+            import openvino as ov
+        except ImportError as error:
+            return Availability(ok=False, reason=f"openvino cannot be imported: {error}")
+        found = str(ov.__version__).partition("-")[0]
+        core = ov.Core()
+        if "CPU" not in core.available_devices:
+            return Availability(ok=False, version=found, reason="OpenVINO finds no CPU device")
+        can = {str(each).upper() for each in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")}
+        wanted = {"f16": "FP16", "bf16": "BF16"}.get(hint, "FP32")
+        if wanted not in can:
+            reason = f"this CPU does not compute in {hint} ({', '.join(sorted(can))})"
+            return Availability(ok=False, version=found, reason=reason)
+        return Availability(ok=True, version=found)
+
+    return probe
+
+
+BACKENDS = (
+    _backend("openvino", "f32"),
+    *(_backend(f"openvino:{hint}", hint) for hint in ("f16", "bf16", "default")),
+)

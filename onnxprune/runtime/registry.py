@@ -1,0 +1,122 @@
+"""Names for backends: the built-in ones, and those other packages bring.
+
+A package adds its own by an entry point of the group ``onnxprune.backends`` that names a
+:class:`Backend`, or a function without arguments that makes one:
+
+    [project.entry-points."onnxprune.backends"]
+    my-device = "my_package.device:BACKEND"
+
+``onnxprune.testing.check_backend`` checks that it keeps the contract.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from importlib.metadata import EntryPoint, entry_points
+
+from onnxprune.errors import OnnxpruneError
+from onnxprune.runtime.interface import Availability, Backend, Feeds, Loaded, Runner, Shapes, Timed
+
+__all__ = [
+    "Availability",
+    "Backend",
+    "Feeds",
+    "Loaded",
+    "Runner",
+    "Shapes",
+    "Timed",
+    "backend",
+    "backends",
+    "of_provider",
+    "parse",
+]
+
+ENTRY_POINTS = "onnxprune.backends"
+
+_ALIASES = {"ort-cpu": "cpu", "openvino:f32": "openvino", "ort-openvino:f32": "ort-openvino"}
+
+
+def backends() -> tuple[Backend, ...]:
+    """Every backend that is known, available here or not; plug-ins last.
+
+    Raises:
+        OnnxpruneError: a plug-in is broken.
+    """
+    mine = _built_in()
+    return (*mine.values(), *(_load(p) for name, p in _plugins().items() if name not in mine))
+
+
+def backend(name: str) -> Backend:
+    """The backend of that name.
+
+    Raises:
+        OnnxpruneError: there is none (the nearest name is suggested), or its plug-in is broken.
+    """
+    wanted = _ALIASES.get(name.lower(), name.lower())
+    mine, others = _built_in(), _plugins()
+    if wanted in mine:
+        return mine[wanted]
+    if wanted in others:
+        return _load(others[wanted])
+    from onnxprune.errors import suggest
+
+    raise OnnxpruneError(f"there is no backend '{name}'", hint=suggest(wanted, [*mine, *others]))
+
+
+def of_provider(name: str) -> Backend:
+    """The backend that is onnxruntime with the execution provider of that name.
+
+    Raises:
+        OnnxpruneError: there is no such provider.
+    """
+    from onnxprune.runtime.ort_runner import name_of
+    from onnxprune.runtime.providers import named
+
+    return backend(name_of(named(name)))
+
+
+def parse(text: str, *, of: str = "--on") -> tuple[Backend, ...]:
+    """Backends written as in ``cpu,openvino``, each once.
+
+    Raises:
+        OnnxpruneError: none is named, or one is unknown.
+    """
+    names = list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    if not names:
+        raise OnnxpruneError(f"{of} names no backend", hint=f"write it as in {of} cpu,openvino")
+    return tuple(backend(name) for name in names)
+
+
+@functools.cache
+def _built_in() -> Mapping[str, Backend]:
+    # Here rather than above: these rooms import this one's contract, and none of them a runtime.
+    from onnxprune.runtime import openvino, ort_runner, tensorrt, trtexec
+
+    rooms = (ort_runner, openvino, tensorrt, trtexec)
+    return {each.name: each for room in rooms for each in room.BACKENDS}
+
+
+def _plugins() -> dict[str, EntryPoint]:
+    return {point.name.lower(): point for point in entry_points(group=ENTRY_POINTS)}
+
+
+def _load(point: EntryPoint) -> Backend:
+    """Import a plug-in."""
+    owner = point.dist.name if point.dist else point.value
+    try:
+        found = point.load()
+        made = found() if callable(found) and not isinstance(found, Backend) else found
+    except OnnxpruneError:
+        raise
+    except Exception as error:
+        raise OnnxpruneError(
+            f"the backend {point.name!r} of {owner} cannot be imported: {error}",
+            hint=f"repair or uninstall {owner}",
+        ) from error
+    if not isinstance(made, Backend) or made.name != point.name:
+        raise OnnxpruneError(
+            f"{owner} offers a backend {point.name!r}, but {point.value} is none of that name",
+            hint="name an onnxprune.runtime.registry.Backend, or a function that makes one",
+        )
+    return made

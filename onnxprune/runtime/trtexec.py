@@ -1,0 +1,189 @@
+"""TensorRT's own program as a backend: it builds, runs and times in processes of its own.
+
+Its times are those it exports itself: copy to the device, compute, copy back, for each run.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxprune.errors import OnnxpruneError
+from onnxprune.model.signature import Signature, TensorSpec
+from onnxprune.runtime import precision
+from onnxprune.runtime.gpu import gpu_problem
+from onnxprune.runtime.interface import (
+    Availability,
+    Backend,
+    Feeds,
+    Request,
+    Source,
+    check_feeds,
+    closed,
+)
+
+PROGRAMS = ("trtexec", "tensorrt_rtx")
+"""What it is called in TensorRT and in TensorRT-RTX."""
+
+_WARM_UP_MS = 200
+_VERSION = re.compile(r"TensorRT v(\d+)")
+_ERROR = re.compile(r"\[E\] (.*)")
+
+
+class TrtexecRunner:
+    """An engine file, and the program that runs it."""
+
+    def __init__(self, program: str, source: Source, request: Request) -> None:
+        from onnxprune import model as models
+        from onnxprune.model.signature import signature_of
+        from onnxprune.runtime.engines.commands import trtexec as building
+        from onnxprune.runtime.engines.runtime import Runtime
+        from onnxprune.runtime.openvino import outputs_of
+        from onnxprune.runtime.tensorrt import engine_request
+
+        loaded = models.load(source) if isinstance(source, Path) else source
+        self.inputs: Signature = signature_of(loaded)
+        self.outputs: Signature = outputs_of(loaded)
+        self.precision = precision.stored(loaded).replace("f32", "tf32")
+        self._program = program
+        self._folder: tempfile.TemporaryDirectory[str] | None = tempfile.TemporaryDirectory(
+            prefix="onnxprune."
+        )
+        folder = Path(self._folder.name)
+        self._engine = folder / "model.engine"
+        graph = models.save(loaded, folder / "model.onnx")
+        rtx = Path(program).stem == "tensorrt_rtx"
+        runtime = Runtime("tensorrt_rtx" if rtx else "tensorrt", "", None)
+        wanted = engine_request(request, runtime.name, "asis")
+        self._call(shlex.split(building(runtime, graph, self._engine, wanted))[1:])
+
+    def run(self, feeds: Feeds) -> dict[str, npt.NDArray[Any]]:
+        """Run once, through files."""
+        with tempfile.TemporaryDirectory(prefix="onnxprune.") as folder:
+            out = Path(folder) / "outputs.json"
+            self._infer(feeds, Path(folder), [f"--exportOutput={out}", "--iterations=1"])
+            return read_outputs(out.read_text(encoding="utf-8"), self.outputs)
+
+    def time(self, feeds: Feeds, runs: int) -> Sequence[float]:
+        """Seconds of each run, as the program exports them."""
+        with tempfile.TemporaryDirectory(prefix="onnxprune.") as folder:
+            out = Path(folder) / "times.json"
+            words = [f"--exportTimes={out}", f"--iterations={runs}", f"--warmUp={_WARM_UP_MS}"]
+            self._infer(feeds, Path(folder), words)
+            return read_times(out.read_text(encoding="utf-8"))
+
+    def close(self) -> None:
+        """Delete the engine."""
+        if self._folder is not None:
+            self._folder.cleanup()
+            self._folder = None
+
+    def _infer(self, feeds: Feeds, folder: Path, words: list[str]) -> None:
+        if self._folder is None:
+            raise closed()
+        check_feeds(self.inputs, feeds)
+        files, shapes = [], []
+        for index, spec in enumerate(self.inputs):
+            file = folder / f"input{index}.bin"
+            np.ascontiguousarray(feeds[spec.name]).tofile(file)
+            files.append(f"{spec.name}:{file}")
+            if not all(isinstance(size, int) for size in spec.shape):
+                shapes.append(f"{spec.name}:{'x'.join(map(str, feeds[spec.name].shape))}")
+        words = [f"--loadEngine={self._engine}", f"--loadInputs={','.join(files)}", *words]
+        words.append("--duration=0")
+        self._call([*words, *([f"--shapes={','.join(shapes)}"] if shapes else [])])
+
+    def _call(self, words: list[str]) -> None:
+        done = subprocess.run(  # noqa: S603  # the program the user put on PATH
+            [self._program, *words], capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            said = _ERROR.findall(done.stdout + done.stderr)
+            raise OnnxpruneError(
+                f"{Path(self._program).name} failed: {said[0] if said else 'no message'}",
+                hint=f"its command was {shlex.join([Path(self._program).name, *words])}",
+            )
+
+
+def read_times(text: str) -> tuple[float, ...]:
+    """Seconds of each run from what ``--exportTimes`` wrote (``latencyMs`` of every entry).
+
+    Raises:
+        OnnxpruneError: it is no such file, or empty.
+    """
+    try:
+        found = tuple(float(each["latencyMs"]) / 1e3 for each in json.loads(text))
+    except (ValueError, KeyError, TypeError) as error:
+        raise OnnxpruneError("these are no times exported by trtexec") from error
+    if not found:
+        raise OnnxpruneError("trtexec exported no times")
+    return found
+
+
+def read_outputs(text: str, signature: Sequence[TensorSpec]) -> dict[str, npt.NDArray[Any]]:
+    """Arrays from what ``--exportOutput`` wrote: name, ``dimensions`` as in 1x10, ``values``.
+
+    Raises:
+        OnnxpruneError: it is no such file, or an output is missing.
+    """
+    try:
+        found = {
+            str(each["name"]): (
+                tuple(int(size) for size in str(each["dimensions"]).split("x") if size),
+                each["values"],
+            )
+            for each in json.loads(text)
+        }
+        return {
+            spec.name: np.array(found[spec.name][1], spec.dtype).reshape(found[spec.name][0])
+            for spec in signature
+        }
+    except (ValueError, KeyError, TypeError) as error:
+        raise OnnxpruneError("these are no outputs exported by trtexec") from error
+
+
+def _probe() -> Availability:
+    program = _program()
+    if program is None:
+        return Availability(ok=False, reason=f"{' or '.join(PROGRAMS)} is not on PATH")
+    problem = gpu_problem()
+    return Availability(ok=not problem, version=_version(program), reason=problem)
+
+
+def _program() -> str | None:
+    return next((found for name in PROGRAMS if (found := shutil.which(name))), None)
+
+
+def _version(program: str) -> str:
+    done = subprocess.run(  # noqa: S603  # the program the user put on PATH
+        [program, "--help"], capture_output=True, text=True, check=False
+    )
+    found = _VERSION.search(done.stdout)
+    return found[1] if found else "unknown version"
+
+
+def _open(model: Source, request: Request) -> TrtexecRunner:
+    program = _program()
+    assert program is not None  # the probe looked before
+    return TrtexecRunner(program, model, request)
+
+
+BACKENDS = (
+    Backend(
+        "trtexec",
+        "TensorRT's own program",
+        "install TensorRT with its samples (the NVIDIA container nvcr.io/nvidia/tensorrt has it)",
+        _probe,
+        _open,
+    ),
+)

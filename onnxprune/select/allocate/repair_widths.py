@@ -1,0 +1,113 @@
+"""From wanted widths to possible ones: totals of the axes that several groups share.
+
+Widths of single groups are already on the lattice. What is left concerns totals: none may be
+zero, and where the groups of an axis have no axis of their own to decide their widths, the total is
+what gets rounded. Settling only ever gives units back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from onnxprune.errors import OnnxpruneError
+from onnxprune.select.allocate.alignment import Axis
+from onnxprune.select.allocate.candidate_widths import Lattice
+from onnxprune.select.allocate.ranking import Ranking
+
+
+def settle(lattice: Lattice, ranking: Ranking, wanted: Mapping[str, int]) -> dict[str, int]:
+    """Give back as few units as needed for every shared axis to keep an index and a good total.
+
+    Rounding a shared total is best effort: it happens where fewer indices than the multiple have to
+    come back, and never at the expense of another shared axis; half the multiple is tried next.
+
+    Args:
+        lattice: the widths allowed.
+        ranking: which units come back first.
+        wanted: by group, how many units to keep; all of them on the lattice.
+
+    Raises:
+        OnnxpruneError: ratios that were asked for group by group would empty an axis.
+    """
+    kept = dict(wanted)
+    shared = [a for a in lattice.axes if len(a.rows) > 1]
+    for axis in (a for a in shared if a.crossing):
+        _keep_one(axis, lattice, ranking, kept)
+    rounded = [a for a in shared if a.grain.wanted > 1 and not a.crossing]
+    while any(_round_total(axis, shared, lattice, ranking, kept) for axis in rounded):
+        pass
+    return kept
+
+
+def _total(axis: Axis, lattice: Lattice, kept: Mapping[str, int]) -> int:
+    """The width of an axis whose groups lie side by side."""
+    return axis.size - sum(axis.per_unit(g) * (lattice.units[g] - kept[g]) for g in axis.rows)
+
+
+def _keep_one(axis: Axis, lattice: Lattice, ranking: Ranking, kept: dict[str, int]) -> None:
+    """Groups that cross each other can empty an axis though each keeps some of its units."""
+    while axis.total(ranking.removed({g: kept[g] for g in axis.rows})) == 0:
+        steps = [
+            (ranking.worth(g, kept[g], more), g, more)
+            for g in axis.rows
+            if (more := lattice.above(g, kept[g])) is not None
+        ]
+        if not steps:
+            raise OnnxpruneError(
+                f"{axis.where} would lose every index",
+                hint=f"remove less of {' or '.join(repr(g) for g in axis.rows)}",
+            )
+        _, group, more = max(steps)
+        kept[group] = more
+
+
+def _round_total(
+    axis: Axis, shared: Sequence[Axis], lattice: Lattice, ranking: Ranking, kept: dict[str, int]
+) -> bool:
+    """Bring the total of one axis to a multiple by giving back fewer indices; whether any were."""
+    total, multiple = _total(axis, lattice, kept), axis.grain.wanted
+    while total < axis.size and multiple > 1 and total % multiple:
+        steps = _steps(axis, -total % multiple, lattice, ranking, kept)
+        if steps and not _spoils(steps, axis, shared, lattice, kept):
+            kept.update(steps)
+            return True
+        multiple //= 2
+    return False
+
+
+def _steps(
+    axis: Axis, missing: int, lattice: Lattice, ranking: Ranking, kept: Mapping[str, int]
+) -> dict[str, int]:
+    """Widths that add exactly ``missing`` indices, the worthiest units first; empty if none do."""
+    steps: dict[str, int] = {}
+    while missing:
+        found = []
+        for group in axis.rows:
+            now = steps.get(group, kept[group])
+            more = lattice.above(group, now)
+            if more is not None and axis.per_unit(group) * (more - now) <= missing:
+                found.append((ranking.worth(group, now, more), group, more))
+        if not found:
+            return {}
+        _, group, more = max(found)
+        missing -= axis.per_unit(group) * (more - steps.get(group, kept[group]))
+        steps[group] = more
+    return steps
+
+
+def _spoils(
+    steps: Mapping[str, int],
+    axis: Axis,
+    shared: Sequence[Axis],
+    lattice: Lattice,
+    kept: Mapping[str, int],
+) -> bool:
+    """Whether the steps take another axis off its multiple."""
+    after = {**kept, **steps}
+    for other in shared:
+        if other is axis or other.crossing or not steps.keys() & other.rows.keys():
+            continue
+        wanted, new = other.grain.wanted, _total(other, lattice, after)
+        if new != other.size and new % wanted and not _total(other, lattice, kept) % wanted:
+            return True
+    return False

@@ -1,0 +1,190 @@
+"""Damage curves: what every group loses at every width, from one calibration of the dense model.
+
+Moments are collected at every layer that reads units, groups are swept by group OBS elimination
+(``solve.elimination``), and the curves that come out are in one currency: squared error over the
+variance of where it counts, summed over the layers that read the group. They depend on the model
+and the data alone, so any budget can be met from them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxprune import model as models
+from onnxprune.data.activations.rows import whole
+from onnxprune.data.activations.runner import Segments
+from onnxprune.graph.analysis import Analysis
+from onnxprune.graph.layers.epilogue import Merge, find_merge
+from onnxprune.graph.layers.linear import Layer, find_layers
+from onnxprune.graph.units import Group, Slice
+from onnxprune.solve.group_obs import Consumer, Elimination, eliminate
+from onnxprune.solve.im2col import sample_positions, token_rows
+from onnxprune.solve.moments import Accumulator, Moments, shrunk
+
+Array = npt.NDArray[Any]
+Feeds = Mapping[str, Array]
+
+
+class _Spread:
+    """The variance of a value over everything but its channels, added up over these."""
+
+    def __init__(self, axis: int) -> None:
+        self._axis = axis
+        self._count = 0
+        self._sum: Array = np.zeros(1)
+        self._square: Array = np.zeros(1)
+
+    def add(self, value: Array) -> None:
+        rows = token_rows(value, self._axis)[0]
+        self._count += len(rows)
+        self._sum = self._sum + rows.sum(axis=0, dtype=np.float64)
+        self._square = self._square + np.einsum("rn,rn->n", rows, rows, dtype=np.float64)
+
+    @property
+    def variance(self) -> float:
+        mean = self._sum / self._count
+        return float(np.maximum(self._square / self._count - mean**2, 0).sum())
+
+
+@dataclass(frozen=True, eq=False)
+class Reader:
+    """A calibrated layer.
+
+    Attributes:
+        layer: the layer.
+        matrix: ``[g, K, N]``, its weight in the units of where its output counts.
+        moments: of its inputs.
+        norm: the variance of where its output counts, summed over channels.
+        merge: where its output counts.
+    """
+
+    layer: Layer
+    matrix: Array
+    moments: Moments
+    norm: float
+    merge: Merge
+
+
+def calibrate(
+    analysis: Analysis,
+    batches: Sequence[Feeds],
+    *,
+    groups: Sequence[Group] | None = None,
+    rows: int = 20_000,
+    rows_per_input: int = 8,
+    seed: int = 0,
+    provider: str = "cpu",
+    threads: int | None = None,
+) -> dict[str, Reader]:
+    """Measure every layer that reads units of some group.
+
+    Args:
+        analysis: of the dense model.
+        batches: feeds.
+        groups: of it, whose readers are looked at; None for all.
+        rows: rows sampled per layer, at least.
+        rows_per_input: rows sampled per input of the layer, if that is more.
+        seed: of the sample.
+        provider: what runs the model.
+        threads: threads within an operator.
+
+    Returns:
+        ``{node: reader}``.
+    """
+    some = analysis.groups if groups is None else groups
+    readers = {n for g in some for s in g.slices if s.role == "reads" for n in s.nodes}
+    values = {v.name or "": v for v in models.values(analysis.model.ir.graph)}
+    read = []
+    for layer in find_layers(analysis.model)[0]:
+        stored = models.constant(values[layer.weight])
+        if layer.node in readers and stored is not None:
+            matrix = layer.matrix(stored.numpy().astype(np.float32))
+            outputs = matrix.shape[0] * matrix.shape[2]
+            read.append((layer, matrix, find_merge(values, analysis.facts, layer, outputs)))
+    left = Counter(name for layer, _, merge in read for name in (layer.x, merge.value))
+    run = Segments(analysis.model, batches, kept=left, provider=provider, threads=threads)
+    found: dict[str, Reader] = {}
+    for layer, matrix, merge in read:
+        run.advance([layer.x, merge.value])
+        share = -(-max(rows, rows_per_input * matrix.shape[1]) // len(batches))
+        collected, spread = Accumulator(*matrix.shape[:2]), _Spread(layer.out_axis)
+        for number in range(len(batches)):
+            spread.add(run.value(merge.value, number))
+            x, among = run.as_held(layer.x, number), run.shown_to(layer, number)
+            positions = sample_positions(layer.count(x.shape), share, seed + number, among)
+            collected.add(whole(layer.rows(x, positions)))
+        scaled = matrix * merge.gain.reshape(matrix.shape[0], 1, -1)
+        found[layer.node] = Reader(layer, scaled, collected.moments(), spread.variance, merge)
+        left.subtract((layer.x, merge.value))
+        for name in (layer.x, merge.value):
+            if not left[name]:
+                run.release(name)
+    return found
+
+
+def sweep(
+    groups: Sequence[Group],
+    readers: Mapping[str, Reader],
+    *,
+    ridge: float = 1e-4,
+    tell: Callable[[str], None] = lambda _: None,
+) -> tuple[dict[str, Elimination], dict[str, str]]:
+    """The order of removal and the damage at every width, group by group.
+
+    Args:
+        groups: of the analysis that was calibrated.
+        readers: from :func:`calibrate`.
+        ridge: see :func:`onnxprune.solve.group_obs.eliminate`.
+        tell: told which group is being worked on.
+
+    Returns:
+        ``{group: elimination}``, and ``{group: why there is none}``.
+    """
+    found: dict[str, Elimination] = {}
+    declined: dict[str, str] = {}
+    for group in groups:
+        uses = [(s, n) for s in group.slices if s.role == "reads" for n in s.nodes]
+        unknown = [n for s, n in uses if n not in readers or readers[n].layer.weight != s.tensor]
+        if not uses:
+            declined[group.name] = "no layer with stored weights reads it"
+        elif unknown:
+            declined[group.name] = f"'{unknown[0]}', which reads it, is not a linear layer"
+        else:
+            tell(f"pricing the units of {group.name}")
+            consumers = [c for s, n in uses for c in consumers_of(readers[n], s)]
+            found[group.name] = eliminate(consumers, len(group), ridge=ridge)
+    return found, declined
+
+
+def consumers_of(reader: Reader, cut: Slice) -> list[Consumer]:
+    """A layer that reads the units of a slice, one consumer per group of a convolution."""
+    layer = reader.layer
+    groups, inputs, _ = reader.matrix.shape
+    size = int(cut.rows.max()) + 1
+    unit_of = np.full(max(size, groups * inputs), -1, dtype=np.int64)
+    unit_of[cut.rows] = np.arange(len(cut.rows))[:, None]
+    found = []
+    for group, index in enumerate(layer.input_index(groups, inputs, cut.axis)):
+        unit = unit_of[index]
+        order = np.argsort(unit, kind="stable")
+        owned = order[unit[order] >= 0]
+        units, counts = np.unique(unit[owned], return_counts=True)
+        if not len(units):
+            continue
+        found.append(
+            Consumer(
+                xx=shrunk(reader.moments.xx[group], reader.moments.count),
+                weight=reader.matrix[group],
+                units=units,
+                blocks=owned.reshape(len(units), int(counts[0])),
+                norm=max(reader.norm, np.finfo(np.float64).tiny),
+                problem=group,
+            )
+        )
+    return found

@@ -1,0 +1,81 @@
+"""How far pruning in steps has come: what is left, in the terms of the dense model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from onnxprune.graph.analysis import Analysis
+from onnxprune.graph.units import Group
+from onnxprune.select.allocate.candidate_widths import Lattice
+from onnxprune.select.allocate.ranking import F64
+from onnxprune.select.importance.error_curves import Curves
+from onnxprune.solve.group_obs import Elimination
+
+
+@dataclass(frozen=True, eq=False)
+class Progress:
+    """What is left of a model, and what is gone.
+
+    Attributes:
+        analysis: of what is left; at the start of the dense model.
+        removed: by group of the dense model, unit indices that are gone.
+        bypassed: blocks that are gone.
+    """
+
+    analysis: Analysis
+    removed: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    bypassed: tuple[str, ...] = ()
+
+    def left(self, groups: Sequence[Group]) -> list[Group]:
+        """Those of the dense groups that can be found in what is left, as they are there."""
+        here = {g.name: g for g in self.analysis.groups}
+        kept = {g.name: len(g) - len(self.removed.get(g.name, ())) for g in groups}
+        return [here[g] for g, count in kept.items() if g in here and len(here[g]) == count]
+
+    def in_dense_units(self, curves: Curves, groups: Sequence[Group]) -> Curves:
+        """Curves of what is left as curves over the units of the dense model.
+
+        Units that are gone come first in the order; widths beyond what is left are no choice.
+        """
+        sizes = {g.name: len(g) for g in groups}
+        swept = {}
+        for name, one in curves.swept.items():
+            gone = np.array(sorted(self.removed.get(name, ())), np.int64)
+            stays = np.setdiff1d(np.arange(sizes[name]), gone)
+            order = np.concatenate([gone, stays[one.order]])
+            swept[name] = Elimination(order, np.append(one.damage, np.zeros(len(gone))))
+        return curves._replace(swept=swept)
+
+    def gone_first(self, values: Mapping[str, F64], groups: Sequence[Group]) -> dict[str, F64]:
+        """Scores of the dense model's units where those that are gone have the lowest."""
+        found = dict(values)
+        for group in groups:
+            gone = list(self.removed.get(group.name, ()))
+            if gone:
+                scores = np.array(values.get(group.name, np.zeros(len(group))))
+                scores[gone] = scores.min() - 1.0
+                found[group.name] = scores
+        return found
+
+    def narrowed(self, lattice: Lattice, priced: Mapping[str, object]) -> Lattice:
+        """The widths that are still possible: what is gone stays gone."""
+        kept = {g: n - len(self.removed.get(g, ())) for g, n in lattice.units.items()}
+        lost = {g: n for g, n in kept.items() if n < lattice.units[g]}
+        return lattice.within(lost).decided({g: n for g, n in lost.items() if g not in priced})
+
+    def newly(
+        self, removed: Mapping[str, Sequence[int]], groups: Sequence[Group]
+    ) -> dict[str, tuple[int, ...]]:
+        """Units of the dense model that are to go as units of what is left; those gone are not."""
+        found = {}
+        here = {g.name for g in self.analysis.groups}  # others went with their block
+        for group in (g for g in groups if g.name in here):
+            gone = np.array(sorted(self.removed.get(group.name, ())), np.int64)
+            more = np.setdiff1d(np.array(removed.get(group.name, ()), np.int64), gone)
+            if len(more):
+                stays = np.setdiff1d(np.arange(len(group)), gone)
+                found[group.name] = tuple(np.searchsorted(stays, more).tolist())
+        return found

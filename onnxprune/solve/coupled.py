@@ -1,0 +1,279 @@
+"""Allocation over damage curves: the widths that meet a budget at the least damage.
+
+Choosing one width per group under one budget is a knapsack. What is particular to widths is that
+their costs multiply: a layer costs its inputs times its outputs. So costs are taken as linear
+around the current widths, the knapsack is solved, and both are repeated from there; what comes out
+is then moved, step by step, to just within the exact budget.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import numpy as np
+
+from onnxprune.errors import OnnxpruneError
+from onnxprune.solve.knapsack import Drop, Float, Index, knapsack
+
+Widths = Mapping[str, int]
+CostOf = Callable[[Widths], float]
+
+PROBES = 9
+_ROUNDS = 6
+_AIMS = 8
+"""Knapsacks solved per round to make the exact cost fit."""
+_NEAR = 0.002
+"""Share of the budget that may stay unused before single steps fill it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """What one group may keep, and the damage of keeping that.
+
+    Attributes:
+        widths: ``[choices]``, ascending.
+        damage: ``[choices]``, in the currency all groups share.
+    """
+
+    widths: Index
+    damage: Float
+
+    def at(self, width: int) -> int:
+        """The position of a width."""
+        return int(np.searchsorted(self.widths, width))
+
+
+@dataclass(frozen=True)
+class Branch:
+    """A residual branch that may be dropped as a whole.
+
+    Attributes:
+        members: the groups that lie in it: they cost nothing without it.
+        damage: of doing without it, in the same currency.
+    """
+
+    members: tuple[str, ...]
+    damage: float
+
+
+_NONE: Mapping[str, Branch] = MappingProxyType({})
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """Widths that meet a budget.
+
+    Attributes:
+        widths: by group; the largest where its branch is dropped.
+        dropped: names of the branches that go.
+        damage: their total.
+        cost: what they cost exactly, at most the budget.
+    """
+
+    widths: Widths
+    dropped: frozenset[str]
+    damage: float
+    cost: float
+
+
+class _Problem:
+    """Curves and exact costs, remembered.
+
+    A branch counts as one more group, with a width of 1 where it stays and 0 where it goes.
+    """
+
+    def __init__(
+        self,
+        curves: Mapping[str, Curve],
+        branches: Mapping[str, Branch],
+        cost: CostOf,
+        probes: int,
+    ) -> None:
+        self.names = (*curves, *branches)
+        self.curves = curves
+        self.branches = branches
+        self.branch_of = {g: b for b, branch in branches.items() for g in branch.members}
+        self._cost = cost
+        self._known: dict[tuple[int, ...], float] = {}
+        self._probes = probes
+
+    def cost(self, widths: Widths) -> float:
+        key = tuple(widths[name] for name in self.names)
+        if key not in self._known:
+            self._known[key] = float(self._cost(dict(zip(self.names, key, strict=True))))
+        return self._known[key]
+
+    def stays(self, group: str, widths: Widths) -> bool:
+        """Whether a group is not in a branch that goes."""
+        return group not in self.branch_of or bool(widths[self.branch_of[group]])
+
+    def damage(self, widths: Widths) -> float:
+        kept = {g: c for g, c in self.curves.items() if self.stays(g, widths)}
+        gone = [b.damage for name, b in self.branches.items() if not widths[name]]
+        return float(sum(c.damage[c.at(widths[g])] for g, c in kept.items()) + sum(gone))
+
+    def slopes(self, widths: Widths) -> list[Float]:
+        """Per group, what each of its choices changes while all others stay as they are."""
+        tables = []
+        for name, curve in self.curves.items():
+            base = {**widths, self.branch_of[name]: 1} if name in self.branch_of else widths
+            count = len(curve.widths)
+            probed = np.unique(np.linspace(0, count - 1, min(count, self._probes)).round())
+            at = curve.widths[probed.astype(np.int64)]
+            exact = [self.cost({**base, name: int(width)}) for width in at]
+            tables.append(np.interp(curve.widths, at, exact) - self.cost(base))
+        return tables
+
+    def drops(self, widths: Widths) -> list[Drop]:
+        """Per branch, what staying and going change while all others stay as they are."""
+        here, places = self.cost(widths), {name: at for at, name in enumerate(self.curves)}
+        return [
+            Drop(
+                tuple(places[g] for g in branch.members),
+                branch.damage,
+                self.cost({**widths, name: 0}) - here,
+                self.cost({**widths, name: 1}) - here,
+            )
+            for name, branch in self.branches.items()
+        ]
+
+    def solve(
+        self, tables: Sequence[Float], drops: Sequence[Drop], room: float
+    ) -> dict[str, int] | None:
+        """The knapsack for costs that add up: what each choice changes."""
+        damages = [c.damage for c in self.curves.values()]
+        picked = knapsack(damages, tables, room, drops=drops)
+        if picked is None:
+            return None
+        found = {
+            name: int(curve.widths[choice])
+            for (name, curve), choice in zip(self.curves.items(), picked.choices, strict=True)
+        }
+        for number, (name, branch) in enumerate(self.branches.items()):
+            found[name] = int(number not in picked.dropped)
+            if number in picked.dropped:
+                found |= {g: int(self.curves[g].widths[-1]) for g in branch.members}
+        return found
+
+    def steps(self, widths: Widths, direction: int) -> list[tuple[dict[str, int], float, float]]:
+        """All neighbours one step up or down: widths, change of damage, change of cost."""
+        here = self.cost(widths)
+        found = []
+        for name, curve in self.curves.items():
+            at = curve.at(widths[name])
+            to = at + direction
+            if 0 <= to < len(curve.widths) and self.stays(name, widths):
+                moved = {**widths, name: int(curve.widths[to])}
+                change = float(curve.damage[to] - curve.damage[at])
+                found.append((moved, change, self.cost(moved) - here))
+        return found
+
+    def around(self, widths: Widths, budget: float) -> dict[str, int] | None:
+        """The knapsack for costs linear around ``widths``, aimed until its exact cost fits.
+
+        Linear costs err the further from ``widths`` the solution lies, so the budget that the
+        knapsack is given is corrected by the error made, and by halves where that overshoots.
+        """
+        here, tables, drops = self.cost(widths), self.slopes(widths), self.drops(widths)
+        within: dict[str, int] | None = None
+        aim, low, high = budget, -np.inf, np.inf
+        for _ in range(_AIMS):
+            found = self.solve(tables, drops, aim - here)
+            excess = 0.0 if found is None else self.cost(found) - budget
+            if found is None or excess <= 0:
+                low = max(low, aim)
+                if found is not None and (
+                    within is None or self.damage(found) <= self.damage(within)
+                ):
+                    within = found
+                if excess > -_NEAR * abs(budget) and found is not None:
+                    break
+            else:
+                high = min(high, aim)
+            step = aim - excess if found is not None else aim + abs(here) * 0.1
+            aim = step if low < step < high else 0.5 * (low + high)
+        return within
+
+    def even(self, budget: float) -> dict[str, int]:
+        """About the same part of every group, all that the exact budget allows; no branch goes."""
+
+        def part(share: float) -> dict[str, int]:
+            at = {g: round(share * (len(c.widths) - 1)) for g, c in self.curves.items()}
+            kept = {g: int(c.widths[at[g]]) for g, c in self.curves.items()}
+            return {**kept, **dict.fromkeys(self.branches, 1)}
+
+        low, high = 0.0, 1.0
+        for _ in range(_AIMS):
+            middle = 0.5 * (low + high)
+            low, high = (middle, high) if self.cost(part(middle)) <= budget else (low, middle)
+        return part(low)
+
+    def grow(self, widths: Widths, budget: float) -> Widths:
+        """Step up, most damage undone per cost first, for as long as the exact budget is met."""
+        while True:
+            room = budget - self.cost(widths)
+            up = [step for step in self.steps(widths, 1) if step[2] <= room and step[1] <= 0]
+            if not up:
+                return widths
+            widths = min(up, key=lambda step: (step[1] / max(step[2], 1e-300), step[2]))[0]
+
+
+def fit(
+    curves: Mapping[str, Curve],
+    cost: CostOf,
+    budget: float,
+    *,
+    branches: Mapping[str, Branch] = _NONE,
+    rounds: int = _ROUNDS,
+    probes: int = PROBES,
+) -> Fit:
+    """The widths that meet a budget at the least damage, for costs that depend on each other.
+
+    Args:
+        curves: per group, what it may keep; guard rails and rounding are whatever is absent.
+        cost: the exact cost of all widths together; non-decreasing in every width. Branches are
+            among the widths: 1 where they stay, 0 where they go.
+        budget: bound on it.
+        branches: what may be dropped as a whole, for the damage that goes with it.
+        rounds: how often costs are taken as linear anew.
+        probes: exact costs asked for per group and round, with straight lines between them; raise
+            it to the number of widths for costs that climb in stairs.
+
+    Returns:
+        The best feasible widths met on the way.
+
+    Raises:
+        OnnxpruneError: if even the smallest widths cost more than the budget.
+    """
+    problem = _Problem(curves, branches, cost, probes)
+    least = {name: int(curve.widths[0]) for name, curve in curves.items()}
+    least |= dict.fromkeys(branches, 1)
+    if branches and problem.cost(least) > budget:
+        least |= dict.fromkeys(branches, 0)
+    if problem.cost(least) > budget:
+        raise OnnxpruneError(
+            f"the budget {budget:g} cannot be met: the smallest widths allowed cost "
+            f"{problem.cost(least):g}",
+            hint="raise the budget, or let groups lose more (max-ratio) or more groups be cut",
+        )
+    widths: Widths = {name: int(curve.widths[-1]) for name, curve in curves.items()}
+    widths = {**widths, **dict.fromkeys(branches, 1)}
+    best: Widths = widths if problem.cost(widths) <= budget else least
+    # Far below the dense model its prices mislead: savings of groups that meet are counted twice.
+    for start in (widths, problem.even(budget)):
+        here: Widths = start
+        for _ in range(rounds):
+            candidate = problem.around(here, budget)
+            if candidate is None:
+                break
+            if problem.damage(candidate) < problem.damage(best):
+                best = candidate
+            if candidate == here:
+                break
+            here = candidate
+    best = problem.grow(best, budget)
+    kept = {name: best[name] for name in curves}
+    dropped = frozenset(name for name in branches if not best[name])
+    return Fit(kept, dropped, problem.damage(best), problem.cost(best))

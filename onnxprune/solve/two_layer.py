@@ -1,0 +1,174 @@
+"""Two layers and what is between them, on a sample of rows: what they compute, how far off that is.
+
+If what is fitted is read through a clip (ReLU, ReLU6), errors where the wanted value is clipped
+count only as far as they come out of the clip: a convex loss, majorised by plain squares.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxprune.solve.activation import Activation
+from onnxprune.solve.filters import Filter
+from onnxprune.solve.moments import Moments, moments, restrict
+from onnxprune.solve.patch_sampling import Crops
+
+Array = npt.NDArray[Any]
+Float = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """A sample of what a pair of layers sees and should compute.
+
+    Attributes:
+        crops: hidden and output positions.
+        x: ``[g, rows, K]``, what the first layer multiplies, at the hidden positions.
+        wanted: ``[out rows, N]``, what should come out where it counts.
+        offset: ``[out rows, N]`` or 0, what is added to the second layer's output there.
+        clip: bounds beyond which values are not told apart.
+    """
+
+    crops: Crops
+    x: Array
+    wanted: Array
+    offset: Array
+    clip: tuple[float, float] = (-np.inf, np.inf)
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """The weights of both layers.
+
+    Attributes:
+        first: ``[g, K + 1, n]``, the maker's matrix with its bias as the last row.
+        second: ``[h * taps + 1, N]``, the reader's matrix, channel first, with its bias as the
+            last row.
+    """
+
+    first: Float
+    second: Float
+
+
+class Side:
+    """Two layers on one set of rows, with everything that is computed over and over.
+
+    Args:
+        rows: see there.
+        activation: what is between the layers.
+        filters: what is between them after that.
+    """
+
+    def __init__(self, rows: Rows, activation: Activation, filters: Filter | None = None) -> None:
+        self.rows = rows
+        self.activation = activation
+        self.filters = filters
+        low, high = rows.clip
+        # Where the wanted value is clipped the bound stands for it, and what is beyond counts 0.
+        aim = np.clip(rows.wanted, low, high, dtype=np.float32)
+        mean = aim.mean(axis=0, dtype=np.float64)
+        spread = _energy(aim - mean.astype(np.float32)) / len(aim)
+        self.norm = max(spread, np.finfo(np.float64).tiny)
+        self._below = rows.wanted <= low if np.isfinite(low) else None
+        self._above = rows.wanted >= high if np.isfinite(high) else None
+        aim -= rows.offset
+        self._aim = aim
+
+    def hidden(self, first: Float) -> Array:
+        """``[rows, h]``, before the nonlinearity."""
+        W = first.astype(np.float32)
+        made: Array = self.rows.x @ W[:, :-1]
+        made += W[:, -1:]
+        return made.transpose(1, 0, 2).reshape(made.shape[1], -1)
+
+    def features(self, hidden: Array) -> Array:
+        """What the second layer multiplies, ``[out rows, features]``."""
+        values, filters = self.activation.value(hidden), self.filters
+        if filters is None:
+            return self.rows.crops.features(values)
+        return filters.activation.value(filters.inner(self.rows.crops, values))
+
+    def order(self, hidden: int) -> npt.NDArray[np.int64]:
+        """Which row of a channel-first matrix each feature belongs to."""
+        return self.rows.crops.order(hidden) if self.filters is None else np.arange(hidden)
+
+    def back(
+        self, gradient: Array, hidden: Array, slope: Array, second: Float
+    ) -> tuple[Array, Float]:
+        """A gradient of the features as one of the hidden values, and how those meet behind them.
+
+        Args:
+            gradient: ``[out rows, features]``.
+            hidden: ``[rows, h]``.
+            slope: the same, of the function there.
+            second: ``[features, N]``, what the features are multiplied with.
+
+        Returns:
+            ``[rows, h]``, and ``[h, h]``.
+        """
+        crops, filters = self.rows.crops, self.filters
+        meeting = (slope.T @ slope).astype(np.float64) / len(slope)
+        if filters is None:
+            weights = second.reshape(crops.taps, slope.shape[1], -1)
+            across = np.einsum("thn,tjn->hj", weights, weights, optimize=True)
+            return crops.spread(gradient) * slope, across * meeting
+        steep = filters.activation.slope(filters.inner(crops, self.activation.value(hidden)))
+        meeting *= (steep.T @ steep).astype(np.float64) / len(steep) * filters.overlap
+        spread = crops.unfiltered(gradient * steep, filters.weight.astype(gradient.dtype))
+        return spread * slope, second @ second.T * meeting
+
+    def work(self, pair: Pair) -> int:
+        """Multiplications that it takes to compute what comes out."""
+        return int(
+            self.rows.x.shape[1] * pair.first.size + len(self.rows.wanted) * pair.second.size
+        )
+
+    def output(self, features: Array, second: Float) -> Array:
+        """What comes out of the second layer, ``[out rows, N]``."""
+        W = second.astype(np.float32)
+        made: Array = features @ W[:-1]
+        made += W[-1]
+        return made
+
+    def beyond(self, output: Array) -> Array:
+        """Output minus wanted, without what a clip hides; in place of the output."""
+        output -= self._aim
+        if self._below is not None:
+            np.copyto(output, 0, where=self._below & (output < 0))
+        if self._above is not None:
+            np.copyto(output, 0, where=self._above & (output > 0))
+        return output
+
+    def surplus(self, features: Array, second: Float) -> Array:
+        """What that is off by, as :meth:`beyond` counts it."""
+        return self.beyond(self.output(features, second))
+
+    def loss(self, error: Array) -> float:
+        """The mean square of an error over the variance of what is wanted."""
+        return _energy(error) / len(error) / self.norm
+
+    def of(self, pair: Pair) -> float:
+        """The loss of a pair."""
+        return self.loss(self.surplus(self.features(self.hidden(pair.first)), pair.second))
+
+
+def hidden_moments(side: Side, first: Float) -> Moments:
+    """Moments of what the second layer multiplies, and of what should come out of it.
+
+    Args:
+        side: rows, and what is between the layers.
+        first: ``[g, K + 1, n]``, the maker's matrix with its bias as the last row.
+    """
+    hidden = side.hidden(first)
+    rows = side.rows
+    found = moments(side.features(hidden)[None], (rows.wanted - rows.offset)[None])
+    return restrict(found, np.argsort(side.order(hidden.shape[1])))
+
+
+def _energy(error: Array) -> float:
+    """The sum of squares of ``[rows, N]``; rows are added up in float64."""
+    return float(np.einsum("rn,rn->r", error, error).sum(dtype=np.float64))

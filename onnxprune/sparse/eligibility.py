@@ -1,0 +1,225 @@
+"""Whether TensorRT may run the layers of a finished model with its sparse kernels, or why not.
+
+The rule, from TensorRT's developer guide ("Structured Sparsity"): for each output channel and each
+kernel position, every four consecutive input channels have at least two zeros, and the channels
+are a multiple of four. What is eligible is only tried: TensorRT takes a sparse kernel where it
+times faster, and says which in its log (``onnxprune.runtime.engines.sparsity`` reads that).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from onnxprune import model as models
+from onnxprune.graph.analysis import identity
+from onnxprune.graph.layers.contractions import Reading, find_readings, walk
+from onnxprune.model.decode import packed
+from onnxprune.quantities import percent
+from onnxprune.sparse.exclude import is_small
+from onnxprune.sparse.nm import counts
+
+Array = npt.NDArray[Any]
+State = Literal["eligible", "dense", "never"]
+"""``dense``: the layer could be sparse, its weights are not."""
+
+_KEPT, _OF = 2, 4
+
+_FLOATS = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16}
+
+_PACKED = "its weight is packed, and TensorRT finds zeros in stored ones (`onnxprune densify`)"
+
+_OTHERS = {
+    "QLinearConv": "TensorRT takes quantized weights as a DequantizeLinear before a Conv",
+    "QLinearMatMul": "TensorRT takes quantized weights as a DequantizeLinear before a MatMul",
+    "ConvInteger": "TensorRT takes quantized weights as a DequantizeLinear before a Conv",
+    "MatMulInteger": "TensorRT takes quantized weights as a DequantizeLinear before a MatMul",
+    "LSTM": "recurrent layers have no sparse kernels",
+    "GRU": "recurrent layers have no sparse kernels",
+    "RNN": "recurrent layers have no sparse kernels",
+    "Einsum": "only convolutions and matrix products have sparse kernels; write it as a MatMul",
+}
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer, and whether TensorRT may run it sparsely.
+
+    Attributes:
+        node: the identity of the node that multiplies.
+        op: its operator.
+        state: ``eligible``; ``dense``, where only the zeros are missing; or ``never``.
+        reason: why it is not eligible; empty where it is.
+        notes: what else is worth knowing, clause by clause.
+        weight: name of the stored tensor; empty where there is none.
+        dtype: as it is stored.
+        shape: as it is stored.
+        through: operators between the store and the node.
+        axis: the axis of the stored tensor that is contracted; None where it is no axis of its own.
+        inputs: channels, or ``K``, that are contracted; per group of a grouped convolution.
+        outputs: channels, or ``N``.
+        elements: weights in the tensor.
+        zeros: the share of them that is zero.
+        good: the share of groups of four that have two zeros.
+    """
+
+    node: str
+    op: str
+    state: State
+    reason: str = ""
+    notes: tuple[str, ...] = ()
+    weight: str = ""
+    dtype: str = ""
+    shape: tuple[int, ...] = ()
+    through: tuple[str, ...] = ()
+    axis: int | None = None
+    inputs: int = 0
+    outputs: int = 0
+    elements: int = 0
+    zeros: float = 0.0
+    good: float = 0.0
+
+
+def layers(model: models.Model) -> tuple[Layer, ...]:
+    """Every layer that multiplies with a stored weight, in the order of the graph.
+
+    Local functions are inlined when a model is loaded, and bodies of If, Loop and Scan are walked.
+    """
+    readings, unread = find_readings(model)
+    found = {id(each.node): _judge(each) for each in readings}
+    decoded = {value.name for value in packed(model)}
+    for each in unread:
+        is_packed = any(value is not None and value.name in decoded for value in each.node.inputs)
+        reason = _PACKED if is_packed else each.reason
+        found[id(each.node)] = Layer(each.name, each.node.op_type, "never", reason)
+    for node, _ in walk(model):
+        if id(node) not in found and (other := _other(node)) is not None:
+            found[id(node)] = other
+    return tuple(found[id(node)] for node, _ in walk(model) if id(node) in found)
+
+
+def _judge(reading: Reading) -> Layer:
+    stored, node = reading.stored, reading.node
+    array = stored.read()
+    per = reading.inputs // (reading.groups if node.op_type == "ConvTranspose" else 1)
+    found = counts(reading, array, _OF)
+    good = float((found <= _KEPT).mean()) if found.size else 0.0
+    reason = _never(reading, per)
+    state: State = "never"
+    if not reason:
+        state = "eligible" if good == 1.0 else "dense"
+        reason = "" if good == 1.0 else _why_dense(reading, array, good)
+    return Layer(
+        node=reading.name,
+        op=node.op_type,
+        state=state,
+        reason=reason,
+        notes=tuple(_notes(reading)) if state != "never" else (),
+        weight=stored.name,
+        dtype=stored.dtype.name.lower(),
+        shape=stored.shape,
+        through=stored.through,
+        axis=stored.stored_axis(reading.axis),
+        inputs=per,
+        outputs=reading.outputs,
+        elements=array.size,
+        zeros=1 - np.count_nonzero(array) / max(array.size, 1),
+        good=good,
+    )
+
+
+def _never(reading: Reading, inputs: int) -> str:
+    """What keeps a layer from sparse kernels whatever its weights are."""
+    stored, op = reading.stored, reading.node.op_type
+    if op == "ConvTranspose":
+        return "TensorRT documents sparse kernels for convolutions and products, not for this"
+    if inputs % _OF:
+        per = " per group" if reading.groups > 1 else ""
+        return f"its inputs ({inputs}{per}) are no multiple of {_OF}"
+    scaling = stored.scaling
+    if scaling is None and stored.dtype not in _FLOATS:
+        return f"its weight is stored as {stored.dtype.name.lower()} without DequantizeLinear"
+    if scaling is not None and stored.dtype not in _FLOATS | {ir.DataType.INT8}:
+        return (
+            f"its weight is quantized to {stored.dtype.name.lower()}, and sparse kernels are int8"
+        )
+    if scaling is not None and scaling.zero is not None and scaling.zero.astype(np.float32).any():
+        return "its weight has a zero point other than 0, so its zeros are not zeros"
+    if stored.seen_dtype is not None and stored.seen_dtype not in _FLOATS:
+        return f"it computes in {stored.seen_dtype.name.lower()}"
+    return ""
+
+
+def _why_dense(reading: Reading, array: Array, good: float) -> str:
+    """Where the zeros are instead: other tools group along other axes."""
+    said = f"{percent(good)} of its groups of {_OF} along {_axis(reading)} have two zeros"
+    shape = reading.stored.seen_shape
+    for axis, size in enumerate(shape):
+        if axis == reading.axis or size < _OF or size % _OF:
+            continue
+        if (counts(reading, array, _OF, axis) <= _KEPT).all():
+            return f"{said}; they are along axis {axis} of what the node sees, the wrong one"
+    if reading.taps > 1 and reading.node.op_type == "Conv":
+        rows = reading.stored.seen(array != 0).reshape(shape[0], -1)
+        if not rows.shape[1] % _OF:
+            flat = rows.reshape(shape[0], -1, _OF).sum(axis=2)
+            if (flat <= _KEPT).all():
+                return f"{said}; they run over channels and kernel positions flattened"
+    return said
+
+
+def _axis(reading: Reading) -> str:
+    axis = reading.stored.stored_axis(reading.axis)
+    return "its inputs" if axis is None else f"axis {axis}"
+
+
+def _notes(reading: Reading) -> Iterator[str]:
+    stored = reading.stored
+    if is_small(reading):
+        yield "small: below 256 inputs or outputs a sparse kernel rarely times faster"
+    if stored.scaling is None and stored.seen_dtype is ir.DataType.FLOAT:
+        yield "fp32: sparse kernels are documented for fp16 and int8 (`build --fp16`)"
+    if stored.scaling is not None:
+        yield "Q/DQ: TensorRT 8.6 has been seen to pick no sparse kernel here (its issue 4694)"
+    if reading.node.op_type == "MatMul":
+        yield "MatMul: some TensorRT 8 versions list only Gemm (its issues 2169, 2271)"
+    stack = math.prod(stored.seen_shape[:-2])
+    if reading.node.op_type == "MatMul" and stack > 1:
+        yield f"a stack of {stack} matrices: see whether the log lists it"
+    if reading.groups > 1:
+        yield "grouped: sparse kernels are documented for whole convolutions"
+    if reading.inside:
+        yield f"inside the body of {reading.inside}"
+
+
+def _other(node: ir.Node) -> Layer | None:
+    """A node that is no Conv, Gemm or MatMul but multiplies with a stored matrix."""
+    standard = node.domain in ("", "ai.onnx")
+    if standard and node.op_type not in _OTHERS:
+        return None
+    value = next((each for each in node.inputs if _is_matrix(each)), None)
+    tensor = None if value is None else models.constant(value)
+    if value is None or tensor is None:
+        return None
+    reason = _OTHERS.get(node.op_type, "") if standard else ""
+    return Layer(
+        node=identity(node),
+        op=node.op_type if standard else f"{node.domain}.{node.op_type}",
+        state="never",
+        reason=reason or f"TensorRT's parser knows no operators of {node.domain}",
+        weight=value.name or "",
+        dtype=tensor.dtype.name.lower(),
+        shape=tuple(int(n) for n in tensor.shape.numpy()),
+        elements=tensor.size,
+    )
+
+
+def _is_matrix(value: ir.Value | None) -> bool:
+    tensor = None if value is None else models.constant(value)
+    return tensor is not None and len(tensor.shape) > 1 and tensor.dtype != ir.DataType.STRING

@@ -1,0 +1,206 @@
+"""N:M by magnitude, wherever a weight is stored and whatever lies between it and its node.
+
+No data, no refit and no arithmetic on the weights: bits are compared and zeros written, so what
+is kept is bit-equal, in any type, quantized ones included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from onnxprune import model as models
+from onnxprune.evaluate.equivalence import Check
+from onnxprune.graph.layers.contractions import Reading, find_readings, others
+from onnxprune.graph.plan import PackedMask, pack
+from onnxprune.solve import masks
+
+Bool = npt.NDArray[np.bool_]
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one weight.
+
+    Attributes:
+        weight: its name; empty where none was found in the store.
+        node: who multiplies with it; the first of them where there are several.
+        shape: as it is stored.
+        sparsity: the share of its entries that is masked.
+        reason: why it was left; empty if it was thinned.
+    """
+
+    weight: str
+    node: str
+    shape: tuple[int, ...] = ()
+    sparsity: float = 0.0
+    reason: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Thinned:
+    """What was done to a model.
+
+    Attributes:
+        outcomes: one per weight, in the order of the graph.
+        masks: weight name -> which of its entries are kept.
+        check: the most weights that any group has.
+    """
+
+    outcomes: tuple[Outcome, ...]
+    masks: Mapping[str, PackedMask]
+    check: Check | None
+
+
+def thin(
+    work: models.Model,
+    n: int,
+    m: int,
+    *,
+    skip: Sequence[str] = (),
+    leave: Mapping[str, str] | None = None,
+    done: Collection[str] = (),
+    tied: bool = False,
+    tell: Tell = lambda _: None,
+) -> Thinned:
+    """Keep the ``n`` largest of every ``m`` weights along what is contracted.
+
+    A weight that several nodes contract along one axis is thinned once; one that they contract
+    along two gets a mask that has the pattern along both. One that is also read otherwise is left.
+
+    Args:
+        work: it is changed.
+        n: kept of every group.
+        m: length of a group.
+        skip: globs over names of weights that are left.
+        leave: names of weights that are left, with the reason.
+        done: names of weights that are somebody else's business, and not reported.
+        tied: thin tables that are looked up as well: the rows found have the zeros too.
+        tell: hears the progress.
+    """
+    readings, unread = find_readings(work)
+    by_weight: dict[str, list[Reading]] = {}
+    for reading in readings:
+        if reading.stored.name not in done:
+            by_weight.setdefault(reading.stored.name, []).append(reading)
+    outcomes = [Outcome("", each.name, reason=each.reason) for each in unread]
+    packed: dict[str, PackedMask] = {}
+    worst = 0
+    for number, (name, known) in enumerate(by_weight.items(), start=1):
+        first = known[0]
+        reason = (leave or {}).get(name) or _why_not(known, m, skip, tied=tied)
+        if reason:
+            outcomes.append(Outcome(name, first.name, first.stored.shape, reason=reason))
+            continue
+        tell(f"thinning weight {number} of {len(by_weight)}: {name}")
+        array = first.stored.read()
+        keep = _mask(known, array, n, m)
+        made = np.where(keep, array, array.dtype.type(0))
+        models.set_constant(first.stored.value, ir.Tensor(made, dtype=first.stored.dtype))
+        packed[name] = pack(keep)
+        worst = max(worst, *(densest(each, made, m) for each in known))
+        share = 1 - float(keep.mean())
+        outcomes.append(Outcome(name, first.name, first.stored.shape, sparsity=share))
+    check = Check(f"weights in a group of {m}", worst <= n, worst, n) if packed else None
+    return Thinned(tuple(outcomes), packed, check)
+
+
+def _mask(known: Sequence[Reading], array: npt.NDArray[np.generic], n: int, m: int) -> Bool:
+    """The mask of a weight for all its readings, in the stored layout."""
+    first = known[0]
+    size = first.stored.magnitude(array)
+    axes = _axes(known)
+    if len(axes) < 2:
+        return mask_of(first, size, n, m)
+    if first.stored.scaling is None:  # bits are ordered like magnitudes, but do not add up
+        size = np.abs(array.astype(np.float32))
+    return masks.keep_n_of_m_both(size, n, m, (axes[0], axes[1]))
+
+
+def _axes(known: Sequence[Reading]) -> list[int]:
+    """The stored axes that readings contract, each once; readings of no axis of its own have none.
+
+    A group that runs along no single stored axis cannot be combined with another.
+    """
+    found = [each.stored.stored_axis(each.axis) for each in known]
+    return list(dict.fromkeys(axis for axis in found if axis is not None))
+
+
+def mask_of(reading: Reading, size: npt.NDArray[np.generic], n: int, m: int) -> Bool:
+    """The mask, in the stored layout, for magnitudes in the stored layout."""
+    keep = masks.keep_n_of_m(reading.stored.seen(size), n, m, reading.axis)
+    return np.ascontiguousarray(reading.stored.unseen(keep))
+
+
+def densest(reading: Reading, array: npt.NDArray[np.generic], m: int) -> int:
+    """The most values that are not zero in any group of ``m`` along what is contracted."""
+    return int(counts(reading, array, m).max(initial=0))
+
+
+def counts(
+    reading: Reading, array: npt.NDArray[np.generic], m: int, axis: int | None = None
+) -> npt.NDArray[np.uint8]:
+    """How many values of each group of ``m`` are not zero.
+
+    Args:
+        reading: who reads the weight.
+        array: the weight, in the stored layout.
+        m: length of a group; a last one that is shorter is counted as it is.
+        axis: along which groups run, as the node sees it; what is contracted by default.
+    """
+    along = np.moveaxis(reading.stored.seen(array != 0), reading.axis if axis is None else axis, 0)
+    whole = len(along) - len(along) % m
+    found = [np.zeros((0, *along.shape[1:]), np.uint8)]
+    if whole:
+        found.append(along[:whole].reshape(-1, m, *along.shape[1:]).sum(axis=1, dtype=np.uint8))
+    if whole < len(along):
+        found.append(along[whole:].sum(axis=0, dtype=np.uint8)[None])
+    return np.concatenate(found)
+
+
+def _why_not(known: Sequence[Reading], m: int, skip: Sequence[str], *, tied: bool) -> str:
+    first = known[0]
+    stored = first.stored
+    glob = next((g for g in skip if fnmatchcase(stored.name, g)), None)
+    if glob is not None:
+        return f"--skip {glob}"
+    also = others(first, known, tables=tied)
+    if also:
+        looked_up = not others(first, known, tables=True)
+        return f"its weight is read by {also} too" + (" (--tied thins it for both)" * looked_up)
+    if conflict := _conflict(known, m):
+        return conflict
+    per = first.inputs // first.groups if first.node.op_type == "ConvTranspose" else first.inputs
+    if per % m:
+        grouped = " per group" if first.groups > 1 else ""
+        return f"its inputs ({per}{grouped}) are no multiple of {m}"
+    if not stored.read().size:
+        return "its weight is empty"
+    scaling = stored.scaling
+    if scaling is not None and scaling.zero is not None and scaling.zero.astype(np.float32).any():
+        return "its weight has a zero point other than 0, so no stored zero is a zero"
+    return ""
+
+
+def _conflict(known: Sequence[Reading], m: int) -> str:
+    """Why no mask can have the pattern for every reading of a weight; empty if one can."""
+    first = known[0]
+    other = next((each for each in known[1:] if each.along != first.along), None)
+    if other is None:
+        return ""
+    both = f"{first.name} and {other.name} contract its weight along different axes"
+    axes = _axes(known)
+    if len(axes) != 2 or any(each.stored.stored_axis(each.axis) is None for each in known):
+        return both
+    if m > masks.TRANSPOSABLE:
+        return f"{both}, and masks for both are looked for up to groups of {masks.TRANSPOSABLE}"
+    sizes = [first.stored.shape[axis] for axis in axes]
+    if any(size % m for size in sizes):
+        return f"{both}, and its {sizes[0]} and {sizes[1]} inputs are no multiples of {m}"
+    return ""

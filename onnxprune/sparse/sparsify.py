@@ -1,0 +1,119 @@
+"""Single weights set to zero, layer by layer, and those that stay refitted.
+
+How much every layer loses is settled first (``sparse.spread``); then layers are thinned front to
+back (``sparse.layerwise``). What no layer reads as a product is thinned by size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import onnx_ir as ir
+
+from onnxprune import model as models
+from onnxprune.errors import OnnxpruneError
+from onnxprune.evaluate.equivalence import Check
+from onnxprune.graph.plan import PackedMask, pack
+from onnxprune.graph.shapes import Fact
+from onnxprune.quantities import Sparsity
+from onnxprune.sparse import nm as magnitude
+from onnxprune.sparse.layer_sparsity import counts
+from onnxprune.sparse.layerwise import Layerwise, Refit, Settings, Thinned
+from onnxprune.sparse.rows import Feeds
+from onnxprune.sparse.targets import Left, Target, find_targets
+
+__all__ = ["Refit", "Settings", "Sparse", "Thinned", "sparsify"]
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Sparse:
+    """A thinned model.
+
+    Attributes:
+        model: it; a new one.
+        masks: weight name -> which of its entries are kept.
+        outcomes: one per weight that is, or might have been, thinned.
+        targets: the layers that were, as far as they are seen as ``rows @ W + b``.
+        check: of the weights that were thinned by size alone; None where there are none.
+    """
+
+    model: models.Model
+    masks: Mapping[str, PackedMask]
+    outcomes: tuple[Thinned, ...]
+    targets: tuple[Target, ...]
+    check: Check | None = None
+
+
+def sparsify(
+    model: models.Model,
+    asked: Sparsity,
+    batches: Sequence[Feeds] = (),
+    facts: Mapping[str, Fact] | None = None,
+    settings: Settings | None = None,
+    tell: Tell = lambda _: None,
+) -> Sparse:
+    """Set weights of linear layers to zero and refit those that stay.
+
+    Args:
+        model: the dense model; it is left as it is.
+        asked: how much.
+        batches: unlabelled feeds; without any, masks are by magnitude and nothing is refitted.
+        facts: shapes of its values; where given, layers are fitted to what comes out of the
+            residual sum behind them.
+        settings: see there.
+        tell: hears the progress.
+
+    Raises:
+        OnnxpruneError: the method needs data and there are none, or no weight can be thinned.
+    """
+    how = settings or Settings()
+    method = how.method or ("admm" if batches else "magnitude")
+    how = replace(how, method=method)
+    if method != "magnitude" and not batches:
+        raise OnnxpruneError(
+            f"--sparse-method {method} looks at what the layers read",
+            hint="give inputs with --calib, or take --sparse-method magnitude",
+        )
+    targets, left = find_targets(model, asked, how.skip, how.leave)
+    work = models.clone(model)
+    others = magnitude.Thinned((), {}, None)
+    if asked.m:
+        # By size needs no algebra: without data it does everything, with data what that cannot.
+        targets = targets if batches else []
+        others = magnitude.thin(
+            work, asked.n, asked.m, skip=how.skip, leave=how.leave,
+            done={target.name for target in targets}, tied=how.tied, tell=tell,
+        )  # fmt: skip
+        nodes = {each.node for each in others.outcomes}
+        left = [each for each in left if each.node not in nodes]
+    if not targets and not others.masks:
+        left += [Left(each.weight, each.node, each.reason) for each in others.outcomes]
+        why = f": {left[0].node}: {left[0].reason}" if left else ""
+        raise OnnxpruneError(f"no weight of the model can be thinned{why}")
+    lost = counts(model, targets, asked, list(batches), facts or {}, how, tell)
+    job = Layerwise(model, work, targets, list(batches), facts or {}, how)
+    outcomes = [_left(each, work) for each in left] + [_by_size(each) for each in others.outcomes]
+    masks = dict(others.masks)
+    for number, (target, count) in enumerate(zip(targets, lost, strict=True), start=1):
+        tell(f"thinning layer {number} of {len(targets)}: {target.layer.node}")
+        outcome, keep = job.thin(target, asked, count)
+        outcomes.append(outcome)
+        masks[target.name] = pack(target.layer.stored(keep))
+    return Sparse(work, masks, tuple(outcomes), tuple(targets), others.check)
+
+
+def _by_size(each: magnitude.Outcome) -> Thinned:
+    return Thinned(
+        each.weight, each.node, each.shape, "" if each.reason else "magnitude",
+        sparsity=each.sparsity, reason=each.reason,
+    )  # fmt: skip
+
+
+def _left(each: Left, model: models.Model) -> Thinned:
+    value: ir.Value | None = models.constants(model).get(each.weight)
+    tensor = None if value is None else models.constant(value)
+    shape = () if tensor is None else tuple(int(n) for n in tensor.shape.numpy())
+    return Thinned(each.weight, each.node, shape, reason=each.reason)

@@ -1,0 +1,236 @@
+"""What is left of a network, trained as a whole to answer as the dense one does, without labels.
+
+Refitting layer by layer makes every layer right for the average of its inputs, but cannot know
+which of their errors matter in the end. Here all weights that are left follow the gradient of the
+divergence between the outputs of both models (Hinton et al., arXiv 1503.02531), for a few dozen
+steps of Adam (Kingma and Ba, arXiv 1412.6980) that start from the refitted layers. Data are few, so
+the inputs are variants of those given (``gradient.variants``), and inputs that nothing is trained
+on say which of the weights met on the way are best, and whether they are worth it.
+
+On a language model of 260,000 weights and 34 calibration texts of 256 tokens, half of the weights
+gone, that lowered the loss on other texts from 2.71 to 2.31 nats (dense 1.75), with 2:4 from 3.22
+to 2.55; without variants to 2.54 only. Where layers refitted one by one already answer as the dense
+model does, as in a ResNet-20 with 30 % of its weights left, nothing is gained and nothing changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxprune import model as models
+from onnxprune.data.activations.runner import Feeds
+from onnxprune.data.batches import apart, first, joined
+from onnxprune.errors import OnnxpruneError
+from onnxprune.runtime import Session, open_session
+from onnxprune.train.optimizer import Descent
+from onnxprune.train.student import Student, distance, losses_of, visible
+from onnxprune.train.variants import Variants
+
+Array = npt.NDArray[Any]
+Tell = Callable[[str], None]
+
+_ROUNDING = 1e-9
+"""Losses up to this share of what they are of are rounding."""
+_LOOKS = 10
+"""How often held-out inputs are asked."""
+_EARLY = (4, 8, 12)
+"""Steps after which they are asked as well: steps that are far too long are seen to be at once, and
+what they spoil takes long to mend."""
+_JUDGES = 256
+"""How many of them, at most."""
+_PATIENCE = 0.4
+"""The part of the steps after which they must have been closer once, if steps led astray before:
+else it is the last and shortest steps that gain most."""
+_WORTH = 0.95
+"""What they must fall to, or lower where few answers are judged: layers may have been fitted to
+them too, so they flatter what training starts from."""
+_ASTRAY, _BACK = 1.5, 1.1
+"""If they are so much further off than at best, training begins there again, more carefully; the
+second, once something was gained."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a network is trained.
+
+    Attributes:
+        steps: most of them; fewer where ``work`` would not do.
+        rate: the length of a step, as a share of the root mean square of each tensor.
+        batches: at least so many, if there are as many samples.
+        most: samples in a batch; fewer where ``work`` would not do.
+        held: every ``held``-th sample is put aside to judge by.
+        work: multiply-adds of linear layers in all.
+        seed: of the variants and of the order.
+        provider: what runs the models.
+        threads: within an operator.
+    """
+
+    steps: int = 150
+    rate: float = 0.02
+    batches: int = 8
+    most: int = 32
+    held: int = 6
+    work: float = 2e12
+    seed: int = 0
+    provider: str = "cpu"
+    threads: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Distilled:
+    """What came of it.
+
+    Attributes:
+        model: the trained one, or the one given where nothing was gained.
+        steps: taken to the best weights met; 0 if those are the ones given.
+        before: loss on held-out inputs, over the one before: 1 if there was any.
+        after: the same of ``model``.
+        reason: why nothing was tried; empty if it was.
+    """
+
+    model: models.Model
+    steps: int = 0
+    before: float = 1.0
+    after: float = 1.0
+    reason: str = ""
+
+
+def distil(
+    dense: models.Model,
+    student: models.Model,
+    keep: Mapping[str, npt.NDArray[np.bool_]],
+    batches: Sequence[Feeds],
+    settings: Settings | None = None,
+    tell: Tell = lambda _: None,
+) -> Distilled:
+    """Train what is left of a network.
+
+    Args:
+        dense: what it is to agree with.
+        student: it is left as it is; its inputs and outputs are those of ``dense``. Outputs that
+            are put together are compared in parts, where both models have the same.
+        keep: stored weights that may change -> where.
+        batches: unlabelled feeds.
+        settings: see there.
+        tell: hears the progress.
+    """
+    how = settings or Settings()
+    samples, held = apart(student, batches, how.held)
+    if not samples or not held:
+        return Distilled(student, reason="too few samples to put any aside")
+    ends = models.part_names(models.shared_parts(dense, student))
+    teacher = open_session(dense, provider=how.provider, threads=how.threads, outputs=ends)
+    judged = joined(held[:_JUDGES], how.most)
+    answers = [teacher.run(feeds, ends) for feeds in judged]
+    losses = losses_of(dense, answers[0])
+    if not losses:
+        return Distilled(student, reason="no output is made of 32-bit floating-point numbers")
+    largest = max(samples, key=lambda feeds: sum(a.size for a in feeds.values()))
+    try:
+        pair = largest if len(first(largest)) > 1 else joined([largest] * 2, 2)[0]
+        pupil = Student(student, list(keep), losses, pair, how.provider, how.threads)
+    except OnnxpruneError as error:
+        return Distilled(student, reason=error.message)
+    each = pupil.work / len(first(pair)) * len(first(largest))
+    size = int(min(how.most, len(samples) // how.batches, how.work / (each * how.steps)))
+    train = joined(samples, max(size, 1))
+    steps = min(how.steps, int(how.work / (each * max(size, 1))))
+    if steps < _LOOKS:
+        return Distilled(student, reason="it is too large for that")
+    judge = _Judge(pupil, judged, answers)
+    if not judge.start:
+        return Distilled(student, reason="its outputs are those of the dense model")
+    descent = Descent(pupil, keep, judge.share, how.rate, steps)
+    lessons = _lessons(train, teacher, ends, how, steps)
+    try:
+        best, weights, at = _train(descent, judge, lessons, steps, tell)
+    except OnnxpruneError as error:
+        return Distilled(student, reason=f"its gradient does not run: {error.message}")
+    answered = sum(a.size // max(a.shape[-1], 1) for a in map(first, answers) if a.ndim)
+    if best > min(_WORTH, 1 - 1 / max(answered, 1) ** 0.5):
+        return Distilled(student)
+    return Distilled(pupil.with_weights(weights), at, 1.0, best)
+
+
+def _train(
+    descent: Descent,
+    judge: _Judge,
+    lessons: Iterator[tuple[Feeds, Mapping[str, Array]]],
+    steps: int,
+    tell: Tell,
+) -> tuple[float, Mapping[str, Array], int]:
+    """The lowest loss met on held-out inputs, with which weights, and after how many steps."""
+    best, weights, at = 1.0, dict(descent.weights), 0
+    for step, (feeds, wanted) in enumerate(lessons, start=1):
+        tell(f"training step {step} of {steps}")
+        descent.step(feeds, wanted)
+        if step % (steps // _LOOKS) and step not in {steps, *_EARLY}:
+            continue
+        found = judge(descent.weights)
+        if found < best:
+            best, weights, at = found, dict(descent.weights), step
+        elif not at and descent.restarted and step > _PATIENCE * steps:
+            break
+        elif not found <= (_BACK if at else _ASTRAY) * best:
+            descent.restart(weights)
+    return best, weights, at
+
+
+class _Judge:
+    """The loss on held-out inputs, over what it is before training.
+
+    Outputs count alike, however far off each is.
+    """
+
+    def __init__(
+        self, pupil: Student, held: Sequence[Feeds], answers: Sequence[Mapping[str, Array]]
+    ) -> None:
+        self._pupil, self._held, self._answers = pupil, held, answers
+        self.start = {
+            name: x
+            for name, x in self._losses(pupil.weights).items()
+            if x > _ROUNDING * self._size(name)
+        }
+        self.share = {name: 1 / (x * len(self.start)) for name, x in self.start.items()}
+
+    def __call__(self, weights: Mapping[str, Array]) -> float:
+        return sum(x * self.share.get(name, 0.0) for name, x in self._losses(weights).items())
+
+    def _size(self, name: str) -> float:
+        """What a loss is small beside: the square of what is wanted, or one nat."""
+        kind = next(loss.kind for loss in self._pupil.losses if loss.output == name)
+        if kind == "kl":
+            return 1.0
+        rows = [np.square(each[name], dtype=np.float64).sum(axis=-1) for each in self._answers]
+        return float(np.mean([row.mean() for row in rows]))
+
+    def _losses(self, weights: Mapping[str, Array]) -> dict[str, float]:
+        sums = {loss.output: 0.0 for loss in self._pupil.losses}
+        counts = dict.fromkeys(sums, 0.0)
+        for feeds, wanted in zip(self._held, self._answers, strict=True):
+            given = self._pupil.run(feeds, weights)
+            for loss in self._pupil.losses:
+                name = loss.output
+                rows = visible(wanted[name], feeds)
+                sums[name] += distance(loss, wanted[name], given[name], rows)
+                counts[name] += float(rows.sum())
+        return {name: x / max(counts[name], 1) for name, x in sums.items()}
+
+
+def _lessons(
+    train: Sequence[Feeds], teacher: Session, ends: Sequence[str], how: Settings, count: int
+) -> Iterator[tuple[Feeds, Mapping[str, Array]]]:
+    """Variants of batches, and what the dense model says to them."""
+    rng = np.random.default_rng(how.seed)
+    variants = Variants(train)
+    order: list[int] = []
+    for _ in range(count):
+        if not order:
+            order = [int(k) for k in rng.permutation(len(train))]
+        feeds = variants(train[order.pop()], rng)
+        yield feeds, teacher.run(feeds, ends)

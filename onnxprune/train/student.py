@@ -1,0 +1,268 @@
+"""A model with its weights outside, so that they can be changed between runs."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from onnxprune import model as models
+from onnxprune.data.activations.padding import shown_to
+from onnxprune.data.activations.runner import Feeds
+from onnxprune.data.token_masks import masks_of
+from onnxprune.errors import OnnxpruneError
+from onnxprune.evaluate.output_comparison import is_distribution, is_independent, is_scores
+from onnxprune.graph.autodiff import Loss, backward, set_free
+from onnxprune.graph.emit import Undifferentiable
+from onnxprune.graph.layers.linear import Layer, find_layers
+from onnxprune.graph.shapes import propagate
+from onnxprune.runtime import Session, open_session
+from onnxprune.solve.im2col import sample_positions
+
+Array = npt.NDArray[Any]
+Float = npt.NDArray[np.float64]
+
+_ENOUGH = 4096
+"""Rows that the mean of a layer's inputs is taken from."""
+
+
+def losses_of(model: models.Model, found: Mapping[str, Array]) -> tuple[Loss, ...]:
+    """How values are compared: class scores by divergence, others by squares.
+
+    Args:
+        model: whose values they are.
+        found: what they were, by name; those that are no 32-bit floats are left out. What is but a
+            part of an output is taken for no class scores.
+    """
+    outputs = {value.name for value in model.ir.graph.outputs}
+
+    def scores(name: str, array: Array) -> bool:
+        probabilities = is_distribution(array) or is_independent(array)
+        return name in outputs and is_scores(array) and not probabilities
+
+    return tuple(
+        Loss(name, "kl" if scores(name, array) else "square")
+        for name, array in found.items()
+        if array.dtype == np.float32
+    )
+
+
+def visible(wanted: Array, feeds: Feeds) -> Array:
+    """``[..., 1]``: 1 for the rows of an output that count, 0 for those that are padding."""
+    for there in masks_of(feeds).values():
+        if wanted.ndim > 2 and there.shape == wanted.shape[:2]:
+            shown = there.reshape(there.shape + (1,) * (wanted.ndim - 2))
+            return np.broadcast_to(shown, (*wanted.shape[:-1], 1)).astype(np.float32)
+    return np.ones((*wanted.shape[:-1], 1), np.float32)
+
+
+def distance(loss: Loss, wanted: Array, given: Array, rows: Array) -> float:
+    """The loss added up over the rows that count."""
+    if loss.kind == "square":
+        return float((np.square(given.astype(np.float64) - wanted) * rows).sum())
+    reference, other = _log_softmax(wanted), _log_softmax(given)
+    return float((np.exp(reference) * (reference - other) * rows).sum())
+
+
+def _log_softmax(scores: Array) -> Float:
+    x = scores.astype(np.float64)
+    x = x - x.max(axis=-1, keepdims=True)
+    return np.asarray(x - np.log(np.exp(x).sum(axis=-1, keepdims=True)))
+
+
+class Student:
+    """A model whose linear layers can be trained.
+
+    Args:
+        model: it is left as it is.
+        names: stored weights that may change; biases of their layers may too.
+        losses: on its outputs, or on other values.
+        feeds: inputs of the largest size that it will get.
+        provider: what runs it.
+        threads: within an operator.
+
+    Attributes:
+        losses: as given.
+        layers: those that can be trained.
+        weights: all weights that are outside, by name.
+        trained: the names of those that can be trained.
+        work: multiply-adds of the layers in one step, that of a teacher included.
+        stopped: node -> why no gradient passes it.
+
+    Raises:
+        OnnxpruneError: no gradient of any of the weights can be computed.
+    """
+
+    def __init__(
+        self,
+        model: models.Model,
+        names: Sequence[str],
+        losses: Sequence[Loss],
+        feeds: Feeds,
+        provider: str = "cpu",
+        threads: int | None = None,
+    ) -> None:
+        self._model, self.losses = model, tuple(losses)
+        self._provider, self._threads = provider, threads
+        stored = models.constants(model)
+        found = [layer for layer in find_layers(model)[0] if layer.weight in set(names)]
+        readers = {layer.node for layer in found}
+        layers = [
+            layer
+            for layer in found
+            if read_by_layers(stored[layer.weight], readers)
+            and _array(stored[layer.weight]).dtype == np.float32
+        ]
+        facts = propagate(model, {name: array.shape for name, array in feeds.items()})
+        free = dict.fromkeys(layer.weight for layer in layers)
+        biases = [layer.bias for layer in layers if layer.bias and _own(stored[layer.bias])]
+        free |= dict.fromkeys(biases)
+        try:
+            made = backward(model, facts, losses, [*free], [*free])
+        except Undifferentiable as error:
+            raise OnnxpruneError(f"its outputs cannot be compared: {error}") from error
+        self.layers = tuple(layer for layer in layers if layer.weight in made.gradients)
+        self.work = 4 * sum(
+            _macs(facts[x.x].sizes, _array(stored[x.weight]), x) for x in self.layers
+        )
+        self.stopped = made.stopped
+        if not self.layers:
+            node, why = next(iter(made.stopped.items()), ("", "nothing leads to its outputs"))
+            raise OnnxpruneError(f"its layers have no gradient: {node}: {why}".replace(": :", ":"))
+        self.biases = {bias for bias in biases if bias in made.gradients}
+        self.weights = {name: _array(stored[name]) for name in free}
+        self.trained = [name for name in free if name in made.gradients]
+        self._facts, self._made = facts, made
+        ends = [loss.output for loss in self.losses]
+        self._forward = open_session(
+            _opened(model, free), provider=provider, threads=threads, outputs=ends
+        )
+
+    def run(self, feeds: Feeds, weights: Mapping[str, Array]) -> dict[str, Array]:
+        """What losses are on, under some weights."""
+        return self._forward.run({**feeds, **weights}, [loss.output for loss in self.losses])
+
+    def gradients(
+        self,
+        feeds: Feeds,
+        wanted: Mapping[str, Array],
+        share: Mapping[str, float],
+        weights: Mapping[str, Array],
+    ) -> dict[str, Array]:
+        """The gradient of the sum of losses with respect to everything that is trained.
+
+        Args:
+            feeds: one batch.
+            wanted: what its outputs should be.
+            share: what one unit of each loss, averaged over rows, counts.
+            weights: all that are free.
+        """
+        found = self._to_weights.run(self._given(feeds, wanted, share, weights))
+        return {name: found[gradient] for name, gradient in self._made.gradients.items()}
+
+    def gradients_of_outputs(
+        self,
+        feeds: Feeds,
+        wanted: Mapping[str, Array],
+        share: Mapping[str, float],
+        weights: Mapping[str, Array],
+    ) -> Iterator[tuple[Layer, Array]]:
+        """The same with respect to what comes out of the layers.
+
+        Args:
+            feeds: one batch.
+            wanted: what its outputs should be.
+            share: what one unit of each loss, averaged over rows, counts.
+            weights: all that are free.
+
+        Yields:
+            The layer, and the gradient ``[g, rows, N]``.
+        """
+        session, names = self._to_outputs
+        found = session.run(self._given(feeds, wanted, share, weights))
+        for layer in self.layers:
+            yield layer, layer.targets(found[names[layer.y]])
+
+    @functools.cached_property
+    def _to_weights(self) -> Session:
+        return open_session(self._made.model, provider=self._provider, threads=self._threads)
+
+    @functools.cached_property
+    def _to_outputs(self) -> tuple[Session, Mapping[str, str]]:
+        ends = [layer.y for layer in self.layers]
+        made = backward(self._model, self._facts, self.losses, ends, [*self.weights])
+        session = open_session(made.model, provider=self._provider, threads=self._threads)
+        return session, made.gradients
+
+    def _given(
+        self,
+        feeds: Feeds,
+        wanted: Mapping[str, Array],
+        share: Mapping[str, float],
+        weights: Mapping[str, Array],
+    ) -> dict[str, Array]:
+        """All inputs of a differentiated model."""
+        given: dict[str, Array] = {**feeds, **weights}
+        for loss in self.losses:
+            rows = visible(wanted[loss.output], feeds)
+            given[loss.wanted] = wanted[loss.output]
+            given[loss.weight] = rows * np.float32(share.get(loss.output, 0.0) / max(rows.sum(), 1))
+        return given
+
+    def means(self, feeds: Feeds) -> dict[str, Array]:
+        """The mean of what each layer multiplies, ``[g, K, 1]``, by node."""
+        names = dict.fromkeys(layer.x for layer in self.layers if layer.x not in feeds)
+        session = open_session(
+            self._model, provider=self._provider, threads=self._threads, outputs=[*names]
+        )
+        found = {**feeds, **session.run(feeds, [*names])}
+        means = {}
+        for layer in self.layers:
+            x = found[layer.x]
+            among = shown_to(layer, masks_of(feeds), x.shape)
+            rows = layer.rows(x, sample_positions(layer.count(x.shape), _ENOUGH, 0, among))
+            means[layer.node] = rows.mean(axis=1)[:, :, None]
+        return means
+
+    def with_weights(self, weights: Mapping[str, Array]) -> models.Model:
+        """A copy of the model with other weights."""
+        made = models.clone(self._model)
+        stored = models.constants(made)
+        for name in self.trained:
+            models.set_constant(stored[name], weights[name])
+        return made
+
+
+def read_by_layers(value: ir.Value, layers: set[str]) -> bool:
+    """Whether nothing but layers computes with a stored weight."""
+    from onnxprune.sparse.targets import readers
+
+    return not value.is_graph_output() and readers(value) <= layers
+
+
+def _macs(shape: tuple[int, ...] | None, weight: Array, layer: Layer) -> int:
+    return 0 if shape is None else layer.count(shape) * weight.size
+
+
+def _array(value: ir.Value) -> Array:
+    tensor = models.constant(value)
+    assert tensor is not None
+    return tensor.numpy()
+
+
+def _own(value: ir.Value) -> bool:
+    alone = len(value.uses()) == 1 and not value.is_graph_output()
+    return alone and _array(value).dtype == np.float32
+
+
+def _opened(model: models.Model, free: Mapping[str, None]) -> models.Model:
+    """A copy that takes weights as inputs."""
+    work = models.clone(model)
+    values = {v.name or "": v for v in models.values(work.ir.graph)}
+    for name in free:
+        set_free(work.ir.graph, values, name)
+    return work

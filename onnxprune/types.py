@@ -1,0 +1,1 @@
+"""Values that every room speaks of: checks and what became of layers."""

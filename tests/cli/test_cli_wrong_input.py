@@ -1,0 +1,247 @@
+"""Whatever is wrong with what the user gives: one sentence, one hint, exit 2, and no file."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from conftest import Ran
+from onnxprune.data import zoo
+
+Cli = Callable[..., Ran]
+Fault = Callable[[Path], Path]
+MODEL = zoo.get("digits_mlp").model
+
+
+def _files(folder: Path) -> dict[str, str]:
+    return {
+        str(path): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def assert_refused(ran: Ran, *words: str, hinted: bool = True) -> None:
+    """It says what is wrong, naming ``words``, and what to do, and nothing else."""
+    assert ran.code == 2, ran
+    assert ran.out == ""
+    lines = ran.err.splitlines()
+    said = [line.partition(":")[0] for line in lines]
+    assert said == ["error", "hint"] or (said == ["error"] and not hinted), ran.err
+    assert "bug in onnxprune" not in lines[0]
+    for word in words:
+        assert word in lines[0], ran.err
+
+
+def missing(folder: Path) -> Path:
+    return folder / "missing.onnx"
+
+
+def truncated(folder: Path) -> Path:
+    content = MODEL.read_bytes()
+    path = folder / "truncated.onnx"
+    path.write_bytes(content[: len(content) // 2])
+    return path
+
+
+def text(folder: Path) -> Path:
+    path = folder / "text.onnx"
+    path.write_text("ratio: 0.3\nthis is no model\n")
+    return path
+
+
+def noise(folder: Path) -> Path:
+    path = folder / "noise.onnx"
+    path.write_bytes(np.random.default_rng(0).bytes(5000))
+    return path
+
+
+def empty(folder: Path) -> Path:
+    path = folder / "empty.onnx"
+    path.touch()
+    return path
+
+
+def directory(folder: Path) -> Path:
+    path = folder / "directory.onnx"
+    path.mkdir()
+    return path
+
+
+def without_its_data(folder: Path) -> Path:
+    path = folder / "external.onnx"
+    model = onnx.load(MODEL)
+    onnx.save(model, path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    (folder / "weights.bin").unlink()
+    return path
+
+
+@pytest.mark.parametrize(
+    ("fault", "name"),
+    [
+        (missing, "missing.onnx"),
+        (truncated, "truncated.onnx"),
+        (text, "text.onnx"),
+        (noise, "noise.onnx"),
+        (empty, "empty.onnx"),
+        (directory, "directory.onnx"),
+        (without_its_data, "weights.bin"),
+    ],
+)
+@pytest.mark.parametrize("command", [("inspect",), ("prune", "--ratio", "0.3")])
+def test_what_is_no_model_is_refused_by_name(
+    cli: Cli, tmp_path: Path, fault: Fault, name: str, command: tuple[str, ...]
+) -> None:
+    path = fault(tmp_path)
+    before = _files(tmp_path)
+    writing = ("-o", tmp_path / "out.onnx") if command[0] == "prune" else ()
+    assert_refused(cli(*command, path, *writing), name)
+    assert _files(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--ratio", "0.3", "--skip", "nowhere*"), ("nowhere*",)),
+        (("--ratio", "0.3", "--ratios", "nowhere*=0.1"), ("nowhere*",)),
+        (("--target", "macs=1%"), ("macs=1%",)),
+        (("--target", "bytes=10"), ("bytes=10",)),
+        (("--blocks", "99"), ("99",)),
+        (("--heads", "0.5"), ("head",)),
+        (("--ratio", "0.3", "--criterion", "wandda"), ("wandda",)),
+        (("--ratio", "0.3", "--criterion", "wanda"), ("wanda",)),  # needs --calib
+        (("--ratio", "0.3", "--provider", "abacus"), ("abacus",)),
+        (("--ratio", "0.3", "--shapes", "nowhere=1x16"), ("nowhere",)),
+        (("--ratio", "0.3", "--calib", "nowhere.npz"), ("nowhere.npz",)),
+    ],
+)
+def test_what_does_not_fit_the_model_is_refused(
+    cli: Cli, tmp_path: Path, flags: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    assert_refused(cli("prune", MODEL, "-o", tmp_path / "out.onnx", *flags), *words)
+    assert _files(tmp_path) == {}
+
+
+def wrong_name(folder: Path) -> Path:
+    path = folder / "name.npz"
+    pixels = np.zeros((4, 1, 16, 16), np.float32)
+    np.savez(path, pixels=pixels, more=pixels)
+    return path
+
+
+def wrong_shape(folder: Path) -> Path:
+    path = folder / "shape.npz"
+    np.savez(path, image=np.zeros((4, 3, 7), np.float32))
+    return path
+
+
+def words_not_numbers(folder: Path) -> Path:
+    path = folder / "words.npz"
+    np.savez(path, image=np.array(["a", "b"]))
+    return path
+
+
+def no_samples(folder: Path) -> Path:
+    path = folder / "none.npz"
+    np.savez(path, image=np.zeros((0, 1, 16, 16), np.float32))
+    return path
+
+
+def no_archive(folder: Path) -> Path:
+    path = folder / "text.npz"
+    path.write_text("no archive")
+    return path
+
+
+@pytest.mark.parametrize(
+    "fault", [wrong_name, wrong_shape, words_not_numbers, no_samples, no_archive]
+)
+def test_calibration_that_does_not_fit_is_refused(cli: Cli, tmp_path: Path, fault: Fault) -> None:
+    path = fault(tmp_path)
+    before = _files(tmp_path)
+    out = tmp_path / "out.onnx"
+    assert_refused(cli("prune", MODEL, "--ratio", "0.3", "--calib", path, "-o", out))
+    assert _files(tmp_path) == before
+
+
+@pytest.mark.parametrize("place", ["nowhere/out.onnx", "file/out.onnx", "folder", "/proc/out.onnx"])
+def test_where_nothing_can_be_written_is_refused_before_any_work(
+    cli: Cli, tmp_path: Path, place: str
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    before = _files(tmp_path)
+    # The model does not exist either, so whichever is named was asked first.
+    ran = cli("prune", tmp_path / "missing.onnx", "--ratio", "0.3", "-o", tmp_path / place)
+    assert_refused(ran, place)
+    assert _files(tmp_path) == before
+
+
+@pytest.mark.parametrize("flag", ["-o", "--save-plan", "--save-recipe"])
+@pytest.mark.parametrize("way", ["same", "symlink", "hardlink", "roundabout"])
+def test_the_model_that_is_read_is_never_the_one_written(
+    cli: Cli, tmp_path: Path, flag: str, way: str
+) -> None:
+    model, other = tmp_path / "model.onnx", tmp_path / "other.onnx"
+    model.write_bytes(MODEL.read_bytes())
+    match way:
+        case "same":
+            other = model
+        case "symlink":
+            other.symlink_to(model)
+        case "hardlink":
+            other.hardlink_to(model)
+        case "roundabout":
+            (tmp_path / "folder").mkdir()
+            other = tmp_path / "folder" / ".." / "model.onnx"
+    before = _files(tmp_path)
+    assert_refused(cli("prune", model, "--ratio", "0.3", flag, other, "--force"), flag)
+    assert _files(tmp_path) == before
+
+
+def test_two_results_never_go_to_one_file(cli: Cli, tmp_path: Path) -> None:
+    same, around = tmp_path / "out", tmp_path / "." / ".." / tmp_path.name / "out"
+    for first, second in (("-o", "--save-plan"), ("--save-plan", "--save-recipe")):
+        ran = cli("prune", MODEL, "--ratio", "0.3", first, same, second, around)
+        assert_refused(ran, second, first)
+    assert_refused(cli("prune", MODEL, "--ratio", "0.3", "--calib", same, "-o", same), "--calib")
+    assert _files(tmp_path) == {}
+
+
+def not_json(folder: Path) -> Path:
+    path = folder / "plan.json"
+    path.write_text("not json")
+    return path
+
+
+def other_json(folder: Path) -> Path:
+    path = folder / "plan.json"
+    path.write_text('{"removed": 3}')
+    return path
+
+
+def no_plan(folder: Path) -> Path:
+    return folder / "plan.json"
+
+
+@pytest.mark.parametrize("fault", [not_json, other_json, no_plan])
+def test_what_is_no_plan_is_refused_by_name(cli: Cli, tmp_path: Path, fault: Fault) -> None:
+    path = fault(tmp_path)
+    before = _files(tmp_path)
+    ran = cli("apply", path, MODEL, "-o", tmp_path / "out.onnx")
+    assert_refused(ran, "plan.json", hinted=False)
+    assert _files(tmp_path) == before
+
+
+def test_a_plan_of_another_graph_is_refused(cli: Cli, tmp_path: Path) -> None:
+    plan = tmp_path / "plan.json"
+    assert cli("prune", MODEL, "--ratio", "0.3", "--save-plan", plan).code == 0
+    before = _files(tmp_path)
+    other = zoo.get("digits_rescnn").model
+    assert_refused(cli("apply", plan, other, "-o", tmp_path / "out.onnx"))
+    assert _files(tmp_path) == before

@@ -1,0 +1,249 @@
+"""Advice: what it must say whatever the evidence, and that the evidence is real."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
+
+from onnxprune.cli.parser import Parser
+from onnxprune.data import zoo
+from onnxprune.jobs.advise.evidence import CONTRACTIONS, Evidence, Sizes, Spent
+from onnxprune.jobs.advise.job import look
+from onnxprune.jobs.advise.judgement import advise
+from onnxprune.jobs.advise.methods import WORTH, Advice
+from onnxprune.runtime.profiling import OperatorTime, profile
+from onnxprune.runtime.registry import backend
+
+Cli = Callable[..., Any]
+FEATURES = ("avx2", "avx512_vnni", "amx_int8")
+BACKENDS = ("cpu", "openvino", "ort-openvino:bf16", "tensorrt", "cuda", "trtexec")
+shares = st.floats(0, 1)
+
+
+@st.composite
+def sizes(draw: st.DrawFn) -> Sizes:
+    total = draw(st.integers(1, 1 << 34))
+    return Sizes(
+        bytes=total,
+        floats=int(total * draw(shares)),
+        macs=draw(st.integers(1, 1 << 40)),
+        params=max(1, total // 4),
+        reachable=draw(st.sampled_from((0.0, 0.3, 1.0))),
+        half_macs=draw(st.floats(0.25, 1)),
+        half_params=draw(st.floats(0.25, 1)),
+        quantized=draw(st.booleans()),
+        two_four=draw(shares),
+        large_linear=draw(shares),
+    )
+
+
+@st.composite
+def spent(draw: st.DrawFn, name: str | None = None) -> Spent:
+    inside, outside, gaps = (draw(st.floats(1e-6, 1)) for _ in range(3))
+    operators = [OperatorTime("Conv", 3, inside), OperatorTime("Relu", 2, outside)]
+    found = sorted(operators, key=lambda each: -each.seconds)
+    chosen = draw(st.sampled_from(BACKENDS)) if name is None else name
+    return Spent(chosen, "f32", inside + outside + gaps, tuple(found), gaps)
+
+
+@st.composite
+def evidence(draw: st.DrawFn) -> Evidence:
+    names = draw(st.lists(st.sampled_from(BACKENDS), unique=True, max_size=3))
+    rest = [each for each in BACKENDS if each not in names]
+    gone = draw(st.lists(st.sampled_from(rest), unique=True, max_size=2))
+    return Evidence(
+        model="m.onnx",
+        calib=draw(st.sampled_from(("", "data.npz"))),
+        sizes=draw(sizes()),
+        spent=tuple(draw(spent(name)) for name in names),
+        unmeasured=tuple((name, "it is not here") for name in gone),
+        features=tuple(draw(st.lists(st.sampled_from(FEATURES), unique=True))),
+        busy=draw(st.booleans()),
+    )
+
+
+def of(found: tuple[Advice, ...], method: str) -> list[Advice]:
+    return [each for each in found if each.method == method]
+
+
+@given(evidence())
+def test_all_advice_has_a_reason_a_source_and_numbers_and_is_in_order(known: Evidence) -> None:
+    found = advise(known)
+    ranks = [("pays", "may pay", "does not pay").index(each.word) for each in found]
+    assert ranks == sorted(ranks)
+    for each in found:
+        assert each.why
+        assert each.fact.source
+        assert each.evidence
+        assert each.estimate is None or 0 < each.estimate <= 1
+        assert bool(each.command) == (each.word != "does not pay" and each.method != "nothing")
+    json.dumps([each.evidence for each in found], allow_nan=False)
+
+
+@given(evidence())
+def test_each_backend_gets_one_thing_that_pays_or_is_told_to_leave_it(known: Evidence) -> None:
+    found = advise(known)
+    for each in known.spent:
+        mine = [one for one in found if one.backend == each.backend]
+        paying = [one.method for one in mine if one.word == "pays"]
+        assert len(paying) == 1
+        assert paying[0] in ("structured", "nothing")
+
+
+@given(evidence())
+def test_two_four_is_for_tensorrt_only(known: Evidence) -> None:
+    for each in of(advise(known), "2:4"):
+        tensorrt = each.backend in ("tensorrt", "trtexec")
+        assert tensorrt or each.word == "does not pay"
+        if tensorrt and known.sizes.two_four < 0.1:
+            assert each.word == "does not pay"
+
+
+@given(evidence())
+def test_zeros_are_about_bytes_and_never_about_latency(known: Evidence) -> None:
+    (found,) = of(advise(known), "zeros")
+    assert found.estimate is None
+    assert found.bytes_left is None or 0 < found.bytes_left <= 1
+    assert "no run faster" in found.fact.says
+
+
+@given(evidence())
+def test_what_cannot_be_removed_is_not_advised(known: Evidence) -> None:
+    known = replace(known, sizes=replace(known.sizes, reachable=0.0))
+    assert all(each.word == "does not pay" for each in of(advise(known), "structured"))
+
+
+@given(evidence())
+def test_int8_needs_an_instruction_and_a_float_model(known: Evidence) -> None:
+    for each in of(advise(known), "int8"):
+        gpu = each.backend in ("tensorrt", "trtexec", "cuda")
+        able = gpu or {"avx512_vnni", "amx_int8"} & set(known.features)
+        if known.sizes.quantized or not able:
+            assert each.word == "does not pay"
+    for each in of(advise(known), "sparse-int8"):
+        assert each.backend.endswith(("openvino", "bf16"))
+        if "amx_int8" not in known.features:
+            assert each.word == "does not pay"
+
+
+@given(evidence(), spent("cpu"))
+def test_more_time_in_other_operators_never_makes_pruning_better(
+    known: Evidence, one: Spent
+) -> None:
+    slower = replace(one, operators=(*one.operators, OperatorTime("Softmax", 1, 2.0)))
+    before, after = (
+        of(advise(replace(known, spent=(each,))), "structured")[0] for each in (one, slower)
+    )
+    assert (before.estimate or 0) <= (after.estimate or 0)
+    assert not (before.word == "does not pay" and after.word == "pays")
+
+
+@given(evidence(), spent("cpu"))
+def test_a_model_of_overhead_is_left_alone(known: Evidence, one: Spent) -> None:
+    rest = sum(each.seconds for each in one.operators)
+    idle = replace(one, gaps_s=20 * rest)
+    found = advise(replace(known, spent=(idle,)))
+    (left,) = of(found, "nothing")
+    assert "between operators" in left.why
+    assert all(e.estimate > WORTH for e in of(found, "structured") if e.estimate is not None)
+
+
+@given(evidence())
+def test_every_command_is_one_that_exists(known: Evidence) -> None:
+    parser = Parser(prog="onnxprune")
+    commands = parser.add_subparsers(dest="command")
+    from onnxprune.cli import prune, quantize
+
+    prune.add(commands)
+    quantize.add(commands)
+    for each in advise(known):
+        for line in filter(None, each.command.split(" && ")):
+            words = shlex.split(line)
+            assert words[0] == "onnxprune"
+            parser.parse_all(words[1:])
+
+
+@pytest.mark.parametrize("name", ["cpu", "openvino"])
+def test_a_profile_finds_where_the_time_goes(name: str, tmp_path: Path) -> None:
+    """A wide product beside a small activation; the product is most of a run anywhere."""
+    chosen = backend(name)
+    if not chosen.available().ok:
+        pytest.skip(chosen.available().reason)
+    rng = np.random.default_rng(0)
+    value = helper.make_tensor_value_info
+    weight = rng.standard_normal((1024, 1024)).astype(np.float32)
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["p"]), helper.make_node("Sin", ["p"], ["y"])],
+        "g",
+        [value("x", TensorProto.FLOAT, [64, 1024])],
+        [value("y", TensorProto.FLOAT, [64, 1024])],
+        [numpy_helper.from_array(weight, "w")],
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.save(proto, tmp_path / "m.onnx")
+    feeds = {"x": rng.standard_normal((64, 1024)).astype(np.float32)}
+    found = profile(chosen, tmp_path / "m.onnx", feeds, threads=1)
+    products = [each for each in found.operators if each.op in CONTRACTIONS]
+    assert sum(each.calls for each in products) == 1
+    assert products[0] == found.operators[0]
+    assert found.run_s > 0
+
+
+def test_a_real_network_is_measured_and_judged() -> None:
+    entry = zoo.get("digits_rescnn")
+    known, found = look(entry.model, ["cpu", "tensorrt"], calib=str(entry.calibration), threads=1)
+    assert known.sizes.reachable > 0.9
+    assert 0.2 < known.sizes.half_macs < 0.5
+    assert [each.backend for each in known.spent][:1] == ["cpu"]
+    assert known.spent[0].contractions > 0.3
+    assert {each.method for each in found} >= {"structured", "int8", "2:4", "zeros"}
+
+
+def test_a_runtime_that_hides_its_inside_is_not_judged() -> None:
+    if not backend("ort-openvino").available().ok:
+        pytest.skip(backend("ort-openvino").available().reason)
+    entry = zoo.get("digits_mlp")
+    known, found = look(entry.model, ["ort-openvino"], calib=str(entry.calibration), threads=1)
+    assert not known.spent
+    assert known.unmeasured[0][0] == "ort-openvino"
+    assert "inside" in known.unmeasured[0][1]
+    assert all(each.backend == "" for each in found)
+
+
+def test_the_command_says_what_to_run_next(cli: Cli) -> None:
+    entry = zoo.get("digits_mlp")
+    done = cli("advise", entry.model, "--threads", "1", "--batch", "64", "--json")
+    assert done.code == 0, done.err
+    told = json.loads(done.out)
+    assert (told["schema"], told["version"]) == ("onnxprune.advise", 1)
+    assert told["evidence"]["spent"][0]["backend"] == "cpu"
+    text = cli("advise", entry.model, "--threads", "1").out
+    assert "between operators" in text
+    assert "Because" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("none.onnx",), "there is no file none.onnx"),
+        (("MODEL", "--on", "tensort"), "did you mean 'tensorrt'"),
+        (("MODEL", "--batch", "many"), "--batch many"),
+        (("MODEL", "--calib", "none.npz"), "none.npz"),
+    ],
+)
+def test_wrong_input_is_refused(cli: Cli, arguments: tuple[str, ...], said: str) -> None:
+    model = str(zoo.get("digits_mlp").model)
+    done = cli("advise", *(model if each == "MODEL" else each for each in arguments))
+    assert done.code == 2
+    assert said in done.err

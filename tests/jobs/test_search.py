@@ -1,0 +1,215 @@
+"""``--max-drop`` without an amount: the smallest model that passes, and an honest no."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import onnxprune
+from conftest import Ran
+from onnxprune import model as models
+from onnxprune.config import from_flags
+from onnxprune.data import zoo
+from onnxprune.data.dataset import open_inputs
+from onnxprune.errors import OnnxpruneError
+from onnxprune.evaluate.metrics import evaluate, find_metric, score
+from onnxprune.evaluate.standard_error import agreement_error, paired_error
+from onnxprune.jobs.apply_plan import Pruned
+from onnxprune.jobs.search.bisection import NEAR
+from onnxprune.jobs.search.parts import ASIDE, ENOUGH, divide
+from onnxprune.runtime import open_session
+
+Cli = Callable[..., Ran]
+ENTRY = zoo.get("digits_mlp")
+LABELLED: dict[str, Any] = {"calib": str(ENTRY.evaluation), "labels": str(ENTRY.evaluation)}
+
+
+@pytest.fixture(scope="module")
+def found() -> Pruned:
+    return onnxprune.prune(ENTRY.model, max_drop="2%", **LABELLED)
+
+
+def test_the_smallest_model_that_passes_is_taken(found: Pruned) -> None:
+    assert found.verdict.ok
+    chosen = [each for each in found.visited if each.chosen]
+    assert len(chosen) == 1
+    assert found.left == chosen[0].left
+    passing = [each for each in found.visited if each.ok]
+    assert all(each.judged.drop <= 0.02 for each in passing)
+    assert all(each.judged.drop > 0.02 for each in found.visited if not each.ok)
+    tried = next(note for note in found.notes if note.startswith("the verdict is on"))
+    if "until one passed" not in tried:  # the last samples agreed at once
+        assert found.left.macs == min(each.left.macs for each in passing)
+
+
+def test_the_boundary_is_known_to_the_resolution_asked_for(found: Pruned) -> None:
+    sizes = [each.left.macs / found.dense.macs for each in found.visited if each.ok]
+    failed = [each.left.macs / found.dense.macs for each in found.visited if not each.ok]
+    below = [size for size in failed if size < min(sizes)]
+    assert min(sizes) - max(below, default=0) <= NEAR + 0.02  # widths are whole
+
+
+def test_every_visited_model_is_in_the_report(cli: Cli) -> None:
+    ran = cli(
+        "prune", ENTRY.model, "--max-drop", "5%", "--calib", ENTRY.calibration, "--smallest",
+        "bytes", "--recover", "bias", "--json",
+    )  # fmt: skip
+    report = json.loads(ran.out)
+    assert ran.code == 0, ran.err
+    points = report["points"]
+    assert len(points) >= 3
+    assert sum(row["chosen"] for row in points) == 1
+    assert {row["metric"] for row in points} == {"agreement"}
+    assert all(row["label"].startswith("bytes=") for row in points)
+    assert all(row["ok"] == (row["drop"] <= 0.05) for row in points)
+    assert all(row["drop_error"] > 0 for row in points)
+    weights = next(row for row in report["measures"] if row["name"] == "weights")
+    assert weights["pruned"] == next(row["bytes"] for row in points if row["chosen"])
+    assert any("flatters" in note for note in report["notes"])
+
+
+def test_no_cut_within_the_drop_is_a_no_and_writes_nothing(cli: Cli, tmp_path: Path) -> None:
+    encoder = zoo.get("digits_encoder").model  # without dead units, which go for nothing
+    with np.load(ENTRY.evaluation) as held:
+        own = open_session(encoder).run({"image": held["image"]})["logits"]
+    np.save(tmp_path / "own.npy", own)  # whatever is cut, the answers are no longer these
+    out = tmp_path / "small.onnx"
+    ran = cli(
+        "prune", encoder, "--max-drop", "0", "--calib", ENTRY.evaluation, "--calib-samples",
+        "64", "--labels", tmp_path / "own.npy", "--metric", "mse", "--recover", "none",
+        "--criterion", "l2",
+        "-o", out, "--json",
+    )  # fmt: skip
+    report = json.loads(ran.out)
+    assert ran.code == 1, ran.err
+    assert not out.exists()
+    assert report["output"] is None
+    assert not any(row["ok"] or row["chosen"] for row in report["points"])
+    assert max(row["macs"] for row in report["points"]) > 0.97 * report["model"]["macs"]
+    assert any("the mildest cut included" in note for note in report["notes"])
+
+
+def test_parts_share_no_sample() -> None:
+    asked = from_flags({"max_drop": "1%", **LABELLED})
+    parts = divide(open_inputs(models.load(ENTRY.model), asked), 0)
+    assert parts.choosing.divided is not None
+    assert parts.last is not None
+    assert parts.last.divided is not None
+    fit, chosen, last = (each.indices for each in (*parts.choosing.divided, parts.last.divided[1]))
+    assert fit is not None
+    assert chosen is not None
+    assert last is not None
+    every = np.concatenate([fit, chosen, last])
+    assert len(np.unique(every)) == len(every) == 1200
+    assert min(len(chosen), len(last)) >= ENOUGH
+    assert len(chosen) + len(last) == round(1200 * ASIDE)
+
+
+def test_few_samples_choose_and_judge_at_once() -> None:
+    asked = from_flags({"max_drop": "1%", "calib_samples": 100, **LABELLED})
+    assert divide(open_inputs(models.load(ENTRY.model), asked), 0).last is None
+
+
+@pytest.mark.parametrize(
+    ("flags", "complaint"),
+    [
+        (("--max-drop", "1%"), "takes inputs to judge by"),
+        (("--max-drop", "1%", "--calib", "random"), "made-up inputs"),
+        (("--smallest", "params", "--ratio", "0.3"), "--smallest says"),
+        (("--max-drop", "1%", "--smallest", "width", "--calib", "x.npz"), "--smallest width"),
+        (("--sensitivity", "x.json", "--ratio", "0.3"), "only a budget asks for"),
+        (
+            ("--sensitivity", "x.json", "--target", "macs=50%", "--criterion", "l2"),
+            "give one of them",
+        ),
+        ((), "or --max-drop 1%"),
+    ],
+)
+def test_wrong_words_are_refused_with_a_hint(
+    cli: Cli, flags: tuple[str, ...], complaint: str
+) -> None:
+    ran = cli("prune", ENTRY.model, *flags)
+    assert ran.code == 2
+    assert complaint in ran.err
+
+
+@given(st.integers(5, 400), st.floats(0, 1), st.floats(0, 1), st.integers(0, 2**31))
+def test_the_error_of_a_drop_is_that_of_its_pairs(
+    samples: int, right: float, changed: float, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    labels = np.zeros(samples, np.int64)
+    dense = rng.random(samples) >= right
+    pruned = np.where(rng.random(samples) < changed, ~dense, dense)
+    accuracy = find_metric("accuracy")
+    one, other = (
+        score(accuracy, [{"logits": np.eye(2)[each.astype(int)]}], labels)
+        for each in (dense, pruned)
+    )
+    pairs = other.value - one.value
+    gap = pruned.astype(int) - dense.astype(int)
+    assert pairs == pytest.approx(-gap.mean())
+    error = paired_error(accuracy, one, other)
+    assert error is not None
+    plain = gap.std(ddof=1) / np.sqrt(samples)
+    assert plain < error <= np.sqrt(plain**2 + 1 / samples**2) + 1e-12
+
+
+def test_the_error_covers_the_truth_about_as_often_as_it_should() -> None:
+    """A standard error around what 200 samples say holds the truth in about two cases of three."""
+    rng, accuracy, hits = np.random.default_rng(0), find_metric("accuracy"), 0
+    for _ in range(400):
+        kind = rng.choice(4, 200, p=[0.9, 0.03, 0.01, 0.06])  # both right, lost, won, both wrong
+        labels = np.zeros(200, np.int64)
+        dense, pruned = ((kind > 1).astype(int), ((kind == 1) | (kind == 3)).astype(int))
+        one, other = (
+            score(accuracy, [{"logits": np.eye(2)[each]}], labels) for each in (dense, pruned)
+        )
+        error = paired_error(accuracy, one, other)
+        assert error is not None
+        hits += abs((other.value - one.value) - (0.01 - 0.03)) <= error
+    assert 0.6 < hits / 400 < 0.82
+
+
+def test_tokens_of_one_text_count_as_one_sample() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.repeat(rng.integers(0, 2, (50, 1)), 30, axis=1)
+    scores = np.eye(2)[labels] * 3.0
+    moved = scores + rng.normal(size=(50, 1, 1)) * np.array([1.0, -1.0])
+    nats = find_metric("nats")
+    one, other = (score(nats, [{"logits": each}], labels) for each in (scores, moved))
+    error = paired_error(nats, one, other)
+    assert error is not None
+    assert one.sums is not None
+    assert other.sums is not None
+    per_text = (other.sums - one.sums) / 30
+    assert error == pytest.approx(per_text.std(ddof=1) / np.sqrt(50))
+
+
+def test_a_score_is_the_same_in_any_batches_and_what_evaluate_says() -> None:
+    rng = np.random.default_rng(1)
+    labels = rng.integers(-1, 5, (40, 7))
+    scores = rng.normal(size=(40, 7, 5))
+    for name in ("accuracy", "top2", "nats", "perplexity"):
+        metric = find_metric(name)
+        whole = score(metric, [{"logits": scores}], labels)
+        parts = [{"logits": scores[i : i + 9]} for i in range(0, 40, 9)]
+        assert score(metric, parts, labels).value == pytest.approx(whole.value, rel=1e-12)
+        assert evaluate(metric, parts, labels) == pytest.approx(whole.value, rel=1e-12)
+
+
+def test_no_disagreement_is_no_certainty() -> None:
+    assert 0 < agreement_error(1.0, 1000) < agreement_error(1.0, 50) < 0.05
+    assert agreement_error(0.5, 10**6) == pytest.approx(0.0005, rel=1e-3)
+
+
+def test_made_up_inputs_are_refused() -> None:
+    with pytest.raises(OnnxpruneError, match="made-up"):
+        onnxprune.prune(ENTRY.model, max_drop=0.01, calib="random")

@@ -1,0 +1,200 @@
+"""The report says the same in every form, and nothing that a reader could take wrongly."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import math
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from onnxprune import quantities as numbers
+from onnxprune.jobs.results import schema
+from onnxprune.jobs.results.schema import (
+    BlockRow,
+    CheckRow,
+    GroupRow,
+    Measure,
+    ModelRow,
+    OutputRow,
+    PinnedRow,
+    Reach,
+    RefitRow,
+    Report,
+    TensorRow,
+)
+from onnxprune.report import terminal
+
+MODEL = ModelRow(
+    name="net[bold].onnx",
+    producer="pytorch 2.13.0",
+    ir_version=8,
+    opsets={"": 17, "com.microsoft": 1},
+    nodes=98,
+    inputs=(TensorRow("input", "float", ("batch", 3, None, 32)),),
+    outputs=(TensorRow("logits", "float", ("batch", 10)), TensorRow("list", "sequence", None)),
+    params=273_946,
+    macs=40_800_000,
+    bytes=1_095_784,
+    analysed={"input": (2, 3, 32, 32)},
+)
+GROUPS = (
+    GroupRow("layer1.conv1:channel", "channel", 16, 10, True, "", 8, 292, 589_824, 1168),
+    GroupRow("norm[0]:width", "width", 64, 64, False, "LayerNormalization averages it", 9, 1, 2, 4),
+)
+RUN = Report(
+    command="prune",
+    onnxprune="0.1.0",
+    model=MODEL,
+    reach=Reach(params=273_946, exact=200_000, inexact=1000),
+    groups=GROUPS,
+    blocks=(BlockRow("layer2:block", 5, 14080, 7_077_888, True),),
+    pinned=(PinnedRow("reaches graph output", 2, 640, "logits"),),
+    options={"ratio": 0.3},
+    refits=(
+        RefitRow("layer1.conv2", "lstsq", 0.41, 0.073, ""),
+        RefitRow("layer2.conv2", "none", 0.2, 0.2, ""),
+        RefitRow("gate.conv", "none", 0.0, 0.0, "its input is one position"),
+    ),
+    measures=(Measure("MACs", 1000, 503, "count"), Measure("accuracy", 0.934, 0.927, "fraction")),
+    outputs=(
+        OutputRow("logits", 0.96, 0.011, 0.998, 0.07, 0.5, 23.0, 0, ""),
+        OutputRow("boxes", None, None, None, math.inf, math.inf, None, 3, ""),
+        OutputRow("words", None, None, None, None, None, None, 0, "text cannot be compared"),
+    ),
+    samples=154,
+    checks=(CheckRow("equals masked", True, 2e-7, 1e-4), CheckRow("accuracy", False, 0.02, 0.01)),
+    notes=("norm[0]:width was left alone: removal changes a normalisation.",),
+    output="small.onnx",
+)
+
+
+def text(report: Report, *, width: int = 120, colour: bool = False) -> str:
+    out = io.StringIO()
+    console = Console(file=out, width=width, force_terminal=colour, markup=False, highlight=False)
+    terminal.show(report, console)
+    return out.getvalue()
+
+
+def test_a_result_shows_every_removal_measure_check_and_note() -> None:
+    shown = text(RUN)
+    assert "6 units removed from 1 group" in shown
+    assert re.search(r"layer1\.conv1:channel +channel +10 +16 +37\.5 %", shown)
+    assert "layer2:block" in shown
+    assert re.search(r"MACs +1.00 k +503 +0\.503x", shown)
+    assert re.search(r"accuracy +93\.40 % +92\.70 % +-0\.70 points", shown)
+    assert "154 unseen inputs" in shown
+    assert re.search(r"logits +96\.00 % +0\.011 +0\.998 +0\.07", shown)
+    assert re.search(r"boxes .* inf +3 not finite", shown)
+    assert re.search(r"words +- +- +- +- +text cannot be compared", shown)
+    assert re.search(r"ok +equals masked +2e-07 +0\.0001", shown)
+    assert re.search(r"BAD +accuracy +0\.02 +0\.01", shown)
+    assert "1 of 3 layers refitted" in shown
+    assert re.search(r"layer1\.conv2 +lstsq +0\.41 +0\.073", shown)
+    assert re.search(r"layer2\.conv2 +left: nothing was better +0\.2 +0\.2", shown)
+    assert "1 layer left: its input is one position" in shown
+    assert "note: norm[0]:width was left alone" in shown
+
+
+def test_an_inspection_shows_what_can_go_and_why_the_rest_stays() -> None:
+    shown = text(dataclasses.replace(RUN, command="inspect"))
+    assert "net[bold].onnx" in shown
+    assert "input: float [batch, 3, ?, 32]" in shown
+    assert "LayerNormalization averages it" in shown
+    assert re.search(r"reaches graph output +2 +640 +logits", shown)
+    assert "Reachable: 73 % of 274 k parameters, and 0.4 % more with --allow-inexact" in shown
+
+
+def test_a_single_clean_output_stays_on_one_line() -> None:
+    shown = text(dataclasses.replace(RUN, outputs=RUN.outputs[:1]))
+    assert re.search(r"^  output +same top-1 +KL +cosine +relative error\s*$", shown, re.MULTILINE)
+
+
+def test_names_are_never_read_as_markup_and_never_cut() -> None:
+    row = dataclasses.replace(GROUPS[0], name="/model/layers.0/" + "Q" * 150)
+    for command in ("inspect", "prune"):
+        shown = text(dataclasses.replace(RUN, command=command, groups=(row,)), width=60)
+        assert shown.count("Q") == 150
+
+
+def test_many_refits_are_shown_worst_first_and_the_rest_is_said_to_be_there() -> None:
+    rows = tuple(RefitRow(f"conv{k:02}", "lstsq", 0.9, k / 100, "") for k in range(30))
+    shown = text(dataclasses.replace(RUN, refits=rows))
+    assert re.findall(r"conv\d\d", shown) == [f"conv{k}" for k in range(29, 19, -1)]
+    assert "--json lists all" in shown
+
+
+def test_without_groups_it_says_so() -> None:
+    assert "No unit of this model can be removed." in text(
+        dataclasses.replace(RUN, command="inspect", groups=(), blocks=(), pinned=())
+    )
+
+
+def test_colour_is_only_added() -> None:
+    plain, coloured = text(RUN), text(RUN, colour=True)
+    assert "\x1b[" not in plain
+    assert "\x1b[" in coloured
+    assert re.sub(r"\x1b\[[0-9;]*m", "", coloured) == plain
+
+
+def test_json_is_versioned_and_says_everything() -> None:
+    data = json.loads(json.dumps(schema.to_json(RUN), allow_nan=False))
+    assert (data["schema"], data["version"], data["ok"]) == (schema.SCHEMA, schema.VERSION, False)
+    assert set(data) == {each.name for each in dataclasses.fields(Report)} | {
+        "schema",
+        "version",
+        "ok",
+    }
+    assert data["groups"][0]["kept"] == 10
+    assert data["model"]["inputs"][0]["shape"] == ["batch", 3, None, 32]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_json_stays_json_when_a_measure_is_not_finite(value: float) -> None:
+    run = dataclasses.replace(RUN, measures=(Measure("error", None, value, "number"),))
+    data = json.loads(json.dumps(schema.to_json(run), allow_nan=False))
+    assert data["measures"][0]["pruned"] == str(value)
+    assert str(value) in text(run)
+
+
+def test_a_verdict_is_good_only_when_every_check_is() -> None:
+    assert not RUN.ok
+    assert dataclasses.replace(RUN, checks=RUN.checks[:1]).ok
+    assert dataclasses.replace(RUN, checks=()).ok
+
+
+@given(st.integers(0, 10**17))
+def test_quantities_keep_three_figures(value: int) -> None:
+    shown = numbers.quantity(value)
+    number, _, suffix = shown.partition(" ")
+    factor = 1000.0 ** ("", "k", "M", "G", "T", "P").index(suffix)
+    assert float(number) * factor == pytest.approx(value, rel=0.0051)
+    assert len(number.replace(".", "")) <= 3 or value >= 10**17
+    assert "e" not in number
+
+
+@given(st.integers(0, 2**57))
+def test_sizes_are_close_to_the_bytes(value: int) -> None:
+    number, suffix = numbers.size(value).split(" ")
+    factor = 1024.0 ** ("B", "KiB", "MiB", "GiB", "TiB", "PiB").index(suffix)
+    assert float(number) * factor == pytest.approx(value, rel=0.0051)
+
+
+@given(st.floats(0, 1))
+def test_only_nothing_is_0_percent_and_only_all_is_100(value: float) -> None:
+    shown = numbers.percent(value)
+    assert (shown == "0 %") == (value == 0)
+    assert (shown == "100 %") == (value == 1)
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(-0.0, "0"), (0.0123456, "0.0123"), (999.0, "999"), (1234567.0, "1.23 M"), (math.inf, "inf")],
+)
+def test_figures_of_any_size_are_short(value: float, shown: str) -> None:
+    assert numbers.figure(value) == shown
