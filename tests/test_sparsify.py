@@ -375,3 +375,16 @@ def test_a_shortcut_that_is_a_layer_is_thinned_like_any_other(spread: Spread) ->
     masked = sum(mask.size - mask.kept for mask in made.masks.values())
     assert masked == pytest.approx(0.5 * sum(mask.size for mask in made.masks.values()), abs=4)
     assert all(each.after <= each.before for each in made.outcomes)  # type: ignore[operator]
+
+
+def test_a_model_without_stored_weights_is_refused_with_the_reason() -> None:
+    graph = helper.make_graph(
+        [helper.make_node("Relu", ["x"], ["y"])],
+        "bare",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [4])],
+    )
+    opset = [helper.make_opsetid("", 17)]
+    model = models.load(helper.make_model(graph, opset_imports=opset, ir_version=8))
+    with pytest.raises(OnnxpruneError, match="no layer multiplies with a stored weight"):
+        sparsify(model, sparsity(0.5))
