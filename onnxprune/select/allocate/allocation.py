@@ -162,5 +162,7 @@ def _check_scores(lattice: Lattice, scores: Mapping[str, F64], idle: Container[s
 def _advice(lattice: Lattice) -> str:
     advice = "raise max-ratio or lower round-to"
     if lattice.declined:
+        name, why = next(iter(lattice.declined.items()))
         advice += f"; {len(lattice.declined)} of {len(lattice.units)} groups are left alone"
+        advice += f", among them {name}: {why}"
     return advice
