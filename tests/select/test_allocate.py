@@ -13,6 +13,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from onnxprune.errors import OnnxpruneError
+from onnxprune.graph.cost import Cost
 from onnxprune.graph.units import Group, Role, Slice
 from onnxprune.quantities import Budget
 from onnxprune.select.allocate import (
@@ -34,13 +35,6 @@ from onnxprune.select.allocate.candidate_widths import _widths
 Array = npt.NDArray[Any]
 Piece = tuple[str, int]
 """A group's name (or ``""`` for indices that stay) and how many rows each of its units has."""
-
-
-@dataclass(frozen=True)
-class Cost:
-    macs: int
-    params: int
-    bytes: int
 
 
 @dataclass(frozen=True)
