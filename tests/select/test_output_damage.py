@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from onnxprune import model as models
 from onnxprune.data import zoo
-from onnxprune.data.mixing import ENOUGH, mixable, with_mixtures
+from onnxprune.data.mixtures import ENOUGH, mixable, with_mixtures
 from onnxprune.graph.analysis import Analysis, analyse
 from onnxprune.graph.units import Slice
 from onnxprune.runtime import open_session
