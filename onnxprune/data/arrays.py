@@ -84,33 +84,21 @@ def open_npy(path: Path) -> Array:
     return mapped
 
 
-def read_columns(
-    columns: Mapping[str, Column],
-    inputs: InputFormat,
-    where: str,
-    *,
-    lone: bool,
-    loose: bool = False,
-) -> Reader:
+def read_columns(columns: Mapping[str, Column], inputs: InputFormat, *, lone: bool) -> Reader:
     """A reader of samples held by arrays.
 
     Args:
         columns: by key; see `onnxprune.data.validation.match_names`.
         inputs: of the model.
-        where: where they come from.
         lone: whether the only key may have any name.
-        loose: whether a single sample may come without its batch axis.
 
     Raises:
         OnnxpruneError: names, shapes, element types or lengths do not fit the model.
     """
-    keys = match_names(columns, inputs, where, lone=lone)
+    keys = match_names(columns, inputs, lone=lone)
     used = {name: columns[key] for name, key in keys.items()}
-    shapes = {
-        spec.name: _prepared_shape(used[spec.name], spec, inputs, where)
-        for spec in inputs.signature
-    }
-    forms, count = arrange(shapes, inputs, where, loose=loose)
+    shapes = {s.name: _prepared_shape(used[s.name], s, inputs) for s in inputs.signature}
+    forms, count = arrange(shapes, inputs)
     left = max(form.left for form in forms.values())
     stacked = any(form.form == "stacked" for form in forms.values())
     group = 1 if stacked else inputs.group
@@ -125,28 +113,20 @@ def read_columns(
             for name, column in used.items()
         ]
         for arrays in zip(*pieces, strict=True):
-            yield from conform(dict(zip(used, arrays, strict=True)), inputs, where, loose=loose)
+            yield from conform(dict(zip(used, arrays, strict=True)), inputs)
 
-    return Reader(
-        where + (f", {left} left over after the last whole batch" if left else ""),
-        inputs,
-        read,
-        samples=count * group,
-        group=group,
-        uniform=True,
-    )
+    note = f", {left} left over after the last whole batch" if left else ""
+    return Reader(f"{inputs.origin}{note}", inputs, read, count * group, group, uniform=True)
 
 
-def _prepared_shape(
-    column: Column, spec: TensorSpec, inputs: InputFormat, where: str
-) -> tuple[int, ...]:
+def _prepared_shape(column: Column, spec: TensorSpec, inputs: InputFormat) -> tuple[int, ...]:
     """Shape after preparation; also refuses an element type that will not do, before reading."""
     if not column.shape or inputs.prepare is None:
         if column.dtype.kind not in "USO":
-            check_array(np.empty(0, column.dtype), spec, inputs, where)
+            check_array(np.empty(0, column.dtype), spec, inputs)
         return column.shape
     first = next(_rows(column, 0, [np.arange(min(1, column.shape[0]))]))
-    prepared = check_array(first, spec, inputs, where)
+    prepared = check_array(first, spec, inputs)
     same = prepared.ndim == first.ndim
     return (column.shape[0], *prepared.shape[1:]) if same else prepared.shape
 

@@ -41,12 +41,16 @@ class InputFormat:
         axes: the batch axis of each input; None for an input without one.
         group: samples in one feed of a model without any batch axis; 1 for other models.
         prepare: applied to the raw arrays of floating inputs, or None.
+        origin: of the data that are read for them, for messages.
+        loose: whether single samples may come without their batch axis.
     """
 
     signature: Signature
     axes: Mapping[str, int | None]
     group: int = 1
     prepare: Prepare | None = None
+    origin: str = "the data"
+    loose: bool = False
 
     @property
     def fixed(self) -> bool:
@@ -57,6 +61,14 @@ class InputFormat:
     def hint(self) -> str:
         """What the model expects, for the hints of messages."""
         return f"The model expects {describe(self.signature)}."
+
+    def of(self, origin: object, *, loose: bool = False) -> InputFormat:
+        """The same for data of some origin."""
+        return replace(self, origin=str(origin), loose=loose)
+
+    def error(self, problem: str, hint: str = "") -> OnnxpruneError:
+        """The error of data that do not fit: "ORIGIN holds no samples"."""
+        return OnnxpruneError(f"{self.origin} {problem}", hint=hint or self.hint)
 
     def count(self, batch: Feeds) -> int:
         """Samples in a batch."""

@@ -74,15 +74,6 @@ class Calibration:
         return None if self.samples is None else self.samples // self.reader.group
 
     @property
-    def feeds(self) -> int | None:
-        """Number of feeds one pass makes, or None where only reading tells."""
-        if self.samples is None or self.inputs.fixed:
-            return self.steps
-        if self.batch is None or not self.reader.uniform:
-            return None
-        return math.ceil(self.samples / self.batch)
-
-    @property
     def description(self) -> str:
         """Where the data come from and how much of it is used, for reports."""
         count = "unknown number of" if self.samples is None else str(self.samples)
@@ -96,10 +87,10 @@ class Calibration:
         Raises:
             TypeError: it is not known before reading.
         """
-        feeds = self.feeds
-        if feeds is None:
+        steps, regular = self.steps, self.batch is not None and self.reader.uniform
+        if steps is None or not (self.inputs.fixed or regular):
             raise TypeError("how many feeds these data make is not known before reading them")
-        return feeds
+        return steps if self.inputs.fixed else math.ceil(steps / (self.batch or 1))
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield feeds: an array per input.

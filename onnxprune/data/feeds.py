@@ -19,7 +19,7 @@ from onnxprune.errors import OnnxpruneError
 _KEEP = 4 << 30  # bytes of a one-way stream that may be kept in memory
 
 
-def read_object(value: Any, inputs: InputFormat, where: str) -> Reader:  # noqa: ANN401
+def read_object(value: Any, inputs: InputFormat) -> Reader:  # noqa: ANN401
     """A reader of what a Python object holds.
 
     Args:
@@ -29,28 +29,27 @@ def read_object(value: Any, inputs: InputFormat, where: str) -> Reader:  # noqa:
             array per input in order, or one array; one more element at the end of a tuple or list
             is taken for a label and left out.
         inputs: of the model.
-        where: for messages.
 
     Raises:
         OnnxpruneError: ``value`` is none of these, or its first feed does not fit the model.
     """
     if hasattr(value, "get_next") and not inspect.isclass(value):
         if hasattr(value, "rewind"):
-            return _stream(lambda: _iterate(value, rewind=True), inputs, where)
-        return _kept(_iterate(value), inputs, where)
+            return _stream(lambda: _iterate(value, rewind=True), inputs)
+        return _kept(_iterate(value), inputs)
     if isinstance(value, Mapping):
         columns = {str(name): as_array(array) for name, array in value.items()}
-        return read_columns(columns, inputs, where, lone=False)
+        return read_columns(columns, inputs, lone=False)
     if hasattr(value, "__array__"):
-        return read_columns({"x": as_array(value)}, inputs, where, lone=True)
+        return read_columns({"x": as_array(value)}, inputs, lone=True)
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
-        return _listed(value, inputs, where)
+        return _listed(value, inputs)
     if callable(value):
-        return _called(value, inputs, where)
+        return _called(value, inputs)
     if isinstance(value, Iterator):
-        return _kept(value, inputs, where)
+        return _kept(value, inputs)
     if isinstance(value, Iterable):
-        return _stream(lambda: iter(value), inputs, where)
+        return _stream(lambda: iter(value), inputs)
     raise OnnxpruneError(
         f"a {type(value).__name__} cannot give calibration data",
         hint="pass a path, an array, a dict of arrays, an iterable of them, or a function",
@@ -95,28 +94,26 @@ def _load_file(path: Path) -> Any:  # noqa: ANN401
     return module
 
 
-def _called(function: Callable[[], Any], inputs: InputFormat, where: str) -> Reader:
-    result = _call(function, where)
+def _called(function: Callable[[], Any], inputs: InputFormat) -> Reader:
+    result = _call(function, inputs)
     if isinstance(result, Mapping | Sequence) or hasattr(result, "__array__"):
-        return read_object(result, inputs, where)
+        return read_object(result, inputs)
     if not (isinstance(result, Iterable) or hasattr(result, "get_next")):
-        raise OnnxpruneError(
-            f"{where} returned a {type(result).__name__}",
+        raise inputs.error(
+            f"returned a {type(result).__name__}",
             hint="it must return or yield feeds: dicts of arrays, or arrays",
         )
     waiting = [result]  # the first result is used once, every further pass calls again
-    return _stream(
-        lambda: _iterate(waiting.pop() if waiting else _call(function, where)), inputs, where
-    )
+    return _stream(lambda: _iterate(waiting.pop() if waiting else _call(function, inputs)), inputs)
 
 
-def _call(function: Callable[[], Any], where: str) -> Any:  # noqa: ANN401
+def _call(function: Callable[[], Any], inputs: InputFormat) -> Any:  # noqa: ANN401
     try:
         return function()
     except OnnxpruneError:
         raise
     except Exception as error:  # the user's function may raise anything
-        raise OnnxpruneError(f"{where} failed: {type(error).__name__}: {error}") from error
+        raise OnnxpruneError(f"{inputs.origin} failed: {type(error).__name__}: {error}") from error
 
 
 def _iterate(value: Any, *, rewind: bool = False) -> Iterator[Any]:  # noqa: ANN401
@@ -130,16 +127,16 @@ def _iterate(value: Any, *, rewind: bool = False) -> Iterator[Any]:  # noqa: ANN
         yield feed
 
 
-def _stream(restart: Callable[[], Iterator[Any]], inputs: InputFormat, where: str) -> Reader:
+def _stream(restart: Callable[[], Iterator[Any]], inputs: InputFormat) -> Reader:
     def read(wanted: Index | None) -> Iterator[Batch]:
-        return choose(_conformed(restart(), inputs, where), inputs, wanted)
+        return choose(_conformed(restart(), inputs), inputs, wanted)
 
     if next(read(None), None) is None:
-        raise OnnxpruneError(f"{where} holds no samples", hint=inputs.hint)
-    return Reader(where, inputs, read, group=inputs.group, batched=True)
+        raise inputs.error("holds no samples")
+    return Reader(inputs.origin, inputs, read, group=inputs.group, batched=True)
 
 
-def _conformed(feeds: Iterator[Any], inputs: InputFormat, where: str) -> Iterator[Batch]:
+def _conformed(feeds: Iterator[Any], inputs: InputFormat) -> Iterator[Batch]:
     index = 0
     while True:
         try:
@@ -150,59 +147,57 @@ def _conformed(feeds: Iterator[Any], inputs: InputFormat, where: str) -> Iterato
             raise
         except Exception as error:  # the user's generator may raise anything
             raise OnnxpruneError(
-                f"{where} failed after {index} feeds: {type(error).__name__}: {error}"
+                f"{inputs.origin} failed after {index} feeds: {type(error).__name__}: {error}"
             ) from error
-        yield from _conform(feed, inputs, f"{where}, feed {index}")
+        yield from _conform(feed, inputs, index)
         index += 1
 
 
-def _conform(feed: Any, inputs: InputFormat, where: str) -> list[Batch]:  # noqa: ANN401
-    signature = inputs.signature
+def _conform(feed: Any, inputs: InputFormat, index: int) -> list[Batch]:  # noqa: ANN401
+    inputs = inputs.of(f"{inputs.origin}, feed {index}", loose=True)
     if isinstance(feed, Mapping):
         named = {str(name): array for name, array in feed.items()}
-        keys = match_names(named, inputs, where, lone=False)
-        return conform({name: named[key] for name, key in keys.items()}, inputs, where, loose=True)
-    parts = list(feed) if isinstance(feed, tuple | list) else [feed]
-    if len(parts) not in (len(signature), len(signature) + 1):
-        raise OnnxpruneError(
-            f"{where} holds {len(parts)} arrays for {len(signature)} inputs",
+        keys = match_names(named, inputs, lone=False)
+        return conform({name: named[key] for name, key in keys.items()}, inputs)
+    parts, count = list(feed) if isinstance(feed, tuple | list) else [feed], len(inputs.signature)
+    if len(parts) not in (count, count + 1):
+        raise inputs.error(
+            f"holds {len(parts)} arrays for {count} inputs",
             hint=f"yield a dict of arrays. {inputs.hint}",
         )
-    named = {spec.name: part for spec, part in zip(signature, parts, strict=False)}
-    return conform(named, inputs, where, loose=True)
+    return conform(dict(zip(inputs.axes, parts, strict=False)), inputs)
 
 
-def _listed(feeds: Sequence[Any], inputs: InputFormat, where: str) -> Reader:
+def _listed(feeds: Sequence[Any], inputs: InputFormat) -> Reader:
     """A list of feeds; they are cheap to look at, so their number of samples is known."""
     if not feeds:
-        raise OnnxpruneError(f"{where} holds no samples", hint=inputs.hint)
-    names = (f"{where}, feed {index}" for index in range(len(feeds)))
-    again = [partial(_conform, feed, inputs, name) for feed, name in zip(feeds, names, strict=True)]
-    return chain([_reread(batches, inputs, where) for batches in again], where)
+        raise inputs.error("holds no samples")
+    readers = [_again(partial(_conform, feed, inputs, k), inputs) for k, feed in enumerate(feeds)]
+    return chain(readers, inputs.origin)
 
 
-def _kept(feeds: Iterator[Any], inputs: InputFormat, where: str) -> Reader:
+def _kept(feeds: Iterator[Any], inputs: InputFormat) -> Reader:
     """A stream that can only be gone through once, kept in memory for further passes."""
     batches: list[Batch] = []
     size = 0
-    for batch in _conformed(feeds, inputs, where):
+    for batch in _conformed(feeds, inputs):
         batches.append(batch)
         size += sum(array.nbytes for array in batch.values())
         if size > _KEEP:
-            raise OnnxpruneError(
-                f"{where} can only be read once and is too large to be kept in memory",
+            raise inputs.error(
+                "can only be read once and is too large to be kept in memory",
                 hint="pass a function that returns a new iterator, so that it can be read again",
             )
     if not batches:
-        raise OnnxpruneError(f"{where} holds no samples", hint=inputs.hint)
-    return _reread(lambda: batches, inputs, where)
+        raise inputs.error("holds no samples")
+    return _again(lambda: batches, inputs)
 
 
-def _reread(again: Callable[[], Iterable[Batch]], inputs: InputFormat, where: str) -> Reader:
+def _again(batches: Callable[[], Iterable[Batch]], inputs: InputFormat) -> Reader:
     """A reader of batches that are at hand."""
 
     def read(wanted: Index | None) -> Iterator[Batch]:
-        return choose(again(), inputs, wanted)
+        return choose(batches(), inputs, wanted)
 
-    samples = sum(map(inputs.count, again()))
-    return Reader(where, inputs, read, samples, inputs.group, batched=True)
+    samples = sum(map(inputs.count, batches()))
+    return Reader(inputs.origin, inputs, read, samples, inputs.group, batched=True)

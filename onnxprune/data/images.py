@@ -196,27 +196,24 @@ _FIELDS: dict[str, Callable[[str], Any]] = {
 }
 
 
-def read_images(paths: Sequence[Path], inputs: InputFormat, where: Path) -> Reader:
+def read_images(paths: Sequence[Path], inputs: InputFormat) -> Reader:
     """A reader of one sample per image file, for a model with one image input.
 
     Args:
         paths: of the images, in order.
         inputs: prepared by a `Preprocess`, or a function from the RGB pixels (uint8, height x width
             x 3, or height x width for a model with one channel) to one sample.
-        where: the file, or the folder of all, for messages.
 
     Raises:
         OnnxpruneError: the model has several inputs or none for images, or it was not said how
             pixels become numbers or how large images are to be.
     """
-    if len(inputs.signature) != 1 or len(inputs.signature[0].shape) < 3:
-        raise OnnxpruneError(
-            f"{where} holds images, which the model does not take", hint=inputs.hint
-        )
     spec = inputs.signature[0]
+    if len(inputs.signature) != 1 or len(spec.shape) < 3:
+        raise inputs.error("holds images, which the model does not take")
     if inputs.prepare is None and is_floating(spec.dtype):
-        raise OnnxpruneError(
-            f"{where} holds images, but it was not said how pixels become numbers",
+        raise inputs.error(
+            "holds images, but it was not said how pixels become numbers",
             hint=f"for example: --preprocess {EXAMPLE}",
         )
     prepare = inputs.prepare or Preprocess()
@@ -226,24 +223,22 @@ def read_images(paths: Sequence[Path], inputs: InputFormat, where: Path) -> Read
     group = 1 if alone else inputs.group
     count = len(paths) // group * group
     if count == 0:
-        raise OnnxpruneError(
-            f"{where} holds {len(paths)} images, fewer than the model's batch of {group}"
-        )
-    left = len(paths) - count
+        raise inputs.error(f"holds {len(paths)} images, fewer than the model's batch of {group}")
 
     def read(wanted: Index | None) -> Iterator[Batch]:
         numbers = np.arange(count) if wanted is None else wanted
         size = group if inputs.fixed else _TOGETHER
         for start in range(0, len(numbers), size):
-            chosen = numbers[start : start + size]
-            samples = [_sample(paths[int(k)], spec, prepare, inputs.hint) for k in chosen]
+            chosen = [paths[int(k)] for k in numbers[start : start + size]]
+            samples = [_sample(path, spec, prepare, inputs.of(path)) for path in chosen]
             yield {spec.name: samples[0] if alone else np.stack(samples)}
 
+    left = len(paths) - count
     note = f", {left} left over after the last whole batch" if left else ""
-    return Reader(f"{where}: images{note}", inputs, read, count, group, uniform=True)
+    return Reader(f"{inputs.origin}: images{note}", inputs, read, count, group, uniform=True)
 
 
-def _sample(path: Path, spec: TensorSpec, prepare: Prepare, hint: str) -> Array:
+def _sample(path: Path, spec: TensorSpec, prepare: Prepare, inputs: InputFormat) -> Array:
     """One sample, without a batch axis, checked against the input."""
     shape = spec.shape[-3:]
     gray = 1 in (shape[0], shape[-1])
@@ -257,8 +252,8 @@ def _sample(path: Path, spec: TensorSpec, prepare: Prepare, hint: str) -> Array:
     if sample.ndim == len(shape) + 1 and sample.shape[0] == 1:
         sample = sample[0]
     if not fits(sample.shape, shape):
-        raise OnnxpruneError(
-            f"{path} becomes an array of shape {list(sample.shape)} for the input '{spec.name}'",
-            hint=f"set size= and layout= in the preprocessing. {hint}",
+        raise inputs.error(
+            f"becomes an array of shape {list(sample.shape)} for the input '{spec.name}'",
+            hint=f"set size= and layout= in the preprocessing. {inputs.hint}",
         )
-    return cast(sample, spec, str(path), hint)
+    return cast(sample, spec, inputs)

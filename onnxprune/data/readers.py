@@ -26,8 +26,7 @@ from onnxprune.data.images import SUFFIXES, read_images
 from onnxprune.data.validation import conform
 from onnxprune.errors import OnnxpruneError
 
-ReadFiles: TypeAlias = Callable[[Sequence[Path], InputFormat, Path], Reader]
-"""From files in order, the inputs, and the path that was named: one file, or their folder."""
+ReadFiles: TypeAlias = Callable[[Sequence[Path], InputFormat], Reader]
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class Kind:
 
     Attributes:
         name: for messages.
-        read: makes a reader of files.
+        read: makes a reader of files in order; their origin is the folder, or the one file.
         suffixes: that a file of this kind may have, in lower case.
         below: whether files in folders below count too.
         find: the files of this kind in a folder, where suffixes do not say.
@@ -75,7 +74,7 @@ def open_reader(spec: Any, inputs: InputFormat) -> Reader:  # noqa: ANN401
     if not isinstance(spec, str | Path):
         name = getattr(spec, "__name__", None)
         origin = f"the function {name}" if name else f"the {type(spec).__name__} passed in"
-        return read_object(spec, inputs, origin)
+        return read_object(spec, inputs.of(origin))
     path = Path(spec)
     if path.is_dir():
         return _read_folder(path, inputs)
@@ -87,11 +86,11 @@ def open_reader(spec: Any, inputs: InputFormat) -> Reader:  # noqa: ANN401
                 hint="known are .npz, .npy, Polygraphy .json, images, folders of these, "
                 "file.py:function",
             )
-        return kind.read([path], inputs, path)
+        return kind.read([path], inputs.of(path))
     module, colon, name = str(spec).rpartition(":")
     dotted = all(part.isidentifier() for part in module.split("."))
     if colon and name.isidentifier() and (module.endswith(".py") or dotted):
-        return read_object(load_object(str(spec)), inputs, str(spec))
+        return read_object(load_object(str(spec)), inputs.of(spec))
     raise OnnxpruneError(
         f"there is no calibration data '{spec}'",
         hint="give a file, a folder, file.py:function, or random",
@@ -107,35 +106,34 @@ def _read_folder(folder: Path, inputs: InputFormat) -> Reader:
             hint="it must hold one of: " + ", ".join(kind.name for kind in KINDS) + ".",
         )
     ((kind, files),) = present
-    return kind.read(files, inputs, folder)
+    return kind.read(files, inputs.of(folder))
 
 
 def _read_columns(load: Callable[[Path], Mapping[str, Column]]) -> ReadFiles:
     """A reader for files that hold arrays by key."""
 
-    def read(files: Sequence[Path], inputs: InputFormat, where: Path) -> Reader:
-        loose = where.is_dir()  # among several files, one may well be a single sample
-        return _in_turn(
-            [read_columns(load(f), inputs, str(f), lone=True, loose=loose) for f in files], where
-        )
+    def read(files: Sequence[Path], inputs: InputFormat) -> Reader:
+        loose = Path(inputs.origin).is_dir()  # among files, one may well be a single sample
+        readers = [read_columns(load(f), inputs.of(f, loose=loose), lone=True) for f in files]
+        return _in_turn(readers, inputs)
 
     return read
 
 
-def _read_npy(files: Sequence[Path], inputs: InputFormat, where: Path) -> Reader:
+def _read_npy(files: Sequence[Path], inputs: InputFormat) -> Reader:
     by_input = {file.stem: file for file in files}
-    if where.is_dir() and by_input.keys() >= inputs.axes.keys():
+    if Path(inputs.origin).is_dir() and by_input.keys() >= inputs.axes.keys():
         columns = {name: open_npy(file) for name, file in by_input.items()}
-        return read_columns(columns, inputs, str(where), lone=False)
-    return _read_columns(lambda file: {"x": open_npy(file)})(files, inputs, where)
+        return read_columns(columns, inputs, lone=False)
+    return _read_columns(lambda file: {"x": open_npy(file)})(files, inputs)
 
 
-def _read_json(files: Sequence[Path], inputs: InputFormat, where: Path) -> Reader:
-    return _in_turn([read_object(read_polygraphy(f), inputs, str(f)) for f in files], where)
+def _read_json(files: Sequence[Path], inputs: InputFormat) -> Reader:
+    return _in_turn([read_object(read_polygraphy(f), inputs.of(f)) for f in files], inputs)
 
 
-def _in_turn(readers: Sequence[Reader], where: Path) -> Reader:
-    return chain(readers, str(where)) if where.is_dir() else readers[0]
+def _in_turn(readers: Sequence[Reader], inputs: InputFormat) -> Reader:
+    return chain(readers, inputs.origin) if Path(inputs.origin).is_dir() else readers[0]
 
 
 # ONNX test data -------------------------------------------------------------------------------
@@ -147,14 +145,14 @@ def _find_test_data(folder: Path) -> list[Path]:
     return [one for one in (folder, *sets) if any(one.glob("input_*.pb"))]
 
 
-def _read_test_data(sets: Sequence[Path], inputs: InputFormat, where: Path) -> Reader:
+def _read_test_data(sets: Sequence[Path], inputs: InputFormat) -> Reader:
     def read(wanted: Index | None) -> Iterator[Batch]:
-        batches = (batch for one in sets for batch in _read_test_set(one, inputs))
+        batches = (batch for one in sets for batch in _read_test_set(one, inputs.of(one)))
         return choose(batches, inputs, wanted)
 
-    _read_test_set(sets[0], inputs)
+    _read_test_set(sets[0], inputs.of(sets[0]))
     return Reader(
-        f"{where}: {len(sets)} ONNX test data sets",
+        f"{inputs.origin}: {len(sets)} ONNX test data sets",
         inputs,
         read,
         samples=len(sets) * inputs.group if inputs.fixed else None,
@@ -173,10 +171,7 @@ def _read_test_set(folder: Path, inputs: InputFormat) -> list[Batch]:
         except google.protobuf.message.DecodeError as error:
             raise OnnxpruneError(f"{file} is no serialised tensor") from error
     if len(tensors) != len(signature):
-        raise OnnxpruneError(
-            f"{folder} holds {len(tensors)} inputs for a model with {len(signature)}",
-            hint=inputs.hint,
-        )
+        raise inputs.error(f"holds {len(tensors)} inputs for a model with {len(signature)}")
     named = {tensor.name: tensor for tensor in tensors}
     if set(named) != {spec.name for spec in signature}:  # names are optional: go by the number
         named = {spec.name: tensor for spec, tensor in zip(signature, tensors, strict=True)}
@@ -184,7 +179,7 @@ def _read_test_set(folder: Path, inputs: InputFormat) -> list[Batch]:
         arrays = {name: onnx.numpy_helper.to_array(tensor) for name, tensor in named.items()}
     except (ValueError, TypeError) as error:
         raise OnnxpruneError(f"{folder} holds something that is no tensor: {error}") from error
-    return conform(arrays, inputs, str(folder), loose=False)
+    return conform(arrays, inputs)
 
 
 def _in_order(paths: Iterable[Path]) -> list[Path]:

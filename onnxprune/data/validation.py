@@ -21,24 +21,16 @@ LABELS = ("y", "label", "labels", "target", "targets")
 """Keys that hold labels; they are never taken for inputs of other names."""
 
 
-def match_names(
-    names: Iterable[str], inputs: InputFormat, where: str, *, lone: bool
-) -> dict[str, str]:
+def match_names(names: Iterable[str], inputs: InputFormat, *, lone: bool) -> dict[str, str]:
     """Which key holds each input.
 
-    For a model with one input, ``x`` and ``arr_0`` stand for it too. Other keys are left alone.
-
-    Args:
-        names: the keys there are.
-        inputs: of the model.
-        where: where they come from, for messages.
-        lone: whether the only key (labels aside) may have any name.
+    For a model with one input, ``x`` and ``arr_0`` stand for it too, and where ``lone``, the only
+    key (labels aside) whatever its name. Other keys are left alone.
 
     Raises:
         OnnxpruneError: an input has no key.
     """
-    keys = list(names)
-    wanted = [spec.name for spec in inputs.signature]
+    keys, wanted = list(names), list(inputs.axes)
     if len(wanted) == 1 and wanted[0] not in keys:
         others = [key for key in keys if key not in LABELS]
         for key in keys:
@@ -46,10 +38,7 @@ def match_names(
                 return {wanted[0]: key}
     missing = [name for name in wanted if name not in keys]
     if missing:
-        raise OnnxpruneError(
-            f"{where} has no {_quoted(missing)}; it has {_quoted(keys) or 'nothing'}",
-            hint=inputs.hint,
-        )
+        raise inputs.error(f"has no {_quoted(missing)}; it has {_quoted(keys) or 'nothing'}")
     return {name: name for name in wanted}
 
 
@@ -81,7 +70,7 @@ def as_array(value: object) -> Array:
     return array
 
 
-def check_array(value: object, spec: TensorSpec, inputs: InputFormat, where: str) -> Array:
+def check_array(value: object, spec: TensorSpec, inputs: InputFormat) -> Array:
     """One array, prepared, of the element type of its input; its shape is not looked at.
 
     Raises:
@@ -90,66 +79,55 @@ def check_array(value: object, spec: TensorSpec, inputs: InputFormat, where: str
     array = as_array(value)
     if inputs.prepare is not None and is_floating(spec.dtype):
         array = inputs.prepare(array, spec)
-    return cast(array, spec, where, inputs.hint)
+    return cast(array, spec, inputs)
 
 
-def cast(array: Array, spec: TensorSpec, where: str, hint: str) -> Array:
-    """``array`` with the element type of ``spec``, if that changes no value beyond rounding.
+def cast(array: Array, spec: TensorSpec, inputs: InputFormat) -> Array:
+    """``array`` (any shape) with the element type of ``spec``, if no value changes but by rounding.
 
     Floats become other floats, integers and booleans other integers that can hold them. Integers
     never become floats: whether 0..255 means that, 0..1 or something normalised is not ours to
     guess.
 
-    Args:
-        array: any shape.
-        spec: the input it is for.
-        where: where it comes from, for messages.
-        hint: added to messages.
-
     Raises:
         OnnxpruneError: another cast would be needed, or a value is lost, NaN or infinite.
     """
-    have, want = array.dtype, spec.dtype
-    mismatch = f"{where} holds {have.name} where {spec} is expected"
-    if want.kind == "O":
-        if have.kind not in "USO":
-            raise OnnxpruneError(mismatch, hint=hint)
+    have, want, name = array.dtype, spec.dtype, spec.name
+    if want.kind == "O" and have.kind in "USO":
         return array.astype(object)
-    if have.kind == "V" and not is_floating(have) and not is_integer(have):
+    if want.kind != "O" and have.kind == "V" and not is_floating(have) and not is_integer(have):
         # numpy files cannot name bfloat16 and its like: their elements come back as raw bytes.
         if have.itemsize != want.itemsize or want.kind != "V":
-            raise OnnxpruneError(f"{where} holds raw bytes where {spec} is expected", hint=hint)
+            raise inputs.error(f"holds raw bytes where {spec} is expected")
         array, have = array.view(want), want
-    if is_floating(have) and not np.isfinite(array).all():
-        raise OnnxpruneError(
-            f"{where} holds NaN or infinite values for the input '{spec.name}'",
-            hint="statistics of such data mean nothing: clean the data first",
-        )
+    if want.kind != "O" and is_floating(have) and not np.isfinite(array).all():
+        advice = "statistics of such data mean nothing: clean the data first"
+        raise inputs.error(f"holds NaN or infinite values for the input '{name}'", hint=advice)
     if have == want:
         return array
-    with np.errstate(over="ignore"):
-        if is_floating(have) and is_floating(want):
+    if is_floating(have) and is_floating(want):
+        with np.errstate(over="ignore"):
             converted = array.astype(want)
-            if np.isfinite(converted).all():
-                return converted
-            problem = f"values too large for {want.name}"
-            raise OnnxpruneError(f"{where} holds {problem} for the input '{spec.name}'", hint=hint)
+        if np.isfinite(converted).all():
+            return converted
+        raise inputs.error(f"holds values too large for {want.name} for the input '{name}'")
     if _whole(have) and _whole(want):
         converted = array.astype(want)
         if np.array_equal(converted.astype(have), array):
             return converted
-        raise OnnxpruneError(
-            f"{where} holds values between {array.min()} and {array.max()}, which "
-            f"{want.name} cannot, for the input '{spec.name}'",
-            hint=hint,
+        raise inputs.error(
+            f"holds values between {array.min()} and {array.max()}, which {want.name} cannot, "
+            f"for the input '{name}'"
         )
-    advice = f"convert it to {want.name} first."
-    if have == np.uint8 and is_floating(want):
-        advice = (
+    hint = f"convert it to {want.name} first. {inputs.hint}"
+    if want.kind == "O":
+        hint = inputs.hint
+    elif have == np.uint8 and is_floating(want):
+        hint = (
             "say how pixels become numbers: --preprocess scale=255,mean=...,std=... "
-            "(scale=1 leaves 0..255)."
+            f"(scale=1 leaves 0..255). {inputs.hint}"
         )
-    raise OnnxpruneError(mismatch, hint=f"{advice} {hint}")
+    raise inputs.error(f"holds {have.name} where {spec} is expected", hint=hint)
 
 
 def _whole(dtype: np.dtype[Any]) -> bool:
@@ -178,26 +156,15 @@ class Arrangement:
     left: int = 0
 
 
-def conform(
-    arrays: Mapping[str, object], inputs: InputFormat, where: str, *, loose: bool
-) -> list[Batch]:
-    """Batches from arrays, checked against the inputs: one, or each feed of a fixed batch.
-
-    Args:
-        arrays: by input name, any number of samples.
-        inputs: of the model.
-        where: where they come from, for messages.
-        loose: whether single samples may come without their batch axis.
+def conform(arrays: Mapping[str, object], inputs: InputFormat) -> list[Batch]:
+    """Batches from arrays by input name: one, or every feed where the model has no batch axis.
 
     Raises:
         OnnxpruneError: a shape or element type is wrong, a value is not finite, or the inputs
             hold different numbers of samples.
     """
-    checked = {
-        spec.name: check_array(arrays[spec.name], spec, inputs, where) for spec in inputs.signature
-    }
-    shapes = {name: array.shape for name, array in checked.items()}
-    forms, count = arrange(shapes, inputs, where, loose=loose)
+    checked = {s.name: check_array(arrays[s.name], s, inputs) for s in inputs.signature}
+    forms, count = arrange({name: array.shape for name, array in checked.items()}, inputs)
     placed = {name: _place(array, name, forms[name], inputs) for name, array in checked.items()}
     batches = [placed]
     if inputs.fixed:
@@ -205,12 +172,12 @@ def conform(
             {n: np.asarray(a[k if len(a) == count else 0], order="C") for n, a in placed.items()}
             for k in range(count)
         ]
-    _check_symbols(batches[0], inputs, where)
+    _check_symbols(batches[0], inputs)
     return batches
 
 
 def arrange(
-    shapes: Mapping[str, tuple[int, ...]], inputs: InputFormat, where: str, *, loose: bool
+    shapes: Mapping[str, tuple[int, ...]], inputs: InputFormat
 ) -> tuple[dict[str, Arrangement], int]:
     """How arrays of these shapes hold samples, and the number of samples, or feeds, they all hold.
 
@@ -223,67 +190,58 @@ def arrange(
     """
     forms, counts = {}, {}
     for spec in inputs.signature:
-        form = _arrangement(shapes[spec.name], spec, inputs, loose=loose)
+        shape = shapes[spec.name]
+        form = _arrangement(shape, spec, inputs)
         if form is None:
-            raise OnnxpruneError(
-                f"{where} gives an array of shape {list(shapes[spec.name])} for the input "
-                f"'{spec.name}'",
-                hint=inputs.hint,
-            )
+            raise inputs.error(f"gives an array of shape {list(shape)} for the input '{spec.name}'")
         forms[spec.name] = form
-        apart = inputs.fixed and form.form == "batch" and form.count == 1
-        if form.form != "shared" and not (apart and spec.shape[0] != inputs.group):
+        once = inputs.fixed and form.form == "batch" and form.count == 1
+        if form.form != "shared" and not (once and spec.shape[0] != inputs.group):
             counts[spec.name] = form.count
     if len(set(counts.values())) > 1:
         listed = ", ".join(f"{count} of '{name}'" for name, count in counts.items())
-        raise OnnxpruneError(
-            f"{where} holds different numbers of samples: {listed}", hint=inputs.hint
-        )
+        raise inputs.error(f"holds different numbers of samples: {listed}")
     count = next(iter(counts.values()), 1)
     if count == 0:
-        raise OnnxpruneError(f"{where} holds no samples", hint=inputs.hint)
+        raise inputs.error("holds no samples")
     return forms, count
 
 
 def _arrangement(
-    shape: tuple[int, ...], spec: TensorSpec, inputs: InputFormat, *, loose: bool
+    shape: tuple[int, ...], spec: TensorSpec, inputs: InputFormat
 ) -> Arrangement | None:
     want, axis = spec.shape, inputs.axes[spec.name]
-    if not inputs.fixed:
-        if axis is None:
-            return Arrangement("shared") if fits(shape, want) else None
-        if fits(shape, (*want[:axis], None, *want[axis + 1 :])):
+    if axis is not None:
+        before, after = want[:axis], want[axis + 1 :]
+        if fits(shape, (*before, None, *after)):
             return Arrangement("batch", shape[axis])
-        sample = want[:axis] + want[axis + 1 :]
-        return Arrangement("single") if loose and fits(shape, sample) else None
-    if not want and not shape:
+        return Arrangement("single") if inputs.loose and fits(shape, before + after) else None
+    if fits(shape, want) and not (inputs.fixed and want):
         return Arrangement("shared")
-    if shape and fits(shape[1:], want):
+    if inputs.fixed and fits(shape, (None, *want)):
         return Arrangement("stacked", shape[0])
-    if want and shape and fits(shape[1:], want[1:]):
+    if inputs.fixed and want and fits(shape, (None, *want[1:])):
         size = want[0] if isinstance(want[0], int) else shape[0]
-        if shape[0] == size:
-            return Arrangement("batch", 1, size)
-        if shape[0] > size > 0:
-            return Arrangement("batch", shape[0] // size, size, shape[0] % size)
-    return Arrangement("single") if loose and want[:1] == (1,) and fits(shape, want[1:]) else None
+        if shape[0] == size or shape[0] > size > 0:
+            count = shape[0] // size if size else 1
+            return Arrangement("batch", count, size, shape[0] - count * size)
+    single = inputs.fixed and inputs.loose and want[:1] == (1,) and fits(shape, want[1:])
+    return Arrangement("single") if single else None
 
 
 def _place(array: Array, name: str, form: Arrangement, inputs: InputFormat) -> Array:
     """The array as the model takes it; with feeds along a new first axis where it has no batch."""
-    axis = inputs.axes[name]
     if not inputs.fixed:
-        single = form.form == "single" and axis is not None
-        return np.expand_dims(array, axis or 0) if single else array
-    if form.form == "stacked":
-        return array
+        single = form.form == "single"
+        return np.expand_dims(array, inputs.axes[name] or 0) if single else array
     if form.form == "batch":
         rows = array[: form.count * form.size]
         return rows.reshape(form.count, form.size, *array.shape[1:])
-    return array[None, None] if form.form == "single" else array[None]
+    new = {"stacked": 0, "shared": 1, "single": 2}[form.form]
+    return array[(None,) * new]
 
 
-def _check_symbols(batch: Batch, inputs: InputFormat, where: str) -> None:
+def _check_symbols(batch: Batch, inputs: InputFormat) -> None:
     """Refuse a batch in which one symbolic size has two values."""
     seen: dict[str, tuple[int, str]] = {}
     for spec in inputs.signature:
@@ -292,10 +250,8 @@ def _check_symbols(batch: Batch, inputs: InputFormat, where: str) -> None:
                 continue
             known, other = seen.setdefault(size, (have, spec.name))
             if known != have:
-                raise OnnxpruneError(
-                    f"{where} gives '{size}' the size {known} in '{other}' and {have} in "
-                    f"'{spec.name}'",
-                    hint=inputs.hint,
+                raise inputs.error(
+                    f"gives '{size}' the size {known} in '{other}' and {have} in '{spec.name}'"
                 )
 
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import length_hint
 
 import numpy as np
 import numpy.typing as npt
@@ -64,13 +65,12 @@ def observe(
     session = open_session(model, provider=provider, threads=threads, outputs=names)
     passes = _passes(model, data, session, names, limit, provider)
     shown = progress and sys.stderr.isatty()
-    feeds = _length(data)
+    total = length_hint(data) * len(passes) or None
     with Progress(console=Console(stderr=True), transient=True, disable=not shown) as bar:
-        total = None if feeds is None else feeds * len(passes)
         task = bar.add_task("Observing", total=total)
-        for wanted in passes:
-            for fed in data:
-                yield session.run(fed, wanted)
+        for part in passes:
+            for feeds in data:
+                yield session.run(feeds, part)
                 bar.advance(task)
 
 
@@ -107,15 +107,6 @@ def _passes(
         parts[-1].append(name)
         held += size
     return parts
-
-
-def _length(data: Iterable[Feeds]) -> int | None:
-    if not isinstance(data, Sized):
-        return None
-    try:
-        return len(data)
-    except TypeError:  # a Calibration that must be read to be counted
-        return None
 
 
 @dataclass(frozen=True)
