@@ -283,6 +283,11 @@ def collate(samples: Sequence[Feeds], inputs: InputFormat, size: int) -> list[Fe
     ]
 
 
+def count_samples(feeds: Feeds) -> int:
+    """Samples in a batch, by the first axis of the first input that has one."""
+    return next((len(array) for array in feeds.values() if array.ndim), 1)
+
+
 def token_masks(feeds: Mapping[str, npt.NDArray[np.generic]]) -> dict[str, npt.NDArray[np.bool_]]:
     """The inputs that are masks of tokens, and which tokens are no padding, ``[samples, places]``.
 

@@ -23,7 +23,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from onnxprune.data.batches import Array, Batch, Feeds, Index, token_masks
+from onnxprune.data.batches import Array, Batch, Feeds, Index, count_samples, token_masks
 
 Bool = npt.NDArray[np.bool_]
 Ranges = Mapping[str, tuple[Array, Array]]
@@ -65,7 +65,7 @@ def with_mixtures(
     tokens = ranges(batches, tokens_of(batches))
     if not tokens and not mixable(batches):
         return list(batches)
-    samples = sum(map(_count, batches))
+    samples = sum(map(count_samples, batches))
     copies = int(np.clip(FEW // max(samples, 1), 1, MORE)) if tokens else 1
     room = most_bytes - sum(a.nbytes for feeds in batches for a in feeds.values())
     rng = np.random.default_rng(seed)
@@ -74,7 +74,7 @@ def with_mixtures(
     for feeds in batches:
         result.append(feeds)
         size = sum(a.nbytes for a in feeds.values())
-        count = _count(feeds)
+        count = count_samples(feeds)
         sources, position = judges(position + np.arange(count), held), position + count
         for _ in range(copies):
             if count < 2 or size > room or samples + count > ENOUGH:
@@ -153,10 +153,6 @@ def ranges(batches: Sequence[Feeds], tokens: Sequence[str]) -> Ranges:
             high[at] = np.maximum(high[at], np.where(present, array, high[at]).max(axis=0))
         bounds[name] = low, high
     return bounds
-
-
-def _count(feeds: Feeds) -> int:
-    return len(next(iter(feeds.values())))
 
 
 def _partners(sources: Bool, targets: Bool, rng: np.random.Generator) -> Index | None:
