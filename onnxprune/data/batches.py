@@ -109,7 +109,9 @@ def input_format(signature: Sequence[TensorSpec], prepare: Prepare | None = None
     The batch is the symbolic size with a usual name (``batch``, ``N``, ...), else the first
     symbolic first axis. An input that does not have it anywhere takes its own first axis if that
     is symbolic (exporters that name every size differently), else it is the same for every sample.
-    A size that is also a later axis of some input (``seq``, ``num_edges``) is no batch.
+    A size that is also a later axis of some input (``seq``, ``num_edges``) is no batch. Where none
+    is called a batch and leading axes are of several kinds (``num_nodes`` and ``num_edges``, or
+    one of these and an input without it), no input has a batch axis.
 
     Raises:
         OnnxpruneError: an input is a sequence, map or optional, which cannot be calibrated.
@@ -149,10 +151,12 @@ def _batch_axes(specs: Sequence[TensorSpec]) -> dict[str, int | None]:
         else (0 if spec.name in leading else None)
         for spec in specs
     }
-    if usual is not None and usual.lower().startswith(("batch", "bs")):
+    if any("batch" in name.lower() or name.lower() == "bs" for name in names):
         return axes
+    chosen = {name for name in names if not any(map(str.isdigit, name))}  # others are numbered
     known = {size for spec in specs if axes[spec.name] is not None for size in spec.shape}
-    if any(name not in known and not name.startswith("unk") for name in names):
+    kinds = chosen & set(leading.values())
+    if chosen - known or (usual is None and len(kinds) > 1):
         return dict.fromkeys(axes)  # nodes and edges, say: no axis counts samples
     return axes
 

@@ -43,6 +43,9 @@ GRAPH = (
         (GRAPH, [None, None, None]),
         (GRAPH[::-1], [None, None, None]),
         ((spec("x", "N", 8), spec("edge", 2, "E")), [None, None]),
+        ((spec("x", "num_nodes", 8), spec("edge", "num_edges", 2)), [None, None]),
+        ((spec("ids", "text_batch", 7), spec("pixels", "image_batch", 3)), [0, 0]),
+        ((spec("a", "s0", 2), spec("b", "s1", 3), spec("c", 1, "s2")), [0, 0, None]),
         ((spec("x", "N", 3, "H", "W"), spec("grid", "H", "W")), [0, None]),
     ],
 )
