@@ -9,8 +9,7 @@ import numpy.typing as npt
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnxprune.data.mixing import ENOUGH, MORE, with_mixtures
-from onnxprune.data.splicing import ranges, tokens_of
+from onnxprune.data.mixtures import ENOUGH, MORE, ranges, tokens_of, with_mixtures
 
 Feeds = dict[str, npt.NDArray[Any]]
 
