@@ -8,11 +8,10 @@ from typing import Literal, TypeAlias
 
 from onnxprune.jobs.bench.schema import Bench, Row
 from onnxprune.jobs.results.schema import PointRow, Report
-from onnxprune.quantities import Unit
-from onnxprune.report.html import standing
-from onnxprune.report.html.families import Family, file_name, stem
-from onnxprune.report.html.latency import setting
-from onnxprune.report.html.standing import Scale
+from onnxprune.quantities import Unit, plural
+from onnxprune.report import standing
+from onnxprune.report.families import Family, file_name, stem
+from onnxprune.report.standing import Scale
 
 Role = Literal["dense", "chosen", "tried", "missed", "other"]
 WORDS: dict[Role, str] = {
@@ -59,6 +58,12 @@ class Panel:
     unit: Unit
     scale: Scale
     marks: tuple[Mark, ...]
+
+
+def setting(row: Row) -> str:
+    """Where and how a row of a benchmark was measured."""
+    threads = [] if row.threads is None else [plural(row.threads, "thread")]
+    return ", ".join((row.backend, row.precision, f"batch {row.batch}", *threads))
 
 
 def panels(family: Family) -> list[Panel]:
