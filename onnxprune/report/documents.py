@@ -77,45 +77,18 @@ def _content(held: Any, path: Path) -> Content:  # noqa: ANN401  JSON
         ) from error
 
 
-@dataclass(frozen=True)
-class _Metric:
-    """How a sweep writes what it measured."""
-
-    name: str
-    higher_is_better: bool
-    dense: float
-
-
-@dataclass(frozen=True)
-class _Unswept:
-    """How a sweep writes what it declined."""
-
-    target: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class _Nested:
-    """The two fields of a sweep that its JSON writes in another form."""
-
-    metric: _Metric
-    declined: tuple[_Unswept, ...] = ()
-
-
 def _one_level(held: Mapping[str, Any]) -> dict[str, Any]:
     """The JSON of a sweep with the fields of `Sensitivity`.
 
     Raises:
         FieldError: its metric or what it declined is written in no such form.
     """
-    nested = read_as(_Nested, held)
-    return {
-        **held,
-        "metric": nested.metric.name,
-        "higher_is_better": nested.metric.higher_is_better,
-        "dense": nested.metric.dense,
-        "declined": {each.target: each.reason for each in nested.declined},
-    }
+    try:
+        metric = {key: held["metric"][key] for key in ("name", "higher_is_better", "dense")}
+        declined = {each["target"]: each["reason"] for each in held.get("declined", ())}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise FieldError("its metric or what it declined has no such form") from error
+    return {**held, **metric, "metric": metric["name"], "declined": declined}
 
 
 def _no_constant(name: str) -> float:

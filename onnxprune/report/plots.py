@@ -201,7 +201,7 @@ def _scale(sweep: Sensitivity, y: float, ramp: tuple[RGB, RGB, RGB]) -> list[Sha
 def _distribution(title: str, rows: list[Row]) -> Chart:
     # A few stray runs would press everything else against the axis: the tail past 99 % is cut.
     low = min(row.latency.quantiles[0] for row in rows)
-    high = max(_at(row, 0.99) for row in rows)
+    high = max(quantile(row, 0.99) for row in rows)
     log = low > 0 and high > 5 * low  # or all but the tail would be one steep line
     room = (high - low) * 0.05 or high * 0.05
     start, end = (low / 1.1, high * 1.1) if log else (max(0.0, low - room), high + room)
@@ -214,10 +214,10 @@ def _distribution(title: str, rows: list[Row]) -> Chart:
         return Line(row.model, tuple(inside), f"{row.model}\nmedian: {median}")
 
     def reading(share: float) -> str:
-        first = _at(rows[0], share)
+        first = quantile(rows[0], share)
         lines = [f"{round(share * 100)} % of runs within"]
         for k, row in enumerate(rows):
-            value = _at(row, share)
+            value = quantile(row, share)
             ratio = f" ({write(value / first, 'ratio')})" if k and first else ""
             lines.append(f"{row.model}: {measured(value, 'seconds')}{ratio}")
         return "\n".join(lines)
@@ -233,7 +233,8 @@ def _distribution(title: str, rows: list[Row]) -> Chart:
     )
 
 
-def _at(row: Row, share: float) -> float:
+def quantile(row: Row, share: float) -> float:
+    """Seconds within which a share of all runs ended."""
     steps = row.latency.quantiles
     return steps[round(share * (len(steps) - 1))]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Generic, Literal, TypeAlias, TypeVar
+from typing import Generic, Literal, TypeAlias, TypeVar, cast
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.measure import Measurement
@@ -105,21 +105,38 @@ class Column(Generic[Row]):
         return self.missing if cell.value is None else write(cell.value, cell.unit or self.unit)
 
 
-@dataclass(frozen=True)
 class Table(Generic[Row]):
     """What a table is about, and its columns."""
 
-    title: str
-    columns: tuple[Column[Row], ...]
+    def __init__(self, title: str, *columns: Column[Row]) -> None:
+        self.title = title
+        self.columns = columns
 
-    def visible(self, rows: Sequence[Row], place: Place) -> tuple[Column[Row], ...]:
+    def visible(self, rows: Sequence[Row], place: Place) -> list[Column[Row]]:
         """The columns that are shown at a place of some rows."""
-        return tuple(
+        return [
             column
             for column in self.columns
             if column.only in (None, place)
             and not (column.optional and all(column.cell(row).value in (None, "") for row in rows))
-        )
+        ]
+
+
+def tuples(title: str, *heads: str) -> Table[Sequence[object]]:
+    """A table whose rows are sequences, one value a column.
+
+    Args:
+        title: what it is about.
+        heads: ``label`` or ``label:unit``; a label that ends in ``>`` is aligned right.
+    """
+
+    def column(k: int, head: str) -> Column[Sequence[object]]:
+        label, _, unit = head.partition(":")
+        right = True if label.endswith(">") else None
+        written = cast(Format, unit or "text")
+        return Column(label.removesuffix(">"), lambda row: row[k], written, right=right)
+
+    return Table(title, *(column(k, head) for k, head in enumerate(heads)))
 
 
 def write(value: object, unit: Format) -> str:
@@ -208,15 +225,14 @@ class Fitted(Generic[Row]):
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         first, *others = self.table.columns
-        rest = draw(replace(self.table, columns=tuple(others)), self.rows)
+        rest = draw(Table(self.table.title, *others), self.rows)
         room = options.max_width - Measurement.get(console, options, rest).maximum - 3
 
         def short(row: Row) -> Cell:
             cell = first.cell(row)
             return replace(cell, value=elide(first.text(cell), max(room, _NARROWEST)))
 
-        columns = (replace(first, value=short), *others)
-        yield draw(replace(self.table, columns=columns), self.rows)
+        yield draw(Table(self.table.title, replace(first, value=short), *others), self.rows)
 
 
 def titled(title: str, body: RenderableType) -> RenderableType:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
@@ -14,27 +14,20 @@ from rich.text import Text
 from onnxprune.quantities import change, measured, percent, plural, quantity, size
 from onnxprune.report import columns
 from onnxprune.report.standing import metric_scale
-from onnxprune.report.tables import Fitted, draw, inset, noted, spaced, titled
+from onnxprune.report.tables import Fitted, Table, draw, inset, noted, spaced, titled
 
 if TYPE_CHECKING:
     from onnxprune.jobs.advise.evidence import Evidence, Spent
     from onnxprune.jobs.advise.methods import Advice
     from onnxprune.jobs.bench.schema import Bench, Row
-    from onnxprune.jobs.results.schema import (
-        CheckRow,
-        ModelRow,
-        OutputRow,
-        PointRow,
-        Reach,
-        RefitRow,
-        Report,
-        SparseRow,
-        TensorRow,
-    )
+    from onnxprune.jobs.results import schema
+    from onnxprune.jobs.results.schema import OutputRow, PointRow, Report
     from onnxprune.jobs.results.weights import StoredRow, ZerosRow
     from onnxprune.runtime.registry import Availability, Backend
     from onnxprune.select.sensitivity import Sensitivity
     from onnxprune.sparse.eligibility import Layer
+
+Tried = TypeVar("Tried", "schema.RefitRow", "schema.SparseRow")
 
 _WORST, _LARGEST, _OPERATORS = 10, 12, 5
 _DIM, _HEAD = "dim", "bold"
@@ -78,11 +71,15 @@ def result(report: Report) -> RenderableType:
     if report.refits:
         changed = sum(row.method != "none" for row in report.refits)
         title = f"{changed} of {plural(len(report.refits), 'layer')} refitted"
-        parts.append(titled(title, refits(report.refits)))
+        parts.append(
+            titled(title, layers(columns.REFITS, report.refits, "layer", "largest error left"))
+        )
     if report.sparse:
         masked = sum(not row.reason for row in report.sparse)
         title = f"{masked} of {plural(len(report.sparse), 'weight')} thinned"
-        parts.append(titled(title, sparse(report.sparse)))
+        parts.append(
+            titled(title, layers(columns.SPARSE, report.sparse, "weight", "largest error"))
+        )
     if report.stored:
         parts.append(titled("Stored", stored(report.stored)))
     if report.measures:
@@ -99,7 +96,7 @@ def result(report: Report) -> RenderableType:
     return spaced([*parts, *noted(report.notes)])
 
 
-def model(row: ModelRow) -> RenderableType:
+def model(row: schema.ModelRow) -> RenderableType:
     """Name, origin, inputs, outputs and size."""
     opsets = ", ".join(
         f"{domain} {version}" if domain else f"opset {version}"
@@ -116,33 +113,24 @@ def model(row: ModelRow) -> RenderableType:
     return Group(head, inset(draw(columns.FACTS, facts)))
 
 
-def reach(row: Reach) -> RenderableType:
+def reach(row: schema.Reach) -> RenderableType:
     """How much of the model pruning can touch."""
     return Text.assemble(("Reachable: ", _HEAD), (columns.reachable(row), "default"))
 
 
-def refits(rows: Sequence[RefitRow]) -> RenderableType:
-    """Errors on held-out inputs before and after refitting, the largest first; and what was left.
+def layers(table: Table[Tried], rows: Sequence[Tried], what: str, largest: str) -> RenderableType:
+    """Errors on held-out inputs before and after, the largest first; and what was left, by reason.
 
-    Layers that were not tried are counted by reason.
+    Args:
+        table: its columns.
+        rows: layers or weights; those that were not tried have a reason.
+        what: one of them is called.
+        largest: which of them are shown, if not all.
     """
-    tried = sorted((row for row in rows if not row.reason), key=lambda row: -row.after)
-    more = f"the {_WORST} with the largest error left; --json lists all"
-    left = columns.counted([row.reason for row in rows], "layer")
-    table = [draw(columns.REFITS, tried, most=_WORST)] if tried else []
-    return Group(*table, *_under(more if len(tried) > _WORST else "", *left))
-
-
-def sparse(rows: Sequence[SparseRow]) -> RenderableType:
-    """Zeros of each weight, and errors on held-out inputs as masked and as refitted.
-
-    The largest errors come first; weights that were left are counted by reason.
-    """
-    masked = sorted((row for row in rows if not row.reason), key=lambda row: -(row.after or 0.0))
-    more = f"the {_WORST} with the largest error; --json lists all"
-    left = columns.counted([row.reason for row in rows], "weight")
-    table = [draw(columns.SPARSE, masked, most=_WORST)] if masked else []
-    return Group(*table, *_under(more if len(masked) > _WORST else "", *left))
+    tried = sorted((row for row in rows if not row.reason), key=lambda row: -(row.after or 0.0))
+    more = f"the {_WORST} with the {largest}; --json lists all" if len(tried) > _WORST else ""
+    left = columns.counted([row.reason for row in rows], what)
+    return Group(*([draw(table, tried, most=_WORST)] if tried else []), *_under(more, *left))
 
 
 def zeros(rows: Sequence[ZerosRow]) -> RenderableType:
@@ -165,13 +153,13 @@ def zeros(rows: Sequence[ZerosRow]) -> RenderableType:
 def stored(rows: Sequence[StoredRow]) -> RenderableType:
     """How many weights each form holds and what that saves; and why others stayed as they were."""
     remarks = columns.counted([row.remark for row in rows], "weight", "")
-    return Group(draw(columns.STORED_FORMS, columns.by_form(rows)), *_under(*remarks))
+    return Group(draw(columns.FORMS, columns.by_form(rows)), *_under(*remarks))
 
 
 def storing(
     rows: Sequence[StoredRow],
     sizes: tuple[int, int],
-    checks: Sequence[CheckRow],
+    checks: Sequence[schema.CheckRow],
     notes: Sequence[str],
     unread: Sequence[str] = (),
 ) -> RenderableType:
@@ -240,8 +228,8 @@ def bench(result: Bench) -> RenderableType:
 
 def backends(found: Sequence[tuple[Backend, Availability]]) -> RenderableType:
     """Which backends can be measured on here, and how to get the others."""
-    ready = [row for row in found if row[1].ok]
-    absent = [row for row in found if not row[1].ok]
+    ready = [(one.name, one.summary, state.version) for one, state in found if state.ok]
+    absent = [(o.name, o.summary, state.reason, o.install) for o, state in found if not state.ok]
     return spaced([draw(columns.AVAILABLE, ready), draw(columns.ABSENT, absent)])
 
 
@@ -323,7 +311,17 @@ def _spent(spent: Spent) -> RenderableType:
         f"{percent(spent.contractions)} in convolutions and products, "
         f"{percent(spent.overhead)} between operators",
     )
-    table = draw(columns.operators(spent, CONTRACTIONS), spent.operators, most=_OPERATORS)
+    rows = [
+        (
+            row.op,
+            row.calls,
+            row.seconds,
+            row.seconds / spent.undisturbed_s,
+            "shrinks with its sizes" if row.op in CONTRACTIONS else "",
+        )
+        for row in spent.operators[:_OPERATORS]
+    ]
+    table = draw(columns.OPERATORS, rows)
     rest = len(spent.operators) - _OPERATORS
     under = _under(f"and {plural(rest, 'kind')} more" if rest > 0 else "")
     return Group(head, inset(Group(table, *under)))
@@ -351,7 +349,7 @@ def _advised(result: Sensitivity) -> list[RenderableType]:
         f"together, before anything is refitted: {cost} lost, "
         f"{advice.macs:.3f}x MACs, {advice.params:.3f}x parameters"
     )
-    table = draw(columns.RATIOS, list(advice.ratios.items()))
+    table = draw(columns.RATIOS, [(n, percent(ratio)) for n, ratio in advice.ratios.items()])
     return [titled(f"Ratios for a drop of {drop}", Group(table, *_under(told)))]
 
 
@@ -364,7 +362,7 @@ def _compared(rows: Iterable[Row]) -> Iterable[OutputRow]:
                 yield replace(each, name=f"{row.model} on {row.backend}: {each.name}")
 
 
-def _tensor(row: TensorRow) -> str:
+def _tensor(row: schema.TensorRow) -> str:
     if row.shape is None:
         return f"{row.name}: {row.dtype}"
     sizes = ", ".join("?" if each is None else str(each) for each in row.shape)

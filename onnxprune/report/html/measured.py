@@ -22,8 +22,8 @@ from onnxprune.report.html.markup import (
     titled,
     tools,
 )
-from onnxprune.report.pareto import WORDS, Mark, Panel, panels, setting
-from onnxprune.report.tables import Cell, Column, Table
+from onnxprune.report.pareto import WORDS, Panel, panels, setting
+from onnxprune.report.tables import Cell, Column, Table, tuples
 from onnxprune.select.sensitivity import Sensitivity, Target
 
 _QUANTILES = (0, 10, 25, 50, 75, 90, 95, 99, 100)
@@ -48,7 +48,7 @@ def tradeoff(family: Family) -> Markup:
     bars = any(m.low is not None or m.error is not None for p in found for m in p.marks)
     about = "Further left costs less. The line joins models that no other one beats in both."
     about += " Bars are 95 % intervals." if bars else ""
-    figures = [figure(plots.tradeoff(panel), table(_marks(panel), panel.marks)) for panel in found]
+    figures = [figure(plots.tradeoff(panel), _marks(panel)) for panel in found]
     return join(tag("p", about), tag("div", figures, class_="charts"))
 
 
@@ -89,35 +89,26 @@ def block(data: object) -> Markup:
     return Markup(f'<script type="application/json">{text.translate(_ESCAPES)}</script>')
 
 
-def _marks(panel: Panel) -> Table[Mark]:
+def _marks(panel: Panel) -> Markup:
+    """The numbers of a trade-off."""
     unit: Unit = "fraction" if panel.scale.fraction else "number"
-
-    def ends(mark: Mark) -> str:
-        if mark.low is None or mark.high is None:
-            return ""
-        return " to ".join(numbers.measured(v, panel.unit) for v in (mark.low, mark.high))
-
-    def error(mark: Mark) -> str:
-        return "" if mark.error is None else f"± {numbers.measured(mark.error, unit)}"
-
-    return Table(
-        panel.title,
-        (
-            Column("model", lambda mark: mark.label),
-            Column("", lambda mark: WORDS[mark.role]),
-            Column(panel.axis, lambda mark: mark.x, panel.unit),
-            Column("95 %", ends, right=True, optional=True),
-            Column(panel.scale.name, lambda mark: mark.y, unit),
-            Column("95 %", error, right=True, optional=True),
-            Column("on the front", lambda mark: "yes" if mark.front else ""),
-        ),
-    )
+    rows = []
+    for mark in panel.marks:
+        ends = error = ""
+        if mark.low is not None and mark.high is not None:
+            ends = " to ".join(numbers.measured(v, panel.unit) for v in (mark.low, mark.high))
+        if mark.error is not None:
+            error = f"± {numbers.measured(mark.error, unit)}"
+        front = "yes" if mark.front else ""
+        rows.append((mark.label, WORDS[mark.role], mark.x, ends, mark.y, error, front))
+    x, y = f"{panel.axis}:{panel.unit}", f"{panel.scale.name.replace(':', ' ')}:{unit}"
+    heads = ("model", "", x, "95 %>", y, "95 %>", "on the front")
+    return table(tuples(panel.title, *heads), rows)
 
 
 def _bench(bench: Bench) -> Markup:
     figures = [
-        figure(chart, table(_percentiles(chart.title), rows))
-        for chart, rows in plots.distributions(bench)
+        figure(chart, _percentiles(chart.title, rows)) for chart, rows in plots.distributions(bench)
     ]
     close = [
         replace(each, name=f"{row.model} on {setting(row)}: {each.name}")
@@ -145,16 +136,13 @@ def _bench(bench: Bench) -> Markup:
     )
 
 
-def _percentiles(title: str) -> Table[Row]:
-    def column(percent: int) -> Column[Row]:
-        def at(row: Row) -> float:
-            steps = row.latency.quantiles
-            return steps[round(percent / 100 * (len(steps) - 1))]
-
-        return Column(f"{percent} %", at, "seconds")
-
-    model: Column[Row] = Column("model", lambda row: row.model)
-    return Table(f"Percentiles: {title}", (model, *map(column, _QUANTILES)))
+def _percentiles(title: str, rows: list[Row]) -> Markup:
+    """The numbers of a distribution."""
+    heads = [f"{percent} %:seconds" for percent in _QUANTILES]
+    found = [
+        (row.model, *(plots.quantile(row, percent / 100) for percent in _QUANTILES)) for row in rows
+    ]
+    return table(tuples(f"Percentiles: {title}", "model", *heads), found)
 
 
 def _worst(sweep: Sensitivity, most: int) -> Sensitivity:
@@ -212,8 +200,10 @@ def _sweep(sweep: Sensitivity, key: str) -> Markup:
             {"first": first, "labels": measures, "units": unit, "removed": removed, "grid": grids}
         ),
         _advised(sweep),
-        titled(columns.UNSWEPT, [cell for cell in sweep.cells if cell.reason]),
-        tag("div", titled(columns.REASONS, list(sweep.declined.items())), class_="prose"),
+        titled(
+            columns.UNMEASURED, [(c.target, c.ratio, c.reason) for c in sweep.cells if c.reason]
+        ),
+        tag("div", titled(columns.UNSWEPT, list(sweep.declined.items())), class_="prose"),
         listed("Notes", sweep.notes),
     )
 

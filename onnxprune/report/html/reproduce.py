@@ -13,14 +13,12 @@ from onnxprune.jobs.bench.schema import Bench
 from onnxprune.jobs.results.schema import Report
 from onnxprune.report.families import Family, stem
 from onnxprune.report.html.markup import Markup, code, join, table, tag
-from onnxprune.report.tables import Column, Table
+from onnxprune.report.tables import tuples
 from onnxprune.select.sensitivity import Sensitivity
 
 _OWN = {"cache": "--no-cache"}
 """Options whose flag turns them off."""
-_PAIRS: Table[tuple[str, str]] = Table(
-    "Environment", (Column("", lambda row: row[0]), Column("", lambda row: row[1]))
-)
+_PAIRS = tuples("Environment", "", "")
 
 
 def section(family: Family) -> Markup:

@@ -24,7 +24,7 @@ from onnxprune.report.html.markup import (
     tools,
 )
 from onnxprune.report.html.reproduce import flags
-from onnxprune.report.tables import Cell, Column, Table, write
+from onnxprune.report.tables import Cell, Column, Table, tuples, write
 
 _SIZES = ("MACs", "parameters", "weights")
 _ROLES = {"writes": "makes it", "scales": "scales it", "reads": "reads it"}
@@ -49,15 +49,8 @@ def _cut(row: SliceRow) -> Markup:
     return join([f" {TIMES} " if k else "", size] for k, size in enumerate(sizes))
 
 
-_TENSORS: Table[tuple[str, TensorRow]] = Table(
-    "Inputs and outputs of the model",
-    (
-        Column("", lambda row: row[0]),
-        Column("name", lambda row: row[1].name, "name"),
-        Column("type", lambda row: row[1].dtype),
-        Column("shape", lambda row: _sizes(row[1])),
-    ),
-)
+_TENSORS = tuples("Inputs and outputs of the model", "", "name:name", "type", "shape")
+_RUNS = tuples("Runs", "run", "verdict", *(f"{size}>" for size in _SIZES), "value:number", "of")
 _SLICES: tuple[Column[SliceRow], ...] = (
     Column("tensor", lambda row: row.tensor, "name"),
     Column("shape", _cut),
@@ -93,7 +86,11 @@ def model(run: Report) -> Markup:
         numbers.size(row.bytes),
         f"{numbers.quantity(row.macs)} MACs",
     )
-    ends = [("Inputs", each) for each in row.inputs] + [("Outputs", each) for each in row.outputs]
+    ends = [
+        (kind, each.name, each.dtype, _sizes(each))
+        for kind, tensors in (("Inputs", row.inputs), ("Outputs", row.outputs))
+        for each in tensors
+    ]
     return join(
         tag("p", " · ".join((*parts, *sums)), class_="soft"),
         folded("Inputs and outputs", table(_TENSORS, ends)),
@@ -148,36 +145,17 @@ def tiles(run: Report, family: Family) -> Markup:
 
 def compared(family: Family, key: str) -> Markup:
     """All runs of a family side by side, with links to them."""
-    links = {id(run): f"#{key}-r{k}" for k, run in enumerate(family.runs)}
-
-    def ratio(name: str) -> Column[Report]:
-        def change(run: Report) -> str:
-            row = standing.measure(run, name)
-            return numbers.change(row.dense, row.pruned, row.unit) if row else ""
-
-        return Column(name, change, right=True)
-
-    def value(run: Report) -> Cell:
+    rows: list[tuple[object, ...]] = []
+    for k, run in enumerate(family.runs):
+        sizes = (standing.measure(run, name) for name in _SIZES)
+        ratios = (numbers.change(m.dense, m.pruned, m.unit) if m else "" for m in sizes)
         stands = standing.of_run(run)
-        if stands is None:
-            return Cell()
-        return Cell(stands[2], unit="fraction" if stands[0].fraction else "number")
-
-    def of(run: Report) -> str:
-        stands = standing.of_run(run)
-        return stands[0].name if stands else ""
-
-    declared: Table[Report] = Table(
-        "Runs",
-        (
-            Column("run", lambda run: Cell(label(run), link=links[id(run)])),
-            Column("verdict", verdict),
-            *map(ratio, _SIZES),
-            Column("value", value, "number"),
-            Column("of", of),
-        ),
-    )
-    return table(declared, family.runs)
+        value, of = Cell(), ""
+        if stands is not None:
+            value = Cell(stands[2], unit="fraction" if stands[0].fraction else "number")
+            of = stands[0].name
+        rows.append((Cell(label(run), link=f"#{key}-r{k}"), verdict(run), *ratios, value, of))
+    return table(_RUNS, rows)
 
 
 def details(run: Report) -> Markup:
@@ -291,7 +269,7 @@ def _coupling(group: GroupRow, row: CouplingRow, key: str, most: int) -> Markup:
         f"{numbers.quantity(group.macs)} MACs; {removal}."
     )
     more = f"{numbers.plural(rest, 'more slice')} of this group left out here."
-    slices = Table(f"What leaves with one unit of {group.name}", _SLICES)
+    slices = Table(f"What leaves with one unit of {group.name}", *_SLICES)
     return tag(
         "details",
         tag("summary", code(group.name)),
@@ -312,7 +290,7 @@ def _storage(run: Report, most: int) -> Markup:
     forms = columns.by_form(run.stored)
     return join(
         table(columns.zeros(run.weights), run.weights, tall=True, most=most) if run.weights else "",
-        table(columns.STORED_FORMS, forms) if len(forms) > 1 else None,
+        table(columns.FORMS, forms) if len(forms) > 1 else None,
         table(columns.STORED, run.stored, tall=True, most=most) if run.stored else None,
         tag("p", total) if total else None,
         tag("p", "Sparse storage is not sparse compute: a file shrinks, a run does not."),
