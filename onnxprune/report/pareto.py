@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
-from onnxprune.jobs.bench.schema import Bench, Row
+from onnxprune.jobs.bench.schema import Row
 from onnxprune.jobs.results.schema import PointRow, Report
 from onnxprune.quantities import Unit, plural
 from onnxprune.report import standing
@@ -21,7 +21,8 @@ WORDS: dict[Role, str] = {
     "missed": "visited, lost too much",
     "other": "measured beside them",
 }
-_Cost: TypeAlias = "tuple[float, float | None, float | None]"  # and the ends of its interval
+_Axis: TypeAlias = "tuple[str, str, Unit]"  # title, what it is, how it is written
+_Entry: TypeAlias = "tuple[_Axis, Scale, Mark]"
 _WIDE = 1.96
 """Standard errors to either side of a 95 % interval."""
 
@@ -66,14 +67,22 @@ def setting(row: Row) -> str:
     return ", ".join((row.backend, row.precision, f"batch {row.batch}", *threads))
 
 
+def by_setting(rows: Iterable[Row]) -> dict[str, list[Row]]:
+    """Rows by where and how they were measured."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(setting(row), []).append(row)
+    return found
+
+
 def panels(family: Family) -> list[Panel]:
     """One per backend and scale, and one per size where no latency of a visited model is known.
 
     Models on a chart differ in cost; where none does, there is nothing to trade.
     """
-    found = [*_searched(family.runs), *_benched(family)]
+    found = _panels([*_timed(family.runs), *_benched(family)])
     untimed = [run for run in family.runs if any(not point.latency for point in run.points)]
-    found += _sizes(untimed if found else family.runs)
+    found += _panels(_sized(untimed if found else family.runs))
     return [replace(each, marks=front(each.marks, each.scale)) for each in found]
 
 
@@ -87,60 +96,44 @@ def front(marks: Iterable[Mark], scale: Scale) -> tuple[Mark, ...]:
     return tuple(out)
 
 
-def _searched(runs: Sequence[Report]) -> list[Panel]:
+def _timed(runs: Sequence[Report]) -> Iterator[_Entry]:
     """What searches timed, by backend."""
-    names = dict.fromkeys(name for run in runs for point in run.points for name in point.latency)
-    found = []
-    for name in names:
-
-        def cost(point: PointRow, name: str = name) -> _Cost | None:
-            row = point.latency.get(name, {})
-            return (row["p50_s"], row.get("low_s"), row.get("high_s")) if "p50_s" in row else None
-
-        marks = _of_points(runs, cost)
-        found += _panels(f"Latency on {name}", "median latency", "seconds", marks)
-    return found
-
-
-def _sizes(runs: Sequence[Report]) -> list[Panel]:
-    """What runs and searches left, by size."""
-
-    def macs(point: PointRow) -> _Cost:
-        return float(point.macs), None, None
-
-    def weights(point: PointRow) -> _Cost:
-        return float(point.bytes), None, None
-
-    return [
-        *_panels(
-            "By MACs",
-            "MACs",
-            "count",
-            [*_of_points(runs, macs), *_of_runs(runs, "MACs")],
-        ),
-        *_panels(
-            "By size of the weights",
-            "bytes",
-            "bytes",
-            [*_of_points(runs, weights), *_of_runs(runs, "weights")],
-        ),
-    ]
-
-
-def _of_points(
-    runs: Sequence[Report], cost: Callable[[PointRow], _Cost | None]
-) -> list[tuple[Scale, Mark]]:
-    found = []
     for run in runs:
         for point in run.points:
-            place = cost(point)
-            if place is None:
+            for name, row in point.latency.items():
+                if "p50_s" in row:
+                    ends = row.get("low_s"), row.get("high_s")
+                    yield _latency(name), *_visited(point, run, row["p50_s"], *ends)
+
+
+def _sized(runs: Sequence[Report]) -> Iterator[_Entry]:
+    """What searches visited, the original of all runs, and what other runs made, by size."""
+    sizes: tuple[tuple[_Axis, str, str], ...] = (
+        (("By MACs", "MACs", "count"), "macs", "MACs"),
+        (("By size of the weights", "bytes", "bytes"), "bytes", "weights"),
+    )
+    for axis, attribute, measure in sizes:
+        for run in runs:
+            for point in run.points:
+                yield axis, *_visited(point, run, float(getattr(point, attribute)))
+        for run in runs:
+            stands, row = standing.of_run(run), standing.measure(run, measure)
+            if stands is None or row is None or row.dense is None or row.pruned is None:
                 continue
-            value = 1.0 - point.drop if point.value is None else point.value
-            error = None if point.drop_error is None else _WIDE * point.drop_error
-            mark = Mark(point.label, _role(point, run), place[0], value, place[1], place[2], error)
-            found.append((standing.metric_scale(point.metric), mark))
-    return found
+            scale, before, after = stands
+            yield axis, scale, Mark("original", "dense", row.dense, before)
+            if not run.points:
+                name = stem(run.output or "pruned")
+                yield axis, scale, Mark(name, "chosen", row.pruned, after)
+
+
+def _visited(
+    point: PointRow, run: Report, cost: float, low: float | None = None, high: float | None = None
+) -> tuple[Scale, Mark]:
+    value = 1.0 - point.drop if point.value is None else point.value
+    error = None if point.drop_error is None else _WIDE * point.drop_error
+    mark = Mark(point.label, _role(point, run), cost, value, low, high, error)
+    return standing.metric_scale(point.metric), mark
 
 
 def _role(point: PointRow, run: Report) -> Role:
@@ -151,77 +144,55 @@ def _role(point: PointRow, run: Report) -> Role:
     return "tried" if point.ok else "missed"
 
 
-def _of_runs(runs: Sequence[Report], measure: str) -> list[tuple[Scale, Mark]]:
-    """The original of all runs, and what each run made that lists no visited models of its own."""
-    found = []
-    for run in runs:
-        stands, row = standing.of_run(run), standing.measure(run, measure)
-        if stands is None or row is None or row.dense is None or row.pruned is None:
-            continue
-        scale, before, after = stands
-        found.append((scale, Mark("original", "dense", row.dense, before)))
-        if not run.points:
-            found.append((scale, Mark(stem(run.output or "pruned"), "chosen", row.pruned, after)))
-    return found
+def _benched(family: Family) -> Iterator[_Entry]:
+    """What was benchmarked, by setting; good on that backend, or else as its run says.
 
-
-def _benched(family: Family) -> list[Panel]:
-    """What was benchmarked, by setting; good on that backend, or else as its run says."""
-    found = []
-    for bench in family.benches:
-        by: dict[str, list[Row]] = {}
-        for row in bench.rows:
-            by.setdefault(setting(row), []).append(row)
-        for title, rows in by.items():
-            marks = _of_rows(rows, bench, family)
-            found += _panels(f"Latency on {title}", "median latency", "seconds", marks)
-    return found
-
-
-def _of_rows(rows: list[Row], bench: Bench, family: Family) -> list[tuple[Scale, Mark]]:
-    """The models of one setting; the first model of the benchmark is the original."""
-    first = bench.models[0].name if bench.models else ""
-    files = {each.name: stem(file_name(each)) for each in bench.models}
+    The first model of a benchmark is the original, on every scale that another has a value on.
+    """
     made = {stem(run.output): run for run in family.runs if run.output}
-    base = next((row.latency.p50_s for row in rows if row.model == first), None)
-    found, original = [], []
-    for row in rows:
-        name = files.get(row.model, stem(row.model))
-        if row.model == first:
-            original.append((name, row))
-            continue
-        value = standing.of_row(row)
-        if value is None and name in made:
-            stands = standing.of_run(made[name])
-            value = stands and (stands[0], stands[1], stands[2])
-        if value is None:
-            continue
-        low = high = None
-        if row.ratio is not None and base is not None:
-            low, high = row.ratio.low * base, row.ratio.high * base
-        role: Role = "chosen" if name in made else "other"
-        found.append((value, Mark(name, role, row.latency.p50_s, value[2], low, high)))
-    scales = {value[0]: value[1] for value, _ in found}  # with what the original has on each
-    dense = [
-        (scale, Mark(name, "dense", row.latency.p50_s, value))
-        for name, row in original
-        for scale, value in scales.items()
-    ]
-    return [*dense, *((value[0], mark) for value, mark in found)]
+    for bench in family.benches:
+        first = bench.models[0].name if bench.models else ""
+        files = {each.name: stem(file_name(each)) for each in bench.models}
+        for title, rows in by_setting(bench.rows).items():
+            base = next((row for row in rows if row.model == first), None)
+            marks, originals = [], {}
+            for row in rows:
+                name = files.get(row.model, stem(row.model))
+                value = standing.of_row(row)
+                if value is None and name in made:
+                    value = standing.of_run(made[name])
+                if value is None or row is base:
+                    continue
+                scale, before, after = value
+                ends: tuple[float | None, float | None] = (None, None)
+                if row.ratio is not None and base is not None:
+                    p50 = base.latency.p50_s
+                    ends = row.ratio.low * p50, row.ratio.high * p50
+                role: Role = "chosen" if name in made else "other"
+                marks.append((scale, Mark(name, role, row.latency.p50_s, after, *ends)))
+                originals[scale] = before
+            if base is not None:
+                name, p50 = files.get(first, stem(first)), base.latency.p50_s
+                for scale, before in originals.items():
+                    yield _latency(title), scale, Mark(name, "dense", p50, before)
+            yield from ((_latency(title), *each) for each in marks)
 
 
-def _panels(title: str, axis: str, unit: Unit, marks: Iterable[tuple[Scale, Mark]]) -> list[Panel]:
-    """One panel per scale; the original of several runs is one point."""
-    by: dict[Scale, list[Mark]] = {}
-    for scale, mark in marks:
-        known = by.setdefault(scale, [])
-        same = (
-            m for m in known if mark.role == m.role == "dense" and (m.x, m.y) == (mark.x, mark.y)
-        )
-        if mark not in known and next(same, None) is None:
+def _latency(where: str) -> _Axis:
+    return f"Latency on {where}", "median latency", "seconds"
+
+
+def _panels(entries: Iterable[_Entry]) -> list[Panel]:
+    """One panel per axis and scale; the original of several runs is one point."""
+    found: dict[tuple[_Axis, Scale], list[Mark]] = {}
+    for axis, scale, mark in entries:
+        known = found.setdefault((axis, scale), [])
+        place = (mark.role, mark.x, mark.y)
+        same = mark.role == "dense" and any((m.role, m.x, m.y) == place for m in known)
+        if mark not in known and not same:
             known.append(mark)
     return [
-        Panel(title, axis, unit, scale, tuple(each))
-        for scale, each in by.items()
-        if len({mark.x for mark in each}) > 1
+        Panel(*axis, scale, tuple(marks))
+        for (axis, scale), marks in found.items()
+        if len({mark.x for mark in marks}) > 1
     ]

@@ -20,7 +20,7 @@ from onnxprune.report.drawing import (
     rectangle,
     text_width,
 )
-from onnxprune.report.pareto import WORDS, Panel, panels, setting
+from onnxprune.report.pareto import WORDS, Panel, by_setting, panels, setting
 from onnxprune.report.pareto import Mark as Model
 from onnxprune.report.tables import RGB, blend, elide, is_dark, write
 
@@ -75,14 +75,6 @@ def distributions(bench: Bench) -> list[tuple[Chart, list[Row]]]:
         for title, rows in by_setting(bench.rows).items()
         if (known := [row for row in rows if len(row.latency.quantiles) > 1])
     ]
-
-
-def by_setting(rows: Iterable[Row]) -> dict[str, list[Row]]:
-    """Rows by where and how they were measured."""
-    found: dict[str, list[Row]] = {}
-    for row in rows:
-        found.setdefault(setting(row), []).append(row)
-    return found
 
 
 def ratios(rows: Sequence[Row]) -> Chart:

@@ -27,12 +27,11 @@ from onnxprune.jobs.recipe import as_mapping
 from onnxprune.jobs.results import schema
 from onnxprune.jobs.results.couplings import coupling_rows
 from onnxprune.jobs.results.schema import GroupRow, RefitRow, Report
-from onnxprune.report.documents import Document, read_documents
+from onnxprune.report.documents import Document, FieldError, read_as, read_documents
 from onnxprune.report.families import families
 from onnxprune.report.html import reproduce
 from onnxprune.report.html.page import build
 from onnxprune.report.pareto import Mark, front, panels
-from onnxprune.report.reading import FieldError, read_as
 from onnxprune.report.standing import Scale
 from page_cases import ENTRY, as_json, bench, hostile_documents, run, searched, sweep
 

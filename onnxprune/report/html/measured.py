@@ -22,7 +22,7 @@ from onnxprune.report.html.markup import (
     titled,
     tools,
 )
-from onnxprune.report.pareto import WORDS, Panel, panels, setting
+from onnxprune.report.pareto import WORDS, Panel, by_setting, panels, setting
 from onnxprune.report.tables import Cell, Column, Table, tuples
 from onnxprune.select.sensitivity import Sensitivity, Target
 
@@ -125,10 +125,7 @@ def _bench(bench: Bench) -> Markup:
     title = "Outputs against the original, on the same backend"
     return join(
         tag("div", figures, class_="charts") if figures else None,
-        [
-            titled(columns.LATENCY, rows, where)
-            for where, rows in plots.by_setting(bench.rows).items()
-        ],
+        [titled(columns.LATENCY, rows, where) for where, rows in by_setting(bench.rows).items()],
         titled(columns.OUTPUTS, [*close, *noise] if close else [], title),
         titled(columns.SCORES, [row for row in bench.rows if row.score is not None]),
         titled(columns.DECLINED, bench.declined),
