@@ -22,7 +22,7 @@ from onnxprune.report.tables import Format, elide, write
 WIDTH = 420.0
 """Of a chart: on a phone nearly its own size, on a desk two or three stand side by side."""
 _HEIGHT, _ROW = 220.0, 34.0
-_TOP, _RIGHT, _BOTTOM, _LINE = 26.0, 18.0, 44.0, 18.0
+_TOP, _RIGHT, _BOTTOM, _LINE = 38.0, 18.0, 44.0, 18.0
 _NAME, _LABEL, _BELOW, _SMALL = 26, 30, 38, 10.0
 _SERIES = (
     ("ink", ()),

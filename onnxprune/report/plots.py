@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from onnxprune.errors import OnnxpruneError
@@ -20,6 +21,7 @@ from onnxprune.report.drawing import (
     rectangle,
     text_width,
 )
+from onnxprune.report.families import stem
 from onnxprune.report.pareto import WORDS, Panel, by_setting, panels, setting
 from onnxprune.report.pareto import Mark as Model
 from onnxprune.report.tables import RGB, blend, elide, is_dark, write
@@ -129,7 +131,12 @@ def of_families(families: Iterable[Family]) -> Picture:
     Raises:
         OnnxpruneError: nothing can be compared.
     """
-    charts = [tradeoff(panel) for family in families for panel in panels(family)]
+    known = [(family, tradeoff(panel)) for family in families for panel in panels(family)]
+    several = len({id(family) for family, _ in known}) > 1
+    charts = [
+        replace(chart, title=f"{stem(family.name)}: {chart.title}") if several else chart
+        for family, chart in known
+    ]
     if not charts:
         raise OnnxpruneError(
             "there are no two models whose cost and quality could be compared in a figure",

@@ -20,7 +20,7 @@ TIMES = "\N{MULTIPLICATION SIGN}"
 """Between sizes of a shape."""
 HOT = 0.65
 """Warmth from which on a cell is so dark that its text must be light."""
-_NAME = 56
+_NAME = 72
 """Letters of a name that are shown; all of it where one points at it."""
 _VOID = frozenset({"br", "input", "meta"})
 
