@@ -74,8 +74,8 @@ class Axis:
     def ticks(self, most: int) -> list[float]:
         """About ``most`` round numbers; where a logarithmic axis has few, those of a plain one."""
         high = min(self.high, self.last)
-        found = _powers(self.low, high) if self.log else []
-        return found if len(found) > 2 else _round_numbers(self.low, high, most, self.unit)
+        ticks = _powers(self.low, high) if self.log else []
+        return ticks if len(ticks) > 2 else _round_numbers(self.low, high, most, self.unit)
 
 
 @dataclass(frozen=True)

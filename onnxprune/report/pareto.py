@@ -69,10 +69,10 @@ def setting(row: Row) -> str:
 
 def by_setting(rows: Iterable[Row]) -> dict[str, list[Row]]:
     """Rows by where and how they were measured."""
-    found: dict[str, list[Row]] = {}
+    settings: dict[str, list[Row]] = {}
     for row in rows:
-        found.setdefault(setting(row), []).append(row)
-    return found
+        settings.setdefault(setting(row), []).append(row)
+    return settings
 
 
 def panels(family: Family) -> list[Panel]:
@@ -80,10 +80,10 @@ def panels(family: Family) -> list[Panel]:
 
     Models on a chart differ in cost; where none does, there is nothing to trade.
     """
-    found = _panels([*_timed(family.runs), *_benched(family)])
+    charts = _panels([*_timed(family.runs), *_benched(family)])
     untimed = [run for run in family.runs if any(not point.latency for point in run.points)]
-    found += _panels(_sized(untimed if found else family.runs))
-    return [replace(each, marks=front(each.marks, each.scale)) for each in found]
+    charts += _panels(_sized(untimed if charts else family.runs))
+    return [replace(each, marks=front(each.marks, each.scale)) for each in charts]
 
 
 def front(marks: Iterable[Mark], scale: Scale) -> tuple[Mark, ...]:
@@ -149,7 +149,7 @@ def _benched(family: Family) -> Iterator[_Entry]:
 
     The first model of a benchmark is the original, on every scale that another has a value on.
     """
-    made = {stem(run.output): run for run in family.runs if run.output}
+    runs = {stem(run.output): run for run in family.runs if run.output}
     for bench in family.benches:
         first = bench.models[0].name if bench.models else ""
         files = {each.name: stem(file_name(each)) for each in bench.models}
@@ -159,8 +159,8 @@ def _benched(family: Family) -> Iterator[_Entry]:
             for row in rows:
                 name = files.get(row.model, stem(row.model))
                 value = standing.of_row(row)
-                if value is None and name in made:
-                    value = standing.of_run(made[name])
+                if value is None and name in runs:
+                    value = standing.of_run(runs[name])
                 if value is None or row is base:
                     continue
                 scale, before, after = value
@@ -168,7 +168,7 @@ def _benched(family: Family) -> Iterator[_Entry]:
                 if row.ratio is not None and base is not None:
                     p50 = base.latency.p50_s
                     ends = row.ratio.low * p50, row.ratio.high * p50
-                role: Role = "chosen" if name in made else "other"
+                role: Role = "chosen" if name in runs else "other"
                 marks.append((scale, Mark(name, role, row.latency.p50_s, after, *ends)))
                 originals[scale] = before
             if base is not None:
@@ -184,15 +184,15 @@ def _latency(where: str) -> _Axis:
 
 def _panels(entries: Iterable[_Entry]) -> list[Panel]:
     """One panel per axis and scale; the original of several runs is one point."""
-    found: dict[tuple[_Axis, Scale], list[Mark]] = {}
+    charts: dict[tuple[_Axis, Scale], list[Mark]] = {}
     for axis, scale, mark in entries:
-        known = found.setdefault((axis, scale), [])
+        known = charts.setdefault((axis, scale), [])
         place = (mark.role, mark.x, mark.y)
         same = mark.role == "dense" and any((m.role, m.x, m.y) == place for m in known)
         if mark not in known and not same:
             known.append(mark)
     return [
         Panel(*axis, scale, tuple(marks))
-        for (axis, scale), marks in found.items()
+        for (axis, scale), marks in charts.items()
         if len({mark.x for mark in marks}) > 1
     ]

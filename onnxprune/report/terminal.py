@@ -173,9 +173,9 @@ def storing(
         unread: tools that cannot read it.
     """
     before, after = sizes
-    told = f"{size(before)} -> {size(after)}, {change(before, after, 'bytes')}"
+    line = f"{size(before)} -> {size(after)}, {change(before, after, 'bytes')}"
     parts = [stored(rows)] if rows else []
-    parts.append(Text.assemble(("File: ", _HEAD), told))
+    parts.append(Text.assemble(("File: ", _HEAD), line))
     if unread:
         parts.append(Group(Text("Cannot be read by", _HEAD), *(Text(f"  {t}") for t in unread)))
     if checks:
@@ -187,8 +187,8 @@ def points(rows: Sequence[PointRow]) -> RenderableType:
     """What every visited model costs and loses, the largest first, with what is known of errors."""
     metric = rows[0].metric
     table = draw(columns.points(metric), sorted(rows, key=lambda row: (-row.macs, -row.params)))
-    told = f"on {plural(rows[0].samples, 'input')}; +- is one standard error of what is lost"
-    return Group(table, *_under(told + (", in points" if metric_scale(metric).fraction else "")))
+    about = f"on {plural(rows[0].samples, 'input')}; +- is one standard error of what is lost"
+    return Group(table, *_under(about + (", in points" if metric_scale(metric).fraction else "")))
 
 
 def bench(result: Bench) -> RenderableType:
@@ -226,10 +226,10 @@ def bench(result: Bench) -> RenderableType:
     return spaced([*parts, Text(machine, _DIM), *noted(result.notes)])
 
 
-def backends(found: Sequence[tuple[Backend, Availability]]) -> RenderableType:
+def backends(states: Sequence[tuple[Backend, Availability]]) -> RenderableType:
     """Which backends can be measured on here, and how to get the others."""
-    ready = [(one.name, one.summary, state.version) for one, state in found if state.ok]
-    absent = [(o.name, o.summary, state.reason, o.install) for o, state in found if not state.ok]
+    ready = [(one.name, one.summary, state.version) for one, state in states if state.ok]
+    absent = [(o.name, o.summary, state.reason, o.install) for o, state in states if not state.ok]
     return spaced([draw(columns.AVAILABLE, ready), draw(columns.ABSENT, absent)])
 
 
@@ -269,8 +269,8 @@ def advice(known: Evidence, advised: tuple[Advice, ...]) -> RenderableType:
         parts.append(titled("Next", Group(*lines)))
     facts = dict.fromkeys(each.fact for each in advised if each.word != "does not pay")
     if facts:
-        told = [Text.assemble(f"{fact.says} ", (f"({fact.source})", _DIM)) for fact in facts]
-        parts.append(titled("Because", Group(*told)))
+        lines = [Text.assemble(f"{fact.says} ", (f"({fact.source})", _DIM)) for fact in facts]
+        parts.append(titled("Because", Group(*lines)))
     busy = "the machine was busy: shares of a run are rough, look again when it is not"
     return spaced([*parts, *noted([busy] if known.busy else [])])
 
@@ -345,12 +345,12 @@ def _advised(result: Sensitivity) -> list[RenderableType]:
     if not advice.ratios or advice.measured is None:
         return [Text(f"No ratios cost at most {drop} of {result.metric} together", _HEAD)]
     cost = f"{advice.measured * 100:.2f} points" if fraction else f"{advice.measured:.3g}"
-    told = (
+    total = (
         f"together, before anything is refitted: {cost} lost, "
         f"{advice.macs:.3f}x MACs, {advice.params:.3f}x parameters"
     )
     table = draw(columns.RATIOS, [(n, percent(ratio)) for n, ratio in advice.ratios.items()])
-    return [titled(f"Ratios for a drop of {drop}", Group(table, *_under(told)))]
+    return [titled(f"Ratios for a drop of {drop}", Group(table, *_under(total)))]
 
 
 def _compared(rows: Iterable[Row]) -> Iterable[OutputRow]:

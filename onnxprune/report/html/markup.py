@@ -155,8 +155,8 @@ def tools(
         orders: labels by the name the script knows.
         measures: the same, of what cells show.
     """
-    found = tag("input", type="search", placeholder="name", data_filter="name")
-    parts = [tag("label", f"Filter {what} ", found)]
+    name = tag("input", type="search", placeholder="name", data_filter="name")
+    parts = [tag("label", f"Filter {what} ", name)]
     if len(kinds) > 1:
         parts.append(_choice("Kind", {"": "all", **{kind: kind for kind in kinds}}, "kind"))
     if orders:

@@ -42,13 +42,13 @@ _ESCAPES = str.maketrans(
 
 def tradeoff(family: Family) -> Markup:
     """All trade-offs of a family; nothing where there are no two points to compare."""
-    found = panels(family)
-    if not found:
+    charts = panels(family)
+    if not charts:
         return Markup()
-    bars = any(m.low is not None or m.error is not None for p in found for m in p.marks)
+    bars = any(m.low is not None or m.error is not None for p in charts for m in p.marks)
     about = "Further left costs less. The line joins models that no other one beats in both."
     about += " Bars are 95 % intervals." if bars else ""
-    figures = [figure(plots.tradeoff(panel), _marks(panel)) for panel in found]
+    figures = [figure(plots.tradeoff(panel), _marks(panel)) for panel in charts]
     return join(tag("p", about), tag("div", figures, class_="charts"))
 
 
@@ -136,10 +136,10 @@ def _bench(bench: Bench) -> Markup:
 def _percentiles(title: str, rows: list[Row]) -> Markup:
     """The numbers of a distribution."""
     heads = [f"{percent} %:seconds" for percent in _QUANTILES]
-    found = [
+    quantiles = [
         (row.model, *(plots.quantile(row, percent / 100) for percent in _QUANTILES)) for row in rows
     ]
-    return table(tuples(f"Percentiles: {title}", "model", *heads), found)
+    return table(tuples(f"Percentiles: {title}", "model", *heads), quantiles)
 
 
 def _worst(sweep: Sensitivity, most: int) -> Sensitivity:
@@ -227,5 +227,5 @@ def _advised(sweep: Sensitivity) -> Markup:
         for value in (advice.drop, advice.measured)
     )
     lost = f", and lost {measured} when measured" if measured else ""
-    told = f"The advised ratios are meant to lose at most {drop} together{lost}"
-    return tag("p", f"{told}, before anything is refitted.")
+    aim = f"The advised ratios are meant to lose at most {drop} together{lost}"
+    return tag("p", f"{aim}, before anything is refitted.")

@@ -118,19 +118,19 @@ def label(run: Report) -> str:
 
 def tiles(run: Report, family: Family) -> Markup:
     """The figures that matter most, large."""
-    found: list[tuple[str, str, str]] = []
+    figures: list[tuple[str, str, str]] = []
     for row in run.measures:
         if row.name in _SIZES and row.dense and row.pruned is not None:
             before, after = (numbers.measured(v, row.unit) for v in (row.dense, row.pruned))
             ratio = write(row.pruned / row.dense, "ratio")
-            found.append((ratio, row.name, f"{before} → {after}"))
+            figures.append((ratio, row.name, f"{before} → {after}"))
     stands = standing.of_run(run)
     if stands is not None:
         scale, dense, pruned = stands
         unit: Unit = "fraction" if scale.fraction else "number"
         was = f"{numbers.change(dense, pruned, unit)} of {numbers.measured(dense, unit)}"
-        found.append((numbers.measured(pruned, unit), scale.name, was))
-    found += _latency(run, family)
+        figures.append((numbers.measured(pruned, unit), scale.name, was))
+    figures += _latency(run, family)
     shown = [
         tag(
             "div",
@@ -138,7 +138,7 @@ def tiles(run: Report, family: Family) -> Markup:
             tag("dd", value, class_=None if value[:1].isdigit() else "word"),
             tag("dd", detail, class_="soft"),
         )
-        for value, what, detail in found
+        for value, what, detail in figures
     ]
     return tag("dl", shown, class_="tiles") if shown else Markup()
 
@@ -182,11 +182,11 @@ def structure(run: Report, key: str, couplings: str, most: int) -> Markup:
     """
     removed = sum(row.units - row.kept for row in run.groups)
     groups = numbers.plural(len(run.groups), "group")
-    told = f"{numbers.plural(removed, 'unit')} of {groups} removed; bars are what is kept"
+    total = f"{numbers.plural(removed, 'unit')} of {groups} removed; bars are what is kept"
     if run.command == "inspect":
-        told = f"{groups} can lose units"
+        total = f"{groups} can lose units"
     reach = f"Reachable: {columns.reachable(run.reach)}."
-    about = f"{told}, in the order of the network. {reach} Params and MACs are those of one unit."
+    about = f"{total}, in the order of the network. {reach} Params and MACs are those of one unit."
     described = {row.group for row in run.couplings}
     names = [row.name for row in run.groups]
     links = {name: f"#{couplings}-{k}" for k, name in enumerate(names) if name in described}
@@ -213,7 +213,7 @@ def structure(run: Report, key: str, couplings: str, most: int) -> Markup:
 
 def parts(run: Report, key: str, couplings: str, most: int) -> list[tuple[str, Markup]]:
     """Titles and content of all that a run has to say, of tables of ``most`` rows."""
-    found = [("Result", details(run)), ("Structure", structure(run, key, couplings, most))]
+    sections = [("Result", details(run)), ("Structure", structure(run, key, couplings, most))]
     if run.refits:
         changed = sum(row.method != "none" for row in run.refits)
         about = (
@@ -223,15 +223,15 @@ def parts(run: Report, key: str, couplings: str, most: int) -> list[tuple[str, M
         tried = [row for row in run.refits if not row.reason]
         left = columns.counted([row.reason for row in run.refits], "layer")
         content = table(columns.REFITS, tried, tall=True, most=most) if tried else None
-        found.append(("Recovery", join(tag("p", about), content, listed("", left))))
+        sections.append(("Recovery", join(tag("p", about), content, listed("", left))))
     if run.sparse:
         masked = [row for row in run.sparse if not row.reason]
         left = columns.counted([row.reason for row in run.sparse], "weight")
         content = table(columns.SPARSE, masked, tall=True, most=most) if masked else None
-        found.append(("Thinned weights", join(content, listed("", left))))
+        sections.append(("Thinned weights", join(content, listed("", left))))
     if run.weights or run.stored:
-        found.append(("Storage", _storage(run, most)))
-    return found
+        sections.append(("Storage", _storage(run, most)))
+    return sections
 
 
 def coupling(run: Report, key: str, most: int) -> Markup:
@@ -299,17 +299,17 @@ def _storage(run: Report, most: int) -> Markup:
 
 def _reasons(run: Report) -> dict[str, str]:
     """Why a group was left alone or is not exact, by group: its own reason, or what a note says."""
-    found = {row.name: row.reason for row in run.groups if row.reason}
+    reasons = {row.name: row.reason for row in run.groups if row.reason}
     for note in run.notes:
         for row in run.groups:
             if note.startswith(f"{row.name}: "):
-                found[row.name] = note.removeprefix(f"{row.name}: ")
-    return found
+                reasons[row.name] = note.removeprefix(f"{row.name}: ")
+    return reasons
 
 
 def _latency(run: Report, family: Family) -> list[tuple[str, str, str]]:
     """Measured ratios of what this run wrote, one per backend, at the first setting measured."""
-    found: dict[str, tuple[str, str, str]] = {}
+    ratios: dict[str, tuple[str, str, str]] = {}
     for bench in family.benches if run.output else ():
         for row in bench.rows:
             ratio = row.ratio
@@ -318,8 +318,8 @@ def _latency(run: Report, family: Family) -> list[tuple[str, str, str]]:
             value, detail = write(ratio.value, "ratio"), columns.interval(ratio)
             if ratio.low <= 1 <= ratio.high:
                 value, detail = "no speed-up", f"{value}, {detail}"
-            found.setdefault(row.backend, (value, f"latency on {row.backend}", detail))
-    return list(found.values())
+            ratios.setdefault(row.backend, (value, f"latency on {row.backend}", detail))
+    return list(ratios.values())
 
 
 def _file(bench: Bench, model: str) -> str:
