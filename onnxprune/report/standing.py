@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from onnxprune.jobs.bench.schema import Row
-from onnxprune.jobs.results.schema import Measure, OutputRow, Report
-from onnxprune.select.sensitivity import Sensitivity
+if TYPE_CHECKING:
+    from onnxprune.jobs.bench.schema import Row
+    from onnxprune.jobs.results.schema import Measure, OutputRow, Report
+    from onnxprune.select.sensitivity import Sensitivity
 
 _SIZES = ("MACs", "parameters", "weights")
 _LOWER = ("mse", "nats", "loss", "error", "perplexity")

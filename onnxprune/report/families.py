@@ -9,7 +9,7 @@ from pathlib import PurePath
 from onnxprune.errors import OnnxpruneError
 from onnxprune.jobs.bench.schema import Bench, ModelRow
 from onnxprune.jobs.results.schema import Report
-from onnxprune.report.html.documents import Document
+from onnxprune.report.documents import Document
 from onnxprune.select.sensitivity import Sensitivity
 
 
