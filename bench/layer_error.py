@@ -55,7 +55,7 @@ from onnxprune.runtime import open_session
 from onnxprune.solve.im2col import sample_positions
 from onnxprune.solve.moments import Accumulator, Moments
 from onnxprune.solve.obs import Pattern
-from onnxprune.solve.pcg import RIDGES, refit_support
+from onnxprune.solve.support import RIDGES, refit_support
 from onnxprune.sparse.layerwise import Settings
 from onnxprune.sparse.rows import steadied
 from onnxprune.sparse.select import aim, gram_of, select
