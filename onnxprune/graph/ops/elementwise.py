@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import math
+
+import onnx_ir as ir
+
 from onnxprune.graph.axes import Axis
+from onnxprune.graph.emit import Undifferentiable
+from onnxprune.graph.facts import Fact
 from onnxprune.graph.notation import MismatchError, Tensor
-from onnxprune.graph.ops.call import Call, lines, rule
+from onnxprune.graph.ops.call import MICROSOFT, Call, lines, rule
+from onnxprune.graph.ops.gradient_call import Back, GradientCall, gradient_rule, slopes
+from onnxprune.graph.ops.shape_call import ShapeCall, broadcast, like_first, shape_rule, share
 
 _UNARY = (
     "Abs Acos Acosh Asin Asinh Atan Atanh BitwiseNot Cast Ceil Celu Cos Cosh Elu Erf Exp Floor "
@@ -98,3 +106,152 @@ def qlinear_binary(call: Call) -> list[Tensor]:
 def qlinear_unary(call: Call) -> list[Tensor]:
     """Per-tensor quantised activation."""
     return [call.tensor(0)]
+
+
+# -- shapes ----------------------------------------------------------------------------------------
+
+shape_rule("Dropout")(lambda call: [like_first(call)] * len(call.inferred))
+shape_rule(
+    *"BiasAdd BiasDropout BiasGelu BitmaskDropout FastGelu Gelu QLinearLeakyRelu".split(),
+    *"QLinearSigmoid QuickGelu".split(),
+    domain=MICROSOFT,
+)(like_first)
+
+
+@shape_rule("QLinearAdd", "QLinearMul", domain=MICROSOFT)
+def _quantized_binary_shape(call: ShapeCall) -> Fact:
+    """(A, scale, zero, B, scale, zero, C scale, C zero)."""
+    return Fact(broadcast(call.shape(0), call.shape(3)), call.fact(0).dtype)
+
+
+@shape_rule("BiasSplitGelu", domain=MICROSOFT)
+def _split_gelu_shape(call: ShapeCall) -> Fact:
+    """Half the last axis gates the other half."""
+    sizes = call.shape(0)
+    halved = (*sizes[:-1], share(sizes[-1], 2)) if sizes else None
+    return Fact(halved, call.fact(0).dtype)
+
+
+# -- gradients -------------------------------------------------------------------------------------
+
+
+def _selu(call: GradientCall) -> tuple[float, float]:
+    """Alpha and gamma, with the defaults of the specification."""
+    return float(call.attr("alpha", 1.6732632)), float(call.attr("gamma", 1.050701))
+
+
+slopes(
+    {
+        "Relu": lambda x, _, __: (x > 0).mask(),
+        "Elu": lambda x, y, call: (x > 0).where(1, y + float(call.attr("alpha", 1.0))),
+        "Selu": lambda x, y, call: (x > 0).where(_selu(call)[1], y + math.prod(_selu(call))),
+        "Clip": lambda x, y, _: x.op("Equal", y).mask(),  # limits may be attributes or inputs
+        "Sigmoid": lambda _, y, __: y * (1 - y),
+        "Softplus": lambda x, _, __: x.op("Sigmoid"),
+        "Tanh": lambda _, y, __: 1 - y * y,
+        "Erf": lambda x, _, __: (-(x * x)).op("Exp") * (2 / math.sqrt(math.pi)),
+        "Exp": lambda _, y, __: y,
+        "Log": lambda x, _, __: x.op("Reciprocal"),
+        "Neg": lambda _, __, ___: -1.0,
+        "Abs": lambda x, _, __: x.op("Sign"),
+        "Sqrt": lambda _, y, __: 0.5 / y,
+        "Reciprocal": lambda _, y, __: -(y * y),
+        "Sin": lambda x, _, __: x.op("Cos"),
+        "Cos": lambda x, _, __: -x.op("Sin"),
+        "Sinh": lambda x, _, __: x.op("Cosh"),
+        "Cosh": lambda x, _, __: x.op("Sinh"),
+        "Tan": lambda _, y, __: y * y + 1,
+        "Atan": lambda x, _, __: 1 / (x * x + 1),
+        "Asinh": lambda x, _, __: 1 / (x * x + 1).op("Sqrt"),
+    }
+)
+
+
+@gradient_rule("Identity", "Dropout")
+def _same_gradient(call: GradientCall) -> Back:
+    return {0: lambda: call.dy}
+
+
+@gradient_rule("Cast")
+def _cast_gradient(call: GradientCall) -> Back:
+    if call.x().dtype not in (None, ir.DataType.FLOAT):
+        raise Undifferentiable("it casts from another type")
+    return {0: lambda: call.emit.op("Cast", call.dy, to=int(ir.DataType.FLOAT))}
+
+
+@gradient_rule("Add", "Sum")
+def _add_gradient(call: GradientCall) -> Back:
+    def back(index: int) -> ir.Value:
+        return call.emit.fitted(call.dy, call.x(index), call.y)
+
+    return {k: (lambda k=k: back(k)) for k in range(len(call.node.inputs))}  # type: ignore[misc]
+
+
+@gradient_rule("Sub")
+def _sub_gradient(call: GradientCall) -> Back:
+    e = call.emit
+    return {
+        0: lambda: e.fitted(call.dy, call.x(0), call.y),
+        1: lambda: e.fitted(e.op("Neg", call.dy), call.x(1), call.y),
+    }
+
+
+@gradient_rule("Mul")
+def _mul_gradient(call: GradientCall) -> Back:
+    e = call.emit
+    return {
+        0: lambda: e.fitted(e.op("Mul", call.dy, call.x(1)), call.x(0), call.y),
+        1: lambda: e.fitted(e.op("Mul", call.dy, call.x(0)), call.x(1), call.y),
+    }
+
+
+@gradient_rule("Div")
+def _div_gradient(call: GradientCall) -> Back:
+    e, a, b = call.emit, call.x(0), call.x(1)
+
+    def below() -> ir.Value:
+        moved = e.op("Div", e.op("Mul", call.dy, call.y), b)
+        return e.fitted(e.op("Neg", moved), b, call.y)
+
+    return {0: lambda: e.fitted(e.op("Div", call.dy, b), a, call.y), 1: below}
+
+
+@gradient_rule("Pow")
+def _pow_gradient(call: GradientCall) -> Back:
+    """Of the base only."""
+    e, base, power = call.emit, call.x(0), call.x(1)
+
+    def back() -> ir.Value:
+        whole = power.dtype not in (None, ir.DataType.FLOAT)
+        exponent = e.op("Cast", power, to=int(ir.DataType.FLOAT)) if whole else power
+        lower = e.op("Pow", base, e.op("Sub", exponent, e.number(1.0)))
+        slope = e.op("Mul", exponent, lower)
+        return e.fitted(e.op("Mul", call.dy, slope), base, call.y)
+
+    return {0: back}
+
+
+@gradient_rule("Where")
+def _where_gradient(call: GradientCall) -> Back:
+    e, condition = call.emit, call.x(0)
+
+    def back(index: int) -> ir.Value:
+        zero = e.number(0.0)
+        parts = (call.dy, zero) if index == 1 else (zero, call.dy)
+        return e.fitted(e.op("Where", condition, *parts), call.x(index), call.y)
+
+    return {1: lambda: back(1), 2: lambda: back(2)}
+
+
+@gradient_rule("Max", "Min")
+def _extreme_gradient(call: GradientCall) -> Back:
+    if len(call.node.inputs) != 2:
+        raise Undifferentiable("it compares more than two values")
+    e = call.emit
+    kind = "Greater" if call.op == "Max" else "Less"
+
+    def back(index: int) -> ir.Value:
+        chosen = e.op("Cast", e.op(kind, call.x(index), call.x(1 - index)), to=1)
+        return e.fitted(e.op("Mul", call.dy, chosen), call.x(index), call.y)
+
+    return {0: lambda: back(0), 1: lambda: back(1)}

@@ -6,10 +6,17 @@ import itertools
 import math
 import operator
 from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from onnxprune.graph.axes import Axis, Space
+from onnxprune.graph.facts import Fact, Shape, full
 from onnxprune.graph.notation import MismatchError, Tensor
-from onnxprune.graph.ops.call import Call, counts, rule
+from onnxprune.graph.ops.call import MICROSOFT, Call, counts, rule
+from onnxprune.graph.ops.gradient_call import Back, GradientCall, gradient_rule
+from onnxprune.graph.ops.shape_call import InconsistentError, ShapeCall, shape_rule
 
 
 def reshape_axes(space: Space, axes: Sequence[Axis], sizes: Sequence[int], why: str) -> Tensor:
@@ -157,3 +164,154 @@ def trilu(call: Call) -> list[Tensor]:
     x = call.tensor(0)
     call.pin(0, [len(x) - 2, len(x) - 1])
     return [(*x[:-2], *call.plain()[-2:])]
+
+
+# -- shapes ----------------------------------------------------------------------------------------
+
+_WIDEST_BLOCK = 16
+"""``com.microsoft.nchwc`` blocks channels, 8 or 16 wide, by processor.
+
+Source: onnxruntime ``core/graph/contrib_ops/nchwc_schema_defs.cc``.
+"""
+
+
+@shape_rule("DepthToSpace", "SpaceToDepth")
+def _blocks_shape(call: ShapeCall) -> Fact:
+    """Nothing is left over."""
+    x, size = call.sizes(0), call.integer("blocksize", 1)
+    if x is not None and len(x) == 4:
+        cut = x[2:] if call.op == "SpaceToDepth" else (x[1] // size,)
+        whole = cut[0] * size == x[1] if len(cut) == 1 else all(s % size == 0 for s in cut)
+        if not whole:
+            raise InconsistentError(f"shape {x} does not divide into blocks of {size}")
+    return call.result
+
+
+@shape_rule("Reshape")
+def _reshape_shape(call: ShapeCall) -> Fact:
+    """Everything is checked; the target is an attribute before opset 5."""
+    source, stated = call.fact(0), call.fact(1)
+    dtype = call.result.dtype if source.dtype is None else source.dtype
+    target = stated.value
+    if target is None and "shape" in call.attributes:
+        target = np.array(call.attributes["shape"], np.int64)
+    if target is not None:
+        zero = bool(call.attr("allowzero"))
+        return Fact(_reshaped(source.shape, target, keep_zero=zero), dtype)
+    rank = stated.sizes[0] if stated.sizes else None
+    return Fact(None if rank is None else (None,) * rank, dtype)
+
+
+def _reshaped(source: Shape | None, target: npt.NDArray[Any], *, keep_zero: bool = False) -> Shape:
+    """The shape a Reshape to ``target`` gives.
+
+    Args:
+        source: shape of the input.
+        target: int64 ``[rank]``; -1 is what remains, 0 the input's size unless ``keep_zero``.
+        keep_zero: whether a 0 is a size of zero (``allowzero``).
+
+    Raises:
+        InconsistentError: the number of elements would change.
+    """
+    wanted = [int(size) for size in target]
+    sizes: list[int | None] = list(wanted)
+    if not keep_zero:
+        for axis, size in enumerate(wanted):
+            if size == 0 and source is not None and axis >= len(source):
+                raise InconsistentError(f"shape {source} has no axis {axis} to keep")
+            if size == 0:
+                sizes[axis] = None if source is None else source[axis]
+    known = full(source)
+    others = full(tuple(size for size in sizes if size != -1))
+    if known is None or others is None:
+        return tuple(None if size == -1 else size for size in sizes)
+    count, rest = math.prod(known), math.prod(others)
+    remainder = 0 if rest == 0 else count // rest
+    result = tuple(remainder if size == -1 else size for size in sizes)
+    if rest * (remainder if -1 in sizes else 1) != count:
+        raise InconsistentError(f"shape {source} does not reshape to {wanted}")
+    return result
+
+
+@shape_rule("Resize", "Upsample")
+def _resize_shape(call: ShapeCall) -> Fact:
+    """By scales: sizes are rounded down in single precision.
+
+    onnx's inference multiplies in double precision, where 10 times 0.7 is less than 7.
+    """
+    x, fact = call.sizes(0), call.result
+    scales = call.attr("scales")
+    for stated in call.inputs[1:3]:  # the second is the region where the third is the scales
+        if stated is not None and stated.value is not None and stated.value.size:
+            scales = stated.value
+    axes = call.attr("axes", range(len(x or ())))
+    by_region = call.attr("coordinate_transformation_mode") == "tf_crop_and_resize"
+    sized = len(call.inputs) > 3 and call.inputs[3] is not None
+    if x is None or fact.sizes is None or scales is None or by_region or sized:
+        return fact
+    if len(scales) != len(axes):
+        return fact
+    sizes = list(x)
+    for axis, scale in zip(axes, scales, strict=True):
+        sizes[axis] = int(np.float32(x[axis]) * np.float32(scale))
+    return Fact(tuple(sizes), fact.dtype)
+
+
+@shape_rule("ExpandDims", domain=MICROSOFT)
+def _expand_dims_shape(call: ShapeCall) -> Fact:
+    """Unsqueeze of one axis, given as an int32 scalar."""
+    shape, axis = call.shape(0), call.fact(1).value
+    if shape is None or axis is None:
+        return Fact(None, call.fact(0).dtype)
+    at = int(axis.reshape(-1)[0]) % (len(shape) + 1)
+    return Fact((*shape[:at], 1, *shape[at:]), call.fact(0).dtype)
+
+
+@shape_rule("ReorderInput", domain=MICROSOFT)
+def _reorder_input_shape(call: ShapeCall) -> Fact:
+    """Into blocks; channels that fill no whole block are padded up to one."""
+    shape = call.shape(0)
+    if shape is None or len(shape) < 2:
+        return Fact(None, call.fact(0).dtype)
+    if call.integer("channels_last"):
+        shape = (shape[0], shape[-1], *shape[1:-1])
+    channels = shape[1] if shape[1] is not None and shape[1] % _WIDEST_BLOCK == 0 else None
+    reason = "channels are padded to the processor's block"
+    return Fact((shape[0], channels, *shape[2:]), call.fact(0).dtype, reason=reason)
+
+
+@shape_rule("ReorderOutput", domain=MICROSOFT)
+def _reorder_output_shape(call: ShapeCall) -> Fact:
+    """Out of blocks, to the true number of channels."""
+    shape = call.shape(0)
+    if shape is None:
+        return Fact(None, call.fact(0).dtype)
+    places, channels = shape[2:], call.integer("channels")
+    inner = (*places, channels) if call.integer("channels_last") else (channels, *places)
+    return Fact((shape[0], *inner), call.fact(0).dtype)
+
+
+@shape_rule("Upsample", domain=MICROSOFT)
+def _blocked_upsample_shape(call: ShapeCall) -> Fact:
+    """The blocked Upsample: whole-numbered scales."""
+    shape, scales = call.shape(0), call.attr("scales", ())
+    if shape is not None and len(scales) == len(shape):
+        shape = tuple(
+            None if size is None else size * int(scale)
+            for size, scale in zip(shape, scales, strict=True)
+        )
+    return Fact(shape, call.fact(0).dtype)
+
+
+# -- gradients -------------------------------------------------------------------------------------
+
+
+@gradient_rule("Reshape", "Flatten", "Squeeze", "Unsqueeze")
+def _reshaped_gradient(call: GradientCall) -> Back:
+    return {0: lambda: call.emit.like(call.dy, call.x())}
+
+
+@gradient_rule("Transpose")
+def _transpose_gradient(call: GradientCall) -> Back:
+    perm = call.attr("perm") or list(range(call.rank()))[::-1]
+    return {0: lambda: call.emit.op("Transpose", call.dy, perm=np.argsort(perm).tolist())}

@@ -6,9 +6,27 @@ demand, and then the result is no longer the masked original.
 
 from __future__ import annotations
 
+import math
+
+import onnx_ir as ir
+
 from onnxprune.graph.axes import Axis
+from onnxprune.graph.emit import Undifferentiable
+from onnxprune.graph.facts import Fact, Shape
 from onnxprune.graph.notation import MismatchError, Tensor
-from onnxprune.graph.ops.call import Call, Contraction, lines, rule
+from onnxprune.graph.ops.call import MICROSOFT, Call, Contraction, lines, rule
+from onnxprune.graph.ops.gradient_call import Back, GradientCall, gradient_rule
+from onnxprune.graph.ops.shape_call import (
+    InconsistentError,
+    ShapeCall,
+    ShapeRule,
+    broadcast,
+    check_window,
+    like_first,
+    require,
+    shape_rule,
+    window_places,
+)
 
 _POOLS = "AveragePool GlobalAveragePool GlobalLpPool GlobalMaxPool LpPool"
 lines(
@@ -150,3 +168,297 @@ def along_one_axis(call: Call) -> list[Tensor]:
         for s in shapes
         if s is not None
     ]
+
+
+# -- shapes ----------------------------------------------------------------------------------------
+
+shape_rule("GroupNormalization", "MeanVarianceNormalization")(like_first)
+shape_rule(
+    *"BiasSoftmax GroupNorm GroupNormalization QLinearSoftmax SkipGroupNorm".split(),
+    domain=MICROSOFT,
+)(like_first)
+
+
+@shape_rule("BatchNormalization", "InstanceNormalization")
+def _per_channel_shape(call: ShapeCall) -> Fact:
+    """One scale per channel."""
+    x, scale = call.sizes(0), call.sizes(1)
+    if x is not None and scale and len(x) > 1:
+        require(x[1], scale[0], "channels")
+    return call.result
+
+
+@shape_rule("LayerNormalization", "RMSNormalization")
+def _layer_norm_shape(call: ShapeCall) -> Fact:
+    """The scale stretches to the input."""
+    x, scale = call.sizes(0), call.sizes(1)
+    if x is not None and scale is not None and broadcast(x, scale) != x:
+        raise InconsistentError(f"shape {scale} does not stretch to {x}")
+    return call.result
+
+
+@shape_rule(
+    "SimplifiedLayerNormalization",
+    "SkipLayerNormalization",
+    "SkipSimplifiedLayerNormalization",
+    domain=MICROSOFT,
+)
+def _normalisation_shape(call: ShapeCall) -> list[Fact]:
+    """(Skip)(Simplified)LayerNormalization: output, two moments, sum with the skip.
+
+    SimplifiedLayerNormalization has one moment, its second output.
+    """
+    first = Fact(call.shape(0), call.fact(0).dtype)
+    if not first.shape:
+        return [first]
+    axis = call.integer("axis", -1) % len(first.shape)
+    moment: Shape = first.shape[:axis] + (1,) * (len(first.shape) - axis)
+    moments = Fact(moment, ir.DataType.FLOAT)
+    return [first, moments, moments, first]
+
+
+@shape_rule("EmbedLayerNormalization", domain=MICROSOFT)
+def _embed_layer_normalization_shape(call: ShapeCall) -> list[Fact]:
+    """Ids [batch, seq] and a table [vocabulary, hidden]."""
+    ids, table = call.shape(0, 2), call.shape(2, 2)
+    dtype = call.fact(2).dtype
+    if ids is None or table is None:
+        return [Fact(None, dtype)]
+    hidden: Shape = (*ids, table[-1])
+    return [Fact(hidden, dtype), Fact(ids[:1], ir.DataType.INT32), Fact(hidden, dtype)]
+
+
+@shape_rule("AveragePool", "LpPool", "MaxPool")
+def _pool_shape(call: ShapeCall) -> list[Fact]:
+    """At least one place for the window.
+
+    Rounding up, a last window that would start in the padding is left out by onnxruntime (and
+    PyTorch), which onnx's inference forgets.
+    """
+    x, fact = call.sizes(0), call.result
+    if x is not None and len(x) > 2:
+        check_window(call, x[2:], call.attr("kernel_shape", ()))
+        if call.integer("ceil_mode") and fact.sizes is not None:
+            rank = len(x) - 2
+            strides, before = call.attr("strides", [1] * rank), call.attr("pads", [0] * rank)
+            places = [
+                out - ((out - 1) * strides[axis] >= x[axis + 2] + before[axis])
+                for axis, out in enumerate(fact.sizes[2:])
+            ]
+            fact = Fact((*fact.sizes[:2], *places), fact.dtype)
+    return [fact, *(Fact(fact.shape, other.dtype or fact.dtype) for other in call.inferred[1:])]
+
+
+def _pool_of_layout(*, last: int) -> ShapeRule:
+    """Pools whose data may be channels last; ``last`` is what holds where it is not said."""
+
+    def pool(call: ShapeCall) -> Fact:
+        sizes, behind = call.shape(0), bool(call.integer("channels_last", last))
+        if sizes is not None:
+            places = sizes[1:-1] if behind else sizes[2:]
+            if call.op == "QLinearGlobalAveragePool":
+                places = (1,) * len(places)
+            else:
+                places = window_places(call, places, call.attr("kernel_shape", ()))
+            sizes = (sizes[0], *places, sizes[-1]) if behind else (*sizes[:2], *places)
+        return Fact(sizes, call.fact(0).dtype)
+
+    return pool
+
+
+shape_rule("NhwcMaxPool", domain=MICROSOFT)(_pool_of_layout(last=1))
+shape_rule("QLinearAveragePool", "QLinearGlobalAveragePool", domain=MICROSOFT)(
+    _pool_of_layout(last=0)
+)
+
+
+# -- gradients, with respect to the data -----------------------------------------------------------
+
+
+def _axes(call: GradientCall) -> list[int]:
+    """The axes that a reduction runs along, ascending."""
+    rank = call.rank()
+    given = call.attr("axes")
+    if given is None and call.input(1) is not None:
+        given = call.emit.content(call.input(1)).tolist()
+    if not given:
+        if call.attr("noop_with_empty_axes", 0):
+            raise Undifferentiable("it reduces nothing")
+        return list(range(rank))
+    return sorted(int(a) % rank for a in given)
+
+
+def _spread(call: GradientCall, gradient: ir.Value) -> ir.Value:
+    """A gradient of a reduction with the axes that were dropped."""
+    axes = _axes(call)
+    if not call.attr("keepdims", 1):
+        gradient = call.emit.unsqueeze(gradient, axes)
+    return gradient
+
+
+def _repeated(call: GradientCall, gradient: ir.Value) -> ir.Value:
+    return call.emit.op("Expand", gradient, call.emit.op("Shape", call.x()))
+
+
+@gradient_rule("ReduceSum")
+def _sum_gradient(call: GradientCall) -> Back:
+    return {0: lambda: _repeated(call, _spread(call, call.dy))}
+
+
+@gradient_rule("ReduceMean")
+def _mean_gradient(call: GradientCall) -> Back:
+    e = call.emit
+
+    def back() -> ir.Value:
+        # The number of elements may differ from run to run: it is what both shapes say.
+        dims = e.op("Gather", e.op("Shape", call.x()), e.integers(_axes(call)), axis=0)
+        count = e.op("Cast", e.op("ReduceProd", dims, keepdims=0), to=1)
+        return _repeated(call, e.op("Div", _spread(call, call.dy), count))
+
+    return {0: back}
+
+
+@gradient_rule("ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSum", "ReduceLogSumExp")
+def _reduce_gradient(call: GradientCall) -> Back:
+    def back() -> ir.Value:
+        x, y, dy = call.term(call.x()), call.term(call.y), call.term(call.dy)
+        if call.op == "ReduceL2":
+            return (x * call.term(_spread(call, (dy / y).value))).value
+        if call.op == "ReduceLogSum":
+            return _repeated(call, _spread(call, (dy * (-y).op("Exp")).value))
+        if call.op == "ReduceLogSumExp":
+            slope = (x - call.term(_spread(call, y.value))).op("Exp")
+        else:
+            slope = x.op("Sign") if call.op == "ReduceL1" else x * 2
+        return (slope * call.term(_spread(call, dy.value))).value
+
+    return {0: back}
+
+
+@gradient_rule("GlobalAveragePool")
+def _global_average_gradient(call: GradientCall) -> Back:
+    e = call.emit
+    count = math.prod(e.sizes(call.x())[2:])
+    return {0: lambda: _repeated(call, e.op("Div", call.dy, e.number(float(count))))}
+
+
+@gradient_rule("AveragePool")
+def _average_gradient(call: GradientCall) -> Back:
+    """A transposed convolution of every channel with a kernel of equal weights."""
+    e, x = call.emit, call.x()
+    kernel = list(call.attr("kernel_shape"))
+    rank = len(kernel)
+    pads = list(call.attr("pads", (0,) * (2 * rank)))
+    strides = list(call.attr("strides", (1,) * rank))
+    sizes, outs = e.sizes(x)[2:], e.sizes(call.y)[2:]
+    spans = [(o - 1) * s + k for o, s, k in zip(outs, strides, kernel, strict=True)]
+    more = [n - span for n, span in zip(sizes, spans, strict=True)]
+    simple = (
+        call.attr("auto_pad", "NOTSET") == "NOTSET"
+        and not any(pads)
+        and not any(d != 1 for d in call.attr("dilations", ()))
+        and all(0 <= m < s or (m == 0) for m, s in zip(more, strides, strict=True))
+    )
+    if not simple:
+        raise Undifferentiable("it pads, dilates or rounds up")
+
+    def back() -> ir.Value:
+        channels = e.sizes(x)[1]
+        one = e.number(1.0 / math.prod(kernel))
+        weight = e.op("Expand", one, e.integers([channels, 1, *kernel]))
+        return e.op(
+            "ConvTranspose", call.dy, weight, strides=strides, output_padding=more, group=channels
+        )
+
+    return {0: back}
+
+
+@gradient_rule("BatchNormalization")
+def _batch_gradient(call: GradientCall) -> Back:
+    e = call.emit
+    if call.attr("training_mode", 0):
+        raise Undifferentiable("it is in training mode")
+    scale, variance = call.x(1), call.x(4)
+
+    def back() -> ir.Value:
+        steady = e.op("Add", variance, e.number(float(call.attr("epsilon", 1e-5))))
+        gain = e.op("Div", scale, e.op("Sqrt", steady))
+        shape = [1, -1] + [1] * (call.rank() - 2)
+        return e.op("Mul", call.dy, e.op("Reshape", gain, e.integers(shape)))
+
+    return {0: back}
+
+
+@gradient_rule("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
+def _layer_gradient(call: GradientCall) -> Back:
+    e, x, scale = call.emit, call.x(0), call.x(1)
+    rank = call.rank()
+    axes = list(range(int(call.attr("axis", -1)) % rank, rank))
+    count = math.prod(e.sizes(x)[axes[0] :])
+    centred = call.op == "LayerNormalization"
+
+    def mean(value: ir.Value) -> ir.Value:
+        return e.op("Div", e.sum(value, axes), e.number(float(count)))
+
+    def back() -> ir.Value:
+        around = e.op("Sub", x, mean(x)) if centred else x
+        variance = mean(e.op("Mul", around, around))
+        steady = e.op("Add", variance, e.number(float(call.attr("epsilon", 1e-5))))
+        deviation = e.op("Sqrt", steady)
+        normal = e.op("Div", around, deviation)
+        pushed = e.op("Mul", call.dy, scale)
+        along = e.op("Mul", normal, mean(e.op("Mul", pushed, normal)))
+        inner = e.op("Sub", pushed, along)
+        if centred:
+            inner = e.op("Sub", inner, mean(pushed))
+        return e.op("Div", inner, deviation)
+
+    return {0: back}
+
+
+@gradient_rule("MaxPool")
+def _max_pool_gradient(call: GradientCall) -> Back:
+    """Sent to where the maximum was, by the indices that a second run of it returns."""
+    e, x = call.emit, call.x()
+    if e.version < 16:
+        raise Undifferentiable("ScatterElements cannot add before opset 16")
+    if call.attr("storage_order", 0):
+        raise Undifferentiable("its indices are column-major")
+
+    def back() -> ir.Value:
+        _, where = e.ops("MaxPool", 2, x, **call.attributes)
+        flat = e.integers([-1])
+        zeros = e.op("Reshape", e.op("Sub", x, x), flat)
+        index, gradient = (e.op("Reshape", v, flat) for v in (where, call.dy))
+        sent = e.op("ScatterElements", zeros, index, gradient, axis=0, reduction="add")
+        return e.like(sent, x)
+
+    return {0: back}
+
+
+def _softmax_axis(call: GradientCall) -> int:
+    if call.version >= 13:
+        return int(call.attr("axis", -1))
+    axis, rank = int(call.attr("axis", 1)), call.rank()
+    if axis % rank != rank - 1:
+        raise Undifferentiable("it normalises over several axes at once")
+    return -1
+
+
+@gradient_rule("Softmax")
+def _softmax_gradient(call: GradientCall) -> Back:
+    e, axis = call.emit, _softmax_axis(call)
+
+    def back() -> ir.Value:
+        mean = e.sum(e.op("Mul", call.dy, call.y), [axis])
+        return e.op("Mul", call.y, e.op("Sub", call.dy, mean))
+
+    return {0: back}
+
+
+@gradient_rule("LogSoftmax")
+def _log_softmax_gradient(call: GradientCall) -> Back:
+    e, axis = call.emit, _softmax_axis(call)
+    return {
+        0: lambda: e.op("Sub", call.dy, e.op("Mul", e.op("Exp", call.y), e.sum(call.dy, [axis])))
+    }

@@ -7,10 +7,15 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
+import onnx_ir as ir
 
 from onnxprune.graph.axes import Axis, concat, take
+from onnxprune.graph.emit import Undifferentiable
+from onnxprune.graph.facts import Fact
 from onnxprune.graph.notation import MismatchError, Tensor
-from onnxprune.graph.ops.call import Call, Keep, counts, rule
+from onnxprune.graph.ops.call import MICROSOFT, Call, Keep, counts, rule
+from onnxprune.graph.ops.gradient_call import Back, GradientCall, gradient_rule
+from onnxprune.graph.ops.shape_call import ShapeCall, plus, shape_rule
 
 
 @rule("Concat")
@@ -237,3 +242,136 @@ def pad(call: Call) -> list[Tensor]:
         else:
             call.settings["pads" if "pads" in call.attributes else "paddings"] = amounts
     return [tuple(x)]
+
+
+# -- shapes ----------------------------------------------------------------------------------------
+
+
+@shape_rule("QLinearConcat", domain=MICROSOFT)
+def _quantized_concat_shape(call: ShapeCall) -> Fact:
+    """(Y scale, Y zero, then tensor, scale, zero of each)."""
+    parts = [call.shape(index) for index in range(2, len(call.inputs), 3)]
+    dtype = call.fact(2).dtype
+    first = parts[0] if parts else None
+    if not first:
+        return Fact(None, dtype)
+    axis = call.integer("axis") % len(first)
+    total: int | None = 0
+    for part in parts:
+        total = plus(total, None if part is None else part[axis])
+    return Fact((*first[:axis], total, *first[axis + 1 :]), dtype)
+
+
+# -- gradients -------------------------------------------------------------------------------------
+
+
+@gradient_rule("Expand")
+def _expand_gradient(call: GradientCall) -> Back:
+    return {0: lambda: call.emit.fitted(call.dy, call.x(), call.y)}
+
+
+@gradient_rule("Concat")
+def _concat_gradient(call: GradientCall) -> Back:
+    e, axis = call.emit, int(call.attr("axis"))
+    lengths: list[ir.Value] = []
+
+    def length(index: int) -> ir.Value:
+        shape = e.op("Shape", call.x(index))
+        rank = len(e.sizes(call.x(index)))
+        return e.op("Gather", shape, e.integers([axis % rank]), axis=0)
+
+    def back(index: int) -> ir.Value:
+        while len(lengths) <= index:
+            before = lengths[-1] if lengths else e.integers([0])
+            lengths.append(e.op("Add", before, length(len(lengths))))
+        start = lengths[index - 1] if index else e.integers([0])
+        return e.part(call.dy, start, lengths[index], axis)
+
+    return {k: (lambda k=k: back(k)) for k in range(len(call.node.inputs))}  # type: ignore[misc]
+
+
+@gradient_rule("Split")
+def _split_gradient(call: GradientCall) -> Back:
+    e, axis = call.emit, int(call.attr("axis", 0))
+
+    def back() -> ir.Value:
+        parts = []
+        for out, gradient in zip(call.node.outputs, call.gradients, strict=True):
+            parts.append(e.op("Sub", out, out) if gradient is None else gradient)
+        return e.op("Concat", *parts, axis=axis)
+
+    return {0: back}
+
+
+@gradient_rule("Slice")
+def _slice_gradient(call: GradientCall) -> Back:
+    e = call.emit
+    if e.version < 10:
+        raise Undifferentiable("its bounds are attributes, as before opset 10")
+    steps = e.content(call.input(4)) if call.input(4) is not None else np.ones(1)
+    if (steps != 1).any():
+        raise Undifferentiable("it takes steps")
+    starts, stops = call.x(1), call.x(2)
+    (count,) = e.sizes(starts)
+    axes = e.content(call.input(3)) if call.input(3) is not None else np.arange(count)
+
+    def back() -> ir.Value:
+        whole = [call.x()]
+        bounds: list[tuple[ir.Value, ir.Value]] = []
+        for k in range(count):
+            at = e.integers([k])
+            start, stop = (e.op("Gather", v, at, axis=0) for v in (starts, stops))
+            if starts.dtype == ir.DataType.INT32:
+                start, stop = (e.op("Cast", v, to=int(ir.DataType.INT64)) for v in (start, stop))
+            bounds.append((start, stop))
+            whole.append(e.part(whole[-1], start, stop, int(axes[k])))
+        gradient = call.dy
+        for k in reversed(range(count)):
+            gradient = e.within(gradient, whole[k], *bounds[k], int(axes[k]))
+        return gradient
+
+    return {0: back}
+
+
+@gradient_rule("Gather")
+def _gather_gradient(call: GradientCall) -> Back:
+    e = call.emit
+    indices = e.content(call.x(1))
+    axis = int(call.attr("axis", 0)) % call.rank()
+    size = e.sizes(call.x())[axis]
+    flat = indices.reshape(-1) % size
+    if indices.size == 1 and indices.ndim < 2:
+
+        def one() -> ir.Value:
+            dy = call.dy if indices.ndim else e.unsqueeze(call.dy, [axis])
+            at = int(flat[0])
+            return e.within(dy, call.x(), e.integers([at]), e.integers([at + 1]), axis)
+
+        return {0: one}
+    if indices.ndim == 1 and sorted(flat.tolist()) == list(range(size)):
+        inverse = np.argsort(flat).tolist()
+        return {0: lambda: e.op("Gather", call.dy, e.integers(inverse), axis=axis)}
+    raise Undifferentiable("it selects several indices")
+
+
+@gradient_rule("Pad")
+def _pad_gradient(call: GradientCall) -> Back:
+    e = call.emit
+    if call.attr("mode", "constant") != "constant":
+        raise Undifferentiable("it does not pad with a constant")
+    if call.input(3) is not None:
+        raise Undifferentiable("it names its axes")
+    pads = call.attr("pads") or e.content(call.input(1)).tolist()
+    if min(pads) < 0:
+        raise Undifferentiable("it crops")
+
+    def back() -> ir.Value:
+        gradient, rank = call.dy, len(pads) // 2
+        for axis in range(rank):
+            if pads[axis] or pads[rank + axis]:
+                stop = -pads[rank + axis] or np.iinfo(np.int64).max
+                bounds = e.integers([pads[axis]]), e.integers([int(stop)])
+                gradient = e.part(gradient, *bounds, axis)
+        return gradient
+
+    return {0: back}

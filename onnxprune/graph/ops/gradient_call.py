@@ -1,0 +1,102 @@
+"""One node as its gradient rule sees it: what an operator passes back.
+
+Only primitives have a rule. What onnx defines as a function of simpler operators is differentiated
+through its body (:mod:`onnxprune.graph.functions`), unless that is inexact: an exponential that
+overflows on the side that is not taken turns a gradient into NaN.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from onnxprune.graph.emit import Emit, Term, Undifferentiable
+from onnxprune.graph.ops.call import Node
+
+
+@dataclass
+class GradientCall(Node):
+    """A node that is being differentiated.
+
+    Attributes:
+        emit: adds nodes.
+        node: the node.
+        gradients: one per output; None where nothing depends on it.
+    """
+
+    emit: Emit
+    node: ir.Node
+    gradients: Sequence[ir.Value | None]
+
+    @property
+    def dy(self) -> ir.Value:
+        """The gradient of the first output."""
+        if self.gradients[0] is None:
+            raise Undifferentiable("only a minor output is used")
+        return self.gradients[0]
+
+    @property
+    def y(self) -> ir.Value:
+        """The first output."""
+        return self.node.outputs[0]
+
+    def x(self, index: int = 0) -> ir.Value:
+        """An input.
+
+        Raises:
+            Undifferentiable: it was left out.
+        """
+        value = self.input(index)
+        if value is None:
+            raise Undifferentiable("an input is left out")
+        return value
+
+    def input(self, index: int) -> ir.Value | None:
+        """An input, None if it was left out."""
+        return self.node.inputs[index] if index < len(self.node.inputs) else None
+
+    def rank(self) -> int:
+        """Axes of the first input."""
+        return len(self.emit.sizes(self.x()))
+
+    def term(self, value: ir.Value) -> Term:
+        """A value to calculate with."""
+        return Term(self.emit, value)
+
+
+Back = Mapping[int, Callable[[], ir.Value]]
+"""Input -> how its gradient is made; only those that are wanted are called."""
+GradientRule = Callable[[GradientCall], Back]
+
+GRADIENTS: dict[tuple[str, str], GradientRule] = {}
+"""(domain, operator) -> its rule."""
+
+
+def gradient_rule(*ops: str, domain: str = "") -> Callable[[GradientRule], GradientRule]:
+    """Register a function as the gradient rule of one or more operators."""
+
+    def register(function: GradientRule) -> GradientRule:
+        GRADIENTS.update({(domain, op): function for op in ops})
+        return function
+
+    return register
+
+
+def slopes(
+    table: Mapping[str, Callable[[Term, Term, GradientCall], Term | float]], domain: str = ""
+) -> None:
+    """Register elementwise operators by their derivative: ``{"Tanh": lambda x, y, _: 1 - y * y}``.
+
+    Args:
+        table: operator -> its derivative, of its input, its output and the node.
+        domain: of all of them.
+    """
+    for op, slope in table.items():
+
+        def back(call: GradientCall, slope=slope) -> Back:  # type: ignore[no-untyped-def]  # noqa: ANN001
+            x, y = call.term(call.x()), call.term(call.y)
+            return {0: lambda: (call.term(call.dy) * slope(x, y, call)).value}
+
+        gradient_rule(op, domain=domain)(back)
