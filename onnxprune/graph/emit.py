@@ -98,6 +98,11 @@ class Emit:
             raise Undifferentiable("an operand that says how to move data is not known")
         return fact.value
 
+    def is_known(self, value: ir.Value) -> bool:
+        """Whether :meth:`content` has an answer."""
+        fact = self.facts.get(value.name or "")
+        return models.constant(value) is not None or (fact is not None and fact.value is not None)
+
     def sum(self, value: ir.Value, axes: Sequence[int], *, keep: bool = True) -> ir.Value:
         """The sum along some axes."""
         if self.version >= _AXES_ARE_INPUTS:

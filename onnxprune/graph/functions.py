@@ -16,6 +16,7 @@ import onnx_ir as ir
 from onnx import helper, numpy_helper
 
 from onnxprune.graph.facts import Fact, to_type
+from onnxprune.graph.ops.call import MICROSOFT
 from onnxprune.graph.shapes.program import find_schema
 
 
@@ -25,7 +26,7 @@ def function_body(
     """What a node computes, in other operators of the standard domain.
 
     Args:
-        node: of the standard domain.
+        node: of the standard domain, or onnxruntime's Gelu, which is the same.
         version: the opset of the model.
         facts: one per input, None where left out.
 
@@ -33,9 +34,10 @@ def function_body(
         A graph with the inputs and outputs of the node, those that are left out included; None
         where onnx has no function, or one of operators that this opset lacks.
     """
+    standard = node.domain in ("", "ai.onnx") or (node.domain, node.op_type) == (MICROSOFT, "Gelu")
     proto = ir.serde.serialize_node(node)
     schema = _schema_with_function(proto, version)
-    if schema is None:
+    if schema is None or not standard:
         return None
     function = _function(schema, proto, version, facts)
     if function is None:
@@ -64,7 +66,9 @@ def _schema_with_function(proto: onnx.NodeProto, version: int) -> Any:  # noqa: 
     """The first schema of an operator, from an opset on, that has a body and takes this node."""
     for opset in range(version, onnx.defs.onnx_opset_version() + 1):
         schema: Any = find_schema(proto.op_type, opset, "")
-        if schema is None or any(a.name not in schema.attributes for a in proto.attribute):
+        if schema is None:
+            continue
+        if any(a.name not in schema.attributes for a in proto.attribute):
             return None
         if schema.has_function or schema.has_context_dependent_function:
             return schema

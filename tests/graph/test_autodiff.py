@@ -14,6 +14,7 @@ from onnxprune.data import zoo
 from onnxprune.errors import OnnxpruneError
 from onnxprune.graph.autodiff import Loss, backward
 from onnxprune.graph.ops import GRADIENTS
+from onnxprune.graph.ops.gradient_call import BODIES
 from onnxprune.graph.shapes import propagate
 from onnxprune.runtime import open_session
 from onnxprune.train.student import Student, distance, losses_of, visible
@@ -75,6 +76,32 @@ CASES |= {
     "RotaryEmbedding": ("tokens", [node("RotaryEmbedding", "h", "c", "s", "p", num_heads=2)],
                         [normal("c", 5, 2), normal("s", 5, 2),
                          const("p", [[0, 1, 2, 3, 4]] * 3)], 23),
+    "Einsum": ("tokens", [node("Einsum", "h", "h", equation="bic,bjc->bij")], [], 17),
+    "Einsum-weight": ("tokens", [node("Einsum", "m", "h", equation="co,bic->boi")],
+                      [normal("m", 8, 3)], 17),
+    "CumSum": ("tokens", [node("CumSum", "h", "a", exclusive=1)], [const("a", 1)], 17),
+    "ReduceMax": ("tokens", [node("ReduceMax", "h", axes=[1], keepdims=0)], [], 17),
+    "ReduceMin": ("tokens", [node("ReduceMin", "h", axes=[2])], [], 17),
+    "InstanceNormalization": ("map", [node("InstanceNormalization", "h", "g", "b")],
+                              [normal("g", 4), normal("b", 4)], 17),
+    "Trilu": ("map", [node("Trilu", "h", upper=0)], [], 17),
+    "DepthToSpace": ("map", [node("DepthToSpace", "h", blocksize=2)], [], 17),
+    "SpaceToDepth": ("map", [node("SpaceToDepth", "h", blocksize=2)], [], 17),
+    "Gather-rows": ("flat", [node("ArgMax", "h", axis=0, keepdims=0, out="k"),
+                             node("Gather", "h", "k")], [], 17),
+    "GatherElements": ("flat", [node("GatherElements", "h", "k", axis=1)],
+                       [const("k", [[0, 3, 3], [7, 1, 2]])], 17),
+    "GatherND": ("tokens", [node("GatherND", "h", "k")], [const("k", [[0, 4], [2, 1]])], 17),
+    "ScatterElements": ("flat", [node("Exp", "h", out="e"),
+                                 node("ScatterElements", "h", "k", "e", axis=1)],
+                        [const("k", [[0, 3, 5, 4, 1, 2, 6, 7]] * 6)], 17),
+    "ScatterND-add": ("tokens", [node("Exp", "h", out="e"),
+                                 node("ScatterND", "h", "k", "e", reduction="add")],
+                      [const("k", [[1], [2], [1]])], 17),
+    "ScatterND": ("tokens", [node("Exp", "h", out="e"),
+                             node("ScatterND", "h", "k", "e")], [const("k", [[1], [2], [0]])], 17),
+    "Gelu-microsoft": ("tokens", [node("Gelu", "h", domain="com.microsoft")], [], 17),
+    "QuickGelu": ("tokens", [node("QuickGelu", "h", domain="com.microsoft", alpha=1.5)], [], 17),
     "Gelu-tanh": ("tokens", [node("Gelu", "h", approximate="tanh")], [], 20),
     "Swish": ("tokens", [node("Swish", "h", alpha=1.3)], [], 24),
     "Dropout": ("tokens", [node("Dropout", "h")], [], 17),
@@ -168,7 +195,7 @@ def built(case: str) -> tuple[models.Model, dict[str, Array]]:
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
         [weight, *stored],
     )
-    opsets = [helper.make_opsetid("", opset)]
+    opsets = [helper.make_opsetid("", opset), helper.make_opsetid("com.microsoft", 1)]
     proto = helper.make_model(graph, opset_imports=opsets, ir_version=8)
     x = np.random.default_rng(2).standard_normal(shape).astype(np.float32)
     return models.load(proto), {"x": x}
@@ -262,10 +289,11 @@ def test_rules_agree_with_finite_differences(case: str) -> None:
         assert slope(pupil, feeds, wanted, "w", way) == pytest.approx(expected, abs=0.02 * scale)
 
 
-def test_every_rule_is_held_to_that() -> None:
+def test_every_rule_and_body_is_held_to_that() -> None:
     tested = {each.op_type for _, nodes, _, _ in CASES.values() for each in nodes}
     aliases = {"SimplifiedLayerNormalization"}  # not in the default domain of newer onnxruntimes
-    assert {op for domain, op in GRADIENTS if not domain} - tested == aliases
+    assert {op for _, op in GRADIENTS} - tested == aliases
+    assert tested >= BODIES
 
 
 @pytest.mark.parametrize("name", ["digits_rescnn", "digits_encoder", "digits_mlp"])

@@ -17,8 +17,8 @@ Value = npt.NDArray[Any]
 Keep = Callable[[Axis], npt.NDArray[np.bool_]]
 """Which indices of an axis stay; the argument of every rewrite."""
 
-MICROSOFT = "com.microsoft"
-"""The domain of onnxruntime's own operators."""
+MICROSOFT, CLASSIC = "com.microsoft", "ai.onnx.ml"
+"""The domains of onnxruntime's own operators, and of classical machine learning."""
 
 CHANNEL, HEAD, HEAD_DIM, HIDDEN, FFN, EXPERT = (1 << k for k in range(6))
 """Tags of atoms: what an operator takes them for."""

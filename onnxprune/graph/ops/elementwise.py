@@ -7,10 +7,10 @@ import math
 import onnx_ir as ir
 
 from onnxprune.graph.axes import Axis
-from onnxprune.graph.emit import Undifferentiable
+from onnxprune.graph.emit import Term, Undifferentiable
 from onnxprune.graph.facts import Fact
 from onnxprune.graph.notation import MismatchError, Tensor
-from onnxprune.graph.ops.call import MICROSOFT, Call, lines, rule
+from onnxprune.graph.ops.call import CLASSIC, MICROSOFT, Call, lines, rule
 from onnxprune.graph.ops.gradient_call import Back, GradientCall, gradient_rule, slopes
 from onnxprune.graph.ops.shape_call import ShapeCall, broadcast, like_first, shape_rule, share
 
@@ -18,10 +18,19 @@ _UNARY = (
     "Abs Acos Acosh Asin Asinh Atan Atanh BitwiseNot Cast Ceil Celu Cos Cosh Elu Erf Exp Floor "
     "Gelu HardSigmoid HardSwish Identity IsInf IsNaN LeakyRelu Log Mish Neg Not Reciprocal Relu "
     "Round Selu Shrink Sigmoid Sign Sin Sinh Softplus Softsign Sqrt Swish Tan Tanh "
-    "ThresholdedRelu Binarizer ImageScaler ParametricSoftplus ScaledTanh Affine Bernoulli"
+    "ThresholdedRelu Binarizer ImageScaler ParametricSoftplus ScaledTanh Affine"
 )
 lines({_UNARY: "... -> ..."})
 lines({"QuickGelu Gelu BiasDropout": "... -> ..."}, domain="com.microsoft")
+lines({"Binarizer LabelEncoder": "... -> ...", "Imputer Scaler": "... _ -> ... _"}, domain=CLASSIC)
+
+
+@rule("Bernoulli", "RandomNormalLike", "RandomUniformLike")
+def drawn(call: Call) -> list[Tensor]:
+    """Drawn anew at each run, in the shape of the input: fewer elements are other ones."""
+    for axis in call.tensor(0):
+        call.space.inexact(axis, f"{call.op} `{call.name}` draws other values for another size")
+    return [call.tensor(0)]
 
 
 @rule("Dropout")
@@ -118,6 +127,15 @@ shape_rule(
 )(like_first)
 
 
+shape_rule("Imputer", domain=CLASSIC)(like_first)
+
+
+@shape_rule("Scaler", domain=CLASSIC)
+def _scaler_shape(call: ShapeCall) -> Fact:
+    """As the input, always in floats."""
+    return Fact(call.shape(0), ir.DataType.FLOAT)
+
+
 @shape_rule("QLinearAdd", "QLinearMul", domain=MICROSOFT)
 def _quantized_binary_shape(call: ShapeCall) -> Fact:
     """(A, scale, zero, B, scale, zero, C scale, C zero)."""
@@ -165,6 +183,15 @@ slopes(
         "Asinh": lambda x, _, __: 1 / (x * x + 1).op("Sqrt"),
     }
 )
+
+
+def _quick_gelu(x: Term, y: Term, call: GradientCall) -> Term:
+    alpha = float(call.attr("alpha", 1.702))
+    gate = (x * alpha).op("Sigmoid")
+    return gate + y * (1 - gate) * alpha
+
+
+slopes({"QuickGelu": _quick_gelu}, domain=MICROSOFT)
 
 
 @gradient_rule("Identity", "Dropout")

@@ -73,6 +73,13 @@ GradientRule = Callable[[GradientCall], Back]
 GRADIENTS: dict[tuple[str, str], GradientRule] = {}
 """(domain, operator) -> its rule."""
 
+BODIES = frozenset(
+    "Attention Celu Gelu GroupNormalization HardSigmoid HardSwish LeakyRelu "
+    "MeanVarianceNormalization Mish PRelu RotaryEmbedding Shrink Softsign Swish "
+    "ThresholdedRelu".split()
+)
+"""Functions whose bodies are known to have a gradient (any other is tried too)."""
+
 
 def gradient_rule(*ops: str, domain: str = "") -> Callable[[GradientRule], GradientRule]:
     """Register a function as the gradient rule of one or more operators."""

@@ -54,6 +54,15 @@ def conv(call: Call) -> list[Tensor]:
     return call.einsum(_CONV, _groups(call, call.tensor(0)[1]), tags=CHANNEL)
 
 
+@rule("DeformConv")
+def deform_conv(call: Call) -> list[Tensor]:
+    """Offsets and masks (inputs 2 and 4) move taps, the same for all channels of a group."""
+    if call.attr("offset_group", 1) > 1:
+        raise MismatchError("each group of channels has offsets of its own")
+    line = "n (g i) *, (g o) i *, n *, (g o), n * -> n (g o) *"
+    return call.einsum(line, _groups(call, call.tensor(0)[1]), tags=CHANNEL)
+
+
 @rule("FusedConv", domain="com.microsoft")
 def fused_conv(call: Call) -> list[Tensor]:
     """Conv with an activation and, optionally, a summand (input 3) of the output's shape."""
@@ -400,6 +409,24 @@ def _gemm_gradient(call: GradientCall) -> Back:
         return e.op("Mul", added, e.number(float(call.attr("beta", 1.0))))
 
     return {0: left, 1: right, 2: shift}
+
+
+@gradient_rule("Einsum")
+def _einsum_gradient(call: GradientCall) -> Back:
+    """An operand's gradient is the product of the others and of what comes back, summed anew."""
+    text = str(call.attr("equation")).replace(" ", "")
+    ins, out = text.split("->")[0].split(","), text.partition("->")[2]
+    if "->" not in text or "." in text or any(len(set(t)) < len(t) for t in ins):
+        raise Undifferentiable("its equation has an ellipsis, a diagonal or no arrow")
+
+    def back(k: int) -> ir.Value:
+        terms = [out, *ins[:k], *ins[k + 1 :]]
+        if not set(ins[k]) <= set("".join(terms)):
+            raise Undifferentiable("it sums an operand along an axis of its own")
+        values = [call.x(i) for i in range(len(ins)) if i != k]
+        return call.emit.op("Einsum", call.dy, *values, equation=f"{','.join(terms)}->{ins[k]}")
+
+    return {k: (lambda k=k: back(k)) for k in range(len(ins))}  # type: ignore[misc]
 
 
 # -- gradients of convolutions, with respect to the data, the kernel and the bias ------------------

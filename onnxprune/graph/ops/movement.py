@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxprune.graph.axes import Axis, Space
+from onnxprune.graph.emit import Undifferentiable
 from onnxprune.graph.facts import Fact, Shape, full
 from onnxprune.graph.notation import MismatchError, Tensor
 from onnxprune.graph.ops.call import MICROSOFT, Call, counts, rule
@@ -166,6 +167,38 @@ def trilu(call: Call) -> list[Tensor]:
     return [(*x[:-2], *call.plain()[-2:])]
 
 
+@rule("ExpandDims", domain=MICROSOFT)
+def expand_dims(call: Call) -> list[Tensor]:
+    """Unsqueeze along one axis."""
+    return squeeze(call)
+
+
+@rule("CenterCropPad")
+def center_crop_pad(call: Call) -> list[Tensor]:
+    """Axes that keep their size pass; the others are spatial."""
+    x, sizes = call.tensor(0), call.out_shape()
+    listed = [a % len(x) for a in call.attr("axes") or range(len(x))]
+    call.pin(0, [k for k, a in enumerate(x) if a.size != sizes[k]])
+    out = [a if a.size == n else Axis(n, why=call.why) for a, n in zip(x, sizes, strict=True)]
+    call.sizes[1] = counts([out[a] for a in listed])
+    return [tuple(out)]
+
+
+@rule("DFT", "ReverseSequence")
+def mixes_some(call: Call) -> list[Tensor]:
+    """Frequencies and moments are mixed along axes that stay; the others pass."""
+    x = call.tensor(0)
+    listed = [call.axis(1, len(x), "batch_axis"), call.axis(0, len(x), "time_axis")]
+    if call.op == "DFT":
+        known = call.value(2) if call.version >= 20 and call.has(2) else None
+        if call.version >= 20 and call.has(2) and known is None:
+            raise MismatchError("its axis is computed while the model runs")
+        at = known[0] if known else call.attr("axis", 1 if call.version < 20 else -2)
+        listed = [at % len(x), len(x) - 1]
+    call.pin(0, listed)
+    return [tuple(call.plain()[k] if k in listed else a for k, a in enumerate(x))]
+
+
 # -- shapes ----------------------------------------------------------------------------------------
 
 _WIDEST_BLOCK = 16
@@ -315,3 +348,18 @@ def _reshaped_gradient(call: GradientCall) -> Back:
 def _transpose_gradient(call: GradientCall) -> Back:
     perm = call.attr("perm") or list(range(call.rank()))[::-1]
     return {0: lambda: call.emit.op("Transpose", call.dy, perm=np.argsort(perm).tolist())}
+
+
+@gradient_rule("Trilu")
+def _trilu_gradient(call: GradientCall) -> Back:
+    upper = call.attr("upper", 1)
+    return {0: lambda: call.emit.op("Trilu", call.dy, call.input(1), upper=upper)}
+
+
+@gradient_rule("DepthToSpace", "SpaceToDepth")
+def _blocks_gradient(call: GradientCall) -> Back:
+    """Each undoes the other, if blocks come first among the channels."""
+    if call.attr("mode", "DCR") != "DCR":
+        raise Undifferentiable("its channels come before its blocks")
+    other = "SpaceToDepth" if call.op == "DepthToSpace" else "DepthToSpace"
+    return {0: lambda: call.emit.op(other, call.dy, blocksize=call.attr("blocksize"))}

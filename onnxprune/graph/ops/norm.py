@@ -14,7 +14,7 @@ from onnxprune.graph.axes import Axis
 from onnxprune.graph.emit import Undifferentiable
 from onnxprune.graph.facts import Fact, Shape
 from onnxprune.graph.notation import MismatchError, Tensor
-from onnxprune.graph.ops.call import MICROSOFT, Call, Contraction, lines, rule
+from onnxprune.graph.ops.call import CLASSIC, MICROSOFT, Call, Contraction, lines, rule
 from onnxprune.graph.ops.gradient_call import Back, GradientCall, gradient_rule
 from onnxprune.graph.ops.shape_call import (
     InconsistentError,
@@ -40,6 +40,7 @@ lines(
     }
 )
 lines({"QLinearAveragePool QLinearGlobalAveragePool": "n c * -> n c *"}, domain="com.microsoft")
+lines({"Normalizer": "... c~ -> ... c"}, domain=CLASSIC)
 
 
 @rule("BatchNormalization")
@@ -73,6 +74,15 @@ def layer_norm(call: Call) -> list[Tensor]:
 def skip_layer_norm(call: Call) -> list[Tensor]:
     """Residual sum, then LayerNormalization; output 3 is the sum."""
     return call.einsum("... c~, ... c, c, c, c -> ... c, ... _, ... _, ... c")
+
+
+@rule("EmbedLayerNormalization", domain="com.microsoft")
+def embed_layer_norm(call: Call) -> list[Tensor]:
+    """Tables looked up by words, positions and segments, then LayerNormalization of their sum."""
+    line = "_ _, _ _, _ c~, _ c, _ c, c, c, _ _, _ _ -> _ _ c, _, _ _ c"
+    out = call.einsum(line)
+    call.roles |= {(i, 1): "writes" for i in (2, 3, 4)}
+    return out
 
 
 @rule("SkipSimplifiedLayerNormalization", domain="com.microsoft")
@@ -173,6 +183,14 @@ def along_one_axis(call: Call) -> list[Tensor]:
 # -- shapes ----------------------------------------------------------------------------------------
 
 shape_rule("GroupNormalization", "MeanVarianceNormalization")(like_first)
+
+
+@shape_rule("Normalizer", domain=CLASSIC)
+def _normalizer_shape(call: ShapeCall) -> Fact:
+    """As the input, always in floats."""
+    return Fact(call.shape(0), ir.DataType.FLOAT)
+
+
 shape_rule(
     *"BiasSoftmax GroupNorm GroupNormalization QLinearSoftmax SkipGroupNorm".split(),
     domain=MICROSOFT,
@@ -318,7 +336,16 @@ def _mean_gradient(call: GradientCall) -> Back:
     return {0: back}
 
 
-@gradient_rule("ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSum", "ReduceLogSumExp")
+@gradient_rule("CumSum")
+def _cumulative_gradient(call: GradientCall) -> Back:
+    """The sum from the other end."""
+    settings = {"exclusive": call.attr("exclusive", 0), "reverse": 1 - call.attr("reverse", 0)}
+    return {0: lambda: call.emit.op("CumSum", call.dy, call.x(1), **settings)}
+
+
+@gradient_rule(
+    *"ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMin ReduceSumSquare".split()
+)
 def _reduce_gradient(call: GradientCall) -> Back:
     def back() -> ir.Value:
         x, y, dy = call.term(call.x()), call.term(call.y), call.term(call.dy)
@@ -330,6 +357,8 @@ def _reduce_gradient(call: GradientCall) -> Back:
             slope = (x - call.term(_spread(call, y.value))).op("Exp")
         else:
             slope = x.op("Sign") if call.op == "ReduceL1" else x * 2
+        if call.op in ("ReduceMax", "ReduceMin"):
+            slope = x.op("Equal", call.term(_spread(call, y.value))).mask()
         return (slope * call.term(_spread(call, dy.value))).value
 
     return {0: back}
@@ -389,13 +418,19 @@ def _batch_gradient(call: GradientCall) -> Back:
     return {0: back}
 
 
-@gradient_rule("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
+@gradient_rule(
+    *"InstanceNormalization LayerNormalization RMSNormalization".split(),
+    "SimplifiedLayerNormalization",
+)
 def _layer_gradient(call: GradientCall) -> Back:
     e, x, scale = call.emit, call.x(0), call.x(1)
     rank = call.rank()
-    axes = list(range(int(call.attr("axis", -1)) % rank, rank))
+    axes = list(range(call.axis(-1, rank), rank))
+    if call.op == "InstanceNormalization":
+        axes = list(range(2, rank))
+        scale = e.op("Reshape", scale, e.integers([1, -1] + [1] * (rank - 2)))
     count = math.prod(e.sizes(x)[axes[0] :])
-    centred = call.op == "LayerNormalization"
+    centred = call.op in ("InstanceNormalization", "LayerNormalization")
 
     def mean(value: ir.Value) -> ir.Value:
         return e.op("Div", e.sum(value, axes), e.number(float(count)))

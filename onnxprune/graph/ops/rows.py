@@ -142,6 +142,78 @@ def gather(call: Call) -> list[Tensor]:
     return [(*x[:at], taken, *x[at + 1 :])]
 
 
+@rule("GatherND")
+def gather_nd(call: Call) -> list[Tensor]:
+    """Rows addressed by their first axes; the axes behind these pass."""
+    x, count = call.tensor(0), call.shape(1)[-1] + int(call.attr("batch_dims", 0))
+    call.pin(0, range(count))
+    call.pin(1)
+    rank = len(call.out_shape()) - (len(x) - count)
+    return [(*call.plain()[:rank], *x[count:])]
+
+
+@rule("ScatterND")
+def scatter_nd(call: Call) -> list[Tensor]:
+    """Rows addressed by their first axes; the axes behind these meet those of the updates."""
+    x, rows = call.tensor(0), call.tensor(2)
+    count = call.shape(1)[-1]
+    for a, b in zip(x[count:], rows[len(rows) - len(x) + count :], strict=True):
+        call.space.unify(a, b)
+    call.pin(0, range(count))
+    call.pin(1)
+    call.pin(2, range(len(rows) - len(x) + count))
+    return [x]
+
+
+@rule("TensorScatter")
+def tensor_scatter(call: Call) -> list[Tensor]:
+    """A cache and what is written into it along one axis, at a place for each of a batch."""
+    x, rows = call.tensor(0), call.tensor(1)
+    at = call.axis(-2, len(x))
+    for k in set(range(1, len(x))) - {at}:
+        call.space.unify(x[k], rows[k])
+    for i in (0, 1):
+        call.pin(i, [0, at])
+    return [x]
+
+
+@rule("GatherElements", "Scatter", "ScatterElements")
+def elements(call: Call) -> list[Tensor]:
+    """Each element names its place along one axis; other axes meet if nothing of them is left out.
+
+    Exporters repeat the index of a row (Expand) along its features, which then leave together.
+    """
+    x, tensors = call.tensor(0), [call.tensor(i) for i in range(len(call.inputs))]
+    at = call.axis(0, len(x))
+    for k, axis in enumerate(x):
+        if k != at and all(t[k].size == axis.size for t in tensors):
+            for other in tensors[1:]:
+                call.space.unify(axis, other[k])
+        else:
+            for i in range(len(tensors)):
+                call.pin(i, [k])
+    return [tensors[1] if call.op == "GatherElements" else x]
+
+
+@rule("Compress")
+def compress(call: Call) -> list[Tensor]:
+    """Picks along one axis while the model runs; the others pass."""
+    x = call.tensor(0)
+    if "axis" not in call.attributes:
+        raise MismatchError("flattens its input")
+    at = call.axis(0, len(x))
+    call.pin(0, [at])
+    return [tuple(a if k != at else call.plain()[at] for k, a in enumerate(x))]
+
+
+@rule("OneHot")
+def one_hot(call: Call) -> list[Tensor]:
+    """Classes along a new axis; those of the indices pass."""
+    x = list(call.tensor(0))
+    at = call.axis(-1, len(x) + 1)
+    return [(*x[:at], call.plain()[at], *x[at:])]
+
+
 def _replicas(call: Call, x: Sequence[Axis], sizes: Sequence[int]) -> list[Axis]:
     """Axes after broadcasting to ``sizes``: what is repeated adapts to whoever it meets."""
     x = [Axis(1)] * (len(sizes) - len(x)) + list(x)
@@ -335,9 +407,11 @@ def _slice_gradient(call: GradientCall) -> Back:
 
 @gradient_rule("Gather")
 def _gather_gradient(call: GradientCall) -> Back:
-    e = call.emit
+    e, axis = call.emit, call.axis(0, call.rank())
+    if axis == 0 and not e.is_known(call.x(1)):
+        index = e.unsqueeze(call.x(1), [-1])
+        return {0: lambda: _scattered(call, "ScatterND", index, reduction="add")}
     indices = e.content(call.x(1))
-    axis = int(call.attr("axis", 0)) % call.rank()
     size = e.sizes(call.x())[axis]
     flat = indices.reshape(-1) % size
     if indices.size == 1 and indices.ndim < 2:
@@ -352,6 +426,45 @@ def _gather_gradient(call: GradientCall) -> Back:
         inverse = np.argsort(flat).tolist()
         return {0: lambda: e.op("Gather", call.dy, e.integers(inverse), axis=axis)}
     raise Undifferentiable("it selects several indices")
+
+
+@gradient_rule("GatherElements")
+def _gather_elements_gradient(call: GradientCall) -> Back:
+    settings = {"axis": call.attr("axis", 0), "reduction": "add"}
+    return {0: lambda: _scattered(call, "ScatterElements", call.x(1), **settings)}
+
+
+@gradient_rule("GatherND")
+def _gather_nd_gradient(call: GradientCall) -> Back:
+    if call.attr("batch_dims", 0):
+        raise Undifferentiable("it has batches")
+    return {0: lambda: _scattered(call, "ScatterND", call.x(1), reduction="add")}
+
+
+def _scattered(call: GradientCall, kind: str, index: ir.Value, **attributes: object) -> ir.Value:
+    """The gradient added up where each element of it was taken from."""
+    if call.version < 16:
+        raise Undifferentiable(f"{kind} cannot add before opset 16")
+    zeros = call.emit.op("Sub", call.x(), call.x())
+    return call.emit.op(kind, zeros, index, call.dy, **attributes)
+
+
+@gradient_rule("ScatterElements", "ScatterND")
+def _scatter_gradient(call: GradientCall) -> Back:
+    """What was added to goes on as it is, what was written over does not; updates are picked."""
+    e, kind = call.emit, call.attr("reduction", "none")
+    if kind not in ("none", "add"):
+        raise Undifferentiable("it neither writes nor adds")
+    axis = {"axis": call.attr("axis", 0)} if call.op == "ScatterElements" else {}
+
+    def data() -> ir.Value:
+        if kind == "add":
+            return call.dy
+        zeros = e.op("Sub", call.x(2), call.x(2))
+        return e.op(call.op, call.dy, call.x(1), zeros, **axis)
+
+    picks = call.op.replace("Scatter", "Gather")
+    return {0: data, 2: lambda: e.op(picks, call.dy, call.x(1), **axis)}
 
 
 @gradient_rule("Pad")

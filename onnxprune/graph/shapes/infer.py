@@ -58,7 +58,7 @@ def infer(
             for name in step.outputs
         ]
         mending = SHAPES.get((step.proto.domain, step.proto.op_type))
-        if mending is not None and step.proto.domain == "":
+        if mending is not None:
             facts = _by_rule(mending, step, inputs, facts)
     elif (rule := find_contrib_rule(step.node.domain, step.node.op_type)) is not None:
         facts = _by_rule(rule, step, inputs)
