@@ -209,18 +209,18 @@ def _pass_back(
     if any(v in active for v in set(read_by(node)) - set(node.inputs)):
         raise Undifferentiable("it has a body that reads it")
     domain = "" if node.domain == "ai.onnx" else node.domain
-    rule = GRADIENTS.get((domain, node.op_type))
-    if rule is None:
+    if (domain, node.op_type) not in GRADIENTS:
         for value, part in _through_body(emit, node, gradients, active).items():
             parts[value].append(part)
         return
+    rule, of = GRADIENTS[domain, node.op_type]
     attributes = {name: attribute.value for name, attribute in node.attributes.items()}
-    back = rule(GradientCall(node.op_type, domain, emit.version, attributes, emit, node, gradients))
-    wanted = [k for k, v in enumerate(node.inputs) if v is not None and v in active]
-    if any(k not in back for k in wanted):
+    call = GradientCall(node.op_type, domain, emit.version, attributes, emit, node, gradients)
+    wanted = [(k, v) for k, v in enumerate(node.inputs) if v is not None and v in active]
+    if of is not None and any(k not in of for k, _ in wanted):
         raise Undifferentiable("there is no rule for one of its inputs")
-    for k, part in [(k, back[k]()) for k in wanted]:
-        parts[node.inputs[k]].append(part)  # type: ignore[index]  # it is active
+    for value, part in [(v, rule(call, k)) for k, v in wanted]:
+        parts[value].append(part)
 
 
 def _through_body(

@@ -11,7 +11,7 @@ from onnxprune.graph.emit import Term, Undifferentiable
 from onnxprune.graph.facts import Fact
 from onnxprune.graph.notation import MismatchError, Tensor
 from onnxprune.graph.ops.call import CLASSIC, MICROSOFT, Call, lines, rule
-from onnxprune.graph.ops.gradient_call import Back, GradientCall, gradient_rule, slopes
+from onnxprune.graph.ops.gradient_call import GradientCall, gradient_rule, slopes
 from onnxprune.graph.ops.shape_call import ShapeCall, broadcast, like_first, shape_rule, share
 
 _UNARY = (
@@ -195,90 +195,56 @@ slopes({"QuickGelu": _quick_gelu}, domain=MICROSOFT)
 
 
 @gradient_rule("Identity", "Dropout")
-def _same_gradient(call: GradientCall) -> Back:
-    return {0: lambda: call.dy}
+def _same_gradient(call: GradientCall, _: int) -> ir.Value:
+    return call.dy
 
 
 @gradient_rule("Cast")
-def _cast_gradient(call: GradientCall) -> Back:
+def _cast_gradient(call: GradientCall, _: int) -> ir.Value:
     if call.x().dtype not in (None, ir.DataType.FLOAT):
         raise Undifferentiable("it casts from another type")
-    return {0: lambda: call.emit.op("Cast", call.dy, to=int(ir.DataType.FLOAT))}
+    return call.emit.op("Cast", call.dy, to=int(ir.DataType.FLOAT))
 
 
-@gradient_rule("Add", "Sum")
-def _add_gradient(call: GradientCall) -> Back:
-    def back(index: int) -> ir.Value:
-        return call.emit.fitted(call.dy, call.x(index), call.y)
-
-    return {k: (lambda k=k: back(k)) for k in range(len(call.node.inputs))}  # type: ignore[misc]
+@gradient_rule("Add", "Sub", "Sum", of=None)
+def _add_gradient(call: GradientCall, k: int) -> ir.Value:
+    dy = call.emit.op("Neg", call.dy) if call.op == "Sub" and k else call.dy
+    return call.emit.fitted(dy, call.x(k), call.y)
 
 
-@gradient_rule("Sub")
-def _sub_gradient(call: GradientCall) -> Back:
-    e = call.emit
-    return {
-        0: lambda: e.fitted(call.dy, call.x(0), call.y),
-        1: lambda: e.fitted(e.op("Neg", call.dy), call.x(1), call.y),
-    }
+@gradient_rule("Mul", of=(0, 1))
+def _mul_gradient(call: GradientCall, k: int) -> ir.Value:
+    return call.emit.fitted(call.emit.op("Mul", call.dy, call.x(1 - k)), call.x(k), call.y)
 
 
-@gradient_rule("Mul")
-def _mul_gradient(call: GradientCall) -> Back:
-    e = call.emit
-    return {
-        0: lambda: e.fitted(e.op("Mul", call.dy, call.x(1)), call.x(0), call.y),
-        1: lambda: e.fitted(e.op("Mul", call.dy, call.x(0)), call.x(1), call.y),
-    }
-
-
-@gradient_rule("Div")
-def _div_gradient(call: GradientCall) -> Back:
-    e, a, b = call.emit, call.x(0), call.x(1)
-
-    def below() -> ir.Value:
-        moved = e.op("Div", e.op("Mul", call.dy, call.y), b)
-        return e.fitted(e.op("Neg", moved), b, call.y)
-
-    return {0: lambda: e.fitted(e.op("Div", call.dy, b), a, call.y), 1: below}
+@gradient_rule("Div", of=(0, 1))
+def _div_gradient(call: GradientCall, k: int) -> ir.Value:
+    dy, below = call.term(call.dy), call.term(call.x(1))
+    part = -(dy * call.term(call.y) / below) if k else dy / below
+    return call.emit.fitted(part.value, call.x(k), call.y)
 
 
 @gradient_rule("Pow")
-def _pow_gradient(call: GradientCall) -> Back:
+def _pow_gradient(call: GradientCall, _: int) -> ir.Value:
     """Of the base only."""
-    e, base, power = call.emit, call.x(0), call.x(1)
-
-    def back() -> ir.Value:
-        whole = power.dtype not in (None, ir.DataType.FLOAT)
-        exponent = e.op("Cast", power, to=int(ir.DataType.FLOAT)) if whole else power
-        lower = e.op("Pow", base, e.op("Sub", exponent, e.number(1.0)))
-        slope = e.op("Mul", exponent, lower)
-        return e.fitted(e.op("Mul", call.dy, slope), base, call.y)
-
-    return {0: back}
+    power = call.term(call.x(1))
+    if call.x(1).dtype not in (None, ir.DataType.FLOAT):
+        power = power.op("Cast", to=int(ir.DataType.FLOAT))
+    slope = power * call.term(call.x()).op("Pow", power - 1)
+    return call.emit.fitted((call.term(call.dy) * slope).value, call.x(), call.y)
 
 
-@gradient_rule("Where")
-def _where_gradient(call: GradientCall) -> Back:
-    e, condition = call.emit, call.x(0)
-
-    def back(index: int) -> ir.Value:
-        zero = e.number(0.0)
-        parts = (call.dy, zero) if index == 1 else (zero, call.dy)
-        return e.fitted(e.op("Where", condition, *parts), call.x(index), call.y)
-
-    return {1: lambda: back(1), 2: lambda: back(2)}
+@gradient_rule("Where", of=(1, 2))
+def _where_gradient(call: GradientCall, k: int) -> ir.Value:
+    dy, condition = call.term(call.dy), call.term(call.x(0))
+    part = condition.where(dy, 0) if k == 1 else condition.where(0, dy)
+    return call.emit.fitted(part.value, call.x(k), call.y)
 
 
-@gradient_rule("Max", "Min")
-def _extreme_gradient(call: GradientCall) -> Back:
+@gradient_rule("Max", "Min", of=(0, 1))
+def _extreme_gradient(call: GradientCall, k: int) -> ir.Value:
     if len(call.node.inputs) != 2:
         raise Undifferentiable("it compares more than two values")
-    e = call.emit
-    kind = "Greater" if call.op == "Max" else "Less"
-
-    def back(index: int) -> ir.Value:
-        chosen = e.op("Cast", e.op(kind, call.x(index), call.x(1 - index)), to=1)
-        return e.fitted(e.op("Mul", call.dy, chosen), call.x(index), call.y)
-
-    return {0: lambda: back(0), 1: lambda: back(1)}
+    beats = "Greater" if call.op == "Max" else "Less"
+    chosen = call.term(call.x(k)).op(beats, call.term(call.x(1 - k))).mask()
+    return call.emit.fitted((call.term(call.dy) * chosen).value, call.x(k), call.y)

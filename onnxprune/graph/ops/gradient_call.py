@@ -8,7 +8,7 @@ overflows on the side that is not taken turns a gradient into NaN.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
@@ -24,11 +24,13 @@ class GradientCall(Node):
         emit: adds nodes.
         node: the node.
         gradients: one per output; None where nothing depends on it.
+        shared: what the gradients of several inputs have in common.
     """
 
     emit: Emit
     node: ir.Node
     gradients: Sequence[ir.Value | None]
+    shared: dict[str, list[ir.Value]] = field(default_factory=dict)
 
     @property
     def dy(self) -> ir.Value:
@@ -66,12 +68,11 @@ class GradientCall(Node):
         return Term(self.emit, value)
 
 
-Back = Mapping[int, Callable[[], ir.Value]]
-"""Input -> how its gradient is made; only those that are wanted are called."""
-GradientRule = Callable[[GradientCall], Back]
+GradientRule = Callable[[GradientCall, int], ir.Value]
+"""The gradient of an input, by its position."""
 
-GRADIENTS: dict[tuple[str, str], GradientRule] = {}
-"""(domain, operator) -> its rule."""
+GRADIENTS: dict[tuple[str, str], tuple[GradientRule, tuple[int, ...] | None]] = {}
+"""(domain, operator) -> its rule, and the inputs that it is for (None: all)."""
 
 BODIES = frozenset(
     "Attention Celu Gelu GroupNormalization HardSigmoid HardSwish LeakyRelu "
@@ -81,11 +82,19 @@ BODIES = frozenset(
 """Functions whose bodies are known to have a gradient (any other is tried too)."""
 
 
-def gradient_rule(*ops: str, domain: str = "") -> Callable[[GradientRule], GradientRule]:
-    """Register a function as the gradient rule of one or more operators."""
+def gradient_rule(
+    *ops: str, of: tuple[int, ...] | None = (0,), domain: str = ""
+) -> Callable[[GradientRule], GradientRule]:
+    """Register a function as the gradient rule of one or more operators.
+
+    Args:
+        ops: names of the operators.
+        of: the inputs that have a gradient; None: all.
+        domain: of all of them.
+    """
 
     def register(function: GradientRule) -> GradientRule:
-        GRADIENTS.update({(domain, op): function for op in ops})
+        GRADIENTS.update({(domain, op): (function, of) for op in ops})
         return function
 
     return register
@@ -100,10 +109,9 @@ def slopes(
         table: operator -> its derivative, of its input, its output and the node.
         domain: of all of them.
     """
-    for op, slope in table.items():
 
-        def back(call: GradientCall, slope=slope) -> Back:  # type: ignore[no-untyped-def]  # noqa: ANN001
-            x, y = call.term(call.x()), call.term(call.y)
-            return {0: lambda: (call.term(call.dy) * slope(x, y, call)).value}
+    def back(call: GradientCall, _: int) -> ir.Value:
+        slope = table[call.op](call.term(call.x()), call.term(call.y), call)
+        return (call.term(call.dy) * slope).value
 
-        gradient_rule(op, domain=domain)(back)
+    gradient_rule(*table, domain=domain)(back)

@@ -22,7 +22,7 @@ from onnxprune.graph.ops.call import (
     Contraction,
     rule,
 )
-from onnxprune.graph.ops.gradient_call import Back, GradientCall, gradient_rule
+from onnxprune.graph.ops.gradient_call import GradientCall, gradient_rule
 from onnxprune.graph.ops.shape_call import (
     InconsistentError,
     ShapeCall,
@@ -353,80 +353,61 @@ def _stft_shape(call: ShapeCall) -> Fact:
 # -- gradients of products, with respect to both operands ------------------------------------------
 
 
-@gradient_rule("MatMul")
-def _matmul_gradient(call: GradientCall) -> Back:
+@gradient_rule("MatMul", of=(0, 1))
+def _matmul_gradient(call: GradientCall, k: int) -> ir.Value:
     e, a, b = call.emit, call.x(0), call.x(1)
     ranks = [len(e.sizes(v)) for v in (a, b)]
     if min(ranks) < 2:
         raise Undifferentiable("it multiplies with a vector")
-
-    def turned(value: ir.Value, rank: int) -> ir.Value:
-        return e.op("Transpose", value, perm=[*range(rank - 2), rank - 1, rank - 2])
-
-    def batched(gradient: ir.Value, operand: ir.Value) -> ir.Value:
-        """Summed over batch axes that the operand was broadcast along."""
-        small, large = e.sizes(operand), e.sizes(call.y)
-        extra = len(large) - len(small)
-        axes = [
-            k for k in range(len(large) - 2)
-            if k < extra or (small[k - extra] == 1 and large[k] != 1)
-        ]  # fmt: skip
-        if not axes:
-            return gradient
-        return e.like(e.sum(gradient, axes), operand)
-
-    def right() -> ir.Value:
-        if ranks[1] > 2:
-            return batched(e.op("MatMul", turned(a, ranks[0]), call.dy), b)
+    if k == 1 and ranks[1] == 2:
         # One product of all rows instead of one for each of a batch, and their sum.
         rows = [
             e.op("Reshape", value, e.integers([-1, e.sizes(like)[-1]]))
             for value, like in ((a, a), (call.dy, call.y))
         ] if ranks[0] > 2 else [a, call.dy]  # fmt: skip
         return e.gemm(*rows, transA=1)
+    other, rank = call.x(1 - k), ranks[1 - k]
+    turned = e.op("Transpose", other, perm=[*range(rank - 2), rank - 1, rank - 2])
+    gradient = e.op("MatMul", *((turned, call.dy) if k else (call.dy, turned)))
+    # Summed over batch axes that the operand was broadcast along.
+    small, large = e.sizes(call.x(k)), e.sizes(call.y)
+    extra = len(large) - len(small)
+    axes = [
+        axis for axis in range(len(large) - 2)
+        if axis < extra or (small[axis - extra] == 1 and large[axis] != 1)
+    ]  # fmt: skip
+    return e.like(e.sum(gradient, axes), call.x(k)) if axes else gradient
 
-    return {0: lambda: batched(e.op("MatMul", call.dy, turned(b, ranks[1])), a), 1: right}
 
-
-@gradient_rule("Gemm")
-def _gemm_gradient(call: GradientCall) -> Back:
+@gradient_rule("Gemm", of=(0, 1, 2))
+def _gemm_gradient(call: GradientCall, k: int) -> ir.Value:
     e, a, b = call.emit, call.x(0), call.x(1)
-    flip_a, flip_b = (bool(call.attr(name, 0)) for name in ("transA", "transB"))
+    flip_a, flip_b = int(call.attr("transA", 0)), int(call.attr("transB", 0))
     alpha = float(call.attr("alpha", 1.0))
-
-    def left() -> ir.Value:
-        if flip_a:
-            return e.gemm(b, call.dy, alpha=alpha, transA=int(flip_b), transB=1)
-        return e.gemm(call.dy, b, alpha=alpha, transB=int(not flip_b))
-
-    def right() -> ir.Value:
-        if flip_b:
-            return e.gemm(call.dy, a, alpha=alpha, transA=1, transB=int(flip_a))
-        return e.gemm(a, call.dy, alpha=alpha, transA=int(not flip_a))
-
-    def shift() -> ir.Value:
+    if k == 2:
         added = e.fitted(call.dy, call.x(2), call.y)
         return e.op("Mul", added, e.number(float(call.attr("beta", 1.0))))
+    if k == 0:
+        if flip_a:
+            return e.gemm(b, call.dy, alpha=alpha, transA=flip_b, transB=1)
+        return e.gemm(call.dy, b, alpha=alpha, transB=1 - flip_b)
+    if flip_b:
+        return e.gemm(call.dy, a, alpha=alpha, transA=1, transB=flip_a)
+    return e.gemm(a, call.dy, alpha=alpha, transA=1 - flip_a)
 
-    return {0: left, 1: right, 2: shift}
 
-
-@gradient_rule("Einsum")
-def _einsum_gradient(call: GradientCall) -> Back:
+@gradient_rule("Einsum", of=None)
+def _einsum_gradient(call: GradientCall, k: int) -> ir.Value:
     """An operand's gradient is the product of the others and of what comes back, summed anew."""
     text = str(call.attr("equation")).replace(" ", "")
     ins, out = text.split("->")[0].split(","), text.partition("->")[2]
     if "->" not in text or "." in text or any(len(set(t)) < len(t) for t in ins):
         raise Undifferentiable("its equation has an ellipsis, a diagonal or no arrow")
-
-    def back(k: int) -> ir.Value:
-        terms = [out, *ins[:k], *ins[k + 1 :]]
-        if not set(ins[k]) <= set("".join(terms)):
-            raise Undifferentiable("it sums an operand along an axis of its own")
-        values = [call.x(i) for i in range(len(ins)) if i != k]
-        return call.emit.op("Einsum", call.dy, *values, equation=f"{','.join(terms)}->{ins[k]}")
-
-    return {k: (lambda k=k: back(k)) for k in range(len(ins))}  # type: ignore[misc]
+    terms = [out, *ins[:k], *ins[k + 1 :]]
+    if not set(ins[k]) <= set("".join(terms)):
+        raise Undifferentiable("it sums an operand along an axis of its own")
+    values = [call.x(i) for i in range(len(ins)) if i != k]
+    return call.emit.op("Einsum", call.dy, *values, equation=f"{','.join(terms)}->{ins[k]}")
 
 
 # -- gradients of convolutions, with respect to the data, the kernel and the bias ------------------
@@ -462,8 +443,10 @@ class _Taps:
         return [(out - 1) * s + d * (k - 1) + 1 for out, s, k, d in axes]
 
 
-@gradient_rule("Conv")
-def _conv_gradient(call: GradientCall) -> Back:
+@gradient_rule("Conv", of=(0, 1, 2))
+def _conv_gradient(call: GradientCall, k: int) -> ir.Value:
+    if k == 2:
+        return _bias_gradient(call)
     e, x, weight = call.emit, call.x(0), call.x(1)
     sizes, kernel = e.sizes(x)[2:], e.sizes(weight)[2:]
     window = Window(
@@ -478,39 +461,31 @@ def _conv_gradient(call: GradientCall) -> Back:
     taps = _Taps(
         kernel, window.strides, window.dilations, begins, sizes, outs, window.group
     )  # fmt: skip
-
-    def data() -> ir.Value:
-        ends, more = [], []
-        for n, span, begin in zip(sizes, taps.spans, begins, strict=True):
-            # What a transposed convolution covers from the first output to the last.
-            short = n - (span - begin)
-            ends.append(max(-short, 0))
-            more.append(max(short, 0))
-        return e.op(
-            "ConvTranspose", call.dy, weight,
-            strides=list(window.strides), dilations=list(window.dilations), group=window.group,
-            pads=[*begins, *ends], output_padding=more,
-        )  # fmt: skip
-
-    def kernels() -> ir.Value:
+    if k == 1:
         return _kernel_gradient(e, taps, x, call.dy, (e.sizes(x)[1], e.sizes(call.y)[1]))
+    # What a transposed convolution covers from the first output to the last.
+    short = [n - (s - b) for n, s, b in zip(sizes, taps.spans, begins, strict=True)]
+    return e.op(
+        "ConvTranspose", call.dy, weight,
+        strides=list(window.strides), dilations=list(window.dilations), group=window.group,
+        pads=[*begins, *(max(-n, 0) for n in short)], output_padding=[max(n, 0) for n in short],
+    )  # fmt: skip
 
-    return {0: data, 1: kernels, 2: lambda: _bias_gradient(call)}
 
-
-@gradient_rule("ConvTranspose")
-def _conv_transpose_gradient(call: GradientCall) -> Back:
+@gradient_rule("ConvTranspose", of=(0, 1, 2))
+def _conv_transpose_gradient(call: GradientCall, k: int) -> ir.Value:
+    if k == 2:
+        return _bias_gradient(call)
     e, weight = call.emit, call.x(1)
     if call.attr("auto_pad", "NOTSET") != "NOTSET":
         raise Undifferentiable("it pads automatically")
     if call.attr("output_shape") is not None:
         raise Undifferentiable("it is told the size of its output")
     kernel = e.sizes(weight)[2:]
-    rank = len(kernel)
+    rank, group = len(kernel), int(call.attr("group", 1))
     strides = list(call.attr("strides", (1,) * rank))
     dilations = list(call.attr("dilations", (1,) * rank))
     pads = list(call.attr("pads", (0,) * (2 * rank)))
-    group = int(call.attr("group", 1))
     # Output padding is computed without being read: the last window must not start there.
     outs, full = e.sizes(call.x(0))[2:], e.sizes(call.y)[2:]
     taps = _Taps(kernel, strides, dilations, pads[:rank], full, outs, group)
@@ -518,17 +493,12 @@ def _conv_transpose_gradient(call: GradientCall) -> Back:
         pads[rank + axis] = span - full[axis] - pads[axis]
     if min(pads) < 0:
         raise Undifferentiable("its output is padded")
-
-    def data() -> ir.Value:
-        return e.op(
-            "Conv", call.dy, weight, strides=strides, dilations=dilations, pads=pads, group=group
-        )
-
-    def kernels() -> ir.Value:
+    if k == 1:
         channels = e.sizes(call.y)[1], e.sizes(call.x(0))[1]
         return _kernel_gradient(e, taps, call.dy, call.x(0), channels)
-
-    return {0: data, 1: kernels, 2: lambda: _bias_gradient(call)}
+    return e.op(
+        "Conv", call.dy, weight, strides=strides, dilations=dilations, pads=pads, group=group
+    )
 
 
 def _bias_gradient(call: GradientCall) -> ir.Value:

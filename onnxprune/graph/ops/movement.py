@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx_ir as ir
 
 from onnxprune.graph.axes import Axis, Space
 from onnxprune.graph.emit import Undifferentiable
 from onnxprune.graph.facts import Fact, Shape, full
 from onnxprune.graph.notation import MismatchError, Tensor
 from onnxprune.graph.ops.call import MICROSOFT, Call, counts, rule
-from onnxprune.graph.ops.gradient_call import Back, GradientCall, gradient_rule
+from onnxprune.graph.ops.gradient_call import GradientCall, gradient_rule
 from onnxprune.graph.ops.shape_call import InconsistentError, ShapeCall, shape_rule
 
 
@@ -340,26 +341,25 @@ def _blocked_upsample_shape(call: ShapeCall) -> Fact:
 
 
 @gradient_rule("Reshape", "Flatten", "Squeeze", "Unsqueeze")
-def _reshaped_gradient(call: GradientCall) -> Back:
-    return {0: lambda: call.emit.like(call.dy, call.x())}
+def _reshaped_gradient(call: GradientCall, _: int) -> ir.Value:
+    return call.emit.like(call.dy, call.x())
 
 
 @gradient_rule("Transpose")
-def _transpose_gradient(call: GradientCall) -> Back:
+def _transpose_gradient(call: GradientCall, _: int) -> ir.Value:
     perm = call.attr("perm") or list(range(call.rank()))[::-1]
-    return {0: lambda: call.emit.op("Transpose", call.dy, perm=np.argsort(perm).tolist())}
+    return call.emit.op("Transpose", call.dy, perm=np.argsort(perm).tolist())
 
 
 @gradient_rule("Trilu")
-def _trilu_gradient(call: GradientCall) -> Back:
-    upper = call.attr("upper", 1)
-    return {0: lambda: call.emit.op("Trilu", call.dy, call.input(1), upper=upper)}
+def _trilu_gradient(call: GradientCall, _: int) -> ir.Value:
+    return call.emit.op("Trilu", call.dy, call.input(1), upper=call.attr("upper", 1))
 
 
 @gradient_rule("DepthToSpace", "SpaceToDepth")
-def _blocks_gradient(call: GradientCall) -> Back:
+def _blocks_gradient(call: GradientCall, _: int) -> ir.Value:
     """Each undoes the other, if blocks come first among the channels."""
     if call.attr("mode", "DCR") != "DCR":
         raise Undifferentiable("its channels come before its blocks")
     other = "SpaceToDepth" if call.op == "DepthToSpace" else "DepthToSpace"
-    return {0: lambda: call.emit.op(other, call.dy, blocksize=call.attr("blocksize"))}
+    return call.emit.op(other, call.dy, blocksize=call.attr("blocksize"))

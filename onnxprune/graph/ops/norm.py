@@ -7,15 +7,16 @@ demand, and then the result is no longer the masked original.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 
 import onnx_ir as ir
 
 from onnxprune.graph.axes import Axis
-from onnxprune.graph.emit import Undifferentiable
+from onnxprune.graph.emit import Term, Undifferentiable
 from onnxprune.graph.facts import Fact, Shape
 from onnxprune.graph.notation import MismatchError, Tensor
 from onnxprune.graph.ops.call import CLASSIC, MICROSOFT, Call, Contraction, lines, rule
-from onnxprune.graph.ops.gradient_call import Back, GradientCall, gradient_rule
+from onnxprune.graph.ops.gradient_call import GradientCall, gradient_rule
 from onnxprune.graph.ops.shape_call import (
     InconsistentError,
     ShapeCall,
@@ -296,22 +297,19 @@ shape_rule("QLinearAveragePool", "QLinearGlobalAveragePool", domain=MICROSOFT)(
 def _axes(call: GradientCall) -> list[int]:
     """The axes that a reduction runs along, ascending."""
     rank = call.rank()
-    given = call.attr("axes")
-    if given is None and call.input(1) is not None:
-        given = call.emit.content(call.input(1)).tolist()
-    if not given:
+    axes = call.attr("axes")
+    if axes is None and call.input(1) is not None:
+        axes = call.emit.content(call.input(1)).tolist()
+    if not axes:
         if call.attr("noop_with_empty_axes", 0):
             raise Undifferentiable("it reduces nothing")
         return list(range(rank))
-    return sorted(int(a) % rank for a in given)
+    return sorted(int(a) % rank for a in axes)
 
 
 def _spread(call: GradientCall, gradient: ir.Value) -> ir.Value:
     """A gradient of a reduction with the axes that were dropped."""
-    axes = _axes(call)
-    if not call.attr("keepdims", 1):
-        gradient = call.emit.unsqueeze(gradient, axes)
-    return gradient
+    return gradient if call.attr("keepdims", 1) else call.emit.unsqueeze(gradient, _axes(call))
 
 
 def _repeated(call: GradientCall, gradient: ir.Value) -> ir.Value:
@@ -319,181 +317,131 @@ def _repeated(call: GradientCall, gradient: ir.Value) -> ir.Value:
 
 
 @gradient_rule("ReduceSum")
-def _sum_gradient(call: GradientCall) -> Back:
-    return {0: lambda: _repeated(call, _spread(call, call.dy))}
+def _sum_gradient(call: GradientCall, _: int) -> ir.Value:
+    return _repeated(call, _spread(call, call.dy))
 
 
 @gradient_rule("ReduceMean")
-def _mean_gradient(call: GradientCall) -> Back:
+def _mean_gradient(call: GradientCall, _: int) -> ir.Value:
+    """The number of elements may differ from run to run: it is what both shapes say."""
     e = call.emit
-
-    def back() -> ir.Value:
-        # The number of elements may differ from run to run: it is what both shapes say.
-        dims = e.op("Gather", e.op("Shape", call.x()), e.integers(_axes(call)), axis=0)
-        count = e.op("Cast", e.op("ReduceProd", dims, keepdims=0), to=1)
-        return _repeated(call, e.op("Div", _spread(call, call.dy), count))
-
-    return {0: back}
+    dims = e.op("Gather", e.op("Shape", call.x()), e.integers(_axes(call)), axis=0)
+    count = e.op("Cast", e.op("ReduceProd", dims, keepdims=0), to=1)
+    return _repeated(call, e.op("Div", _spread(call, call.dy), count))
 
 
 @gradient_rule("CumSum")
-def _cumulative_gradient(call: GradientCall) -> Back:
+def _cumulative_gradient(call: GradientCall, _: int) -> ir.Value:
     """The sum from the other end."""
     settings = {"exclusive": call.attr("exclusive", 0), "reverse": 1 - call.attr("reverse", 0)}
-    return {0: lambda: call.emit.op("CumSum", call.dy, call.x(1), **settings)}
+    return call.emit.op("CumSum", call.dy, call.x(1), **settings)
 
 
-@gradient_rule(
-    *"ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMin ReduceSumSquare".split()
-)
-def _reduce_gradient(call: GradientCall) -> Back:
-    def back() -> ir.Value:
-        x, y, dy = call.term(call.x()), call.term(call.y), call.term(call.dy)
-        if call.op == "ReduceL2":
-            return (x * call.term(_spread(call, (dy / y).value))).value
-        if call.op == "ReduceLogSum":
-            return _repeated(call, _spread(call, (dy * (-y).op("Exp")).value))
-        if call.op == "ReduceLogSumExp":
-            slope = (x - call.term(_spread(call, y.value))).op("Exp")
-        else:
-            slope = x.op("Sign") if call.op == "ReduceL1" else x * 2
-        if call.op in ("ReduceMax", "ReduceMin"):
-            slope = x.op("Equal", call.term(_spread(call, y.value))).mask()
-        return (slope * call.term(_spread(call, dy.value))).value
+_REDUCED: Mapping[str, Callable[[Term, Term], Term]] = {
+    "ReduceL1": lambda x, _: x.op("Sign"),
+    "ReduceL2": lambda x, y: x / y,
+    "ReduceLogSum": lambda x, y: (x - x - y).op("Exp"),
+    "ReduceLogSumExp": lambda x, y: (x - y).op("Exp"),
+    "ReduceMax": lambda x, y: x.op("Equal", y).mask(),
+    "ReduceMin": lambda x, y: x.op("Equal", y).mask(),
+    "ReduceSumSquare": lambda x, _: x * 2,
+}
+"""The derivative by one of the elements that are reduced, of it and the result."""
 
-    return {0: back}
+
+@gradient_rule(*_REDUCED)
+def _reduce_gradient(call: GradientCall, _: int) -> ir.Value:
+    dy, y = (call.term(_spread(call, v)) for v in (call.dy, call.y))
+    return (_REDUCED[call.op](call.term(call.x()), y) * dy).value
 
 
 @gradient_rule("GlobalAveragePool")
-def _global_average_gradient(call: GradientCall) -> Back:
-    e = call.emit
-    count = math.prod(e.sizes(call.x())[2:])
-    return {0: lambda: _repeated(call, e.op("Div", call.dy, e.number(float(count))))}
+def _global_average_gradient(call: GradientCall, _: int) -> ir.Value:
+    count = math.prod(call.emit.sizes(call.x())[2:])
+    return _repeated(call, (call.term(call.dy) / float(count)).value)
 
 
 @gradient_rule("AveragePool")
-def _average_gradient(call: GradientCall) -> Back:
+def _average_gradient(call: GradientCall, _: int) -> ir.Value:
     """A transposed convolution of every channel with a kernel of equal weights."""
     e, x = call.emit, call.x()
     kernel = list(call.attr("kernel_shape"))
     rank = len(kernel)
-    pads = list(call.attr("pads", (0,) * (2 * rank)))
     strides = list(call.attr("strides", (1,) * rank))
     sizes, outs = e.sizes(x)[2:], e.sizes(call.y)[2:]
     spans = [(o - 1) * s + k for o, s, k in zip(outs, strides, kernel, strict=True)]
     more = [n - span for n, span in zip(sizes, spans, strict=True)]
     simple = (
         call.attr("auto_pad", "NOTSET") == "NOTSET"
-        and not any(pads)
+        and not any(call.attr("pads", ()))
         and not any(d != 1 for d in call.attr("dilations", ()))
         and all(0 <= m < s or (m == 0) for m, s in zip(more, strides, strict=True))
     )
     if not simple:
         raise Undifferentiable("it pads, dilates or rounds up")
-
-    def back() -> ir.Value:
-        channels = e.sizes(x)[1]
-        one = e.number(1.0 / math.prod(kernel))
-        weight = e.op("Expand", one, e.integers([channels, 1, *kernel]))
-        return e.op(
-            "ConvTranspose", call.dy, weight, strides=strides, output_padding=more, group=channels
-        )
-
-    return {0: back}
+    channels = e.sizes(x)[1]
+    one = e.number(1.0 / math.prod(kernel))
+    weight = e.op("Expand", one, e.integers([channels, 1, *kernel]))
+    settings = {"strides": strides, "output_padding": more, "group": channels}
+    return e.op("ConvTranspose", call.dy, weight, **settings)
 
 
 @gradient_rule("BatchNormalization")
-def _batch_gradient(call: GradientCall) -> Back:
-    e = call.emit
+def _batch_gradient(call: GradientCall, _: int) -> ir.Value:
     if call.attr("training_mode", 0):
         raise Undifferentiable("it is in training mode")
-    scale, variance = call.x(1), call.x(4)
-
-    def back() -> ir.Value:
-        steady = e.op("Add", variance, e.number(float(call.attr("epsilon", 1e-5))))
-        gain = e.op("Div", scale, e.op("Sqrt", steady))
-        shape = [1, -1] + [1] * (call.rank() - 2)
-        return e.op("Mul", call.dy, e.op("Reshape", gain, e.integers(shape)))
-
-    return {0: back}
+    steady = call.term(call.x(4)) + float(call.attr("epsilon", 1e-5))
+    gain = call.term(call.x(1)) / steady.op("Sqrt")
+    shape = call.emit.integers([1, -1] + [1] * (call.rank() - 2))
+    return (call.term(call.dy) * gain.op("Reshape", call.term(shape))).value
 
 
 @gradient_rule(
     *"InstanceNormalization LayerNormalization RMSNormalization".split(),
     "SimplifiedLayerNormalization",
 )
-def _layer_gradient(call: GradientCall) -> Back:
-    e, x, scale = call.emit, call.x(0), call.x(1)
-    rank = call.rank()
+def _layer_gradient(call: GradientCall, _: int) -> ir.Value:
+    """By the formula and not through a body, whose nodes are twice as many."""
+    e, rank = call.emit, call.rank()
+    x, scale, dy = call.term(call.x(0)), call.term(call.x(1)), call.term(call.dy)
     axes = list(range(call.axis(-1, rank), rank))
     if call.op == "InstanceNormalization":
         axes = list(range(2, rank))
-        scale = e.op("Reshape", scale, e.integers([1, -1] + [1] * (rank - 2)))
-    count = math.prod(e.sizes(x)[axes[0] :])
+        scale = scale.op("Reshape", call.term(e.integers([1, -1] + [1] * (rank - 2))))
+    count = float(math.prod(e.sizes(call.x())[axes[0] :]))
     centred = call.op in ("InstanceNormalization", "LayerNormalization")
 
-    def mean(value: ir.Value) -> ir.Value:
-        return e.op("Div", e.sum(value, axes), e.number(float(count)))
+    def mean(term: Term) -> Term:
+        return call.term(e.sum(term.value, axes)) / count
 
-    def back() -> ir.Value:
-        around = e.op("Sub", x, mean(x)) if centred else x
-        variance = mean(e.op("Mul", around, around))
-        steady = e.op("Add", variance, e.number(float(call.attr("epsilon", 1e-5))))
-        deviation = e.op("Sqrt", steady)
-        normal = e.op("Div", around, deviation)
-        pushed = e.op("Mul", call.dy, scale)
-        along = e.op("Mul", normal, mean(e.op("Mul", pushed, normal)))
-        inner = e.op("Sub", pushed, along)
-        if centred:
-            inner = e.op("Sub", inner, mean(pushed))
-        return e.op("Div", inner, deviation)
-
-    return {0: back}
+    around = x - mean(x) if centred else x
+    deviation = (mean(around * around) + float(call.attr("epsilon", 1e-5))).op("Sqrt")
+    normal, pushed = around / deviation, dy * scale
+    inner = pushed - normal * mean(pushed * normal)
+    return ((inner - mean(pushed) if centred else inner) / deviation).value
 
 
 @gradient_rule("MaxPool")
-def _max_pool_gradient(call: GradientCall) -> Back:
+def _max_pool_gradient(call: GradientCall, _: int) -> ir.Value:
     """Sent to where the maximum was, by the indices that a second run of it returns."""
     e, x = call.emit, call.x()
-    if e.version < 16:
+    if call.version < 16:
         raise Undifferentiable("ScatterElements cannot add before opset 16")
     if call.attr("storage_order", 0):
         raise Undifferentiable("its indices are column-major")
-
-    def back() -> ir.Value:
-        _, where = e.ops("MaxPool", 2, x, **call.attributes)
-        flat = e.integers([-1])
-        zeros = e.op("Reshape", e.op("Sub", x, x), flat)
-        index, gradient = (e.op("Reshape", v, flat) for v in (where, call.dy))
-        sent = e.op("ScatterElements", zeros, index, gradient, axis=0, reduction="add")
-        return e.like(sent, x)
-
-    return {0: back}
+    where = e.ops("MaxPool", 2, x, **call.attributes)[1]
+    flat = e.integers([-1])
+    zeros, index, dy = (e.op("Reshape", v, flat) for v in (e.op("Sub", x, x), where, call.dy))
+    return e.like(e.op("ScatterElements", zeros, index, dy, axis=0, reduction="add"), x)
 
 
-def _softmax_axis(call: GradientCall) -> int:
-    if call.version >= 13:
-        return int(call.attr("axis", -1))
-    axis, rank = int(call.attr("axis", 1)), call.rank()
-    if axis % rank != rank - 1:
+@gradient_rule("Softmax", "LogSoftmax")
+def _softmax_gradient(call: GradientCall, _: int) -> ir.Value:
+    rank, old = call.rank(), call.version < 13
+    axis = call.axis(1 if old else -1, rank)
+    if old and axis != rank - 1:
         raise Undifferentiable("it normalises over several axes at once")
-    return -1
-
-
-@gradient_rule("Softmax")
-def _softmax_gradient(call: GradientCall) -> Back:
-    e, axis = call.emit, _softmax_axis(call)
-
-    def back() -> ir.Value:
-        mean = e.sum(e.op("Mul", call.dy, call.y), [axis])
-        return e.op("Mul", call.y, e.op("Sub", call.dy, mean))
-
-    return {0: back}
-
-
-@gradient_rule("LogSoftmax")
-def _log_softmax_gradient(call: GradientCall) -> Back:
-    e, axis = call.emit, _softmax_axis(call)
-    return {
-        0: lambda: e.op("Sub", call.dy, e.op("Mul", e.op("Exp", call.y), e.sum(call.dy, [axis])))
-    }
+    dy, y = call.term(call.dy), call.term(call.y)
+    if call.op == "LogSoftmax":
+        return (dy - y.op("Exp") * call.term(call.emit.sum(dy.value, [axis]))).value
+    return (y * (dy - call.term(call.emit.sum((dy * y).value, [axis])))).value

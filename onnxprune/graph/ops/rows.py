@@ -14,7 +14,7 @@ from onnxprune.graph.emit import Undifferentiable
 from onnxprune.graph.facts import Fact
 from onnxprune.graph.notation import MismatchError, Tensor
 from onnxprune.graph.ops.call import MICROSOFT, Call, Keep, counts, rule
-from onnxprune.graph.ops.gradient_call import Back, GradientCall, gradient_rule
+from onnxprune.graph.ops.gradient_call import GradientCall, gradient_rule
 from onnxprune.graph.ops.shape_call import ShapeCall, plus, shape_rule
 
 
@@ -338,107 +338,82 @@ def _quantized_concat_shape(call: ShapeCall) -> Fact:
 
 
 @gradient_rule("Expand")
-def _expand_gradient(call: GradientCall) -> Back:
-    return {0: lambda: call.emit.fitted(call.dy, call.x(), call.y)}
+def _expand_gradient(call: GradientCall, _: int) -> ir.Value:
+    return call.emit.fitted(call.dy, call.x(), call.y)
 
 
-@gradient_rule("Concat")
-def _concat_gradient(call: GradientCall) -> Back:
+@gradient_rule("Concat", of=None)
+def _concat_gradient(call: GradientCall, k: int) -> ir.Value:
+    """The part between what is before it and what is after; sizes may differ from run to run."""
     e, axis = call.emit, int(call.attr("axis"))
-    lengths: list[ir.Value] = []
-
-    def length(index: int) -> ir.Value:
-        shape = e.op("Shape", call.x(index))
-        rank = len(e.sizes(call.x(index)))
-        return e.op("Gather", shape, e.integers([axis % rank]), axis=0)
-
-    def back(index: int) -> ir.Value:
-        while len(lengths) <= index:
-            before = lengths[-1] if lengths else e.integers([0])
-            lengths.append(e.op("Add", before, length(len(lengths))))
-        start = lengths[index - 1] if index else e.integers([0])
-        return e.part(call.dy, start, lengths[index], axis)
-
-    return {k: (lambda k=k: back(k)) for k in range(len(call.node.inputs))}  # type: ignore[misc]
+    ends = call.shared.setdefault("ends", [e.integers([0])])
+    while len(ends) <= k + 1:
+        x = call.x(len(ends) - 1)
+        at = e.integers([axis % len(e.sizes(x))])
+        ends.append(e.op("Add", ends[-1], e.op("Gather", e.op("Shape", x), at, axis=0)))
+    return e.part(call.dy, ends[k], ends[k + 1], axis)
 
 
 @gradient_rule("Split")
-def _split_gradient(call: GradientCall) -> Back:
-    e, axis = call.emit, int(call.attr("axis", 0))
-
-    def back() -> ir.Value:
-        parts = []
-        for out, gradient in zip(call.node.outputs, call.gradients, strict=True):
-            parts.append(e.op("Sub", out, out) if gradient is None else gradient)
-        return e.op("Concat", *parts, axis=axis)
-
-    return {0: back}
+def _split_gradient(call: GradientCall, _: int) -> ir.Value:
+    e, parts = call.emit, zip(call.node.outputs, call.gradients, strict=True)
+    whole = [e.op("Sub", out, out) if dy is None else dy for out, dy in parts]
+    return e.op("Concat", *whole, axis=int(call.attr("axis", 0)))
 
 
 @gradient_rule("Slice")
-def _slice_gradient(call: GradientCall) -> Back:
+def _slice_gradient(call: GradientCall, _: int) -> ir.Value:
     e = call.emit
-    if e.version < 10:
+    if call.version < 10:
         raise Undifferentiable("its bounds are attributes, as before opset 10")
-    steps = e.content(call.input(4)) if call.input(4) is not None else np.ones(1)
-    if (steps != 1).any():
+    if call.input(4) is not None and (e.content(call.input(4)) != 1).any():
         raise Undifferentiable("it takes steps")
     starts, stops = call.x(1), call.x(2)
     (count,) = e.sizes(starts)
     axes = e.content(call.input(3)) if call.input(3) is not None else np.arange(count)
-
-    def back() -> ir.Value:
-        whole = [call.x()]
-        bounds: list[tuple[ir.Value, ir.Value]] = []
-        for k in range(count):
-            at = e.integers([k])
-            start, stop = (e.op("Gather", v, at, axis=0) for v in (starts, stops))
-            if starts.dtype == ir.DataType.INT32:
-                start, stop = (e.op("Cast", v, to=int(ir.DataType.INT64)) for v in (start, stop))
-            bounds.append((start, stop))
-            whole.append(e.part(whole[-1], start, stop, int(axes[k])))
-        gradient = call.dy
-        for k in reversed(range(count)):
-            gradient = e.within(gradient, whole[k], *bounds[k], int(axes[k]))
-        return gradient
-
-    return {0: back}
+    whole = [call.x()]
+    bounds: list[tuple[ir.Value, ir.Value]] = []
+    for k in range(count):
+        at = e.integers([k])
+        start, stop = (e.op("Gather", v, at, axis=0) for v in (starts, stops))
+        if starts.dtype == ir.DataType.INT32:
+            start, stop = (e.op("Cast", v, to=int(ir.DataType.INT64)) for v in (start, stop))
+        bounds.append((start, stop))
+        whole.append(e.part(whole[-1], start, stop, int(axes[k])))
+    gradient = call.dy
+    for k in reversed(range(count)):
+        gradient = e.within(gradient, whole[k], *bounds[k], int(axes[k]))
+    return gradient
 
 
 @gradient_rule("Gather")
-def _gather_gradient(call: GradientCall) -> Back:
+def _gather_gradient(call: GradientCall, _: int) -> ir.Value:
     e, axis = call.emit, call.axis(0, call.rank())
     if axis == 0 and not e.is_known(call.x(1)):
-        index = e.unsqueeze(call.x(1), [-1])
-        return {0: lambda: _scattered(call, "ScatterND", index, reduction="add")}
+        return _scattered(call, "ScatterND", e.unsqueeze(call.x(1), [-1]), reduction="add")
     indices = e.content(call.x(1))
     size = e.sizes(call.x())[axis]
     flat = indices.reshape(-1) % size
     if indices.size == 1 and indices.ndim < 2:
-
-        def one() -> ir.Value:
-            dy = call.dy if indices.ndim else e.unsqueeze(call.dy, [axis])
-            at = int(flat[0])
-            return e.within(dy, call.x(), e.integers([at]), e.integers([at + 1]), axis)
-
-        return {0: one}
+        dy = call.dy if indices.ndim else e.unsqueeze(call.dy, [axis])
+        at = int(flat[0])
+        return e.within(dy, call.x(), e.integers([at]), e.integers([at + 1]), axis)
     if indices.ndim == 1 and sorted(flat.tolist()) == list(range(size)):
-        inverse = np.argsort(flat).tolist()
-        return {0: lambda: e.op("Gather", call.dy, e.integers(inverse), axis=axis)}
+        return e.op("Gather", call.dy, e.integers(np.argsort(flat).tolist()), axis=axis)
     raise Undifferentiable("it selects several indices")
 
 
 @gradient_rule("GatherElements")
-def _gather_elements_gradient(call: GradientCall) -> Back:
+def _gather_elements_gradient(call: GradientCall, _: int) -> ir.Value:
     settings = {"axis": call.attr("axis", 0), "reduction": "add"}
-    return {0: lambda: _scattered(call, "ScatterElements", call.x(1), **settings)}
+    return _scattered(call, "ScatterElements", call.x(1), **settings)
 
 
 @gradient_rule("GatherND")
-def _gather_nd_gradient(call: GradientCall) -> Back:
+def _gather_nd_gradient(call: GradientCall, _: int) -> ir.Value:
     if call.attr("batch_dims", 0):
         raise Undifferentiable("it has batches")
-    return {0: lambda: _scattered(call, "ScatterND", call.x(1), reduction="add")}
+    return _scattered(call, "ScatterND", call.x(1), reduction="add")
 
 
 def _scattered(call: GradientCall, kind: str, index: ir.Value, **attributes: object) -> ir.Value:
@@ -449,26 +424,22 @@ def _scattered(call: GradientCall, kind: str, index: ir.Value, **attributes: obj
     return call.emit.op(kind, zeros, index, call.dy, **attributes)
 
 
-@gradient_rule("ScatterElements", "ScatterND")
-def _scatter_gradient(call: GradientCall) -> Back:
+@gradient_rule("ScatterElements", "ScatterND", of=(0, 2))
+def _scatter_gradient(call: GradientCall, k: int) -> ir.Value:
     """What was added to goes on as it is, what was written over does not; updates are picked."""
     e, kind = call.emit, call.attr("reduction", "none")
     if kind not in ("none", "add"):
         raise Undifferentiable("it neither writes nor adds")
     axis = {"axis": call.attr("axis", 0)} if call.op == "ScatterElements" else {}
-
-    def data() -> ir.Value:
-        if kind == "add":
-            return call.dy
-        zeros = e.op("Sub", call.x(2), call.x(2))
-        return e.op(call.op, call.dy, call.x(1), zeros, **axis)
-
-    picks = call.op.replace("Scatter", "Gather")
-    return {0: data, 2: lambda: e.op(picks, call.dy, call.x(1), **axis)}
+    if k == 2:
+        return e.op(call.op.replace("Scatter", "Gather"), call.dy, call.x(1), **axis)
+    if kind == "add":
+        return call.dy
+    return e.op(call.op, call.dy, call.x(1), e.op("Sub", call.x(2), call.x(2)), **axis)
 
 
 @gradient_rule("Pad")
-def _pad_gradient(call: GradientCall) -> Back:
+def _pad_gradient(call: GradientCall, _: int) -> ir.Value:
     e = call.emit
     if call.attr("mode", "constant") != "constant":
         raise Undifferentiable("it does not pad with a constant")
@@ -477,14 +448,10 @@ def _pad_gradient(call: GradientCall) -> Back:
     pads = call.attr("pads") or e.content(call.input(1)).tolist()
     if min(pads) < 0:
         raise Undifferentiable("it crops")
-
-    def back() -> ir.Value:
-        gradient, rank = call.dy, len(pads) // 2
-        for axis in range(rank):
-            if pads[axis] or pads[rank + axis]:
-                stop = -pads[rank + axis] or np.iinfo(np.int64).max
-                bounds = e.integers([pads[axis]]), e.integers([int(stop)])
-                gradient = e.part(gradient, *bounds, axis)
-        return gradient
-
-    return {0: back}
+    gradient, rank = call.dy, len(pads) // 2
+    for axis in range(rank):
+        if pads[axis] or pads[rank + axis]:
+            stop = -pads[rank + axis] or np.iinfo(np.int64).max
+            bounds = e.integers([pads[axis]]), e.integers([int(stop)])
+            gradient = e.part(gradient, *bounds, axis)
+    return gradient
