@@ -237,9 +237,13 @@ def _through_body(
     graph = ir.serde.deserialize_graph(body)
     inner = facts_of_graph(graph, {"": emit.version}, facts)
     nodes, outputs = list(graph), list(graph.outputs)
-    for value, outer in zip(graph.inputs, node.inputs, strict=False):
+    for k, value in enumerate(graph.inputs):
+        outer = node.inputs[k] if k < len(node.inputs) else None
         if outer is not None:
             ir.convenience.replace_all_uses_with(value, outer)
+            continue
+        for use in tuple(value.uses()):  # left out here as well
+            use.node.replace_input_with(use.idx, None)
     graph.remove(nodes)
     emit.splice(nodes, inner)
     reads = [v for v in node.inputs if v is not None and v in active]

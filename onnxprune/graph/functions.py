@@ -39,13 +39,14 @@ def function_body(
     schema = _schema_with_function(proto, version)
     if schema is None or not standard:
         return None
-    function = _function(schema, proto, version, facts)
+    types = [to_type(f.shape, f.dtype) if f is not None else onnx.TypeProto() for f in facts]
+    function = _function(schema, proto, version, types)
     if function is None:
         return None
-    types = [to_type(f.shape, f.dtype) if f is not None else onnx.TypeProto() for f in facts]
+    types += [onnx.TypeProto()] * (len(function.input) - len(types))  # left out at the end
     inputs = [
         helper.make_value_info(name, type_)
-        for name, type_ in zip(function.input, types, strict=False)
+        for name, type_ in zip(function.input, types, strict=True)
     ]
     outputs = [onnx.ValueInfoProto(name=name) for name in function.output]
     types_of = {value.name: value.type.tensor_type.elem_type for value in inputs}
@@ -79,7 +80,7 @@ def _function(
     schema: Any,  # noqa: ANN401
     proto: onnx.NodeProto,
     version: int,
-    facts: Sequence[Fact | None],
+    types: Sequence[onnx.TypeProto],
 ) -> onnx.FunctionProto | None:
     """The latest body that a model of this opset can have, or the first of all."""
     if schema.has_function:
@@ -90,7 +91,6 @@ def _function(
     if schema.has_function:
         data = schema.get_function_with_opset_version(opset)
     else:
-        types = [to_type(f.shape, f.dtype) for f in facts if f is not None]
         data = schema.get_context_dependent_function_with_opset_version(
             opset, proto.SerializeToString(), [t.SerializeToString() for t in types]
         )

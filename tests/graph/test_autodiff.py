@@ -100,6 +100,8 @@ CASES |= {
                       [const("k", [[1], [2], [1]])], 17),
     "ScatterND": ("tokens", [node("Exp", "h", out="e"),
                              node("ScatterND", "h", "k", "e")], [const("k", [[1], [2], [0]])], 17),
+    "RotaryEmbedding-caches": ("tokens", [node("RotaryEmbedding", "h", "c", "s", num_heads=2)],
+                               [normal("c", 3, 5, 2), normal("s", 3, 5, 2)], 23),
     "Gelu-microsoft": ("tokens", [node("Gelu", "h", domain="com.microsoft")], [], 17),
     "QuickGelu": ("tokens", [node("QuickGelu", "h", domain="com.microsoft", alpha=1.5)], [], 17),
     "Gelu-tanh": ("tokens", [node("Gelu", "h", approximate="tanh")], [], 20),
