@@ -16,8 +16,8 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 demo: $(STAMP)  ## prune a small trained network and show what it cost and gained
 	$(BIN)/onnxprune demo
 
-test: $(STAMP)  ## everything except the heavy tests
-	$(BIN)/pytest $(TESTFLAGS)
+test: $(STAMP)  ## everything except the heavy tests; ROOM=graph runs one room
+	$(BIN)/pytest $(TESTFLAGS) $(if $(ROOM),tests/$(ROOM))
 
 test-heavy: $(STAMP)  ## only the tests that need minutes or gigabytes
 	$(BIN)/pytest -m heavy $(TESTFLAGS)
