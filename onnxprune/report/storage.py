@@ -12,7 +12,7 @@ from rich.text import Text
 
 from onnxprune.jobs.results.weights import StoredRow, ZerosRow
 from onnxprune.quantities import change, percent, plural, size
-from onnxprune.sparse.encodings.forms import FORMS
+from onnxprune.sparse.encodings.table import ENCODINGS
 
 if TYPE_CHECKING:
     pass
@@ -22,7 +22,7 @@ _MOST = 12
 
 def zeros(rows: Sequence[ZerosRow]) -> RenderableType:
     """Zeros, pattern and bytes in each form, the largest weights first; and what all take."""
-    forms = [form for form in FORMS if _any(rows, form)]
+    forms = [form for form in ENCODINGS if _any(rows, form)]
     table = _table("weight", "shape", "zeros>", "pattern", *(f"{form}>" for form in forms))
     ordered = sorted(rows, key=lambda row: -row.bytes["dense"])
     for row in ordered[:_MOST]:
