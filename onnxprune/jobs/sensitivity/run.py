@@ -20,8 +20,7 @@ from onnxprune.graph.cost import CostModel
 from onnxprune.jobs.apply_plan import BLAS
 from onnxprune.jobs.choose_plan import make_plan, prepare
 from onnxprune.jobs.sensitivity.baseline import Dense, weighing_of
-from onnxprune.jobs.sensitivity.collect import gather
-from onnxprune.jobs.sensitivity.executors import Pool, open_pool
+from onnxprune.jobs.sensitivity.executors import Pool, gather, open_pool
 from onnxprune.jobs.sensitivity.job import samples_of
 from onnxprune.jobs.sensitivity.recommend import exactly, only_orders, recommend
 from onnxprune.jobs.sensitivity.request import Request, from_words
