@@ -12,8 +12,8 @@ from rich.progress import Progress
 
 from onnxprune.errors import OnnxpruneError
 from onnxprune.model import Model
+from onnxprune.runtime import Session, open_session
 from onnxprune.runtime.embed import with_sizes
-from onnxprune.runtime.ort import Session, open_session
 
 Feeds = Mapping[str, npt.NDArray[Any]]
 
