@@ -38,9 +38,9 @@ def run(given: argparse.Namespace) -> int:
     assert output is not None
     # Imported here so that --help and refused flags do not wait for onnx.
     from onnxprune import model as models
-    from onnxprune.jobs.store import file_bytes
     from onnxprune.model.decode import densify
     from onnxprune.model.sparse import names
+    from onnxprune.model.writing import file_bytes
 
     with console.progress() as tell:
         tell(f"reading {source}")

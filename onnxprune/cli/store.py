@@ -76,7 +76,8 @@ def run(args: argparse.Namespace) -> int:
     output = destination.check("-o", args.output, {"the model": source})
     assert output is not None
     # Imported here so that --help and refused flags do not wait for onnx.
-    from onnxprune.jobs.store import check_stored, file_bytes, remove_files, store
+    from onnxprune.jobs.store import check_stored, store
+    from onnxprune.model.writing import file_bytes, remove_files
 
     with console.progress() as progress:
         progress(f"reading {source}")

@@ -59,7 +59,8 @@ def write(run: Pruned, output: Path, tell: Callable[[str], None], *, force: bool
     Raises:
         OnnxpruneError: it cannot be written.
     """
-    from onnxprune.jobs.store import check_stored, remove_files
+    from onnxprune.jobs.store import check_stored
+    from onnxprune.model.writing import remove_files
 
     tell(f"writing {output}")
     stored = run.stored()

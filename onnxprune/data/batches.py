@@ -36,13 +36,18 @@ def apart(
 
 
 def joined(samples: Sequence[Feeds], size: int) -> list[Feeds]:
-    """Batches of so many samples of one shape each; what holds several samples stays as it is."""
+    """Batches of so many samples of one shape each.
+
+    What holds several samples, or has them not along the first axis of every input, stays as it is.
+    """
     groups: dict[object, list[Feeds]] = {}
     for number, one in enumerate(samples):
-        several = len(first(one)) != 1
-        groups.setdefault(number if several else _sizes(one), []).append(one)
+        single = all(array.ndim and len(array) == 1 for array in one.values())
+        groups.setdefault(_sizes(one) if single else number, []).append(one)
     return [
         {name: np.concatenate([one[name] for one in some]) for name in some[0]}
+        if len(some) > 1
+        else dict(some[0])
         for group in groups.values()
         for some in (group[k : k + size] for k in range(0, len(group), size))
     ]

@@ -16,7 +16,6 @@ from onnxprune.data.dataset import open_inputs
 from onnxprune.errors import OnnxpruneError
 from onnxprune.evaluate.equivalence import Check, difference, tolerance
 from onnxprune.graph.analysis import analyse
-from onnxprune.model.core import origin_of
 from onnxprune.model.decode import densify
 from onnxprune.runtime import open_session
 from onnxprune.sparse.encodings.choose import StoreConfig, choose
@@ -204,22 +203,6 @@ def same_outputs(stored: Stored, path: Path, feeds: Sequence[Feeds], provider: s
             if value >= worst.value:
                 worst = Check(f"outputs = dense ({name})", value <= limit, value, limit)
     return worst
-
-
-def files_of(path: Path) -> set[Path]:
-    """A model file, and every file its weights are in."""
-    return {path.resolve(), *origin_of(models.load(path).ir).files}
-
-
-def file_bytes(path: Path) -> int:
-    """Bytes of a model on disk, data beside it included."""
-    return sum(file.stat().st_size for file in files_of(path))
-
-
-def remove_files(path: Path) -> None:
-    """Remove a model that was just written, data beside it included."""
-    for file in files_of(path):
-        file.unlink(missing_ok=True)
 
 
 def _notes(chosen: list[Weight]) -> list[str]:

@@ -12,7 +12,6 @@ from rich.text import Text
 
 from onnxprune.jobs.results.weights import StoredRow, ZerosRow
 from onnxprune.quantities import change, percent, plural, size
-from onnxprune.sparse.encodings.table import ENCODINGS
 
 if TYPE_CHECKING:
     pass
@@ -22,6 +21,8 @@ _MOST = 12
 
 def zeros(rows: Sequence[ZerosRow]) -> RenderableType:
     """Zeros, pattern and bytes in each form, the largest weights first; and what all take."""
+    from onnxprune.sparse.encodings.table import ENCODINGS  # a page without it starts sooner
+
     forms = [form for form in ENCODINGS if _any(rows, form)]
     table = _table("weight", "shape", "zeros>", "pattern", *(f"{form}>" for form in forms))
     ordered = sorted(rows, key=lambda row: -row.bytes["dense"])

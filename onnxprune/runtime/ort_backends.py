@@ -30,6 +30,7 @@ def _backend(one: Provider, name: str, hint: str = "") -> Backend:
             threads=request.threads,
             optimise=request.optimise,
             spin=True,
+            saturate=True,  # as it ships
             outputs=request.outputs,
             options=_hinted(request.options, hint) if hint else request.options,
             profile=request.profile,

@@ -9,6 +9,7 @@ import pytest
 
 from onnxprune import model as models
 from onnxprune.data import zoo
+from onnxprune.data.batches import joined
 from onnxprune.evaluate.output_comparison import compare
 from onnxprune.quantities import sparsity
 from onnxprune.runtime import open_session
@@ -123,3 +124,15 @@ def test_variants_are_made_of_what_occurs() -> None:
         assert each["image"].max() <= 1
         np.testing.assert_array_equal(each["scale"], pictures["scale"])
     assert any((m["image"] != pictures["image"]).any() for m in made)
+
+
+def test_samples_are_joined_only_along_first_axes() -> None:
+    def sample(**extra: Any) -> dict[str, Any]:
+        return {"x": np.zeros((1, 3)), **extra}
+
+    alike = joined([sample(m=np.zeros((1, 2))) for _ in range(5)], 2)
+    assert [each["m"].shape for each in alike] == [(2, 2), (2, 2), (1, 2)]
+    for extra in ({"rate": np.array(16000)}, {"state": np.zeros((2, 1, 4))}):
+        apart = [sample(**extra) for _ in range(3)]
+        assert len(joined(apart, 2)) == 3
+        assert all(each.keys() == apart[0].keys() for each in joined(apart, 2))

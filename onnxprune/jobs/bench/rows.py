@@ -14,8 +14,8 @@ from onnxprune.graph.analysis import analyse
 from onnxprune.graph.cost import cost
 from onnxprune.jobs.bench.samples import Samples
 from onnxprune.jobs.bench.schema import Latency, ModelRow, Row
-from onnxprune.jobs.store import file_bytes
 from onnxprune.model.decode import densify
+from onnxprune.model.writing import file_bytes
 
 
 def model_rows(

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from onnxprune.sparse.encodings.table import ENCODINGS
-
 if TYPE_CHECKING:
     from onnxprune import model as models
     from onnxprune.jobs.store import Stored
@@ -65,6 +63,7 @@ def zeros_rows(model: models.Model) -> tuple[ZerosRow, ...]:
     """One row per weight that has zeros worth a word, in the order of the model."""
     from onnxprune.sparse.encodings.choose import bytes_of
     from onnxprune.sparse.encodings.sparsity_stats import find_pattern
+    from onnxprune.sparse.encodings.table import ENCODINGS
     from onnxprune.sparse.encodings.weights import weights
 
     rows = []
