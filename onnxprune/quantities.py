@@ -353,7 +353,7 @@ def measured(value: float | None, unit: Unit) -> str:
         case "fraction":
             return f"{value * 100:.2f} %"
         case "seconds":
-            return f"{value * 1000:.3g} ms" if value < 1 else f"{value:.3g} s"
+            return _seconds(value)
         case "number":
             return f"{value:.4g}"
 
@@ -381,6 +381,17 @@ def plural(number: int, word: str) -> str:
     if number == 1:
         return f"1 {word}"
     return f"{number:,} {word[:-2]}ices" if word.endswith("ex") else f"{number:,} {word}s"
+
+
+def _seconds(value: float) -> str:
+    """Three figures in the unit that leaves no zeros before them: ``70 µs``, ``1.08 ms``."""
+    if not value:
+        return "0 s"
+    for factor, unit in ((1.0, "s"), (1e3, "ms"), (1e6, "µs")):
+        text = f"{value * factor:.3g}"
+        if float(text) >= 1 or unit == "µs":
+            return f"{text if 'e' not in text else f'{value * factor:.0f}'} {unit}"
+    raise AssertionError(value)
 
 
 def _scaled(value: float, base: int, suffixes: tuple[str, ...]) -> str:

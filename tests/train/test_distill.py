@@ -9,7 +9,7 @@ import pytest
 
 from onnxprune import model as models
 from onnxprune.data import zoo
-from onnxprune.data.batches import joined
+from onnxprune.data.batches import InputFormat, collate
 from onnxprune.evaluate.output_comparison import compare
 from onnxprune.quantities import sparsity
 from onnxprune.runtime import open_session
@@ -126,13 +126,17 @@ def test_variants_are_made_of_what_occurs() -> None:
     assert any((m["image"] != pictures["image"]).any() for m in made)
 
 
-def test_samples_are_joined_only_along_first_axes() -> None:
+def test_samples_are_joined_along_the_axis_that_counts_them() -> None:
+    def inputs(**axes: int | None) -> InputFormat:
+        return InputFormat((), {"x": 0, **axes})
+
     def sample(**extra: Any) -> dict[str, Any]:
         return {"x": np.zeros((1, 3)), **extra}
 
-    alike = joined([sample(m=np.zeros((1, 2))) for _ in range(5)], 2)
+    alike = collate([sample(m=np.zeros((1, 2))) for _ in range(5)], inputs(m=0), 2)
     assert [each["m"].shape for each in alike] == [(2, 2), (2, 2), (1, 2)]
-    for extra in ({"rate": np.array(16000)}, {"state": np.zeros((2, 1, 4))}):
-        apart = [sample(**extra) for _ in range(3)]
-        assert len(joined(apart, 2)) == 3
-        assert all(each.keys() == apart[0].keys() for each in joined(apart, 2))
+    states = collate([sample(state=np.zeros((2, 1, 4))) for _ in range(3)], inputs(state=1), 2)
+    assert [each["state"].shape for each in states] == [(2, 2, 4), (2, 1, 4)]
+    rates = [sample(rate=np.array(rate)) for rate in (16000, 8000, 16000)]
+    shared = collate(rates, inputs(rate=None), 2)
+    assert [(len(each["x"]), int(each["rate"])) for each in shared] == [(2, 16000), (1, 8000)]

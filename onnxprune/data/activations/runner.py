@@ -27,7 +27,7 @@ import onnx_ir as ir
 
 from onnxprune import model as models
 from onnxprune.data.activations.padding import shown, shown_to
-from onnxprune.data.token_masks import masks_of
+from onnxprune.data.batches import count_samples, token_masks
 from onnxprune.graph.layers.ancestry import read_by
 from onnxprune.graph.layers.linear import Layer
 from onnxprune.runtime import open_session
@@ -107,8 +107,8 @@ class Segments:
                 self._readers[value].add(node)
         self._done: set[ir.Node] = set()
         self._held: list[dict[str, Array]] = [dict(batch) for batch in batches]
-        self._masks = [masks_of(batch) for batch in batches]
-        self.samples = [len(next(iter(batch.values()))) for batch in batches]
+        self._masks = [token_masks(batch) for batch in batches]
+        self.samples = [count_samples(batch) for batch in batches]
         self._halved: set[str] = set()
         self._provider, self._threads = provider, threads
 
