@@ -15,8 +15,9 @@ from functools import partial
 
 import numpy as np
 
-from onnxprune.solve import masks, pcg
+from onnxprune.solve import masks
 from onnxprune.solve import moments as gram
+from onnxprune.solve import support as support
 from onnxprune.solve.admm import admm
 from onnxprune.solve.obs import Pattern, obs
 
@@ -62,7 +63,7 @@ def main(K: int) -> None:
             begin = time.perf_counter()
             start, keep = find()
             found = time.perf_counter()
-            refitted = pcg.conjugate_gradients(G, G @ W, keep, W, start, ridge=0.1)
+            refitted = support.conjugate_gradients(G, G @ W, keep, W, start, ridge=0.1)
             done = time.perf_counter()
             print(
                 f"| {name} | {method} | {error(start * keep):.4f} | "
