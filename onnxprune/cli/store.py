@@ -22,8 +22,8 @@ from onnxprune.report import storage as report
 from onnxprune.report import terminal
 
 if TYPE_CHECKING:
-    from onnxprune.evaluate.equivalence import Check
     from onnxprune.sparse.encodings.choose import Asked
+    from onnxprune.types import Check
 
 _EXAMPLE = """examples:
   onnxprune store sparse.onnx -o small.onnx                        # the smallest form per weight

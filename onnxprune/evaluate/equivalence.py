@@ -13,6 +13,7 @@ import numpy.typing as npt
 from onnxprune.errors import OnnxpruneError
 from onnxprune.model import Model
 from onnxprune.runtime import Session, open_session
+from onnxprune.types import Check
 
 Array = npt.NDArray[Any]
 Feeds = Mapping[str, Array]
@@ -24,16 +25,6 @@ _FLIPS = 0.01
 _NOISE = 4.0
 """Where the runtime disagrees with itself more than the tolerance, this many times its own noise
 is allowed: the masked original run with graph optimisations off and on."""
-
-
-@dataclass(frozen=True)
-class Check:
-    """One thing that was checked: good when ``value`` is within ``limit``."""
-
-    name: str
-    ok: bool
-    value: float
-    limit: float
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from onnxprune import model as models
 from onnxprune.config import Options
 from onnxprune.data.dataset import MOST_BYTES, Feeds, Inputs
 from onnxprune.data.mixing import with_mixtures
-from onnxprune.evaluate.equivalence import Check, Verdict, prove
+from onnxprune.evaluate.equivalence import Verdict, prove
 from onnxprune.evaluate.evaluation import Judgement, judge
 from onnxprune.evaluate.latency import Compared
 from onnxprune.graph.analysis import Analysis
@@ -26,9 +26,9 @@ from onnxprune.jobs.sparsify import restore, thin
 from onnxprune.jobs.store.job import Stored, store
 from onnxprune.recover.bias_correction import correct
 from onnxprune.recover.reconstruct import reconstruct
-from onnxprune.recover.refit import Outcome, Settings
+from onnxprune.recover.refit import Settings
 from onnxprune.sparse.encodings.choose import Asked
-from onnxprune.sparse.sparsify import Thinned
+from onnxprune.types import Check, LayerOutcome
 
 BLAS = 1
 """Threads of a matrix product: the many small ones of elimination only get slower on more."""
@@ -83,8 +83,8 @@ class Pruned:
     dense: Cost
     left: Cost
     outcome: Judgement
-    recovered: tuple[Outcome, ...]
-    thinned: tuple[Thinned, ...]
+    recovered: tuple[LayerOutcome, ...]
+    thinned: tuple[LayerOutcome, ...]
     notes: tuple[str, ...]
     options: Options
     latency: Compared | None = field(default=None, kw_only=True)
@@ -150,7 +150,7 @@ def carry_out(
         some = f"{inexact[0]}{' and others' if inexact[1:] else ''}"
         said.append(f"inexact: {some} was cut, so the result is not the masked original")
     small = small if start is None else start
-    recovered: tuple[Outcome, ...] = ()
+    recovered: tuple[LayerOutcome, ...] = ()
     as_cut = small
     cut_off = plan.removed or plan.bypassed
     if asked.recover != "none" and cut_off and fit and (not checks or checks[0].ok):
@@ -204,7 +204,7 @@ def refitted(
     fit: Sequence[Feeds],
     asked: Options,
     tell: Tell,
-) -> tuple[models.Model, tuple[Outcome, ...]]:
+) -> tuple[models.Model, tuple[LayerOutcome, ...]]:
     """Refit what is left to what the dense model computed."""
     keep = analysis.keep(plan.removed)
 

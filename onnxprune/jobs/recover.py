@@ -15,7 +15,7 @@ from onnxprune import model as models
 from onnxprune.config import Options, from_flags
 from onnxprune.data.dataset import Feeds, open_inputs
 from onnxprune.errors import OnnxpruneError
-from onnxprune.evaluate.equivalence import Check, Verdict, prove
+from onnxprune.evaluate.equivalence import Verdict, prove
 from onnxprune.evaluate.evaluation import Judgement, judge
 from onnxprune.graph.analysis import Analysis, analyse
 from onnxprune.graph.cost import CostModel
@@ -33,10 +33,10 @@ from onnxprune.recover.correspond.twin import (
     make_twin,
 )
 from onnxprune.recover.reconstruct import reconstruct
-from onnxprune.recover.refit import Outcome, Settings
+from onnxprune.recover.refit import Settings
 from onnxprune.recover.sparse_refit import refit_masked
-from onnxprune.sparse.sparsify import Thinned
 from onnxprune.sparse.zeros import zero
+from onnxprune.types import Check, LayerOutcome
 
 _SAME = 1e-3
 """Largest difference between the pruned model and the dense graph cut and filled as found: other
@@ -216,10 +216,10 @@ def _refit(
     fit: Sequence[Feeds],
     asked: Options,
     tell: Tell,
-) -> tuple[models.Model, tuple[Outcome, ...], tuple[Thinned, ...]]:
+) -> tuple[models.Model, tuple[LayerOutcome, ...], tuple[LayerOutcome, ...]]:
     """Refit what was cut, then, if there are zeros to keep, what is left between them."""
     teacher, model = analysis.model, twin.model
-    layers: tuple[Outcome, ...] = ()
+    layers: tuple[LayerOutcome, ...] = ()
     cut = bool(plan.removed or plan.bypassed)
     if cut or not twin.masks:
         keep = analysis.keep(plan.removed)

@@ -14,17 +14,17 @@ from onnxprune.config import Options
 from onnxprune.data.activations.rows import Sample
 from onnxprune.data.dataset import Inputs
 from onnxprune.errors import OnnxpruneError
-from onnxprune.evaluate.equivalence import Check
 from onnxprune.graph.analysis import Analysis, analyse
 from onnxprune.graph.plan import Plan, check
 from onnxprune.sparse import zeros
 from onnxprune.sparse.exclude import left_dense
 from onnxprune.sparse.reorder import find_orders, reorder_safely
 from onnxprune.sparse.rows import ROWS, Feeds, norms_of
-from onnxprune.sparse.sparsify import Settings, Sparse, Thinned, sparsify
+from onnxprune.sparse.sparsify import Settings, Sparse, sparsify
 from onnxprune.sparse.targets import Target, Weights, find_targets
 from onnxprune.train.distill import Settings as Training
 from onnxprune.train.distill import distil
+from onnxprune.types import Check, LayerOutcome
 
 Tell = Callable[[str], None]
 
@@ -48,7 +48,7 @@ class Stage:
 
     model: models.Model
     plan: Plan
-    outcomes: tuple[Thinned, ...] = ()
+    outcomes: tuple[LayerOutcome, ...] = ()
     checks: tuple[Check, ...] = ()
     notes: tuple[str, ...] = ()
 

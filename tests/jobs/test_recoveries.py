@@ -113,7 +113,7 @@ def test_outcomes_say_what_was_done(mlp: dict[Recover, Pruned]) -> None:
         outcomes = mlp[word].recovered  # type: ignore[index]
         assert outcomes
         assert {o.method for o in outcomes} <= methods
-        assert all(o.after <= o.before for o in outcomes)
+        assert all(o.after <= o.before for o in outcomes if not o.reason)  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("word", WORDS)

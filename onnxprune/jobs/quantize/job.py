@@ -12,7 +12,7 @@ from onnxprune.config import INPUTS, Options
 from onnxprune.data import split
 from onnxprune.data.dataset import HELD_OUT, Feeds, Inputs, open_inputs
 from onnxprune.errors import OnnxpruneError
-from onnxprune.evaluate.equivalence import Check, Verdict
+from onnxprune.evaluate.equivalence import Verdict
 from onnxprune.evaluate.evaluation import Judgement, judge
 from onnxprune.jobs.prune import prune
 from onnxprune.jobs.quantize import quantizer, zeros
@@ -20,6 +20,7 @@ from onnxprune.jobs.quantize.purposes import Settings
 from onnxprune.jobs.quantize.rows import by_rows
 from onnxprune.jobs.quantize.zeros import Weight
 from onnxprune.model.decode import densify
+from onnxprune.types import Check
 
 Tell = Callable[[str], None]
 

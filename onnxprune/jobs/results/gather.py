@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import onnx_ir as ir
@@ -36,6 +36,7 @@ from onnxprune.jobs.results.schema import (
 )
 from onnxprune.jobs.results.weights import zeros_rows
 from onnxprune.quantities import Unit
+from onnxprune.types import LayerOutcome
 
 _QUICK = 1 << 30
 """Bytes of weights that are read without being asked to."""
@@ -60,10 +61,10 @@ def result(command: Command, run: Pruned, output: Path | None) -> Report:
         _report(command, run.analysis, run.plan.removed, run.plan.bypassed),
         options=as_mapping(run.options),
         refits=tuple(
-            RefitRow(each.node, each.method, each.before, each.after, each.reason)
+            RefitRow(each.layer, each.method, each.before or 0.0, each.after or 0.0, each.reason)
             for each in run.recovered
         ),
-        sparse=tuple(SparseRow(**asdict(each)) for each in run.thinned),
+        sparse=tuple(sparse_row(each) for each in run.thinned),
         measures=measures(run),
         outputs=output_rows(run),
         samples=run.outcome.samples,
@@ -74,6 +75,12 @@ def result(command: Command, run: Pruned, output: Path | None) -> Report:
         notes=run.notes,
         output=str(output) if output else None,
     )
+
+
+def sparse_row(each: LayerOutcome) -> SparseRow:
+    """What became of one weight."""
+    same = {f.name: getattr(each, f.name) for f in fields(SparseRow) if f.name != "node"}
+    return SparseRow(node=each.layer, **same)
 
 
 def _report(

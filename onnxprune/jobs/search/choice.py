@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from onnxprune.config import Options
-from onnxprune.evaluate.equivalence import Check, Verdict
+from onnxprune.evaluate.equivalence import Verdict
 from onnxprune.evaluate.evaluation import Judgement, judge
 from onnxprune.evaluate.latency import Compared
 from onnxprune.jobs.apply_plan import Pruned, Visited
 from onnxprune.jobs.search.bisection import Bisection, good
 from onnxprune.jobs.search.parts import ASIDE, ENOUGH, Parts
+from onnxprune.types import Check
 
 MILDER = 3
 """Models made in addition where none that was chosen passes the last samples."""

@@ -14,11 +14,12 @@ from onnxprune import model as models
 from onnxprune.config import Options
 from onnxprune.data.dataset import open_inputs
 from onnxprune.errors import OnnxpruneError
-from onnxprune.evaluate.equivalence import Check, difference, tolerance
+from onnxprune.evaluate.equivalence import difference, tolerance
 from onnxprune.graph.analysis import analyse
 from onnxprune.jobs.store.job import Stored
 from onnxprune.model.decode import densify
 from onnxprune.runtime import open_session
+from onnxprune.types import Check
 
 Array = npt.NDArray[Any]
 Feeds = Mapping[str, Array]
