@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,16 +12,17 @@ from threadpoolctl import threadpool_limits
 
 from onnxprune import model as models
 from onnxprune.config import Options
-from onnxprune.data.dataset import MOST_BYTES, Feeds, Inputs
+from onnxprune.data.dataset import MOST_BYTES
 from onnxprune.data.mixing import with_mixtures
 from onnxprune.evaluate.equivalence import Verdict, prove
-from onnxprune.evaluate.evaluation import Judgement, judge
+from onnxprune.evaluate.evaluation import Evaluation, compare_models
 from onnxprune.evaluate.latency import Compared
 from onnxprune.graph.analysis import Analysis
 from onnxprune.graph.cost import Cost, CostModel
 from onnxprune.graph.plan import Plan
 from onnxprune.graph.reference import masked
 from onnxprune.graph.surgery import cut
+from onnxprune.jobs.run import BLAS, Run
 from onnxprune.jobs.sparsify import restore, thin
 from onnxprune.jobs.store.job import Stored, store
 from onnxprune.recover.bias_correction import correct
@@ -29,11 +30,6 @@ from onnxprune.recover.reconstruct import reconstruct
 from onnxprune.recover.refit import Settings
 from onnxprune.sparse.encodings.choose import Asked
 from onnxprune.types import Check, LayerOutcome
-
-BLAS = 1
-"""Threads of a matrix product: the many small ones of elimination only get slower on more."""
-Tell = Callable[[str], None]
-"""Hears what is being done, one short sentence at a time."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +47,7 @@ class Visited:
 
     label: str
     left: Cost
-    judged: Judgement
+    judged: Evaluation
     ok: bool
     chosen: bool = False
     timed: tuple[str, Compared] | None = None
@@ -82,7 +78,7 @@ class Pruned:
     analysis: Analysis
     dense: Cost
     left: Cost
-    outcome: Judgement
+    outcome: Evaluation
     recovered: tuple[LayerOutcome, ...]
     thinned: tuple[LayerOutcome, ...]
     notes: tuple[str, ...]
@@ -111,12 +107,9 @@ class Pruned:
 
 
 def carry_out(
-    analysis: Analysis,
+    run: Run,
     plan: Plan,
-    asked: Options,
-    inputs: Inputs,
     notes: Iterable[str],
-    tell: Tell,
     *,
     anew: bool,
     start: models.Model | None = None,
@@ -124,19 +117,16 @@ def carry_out(
     """Cut, prove, recover, thin, compare: the same for a new plan and an old one.
 
     Args:
-        analysis: of the dense model.
+        run: the options, the dense model and its data.
         plan: what goes.
-        asked: the options.
-        inputs: where feeds come from.
         notes: what choosing the plan had to say; comes first among the notes.
-        tell: hears the progress.
         anew: whether single weights are still to be chosen; else the plan names them.
         start: the cut model as earlier steps have refitted it; None for the dense weights.
 
     Raises:
         OnnxpruneError: the plan does not fit the model, or a model does not run.
     """
-    fit, held = inputs.parts(analysis)
+    config, analysis, data, tell = run.config, run.analysis, run.data, run.progress
     tell("cutting")
     small = cut(analysis, plan.removed, plan.bypassed)
     said, checks = list(notes), []
@@ -144,7 +134,7 @@ def carry_out(
     if not inexact:
         tell("proving that the cut equals the masked original")
         reference = masked(analysis, plan.removed, plan.bypassed)
-        checks.append(prove(small, reference, inputs.proof(analysis), asked.provider))
+        checks.append(prove(small, reference, data.probe, config.provider))
         del reference
     else:
         some = f"{inexact[0]}{' and others' if inexact[1:] else ''}"
@@ -153,35 +143,37 @@ def carry_out(
     recovered: tuple[LayerOutcome, ...] = ()
     as_cut = small
     cut_off = plan.removed or plan.bypassed
-    if asked.recover != "none" and cut_off and fit and (not checks or checks[0].ok):
-        small, recovered = refitted(analysis, plan, small, fit, asked, tell)
+    if config.recover != "none" and cut_off and data.fit and (not checks or checks[0].ok):
+        small, recovered = refitted(run, plan, small)
     if anew:
         with threadpool_limits(BLAS, "blas"):
-            stage = thin(small, analysis, plan, asked, inputs, fit, tell)
+            stage = thin(run, small, plan)
     else:
-        stage = restore(small, analysis, plan, asked, inputs)
+        stage = restore(run, small, plan)
     small, plan = stage.model, stage.plan
     checks += stage.checks
     said += stage.notes
     tell("comparing with the original")
-    compared = Judgement()  # of made-up inputs a proof is all there is to say
-    if not inputs.synthetic or not checks or asked.max_drop is not None:
-        compared = judge(analysis.model, small, inputs, held, asked)
+    compared = Evaluation()  # of made-up inputs a proof is all there is to say
+    if not data.synthetic or not checks or config.max_drop is not None:
+        compared = compare_models(analysis.model, small, data.eval, config)
     if recovered and inexact:
-        before = judge(analysis.model, as_cut, inputs, held, asked)
+        before = compare_models(analysis.model, as_cut, data.eval, config)
         said.append(f"inexact: {distance_of(before)} as cut and {distance_of(compared)} now")
-    if asked.max_drop is not None:
-        checks.append(Check("drop", compared.drop <= asked.max_drop, compared.drop, asked.max_drop))
+    if config.max_drop is not None:
+        checks.append(
+            Check("drop", compared.drop <= config.max_drop, compared.drop, config.max_drop)
+        )
     if compared.broken:
         checks.append(Check("finite outputs", ok=False, value=float("inf"), limit=0.0))
     costs = CostModel(analysis)
     dense, left = costs(), costs(plan.removed, plan.bypassed)
-    if asked.target is not None and asked.target.kind != "latency":  # that is measured
-        limit = asked.target.limit(int(getattr(dense, asked.target.kind)))
-        value = float(getattr(left, asked.target.kind))
-        checks.append(Check(asked.target.kind, value <= limit, value, float(limit)))
-    if inputs.synthetic:
-        said.append(f"inputs were synthetic ({inputs.description}): accuracy was not looked at")
+    if config.target is not None and config.target.kind != "latency":  # that is measured
+        limit = config.target.limit(int(getattr(dense, config.target.kind)))
+        value = float(getattr(left, config.target.kind))
+        checks.append(Check(config.target.kind, value <= limit, value, float(limit)))
+    if data.synthetic:
+        said.append(f"inputs were synthetic ({data.description}): accuracy was not looked at")
     return Pruned(
         model=small,
         plan=plan,
@@ -193,19 +185,15 @@ def carry_out(
         recovered=recovered,
         thinned=stage.outcomes,
         notes=tuple(said),
-        options=asked,
+        options=config,
     )
 
 
 def refitted(
-    analysis: Analysis,
-    plan: Plan,
-    small: models.Model,
-    fit: Sequence[Feeds],
-    asked: Options,
-    tell: Tell,
+    run: Run, plan: Plan, small: models.Model
 ) -> tuple[models.Model, tuple[LayerOutcome, ...]]:
     """Refit what is left to what the dense model computed."""
+    config, analysis, fit = run.config, run.analysis, run.data.fit
     keep = analysis.keep(plan.removed)
 
     def kept(value: str, axis: int) -> npt.NDArray[np.bool_]:
@@ -215,18 +203,18 @@ def refitted(
 
     given = (analysis.model, small, kept, analysis.facts)
     with threadpool_limits(BLAS, "blas"):
-        if asked.recover == "bias":
-            found = correct(*given, fit, provider=asked.provider, tell=tell)
+        if config.recover == "bias":
+            found = correct(*given, fit, provider=config.provider, tell=run.progress)
         else:
-            pairs = Settings.pairs if asked.recover == "auto" else 0
-            how = Settings(pairs=pairs, provider=asked.provider)
+            pairs = Settings.pairs if config.recover == "auto" else 0
+            how = Settings(pairs=pairs, provider=config.provider)
             held = how.sample.held
-            fit = with_mixtures(fit, most_bytes=MOST_BYTES, held=held, seed=asked.seed)
-            found = reconstruct(*given, fit, how, tell)
+            more = with_mixtures(fit, most_bytes=MOST_BYTES, held=held, seed=config.seed)
+            found = reconstruct(*given, more, how, run.progress)
     return found.model, found.outcomes
 
 
-def distance_of(compared: Judgement) -> str:
+def distance_of(compared: Evaluation) -> str:
     """How far the output that says most is from the original's, in words."""
     main = compared.main
     error = "unknown" if main.relative_error is None else f"{main.relative_error:.3g}"

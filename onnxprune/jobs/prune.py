@@ -8,16 +8,16 @@ from typing import Any
 from onnxprune import model as models
 from onnxprune.config import Options, from_flags
 from onnxprune.graph.plan import Plan, check
-from onnxprune.jobs.apply_plan import Pruned, Tell, carry_out
+from onnxprune.jobs.apply_plan import Pruned, carry_out
 from onnxprune.jobs.choose_plan import (
     by_clock,
     bypassed_blocks,
     limits_of,
     make_plan,
     plan_of,
-    prepare,
 )
 from onnxprune.jobs.iterative import in_steps
+from onnxprune.jobs.run import Progress, open_run
 from onnxprune.jobs.search import search
 
 
@@ -25,7 +25,7 @@ def prune(
     source: Any,  # noqa: ANN401  # everything models.load takes
     options: Options | None = None,
     *,
-    tell: Tell = lambda _: None,
+    tell: Progress = lambda _: None,
     **flags: object,
 ) -> Pruned:
     """Remove what costs least, and prove that nothing else changed.
@@ -41,21 +41,19 @@ def prune(
         OnnxpruneError: the model, the options or the data cannot be used, or the budget cannot be
             met.
     """
-    asked = options or from_flags(flags)
-    analysis, inputs = prepare(source, asked, tell)
-    if asked.searches:
-        return search(analysis, inputs, asked, tell)
-    if asked.target is not None and asked.target.kind == "latency":
-        return by_clock(analysis, inputs, asked, tell)
-    if asked.steps > 1:
-        limits, fit = limits_of(analysis, asked), inputs.parts(analysis)[0]
-        bypassed = bypassed_blocks(analysis, asked, fit)
-        found = in_steps(analysis, asked, limits, inputs, bypassed, tell)
-        plan, notes = plan_of(analysis, asked, inputs, found.chosen, bypassed, fit)
-        notes += found.history
-        return carry_out(analysis, plan, asked, inputs, notes, tell, anew=True, start=found.start)
-    plan, notes = make_plan(analysis, asked, inputs, tell)
-    return carry_out(analysis, plan, asked, inputs, notes, tell, anew=True)
+    config = options or from_flags(flags)
+    run = open_run(source, config, tell, chooses=config.searches)
+    if run.config.searches:
+        return search(run)
+    if run.config.target is not None and run.config.target.kind == "latency":
+        return by_clock(run)
+    if run.config.steps > 1:
+        bypassed = bypassed_blocks(run)
+        found = in_steps(run, limits_of(run), bypassed)
+        plan, notes = plan_of(run, found.chosen, bypassed)
+        return carry_out(run, plan, [*notes, *found.history], anew=True, start=found.start)
+    plan, notes = make_plan(run)
+    return carry_out(run, plan, notes, anew=True)
 
 
 def replay(
@@ -63,15 +61,15 @@ def replay(
     plan: Plan,
     options: Options | None = None,
     *,
-    tell: Tell = lambda _: None,
+    tell: Progress = lambda _: None,
 ) -> Pruned:
     """Apply a plan to a model of the same graph, and prove the result.
 
     Raises:
         OnnxpruneError: the plan was made for another graph.
     """
-    asked = options or Options()
-    analysis, inputs = prepare(source, asked, tell)
+    run = open_run(source, options or Options(), tell)
+    analysis = run.analysis
     units = replace(plan, zeroed={})  # masks are for what the cut leaves
     check(units, models.structure_hash(analysis.model), analysis.groups, analysis.blocks)
-    return carry_out(analysis, plan, asked, inputs, [], tell, anew=False)
+    return carry_out(run, plan, [], anew=False)

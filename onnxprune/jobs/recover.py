@@ -13,15 +13,16 @@ from threadpoolctl import threadpool_limits
 
 from onnxprune import model as models
 from onnxprune.config import Options, from_flags
-from onnxprune.data.dataset import Feeds, open_inputs
+from onnxprune.data.dataset import Feeds, open_dataset, open_source
 from onnxprune.errors import OnnxpruneError
 from onnxprune.evaluate.equivalence import Verdict, prove
-from onnxprune.evaluate.evaluation import Judgement, judge
+from onnxprune.evaluate.evaluation import Evaluation, compare_models
 from onnxprune.graph.analysis import Analysis, analyse
 from onnxprune.graph.cost import CostModel
 from onnxprune.graph.plan import Origin, Plan, pack, versions
-from onnxprune.jobs.apply_plan import BLAS, Pruned, Tell
-from onnxprune.jobs.choose_plan import check_names
+from onnxprune.jobs.apply_plan import Pruned
+from onnxprune.jobs.run import BLAS, check_names
+from onnxprune.jobs.run import Progress as Tell
 from onnxprune.recover.bias_correction import correct
 from onnxprune.recover.correspond.folding import fold_normalisations, normalisations
 from onnxprune.recover.correspond.kept_units import Correspondence, correspond
@@ -57,7 +58,7 @@ class Recovered(Pruned):
             because refitting made held-out outputs worse.
     """
 
-    given: Judgement
+    given: Evaluation
     found: Correspondence
     better: bool
 
@@ -115,8 +116,8 @@ def recover_model(
     check_names(asked)
     tell("reading the models")
     original, given = models.load(dense), models.load(pruned)
-    inputs = open_inputs(original, asked)
-    if inputs.synthetic:
+    samples, shapes = open_source(original, asked)
+    if samples is None or samples.synthetic:
         raise OnnxpruneError(
             "recovery fits layers to what the dense model computes on real inputs",
             hint="give some with --calib; they need no labels",
@@ -126,27 +127,27 @@ def recover_model(
     if normalisations(given) <= normalisations(folded) < normalisations(original):
         original = folded
         notes.append("BatchNormalizations of the dense model were folded, as in the pruned one")
-    analysis = analyse(original, inputs=inputs.shapes)
-    fit, held = inputs.parts(analysis)
+    analysis = analyse(original, inputs=shapes)
+    data = open_dataset(samples, asked)
     tell("finding what is gone")
     found = correspond(analysis, given)
     twin = make_twin(analysis, found, given)
     named = in_dense_words(found.matching, given)
-    feeds = inputs.proof(analysis)
+    feeds = data.probe
     _same_function(prove(twin.model, named, feeds, asked.provider))
-    plan = _plan(analysis, found, twin, inputs.description, asked)
+    plan = _plan(analysis, found, twin, data.description, asked)
     with threadpool_limits(BLAS, "blas"):
-        refitted, layers, thinned = _refit(analysis, plan, twin, fit, asked, tell)
+        refitted, layers, thinned = _refit(analysis, plan, twin, data.fit, asked, tell)
     tell("comparing with the dense model")
-    before = judge(original, twin.model, inputs, held, asked)
-    after = judge(original, refitted, inputs, held, asked)
+    before = compare_models(original, twin.model, data.eval, asked)
+    after = compare_models(original, refitted, data.eval, asked)
     notes += found.notes
     if found.likeness < _UNCHANGED:
         notes.append(
             "the weights that are left have changed: their correlation with the dense model's is "
             f"{found.likeness:.3f}"
         )
-    if inputs.calibration is not None and inputs.calibration.steps == 1:
+    if data.one_batch:
         notes.append("there is one batch of inputs alone, which was fitted to and judged by")
     made = carry_back(original, twin.model, refitted, found.matching, given)
     checks = [prove(in_dense_words(found.matching, made), refitted, feeds, asked.provider)]
@@ -248,7 +249,7 @@ def _refit(
     return model, layers, thinned
 
 
-def _worse(before: Judgement, after: Judgement) -> bool:
+def _worse(before: Evaluation, after: Evaluation) -> bool:
     """Whether a refit lost: of the metric where there are labels, of agreement where there are not.
 
     Where the metric is the same, agreement decides.

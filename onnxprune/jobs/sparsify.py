@@ -10,23 +10,20 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxprune import model as models
-from onnxprune.config import Options
 from onnxprune.data.activations.rows import Sample
-from onnxprune.data.dataset import Inputs
 from onnxprune.errors import OnnxpruneError
 from onnxprune.graph.analysis import Analysis, analyse
 from onnxprune.graph.plan import Plan, check
+from onnxprune.jobs.run import Run
 from onnxprune.sparse import zeros
 from onnxprune.sparse.exclude import left_dense
 from onnxprune.sparse.reorder import find_orders, reorder_safely
-from onnxprune.sparse.rows import ROWS, Feeds, norms_of
+from onnxprune.sparse.rows import ROWS, norms_of
 from onnxprune.sparse.sparsify import Settings, Sparse, sparsify
 from onnxprune.sparse.targets import Target, Weights, find_targets
 from onnxprune.train.distill import Settings as Training
 from onnxprune.train.distill import distil
 from onnxprune.types import Check, LayerOutcome
-
-Tell = Callable[[str], None]
 
 NOT_FASTER = (
     "zeros inside dense weights make neither onnxruntime faster nor the file smaller: that takes "
@@ -53,44 +50,35 @@ class Stage:
     notes: tuple[str, ...] = ()
 
 
-def thin(
-    model: models.Model,
-    dense: Analysis,
-    plan: Plan,
-    asked: Options,
-    inputs: Inputs,
-    fit: Sequence[Feeds],
-    tell: Tell,
-) -> Stage:
+def thin(run: Run, model: models.Model, plan: Plan) -> Stage:
     """Set weights of what the cut has left to zero, as the options ask.
 
     Args:
+        run: the options, the model before the cut and its data.
         model: the cut model; it is left as it is.
-        dense: the analysis of the model before the cut.
         plan: what was cut.
-        asked: the options.
-        inputs: where feeds come from.
-        fit: feeds that may be fitted to; empty without data.
-        tell: hears the progress.
 
     Raises:
         OnnxpruneError: no weight can be thinned, or a glob to skip matches nothing.
     """
-    if asked.sparsity is None:
+    config, dense, fit, tell = run.config, run.analysis, run.data.fit, run.progress
+    if config.sparsity is None:
         return Stage(model, plan)
-    _check_globs(asked.skip, dense)
+    _check_globs(config.skip, dense)
     analysis = _analysis_of(model, dense, plan)
     checks: list[Check] = []
-    notes = [NOT_FASTER] if asked.store == "dense" else []
-    leave = left_dense(model, small=asked.skip_small, first=asked.skip_first, last=asked.skip_last)
-    if asked.permute:
+    notes = [NOT_FASTER] if config.store == "dense" else []
+    leave = left_dense(
+        model, small=config.skip_small, first=config.skip_first, last=config.skip_last
+    )
+    if config.permute:
         tell("looking for a better order of the units")
-        targets, _ = find_targets(model, asked.sparsity, asked.skip, leave)
-        norms = norms_of(model, targets, fit, asked.provider) if fit else {}
+        targets, _ = find_targets(model, config.sparsity, config.skip, leave)
+        norms = norms_of(model, targets, fit, config.provider) if fit else {}
         found = find_orders(
-            analysis, targets, _worth(model, norms), asked.sparsity.n, asked.sparsity.m
+            analysis, targets, _worth(model, norms), config.sparsity.n, config.sparsity.m
         )
-        done = reorder_safely(analysis, found[0], inputs.proof(analysis), asked.provider)
+        done = reorder_safely(analysis, found[0], run.data.probe, config.provider)
         model, plan = done.model, replace(plan, reordered=done.orders)
         checks += [done.check] if done.check is not None else []
         stayed = found[1] | dict(done.declined)
@@ -98,42 +86,40 @@ def thin(
         for name in done.orders:
             before, after = found[2][name]
             gain = f"{after:.1%} of its weights' worth instead of {before:.1%}"
-            notes.append(f"{name} is reordered: {asked.sparsity} keeps {gain}")
+            notes.append(f"{name} is reordered: {config.sparsity} keeps {gain}")
     settings = Settings(
-        method=asked.sparse_method,
-        spread=asked.sparse_allocation or ("sensitivity" if fit else "per-tensor"),
-        refit="pcg" if asked.recover == "auto" else asked.recover,
-        skip=asked.skip,
+        method=config.sparse_method,
+        spread=config.sparse_allocation or ("sensitivity" if fit else "per-tensor"),
+        refit="pcg" if config.recover == "auto" else config.recover,
+        skip=config.skip,
         leave=leave,
-        tied=asked.tied,
-        sample=Sample(rows=ROWS, seed=asked.seed),
-        provider=asked.provider,
+        tied=config.tied,
+        sample=Sample(rows=ROWS, seed=config.seed),
+        provider=config.provider,
     )
-    made = sparsify(model, asked.sparsity, fit, analysis.facts, settings, tell)
+    made = sparsify(model, config.sparsity, fit, analysis.facts, settings, tell)
     if made.targets:
-        checks += zeros.checks(made.model, made.targets, asked.sparsity)
+        checks += zeros.checks(made.model, made.targets, config.sparsity)
     checks += [made.check] if made.check is not None else []
     small = made.model
-    if asked.recover == "auto" and fit and made.masks:
-        small, said = _trained(dense.model, made, fit, asked, tell)
+    if config.recover == "auto" and fit and made.masks:
+        small, said = _trained(run, made)
         notes.append(said)
     how = next(each.method for each in made.outcomes if each.method)
     origin = replace(
         plan.origin,
         criterion=", ".join(filter(None, (plan.origin.criterion, how))),
-        budget=", ".join(filter(None, (plan.origin.budget, f"sparsity={asked.sparsity}"))),
+        budget=", ".join(filter(None, (plan.origin.budget, f"sparsity={config.sparsity}"))),
     )
     plan = replace(plan, zeroed=made.masks, origin=origin)
     return Stage(small, plan, made.outcomes, tuple(checks), tuple(notes))
 
 
-def _trained(
-    dense: models.Model, made: Sparse, fit: Sequence[Feeds], asked: Options, tell: Tell
-) -> tuple[models.Model, str]:
+def _trained(run: Run, made: Sparse) -> tuple[models.Model, str]:
     """The thinned model trained as a whole, and a sentence about that."""
     keep = {name: mask.unpack() for name, mask in made.masks.items()}
-    how = Training(seed=asked.seed, provider=asked.provider)
-    done = distil(dense, made.model, keep, fit, how, tell)
+    how = Training(seed=run.config.seed, provider=run.config.provider)
+    done = distil(run.analysis.model, made.model, keep, run.data.fit, how, run.progress)
     if done.reason:
         return made.model, f"what is left was not trained as a whole: {done.reason}"
     if not done.steps:
@@ -144,18 +130,17 @@ def _trained(
     )
 
 
-def restore(
-    model: models.Model, dense: Analysis, plan: Plan, asked: Options, inputs: Inputs
-) -> Stage:
+def restore(run: Run, model: models.Model, plan: Plan) -> Stage:
     """Reorder and zero what a plan says, in a model that was cut as it says.
 
     Raises:
         OnnxpruneError: the plan knows weights or groups that the model has not.
     """
+    config, dense = run.config, run.analysis
     checks: list[Check] = []
     if plan.reordered:
         analysis = _analysis_of(model, dense, plan)
-        done = reorder_safely(analysis, plan.reordered, inputs.proof(analysis), asked.provider)
+        done = reorder_safely(analysis, plan.reordered, run.data.probe, config.provider)
         if done.declined:
             name, why = next(iter(done.declined.items()))
             raise OnnxpruneError(f"the plan's order of group '{name}' does not fit: {why}")
@@ -170,7 +155,7 @@ def restore(
     short = max(share - zeros.share_of_zeros(made, plan.zeroed), 0.0)
     checks.append(Check("zeros short of the plan's", short == 0.0, short, 0.0))
     return Stage(
-        made, plan, checks=tuple(checks), notes=(NOT_FASTER,) if asked.store == "dense" else ()
+        made, plan, checks=tuple(checks), notes=(NOT_FASTER,) if config.store == "dense" else ()
     )
 
 

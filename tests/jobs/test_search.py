@@ -14,16 +14,12 @@ from hypothesis import strategies as st
 
 import onnxprune
 from conftest import Ran
-from onnxprune import model as models
-from onnxprune.config import from_flags
 from onnxprune.data import zoo
-from onnxprune.data.dataset import open_inputs
 from onnxprune.errors import OnnxpruneError
 from onnxprune.evaluate.metrics import evaluate, find_metric, score
 from onnxprune.evaluate.standard_error import agreement_error, paired_error
 from onnxprune.jobs.apply_plan import Pruned
 from onnxprune.jobs.search.bisection import NEAR
-from onnxprune.jobs.search.parts import ASIDE, ENOUGH, divide
 from onnxprune.runtime import open_session
 
 Cli = Callable[..., Ran]
@@ -94,27 +90,6 @@ def test_no_cut_within_the_drop_is_a_no_and_writes_nothing(cli: Cli, tmp_path: P
     assert not any(row["ok"] or row["chosen"] for row in report["points"])
     assert max(row["macs"] for row in report["points"]) > 0.97 * report["model"]["macs"]
     assert any("the mildest cut included" in note for note in report["notes"])
-
-
-def test_parts_share_no_sample() -> None:
-    asked = from_flags({"max_drop": "1%", **LABELLED})
-    parts = divide(open_inputs(models.load(ENTRY.model), asked), 0)
-    assert parts.choosing.divided is not None
-    assert parts.last is not None
-    assert parts.last.divided is not None
-    fit, chosen, last = (each.indices for each in (*parts.choosing.divided, parts.last.divided[1]))
-    assert fit is not None
-    assert chosen is not None
-    assert last is not None
-    every = np.concatenate([fit, chosen, last])
-    assert len(np.unique(every)) == len(every) == 1200
-    assert min(len(chosen), len(last)) >= ENOUGH
-    assert len(chosen) + len(last) == round(1200 * ASIDE)
-
-
-def test_few_samples_choose_and_judge_at_once() -> None:
-    asked = from_flags({"max_drop": "1%", "calib_samples": 100, **LABELLED})
-    assert divide(open_inputs(models.load(ENTRY.model), asked), 0).last is None
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,11 +10,10 @@ from typing import Any
 
 from onnxprune import model as models
 from onnxprune.config import INPUTS, Options
-from onnxprune.data import split
-from onnxprune.data.dataset import HELD_OUT, Feeds, Inputs, open_inputs
+from onnxprune.data.dataset import open_dataset, open_source
 from onnxprune.errors import OnnxpruneError
 from onnxprune.evaluate.equivalence import Verdict
-from onnxprune.evaluate.evaluation import Judgement, judge
+from onnxprune.evaluate.evaluation import Evaluation, compare_models
 from onnxprune.jobs.prune import prune
 from onnxprune.jobs.quantize import quantizer, zeros
 from onnxprune.jobs.quantize.purposes import Settings
@@ -42,7 +42,7 @@ class Quantized:
     model: models.Model
     weights: tuple[Weight, ...]
     verdict: Verdict
-    outcome: Judgement
+    outcome: Evaluation
     bytes: tuple[int, int]
     notes: tuple[str, ...]
     settings: Settings
@@ -96,8 +96,9 @@ def quantize(
         )
     tell("reading the model")
     model, unpacked = densify(models.load(source))
-    inputs = open_inputs(model, asked if asked.calib is not None else _made_up(asked))
-    fit, held = _parts(inputs)
+    samples, _ = open_source(model, asked if asked.calib is not None else _made_up(asked))
+    assert samples is not None
+    data = open_dataset(samples, asked, most_bytes=math.inf)
     pruned = None
     if first is not None:
         given = {name: getattr(asked, name) for name in INPUTS} if first.calib is None else {}
@@ -105,7 +106,7 @@ def quantize(
     tell("preparing")
     ready, notes = quantizer.prepared(model if pruned is None else pruned.model)
     tell("quantizing")
-    made = quantizer.run(ready, how, fit)
+    made = quantizer.run(ready, how, list(data.fit or data.holdout))
     said = [f"{len(unpacked)} packed weights were made dense first"] if unpacked else []
     said += (*(pruned.notes if pruned is not None else ()), *notes)
     weights = zeros.compare(ready, made)
@@ -121,27 +122,16 @@ def quantize(
         said.append(f"{len(turned)} weights were laid out as [N,K]")
     checks = [*(pruned.verdict.checks if pruned is not None else ()), *zeros.checks(weights)]
     tell("comparing with the float model")
-    outcome = judge(model, made, inputs, held, asked)
+    outcome = compare_models(model, made, data.holdout, asked)
     if outcome.broken:
         checks.append(Check("finite outputs", ok=False, value=float("inf"), limit=0.0))
     if asked.max_drop is not None:
         checks.append(Check("drop", outcome.drop <= asked.max_drop, outcome.drop, asked.max_drop))
-    if inputs.synthetic:
-        said.append(f"inputs were synthetic ({inputs.description}): accuracy was not looked at")
+    if data.synthetic:
+        said.append(f"inputs were synthetic ({data.description}): accuracy was not looked at")
     sizes = (models.size_bytes(model), models.size_bytes(made))
     return Quantized(made, weights, Verdict(tuple(checks)), outcome, sizes, tuple(said), how)
 
 
 def _made_up(asked: Options) -> Options:
     return replace(asked, calib="random", calib_samples=8, batch=4)
-
-
-def _parts(inputs: Inputs) -> tuple[list[Feeds], list[Feeds]]:
-    """Feeds that ranges are taken from, and others to judge by."""
-    calibration = inputs.calibration
-    assert calibration is not None
-    if calibration.synthetic or calibration.steps == 1:
-        every: list[Feeds] = list(calibration)
-        return every, every
-    fit, held = split(calibration, HELD_OUT, inputs.seed)
-    return list(fit), list(held)

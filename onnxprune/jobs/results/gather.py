@@ -10,7 +10,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from onnxprune import model as models
-from onnxprune.evaluate.evaluation import Judgement
+from onnxprune.evaluate.evaluation import Evaluation
 from onnxprune.evaluate.metrics import find_metric
 from onnxprune.evaluate.output_comparison import Fidelity
 from onnxprune.graph.analysis import Analysis
@@ -154,7 +154,7 @@ def point_rows(visited: Iterable[Visited]) -> tuple[PointRow, ...]:
     )
 
 
-def fidelity_rows(judged: Judgement) -> tuple[OutputRow, ...]:
+def fidelity_rows(judged: Evaluation) -> tuple[OutputRow, ...]:
     """One row per output: how close it is to the original's."""
     return tuple(output_row(each) for each in judged.outputs.values())
 

@@ -11,13 +11,11 @@ from __future__ import annotations
 
 from threadpoolctl import threadpool_limits
 
-from onnxprune.config import Options
-from onnxprune.data.dataset import Inputs
-from onnxprune.graph.analysis import Analysis
-from onnxprune.jobs.apply_plan import BLAS, Pruned, Tell
+from onnxprune.errors import OnnxpruneError
+from onnxprune.jobs.apply_plan import Pruned
+from onnxprune.jobs.run import BLAS, Run
 from onnxprune.jobs.search.bisection import Bisection
 from onnxprune.jobs.search.choice import taken
-from onnxprune.jobs.search.parts import divide
 from onnxprune.select.importance.error_curves import Curves
 from onnxprune.select.importance.measured import swept_curves
 from onnxprune.select.importance.units import priced
@@ -25,32 +23,32 @@ from onnxprune.select.importance.units import priced
 __all__ = ["search"]
 
 
-def search(analysis: Analysis, inputs: Inputs, asked: Options, tell: Tell) -> Pruned:
-    """Find the smallest model that loses at most ``asked.max_drop``.
+def search(run: Run) -> Pruned:
+    """Find the smallest model that loses at most ``max_drop``.
 
     Args:
-        analysis: of the dense model.
-        inputs: where feeds come from; real ones.
-        asked: the drop, what is made small, and how.
-        tell: hears the progress.
+        run: the drop, what is made small, and how; its samples are real ones.
 
     Returns:
         The model, with all that were visited. Where even the mildest cut loses too much, that one,
         with a bad verdict.
 
     Raises:
-        OnnxpruneError: the inputs are made up or too few, or nothing can be removed.
+        OnnxpruneError: the inputs are made up, or nothing can be removed.
     """
-    parts = divide(inputs, asked.seed)
-    curves = _curves(analysis, asked, parts.choosing, tell)
-    looking = Bisection(analysis, asked, parts.choosing, curves, tell)
+    if run.data.synthetic:
+        raise OnnxpruneError(
+            f"how much may go cannot be judged on made-up inputs ({run.data.description})",
+            hint="give real ones with --calib, or say how much goes, as in --target macs=50%",
+        )
+    looking = Bisection(run, _curves(run))
     looking.bisect()
-    return taken(looking, parts, asked)
+    return taken(looking, run)
 
 
-def _curves(analysis: Analysis, asked: Options, inputs: Inputs, tell: Tell) -> Curves | None:
+def _curves(run: Run) -> Curves | None:
     """What every group loses at every width, for all the budgets to come."""
-    if asked.sensitivity is not None:
-        return swept_curves(analysis, asked)
+    if run.config.sensitivity is not None:
+        return swept_curves(run.analysis, run.config)
     with threadpool_limits(BLAS, "blas"):
-        return priced(analysis, asked, inputs.parts(analysis)[0], tell)
+        return priced(run.analysis, run.config, run.data.fit, run.progress)

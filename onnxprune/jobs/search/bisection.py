@@ -6,14 +6,13 @@ from dataclasses import replace
 from typing import cast
 
 from onnxprune.config import Options
-from onnxprune.data.dataset import Inputs
 from onnxprune.errors import OnnxpruneError
-from onnxprune.evaluate.evaluation import Judgement
-from onnxprune.graph.analysis import Analysis
+from onnxprune.evaluate.evaluation import Evaluation
 from onnxprune.graph.cost import CostModel
 from onnxprune.graph.plan import Plan
-from onnxprune.jobs.apply_plan import Pruned, Tell, carry_out
+from onnxprune.jobs.apply_plan import Pruned, carry_out
 from onnxprune.jobs.choose_plan import by_clock, make_plan
+from onnxprune.jobs.run import Run
 from onnxprune.quantities import Budget, BudgetKind
 from onnxprune.select.importance.error_curves import Curves
 
@@ -23,7 +22,7 @@ MOST = 8
 """Models made at most, before the mildest cut is tried."""
 
 
-def good(judged: Judgement, asked: Options) -> bool:
+def good(judged: Evaluation, asked: Options) -> bool:
     """Whether a model is within the drop."""
     assert asked.max_drop is not None
     return judged.drop <= asked.max_drop and not judged.broken
@@ -32,21 +31,14 @@ def good(judged: Judgement, asked: Options) -> bool:
 class Bisection:
     """Models visited so far, and how to visit another."""
 
-    def __init__(
-        self,
-        analysis: Analysis,
-        asked: Options,
-        inputs: Inputs,
-        curves: Curves | None,
-        tell: Tell,
-    ) -> None:
-        self.analysis = analysis
+    def __init__(self, run: Run, curves: Curves | None) -> None:
         self.made: list[tuple[str, Pruned, bool]] = []
-        self._asked, self._inputs, self._curves, self._tell = asked, inputs, curves, tell
-        kind, _, self._backend = asked.smallest.partition("@")
+        config, self._curves = run.config, curves
+        self._run = replace(run, data=replace(run.data, eval=run.data.holdout))
+        kind, _, self._backend = config.smallest.partition("@")
         self._kind = cast(BudgetKind, kind)
         self._timed = kind == "latency"  # in parts of the dense model's
-        self._dense = 1 if self._timed else int(getattr(CostModel(analysis)(), kind))
+        self._dense = 1 if self._timed else int(getattr(CostModel(run.analysis)(), kind))
         self._seen: dict[object, tuple[Pruned, bool]] = {}
 
     def bisect(self) -> None:
@@ -106,40 +98,42 @@ class Bisection:
         """
         number = len(self.made) + 1
 
-        def tell(what: str) -> None:
-            self._tell(f"model {number}, {budget}: {what}")
+        def progress(what: str) -> None:
+            self._run.progress(f"model {number}, {budget}: {what}")
 
-        asked = replace(self._asked, target=budget, max_drop=None, smallest="macs")
-        pruned = self._as_fast(asked, tell) if self._timed else self._as_small(asked, tell)
+        asked = self._run.config
+        config = replace(asked, target=budget, max_drop=None, smallest="macs")
+        run = replace(self._run, config=config, progress=progress)
+        pruned = self._as_fast(run) if self._timed else self._as_small(run)
         key = _key(pruned.plan)
         if key not in self._seen:
-            ok = pruned.verdict.ok and good(pruned.outcome, self._asked)
+            ok = pruned.verdict.ok and good(pruned.outcome, asked)
             self._seen[key] = pruned, ok
             self.made.append((_label(budget, self._dense), pruned, ok))
         return self._seen[key]
 
-    def _as_small(self, asked: Options, tell: Tell) -> Pruned:
+    def _as_small(self, run: Run) -> Pruned:
         """The model for a budget, perhaps one that was made before.
 
         Raises:
             _UnmetError: the budget cannot be met.
         """
         try:
-            plan, notes = make_plan(self.analysis, asked, self._inputs, tell, self._curves)
+            plan, notes = make_plan(run, self._curves)
         except OnnxpruneError as error:
             raise _UnmetError(error) from error
         if (known := self._seen.get(_key(plan))) is not None:
             return known[0]
-        return carry_out(self.analysis, plan, asked, self._inputs, notes, tell, anew=True)
+        return carry_out(run, plan, notes, anew=True)
 
-    def _as_fast(self, asked: Options, tell: Tell) -> Pruned:
+    def _as_fast(self, run: Run) -> Pruned:
         """The model for a latency.
 
         Raises:
             _UnmetError: it is not reached.
         """
         try:
-            pruned = by_clock(self.analysis, self._inputs, asked, tell, self._curves)
+            pruned = by_clock(run, self._curves)
         except OnnxpruneError as error:
             raise _UnmetError(error) from error
         if any(c.name.startswith("latency") and not c.ok for c in pruned.verdict.checks):

@@ -7,31 +7,33 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from onnxprune.config import Options
+from onnxprune.data.dataset import ASIDE, ENOUGH
 from onnxprune.evaluate.equivalence import Verdict
-from onnxprune.evaluate.evaluation import Judgement, judge
+from onnxprune.evaluate.evaluation import Evaluation, compare_models
 from onnxprune.evaluate.latency import Compared
 from onnxprune.jobs.apply_plan import Pruned, Visited
+from onnxprune.jobs.run import Run
 from onnxprune.jobs.search.bisection import Bisection, good
-from onnxprune.jobs.search.parts import ASIDE, ENOUGH, Parts
 from onnxprune.types import Check
 
 MILDER = 3
 """Models made in addition where none that was chosen passes the last samples."""
 
 
-def taken(looking: Bisection, parts: Parts, asked: Options) -> Pruned:
+def taken(looking: Bisection, run: Run) -> Pruned:
     """The smallest model that passes, by the samples kept for that if there are any."""
+    asked, data = run.config, run.data
+    others = data.eval is not data.holdout  # samples that nothing was chosen by
     chosen = max((made for _, made, _ in looking.made), key=looking.cost)
     outcome, looked = chosen.outcome, 0
     passing = deque(sorted((made for _, made, ok in looking.made if ok), key=looking.cost))
-    further = MILDER if parts.last is not None else 0
+    further = MILDER if others else 0
     while passing:
         chosen = passing.popleft()
         outcome = chosen.outcome
-        if parts.last is None:
+        if not others:
             break
-        _, feeds = parts.last.parts(looking.analysis)
-        outcome = judge(looking.analysis.model, chosen.model, parts.last, feeds, asked)
+        outcome = compare_models(run.analysis.model, chosen.model, data.eval, asked)
         looked += 1
         if good(outcome, asked):
             break
@@ -56,7 +58,7 @@ def taken(looking: Bisection, parts: Parts, asked: Options) -> Pruned:
 
 
 def _notes(
-    visited: Sequence[Visited], outcome: Judgement, looked: int, asked: Options
+    visited: Sequence[Visited], outcome: Evaluation, looked: int, asked: Options
 ) -> list[str]:
     """How the choice was made, and how sure the drop is."""
     by = visited[0].judged.samples
