@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from onnxprune.jobs.results.schema import CheckRow, Report
 
 if TYPE_CHECKING:
-    from onnxprune.jobs.apply_plan import Pruned
+    from onnxprune.jobs.result import Result
     from onnxprune.jobs.store.check import Proof
     from onnxprune.jobs.store.job import Stored
 
@@ -48,7 +48,7 @@ class Written:
         )
 
 
-def write(run: Pruned, output: Path, tell: Callable[[str], None], *, force: bool) -> Written:
+def write(run: Result, output: Path, tell: Callable[[str], None], *, force: bool) -> Written:
     """Write a pruned model and check the file; a bad one is removed again.
 
     Args:
@@ -69,7 +69,7 @@ def write(run: Pruned, output: Path, tell: Callable[[str], None], *, force: bool
     if not stored.changed:
         return Written(stored, None)
     tell("reading it back and running it")
-    written = Written(stored, prove(stored, output, run.options.shapes or None))
+    written = Written(stored, prove(stored, output, run.config.shapes or None))
     if not (written.ok or force):
         take_back(output)
     return written

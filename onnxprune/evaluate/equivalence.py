@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import ml_dtypes
@@ -25,18 +24,6 @@ _FLIPS = 0.01
 _NOISE = 4.0
 """Where the runtime disagrees with itself more than the tolerance, this many times its own noise
 is allowed: the masked original run with graph optimisations off and on."""
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """All checks of one run."""
-
-    checks: tuple[Check, ...]
-
-    @property
-    def ok(self) -> bool:
-        """Whether every check is good."""
-        return all(c.ok for c in self.checks)
 
 
 def difference(a: Array, b: Array) -> float:

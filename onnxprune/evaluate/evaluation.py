@@ -77,6 +77,10 @@ class Evaluation:
         agreement = self.main.top1
         return None if agreement is None else agreement_error(agreement, self.samples)
 
+    def within(self, max_drop: float) -> bool:
+        """Whether no more was lost than that, and nothing is broken."""
+        return self.drop <= max_drop and not self.broken
+
     @property
     def broken(self) -> bool:
         """Whether an output is finite in one model only."""

@@ -1,8 +1,8 @@
-"""Opening a model and its data, and deciding what goes."""
+"""Deciding what goes: by importance, or by what is measured of latency."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from threadpoolctl import threadpool_limits
@@ -11,81 +11,85 @@ from onnxprune import model as models
 from onnxprune.config import Options
 from onnxprune.data.activations.groups import block_importance
 from onnxprune.errors import OnnxpruneError
-from onnxprune.evaluate.equivalence import Verdict
 from onnxprune.graph.analysis import Analysis
 from onnxprune.graph.plan import Origin, Plan, versions
 from onnxprune.graph.units import Block
-from onnxprune.jobs.apply_plan import Pruned, carry_out
 from onnxprune.jobs.run import BLAS, Run
 from onnxprune.select.allocate import Limits
 from onnxprune.select.importance.error_curves import Curves
 from onnxprune.select.importance.measured import swept_curves
-from onnxprune.select.latency.budget import backend_of, one_sample, reach, result
+from onnxprune.select.latency.budget import Reached, backend_of, one_sample, reach
 from onnxprune.select.selection import Selection, select
 
 _NEAR = 0.03
 """Difference between the ratio asked for and the one reached that is worth a note."""
 
 
-def by_clock(run: Run, curves: Curves | None = None) -> Pruned:
-    """Plans are cut and measured until the latency is the wanted one; then the last is finished.
+@dataclass(frozen=True, eq=False)
+class PlanChoice:
+    """What goes, and what is known from choosing it.
 
-    Args:
-        run: its target limits latency.
-        curves: damage curves, where they are known already.
-
-    Raises:
-        OnnxpruneError: the criterion needs data, or the backend does not take the model.
+    Attributes:
+        plan: units and blocks; single weights are chosen in what they leave.
+        notes: whole sentences on what was declined and why.
+        start: the cut model as earlier steps have refitted it; None for the dense weights.
+        timing: what measures the result, where a latency is asked for.
     """
-    config, analysis, fit = run.config, run.analysis, run.data.fit
-    bypassed = bypassed_blocks(run)
-    if config.sensitivity is not None and curves is None:
-        curves = swept_curves(analysis, config)
-    feeds = one_sample(analysis, run.data.probe[0], config.shapes)
-    with threadpool_limits(BLAS, "blas"):
-        reached = reach(
-            analysis, config, limits_of(run), fit, feeds, bypassed, run.progress, curves
-        )
-    with reached.stopwatch:
-        plan, notes = plan_of(run, reached.selection, bypassed)
-        made = carry_out(run, plan, notes, anew=True)
-        run.progress("measuring what the result takes")
-        found = result(reached, made.model, config)
-    return replace(
-        made,
-        verdict=Verdict((*made.verdict.checks, found.check)),
-        notes=(*made.notes, *reached.notes, found.note),
-        latency=found.compared,
-    )
+
+    plan: Plan
+    notes: tuple[str, ...] = ()
+    start: models.Model | None = None
+    timing: Reached | None = None
 
 
-def make_plan(run: Run, curves: Curves | None = None) -> tuple[Plan, list[str]]:
-    """Decide what goes.
+def by_importance(run: Run, curves: Curves | None = None) -> PlanChoice:
+    """Units by a ratio, or by a budget of multiplications, parameters or bytes.
 
     Args:
         run: how much, and how.
-        curves: damage curves, where they are known already.
-
-    Returns:
-        The plan, and whole sentences on what was declined and why.
+        curves: error curves, where they are known already.
 
     Raises:
         OnnxpruneError: the criterion needs data, or the budget cannot be met.
     """
     config, analysis = run.config, run.analysis
     bypassed = bypassed_blocks(run)
+    limits, fit = limits_of(analysis, config), run.data.fit
+    chosen = Selection({}, "", config.allocation or "uniform", {})
     with threadpool_limits(BLAS, "blas"):
-        if config.sensitivity is not None and curves is None:
-            curves = swept_curves(analysis, config)
-        chosen = (
-            select(analysis, config, limits_of(run), run.data.fit, bypassed, run.progress, curves)
-            if config.removes_units
-            else Selection({}, "", config.allocation or "uniform", {})
-        )
-    return plan_of(run, chosen, bypassed)
+        curves = curves or measured_curves(run)
+        if config.removes_units:
+            chosen = select(analysis, config, limits, fit, bypassed, run.progress, curves)
+    return planned(run, chosen, bypassed)
 
 
-def plan_of(run: Run, chosen: Selection, bypassed: tuple[str, ...]) -> tuple[Plan, list[str]]:
+def by_latency(run: Run, curves: Curves | None = None) -> PlanChoice:
+    """Plans are cut and measured until the latency is the wanted one; the last is chosen.
+
+    Args:
+        run: its target limits latency.
+        curves: error curves, where they are known already.
+
+    Raises:
+        OnnxpruneError: the criterion needs data, or the backend does not take the model.
+    """
+    config, analysis = run.config, run.analysis
+    bypassed = bypassed_blocks(run)
+    curves = curves or measured_curves(run)
+    feeds = one_sample(analysis, run.data.probe[0], config.shapes)
+    limits, fit = limits_of(analysis, config), run.data.fit
+    with threadpool_limits(BLAS, "blas"):
+        timing = reach(analysis, config, limits, fit, feeds, bypassed, run.progress, curves)
+    return replace(planned(run, timing.selection, bypassed), timing=timing)
+
+
+def measured_curves(run: Run) -> Curves | None:
+    """Error curves from the file of a sensitivity sweep that options name; None without."""
+    config = run.config
+    return None if config.sensitivity is None else swept_curves(run.analysis, config)
+
+
+def planned(run: Run, chosen: Selection, bypassed: tuple[str, ...]) -> PlanChoice:
     """The plan for what was chosen, and what is to be said about it."""
     config, analysis = run.config, run.analysis
     plan = Plan(
@@ -102,8 +106,9 @@ def plan_of(run: Run, chosen: Selection, bypassed: tuple[str, ...]) -> tuple[Pla
             calibration=run.data.description,
         ),
     )
-    notes = [f"{name}: {why}" for name, why in chosen.declined.items()]
-    return plan, notes + _rounded(analysis, config, chosen) + [*run.data.notes]
+    declined = [f"{name}: {why}" for name, why in chosen.declined.items()]
+    rounded = _rounded(analysis, config, chosen)
+    return PlanChoice(plan, (*declined, *rounded, *run.data.notes))
 
 
 def _rounded(analysis: Analysis, config: Options, chosen: Selection) -> list[str]:
@@ -118,9 +123,8 @@ def _rounded(analysis: Analysis, config: Options, chosen: Selection) -> list[str
     return [f"{what}, because widths are rounded to fast ones (--round-to 1 does not)"]
 
 
-def limits_of(run: Run) -> Limits:
+def limits_of(analysis: Analysis, config: Options) -> Limits:
     """Which groups the options allow to be cut, and how far."""
-    config, analysis = run.config, run.analysis
     names = [b.name for b in analysis.blocks] + list(analysis.constants)
     skip = tuple(
         g

@@ -12,7 +12,7 @@ not to prune", 2017).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -25,41 +25,31 @@ from onnxprune.graph.analysis import analyse
 from onnxprune.graph.cost import CostModel
 from onnxprune.graph.plan import Plan
 from onnxprune.graph.surgery import cut
-from onnxprune.jobs.apply_plan import distance_of, refitted
+from onnxprune.jobs.apply_plan import distance_of, refit
+from onnxprune.jobs.choose_plan import PlanChoice, bypassed_blocks, limits_of, planned
 from onnxprune.jobs.run import BLAS, Run
+from onnxprune.jobs.steps import State
 from onnxprune.quantities import Budget
 from onnxprune.select.allocate import Limits
 from onnxprune.select.importance.progress import Progress
 from onnxprune.select.selection import Selection, select
 
 
-@dataclass(frozen=True, eq=False)
-class Gradual:
-    """What pruning in steps has chosen.
-
-    Attributes:
-        chosen: all that goes, in the terms of the dense model.
-        start: the model without it, with the weights that earlier steps were refitted to.
-        history: a sentence for every step but the last, which is reported as a whole.
-    """
-
-    chosen: Selection
-    start: models.Model
-    history: tuple[str, ...]
-
-
-def in_steps(run: Run, limits: Limits, bypassed: Sequence[str]) -> Gradual:
+def by_steps(run: Run) -> PlanChoice:
     """Choose what goes step by step, refitting what is left in between.
 
     Args:
         run: its options' ``steps`` and ``schedule`` say how.
-        limits: guard rails made from them.
-        bypassed: blocks that go anyway, at once.
+
+    Returns:
+        All that goes, the weights that earlier steps were refitted to, and a sentence for every
+        step but the last, which is reported as a whole.
 
     Raises:
         OnnxpruneError: the amounts cannot be met, or the inputs are made up.
     """
     config, analysis, data = run.config, run.analysis, run.data
+    limits, bypassed = limits_of(analysis, config), bypassed_blocks(run)
     if not data.fit:
         raise OnnxpruneError(
             f"--steps {config.steps} refits to the inputs, and made-up ones are not worth it",
@@ -73,18 +63,19 @@ def in_steps(run: Run, limits: Limits, bypassed: Sequence[str]) -> Gradual:
         run.progress(f"{stage}: choosing what goes")
         some, rails = part_of(config, limits, share, costs)
         chosen, small = _taken(replace(run, config=some), rails, bypassed, so_far)
-        gone = (*bypassed, *chosen.bypassed)
         if share == 1:
-            return Gradual(chosen, small, tuple(history))
-        if config.recover != "none":
-            plan = Plan(removed=chosen.removed, bypassed=gone)
-            small, _ = refitted(run, plan, small)
-        so_far = Progress(analyse(small, inputs=analysis.inputs[0]), chosen.removed, gone)
-        left = costs(chosen.removed, gone)
+            choice = planned(run, chosen, bypassed)
+            return replace(choice, notes=(*choice.notes, *history), start=small)
+        removed = (*bypassed, *chosen.bypassed)
+        plan = Plan(removed=chosen.removed, bypassed=removed)
+        small = refit(run, State(small, plan, small)).model
+        so_far = Progress(analyse(small, inputs=analysis.inputs[0]), chosen.removed, removed)
+        left = costs(chosen.removed, removed)
+        found = compare_models(analysis.model, small, data.eval, config)
         history.append(
             f"{stage}: {left.macs / max(dense.macs, 1):.1%} of the MACs and "
             f"{left.params / max(dense.params, 1):.1%} of the parameters left, "
-            f"{distance_of(compare_models(analysis.model, small, data.eval, config))}"
+            f"{distance_of(found)}"
         )
     raise AssertionError("the last step takes all that is left to take")
 

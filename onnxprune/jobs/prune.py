@@ -1,24 +1,28 @@
-"""The main job, start to end: load, analyse, score, allocate, cut, prove, compare."""
+"""The main job, start to end: load, analyse, choose, cut, check, recover, compare."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from onnxprune import model as models
 from onnxprune.config import Options, from_flags
 from onnxprune.graph.plan import Plan, check
-from onnxprune.jobs.apply_plan import Pruned, carry_out
-from onnxprune.jobs.choose_plan import (
-    by_clock,
-    bypassed_blocks,
-    limits_of,
-    make_plan,
-    plan_of,
-)
-from onnxprune.jobs.iterative import in_steps
-from onnxprune.jobs.run import Progress, open_run
+from onnxprune.jobs.apply_plan import APPLY, apply_plan
+from onnxprune.jobs.choose_plan import PlanChoice, by_importance, by_latency
+from onnxprune.jobs.iterative import by_steps
+from onnxprune.jobs.result import Result
+from onnxprune.jobs.run import Progress, Run, open_run
 from onnxprune.jobs.search import search
+
+STRATEGIES: Mapping[str, Callable[[Run], PlanChoice]] = {
+    "ratio": by_importance,
+    "budget": by_importance,
+    "latency": by_latency,
+    "steps": by_steps,
+}
+"""How it is decided what goes. ``search`` stands above them: it judges whole results."""
 
 
 def prune(
@@ -27,14 +31,14 @@ def prune(
     *,
     tell: Progress = lambda _: None,
     **flags: object,
-) -> Pruned:
-    """Remove what costs least, and prove that nothing else changed.
+) -> Result:
+    """Remove what costs least, and check that nothing else changed.
 
     Args:
         source: a path, a ``ModelProto``, a graphsurgeon graph or a loaded model; never changed.
         options: what to remove and how; or give the same as keywords
             (``prune(path, ratio=0.3, calib=batches)``).
-        tell: hears the progress.
+        tell: hears what is being done.
         flags: the options by name, instead of ``options``.
 
     Raises:
@@ -43,17 +47,20 @@ def prune(
     """
     config = options or from_flags(flags)
     run = open_run(source, config, tell, chooses=config.searches)
-    if run.config.searches:
+    if config.searches:
         return search(run)
-    if run.config.target is not None and run.config.target.kind == "latency":
-        return by_clock(run)
-    if run.config.steps > 1:
-        bypassed = bypassed_blocks(run)
-        found = in_steps(run, limits_of(run), bypassed)
-        plan, notes = plan_of(run, found.chosen, bypassed)
-        return carry_out(run, plan, [*notes, *found.history], anew=True, start=found.start)
-    plan, notes = make_plan(run)
-    return carry_out(run, plan, notes, anew=True)
+    return apply_plan(run, choose_plan(run))
+
+
+def choose_plan(run: Run) -> PlanChoice:
+    """Decide what goes, by the strategy that the options ask for."""
+    config = run.config
+    name = "ratio" if config.target is None else "budget"
+    if config.target is not None and config.target.kind == "latency":
+        name = "latency"
+    elif config.steps > 1:
+        name = "steps"
+    return STRATEGIES[name](run)
 
 
 def replay(
@@ -62,8 +69,14 @@ def replay(
     options: Options | None = None,
     *,
     tell: Progress = lambda _: None,
-) -> Pruned:
-    """Apply a plan to a model of the same graph, and prove the result.
+) -> Result:
+    """Apply a plan to a model of the same graph, and check the result.
+
+    Args:
+        source: a path, a ``ModelProto``, a graphsurgeon graph or a loaded model; never changed.
+        plan: what goes.
+        options: samples, and how what is left is recovered.
+        tell: hears what is being done.
 
     Raises:
         OnnxpruneError: the plan was made for another graph.
@@ -72,4 +85,4 @@ def replay(
     analysis = run.analysis
     units = replace(plan, zeroed={})  # masks are for what the cut leaves
     check(units, models.structure_hash(analysis.model), analysis.groups, analysis.blocks)
-    return carry_out(run, plan, [], anew=False)
+    return apply_plan(run, PlanChoice(plan), APPLY)

@@ -155,7 +155,7 @@ def test_a_worse_result_is_not_written(tmp_path: Path) -> None:
     assert made.given.after == 1.0
     if made.better:
         pytest.fail("the refit agrees with the pruned model on every input")
-    assert made.outcome.after == 1.0
+    assert made.evaluation.after == 1.0
     assert any("worse" in note for note in made.notes)
     made.save(tmp_path / "o.onnx")
     was, now = weights(pruned), weights(tmp_path / "o.onnx")
@@ -234,7 +234,7 @@ def test_folded_normalisations_are_folded_in_the_dense_model_too(tmp_path: Path)
     made = onnxprune.recover_model(dense, pruned, calib=calib, recover="bias")
     assert made.plan.removed
     assert any("folded" in note for note in made.notes)
-    assert made.verdict.ok
+    assert made.ok
 
 
 def test_weights_may_be_stored_in_nodes_and_handed_on(tmp_path: Path) -> None:
@@ -249,7 +249,7 @@ def test_weights_may_be_stored_in_nodes_and_handed_on(tmp_path: Path) -> None:
     onnx.checker.check_model(model)
     made = onnxprune.recover_model(MLP.model, model, calib=str(MLP.calibration), calib_samples=64)
     assert made.better
-    assert made.verdict.ok
+    assert made.ok
     ops = [node.op_type for node in made.model.ir.graph]
     assert ops == [node.op_type for node in graph.node]
 
@@ -263,8 +263,8 @@ def test_a_bias_that_somebody_added_is_kept(tmp_path: Path) -> None:
     node = next(n for n in pruned.graph.node if n.output == first.output)
     node.input.append(bias)
     made = onnxprune.recover_model(dense, pruned, calib=str(MLP.calibration), calib_samples=64)
-    assert made.verdict.ok
-    assert made.outcome.main.relative_error < 0.5 * made.given.main.relative_error
+    assert made.ok
+    assert made.evaluation.main.relative_error < 0.5 * made.given.main.relative_error
 
 
 def test_weights_that_have_changed_are_said_to_have(tmp_path: Path) -> None:
@@ -278,4 +278,4 @@ def test_weights_that_have_changed_are_said_to_have(tmp_path: Path) -> None:
             tensor.CopyFrom(numpy_helper.from_array(changed, tensor.name))
     made = onnxprune.recover_model(MLP.model, model, calib=str(MLP.calibration), calib_samples=128)
     assert any("correlation" in note for note in made.notes)
-    assert made.outcome.main.relative_error < made.given.main.relative_error
+    assert made.evaluation.main.relative_error < made.given.main.relative_error

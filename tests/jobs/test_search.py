@@ -18,8 +18,8 @@ from onnxprune.data import zoo
 from onnxprune.errors import OnnxpruneError
 from onnxprune.evaluate.metrics import evaluate, find_metric, score
 from onnxprune.evaluate.standard_error import agreement_error, paired_error
-from onnxprune.jobs.apply_plan import Pruned
-from onnxprune.jobs.search.bisection import NEAR
+from onnxprune.jobs.result import Result
+from onnxprune.jobs.search import NEAR, passes
 from onnxprune.runtime import open_session
 
 Cli = Callable[..., Ran]
@@ -28,26 +28,27 @@ LABELLED: dict[str, Any] = {"calib": str(ENTRY.evaluation), "labels": str(ENTRY.
 
 
 @pytest.fixture(scope="module")
-def found() -> Pruned:
+def found() -> Result:
     return onnxprune.prune(ENTRY.model, max_drop="2%", **LABELLED)
 
 
-def test_the_smallest_model_that_passes_is_taken(found: Pruned) -> None:
-    assert found.verdict.ok
-    chosen = [each for each in found.visited if each.chosen]
+def test_the_smallest_model_that_passes_is_taken(found: Result) -> None:
+    assert found.ok
+    chosen = [each for each in found.history if each.plan is found.plan]
     assert len(chosen) == 1
-    assert found.left == chosen[0].left
-    passing = [each for each in found.visited if each.ok]
-    assert all(each.judged.drop <= 0.02 for each in passing)
-    assert all(each.judged.drop > 0.02 for each in found.visited if not each.ok)
+    assert found.remaining == chosen[0].remaining
+    passing = [each for each in found.history if passes(each, 0.02)]
+    assert all(each.evaluation.drop <= 0.02 for each in passing)
+    assert all(each.evaluation.drop > 0.02 for each in found.history if not passes(each, 0.02))
     tried = next(note for note in found.notes if note.startswith("the verdict is on"))
     if "until one passed" not in tried:  # the last samples agreed at once
-        assert found.left.macs == min(each.left.macs for each in passing)
+        assert found.remaining.macs == min(each.remaining.macs for each in passing)
 
 
-def test_the_boundary_is_known_to_the_resolution_asked_for(found: Pruned) -> None:
-    sizes = [each.left.macs / found.dense.macs for each in found.visited if each.ok]
-    failed = [each.left.macs / found.dense.macs for each in found.visited if not each.ok]
+def test_the_boundary_is_known_to_the_resolution_asked_for(found: Result) -> None:
+    sizes = [each.remaining.macs / found.dense.macs for each in found.history if passes(each, 0.02)]
+    others = [each for each in found.history if not passes(each, 0.02)]
+    failed = [each.remaining.macs / found.dense.macs for each in others]
     below = [size for size in failed if size < min(sizes)]
     assert min(sizes) - max(below, default=0) <= NEAR + 0.02  # widths are whole
 

@@ -158,4 +158,4 @@ def test_no_part_is_sacrificed_to_another(rng: np.random.Generator) -> None:
     kept = {name: UNITS - len(units) for name, units in pruned.plan.removed.items()}
     left = [kept.get(group.name, UNITS) for group in pruned.analysis.groups]
     assert min(left) >= 0.5 * max(left), left
-    assert {"found: boxes", "found: scores"} == {*pruned.outcome.outputs}
+    assert {"found: boxes", "found: scores"} == {*pruned.evaluation.outputs}

@@ -13,7 +13,7 @@ from onnxprune import model as models
 from onnxprune.config import Options, from_flags
 from onnxprune.errors import OnnxpruneError
 from onnxprune.graph.cost import CostModel
-from onnxprune.jobs.choose_plan import make_plan
+from onnxprune.jobs.choose_plan import by_importance
 from onnxprune.jobs.run import BLAS, Progress, Run, open_run
 from onnxprune.jobs.sensitivity.baseline import Dense, weighing_of
 from onnxprune.jobs.sensitivity.checkpoint import Checkpoint
@@ -118,7 +118,7 @@ def _swept(run: Run, wanted: Request, pool: Pool) -> Sensitivity:
 
     def plan(ratios: Mapping[str, float]) -> Mapping[str, tuple[int, ...]]:
         with_ratios = replace(config, ratios=exactly(ratios))
-        return make_plan(replace(run, config=with_ratios), curves)[0].removed
+        return by_importance(replace(run, config=with_ratios), curves).plan.removed
 
     advice = recommend(analysis, found, wanted.drop, config.max_ratio, plan, dense.drop_without)
     return replace(found, recommended=advice)
