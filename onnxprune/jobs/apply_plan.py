@@ -67,7 +67,8 @@ def refit(run: Run, state: State) -> State:
     """
     config, analysis, feeds = run.config, run.analysis, run.data.fit
     good = all(check.ok for check in state.checks)
-    if config.recover == "none" or not (state.cut and feeds and good):
+    changed = state.cut or (state.elsewhere and not state.plan.zeroed)
+    if config.recover == "none" or not (changed and feeds and good):
         return state
     keep = analysis.keep(state.plan.removed)
 

@@ -79,7 +79,7 @@ def recover_model(
     named = in_dense_words(found.matching, given)
     _same_function(prove(twin.model, named, data.probe, provider))
     plan = _plan(run, found, twin)
-    state = take(run, State(twin.model, plan, twin.model), RECOVER)
+    state = take(run, State(twin.model, plan, twin.model, elsewhere=True), RECOVER)
     tell("comparing with the dense model")
     before, after = (
         compare_models(analysis.model, model, data.eval, config)
@@ -163,11 +163,19 @@ def _plan(run: Run, found: Correspondence, twin: Twin) -> Plan:
 def _worse(before: Evaluation, after: Evaluation) -> bool:
     """Whether a refit lost: of the metric where there are labels, of agreement where there are not.
 
-    Where the metric is the same, agreement decides.
+    Where the metric is the same, agreement decides: outputs are further off and, of class scores,
+    so is their divergence, which training lowers at the cost of the former.
     """
     if after.broken:
         return True
     if before.after is not None and after.after is not None and before.after != after.after:
         return (after.after < before.after) == after.higher_is_better
-    errors = [j.main.relative_error for j in (before, after)]
-    return errors[0] is not None and errors[1] is not None and errors[1] > errors[0]
+    rose = [
+        now > then
+        for then, now in (
+            (before.main.relative_error, after.main.relative_error),
+            (before.main.kl, after.main.kl),
+        )
+        if then is not None and now is not None
+    ]
+    return bool(rose) and all(rose)

@@ -21,7 +21,7 @@ from onnxprune.sparse.encodings.choose import Asked
 from onnxprune.types import Check, LayerOutcome
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Result:
     """A model that a job made, and what is known of it.
 
@@ -87,6 +87,9 @@ class Result:
     def stored(self) -> Stored:
         """The model with its weights in the form that was asked for."""
         return store(self.model, Asked(self.config.store, providers=(self.config.provider,)))
+
+    def __repr__(self) -> str:
+        return f"<Result: {self}>"
 
     def __str__(self) -> str:
         removed = sum(len(units) for units in self.plan.removed.values())

@@ -33,6 +33,7 @@ class State:
         checks: made so far.
         outcomes: what became of every layer, by what was done; see ``Result``.
         notes: whole sentences.
+        elsewhere: whether somebody else pruned the model, so that any weight may have changed.
     """
 
     model: models.Model
@@ -41,6 +42,7 @@ class State:
     checks: tuple[Check, ...] = ()
     outcomes: Mapping[str, tuple[LayerOutcome, ...]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    elsewhere: bool = False
 
     @property
     def cut(self) -> bool:
