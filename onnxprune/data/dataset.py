@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from onnxprune.config import Options
 from onnxprune.data import Calibration, open_calibration, split
+from onnxprune.data.batches import count_samples
 from onnxprune.data.labels import open_labels
 from onnxprune.errors import OnnxpruneError
 from onnxprune.graph.analysis import Analysis
@@ -239,7 +240,7 @@ def _analysed(analysis: Analysis, signature: Signature, seed: int) -> tuple[Feed
 
 def _left_out(fit: Sequence[Feeds], known: int | None, share: float) -> tuple[str, ...]:
     """Say so where only a part of the samples could be held to fit to."""
-    used = sum(len(next(iter(each.values()))) for each in fit)
+    used = sum(map(count_samples, fit))
     if known is None or used >= int(known * share) - 1:
         return ()
     return (f"{used} of {known} calibration samples were fitted to: more do not fit in memory",)

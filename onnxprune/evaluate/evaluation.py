@@ -10,6 +10,7 @@ from typing import Any
 import numpy.typing as npt
 
 from onnxprune.config import Options
+from onnxprune.data.batches import count_samples
 from onnxprune.data.dataset import Feeds, Part
 from onnxprune.evaluate.metrics import Metric, Score, find_metric, score
 from onnxprune.evaluate.output_comparison import Comparison, Fidelity, Outputs
@@ -152,7 +153,7 @@ def compare_answers(
     def answers() -> Iterator[Outputs]:
         for each, wanted in zip(feeds, reference, strict=True):
             nonlocal samples
-            samples += len(next(iter(each.values())))
+            samples += count_samples(each)
             found = run(each)
             # The dense model may have answered with parts that this one has not.
             compared.add(wanted if parts is None else {n: wanted[n] for n in found}, found)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxprune.data.dataset import MOST_BYTES
-from onnxprune.data.mixing import with_mixtures
+from onnxprune.data.mixtures import with_mixtures
 from onnxprune.evaluate.equivalence import prove
 from onnxprune.evaluate.evaluation import Evaluation, compare_models
 from onnxprune.graph import surgery

@@ -24,7 +24,7 @@ from onnxprune.jobs.apply_plan import apply_plan
 from onnxprune.jobs.choose_plan import by_importance, by_latency, measured_curves
 from onnxprune.jobs.result import Result
 from onnxprune.jobs.run import BLAS, Run
-from onnxprune.quantities import Budget, BudgetKind
+from onnxprune.quantities import Budget
 from onnxprune.select.importance.error_curves import Curves
 from onnxprune.select.importance.units import priced
 from onnxprune.types import Check
@@ -82,7 +82,7 @@ class Bisection:
         self._run = replace(run, data=replace(run.data, eval=run.data.holdout))
         self._curves, self._max_drop = curves, cast(float, run.config.max_drop)
         kind, _, self._backend = run.config.smallest.partition("@")
-        self._kind = cast(BudgetKind, kind)
+        self._kind = kind
         self._timed = kind == "latency"  # in parts of the dense model's
         self._dense = 1 if self._timed else int(getattr(CostModel(run.analysis)(), kind))
 

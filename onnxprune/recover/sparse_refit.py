@@ -19,7 +19,7 @@ from onnxprune.graph.layers.ancestry import ancestors
 from onnxprune.graph.layers.epilogue import find_merge
 from onnxprune.graph.shapes import Fact
 from onnxprune.quantities import Sparsity
-from onnxprune.solve.pcg import RIDGES, refit_support
+from onnxprune.solve.support import RIDGES, refit_support
 from onnxprune.sparse.rows import ROWS, Feeds, steadied
 from onnxprune.sparse.targets import Target, Weights, find_targets
 from onnxprune.types import LayerOutcome

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
@@ -53,7 +54,6 @@ def counts(
             f"--sparse-allocation {how.spread} measures what each layer loses",
             hint="give inputs with --calib, or take --sparse-allocation global",
         )
-    run = Segments(dense, batches, provider=how.provider, threads=how.threads)
     known = None
     if how.spread == "sensitivity":
         tell("measuring what errors of every layer cost")
@@ -67,12 +67,16 @@ def counts(
     found: list[Float] = []
     rows, per_input = how.sample.rows // 2, how.sample.per_input // 2  # a look is enough
     sample = replace(how.sample, rows=rows, per_input=per_input)
-    for number, target in enumerate(targets, start=1):
+    merges = [find_merge(values, facts, t.layer, t.shape[0] * t.shape[2]) for t in targets]
+    wanted = [(t.layer.x, merge.value) for t, merge in zip(targets, merges, strict=True)]
+    kept = itertools.chain.from_iterable(wanted)  # running to a sum passes other targets
+    run = Segments(dense, batches, kept=kept, provider=how.provider, threads=how.threads)
+    for number, (target, merge) in enumerate(zip(targets, merges, strict=True), start=1):
         tell(f"measuring layer {number} of {len(targets)}: {target.layer.node}")
-        groups, _, outputs = target.shape
-        merge = find_merge(values, facts, target.layer, groups * outputs)
         alone = replace(merge, skip=None)
         train, _ = moments_of(target.layer, alone, target.shape, run, run, sample)
+        for name in wanted[number - 1]:
+            run.release(name)
         weight, _ = weights.read(target, merge)
         if how.spread == "global":
             xx = gram_of(train, free_bias=False)

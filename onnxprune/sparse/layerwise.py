@@ -25,8 +25,7 @@ from onnxprune.graph.shapes import Fact
 from onnxprune.quantities import Method, Sparsity, Spread
 from onnxprune.solve.moments import Moments, squared_error
 from onnxprune.solve.obs import Pattern
-from onnxprune.solve.pcg import RIDGES, refit_support
-from onnxprune.solve.per_output import affordable, refit_columns
+from onnxprune.solve.support import RIDGES, affordable, refit_columns, refit_support
 from onnxprune.sparse.rows import ROWS, Feeds, steadied
 from onnxprune.sparse.select import aim, gram_of, select
 from onnxprune.sparse.targets import Target, Weights

@@ -16,7 +16,7 @@ from onnxprune.solve import masks
 from onnxprune.solve.admm import admm
 from onnxprune.solve.moments import Moments
 from onnxprune.solve.obs import Pattern, damped, obs
-from onnxprune.solve.pcg import SETTLED, conjugate_gradients
+from onnxprune.solve.support import SETTLED, conjugate_gradients
 from onnxprune.sparse.targets import Target
 
 Array = npt.NDArray[Any]

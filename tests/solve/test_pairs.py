@@ -9,10 +9,9 @@ from hypothesis import strategies as st
 
 from onnxprune.solve import im2col as patches
 from onnxprune.solve import patch_sampling as crops
-from onnxprune.solve.activation import computed, relu
 from onnxprune.solve.im2col import Window
 from onnxprune.solve.pairs import refit_pair
-from onnxprune.solve.two_layer import Pair, Rows, Side
+from onnxprune.solve.two_layer import Pair, Rows, Side, computed, relu
 
 seeds = st.integers(0, 10_000)
 
@@ -174,3 +173,11 @@ def test_a_computed_function_has_its_values_and_slopes(dtype: type, close: float
     np.testing.assert_allclose(line.slope(far), [1, 3, 1, 3], rtol=close)
     with np.errstate(all="ignore"):
         assert not computed(np.log, dtype).slope(np.float32([-1.0, -2.0])).any()  # undefined there
+
+
+def test_rows_that_a_clip_hides_altogether_have_finite_losses() -> None:
+    train, held, pair = problem(1, clip=(0.0, np.inf))
+    dead = replace(held, wanted=np.full_like(held.wanted, -1))
+    found = refit_pair(Side(train, relu()), Side(dead, relu()), pair, steps=2)
+    assert 0 < found.before < np.inf
+    assert found.after <= found.before

@@ -16,7 +16,7 @@ from onnxprune.graph.layers.epilogue import Merge, find_merge
 from onnxprune.graph.layers.linear import Layer
 from onnxprune.graph.shapes import Fact
 from onnxprune.runtime import open_session
-from onnxprune.solve.activation import IDENTITY, Activation, computed, relu
+from onnxprune.solve.two_layer import IDENTITY, Activation, computed, relu
 
 _ELEMENTWISE = {
     "Abs",

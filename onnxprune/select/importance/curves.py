@@ -8,7 +8,6 @@ and the data alone, so any budget can be met from them.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -107,8 +106,8 @@ def calibrate(
             matrix = layer.matrix(stored.numpy().astype(np.float32))
             outputs = matrix.shape[0] * matrix.shape[2]
             read.append((layer, matrix, find_merge(values, analysis.facts, layer, outputs)))
-    left = Counter(name for layer, _, merge in read for name in (layer.x, merge.value))
-    run = Segments(analysis.model, batches, kept=left, provider=provider, threads=threads)
+    kept = [name for layer, _, merge in read for name in (layer.x, merge.value)]
+    run = Segments(analysis.model, batches, kept=kept, provider=provider, threads=threads)
     found: dict[str, Reader] = {}
     for layer, matrix, merge in read:
         run.advance([layer.x, merge.value])
@@ -121,10 +120,8 @@ def calibrate(
             collected.add(whole(layer.rows(x, positions)))
         scaled = matrix * merge.gain.reshape(matrix.shape[0], 1, -1)
         found[layer.node] = Reader(layer, scaled, collected.moments(), spread.variance, merge)
-        left.subtract((layer.x, merge.value))
         for name in (layer.x, merge.value):
-            if not left[name]:
-                run.release(name)
+            run.release(name)
     return found
 
 
