@@ -15,9 +15,9 @@ from onnxprune.evaluate.latency import Compared
 from onnxprune.graph.analysis import Analysis
 from onnxprune.graph.cost import Cost, CostModel
 from onnxprune.graph.plan import Plan
-from onnxprune.jobs.store.job import Stored, store
+from onnxprune.jobs.store import Stored, store
 from onnxprune.recover.correspond.kept_units import Correspondence
-from onnxprune.sparse.encodings.choose import Asked
+from onnxprune.sparse.encodings.choose import StoreConfig
 from onnxprune.types import Check, LayerOutcome
 
 
@@ -86,7 +86,7 @@ class Result:
 
     def stored(self) -> Stored:
         """The model with its weights in the form that was asked for."""
-        return store(self.model, Asked(self.config.store, providers=(self.config.provider,)))
+        return store(self.model, StoreConfig(self.config.store, providers=(self.config.provider,)))
 
     def __repr__(self) -> str:
         return f"<Result: {self}>"

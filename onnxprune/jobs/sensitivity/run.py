@@ -11,19 +11,24 @@ from threadpoolctl import threadpool_limits
 
 from onnxprune import model as models
 from onnxprune.config import Options, from_flags
+from onnxprune.data.cache import Cache
 from onnxprune.errors import OnnxpruneError
 from onnxprune.graph.cost import CostModel
 from onnxprune.jobs.choose_plan import by_importance
 from onnxprune.jobs.run import BLAS, Progress, Run, open_run
 from onnxprune.jobs.sensitivity.baseline import Dense, weighing_of
-from onnxprune.jobs.sensitivity.checkpoint import Checkpoint
-from onnxprune.jobs.sensitivity.collect import gather
-from onnxprune.jobs.sensitivity.executors import Pool, open_pool
+from onnxprune.jobs.sensitivity.executors import Pool, gather, open_pool
 from onnxprune.jobs.sensitivity.job import samples_of
 from onnxprune.jobs.sensitivity.recommend import exactly, only_orders, recommend
 from onnxprune.jobs.sensitivity.request import Request, from_words
 from onnxprune.jobs.sensitivity.targets import find_rows
-from onnxprune.select.sensitivity import Cell, Sensitivity, Target
+from onnxprune.select.sensitivity import (
+    Cell,
+    Sensitivity,
+    Target,
+    cell_from_json,
+    cell_to_json,
+)
 
 SAMPLES = 512
 """Inputs that every cell is measured on, unless more or fewer are asked for."""
@@ -79,15 +84,17 @@ def _swept(run: Run, wanted: Request, pool: Pool) -> Sensitivity:
     progress("running the dense model")
     dense = Dense(analysis, every, config)
     job = dense.job(rows)
-    kept = Checkpoint(job.key if config.cache and not dense.nameless else "", progress)
+    cache = Cache("cells", progress, enabled=config.cache and not dense.nameless)
+    measured = known_cells(cache, job.key)
     cells = [(t.name, r) for t in rows.targets for r in _columns(t, wanted.ratios)]
-    missing = [cell for cell in cells if cell not in kept.cells]
+    missing = [cell for cell in cells if cell not in measured]
     if missing:
         pool.share(job)
 
     def keep(cell: Cell) -> None:
-        kept.keep(cell)
-        done = sum(each in kept.cells for each in cells)
+        measured[cell.target, cell.ratio] = cell
+        keep_cell(cache, job.key, cell)
+        done = sum(each in measured for each in cells)
         progress(f"{done} of {len(cells)} cells: {cell.target} at {cell.ratio:g}")
 
     gather(pool, job.key, missing, keep)
@@ -107,7 +114,7 @@ def _swept(run: Run, wanted: Request, pool: Pool) -> Sensitivity:
         criterion=rows.criterion,
         ratios=wanted.ratios,
         targets=rows.targets,
-        cells=tuple(kept.cells[cell] for cell in cells),
+        cells=tuple(measured[cell] for cell in cells),
         declined=rows.declined,
         notes=tuple(notes),
     )
@@ -122,6 +129,23 @@ def _swept(run: Run, wanted: Request, pool: Pool) -> Sensitivity:
 
     advice = recommend(analysis, found, wanted.drop, config.max_ratio, plan, dense.drop_without)
     return replace(found, recommended=advice)
+
+
+def known_cells(cache: Cache, key: str) -> dict[tuple[str, float], Cell]:
+    """The cells of a sweep that an earlier run kept, of whatever ratios.
+
+    Args:
+        cache: of cells.
+        key: of the job.
+    """
+    cells = (cell_from_json(record) for record in cache.records(key) or ())
+    return {(cell.target, cell.ratio): cell for cell in cells}
+
+
+def keep_cell(cache: Cache, key: str, cell: Cell) -> None:
+    """Keep a cell for the next run, unless it failed: then it is measured again."""
+    if not cell.reason:
+        cache.append(key, cell_to_json(cell))
 
 
 def _columns(target: Target, ratios: Sequence[float]) -> Sequence[float]:
