@@ -81,9 +81,7 @@ def make(stem: str, asked: argparse.Namespace) -> None:
         "recipe": {key: str(value) for key, value in recipe.items()} | {"blind": asked.blind},
         "calibration_samples": sum(len(next(iter(b.values()))) for b in data.calib),  # type: ignore[attr-defined]
         "cpu_s": round(seconds, 1),
-        "checks": {
-            check.name: check.ok for check in (*pruned.verdict.checks, *made.verdict.checks)
-        },
+        "checks": {check.name: check.ok for check in (*pruned.checks, *made.checks)},
         "notes": [*pruned.notes, *made.notes],
         "file_bytes": {
             "dense": path.stat().st_size,

@@ -93,7 +93,7 @@ def pruned(name: str, how: str, peer: str) -> Path:
         shapes=CASES[name],
         **asked,
     )
-    if not made.verdict.ok:
+    if not made.ok:
         sys.exit(f"{name} {how}: {made.verdict}")
     return made.save(path)
 

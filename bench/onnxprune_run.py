@@ -54,13 +54,13 @@ def main() -> None:
     )
     seconds = time.perf_counter() - start
     result.save(options.out)
-    proof = [check for check in result.verdict.checks if check.name.startswith("pruned = masked")]
+    proof = [check for check in result.checks if check.name.startswith("pruned = masked")]
     found = {
         "seconds": seconds,
-        "verified": result.verdict.ok,
+        "verified": result.ok,
         "criterion": result.plan.origin.criterion,
         "reachable": result.analysis.reachable,
-        "macs": result.left.macs / max(result.dense.macs, 1),
+        "macs": result.remaining.macs / max(result.dense.macs, 1),
         "groups": len(result.plan.removed),
     }
     if proof:

@@ -34,12 +34,12 @@ def main() -> None:
     )
     made.save(options.out)
     seconds = time.perf_counter() - start
-    errors = [each.after for each in made.thinned if each.after is not None]
+    errors = [each.after for each in made.outcomes.get("zeros", ()) if each.after is not None]
     found: dict[str, Any] = {
         "seconds": round(seconds, 2),
         "samples": samples,
-        "verified": made.verdict.ok,
-        "checks": {check.name: check.ok for check in made.verdict.checks},
+        "verified": made.ok,
+        "checks": {check.name: check.ok for check in made.checks},
         "criterion": made.plan.origin.criterion,
     }
     if errors:

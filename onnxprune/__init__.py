@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from onnxprune.graph.cost import Cost
     from onnxprune.graph.plan import Plan, load_plan
     from onnxprune.graph.surgery import cut
-    from onnxprune.jobs.apply_plan import Pruned
     from onnxprune.jobs.prune import prune, replay
-    from onnxprune.jobs.recover import Recovered, recover_model
+    from onnxprune.jobs.recover import recover_model
+    from onnxprune.jobs.result import Result
     from onnxprune.jobs.sensitivity.run import sensitivity
     from onnxprune.model import Model, load, save
     from onnxprune.select.sensitivity import Sensitivity, load_sensitivity
@@ -27,8 +27,7 @@ _HOME = {
     "Cost": "graph.cost",
     "Model": "model",
     "Plan": "graph.plan",
-    "Pruned": "jobs.apply_plan",
-    "Recovered": "jobs.recover",
+    "Result": "jobs.result",
     "Sensitivity": "select.sensitivity",
     "analyse": "graph.analysis",
     "cut": "graph.surgery",
@@ -49,8 +48,7 @@ __all__ = [
     "Model",
     "OnnxpruneError",
     "Plan",
-    "Pruned",
-    "Recovered",
+    "Result",
     "Sensitivity",
     "analyse",
     "cut",

@@ -61,9 +61,9 @@ def run(given: argparse.Namespace) -> int:
 
     with console.progress() as tell:
         pruned = replay(given.model, load_plan(Path(given.plan)), asked, tell=tell)
-        wanted = pruned.verdict.ok or given.force
+        wanted = pruned.ok or given.force
         written = write(pruned, output, tell, force=given.force) if wanted and output else None
-        ok = pruned.verdict.ok and (written is None or written.ok)
+        ok = pruned.ok and (written is None or written.ok)
         wanted = ok or given.force
     made = gather.result("apply", pruned, output if wanted else None)
     told = written.told(made) if written else made

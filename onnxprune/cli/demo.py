@@ -60,7 +60,7 @@ def run(given: argparse.Namespace) -> int:
         reports.append(dataclasses.replace(made, measures=(*made.measures, seen)))
         if not given.json:
             console.report(reports[-1], as_json=False)
-    good = all(each.verdict.ok for each in runs)
+    good = all(each.ok for each in runs)
     if output and good:
         runs[-1].save(output)
         reports[-1] = dataclasses.replace(reports[-1], output=str(output))

@@ -90,9 +90,9 @@ def run(given: argparse.Namespace) -> int:
 
     with console.progress() as tell:
         pruned = prune(given.model, asked, tell=tell)
-        wanted = pruned.verdict.ok or given.force
+        wanted = pruned.ok or given.force
         written = write(pruned, output, tell, force=given.force) if wanted and output else None
-        ok = pruned.verdict.ok and (written is None or written.ok)
+        ok = pruned.ok and (written is None or written.ok)
         wanted = ok or given.force
         if wanted and plan:
             save_plan(pruned.plan, plan)

@@ -104,12 +104,12 @@ def run(given: argparse.Namespace) -> int:
     )
     with console.progress() as tell:
         made = quantize(given.model, settings, asked, first=first, tell=tell)
-        wanted = made.verdict.ok or given.force
+        wanted = made.ok or given.force
         if wanted and output:
             tell(f"writing {output}")
             made.save(output)
     console.data(shown(made), plain(made, given.model), as_json=given.json)
-    return finish(ok=made.verdict.ok, wrote=wanted, output=output)
+    return finish(ok=made.ok, wrote=wanted, output=output)
 
 
 def shown(made: Quantized) -> RenderableType:
@@ -128,15 +128,16 @@ def shown(made: Quantized) -> RenderableType:
         Measure("stored", made.bytes[0], made.bytes[1], "bytes"),
         Measure("zeros in weights", zeros / elements, after / elements, "fraction"),
     ]
-    if made.outcome.metric:
-        unit = "fraction" if made.outcome.metric in ("accuracy", "top5") else "number"
+    if made.evaluation.metric:
+        unit = "fraction" if made.evaluation.metric in ("accuracy", "top5") else "number"
         rows.append(
-            Measure(made.outcome.metric, made.outcome.before, made.outcome.after, unit)  # type: ignore[arg-type]
+            Measure(made.evaluation.metric, made.evaluation.before, made.evaluation.after, unit)  # type: ignore[arg-type]
         )
     parts: list[RenderableType] = [Text(head), draw(columns.MEASURES, rows)]
-    if made.outcome.outputs:
-        title = f"Outputs against the float model, {plural(made.outcome.samples, 'unseen input')}"
-        parts += [Text(title, "bold"), draw(columns.OUTPUTS, fidelity_rows(made.outcome))]
+    if made.evaluation.outputs:
+        unseen = plural(made.evaluation.samples, "unseen input")
+        title = f"Outputs against the float model, {unseen}"
+        parts += [Text(title, "bold"), draw(columns.OUTPUTS, fidelity_rows(made.evaluation))]
     parts.append(draw(columns.CHECKS, _checks(made)))
     left = [each for each in made.weights if not each.quantized]
     if left:
@@ -151,21 +152,21 @@ def plain(made: Quantized, source: str) -> dict[str, object]:
     return {
         "schema": "onnxprune.quantize",
         "version": 1,
-        "ok": made.verdict.ok,
+        "ok": made.ok,
         "model": source,
         "bytes": {"before": made.bytes[0], "after": made.bytes[1]},
         "weights": [asdict(each) for each in made.weights],
         "metric": {
-            "name": made.outcome.metric,
-            "before": made.outcome.before,
-            "after": made.outcome.after,
+            "name": made.evaluation.metric,
+            "before": made.evaluation.before,
+            "after": made.evaluation.after,
         },
-        "outputs": [asdict(each) for each in made.outcome.outputs.values()],
-        "samples": made.outcome.samples,
-        "checks": [asdict(each) for each in made.verdict.checks],
+        "outputs": [asdict(each) for each in made.evaluation.outputs.values()],
+        "samples": made.evaluation.samples,
+        "checks": [asdict(each) for each in made.checks],
         "notes": list(made.notes),
     }
 
 
 def _checks(made: Quantized) -> list[CheckRow]:
-    return [CheckRow(c.name, c.ok, c.value, c.limit) for c in made.verdict.checks]
+    return [CheckRow(c.name, c.ok, c.value, c.limit) for c in made.checks]

@@ -15,8 +15,8 @@ from onnxprune.config import from_flags
 from onnxprune.errors import OnnxpruneError
 
 if TYPE_CHECKING:
-    from onnxprune.jobs.recover import Recovered
-    from onnxprune.jobs.results.schema import Measure, Report
+    from onnxprune.jobs.result import Result
+    from onnxprune.jobs.results.schema import Report
 
 _EXAMPLE = """example:
   onnxprune recover dense.onnx pruned.onnx --calib images.npz -o better.onnx"""
@@ -64,7 +64,7 @@ def run(given: argparse.Namespace) -> int:
 
     with console.progress() as tell:
         made = recover_model(given.dense, given.pruned, asked, tell=tell)
-        wanted = made.verdict.ok or given.force
+        wanted = made.ok or given.force
         if wanted and output:
             tell(f"writing {output}")
             made.save(output)
@@ -77,23 +77,19 @@ def run(given: argparse.Namespace) -> int:
             hint="write it all the same with --force",
             exit_code=1,
         )
-    return finish(ok=made.verdict.ok, wrote=wanted, output=output)
+    return finish(ok=made.ok, wrote=wanted, output=output)
 
 
-def _report(made: Recovered, output: Path | None) -> Report:
+def _report(made: Result, output: Path | None) -> Report:
     """The report, with how the model was before."""
     from onnxprune.jobs.results import gather
 
+    given = made.given
+    assert given is not None
     whole = gather.result("recover", made, output)
-    return replace(
-        whole,
-        given=gather.fidelity_rows(made.given),
-        measures=tuple(row for each in whole.measures for row in _with_given(each, made)),
-    )
-
-
-def _with_given(row: Measure, made: Recovered) -> tuple[Measure, ...]:
-    """The metric as it was given, in front of the metric as it is."""
-    if row.name != made.given.metric:
-        return (row,)
-    return replace(row, name=f"{row.name}, as given", pruned=made.given.after), row
+    measures = []
+    for row in whole.measures:
+        if row.name == given.metric:  # as it was given, in front of the metric as it is
+            measures.append(replace(row, name=f"{row.name}, as given", pruned=given.after))
+        measures.append(row)
+    return replace(whole, given=gather.fidelity_rows(given), measures=tuple(measures))

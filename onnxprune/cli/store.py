@@ -17,8 +17,8 @@ from onnxprune.quantities import byte_count, shapes
 from onnxprune.report import terminal
 
 if TYPE_CHECKING:
-    from onnxprune.evaluate.equivalence import Check
     from onnxprune.sparse.encodings.choose import StoreConfig
+    from onnxprune.types import Check
 
 _EXAMPLE = """examples:
   onnxprune store sparse.onnx -o small.onnx                        # the smallest form per weight

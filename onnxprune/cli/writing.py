@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from onnxprune.jobs.results.schema import CheckRow, Report
 
 if TYPE_CHECKING:
-    from onnxprune.jobs.apply_plan import Pruned
+    from onnxprune.jobs.result import Result
     from onnxprune.jobs.store import Stored, StoredCheck
 
 
@@ -47,7 +47,7 @@ class Written:
         )
 
 
-def write(run: Pruned, output: Path, tell: Callable[[str], None], *, force: bool) -> Written:
+def write(run: Result, output: Path, tell: Callable[[str], None], *, force: bool) -> Written:
     """Write a pruned model and check the file; a bad one is removed again.
 
     Args:
@@ -68,7 +68,7 @@ def write(run: Pruned, output: Path, tell: Callable[[str], None], *, force: bool
     if not stored.changed:
         return Written(stored, None)
     tell("reading it back and running it")
-    written = Written(stored, check_stored(stored, output, run.options.shapes or None))
+    written = Written(stored, check_stored(stored, output, run.config.shapes or None))
     if not (written.ok or force):
         remove_files(output)
     return written

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import ml_dtypes
@@ -14,6 +13,7 @@ import onnx_ir as ir
 from onnxprune.errors import OnnxpruneError
 from onnxprune.model import Model, constant, constants
 from onnxprune.runtime import Session, open_session
+from onnxprune.types import Check
 
 Array = npt.NDArray[Any]
 Feeds = Mapping[str, Array]
@@ -26,28 +26,6 @@ _CODES = {ir.DataType.INT8, ir.DataType.UINT8}
 _NOISE = 4.0
 """Where the runtime disagrees with itself more than the tolerance, this many times its own noise
 is allowed: the masked original run with graph optimisations off and on."""
-
-
-@dataclass(frozen=True)
-class Check:
-    """One thing that was checked: good when ``value`` is within ``limit``."""
-
-    name: str
-    ok: bool
-    value: float
-    limit: float
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """All checks of one run."""
-
-    checks: tuple[Check, ...]
-
-    @property
-    def ok(self) -> bool:
-        """Whether every check is good."""
-        return all(c.ok for c in self.checks)
 
 
 def difference(a: Array, b: Array) -> float:

@@ -7,13 +7,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from onnxprune.config import Options
 from onnxprune.data.batches import count_samples
-from onnxprune.data.dataset import Feeds, Inputs
-from onnxprune.data.labels import open_labels
+from onnxprune.data.dataset import Feeds, Part
 from onnxprune.evaluate.metrics import Metric, Score, find_metric, score
 from onnxprune.evaluate.output_comparison import Comparison, Fidelity, Outputs
 from onnxprune.evaluate.standard_error import agreement_error, paired_error
@@ -22,7 +20,7 @@ from onnxprune.runtime import open_session
 
 
 @dataclass(frozen=True)
-class Judgement:
+class Evaluation:
     """How a pruned model compares with the dense one.
 
     Attributes:
@@ -80,6 +78,10 @@ class Judgement:
         agreement = self.main.top1
         return None if agreement is None else agreement_error(agreement, self.samples)
 
+    def within(self, max_drop: float) -> bool:
+        """Whether no more was lost than that, and nothing is broken."""
+        return self.drop <= max_drop and not self.broken
+
     @property
     def broken(self) -> bool:
         """Whether an output is finite in one model only."""
@@ -94,44 +96,30 @@ class Task:
     labels: npt.NDArray[Any]
 
 
-def task_of(asked: Options, indices: npt.NDArray[np.int64] | None) -> Task | None:
-    """The task that options name; None without labels.
-
-    Args:
-        asked: labels and metric.
-        indices: which samples of the source the inputs are; None for all.
-
-    Raises:
-        OnnxpruneError: the labels cannot be read or are too few.
-    """
-    if asked.labels is None:
-        return None
-    return Task(find_metric(asked.metric), open_labels(asked.labels, indices))
+def task_of(part: Part, config: Options) -> Task | None:
+    """The task that options name; None without labels."""
+    return None if part.labels is None else Task(find_metric(config.metric), part.labels)
 
 
-def judge(
-    dense: Model, pruned: Model, inputs: Inputs, feeds: Sequence[Feeds], asked: Options
-) -> Judgement:
-    """Run both models over ``feeds``, one batch at a time, keeping no outputs.
+def compare_models(dense: Model, pruned: Model, part: Part, config: Options) -> Evaluation:
+    """Run two models over the same samples, one batch at a time, keeping no outputs.
 
     Args:
         dense: the original.
         pruned: what is compared with it.
-        inputs: where the feeds come from; says which labels are theirs.
-        feeds: the inputs to judge by.
-        asked: provider, labels and metric.
+        part: the samples that judge, with their labels if there are any.
+        config: provider and metric.
 
     Raises:
         OnnxpruneError: a model does not run on the provider, or the labels do not fit.
     """
     parts = shared_parts(dense, pruned)
     inner = within(parts)
-    one, other = (open_session(m, provider=asked.provider, outputs=inner) for m in (dense, pruned))
-    task = task_of(asked, inputs.held_indices)
-    before = None
+    one, other = (open_session(m, provider=config.provider, outputs=inner) for m in (dense, pruned))
+    task, before = task_of(part, config), None
     if task is not None:
-        before = score(task.metric, (one.run(f, [*parts]) for f in feeds), task.labels)
-    return judge_run(other.run, feeds, (one.run(f) for f in feeds), task, before, parts)
+        before = score(task.metric, (one.run(f, [*parts]) for f in part), task.labels)
+    return compare_answers(other.run, part, (one.run(f) for f in part), task, before, parts)
 
 
 def within(parts: Mapping[str, Sequence[str]]) -> list[str]:
@@ -139,15 +127,15 @@ def within(parts: Mapping[str, Sequence[str]]) -> list[str]:
     return [name for name in part_names(parts) if name not in parts]
 
 
-def judge_run(
+def compare_answers(
     run: Callable[[Feeds], Outputs],
-    feeds: Sequence[Feeds],
+    feeds: Iterable[Feeds],
     reference: Iterable[Outputs],
     task: Task | None = None,
     before: Score | None = None,
     parts: Mapping[str, Sequence[str]] | None = None,
-) -> Judgement:
-    """Judge a model in one pass over its answers.
+) -> Evaluation:
+    """Compare a model's answers with the dense one's, in one pass.
 
     Args:
         run: the model.
@@ -160,21 +148,22 @@ def judge_run(
     Raises:
         OnnxpruneError: the model does not run, or the labels do not fit.
     """
-    compared = Comparison(parts)
+    compared, samples = Comparison(parts), 0
 
     def answers() -> Iterator[Outputs]:
         for each, wanted in zip(feeds, reference, strict=True):
+            nonlocal samples
+            samples += count_samples(each)
             found = run(each)
             # The dense model may have answered with parts that this one has not.
             compared.add(wanted if parts is None else {n: wanted[n] for n in found}, found)
             yield found if parts is None else {name: found[name] for name in parts}
 
-    samples = sum(map(count_samples, feeds))
     if task is None or before is None:
         deque(answers(), maxlen=0)
-        return Judgement(compared.result(), samples=samples)
+        return Evaluation(compared.result(), samples=samples)
     after = score(task.metric, answers(), task.labels)
-    return Judgement(
+    return Evaluation(
         compared.result(),
         task.metric.name,
         before.value,

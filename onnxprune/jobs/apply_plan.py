@@ -1,235 +1,189 @@
-"""A plan carried out: cut, proved, refitted, thinned, and compared with the original."""
+"""A plan applied: the model is cut, and steps make what is left compute what the dense one did."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Iterable
+from contextlib import nullcontext
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
-from threadpoolctl import threadpool_limits
 
-from onnxprune import model as models
-from onnxprune.config import Options
-from onnxprune.data.dataset import MOST_BYTES, Feeds, Inputs
+from onnxprune.data.dataset import MOST_BYTES
 from onnxprune.data.mixtures import with_mixtures
-from onnxprune.evaluate.equivalence import Check, Verdict, prove
-from onnxprune.evaluate.evaluation import Judgement, judge
-from onnxprune.evaluate.latency import Compared
-from onnxprune.graph.analysis import Analysis
-from onnxprune.graph.cost import Cost, CostModel
+from onnxprune.evaluate.equivalence import prove
+from onnxprune.evaluate.evaluation import Evaluation, compare_models
+from onnxprune.graph import surgery
+from onnxprune.graph.cost import CostModel
 from onnxprune.graph.plan import Plan
 from onnxprune.graph.reference import masked
-from onnxprune.graph.surgery import cut
-from onnxprune.jobs.sparsify import restore, thin
-from onnxprune.jobs.store import Stored, store
+from onnxprune.jobs.choose_plan import PlanChoice
+from onnxprune.jobs.result import Result
+from onnxprune.jobs.run import Run
+from onnxprune.jobs.sparsify import refit_zeros, restore_zeros, sparsify
+from onnxprune.jobs.steps import State, Step, step, take
 from onnxprune.recover.bias_correction import correct
 from onnxprune.recover.reconstruct import reconstruct
-from onnxprune.recover.refit import Outcome, Settings
-from onnxprune.sparse.encodings.choose import StoreConfig
-from onnxprune.sparse.sparsify import Thinned
-
-BLAS = 1
-"""Threads of a matrix product: the many small ones of elimination only get slower on more."""
-Tell = Callable[[str], None]
-"""Hears what is being done, one short sentence at a time."""
+from onnxprune.recover.refit import Settings
+from onnxprune.select.latency.budget import Reached
+from onnxprune.select.latency.budget import result as measure
+from onnxprune.train import distill as training
+from onnxprune.types import Check
 
 
-@dataclass(frozen=True)
-class Visited:
-    """One model on the way to the smallest that is good enough.
-
-    Attributes:
-        label: the budget it was made for.
-        left: what it costs.
-        judged: how it compares with the dense model, on the inputs that models were chosen by.
-        ok: whether that is good enough.
-        chosen: whether it is the one.
-        timed: the backend it was timed on, beside the dense model, and what came of that.
-    """
-
-    label: str
-    left: Cost
-    judged: Judgement
-    ok: bool
-    chosen: bool = False
-    timed: tuple[str, Compared] | None = None
+def cut(run: Run, choice: PlanChoice) -> State:
+    """The dense model without what a plan removes."""
+    run.progress("cutting")
+    plan = choice.plan
+    small = surgery.cut(run.analysis, plan.removed, plan.bypassed)
+    return State(small, plan, choice.start or small, notes=choice.notes)
 
 
-@dataclass(frozen=True, eq=False)
-class Pruned:
-    """What pruning made and found.
-
-    Attributes:
-        model: the cut model.
-        plan: what was removed; applies to any checkpoint of the same graph.
-        verdict: the proof and the limits that were asked for.
-        analysis: of the dense model.
-        dense, left: costs before and after.
-        outcome: how the outputs compare with the dense model's, on inputs nothing was fitted to.
-        recovered: what became of every layer that was considered for refitting.
-        thinned: what became of every weight, where single weights were set to zero.
-        notes: whole sentences: what was declined and why, where inputs came from.
-        options: what was asked.
-        latency: the cut model against the dense one, where a latency was asked for.
-        visited: every model that was made on the way, where the amount was searched for.
-    """
-
-    model: models.Model
-    plan: Plan
-    verdict: Verdict
-    analysis: Analysis
-    dense: Cost
-    left: Cost
-    outcome: Judgement
-    recovered: tuple[Outcome, ...]
-    thinned: tuple[Thinned, ...]
-    notes: tuple[str, ...]
-    options: Options
-    latency: Compared | None = field(default=None, kw_only=True)
-    visited: tuple[Visited, ...] = field(default=(), kw_only=True)
-
-    def save(self, path: str | Path) -> Path:
-        """Write the cut model; never over the model it came from."""
-        return self.stored().save(path)
-
-    def stored(self) -> Stored:
-        """The cut model with its weights in the form that was asked for."""
-        return store(
-            self.model, StoreConfig(self.options.store, providers=(self.options.provider,))
-        )
-
-    def __str__(self) -> str:
-        removed = sum(len(units) for units in self.plan.removed.values())
-        thinned = sum(bool(each.method) for each in self.thinned)
-        return (
-            f"{removed} units removed from {len(self.plan.removed)} groups, "
-            f"{thinned} weights thinned, "
-            f"macs {self.left.macs / max(self.dense.macs, 1):.3f}x, "
-            f"params {self.left.params / max(self.dense.params, 1):.3f}x, "
-            f"{'verified' if self.verdict.ok else 'NOT verified'}"
-        )
-
-
-def carry_out(
-    analysis: Analysis,
-    plan: Plan,
-    asked: Options,
-    inputs: Inputs,
-    notes: Iterable[str],
-    tell: Tell,
-    *,
-    anew: bool,
-    start: models.Model | None = None,
-) -> Pruned:
-    """Cut, prove, recover, thin, compare: the same for a new plan and an old one.
-
-    Args:
-        analysis: of the dense model.
-        plan: what goes.
-        asked: the options.
-        inputs: where feeds come from.
-        notes: what choosing the plan had to say; comes first among the notes.
-        tell: hears the progress.
-        anew: whether single weights are still to be chosen; else the plan names them.
-        start: the cut model as earlier steps have refitted it; None for the dense weights.
-
-    Raises:
-        OnnxpruneError: the plan does not fit the model, or a model does not run.
-    """
-    fit, held = inputs.parts(analysis)
-    tell("cutting")
-    small = cut(analysis, plan.removed, plan.bypassed)
-    said, checks = list(notes), []
-    inexact = [name for name in plan.removed if not analysis.group(name).exact]
-    if not inexact:
-        tell("proving that the cut equals the masked original")
-        reference = masked(analysis, plan.removed, plan.bypassed)
-        checks.append(prove(small, reference, inputs.proof(analysis), asked.provider))
-        del reference
-    else:
+@step("model")
+def check_equivalence(run: Run, state: State) -> State:
+    """Check that the cut model computes what the masked original does, where it should."""
+    analysis, plan = run.analysis, state.plan
+    inexact = inexact_groups(run, plan)
+    if inexact:
         some = f"{inexact[0]}{' and others' if inexact[1:] else ''}"
-        said.append(f"inexact: {some} was cut, so the result is not the masked original")
-    small = small if start is None else start
-    recovered: tuple[Outcome, ...] = ()
-    as_cut = small
-    cut_off = plan.removed or plan.bypassed
-    if asked.recover != "none" and cut_off and fit and (not checks or checks[0].ok):
-        small, recovered = refitted(analysis, plan, small, fit, asked, tell)
-    if anew:
-        with threadpool_limits(BLAS, "blas"):
-            stage = thin(small, analysis, plan, asked, inputs, fit, tell)
-    else:
-        stage = restore(small, analysis, plan, asked, inputs)
-    small, plan = stage.model, stage.plan
-    checks += stage.checks
-    said += stage.notes
-    tell("comparing with the original")
-    compared = Judgement()  # of made-up inputs a proof is all there is to say
-    if not inputs.synthetic or not checks or asked.max_drop is not None:
-        compared = judge(analysis.model, small, inputs, held, asked)
-    if recovered and inexact:
-        before = judge(analysis.model, as_cut, inputs, held, asked)
-        said.append(f"inexact: {distance_of(before)} as cut and {distance_of(compared)} now")
-    if asked.max_drop is not None:
-        checks.append(Check("drop", compared.drop <= asked.max_drop, compared.drop, asked.max_drop))
-    if compared.broken:
-        checks.append(Check("finite outputs", ok=False, value=float("inf"), limit=0.0))
-    costs = CostModel(analysis)
-    dense, left = costs(), costs(plan.removed, plan.bypassed)
-    if asked.target is not None and asked.target.kind != "latency":  # that is measured
-        limit = asked.target.limit(int(getattr(dense, asked.target.kind)))
-        value = float(getattr(left, asked.target.kind))
-        checks.append(Check(asked.target.kind, value <= limit, value, float(limit)))
-    if inputs.synthetic:
-        said.append(f"inputs were synthetic ({inputs.description}): accuracy was not looked at")
-    return Pruned(
-        model=small,
-        plan=plan,
-        verdict=Verdict(tuple(checks)),
-        analysis=analysis,
-        dense=dense,
-        left=left,
-        outcome=compared,
-        recovered=recovered,
-        thinned=stage.outcomes,
-        notes=tuple(said),
-        options=asked,
-    )
+        note = f"inexact: {some} was cut, so the result is not the masked original"
+        return state.then(state.start, notes=[note])
+    run.progress("proving that the cut equals the masked original")
+    reference = masked(analysis, plan.removed, plan.bypassed)
+    check = prove(state.model, reference, run.data.probe, run.config.provider)
+    return state.then(state.start, checks=[check])
 
 
-def refitted(
-    analysis: Analysis,
-    plan: Plan,
-    small: models.Model,
-    fit: Sequence[Feeds],
-    asked: Options,
-    tell: Tell,
-) -> tuple[models.Model, tuple[Outcome, ...]]:
-    """Refit what is left to what the dense model computed."""
-    keep = analysis.keep(plan.removed)
+def inexact_groups(run: Run, plan: Plan) -> list[str]:
+    """Groups of which units went although that changes a normalisation."""
+    return [name for name in plan.removed if not run.analysis.group(name).exact]
+
+
+@step("layer")
+def refit(run: Run, state: State) -> State:
+    """Refit every layer of a cut model to what the dense one computed, in ``--recover``'s way.
+
+    Few samples are enlarged by mixtures of them.
+    """
+    config, analysis, feeds = run.config, run.analysis, run.data.fit
+    good = all(check.ok for check in state.checks)
+    changed = state.cut or (state.elsewhere and not state.plan.zeroed)
+    if config.recover == "none" or not (changed and feeds and good):
+        return state
+    keep = analysis.keep(state.plan.removed)
 
     def kept(value: str, axis: int) -> npt.NDArray[np.bool_]:
         axes = analysis.walk.axes[value]  # of a value of unknown rank there are none
         known = -len(axes) <= axis < len(axes)
         return keep(axes[axis]) if known else np.zeros(0, np.bool_)
 
-    given = (analysis.model, small, kept, analysis.facts)
-    with threadpool_limits(BLAS, "blas"):
-        if asked.recover == "bias":
-            found = correct(*given, fit, provider=asked.provider, tell=tell)
-        else:
-            pairs = Settings.pairs if asked.recover == "auto" else 0
-            how = Settings(pairs=pairs, provider=asked.provider)
-            held = how.sample.held
-            fit = with_mixtures(fit, most_bytes=MOST_BYTES, held=held, seed=asked.seed)
-            found = reconstruct(*given, fit, how, tell)
-    return found.model, found.outcomes
+    problem = (analysis.model, state.model, kept, analysis.facts)
+    if config.recover == "bias":
+        found = correct(*problem, feeds, provider=config.provider, tell=run.progress)
+    else:
+        pairs = Settings.pairs if config.recover == "auto" else 0
+        settings = Settings(pairs=pairs, provider=config.provider)
+        held = settings.sample.held
+        more = with_mixtures(feeds, most_bytes=MOST_BYTES, held=held, seed=config.seed)
+        found = reconstruct(*problem, more, settings, run.progress)
+    return state.then(found.model, refit=found.outcomes)
 
 
-def distance_of(compared: Judgement) -> str:
+@step("model")
+def distill(run: Run, state: State) -> State:
+    """Train what is left between zeros as a whole, where held-out samples agree that it helps."""
+    if run.config.recover != "auto" or not (run.data.fit and state.plan.zeroed):
+        return state
+    keep = {name: mask.unpack() for name, mask in state.plan.zeroed.items()}
+    settings = training.Settings(seed=run.config.seed, provider=run.config.provider)
+    done = training.distil(
+        run.analysis.model, state.model, keep, run.data.fit, settings, run.progress
+    )
+    if done.reason:
+        note = f"what is left was not trained as a whole: {done.reason}"
+    elif not done.steps:
+        note = "training what is left as a whole did not help on held-out inputs"
+    else:
+        note = (
+            f"what is left was trained as a whole for {done.steps} steps: its outputs on held-out "
+            f"inputs are {done.after:.0%} as far from the original's as after refitting every layer"
+        )
+    return state.then(done.model if done.steps else None, notes=[note])
+
+
+PRUNE = (check_equivalence, refit, sparsify, distill)
+"""What follows a cut where single weights are chosen anew."""
+APPLY = (check_equivalence, refit, restore_zeros, distill)
+"""The same where a plan names them."""
+RECOVER = (refit, refit_zeros, distill)
+"""What is done to a model that was pruned elsewhere."""
+
+
+def apply_plan(run: Run, choice: PlanChoice, steps: Iterable[Step] = PRUNE) -> Result:
+    """Cut, take the steps, and compare with the dense model.
+
+    Args:
+        run: the options, the dense model and its data.
+        choice: what goes.
+        steps: what follows the cut.
+
+    Raises:
+        OnnxpruneError: the plan does not fit the model, or a model does not run.
+    """
+    timing = choice.timing
+    with nullcontext() if timing is None else timing.stopwatch:
+        result = evaluate(run, take(run, cut(run, choice), steps))
+        return result if timing is None else time(run, timing, result)
+
+
+def evaluate(run: Run, state: State) -> Result:
+    """Compare what is left with the dense model, and check the limits that were asked for."""
+    config, data, analysis = run.config, run.data, run.analysis
+    checks, notes = list(state.checks), list(state.notes)
+    inexact = inexact_groups(run, state.plan)
+    run.progress("comparing with the original")
+    found = Evaluation()  # of made-up inputs a proof is all there is to say
+    if not data.synthetic or not checks or config.max_drop is not None:
+        found = compare_models(analysis.model, state.model, data.eval, config)
+    if inexact and state.outcomes.get("refit"):
+        before = compare_models(analysis.model, state.start, data.eval, config)
+        notes.append(f"inexact: {distance_of(before)} as cut and {distance_of(found)} now")
+    if config.max_drop is not None:
+        checks.append(Check("drop", found.drop <= config.max_drop, found.drop, config.max_drop))
+    checks += finite(found)
+    if config.target is not None and config.target.kind != "latency":  # that is measured
+        costs = CostModel(analysis)
+        dense, left = costs(), costs(state.plan.removed, state.plan.bypassed)
+        limit = config.target.limit(int(getattr(dense, config.target.kind)))
+        value = float(getattr(left, config.target.kind))
+        checks.append(Check(config.target.kind, value <= limit, value, float(limit)))
+    if data.synthetic:
+        notes.append(f"inputs were synthetic ({data.description}): accuracy was not looked at")
+    known = tuple(checks), found, state.outcomes, tuple(notes)
+    return Result(state.model, state.plan, analysis, config, *known)
+
+
+def finite(found: Evaluation) -> list[Check]:
+    """A bad check where outputs are not finite that were."""
+    if not found.broken:
+        return []
+    return [Check("finite outputs", ok=False, value=float("inf"), limit=0.0)]
+
+
+def time(run: Run, timing: Reached, result: Result) -> Result:
+    """Measure the finished model against the latency that was asked for."""
+    run.progress("measuring what the result takes")
+    found = measure(timing, result.model, run.config)
+    return replace(
+        result,
+        checks=(*result.checks, found.check),
+        notes=(*result.notes, *timing.notes, found.note),
+        latency=found.compared,
+    )
+
+
+def distance_of(found: Evaluation) -> str:
     """How far the output that says most is from the original's, in words."""
-    main = compared.main
+    main = found.main
     error = "unknown" if main.relative_error is None else f"{main.relative_error:.3g}"
     return f"the relative error of '{main.name}' is {error}"

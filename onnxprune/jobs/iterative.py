@@ -12,108 +12,86 @@ not to prune", 2017).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
 from onnxprune import model as models
 from onnxprune.config import Options, Schedule
-from onnxprune.data.dataset import Feeds, Inputs
 from onnxprune.errors import OnnxpruneError
-from onnxprune.evaluate.evaluation import judge
-from onnxprune.graph.analysis import Analysis, analyse
+from onnxprune.evaluate.evaluation import compare_models
+from onnxprune.graph.analysis import analyse
 from onnxprune.graph.cost import CostModel
 from onnxprune.graph.plan import Plan
 from onnxprune.graph.surgery import cut
-from onnxprune.jobs.apply_plan import BLAS, Tell, distance_of, refitted
+from onnxprune.jobs.apply_plan import distance_of, refit
+from onnxprune.jobs.choose_plan import PlanChoice, bypassed_blocks, limits_of, planned
+from onnxprune.jobs.run import BLAS, Run
+from onnxprune.jobs.steps import State
 from onnxprune.quantities import Budget
 from onnxprune.select.allocate import Limits
 from onnxprune.select.importance.progress import Progress
 from onnxprune.select.selection import Selection, select
 
 
-@dataclass(frozen=True, eq=False)
-class Gradual:
-    """What pruning in steps has chosen.
-
-    Attributes:
-        chosen: all that goes, in the terms of the dense model.
-        start: the model without it, with the weights that earlier steps were refitted to.
-        history: a sentence for every step but the last, which is reported as a whole.
-    """
-
-    chosen: Selection
-    start: models.Model
-    history: tuple[str, ...]
-
-
-def in_steps(
-    analysis: Analysis,
-    asked: Options,
-    limits: Limits,
-    inputs: Inputs,
-    bypassed: Sequence[str],
-    tell: Tell,
-) -> Gradual:
+def by_steps(run: Run) -> PlanChoice:
     """Choose what goes step by step, refitting what is left in between.
 
     Args:
-        analysis: of the dense model.
-        asked: the options; ``steps`` and ``schedule`` say how.
-        limits: guard rails made from them.
-        inputs: where feeds come from.
-        bypassed: blocks that go anyway, at once.
-        tell: hears the progress.
+        run: its options' ``steps`` and ``schedule`` say how.
+
+    Returns:
+        All that goes, the weights that earlier steps were refitted to, and a sentence for every
+        step but the last, which is reported as a whole.
 
     Raises:
         OnnxpruneError: the amounts cannot be met, or the inputs are made up.
     """
-    fit, held = inputs.parts(analysis)
-    if not fit:
+    config, analysis, data = run.config, run.analysis, run.data
+    limits, bypassed = limits_of(analysis, config), bypassed_blocks(run)
+    if not data.fit:
         raise OnnxpruneError(
-            f"--steps {asked.steps} refits to the inputs, and made-up ones are not worth it",
+            f"--steps {config.steps} refits to the inputs, and made-up ones are not worth it",
             hint="give real inputs with --calib",
         )
     costs, so_far = CostModel(analysis), Progress(analysis)
     history: list[str] = []
     dense = costs()
-    for number, share in enumerate(progress(asked.steps, asked.schedule), start=1):
-        stage = f"step {number} of {asked.steps}"
-        tell(f"{stage}: choosing what goes")
-        some, rails = part_of(asked, limits, share, costs)
-        chosen, small = _taken(analysis, some, rails, fit, bypassed, tell, so_far)
-        gone = (*bypassed, *chosen.bypassed)
+    for number, share in enumerate(progress(config.steps, config.schedule), start=1):
+        stage = f"step {number} of {config.steps}"
+        run.progress(f"{stage}: choosing what goes")
+        some, rails = part_of(config, limits, share, costs)
+        chosen, small = _taken(replace(run, config=some), rails, bypassed, so_far)
         if share == 1:
-            return Gradual(chosen, small, tuple(history))
-        if asked.recover != "none":
-            plan = Plan(removed=chosen.removed, bypassed=gone)
-            small, _ = refitted(analysis, plan, small, fit, asked, tell)
-        so_far = Progress(analyse(small, inputs=analysis.inputs[0]), chosen.removed, gone)
-        left = costs(chosen.removed, gone)
+            choice = planned(run, chosen, bypassed)
+            return replace(choice, notes=(*choice.notes, *history), start=small)
+        removed = (*bypassed, *chosen.bypassed)
+        plan = Plan(removed=chosen.removed, bypassed=removed)
+        small = refit(run, State(small, plan, small)).model
+        so_far = Progress(analyse(small, inputs=analysis.inputs[0]), chosen.removed, removed)
+        left = costs(chosen.removed, removed)
+        found = compare_models(analysis.model, small, data.eval, config)
         history.append(
             f"{stage}: {left.macs / max(dense.macs, 1):.1%} of the MACs and "
             f"{left.params / max(dense.params, 1):.1%} of the parameters left, "
-            f"{distance_of(judge(analysis.model, small, inputs, held, asked))}"
+            f"{distance_of(found)}"
         )
     raise AssertionError("the last step takes all that is left to take")
 
 
 def _taken(
-    analysis: Analysis,
-    asked: Options,
-    limits: Limits,
-    fit: Sequence[Feeds],
-    bypassed: Sequence[str],
-    tell: Tell,
-    so_far: Progress,
+    run: Run, limits: Limits, bypassed: Sequence[str], so_far: Progress
 ) -> tuple[Selection, models.Model]:
     """All that is gone after one more step, and what is left without it, not refitted yet."""
+    config, analysis, fit = run.config, run.analysis, run.data.fit
     before = [name for name in so_far.bypassed if name not in bypassed]
-    if asked.max_blocks is not None:
-        asked = replace(asked, max_blocks=asked.max_blocks - len(before))
+    if config.max_blocks is not None:
+        config = replace(config, max_blocks=config.max_blocks - len(before))
     with threadpool_limits(BLAS, "blas"):
-        chosen = select(analysis, asked, limits, fit, (*bypassed, *before), tell, so_far=so_far)
+        chosen = select(
+            analysis, config, limits, fit, (*bypassed, *before), run.progress, so_far=so_far
+        )
     chosen = replace(chosen, bypassed=(*before, *chosen.bypassed))
     small = cut(
         so_far.analysis,
@@ -131,17 +109,17 @@ def progress(steps: int, schedule: Schedule) -> list[float]:
 
 
 def part_of(
-    asked: Options, limits: Limits, share: float, costs: CostModel
+    config: Options, limits: Limits, share: float, costs: CostModel
 ) -> tuple[Options, Limits]:
     """What is asked for when a share of all that is to go is to be gone."""
     if share >= 1:
-        return asked, limits
-    target = asked.target
+        return config, limits
+    target = config.target
     if target is not None:
         dense = int(getattr(costs(), target.kind))
         left = dense - share * max(dense - target.limit(dense), 0)
         target = Budget(target.kind, left, relative=False)
-    ratio = None if asked.ratio is None else asked.ratio * share
+    ratio = None if config.ratio is None else config.ratio * share
     kinds = {kind: each * share for kind, each in limits.kinds.items()}
     ratios = tuple((glob, each * share) for glob, each in limits.ratios)
-    return replace(asked, ratio=ratio, target=target), replace(limits, kinds=kinds, ratios=ratios)
+    return replace(config, ratio=ratio, target=target), replace(limits, kinds=kinds, ratios=ratios)

@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
-
-import numpy as np
-import numpy.typing as npt
-from threadpoolctl import threadpool_limits
 
 from onnxprune import model as models
 from onnxprune.config import Options, from_flags
-from onnxprune.data.dataset import Feeds, open_inputs
+from onnxprune.data.dataset import open_dataset, open_source
 from onnxprune.errors import OnnxpruneError
-from onnxprune.evaluate.equivalence import Check, Verdict, prove
-from onnxprune.evaluate.evaluation import Judgement, judge
-from onnxprune.graph.analysis import Analysis, analyse
-from onnxprune.graph.cost import CostModel
+from onnxprune.evaluate.equivalence import prove
+from onnxprune.evaluate.evaluation import Evaluation, compare_models
+from onnxprune.graph.analysis import analyse
 from onnxprune.graph.plan import Origin, Plan, pack, versions
-from onnxprune.jobs.apply_plan import BLAS, Pruned, Tell
-from onnxprune.jobs.choose_plan import check_names
-from onnxprune.recover.bias_correction import correct
+from onnxprune.jobs.apply_plan import RECOVER, finite
+from onnxprune.jobs.result import Result
+from onnxprune.jobs.run import Progress, Run, check_names
+from onnxprune.jobs.steps import State, take
 from onnxprune.recover.correspond.folding import fold_normalisations, normalisations
 from onnxprune.recover.correspond.kept_units import Correspondence, correspond
 from onnxprune.recover.correspond.twin import (
@@ -32,11 +26,7 @@ from onnxprune.recover.correspond.twin import (
     in_dense_words,
     make_twin,
 )
-from onnxprune.recover.reconstruct import reconstruct
-from onnxprune.recover.refit import Outcome, Settings
-from onnxprune.recover.sparse_refit import refit_masked
-from onnxprune.sparse.sparsify import Thinned
-from onnxprune.sparse.zeros import zero
+from onnxprune.types import Check
 
 _SAME = 1e-3
 """Largest difference between the pruned model and the dense graph cut and filled as found: other
@@ -46,48 +36,14 @@ _UNCHANGED = 0.999
 """Correlation from which on weights are those of the dense model but for rounding."""
 
 
-@dataclass(frozen=True, eq=False)
-class Recovered(Pruned):
-    """A model that was pruned elsewhere, refitted.
-
-    Attributes:
-        given: how the outputs of the model as it was given compare with the dense model's.
-        found: which node is which, and how far the weights resemble.
-        better: whether ``model`` is the refitted one; if not, it is the one that was given,
-            because refitting made held-out outputs worse.
-    """
-
-    given: Judgement
-    found: Correspondence
-    better: bool
-
-    def save(self, path: str | Path) -> Path:
-        """Write the model; never over the ones it came from."""
-        dense = self.analysis.model.path
-        if dense is not None and Path(path).exists() and dense.samefile(path):
-            raise OnnxpruneError(f"{path} is the dense model", hint="write to another file")
-        return models.save(self.model, path)
-
-    def __str__(self) -> str:
-        removed = sum(len(units) for units in self.plan.removed.values())
-        changed = sum(o.method != "none" for o in self.recovered)
-        changed += sum(bool(o.method) and o.refit != "none" for o in self.thinned)
-        gone = f"{removed} units and {len(self.plan.bypassed)} blocks were gone"
-        if not self.better:
-            return f"{gone}; no refit was better, so the model is as it was given"
-        errors = [j.main.relative_error for j in (self.given, self.outcome)]
-        said = " -> ".join("unknown" if e is None else f"{e:.4g}" for e in errors)
-        return f"{gone}; {changed} layers refitted, relative error {said}"
-
-
 def recover_model(
     dense: Any,  # noqa: ANN401  # everything models.load takes
     pruned: Any,  # noqa: ANN401  # the same
     options: Options | None = None,
     *,
-    tell: Tell = lambda _: None,
+    tell: Progress = lambda _: None,
     **flags: object,
-) -> Recovered:
+) -> Result:
     """Refit a model that somebody else pruned to what the dense one computes.
 
     What is gone (units, residual branches, single weights) is found by comparing graphs and
@@ -100,85 +56,82 @@ def recover_model(
         pruned: what somebody made of it; never changed.
         options: where inputs come from and what runs the models; or give the same as keywords
             (``recover_model(dense, pruned, calib=batches)``).
-        tell: hears the progress.
+        tell: hears what is being done.
         flags: the options by name, instead of ``options``.
 
     Raises:
         OnnxpruneError: there are no real inputs, the pruned model was not made from the dense one,
             or it cannot be told what is gone.
     """
-    asked = options or from_flags(flags)
-    if asked.recover == "none":
+    config = options or from_flags(flags)
+    if config.recover == "none":
         raise OnnxpruneError(
             "--recover none leaves nothing to do", hint="take auto, lstsq, pcg or bias"
         )
-    check_names(asked)
+    check_names(config)
     tell("reading the models")
-    original, given = models.load(dense), models.load(pruned)
-    inputs = open_inputs(original, asked)
-    if inputs.synthetic:
-        raise OnnxpruneError(
-            "recovery fits layers to what the dense model computes on real inputs",
-            hint="give some with --calib; they need no labels",
-        )
-    notes = []
-    folded = fold_normalisations(original)
-    if normalisations(given) <= normalisations(folded) < normalisations(original):
-        original = folded
-        notes.append("BatchNormalizations of the dense model were folded, as in the pruned one")
-    analysis = analyse(original, inputs=inputs.shapes)
-    fit, held = inputs.parts(analysis)
+    given = models.load(pruned)
+    run, notes = _opened(models.load(dense), given, config, tell)
+    analysis, data, provider = run.analysis, run.data, config.provider
     tell("finding what is gone")
     found = correspond(analysis, given)
     twin = make_twin(analysis, found, given)
     named = in_dense_words(found.matching, given)
-    feeds = inputs.proof(analysis)
-    _same_function(prove(twin.model, named, feeds, asked.provider))
-    plan = _plan(analysis, found, twin, inputs.description, asked)
-    with threadpool_limits(BLAS, "blas"):
-        refitted, layers, thinned = _refit(analysis, plan, twin, fit, asked, tell)
+    _same_function(prove(twin.model, named, data.probe, provider))
+    plan = _plan(run, found, twin)
+    state = take(run, State(twin.model, plan, twin.model, elsewhere=True), RECOVER)
     tell("comparing with the dense model")
-    before = judge(original, twin.model, inputs, held, asked)
-    after = judge(original, refitted, inputs, held, asked)
+    before, after = (
+        compare_models(analysis.model, model, data.eval, config)
+        for model in (state.start, state.model)
+    )
     notes += found.notes
     if found.likeness < _UNCHANGED:
         notes.append(
             "the weights that are left have changed: their correlation with the dense model's is "
             f"{found.likeness:.3f}"
         )
-    if inputs.calibration is not None and inputs.calibration.steps == 1:
+    if data.one_batch:
         notes.append("there is one batch of inputs alone, which was fitted to and judged by")
-    made = carry_back(original, twin.model, refitted, found.matching, given)
-    checks = [prove(in_dense_words(found.matching, made), refitted, feeds, asked.provider)]
-    checks = [replace(checks[0], name="written = refitted")]
+    if _worse(before, after):
+        why = "refitting made unseen outputs worse, so the model is the pruned one as it was given"
+        return Result(
+            models.clone(given), plan, analysis, config, tuple(finite(before)), before,
+            notes=(*notes, why), given=before, correspondence=found, better=False,
+        )  # fmt: skip
+    made = carry_back(analysis.model, twin.model, state.model, found.matching, given)
+    written = prove(in_dense_words(found.matching, made), state.model, data.probe, provider)
+    checks = [replace(written, name="written = refitted")]
     if twin.masks:
-        filled = filled_zeros(refitted, twin)
+        filled = filled_zeros(state.model, twin)
         checks.append(Check("zeros that were filled", filled == 0, filled, 0.0))
-    better = not _worse(before, after)
-    if not better:
-        notes.append(
-            "refitting made unseen outputs worse, so the model is the pruned one as it was given"
+    return Result(
+        made, plan, analysis, config, (*checks, *finite(after)), after, state.outcomes,
+        notes=(*notes, *state.notes), given=before, correspondence=found,
+    )  # fmt: skip
+
+
+def _opened(
+    dense: models.Model, given: models.Model, config: Options, progress: Progress
+) -> tuple[Run, list[str]]:
+    """A run on the dense model, normalisations folded where they are in the pruned one.
+
+    Raises:
+        OnnxpruneError: there are no real samples, or they do not fit.
+    """
+    samples, shapes = open_source(dense, config)
+    if samples is None or samples.synthetic:
+        raise OnnxpruneError(
+            "recovery fits layers to what the dense model computes on real inputs",
+            hint="give some with --calib; they need no labels",
         )
-        made, after, checks = models.clone(given), before, []
-    if after.broken:
-        checks.append(Check("finite outputs", ok=False, value=float("inf"), limit=0.0))
-    costs = CostModel(analysis)
-    return Recovered(
-        model=made,
-        plan=plan,
-        verdict=Verdict(tuple(checks)),
-        analysis=analysis,
-        dense=costs(),
-        left=costs(plan.removed, plan.bypassed),
-        outcome=after,
-        recovered=layers if better else (),
-        thinned=thinned if better else (),
-        notes=tuple(notes),
-        options=asked,
-        given=before,
-        found=found,
-        better=better,
-    )
+    notes = []
+    folded = fold_normalisations(dense)
+    if normalisations(given) <= normalisations(folded) < normalisations(dense):
+        dense = folded
+        notes.append("BatchNormalizations of the dense model were folded, as in the pruned one")
+    analysis = analyse(dense, inputs=shapes)
+    return Run(config, analysis, open_dataset(samples, config), progress), notes
 
 
 def _same_function(check: Check) -> None:
@@ -191,71 +144,38 @@ def _same_function(check: Check) -> None:
         )
 
 
-def _plan(
-    analysis: Analysis, found: Correspondence, twin: Twin, calibration: str, asked: Options
-) -> Plan:
+def _plan(run: Run, found: Correspondence, twin: Twin) -> Plan:
     return Plan(
         removed=found.removed,
-        units={g.name: len(g) for g in analysis.groups},
+        units={g.name: len(g) for g in run.analysis.groups},
         bypassed=found.bypassed,
         zeroed={name: pack(mask) for name, mask in twin.masks.items()},
         origin=Origin(
-            structure=models.structure_hash(analysis.model),
+            structure=models.structure_hash(run.analysis.model),
             criterion="found in a pruned model",
-            seed=asked.seed,
+            seed=run.config.seed,
             versions=versions(),
-            calibration=calibration,
+            calibration=run.data.description,
         ),
     )
 
 
-def _refit(
-    analysis: Analysis,
-    plan: Plan,
-    twin: Twin,
-    fit: Sequence[Feeds],
-    asked: Options,
-    tell: Tell,
-) -> tuple[models.Model, tuple[Outcome, ...], tuple[Thinned, ...]]:
-    """Refit what was cut, then, if there are zeros to keep, what is left between them."""
-    teacher, model = analysis.model, twin.model
-    layers: tuple[Outcome, ...] = ()
-    cut = bool(plan.removed or plan.bypassed)
-    if cut or not twin.masks:
-        keep = analysis.keep(plan.removed)
-
-        def kept(value: str, axis: int) -> npt.NDArray[np.bool_]:
-            return keep(analysis.walk.axes[value][axis])
-
-        if asked.recover == "bias":
-            made = correct(
-                teacher, model, kept, analysis.facts, fit, provider=asked.provider, tell=tell
-            )
-        else:
-            settings = Settings(
-                pairs=Settings.pairs if asked.recover == "auto" else 0, provider=asked.provider
-            )
-            made = reconstruct(teacher, model, kept, analysis.facts, fit, settings, tell)
-        model, layers = made.model, made.outcomes
-        teacher = model
-    if not twin.masks:
-        return model, layers, ()
-    facts = analysis.facts if not cut else analyse(model, inputs=analysis.inputs[0]).facts
-    model, thinned = refit_masked(
-        teacher, zero(model, plan.zeroed), twin.masks, fit, facts,
-        only_bias=asked.recover == "bias", seed=asked.seed, provider=asked.provider, tell=tell,
-    )  # fmt: skip
-    return model, layers, thinned
-
-
-def _worse(before: Judgement, after: Judgement) -> bool:
+def _worse(before: Evaluation, after: Evaluation) -> bool:
     """Whether a refit lost: of the metric where there are labels, of agreement where there are not.
 
-    Where the metric is the same, agreement decides.
+    Where the metric is the same, agreement decides: outputs are further off and, of class scores,
+    so is their divergence, which training lowers at the cost of the former.
     """
     if after.broken:
         return True
     if before.after is not None and after.after is not None and before.after != after.after:
         return (after.after < before.after) == after.higher_is_better
-    errors = [j.main.relative_error for j in (before, after)]
-    return errors[0] is not None and errors[1] is not None and errors[1] > errors[0]
+    rose = [
+        now > then
+        for then, now in (
+            (before.main.relative_error, after.main.relative_error),
+            (before.main.kl, after.main.kl),
+        )
+        if then is not None and now is not None
+    ]
+    return bool(rose) and all(rose)

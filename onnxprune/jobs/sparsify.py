@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fnmatch import fnmatchcase
 
 import numpy as np
 import numpy.typing as npt
 
 from onnxprune import model as models
-from onnxprune.config import Options
 from onnxprune.data.activations.rows import Sample
-from onnxprune.data.dataset import Inputs
 from onnxprune.errors import OnnxpruneError
-from onnxprune.evaluate.equivalence import Check
 from onnxprune.graph.analysis import Analysis, analyse
 from onnxprune.graph.plan import Plan, check
+from onnxprune.jobs.run import Run
+from onnxprune.jobs.steps import State, step
+from onnxprune.recover.sparse_refit import refit_masked
+from onnxprune.sparse import sparsify as thinning
 from onnxprune.sparse import zeros
 from onnxprune.sparse.exclude import left_dense
 from onnxprune.sparse.reorder import find_orders, reorder_safely
-from onnxprune.sparse.rows import ROWS, Feeds, norms_of
-from onnxprune.sparse.sparsify import Settings, Sparse, Thinned, sparsify
+from onnxprune.sparse.rows import ROWS, norms_of
+from onnxprune.sparse.sparsify import Settings
 from onnxprune.sparse.targets import Target, Weights, find_targets
-from onnxprune.train.distill import Settings as Training
-from onnxprune.train.distill import distil
-
-Tell = Callable[[str], None]
+from onnxprune.types import Check
 
 NOT_FASTER = (
     "zeros inside dense weights make neither onnxruntime faster nor the file smaller: that takes "
@@ -34,63 +32,32 @@ NOT_FASTER = (
 )
 
 
-@dataclass(frozen=True, eq=False)
-class Stage:
-    """What became of single weights.
-
-    Attributes:
-        model: a new one.
-        plan: the plan with orders and masks.
-        outcomes: one per weight that is, or might have been, thinned.
-        checks: that outputs survived reordering, and that zeros are what was asked.
-        notes: whole sentences.
-    """
-
-    model: models.Model
-    plan: Plan
-    outcomes: tuple[Thinned, ...] = ()
-    checks: tuple[Check, ...] = ()
-    notes: tuple[str, ...] = ()
-
-
-def thin(
-    model: models.Model,
-    dense: Analysis,
-    plan: Plan,
-    asked: Options,
-    inputs: Inputs,
-    fit: Sequence[Feeds],
-    tell: Tell,
-) -> Stage:
-    """Set weights of what the cut has left to zero, as the options ask.
-
-    Args:
-        model: the cut model; it is left as it is.
-        dense: the analysis of the model before the cut.
-        plan: what was cut.
-        asked: the options.
-        inputs: where feeds come from.
-        fit: feeds that may be fitted to; empty without data.
-        tell: hears the progress.
+@step("layer")
+def sparsify(run: Run, state: State) -> State:
+    """Set weights of what the cut has left to zero, as the options ask, and refit the others.
 
     Raises:
         OnnxpruneError: no weight can be thinned, or a glob to skip matches nothing.
     """
-    if asked.sparsity is None:
-        return Stage(model, plan)
-    _check_globs(asked.skip, dense)
-    analysis = _analysis_of(model, dense, plan)
+    config, dense, fit, progress = run.config, run.analysis, run.data.fit, run.progress
+    if config.sparsity is None:
+        return state
+    model, plan = state.model, state.plan
+    _check_globs(config.skip, dense)
+    analysis = _analysis_of(run, state)
     checks: list[Check] = []
-    notes = [NOT_FASTER] if asked.store == "dense" else []
-    leave = left_dense(model, small=asked.skip_small, first=asked.skip_first, last=asked.skip_last)
-    if asked.permute:
-        tell("looking for a better order of the units")
-        targets, _ = find_targets(model, asked.sparsity, asked.skip, leave)
-        norms = norms_of(model, targets, fit, asked.provider) if fit else {}
+    notes = [NOT_FASTER] if config.store == "dense" else []
+    leave = left_dense(
+        model, small=config.skip_small, first=config.skip_first, last=config.skip_last
+    )
+    if config.permute:
+        progress("looking for a better order of the units")
+        targets, _ = find_targets(model, config.sparsity, config.skip, leave)
+        norms = norms_of(model, targets, fit, config.provider) if fit else {}
         found = find_orders(
-            analysis, targets, _worth(model, norms), asked.sparsity.n, asked.sparsity.m
+            analysis, targets, _worth(model, norms), config.sparsity.n, config.sparsity.m
         )
-        done = reorder_safely(analysis, found[0], inputs.proof(analysis), asked.provider)
+        done = reorder_safely(analysis, found[0], run.data.probe, config.provider)
         model, plan = done.model, replace(plan, reordered=done.orders)
         checks += [done.check] if done.check is not None else []
         stayed = found[1] | dict(done.declined)
@@ -98,87 +65,90 @@ def thin(
         for name in done.orders:
             before, after = found[2][name]
             gain = f"{after:.1%} of its weights' worth instead of {before:.1%}"
-            notes.append(f"{name} is reordered: {asked.sparsity} keeps {gain}")
+            notes.append(f"{name} is reordered: {config.sparsity} keeps {gain}")
     settings = Settings(
-        method=asked.sparse_method,
-        spread=asked.sparse_allocation or ("sensitivity" if fit else "per-tensor"),
-        refit="pcg" if asked.recover == "auto" else asked.recover,
-        skip=asked.skip,
+        method=config.sparse_method,
+        spread=config.sparse_allocation or ("sensitivity" if fit else "per-tensor"),
+        refit="pcg" if config.recover == "auto" else config.recover,
+        skip=config.skip,
         leave=leave,
-        tied=asked.tied,
-        sample=Sample(rows=ROWS, seed=asked.seed),
-        provider=asked.provider,
+        tied=config.tied,
+        sample=Sample(rows=ROWS, seed=config.seed),
+        provider=config.provider,
     )
-    made = sparsify(model, asked.sparsity, fit, analysis.facts, settings, tell)
-    if made.targets:
-        checks += zeros.checks(made.model, made.targets, asked.sparsity)
-    checks += [made.check] if made.check is not None else []
-    small = made.model
-    if asked.recover == "auto" and fit and made.masks:
-        small, said = _trained(dense.model, made, fit, asked, tell)
-        notes.append(said)
-    how = next(each.method for each in made.outcomes if each.method)
+    sparse = thinning.sparsify(model, config.sparsity, fit, analysis.facts, settings, progress)
+    if sparse.targets:
+        checks += zeros.checks(sparse.model, sparse.targets, config.sparsity)
+    checks += [sparse.check] if sparse.check is not None else []
+    method = next(each.method for each in sparse.outcomes if each.method)
     origin = replace(
         plan.origin,
-        criterion=", ".join(filter(None, (plan.origin.criterion, how))),
-        budget=", ".join(filter(None, (plan.origin.budget, f"sparsity={asked.sparsity}"))),
+        criterion=", ".join(filter(None, (plan.origin.criterion, method))),
+        budget=", ".join(filter(None, (plan.origin.budget, f"sparsity={config.sparsity}"))),
     )
-    plan = replace(plan, zeroed=made.masks, origin=origin)
-    return Stage(small, plan, made.outcomes, tuple(checks), tuple(notes))
+    plan = replace(plan, zeroed=sparse.masks, origin=origin)
+    return state.then(sparse.model, plan, checks=checks, notes=notes, zeros=sparse.outcomes)
 
 
-def _trained(
-    dense: models.Model, made: Sparse, fit: Sequence[Feeds], asked: Options, tell: Tell
-) -> tuple[models.Model, str]:
-    """The thinned model trained as a whole, and a sentence about that."""
-    keep = {name: mask.unpack() for name, mask in made.masks.items()}
-    how = Training(seed=asked.seed, provider=asked.provider)
-    done = distil(dense, made.model, keep, fit, how, tell)
-    if done.reason:
-        return made.model, f"what is left was not trained as a whole: {done.reason}"
-    if not done.steps:
-        return made.model, "training what is left as a whole did not help on held-out inputs"
-    return done.model, (
-        f"what is left was trained as a whole for {done.steps} steps: its outputs on held-out "
-        f"inputs are {done.after:.0%} as far from the original's as after refitting every layer"
-    )
-
-
-def restore(
-    model: models.Model, dense: Analysis, plan: Plan, asked: Options, inputs: Inputs
-) -> Stage:
-    """Reorder and zero what a plan says, in a model that was cut as it says.
+@step("layer")
+def restore_zeros(run: Run, state: State) -> State:
+    """Reorder and zero what the plan says; with data, refit the weights that stay.
 
     Raises:
         OnnxpruneError: the plan knows weights or groups that the model has not.
     """
-    checks: list[Check] = []
+    plan, config = state.plan, run.config
     if plan.reordered:
-        analysis = _analysis_of(model, dense, plan)
-        done = reorder_safely(analysis, plan.reordered, inputs.proof(analysis), asked.provider)
+        analysis = _analysis_of(run, state)
+        done = reorder_safely(analysis, plan.reordered, run.data.probe, config.provider)
         if done.declined:
             name, why = next(iter(done.declined.items()))
             raise OnnxpruneError(f"the plan's order of group '{name}' does not fit: {why}")
-        model = done.model
-        checks += [done.check] if done.check is not None else []
+        state = state.then(done.model, checks=[done.check] if done.check is not None else [])
     if not plan.zeroed:
-        return Stage(model, plan, checks=tuple(checks))
-    check(Plan(zeroed=plan.zeroed), "", (), shapes=zeros.shapes(model))
-    made = zeros.zero(model, plan.zeroed)
-    asked_for = sum(mask.size - mask.kept for mask in plan.zeroed.values())
-    share = asked_for / max(sum(mask.size for mask in plan.zeroed.values()), 1)
+        return state
+    check(Plan(zeroed=plan.zeroed), "", (), shapes=zeros.shapes(state.model))
+    made = zeros.zero(state.model, plan.zeroed)
+    wanted = sum(mask.size - mask.kept for mask in plan.zeroed.values())
+    share = wanted / max(sum(mask.size for mask in plan.zeroed.values()), 1)
     short = max(share - zeros.share_of_zeros(made, plan.zeroed), 0.0)
-    checks.append(Check("zeros short of the plan's", short == 0.0, short, 0.0))
-    return Stage(
-        made, plan, checks=tuple(checks), notes=(NOT_FASTER,) if asked.store == "dense" else ()
+    checks = [Check("zeros short of the plan's", short == 0.0, short, 0.0)]
+    notes = [NOT_FASTER] if config.store == "dense" else []
+    dense, state = state.model, state.then(made, checks=checks, notes=notes)
+    return _refit(run, state, dense) if run.data.fit and config.recover != "none" else state
+
+
+@step("layer")
+def refit_zeros(run: Run, state: State) -> State:
+    """Refit the weights that stay between the zeros that a model came with."""
+    if not state.plan.zeroed:
+        return state
+    return _refit(run, state, state.model if state.cut else run.analysis.model)
+
+
+def _refit(run: Run, state: State, dense: models.Model) -> State:
+    """Fit what is left between zeros to what a model without them computes."""
+    config, analysis = run.config, run.analysis
+    facts = analyse(state.model, inputs=analysis.inputs[0]).facts if state.cut else analysis.facts
+    model, outcomes = refit_masked(
+        dense,
+        zeros.zero(state.model, state.plan.zeroed),
+        {name: mask.unpack() for name, mask in state.plan.zeroed.items()},
+        run.data.fit,
+        facts,
+        only_bias=config.recover == "bias",
+        seed=config.seed,
+        provider=config.provider,
+        tell=run.progress,
     )
+    return state.then(model, zeros=outcomes)
 
 
-def _analysis_of(model: models.Model, dense: Analysis, plan: Plan) -> Analysis:
+def _analysis_of(run: Run, state: State) -> Analysis:
     """The analysis of the cut model: the dense one's with its weights, if nothing was cut."""
-    if plan.removed or plan.bypassed:
-        return analyse(model, inputs=dense.inputs[0])
-    return replace(dense, model=model)
+    if state.cut:
+        return analyse(state.model, inputs=run.analysis.inputs[0])
+    return replace(run.analysis, model=state.model)
 
 
 def _worth(

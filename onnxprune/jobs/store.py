@@ -11,10 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxprune import model as models
-from onnxprune.config import Options
-from onnxprune.data.dataset import open_inputs
+from onnxprune.data.dataset import synthetic_inputs
 from onnxprune.errors import OnnxpruneError
-from onnxprune.evaluate.equivalence import Check, difference, tolerance
+from onnxprune.evaluate.equivalence import difference, tolerance
 from onnxprune.graph.analysis import analyse
 from onnxprune.model.decode import densify
 from onnxprune.runtime import open_session
@@ -22,6 +21,7 @@ from onnxprune.sparse.encodings.choose import StoreConfig, choose
 from onnxprune.sparse.encodings.table import DENSE, Packed
 from onnxprune.sparse.encodings.weights import Weight, weights
 from onnxprune.sparse.encodings.write import no_decoder, write
+from onnxprune.types import Check
 
 Array = npt.NDArray[Any]
 Feeds = Mapping[str, Array]
@@ -143,8 +143,7 @@ def check_stored(
         return StoredCheck((back,))
     try:
         analysis = analyse(stored.dense, inputs=shapes)
-        inputs = open_inputs(stored.dense, Options(provider=provider, shapes=shapes or {}))
-        feeds = inputs.that_run(analysis, provider).proof(analysis)
+        feeds = synthetic_inputs(analysis, provider)
         outputs = same_outputs(stored, path, feeds, provider)
     except OnnxpruneError as problem:
         return StoredCheck((back,), (f"it was read back but not run: {problem.message}",))

@@ -29,10 +29,10 @@ from onnxprune.graph.shapes import Fact
 from onnxprune.recover.norm_compensation import Turn, plan_turns
 from onnxprune.recover.order import Kept, Step, plan_steps
 from onnxprune.recover.reconstruct import Reconstruction
-from onnxprune.recover.refit import Outcome
 from onnxprune.solve.least_squares import correct_bias
 from onnxprune.solve.moments import Moments
 from onnxprune.solve.refit import choose
+from onnxprune.types import LayerOutcome
 
 Float = npt.NDArray[np.float64]
 
@@ -79,7 +79,7 @@ def correct(
     if best:
         return found[best]
     why = "outputs on inputs that were put aside came no closer to the original's"
-    left = [Outcome(o.node, before=o.before, after=o.before, reason=why) for o in found[1].outcomes]
+    left = [LayerOutcome(o.layer, "none", o.before, o.before, why) for o in found[1].outcomes]
     return Reconstruction(models.clone(pruned), tuple(left))
 
 
@@ -105,14 +105,17 @@ class _Job:
         run = (self.provider, self.threads)
         teacher, student = (_segments(m, batches, *run) for m in (self.dense, work))
         weights = Weights(work)
-        outcomes = [Outcome(node, reason=why) for node, why in (declined | left).items()]
+        outcomes = [
+            LayerOutcome(node, "none", reason=why) for node, why in (declined | left).items()
+        ]
         for number, step in enumerate(turns, start=1):
             self.tell(f"correcting layer {number} of {len(turns)}: {step.node}")
             if isinstance(step, Turn):
                 found = step.renormalise(teacher, student, work, self.sample)
-                outcomes.append(Outcome(step.node, *found))
+                outcomes.append(LayerOutcome(step.node, *found))
             elif step.layer.bias_slot is None:
-                outcomes.append(Outcome(step.node, reason="it has no bias and takes none"))
+                why = "it has no bias and takes none"
+                outcomes.append(LayerOutcome(step.node, "none", reason=why))
             else:
                 rows = moments_of(
                     step.layer, step.merge, step.shape, teacher, student, self.sample, step.kept
@@ -127,7 +130,7 @@ def _segments(
     return Segments(model, batches, provider=provider, threads=threads)
 
 
-def _correct(step: Step, train: Moments, held: Moments, weights: Weights) -> Outcome:
+def _correct(step: Step, train: Moments, held: Moments, weights: Weights) -> LayerOutcome:
     """Move the bias of one layer if that helps."""
     matrix, bias = weights.read(step.layer, step.merge)
 
@@ -138,4 +141,4 @@ def _correct(step: Step, train: Moments, held: Moments, weights: Weights) -> Out
     if found.accepted:
         weights.write_bias(step.layer, step.merge, found.bias)
     method = "bias" if found.accepted else "none"
-    return Outcome(step.node, method, found.before, found.after)
+    return LayerOutcome(step.node, method, found.before, found.after)

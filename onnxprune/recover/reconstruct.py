@@ -22,7 +22,8 @@ from onnxprune.graph.layers.weights import Weights
 from onnxprune.graph.shapes import Fact
 from onnxprune.recover.norm_compensation import Turn, plan_turns
 from onnxprune.recover.order import Kept, plan_steps
-from onnxprune.recover.refit import Outcome, Refitting, Settings
+from onnxprune.recover.refit import Refitting, Settings
+from onnxprune.types import LayerOutcome
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +31,7 @@ class Reconstruction:
     """A pruned model with its layers refitted, and what became of each."""
 
     model: models.Model
-    outcomes: tuple[Outcome, ...]
+    outcomes: tuple[LayerOutcome, ...]
 
 
 def reconstruct(
@@ -68,12 +69,12 @@ def reconstruct(
         how,
     )
     turns, left = plan_turns(*problem, steps)
-    outcomes = [Outcome(node, reason=why) for node, why in (declined | left).items()]
+    outcomes = [LayerOutcome(node, "none", reason=why) for node, why in (declined | left).items()]
     for number, step in enumerate(turns, start=1):
         tell(f"recovering layer {number} of {len(turns)}: {step.node}")
         if isinstance(step, Turn):
             found = step.renormalise(job.teacher, job.student, work, how.sample)
-            outcomes.append(Outcome(step.node, *found))
+            outcomes.append(LayerOutcome(step.node, *found))
         else:
             outcomes.append(job.one(step))
     return Reconstruction(work, tuple(outcomes))

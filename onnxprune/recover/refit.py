@@ -17,6 +17,7 @@ from onnxprune.solve.moments import Moments
 from onnxprune.solve.pairs import PairRefit, refit_pair
 from onnxprune.solve.refit import RIDGES, Refit, refit
 from onnxprune.solve.two_layer import Filter, Pair, Rows, Side, hidden_moments
+from onnxprune.types import LayerOutcome
 
 Float = npt.NDArray[np.float64]
 Bool = npt.NDArray[np.bool_]
@@ -48,26 +49,6 @@ class Settings:
     threads: int | None = None
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one layer.
-
-    Attributes:
-        node: the layer.
-        method: what won: ``none`` (declined), ``bias``, ``scale``, ``lstsq`` or ``pair``; of a
-            normalisation ``bias``, ``scale``, ``affine`` or ``statistics``.
-        before: relative squared error on held-out samples as it was cut.
-        after: the same as it is now.
-        reason: why it was not refitted at all; empty if it was tried.
-    """
-
-    node: str
-    method: str = "none"
-    before: float = 0.0
-    after: float = 0.0
-    reason: str = ""
-
-
 @dataclass(frozen=True, eq=False)
 class Refitting:
     """The two models on their way from front to back.
@@ -84,7 +65,7 @@ class Refitting:
     weights: Weights
     how: Settings
 
-    def one(self, step: Step) -> Outcome:
+    def one(self, step: Step) -> LayerOutcome:
         """Fit a layer, with its maker if it has one, and write back what helps."""
         # A pair is judged by whole samples: of a few, none can be spared.
         if step.maker is None or sum(self.student.samples) < self.how.sample.held:
@@ -93,7 +74,7 @@ class Refitting:
             return self._together(step, step.maker)
         return self._through_filters(step, step.maker)
 
-    def _alone(self, step: Step) -> tuple[Outcome, Refit]:
+    def _alone(self, step: Step) -> tuple[LayerOutcome, Refit]:
         """Fit one layer and write it back if that helps; also as it is without the judges' rows."""
         dense = self._dense(step)  # first: it needs what the dense model reads there
         rows = self._moments(step, self.student)
@@ -129,7 +110,7 @@ class Refitting:
         ridges = self.how.ridges
         return refit(*moments, matrix, bias, free_bias=free, ridges=ridges, dense=dense)
 
-    def _together(self, step: Step, maker: Maker) -> Outcome:
+    def _together(self, step: Step, maker: Maker) -> LayerOutcome:
         """Fit a layer and its maker, and write both back if that helps."""
         dense = self._dense(step)
         rows = pair_rows(step, maker, self.teacher, self.student, self.how.sample)
@@ -147,7 +128,7 @@ class Refitting:
             self.weights.write(step.layer, step.merge, alone.weight, alone.bias)
         return outcome
 
-    def _through_filters(self, step: Step, maker: Maker) -> Outcome:
+    def _through_filters(self, step: Step, maker: Maker) -> LayerOutcome:
         """The same where a depthwise convolution lies between the two.
 
         What is between them is large then, and few rows can be held at a time. So the layer is
@@ -209,6 +190,6 @@ def _second(matrix: Float, bias: Float) -> Float:
     return np.concatenate([matrix[0], bias])
 
 
-def _outcome(step: Step, found: Refit) -> Outcome:
+def _outcome(step: Step, found: Refit) -> LayerOutcome:
     method = max(set(found.methods), key=found.methods.count)
-    return Outcome(step.node, method, found.before, found.after)
+    return LayerOutcome(step.node, method, found.before, found.after)

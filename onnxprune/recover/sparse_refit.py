@@ -8,7 +8,6 @@ the weights that are left (``solve.pcg``), and is changed only where held-out in
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -22,8 +21,8 @@ from onnxprune.graph.shapes import Fact
 from onnxprune.quantities import Sparsity
 from onnxprune.solve.support import RIDGES, refit_support
 from onnxprune.sparse.rows import ROWS, Feeds, steadied
-from onnxprune.sparse.sparsify import Thinned
 from onnxprune.sparse.targets import Target, Weights, find_targets
+from onnxprune.types import LayerOutcome
 
 Bool = npt.NDArray[np.bool_]
 _ANY = Sparsity(0.5)
@@ -42,7 +41,7 @@ def refit_masked(
     seed: int = 0,
     provider: str = "cpu",
     tell: Callable[[str], None] = lambda _: None,
-) -> tuple[models.Model, tuple[Thinned, ...]]:
+) -> tuple[models.Model, tuple[LayerOutcome, ...]]:
     """Refit what is left of a model, keeping every zero.
 
     Args:
@@ -66,7 +65,7 @@ def refit_masked(
     weights = Weights(work)
     run = Segments(dense, batches, provider=provider), Segments(work, batches, provider=provider)
     waiting = {target.layer.node for target in targets}
-    outcomes = [Thinned(each.weight, each.node, reason=each.reason) for each in left]
+    outcomes = [LayerOutcome(each.node, reason=each.reason, weight=each.weight) for each in left]
     for number, target in enumerate(targets, start=1):
         layer = target.layer
         waiting.discard(layer.node)
@@ -90,10 +89,12 @@ def refit_masked(
         if found.accepted:
             weights.write(target, keep, found.weight, found.bias if free else None, merge)
         kind = max(set(found.methods), key=found.methods.count)
-        stored = weights.stored(target.name)
-        done = Thinned(target.name, layer.node, stored.shape, "given", kind)
-        zeros = 1 - float(keep.mean())
-        outcomes.append(replace(done, sparsity=zeros, before=found.before, after=found.after))
+        outcomes.append(
+            LayerOutcome(
+                layer.node, "given", found.before, found.after, weight=target.name, refit=kind,
+                shape=weights.stored(target.name).shape, sparsity=1 - float(keep.mean()),
+            )
+        )  # fmt: skip
     return work, tuple(outcomes)
 
 

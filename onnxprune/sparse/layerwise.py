@@ -29,6 +29,7 @@ from onnxprune.solve.support import RIDGES, affordable, refit_columns, refit_sup
 from onnxprune.sparse.rows import ROWS, Feeds, steadied
 from onnxprune.sparse.select import aim, gram_of, select
 from onnxprune.sparse.targets import Target, Weights
+from onnxprune.types import LayerOutcome
 
 Bool = npt.NDArray[np.bool_]
 Refit = Literal["none", "bias", "lstsq", "pcg"]
@@ -65,35 +66,6 @@ class Settings:
     threads: int | None = None
 
 
-@dataclass(frozen=True)
-class Thinned:
-    """What became of one weight.
-
-    Attributes:
-        weight: its name; empty where a node was declined before its weight was looked at.
-        node: the layer that multiplies with it.
-        shape: of the stored tensor.
-        method: how its mask was found; empty if it was left.
-        refit: what won on held-out inputs: ``none`` (left as masked), ``bias``, ``lstsq`` or
-            ``pcg``.
-        sparsity: the share of its entries that is masked.
-        before: relative squared error of the layer's output on held-out inputs as masked; None
-            without data.
-        after: the same as it is now.
-        reason: why it was left; empty if it was thinned.
-    """
-
-    weight: str
-    node: str
-    shape: tuple[int, ...] = ()
-    method: str = ""
-    refit: str = "none"
-    sparsity: float = 0.0
-    before: float | None = None
-    after: float | None = None
-    reason: str = ""
-
-
 class Layerwise:
     """The state of one run: the model being thinned, and both models as far as they have run.
 
@@ -124,16 +96,15 @@ class Layerwise:
         self._teacher = Segments(dense, batches, **run) if batches else None  # type: ignore[arg-type]
         self._student = Segments(work, batches, **run) if batches else None  # type: ignore[arg-type]
 
-    def thin(self, target: Target, asked: Sparsity, count: int) -> tuple[Thinned, Bool]:
+    def thin(self, target: Target, asked: Sparsity, count: int) -> tuple[LayerOutcome, Bool]:
         """Thin one layer, write it back, and say what became of it."""
         self._waiting.discard(target.layer.node)
         method = self._how.method
         assert method is not None
         per_row = self._how.spread == "per-row"
         pattern = Pattern(count / target.size, asked.n, asked.m, per_output=per_row)
-        done = Thinned(
-            target.name, target.layer.node, self._weights.stored(target.name).shape, method
-        )
+        shape = self._weights.stored(target.name).shape
+        done = LayerOutcome(target.layer.node, method, weight=target.name, shape=shape)
         if self._teacher is None or self._student is None:
             weight, _ = self._weights.read(target)
             start, keep = select(target, method, weight, None, pattern)

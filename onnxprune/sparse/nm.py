@@ -15,10 +15,10 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxprune import model as models
-from onnxprune.evaluate.equivalence import Check
 from onnxprune.graph.layers.contractions import Reading, find_readings, others
 from onnxprune.graph.plan import PackedMask, pack
 from onnxprune.solve import masks
+from onnxprune.types import Check
 
 Bool = npt.NDArray[np.bool_]
 Tell = Callable[[str], None]

@@ -19,11 +19,12 @@ import onnx_ir as ir
 
 from onnxprune import model as models
 from onnxprune.errors import OnnxpruneError
-from onnxprune.evaluate.equivalence import Check, Feeds, prove
+from onnxprune.evaluate.equivalence import Feeds, prove
 from onnxprune.graph.analysis import Analysis
 from onnxprune.graph.units import Group, Slice
 from onnxprune.solve.permute import permute
 from onnxprune.sparse.targets import Target
+from onnxprune.types import Check
 
 Array = npt.NDArray[Any]
 Index = npt.NDArray[np.int64]

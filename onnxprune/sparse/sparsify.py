@@ -13,17 +13,17 @@ import onnx_ir as ir
 
 from onnxprune import model as models
 from onnxprune.errors import OnnxpruneError
-from onnxprune.evaluate.equivalence import Check
 from onnxprune.graph.plan import PackedMask, pack
 from onnxprune.graph.shapes import Fact
 from onnxprune.quantities import Sparsity
 from onnxprune.sparse import nm as magnitude
 from onnxprune.sparse.layer_sparsity import counts
-from onnxprune.sparse.layerwise import Layerwise, Refit, Settings, Thinned
+from onnxprune.sparse.layerwise import Layerwise, Refit, Settings
 from onnxprune.sparse.rows import Feeds
 from onnxprune.sparse.targets import Left, Target, find_targets
+from onnxprune.types import Check, LayerOutcome
 
-__all__ = ["Refit", "Settings", "Sparse", "Thinned", "sparsify"]
+__all__ = ["Refit", "Settings", "Sparse", "sparsify"]
 
 Tell = Callable[[str], None]
 
@@ -42,7 +42,7 @@ class Sparse:
 
     model: models.Model
     masks: Mapping[str, PackedMask]
-    outcomes: tuple[Thinned, ...]
+    outcomes: tuple[LayerOutcome, ...]
     targets: tuple[Target, ...]
     check: Check | None = None
 
@@ -106,15 +106,15 @@ def sparsify(
     return Sparse(work, masks, tuple(outcomes), tuple(targets), others.check)
 
 
-def _by_size(each: magnitude.Outcome) -> Thinned:
-    return Thinned(
-        each.weight, each.node, each.shape, "" if each.reason else "magnitude",
-        sparsity=each.sparsity, reason=each.reason,
+def _by_size(each: magnitude.Outcome) -> LayerOutcome:
+    return LayerOutcome(
+        each.node, "" if each.reason else "magnitude", reason=each.reason,
+        weight=each.weight, shape=each.shape, sparsity=each.sparsity,
     )  # fmt: skip
 
 
-def _left(each: Left, model: models.Model) -> Thinned:
+def _left(each: Left, model: models.Model) -> LayerOutcome:
     value: ir.Value | None = models.constants(model).get(each.weight)
     tensor = None if value is None else models.constant(value)
     shape = () if tensor is None else tuple(int(n) for n in tensor.shape.numpy())
-    return Thinned(each.weight, each.node, shape, reason=each.reason)
+    return LayerOutcome(each.node, reason=each.reason, weight=each.weight, shape=shape)

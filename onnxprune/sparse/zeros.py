@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from onnxprune import model as models
-from onnxprune.evaluate.equivalence import Check
 from onnxprune.graph.plan import PackedMask
 from onnxprune.quantities import Sparsity
 from onnxprune.sparse.targets import Target
+from onnxprune.types import Check
 
 
 def shapes(model: models.Model) -> dict[str, tuple[int, ...]]:

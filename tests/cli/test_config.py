@@ -14,7 +14,7 @@ from onnxprune import quantities as amounts
 from onnxprune.config import _READERS, Options, from_flags
 from onnxprune.errors import OnnxpruneError
 from onnxprune.jobs import recipe
-from onnxprune.jobs.choose_plan import prepare
+from onnxprune.jobs.run import open_run
 from onnxprune.quantities import Budget
 
 
@@ -235,5 +235,5 @@ def test_names_that_no_registry_knows_are_refused_before_any_work(
     options: dict[str, object], message: str, hint: str, tmp_path: Path
 ) -> None:
     with pytest.raises(OnnxpruneError, match=message) as refusal:
-        prepare(tmp_path / "missing.onnx", from_flags(options), lambda _: None)
+        open_run(tmp_path / "missing.onnx", from_flags(options), lambda _: None)
     assert hint in refusal.value.hint

@@ -90,19 +90,19 @@ def test_steps_end_at_the_same_amount(name: str, asked: dict[str, object], tmp_p
     calib = {k: v[:96] for k, v in zoo.calibration(entry).items()}
     how = {"calib": calib, "recover": "bias", "cache": False, **asked}
     slow, fast = (prune(entry.model, steps=n, **how) for n in (2, 1))
-    assert slow.verdict.ok
-    assert {c.name for c in slow.verdict.checks} == {c.name for c in fast.verdict.checks}
+    assert slow.ok
+    assert {c.name for c in slow.checks} == {c.name for c in fast.checks}
     assert sum("step 1 of 2" in note for note in slow.notes) == 1
     gone = [{g: len(u) for g, u in each.plan.removed.items()} for each in (slow, fast)]
     if "ratio" in asked:
         assert gone[0] == gone[1]
     else:
         kind = str(asked["target"]).partition("=")[0]
-        most = next(c.limit for c in slow.verdict.checks if c.name == kind)
+        most = next(c.limit for c in slow.checks if c.name == kind)
         for each in (slow, fast):
-            assert 0.8 * most < getattr(each.left, kind) <= most
+            assert 0.8 * most < getattr(each.remaining, kind) <= most
     again = replay(entry.model, load_plan(slow.plan.save(tmp_path / "plan.json")))
-    assert again.verdict.ok
+    assert again.ok
     shapes = [
         {
             key: tensor.shape

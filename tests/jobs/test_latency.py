@@ -26,6 +26,7 @@ from onnxprune.graph.plan import load_plan
 from onnxprune.graph.shapes import propagate
 from onnxprune.graph.surgery import cut
 from onnxprune.jobs.choose_plan import limits_of
+from onnxprune.jobs.results.gather import point_rows
 from onnxprune.runtime.registry import Backend, backend
 from onnxprune.select.allocate import Lattice
 from onnxprune.select.importance.units import Worth, worth_of
@@ -265,10 +266,10 @@ def test_a_relative_latency_is_reached_and_recorded(
 ) -> None:
     path = zoo.get("digits_rescnn").model
     made = prune(path, target=f"latency={wanted}x@stairs", recover="none")
-    assert made.verdict.ok
+    assert made.ok
     part = in_parts(made.model, models.load(path))
     assert 0.95 * wanted <= part <= 1.05 * wanted
-    (check,) = [c for c in made.verdict.checks if c.name == "latency on stairs"]
+    (check,) = [c for c in made.checks if c.name == "latency on stairs"]
     assert check.value == pytest.approx(part, rel=1e-6)
     assert check.limit == wanted
     assert made.latency is not None
@@ -307,7 +308,7 @@ def test_an_absolute_latency_with_data_is_reached(stairs: Backend) -> None:
     )
     assert made.plan.origin.criterion == "elimination"
     assert 0.95 * wanted <= stairs_backend.stated(made.model) * 1e9 <= 1.05 * wanted
-    assert made.verdict.ok
+    assert made.ok
 
 
 def test_what_cannot_be_reached_is_refused_with_what_was(
@@ -377,12 +378,17 @@ def test_the_fastest_model_within_a_drop_is_found(stairs: Backend, place: Path) 
         calib_samples=128,
         recover="none",
     )
-    assert made.verdict.ok
+    assert made.ok
     assert made.latency is not None
     assert made.latency.ratio < 1
-    timed = {each.label: each.timed for each in made.visited}
-    assert all(one is not None and one[0] == stairs.name for one in timed.values())
-    (taken,) = [each for each in made.visited if each.chosen]
-    assert taken.timed == (stairs.name, made.latency)
-    better = [each.timed[1].ratio for each in made.visited if each.ok and each.timed]
+    rows = {row.label: row for row in point_rows(made)}
+    assert len(rows) == len(made.history)
+    assert all(row.latency.keys() == {stairs.name} for row in rows.values())
+    (taken,) = [row for row in rows.values() if row.chosen]
+    assert taken.latency[stairs.name]["p50_s"] == made.latency.pruned
+    better = [
+        each.latency.ratio
+        for each, row in zip(made.history, rows.values(), strict=True)
+        if row.ok and each.latency is not None
+    ]
     assert made.latency.ratio == min(better)

@@ -26,7 +26,7 @@ import pytest
 
 from conftest import SHARED
 from networks import FAMILIES, FFN, HEADS, UNREADABLE, Family, Feeds, feeds_of, path_of
-from onnxprune import Pruned, prune, recover_model
+from onnxprune import Result, prune, recover_model
 from onnxprune import model as models
 from onnxprune.config import from_flags
 from onnxprune.data import zoo
@@ -104,16 +104,16 @@ def assert_zeros_stay(before: Mapping[str, Array], after: Mapping[str, Array]) -
         assert not after[name][before[name] == 0].any(), name
 
 
-def pruned(case: Case, **flags: Any) -> Pruned:
+def pruned(case: Case, **flags: Any) -> Result:
     """Prune, with all that holds for every kind of pruning."""
     made = prune(case.path, **flags, **case.data)
-    assert made.verdict.checks
-    assert made.verdict.ok, made.verdict
+    assert made.checks
+    assert made.ok, made.checks
     assert_runs(case, made.save(case.folder / "made.onnx"))
     return made
 
 
-def assert_removed(made: Pruned, share: float, kinds: tuple[str, ...] = ()) -> None:
+def assert_removed(made: Result, share: float, kinds: tuple[str, ...] = ()) -> None:
     """So many units of groups of some kinds went, up to one a group; notes name other groups."""
     free = [g for g in made.analysis.groups if not kinds or g.kind in kinds]
     free = [g for g in free if not any(note.startswith(f"{g.name}: ") for note in made.notes)]
@@ -131,7 +131,7 @@ def _ratio(case: Case) -> None:
 
 def _macs(case: Case) -> None:
     made = pruned(case, target=f"macs={MACS}x")
-    assert any(check.name == "macs" for check in made.verdict.checks)
+    assert any(check.name == "macs" for check in made.checks)
     dense = CostModel(made.analysis)().macs
     left = CostModel(analyse(made.model, inputs=made.analysis.inputs[0]))().macs
     assert left <= MACS * dense
@@ -154,7 +154,7 @@ def _sparsity(asked: str) -> Callable[[Case], None]:
         made = pruned(case, sparsity=asked)
         stored = tensors(made.model)
         zeros = size = columns = 0
-        for each in made.thinned:
+        for each in made.outcomes.get("zeros", ()):
             assert each.method or each.reason, each
             if each.method:
                 weight, mask = stored[each.weight], made.plan.zeroed[each.weight].unpack()
@@ -172,14 +172,14 @@ def _own_cut(case: Case) -> None:
     cut = prune(case.path, ratio=RATIO, criterion="l1", recover="none")
     given = cut.save(case.folder / "cut.onnx")
     made = recover_model(case.path, given, **case.data)
-    assert made.verdict.ok, made.verdict
+    assert made.ok, made.checks
     assert {g: len(u) for g, u in made.plan.removed.items()} == {
         g: len(u) for g, u in cut.plan.removed.items() if u
     }
     shapes = [{n: a.shape for n, a in tensors(m).items()} for m in (models.load(given), made.model)]
     assert shapes[0].items() <= shapes[1].items()
     assert all(len(shapes[1][name]) == 1 for name in shapes[1].keys() - shapes[0])  # new biases
-    errors = [judged.main.relative_error for judged in (made.given, made.outcome)]
+    errors = [judged.main.relative_error for judged in (made.given, made.evaluation)]
     assert errors[0] is None or (errors[1] is not None and errors[1] <= errors[0])
     assert_runs(case, made.save(case.folder / "made.onnx"))
 
@@ -193,7 +193,7 @@ def _thinned(case: Case, share: str) -> Path:
 def _own_zeros(case: Case) -> None:
     given = _thinned(case, "50%")
     made = recover_model(case.path, given, **case.data)
-    assert made.verdict.ok, made.verdict
+    assert made.ok, made.checks
     assert_zeros_stay(tensors(models.load(given)), tensors(made.model))
     assert_runs(case, made.save(case.folder / "made.onnx"))
 
@@ -201,7 +201,7 @@ def _own_zeros(case: Case) -> None:
 def _quantize(case: Case) -> None:
     given = _thinned(case, "50%")
     made = quantize(given, options=from_flags(case.data))
-    assert made.verdict.ok, made.verdict
+    assert made.ok, made.checks
     path = made.save(case.folder / "made.onnx")
     assert_runs(case, path)
     before, after = tensors(models.load(given)), tensors(models.load(path))

@@ -71,8 +71,8 @@ def zero_points(model: models.Model, op: str) -> list[Array]:
 @pytest.mark.parametrize("purpose", PURPOSES)
 def test_zeros_and_two_of_four_survive_for_every_purpose(purpose: Any) -> None:
     made = quantize(thinned(CNN.model), Settings(purpose=purpose), data(CNN))
-    assert made.verdict.ok
-    assert [c.name for c in made.verdict.checks] == [
+    assert made.ok
+    assert [c.name for c in made.checks] == [
         "zeros of weights that are zeros no more",
         "weights whose N:M pattern is gone",
     ]
@@ -88,7 +88,7 @@ def test_zeros_and_two_of_four_survive_for_every_purpose(purpose: Any) -> None:
         assert scaling is not None
         assert scaling.zero is None or not scaling.zero.any()
     assert made.bytes[1] < 0.32 * made.bytes[0]
-    assert (made.outcome.main.cosine or 0) > 0.99
+    assert (made.evaluation.main.cosine or 0) > 0.99
 
 
 def test_tensorrt_gets_symmetric_activations_and_float_biases() -> None:
@@ -106,10 +106,10 @@ def test_tensorrt_gets_symmetric_activations_and_float_biases() -> None:
 def test_dynamic_needs_no_inputs_and_keeps_zeros(name: str) -> None:
     entry = zoo.get(name)
     made = quantize(thinned(entry.model), Settings(dynamic=True))
-    assert made.verdict.ok
+    assert made.ok
     assert any(each.quantized and each.pattern == "2:4" for each in made.weights)
     assert any("synthetic" in note for note in made.notes)
-    assert (made.outcome.main.cosine or 0) > 0.98
+    assert (made.evaluation.main.cosine or 0) > 0.98
 
 
 def test_a_gemm_that_becomes_a_transposed_product_is_still_followed() -> None:
@@ -139,7 +139,7 @@ def test_a_zero_that_is_none_any_more_is_caught() -> None:
 def test_unstructured_zeros_survive_too() -> None:
     dense = sparsify(models.load(mlp()), sparsity("90%")).model
     made = quantize(dense, None, Options(calib=batches()))
-    assert made.verdict.ok
+    assert made.ok
     assert all(each.zeros == pytest.approx(0.9, abs=0.01) for each in made.weights)
     assert all(each.zeros_after >= each.zeros for each in made.weights)
 
@@ -209,7 +209,7 @@ def test_weights_stored_sparse_are_made_dense_first(tmp_path: Path) -> None:
     )
     onnx.save(proto, tmp_path / "sparse.onnx")
     made = quantize(tmp_path / "sparse.onnx", None, Options(calib=batches()))
-    assert made.verdict.ok
+    assert made.ok
     assert made.weights[0].zeros == pytest.approx(0.8, abs=0.01)
 
 
@@ -218,7 +218,7 @@ def test_packed_weights_are_made_dense_first(tmp_path: Path) -> None:
     models.save(packed.model, tmp_path / "packed.onnx")
     made = quantize(tmp_path / "packed.onnx", None, Options(calib=batches()))
     assert made.notes[0] == "2 packed weights were made dense first"
-    assert made.verdict.ok
+    assert made.ok
     assert all(each.zeros == pytest.approx(0.8, abs=0.01) for each in made.weights)
 
 
@@ -266,17 +266,17 @@ def test_a_table_that_is_looked_up_gets_smaller_too() -> None:
     calib = [{"x": np.arange(8, dtype=np.float32).reshape(2, 4) + k} for k in range(4)]
     made = quantize(build(nodes, weights, ["n", 4], opset=17), None, Options(calib=calib))
     assert made.bytes[1] < 0.3 * made.bytes[0]
-    assert (made.outcome.main.cosine or 0) > 0.999
+    assert (made.evaluation.main.cosine or 0) > 0.999
 
 
 def test_weights_behind_a_transpose_are_quantized_and_a_tied_table_stays_one() -> None:
     entry = zoo.get("chars_decoder")  # nn.Linear as the dynamo exporter writes it, tied embedding
     made = quantize(thinned(entry.model), Settings(), data(entry, 32))
-    assert made.verdict.ok
+    assert made.ok
     assert all(each.quantized for each in made.weights)
     assert sum(each.pattern == "2:4" for each in made.weights) >= 21
     assert made.bytes[1] < 0.32 * made.bytes[0]
-    assert (made.outcome.main.cosine or 0) > 0.99
+    assert (made.evaluation.main.cosine or 0) > 0.99
     assert any("laid out anew" in note for note in made.notes)
 
 
@@ -356,7 +356,7 @@ def test_real_pruned_models_keep_their_zeros(shared: Path, name: str) -> None:
     path = shared / "models" / f"{name}.onnx"
     calib = [{"input": floats(8, 3, 32, 32, seed=k)} for k in range(2)]
     made = quantize(thinned(path), Settings(), Options(calib=calib))
-    assert made.verdict.ok
+    assert made.ok
     assert all(each.quantized for each in made.weights)
 
 

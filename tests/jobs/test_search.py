@@ -14,16 +14,12 @@ from hypothesis import strategies as st
 
 import onnxprune
 from conftest import Ran
-from onnxprune import model as models
-from onnxprune.config import from_flags
 from onnxprune.data import zoo
-from onnxprune.data.dataset import open_inputs
 from onnxprune.errors import OnnxpruneError
 from onnxprune.evaluate.metrics import evaluate, find_metric, score
 from onnxprune.evaluate.standard_error import agreement_error, paired_error
-from onnxprune.jobs.apply_plan import Pruned
-from onnxprune.jobs.search.bisection import NEAR
-from onnxprune.jobs.search.parts import ASIDE, ENOUGH, divide
+from onnxprune.jobs.result import Result
+from onnxprune.jobs.search import NEAR, passes
 from onnxprune.runtime import open_session
 
 Cli = Callable[..., Ran]
@@ -32,26 +28,27 @@ LABELLED: dict[str, Any] = {"calib": str(ENTRY.evaluation), "labels": str(ENTRY.
 
 
 @pytest.fixture(scope="module")
-def found() -> Pruned:
+def found() -> Result:
     return onnxprune.prune(ENTRY.model, max_drop="2%", **LABELLED)
 
 
-def test_the_smallest_model_that_passes_is_taken(found: Pruned) -> None:
-    assert found.verdict.ok
-    chosen = [each for each in found.visited if each.chosen]
+def test_the_smallest_model_that_passes_is_taken(found: Result) -> None:
+    assert found.ok
+    chosen = [each for each in found.history if each.plan is found.plan]
     assert len(chosen) == 1
-    assert found.left == chosen[0].left
-    passing = [each for each in found.visited if each.ok]
-    assert all(each.judged.drop <= 0.02 for each in passing)
-    assert all(each.judged.drop > 0.02 for each in found.visited if not each.ok)
+    assert found.remaining == chosen[0].remaining
+    passing = [each for each in found.history if passes(each, 0.02)]
+    assert all(each.evaluation.drop <= 0.02 for each in passing)
+    assert all(each.evaluation.drop > 0.02 for each in found.history if not passes(each, 0.02))
     tried = next(note for note in found.notes if note.startswith("the verdict is on"))
     if "until one passed" not in tried:  # the last samples agreed at once
-        assert found.left.macs == min(each.left.macs for each in passing)
+        assert found.remaining.macs == min(each.remaining.macs for each in passing)
 
 
-def test_the_boundary_is_known_to_the_resolution_asked_for(found: Pruned) -> None:
-    sizes = [each.left.macs / found.dense.macs for each in found.visited if each.ok]
-    failed = [each.left.macs / found.dense.macs for each in found.visited if not each.ok]
+def test_the_boundary_is_known_to_the_resolution_asked_for(found: Result) -> None:
+    sizes = [each.remaining.macs / found.dense.macs for each in found.history if passes(each, 0.02)]
+    others = [each for each in found.history if not passes(each, 0.02)]
+    failed = [each.remaining.macs / found.dense.macs for each in others]
     below = [size for size in failed if size < min(sizes)]
     assert min(sizes) - max(below, default=0) <= NEAR + 0.02  # widths are whole
 
@@ -94,27 +91,6 @@ def test_no_cut_within_the_drop_is_a_no_and_writes_nothing(cli: Cli, tmp_path: P
     assert not any(row["ok"] or row["chosen"] for row in report["points"])
     assert max(row["macs"] for row in report["points"]) > 0.97 * report["model"]["macs"]
     assert any("the mildest cut included" in note for note in report["notes"])
-
-
-def test_parts_share_no_sample() -> None:
-    asked = from_flags({"max_drop": "1%", **LABELLED})
-    parts = divide(open_inputs(models.load(ENTRY.model), asked), 0)
-    assert parts.choosing.divided is not None
-    assert parts.last is not None
-    assert parts.last.divided is not None
-    fit, chosen, last = (each.indices for each in (*parts.choosing.divided, parts.last.divided[1]))
-    assert fit is not None
-    assert chosen is not None
-    assert last is not None
-    every = np.concatenate([fit, chosen, last])
-    assert len(np.unique(every)) == len(every) == 1200
-    assert min(len(chosen), len(last)) >= ENOUGH
-    assert len(chosen) + len(last) == round(1200 * ASIDE)
-
-
-def test_few_samples_choose_and_judge_at_once() -> None:
-    asked = from_flags({"max_drop": "1%", "calib_samples": 100, **LABELLED})
-    assert divide(open_inputs(models.load(ENTRY.model), asked), 0).last is None
 
 
 @pytest.mark.parametrize(

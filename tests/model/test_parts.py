@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnxprune import model as models
 from onnxprune import prune
-from onnxprune.evaluate.evaluation import Judgement, judge_run
+from onnxprune.evaluate.evaluation import Evaluation, compare_answers
 from onnxprune.evaluate.output_comparison import Comparison
 from onnxprune.evaluate.output_error import OutputError
 from onnxprune.train.student import losses_of
@@ -136,14 +136,16 @@ def test_parts_are_no_class_scores(rng: np.random.Generator) -> None:
     assert [*result] == ["found: boxes", "found: scores"]
     assert all(each.top1 is None and each.kl is None for each in result.values())
     assert result["found: boxes"].cosine == pytest.approx(1)
-    assert Judgement(result).main.name == "found: scores"  # whatever is furthest off
+    assert Evaluation(result).main.name == "found: scores"  # whatever is furthest off
 
 
 def test_a_model_without_these_parts_is_judged_by_whole_outputs(rng: np.random.Generator) -> None:
     (data,) = feeds(rng, 1)
     whole = rng.random((16, 5, 7), np.float32)
     dense = {"found": whole, "boxes": whole[..., :4], "scores": whole[..., 4:]}
-    judged = judge_run(lambda _: {"found": whole}, [data], [dense], parts={"found": ("found",)})
+    judged = compare_answers(
+        lambda _: {"found": whole}, [data], [dense], parts={"found": ("found",)}
+    )
     assert [*judged.outputs] == ["found"]
     assert judged.main.equal == 1
 
@@ -156,4 +158,4 @@ def test_no_part_is_sacrificed_to_another(rng: np.random.Generator) -> None:
     kept = {name: UNITS - len(units) for name, units in pruned.plan.removed.items()}
     left = [kept.get(group.name, UNITS) for group in pruned.analysis.groups]
     assert min(left) >= 0.5 * max(left), left
-    assert {"found: boxes", "found: scores"} == {*pruned.outcome.outputs}
+    assert {"found: boxes", "found: scores"} == {*pruned.evaluation.outputs}

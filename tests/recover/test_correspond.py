@@ -14,12 +14,11 @@ from hypothesis import strategies as st
 from models import skeletons
 from onnxprune import model as models
 from onnxprune.data import zoo
-from onnxprune.data.dataset import Inputs
+from onnxprune.data.dataset import synthetic_inputs
 from onnxprune.errors import OnnxpruneError
 from onnxprune.evaluate.equivalence import prove
 from onnxprune.graph.analysis import Analysis, analyse
 from onnxprune.graph.surgery import cut
-from onnxprune.model.signature import signature_of
 from onnxprune.recover.correspond.alignment import align, ordered_assignment
 from onnxprune.recover.correspond.folding import fold_normalisations, normalisations
 from onnxprune.recover.correspond.kept_units import correspond
@@ -218,8 +217,7 @@ def test_the_twin_computes_what_the_pruned_model_does(name: str) -> None:
     pruned = renamed(noised(cut(analysis, random_removal(analysis, rng)), rng, 0.01), rng)
     found = correspond(analysis, pruned)
     twin = make_twin(analysis, found, pruned)
-    inputs = Inputs(signature_of(analysis.model), None, None, 0).that_run(analysis, "cpu")
-    check = prove(twin.model, in_dense_words(found.matching, pruned), inputs.proof(analysis))
+    check = prove(twin.model, in_dense_words(found.matching, pruned), synthetic_inputs(analysis))
     assert check.ok, check
 
 
@@ -234,8 +232,7 @@ def test_changes_are_carried_back_under_the_names_of_the_pruned_model(name: str)
     nodes = [[n.op_type for n in m.ir.graph] for m in (made, pruned)]
     assert nodes[0] == nodes[1]
     assert set(models.constants(pruned)) <= set(models.constants(made))
-    inputs = Inputs(signature_of(analysis.model), None, None, 0).that_run(analysis, "cpu")
-    check = prove(in_dense_words(found.matching, made), changed, inputs.proof(analysis))
+    check = prove(in_dense_words(found.matching, made), changed, synthetic_inputs(analysis))
     assert check.ok, check
 
 
@@ -320,6 +317,5 @@ def test_a_folded_model_computes_the_same(name: str) -> None:
     before = normalisations(analysis.model)
     folded = fold_normalisations(analysis.model)
     assert normalisations(folded) < before == normalisations(analysis.model)
-    inputs = Inputs(signature_of(analysis.model), None, None, 0).that_run(analysis, "cpu")
-    check = prove(folded, analysis.model, inputs.proof(analysis))
+    check = prove(folded, analysis.model, synthetic_inputs(analysis))
     assert check.ok, check

@@ -232,6 +232,6 @@ def test_blocks_come_closer_than_their_layers_alone_bring_them(
         sessions = [open_session(m) for m in (analysis.model, fitted.model)]
         wanted, given = (np.concatenate([s.run(f)["y"] for f in feeds[4:]]) for s in sessions)
         off[steps] = float(((given - wanted) ** 2).sum() / wanted.var(axis=0).sum())
-        said = {o.node[0]: o for o in fitted.outcomes if o.node[0] in "abc"}
+        said = {o.layer[0]: o for o in fitted.outcomes if o.layer[0] in "abc"}
         assert said["c"].method == ("pair" if steps else "lstsq")
     assert off[6] < 0.9 * off[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,17 +10,17 @@ from typing import Any
 
 from onnxprune import model as models
 from onnxprune.config import INPUTS, Options
-from onnxprune.data import split
-from onnxprune.data.dataset import HELD_OUT, Feeds, Inputs, open_inputs
+from onnxprune.data.dataset import open_dataset, open_source
 from onnxprune.errors import OnnxpruneError
-from onnxprune.evaluate.equivalence import Check, Verdict
-from onnxprune.evaluate.evaluation import Judgement, judge
+from onnxprune.evaluate.evaluation import Evaluation, compare_models
+from onnxprune.jobs.apply_plan import finite
 from onnxprune.jobs.prune import prune
 from onnxprune.jobs.quantize import quantizer, zeros
 from onnxprune.jobs.quantize.purposes import Settings
 from onnxprune.jobs.quantize.rows import by_rows
 from onnxprune.jobs.quantize.zeros import Weight
 from onnxprune.model.decode import densify
+from onnxprune.types import Check
 
 Tell = Callable[[str], None]
 
@@ -31,8 +32,9 @@ class Quantized:
     Attributes:
         model: it.
         weights: what became of every weight that a layer contracts.
-        verdict: that zeros and patterns are still there, and the limits that were asked for.
-        outcome: how its outputs compare with the float model's, on inputs no range was taken from.
+        checks: that zeros and patterns are still there, and the limits that were asked for.
+        evaluation: how its outputs compare with the float model's, on inputs that no range was
+            taken from.
         bytes: of everything stored, before and after.
         notes: whole sentences.
         settings: what was asked.
@@ -40,11 +42,16 @@ class Quantized:
 
     model: models.Model
     weights: tuple[Weight, ...]
-    verdict: Verdict
-    outcome: Judgement
+    checks: tuple[Check, ...]
+    evaluation: Evaluation
     bytes: tuple[int, int]
     notes: tuple[str, ...]
     settings: Settings
+
+    @property
+    def ok(self) -> bool:
+        """Whether every check is good."""
+        return all(check.ok for check in self.checks)
 
     def save(self, path: str | Path) -> Path:
         """Write the quantized model."""
@@ -54,7 +61,7 @@ class Quantized:
         done = sum(bool(each.quantized) for each in self.weights)
         return (
             f"{done} of {len(self.weights)} weights in int8, {self.bytes[1] / self.bytes[0]:.3f}x "
-            f"bytes, zeros {'kept' if self.verdict.ok else 'NOT kept'}"
+            f"bytes, zeros {'kept' if self.ok else 'NOT kept'}"
         )
 
 
@@ -81,30 +88,31 @@ def quantize(
         OnnxpruneError: activations need inputs to be measured on and there are none, the model
             has nothing to quantize, or onnxruntime refuses it.
     """
-    how, asked = settings or Settings(), options or Options()
-    if how.purpose == "openvino-sparse" and how.dynamic:
+    settings, config = settings or Settings(), options or Options()
+    if settings.purpose == "openvino-sparse" and settings.dynamic:
         raise OnnxpruneError(
             "OpenVINO's sparse kernel takes weights behind DequantizeLinear, which --dynamic "
             "does not make",
             hint="leave out --dynamic and give inputs with --calib",
         )
-    if asked.calib is None and not how.dynamic:
+    if config.calib is None and not settings.dynamic:
         raise OnnxpruneError(
             "the ranges of activations are measured on inputs",
             hint="give some with --calib; or --dynamic measures them while the model runs",
         )
     tell("reading the model")
     model, unpacked = densify(models.load(source))
-    inputs = open_inputs(model, asked if asked.calib is not None else _made_up(asked))
-    fit, held = _parts(inputs)
+    samples, _ = open_source(model, config if config.calib is not None else _made_up(config))
+    assert samples is not None
+    data = open_dataset(samples, config, most_bytes=math.inf)
     pruned = None
     if first is not None:
-        given = {name: getattr(asked, name) for name in INPUTS} if first.calib is None else {}
+        given = {name: getattr(config, name) for name in INPUTS} if first.calib is None else {}
         pruned = prune(model, replace(first, **given), tell=tell)
     tell("preparing")
     ready, notes = quantizer.prepared(model if pruned is None else pruned.model)
     tell("quantizing")
-    made = quantizer.run(ready, how, fit)
+    made = quantizer.run(ready, settings, list(data.fit or data.holdout))
     said = [f"{len(unpacked)} packed weights were made dense first"] if unpacked else []
     said += (*(pruned.notes if pruned is not None else ()), *notes)
     weights = zeros.compare(ready, made)
@@ -112,35 +120,23 @@ def quantize(
         raise OnnxpruneError(
             "onnxruntime's quantizer found no weight that it quantizes in this model",
             hint="--dynamic takes products of matrices only; convolutions need --calib"
-            if how.dynamic
+            if settings.dynamic
             else "see `onnxprune eligible`; weights that are computed must be stored first",
         )
-    if how.purpose == "openvino-sparse":
+    if settings.purpose == "openvino-sparse":
         made, turned = by_rows(made)
         said.append(f"{len(turned)} weights were laid out as [N,K]")
-    checks = [*(pruned.verdict.checks if pruned is not None else ()), *zeros.checks(weights)]
+    checks = [*(pruned.checks if pruned is not None else ()), *zeros.checks(weights)]
     tell("comparing with the float model")
-    outcome = judge(model, made, inputs, held, asked)
-    if outcome.broken:
-        checks.append(Check("finite outputs", ok=False, value=float("inf"), limit=0.0))
-    if asked.max_drop is not None:
-        checks.append(Check("drop", outcome.drop <= asked.max_drop, outcome.drop, asked.max_drop))
-    if inputs.synthetic:
-        said.append(f"inputs were synthetic ({inputs.description}): accuracy was not looked at")
+    outcome = compare_models(model, made, data.holdout, config)
+    checks += finite(outcome)
+    if config.max_drop is not None:
+        checks.append(Check("drop", outcome.drop <= config.max_drop, outcome.drop, config.max_drop))
+    if data.synthetic:
+        said.append(f"inputs were synthetic ({data.description}): accuracy was not looked at")
     sizes = (models.size_bytes(model), models.size_bytes(made))
-    return Quantized(made, weights, Verdict(tuple(checks)), outcome, sizes, tuple(said), how)
+    return Quantized(made, weights, tuple(checks), outcome, sizes, tuple(said), settings)
 
 
-def _made_up(asked: Options) -> Options:
-    return replace(asked, calib="random", calib_samples=8, batch=4)
-
-
-def _parts(inputs: Inputs) -> tuple[list[Feeds], list[Feeds]]:
-    """Feeds that ranges are taken from, and others to judge by."""
-    calibration = inputs.calibration
-    assert calibration is not None
-    if calibration.synthetic or calibration.steps == 1:
-        every: list[Feeds] = list(calibration)
-        return every, every
-    fit, held = split(calibration, HELD_OUT, inputs.seed)
-    return list(fit), list(held)
+def _made_up(config: Options) -> Options:
+    return replace(config, calib="random", calib_samples=8, batch=4)

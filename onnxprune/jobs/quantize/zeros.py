@@ -11,9 +11,9 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxprune import model as models
-from onnxprune.evaluate.equivalence import Check
 from onnxprune.graph.layers.contractions import Reading, find_readings
 from onnxprune.sparse.nm import counts
+from onnxprune.types import Check
 
 Array = npt.NDArray[Any]
 

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import onnx_ir as ir
 
 from onnxprune import model as models
-from onnxprune.evaluate.evaluation import Judgement
+from onnxprune.evaluate.evaluation import Evaluation
+from onnxprune.evaluate.latency import Compared
 from onnxprune.evaluate.metrics import find_metric
 from onnxprune.evaluate.output_comparison import Fidelity
 from onnxprune.graph.analysis import Analysis
 from onnxprune.graph.cost import Cost, CostModel
 from onnxprune.graph.units import Block, Group
-from onnxprune.jobs.apply_plan import Pruned, Visited
 from onnxprune.jobs.recipe import as_mapping
+from onnxprune.jobs.result import Result
 from onnxprune.jobs.results.couplings import coupling_rows
 from onnxprune.jobs.results.reach import pinned_rows, reach
 from onnxprune.jobs.results.schema import (
@@ -35,7 +36,9 @@ from onnxprune.jobs.results.schema import (
     TensorRow,
 )
 from onnxprune.jobs.results.weights import zeros_rows
+from onnxprune.jobs.search import passes
 from onnxprune.quantities import Unit
+from onnxprune.types import LayerOutcome
 
 _QUICK = 1 << 30
 """Bytes of weights that are read without being asked to."""
@@ -54,26 +57,30 @@ def inspection(analysis: Analysis, *, weights: bool | None = None) -> Report:
     return replace(report, weights=zeros_rows(analysis.model)) if weights else report
 
 
-def result(command: Command, run: Pruned, output: Path | None) -> Report:
+def result(command: Command, run: Result, output: Path | None) -> Report:
     """What a run of ``command`` reports; ``output`` is the file that was written, if any."""
     return replace(
         _report(command, run.analysis, run.plan.removed, run.plan.bypassed),
-        options=as_mapping(run.options),
+        options=as_mapping(run.config),
         refits=tuple(
-            RefitRow(each.node, each.method, each.before, each.after, each.reason)
-            for each in run.recovered
+            RefitRow(each.layer, each.method, each.before or 0.0, each.after or 0.0, each.reason)
+            for each in run.outcomes.get("refit", ())
         ),
-        sparse=tuple(SparseRow(**asdict(each)) for each in run.thinned),
+        sparse=tuple(sparse_row(each) for each in run.outcomes.get("zeros", ())),
         measures=measures(run),
         outputs=output_rows(run),
-        samples=run.outcome.samples,
-        points=point_rows(run.visited),
-        checks=tuple(
-            CheckRow(each.name, each.ok, each.value, each.limit) for each in run.verdict.checks
-        ),
+        samples=run.evaluation.samples,
+        points=point_rows(run),
+        checks=tuple(CheckRow(each.name, each.ok, each.value, each.limit) for each in run.checks),
         notes=run.notes,
         output=str(output) if output else None,
     )
+
+
+def sparse_row(each: LayerOutcome) -> SparseRow:
+    """What became of one weight."""
+    same = {f.name: getattr(each, f.name) for f in fields(SparseRow) if f.name != "node"}
+    return SparseRow(node=each.layer, **same)
 
 
 def _report(
@@ -95,59 +102,65 @@ def _report(
     )
 
 
-def measures(run: Pruned) -> tuple[Measure, ...]:
+def measures(run: Result) -> tuple[Measure, ...]:
     """Size before and after, and the task metric where labels were given."""
     found = [
-        Measure("MACs", run.dense.macs, run.left.macs, "count"),
-        Measure("parameters", run.dense.params, run.left.params, "count"),
-        Measure("weights", run.dense.bytes, run.left.bytes, "bytes"),
+        Measure("MACs", run.dense.macs, run.remaining.macs, "count"),
+        Measure("parameters", run.dense.params, run.remaining.params, "count"),
+        Measure("weights", run.dense.bytes, run.remaining.bytes, "bytes"),
     ]
     if (timed := run.latency) is not None:
         found.append(Measure("latency", timed.dense, timed.pruned, "seconds"))
-    judged = run.outcome
+    judged = run.evaluation
     if judged.metric:
-        part = find_metric(run.options.metric).kind == "accuracy"
+        part = find_metric(run.config.metric).kind == "accuracy"
         unit: Unit = "fraction" if part else "number"
         found.append(Measure(judged.metric, judged.before, judged.after, unit))
     return tuple(found)
 
 
-def output_rows(run: Pruned) -> tuple[OutputRow, ...]:
+def output_rows(run: Result) -> tuple[OutputRow, ...]:
     """How close each output is; nothing of what a network says about noise."""
-    return () if _made_up(run.options.calib) else fidelity_rows(run.outcome)
+    return () if _made_up(run.config.calib) else fidelity_rows(run.evaluation)
 
 
-def _latency(visited: Visited) -> dict[str, dict[str, float]]:
+def point_rows(run: Result) -> tuple[PointRow, ...]:
+    """One row per model that was made on the way, in that order."""
+    return tuple(_point(each, run) for each in run.history)
+
+
+def _point(each: Result, run: Result) -> PointRow:
+    target, most, found = each.config.target, run.config.max_drop, each.evaluation
+    assert target is not None
+    assert most is not None
+    part = target.value
+    if not target.relative:
+        part /= max(int(getattr(each.dense, target.kind)), 1)
+    return PointRow(
+        label=f"{target.kind}={part * 100:.4g}%",
+        macs=each.remaining.macs,
+        params=each.remaining.params,
+        bytes=each.remaining.bytes,
+        latency=_latency(target.backend, each.latency),
+        metric=found.measure,
+        value=found.value,
+        drop=found.drop,
+        drop_error=found.drop_error,
+        samples=found.samples,
+        ok=passes(each, most),
+        chosen=each.plan is run.plan and run.evaluation.within(most),
+    )
+
+
+def _latency(backend: str, found: Compared | None) -> dict[str, dict[str, float]]:
     """Seconds of one run by backend, and between what they lie as the ratio says."""
-    if visited.timed is None:
+    if found is None:
         return {}
-    backend, found = visited.timed
     low, high = found.dense * found.low, found.dense * found.high
     return {backend: {"p50_s": found.pruned, "low_s": low, "high_s": high}}
 
 
-def point_rows(visited: Iterable[Visited]) -> tuple[PointRow, ...]:
-    """One row per model that was visited, in the order in which that happened."""
-    return tuple(
-        PointRow(
-            label=each.label,
-            macs=each.left.macs,
-            params=each.left.params,
-            bytes=each.left.bytes,
-            latency=_latency(each),
-            metric=each.judged.measure,
-            value=each.judged.value,
-            drop=each.judged.drop,
-            drop_error=each.judged.drop_error,
-            samples=each.judged.samples,
-            ok=each.ok,
-            chosen=each.chosen,
-        )
-        for each in visited
-    )
-
-
-def fidelity_rows(judged: Judgement) -> tuple[OutputRow, ...]:
+def fidelity_rows(judged: Evaluation) -> tuple[OutputRow, ...]:
     """One row per output: how close it is to the original's."""
     return tuple(output_row(each) for each in judged.outputs.values())
 

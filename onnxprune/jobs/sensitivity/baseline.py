@@ -10,9 +10,9 @@ import numpy as np
 
 from onnxprune import model as models
 from onnxprune.config import Options
-from onnxprune.data.dataset import Feeds
+from onnxprune.data.dataset import Feeds, Part
 from onnxprune.errors import OnnxpruneError
-from onnxprune.evaluate.evaluation import Task, judge_run, within
+from onnxprune.evaluate.evaluation import compare_answers, task_of, within
 from onnxprune.evaluate.metrics import score
 from onnxprune.evaluate.output_comparison import Outputs
 from onnxprune.graph.analysis import Analysis
@@ -33,29 +33,27 @@ class Dense:
 
     Args:
         analysis: of it.
-        feeds: the inputs.
-        asked: provider and metric.
-        task: what the model is for, if there are labels.
+        samples: the inputs, with labels if there are any.
+        config: provider and metric.
 
     Raises:
         OnnxpruneError: it does not run, or the labels do not fit.
     """
 
-    def __init__(
-        self, analysis: Analysis, feeds: tuple[Feeds, ...], asked: Options, task: Task | None
-    ) -> None:
-        self.feeds = feeds
-        self._analysis, self._asked, self._task = analysis, asked, task
+    def __init__(self, analysis: Analysis, samples: Part, config: Options) -> None:
+        self.feeds = feeds = tuple(samples)
+        self._analysis, self._config = analysis, config
+        self._task = task = task_of(samples, config)
         self._parts = models.parts(analysis.model)
         self._session = open_session(
-            analysis.model, provider=asked.provider, threads=THREADS, outputs=within(self._parts)
+            analysis.model, provider=config.provider, threads=THREADS, outputs=within(self._parts)
         )
         self._answers = _within(self._session.run, feeds, _ANSWERS)
         self.before = None
         if task is not None:
             outputs = ({name: each[name] for name in self._parts} for each in self.answers())
             self.before = score(task.metric, outputs, task.labels)
-        first = judge_run(self._session.run, feeds[:1], self.answers(1), parts=self._parts)
+        first = compare_answers(self._session.run, feeds[:1], self.answers(1), parts=self._parts)
         self.metric = first.measure
         self.higher_is_better = True
         if task is not None:
@@ -79,9 +77,9 @@ class Dense:
         large = models.size_bytes(model) > _SENDABLE and model.path is not None
         labels = None if self._task is None else self._task.labels
         orders = {t.name: np.array(t.order, np.int64) for t in rows.targets if t.order}
-        weighing = weighing_of(self._asked)
+        weighing = weighing_of(self._config)
         settings = {
-            "provider": self._asked.provider,
+            "provider": self._config.provider,
             "metric": self.metric,
             "labels": None if labels is None else (labels.shape, labels.tobytes()),
             "orders": [(name, order.tolist()) for name, order in orders.items()],
@@ -100,9 +98,9 @@ class Dense:
             feeds=self.feeds,
             wanted=self._answers,
             labels=labels,
-            metric=self._asked.metric,
+            metric=self._config.metric,
             before=self.before,
-            provider=self._asked.provider,
+            provider=self._config.provider,
         )
 
     def drop_without(self, removed: Mapping[str, Sequence[int]]) -> float:
@@ -114,13 +112,15 @@ class Dense:
         small = cut(self._analysis, removed)
         parts = models.shared_parts(self._analysis.model, small)
         session = open_session(
-            small, provider=self._asked.provider, threads=THREADS, outputs=within(parts)
+            small, provider=self._config.provider, threads=THREADS, outputs=within(parts)
         )
         answers = self.answers()
-        return judge_run(session.run, self.feeds, answers, self._task, self.before, parts).drop
+        return compare_answers(
+            session.run, self.feeds, answers, self._task, self.before, parts
+        ).drop
 
 
-def weighing_of(asked: Options) -> Weighing:
+def weighing_of(config: Options) -> Weighing:
     """How single weights are chosen.
 
     Raises:
@@ -128,10 +128,10 @@ def weighing_of(asked: Options) -> Weighing:
     """
     known: tuple[Weighing, ...] = get_args(Weighing)
     for each in known:
-        if each == (asked.sparse_method or "wanda"):
+        if each == (config.sparse_method or "wanda"):
             return each
     raise OnnxpruneError(
-        f"a sweep does not choose weights by {asked.sparse_method}, which refits them",
+        f"a sweep does not choose weights by {config.sparse_method}, which refits them",
         hint=f"take --sparse-method {', '.join(known[:-1])} or {known[-1]}",
     )
 

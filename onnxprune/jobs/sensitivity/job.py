@@ -17,7 +17,7 @@ from onnxprune import model as models
 from onnxprune.data.batches import count_samples
 from onnxprune.data.dataset import Feeds
 from onnxprune.errors import OnnxpruneError
-from onnxprune.evaluate.evaluation import Task, judge_run, within
+from onnxprune.evaluate.evaluation import Task, compare_answers, within
 from onnxprune.evaluate.metrics import Score, find_metric
 from onnxprune.evaluate.output_comparison import Outputs
 from onnxprune.graph.analysis import analyse
@@ -123,7 +123,7 @@ class Bench:
             session = open_session(
                 model, provider=self._job.provider, threads=THREADS, outputs=within(parts)
             )
-            judged = judge_run(
+            judged = compare_answers(
                 session.run, self._job.feeds, self._reference(), self._task, self._job.before, parts
             )
         except OnnxpruneError as error:

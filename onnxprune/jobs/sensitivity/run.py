@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,13 +12,10 @@ from threadpoolctl import threadpool_limits
 from onnxprune import model as models
 from onnxprune.config import Options, from_flags
 from onnxprune.data.cache import Cache
-from onnxprune.data.dataset import Inputs
 from onnxprune.errors import OnnxpruneError
-from onnxprune.evaluate.evaluation import task_of
-from onnxprune.graph.analysis import Analysis
 from onnxprune.graph.cost import CostModel
-from onnxprune.jobs.apply_plan import BLAS
-from onnxprune.jobs.choose_plan import make_plan, prepare
+from onnxprune.jobs.choose_plan import by_importance
+from onnxprune.jobs.run import BLAS, Progress, Run, open_run
 from onnxprune.jobs.sensitivity.baseline import Dense, weighing_of
 from onnxprune.jobs.sensitivity.executors import Pool, gather, open_pool
 from onnxprune.jobs.sensitivity.job import samples_of
@@ -39,15 +36,13 @@ _PAYS = 3e11
 """Multiply-accumulates of a sweep from which starting processes takes less time than it saves."""
 _ASKED = ("ratios", "kinds", "drop", "workers", "dask")
 
-Tell = Callable[[str], None]
-
 
 def sensitivity(
     source: Any,  # noqa: ANN401  # everything models.load takes
     options: Options | None = None,
     request: Request | None = None,
     *,
-    tell: Tell = lambda _: None,
+    tell: Progress = lambda _: None,
     **flags: object,
 ) -> Sensitivity:
     """Prune every group, block and weight alone, at several ratios, and measure what it costs.
@@ -76,22 +71,20 @@ def sensitivity(
             "sensitivity is measured on inputs", hint="give some with --calib; labels are optional"
         )
     weighing_of(asked)
-    analysis, inputs = prepare(source, asked, tell)
-    with open_pool(_hands(analysis, wanted, asked), wanted.dask) as pool:
-        return _swept(analysis, inputs, asked, wanted, pool, tell)
+    run = open_run(source, asked, tell)
+    with open_pool(_hands(run, wanted), wanted.dask) as pool:
+        return _swept(run, wanted, pool)
 
 
-def _swept(
-    analysis: Analysis, inputs: Inputs, asked: Options, wanted: Request, pool: Pool, tell: Tell
-) -> Sensitivity:
-    assert inputs.calibration is not None
-    task = task_of(asked, inputs.calibration.indices)
+def _swept(run: Run, wanted: Request, pool: Pool) -> Sensitivity:
+    config, analysis, data, progress = run.config, run.analysis, run.data, run.progress
+    every = data.whole(config)
     with threadpool_limits(BLAS, "blas"):
-        rows = find_rows(analysis, asked, wanted, inputs.parts(analysis)[0], tell)
-    tell("running the dense model")
-    dense = Dense(analysis, tuple(inputs.calibration), asked, task)
+        rows = find_rows(run, wanted)
+    progress("running the dense model")
+    dense = Dense(analysis, every, config)
     job = dense.job(rows)
-    cache = Cache("cells", tell, enabled=asked.cache and not dense.nameless)
+    cache = Cache("cells", progress, enabled=config.cache and not dense.nameless)
     measured = known_cells(cache, job.key)
     cells = [(t.name, r) for t in rows.targets for r in _columns(t, wanted.ratios)]
     missing = [cell for cell in cells if cell not in measured]
@@ -102,14 +95,14 @@ def _swept(
         measured[cell.target, cell.ratio] = cell
         keep_cell(cache, job.key, cell)
         done = sum(each in measured for each in cells)
-        tell(f"{done} of {len(cells)} cells: {cell.target} at {cell.ratio:g}")
+        progress(f"{done} of {len(cells)} cells: {cell.target} at {cell.ratio:g}")
 
     gather(pool, job.key, missing, keep)
     notes = []
     if len(missing) < len(cells):
         notes.append(f"{len(cells) - len(missing)} cells come from an earlier run (--no-cache)")
-    if inputs.synthetic:
-        notes.append(f"inputs were synthetic ({inputs.description}): values say little")
+    if data.synthetic:
+        notes.append(f"inputs were synthetic ({data.description}): values say little")
     found = Sensitivity(
         structure=models.structure_hash(analysis.model),
         model=analysis.model.path.name if analysis.model.path else "model",
@@ -117,7 +110,7 @@ def _swept(
         higher_is_better=dense.higher_is_better,
         dense=1.0 if dense.before is None else dense.before.value,
         samples=samples_of(dense.feeds),
-        inputs=inputs.description,
+        inputs=data.description,
         criterion=rows.criterion,
         ratios=wanted.ratios,
         targets=rows.targets,
@@ -127,14 +120,14 @@ def _swept(
     )
     if wanted.drop is None:
         return found
-    tell("measuring recommended ratios together")
+    progress("measuring recommended ratios together")
     curves = only_orders(rows.targets, analysis)
 
     def plan(ratios: Mapping[str, float]) -> Mapping[str, tuple[int, ...]]:
-        with_ratios = replace(asked, ratios=exactly(ratios))
-        return make_plan(analysis, with_ratios, inputs, tell, curves)[0].removed
+        with_ratios = replace(config, ratios=exactly(ratios))
+        return by_importance(replace(run, config=with_ratios), curves).plan.removed
 
-    advice = recommend(analysis, found, wanted.drop, asked.max_ratio, plan, dense.drop_without)
+    advice = recommend(analysis, found, wanted.drop, config.max_ratio, plan, dense.drop_without)
     return replace(found, recommended=advice)
 
 
@@ -160,12 +153,13 @@ def _columns(target: Target, ratios: Sequence[float]) -> Sequence[float]:
     return (1.0,) if target.kind == "block" else ratios
 
 
-def _hands(analysis: Analysis, wanted: Request, asked: Options) -> int:
+def _hands(run: Run, wanted: Request) -> int:
     """How many processes: as many as asked for, else all cores where the work is worth it."""
     if wanted.workers is not None:
         return wanted.workers
+    analysis, config = run.analysis, run.config
     rows = len(analysis.groups) + len(analysis.blocks) + len(analysis.walk.calls)
-    work = CostModel(analysis)().macs * asked.calib_samples * rows * len(wanted.ratios)
+    work = CostModel(analysis)().macs * config.calib_samples * rows * len(wanted.ratios)
     return _cores() if work > _PAYS else 1
 
 

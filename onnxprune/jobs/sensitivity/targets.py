@@ -6,16 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
-from onnxprune.config import Options
-from onnxprune.data.dataset import Feeds
-from onnxprune.graph.analysis import Analysis
 from onnxprune.graph.cost import CostModel
+from onnxprune.jobs.run import Run
 from onnxprune.jobs.sensitivity.job import Array
 from onnxprune.jobs.sensitivity.request import Request
 from onnxprune.quantities import Sparsity
 from onnxprune.select.allocate import Limits
 from onnxprune.select.allocate.limits import select
-from onnxprune.select.importance.units import Tell, removal_orders
+from onnxprune.select.importance.units import removal_orders
 from onnxprune.select.sensitivity import Target
 from onnxprune.sparse.rows import norms_of
 from onnxprune.sparse.targets import find_targets
@@ -38,40 +36,38 @@ class Rows:
     declined: dict[str, str] = field(default_factory=dict)
 
 
-def find_rows(
-    analysis: Analysis, asked: Options, request: Request, fit: Sequence[Feeds], tell: Tell
-) -> Rows:
+def find_rows(run: Run, request: Request) -> Rows:
     """Find everything that can be pruned alone.
 
     Args:
-        analysis: of the dense model.
-        asked: what to skip, the criterion, whether inexact groups count.
+        run: what to skip, the criterion, whether inexact groups count, and samples to look at.
         request: which kinds.
-        fit: the inputs that criteria look at.
-        tell: hears the progress.
 
     Raises:
         OnnxpruneError: a glob matches nothing, or the criterion cannot be used.
     """
+    analysis, config = run.analysis, run.config
     targets: list[Target] = []
     declined: dict[str, str] = {}
     norms: dict[str, Array] = {}
     criterion = ""
     if "groups" in request.kinds:
-        found, criterion = _groups(analysis, asked, fit, declined, tell)
+        found, criterion = _groups(run, declined)
         targets += found
     if "blocks" in request.kinds:
         for block in analysis.blocks:
-            glob = next((g for g in asked.skip if fnmatchcase(block.name, g)), None)
+            glob = next((g for g in config.skip if fnmatchcase(block.name, g)), None)
             if glob is not None:
                 declined[block.name] = f"skipped, as {glob!r} asks"
             else:
                 targets.append(Target(block.name, "block", 1, block.params, block.macs))
     if "weights" in request.kinds:
-        layers, left = find_targets(analysis.model, Sparsity(0.5), asked.skip)
+        layers, left = find_targets(analysis.model, Sparsity(0.5), config.skip)
         declined |= {each.weight or each.node: each.reason for each in left}
-        tell("measuring what every weight multiplies")
-        norms = norms_of(analysis.model, layers, list(fit), asked.provider) if layers else {}
+        run.progress("measuring what every weight multiplies")
+        norms = (
+            norms_of(analysis.model, layers, list(run.data.fit), config.provider) if layers else {}
+        )
         work = {
             call.name: sum(_volume(axes) for axes in call.work) // analysis.batch
             for _, call in analysis.walk.calls
@@ -83,14 +79,9 @@ def find_rows(
     return Rows(tuple(targets), norms, criterion, declined)
 
 
-def _groups(
-    analysis: Analysis,
-    asked: Options,
-    fit: Sequence[Feeds],
-    declined: dict[str, str],
-    tell: Tell,
-) -> tuple[list[Target], str]:
-    limits = Limits(allow_inexact=asked.allow_inexact, skip=asked.skip)
+def _groups(run: Run, declined: dict[str, str]) -> tuple[list[Target], str]:
+    analysis, config = run.analysis, run.config
+    limits = Limits(allow_inexact=config.allow_inexact, skip=config.skip)
     names = [b.name for b in analysis.blocks] + list(analysis.constants)
     declined |= select(analysis.groups, limits, known=names).declined
     groups = []
@@ -99,7 +90,7 @@ def _groups(
             declined[group.name] = "it has one unit, which must stay"
         elif group.name not in declined:
             groups.append(group)
-    orders, criterion = removal_orders(analysis, asked, fit, tell)
+    orders, criterion = removal_orders(analysis, config, run.data.fit, run.progress)
     costs = CostModel(analysis)
     dense = costs()
     targets = []

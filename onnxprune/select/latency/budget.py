@@ -12,7 +12,6 @@ import numpy.typing as npt
 from onnxprune import model as models
 from onnxprune.config import Options
 from onnxprune.errors import OnnxpruneError
-from onnxprune.evaluate.equivalence import Check
 from onnxprune.evaluate.latency import AIMING, FINAL, Compared, Stopwatch
 from onnxprune.graph.analysis import Analysis
 from onnxprune.graph.cost import CostMeasure, CostModel
@@ -26,6 +25,7 @@ from onnxprune.select.latency.predict import Predictor
 from onnxprune.select.latency.root_finding import TOLERANCE, Try, aim, closest_last, miss
 from onnxprune.select.latency.table import keep_table, open_table
 from onnxprune.select.selection import Selection, allowed, choose, narrowest
+from onnxprune.types import Check
 
 Feeds = Mapping[str, npt.NDArray[Any]]
 Tell = Callable[[str], None]

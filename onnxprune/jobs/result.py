@@ -1,0 +1,112 @@
+"""What a job makes: a model, and what is known of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from onnxprune import model as models
+from onnxprune.config import Options
+from onnxprune.errors import OnnxpruneError
+from onnxprune.evaluate.evaluation import Evaluation
+from onnxprune.evaluate.latency import Compared
+from onnxprune.graph.analysis import Analysis
+from onnxprune.graph.cost import Cost, CostModel
+from onnxprune.graph.plan import Plan
+from onnxprune.jobs.store import Stored, store
+from onnxprune.recover.correspond.kept_units import Correspondence
+from onnxprune.sparse.encodings.choose import StoreConfig
+from onnxprune.types import Check, LayerOutcome
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Result:
+    """A model that a job made, and what is known of it.
+
+    Attributes:
+        model: what is left.
+        plan: what was removed; applies to any checkpoint of the same graph.
+        analysis: of the dense model.
+        config: what was asked.
+        checks: equivalence, zeros, and the limits that were asked for.
+        evaluation: how its outputs compare with the dense model's, on inputs nothing was fitted to.
+        outcomes: what became of every layer that was considered, by what was done: ``refit`` after
+            a cut, ``zeros`` where single weights were set to zero.
+        notes: whole sentences: what was declined and why, where inputs came from.
+        latency: beside the dense model's, where a latency was asked for.
+        history: every model that was made on the way, in order, where the amount was searched for.
+        given: evaluation of the model as it was given, where that was pruned elsewhere.
+        correspondence: which of its nodes is which of the dense model's, in that case.
+        better: whether ``model`` is the refitted one; if not, it is the one that was given, because
+            refitting made held-out outputs worse.
+        interface: changed axes of inputs and outputs, by name; None while no job changes any.
+    """
+
+    model: models.Model
+    plan: Plan
+    analysis: Analysis
+    config: Options
+    checks: tuple[Check, ...] = ()
+    evaluation: Evaluation = field(default_factory=Evaluation)
+    outcomes: Mapping[str, tuple[LayerOutcome, ...]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    latency: Compared | None = None
+    history: tuple[Result, ...] = ()
+    given: Evaluation | None = None
+    correspondence: Correspondence | None = None
+    better: bool = True
+    interface: Mapping[str, tuple[int, ...]] | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether every check is good."""
+        return all(check.ok for check in self.checks)
+
+    @cached_property
+    def dense(self) -> Cost:
+        """What the dense model costs."""
+        return CostModel(self.analysis)()
+
+    @cached_property
+    def remaining(self) -> Cost:
+        """What is left of that."""
+        return CostModel(self.analysis)(self.plan.removed, self.plan.bypassed)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the model, weights in the form that was asked for; never over one it came from."""
+        dense = self.analysis.model.path
+        other = dense is not None and dense != self.model.path
+        if dense is not None and other and Path(path).exists() and dense.samefile(path):
+            raise OnnxpruneError(f"{path} is the dense model", hint="write to another file")
+        if self.config.store == "dense":
+            return models.save(self.model, path)
+        return self.stored().save(path)
+
+    def stored(self) -> Stored:
+        """The model with its weights in the form that was asked for."""
+        return store(self.model, StoreConfig(self.config.store, providers=(self.config.provider,)))
+
+    def __repr__(self) -> str:
+        return f"<Result: {self}>"
+
+    def __str__(self) -> str:
+        removed = sum(len(units) for units in self.plan.removed.values())
+        refits, zeros = (self.outcomes.get(name, ()) for name in ("refit", "zeros"))
+        if self.given is None:
+            return (
+                f"{removed} units removed from {len(self.plan.removed)} groups, "
+                f"{sum(bool(each.method) for each in zeros)} weights thinned, "
+                f"macs {self.remaining.macs / max(self.dense.macs, 1):.3f}x, "
+                f"params {self.remaining.params / max(self.dense.params, 1):.3f}x, "
+                f"{'verified' if self.ok else 'NOT verified'}"
+            )
+        gone = f"{removed} units and {len(self.plan.bypassed)} blocks were gone"
+        if not self.better:
+            return f"{gone}; no refit was better, so the model is as it was given"
+        changed = sum(each.method != "none" for each in refits)
+        changed += sum(bool(each.method) and each.refit != "none" for each in zeros)
+        errors = [each.main.relative_error for each in (self.given, self.evaluation)]
+        said = " -> ".join("unknown" if e is None else f"{e:.4g}" for e in errors)
+        return f"{gone}; {changed} layers refitted, relative error {said}"

@@ -1,0 +1,245 @@
+"""The smallest model within a drop, where nothing says how much to remove.
+
+Models are made for one budget after the other, by bisection; damage curves are measured once and
+serve all of them. Each is recovered before it is judged: what is lost as cut says little about what
+is lost in the end. Three parts of the data share no sample: models are fitted to the first, chosen
+by the second, and the one that is taken is judged by the third, because the smallest that passes a
+test is partly the luckiest. With few samples the last two are one, and the report says so.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import replace
+from typing import cast
+
+from threadpoolctl import threadpool_limits
+
+from onnxprune.data.dataset import ASIDE, ENOUGH
+from onnxprune.errors import OnnxpruneError
+from onnxprune.evaluate.evaluation import Evaluation, compare_models
+from onnxprune.graph.cost import CostModel
+from onnxprune.graph.plan import Plan
+from onnxprune.jobs.apply_plan import apply_plan
+from onnxprune.jobs.choose_plan import by_importance, by_latency, measured_curves
+from onnxprune.jobs.result import Result
+from onnxprune.jobs.run import BLAS, Run
+from onnxprune.quantities import Budget
+from onnxprune.select.importance.error_curves import Curves
+from onnxprune.select.importance.units import priced
+from onnxprune.types import Check
+
+NEAR = 0.02
+"""The budget is found to this part of the dense model."""
+MOST = 8
+"""Models made at most, before the mildest cut is tried."""
+MILDER = 3
+"""Models made in addition where none that was chosen passes the last samples."""
+
+
+def search(run: Run) -> Result:
+    """Find the smallest model that loses at most ``max_drop``.
+
+    Args:
+        run: the drop, what is made small, and how; its samples are real ones.
+
+    Returns:
+        The model, with all that were made on the way. Where even the mildest cut loses too much,
+        that one, with a bad check.
+
+    Raises:
+        OnnxpruneError: the inputs are made up, or nothing can be removed.
+    """
+    config = run.config
+    if run.data.synthetic:
+        raise OnnxpruneError(
+            f"how much may go cannot be judged on made-up inputs ({run.data.description})",
+            hint="give real ones with --calib, or say how much goes, as in --target macs=50%",
+        )
+    curves = measured_curves(run)
+    if config.sensitivity is None:
+        with threadpool_limits(BLAS, "blas"):
+            curves = priced(run.analysis, config, run.data.fit, run.progress)
+    bisection = Bisection(run, curves)
+    bisection.bisect()
+    return choose(bisection, run)
+
+
+def passes(result: Result, max_drop: float) -> bool:
+    """Whether a model that was made on the way is good enough."""
+    return result.ok and result.evaluation.within(max_drop)
+
+
+class Bisection:
+    """Models made so far, and how to make another.
+
+    Attributes:
+        results: in the order in which they were made.
+    """
+
+    def __init__(self, run: Run, curves: Curves | None) -> None:
+        self.results: list[Result] = []
+        self._run = replace(run, data=replace(run.data, eval=run.data.holdout))
+        self._curves, self._max_drop = curves, cast(float, run.config.max_drop)
+        kind, _, self._backend = run.config.smallest.partition("@")
+        self._kind = kind
+        self._timed = kind == "latency"  # in parts of the dense model's
+        self._dense = 1 if self._timed else int(getattr(CostModel(run.analysis)(), kind))
+
+    @property
+    def passing(self) -> list[Result]:
+        """Those that are good enough, the smallest first."""
+        return sorted((r for r in self.results if passes(r, self._max_drop)), key=self.cost)
+
+    def bisect(self) -> None:
+        """Visit models until the smallest that is good enough is known to within ``NEAR``."""
+        low, high = 0.0, 1.0  # nothing is left, which is too little; everything, which is enough
+        unmet: OnnxpruneError | None = None
+        while high - low > NEAR and len(self.results) < MOST:
+            share = (low + high) / 2
+            try:
+                result = self._visit(self._part(share))
+            except _UnmetError as error:  # widths end somewhere
+                low, unmet = share, error.reason
+                continue
+            if passes(result, self._max_drop):
+                high = min(share, self.cost(result) / max(self._dense, 1))
+            else:
+                low = share
+        if not self.passing:
+            try:
+                self._visit(
+                    self._part(1 - NEAR)
+                    if self._timed
+                    else Budget(self._kind, max(self._dense - 1, 1), relative=False)
+                )
+            except _UnmetError as error:
+                if not self.results:
+                    raise (unmet or error.reason) from None
+
+    def milder(self) -> Result | None:
+        """Make the model halfway between the largest so far and the dense one.
+
+        Returns:
+            It, if it is good enough; None if not, or if there is none that is new.
+        """
+        largest = max(map(self.cost, self.results)) / max(self._dense, 1)
+        known = len(self.results)
+        try:
+            result = self._visit(self._part((1 + largest) / 2))
+        except _UnmetError:
+            return None
+        new = len(self.results) > known
+        return result if new and passes(result, self._max_drop) else None
+
+    def cost(self, result: Result) -> float:
+        """What is made small."""
+        if result.latency is not None:
+            return result.latency.ratio
+        return float(getattr(result.remaining, self._kind))
+
+    def _part(self, share: float) -> Budget:
+        return Budget(self._kind, share, relative=True, backend=self._backend)
+
+    def _visit(self, budget: Budget) -> Result:
+        """Make, recover and evaluate the model for a budget, unless it was made before.
+
+        Raises:
+            _UnmetError: the budget cannot be met.
+        """
+        number = len(self.results) + 1
+
+        def progress(what: str) -> None:
+            self._run.progress(f"model {number}, {budget}: {what}")
+
+        config = replace(self._run.config, target=budget, max_drop=None, smallest="macs")
+        run = replace(self._run, config=config, progress=progress)
+        try:
+            choice = (by_latency if self._timed else by_importance)(run, self._curves)
+            if not self._timed and (known := self._known(choice.plan)) is not None:
+                return known
+        except OnnxpruneError as error:
+            raise _UnmetError(error) from error
+        result = apply_plan(run, choice)
+        for check in result.checks:
+            if check.name.startswith("latency") and not check.ok:
+                raise _UnmetError(OnnxpruneError(result.notes[-1]))
+        if (known := self._known(result.plan)) is not None:
+            return known
+        self.results.append(result)
+        return result
+
+    def _known(self, plan: Plan) -> Result | None:
+        """The result that removes the same, if there is one."""
+        for each in self.results:
+            if each.plan.removed == plan.removed and each.plan.bypassed == plan.bypassed:
+                return each
+        return None
+
+
+class _UnmetError(Exception):
+    """A budget that no allowed widths meet; the reason is what the user would be told."""
+
+    def __init__(self, reason: OnnxpruneError) -> None:
+        super().__init__(reason.message)
+        self.reason = reason
+
+
+def choose(bisection: Bisection, run: Run) -> Result:
+    """The smallest model that passes, by the samples kept for that if there are any."""
+    config, data = run.config, run.data
+    assert config.max_drop is not None
+    others = data.eval is not data.holdout  # samples that nothing was chosen by
+    chosen = max(bisection.results, key=bisection.cost)
+    evaluation, looked = chosen.evaluation, 0
+    passing = deque(bisection.passing)
+    further = MILDER if others else 0
+    while passing:
+        chosen = passing.popleft()
+        evaluation = chosen.evaluation
+        if not others:
+            break
+        evaluation = compare_models(run.analysis.model, chosen.model, data.eval, config)
+        looked += 1
+        if evaluation.within(config.max_drop):
+            break
+        if not passing and further:
+            further -= 1
+            milder = bisection.milder()
+            passing.extend([milder] if milder is not None else [])
+    within = evaluation.within(config.max_drop)
+    return replace(
+        chosen,
+        config=config,
+        checks=(*chosen.checks, Check("drop", within, evaluation.drop, config.max_drop)),
+        evaluation=evaluation,
+        notes=(*chosen.notes, *_notes(bisection, evaluation, looked, config.max_drop)),
+        history=tuple(bisection.results),
+    )
+
+
+def _notes(bisection: Bisection, evaluation: Evaluation, looked: int, max_drop: float) -> list[str]:
+    """How the choice was made, and how sure the drop is."""
+    results, samples = bisection.results, evaluation.samples
+    made = f"{len(results)} models were made and recovered"
+    by = results[0].evaluation.samples
+    how = f"the smallest within the drop was chosen on {by} inputs that none was fitted to"
+    notes = [f"{made}, and {how}"]
+    if not bisection.passing:
+        notes = [f"{made}, and none was within the drop, the mildest cut included"]
+    elif looked:
+        end = "until one passed" if evaluation.within(max_drop) else "and none passed"
+        more = "" if looked == 1 else f": {looked} models were tried on these, {end}"
+        notes.append(f"the verdict is on {samples} other inputs{more}")
+    else:
+        notes.append(
+            "its drop is that on the same inputs, which flatters the one that was chosen: with "
+            f"{round(2 * ENOUGH / ASIDE)} inputs or more, others judge it"
+        )
+    error = evaluation.drop_error
+    if error is not None:
+        sure = f"the drop of {evaluation.drop:.4f} has a standard error of {error:.4f}"
+        if evaluation.drop + 2 * error > max_drop:
+            sure += f": with {samples} inputs, more than {max_drop:g} is not excluded"
+        notes.append(sure)
+    return notes
