@@ -15,9 +15,8 @@ from functools import partial
 
 import numpy as np
 
-from onnxprune.solve import masks
+from onnxprune.solve import masks, support
 from onnxprune.solve import moments as gram
-from onnxprune.solve import support as support
 from onnxprune.solve.admm import admm
 from onnxprune.solve.obs import Pattern, obs
 

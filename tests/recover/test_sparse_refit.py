@@ -5,9 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxprune.solve import masks
+from onnxprune.solve import masks, support
 from onnxprune.solve import moments as gram
-from onnxprune.solve import support as support
 from onnxprune.solve.admm import admm
 from onnxprune.solve.obs import Pattern, inverse_factor, obs
 

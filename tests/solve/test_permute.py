@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxprune.solve import masks
+from onnxprune.solve import masks, support
 from onnxprune.solve import moments as gram
-from onnxprune.solve import support as support
 from onnxprune.solve.permute import kept_share, permute
 
 seeds = st.integers(0, 10_000)
