@@ -14,7 +14,7 @@ from onnxprune.graph.analysis import identity
 from onnxprune.graph.emit import Emit, Undifferentiable
 from onnxprune.graph.gradients import convolution, elementwise, linear, movement, norms
 from onnxprune.graph.gradients.rules import RULES, Call
-from onnxprune.graph.layers.ancestry import read_by
+from onnxprune.graph.layers.sources import read_by
 from onnxprune.graph.shapes import Fact
 
 __all__ = [

@@ -19,8 +19,9 @@ import numpy.typing as npt
 from onnxprune import model as models
 from onnxprune.data.activations.rows import Sample, moments_of
 from onnxprune.data.activations.runner import Segments
-from onnxprune.graph.layers.ancestry import ancestors
-from onnxprune.graph.layers.epilogue import Merge, find_merge
+from onnxprune.graph.layers.epilogue import Epilogue, Weights, find_epilogue
+from onnxprune.graph.layers.linear import LinearLayer
+from onnxprune.graph.layers.sources import ancestors
 from onnxprune.graph.shapes import Fact
 from onnxprune.quantities import Method, Sparsity, Spread
 from onnxprune.solve.moments import Moments, squared_error
@@ -29,7 +30,7 @@ from onnxprune.solve.pcg import RIDGES, refit_support
 from onnxprune.solve.per_output import affordable, refit_columns
 from onnxprune.sparse.rows import ROWS, Feeds, steadied
 from onnxprune.sparse.select import aim, gram_of, select
-from onnxprune.sparse.targets import Target, Weights
+from onnxprune.sparse.targets import Thinned
 
 Bool = npt.NDArray[np.bool_]
 Refit = Literal["none", "bias", "lstsq", "pcg"]
@@ -66,42 +67,13 @@ class Settings:
     threads: int | None = None
 
 
-@dataclass(frozen=True)
-class Thinned:
-    """What became of one weight.
-
-    Attributes:
-        weight: its name; empty where a node was declined before its weight was looked at.
-        node: the layer that multiplies with it.
-        shape: of the stored tensor.
-        method: how its mask was found; empty if it was left.
-        refit: what won on held-out inputs: ``none`` (left as masked), ``bias``, ``lstsq`` or
-            ``pcg``.
-        sparsity: the share of its entries that is masked.
-        before: relative squared error of the layer's output on held-out inputs as masked; None
-            without data.
-        after: the same as it is now.
-        reason: why it was left; empty if it was thinned.
-    """
-
-    weight: str
-    node: str
-    shape: tuple[int, ...] = ()
-    method: str = ""
-    refit: str = "none"
-    sparsity: float = 0.0
-    before: float | None = None
-    after: float | None = None
-    reason: str = ""
-
-
 class Layerwise:
     """The state of one run: the model being thinned, and both models as far as they have run.
 
     Args:
         dense: the model before.
         work: a copy of it, which is changed.
-        targets: the layers to thin, in the order of the graph.
+        layers: those to thin, in the order of the graph.
         batches: feeds; none if masks are by magnitude.
         facts: shapes of the dense model's values.
         how: settings, with a method.
@@ -111,7 +83,7 @@ class Layerwise:
         self,
         dense: models.Model,
         work: models.Model,
-        targets: Sequence[Target],
+        layers: Sequence[LinearLayer],
         batches: list[Feeds],
         facts: Mapping[str, Fact],
         how: Settings,
@@ -119,51 +91,53 @@ class Layerwise:
         self._batches, self._how = batches, how
         self._weights = Weights(work)
         self._values = {v.name or "": v for v in models.values(work.ir.graph)}
-        self._waiting = {target.layer.node for target in targets}
+        self._waiting = {layer.node for layer in layers}
         self._facts = facts
         run = {"provider": how.provider, "threads": how.threads}
         self._teacher = Segments(dense, batches, **run) if batches else None  # type: ignore[arg-type]
         self._student = Segments(work, batches, **run) if batches else None  # type: ignore[arg-type]
 
-    def thin(self, target: Target, asked: Sparsity, count: int) -> tuple[Thinned, Bool]:
+    def thin(self, layer: LinearLayer, asked: Sparsity, count: int) -> tuple[Thinned, Bool]:
         """Thin one layer, write it back, and say what became of it."""
-        self._waiting.discard(target.layer.node)
+        self._waiting.discard(layer.node)
         method = self._how.method
         assert method is not None
         per_row = self._how.spread == "per-row"
-        pattern = Pattern(count / target.size, asked.n, asked.m, per_output=per_row)
-        done = Thinned(
-            target.name, target.layer.node, self._weights.stored(target.name).shape, method
-        )
+        pattern = Pattern(count / layer.size, asked.n, asked.m, per_output=per_row)
+        done = Thinned(layer.weight, layer.node, layer.tensor.shape, method)
         if self._teacher is None or self._student is None:
-            weight, _ = self._weights.read(target)
-            start, keep = select(target, method, weight, None, pattern)
-            self._weights.write(target, keep, start)
+            weight, _ = self._weights.read(layer)
+            start, keep = select(layer, method, weight, None, pattern)
+            self._weights.write(layer, start, keep=keep)
             return replace(done, sparsity=1 - float(keep.mean())), keep
-        merge = self._merge(target)
-        if merge.skip is not None and self._waiting & ancestors(self._values[merge.skip]):
-            merge = merge.alone  # the other summand is not final yet
+        epilogue = find_epilogue(self._values, self._facts, layer)
+        if epilogue.skip is not None and self._waiting & ancestors(self._values[epilogue.skip]):
+            epilogue = epilogue.alone  # the other summand is not final yet
         run = self._teacher, self._student
-        rows = moments_of(target.layer, merge, target.shape, *run, self._how.sample)
-        refit, before, after, keep = self._fit(target, merge, rows, pattern)
+        rows = moments_of(layer, epilogue, *run, self._how.sample)
+        refit, before, after, keep = self._fit(layer, epilogue, rows, pattern)
         return replace(
             done, refit=refit, sparsity=1 - float(keep.mean()), before=before, after=after
         ), keep
 
     def _fit(
-        self, target: Target, merge: Merge, rows: tuple[Moments, Moments], pattern: Pattern
+        self,
+        layer: LinearLayer,
+        epilogue: Epilogue,
+        rows: tuple[Moments, Moments],
+        pattern: Pattern,
     ) -> tuple[str, float, float, Bool]:
         train, held = rows
         method = self._how.method
         assert method is not None
-        free = target.layer.bias_slot is not None
-        weight, bias = self._weights.read(target, merge)
+        free = layer.bias_slot is not None
+        weight, bias = self._weights.read(layer, epilogue)
         train, held = steadied(train, weight), steadied(held, weight)
         refits = self._how.refit in ("lstsq", "pcg")
         wanted = aim(train, weight, bias, free_bias=free) if refits else weight
-        start, keep = select(target, method, wanted, gram_of(train, free_bias=free), pattern)
+        start, keep = select(layer, method, wanted, gram_of(train, free_bias=free), pattern)
         if self._how.refit == "none":
-            self._weights.write(target, keep, self._weights.read(target)[0])
+            self._weights.write(layer, self._weights.read(layer)[0], keep=keep)
             error = squared_error(held, np.where(keep, weight, 0.0), bias).sum()
             relative = float(error) / held.variance
             return "none", relative, relative, keep
@@ -175,10 +149,6 @@ class Layerwise:
                 ridges=RIDGES if refits else (), start=start if refits else weight,
                 free_bias=free, iterations=self._how.iterations,
             )  # fmt: skip
-        self._weights.write(target, keep, found.weight, found.bias if free else None, merge)
+        self._weights.write(layer, found.weight, found.bias, epilogue, keep)
         kind = max(set(found.methods), key=found.methods.count)
         return kind, found.before, found.after, keep
-
-    def _merge(self, target: Target) -> Merge:
-        groups, _, outputs = target.shape
-        return find_merge(self._values, self._facts, target.layer, groups * outputs)

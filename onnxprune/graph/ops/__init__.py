@@ -5,13 +5,26 @@ opportunity, never correctness.
 """
 
 from onnxprune.graph.ops import attention, elementwise, linear, movement, norm, recurrent, rows
-from onnxprune.graph.ops.call import RULES, Call, Contraction, Keep, Rule, apply_rule, lines, rule
+from onnxprune.graph.ops.call import (
+    LINEAR,
+    RULES,
+    Call,
+    Contraction,
+    Keep,
+    Linear,
+    Rule,
+    apply_rule,
+    lines,
+    rule,
+)
 
 __all__ = [
+    "LINEAR",
     "RULES",
     "Call",
     "Contraction",
     "Keep",
+    "Linear",
     "Rule",
     "apply_rule",
     "attention",

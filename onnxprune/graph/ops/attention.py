@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from onnxprune.graph.axes import Axis, concat
 from onnxprune.graph.notation import MismatchError, Tensor
-from onnxprune.graph.ops.call import HEAD, HEAD_DIM, Call, Contraction, Keep, rule
+from onnxprune.graph.ops.call import HEAD, HEAD_DIM, Call, Contraction, Keep, linear, rule
 
 _MS = "com.microsoft"
 
@@ -27,6 +27,9 @@ def _tag(call: Call, heads: Axis, *dims: Axis) -> None:
     call.space.tag(heads, HEAD)
     for axis in dims:
         call.space.tag(axis, HEAD_DIM)
+
+
+linear("Attention", domain=_MS, line="b s i, i n, n -> b s n", kind="fused")
 
 
 @rule("Attention", domain=_MS)

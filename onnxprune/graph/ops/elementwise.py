@@ -6,14 +6,26 @@ from onnxprune.graph.axes import Axis
 from onnxprune.graph.notation import MismatchError, Tensor
 from onnxprune.graph.ops.call import Call, lines, rule
 
-_UNARY = (
-    "Abs Acos Acosh Asin Asinh Atan Atanh BitwiseNot Cast Ceil Celu Cos Cosh Elu Erf Exp Floor "
-    "Gelu HardSigmoid HardSwish Identity IsInf IsNaN LeakyRelu Log Mish Neg Not Reciprocal Relu "
-    "Round Selu Shrink Sigmoid Sign Sin Sinh Softplus Softsign Sqrt Swish Tan Tanh "
-    "ThresholdedRelu Binarizer ImageScaler ParametricSoftplus ScaledTanh Affine Bernoulli"
+_MS = "com.microsoft"
+_FUNCTIONS = (
+    "Abs Acos Acosh Asin Asinh Atan Atanh Celu Cos Cosh Elu Erf Exp Gelu HardSigmoid HardSwish "
+    "Identity LeakyRelu Log Mish Neg Reciprocal Relu Selu Sigmoid Sin Sinh Softplus Softsign Sqrt "
+    "Swish Tan Tanh ThresholdedRelu"
 )
-lines({_UNARY: "... -> ..."})
-lines({"QuickGelu Gelu BiasDropout": "... -> ..."}, domain="com.microsoft")
+_STEPS = (
+    "BitwiseNot Cast Ceil Floor IsInf IsNaN Not Round Shrink Sign Binarizer ImageScaler "
+    "ParametricSoftplus ScaledTanh Affine Bernoulli"
+)
+_ARITHMETIC = "Add Clip Div Max Min Mul Pow Sub"
+lines({f"{_FUNCTIONS} {_STEPS}": "... -> ..."})
+lines({"QuickGelu Gelu BiasDropout": "... -> ..."}, domain=_MS)
+
+POINTWISE = frozenset(
+    [("", op) for op in f"{_FUNCTIONS} {_ARITHMETIC}".split()]
+    + [(_MS, op) for op in ("BiasGelu", "FastGelu", "Gelu", "QuickGelu")]
+)
+"""(domain, operator): functions of numbers that have a slope almost everywhere. What is made of
+them, with no other operands than single numbers, is an activation."""
 
 
 @rule("Dropout")
@@ -32,10 +44,11 @@ def cast_like(call: Call) -> list[Tensor]:
 
 
 @rule(
+    *_ARITHMETIC.split(),
     *(
-        "Add And BitShift BitwiseAnd BitwiseOr BitwiseXor Div Equal Greater GreaterOrEqual Less "
-        "LessOrEqual Max Mean Min Mod Mul Or PRelu Pow Sub Sum Where Xor Clip"
-    ).split()
+        "And BitShift BitwiseAnd BitwiseOr BitwiseXor Equal Greater GreaterOrEqual Less "
+        "LessOrEqual Mean Mod Or PRelu Sum Where Xor"
+    ).split(),
 )
 def broadcasting(call: Call) -> list[Tensor]:
     """Any number of operands under numpy broadcasting."""

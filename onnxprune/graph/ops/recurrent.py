@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from onnxprune.graph.notation import MismatchError, Tensor
-from onnxprune.graph.ops.call import HIDDEN, Call, rule
+from onnxprune.graph.ops.call import HIDDEN, Call, linear, rule
 
 
 @rule("LSTM", "GRU", "RNN")
@@ -32,3 +32,8 @@ def recurrent(call: Call) -> list[Tensor]:
     call.work = [[time, batch, rows, inner], [time, batch, rows, hidden]]
     call.roles[2, 1] = "writes"
     return out[: len(call.out_shapes)]
+
+
+linear(
+    "LSTM", "GRU", "RNN", line="_ _ i, _ r i, _ r h! -> _ _ _ r h", weights=(1, 2), kind="recurrent"
+)

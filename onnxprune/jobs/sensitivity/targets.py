@@ -77,7 +77,7 @@ def find_rows(
             for _, call in analysis.walk.calls
         }
         targets += [
-            Target(each.name, "weight", each.size, each.size, work.get(each.layer.node, 0))
+            Target(each.weight, "weight", each.size, each.size, work.get(each.node, 0))
             for each in layers
         ]
     return Rows(tuple(targets), norms, criterion, declined)
