@@ -10,7 +10,7 @@ set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 out=${1:-$(mktemp -d)}
 mkdir -p "$out"
-zoo=$(python -c 'from onnxprune import zoo; print(zoo.FOLDER)')
+zoo=$(python -c 'from onnxprune.data import zoo; print(zoo.FOLDER)')
 model=$zoo/digits_rescnn.onnx
 images=$zoo/digits_calibration.npz
 shapes=image=8x1x16x16

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -100,10 +100,11 @@ def open_session(
     *,
     provider: str = "cpu",
     threads: int | None = None,
-    optimise: bool = True,
+    optimise: bool | Literal["extended"] = True,
     prepack: bool = True,
     spin: bool | None = None,
     arena: bool = True,
+    saturate: bool = False,
     outputs: Sequence[str] = (),
     options: Mapping[str, str] | None = None,
     custom_ops: Sequence[str | Path] = (),
@@ -119,7 +120,7 @@ def open_session(
         model: a loaded model, the path of one, or a serialised ``ModelProto``.
         provider: short name (``cpu``, ``cuda``, ``tensorrt``, ``openvino``, ...) or onnxruntime's.
         threads: threads within an operator; onnxruntime's choice (all cores) by default.
-        optimise: whether onnxruntime may rewrite the graph.
+        optimise: whether onnxruntime may rewrite the graph; ``extended``: but not its layouts.
         prepack: whether it may keep copies of weights in the layout its kernels like best; without,
             it takes half the memory and runs slower.
         spin: whether threads that have nothing to do wait busily, which answers sooner and takes
@@ -127,6 +128,8 @@ def open_session(
             as onnxruntime would, and a `Model` so that they sleep.
         arena: whether memory that a run took stays with the session, for the next one. What it
             returns lies in that memory and keeps all of it for as long as it lives.
+        saturate: whether products of uint8 and int8 may saturate in 16 bits, as they do by default
+            on x86 without VNNI: what a model computes then hangs on the machine.
         outputs: values to return besides the model's outputs: node outputs, graph inputs or
             stored tensors of the main graph. Whatever is returned is not fused away.
         options: options of the provider, as onnxruntime names them. OpenVINO computes in bfloat16
@@ -157,6 +160,7 @@ def open_session(
                 prepack=prepack,
                 spin=busily,
                 arena=arena,
+                saturate=saturate,
             )
             if profile is not None:
                 settings.enable_profiling = True
@@ -214,20 +218,25 @@ def _settings(
     threads: int | None,
     libraries: Sequence[str],
     *,
-    optimise: bool,
+    optimise: bool | Literal["extended"],
     prepack: bool,
     spin: bool,
     arena: bool,
+    saturate: bool,
 ) -> Any:  # noqa: ANN401
     settings = ort.SessionOptions()
     settings.log_severity_level = _FATAL_ONLY
     levels = ort.GraphOptimizationLevel
-    settings.graph_optimization_level = (
-        levels.ORT_ENABLE_ALL if optimise else levels.ORT_DISABLE_ALL
-    )
+    settings.graph_optimization_level = {
+        True: levels.ORT_ENABLE_ALL,
+        False: levels.ORT_DISABLE_ALL,
+        "extended": levels.ORT_ENABLE_EXTENDED,
+    }[optimise]
     settings.enable_cpu_mem_arena = arena
     if not prepack:
         settings.add_session_config_entry("session.disable_prepacking", "1")
+    if not saturate:  # takes extended optimisations
+        settings.add_session_config_entry("session.x64quantprecision", "1")
     if not spin:
         settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
         settings.add_session_config_entry("session.inter_op.allow_spinning", "0")

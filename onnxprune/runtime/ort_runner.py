@@ -115,6 +115,7 @@ def _backend(one: Provider, name: str, hint: str = "") -> Backend:
             threads=request.threads,
             optimise=request.optimise,
             spin=True,
+            saturate=True,  # as it ships
             options=options,
             profile=Path(folder.name) / "profile" if folder else None,
         )

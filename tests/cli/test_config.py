@@ -14,6 +14,7 @@ from onnxprune import quantities as amounts
 from onnxprune.config import _READERS, Options, from_flags
 from onnxprune.errors import OnnxpruneError
 from onnxprune.jobs import recipe
+from onnxprune.jobs.choose_plan import prepare
 from onnxprune.quantities import Budget
 
 
@@ -114,7 +115,6 @@ def test_an_unknown_option_suggests_the_nearest() -> None:
         {"ratios": ["layer1*=0.9"]},
         {"max-ratio": 1.0},
         {"labels": "y.npy"},
-        {"metric": "acuracy"},
         {"allocation": "globl"},
         {"round-to": 0},
         {"batch": 0},
@@ -222,3 +222,18 @@ def test_a_recipe_that_is_no_mapping_is_refused(tmp_path: Path, content: bytes) 
 def test_a_missing_recipe_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OnnxpruneError, match="No such file"):
         recipe.read(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize(
+    ("options", "message", "hint"),
+    [
+        ({"metric": "acuracy"}, "acuracy", "accuracy"),
+        ({"target": "latency=0.5x@opnvino"}, "no backend 'opnvino'", "openvino"),
+    ],
+)
+def test_names_that_no_registry_knows_are_refused_before_any_work(
+    options: dict[str, object], message: str, hint: str, tmp_path: Path
+) -> None:
+    with pytest.raises(OnnxpruneError, match=message) as refusal:
+        prepare(tmp_path / "missing.onnx", from_flags(options), lambda _: None)
+    assert hint in refusal.value.hint

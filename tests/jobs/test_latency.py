@@ -324,7 +324,6 @@ def test_what_cannot_be_reached_is_refused_with_what_was(
     ("flags", "said", "hint"),
     [
         ({"target": "latency=1.5x"}, "more than the whole model", "0.5x"),
-        ({"target": "latency=0.5x@opnvino"}, "no backend 'opnvino'", "openvino"),
         ({"target": "latency=5"}, "no unit that fits latency", "5ms"),
         ({"target": "latency=0.5x@"}, "nothing behind the @", "@cpu"),
         ({"target": "macs=50%@cpu"}, "the same everywhere", "leave @cpu out"),

@@ -120,10 +120,10 @@ def test_a_plug_in_is_found_by_entry_point_and_a_broken_one_is_named(
         found = [EntryPoint(n, v, registry.ENTRY_POINTS) for n, v in values.items()]
         monkeypatch.setattr(registry, "entry_points", lambda group: found)  # noqa: ARG005
 
-    points({"elsewhere": "test_backends_registry:made_elsewhere"})
+    points({"elsewhere": "test_registry:made_elsewhere"})
     assert "elsewhere" in {each.name for each in backends()}
     check_backend("elsewhere", models=("digits_mlp",))
-    points({"other": "test_backends_registry:made_elsewhere"})
+    points({"other": "test_registry:made_elsewhere"})
     with pytest.raises(OnnxpruneError, match="is none of that name"):
         backend("other")
     points({"broken": "no_such_module:BACKEND"})

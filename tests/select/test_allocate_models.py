@@ -21,7 +21,7 @@ from onnxprune.graph.plan import Origin, Plan, check, load_plan
 from onnxprune.graph.surgery import cut
 from onnxprune.quantities import budget
 from onnxprune.runtime import open_session
-from onnxprune.select import importance as criteria
+from onnxprune.select import criteria
 from onnxprune.select.allocate import Allocation, Limits, allocate, axes_of, grains, lattice
 from onnxprune.select.criteria import InputStatistics, Scores
 

@@ -17,7 +17,7 @@ from onnxprune import prune
 from onnxprune.data import cache as kept
 from onnxprune.data import zoo
 from onnxprune.graph.analysis import Analysis, analyse
-from onnxprune.select.criteria import curve_cache as cache
+from onnxprune.select.importance import curve_cache as cache
 from onnxprune.select.importance.error_curves import Curves
 from onnxprune.solve.group_obs import Elimination
 
