@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -128,8 +129,7 @@ def test_rows_times_matrix_plus_bias_is_what_onnxruntime_computes(name: str) -> 
 
 def test_a_weight_that_two_nodes_apply_alike_is_one_layer_with_two_applications() -> None:
     nodes = [("MatMul", "x w", "a"), ("Relu", "a", "b"), ("MatMul", "b w", "y")]
-    model = one_weight(nodes, (6, 6))
-    layers = find_layers(model)
+    layers = find_layers(one_weight(nodes, (6, 6)))
     assert [layer.applications for layer in layers] == [("a", "y"), ("a", "y")]
     turned = [("MatMul", "x w", "a"), ("Transpose", "w", "t"), ("MatMul", "a t", "y")]
     assert [x.applications for x in find_layers(one_weight(turned, (6, 6)))] == [("a",), ("y",)]
@@ -164,6 +164,15 @@ def one_weight(nodes: list[tuple[str, str, str]], shape: tuple[int, ...]) -> mod
 def test_what_is_not_refitted_says_why(nodes: list[tuple[str, str, str]], reason: str) -> None:
     (layer,) = find_layers(one_weight(nodes, (6, 6)))
     assert reason in layer.declined
+
+
+def test_a_layer_that_would_scale_the_bias_it_gets_is_not_refitted() -> None:
+    model = one_weight([("Gemm", "x w", "y")], (6, 6))
+    (layer,) = find_layers(model)
+    assert not layer.declined
+    layer.operator.attributes.add(ir.AttrFloat32("beta", 2.0))
+    (layer,) = find_layers(model)
+    assert "alpha or beta" in layer.declined
 
 
 def test_what_contracts_a_weight_has_a_rule() -> None:
