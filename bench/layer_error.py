@@ -47,7 +47,7 @@ from onnxprune import model as models
 from onnxprune.data.activations.padding import shown, shown_to
 from onnxprune.data.activations.rows import Sample, moments_of
 from onnxprune.data.activations.runner import Segments
-from onnxprune.data.token_masks import masks_of
+from onnxprune.data.batches import token_masks
 from onnxprune.graph.layers.epilogue import Epilogue, Weights
 from onnxprune.graph.layers.linear import LinearLayer, find_layers, refittable
 from onnxprune.quantities import Sparsity, sparsity
@@ -275,7 +275,7 @@ def _run(
         found = run.run(feeds, only=[*inputs, *outputs])
         for layer in layers:
             x = found[layer.x]
-            among = shown_to(layer, masks_of(feeds), x.shape)
+            among = shown_to(layer, token_masks(feeds), x.shape)
             share = -(-ROWS // len(batches))
             positions = sample_positions(layer.count(x.shape), share, number, among)
             rows = layer.rows(x, positions)
@@ -286,7 +286,7 @@ def _run(
             for name in outputs:
                 wanted = found[name].astype(np.float64)
                 error = seen[name] - wanted
-                rows = shown(masks_of(feeds), wanted.shape, -1)
+                rows = shown(token_masks(feeds), wanted.shape, -1)
                 if rows is not None:
                     wanted, error = (a.reshape(-1, a.shape[-1])[rows] for a in (wanted, error))
                 off[system, name] += (error**2).sum(), (wanted**2).sum()

@@ -9,7 +9,7 @@ from typing import Any, Literal, cast, get_args
 
 from onnxprune.errors import OnnxpruneError, suggest
 from onnxprune.quantities import (
-    BUDGET_KINDS,
+    COST_KINDS,
     Budget,
     Method,
     Sparsity,
@@ -194,8 +194,8 @@ class Options:
 
     def _check_latency(self) -> None:
         """Refuse what cannot be timed."""
-        timed = self.searches and self.smallest.startswith("latency")
-        timed = timed or (self.target is not None and self.target.kind == "latency")
+        timed = self.searches and COST_KINDS[self.smallest.partition("@")[0]].timed
+        timed = timed or (self.target is not None and self.target.timed)
         if self.threads is not None and not timed:
             raise OnnxpruneError(
                 "--threads is about how a latency is measured, and none is asked for",
@@ -214,7 +214,7 @@ class Options:
                 f"--steps {self.steps} has no units to remove little by little",
                 hint="say how many go, as in --target macs=50%",
             )
-        if self.steps > 1 and self.target is not None and self.target.kind == "latency":
+        if self.steps > 1 and self.target is not None and self.target.timed:
             raise OnnxpruneError(
                 f"--steps {self.steps} cannot go to a latency: that is measured on whole plans",
                 hint="ask for the latency alone, or for steps to macs, params or bytes",
@@ -350,8 +350,8 @@ def _path(value: object, of: str) -> object:
 def _smallest(value: object, of: str) -> str:
     """A kind of budget, as in ``macs``, ``bytes`` or ``latency@cpu``."""
     kind, at, backend = _text(value, of).partition("@")
-    if kind not in BUDGET_KINDS or bool(at) != (kind == "latency") or (at and not backend):
-        known = [k if k != "latency" else "latency@cpu" for k in BUDGET_KINDS]
+    if kind not in COST_KINDS or bool(at) != COST_KINDS[kind].timed or (at and not backend):
+        known = [f"{name}@cpu" if each.timed else name for name, each in COST_KINDS.items()]
         raise OnnxpruneError(f"{of} {value} is not known", hint=suggest(kind, known))
     return f"{kind}{at}{backend}"
 

@@ -10,14 +10,12 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 from onnxprune.errors import OnnxpruneError
 
 Unit = Literal["count", "bytes", "fraction", "seconds", "number"]
 """What a measured number counts."""
-BudgetKind = Literal["macs", "params", "bytes", "latency"]
-BUDGET_KINDS: tuple[str, ...] = get_args(BudgetKind)
 
 _QUANTITY = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(%|[A-Za-z]*)\s*")
 _DECIMAL = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
@@ -28,6 +26,29 @@ _BYTES = {
     **{f"{prefix}ib": 1024.0**power for power, prefix in enumerate("kmgt", start=1)},
 }
 _NANOSECONDS = {"ns": 1.0, "us": 1e3, "ms": 1e6, "s": 1e9}
+
+
+@dataclass(frozen=True)
+class CostKind:
+    """What a budget may limit.
+
+    Attributes:
+        units: suffixes of absolute amounts, and how many of what is counted each stands for.
+        timed: whether the cost is a time, measured on a backend, and not read off the graph.
+    """
+
+    units: Mapping[str, float]
+    timed: bool = False
+
+
+COST_KINDS: Mapping[str, CostKind] = {
+    "macs": CostKind(_DECIMAL),
+    "params": CostKind(_DECIMAL),
+    "bytes": CostKind(_BYTES),
+    "latency": CostKind(_NANOSECONDS, timed=True),
+}
+"""What budgets limit: multiply-accumulates of one run, stored weight elements, stored weight bytes,
+and nanoseconds of one run. ``graph.cost`` and ``select.latency`` measure them."""
 
 
 @dataclass(frozen=True)
@@ -42,15 +63,15 @@ class Budget:
         backend: what a latency is measured on; empty for the provider of the run.
     """
 
-    kind: BudgetKind
+    kind: str
     value: float
     relative: bool
     backend: str = ""
 
     def __post_init__(self) -> None:
-        if self.kind not in BUDGET_KINDS:
+        if self.kind not in COST_KINDS:
             raise OnnxpruneError(
-                f"a budget cannot limit {self.kind!r}", hint=f"limit {_either(BUDGET_KINDS)}"
+                f"a budget cannot limit {self.kind!r}", hint=f"limit {_either(tuple(COST_KINDS))}"
             )
         if not (math.isfinite(self.value) and self.value > 0):
             raise OnnxpruneError(
@@ -62,11 +83,16 @@ class Budget:
                 f"a budget of {self.kind}={self.value:.4g}x is more than the whole model",
                 hint=f"write the part that is left, as in {self.kind}=50% or {self.kind}=0.5x",
             )
-        if self.backend and self.kind != "latency":
+        if self.backend and not self.timed:
             raise OnnxpruneError(
                 f"a budget of {self.kind} is the same everywhere, also on {self.backend}",
                 hint=f"leave @{self.backend} out, or limit latency",
             )
+
+    @property
+    def timed(self) -> bool:
+        """Whether it limits a time, which is measured on a backend."""
+        return COST_KINDS[self.kind].timed
 
     def limit(self, dense: int) -> int:
         """The most that may be left, in the unit of ``kind``, of a model that has ``dense``."""
@@ -76,7 +102,7 @@ class Budget:
         where = f"@{self.backend}" if self.backend else ""
         if self.relative:
             return f"{self.kind}={self.value * 100:.10g}%{where}"
-        if self.kind == "latency":
+        if self.timed:
             unit = "ms" if self.value >= _NANOSECONDS["us"] else "ns"
             return f"{self.kind}={self.value / _NANOSECONDS[unit]:.15g}{unit}{where}"
         return f"{self.kind}={self.value:.15g}"
@@ -136,28 +162,28 @@ def budget(text: object, *, of: str = "--target") -> Budget:
         f"or {of} latency=5ms@openvino"
     )
     kind = kind.strip().lower()
-    if not equals or kind not in BUDGET_KINDS:
+    if not equals or kind not in COST_KINDS:
         raise OnnxpruneError(f"{of} {text} does not name a budget that is known", hint=example)
     amount, at, backend = (part.strip() for part in amount.partition("@"))
     if at and not backend:
         raise OnnxpruneError(f"{of} {text} names nothing behind the @", hint=example)
     number, suffix = _quantity(amount, f"{of} {kind}=")
     relative = suffix.lower() in ("%", "x")
-    units = {"bytes": _BYTES, "latency": _NANOSECONDS}.get(kind, _DECIMAL)
+    timed, units = COST_KINDS[kind].timed, COST_KINDS[kind].units
     factor = {"%": 0.01, "x": 1.0}.get(suffix.lower(), units.get(suffix.lower()))
     fractions = f"for a fraction write {kind}={number * 100:g}% or {kind}={number:g}x"
     if factor is None:
         hint = example
-        if kind == "latency" and not suffix:
+        if timed and not suffix:
             hint = f"for a time write {kind}={number:g}ms"
             hint = hint if number > 1 else f"{fractions}; {hint}"
         raise OnnxpruneError(f"{of} {text} has no unit that fits {kind}", hint=hint)
     if not relative and (number * factor < 1 or (not suffix and number <= 1)):
         raise OnnxpruneError(f"{of} {text} could mean a count or a fraction", hint=fractions)
     value = number / 100 if suffix == "%" else number * factor
-    if kind == "latency" and not relative:
+    if timed and not relative:
         value = float(round(value))
-    return Budget(kind, value, relative, backend)  # type: ignore[arg-type]
+    return Budget(kind, value, relative, backend)
 
 
 def byte_count(text: object, *, of: str) -> int:
@@ -327,7 +353,7 @@ def measured(value: float | None, unit: Unit) -> str:
         case "fraction":
             return f"{value * 100:.2f} %"
         case "seconds":
-            return f"{value * 1000:.3g} ms" if value < 1 else f"{value:.3g} s"
+            return _seconds(value)
         case "number":
             return f"{value:.4g}"
 
@@ -355,6 +381,17 @@ def plural(number: int, word: str) -> str:
     if number == 1:
         return f"1 {word}"
     return f"{number:,} {word[:-2]}ices" if word.endswith("ex") else f"{number:,} {word}s"
+
+
+def _seconds(value: float) -> str:
+    """Three figures in the unit that leaves no zeros before them: ``70 µs``, ``1.08 ms``."""
+    if not value:
+        return "0 s"
+    for factor, unit in ((1.0, "s"), (1e3, "ms"), (1e6, "µs")):
+        text = f"{value * factor:.3g}"
+        if float(text) >= 1 or unit == "µs":
+            return f"{text if 'e' not in text else f'{value * factor:.0f}'} {unit}"
+    raise AssertionError(value)
 
 
 def _scaled(value: float, base: int, suffixes: tuple[str, ...]) -> str:

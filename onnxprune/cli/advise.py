@@ -45,7 +45,7 @@ def run(given: argparse.Namespace) -> int:
     # Imported here so that --help and refused flags do not wait for onnx.
     from onnxprune.jobs.advise.job import look
     from onnxprune.jobs.results.schema import plain
-    from onnxprune.report.advise import shown
+    from onnxprune.report import terminal
     from onnxprune.runtime.registry import parse
 
     with console.progress() as tell:
@@ -66,5 +66,5 @@ def run(given: argparse.Namespace) -> int:
         "evidence": plain(asdict(known)),
         "advice": [plain(asdict(each)) for each in advice],
     }
-    console.data(shown(known, advice), told, as_json=given.json)
+    console.data(terminal.advice(known, advice), told, as_json=given.json)
     return 0

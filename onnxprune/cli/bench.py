@@ -7,9 +7,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Group, RenderableType
-from rich.text import Text
-
 from onnxprune.cli import console, destination
 from onnxprune.cli.parser import Commands, add_command, add_shapes
 from onnxprune.errors import OnnxpruneError
@@ -17,7 +14,6 @@ from onnxprune.quantities import count, shapes
 
 if TYPE_CHECKING:
     from onnxprune.evaluate.protocol import Settings
-    from onnxprune.runtime.registry import Availability, Backend
 
 _EXAMPLE = """examples:
   onnxprune bench dense.onnx pruned.onnx
@@ -73,12 +69,11 @@ def run(given: argparse.Namespace) -> int:
     # Imported here so that --help and refused flags do not wait for onnx.
     from onnxprune.jobs.bench import schema
     from onnxprune.jobs.bench.job import Asked, bench
-    from onnxprune.report import bench_plot as plot
-    from onnxprune.report import bench_table as terminal
+    from onnxprune.report import drawing, plots, terminal
     from onnxprune.runtime.registry import parse
 
     if picture is not None:
-        plot.check(picture)
+        drawing.check(picture, "-o")
     asked = Asked(
         models=tuple(Path(path) for path in given.models),
         backends=tuple(each.name for each in parse(given.on)),
@@ -95,8 +90,8 @@ def run(given: argparse.Namespace) -> int:
     with console.progress() as tell:
         made = bench(asked, tell=tell)
         if picture is not None and made.rows:
-            plot.draw(made, picture)
-    console.data(terminal.shown(made), schema.to_json(made), as_json=given.json)
+            drawing.save(plots.of_bench(made), picture)
+    console.data(terminal.bench(made), schema.to_json(made), as_json=given.json)
     if not made.rows:
         raise OnnxpruneError("nothing could be measured", hint="the reasons are listed above")
     if picture is not None:
@@ -121,6 +116,7 @@ def _counts(text: str | None, of: str) -> tuple[int, ...]:
 
 
 def _list(given: argparse.Namespace) -> int:
+    from onnxprune.report import terminal
     from onnxprune.runtime.registry import backends
 
     with console.progress() as tell:
@@ -131,18 +127,5 @@ def _list(given: argparse.Namespace) -> int:
         for one, state in found
     ]
     plain = {"schema": "onnxprune.backends", "version": 1, "backends": rows}
-    console.data(_listed(found), plain, as_json=given.json)
+    console.data(terminal.backends(found), plain, as_json=given.json)
     return 0
-
-
-def _listed(found: list[tuple[Backend, Availability]]) -> RenderableType:
-    from onnxprune.report.tables import table
-
-    ready = table("available", "what it is", "version")
-    others = table("not here", "what it is", "because", "to install it")
-    for one, state in found:
-        if state.ok:
-            ready.add_row(one.name, one.summary, state.version)
-        else:
-            others.add_row(one.name, one.summary, Text(state.reason), Text(one.install))
-    return Group(ready, Text(""), others)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from onnxprune.cli import console, destination
 from onnxprune.cli.parser import Commands, add_command, add_model
-from onnxprune.cli.store import storing
+from onnxprune.report import terminal
 
 _EXAMPLE = """examples:
   onnxprune densify small.onnx -o dense.onnx
@@ -63,6 +63,6 @@ def run(given: argparse.Namespace) -> int:
     notes = [f"{len(packed)} packed and {len(sparse)} sparse weights are dense now"]
     if not packed and not sparse:
         notes = ["every weight was dense already"]
-    console.data(storing((), sizes, (), notes), plain, as_json=given.json)
+    console.data(terminal.storing((), sizes, (), notes), plain, as_json=given.json)
     console.done(f"Wrote {output}")
     return 0

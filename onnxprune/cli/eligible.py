@@ -3,31 +3,21 @@
 from __future__ import annotations
 
 import argparse
-from collections import Counter
-from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
-
 from onnxprune.cli import console
 from onnxprune.cli.parser import Commands, add_command, add_model
 from onnxprune.errors import OnnxpruneError
-from onnxprune.quantities import percent, plural, quantity
 
 if TYPE_CHECKING:
     from onnxprune.model import Model
-    from onnxprune.sparse.eligibility import Layer
 
 _EXAMPLE = """examples:
   onnxprune eligible sparse.onnx
   onnxprune eligible sparse.onnx --log trtexec.log --layers engine.json
   onnxprune eligible sparse.onnx --strict      # exit code 1 if a layer that could be 2:4 is not"""
-
-_COLOURS = {"eligible": "green", "dense": "yellow", "never": "dim"}
 
 
 def add(commands: Commands) -> None:
@@ -56,6 +46,7 @@ def run(given: argparse.Namespace) -> int:
     """
     # Imported here so that --help and refused flags do not wait for onnx.
     from onnxprune import model as models
+    from onnxprune.report import terminal
     from onnxprune.sparse.eligibility import layers
 
     with console.progress() as tell:
@@ -74,7 +65,7 @@ def run(given: argparse.Namespace) -> int:
             for each in found
         ],
     }
-    console.data(shown(found, told), plain, as_json=given.json)
+    console.data(terminal.eligible(found, told), plain, as_json=given.json)
     return 1 if missing else 0
 
 
@@ -98,60 +89,3 @@ def _told(given: argparse.Namespace, model: Model) -> dict[str, str] | None:
                 if layer.picked or told.get(node) != "picked":
                     told[node] = sparsity.word(layer)
     return told
-
-
-def shown(found: tuple[Layer, ...], told: Mapping[str, str] | None = None) -> RenderableType:
-    """The layers as a table, with a sum and the notes below.
-
-    Args:
-        found: what the rule says.
-        told: what TensorRT said, by node, where it was asked.
-    """
-    if not found:
-        return Text("No layer multiplies with a stored weight.")
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    said = [] if told is None else ["TensorRT"]
-    for head in ("layer", "operator", "weight", "", *said, "why"):
-        table.add_column(head, overflow="fold")
-    notes = _numbered(each.notes for each in found)
-    for each in found:
-        marks = "".join(f" [{notes[note]}]" for note in each.notes)
-        table.add_row(
-            Text(each.node),
-            " < ".join((each.op, *reversed(each.through))),
-            _weight(each),
-            Text(each.state, _COLOURS[each.state]),
-            *([] if told is None else [told.get(each.node, "")]),
-            Text.assemble(each.reason, (marks if each.reason else marks.strip(), "dim")),
-        )
-    lines = [Text(f"[{number}] {note}", "dim") for note, number in notes.items()]
-    return Group(table, Text(""), Text(_sum(found)), *lines)
-
-
-def _weight(layer: Layer) -> str:
-    sizes = "x".join(map(str, layer.shape))
-    return f"{layer.dtype} {sizes}" if sizes else ""
-
-
-def _numbered(notes: Iterable[tuple[str, ...]]) -> dict[str, int]:
-    once = dict.fromkeys(note for each in notes for note in each)
-    return {note: number for number, note in enumerate(once, start=1)}
-
-
-def _sum(found: tuple[Layer, ...]) -> str:
-    count: Counter[str] = Counter(each.state for each in found)
-    size: Counter[str] = Counter()
-    for each in found:
-        size[each.state] += each.elements
-    total = max(size.total(), 1)
-    parts = [
-        f"{plural(count[state], 'layer')} {word} ({quantity(size[state])} weights, "
-        f"{percent(size[state] / total)})"
-        for state, word in (
-            ("eligible", "eligible"),
-            ("dense", "could be, but dense"),
-            ("never", "never"),
-        )
-        if count[state]
-    ]
-    return "; ".join(parts)

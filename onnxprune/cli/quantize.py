@@ -17,7 +17,8 @@ from onnxprune.config import INPUTS, from_flags
 from onnxprune.jobs import recipe
 from onnxprune.jobs.results.schema import CheckRow, Measure
 from onnxprune.quantities import percent, plural
-from onnxprune.report import terminal
+from onnxprune.report import columns
+from onnxprune.report.tables import draw
 
 if TYPE_CHECKING:
     from onnxprune.jobs.quantize import Quantized
@@ -132,11 +133,11 @@ def shown(made: Quantized) -> RenderableType:
         rows.append(
             Measure(made.outcome.metric, made.outcome.before, made.outcome.after, unit)  # type: ignore[arg-type]
         )
-    parts: list[RenderableType] = [Text(head), terminal.measures(rows)]
+    parts: list[RenderableType] = [Text(head), draw(columns.MEASURES, rows)]
     if made.outcome.outputs:
         title = f"Outputs against the float model, {plural(made.outcome.samples, 'unseen input')}"
-        parts += [Text(title, "bold"), terminal.outputs(fidelity_rows(made.outcome))]
-    parts.append(terminal.checks(_checks(made)))
+        parts += [Text(title, "bold"), draw(columns.OUTPUTS, fidelity_rows(made.outcome))]
+    parts.append(draw(columns.CHECKS, _checks(made)))
     left = [each for each in made.weights if not each.quantized]
     if left:
         size = percent(sum(each.elements for each in left) / elements)

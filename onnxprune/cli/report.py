@@ -43,15 +43,16 @@ def run(given: argparse.Namespace) -> int:
     assert output is not None  # it is required
 
     # Imported here so that --help and refused flags do not wait.
-    from onnxprune.report.html import figure
-    from onnxprune.report.html.documents import read_documents
+    from onnxprune.report import drawing, plots
+    from onnxprune.report.documents import read_documents
+    from onnxprune.report.families import families
     from onnxprune.report.html.page import save_page
 
     if picture is not None:
-        figure.check(picture)
+        drawing.check(picture, "--figure")
     documents = read_documents(given.files)
     if picture is not None:
-        figure.draw(documents, picture)
+        drawing.save(plots.of_families(families(documents)), picture)
         console.done(f"Wrote {picture}")
     save_page(documents, output)
     console.done(f"Wrote {output}")
@@ -71,7 +72,7 @@ def save(made: Report, path: Path | None) -> None:
     """
     if path is None:
         return
-    from onnxprune.report.html.documents import Document
+    from onnxprune.report.documents import Document
     from onnxprune.report.html.page import save_page
 
     save_page([Document(made)], path)

@@ -67,8 +67,7 @@ def run(given: argparse.Namespace) -> int:
     from onnxprune.jobs.sensitivity.recommend import as_options
     from onnxprune.jobs.sensitivity.request import from_words
     from onnxprune.jobs.sensitivity.run import SAMPLES, sensitivity
-    from onnxprune.report import heat_figure
-    from onnxprune.report.heat import heat
+    from onnxprune.report import drawing, plots, terminal
     from onnxprune.select.sensitivity import to_json
 
     asked = from_flags({"calib_samples": SAMPLES} | given_options(given))
@@ -84,12 +83,7 @@ def run(given: argparse.Namespace) -> int:
     files["-o"] = output = destination.check("-o", given.output, files)
     fragment = destination.check("--save-recipe", given.save_recipe, files)
     if output is not None:
-        if output.suffix.lower() not in heat_figure.ENDINGS:
-            raise OnnxpruneError(
-                f"-o {output} is no picture that can be drawn",
-                hint=f"end it in {' or '.join(heat_figure.ENDINGS)}; --json prints the numbers",
-            )
-        heat_figure.require()
+        drawing.check(output, "-o")
     if fragment is not None and request.drop is None:
         raise OnnxpruneError(
             "--save-recipe has nothing to write without a drop to recommend ratios for",
@@ -99,8 +93,8 @@ def run(given: argparse.Namespace) -> int:
         found = sensitivity(given.model, asked, request, tell=tell)
         if output is not None:
             tell(f"drawing {output}")
-            heat_figure.draw(found, output)
-    console.data(heat(found), to_json(found), as_json=given.json)
+            drawing.save(plots.of_sweep(found), output)
+    console.data(terminal.sweep(found), to_json(found), as_json=given.json)
     if output is not None:
         console.done(f"Wrote {output}")
     if fragment is not None and found.recommended is not None:

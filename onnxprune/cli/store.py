@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-from rich.console import Group, RenderableType
-from rich.text import Text
 
 from onnxprune.cli import console, destination
 from onnxprune.cli.parser import Commands, add_command, add_form, add_model, add_shapes
 from onnxprune.cli.prune import finish
 from onnxprune.jobs.results.schema import CheckRow
-from onnxprune.jobs.results.weights import StoredRow, stored_rows
-from onnxprune.quantities import byte_count, change, shapes, size
-from onnxprune.report import storage as report
+from onnxprune.jobs.results.weights import stored_rows
+from onnxprune.quantities import byte_count, shapes
 from onnxprune.report import terminal
 
 if TYPE_CHECKING:
@@ -104,7 +99,7 @@ def run(given: argparse.Namespace) -> int:
         "notes": list(notes),
         "output": str(output) if wanted else None,
     }
-    shown = storing(rows, sizes, _checks(proof.checks), notes, made.unread)
+    shown = terminal.storing(rows, sizes, _checks(proof.checks), notes, made.unread)
     console.data(shown, plain, as_json=given.json)
     return finish(ok=proof.ok, wrote=wanted, output=output)
 
@@ -126,41 +121,6 @@ def asked(given: argparse.Namespace) -> Asked:
         ram=None if given.ram_limit is None else byte_count(given.ram_limit, of="--ram-limit"),
         always=given.always,
     )
-
-
-def storing(
-    rows: Sequence[StoredRow],
-    sizes: tuple[int, int],
-    checks: Sequence[CheckRow],
-    notes: Sequence[str],
-    unread: Sequence[str] = (),
-) -> RenderableType:
-    """All that a command says that writes weights in another form.
-
-    Args:
-        rows: what became of every weight.
-        sizes: bytes of the files before and after.
-        checks: of what was written.
-        notes: whole sentences.
-        unread: tools that cannot read it.
-    """
-    parts: list[RenderableType] = []
-    if rows:
-        parts += [report.stored(rows), Text("")]
-    before, after = sizes
-    told = f"{size(before)} -> {size(after)}, {change(before, after, 'bytes')}"
-    parts.append(Text.assemble(("File: ", "bold"), told))
-    if unread:
-        parts += [
-            Text(""),
-            Text("Cannot be read by", "bold"),
-            *(Text(f"  {tool}") for tool in unread),
-        ]
-    if checks:
-        parts += [Text(""), terminal.checks(checks)]
-    if notes:
-        parts += [Text(""), *(Text.assemble(("note: ", "bold cyan"), note) for note in notes)]
-    return Group(*parts)
 
 
 def _check(check: Check) -> dict[str, object]:

@@ -1,9 +1,7 @@
-"""Calibration: what a model is fed while it is observed, and what is observed."""
+"""Data: what a model is fed while it is observed, and what is observed."""
 
-from onnxprune.data.activations.moments import Statistics, Tap, collect
-from onnxprune.data.activations.observe import observe
-from onnxprune.data.calibration import Calibration, split
-from onnxprune.data.sources import open_calibration
+from onnxprune.data.activations.moments import Statistics, Tap, collect, observe
+from onnxprune.data.calibration import Calibration, open_calibration, split
 
 __all__ = [
     "Calibration",

@@ -10,15 +10,14 @@ from pathlib import Path
 from typing import IO, Any, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
-from onnxprune.data.intake import Intake, admit, admit_array, common_steps, find_places, match_names
-from onnxprune.data.layout import Chunk, Place
-from onnxprune.data.stream import Source, Steps
+from onnxprune.data.batches import Array, Batch, Index, InputFormat, Reader
+from onnxprune.data.validation import Arrangement, arrange, check_array, conform, match_names
 from onnxprune.errors import OnnxpruneError
+from onnxprune.model.signature import TensorSpec
 
-_CHUNK_BYTES = 4 << 20
-_CHUNK_STEPS = 4096
+_PIECE_BYTES = 4 << 20
+_PIECE_SAMPLES = 4096
 
 
 @dataclass(frozen=True)
@@ -39,17 +38,17 @@ class Member:
     sequential: bool
 
 
-Column: TypeAlias = npt.NDArray[Any] | Member
+Column: TypeAlias = Array | Member
 """One array, read or not."""
 
 
-def open_npz(path: Path) -> dict[str, Member]:
+def open_npz(path: Path) -> dict[str, Column]:
     """The arrays of an .npz archive, of which only the headers are read.
 
     Raises:
         OnnxpruneError: it is no such archive, or holds pickled objects.
     """
-    found = {}
+    members: dict[str, Column] = {}
     try:
         with zipfile.ZipFile(path) as archive:
             for entry in archive.namelist():
@@ -61,112 +60,98 @@ def open_npz(path: Path) -> dict[str, Member]:
                         hint="save arrays of numbers",
                     )
                 name = entry.removesuffix(".npy")
-                found[name] = Member(path, name, shape, dtype, not column_major and bool(shape))
+                sequential = not column_major and bool(shape)
+                members[name] = Member(path, name, shape, dtype, sequential)
     except (zipfile.BadZipFile, ValueError, OSError) as error:
         raise OnnxpruneError(
             f"{path} is no .npz archive: {error}", hint="write it with numpy.savez"
         ) from error
-    return found
+    return members
 
 
-def open_npy(path: Path) -> npt.NDArray[Any]:
+def open_npy(path: Path) -> Array:
     """The array of an .npy file, mapped.
 
     Raises:
         OnnxpruneError: it is no such file, or holds pickled objects.
     """
     try:
-        loaded: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+        mapped: Array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, OSError) as error:
         raise OnnxpruneError(
             f"{path} is no .npy file of numbers: {error}", hint="write it with numpy.save"
         ) from error
-    return loaded
+    return mapped
 
 
-def from_columns(
-    columns: Mapping[str, Column], intake: Intake, where: str, *, lone: bool, loose: bool = False
-) -> Source:
-    """A source of samples held by arrays.
+def read_columns(columns: Mapping[str, Column], inputs: InputFormat, *, lone: bool) -> Reader:
+    """A reader of samples held by arrays.
 
     Args:
-        columns: by key; see `onnxprune.data.intake.match_names`.
-        intake: what they must become.
-        where: where they come from.
+        columns: by key; see `onnxprune.data.validation.match_names`.
+        inputs: of the model.
         lone: whether the only key may have any name.
-        loose: whether a single sample may come without its batch axis.
 
     Raises:
         OnnxpruneError: names, shapes, element types or lengths do not fit the model.
     """
-    layout = intake.layout
-    keys = match_names(columns, layout, where, lone=lone)
+    keys = match_names(columns, inputs, lone=lone)
     used = {name: columns[key] for name, key in keys.items()}
-    shapes = {}
-    for spec in layout.signature:
-        column = used[spec.name]
-        shapes[spec.name] = _prepared_shape(column, spec.name, intake, where)
-    places = find_places(shapes, layout, where, loose=loose)
-    steps = common_steps(places, layout, where)
-    left = max(place.left for place in places.values())
-    stacked = any(place.form == "stacked" for place in places.values())
-    each = sum(int(np.prod(column.shape)) * column.dtype.itemsize for column in used.values())
-    size = max(1, min(_CHUNK_STEPS, _CHUNK_BYTES * steps // max(each, 1)))
+    shapes = {s.name: _prepared_shape(used[s.name], s, inputs) for s in inputs.signature}
+    forms, count = arrange(shapes, inputs)
+    left = max(form.left for form in forms.values())
+    stacked = any(form.form == "stacked" for form in forms.values())
+    group = 1 if stacked else inputs.group
+    total = sum(int(np.prod(column.shape)) * column.dtype.itemsize for column in used.values())
+    size = max(1, min(_PIECE_SAMPLES, _PIECE_BYTES * count // max(total, 1)))
 
-    def read(wanted: Steps | None) -> Iterator[Chunk]:
-        every = np.arange(steps) if wanted is None else wanted
-        groups = [every[start : start + size] for start in range(0, len(every), size)]
-        pieces = [_blocks(used[name], places[name], groups, steps) for name in used]
-        for blocks in zip(*pieces, strict=True):
-            yield admit(dict(zip(used, blocks, strict=True)), intake, where, loose=loose)
+    def read(wanted: Index | None) -> Iterator[Batch]:
+        chosen = np.arange(count) if wanted is None else wanted[::group] // group
+        parts = [chosen[start : start + size] for start in range(0, len(chosen), size)]
+        pieces = [
+            _pieces(column, forms[name], inputs.axes[name] or 0, parts, count)
+            for name, column in used.items()
+        ]
+        for arrays in zip(*pieces, strict=True):
+            yield from conform(dict(zip(used, arrays, strict=True)), inputs)
 
-    return Source(
-        where + (f", {left} left over after the last whole batch" if left else ""),
-        read,
-        steps=steps,
-        per_step=1 if stacked else layout.batch,
-        uniform=True,
-    )
+    note = f", {left} left over after the last whole batch" if left else ""
+    return Reader(f"{inputs.origin}{note}", inputs, read, count * group, group, uniform=True)
 
 
-def _prepared_shape(column: Column, name: str, intake: Intake, where: str) -> tuple[int, ...]:
+def _prepared_shape(column: Column, spec: TensorSpec, inputs: InputFormat) -> tuple[int, ...]:
     """Shape after preparation; also refuses an element type that will not do, before reading."""
-    spec = next(spec for spec in intake.layout.signature if spec.name == name)
-    if not column.shape or intake.prepare is None:
+    if not column.shape or inputs.prepare is None:
         if column.dtype.kind not in "USO":
-            admit_array(np.empty(0, column.dtype), spec, intake, where)
+            check_array(np.empty(0, column.dtype), spec, inputs)
         return column.shape
     first = next(_rows(column, 0, [np.arange(min(1, column.shape[0]))]))
-    made = admit_array(first, spec, intake, where)
-    return (column.shape[0], *made.shape[1:]) if made.ndim == first.ndim else made.shape
+    prepared = check_array(first, spec, inputs)
+    same = prepared.ndim == first.ndim
+    return (column.shape[0], *prepared.shape[1:]) if same else prepared.shape
 
 
-def _blocks(
-    column: Column, at: Place, groups: Sequence[Steps], steps: int
-) -> Iterator[npt.NDArray[Any]]:
-    once = at.form in ("shared", "single") or (at.steps == 1 and steps > 1)
-    if once:
+def _pieces(
+    column: Column, form: Arrangement, axis: int, parts: Sequence[Index], count: int
+) -> Iterator[Array]:
+    if form.form in ("shared", "single") or (form.count == 1 and count > 1):
         whole = _load(column)
-        for _ in groups:
-            yield whole
+        yield from (whole for _ in parts)
         return
-    each = np.arange(at.rows)
-    yield from _rows(column, at.axis, [(g[:, None] * at.rows + each).ravel() for g in groups])
+    each = np.arange(form.size)
+    yield from _rows(column, axis, [(p[:, None] * form.size + each).ravel() for p in parts])
 
 
-def _rows(
-    column: Column, axis: int, groups: Sequence[npt.NDArray[np.int64]]
-) -> Iterator[npt.NDArray[Any]]:
-    if isinstance(column, Member) and (axis != 0 or not column.sequential):
-        column = _load(column)
-    if isinstance(column, Member):
-        yield from _stream(column, groups)
+def _rows(column: Column, axis: int, parts: Sequence[Index]) -> Iterator[Array]:
+    if isinstance(column, Member) and axis == 0 and column.sequential:
+        yield from _stream(column, parts)
         return
-    for rows in groups:
-        yield np.take(column, rows, axis)
+    array = _load(column)
+    for rows in parts:
+        yield np.take(array, rows, axis)
 
 
-def _stream(member: Member, groups: Sequence[npt.NDArray[np.int64]]) -> Iterator[npt.NDArray[Any]]:
+def _stream(member: Member, parts: Sequence[Index]) -> Iterator[Array]:
     """Rows of the first axis in ascending order, without holding or unpacking the others."""
     shape = member.shape[1:]
     row = int(np.prod(shape)) * member.dtype.itemsize
@@ -174,29 +159,25 @@ def _stream(member: Member, groups: Sequence[npt.NDArray[np.int64]]) -> Iterator
         assert isinstance(file, zipfile.ZipExtFile)
         _read_header(file)
         start = file.tell()
-        for rows in groups:
-            made = np.empty((len(rows), row), np.uint8)
+        for rows in parts:
+            content = np.empty((len(rows), row), np.uint8)
             for low, high in pairwise([0, *(np.flatnonzero(np.diff(rows) != 1) + 1), len(rows)]):
                 file.seek(start + int(rows[low]) * row)
-                _fill(file, made[low:high].reshape(-1), member)
-            yield made.view(member.dtype).reshape(len(rows), *shape)
+                target, filled = content[low:high].reshape(-1), 0
+                while filled < len(target):
+                    count = file.readinto(target[filled:].data)
+                    if not count:
+                        raise OnnxpruneError(f"{member.path} is cut off inside '{member.name}'")
+                    filled += count
+            yield content.view(member.dtype).reshape(len(rows), *shape)
 
 
-def _fill(file: zipfile.ZipExtFile, into: npt.NDArray[np.uint8], member: Member) -> None:
-    filled = 0
-    while filled < len(into):
-        count = file.readinto(into[filled:].data)
-        if not count:
-            raise OnnxpruneError(f"{member.path} is cut off inside '{member.name}'")
-        filled += count
-
-
-def _load(column: Column) -> npt.NDArray[Any]:
+def _load(column: Column) -> Array:
     if not isinstance(column, Member):
         return column
     with np.load(column.path, allow_pickle=False) as archive:
-        loaded: npt.NDArray[Any] = archive[column.name]
-    return loaded
+        array: Array = archive[column.name]
+    return array
 
 
 def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:

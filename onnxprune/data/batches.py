@@ -1,58 +1,306 @@
-"""Samples taken out of batches and put together again."""
+"""Batches of samples, and where samples lie in the inputs of a model.
+
+A *batch* has an array per input, as the model takes it. Samples lie along the batch axis of each
+input; an input without one is the same for every sample. Where no input has a batch axis, because
+shapes are fixed or leading axes count different things (nodes and edges of a graph), a batch is
+neither divided nor joined: it is one feed, of a fixed number of samples.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from onnxprune import model as models
-from onnxprune.data.activations.runner import Feeds
+from onnxprune.errors import OnnxpruneError
+from onnxprune.model import Model
+from onnxprune.model.signature import Signature, TensorSpec, describe, signature_of
 
-Array = npt.NDArray[Any]
+Array: TypeAlias = npt.NDArray[Any]
+Feeds: TypeAlias = Mapping[str, Array]
+Batch: TypeAlias = dict[str, Array]
+Index: TypeAlias = npt.NDArray[np.int64]
+Prepare: TypeAlias = Callable[[Array, TensorSpec], Array]
+"""What is done to the raw array of an input before it is checked."""
+
+DEFAULT_BATCH = 32
+_BATCH_NAMES = ("batch", "batch_size", "batchsize", "n", "bs", "b", "batch_dim")
+_UNNAMED = ("", "?", "-1", "None")
+"""What exporters write where they have no name; it says nothing about equal sizes."""
 
 
-def apart(
-    model: models.Model, batches: Sequence[Feeds], every: int
-) -> tuple[list[Feeds], list[Feeds]]:
-    """Samples to train on and others to judge by; whole batches where their size is fixed."""
-    fixed = any(
-        isinstance(value.shape[0], int)
-        for value in model.ir.graph.inputs
-        if value.shape is not None and len(value.shape) and not value.is_initializer()
+@dataclass(frozen=True)
+class InputFormat:
+    """How the inputs of a model take samples.
+
+    Attributes:
+        signature: the inputs.
+        axes: the batch axis of each input; None for an input without one.
+        group: samples in one feed of a model without any batch axis; 1 for other models.
+        prepare: applied to the raw arrays of floating inputs, or None.
+        origin: of the data that are read for them, for messages.
+        loose: whether single samples may come without their batch axis.
+    """
+
+    signature: Signature
+    axes: Mapping[str, int | None]
+    group: int = 1
+    prepare: Prepare | None = None
+    origin: str = "the data"
+    loose: bool = False
+
+    @property
+    def fixed(self) -> bool:
+        """Whether no input has a batch axis, so that a batch is fed as it is."""
+        return all(axis is None for axis in self.axes.values())
+
+    @property
+    def hint(self) -> str:
+        """What the model expects, for the hints of messages."""
+        return f"The model expects {describe(self.signature)}."
+
+    def of(self, origin: object, *, loose: bool = False) -> InputFormat:
+        """The same for data of some origin."""
+        return replace(self, origin=str(origin), loose=loose)
+
+    def error(self, problem: str, hint: str = "") -> OnnxpruneError:
+        """The error of data that do not fit: "ORIGIN holds no samples"."""
+        return OnnxpruneError(f"{self.origin} {problem}", hint=hint or self.hint)
+
+    def count(self, batch: Feeds) -> int:
+        """Samples in a batch."""
+        axes = ((name, axis) for name, axis in self.axes.items() if axis is not None)
+        return next((batch[name].shape[axis] for name, axis in axes), self.group)
+
+    def take(self, batch: Feeds, samples: slice | Index) -> Batch:
+        """Some samples of a batch; all of them where no input has a batch axis."""
+        return {
+            name: array if axis is None else array[(slice(None),) * axis + (samples,)]
+            for name, array in batch.items()
+            for axis in [self.axes[name]]
+        }
+
+    def join(self, batches: Sequence[Feeds]) -> Batch:
+        """Batches that are `joinable`, one after the other, as one."""
+        first = batches[0]
+        return {
+            name: array
+            if len(batches) == 1 or (axis := self.axes[name]) is None
+            else np.concatenate([batch[name] for batch in batches], axis)
+            for name, array in first.items()
+        }
+
+    def joinable(self, one: Feeds, other: Feeds) -> bool:
+        """Whether sizes besides the batch, and inputs without a batch axis, are equal."""
+        return not self.fixed and all(
+            np.array_equal(array, other[name])
+            if (axis := self.axes[name]) is None
+            else _without(array.shape, axis) == _without(other[name].shape, axis)
+            for name, array in one.items()
+        )
+
+
+def input_format(signature: Sequence[TensorSpec], prepare: Prepare | None = None) -> InputFormat:
+    """Find the batch axis of every input.
+
+    The batch is the symbolic size with a usual name (``batch``, ``N``, ...), else the first
+    symbolic first axis. An input that does not have it anywhere takes its own first axis if that
+    is symbolic (exporters that name every size differently), else it is the same for every sample.
+    A size that is also a later axis of some input (``seq``, ``num_edges``) is no batch. Where none
+    is called a batch and leading axes are of several kinds (``num_nodes`` and ``num_edges``, or
+    one of these and an input without it), no input has a batch axis.
+
+    Raises:
+        OnnxpruneError: an input is a sequence, map or optional, which cannot be calibrated.
+    """
+    specs = []
+    for spec in signature:
+        if spec.kind != "tensor":
+            raise OnnxpruneError(
+                f"the input '{spec.name}' is a {spec.kind}; calibration can only feed tensors"
+            )
+        shape = tuple(None if size in _UNNAMED else size for size in spec.shape)
+        specs.append(replace(spec, shape=shape))
+    axes = _batch_axes(specs)
+    group = 1
+    if all(axis is None for axis in axes.values()):
+        sizes = [spec.shape[0] for spec in specs if spec.shape]
+        fixed = [size for size in sizes if isinstance(size, int)]
+        group = max(fixed[0], 1) if fixed and len(fixed) == len(sizes) else 1
+    return InputFormat(tuple(specs), axes, group, prepare)
+
+
+def inputs_of(model: Model) -> InputFormat:
+    """How a model takes samples."""
+    return input_format(signature_of(model))
+
+
+def _batch_axes(specs: Sequence[TensorSpec]) -> dict[str, int | None]:
+    names = [size for spec in specs for size in spec.shape if isinstance(size, str)]
+    later = {size for spec in specs for size in spec.shape[1:]} - {None}
+    firsts = {spec.name: spec.shape[0] for spec in specs if spec.shape}
+    leading = {n: s for n, s in firsts.items() if not isinstance(s, int) and s not in later}
+    usual = next((name for name in names if name.lower() in _BATCH_NAMES), None)
+    symbol = usual or next((size for size in leading.values() if size is not None), None)
+    axes = {
+        spec.name: spec.shape.index(symbol)
+        if symbol in spec.shape and symbol is not None
+        else (0 if spec.name in leading else None)
+        for spec in specs
+    }
+    if any("batch" in name.lower() or name.lower() == "bs" for name in names):
+        return axes
+    chosen = {name for name in names if not any(map(str.isdigit, name))}  # others are numbered
+    known = {size for spec in specs if axes[spec.name] is not None for size in spec.shape}
+    kinds = chosen & set(leading.values())
+    if chosen - known or (usual is None and len(kinds) > 1):
+        return dict.fromkeys(axes)  # nodes and edges, say: no axis counts samples
+    return axes
+
+
+@dataclass(frozen=True, eq=False)
+class Reader:
+    """Samples of one origin, checked against the inputs of a model.
+
+    Attributes:
+        description: of the origin, for reports.
+        inputs: how the model takes samples.
+        read: gives the wanted samples (all for None; numbers ascending) in batches, in order; can
+            be called any number of times.
+        samples: how many there are, or None where only reading tells.
+        group: samples that are fed together because the model fixes its batch.
+        synthetic: whether the data are made up.
+        batched: whether the batches are somebody's choice.
+        uniform: whether all samples are known to have equal shapes.
+    """
+
+    description: str
+    inputs: InputFormat = field(repr=False)
+    read: Callable[[Index | None], Iterator[Batch]] = field(repr=False)
+    samples: int | None = None
+    group: int = 1
+    synthetic: bool = False
+    batched: bool = False
+    uniform: bool = False
+
+
+def chain(readers: Sequence[Reader], description: str) -> Reader:
+    """Readers of a known number of samples, one after the other.
+
+    Raises:
+        OnnxpruneError: only some of them hold whole batches of the model.
+    """
+    counts = [reader.samples or 0 for reader in readers]
+    if len({reader.group for reader in readers}) > 1:
+        raise OnnxpruneError(f"{description} holds whole batches in some parts, but not in others")
+
+    def read(wanted: Index | None) -> Iterator[Batch]:
+        start = 0
+        for reader, count in zip(readers, counts, strict=True):
+            here = None if wanted is None else within(wanted, start, start + count)
+            if here is None or len(here):
+                yield from reader.read(here)
+            start += count
+
+    uniform = len(readers) == 1 and readers[0].uniform
+    return replace(
+        readers[0], description=description, read=read, samples=sum(counts), uniform=uniform
     )
-    alike = all(len({len(a) if a.ndim else 0 for a in f.values()}) == 1 for f in batches)
-    samples = list(batches)
-    if alike and not fixed:
-        samples = [
-            {name: array[k : k + 1] for name, array in feeds.items()}
-            for feeds in batches
-            for k in range(len(first(feeds)))
-        ]
-    held = samples[every - 1 :: every]
-    return [f for k, f in enumerate(samples) if k % every != every - 1], held
 
 
-def joined(samples: Sequence[Feeds], size: int) -> list[Feeds]:
-    """Batches of so many samples of one shape each; what holds several samples stays as it is."""
+def within(samples: Index, start: int, end: int) -> Index:
+    """Which samples are from ``start`` to before ``end``, counted from ``start``."""
+    return samples[(samples >= start) & (samples < end)] - start
+
+
+def choose(batches: Iterable[Batch], inputs: InputFormat, wanted: Index | None) -> Iterator[Batch]:
+    """The wanted samples of batches that can only be read from the beginning."""
+    if wanted is None:
+        yield from batches
+        return
+    start = 0
+    for batch in batches:
+        end = start + inputs.count(batch)
+        here = within(wanted, start, end)
+        if len(here):
+            yield batch if len(here) == end - start else inputs.take(batch, here)
+        start = end
+        if not len(wanted) or start > wanted[-1]:
+            return
+
+
+def rebatch(batches: Iterable[Batch], inputs: InputFormat, size: int | None) -> Iterator[Batch]:
+    """Batches of ``size`` samples, as far as neighbours can be joined; None: as they come."""
+    if inputs.fixed or size is None:
+        yield from batches
+        return
+    pending: list[Batch] = []
+    room = size
+    for batch in batches:
+        if pending and not inputs.joinable(pending[0], batch):
+            yield inputs.join(pending)
+            pending, room = [], size
+        start, count = 0, inputs.count(batch)
+        while start < count:
+            taken = min(room, count - start)
+            pending.append(inputs.take(batch, slice(start, start + taken)))
+            start, room = start + taken, room - taken
+            if not room:
+                yield inputs.join(pending)
+                pending, room = [], size
+    if pending:
+        yield inputs.join(pending)
+
+
+def hold_out(
+    batches: Sequence[Feeds], inputs: InputFormat, every: int
+) -> tuple[list[Feeds], list[Feeds]]:
+    """Single samples to fit to, and every ``every``-th to judge by; fixed batches stay whole."""
+    samples: list[Feeds] = []
+    for batch in batches:
+        count = inputs.count(batch)
+        parts = [slice(None)] if inputs.fixed else [slice(k, k + 1) for k in range(count)]
+        samples += [inputs.take(batch, part) for part in parts]
+    fit = [sample for k, sample in enumerate(samples) if k % every != every - 1]
+    return fit, samples[every - 1 :: every]
+
+
+def collate(samples: Sequence[Feeds], inputs: InputFormat, size: int) -> list[Feeds]:
+    """Batches of up to ``size`` single samples of equal shapes; what holds several stays."""
     groups: dict[object, list[Feeds]] = {}
-    for number, one in enumerate(samples):
-        several = len(first(one)) != 1
-        groups.setdefault(number if several else _sizes(one), []).append(one)
+    for number, sample in enumerate(samples):
+        key: object = number
+        if not inputs.fixed and inputs.count(sample) == 1:
+            key = tuple(
+                array.tobytes() if axis is None else _without(array.shape, axis)
+                for name, array in sample.items()
+                for axis in [inputs.axes[name]]
+            )
+        groups.setdefault(key, []).append(sample)
     return [
-        {name: np.concatenate([one[name] for one in some]) for name in some[0]}
+        inputs.join(group[k : k + size])
         for group in groups.values()
-        for some in (group[k : k + size] for k in range(0, len(group), size))
+        for k in range(0, len(group), size)
     ]
 
 
-def first(feeds: Feeds) -> Array:
-    """One of the inputs."""
-    return next(iter(feeds.values()))
+def count_samples(feeds: Feeds) -> int:
+    """Samples in a batch, by the first axis of the first input that has one."""
+    return next((len(array) for array in feeds.values() if array.ndim), 1)
 
 
-def _sizes(feeds: Feeds) -> tuple[tuple[int, ...], ...]:
-    """The shapes of one sample."""
-    return tuple(array.shape[1:] for array in feeds.values())
+def token_masks(feeds: Mapping[str, npt.NDArray[np.generic]]) -> dict[str, npt.NDArray[np.bool_]]:
+    """The inputs that are masks of tokens, and which tokens are no padding, ``[samples, places]``.
+
+    A mask is other than 0 where there is something, or where there is nothing if it is named after
+    the padding (as PyTorch's ``key_padding_mask``).
+    """
+    masks = {n: a != 0 for n, a in feeds.items() if "mask" in n.lower() and a.ndim == 2}
+    return {n: ~mask if "pad" in n.lower() else mask for n, mask in masks.items()}
+
+
+def _without(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
+    return shape[:axis] + shape[axis + 1 :]

@@ -1,20 +1,31 @@
-"""Calibration data as everything else sees it: feeds that can be gone through again and again."""
+"""Calibration data as everything else sees them: feeds that can be gone through repeatedly."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from onnxprune.data.layout import Chunk, Layout, steps_in
-from onnxprune.data.stream import Source, Steps, feeds
+from onnxprune.data.batches import (
+    DEFAULT_BATCH,
+    Array,
+    Batch,
+    Index,
+    InputFormat,
+    Prepare,
+    Reader,
+    input_format,
+    rebatch,
+)
+from onnxprune.data.images import Preprocess, parse_preprocess
+from onnxprune.data.readers import open_reader
+from onnxprune.data.synthetic import read_random
+from onnxprune.data.validation import as_array
 from onnxprune.errors import OnnxpruneError
-from onnxprune.model.signature import Signature
-
-DEFAULT_BATCH = 32
+from onnxprune.model.signature import Signature, TensorSpec, describe
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,66 +33,53 @@ class Calibration:
     """Feeds for a model; iterating starts from the beginning every time and keeps nothing.
 
     Attributes:
-        layout: how the model takes samples.
-        source: where they come from.
-        batch: samples per feed; None keeps the batches of the source. A model of fixed shapes is
-            always fed its own.
-        chosen: steps that are used, ascending; None for all.
+        reader: of the samples.
+        batch: samples per feed; None keeps the batches of the reader. A model without a batch axis
+            is always fed its own.
+        indices: which samples of the reader are used, ascending (to pick their labels); None for
+            all.
         note: how they were chosen, for reports.
     """
 
-    layout: Layout = field(repr=False)
-    source: Source
+    reader: Reader
     batch: int | None = None
-    chosen: Steps | None = field(default=None, repr=False)
+    indices: Index | None = field(default=None, repr=False)
     note: str = ""
+
+    @property
+    def inputs(self) -> InputFormat:
+        """How the model takes samples."""
+        return self.reader.inputs
 
     @property
     def signature(self) -> Signature:
         """The inputs that the feeds are for."""
-        return self.layout.signature
+        return self.inputs.signature
 
     @property
     def synthetic(self) -> bool:
         """Whether the data are made up: good for trying things out, not for judging a model."""
-        return self.source.synthetic
-
-    @property
-    def steps(self) -> int | None:
-        """Number of steps, or None where only reading tells."""
-        if self.source.steps is None:
-            return None
-        return self.source.steps if self.chosen is None else len(self.chosen)
+        return self.reader.synthetic
 
     @property
     def samples(self) -> int | None:
         """Number of samples, or None where only reading tells."""
-        return None if self.steps is None else self.steps * self.source.per_step
+        if self.reader.samples is None or self.indices is None:
+            return self.reader.samples
+        return len(self.indices)
 
     @property
-    def feeds(self) -> int | None:
-        """Number of feeds one pass makes, or None where only reading tells."""
-        if self.steps is None or self.layout.fixed:
-            return self.steps
-        if self.batch is None or not self.source.uniform:
-            return None
-        return math.ceil(self.steps / self.batch)
-
-    @property
-    def indices(self) -> npt.NDArray[np.int64] | None:
-        """Which samples of the source are used, ascending (to pick their labels); None for all."""
-        if self.chosen is None:
-            return None
-        each = np.arange(self.source.per_step)
-        return (self.chosen[:, None] * self.source.per_step + each).ravel()
+    def steps(self) -> int | None:
+        """Number of parts that can be chosen from: samples, or feeds of a fixed batch."""
+        return None if self.samples is None else self.samples // self.reader.group
 
     @property
     def description(self) -> str:
         """Where the data come from and how much of it is used, for reports."""
         count = "unknown number of" if self.samples is None else str(self.samples)
-        parts = [f"{count} samples", *([self.note] if self.note else [])]
+        parts = _join(f"{count} samples", self.note)
         warning = "SYNTHETIC, " if self.synthetic else ""
-        return f"{warning}{self.source.description} ({', '.join(parts)})"
+        return f"{warning}{self.reader.description} ({parts})"
 
     def __len__(self) -> int:
         """Number of feeds.
@@ -89,25 +87,114 @@ class Calibration:
         Raises:
             TypeError: it is not known before reading.
         """
-        known = self.feeds
-        if known is None:
+        steps, regular = self.steps, self.batch is not None and self.reader.uniform
+        if steps is None or not (self.inputs.fixed or regular):
             raise TypeError("how many feeds these data make is not known before reading them")
-        return known
+        return steps if self.inputs.fixed else math.ceil(steps / (self.batch or 1))
 
-    def __iter__(self) -> Iterator[Chunk]:
+    def __iter__(self) -> Iterator[Batch]:
         """Yield feeds: an array per input.
 
         Raises:
             OnnxpruneError: data that do not fit the model, or none at all.
         """
         empty = True
-        for fed in feeds(self.source.read(self.chosen), self.layout, self.batch):
+        for feed in rebatch(self.reader.read(self.indices), self.inputs, self.batch):
             empty = False
-            yield fed
+            yield feed
         if empty:
             raise OnnxpruneError(
-                f"{self.source.description} holds no calibration data", hint=self.layout.hint
+                f"{self.reader.description} holds no calibration data", hint=self.inputs.hint
             )
+
+
+def open_calibration(
+    spec: Any,  # noqa: ANN401
+    signature: Sequence[TensorSpec],
+    *,
+    preprocess: str | Preprocess | Callable[[Array], Array] | None = None,
+    samples: int | None = None,
+    batch: int | None = None,
+    seed: int = 0,
+) -> Calibration:
+    """Open calibration data for a model.
+
+    Args:
+        spec: a path (.npz, .npy, Polygraphy .json, a folder of these, of images, or of ONNX test
+            data), ``file.py:function`` or ``package.module:function``, ``random`` (see
+            `onnxprune.data.synthetic.read_random`), a `Calibration`, or a Python object (see
+            `onnxprune.data.feeds.read_object`).
+        signature: the inputs of the model, as `onnxprune.runtime.Session.inputs` has them.
+        preprocess: done to raw data of floating inputs: a specification (see
+            `onnxprune.data.images.parse_preprocess`) or a function from array to array.
+        samples: how many to use at most: a seeded random choice, the first of a stream.
+        batch: samples per feed. By default 32 where samples come singly, and otherwise the batches
+            that the reader makes. Models of fixed shapes are always fed their own.
+        seed: of everything random here.
+
+    Raises:
+        OnnxpruneError: the data do not exist, or do not fit the inputs in name, shape, element
+            type or length; hints say what the model expects. What only reading tells (NaN, a bad
+            image) is raised while iterating.
+
+    Example:
+        >>> from onnxprune.model.signature import TensorSpec
+        >>> signature = [TensorSpec("x", np.dtype("float32"), ("batch", 3))]
+        >>> calibration = open_calibration(np.zeros((10, 3)), signature, batch=4)
+        >>> [feed["x"].shape for feed in calibration]
+        [(4, 3), (4, 3), (2, 3)]
+    """
+    if batch is not None and batch < 1:
+        raise OnnxpruneError(f"a batch of {batch} samples cannot be fed", hint="at least 1")
+    inputs = input_format(signature, _prepare(preprocess))
+    if isinstance(spec, Calibration):
+        if spec.signature != inputs.signature:
+            raise OnnxpruneError(
+                f"the calibration data are for {describe(spec.signature)}", hint=inputs.hint
+            )
+        calibration = spec if batch is None or spec.inputs.fixed else replace(spec, batch=batch)
+        return limit(calibration, samples, seed)
+    if not inputs.signature:
+        raise OnnxpruneError("the model has no inputs, so there is nothing to calibrate with")
+    if isinstance(spec, str) and (spec == "random" or spec.startswith("random:")):
+        reader, samples = read_random(spec, inputs, samples, seed), None
+    else:
+        reader = open_reader(spec, inputs)
+    if reader.inputs.fixed:
+        batch = None
+    elif batch is None and not reader.batched:
+        batch = DEFAULT_BATCH
+    return limit(Calibration(reader, batch), samples, seed)
+
+
+def _prepare(preprocess: str | Preprocess | Callable[[Array], Array] | None) -> Prepare | None:
+    if isinstance(preprocess, str):
+        return parse_preprocess(preprocess)
+    if preprocess is None or isinstance(preprocess, Preprocess):
+        return preprocess
+    return lambda array, _: as_array(preprocess(array))
+
+
+def limit(calibration: Calibration, samples: int | None, seed: int) -> Calibration:
+    """Use at most ``samples`` samples: a random choice of them, the first of a stream.
+
+    Raises:
+        OnnxpruneError: ``samples`` is not positive.
+    """
+    if samples is None:
+        return calibration
+    if samples < 1:
+        raise OnnxpruneError(f"{samples} samples cannot calibrate anything", hint="at least 1")
+    wanted = math.ceil(samples / calibration.reader.group)
+    count = calibration.steps
+    if count is None:
+        first = _choose(calibration, np.arange(wanted))
+        return replace(calibration, indices=first, note=f"the first {samples} at most")
+    if count <= wanted:
+        return calibration
+    order = np.random.default_rng(seed).permutation(count)
+    note = _join(calibration.note, f"of {calibration.samples}, seed {seed}")
+    return replace(calibration, indices=_choose(calibration, order[:wanted]), note=note)
 
 
 def split(
@@ -116,11 +203,11 @@ def split(
     """Set a random part of the data aside.
 
     The parts share no sample and both keep the order of the data; equal arguments give equal
-    parts. Data of unknown size are read once to count them.
+    parts. Data of unknown size are read once to count them. Feeds of a fixed batch stay whole.
 
     Args:
-        calibration: at least two steps.
-        fraction: of the steps that go into the second part, between 0 and 1 exclusive; each part
+        calibration: at least two samples, or two feeds of a fixed batch.
+        fraction: of the samples that go into the second part, between 0 and 1 exclusive; each part
             gets at least one.
         seed: of the choice.
 
@@ -128,53 +215,45 @@ def split(
         the larger share of ``1 - fraction``, and the part set aside.
 
     Raises:
-        OnnxpruneError: there is only one step, or the fraction is out of range.
+        OnnxpruneError: there is only one sample, or the fraction is out of range.
     """
     if not 0 < fraction < 1:
         raise OnnxpruneError(f"a part of {fraction} cannot be set aside", hint="0 < part < 1.")
-    count = calibration.steps
+    reader, count = calibration.reader, calibration.steps
     if count is None:
-        count = sum(
-            steps_in(chunk, calibration.layout)
-            for chunk in calibration.source.read(calibration.chosen)
-        )
-    pool = np.arange(count) if calibration.chosen is None else calibration.chosen[:count]
+        batches = reader.read(calibration.indices)
+        count = sum(map(calibration.inputs.count, batches)) // reader.group
+        last = _choose(calibration, np.arange(count))[-1:]
+        reader = replace(reader, samples=int(last.sum()) + 1)
     if count < 2:
         raise OnnxpruneError(
-            f"{calibration.source.description} is too small to set a part of it aside",
+            f"{reader.description} is too small to set a part of it aside",
             hint="give at least two samples (two feeds, for a model of fixed shapes)",
         )
     aside = min(max(round(count * fraction), 1), count - 1)
     order = np.random.default_rng(seed).permutation(count)
-    parts = np.sort(pool[order[aside:]]), np.sort(pool[order[:aside]])
-    source = replace(calibration.source, steps=calibration.source.steps or int(pool[-1]) + 1)
-    notes = f"all but a held-out {fraction:g}", f"held-out {fraction:g}"
     kept, held = (
-        replace(calibration, source=source, chosen=part, note=_join(calibration.note, note))
-        for part, note in zip(parts, notes, strict=True)
+        replace(
+            calibration,
+            reader=reader,
+            indices=_choose(calibration, part),
+            note=_join(calibration.note, note),
+        )
+        for part, note in (
+            (order[aside:], f"all but a held-out {fraction:g}"),
+            (order[:aside], f"held-out {fraction:g}"),
+        )
     )
     return kept, held
 
 
-def limit(calibration: Calibration, samples: int, seed: int) -> Calibration:
-    """Use at most ``samples`` samples: a random choice of them, the first of a stream.
-
-    Raises:
-        OnnxpruneError: ``samples`` is not positive.
-    """
-    if samples < 1:
-        raise OnnxpruneError(f"{samples} samples cannot calibrate anything", hint="at least 1")
-    source, known = calibration.source, calibration.steps
-    steps = math.ceil(samples / source.per_step)
-    if known is None:
-        pool = np.arange(steps) if calibration.chosen is None else calibration.chosen[:steps]
-        return replace(calibration, chosen=pool, note=f"the first {samples} at most")
-    if known <= steps:
-        return calibration
-    pool = np.arange(known) if calibration.chosen is None else calibration.chosen
-    chosen = pool[np.sort(np.random.default_rng(seed).permutation(known)[:steps])]
-    note = _join(calibration.note, f"of {known * source.per_step}, seed {seed}")
-    return replace(calibration, chosen=chosen, note=note)
+def _choose(calibration: Calibration, parts: Index) -> Index:
+    """The samples of some of the parts that ``calibration.steps`` counts, ascending."""
+    group = calibration.reader.group
+    samples: Index = (np.sort(parts)[:, None] * group + np.arange(group)).ravel()
+    if calibration.indices is None:
+        return samples
+    return np.asarray(calibration.indices[samples[samples < len(calibration.indices)]])
 
 
 def _join(*notes: str) -> str:

@@ -1,88 +1,244 @@
-"""Samples from image files."""
+"""Samples from image files, and how pixels become what a network was trained on."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import difflib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
-from onnxprune.data.casting import as_array, cast
-from onnxprune.data.intake import Intake
-from onnxprune.data.layout import Chunk
-from onnxprune.data.preprocess import EXAMPLE, Preprocess, channel_axis, normalise
-from onnxprune.data.stream import Source, Steps
+from onnxprune.data.batches import Array, Batch, Index, InputFormat, Prepare, Reader
+from onnxprune.data.validation import cast, fits
 from onnxprune.errors import OnnxpruneError
 from onnxprune.model.signature import TensorSpec, is_floating
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff"})
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
 """What counts as an image file."""
+EXAMPLE = "size=224,crop=0.875,scale=255,mean=0.485:0.456:0.406,std=0.229:0.224:0.225"
+"""What most ImageNet networks take."""
 
-_TOGETHER = 8  # images decoded per chunk
-_RESAMPLING = {
-    "nearest": Image.Resampling.NEAREST,
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
+_TOGETHER = 8  # images decoded per batch
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """Resize, crop, then ``(pixels / scale - mean) / std``.
+
+    Attributes:
+        size: (height, width) fed to the model; the model's own where its shape is fixed.
+        crop: None resizes straight to ``size``. A fraction (0.875) first makes the shorter side
+            ``size / crop``, a number of pixels (256) first makes it that, and then both cut the
+            centre out.
+        scale: what pixels (0..255) are divided by; None when it was not said.
+        mean, std: one value, or one per channel, after scaling.
+        layout: channels first or last in the model's input; found out by default.
+        color: order of the three channels.
+        interpolation: of the resize.
+    """
+
+    size: tuple[int, int] | None = None
+    crop: float | None = None
+    scale: float | None = None
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+    layout: Literal["nchw", "nhwc"] | None = None
+    color: Literal["rgb", "bgr"] = "rgb"
+    interpolation: Literal["bilinear", "bicubic", "nearest", "lanczos"] = "bilinear"
+
+    def __call__(self, array: Array, spec: TensorSpec) -> Array:
+        """``(array / scale - mean) / std`` in float32; integers stay as they are without a scale.
+
+        Raises:
+            OnnxpruneError: ``mean`` or ``std`` do not fit the channels.
+        """
+        if not is_floating(spec.dtype) or (array.dtype.kind in "iub" and self.scale is None):
+            return array
+        array = array.astype(np.float32) / np.float32(1.0 if self.scale is None else self.scale)
+        for values, apply in ((self.mean, np.subtract), (self.std, np.divide)):
+            array = apply(array, _per_channel(values, array, self._channel_axis(spec)))
+        return array
+
+    def pixels(self, image: Image.Image, spec: TensorSpec) -> Array:
+        """The pixels of an image in the size and layout of the input, as bytes.
+
+        Raises:
+            OnnxpruneError: nothing says how large the image is to be.
+        """
+        pixels = np.asarray(self._resize(image, spec))
+        pixels = pixels[..., None] if pixels.ndim == 2 else pixels
+        pixels = pixels[..., ::-1] if self.color == "bgr" else pixels
+        if self._channel_axis(spec) == -3:
+            pixels = np.moveaxis(pixels, -1, 0)
+        return np.ascontiguousarray(pixels)
+
+    def target_size(self, spec: TensorSpec) -> tuple[int, int]:
+        """(height, width) of what the input gets.
+
+        Raises:
+            OnnxpruneError: neither this nor the input says.
+        """
+        if self.size is not None:
+            return self.size
+        shape = spec.shape[-3:]
+        height, width = shape[1:] if self._channel_axis(spec) == -3 else shape[:2]
+        if not isinstance(height, int) or not isinstance(width, int):
+            raise OnnxpruneError(
+                f"the input '{spec.name}' takes images of any size; say which",
+                hint="add size=224 (or size=HEIGHTxWIDTH) to the preprocessing",
+            )
+        return height, width
+
+    def _channel_axis(self, spec: TensorSpec) -> int | None:
+        """The axis of the channels in an image input, counted from the end; None if it has none."""
+        if len(spec.shape) < 3:
+            return None
+        if self.layout is not None:
+            return {"nchw": -3, "nhwc": -1}[self.layout]
+        few = (1, 2, 3, 4)
+        return -1 if spec.shape[-1] in few and spec.shape[-3] not in few else -3
+
+    def _resize(self, image: Image.Image, spec: TensorSpec) -> Image.Image:
+        height, width = self.target_size(spec)
+        method = Image.Resampling[self.interpolation.upper()]
+        if self.crop is None:
+            return image.resize((width, height), method)
+        shorter = int(min(height, width) / self.crop) if self.crop <= 1 else int(self.crop)
+        scale = shorter / min(image.size)
+        # The longer side is cut off to a whole number, as in torchvision's Resize.
+        size = (max(int(image.width * scale), shorter), max(int(image.height * scale), shorter))
+        image = image.resize(size, method)
+        left, top = round((size[0] - width) / 2), round((size[1] - height) / 2)
+        return image.crop((left, top, left + width, top + height))
+
+
+def _per_channel(
+    values: tuple[float, ...], array: Array, axis: int | None
+) -> npt.NDArray[np.float32]:
+    vector = np.asarray(values, np.float32)
+    if len(vector) == 1:
+        return vector
+    if axis is None or array.ndim < -axis or array.shape[axis] != len(vector):
+        raise OnnxpruneError(
+            f"the preprocessing has {len(vector)} values for the channels of an array of shape "
+            f"{list(array.shape)}",
+            hint="give one value, or one per channel, and layout=nchw or layout=nhwc",
+        )
+    return vector.reshape((-1,) + (1,) * (-axis - 1))
+
+
+def parse_preprocess(text: str) -> Preprocess:
+    """Read a specification such as ``size=224,scale=255,mean=0.5,std=0.5,layout=nhwc``.
+
+    Lists are separated by colons; ``size`` is one number or ``HEIGHTxWIDTH``.
+
+    Raises:
+        OnnxpruneError: an unknown key, or a value that does not fit its key.
+    """
+    preprocess = Preprocess()
+    for part in filter(None, (piece.strip() for piece in text.split(","))):
+        key, equals, value = part.partition("=")
+        if key not in _FIELDS or not equals:
+            close = difflib.get_close_matches(key, _FIELDS, 1)
+            guess = f" Did you mean '{close[0]}'?" if close else ""
+            raise OnnxpruneError(
+                f"'{part}' is no part of a preprocessing specification.{guess}",
+                hint=f"keys: {', '.join(_FIELDS)}. For example: {EXAMPLE}",
+            )
+        try:
+            preprocess = replace(preprocess, **{key: _FIELDS[key](value)})
+        except ValueError as error:
+            raise OnnxpruneError(
+                f"the preprocessing value '{part}' cannot be read: {error}",
+                hint=f"for example: {EXAMPLE}",
+            ) from error
+    if preprocess.crop is not None and preprocess.crop <= 0:
+        raise OnnxpruneError("the preprocessing value of 'crop' must be positive")
+    if preprocess.scale == 0 or 0 in preprocess.std:
+        raise OnnxpruneError("the preprocessing values of 'scale' and 'std' must not be 0")
+    return preprocess
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    return tuple(float(part) for part in text.split(":"))
+
+
+def _size(text: str) -> tuple[int, int]:
+    height, _, width = text.lower().partition("x")
+    size = int(height), int(width or height)
+    if min(size) < 1:
+        raise ValueError("sizes must be positive")
+    return size
+
+
+def _one_of(*choices: str) -> Callable[[str], str]:
+    def read(text: str) -> str:
+        if text.lower() not in choices:
+            raise ValueError(f"one of {', '.join(choices)}")
+        return text.lower()
+
+    return read
+
+
+_FIELDS: dict[str, Callable[[str], Any]] = {
+    "size": _size,
+    "crop": float,
+    "scale": float,
+    "mean": _numbers,
+    "std": _numbers,
+    "layout": _one_of("nchw", "nhwc"),
+    "color": _one_of("rgb", "bgr"),
+    "interpolation": _one_of("bilinear", "bicubic", "nearest", "lanczos"),
 }
 
 
-def from_images(paths: Sequence[Path], intake: Intake, where: str) -> Source:
-    """A source of one sample per image file, for a model with one image input.
+def read_images(paths: Sequence[Path], inputs: InputFormat) -> Reader:
+    """A reader of one sample per image file, for a model with one image input.
 
     Args:
         paths: of the images, in order.
-        intake: with a `Preprocess`, or a function from the RGB pixels (uint8, height x width x 3,
-            or height x width for a model with one channel) to one sample.
-        where: for messages.
+        inputs: prepared by a `Preprocess`, or a function from the RGB pixels (uint8, height x width
+            x 3, or height x width for a model with one channel) to one sample.
 
     Raises:
         OnnxpruneError: the model has several inputs or none for images, or it was not said how
             pixels become numbers or how large images are to be.
     """
-    layout = intake.layout
-    if len(layout.signature) != 1 or len(layout.signature[0].shape) < 3:
-        raise OnnxpruneError(
-            f"{where} holds images, which the model does not take", hint=layout.hint
-        )
-    spec, how = layout.signature[0], intake.prepare
-    if how is None and is_floating(spec.dtype):
-        raise OnnxpruneError(
-            f"{where} holds images, but it was not said how pixels become numbers",
+    spec = inputs.signature[0]
+    if len(inputs.signature) != 1 or len(spec.shape) < 3:
+        raise inputs.error("holds images, which the model does not take")
+    if inputs.prepare is None and is_floating(spec.dtype):
+        raise inputs.error(
+            "holds images, but it was not said how pixels become numbers",
             hint=f"for example: --preprocess {EXAMPLE}",
         )
-    how = Preprocess() if how is None else how
-    if isinstance(how, Preprocess):
-        _target_size(spec, how)
-    unbatched = len(spec.shape) == 3
-    per_step = layout.batch if layout.fixed and not unbatched else 1
-    steps = len(paths) // per_step
-    if steps == 0:
-        raise OnnxpruneError(
-            f"{where} holds {len(paths)} images, fewer than the model's batch of {per_step}"
-        )
-    left = len(paths) - steps * per_step
+    prepare = inputs.prepare or Preprocess()
+    if isinstance(prepare, Preprocess):
+        prepare.target_size(spec)
+    alone = inputs.fixed and len(spec.shape) == 3  # the model takes one image, without a batch axis
+    group = 1 if alone else inputs.group
+    count = len(paths) // group * group
+    if count == 0:
+        raise inputs.error(f"holds {len(paths)} images, fewer than the model's batch of {group}")
 
-    def read(wanted: Steps | None) -> Iterator[Chunk]:
-        every = np.arange(steps) if wanted is None else wanted
-        size = max(1, _TOGETHER // per_step)
-        for start in range(0, len(every), size):
-            group = every[start : start + size]
-            files = (group[:, None] * per_step + np.arange(per_step)).ravel()
-            samples = [_sample(paths[int(index)], spec, how, layout.hint) for index in files]
-            stacked = np.stack(samples)
-            if layout.fixed and not unbatched:
-                stacked = stacked.reshape(len(group), per_step, *stacked.shape[1:])
-            yield {spec.name: stacked}
+    def read(wanted: Index | None) -> Iterator[Batch]:
+        numbers = np.arange(count) if wanted is None else wanted
+        size = group if inputs.fixed else _TOGETHER
+        for start in range(0, len(numbers), size):
+            chosen = [paths[int(k)] for k in numbers[start : start + size]]
+            samples = [_sample(path, spec, prepare, inputs.of(path)) for path in chosen]
+            yield {spec.name: samples[0] if alone else np.stack(samples)}
 
+    left = len(paths) - count
     note = f", {left} left over after the last whole batch" if left else ""
-    return Source(f"{where}: images{note}", read, steps, per_step, uniform=True)
+    return Reader(f"{inputs.origin}: images{note}", inputs, read, count, group, uniform=True)
 
 
-def _sample(path: Path, spec: TensorSpec, how: Any, hint: str) -> npt.NDArray[Any]:  # noqa: ANN401
+def _sample(path: Path, spec: TensorSpec, prepare: Prepare, inputs: InputFormat) -> Array:
     """One sample, without a batch axis, checked against the input."""
     shape = spec.shape[-3:]
     gray = 1 in (shape[0], shape[-1])
@@ -91,52 +247,13 @@ def _sample(path: Path, spec: TensorSpec, how: Any, hint: str) -> npt.NDArray[An
             image = opened.convert("L" if gray else "RGB")
     except (UnidentifiedImageError, OSError) as error:
         raise OnnxpruneError(f"{path} cannot be decoded: {error}") from error
-    if not isinstance(how, Preprocess):
-        made = as_array(how(np.asarray(image)))
-    else:
-        pixels = np.asarray(_resize(image, spec, how))
-        pixels = pixels[..., None] if gray else pixels
-        pixels = pixels[..., ::-1] if how.color == "bgr" else pixels
-        if channel_axis(spec, how) == -3:
-            pixels = np.moveaxis(pixels, -1, 0)
-        made = normalise(np.ascontiguousarray(pixels), spec, how)
-    if made.ndim == len(shape) + 1 and made.shape[0] == 1:
-        made = made[0]
-    fits = made.ndim == len(shape) and all(
-        not isinstance(want, int) or want == have
-        for have, want in zip(made.shape, shape, strict=True)
-    )
-    if not fits:
-        raise OnnxpruneError(
-            f"{path} becomes an array of shape {list(made.shape)} for the input '{spec.name}'",
-            hint=f"set size= and layout= in the preprocessing. {hint}",
+    pixels = prepare.pixels(image, spec) if isinstance(prepare, Preprocess) else np.asarray(image)
+    sample = prepare(pixels, spec)
+    if sample.ndim == len(shape) + 1 and sample.shape[0] == 1:
+        sample = sample[0]
+    if not fits(sample.shape, shape):
+        raise inputs.error(
+            f"becomes an array of shape {list(sample.shape)} for the input '{spec.name}'",
+            hint=f"set size= and layout= in the preprocessing. {inputs.hint}",
         )
-    return cast(made, spec, str(path), hint)
-
-
-def _target_size(spec: TensorSpec, how: Preprocess) -> tuple[int, int]:
-    if how.size is not None:
-        return how.size
-    shape = spec.shape[-3:]
-    sizes = shape[1:] if channel_axis(spec, how) == -3 else shape[:2]
-    height, width = sizes
-    if not isinstance(height, int) or not isinstance(width, int):
-        raise OnnxpruneError(
-            f"the input '{spec.name}' takes images of any size; say which",
-            hint="add size=224 (or size=HEIGHTxWIDTH) to the preprocessing",
-        )
-    return height, width
-
-
-def _resize(image: Image.Image, spec: TensorSpec, how: Preprocess) -> Image.Image:
-    height, width = _target_size(spec, how)
-    filter_ = _RESAMPLING[how.interpolation]
-    if how.crop is None:
-        return image.resize((width, height), filter_)
-    shorter = int(min(height, width) / how.crop) if how.crop <= 1 else int(how.crop)
-    scale = shorter / min(image.size)
-    # The longer side is cut off to a whole number, as in torchvision's Resize.
-    size = (max(int(image.width * scale), shorter), max(int(image.height * scale), shorter))
-    image = image.resize(size, filter_)
-    left, top = round((size[0] - width) / 2), round((size[1] - height) / 2)
-    return image.crop((left, top, left + width, top + height))
+    return cast(sample, spec, inputs)

@@ -9,11 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from onnxprune.data.batches import Array
+from onnxprune.data.validation import LABELS
 from onnxprune.errors import OnnxpruneError
-
-Array = npt.NDArray[Any]
-
-_KEYS = ("y", "label", "labels", "target", "targets")
 
 
 def open_labels(spec: Any, indices: npt.NDArray[np.int64] | None = None) -> Array:  # noqa: ANN401
@@ -71,11 +69,11 @@ def _npy(path: Path) -> Array:
 def _npz(path: Path) -> Array:
     with np.load(path, allow_pickle=False) as archive:
         names = archive.files
-        key = next((key for key in _KEYS if key in names), names[0] if len(names) == 1 else None)
+        key = next((key for key in LABELS if key in names), names[0] if len(names) == 1 else None)
         if key is None:
             raise OnnxpruneError(
                 f"{path} has no labels among {', '.join(names)}",
-                hint=f"store them under one of {', '.join(_KEYS)}",
+                hint=f"store them under one of {', '.join(LABELS)}",
             )
         loaded: Array = archive[key]
     return loaded
@@ -91,7 +89,7 @@ def _csv(path: Path) -> Array:
     if not rows:
         return np.empty(0)
     header = [name.strip().lower() for name in rows[0]]
-    named = [index for index, name in enumerate(header) if name in _KEYS]
+    named = [index for index, name in enumerate(header) if name in LABELS]
     column = named[0] if named else len(header) - 1
     start = 1 if named or not _is_number(header[column]) else 0
     if any(len(row) <= column for row in rows[start:]):

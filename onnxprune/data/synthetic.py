@@ -1,16 +1,12 @@
-"""Made-up samples: enough to run a model, not enough to judge it."""
+"""Synthetic samples: enough to run a model, not enough to judge it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from onnxprune.data.calibration import DEFAULT_BATCH
-from onnxprune.data.layout import Chunk, Layout, join
-from onnxprune.data.stream import Source, Steps
+from onnxprune.data.batches import DEFAULT_BATCH, Array, Batch, Index, InputFormat, Reader
 from onnxprune.errors import OnnxpruneError
 from onnxprune.model.signature import Dim, TensorSpec, is_floating
 
@@ -18,8 +14,8 @@ _LENGTH = 16  # of a symbolic axis nothing is known about
 _PIXELS = 64  # of the last two of four symbolic axes: an image, probably
 
 
-def from_noise(spec: str, layout: Layout, samples: int | None, seed: int) -> Source:
-    """A source of random samples.
+def read_random(spec: str, inputs: InputFormat, samples: int | None, seed: int) -> Reader:
+    """A reader of random samples.
 
     Floats are standard normal. Integers are 0 or 1, which most vocabularies, position tables and
     masks have; those with ``mask`` in their name are 1. The sample of an index depends on ``seed``
@@ -29,52 +25,48 @@ def from_noise(spec: str, layout: Layout, samples: int | None, seed: int) -> Sou
         spec: ``random``, or ``random:seq=64,height=320`` to set symbolic sizes. An axis without a
             name is set as ``input[axis]``. Otherwise an axis of something past (``past`` or
             ``cache`` in its name) is empty, the last two of four are 64 and others 16.
-        layout: of the model.
+        inputs: of the model.
         samples: how many; 32 by default.
         seed: of the generator.
 
     Raises:
         OnnxpruneError: a size is set that no input has, or an input takes strings.
     """
-    given = _read_sizes(spec)
-    sizes = _Sizes(given)
-    shapes = {one.name: sizes.shape(one, layout) for one in layout.signature}
-    unknown = set(given) - sizes.used
+    settings = _parse_sizes(spec)
+    sizes = _Sizes(settings)
+    shapes = {one.name: sizes.shape(one, inputs.axes[one.name]) for one in inputs.signature}
+    unknown = set(settings) - sizes.used
     if unknown:
-        raise OnnxpruneError(f"no input has a size named '{unknown.pop()}'", hint=layout.hint)
-    for one in layout.signature:
+        raise OnnxpruneError(f"no input has a size named '{unknown.pop()}'", hint=inputs.hint)
+    for one in inputs.signature:
         if one.dtype.kind == "O":
             raise OnnxpruneError(f"the input '{one.name}' takes strings, which cannot be made up")
-    steps = -(-(samples or DEFAULT_BATCH) // layout.batch)
+    group = inputs.group
+    feeds = -(-(samples or DEFAULT_BATCH) // group)
 
-    def read(wanted: Steps | None) -> Iterator[Chunk]:
-        for index in range(steps) if wanted is None else wanted:
+    def read(wanted: Index | None) -> Iterator[Batch]:
+        for index in range(feeds) if wanted is None else wanted[::group] // group:
             rng = np.random.default_rng([seed, int(index)])
-            made = {}
-            for one in layout.signature:
-                array = _values(one, shapes[one.name], rng)
-                made[one.name] = array[None] if layout.fixed else array
-            yield join([made], layout)
+            yield {one.name: _values(one, shapes[one.name], rng) for one in inputs.signature}
 
-    return Source("random inputs", read, steps, layout.batch, synthetic=True, uniform=True)
+    return Reader("random inputs", inputs, read, feeds * group, group, synthetic=True, uniform=True)
 
 
 class _Sizes:
     """Sizes of symbolic axes; one name has one size everywhere."""
 
-    def __init__(self, given: Mapping[str, int]) -> None:
-        self.known = dict(given)
+    def __init__(self, settings: Mapping[str, int]) -> None:
+        self.known = dict(settings)
         self.used: set[str] = set()
 
-    def shape(self, spec: TensorSpec, layout: Layout) -> tuple[int, ...]:
+    def shape(self, spec: TensorSpec, batch: int | None) -> tuple[int, ...]:
         """The shape of one sample."""
-        made = []
-        for axis, size in enumerate(spec.shape):
-            batch = not layout.fixed and layout.axes[spec.name] == axis
-            image = len(spec.shape) == 4 and axis >= 2 and is_floating(spec.dtype)
-            default = _PIXELS if image else _LENGTH
-            made.append(1 if batch else self._size(size, f"{spec.name}[{axis}]", default))
-        return tuple(made)
+        image = len(spec.shape) == 4 and is_floating(spec.dtype)
+        defaults = (_PIXELS if image and axis >= 2 else _LENGTH for axis in range(len(spec.shape)))
+        return tuple(
+            1 if axis == batch else self._size(size, f"{spec.name}[{axis}]", default)
+            for axis, (size, default) in enumerate(zip(spec.shape, defaults, strict=True))
+        )
 
     def _size(self, size: Dim, unnamed: str, default: int) -> int:
         if isinstance(size, int):
@@ -92,17 +84,17 @@ class _Sizes:
         return self.known.setdefault(name, 0 if past else default)
 
 
-def _read_sizes(spec: str) -> dict[str, int]:
-    made = {}
+def _parse_sizes(spec: str) -> dict[str, int]:
+    sizes = {}
     for part in filter(None, spec.partition(":")[2].split(",")):
         name, _, size = part.rpartition("=")
         if not name or not size.isdigit():
             raise OnnxpruneError(f"'{part}' sets no size", hint="write random:NAME=SIZE,NAME=SIZE")
-        made[name.strip()] = int(size)
-    return made
+        sizes[name.strip()] = int(size)
+    return sizes
 
 
-def _values(spec: TensorSpec, shape: tuple[int, ...], rng: np.random.Generator) -> npt.NDArray[Any]:
+def _values(spec: TensorSpec, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
     if is_floating(spec.dtype):
         return rng.standard_normal(shape).astype(spec.dtype)
     if "mask" in spec.name.lower():

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxprune.config import Options
+from onnxprune.data.batches import count_samples
 from onnxprune.data.dataset import Feeds, Inputs
 from onnxprune.data.labels import open_labels
 from onnxprune.evaluate.metrics import Metric, Score, find_metric, score
@@ -168,7 +169,7 @@ def judge_run(
             compared.add(wanted if parts is None else {n: wanted[n] for n in found}, found)
             yield found if parts is None else {name: found[name] for name in parts}
 
-    samples = sum(len(next(iter(f.values()))) for f in feeds)
+    samples = sum(map(count_samples, feeds))
     if task is None or before is None:
         deque(answers(), maxlen=0)
         return Judgement(compared.result(), samples=samples)

@@ -66,7 +66,7 @@ def find_metric(spec: str | Callable[..., float]) -> Metric:
         name = getattr(spec, "__name__", type(spec).__name__)
         return Metric(name, "function", function=spec)
     if ":" in spec:
-        from onnxprune.data.objects import load_object
+        from onnxprune.data.feeds import load_object
 
         function = load_object(spec)
         if not callable(function):

@@ -13,7 +13,7 @@ import onnx_ir as ir
 from onnxprune import model as models
 from onnxprune.data.activations.padding import shown_to
 from onnxprune.data.activations.runner import Feeds
-from onnxprune.data.token_masks import masks_of
+from onnxprune.data.batches import token_masks
 from onnxprune.errors import OnnxpruneError
 from onnxprune.evaluate.output_comparison import is_distribution, is_independent, is_scores
 from onnxprune.graph.analysis import identity
@@ -54,7 +54,7 @@ def losses_of(model: models.Model, found: Mapping[str, Array]) -> tuple[Loss, ..
 
 def visible(wanted: Array, feeds: Feeds) -> Array:
     """``[..., 1]``: 1 for the rows of an output that count, 0 for those that are padding."""
-    for there in masks_of(feeds).values():
+    for there in token_masks(feeds).values():
         if wanted.ndim > 2 and there.shape == wanted.shape[:2]:
             shown = there.reshape(there.shape + (1,) * (wanted.ndim - 2))
             return np.broadcast_to(shown, (*wanted.shape[:-1], 1)).astype(np.float32)
@@ -224,7 +224,7 @@ class Student:
         means = {}
         for layer in self.layers:
             x = found[layer.x]
-            among = shown_to(layer, masks_of(feeds), x.shape)
+            among = shown_to(layer, token_masks(feeds), x.shape)
             rows = layer.rows(x, sample_positions(layer.count(x.shape), _ENOUGH, 0, among))
             means[layer.node] = rows.mean(axis=1)[:, :, None]
         return means

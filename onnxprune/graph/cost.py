@@ -12,6 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Protocol
 
 import numpy as np
 
@@ -28,6 +29,46 @@ class Cost:
     macs: int
     params: int
     bytes: int
+
+    def of(self, kind: str) -> int:
+        """One of them by its name, as budgets have it."""
+        return int(getattr(self, kind))
+
+
+class CostMeasure(Protocol):
+    """One figure of a model under any removal: what a budget limits.
+
+    Attributes:
+        kind: its name among `quantities.COST_KINDS`.
+        stairs: whether it climbs in stairs as widths grow, so that every width has to be priced.
+    """
+
+    @property
+    def kind(self) -> str: ...  # noqa: D102
+
+    @property
+    def stairs(self) -> bool: ...  # noqa: D102
+
+    def measure(
+        self, removed: Mapping[str, Sequence[int]] = _NOTHING, bypassed: Sequence[str] = ()
+    ) -> int:
+        """The figure of the model without ``removed`` units and ``bypassed`` blocks."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class StaticCost:
+    """A cost that is read off the graph."""
+
+    model: CostModel
+    kind: str
+    stairs: bool = False
+
+    def measure(
+        self, removed: Mapping[str, Sequence[int]] = _NOTHING, bypassed: Sequence[str] = ()
+    ) -> int:
+        """The figure of the model without ``removed`` units and ``bypassed`` blocks."""
+        return self.model(removed, bypassed).of(self.kind)
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +134,10 @@ class CostModel:
             params += size
             total += size * term.itemsize
         return Cost(macs, params, math.ceil(total))
+
+    def only(self, kind: str) -> StaticCost:
+        """One of the totals, for a budget."""
+        return StaticCost(self, kind)
 
     @staticmethod
     def _size(term: _Term, kept: Sequence[int]) -> int:

@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_limits
 from onnxprune import model as models
 from onnxprune.config import Options
 from onnxprune.data.dataset import MOST_BYTES, Feeds, Inputs
-from onnxprune.data.mixing import with_mixtures
+from onnxprune.data.mixtures import with_mixtures
 from onnxprune.evaluate.equivalence import Check, Verdict, prove
 from onnxprune.evaluate.evaluation import Judgement, judge
 from onnxprune.evaluate.latency import Compared

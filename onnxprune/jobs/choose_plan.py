@@ -12,6 +12,7 @@ from threadpoolctl import threadpool_limits
 from onnxprune import model as models
 from onnxprune.config import Options
 from onnxprune.data.activations.groups import block_importance
+from onnxprune.data.batches import count_samples
 from onnxprune.data.dataset import HELD_OUT, Feeds, Inputs, open_inputs
 from onnxprune.errors import OnnxpruneError
 from onnxprune.evaluate.equivalence import Verdict
@@ -174,7 +175,7 @@ def _few(inputs: Inputs, fit: Sequence[Feeds]) -> list[str]:
     """Say so where only a part of the calibration data could be held to fit to."""
     source = inputs.divided[0] if inputs.divided is not None else inputs.calibration
     known = source.samples if source is not None else None
-    used = sum(len(next(iter(f.values()))) for f in fit)
+    used = sum(map(count_samples, fit))
     if not fit or known is None or used >= int(known * (1 if inputs.divided else 1 - HELD_OUT)) - 1:
         return []
     return [f"{used} of {known} calibration samples were fitted to: more do not fit in memory"]

@@ -93,7 +93,7 @@ class Turn:
         tried = ["none", *self.methods]
         lines = [fit(train, old, each, free_bias=free, floor=floor) for each in tried]
         errors = [held.error(each) for each in lines]
-        variance = max(float(held.tt.sum()), np.finfo(np.float64).tiny)
+        variance = float(held.tt.sum()) or float((held.mean_t**2).sum()) or 1.0
         if errors[0] <= _EXACT * variance:
             errors[0] = 0.0
         best = int(np.argmin(errors)) if self.judged else 1

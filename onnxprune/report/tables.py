@@ -1,32 +1,238 @@
-"""How tables and titles look on a terminal: no lines, indented under a bold title."""
+"""Tables, declared once as columns and drawn on a terminal (here) and on the page (`html.markup`).
+
+A column is a label, a value of each row, and the unit it is written in. Both renderers write a cell
+by `Column.text`, so a number looks the same wherever it is read.
+"""
 
 from __future__ import annotations
 
-from rich.console import Group, RenderableType
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Generic, Literal, TypeAlias, TypeVar, cast
+
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.measure import Measurement
 from rich.padding import Padding
-from rich.table import Column, Table
+from rich.style import Style
+from rich.table import Column as RichColumn
+from rich.table import Table as RichTable
 from rich.text import Text
 
+from onnxprune.quantities import Unit, figure, measured, percent
 
-def table(*heads: str) -> Table:
-    """An empty table; a column whose head ends in ``>`` holds numbers."""
-    columns = [
-        Column(
-            head.removesuffix(">"),
-            justify="right" if head.endswith(">") else "left",
-            overflow="fold",
-            no_wrap=head.endswith(">"),
-        )
-        for head in heads
-    ]
-    return Table(
-        *columns,
+Tone = Literal["", "good", "bad", "warn", "soft", "strong"]
+"""What a text says beside its words; never without them."""
+Format: TypeAlias = 'Unit | Literal["text", "name", "whole", "percent", "figure", "ratio"]'
+"""How values are written: a measure in its unit, or
+
+``text``, ``name`` (of a tensor, a node, a group: never cut), ``whole`` (a number with all digits),
+``percent`` (a share), ``figure`` (three digits of unknown unit), ``ratio`` (``0.498x``).
+"""
+Place = Literal["terminal", "page"]
+Row = TypeVar("Row")
+RGB: TypeAlias = "tuple[int, int, int]"
+
+STYLES: Mapping[Tone, str] = {
+    "good": "green",
+    "bad": "bold red",
+    "warn": "yellow",
+    "soft": "dim",
+    "strong": "bold",
+}
+COLD, WARM, HOT = (38, 70, 83), (233, 196, 106), (200, 60, 45)
+"""Colours of a cell that lost nothing, of half the scale and of its end, on a terminal."""
+_BAR, _NARROWEST = 16, 16
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A value that is more than its text.
+
+    Attributes:
+        value: what is written; None where there is none.
+        tone: of the text.
+        unit: how it is written, where rows of one column differ in that.
+        bar: a share that is drawn before the text on the page, and in place of it on a terminal.
+        warmth: 0 to 1, drawn as the ground of the text.
+        link: what the text leads to on the page.
+    """
+
+    value: object = None
+    tone: Tone = ""
+    unit: Format | None = None
+    bar: float | None = None
+    warmth: float | None = None
+    link: str = ""
+
+
+@dataclass(frozen=True)
+class Column(Generic[Row]):
+    """One column of a table.
+
+    Attributes:
+        label: its head.
+        value: what it holds of a row: a value in ``unit``, or a `Cell`.
+        unit: how values are written.
+        about: what they are, for whoever points at the head.
+        missing: what stands where there is no value.
+        right: aligned right; by default numbers are.
+        optional: left out where no row has a value.
+        only: the one place that shows it; by default both do.
+    """
+
+    label: str
+    value: Callable[[Row], object]
+    unit: Format = "text"
+    about: str = ""
+    missing: str = "-"
+    right: bool | None = None
+    optional: bool = False
+    only: Place | None = None
+
+    @property
+    def aligned_right(self) -> bool:
+        """Whether values end at one line."""
+        return self.unit not in ("text", "name") if self.right is None else self.right
+
+    def cell(self, row: Row) -> Cell:
+        """What the column holds of a row."""
+        value = self.value(row)
+        return value if isinstance(value, Cell) else Cell(value)
+
+    def text(self, cell: Cell) -> str:
+        """A cell of this column in words."""
+        return self.missing if cell.value is None else write(cell.value, cell.unit or self.unit)
+
+
+class Table(Generic[Row]):
+    """What a table is about, and its columns."""
+
+    def __init__(self, title: str, *columns: Column[Row]) -> None:
+        self.title = title
+        self.columns = columns
+
+    def visible(self, rows: Sequence[Row], place: Place) -> list[Column[Row]]:
+        """The columns that are shown at a place of some rows."""
+        return [
+            column
+            for column in self.columns
+            if column.only in (None, place)
+            and not (column.optional and all(column.cell(row).value in (None, "") for row in rows))
+        ]
+
+
+def tuples(title: str, *heads: str) -> Table[Sequence[object]]:
+    """A table whose rows are sequences, one value a column.
+
+    Args:
+        title: what it is about.
+        heads: ``label`` or ``label:unit``; a label that ends in ``>`` is aligned right.
+    """
+
+    def column(k: int, head: str) -> Column[Sequence[object]]:
+        label, _, unit = head.partition(":")
+        right = True if label.endswith(">") else None
+        written = cast(Format, unit or "text")
+        return Column(label.removesuffix(">"), lambda row: row[k], written, right=right)
+
+    return Table(title, *(column(k, head) for k, head in enumerate(heads)))
+
+
+def write(value: object, unit: Format) -> str:
+    """A value in words; what is no number is written as it is."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return str(value)
+    match unit:
+        case "text" | "name" | "whole":
+            return str(value)
+        case "percent":
+            return percent(value)
+        case "figure":
+            return figure(value)
+        case "ratio":
+            return f"{value:.3f}x" if math.isfinite(value) else str(value)
+        case _:
+            return measured(value, unit)
+
+
+def elide(text: str, most: int) -> str:
+    """A text of at most ``most`` characters: the middle of a longer one becomes an ellipsis."""
+    if len(text) <= most:
+        return text
+    head = (most - 1) // 2
+    return f"{text[:head]}…{text[len(text) - (most - 1 - head) :]}"
+
+
+def warmth(value: float | None, top: float) -> float:
+    """How warm a cell is, 0 to 1: the square root, so that small losses can be told apart."""
+    if value is None or not math.isfinite(value):
+        return 0.0 if value is None else 1.0
+    return math.sqrt(min(max(value, 0.0) / top, 1.0)) if top > 0 else 0.0
+
+
+def blend(share: float, ramp: tuple[RGB, RGB, RGB] = (COLD, WARM, HOT)) -> RGB:
+    """The colour of a warmth on a ramp of three: of 0, of a half and of 1."""
+    at = min(max(share, 0.0), 1.0) * 2
+    low, high, part = (*ramp[:2], at) if at <= 1 else (*ramp[1:], at - 1)
+    red, green, blue = (round(a + (b - a) * part) for a, b in zip(low, high, strict=True))
+    return red, green, blue
+
+
+def is_dark(colour: RGB) -> bool:
+    """Whether text on such a ground must be light."""
+    red, green, blue = colour
+    return red * 0.3 + green * 0.59 + blue * 0.11 < 130
+
+
+def draw(table: Table[Row], rows: Iterable[Row], *, most: int | None = None) -> RenderableType:
+    """A table on a terminal: no lines, numbers aligned right.
+
+    Args:
+        table: its columns.
+        rows: what it is of.
+        most: rows that are drawn; none by default left out.
+    """
+    whole = list(rows)
+    columns = table.visible(whole, "terminal")
+    drawn = RichTable(
+        *[
+            RichColumn(
+                column.label,
+                justify="right" if column.aligned_right else "left",
+                overflow="fold",
+                no_wrap=column.aligned_right,
+            )
+            for column in columns
+        ],
         box=None,
         pad_edge=False,
         padding=(0, 2, 0, 0),
-        show_header=any(heads),
+        show_header=any(column.label for column in columns),
         header_style="dim",
     )
+    for row in whole[:most]:
+        drawn.add_row(*[_drawn(column, column.cell(row)) for column in columns])
+    return drawn
+
+
+@dataclass(frozen=True)
+class Fitted(Generic[Row]):
+    """A table whose first column gives way, by an ellipsis, where a terminal is too narrow."""
+
+    table: Table[Row]
+    rows: Sequence[Row]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        first, *others = self.table.columns
+        rest = draw(Table(self.table.title, *others), self.rows)
+        room = options.max_width - Measurement.get(console, options, rest).maximum - 3
+
+        def short(row: Row) -> Cell:
+            cell = first.cell(row)
+            return replace(cell, value=elide(first.text(cell), max(room, _NARROWEST)))
+
+        yield draw(Table(self.table.title, replace(first, value=short), *others), self.rows)
 
 
 def titled(title: str, body: RenderableType) -> RenderableType:
@@ -39,6 +245,25 @@ def inset(body: RenderableType) -> RenderableType:
     return Padding(body, (0, 0, 0, 2), expand=False)
 
 
-def spaced(parts: list[RenderableType]) -> list[RenderableType]:
+def spaced(parts: Iterable[RenderableType]) -> RenderableType:
     """With empty lines between."""
-    return [each for part in parts for each in (Text(""), part)][1:]
+    return Group(*[each for part in parts for each in (Text(""), part)][1:])
+
+
+def noted(notes: Iterable[str]) -> list[RenderableType]:
+    """Notes, one a line, as one part; none where there are none."""
+    lines = [Text.assemble(("note: ", "bold cyan"), note) for note in notes]
+    return [Group(*lines)] if lines else []
+
+
+def _drawn(column: Column[Row], cell: Cell) -> Text:
+    if cell.bar is not None:
+        full = max(1, round(cell.bar * _BAR)) if cell.bar else 0
+        return Text.assemble(("█" * full, "cyan"), ("░" * (_BAR - full), "dim"))
+    text = column.text(cell)
+    if cell.warmth is None:
+        return Text(text, STYLES.get(cell.tone, ""))
+    ground = blend(cell.warmth)
+    ink = "white" if is_dark(ground) else "black"
+    red, green, blue = ground
+    return Text(f" {text} ", Style.parse(f"{ink} on rgb({red},{green},{blue})"))

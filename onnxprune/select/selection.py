@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from onnxprune.config import Options
 from onnxprune.data.dataset import Feeds
 from onnxprune.graph.analysis import Analysis
-from onnxprune.graph.cost import CostModel
+from onnxprune.graph.cost import CostMeasure, CostModel
 from onnxprune.quantities import Budget
 from onnxprune.select.allocate import (
-    CostLike,
     Lattice,
     Limits,
     allocate,
@@ -30,9 +29,6 @@ from onnxprune.select.importance.progress import Progress
 from onnxprune.select.importance.units import Tell, Worth, rises_of, worth_of
 from onnxprune.solve.coupled import PROBES, Branch, Curve
 from onnxprune.solve.group_obs import Elimination
-
-CostOf = Callable[[Mapping[str, Sequence[int]], Sequence[str]], CostLike]
-"""What is left of the model without some units and blocks; see `CostModel`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +77,9 @@ def select(
     """
     worth = worth_of(analysis, asked, limits, fit, bypassed, tell, curves, so_far)
     widths = allowed(analysis, asked, limits, worth, so_far)
-    return choose(analysis, widths, worth, asked, asked.target, CostModel(analysis), bypassed)
+    kind = asked.target.kind if asked.target is not None else "macs"
+    cost = CostModel(analysis).only(kind)
+    return choose(analysis, widths, worth, asked, asked.target, cost, bypassed)
 
 
 def allowed(
@@ -110,7 +108,7 @@ def allowed(
         provider=asked.provider,
         round_to=None if asked.round_to == "auto" else asked.round_to,
         choices=1 if asked.target is None else CHOICES,
-        timed=asked.target is not None and asked.target.kind == "latency",
+        timed=asked.target is not None and asked.target.timed,
     )
     so_far = so_far or Progress(analysis)
     swept = _weighed(asked, worth)
@@ -137,10 +135,8 @@ def choose(
     worth: Worth,
     asked: Options,
     target: Budget | None,
-    cost: CostOf,
+    cost: CostMeasure,
     bypassed: Sequence[str] = (),
-    *,
-    stairs: bool = False,
 ) -> Selection:
     """Choose widths and units.
 
@@ -150,27 +146,25 @@ def choose(
         worth: what units are worth.
         asked: the options.
         target: what may be left, in the unit of ``cost``; None removes by ratio.
-        cost: of the model without some units and blocks.
+        cost: what the target limits.
         bypassed: blocks that go anyway.
-        stairs: whether costs climb in stairs, so that every width has to be priced.
 
     Raises:
         OnnxpruneError: the budget cannot be met.
     """
     swept = _weighed(asked, worth)
     if swept and target is not None:
-        return _by_curves(
-            analysis, widths, worth, target, cost, bypassed, most=asked.max_blocks, stairs=stairs
-        )
+        return _by_curves(analysis, widths, worth, target, cost, bypassed, most=asked.max_blocks)
     allocation = allocate(
         widths,
         worth.scores,
         ratio=asked.ratio,
         target=target,
-        cost=lambda removed: cost(removed, bypassed),
+        cost=lambda removed: cost.measure(removed, bypassed),
         policy=asked.allocation,
         comparable="comparable" in worth.claims,
         damage="damage" in worth.claims,
+        stairs=cost.stairs,
     )
     anywhere = target is not None or (asked.ratio is None and bool(swept))
     how = asked.allocation or ("global" if anywhere else "uniform")
@@ -209,28 +203,27 @@ def _by_curves(
     widths: Lattice,
     worth: Worth,
     target: Budget,
-    cost: CostOf,
+    cost: CostMeasure,
     bypassed: Sequence[str],
     *,
     most: int | None,
-    stairs: bool,
 ) -> Selection:
     """Widths and bypasses by a knapsack over damage; groups that have no choice as they are."""
 
     def taken(removed: Mapping[str, Sequence[int]], dropped: Sequence[str]) -> float:
-        return float(getattr(cost(removed, (*bypassed, *dropped)), target.kind))
+        return float(cost.measure(removed, (*bypassed, *dropped)))
 
     found = spend(
         widths,
         _ranking(worth),
         _curves(widths, worth.curves.swept),
         taken,
-        target.limit(int(getattr(cost({}, ()), target.kind))),
+        target.limit(cost.measure()),
         branches={
             name: Branch(inside(analysis.groups, analysis.block(name)), damage)
             for name, damage in worth.curves.blocks.items()
         },
         most=most,
-        probes=max(map(len, widths.widths.values()), default=1) if stairs else PROBES,
+        probes=max(map(len, widths.widths.values()), default=1) if cost.stairs else PROBES,
     )
     return Selection(found.removed, worth.criterion, "global", widths.declined, found.dropped)

@@ -55,9 +55,10 @@ class Moments:
     def variance(self) -> float:
         """What errors are relative to: the variance of the targets, added up.
 
-        Where they do not vary, as those of a single row, it is their mean square.
+        Where they do not vary, as those of a single row, it is their mean square, and 1 where
+        that is 0.
         """
-        return max(float(self.yy.sum()) or float((self.mean_y**2).sum()), _TINY)
+        return float(self.yy.sum()) or float((self.mean_y**2).sum()) or 1.0
 
 
 class Accumulator:

@@ -72,7 +72,8 @@ class Side:
         aim = np.clip(rows.wanted, low, high, dtype=np.float32)
         mean = aim.mean(axis=0, dtype=np.float64)
         spread = _energy(aim - mean.astype(np.float32)) / len(aim)
-        self.norm = max(spread, np.finfo(np.float64).tiny)
+        # What does not vary, as behind a ReLU that is never active, is measured by its size.
+        self.norm = spread or float((mean**2).sum()) or 1.0
         self._below = rows.wanted <= low if np.isfinite(low) else None
         self._above = rows.wanted >= high if np.isfinite(high) else None
         aim -= rows.offset

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxprune import model as models
-from onnxprune.data.batches import apart, first, joined
+from onnxprune.data.batches import collate, hold_out, inputs_of
 from onnxprune.errors import OnnxpruneError
 from onnxprune.evaluate.student import Student, losses_of, visible
 from onnxprune.graph.autodiff import Loss
@@ -59,11 +59,12 @@ def information(
     Returns:
         None where some layer has no gradient.
     """
-    samples, more = apart(model, batches, len(batches) + 1)
-    some = joined((samples + more)[:_SAMPLES], _AT_ONCE)
+    inputs = inputs_of(model)
+    samples, more = hold_out(batches, inputs, len(batches) + 1)
+    some = collate((samples + more)[:_SAMPLES], inputs, _AT_ONCE)
     largest = max(some, key=lambda feeds: sum(array.size for array in feeds.values()))
-    if len(first(largest)) == 1:
-        largest = joined([largest] * 2, 2)[0]
+    if inputs.count(largest) == 1:
+        largest = collate([largest] * 2, inputs, 2)[0]
     try:
         ends = models.part_names(models.parts(model))
         session = open_session(model, provider=provider, threads=threads, outputs=ends)

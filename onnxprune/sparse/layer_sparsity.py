@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
@@ -53,7 +54,6 @@ def counts(
             f"--sparse-allocation {how.spread} measures what each layer loses",
             hint="give inputs with --calib, or take --sparse-allocation global",
         )
-    run = Segments(dense, batches, provider=how.provider, threads=how.threads)
     known = None
     if how.spread == "sensitivity":
         tell("measuring what errors of every layer cost")
@@ -67,11 +67,16 @@ def counts(
     found: list[Float] = []
     rows, per_input = how.sample.rows // 2, how.sample.per_input // 2  # a look is enough
     sample = replace(how.sample, rows=rows, per_input=per_input)
-    for number, layer in enumerate(layers, start=1):
+    epilogues = [find_epilogue(values, facts, layer) for layer in layers]
+    wanted = [(layer.x, end.value) for layer, end in zip(layers, epilogues, strict=True)]
+    kept = itertools.chain.from_iterable(wanted)  # running to a sum passes other layers
+    run = Segments(dense, batches, kept=kept, provider=how.provider, threads=how.threads)
+    for number, (layer, epilogue) in enumerate(zip(layers, epilogues, strict=True), start=1):
         tell(f"measuring layer {number} of {len(layers)}: {layer.node}")
-        epilogue = find_epilogue(values, facts, layer)
         alone = replace(epilogue, skip=None)
         train, _ = moments_of(layer, alone, run, run, sample)
+        for name in wanted[number - 1]:
+            run.release(name)
         weight, _ = weights.read(layer, epilogue)
         if how.spread == "global":
             xx = gram_of(train, free_bias=False)

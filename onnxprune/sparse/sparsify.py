@@ -90,8 +90,9 @@ def sparsify(
         left = [each for each in left if each.node not in nodes]
     if not targets and not others.masks:
         left += others.outcomes
-        why = f": {left[0].node}: {left[0].reason}" if left else ""
-        raise OnnxpruneError(f"no weight of the model can be thinned{why}")
+        none = "no layer multiplies with a stored weight"
+        why = f"{left[0].node}: {left[0].reason}" if left else none
+        raise OnnxpruneError(f"no weight of the model can be thinned: {why}")
     lost = counts(model, targets, asked, list(batches), facts or {}, how, tell)
     job = Layerwise(model, work, targets, list(batches), facts or {}, how)
     outcomes = [*left, *others.outcomes]

@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from onnxprune import model as models
 from onnxprune.data.activations.runner import Feeds
-from onnxprune.data.batches import apart, first, joined
+from onnxprune.data.batches import collate, hold_out, inputs_of
 from onnxprune.errors import OnnxpruneError
 from onnxprune.evaluate.student import Student, distance, losses_of, visible
 from onnxprune.runtime import Session, open_session
@@ -120,25 +120,26 @@ def distil(
         tell: hears the progress.
     """
     how = settings or Settings()
-    samples, held = apart(student, batches, how.held)
+    inputs = inputs_of(student)
+    samples, held = hold_out(batches, inputs, how.held)
     if not samples or not held:
         return Distilled(student, reason="too few samples to put any aside")
     ends = models.part_names(models.shared_parts(dense, student))
     teacher = open_session(dense, provider=how.provider, threads=how.threads, outputs=ends)
-    judged = joined(held[:_JUDGES], how.most)
+    judged = collate(held[:_JUDGES], inputs, how.most)
     answers = [teacher.run(feeds, ends) for feeds in judged]
     losses = losses_of(dense, answers[0])
     if not losses:
         return Distilled(student, reason="no output is made of 32-bit floating-point numbers")
     largest = max(samples, key=lambda feeds: sum(a.size for a in feeds.values()))
     try:
-        pair = largest if len(first(largest)) > 1 else joined([largest] * 2, 2)[0]
+        pair = largest if inputs.count(largest) > 1 else collate([largest] * 2, inputs, 2)[0]
         pupil = Student(student, list(keep), losses, pair, how.provider, how.threads)
     except OnnxpruneError as error:
         return Distilled(student, reason=error.message)
-    each = pupil.work / len(first(pair)) * len(first(largest))
+    each = pupil.work / inputs.count(pair) * inputs.count(largest)
     size = int(min(how.most, len(samples) // how.batches, how.work / (each * how.steps)))
-    train = joined(samples, max(size, 1))
+    train = collate(samples, inputs, max(size, 1))
     steps = min(how.steps, int(how.work / (each * max(size, 1))))
     if steps < _LOOKS:
         return Distilled(student, reason="it is too large for that")
@@ -151,7 +152,11 @@ def distil(
         best, weights, at = _train(descent, judge, lessons, steps, tell)
     except OnnxpruneError as error:
         return Distilled(student, reason=f"its gradient does not run: {error.message}")
-    answered = sum(a.size // max(a.shape[-1], 1) for a in map(first, answers) if a.ndim)
+    answered = sum(
+        a.size // max(a.shape[-1], 1)
+        for a in (next(iter(one.values())) for one in answers)
+        if a.ndim
+    )
     if best > min(_WORTH, 1 - 1 / max(answered, 1) ** 0.5):
         return Distilled(student)
     return Distilled(pupil.with_weights(weights), at, 1.0, best)

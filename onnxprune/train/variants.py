@@ -43,7 +43,10 @@ class Variants:
     def __call__(self, feeds: Feeds, rng: np.random.Generator) -> dict[str, Array]:
         """A variant of one batch; the samples of all its inputs stay together."""
         made = dict(feeds)
-        other = rng.permutation(len(next(iter(feeds.values()))))
+        sizes = {len(array) for array in feeds.values() if array.ndim}
+        if len(sizes) != 1:  # samples are not told apart by the first axis
+            return made
+        other = rng.permutation(sizes.pop())
         mixed = rng.random(len(other)) < self._spliced
         if self._known:
             self._splice(made, other, mixed, rng)

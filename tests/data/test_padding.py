@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 import onnxprune
 from onnxprune import model as models
 from onnxprune.data.activations.padding import shown
-from onnxprune.data.token_masks import masks_of
+from onnxprune.data.batches import token_masks
 from onnxprune.evaluate.student import visible
 
 Array = npt.NDArray[Any]
@@ -21,7 +21,7 @@ Array = npt.NDArray[Any]
 
 def test_masks_belong_to_values_of_their_tokens() -> None:
     mask = np.array([[1, 1, 0], [1, 0, 0]])
-    masks = masks_of(
+    masks = token_masks(
         {"attention_mask": mask, "x": np.ones((2, 3)), "image_mask": np.ones((1, 2, 3))}
     )
     assert list(masks) == ["attention_mask"]
@@ -31,11 +31,11 @@ def test_masks_belong_to_values_of_their_tokens() -> None:
         assert found.tolist() == [0, 1, 3]
     for shape, axis in (((2, 3, 5), 1), ((2, 5, 3), -1), ((2, 3), 1), ((3,), 0)):
         assert shown(masks, shape, axis) is None
-    inverted = shown(masks_of({"src_key_padding_mask": mask == 0}), (2, 3, 5), 2)
+    inverted = shown(token_masks({"src_key_padding_mask": mask == 0}), (2, 3, 5), 2)
     assert inverted is not None
     assert inverted.tolist() == [0, 1, 3]
     assert (
-        shown(masks_of({"mask": np.zeros((2, 3))}), (2, 3, 5), 2) is None
+        shown(token_masks({"mask": np.zeros((2, 3))}), (2, 3, 5), 2) is None
     )  # it would leave nothing
 
 

@@ -96,3 +96,26 @@ def test_what_is_gone_cannot_be_rewound() -> None:
     run = Segments(models.load(chain()), batches(), kept=["r0"])
     run.advance(["y"])
     assert not run.rewind("r0", "y")  # the sum also needs x, which nobody kept
+
+
+@pytest.mark.parametrize("most", [0, 8 * 10 * 4 * 3, 1 << 30])
+def test_values_that_were_let_go_of_are_computed_again(most: int) -> None:
+    model, feeds = models.load(chain()), batches()
+    whole = open_session(model, outputs=[*NODES, "y"])
+    run = Segments(model, feeds, most=most)
+    for wanted in ("y", "m0", "r2", "r0", "y", "m3"):
+        run.advance([wanted])
+        for at, each in enumerate(feeds):
+            np.testing.assert_allclose(run.value(wanted, at), whole.run(each)[wanted], atol=1e-5)
+
+
+def test_a_value_is_kept_for_as_many_uses_as_were_announced() -> None:
+    run = Segments(models.load(chain()), batches(), kept=["r0", "r0", "x"])
+    run.advance(["y"])
+    run.release("r0")
+    run.advance(["y"])
+    assert run.has("r0")
+    run.release("r0")
+    run.advance(["y"])
+    assert not run.has("r0")
+    assert run.has("x")

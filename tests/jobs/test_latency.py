@@ -144,7 +144,7 @@ def test_a_prediction_is_a_sum_of_positive_times_and_knows_the_lines(
     rescnn: Analysis, predicted: tuple[Lattice, Predictor]
 ) -> None:
     _, found = predicted
-    whole = found({}).latency
+    whole = found.measure()
     assert not found.untimed
     assert whole > 0
     facts = propagate(rescnn.model, {k: (1, *v[1:]) for k, v in rescnn.inputs[0].items()})
@@ -156,7 +156,7 @@ def test_a_prediction_is_a_sum_of_positive_times_and_knows_the_lines(
     assert whole == pytest.approx(sum(times) * 1e9, rel=1e-6)
     for group in rescnn.groups:
         gone = {group.name: range(len(group) // 2)}
-        assert 0 < found(gone).latency <= whole
+        assert 0 < found.measure(gone) <= whole
 
 
 def test_what_is_bypassed_takes_no_time(
@@ -164,7 +164,7 @@ def test_what_is_bypassed_takes_no_time(
 ) -> None:
     _, found = predicted
     block = rescnn.blocks[0].name
-    assert 0 < found({}, [block]).latency < found({}).latency
+    assert 0 < found.measure({}, [block]) < found.measure()
 
 
 def test_widths_that_are_no_faster_than_larger_ones_are_not_offered(
@@ -176,11 +176,11 @@ def test_widths_that_are_no_faster_than_larger_ones_are_not_offered(
     for group in left.free:
         offered = left.widths[group].tolist()
         size = left.units[group]
-        times = [found({group: range(size - w)}).latency for w in offered]
+        times = [found.measure({group: range(size - w)}) for w in offered]
         assert times == sorted(set(times))
         for dropped in set(widths.widths[group].tolist()) - set(offered):
             larger = [t for w, t in zip(offered, times, strict=True) if w > dropped]
-            assert found({group: range(size - dropped)}).latency >= min(larger)
+            assert found.measure({group: range(size - dropped)}) >= min(larger)
             checked += 1
         in_steps += all(w % stairs_backend.BLOCK == 0 for w in offered)
     assert checked

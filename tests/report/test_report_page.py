@@ -27,13 +27,12 @@ from onnxprune.jobs.recipe import as_mapping
 from onnxprune.jobs.results import schema
 from onnxprune.jobs.results.couplings import coupling_rows
 from onnxprune.jobs.results.schema import GroupRow, RefitRow, Report
+from onnxprune.report.documents import Document, FieldError, read_as, read_documents
+from onnxprune.report.families import families
 from onnxprune.report.html import reproduce
-from onnxprune.report.html.documents import Document, read_documents
-from onnxprune.report.html.families import families
 from onnxprune.report.html.page import build
-from onnxprune.report.html.pareto import Mark, front, panels
-from onnxprune.report.html.standing import Scale
-from onnxprune.report.reading import FieldError, read_as
+from onnxprune.report.pareto import Mark, front, panels
+from onnxprune.report.standing import Scale
 from page_cases import ENTRY, as_json, bench, hostile_documents, run, searched, sweep
 
 Cli = Callable[..., Ran]
@@ -307,7 +306,6 @@ def test_without_latency_the_charts_are_by_size() -> None:
 
 @pytest.mark.parametrize("ending", ["png", "svg"])
 def test_the_charts_are_drawn_for_a_readme(cli: Cli, tmp_path: Path, ending: str) -> None:
-    pytest.importorskip("matplotlib")
     told, picture = tmp_path / "run.json", tmp_path / f"figure.{ending}"
     told.write_text(json.dumps(as_json(searched())))
     ran = cli("report", told, "-o", tmp_path / "a.html", "--figure", picture)
@@ -322,7 +320,6 @@ def test_the_charts_are_drawn_for_a_readme(cli: Cli, tmp_path: Path, ending: str
 
 
 def test_a_figure_of_nothing_or_of_another_kind_is_refused(cli: Cli, tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
     told = tmp_path / "run.json"
     told.write_text(json.dumps(as_json(dataclasses.replace(run(), outputs=()))))
     for name, why in (("a.svg", "no two models"), ("a.jpg", "no picture")):

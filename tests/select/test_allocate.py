@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -13,6 +13,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from onnxprune.errors import OnnxpruneError
+from onnxprune.graph.cost import Cost
 from onnxprune.graph.units import Group, Role, Slice
 from onnxprune.quantities import Budget
 from onnxprune.select.allocate import (
@@ -34,13 +35,6 @@ from onnxprune.select.allocate.candidate_widths import _widths
 Array = npt.NDArray[Any]
 Piece = tuple[str, int]
 """A group's name (or ``""`` for indices that stay) and how many rows each of its units has."""
-
-
-@dataclass(frozen=True)
-class Cost:
-    macs: int
-    params: int
-    bytes: int
 
 
 @dataclass(frozen=True)
@@ -68,6 +62,9 @@ class Net:
             params += math.prod(left)
             macs += math.prod(left) * self.work[tensor]
         return Cost(macs, params, 4 * params)
+
+    def only(self, kind: str) -> Callable[[Mapping[str, Sequence[int]]], int]:
+        return lambda removed: self.cost(removed).of(kind)
 
     def scores(self, seed: int) -> dict[str, Array]:
         random = np.random.default_rng(seed)
@@ -139,7 +136,7 @@ def test_a_budget_is_met_from_below_and_tightly(
     limit = target.limit(getattr(dense, kind))
 
     def run(budget: Budget) -> Any:
-        return allocate(space, scores, target=budget, cost=made.cost, policy=policy)
+        return allocate(space, scores, target=budget, cost=made.only(kind), policy=policy)
 
     try:
         found = run(target)
@@ -204,9 +201,9 @@ def test_scores_that_tie_are_spread_over_the_groups(policy: Any) -> None:
     scores = {g.name: np.zeros(30) for g in made.groups}
     calls = []
 
-    def cost(removed: Mapping[str, Sequence[int]]) -> Cost:
+    def cost(removed: Mapping[str, Sequence[int]]) -> int:
         calls.append(removed)
-        return made.cost(removed)
+        return made.cost(removed).macs
 
     target = Budget("macs", 0.5, relative=True)
     found = allocate(lattice(made.groups), scores, target=target, cost=cost, policy=policy)
@@ -220,6 +217,21 @@ def test_a_ratio_that_cannot_be_had_says_what_can() -> None:
     space = lattice(made.groups, made.axes(16))
     with pytest.raises(OnnxpruneError, match=r"at most 50\.0% can go together, not 60\.0%"):
         allocate(space, made.scores(0), ratio=0.6, policy="global")
+
+
+def test_a_budget_that_cannot_be_met_says_which_groups_stay_and_why() -> None:
+    made = chain(16, 16)
+    names = [group.name for group in made.groups]
+    space = lattice(made.groups, made.axes(), unscored={names[0]: "nobody can read it"})
+    with pytest.raises(OnnxpruneError, match=r"macs cannot go below") as refused:
+        allocate(
+            space,
+            made.scores(0),
+            target=Budget("macs", 0.01, relative=True),
+            cost=made.only("macs"),
+        )
+    assert f"1 of {len(names)} groups are left alone" in refused.value.hint
+    assert f"{names[0]}: nobody can read it" in refused.value.hint
 
 
 # Rounding
@@ -484,7 +496,7 @@ def test_a_ratio_of_its_own_holds_under_a_budget() -> None:
         lattice(made.groups, made.axes(), limits),
         made.scores(0),
         target=Budget("macs", 0.4, relative=True),
-        cost=made.cost,
+        cost=made.only("macs"),
     )
     assert found.kept["layer1/x"] == 2
     assert made.cost(found.removed).macs <= 0.4 * made.cost({}).macs
@@ -560,7 +572,7 @@ def test_damage_is_weighed_against_what_it_saves() -> None:
     target = Budget("macs", 0.6, relative=True)
     kept = {
         damage: allocate(
-            lattice(made.groups), scores, target=target, cost=made.cost, damage=damage
+            lattice(made.groups), scores, target=target, cost=made.only("macs"), damage=damage
         ).kept
         for damage in (False, True)
     }

@@ -71,7 +71,7 @@ def run(
         lattice(analysis.groups, axes, Limits(), unscored=scores.declined),
         scores.values,
         target=budget(target),
-        cost=CostModel(analysis),
+        cost=CostModel(analysis).only(budget(target).kind).measure,
         comparable=scores.comparable,
         damage=scores.damage,
     )

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from onnxprune import model as models
 from onnxprune.data import zoo
-from onnxprune.data.mixing import ENOUGH, mixable, with_mixtures
+from onnxprune.data.mixtures import ENOUGH, mixable, with_mixtures
 from onnxprune.graph.analysis import Analysis, analyse
 from onnxprune.graph.units import Slice
 from onnxprune.runtime import open_session
@@ -152,9 +152,10 @@ def test_what_damage_is_measured_on_was_not_fitted_to(fixed: bool, sizes: list[i
     if fixed:
         analysis.model.ir.graph.inputs[0].shape = ir.Shape([sizes[0], 64])
     ends = np.cumsum([0, *sizes])
-    batches = [{"x": np.arange(a, b)[:, None]} for a, b in itertools.pairwise(ends)]
+    batches = [{"image": np.arange(a, b)[:, None]} for a, b in itertools.pairwise(ends)]
     known, unseen = (
-        [int(k) for feeds in part for k in feeds["x"].ravel()] for part in parted(analysis, batches)
+        [int(k) for feeds in part for k in feeds["image"].ravel()]
+        for part in parted(analysis, batches)
     )
     if len(sizes) == 1 and (fixed or sizes[0] == 1):
         assert known == unseen == list(range(ends[-1]))

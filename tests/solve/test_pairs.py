@@ -174,3 +174,11 @@ def test_a_computed_function_has_its_values_and_slopes(dtype: type, close: float
     np.testing.assert_allclose(line.slope(far), [1, 3, 1, 3], rtol=close)
     with np.errstate(all="ignore"):
         assert not computed(np.log, dtype).slope(np.float32([-1.0, -2.0])).any()  # undefined there
+
+
+def test_rows_that_a_clip_hides_altogether_have_finite_losses() -> None:
+    train, held, pair = problem(1, clip=(0.0, np.inf))
+    dead = replace(held, wanted=np.full_like(held.wanted, -1))
+    found = refit_pair(Side(train, relu()), Side(dead, relu()), pair, steps=2)
+    assert 0 < found.before < np.inf
+    assert found.after <= found.before

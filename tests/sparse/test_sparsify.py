@@ -16,9 +16,10 @@ from onnxprune.data.activations.runner import Segments
 from onnxprune.errors import OnnxpruneError
 from onnxprune.evaluate.equivalence import difference
 from onnxprune.evaluate.output_comparison import compare
+from onnxprune.graph.analysis import analyse
 from onnxprune.graph.layers.epilogue import Weights
 from onnxprune.graph.layers.linear import LinearLayer, find_layers
-from onnxprune.quantities import sparsity
+from onnxprune.quantities import Spread, sparsity
 from onnxprune.runtime import open_session
 from onnxprune.solve import masks
 from onnxprune.solve.moments import moments
@@ -349,3 +350,54 @@ def test_channels_of_one_kernel_position_are_side_by_side() -> None:
     ordered = target.matrix(weight)[:, target.order]
     np.testing.assert_array_equal(ordered[0, :8, 0], weight[0, :, 0, 0])
     np.testing.assert_array_equal(ordered[0, 8:16, 1], weight[1, :, 0, 1])
+
+
+def residual() -> models.Model:
+    """A block whose shortcut is a layer of its own, which comes after the layers it goes around."""
+    shapes = {"stem": (6, 3, 3, 3), "one": (8, 6, 3, 3), "two": (8, 8, 3, 3), "short": (8, 6, 1, 1)}
+    reads = {"stem": "x", "one": "stem_r", "two": "one_r", "short": "stem_r"}
+    nodes, stored = [], []
+    for name, shape in shapes.items():
+        for suffix, size in (("_w", shape), ("_b", shape[:1])):
+            value = RNG.standard_normal(size).astype(np.float32) * 0.3
+            stored.append(numpy_helper.from_array(value, name + suffix))
+        read, pads = [reads[name], name + "_w", name + "_b"], [shape[2] // 2] * 4
+        nodes.append(helper.make_node("Conv", read, [name], pads=pads))
+        nodes.append(helper.make_node("Relu", [name], [name + "_r"]))
+    nodes.append(helper.make_node("Add", ["two", "short"], ["sum"]))
+    nodes.append(helper.make_node("Relu", ["sum"], ["y"]))
+    graph = helper.make_graph(
+        [node for node in nodes if node.output[0] not in ("two_r", "short_r")],
+        "residual",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 8, 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 8, 8, 8])],
+        stored,
+    )
+    opset = [helper.make_opsetid("", 17)]
+    return models.load(helper.make_model(graph, opset_imports=opset, ir_version=8))
+
+
+@pytest.mark.parametrize("spread", ["sensitivity", "global", "per-tensor"])
+def test_a_shortcut_that_is_a_layer_is_thinned_like_any_other(spread: Spread) -> None:
+    model = residual()
+    feeds = [{"x": RNG.standard_normal((8, 3, 8, 8)).astype(np.float32)} for _ in range(4)]
+    made = sparsify(model, sparsity(0.5), feeds, analyse(model).facts, Settings(spread=spread))
+    assert {each.weight for each in made.outcomes if not each.reason} == {
+        "stem_w", "one_w", "two_w", "short_w",
+    }  # fmt: skip
+    masked = sum(mask.size - mask.kept for mask in made.masks.values())
+    assert masked == pytest.approx(0.5 * sum(mask.size for mask in made.masks.values()), abs=4)
+    assert all(each.after <= each.before for each in made.outcomes)  # type: ignore[operator]
+
+
+def test_a_model_without_stored_weights_is_refused_with_the_reason() -> None:
+    graph = helper.make_graph(
+        [helper.make_node("Relu", ["x"], ["y"])],
+        "bare",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [4])],
+    )
+    opset = [helper.make_opsetid("", 17)]
+    model = models.load(helper.make_model(graph, opset_imports=opset, ir_version=8))
+    with pytest.raises(OnnxpruneError, match="no layer multiplies with a stored weight"):
+        sparsify(model, sparsity(0.5))

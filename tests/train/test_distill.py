@@ -9,6 +9,7 @@ import pytest
 
 from onnxprune import model as models
 from onnxprune.data import zoo
+from onnxprune.data.batches import InputFormat, collate
 from onnxprune.evaluate.output_comparison import compare
 from onnxprune.quantities import sparsity
 from onnxprune.runtime import open_session
@@ -123,3 +124,19 @@ def test_variants_are_made_of_what_occurs() -> None:
         assert each["image"].max() <= 1
         np.testing.assert_array_equal(each["scale"], pictures["scale"])
     assert any((m["image"] != pictures["image"]).any() for m in made)
+
+
+def test_samples_are_joined_along_the_axis_that_counts_them() -> None:
+    def inputs(**axes: int | None) -> InputFormat:
+        return InputFormat((), {"x": 0, **axes})
+
+    def sample(**extra: Any) -> dict[str, Any]:
+        return {"x": np.zeros((1, 3)), **extra}
+
+    alike = collate([sample(m=np.zeros((1, 2))) for _ in range(5)], inputs(m=0), 2)
+    assert [each["m"].shape for each in alike] == [(2, 2), (2, 2), (1, 2)]
+    states = collate([sample(state=np.zeros((2, 1, 4))) for _ in range(3)], inputs(state=1), 2)
+    assert [each["state"].shape for each in states] == [(2, 2, 4), (2, 1, 4)]
+    rates = [sample(rate=np.array(rate)) for rate in (16000, 8000, 16000)]
+    shared = collate(rates, inputs(rate=None), 2)
+    assert [(len(each["x"]), int(each["rate"])) for each in shared] == [(2, 16000), (1, 8000)]

@@ -1,28 +1,112 @@
-"""Moments of values inside a model, channel by channel, gathered without keeping the values.
+"""Values inside a model while data go through it, and their moments, channel by channel.
 
-Everything is added up in float64 and merged chunk by chunk with the pairwise update of Chan, Golub
-and LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances" (1979):
-the result does not depend on how the data were batched, and large means cost no digits.
+Values are seen within a memory limit and not kept. Moments are added up in float64 and merged chunk
+by chunk with the pairwise update of Chan, Golub and LeVeque, "Updating formulae and a pairwise
+algorithm for computing sample variances" (1979): the result does not depend on how the data were
+batched, and large means cost no digits.
 """
 
 from __future__ import annotations
 
+import sys
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from operator import length_hint
 
 import numpy as np
 import numpy.typing as npt
+from rich.console import Console
+from rich.progress import Progress
 
-from onnxprune.data.activations.observe import LIMIT, Feeds, observe
+from onnxprune.data.batches import Array, Batch, Feeds
 from onnxprune.errors import OnnxpruneError
 from onnxprune.model import Model
+from onnxprune.runtime.embed import with_sizes
+from onnxprune.runtime.ort import Session, open_session
 from onnxprune.solve.moments import Accumulator
 
 F64 = npt.NDArray[np.float64]
 
+LIMIT = 1 << 30
+"""Bytes of observed values held at once, by default."""
 _CHUNK = 1 << 18  # elements worked on at once: 2 MiB in float64 stay in the cache
+
+
+def observe(
+    model: Model,
+    data: Iterable[Feeds],
+    names: Sequence[str],
+    *,
+    provider: str = "cpu",
+    threads: int | None = None,
+    limit: int = LIMIT,
+    progress: bool = True,
+) -> Iterator[Batch]:
+    """Run ``data`` through ``model`` and yield what the named values hold, feed by feed.
+
+    Nothing is kept. Where all values of one feed take more than ``limit`` bytes together (judged
+    by the first feed), the data are gone through several times, each time for a part of the names:
+    every value still comes once per feed, in order, but not every name in every dict.
+
+    Args:
+        model: what runs.
+        data: feeds; restartable where several passes are needed (a `Calibration` or a list).
+        names: values of the main graph.
+        provider: as for `onnxprune.runtime.open_session`.
+        threads: likewise.
+        limit: bytes; a single larger value has a pass of its own.
+        progress: show a bar if stderr is a terminal.
+
+    Raises:
+        OnnxpruneError: a value cannot be observed, or a feed does not run.
+    """
+    names = list(dict.fromkeys(names))
+    session = open_session(model, provider=provider, threads=threads, outputs=names)
+    passes = _passes(model, data, session, names, limit, provider)
+    shown = progress and sys.stderr.isatty()
+    total = length_hint(data) * len(passes) or None
+    with Progress(console=Console(stderr=True), transient=True, disable=not shown) as bar:
+        task = bar.add_task("Observing", total=total)
+        for part in passes:
+            for feeds in data:
+                yield session.run(feeds, part)
+                bar.advance(task)
+
+
+def _passes(
+    model: Model,
+    data: Iterable[Feeds],
+    session: Session,
+    names: list[str],
+    limit: int,
+    provider: str,
+) -> list[list[str]]:
+    """The names in parts whose values fit into ``limit`` together, in order."""
+    if len(names) < 2:
+        return [names]
+    if iter(data) is data:
+        raise OnnxpruneError(
+            "data that can only be gone through once cannot be observed within a memory limit",
+            hint="pass a list, or open them with open_calibration",
+        )
+    first = next(iter(data), None)
+    if first is None:
+        return [names]
+    sized, outputs = with_sizes(model, names)
+    counter = open_session(sized, provider=provider)
+    counts = counter.run(first, list(outputs.values()))
+    width = {spec.name: spec.dtype.itemsize for spec in session.outputs}
+    parts: list[list[str]] = [[]]
+    held = 0
+    for name in names:
+        size = int(counts[outputs[name]]) * width[name]
+        if parts[-1] and held + size > limit:
+            parts.append([])
+            held = 0
+        parts[-1].append(name)
+        held += size
+    return parts
 
 
 @dataclass(frozen=True)
@@ -103,7 +187,7 @@ def collect(
         model: what runs.
         data: feeds; restartable (a `Calibration` or a list) if more than one value is tapped.
         taps: what to learn.
-        provider: as for `onnxprune.data.activations.observe.observe`.
+        provider: as for `observe`.
         threads: likewise.
         limit: likewise.
         rows: most rows of one feed that enter a covariance, picked at random (seeded); all by
@@ -159,7 +243,7 @@ class _Running:
             Accumulator(tap.blocks, channels // tap.blocks) if tap.covariance else None
         )
 
-    def add(self, view: npt.NDArray[Any], rows: int | None, chosen: np.random.Generator) -> None:
+    def add(self, view: Array, rows: int | None, chosen: np.random.Generator) -> None:
         """``view``: ``[outer, channels, inner]``."""
         if view.shape[1] != len(self.mean):
             raise OnnxpruneError(
@@ -206,7 +290,7 @@ def _finish(running: _Running | None, tap: Tap) -> Statistics:
     )
 
 
-def _channels(array: npt.NDArray[Any], tap: Tap) -> npt.NDArray[Any]:
+def _channels(array: Array, tap: Tap) -> Array:
     """``[outer, channels, inner]``, without copying."""
     rank = array.ndim
     if array.dtype.kind in "OUS":
@@ -221,7 +305,7 @@ def _channels(array: npt.NDArray[Any], tap: Tap) -> npt.NDArray[Any]:
     return array.reshape(outer, array.shape[axis], inner)
 
 
-def _chunks(view: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
+def _chunks(view: Array) -> Iterator[Array]:
     outer, channels, inner = view.shape
     if view.size == 0:
         return
@@ -232,9 +316,7 @@ def _chunks(view: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
             yield view[start : start + deep, :, left : left + wide]
 
 
-def _pick(
-    view: npt.NDArray[Any], rows: int | None, chosen: np.random.Generator
-) -> npt.NDArray[Any]:
+def _pick(view: Array, rows: int | None, chosen: np.random.Generator) -> Array:
     """``[rows, channels]``: all positions, or a random choice of them in order."""
     outer, channels, inner = view.shape
     if rows is None or outer * inner <= rows:

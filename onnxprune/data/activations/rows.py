@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxprune.data.activations.runner import Segments
-from onnxprune.data.mixing import judges
+from onnxprune.data.mixtures import judges
 from onnxprune.graph.layers.epilogue import Epilogue
 from onnxprune.graph.layers.linear import LinearLayer
 from onnxprune.solve.im2col import Index, sample_positions, token_rows

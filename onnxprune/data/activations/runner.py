@@ -7,11 +7,16 @@ wanted value needs is run, once, with the weights of that moment.
 
 Early in a network for large pictures a border may not fit into memory. There the border stays where
 it was, and what is wanted is computed for one batch at a time, again each time it is asked for.
+
+A value is held until its last reader has run. That is soon enough for layers which are run to their
+own outputs, but one that is run to the residual sum behind it passes the layers of the other
+branch, which still want to see what they read. Such values are named as kept; one that was let go
+of all the same is computed again, from the last values before it that are held.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,7 +27,7 @@ import onnx_ir as ir
 
 from onnxprune import model as models
 from onnxprune.data.activations.padding import shown, shown_to
-from onnxprune.data.token_masks import masks_of
+from onnxprune.data.batches import count_samples, token_masks
 from onnxprune.graph.layers.linear import LinearLayer
 from onnxprune.graph.layers.sources import read_by
 from onnxprune.runtime import open_session
@@ -70,7 +75,8 @@ class Segments:
     Args:
         model: it may be edited between pieces, as long as names and nodes stay.
         batches: feeds of all batches, held for as long as they are needed.
-        kept: values that stay when all their readers have run, until they are released.
+        kept: values that stay when all their readers have run, until they are released as many
+            times as they are named here.
         provider: short name of the execution provider.
         threads: threads within an operator.
         most: bytes that may be held.
@@ -89,7 +95,8 @@ class Segments:
         threads: int | None = None,
         most: int = _MOST,
     ) -> None:
-        self._kept, self._most = set(kept), most
+        self._kept, self._most = Counter(kept), most
+        self._batches = batches
         self._ahead: _Piece | None = None
         self._model = model
         self._graph = model.ir.graph
@@ -100,8 +107,8 @@ class Segments:
                 self._readers[value].add(node)
         self._done: set[ir.Node] = set()
         self._held: list[dict[str, Array]] = [dict(batch) for batch in batches]
-        self._masks = [masks_of(batch) for batch in batches]
-        self.samples = [len(next(iter(batch.values()))) for batch in batches]
+        self._masks = [token_masks(batch) for batch in batches]
+        self.samples = [count_samples(batch) for batch in batches]
         self._halved: set[str] = set()
         self._provider, self._threads = provider, threads
 
@@ -145,7 +152,7 @@ class Segments:
         """Run what the wanted values need and has not run yet.
 
         A value stays available for as long as something that has not run reads it, and until the
-        next call if it was wanted.
+        next call if it was wanted. One that is no longer held is computed again.
 
         Raises:
             KeyError: the model has no value of that name.
@@ -154,6 +161,7 @@ class Segments:
         wanted = [name for name in wanted if models.constant(self._values[name]) is None]
         there = self._held[0] if self._held else {}
         missing = [n for n in wanted if self._held and n not in there]
+        self._take_back(missing)
         nodes = self._ancestors(missing)
         after = self._done | nodes
         outputs = [v for n in self._graph if n in nodes for v in n.outputs if v.name]
@@ -221,13 +229,28 @@ class Segments:
                 held.pop(name or "", None)
         return True
 
+    def _take_back(self, names: Iterable[str]) -> None:
+        """Let run again what values that were let go of are made of, as far as that is not held."""
+        queue = [self._values[name] for name in names]
+        while queue:
+            value = queue.pop()
+            name, node = value.name or "", value.producer()
+            if name in self._held[0]:
+                continue
+            if node in self._done:
+                self._done.discard(node)
+                queue += read_by(node)
+            elif name in self._batches[0]:
+                for held, batch in zip(self._held, self._batches, strict=True):
+                    held[name] = batch[name]
+
     def release(self, name: str) -> None:
-        """Keep a value no longer."""
-        self._kept.discard(name)
+        """Keep a value no longer, or for one use less if it is kept for several."""
+        self._kept[name] -= 1
 
     def _read(self, value: ir.Value, done: set[ir.Node]) -> bool:
         """Whether something that has not run reads ``value``, or it is kept."""
-        return value.name in self._kept or not self._readers[value] <= done
+        return self._kept[value.name or ""] > 0 or not self._readers[value] <= done
 
     def _ancestors(self, names: Sequence[str]) -> set[ir.Node]:
         """The nodes that have yet to run for some values."""

@@ -9,13 +9,11 @@ import numpy as np
 
 from onnxprune import model as models
 from onnxprune.data import Calibration, open_calibration
+from onnxprune.data.batches import DEFAULT_BATCH, input_format
 from onnxprune.data.dataset import Feeds
-from onnxprune.data.layout import layout_of
-from onnxprune.data.preprocess import Preprocess
+from onnxprune.data.images import Preprocess
 from onnxprune.errors import OnnxpruneError
 from onnxprune.model.signature import signature_of
-
-_JUDGED_BATCH = 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,8 +34,8 @@ class Samples:
     @property
     def batch(self) -> int | None:
         """The batch size that the model fixes; None if it is open."""
-        layout = self.calibration.layout
-        return layout.batch if layout.fixed else None
+        inputs = self.calibration.inputs
+        return inputs.group if inputs.fixed else None
 
     def timed(self, batch: int) -> Feeds:
         """One feed of ``batch`` samples, the first ones, over again where there are fewer.
@@ -49,12 +47,12 @@ class Samples:
             if batch != self.batch:
                 raise OnnxpruneError(f"its batch size is fixed at {self.batch}")
             return next(iter(self.calibration))
-        layout = self.calibration.layout
-        again = open_calibration(self.calibration, layout.signature, batch=batch)
+        inputs = self.calibration.inputs
+        again = open_calibration(self.calibration, inputs.signature, batch=batch)
         feed = next(iter(again))
         found: Feeds = {
             name: array
-            if (axis := layout.axes[name]) is None
+            if (axis := inputs.axes[name]) is None
             else array.take(np.arange(batch) % array.shape[axis], axis=axis)
             for name, array in feed.items()
         }
@@ -62,9 +60,8 @@ class Samples:
 
     def judged(self) -> Iterator[Feeds]:
         """All samples, in batches."""
-        layout = self.calibration.layout
-        size = None if layout.fixed else _JUDGED_BATCH
-        return iter(open_calibration(self.calibration, layout.signature, batch=size))
+        signature = self.calibration.signature
+        return iter(open_calibration(self.calibration, signature, batch=DEFAULT_BATCH))
 
 
 def open_samples(
@@ -114,7 +111,7 @@ def _sizes(
 ) -> tuple[dict[str, int], int | None]:
     """The open sizes that shapes settle, by name, and that of the batch."""
     signature = signature_of(model)
-    layout = layout_of(signature)
+    inputs = input_format(signature)
     specs = {spec.name: spec for spec in signature}
     found: dict[str, int] = {}
     batch = None
@@ -126,10 +123,10 @@ def _sizes(
             for want, size in zip(specs[name].shape, shape, strict=True)
         ):
             raise OnnxpruneError(
-                f"--shapes {name}={'x'.join(map(str, shape))} fits no input", hint=layout.hint
+                f"--shapes {name}={'x'.join(map(str, shape))} fits no input", hint=inputs.hint
             )
         for axis, (want, size) in enumerate(zip(specs[name].shape, shape, strict=True)):
-            if not layout.fixed and layout.axes[name] == axis:
+            if inputs.axes[name] == axis:
                 batch = size
             elif not isinstance(want, int):
                 found.setdefault(want or f"{name}[{axis}]", size)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import cast
 
 from onnxprune.config import Options
 from onnxprune.data.dataset import Inputs
@@ -14,7 +13,7 @@ from onnxprune.graph.cost import CostModel
 from onnxprune.graph.plan import Plan
 from onnxprune.jobs.apply_plan import Pruned, Tell, carry_out
 from onnxprune.jobs.choose_plan import by_clock, make_plan
-from onnxprune.quantities import Budget, BudgetKind
+from onnxprune.quantities import Budget
 from onnxprune.select.importance.error_curves import Curves
 
 NEAR = 0.02
@@ -44,7 +43,7 @@ class Bisection:
         self.made: list[tuple[str, Pruned, bool]] = []
         self._asked, self._inputs, self._curves, self._tell = asked, inputs, curves, tell
         kind, _, self._backend = asked.smallest.partition("@")
-        self._kind = cast(BudgetKind, kind)
+        self._kind = kind
         self._timed = kind == "latency"  # in parts of the dense model's
         self._dense = 1 if self._timed else int(getattr(CostModel(analysis)(), kind))
         self._seen: dict[object, tuple[Pruned, bool]] = {}

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import onnx
 
 from onnxprune import model as models
+from onnxprune.data.batches import count_samples
 from onnxprune.data.dataset import Feeds
 from onnxprune.errors import OnnxpruneError
 from onnxprune.evaluate.evaluation import Task, judge_run, within
@@ -191,4 +192,4 @@ def weigh(matrix: Array, norms: Array, weighing: Weighing, ratio: float) -> npt.
 
 def samples_of(feeds: Sequence[Feeds]) -> int:
     """How many inputs some feeds hold."""
-    return sum(len(next(iter(each.values()))) for each in feeds)
+    return sum(map(count_samples, feeds))

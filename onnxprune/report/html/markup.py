@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeAlias
+
+from onnxprune.report.tables import Cell, Column, Row, Table, elide
 
 
 class Markup(str):
@@ -16,6 +17,11 @@ class Markup(str):
 
 Content: TypeAlias = "str | Iterable[Content] | None"
 TIMES = "\N{MULTIPLICATION SIGN}"
+"""Between sizes of a shape."""
+HOT = 0.65
+"""Warmth from which on a cell is so dark that its text must be light."""
+_NAME = 72
+"""Letters of a name that are shown; all of it where one points at it."""
 _VOID = frozenset({"br", "input", "meta"})
 
 
@@ -49,58 +55,82 @@ def code(text: str) -> Markup:
     return tag("code", text)
 
 
-@dataclass(frozen=True)
-class Row:
-    """A row of a table with attributes that scripts and styles go by, such as ``data_kind``."""
-
-    cells: Sequence[Content]
-    attributes: Mapping[str, object] = field(default_factory=dict)
-
-
 def table(
-    heads: Sequence[str],
-    rows: Iterable[Row | Sequence[Content]],
+    declared: Table[Row],
+    rows: Iterable[Row],
     *,
-    caption: str,
     tall: bool = False,
     most: int | None = None,
+    data: Callable[[Row], Mapping[str, object]] | None = None,
     **attributes: object,
 ) -> Markup:
     """A table in a box of its own that scrolls sideways where it is wider than the page.
 
     Args:
-        heads: of the columns; those that end in ``>`` hold numbers, aligned right.
-        rows: cells; the first of each names its row.
-        caption: what the table is about, for those who hear it.
+        declared: its title, for those who hear it, and its columns.
+        rows: what it is of; the first cell of each names it.
         tall: whether there may be hundreds of rows: the box then scrolls down too.
         most: rows that are shown; how many more there are is said below.
+        data: attributes of a row that scripts go by, such as ``data_kind``.
         attributes: of the table.
     """
-    number = [head.endswith(">") for head in heads]
-    top = [
-        tag("th", head.removesuffix(">"), scope="col", class_="n" if n else None)
-        for head, n in zip(heads, number, strict=True)
+    whole = list(rows)
+    columns = declared.visible(whole, "page")
+    heads = [
+        tag(
+            "th",
+            column.label,
+            scope="col",
+            class_="n" if column.aligned_right else None,
+            title=column.about or None,
+        )
+        for column in columns
     ]
-    whole = [row if isinstance(row, Row) else Row(row) for row in rows]
-    rest = 0 if most is None else max(len(whole) - most, 0)
-    whole = whole[: len(whole) - rest]
-    body = [tag("tr", _cells(row.cells, number), **row.attributes) for row in whole]
-    made = tag(
+    body = [
+        tag(
+            "tr",
+            [_cell(column, row, first=not k) for k, column in enumerate(columns)],
+            **(data(row) if data else {}),
+        )
+        for row in whole[:most]
+    ]
+    drawn = tag(
         "table",
-        tag("caption", caption, class_="unseen"),
-        tag("thead", tag("tr", top)) if any(heads) else None,
+        tag("caption", declared.title, class_="unseen"),
+        tag("thead", tag("tr", heads)) if any(column.label for column in columns) else None,
         tag("tbody", body),
         **attributes,
     )
     box = tag(
         "div",
-        made,
+        drawn,
         class_="scroll tall" if tall else "scroll",
         tabindex="0",  # so that it scrolls with the keyboard too
         role="region",
-        aria_label=caption,
+        aria_label=declared.title,
     )
+    rest = len(whole) - len(body)
     return join(box, tag("p", f"{rest:,} more are in the JSON.", class_="soft") if rest else None)
+
+
+def titled(
+    declared: Table[Row],
+    rows: Sequence[Row],
+    title: str = "",
+    *,
+    most: int | None = None,
+    tall: bool = False,
+) -> Markup:
+    """A table under its title, or another; nothing where it has no rows."""
+    if not rows:
+        return Markup()
+    return join(tag("h4", title or declared.title), table(declared, rows, most=most, tall=tall))
+
+
+def listed(title: str, lines: Iterable[str]) -> Markup:
+    """Lines under a title, if there are any; an empty title is left out."""
+    items = [tag("li", line) for line in lines]
+    return join(tag("h4", title) if title else None, tag("ul", items)) if items else Markup()
 
 
 def folded(title: Content, *content: Content, open_: bool = False) -> Markup:
@@ -108,12 +138,66 @@ def folded(title: Content, *content: Content, open_: bool = False) -> Markup:
     return tag("details", tag("summary", title), *content, open=open_)
 
 
-def _cells(row: Sequence[Content], number: Sequence[bool]) -> list[Markup]:
-    cells = []
-    for k, (cell, right) in enumerate(zip(row, number, strict=True)):
-        name = {"scope": "row"} if k == 0 else {}
-        cells.append(tag("th" if k == 0 else "td", cell, class_="n" if right else None, **name))
-    return cells
+def tools(
+    key: str,
+    what: str,
+    *,
+    kinds: Sequence[str] = (),
+    orders: Mapping[str, str] | None = None,
+    measures: Mapping[str, str] | None = None,
+) -> Markup:
+    """Controls above a table, shown where there are scripts: a filter, an order, a measure.
+
+    Args:
+        key: of the section; the table is ``{key}-rows``.
+        what: what its rows are, in the plural.
+        kinds: of rows; a choice is offered between two or more.
+        orders: labels by the name the script knows.
+        measures: the same, of what cells show.
+    """
+    name = tag("input", type="search", placeholder="name", data_filter="name")
+    parts = [tag("label", f"Filter {what} ", name)]
+    if len(kinds) > 1:
+        parts.append(_choice("Kind", {"": "all", **{kind: kind for kind in kinds}}, "kind"))
+    if orders:
+        parts.append(_choice("Order", orders, "order"))
+    if measures and len(measures) > 1:
+        parts.append(_choice("Shown", measures, "measure"))
+    parts.append(tag("output", class_="soft", aria_live="polite"))
+    return tag("div", parts, class_="tools", data_table=f"{key}-rows")
+
+
+def _choice(label: str, options: Mapping[str, str], name: str) -> Markup:
+    choices = [tag("option", text, value=value) for value, text in options.items()]
+    return tag("label", f"{label} ", tag("select", choices, data_filter=name))
+
+
+def _cell(column: Column[Row], row: Row, *, first: bool) -> Markup:
+    cell = column.cell(row)
+    right = "n" if column.aligned_right else None
+    content = _content(column, cell)
+    return (
+        tag("th", content, scope="row", class_=right) if first else tag("td", content, class_=right)
+    )
+
+
+def _content(column: Column[Row], cell: Cell) -> Content:
+    if isinstance(cell.value, Markup):
+        return cell.value
+    text = column.text(cell)
+    if cell.warmth is not None:
+        hot = "heat hot" if cell.warmth > HOT else "heat"
+        return tag("span", text, class_=hot, style=f"--heat:{cell.warmth:.3f}")
+    if cell.bar is not None:
+        small = "bar" if text else "bar small"
+        return [tag("span", class_=small, style=f"--kept:{cell.bar:.4f}"), text]
+    short = elide(text, _NAME) if column.unit == "name" or column.label == "model" else text
+    content: Content = code(short) if column.unit == "name" and text else short
+    if short != text:
+        content = tag("span", content, title=text)
+    if cell.link:
+        content = tag("a", content, href=cell.link)
+    return tag("span", content, class_=cell.tone) if cell.tone and text else content
 
 
 def _flat(content: Content) -> Iterable[str]:

@@ -6,22 +6,30 @@ import base64
 import hashlib
 import tempfile
 from collections.abc import Iterable
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from string import Template
 
 from onnxprune.errors import OnnxpruneError
-from onnxprune.report.html import overview
-from onnxprune.report.html.documents import Document
-from onnxprune.report.html.families import Family, families
-from onnxprune.report.html.markup import Markup, join, tag
-from onnxprune.report.html.sections import Section, sections
+from onnxprune.report.documents import Document
+from onnxprune.report.families import Family, families
+from onnxprune.report.html import measured, reproduce
+from onnxprune.report.html import run as runs
+from onnxprune.report.html.markup import Markup, folded, join, tag
 
 HEAVIEST = 1_400_000
 """Bytes a page may have: one that is heavier is made again with shorter tables."""
 _ROWS = (2000, 1000, 500, 250, 120, 60, 30)
-_SCRIPTS = ("theme", "drawing", "tooltip", "pareto", "ecdf", "rows", "heat", "couplings", "copying")
-"""In the order in which they use one another."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page: its identity there, its title, and its HTML."""
+
+    key: str
+    title: str
+    content: Markup
 
 
 def save_page(documents: Iterable[Document], path: Path) -> None:
@@ -63,11 +71,10 @@ def build(documents: Iterable[Document]) -> str:
 
 def _page(found: list[Family], most: int) -> str:
     """The page with tables of at most ``most`` rows."""
-    script = "".join(_asset(f"{name}.js") for name in _SCRIPTS)
-    script = f'"use strict";\n(() => {{\n{script}}})();\n'
+    script = _asset("page.js")
     articles, links = [], []
     for k, family in enumerate(found):
-        parts = sections(family, f"m{k}", most)
+        parts = _sections(family, f"m{k}", most)
         articles.append(_article(family, f"m{k}", parts))
         if len(found) > 1:
             links.append(tag("a", family.name, href=f"#m{k}", class_="model"))
@@ -92,8 +99,47 @@ def _article(family: Family, key: str, parts: list[Section]) -> Markup:
         )
         for part in parts
     ]
-    head = tag("header", tag("h2", family.name), overview.header(family, key))
+    head = tag("header", tag("h2", family.name), runs.header(family, key))
     return tag("article", head, body, id=key)
+
+
+def _sections(family: Family, key: str, most: int) -> list[Section]:
+    """All that the family has something for, in the order in which it is read.
+
+    Args:
+        family: a model.
+        key: of it, unique on the page.
+        most: rows of a table.
+    """
+    couplings, sweeps = f"{key}-couplings", f"{key}-sensitivity"
+    described = next((run for run in family.runs if run.couplings), None)
+    coupling = runs.coupling(described, couplings, most) if described else Markup()
+    found = [
+        Section(f"{key}-tradeoff", "Trade-off", measured.tradeoff(family)),
+        Section(f"{key}-latency", "Latency", measured.latency(family)),
+        *_runs(family, key, couplings, most),
+        Section(sweeps, "Sensitivity", measured.sensitivity(family, sweeps, most)),
+        Section(couplings, "Couplings", coupling),
+        Section(f"{key}-reproduce", "Reproduce", reproduce.section(family)),
+    ]
+    return [each for each in found if each.content]
+
+
+def _runs(family: Family, key: str, couplings: str, most: int) -> list[Section]:
+    """One run has its parts as sections; of several, each is one, with its parts folded."""
+    found = []
+    for k, run in enumerate(family.runs):
+        own = f"{key}-r{k}"
+        parts = runs.parts(run, f"{own}-groups", couplings, most)
+        if len(family.runs) == 1:
+            keys = (f"{own}-{title.lower().replace(' ', '-')}" for title, _ in parts)
+            found += [Section(name, *part) for name, part in zip(keys, parts, strict=True)]
+            continue
+        details = [
+            folded(tag("h4", title), part, open_=not n) for n, (title, part) in enumerate(parts)
+        ]
+        found.append(Section(own, runs.label(run), join(runs.top(run, family), details)))
+    return found
 
 
 def _asset(name: str) -> str:

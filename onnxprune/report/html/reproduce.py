@@ -11,12 +11,14 @@ import yaml
 from onnxprune import quantities as numbers
 from onnxprune.jobs.bench.schema import Bench
 from onnxprune.jobs.results.schema import Report
-from onnxprune.report.html.families import Family, stem
-from onnxprune.report.html.markup import Content, Markup, code, join, table, tag
+from onnxprune.report.families import Family, stem
+from onnxprune.report.html.markup import Markup, code, join, table, tag
+from onnxprune.report.tables import tuples
 from onnxprune.select.sensitivity import Sensitivity
 
 _OWN = {"cache": "--no-cache"}
 """Options whose flag turns them off."""
+_PAIRS = tuples("Environment", "", "")
 
 
 def section(family: Family) -> Markup:
@@ -100,14 +102,14 @@ def recipe(run: Report) -> str:
 
 def pairs(values: Mapping[str, object]) -> Markup:
     """Names and values; those that are mappings themselves one level deeper."""
-    rows: list[tuple[Content, Content]] = []
+    rows: list[tuple[str, str]] = []
     for name, value in values.items():
         if isinstance(value, Mapping):
             for key, inner in value.items():
                 rows.append((f"{_words(name)}: {key}", _value(str(key), inner)))
         else:
             rows.append((_words(name), _value(name, value)))
-    return table(("", ""), rows, caption="Environment")
+    return table(_PAIRS, rows)
 
 
 def _flag(name: str, value: str) -> str:

@@ -4,7 +4,6 @@ from onnxprune.select.allocate.alignment import Axis, Grain, axes_of
 from onnxprune.select.allocate.allocation import (
     Allocation,
     CostFunction,
-    CostLike,
     Policy,
     allocate,
 )
@@ -19,7 +18,6 @@ __all__ = [
     "Allocation",
     "Axis",
     "CostFunction",
-    "CostLike",
     "Grain",
     "Lattice",
     "Limits",

@@ -17,10 +17,8 @@ Policy = Literal["uniform", "global"]
 """``uniform``: the same fraction of every group; ``global``: the lowest scores of all groups."""
 
 
-CostLike = object
-"""What is left of a model: has the kind of the budget (``macs``, ``latency``) as an attribute."""
-CostFunction = Callable[[Mapping[str, Sequence[int]]], CostLike]
-"""The exact cost of the model without ``{group: unit indices}``."""
+CostFunction = Callable[[Mapping[str, Sequence[int]]], int]
+"""The cost of the model without ``{group: unit indices}``, in the unit of the budget."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +46,7 @@ def allocate(
     policy: Policy | None = None,
     comparable: bool = True,
     damage: bool = False,
+    stairs: bool = False,
 ) -> Allocation:
     """Choose the units to remove.
 
@@ -65,6 +64,7 @@ def allocate(
         comparable: whether scores of different groups share a currency (``Scores.comparable``).
         damage: whether scores add up to what is lost (``Scores.damage``). Under a target,
             ``global`` then removes what does least damage for what it saves.
+        stairs: whether the cost climbs in stairs as widths grow, as latencies do.
 
     Raises:
         OnnxpruneError: ratio and target are both given, or cannot be met: the message says what
@@ -82,7 +82,7 @@ def allocate(
         if cost is None:
             raise ValueError("a target needs a cost model")
         if damage and policy == "global":
-            ranking = ranked(scores, prices=_prices(lattice, scores, target, cost))
+            ranking = ranked(scores, prices=_prices(lattice, scores, cost, stairs=stairs))
         kept = _to_budget(lattice, ranking, target, cost)
     elif ratio is None or (policy == "uniform"):
         wanted = lattice.dense()
@@ -95,20 +95,20 @@ def allocate(
 
 
 def _prices(
-    lattice: Lattice, scores: Mapping[str, F64], target: Budget, cost: CostFunction
+    lattice: Lattice, scores: Mapping[str, F64], cost: CostFunction, *, stairs: bool
 ) -> dict[str, float]:
     """By group, what a unit that goes saves while everything else is dense.
 
-    Of costs that are products of widths the first unit tells that; a latency climbs in stairs, so
-    there it is the mean down to the smallest width.
+    Of costs that are products of widths the first unit tells that; of costs that climb in stairs it
+    is the mean down to the smallest width.
     """
-    dense = getattr(cost({}), target.kind)
+    dense = cost({})
     prices = {}
     for group, values in scores.items():
-        stairs = target.kind == "latency" and group in lattice.units
-        count = max(len(values) - int(lattice.widths[group][0]), 1) if stairs else 1
+        climbs = stairs and group in lattice.units
+        count = max(len(values) - int(lattice.widths[group][0]), 1) if climbs else 1
         if len(values):
-            saved = dense - getattr(cost({group: tuple(range(count))}), target.kind)
+            saved = dense - cost({group: tuple(range(count))})
             prices[group] = float(saved) / count
     return prices
 
@@ -117,9 +117,9 @@ def _to_budget(
     lattice: Lattice, ranking: Ranking, target: Budget, cost: CostFunction
 ) -> dict[str, int]:
     def measure(kept: Mapping[str, int]) -> int:
-        return int(getattr(cost(ranking.removed(kept)), target.kind))
+        return cost(ranking.removed(kept))
 
-    dense = int(getattr(cost({}), target.kind))
+    dense = cost({})
     limit = target.limit(dense)
     kept = meet(lattice, ranking, measure, limit)
     if kept is None:
@@ -162,5 +162,7 @@ def _check_scores(lattice: Lattice, scores: Mapping[str, F64], idle: Container[s
 def _advice(lattice: Lattice) -> str:
     advice = "raise max-ratio or lower round-to"
     if lattice.declined:
+        name, why = next(iter(lattice.declined.items()))
         advice += f"; {len(lattice.declined)} of {len(lattice.units)} groups are left alone"
+        advice += f", among them {name}: {why}"
     return advice

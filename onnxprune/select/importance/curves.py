@@ -8,7 +8,6 @@ and the data alone, so any budget can be met from them.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -105,8 +104,8 @@ def calibrate(
         if layer.node in readers:
             matrix = layer.matrix(layer.tensor.read().astype(np.float32))
             read.append((layer, matrix, find_epilogue(values, analysis.facts, layer)))
-    left = Counter(name for layer, _, epilogue in read for name in (layer.x, epilogue.value))
-    run = Segments(analysis.model, batches, kept=left, provider=provider, threads=threads)
+    kept = [name for layer, _, epilogue in read for name in (layer.x, epilogue.value)]
+    run = Segments(analysis.model, batches, kept=kept, provider=provider, threads=threads)
     found: dict[str, Reader] = {}
     for layer, matrix, epilogue in read:
         run.advance([layer.x, epilogue.value])
@@ -119,10 +118,8 @@ def calibrate(
             collected.add(whole(layer.rows(x, positions)))
         scaled = matrix * epilogue.gain.reshape(matrix.shape[0], 1, -1)
         found[layer.node] = Reader(layer, scaled, collected.moments(), spread.variance, epilogue)
-        left.subtract((layer.x, epilogue.value))
         for name in (layer.x, epilogue.value):
-            if not left[name]:
-                run.release(name)
+            run.release(name)
     return found
 
 

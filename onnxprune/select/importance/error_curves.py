@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
-from onnxprune.data.batches import apart, first, joined
+from onnxprune.data.batches import collate, hold_out, inputs_of
 from onnxprune.graph.analysis import Analysis
 from onnxprune.graph.units import Block, Group
 from onnxprune.select.importance.bypass import block_damage
@@ -104,8 +104,9 @@ def parted(analysis: Analysis, batches: Sequence[Feeds]) -> tuple[Sequence[Feeds
     """
     if aside := len(batches) // _ASIDE:
         return batches[:-aside], batches[-aside:]
-    known, unseen = apart(analysis.model, batches, _ASIDE)
+    inputs = inputs_of(analysis.model)
+    known, unseen = hold_out(batches, inputs, _ASIDE)
     if not unseen:
         known, unseen = known[:-1] or known, known[-1:]
-    size = max(len(first(feeds)) for feeds in batches)
-    return joined(known, size), joined(unseen, size)
+    size = max(map(inputs.count, batches))
+    return collate(known, inputs, size), collate(unseen, inputs, size)

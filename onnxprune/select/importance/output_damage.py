@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from onnxprune import model as models
 from onnxprune.data.activations.between import find_maker
+from onnxprune.data.batches import count_samples
 from onnxprune.evaluate.output_error import OutputError
 from onnxprune.graph.analysis import Analysis
 from onnxprune.graph.cost import CostModel
@@ -183,5 +184,5 @@ def affordable(batches: Sequence[Feeds], analysis: Analysis, runs: int) -> list[
         if samples >= most:
             break
         some.append(feeds)
-        samples += len(next(iter(feeds.values())))
+        samples += count_samples(feeds)
     return some

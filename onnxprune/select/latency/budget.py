@@ -15,9 +15,9 @@ from onnxprune.errors import OnnxpruneError
 from onnxprune.evaluate.equivalence import Check
 from onnxprune.evaluate.latency import AIMING, FINAL, Compared, Stopwatch
 from onnxprune.graph.analysis import Analysis
-from onnxprune.graph.cost import CostModel
+from onnxprune.graph.cost import CostMeasure, CostModel
 from onnxprune.graph.surgery import cut
-from onnxprune.quantities import Budget, BudgetKind
+from onnxprune.quantities import Budget
 from onnxprune.runtime.registry import Backend, backend, of_provider
 from onnxprune.select.allocate import Lattice, Limits
 from onnxprune.select.importance.error_curves import Curves
@@ -25,7 +25,7 @@ from onnxprune.select.importance.units import worth_of
 from onnxprune.select.latency.predict import Predictor
 from onnxprune.select.latency.root_finding import TOLERANCE, Try, aim, closest_last, miss
 from onnxprune.select.latency.table import keep_table, open_table
-from onnxprune.select.selection import CostOf, Selection, allowed, choose, narrowest
+from onnxprune.select.selection import Selection, allowed, choose, narrowest
 
 Feeds = Mapping[str, npt.NDArray[Any]]
 Tell = Callable[[str], None]
@@ -101,34 +101,31 @@ def reach(
         tell("measuring what the model takes")
         whole = part_of(target, stopwatch(None, AIMING))
 
-    def aimed(
-        kind: BudgetKind, widths: Lattice, cost: CostOf
-    ) -> tuple[tuple[Try[Selection], ...], Selection]:
+    def aimed(widths: Lattice, cost: CostMeasure) -> tuple[tuple[Try[Selection], ...], Selection]:
         """Plans by a price that latency follows, and the narrowest of them all."""
         least = narrowest(widths, worth)
 
         def price(selection: Selection) -> int:
             gone = (*bypassed, *selection.bypassed)
-            return int(getattr(cost(selection.removed, gone), kind))
+            return cost.measure(selection.removed, gone)
 
         def chosen(budget: int) -> Selection:
             if price(least) > budget:
                 return least
-            limit = Budget(kind, budget, relative=False)
-            stairs = kind == "latency"
-            return choose(analysis, widths, worth, asked, limit, cost, bypassed, stairs=stairs)
+            limit = Budget(cost.kind, budget, relative=False)
+            return choose(analysis, widths, worth, asked, limit, cost, bypassed)
 
         nothing = Selection({}, worth.criterion, "global", widths.declined)
-        dense = Try(nothing, int(getattr(cost({}, ()), kind)), whole)
+        dense = Try(nothing, cost.measure(), whole)
         return aim(dense, chosen, price, measured, tell), least
 
-    tries, least = aimed("latency", faster(widths, predictor), predictor)
+    tries, least = aimed(faster(widths, predictor), predictor)
     notes = _notes(predictor)
     if miss(tries[-1].reached):
         # Layers on their own can behave unlike layers in a model, small ones above all.
         by_macs = replace(asked, target=Budget("macs", 0.5, relative=True), threads=None)
         others, narrow = aimed(
-            "macs", allowed(analysis, by_macs, limits, worth), CostModel(analysis)
+            allowed(analysis, by_macs, limits, worth), CostModel(analysis).only("macs")
         )
         if (best := closest_last((*tries, *others)))[-1] in others:
             tries, least = best, narrow
@@ -172,7 +169,7 @@ def faster(lattice: Lattice, predictor: Predictor) -> Lattice:
     for group in lattice.free:
         units, kept, best = lattice.units[group], [], np.inf
         for width in reversed(lattice.widths[group].tolist()):
-            taken = predictor({group: range(units - width)}).latency
+            taken = predictor.measure({group: range(units - width)})
             if taken < best:
                 kept.append(width)
                 best = taken

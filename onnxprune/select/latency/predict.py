@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
@@ -27,23 +28,13 @@ from onnxprune.select.latency.table import Table
 Float = npt.NDArray[np.float64]
 Kept = Mapping[str, int]
 
+_NOTHING: Mapping[str, Sequence[int]] = MappingProxyType({})
 _TURNS = 4
 """Groups that meet are told apart by this many colours; where more meet, some are cut together."""
 _SURE = 0.98
 """Part of a wider one's time below which a width is believed to be faster without a second look."""
 _DIAGONAL = 6
 """Sets of widths with everything cut."""
-
-
-@dataclass(frozen=True)
-class Predicted:
-    """What a model takes, by the table.
-
-    Attributes:
-        latency: nanoseconds of one run.
-    """
-
-    latency: int
 
 
 @dataclass(eq=False)
@@ -73,11 +64,14 @@ class _Timed:
 
 
 class Predictor:
-    """Latency of one analysed model under any removal; call it as a cost model.
+    """Nanoseconds of one run of an analysed model under any removal: a `CostMeasure`.
 
     Attributes:
         untimed: segments that could not be timed, by name; they count for nothing.
     """
+
+    kind = "latency"
+    stairs = True
 
     def __init__(
         self,
@@ -103,9 +97,9 @@ class Predictor:
         self._probe(tell)
         self._lines = [_compiled(each, self._units) for each in self._timed]
 
-    def __call__(
-        self, removed: Mapping[str, Sequence[int]], bypassed: Sequence[str] = ()
-    ) -> Predicted:
+    def measure(
+        self, removed: Mapping[str, Sequence[int]] = _NOTHING, bypassed: Sequence[str] = ()
+    ) -> int:
         """The latency of the model without those units and blocks."""
         dead = {n for name in bypassed for n in self._analysis.block(name).nodes}
         kept = {g: n - len(removed.get(g, ())) for g, n in self._units.items()}
@@ -114,7 +108,7 @@ class Predictor:
             if dead and each.nodes & dead:
                 continue
             total += each.seconds * _left(kept, *lines)
-        return Predicted(round(total * 1e9))
+        return round(total * 1e9)
 
     # -- times --------------------------------------------------------------------------------
 

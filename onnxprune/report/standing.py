@@ -1,0 +1,85 @@
+"""How good models are, in one number each: a task metric, or agreement with the original."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from onnxprune.jobs.bench.schema import Row
+    from onnxprune.jobs.results.schema import Measure, OutputRow, Report
+    from onnxprune.select.sensitivity import Sensitivity
+
+_SIZES = ("MACs", "parameters", "weights")
+_LOWER = ("mse", "nats", "loss", "error", "perplexity")
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What is measured: its name, whether it is a part of a whole, and which way is better."""
+
+    name: str
+    fraction: bool
+    higher_is_better: bool = True
+
+
+TOP1 = Scale("same top-1 as the original", fraction=True)
+COSINE = Scale("cosine to the original", fraction=False)
+_WITHOUT_LABELS = {"agreement": TOP1, "cosine": COSINE, "": TOP1}
+
+
+def metric_scale(name: str, *, fraction: bool | None = None, higher: bool | None = None) -> Scale:
+    """The scale of what a document calls ``name``; the rest where it says so, else as names go."""
+    if name in _WITHOUT_LABELS:
+        return _WITHOUT_LABELS[name]
+    if fraction is None:
+        fraction = name.startswith(("accuracy", "top"))
+    lower = any(word in name.lower() for word in _LOWER)
+    return Scale(name, fraction, (not lower) if higher is None else higher)
+
+
+def agreement(rows: Iterable[OutputRow]) -> tuple[Scale, float] | None:
+    """Of the output that says most: class scores if there are any, else the first comparable."""
+    known = [row for row in rows if row.cosine is not None and math.isfinite(row.cosine)]
+    scores = [row for row in known if row.top1 is not None]
+    if scores and scores[0].top1 is not None:
+        return TOP1, scores[0].top1
+    if known and known[0].cosine is not None:
+        return COSINE, known[0].cosine
+    return None
+
+
+def metric(run: Report) -> Measure | None:
+    """The task metric of a run, if labels were given."""
+    found = [row for row in run.measures if row.name not in _SIZES and row.dense is not None]
+    return found[-1] if found else None
+
+
+def measure(run: Report, name: str) -> Measure | None:
+    """A measure by name."""
+    return next((row for row in run.measures if row.name == name), None)
+
+
+def of_run(run: Report) -> tuple[Scale, float, float] | None:
+    """The scale, the dense model's value and the pruned one's."""
+    found = metric(run)
+    if found is not None and found.dense is not None and found.pruned is not None:
+        fraction = found.unit == "fraction"
+        return metric_scale(found.name, fraction=fraction), found.dense, found.pruned
+    same = agreement(run.outputs)
+    return None if same is None else (same[0], 1.0, same[1])
+
+
+def of_row(row: Row) -> tuple[Scale, float, float] | None:
+    """The same of a benchmarked model, on the backend it was measured on."""
+    if row.score is not None and row.score.before is not None and row.score.after is not None:
+        return metric_scale(row.score.metric), row.score.before, row.score.after
+    same = agreement(row.fidelity)
+    return None if same is None else (same[0], 1.0, same[1])
+
+
+def of_sweep(sweep: Sensitivity) -> Scale:
+    """The scale of a sweep."""
+    return metric_scale(sweep.metric, higher=sweep.higher_is_better)

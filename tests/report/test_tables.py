@@ -1,0 +1,104 @@
+"""A table says the same on a terminal and on the page; long names keep both of their ends."""
+
+from __future__ import annotations
+
+import html
+import io
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console, RenderableType
+
+from onnxprune.jobs.results.schema import Measure, RefitRow
+from onnxprune.report import columns
+from onnxprune.report.html.markup import table
+from onnxprune.report.tables import Cell, Column, Fitted, Table, draw, elide, tuples, warmth
+
+NAMES = st.text(st.characters(codec="ascii", categories=["L", "N"]), min_size=1, max_size=60)
+NUMBERS = st.floats(-1e12, 1e12)
+UNITS = st.sampled_from(["count", "bytes", "fraction", "seconds", "number"])
+
+
+def printed(drawn: RenderableType, *, width: int = 400) -> str:
+    out = io.StringIO()
+    Console(file=out, width=width, markup=False, highlight=False).print(drawn)
+    return out.getvalue()
+
+
+def cells(text: str) -> list[str]:
+    """What a reader sees in the cells of a table of the page, without its bars."""
+    found = re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", text, re.DOTALL)
+    return [html.unescape(re.sub(r"<[^>]*>", "", each)) for each in found]
+
+
+@given(st.lists(st.builds(Measure, NAMES, NUMBERS | st.none(), NUMBERS, UNITS), min_size=1))
+def test_terminal_and_page_write_the_same(rows: list[Measure]) -> None:
+    lines = [
+        re.split(r" {2,}", line.strip())
+        for line in printed(draw(columns.MEASURES, rows)).splitlines()
+    ]
+    page = cells(table(columns.MEASURES, rows))
+    assert [word for line in lines for word in line if word] == [word for word in page if word]
+
+
+def test_what_only_the_page_has_is_on_no_terminal() -> None:
+    rows = [RefitRow("a.conv", "lstsq", 0.4, 0.1, "")]
+    assert "what is left" not in printed(draw(columns.REFITS, rows))
+    text = table(columns.REFITS, rows)
+    assert "what is left" in text
+    assert "--kept:0.2500" in text
+
+
+def test_columns_without_values_can_be_left_out() -> None:
+    declared: Table[str] = Table("t", Column("a", str), Column("b", lambda _: "", optional=True))
+    assert "b" not in printed(draw(declared, ["x"]))
+    assert ">b<" not in table(declared, ["x"])
+
+
+def test_units_of_tuples_are_written_alike() -> None:
+    declared = tuples("t", "name:name", "share:percent", "time:seconds", "of>")
+    rows = [("x", 0.25, 7e-5, "y")]
+    assert cells(table(declared, rows))[4:] == ["x", "25 %", "70 µs", "y"]
+    assert printed(draw(declared, rows)).split() == "name share time of x 25 % 70 µs y".split()
+
+
+@given(st.text(max_size=80), st.integers(3, 60))
+def test_a_long_name_keeps_both_ends(name: str, most: int) -> None:
+    short = elide(name, most)
+    assert len(short) <= most or short == name
+    assert (short == name) == (len(name) <= most)
+    if short != name:
+        head, tail = short[: (most - 1) // 2], short[most // 2 + 1 - (most % 2) :]
+        assert name.startswith(head)
+        assert name.endswith(tail.lstrip("…"))
+
+
+@pytest.mark.parametrize("width", [50, 70, 200])
+def test_in_a_narrow_terminal_names_give_way_and_numbers_do_not(width: int) -> None:
+    name = "/model/layers.17/self_attn/q_proj/MatMul_output_0"
+    declared = Table(
+        "t",
+        Column[float]("target", lambda _: name, "name"),
+        *[Column[float]("n", lambda row: Cell(f"{row:.2f}", warmth=0.5)) for _ in range(3)],
+    )
+    lines = printed(Fitted(declared, [12.34, 56.78]), width=width).splitlines()
+    assert len(lines) == 3
+    assert all(len(line) <= width for line in lines)
+    assert [line.count("12.34") for line in lines] == [0, 3, 0]
+    assert (name in lines[1]) == (width == 200)
+    assert lines[1].startswith("/model")
+
+
+def test_the_page_shows_a_long_name_whole_where_it_is_pointed_at() -> None:
+    name = "a" * 40 + "b" * 40
+    (cell,) = re.findall(r"<th[^>]*>(<span.*?)</th>", table(tuples("t", "x:name"), [(name,)]))
+    assert f'title="{name}"' in cell
+    assert "a…b" in cell
+
+
+@given(st.lists(st.floats(0, 1e6), min_size=2, max_size=2), st.floats(1e-3, 1e6))
+def test_warmer_is_worse(values: list[float], top: float) -> None:
+    low, high = sorted(values)
+    assert 0 <= warmth(low, top) <= warmth(high, top) <= 1
