@@ -10,14 +10,14 @@ TESTFLAGS ?= -n auto
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-heavy test-engines lint format typecheck bench clean
+.PHONY: demo test test-heavy test-engines lint format typecheck operators bench clean
 .DELETE_ON_ERROR:
 
 demo: $(STAMP)  ## prune a small trained network and show what it cost and gained
 	$(BIN)/onnxprune demo
 
-test: $(STAMP)  ## everything except the heavy tests
-	$(BIN)/pytest $(TESTFLAGS)
+test: $(STAMP)  ## everything except the heavy tests; ROOM=graph runs one room
+	$(BIN)/pytest $(TESTFLAGS) $(if $(ROOM),tests/$(ROOM))
 
 test-heavy: $(STAMP)  ## only the tests that need minutes or gigabytes
 	$(BIN)/pytest -m heavy $(TESTFLAGS)
@@ -36,6 +36,9 @@ format: $(STAMP)
 
 typecheck: $(STAMP)
 	$(BIN)/mypy
+
+operators: $(STAMP)  ## docs/operators.md: which operator has which rules
+	$(BIN)/python -m tests.graph.test_operators > docs/operators.md
 
 bench: $(STAMP)  ## coverage and correctness over every graph at hand; bench/README.md has the rest
 	$(BIN)/python -m bench.structured --system onnxprune \

@@ -36,8 +36,8 @@ from onnxprune.config import Options, from_flags
 from onnxprune.evaluate.environment import environment
 from onnxprune.jobs.prune import prune
 from onnxprune.jobs.quantize import Settings, quantize
-from onnxprune.jobs.store.job import store
-from onnxprune.sparse.encodings.choose import Asked
+from onnxprune.jobs.store import store
+from onnxprune.sparse.encodings.choose import StoreConfig
 
 RESULTS = Path(__file__).parent / "results" / "combination.json"
 CACHE = REPOSITORY / "bench" / "cache" / "combination"
@@ -75,7 +75,7 @@ def make(stem: str, asked: argparse.Namespace) -> None:
     seconds = time.process_time() - started
     out = CACHE / f"{stem}.onnx"
     made.save(out)
-    packed = store(made.model, Asked("packed"))
+    packed = store(made.model, StoreConfig("packed"))
     models.save(packed.model, CACHE / f"{stem}.packed.onnx")
     row = {
         "recipe": {key: str(value) for key, value in recipe.items()} | {"blind": asked.blind},

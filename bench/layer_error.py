@@ -55,7 +55,7 @@ from onnxprune.runtime import open_session
 from onnxprune.solve.im2col import sample_positions
 from onnxprune.solve.moments import Accumulator, Moments
 from onnxprune.solve.obs import Pattern
-from onnxprune.solve.pcg import RIDGES, refit_support
+from onnxprune.solve.support import RIDGES, refit_support
 from onnxprune.sparse.layerwise import Settings
 from onnxprune.sparse.rows import steadied
 from onnxprune.sparse.select import aim, gram_of, select
@@ -268,11 +268,11 @@ def _run(
     run = open_session(dense, outputs=[*inputs, *outputs])
     sessions = {s: open_session(each, outputs=outputs) for s, each in others.items()}
     ends = [value.name or "" for value in dense.ir.graph.outputs]
-    batches = unseen(graph, lambda feeds: [*run.run(feeds, only=ends).values()], BATCHES)
+    batches = unseen(graph, lambda feeds: [*run.run(feeds, ends).values()], BATCHES)
     gathered: dict[str, Accumulator] = {}
     off = {(system, name): np.zeros(2) for system in others for name in outputs}
     for number, feeds in enumerate(batches):
-        found = run.run(feeds, only=[*inputs, *outputs])
+        found = run.run(feeds, [*inputs, *outputs])
         for layer in layers:
             x = found[layer.x]
             among = shown_to(layer, token_masks(feeds), x.shape)
@@ -282,7 +282,7 @@ def _run(
             at = gathered.setdefault(layer.node, Accumulator(len(rows), rows.shape[2], double=True))
             at.add(rows)
         for system, session in sessions.items():
-            seen = session.run(feeds, only=outputs)
+            seen = session.run(feeds, outputs)
             for name in outputs:
                 wanted = found[name].astype(np.float64)
                 error = seen[name] - wanted

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,9 @@ import numpy.typing as npt
 from onnxprune.data import zoo
 from onnxprune.data.activations.groups import InputStatistics
 from onnxprune.errors import OnnxpruneError
-from onnxprune.runtime.interface import Backend, Runner
+from onnxprune.model import load
+from onnxprune.runtime import open_session
+from onnxprune.runtime.interface import Backend, Profiled, Session
 from onnxprune.runtime.registry import backend
 from onnxprune.select.criteria.registry import Criterion, Inapplicable, get, registered
 from onnxprune.select.criteria.slices import F64, UnitSlice
@@ -216,11 +219,13 @@ BATCHES = (1, 3)
 def check_backend(subject: str | Backend, *, models: tuple[str, ...] = zoo.names()) -> None:
     """Hold a backend to its contract, on real trained networks with an open batch size.
 
-    A runner has the model's inputs and outputs by name, element type and rank; says its precision;
+    A session has the model's inputs and outputs by name, element type and rank; says its precision;
     gives what onnxruntime gives on the CPU within the tolerance of that precision
     (:data:`TOLERANCE`), at every batch size, again and again the same; leaves the feeds alone;
     refuses feeds that lack an input, have one too many, or differ in element type, rank or a fixed
     size, by an ``OnnxpruneError``; and runs no more once it is closed, which may be done twice.
+    A backend that claims to tap returns values inside a model, alone where only they are wanted;
+    one that claims a profile names nodes and their times.
 
     Args:
         subject: the backend, or its name.
@@ -243,38 +248,39 @@ def check_backend(subject: str | Backend, *, models: tuple[str, ...] = zoo.names
         feeds = [{key: array[:size] for key, array in data.items()} for size in BATCHES]
         shapes = [{key: array.shape for key, array in each.items()} for each in feeds]
         reference = backend("cpu").open(entry.model, threads=1)
-        runner = chosen.open(entry.model, threads=1, shapes=shapes)
-        _check_signature(chosen, reference, runner)
+        session = chosen.open(entry.model, threads=1, shapes=shapes)
+        _check_signature(chosen, reference, session)
         for each in feeds:
-            _check_outputs(chosen, name, reference.run(each), runner, each)
-        _check_refusals(chosen, runner, feeds[0])
+            _check_outputs(chosen, name, reference.run(each), session, each)
+        _check_refusals(chosen, session, feeds[0])
         reference.close()
-        runner.close()
-        runner.close()
-        _must_refuse(chosen, runner, feeds[0], "it still runs after it was closed")
+        session.close()
+        session.close()
+        _must_refuse(chosen, session, feeds[0], "it still runs after it was closed")
+        _check_capabilities(chosen, entry.model, feeds[0])
 
 
-def _check_signature(chosen: Backend, reference: Runner, runner: Runner) -> None:
+def _check_signature(chosen: Backend, reference: Session, session: Session) -> None:
     for kind in ("inputs", "outputs"):
         want, have = (
             [(spec.name, spec.dtype, len(spec.shape)) for spec in getattr(each, kind)]
-            for each in (reference, runner)
+            for each in (reference, session)
         )
         _backend_must(chosen, want == have, f"its {kind} are {have}, not {want}")
-    _backend_must(chosen, runner.precision, "its runner does not say the precision")
+    _backend_must(chosen, session.precision, "its session does not say the precision")
 
 
 def _check_outputs(
     chosen: Backend,
     name: str,
     want: Mapping[str, Array],
-    runner: Runner,
+    session: Session,
     feeds: Mapping[str, Array],
 ) -> None:
     before = {key: array.copy() for key, array in feeds.items()}
-    first = runner.run(feeds)
+    first = session.run(feeds)
     held = {key: array.copy() for key, array in first.items()}
-    again = runner.run(feeds)
+    again = session.run(feeds)
     same = all(np.array_equal(before[key], array) for key, array in feeds.items())
     _backend_must(chosen, same, "it changes its feeds")
     stays = all(np.array_equal(held[key], array) for key, array in first.items())
@@ -282,7 +288,7 @@ def _check_outputs(
     equal = all(np.array_equal(held[key], again[key]) for key in held)
     _backend_must(chosen, equal, "two runs on the same feeds differ")
     _backend_must(chosen, list(first) == list(want), f"it puts out {list(first)}, not {list(want)}")
-    limit = TOLERANCE.get(runner.precision, _LOOSEST)
+    limit = TOLERANCE.get(session.precision, _LOOSEST)
     for key, array in want.items():
         shapes = (first[key].shape, array.shape)
         _backend_must(
@@ -295,7 +301,27 @@ def _check_outputs(
         )
 
 
-def _check_refusals(chosen: Backend, runner: Runner, feeds: Mapping[str, Array]) -> None:
+def _check_capabilities(chosen: Backend, path: Path, feeds: Mapping[str, Array]) -> None:
+    """What a backend claims beyond running whole models."""
+    shapes = ({key: array.shape for key, array in feeds.items()},)
+    if "taps" in chosen.capabilities:
+        inner = next(node.outputs[0].name or "" for node in load(path).ir.graph)
+        expected = open_session(path, threads=1, outputs=[inner]).run(feeds, [inner])
+        session = chosen.open(path, threads=1, shapes=shapes, outputs=[inner])
+        values = session.run(feeds, [inner])
+        session.close()
+        _backend_must(chosen, list(values) == [inner], f"it puts out {list(values)}, not {inner}")
+        alike = values[inner].shape == expected[inner].shape
+        _backend_must(chosen, alike, f"the value '{inner}' that it taps has another shape")
+    if "profile" in chosen.capabilities:
+        session = chosen.open(path, threads=1, shapes=shapes, profile=True)
+        runs = session.profiled(feeds, 2) if isinstance(session, Profiled) else []
+        session.close()
+        complete = len(runs) == 2 and all(run for run in runs)
+        _backend_must(chosen, complete, "it claims a profile and does not give one")
+
+
+def _check_refusals(chosen: Backend, session: Session, feeds: Mapping[str, Array]) -> None:
     name = next(iter(feeds))
     array = feeds[name]
     other = np.float64 if array.dtype != np.float64 else np.float32
@@ -305,18 +331,20 @@ def _check_refusals(chosen: Backend, runner: Runner, feeds: Mapping[str, Array])
         "another element type": {**feeds, name: array.astype(other)},
         "another rank": {**feeds, name: array[None]},
     }
-    fixed = [spec for spec in runner.inputs if any(isinstance(d, int) for d in spec.shape)]
+    fixed = [spec for spec in session.inputs if any(isinstance(d, int) for d in spec.shape)]
     for spec in fixed[:1]:
         axis = next(k for k, size in enumerate(spec.shape) if isinstance(size, int))
         longer = np.concatenate([feeds[spec.name]] * 2, axis)
         wrong["another fixed size"] = {**feeds, spec.name: longer}
     for what, given in wrong.items():
-        _must_refuse(chosen, runner, given, f"it takes feeds with {what}")
+        _must_refuse(chosen, session, given, f"it takes feeds with {what}")
 
 
-def _must_refuse(chosen: Backend, runner: Runner, feeds: Mapping[str, Array], message: str) -> None:
+def _must_refuse(
+    chosen: Backend, session: Session, feeds: Mapping[str, Array], message: str
+) -> None:
     try:
-        runner.run(feeds)
+        session.run(feeds)
     except OnnxpruneError:
         return
     raise AssertionError(f"{chosen.name}: {message}")

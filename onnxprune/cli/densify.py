@@ -40,7 +40,7 @@ def run(given: argparse.Namespace) -> int:
     from onnxprune import model as models
     from onnxprune.model.decode import densify
     from onnxprune.model.sparse import names
-    from onnxprune.sparse.encodings.files import file_bytes
+    from onnxprune.model.writing import file_bytes
 
     with console.progress() as tell:
         tell(f"reading {source}")

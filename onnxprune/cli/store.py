@@ -18,7 +18,7 @@ from onnxprune.report import terminal
 
 if TYPE_CHECKING:
     from onnxprune.evaluate.equivalence import Check
-    from onnxprune.sparse.encodings.choose import Asked
+    from onnxprune.sparse.encodings.choose import StoreConfig
 
 _EXAMPLE = """examples:
   onnxprune store sparse.onnx -o small.onnx                        # the smallest form per weight
@@ -61,65 +61,64 @@ def add(commands: Commands) -> None:
     add_shapes(parser)
 
 
-def run(given: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int:
     """Store, write, read back, run, and print what became of every weight.
 
     Raises:
         OnnxpruneError: the model cannot be read, or nothing can be written.
     """
-    source = Path(given.model)
-    output = destination.check("-o", given.output, {"the model": source})
+    source = Path(args.model)
+    output = destination.check("-o", args.output, {"the model": source})
     assert output is not None
     # Imported here so that --help and refused flags do not wait for onnx.
-    from onnxprune.jobs.store.check import prove
-    from onnxprune.jobs.store.job import store
-    from onnxprune.sparse.encodings.files import file_bytes, take_back
+    from onnxprune.jobs.store import check_stored, store
+    from onnxprune.model.writing import file_bytes, remove_files
 
-    with console.progress() as tell:
-        tell(f"reading {source}")
-        made = store(source, asked(given))
-        tell(f"writing {output}")
-        made.save(output)
-        tell("reading it back and running it")
-        proof = prove(made, output, shapes(given.shapes) if given.shapes else None)
+    with console.progress() as progress:
+        progress(f"reading {source}")
+        stored = store(source, config_of(args))
+        progress(f"writing {output}")
+        stored.save(output)
+        progress("reading it back and running it")
+        result = check_stored(stored, output, shapes(args.shapes) if args.shapes else None)
     sizes = (file_bytes(source), file_bytes(output))
-    wanted = proof.ok or given.force
-    if not wanted:
-        take_back(output)
-    rows, notes = stored_rows(made), (*made.notes, *proof.notes)
+    written = result.ok or args.force
+    if not written:
+        remove_files(output)
+    rows, notes = stored_rows(stored), (*stored.notes, *result.notes)
     plain = {
         "schema": "onnxprune.store",
         "version": 1,
-        "ok": proof.ok,
+        "ok": result.ok,
         "model": str(source),
         "bytes": {"before": sizes[0], "after": sizes[1]},
         "weights": [asdict(row) for row in rows],
-        "checks": [_check(check) for check in proof.checks],
-        "unread": list(made.unread),
+        "checks": [_check(check) for check in result.checks],
+        "unread": list(stored.unread),
         "notes": list(notes),
-        "output": str(output) if wanted else None,
+        "output": str(output) if written else None,
     }
-    shown = terminal.storing(rows, sizes, _checks(proof.checks), notes, made.unread)
-    console.data(shown, plain, as_json=given.json)
-    return finish(ok=proof.ok, wrote=wanted, output=output)
+    shown = terminal.storing(rows, sizes, _checks(result.checks), notes, stored.unread)
+    console.data(shown, plain, as_json=args.json)
+    return finish(ok=result.ok, wrote=written, output=output)
 
 
-def asked(given: argparse.Namespace) -> Asked:
+def config_of(args: argparse.Namespace) -> StoreConfig:
     """What the flags ask for.
 
     Raises:
         OnnxpruneError: they contradict each other, or name a provider that does not exist.
     """
     from onnxprune.runtime.providers import named
-    from onnxprune.sparse.encodings.choose import Asked
+    from onnxprune.sparse.encodings.choose import StoreConfig
 
-    names = [name.strip() for name in given.purpose.split(",") if name.strip()]
-    return Asked(
-        form=given.store or "auto",
-        values=given.values,
+    names = [name.strip() for name in args.purpose.split(",") if name.strip()]
+    return StoreConfig(
+        form=args.store or "auto",
+        values=args.values,
         providers=tuple(named(name).name for name in names) or ("cpu",),
-        ram=None if given.ram_limit is None else byte_count(given.ram_limit, of="--ram-limit"),
-        always=given.always,
+        ram=None if args.ram_limit is None else byte_count(args.ram_limit, of="--ram-limit"),
+        always=args.always,
     )
 
 

@@ -11,8 +11,7 @@ from onnxprune.jobs.results.schema import CheckRow, Report
 
 if TYPE_CHECKING:
     from onnxprune.jobs.apply_plan import Pruned
-    from onnxprune.jobs.store.check import Proof
-    from onnxprune.jobs.store.job import Stored
+    from onnxprune.jobs.store import Stored, StoredCheck
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,7 @@ class Written:
     """
 
     stored: Stored
-    proof: Proof | None
+    proof: StoredCheck | None
 
     @property
     def ok(self) -> bool:
@@ -60,8 +59,8 @@ def write(run: Pruned, output: Path, tell: Callable[[str], None], *, force: bool
     Raises:
         OnnxpruneError: it cannot be written.
     """
-    from onnxprune.jobs.store.check import prove
-    from onnxprune.sparse.encodings.files import take_back
+    from onnxprune.jobs.store import check_stored
+    from onnxprune.model.writing import remove_files
 
     tell(f"writing {output}")
     stored = run.stored()
@@ -69,7 +68,7 @@ def write(run: Pruned, output: Path, tell: Callable[[str], None], *, force: bool
     if not stored.changed:
         return Written(stored, None)
     tell("reading it back and running it")
-    written = Written(stored, prove(stored, output, run.options.shapes or None))
+    written = Written(stored, check_stored(stored, output, run.options.shapes or None))
     if not (written.ok or force):
-        take_back(output)
+        remove_files(output)
     return written

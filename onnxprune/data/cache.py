@@ -1,28 +1,31 @@
-"""The folder that keeps what took long to find out: damage curves, times of layers.
+"""The folder that keeps what took long to measure: error curves, times of layers, cells of sweeps.
 
-Files are written beside their place and renamed, so that whoever reads sees a whole file or none.
-The folder is bounded: what was used longest ago goes first.
+Nothing in it is needed: where the folder cannot be written or a file is damaged, the user is told
+and everything is measured again. The folder is bounded: what was used longest ago goes first.
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import json
 import os
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO
+from typing import Any, Literal, TypeAlias, get_args
 
 FOLDER_VARIABLE = "ONNXPRUNE_CACHE"
 """The environment variable that names the folder."""
 LARGEST = 256 << 20
 """Bytes that the folder may hold."""
-CELLS = ".cells.jsonl"
-"""How files end that hold cells of a sensitivity sweep (``sweep.checkpoint``)."""
-_ENDINGS = (".curves.npz", ".latency.json", CELLS)
-"""Of the files that are ours: others in the folder are left alone."""
+Kind: TypeAlias = Literal["curves", "latency", "cells"]
+
 _ABANDONED = 3600.0
 """Seconds after which a file that is being written belongs to nobody."""
+_OURS = (*(f".{kind}.jsonl" for kind in get_args(Kind)), ".curves.npz", ".latency.json")
+"""How our files end, now and in earlier versions: others in the folder are left alone."""
 
 
 def folder() -> Path | None:
@@ -36,38 +39,126 @@ def folder() -> Path | None:
         return None
 
 
-def keep(place: Path, name: str, write: Callable[[IO[bytes]], object]) -> None:
-    """Write a file of that name, and drop what was used longest ago where room is short.
+class Cache:
+    """Values of one kind by key: whatever JSON can say.
 
-    Raises:
-        OSError: the folder cannot be written.
+    A file holds records, each a line with a digest of its key and its content, so that neither a
+    damaged record nor one of another key is believed. Whole files are replaced in one step.
+
+    Args:
+        kind: what the values are; the ending of the files.
+        progress: hears what is wrong with the folder.
+        enabled: False for a cache that holds and keeps nothing.
+
+    Example:
+        >>> times = Cache("latency", print, enabled=False)
+        >>> times.put("0f3a", {"conv1": 0.002})
+        >>> times.get("0f3a") is None
+        True
     """
-    place.mkdir(parents=True, exist_ok=True)
-    handle, part = tempfile.mkstemp(".part", f"{name.partition('.')[0]}.", place)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            write(file)
-        Path(part).replace(place / name)
-    except BaseException:
-        Path(part).unlink(missing_ok=True)
-        raise
-    trim(place)
+
+    def __init__(
+        self, kind: Kind, progress: Callable[[str], None], *, enabled: bool = True
+    ) -> None:
+        self._kind, self._progress = kind, progress
+        self._folder = folder() if enabled else None
+
+    def get(self, key: str) -> Any | None:  # noqa: ANN401 whatever was put
+        """The value of a key; None where there is none that can be believed."""
+        records = self.records(key)
+        if records == []:
+            self._ignored(key, "it is damaged")
+        return records[-1] if records else None
+
+    def records(self, key: str) -> list[Any] | None:
+        """All values appended to a key, those that are damaged left out; None without a file."""
+        if self._folder is None:
+            return None
+        path = self._path(self._folder, key)
+        try:
+            lines = [line.split(b" ", 1) for line in path.read_bytes().splitlines() if line]
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            self._ignored(key, error.strerror or str(error))
+            return None
+        with contextlib.suppress(OSError):  # a folder that only others write
+            os.utime(path)  # used now: others go first
+        return [json.loads(line[1]) for line in lines if line[0] == _digest(key, line[-1])]
+
+    def put(self, key: str, value: object) -> None:
+        """Keep a value in place of all that the key had."""
+
+        def write(place: Path) -> None:
+            handle, part = tempfile.mkstemp(".part", f"{key}.", place)
+            try:
+                with os.fdopen(handle, "wb") as file:
+                    file.write(_record(key, value))
+                Path(part).replace(self._path(place, key))
+            except BaseException:
+                Path(part).unlink(missing_ok=True)
+                raise
+            _trim(place)
+
+        self._written(write)
+
+    def append(self, key: str, value: object) -> None:
+        """Keep a value beside those that the key has."""
+
+        def write(place: Path) -> None:
+            path = self._path(place, key)
+            new = not path.exists()
+            with path.open("ab") as file:
+                file.write(_record(key, value))
+            if new:
+                _trim(place)
+
+        self._written(write)
+
+    def _path(self, place: Path, key: str) -> Path:
+        return place / f"{key}.{self._kind}.jsonl"
+
+    def _written(self, write: Callable[[Path], None]) -> None:
+        if self._folder is None:
+            return
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            write(self._folder)
+        except OSError as error:
+            reason = error.strerror or error
+            self._progress(f"what was measured is not kept for the next time: {reason}")
+            self._folder = None
+
+    def _ignored(self, key: str, reason: str) -> None:
+        name = f"{key}.{self._kind}.jsonl"
+        self._progress(f"ignoring {name} in the cache, which cannot be used: {reason}")
 
 
-def trim(place: Path) -> None:
+def _record(key: str, value: object) -> bytes:
+    """A line; it starts with the line break, which ends a record that was cut short before."""
+    data = json.dumps(value).encode()
+    return b"\n%b %b" % (_digest(key, data), data)
+
+
+def _digest(key: str, data: bytes) -> bytes:
+    digest = hashlib.blake2b(key.encode() + b" " + data, digest_size=16)
+    return digest.hexdigest().encode()
+
+
+def _trim(place: Path) -> None:
     """Remove what was used longest ago until the folder holds at most ``LARGEST`` bytes."""
-    found = []
+    files = []
     for path in place.iterdir():
         try:
             status = path.stat()
         except FileNotFoundError:  # somebody else trims too
             continue
-        if path.name.endswith(_ENDINGS):
-            found.append((status.st_mtime, status.st_size, path))
+        if path.name.endswith(_OURS):
+            files.append((status.st_mtime, status.st_size, path))
         elif path.suffix == ".part" and status.st_mtime < time.time() - _ABANDONED:
             path.unlink(missing_ok=True)
-    total = sum(size for _, size, _ in found)
-    for _, size, path in sorted(found):
+    total = sum(size for _, size, _ in files)
+    for _, size, path in sorted(files):
         if total <= LARGEST:
             return
         path.unlink(missing_ok=True)

@@ -64,7 +64,7 @@ class OutputError:
 
     def _run(self, model: models.Model) -> Iterator[dict[str, Array]]:
         session = open_session(model, provider=self._provider, outputs=self._names)
-        return (session.run(feeds, only=self._names) for feeds in self._batches)
+        return (session.run(feeds, self._names) for feeds in self._batches)
 
 
 def _numbers(found: object) -> bool:

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxprune.errors import OnnxpruneError
-from onnxprune.runtime.registry import Loaded, Runner, Shapes, Timed, backend
+from onnxprune.runtime.registry import Loaded, Session, Shapes, Timed, backend
 
 Feeds = Mapping[str, npt.NDArray[Any]]
 
@@ -63,7 +63,7 @@ class Bench:
     """What can be asked of the process; every public method is a verb."""
 
     def __init__(self) -> None:
-        self._runner: Runner | None = None
+        self._runner: Session | None = None
         self._feeds: Feeds = {}
 
     def open(
@@ -134,7 +134,7 @@ class Bench:
         """What it computes in."""
         return self._open().precision
 
-    def _open(self) -> Runner:
+    def _open(self) -> Session:
         assert self._runner is not None
         return self._runner
 

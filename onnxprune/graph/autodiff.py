@@ -12,16 +12,14 @@ import onnx_ir as ir
 from onnxprune import model as models
 from onnxprune.graph.analysis import identity
 from onnxprune.graph.emit import Emit, Undifferentiable
-from onnxprune.graph.gradients import convolution, elementwise, linear, movement, norms
-from onnxprune.graph.gradients.rules import RULES, Call
+from onnxprune.graph.functions import function_body
 from onnxprune.graph.layers.sources import read_by
-from onnxprune.graph.shapes import Fact
+from onnxprune.graph.ops import GRADIENTS
+from onnxprune.graph.ops.gradient_call import GradientCall
+from onnxprune.graph.shapes import Fact, facts_of_graph
 
-__all__ = [
-    "Backward", "Loss", "backward", "convolution", "elementwise", "linear", "movement", "norms",
-]  # fmt: skip
-
-_DOMAINS = ("", "ai.onnx")
+Gradients = dict[ir.Value, list[ir.Value]]
+"""Value -> the parts of its gradient."""
 
 
 @dataclass(frozen=True)
@@ -92,30 +90,14 @@ def backward(
     for name in free:
         set_free(graph, values, name)
     emit = Emit(graph, facts, graph.opset_imports.get("", 1))
-    found: dict[ir.Value, list[ir.Value]] = defaultdict(list)
+    parts: Gradients = defaultdict(list)
     for loss in losses:
-        found[values[loss.output]].append(_seed(emit, graph, loss, values[loss.output]))
-    active = _downstream(forward, [values[name] for name in of], facts)
-    lost: set[ir.Value] = set()
-    stopped: dict[str, str] = {}
-    for node in reversed(forward):
-        outs = [v for v in node.outputs if v in active]
-        if not outs:
-            continue
-        if any(v in lost for v in outs):
-            lost.update(v for v in read_by(node) if v in active)
-            continue
-        gradients = [_sum(emit, found.get(v, [])) for v in node.outputs]
-        if not any(g is not None for g in gradients):
-            continue
-        try:
-            _pass_back(emit, node, gradients, found, active)
-        except Undifferentiable as why:
-            stopped[identity(node)] = str(why)
-            lost.update(v for v in read_by(node) if v in active)
-    ends = {}
+        parts[values[loss.output]].append(_seed(emit, graph, loss, values[loss.output]))
+    active = _downstream(forward, [values[name] for name in of], emit.facts)
+    lost, stopped = _reverse(emit, forward, parts, active)
+    ends: dict[str, str] = {}
     for name in dict.fromkeys(of):
-        gradient = None if values[name] in lost else _sum(emit, found.get(values[name], []))
+        gradient = None if values[name] in lost else _sum(emit, parts.get(values[name], []))
         if gradient is not None:
             ends[name] = gradient.name or ""
             gradient.type = ir.TensorType(ir.DataType.FLOAT)
@@ -166,15 +148,15 @@ def _downstream(
     nodes: Sequence[ir.Node], sources: Sequence[ir.Value], facts: Mapping[str, Fact]
 ) -> set[ir.Value]:
     """Values that depend on some others, those included; integers do not depend smoothly."""
-    found = set(sources)
+    result = set(sources)
     for node in nodes:
-        if any(v in found for v in read_by(node)):
+        if any(v in result for v in read_by(node)):
             types = [facts[v.name or ""].dtype if v.name in facts else None for v in node.outputs]
-            found.update(
+            result.update(
                 v for v, type_ in zip(node.outputs, types, strict=True)
                 if type_ is None or type_.is_floating_point()
             )  # fmt: skip
-    return found
+    return result
 
 
 def _sum(emit: Emit, parts: list[ir.Value]) -> ir.Value | None:
@@ -183,25 +165,97 @@ def _sum(emit: Emit, parts: list[ir.Value]) -> ir.Value | None:
     return parts[0] if parts else None
 
 
+def _reverse(
+    emit: Emit, nodes: Sequence[ir.Node], parts: Gradients, active: set[ir.Value]
+) -> tuple[set[ir.Value], dict[str, str]]:
+    """Pass gradients back through nodes in order, last to first.
+
+    Args:
+        emit: adds nodes.
+        nodes: in the order they run in.
+        parts: gradients of what they put out; those of what they read are added.
+        active: the values whose gradients matter.
+
+    Returns:
+        The active values whose gradient would be a part of one, and why: node -> reason.
+    """
+    lost: set[ir.Value] = set()
+    stopped: dict[str, str] = {}
+    for node in reversed(nodes):
+        outs = [v for v in node.outputs if v in active]
+        if not outs:
+            continue
+        if any(v in lost for v in outs):
+            lost.update(v for v in read_by(node) if v in active)
+            continue
+        gradients = [_sum(emit, parts.get(v, [])) for v in node.outputs]
+        if not any(g is not None for g in gradients):
+            continue
+        try:
+            _pass_back(emit, node, gradients, parts, active)
+        except Undifferentiable as why:
+            stopped[identity(node)] = str(why)
+            lost.update(v for v in read_by(node) if v in active)
+    return lost, stopped
+
+
 def _pass_back(
     emit: Emit,
     node: ir.Node,
     gradients: Sequence[ir.Value | None],
-    found: dict[ir.Value, list[ir.Value]],
+    parts: Gradients,
     active: set[ir.Value],
 ) -> None:
-    if node.domain not in _DOMAINS or node.op_type not in RULES:
-        raise Undifferentiable(f"{node.op_type} has no rule")
     if any(v in active for v in set(read_by(node)) - set(node.inputs)):
         raise Undifferentiable("it has a body that reads it")
-    back = RULES[node.op_type](Call(emit, node, gradients))
-    wanted = [k for k, v in enumerate(node.inputs) if v is not None and v in active]
-    if any(k not in back for k in wanted):
+    domain = "" if node.domain == "ai.onnx" else node.domain
+    if (domain, node.op_type) not in GRADIENTS:
+        for value, part in _through_body(emit, node, gradients, active).items():
+            parts[value].append(part)
+        return
+    rule, of = GRADIENTS[domain, node.op_type]
+    attributes = {name: attribute.value for name, attribute in node.attributes.items()}
+    call = GradientCall(node.op_type, domain, emit.version, attributes, emit, node, gradients)
+    wanted = [(k, v) for k, v in enumerate(node.inputs) if v is not None and v in active]
+    if of is not None and any(k not in of for k, _ in wanted):
         raise Undifferentiable("there is no rule for one of its inputs")
-    made = [(node.inputs[k], back[k]()) for k in wanted]
-    for value, gradient in made:
-        assert value is not None
-        found[value].append(gradient)
+    for value, part in [(v, rule(call, k)) for k, v in wanted]:
+        parts[value].append(part)
+
+
+def _through_body(
+    emit: Emit, node: ir.Node, gradients: Sequence[ir.Value | None], active: set[ir.Value]
+) -> dict[ir.Value, ir.Value]:
+    """Gradients of the inputs of an operator that is a function of others.
+
+    The node stays; what its body computes on the way is computed again, as far as it is needed.
+    """
+    facts = [None if v is None else emit.facts.get(v.name or "") for v in node.inputs]
+    body = function_body(node, emit.version, facts)
+    if body is None:
+        raise Undifferentiable(f"{node.op_type} has no rule")
+    graph = ir.serde.deserialize_graph(body)
+    inner = facts_of_graph(graph, {"": emit.version}, facts)
+    nodes, outputs = list(graph), list(graph.outputs)
+    for k, value in enumerate(graph.inputs):
+        outer = node.inputs[k] if k < len(node.inputs) else None
+        if outer is not None:
+            ir.convenience.replace_all_uses_with(value, outer)
+            continue
+        for use in tuple(value.uses()):  # left out here as well
+            use.node.replace_input_with(use.idx, None)
+    graph.remove(nodes)
+    emit.splice(nodes, inner)
+    reads = [v for v in node.inputs if v is not None and v in active]
+    parts: Gradients = defaultdict(list)
+    for value, gradient in zip(outputs, gradients, strict=False):
+        if gradient is not None:
+            parts[value].append(gradient)
+    lost, stopped = _reverse(emit, nodes, parts, _downstream(nodes, reads, emit.facts))
+    if any(v in lost for v in reads):
+        raise Undifferentiable(f"{node.op_type}: {next(iter(stopped.values()))}")
+    sums = {v: _sum(emit, parts.get(v, [])) for v in reads}
+    return {v: gradient for v, gradient in sums.items() if gradient is not None}
 
 
 def _trimmed(model: models.Model) -> models.Model:

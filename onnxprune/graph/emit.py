@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxprune import model as models
-from onnxprune.graph.shapes import Fact
+from onnxprune.graph.facts import Fact
 
 _PADS_ARE_INPUTS = 11
 """First opset in which Pad takes its pads as an input."""
@@ -35,7 +37,8 @@ class Emit:
     """
 
     def __init__(self, graph: ir.Graph, facts: Mapping[str, Fact], version: int) -> None:
-        self._graph, self._facts, self.version = graph, facts, version
+        self._graph, self.version = graph, version
+        self.facts: ChainMap[str, Fact] = ChainMap({}, dict(facts))
         self._prefix = "gradient"
         used = {v.name or "" for v in models.values(graph)}
         while any(name.startswith(f"{self._prefix}/") for name in used):
@@ -76,7 +79,7 @@ class Emit:
         tensor = models.constant(value)
         if tensor is not None:
             return tuple(int(n) for n in tensor.shape.numpy())
-        fact = self._facts.get(value.name or "")
+        fact = self.facts.get(value.name or "")
         if fact is None or fact.sizes is None:
             raise Undifferentiable(f"the shape of '{value.name}' is not known")
         return fact.sizes
@@ -90,10 +93,15 @@ class Emit:
         tensor = None if value is None else models.constant(value)
         if tensor is not None:
             return tensor.numpy()
-        fact = self._facts.get(value.name or "") if value is not None else None
+        fact = self.facts.get(value.name or "") if value is not None else None
         if fact is None or fact.value is None:
             raise Undifferentiable("an operand that says how to move data is not known")
         return fact.value
+
+    def is_known(self, value: ir.Value) -> bool:
+        """Whether :meth:`content` has an answer."""
+        fact = self.facts.get(value.name or "")
+        return models.constant(value) is not None or (fact is not None and fact.value is not None)
 
     def sum(self, value: ir.Value, axes: Sequence[int], *, keep: bool = True) -> ir.Value:
         """The sum along some axes."""
@@ -165,6 +173,66 @@ class Emit:
         after = self.part(zeros, stop, last, axis)
         return self.op("Concat", before, gradient, after, axis=axis)
 
+    def splice(self, nodes: Sequence[ir.Node], facts: Mapping[str, Fact]) -> None:
+        """Nodes made elsewhere, in order; their outputs get new names, and facts under these."""
+        for node in nodes:
+            for value in node.outputs:
+                old, value.name = value.name or "", self._name()
+                if old in facts:
+                    self.facts[value.name] = facts[old]
+            self._graph.append(node)
+
     def _name(self) -> str:
         self._count += 1
         return f"{self._prefix}/{self._count}"
+
+
+@dataclass(frozen=True, eq=False)
+class Term:
+    """A value to calculate with: ``y * (1 - y)`` adds a Sub and a Mul.
+
+    Attributes:
+        emit: adds the nodes.
+        value: what has been calculated so far.
+    """
+
+    emit: Emit
+    value: ir.Value
+
+    def op(self, kind: str, *others: Term | float, **attributes: Any) -> Term:  # noqa: ANN401
+        """An operator of this value and others."""
+        operands = (o.value if isinstance(o, Term) else self.emit.number(o) for o in others)
+        return Term(self.emit, self.emit.op(kind, self.value, *operands, **attributes))
+
+    def __add__(self, other: Term | float) -> Term:
+        return self.op("Add", other)
+
+    def __sub__(self, other: Term | float) -> Term:
+        return self.op("Sub", other)
+
+    def __rsub__(self, other: float) -> Term:
+        return Term(self.emit, self.emit.number(other)).op("Sub", self)
+
+    def __mul__(self, other: Term | float) -> Term:
+        return self.op("Mul", other)
+
+    def __truediv__(self, other: Term | float) -> Term:
+        return self.op("Div", other)
+
+    def __rtruediv__(self, other: float) -> Term:
+        return Term(self.emit, self.emit.number(other)).op("Div", self)
+
+    def __neg__(self) -> Term:
+        return self.op("Neg")
+
+    def __gt__(self, other: float) -> Term:
+        """Truth values: for :meth:`where`, or as 1 and 0 by :meth:`mask`."""
+        return self.op("Greater", other)
+
+    def where(self, yes: Term | float, no: Term | float) -> Term:
+        """One of two, by this truth value."""
+        return self.op("Where", yes, no)
+
+    def mask(self) -> Term:
+        """1 where this is true, else 0."""
+        return self.op("Cast", to=1)

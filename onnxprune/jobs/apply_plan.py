@@ -23,11 +23,11 @@ from onnxprune.graph.plan import Plan
 from onnxprune.graph.reference import masked
 from onnxprune.graph.surgery import cut
 from onnxprune.jobs.sparsify import restore, thin
-from onnxprune.jobs.store.job import Stored, store
+from onnxprune.jobs.store import Stored, store
 from onnxprune.recover.bias_correction import correct
 from onnxprune.recover.reconstruct import reconstruct
 from onnxprune.recover.refit import Outcome, Settings
-from onnxprune.sparse.encodings.choose import Asked
+from onnxprune.sparse.encodings.choose import StoreConfig
 from onnxprune.sparse.sparsify import Thinned
 
 BLAS = 1
@@ -96,7 +96,9 @@ class Pruned:
 
     def stored(self) -> Stored:
         """The cut model with its weights in the form that was asked for."""
-        return store(self.model, Asked(self.options.store, providers=(self.options.provider,)))
+        return store(
+            self.model, StoreConfig(self.options.store, providers=(self.options.provider,))
+        )
 
     def __str__(self) -> str:
         removed = sum(len(units) for units in self.plan.removed.values())

@@ -10,8 +10,7 @@ from onnxprune.errors import OnnxpruneError
 from onnxprune.graph.plan import Origin, Plan, pack, versions
 from onnxprune.model.decode import densify
 from onnxprune.sparse.encodings.sparsity_stats import nonzero
-from onnxprune.sparse.encodings.values import FLOATS
-from onnxprune.sparse.encodings.weights import SMALLEST
+from onnxprune.sparse.encodings.weights import FLOATS, SMALLEST
 
 LEAST = 0.01
 """The share of zeros from which on a weight counts as pruned: trained weights have few."""

@@ -14,6 +14,7 @@ from onnxprune.errors import OnnxpruneError
 from onnxprune.model.coo import SparseTensor
 from onnxprune.model.core import Model, adopt, clone, graphs, origin_of
 from onnxprune.model.exchange import LARGEST_MESSAGE, message
+from onnxprune.model.reading import load
 from onnxprune.model.replacing import replacing
 from onnxprune.model.wire import Chunk, Hole, attach
 
@@ -215,3 +216,19 @@ def _write_weight(file: BinaryIO, weight: ir.TensorProtocol, mapped: Sequence[mm
     for one in mapped:  # what has been copied need not stay resident
         if hasattr(mmap, "MADV_DONTNEED"):
             one.madvise(mmap.MADV_DONTNEED)
+
+
+def files_of(path: Path) -> set[Path]:
+    """A model file, and every file its weights are in."""
+    return {path.resolve(), *origin_of(load(path).ir).files}
+
+
+def file_bytes(path: Path) -> int:
+    """Bytes of a model on disk, data beside it included."""
+    return sum(file.stat().st_size for file in files_of(path))
+
+
+def remove_files(path: Path) -> None:
+    """Remove a model that was just written, data beside it included."""
+    for file in files_of(path):
+        file.unlink(missing_ok=True)

@@ -13,11 +13,10 @@ from onnxprune.data.activations.runner import Segments
 from onnxprune.graph.layers.epilogue import Weights
 from onnxprune.recover.order import Step
 from onnxprune.recover.pairs import pair_rows
-from onnxprune.solve.filters import Filter
 from onnxprune.solve.moments import Moments
 from onnxprune.solve.pairs import PairRefit, refit_pair
 from onnxprune.solve.refit import RIDGES, Refit, refit
-from onnxprune.solve.two_layer import Pair, Rows, Side, hidden_moments
+from onnxprune.solve.two_layer import Filter, Pair, Rows, Side, hidden_moments
 
 Float = npt.NDArray[np.float64]
 Bool = npt.NDArray[np.bool_]

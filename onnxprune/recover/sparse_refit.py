@@ -2,7 +2,7 @@
 
 Front to back, as in ``recover.structured``: each layer that reads something else than it did, or
 has lost weights itself, is fitted to what the dense model computes there, by conjugate gradients on
-the weights that are left (``solve.pcg``), and is changed only where held-out inputs agree.
+the weights that are left (``solve.support``), and is changed only where held-out inputs agree.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from onnxprune.graph.layers.linear import LinearLayer
 from onnxprune.graph.layers.sources import ancestors
 from onnxprune.graph.shapes import Fact
 from onnxprune.quantities import Sparsity
-from onnxprune.solve.pcg import RIDGES, refit_support
+from onnxprune.solve.support import RIDGES, refit_support
 from onnxprune.sparse.rows import ROWS, Feeds, steadied
 from onnxprune.sparse.targets import Thinned, find_targets
 

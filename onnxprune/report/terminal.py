@@ -135,10 +135,10 @@ def layers(table: Table[Tried], rows: Sequence[Tried], what: str, largest: str) 
 
 def zeros(rows: Sequence[ZerosRow]) -> RenderableType:
     """Zeros, pattern and bytes in each form, the largest weights first; and what all take."""
-    from onnxprune.sparse.encodings.forms import FORMS
+    from onnxprune.sparse.encodings.table import ENCODINGS
 
     ordered = sorted(rows, key=lambda row: -row.bytes["dense"])
-    table = draw(columns.zeros(rows, FORMS), ordered, most=_LARGEST)
+    table = draw(columns.zeros(rows, tuple(ENCODINGS)), ordered, most=_LARGEST)
     more = f"the {_LARGEST} largest of {len(rows)}; --json lists all"
     dense = sum(row.bytes["dense"] for row in rows)
     least = sum(min(row.bytes.values()) for row in rows)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
 
+import numpy as np
 import numpy.typing as npt
 
 from onnxprune.errors import OnnxpruneError
-from onnxprune.model.signature import Signature, describe
+from onnxprune.model.signature import Signature, TensorSpec, describe
 
 if TYPE_CHECKING:
     from onnxprune.model import Model
@@ -35,7 +39,7 @@ class Availability:
     reason: str = ""
 
 
-class Runner(Protocol):
+class Session(Protocol):
     """A model that is open on a backend; plug-ins bring their own class."""
 
     @property
@@ -44,14 +48,18 @@ class Runner(Protocol):
 
     @property
     def outputs(self) -> Signature:
-        """What ``run`` returns, in the model's order."""
+        """What ``run`` returns, in the model's order; values that are tapped come last."""
 
     @property
     def precision(self) -> str:
         """What it computes in: ``f32``, ``tf32``, ``bf16``, ``f16``, ``int8+f32``, ..."""
 
-    def run(self, feeds: Feeds) -> dict[str, npt.NDArray[Any]]:
+    def run(self, feeds: Feeds, outputs: Sequence[str] | None = None) -> dict[str, Any]:
         """Run once, from arrays of numpy to arrays of numpy.
+
+        Args:
+            feeds: an array per input.
+            outputs: names of those wanted; all by default. Only asked of backends that tap.
 
         Raises:
             OnnxpruneError: the feeds do not fit, or the runtime fails.
@@ -63,7 +71,7 @@ class Runner(Protocol):
 
 @runtime_checkable
 class Loaded(Protocol):
-    """A runner that knows how long the runtime itself took to load the model."""
+    """A session that knows how long the runtime itself took to load the model."""
 
     load_s: float
     """Seconds from the file to something that runs, building of engines left out."""
@@ -71,7 +79,7 @@ class Loaded(Protocol):
 
 @runtime_checkable
 class Timed(Protocol):
-    """A runner that measures itself better than a clock around ``run`` could."""
+    """A session that measures itself better than a clock around ``run`` could."""
 
     def time(self, feeds: Feeds, runs: int) -> Sequence[float]:
         """Seconds of each of about ``runs`` runs."""
@@ -100,7 +108,7 @@ class NodeTime:
 
 @runtime_checkable
 class Profiled(Protocol):
-    """A runner that can tell where it spends its time, if it was opened with ``profile``."""
+    """A session that can tell where it spends its time; opened with ``profile`` it has to."""
 
     def profiled(self, feeds: Feeds, runs: int) -> list[list[NodeTime]]:
         """The nodes of each of some runs, in the order they ran; to be asked for once."""
@@ -117,6 +125,7 @@ class Request:
         shapes: of the inputs it will be run with, the usual ones first. Runtimes that compile for
             sizes need them where the model leaves sizes open; the others do not look.
         profile: whether it is to be profiled; see :class:`Profiled`.
+        outputs: values to return besides the model's outputs.
     """
 
     threads: int | None = None
@@ -124,6 +133,27 @@ class Request:
     optimise: bool = True
     shapes: tuple[Shapes, ...] = ()
     profile: bool = False
+    outputs: tuple[str, ...] = ()
+
+
+Capability: TypeAlias = Literal["taps", "profile", "references", "unoptimised"]
+"""What not every backend can.
+
+* ``taps``: return values inside the model, and only those outputs that are wanted.
+* ``profile``: tell where the time goes; its sessions are :class:`Profiled`.
+* ``references``: take the weights of a loaded model, of any size, where they are.
+* ``unoptimised``: run the graph as it is.
+"""
+
+_REFUSALS: Mapping[Capability, tuple[str, str]] = {
+    "taps": ("{} does not return values inside a model", "take `cpu`, which does"),
+    "profile": ("{} does not tell where it spends its time", "take `cpu`, which does"),
+    "unoptimised": (
+        "the optimisation of {} cannot be turned off",
+        "compare with `cpu`, whose can",
+    ),
+}
+"""What is said where something is wanted that a backend cannot, and what to do."""
 
 
 @dataclass(frozen=True)
@@ -136,15 +166,15 @@ class Backend:
         install: the one line that installs it.
         probe: finds out whether it can be used here.
         opener: opens a model as requested.
-        switch: whether its optimisation can be turned off.
+        capabilities: what it can that others cannot.
     """
 
     name: str
     summary: str
     install: str
     probe: Callable[[], Availability] = field(repr=False)
-    opener: Callable[[Source, Request], Runner] = field(repr=False)
-    switch: bool = False
+    opener: Callable[[Source, Request], Session] = field(repr=False)
+    capabilities: frozenset[Capability] = frozenset()
 
     def available(self) -> Availability:
         """Whether it can be used here, and if not, why."""
@@ -159,7 +189,8 @@ class Backend:
         optimise: bool = True,
         shapes: Sequence[Shapes] = (),
         profile: bool = False,
-    ) -> Runner:
+        outputs: Sequence[str] = (),
+    ) -> Session:
         """Open a model.
 
         Args:
@@ -169,25 +200,29 @@ class Backend:
             optimise: whether it may rewrite the graph.
             shapes: of the inputs it will be run with, the usual ones first; see :class:`Request`.
             profile: whether it is to be profiled, which may make it slower.
+            outputs: values to return besides the model's outputs.
 
         Raises:
-            OnnxpruneError: the backend is not available here, it does not take the model, or its
-                optimisation cannot be turned off.
+            OnnxpruneError: the backend is not available here, it does not take the model, or it
+                lacks a capability.
         """
-        if not optimise and not self.switch:
+        wanted: dict[Capability, bool] = {
+            "unoptimised": not optimise, "profile": profile, "taps": bool(outputs)
+        }  # fmt: skip
+        for capability, needed in wanted.items():
+            if needed and capability not in self.capabilities:
+                problem, hint = _REFUSALS[capability]
+                raise OnnxpruneError(problem.format(self.name), hint=hint)
+        state = self.available()
+        if not state.ok:
             raise OnnxpruneError(
-                f"the optimisation of {self.name} cannot be turned off",
-                hint="compare with `cpu`, whose can",
-            )
-        found = self.available()
-        if not found.ok:
-            raise OnnxpruneError(
-                f"the backend {self.name} is not available here: {found.reason}",
+                f"the backend {self.name} is not available here: {state.reason}",
                 hint=f"to install it: {self.install}",
             )
         if isinstance(model, Path) and not model.is_file():
             raise OnnxpruneError(f"there is no model file {model}", hint="check the path")
-        request = Request(threads, dict(options or {}), optimise, tuple(shapes), profile)
+        settings = dict(options or {})
+        request = Request(threads, settings, optimise, tuple(shapes), profile, tuple(outputs))
         return self.opener(model, request)
 
 
@@ -218,5 +253,96 @@ def check_feeds(inputs: Signature, feeds: Feeds) -> None:
 
 
 def closed() -> OnnxpruneError:
-    """What a runner raises that was closed before."""
+    """What a session raises that was closed before."""
     return OnnxpruneError("the model is closed", hint="open it again")
+
+
+class CompiledSession(ABC):
+    """What sessions of runtimes share that compile a model and take arrays of numpy.
+
+    Attributes:
+        inputs, outputs: as the model has them.
+        handle: what the runtime made; None once the session is closed.
+    """
+
+    handle: Any = None
+
+    def __init__(self, loaded: Model) -> None:
+        from onnxprune.model.signature import signature_of
+
+        self.inputs: Signature = signature_of(loaded)
+        self.outputs: Signature = outputs_of(loaded)
+
+    def run(self, feeds: Feeds, outputs: Sequence[str] | None = None) -> dict[str, Any]:
+        """Run once."""
+        self.check(feeds)
+        values = self.infer({name: np.ascontiguousarray(feeds[name]) for name in feeds})
+        names = [spec.name for spec in self.outputs] if outputs is None else outputs
+        return {name: values[name] for name in names}
+
+    def check(self, feeds: Feeds) -> None:
+        """Refuse feeds that do not fit, and any once the session is closed.
+
+        Raises:
+            OnnxpruneError: they do not fit, or the session is closed.
+        """
+        if self.handle is None:
+            raise closed()
+        check_feeds(self.inputs, feeds)
+
+    @abstractmethod
+    def infer(self, feeds: Feeds) -> Mapping[str, npt.NDArray[Any]]:
+        """All outputs, from feeds that fit; arrays that no later run changes.
+
+        Raises:
+            OnnxpruneError: the runtime fails.
+        """
+
+
+def outputs_of(model: Model) -> Signature:
+    """Names, element types and shapes of the graph outputs."""
+    import onnx_ir as ir
+
+    return tuple(
+        TensorSpec(
+            value.name or "",
+            np.dtype(value.dtype.numpy()) if value.dtype is not None else np.dtype(np.float32),
+            tuple(d if isinstance(d, int) else d.value for d in (value.shape or ir.Shape([]))),
+        )
+        for value in model.ir.graph.outputs
+    )
+
+
+_WORDS = {"FLOAT": "f32", "FLOAT16": "f16", "BFLOAT16": "bf16", "DOUBLE": "f64"}
+_INT8 = {"QuantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger"}
+
+
+def stored_precision(source: Source) -> str:
+    """The float type that most of a model's stored weights have; ``int8+`` before it if quantized.
+
+    ``f32`` where there are no float weights.
+    """
+    from onnxprune import model as models  # a process that only runs models does without
+
+    if isinstance(source, Path):
+        return _of_file(source, source.stat().st_mtime_ns)
+    sizes: Counter[str] = Counter()
+    for value in models.constants(source).values():
+        tensor = models.constant(value)
+        if tensor is not None and tensor.dtype.name in _WORDS:
+            sizes[_WORDS[tensor.dtype.name]] += tensor.nbytes
+    word = sizes.most_common(1)[0][0] if sizes else "f32"
+    quantized = any(node.op_type in _INT8 for graph in models.graphs(source) for node in graph)
+    return f"int8+{word}" if quantized else word
+
+
+@cache
+def _of_file(path: Path, _changed: int) -> str:
+    from onnxprune import model as models
+
+    return stored_precision(models.load(path))
+
+
+def computing_precision(source: Source, word: str) -> str:
+    """``word``, the float type a runtime was told to compute in, with ``int8+`` if quantized."""
+    return f"int8+{word}" if stored_precision(source).startswith("int8+") else word

@@ -10,60 +10,47 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from onnxprune.errors import OnnxpruneError
-from onnxprune.model.signature import Signature
-from onnxprune.runtime import precision
 from onnxprune.runtime.interface import (
     Availability,
     Backend,
+    CompiledSession,
     Feeds,
     NodeTime,
     Request,
     Source,
-    check_feeds,
-    closed,
+    computing_precision,
 )
-
-if TYPE_CHECKING:
-    from onnxprune.model import Model
 
 _WORDS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16", "f32": "f32"}
 _INSTALL = "pip install 'onnxprune[openvino]'"
 
 
-class OpenvinoRunner:
+class OpenvinoSession(CompiledSession):
     """A compiled model with one inference request; one caller at a time, as for latency."""
 
     def __init__(self, source: Source, settings: Mapping[str, Any], device: str) -> None:
         from onnxprune import model as models
-        from onnxprune.model.signature import signature_of
 
-        loaded = models.load(source) if isinstance(source, Path) else source
-        self.inputs: Signature = signature_of(loaded)
-        self.outputs: Signature = outputs_of(loaded)
+        super().__init__(models.load(source) if isinstance(source, Path) else source)
         self.compiled, self.load_s = _compiled(source, settings, device)
-        told = str(self.compiled.get_property("INFERENCE_PRECISION_HINT").to_string())
-        self.precision = precision.computing(source, _WORDS.get(told, told))
-        self._request: Any = self.compiled.create_infer_request()
+        hint = str(self.compiled.get_property("INFERENCE_PRECISION_HINT").to_string())
+        self.precision = computing_precision(source, _WORDS.get(hint, hint))
+        self.handle = self.compiled.create_infer_request()
 
-    def run(self, feeds: Feeds) -> dict[str, npt.NDArray[Any]]:
-        """Run once."""
-        if self._request is None:
-            raise closed()
-        check_feeds(self.inputs, feeds)
+    def infer(self, feeds: Feeds) -> Mapping[str, npt.NDArray[Any]]:
+        """Run once; outputs are copied by OpenVINO."""
         try:
-            found = self._request.infer(
-                {name: np.ascontiguousarray(array) for name, array in feeds.items()}
-            )
+            values = self.handle.infer(feeds)
         except RuntimeError as error:
             raise OnnxpruneError(f"the model failed to run: {plain(error)}") from error
         return {
-            spec.name: np.asarray(found[index]).astype(spec.dtype, copy=False)
+            spec.name: np.asarray(values[index]).astype(spec.dtype, copy=False)
             for index, spec in enumerate(self.outputs)
         }
 
@@ -73,8 +60,8 @@ class OpenvinoRunner:
         found = []
         for _ in range(runs):
             self.run(feeds)
-            told = self._request.get_profiling_info()
-            times = ((each, each.real_time.total_seconds()) for each in told)
+            nodes = self.handle.get_profiling_info()
+            times = ((each, each.real_time.total_seconds()) for each in nodes)
             found.append(
                 [NodeTime(each.node_name, each.node_type, time) for each, time in times if time]
             )
@@ -82,23 +69,7 @@ class OpenvinoRunner:
 
     def close(self) -> None:
         """Free the compiled model."""
-        self._request = self.compiled = None
-
-
-def outputs_of(model: Model) -> Signature:
-    """Names, element types and shapes of the graph outputs."""
-    import onnx_ir as ir
-
-    from onnxprune.model.signature import TensorSpec
-
-    return tuple(
-        TensorSpec(
-            value.name or "",
-            np.dtype(value.dtype.numpy()) if value.dtype is not None else np.dtype(np.float32),
-            tuple(d if isinstance(d, int) else d.value for d in (value.shape or ir.Shape([]))),
-        )
-        for value in model.ir.graph.outputs
-    )
+        self.handle = self.compiled = None
 
 
 def _compiled(source: Source, settings: Mapping[str, Any], device: str) -> tuple[Any, float]:
@@ -151,7 +122,7 @@ def plain(error: object) -> str:
 
 
 def _backend(name: str, hint: str) -> Backend:
-    def opener(model: Source, request: Request) -> OpenvinoRunner:
+    def opener(model: Source, request: Request) -> OpenvinoSession:
         settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
         if hint != "default":
             settings["INFERENCE_PRECISION_HINT"] = hint
@@ -161,10 +132,12 @@ def _backend(name: str, hint: str) -> Backend:
             settings["PERF_COUNT"] = "YES"
         settings |= request.options
         device = str(settings.pop("device", "CPU"))
-        return OpenvinoRunner(model, settings, device)
+        return OpenvinoSession(model, settings, device)
 
     said = "in the precision it chooses" if hint == "default" else f"in {hint}"
-    return Backend(name, f"OpenVINO on CPU, {said}", _INSTALL, _probe(hint), opener)
+    return Backend(
+        name, f"OpenVINO on CPU, {said}", _INSTALL, _probe(hint), opener, frozenset({"profile"})
+    )
 
 
 def _probe(hint: str) -> Callable[[], Availability]:

@@ -2,57 +2,86 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import bisect
+import ctypes
+import functools
+import json
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from onnxprune.errors import OnnxpruneError
 from onnxprune.model.signature import Signature, TensorSpec, describe, parse_type
-from onnxprune.runtime.borders import foreign, from_ort, to_ort
 from onnxprune.runtime.complaints import extensions_library, load_error, plain
-from onnxprune.runtime.providers import available, named, runtime, use
+from onnxprune.runtime.interface import (
+    COMPILED,
+    Feeds,
+    NodeTime,
+    closed,
+    computing_precision,
+    stored_precision,
+)
+from onnxprune.runtime.providers import Provider, available, named, runtime, use
 
 if TYPE_CHECKING:
     from onnxprune import model as models
     from onnxprune.runtime.embed import Embedded, Passed
+    from onnxprune.runtime.interface import Source
 
-__all__ = ["Feeds", "Session", "available", "open_session"]
+__all__ = ["Feeds", "OrtSession", "available", "open_session"]
 
-Feeds: TypeAlias = Mapping[str, npt.NDArray[Any]]
-"""One array per model input."""
-
+_KERNEL = "_kernel_time"
+_PIECE = "ExecutionProvider_"  # what a provider compiled is called after it
 _FATAL_ONLY = 4  # of verbose, info, warning, error, fatal; errors are raised and need no log
 
 
-@dataclass(frozen=True, eq=False)
-class Session:
+class OrtSession:
     """A model opened on an execution provider.
 
     Attributes:
         inputs: what `run` needs.
         outputs: what `run` returns, tapped values last.
         provider: short name of the provider.
-        handle: the ``onnxruntime.InferenceSession``, for what this class does not cover.
+        handle: the ``onnxruntime.InferenceSession``, for what this class does not cover; None once
+            the session is closed.
+        load_s: seconds that opening took.
     """
 
-    inputs: Signature
-    outputs: Signature
-    provider: str
-    handle: Any = field(repr=False)
-    _echoed: tuple[str, ...] = field(default=(), repr=False)
-    _held: tuple[object, ...] = field(default=(), repr=False)  # weights onnxruntime only refers to
+    def __init__(
+        self,
+        handle: Any,  # noqa: ANN401
+        provider: str,
+        precision: Callable[[], str],
+        load_s: float,
+        echoed: Sequence[str] = (),
+        held: tuple[object, ...] = (),
+        folder: tempfile.TemporaryDirectory[str] | None = None,
+    ) -> None:
+        self.handle, self.provider, self.load_s = handle, provider, load_s
+        self.inputs = _signature(handle.get_inputs())
+        copied = tuple(spec for spec in self.inputs if spec.name in echoed)
+        self.outputs = _signature(handle.get_outputs()) + copied
+        self._precision, self._echoed = precision, tuple(echoed)
+        self._held = held  # weights onnxruntime only refers to
+        self._folder = folder  # of a profile
 
-    def run(self, feeds: Feeds, only: Sequence[str] | None = None) -> dict[str, npt.NDArray[Any]]:
+    @functools.cached_property
+    def precision(self) -> str:
+        """What it computes in."""
+        return self._precision()
+
+    def run(self, feeds: Feeds, outputs: Sequence[str] | None = None) -> dict[str, Any]:
         """Run the model once.
 
         Args:
             feeds: an array per input, of that input's dtype. bfloat16, float8 and 4-bit arrays are
                 those of ``ml_dtypes``.
-            only: names of the outputs wanted; all by default. The others are never kept.
+            outputs: names of those wanted; all by default. The others are never kept.
 
         Returns:
             an array per output (strings as object arrays, sequences as lists).
@@ -60,7 +89,9 @@ class Session:
         Raises:
             OnnxpruneError: the feeds do not fit, or a node failed.
         """
-        names = [spec.name for spec in self.outputs] if only is None else list(only)
+        if self.handle is None:
+            raise closed()
+        names = [spec.name for spec in self.outputs] if outputs is None else list(outputs)
         computed = [name for name in names if name not in self._echoed]
         missing = [name for name in names if name in self._echoed and name not in feeds]
         if missing:
@@ -69,7 +100,7 @@ class Session:
                 hint=f"its inputs are {describe(self.inputs)}",
             )
         try:
-            found = self._run(feeds, computed) if computed else {}
+            values = self._run(feeds, computed) if computed else {}
         except OnnxpruneError:
             raise
         except Exception as error:  # onnxruntime raises bare Exception subclasses
@@ -77,9 +108,21 @@ class Session:
                 f"the model failed to run: {plain(error)}",
                 hint=f"its inputs are {describe(self.inputs)}",
             ) from error
-        return {
-            name: np.asarray(feeds[name]) if name in self._echoed else found[name] for name in names
-        }
+        echoed = self._echoed
+        return {n: np.asarray(feeds[n]) if n in echoed else values[n] for n in names}
+
+    def profiled(self, feeds: Feeds, runs: int) -> list[list[NodeTime]]:
+        """The nodes of each run; the first one of all, which allocates, is left out."""
+        for _ in range(runs + 1):
+            self.run(feeds)
+        file = Path(self.handle.end_profiling())
+        return read_profile(file.read_text(encoding="utf-8"))[-runs:]
+
+    def close(self) -> None:
+        """Let onnxruntime free the session."""
+        self.handle, self._held = None, ()
+        if self._folder is not None:
+            self._folder.cleanup()
 
     def _run(self, feeds: Feeds, names: list[str]) -> dict[str, Any]:
         specs = {spec.name: spec for spec in (*self.inputs, *self.outputs)}
@@ -87,11 +130,11 @@ class Session:
         ort = runtime()
         if not any(foreign(spec.dtype) for spec in touched):
             return dict(zip(names, self.handle.run(names, dict(feeds)), strict=True))
-        given = {name: to_ort(ort, array) for name, array in feeds.items()}
-        found = self.handle.run_with_ort_values(names, given)
+        inputs = {name: to_ort(ort, array) for name, array in feeds.items()}
+        values = self.handle.run_with_ort_values(names, inputs)
         return {
             name: from_ort(value, specs[name].dtype)
-            for name, value in zip(names, found, strict=True)
+            for name, value in zip(names, values, strict=True)
         }
 
 
@@ -108,8 +151,8 @@ def open_session(
     outputs: Sequence[str] = (),
     options: Mapping[str, str] | None = None,
     custom_ops: Sequence[str | Path] = (),
-    profile: Path | None = None,
-) -> Session:
+    profile: bool = False,
+) -> OrtSession:
     """Open a model for running.
 
     A path (or bytes) without ``outputs`` is opened exactly as a user of onnxruntime would. A
@@ -136,12 +179,13 @@ def open_session(
             on recent CPUs unless told ``{"load_config": '{"CPU": {"INFERENCE_PRECISION_HINT":
             "f32"}}'}``. ``device_type`` selects the device of a plug-in provider.
         custom_ops: shared libraries that implement custom operators.
-        profile: where onnxruntime's profile begins; ``handle.end_profiling()`` names the file.
+        profile: whether the session is to tell where it spends its time (`OrtSession.profiled`).
 
     Raises:
         OnnxpruneError: onnxruntime or the provider is missing, the model does not load (naming
             the operator, where one is to blame), or a value in ``outputs`` cannot be observed.
     """
+    started = time.perf_counter()
     ort = runtime()
     chosen = named(provider)
     source = _source(model, outputs)
@@ -150,6 +194,7 @@ def open_session(
     weights = embedded.weights if embedded else ()
     libraries = [str(one) for one in custom_ops]
     busily = isinstance(model, str | Path | bytes) if spin is None else spin
+    folder = tempfile.TemporaryDirectory(prefix="onnxprune.") if profile else None
     while True:
         try:
             settings = _settings(
@@ -162,9 +207,9 @@ def open_session(
                 arena=arena,
                 saturate=saturate,
             )
-            if profile is not None:
+            if folder is not None:
                 settings.enable_profiling = True
-                settings.profile_file_prefix = str(profile)
+                settings.profile_file_prefix = str(Path(folder.name) / "profile")
             held = _pass_weights(ort, settings, weights)
             how = use(settings, chosen, options or {})
             graph = embedded.graph if embedded else source
@@ -184,10 +229,9 @@ def open_session(
             hint="A library of that provider did not load: its versions must match onnxruntime's.",
         )
     echoed = embedded.echoed if embedded else ()
-    inputs = _signature(handle.get_inputs())
-    copied = tuple(spec for spec in inputs if spec.name in echoed)
-    made = _signature(handle.get_outputs()) + copied
-    return Session(inputs, made, chosen.name, handle, echoed, held)
+    precision = _precision(model, chosen, options or {})
+    spent = time.perf_counter() - started
+    return OrtSession(handle, chosen.name, precision, spent, echoed, held, folder)
 
 
 def _source(
@@ -278,9 +322,99 @@ def _pass_weights(ort: Any, settings: Any, weights: Sequence[Passed]) -> tuple[o
 
 
 def _signature(arguments: Sequence[Any]) -> Signature:
-    made = []
+    specs = []
     for one in arguments:
         kind, dtype = parse_type(one.type)
         shape = tuple(one.shape) if kind == "tensor" else ()
-        made.append(TensorSpec(one.name, dtype, shape, kind))
-    return tuple(made)
+        specs.append(TensorSpec(one.name, dtype, shape, kind))
+    return tuple(specs)
+
+
+def _precision(
+    model: models.Model | str | Path | bytes, provider: Provider, options: Mapping[str, str]
+) -> Callable[[], str]:
+    """What finds out what a session computes in; it keeps no loaded model alive."""
+    if isinstance(model, str | Path):
+        source = Path(model)
+        return lambda: _computing(source, provider, options)
+    if not isinstance(model, bytes):
+        word = _computing(model, provider, options)
+        return lambda: word
+
+    def read() -> str:
+        import onnx
+
+        from onnxprune import model as models
+
+        return _computing(models.load(onnx.load_model_from_string(model)), provider, options)
+
+    return read
+
+
+def _computing(source: Source, provider: Provider, options: Mapping[str, str]) -> str:
+    if provider.name == "openvino":
+        config = json.loads(options.get("load_config", "{}"))
+        config = config.get(options.get("device_type", "CPU"), {})
+        return computing_precision(source, config.get("INFERENCE_PRECISION_HINT", "default"))
+    word = stored_precision(source)
+    tf32 = provider.name == "cuda" and options.get("use_tf32", "1") != "0"
+    if tf32 or provider.name in ("tensorrt", "tensorrt-rtx"):
+        return word.replace("f32", "tf32")  # both allow it unless told otherwise
+    return word
+
+
+def read_profile(text: str) -> list[list[NodeTime]]:
+    """The nodes of each run, from the profile that onnxruntime writes."""
+    events = json.loads(text)
+    starts = sorted(each["ts"] for each in events if each.get("name") == "model_run")
+    runs: list[list[NodeTime]] = [[] for _ in starts]
+    kernels = (e for e in events if e.get("cat") == "Node" and e["name"].endswith(_KERNEL))
+    for event in sorted(kernels, key=lambda each: each["ts"]):
+        run = bisect.bisect_right(starts, event["ts"]) - 1
+        name, kind = event["name"].removesuffix(_KERNEL), event["args"].get("op_name", "?")
+        if _PIECE in kind:
+            kind = COMPILED
+        start = (event["ts"] - starts[run]) * 1e-6
+        runs[run].append(NodeTime(name, kind, event["dur"] * 1e-6, start))
+    return runs
+
+
+def foreign(dtype: np.dtype[Any]) -> bool:
+    """Whether numpy itself has no such type, so that onnxruntime cannot convert it."""
+    return dtype.kind == "V" or dtype.name.startswith(("bfloat", "float8", "int4", "uint4"))
+
+
+def to_ort(ort: Any, array: npt.NDArray[Any], number: int | None = None) -> Any:  # noqa: ANN401
+    """Wrap an array as an ``OrtValue`` that refers to the array's own memory.
+
+    Args:
+        ort: the onnxruntime module.
+        array: of any numpy or whole-byte ``ml_dtypes`` type. It must outlive the value.
+        number: the ONNX element type; taken from the dtype by default.
+    """
+    array = np.asarray(array, order="C")
+    if not foreign(array.dtype):
+        return ort.OrtValue.ortvalue_from_numpy(array)
+    if number is None:
+        import onnx  # slow to import, and seldom needed
+
+        number = int(onnx.helper.np_dtype_to_tensor_dtype(array.dtype))
+    bits = array.view(np.uint16 if array.itemsize == 2 else np.uint8)
+    return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, number)
+
+
+def from_ort(value: Any, dtype: np.dtype[Any]) -> npt.NDArray[Any]:  # noqa: ANN401
+    """Copy an ``OrtValue`` on the CPU into an array of ``dtype``."""
+    if not foreign(dtype):
+        return np.asarray(value.numpy())
+    shape = value.shape()
+    count = int(np.prod(shape))
+    size = (count + 1) // 2 if dtype.name in ("int4", "uint4") else count * dtype.itemsize
+    raw = np.empty(size, np.uint8)
+    ctypes.memmove(raw.ctypes.data, value.data_ptr(), size)
+    if dtype.name in ("int4", "uint4"):  # two to a byte, the first in the low half
+        nibbles = np.stack([raw & 15, raw >> 4], axis=1).ravel()[:count]
+        if dtype.name == "int4":
+            nibbles = (nibbles ^ 8).astype(np.int8) - np.int8(8)
+        return nibbles.astype(dtype).reshape(shape)
+    return raw.view(dtype).reshape(shape)

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from onnxprune.errors import OnnxpruneError
 from onnxprune.runtime.interface import Backend, Feeds, NodeTime, Profiled
 
 _BUDGET_S = 1.0
@@ -59,7 +58,7 @@ def profile(chosen: Backend, path: Path, feeds: Feeds, *, threads: int | None = 
     """Measure a model operator by operator.
 
     Args:
-        chosen: one whose runners are `onnxprune.runtime.interface.Profiled`.
+        chosen: one that has the capability ``profile``.
         path: of the model.
         feeds: of every run.
         threads: of the runtime.
@@ -67,15 +66,14 @@ def profile(chosen: Backend, path: Path, feeds: Feeds, *, threads: int | None = 
     Raises:
         OnnxpruneError: the backend is not available, refuses the model, or has no profiler.
     """
-    runner = chosen.open(path, threads=threads)
-    runs = _seconds(lambda: runner.run(feeds))
-    precision = runner.precision
-    runner.close()
+    session = chosen.open(path, threads=threads)
+    runs = _seconds(lambda: session.run(feeds))
+    precision = session.precision
+    session.close()
     count = max(_FEWEST, min(200, int(_BUDGET_S / float(np.median(runs)))))
     observed = chosen.open(path, threads=threads, profile=True)
     try:
-        if not isinstance(observed, Profiled):
-            raise OnnxpruneError(f"{chosen.name} does not tell where it spends its time")
+        assert isinstance(observed, Profiled)
         found = observed.profiled(feeds, count)
     finally:
         observed.close()

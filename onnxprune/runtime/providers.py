@@ -6,8 +6,10 @@ A provider is either built into the installed onnxruntime wheel or comes as a pl
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import importlib.util
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -48,6 +50,9 @@ class Provider:
 
 
 _PLATFORMS = {"coreml": "macOS", "dml": "Windows", "qnn": "Snapdragon"}
+
+_DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+_NO_DEVICE = 100  # CUDA_ERROR_NO_DEVICE
 
 PROVIDERS = (
     Provider("cpu", "CPUExecutionProvider", "onnxruntime"),
@@ -197,3 +202,20 @@ def _registered(one: Provider) -> bool:
     if not one.plugin or not hasattr(ort, "get_ep_devices"):
         return False
     return any(found.ep_name == one.full for found in ort.get_ep_devices())
+
+
+def gpu_problem() -> str:
+    """Why nothing can run on an NVIDIA GPU here, as its driver says; empty if something can."""
+    try:
+        driver = ctypes.CDLL(_DRIVER)
+    except OSError:
+        return f"no NVIDIA driver is installed ({_DRIVER} is not found)"
+    code = int(driver.cuInit(0))
+    if code == _NO_DEVICE:
+        return "the NVIDIA driver finds no GPU"
+    if code:
+        return f"the NVIDIA driver does not start (cuInit says {code})"
+    count = ctypes.c_int()
+    if driver.cuDeviceGetCount(ctypes.byref(count)) or not count.value:
+        return "the NVIDIA driver finds no GPU"
+    return ""

@@ -16,14 +16,14 @@ from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
 
 from onnxprune.errors import OnnxpruneError
-from onnxprune.runtime.interface import Availability, Backend, Feeds, Loaded, Runner, Shapes, Timed
+from onnxprune.runtime.interface import Availability, Backend, Feeds, Loaded, Session, Shapes, Timed
 
 __all__ = [
     "Availability",
     "Backend",
     "Feeds",
     "Loaded",
-    "Runner",
+    "Session",
     "Shapes",
     "Timed",
     "backend",
@@ -70,7 +70,7 @@ def of_provider(name: str) -> Backend:
     Raises:
         OnnxpruneError: there is no such provider.
     """
-    from onnxprune.runtime.ort_runner import name_of
+    from onnxprune.runtime.ort_backends import name_of
     from onnxprune.runtime.providers import named
 
     return backend(name_of(named(name)))
@@ -91,9 +91,9 @@ def parse(text: str, *, of: str = "--on") -> tuple[Backend, ...]:
 @functools.cache
 def _built_in() -> Mapping[str, Backend]:
     # Here rather than above: these rooms import this one's contract, and none of them a runtime.
-    from onnxprune.runtime import openvino, ort_runner, tensorrt, trtexec
+    from onnxprune.runtime import openvino, ort_backends, tensorrt, trtexec
 
-    rooms = (ort_runner, openvino, tensorrt, trtexec)
+    rooms = (ort_backends, openvino, tensorrt, trtexec)
     return {each.name: each for room in rooms for each in room.BACKENDS}
 
 

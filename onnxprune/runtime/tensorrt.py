@@ -15,19 +15,17 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxprune.errors import OnnxpruneError
-from onnxprune.model.signature import Signature
-from onnxprune.runtime import precision
-from onnxprune.runtime.gpu import gpu_problem
 from onnxprune.runtime.interface import (
     Availability,
     Backend,
+    CompiledSession,
     Feeds,
     Request,
     Shapes,
     Source,
-    check_feeds,
-    closed,
+    stored_precision,
 )
+from onnxprune.runtime.providers import gpu_problem
 
 if TYPE_CHECKING:
     from onnxprune.runtime.engines import Request as EngineRequest
@@ -41,53 +39,47 @@ _INSTALL: dict[Name, str] = {
 }
 
 
-class EngineRunner:
+class EngineSession(CompiledSession):
     """An engine on the GPU."""
 
     def __init__(self, source: Source, request: Request, runtime: Name, half: Half) -> None:
         from onnxprune import model as models
-        from onnxprune.model.signature import signature_of
         from onnxprune.runtime.engines import build
-        from onnxprune.runtime.openvino import outputs_of
 
         loaded = models.load(source) if isinstance(source, Path) else source
-        self.inputs: Signature = signature_of(loaded)
-        self.outputs: Signature = outputs_of(loaded)
-        word = precision.stored(loaded)
+        super().__init__(loaded)
+        word = stored_precision(loaded)
         words = {"fp16": "f16", "bf16": "bf16", "asis": word.replace("f32", "tf32")}
         self.precision = words[half]
-        made = build(loaded, engine_request(request, runtime, half))
+        engine = build(loaded, engine_request(request, runtime, half))
         # Polygraphy reads this when it is first imported, so a process keeps one TensorRT.
         os.environ["POLYGRAPHY_USE_TENSORRT_RTX"] = "1" if runtime == "tensorrt_rtx" else "0"
         from polygraphy.backend.trt import EngineFromBytes, TrtRunner
 
-        self._runner: Any = TrtRunner(EngineFromBytes(made.plan))
+        self.handle = TrtRunner(EngineFromBytes(engine.plan))
         started = time.perf_counter()
         try:
-            self._runner.activate()
+            self.handle.activate()
         except Exception as error:  # Polygraphy's own exceptions, and CUDA's
             raise OnnxpruneError(
-                f"{made.runtime.title} cannot load the engine on this GPU: {error}"
+                f"{engine.runtime.title} cannot load the engine on this GPU: {error}"
             ) from error
         self.load_s = time.perf_counter() - started
 
-    def run(self, feeds: Feeds) -> dict[str, npt.NDArray[Any]]:
+    def infer(self, feeds: Feeds) -> Mapping[str, npt.NDArray[Any]]:
         """Run once."""
-        if self._runner is None:
-            raise closed()
-        check_feeds(self.inputs, feeds)
         try:
-            found = self._runner.infer({k: np.ascontiguousarray(v) for k, v in feeds.items()})
+            values = self.handle.infer(feeds)
         except Exception as error:  # Polygraphy's own exceptions, and CUDA's
             raise OnnxpruneError(f"the model failed to run: {error}") from error
         # The runner overwrites its buffers at the next run.
-        return {spec.name: np.array(found[spec.name]) for spec in self.outputs}
+        return {spec.name: np.array(values[spec.name]) for spec in self.outputs}
 
     def close(self) -> None:
         """Free the engine."""
-        if self._runner is not None:
-            self._runner.deactivate()
-            self._runner = None
+        if self.handle is not None:
+            self.handle.deactivate()
+            self.handle = None
 
 
 def engine_request(request: Request, runtime: Name, half: Half) -> EngineRequest:
@@ -126,8 +118,8 @@ def _backend(name: str, runtime: Name, half: Half) -> Backend:
         problem = gpu_problem() or _without_polygraphy()
         return Availability(ok=not problem, version=found.version, reason=problem)
 
-    def opener(model: Source, request: Request) -> EngineRunner:
-        return EngineRunner(model, request, runtime, half)
+    def opener(model: Source, request: Request) -> EngineSession:
+        return EngineSession(model, request, runtime, half)
 
     title = "TensorRT-RTX" if runtime == "tensorrt_rtx" else "TensorRT"
     said = "" if half == "asis" else f", in {half}"

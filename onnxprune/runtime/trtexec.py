@@ -11,7 +11,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +19,17 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxprune.errors import OnnxpruneError
-from onnxprune.model.signature import Signature, TensorSpec
-from onnxprune.runtime import precision
-from onnxprune.runtime.gpu import gpu_problem
+from onnxprune.model.signature import TensorSpec
 from onnxprune.runtime.interface import (
     Availability,
     Backend,
+    CompiledSession,
     Feeds,
     Request,
     Source,
-    check_feeds,
-    closed,
+    stored_precision,
 )
+from onnxprune.runtime.providers import gpu_problem
 
 PROGRAMS = ("trtexec", "tensorrt_rtx")
 """What it is called in TensorRT and in TensorRT-RTX."""
@@ -40,68 +39,59 @@ _VERSION = re.compile(r"TensorRT v(\d+)")
 _ERROR = re.compile(r"\[E\] (.*)")
 
 
-class TrtexecRunner:
+class TrtexecSession(CompiledSession):
     """An engine file, and the program that runs it."""
 
     def __init__(self, program: str, source: Source, request: Request) -> None:
         from onnxprune import model as models
-        from onnxprune.model.signature import signature_of
         from onnxprune.runtime.engines.commands import trtexec as building
         from onnxprune.runtime.engines.runtime import Runtime
-        from onnxprune.runtime.openvino import outputs_of
         from onnxprune.runtime.tensorrt import engine_request
 
         loaded = models.load(source) if isinstance(source, Path) else source
-        self.inputs: Signature = signature_of(loaded)
-        self.outputs: Signature = outputs_of(loaded)
-        self.precision = precision.stored(loaded).replace("f32", "tf32")
+        super().__init__(loaded)
+        self.precision = stored_precision(loaded).replace("f32", "tf32")
         self._program = program
-        self._folder: tempfile.TemporaryDirectory[str] | None = tempfile.TemporaryDirectory(
-            prefix="onnxprune."
-        )
-        folder = Path(self._folder.name)
+        self.handle = tempfile.TemporaryDirectory(prefix="onnxprune.")
+        folder = Path(self.handle.name)
         self._engine = folder / "model.engine"
         graph = models.save(loaded, folder / "model.onnx")
         rtx = Path(program).stem == "tensorrt_rtx"
         runtime = Runtime("tensorrt_rtx" if rtx else "tensorrt", "", None)
-        wanted = engine_request(request, runtime.name, "asis")
-        self._call(shlex.split(building(runtime, graph, self._engine, wanted))[1:])
+        settings = engine_request(request, runtime.name, "asis")
+        self._call(shlex.split(building(runtime, graph, self._engine, settings))[1:])
 
-    def run(self, feeds: Feeds) -> dict[str, npt.NDArray[Any]]:
+    def infer(self, feeds: Feeds) -> Mapping[str, npt.NDArray[Any]]:
         """Run once, through files."""
-        with tempfile.TemporaryDirectory(prefix="onnxprune.") as folder:
-            out = Path(folder) / "outputs.json"
-            self._infer(feeds, Path(folder), [f"--exportOutput={out}", "--iterations=1"])
-            return read_outputs(out.read_text(encoding="utf-8"), self.outputs)
+        return read_outputs(self._exported(feeds, "Output", ["--iterations=1"]), self.outputs)
 
     def time(self, feeds: Feeds, runs: int) -> Sequence[float]:
         """Seconds of each run, as the program exports them."""
-        with tempfile.TemporaryDirectory(prefix="onnxprune.") as folder:
-            out = Path(folder) / "times.json"
-            words = [f"--exportTimes={out}", f"--iterations={runs}", f"--warmUp={_WARM_UP_MS}"]
-            self._infer(feeds, Path(folder), words)
-            return read_times(out.read_text(encoding="utf-8"))
+        self.check(feeds)
+        words = [f"--iterations={runs}", f"--warmUp={_WARM_UP_MS}"]
+        return read_times(self._exported(feeds, "Times", words))
 
     def close(self) -> None:
         """Delete the engine."""
-        if self._folder is not None:
-            self._folder.cleanup()
-            self._folder = None
+        if self.handle is not None:
+            self.handle.cleanup()
+            self.handle = None
 
-    def _infer(self, feeds: Feeds, folder: Path, words: list[str]) -> None:
-        if self._folder is None:
-            raise closed()
-        check_feeds(self.inputs, feeds)
-        files, shapes = [], []
-        for index, spec in enumerate(self.inputs):
-            file = folder / f"input{index}.bin"
-            np.ascontiguousarray(feeds[spec.name]).tofile(file)
-            files.append(f"{spec.name}:{file}")
-            if not all(isinstance(size, int) for size in spec.shape):
-                shapes.append(f"{spec.name}:{'x'.join(map(str, feeds[spec.name].shape))}")
-        words = [f"--loadEngine={self._engine}", f"--loadInputs={','.join(files)}", *words]
-        words.append("--duration=0")
-        self._call([*words, *([f"--shapes={','.join(shapes)}"] if shapes else [])])
+    def _exported(self, feeds: Feeds, what: str, words: list[str]) -> str:
+        """What the program writes about runs on some feeds: ``Output`` or ``Times``."""
+        with tempfile.TemporaryDirectory(prefix="onnxprune.") as folder:
+            out = Path(folder) / "exported.json"
+            files, shapes = [], []
+            for index, spec in enumerate(self.inputs):
+                file = Path(folder) / f"input{index}.bin"
+                np.ascontiguousarray(feeds[spec.name]).tofile(file)
+                files.append(f"{spec.name}:{file}")
+                if not all(isinstance(size, int) for size in spec.shape):
+                    shapes.append(f"{spec.name}:{'x'.join(map(str, feeds[spec.name].shape))}")
+            words = [f"--export{what}={out}", *words, "--duration=0"]
+            words += [f"--shapes={','.join(shapes)}"] if shapes else []
+            self._call([f"--loadEngine={self._engine}", f"--loadInputs={','.join(files)}", *words])
+            return out.read_text(encoding="utf-8")
 
     def _call(self, words: list[str]) -> None:
         done = subprocess.run(  # noqa: S603  # the program the user put on PATH
@@ -172,10 +162,10 @@ def _version(program: str) -> str:
     return found[1] if found else "unknown version"
 
 
-def _open(model: Source, request: Request) -> TrtexecRunner:
+def _open(model: Source, request: Request) -> TrtexecSession:
     program = _program()
     assert program is not None  # the probe looked before
-    return TrtexecRunner(program, model, request)
+    return TrtexecSession(program, model, request)
 
 
 BACKENDS = (

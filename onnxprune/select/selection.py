@@ -19,10 +19,10 @@ from onnxprune.select.allocate import (
     lattice,
     settle,
 )
+from onnxprune.select.allocate.alignment import CHOICES
 from onnxprune.select.allocate.allocate_budget import spend
+from onnxprune.select.allocate.allocation import divide
 from onnxprune.select.allocate.ranking import Ranking, ranked
-from onnxprune.select.allocate.rounding import CHOICES
-from onnxprune.select.allocate.shares import divide
 from onnxprune.select.importance.bypass import inside
 from onnxprune.select.importance.error_curves import Curves
 from onnxprune.select.importance.progress import Progress

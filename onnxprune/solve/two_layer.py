@@ -6,14 +6,13 @@ count only as far as they come out of the clip: a convex loss, majorised by plai
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from onnxprune.solve.activation import Activation
-from onnxprune.solve.filters import Filter
 from onnxprune.solve.moments import Moments, moments, restrict
 from onnxprune.solve.patch_sampling import Crops
 
@@ -173,3 +172,82 @@ def hidden_moments(side: Side, first: Float) -> Moments:
 def _energy(error: Array) -> float:
     """The sum of squares of ``[rows, N]``; rows are added up in float64."""
     return float(np.einsum("rn,rn->r", error, error).sum(dtype=np.float64))
+
+
+@dataclass(frozen=True, eq=False)
+class Filter:
+    """A filter per hidden channel and the function after it.
+
+    Attributes:
+        weight: ``[taps, channels]``.
+        bias: ``[channels]``.
+        activation: applied to what the filters give.
+    """
+
+    weight: Array
+    bias: Array
+    activation: Activation
+
+    def inner(self, crops: Crops, values: Array) -> Array:
+        """What the filters give: hidden rows to ``[out rows, channels]``."""
+        made = crops.filtered(values, self.weight.astype(values.dtype))
+        made += self.bias.astype(values.dtype)
+        return made
+
+    @property
+    def overlap(self) -> Array:
+        """``[channels, channels]``, how much filters look at the same hidden positions."""
+        return np.asarray(self.weight.T @ self.weight)
+
+
+_PIECE = 1 << 21
+"""Elements handed to the runtime at a time."""
+
+
+@dataclass(frozen=True, eq=False)
+class Activation:
+    """An elementwise function and its derivative."""
+
+    value: Callable[[Array], Array]
+    slope: Callable[[Array], Array]
+
+
+def relu(low: float = 0.0, high: float = np.inf) -> Activation:
+    """ReLU, or a clip to ``[low, high]``."""
+    return Activation(
+        lambda x: np.clip(x, low, high), lambda x: ((x > low) & (x < high)).astype(x.dtype)
+    )
+
+
+IDENTITY = Activation(lambda x: x, np.ones_like)
+"""No function at all."""
+
+
+def computed(function: Callable[[Array], Array], dtype: npt.DTypeLike = np.float32) -> Activation:
+    """A function that somebody else computes.
+
+    Args:
+        function: of vectors, elementwise.
+        dtype: what it takes; steps are in proportion to what that resolves.
+    """
+    # Where rounding and curvature err about alike (Press et al., Numerical Recipes, section 5.7).
+    step = float(np.cbrt(np.finfo(dtype).eps))
+
+    def slope(x: Array) -> Array:
+        reach = (step * np.maximum(np.abs(x), 1)).astype(dtype)
+        above, below = x.astype(dtype) + reach, x.astype(dtype) - reach
+        with np.errstate(invalid="ignore"):
+            rise = (function(above) - function(below)) / (above - below)
+        return np.asarray(np.nan_to_num(rise, nan=0.0, posinf=0.0, neginf=0.0))
+
+    def in_pieces(what: Callable[[Array], Array]) -> Callable[[Array], Array]:
+        def over(x: Array) -> Array:
+            flat, made = x.reshape(-1), np.empty_like(x)
+            target = made.reshape(-1)
+            for at in range(0, flat.size, _PIECE):
+                target[at : at + _PIECE] = what(flat[at : at + _PIECE])
+            return made
+
+        return over
+
+    return Activation(in_pieces(lambda x: function(x.astype(dtype))), in_pieces(slope))

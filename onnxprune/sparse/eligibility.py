@@ -201,7 +201,7 @@ def _notes(layer: LinearLayer) -> Iterator[str]:
 def _other(node: ir.Node) -> Layer | None:
     """A node that is no Conv, Gemm or MatMul but multiplies with a stored matrix."""
     standard, rule = node.domain in ("", "ai.onnx"), rule_of(node)
-    if standard and (rule is None or rule.kind == "plain"):
+    if standard and (rule is None or rule.kind not in ("quantized", *_OTHERS)):
         return None
     value = next((each for each in node.inputs if _is_matrix(each)), None)
     tensor = None if value is None else models.constant(value)

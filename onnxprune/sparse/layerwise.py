@@ -2,7 +2,7 @@
 
 Each layer sees what the thinned layers before it really give it, and is to compute what the dense
 model did (``sparse.rows``). Its weights are first aimed at that with none removed, then a mask is
-found for them (``sparse.select``), then those that stay are refitted (``solve.pcg``), which is
+found for them (``sparse.select``), then those that stay are refitted (``solve.support``), which is
 kept only if the error on held-out inputs falls. The layer is written back before the next one is
 looked at.
 """
@@ -26,8 +26,7 @@ from onnxprune.graph.shapes import Fact
 from onnxprune.quantities import Method, Sparsity, Spread
 from onnxprune.solve.moments import Moments, squared_error
 from onnxprune.solve.obs import Pattern
-from onnxprune.solve.pcg import RIDGES, refit_support
-from onnxprune.solve.per_output import affordable, refit_columns
+from onnxprune.solve.support import RIDGES, affordable, refit_columns, refit_support
 from onnxprune.sparse.rows import ROWS, Feeds, steadied
 from onnxprune.sparse.select import aim, gram_of, select
 from onnxprune.sparse.targets import Thinned

@@ -17,7 +17,7 @@ from onnxprune.solve import masks
 from onnxprune.solve.admm import admm
 from onnxprune.solve.moments import Moments
 from onnxprune.solve.obs import Pattern, damped, obs
-from onnxprune.solve.pcg import SETTLED, conjugate_gradients
+from onnxprune.solve.support import SETTLED, conjugate_gradients
 
 Array = npt.NDArray[Any]
 Float = npt.NDArray[np.float64]

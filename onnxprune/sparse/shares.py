@@ -19,7 +19,7 @@ from onnxprune.solve import masks
 from onnxprune.solve.least_squares import correct_bias
 from onnxprune.solve.moments import Moments, squared_error, with_targets
 from onnxprune.solve.obs import Pattern
-from onnxprune.solve.pcg import conjugate_gradients
+from onnxprune.solve.support import conjugate_gradients
 from onnxprune.sparse.select import gram_of, mask_of, scores_of
 
 Float = npt.NDArray[np.float64]

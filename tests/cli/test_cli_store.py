@@ -16,10 +16,10 @@ from conftest import Ran
 from onnxprune import model as models
 from onnxprune.data import zoo
 from onnxprune.graph.plan import load_plan
-from onnxprune.jobs.store.check import same
+from onnxprune.jobs.store import same
 from onnxprune.runtime import open_session
 from onnxprune.solve.masks import keep_top, magnitude
-from onnxprune.sparse.encodings.forms import PACKED
+from onnxprune.sparse.encodings.table import PACKED
 
 Cli = Callable[..., Ran]
 Array = npt.NDArray[Any]
@@ -224,10 +224,10 @@ def test_a_bad_file_is_taken_back(
     cli: Cli, thin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """If decoding gave anything else than the weights, nothing would be left of the file."""
-    from onnxprune.sparse.encodings import delta4
+    from onnxprune.sparse.encodings.table import Delta4
 
-    honest = delta4.values
-    monkeypatch.setattr(delta4, "values", lambda flat: honest(flat) * 2)
+    honest = Delta4.values
+    monkeypatch.setattr(Delta4, "values", lambda self, flat: honest(self, flat) * 2)
     out = tmp_path / "out.onnx"
     ran = cli("store", thin, "--store", "packed", "-o", out)
     assert ran.code == 1

@@ -14,7 +14,7 @@ from onnxprune.graph.analysis import analyse
 from onnxprune.graph.layers.linear import find_layers
 from onnxprune.graph.ops.elementwise import POINTWISE
 from onnxprune.runtime import open_session
-from onnxprune.solve.activation import IDENTITY
+from onnxprune.solve.two_layer import IDENTITY
 
 TWO_OPERANDS = {"Add", "Div", "Max", "Min", "Mul", "Pow", "Sub"}
 

@@ -185,7 +185,7 @@ ROOMS = ("graph/ops/", "graph/shapes/", "graph/gradients/", "model/", "runtime/"
 ELSEWHERE = {
     "graph/emit.py": "writes the nodes of a gradient",
     "graph/blocks.py": "what a projection shortcut may be made of, beside pools and pads",
-    "select/allocate/rounding.py": "a table of times that were measured by operator",
+    "select/allocate/alignment.py": "a table of times that were measured by operator",
     "select/latency/subgraph.py": "whether a value has its channels second or last",
     "jobs/advise/job.py": "sparse kernels were measured on products of matrices alone",
     "jobs/advise/evidence.py": "profiles tell time by operator",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from onnxprune.graph.ops import RULES
-from square import MS, Case, check
+from square import ML, MS, Case, check
 
 
 def f(*shape: int, seed: int = 0, dtype: type = np.float32) -> np.ndarray:
@@ -19,6 +21,16 @@ def pos(*shape: int, seed: int = 0) -> np.ndarray:
 
 def i64(*values: int) -> np.ndarray:
     return np.array(values, np.int64)
+
+
+def i32(values: list[Any]) -> np.ndarray:
+    """Indices that another node may compute, with axes of their own."""
+    return np.array(values, np.int32)
+
+
+def rows(n: int, width: int) -> np.ndarray:
+    """Indices of rows, repeated along their features, as exporters write a scatter."""
+    return np.repeat(np.arange(n)[::-1, None], width, 1).astype(np.int32)
 
 
 UNARY = """
@@ -224,6 +236,48 @@ CASES = [
             np.array(7, np.uint8),
         ),
     ),
+    *[Case("Mish", (f(3, 4),), opset=18), Case("Swish", (f(3, 4),), {"alpha": 1.3}, opset=24)],
+    Case("DeformConv", (f(1, 4, 5, 5), f(6, 4, 3, 3), f(1, 18, 3, 3), f(6)), opset=19),
+    Case(
+        "DeformConv",
+        (f(1, 4, 5, 5), f(6, 2, 3, 3), f(1, 18, 3, 3), f(6), pos(1, 9, 3, 3)),
+        {"group": 2},
+        opset=19,
+    ),
+    Case("DeformConv", (f(1, 4, 5, 5), f(4, 1, 3, 3), f(1, 18, 3, 3)), {"group": 4}, opset=19),
+    Case("GatherND", (f(6, 4, 5), np.array([[1], [5], [0]]))),
+    Case("GatherND", (f(6, 4, 5), np.array([[[1, 2], [5, 0]], [[0, 3], [2, 2]]]))),
+    Case("GatherND", (f(2, 4, 5), np.array([[[1], [3]], [[0], [2]]])), {"batch_dims": 1}),
+    Case("ScatterND", (f(6, 4, 5), np.array([[1], [5], [0]]), f(3, 4, 5))),
+    Case(
+        "ScatterND", (f(6, 5), np.array([[1], [1], [0]]), f(3, 5)), {"reduction": "add"}, opset=16
+    ),
+    *[Case("GatherElements", (f(6, 5), rows(n, 5)), {"axis": 0}) for n in (3, 6)],
+    Case("GatherElements", (f(6, 5), rows(3, 4)), {"axis": 0}),
+    Case("ScatterElements", (f(6, 5), rows(3, 5), f(3, 5)), {"axis": 0}),
+    Case("ScatterElements", (f(6, 5), rows(3, 4), f(3, 4)), {"axis": 0}),
+    Case("ScatterElements", (f(6, 5), rows(4, 5), f(4, 5)), {"reduction": "add"}, opset=16),
+    Case("Scatter", (f(6, 5), rows(3, 5), f(3, 5)), {"axis": 0}, opset=10),
+    Case("Compress", (f(4, 5), np.array([True, False, True, True])), {"axis": 0}),
+    Case("OneHot", (i32([[0, 4, 1], [2, 3, 0]]), np.float32([5]), f(2)), {"axis": 1}),
+    Case("ReverseSequence", (f(4, 3, 5), i64(2, 4, 1)), {"batch_axis": 1, "time_axis": 0}),
+    Case("CenterCropPad", (f(3, 4, 6), i64(5, 6)), {"axes": [1, 2]}, opset=18),
+    Case("DFT", (f(2, 4, 3, 2),), {"axis": 1}, opset=17),
+    Case("TensorScatter", (f(2, 3, 6, 5), f(2, 3, 2, 5), i64(0, 3)), opset=24),
+    Case("RandomNormalLike", (f(3, 4),), {"seed": 3.0}),
+    Case("ExpandDims", (f(3, 4), np.array(1, np.int32)), domain=MS),
+    Case(
+        "EmbedLayerNormalization",
+        (i32([[1, 0, 2]]), i32([[0, 1, 1]]), f(3, 8), f(4, 8), f(2, 8), f(8), f(8)),
+        outputs=2,
+        domain=MS,
+        tolerance=1e-4,
+    ),
+    Case("Scaler", (f(3, 4),), {"offset": [0.5] * 4, "scale": [2.0] * 4}, domain=ML),
+    Case("Scaler", (f(3, 4),), {"offset": [0.5], "scale": [2.0]}, domain=ML),
+    Case("Normalizer", (f(3, 4),), {"norm": "L2"}, domain=ML),
+    Case("Imputer", (f(3, 4),), {"imputed_value_floats": [0.5] * 4}, domain=ML),
+    Case("Binarizer", (f(3, 4),), {"threshold": 0.2}, domain=ML),
     # half and double precision
     Case("Gemm", (f(5, 6, dtype=np.float64), f(6, 3, dtype=np.float64)), tolerance=1e-12),
     Case("MatMul", (f(2, 3, 5, dtype=np.float64), f(5, 4, dtype=np.float64)), tolerance=1e-12),

@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxprune.graph.axes import Axis, Space
 from onnxprune.graph.ops import Call, apply_rule
 
-MS = "com.microsoft"
+MS, ML = "com.microsoft", "ai.onnx.ml"
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def run(case: Case, inputs: list[np.ndarray | None], attributes: dict[str, Any])
     node = helper.make_node(case.op, names, outs, domain=case.domain, **attributes)
     values = [helper.make_empty_tensor_value_info(o) for o in outs]
     graph = helper.make_graph([node], "square", graph_inputs, values, initializers)
-    imports = [helper.make_opsetid("", case.opset), helper.make_opsetid(MS, 1)]
+    imports = [helper.make_opsetid(*o) for o in (("", case.opset), (MS, 1), (ML, 3))]
     model = helper.make_model(graph, opset_imports=imports, ir_version=8 if case.opset < 21 else 10)
     settings = ort.SessionOptions()
     settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -176,4 +176,4 @@ def slice_(array: np.ndarray, keeps: list[np.ndarray]) -> np.ndarray:
     return array
 
 
-__all__ = ["MS", "Case", "TensorProto", "check", "onnx", "run"]
+__all__ = ["ML", "MS", "Case", "TensorProto", "check", "onnx", "run"]

@@ -15,7 +15,7 @@ import numpy as np
 
 from onnxprune import model as models
 from onnxprune.model.signature import signature_of
-from onnxprune.runtime.openvino import outputs_of
+from onnxprune.runtime.interface import outputs_of
 from onnxprune.runtime.registry import Availability, Backend, backend
 
 BLOCK = 8

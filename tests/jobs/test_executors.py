@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,8 @@ import pytest
 import onnxprune
 from onnxprune.data import zoo
 from onnxprune.errors import OnnxpruneError
-from onnxprune.jobs.sensitivity import collect as gathering
-from onnxprune.jobs.sensitivity.collect import gather
-from onnxprune.jobs.sensitivity.executors import Here
+from onnxprune.jobs.sensitivity import executors
+from onnxprune.jobs.sensitivity.executors import Pool, gather
 from onnxprune.select.sensitivity import Cell, Sensitivity
 
 ENTRY = zoo.get("digits_mlp")
@@ -65,6 +64,16 @@ def test_a_process_that_dies_in_the_middle_loses_nothing(serial: Sensitivity) ->
     assert children() == []
 
 
+def test_an_interrupt_leaves_nothing_running() -> None:
+    def interrupt(told: str) -> None:
+        if " cells: " in told:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        onnxprune.sensitivity(ENTRY.model, **ASKED, workers=2, tell=interrupt)
+    assert multiprocessing.active_children() == []
+
+
 def test_a_cell_that_kills_every_process_takes_no_other_along(
     serial: Sensitivity, tmp_path: Path
 ) -> None:
@@ -99,10 +108,10 @@ def test_a_cell_that_fails_by_itself_is_tried_again(monkeypatch: pytest.MonkeyPa
             raise MemoryError("no room")
         return Cell(target, ratio, value=1.0)
 
-    monkeypatch.setattr(gathering.worker, "measure", measure)
-    gather(Here(), "", [("good", 0.1), ("bad", 0.1)], kept.append)
+    monkeypatch.setattr(executors, "measure", measure)
+    gather(Pool(), "", [("good", 0.1), ("bad", 0.1)], kept.append)
     assert asked.count(("good", 0.1)) == 2
-    assert asked.count(("bad", 0.1)) == gathering.TRIES
+    assert asked.count(("bad", 0.1)) == executors.TRIES
     assert {cell.target: cell.reason for cell in kept} == {
         "good": "",
         "bad": "it failed 3 times: no room",
@@ -128,18 +137,18 @@ def test_processes_that_cannot_start_are_said(tmp_path: Path) -> None:
 
 
 def test_nobody_left_is_said_and_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Deserted(Here):
-        def executor(self) -> Any:
-            return self
-
-        def submit(self, *_: Any) -> Future[Cell]:
+    class Silent(Executor):
+        def submit(self, *_: Any, **__: Any) -> Future[Any]:
             return Future()
+
+    class Deserted(Pool):
+        executors = (Silent(),)
 
         def deserted(self) -> str:
             return "there are no workers left"
 
-    monkeypatch.setattr(gathering, "_LOOK", 0.01)
-    monkeypatch.setattr(gathering, "_PATIENCE", 0.05)
+    monkeypatch.setattr(executors, "_LOOK", 0.01)
+    monkeypatch.setattr(executors, "_PATIENCE", 0.05)
     with pytest.raises(OnnxpruneError, match="no workers left"):
         gather(Deserted(), "", [("a", 0.1)], pytest.fail)
 

@@ -203,7 +203,7 @@ def test_times_are_taken_from_disk_the_second_time(rescnn: Analysis, place: Path
     assert times == [second.seconds(one) for one in excerpts]
     assert not second.timed
     assert not open_table(backend("cpu"), 2, keep=True, tell=pytest.fail).times  # other threads
-    (file,) = place.glob("*.latency.json")
+    (file,) = place.glob("*.latency.jsonl")
     file.write_text(file.read_text()[:-20])
     said: list[str] = []
     assert not open_table(backend("cpu"), 1, keep=True, tell=said.append).times

@@ -35,10 +35,9 @@ from onnxprune.evaluate.equivalence import difference, tolerance
 from onnxprune.graph.analysis import analyse
 from onnxprune.graph.cost import CostModel
 from onnxprune.jobs.quantize import quantize
-from onnxprune.jobs.store.check import prove
-from onnxprune.jobs.store.job import store
+from onnxprune.jobs.store import check_stored, store
 from onnxprune.quantities import sparsity
-from onnxprune.sparse.encodings.choose import Asked
+from onnxprune.sparse.encodings.choose import StoreConfig
 from onnxprune.sparse.sparsify import sparsify
 
 Array = npt.NDArray[Any]
@@ -221,9 +220,9 @@ def _quantize(case: Case) -> None:
 
 def _store(case: Case) -> None:
     given = _thinned(case, "90%")
-    stored = store(given, Asked("auto"))
+    stored = store(given, StoreConfig("auto"))
     path = stored.save(case.folder / "stored.onnx")
-    proof = prove(stored, path)
+    proof = check_stored(stored, path)
     assert proof.ok, proof
     assert path.stat().st_size <= given.stat().st_size
     dense, made = _session(given), _session(path)

@@ -21,11 +21,11 @@ from onnxprune.errors import OnnxpruneError
 from onnxprune.graph.layers.linear import find_layers, plain
 from onnxprune.jobs.quantize import PURPOSES, Settings, quantize, quantizer, zeros
 from onnxprune.jobs.quantize.rows import as_read, by_rows
-from onnxprune.jobs.store.job import store
+from onnxprune.jobs.store import store
 from onnxprune.quantities import sparsity
 from onnxprune.runtime import open_session
 from onnxprune.sparse.eligibility import layers
-from onnxprune.sparse.encodings.choose import Asked
+from onnxprune.sparse.encodings.choose import StoreConfig
 from onnxprune.sparse.sparsify import sparsify
 from two_four_cases import build, floats, node
 
@@ -212,7 +212,7 @@ def test_weights_stored_sparse_are_made_dense_first(tmp_path: Path) -> None:
 
 
 def test_packed_weights_are_made_dense_first(tmp_path: Path) -> None:
-    packed = store(sparsify(models.load(mlp()), sparsity("80%")).model, Asked("packed"))
+    packed = store(sparsify(models.load(mlp()), sparsity("80%")).model, StoreConfig("packed"))
     models.save(packed.model, tmp_path / "packed.onnx")
     made = quantize(tmp_path / "packed.onnx", None, Options(calib=batches()))
     assert made.notes[0] == "2 packed weights were made dense first"

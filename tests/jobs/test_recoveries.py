@@ -22,8 +22,7 @@ from onnxprune.jobs.apply_plan import Pruned
 from onnxprune.jobs.prune import prune, replay
 from onnxprune.runtime import open_session
 from onnxprune.solve.moments import moments
-from onnxprune.solve.pcg import conjugate_gradients
-from onnxprune.solve.per_output import affordable, refit_columns, solve_columns
+from onnxprune.solve.support import affordable, conjugate_gradients, refit_columns, solve_columns
 
 Array = np.ndarray[Any, Any]
 WORDS: tuple[Recover, ...] = ("none", "bias", "lstsq", "pcg", "auto")

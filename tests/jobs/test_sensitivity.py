@@ -17,10 +17,11 @@ from conftest import Ran
 from onnxprune import model as models
 from onnxprune.config import from_flags
 from onnxprune.data import zoo
+from onnxprune.data.cache import Cache
 from onnxprune.errors import OnnxpruneError
 from onnxprune.graph.analysis import analyse
 from onnxprune.graph.surgery import cut
-from onnxprune.jobs.sensitivity import checkpoint
+from onnxprune.jobs.sensitivity.run import keep_cell, known_cells
 from onnxprune.runtime import open_session
 from onnxprune.select.importance.measured import between, curve, swept_curves
 from onnxprune.select.sensitivity import Cell, Sensitivity, load_sensitivity, to_json
@@ -88,19 +89,14 @@ def test_blocks_go_whole_and_are_swept_once() -> None:
     assert found.metric == "agreement"
 
 
-def test_more_ratios_later_measure_only_those(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_ratios_later_measure_only_those() -> None:
     asked = DATA | {"kinds": "groups", "skip": ["body.1*"]}
     first = onnxprune.sensitivity(ENTRY.model, **asked, ratios=(0.3,))
-    kept: list[Cell] = []
-    keep = checkpoint.Checkpoint.keep
-
-    def spy(self: checkpoint.Checkpoint, cell: Cell) -> None:
-        kept.append(cell)
-        keep(self, cell)
-
-    monkeypatch.setattr(checkpoint.Checkpoint, "keep", spy)
-    second = onnxprune.sensitivity(ENTRY.model, **asked, ratios=(0.3, 0.6))
-    assert {cell.ratio for cell in kept} == {0.6}
+    told: list[str] = []
+    second = onnxprune.sensitivity(ENTRY.model, **asked, ratios=(0.3, 0.6), tell=told.append)
+    measured = [each for each in told if " cells: " in each]
+    assert measured
+    assert all(each.endswith("at 0.6") for each in measured)
     assert [c for c in second.cells if c.ratio == 0.3] == list(first.cells)
     assert "earlier run" in second.notes[0]
 
@@ -122,17 +118,21 @@ def test_an_interrupted_sweep_goes_on_where_it_was() -> None:
     assert found.notes[0].startswith("2 cells come from an earlier run")
 
 
-def test_a_checkpoint_that_ends_in_the_middle_of_a_line_is_read(
+def test_cells_are_known_although_the_last_one_was_cut_short(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ONNXPRUNE_CACHE", str(tmp_path))
-    whole = checkpoint.Checkpoint("k", pytest.fail)
-    whole.keep(Cell("a", 0.1, 1, 0.5, 0.5, kl=float("inf")))
-    whole.keep(Cell("b", 0.1, reason="it failed"))
+    cache = Cache("cells", pytest.fail)
+    cells = [Cell(name, 0.1, 1, 0.5, 0.5, kl=float("inf")) for name in "abc"]
+    for cell in cells[:2]:
+        keep_cell(cache, "k", cell)
+    keep_cell(cache, "k", Cell("d", 0.1, reason="it failed"))
+    assert list(known_cells(cache, "k").values()) == cells[:2]
     file = tmp_path / "k.cells.jsonl"
-    file.write_text(file.read_text() + '{"target": "c", "rat')
-    again = checkpoint.Checkpoint("k", pytest.fail)
-    assert again.cells == {("a", 0.1): Cell("a", 0.1, 1, 0.5, 0.5, kl=float("inf"))}
+    file.write_text(file.read_text()[:-20])
+    assert known_cells(cache, "k") == {("a", 0.1): cells[0]}
+    keep_cell(cache, "k", cells[2])
+    assert list(known_cells(cache, "k").values()) == [cells[0], cells[2]]
 
 
 def test_what_is_written_reads_back_the_same(labelled: Sensitivity, tmp_path: Path) -> None:

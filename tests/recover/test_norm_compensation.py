@@ -199,7 +199,7 @@ def read_by(model: models.Model, node: ir.Node, feeds: Sequence[Feeds]) -> Array
     assert node.inputs[0] is not None
     name = node.inputs[0].name or ""
     session = open_session(model, outputs=[name])
-    x = np.concatenate([session.run(f, only=[name])[name] for f in feeds])
+    x = np.concatenate([session.run(f, [name])[name] for f in feeds])
     rows: Array = np.moveaxis(x, 1, -1).reshape(-1, x.shape[1]).astype(np.float64)
     return rows
 

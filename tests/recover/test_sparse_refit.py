@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxprune.solve import masks, pcg
+from onnxprune.solve import masks, support
 from onnxprune.solve import moments as gram
 from onnxprune.solve.admm import admm
 from onnxprune.solve.obs import Pattern, inverse_factor, obs
@@ -89,7 +89,7 @@ def test_conjugate_gradients_reach_the_least_squares_solution_on_every_support(
     train, _, W = layer(12, 5, seed)
     xx, xy = train.xx[0], train.xy[0] + 0.1 * rng.standard_normal((12, 5))
     keep = pattern.keep(rng.random((12, 5)))
-    got = pcg.conjugate_gradients(xx, xy, keep, W, ridge=1e-3, iterations=60)
+    got = support.conjugate_gradients(xx, xy, keep, W, ridge=1e-3, iterations=60)
     assert (got[~keep] == 0).all()
     penalty = 1e-3 * np.diagonal(xx)[:, None]
     metric = xx + np.diag(penalty[:, 0])
@@ -105,7 +105,7 @@ def test_more_iterations_never_fit_worse(seed: int, iterations: int) -> None:
     train, _, W = layer(16, 8, seed)
     keep = HALF.keep(np.abs(W))
     fewer, more = (
-        pcg.conjugate_gradients(train.xx[0], train.xy[0], keep, W, ridge=0.0, iterations=n)
+        support.conjugate_gradients(train.xx[0], train.xy[0], keep, W, ridge=0.0, iterations=n)
         for n in (iterations, iterations + 1)
     )
     assert error(train, more) <= error(train, fewer) * (1 + 1e-9)
@@ -117,7 +117,7 @@ def test_dead_inputs_keep_their_weights_finite() -> None:
         moments.xx[0, 3] = moments.xx[0, :, 3] = moments.xy[0, 3] = 0
     keep = HALF.keep(np.abs(W))
     keep[3] = True
-    got = pcg.conjugate_gradients(train.xx[0], train.xy[0], keep, W, ridge=0.0)
+    got = support.conjugate_gradients(train.xx[0], train.xy[0], keep, W, ridge=0.0)
     assert np.isfinite(got).all()
     np.testing.assert_array_equal(got[3], W[3])
 
@@ -130,7 +130,7 @@ def test_a_refit_never_raises_the_held_out_error(
     train, held, W = layer(12, 6, seed)
     keep = pattern.keep(np.abs(W))
     bias = np.random.default_rng(seed).standard_normal((1, 6))
-    got = pcg.refit_support(train, held, W[None], keep[None], bias, free_bias=free_bias)
+    got = support.refit_support(train, held, W[None], keep[None], bias, free_bias=free_bias)
     assert got.after <= got.before
     assert got.accepted == (got.after < got.before)
     assert (got.weight[0][~keep] == 0).all()
@@ -145,7 +145,7 @@ def test_a_refit_that_would_hurt_is_declined() -> None:
     x, u = rng.standard_normal((1, 12, 6)), rng.standard_normal((1, 500, 6))
     train = gram.moments(x, x @ W + rng.standard_normal((1, 12, 3)))
     keep = np.ones(W.shape, dtype=bool)
-    got = pcg.refit_support(train, gram.moments(u, u @ W), W, keep, np.zeros((1, 3)))
+    got = support.refit_support(train, gram.moments(u, u @ W), W, keep, np.zeros((1, 3)))
     assert not got.accepted
     np.testing.assert_array_equal(got.weight, W)
 
@@ -158,7 +158,7 @@ def test_refits_beat_the_methods_they_start_from_on_rows_they_never_saw(pattern:
     per_output = Pattern(pattern.sparsity, pattern.n, pattern.m, per_output=True)
 
     def refit(start: np.ndarray, keep: np.ndarray) -> np.ndarray:
-        return pcg.conjugate_gradients(G, train.xy[0], keep, W, start, ridge=0.1)
+        return support.conjugate_gradients(G, train.xy[0], keep, W, start, ridge=0.1)
 
     by_magnitude = W * pattern.keep(np.abs(W))
     kept = per_output.keep(masks.wanda(W, norm))
@@ -180,7 +180,7 @@ def test_of_many_outputs_some_decide_and_all_are_refitted() -> None:
     W = rng.standard_normal((1, 160, 150))
     train, held = (gram.moments(part[None], part[None] @ W) for part in (x[:2000], x[2000:]))
     keep = rng.random(W.shape) < 0.5
-    got = pcg.refit_support(train, held, W, keep, np.zeros((1, 150)), free_bias=False)
+    got = support.refit_support(train, held, W, keep, np.zeros((1, 150)), free_bias=False)
     assert got.methods == ("pcg",)
     assert not got.weight[~keep].any()
     masked = gram.squared_error(held, W * keep, np.zeros((1, 150)))

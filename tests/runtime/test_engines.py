@@ -22,16 +22,16 @@ from onnxprune.errors import OnnxpruneError
 from onnxprune.graph.analysis import Analysis, analyse
 from onnxprune.graph.surgery import cut
 from onnxprune.jobs.quantize import Settings, quantizer, zeros
-from onnxprune.jobs.store.job import store
+from onnxprune.jobs.store import store
 from onnxprune.model.signature import signature_of
 from onnxprune.quantities import sparsity
 from onnxprune.runtime.engines import Request, build
 from onnxprune.select.allocate import Limits
 from onnxprune.select.selection import select
 from onnxprune.sparse.eligibility import layers
-from onnxprune.sparse.encodings.choose import Asked
-from onnxprune.sparse.encodings.forms import PACKED
+from onnxprune.sparse.encodings.choose import StoreConfig
 from onnxprune.sparse.encodings.graph_builder import OLDEST
+from onnxprune.sparse.encodings.table import PACKED
 from onnxprune.sparse.nm import thin
 from onnxprune.sparse.sparsify import sparsify
 
@@ -98,7 +98,7 @@ def units_two_four(path: Path) -> models.Model:
 
 def packed(path: Path) -> models.Model:
     """Weights that are decoded by standard operators; `build` makes them dense again."""
-    stored = store(weights(path), Asked("packed", always=True))
+    stored = store(weights(path), StoreConfig("packed", always=True))
     if stored.dense.ir.opset_imports[""] >= OLDEST:  # else there are no operators to decode with
         assert {weight.form for weight in stored.weights} & PACKED
     return stored.model

@@ -96,8 +96,8 @@ def test_taps_return_what_numpy_computes(optimise: bool) -> None:
     np.testing.assert_allclose(found["y"], np.maximum(a, 0) @ W2, rtol=1e-4, atol=1e-2)
     np.testing.assert_array_equal(found["x"], feeds["x"])
     np.testing.assert_array_equal(found["W1"], W1)
-    assert list(session.run(feeds, only=["r"])) == ["r"]
-    assert list(session.run(feeds, only=["x"])) == ["x"]
+    assert list(session.run(feeds, outputs=["r"])) == ["r"]
+    assert list(session.run(feeds, outputs=["x"])) == ["x"]
 
 
 @pytest.mark.parametrize(("spin", "said"), [(None, "0"), (True, ""), (False, "0")])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from onnxprune import model as models
 from onnxprune.data import zoo
 from onnxprune.errors import OnnxpruneError
 from onnxprune.runtime import registry, tensorrt, trtexec
-from onnxprune.runtime.interface import Availability, Backend, Feeds, Request, Runner, Source
+from onnxprune.runtime.interface import Availability, Backend, Feeds, Request, Session, Source
 from onnxprune.runtime.registry import backend, backends, parse
 from onnxprune.testing import check_backend
 
@@ -56,13 +56,15 @@ def test_a_backend_that_is_not_here_says_why_and_how_to_get_it(name: str) -> Non
 class Wrapped:
     """A cpu runner that breaks one rule."""
 
-    def __init__(self, inner: Runner, how: str) -> None:
+    def __init__(self, inner: Session, how: str) -> None:
         self.inner, self.how = inner, how
         self.inputs, self.outputs, self.precision = inner.inputs, inner.outputs, inner.precision
         self.calls = 0
 
-    def run(self, feeds: Feeds) -> dict[str, Any]:
+    def run(self, feeds: Feeds, outputs: Sequence[str] | None = None) -> dict[str, Any]:
         self.calls += 1
+        if outputs is not None and self.how != "does not tap":
+            return self.inner.run(feeds, outputs)
         if self.how == "casts":
             feeds = {k: np.asarray(a, "f4") for k, a in feeds.items()}
         found = {k: v.copy() for k, v in self.inner.run(feeds).items()}
@@ -87,11 +89,14 @@ class Wrapped:
         ("batch", r"is \(1, 10\), not \(3, 10\)"),
         ("casts", "another element type"),
         ("stays open", "after it was closed"),
+        ("does not tap", "it puts out"),
+        ("has no profile", "claims a profile"),
     ],
 )
 def test_the_conformance_check_finds_what_it_is_for(how: str, message: str) -> None:
-    def opener(model: Source, request: Request) -> Runner:
-        return Wrapped(backend("cpu").open(model, threads=request.threads), how)
+    def opener(model: Source, request: Request) -> Session:
+        settings = {"threads": request.threads, "outputs": request.outputs}
+        return Wrapped(backend("cpu").open(model, **settings), how)
 
     bad = dataclasses.replace(backend("cpu"), name="bad", opener=opener)
     with pytest.raises(AssertionError, match=message):
@@ -196,6 +201,10 @@ def test_what_cannot_be_opened_is_refused(tmp_path: Path) -> None:
             usable(name).open(tmp_path / "bad.onnx")
     with pytest.raises(OnnxpruneError, match="cannot be turned off"):
         usable("openvino").open(zoo.get("digits_mlp").model, optimise=False)
+    with pytest.raises(OnnxpruneError, match="openvino does not return values inside"):
+        usable("openvino").open(zoo.get("digits_mlp").model, outputs=["logits"])
+    with pytest.raises(OnnxpruneError, match="trtexec does not tell where it spends"):
+        backend("trtexec").open(zoo.get("digits_mlp").model, profile=True)
 
 
 def test_an_engine_is_built_to_take_every_shape_and_tuned_for_the_first() -> None:

@@ -16,6 +16,7 @@ from onnxprune import model as models
 from onnxprune import prune
 from onnxprune.data import cache as kept
 from onnxprune.data import zoo
+from onnxprune.data.cache import Cache
 from onnxprune.graph.analysis import Analysis, analyse
 from onnxprune.select.importance import curve_cache as cache
 from onnxprune.select.importance.error_curves import Curves
@@ -155,9 +156,9 @@ def test_damaged_files_are_reported_and_replaced(
         assert MEASURING in said
         assert same(found, good)
         assert run(analysis, batches)[1] == ["taking damage curves from the cache"]
-    stranger = place / f"{'0' * 40}.curves.npz"
+    stranger = place / f"{'0' * 40}.curves.jsonl"
     stranger.write_bytes(whole)
-    assert cache.read(place, "0" * 40, analysis.groups, print) is None
+    assert cache.read(Cache("curves", print), "0" * 40) is None
 
 
 def test_no_flipped_bit_is_believed(
@@ -172,7 +173,7 @@ def test_no_flipped_bit_is_believed(
         broken = bytearray(whole)
         broken[at] ^= 1 << int(rng.integers(8))
         path.write_bytes(broken)
-        found = cache.read(place, name, analysis.groups, lambda _: None)
+        found = cache.read(Cache("curves", lambda _: None), name)
         refused += found is None
         assert found is None or same(found, good)
     assert refused > 200
@@ -187,8 +188,8 @@ def test_writers_and_readers_do_not_disturb_each_other(
 
     def work(number: int) -> bool:
         if number % 2:
-            cache.write(place, name, good, said.append)
-        found = cache.read(place, name, analysis.groups, said.append)
+            cache.write(Cache("curves", said.append), name, good)
+        found = cache.read(Cache("curves", said.append), name)
         return found is not None and same(found, good)
 
     with ThreadPoolExecutor(8) as pool:
@@ -200,16 +201,16 @@ def test_writers_and_readers_do_not_disturb_each_other(
 
 def test_the_folder_stays_bounded(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kept, "LARGEST", 40_000)
-    curves = Curves({"g": Elimination(np.arange(500), np.zeros(501))}, {"h": "why"})  # 9 kB
+    curves = Curves({"g": Elimination(np.arange(1000), np.zeros(1001))}, {"h": "why"})  # 10 kB
     for number in range(8):
-        cache.write(place, f"{number:040}", curves, print)
-        os.utime(place / f"{number:040}.curves.npz", (number, number))
+        cache.write(Cache("curves", print), f"{number:040}", curves)
+        os.utime(place / f"{number:040}.curves.jsonl", (number, number))
     left = sorted(path.name[39] for path in place.iterdir())
     assert left == ["4", "5", "6", "7"]
     abandoned = place / "x.part"
     abandoned.write_bytes(b"")
     os.utime(abandoned, (0, 0))
-    cache.write(place, f"{8:040}", curves, print)
+    cache.write(Cache("curves", print), f"{8:040}", curves)
     assert not abandoned.exists()
 
 

@@ -19,7 +19,7 @@ from onnxprune.graph.analysis import Analysis, analyse
 from onnxprune.graph.units import Slice
 from onnxprune.runtime import open_session
 from onnxprune.select.allocate import Grain
-from onnxprune.select.allocate.rounding import grains
+from onnxprune.select.allocate.alignment import grains
 from onnxprune.select.importance.curves import Reader, calibrate, sweep
 from onnxprune.select.importance.error_curves import parted
 from onnxprune.select.importance.output_damage import in_outputs, repairable, without

@@ -13,7 +13,7 @@ from onnxprune import prune
 from onnxprune.data import zoo
 from onnxprune.graph.units import Group
 from onnxprune.select.allocate import Lattice, Limits, lattice, ranked
-from onnxprune.select.allocate.shares import divide
+from onnxprune.select.allocate.allocation import divide
 from onnxprune.solve.coupled import Curve
 
 seeds = st.integers(0, 10_000)

@@ -22,11 +22,9 @@ from onnxprune.recover.reconstruct import reconstruct
 from onnxprune.recover.refit import Settings
 from onnxprune.runtime import open_session
 from onnxprune.solve import patch_sampling as crops
-from onnxprune.solve.activation import IDENTITY, relu
-from onnxprune.solve.filters import Filter
 from onnxprune.solve.im2col import Window, window_rows
 from onnxprune.solve.pairs import refit_pair
-from onnxprune.solve.two_layer import Pair, Rows, Side
+from onnxprune.solve.two_layer import IDENTITY, Filter, Pair, Rows, Side, relu
 
 Array = npt.NDArray[Any]
 seeds = st.integers(0, 10_000)

@@ -9,10 +9,9 @@ from hypothesis import strategies as st
 
 from onnxprune.solve import im2col as patches
 from onnxprune.solve import patch_sampling as crops
-from onnxprune.solve.activation import computed, relu
 from onnxprune.solve.im2col import Window
 from onnxprune.solve.pairs import refit_pair
-from onnxprune.solve.two_layer import Pair, Rows, Side
+from onnxprune.solve.two_layer import Pair, Rows, Side, computed, relu
 
 seeds = st.integers(0, 10_000)
 

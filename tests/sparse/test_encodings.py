@@ -16,19 +16,18 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from onnxprune import model as models
-from onnxprune.jobs.store.check import same
-from onnxprune.model.decode import densify
+from onnxprune.jobs.store import same
+from onnxprune.model.decode import MARK, densify
 from onnxprune.runtime import open_session
 from onnxprune.solve.masks import keep_n_of_m
-from onnxprune.sparse.encodings import coo, packed, values
-from onnxprune.sparse.encodings.forms import PACKED, Form, payload
 from onnxprune.sparse.encodings.sparsity_stats import count
-from onnxprune.sparse.encodings.weights import Weight
+from onnxprune.sparse.encodings.table import DENSE, ENCODINGS, PACKED
+from onnxprune.sparse.encodings.weights import Coding, Values, Weight, choose_coding
+from onnxprune.sparse.encodings.write import write
 
 Array = npt.NDArray[Any]
 
 DTYPES = ("float32", "float16", "bfloat16", "float64", "int8", "uint8")
-FORMS: tuple[Form, ...] = ("sparse", "bitmask", "delta", "delta4", "nibble")
 
 
 def made(shape: Sequence[int], density: float, dtype: str, seed: int) -> Array:
@@ -65,21 +64,19 @@ def holding(arrays: Sequence[Array], opset: int = 17, ir_version: int = 9) -> mo
     return models.load(ir.Model(graph, ir_version=ir_version))
 
 
-def in_form(model: models.Model, form: Form, codings: Sequence[values.Coding] = ()) -> models.Model:
+def in_form(model: models.Model, form: str, codings: Sequence[Coding] = ()) -> models.Model:
     """A copy in which every weight has this form, if it can have it, whatever its size."""
     copy = models.clone(model)
     chosen = []
     for k, value in enumerate(list(copy.ir.graph.initializers.values())):
         tensor = value.const_value
         assert tensor is not None
-        coding = codings[k] if codings else values.Coding(tensor.dtype)
-        content = count(coding.encode(tensor.numpy()))
-        fits = payload(form, content, 1) is not None
-        chosen.append(Weight(value, tensor, coding, content, form if fits else "dense"))
-    if form == "sparse":
-        coo.sparsify(copy, chosen, as_nodes=False)
-    else:
-        packed.pack(copy, chosen)
+        coding = codings[k] if codings else Coding(tensor.dtype)
+        stats = count(coding.encode(tensor.numpy()))
+        encoding = ENCODINGS[form]
+        fits = encoding.size(stats, 1) is not None
+        chosen.append(Weight(value, tensor, coding, stats, encoding if fits else DENSE))
+    write(copy, chosen)
     return copy
 
 
@@ -96,7 +93,7 @@ def outputs_of(path: Path | bytes, *, optimise: bool = True) -> list[Array]:
     return list(open_session(path, threads=1, optimise=optimise).run({}).values())
 
 
-def check_all(arrays: Sequence[Array], form: Form, tmp_path: Path, **graph: int) -> models.Model:
+def check_all(arrays: Sequence[Array], form: str, tmp_path: Path, **graph: int) -> models.Model:
     """Store, read and run; what comes back must be what was there."""
     dense = holding(arrays, **graph)
     stored = in_form(dense, form)
@@ -127,7 +124,7 @@ def check_all(arrays: Sequence[Array], form: Form, tmp_path: Path, **graph: int)
 @example(shape=[29], density=1.0, dtype="int8", form="delta4", seed=0)
 @example(shape=[9, 9, 9, 9], density=0.5, dtype="bfloat16", form="bitmask", seed=0)
 def test_any_weight_in_any_form(
-    shape: list[int], density: float, dtype: str, form: Form, seed: int,
+    shape: list[int], density: float, dtype: str, form: str, seed: int,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:  # fmt: skip
     array = made(shape, density, dtype, seed)
@@ -149,7 +146,7 @@ def test_two_of_four_along_any_axis(
     axis = data.draw(st.sampled_from([a for a, size in enumerate(shape) if size % 4 == 0]))
     array = two_of_four(made(shape, density, dtype, 1), axis)
     stored = check_all([array], "nibble", tmp_path_factory.mktemp("stored"))
-    assert (packed.MARK in stored.ir.metadata_props) == (array.size % 8 == 0)
+    assert (MARK in stored.ir.metadata_props) == (array.size % 8 == 0)
 
 
 @given(
@@ -159,7 +156,7 @@ def test_two_of_four_along_any_axis(
     opset=st.sampled_from([11, 13, 18, 21]),
 )
 def test_weights_that_share_a_decoder(
-    shapes: list[list[int]], form: Form, dtypes: list[str], opset: int,
+    shapes: list[list[int]], form: str, dtypes: list[str], opset: int,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:  # fmt: skip
     kinds = dtypes[: len(shapes)]
@@ -186,7 +183,7 @@ def test_nibbles_of_several_layouts_share_one_decoder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["bitmask", "delta", "delta4", "nibble"])
-def test_onnxruntime_folds_every_decoder(form: Form, tmp_path: Path) -> None:
+def test_onnxruntime_folds_every_decoder(form: str, tmp_path: Path) -> None:
     """What is left of the graph is what was there before: nothing is decoded at run time."""
     import onnxruntime as ort
 
@@ -203,7 +200,7 @@ def test_onnxruntime_folds_every_decoder(form: Form, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["bitmask", "delta", "delta4", "nibble"])
-def test_decoders_are_right_without_folding_too(form: Form, tmp_path: Path) -> None:
+def test_decoders_are_right_without_folding_too(form: str, tmp_path: Path) -> None:
     array = two_of_four(made((64, 16), 1.0, "float32", 0), 1)
     path = models.save(in_form(holding([array]), form), tmp_path / "m.onnx")
     (output,) = outputs_of(path, optimise=False)
@@ -211,7 +208,7 @@ def test_decoders_are_right_without_folding_too(form: Form, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("form", ["sparse", "bitmask", "delta", "delta4", "nibble"])
-def test_zeros_lose_their_sign_and_nothing_else_does(form: Form, tmp_path: Path) -> None:
+def test_zeros_lose_their_sign_and_nothing_else_does(form: str, tmp_path: Path) -> None:
     array = made((16, 16), 1.0, "float32", 0)
     array[:, ::2] = -0.0
     array[0, 1], array[1, 1], array[2, 1] = np.nan, -np.inf, 1e-45
@@ -231,13 +228,13 @@ def test_zeros_lose_their_sign_and_nothing_else_does(form: Form, tmp_path: Path)
     seed=st.integers(0, 9),
 )
 def test_narrowed_values_are_what_was_announced(
-    shape: tuple[int, ...], dtype: str, asked: values.Values, form: Form, seed: int,
+    shape: tuple[int, ...], dtype: str, asked: Values, form: str, seed: int,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:  # fmt: skip
     array = made(shape, 0.4, dtype, seed)
     dense = holding([array])
     kind = ir.DataType.from_numpy(array.dtype)
-    coding, why = values.choose(array, kind, asked)
+    coding, why = choose_coding(array, kind, asked)
     assert why == ""
     expected = coding.decode(coding.encode(array), kind)
     exact, given_ = expected.astype(np.float64), array.astype(np.float64)
@@ -257,16 +254,16 @@ def test_values_stay_exact_where_narrowing_would_break_them() -> None:
     wild = np.full((16, 16), np.nan, np.float32)
     kind = ir.DataType.FLOAT
     for array, asked, word in ((large, "fp16", "range"), (wild, "int8", "finite")):
-        coding, why = values.choose(array, kind, asked)  # type: ignore[arg-type]
+        coding, why = choose_coding(array, kind, asked)  # type: ignore[arg-type]
         assert coding.dtype == kind
         assert word in why
     ones = np.ones(512, np.float32)
-    assert values.choose(ones, kind, "fp16")[0].dtype == ir.DataType.FLOAT16
-    assert values.choose(ones, kind, "int8")[0].dtype == kind
+    assert choose_coding(ones, kind, "fp16")[0].dtype == ir.DataType.FLOAT16
+    assert choose_coding(ones, kind, "int8")[0].dtype == kind
     tiny = np.where(np.arange(512) == 7, np.float32(1e-6), ones)  # a variance that is nearly zero
-    coding, why = values.choose(tiny, kind, "fp16")
+    coding, why = choose_coding(tiny, kind, "fp16")
     assert (coding.dtype, why) == (kind, "it has values too small for fp16")
-    assert values.choose(0 * ones, kind, "fp16")[0].dtype == ir.DataType.FLOAT16
+    assert choose_coding(0 * ones, kind, "fp16")[0].dtype == ir.DataType.FLOAT16
 
 
 @given(
@@ -281,9 +278,9 @@ def test_sizes_are_those_of_the_formulas(
     """The bytes a weight is chosen by are the bytes its parts take."""
     size, dtype = itemsize
     array = made(shape, density, dtype, seed)
-    content = count(array)
+    stats = count(array)
     for form, extra in (("bitmask", size), ("delta", 0), ("sparse", 0)):
-        stored = in_form(holding([array]), form)  # type: ignore[arg-type]
+        stored = in_form(holding([array]), form)
         if form == "sparse":
             held = stored.ir.graph.initializers["w0"].const_value
             assert isinstance(held, models.coo.SparseTensor)
@@ -291,4 +288,6 @@ def test_sizes_are_those_of_the_formulas(
         else:
             ours = [v for n, v in stored.ir.graph.initializers.items() if n.startswith("packed/")]
             parts = [v.const_value for v in ours if v.name and v.name[-2:] in ("k0", "s0")]  # type: ignore[misc]
-        assert sum(len(part.tobytes()) for part in parts) == payload(form, content, size) + extra  # type: ignore[arg-type, operator]
+        expected = ENCODINGS[form].size(stats, size)
+        assert expected is not None
+        assert sum(len(part.tobytes()) for part in parts) == expected + extra  # type: ignore[union-attr]

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onnxprune.solve.masks import keep_n_of_m
-from onnxprune.sparse.encodings.pattern import find
+from onnxprune.sparse.encodings.sparsity_stats import find_pattern
 
 Array = npt.NDArray[Any]
 
@@ -37,7 +37,7 @@ def n_of_m(array: Array, n: int, m: int, axis: int) -> Array:
     ],
 )  # fmt: skip
 def test_what_needs_no_looking(array: Array, kind: str) -> None:
-    assert find(array).kind == kind
+    assert find_pattern(array).kind == kind
 
 
 @given(
@@ -48,7 +48,7 @@ def test_what_needs_no_looking(array: Array, kind: str) -> None:
 def test_random_places_are_no_pattern(shape: tuple[int, ...], sparsity: float, seed: int) -> None:
     array = weight(*shape, seed=seed)
     keep = np.random.default_rng(seed).random(shape) >= sparsity
-    assert find(kept(array, keep)).kind == "unstructured"
+    assert find_pattern(kept(array, keep)).kind == "unstructured"
 
 
 @given(
@@ -62,7 +62,7 @@ def test_n_of_m_is_found_along_its_axis(
     n, m = pattern
     axes = [axis for axis, size in enumerate(shape) if size % m == 0]
     axis = data.draw(st.sampled_from(axes))
-    found = find(n_of_m(weight(*shape), n, m, axis))
+    found = find_pattern(n_of_m(weight(*shape), n, m, axis))
     assert found.kind == "n:m"
     assert found.axes == (axis,)
     found_n, found_m = map(int, found.detail.split(":"))
@@ -73,7 +73,7 @@ def test_n_of_m_is_found_along_its_axis(
 def test_two_of_four_survives_further_zeros() -> None:
     array = n_of_m(weight(64, 64), 2, 4, 0)
     array[np.random.default_rng(0).random(array.shape) < 0.05] = 0
-    assert str(find(array)) == "2:4 along axis 0"
+    assert str(find_pattern(array)) == "2:4 along axis 0"
 
 
 @given(
@@ -90,7 +90,7 @@ def test_whole_channels_are_counted(
         dead = np.random.default_rng(seed + axis).permutation(shape[axis])[: shape[axis] // 4]
         array[(slice(None),) * axis + (dead,)] = 0
         counts.append(f"{len(dead)} of {shape[axis]}")
-    found = find(array)
+    found = find_pattern(array)
     assert (found.kind, found.axes, found.detail) == ("channels", axes, ", ".join(counts))
 
 
@@ -99,13 +99,13 @@ def test_blocks_are_found_in_their_size(side: tuple[int, int], seed: int) -> Non
     high, wide = side
     keep = np.random.default_rng(seed).random((64 // high, 64 // wide)) < 0.5
     whole = np.repeat(np.repeat(keep, high, axis=0), wide, axis=1)
-    found = find(kept(weight(64, 64), whole))
+    found = find_pattern(kept(weight(64, 64), whole))
     assert (found.kind, found.detail) == ("block", f"{high}x{wide}")
 
 
 def test_kernels_of_a_convolution_are_blocks() -> None:
     keep = np.random.default_rng(0).random((32, 16, 1, 1)) < 0.5
-    found = find(kept(weight(32, 16, 3, 3), np.broadcast_to(keep, (32, 16, 3, 3))))
+    found = find_pattern(kept(weight(32, 16, 3, 3), np.broadcast_to(keep, (32, 16, 3, 3))))
     assert str(found) == "blocks of 1x9"
 
 
@@ -113,4 +113,4 @@ def test_zeros_with_a_sign_count_and_nan_does_not() -> None:
     array = n_of_m(weight(32, 32), 2, 4, 1)
     array[array == 0] = -0.0
     array[0, np.flatnonzero(array[0])[0]] = np.nan
-    assert str(find(array)) == "2:4 along axis 1"
+    assert str(find_pattern(array)) == "2:4 along axis 1"

@@ -17,7 +17,7 @@ from onnxprune.graph.layers.linear import LinearLayer
 from onnxprune.graph.ops.elementwise import POINTWISE
 from onnxprune.graph.shapes import Fact
 from onnxprune.runtime import open_session
-from onnxprune.solve.activation import IDENTITY, Activation, computed, relu
+from onnxprune.solve.two_layer import IDENTITY, Activation, computed, relu
 
 _PROBES = np.sinh(np.linspace(-5, 5, 101))
 """Where a function is tried before it is trusted."""

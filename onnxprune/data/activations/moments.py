@@ -22,8 +22,8 @@ from rich.progress import Progress
 from onnxprune.data.batches import Array, Batch, Feeds
 from onnxprune.errors import OnnxpruneError
 from onnxprune.model import Model
+from onnxprune.runtime import Session, open_session
 from onnxprune.runtime.embed import with_sizes
-from onnxprune.runtime.ort import Session, open_session
 from onnxprune.solve.moments import Accumulator
 
 F64 = npt.NDArray[np.float64]

@@ -288,7 +288,7 @@ class Segments:
         )  # what is held of a piece must not keep all that it took to compute it
 
         def run(batch: int, only: Sequence[str]) -> Mapping[str, Array]:
-            return session.run({n: self.value(n, batch) for n in inputs}, only=list(only))
+            return session.run({n: self.value(n, batch) for n in inputs}, list(only))
 
         return run
 

@@ -46,6 +46,7 @@ _KINDS = {
     "quantized": "its weight is quantized",
     "recurrent": "the gates of a recurrent layer are not refitted",
     "sum": "its weight is one operand of an equation",
+    "deformable": "its taps are moved while the model runs",
     "fused": "it is a fused operator of a runtime",
 }
 _ASKS_ONLY = {"Shape", "Size"}

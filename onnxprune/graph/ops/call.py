@@ -17,6 +17,9 @@ Value = npt.NDArray[Any]
 Keep = Callable[[Axis], npt.NDArray[np.bool_]]
 """Which indices of an axis stay; the argument of every rewrite."""
 
+MICROSOFT, CLASSIC = "com.microsoft", "ai.onnx.ml"
+"""The domains of onnxruntime's own operators, and of classical machine learning."""
+
 CHANNEL, HEAD, HEAD_DIM, HIDDEN, FFN, EXPERT = (1 << k for k in range(6))
 """Tags of atoms: what an operator takes them for."""
 
@@ -33,7 +36,30 @@ class Contraction:
 
 
 @dataclass
-class Call:
+class Node:
+    """What every rule sees of a node, be it about axes, shapes or gradients.
+
+    Attributes:
+        version: opset of its domain.
+        attributes: plain values by name; text is str.
+    """
+
+    op: str
+    domain: str
+    version: int
+    attributes: Mapping[str, Any]
+
+    def attr(self, name: str, default: Any = None) -> Any:  # noqa: ANN401  # as the model has it
+        """An attribute, or ``default`` when it is absent."""
+        return self.attributes.get(name, default)
+
+    def axis(self, default: int, rank: int, name: str = "axis") -> int:
+        """Attribute ``axis``, counted from the front."""
+        return int(self.attr(name, default)) % max(rank, 1)
+
+
+@dataclass
+class Call(Node):
     """One node, with the axes of its inputs, for its rule to read and to write to.
 
     A rule returns the axes of the outputs. On the way it records what masking means
@@ -49,10 +75,6 @@ class Call:
         settings: attribute -> what it must be after the cut (None: leave it).
     """
 
-    op: str
-    domain: str
-    version: int
-    attributes: Mapping[str, Any]
     inputs: list[Tensor | None]
     values: list[Value | None]
     literal: list[bool]
@@ -72,10 +94,6 @@ class Call:
     def why(self) -> str:
         """The words for "this node keeps it"."""
         return f"{self.op} `{self.name}` needs it whole"
-
-    def attr(self, name: str, default: Any = None) -> Any:  # noqa: ANN401  # as the model has it
-        """An attribute, or ``default`` when it is absent."""
-        return self.attributes.get(name, default)
 
     def has(self, i: int) -> bool:
         """Whether optional input ``i`` is given."""
@@ -124,10 +142,6 @@ class Call:
         if value is None:
             raise MismatchError(f"{name} is computed while the model runs")
         return value
-
-    def axis(self, default: int, rank: int, name: str = "axis") -> int:
-        """Attribute ``axis``, counted from the front."""
-        return int(self.attr(name, default)) % max(rank, 1)
 
     def einsum(
         self, line: str, sizes: Mapping[str, int] | None = None, *, tags: int = 0
@@ -199,8 +213,8 @@ class Linear:
         scale: the attribute that the product is multiplied with; empty for none.
         bias_scale: the same of the bias.
         kind: what the weight is: ``quantized``, ``recurrent``, ``sum`` (an equation of letters),
-            ``fused`` (an operator of a runtime), or ``plain``: a matrix that rows are multiplied
-            with.
+            ``fused`` (an operator of a runtime), ``deformable`` (its taps are moved), or ``plain``:
+            a matrix that rows are multiplied with.
     """
 
     line: str | Callable[[Mapping[str, Any]], str]
@@ -208,7 +222,7 @@ class Linear:
     places: tuple[int, ...] = ()
     scale: str = ""
     bias_scale: str = ""
-    kind: Literal["plain", "quantized", "recurrent", "sum", "fused"] = "plain"
+    kind: Literal["plain", "quantized", "recurrent", "sum", "fused", "deformable"] = "plain"
 
 
 LINEAR: dict[tuple[str, str], Linear] = {}

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import math
+
+import onnx_ir as ir
+
 from onnxprune.graph.axes import Axis
+from onnxprune.graph.emit import Term, Undifferentiable
+from onnxprune.graph.facts import Fact
 from onnxprune.graph.notation import MismatchError, Tensor
-from onnxprune.graph.ops.call import Call, lines, rule
+from onnxprune.graph.ops.call import CLASSIC, MICROSOFT, Call, lines, rule
+from onnxprune.graph.ops.gradient_call import GradientCall, gradient_rule, slopes
+from onnxprune.graph.ops.shape_call import ShapeCall, broadcast, like_first, shape_rule, share
 
 _MS = "com.microsoft"
 _FUNCTIONS = (
@@ -14,7 +22,7 @@ _FUNCTIONS = (
 )
 _STEPS = (
     "BitwiseNot Cast Ceil Floor IsInf IsNaN Not Round Shrink Sign Binarizer ImageScaler "
-    "ParametricSoftplus ScaledTanh Affine Bernoulli"
+    "ParametricSoftplus ScaledTanh Affine"
 )
 _ARITHMETIC = "Add Clip Div Max Min Mul Pow Sub"
 lines({f"{_FUNCTIONS} {_STEPS}": "... -> ..."})
@@ -26,6 +34,15 @@ POINTWISE = frozenset(
 )
 """(domain, operator): functions of numbers that have a slope almost everywhere. What is made of
 them, with no other operands than single numbers, is an activation."""
+lines({"Binarizer LabelEncoder": "... -> ...", "Imputer Scaler": "... _ -> ... _"}, domain=CLASSIC)
+
+
+@rule("Bernoulli", "RandomNormalLike", "RandomUniformLike")
+def drawn(call: Call) -> list[Tensor]:
+    """Drawn anew at each run, in the shape of the input: fewer elements are other ones."""
+    for axis in call.tensor(0):
+        call.space.inexact(axis, f"{call.op} `{call.name}` draws other values for another size")
+    return [call.tensor(0)]
 
 
 @rule("Dropout")
@@ -111,3 +128,136 @@ def qlinear_binary(call: Call) -> list[Tensor]:
 def qlinear_unary(call: Call) -> list[Tensor]:
     """Per-tensor quantised activation."""
     return [call.tensor(0)]
+
+
+# -- shapes ----------------------------------------------------------------------------------------
+
+shape_rule("Dropout")(lambda call: [like_first(call)] * len(call.inferred))
+shape_rule(
+    *"BiasAdd BiasDropout BiasGelu BitmaskDropout FastGelu Gelu QLinearLeakyRelu".split(),
+    *"QLinearSigmoid QuickGelu".split(),
+    domain=MICROSOFT,
+)(like_first)
+
+
+shape_rule("Imputer", domain=CLASSIC)(like_first)
+
+
+@shape_rule("Scaler", domain=CLASSIC)
+def _scaler_shape(call: ShapeCall) -> Fact:
+    """As the input, always in floats."""
+    return Fact(call.shape(0), ir.DataType.FLOAT)
+
+
+@shape_rule("QLinearAdd", "QLinearMul", domain=MICROSOFT)
+def _quantized_binary_shape(call: ShapeCall) -> Fact:
+    """(A, scale, zero, B, scale, zero, C scale, C zero)."""
+    return Fact(broadcast(call.shape(0), call.shape(3)), call.fact(0).dtype)
+
+
+@shape_rule("BiasSplitGelu", domain=MICROSOFT)
+def _split_gelu_shape(call: ShapeCall) -> Fact:
+    """Half the last axis gates the other half."""
+    sizes = call.shape(0)
+    halved = (*sizes[:-1], share(sizes[-1], 2)) if sizes else None
+    return Fact(halved, call.fact(0).dtype)
+
+
+# -- gradients -------------------------------------------------------------------------------------
+
+
+def _selu(call: GradientCall) -> tuple[float, float]:
+    """Alpha and gamma, with the defaults of the specification."""
+    return float(call.attr("alpha", 1.6732632)), float(call.attr("gamma", 1.050701))
+
+
+slopes(
+    {
+        "Relu": lambda x, _, __: (x > 0).mask(),
+        "Elu": lambda x, y, call: (x > 0).where(1, y + float(call.attr("alpha", 1.0))),
+        "Selu": lambda x, y, call: (x > 0).where(_selu(call)[1], y + math.prod(_selu(call))),
+        "Clip": lambda x, y, _: x.op("Equal", y).mask(),  # limits may be attributes or inputs
+        "Sigmoid": lambda _, y, __: y * (1 - y),
+        "Softplus": lambda x, _, __: x.op("Sigmoid"),
+        "Tanh": lambda _, y, __: 1 - y * y,
+        "Erf": lambda x, _, __: (-(x * x)).op("Exp") * (2 / math.sqrt(math.pi)),
+        "Exp": lambda _, y, __: y,
+        "Log": lambda x, _, __: x.op("Reciprocal"),
+        "Neg": lambda _, __, ___: -1.0,
+        "Abs": lambda x, _, __: x.op("Sign"),
+        "Sqrt": lambda _, y, __: 0.5 / y,
+        "Reciprocal": lambda _, y, __: -(y * y),
+        "Sin": lambda x, _, __: x.op("Cos"),
+        "Cos": lambda x, _, __: -x.op("Sin"),
+        "Sinh": lambda x, _, __: x.op("Cosh"),
+        "Cosh": lambda x, _, __: x.op("Sinh"),
+        "Tan": lambda _, y, __: y * y + 1,
+        "Atan": lambda x, _, __: 1 / (x * x + 1),
+        "Asinh": lambda x, _, __: 1 / (x * x + 1).op("Sqrt"),
+    }
+)
+
+
+def _quick_gelu(x: Term, y: Term, call: GradientCall) -> Term:
+    alpha = float(call.attr("alpha", 1.702))
+    gate = (x * alpha).op("Sigmoid")
+    return gate + y * (1 - gate) * alpha
+
+
+slopes({"QuickGelu": _quick_gelu}, domain=MICROSOFT)
+
+
+@gradient_rule("Identity", "Dropout")
+def _same_gradient(call: GradientCall, _: int) -> ir.Value:
+    return call.dy
+
+
+@gradient_rule("Cast")
+def _cast_gradient(call: GradientCall, _: int) -> ir.Value:
+    if call.x().dtype not in (None, ir.DataType.FLOAT):
+        raise Undifferentiable("it casts from another type")
+    return call.emit.op("Cast", call.dy, to=int(ir.DataType.FLOAT))
+
+
+@gradient_rule("Add", "Sub", "Sum", of=None)
+def _add_gradient(call: GradientCall, k: int) -> ir.Value:
+    dy = call.emit.op("Neg", call.dy) if call.op == "Sub" and k else call.dy
+    return call.emit.fitted(dy, call.x(k), call.y)
+
+
+@gradient_rule("Mul", of=(0, 1))
+def _mul_gradient(call: GradientCall, k: int) -> ir.Value:
+    return call.emit.fitted(call.emit.op("Mul", call.dy, call.x(1 - k)), call.x(k), call.y)
+
+
+@gradient_rule("Div", of=(0, 1))
+def _div_gradient(call: GradientCall, k: int) -> ir.Value:
+    dy, below = call.term(call.dy), call.term(call.x(1))
+    part = -(dy * call.term(call.y) / below) if k else dy / below
+    return call.emit.fitted(part.value, call.x(k), call.y)
+
+
+@gradient_rule("Pow")
+def _pow_gradient(call: GradientCall, _: int) -> ir.Value:
+    """Of the base only."""
+    power = call.term(call.x(1))
+    if call.x(1).dtype not in (None, ir.DataType.FLOAT):
+        power = power.op("Cast", to=int(ir.DataType.FLOAT))
+    slope = power * call.term(call.x()).op("Pow", power - 1)
+    return call.emit.fitted((call.term(call.dy) * slope).value, call.x(), call.y)
+
+
+@gradient_rule("Where", of=(1, 2))
+def _where_gradient(call: GradientCall, k: int) -> ir.Value:
+    dy, condition = call.term(call.dy), call.term(call.x(0))
+    part = condition.where(dy, 0) if k == 1 else condition.where(0, dy)
+    return call.emit.fitted(part.value, call.x(k), call.y)
+
+
+@gradient_rule("Max", "Min", of=(0, 1))
+def _extreme_gradient(call: GradientCall, k: int) -> ir.Value:
+    if len(call.node.inputs) != 2:
+        raise Undifferentiable("it compares more than two values")
+    beats = "Greater" if call.op == "Max" else "Less"
+    chosen = call.term(call.x(k)).op(beats, call.term(call.x(1 - k))).mask()
+    return call.emit.fitted((call.term(call.dy) * chosen).value, call.x(k), call.y)

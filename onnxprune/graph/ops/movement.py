@@ -6,10 +6,19 @@ import itertools
 import math
 import operator
 from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
 
 from onnxprune.graph.axes import Axis, Space
+from onnxprune.graph.emit import Undifferentiable
+from onnxprune.graph.facts import Fact, Shape, full
 from onnxprune.graph.notation import MismatchError, Tensor
-from onnxprune.graph.ops.call import Call, counts, rule
+from onnxprune.graph.ops.call import MICROSOFT, Call, counts, rule
+from onnxprune.graph.ops.gradient_call import GradientCall, gradient_rule
+from onnxprune.graph.ops.shape_call import InconsistentError, ShapeCall, shape_rule
 
 
 def reshape_axes(space: Space, axes: Sequence[Axis], sizes: Sequence[int], why: str) -> Tensor:
@@ -157,3 +166,200 @@ def trilu(call: Call) -> list[Tensor]:
     x = call.tensor(0)
     call.pin(0, [len(x) - 2, len(x) - 1])
     return [(*x[:-2], *call.plain()[-2:])]
+
+
+@rule("ExpandDims", domain=MICROSOFT)
+def expand_dims(call: Call) -> list[Tensor]:
+    """Unsqueeze along one axis."""
+    return squeeze(call)
+
+
+@rule("CenterCropPad")
+def center_crop_pad(call: Call) -> list[Tensor]:
+    """Axes that keep their size pass; the others are spatial."""
+    x, sizes = call.tensor(0), call.out_shape()
+    listed = [a % len(x) for a in call.attr("axes") or range(len(x))]
+    call.pin(0, [k for k, a in enumerate(x) if a.size != sizes[k]])
+    out = [a if a.size == n else Axis(n, why=call.why) for a, n in zip(x, sizes, strict=True)]
+    call.sizes[1] = counts([out[a] for a in listed])
+    return [tuple(out)]
+
+
+@rule("DFT", "ReverseSequence")
+def mixes_some(call: Call) -> list[Tensor]:
+    """Frequencies and moments are mixed along axes that stay; the others pass."""
+    x = call.tensor(0)
+    listed = [call.axis(1, len(x), "batch_axis"), call.axis(0, len(x), "time_axis")]
+    if call.op == "DFT":
+        known = call.value(2) if call.version >= 20 and call.has(2) else None
+        if call.version >= 20 and call.has(2) and known is None:
+            raise MismatchError("its axis is computed while the model runs")
+        at = known[0] if known else call.attr("axis", 1 if call.version < 20 else -2)
+        listed = [at % len(x), len(x) - 1]
+    call.pin(0, listed)
+    return [tuple(call.plain()[k] if k in listed else a for k, a in enumerate(x))]
+
+
+# -- shapes ----------------------------------------------------------------------------------------
+
+_WIDEST_BLOCK = 16
+"""``com.microsoft.nchwc`` blocks channels, 8 or 16 wide, by processor.
+
+Source: onnxruntime ``core/graph/contrib_ops/nchwc_schema_defs.cc``.
+"""
+
+
+@shape_rule("DepthToSpace", "SpaceToDepth")
+def _blocks_shape(call: ShapeCall) -> Fact:
+    """Nothing is left over."""
+    x, size = call.sizes(0), call.integer("blocksize", 1)
+    if x is not None and len(x) == 4:
+        cut = x[2:] if call.op == "SpaceToDepth" else (x[1] // size,)
+        whole = cut[0] * size == x[1] if len(cut) == 1 else all(s % size == 0 for s in cut)
+        if not whole:
+            raise InconsistentError(f"shape {x} does not divide into blocks of {size}")
+    return call.result
+
+
+@shape_rule("Reshape")
+def _reshape_shape(call: ShapeCall) -> Fact:
+    """Everything is checked; the target is an attribute before opset 5."""
+    source, stated = call.fact(0), call.fact(1)
+    dtype = call.result.dtype if source.dtype is None else source.dtype
+    target = stated.value
+    if target is None and "shape" in call.attributes:
+        target = np.array(call.attributes["shape"], np.int64)
+    if target is not None:
+        zero = bool(call.attr("allowzero"))
+        return Fact(_reshaped(source.shape, target, keep_zero=zero), dtype)
+    rank = stated.sizes[0] if stated.sizes else None
+    return Fact(None if rank is None else (None,) * rank, dtype)
+
+
+def _reshaped(source: Shape | None, target: npt.NDArray[Any], *, keep_zero: bool = False) -> Shape:
+    """The shape a Reshape to ``target`` gives.
+
+    Args:
+        source: shape of the input.
+        target: int64 ``[rank]``; -1 is what remains, 0 the input's size unless ``keep_zero``.
+        keep_zero: whether a 0 is a size of zero (``allowzero``).
+
+    Raises:
+        InconsistentError: the number of elements would change.
+    """
+    wanted = [int(size) for size in target]
+    sizes: list[int | None] = list(wanted)
+    if not keep_zero:
+        for axis, size in enumerate(wanted):
+            if size == 0 and source is not None and axis >= len(source):
+                raise InconsistentError(f"shape {source} has no axis {axis} to keep")
+            if size == 0:
+                sizes[axis] = None if source is None else source[axis]
+    known = full(source)
+    others = full(tuple(size for size in sizes if size != -1))
+    if known is None or others is None:
+        return tuple(None if size == -1 else size for size in sizes)
+    count, rest = math.prod(known), math.prod(others)
+    remainder = 0 if rest == 0 else count // rest
+    result = tuple(remainder if size == -1 else size for size in sizes)
+    if rest * (remainder if -1 in sizes else 1) != count:
+        raise InconsistentError(f"shape {source} does not reshape to {wanted}")
+    return result
+
+
+@shape_rule("Resize", "Upsample")
+def _resize_shape(call: ShapeCall) -> Fact:
+    """By scales: sizes are rounded down in single precision.
+
+    onnx's inference multiplies in double precision, where 10 times 0.7 is less than 7.
+    """
+    x, fact = call.sizes(0), call.result
+    scales = call.attr("scales")
+    for stated in call.inputs[1:3]:  # the second is the region where the third is the scales
+        if stated is not None and stated.value is not None and stated.value.size:
+            scales = stated.value
+    axes = call.attr("axes", range(len(x or ())))
+    by_region = call.attr("coordinate_transformation_mode") == "tf_crop_and_resize"
+    sized = len(call.inputs) > 3 and call.inputs[3] is not None
+    if x is None or fact.sizes is None or scales is None or by_region or sized:
+        return fact
+    if len(scales) != len(axes):
+        return fact
+    sizes = list(x)
+    for axis, scale in zip(axes, scales, strict=True):
+        sizes[axis] = int(np.float32(x[axis]) * np.float32(scale))
+    return Fact(tuple(sizes), fact.dtype)
+
+
+@shape_rule("ExpandDims", domain=MICROSOFT)
+def _expand_dims_shape(call: ShapeCall) -> Fact:
+    """Unsqueeze of one axis, given as an int32 scalar."""
+    shape, axis = call.shape(0), call.fact(1).value
+    if shape is None or axis is None:
+        return Fact(None, call.fact(0).dtype)
+    at = int(axis.reshape(-1)[0]) % (len(shape) + 1)
+    return Fact((*shape[:at], 1, *shape[at:]), call.fact(0).dtype)
+
+
+@shape_rule("ReorderInput", domain=MICROSOFT)
+def _reorder_input_shape(call: ShapeCall) -> Fact:
+    """Into blocks; channels that fill no whole block are padded up to one."""
+    shape = call.shape(0)
+    if shape is None or len(shape) < 2:
+        return Fact(None, call.fact(0).dtype)
+    if call.integer("channels_last"):
+        shape = (shape[0], shape[-1], *shape[1:-1])
+    channels = shape[1] if shape[1] is not None and shape[1] % _WIDEST_BLOCK == 0 else None
+    reason = "channels are padded to the processor's block"
+    return Fact((shape[0], channels, *shape[2:]), call.fact(0).dtype, reason=reason)
+
+
+@shape_rule("ReorderOutput", domain=MICROSOFT)
+def _reorder_output_shape(call: ShapeCall) -> Fact:
+    """Out of blocks, to the true number of channels."""
+    shape = call.shape(0)
+    if shape is None:
+        return Fact(None, call.fact(0).dtype)
+    places, channels = shape[2:], call.integer("channels")
+    inner = (*places, channels) if call.integer("channels_last") else (channels, *places)
+    return Fact((shape[0], *inner), call.fact(0).dtype)
+
+
+@shape_rule("Upsample", domain=MICROSOFT)
+def _blocked_upsample_shape(call: ShapeCall) -> Fact:
+    """The blocked Upsample: whole-numbered scales."""
+    shape, scales = call.shape(0), call.attr("scales", ())
+    if shape is not None and len(scales) == len(shape):
+        shape = tuple(
+            None if size is None else size * int(scale)
+            for size, scale in zip(shape, scales, strict=True)
+        )
+    return Fact(shape, call.fact(0).dtype)
+
+
+# -- gradients -------------------------------------------------------------------------------------
+
+
+@gradient_rule("Reshape", "Flatten", "Squeeze", "Unsqueeze")
+def _reshaped_gradient(call: GradientCall, _: int) -> ir.Value:
+    return call.emit.like(call.dy, call.x())
+
+
+@gradient_rule("Transpose")
+def _transpose_gradient(call: GradientCall, _: int) -> ir.Value:
+    perm = call.attr("perm") or list(range(call.rank()))[::-1]
+    return call.emit.op("Transpose", call.dy, perm=np.argsort(perm).tolist())
+
+
+@gradient_rule("Trilu")
+def _trilu_gradient(call: GradientCall, _: int) -> ir.Value:
+    return call.emit.op("Trilu", call.dy, call.input(1), upper=call.attr("upper", 1))
+
+
+@gradient_rule("DepthToSpace", "SpaceToDepth")
+def _blocks_gradient(call: GradientCall, _: int) -> ir.Value:
+    """Each undoes the other, if blocks come first among the channels."""
+    if call.attr("mode", "DCR") != "DCR":
+        raise Undifferentiable("its channels come before its blocks")
+    other = "SpaceToDepth" if call.op == "DepthToSpace" else "DepthToSpace"
+    return call.emit.op(other, call.dy, blocksize=call.attr("blocksize"))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from onnxprune.graph.facts import Fact
 from onnxprune.graph.notation import MismatchError, Tensor
 from onnxprune.graph.ops.call import HIDDEN, Call, linear, rule
+from onnxprune.graph.ops.shape_call import ShapeCall, require, shape_rule
 
 
 @rule("LSTM", "GRU", "RNN")
@@ -37,3 +39,19 @@ def recurrent(call: Call) -> list[Tensor]:
 linear(
     "LSTM", "GRU", "RNN", line="_ _ i, _ r i, _ r h! -> _ _ _ r h", weights=(1, 2), kind="recurrent"
 )
+
+
+@shape_rule("LSTM", "GRU", "RNN")
+def _recurrent_shape(call: ShapeCall) -> Fact:
+    """Features meet weights, initial states meet the batch."""
+    x, weight = call.sizes(0), call.sizes(1)
+    if x is None or len(x) != 3:
+        return call.result
+    if weight is not None and len(weight) == 3:
+        require(x[2], weight[2], "features")
+    batch = 0 if call.integer("layout") else 1
+    for index in (5, 6):
+        state = call.sizes(index)
+        if state is not None and len(state) == 3:
+            require(x[batch], state[batch], "sequences")
+    return call.result

@@ -7,10 +7,15 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
+import onnx_ir as ir
 
 from onnxprune.graph.axes import Axis, concat, take
+from onnxprune.graph.emit import Undifferentiable
+from onnxprune.graph.facts import Fact
 from onnxprune.graph.notation import MismatchError, Tensor
-from onnxprune.graph.ops.call import Call, Keep, counts, rule
+from onnxprune.graph.ops.call import MICROSOFT, Call, Keep, counts, rule
+from onnxprune.graph.ops.gradient_call import GradientCall, gradient_rule
+from onnxprune.graph.ops.shape_call import ShapeCall, plus, shape_rule
 
 
 @rule("Concat")
@@ -137,6 +142,78 @@ def gather(call: Call) -> list[Tensor]:
     return [(*x[:at], taken, *x[at + 1 :])]
 
 
+@rule("GatherND")
+def gather_nd(call: Call) -> list[Tensor]:
+    """Rows addressed by their first axes; the axes behind these pass."""
+    x, count = call.tensor(0), call.shape(1)[-1] + int(call.attr("batch_dims", 0))
+    call.pin(0, range(count))
+    call.pin(1)
+    rank = len(call.out_shape()) - (len(x) - count)
+    return [(*call.plain()[:rank], *x[count:])]
+
+
+@rule("ScatterND")
+def scatter_nd(call: Call) -> list[Tensor]:
+    """Rows addressed by their first axes; the axes behind these meet those of the updates."""
+    x, rows = call.tensor(0), call.tensor(2)
+    count = call.shape(1)[-1]
+    for a, b in zip(x[count:], rows[len(rows) - len(x) + count :], strict=True):
+        call.space.unify(a, b)
+    call.pin(0, range(count))
+    call.pin(1)
+    call.pin(2, range(len(rows) - len(x) + count))
+    return [x]
+
+
+@rule("TensorScatter")
+def tensor_scatter(call: Call) -> list[Tensor]:
+    """A cache and what is written into it along one axis, at a place for each of a batch."""
+    x, rows = call.tensor(0), call.tensor(1)
+    at = call.axis(-2, len(x))
+    for k in set(range(1, len(x))) - {at}:
+        call.space.unify(x[k], rows[k])
+    for i in (0, 1):
+        call.pin(i, [0, at])
+    return [x]
+
+
+@rule("GatherElements", "Scatter", "ScatterElements")
+def elements(call: Call) -> list[Tensor]:
+    """Each element names its place along one axis; other axes meet if nothing of them is left out.
+
+    Exporters repeat the index of a row (Expand) along its features, which then leave together.
+    """
+    x, tensors = call.tensor(0), [call.tensor(i) for i in range(len(call.inputs))]
+    at = call.axis(0, len(x))
+    for k, axis in enumerate(x):
+        if k != at and all(t[k].size == axis.size for t in tensors):
+            for other in tensors[1:]:
+                call.space.unify(axis, other[k])
+        else:
+            for i in range(len(tensors)):
+                call.pin(i, [k])
+    return [tensors[1] if call.op == "GatherElements" else x]
+
+
+@rule("Compress")
+def compress(call: Call) -> list[Tensor]:
+    """Picks along one axis while the model runs; the others pass."""
+    x = call.tensor(0)
+    if "axis" not in call.attributes:
+        raise MismatchError("flattens its input")
+    at = call.axis(0, len(x))
+    call.pin(0, [at])
+    return [tuple(a if k != at else call.plain()[at] for k, a in enumerate(x))]
+
+
+@rule("OneHot")
+def one_hot(call: Call) -> list[Tensor]:
+    """Classes along a new axis; those of the indices pass."""
+    x = list(call.tensor(0))
+    at = call.axis(-1, len(x) + 1)
+    return [(*x[:at], call.plain()[at], *x[at:])]
+
+
 def _replicas(call: Call, x: Sequence[Axis], sizes: Sequence[int]) -> list[Axis]:
     """Axes after broadcasting to ``sizes``: what is repeated adapts to whoever it meets."""
     x = [Axis(1)] * (len(sizes) - len(x)) + list(x)
@@ -237,3 +314,144 @@ def pad(call: Call) -> list[Tensor]:
         else:
             call.settings["pads" if "pads" in call.attributes else "paddings"] = amounts
     return [tuple(x)]
+
+
+# -- shapes ----------------------------------------------------------------------------------------
+
+
+@shape_rule("QLinearConcat", domain=MICROSOFT)
+def _quantized_concat_shape(call: ShapeCall) -> Fact:
+    """(Y scale, Y zero, then tensor, scale, zero of each)."""
+    parts = [call.shape(index) for index in range(2, len(call.inputs), 3)]
+    dtype = call.fact(2).dtype
+    first = parts[0] if parts else None
+    if not first:
+        return Fact(None, dtype)
+    axis = call.integer("axis") % len(first)
+    total: int | None = 0
+    for part in parts:
+        total = plus(total, None if part is None else part[axis])
+    return Fact((*first[:axis], total, *first[axis + 1 :]), dtype)
+
+
+# -- gradients -------------------------------------------------------------------------------------
+
+
+@gradient_rule("Expand")
+def _expand_gradient(call: GradientCall, _: int) -> ir.Value:
+    return call.emit.fitted(call.dy, call.x(), call.y)
+
+
+@gradient_rule("Concat", of=None)
+def _concat_gradient(call: GradientCall, k: int) -> ir.Value:
+    """The part between what is before it and what is after; sizes may differ from run to run."""
+    e, axis = call.emit, int(call.attr("axis"))
+    ends = call.shared.setdefault("ends", [e.integers([0])])
+    while len(ends) <= k + 1:
+        x = call.x(len(ends) - 1)
+        at = e.integers([axis % len(e.sizes(x))])
+        ends.append(e.op("Add", ends[-1], e.op("Gather", e.op("Shape", x), at, axis=0)))
+    return e.part(call.dy, ends[k], ends[k + 1], axis)
+
+
+@gradient_rule("Split")
+def _split_gradient(call: GradientCall, _: int) -> ir.Value:
+    e, parts = call.emit, zip(call.node.outputs, call.gradients, strict=True)
+    whole = [e.op("Sub", out, out) if dy is None else dy for out, dy in parts]
+    return e.op("Concat", *whole, axis=int(call.attr("axis", 0)))
+
+
+@gradient_rule("Slice")
+def _slice_gradient(call: GradientCall, _: int) -> ir.Value:
+    e = call.emit
+    if call.version < 10:
+        raise Undifferentiable("its bounds are attributes, as before opset 10")
+    if call.input(4) is not None and (e.content(call.input(4)) != 1).any():
+        raise Undifferentiable("it takes steps")
+    starts, stops = call.x(1), call.x(2)
+    (count,) = e.sizes(starts)
+    axes = e.content(call.input(3)) if call.input(3) is not None else np.arange(count)
+    whole = [call.x()]
+    bounds: list[tuple[ir.Value, ir.Value]] = []
+    for k in range(count):
+        at = e.integers([k])
+        start, stop = (e.op("Gather", v, at, axis=0) for v in (starts, stops))
+        if starts.dtype == ir.DataType.INT32:
+            start, stop = (e.op("Cast", v, to=int(ir.DataType.INT64)) for v in (start, stop))
+        bounds.append((start, stop))
+        whole.append(e.part(whole[-1], start, stop, int(axes[k])))
+    gradient = call.dy
+    for k in reversed(range(count)):
+        gradient = e.within(gradient, whole[k], *bounds[k], int(axes[k]))
+    return gradient
+
+
+@gradient_rule("Gather")
+def _gather_gradient(call: GradientCall, _: int) -> ir.Value:
+    e, axis = call.emit, call.axis(0, call.rank())
+    if axis == 0 and not e.is_known(call.x(1)):
+        return _scattered(call, "ScatterND", e.unsqueeze(call.x(1), [-1]), reduction="add")
+    indices = e.content(call.x(1))
+    size = e.sizes(call.x())[axis]
+    flat = indices.reshape(-1) % size
+    if indices.size == 1 and indices.ndim < 2:
+        dy = call.dy if indices.ndim else e.unsqueeze(call.dy, [axis])
+        at = int(flat[0])
+        return e.within(dy, call.x(), e.integers([at]), e.integers([at + 1]), axis)
+    if indices.ndim == 1 and sorted(flat.tolist()) == list(range(size)):
+        return e.op("Gather", call.dy, e.integers(np.argsort(flat).tolist()), axis=axis)
+    raise Undifferentiable("it selects several indices")
+
+
+@gradient_rule("GatherElements")
+def _gather_elements_gradient(call: GradientCall, _: int) -> ir.Value:
+    settings = {"axis": call.attr("axis", 0), "reduction": "add"}
+    return _scattered(call, "ScatterElements", call.x(1), **settings)
+
+
+@gradient_rule("GatherND")
+def _gather_nd_gradient(call: GradientCall, _: int) -> ir.Value:
+    if call.attr("batch_dims", 0):
+        raise Undifferentiable("it has batches")
+    return _scattered(call, "ScatterND", call.x(1), reduction="add")
+
+
+def _scattered(call: GradientCall, kind: str, index: ir.Value, **attributes: object) -> ir.Value:
+    """The gradient added up where each element of it was taken from."""
+    if call.version < 16:
+        raise Undifferentiable(f"{kind} cannot add before opset 16")
+    zeros = call.emit.op("Sub", call.x(), call.x())
+    return call.emit.op(kind, zeros, index, call.dy, **attributes)
+
+
+@gradient_rule("ScatterElements", "ScatterND", of=(0, 2))
+def _scatter_gradient(call: GradientCall, k: int) -> ir.Value:
+    """What was added to goes on as it is, what was written over does not; updates are picked."""
+    e, kind = call.emit, call.attr("reduction", "none")
+    if kind not in ("none", "add"):
+        raise Undifferentiable("it neither writes nor adds")
+    axis = {"axis": call.attr("axis", 0)} if call.op == "ScatterElements" else {}
+    if k == 2:
+        return e.op(call.op.replace("Scatter", "Gather"), call.dy, call.x(1), **axis)
+    if kind == "add":
+        return call.dy
+    return e.op(call.op, call.dy, call.x(1), e.op("Sub", call.x(2), call.x(2)), **axis)
+
+
+@gradient_rule("Pad")
+def _pad_gradient(call: GradientCall, _: int) -> ir.Value:
+    e = call.emit
+    if call.attr("mode", "constant") != "constant":
+        raise Undifferentiable("it does not pad with a constant")
+    if call.input(3) is not None:
+        raise Undifferentiable("it names its axes")
+    pads = call.attr("pads") or e.content(call.input(1)).tolist()
+    if min(pads) < 0:
+        raise Undifferentiable("it crops")
+    gradient, rank = call.dy, len(pads) // 2
+    for axis in range(rank):
+        if pads[axis] or pads[rank + axis]:
+            stop = -pads[rank + axis] or np.iinfo(np.int64).max
+            bounds = e.integers([pads[axis]]), e.integers([int(stop)])
+            gradient = e.part(gradient, *bounds, axis)
+    return gradient

@@ -5,8 +5,8 @@ can be walked with. No runtime is involved: shapes come from the operators' sche
 values (the arithmetic exporters write between Shape and Reshape) are evaluated on the way.
 """
 
-from onnxprune.graph.shapes.facts import Fact, Shape
+from onnxprune.graph.facts import Fact, Shape
 from onnxprune.graph.shapes.probe import probe_shapes
-from onnxprune.graph.shapes.walk import propagate
+from onnxprune.graph.shapes.walk import facts_of_graph, propagate
 
-__all__ = ["Fact", "Shape", "probe_shapes", "propagate"]
+__all__ = ["Fact", "Shape", "facts_of_graph", "probe_shapes", "propagate"]

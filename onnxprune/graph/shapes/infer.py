@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import onnx
 from onnx import numpy_helper
 
-from onnxprune.graph.shapes.call import Call, InconsistentError, Rule
-from onnxprune.graph.shapes.checks import checked
-from onnxprune.graph.shapes.contrib import find_rule
-from onnxprune.graph.shapes.facts import Fact, because, from_type
-from onnxprune.graph.shapes.program import Step
+from onnxprune.graph.facts import Fact, because, from_type
+from onnxprune.graph.ops import SHAPES
+from onnxprune.graph.ops.shape_call import InconsistentError, ShapeCall, ShapeRule
+from onnxprune.graph.shapes.program import Step, find_contrib_rule
 
 _REFUSALS = (
     onnx.shape_inference.InferenceError,
@@ -59,9 +57,10 @@ def infer(
             from_type(inferred[name]) if name in inferred else Fact(None, None)
             for name in step.outputs
         ]
-        if step.proto.domain == "":
-            facts = checked(step.proto, inputs, facts)
-    elif (rule := find_rule(step.node.domain, step.node.op_type)) is not None:
+        mending = SHAPES.get((step.proto.domain, step.proto.op_type))
+        if mending is not None:
+            facts = _by_rule(mending, step, inputs, facts)
+    elif (rule := find_contrib_rule(step.node.domain, step.node.op_type)) is not None:
         facts = _by_rule(rule, step, inputs)
     else:
         place = step.node.domain or "ai.onnx"
@@ -85,16 +84,19 @@ def _data(step: Step, inputs: Sequence[Fact | None]) -> dict[str, onnx.TensorPro
     }
 
 
-def _by_rule(rule: Rule, step: Step, inputs: Sequence[Fact | None]) -> list[Fact]:
-    attributes: dict[str, Any] = {
-        name: attribute.value for name, attribute in step.node.attributes.items()
-    }
+def _by_rule(
+    rule: ShapeRule, step: Step, inputs: Sequence[Fact | None], inferred: Sequence[Fact] = ()
+) -> list[Fact]:
+    """What a rule says, and what was inferred (or nothing) of the outputs it does not mention."""
+    attributes = {name: attribute.value for name, attribute in step.node.attributes.items()}
+    op, domain = step.proto.op_type, step.proto.domain
     try:
-        facts = rule(Call(inputs, attributes))
+        result = rule(ShapeCall(op, domain, step.version, attributes, inputs, inferred))
     except (ValueError, IndexError, TypeError) as error:
         raise InconsistentError(str(error)) from error
-    blank = [Fact(None, None)] * (len(step.outputs) - len(facts))
-    return [*facts, *blank][: len(step.outputs)]
+    facts = result if isinstance(result, list) else [result]
+    blank = [Fact(None, None)] * len(step.outputs)
+    return [*facts, *[*inferred, *blank][len(facts) :]][: len(step.outputs)]
 
 
 def _why(step: Step, inputs: Sequence[Fact | None]) -> str:

@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from onnxprune.graph.shapes.call import InconsistentError
-from onnxprune.graph.shapes.facts import Fact, declared
+from onnxprune.graph.facts import Fact, declared
+from onnxprune.graph.ops.shape_call import InconsistentError
 from onnxprune.graph.shapes.program import compile_graph, opsets_of
 from onnxprune.graph.shapes.symbols import Sizes, SymbolicAxis, symbolic_axes
 from onnxprune.graph.shapes.walk import Walk, feed

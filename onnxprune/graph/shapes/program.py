@@ -11,8 +11,10 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from onnxprune.graph.shapes.contrib import standard_form
-from onnxprune.graph.shapes.facts import SMALL, Fact, declared, of_value
+from onnxprune.graph.facts import SMALL, Fact, declared, of_value
+from onnxprune.graph.ops import SHAPES
+from onnxprune.graph.ops.call import MICROSOFT
+from onnxprune.graph.ops.shape_call import ShapeRule
 from onnxprune.model import bodies
 
 _LEFT_OUT = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS, ir.AttributeType.UNDEFINED)
@@ -21,6 +23,19 @@ _SCALARS = {
     "value_floats": ir.DataType.FLOAT,
     "value_int": ir.DataType.INT64,
     "value_ints": ir.DataType.INT64,
+}
+
+
+_OWN_DOMAINS = (MICROSOFT, f"{MICROSOFT}.nchwc")
+
+# Operators that are a standard one under another name: (standard name, inputs they share).
+_STANDARD = {
+    "Conv": ("Conv", 3),  # nchwc: a fourth input is added to the result
+    "DynamicQuantizeLSTM": ("LSTM", 8),
+    "FusedConv": ("Conv", 3),
+    "FusedGemm": ("Gemm", 3),
+    "MatMulInteger16": ("MatMulInteger", 2),
+    "ReduceSumInteger": ("ReduceSum", 1),
 }
 
 
@@ -84,6 +99,29 @@ def find_schema(op_type: str, version: int, domain: str) -> onnx.defs.OpSchema |
     except onnx.defs.SchemaError:
         return None
     return None if schema.deprecated else schema
+
+
+def standard_form(proto: onnx.NodeProto) -> onnx.NodeProto | None:
+    """The same node as a standard operator of the newest opset, or None when it is not one."""
+    if (MICROSOFT, proto.op_type) in SHAPES or proto.domain not in _OWN_DOMAINS:
+        return None
+    name, count = _STANDARD.get(proto.op_type, (proto.op_type, len(proto.input)))
+    try:
+        schema = onnx.defs.get_schema(name, onnx.defs.onnx_opset_version(), "")
+    except onnx.defs.SchemaError:
+        return None
+    standard = onnx.NodeProto(op_type=name, input=proto.input[:count], output=proto.output)
+    standard.attribute.extend(a for a in proto.attribute if a.name in schema.attributes)
+    return standard
+
+
+def find_contrib_rule(domain: str, op_type: str) -> ShapeRule | None:
+    """The shape rule for an operator without a schema.
+
+    onnxruntime's fusions write some of its operators into the standard domain; operators of other
+    people's domains are theirs, whatever they are called.
+    """
+    return SHAPES.get((MICROSOFT, op_type)) if domain in ("", *_OWN_DOMAINS) else None
 
 
 def opsets_of(model: ir.Model) -> dict[str, int]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from onnxprune.graph.shapes.facts import Shape, declared
+from onnxprune.graph.facts import Shape, declared
 
 Sizes = dict[str, int]
 """A size for every symbol."""

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
-from onnxprune.graph.shapes.facts import SMALL, Fact
+from onnxprune.graph.facts import SMALL, Fact
 
 _MOVES = """Shape Size Concat ConstantOfShape EyeLike Expand Flatten Gather GatherND Identity
 NonZero OneHot Range Reshape ScatterElements ScatterND Slice Split Squeeze Tile Transpose Trilu

@@ -10,8 +10,8 @@ import onnx
 import onnx_ir as ir
 
 from onnxprune.errors import OnnxpruneError
-from onnxprune.graph.shapes.call import InconsistentError
-from onnxprune.graph.shapes.facts import Fact, Shape, because, declared, join, to_type
+from onnxprune.graph.facts import Fact, Shape, because, declared, join, to_type
+from onnxprune.graph.ops.shape_call import InconsistentError
 from onnxprune.graph.shapes.infer import infer
 from onnxprune.graph.shapes.program import Program, Step, compile_graph, opsets_of
 from onnxprune.graph.shapes.values import evaluate
@@ -41,6 +41,18 @@ def propagate(model: Model, inputs: Mapping[str, tuple[int, ...]]) -> dict[str, 
     program = compile_graph(model.ir.graph, opsets)
     feed(walk, program, model.ir.graph, inputs)
     walk.run(program)
+    return walk.facts
+
+
+def facts_of_graph(
+    graph: ir.Graph, opsets: Mapping[str, int], inputs: Sequence[Fact | None]
+) -> dict[str, Fact]:
+    """A fact for every value of a graph that stands alone, from one per input."""
+    walk = Walk(opsets)
+    for value, fact in zip(graph.inputs, inputs, strict=False):
+        if fact is not None:
+            walk.learn(value.name or "", fact)
+    walk.run(compile_graph(graph, opsets))
     return walk.facts
 
 

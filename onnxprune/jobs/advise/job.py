@@ -16,8 +16,7 @@ from onnxprune.jobs.advise.methods import Advice
 from onnxprune.jobs.bench.samples import open_samples
 from onnxprune.jobs.results.reach import reach
 from onnxprune.model.decode import densify
-from onnxprune.runtime import precision
-from onnxprune.runtime.interface import COMPILED
+from onnxprune.runtime.interface import COMPILED, stored_precision
 from onnxprune.runtime.profiling import profile
 from onnxprune.runtime.registry import backend
 from onnxprune.sparse.eligibility import Layer, layers
@@ -120,7 +119,7 @@ def sizes_of(model: models.Model, shapes: Mapping[str, tuple[int, ...]]) -> Size
         reachable=found.exact / max(found.params, 1),
         half_macs=half.macs / whole.macs if whole.macs else 1.0,
         half_params=half.params / whole.params if whole.params else 1.0,
-        quantized=precision.stored(dense).startswith("int8"),
+        quantized=stored_precision(dense).startswith("int8"),
         two_four=sum(each.elements for each in eligible if _is_large(each)) / elements,
         large_linear=sum(
             each.elements

@@ -49,7 +49,7 @@ def noise_floor(
         OnnxpruneError: the model does not run without optimisation.
         WorkerError: a process died.
     """
-    against = chosen.name if chosen.switch else "cpu"
+    against = chosen.name if "unoptimised" in chosen.capabilities else "cpu"
     compared = Comparison(parts)
     with Worker() as plain:
         plain.ask(

@@ -15,7 +15,7 @@ from onnxprune.graph.cost import cost
 from onnxprune.jobs.bench.samples import Samples
 from onnxprune.jobs.bench.schema import Latency, ModelRow, Row
 from onnxprune.model.decode import densify
-from onnxprune.sparse.encodings.files import file_bytes
+from onnxprune.model.writing import file_bytes
 
 
 def model_rows(

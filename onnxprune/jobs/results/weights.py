@@ -6,11 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from onnxprune.sparse.encodings.forms import FORMS
-
 if TYPE_CHECKING:
     from onnxprune import model as models
-    from onnxprune.jobs.store.job import Stored
+    from onnxprune.jobs.store import Stored
 
 _LEAST = 0.01
 """The share of zeros from which on a weight is worth a row: trained weights have few."""
@@ -44,7 +42,7 @@ class StoredRow:
         weight: its name.
         shape, dtype: of the weight.
         zeros: the part of it that is zero.
-        form: ``dense``, ``sparse``, ``bitmask``, ``delta``, ``delta4`` or ``nibble``.
+        form: the name of its encoding, such as ``bitmask``.
         values: type of the stored values.
         dense, stored: bytes before and after.
         remark: why it did not get what was asked for; empty if it did.
@@ -64,23 +62,24 @@ class StoredRow:
 def zeros_rows(model: models.Model) -> tuple[ZerosRow, ...]:
     """One row per weight that has zeros worth a word, in the order of the model."""
     from onnxprune.sparse.encodings.choose import bytes_of
-    from onnxprune.sparse.encodings.pattern import find
+    from onnxprune.sparse.encodings.sparsity_stats import find_pattern
+    from onnxprune.sparse.encodings.table import ENCODINGS
     from onnxprune.sparse.encodings.weights import weights
 
     rows = []
     for weight in weights(model, "exact"):
-        zeros = 1 - weight.content.kept / weight.content.size
+        zeros = 1 - weight.stats.nonzeros / weight.stats.size
         if zeros < _LEAST:
             continue
-        sizes = {form: bytes_of(weight, form) for form in FORMS}
+        sizes = {form: bytes_of(weight, each) for form, each in ENCODINGS.items()}
         rows.append(
             ZerosRow(
                 weight=weight.name,
                 shape=weight.shape,
                 dtype=weight.tensor.dtype.name.lower(),
                 zeros=zeros,
-                pattern=str(find(weight.tensor.numpy())),
-                bytes={form: found for form, found in sizes.items() if found is not None},
+                pattern=str(find_pattern(weight.tensor.numpy())),
+                bytes={form: size for form, size in sizes.items() if size is not None},
             )
         )
     return tuple(rows)
@@ -95,11 +94,11 @@ def stored_rows(stored: Stored) -> tuple[StoredRow, ...]:
             weight=weight.name,
             shape=weight.shape,
             dtype=weight.tensor.dtype.name.lower(),
-            zeros=1 - weight.content.kept / weight.content.size,
+            zeros=1 - weight.stats.nonzeros / weight.stats.size,
             form=weight.form,
             values=weight.coding.dtype.name.lower(),
             dense=weight.tensor.nbytes,
-            stored=bytes_of(weight, weight.form) or 0,
+            stored=bytes_of(weight, weight.encoding) or 0,
             remark=weight.excluded or weight.remark,
         )
         for weight in stored.weights

@@ -1,57 +1,82 @@
-"""Who measures cells: this process, several processes, or a Dask cluster; all of them executors."""
+"""Who measures cells (this process, several processes, a Dask cluster), whatever becomes of them.
+
+All of them are executors as in `concurrent.futures`; `gather` hands cells to them until each has a
+value or a reason.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import multiprocessing
 import re
+import signal
 import tempfile
-from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError, Executor, Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    BrokenExecutor,
+    CancelledError,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    wait,
+)
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, TypeAlias
 
 from onnxprune.errors import OnnxpruneError
-from onnxprune.jobs.sensitivity import worker
-from onnxprune.jobs.sensitivity.job import Job
+from onnxprune.jobs.sensitivity.job import Bench, Job, unpacked
+from onnxprune.select.sensitivity import Cell
 
+Key: TypeAlias = tuple[str, float]
+"""A cell that is to be measured: target and ratio."""
+
+TRIES = 3
+"""How often a cell may fail before it is given up."""
+_LOOK = 5.0
+"""Seconds without news after which it is asked whether anybody is left."""
+_PATIENCE = 60.0
+"""Seconds that a cluster may be without workers: a nanny starts new ones within a few."""
 _ADDRESS = re.compile(r"(\w+://)?[\w.\-\[\]:%]+:\d+")
 _CONNECT = "10s"
 """How long a scheduler may take to answer."""
 
+_BENCHES: dict[str, Bench] = {}
+"""The job at hand where cells are measured, by its key: it is read once."""
+_READING = threading.Lock()
 
-class Pool(Protocol):
-    """Measures cells.
 
-    Attributes:
-        width: how many cells are handed out at a time.
+def measure(job: str | bytes, key: str, target: str, ratio: float) -> Cell:
+    """Measure one cell; this runs where the work is done.
+
+    Args:
+        job: the packed job, or the path of a file that holds it.
+        key: of the job.
+        target: the row.
+        ratio: the column.
     """
+    with _READING:
+        bench = _BENCHES.get(key)
+        if bench is None:
+            _BENCHES.clear()
+            data = Path(job).read_bytes() if isinstance(job, str) else job
+            bench = _BENCHES[key] = Bench(unpacked(data))
+    return bench.measure(target, ratio)
 
-    width: int
 
-    def share(self, job: Job) -> None:
-        """Bring a job to wherever cells are measured, once."""
+def ready() -> None:
+    """Does nothing, after importing what measuring takes."""
+    from onnxprune.runtime.providers import runtime
 
-    def executor(self) -> Executor:
-        """What cells are submitted to; a new one where the last one is broken."""
-
-    def job(self) -> Any:  # noqa: ANN401 a path, bytes or a Dask future
-        """The first argument of `worker.measure`."""
-
-    def died(self, error: BaseException, executor: Executor) -> bool:
-        """Whether an error that ``executor`` gave says that a worker went, not that a cell is bad.
-
-        The executor is replaced where it is of no use any more.
-        """
-
-    def deserted(self) -> str:
-        """Why nobody is left to do anything; empty if somebody is."""
+    runtime()
 
 
 class Inline(Executor):
-    """An executor that does everything at once, here."""
+    """An executor that does everything at once, in this process."""
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:  # noqa: ANN401
         """Call the function and return its result, or what it raised, as a future."""
@@ -63,53 +88,75 @@ class Inline(Executor):
         return future
 
 
-class Here:
-    """This process."""
+class Process(Executor):
+    """One process, and a new one once it died: so it takes no cell along but its own.
 
-    width = 1
-
-    def share(self, job: Job) -> None:
-        """Nothing has to be brought anywhere."""
-        worker.hold(job)
-
-    def executor(self) -> Executor:
-        """One that works at once."""
-        return Inline()
-
-    def job(self) -> str:
-        """It is held already."""
-        return ""
-
-    def died(self, _error: BaseException, _executor: Executor) -> bool:
-        """Then nobody is left to ask."""
-        return False
-
-    def deserted(self) -> str:
-        """Somebody is here."""
-        return ""
-
-
-class Processes:
-    """Processes on this machine; they read the job from a file, each once.
-
-    They are never forked from this process (threads of a runtime do not survive that), but start
+    It is never forked from this process (threads of a runtime do not survive that), but starts
     from one that has read the libraries once and runs nothing, or anew where a system has no such
-    thing; at once, while the sweep is still being prepared.
+    thing.
     """
 
-    def __init__(self, count: int, folder: Path) -> None:
-        self.width = 2 * count
-        self._count = count
-        self._path = folder / "job.pickle"
-        self._pool: ProcessPoolExecutor | None = self._new()
-        self._starting = [self._pool.submit(worker.ready) for _ in range(count)]
+    def __init__(self) -> None:
+        self._pool = self._start()
 
-    def _new(self) -> ProcessPoolExecutor:
+    def _start(self) -> ProcessPoolExecutor:
         kept = "forkserver" in multiprocessing.get_all_start_methods()
         context = multiprocessing.get_context("forkserver" if kept else "spawn")
         if kept:
-            context.set_forkserver_preload([worker.__name__])
-        return ProcessPoolExecutor(self._count, context, initializer=worker.prepare)
+            context.set_forkserver_preload([__name__])
+        # An interrupt is the business of whoever started the process.
+        ignore = (signal.SIGINT, signal.SIG_IGN)
+        return ProcessPoolExecutor(1, context, initializer=signal.signal, initargs=ignore)
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:  # noqa: ANN401
+        """Call the function in the process."""
+        try:
+            return self._pool.submit(fn, *args, **kwargs)
+        except BrokenExecutor:  # by the call before, or while nothing was to be done
+            self._pool.shutdown()
+            self._pool = self._start()
+            return self._pool.submit(fn, *args, **kwargs)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002
+        """Stop the process."""
+        self._pool.shutdown(wait, cancel_futures=cancel_futures)
+
+
+class Pool:
+    """This process; other pools are made from it.
+
+    Attributes:
+        executors: what cells are submitted to, each with one at a time.
+    """
+
+    executors: Sequence[Executor] = (Inline(),)
+
+    def share(self, job: Job) -> None:
+        """Bring a job to wherever cells are measured, once."""
+        _BENCHES.clear()
+        _BENCHES[job.key] = Bench(job)
+
+    def job(self) -> Any:  # noqa: ANN401 a path, bytes or a Dask future
+        """The first argument of `measure`."""
+        return ""
+
+    def deserted(self) -> str:
+        """Why nobody is left to do anything; empty if somebody is."""
+        return ""
+
+    def close(self) -> None:
+        """Let go of the job and of all workers."""
+        _BENCHES.clear()
+
+
+class Processes(Pool):
+    """Processes on this machine; they start at once, and read the job from a file, each once."""
+
+    def __init__(self, count: int) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="onnxprune-")
+        self._path = Path(self._folder.name) / "job.pickle"
+        self.executors = [Process() for _ in range(count)]
+        self._starting = [executor.submit(ready) for executor in self.executors]
 
     def share(self, job: Job) -> None:
         """Write the job to a file.
@@ -120,7 +167,7 @@ class Processes:
         try:
             for started in self._starting:
                 started.result()
-        except BrokenProcessPool as error:
+        except BrokenExecutor as error:
             raise OnnxpruneError(
                 "processes that should measure die as soon as they start",
                 hint="a script that starts some must do so under `if __name__ == '__main__':`; "
@@ -128,34 +175,18 @@ class Processes:
             ) from error
         self._path.write_bytes(job.packed())
 
-    def executor(self) -> Executor:
-        """The pool, or a new one in place of a broken one."""
-        if self._pool is None:
-            self._pool = self._new()
-        return self._pool
-
     def job(self) -> str:
         """The file."""
         return str(self._path)
 
-    def died(self, error: BaseException, executor: Executor) -> bool:
-        """A process that dies breaks the whole pool."""
-        if isinstance(error, BrokenProcessPool) and self._pool is executor:
-            self.close()
-        return isinstance(error, BrokenProcessPool)
-
-    def deserted(self) -> str:
-        """Processes that die are replaced."""
-        return ""
-
     def close(self) -> None:
         """Stop the processes."""
-        if self._pool is not None:
-            self._pool.shutdown(wait=True, cancel_futures=True)
-            self._pool = None
+        for executor in self.executors:
+            executor.shutdown(cancel_futures=True)
+        self._folder.cleanup()
 
 
-class Dask:
+class Dask(Pool):
     """The workers of a Dask cluster, which keep the job in memory."""
 
     def __init__(self, address: str) -> None:
@@ -172,25 +203,26 @@ class Dask:
                 hint="start one with `dask scheduler`; it prints its address",
             ) from error
         self._address = address
-        self._pool = self._client.get_executor(pure=False)
         self._shared: Any = None
         self._packed = b""
         threads = sum(self._client.nthreads().values())
-        self.width = 2 * max(threads, 1)
-        if not threads:
-            self.close()
-            raise OnnxpruneError(
-                f"the Dask cluster at {address} has no workers",
-                hint=f"start one with `dask worker {address}`",
-            )
-        self._check()
-
-    def _check(self) -> None:
-        """Refuse a cluster that would fail on every cell."""
+        self.executors = [self._client.get_executor(pure=False)] * (2 * threads)
         try:
-            self._client.submit(worker.ready, pure=False).result(timeout=60)
-        except Exception as error:
+            self._check(threads)
+        except OnnxpruneError:
             self.close()
+            raise
+
+    def _check(self, threads: int) -> None:
+        """Refuse a cluster that would fail on every cell."""
+        if not threads:
+            raise OnnxpruneError(
+                f"the Dask cluster at {self._address} has no workers",
+                hint=f"start one with `dask worker {self._address}`",
+            )
+        try:
+            self._client.submit(ready, pure=False).result(timeout=60)
+        except Exception as error:
             raise OnnxpruneError(
                 f"the workers of the Dask cluster at {self._address} cannot do this: {error}",
                 hint="install the same onnxprune where the scheduler and its workers run",
@@ -201,20 +233,11 @@ class Dask:
         self._packed = job.packed()
         self._shared = self._client.scatter(self._packed, broadcast=True, hash=False)
 
-    def executor(self) -> Executor:
-        """What submits to the cluster."""
-        executor: Executor = self._pool
-        return executor
-
     def job(self) -> Any:  # noqa: ANN401 distributed ships no types
         """What stands for the copies; new ones where all holders have died."""
         if self._shared.status != "finished" and self._client.nthreads():
             self._shared = self._client.scatter(self._packed, broadcast=True, hash=False)
         return self._shared
-
-    def died(self, error: BaseException, _executor: Executor) -> bool:
-        """Dask moves cells to other workers by itself, and says so after several times."""
-        return isinstance(error, CancelledError) or "KilledWorker" in type(error).__name__
 
     def deserted(self) -> str:
         """Whether the cluster has no workers now."""
@@ -232,7 +255,7 @@ class Dask:
 
 @contextmanager
 def open_pool(workers: int, dask: str) -> Iterator[Pool]:
-    """A pool as asked for, closed afterwards.
+    """A pool, closed afterwards.
 
     Args:
         workers: processes.
@@ -241,22 +264,77 @@ def open_pool(workers: int, dask: str) -> Iterator[Pool]:
     Raises:
         OnnxpruneError: the cluster does not answer, or Dask is not installed.
     """
-    if dask:
-        cluster = Dask(dask)
-        try:
-            yield cluster
-        finally:
-            cluster.close()
-    elif workers == 1:
-        yield Here()
-        worker.forget()
-    else:
-        with tempfile.TemporaryDirectory(prefix="onnxprune-") as folder:
-            processes = Processes(workers, Path(folder))
-            try:
-                yield processes
-            finally:
-                processes.close()
+    pool = Dask(dask) if dask else Pool() if workers == 1 else Processes(workers)
+    try:
+        yield pool
+    finally:
+        pool.close()
+
+
+def gather(pool: Pool, key: str, cells: Iterable[Key], keep: Callable[[Cell], None]) -> None:
+    """Measure cells until each has a value or a reason.
+
+    A cell whose own code fails is tried again. One whose worker dies is tried again after all
+    others and alone: on a cluster nobody knows which of the cells of a worker killed it, and one
+    that kills every worker must not take others along.
+
+    Args:
+        pool: who measures; it has the job.
+        key: of the job.
+        cells: to be measured.
+        keep: told each cell as it comes, in any order.
+
+    Raises:
+        OnnxpruneError: there is nobody left to measure anything.
+    """
+    waiting, suspects = deque(cells), deque[Key]()
+    failures: Counter[Key] = Counter()
+    idle = deque(pool.executors)
+    running: dict[Future[Cell], tuple[Key, Executor]] = {}
+
+    def send(cell: Key) -> None:
+        executor = idle.popleft()
+        running[executor.submit(measure, pool.job(), key, *cell)] = cell, executor
+
+    while waiting or suspects or running:
+        while waiting and idle:
+            send(waiting.popleft())
+        if suspects and not waiting and not running:
+            send(suspects.popleft())
+        for future in _finished(running, pool):
+            cell, executor = running.pop(future)
+            idle.append(executor)
+            error = CancelledError() if future.cancelled() else future.exception()
+            if error is None:
+                keep(future.result())
+                continue
+            failures[cell] += 1
+            if failures[cell] < TRIES:
+                (suspects if _is_death(error) else waiting).append(cell)
+            else:
+                reason = " ".join(str(error).split()) or type(error).__name__
+                keep(Cell(*cell, reason=f"it failed {TRIES} times: {reason}"))
+
+
+def _finished(running: Iterable[Future[Cell]], pool: Pool) -> set[Future[Cell]]:
+    """Those that are done, once there are any."""
+    lonely = 0.0
+    while True:
+        done, _ = wait(running, _LOOK, FIRST_COMPLETED)
+        if done:
+            return done
+        problem = pool.deserted()
+        lonely = (lonely or time.monotonic()) if problem else 0.0
+        if problem and time.monotonic() - lonely > _PATIENCE:
+            raise OnnxpruneError(
+                problem, hint="what was measured is kept: start workers and run the same again"
+            )
+
+
+def _is_death(error: BaseException) -> bool:
+    """Whether a worker went; Dask first moves its cells to others by itself, several times."""
+    gone = isinstance(error, BrokenExecutor | CancelledError)
+    return gone or "KilledWorker" in type(error).__name__
 
 
 def _distributed() -> Any:  # noqa: ANN401 it ships no types

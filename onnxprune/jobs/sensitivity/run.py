@@ -11,6 +11,7 @@ from threadpoolctl import threadpool_limits
 
 from onnxprune import model as models
 from onnxprune.config import Options, from_flags
+from onnxprune.data.cache import Cache
 from onnxprune.data.dataset import Inputs
 from onnxprune.errors import OnnxpruneError
 from onnxprune.evaluate.evaluation import task_of
@@ -19,14 +20,18 @@ from onnxprune.graph.cost import CostModel
 from onnxprune.jobs.apply_plan import BLAS
 from onnxprune.jobs.choose_plan import make_plan, prepare
 from onnxprune.jobs.sensitivity.baseline import Dense, weighing_of
-from onnxprune.jobs.sensitivity.checkpoint import Checkpoint
-from onnxprune.jobs.sensitivity.collect import gather
-from onnxprune.jobs.sensitivity.executors import Pool, open_pool
+from onnxprune.jobs.sensitivity.executors import Pool, gather, open_pool
 from onnxprune.jobs.sensitivity.job import samples_of
 from onnxprune.jobs.sensitivity.recommend import exactly, only_orders, recommend
 from onnxprune.jobs.sensitivity.request import Request, from_words
 from onnxprune.jobs.sensitivity.targets import find_rows
-from onnxprune.select.sensitivity import Cell, Sensitivity, Target
+from onnxprune.select.sensitivity import (
+    Cell,
+    Sensitivity,
+    Target,
+    cell_from_json,
+    cell_to_json,
+)
 
 SAMPLES = 512
 """Inputs that every cell is measured on, unless more or fewer are asked for."""
@@ -86,15 +91,17 @@ def _swept(
     tell("running the dense model")
     dense = Dense(analysis, tuple(inputs.calibration), asked, task)
     job = dense.job(rows)
-    kept = Checkpoint(job.key if asked.cache and not dense.nameless else "", tell)
+    cache = Cache("cells", tell, enabled=asked.cache and not dense.nameless)
+    measured = known_cells(cache, job.key)
     cells = [(t.name, r) for t in rows.targets for r in _columns(t, wanted.ratios)]
-    missing = [cell for cell in cells if cell not in kept.cells]
+    missing = [cell for cell in cells if cell not in measured]
     if missing:
         pool.share(job)
 
     def keep(cell: Cell) -> None:
-        kept.keep(cell)
-        done = sum(each in kept.cells for each in cells)
+        measured[cell.target, cell.ratio] = cell
+        keep_cell(cache, job.key, cell)
+        done = sum(each in measured for each in cells)
         tell(f"{done} of {len(cells)} cells: {cell.target} at {cell.ratio:g}")
 
     gather(pool, job.key, missing, keep)
@@ -114,7 +121,7 @@ def _swept(
         criterion=rows.criterion,
         ratios=wanted.ratios,
         targets=rows.targets,
-        cells=tuple(kept.cells[cell] for cell in cells),
+        cells=tuple(measured[cell] for cell in cells),
         declined=rows.declined,
         notes=tuple(notes),
     )
@@ -129,6 +136,23 @@ def _swept(
 
     advice = recommend(analysis, found, wanted.drop, asked.max_ratio, plan, dense.drop_without)
     return replace(found, recommended=advice)
+
+
+def known_cells(cache: Cache, key: str) -> dict[tuple[str, float], Cell]:
+    """The cells of a sweep that an earlier run kept, of whatever ratios.
+
+    Args:
+        cache: of cells.
+        key: of the job.
+    """
+    cells = (cell_from_json(record) for record in cache.records(key) or ())
+    return {(cell.target, cell.ratio): cell for cell in cells}
+
+
+def keep_cell(cache: Cache, key: str, cell: Cell) -> None:
+    """Keep a cell for the next run, unless it failed: then it is measured again."""
+    if not cell.reason:
+        cache.append(key, cell_to_json(cell))
 
 
 def _columns(target: Target, ratios: Sequence[float]) -> Sequence[float]:

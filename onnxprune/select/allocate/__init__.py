@@ -1,6 +1,6 @@
 """Allocation: how many units each group keeps, so that a budget is met at the least damage."""
 
-from onnxprune.select.allocate.alignment import Axis, Grain, axes_of
+from onnxprune.select.allocate.alignment import TABLE, Axis, Grain, axes_of, grains
 from onnxprune.select.allocate.allocation import (
     Allocation,
     CostFunction,
@@ -11,7 +11,6 @@ from onnxprune.select.allocate.candidate_widths import Lattice, lattice
 from onnxprune.select.allocate.limits import Limits
 from onnxprune.select.allocate.ranking import Ranking, ranked, uniform
 from onnxprune.select.allocate.repair_widths import settle
-from onnxprune.select.allocate.rounding import TABLE, grains
 
 __all__ = [
     "TABLE",

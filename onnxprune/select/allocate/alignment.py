@@ -112,3 +112,141 @@ def _union(parts: Sequence[I64]) -> I64:
     both = np.concatenate([p.reshape(len(p), -1) for p in parts], axis=1)
     # Units are interchangeable, so each has the same number of distinct rows.
     return np.stack([np.unique(unit) for unit in both])
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One line of the table.
+
+    Attributes:
+        provider: short name of what runs the model; ``*`` for any other.
+        op: the operator, ``depthwise`` for a Conv with one channel per group, ``*`` for any other.
+        grain: the widths it runs well at.
+        source: where the number comes from.
+    """
+
+    provider: str
+    op: str
+    grain: Grain
+    source: str
+
+
+TABLE = (
+    Rule(
+        "cpu",
+        "Conv",
+        Grain(16),
+        "onnxruntime 1.31 lays channels out in blocks of 16 (AVX-512). ResNet-50 at 0.7 of its "
+        "width takes 0.65 of the time with any widths, 0.48 with multiples of 16 and equal MACs; "
+        "every width minus one takes 1.25. A chain of 3x3 convolutions at 32x32 with 4, 8, 12, 14 "
+        "and 16 channels takes 94, 149, 221, 305 and 227 us: half of 16 pays, 14 does not",
+    ),
+    Rule(
+        "cpu",
+        "depthwise",
+        Grain(16, required=16),
+        "onnxruntime 1.31: 1x1 and depthwise 3x3 in turn at 32x32 with 8, 12, 14 and 16 channels "
+        "take 44, 59, 152 and 38 us",
+    ),
+    Rule(
+        "cpu",
+        "*",
+        Grain(1),
+        "onnxruntime 1.31, BERT-base in float32: no step in K or N of a matrix product beyond the "
+        "noise of 5 %",
+    ),
+    Rule(
+        "openvino",
+        "*",
+        Grain(32),
+        "OpenVINO 2026.4 computes in bfloat16 where it can (AMX): ResNet-50 at 0.7 of its width "
+        "takes 0.45 of the time with multiples of 32, 0.63 with multiples of 8; BERT-base with a "
+        "hidden size of 538 takes 0.70, with 544 0.56",
+    ),
+    Rule(
+        "*",
+        "*",
+        Grain(8),
+        "not measured: the least that NVIDIA's ASP and ModelOpt ask for of a sparse product, and "
+        "what half-precision matrix units are fed with",
+    ),
+)
+"""The first line that fits counts."""
+
+CHOICES = 8
+"""The least number of widths to leave an axis where accuracy at a number of multiplications or
+bytes is asked for, not speed. Rounding buys speed with accuracy, and on narrow layers too much of
+it: a ResNet-20 with 16 to 64 channels and half of its multiplications answers 87.4 % of 1,000
+unseen pictures right in multiples of 16, 88.6 % in multiples of an eighth of each layer."""
+
+STEPS = 12
+"""The least number of widths to leave an axis where they are timed: the clock then says which are
+fast, and the table above has no say."""
+
+_DEPTHWISE = 8
+"""What may be left then of a multiple that is required: 8 channels take 1.2 times as long as 16."""
+
+
+def rule_for(provider: str, op: str) -> Rule:
+    """The line of the table for an operator on a provider."""
+    return next(r for r in TABLE if r.provider in (provider, "*") and r.op in (op, "*"))
+
+
+def grains(
+    shapes: Mapping[str, Sequence[int]],
+    ops: Mapping[str, str],
+    *,
+    provider: str = "cpu",
+    round_to: int | None = None,
+    choices: int = 1,
+    timed: bool = False,
+) -> Callable[[Slice], Grain]:
+    """The grain of whatever a slice cuts.
+
+    Args:
+        shapes: the dense shape of every tensor that is cut.
+        ops: the operator of every node that reads one.
+        provider: short name of what will run the model.
+        round_to: a multiple that takes the place of the table's.
+        choices: multiples are halved until an axis has so many, those required down to 8.
+        timed: widths will be timed, so they are only as many as that allows, whatever the table.
+
+    Returns:
+        A function for `alignment.axes_of`. Vectors that scale their units one by one have no grain
+        of their own: they are fused or follow what they scale.
+    """
+
+    def grain(cut: Slice) -> Grain:
+        # A convolution scales its channels one by one exactly if it is depthwise.
+        depthwise = cut.role == "scales" and len(shapes[cut.tensor]) > 2
+        found = Grain()
+        for node in cut.nodes:
+            op = ops.get(node, "")
+            if cut.role == "scales" and not (depthwise and op == "Conv"):
+                continue
+            size = int(shapes[cut.tensor][cut.axis])
+            if round_to is not None:
+                one = Grain(round_to)
+            elif timed:
+                one = Grain(_power_of_two(size // STEPS))
+            else:
+                one = rule_for(provider, "depthwise" if depthwise else op).grain
+                one = _finer(one, size, choices)
+            found = Grain(max(found.wanted, one.wanted), max(found.required, one.required))
+        return found
+
+    return grain
+
+
+def _finer(grain: Grain, size: int, choices: int) -> Grain:
+    """The largest power of two within a grain that leaves an axis of this size its choices."""
+    if choices == 1:
+        return grain
+    finest = _power_of_two(size // choices)
+    required = min(grain.required, max(finest, _DEPTHWISE))
+    return Grain(max(min(grain.wanted, finest), required), required)
+
+
+def _power_of_two(most: int) -> int:
+    """The largest that is not above ``most``; 1 if there is none."""
+    return 1 << max(most.bit_length() - 1, 0)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
+
+import numpy as np
 
 from onnxprune.errors import OnnxpruneError
 from onnxprune.quantities import Budget
+from onnxprune.select.allocate.alignment import I64
 from onnxprune.select.allocate.candidate_widths import Lattice
+from onnxprune.select.allocate.limits import Share
 from onnxprune.select.allocate.ranking import F64, Ranking, ranked, uniform
 from onnxprune.select.allocate.repair_widths import settle
-from onnxprune.select.allocate.search import meet
+from onnxprune.solve.coupled import Curve, fit
 
 Policy = Literal["uniform", "global"]
 """``uniform``: the same fraction of every group; ``global``: the lowest scores of all groups."""
@@ -166,3 +170,135 @@ def _advice(lattice: Lattice) -> str:
         advice += f"; {len(lattice.declined)} of {len(lattice.units)} groups are left alone"
         advice += f", among them {name}: {why}"
     return advice
+
+
+Kept = dict[str, int]
+
+
+def meet(
+    lattice: Lattice, ranking: Ranking, measure: Callable[[Mapping[str, int]], int], limit: int
+) -> Kept | None:
+    """Remove the lowest keys until ``measure`` is at most ``limit``, then give back what fits.
+
+    Bisection over how many units leave finds where the limit is met; what rounding took too much
+    is given back step by step, the worthiest units first. Nothing is measured that is not a
+    possible result, so the limit holds exactly; and no single step of any group could be given back
+    without breaking it, as long as widening one group makes no other cheaper.
+
+    Args:
+        lattice: the widths allowed.
+        ranking: the order in which units leave.
+        measure: what is left, given how many units each group keeps.
+        limit: the most that may be left.
+
+    Returns:
+        How many units each group keeps, or None if even the narrowest model is over the limit.
+    """
+    sequence = ranking.sequence(lattice.free)
+    if measure(dense := _after(0, sequence, lattice, ranking)) <= limit:
+        return dense
+    best = settle(lattice, ranking, lattice.smallest())
+    if measure(best) > limit:
+        return None
+    low, high = 0, len(sequence) + 1  # none leave: over the limit; all that can: within it
+    while high - low > 1:
+        middle = (low + high) // 2
+        kept = _after(middle, sequence, lattice, ranking)
+        if measure(kept) <= limit:
+            high, best = middle, kept
+        else:
+            low = middle
+    return _fill(lattice, ranking, measure, limit, best)
+
+
+def _after(count: int, sequence: I64, lattice: Lattice, ranking: Ranking) -> Kept:
+    """The widths nearest to what is left after so many units of the sequence."""
+    gone = np.bincount(sequence[:count], minlength=len(lattice.free))
+    wanted = lattice.dense()
+    for group, n in zip(lattice.free, gone.tolist(), strict=True):
+        wanted[group] = lattice.nearest(group, lattice.units[group] - n)
+    return settle(lattice, ranking, wanted)
+
+
+def _fill(
+    lattice: Lattice,
+    ranking: Ranking,
+    measure: Callable[[Mapping[str, int]], int],
+    limit: int,
+    kept: Kept,
+) -> Kept:
+    """Give back single steps while the limit holds.
+
+    Within a pass, a group whose step does not fit is not tried again: what is left has only grown
+    by then. Settled totals can make an exception, so passes go on until one gives nothing back.
+    """
+    given = True
+    while given:
+        given, waiting = False, set(lattice.free)
+        while waiting:
+            steps = {g: more for g in waiting if (more := lattice.above(g, kept[g])) is not None}
+            if not steps:
+                break
+            group = max(steps, key=lambda g: (ranking.worth(g, kept[g], steps[g]), g))
+            grown = settle(lattice, ranking, {**kept, group: steps[group]})
+            if measure(grown) <= limit:
+                kept, given = grown, True
+            else:
+                waiting.discard(group)
+    return kept
+
+
+def divide(
+    lattice: Lattice, ranking: Ranking, curves: Mapping[str, Curve] | None = None
+) -> dict[str, int]:
+    """Spread every share over its groups where it hurts least.
+
+    What counts are units, each as much as any other: the number that stays is the nearest whole
+    number to what was asked for, or as much more as widths that are rounded and guard rails demand.
+
+    Args:
+        lattice: the widths allowed, with the shares.
+        ranking: the order in which units leave; decides where there are no curves.
+        curves: the damage of every width, by group.
+
+    Returns:
+        How many units each group of the shares keeps, of those that have a choice.
+    """
+    kept: dict[str, int] = {}
+    for share in lattice.shares:
+        if curves is not None and all(g in curves for g in _choosing(lattice, share)):
+            kept |= _by_curves(lattice, share, curves)
+        else:
+            kept |= _by_ranking(lattice, share, ranking)
+    return kept
+
+
+def _by_curves(lattice: Lattice, share: Share, curves: Mapping[str, Curve]) -> Mapping[str, int]:
+    chosen = {g: curves[g] for g in _choosing(lattice, share)}
+    return fit(chosen, lambda kept: float(sum(kept.values())), _wanted(lattice, share)).widths
+
+
+def _by_ranking(lattice: Lattice, share: Share, ranking: Ranking) -> Mapping[str, int]:
+    groups = _choosing(lattice, share)
+
+    def measure(kept: Mapping[str, int]) -> int:
+        return sum(kept[g] for g in groups)
+
+    others = {g: n for g, n in lattice.dense().items() if g not in groups}
+    alone = replace(lattice.decided(others), free=groups)
+    kept = meet(alone, ranking, measure, _wanted(lattice, share)) or alone.smallest()
+    return {g: kept[g] for g in groups}
+
+
+def _choosing(lattice: Lattice, share: Share) -> tuple[str, ...]:
+    """The groups that have more than one width to choose from."""
+    return tuple(g for g in share.groups if len(lattice.widths[g]) > 1)
+
+
+def _wanted(lattice: Lattice, share: Share) -> int:
+    """How many units may stay in those groups; never fewer than must."""
+    units = sum(lattice.units[g] for g in share.groups)
+    groups = _choosing(lattice, share)
+    others = sum(int(lattice.widths[g][0]) for g in share.groups if g not in groups)
+    least = sum(int(lattice.widths[g][0]) for g in groups)
+    return max(round(units * (1 - share.ratio)) - others, least)

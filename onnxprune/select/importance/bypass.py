@@ -77,7 +77,7 @@ def _lines(
     session = open_session(analysis.model, provider=provider, outputs=taps)
     sums: dict[str, Any] = {}
     for feeds in batches:
-        seen = session.run(feeds, only=taps)
+        seen = session.run(feeds, taps)
         for block in blocks:
             x, y = (_rows(seen[v]) for v in (block.skip, block.output))
             products = [np.einsum("rc,rc->c", x, each, dtype=np.float64) for each in (x, y)]

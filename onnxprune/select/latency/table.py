@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import platform
 import time
@@ -19,7 +18,7 @@ import numpy.typing as npt
 import onnx
 
 from onnxprune import model as models
-from onnxprune.data import cache
+from onnxprune.data.cache import Cache
 from onnxprune.errors import OnnxpruneError
 from onnxprune.graph.plan import versions
 from onnxprune.runtime.registry import Backend, Timed
@@ -33,10 +32,9 @@ from onnxprune.select.latency.subgraph import (
     ends,
 )
 
-ENDING = ".latency.json"
 MOST = 50_000
 """Times that one file may hold; those not asked for the longest go first."""
-_FORMAT = 1
+_FORMAT = 2
 """Raised when times mean something else than before."""
 _ENOUGH = 6e6
 """Multiply-accumulates that the copies of a segment should be together: some tenths of a
@@ -145,37 +143,20 @@ def open_table(
 ) -> Table:
     """The table of a backend, with the times that are on disk if they are to be kept."""
     table = Table(backend, threads)
-    place = cache.folder() if keep else None
-    if place is None:
-        return table
-    path = place / f"{_name(table)}{ENDING}"
-    try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        if stored["of"] != _of(table):
-            raise ValueError("it is of another backend")  # noqa: TRY301
-        table.times = {str(key): float(seconds) for key, seconds in stored["times"].items()}
-        table.doubted = {str(key) for key in stored["doubted"]}
-    except FileNotFoundError:
-        pass
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        tell(f"ignoring {path.name} in the cache, which cannot be used: {error}")
+    if (stored := Cache("latency", tell, enabled=keep).get(_name(table))) is not None:
+        table.times, table.doubted = stored["times"], set(stored["doubted"])
     return table
 
 
 def keep_table(table: Table, tell: Callable[[str], None]) -> None:
     """Write what is in the table, with what others have written meanwhile."""
-    place = cache.folder()
-    if place is None or not table.timed:
+    if not table.timed:
         return
     others = open_table(table.backend, table.threads, keep=True, tell=lambda _: None)
     every = {**others.times, **table.times}
     latest = dict(list(every.items())[-MOST:])
     doubted = sorted((others.doubted | table.doubted) & latest.keys())
-    text = json.dumps({"of": _of(table), "times": latest, "doubted": doubted})
-    try:
-        cache.keep(place, f"{_name(table)}{ENDING}", lambda file: file.write(text.encode()))
-    except OSError as error:
-        tell(f"the times of layers are not kept for the next time: {error.strerror or error}")
+    Cache("latency", tell).put(_name(table), {"times": latest, "doubted": doubted})
 
 
 def _of(table: Table) -> dict[str, object]:

@@ -1,44 +1,36 @@
-"""Which form each weight gets: the smallest that is allowed, within the memory for decoding."""
+"""Which encoding each weight gets: the smallest allowed one, within the memory for decoding."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from onnxprune.config import Store
 from onnxprune.errors import OnnxpruneError
-from onnxprune.sparse.encodings.forms import (
-    FORMS,
-    GRAPH,
-    PACKED,
-    RAM,
-    TABLE,
-    Form,
-    default_ram,
-    payload,
-    readable,
-)
-from onnxprune.sparse.encodings.values import Coding, Values
-from onnxprune.sparse.encodings.weights import Weight
+from onnxprune.sparse.encodings.table import DENSE, ENCODINGS, SPARSE, Encoding, Packed, readable
+from onnxprune.sparse.encodings.weights import Coding, Values, Weight
 
 _ANYWAY = 100
-"""Tables of a form count for nothing beside weights of this many times their size."""
+"""Tables of an encoding count for nothing beside weights of this many times their size."""
+_DECODED_AT_ONCE = 256 * 10**6
+"""Values that are decoded by default, at most."""
 
 
 @dataclass(frozen=True)
-class Asked:
+class StoreConfig:
     """How weights are to be stored.
 
     Attributes:
-        form: one form for all, or ``auto``, the smallest that all of ``providers`` read.
+        form: one encoding for all, or ``auto``, the smallest that all of ``providers`` read.
         values: what the values of floats may be narrowed to.
         providers: what will run the model, by short name.
         ram: bytes that decoding may take when the model is loaded; None for a quarter of this
             machine's memory.
-        always: take the form asked for even where it is larger.
+        always: take this form even where it is larger.
 
     Raises:
-        OnnxpruneError: narrowed values are asked of a form that has no room for a decoder.
+        OnnxpruneError: narrowed values in a form that has no room for a decoder.
     """
 
     form: Store = "auto"
@@ -56,97 +48,109 @@ class Asked:
             )
 
     @property
-    def allowed(self) -> tuple[frozenset[Form], str]:
-        """The forms that may be chosen from, and why some may not although they could."""
+    def allowed(self) -> tuple[tuple[Encoding, ...], str]:
+        """The encodings to choose from, and why some are not among them although they could be."""
         match self.form:
             case "sparse":
-                return frozenset({"dense", "sparse"}), ""
+                return (DENSE, SPARSE), ""
             case "packed":
-                return frozenset({"dense", *PACKED}), ""
+                return (DENSE, *(e for e in ENCODINGS.values() if isinstance(e, Packed))), ""
             case "auto":
                 return readable(self.providers)
-        return frozenset({"dense"}), ""
+        return (DENSE,), ""
 
 
-def choose(weights: Sequence[Weight], asked: Asked, no_decoder: str = "") -> list[Weight]:
-    """The weights with their forms, in the order given.
+def choose(weights: Sequence[Weight], config: StoreConfig, no_decoder: str = "") -> list[Weight]:
+    """The weights with their encodings, in the same order.
 
     Args:
         weights: of one model.
-        asked: what may be chosen.
+        config: what may be chosen.
         no_decoder: why nothing can be decoded in this model; empty if it can. Then the values of
             ``weights`` have to be exact.
     """
-    allowed, _ = asked.allowed
+    allowed, _ = config.allowed
     if no_decoder:
-        allowed -= PACKED
-    forms = [_smallest(weight, allowed, always=asked.always) for weight in weights]
-    for form in () if asked.always else TABLE:
-        gains = held = 0
-        for weight, had in zip(weights, forms, strict=True):
-            if had == form:
-                other = _smallest(weight, allowed - {form}, always=False)
-                held += _bytes(weight, form)
-                gains += _bytes(weight, other) - _bytes(weight, form)
-        if gains <= TABLE[form] and held < _ANYWAY * TABLE[form]:  # the table takes what is saved
-            allowed -= {form}
-            forms = [_smallest(weight, allowed, always=False) for weight in weights]
-    chosen = [_with(weight, form) for weight, form in zip(weights, forms, strict=True)]
-    return _within(chosen, allowed, default_ram() if asked.ram is None else asked.ram)
+        allowed = _unpacked(allowed)
+    encodings = [_smallest(weight, allowed, always=config.always) for weight in weights]
+    shared = [e for e in ENCODINGS.values() if e.table_bytes and not config.always]
+    for encoding in sorted(shared, key=lambda e: -e.load_memory):
+        gain = total = 0
+        others = tuple(e for e in allowed if e is not encoding)
+        for weight, own in zip(weights, encodings, strict=True):
+            if own is encoding:
+                other = _smallest(weight, others, always=False)
+                total += _bytes(weight, encoding)
+                gain += _bytes(weight, other) - _bytes(weight, encoding)
+        if gain <= encoding.table_bytes and total < _ANYWAY * encoding.table_bytes:
+            allowed = others  # the table takes what is saved
+            encodings = [_smallest(weight, allowed, always=False) for weight in weights]
+    chosen = [_with(weight, encoding) for weight, encoding in zip(weights, encodings, strict=True)]
+    return _within(chosen, allowed, default_ram() if config.ram is None else config.ram)
 
 
-def bytes_of(weight: Weight, form: Form) -> int | None:
-    """Bytes a weight takes in a form, its part of the graph included; None if it cannot have it."""
-    dtype = weight.tensor.dtype if form == "sparse" else weight.coding.dtype
-    data = payload(form, weight.content, int(dtype.itemsize))
-    return None if data is None else data + GRAPH[form]
+def bytes_of(weight: Weight, encoding: Encoding) -> int | None:
+    """Bytes of a weight in an encoding, its part of the graph included; None if it has no such."""
+    dtype = weight.tensor.dtype if encoding.exact else weight.coding.dtype
+    data = encoding.size(weight.stats, int(dtype.itemsize))
+    return None if data is None else data + encoding.graph_bytes
 
 
-def _bytes(weight: Weight, form: Form) -> int:
-    found = bytes_of(weight, form)
-    assert found is not None
-    return found
+def default_ram() -> int:
+    """How many bytes decoding may take where nobody says: a quarter of this machine's memory."""
+    most = _DECODED_AT_ONCE * max(encoding.load_memory for encoding in ENCODINGS.values())
+    if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
+        return most
+    return min(most, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4)
 
 
-def _smallest(weight: Weight, allowed: frozenset[Form], *, always: bool) -> Form:
+def _bytes(weight: Weight, encoding: Encoding) -> int:
+    size = bytes_of(weight, encoding)
+    assert size is not None
+    return size
+
+
+def _unpacked(encodings: Iterable[Encoding]) -> tuple[Encoding, ...]:
+    return tuple(each for each in encodings if not isinstance(each, Packed))
+
+
+def _smallest(weight: Weight, allowed: Sequence[Encoding], *, always: bool) -> Encoding:
+    """The encoding that takes least; of two that take the same, the first of the table."""
     if weight.excluded:
-        return "dense"
-    sizes = {form: bytes_of(weight, form) for form in FORMS if form in allowed}
-    if always and weight.content.kept < weight.content.size:
-        sizes.pop("dense")
-    fit = {form: size for form, size in sizes.items() if size is not None}
-    return min(fit, key=lambda form: fit[form]) if fit else "dense"
+        return DENSE
+    sizes = {each: bytes_of(weight, each) for each in ENCODINGS.values() if each in allowed}
+    if always and weight.stats.nonzeros < weight.stats.size:
+        sizes.pop(DENSE)
+    fitting = {encoding: size for encoding, size in sizes.items() if size is not None}
+    return min(fitting, key=lambda each: fitting[each]) if fitting else DENSE
 
 
-def _with(weight: Weight, form: Form, remark: str = "") -> Weight:
-    exact = Coding(weight.tensor.dtype)
-    coding = exact if form == "sparse" else weight.coding
-    return replace(weight, form=form, coding=coding, remark=remark or weight.remark)
+def _with(weight: Weight, encoding: Encoding, remark: str = "") -> Weight:
+    coding = Coding(weight.tensor.dtype) if encoding.exact else weight.coding
+    return replace(weight, encoding=encoding, coding=coding, remark=remark or weight.remark)
 
 
-def _within(weights: list[Weight], allowed: frozenset[Form], limit: int) -> list[Weight]:
+def _within(weights: list[Weight], allowed: Sequence[Encoding], limit: int) -> list[Weight]:
     """The same, with as many weights decoded as memory allows: those that save most per byte."""
-    packed = [k for k, weight in enumerate(weights) if weight.form in PACKED]
 
-    def worth(k: int) -> float:
+    def memory(weight: Weight) -> int:
+        return weight.encoding.load_memory * weight.stats.size
+
+    def saving(k: int) -> float:
         weight = weights[k]
-        return (_bytes(weight, "dense") - _bytes(weight, weight.form)) / _ram(weight)
+        return (_bytes(weight, DENSE) - _bytes(weight, weight.encoding)) / memory(weight)
 
-    left = limit
-    for k in sorted(packed, key=worth, reverse=True):
-        needed = _ram(weights[k])
-        if needed <= left:
-            left -= needed
+    remaining = limit
+    packed = [k for k, weight in enumerate(weights) if isinstance(weight.encoding, Packed)]
+    for k in sorted(packed, key=saving, reverse=True):
+        needed = memory(weights[k])
+        if needed <= remaining:
+            remaining -= needed
             continue
         remark = (
-            f"decoding it would take about {needed} bytes of memory, and {left} are left of the "
-            f"{limit} allowed"
+            f"decoding it would take about {needed} bytes of memory, and {remaining} are left of "
+            f"the {limit} allowed"
         )
-        weights[k] = _with(
-            weights[k], _smallest(weights[k], allowed - PACKED, always=False), remark
-        )
+        encoding = _smallest(weights[k], _unpacked(allowed), always=False)
+        weights[k] = _with(weights[k], encoding, remark)
     return weights
-
-
-def _ram(weight: Weight) -> int:
-    return RAM[weight.form] * weight.content.size

@@ -19,9 +19,7 @@ import onnx_ir as ir
 
 from onnxprune import model as models
 from onnxprune.model.decode import PREFIX
-from onnxprune.sparse.encodings.forms import Content
-from onnxprune.sparse.encodings.sparsity_stats import count
-from onnxprune.sparse.encodings.weights import Weight
+from onnxprune.sparse.encodings.sparsity_stats import SparsityStats
 
 Array = npt.NDArray[Any]
 
@@ -33,54 +31,24 @@ _SPLIT_INPUT = 13  # the operator set from which Split takes sizes as an input
 
 @dataclass(frozen=True, eq=False)
 class Stream:
-    """Weights of one form and type that are decoded together, which takes fewer nodes.
+    """Weights of one encoding and type that are decoded together, which takes fewer nodes.
 
     Attributes:
         number: tells streams apart.
-        weights: in the order in which their values follow each other.
-        content: of all of them as one flat tensor.
+        stats: of all of them as one flat tensor.
         stored: type of the written values.
         work: type they are converted to.
+        flat: gives all values, ``[n]``, as they are written.
     """
 
     number: int
-    weights: tuple[Weight, ...]
-    content: Content
+    stats: SparsityStats
     stored: ir.DataType
     work: ir.DataType
-
-    def flat(self) -> Array:
-        """All values, ``[n]``, as they are written."""
-        parts = [weight.stored().reshape(-1) for weight in self.weights]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
-
-    def add(
-        self,
-        pieces: Pieces,
-        what: str,
-        encode: Callable[[Array], Array],
-        dtype: ir.DataType,
-        shape: tuple[int, ...],
-    ) -> ir.Value:
-        """A stored tensor that is encoded when it is written."""
-        tensor = ir.LazyTensor(
-            lambda: ir.Tensor(np.ascontiguousarray(encode(self.flat())), dtype),
-            dtype,
-            ir.Shape(shape),
-        )
-        return pieces.constant(f"{what}{self.number}", tensor)
+    flat: Callable[[], Array]
 
 
-def stream(number: int, weights: Sequence[Weight]) -> Stream:
-    """A stream of weights that have one form and one type."""
-    first = weights[0]
-    made = Stream(number, tuple(weights), first.content, first.coding.dtype, first.work)
-    if len(weights) == 1 and first.moved is None:
-        return made
-    return Stream(number, tuple(weights), count(made.flat()), made.stored, made.work)
-
-
-class Pieces:
+class GraphBuilder:
     """Nodes and constants on their way into a model; nothing is in it before `finish`.
 
     Args:
@@ -107,14 +75,28 @@ class Pieces:
     def zeros(self, shape: tuple[int, ...], dtype: ir.DataType) -> ir.Value:
         """Zeros that are only made when the model is loaded."""
         # ConstantOfShape makes bfloat16 only from opset 20 on.
-        made = ir.DataType.FLOAT if dtype == ir.DataType.BFLOAT16 else dtype
-        zero = ir.AttrTensor("value", ir.Tensor(np.zeros(1, made.numpy()), made))
+        filled = ir.DataType.FLOAT if dtype == ir.DataType.BFLOAT16 else dtype
+        zero = ir.AttrTensor("value", ir.Tensor(np.zeros(1, filled.numpy()), filled))
         zeros = self._node("ConstantOfShape", [self.sizes(shape)], [zero])[0]
-        return zeros if made == dtype else self.cast(zeros, dtype)
+        return zeros if filled == dtype else self.cast(zeros, dtype)
 
     def head(self, value: ir.Value, count: int) -> ir.Value:
         """The first ``count`` entries of a flat tensor."""
         return self.node("Slice", value, self.sizes((0,)), self.sizes((count,)))
+
+    def first_axis(self) -> ir.Value:
+        """The axis 0 as a constant, which CumSum takes."""
+        return self.shared("axis", np.array(0, np.int64))
+
+    def lookup(self, name: str, table: Array, at: ir.Value) -> ir.Value:
+        """Rows of a shared table, one after the other in a flat tensor."""
+        rows = self.shared(name, table)
+        entries = self.node("Gather", rows, self.cast(at, ir.DataType.INT32), axis=0)
+        return self.node("Reshape", entries, self.shared("flat", np.array([-1], np.int64)))
+
+    def ranks(self, flags: ir.Value) -> ir.Value:
+        """For every flag that is 1, how many are up to it; 0 for the others."""
+        return self.node("Mul", self.node("CumSum", flags, self.first_axis()), flags)
 
     def sizes(self, sizes: Sequence[int]) -> ir.Value:
         """Integers as an int64 constant, shared by all who need the same."""
@@ -133,10 +115,26 @@ class Pieces:
         if len(sizes) == 1:
             return [value]
         if self._opset >= _SPLIT_INPUT:
-            given = self.constant("parts", ir.Tensor(np.array(sizes, np.int64)))
-            return self._node("Split", [value, given], [], len(sizes))
+            lengths = self.constant("parts", ir.Tensor(np.array(sizes, np.int64)))
+            return self._node("Split", [value, lengths], [], len(sizes))
         attributes = [ir.AttrInt64s("split", list(sizes)), ir.AttrInt64("axis", 0)]
         return self._node("Split", [value], attributes, len(sizes))
+
+    def part(
+        self,
+        stream: Stream,
+        name: str,
+        encode: Callable[[Array], Array],
+        dtype: ir.DataType,
+        shape: tuple[int, ...],
+    ) -> ir.Value:
+        """A stored tensor of a stream, which is encoded when it is written."""
+        tensor = ir.LazyTensor(
+            lambda: ir.Tensor(np.ascontiguousarray(encode(stream.flat())), dtype),
+            dtype,
+            ir.Shape(shape),
+        )
+        return self.constant(f"{name}{stream.number}", tensor)
 
     def shared(self, name: str, array: Array) -> ir.Value:
         """A constant that is stored once however often it is asked for."""
@@ -168,10 +166,10 @@ class Pieces:
     def _node(
         self, op: str, inputs: Sequence[ir.Value], attributes: Sequence[ir.Attr], outputs: int = 1
     ) -> list[ir.Value]:
-        made = [ir.Value(name=self._name()) for _ in range(outputs)]
+        values = [ir.Value(name=self._name()) for _ in range(outputs)]
         # Named "" rather than None, for which onnx-ir would make up a name that takes space.
-        self._nodes.append(ir.Node("", op, inputs, attributes, outputs=made, name=""))
-        return made
+        self._nodes.append(ir.Node("", op, inputs, attributes, outputs=values, name=""))
+        return values
 
     def _name(self, wanted: str = "") -> str:
         """A name that nothing in the model has; a number will do where none is wanted."""

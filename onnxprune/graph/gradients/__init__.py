@@ -1,1 +1,0 @@
-"""What every operator passes back: the gradient rules, by operator family."""

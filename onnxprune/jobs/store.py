@@ -1,0 +1,227 @@
+"""The job that stores weights in less space, and checks the file it wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxprune import model as models
+from onnxprune.config import Options
+from onnxprune.data.dataset import open_inputs
+from onnxprune.errors import OnnxpruneError
+from onnxprune.evaluate.equivalence import Check, difference, tolerance
+from onnxprune.graph.analysis import analyse
+from onnxprune.model.decode import densify
+from onnxprune.runtime import open_session
+from onnxprune.sparse.encodings.choose import StoreConfig, choose
+from onnxprune.sparse.encodings.table import DENSE, Packed
+from onnxprune.sparse.encodings.weights import Weight, weights
+from onnxprune.sparse.encodings.write import no_decoder, write
+
+Array = npt.NDArray[Any]
+Feeds = Mapping[str, Array]
+
+NOT_COMPUTE = (
+    "sparse storage is not sparse compute: a runtime makes these weights dense again when it loads "
+    "them, so the file is smaller and the model neither faster nor smaller in memory"
+)
+
+AT_LOAD = (
+    "packed weights are decoded when a model is loaded with graph optimisations on, as runtimes do "
+    "unless told otherwise; with them off they are decoded at every run: right, but slow"
+)
+
+OTHER_ORDER = (
+    "OpenVINO decodes packed weights after it has folded what it can, so it multiplies "
+    "BatchNormalization into outputs instead of weights: they differ in the last bits unless "
+    "BatchNormalization was folded before"
+)
+"""Measured: its ConstantFolding leaves CumSum and GatherElements, which run when it compiles."""
+
+
+@dataclass(frozen=True, eq=False)
+class Stored:
+    """A model that is ready to be written.
+
+    Attributes:
+        model: what is written.
+        dense: the same with all weights dense.
+        weights: every weight that is large enough to be looked at, with its encoding.
+        config: how they are to be stored.
+        notes: whole sentences on what the reader should know.
+        unread: tools that cannot read what is written, and what they do; empty for packed
+            weights, which are standard operators.
+    """
+
+    model: models.Model
+    dense: models.Model
+    weights: tuple[Weight, ...]
+    config: StoreConfig
+    notes: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
+
+    @property
+    def changed(self) -> bool:
+        """Whether any weight is stored otherwise than dense."""
+        return any(weight.changed for weight in self.weights)
+
+    def save(self, path: str | Path) -> Path:
+        """Write it; never over the model it came from.
+
+        Raises:
+            OnnxpruneError: it cannot be written there.
+        """
+        external = True if self.config.form == "external" else None
+        return models.save(self.model, path, external=external)
+
+
+@dataclass(frozen=True)
+class StoredCheck:
+    """What was checked of a file, and what could not be."""
+
+    checks: tuple[Check, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """Whether every check is good."""
+        return all(check.ok for check in self.checks)
+
+
+def store(source: models.ModelLike, config: StoreConfig | None = None) -> Stored:
+    """Give every weight of a model an encoding.
+
+    Args:
+        source: whatever `models.load` takes; it is left as it is. Weights that are packed or
+            sparse in it are made dense first.
+        config: by default, the smallest encoding each.
+
+    Raises:
+        OnnxpruneError: the model cannot be loaded.
+    """
+    config = config or StoreConfig()
+    dense, _ = densify(models.load(source))
+    allowed, reason = config.allowed
+    notes = [reason] if reason else []
+    if allowed == (DENSE,):
+        return Stored(dense, dense, (), config, tuple(notes))
+    model = models.clone(dense)
+    undecoded = "none of the encodings is packed"
+    if any(isinstance(encoding, Packed) for encoding in allowed):
+        undecoded = no_decoder(model)
+        notes += [undecoded] if undecoded else []
+    candidates = list(weights(model, "exact" if undecoded else config.values))
+    chosen = choose(candidates, config, undecoded)
+    unread = write(model, chosen, config.providers)
+    notes += _notes(chosen)
+    if "openvino" in config.providers and _normalised(model) and _packs(chosen):
+        notes.append(OTHER_ORDER)
+    return Stored(model, dense, tuple(chosen), config, tuple(notes), unread)
+
+
+def check_stored(
+    stored: Stored,
+    path: Path,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    provider: str = "cpu",
+) -> StoredCheck:
+    """Read a file back, and run it beside the dense model on synthetic inputs.
+
+    Args:
+        stored: what was written.
+        path: where.
+        shapes: of inputs whose sizes the model leaves open.
+        provider: what runs both.
+    """
+    back = read_back(stored, path)
+    if not stored.changed:
+        return StoredCheck((back,))
+    try:
+        analysis = analyse(stored.dense, inputs=shapes)
+        inputs = open_inputs(stored.dense, Options(provider=provider, shapes=shapes or {}))
+        feeds = inputs.that_run(analysis, provider).proof(analysis)
+        outputs = same_outputs(stored, path, feeds, provider)
+    except OnnxpruneError as problem:
+        return StoredCheck((back,), (f"it was read back but not run: {problem.message}",))
+    if any(weight.narrowed for weight in stored.weights):
+        moved = f"{outputs.value:.2g} of their size on made-up inputs"
+        return StoredCheck((back,), (f"values in fewer bits move the outputs by up to {moved}",))
+    return StoredCheck((back, outputs))
+
+
+def read_back(stored: Stored, path: Path) -> Check:
+    """Decode every weight from the file; each must be what was meant, bit by bit."""
+    written = models.constants(densify(models.load(path))[0])
+    changed = {weight.name: weight for weight in stored.weights if weight.changed}
+    wrong = 0
+    for name, value in models.constants(stored.dense).items():
+        tensor = models.constant(value)
+        decoded = models.constant(written[name]) if name in written else None
+        if tensor is None or decoded is None:
+            wrong += 1
+            continue
+        expected = changed[name].expected() if name in changed else tensor.numpy()
+        try:
+            wrong += not same(decoded.numpy(), expected)
+        except OnnxpruneError:  # what is stored cannot be decoded
+            wrong += 1
+    return Check("weights that read back otherwise", wrong == 0, float(wrong), 0.0)
+
+
+def same(one: Array, other: Array) -> bool:
+    """Whether two arrays are equal bit by bit; signs of zeros and payloads of NaN count too."""
+    if one.dtype != other.dtype or one.shape != other.shape:
+        return False
+    if one.dtype == object:
+        return bool((one == other).all())
+    left, right = (np.ascontiguousarray(each).reshape(-1).view(np.uint8) for each in (one, other))
+    return np.array_equal(left, right)
+
+
+def same_outputs(stored: Stored, path: Path, feeds: Sequence[Feeds], provider: str) -> Check:
+    """Run the file and the dense model; outputs must agree to rounding.
+
+    Raises:
+        OnnxpruneError: one of them does not run.
+    """
+    dense = open_session(stored.dense, provider=provider, prepack=False)
+    expected: list[Mapping[str, Any]] = [dense.run(each) for each in feeds]
+    del dense
+    session = open_session(path, provider=provider)
+    worst = Check("outputs = dense", ok=True, value=0.0, limit=0.0)
+    for each, outputs in zip(feeds, expected, strict=True):
+        actual = session.run(each)
+        for name, array in outputs.items():
+            if not isinstance(array, np.ndarray) or array.dtype == object:
+                continue
+            limit, value = tolerance(array), difference(actual[name], array)
+            if value >= worst.value:
+                worst = Check(f"outputs = dense ({name})", value <= limit, value, limit)
+    return worst
+
+
+def _notes(chosen: list[Weight]) -> list[str]:
+    notes = []
+    negative = sum(w.stats.negative for w in chosen if w.changed)
+    if negative:
+        notes.append(f"{negative} zeros had a sign, and have none now")
+    if not any(weight.changed for weight in chosen):
+        notes.append("no weight takes less space in another form than the dense one")
+    if _packs(chosen):
+        notes.append(AT_LOAD)
+    if any(weight.encoding is not DENSE for weight in chosen):
+        notes.append(NOT_COMPUTE)
+    return notes
+
+
+def _packs(chosen: list[Weight]) -> bool:
+    return any(isinstance(weight.encoding, Packed) for weight in chosen)
+
+
+def _normalised(model: models.Model) -> bool:
+    return any(n.op_type == "BatchNormalization" for g in models.graphs(model) for n in g)

@@ -1,0 +1,90 @@
+"""Every execution provider of onnxruntime as a backend.
+
+The names of providers that are also runtimes of their own get ``ort-`` before them here, so that
+``openvino`` is OpenVINO itself and ``ort-openvino`` is onnxruntime with the OpenVINO plug-in.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+
+from onnxprune.errors import OnnxpruneError
+from onnxprune.runtime.interface import Availability, Backend, Capability, Request, Source
+from onnxprune.runtime.ort import OrtSession, open_session
+from onnxprune.runtime.providers import PROVIDERS, Provider, device_problem, gpu_problem, runtime
+
+_RUNTIMES = ("openvino", "tensorrt", "tensorrt-rtx")
+"""Providers whose name means the runtime itself when it stands alone."""
+_ON_GPU = ("cuda", "tensorrt", "tensorrt-rtx")
+_CAPABILITIES: frozenset[Capability] = frozenset({"taps", "profile", "references", "unoptimised"})
+
+
+def _backend(one: Provider, name: str, hint: str = "") -> Backend:
+    def opener(model: Source, request: Request) -> OrtSession:
+        return open_session(
+            model,
+            provider=one.name,
+            threads=request.threads,
+            optimise=request.optimise,
+            spin=True,
+            saturate=True,  # as it ships
+            outputs=request.outputs,
+            options=_hinted(request.options, hint) if hint else request.options,
+            profile=request.profile,
+        )
+
+    said = "in the precision it chooses" if hint == "default" else f"in {hint}" if hint else ""
+    summary = f"onnxruntime, {one.full}" + (f", {said}" if said else "")
+    return Backend(name, summary, one.install, _probe(one), opener, _CAPABILITIES)
+
+
+def name_of(one: Provider) -> str:
+    """What the backend is called that is onnxruntime with a provider."""
+    return f"ort-{one.name}" if one.name in _RUNTIMES else one.name
+
+
+def _hinted(options: Mapping[str, str], hint: str) -> dict[str, str]:
+    """The plug-in's options with a precision, unless they name one themselves.
+
+    It takes properties of OpenVINO only as JSON under ``load_config``; plain keys are ignored.
+    """
+    given = json.loads(options.get("load_config", "{}"))
+    device = options.get("device_type", "CPU")
+    if hint != "default":
+        given.setdefault(device, {}).setdefault("INFERENCE_PRECISION_HINT", hint)
+    return {**options, **({"load_config": json.dumps(given)} if given else {})}
+
+
+def _probe(one: Provider) -> Callable[[], Availability]:
+    def probe() -> Availability:
+        try:
+            found = str(runtime().__version__)
+        except OnnxpruneError as error:
+            return Availability(ok=False, reason=error.message)
+        problem = device_problem(one)
+        if not problem and one.name in _ON_GPU:
+            problem = gpu_problem()
+        if one.plugin and not problem:
+            with contextlib.suppress(PackageNotFoundError):
+                found += f" with {one.wheel} {version(one.wheel)}"
+        return Availability(ok=not problem, version=found, reason=problem)
+
+    return probe
+
+
+def _all() -> tuple[Backend, ...]:
+    made = []
+    for one in PROVIDERS:
+        name = name_of(one)
+        if one.name != "openvino":
+            made.append(_backend(one, name))
+            continue
+        made.append(_backend(one, name, "f32"))
+        made += [_backend(one, f"{name}:{hint}", hint) for hint in ("f16", "bf16", "default")]
+    return tuple(made)
+
+
+BACKENDS = _all()

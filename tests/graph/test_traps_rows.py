@@ -1,0 +1,71 @@
+"""Rows that are addressed while the model runs: features behind them leave, rows do not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper
+
+from models.skeletons.net import Net
+from proving import proved
+
+UNSEEN = ({"nodes": 8, "edges": 3}, {"nodes": 17, "edges": 31})
+
+
+def test_gathered_nodes_lose_features() -> None:
+    """The messages of a graph network: GatherND along edges, MatMul, ScatterND into nodes."""
+    net = Net(61, opset=18)
+    x = net.node("Relu", net.dense(net.input("x", ("nodes", 6), width=6), 10))
+    index = net.input("index", ("edges", 1), TensorProto.INT64)
+    message = net.node("Relu", net.dense(net.node("GatherND", x, index), 12))
+    zeros = net.node("Sub", net.dense(x, 12), net.dense(x, 12))
+    total = net.node("ScatterND", zeros, index, message, reduction="add")
+    proof = proved(net.build(net.dense(total, 5), ("nodes", 5)), unseen=UNSEEN, high=2)
+    assert proof.kinds == {"ffn": 4 + 4}
+
+
+def test_an_index_repeated_along_features_loses_them_too() -> None:
+    """As PyTorch exports scatter_add: the index is expanded to the shape of the messages."""
+    net = Net(62, opset=18)
+    x = net.node("Relu", net.dense(net.input("x", ("nodes", 6), width=6), 10))
+    index = net.input("index", ("edges", 1), TensorProto.INT64)
+    wide = net.node("Expand", index, net.constant([1, 10]))
+    messages = net.node("GatherElements", x, wide, width=10, axis=0)
+    total = net.node("ScatterElements", x, wide, messages, axis=0, reduction="add")
+    proof = proved(net.build(net.dense(total, 5), ("nodes", 5)), unseen=UNSEEN, high=2)
+    assert proof.kinds == {"ffn": 4}
+
+
+def test_an_index_of_fewer_features_keeps_all() -> None:
+    net = Net(63, opset=18)
+    x = net.node("Relu", net.dense(net.input("x", ("nodes", 6), width=6), 10))
+    narrow = net.constant(np.zeros((3, 4), np.int64))
+    picked = net.node("GatherElements", x, narrow, width=4, axis=0)
+    proof = proved(net.build(net.dense(picked, 5), (3, 5)), unseen=UNSEEN)
+    assert proof.units == 0
+    assert "GatherElements" in proof.why("MatMul", 0, 1)
+
+
+@pytest.mark.parametrize("group", [1, 2])
+def test_deformed_convolutions_lose_channels(group: int) -> None:
+    """Offsets are predicted from the same channels, and lose none of their own."""
+    net = Net(64, opset=19)
+    x = net.node("Relu", net.conv(net.input("x", ("batch", 3, 8, 8), width=3), 12, 3))
+    offsets = net.conv(x, 18, 3, gain=0.3)
+    weight = net.weight(10, 12 // group, 3, 3, fan=108 // group)
+    pads = {"pads": [1, 1, 1, 1], "kernel_shape": [3, 3], "group": group}
+    y = net.node("Relu", net.node("DeformConv", x, weight, offsets, width=10, **pads))
+    proof = proved(net.build(net.head(y, 4), ("batch", 4)))
+    assert proof.units == {1: 4 + 4, 2: 5}[group]  # as in a plain convolution
+
+
+def test_classic_preprocessing_has_a_shape() -> None:
+    """scikit-learn's scaler in front of a network."""
+    net = Net(65)
+    net.opsets.append(helper.make_opsetid("ai.onnx.ml", 3))
+    x = net.input("x", ("batch", 6), width=6)
+    offsets = {"offset": [0.1] * 6, "scale": [1.5] * 6}
+    x = net.node("Scaler", x, domain="ai.onnx.ml", **offsets)
+    x = net.node("Normalizer", x, domain="ai.onnx.ml", norm="L2")
+    hidden = net.node("Relu", net.dense(x, 10))
+    assert proved(net.build(net.dense(hidden, 3), ("batch", 3))).kinds == {"ffn": 4}
