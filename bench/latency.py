@@ -94,7 +94,7 @@ def pruned(name: str, how: str, peer: str) -> Path:
         **asked,
     )
     if not made.ok:
-        sys.exit(f"{name} {how}: {made.verdict}")
+        sys.exit(f"{name} {how}: {made.checks}")
     return made.save(path)
 
 

@@ -48,8 +48,8 @@ from onnxprune.data.activations.padding import shown, shown_to
 from onnxprune.data.activations.rows import Sample, moments_of
 from onnxprune.data.activations.runner import Segments
 from onnxprune.data.batches import token_masks
-from onnxprune.graph.layers.epilogue import Merge
-from onnxprune.graph.layers.linear import Layer, find_layers
+from onnxprune.graph.layers.epilogue import Epilogue, Weights
+from onnxprune.graph.layers.linear import LinearLayer, find_layers, refittable
 from onnxprune.quantities import Sparsity, sparsity
 from onnxprune.runtime import open_session
 from onnxprune.solve.im2col import sample_positions
@@ -60,7 +60,7 @@ from onnxprune.sparse.layerwise import Settings
 from onnxprune.sparse.rows import steadied
 from onnxprune.sparse.select import aim, gram_of, select
 from onnxprune.sparse.sparsify import sparsify
-from onnxprune.sparse.targets import Weights, find_targets
+from onnxprune.sparse.targets import find_targets
 
 RESULTS = HERE / "results" / "layer_error.json"
 NETWORKS = {
@@ -96,7 +96,7 @@ def affine(model: models.Model) -> dict[str, Affine]:
         return tensor.numpy().astype(np.float64)
 
     found = {}
-    for layer in find_layers(model)[0]:
+    for layer in refittable(find_layers(model)):
         matrix = layer.matrix(array(layer.weight))
         shape = matrix.shape[0], matrix.shape[2]
         bias = array(layer.bias).reshape(shape) if layer.bias else np.zeros(shape)
@@ -128,20 +128,19 @@ def solved(
     run, weights, sample = Segments(model, batches), Weights(model), Sample(rows=ROWS)
     found: dict[str, dict[str, Affine]] = {amount: {} for amount in amounts}
     wanted = {amount: find_targets(model, asked)[0] for amount, asked in amounts.items()}
-    for target in next(iter(wanted.values())):
-        layer, (groups, _, outputs) = target.layer, target.shape
-        one = np.ones(groups * outputs)
-        here = Merge(layer.y, None, one, 0 * one)
-        train, held = moments_of(layer, here, target.shape, run, run, sample)
-        weight, bias = weights.read(target)
+    for layer in next(iter(wanted.values())):
+        one = np.ones(layer.outputs)
+        here = Epilogue(layer.y, None, one, 0 * one)
+        train, held = moments_of(layer, here, run, run, sample)
+        weight, bias = weights.read(layer)
         train, held = steadied(train, weight), steadied(held, weight)
         free = layer.bias_slot is not None
         for amount, asked in amounts.items():
-            if target not in wanted[amount]:
+            if layer not in wanted[amount]:
                 continue
             pattern = Pattern(asked.share, asked.n, asked.m)
             goal = aim(train, weight, bias, free_bias=free)
-            first, keep = select(target, "admm", goal, gram_of(train, free_bias=free), pattern)
+            first, keep = select(layer, "admm", goal, gram_of(train, free_bias=free), pattern)
             refit = refit_support(
                 train, held, weight, keep, bias,
                 start=first, ridges=RIDGES, free_bias=free, iterations=Settings.iterations,
@@ -212,7 +211,9 @@ def measure(graph: str, amounts: Sequence[str], peer: str) -> list[dict[str, Any
         solving = whole(graph, asked[amount], few)[1]
         opened = {"onnxprune": thinned, "onnxsim": load(other.file)}
         theirs = {n: w for n, w in affine(opened["onnxsim"]).items() if (w[0] == 0).mean() > 0.25}
-        layers = [x for x in find_layers(dense)[0] if x.node in mine[amount] and x.node in theirs]
+        layers = [
+            x for x in refittable(find_layers(dense)) if x.node in mine[amount] and x.node in theirs
+        ]
         gathered, off = _run(graph, dense, layers, opened)
         ours = {"cpu_s": round(seconds, 2), "solving_s": round(solving, 2), "weights": size}
         their_size = sum(w.size for w, _ in theirs.values())
@@ -236,7 +237,7 @@ def measure(graph: str, amounts: Sequence[str], peer: str) -> list[dict[str, Any
 
 
 def _layer(
-    layer: Layer,
+    layer: LinearLayer,
     moments: Moments,
     before: Mapping[str, Affine],
     mine: Mapping[str, Affine],
@@ -256,7 +257,10 @@ def _layer(
 
 
 def _run(
-    graph: str, dense: models.Model, layers: Sequence[Layer], others: Mapping[str, models.Model]
+    graph: str,
+    dense: models.Model,
+    layers: Sequence[LinearLayer],
+    others: Mapping[str, models.Model],
 ) -> tuple[dict[str, Moments], dict[tuple[str, str], float]]:
     """Moments of what each layer reads, and what its output is off by in other models."""
     inputs = list(dict.fromkeys(layer.x for layer in layers))

@@ -20,7 +20,7 @@ from bench.quality_cases import calibration, path_of, scores
 from onnxprune import analyse, load
 from onnxprune import model as models
 from onnxprune.graph.cost import CostModel
-from onnxprune.graph.layers.linear import find_layers
+from onnxprune.graph.layers.linear import find_layers, refittable
 
 
 def main() -> None:
@@ -56,7 +56,7 @@ def counted(graph: str, path: Path) -> dict[str, Any]:
     one = {name: (1, *array.shape[1:]) for name, array in calibration(graph)[0].items()}
     cost = CostModel(analyse(model, inputs=one))()
     stored = models.constants(model)
-    weights = {layer.weight for layer in find_layers(model)[0]} & {*stored}
+    weights = {layer.weight for layer in refittable(find_layers(model))} & {*stored}
     arrays = [models.constant(stored[name]).numpy() for name in sorted(weights)]  # type: ignore[union-attr]
     zeros = sum(int((array == 0).sum()) for array in arrays)
     share = zeros / max(sum(array.size for array in arrays), 1)

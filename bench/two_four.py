@@ -33,7 +33,7 @@ from bench.structured import machine
 from bench.tasks import task_of
 from onnxprune import model as models
 from onnxprune.evaluate.output_comparison import compare
-from onnxprune.graph.layers.contractions import find_readings
+from onnxprune.graph.layers.linear import find_layers, plain
 from onnxprune.runtime import open_session
 from onnxprune.sparse.eligibility import layers
 from onnxprune.sparse.nm import thin
@@ -92,8 +92,8 @@ TOOLS: dict[str, Callable[[Path, Path], float]] = {
 
 def seen(model: models.Model) -> dict[str, np.ndarray[Any, Any]]:
     """The weight of every layer by its node, as the node sees it, whatever it is called."""
-    readings, _ = find_readings(model)
-    return {r.name: r.stored.seen(r.stored.read()).astype(np.float64) for r in readings}
+    found = plain(find_layers(model))
+    return {x.node: x.tensor.seen(x.tensor.read()).astype(np.float64) for x in found}
 
 
 def judge(dense: Path, sparse: Path, stem: str) -> dict[str, Any]:

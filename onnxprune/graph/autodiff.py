@@ -13,7 +13,7 @@ from onnxprune import model as models
 from onnxprune.graph.analysis import identity
 from onnxprune.graph.emit import Emit, Undifferentiable
 from onnxprune.graph.functions import function_body
-from onnxprune.graph.layers.ancestry import read_by
+from onnxprune.graph.layers.sources import read_by
 from onnxprune.graph.ops import GRADIENTS
 from onnxprune.graph.ops.gradient_call import GradientCall
 from onnxprune.graph.shapes import Fact, facts_of_graph

@@ -181,7 +181,7 @@ def _disjoint(order: list[Block], wanted: int) -> tuple[str, ...]:
 
 
 def _budget_text(config: Options) -> str:
-    if config.target is not None and config.target.kind == "latency":
+    if config.target is not None and config.target.timed:
         return str(replace(config.target, backend=backend_of(config).name))
     if config.target is not None:
         return str(config.target)

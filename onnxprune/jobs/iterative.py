@@ -116,7 +116,7 @@ def part_of(
         return config, limits
     target = config.target
     if target is not None:
-        dense = int(getattr(costs(), target.kind))
+        dense = costs().of(target.kind)
         left = dense - share * max(dense - target.limit(dense), 0)
         target = Budget(target.kind, left, relative=False)
     ratio = None if config.ratio is None else config.ratio * share

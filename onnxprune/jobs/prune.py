@@ -56,7 +56,7 @@ def choose_plan(run: Run) -> PlanChoice:
     """Decide what goes, by the strategy that the options ask for."""
     config = run.config
     name = "ratio" if config.target is None else "budget"
-    if config.target is not None and config.target.kind == "latency":
+    if config.target is not None and config.target.timed:
         name = "latency"
     elif config.steps > 1:
         name = "steps"

@@ -24,7 +24,7 @@ from onnxprune.jobs.apply_plan import apply_plan
 from onnxprune.jobs.choose_plan import by_importance, by_latency, measured_curves
 from onnxprune.jobs.result import Result
 from onnxprune.jobs.run import BLAS, Run
-from onnxprune.quantities import Budget
+from onnxprune.quantities import COST_KINDS, Budget
 from onnxprune.select.importance.error_curves import Curves
 from onnxprune.select.importance.units import priced
 from onnxprune.types import Check
@@ -83,8 +83,8 @@ class Bisection:
         self._curves, self._max_drop = curves, cast(float, run.config.max_drop)
         kind, _, self._backend = run.config.smallest.partition("@")
         self._kind = kind
-        self._timed = kind == "latency"  # in parts of the dense model's
-        self._dense = 1 if self._timed else int(getattr(CostModel(run.analysis)(), kind))
+        self._timed = COST_KINDS[kind].timed  # in parts of the dense model's
+        self._dense = 1 if self._timed else CostModel(run.analysis).only(kind).measure()
 
     @property
     def passing(self) -> list[Result]:
@@ -136,7 +136,7 @@ class Bisection:
         """What is made small."""
         if result.latency is not None:
             return result.latency.ratio
-        return float(getattr(result.remaining, self._kind))
+        return float(result.remaining.of(self._kind))
 
     def _part(self, share: float) -> Budget:
         return Budget(self._kind, share, relative=True, backend=self._backend)

@@ -13,17 +13,18 @@ from onnxprune import model as models
 from onnxprune.data.activations.rows import Sample
 from onnxprune.errors import OnnxpruneError
 from onnxprune.graph.analysis import Analysis, analyse
+from onnxprune.graph.layers.epilogue import Weights
+from onnxprune.graph.layers.linear import LinearLayer
 from onnxprune.graph.plan import Plan, check
 from onnxprune.jobs.run import Run
 from onnxprune.jobs.steps import State, step
 from onnxprune.recover.sparse_refit import refit_masked
 from onnxprune.sparse import sparsify as thinning
 from onnxprune.sparse import zeros
-from onnxprune.sparse.exclude import left_dense
 from onnxprune.sparse.reorder import find_orders, reorder_safely
 from onnxprune.sparse.rows import ROWS, norms_of
 from onnxprune.sparse.sparsify import Settings
-from onnxprune.sparse.targets import Target, Weights, find_targets
+from onnxprune.sparse.targets import find_targets, left_dense
 from onnxprune.types import Check
 
 NOT_FASTER = (
@@ -153,13 +154,13 @@ def _analysis_of(run: Run, state: State) -> Analysis:
 
 def _worth(
     model: models.Model, norms: Mapping[str, npt.NDArray[np.float64]]
-) -> Callable[[Target], npt.NDArray[np.float64]]:
+) -> Callable[[LinearLayer], npt.NDArray[np.float64]]:
     """What weights are worth when an order is looked for: their size, times what they multiply."""
     weights = Weights(model)
 
-    def worth(target: Target) -> npt.NDArray[np.float64]:
-        size = np.abs(weights.read(target)[0])
-        norm = norms.get(target.name)
+    def worth(layer: LinearLayer) -> npt.NDArray[np.float64]:
+        size = np.abs(weights.read(layer)[0])
+        norm = norms.get(layer.weight)
         return size if norm is None else size * norm[:, :, None]
 
     return worth

@@ -24,7 +24,7 @@ from onnxprune import model as models
 from onnxprune.data.activations.rows import Sample, moments_of
 from onnxprune.data.activations.runner import Feeds, Segments
 from onnxprune.evaluate.output_error import OutputError
-from onnxprune.graph.layers.weights import Weights
+from onnxprune.graph.layers.epilogue import Weights
 from onnxprune.graph.shapes import Fact
 from onnxprune.recover.norm_compensation import Turn, plan_turns
 from onnxprune.recover.order import Kept, Step, plan_steps
@@ -118,7 +118,7 @@ class _Job:
                 outcomes.append(LayerOutcome(step.node, "none", reason=why))
             else:
                 rows = moments_of(
-                    step.layer, step.merge, step.shape, teacher, student, self.sample, step.kept
+                    step.layer, step.epilogue, teacher, student, self.sample, step.kept
                 )
                 outcomes.append(_correct(step, *rows, weights))
         return Reconstruction(work, tuple(outcomes))
@@ -132,13 +132,13 @@ def _segments(
 
 def _correct(step: Step, train: Moments, held: Moments, weights: Weights) -> LayerOutcome:
     """Move the bias of one layer if that helps."""
-    matrix, bias = weights.read(step.layer, step.merge)
+    matrix, bias = weights.read(step.layer, step.epilogue)
 
     def solve(rows: Moments, method: str, _ridge: float) -> tuple[Float, Float]:
         return matrix, bias if method == "none" else correct_bias(rows, matrix)
 
     found = choose(train, held, [("none", 0.0), ("bias", 0.0)], solve)
     if found.accepted:
-        weights.write_bias(step.layer, step.merge, found.bias)
+        weights.write_bias(step.layer, found.bias, step.epilogue)
     method = "bias" if found.accepted else "none"
     return LayerOutcome(step.node, method, found.before, found.after)

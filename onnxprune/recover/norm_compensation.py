@@ -29,8 +29,8 @@ from onnxprune import model as models
 from onnxprune.data.activations.rows import Sample
 from onnxprune.data.activations.runner import Segments
 from onnxprune.graph.analysis import identity
-from onnxprune.graph.layers.ancestry import ancestors
-from onnxprune.graph.layers.epilogue import Merge
+from onnxprune.graph.layers.epilogue import Epilogue
+from onnxprune.graph.layers.sources import ancestors
 from onnxprune.graph.shapes import Fact
 from onnxprune.recover.norms import Norm, find_norms, vector, write
 from onnxprune.recover.order import Kept, Step, changed_values
@@ -197,10 +197,10 @@ def plan_turns(
         for node, y, axis, reason in others
         if y in changed and not kept(y, axis).all() and (biases or node not in batch)
     }
-    behind = {node: step for step in steps for node in _chain(pruned, step.layer.y, step.merge)}
+    behind = {node: step for step in steps for node in _chain(pruned, step.layer.y, step.epilogue)}
     for each in steps:
         if each.maker is not None and (filters := each.maker.filters) is not None:
-            inside = _chain(pruned, filters.layer.y, filters.merge)
+            inside = _chain(pruned, filters.layer.y, filters.epilogue)
             behind |= dict.fromkeys(inside, each)  # the layers around it make up for it
     turns: list[Turn] = []
     places: dict[str, Turn] = {}
@@ -217,9 +217,9 @@ def plan_turns(
             if step is None:
                 turns.append(turn)
             elif biases:
-                merge = step.merge if step.merge.branch == norm.y else None
-                if merge is not None:
-                    turn = replace(turn, value=merge.value, skip=merge.skip)
+                epilogue = step.epilogue if step.epilogue.branch == norm.y else None
+                if epilogue is not None:
+                    turn = replace(turn, value=epilogue.value, skip=epilogue.skip)
                 places[step.layer.node] = turn
         elif not columns.all():
             free = ("bias",) if norm.bias is not None else ()
@@ -228,10 +228,10 @@ def plan_turns(
     return _in_turn(pruned, ordered, turns), declined
 
 
-def _chain(pruned: models.Model, output: str, merge: Merge) -> list[str]:
+def _chain(pruned: models.Model, output: str, epilogue: Epilogue) -> list[str]:
     """The nodes between a layer's output and where it counts."""
     values = {v.name or "": v for v in models.values(pruned.ir.graph)}
-    ends = {merge.value, merge.branch}
+    ends = {epilogue.value, epilogue.branch}
     value, found = values[output], []
     while value.name not in ends:
         ((node, _),) = value.uses()
@@ -250,7 +250,7 @@ def _in_turn(
         needs: set[str] = set()
         if waiting:
             reads = [each.layer.x] if isinstance(each, Step) else [each.norm.node]
-            skip = each.merge.skip if isinstance(each, Step) else each.skip
+            skip = each.epilogue.skip if isinstance(each, Step) else each.skip
             needs = set().union(*(ancestors(values[name]) for name in (*reads, skip) if name))
         out += [turn for turn in waiting if turn.norm.node in needs]
         waiting = [turn for turn in waiting if turn.norm.node not in needs]

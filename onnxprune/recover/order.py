@@ -11,12 +11,12 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxprune import model as models
-from onnxprune.data.activations.between import Maker, clip_of, find_maker, is_depthwise
+from onnxprune.data.activations.between import Maker, clip_of, find_maker
 from onnxprune.graph.analysis import identity
-from onnxprune.graph.layers.ancestry import ancestors
-from onnxprune.graph.layers.epilogue import Merge, find_merge
-from onnxprune.graph.layers.linear import Layer
+from onnxprune.graph.layers.epilogue import Epilogue, find_epilogue
+from onnxprune.graph.layers.linear import LinearLayer, refittable
 from onnxprune.graph.layers.pad_nodes import unpadded_layers
+from onnxprune.graph.layers.sources import ancestors
 from onnxprune.graph.shapes import Fact
 
 Array = npt.NDArray[Any]
@@ -30,19 +30,17 @@ class Step:
 
     Attributes:
         layer: as it is in the pruned model.
-        merge: where its output counts.
+        epilogue: where its output counts.
         kept: which of the dense outputs it still has.
         reads: which of the dense inputs it still has; None where it reads another value by now.
-        shape: ``(g, K, N)`` of its matrices.
         clip: bounds beyond which its output is not read, infinite where it is.
         maker: the layer before it, if the two can be refitted together.
     """
 
-    layer: Layer
-    merge: Merge
+    layer: LinearLayer
+    epilogue: Epilogue
     kept: npt.NDArray[np.bool_]
     reads: npt.NDArray[np.bool_] | None
-    shape: tuple[int, int, int]
     clip: tuple[float, float] = (-np.inf, np.inf)
     maker: Maker | None = None
 
@@ -54,21 +52,7 @@ class Step:
     @property
     def inputs(self) -> int:
         """Rows of each of its matrices."""
-        return self.shape[1]
-
-
-def matrix_shape(values: Mapping[str, ir.Value], layer: Layer) -> tuple[int, int, int]:
-    """``(g, K, N)`` of a layer, from the shape of its weight alone."""
-    weight = models.constant(values[layer.weight])
-    assert weight is not None
-    shape = weight.shape.numpy()
-    if layer.window is None:
-        K, N = reversed(shape) if layer.flipped else shape
-        return 1, int(K), int(N)
-    area = int(np.prod(layer.window.kernel))
-    if layer.window.transposed:
-        return layer.groups, int(shape[0]) // layer.groups * area, int(shape[1])
-    return layer.groups, int(shape[1]) * area, int(shape[0]) // layer.groups
+        return self.layer.shape[1]
 
 
 def plan_steps(
@@ -90,30 +74,30 @@ def plan_steps(
         producers: also layers that lost no input but get other inputs than they did.
         pairs: also look for the layers before them that they can be refitted together with.
     """
-    layers, declined = unpadded_layers(pruned, facts)
+    every = unpadded_layers(pruned, facts)
+    layers = refittable(every)
     values = {v.name or "": v for v in models.values(pruned.ir.graph)}
-    old_values = {v.name or "": v for v in models.values(dense.ir.graph)}
-    before = {layer.node: layer for layer in unpadded_layers(dense, facts)[0]}
+    before = {layer.node: layer for layer in refittable(unpadded_layers(dense, facts))}
     changed = changed_values(dense, pruned)
+    declined = {e.node: e.declined for e in every if e.declined and e.kind == "plain"}
     declined = {node: why for node, why in declined.items() if node in changed}
     steps: list[Step] = []
     for layer in layers:
         old = before.get(layer.node)
         if old is None or layer.node not in changed:
             continue
-        shape = groups, inputs, outputs = matrix_shape(values, layer)
         if len({node for node, _ in values[layer.weight].uses()}) > 1:
             declined[layer.node] = "its weight is shared with another layer"
             continue
         columns = kept(layer.y, layer.out_axis)
-        if int(columns.sum()) != groups * outputs:
+        if int(columns.sum()) != layer.outputs:
             declined[layer.node] = "its outputs cannot be matched with those of the dense model"
             continue
-        if not producers and matrix_shape(old_values, old)[:2] == (groups, inputs):
+        if not producers and old.shape[:2] == layer.shape[:2]:
             continue
-        merge = find_merge(values, facts, layer, groups * outputs)
+        epilogue = find_epilogue(values, facts, layer)
         reads = kept(old.x, old.axis) if old.x == layer.x else None
-        steps.append(Step(layer, merge, columns, reads, shape))
+        steps.append(Step(layer, epilogue, columns, reads))
     ordered = _schedule(steps, {identity(n): at for at, n in enumerate(pruned.ir.graph)}, values)
     known = {step.layer.node for step in steps}
     finished = []
@@ -121,11 +105,9 @@ def plan_steps(
         maker = find_maker(values, facts, layers, step.layer) if pairs else None
         # A depthwise convolution has too few weights to be of help: on a MobileNetV1 such pairs
         # took three times as long as the layers alone and gained nothing.
-        if maker is not None and (
-            maker.layer.node not in known or is_depthwise(values, maker.layer)
-        ):
+        if maker is not None and (maker.layer.node not in known or maker.layer.is_depthwise):
             maker = None
-        finished.append(replace(step, clip=_clip(values[step.merge.value]), maker=maker))
+        finished.append(replace(step, clip=_clip(values[step.epilogue.value]), maker=maker))
     return finished, declined
 
 
@@ -148,19 +130,19 @@ def _schedule(
     planned = {step.layer.node for step in steps}
     strongest: dict[str, Step] = {}
     for step in steps:
-        if step.merge.skip is not None:
-            rival = strongest.setdefault(step.merge.value, step)
+        if step.epilogue.skip is not None:
+            rival = strongest.setdefault(step.epilogue.value, step)
             if step.inputs > rival.inputs:
-                strongest[step.merge.value] = step
+                strongest[step.epilogue.value] = step
     timed: list[tuple[int, int, Step]] = []
     for step in steps:
         at = position[step.layer.node]
-        if step.merge.skip is None:
+        if step.epilogue.skip is None:
             timed.append((at, 0, step))
-        elif strongest[step.merge.value] is not step:
-            timed.append((at, 0, replace(step, merge=step.merge.alone)))
+        elif strongest[step.epilogue.value] is not step:
+            timed.append((at, 0, replace(step, epilogue=step.epilogue.alone)))
         else:
-            before = ancestors(values[step.merge.skip])
+            before = ancestors(values[step.epilogue.skip])
             last = max((position[node] for node in planned & before), default=at)
             timed.append((max(at, last), 1, step))
     return [step for *_, step in sorted(timed, key=lambda each: each[:2])]

@@ -28,12 +28,12 @@ def pair_rows(
 
     Both models are run as far as that takes.
     """
-    run_to(step.merge, maker.layer.x, teacher, student)
+    run_to(step.epilogue, maker.layer.x, teacher, student)
     parts: tuple[list[Rows], list[Rows]] = ([], [])
     for batch in range(len(teacher)):
         x = student.as_held(maker.layer.x, batch)
-        dense = teacher.as_held(step.merge.value, batch)
-        skip = student.as_held(step.merge.skip, batch) if step.merge.skip else None
+        dense = teacher.as_held(step.epilogue.value, batch)
+        skip = student.as_held(step.epilogue.skip, batch) if step.epilogue.skip else None
         aside = sample.aside(student.samples, batch, np.arange(len(x)), len(x))
         shown = student.shown_to(maker.layer, batch)
         for found, chosen in zip(parts, (~aside, aside), strict=True):
@@ -64,7 +64,7 @@ def _rows_wanted(step: Step, maker: Maker, x: Array, sample: Sample) -> int:
     each, several = probe.shape[0] * probe.shape[2], 2
     if maker.filters is None:
         # What comes out is there several times, too: wanted, made, off, and what is added to it.
-        per_row = 4 * (2 * each + 3 * step.inputs + 4 * step.shape[2])
+        per_row = 4 * (2 * each + 3 * step.inputs + 4 * step.layer.shape[2])
     else:
         window = maker.filters.layer.window
         assert window is not None
@@ -92,7 +92,7 @@ def _some_rows(
         assert maker.layer.window is not None
         sizes = tuple(maker.layer.out_sizes(x.shape))
         crops = sample_crops(window, len(x), sizes, count, seed)
-    wanted, offset = wanted_rows(step.layer, step.merge, dense, skip, crops.outputs, step.kept)
+    wanted, offset = wanted_rows(step.layer, step.epilogue, dense, skip, crops.outputs, step.kept)
     read = whole(maker.layer.rows(x, crops.hidden))
     return Rows(crops, read, wanted, offset, step.clip)
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from onnxprune import model as models
 from onnxprune.data.activations.runner import Feeds, Segments
-from onnxprune.graph.layers.weights import Weights
+from onnxprune.graph.layers.epilogue import Weights
 from onnxprune.graph.shapes import Fact
 from onnxprune.recover.norm_compensation import Turn, plan_turns
 from onnxprune.recover.order import Kept, plan_steps

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from onnxprune.data.activations.between import Maker
 from onnxprune.data.activations.rows import Sample, moments_of
 from onnxprune.data.activations.runner import Segments
-from onnxprune.graph.layers.weights import Weights
+from onnxprune.graph.layers.epilogue import Weights
 from onnxprune.recover.order import Step
 from onnxprune.recover.pairs import pair_rows
 from onnxprune.solve.moments import Moments
@@ -80,12 +80,16 @@ class Refitting:
         rows = self._moments(step, self.student)
         found, fitted = self._refit(step, rows, dense)
         if found.accepted:
-            self.weights.write(step.layer, step.merge, found.weight, found.bias)
+            self.weights.write(step.layer, found.weight, found.bias, step.epilogue)
         return _outcome(step, found), fitted
 
     def _dense(self, step: Step) -> tuple[Moments, Moments] | None:
         """Moments of what the dense model reads and wants there, where samples are few."""
-        needed = [step.layer.x, step.merge.value, *([step.merge.skip] if step.merge.skip else [])]
+        needed = [
+            step.layer.x,
+            step.epilogue.value,
+            *([step.epilogue.skip] if step.epilogue.skip else []),
+        ]
         few = sum(self.student.samples) <= self.how.few and step.reads is not None
         if few and all(map(self.teacher.has, needed)):
             return self._moments(step, self.teacher, step.reads)
@@ -95,8 +99,7 @@ class Refitting:
         self, step: Step, run: Segments, reads: Bool | None = None
     ) -> tuple[Moments, Moments]:
         how = self.how.sample
-        shape, kept = step.shape, step.kept
-        return moments_of(step.layer, step.merge, shape, self.teacher, run, how, kept, reads)
+        return moments_of(step.layer, step.epilogue, self.teacher, run, how, step.kept, reads)
 
     def _refit(
         self,
@@ -105,7 +108,7 @@ class Refitting:
         dense: tuple[Moments, Moments] | None = None,
     ) -> tuple[Refit, Refit]:
         """Fit a layer as it is now to moments of rows, see ``refit``; nothing is written."""
-        matrix, bias = self.weights.read(step.layer, step.merge)
+        matrix, bias = self.weights.read(step.layer, step.epilogue)
         free = step.layer.bias_slot is not None
         ridges = self.how.ridges
         return refit(*moments, matrix, bias, free_bias=free, ridges=ridges, dense=dense)
@@ -125,7 +128,7 @@ class Refitting:
             after = alone.after * found.after / found.before  # in the units of the error before
             return replace(outcome, method="pair", after=after)
         if alone.accepted:
-            self.weights.write(step.layer, step.merge, alone.weight, alone.bias)
+            self.weights.write(step.layer, alone.weight, alone.bias, step.epilogue)
         return outcome
 
     def _through_filters(self, step: Step, maker: Maker) -> LayerOutcome:
@@ -162,18 +165,19 @@ class Refitting:
 
     def _first(self, maker: Maker) -> Float:
         """``[g, K + 1, n]``, what a maker multiplies with, its bias and shift as the last row."""
-        made, bias = self.weights.read(maker.layer, maker.merge)
+        made, bias = self.weights.read(maker.layer, maker.epilogue)
         return np.concatenate([made, (bias + _shift(maker, bias))[:, None]], axis=1)
 
     def _write(self, step: Step, maker: Maker, pair: Pair) -> None:
         """Put the weights of both layers back."""
         weights, bias = self.weights, pair.first[:, -1]
-        weights.write(step.layer, step.merge, pair.second[None, :-1], pair.second[-1:])
-        weights.write(maker.layer, maker.merge, pair.first[:, :-1], bias - _shift(maker, bias))
+        weights.write(step.layer, pair.second[None, :-1], pair.second[-1:], step.epilogue)
+        made = pair.first[:, :-1]
+        weights.write(maker.layer, made, bias - _shift(maker, bias), maker.epilogue)
 
 
 def _shift(maker: Maker, bias: Float) -> Float:
-    return maker.merge.shift.reshape(bias.shape)
+    return maker.epilogue.shift.reshape(bias.shape)
 
 
 def _filter(maker: Maker, weights: Weights) -> Filter | None:
@@ -181,8 +185,8 @@ def _filter(maker: Maker, weights: Weights) -> Filter | None:
     last = maker.filters
     if last is None:
         return None
-    matrix, bias = weights.read(last.layer, last.merge)
-    return Filter(matrix[:, :, 0].T, bias[:, 0] + last.merge.shift, last.activation)
+    matrix, bias = weights.read(last.layer, last.epilogue)
+    return Filter(matrix[:, :, 0].T, bias[:, 0] + last.epilogue.shift, last.activation)
 
 
 def _second(matrix: Float, bias: Float) -> Float:

@@ -2,7 +2,7 @@
 
 Front to back, as in ``recover.structured``: each layer that reads something else than it did, or
 has lost weights itself, is fitted to what the dense model computes there, by conjugate gradients on
-the weights that are left (``solve.pcg``), and is changed only where held-out inputs agree.
+the weights that are left (``solve.support``), and is changed only where held-out inputs agree.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ import numpy.typing as npt
 from onnxprune import model as models
 from onnxprune.data.activations.rows import Sample, moments_of
 from onnxprune.data.activations.runner import Segments
-from onnxprune.graph.layers.ancestry import ancestors
-from onnxprune.graph.layers.epilogue import find_merge
+from onnxprune.graph.layers.epilogue import Weights, find_epilogue
+from onnxprune.graph.layers.linear import LinearLayer
+from onnxprune.graph.layers.sources import ancestors
 from onnxprune.graph.shapes import Fact
 from onnxprune.quantities import Sparsity
 from onnxprune.solve.support import RIDGES, refit_support
 from onnxprune.sparse.rows import ROWS, Feeds, steadied
-from onnxprune.sparse.targets import Target, Weights, find_targets
+from onnxprune.sparse.targets import find_targets
 from onnxprune.types import LayerOutcome
 
 Bool = npt.NDArray[np.bool_]
@@ -59,26 +60,25 @@ def refit_masked(
         A new model, and what became of every layer that was or might have been refitted.
     """
     work = models.clone(thinned)
-    targets, left = find_targets(work, _ANY)
+    layers, left = find_targets(work, _ANY)
     values = {v.name or "": v for v in models.values(work.ir.graph)}
     masked = {reader for name in masks for reader in _readers(work, name)}
     weights = Weights(work)
     run = Segments(dense, batches, provider=provider), Segments(work, batches, provider=provider)
-    waiting = {target.layer.node for target in targets}
-    outcomes = [LayerOutcome(each.node, reason=each.reason, weight=each.weight) for each in left]
-    for number, target in enumerate(targets, start=1):
-        layer = target.layer
+    waiting = {layer.node for layer in layers}
+    outcomes = [*left]
+    for number, layer in enumerate(layers, start=1):
         waiting.discard(layer.node)
         if not masked & (ancestors(values[layer.x]) | {layer.node, layer.y}):
             continue
-        tell(f"refitting layer {number} of {len(targets)}: {layer.node}")
-        merge = find_merge(values, facts, layer, target.shape[0] * target.shape[2])
-        if merge.skip is not None and waiting & ancestors(values[merge.skip]):
-            merge = merge.alone  # the other summand is not final yet
-        rows = moments_of(layer, merge, target.shape, *run, Sample(rows=ROWS, seed=seed))
-        weight, bias = weights.read(target, merge)
+        tell(f"refitting layer {number} of {len(layers)}: {layer.node}")
+        epilogue = find_epilogue(values, facts, layer)
+        if epilogue.skip is not None and waiting & ancestors(values[epilogue.skip]):
+            epilogue = epilogue.alone  # the other summand is not final yet
+        rows = moments_of(layer, epilogue, *run, Sample(rows=ROWS, seed=seed))
+        weight, bias = weights.read(layer, epilogue)
         train, held = (steadied(part, weight) for part in rows)
-        keep = _mask(target, masks.get(target.name), weight.shape)
+        keep = _mask(layer, masks.get(layer.weight), weight.shape)
         free = layer.bias_slot is not None and layer.bias not in masks
         free = free and bool(keep.any(axis=1).all())  # an output that is masked stays silent
         ridges = () if only_bias else RIDGES
@@ -87,22 +87,22 @@ def refit_masked(
             ridges=ridges, free_bias=free, iterations=_ITERATIONS,
         )  # fmt: skip
         if found.accepted:
-            weights.write(target, keep, found.weight, found.bias if free else None, merge)
+            weights.write(layer, found.weight, found.bias if free else None, epilogue, keep)
         kind = max(set(found.methods), key=found.methods.count)
         outcomes.append(
             LayerOutcome(
-                layer.node, "given", found.before, found.after, weight=target.name, refit=kind,
-                shape=weights.stored(target.name).shape, sparsity=1 - float(keep.mean()),
+                layer.node, "given", found.before, found.after, weight=layer.weight, refit=kind,
+                shape=layer.tensor.shape, sparsity=1 - float(keep.mean()),
             )
         )  # fmt: skip
     return work, tuple(outcomes)
 
 
-def _mask(target: Target, mask: Bool | None, shape: tuple[int, ...]) -> Bool:
+def _mask(layer: LinearLayer, mask: Bool | None, shape: tuple[int, ...]) -> Bool:
     """A mask of the stored tensor as ``[g, K, N]``."""
     if mask is None:
         return np.ones(shape, np.bool_)
-    return np.asarray(target.layer.matrix(mask), np.bool_)
+    return np.asarray(layer.matrix(mask), np.bool_)
 
 
 def _readers(model: models.Model, name: str) -> set[str]:

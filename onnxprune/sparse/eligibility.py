@@ -19,11 +19,12 @@ import onnx_ir as ir
 
 from onnxprune import model as models
 from onnxprune.graph.analysis import identity
-from onnxprune.graph.layers.contractions import Reading, find_readings, walk
+from onnxprune.graph.layers.linear import LinearLayer, find_layers, rule_of, walk
+from onnxprune.graph.ops import Linear
 from onnxprune.model.decode import packed
 from onnxprune.quantities import percent
-from onnxprune.sparse.exclude import is_small
 from onnxprune.sparse.nm import counts
+from onnxprune.sparse.targets import is_small
 
 Array = npt.NDArray[Any]
 State = Literal["eligible", "dense", "never"]
@@ -36,14 +37,8 @@ _FLOATS = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16}
 _PACKED = "its weight is packed, and TensorRT finds zeros in stored ones (`onnxprune densify`)"
 
 _OTHERS = {
-    "QLinearConv": "TensorRT takes quantized weights as a DequantizeLinear before a Conv",
-    "QLinearMatMul": "TensorRT takes quantized weights as a DequantizeLinear before a MatMul",
-    "ConvInteger": "TensorRT takes quantized weights as a DequantizeLinear before a Conv",
-    "MatMulInteger": "TensorRT takes quantized weights as a DequantizeLinear before a MatMul",
-    "LSTM": "recurrent layers have no sparse kernels",
-    "GRU": "recurrent layers have no sparse kernels",
-    "RNN": "recurrent layers have no sparse kernels",
-    "Einsum": "only convolutions and matrix products have sparse kernels; write it as a MatMul",
+    "recurrent": "recurrent layers have no sparse kernels",
+    "sum": "only convolutions and matrix products have sparse kernels; write it as a MatMul",
 }
 
 
@@ -91,57 +86,61 @@ def layers(model: models.Model) -> tuple[Layer, ...]:
 
     Local functions are inlined when a model is loaded, and bodies of If, Loop and Scan are walked.
     """
-    readings, unread = find_readings(model)
-    found = {id(each.node): _judge(each) for each in readings}
     decoded = {value.name for value in packed(model)}
-    for each in unread:
-        is_packed = any(value is not None and value.name in decoded for value in each.node.inputs)
-        reason = _PACKED if is_packed else each.reason
-        found[id(each.node)] = Layer(each.name, each.node.op_type, "never", reason)
+    found: dict[int, Layer] = {}
+    for each in find_layers(model):
+        if each.kind != "plain":
+            continue
+        if each.source is not None:
+            found[id(each.operator)] = _judge(each)
+            continue
+        inputs = each.operator.inputs
+        is_packed = any(value is not None and value.name in decoded for value in inputs)
+        reason = _PACKED if is_packed else each.declined
+        found[id(each.operator)] = Layer(each.node, each.operator.op_type, "never", reason)
     for node, _ in walk(model):
         if id(node) not in found and (other := _other(node)) is not None:
             found[id(node)] = other
     return tuple(found[id(node)] for node, _ in walk(model) if id(node) in found)
 
 
-def _judge(reading: Reading) -> Layer:
-    stored, node = reading.stored, reading.node
+def _judge(layer: LinearLayer) -> Layer:
+    stored = layer.tensor
     array = stored.read()
-    per = reading.inputs // (reading.groups if node.op_type == "ConvTranspose" else 1)
-    found = counts(reading, array, _OF)
+    found = counts(layer, array, _OF)
     good = float((found <= _KEPT).mean()) if found.size else 0.0
-    reason = _never(reading, per)
+    reason = _never(layer)
     state: State = "never"
     if not reason:
         state = "eligible" if good == 1.0 else "dense"
-        reason = "" if good == 1.0 else _why_dense(reading, array, good)
+        reason = "" if good == 1.0 else _why_dense(layer, array, good)
     return Layer(
-        node=reading.name,
-        op=node.op_type,
+        node=layer.node,
+        op=layer.operator.op_type,
         state=state,
         reason=reason,
-        notes=tuple(_notes(reading)) if state != "never" else (),
+        notes=tuple(_notes(layer)) if state != "never" else (),
         weight=stored.name,
         dtype=stored.dtype.name.lower(),
         shape=stored.shape,
         through=stored.through,
-        axis=stored.stored_axis(reading.axis),
-        inputs=per,
-        outputs=reading.outputs,
+        axis=layer.stored_axis,
+        inputs=layer.channels,
+        outputs=layer.outputs,
         elements=array.size,
         zeros=1 - np.count_nonzero(array) / max(array.size, 1),
         good=good,
     )
 
 
-def _never(reading: Reading, inputs: int) -> str:
+def _never(layer: LinearLayer) -> str:
     """What keeps a layer from sparse kernels whatever its weights are."""
-    stored, op = reading.stored, reading.node.op_type
-    if op == "ConvTranspose":
+    stored = layer.tensor
+    if layer.window is not None and layer.window.transposed:
         return "TensorRT documents sparse kernels for convolutions and products, not for this"
-    if inputs % _OF:
-        per = " per group" if reading.groups > 1 else ""
-        return f"its inputs ({inputs}{per}) are no multiple of {_OF}"
+    if layer.channels % _OF:
+        per = " per group" if layer.groups > 1 else ""
+        return f"its inputs ({layer.channels}{per}) are no multiple of {_OF}"
     scaling = stored.scaling
     if scaling is None and stored.dtype not in _FLOATS:
         return f"its weight is stored as {stored.dtype.name.lower()} without DequantizeLinear"
@@ -156,17 +155,17 @@ def _never(reading: Reading, inputs: int) -> str:
     return ""
 
 
-def _why_dense(reading: Reading, array: Array, good: float) -> str:
+def _why_dense(layer: LinearLayer, array: Array, good: float) -> str:
     """Where the zeros are instead: other tools group along other axes."""
-    said = f"{percent(good)} of its groups of {_OF} along {_axis(reading)} have two zeros"
-    shape = reading.stored.seen_shape
+    said = f"{percent(good)} of its groups of {_OF} along {_axis(layer)} have two zeros"
+    shape = layer.tensor.seen_shape
     for axis, size in enumerate(shape):
-        if axis == reading.axis or size < _OF or size % _OF:
+        if axis == layer.weight_axis or size < _OF or size % _OF:
             continue
-        if (counts(reading, array, _OF, axis) <= _KEPT).all():
+        if (counts(layer, array, _OF, axis) <= _KEPT).all():
             return f"{said}; they are along axis {axis} of what the node sees, the wrong one"
-    if reading.taps > 1 and reading.node.op_type == "Conv":
-        rows = reading.stored.seen(array != 0).reshape(shape[0], -1)
+    if layer.taps > 1 and layer.window is not None and not layer.window.transposed:
+        rows = layer.tensor.seen(array != 0).reshape(shape[0], -1)
         if not rows.shape[1] % _OF:
             flat = rows.reshape(shape[0], -1, _OF).sum(axis=2)
             if (flat <= _KEPT).all():
@@ -174,40 +173,41 @@ def _why_dense(reading: Reading, array: Array, good: float) -> str:
     return said
 
 
-def _axis(reading: Reading) -> str:
-    axis = reading.stored.stored_axis(reading.axis)
-    return "its inputs" if axis is None else f"axis {axis}"
+def _axis(layer: LinearLayer) -> str:
+    return "its inputs" if layer.stored_axis is None else f"axis {layer.stored_axis}"
 
 
-def _notes(reading: Reading) -> Iterator[str]:
-    stored = reading.stored
-    if is_small(reading):
+def _notes(layer: LinearLayer) -> Iterator[str]:
+    stored = layer.tensor
+    if is_small(layer):
         yield "small: below 256 inputs or outputs a sparse kernel rarely times faster"
     if stored.scaling is None and stored.seen_dtype is ir.DataType.FLOAT:
         yield "fp32: sparse kernels are documented for fp16 and int8 (`build --fp16`)"
     if stored.scaling is not None:
         yield "Q/DQ: TensorRT 8.6 has been seen to pick no sparse kernel here (its issue 4694)"
-    if reading.node.op_type == "MatMul":
+    rule = rule_of(layer.operator)
+    only_multiplies = layer.window is None and rule is not None and not rule.bias_scale
+    if only_multiplies:
         yield "MatMul: some TensorRT 8 versions list only Gemm (its issues 2169, 2271)"
     stack = math.prod(stored.seen_shape[:-2])
-    if reading.node.op_type == "MatMul" and stack > 1:
+    if only_multiplies and stack > 1:
         yield f"a stack of {stack} matrices: see whether the log lists it"
-    if reading.groups > 1:
+    if layer.groups > 1:
         yield "grouped: sparse kernels are documented for whole convolutions"
-    if reading.inside:
-        yield f"inside the body of {reading.inside}"
+    if layer.inside:
+        yield f"inside the body of {layer.inside}"
 
 
 def _other(node: ir.Node) -> Layer | None:
     """A node that is no Conv, Gemm or MatMul but multiplies with a stored matrix."""
-    standard = node.domain in ("", "ai.onnx")
-    if standard and node.op_type not in _OTHERS:
+    standard, rule = node.domain in ("", "ai.onnx"), rule_of(node)
+    if standard and (rule is None or rule.kind not in ("quantized", *_OTHERS)):
         return None
     value = next((each for each in node.inputs if _is_matrix(each)), None)
     tensor = None if value is None else models.constant(value)
     if value is None or tensor is None:
         return None
-    reason = _OTHERS.get(node.op_type, "") if standard else ""
+    reason = _reason(rule) if standard and rule is not None else ""
     return Layer(
         node=identity(node),
         op=node.op_type if standard else f"{node.domain}.{node.op_type}",
@@ -218,6 +218,14 @@ def _other(node: ir.Node) -> Layer | None:
         shape=tuple(int(n) for n in tensor.shape.numpy()),
         elements=tensor.size,
     )
+
+
+def _reason(rule: Linear) -> str:
+    if rule.kind != "quantized":
+        return _OTHERS[rule.kind]
+    if "*" in str(rule.line):
+        return "TensorRT takes quantized weights as a DequantizeLinear before a Conv"
+    return "TensorRT takes quantized weights as a DequantizeLinear before a MatMul"
 
 
 def _is_matrix(value: ir.Value | None) -> bool:

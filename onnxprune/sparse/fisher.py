@@ -22,11 +22,11 @@ import numpy.typing as npt
 from onnxprune import model as models
 from onnxprune.data.batches import collate, hold_out, inputs_of
 from onnxprune.errors import OnnxpruneError
+from onnxprune.evaluate.student import Student, losses_of, visible
 from onnxprune.graph.autodiff import Loss
+from onnxprune.graph.layers.linear import LinearLayer
 from onnxprune.runtime import open_session
 from onnxprune.sparse.rows import Feeds
-from onnxprune.sparse.targets import Target
-from onnxprune.train.student import Student, losses_of, visible
 
 Array = npt.NDArray[Any]
 Float = npt.NDArray[np.float64]
@@ -39,7 +39,7 @@ _AT_ONCE = 8
 
 def information(
     model: models.Model,
-    targets: Sequence[Target],
+    layers: Sequence[LinearLayer],
     batches: Sequence[Feeds],
     *,
     provider: str = "cpu",
@@ -50,7 +50,7 @@ def information(
 
     Args:
         model: it is left as it is.
-        targets: the layers.
+        layers: of it.
         batches: feeds; the first are used.
         provider: what runs the model.
         threads: threads within an operator.
@@ -69,13 +69,15 @@ def information(
         ends = models.part_names(models.parts(model))
         session = open_session(model, provider=provider, threads=threads, outputs=ends)
         losses = losses_of(model, session.run(some[0], ends))
-        pupil = Student(model, [t.name for t in targets], losses, largest, provider, threads)
+        pupil = Student(
+            model, [layer.weight for layer in layers], losses, largest, provider, threads
+        )
     except OnnxpruneError:
         return None
-    if {layer.node for layer in pupil.layers} != {target.layer.node for target in targets}:
+    if {layer.node for layer in pupil.layers} != {layer.node for layer in layers}:
         return None
     rng = np.random.default_rng(seed)
-    found = {target.layer.node: np.zeros(target.shape[::2]) for target in targets}
+    found = {layer.node: np.zeros(layer.shape[::2]) for layer in layers}
     for feeds in some:
         outputs = pupil.run(feeds, pupil.weights)
         drawn = {loss.output: _drawn(loss, outputs[loss.output], rng) for loss in losses}

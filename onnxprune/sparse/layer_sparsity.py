@@ -13,7 +13,8 @@ from onnxprune import model as models
 from onnxprune.data.activations.rows import moments_of
 from onnxprune.data.activations.runner import Segments
 from onnxprune.errors import OnnxpruneError
-from onnxprune.graph.layers.epilogue import find_merge
+from onnxprune.graph.layers.epilogue import Weights, find_epilogue
+from onnxprune.graph.layers.linear import LinearLayer
 from onnxprune.graph.shapes import Fact
 from onnxprune.quantities import Sparsity
 from onnxprune.sparse import shares
@@ -22,32 +23,31 @@ from onnxprune.sparse.layerwise import Settings
 from onnxprune.sparse.probe import Probe
 from onnxprune.sparse.rows import Feeds
 from onnxprune.sparse.select import gram_of, scores_of
-from onnxprune.sparse.targets import Target, Weights
 
 Float = npt.NDArray[np.float64]
 
 
 def counts(
     dense: models.Model,
-    targets: Sequence[Target],
+    layers: Sequence[LinearLayer],
     asked: Sparsity,
     batches: list[Feeds],
     facts: Mapping[str, Fact],
     how: Settings,
     tell: Callable[[str], None],
 ) -> list[int]:
-    """How many entries each target loses; under N:M the pattern says it.
+    """How many entries each layer loses; under N:M the pattern says it.
 
     Raises:
         OnnxpruneError: layers are to be measured, and there are no inputs.
     """
     weights = Weights(dense)
     values = {v.name or "": v for v in models.values(dense.ir.graph)}
-    sizes = [target.size for target in targets]
+    sizes = [layer.size for layer in layers]
     if asked.m or how.spread in ("per-tensor", "per-row"):
         return shares.even(sizes, asked.share)
     if how.spread == "global" and not batches:
-        scores = [scores_of("magnitude", weights.read(t)[0], None) for t in targets]
+        scores = [scores_of("magnitude", weights.read(each)[0], None) for each in layers]
         return shares.by_scores(scores, asked.share)
     if not batches:
         raise OnnxpruneError(
@@ -58,7 +58,7 @@ def counts(
     if how.spread == "sensitivity":
         tell("measuring what errors of every layer cost")
         known = information(
-            dense, targets, batches,
+            dense, layers, batches,
             provider=how.provider, threads=how.threads, seed=how.sample.seed,
         )  # fmt: skip
     probe = (
@@ -67,28 +67,28 @@ def counts(
     found: list[Float] = []
     rows, per_input = how.sample.rows // 2, how.sample.per_input // 2  # a look is enough
     sample = replace(how.sample, rows=rows, per_input=per_input)
-    merges = [find_merge(values, facts, t.layer, t.shape[0] * t.shape[2]) for t in targets]
-    wanted = [(t.layer.x, merge.value) for t, merge in zip(targets, merges, strict=True)]
-    kept = itertools.chain.from_iterable(wanted)  # running to a sum passes other targets
+    epilogues = [find_epilogue(values, facts, layer) for layer in layers]
+    wanted = [(layer.x, end.value) for layer, end in zip(layers, epilogues, strict=True)]
+    kept = itertools.chain.from_iterable(wanted)  # running to a sum passes other layers
     run = Segments(dense, batches, kept=kept, provider=how.provider, threads=how.threads)
-    for number, (target, merge) in enumerate(zip(targets, merges, strict=True), start=1):
-        tell(f"measuring layer {number} of {len(targets)}: {target.layer.node}")
-        alone = replace(merge, skip=None)
-        train, _ = moments_of(target.layer, alone, target.shape, run, run, sample)
+    for number, (layer, epilogue) in enumerate(zip(layers, epilogues, strict=True), start=1):
+        tell(f"measuring layer {number} of {len(layers)}: {layer.node}")
+        alone = replace(epilogue, skip=None)
+        train, _ = moments_of(layer, alone, run, run, sample)
         for name in wanted[number - 1]:
             run.release(name)
-        weight, _ = weights.read(target, merge)
+        weight, _ = weights.read(layer, epilogue)
         if how.spread == "global":
             xx = gram_of(train, free_bias=False)
             found.append(scores_of("wanda", weight, xx) / np.sqrt(train.variance))
             continue
-        errors = shares.errors(target, weight, train)
+        errors = shares.errors(layer, weight, train)
         curve = errors.sum(axis=(1, 2)) / train.variance
         if known is not None:
-            there = known[target.layer.node]
-            curve = damage_of(errors, there, merge.gain.reshape(there.shape))
+            there = known[layer.node]
+            curve = damage_of(errors, there, epilogue.gain.reshape(there.shape))
         elif probe is not None:
-            curve = curve * probe.weight_of(target, merge, weight, train, curve)
+            curve = curve * probe.weight_of(layer, epilogue, weight, train, curve)
         found.append(curve)
     if how.spread == "global":
         return shares.by_scores(found, asked.share)

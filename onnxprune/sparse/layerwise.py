@@ -2,7 +2,7 @@
 
 Each layer sees what the thinned layers before it really give it, and is to compute what the dense
 model did (``sparse.rows``). Its weights are first aimed at that with none removed, then a mask is
-found for them (``sparse.select``), then those that stay are refitted (``solve.pcg``), which is
+found for them (``sparse.select``), then those that stay are refitted (``solve.support``), which is
 kept only if the error on held-out inputs falls. The layer is written back before the next one is
 looked at.
 """
@@ -19,8 +19,9 @@ import numpy.typing as npt
 from onnxprune import model as models
 from onnxprune.data.activations.rows import Sample, moments_of
 from onnxprune.data.activations.runner import Segments
-from onnxprune.graph.layers.ancestry import ancestors
-from onnxprune.graph.layers.epilogue import Merge, find_merge
+from onnxprune.graph.layers.epilogue import Epilogue, Weights, find_epilogue
+from onnxprune.graph.layers.linear import LinearLayer
+from onnxprune.graph.layers.sources import ancestors
 from onnxprune.graph.shapes import Fact
 from onnxprune.quantities import Method, Sparsity, Spread
 from onnxprune.solve.moments import Moments, squared_error
@@ -28,7 +29,6 @@ from onnxprune.solve.obs import Pattern
 from onnxprune.solve.support import RIDGES, affordable, refit_columns, refit_support
 from onnxprune.sparse.rows import ROWS, Feeds, steadied
 from onnxprune.sparse.select import aim, gram_of, select
-from onnxprune.sparse.targets import Target, Weights
 from onnxprune.types import LayerOutcome
 
 Bool = npt.NDArray[np.bool_]
@@ -72,7 +72,7 @@ class Layerwise:
     Args:
         dense: the model before.
         work: a copy of it, which is changed.
-        targets: the layers to thin, in the order of the graph.
+        layers: those to thin, in the order of the graph.
         batches: feeds; none if masks are by magnitude.
         facts: shapes of the dense model's values.
         how: settings, with a method.
@@ -82,7 +82,7 @@ class Layerwise:
         self,
         dense: models.Model,
         work: models.Model,
-        targets: Sequence[Target],
+        layers: Sequence[LinearLayer],
         batches: list[Feeds],
         facts: Mapping[str, Fact],
         how: Settings,
@@ -90,50 +90,54 @@ class Layerwise:
         self._batches, self._how = batches, how
         self._weights = Weights(work)
         self._values = {v.name or "": v for v in models.values(work.ir.graph)}
-        self._waiting = {target.layer.node for target in targets}
+        self._waiting = {layer.node for layer in layers}
         self._facts = facts
         run = {"provider": how.provider, "threads": how.threads}
         self._teacher = Segments(dense, batches, **run) if batches else None  # type: ignore[arg-type]
         self._student = Segments(work, batches, **run) if batches else None  # type: ignore[arg-type]
 
-    def thin(self, target: Target, asked: Sparsity, count: int) -> tuple[LayerOutcome, Bool]:
+    def thin(self, layer: LinearLayer, asked: Sparsity, count: int) -> tuple[LayerOutcome, Bool]:
         """Thin one layer, write it back, and say what became of it."""
-        self._waiting.discard(target.layer.node)
+        self._waiting.discard(layer.node)
         method = self._how.method
         assert method is not None
         per_row = self._how.spread == "per-row"
-        pattern = Pattern(count / target.size, asked.n, asked.m, per_output=per_row)
-        shape = self._weights.stored(target.name).shape
-        done = LayerOutcome(target.layer.node, method, weight=target.name, shape=shape)
+        pattern = Pattern(count / layer.size, asked.n, asked.m, per_output=per_row)
+        shape = layer.tensor.shape
+        done = LayerOutcome(layer.node, method, weight=layer.weight, shape=shape)
         if self._teacher is None or self._student is None:
-            weight, _ = self._weights.read(target)
-            start, keep = select(target, method, weight, None, pattern)
-            self._weights.write(target, keep, start)
+            weight, _ = self._weights.read(layer)
+            start, keep = select(layer, method, weight, None, pattern)
+            self._weights.write(layer, start, keep=keep)
             return replace(done, sparsity=1 - float(keep.mean())), keep
-        merge = self._merge(target)
-        if merge.skip is not None and self._waiting & ancestors(self._values[merge.skip]):
-            merge = merge.alone  # the other summand is not final yet
+        epilogue = find_epilogue(self._values, self._facts, layer)
+        if epilogue.skip is not None and self._waiting & ancestors(self._values[epilogue.skip]):
+            epilogue = epilogue.alone  # the other summand is not final yet
         run = self._teacher, self._student
-        rows = moments_of(target.layer, merge, target.shape, *run, self._how.sample)
-        refit, before, after, keep = self._fit(target, merge, rows, pattern)
+        rows = moments_of(layer, epilogue, *run, self._how.sample)
+        refit, before, after, keep = self._fit(layer, epilogue, rows, pattern)
         return replace(
             done, refit=refit, sparsity=1 - float(keep.mean()), before=before, after=after
         ), keep
 
     def _fit(
-        self, target: Target, merge: Merge, rows: tuple[Moments, Moments], pattern: Pattern
+        self,
+        layer: LinearLayer,
+        epilogue: Epilogue,
+        rows: tuple[Moments, Moments],
+        pattern: Pattern,
     ) -> tuple[str, float, float, Bool]:
         train, held = rows
         method = self._how.method
         assert method is not None
-        free = target.layer.bias_slot is not None
-        weight, bias = self._weights.read(target, merge)
+        free = layer.bias_slot is not None
+        weight, bias = self._weights.read(layer, epilogue)
         train, held = steadied(train, weight), steadied(held, weight)
         refits = self._how.refit in ("lstsq", "pcg")
         wanted = aim(train, weight, bias, free_bias=free) if refits else weight
-        start, keep = select(target, method, wanted, gram_of(train, free_bias=free), pattern)
+        start, keep = select(layer, method, wanted, gram_of(train, free_bias=free), pattern)
         if self._how.refit == "none":
-            self._weights.write(target, keep, self._weights.read(target)[0])
+            self._weights.write(layer, self._weights.read(layer)[0], keep=keep)
             error = squared_error(held, np.where(keep, weight, 0.0), bias).sum()
             relative = float(error) / held.variance
             return "none", relative, relative, keep
@@ -145,10 +149,6 @@ class Layerwise:
                 ridges=RIDGES if refits else (), start=start if refits else weight,
                 free_bias=free, iterations=self._how.iterations,
             )  # fmt: skip
-        self._weights.write(target, keep, found.weight, found.bias if free else None, merge)
+        self._weights.write(layer, found.weight, found.bias, epilogue, keep)
         kind = max(set(found.methods), key=found.methods.count)
         return kind, found.before, found.after, keep
-
-    def _merge(self, target: Target) -> Merge:
-        groups, _, outputs = target.shape
-        return find_merge(self._values, self._facts, target.layer, groups * outputs)

@@ -7,7 +7,7 @@ is kept is bit-equal, in any type, quantized ones included.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 import numpy as np
@@ -15,36 +15,17 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxprune import model as models
-from onnxprune.graph.layers.contractions import Reading, find_readings, others
+from onnxprune.graph.layers.linear import LinearLayer, find_layers, other_users, plain
 from onnxprune.graph.plan import PackedMask, pack
 from onnxprune.solve import masks
-from onnxprune.types import Check
+from onnxprune.types import Check, LayerOutcome
 
 Bool = npt.NDArray[np.bool_]
 Tell = Callable[[str], None]
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one weight.
-
-    Attributes:
-        weight: its name; empty where none was found in the store.
-        node: who multiplies with it; the first of them where there are several.
-        shape: as it is stored.
-        sparsity: the share of its entries that is masked.
-        reason: why it was left; empty if it was thinned.
-    """
-
-    weight: str
-    node: str
-    shape: tuple[int, ...] = ()
-    sparsity: float = 0.0
-    reason: str = ""
-
-
 @dataclass(frozen=True, eq=False)
-class Thinned:
+class Masking:
     """What was done to a model.
 
     Attributes:
@@ -53,7 +34,7 @@ class Thinned:
         check: the most weights that any group has.
     """
 
-    outcomes: tuple[Outcome, ...]
+    outcomes: tuple[LayerOutcome, ...]
     masks: Mapping[str, PackedMask]
     check: Check | None
 
@@ -68,7 +49,7 @@ def thin(
     done: Collection[str] = (),
     tied: bool = False,
     tell: Tell = lambda _: None,
-) -> Thinned:
+) -> Masking:
     """Keep the ``n`` largest of every ``m`` weights along what is contracted.
 
     A weight that several nodes contract along one axis is thinned once; one that they contract
@@ -84,77 +65,83 @@ def thin(
         tied: thin tables that are looked up as well: the rows found have the zeros too.
         tell: hears the progress.
     """
-    readings, unread = find_readings(work)
-    by_weight: dict[str, list[Reading]] = {}
-    for reading in readings:
-        if reading.stored.name not in done:
-            by_weight.setdefault(reading.stored.name, []).append(reading)
-    outcomes = [Outcome("", each.name, reason=each.reason) for each in unread]
+    every = find_layers(work)
+    by_weight: dict[str, list[LinearLayer]] = {}
+    for layer in plain(every):
+        if layer.weight not in done:
+            by_weight.setdefault(layer.weight, []).append(layer)
+    outcomes = [
+        LayerOutcome(layer.node, reason=layer.declined)
+        for layer in every
+        if layer.kind == "plain" and layer.source is None
+    ]
     packed: dict[str, PackedMask] = {}
     worst = 0
     for number, (name, known) in enumerate(by_weight.items(), start=1):
         first = known[0]
+        outcome = LayerOutcome(first.node, weight=name, shape=first.tensor.shape)
         reason = (leave or {}).get(name) or _why_not(known, m, skip, tied=tied)
         if reason:
-            outcomes.append(Outcome(name, first.name, first.stored.shape, reason=reason))
+            outcomes.append(replace(outcome, reason=reason))
             continue
         tell(f"thinning weight {number} of {len(by_weight)}: {name}")
-        array = first.stored.read()
+        array = first.tensor.read()
         keep = _mask(known, array, n, m)
         made = np.where(keep, array, array.dtype.type(0))
-        models.set_constant(first.stored.value, ir.Tensor(made, dtype=first.stored.dtype))
+        models.set_constant(first.tensor.value, ir.Tensor(made, dtype=first.tensor.dtype))
         packed[name] = pack(keep)
         worst = max(worst, *(densest(each, made, m) for each in known))
         share = 1 - float(keep.mean())
-        outcomes.append(Outcome(name, first.name, first.stored.shape, sparsity=share))
+        outcomes.append(replace(outcome, method="magnitude", sparsity=share))
     check = Check(f"weights in a group of {m}", worst <= n, worst, n) if packed else None
-    return Thinned(tuple(outcomes), packed, check)
+    return Masking(tuple(outcomes), packed, check)
 
 
-def _mask(known: Sequence[Reading], array: npt.NDArray[np.generic], n: int, m: int) -> Bool:
-    """The mask of a weight for all its readings, in the stored layout."""
+def _mask(known: Sequence[LinearLayer], array: npt.NDArray[np.generic], n: int, m: int) -> Bool:
+    """The mask of a weight for all its layers, in the stored layout."""
     first = known[0]
-    size = first.stored.magnitude(array)
+    size = first.tensor.magnitude(array)
     axes = _axes(known)
     if len(axes) < 2:
         return mask_of(first, size, n, m)
-    if first.stored.scaling is None:  # bits are ordered like magnitudes, but do not add up
+    if first.tensor.scaling is None:  # bits are ordered like magnitudes, but do not add up
         size = np.abs(array.astype(np.float32))
     return masks.keep_n_of_m_both(size, n, m, (axes[0], axes[1]))
 
 
-def _axes(known: Sequence[Reading]) -> list[int]:
-    """The stored axes that readings contract, each once; readings of no axis of its own have none.
+def _axes(known: Sequence[LinearLayer]) -> list[int]:
+    """The stored axes that layers contract, each once; where one is no axis of its own it has none.
 
     A group that runs along no single stored axis cannot be combined with another.
     """
-    found = [each.stored.stored_axis(each.axis) for each in known]
+    found = [each.stored_axis for each in known]
     return list(dict.fromkeys(axis for axis in found if axis is not None))
 
 
-def mask_of(reading: Reading, size: npt.NDArray[np.generic], n: int, m: int) -> Bool:
+def mask_of(layer: LinearLayer, size: npt.NDArray[np.generic], n: int, m: int) -> Bool:
     """The mask, in the stored layout, for magnitudes in the stored layout."""
-    keep = masks.keep_n_of_m(reading.stored.seen(size), n, m, reading.axis)
-    return np.ascontiguousarray(reading.stored.unseen(keep))
+    keep = masks.keep_n_of_m(layer.tensor.seen(size), n, m, layer.weight_axis)
+    return np.ascontiguousarray(layer.tensor.unseen(keep))
 
 
-def densest(reading: Reading, array: npt.NDArray[np.generic], m: int) -> int:
+def densest(layer: LinearLayer, array: npt.NDArray[np.generic], m: int) -> int:
     """The most values that are not zero in any group of ``m`` along what is contracted."""
-    return int(counts(reading, array, m).max(initial=0))
+    return int(counts(layer, array, m).max(initial=0))
 
 
 def counts(
-    reading: Reading, array: npt.NDArray[np.generic], m: int, axis: int | None = None
+    layer: LinearLayer, array: npt.NDArray[np.generic], m: int, axis: int | None = None
 ) -> npt.NDArray[np.uint8]:
     """How many values of each group of ``m`` are not zero.
 
     Args:
-        reading: who reads the weight.
+        layer: who contracts the weight.
         array: the weight, in the stored layout.
         m: length of a group; a last one that is shorter is counted as it is.
         axis: along which groups run, as the node sees it; what is contracted by default.
     """
-    along = np.moveaxis(reading.stored.seen(array != 0), reading.axis if axis is None else axis, 0)
+    axis = layer.weight_axis if axis is None else axis
+    along = np.moveaxis(layer.tensor.seen(array != 0), axis, 0)
     whole = len(along) - len(along) % m
     found = [np.zeros((0, *along.shape[1:]), np.uint8)]
     if whole:
@@ -164,22 +151,22 @@ def counts(
     return np.concatenate(found)
 
 
-def _why_not(known: Sequence[Reading], m: int, skip: Sequence[str], *, tied: bool) -> str:
+def _why_not(known: Sequence[LinearLayer], m: int, skip: Sequence[str], *, tied: bool) -> str:
     first = known[0]
-    stored = first.stored
+    stored = first.tensor
     glob = next((g for g in skip if fnmatchcase(stored.name, g)), None)
     if glob is not None:
         return f"--skip {glob}"
-    also = others(first, known, tables=tied)
+    nodes = [each.node for each in known]
+    also = other_users(first, nodes, tables=tied)
     if also:
-        looked_up = not others(first, known, tables=True)
+        looked_up = not other_users(first, nodes, tables=True)
         return f"its weight is read by {also} too" + (" (--tied thins it for both)" * looked_up)
     if conflict := _conflict(known, m):
         return conflict
-    per = first.inputs // first.groups if first.node.op_type == "ConvTranspose" else first.inputs
-    if per % m:
+    if first.channels % m:
         grouped = " per group" if first.groups > 1 else ""
-        return f"its inputs ({per}{grouped}) are no multiple of {m}"
+        return f"its inputs ({first.channels}{grouped}) are no multiple of {m}"
     if not stored.read().size:
         return "its weight is empty"
     scaling = stored.scaling
@@ -188,19 +175,19 @@ def _why_not(known: Sequence[Reading], m: int, skip: Sequence[str], *, tied: boo
     return ""
 
 
-def _conflict(known: Sequence[Reading], m: int) -> str:
-    """Why no mask can have the pattern for every reading of a weight; empty if one can."""
+def _conflict(known: Sequence[LinearLayer], m: int) -> str:
+    """Why no mask can have the pattern for every layer of a weight; empty if one can."""
     first = known[0]
     other = next((each for each in known[1:] if each.along != first.along), None)
     if other is None:
         return ""
-    both = f"{first.name} and {other.name} contract its weight along different axes"
+    both = f"{first.node} and {other.node} contract its weight along different axes"
     axes = _axes(known)
-    if len(axes) != 2 or any(each.stored.stored_axis(each.axis) is None for each in known):
+    if len(axes) != 2 or any(each.stored_axis is None for each in known):
         return both
     if m > masks.TRANSPOSABLE:
         return f"{both}, and masks for both are looked for up to groups of {masks.TRANSPOSABLE}"
-    sizes = [first.stored.shape[axis] for axis in axes]
+    sizes = [first.tensor.shape[axis] for axis in axes]
     if any(size % m for size in sizes):
         return f"{both}, and its {sizes[0]} and {sizes[1]} inputs are no multiples of {m}"
     return ""

@@ -9,12 +9,12 @@ import numpy.typing as npt
 
 from onnxprune import model as models
 from onnxprune.evaluate.output_comparison import Comparison, Fidelity
-from onnxprune.graph.layers.epilogue import Merge
+from onnxprune.graph.layers.epilogue import Epilogue, Weights
+from onnxprune.graph.layers.linear import LinearLayer
 from onnxprune.runtime import open_session
 from onnxprune.solve.moments import Moments, with_targets
 from onnxprune.sparse import shares
 from onnxprune.sparse.rows import Feeds
-from onnxprune.sparse.targets import Target, Weights
 
 Float = npt.NDArray[np.float64]
 
@@ -44,14 +44,14 @@ class Probe:
         self._wanted = [session.run(feeds) for feeds in self._feeds]
 
     def weight_of(
-        self, target: Target, merge: Merge, weight: Float, rows: Moments, curve: Float
+        self, layer: LinearLayer, epilogue: Epilogue, weight: Float, rows: Moments, curve: Float
     ) -> float:
         """What one unit of a layer's damage costs at the outputs.
 
         Args:
-            target: the layer.
-            merge: where its output counts.
-            weight: ``[g, K, N]``, dense, in units of ``merge``.
+            layer: the layer.
+            epilogue: where its output counts.
+            weight: ``[g, K, N]``, dense, in units of ``epilogue``.
             rows: moments of its inputs.
             curve: its damage at the shares of ``shares.GRID``.
 
@@ -59,9 +59,9 @@ class Probe:
             Divergence of the outputs (where they are class scores; else their squared relative
             error) over the damage, both with half of the weights gone.
         """
-        made, _ = shares.thinned(target, weight, with_targets(rows, weight), _AT)
+        made, _ = shares.thinned(layer, weight, with_targets(rows, weight), _AT)
         work = models.clone(self._dense)
-        Weights(work).write(target, np.ones(made.shape, dtype=bool), made, None, merge)
+        Weights(work).write(layer, made, epilogue=epilogue)
         session = open_session(work, provider=self._provider)
         compared = Comparison()
         for feeds, wanted in zip(self._feeds, self._wanted, strict=True):

@@ -21,9 +21,9 @@ from onnxprune import model as models
 from onnxprune.errors import OnnxpruneError
 from onnxprune.evaluate.equivalence import Feeds, prove
 from onnxprune.graph.analysis import Analysis
+from onnxprune.graph.layers.linear import LinearLayer
 from onnxprune.graph.units import Group, Slice
 from onnxprune.solve.permute import permute
-from onnxprune.sparse.targets import Target
 from onnxprune.types import Check
 
 Array = npt.NDArray[Any]
@@ -53,8 +53,8 @@ class Reordered:
 
 def find_orders(
     analysis: Analysis,
-    targets: Sequence[Target],
-    scores: Callable[[Target], Array],
+    layers: Sequence[LinearLayer],
+    scores: Callable[[LinearLayer], Array],
     n: int,
     m: int,
 ) -> tuple[dict[str, tuple[int, ...]], dict[str, str], dict[str, tuple[float, float]]]:
@@ -62,7 +62,7 @@ def find_orders(
 
     Args:
         analysis: of the dense model.
-        targets: the layers that will be thinned.
+        layers: those that will be thinned.
         scores: what each weight of a layer is worth, ``[g, K, N]``.
         n: kept of every group.
         m: length of a group.
@@ -70,16 +70,16 @@ def find_orders(
     Returns:
         Orders, reasons for the groups that were left, and the shares of the score kept.
     """
-    by_name = {target.name: target for target in targets}
+    by_name = {layer.weight: layer for layer in layers}
     orders: dict[str, tuple[int, ...]] = {}
     declined: dict[str, str] = {}
     kept: dict[str, tuple[float, float]] = {}
     for group in analysis.groups:
         parts: list[Array] = []
         for cut in group.slices:
-            target = by_name.get(cut.tensor)
-            if cut.role == "reads" and target is not None and cut.axis == target.axis:
-                parts += _side_by_side(target, cut, scores(target), m)
+            layer = by_name.get(cut.tensor)
+            if cut.role == "reads" and layer is not None and cut.axis == layer.stored_axis:
+                parts += _side_by_side(layer, cut, scores(layer), m)
         if not parts:
             continue
         if len(group) % m:
@@ -94,21 +94,21 @@ def find_orders(
     return orders, declined, kept
 
 
-def _side_by_side(target: Target, cut: Slice, scores: Array, m: int) -> list[Array]:
+def _side_by_side(layer: LinearLayer, cut: Slice, scores: Array, m: int) -> list[Array]:
     """Scores ``[units, outputs]`` of a slice, once per index that a unit has on the axis.
 
     Only where neighbouring units are neighbouring inputs, starting at a multiple of ``m``: else
     the order of units does not decide who shares a group.
     """
     rows = cut.rows
-    window = target.layer.window
-    groups = target.shape[0]
+    window = layer.window
+    groups = layer.shape[0]
     if groups > 1 and not (window is not None and window.transposed):
         return []  # the rows of a grouped Conv are other channels in every group
     steps = rows - rows[:1]
     if (steps != np.arange(len(rows))[:, None]).any() or (rows[0] % m).any():
         return []
-    channels = scores.reshape(groups * target.shape[1] // target.taps, -1)
+    channels = scores.reshape(groups * layer.shape[1] // layer.taps, -1)
     return [channels[rows[:, j]] for j in range(rows.shape[1])]
 
 

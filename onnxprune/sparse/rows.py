@@ -11,9 +11,9 @@ import numpy.typing as npt
 
 from onnxprune import model as models
 from onnxprune.data.activations.runner import Segments
+from onnxprune.graph.layers.linear import LinearLayer
 from onnxprune.solve.im2col import sample_positions
 from onnxprune.solve.moments import Moments
-from onnxprune.sparse.targets import Target
 
 Array = npt.NDArray[Any]
 Feeds = Mapping[str, Array]
@@ -27,29 +27,28 @@ ROWS = 20_000
 
 
 def norms_of(
-    model: models.Model, targets: Sequence[Target], batches: Sequence[Feeds], provider: str
+    model: models.Model, layers: Sequence[LinearLayer], batches: Sequence[Feeds], provider: str
 ) -> dict[str, Array]:
-    """The root mean square of every input of every target, ``[g, K]``, by name of its weight.
+    """The root mean square of every input of every layer, ``[g, K]``, by name of its weight.
 
     Args:
         model: it is only read.
-        targets: in the order of the graph.
+        layers: in the order of the graph.
         batches: feeds; at least one.
         provider: what runs the model.
     """
     run = Segments(model, batches, provider=provider)
     found: dict[str, Array] = {}
-    for target in targets:
-        run.advance([target.layer.x])
-        squares, count = np.zeros(target.shape[:2]), 0
-        layer = target.layer
+    for layer in layers:
+        run.advance([layer.x])
+        squares, count = np.zeros(layer.shape[:2]), 0
         for k in range(len(run)):
             x = run.value(layer.x, k)
             among = run.shown_to(layer, k)
             rows = layer.rows(x, sample_positions(layer.count(x.shape), _LOOK, k, among))
             squares += np.square(rows, dtype=np.float64).sum(axis=1)
             count += rows.shape[1]
-        found[target.name] = np.sqrt(squares / max(count, 1))
+        found[layer.weight] = np.sqrt(squares / max(count, 1))
     return found
 
 

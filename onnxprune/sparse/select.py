@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from onnxprune.graph.layers.linear import LinearLayer
 from onnxprune.quantities import Method
 from onnxprune.solve import masks
 from onnxprune.solve.admm import admm
 from onnxprune.solve.moments import Moments
 from onnxprune.solve.obs import Pattern, damped, obs
 from onnxprune.solve.support import SETTLED, conjugate_gradients
-from onnxprune.sparse.targets import Target
 
 Array = npt.NDArray[Any]
 Float = npt.NDArray[np.float64]
@@ -27,11 +27,11 @@ _RIDGE = 0.03
 """Share of the input variances that pulls towards the dense weights while they are aimed anew."""
 
 
-def mask_of(target: Target, scores: Array, pattern: Pattern) -> Bool:
+def mask_of(layer: LinearLayer, scores: Array, pattern: Pattern) -> Bool:
     """The mask ``[g, K, N]`` for scores of that shape, groups of N:M along the channels."""
     if pattern.m:
         keep = np.empty(scores.shape, dtype=bool)
-        order = target.order
+        order = layer.order
         keep[:, order] = masks.keep_n_of_m(scores[:, order], pattern.n, pattern.m, axis=1)
         return keep
     return masks.keep_top(scores, pattern.sparsity, within=(1,) if pattern.per_output else None)
@@ -77,12 +77,12 @@ def scores_of(method: Method, weight: Float, xx: Float | None) -> Float:
 
 
 def select(
-    target: Target, method: Method, weight: Float, xx: Float | None, pattern: Pattern
+    layer: LinearLayer, method: Method, weight: Float, xx: Float | None, pattern: Pattern
 ) -> tuple[Float, Bool]:
     """Choose what goes.
 
     Args:
-        target: the layer.
+        layer: the layer.
         method: how.
         weight: ``[g, K, N]``, what is thinned.
         xx: ``[g, K, K]``, moments of its inputs; None without data, then it is by magnitude.
@@ -93,17 +93,17 @@ def select(
     """
     sweeps = {"sparsegpt": obs, "admm": admm}
     if xx is None or method not in sweeps or len(weight) > 1:
-        return weight, mask_of(target, scores_of(method, weight, xx), pattern)
-    order = target.order if pattern.m else np.arange(target.shape[1])
+        return weight, mask_of(layer, scores_of(method, weight, xx), pattern)
+    order = layer.order if pattern.m else np.arange(layer.shape[1])
     swept, kept = sweeps[method](weight[0][order], xx[0][np.ix_(order, order)], pattern)
     start, keep = weight.copy(), np.empty(weight.shape, dtype=bool)
     start[0, order] = np.where(kept, swept, weight[0][order])
     keep[0, order] = kept
     if pattern.m:
         return start, keep
-    return start, _settle(target, keep, scores_of("wanda", weight, xx), pattern)
+    return start, _settle(layer, keep, scores_of("wanda", weight, xx), pattern)
 
 
-def _settle(target: Target, keep: Bool, scores: Float, pattern: Pattern) -> Bool:
+def _settle(layer: LinearLayer, keep: Bool, scores: Float, pattern: Pattern) -> Bool:
     """The nearest mask with the exact number of zeros: the least worthy go, the best return."""
-    return mask_of(target, scores + keep * (2 * scores.max() + 1), pattern)
+    return mask_of(layer, scores + keep * (2 * scores.max() + 1), pattern)

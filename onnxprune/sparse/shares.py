@@ -14,13 +14,13 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
+from onnxprune.graph.layers.linear import LinearLayer
 from onnxprune.solve import masks
 from onnxprune.solve.least_squares import correct_bias
 from onnxprune.solve.moments import Moments, squared_error, with_targets
 from onnxprune.solve.obs import Pattern
 from onnxprune.solve.support import conjugate_gradients
 from onnxprune.sparse.select import gram_of, mask_of, scores_of
-from onnxprune.sparse.targets import Target
 
 Float = npt.NDArray[np.float64]
 
@@ -41,30 +41,30 @@ def by_scores(scores: Sequence[Float], share: float) -> list[int]:
     return [int(keep.size - keep.sum()) for keep in keeps]
 
 
-def errors(target: Target, weight: Float, rows: Moments) -> Float:
+def errors(layer: LinearLayer, weight: Float, rows: Moments) -> Float:
     """What removing each share of ``GRID`` leaves wrong, ``[len(GRID), g, N]``: mean squares.
 
     Args:
-        target: the layer.
+        layer: the layer.
         weight: ``[g, K, N]``, dense.
         rows: moments of its inputs.
     """
     rows = with_targets(rows, weight)
-    return np.stack([squared_error(rows, *thinned(target, weight, rows, share)) for share in GRID])
+    return np.stack([squared_error(rows, *thinned(layer, weight, rows, share)) for share in GRID])
 
 
-def thinned(target: Target, weight: Float, rows: Moments, share: float) -> tuple[Float, Float]:
+def thinned(layer: LinearLayer, weight: Float, rows: Moments, share: float) -> tuple[Float, Float]:
     """A quick preview of a thinned layer: ``[g, K, N]`` and its bias ``[g, N]``, 0 if it has none.
 
     Args:
-        target: the layer.
+        layer: the layer.
         weight: ``[g, K, N]``, dense.
         rows: moments of its inputs, with its outputs (without bias) as targets.
         share: of its weights that go.
     """
-    free = target.layer.bias_slot is not None
+    free = layer.bias_slot is not None
     xx = gram_of(rows, free_bias=free)
-    keep = mask_of(target, scores_of("wanda", weight, xx), Pattern(share))
+    keep = mask_of(layer, scores_of("wanda", weight, xx), Pattern(share))
     made = np.stack(
         [
             conjugate_gradients(a, a @ w, k, w, ridge=0.03, iterations=4)

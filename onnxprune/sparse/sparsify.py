@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import onnx_ir as ir
-
 from onnxprune import model as models
 from onnxprune.errors import OnnxpruneError
+from onnxprune.graph.layers.linear import LinearLayer
 from onnxprune.graph.plan import PackedMask, pack
 from onnxprune.graph.shapes import Fact
 from onnxprune.quantities import Sparsity
@@ -20,7 +19,7 @@ from onnxprune.sparse import nm as magnitude
 from onnxprune.sparse.layer_sparsity import counts
 from onnxprune.sparse.layerwise import Layerwise, Refit, Settings
 from onnxprune.sparse.rows import Feeds
-from onnxprune.sparse.targets import Left, Target, find_targets
+from onnxprune.sparse.targets import find_targets
 from onnxprune.types import Check, LayerOutcome
 
 __all__ = ["Refit", "Settings", "Sparse", "sparsify"]
@@ -43,7 +42,7 @@ class Sparse:
     model: models.Model
     masks: Mapping[str, PackedMask]
     outcomes: tuple[LayerOutcome, ...]
-    targets: tuple[Target, ...]
+    targets: tuple[LinearLayer, ...]
     check: Check | None = None
 
 
@@ -79,42 +78,28 @@ def sparsify(
         )
     targets, left = find_targets(model, asked, how.skip, how.leave)
     work = models.clone(model)
-    others = magnitude.Thinned((), {}, None)
+    others = magnitude.Masking((), {}, None)
     if asked.m:
         # By size needs no algebra: without data it does everything, with data what that cannot.
         targets = targets if batches else []
         others = magnitude.thin(
             work, asked.n, asked.m, skip=how.skip, leave=how.leave,
-            done={target.name for target in targets}, tied=how.tied, tell=tell,
+            done={target.weight for target in targets}, tied=how.tied, tell=tell,
         )  # fmt: skip
-        nodes = {each.node for each in others.outcomes}
-        left = [each for each in left if each.node not in nodes]
+        nodes = {each.layer for each in others.outcomes}
+        left = [each for each in left if each.layer not in nodes]
     if not targets and not others.masks:
-        left += [Left(each.weight, each.node, each.reason) for each in others.outcomes]
+        left += others.outcomes
         none = "no layer multiplies with a stored weight"
-        why = f"{left[0].node}: {left[0].reason}" if left else none
+        why = f"{left[0].layer}: {left[0].reason}" if left else none
         raise OnnxpruneError(f"no weight of the model can be thinned: {why}")
     lost = counts(model, targets, asked, list(batches), facts or {}, how, tell)
     job = Layerwise(model, work, targets, list(batches), facts or {}, how)
-    outcomes = [_left(each, work) for each in left] + [_by_size(each) for each in others.outcomes]
+    outcomes = [*left, *others.outcomes]
     masks = dict(others.masks)
     for number, (target, count) in enumerate(zip(targets, lost, strict=True), start=1):
-        tell(f"thinning layer {number} of {len(targets)}: {target.layer.node}")
+        tell(f"thinning layer {number} of {len(targets)}: {target.node}")
         outcome, keep = job.thin(target, asked, count)
         outcomes.append(outcome)
-        masks[target.name] = pack(target.layer.stored(keep))
+        masks[target.weight] = pack(target.stored(keep))
     return Sparse(work, masks, tuple(outcomes), tuple(targets), others.check)
-
-
-def _by_size(each: magnitude.Outcome) -> LayerOutcome:
-    return LayerOutcome(
-        each.node, "" if each.reason else "magnitude", reason=each.reason,
-        weight=each.weight, shape=each.shape, sparsity=each.sparsity,
-    )  # fmt: skip
-
-
-def _left(each: Left, model: models.Model) -> LayerOutcome:
-    value: ir.Value | None = models.constants(model).get(each.weight)
-    tensor = None if value is None else models.constant(value)
-    shape = () if tensor is None else tuple(int(n) for n in tensor.shape.numpy())
-    return LayerOutcome(each.node, reason=each.reason, weight=each.weight, shape=shape)

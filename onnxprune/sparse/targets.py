@@ -1,82 +1,23 @@
-"""Which weights can be thinned, why others cannot, and how they are read and written.
+"""Which weights are thinned, and why others stay dense.
 
-Groups of N:M run along the inputs a kernel contracts: channels at one kernel position for a Conv
-(``[M, C/group, *kernel]``, axis 1), ``C`` for a ConvTranspose (axis 0), ``K`` for products
-whatever is transposed. That is what sparse tensor cores take (TensorRT developer guide,
-"Structured sparsity").
+Sparse kernels win where there are many channels ("if C and K are large enough (>256)", NVIDIA in
+github.com/NVIDIA/TensorRT issue 3849; a 3x3 kernel counts as nine times its channels), and the
+first and the last layer are the ones that papers leave dense because they cost most accuracy.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
-import onnx_ir as ir
 
 from onnxprune import model as models
 from onnxprune.graph.analysis import identity
-from onnxprune.graph.layers.epilogue import Merge
-from onnxprune.graph.layers.linear import Layer, find_layers
-from onnxprune.graph.layers.weights import store_bias
+from onnxprune.graph.layers.linear import LinearLayer, find_layers, plain, users
 from onnxprune.quantities import Sparsity
-from onnxprune.solve.im2col import Index
+from onnxprune.types import LayerOutcome
 
-Array = npt.NDArray[Any]
-Float = npt.NDArray[np.float64]
-Bool = npt.NDArray[np.bool_]
-
-
-@dataclass(frozen=True)
-class Target:
-    """A layer whose weights can be thinned.
-
-    Attributes:
-        layer: it.
-        shape: ``(g, K, N)`` of its matrices.
-        taps: kernel positions: consecutive rows of a matrix that read one channel.
-    """
-
-    layer: Layer
-    shape: tuple[int, int, int]
-    taps: int
-
-    @property
-    def name(self) -> str:
-        """Of the stored weight."""
-        return self.layer.weight
-
-    @property
-    def size(self) -> int:
-        """The number of weights."""
-        return math.prod(self.shape)
-
-    @property
-    def axis(self) -> int:
-        """The axis of the stored tensor along which the inputs of a group of N:M lie."""
-        window = self.layer.window
-        if window is not None:
-            return 0 if window.transposed else 1
-        return 1 if self.layer.flipped else 0
-
-    @property
-    def order(self) -> Index:
-        """The rows of a matrix with the channels of one kernel position side by side."""
-        rows = np.arange(self.shape[1], dtype=np.int64)
-        return np.ascontiguousarray(rows.reshape(-1, self.taps).T).ravel()
-
-
-@dataclass(frozen=True)
-class Left:
-    """A weight, or a node with one, that stays as it is, and why."""
-
-    weight: str
-    node: str
-    reason: str
+PAYS = 256
+"""Inputs times kernel positions, and outputs, from which NVIDIA expects a gain."""
 
 
 def find_targets(
@@ -84,8 +25,8 @@ def find_targets(
     asked: Sparsity,
     skip: Sequence[str] = (),
     leave: Mapping[str, str] | None = None,
-) -> tuple[list[Target], list[Left]]:
-    """The layers that can be thinned, in the order of the graph, and what is left alone.
+) -> tuple[list[LinearLayer], list[LayerOutcome]]:
+    """The layers that can be thinned and refitted, in the order of the graph, and the others.
 
     Args:
         model: it is only read.
@@ -93,121 +34,72 @@ def find_targets(
         skip: globs over names of weights that are left.
         leave: names of weights that are left, with the reason.
     """
-    layers, declined = find_layers(model)
-    values = {v.name or "": v for v in models.values(model.ir.graph)}
-    targets: list[Target] = []
-    left = [Left("", node, reason) for node, reason in declined.items()]
-    for layer in layers:
-        target = _target(layer, values[layer.weight])
-        reason = (leave or {}).get(layer.weight) or _why_not(
-            target, values[layer.weight], asked, skip
-        )
+    targets: list[LinearLayer] = []
+    declined: dict[str, str] = {}
+    left: list[LayerOutcome] = []
+    for layer in find_layers(model):
+        if layer.kind != "plain":
+            continue  # what has gates or an equation is no candidate yet
+        if layer.declined:
+            declined[layer.node] = layer.declined
+            continue
+        reason = (leave or {}).get(layer.weight) or _why_not(layer, asked, skip)
         if reason:
-            left.append(Left(layer.weight, layer.node, reason))
+            left.append(
+                LayerOutcome(
+                    layer.node, reason=reason, weight=layer.weight, shape=layer.tensor.shape
+                )
+            )
         else:
-            targets.append(target)
-    return targets, left
+            targets.append(layer)
+    return targets, [LayerOutcome(node, reason=why) for node, why in declined.items()] + left
 
 
-def _target(layer: Layer, value: ir.Value) -> Target:
-    tensor = models.constant(value)
-    assert tensor is not None
-    shape = tuple(int(n) for n in tensor.shape.numpy())
-    if layer.window is None:
-        K, N = reversed(shape) if layer.flipped else shape
-        return Target(layer, (1, K, N), 1)
-    taps = math.prod(layer.window.kernel)
-    if layer.window.transposed:
-        return Target(layer, (layer.groups, shape[0] // layer.groups * taps, shape[1]), taps)
-    return Target(layer, (layer.groups, shape[1] * taps, shape[0] // layer.groups), taps)
-
-
-def _why_not(target: Target, value: ir.Value, asked: Sparsity, skip: Sequence[str]) -> str:
-    glob = next((g for g in skip if fnmatchcase(target.name, g)), None)
+def _why_not(layer: LinearLayer, asked: Sparsity, skip: Sequence[str]) -> str:
+    glob = next((g for g in skip if fnmatchcase(layer.weight, g)), None)
     if glob is not None:
         return f"--skip {glob}"
-    others = sorted(readers(value) - {target.layer.node})
-    if value.is_graph_output() or others:
+    readers = [None if node is None else identity(node) for node, _ in users(layer.tensor.value)]
+    others = sorted({name for name in readers if name is not None} - {layer.node})
+    if others or None in readers:
         also = f"{others[0]} too" if others else "whoever runs the model"
         return f"its weight is read by {also}"
-    channels = target.shape[1] // target.taps
-    if asked.m and channels % asked.m:
-        per = " per group" if target.shape[0] > 1 else ""
-        return f"its {channels} inputs{per} are no multiple of {asked.m}"
-    if not target.size:
+    if asked.m and layer.channels % asked.m:
+        per = " per group" if layer.groups > 1 else ""
+        return f"its {layer.channels} inputs{per} are no multiple of {asked.m}"
+    if not layer.size:
         return "its weight is empty"
     return ""
 
 
-def readers(value: ir.Value) -> set[str]:
-    """The identities of the nodes that compute with a stored value, seen through its movers."""
-    found: set[str] = set()
-    for node, _ in value.uses():
-        moved = node.op_type in ("Transpose", "Identity") and not node.outputs[0].is_graph_output()
-        found |= readers(node.outputs[0]) if moved else {identity(node)}
-    return found
-
-
-class Weights:
-    """The weights of a model that is being thinned, in the units of where they count.
+def left_dense(
+    model: models.Model, *, small: int | None = None, first: int = 0, last: int = 0
+) -> dict[str, str]:
+    """The weights that are to stay dense, with the reason.
 
     Args:
-        model: it is changed by :meth:`write`.
+        model: it is only read.
+        small: layers with fewer inputs (times kernel positions) or outputs stay dense.
+        first: how many layers at the front of the graph stay dense.
+        last: how many at its end.
     """
+    if small is None and not first and not last:
+        return {}
+    layers = plain(find_layers(model))
+    left: dict[str, str] = {}
+    for number, layer in enumerate(layers):
+        if number < first:
+            left[layer.weight] = f"it is one of the first {first} (--skip-first)"
+        elif number >= len(layers) - last:
+            left[layer.weight] = f"it is one of the last {last} (--skip-last)"
+        elif small is not None and is_small(layer, small):
+            left[layer.weight] = (
+                f"its {layer.inputs * layer.taps} inputs or {layer.outputs} outputs are "
+                f"fewer than {small} (--skip-small)"
+            )
+    return left
 
-    def __init__(self, model: models.Model) -> None:
-        self._values = {v.name or "": v for v in models.values(model.ir.graph)}
 
-    def stored(self, name: str) -> Array:
-        """A stored tensor."""
-        tensor = models.constant(self._values[name])
-        assert tensor is not None
-        return tensor.numpy()
-
-    def read(self, target: Target, merge: Merge | None = None) -> tuple[Float, Float]:
-        """``[g, K, N]`` and ``[g, N]``: matrix and bias (0 where there is none).
-
-        Args:
-            target: the layer.
-            merge: scales and shifts behind it that are seen as part of it.
-        """
-        layer = target.layer
-        matrix = layer.matrix(self.stored(layer.weight).astype(np.float64))
-        bias = np.zeros((len(matrix), matrix.shape[2]))
-        if layer.bias is not None:
-            bias = self.stored(layer.bias).astype(np.float64).reshape(bias.shape)
-        if merge is None:
-            return matrix, bias
-        gain = merge.gain.reshape(bias.shape)
-        return matrix * gain[:, None, :], bias * gain
-
-    def write(
-        self,
-        target: Target,
-        keep: Bool,
-        matrix: Float,
-        bias: Float | None = None,
-        merge: Merge | None = None,
-    ) -> None:
-        """The inverse of :meth:`read`; outputs that count next to nothing keep what they had.
-
-        Args:
-            target: the layer.
-            keep: ``[g, K, N]``; everything else becomes zero.
-            matrix: ``[g, K, N]``.
-            bias: ``[g, N]``, None to leave it.
-            merge: what :meth:`read` was given.
-        """
-        layer = target.layer
-        old, old_bias = self.read(target)
-        if merge is not None:
-            gain = merge.gain.reshape(old_bias.shape)
-            alive = np.abs(gain) > 1e-6 * np.abs(gain).max()
-            scale = np.where(alive, gain, 1.0)
-            matrix = np.where(alive[:, None, :], matrix / scale[:, None, :], old)
-            bias = None if bias is None else np.where(alive, bias / scale, old_bias)
-        dtype = self.stored(layer.weight).dtype
-        new = layer.stored(np.where(keep, matrix, 0.0)).astype(dtype)
-        models.set_constant(self._values[layer.weight], new)
-        if bias is not None and layer.bias_slot is not None:
-            store_bias(self._values, layer, bias.reshape(-1).astype(dtype))
+def is_small(layer: LinearLayer, least: int = PAYS) -> bool:
+    """Whether a layer has fewer inputs, times kernel positions, or outputs than that."""
+    return layer.inputs * layer.taps < least or layer.outputs < least

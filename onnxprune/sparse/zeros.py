@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from onnxprune import model as models
+from onnxprune.graph.layers.linear import LinearLayer
 from onnxprune.graph.plan import PackedMask
 from onnxprune.quantities import Sparsity
-from onnxprune.sparse.targets import Target
 from onnxprune.types import Check
 
 
@@ -53,31 +53,33 @@ def share_of_zeros(model: models.Model, names: Iterable[str]) -> float:
     return zeros / max(size, 1)
 
 
-def checks(model: models.Model, targets: Iterable[Target], asked: Sparsity) -> tuple[Check, ...]:
+def checks(
+    model: models.Model, layers: Iterable[LinearLayer], asked: Sparsity
+) -> tuple[Check, ...]:
     """Whether the weights that were thinned are as sparse as was asked.
 
     Under N:M, the largest number of weights that any group has must be ``n``. Else the share of
     zeros must be the one asked for, to half a weight per layer and output that rounding decides.
     """
-    thinned = list(targets)
+    thinned = list(layers)
     values = models.constants(model)
     if asked.m:
         worst = 0
-        for target in thinned:
-            tensor = models.constant(values[target.name])
+        for layer in thinned:
+            tensor = models.constant(values[layer.weight])
             assert tensor is not None
-            worst = max(worst, densest(target, tensor.numpy(), asked.m))
+            worst = max(worst, densest(layer, tensor.numpy(), asked.m))
         return (Check(f"weights in a group of {asked.m}", worst <= asked.n, worst, asked.n),)
-    found = share_of_zeros(model, (t.name for t in thinned))
-    size = sum(t.size for t in thinned)
-    rounded = sum(t.shape[0] * t.shape[2] for t in thinned) / 2 / max(size, 1)
+    found = share_of_zeros(model, (layer.weight for layer in thinned))
+    size = sum(layer.size for layer in thinned)
+    rounded = sum(layer.outputs for layer in thinned) / 2 / max(size, 1)
     short = max(asked.share - found, 0.0)
     return (Check("zeros short of the sparsity asked for", short <= rounded, short, rounded),)
 
 
-def densest(target: Target, weight: np.ndarray, m: int) -> int:
+def densest(layer: LinearLayer, weight: np.ndarray, m: int) -> int:
     """The most values that are not zero in any group of ``m`` inputs."""
-    matrix = target.layer.matrix(weight != 0)[:, target.order]
+    matrix = layer.matrix(weight != 0)[:, layer.order]
     groups, inputs, outputs = matrix.shape
     padded = np.zeros((groups, -(-inputs // m) * m, outputs), dtype=bool)
     padded[:, :inputs] = matrix

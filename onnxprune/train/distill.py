@@ -26,9 +26,9 @@ from onnxprune import model as models
 from onnxprune.data.activations.runner import Feeds
 from onnxprune.data.batches import collate, hold_out, inputs_of
 from onnxprune.errors import OnnxpruneError
+from onnxprune.evaluate.student import Student, distance, losses_of, visible
 from onnxprune.runtime import Session, open_session
 from onnxprune.train.optimizer import Descent
-from onnxprune.train.student import Student, distance, losses_of, visible
 from onnxprune.train.variants import Variants
 
 Array = npt.NDArray[Any]

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxprune.data.activations.runner import Feeds
-from onnxprune.train.student import Student
+from onnxprune.evaluate.student import Student
 
 Array = npt.NDArray[Any]
 

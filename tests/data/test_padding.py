@@ -14,7 +14,7 @@ import onnxprune
 from onnxprune import model as models
 from onnxprune.data.activations.padding import shown
 from onnxprune.data.batches import token_masks
-from onnxprune.train.student import visible
+from onnxprune.evaluate.student import visible
 
 Array = npt.NDArray[Any]
 

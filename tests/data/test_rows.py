@@ -14,9 +14,8 @@ from onnxprune.data import zoo
 from onnxprune.data.activations.rows import Sample, moments_of
 from onnxprune.data.activations.runner import Segments
 from onnxprune.graph.analysis import analyse
-from onnxprune.graph.layers.epilogue import find_merge
-from onnxprune.graph.layers.linear import find_layers
-from onnxprune.recover.order import matrix_shape
+from onnxprune.graph.layers.epilogue import find_epilogue
+from onnxprune.graph.layers.linear import LinearLayer, find_layers, refittable
 from onnxprune.solve.moments import of_outputs, restrict
 
 batches = st.lists(st.integers(1, 9), min_size=1, max_size=6)
@@ -45,6 +44,14 @@ def test_of_a_few_samples_the_last_rows_are(count: int, rows: int) -> None:
     assert not np.diff(aside.astype(int)).min() < 0  # once aside, aside to the end
 
 
+def cut(layer: LinearLayer, inputs: int, outputs: int) -> LinearLayer:
+    """A layer with fewer inputs and outputs."""
+    sizes = (outputs, inputs) if layer.weight_axis else (inputs, outputs)
+    kernel = layer.window.kernel if layer.window else ()
+    stored = layer.tensor.unseen(np.empty((*sizes, *kernel))).shape
+    return replace(layer, source=replace(layer.tensor, shape=stored))
+
+
 @pytest.mark.parametrize("name", ["digits_mlp", "digits_rescnn", "digits_encoder"])
 def test_the_dense_model_seen_through_what_is_left_is_a_part_of_it(name: str) -> None:
     entry, rng = zoo.get(name), np.random.default_rng(0)
@@ -53,18 +60,18 @@ def test_the_dense_model_seen_through_what_is_left_is_a_part_of_it(name: str) ->
         feeds = [{key: z[key][k : k + 8] for key in z.files} for k in (0, 8)]
     values = {v.name or "": v for v in models.values(analysis.model.ir.graph)}
     run, looked = Segments(analysis.model, feeds), 0
-    for layer in find_layers(analysis.model)[0]:
-        groups, inputs, outputs = matrix_shape(values, layer)
+    for layer in refittable(find_layers(analysis.model)):
+        groups, inputs, outputs = layer.shape
         if groups > 1:
             continue
-        merge = find_merge(values, analysis.facts, layer, outputs)
-        taps = int(np.prod(layer.window.kernel)) if layer.window else 1
+        epilogue = find_epilogue(values, analysis.facts, layer)
+        taps = layer.taps
         reads, kept = rng.random(inputs // taps) < 0.6, rng.random(outputs) < 0.6
         reads[0] = kept[0] = True
-        whole, _ = moments_of(layer, merge, (1, inputs, outputs), run, run, Sample())
-        shift = replace(merge, shift=merge.shift[kept])
-        shape = 1, int(reads.sum()) * taps, int(kept.sum())
-        part, _ = moments_of(layer, shift, shape, run, run, Sample(), kept, reads)
+        whole, _ = moments_of(layer, epilogue, run, run, Sample())
+        shift = replace(epilogue, shift=epilogue.shift[kept])
+        small = cut(layer, int(reads.sum()), int(kept.sum()))
+        part, _ = moments_of(small, shift, run, run, Sample(), kept, reads)
         at = np.flatnonzero(np.repeat(reads, taps))
         of = np.flatnonzero(kept)
         wanted = of_outputs(restrict(whole, at), of)

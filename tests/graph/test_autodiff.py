@@ -12,12 +12,12 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxprune import model as models
 from onnxprune.data import zoo
 from onnxprune.errors import OnnxpruneError
+from onnxprune.evaluate.student import Student, distance, losses_of, visible
 from onnxprune.graph.autodiff import Loss, backward
 from onnxprune.graph.ops import GRADIENTS
 from onnxprune.graph.ops.gradient_call import BODIES
 from onnxprune.graph.shapes import propagate
 from onnxprune.runtime import open_session
-from onnxprune.train.student import Student, distance, losses_of, visible
 
 Array = np.ndarray[Any, Any]
 Node = onnx.NodeProto

@@ -95,7 +95,7 @@ def padded(
 )
 def test_rows_before_the_pad_are_what_the_convolution_multiplies(case: dict[str, Any]) -> None:
     analysis = analyse(models.load(padded(**case)))
-    (layer,) = unpadded_layers(analysis.model, analysis.facts)[0]
+    (layer,) = unpadded_layers(analysis.model, analysis.facts)
     assert layer.x == "x"
     x = np.random.default_rng(1).standard_normal((2, 3, 6, 7)).astype(np.float32)
     wanted = open_session(analysis.model).run({"x": x})["y"]
@@ -133,7 +133,7 @@ def test_a_chain_of_pads_is_seen_through() -> None:
     )
     proto.graph.node[-1].input[0] = "q"
     analysis = analyse(models.load(proto))
-    (layer,) = unpadded_layers(analysis.model, analysis.facts)[0]
+    (layer,) = unpadded_layers(analysis.model, analysis.facts)
     assert layer.x == "x"
     assert layer.window is not None
     assert layer.window.pads == (0, 4, 2, 6)

@@ -12,7 +12,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxprune import model as models
-from onnxprune.graph.layers.contractions import find_readings
+from onnxprune.graph.layers.linear import find_layers, plain
 
 Array = np.ndarray[Any, Any]
 
@@ -220,8 +220,7 @@ CASES = {
 
 def held(model: models.Model, name: str = "w") -> Array:
     """What a model stores for the weight of its case."""
-    readings, _ = find_readings(model)
-    return next(each.stored.read() for each in readings if each.stored.name == name)
+    return next(each.tensor.read() for each in plain(find_layers(model)) if each.weight == name)
 
 
 def groups(rows: Array) -> Array:

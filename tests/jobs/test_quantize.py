@@ -18,7 +18,7 @@ from onnxprune import model as models
 from onnxprune.config import Options
 from onnxprune.data import zoo
 from onnxprune.errors import OnnxpruneError
-from onnxprune.graph.layers.contractions import find_readings
+from onnxprune.graph.layers.linear import find_layers, plain
 from onnxprune.jobs.quantize import PURPOSES, Settings, quantize, quantizer, zeros
 from onnxprune.jobs.quantize.rows import as_read, by_rows
 from onnxprune.jobs.store import store
@@ -82,9 +82,9 @@ def test_zeros_and_two_of_four_survive_for_every_purpose(purpose: Any) -> None:
     assert all(each.zeros_after >= 0.5 for each in patterned)
     states = {each.state for each in layers(made.model)}
     assert states == {"eligible", "never"}, "what can be sparse still is, in int8"
-    for reading in find_readings(made.model)[0]:
-        scaling = reading.stored.scaling
-        assert reading.stored.dtype is ir.DataType.INT8
+    for layer in plain(find_layers(made.model)):
+        scaling = layer.tensor.scaling
+        assert layer.tensor.dtype is ir.DataType.INT8
         assert scaling is not None
         assert scaling.zero is None or not scaling.zero.any()
     assert made.bytes[1] < 0.32 * made.bytes[0]
@@ -148,14 +148,12 @@ def test_rows_are_laid_out_anew_and_nothing_else_changes() -> None:
     made = quantize(models.load(mlp()), Settings(per_tensor=False), Options(calib=batches()))
     turned, names = by_rows(made.model, least=4096)
     assert names == ("a_quantized", "b_quantized")
-    before = {each.stored.name: each for each in find_readings(made.model)[0]}
-    for reading in find_readings(turned)[0]:
-        old = before[reading.stored.name]
-        assert reading.stored.shape == old.stored.shape[::-1]
-        assert reading.stored.through == ("DequantizeLinear", "Transpose")
-        np.testing.assert_array_equal(
-            reading.stored.seen(reading.stored.read()), old.stored.seen(old.stored.read())
-        )
+    before = {each.weight: each.tensor for each in plain(find_layers(made.model))}
+    for layer in plain(find_layers(turned)):
+        new, old = layer.tensor, before[layer.weight]
+        assert new.shape == old.shape[::-1]
+        assert new.through == ("DequantizeLinear", "Transpose")
+        np.testing.assert_array_equal(new.seen(new.read()), old.seen(old.read()))
     for feeds in batches():
         wanted = open_session(made.model, optimise=False).run(feeds)["y"]
         np.testing.assert_allclose(

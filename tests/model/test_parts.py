@@ -15,7 +15,7 @@ from onnxprune import prune
 from onnxprune.evaluate.evaluation import Evaluation, compare_answers
 from onnxprune.evaluate.output_comparison import Comparison
 from onnxprune.evaluate.output_error import OutputError
-from onnxprune.train.student import losses_of
+from onnxprune.evaluate.student import losses_of
 
 Array = npt.NDArray[Any]
 

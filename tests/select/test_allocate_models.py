@@ -12,10 +12,11 @@ import pytest
 
 from onnxprune import model as models
 from onnxprune.data import zoo
+from onnxprune.data.activations.groups import readers
 from onnxprune.errors import OnnxpruneError
 from onnxprune.graph.analysis import Analysis, analyse
 from onnxprune.graph.cost import CostModel, cost
-from onnxprune.graph.layers.consumers import consumers, use_of
+from onnxprune.graph.layers.sources import use_of
 from onnxprune.graph.plan import Origin, Plan, check, load_plan
 from onnxprune.graph.surgery import cut
 from onnxprune.quantities import budget
@@ -42,15 +43,15 @@ def stored(analysis: Analysis) -> Callable[[str], npt.NDArray[Any]]:
 
 def statistics(analysis: Analysis, entry: zoo.Entry, count: int = 200) -> Statistics:
     """Per channel, from calibration data."""
-    readers = consumers(analysis)
-    session = open_session(analysis.model, outputs=sorted({c.activation for c in readers.values()}))
+    layers = [*readers(analysis, analysis.groups)]
+    session = open_session(analysis.model, outputs=sorted({layer.x for layer in layers}))
     seen = session.run({k: v[:count] for k, v in zoo.calibration(entry).items()})
     found = {}
-    for key, reader in readers.items():
-        value = seen[reader.activation].astype(np.float64)
-        rows = np.moveaxis(value, reader.channel, -1).reshape(-1, value.shape[reader.channel])
+    for layer in layers:
+        value = seen[layer.x].astype(np.float64)
+        rows = np.moveaxis(value, layer.axis, -1).reshape(-1, value.shape[layer.axis])
         mean = rows.mean(axis=0)
-        found[key] = InputStatistics(
+        found[layer.weight, layer.node] = InputStatistics(
             count=len(rows),
             mean=mean,
             var=rows.var(axis=0),

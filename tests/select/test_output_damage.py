@@ -72,7 +72,7 @@ def test_damage_of_what_the_output_reads_is_the_error_of_the_output(measured: An
     """Where the only reader makes the output, the damage is exact, and the currency must agree."""
     analysis, readers, swept, batches = measured
     output = analysis.model.ir.graph.outputs[0].name
-    ends = [n for n, r in readers.items() if r.merge.value == output]
+    ends = [n for n, r in readers.items() if r.epilogue.value == output]
     assert ends
     dense = run(analysis.model, batches).astype(np.float64)
     tried = 0

@@ -16,7 +16,7 @@ from onnxprune import model as models
 from onnxprune.data.activations.between import find_maker
 from onnxprune.data.activations.rows import Sample
 from onnxprune.graph.analysis import analyse
-from onnxprune.graph.layers.linear import find_layers
+from onnxprune.graph.layers.linear import find_layers, refittable
 from onnxprune.graph.surgery import cut
 from onnxprune.recover.reconstruct import reconstruct
 from onnxprune.recover.refit import Settings
@@ -195,7 +195,7 @@ def test_makers_are_found_through_filters(
 ) -> None:
     analysis = analyse(models.load(block(activations, normalised=normalised)))
     values = {v.name or "": v for v in models.values(analysis.model.ir.graph)}
-    layers, _ = find_layers(analysis.model)
+    layers = refittable(find_layers(analysis.model))
     by_name = {layer.node: layer for layer in layers}
     last = by_name[next(n for n in by_name if n.startswith("c0"))]
     maker = find_maker(values, analysis.facts, layers, last)

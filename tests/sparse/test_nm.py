@@ -19,15 +19,15 @@ from onnxprune import model as models
 from onnxprune.config import from_flags
 from onnxprune.data import zoo
 from onnxprune.errors import OnnxpruneError
-from onnxprune.graph.layers.contractions import find_readings
-from onnxprune.graph.layers.trace import Stored, trace
+from onnxprune.graph.layers.linear import find_layers
+from onnxprune.graph.layers.stored import Stored, trace
 from onnxprune.quantities import sparsity
 from onnxprune.runtime import open_session
 from onnxprune.solve import masks
 from onnxprune.sparse.eligibility import layers
-from onnxprune.sparse.exclude import left_dense
 from onnxprune.sparse.nm import thin
 from onnxprune.sparse.sparsify import sparsify
+from onnxprune.sparse.targets import left_dense
 from two_four_cases import CASES, build, conv, floats, groups, held, node
 
 Array = np.ndarray[Any, Any]
@@ -215,9 +215,9 @@ def test_computed_weights_are_named_with_what_computes_them() -> None:
 def test_products_of_activations_are_not_mentioned() -> None:
     nodes = [node("Transpose", "x", "t"), node("MatMul", "x t", "a"), node("MatMul", "x w", "y")]
     model = models.load(build(nodes, {"w": floats(16, 8)}, [3, 16], outputs=("a", "y")))
-    readings, unread = find_readings(model)
-    assert [each.name for each in readings] == ["y"]
-    assert not unread
+    (layer,) = find_layers(model)
+    assert layer.node == "y"
+    assert not layer.declined
 
 
 def chain_of_three() -> onnx.ModelProto:

@@ -17,18 +17,18 @@ from onnxprune.errors import OnnxpruneError
 from onnxprune.evaluate.equivalence import difference
 from onnxprune.evaluate.output_comparison import compare
 from onnxprune.graph.analysis import analyse
-from onnxprune.graph.layers.linear import Layer
+from onnxprune.graph.layers.epilogue import Weights
+from onnxprune.graph.layers.linear import LinearLayer, find_layers
 from onnxprune.quantities import Spread, sparsity
 from onnxprune.runtime import open_session
 from onnxprune.solve import masks
-from onnxprune.solve.im2col import Window
 from onnxprune.solve.moments import moments
 from onnxprune.solve.obs import Pattern
 from onnxprune.sparse import shares, zeros
 from onnxprune.sparse.fisher import damage_of, information
 from onnxprune.sparse.select import select
 from onnxprune.sparse.sparsify import Refit, Settings, Sparse, sparsify
-from onnxprune.sparse.targets import Target, Weights, find_targets
+from onnxprune.sparse.targets import find_targets
 
 Array = np.ndarray[Any, Any]
 RNG = np.random.default_rng(0)
@@ -179,7 +179,7 @@ def test_every_method_and_allocation_removes_the_exact_number(spread: Any, metho
         assert gone == [masks.removed_count(size, 0.7) for size in sizes]
     elif spread == "per-row":
         for target in made.targets:
-            keep = target.layer.matrix(made.masks[target.name].unpack())
+            keep = target.matrix(made.masks[target.weight].unpack())
             per_output = target.shape[1] - masks.removed_count(target.shape[1], 0.7)
             assert (keep.sum(axis=1) == per_output).all()
     else:
@@ -297,15 +297,15 @@ def test_gradients_know_what_errors_of_layers_cost(classes: int) -> None:
     spread = np.square(np.concatenate([each["y"] for each in dense])).mean()
     for target in targets:
         run = Segments(model, feeds)
-        run.advance([target.layer.x])
-        rows = np.concatenate([run.value(target.layer.x, k) for k in range(len(feeds))])
+        run.advance([target.x])
+        rows = np.concatenate([run.value(target.x, k) for k in range(len(feeds))])
         work = models.clone(model)
         weights = Weights(work)
         matrix, _ = weights.read(target)
         noise = 0.03 * rng.standard_normal(matrix.shape)
         wrong = np.square(rows @ noise).mean(axis=1)
-        said = damage_of(wrong[None], found[target.layer.node], np.ones(wrong.shape))[0]
-        weights.write(target, np.ones(matrix.shape, dtype=bool), matrix + noise)
+        said = damage_of(wrong[None], found[target.node], np.ones(wrong.shape))[0]
+        weights.write(target, matrix + noise)
         session = open_session(work)
         moved = [session.run(each) for each in feeds]
         if classes > 1:
@@ -317,11 +317,24 @@ def test_gradients_know_what_errors_of_layers_cost(classes: int) -> None:
             assert said == pytest.approx(float(np.mean(lost)) / spread, rel=0.5)
 
 
+def layer_of(op: str, shape: tuple[int, ...]) -> LinearLayer:
+    """A layer with a weight of some shape."""
+    graph = helper.make_graph(
+        [helper.make_node(op, ["x", "w"], ["y"])],
+        "g",
+        [helper.make_tensor_value_info("x", 1, [None] * len(shape))],
+        [helper.make_tensor_value_info("y", 1, None)],
+        [numpy_helper.from_array(np.ones(shape, np.float32), "w")],
+    )
+    (layer,) = find_layers(models.load(helper.make_model(graph)))
+    return layer
+
+
 def test_obs_masks_of_several_blocks_are_settled_to_the_exact_count() -> None:
     rng = np.random.default_rng(3)
     K, N = 200, 5
     x = rng.standard_normal((1, 600, K)) @ rng.standard_normal((K, K))
-    target = Target(Layer("y", "x", "y", "w"), (1, K, N), 1)
+    target = layer_of("MatMul", (K, N))
     rows = moments(x)
     for share in (0.333, 0.5, 0.777):
         weight = rng.standard_normal((1, K, N))
@@ -332,10 +345,9 @@ def test_obs_masks_of_several_blocks_are_settled_to_the_exact_count() -> None:
 
 
 def test_channels_of_one_kernel_position_are_side_by_side() -> None:
-    window = Window((3, 3))
-    target = Target(Layer("y", "x", "y", "w", window=window), (1, 8 * 9, 4), 9)
+    target = layer_of("Conv", (4, 8, 3, 3))
     weight = np.arange(4 * 8 * 9).reshape(4, 8, 3, 3)
-    ordered = target.layer.matrix(weight)[:, target.order]
+    ordered = target.matrix(weight)[:, target.order]
     np.testing.assert_array_equal(ordered[0, :8, 0], weight[0, :, 0, 0])
     np.testing.assert_array_equal(ordered[0, 8:16, 1], weight[1, :, 0, 1])
 

@@ -12,49 +12,13 @@ import onnx_ir as ir
 
 from onnxprune import model as models
 from onnxprune.errors import OnnxpruneError
-from onnxprune.graph.layers.epilogue import Merge, find_merge
-from onnxprune.graph.layers.linear import Layer
+from onnxprune.graph.layers.epilogue import Epilogue, find_epilogue
+from onnxprune.graph.layers.linear import LinearLayer
+from onnxprune.graph.ops.elementwise import POINTWISE
 from onnxprune.graph.shapes import Fact
 from onnxprune.runtime import open_session
 from onnxprune.solve.two_layer import IDENTITY, Activation, computed, relu
 
-_ELEMENTWISE = {
-    "Abs",
-    "Add",
-    "BiasGelu",
-    "Celu",
-    "Clip",
-    "Div",
-    "Elu",
-    "Erf",
-    "Exp",
-    "FastGelu",
-    "Gelu",
-    "HardSigmoid",
-    "HardSwish",
-    "Identity",
-    "LeakyRelu",
-    "Log",
-    "Max",
-    "Min",
-    "Mish",
-    "Mul",
-    "Neg",
-    "Pow",
-    "QuickGelu",
-    "Reciprocal",
-    "Relu",
-    "Selu",
-    "Sigmoid",
-    "Sin",
-    "Softplus",
-    "Softsign",
-    "Sqrt",
-    "Sub",
-    "Swish",
-    "Tanh",
-    "ThresholdedRelu",
-}
 _PROBES = np.sinh(np.linspace(-5, 5, 101))
 """Where a function is tried before it is trusted."""
 
@@ -65,14 +29,14 @@ class Maker:
 
     Attributes:
         layer: that layer.
-        merge: per-channel scale and shift of its output before the function.
+        epilogue: per-channel scale and shift of its output before the function.
         activation: the function.
         filters: a depthwise convolution after the function, as a maker with the function that is
             between it and the other layer.
     """
 
-    layer: Layer
-    merge: Merge
+    layer: LinearLayer
+    epilogue: Epilogue
     activation: Activation
     filters: Maker | None = None
 
@@ -80,8 +44,8 @@ class Maker:
 def find_maker(
     values: Mapping[str, ir.Value],
     facts: Mapping[str, Fact],
-    layers: Sequence[Layer],
-    reader: Layer,
+    layers: Sequence[LinearLayer],
+    reader: LinearLayer,
 ) -> Maker | None:
     """The maker of what ``reader`` reads, if there is one and nobody else reads it.
 
@@ -91,12 +55,12 @@ def find_maker(
         layers: of that graph.
         reader: one of them.
     """
-    if is_depthwise(values, reader):
+    if reader.is_depthwise:
         return None
     last = _nearest(values, facts, layers, reader)
-    if last is not None and _reads_points(reader) and is_depthwise(values, last.layer):
+    if last is not None and _reads_points(reader) and last.layer.is_depthwise:
         before = _nearest(values, facts, layers, last.layer)
-        if before is not None and not is_depthwise(values, before.layer):
+        if before is not None and not before.layer.is_depthwise:
             last = replace(before, filters=last)
     if last is None:
         return None
@@ -105,15 +69,7 @@ def find_maker(
     return None if between == {IDENTITY} else last
 
 
-def is_depthwise(values: Mapping[str, ir.Value], layer: Layer) -> bool:
-    """Whether a layer is a convolution that filters every channel by itself."""
-    weight, window = models.constant(values[layer.weight]), layer.window
-    if weight is None or window is None or window.transposed or window.group == 1:
-        return False
-    return tuple(weight.shape.numpy()[:2]) == (window.group, 1)
-
-
-def _reads_points(reader: Layer) -> bool:
+def _reads_points(reader: LinearLayer) -> bool:
     """Whether a layer is a convolution that reads for each output what is at its position."""
     window = reader.window
     if window is None or window.transposed or window.group > 1:
@@ -125,8 +81,8 @@ def _reads_points(reader: Layer) -> bool:
 def _nearest(
     values: Mapping[str, ir.Value],
     facts: Mapping[str, Fact],
-    layers: Sequence[Layer],
-    reader: Layer,
+    layers: Sequence[LinearLayer],
+    reader: LinearLayer,
 ) -> Maker | None:
     """The layer before ``reader``; the function between may be none at all."""
     found = _function(values[reader.x])
@@ -135,34 +91,27 @@ def _nearest(
     start, nodes = found
     for layer in layers:
         fact = facts.get(layer.y)
-        if fact is None or fact.shape is None or not _fits(values, layer, reader, len(fact.shape)):
+        if fact is None or fact.shape is None or not _fits(layer, reader, len(fact.shape)):
             continue
-        columns = fact.shape[layer.out_axis]
-        merge = find_merge(values, facts, layer, _outputs(values, layer, columns)).alone
+        epilogue = find_epilogue(values, facts, layer).alone
         if layer.y == start.name:
-            merge = Merge(layer.y, None, np.ones_like(merge.gain), np.zeros_like(merge.shift))
-        if merge.value != start.name:
+            epilogue = Epilogue(
+                layer.y, None, np.ones_like(epilogue.gain), np.zeros_like(epilogue.shift)
+            )
+        if epilogue.value != start.name:
             continue
         activation = _activation(values[reader.x], start, nodes)
-        return None if activation is None else Maker(layer, merge, activation)
+        return None if activation is None else Maker(layer, epilogue, activation)
     return None
 
 
-def _outputs(values: Mapping[str, ir.Value], layer: Layer, dense: int | None) -> int:
-    weight = models.constant(values[layer.weight])
-    if weight is None:
-        return dense or 0
-    matrix = layer.matrix(np.empty(weight.shape.numpy(), np.bool_))
-    return int(matrix.shape[0] * matrix.shape[2])
-
-
-def _fits(values: Mapping[str, ir.Value], maker: Layer, reader: Layer, rank: int) -> bool:
+def _fits(maker: LinearLayer, reader: LinearLayer, rank: int) -> bool:
     """Whether hidden positions of the two can be told: two convolutions, or two products."""
     if maker.node == reader.node:
         return False
     if maker.window and reader.window:
         alone = reader.window.group == 1 and not reader.window.transposed
-        return alone or is_depthwise(values, reader)
+        return alone or reader.is_depthwise
     if maker.window or reader.window:
         return False
     return maker.out_axis % rank == reader.axis % rank == rank - 1
@@ -201,7 +150,8 @@ def _function(end: ir.Value) -> tuple[ir.Value, list[ir.Node]] | None:
 
 def _elementwise(node: ir.Node) -> bool:
     """Whether a node treats every element alike: its operands are computed or single numbers."""
-    if node.op_type not in _ELEMENTWISE or len(node.outputs) != 1:
+    domain = "" if node.domain == "ai.onnx" else node.domain
+    if (domain, node.op_type) not in POINTWISE or len(node.outputs) != 1:
         return False
     tensors = [models.constant(v) for v in node.inputs if v is not None]
     return all(t is None or t.size == 1 for t in tensors)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from onnxprune.data import Tap, collect, observe
 from onnxprune.data.dataset import Feeds
-from onnxprune.graph.analysis import Analysis, identity
-from onnxprune.graph.layers.consumers import Consumer, of_groups
+from onnxprune.graph.analysis import Analysis
+from onnxprune.graph.layers.linear import LinearLayer, find_layers
 from onnxprune.graph.units import Block, Group
 
 _ROWS = 4096
@@ -81,22 +81,37 @@ def input_statistics(
     """
     graph = analysis.model.ir.graph
     seen = {v.name for n in graph for v in n.outputs} | {v.name for v in graph.inputs}
-    readers = [r for r in of_groups(analysis, groups) if r.activation in seen]
-    taps = {id(r): Tap(r.activation, r.channel, covariance, _blocks(r)) for r in readers}
+    taps = {}
+    for layer in readers(analysis, groups):
+        if layer.x in seen:
+            channel = layer.axis % len(analysis.walk.axes[layer.x])
+            taps[layer.weight, layer.node] = Tap(layer.x, channel, covariance, layer.groups)
     found = collect(analysis.model, data, taps.values(), provider=provider, rows=_ROWS)
-    out = {}
-    for reader in readers:
-        tap = taps[id(reader)]
-        got = found[tap]
-        out[reader.tensor, identity(reader.node)] = InputStatistics(
-            got.count, got.mean, got.var, got.mean_abs, got.covariance, tap.blocks
+    return {
+        key: InputStatistics(
+            found[tap].count, found[tap].mean, found[tap].var, found[tap].mean_abs,
+            found[tap].covariance, tap.blocks,
         )
-    return out
+        for key, tap in taps.items()
+    }  # fmt: skip
 
 
-def _blocks(reader: Consumer) -> int:
-    """Into how many independent contractions the channels fall."""
-    return int(reader.call.attr("group", 1)) if "Conv" in reader.call.op else 1
+def readers(analysis: Analysis, groups: Iterable[Group]) -> Iterator[LinearLayer]:
+    """The layers that contract what any of ``groups`` cuts with something computed, each once.
+
+    Those that others read through a Transpose or a cast are none: the slice is that of the mover.
+    """
+    direct = {
+        (layer.weight, layer.node): layer
+        for layer in find_layers(analysis.model)
+        if layer.source is not None and not layer.source.through
+    }
+    for group in groups:
+        for cut in group.slices:
+            for node in cut.nodes if cut.role == "reads" else ():
+                layer = direct.pop((cut.tensor, node), None)
+                if layer is not None and layer.x and layer.x not in analysis.walk.static:
+                    yield layer
 
 
 def block_importance(

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from onnxprune.graph.layers.linear import Layer
+from onnxprune.graph.layers.linear import LinearLayer
 
 Index = npt.NDArray[np.int64]
 Masks = Mapping[str, npt.NDArray[np.bool_]]
@@ -34,7 +34,7 @@ def shown(masks: Masks, shape: tuple[int, ...], axis: int) -> Index | None:
     return None
 
 
-def shown_to(layer: Layer, masks: Masks, shape: tuple[int, ...]) -> Index | None:
+def shown_to(layer: LinearLayer, masks: Masks, shape: tuple[int, ...]) -> Index | None:
     """The rows of what a layer reads that are no padding; None if none is known to be.
 
     Args:

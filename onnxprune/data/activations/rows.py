@@ -16,8 +16,8 @@ import numpy.typing as npt
 
 from onnxprune.data.activations.runner import Segments
 from onnxprune.data.mixtures import judges
-from onnxprune.graph.layers.epilogue import Merge
-from onnxprune.graph.layers.linear import Layer
+from onnxprune.graph.layers.epilogue import Epilogue
+from onnxprune.graph.layers.linear import LinearLayer
 from onnxprune.solve.im2col import Index, sample_positions, token_rows
 from onnxprune.solve.moments import Accumulator, Moments
 
@@ -68,20 +68,19 @@ class Sample:
         return judges(sum(samples[:batch]) + rows * samples[batch] // total, self.held)
 
 
-def run_to(merge: Merge, x: str, teacher: Segments, student: Segments) -> None:
+def run_to(epilogue: Epilogue, x: str, teacher: Segments, student: Segments) -> None:
     """Run both models as far as a layer needs them: the one being changed to what it reads."""
-    reads = [x, *([merge.skip] if merge.skip else [])]
+    reads = [x, *([epilogue.skip] if epilogue.skip else [])]
     if teacher is student:
-        student.advance([merge.value, *reads])
+        student.advance([epilogue.value, *reads])
     else:
-        teacher.advance([merge.value])
+        teacher.advance([epilogue.value])
         student.advance(reads)
 
 
 def moments_of(
-    layer: Layer,
-    merge: Merge,
-    shape: tuple[int, int, int],
+    layer: LinearLayer,
+    epilogue: Epilogue,
     teacher: Segments,
     student: Segments,
     sample: Sample,
@@ -94,8 +93,7 @@ def moments_of(
 
     Args:
         layer: as it is in the model that is being changed.
-        merge: where its output counts.
-        shape: ``(g, K, N)`` of its matrices.
+        epilogue: where its output counts.
         teacher: the dense model.
         student: the one that is being changed; it may be the same.
         sample: how rows are drawn.
@@ -106,8 +104,8 @@ def moments_of(
     Returns:
         The same twice where there are too few rows to put any aside.
     """
-    run_to(merge, layer.x, teacher, student)
-    groups, inputs, outputs = shape
+    run_to(epilogue, layer.x, teacher, student)
+    shape = groups, inputs, outputs = layer.shape
     double = inputs <= _DOUBLE
     parts = [Accumulator(*shape, double=double, gathered=_GATHERED) for _ in range(2)]
     share = -(-sample.wanted(inputs, groups) // len(student))
@@ -120,11 +118,11 @@ def moments_of(
         total = layer.count(x.shape)
         positions = sample_positions(total, share, sample.seed + batch, among)
         aside = sample.aside(student.samples, batch, positions, total)
-        skip = student.as_held(merge.skip, batch) if merge.skip else None
+        skip = student.as_held(epilogue.skip, batch) if epilogue.skip else None
         if skip is not None and reads is not None and kept is not None:
             skip = np.compress(kept, skip, axis=layer.out_axis)
-        dense = teacher.as_held(merge.value, batch)
-        wanted, offset = wanted_rows(layer, merge, dense, skip, positions, kept)
+        dense = teacher.as_held(epilogue.value, batch)
+        wanted, offset = wanted_rows(layer, epilogue, dense, skip, positions, kept)
         targets = (wanted - offset).reshape(len(wanted), groups, outputs).transpose(1, 0, 2)
         features = whole(layer.rows(x, positions))
         for part, chosen in zip(parts, (~aside, aside), strict=True):
@@ -141,7 +139,12 @@ def whole(rows: Array) -> Array:
 
 
 def wanted_rows(
-    layer: Layer, merge: Merge, dense: Array, skip: Array | None, rows: Index, kept: Bool | None
+    layer: LinearLayer,
+    epilogue: Epilogue,
+    dense: Array,
+    skip: Array | None,
+    rows: Index,
+    kept: Bool | None,
 ) -> tuple[Array, Array]:
     """The values wanted where a layer's output counts, and what is added to it on the way there.
 
@@ -150,7 +153,7 @@ def wanted_rows(
     wanted = whole(token_rows(dense, layer.out_axis, rows)[0])
     if kept is not None:
         wanted = wanted[:, kept]
-    offset = np.broadcast_to(merge.shift.astype(wanted.dtype), wanted.shape)
+    offset = np.broadcast_to(epilogue.shift.astype(wanted.dtype), wanted.shape)
     if skip is not None:
         offset = offset + whole(token_rows(skip, layer.out_axis, rows)[0])
     return wanted, offset

@@ -28,8 +28,8 @@ import onnx_ir as ir
 from onnxprune import model as models
 from onnxprune.data.activations.padding import shown, shown_to
 from onnxprune.data.batches import count_samples, token_masks
-from onnxprune.graph.layers.ancestry import read_by
-from onnxprune.graph.layers.linear import Layer
+from onnxprune.graph.layers.linear import LinearLayer
+from onnxprune.graph.layers.sources import read_by
 from onnxprune.runtime import open_session
 
 Array = npt.NDArray[Any]
@@ -144,7 +144,7 @@ class Segments:
         """The rows of such a value that are no padding; None if none is known to be."""
         return shown(self._masks[batch], self._shape(name, batch), axis)
 
-    def shown_to(self, layer: Layer, batch: int) -> npt.NDArray[np.int64] | None:
+    def shown_to(self, layer: LinearLayer, batch: int) -> npt.NDArray[np.int64] | None:
         """The same of what a layer reads."""
         return shown_to(layer, self._masks[batch], self._shape(layer.x, batch))
 

@@ -1,14 +1,16 @@
-"""Where a layer's output counts: where it meets its residual stream.
+"""Where a layer's output counts, and its weights in the units of there.
 
-A :class:`Merge` follows a layer's output through per-channel scales and shifts, such as a
+An :class:`Epilogue` follows a layer's output through per-channel scales and shifts, such as a
 BatchNormalization, to the sum it goes into: that is where its error counts, and where the errors of
-the layers before it can be made up for.
+the layers before it can be made up for. :class:`Weights` reads and writes what is stored as if
+these scales were part of the layer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,14 +18,19 @@ import onnx_ir as ir
 
 from onnxprune import model as models
 from onnxprune.graph.analysis import identity
-from onnxprune.graph.layers.linear import Layer, number
+from onnxprune.graph.layers.linear import LinearLayer
 from onnxprune.graph.shapes import Fact
 
+Array = npt.NDArray[Any]
 Float = npt.NDArray[np.float64]
+Bool = npt.NDArray[np.bool_]
+
+_NOTHING = 1e-6
+"""Outputs that are multiplied by less than this share of the largest gain are not changed."""
 
 
 @dataclass(frozen=True, eq=False)
-class Merge:
+class Epilogue:
     """Where a layer's output counts: ``value = skip + gain * y + shift``.
 
     Attributes:
@@ -41,23 +48,22 @@ class Merge:
     branch: str = ""
 
     @property
-    def alone(self) -> Merge:
+    def alone(self) -> Epilogue:
         """The same without the sum: where the branch ends."""
         return self if self.skip is None else replace(self, value=self.branch, skip=None)
 
 
-def find_merge(
-    values: Mapping[str, ir.Value], facts: Mapping[str, Fact], layer: Layer, outputs: int
-) -> Merge:
+def find_epilogue(
+    values: Mapping[str, ir.Value], facts: Mapping[str, Fact], layer: LinearLayer
+) -> Epilogue:
     """Follow a layer's output to where it counts.
 
     Args:
         values: the values of the main graph by name.
         facts: shapes; a sum counts only where nothing is broadcast.
         layer: the layer.
-        outputs: its number of outputs.
     """
-    here = Merge(layer.y, None, np.ones(outputs), np.zeros(outputs))
+    here = Epilogue(layer.y, None, np.ones(layer.outputs), np.zeros(layer.outputs))
     while True:
         value = values[here.value]
         uses = list(value.uses())
@@ -79,8 +85,8 @@ def find_merge(
 
 
 def _affine(
-    node: ir.Node, position: int, here: Merge, layer: Layer, facts: Mapping[str, Fact]
-) -> Merge | None:
+    node: ir.Node, position: int, here: Epilogue, layer: LinearLayer, facts: Mapping[str, Fact]
+) -> Epilogue | None:
     """One more per-channel scale or shift, if ``node`` is one."""
     if node.op_type == "Identity":
         return replace(here, value=identity(node))
@@ -103,19 +109,20 @@ def _affine(
     name = identity(node)
     if node.op_type in ("Add", "Sub"):
         shift = vector if node.op_type == "Add" else -vector
-        return Merge(name, None, here.gain, here.shift + shift)
+        return Epilogue(name, None, here.gain, here.shift + shift)
     scale = vector if node.op_type == "Mul" else 1 / vector
-    return Merge(name, None, here.gain * scale, here.shift * scale)
+    return Epilogue(name, None, here.gain * scale, here.shift * scale)
 
 
-def _normalised(node: ir.Node, here: Merge) -> Merge | None:
+def _normalised(node: ir.Node, here: Epilogue) -> Epilogue | None:
     tensors = [None if v is None else models.constant(v) for v in node.inputs[1:5]]
     training = node.attributes.get("training_mode")
     if any(t is None for t in tensors) or (training is not None and training.as_int()):
         return None
     scale, shift, mean, variance = (t.numpy().astype(np.float64) for t in tensors if t is not None)
-    gain = scale / np.sqrt(variance + number(node, "epsilon", 1e-5))
-    return Merge(identity(node), None, here.gain * gain, gain * (here.shift - mean) + shift)
+    epsilon = node.attributes.get("epsilon")
+    gain = scale / np.sqrt(variance + (1e-5 if epsilon is None else epsilon.as_float()))
+    return Epilogue(identity(node), None, here.gain * gain, gain * (here.shift - mean) + shift)
 
 
 def channel_vector(array: Float, rank: int, axis: int, size: int) -> Float | None:
@@ -127,3 +134,111 @@ def channel_vector(array: Float, rank: int, axis: int, size: int) -> Float | Non
     if array.size != along or along not in (1, size):
         return None
     return np.broadcast_to(array.reshape(-1), (size,)).copy()
+
+
+class Weights:
+    """The weights of one model's layers; writing edits that model."""
+
+    def __init__(self, model: models.Model) -> None:
+        self._values = {v.name or "": v for v in models.values(model.ir.graph)}
+
+    def tensor(self, name: str) -> Array:
+        """A stored tensor."""
+        return _array(self._values[name])
+
+    def read(self, layer: LinearLayer, epilogue: Epilogue | None = None) -> tuple[Float, Float]:
+        """``[g, K, N]`` and ``[g, N]``: matrix and bias (zero where there is none).
+
+        Args:
+            layer: of this model, or one with the same names.
+            epilogue: scales behind it that are seen as part of it.
+        """
+        matrix = layer.matrix(self.tensor(layer.weight).astype(np.float64))
+        bias = np.zeros((matrix.shape[0], matrix.shape[2]))
+        held = self._bias(layer)
+        if held is not None:
+            bias = _array(held).astype(np.float64).reshape(bias.shape)
+        if epilogue is None:
+            return matrix, bias
+        gain = epilogue.gain.reshape(bias.shape)
+        return matrix * gain[:, None, :], bias * gain
+
+    def write(
+        self,
+        layer: LinearLayer,
+        matrix: Float,
+        bias: Float | None = None,
+        epilogue: Epilogue | None = None,
+        keep: Bool | None = None,
+    ) -> None:
+        """The inverse of :meth:`read`; outputs that count next to nothing keep what they had.
+
+        Args:
+            layer: see :meth:`read`.
+            matrix: ``[g, K, N]``.
+            bias: ``[g, N]``, written only where the layer takes one; None to leave it.
+            epilogue: what :meth:`read` was given.
+            keep: ``[g, K, N]``; everything else becomes zero.
+        """
+        value = self._values[layer.weight]
+        dtype = self.tensor(layer.weight).dtype
+        if epilogue is not None:
+            old, _ = self.read(layer)
+            alive, scale = _scales(epilogue, old[:, 0].shape)
+            matrix = np.where(alive[:, None, :], matrix / scale[:, None, :], old)
+        if keep is not None:
+            matrix = np.where(keep, matrix, 0.0)
+        models.set_constant(value, layer.stored(matrix).astype(dtype))
+        if bias is not None and layer.bias_slot is not None:
+            self.write_bias(layer, bias, epilogue)
+
+    def write_bias(self, layer: LinearLayer, bias: Float, epilogue: Epilogue | None = None) -> None:
+        """The same for the bias alone, of a layer that takes one."""
+        if epilogue is not None:
+            held = self._bias(layer)
+            old = np.zeros(bias.shape)
+            if held is not None:
+                old = _array(held).astype(np.float64).reshape(bias.shape)
+            alive, scale = _scales(epilogue, bias.shape)
+            bias = np.where(alive, bias / scale, old)
+        self._store_bias(layer, bias.reshape(-1).astype(self.tensor(layer.weight).dtype))
+
+    def _bias(self, layer: LinearLayer) -> ir.Value | None:
+        """Where the bias of a layer is now: it may have got one since it was found."""
+        if layer.bias_slot is None:
+            return None
+        node, position = self._bias_place(layer)
+        return node.inputs[position] if len(node.inputs) > position else None
+
+    def _bias_place(self, layer: LinearLayer) -> tuple[ir.Node, int]:
+        assert layer.bias_slot is not None
+        name, position = layer.bias_slot
+        node = self._values[name].producer()
+        assert node is not None
+        return node, position
+
+    def _store_bias(self, layer: LinearLayer, bias: Array) -> None:
+        """Store a bias, in a vector of its own where the old one has other readers."""
+        held = self._bias(layer)
+        if held is not None and len(held.uses()) == 1 and not held.is_graph_output():
+            models.set_constant(held, bias)
+            return
+        node, position = self._bias_place(layer)
+        assert isinstance(node.graph, ir.Graph)
+        added = models.add_constant(node.graph, f"{identity(node)}/bias", bias)
+        if len(node.inputs) <= position:
+            node.resize_inputs(position + 1)
+        node.replace_input_with(position, added)
+
+
+def _array(value: ir.Value) -> Array:
+    tensor = models.constant(value)
+    assert tensor is not None
+    return tensor.numpy()
+
+
+def _scales(epilogue: Epilogue, shape: tuple[int, ...]) -> tuple[Bool, Float]:
+    """Which outputs count at all, and what each is multiplied with; 1 where it does not."""
+    gain = epilogue.gain.reshape(shape)
+    alive = np.abs(gain) > _NOTHING * np.abs(gain).max()
+    return alive, np.where(alive, gain, 1.0)

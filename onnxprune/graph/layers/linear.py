@@ -1,14 +1,21 @@
-"""The linear layers of a graph, seen as ``rows @ W + b``.
+"""The linear layers of a graph: nodes that contract a stored weight, as their rules say.
 
-A :class:`Layer` is a node that multiplies a stored weight with something computed: Conv,
-ConvTranspose, Gemm, or MatMul with its weight on either side, with the bias it has or may get.
-Whatever cannot be seen that way is declined with a reason.
+A :class:`LinearLayer` is one application of a weight, wherever the weight is stored and whatever
+lies between it and its node. Where nothing stands in the way it is seen as ``rows @ W + b`` and can
+be refitted; else it carries the reason, and is still thinned by magnitude and priced.
+
+Groups of N:M run along what a node contracts: input channels at one kernel position for a
+convolution (``[M, C/group, *kernel]``, axis 1), ``C`` for a transposed one (axis 0), ``K`` for
+products, the last axis of a left operand and the last but one of a right one, whatever the rank.
+That is what sparse tensor cores take (TensorRT developer guide, "Structured Sparsity").
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -17,11 +24,13 @@ import onnx_ir as ir
 
 from onnxprune import model as models
 from onnxprune.graph.analysis import identity
-from onnxprune.solve import im2col as patches
+from onnxprune.graph.layers.stored import RESHAPES, Stored, Unknown, movers, trace
+from onnxprune.graph.notation import Term, parse
+from onnxprune.graph.ops import LINEAR, Linear
+from onnxprune.solve import im2col
 from onnxprune.solve.im2col import Window
 
 Array = npt.NDArray[Any]
-Float = npt.NDArray[np.float64]
 Slot = tuple[str, int]
 """An input of a node: the node's identity and the position."""
 
@@ -31,265 +40,471 @@ _FLOATS = {
     ir.DataType.FLOAT16,
     ir.DataType.BFLOAT16,
 }
+_CODES = frozenset({"QuantizeLinear", "DequantizeLinear"})
+_CASTS = frozenset({"Cast", "CastLike"})
+_KINDS = {
+    "quantized": "its weight is quantized",
+    "recurrent": "the gates of a recurrent layer are not refitted",
+    "sum": "its weight is one operand of an equation",
+    "deformable": "its taps are moved while the model runs",
+    "fused": "it is a fused operator of a runtime",
+}
+_ASKS_ONLY = {"Shape", "Size"}
 
 
 @dataclass(frozen=True)
-class Layer:
+class LinearLayer:
     """A node that contracts a stored weight.
 
     Attributes:
-        node: its identity.
-        x: the value it reads.
-        y: the value that holds its output, bias included.
-        weight: the stored tensor.
-        flipped: whether a matrix is stored as ``[N, K]``.
-        window: attributes of a (transposed) convolution, None for a product.
+        operator: the node.
+        slot: the input of it that is the weight.
+        kind: what its operator takes the weight for, see ``ops.Linear``.
+        weight_axis: the axis of the weight, as the node sees it, that is contracted.
+        x: the value that meets the weight; empty where that is no input of the node.
+        y: the value that holds the output, bias included.
         axis: the axis of ``x`` that is contracted.
         out_axis: the axis of ``y`` that indexes outputs.
-        bias: the stored vector, None if there is none.
-        bias_slot: where a bias is or may be read, None where no node takes one.
+        groups: independent problems of a grouped convolution.
+        window: attributes of a (transposed) convolution; None for a product.
+        bias: name of the stored vector; None if there is none.
+        bias_slot: where a bias is or may be read; None where no node takes one.
+        inside: the node whose body this one is in; empty in the main graph.
+        declined: why the layer is not refitted; empty if it can be.
+        applications: identities of the nodes that apply the same weight along the same axis, this
+            one included, in the order of the graph.
+        source: the stored weight, and how the node sees it; None where it cannot be found.
     """
 
-    node: str
-    x: str
-    y: str
-    weight: str
-    flipped: bool = False
-    window: Window | None = None
+    operator: ir.Node
+    slot: int
+    kind: str
+    weight_axis: int = 0
+    x: str = ""
+    y: str = ""
     axis: int = 1
     out_axis: int = 1
+    groups: int = 1
+    window: Window | None = None
     bias: str | None = None
     bias_slot: Slot | None = None
+    inside: str = ""
+    declined: str = ""
+    applications: tuple[str, ...] = ()
+    source: Stored | None = field(default=None, compare=False)
 
     @property
-    def groups(self) -> int:
-        """The number of independent problems."""
-        return self.window.group if self.window else 1
+    def node(self) -> str:
+        """The identity of the node."""
+        return identity(self.operator)
+
+    # -- the weight --------------------------------------------------------------------------
+
+    @property
+    def tensor(self) -> Stored:
+        """The ``source`` of a layer that has one."""
+        assert self.source is not None
+        return self.source
+
+    @property
+    def weight(self) -> str:
+        """The name of the stored tensor; empty where there is none."""
+        return "" if self.source is None else self.source.name
+
+    @property
+    def size(self) -> int:
+        """The number of weights."""
+        return math.prod(self.tensor.shape)
+
+    @property
+    def inputs(self) -> int:
+        """The size of the axis of the weight that is contracted."""
+        return self.tensor.seen_shape[self.weight_axis]
+
+    @property
+    def channels(self) -> int:
+        """Inputs of each group; of a convolution at one kernel position."""
+        whole = self.window is not None and self.window.transposed
+        return self.inputs // self.groups if whole else self.inputs
+
+    @property
+    def outputs(self) -> int:
+        """How many numbers one position of the output has."""
+        shape = self.tensor.seen_shape
+        if self.window is not None:
+            return shape[1] * self.groups if self.window.transposed else shape[0]
+        return shape[-1] if self.weight_axis == len(shape) - 2 else shape[-2]
+
+    @property
+    def taps(self) -> int:
+        """Kernel positions that read one channel each, consecutive rows of a matrix; else 1."""
+        return math.prod(self.window.kernel) if self.window is not None else 1
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """``(g, K, N)`` of the matrices."""
+        return self.groups, self.channels * self.taps, self.outputs // self.groups
+
+    @property
+    def stored_axis(self) -> int | None:
+        """The axis of the stored tensor that is contracted; None if it is no axis of its own."""
+        return self.tensor.stored_axis(self.weight_axis)
+
+    @property
+    def along(self) -> tuple[object, ...]:
+        """Equal for two layers of one weight exactly if the groups of N:M are the same."""
+        axis = self.stored_axis
+        return (axis,) if axis is not None else (self.tensor.steps, self.weight_axis)
+
+    @property
+    def order(self) -> im2col.Index:
+        """The rows of a matrix with the channels of one kernel position side by side."""
+        rows = np.arange(self.shape[1], dtype=np.int64)
+        return np.ascontiguousarray(rows.reshape(-1, self.taps).T).ravel()
+
+    @property
+    def is_depthwise(self) -> bool:
+        """Whether this is a convolution that filters every channel by itself."""
+        window = self.window
+        if window is None or window.transposed or window.group == 1:
+            return False
+        return self.tensor.shape[:2] == (window.group, 1)
 
     def matrix(self, weight: Array) -> Array:
         """The stored weight as ``[g, K, N]``."""
+        seen = self.tensor.seen(weight)
         if self.window:
-            return patches.window_weight(weight, self.window)
-        return (weight.T if self.flipped else weight)[None]
-
-    def input_index(self, groups: int, inputs: int, axis: int) -> patches.Index:
-        """``[g, K]``: which index of the stored weight's ``axis`` each row of the matrix is.
-
-        Args:
-            groups: of the matrix.
-            inputs: rows of each of its groups.
-            axis: the axis of the stored weight along which inputs lie.
-        """
-        if self.window is None:
-            return np.arange(inputs, dtype=np.int64)[None]
-        channel = np.arange(inputs, dtype=np.int64) // math.prod(self.window.kernel)
-        per_group = inputs // math.prod(self.window.kernel)
-        first = np.arange(groups, dtype=np.int64) * per_group
-        # A Conv stores [M, C/group, ...], its groups side by side in M; ConvTranspose all of C.
-        return channel + (first[:, None] if axis == 0 else np.zeros_like(first)[:, None])
+            return im2col.window_weight(seen, self.window)
+        return (seen if self.weight_axis == 0 else seen.T)[None]
 
     def stored(self, matrix: Array) -> Array:
         """The inverse of :meth:`matrix`."""
         if self.window:
-            return patches.stored_weight(matrix, self.window)
-        return np.ascontiguousarray(matrix[0].T if self.flipped else matrix[0])
+            seen = im2col.stored_weight(matrix, self.window)
+        else:
+            seen = matrix[0] if self.weight_axis == 0 else matrix[0].T
+        return np.ascontiguousarray(self.tensor.unseen(seen))
+
+    def input_index(self, axis: int) -> im2col.Index:
+        """``[g, K]``: which index of the stored weight's ``axis`` each row of the matrix is.
+
+        Args:
+            axis: the axis of the stored weight along which inputs lie.
+        """
+        groups, inputs, _ = self.shape
+        if self.window is None:
+            return np.arange(inputs, dtype=np.int64)[None]
+        channel = np.arange(inputs, dtype=np.int64) // self.taps
+        first = np.arange(groups, dtype=np.int64) * (inputs // self.taps)
+        # A Conv stores [M, C/group, ...], its groups side by side in M; ConvTranspose all of C.
+        return channel + (first[:, None] if axis == 0 else np.zeros_like(first)[:, None])
+
+    # -- what it reads and writes ------------------------------------------------------------
 
     def count(self, shape: tuple[int, ...]) -> int:
         """How many rows an input of this shape makes."""
         if self.window:
-            return shape[0] * math.prod(patches.output_sizes(self.window, shape[2:]))
+            return shape[0] * math.prod(im2col.output_sizes(self.window, shape[2:]))
         return math.prod(shape) // max(shape[self.axis], 1)
 
     def out_sizes(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Spatial sizes of the output of a convolution for an input of this shape."""
-        return patches.output_sizes(self.window, shape[2:]) if self.window else ()
+        return im2col.output_sizes(self.window, shape[2:]) if self.window else ()
 
-    def rows(self, x: Array, positions: patches.Index | None = None) -> Array:
+    def rows(self, x: Array, positions: im2col.Index | None = None) -> Array:
         """What is multiplied with the matrix: ``[g, rows, K]``."""
         if self.window:
-            return patches.window_rows(x, self.window, positions)
-        return patches.token_rows(x, self.axis, positions)
+            return im2col.window_rows(x, self.window, positions)
+        return im2col.token_rows(x, self.axis, positions)
 
-    def targets(self, y: Array, positions: patches.Index | None = None) -> Array:
+    def targets(self, y: Array, positions: im2col.Index | None = None) -> Array:
         """An output, or anything of its shape, as ``[g, rows, N]``."""
         if self.window:
-            return patches.window_targets(y, self.groups, positions)
-        return patches.token_rows(y, self.out_axis, positions)
+            return im2col.window_targets(y, self.groups, positions)
+        return im2col.token_rows(y, self.out_axis, positions)
 
 
-def find_layers(model: models.Model) -> tuple[list[Layer], dict[str, str]]:
-    """All layers of the main graph, in its order, and why the other candidates are none.
+# -- finding them ----------------------------------------------------------------------------
 
-    Returns:
-        The layers, and ``{node: reason}``.
+
+def find_layers(model: models.Model) -> list[LinearLayer]:
+    """Every application of a stored weight, in the order of the graph, bodies where they hang.
+
+    Products of two activations are none. A node whose weight cannot be traced to the store is one
+    that is declined and has no ``source``.
     """
-    found: list[Layer] = []
-    declined: dict[str, str] = {}
-    for graph in models.graphs(model):
-        for node in graph:
-            if node.domain not in ("", "ai.onnx") or node.op_type not in _READERS:
-                continue
-            if graph is not model.ir.graph:
-                declined[identity(node)] = "it is inside the body of an If, Loop or Scan"
-                continue
-            layer = _READERS[node.op_type](node)
-            if isinstance(layer, Layer):
-                found.append(layer)
-            elif layer:
-                declined[identity(node)] = layer
-    return found, declined
+    found = [layer for node, inside in walk(model) for layer in _layers(node, inside)]
+    alike: dict[tuple[object, ...], list[str]] = {}
+    for layer in found:
+        if layer.source is not None:
+            alike.setdefault((layer.weight, *layer.along), []).append(layer.node)
+    return [
+        replace(layer, applications=tuple(alike[layer.weight, *layer.along]))
+        if layer.source is not None
+        else layer
+        for layer in found
+    ]
 
 
-def _weight(value: ir.Value | None) -> tuple[ir.Value, bool] | str:
-    """The stored matrix behind ``value``, whether it is transposed on the way; else why not.
-
-    The reason is empty where there is nothing stored at all.
-    """
-    flipped = False
-    while value is not None and models.constant(value) is None:
-        node = value.producer()
-        if node is None or not node.inputs:
-            return ""
-        inner = node.inputs[0]
-        if node.op_type == "Transpose" and inner is not None:
-            perm = node.attributes.get("perm")
-            if perm is not None and list(perm.as_ints()) not in ([1, 0], [0, 1]):
-                return ""
-            flipped ^= perm is None or list(perm.as_ints()) == [1, 0]
-        elif node.op_type == "DequantizeLinear":
-            return "its weight is quantized"
-        elif node.op_type == "Cast" and inner is not None and models.constant(inner) is not None:
-            return "its weight is stored in another type and cast"
-        elif node.op_type != "Identity":
-            return ""
-        value = inner
-    if value is None:
-        return ""
-    tensor = models.constant(value)
-    if tensor is None or tensor.dtype not in _FLOATS:
-        return "its weight is not stored as floating point"
-    return value, flipped
+def refittable(layers: Iterable[LinearLayer]) -> list[LinearLayer]:
+    """Those that are seen as ``rows @ W + b``."""
+    return [layer for layer in layers if not layer.declined]
 
 
-def _vector(value: ir.Value | None) -> str | None:
-    """The name of a stored vector."""
-    tensor = None if value is None else models.constant(value)
-    if value is None or tensor is None or len(tensor.shape) != 1:
-        return None
-    return value.name
+def plain(layers: Iterable[LinearLayer]) -> list[LinearLayer]:
+    """Those whose weight is a stored matrix or stack of such, refitted or only thinned."""
+    return [layer for layer in layers if layer.kind == "plain" and layer.source is not None]
 
 
-def _ints(node: ir.Node, name: str) -> tuple[int, ...]:
-    attribute = node.attributes.get(name)
-    return () if attribute is None else tuple(attribute.as_ints())
+def walk(model: models.Model) -> Iterator[tuple[ir.Node, str]]:
+    """Every node in the order of the graph, bodies where they hang, and whose body it is in."""
+    yield from _walk(model.ir.graph, "")
 
 
-def number(node: ir.Node, name: str, default: float) -> float:
-    """An attribute that is a number, or what the operator takes it for where it is absent."""
-    attribute = node.attributes.get(name)
-    return default if attribute is None else float(attribute.value)
+def _walk(graph: ir.Graph, inside: str) -> Iterator[tuple[ir.Node, str]]:
+    for node in graph:
+        yield node, inside
+        for _, body in models.bodies(node):
+            yield from _walk(body, f"{node.op_type} '{identity(node)}'")
 
 
-def _conv(node: ir.Node) -> Layer | str:
-    weight = _weight(node.inputs[1])
-    if isinstance(weight, str):
-        return weight
-    if weight[1] or node.inputs[0] is None:
-        return "its kernel is transposed before use"
-    tensor = models.constant(weight[0])
-    assert tensor is not None
-    pad = node.attributes.get("auto_pad")
-    window = Window(
-        kernel=tuple(int(n) for n in tensor.shape.numpy()[2:]),
-        strides=_ints(node, "strides"),
-        dilations=_ints(node, "dilations"),
-        pads=_ints(node, "pads"),
-        auto_pad="NOTSET" if pad is None else pad.as_string(),
-        group=int(number(node, "group", 1)),
-        transposed=node.op_type == "ConvTranspose",
-        output_padding=_ints(node, "output_padding"),
-        output_shape=_ints(node, "output_shape"),
+def rule_of(node: ir.Node) -> Linear | None:
+    """How the operator of a node contracts a stored weight; None if it does not."""
+    return LINEAR.get(("" if node.domain == "ai.onnx" else node.domain, node.op_type))
+
+
+def _layers(node: ir.Node, inside: str) -> Iterator[LinearLayer]:
+    rule = rule_of(node)
+    if rule is None:
+        return
+    attributes = {name: attribute.value for name, attribute in node.attributes.items()}
+    line = rule.line if isinstance(rule.line, str) else rule.line(attributes)
+    places = rule.places or tuple(range(len(parse(line)[0])))
+    traced = {
+        slot: trace(node.inputs[slot])
+        for slot in rule.weights
+        if slot < len(node.inputs) and node.inputs[slot] is not None
+    }
+    reasons = [each.reason for each in traced.values() if isinstance(each, Unknown)]
+    found = False
+    for slot, source in traced.items():
+        view = _view(line, places.index(slot))
+        if isinstance(source, Unknown) or view is None:
+            continue
+        if view.x is not None and isinstance(traced.get(places[view.x]), Stored):
+            reasons.insert(0, "both of its operands are stored")
+        elif len(source.seen_shape) < 2:
+            reasons.insert(0, "its weight is a single vector")
+        else:
+            yield _layer(node, slot, source, rule, attributes, view, places, inside)
+            found = True
+    if not found and any(reasons):
+        reason = next(filter(None, reasons))
+        yield LinearLayer(node, rule.weights[0], rule.kind, inside=inside, declined=reason)
+
+
+def _layer(
+    node: ir.Node,
+    slot: int,
+    source: Stored,
+    rule: Linear,
+    attributes: Mapping[str, Any],
+    view: _View,
+    places: Sequence[int],
+    inside: str,
+) -> LinearLayer:
+    x = None if view.x is None else node.inputs[places[view.x]]
+    bias = places[view.bias] if view.bias is not None and view.bias < len(places) else None
+    layer = LinearLayer(
+        operator=node,
+        slot=slot,
+        kind=rule.kind,
+        weight_axis=view.weight_axis % len(source.seen_shape),
+        x="" if x is None else x.name or "",
+        y=identity(node),
+        axis=view.axis,
+        out_axis=view.out_axis,
+        groups=int(attributes.get("group", 1)),
+        bias_slot=None if bias is None else (identity(node), bias),
+        inside=inside,
+        source=source,
     )
-    bias = node.inputs[2] if len(node.inputs) > 2 else None
-    stored = _vector(bias)
-    if bias is not None and stored is None:
-        return "its bias is computed"
-    name = identity(node)
-    return Layer(
-        name, node.inputs[0].name or "", name, weight[0].name or "", window=window,
-        bias=stored, bias_slot=(name, 2),
-    )  # fmt: skip
+    if view.windowed:
+        layer = replace(layer, window=_window(layer, attributes))
+    reason = _why_not(layer, rule, attributes) or ("its weight is its left operand" * view.spare)
+    if reason:
+        return replace(layer, declined=reason)
+    if layer.bias_slot is None:
+        return _with_added_bias(layer) if layer.out_axis == -1 else layer
+    stored = _input(node, layer.bias_slot[1])
+    return layer if stored is None else replace(layer, bias=stored.name)
 
 
-def _gemm(node: ir.Node) -> Layer | str:
-    weight = _weight(node.inputs[1])
-    if isinstance(weight, str):
-        return weight
-    if node.inputs[0] is None or models.constant(node.inputs[0]) is not None:
-        return ""
-    bias = node.inputs[2] if len(node.inputs) > 2 else None
-    stored = _vector(bias)
-    if bias is not None and stored is None:
-        return "its bias is computed or not a vector"
-    beta = number(node, "beta", 1.0) if bias is not None else 1.0
-    if number(node, "alpha", 1.0) != 1.0 or beta != 1.0:
-        return "it scales its product (alpha or beta is not 1)"
-    flipped = weight[1] ^ bool(number(node, "transB", 0))
-    name = identity(node)
-    return Layer(
-        name, node.inputs[0].name or "", name, weight[0].name or "", flipped,
-        axis=0 if number(node, "transA", 0) else 1, bias=stored, bias_slot=(name, 2),
-    )  # fmt: skip
+def _why_not(layer: LinearLayer, rule: Linear, attributes: Mapping[str, Any]) -> str:
+    """Why a layer is not refitted; empty if it can be."""
+    source, is_product = layer.tensor, layer.window is None
+    through = set(source.through)
+    axes = [source.stored_axis(axis) for axis in range(len(source.seen_shape))]
+    bias = None if layer.bias_slot is None else _input(layer.operator, layer.bias_slot[1])
+    scales = (rule.scale, rule.bias_scale)  # where there is no bias yet one may be written
+    reasons = {
+        "it is inside the body of an If, Loop or Scan": bool(layer.inside),
+        _KINDS.get(rule.kind, ""): rule.kind != "plain",
+        "its weight is quantized": through & _CODES,
+        "its weight is stored in another type and cast": through & _CASTS,
+        "its weight is reshaped on the way to it": through & RESHAPES,
+        "its weight is not stored as floating point": source.dtype not in _FLOATS,
+        "its kernel is transposed before use": not is_product and axes != [*range(len(axes))],
+        "its weight is a stack of matrices": is_product and len(axes) > 2,
+        "its bias is computed" + " or not a vector" * is_product: (
+            bias is not None and not _is_vector(bias)
+        ),
+        "it scales its product (alpha or beta is not 1)": any(
+            attributes.get(name, 1.0) != 1.0 for name in scales
+        ),
+    }
+    return next((reason for reason, holds in reasons.items() if holds), "")
 
 
-def _matmul(node: ir.Node) -> Layer | str:
-    x, other = node.inputs
-    left, right = _weight(x), _weight(other)
-    if not isinstance(right, str) and x is not None and isinstance(left, str):
-        weight, axis, value = right, -1, x
-    elif not isinstance(left, str) and other is not None and isinstance(right, str):
-        weight, axis, value = (left[0], not left[1]), -2, other
-    else:
-        return left if isinstance(left, str) and left else right if isinstance(right, str) else ""
-    tensor = models.constant(weight[0])
-    if tensor is None or len(tensor.shape) != 2:
-        return "its weight is a stack of matrices"
-    name = identity(node)
-    layer = Layer(name, value.name or "", name, weight[0].name or "", weight[1],
-                  axis=axis, out_axis=axis)  # fmt: skip
-    return _with_added_bias(node, layer) if axis == -1 else layer
+def _input(node: ir.Node, position: int) -> ir.Value | None:
+    return node.inputs[position] if position < len(node.inputs) else None
 
 
-def _with_added_bias(node: ir.Node, layer: Layer) -> Layer:
+def _is_vector(value: ir.Value | None) -> bool:
+    tensor = None if value is None else models.constant(value)
+    return tensor is not None and len(tensor.shape) == 1
+
+
+def _window(layer: LinearLayer, attributes: Mapping[str, Any]) -> Window:
+    def ints(name: str) -> tuple[int, ...]:
+        return tuple(attributes.get(name, ()))
+
+    return Window(
+        kernel=layer.tensor.seen_shape[2:],
+        strides=ints("strides"),
+        dilations=ints("dilations"),
+        pads=ints("pads"),
+        auto_pad=attributes.get("auto_pad", "NOTSET"),
+        group=layer.groups,
+        transposed=layer.weight_axis == 0,
+        output_padding=ints("output_padding"),
+        output_shape=ints("output_shape"),
+    )
+
+
+def _with_added_bias(layer: LinearLayer) -> LinearLayer:
     """A product whose only reader adds a stored vector: the sum is the layer's output."""
-    output = node.outputs[0]
+    output = layer.operator.outputs[0]
     uses = list(output.uses())
     if len(uses) != 1 or output.is_graph_output() or uses[0][0].op_type != "Add":
         return layer
     reader, position = uses[0]
-    stored = _vector(reader.inputs[1 - position])
-    if stored is None or reader.graph is not node.graph:
+    bias = reader.inputs[1 - position]
+    tensor = None if bias is None else models.constant(bias)
+    if bias is None or tensor is None or not _is_vector(bias) or tensor.size != layer.outputs:
         return layer
-    tensor, weight = (_stored(node, name) for name in (stored, layer.weight))
-    if tensor is None or weight is None or tensor.size != weight.shape[0 if layer.flipped else 1]:
+    if reader.graph is not layer.operator.graph:
         return layer
-    return replace(
-        layer, y=identity(reader), bias=stored, bias_slot=(identity(reader), 1 - position)
+    y = identity(reader)
+    return replace(layer, y=y, bias=bias.name, bias_slot=(y, 1 - position))
+
+
+# -- what a line says of a weight ------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _View:
+    """One operand of a line as a weight.
+
+    Attributes:
+        weight_axis, axis, out_axis: see :class:`LinearLayer`; those behind axes of any number are
+            counted from the end.
+        x: the operand that it meets; None where that is none of them.
+        bias: the operand with one number per output of the weight; None if there is none.
+        spare: whether the line has such an operand, but for the outputs of what it meets.
+        windowed: whether the weight has kernel positions.
+    """
+
+    weight_axis: int
+    x: int | None
+    axis: int
+    out_axis: int
+    bias: int | None
+    spare: bool
+    windowed: bool
+
+
+@cache
+def _view(line: str, weight: int) -> _View | None:
+    """The view of operand ``weight``; None where none of its axes is contracted."""
+    operands, (output, *_) = parse(line)
+    own = _names(operands[weight])
+    marked = [f for term in operands[weight] if term.contracted for f in term.factors]
+    gone = marked or [f for f in own if f not in _names(output)]
+    if not gone:
+        return None
+    others = [f for k, terms in enumerate(operands) if k != weight for f in _names(terms)]
+    order = [f for terms in operands for f in _names(terms)]
+    name = max(gone, key=lambda f: (f in others, order.index(f)))
+    x = next((k for k, ts in enumerate(operands) if k != weight and name in _names(ts)), None)
+    met = set() if x is None else {*_names(operands[x])}
+    free = next((f for f in own if f in _names(output) and f not in met), None)
+    vectors = [k for k, terms in enumerate(operands) if len(terms) == 1]
+    bias = next((k for k in vectors if free in _names(operands[k])), None)
+    return _View(
+        weight_axis=_place(operands[weight], name),
+        x=x,
+        axis=1 if x is None else _place(operands[x], name),
+        out_axis=1 if free is None else _place(output, free),
+        bias=bias,
+        spare=bool(vectors) and bias is None,
+        windowed="*" in operands[weight][-1].factors,
     )
 
 
-def _stored(node: ir.Node, name: str) -> ir.TensorProtocol | None:
-    """A stored tensor that ``node``, its weight's movers or its reader take, by name."""
-    queue = [v for v in node.inputs if v is not None]
-    queue += [v for reader, _ in node.outputs[0].uses() for v in reader.inputs if v is not None]
-    while queue:
-        value = queue.pop()
-        if value.name == name:
-            return models.constant(value)
-        producer = value.producer()
-        if producer is not None and producer.op_type in ("Transpose", "Identity"):
-            queue += [v for v in producer.inputs if v is not None]
-    return None
+def _names(terms: Sequence[Term]) -> list[str]:
+    return [f for term in terms for f in term.factors if f.isalpha()]
 
 
-_READERS = {"Conv": _conv, "ConvTranspose": _conv, "Gemm": _gemm, "MatMul": _matmul}
+def _place(terms: Sequence[Term], name: str) -> int:
+    """Where an axis stands, from the end where axes of any number come before it."""
+    at = next(k for k, term in enumerate(terms) if name in term.factors)
+    loose = any(term.factors[0] in ("*", "...") for term in terms[:at])
+    return at - len(terms) if loose else at
+
+
+# -- who else uses a weight ------------------------------------------------------------------
+
+
+def other_users(layer: LinearLayer, known: Iterable[str] = (), *, tables: bool = False) -> str:
+    """Who else uses the weight of a layer; empty if nobody does.
+
+    Args:
+        layer: it.
+        known: identities of nodes that do not count, besides the layer's own.
+        tables: nor do those count who look the weight up as a table (a tied embedding).
+    """
+    names = {layer.node, *known}
+    for node, output in users(layer.tensor.value):
+        if output:
+            return "whoever runs the model"
+        if tables and node is not None and node.op_type == "Gather":
+            continue
+        if node is not None and identity(node) not in names and node.op_type not in _ASKS_ONLY:
+            return f"{node.op_type} '{identity(node)}'"
+    return ""
+
+
+def users(value: ir.Value) -> Iterator[tuple[ir.Node | None, bool]]:
+    """The nodes that compute with a stored value, seen through what only moves or types it.
+
+    Yields:
+        A node; or None and True, where the value is an output of the model.
+    """
+    if value.is_graph_output():
+        yield None, True
+    for node, slot in value.uses():
+        if slot == 0 and node.op_type in movers() and node.domain in ("", "ai.onnx"):
+            yield from users(node.outputs[0])
+        else:
+            yield node, False

@@ -16,28 +16,29 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxprune import model as models
-from onnxprune.graph.layers.linear import Layer, find_layers
+from onnxprune.graph.layers.linear import LinearLayer, find_layers
 from onnxprune.graph.shapes import Fact
 
 _SPATIAL = 2
 """The first axis of a map that is neither samples nor channels."""
 
 
-def unpadded_layers(
-    model: models.Model, facts: Mapping[str, Fact]
-) -> tuple[list[Layer], dict[str, str]]:
+def unpadded_layers(model: models.Model, facts: Mapping[str, Fact]) -> list[LinearLayer]:
     """As ``find_layers``, but convolutions read what the Pad of zeros before them reads.
 
     Args:
         model: any.
         facts: where the amounts are known that a graph computes.
     """
-    layers, declined = find_layers(model)
     values = {v.name or "": v for v in models.values(model.ir.graph)}
-    return [_through(values, facts, layer) for layer in layers], declined
+    return [
+        layer if layer.declined else _through(values, facts, layer) for layer in find_layers(model)
+    ]
 
 
-def _through(values: Mapping[str, ir.Value], facts: Mapping[str, Fact], layer: Layer) -> Layer:
+def _through(
+    values: Mapping[str, ir.Value], facts: Mapping[str, Fact], layer: LinearLayer
+) -> LinearLayer:
     window, value = layer.window, values[layer.x]
     node = value.producer()
     if window is None or window.transposed or window.auto_pad not in ("NOTSET", "VALID"):

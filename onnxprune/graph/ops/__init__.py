@@ -10,17 +10,30 @@
 """
 
 from onnxprune.graph.ops import attention, elementwise, linear, movement, norm, recurrent, rows
-from onnxprune.graph.ops.call import RULES, Call, Contraction, Keep, Rule, apply_rule, lines, rule
+from onnxprune.graph.ops.call import (
+    LINEAR,
+    RULES,
+    Call,
+    Contraction,
+    Keep,
+    Linear,
+    Rule,
+    apply_rule,
+    lines,
+    rule,
+)
 from onnxprune.graph.ops.gradient_call import GRADIENTS
 from onnxprune.graph.ops.shape_call import SHAPES
 
 __all__ = [
     "GRADIENTS",
+    "LINEAR",
     "RULES",
     "SHAPES",
     "Call",
     "Contraction",
     "Keep",
+    "Linear",
     "Rule",
     "apply_rule",
     "attention",

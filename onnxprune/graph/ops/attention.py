@@ -11,7 +11,7 @@ import onnx_ir as ir
 from onnxprune.graph.axes import Axis, concat
 from onnxprune.graph.facts import Fact, Shape
 from onnxprune.graph.notation import MismatchError, Tensor
-from onnxprune.graph.ops.call import HEAD, HEAD_DIM, Call, Contraction, Keep, rule
+from onnxprune.graph.ops.call import HEAD, HEAD_DIM, Call, Contraction, Keep, linear, rule
 from onnxprune.graph.ops.call import MICROSOFT as _MS
 from onnxprune.graph.ops.shape_call import (
     ShapeCall,
@@ -41,6 +41,9 @@ def _tag(call: Call, heads: Axis, *dims: Axis) -> None:
     call.space.tag(heads, HEAD)
     for axis in dims:
         call.space.tag(axis, HEAD_DIM)
+
+
+linear("Attention", domain=_MS, line="b s i, i n, n -> b s n", kind="fused")
 
 
 @rule("Attention", domain=_MS)

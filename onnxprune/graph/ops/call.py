@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -198,6 +198,41 @@ def lines(table: Mapping[str, str], domain: str = "") -> None:
     for ops, line in table.items():
         for op in ops.split():
             RULES[domain, op] = line
+
+
+@dataclass(frozen=True)
+class Linear:
+    """Which operands of an operator may be a stored weight that it contracts, and how.
+
+    What a rule says once shapes are known, said without them: for models that are not analysed.
+
+    Attributes:
+        line: as in the rule, with the bias that the operator takes; may follow from attributes.
+        weights: the inputs that may be the weight, the likeliest first.
+        places: the inputs that are operands of the line, where these are not the first ones.
+        scale: the attribute that the product is multiplied with; empty for none.
+        bias_scale: the same of the bias.
+        kind: what the weight is: ``quantized``, ``recurrent``, ``sum`` (an equation of letters),
+            ``fused`` (an operator of a runtime), ``deformable`` (its taps are moved), or ``plain``:
+            a matrix that rows are multiplied with.
+    """
+
+    line: str | Callable[[Mapping[str, Any]], str]
+    weights: tuple[int, ...] = (1,)
+    places: tuple[int, ...] = ()
+    scale: str = ""
+    bias_scale: str = ""
+    kind: Literal["plain", "quantized", "recurrent", "sum", "fused", "deformable"] = "plain"
+
+
+LINEAR: dict[tuple[str, str], Linear] = {}
+"""(domain, operator) -> how it contracts a stored weight."""
+
+
+def linear(*ops: str, domain: str = "", **how: Any) -> None:  # noqa: ANN401  # fields of Linear
+    """Register operators as contracting a stored weight; see :class:`Linear` for ``how``."""
+    for op in ops:
+        LINEAR[domain, op] = Linear(**how)
 
 
 def apply_rule(call: Call, given: Sequence[bool] = ()) -> tuple[list[Tensor], str]:

@@ -14,14 +14,26 @@ from onnxprune.graph.ops.call import CLASSIC, MICROSOFT, Call, lines, rule
 from onnxprune.graph.ops.gradient_call import GradientCall, gradient_rule, slopes
 from onnxprune.graph.ops.shape_call import ShapeCall, broadcast, like_first, shape_rule, share
 
-_UNARY = (
-    "Abs Acos Acosh Asin Asinh Atan Atanh BitwiseNot Cast Ceil Celu Cos Cosh Elu Erf Exp Floor "
-    "Gelu HardSigmoid HardSwish Identity IsInf IsNaN LeakyRelu Log Mish Neg Not Reciprocal Relu "
-    "Round Selu Shrink Sigmoid Sign Sin Sinh Softplus Softsign Sqrt Swish Tan Tanh "
-    "ThresholdedRelu Binarizer ImageScaler ParametricSoftplus ScaledTanh Affine"
+_MS = "com.microsoft"
+_FUNCTIONS = (
+    "Abs Acos Acosh Asin Asinh Atan Atanh Celu Cos Cosh Elu Erf Exp Gelu HardSigmoid HardSwish "
+    "Identity LeakyRelu Log Mish Neg Reciprocal Relu Selu Sigmoid Sin Sinh Softplus Softsign Sqrt "
+    "Swish Tan Tanh ThresholdedRelu"
 )
-lines({_UNARY: "... -> ..."})
-lines({"QuickGelu Gelu BiasDropout": "... -> ..."}, domain="com.microsoft")
+_STEPS = (
+    "BitwiseNot Cast Ceil Floor IsInf IsNaN Not Round Shrink Sign Binarizer ImageScaler "
+    "ParametricSoftplus ScaledTanh Affine"
+)
+_ARITHMETIC = "Add Clip Div Max Min Mul Pow Sub"
+lines({f"{_FUNCTIONS} {_STEPS}": "... -> ..."})
+lines({"QuickGelu Gelu BiasDropout": "... -> ..."}, domain=_MS)
+
+POINTWISE = frozenset(
+    [("", op) for op in f"{_FUNCTIONS} {_ARITHMETIC}".split()]
+    + [(_MS, op) for op in ("BiasGelu", "FastGelu", "Gelu", "QuickGelu")]
+)
+"""(domain, operator): functions of numbers that have a slope almost everywhere. What is made of
+them, with no other operands than single numbers, is an activation."""
 lines({"Binarizer LabelEncoder": "... -> ...", "Imputer Scaler": "... _ -> ... _"}, domain=CLASSIC)
 
 
@@ -49,10 +61,11 @@ def cast_like(call: Call) -> list[Tensor]:
 
 
 @rule(
+    *_ARITHMETIC.split(),
     *(
-        "Add And BitShift BitwiseAnd BitwiseOr BitwiseXor Div Equal Greater GreaterOrEqual Less "
-        "LessOrEqual Max Mean Min Mod Mul Or PRelu Pow Sub Sum Where Xor Clip"
-    ).split()
+        "And BitShift BitwiseAnd BitwiseOr BitwiseXor Equal Greater GreaterOrEqual Less "
+        "LessOrEqual Mean Mod Or PRelu Sum Where Xor"
+    ).split(),
 )
 def broadcasting(call: Call) -> list[Tensor]:
     """Any number of operands under numpy broadcasting."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import onnx_ir as ir
 
@@ -20,6 +21,7 @@ from onnxprune.graph.ops.call import (
     MICROSOFT,
     Call,
     Contraction,
+    linear,
     rule,
 )
 from onnxprune.graph.ops.gradient_call import GradientCall, gradient_rule
@@ -37,6 +39,8 @@ from onnxprune.graph.ops.shape_call import (
 from onnxprune.solve.im2col import Window, leading_pads, output_sizes
 
 _CONV = "n (g i) *, (g o) i *, (g o), n (g o) * -> n (g o) *"
+_DEFORM_CONV = "n (g i) *, (g o) i *, n *, (g o), n * -> n (g o) *"
+_CONV_TRANSPOSE = "n (g i) *, (g i) o *, (g o) -> n (g o) *"
 
 
 def _groups(call: Call, channels: Axis) -> dict[str, int]:
@@ -59,17 +63,16 @@ def deform_conv(call: Call) -> list[Tensor]:
     """Offsets and masks (inputs 2 and 4) move taps, the same for all channels of a group."""
     if call.attr("offset_group", 1) > 1:
         raise MismatchError("each group of channels has offsets of its own")
-    line = "n (g i) *, (g o) i *, n *, (g o), n * -> n (g o) *"
-    return call.einsum(line, _groups(call, call.tensor(0)[1]), tags=CHANNEL)
+    return call.einsum(_DEFORM_CONV, _groups(call, call.tensor(0)[1]), tags=CHANNEL)
 
 
-@rule("FusedConv", domain="com.microsoft")
+@rule("FusedConv", domain=MICROSOFT)
 def fused_conv(call: Call) -> list[Tensor]:
     """Conv with an activation and, optionally, a summand (input 3) of the output's shape."""
     return conv(call)
 
 
-@rule("NhwcFusedConv", "NhwcConv", domain="com.microsoft")
+@rule("NhwcFusedConv", "NhwcConv", domain=MICROSOFT)
 def nhwc_conv(call: Call) -> list[Tensor]:
     """Channels-last activations, weights as in Conv."""
     line = "n ... (g i), (g o) i *, (g o) -> n ... (g o)"
@@ -83,7 +86,7 @@ def nhwc_conv(call: Call) -> list[Tensor]:
 def conv_transpose(call: Call) -> list[Tensor]:
     """Weights are ``[in, out/group, ...]``."""
     sizes = _groups(call, call.tensor(0)[1])
-    out = call.einsum("n (g i) *, (g i) o *, (g o) -> n (g o) *", sizes, tags=CHANNEL)
+    out = call.einsum(_CONV_TRANSPOSE, sizes, tags=CHANNEL)
     image, weight = call.tensor(0), call.tensor(1)
     call.work = [[*image, weight[1], *weight[2:]]]
     return out
@@ -168,7 +171,7 @@ _QUANTISED = {
 
 
 @rule("MatMulInteger", "QLinearMatMul")
-@rule("QGemm", domain="com.microsoft")
+@rule("QGemm", domain=MICROSOFT)
 def quantised_product(call: Call) -> list[Tensor]:
     """A matrix product of codes; a removed weight is its zero point."""
     at, per_column = _QUANTISED[call.op]
@@ -190,7 +193,7 @@ def quantised_product(call: Call) -> list[Tensor]:
     return out
 
 
-@rule("FusedMatMul", "TransposeMatMul", domain="com.microsoft")
+@rule("FusedMatMul", "TransposeMatMul", domain=MICROSOFT)
 def fused_matmul(call: Call) -> list[Tensor]:
     """MatMul with transposes in attributes."""
     if call.attr("transBatchA", 0) or call.attr("transBatchB", 0):
@@ -200,29 +203,70 @@ def fused_matmul(call: Call) -> list[Tensor]:
     return out
 
 
-@rule("FusedGemm", domain="com.microsoft")
+@rule("FusedGemm", domain=MICROSOFT)
 def fused_gemm(call: Call) -> list[Tensor]:
     """Gemm with an activation."""
     return gemm(call)
 
 
-@rule("MatMulNBits", domain="com.microsoft")
+@rule("MatMulNBits", domain=MICROSOFT)
 def matmul_nbits(_: Call) -> list[Tensor]:
     """K and N are packed into blocks of codes, so neither can lose single indices."""
     raise MismatchError("weights are packed in blocks of 4-bit codes along K")
 
 
-@rule("Einsum")
-def einsum(call: Call) -> list[Tensor]:
-    """The equation is the rule: letters are axes."""
-    text = str(call.attr("equation")).replace(" ", "")
+def _equation(attributes: Mapping[str, Any]) -> str:
+    """The line that an equation is."""
+    text = str(attributes.get("equation")).replace(" ", "")
     if "->" not in text:
         free = [c for c in sorted(set(text)) if c.isalpha() and text.count(c) == 1]
         text += "->" + ("..." if "..." in text else "") + "".join(free)
     line = " ".join(text.replace("...", "…").replace("->", "→"))
-    out = call.einsum(line.replace("…", "...").replace("→", "->"), tags=FFN)
+    return line.replace("…", "...").replace("→", "->")
+
+
+@rule("Einsum")
+def einsum(call: Call) -> list[Tensor]:
+    """The equation is the rule: letters are axes."""
+    out = call.einsum(_equation(call.attributes), tags=FFN)
     _tag_attention(call)
     return out
+
+
+def _matrices(attributes: Mapping[str, Any]) -> str:
+    """A product of two matrices, either transposed, and a bias per column."""
+    a = "k m" if attributes.get("transA", 0) else "m k"
+    b = "n k" if attributes.get("transB", 0) else "k n"
+    return f"{a}, {b}, n -> m n"
+
+
+def _stacks(attributes: Mapping[str, Any]) -> str:
+    """A product of two stacks of matrices, either transposed."""
+    a = "... k m" if attributes.get("transA", 0) else "... m k"
+    b = "... n k" if attributes.get("transB", 0) else "... k n"
+    return f"{a}, {b} -> ... m n"
+
+
+linear("Conv", line=_CONV)
+linear("ConvTranspose", line=_CONV_TRANSPOSE)
+linear("DeformConv", line=_DEFORM_CONV, kind="deformable")
+linear("Gemm", line=_matrices, weights=(1, 0), scale="alpha", bias_scale="beta")
+linear("MatMul", line=_stacks, weights=(1, 0))
+linear("Einsum", line=_equation, weights=(1, 0, 2, 3), kind="sum")
+linear("FusedConv", domain=MICROSOFT, line=_CONV, kind="fused")
+linear(
+    *("NhwcFusedConv", "NhwcConv"),
+    domain=MICROSOFT, line="n * (g i), (g o) i *, (g o) -> n * (g o)", kind="fused",
+)  # fmt: skip
+linear(
+    "FusedMatMul", "TransposeMatMul", domain=MICROSOFT, line=_stacks, weights=(1, 0), kind="fused"
+)
+linear("FusedGemm", domain=MICROSOFT, line=_matrices, weights=(1, 0), kind="fused")
+linear("ConvInteger", line=_CONV, places=(0, 1), kind="quantized")
+linear("QLinearConv", line=_CONV, weights=(3,), places=(0, 3, 8), kind="quantized")
+linear("MatMulInteger", line=_stacks, places=(0, 1), kind="quantized")
+linear("QLinearMatMul", line=_stacks, weights=(3,), places=(0, 3), kind="quantized")
+linear("QGemm", domain=MICROSOFT, line=_matrices, weights=(3,), places=(0, 3, 6), kind="quantized")
 
 
 # -- shapes ----------------------------------------------------------------------------------------

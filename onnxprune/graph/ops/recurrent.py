@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from onnxprune.graph.facts import Fact
 from onnxprune.graph.notation import MismatchError, Tensor
-from onnxprune.graph.ops.call import HIDDEN, Call, rule
+from onnxprune.graph.ops.call import HIDDEN, Call, linear, rule
 from onnxprune.graph.ops.shape_call import ShapeCall, require, shape_rule
 
 
@@ -34,6 +34,11 @@ def recurrent(call: Call) -> list[Tensor]:
     call.work = [[time, batch, rows, inner], [time, batch, rows, hidden]]
     call.roles[2, 1] = "writes"
     return out[: len(call.out_shapes)]
+
+
+linear(
+    "LSTM", "GRU", "RNN", line="_ _ i, _ r i, _ r h! -> _ _ _ r h", weights=(1, 2), kind="recurrent"
+)
 
 
 @shape_rule("LSTM", "GRU", "RNN")

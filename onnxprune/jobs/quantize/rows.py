@@ -16,8 +16,8 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from onnxprune import model as models
-from onnxprune.graph.layers.contractions import Reading, find_readings
-from onnxprune.graph.layers.layout import RESHAPES, Step
+from onnxprune.graph.layers.linear import LinearLayer, find_layers, plain
+from onnxprune.graph.layers.stored import RESHAPES, Step
 
 LARGE = 1 << 18
 """Elements from which a weight is laid out anew: smaller ones live in the cache anyway."""
@@ -36,10 +36,9 @@ def as_read(model: models.Model) -> int:
     Returns:
         How many tensors were stored anew; readers that see one weight alike share one.
     """
-    readings, _ = find_readings(model)
     made: dict[tuple[ir.Value, tuple[Step, ...]], ir.Value] = {}
-    for reading in readings:
-        stored = reading.stored
+    for layer in plain(find_layers(model)):
+        stored = layer.tensor
         if not stored.through or not _MOVES.issuperset(stored.through):
             continue
         key = (stored.value, stored.steps)
@@ -48,7 +47,7 @@ def as_read(model: models.Model) -> int:
             name = models.fresh_name(model.ir.graph, f"{stored.name}/as_read")
             tensor = ir.Tensor(array, dtype=stored.dtype)
             made[key] = models.add_constant(model.ir.graph, name, tensor)
-        reading.node.replace_input_with(reading.slot, made[key])
+        layer.operator.replace_input_with(layer.slot, made[key])
     if made:
         common.RemoveUnusedNodesPass()(model.ir)
     return len(made)
@@ -65,34 +64,33 @@ def by_rows(model: models.Model, least: int = LARGE) -> tuple[models.Model, tupl
         The copy, and the names of the weights that were laid out anew.
     """
     made = models.clone(model)
-    readings, _ = find_readings(made)
     done = []
-    for reading in readings:
-        if _fits(reading) and reading.stored.read().size >= least:
-            _transpose(reading)
-            done.append(reading.stored.name)
+    for layer in plain(find_layers(made)):
+        if _fits(layer) and layer.size >= least:
+            _transpose(layer)
+            done.append(layer.weight)
     return made, tuple(done)
 
 
-def _fits(reading: Reading) -> bool:
+def _fits(layer: LinearLayer) -> bool:
     """``stored [K, N] -> DequantizeLinear -> MatMul``, and nobody else reads either."""
-    stored = reading.stored
-    if reading.node.op_type != "MatMul" or reading.slot != 1 or len(stored.shape) != 2:
+    stored = layer.tensor
+    if layer.operator.op_type != "MatMul" or layer.slot != 1 or len(stored.shape) != 2:
         return False
     if stored.through != ("DequantizeLinear",) or len(stored.value.uses()) != 1:
         return False
-    operand = reading.node.inputs[1]
+    operand = layer.operator.inputs[1]
     return operand is not None and len(operand.uses()) == 1 and not operand.is_graph_output()
 
 
-def _transpose(reading: Reading) -> None:
-    operand = reading.node.inputs[1]
+def _transpose(layer: LinearLayer) -> None:
+    operand = layer.operator.inputs[1]
     assert operand is not None
     dequantize = operand.producer()
     assert dequantize is not None
     graph = dequantize.graph
     assert graph is not None
-    stored = reading.stored
+    stored = layer.tensor
     turned = np.ascontiguousarray(stored.read().T)
     models.set_constant(stored.value, ir.Tensor(turned, dtype=stored.dtype))
     scaling = stored.scaling
@@ -107,4 +105,4 @@ def _transpose(reading: Reading) -> None:
     output.name = models.fresh_name(graph, f"{operand.name}/by_rows")
     output.type, output.shape = kind, ir.Shape(turned.T.shape)
     graph.insert_after(dequantize, node)
-    reading.node.replace_input_with(1, output)
+    layer.operator.replace_input_with(1, output)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxprune import model as models
-from onnxprune.graph.layers.contractions import Reading, find_readings
+from onnxprune.graph.layers.linear import LinearLayer, find_layers, plain
 from onnxprune.sparse.nm import counts
 from onnxprune.types import Check
 
@@ -52,13 +52,12 @@ def compare(dense: models.Model, quantized: models.Model) -> tuple[Weight, ...]:
         dense: what was quantized.
         quantized: what onnxruntime's quantizer made of it; weights are found by their names.
     """
-    readings, _ = find_readings(dense)
     stored = models.constants(quantized)
     found: dict[str, Weight] = {}
-    for reading in readings:
-        name = reading.stored.name
+    for layer in plain(find_layers(dense)):
+        name = layer.weight
         if name not in found:
-            found[name] = _compare(reading, _quantized(name, stored), stored)
+            found[name] = _compare(layer, _quantized(name, stored), stored)
     return tuple(found.values())
 
 
@@ -80,15 +79,15 @@ def _quantized(name: str, stored: Mapping[str, ir.Value]) -> ir.Value | None:
     return None
 
 
-def _compare(reading: Reading, value: ir.Value | None, stored: Mapping[str, ir.Value]) -> Weight:
-    name, before = reading.stored.name, reading.stored.read()
-    pattern, (n, m) = _pattern(reading, before)
+def _compare(layer: LinearLayer, value: ir.Value | None, stored: Mapping[str, ir.Value]) -> Weight:
+    name, before = layer.weight, layer.tensor.read()
+    pattern, (n, m) = _pattern(layer, before)
     share = 1 - np.count_nonzero(before) / max(before.size, 1)
     tensor = None if value is None else models.constant(value)
     if value is None or tensor is None:
         return Weight(name, "", before.size, share, share, pattern=pattern)
     after = tensor.numpy().astype(np.int16) - _zero_point(name, value, stored)
-    if _turned(reading, value):
+    if _turned(layer, value):
         after = after.T
     if after.shape != before.shape:
         return Weight(name, value.name or "", before.size, share, 0.0, int(before.size), pattern,
@@ -102,22 +101,22 @@ def _compare(reading: Reading, value: ir.Value | None, stored: Mapping[str, ir.V
         1 - np.count_nonzero(after) / max(after.size, 1),
         lost,
         pattern,
-        kept=not pattern or bool((counts(reading, after, m) <= n).all()),
+        kept=not pattern or bool((counts(layer, after, m) <= n).all()),
     )
 
 
-def _turned(reading: Reading, value: ir.Value) -> bool:
+def _turned(layer: LinearLayer, value: ir.Value) -> bool:
     """Whether a Gemm became a MatMulInteger, which has no transB: then its weight was turned."""
-    flag = reading.node.attributes.get("transB")
+    flag = layer.operator.attributes.get("transB")
     kept = any(node.op_type == "DequantizeLinear" for node, _ in value.uses())
-    return reading.node.op_type == "Gemm" and flag is not None and flag.as_int() == 1 and not kept
+    return layer.operator.op_type == "Gemm" and flag is not None and flag.as_int() == 1 and not kept
 
 
-def _pattern(reading: Reading, weight: Array) -> tuple[str, tuple[int, int]]:
+def _pattern(layer: LinearLayer, weight: Array) -> tuple[str, tuple[int, int]]:
     """The sparsest pattern that a weight has."""
     for n, m in sorted(_PATTERNS, key=lambda p: p[0] / p[1]):
-        whole = reading.inputs % m == 0 and weight.size
-        if whole and (counts(reading, weight, m) <= n).all():
+        whole = layer.inputs % m == 0 and weight.size
+        if whole and (counts(layer, weight, m) <= n).all():
             return f"{n}:{m}", (n, m)
     return "", (0, 1)
 

@@ -135,7 +135,7 @@ def _point(each: Result, run: Result) -> PointRow:
     assert most is not None
     part = target.value
     if not target.relative:
-        part /= max(int(getattr(each.dense, target.kind)), 1)
+        part /= max(each.dense.of(target.kind), 1)
     return PointRow(
         label=f"{target.kind}={part * 100:.4g}%",
         macs=each.remaining.macs,

@@ -21,7 +21,7 @@ from onnxprune.evaluate.evaluation import Task, compare_answers, within
 from onnxprune.evaluate.metrics import Score, find_metric
 from onnxprune.evaluate.output_comparison import Outputs
 from onnxprune.graph.analysis import analyse
-from onnxprune.graph.layers.linear import find_layers
+from onnxprune.graph.layers.linear import find_layers, refittable
 from onnxprune.graph.plan import pack
 from onnxprune.graph.surgery import cut
 from onnxprune.model.decode import densify
@@ -104,7 +104,7 @@ class Bench:
         else:
             model, _ = densify(models.load(job.model))
         self._analysis = analyse(model, inputs=job.shapes)
-        layers = find_layers(model)[0] if job.norms else []
+        layers = refittable(find_layers(model)) if job.norms else []
         self._layers = {layer.weight: layer for layer in layers}
         labels, metric = job.labels, find_metric(job.metric)
         self._task = None if labels is None else Task(metric, labels)

@@ -63,7 +63,7 @@ def find_rows(run: Run, request: Request) -> Rows:
                 targets.append(Target(block.name, "block", 1, block.params, block.macs))
     if "weights" in request.kinds:
         layers, left = find_targets(analysis.model, Sparsity(0.5), config.skip)
-        declined |= {each.weight or each.node: each.reason for each in left}
+        declined |= {each.weight or each.layer: each.reason for each in left}
         run.progress("measuring what every weight multiplies")
         norms = (
             norms_of(analysis.model, layers, list(run.data.fit), config.provider) if layers else {}
@@ -73,7 +73,7 @@ def find_rows(run: Run, request: Request) -> Rows:
             for _, call in analysis.walk.calls
         }
         targets += [
-            Target(each.name, "weight", each.size, each.size, work.get(each.layer.node, 0))
+            Target(each.weight, "weight", each.size, each.size, work.get(each.node, 0))
             for each in layers
         ]
     return Rows(tuple(targets), norms, criterion, declined)

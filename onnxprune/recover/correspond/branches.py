@@ -12,7 +12,7 @@ import onnx_ir as ir
 from onnxprune import model as models
 from onnxprune.errors import OnnxpruneError
 from onnxprune.graph.analysis import Analysis, identity
-from onnxprune.graph.layers.slots import by_identity, fits, is_size, same_operator, source
+from onnxprune.graph.layers.sources import by_identity, fits, is_size, same_operator, source
 from onnxprune.graph.units import Block
 
 _FOUND = 0.5

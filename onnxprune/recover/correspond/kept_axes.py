@@ -19,7 +19,7 @@ from onnxprune import model as models
 from onnxprune.errors import OnnxpruneError
 from onnxprune.graph.analysis import Analysis
 from onnxprune.graph.axes import PIN, Axis, Column
-from onnxprune.graph.layers.slots import fits
+from onnxprune.graph.layers.sources import fits
 from onnxprune.recover.correspond.alignment import Alignment, Certainty, align
 from onnxprune.recover.correspond.matching import SAME_WAY
 

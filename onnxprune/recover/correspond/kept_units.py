@@ -16,7 +16,7 @@ import numpy.typing as npt
 from onnxprune import model as models
 from onnxprune.errors import OnnxpruneError
 from onnxprune.graph.analysis import Analysis, identity
-from onnxprune.graph.layers.slots import by_identity, read_at
+from onnxprune.graph.layers.sources import by_identity, read_at
 from onnxprune.recover.correspond.kept_axes import Axes
 from onnxprune.recover.correspond.matching import Matching, match
 

@@ -16,7 +16,7 @@ import onnx_ir as ir
 from onnxprune import model as models
 from onnxprune.errors import OnnxpruneError
 from onnxprune.graph.analysis import Analysis, identity
-from onnxprune.graph.layers.slots import Place, is_size, same_operator, source, stored_at
+from onnxprune.graph.layers.sources import Place, is_size, same_operator, source, stored_at
 from onnxprune.recover.correspond.branches import Branches
 
 SAME_WAY = (

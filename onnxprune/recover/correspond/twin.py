@@ -18,7 +18,7 @@ import onnx_ir as ir
 from onnxprune import model as models
 from onnxprune.errors import OnnxpruneError
 from onnxprune.graph.analysis import Analysis
-from onnxprune.graph.layers.slots import Place, by_identity, read_at
+from onnxprune.graph.layers.sources import Place, by_identity, read_at
 from onnxprune.graph.surgery import cut
 from onnxprune.graph.walk import KEPT_WHOLE
 from onnxprune.recover.correspond.kept_units import Correspondence

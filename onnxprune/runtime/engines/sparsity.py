@@ -22,7 +22,7 @@ from typing import Any
 from onnxprune import model as models
 from onnxprune.errors import OnnxpruneError
 from onnxprune.graph.analysis import identity
-from onnxprune.graph.layers.contractions import walk
+from onnxprune.graph.layers.linear import walk
 
 _ELIGIBLE = re.compile(r"\(Sparsity\) Layers eligible for sparse math:(.*)")
 _PICKED = re.compile(

@@ -19,8 +19,8 @@ from onnxprune import model as models
 from onnxprune.data.activations.rows import whole
 from onnxprune.data.activations.runner import Segments
 from onnxprune.graph.analysis import Analysis
-from onnxprune.graph.layers.epilogue import Merge, find_merge
-from onnxprune.graph.layers.linear import Layer, find_layers
+from onnxprune.graph.layers.epilogue import Epilogue, find_epilogue
+from onnxprune.graph.layers.linear import LinearLayer, find_layers, refittable
 from onnxprune.graph.units import Group, Slice
 from onnxprune.solve.group_obs import Consumer, Elimination, eliminate
 from onnxprune.solve.im2col import sample_positions, token_rows
@@ -60,14 +60,14 @@ class Reader:
         matrix: ``[g, K, N]``, its weight in the units of where its output counts.
         moments: of its inputs.
         norm: the variance of where its output counts, summed over channels.
-        merge: where its output counts.
+        epilogue: where its output counts.
     """
 
-    layer: Layer
+    layer: LinearLayer
     matrix: Array
     moments: Moments
     norm: float
-    merge: Merge
+    epilogue: Epilogue
 
 
 def calibrate(
@@ -100,27 +100,25 @@ def calibrate(
     readers = {n for g in some for s in g.slices if s.role == "reads" for n in s.nodes}
     values = {v.name or "": v for v in models.values(analysis.model.ir.graph)}
     read = []
-    for layer in find_layers(analysis.model)[0]:
-        stored = models.constant(values[layer.weight])
-        if layer.node in readers and stored is not None:
-            matrix = layer.matrix(stored.numpy().astype(np.float32))
-            outputs = matrix.shape[0] * matrix.shape[2]
-            read.append((layer, matrix, find_merge(values, analysis.facts, layer, outputs)))
-    kept = [name for layer, _, merge in read for name in (layer.x, merge.value)]
+    for layer in refittable(find_layers(analysis.model)):
+        if layer.node in readers:
+            matrix = layer.matrix(layer.tensor.read().astype(np.float32))
+            read.append((layer, matrix, find_epilogue(values, analysis.facts, layer)))
+    kept = [name for layer, _, epilogue in read for name in (layer.x, epilogue.value)]
     run = Segments(analysis.model, batches, kept=kept, provider=provider, threads=threads)
     found: dict[str, Reader] = {}
-    for layer, matrix, merge in read:
-        run.advance([layer.x, merge.value])
+    for layer, matrix, epilogue in read:
+        run.advance([layer.x, epilogue.value])
         share = -(-max(rows, rows_per_input * matrix.shape[1]) // len(batches))
         collected, spread = Accumulator(*matrix.shape[:2]), _Spread(layer.out_axis)
         for number in range(len(batches)):
-            spread.add(run.value(merge.value, number))
+            spread.add(run.value(epilogue.value, number))
             x, among = run.as_held(layer.x, number), run.shown_to(layer, number)
             positions = sample_positions(layer.count(x.shape), share, seed + number, among)
             collected.add(whole(layer.rows(x, positions)))
-        scaled = matrix * merge.gain.reshape(matrix.shape[0], 1, -1)
-        found[layer.node] = Reader(layer, scaled, collected.moments(), spread.variance, merge)
-        for name in (layer.x, merge.value):
+        scaled = matrix * epilogue.gain.reshape(matrix.shape[0], 1, -1)
+        found[layer.node] = Reader(layer, scaled, collected.moments(), spread.variance, epilogue)
+        for name in (layer.x, epilogue.value):
             run.release(name)
     return found
 
@@ -167,7 +165,7 @@ def consumers_of(reader: Reader, cut: Slice) -> list[Consumer]:
     unit_of = np.full(max(size, groups * inputs), -1, dtype=np.int64)
     unit_of[cut.rows] = np.arange(len(cut.rows))[:, None]
     found = []
-    for group, index in enumerate(layer.input_index(groups, inputs, cut.axis)):
+    for group, index in enumerate(layer.input_index(cut.axis)):
         unit = unit_of[index]
         order = np.argsort(unit, kind="stable")
         owned = order[unit[order] >= 0]

@@ -22,8 +22,9 @@ from onnxprune.data.batches import count_samples
 from onnxprune.evaluate.output_error import OutputError
 from onnxprune.graph.analysis import Analysis
 from onnxprune.graph.cost import CostModel
+from onnxprune.graph.layers.epilogue import Weights
+from onnxprune.graph.layers.linear import refittable
 from onnxprune.graph.layers.pad_nodes import unpadded_layers
-from onnxprune.graph.layers.weights import Weights
 from onnxprune.graph.units import Group
 from onnxprune.select.importance.curves import Feeds, Reader, consumers_of
 from onnxprune.solve.group_obs import Elimination
@@ -98,7 +99,7 @@ def repairable(analysis: Analysis, groups: Sequence[Group]) -> frozenset[str]:
         analysis: of the dense model.
         groups: of it.
     """
-    layers, _ = unpadded_layers(analysis.model, analysis.facts)
+    layers = refittable(unpadded_layers(analysis.model, analysis.facts))
     values = {v.name or "": v for v in models.values(analysis.model.ir.graph)}
     made = {
         layer.node
@@ -139,7 +140,7 @@ def without(
     for cut in group.slices:
         for node in cut.nodes if cut.role == "reads" else ():
             reader = readers[node]
-            matrix, bias = weights.read(reader.layer, reader.merge)
+            matrix, bias = weights.read(reader.layer, reader.epilogue)
             for consumer in consumers_of(reader, cut):
                 at = consumer.problem
                 lost = consumer.blocks[gone[consumer.units]].ravel()
@@ -149,7 +150,7 @@ def without(
                 refitted = _refitted(second, lost, matrix[at], ridge)
                 bias[at] += mean @ (matrix[at] - refitted)
                 matrix[at] = refitted
-            weights.write(reader.layer, reader.merge, matrix, bias)
+            weights.write(reader.layer, matrix, bias, reader.epilogue)
     return model
 
 

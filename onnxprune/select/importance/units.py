@@ -15,7 +15,7 @@ from onnxprune.data.activations.groups import input_statistics
 from onnxprune.data.dataset import Feeds
 from onnxprune.errors import OnnxpruneError
 from onnxprune.graph.analysis import Analysis
-from onnxprune.graph.layers.consumers import use_of
+from onnxprune.graph.layers.sources import use_of
 from onnxprune.graph.units import Block, Group
 from onnxprune.select import criteria
 from onnxprune.select.allocate import Limits

@@ -16,9 +16,10 @@ from onnxprune.data.activations.runner import Feeds
 from onnxprune.data.batches import token_masks
 from onnxprune.errors import OnnxpruneError
 from onnxprune.evaluate.output_comparison import is_distribution, is_independent, is_scores
+from onnxprune.graph.analysis import identity
 from onnxprune.graph.autodiff import Loss, backward, set_free
 from onnxprune.graph.emit import Undifferentiable
-from onnxprune.graph.layers.linear import Layer, find_layers
+from onnxprune.graph.layers.linear import LinearLayer, find_layers, refittable, users
 from onnxprune.graph.shapes import propagate
 from onnxprune.runtime import Session, open_session
 from onnxprune.solve.im2col import sample_positions
@@ -109,12 +110,12 @@ class Student:
         self._model, self.losses = model, tuple(losses)
         self._provider, self._threads = provider, threads
         stored = models.constants(model)
-        found = [layer for layer in find_layers(model)[0] if layer.weight in set(names)]
-        readers = {layer.node for layer in found}
+        found = [layer for layer in refittable(find_layers(model)) if layer.weight in set(names)]
+        nodes = {layer.node for layer in found}
         layers = [
             layer
             for layer in found
-            if read_by_layers(stored[layer.weight], readers)
+            if _read_by(stored[layer.weight], nodes)
             and _array(stored[layer.weight]).dtype == np.float32
         ]
         facts = propagate(model, {name: array.shape for name, array in feeds.items()})
@@ -170,7 +171,7 @@ class Student:
         wanted: Mapping[str, Array],
         share: Mapping[str, float],
         weights: Mapping[str, Array],
-    ) -> Iterator[tuple[Layer, Array]]:
+    ) -> Iterator[tuple[LinearLayer, Array]]:
         """The same with respect to what comes out of the layers.
 
         Args:
@@ -237,14 +238,12 @@ class Student:
         return made
 
 
-def read_by_layers(value: ir.Value, layers: set[str]) -> bool:
+def _read_by(value: ir.Value, layers: set[str]) -> bool:
     """Whether nothing but layers computes with a stored weight."""
-    from onnxprune.sparse.targets import readers
-
-    return not value.is_graph_output() and readers(value) <= layers
+    return all(node is not None and identity(node) in layers for node, _ in users(value))
 
 
-def _macs(shape: tuple[int, ...] | None, weight: Array, layer: Layer) -> int:
+def _macs(shape: tuple[int, ...] | None, weight: Array, layer: LinearLayer) -> int:
     return 0 if shape is None else layer.count(shape) * weight.size
 
 

@@ -1,19 +1,44 @@
-"""Where nodes read stored tensors, and what is between them and those tensors."""
+"""Where values come from: what nodes read, what is behind that, and where tensors are stored."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
+import onnx
 import onnx_ir as ir
 
 from onnxprune import model as models
 from onnxprune.graph.analysis import Analysis, identity
+from onnxprune.graph.units import Slice
 from onnxprune.graph.walk import KEPT_WHOLE
 
 Place = tuple[str, int]
 """An input of a node: the node's identity and the position."""
 
 _COUNTED = (ir.DataType.INT64, ir.DataType.INT32, ir.DataType.BOOL)
+
+
+def read_by(node: ir.Node) -> list[ir.Value]:
+    """Everything a node reads, values captured by its bodies included."""
+    found = [v for v in node.inputs if v is not None]
+    for _, body in models.bodies(node):
+        inner = set(models.values(body))
+        for each in body:
+            found += [v for v in read_by(each) if v not in inner]
+        found += [v for v in body.outputs if v not in inner]
+    return found
+
+
+def ancestors(value: ir.Value) -> set[str]:
+    """The identities of all nodes a value depends on, within its graph."""
+    found: set[str] = set()
+    queue = [value]
+    while queue:
+        node = queue.pop().producer()
+        if node is not None and identity(node) not in found:
+            found.add(identity(node))
+            queue += read_by(node)
+    return found
 
 
 def read_at(nodes: Mapping[str, ir.Node], place: Place) -> ir.Value | None:
@@ -86,3 +111,21 @@ def fits(dense: ir.TensorProtocol, pruned: ir.TensorProtocol) -> bool:
     mine, theirs = dense.shape.numpy(), pruned.shape.numpy()
     same = len(mine) == len(theirs) and dense.dtype == pruned.dtype
     return same and all(n <= m for m, n in zip(mine, theirs, strict=True))
+
+
+def use_of(analysis: Analysis) -> Callable[[Slice], str]:
+    """A function from a slice to what its tensor is to its node, as in ``Conv.W``."""
+    names: dict[tuple[str, str], str] = {}
+    schemas: dict[str, Mapping[int, str]] = {}
+    for use in analysis.walk.uses:
+        op = use.node.op_type
+        if op not in schemas:
+            try:
+                schemas[op] = dict(
+                    enumerate(p.name for p in onnx.defs.get_schema(op, use.node.domain).inputs)
+                )
+            except onnx.defs.SchemaError:
+                schemas[op] = {}
+        label = schemas[op].get(use.position, str(use.position))
+        names[use.value.name or "", identity(use.node)] = f"{op}.{label}"
+    return lambda cut: names.get((cut.tensor, cut.nodes[0]), "") if cut.nodes else ""
