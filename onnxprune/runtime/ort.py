@@ -147,7 +147,7 @@ def open_session(
     prepack: bool = True,
     spin: bool | None = None,
     arena: bool = True,
-    saturate: bool = False,
+    saturate: bool | None = None,
     outputs: Sequence[str] = (),
     options: Mapping[str, str] | None = None,
     custom_ops: Sequence[str | Path] = (),
@@ -172,7 +172,8 @@ def open_session(
         arena: whether memory that a run took stays with the session, for the next one. What it
             returns lies in that memory and keeps all of it for as long as it lives.
         saturate: whether products of uint8 and int8 may saturate in 16 bits, as they do by default
-            on x86 without VNNI: what a model computes then hangs on the machine.
+            on x86 without VNNI: what a model computes then hangs on the machine. By default they
+            may for a path or bytes, and may not for a `Model`.
         outputs: values to return besides the model's outputs: node outputs, graph inputs or
             stored tensors of the main graph. Whatever is returned is not fused away.
         options: options of the provider, as onnxruntime names them. OpenVINO computes in bfloat16
@@ -193,6 +194,7 @@ def open_session(
     embedded = None if isinstance(source, str | bytes) else source
     weights = embedded.weights if embedded else ()
     libraries = [str(one) for one in custom_ops]
+    narrow = _may_saturate(model) if saturate is None else saturate
     busily = isinstance(model, str | Path | bytes) if spin is None else spin
     folder = tempfile.TemporaryDirectory(prefix="onnxprune.") if profile else None
     while True:
@@ -205,7 +207,7 @@ def open_session(
                 prepack=prepack,
                 spin=busily,
                 arena=arena,
-                saturate=saturate,
+                saturate=narrow,
             )
             if folder is not None:
                 settings.enable_profiling = True
@@ -255,6 +257,27 @@ def _source(
     if isinstance(model, bytes):
         return embed(models.load(onnx.load_model_from_string(model)), outputs)
     return embed(model, outputs)
+
+
+def _may_saturate(model: models.Model | str | Path | bytes) -> bool:
+    """Whether products of integers are left as onnxruntime has them.
+
+    It cannot make weights unsigned (as of 1.31) whose many scales have no zero points beside them.
+    """
+    if isinstance(model, str | Path | bytes):
+        return True
+    from onnxprune import model as models
+
+    return any(
+        node.op_type == "DequantizeLinear"
+        and len(node.inputs) > 1
+        and (scale := node.inputs[1]) is not None
+        and (tensor := models.constant(scale)) is not None
+        and tensor.size > 1
+        and (len(node.inputs) == 2 or node.inputs[2] is None)
+        for graph in models.graphs(model)
+        for node in graph
+    )
 
 
 def _settings(

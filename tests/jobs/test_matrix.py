@@ -267,7 +267,7 @@ REFUSED: Mapping[tuple[str, str], str] = {
     **{("silero_vad", job): "no weight .* it is inside the body of an If" for job in _THINNED},
     # Their weights come out of ConstantOfShape: nothing is stored that could be zeroed.
     **{
-        (f"onnx_light_{stem}", job): "no weight .* no layer multiplies with a stored weight"
+        (f"onnx_light_{stem}", job): "no weight .* its weight is computed from stored ones"
         for stem in ("densenet121", "inception_v1", "resnet50")
         for job in (*_THINNED, "two-four")
     },
