@@ -196,12 +196,14 @@ def byte_count(text: object, *, of: str) -> int:
     Raises:
         OnnxpruneError: it is no amount of bytes.
     """
-    number, suffix = _quantity(text, of)
+    hint = f"write it as in {of} 4GiB"
+    try:
+        number, suffix = _quantity(text, of)
+    except OnnxpruneError as problem:
+        raise OnnxpruneError(problem.message, hint=hint) from problem
     factor = _BYTES.get(suffix.lower())
     if factor is None:
-        raise OnnxpruneError(
-            f"{of} {text} is not an amount of bytes", hint=f"write it as in {of} 4GiB"
-        )
+        raise OnnxpruneError(f"{of} {text} is not an amount of bytes", hint=hint)
     return int(number * factor)
 
 

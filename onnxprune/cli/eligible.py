@@ -84,7 +84,9 @@ def _told(given: argparse.Namespace, model: Model) -> dict[str, str] | None:
             try:
                 text = Path(path).read_text(encoding="utf-8", errors="replace")
             except OSError as error:
-                raise OnnxpruneError(f"{path} cannot be read: {error.strerror}") from error
+                raise OnnxpruneError(
+                    f"{path} cannot be read: {error.strerror}", hint="check the path"
+                ) from error
             for node, layer in sparsity.by_node(read(text), model).items():
                 if layer.picked or told.get(node) != "picked":
                     told[node] = sparsity.word(layer)

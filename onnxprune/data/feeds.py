@@ -72,10 +72,13 @@ def load_object(spec: str) -> Any:  # noqa: ANN401
         raise
     except Exception as error:  # the user's module may raise anything
         raise OnnxpruneError(
-            f"{module_name} cannot be imported: {type(error).__name__}: {error}"
+            f"{module_name} cannot be imported: {type(error).__name__}: {error}",
+            hint="write file.py:name, or package.module:name of what is installed",
         ) from error
     if not hasattr(module, name):
-        raise OnnxpruneError(f"{module_name} defines no '{name}'")
+        raise OnnxpruneError(
+            f"{module_name} defines no '{name}'", hint="name a function that it defines"
+        )
     return getattr(module, name)
 
 
@@ -113,7 +116,10 @@ def _call(function: Callable[[], Any], inputs: InputFormat) -> Any:  # noqa: ANN
     except OnnxpruneError:
         raise
     except Exception as error:  # the user's function may raise anything
-        raise OnnxpruneError(f"{inputs.origin} failed: {type(error).__name__}: {error}") from error
+        raise OnnxpruneError(
+            f"{inputs.origin} failed: {type(error).__name__}: {error}",
+            hint="it is called without arguments, and must return or yield feeds",
+        ) from error
 
 
 def _iterate(value: Any, *, rewind: bool = False) -> Iterator[Any]:  # noqa: ANN401

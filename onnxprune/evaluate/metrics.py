@@ -231,7 +231,8 @@ def _rows(
         raise OnnxpruneError("the labels are no class numbers", hint="they must be whole numbers")
     if classes.max(initial=-1) >= rows.shape[1]:
         raise OnnxpruneError(
-            f"there is a label {classes.max()}, but only {rows.shape[1]} classes, counted from 0"
+            f"there is a label {classes.max()}, but only {rows.shape[1]} classes, counted from 0",
+            hint="give labels of this model's classes; a negative label counts for nothing",
         )
     kept = classes >= 0
     of = np.repeat(np.arange(len(labels)), len(classes) // max(len(labels), 1))
@@ -275,5 +276,6 @@ def _call(metric: Metric, pairs: Iterator[tuple[Outputs, Array]]) -> float:
         return float(metric.function(outputs, np.concatenate(known)))
     except Exception as error:  # the user's function may raise anything
         raise OnnxpruneError(
-            f"the metric {metric.name} failed: {type(error).__name__}: {error}"
+            f"the metric {metric.name} failed: {type(error).__name__}: {error}",
+            hint="it is called with a dict of output arrays and the array of labels",
         ) from error

@@ -100,7 +100,14 @@ def signature_of(model: Model) -> Signature:
         if value.is_initializer():
             continue
         dtype = value.dtype.numpy() if value.dtype is not None else np.dtype(object)
-        dims = tuple(d if isinstance(d, int) else d.value for d in (value.shape or ir.Shape([])))
+        dims = tuple(_size(dim) for dim in value.shape or ())
         kind = "tensor" if isinstance(value.type, ir.TensorType) else "sequence"
         specs.append(TensorSpec(value.name or "", np.dtype(dtype), dims, kind))
     return tuple(specs)
+
+
+def _size(dim: int | ir.SymbolicDim) -> Dim:
+    """One dimension; a negative size, as converters write for what they do not know, is none."""
+    if isinstance(dim, int):
+        return dim if dim >= 0 else None
+    return dim.value

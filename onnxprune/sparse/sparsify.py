@@ -92,7 +92,10 @@ def sparsify(
         left += others.outcomes
         none = "no layer multiplies with a stored weight"
         why = f"{left[0].layer}: {left[0].reason}" if left else none
-        raise OnnxpruneError(f"no weight of the model can be thinned: {why}")
+        raise OnnxpruneError(
+            f"no weight of the model can be thinned: {why}",
+            hint="ask for another pattern, or take back the --skip that leaves layers alone",
+        )
     lost = counts(model, targets, asked, list(batches), facts or {}, how, tell)
     job = Layerwise(model, work, targets, list(batches), facts or {}, how)
     outcomes = [*left, *others.outcomes]

@@ -245,3 +245,41 @@ def test_a_plan_of_another_graph_is_refused(cli: Cli, tmp_path: Path) -> None:
     other = zoo.get("digits_rescnn").model
     assert_refused(cli("apply", plan, other, "-o", tmp_path / "out.onnx"))
     assert _files(tmp_path) == before
+
+
+@pytest.mark.parametrize("spec", ["f.py:fails", "f.py:absent", "no_such_module:f"])
+def test_a_function_that_gives_no_inputs_is_refused_with_a_hint(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spec: str
+) -> None:
+    (tmp_path / "f.py").write_text("def fails():\n    raise ValueError('on purpose')\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.dont_write_bytecode", True)
+    before = _files(tmp_path)
+    assert_refused(cli("prune", MODEL, "--ratio", "0.3", "--calib", spec, "-o", "out.onnx"))
+    assert _files(tmp_path) == before
+
+
+def test_labels_of_another_task_are_refused_with_a_hint(cli: Cli, tmp_path: Path) -> None:
+    labels = tmp_path / "labels.npy"
+    np.save(labels, np.full(len(zoo.calibration(zoo.get("digits_mlp"))["image"]), 77))
+    before = _files(tmp_path)
+    data = MODEL.with_name("digits_calibration.npz")
+    words = ("--calib", data, "--labels", labels, "-o", tmp_path / "out.onnx")
+    assert_refused(cli("prune", MODEL, "--ratio", "0.3", *words), "77", "10 classes")
+    assert _files(tmp_path) == before
+
+
+def test_a_log_that_is_not_there_is_refused_with_a_hint(cli: Cli, tmp_path: Path) -> None:
+    assert_refused(cli("eligible", MODEL, "--log", tmp_path / "no.log"), "no.log")
+
+
+def test_an_amount_of_bytes_is_asked_for_as_one(cli: Cli, tmp_path: Path) -> None:
+    ran = cli("store", MODEL, "--ram-limit", "much", "-o", tmp_path / "out.onnx")
+    assert_refused(ran, "--ram-limit much")
+    assert "4GiB" in ran.err
+
+
+def test_a_model_without_a_weight_to_thin_is_refused_with_a_hint(cli: Cli, tmp_path: Path) -> None:
+    words = ("--sparsity", "2:4", "--skip-first", "99", "-o", tmp_path / "out.onnx")
+    assert_refused(cli("prune", MODEL, *words), "--skip-first")
+    assert _files(tmp_path) == {}

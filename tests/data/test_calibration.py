@@ -19,6 +19,8 @@ from PIL import Image
 
 from onnxprune.data import Calibration, open_calibration, split
 from onnxprune.errors import OnnxpruneError
+from onnxprune.model import load
+from onnxprune.model.signature import signature_of
 from onnxprune.runtime import TensorSpec, open_session
 
 Array = npt.NDArray[Any]
@@ -554,6 +556,16 @@ def test_exporters_may_name_every_size_differently() -> None:
     arrays = {"a": np.ones((5, 2), np.float32), "b": np.ones((5, 3), np.float32)}
     feeds = list(open_calibration(arrays, signature, batch=2))
     assert [len(one["b"]) for one in feeds] == [2, 2, 1]
+
+
+def test_a_negative_size_is_one_the_model_leaves_open() -> None:
+    proto = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["" : 17]>
+        g (float[n, 3] x) => (float[n, 3] y) { y = Relu(x) }""")
+    proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value = -1  # PaddlePaddle writes it
+    (found,) = signature_of(load(proto))
+    assert found.shape == (None, 3)
+    feeds = list(open_calibration(np.ones((5, 3), np.float32), (found,), batch=2))
+    assert [len(one["x"]) for one in feeds] == [2, 2, 1]
 
 
 def test_fixed_shapes_are_fed_their_own_batch() -> None:

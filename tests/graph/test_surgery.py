@@ -149,3 +149,10 @@ def test_the_removal_itself_costs_no_accuracy(shared: Path) -> None:
         ]
         assert np.array_equal(*answers), path.name
         assert len(set(answers[0].tolist())) > 2  # the cut network still tells pictures apart
+
+
+@pytest.mark.parametrize("unit", [-1, 32])
+def test_a_unit_that_is_not_there_is_refused(unit: int) -> None:
+    analysis = analyse(models.load(zoo.get("digits_rescnn").model))
+    with pytest.raises(OnnxpruneError, match="has no unit"):
+        cut(analysis, {"body.0:channel": [0, unit]})

@@ -27,7 +27,7 @@ def cut(
         bypassed: names of blocks whose output becomes their skip.
 
     Raises:
-        OnnxpruneError: an unknown group or block, an axis that would be left empty, or a size
+        OnnxpruneError: an unknown group, unit or block, an axis that would be left empty, or a size
             that the graph computes in a way that cannot follow the cut.
     """
     editor, keep = _edited(analysis, removed, bypassed)
@@ -53,6 +53,14 @@ def draft(analysis: Analysis, removed: Mapping[str, Sequence[int]]) -> Model:
 def _edited(
     analysis: Analysis, removed: Mapping[str, Sequence[int]], bypassed: Sequence[str]
 ) -> tuple[Editor, Keep]:
+    for name, units in removed.items():
+        have = len(analysis.group(name))
+        unknown = [unit for unit in units if not 0 <= unit < have]
+        if unknown:
+            raise OnnxpruneError(
+                f"the group '{name}' has no unit {unknown[0]}",
+                hint=f"its units are counted from 0 to {have - 1}",
+            )
     empty = analysis.emptied(removed)
     if empty:
         raise OnnxpruneError(
