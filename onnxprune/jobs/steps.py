@@ -77,8 +77,9 @@ class Step:
     scope: Scope
 
     def __call__(self, run: Run, state: State) -> State:
-        """The state after it."""
-        return self.function(run, state)
+        """The state after it; the many small matrix products only get slower on more threads."""
+        with threadpool_limits(BLAS, "blas"):
+            return self.function(run, state)
 
 
 def step(scope: Scope) -> Callable[[Callable[[Run, State], State]], Step]:
@@ -88,7 +89,6 @@ def step(scope: Scope) -> Callable[[Callable[[Run, State], State]], Step]:
 
 def take(run: Run, state: State, steps: Iterable[Step]) -> State:
     """Take steps, one after the other."""
-    with threadpool_limits(BLAS, "blas"):
-        for each in steps:
-            state = each(run, state)
+    for each in steps:
+        state = each(run, state)
     return state
