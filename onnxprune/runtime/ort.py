@@ -262,22 +262,29 @@ def _source(
 def _may_saturate(model: models.Model | str | Path | bytes) -> bool:
     """Whether products of integers are left as onnxruntime has them.
 
-    It cannot make weights unsigned (as of 1.31) whose many scales have no zero points beside them.
+    It cannot make int8 weights unsigned (as of 1.31) whose many scales have no zero points beside
+    them.
     """
     if isinstance(model, str | Path | bytes):
         return True
+    import onnx_ir as ir
+
     from onnxprune import model as models
 
-    return any(
-        node.op_type == "DequantizeLinear"
-        and len(node.inputs) > 1
-        and (scale := node.inputs[1]) is not None
-        and (tensor := models.constant(scale)) is not None
-        and tensor.size > 1
-        and (len(node.inputs) == 2 or node.inputs[2] is None)
-        for graph in models.graphs(model)
-        for node in graph
-    )
+    def stored(node: ir.Node, slot: int) -> ir.TensorProtocol | None:
+        value = node.inputs[slot] if len(node.inputs) > slot else None
+        return None if value is None else models.constant(value)
+
+    for graph in models.graphs(model):
+        for node in graph:
+            if node.op_type != "DequantizeLinear" or (len(node.inputs) > 2 and node.inputs[2]):
+                continue
+            codes, scales = stored(node, 0), stored(node, 1)
+            if codes is None or scales is None or scales.size < 2:
+                continue
+            if codes.dtype is ir.DataType.INT8:
+                return True
+    return False
 
 
 def _settings(
