@@ -7,7 +7,6 @@
 * ``layerwise``: layers thinned and refitted, front to back.
 * ``reorder``: units of dependency groups reordered so that N:M costs less.
 * ``zeros``: masks applied to a model, and what a model really has.
-
 * ``nm``: N:M by magnitude alone; ``eligibility``: whether TensorRT may run a finished model
   sparsely.
 * ``encodings``: the forms zeros are stored in.
