@@ -136,20 +136,26 @@ def _named(name: str, table: Mapping[str, T], what: str) -> T:
 
 
 def analyse(
-    model: models.Model,
+    source: models.ModelLike,
     *,
     inputs: Mapping[str, tuple[int, ...]] | None = None,
 ) -> Analysis:
-    """Find everything that can be removed from ``model`` and everything that cannot.
+    """Find everything that can be removed from a model and everything that cannot.
 
     Args:
-        model: a loaded model; it is only read.
+        source: a model as `onnxprune.load` takes it; it is only read.
         inputs: concrete graph input shapes (those of real data); sizes that fit the graph are
             found when they are not given.
 
     Raises:
-        OnnxpruneError: no input shapes fit the graph.
+        OnnxpruneError: the model cannot be loaded, or no input shapes fit the graph.
+
+    Example:
+        >>> from onnxprune.data import zoo
+        >>> [group.name for group in analyse(zoo.get("digits_mlp").model).groups]
+        ['body.1:ffn', 'body.4:ffn', 'body.7:ffn']
     """
+    model = models.load(source)
     shapes = probe_shapes(model, inputs)
     facts = propagate(model, shapes[0])
     labelled = walk(model, facts)

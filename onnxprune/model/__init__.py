@@ -12,8 +12,8 @@ from onnxprune.model.constants import (
     set_constant,
     size_bytes,
 )
-from onnxprune.model.core import Model, bodies, clone, graphs, values
-from onnxprune.model.exchange import to_graphsurgeon, to_proto
+from onnxprune.model.core import Model, clone, graphs
+from onnxprune.model.origin import bodies, values
 from onnxprune.model.parts import part_names, parts, shared_parts
 from onnxprune.model.reading import ModelLike, load
 from onnxprune.model.structure import structure_hash
@@ -41,3 +41,6 @@ __all__ = [
     "to_proto",
     "values",
 ]
+
+to_proto = Model.to_proto
+to_graphsurgeon = Model.to_graphsurgeon

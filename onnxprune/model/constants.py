@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnxprune.model.core import Model, _walk, graphs, owner, values
+from onnxprune.model.core import Model, graphs
+from onnxprune.model.origin import owner, values, walk
 
 _FIRST_IR_WITH_FREE_INITIALIZERS = 4  # below, every initializer must also be a graph input
 
@@ -109,7 +110,7 @@ def fresh_name(graph: ir.Graph, name: str) -> str:
     """``name``, or the first of ``name_1``, ``name_2``, ... that no value of the model has."""
     model = owner(graph)
     root = graph if model is None else model.graph
-    used = {value.name for one in _walk(root) for value in values(one)}
+    used = {value.name for one in walk(root) for value in values(one)}
     candidate, count = name, 0
     while candidate in used:
         count += 1

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from onnxprune.model.core import Model, clone, graphs
+from onnxprune.model.origin import clone, walk
 
 FIRST_IR = 6
 """The IR version that brought sparse constants (``onnx.in.proto``, IR_VERSION_2019_9_19)."""
@@ -51,8 +51,8 @@ def message(model: ir.Model) -> onnx.ModelProto:
     found = dict(_sparse(model))
     if not found:
         return ir.to_proto(model)
-    copy = clone(Model(model)).ir
-    for graph in graphs(Model(copy)):
+    copy = clone(model)
+    for graph in walk(copy.graph):
         for value in graph.initializers.values():
             if value.name in found:
                 value.const_value = _stand_in(found[value.name])
@@ -66,7 +66,7 @@ def message(model: ir.Model) -> onnx.ModelProto:
 
 
 def _sparse(model: ir.Model) -> Iterator[tuple[str | None, SparseTensor]]:
-    for graph in graphs(Model(model)):
+    for graph in walk(model.graph):
         for value in graph.initializers.values():
             if isinstance(value.const_value, SparseTensor):
                 yield value.name, value.const_value

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import copy
-import mmap
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import onnx
 import onnx_ir as ir
 
-QUANTIZATION = "quant_parameter_tensor_names"
-"""Where onnx-ir keeps a value's quantization annotation: ``value.meta[QUANTIZATION]``."""
+from onnxprune.model import exchange, origin
 
-_SOURCE = "onnxprune.source"
-_OWNER = "onnxprune.owner"
+if TYPE_CHECKING:
+    import onnx_graphsurgeon as gs
 
 
 @dataclass(frozen=True)
@@ -33,77 +32,43 @@ class Model:
     ir: ir.Model
     path: Path | None = None
 
+    def to_proto(self) -> onnx.ModelProto:
+        """One ``ModelProto`` with all weights inside, for onnx and what takes its messages.
 
-@dataclass(frozen=True, eq=False)
-class Source:
-    """What onnx-ir cannot carry: where the weights live, and the fields it drops.
+        Raises:
+            OnnxpruneError: the model is larger than 2 GiB, which no ``ModelProto`` can be.
 
-    Attributes:
-        files: every file that holds part of the model, by real path, with its mapping if it was
-            mapped here; saving must not replace them.
-        external: whether some weights came from beside the model file.
-        training_info: serialised ``TrainingInfoProto`` messages.
-        types: serialised ``TypeProto`` of graph inputs and outputs whose type (map, opaque)
-            onnx-ir has no class for, by value name.
-    """
+        Example:
+            >>> from onnxprune.data import zoo
+            >>> from onnxprune.model import load
+            >>> proto = load(zoo.get("digits_mlp").model).to_proto()
+            >>> [value.name for value in proto.graph.output]
+            ['logits']
+        """
+        return exchange.to_proto(self.ir)
 
-    files: Mapping[Path, mmap.mmap | None] = field(default_factory=dict)
-    external: bool = False
-    training_info: tuple[bytes, ...] = ()
-    types: Mapping[str, bytes] = field(default_factory=dict)
+    def to_graphsurgeon(self) -> gs.Graph:
+        """An onnx-graphsurgeon graph of its own, for editing; `onnxprune.load` takes it back.
 
+        Metadata, the doc string and the model version, which graphsurgeon has no place for, travel
+        along on the graph object.
 
-def origin_of(model: ir.Model) -> Source:
-    """Where ``model`` came from; empty for a model that was built in memory."""
-    found = model.meta.get(_SOURCE)
-    return found if isinstance(found, Source) else Source()
+        Raises:
+            OnnxpruneError: the model is larger than 2 GiB, which graphsurgeon cannot hold.
 
-
-def adopt(model: ir.Model, origin: Source) -> None:
-    """Record ``origin`` on ``model`` and tell each of its graphs which model owns it."""
-    model.meta[_SOURCE] = origin
-    for graph in _walk(model.graph):
-        graph.meta[_OWNER] = model
-
-
-def owner(graph: ir.Graph) -> ir.Model | None:
-    """The model that ``graph`` belongs to, when it was loaded or cloned here."""
-    found = graph.meta.get(_OWNER)
-    return found if isinstance(found, ir.Model) else None
+        Example:
+            >>> from onnxprune.data import zoo
+            >>> from onnxprune.model import load
+            >>> graph = load(zoo.get("digits_mlp").model).to_graphsurgeon()
+            >>> graph.outputs[0].name
+            'logits'
+        """
+        return exchange.to_graphsurgeon(self.ir)
 
 
 def graphs(model: Model) -> Iterator[ir.Graph]:
     """The main graph, then every subgraph body, depth first in node order."""
-    yield from _walk(model.ir.graph)
-
-
-def bodies(node: ir.Node) -> Iterator[tuple[str, ir.Graph]]:
-    """The subgraph bodies of a node as (attribute name, graph): If, Loop, Scan, SequenceMap."""
-    for attr in node.attributes.values():
-        if attr.type == ir.AttributeType.GRAPH:
-            yield attr.name, attr.as_graph()
-        elif attr.type == ir.AttributeType.GRAPHS:
-            for index, graph in enumerate(attr.as_graphs()):
-                yield f"{attr.name}.{index}", graph
-
-
-def _walk(graph: ir.Graph) -> Iterator[ir.Graph]:
-    yield graph
-    for node in graph:
-        for _, body in bodies(node):
-            yield from _walk(body)
-
-
-def values(graph: ir.Graph) -> Iterator[ir.Value]:
-    """Every named value a graph defines itself: inputs, initializers, node outputs; once each."""
-    yield from graph.inputs
-    for value in graph.initializers.values():
-        if not value.is_graph_input():
-            yield value
-    for node in graph:
-        for value in node.outputs:
-            if value.name:
-                yield value
+    yield from origin.walk(model.ir.graph)
 
 
 def clone(model: Model) -> Model:
@@ -112,12 +77,4 @@ def clone(model: Model) -> Model:
     Nodes, values, types, shapes, attributes, metadata and bodies are all new objects; tensors are
     immutable and shared, so a clone of a 10 GB model costs only its structure.
     """
-    made = model.ir.clone()
-    # onnx-ir shares type objects, whose element type is writable, and annotation tables.
-    for graph in _walk(made.graph):
-        for value in values(graph):
-            value.type = copy.deepcopy(value.type)
-            if QUANTIZATION in value.meta:
-                value.meta[QUANTIZATION] = dict(value.meta[QUANTIZATION])
-    adopt(made, origin_of(model.ir))
-    return Model(made, model.path)
+    return Model(origin.clone(model.ir), model.path)

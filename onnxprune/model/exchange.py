@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import onnx
@@ -9,8 +10,7 @@ import onnx_ir as ir
 
 from onnxprune.errors import OnnxpruneError
 from onnxprune.model import coo
-from onnxprune.model.constants import size_bytes
-from onnxprune.model.core import Model, origin_of
+from onnxprune.model.origin import origin_of, walk
 from onnxprune.model.types import put_back
 
 if TYPE_CHECKING:
@@ -23,29 +23,28 @@ _HEADER = "onnxprune_header"
 """Attribute of a graphsurgeon graph that carries what graphsurgeon itself drops."""
 
 
-def to_proto(model: Model) -> onnx.ModelProto:
-    """The model as one ``ModelProto`` with all weights inside; the model is not changed.
-
-    Raises:
-        OnnxpruneError: it is larger than a ``ModelProto`` can be.
-    """
-    if size_bytes(model) > LARGEST_MESSAGE:
+def to_proto(model: ir.Model) -> onnx.ModelProto:
+    """The message of a model that fits into one; see `onnxprune.model.Model.to_proto`."""
+    size = sum(tensor.nbytes for tensor in _stored(model))
+    if size > LARGEST_MESSAGE:
         raise OnnxpruneError(
-            f"the model holds {size_bytes(model)} bytes of weights, more than one message can",
+            f"the model holds {size} bytes of weights, more than one message can",
             hint="save it to a file instead",
         )
-    return message(model.ir)
+    return message(model)
 
 
-def to_graphsurgeon(model: Model) -> gs.Graph:
-    """The model as an onnx-graphsurgeon graph.
+def _stored(model: ir.Model) -> Iterator[ir.TensorProtocol]:
+    for graph in walk(model.graph):
+        held = (value.const_value for value in graph.initializers.values())
+        yield from (tensor for tensor in held if tensor is not None)
+        for node in graph:
+            attributes = node.attributes.values()
+            yield from (a.value for a in attributes if a.type == ir.AttributeType.TENSOR)
 
-    What graphsurgeon has no place for (metadata, doc string, model version) travels along on the
-    graph object, and `onnxprune.model.load` puts it back.
 
-    Raises:
-        OnnxpruneError: the model is larger than 2 GiB, which graphsurgeon cannot hold.
-    """
+def to_graphsurgeon(model: ir.Model) -> gs.Graph:
+    """The graphsurgeon graph of a model; see `onnxprune.model.Model.to_graphsurgeon`."""
     import onnx_graphsurgeon as gs
 
     proto = to_proto(model)
@@ -82,7 +81,8 @@ def from_graphsurgeon(graph: object) -> onnx.ModelProto:
             hint="give every graph input and output a dtype",
         ) from error
     assert isinstance(proto, onnx.ModelProto)
-    proto.MergeFrom(onnx.ModelProto.FromString(getattr(graph, _HEADER, b"")))
+    # Not getattr: graphsurgeon logs an error for each attribute that a graph does not have.
+    proto.MergeFrom(onnx.ModelProto.FromString(vars(graph).get(_HEADER, b"")))
     return proto
 
 

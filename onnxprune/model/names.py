@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from onnxprune.model.core import QUANTIZATION, bodies, values
+from onnxprune.model.origin import QUANTIZATION, bodies, values
 
 
 def uniquify(model: ir.Model) -> None:

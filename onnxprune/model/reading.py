@@ -14,9 +14,10 @@ from google.protobuf.message import DecodeError, EncodeError
 
 from onnxprune.errors import OnnxpruneError
 from onnxprune.model import functions, sparse
-from onnxprune.model.core import Model, Source, adopt, clone, origin_of
+from onnxprune.model.core import Model
 from onnxprune.model.exchange import from_graphsurgeon
 from onnxprune.model.names import uniquify
+from onnxprune.model.origin import Source, adopt, clone, origin_of
 from onnxprune.model.stored import Store, map_file
 from onnxprune.model.types import set_aside
 from onnxprune.model.validity import check_graph, check_header, sort_nodes
@@ -124,7 +125,7 @@ def _parse(data: memoryview, token: str, where: str) -> onnx.ModelProto:
 
 def _from_ir(given: ir.Model) -> Model:
     try:
-        model = clone(Model(given)).ir
+        model = clone(given)
     except RuntimeError as error:
         raise OnnxpruneError(
             f"the onnx-ir model cannot be copied: {_root(error)}",

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import onnx_ir as ir
 
 from onnxprune.model.constants import constant
-from onnxprune.model.core import Model, bodies
+from onnxprune.model.core import Model
+from onnxprune.model.origin import bodies
 
 _LARGEST_STRUCTURAL = 4096
 """Integer tensors up to this many elements are shapes, axes and indices: they are structure."""

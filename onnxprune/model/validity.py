@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from onnxprune.errors import OnnxpruneError
 from onnxprune.model.constants import constant
-from onnxprune.model.core import bodies
+from onnxprune.model.origin import bodies
 
 _HINT = "The exporter wrote an invalid graph: export it again, or repair it with onnx-graphsurgeon."
 

@@ -12,8 +12,9 @@ import onnx_ir as ir
 
 from onnxprune.errors import OnnxpruneError
 from onnxprune.model.coo import SparseTensor
-from onnxprune.model.core import Model, adopt, clone, graphs, origin_of
+from onnxprune.model.core import Model, clone, graphs
 from onnxprune.model.exchange import LARGEST_MESSAGE, message
+from onnxprune.model.origin import adopt, origin_of
 from onnxprune.model.reading import load
 from onnxprune.model.replacing import replacing
 from onnxprune.model.wire import Chunk, Hole, attach

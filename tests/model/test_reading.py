@@ -519,6 +519,22 @@ def test_graphsurgeon_there_and_back(weight: Array) -> None:
     assert np.array_equal(run(back, x=x)[0], run(proto, x=x)[0])
 
 
+def test_a_model_gives_its_message_and_graph(
+    weight: Array, capfd: pytest.CaptureFixture[str]
+) -> None:
+    proto = linear(weight)
+    model = load(proto)
+    message = model.to_proto()
+    onnx.checker.check_model(message)
+    assert [node.op_type for node in message.graph.node] == [n.op_type for n in proto.graph.node]
+    graph = model.to_graphsurgeon()
+    graph.nodes[0].name = "renamed"
+    assert model.ir.graph[0].name != "renamed"
+    assert load(graph).ir.graph[0].name == "renamed"
+    load(gs.import_onnx(proto))  # a graph that was not made here
+    assert capfd.readouterr() == ("", "")
+
+
 def test_graphsurgeon_edits_are_seen(weight: Array) -> None:
     graph = to_graphsurgeon(load(linear(weight)))
     graph.tensors()["W"].values = weight * 2

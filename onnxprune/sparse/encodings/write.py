@@ -15,8 +15,8 @@ import onnx_ir as ir
 
 from onnxprune import model as models
 from onnxprune.model.coo import FIRST_IR, SparseTensor
-from onnxprune.model.core import QUANTIZATION
 from onnxprune.model.decode import MARK, remove
+from onnxprune.model.origin import QUANTIZATION
 from onnxprune.sparse.encodings.graph_builder import OLDEST, GraphBuilder, Stream
 from onnxprune.sparse.encodings.sparsity_stats import count
 from onnxprune.sparse.encodings.table import DENSE, Packed, Sparse
