@@ -6,9 +6,10 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +18,11 @@ from onnxprune.errors import OnnxpruneError
 from onnxprune.model.signature import Signature, TensorSpec, describe
 
 if TYPE_CHECKING:
+    import onnx_ir as ir
+
     from onnxprune.model import Model
+
+T = TypeVar("T")
 
 Feeds: TypeAlias = Mapping[str, npt.NDArray[Any]]
 Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
@@ -313,6 +318,23 @@ def outputs_of(model: Model) -> Signature:
     )
 
 
+def per_model(read: Callable[[Model], T]) -> Callable[[Model], T]:
+    """Remember what ``read`` finds in a model for as long as that lives.
+
+    It must be something that nobody changes in a model that is open: its nodes, or the element
+    types of its weights.
+    """
+    known: WeakKeyDictionary[ir.Model, T] = WeakKeyDictionary()
+
+    @wraps(read)
+    def once(model: Model) -> T:
+        if model.ir not in known:
+            known[model.ir] = read(model)
+        return known[model.ir]
+
+    return once
+
+
 _WORDS = {"FLOAT": "f32", "FLOAT16": "f16", "BFLOAT16": "bf16", "DOUBLE": "f64"}
 _INT8 = {"QuantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger"}
 
@@ -322,17 +344,22 @@ def stored_precision(source: Source) -> str:
 
     ``f32`` where there are no float weights.
     """
-    from onnxprune import model as models  # a process that only runs models does without
-
     if isinstance(source, Path):
         return _of_file(source, source.stat().st_mtime_ns)
+    return _stored_precision(source)
+
+
+@per_model
+def _stored_precision(model: Model) -> str:
+    from onnxprune import model as models
+
     sizes: Counter[str] = Counter()
-    for value in models.constants(source).values():
+    for value in models.constants(model).values():
         tensor = models.constant(value)
         if tensor is not None and tensor.dtype.name in _WORDS:
             sizes[_WORDS[tensor.dtype.name]] += tensor.nbytes
     word = sizes.most_common(1)[0][0] if sizes else "f32"
-    quantized = any(node.op_type in _INT8 for graph in models.graphs(source) for node in graph)
+    quantized = any(node.op_type in _INT8 for graph in models.graphs(model) for node in graph)
     return f"int8+{word}" if quantized else word
 
 

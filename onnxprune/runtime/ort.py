@@ -24,6 +24,7 @@ from onnxprune.runtime.interface import (
     NodeTime,
     closed,
     computing_precision,
+    per_model,
     stored_precision,
 )
 from onnxprune.runtime.providers import Provider, available, named, runtime, use
@@ -194,8 +195,10 @@ def open_session(
     embedded = None if isinstance(source, str | bytes) else source
     weights = embedded.weights if embedded else ()
     libraries = [str(one) for one in custom_ops]
-    narrow = _may_saturate(model) if saturate is None else saturate
-    busily = isinstance(model, str | Path | bytes) if spin is None else spin
+    if isinstance(model, str | Path | bytes):  # as its users open it
+        narrow, busily = saturate is not False, spin is not False
+    else:
+        narrow, busily = _may_saturate(model) if saturate is None else saturate, bool(spin)
     folder = tempfile.TemporaryDirectory(prefix="onnxprune.") if profile else None
     while True:
         try:
@@ -259,14 +262,13 @@ def _source(
     return embed(model, outputs)
 
 
-def _may_saturate(model: models.Model | str | Path | bytes) -> bool:
+@per_model
+def _may_saturate(model: models.Model) -> bool:
     """Whether products of integers are left as onnxruntime has them.
 
     It cannot make int8 weights unsigned (as of 1.31) whose many scales have no zero points beside
     them.
     """
-    if isinstance(model, str | Path | bytes):
-        return True
     import onnx_ir as ir
 
     from onnxprune import model as models
