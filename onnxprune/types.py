@@ -1,8 +1,163 @@
-"""Values that every room speaks of: checks, and what became of layers."""
+"""What every room speaks of: the names users type, checks, and what became of layers.
+
+The names stand here, below all that gives them a meaning, so that help and options can list and
+check them without importing onnx or a runtime.
+"""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+
+from onnxprune.errors import OnnxpruneError, suggest
+
+PROVIDERS: Mapping[str, str] = {
+    name: f"{stem}ExecutionProvider"
+    for name, stem in {
+        "cpu": "CPU",
+        "cuda": "CUDA",
+        "tensorrt": "Tensorrt",
+        "tensorrt-rtx": "NvTensorRTRTX",
+        "openvino": "OpenVINO",
+        "dml": "Dml",
+        "coreml": "CoreML",
+        "rocm": "ROCM",
+        "migraphx": "MIGraphX",
+        "qnn": "QNN",
+        "webgpu": "WebGpu",
+        "xnnpack": "Xnnpack",
+        "dnnl": "Dnnl",
+        "acl": "ACL",
+        "cann": "CANN",
+        "vitisai": "VitisAI",
+    }.items()
+}
+"""The execution providers of onnxruntime: short names, and onnxruntime's own."""
+
+RUNTIMES = ("openvino", "tensorrt", "tensorrt-rtx")
+"""Runtimes with backends of their own; the providers of these names are called ``ort-NAME``."""
+
+_PRECISIONS = {
+    "ort-openvino": ("f16", "bf16", "default"),
+    "openvino": ("f16", "bf16", "default"),
+    "tensorrt": ("f16", "bf16"),
+    "tensorrt-rtx": ("f16", "bf16"),
+}
+_BASES = (*(f"ort-{n}" if n in RUNTIMES else n for n in PROVIDERS), *RUNTIMES, "trtexec")
+
+BACKENDS: tuple[str, ...] = tuple(
+    name for base in _BASES for name in (base, *(f"{base}:{p}" for p in _PRECISIONS.get(base, ())))
+)
+"""The backends that come with onnxprune."""
+
+BACKEND_PLUGINS = "onnxprune.backends"
+"""The entry point group by which other packages add theirs."""
+
+_SYNONYMS = {"ort-cpu": "cpu", "openvino:f32": "openvino", "ort-openvino:f32": "ort-openvino"}
+
+METRICS: Mapping[str, str] = {
+    "accuracy": "share of samples whose label has the highest score",
+    "top5": "share of samples whose label has one of the 5 highest scores; or any other number",
+    "mse": "mean squared error; lower is better",
+    "nats": "mean negative log-likelihood of the label; lower is better",
+    "perplexity": "exponential of nats; lower is better",
+}
+"""Built-in metrics, and what each is."""
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Preprocessing under a name.
+
+    Attributes:
+        spec: what it stands for, as `onnxprune.data.images.parse_preprocess` reads it.
+        size: height and width of the image where the model leaves them open.
+        summary: whose preprocessing it is.
+    """
+
+    spec: str
+    size: int
+    summary: str
+
+
+PREPROCESSING: Mapping[str, Preset] = {
+    "imagenet": Preset(
+        "crop=0.875,scale=255,mean=0.485:0.456:0.406,std=0.229:0.224:0.225",
+        224,
+        "torchvision's for ImageNet: shorter side 256, centre 224",
+    ),
+    "cifar10": Preset(
+        "scale=255,mean=0.4914:0.4822:0.4465,std=0.2023:0.1994:0.2010",
+        32,
+        "the usual CIFAR-10 mean and standard deviation, whole image",
+    ),
+    "clip": Preset(
+        "crop=1,interpolation=bicubic,scale=255,"
+        "mean=0.48145466:0.4578275:0.40821073,std=0.26862954:0.26130258:0.27577711",
+        224,
+        "OpenAI CLIP's: shorter side 224 (bicubic), centre 224",
+    ),
+}
+"""Presets of preprocessing by name."""
+
+
+def provider_name(text: str) -> str:
+    """The short name of an execution provider, from that or onnxruntime's; case does not matter.
+
+    Raises:
+        OnnxpruneError: no such provider.
+    """
+    wanted = text.lower()
+    for name, full in PROVIDERS.items():
+        if wanted in (name, full.lower(), full.lower().removesuffix("executionprovider")):
+            return name
+    raise OnnxpruneError(
+        f"'{text}' is no execution provider", hint=f"one of: {', '.join(PROVIDERS)}"
+    )
+
+
+def backend_plugins() -> dict[str, EntryPoint]:
+    """The entry points of backends that other packages bring, by name."""
+    return {point.name.lower(): point for point in entry_points(group=BACKEND_PLUGINS)}
+
+
+def backend_name(text: str) -> str:
+    """The name of a backend as the registry has it; case does not matter.
+
+    Raises:
+        OnnxpruneError: there is none (the nearest name is suggested).
+
+    Example:
+        >>> backend_name("ORT-CPU")
+        'cpu'
+    """
+    wanted = _SYNONYMS.get(text.lower(), text.lower())
+    if wanted not in BACKENDS:
+        plugins = backend_plugins()
+        if wanted not in plugins:
+            raise OnnxpruneError(
+                f"there is no backend '{text}'", hint=suggest(wanted, [*BACKENDS, *plugins])
+            )
+    return wanted
+
+
+def metric_name(text: str) -> str:
+    """``text``, if it is a built-in metric (``top3``, ``mse@output``) or written file.py:function.
+
+    A user's function is not imported.
+
+    Raises:
+        OnnxpruneError: there is no such metric.
+    """
+    name = text.partition("@")[0]
+    if ":" in text or name in METRICS or re.fullmatch(r"top[1-9]\d*", name):
+        return text
+    raise OnnxpruneError(
+        f"there is no metric '{text}'",
+        hint=f"one of {', '.join(METRICS)}, or your own as file.py:function",
+    )
 
 
 @dataclass(frozen=True)

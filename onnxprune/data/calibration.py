@@ -20,6 +20,7 @@ from onnxprune.data.batches import (
     input_format,
     rebatch,
 )
+from onnxprune.data.feeds import load_object
 from onnxprune.data.images import Preprocess, parse_preprocess
 from onnxprune.data.readers import open_reader
 from onnxprune.data.synthetic import read_random
@@ -125,8 +126,9 @@ def open_calibration(
             `onnxprune.data.synthetic.read_random`), a `Calibration`, or a Python object (see
             `onnxprune.data.feeds.read_object`).
         signature: the inputs of the model, as `onnxprune.runtime.Session.inputs` has them.
-        preprocess: done to raw data of floating inputs: a specification (see
-            `onnxprune.data.images.parse_preprocess`) or a function from array to array.
+        preprocess: done to raw data of floating inputs: a preset (``imagenet``, ``cifar10``,
+            ``clip``) or another specification (see `onnxprune.data.images.parse_preprocess`), a
+            function from array to array, or where it is: ``file.py:function``.
         samples: how many to use at most: a seeded random choice, the first of a stream.
         batch: samples per feed. By default 32 where samples come singly, and otherwise the batches
             that the reader makes. Models of fixed shapes are always fed their own.
@@ -169,7 +171,14 @@ def open_calibration(
 
 def _prepare(preprocess: str | Preprocess | Callable[[Array], Array] | None) -> Prepare | None:
     if isinstance(preprocess, str):
-        return parse_preprocess(preprocess)
+        if ":" not in preprocess or "=" in preprocess:
+            return parse_preprocess(preprocess)
+        function = load_object(preprocess)
+        if not callable(function):
+            raise OnnxpruneError(
+                f"{preprocess} is no function", hint="it must take and return an array"
+            )
+        return _prepare(function)
     if preprocess is None or isinstance(preprocess, Preprocess):
         return preprocess
     return lambda array, _: as_array(preprocess(array))

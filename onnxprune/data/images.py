@@ -16,11 +16,12 @@ from onnxprune.data.batches import Array, Batch, Index, InputFormat, Prepare, Re
 from onnxprune.data.validation import cast, fits
 from onnxprune.errors import OnnxpruneError
 from onnxprune.model.signature import TensorSpec, is_floating
+from onnxprune.types import PREPROCESSING
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
 """What counts as an image file."""
-EXAMPLE = "size=224,crop=0.875,scale=255,mean=0.485:0.456:0.406,std=0.229:0.224:0.225"
-"""What most ImageNet networks take."""
+EXAMPLE = f"size=224,{PREPROCESSING['imagenet'].spec}"
+"""What most ImageNet networks take, spelled out."""
 
 _TOGETHER = 8  # images decoded per batch
 
@@ -39,6 +40,7 @@ class Preprocess:
         layout: channels first or last in the model's input; found out by default.
         color: order of the three channels.
         interpolation: of the resize.
+        open_size: height and width where neither ``size`` nor the model fixes them.
     """
 
     size: tuple[int, int] | None = None
@@ -49,6 +51,7 @@ class Preprocess:
     layout: Literal["nchw", "nhwc"] | None = None
     color: Literal["rgb", "bgr"] = "rgb"
     interpolation: Literal["bilinear", "bicubic", "nearest", "lanczos"] = "bilinear"
+    open_size: int | None = None
 
     def __call__(self, array: Array, spec: TensorSpec) -> Array:
         """``(array / scale - mean) / std`` in float32; integers stay as they are without a scale.
@@ -86,6 +89,8 @@ class Preprocess:
             return self.size
         shape = spec.shape[-3:]
         height, width = shape[1:] if self._channel_axis(spec) == -3 else shape[:2]
+        if self.open_size is not None:
+            height, width = (n if isinstance(n, int) else self.open_size for n in (height, width))
         if not isinstance(height, int) or not isinstance(width, int):
             raise OnnxpruneError(
                 f"the input '{spec.name}' takes images of any size; say which",
@@ -134,20 +139,32 @@ def _per_channel(
 def parse_preprocess(text: str) -> Preprocess:
     """Read a specification such as ``size=224,scale=255,mean=0.5,std=0.5,layout=nhwc``.
 
-    Lists are separated by colons; ``size`` is one number or ``HEIGHTxWIDTH``.
+    Lists are separated by colons; ``size`` is one number or ``HEIGHTxWIDTH``. A preset
+    (`onnxprune.types.PREPROCESSING`) stands for what it spells out; what follows it changes parts
+    of it. A preset takes the size of the model's input, where that is fixed.
 
     Raises:
-        OnnxpruneError: an unknown key, or a value that does not fit its key.
+        OnnxpruneError: an unknown key or preset, or a value that does not fit its key.
+
+    Example:
+        >>> parse_preprocess("clip,size=336").mean
+        (0.48145466, 0.4578275, 0.40821073)
     """
     preprocess = Preprocess()
+    first, _, rest = text.partition(",")
+    preset = PREPROCESSING.get(first.strip().lower())
+    if preset is not None:
+        preprocess = replace(parse_preprocess(preset.spec), open_size=preset.size)
+        text = rest
     for part in filter(None, (piece.strip() for piece in text.split(","))):
         key, equals, value = part.partition("=")
         if key not in _FIELDS or not equals:
-            close = difflib.get_close_matches(key, _FIELDS, 1)
+            close = difflib.get_close_matches(key, [*_FIELDS, *PREPROCESSING], 1)
             guess = f" Did you mean '{close[0]}'?" if close else ""
             raise OnnxpruneError(
                 f"'{part}' is no part of a preprocessing specification.{guess}",
-                hint=f"keys: {', '.join(_FIELDS)}. For example: {EXAMPLE}",
+                hint=f"presets, written first: {', '.join(PREPROCESSING)}; "
+                f"keys: {', '.join(_FIELDS)}. For example: {EXAMPLE}",
             )
         try:
             preprocess = replace(preprocess, **{key: _FIELDS[key](value)})
@@ -214,7 +231,7 @@ def read_images(paths: Sequence[Path], inputs: InputFormat) -> Reader:
     if inputs.prepare is None and is_floating(spec.dtype):
         raise inputs.error(
             "holds images, but it was not said how pixels become numbers",
-            hint=f"for example: --preprocess {EXAMPLE}",
+            hint=f"for example: --preprocess imagenet, or --preprocess {EXAMPLE}",
         )
     prepare = inputs.prepare or Preprocess()
     if isinstance(prepare, Preprocess):

@@ -1,13 +1,11 @@
 """How well a model does its task: metrics over outputs and labels.
 
-Built in are ``accuracy``, ``top5`` (or any other number), ``mse``, ``nats`` and ``perplexity``;
-anything else is a function of the user's.
+Built in are those of `onnxprune.types.METRICS`; anything else is a function of the user's.
 """
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
@@ -17,14 +15,12 @@ import numpy.typing as npt
 
 from onnxprune.errors import OnnxpruneError
 from onnxprune.evaluate.output_comparison import is_distribution, log_probabilities
+from onnxprune.types import metric_name
 
 Array = npt.NDArray[Any]
 Outputs = Mapping[str, Array]
 
 Kind: TypeAlias = Literal["accuracy", "mse", "nats", "perplexity", "function"]
-
-METRICS = ("accuracy", "top5", "mse", "nats", "perplexity")
-"""Built-in metrics; any number may stand for the 5."""
 
 _LOWER: dict[str, Kind] = {"mse": "mse", "nats": "nats", "perplexity": "perplexity"}
 _LARGEST = 709.0  # whose exponential is finite
@@ -72,16 +68,11 @@ def find_metric(spec: str | Callable[..., float]) -> Metric:
         if not callable(function):
             raise OnnxpruneError(f"{spec} is no function", hint="it must take outputs and labels")
         return Metric(spec, "function", function=function)
-    kind, _, output = spec.partition("@")
-    top = re.fullmatch(r"top([1-9]\d*)", kind)
-    if kind == "accuracy" or top:
-        return Metric(spec, "accuracy", output=output, top=int(top[1]) if top else 1)
+    kind, _, output = metric_name(spec).partition("@")
     if kind in _LOWER:
         return Metric(spec, _LOWER[kind], higher_is_better=False, output=output)
-    raise OnnxpruneError(
-        f"there is no metric '{spec}'",
-        hint=f"one of {', '.join(METRICS)}, or your own as file.py:function",
-    )
+    top = int(kind.removeprefix("top")) if kind != "accuracy" else 1
+    return Metric(spec, "accuracy", output=output, top=top)
 
 
 @dataclass(frozen=True, eq=False)

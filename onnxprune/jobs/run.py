@@ -9,10 +9,9 @@ from typing import Any
 from onnxprune import model as models
 from onnxprune.config import Options
 from onnxprune.data.dataset import Dataset, open_dataset, open_source, synthetic_dataset
-from onnxprune.evaluate.metrics import find_metric
 from onnxprune.graph.analysis import Analysis, analyse
 from onnxprune.model.decode import densify
-from onnxprune.runtime.registry import backend
+from onnxprune.types import backend_name, metric_name, provider_name
 
 Progress = Callable[[str], None]
 """Hears what is being done, one short sentence at a time."""
@@ -70,8 +69,9 @@ def open_run(
 
 
 def check_names(config: Options) -> None:
-    """Refuse a metric or a backend that no registry knows, before any work starts."""
-    if isinstance(config.metric, str) and ":" not in config.metric:
-        find_metric(config.metric)
+    """Refuse an unknown metric, provider or backend before any work starts."""
+    provider_name(config.provider)
+    if isinstance(config.metric, str):
+        metric_name(config.metric)
     if config.target is not None and config.target.backend:
-        backend(config.target.backend)
+        backend_name(config.target.backend)

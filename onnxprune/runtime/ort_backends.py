@@ -15,9 +15,8 @@ from onnxprune.errors import OnnxpruneError
 from onnxprune.runtime.interface import Availability, Backend, Capability, Request, Source
 from onnxprune.runtime.ort import OrtSession, open_session
 from onnxprune.runtime.providers import PROVIDERS, Provider, device_problem, gpu_problem, runtime
+from onnxprune.types import RUNTIMES
 
-_RUNTIMES = ("openvino", "tensorrt", "tensorrt-rtx")
-"""Providers whose name means the runtime itself when it stands alone."""
 _ON_GPU = ("cuda", "tensorrt", "tensorrt-rtx")
 _CAPABILITIES: frozenset[Capability] = frozenset({"taps", "profile", "references", "unoptimised"})
 
@@ -43,7 +42,7 @@ def _backend(one: Provider, name: str, hint: str = "") -> Backend:
 
 def name_of(one: Provider) -> str:
     """What the backend is called that is onnxruntime with a provider."""
-    return f"ort-{one.name}" if one.name in _RUNTIMES else one.name
+    return f"ort-{one.name}" if one.name in RUNTIMES else one.name
 
 
 def _hinted(options: Mapping[str, str], hint: str) -> dict[str, str]:

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from onnxprune import types
 from onnxprune.errors import OnnxpruneError
 
 INSTALL = "Install one of: pip install 'onnxprune[cpu]' or pip install 'onnxprune[gpu]'."
@@ -25,15 +26,18 @@ class Provider:
 
     Attributes:
         name: short name, as on our command line.
-        full: onnxruntime's name.
         plugin: importable module of the plug-in package, if there is one.
         wheel: what to install to get it.
     """
 
     name: str
-    full: str
     wheel: str
     plugin: str = ""
+
+    @property
+    def full(self) -> str:
+        """The name that onnxruntime has for it."""
+        return types.PROVIDERS[self.name]
 
     @property
     def install(self) -> str:
@@ -55,32 +59,22 @@ _DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 _NO_DEVICE = 100  # CUDA_ERROR_NO_DEVICE
 
 PROVIDERS = (
-    Provider("cpu", "CPUExecutionProvider", "onnxruntime"),
-    Provider("cuda", "CUDAExecutionProvider", "onnxruntime-gpu"),
-    Provider("tensorrt", "TensorrtExecutionProvider", "onnxruntime-gpu"),
-    Provider(
-        "tensorrt-rtx",
-        "NvTensorRTRTXExecutionProvider",
-        "onnxruntime-ep-nv-tensorrt-rtx",
-        "onnxruntime_ep_nv_tensorrt_rtx",
-    ),
-    Provider(
-        "openvino",
-        "OpenVINOExecutionProvider",
-        "onnxruntime-ep-openvino",
-        "onnxruntime_ep_openvino",
-    ),
-    Provider("dml", "DmlExecutionProvider", "onnxruntime-directml"),
-    Provider("coreml", "CoreMLExecutionProvider", "onnxruntime"),
-    Provider("rocm", "ROCMExecutionProvider", "onnxruntime-rocm"),
-    Provider("migraphx", "MIGraphXExecutionProvider", "onnxruntime-migraphx"),
-    Provider("qnn", "QNNExecutionProvider", "onnxruntime-qnn", "onnxruntime_qnn"),
-    Provider("webgpu", "WebGpuExecutionProvider", "onnxruntime-ep-webgpu", "onnxruntime_ep_webgpu"),
-    Provider("xnnpack", "XnnpackExecutionProvider", "an onnxruntime built with XNNPACK"),
-    Provider("dnnl", "DnnlExecutionProvider", "an onnxruntime built with oneDNN"),
-    Provider("acl", "ACLExecutionProvider", "an onnxruntime built with ACL"),
-    Provider("cann", "CANNExecutionProvider", "onnxruntime-cann"),
-    Provider("vitisai", "VitisAIExecutionProvider", "onnxruntime-vitisai"),
+    Provider("cpu", "onnxruntime"),
+    Provider("cuda", "onnxruntime-gpu"),
+    Provider("tensorrt", "onnxruntime-gpu"),
+    Provider("tensorrt-rtx", "onnxruntime-ep-nv-tensorrt-rtx", "onnxruntime_ep_nv_tensorrt_rtx"),
+    Provider("openvino", "onnxruntime-ep-openvino", "onnxruntime_ep_openvino"),
+    Provider("dml", "onnxruntime-directml"),
+    Provider("coreml", "onnxruntime"),
+    Provider("rocm", "onnxruntime-rocm"),
+    Provider("migraphx", "onnxruntime-migraphx"),
+    Provider("qnn", "onnxruntime-qnn", "onnxruntime_qnn"),
+    Provider("webgpu", "onnxruntime-ep-webgpu", "onnxruntime_ep_webgpu"),
+    Provider("xnnpack", "an onnxruntime built with XNNPACK"),
+    Provider("dnnl", "an onnxruntime built with oneDNN"),
+    Provider("acl", "an onnxruntime built with ACL"),
+    Provider("cann", "onnxruntime-cann"),
+    Provider("vitisai", "onnxruntime-vitisai"),
 )
 
 
@@ -117,16 +111,8 @@ def named(name: str) -> Provider:
     Raises:
         OnnxpruneError: no such provider.
     """
-    wanted = name.lower()
-    for one in PROVIDERS:
-        if wanted in (
-            one.name,
-            one.full.lower(),
-            one.full.lower().removesuffix("executionprovider"),
-        ):
-            return one
-    known = ", ".join(one.name for one in PROVIDERS)
-    raise OnnxpruneError(f"'{name}' is no execution provider", hint=f"one of: {known}")
+    short = types.provider_name(name)
+    return next(one for one in PROVIDERS if one.name == short)
 
 
 def device_problem(one: Provider) -> str:

@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 
 from onnxprune.errors import OnnxpruneError
 from onnxprune.runtime.interface import Availability, Backend, Feeds, Loaded, Session, Shapes, Timed
+from onnxprune.types import backend_name, backend_plugins
 
 __all__ = [
     "Availability",
@@ -32,10 +33,6 @@ __all__ = [
     "parse",
 ]
 
-ENTRY_POINTS = "onnxprune.backends"
-
-_ALIASES = {"ort-cpu": "cpu", "openvino:f32": "openvino", "ort-openvino:f32": "ort-openvino"}
-
 
 def backends() -> tuple[Backend, ...]:
     """Every backend that is known, available here or not; plug-ins last.
@@ -43,8 +40,8 @@ def backends() -> tuple[Backend, ...]:
     Raises:
         OnnxpruneError: a plug-in is broken.
     """
-    mine = _built_in()
-    return (*mine.values(), *(_load(p) for name, p in _plugins().items() if name not in mine))
+    mine, others = _built_in(), backend_plugins()
+    return (*mine.values(), *(_load(others[name]) for name in others if name not in mine))
 
 
 def backend(name: str) -> Backend:
@@ -53,15 +50,8 @@ def backend(name: str) -> Backend:
     Raises:
         OnnxpruneError: there is none (the nearest name is suggested), or its plug-in is broken.
     """
-    wanted = _ALIASES.get(name.lower(), name.lower())
-    mine, others = _built_in(), _plugins()
-    if wanted in mine:
-        return mine[wanted]
-    if wanted in others:
-        return _load(others[wanted])
-    from onnxprune.errors import suggest
-
-    raise OnnxpruneError(f"there is no backend '{name}'", hint=suggest(wanted, [*mine, *others]))
+    wanted, mine = backend_name(name), _built_in()
+    return mine[wanted] if wanted in mine else _load(backend_plugins()[wanted])
 
 
 def of_provider(name: str) -> Backend:
@@ -95,10 +85,6 @@ def _built_in() -> Mapping[str, Backend]:
 
     rooms = (ort_backends, openvino, tensorrt, trtexec)
     return {each.name: each for room in rooms for each in room.BACKENDS}
-
-
-def _plugins() -> dict[str, EntryPoint]:
-    return {point.name.lower(): point for point in entry_points(group=ENTRY_POINTS)}
 
 
 def _load(point: EntryPoint) -> Backend:

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from onnxprune.data import open_calibration
 from onnxprune.data.labels import open_labels
 from onnxprune.errors import OnnxpruneError
-from onnxprune.evaluate.metrics import METRICS, evaluate, find_metric
+from onnxprune.evaluate.metrics import evaluate, find_metric
 from onnxprune.evaluate.output_comparison import Comparison, compare
 from onnxprune.runtime import open_session
+from onnxprune.types import METRICS
 
 Array = npt.NDArray[Any]
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -15,10 +17,12 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxprune import model as models
+from onnxprune import types
 from onnxprune.data import zoo
 from onnxprune.errors import OnnxpruneError
-from onnxprune.runtime import registry, tensorrt, trtexec
+from onnxprune.runtime import tensorrt, trtexec
 from onnxprune.runtime.interface import Availability, Backend, Feeds, Request, Session, Source
+from onnxprune.runtime.providers import PROVIDERS
 from onnxprune.runtime.registry import backend, backends, parse
 from onnxprune.testing import check_backend
 
@@ -114,6 +118,20 @@ def test_names_are_looked_up_with_a_suggestion() -> None:
         parse(" , ")
 
 
+def test_names_are_known_without_a_runtime() -> None:
+    assert set(types.BACKENDS) == set(NAMES)
+    assert all(types.backend_name(name.upper()) == name for name in NAMES)
+    assert tuple(types.PROVIDERS) == tuple(one.name for one in PROVIDERS)
+    for name, full in types.PROVIDERS.items():
+        assert types.provider_name(full) == types.provider_name(name.upper()) == name
+    with pytest.raises(OnnxpruneError, match="'gpu' is no execution provider"):
+        types.provider_name("gpu")
+    heavy = "sys.exit(bool({'onnx', 'onnx_ir', 'onnxruntime', 'numpy'} & sys.modules.keys()))"
+    checks = "t.backend_name('openvino:bf16'); t.metric_name('top3@logits'); t.PREPROCESSING"
+    script = f"import sys; import onnxprune.types as t; {checks}; {heavy}"
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+
+
 def made_elsewhere() -> Backend:
     return dataclasses.replace(backend("cpu"), name="elsewhere")
 
@@ -122,8 +140,8 @@ def test_a_plug_in_is_found_by_entry_point_and_a_broken_one_is_named(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def points(values: dict[str, str]) -> None:
-        found = [EntryPoint(n, v, registry.ENTRY_POINTS) for n, v in values.items()]
-        monkeypatch.setattr(registry, "entry_points", lambda group: found)  # noqa: ARG005
+        found = [EntryPoint(n, v, types.BACKEND_PLUGINS) for n, v in values.items()]
+        monkeypatch.setattr(types, "entry_points", lambda group: found)  # noqa: ARG005
 
     points({"elsewhere": "test_registry:made_elsewhere"})
     assert "elsewhere" in {each.name for each in backends()}
