@@ -208,7 +208,7 @@ def _pass_back(
 ) -> None:
     if any(v in active for v in set(read_by(node)) - set(node.inputs)):
         raise Undifferentiable("it has a body that reads it")
-    domain = "" if node.domain == "ai.onnx" else node.domain
+    domain = node.domain
     if (domain, node.op_type) not in GRADIENTS:
         for value, part in _through_body(emit, node, gradients, active).items():
             parts[value].append(part)

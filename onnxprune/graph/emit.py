@@ -19,7 +19,7 @@ _PADS_ARE_INPUTS = 11
 _SLICE_HAS_STEPS = 10
 _GEMM_NEEDS_NO_SUMMAND = 11
 _AXES_ARE_INPUTS = 13
-"""First opset in which ReduceSum, Squeeze and Unsqueeze take their axes as an input."""
+"""First opset in which ReduceSum and Unsqueeze take their axes as an input."""
 _LAST = np.iinfo(np.int64).max
 
 
@@ -108,12 +108,6 @@ class Emit:
         if self.version >= _AXES_ARE_INPUTS:
             return self.op("ReduceSum", value, self.integers(axes), keepdims=int(keep))
         return self.op("ReduceSum", value, axes=list(axes), keepdims=int(keep))
-
-    def squeeze(self, value: ir.Value, axes: Sequence[int]) -> ir.Value:
-        """Without some axes of size 1."""
-        if self.version >= _AXES_ARE_INPUTS:
-            return self.op("Squeeze", value, self.integers(axes))
-        return self.op("Squeeze", value, axes=list(axes))
 
     def unsqueeze(self, value: ir.Value, axes: Sequence[int]) -> ir.Value:
         """With more axes of size 1."""

@@ -34,7 +34,7 @@ def function_body(
         A graph with the inputs and outputs of the node, those that are left out included; None
         where onnx has no function, or one of operators that this opset lacks.
     """
-    standard = node.domain in ("", "ai.onnx") or (node.domain, node.op_type) == (MICROSOFT, "Gelu")
+    standard = not node.domain or (node.domain, node.op_type) == (MICROSOFT, "Gelu")
     proto = ir.serde.serialize_node(node)
     schema = _schema_with_function(proto, version)
     if schema is None or not standard:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
@@ -13,6 +12,7 @@ from onnxprune.graph.axes import Axis, Space, take
 from onnxprune.graph.notation import Tensor
 from onnxprune.graph.ops import Call, apply_rule
 from onnxprune.graph.shapes import Fact
+from onnxprune.graph.shapes.program import opsets_of
 from onnxprune.graph.shuffle import Shuffle, find_shuffle
 
 KEPT_WHOLE = {ir.DataType.INT64, ir.DataType.BOOL, ir.DataType.STRING}
@@ -115,7 +115,7 @@ class Walk:
 
     def node(self, node: ir.Node) -> None:
         """One node: its bodies, or its rule."""
-        if node.op_type == "Constant" and node.domain in ("", "ai.onnx"):
+        if node.op_type == "Constant" and not node.domain:
             return
         bodies = dict(models.bodies(node))
         if bodies:
@@ -124,11 +124,10 @@ class Walk:
         inputs = [None if v is None else self.read(node, i, v) for i, v in enumerate(node.inputs)]
         names = [None if v is None else v.name or "" for v in node.inputs]
         facts = [None if n is None else self.facts.get(n) for n in names]
-        domain = "" if node.domain == "ai.onnx" else node.domain
         call = Call(
             op=node.op_type,
-            domain=domain,
-            version=self.opsets.get(domain, 1),
+            domain=node.domain,
+            version=self.opsets.get(node.domain, 1),
             attributes={
                 a.name: a.value for a in node.attributes.values() if a.type in _PLAIN_ATTRIBUTES
             },
@@ -175,8 +174,7 @@ def identity(node: ir.Node) -> str:
 
 def walk(model: models.Model, facts: Mapping[str, Fact]) -> Walk:
     """Label every axis of ``model``; graph inputs have no columns, graph outputs are pinned."""
-    opsets = {"" if d == "ai.onnx" else d: v for d, v in model.ir.opset_imports.items()}
-    state = Walk(facts, opsets)
+    state = Walk(facts, opsets_of(model.ir))
     graph = model.ir.graph
     for value in graph.inputs:
         if not value.is_initializer():
@@ -189,10 +187,6 @@ def walk(model: models.Model, facts: Mapping[str, Fact]) -> Walk:
             state.space.pin(axis, f"reaches graph output `{value.name}`")
     state.space.settle(axis for tensor in state.axes.values() for axis in tensor)
     return state
-
-
-if TYPE_CHECKING:
-    from onnxprune.graph.walk import Walk
 
 
 def walk_bodies(walk: Walk, node: ir.Node, bodies: Mapping[str, ir.Graph], why: str) -> None:

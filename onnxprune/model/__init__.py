@@ -6,6 +6,7 @@ onnx-ir graph whose weights stay mapped in their files until they are read.
 
 from onnxprune.model.constants import (
     add_constant,
+    array_of,
     constant,
     constants,
     fresh_name,
@@ -23,6 +24,7 @@ __all__ = [
     "Model",
     "ModelLike",
     "add_constant",
+    "array_of",
     "bodies",
     "clone",
     "constant",

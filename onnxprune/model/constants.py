@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -31,7 +32,7 @@ def constant(value: ir.Value) -> ir.TensorProtocol | None:
     if value.is_initializer():
         return value.const_value
     node = value.producer()
-    if node is None or not _is_constant(node):
+    if node is None or node.op_type != "Constant" or node.domain:
         return None
     for name, attr in node.attributes.items():
         if name == "value":
@@ -46,6 +47,18 @@ def constant(value: ir.Value) -> ir.TensorProtocol | None:
             strings = [text.encode() for text in attr.as_strings()]
             return ir.StringTensor(strings, shape=ir.Shape([len(strings)]))
     return None
+
+
+def array_of(value: ir.Value) -> npt.NDArray[Any]:
+    """What a constant holds, as an array that must not be written to.
+
+    Raises:
+        ValueError: ``value`` is not a constant.
+    """
+    tensor = constant(value)
+    if tensor is None:
+        raise ValueError(f"'{value.name}' is not a constant")
+    return tensor.numpy()
 
 
 def set_constant(value: ir.Value, array: npt.NDArray[np.generic] | ir.TensorProtocol) -> None:
@@ -132,10 +145,6 @@ def size_bytes(model: Model) -> int:
     """Bytes of everything the model stores, uncompressed: initializers and Constant nodes."""
     tensors = (constant(value) for value in constants(model).values())
     return sum(tensor.nbytes for tensor in tensors if tensor is not None)
-
-
-def _is_constant(node: ir.Node) -> bool:
-    return node.op_type == "Constant" and node.domain in ("", "ai.onnx")
 
 
 def _tensor(

@@ -219,7 +219,7 @@ _OPERATORS: Mapping[str, Callable[..., Array | list[Array]]] = {
 
 def folds(node: ir.Node) -> bool:
     """Whether the operator of a node is one of those that decoders are made of."""
-    return node.domain in ("", "ai.onnx") and node.op_type in _OPERATORS
+    return not node.domain and node.op_type in _OPERATORS
 
 
 def evaluate(value: ir.Value) -> Array:

@@ -44,7 +44,7 @@ def part_names(found: Mapping[str, Sequence[str]]) -> list[str]:
 
 def _leaves(value: ir.Value) -> list[ir.Value]:
     node = value.producer()
-    if node is None or node.domain not in ("", "ai.onnx"):
+    if node is None or node.domain:
         return [value]
     if node.op_type == "Concat":
         return [leaf for part in node.inputs if part is not None for leaf in _part(part)]

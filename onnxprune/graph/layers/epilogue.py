@@ -144,7 +144,7 @@ class Weights:
 
     def tensor(self, name: str) -> Array:
         """A stored tensor."""
-        return _array(self._values[name])
+        return models.array_of(self._values[name])
 
     def read(self, layer: LinearLayer, epilogue: Epilogue | None = None) -> tuple[Float, Float]:
         """``[g, K, N]`` and ``[g, N]``: matrix and bias (zero where there is none).
@@ -157,7 +157,7 @@ class Weights:
         bias = np.zeros((matrix.shape[0], matrix.shape[2]))
         held = self._bias(layer)
         if held is not None:
-            bias = _array(held).astype(np.float64).reshape(bias.shape)
+            bias = models.array_of(held).astype(np.float64).reshape(bias.shape)
         if epilogue is None:
             return matrix, bias
         gain = epilogue.gain.reshape(bias.shape)
@@ -198,7 +198,7 @@ class Weights:
             held = self._bias(layer)
             old = np.zeros(bias.shape)
             if held is not None:
-                old = _array(held).astype(np.float64).reshape(bias.shape)
+                old = models.array_of(held).astype(np.float64).reshape(bias.shape)
             alive, scale = _scales(epilogue, bias.shape)
             bias = np.where(alive, bias / scale, old)
         self._store_bias(layer, bias.reshape(-1).astype(self.tensor(layer.weight).dtype))
@@ -229,12 +229,6 @@ class Weights:
         if len(node.inputs) <= position:
             node.resize_inputs(position + 1)
         node.replace_input_with(position, added)
-
-
-def _array(value: ir.Value) -> Array:
-    tensor = models.constant(value)
-    assert tensor is not None
-    return tensor.numpy()
 
 
 def _scales(epilogue: Epilogue, shape: tuple[int, ...]) -> tuple[Bool, Float]:

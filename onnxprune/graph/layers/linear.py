@@ -24,7 +24,7 @@ import onnx_ir as ir
 
 from onnxprune import model as models
 from onnxprune.graph.analysis import identity
-from onnxprune.graph.layers.stored import RESHAPES, Stored, Unknown, movers, trace
+from onnxprune.graph.layers.stored import MOVERS, RESHAPES, Stored, Unknown, trace
 from onnxprune.graph.notation import Term, parse
 from onnxprune.graph.ops import LINEAR, Linear
 from onnxprune.solve import im2col
@@ -270,7 +270,7 @@ def _walk(graph: ir.Graph, inside: str) -> Iterator[tuple[ir.Node, str]]:
 
 def rule_of(node: ir.Node) -> Linear | None:
     """How the operator of a node contracts a stored weight; None if it does not."""
-    return LINEAR.get(("" if node.domain == "ai.onnx" else node.domain, node.op_type))
+    return LINEAR.get((node.domain, node.op_type))
 
 
 def _layers(node: ir.Node, inside: str) -> Iterator[LinearLayer]:
@@ -504,7 +504,7 @@ def users(value: ir.Value) -> Iterator[tuple[ir.Node | None, bool]]:
     if value.is_graph_output():
         yield None, True
     for node, slot in value.uses():
-        if slot == 0 and node.op_type in movers() and node.domain in ("", "ai.onnx"):
+        if slot == 0 and node.op_type in MOVERS and not node.domain:
             yield from users(node.outputs[0])
         else:
             yield node, False

@@ -72,7 +72,7 @@ def source(value: ir.Value) -> ir.Value:
 
 
 def _hands_on(node: ir.Node, value: ir.Value) -> bool:
-    if node.domain not in ("", "ai.onnx") or value is not node.outputs[0]:
+    if node.domain or value is not node.outputs[0]:
         return False
     if node.op_type == "Dropout":
         return len(node.inputs) < 3 or node.inputs[2] is None
@@ -93,8 +93,7 @@ def stored_at(node: ir.Node, position: int) -> Place | None:
 
 def same_operator(one: ir.Node, two: ir.Node) -> bool:
     """Whether two nodes compute the same function but for attributes."""
-    domains = {"" if node.domain == "ai.onnx" else node.domain for node in (one, two)}
-    return one.op_type == two.op_type and len(domains) == 1
+    return (one.op_type, one.domain) == (two.op_type, two.domain)
 
 
 def is_size(analysis: Analysis, value: ir.Value) -> bool:

@@ -25,7 +25,8 @@ Array = npt.NDArray[Any]
 
 RESHAPES = frozenset({"Reshape", "Squeeze", "Unsqueeze", "Flatten"})
 _SAME = {"Identity", "Cast", "CastLike", "QuantizeLinear", "DequantizeLinear"}
-_SEEN_THROUGH = frozenset(_SAME | RESHAPES | {"Transpose"})
+MOVERS = frozenset(_SAME | RESHAPES | {"Transpose"})
+"""The operators that :func:`trace` sees through."""
 
 
 @dataclass(frozen=True)
@@ -83,9 +84,7 @@ class Stored:
 
     def read(self) -> Array:
         """The tensor as it is stored."""
-        tensor = models.constant(self.value)
-        assert tensor is not None
-        return tensor.numpy()
+        return models.array_of(self.value)
 
     def seen(self, array: Array) -> Array:
         """An array of the stored shape, laid out as the node sees it; a view where it can be."""
@@ -141,9 +140,7 @@ def trace(value: ir.Value | None) -> Stored | Unknown:
     chain: list[ir.Node] = []
     while value is not None and models.constant(value) is None:
         node = value.producer()
-        if node is None or node.domain not in ("", "ai.onnx"):
-            return _computed(value)
-        if node.op_type not in _SEEN_THROUGH:
+        if node is None or node.domain or node.op_type not in MOVERS:
             return _computed(value)
         chain.append(node)
         value = node.inputs[0]
@@ -152,11 +149,6 @@ def trace(value: ir.Value | None) -> Stored | Unknown:
         return Unknown("")
     shape = tuple(int(n) for n in tensor.shape.numpy())
     return _follow(value, shape, tensor.dtype, chain[::-1])
-
-
-def movers() -> frozenset[str]:
-    """The operators that :func:`trace` sees through."""
-    return _SEEN_THROUGH
 
 
 def _follow(

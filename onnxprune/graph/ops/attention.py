@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 import onnx_ir as ir
@@ -11,7 +10,7 @@ import onnx_ir as ir
 from onnxprune.graph.axes import Axis, concat
 from onnxprune.graph.facts import Fact, Shape
 from onnxprune.graph.notation import MismatchError, Tensor
-from onnxprune.graph.ops.call import HEAD, HEAD_DIM, Call, Contraction, Keep, linear, rule
+from onnxprune.graph.ops.call import HEAD, HEAD_DIM, Call, Contraction, count, linear, rule
 from onnxprune.graph.ops.call import MICROSOFT as _MS
 from onnxprune.graph.ops.shape_call import (
     ShapeCall,
@@ -24,10 +23,6 @@ from onnxprune.graph.ops.shape_call import (
 )
 
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
-
-
-def _count(axis: Axis) -> Callable[[Keep], int]:
-    return lambda keep: int(keep(axis).sum())
 
 
 def _explicit_scale(call: Call, dims: Axis) -> None:
@@ -52,12 +47,10 @@ def attention(call: Call) -> list[Tensor]:
     if call.attr("qkv_hidden_sizes") or call.has(4) or len(call.out_shapes) > 1:
         raise MismatchError("uneven q, k, v sizes or a past state")
     heads = int(call.attr("num_heads"))
-    inputs, call.inputs = call.inputs, call.inputs[:3]
-    out = call.einsum("_ _ i, i (3 h d), (3 h d) -> _ _ (h d)", {"h": heads})
-    call.inputs = inputs
+    out = call.einsum("_ _ i, i (3 h d), (3 h d) -> _ _ (h d)", {"h": heads}, first=3)
     h, d = call.space.split(out[0][2], (heads, call.out_shape()[2] // heads))
     call.contractions += [Contraction(((1, 1),))] + [Contraction(((2, 0),))] * call.has(2)
-    call.settings["num_heads"] = _count(h)
+    call.settings["num_heads"] = count(h)
     _explicit_scale(call, d)
     _tag(call, h, d)
     _bias_over_heads(call, 5, h)
@@ -83,9 +76,7 @@ def multi_head(call: Call) -> list[Tensor]:
         raise MismatchError("a past state or a second output")
     heads = int(call.attr("num_heads"))
     space = call.space
-    inputs, call.inputs = call.inputs, call.inputs[:3]
-    out = call.einsum("_ _ (h d), _ _ (h d), _ _ (h v) -> _ _ (h v)", {"h": heads})
-    call.inputs = inputs
+    out = call.einsum("_ _ (h d), _ _ (h d), _ _ (h v) -> _ _ (h v)", {"h": heads}, first=3)
     query, _, value = (call.tensor(i)[2] for i in range(3))
     h, d = space.split(query, (heads, (query.size or 0) // heads))
     _, v = space.split(value, (heads, (value.size or 0) // heads))
@@ -96,7 +87,7 @@ def multi_head(call: Call) -> list[Tensor]:
         call.contractions.append(Contraction(((3, 0),)))  # added before queries meet keys
     call.pin(4)
     _bias_over_heads(call, 5, h)
-    call.settings["num_heads"] = _count(h)
+    call.settings["num_heads"] = count(h)
     _explicit_scale(call, d)
     _tag(call, h, d, v)
     return out
@@ -108,18 +99,16 @@ def group_query(call: Call) -> list[Tensor]:
     if not (call.has(1) and call.has(2)):
         raise MismatchError("packed queries, keys and values")
     n, kv = int(call.attr("num_heads")), int(call.attr("kv_num_heads"))
-    inputs = call.inputs
-    call.inputs = [*inputs[:3], *(inputs[3:5] if call.has(3) else [])]
     caches = ", _ k _ _, _ k _ _" * call.has(3)
     size = call.out_shape()[-1] // n
     line = f"_ _ (k r {size}), _ _ (k {size}), _ _ (k {size}){caches}"
-    out = call.einsum(f"{line} -> _ _ (k r {size}), _ k _ _, _ k _ _", {"k": kv, "r": n // kv})
-    call.inputs = inputs
-    for i in range(5, len(inputs)):
+    line += f" -> _ _ (k r {size}), _ k _ _, _ k _ _"
+    out = call.einsum(line, {"k": kv, "r": n // kv}, first=5 if caches else 3)
+    for i in range(5, len(call.inputs)):
         call.pin(i)
     k, r, _ = call.space.split(out[0][2], (kv, n // kv, size))
     call.contractions = []
-    call.settings["kv_num_heads"] = _count(k)
+    call.settings["kv_num_heads"] = count(k)
     call.settings["num_heads"] = lambda keep: int(keep(k).sum() * keep(r).sum())
     _tag(call, k)
     _tag(call, r)
@@ -127,38 +116,22 @@ def group_query(call: Call) -> list[Tensor]:
 
 
 @rule("RotaryEmbedding", domain=_MS)
-def rotary_contrib(call: Call) -> list[Tensor]:
+@rule("RotaryEmbedding")
+def rotary(call: Call) -> list[Tensor]:
     """Takes x ``[b s (h d)]`` or ``[b h s d]``; d rotates in pairs against the caches and stays."""
-    x = call.tensor(0)
+    x, heads = call.tensor(0), int(call.attr("num_heads", 0))
     for i in range(1, len(call.inputs)):
         call.pin(i)
     call.pin(0, [0, 2, 3] if len(x) == 4 else [0, 1])
     if len(x) == 4:
-        if call.attr("num_heads", 0):
-            call.settings["num_heads"] = _count(x[1])
+        if heads:
+            call.settings["num_heads"] = count(x[1])
         return [x]
-    heads = int(call.attr("num_heads", 0))
     size = (x[2].size or 0) // heads if heads else 2 * call.shape(2)[-1]
     h, d = call.space.split(x[2], ((x[2].size or 0) // size, size))
     call.space.pin(d, f"rotates in pairs in `{call.name}`")
     if heads:
-        call.settings["num_heads"] = _count(h)
-    return [(x[0], x[1], call.space.merge([h, d]))]
-
-
-@rule("RotaryEmbedding")
-def rotary(call: Call) -> list[Tensor]:
-    """ai.onnx, opset 23: as above, ``num_heads`` needed for rank 3."""
-    x = call.tensor(0)
-    for i in range(1, len(call.inputs)):
-        call.pin(i)
-    call.pin(0, [0, 2, 3] if len(x) == 4 else [0, 1])
-    if len(x) == 4:
-        return [x]
-    heads = int(call.attr("num_heads"))
-    h, d = call.space.split(x[2], (heads, (x[2].size or 0) // heads))
-    call.space.pin(d, f"rotates in pairs in `{call.name}`")
-    call.settings["num_heads"] = _count(h)
+        call.settings["num_heads"] = count(h)
     return [(x[0], x[1], call.space.merge([h, d]))]
 
 
@@ -171,19 +144,17 @@ def attention_onnx(call: Call) -> list[Tensor]:
     query, key = call.tensor(0), call.tensor(1)
     n = int(call.attr("q_num_heads")) if flat else query[1].size or 0
     kv = int(call.attr("kv_num_heads")) if flat else key[1].size or 0
-    inputs, call.inputs = call.inputs, call.inputs[:3]
     line = (
         "_ _ (k r d), _ _ (k d), _ _ (k v) -> _ _ (k r v)"
         if flat
         else "_ (k r) _ d, _ k _ d, _ k _ v -> _ (k r) _ v"
     )
-    out = call.einsum(line, {"k": kv, "r": n // kv})
-    call.inputs = inputs
+    out = call.einsum(line, {"k": kv, "r": n // kv}, first=3)
     space = call.space
     if flat:
         k, r, d = space.split(query[2], (kv, n // kv, (query[2].size or 0) // n))
         _, v = space.split(call.tensor(2)[2], (kv, (call.tensor(2)[2].size or 0) // kv))
-        call.settings["kv_num_heads"] = _count(k)
+        call.settings["kv_num_heads"] = count(k)
         call.settings["q_num_heads"] = lambda keep: int(keep(k).sum() * keep(r).sum())
     else:
         (k, r), d, v = space.split(query[1], (kv, n // kv)), query[3], call.tensor(2)[3]

@@ -144,11 +144,24 @@ class Call(Node):
         return value
 
     def einsum(
-        self, line: str, sizes: Mapping[str, int] | None = None, *, tags: int = 0
+        self,
+        line: str,
+        sizes: Mapping[str, int] | None = None,
+        *,
+        tags: int = 0,
+        first: int | None = None,
     ) -> list[Tensor]:
-        """Read the node as ``line`` says; remember contractions, roles and work."""
+        """Read the node as ``line`` says; remember contractions, roles and work.
+
+        Args:
+            line: of notation.
+            sizes: of names that the shapes do not settle.
+            tags: of the atoms that stored operands write.
+            first: how many inputs the line is about; all by default.
+        """
         self.touched.update(range(len(parse(line)[0])))
-        result = read(self.space, line, self.inputs, self.out_shapes, sizes=sizes, why=self.why)
+        inputs = self.inputs[:first]
+        result = read(self.space, line, inputs, self.out_shapes, sizes=sizes, why=self.why)
         self.contractions += [Contraction(tuple(slots)) for slots in result.contracted]
         self.roles |= result.roles
         self.work += result.work
@@ -168,6 +181,12 @@ class Call(Node):
         for k, axis in enumerate(tensor or ()):
             if axes is None or k in axes:
                 self.space.pin(axis, why or self.why)
+
+    def all_but(self, axes: Sequence[int], why: str = "") -> Tensor:
+        """Output 0 of a node that needs some axes of input 0 whole and passes on the others."""
+        self.pin(0, axes, why)
+        plain = self.plain()
+        return tuple(plain[k] if k in axes else a for k, a in enumerate(self.tensor(0)))
 
     def plain(self, i: int = 0) -> Tensor:
         """Output ``i`` with axes that never lose an index."""
@@ -243,8 +262,7 @@ def apply_rule(call: Call, given: Sequence[bool] = ()) -> tuple[list[Tensor], st
         given: which inputs it has; one that is given and has no axes is of unknown rank.
     """
     found = RULES.get((call.domain, call.op))
-    inputs = call.inputs
-    unknown = [k for k, is_given in enumerate(given) if is_given and inputs[k] is None]
+    unknown = [k for k, is_given in enumerate(given) if is_given and call.inputs[k] is None]
     if unknown:
         why = f"{call.op} `{call.name}`: input {unknown[0]} is of unknown rank"
     elif found is None:
@@ -259,7 +277,6 @@ def apply_rule(call: Call, given: Sequence[bool] = ()) -> tuple[list[Tensor], st
             outputs += [call.plain(k) for k in range(len(outputs), len(call.out_shapes))]
         except MismatchError as error:
             why = f"{call.op} `{call.name}`: {error}"
-            call.inputs = inputs  # some rules read a part of them at a time
         else:
             call.outputs = outputs
             return outputs, ""
@@ -282,6 +299,11 @@ def _agrees(tensor: Tensor, shape: Shape) -> bool:
     return len(tensor) == len(shape) and all(
         n is None or a.size is None or a.size == n for a, n in zip(tensor, shape, strict=True)
     )
+
+
+def count(axis: Axis) -> Callable[[Keep], int]:
+    """What is kept of an axis: the commonest rewrite of an attribute."""
+    return lambda keep: int(keep(axis).sum())
 
 
 def counts(axes: Sequence[Axis]) -> Callable[[Keep], list[int]]:

@@ -26,7 +26,7 @@ _STEPS = (
 )
 _ARITHMETIC = "Add Clip Div Max Min Mul Pow Sub"
 lines({f"{_FUNCTIONS} {_STEPS}": "... -> ..."})
-lines({"QuickGelu Gelu BiasDropout": "... -> ..."}, domain=_MS)
+lines({"QuickGelu Gelu BiasDropout QLinearSigmoid QLinearLeakyRelu": "... -> ..."}, domain=_MS)
 
 POINTWISE = frozenset(
     [("", op) for op in f"{_FUNCTIONS} {_ARITHMETIC}".split()]
@@ -67,8 +67,9 @@ def cast_like(call: Call) -> list[Tensor]:
         "LessOrEqual Mean Mod Or PRelu Sum Where Xor"
     ).split(),
 )
+@rule("BiasGelu", "FastGelu", "BiasAdd", "QuantizeBFP", domain=_MS)
 def broadcasting(call: Call) -> list[Tensor]:
-    """Any number of operands under numpy broadcasting."""
+    """Any number of operands under numpy broadcasting, biases along the last axis among them."""
     given = [t for t in call.inputs if t is not None]
     call.touched.update(range(len(call.inputs)))
     old_axis = call.attr("axis")
@@ -77,12 +78,6 @@ def broadcasting(call: Call) -> list[Tensor]:
         given[1] = (*given[1], *[Axis(1)] * spare)
     call.roles = {(i, k): "scales" for i, t in enumerate(call.inputs) for k in range(len(t or ()))}
     return [call.broadcast(given)]
-
-
-@rule("BiasGelu", "FastGelu", "BiasAdd", "QuantizeBFP", domain="com.microsoft")
-def bias_gelu(call: Call) -> list[Tensor]:
-    """An activation after an optional bias along the last axis."""
-    return broadcasting(call)
 
 
 @rule("QuantizeLinear", "DequantizeLinear")
@@ -122,12 +117,6 @@ def dynamic_quantize(call: Call) -> list[Tensor]:
 def qlinear_binary(call: Call) -> list[Tensor]:
     """a, scale, zero, b, scale, zero, y scale, y zero, all per tensor."""
     return [call.broadcast([call.tensor(0), call.tensor(3)])]
-
-
-@rule("QLinearSigmoid", "QLinearLeakyRelu", domain="com.microsoft")
-def qlinear_unary(call: Call) -> list[Tensor]:
-    """Per-tensor quantised activation."""
-    return [call.tensor(0)]
 
 
 # -- shapes ----------------------------------------------------------------------------------------

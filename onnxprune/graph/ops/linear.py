@@ -21,6 +21,7 @@ from onnxprune.graph.ops.call import (
     MICROSOFT,
     Call,
     Contraction,
+    count,
     linear,
     rule,
 )
@@ -48,13 +49,17 @@ def _groups(call: Call, channels: Axis) -> dict[str, int]:
     group = int(call.attr("group", 1))
     if group > 1:
         outer = call.space.split(channels, (group, (channels.size or 0) // group))[0]
-        call.settings["group"] = lambda keep: int(keep(outer).sum())
+        call.settings["group"] = count(outer)
     return {"g": group}
 
 
 @rule("Conv")
+@rule("FusedConv", domain=MICROSOFT)
 def conv(call: Call) -> list[Tensor]:
-    """Dense, grouped and depthwise convolution."""
+    """Dense, grouped and depthwise convolution.
+
+    Fused, it has an activation and, optionally, a summand (input 3) of the output's shape.
+    """
     return call.einsum(_CONV, _groups(call, call.tensor(0)[1]), tags=CHANNEL)
 
 
@@ -64,12 +69,6 @@ def deform_conv(call: Call) -> list[Tensor]:
     if call.attr("offset_group", 1) > 1:
         raise MismatchError("each group of channels has offsets of its own")
     return call.einsum(_DEFORM_CONV, _groups(call, call.tensor(0)[1]), tags=CHANNEL)
-
-
-@rule("FusedConv", domain=MICROSOFT)
-def fused_conv(call: Call) -> list[Tensor]:
-    """Conv with an activation and, optionally, a summand (input 3) of the output's shape."""
-    return conv(call)
 
 
 @rule("NhwcFusedConv", "NhwcConv", domain=MICROSOFT)
@@ -117,14 +116,13 @@ def qlinear_conv(call: Call) -> list[Tensor]:
 
 
 @rule("Gemm")
+@rule("FusedGemm", domain=MICROSOFT)
 def gemm(call: Call) -> list[Tensor]:
-    """``alpha * A' B' + beta * C`` with C broadcast one way."""
+    """``alpha * A' B' + beta * C`` with C broadcast one way; fused, an activation of that."""
     a = "k m" if call.attr("transA", 0) else "m k"
     b = "n k" if call.attr("transB", 0) else "k n"
     bias = call.inputs[2] if call.has(2) else None
-    call.inputs, inputs = call.inputs[:2], call.inputs
-    (out,) = call.einsum(f"{a}, {b} -> m n", tags=FFN)
-    call.inputs = inputs
+    (out,) = call.einsum(f"{a}, {b} -> m n", tags=FFN, first=2)
     if bias is not None:
         call.broadcast([out, bias])
         call.touched.add(2)
@@ -201,12 +199,6 @@ def fused_matmul(call: Call) -> list[Tensor]:
     out = product(call, (bool(call.attr("transA", 0)), bool(call.attr("transB", 0))))
     _tag_attention(call)
     return out
-
-
-@rule("FusedGemm", domain=MICROSOFT)
-def fused_gemm(call: Call) -> list[Tensor]:
-    """Gemm with an activation."""
-    return gemm(call)
 
 
 @rule("MatMulNBits", domain=MICROSOFT)

@@ -100,6 +100,7 @@ def _set_sizes(call: Call, name: str, i: int, axes: Sequence[Axis]) -> None:
 
 
 @rule("Squeeze", "Unsqueeze")
+@rule("ExpandDims", domain=MICROSOFT)
 def squeeze(call: Call) -> list[Tensor]:
     """Only axes of size one come and go."""
     kept = iter([a for a in call.tensor(0) if a.size != 1])
@@ -137,12 +138,13 @@ def resize(call: Call) -> list[Tensor]:
     if call.attr("keep_aspect_ratio_policy", "stretch") != "stretch":
         raise MismatchError("one axis decides about the others")
     crops = call.attr("coordinate_transformation_mode") == "tf_crop_and_resize"
-    call.pin(0, [k for k, a in enumerate(x) if crops or a.size != shape[k]])
-    out = [a if a.size == n else Axis(n, why=call.why) for a, n in zip(x, shape, strict=True)]
+    if crops:
+        call.pin(0)
+    out = call.all_but([k for k, a in enumerate(x) if a.size != shape[k]])
     if call.has(3) and len(call.inputs[3] or ()) == 1:
         listed = [a % len(x) for a in call.attr("axes") or range(len(x))]
         call.sizes[3] = counts([out[a] for a in listed])
-    return [tuple(out)]
+    return [out]
 
 
 @rule("DepthToSpace")
@@ -163,15 +165,8 @@ def space_to_depth(call: Call) -> list[Tensor]:
 @rule("Trilu")
 def trilu(call: Call) -> list[Tensor]:
     """The last two axes are positions; the others pass."""
-    x = call.tensor(0)
-    call.pin(0, [len(x) - 2, len(x) - 1])
-    return [(*x[:-2], *call.plain()[-2:])]
-
-
-@rule("ExpandDims", domain=MICROSOFT)
-def expand_dims(call: Call) -> list[Tensor]:
-    """Unsqueeze along one axis."""
-    return squeeze(call)
+    rank = len(call.tensor(0))
+    return [call.all_but([rank - 2, rank - 1])]
 
 
 @rule("CenterCropPad")
@@ -179,10 +174,9 @@ def center_crop_pad(call: Call) -> list[Tensor]:
     """Axes that keep their size pass; the others are spatial."""
     x, sizes = call.tensor(0), call.out_shape()
     listed = [a % len(x) for a in call.attr("axes") or range(len(x))]
-    call.pin(0, [k for k, a in enumerate(x) if a.size != sizes[k]])
-    out = [a if a.size == n else Axis(n, why=call.why) for a, n in zip(x, sizes, strict=True)]
+    out = call.all_but([k for k, a in enumerate(x) if a.size != sizes[k]])
     call.sizes[1] = counts([out[a] for a in listed])
-    return [tuple(out)]
+    return [out]
 
 
 @rule("DFT", "ReverseSequence")
@@ -196,8 +190,7 @@ def mixes_some(call: Call) -> list[Tensor]:
             raise MismatchError("its axis is computed while the model runs")
         at = known[0] if known else call.attr("axis", 1 if call.version < 20 else -2)
         listed = [at % len(x), len(x) - 1]
-    call.pin(0, listed)
-    return [tuple(call.plain()[k] if k in listed else a for k, a in enumerate(x))]
+    return [call.all_but(listed)]
 
 
 # -- shapes ----------------------------------------------------------------------------------------

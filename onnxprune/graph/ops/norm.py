@@ -15,7 +15,7 @@ from onnxprune.graph.axes import Axis
 from onnxprune.graph.emit import Term, Undifferentiable
 from onnxprune.graph.facts import Fact, Shape
 from onnxprune.graph.notation import MismatchError, Tensor
-from onnxprune.graph.ops.call import CLASSIC, MICROSOFT, Call, Contraction, lines, rule
+from onnxprune.graph.ops.call import CLASSIC, MICROSOFT, Call, Contraction, count, lines, rule
 from onnxprune.graph.ops.gradient_call import GradientCall, gradient_rule
 from onnxprune.graph.ops.shape_call import (
     InconsistentError,
@@ -40,7 +40,15 @@ lines(
         "LRN": "n c~ * -> n c *",
     }
 )
-lines({"QLinearAveragePool QLinearGlobalAveragePool": "n c * -> n c *"}, domain="com.microsoft")
+lines(
+    {
+        "QLinearAveragePool QLinearGlobalAveragePool": "n c * -> n c *",
+        # A residual sum, which is output 3, then a normalisation of it.
+        "SkipLayerNormalization": "... c~, ... c, c, c, c -> ... c, ... _, ... _, ... c",
+        "SkipSimplifiedLayerNormalization": "... c~, ... c, c, c -> ... c, ... _, ... _, ... c",
+    },
+    domain=MICROSOFT,
+)
 lines({"Normalizer": "... c~ -> ... c"}, domain=CLASSIC)
 
 
@@ -71,12 +79,6 @@ def layer_norm(call: Call) -> list[Tensor]:
     return call.einsum(f"... {over}, {flat}, {flat} -> ... {flat}, ... {ones}, ... {ones}")
 
 
-@rule("SkipLayerNormalization", domain="com.microsoft")
-def skip_layer_norm(call: Call) -> list[Tensor]:
-    """Residual sum, then LayerNormalization; output 3 is the sum."""
-    return call.einsum("... c~, ... c, c, c, c -> ... c, ... _, ... _, ... c")
-
-
 @rule("EmbedLayerNormalization", domain="com.microsoft")
 def embed_layer_norm(call: Call) -> list[Tensor]:
     """Tables looked up by words, positions and segments, then LayerNormalization of their sum."""
@@ -86,12 +88,6 @@ def embed_layer_norm(call: Call) -> list[Tensor]:
     return out
 
 
-@rule("SkipSimplifiedLayerNormalization", domain="com.microsoft")
-def skip_rms_norm(call: Call) -> list[Tensor]:
-    """Residual sum, then RMS normalisation; output 3 is the sum."""
-    return call.einsum("... c~, ... c, c, c -> ... c, ... _, ... _, ... c")
-
-
 @rule("GroupNormalization")
 def group_norm(call: Call) -> list[Tensor]:
     """Whole groups may go; channels inside a group change its statistics."""
@@ -99,7 +95,7 @@ def group_norm(call: Call) -> list[Tensor]:
     vector = "g" if call.version < 21 else "(g c)"
     channels = call.tensor(0)[1]
     outer = call.space.split(channels, (groups, (channels.size or 0) // groups))[0]
-    call.settings["num_groups"] = lambda keep: int(keep(outer).sum())
+    call.settings["num_groups"] = count(outer)
     return call.einsum(f"n (g c~) *, {vector}, {vector} -> n (g c) *", {"g": groups})
 
 

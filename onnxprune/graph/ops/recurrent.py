@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from onnxprune.graph.facts import Fact
 from onnxprune.graph.notation import MismatchError, Tensor
-from onnxprune.graph.ops.call import HIDDEN, Call, linear, rule
+from onnxprune.graph.ops.call import HIDDEN, Call, count, linear, rule
 from onnxprune.graph.ops.shape_call import ShapeCall, require, shape_rule
 
 
@@ -28,7 +28,7 @@ def recurrent(call: Call) -> list[Tensor]:
         raise MismatchError("couples its gates")
     out = call.einsum(line, {"h": h}, tags=HIDDEN)
     hidden = call.tensor(2)[2]
-    call.settings["hidden_size"] = lambda keep: int(keep(hidden).sum())
+    call.settings["hidden_size"] = count(hidden)
     time, batch, inner = call.tensor(0)
     rows = call.tensor(1)[1]
     call.work = [[time, batch, rows, inner], [time, batch, rows, hidden]]

@@ -198,12 +198,9 @@ def elements(call: Call) -> list[Tensor]:
 @rule("Compress")
 def compress(call: Call) -> list[Tensor]:
     """Picks along one axis while the model runs; the others pass."""
-    x = call.tensor(0)
     if "axis" not in call.attributes:
         raise MismatchError("flattens its input")
-    at = call.axis(0, len(x))
-    call.pin(0, [at])
-    return [tuple(a if k != at else call.plain()[at] for k, a in enumerate(x))]
+    return [call.all_but([call.axis(0, len(call.tensor(0)))])]
 
 
 @rule("OneHot")
@@ -283,8 +280,7 @@ def pad(call: Call) -> list[Tensor]:
         raise MismatchError("its amounts are computed while the model runs")
     if call.has(1) and not call.literal[1]:
         moved = [k for k, (a, n) in enumerate(zip(x, call.out_shape(), strict=True)) if a.size != n]
-        call.pin(0, moved, f"Pad `{call.name}` computes its amounts")
-        return [tuple(a if k not in moved else call.plain()[k] for k, a in enumerate(x))]
+        return [call.all_but(moved, f"Pad `{call.name}` computes its amounts")]
     axes = [a % len(x) for a in (call.value(3) or range(len(x)))]
     half = len(axes)
     ends: list[tuple[Axis | None, Axis | None]] = []

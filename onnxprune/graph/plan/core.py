@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import math
@@ -20,16 +19,16 @@ import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
-from onnxprune.errors import OnnxpruneError
+from onnxprune.errors import OnnxpruneError, suggest
 
 Bool = npt.NDArray[np.bool_]
 _PACKAGES = ("onnxprune", "numpy", "onnx", "onnx-ir", "onnxruntime", "onnxruntime-gpu")
 
 
-def versions() -> dict[str, str]:
-    """Versions of the installed packages a plan depends on."""
+def versions(packages: Iterable[str] = _PACKAGES) -> dict[str, str]:
+    """Versions of those of the packages that are installed; by default what plans depend on."""
     found = {}
-    for package in _PACKAGES:
+    for package in packages:
         try:
             found[package] = version(package)
         except PackageNotFoundError:
@@ -162,8 +161,6 @@ class Plan:
 
     def save(self, path: str | Path) -> Path:
         """Write it as JSON, with its masks beside it; see ``store.save_plan``."""
-        from onnxprune.graph.plan.core import save_plan
-
         return save_plan(self, path)
 
     def __eq__(self, other: object) -> bool:
@@ -281,9 +278,7 @@ def load_plan(path: str | Path) -> Plan:
     document = _read(path)
     unknown = next((key for key in document if key not in _KEYS), None)
     if unknown is not None:
-        near = difflib.get_close_matches(unknown, _KEYS, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"a plan has {', '.join(_KEYS)}"
-        raise OnnxpruneError(f"{path}: a plan has no key {unknown!r}", hint=hint)
+        raise OnnxpruneError(f"{path}: a plan has no key {unknown!r}", hint=suggest(unknown, _KEYS))
     origin = document.get("origin", {})
     strange = next((k for k in origin if k not in {f.name for f in fields(Origin)}), None)
     if strange is not None:

@@ -176,10 +176,6 @@ def _completed(fact: Fact, said: Fact) -> Fact:
     return because(Fact(shape, dtype), fact.reason)
 
 
-if TYPE_CHECKING:
-    from onnxprune.graph.shapes.program import Program, Step
-    from onnxprune.graph.shapes.walk import Walk
-
 _ROUNDS = 4  # carried shapes lose a size per round or stay; after these they lose all of them
 
 
