@@ -14,6 +14,7 @@ from onnxprune.config import Options
 from onnxprune.data import Calibration, open_calibration, split
 from onnxprune.data.batches import count_samples
 from onnxprune.data.labels import open_labels
+from onnxprune.data.synthetic import refuse_strings, synthetic_values
 from onnxprune.errors import OnnxpruneError
 from onnxprune.graph.analysis import Analysis
 from onnxprune.model import Model
@@ -216,26 +217,14 @@ def _by_names(_: Analysis, signature: Signature, seed: int) -> tuple[Feeds, ...]
 
 
 def _analysed(analysis: Analysis, signature: Signature, seed: int) -> tuple[Feeds, ...]:
-    """Standard normal floats; integers 0 or 1, which most vocabularies have; masks of ones."""
-    found = []
-    for which, shapes in enumerate(analysis.inputs):
-        rng = np.random.default_rng([seed, which])
-        feeds = {}
-        for spec in signature:
-            shape = shapes[spec.name]
-            if spec.dtype.kind == "O":
-                raise OnnxpruneError(
-                    f"the input '{spec.name}' takes strings, which cannot be made up",
-                    hint="give real inputs with --calib",
-                )
-            if np.issubdtype(spec.dtype, np.integer) or spec.dtype == np.bool_:
-                whole = "mask" in spec.name.lower()
-                array = np.ones(shape) if whole else rng.integers(0, 2, shape)
-            else:
-                array = rng.standard_normal(shape)
-            feeds[spec.name] = array.astype(spec.dtype)
-        found.append(feeds)
-    return tuple(found)
+    """Inputs of the shapes that the model was analysed at."""
+    for spec in signature:
+        refuse_strings(spec)
+    return tuple(
+        {spec.name: synthetic_values(spec, shapes[spec.name], rng) for spec in signature}
+        for which, shapes in enumerate(analysis.inputs)
+        for rng in [np.random.default_rng([seed, which])]
+    )
 
 
 def _left_out(fit: Sequence[Feeds], known: int | None, share: float) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,12 @@ def open_labels(spec: Any, indices: npt.NDArray[np.int64] | None = None) -> Arra
 def _read(path: Path) -> Array:
     if not path.is_file():
         raise OnnxpruneError(f"there is no file {path}", hint="labels are .npy, .npz, .txt or .csv")
-    readers = {".npy": _npy, ".npz": _npz, ".txt": _txt, ".csv": _csv}
+    readers: dict[str, Callable[[Path], Array]] = {
+        ".npy": lambda path: np.load(path, allow_pickle=False),
+        ".npz": _npz,
+        ".txt": lambda path: _numbers(path.read_text().split()),
+        ".csv": _csv,
+    }
     reader = readers.get(path.suffix.lower())
     if reader is None:
         raise OnnxpruneError(f"{path} is no file of labels", hint=f"one of {', '.join(readers)}")
@@ -59,11 +65,6 @@ def _read(path: Path) -> Array:
         return reader(path)
     except (ValueError, OSError, EOFError) as error:
         raise OnnxpruneError(f"{path} cannot be read as labels: {error}") from error
-
-
-def _npy(path: Path) -> Array:
-    loaded: Array = np.load(path, allow_pickle=False)
-    return loaded
 
 
 def _npz(path: Path) -> Array:
@@ -77,10 +78,6 @@ def _npz(path: Path) -> Array:
             )
         loaded: Array = archive[key]
     return loaded
-
-
-def _txt(path: Path) -> Array:
-    return _numbers(path.read_text().split())
 
 
 def _csv(path: Path) -> Array:

@@ -39,15 +39,16 @@ def read_random(spec: str, inputs: InputFormat, samples: int | None, seed: int) 
     if unknown:
         raise OnnxpruneError(f"no input has a size named '{unknown.pop()}'", hint=inputs.hint)
     for one in inputs.signature:
-        if one.dtype.kind == "O":
-            raise OnnxpruneError(f"the input '{one.name}' takes strings, which cannot be made up")
+        refuse_strings(one)
     group = inputs.group
     feeds = -(-(samples or DEFAULT_BATCH) // group)
 
     def read(wanted: Index | None) -> Iterator[Batch]:
         for index in range(feeds) if wanted is None else wanted[::group] // group:
             rng = np.random.default_rng([seed, int(index)])
-            yield {one.name: _values(one, shapes[one.name], rng) for one in inputs.signature}
+            yield {
+                one.name: synthetic_values(one, shapes[one.name], rng) for one in inputs.signature
+            }
 
     return Reader("random inputs", inputs, read, feeds * group, group, synthetic=True, uniform=True)
 
@@ -94,7 +95,21 @@ def _parse_sizes(spec: str) -> dict[str, int]:
     return sizes
 
 
-def _values(spec: TensorSpec, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
+def refuse_strings(spec: TensorSpec) -> None:
+    """Refuse an input that no numbers can stand for.
+
+    Raises:
+        OnnxpruneError: it takes strings.
+    """
+    if spec.dtype.kind == "O":
+        raise OnnxpruneError(
+            f"the input '{spec.name}' takes strings, which cannot be made up",
+            hint="give real inputs with --calib",
+        )
+
+
+def synthetic_values(spec: TensorSpec, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
+    """Standard normal floats; integers 0 or 1, which most vocabularies have; masks of ones."""
     if is_floating(spec.dtype):
         return rng.standard_normal(shape).astype(spec.dtype)
     if "mask" in spec.name.lower():

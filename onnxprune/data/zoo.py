@@ -8,7 +8,6 @@ source repository holds the scripts that trained them and says where the data co
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.errors import OnnxpruneError
+from onnxprune.errors import OnnxpruneError, suggest
 
 FOLDER = Path(__file__).parent / "zoo_data"
 LABEL = "label"  # the key of the labels in an evaluation file; every other key is a model input
@@ -74,9 +73,7 @@ def get(name: str) -> Entry:
         OnnxpruneError: no model has that name, or the install lacks the model's file.
     """
     if name not in _ABOUT:
-        close = difflib.get_close_matches(name, _ABOUT, n=1)
-        hint = f"Did you mean {close[0]!r}?" if close else f"There are {', '.join(_ABOUT)}."
-        raise OnnxpruneError(f"The zoo has no model {name!r}.", hint=hint)
+        raise OnnxpruneError(f"The zoo has no model {name!r}.", hint=suggest(name, _ABOUT))
     task = name.partition("_")[0]
     files = [
         FOLDER / file

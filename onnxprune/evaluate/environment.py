@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 import re
 from dataclasses import dataclass
 from pathlib import Path
+
+from onnxprune.graph.plan import versions
 
 _PACKAGES = """
 onnxprune numpy onnx onnxruntime onnxruntime-gpu onnxruntime-ep-openvino openvino tensorrt
@@ -73,7 +74,7 @@ def environment() -> Environment:
         load_average=(round(load(), 2),),
         os=platform.platform(),
         python=platform.python_version(),
-        versions=_versions(),
+        versions=versions(_PACKAGES),
     )
 
 
@@ -85,16 +86,6 @@ def load() -> float:
 def is_busy() -> bool:
     """Whether the machine has more to do than a quarter of what its cores could."""
     return load() > _BUSY * (os.cpu_count() or 1)
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in _PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def _memory() -> int | None:

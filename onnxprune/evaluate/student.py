@@ -15,7 +15,12 @@ from onnxprune.data.activations.padding import shown_to
 from onnxprune.data.activations.runner import Feeds
 from onnxprune.data.batches import token_masks
 from onnxprune.errors import OnnxpruneError
-from onnxprune.evaluate.output_comparison import is_distribution, is_independent, is_scores
+from onnxprune.evaluate.output_comparison import (
+    is_distribution,
+    is_independent,
+    is_scores,
+    log_probabilities,
+)
 from onnxprune.graph.analysis import identity
 from onnxprune.graph.autodiff import Loss, backward, set_free
 from onnxprune.graph.emit import Undifferentiable
@@ -25,7 +30,6 @@ from onnxprune.runtime import Session, open_session
 from onnxprune.solve.im2col import sample_positions
 
 Array = npt.NDArray[Any]
-Float = npt.NDArray[np.float64]
 
 _ENOUGH = 4096
 """Rows that the mean of a layer's inputs is taken from."""
@@ -65,14 +69,8 @@ def distance(loss: Loss, wanted: Array, given: Array, rows: Array) -> float:
     """The loss added up over the rows that count."""
     if loss.kind == "square":
         return float((np.square(given.astype(np.float64) - wanted) * rows).sum())
-    reference, other = _log_softmax(wanted), _log_softmax(given)
+    reference, other = (log_probabilities(x, distribution=False) for x in (wanted, given))
     return float((np.exp(reference) * (reference - other) * rows).sum())
-
-
-def _log_softmax(scores: Array) -> Float:
-    x = scores.astype(np.float64)
-    x = x - x.max(axis=-1, keepdims=True)
-    return np.asarray(x - np.log(np.exp(x).sum(axis=-1, keepdims=True)))
 
 
 class Student:
@@ -116,7 +114,7 @@ class Student:
             layer
             for layer in found
             if _read_by(stored[layer.weight], nodes)
-            and _array(stored[layer.weight]).dtype == np.float32
+            and models.array_of(stored[layer.weight]).dtype == np.float32
         ]
         facts = propagate(model, {name: array.shape for name, array in feeds.items()})
         free = dict.fromkeys(layer.weight for layer in layers)
@@ -128,14 +126,16 @@ class Student:
             raise OnnxpruneError(f"its outputs cannot be compared: {error}") from error
         self.layers = tuple(layer for layer in layers if layer.weight in made.gradients)
         self.work = 4 * sum(
-            _macs(facts[x.x].sizes, _array(stored[x.weight]), x) for x in self.layers
+            x.count(sizes) * models.array_of(stored[x.weight]).size
+            for x in self.layers
+            if (sizes := facts[x.x].sizes) is not None
         )
         self.stopped = made.stopped
         if not self.layers:
             node, why = next(iter(made.stopped.items()), ("", "nothing leads to its outputs"))
             raise OnnxpruneError(f"its layers have no gradient: {node}: {why}".replace(": :", ":"))
         self.biases = {bias for bias in biases if bias in made.gradients}
-        self.weights = {name: _array(stored[name]) for name in free}
+        self.weights = {name: models.array_of(stored[name]) for name in free}
         self.trained = [name for name in free if name in made.gradients]
         self._facts, self._made = facts, made
         ends = [loss.output for loss in self.losses]
@@ -243,19 +243,9 @@ def _read_by(value: ir.Value, layers: set[str]) -> bool:
     return all(node is not None and identity(node) in layers for node, _ in users(value))
 
 
-def _macs(shape: tuple[int, ...] | None, weight: Array, layer: LinearLayer) -> int:
-    return 0 if shape is None else layer.count(shape) * weight.size
-
-
-def _array(value: ir.Value) -> Array:
-    tensor = models.constant(value)
-    assert tensor is not None
-    return tensor.numpy()
-
-
 def _own(value: ir.Value) -> bool:
     alone = len(value.uses()) == 1 and not value.is_graph_output()
-    return alone and _array(value).dtype == np.float32
+    return alone and models.array_of(value).dtype == np.float32
 
 
 def _opened(model: models.Model, free: Mapping[str, None]) -> models.Model:

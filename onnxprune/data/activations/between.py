@@ -150,8 +150,7 @@ def _function(end: ir.Value) -> tuple[ir.Value, list[ir.Node]] | None:
 
 def _elementwise(node: ir.Node) -> bool:
     """Whether a node treats every element alike: its operands are computed or single numbers."""
-    domain = "" if node.domain == "ai.onnx" else node.domain
-    if (domain, node.op_type) not in POINTWISE or len(node.outputs) != 1:
+    if (node.domain, node.op_type) not in POINTWISE or len(node.outputs) != 1:
         return False
     tensors = [models.constant(v) for v in node.inputs if v is not None]
     return all(t is None or t.size == 1 for t in tensors)
@@ -192,11 +191,9 @@ def _by_runtime(
 
 def clip_of(node: ir.Node) -> tuple[float, float] | None:
     """The bounds of a ReLU or Clip, None for anything else or where they are computed."""
-    if node.domain not in ("", "ai.onnx"):
-        return None
-    if node.op_type == "Relu":
+    if node.op_type == "Relu" and not node.domain:
         return 0.0, np.inf
-    if node.op_type != "Clip":
+    if node.op_type != "Clip" or node.domain:
         return None
     bounds = [-np.inf, np.inf]
     for at, name in enumerate(("min", "max")):

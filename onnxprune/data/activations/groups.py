@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from onnxprune.data import Tap, collect, observe
+from onnxprune.data import Statistics, Tap, collect, observe
 from onnxprune.data.dataset import Feeds
 from onnxprune.graph.analysis import Analysis
 from onnxprune.graph.layers.linear import LinearLayer, find_layers
@@ -18,44 +16,8 @@ _ROWS = 4096
 """Rows of one feed that enter a covariance: neighbouring positions say nearly the same."""
 
 
-F64 = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True, eq=False)
-class InputStatistics:
-    """Statistics of what a consumer contracts, one value per feature.
-
-    Attributes:
-        count: how many rows (tokens, positions) were averaged.
-        mean: ``[features]``, E[x].
-        var: ``[features]``, the variance.
-        mean_abs: ``[features]``, E[|x|], where it was collected.
-        covariance: ``[blocks, features / blocks, features / blocks]``, the centred Gram matrix over
-            ``count``, where it was collected. Features are ordered (block, channel, kernel tap).
-        blocks: into how many independent contractions the features fall (``group`` of a Conv).
-    """
-
-    count: int
-    mean: F64
-    var: F64
-    mean_abs: F64 | None = None
-    covariance: F64 | None = None
-    blocks: int = 1
-
-    @property
-    def size(self) -> int:
-        """The number of features."""
-        return len(self.mean)
-
-    @property
-    def mean_square(self) -> F64:
-        """``[features]``, E[x^2]."""
-        return np.asarray(np.maximum(self.var, 0) + np.square(self.mean))
-
-    @property
-    def rms(self) -> F64:
-        """``[features]``, the root mean square."""
-        return np.sqrt(self.mean_square)
+InputStatistics = Statistics
+"""What criteria see of the inputs of a layer."""
 
 
 def input_statistics(
@@ -87,13 +49,7 @@ def input_statistics(
             channel = layer.axis % len(analysis.walk.axes[layer.x])
             taps[layer.weight, layer.node] = Tap(layer.x, channel, covariance, layer.groups)
     found = collect(analysis.model, data, taps.values(), provider=provider, rows=_ROWS)
-    return {
-        key: InputStatistics(
-            found[tap].count, found[tap].mean, found[tap].var, found[tap].mean_abs,
-            found[tap].covariance, tap.blocks,
-        )
-        for key, tap in taps.items()
-    }  # fmt: skip
+    return {key: found[tap] for key, tap in taps.items()}
 
 
 def readers(analysis: Analysis, groups: Iterable[Group]) -> Iterator[LinearLayer]:

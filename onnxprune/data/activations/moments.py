@@ -132,31 +132,39 @@ class Statistics:
     """Moments of ``n`` channels.
 
     Attributes:
-        count: elements per channel.
+        count: elements per channel: rows, tokens, positions.
         mean: ``[n]``, E[x].
         var: ``[n]``, E[(x - mean)^2].
-        mean_abs: ``[n]``, E[|x|].
-        max_abs: ``[n]``, max |x|.
-        covariance: ``[blocks, n / blocks, n / blocks]`` over ``count`` (or fewer rows, where the
-            number of rows was limited), if asked for.
+        mean_abs: ``[n]``, E[|x|], where it was collected.
+        max_abs: ``[n]``, max |x|, where it was collected.
+        covariance: ``[blocks, n / blocks, n / blocks]``, the centred Gram matrix over ``count`` (or
+            fewer rows, where their number was limited), if asked for. Channels of a convolution
+            are ordered (block, channel, kernel tap).
+        blocks: into how many independent contractions the channels fall (``group`` of a Conv).
     """
 
     count: int
     mean: F64
     var: F64
-    mean_abs: F64
-    max_abs: F64
+    mean_abs: F64 | None = None
+    max_abs: F64 | None = None
     covariance: F64 | None = None
+    blocks: int = 1
 
     @property
-    def second(self) -> F64:
+    def size(self) -> int:
+        """The number of channels."""
+        return len(self.mean)
+
+    @property
+    def mean_square(self) -> F64:
         """``[n]``: E[x^2]."""
-        return np.asarray(self.var + self.mean**2)
+        return np.asarray(np.maximum(self.var, 0) + np.square(self.mean))
 
     @property
     def rms(self) -> F64:
         """``[n]``: the root of E[x^2]."""
-        return np.sqrt(self.second)
+        return np.sqrt(self.mean_square)
 
     @property
     def gram(self) -> F64 | None:
@@ -287,6 +295,7 @@ def _finish(running: _Running | None, tap: Tap) -> Statistics:
         running.absolute / count,
         running.largest,
         None if running.covariance is None else running.covariance.moments().xx,
+        tap.blocks,
     )
 
 
