@@ -8,6 +8,7 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxprune.model.core import Model
@@ -95,19 +96,24 @@ def is_integer(dtype: np.dtype[Any]) -> bool:
 
 def signature_of(model: Model) -> Signature:
     """Names, element types and shapes of the graph inputs that are not stored."""
-    specs = []
-    for value in model.ir.graph.inputs:
-        if value.is_initializer():
-            continue
-        dtype = value.dtype.numpy() if value.dtype is not None else np.dtype(object)
-        dims = tuple(_size(dim) for dim in value.shape or ())
-        kind = "tensor" if isinstance(value.type, ir.TensorType) else "sequence"
-        specs.append(TensorSpec(value.name or "", np.dtype(dtype), dims, kind))
-    return tuple(specs)
+    inputs = (value for value in model.ir.graph.inputs if not value.is_initializer())
+    return tuple(_spec(value, object, "sequence") for value in inputs)
 
 
-def _size(dim: int | ir.SymbolicDim) -> Dim:
-    """One dimension; a negative size, as converters write for what they do not know, is none."""
-    if isinstance(dim, int):
-        return dim if dim >= 0 else None
-    return dim.value
+def outputs_of(model: Model) -> Signature:
+    """Names, element types and shapes of the graph outputs."""
+    return tuple(_spec(value, np.float32, "tensor") for value in model.ir.graph.outputs)
+
+
+def _spec(value: ir.Value, dtype: npt.DTypeLike, kind: str) -> TensorSpec:
+    """A value as the model declares it; ``dtype`` and ``kind`` where it declares none.
+
+    A negative size, as converters write for what they do not know, is none.
+    """
+    if value.dtype is not None:
+        dtype = value.dtype.numpy()
+    if isinstance(value.type, ir.TensorType):
+        kind = "tensor"
+    dims = (dim if isinstance(dim, int) else dim.value for dim in value.shape or ())
+    shape = tuple(None if isinstance(dim, int) and dim < 0 else dim for dim in dims)
+    return TensorSpec(value.name or "", np.dtype(dtype), shape, kind)

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxprune.errors import OnnxpruneError
-from onnxprune.model.signature import Signature, TensorSpec, describe
+from onnxprune.model.signature import Signature, describe
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -273,7 +273,7 @@ class CompiledSession(ABC):
     handle: Any = None
 
     def __init__(self, loaded: Model) -> None:
-        from onnxprune.model.signature import signature_of
+        from onnxprune.model.signature import outputs_of, signature_of
 
         self.inputs: Signature = signature_of(loaded)
         self.outputs: Signature = outputs_of(loaded)
@@ -302,20 +302,6 @@ class CompiledSession(ABC):
         Raises:
             OnnxpruneError: the runtime fails.
         """
-
-
-def outputs_of(model: Model) -> Signature:
-    """Names, element types and shapes of the graph outputs."""
-    import onnx_ir as ir
-
-    return tuple(
-        TensorSpec(
-            value.name or "",
-            np.dtype(value.dtype.numpy()) if value.dtype is not None else np.dtype(np.float32),
-            tuple(d if isinstance(d, int) else d.value for d in (value.shape or ir.Shape([]))),
-        )
-        for value in model.ir.graph.outputs
-    )
 
 
 def per_model(read: Callable[[Model], T]) -> Callable[[Model], T]:

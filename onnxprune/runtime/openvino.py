@@ -37,7 +37,7 @@ class OpenvinoSession(CompiledSession):
     def __init__(self, source: Source, settings: Mapping[str, Any], device: str) -> None:
         from onnxprune import model as models
 
-        super().__init__(models.load(source) if isinstance(source, Path) else source)
+        super().__init__(models.load(source))
         self.compiled, self.load_s = _compiled(source, settings, device)
         hint = str(self.compiled.get_property("INFERENCE_PRECISION_HINT").to_string())
         self.precision = computing_precision(source, _WORDS.get(hint, hint))

@@ -255,11 +255,8 @@ def _source(
     from onnxprune import model as models
     from onnxprune.runtime.embed import embed
 
-    if isinstance(model, str | Path):
-        return embed(models.load(model), outputs)
-    if isinstance(model, bytes):
-        return embed(models.load(onnx.load_model_from_string(model)), outputs)
-    return embed(model, outputs)
+    source = onnx.load_model_from_string(model) if isinstance(model, bytes) else model
+    return embed(models.load(source), outputs)
 
 
 @per_model

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -46,7 +45,7 @@ class EngineSession(CompiledSession):
         from onnxprune import model as models
         from onnxprune.runtime.engines import build
 
-        loaded = models.load(source) if isinstance(source, Path) else source
+        loaded = models.load(source)
         super().__init__(loaded)
         word = stored_precision(loaded)
         words = {"fp16": "f16", "bf16": "bf16", "asis": word.replace("f32", "tf32")}

@@ -48,7 +48,7 @@ class TrtexecSession(CompiledSession):
         from onnxprune.runtime.engines.runtime import Runtime
         from onnxprune.runtime.tensorrt import engine_request
 
-        loaded = models.load(source) if isinstance(source, Path) else source
+        loaded = models.load(source)
         super().__init__(loaded)
         self.precision = stored_precision(loaded).replace("f32", "tf32")
         self._program = program

@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 
 from onnxprune import model as models
-from onnxprune.model.signature import signature_of
-from onnxprune.runtime.interface import outputs_of
+from onnxprune.model.signature import outputs_of, signature_of
 from onnxprune.runtime.registry import Availability, Backend, backend
 
 BLOCK = 8
