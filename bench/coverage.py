@@ -22,9 +22,9 @@ from bench.folders import FOLDERS
 from onnxprune import model as models
 from onnxprune.data.dataset import synthetic_inputs
 from onnxprune.errors import OnnxpruneError
-from onnxprune.evaluate.equivalence import prove
+from onnxprune.evaluate.equivalence import check_equivalence
 from onnxprune.graph.analysis import analyse
-from onnxprune.graph.reference import masked
+from onnxprune.graph.reference import mask_model
 from onnxprune.graph.surgery import cut
 
 PART = 0.3
@@ -59,7 +59,7 @@ def measure(path: Path) -> dict[str, object]:
         start = time.process_time()
         small = cut(analysis, removed)
         row["cut_cpu_s"] = round(time.process_time() - start, 3)
-        check = prove(small, masked(analysis, removed), synthetic_inputs(analysis))
+        check = check_equivalence(small, mask_model(analysis, removed), synthetic_inputs(analysis))
         row |= {"error": check.value, "limit": check.limit, "proved": check.ok}
     except OnnxpruneError as error:
         row["refused"] = error.message.replace(str(path), path.name)

@@ -207,28 +207,28 @@ def byte_count(text: object, *, of: str) -> int:
     return int(number * factor)
 
 
-def shapes(given: object, *, of: str = "--shapes") -> dict[str, tuple[int, ...]]:
+def shapes(value: object, *, of: str = "--shapes") -> dict[str, tuple[int, ...]]:
     """Input shapes, written ``input=1x3x224x224`` or as a mapping from names to sizes.
 
     Args:
-        given: one text with commas between inputs, several texts, or a mapping.
+        value: one text with commas between inputs, several texts, or a mapping.
         of: what the user calls it.
 
     Raises:
         OnnxpruneError: a shape cannot be read.
     """
-    if isinstance(given, Mapping):
-        return {str(name): _shape(sizes, f"{of} {name}=") for name, sizes in given.items()}
-    found: dict[str, tuple[int, ...]] = {}
-    texts = [given] if isinstance(given, str) else list(_sequence(given, of))
+    if isinstance(value, Mapping):
+        return {str(name): _shape(sizes, f"{of} {name}=") for name, sizes in value.items()}
+    result: dict[str, tuple[int, ...]] = {}
+    texts = [value] if isinstance(value, str) else list(_sequence(value, of))
     for part in (part for text in texts for part in str(text).split(",")):
         name, equals, sizes = part.rpartition("=")
         if not (name and equals):
             raise OnnxpruneError(
                 f"{of} {part} names no input", hint=f"write it as in {of} input=1x3x224x224"
             )
-        found[name.strip()] = _shape(sizes, f"{of} {name.strip()}=")
-    return found
+        result[name.strip()] = _shape(sizes, f"{of} {name.strip()}=")
+    return result
 
 
 def _shape(sizes: object, of: str) -> tuple[int, ...]:
@@ -243,10 +243,10 @@ def _shape(sizes: object, of: str) -> tuple[int, ...]:
     return shape
 
 
-def _sequence(given: object, of: str) -> Sequence[object]:
-    if isinstance(given, Sequence):
-        return given
-    raise OnnxpruneError(f"{of} {given} is not a list", hint="give one value or a list of values")
+def _sequence(value: object, of: str) -> Sequence[object]:
+    if isinstance(value, Sequence):
+        return value
+    raise OnnxpruneError(f"{of} {value} is not a list", hint="give one value or a list of values")
 
 
 def _quantity(text: object, of: str) -> tuple[float, str]:

@@ -99,7 +99,7 @@ def read_columns(columns: Mapping[str, Column], inputs: InputFormat, *, lone: bo
     used = {name: columns[key] for name, key in keys.items()}
     shapes = {s.name: _prepared_shape(used[s.name], s, inputs) for s in inputs.signature}
     forms, count = arrange(shapes, inputs)
-    left = max(form.left for form in forms.values())
+    remainder = max(form.remainder for form in forms.values())
     stacked = any(form.form == "stacked" for form in forms.values())
     group = 1 if stacked else inputs.group
     total = sum(int(np.prod(column.shape)) * column.dtype.itemsize for column in used.values())
@@ -115,7 +115,7 @@ def read_columns(columns: Mapping[str, Column], inputs: InputFormat, *, lone: bo
         for arrays in zip(*pieces, strict=True):
             yield from conform(dict(zip(used, arrays, strict=True)), inputs)
 
-    note = f", {left} left over after the last whole batch" if left else ""
+    note = f", {remainder} left over after the last whole batch" if remainder else ""
     return Reader(f"{inputs.origin}{note}", inputs, read, count * group, group, uniform=True)
 
 

@@ -241,7 +241,7 @@ def split(
         )
     aside = min(max(round(count * fraction), 1), count - 1)
     order = np.random.default_rng(seed).permutation(count)
-    kept, held = (
+    kept, aside_part = (
         replace(
             calibration,
             reader=reader,
@@ -253,7 +253,7 @@ def split(
             (order[:aside], f"held-out {fraction:g}"),
         )
     )
-    return kept, held
+    return kept, aside_part
 
 
 def _choose(calibration: Calibration, parts: Index) -> Index:

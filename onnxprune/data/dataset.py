@@ -87,8 +87,8 @@ class Dataset:
         if self.source is None:
             return self.eval
         labels = config.labels
-        found = None if labels is None else open_labels(labels, self.source.indices)
-        return Part(self.source, found)
+        values = None if labels is None else open_labels(labels, self.source.indices)
+        return Part(self.source, values)
 
     @property
     def one_batch(self) -> bool:

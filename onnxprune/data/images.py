@@ -250,8 +250,8 @@ def read_images(paths: Sequence[Path], inputs: InputFormat) -> Reader:
             samples = [_sample(path, spec, prepare, inputs.of(path)) for path in chosen]
             yield {spec.name: samples[0] if alone else np.stack(samples)}
 
-    left = len(paths) - count
-    note = f", {left} left over after the last whole batch" if left else ""
+    remainder = len(paths) - count
+    note = f", {remainder} left over after the last whole batch" if remainder else ""
     return Reader(f"{inputs.origin}: images{note}", inputs, read, count, group, uniform=True)
 
 

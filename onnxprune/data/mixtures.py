@@ -45,7 +45,7 @@ _EXCHANGED = 0.5
 
 
 def with_mixtures(
-    batches: Sequence[Feeds], *, most_bytes: int, held: int = 0, seed: int = 0
+    batches: Sequence[Feeds], *, most_bytes: int, holdout_every: int = 0, seed: int = 0
 ) -> list[Feeds]:
     """The batches, each followed by mixtures of its own samples, up to a limit.
 
@@ -54,9 +54,9 @@ def with_mixtures(
     Args:
         batches: ``{input: [samples, ...]}``.
         most_bytes: of all batches together; the batches themselves stay.
-        held: every ``held``-th sample of what is returned, counted through all batches, will judge
-            what is fitted to the others. A mixture among these is of such samples alone, and they
-            are in no other: what judges must not have been seen. 0 if none is to judge.
+        holdout_every: one of so many samples of the result, counted through all batches, is held
+            out from the fit; 0 for none. A held-out mixture is of held-out samples alone, and these
+            are in no other.
         seed: of the mixtures.
 
     Returns:
@@ -75,11 +75,11 @@ def with_mixtures(
         result.append(feeds)
         size = sum(a.nbytes for a in feeds.values())
         count = count_samples(feeds)
-        sources, position = judges(position + np.arange(count), held), position + count
+        sources, position = judges(position + np.arange(count), holdout_every), position + count
         for _ in range(copies):
             if count < 2 or size > room or samples + count > ENOUGH:
                 continue
-            targets = judges(position + np.arange(count), held)
+            targets = judges(position + np.arange(count), holdout_every)
             pairs = _partners(sources, targets, rng)
             if pairs is None:
                 continue
@@ -106,16 +106,16 @@ def mixable(batches: Sequence[Feeds]) -> bool:
     return len({len(array) for array in batches[0].values()}) == 1
 
 
-def judges(samples: Index, held: int) -> Bool:
+def judges(samples: Index, holdout_every: int) -> Bool:
     """Which of some samples, counted through all batches, judge what is fitted to the others.
 
     Args:
         samples: their numbers.
-        held: every ``held``-th does; 0 if none does.
+        holdout_every: one of so many does; 0 if none does.
     """
-    if not held:
+    if not holdout_every:
         return np.zeros(len(samples), dtype=bool)
-    return np.asarray(samples % held == held - 1)
+    return np.asarray(samples % holdout_every == holdout_every - 1)
 
 
 def tokens_of(batches: Sequence[Feeds]) -> list[str]:

@@ -147,13 +147,13 @@ class Arrangement:
             without its batch axis) or ``shared`` (one value for all samples).
         count: how many samples, or feeds where the model has no batch axis.
         size: rows of each along that axis.
-        left: rows left over after the last whole feed.
+        remainder: rows after the last whole feed.
     """
 
     form: Literal["batch", "stacked", "single", "shared"]
     count: int = 1
     size: int = 1
-    left: int = 0
+    remainder: int = 0
 
 
 def conform(arrays: Mapping[str, object], inputs: InputFormat) -> list[Batch]:

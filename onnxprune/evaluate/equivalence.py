@@ -56,7 +56,9 @@ def _is_float(array: Array) -> bool:
     return array.dtype.kind == "f" or array.dtype == np.dtype(ml_dtypes.bfloat16)
 
 
-def prove(cut: Model, masked: Model, batches: Iterable[Feeds], provider: str = "cpu") -> Check:
+def check_equivalence(
+    cut: Model, masked: Model, batches: Iterable[Feeds], provider: str = "cpu"
+) -> Check:
     """Run both on the same inputs; every output must agree.
 
     Args:
@@ -78,7 +80,7 @@ def prove(cut: Model, masked: Model, batches: Iterable[Feeds], provider: str = "
     # An extended optimisation keeps integer products from saturating (see `open_session`).
     other: Literal[False, "extended"] = "extended" if _has_integer_matrices(masked) else False
     again = _outputs(masked, feeds[:1], provider, optimise=other)
-    got = _outputs(cut, feeds, provider, optimise=True)
+    results = _outputs(cut, feeds, provider, optimise=True)
     worst = Check("pruned = masked", ok=True, value=0.0, limit=TOLERANCE["float32"])
     for name in wanted[0]:
         if not isinstance(wanted[0][name], np.ndarray) or wanted[0][name].dtype == object:
@@ -86,7 +88,7 @@ def prove(cut: Model, masked: Model, batches: Iterable[Feeds], provider: str = "
         noise = difference(again[0][name], wanted[0][name])
         limit = tolerance(wanted[0][name])
         limit = max(limit, _NOISE * noise) if np.isfinite(noise) else limit
-        value = max(difference(g[name], w[name]) for g, w in zip(got, wanted, strict=True))
+        value = max(difference(g[name], w[name]) for g, w in zip(results, wanted, strict=True))
         if value / limit > worst.value / worst.limit or worst.value == 0.0:
             worst = Check(f"pruned = masked ({name})", value <= limit, value, limit)
     return worst

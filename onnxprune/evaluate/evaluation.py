@@ -13,7 +13,7 @@ from onnxprune.config import Options
 from onnxprune.data.batches import count_samples
 from onnxprune.data.dataset import Feeds, Part
 from onnxprune.evaluate.metrics import Metric, Score, find_metric, score
-from onnxprune.evaluate.output_comparison import Comparison, Fidelity, Outputs
+from onnxprune.evaluate.output_comparison import Comparison, OutputComparison, Outputs
 from onnxprune.evaluate.standard_error import agreement_error, paired_error
 from onnxprune.model import Model, part_names, shared_parts
 from onnxprune.runtime import open_session
@@ -32,7 +32,7 @@ class Evaluation:
         metric_error: standard error of the change of the metric, or None where none is known.
     """
 
-    outputs: Mapping[str, Fidelity] = field(default_factory=dict)
+    outputs: Mapping[str, OutputComparison] = field(default_factory=dict)
     metric: str = ""
     before: float | None = None
     after: float | None = None
@@ -41,12 +41,12 @@ class Evaluation:
     metric_error: float | None = None
 
     @property
-    def main(self) -> Fidelity:
+    def main(self) -> OutputComparison:
         """The output that says most: class scores if there are any, else the one furthest off."""
         comparable = [f for f in self.outputs.values() if f.cosine is not None]
         scores = [f for f in comparable if f.top1 is not None]
         furthest = sorted(comparable, key=lambda f: f.cosine or 0.0)
-        return (scores or furthest or [Fidelity("")])[0]
+        return (scores or furthest or [OutputComparison("")])[0]
 
     @property
     def measure(self) -> str:
@@ -154,10 +154,10 @@ def compare_answers(
         for each, wanted in zip(feeds, reference, strict=True):
             nonlocal samples
             samples += count_samples(each)
-            found = run(each)
+            outputs = run(each)
             # The dense model may have answered with parts that this one has not.
-            compared.add(wanted if parts is None else {n: wanted[n] for n in found}, found)
-            yield found if parts is None else {name: found[name] for name in parts}
+            compared.add(wanted if parts is None else {n: wanted[n] for n in outputs}, outputs)
+            yield outputs if parts is None else {name: outputs[name] for name in parts}
 
     if task is None or before is None:
         deque(answers(), maxlen=0)

@@ -64,7 +64,7 @@ class Stopwatch:
         self._folder = tempfile.TemporaryDirectory(prefix="onnxprune.")
         self._dense = models.save(model, Path(self._folder.name) / "dense.onnx")
 
-    def __call__(self, model: models.Model | None, how: Settings) -> Compared:
+    def __call__(self, model: models.Model | None, settings: Settings) -> Compared:
         """Measure a model; None measures the dense one against itself.
 
         Raises:
@@ -74,16 +74,16 @@ class Stopwatch:
         if model is not None:
             path = models.save(model, Path(self._folder.name) / "pruned.onnx")
         case = Case(self._backend, (self._dense, path), self._feeds, self._threads)
-        found = measure(case, how)
-        dense, pruned = found
-        for each in found:
+        timings = measure(case, settings)
+        dense, pruned = timings
+        for each in timings:
             if isinstance(each, Declined):
                 raise OnnxpruneError(
                     f"latency cannot be measured on {self._backend}: {each.reason}", hint=each.hint
                 )
         assert not isinstance(dense, Declined)
         assert not isinstance(pruned, Declined)
-        between = ratio(dense.medians, pruned.medians, level=how.level)
+        between = ratio(dense.medians, pruned.medians, level=settings.level)
         return Compared(
             dense=float(np.median(dense.every)),
             pruned=float(np.median(pruned.every)),

@@ -120,8 +120,8 @@ def score(metric: Metric, outputs: Iterable[Outputs], labels: Array) -> Score:
         if not name:
             name = _pick(metric, batch, expected)
             distribution = is_distribution(_last(batch[name], expected))
-        found, of = _each(metric, batch[name], expected, distribution=distribution)
-        sums.append(np.bincount(of, found, len(expected)).astype(np.float64))
+        values, of = _each(metric, batch[name], expected, distribution=distribution)
+        sums.append(np.bincount(of, values, len(expected)).astype(np.float64))
         counts.append(np.bincount(of, minlength=len(expected)).astype(np.float64))
     total, count = float(np.concatenate(sums).sum()), float(np.concatenate(counts).sum())
     if count == 0:
@@ -242,8 +242,8 @@ def _losses(
     rows: Array, classes: npt.NDArray[np.int64], *, distribution: bool
 ) -> npt.NDArray[np.float64]:
     """Negative log-likelihood of each label, in nats; infinite where a score is NaN."""
-    found = log_probabilities(rows, distribution=distribution)
-    losses = -np.take_along_axis(found, classes[:, None], 1)[:, 0]
+    logs = log_probabilities(rows, distribution=distribution)
+    losses = -np.take_along_axis(logs, classes[:, None], 1)[:, 0]
     return np.where(np.isnan(losses), np.inf, losses)
 
 

@@ -26,7 +26,7 @@ _SMALLEST = 1e-12  # probabilities below are taken for this
 
 
 @dataclass(frozen=True)
-class Fidelity:
+class OutputComparison:
     """How one output of a model compares with that of its reference.
 
     Attributes:
@@ -78,10 +78,10 @@ class Comparison:
         Raises:
             OnnxpruneError: the outputs have other names than each other, or than before.
         """
-        wanted, found = self._compared(reference), self._compared(other)
+        wanted, theirs = self._compared(reference), self._compared(other)
         if self._sums is None:
             self._sums = {name: _Sums(scores=scores) for name, (_, scores) in wanted.items()}
-        for outputs in (wanted, found):
+        for outputs in (wanted, theirs):
             if set(outputs) != set(self._sums):
                 strange = sorted(set(outputs) ^ set(self._sums))
                 raise OnnxpruneError(
@@ -89,20 +89,20 @@ class Comparison:
                     hint="only models with the same outputs can be compared",
                 )
         for name, sums in self._sums.items():
-            sums.add(np.asarray(wanted[name][0]), np.asarray(found[name][0]))
+            sums.add(np.asarray(wanted[name][0]), np.asarray(theirs[name][0]))
 
-    def _compared(self, given: Outputs) -> dict[str, tuple[Array, bool]]:
+    def _compared(self, outputs: Outputs) -> dict[str, tuple[Array, bool]]:
         """What is compared: by what it is called, and whether it may be class scores."""
-        found: dict[str, tuple[Array, bool]] = {}
-        for output in (name for name in given if name not in self._inner):
+        pairs: dict[str, tuple[Array, bool]] = {}
+        for output in (name for name in outputs if name not in self._inner):
             names = self._parts.get(output, ())
-            if names and all(name in given for name in names):
-                found |= {f"{output}: {name}": (given[name], False) for name in names}
+            if names and all(name in outputs for name in names):
+                pairs |= {f"{output}: {name}": (outputs[name], False) for name in names}
             else:
-                found[output] = given[output], not names
-        return found
+                pairs[output] = outputs[output], not names
+        return pairs
 
-    def result(self) -> dict[str, Fidelity]:
+    def result(self) -> dict[str, OutputComparison]:
         """The comparison of each output so far, by name.
 
         Raises:
@@ -115,7 +115,7 @@ class Comparison:
 
 def compare(
     reference: Outputs | Iterable[Outputs], other: Outputs | Iterable[Outputs]
-) -> dict[str, Fidelity]:
+) -> dict[str, OutputComparison]:
     """Compare two models' outputs: one batch each, or any number of them in the same order.
 
     Returns:
@@ -125,12 +125,12 @@ def compare(
         OnnxpruneError: the numbers of batches or the names of the outputs differ, or there is
             nothing to compare.
     """
-    found = Comparison()
+    comparison = Comparison()
     for one, two in itertools.zip_longest(_batches(reference), _batches(other)):
         if one is None or two is None:
             raise OnnxpruneError("one model has outputs for more batches than the other")
-        found.add(one, two)
-    return found.result()
+        comparison.add(one, two)
+    return comparison.result()
 
 
 def is_scores(array: Array) -> bool:
@@ -235,17 +235,17 @@ class _Sums:
         divergence = terms.sum(-1)
         self.divergence += float(np.where(np.isnan(divergence), np.inf, divergence).sum())
 
-    def finish(self, name: str) -> Fidelity:
+    def finish(self, name: str) -> OutputComparison:
         """The figures."""
         if not self.reason and self.count == 0:
             self.reason = "it was always empty"
         if self.reason:
-            return Fidelity(name, reason=self.reason)
+            return OutputComparison(name, reason=self.reason)
         size = math.sqrt(self.reference) * math.sqrt(self.other)
         both_zero = self.reference == self.other == 0
         whole = self.broken == 0
         exclusive = self.scores and not self.independent
-        return Fidelity(
+        return OutputComparison(
             name,
             count=self.count,
             cosine=min(1.0, max(-1.0, self.dot / size)) if size else float(both_zero),

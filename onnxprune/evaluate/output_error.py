@@ -51,9 +51,9 @@ class OutputError:
     def of(self, model: models.Model) -> float:
         """How far a model is off; the values compared have the names and sizes of the dense one."""
         gaps = dict.fromkeys(self._names, 0.0)
-        for wanted, found in zip(self._wanted, self._run(model), strict=True):
+        for wanted, values in zip(self._wanted, self._run(model), strict=True):
             for name in self._names:
-                gaps[name] += _energy(found[name].astype(float) - wanted[name].astype(float))
+                gaps[name] += _energy(values[name].astype(float) - wanted[name].astype(float))
         return sum(self._share(gap, self._spread[name]) for name, gap in gaps.items())
 
     def _share(self, gap: float, spread: float) -> float:
@@ -67,8 +67,8 @@ class OutputError:
         return (session.run(feeds, self._names) for feeds in self._batches)
 
 
-def _numbers(found: object) -> bool:
-    return isinstance(found, np.ndarray) and found.dtype.kind not in "OUS"
+def _numbers(value: object) -> bool:
+    return isinstance(value, np.ndarray) and value.dtype.kind not in "OUS"
 
 
 def _energy(array: Array) -> float:

@@ -112,7 +112,7 @@ class _Record:
 
 def measure(
     case: Case,
-    how: Settings,
+    settings: Settings,
     *,
     tell: Tell = lambda _: None,
     afterwards: Callable[[Alive], None] = lambda _: None,
@@ -121,7 +121,7 @@ def measure(
 
     Args:
         case: what.
-        how: the protocol.
+        settings: of the protocol.
         tell: hears the progress.
         afterwards: gets the last processes, by the model's place in ``case.paths``, once all is
             timed: for what needs the models but no clock.
@@ -130,27 +130,27 @@ def measure(
         for each model its timing, or why it has none. A process that dies takes nothing with it but
         its model.
     """
-    rng = np.random.default_rng(how.seed)
+    rng = np.random.default_rng(settings.seed)
     records = [_Record() for _ in case.paths]
-    gone: dict[int, Declined] = {}
-    for turn in range(how.processes):
+    declined: dict[int, Declined] = {}
+    for turn in range(settings.processes):
         with ExitStack() as stack:
-            tell(f"{case.backend}: processes {turn + 1} of {how.processes}")
-            alive = _start(case, how, records, gone, rng, stack)
-            _rounds(how, alive, records, gone, rng)
+            tell(f"{case.backend}: processes {turn + 1} of {settings.processes}")
+            alive = _start(case, settings, records, declined, rng, stack)
+            _rounds(settings, alive, records, declined, rng)
             for index, worker in alive.items():
                 records[index].peaks.append(worker.ask("peak"))
                 records[index].precision = worker.ask("precision")
-            if turn + 1 == how.processes:
+            if turn + 1 == settings.processes:
                 afterwards(alive)
-    return tuple(gone.get(k) or _timing(record) for k, record in enumerate(records))
+    return tuple(declined.get(k) or _timing(record) for k, record in enumerate(records))
 
 
 def _start(
     case: Case,
-    how: Settings,
+    settings: Settings,
     records: Sequence[_Record],
-    gone: dict[int, Declined],
+    declined: dict[int, Declined],
     rng: np.random.Generator,
     stack: ExitStack,
 ) -> dict[int, Worker]:
@@ -158,7 +158,7 @@ def _start(
     shapes = [{name: array.shape for name, array in case.feeds.items()}]
     alive = {}
     for index in (int(k) for k in rng.permutation(len(case.paths))):
-        if index in gone:
+        if index in declined:
             continue
         worker = stack.enter_context(Worker())
         record = records[index]
@@ -174,39 +174,39 @@ def _start(
                 )
             )
             record.first_s.append(worker.ask("first", feeds=case.feeds))
-            record.warm.append(worker.ask("warm", most_s=how.warm_s))
+            record.warm.append(worker.ask("warm", most_s=settings.warm_s))
         except (OnnxpruneError, WorkerError) as error:
-            gone[index] = _declined(error)
+            declined[index] = _declined(error)
         else:
             alive[index] = worker
     return dict(sorted(alive.items()))
 
 
 def _rounds(
-    how: Settings,
+    settings: Settings,
     alive: dict[int, Worker],
     records: Sequence[_Record],
-    gone: dict[int, Declined],
+    declined: dict[int, Declined],
     rng: np.random.Generator,
 ) -> None:
     """Every second round goes through the models in reverse, so that each place is as frequent."""
     counts: dict[int, dict[str, Any]] = {}
     for index in alive:
         typical = records[index].warm[-1].typical_s
-        runs = max(1, min(2000, round(how.slice_s / typical)))
+        runs = max(1, min(2000, round(settings.slice_s / typical)))
         counts[index] = {"runs": runs, "unmeasured": 0 if typical > _LONG_S else _UNMEASURED}
         records[index].rounds.append([])
     order: list[int] = []
-    for turn in range(how.rounds):
+    for turn in range(settings.rounds):
         order = order[::-1] if turn % 2 else [int(k) for k in rng.permutation(list(alive))]
         for index in [k for k in order if k in alive]:
             try:
-                found = alive[index].ask("time", **counts[index])
+                seconds = alive[index].ask("time", **counts[index])
             except (OnnxpruneError, WorkerError) as error:
-                gone[index] = _declined(error)
+                declined[index] = _declined(error)
                 del alive[index]
             else:
-                records[index].rounds[-1].append(np.array(found))
+                records[index].rounds[-1].append(np.array(seconds))
 
 
 def _declined(error: OnnxpruneError | WorkerError) -> Declined:

@@ -35,13 +35,13 @@ _ENOUGH = 4096
 """Rows that the mean of a layer's inputs is taken from."""
 
 
-def losses_of(model: models.Model, found: Mapping[str, Array]) -> tuple[Loss, ...]:
+def losses_of(model: models.Model, values: Mapping[str, Array]) -> tuple[Loss, ...]:
     """How values are compared: class scores by divergence, others by squares.
 
     Args:
         model: whose values they are.
-        found: what they were, by name; those that are no 32-bit floats are left out. What is but a
-            part of an output is taken for no class scores.
+        values: by name; those that are no 32-bit floats are left out. A part of an output is not
+            taken for class scores.
     """
     outputs = {value.name for value in model.ir.graph.outputs}
 
@@ -51,7 +51,7 @@ def losses_of(model: models.Model, found: Mapping[str, Array]) -> tuple[Loss, ..
 
     return tuple(
         Loss(name, "kl" if scores(name, array) else "square")
-        for name, array in found.items()
+        for name, array in values.items()
         if array.dtype == np.float32
     )
 
@@ -65,11 +65,11 @@ def visible(wanted: Array, feeds: Feeds) -> Array:
     return np.ones((*wanted.shape[:-1], 1), np.float32)
 
 
-def distance(loss: Loss, wanted: Array, given: Array, rows: Array) -> float:
+def distance(loss: Loss, wanted: Array, outputs: Array, rows: Array) -> float:
     """The loss added up over the rows that count."""
     if loss.kind == "square":
-        return float((np.square(given.astype(np.float64) - wanted) * rows).sum())
-    reference, other = (log_probabilities(x, distribution=False) for x in (wanted, given))
+        return float((np.square(outputs.astype(np.float64) - wanted) * rows).sum())
+    reference, other = (log_probabilities(x, distribution=False) for x in (wanted, outputs))
     return float((np.exp(reference) * (reference - other) * rows).sum())
 
 
@@ -108,11 +108,13 @@ class Student:
         self._model, self.losses = model, tuple(losses)
         self._provider, self._threads = provider, threads
         stored = models.constants(model)
-        found = [layer for layer in refittable(find_layers(model)) if layer.weight in set(names)]
-        nodes = {layer.node for layer in found}
+        candidates = [
+            layer for layer in refittable(find_layers(model)) if layer.weight in set(names)
+        ]
+        nodes = {layer.node for layer in candidates}
         layers = [
             layer
-            for layer in found
+            for layer in candidates
             if _read_by(stored[layer.weight], nodes)
             and models.array_of(stored[layer.weight]).dtype == np.float32
         ]
@@ -121,23 +123,23 @@ class Student:
         biases = [layer.bias for layer in layers if layer.bias and _own(stored[layer.bias])]
         free |= dict.fromkeys(biases)
         try:
-            made = backward(model, facts, losses, [*free], [*free])
+            derivative = backward(model, facts, losses, [*free], [*free])
         except Undifferentiable as error:
             raise OnnxpruneError(f"its outputs cannot be compared: {error}") from error
-        self.layers = tuple(layer for layer in layers if layer.weight in made.gradients)
+        self.layers = tuple(layer for layer in layers if layer.weight in derivative.gradients)
         self.work = 4 * sum(
             x.count(sizes) * models.array_of(stored[x.weight]).size
             for x in self.layers
             if (sizes := facts[x.x].sizes) is not None
         )
-        self.stopped = made.stopped
+        self.stopped = derivative.stopped
         if not self.layers:
-            node, why = next(iter(made.stopped.items()), ("", "nothing leads to its outputs"))
+            node, why = next(iter(derivative.stopped.items()), ("", "nothing leads to its outputs"))
             raise OnnxpruneError(f"its layers have no gradient: {node}: {why}".replace(": :", ":"))
-        self.biases = {bias for bias in biases if bias in made.gradients}
+        self.biases = {bias for bias in biases if bias in derivative.gradients}
         self.weights = {name: models.array_of(stored[name]) for name in free}
-        self.trained = [name for name in free if name in made.gradients]
-        self._facts, self._made = facts, made
+        self.trained = [name for name in free if name in derivative.gradients]
+        self._facts, self._made = facts, derivative
         ends = [loss.output for loss in self.losses]
         self._forward = open_session(
             _opened(model, free), provider=provider, threads=threads, outputs=ends
@@ -162,8 +164,8 @@ class Student:
             share: what one unit of each loss, averaged over rows, counts.
             weights: all that are free.
         """
-        found = self._to_weights.run(self._given(feeds, wanted, share, weights))
-        return {name: found[gradient] for name, gradient in self._made.gradients.items()}
+        outputs = self._to_weights.run(self._given(feeds, wanted, share, weights))
+        return {name: outputs[gradient] for name, gradient in self._made.gradients.items()}
 
     def gradients_of_outputs(
         self,
@@ -184,9 +186,9 @@ class Student:
             The layer, and the gradient ``[g, rows, N]``.
         """
         session, names = self._to_outputs
-        found = session.run(self._given(feeds, wanted, share, weights))
+        outputs = session.run(self._given(feeds, wanted, share, weights))
         for layer in self.layers:
-            yield layer, layer.targets(found[names[layer.y]])
+            yield layer, layer.targets(outputs[names[layer.y]])
 
     @functools.cached_property
     def _to_weights(self) -> Session:
@@ -195,9 +197,9 @@ class Student:
     @functools.cached_property
     def _to_outputs(self) -> tuple[Session, Mapping[str, str]]:
         ends = [layer.y for layer in self.layers]
-        made = backward(self._model, self._facts, self.losses, ends, [*self.weights])
-        session = open_session(made.model, provider=self._provider, threads=self._threads)
-        return session, made.gradients
+        derivative = backward(self._model, self._facts, self.losses, ends, [*self.weights])
+        session = open_session(derivative.model, provider=self._provider, threads=self._threads)
+        return session, derivative.gradients
 
     def _given(
         self,
@@ -207,12 +209,14 @@ class Student:
         weights: Mapping[str, Array],
     ) -> dict[str, Array]:
         """All inputs of a differentiated model."""
-        given: dict[str, Array] = {**feeds, **weights}
+        inputs: dict[str, Array] = {**feeds, **weights}
         for loss in self.losses:
             rows = visible(wanted[loss.output], feeds)
-            given[loss.wanted] = wanted[loss.output]
-            given[loss.weight] = rows * np.float32(share.get(loss.output, 0.0) / max(rows.sum(), 1))
-        return given
+            inputs[loss.wanted] = wanted[loss.output]
+            inputs[loss.weight] = rows * np.float32(
+                share.get(loss.output, 0.0) / max(rows.sum(), 1)
+            )
+        return inputs
 
     def means(self, feeds: Feeds) -> dict[str, Array]:
         """The mean of what each layer multiplies, ``[g, K, 1]``, by node."""
@@ -220,10 +224,10 @@ class Student:
         session = open_session(
             self._model, provider=self._provider, threads=self._threads, outputs=[*names]
         )
-        found = {**feeds, **session.run(feeds, [*names])}
+        values = {**feeds, **session.run(feeds, [*names])}
         means = {}
         for layer in self.layers:
-            x = found[layer.x]
+            x = values[layer.x]
             among = shown_to(layer, token_masks(feeds), x.shape)
             rows = layer.rows(x, sample_positions(layer.count(x.shape), _ENOUGH, 0, among))
             means[layer.node] = rows.mean(axis=1)[:, :, None]
@@ -231,11 +235,11 @@ class Student:
 
     def with_weights(self, weights: Mapping[str, Array]) -> models.Model:
         """A copy of the model with other weights."""
-        made = models.clone(self._model)
-        stored = models.constants(made)
+        copy = models.clone(self._model)
+        stored = models.constants(copy)
         for name in self.trained:
             models.set_constant(stored[name], weights[name])
-        return made
+        return copy
 
 
 def _read_by(value: ir.Value, layers: set[str]) -> bool:

@@ -111,16 +111,16 @@ class Bench:
         if isinstance(runner, Timed):
             return list(runner.time(self._feeds, runs))
         run, feeds, clock = runner.run, self._feeds, time.perf_counter
-        found = []
+        seconds = []
         gc.disable()
         for _ in range(unmeasured):
             run(feeds)
         for _ in range(runs):
             started = clock()
             run(feeds)
-            found.append(clock() - started)
+            seconds.append(clock() - started)
         gc.enable()
-        return found
+        return seconds
 
     def outputs(self, feeds: Feeds) -> dict[str, npt.NDArray[Any]]:
         """What the model puts out."""

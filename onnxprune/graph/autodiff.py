@@ -115,10 +115,10 @@ def set_free(graph: ir.Graph, values: dict[str, ir.Value], name: str) -> None:
     value = values[name]
     tensor = models.constant(value)
     assert tensor is not None
-    given = ir.Value(
+    argument = ir.Value(
         name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(tensor.shape.numpy())
     )
-    ir.convenience.replace_all_uses_with(value, given)
+    ir.convenience.replace_all_uses_with(value, argument)
     node = value.producer()
     if node is not None:
         graph.remove(node, safe=True)
@@ -127,8 +127,8 @@ def set_free(graph: ir.Graph, values: dict[str, ir.Value], name: str) -> None:
         kept = [v for v in graph.inputs if v is not value]
         graph.inputs.clear()
         graph.inputs.extend(kept)
-    graph.inputs.append(given)
-    values[name] = given
+    graph.inputs.append(argument)
+    values[name] = argument
 
 
 def _seed(emit: Emit, graph: ir.Graph, loss: Loss, output: ir.Value) -> ir.Value:

@@ -159,8 +159,8 @@ class Space(Atoms):
         if self.columns(axis):
             return ""
         flags = np.concatenate([self._pinned[self._leaves(c)] for c in axis.columns])
-        said = flags[(flags > 0) & (flags < NEVER)]
-        return self._texts[int(said.min(initial=NEVER)) if said.size else 0]
+        reasons = flags[(flags > 0) & (flags < NEVER)]
+        return self._texts[int(reasons.min(initial=NEVER)) if reasons.size else 0]
 
     def _leaves(self, column: Column) -> Column:
         """All unbound roots that stand for ``column``, in no order."""

@@ -18,11 +18,11 @@ _SHORT = {"Conv", "BatchNormalization", "AveragePool", "MaxPool", "Identity", "P
 
 def _closure(node: ir.Node, start: ir.Value) -> list[ir.Node]:
     """Nodes that nobody needs once ``node`` stops reading ``start``, last ones first."""
-    found: list[ir.Node] = []
+    dead: list[ir.Node] = []
     while True:
-        dying = set(found)
-        queue: list[ir.Value] = [start] + [v for n in found for v in n.inputs if v is not None]
-        grown = list(found)
+        dying = set(dead)
+        queue: list[ir.Value] = [start] + [v for n in dead for v in n.inputs if v is not None]
+        grown = list(dead)
         for value in queue:
             producer = value.producer()
             if producer is None or producer in dying or producer.graph is not node.graph:
@@ -33,9 +33,9 @@ def _closure(node: ir.Node, start: ir.Value) -> list[ir.Node]:
             if all(r in dying or (r is node and v is start) for v, r in uses):
                 dying.add(producer)
                 grown.append(producer)
-        if len(grown) == len(found):
-            return found
-        found = grown
+        if len(grown) == len(dead):
+            return dead
+        dead = grown
 
 
 def find_blocks(model: Model, walk: Walk, batch: int) -> tuple[Block, ...]:

@@ -115,12 +115,12 @@ class CostModel:
         self, removed: Mapping[str, Sequence[int]] = _NOTHING, bypassed: Sequence[str] = ()
     ) -> Cost:
         """The cost of the model without ``removed`` units and ``bypassed`` blocks."""
-        gone = self._analysis.removed_atoms(removed)
+        atoms = self._analysis.removed_atoms(removed)
         kept = []
         for columns in self._columns:
-            out = gone[columns[0]]
+            out = atoms[columns[0]]
             for column in columns[1:]:
-                out = out | gone[column]
+                out = out | atoms[column]
             kept.append(len(out) - int(np.count_nonzero(out)))
         dead = {n for name in bypassed for n in self._analysis.block(name).nodes}
         macs = sum(self._size(t, kept) for t in self._work if t.node not in dead)

@@ -40,12 +40,12 @@ class Stored:
 
 def stored_tensors(walk: Walk) -> list[Stored]:
     """Every distinct way in which a weight is read; sizes and positions are no weights."""
-    found: dict[tuple[str, int], tuple[ir.Value, Tensor, list[str]]] = {}
+    readings: dict[tuple[str, int], tuple[ir.Value, Tensor, list[str]]] = {}
     for use in walk.uses:
         key = (use.value.name or "", id(use.axes))
-        found.setdefault(key, (use.value, use.axes, []))[2].append(identity(use.node))
+        readings.setdefault(key, (use.value, use.axes, []))[2].append(identity(use.node))
     out = []
-    for (name, _), (value, axes, nodes) in found.items():
+    for (name, _), (value, axes, nodes) in readings.items():
         tensor = models.constant(value)
         assert tensor is not None
         if tensor.dtype in KEPT_WHOLE:

@@ -227,15 +227,15 @@ def read(
 
     where = state.where
     kept = {f for terms in outs for t in terms for f in t.factors}
-    gone = [f for f in where if f not in kept]
+    summed = [f for f in where if f not in kept]
     marked = {slot for slot, term in state.slots.items() if term.contracted}
-    result = Result(outputs, [where[f] for f in gone] + [[s] for s in sorted(marked)])
+    result = Result(outputs, [where[f] for f in summed] + [[s] for s in sorted(marked)])
     for slot, term in state.slots.items():
-        reads = slot in marked or any(f in gone for f in term.factors)
-        own = bool(gone) and slot[0] < 2 and _brings(slot[0], term, where, state.known)
+        reads = slot in marked or any(f in summed for f in term.factors)
+        own = bool(summed) and slot[0] < 2 and _brings(slot[0], term, where, state.known)
         result.roles[slot] = "reads" if reads else "writes" if own else "scales"
-    if gone and outputs:
-        result.work = [[*outputs[0], *(state.named[f] for f in gone), *state.stars.get(1, [])]]
+    if summed and outputs:
+        result.work = [[*outputs[0], *(state.named[f] for f in summed), *state.stars.get(1, [])]]
     return result
 
 

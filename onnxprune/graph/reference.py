@@ -22,7 +22,7 @@ from onnxprune.graph.surgery.edit import Editor
 _Masks = dict[int, tuple[npt.NDArray[np.bool_], int | None]]
 
 
-def masked(
+def mask_model(
     analysis: Analysis,
     removed: Mapping[str, Sequence[int]],
     bypassed: Sequence[str] = (),

@@ -191,7 +191,7 @@ def walk(model: models.Model, facts: Mapping[str, Fact]) -> Walk:
 
 def walk_bodies(walk: Walk, node: ir.Node, bodies: Mapping[str, ir.Graph], why: str) -> None:
     """Walk the bodies of ``node`` and set the axes of its outputs; ``why`` is what pins say."""
-    given = [None if v is None else walk.read(node, i, v) for i, v in enumerate(node.inputs)]
+    inputs = [None if v is None else walk.read(node, i, v) for i, v in enumerate(node.inputs)]
     if node.op_type == "If":
         for body in bodies.values():
             walk.graph(body)
@@ -200,7 +200,7 @@ def walk_bodies(walk: Walk, node: ir.Node, bodies: Mapping[str, ir.Graph], why: 
             _one_of(walk, value, [ends[k] for ends in branches], why)
         return
     (body,) = bodies.values()
-    outers, first, carried = _borders(walk, node, given, len(body.inputs), why)
+    outers, first, carried = _borders(walk, node, inputs, len(body.inputs), why)
     for value, outer in zip(body.inputs, outers, strict=True):
         inner = walk.plain(value.name or "", why)
         if outer is not None and _sizes(outer) == _sizes(inner):
@@ -226,22 +226,22 @@ def walk_bodies(walk: Walk, node: ir.Node, bodies: Mapping[str, ir.Graph], why: 
 
 
 def _borders(
-    walk: Walk, node: ir.Node, given: Sequence[Tensor | None], count: int, why: str
+    walk: Walk, node: ir.Node, inputs: Sequence[Tensor | None], count: int, why: str
 ) -> tuple[list[Tensor | None], int, int]:
     """What each of ``count`` inputs of a body is outside; which are states: first, how many."""
     outers: list[Tensor | None] = [None] * count
     first = carried = 0
     if node.op_type == "Loop":
-        first, carried = 2, len(given) - 2
-        outers[2:] = given[2:]
+        first, carried = 2, len(inputs) - 2
+        outers[2:] = inputs[2:]
     elif node.op_type == "Scan" and walk.opsets.get("", 9) > 8:
-        carried = len(given) - node.attributes["num_scan_inputs"].as_int()
-        outers[:carried] = given[:carried]
-        for k, tensor in enumerate(given[carried:], carried):
+        carried = len(inputs) - node.attributes["num_scan_inputs"].as_int()
+        outers[:carried] = inputs[:carried]
+        for k, tensor in enumerate(inputs[carried:], carried):
             if tensor and _stacks(node):  # one step of it, without the axis of steps
                 walk.pin(tensor[:1], why)
                 outers[k] = tensor[1:]
-    for k, tensor in enumerate(given):
+    for k, tensor in enumerate(inputs):
         if k >= count or outers[k] is None:
             walk.pin(tensor, why)
     return outers, first, carried

@@ -11,12 +11,12 @@ import numpy.typing as npt
 
 from onnxprune.data.dataset import MOST_BYTES
 from onnxprune.data.mixtures import with_mixtures
-from onnxprune.evaluate.equivalence import prove
+from onnxprune.evaluate import equivalence
 from onnxprune.evaluate.evaluation import Evaluation, compare_models
 from onnxprune.graph import surgery
 from onnxprune.graph.cost import CostModel
 from onnxprune.graph.plan import Plan
-from onnxprune.graph.reference import masked
+from onnxprune.graph.reference import mask_model
 from onnxprune.jobs.choose_plan import PlanChoice
 from onnxprune.jobs.result import Result
 from onnxprune.jobs.run import Run
@@ -49,8 +49,10 @@ def check_equivalence(run: Run, state: State) -> State:
         note = f"inexact: {some} was cut, so the result is not the masked original"
         return state.then(state.start, notes=[note])
     run.progress("proving that the cut equals the masked original")
-    reference = masked(analysis, plan.removed, plan.bypassed)
-    check = prove(state.model, reference, run.data.probe, run.config.provider)
+    reference = mask_model(analysis, plan.removed, plan.bypassed)
+    check = equivalence.check_equivalence(
+        state.model, reference, run.data.probe, run.config.provider
+    )
     return state.then(state.start, checks=[check])
 
 
@@ -83,8 +85,8 @@ def refit(run: Run, state: State) -> State:
     else:
         pairs = Settings.pairs if config.recover == "auto" else 0
         settings = Settings(pairs=pairs, provider=config.provider)
-        held = settings.sample.held
-        more = with_mixtures(feeds, most_bytes=MOST_BYTES, held=held, seed=config.seed)
+        every = settings.sample.holdout_every
+        more = with_mixtures(feeds, most_bytes=MOST_BYTES, holdout_every=every, seed=config.seed)
         found = reconstruct(*problem, more, settings, run.progress)
     return state.then(found.model, refit=found.outcomes)
 

@@ -9,7 +9,7 @@ from onnxprune import model as models
 from onnxprune.config import Options, from_flags
 from onnxprune.data.dataset import open_dataset, open_source
 from onnxprune.errors import OnnxpruneError
-from onnxprune.evaluate.equivalence import prove
+from onnxprune.evaluate.equivalence import check_equivalence
 from onnxprune.evaluate.evaluation import Evaluation, compare_models
 from onnxprune.graph.analysis import analyse
 from onnxprune.graph.plan import Origin, Plan, pack, versions
@@ -77,7 +77,7 @@ def recover_model(
     found = correspond(analysis, given)
     twin = make_twin(analysis, found, given)
     named = in_dense_words(found.matching, given)
-    _same_function(prove(twin.model, named, data.probe, provider))
+    _same_function(check_equivalence(twin.model, named, data.probe, provider))
     plan = _plan(run, found, twin)
     state = take(run, State(twin.model, plan, twin.model, elsewhere=True), RECOVER)
     tell("comparing with the dense model")
@@ -100,7 +100,9 @@ def recover_model(
             notes=(*notes, why), given=before, correspondence=found, better=False,
         )  # fmt: skip
     made = carry_back(analysis.model, twin.model, state.model, found.matching, given)
-    written = prove(in_dense_words(found.matching, made), state.model, data.probe, provider)
+    written = check_equivalence(
+        in_dense_words(found.matching, made), state.model, data.probe, provider
+    )
     checks = [replace(written, name="written = refitted")]
     if twin.masks:
         filled = filled_zeros(state.model, twin)

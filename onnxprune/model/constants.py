@@ -36,8 +36,10 @@ def constant(value: ir.Value) -> ir.TensorProtocol | None:
         return None
     for name, attr in node.attributes.items():
         if name == "value":
-            held: ir.TensorProtocol = attr.value  # as_tensor() checks a protocol: 100 times slower
-            return held
+            tensor: ir.TensorProtocol = (
+                attr.value
+            )  # as_tensor() checks a protocol: 100 times slower
+            return tensor
         if name in _LITERALS:
             dtype, read = _LITERALS[name]
             return ir.Tensor(np.array(read(attr), dtype.numpy()), name=value.name)
@@ -133,12 +135,12 @@ def fresh_name(graph: ir.Graph, name: str) -> str:
 
 def constants(model: Model) -> dict[str, ir.Value]:
     """Every stored tensor of the model by name: initializers and Constant outputs, all graphs."""
-    found: dict[str, ir.Value] = {}
+    result: dict[str, ir.Value] = {}
     for graph in graphs(model):
         for value in values(graph):
             if value.name and constant(value) is not None:
-                found[value.name] = value
-    return found
+                result[value.name] = value
+    return result
 
 
 def size_bytes(model: Model) -> int:

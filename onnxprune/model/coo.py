@@ -48,20 +48,20 @@ class SparseTensor(ir.LazyTensor):
 
 def message(model: ir.Model) -> onnx.ModelProto:
     """The message of an onnx-ir model, with its sparse tensors where the standard has them."""
-    found = dict(_sparse(model))
-    if not found:
+    tensors = dict(_sparse(model))
+    if not tensors:
         return ir.to_proto(model)
     copy = clone(model)
     for graph in walk(copy.graph):
         for value in graph.initializers.values():
-            if value.name in found:
-                value.const_value = _stand_in(found[value.name])
+            if value.name in tensors:
+                value.const_value = _stand_in(tensors[value.name])
         for node in graph:
-            if node.op_type == "Constant" and node.outputs[0].name in found:
-                stand_in = _stand_in(found[node.outputs[0].name])
+            if node.op_type == "Constant" and node.outputs[0].name in tensors:
+                stand_in = _stand_in(tensors[node.outputs[0].name])
                 node.attributes.add(ir.AttrTensor("value", stand_in))
     proto = ir.to_proto(copy)
-    _put_in(proto.graph, found)
+    _put_in(proto.graph, tensors)
     return proto
 
 
@@ -71,34 +71,34 @@ def _sparse(model: ir.Model) -> Iterator[tuple[str | None, SparseTensor]]:
             if isinstance(value.const_value, SparseTensor):
                 yield value.name, value.const_value
         for node in graph:
-            held = node.attributes.get("value") if node.op_type == "Constant" else None
-            if held is not None and isinstance(held.value, SparseTensor):
-                yield node.outputs[0].name, held.value
+            attribute = node.attributes.get("value") if node.op_type == "Constant" else None
+            if attribute is not None and isinstance(attribute.value, SparseTensor):
+                yield node.outputs[0].name, attribute.value
 
 
 def _stand_in(tensor: SparseTensor) -> ir.TensorProtocol:
     return ir.Tensor(np.zeros(0, np.uint8), name=tensor.name)
 
 
-def _put_in(graph: onnx.GraphProto, found: Mapping[str | None, SparseTensor]) -> None:
-    dense = [tensor for tensor in graph.initializer if tensor.name not in found]
+def _put_in(graph: onnx.GraphProto, tensors: Mapping[str | None, SparseTensor]) -> None:
+    dense = [tensor for tensor in graph.initializer if tensor.name not in tensors]
     for tensor in graph.initializer:
-        if tensor.name in found:
-            graph.sparse_initializer.append(_proto(found[tensor.name], tensor.name))
+        if tensor.name in tensors:
+            graph.sparse_initializer.append(_proto(tensors[tensor.name], tensor.name))
     if graph.sparse_initializer:
         graph.ClearField("initializer")
         graph.initializer.extend(dense)
     for node in graph.node:
         for attribute in node.attribute:
-            if attribute.name == "value" and node.output and node.output[0] in found:
+            if attribute.name == "value" and node.output and node.output[0] in tensors:
                 attribute.Clear()
                 attribute.name = "sparse_value"
                 attribute.type = onnx.AttributeProto.SPARSE_TENSOR
-                attribute.sparse_tensor.CopyFrom(_proto(found[node.output[0]], node.output[0]))
+                attribute.sparse_tensor.CopyFrom(_proto(tensors[node.output[0]], node.output[0]))
             if attribute.HasField("g"):
-                _put_in(attribute.g, found)
+                _put_in(attribute.g, tensors)
             for inner in attribute.graphs:
-                _put_in(inner, found)
+                _put_in(inner, tensors)
 
 
 def _proto(tensor: SparseTensor, name: str) -> onnx.SparseTensorProto:

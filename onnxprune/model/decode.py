@@ -36,19 +36,19 @@ def densify(model: models.Model) -> tuple[models.Model, tuple[str, ...]]:
     Returns:
         The copy, and the names of the weights.
     """
-    found = packed(model)
-    if not found:
+    weights = packed(model)
+    if not weights:
         return model, ()
-    made = models.clone(model)
-    values = {value.name: value for value in models.values(made.ir.graph)}
-    decoders = [values[value.name].producer() for value in found]
-    for value in found:
-        _make_constant(made, values[value.name], _tensor(value))
+    copy = models.clone(model)
+    values = {value.name: value for value in models.values(copy.ir.graph)}
+    decoders = [values[value.name].producer() for value in weights]
+    for value in weights:
+        _make_constant(copy, values[value.name], _tensor(value))
     for decoder in decoders:
         assert decoder is not None
-        _remove(made, decoder)
-    made.ir.metadata_props.pop(MARK, None)
-    return made, tuple(value.name or "" for value in found)
+        _remove(copy, decoder)
+    copy.ir.metadata_props.pop(MARK, None)
+    return copy, tuple(value.name or "" for value in weights)
 
 
 def packed(model: models.Model) -> tuple[ir.Value, ...]:
@@ -125,15 +125,15 @@ def _tensor(value: ir.Value) -> ir.TensorProtocol:
 def _make_constant(model: models.Model, value: ir.Value, tensor: ir.TensorProtocol) -> None:
     """A constant of the same name in the place of a decoder's last value."""
     graph = model.ir.graph
-    made = models.add_constant(graph, f"{value.name}/dense", tensor)
+    dense = models.add_constant(graph, f"{value.name}/dense", tensor)
     for reader, position in list(value.uses()):
-        reader.replace_input_with(position, made)
+        reader.replace_input_with(position, dense)
     for k, each in enumerate(graph.outputs):
         if each is value:
-            graph.outputs[k] = made
-    made.meta.update(value.meta)
+            graph.outputs[k] = dense
+    dense.meta.update(value.meta)
     name, value.name = value.name, f"{PREFIX}{value.name}"
-    made.name = name
+    dense.name = name
 
 
 def _remove(model: models.Model, node: ir.Node) -> None:
@@ -176,14 +176,14 @@ def _gather(node: ir.Node, data: Array, at: Array) -> Array:
 
 
 def _scatter(node: ir.Node, data: Array, at: Array, updates: Array) -> Array:
-    made = data.copy()
-    np.put_along_axis(made, at.astype(np.int64), updates, axis=_int(node, "axis", 0))
-    return made
+    result = data.copy()
+    np.put_along_axis(result, at.astype(np.int64), updates, axis=_int(node, "axis", 0))
+    return result
 
 
 def _split(node: ir.Node, data: Array, *sizes: Array) -> list[Array]:
-    given = sizes[0].tolist() if sizes else list(node.attributes["split"].as_ints())
-    return np.split(data, np.cumsum(given)[:-1], axis=_int(node, "axis", 0))
+    lengths = sizes[0].tolist() if sizes else list(node.attributes["split"].as_ints())
+    return np.split(data, np.cumsum(lengths)[:-1], axis=_int(node, "axis", 0))
 
 
 def _slice(_: ir.Node, data: Array, start: Array, end: Array) -> Array:
@@ -231,9 +231,9 @@ def evaluate(value: ir.Value) -> Array:
         if current in done:
             pending.pop()
             continue
-        held = models.constant(current)
-        if held is not None:
-            done[current] = held.numpy()
+        stored = models.constant(current)
+        if stored is not None:
+            done[current] = stored.numpy()
             continue
         node = current.producer()
         assert node is not None
@@ -242,17 +242,17 @@ def evaluate(value: ir.Value) -> Array:
             pending += missing
             continue
         inputs = [done[each] for each in node.inputs if each is not None]
-        made = _OPERATORS[node.op_type](node, *inputs)
-        outputs = made if isinstance(made, list) else [made]
+        result = _OPERATORS[node.op_type](node, *inputs)
+        outputs = result if isinstance(result, list) else [result]
         done.update(zip(node.outputs, outputs, strict=True))
     return done[value]
 
 
 def describe(value: ir.Value) -> tuple[ir.DataType, tuple[int, ...] | None]:
     """Element type and, where it can be told without computing it, shape of such a value."""
-    held = models.constant(value)
-    if held is not None:
-        return held.dtype, tuple(int(size) for size in held.shape.numpy())
+    stored = models.constant(value)
+    if stored is not None:
+        return stored.dtype, tuple(int(size) for size in stored.shape.numpy())
     node = value.producer()
     assert node is not None
     if node.op_type == "ConstantOfShape":
@@ -273,8 +273,8 @@ def _behind(
             return dtype, shape
         case "Reshape":
             sizes = models.constant(node.inputs[1]) if node.inputs[1] is not None else None
-            found = [] if sizes is None else [int(size) for size in sizes.numpy()]
-            return dtype, tuple(found) if found and min(found) > 0 else None
+            target = [] if sizes is None else [int(size) for size in sizes.numpy()]
+            return dtype, tuple(target) if target and min(target) > 0 else None
         case "Transpose":
             order = node.attributes["perm"].as_ints()
             return dtype, None if shape is None else tuple(shape[axis] for axis in order)
@@ -282,5 +282,5 @@ def _behind(
 
 
 def _int(node: ir.Node, name: str, default: int) -> int:
-    found = node.attributes.get(name)
-    return default if found is None else found.as_int()
+    attribute = node.attributes.get(name)
+    return default if attribute is None else attribute.as_int()

@@ -36,8 +36,8 @@ def to_proto(model: ir.Model) -> onnx.ModelProto:
 
 def _stored(model: ir.Model) -> Iterator[ir.TensorProtocol]:
     for graph in walk(model.graph):
-        held = (value.const_value for value in graph.initializers.values())
-        yield from (tensor for tensor in held if tensor is not None)
+        tensors = (value.const_value for value in graph.initializers.values())
+        yield from (tensor for tensor in tensors if tensor is not None)
         for node in graph:
             attributes = node.attributes.values()
             yield from (a.value for a in attributes if a.type == ir.AttributeType.TENSOR)

@@ -38,8 +38,8 @@ class Source:
 
 def origin_of(model: ir.Model) -> Source:
     """Where ``model`` came from; empty for a model that was built in memory."""
-    found = model.meta.get(_SOURCE)
-    return found if isinstance(found, Source) else Source()
+    source = model.meta.get(_SOURCE)
+    return source if isinstance(source, Source) else Source()
 
 
 def adopt(model: ir.Model, origin: Source) -> None:
@@ -51,8 +51,8 @@ def adopt(model: ir.Model, origin: Source) -> None:
 
 def owner(graph: ir.Graph) -> ir.Model | None:
     """The model that ``graph`` belongs to, when it was loaded or cloned here."""
-    found = graph.meta.get(_OWNER)
-    return found if isinstance(found, ir.Model) else None
+    model = graph.meta.get(_OWNER)
+    return model if isinstance(model, ir.Model) else None
 
 
 def bodies(node: ir.Node) -> Iterator[tuple[str, ir.Graph]]:
@@ -87,12 +87,12 @@ def values(graph: ir.Graph) -> Iterator[ir.Value]:
 
 def clone(model: ir.Model) -> ir.Model:
     """A copy that shares nothing but the tensors, which are immutable."""
-    made = model.clone()
+    result = model.clone()
     # onnx-ir shares type objects, whose element type is writable, and annotation tables.
-    for graph in walk(made.graph):
+    for graph in walk(result.graph):
         for value in values(graph):
             value.type = copy.deepcopy(value.type)
             if QUANTIZATION in value.meta:
                 value.meta[QUANTIZATION] = dict(value.meta[QUANTIZATION])
-    adopt(made, origin_of(model))
-    return made
+    adopt(result, origin_of(model))
+    return result

@@ -23,23 +23,23 @@ def parts(model: Model) -> dict[str, tuple[str, ...]]:
     Those are the inputs of the ``Concat`` that it comes from, and of theirs, constants left out;
     where it is not put together, the output itself.
     """
-    found = {}
+    result = {}
     for output in model.ir.graph.outputs:
         leaves = dict.fromkeys(leaf.name or "" for leaf in _leaves(output))
         several = len(leaves) > 1 and output.name not in leaves
-        found[output.name or ""] = tuple(leaves) if several else (output.name or "",)
-    return found
+        result[output.name or ""] = tuple(leaves) if several else (output.name or "",)
+    return result
 
 
 def shared_parts(one: Model, other: Model) -> dict[str, tuple[str, ...]]:
     """The same for two models with the same outputs: whole ones where their parts differ."""
-    found = parts(one)
-    return found if found == parts(other) else {output: (output,) for output in found}
+    own = parts(one)
+    return own if own == parts(other) else {output: (output,) for output in own}
 
 
-def part_names(found: Mapping[str, Sequence[str]]) -> list[str]:
+def part_names(leaves: Mapping[str, Sequence[str]]) -> list[str]:
     """All parts of all outputs, once each."""
-    return list(dict.fromkeys(name for names in found.values() for name in names))
+    return list(dict.fromkeys(name for names in leaves.values() for name in names))
 
 
 def _leaves(value: ir.Value) -> list[ir.Value]:

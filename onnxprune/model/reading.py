@@ -123,15 +123,15 @@ def _parse(data: memoryview, token: str, where: str) -> onnx.ModelProto:
     return proto
 
 
-def _from_ir(given: ir.Model) -> Model:
+def _from_ir(source: ir.Model) -> Model:
     try:
-        model = clone(given)
+        model = clone(source)
     except RuntimeError as error:
         raise OnnxpruneError(
             f"the onnx-ir model cannot be copied: {_root(error)}",
             hint="sort its nodes (Graph.sort) and make every input come from somewhere",
         ) from error
-    origin = origin_of(given)
+    origin = origin_of(source)
     stores: dict[Path, Store] = {}
     files = dict(origin.files)
 
@@ -143,9 +143,9 @@ def _from_ir(given: ir.Model) -> Model:
             return tensor
         folder = Path(tensor.base_dir).resolve()
         store = stores.setdefault(folder, Store((folder,), b""))
-        found = store.resolve(tensor)
+        bound = store.resolve(tensor)
         files.update(store.files)
-        return found
+        return bound
 
     _normalise(model, resolve)
     external = origin.external or len(files) > len(origin.files)

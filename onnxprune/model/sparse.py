@@ -63,16 +63,16 @@ def names(path: Path) -> tuple[str, ...]:
     data = detach(memoryview(map_file(path)), "onnxprune:sparse", _CHUNK)
     proto = onnx.ModelProto.FromString(data)
     inside = (graph for function in proto.functions for graph in _below(function.node))
-    found = []
+    result = []
     for graph in itertools.chain(_graphs(proto.graph), inside):
-        found += [sparse.values.name for sparse in graph.sparse_initializer]
-        found += [
+        result += [sparse.values.name for sparse in graph.sparse_initializer]
+        result += [
             node.output[0]
             for node in graph.node
             for attribute in node.attribute
             if attribute.type == onnx.AttributeProto.SPARSE_TENSOR and node.output
         ]
-    return tuple(found)
+    return tuple(result)
 
 
 def _densify_attributes(nodes: Iterable[onnx.NodeProto], store: Store) -> None:
@@ -123,9 +123,9 @@ def _dense(
 
     def build() -> ir.TensorProtocol:
         array = np.zeros(math.prod(dims), values.dtype.numpy())
-        held = values.numpy()
+        content = values.numpy()
         for start, rows in _linear(indices, dims):
-            array[rows] = held[start : start + len(rows)]
+            array[rows] = content[start : start + len(rows)]
         return ir.Tensor(array.reshape(dims), values.dtype)
 
     return ir.LazyTensor(
@@ -136,7 +136,7 @@ def _dense(
 def _check_header(
     name: str, values: ir.TensorProtocol, indices: ir.TensorProtocol, dims: tuple[int, ...]
 ) -> None:
-    held, places = tuple(values.shape.numpy()), tuple(indices.shape.numpy())
+    count, places = tuple(values.shape.numpy()), tuple(indices.shape.numpy())
     problem = ""
     if any(size < 0 for size in dims):
         problem = f"has the impossible shape {list(dims)}"
@@ -146,12 +146,12 @@ def _check_header(
         problem = f"would take {math.prod(dims)} elements when dense"
     elif indices.dtype not in _INDEX_TYPES:
         problem = f"has indices of type {indices.dtype.name}, not INT64"
-    elif len(held) != 1:
-        problem = f"has values of rank {len(held)}, not 1"
+    elif len(count) != 1:
+        problem = f"has values of rank {len(count)}, not 1"
     elif len(places) not in (1, 2) or (len(places) == 2 and places[1] != len(dims)):
         problem = f"has indices of shape {list(places)}, not [NNZ] or [NNZ, {len(dims)}]"
-    elif places[0] != held[0]:
-        problem = f"has {held[0]} values but {places[0]} indices"
+    elif places[0] != count[0]:
+        problem = f"has {count[0]} values but {places[0]} indices"
     if problem:
         raise OnnxpruneError(f"sparse tensor '{name}' {problem}", hint=_HINT)
 

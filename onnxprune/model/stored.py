@@ -143,8 +143,8 @@ class Store:
             )
         parts = PurePosixPath(location.replace("\\", "/"))
         climbs = parts.is_absolute() or PureWindowsPath(location).drive or ".." in parts.parts
-        found = [(folder / location).resolve() for folder in self.folders if not climbs]
-        inside = [real for real in found if any(map(real.is_relative_to, self.folders))]
+        candidates = [(folder / location).resolve() for folder in self.folders if not climbs]
+        inside = [real for real in candidates if any(map(real.is_relative_to, self.folders))]
         if not inside:
             raise OnnxpruneError(
                 f"weight '{name}' is stored in '{location}', outside the folder of the model",
@@ -188,20 +188,20 @@ def _check_inline(tensor: ir.serde.TensorProtoTensor) -> None:
     if tensor.dtype == ir.DataType.UNDEFINED:
         raise OnnxpruneError(f"weight '{tensor.name}' has no element type", hint=_RESTORE)
     if proto.HasField("raw_data"):
-        held, needed, unit = len(proto.raw_data), tensor.nbytes, "bytes"
+        count, needed, unit = len(proto.raw_data), tensor.nbytes, "bytes"
     else:
         complex_ = tensor.dtype in (ir.DataType.COMPLEX64, ir.DataType.COMPLEX128)
         # Typed fields pack 2- and 4-bit elements into bytes, and hold complex ones as pairs.
         packed = tensor.dtype.bitwidth in (2, 4)
         needed, unit = tensor.nbytes if packed else tensor.size * (1 + complex_), "numbers"
-        held = len(getattr(proto, _TYPED_FIELDS.get(tensor.dtype, "int32_data")))
-    _check_filled(tensor, held, needed, unit)
+        count = len(getattr(proto, _TYPED_FIELDS.get(tensor.dtype, "int32_data")))
+    _check_filled(tensor, count, needed, unit)
 
 
-def _check_filled(tensor: ir.TensorProtocol, held: int, needed: int, unit: str) -> None:
-    if held != needed:
+def _check_filled(tensor: ir.TensorProtocol, count: int, needed: int, unit: str) -> None:
+    if count != needed:
         raise OnnxpruneError(
             f"weight '{tensor.name}' of type {tensor.dtype.name} and shape "
-            f"{list(tensor.shape.numpy())} needs {needed} {unit}, but {held} are stored",
-            hint="A model stripped of its weights cannot be pruned." if held == 0 else _RESTORE,
+            f"{list(tensor.shape.numpy())} needs {needed} {unit}, but {count} are stored",
+            hint="A model stripped of its weights cannot be pruned." if count == 0 else _RESTORE,
         )

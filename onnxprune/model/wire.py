@@ -97,17 +97,17 @@ def detach(data: memoryview, token: str, smallest: int) -> bytes:
         payload = [f for f in fields if f.number in (_RAW_DATA, _PACKED.get(dtype))]
         if len(payload) != 1 or payload[0].wire != _BYTES:
             return None
-        (held,) = payload
-        if held.end - held.value < smallest:
+        (content,) = payload
+        if content.end - content.value < smallest:
             return None
         reference = onnx.TensorProto(data_location=onnx.TensorProto.EXTERNAL)
         for key, value in (
             ("location", token),
-            ("offset", str(held.value)),
-            ("length", str(held.end - held.value)),
+            ("offset", str(content.value)),
+            ("length", str(content.end - content.value)),
         ):
             reference.external_data.add(key=key, value=value)
-        return [view[start : held.start], view[held.end : end], reference.SerializeToString()]
+        return [view[start : content.start], view[content.end : end], reference.SerializeToString()]
 
     chunks = _rewrite(data, 0, len(data), "model", place, smallest, 0)
     return bytes(data) if chunks is None else b"".join(_as_bytes(chunks))

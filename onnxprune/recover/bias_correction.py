@@ -66,7 +66,11 @@ def correct(
         A new model; ``pruned`` is left as it is.
     """
     job = _Job(dense, pruned, kept, facts, sample or Sample(), provider, threads, tell)
-    aside = [k for k in range(len(batches)) if k % job.sample.held == job.sample.held - 1]
+    aside = [
+        k
+        for k in range(len(batches))
+        if k % job.sample.holdout_every == job.sample.holdout_every - 1
+    ]
     aside = aside or list(range(len(batches)))[-1:]
     judges = [batches[k] for k in aside]
     rest = [each for k, each in enumerate(batches) if k not in aside]

@@ -68,7 +68,7 @@ class Refitting:
     def one(self, step: Step) -> LayerOutcome:
         """Fit a layer, with its maker if it has one, and write back what helps."""
         # A pair is judged by whole samples: of a few, none can be spared.
-        if step.maker is None or sum(self.student.samples) < self.how.sample.held:
+        if step.maker is None or sum(self.student.samples) < self.how.sample.holdout_every:
             return self._alone(step)[0]
         if step.maker.filters is None:
             return self._together(step, step.maker)

@@ -35,16 +35,16 @@ def load_error(where: str, complaint: str) -> OnnxpruneError:
         match = pattern.search(complaint.replace("\n", " "))
         if match is None:
             continue
-        found = match.groupdict()
-        domain = found.get("domain") or "ai.onnx"
-        at = f" (node '{found['node']}')" if found.get("node") else ""
+        parts = match.groupdict()
+        domain = parts.get("domain") or "ai.onnx"
+        at = f" (node '{parts['node']}')" if parts.get("node") else ""
         hint = "Pass the library that implements it as a custom operator library."
         if domain in _EXTENSIONS:
             hint = "pip install onnxruntime-extensions: it is then used by itself."
         elif verb == "implements":
             hint = "No kernel takes these element types on this provider; try another provider."
         return OnnxpruneError(
-            f"onnxruntime cannot run {where}: it {verb} no operator {domain}.{found['op']}{at}",
+            f"onnxruntime cannot run {where}: it {verb} no operator {domain}.{parts['op']}{at}",
             hint=hint,
         )
     return OnnxpruneError(f"onnxruntime cannot load {where}: {plain(complaint)}")

@@ -92,14 +92,14 @@ def tap(model: models.Model, names: Iterable[str]) -> tuple[str, ...]:
     graph = model.ir.graph
     present = {value.name for value in graph.outputs}
     inputs = {value.name for value in graph.inputs if not value.is_initializer()}
-    found = {value.name: value for value in models.values(graph)}
+    by_name = {value.name: value for value in models.values(graph)}
     echoed = []
     for name in dict.fromkeys(names):
         if name in inputs:
             echoed.append(name)
-        elif name in found:
+        elif name in by_name:
             if name not in present:
-                graph.outputs.append(found[name])
+                graph.outputs.append(by_name[name])
         else:
             raise _untappable(model, name)
     return tuple(echoed)
@@ -113,12 +113,12 @@ def with_sizes(model: models.Model, names: Sequence[str]) -> tuple[models.Model,
     """
     copy = models.clone(model)
     graph = copy.ir.graph
-    found = {value.name: value for value in models.values(graph)}
+    by_name = {value.name: value for value in models.values(graph)}
     sizes = {}
     for name in names:
-        if name not in found:
+        if name not in by_name:
             raise _untappable(model, name)
-        node = ir.Node("", "Size", [found[name]], num_outputs=1)
+        node = ir.Node("", "Size", [by_name[name]], num_outputs=1)
         out = node.outputs[0]
         out.name = models.fresh_name(graph, f"{name}.size")
         out.type, out.shape = ir.TensorType(ir.DataType.INT64), ir.Shape([])

@@ -249,12 +249,12 @@ def check_feeds(inputs: Signature, feeds: Feeds) -> None:
     for name, spec in specs.items():
         array = feeds[name]
         fits = len(array.shape) == len(spec.shape) and all(
-            not isinstance(wanted, int) or wanted == given
-            for wanted, given in zip(spec.shape, array.shape, strict=True)
+            not isinstance(wanted, int) or wanted == text
+            for wanted, text in zip(spec.shape, array.shape, strict=True)
         )
         if array.dtype != spec.dtype or not fits:
-            given = f"{array.dtype.name} {list(array.shape)}"
-            raise OnnxpruneError(f"the model failed to run: '{name}' is fed {given}", hint=hint)
+            text = f"{array.dtype.name} {list(array.shape)}"
+            raise OnnxpruneError(f"the model failed to run: '{name}' is fed {text}", hint=hint)
 
 
 def closed() -> OnnxpruneError:

@@ -57,15 +57,15 @@ class OpenvinoSession(CompiledSession):
     def profiled(self, feeds: Feeds, runs: int) -> list[list[NodeTime]]:
         """The nodes of each run; it does not tell when they began."""
         self.run(feeds)
-        found = []
+        result = []
         for _ in range(runs):
             self.run(feeds)
             nodes = self.handle.get_profiling_info()
             times = ((each, each.real_time.total_seconds()) for each in nodes)
-            found.append(
+            result.append(
                 [NodeTime(each.node_name, each.node_type, time) for each, time in times if time]
             )
-        return found
+        return result
 
     def close(self) -> None:
         """Free the compiled model."""
@@ -94,23 +94,23 @@ def _compiled(source: Source, settings: Mapping[str, Any], device: str) -> tuple
         try:
             # Compiled before the folder goes; the plug-in keeps its own copy of the weights.
             started = time.perf_counter()
-            made = core.compile_model(core.read_model(str(path)), device, dict(settings))
+            compiled = core.compile_model(core.read_model(str(path)), device, dict(settings))
         except RuntimeError as error:
             raise OnnxpruneError(
                 f"OpenVINO cannot take {name}: {plain(error)}",
                 hint="`onnxprune bench --on cpu` tells whether onnxruntime does",
             ) from error
-    return made, time.perf_counter() - started
+    return compiled, time.perf_counter() - started
 
 
 def _refuse_sparse(path: Path) -> None:
     """OpenVINO may read a sparse initializer as an input of unknown value, without a word."""
     from onnxprune.model import sparse
 
-    found = sparse.names(path)
-    if found:
+    names = sparse.names(path)
+    if names:
         raise OnnxpruneError(
-            f"OpenVINO reads no sparse initializers, and {path.name} has {len(found)}",
+            f"OpenVINO reads no sparse initializers, and {path.name} has {len(names)}",
             hint=f"onnxprune densify {path} -o dense.onnx",
         )
 
@@ -134,9 +134,9 @@ def _backend(name: str, hint: str) -> Backend:
         device = str(settings.pop("device", "CPU"))
         return OpenvinoSession(model, settings, device)
 
-    said = "in the precision it chooses" if hint == "default" else f"in {hint}"
+    suffix = "in the precision it chooses" if hint == "default" else f"in {hint}"
     return Backend(
-        name, f"OpenVINO on CPU, {said}", _INSTALL, _probe(hint), opener, frozenset({"profile"})
+        name, f"OpenVINO on CPU, {suffix}", _INSTALL, _probe(hint), opener, frozenset({"profile"})
     )
 
 
@@ -146,16 +146,16 @@ def _probe(hint: str) -> Callable[[], Availability]:
             import openvino as ov
         except ImportError as error:
             return Availability(ok=False, reason=f"openvino cannot be imported: {error}")
-        found = str(ov.__version__).partition("-")[0]
+        version = str(ov.__version__).partition("-")[0]
         core = ov.Core()
         if "CPU" not in core.available_devices:
-            return Availability(ok=False, version=found, reason="OpenVINO finds no CPU device")
+            return Availability(ok=False, version=version, reason="OpenVINO finds no CPU device")
         can = {str(each).upper() for each in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")}
         wanted = {"f16": "FP16", "bf16": "BF16"}.get(hint, "FP32")
         if wanted not in can:
             reason = f"this CPU does not compute in {hint} ({', '.join(sorted(can))})"
-            return Availability(ok=False, version=found, reason=reason)
-        return Availability(ok=True, version=found)
+            return Availability(ok=False, version=version, reason=reason)
+        return Availability(ok=True, version=version)
 
     return probe
 

@@ -60,7 +60,7 @@ class OrtSession:
         precision: Callable[[], str],
         load_s: float,
         echoed: Sequence[str] = (),
-        held: tuple[object, ...] = (),
+        weights: tuple[object, ...] = (),
         folder: tempfile.TemporaryDirectory[str] | None = None,
     ) -> None:
         self.handle, self.provider, self.load_s = handle, provider, load_s
@@ -68,7 +68,7 @@ class OrtSession:
         copied = tuple(spec for spec in self.inputs if spec.name in echoed)
         self.outputs = _signature(handle.get_outputs()) + copied
         self._precision, self._echoed = precision, tuple(echoed)
-        self._held = held  # weights onnxruntime only refers to
+        self._held = weights  # weights onnxruntime only refers to
         self._folder = folder  # of a profile
 
     @functools.cached_property
@@ -215,10 +215,10 @@ def open_session(
             if folder is not None:
                 settings.enable_profiling = True
                 settings.profile_file_prefix = str(Path(folder.name) / "profile")
-            held = _pass_weights(ort, settings, weights)
-            how = use(settings, chosen, options or {})
+            buffers = _pass_weights(ort, settings, weights)
+            chosen_providers = use(settings, chosen, options or {})
             graph = embedded.graph if embedded else source
-            handle = ort.InferenceSession(graph, settings, **how)
+            handle = ort.InferenceSession(graph, settings, **chosen_providers)
         except OnnxpruneError:
             raise
         except Exception as error:  # onnxruntime raises bare Exception subclasses
@@ -236,7 +236,7 @@ def open_session(
     echoed = embedded.echoed if embedded else ()
     precision = _precision(model, chosen, options or {})
     spent = time.perf_counter() - started
-    return OrtSession(handle, chosen.name, precision, spent, echoed, held, folder)
+    return OrtSession(handle, chosen.name, precision, spent, echoed, buffers, folder)
 
 
 def _source(

@@ -35,8 +35,8 @@ def _backend(one: Provider, name: str, hint: str = "") -> Backend:
             profile=request.profile,
         )
 
-    said = "in the precision it chooses" if hint == "default" else f"in {hint}" if hint else ""
-    summary = f"onnxruntime, {one.full}" + (f", {said}" if said else "")
+    precision = "in the precision it chooses" if hint == "default" else f"in {hint}" if hint else ""
+    summary = f"onnxruntime, {one.full}" + (f", {precision}" if precision else "")
     return Backend(name, summary, one.install, _probe(one), opener, _CAPABILITIES)
 
 
@@ -50,17 +50,17 @@ def _hinted(options: Mapping[str, str], hint: str) -> dict[str, str]:
 
     It takes properties of OpenVINO only as JSON under ``load_config``; plain keys are ignored.
     """
-    given = json.loads(options.get("load_config", "{}"))
+    config = json.loads(options.get("load_config", "{}"))
     device = options.get("device_type", "CPU")
     if hint != "default":
-        given.setdefault(device, {}).setdefault("INFERENCE_PRECISION_HINT", hint)
-    return {**options, **({"load_config": json.dumps(given)} if given else {})}
+        config.setdefault(device, {}).setdefault("INFERENCE_PRECISION_HINT", hint)
+    return {**options, **({"load_config": json.dumps(config)} if config else {})}
 
 
 def _probe(one: Provider) -> Callable[[], Availability]:
     def probe() -> Availability:
         try:
-            found = str(runtime().__version__)
+            installed = str(runtime().__version__)
         except OnnxpruneError as error:
             return Availability(ok=False, reason=error.message)
         problem = device_problem(one)
@@ -68,22 +68,22 @@ def _probe(one: Provider) -> Callable[[], Availability]:
             problem = gpu_problem()
         if one.plugin and not problem:
             with contextlib.suppress(PackageNotFoundError):
-                found += f" with {one.wheel} {version(one.wheel)}"
-        return Availability(ok=not problem, version=found, reason=problem)
+                installed += f" with {one.wheel} {version(one.wheel)}"
+        return Availability(ok=not problem, version=installed, reason=problem)
 
     return probe
 
 
 def _all() -> tuple[Backend, ...]:
-    made = []
+    result = []
     for one in PROVIDERS:
         name = name_of(one)
         if one.name != "openvino":
-            made.append(_backend(one, name))
+            result.append(_backend(one, name))
             continue
-        made.append(_backend(one, name, "f32"))
-        made += [_backend(one, f"{name}:{hint}", hint) for hint in ("f16", "bf16", "default")]
-    return tuple(made)
+        result.append(_backend(one, name, "f32"))
+        result += [_backend(one, f"{name}:{hint}", hint) for hint in ("f16", "bf16", "default")]
+    return tuple(result)
 
 
 BACKENDS = _all()

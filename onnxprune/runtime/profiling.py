@@ -74,14 +74,14 @@ def profile(chosen: Backend, path: Path, feeds: Feeds, *, threads: int | None = 
     observed = chosen.open(path, threads=threads, profile=True)
     try:
         assert isinstance(observed, Profiled)
-        found = observed.profiled(feeds, count)
+        profiles = observed.profiled(feeds, count)
     finally:
         observed.close()
     nodes: dict[tuple[str, str], list[float]] = defaultdict(list)
-    for each in (node for run in found for node in run):
+    for each in (node for run in profiles for node in run):
         nodes[each.name, each.op].append(each.seconds)
     seconds = {key: _quartile(times) for key, times in nodes.items()}
-    gaps = _gaps(found)
+    gaps = _gaps(profiles)
     if gaps is None:
         gaps = max(0.0, float(runs.min()) - sum(seconds.values()))
     return Profile(chosen.name, precision, float(np.median(runs)), _by_kind(seconds), gaps)
@@ -104,13 +104,13 @@ def _seconds(run: Callable[[], object]) -> npt.NDArray[np.float64]:
     """Seconds of each run, for a second after warming up."""
     for _ in range(3):
         run()
-    found: list[float] = []
+    seconds: list[float] = []
     end = time.perf_counter() + _BUDGET_S
-    while len(found) < _FEWEST or (time.perf_counter() < end and len(found) < 2000):
+    while len(seconds) < _FEWEST or (time.perf_counter() < end and len(seconds) < 2000):
         started = time.perf_counter()
         run()
-        found.append(time.perf_counter() - started)
-    return np.array(found)
+        seconds.append(time.perf_counter() - started)
+    return np.array(seconds)
 
 
 def _quartile(times: list[float]) -> float:

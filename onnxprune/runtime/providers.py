@@ -174,8 +174,8 @@ def _devices(one: Provider, settings: Mapping[str, str]) -> list[Any]:
         library = importlib.import_module(one.plugin).get_library_path()
         ort.register_execution_provider_library(one.name, str(library))
     wanted = settings.get("device_type", "").upper()
-    devices = [found for found in ort.get_ep_devices() if found.ep_name == one.full]
-    return [found for found in devices if wanted in ("", found.device.type.name)]
+    devices = [device for device in ort.get_ep_devices() if device.ep_name == one.full]
+    return [device for device in devices if wanted in ("", device.device.type.name)]
 
 
 def _installed(one: Provider) -> bool:
@@ -187,7 +187,7 @@ def _registered(one: Provider) -> bool:
     ort = runtime()
     if not one.plugin or not hasattr(ort, "get_ep_devices"):
         return False
-    return any(found.ep_name == one.full for found in ort.get_ep_devices())
+    return any(device.ep_name == one.full for device in ort.get_ep_devices())
 
 
 def gpu_problem() -> str:

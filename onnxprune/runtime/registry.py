@@ -91,8 +91,8 @@ def _load(point: EntryPoint) -> Backend:
     """Import a plug-in."""
     owner = point.dist.name if point.dist else point.value
     try:
-        found = point.load()
-        made = found() if callable(found) and not isinstance(found, Backend) else found
+        target = point.load()
+        result = target() if callable(target) and not isinstance(target, Backend) else target
     except OnnxpruneError:
         raise
     except Exception as error:
@@ -100,9 +100,9 @@ def _load(point: EntryPoint) -> Backend:
             f"the backend {point.name!r} of {owner} cannot be imported: {error}",
             hint=f"repair or uninstall {owner}",
         ) from error
-    if not isinstance(made, Backend) or made.name != point.name:
+    if not isinstance(result, Backend) or result.name != point.name:
         raise OnnxpruneError(
             f"{owner} offers a backend {point.name!r}, but {point.value} is none of that name",
             hint="name an onnxprune.runtime.registry.Backend, or a function that makes one",
         )
-    return made
+    return result

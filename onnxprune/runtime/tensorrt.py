@@ -111,18 +111,18 @@ def _backend(name: str, runtime: Name, half: Half) -> Backend:
         from onnxprune.runtime.engines.runtime import find
 
         try:
-            found = find(runtime)
+            trt = find(runtime)
         except OnnxpruneError as error:
             return Availability(ok=False, reason=error.message)
         problem = gpu_problem() or _without_polygraphy()
-        return Availability(ok=not problem, version=found.version, reason=problem)
+        return Availability(ok=not problem, version=trt.version, reason=problem)
 
     def opener(model: Source, request: Request) -> EngineSession:
         return EngineSession(model, request, runtime, half)
 
     title = "TensorRT-RTX" if runtime == "tensorrt_rtx" else "TensorRT"
-    said = "" if half == "asis" else f", in {half}"
-    return Backend(name, f"{title} engine{said}", _INSTALL[runtime], probe, opener)
+    suffix = "" if half == "asis" else f", in {half}"
+    return Backend(name, f"{title} engine{suffix}", _INSTALL[runtime], probe, opener)
 
 
 def _without_polygraphy() -> str:

@@ -98,9 +98,9 @@ class TrtexecSession(CompiledSession):
             [self._program, *words], capture_output=True, text=True, check=False
         )
         if done.returncode:
-            said = _ERROR.findall(done.stdout + done.stderr)
+            errors = _ERROR.findall(done.stdout + done.stderr)
             raise OnnxpruneError(
-                f"{Path(self._program).name} failed: {said[0] if said else 'no message'}",
+                f"{Path(self._program).name} failed: {errors[0] if errors else 'no message'}",
                 hint=f"its command was {shlex.join([Path(self._program).name, *words])}",
             )
 
@@ -112,12 +112,12 @@ def read_times(text: str) -> tuple[float, ...]:
         OnnxpruneError: it is no such file, or empty.
     """
     try:
-        found = tuple(float(each["latencyMs"]) / 1e3 for each in json.loads(text))
+        times = tuple(float(each["latencyMs"]) / 1e3 for each in json.loads(text))
     except (ValueError, KeyError, TypeError) as error:
         raise OnnxpruneError("these are no times exported by trtexec") from error
-    if not found:
+    if not times:
         raise OnnxpruneError("trtexec exported no times")
-    return found
+    return times
 
 
 def read_outputs(text: str, signature: Sequence[TensorSpec]) -> dict[str, npt.NDArray[Any]]:
@@ -127,7 +127,7 @@ def read_outputs(text: str, signature: Sequence[TensorSpec]) -> dict[str, npt.ND
         OnnxpruneError: it is no such file, or an output is missing.
     """
     try:
-        found = {
+        outputs = {
             str(each["name"]): (
                 tuple(int(size) for size in str(each["dimensions"]).split("x") if size),
                 each["values"],
@@ -135,7 +135,7 @@ def read_outputs(text: str, signature: Sequence[TensorSpec]) -> dict[str, npt.ND
             for each in json.loads(text)
         }
         return {
-            spec.name: np.array(found[spec.name][1], spec.dtype).reshape(found[spec.name][0])
+            spec.name: np.array(outputs[spec.name][1], spec.dtype).reshape(outputs[spec.name][0])
             for spec in signature
         }
     except (ValueError, KeyError, TypeError) as error:
@@ -151,15 +151,15 @@ def _probe() -> Availability:
 
 
 def _program() -> str | None:
-    return next((found for name in PROGRAMS if (found := shutil.which(name))), None)
+    return next((path for name in PROGRAMS if (path := shutil.which(name))), None)
 
 
 def _version(program: str) -> str:
     done = subprocess.run(  # noqa: S603  # the program the user put on PATH
         [program, "--help"], capture_output=True, text=True, check=False
     )
-    found = _VERSION.search(done.stdout)
-    return found[1] if found else "unknown version"
+    match = _VERSION.search(done.stdout)
+    return match[1] if match else "unknown version"
 
 
 def _open(model: Source, request: Request) -> TrtexecSession:

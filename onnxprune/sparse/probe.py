@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxprune import model as models
-from onnxprune.evaluate.output_comparison import Comparison, Fidelity
+from onnxprune.evaluate.output_comparison import Comparison, OutputComparison
 from onnxprune.graph.layers.epilogue import Epilogue, Weights
 from onnxprune.graph.layers.linear import LinearLayer
 from onnxprune.runtime import open_session
@@ -71,7 +71,7 @@ class Probe:
         return moved / max(damage, float(np.finfo(np.float64).tiny))
 
 
-def _distance(found: Fidelity) -> float:
+def _distance(found: OutputComparison) -> float:
     if found.kl is not None:
         return found.kl
     return 0.0 if found.relative_error is None else min(found.relative_error, 1e6) ** 2

@@ -19,7 +19,7 @@ import onnx_ir as ir
 
 from onnxprune import model as models
 from onnxprune.errors import OnnxpruneError
-from onnxprune.evaluate.equivalence import Feeds, prove
+from onnxprune.evaluate.equivalence import Feeds, check_equivalence
 from onnxprune.graph.analysis import Analysis
 from onnxprune.graph.layers.linear import LinearLayer
 from onnxprune.graph.units import Group, Slice
@@ -193,7 +193,7 @@ def reorder_safely(
 
 
 def _same(made: models.Model, analysis: Analysis, feeds: Sequence[Feeds], provider: str) -> Check:
-    found = prove(made, analysis.model, feeds, provider)
+    found = check_equivalence(made, analysis.model, feeds, provider)
     return Check(found.name.replace("pruned = masked", "reordered = original"), found.ok,
                  found.value, found.limit)  # fmt: skip
 

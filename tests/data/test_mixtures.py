@@ -37,7 +37,7 @@ def test_tokens_keep_to_what_was_seen_and_to_their_masks(
     samples: int, batch: int, held: int, seed: int
 ) -> None:
     given_ = sentences(samples, batch, seed)
-    found = with_mixtures(given_, most_bytes=1 << 30, held=held, seed=seed)
+    found = with_mixtures(given_, most_bytes=1 << 30, holdout_every=held, seed=seed)
     kept = [f for f in found if any(f is g for g in given_)]
     assert [id(f) for f in kept] == [id(f) for f in given_]
     assert len(found) > len(given_) or len(given_[0]["ids"]) < held
@@ -56,7 +56,9 @@ def test_tokens_keep_to_what_was_seen_and_to_their_masks(
 def test_what_judges_is_in_no_sentence_that_is_fitted_to(
     samples: int, batch: int, held: int, seed: int
 ) -> None:
-    found = with_mixtures(sentences(samples, batch, seed), most_bytes=1 << 30, held=held, seed=seed)
+    found = with_mixtures(
+        sentences(samples, batch, seed), most_bytes=1 << 30, holdout_every=held, seed=seed
+    )
     of = [set(row[row > 0].tolist()) for feeds in found for row in origins(feeds)]
     judging: set[int] = set().union(*of[held - 1 :: held])
     fitted: set[int] = set().union(*(row for k, row in enumerate(of) if k % held != held - 1))

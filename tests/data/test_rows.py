@@ -25,7 +25,7 @@ batches = st.lists(st.integers(1, 9), min_size=1, max_size=6)
 def test_whole_samples_are_put_aside_counted_through_all_batches(
     samples: list[int], each: int, held: int
 ) -> None:
-    sample = Sample(held=held)
+    sample = Sample(holdout_every=held)
     found = [
         sample.aside(samples, k, np.arange(n * each), n * each).reshape(n, each)
         for k, n in enumerate(samples)
@@ -39,7 +39,7 @@ def test_whole_samples_are_put_aside_counted_through_all_batches(
 
 @given(st.integers(1, 5), st.integers(6, 40))
 def test_of_a_few_samples_the_last_rows_are(count: int, rows: int) -> None:
-    aside = Sample(held=6).aside([1] * count, 0, np.arange(rows), rows)
+    aside = Sample(holdout_every=6).aside([1] * count, 0, np.arange(rows), rows)
     assert 0 < aside.sum() <= -(-rows // 6)
     assert not np.diff(aside.astype(int)).min() < 0  # once aside, aside to the end
 

@@ -20,7 +20,7 @@ import pytest
 from bench.judge import heads
 from bench.subjects import Subject
 from onnxprune.graph.analysis import Analysis, analyse
-from onnxprune.graph.reference import masked
+from onnxprune.graph.reference import mask_model
 from onnxprune.graph.surgery import cut
 from onnxprune.model import Model, load, to_proto
 
@@ -145,7 +145,7 @@ def test_cut_equals_masked(exports: list[Path]) -> None:
             removed = some_of_everything(analysis, seed)
             small = cut(analysis, removed)
             onnx.checker.check_model(to_proto(small), full_check=True)
-            reference = list(run(masked(analysis, removed), batches))
+            reference = list(run(mask_model(analysis, removed), batches))
             for got, want, before in zip(run(small, batches), reference, dense, strict=True):
                 scale = float(np.abs(before).max())
                 assert np.abs(got - want).max() <= 1e-5 * scale, (path.name, seed)

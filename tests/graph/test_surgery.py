@@ -18,7 +18,7 @@ from onnxprune.errors import OnnxpruneError
 from onnxprune.evaluate.equivalence import difference
 from onnxprune.graph.analysis import analyse
 from onnxprune.graph.cost import cost
-from onnxprune.graph.reference import masked
+from onnxprune.graph.reference import mask_model
 from onnxprune.graph.surgery import cut
 from onnxprune.runtime import open_session
 from proving import assert_proved, choose
@@ -78,7 +78,7 @@ def test_the_callers_model_is_never_changed(seed: int) -> None:
     analysis = analyse(model)
     removed = choose(analysis, 0.5, seed)
     cut(analysis, removed)
-    masked(analysis, removed)
+    mask_model(analysis, removed)
     assert models.to_proto(model).SerializeToString(deterministic=True) == before
 
 
@@ -143,7 +143,7 @@ def test_the_removal_itself_costs_no_accuracy(shared: Path) -> None:
     for path in sorted((shared / "models").glob("resnet20_cifar10_*.onnx")):
         analysis = analyse(models.load(path))
         removed = choose(analysis, 0.15, 0)
-        small, reference = cut(analysis, removed), masked(analysis, removed)
+        small, reference = cut(analysis, removed), mask_model(analysis, removed)
         answers = [
             next(iter(open_session(m).run(feeds).values())).argmax(1) for m in (small, reference)
         ]

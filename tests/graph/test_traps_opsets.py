@@ -12,7 +12,7 @@ from onnx import helper
 from models.skeletons.net import Net
 from onnxprune import model as models
 from onnxprune.graph.analysis import analyse
-from onnxprune.graph.reference import masked
+from onnxprune.graph.reference import mask_model
 from onnxprune.graph.surgery import cut
 from onnxprune.runtime import open_session
 from proving import choose, made_up, proved
@@ -157,7 +157,8 @@ def test_broadcasting_by_axis_of_opset_6() -> None:
     assert sorted(map(len, removed.values())) == [2, 4]
     feeds = made_up(analysis.model, {"image": (2, 3, 8, 8)})
     small, reference = (
-        run(models.to_proto(m), feeds) for m in (cut(analysis, removed), masked(analysis, removed))
+        run(models.to_proto(m), feeds)
+        for m in (cut(analysis, removed), mask_model(analysis, removed))
     )
     np.testing.assert_allclose(small, reference, rtol=0, atol=1e-5)
     assert np.abs(reference - run(model, feeds)).max() > 1e-2

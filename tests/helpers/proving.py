@@ -16,9 +16,9 @@ import onnx_ir as ir
 
 from onnxprune import model as models
 from onnxprune.data.dataset import synthetic_inputs
-from onnxprune.evaluate.equivalence import difference, prove
+from onnxprune.evaluate.equivalence import check_equivalence, difference
 from onnxprune.graph.analysis import Analysis, analyse
-from onnxprune.graph.reference import masked
+from onnxprune.graph.reference import mask_model
 from onnxprune.graph.surgery import cut
 from onnxprune.model.signature import signature_of
 from onnxprune.runtime import open_session
@@ -48,7 +48,9 @@ def assert_proved(analysis: Analysis, part: float = 0.3, seed: int = 0, blocks: 
     removed = choose(analysis, part, seed)
     bypassed = [b.name for b in analysis.blocks[:blocks]]
     small = cut(analysis, removed, bypassed)
-    check = prove(small, masked(analysis, removed, bypassed), synthetic_inputs(analysis))
+    check = check_equivalence(
+        small, mask_model(analysis, removed, bypassed), synthetic_inputs(analysis)
+    )
     assert check.ok, check
     assert_interface_unchanged(analysis.model, small)
     return sum(map(len, removed.values()))
@@ -142,15 +144,15 @@ def proved(
         chosen[2] = {name: chosen[2][name] for name in list(chosen[2])[::2]}
     proofs = []
     for removed in chosen:
-        small, reference = cut(analysis, removed), masked(analysis, removed)
+        small, reference = cut(analysis, removed), mask_model(analysis, removed)
         assert not _complaint(small) or _complaint(analysis.model), _complaint(small)
-        check = prove(small, reference, feeds)
+        check = check_equivalence(small, reference, feeds)
         assert check.ok, (check, removed)
         assert check.limit <= limit, "too noisy a model to prove anything with"
         assert_interface_unchanged(analysis.model, small)
         proofs.append(Proof(analysis, removed, small))
     if chosen[0]:
-        reference = masked(analysis, chosen[0])
+        reference = mask_model(analysis, chosen[0])
         dense, zeroed = (open_session(m).run(feeds[0]) for m in (analysis.model, reference))
         assert any(difference(zeroed[n], dense[n]) > 1e-3 for n in dense), "nothing mattered"
     return proofs[0]

@@ -192,7 +192,7 @@ def test_what_judges_is_in_no_mixture_that_is_fitted_to(
 ) -> None:
     x = 1.5 * np.eye(samples)  # a mixture says which samples it is of
     given_ = [{"x": x[at : at + batch]} for at in range(0, samples, batch)]
-    found = with_mixtures(given_, most_bytes=1 << 30, held=held, seed=seed)
+    found = with_mixtures(given_, most_bytes=1 << 30, holdout_every=held, seed=seed)
     rows = np.concatenate([feeds["x"] for feeds in found])
     judges = np.arange(len(rows)) % held == held - 1
     judging = {int(k) for row in rows[judges] for k in np.flatnonzero(row)}

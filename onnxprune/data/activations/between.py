@@ -85,10 +85,10 @@ def _nearest(
     reader: LinearLayer,
 ) -> Maker | None:
     """The layer before ``reader``; the function between may be none at all."""
-    found = _function(values[reader.x])
-    if found is None:
+    function = _function(values[reader.x])
+    if function is None:
         return None
-    start, nodes = found
+    start, nodes = function
     for layer in layers:
         fact = facts.get(layer.y)
         if fact is None or fact.shape is None or not _fits(layer, reader, len(fact.shape)):

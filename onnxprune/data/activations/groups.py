@@ -48,8 +48,8 @@ def input_statistics(
         if layer.x in seen:
             channel = layer.axis % len(analysis.walk.axes[layer.x])
             taps[layer.weight, layer.node] = Tap(layer.x, channel, covariance, layer.groups)
-    found = collect(analysis.model, data, taps.values(), provider=provider, rows=_ROWS)
-    return {key: found[tap] for key, tap in taps.items()}
+    statistics = collect(analysis.model, data, taps.values(), provider=provider, rows=_ROWS)
+    return {key: statistics[tap] for key, tap in taps.items()}
 
 
 def readers(analysis: Analysis, groups: Iterable[Group]) -> Iterator[LinearLayer]:
@@ -80,11 +80,11 @@ def block_importance(
     """
     names = sorted({n for b in blocks for n in (b.skip, b.output)})
     sums = {b.name: np.zeros(2) for b in blocks}
-    held: dict[str, np.ndarray] = {}
+    latest: dict[str, np.ndarray] = {}
     for values in observe(analysis.model, data, names, provider=provider, limit=1 << 62):
-        held.update(values)
+        latest.update(values)
         for block in blocks:
-            x, y = (held[n].astype(np.float64) for n in (block.skip, block.output))
+            x, y = (latest[n].astype(np.float64) for n in (block.skip, block.output))
             axis = 1 if x.ndim > 3 else -1
             size = np.linalg.norm(x, axis=axis) * np.linalg.norm(y, axis=axis)
             cosine = (x * y).sum(axis) / np.maximum(size, 1e-30)

@@ -98,14 +98,14 @@ def _passes(
     counts = counter.run(first, list(outputs.values()))
     width = {spec.name: spec.dtype.itemsize for spec in session.outputs}
     parts: list[list[str]] = [[]]
-    held = 0
+    total = 0
     for name in names:
         size = int(counts[outputs[name]]) * width[name]
-        if parts[-1] and held + size > limit:
+        if parts[-1] and total + size > limit:
             parts.append([])
-            held = 0
+            total = 0
         parts[-1].append(name)
-        held += size
+        total += size
     return parts
 
 
@@ -321,8 +321,8 @@ def _chunks(view: Array) -> Iterator[Array]:
     wide = max(1, min(inner, _CHUNK // channels))
     deep = max(1, _CHUNK // (channels * wide))
     for start in range(0, outer, deep):
-        for left in range(0, inner, wide):
-            yield view[start : start + deep, :, left : left + wide]
+        for column in range(0, inner, wide):
+            yield view[start : start + deep, :, column : column + wide]
 
 
 def _pick(view: Array, rows: int | None, chosen: np.random.Generator) -> Array:

@@ -39,13 +39,13 @@ class Sample:
     Attributes:
         rows: per layer, at least; fewer where it has many groups.
         per_input: per input of the layer, if that is more.
-        held: every ``held``-th sample is put aside to judge by.
+        holdout_every: one of so many samples is held out.
         seed: of the draw.
     """
 
     rows: int = 30_000
     per_input: int = 16
-    held: int = 6
+    holdout_every: int = 6
     seed: int = 0
 
     def wanted(self, inputs: int, groups: int = 1) -> int:
@@ -62,10 +62,10 @@ class Sample:
             rows: places in a value of the batch, sample after sample.
             total: rows that this value has.
         """
-        if sum(samples) < self.held:
+        if sum(samples) < self.holdout_every:
             # A few samples cannot be put aside whole: then it is their last rows.
-            return judges(rows * self.held // total, self.held)
-        return judges(sum(samples[:batch]) + rows * samples[batch] // total, self.held)
+            return judges(rows * self.holdout_every // total, self.holdout_every)
+        return judges(sum(samples[:batch]) + rows * samples[batch] // total, self.holdout_every)
 
 
 def run_to(epilogue: Epilogue, x: str, teacher: Segments, student: Segments) -> None:

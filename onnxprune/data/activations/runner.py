@@ -51,22 +51,22 @@ class _Piece:
         outputs: what it can give.
         wanted: what is asked for together.
         batch: the last one.
-        found: what it gave for that.
+        results: what it gave for that.
     """
 
     run: Callable[[int, Sequence[str]], Mapping[str, Array]]
     outputs: Sequence[str]
     wanted: Sequence[str]
     batch: int = -1
-    found: dict[str, Array] = field(default_factory=dict)
+    results: dict[str, Array] = field(default_factory=dict)
 
     def value(self, name: str, batch: int) -> Array:
         """One of its outputs."""
         if batch != self.batch:
-            self.batch, self.found = batch, {}
-        if name not in self.found:
-            self.found |= self.run(batch, self.wanted if name in self.wanted else [name])
-        return self.found[name]
+            self.batch, self.results = batch, {}
+        if name not in self.results:
+            self.results |= self.run(batch, self.wanted if name in self.wanted else [name])
+        return self.results[name]
 
 
 class Segments:
@@ -137,8 +137,8 @@ class Segments:
         return name in self._held[0] or (node is not None and node not in self._done)
 
     def _shape(self, name: str, batch: int) -> tuple[int, ...]:
-        held = self._held[batch].get(name)
-        return (self.value(name, batch) if held is None else held).shape
+        array = self._held[batch].get(name)
+        return (self.value(name, batch) if array is None else array).shape
 
     def shown(self, name: str, axis: int, batch: int) -> npt.NDArray[np.int64] | None:
         """The rows of such a value that are no padding; None if none is known to be."""
@@ -175,13 +175,13 @@ class Segments:
                 return
             self._keep(piece, first, stay)
         else:
-            for held in self._held:
-                _let_go(held, stay)
+            for values in self._held:
+                _let_go(values, stay)
         self._done = after
 
-    def _size(self, found: Mapping[str, Array], stay: Iterable[str]) -> int:
-        """Bytes that would be held, of what stays and what was found for one batch."""
-        sizes = [a.nbytes // (1 + self._halves(a)) for a in found.values()]
+    def _size(self, values: Mapping[str, Array], stay: Iterable[str]) -> int:
+        """Bytes to hold, for what stays and the new values of one batch."""
+        sizes = [a.nbytes // (1 + self._halves(a)) for a in values.values()]
         return (sum(sizes) + sum(self._held[0][n].nbytes for n in stay)) * len(self)
 
     def _halves(self, value: Array) -> bool:
@@ -194,11 +194,11 @@ class Segments:
         A batch gives up what need not stay before the next one runs.
         """
         self._halved |= {name for name, array in first.items() if self._halves(array)}
-        for batch, held in enumerate(self._held):
-            found = piece.run(batch, piece.outputs) if batch else first
-            _let_go(held, stay)
-            for name, array in found.items():
-                held[name] = _half(array) if name in self._halved else array
+        for batch, values in enumerate(self._held):
+            results = piece.run(batch, piece.outputs) if batch else first
+            _let_go(values, stay)
+            for name, array in results.items():
+                values[name] = _half(array) if name in self._halved else array
 
     def rewind(self, start: str, end: str) -> bool:
         """Take back what ran from one value to another, whose nodes have changed since.
@@ -225,8 +225,8 @@ class Segments:
             queue += [v for v in read if v.producer() not in between]
         self._done -= between
         for name in (v.name for node in between for v in node.outputs):
-            for held in self._held:
-                held.pop(name or "", None)
+            for values in self._held:
+                values.pop(name or "", None)
         return True
 
     def _take_back(self, names: Iterable[str]) -> None:
@@ -241,8 +241,8 @@ class Segments:
                 self._done.discard(node)
                 queue += read_by(node)
             elif name in self._batches[0]:
-                for held, batch in zip(self._held, self._batches, strict=True):
-                    held[name] = batch[name]
+                for values, batch in zip(self._held, self._batches, strict=True):
+                    values[name] = batch[name]
 
     def release(self, name: str) -> None:
         """Keep a value no longer, or for one use less if it is kept for several."""
@@ -254,15 +254,15 @@ class Segments:
 
     def _ancestors(self, names: Sequence[str]) -> set[ir.Node]:
         """The nodes that have yet to run for some values."""
-        found: set[ir.Node] = set()
+        nodes: set[ir.Node] = set()
         queue = [self._values[name] for name in names]
         while queue:
             node = queue.pop().producer()
-            if node is None or node in found or node in self._done:
+            if node is None or node in nodes or node in self._done:
                 continue
-            found.add(node)
+            nodes.add(node)
             queue += read_by(node)
-        return found
+        return nodes
 
     def _piece(
         self, nodes: set[ir.Node], outputs: Sequence[str]
@@ -293,10 +293,10 @@ class Segments:
         return run
 
 
-def _let_go(held: dict[str, Array], stay: set[str]) -> None:
+def _let_go(values: dict[str, Array], stay: set[str]) -> None:
     """Hold no more than is to stay."""
-    for name in held.keys() - stay:
-        del held[name]
+    for name in values.keys() - stay:
+        del values[name]
 
 
 def _half(value: Array) -> Array:

@@ -155,9 +155,9 @@ class Weights:
         """
         matrix = layer.matrix(self.tensor(layer.weight).astype(np.float64))
         bias = np.zeros((matrix.shape[0], matrix.shape[2]))
-        held = self._bias(layer)
-        if held is not None:
-            bias = models.array_of(held).astype(np.float64).reshape(bias.shape)
+        stored = self._bias(layer)
+        if stored is not None:
+            bias = models.array_of(stored).astype(np.float64).reshape(bias.shape)
         if epilogue is None:
             return matrix, bias
         gain = epilogue.gain.reshape(bias.shape)
@@ -195,10 +195,10 @@ class Weights:
     def write_bias(self, layer: LinearLayer, bias: Float, epilogue: Epilogue | None = None) -> None:
         """The same for the bias alone, of a layer that takes one."""
         if epilogue is not None:
-            held = self._bias(layer)
+            stored = self._bias(layer)
             old = np.zeros(bias.shape)
-            if held is not None:
-                old = models.array_of(held).astype(np.float64).reshape(bias.shape)
+            if stored is not None:
+                old = models.array_of(stored).astype(np.float64).reshape(bias.shape)
             alive, scale = _scales(epilogue, bias.shape)
             bias = np.where(alive, bias / scale, old)
         self._store_bias(layer, bias.reshape(-1).astype(self.tensor(layer.weight).dtype))
@@ -219,9 +219,9 @@ class Weights:
 
     def _store_bias(self, layer: LinearLayer, bias: Array) -> None:
         """Store a bias, in a vector of its own where the old one has other readers."""
-        held = self._bias(layer)
-        if held is not None and len(held.uses()) == 1 and not held.is_graph_output():
-            models.set_constant(held, bias)
+        stored = self._bias(layer)
+        if stored is not None and len(stored.uses()) == 1 and not stored.is_graph_output():
+            models.set_constant(stored, bias)
             return
         node, position = self._bias_place(layer)
         assert isinstance(node.graph, ir.Graph)

@@ -233,16 +233,16 @@ def find_layers(model: models.Model) -> list[LinearLayer]:
     Products of two activations are none. A node whose weight cannot be traced to the store is one
     that is declined and has no ``source``.
     """
-    found = [layer for node, inside in walk(model) for layer in _layers(node, inside)]
+    layers = [layer for node, inside in walk(model) for layer in _layers(node, inside)]
     alike: dict[tuple[object, ...], list[str]] = {}
-    for layer in found:
+    for layer in layers:
         if layer.source is not None:
             alike.setdefault((layer.weight, *layer.along), []).append(layer.node)
     return [
         replace(layer, applications=tuple(alike[layer.weight, *layer.along]))
         if layer.source is not None
         else layer
-        for layer in found
+        for layer in layers
     ]
 
 
@@ -286,7 +286,7 @@ def _layers(node: ir.Node, inside: str) -> Iterator[LinearLayer]:
         if slot < len(node.inputs) and node.inputs[slot] is not None
     }
     reasons = [each.reason for each in traced.values() if isinstance(each, Unknown)]
-    found = False
+    any_layer = False
     for slot, source in traced.items():
         view = _view(line, places.index(slot))
         if isinstance(source, Unknown) or view is None:
@@ -297,8 +297,8 @@ def _layers(node: ir.Node, inside: str) -> Iterator[LinearLayer]:
             reasons.insert(0, "its weight is a single vector")
         else:
             yield _layer(node, slot, source, rule, attributes, view, places, inside)
-            found = True
-    if not found and any(reasons):
+            any_layer = True
+    if not any_layer and any(reasons):
         reason = next(filter(None, reasons))
         yield LinearLayer(node, rule.weights[0], rule.kind, inside=inside, declined=reason)
 
@@ -440,12 +440,12 @@ def _view(line: str, weight: int) -> _View | None:
     operands, (output, *_) = parse(line)
     own = _names(operands[weight])
     marked = [f for term in operands[weight] if term.contracted for f in term.factors]
-    gone = marked or [f for f in own if f not in _names(output)]
-    if not gone:
+    summed = marked or [f for f in own if f not in _names(output)]
+    if not summed:
         return None
     others = [f for k, terms in enumerate(operands) if k != weight for f in _names(terms)]
     order = [f for terms in operands for f in _names(terms)]
-    name = max(gone, key=lambda f: (f in others, order.index(f)))
+    name = max(summed, key=lambda f: (f in others, order.index(f)))
     x = next((k for k, ts in enumerate(operands) if k != weight and name in _names(ts)), None)
     met = set() if x is None else {*_names(operands[x])}
     free = next((f for f in own if f in _names(output) and f not in met), None)

@@ -20,25 +20,25 @@ _COUNTED = (ir.DataType.INT64, ir.DataType.INT32, ir.DataType.BOOL)
 
 def read_by(node: ir.Node) -> list[ir.Value]:
     """Everything a node reads, values captured by its bodies included."""
-    found = [v for v in node.inputs if v is not None]
+    values = [v for v in node.inputs if v is not None]
     for _, body in models.bodies(node):
         inner = set(models.values(body))
         for each in body:
-            found += [v for v in read_by(each) if v not in inner]
-        found += [v for v in body.outputs if v not in inner]
-    return found
+            values += [v for v in read_by(each) if v not in inner]
+        values += [v for v in body.outputs if v not in inner]
+    return values
 
 
 def ancestors(value: ir.Value) -> set[str]:
     """The identities of all nodes a value depends on, within its graph."""
-    found: set[str] = set()
+    names: set[str] = set()
     queue = [value]
     while queue:
         node = queue.pop().producer()
-        if node is not None and identity(node) not in found:
-            found.add(identity(node))
+        if node is not None and identity(node) not in names:
+            names.add(identity(node))
             queue += read_by(node)
-    return found
+    return names
 
 
 def read_at(nodes: Mapping[str, ir.Node], place: Place) -> ir.Value | None:
@@ -55,11 +55,11 @@ def by_identity(model: models.Model, dense: models.Model | None = None) -> dict[
         dense: what ``model`` was cut from, which may have dropped outputs that nobody reads: then
             nodes go by the name that they have there.
     """
-    found = {identity(node): node for graph in models.graphs(model) for node in graph}
+    nodes = {identity(node): node for graph in models.graphs(model) for node in graph}
     if dense is None:
-        return found
+        return nodes
     whole = {v.name: identity(n) for g in models.graphs(dense) for n in g for v in n.outputs}
-    return {whole.get(name, name): node for name, node in found.items()}
+    return {whole.get(name, name): node for name, node in nodes.items()}
 
 
 def source(value: ir.Value) -> ir.Value:

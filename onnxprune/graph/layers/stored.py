@@ -208,18 +208,18 @@ def _called(node: ir.Node) -> str:
 
 
 def _scaling(node: ir.Node, at: int, rank: int) -> Scaling | None:
-    held: list[Array | None] = []
+    arrays: list[Array | None] = []
     for position in (1, 2):
         value = node.inputs[position] if len(node.inputs) > position else None
-        found = None if value is None else trace(value)
-        if isinstance(found, Unknown):
+        source = None if value is None else trace(value)
+        if isinstance(source, Unknown):
             return None
-        held.append(None if found is None else found.seen(found.read()))
+        arrays.append(None if source is None else source.seen(source.read()))
     axis, block = (node.attributes.get(name) for name in ("axis", "block_size"))
     return Scaling(
         at,
-        held[0],
-        held[1],
+        arrays[0],
+        arrays[1],
         (1 if axis is None else axis.as_int()) % max(rank, 1),
         0 if block is None else block.as_int(),
     )
@@ -275,14 +275,14 @@ def backward(array: Array, shape: tuple[int, ...], steps: Sequence[Step]) -> Arr
 def axis_before(shape: tuple[int, ...], steps: Sequence[Step], axis: int) -> int | None:
     """Where an axis after the steps lies before them; None if it is no axis of its own."""
     shapes = shapes_along(shape, steps)
-    found: int | None = axis
+    place: int | None = axis
     for step, before, after in zip(
         reversed(steps), reversed(shapes[:-1]), reversed(shapes[1:]), strict=True
     ):
-        if found is None:
+        if place is None:
             return None
-        found = step.order[found] if step.kind == "transpose" else _same(before, after, found)
-    return found
+        place = step.order[place] if step.kind == "transpose" else _same(before, after, place)
+    return place
 
 
 def _transpose(node: ir.Node, shape: tuple[int, ...]) -> Step | None:
@@ -300,8 +300,8 @@ def _shape(node: ir.Node, shape: tuple[int, ...]) -> Step | None:
     if node.op_type == "Reshape":
         return None if numbers is None else _reshape(node, shape, numbers)
     if node.op_type == "Squeeze":
-        gone = range(len(shape)) if numbers is None else [n % len(shape) for n in numbers]
-        return Step("reshape", tuple(n for a, n in enumerate(shape) if a not in gone or n != 1))
+        squeezed = range(len(shape)) if numbers is None else [n % len(shape) for n in numbers]
+        return Step("reshape", tuple(n for a, n in enumerate(shape) if a not in squeezed or n != 1))
     if numbers is None:
         return None
     rank = len(shape) + len(numbers)

@@ -248,28 +248,28 @@ LINEAR: dict[tuple[str, str], Linear] = {}
 """(domain, operator) -> how it contracts a stored weight."""
 
 
-def linear(*ops: str, domain: str = "", **how: Any) -> None:  # noqa: ANN401  # fields of Linear
-    """Register operators as contracting a stored weight; see :class:`Linear` for ``how``."""
+def linear(*ops: str, domain: str = "", **settings: Any) -> None:  # noqa: ANN401  # fields of Linear
+    """Register operators as contracting a stored weight, by fields of :class:`Linear`."""
     for op in ops:
-        LINEAR[domain, op] = Linear(**how)
+        LINEAR[domain, op] = Linear(**settings)
 
 
-def apply_rule(call: Call, given: Sequence[bool] = ()) -> tuple[list[Tensor], str]:
+def apply_rule(call: Call, present: Sequence[bool] = ()) -> tuple[list[Tensor], str]:
     """Outputs of ``call`` by its rule, and, where everything was pinned instead, why.
 
     Args:
         call: the node.
-        given: which inputs it has; one that is given and has no axes is of unknown rank.
+        present: which inputs it has; one that is present without axes is of unknown rank.
     """
-    found = RULES.get((call.domain, call.op))
-    unknown = [k for k, is_given in enumerate(given) if is_given and call.inputs[k] is None]
+    rule_of_op = RULES.get((call.domain, call.op))
+    unknown = [k for k, has in enumerate(present) if has and call.inputs[k] is None]
     if unknown:
         why = f"{call.op} `{call.name}`: input {unknown[0]} is of unknown rank"
-    elif found is None:
+    elif rule_of_op is None:
         why = f"no rule for operator {call.domain + '::' if call.domain else ''}{call.op}"
     else:
         try:
-            outputs = call.einsum(found) if isinstance(found, str) else found(call)
+            outputs = call.einsum(rule_of_op) if isinstance(rule_of_op, str) else rule_of_op(call)
             _check_shapes(outputs, call.out_shapes)
             for i in range(len(call.inputs)):
                 if i not in call.touched:

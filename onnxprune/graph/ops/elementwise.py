@@ -70,14 +70,14 @@ def cast_like(call: Call) -> list[Tensor]:
 @rule("BiasGelu", "FastGelu", "BiasAdd", "QuantizeBFP", domain=_MS)
 def broadcasting(call: Call) -> list[Tensor]:
     """Any number of operands under numpy broadcasting, biases along the last axis among them."""
-    given = [t for t in call.inputs if t is not None]
+    operands = [t for t in call.inputs if t is not None]
     call.touched.update(range(len(call.inputs)))
     old_axis = call.attr("axis")
-    if call.version < 7 and old_axis is not None and len(given) == 2:
-        spare = len(given[0]) - len(given[1]) - int(old_axis)
-        given[1] = (*given[1], *[Axis(1)] * spare)
+    if call.version < 7 and old_axis is not None and len(operands) == 2:
+        spare = len(operands[0]) - len(operands[1]) - int(old_axis)
+        operands[1] = (*operands[1], *[Axis(1)] * spare)
     call.roles = {(i, k): "scales" for i, t in enumerate(call.inputs) for k in range(len(t or ()))}
-    return [call.broadcast(given)]
+    return [call.broadcast(operands)]
 
 
 @rule("QuantizeLinear", "DequantizeLinear")

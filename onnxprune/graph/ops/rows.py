@@ -131,8 +131,8 @@ def gather(call: Call) -> list[Tensor]:
     def moved(keep: Keep) -> npt.NDArray[np.int64]:
         if keep(axis).all():  # indices from the end stay as they are written
             return raw
-        left = rows[keep(taken)] if rows.ndim else rows
-        return np.asarray((np.cumsum(keep(axis)) - 1)[left], np.int64)
+        remaining = rows[keep(taken)] if rows.ndim else rows
+        return np.asarray((np.cumsum(keep(axis)) - 1)[remaining], np.int64)
 
     call.sizes[1] = moved
     taken = take(axis, np.atleast_1d(rows))

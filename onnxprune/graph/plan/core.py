@@ -27,13 +27,13 @@ _PACKAGES = ("onnxprune", "numpy", "onnx", "onnx-ir", "onnxruntime", "onnxruntim
 
 def versions(packages: Iterable[str] = _PACKAGES) -> dict[str, str]:
     """Versions of those of the packages that are installed; by default what plans depend on."""
-    found = {}
+    result = {}
     for package in packages:
         try:
-            found[package] = version(package)
+            result[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return result
 
 
 @dataclass(frozen=True)
@@ -175,14 +175,14 @@ class Plan:
     __hash__ = None  # type: ignore[assignment]
 
     def __str__(self) -> str:
-        made = self.origin
-        how = ", ".join(t for t in (made.criterion, made.allocation, made.budget) if t)
-        where = f"graph {made.structure[:12]}" if made.structure else "any graph"
-        lines = [f"plan for {where}" + (f": {how}" if how else "")]
+        origin = self.origin
+        choice = ", ".join(t for t in (origin.criterion, origin.allocation, origin.budget) if t)
+        where = f"graph {origin.structure[:12]}" if origin.structure else "any graph"
+        lines = [f"plan for {where}" + (f": {choice}" if choice else "")]
         width = max((len(n) for n in (*self.removed, *self.zeroed)), default=0)
-        for name, gone in self.removed.items():
+        for name, units in self.removed.items():
             of = f" of {self.units[name]}" if name in self.units else ""
-            lines.append(f"  {name:<{width}}  -{len(gone)}{of}  [{ranges(gone)}]")
+            lines.append(f"  {name:<{width}}  -{len(units)}{of}  [{ranges(units)}]")
         lines += [f"  {name}  bypassed" for name in self.bypassed]
         lines += [f"  {name}  reordered" for name in self.reordered]
         for name, mask in self.zeroed.items():
@@ -206,15 +206,15 @@ def ranges(indices: Sequence[int], longest: int = 12) -> str:
 
 def _indices(group: str, units: Iterable[int]) -> tuple[int, ...]:
     """Sorted plain ints."""
-    found = sorted(int(unit) for unit in units)
-    if found and found[0] < 0:
+    indices = sorted(int(unit) for unit in units)
+    if indices and indices[0] < 0:
         raise OnnxpruneError(
-            f"the plan removes unit {found[0]} of group {group!r}", hint="units count from 0"
+            f"the plan removes unit {indices[0]} of group {group!r}", hint="units count from 0"
         )
-    if len(set(found)) < len(found):
-        twice = next(a for a, b in pairwise(found) if a == b)
+    if len(set(indices)) < len(indices):
+        twice = next(a for a, b in pairwise(indices) if a == b)
         raise OnnxpruneError(f"the plan removes unit {twice} of group {group!r} twice")
-    return tuple(found)
+    return tuple(indices)
 
 
 _FORMAT = "onnxprune-plan"

@@ -57,17 +57,17 @@ def _mismatch(
 ) -> OnnxpruneError | None:
     """The first thing in the plan that the graph does not have."""
     sizes = {g.name: len(g) for g in groups}
-    for name, gone in plan.removed.items():
+    for name, units in plan.removed.items():
         if name not in sizes:
             return _unknown("group", name, sizes)
         size, before = sizes[name], plan.units.get(name, sizes[name])
         if before != size:
             return OnnxpruneError(f"group {name!r} has {size} units, the plan knows {before}")
-        if gone[-1] >= size:
+        if units[-1] >= size:
             return OnnxpruneError(
-                f"group {name!r} has no unit {gone[-1]}", hint=f"its units are 0 to {size - 1}"
+                f"group {name!r} has no unit {units[-1]}", hint=f"its units are 0 to {size - 1}"
             )
-        if len(gone) == size:
+        if len(units) == size:
             return OnnxpruneError(
                 f"the plan removes all {size} units of group {name!r}",
                 hint="keep at least one; to drop a whole branch, bypass its block",

@@ -168,12 +168,12 @@ class _Search:
     def _as_declared(self, facts: Mapping[str, Fact]) -> bool:
         """Whether the outputs have the sizes the model declares as fixed."""
         for value in self._graph.outputs:
-            said, found = declared(value).shape, facts[value.name or ""].shape
-            if said is None or found is None:
+            declaration, shape = declared(value).shape, facts[value.name or ""].shape
+            if declaration is None or shape is None:
                 continue
-            if len(said) != len(found):
+            if len(declaration) != len(shape):
                 return False
-            if any(None not in (a, b) and a != b for a, b in zip(said, found, strict=True)):
+            if any(None not in (a, b) and a != b for a, b in zip(declaration, shape, strict=True)):
                 return False
         return True
 

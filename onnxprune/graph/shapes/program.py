@@ -137,13 +137,13 @@ def compile_graph(graph: ir.Graph, opsets: Mapping[str, int]) -> Program:
         if value.const_value is not None
     }
     steps = []
-    said: dict[str, Fact] = {}
+    declarations: dict[str, Fact] = {}
     for value in graph.inputs:
-        said[value.name or ""] = declared(value)
+        declarations[value.name or ""] = declared(value)
     for node in graph:
         for output in node.outputs:
             if output.name:
-                said[output.name] = declared(output)
+                declarations[output.name] = declared(output)
         if node.op_type == "Constant" and node.domain == "":
             stored[node.outputs[0].name or ""] = _constant(node)
         else:
@@ -152,7 +152,7 @@ def compile_graph(graph: ir.Graph, opsets: Mapping[str, int]) -> Program:
         tuple(value.name or "" for value in graph.inputs),
         tuple(value.name or "" for value in graph.outputs),
         stored,
-        said,
+        declarations,
         tuple(steps),
     )
 

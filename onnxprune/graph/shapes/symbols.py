@@ -63,23 +63,23 @@ def symbolic_axes(inputs: Sequence[ir.Value]) -> list[SymbolicAxis]:
         for axis, size in enumerate(shape):
             if size is None and value.shape is not None:
                 dim = value.shape[axis]
-                said = "" if isinstance(dim, int) else dim.value or ""
+                text = "" if isinstance(dim, int) else dim.value or ""
                 state = len(inputs) > 1 and len(shape) == 3 and (axis, shape.count(None)) == (1, 1)
                 leads = state or (axis == 0 and len(shape) > 1)
-                axes.append(_axis(value.name or "", axis, said, leads=leads))
+                axes.append(_axis(value.name or "", axis, text, leads=leads))
     return axes
 
 
-def _axis(source: str, axis: int, said: str, *, leads: bool) -> SymbolicAxis:
+def _axis(source: str, axis: int, text: str, *, leads: bool) -> SymbolicAxis:
     # "?" is no name: exporters write it for every size they do not know.
-    name = said if any(map(str.isalnum, said)) else f"{source}[{axis}]"
+    name = text if any(map(str.isalnum, text)) else f"{source}[{axis}]"
     expression = _parse(name)
     names: tuple[str, ...] = (name,)
     if expression is None:
         expression = ast.Name(name)
     else:
-        found = (node.id for node in ast.walk(expression) if isinstance(node, ast.Name))
-        names = tuple(dict.fromkeys(found))
+        symbols = (node.id for node in ast.walk(expression) if isinstance(node, ast.Name))
+        names = tuple(dict.fromkeys(symbols))
     return SymbolicAxis(source, axis, names, leads or "batch" in name.lower(), expression)
 
 

@@ -116,7 +116,7 @@ def _with_value(fact: Fact, value: object) -> Fact:
     expected = () if fact.shape is None else fact.shape
     fits = fact.shape is None or (
         array.ndim == len(expected)
-        and all(want in (None, got) for want, got in zip(expected, array.shape, strict=True))
+        and all(want in (None, size) for want, size in zip(expected, array.shape, strict=True))
     )
     if not fits or array.size > SMALL or _dtype_of(array) != fact.dtype:
         return fact

@@ -71,10 +71,10 @@ def feed(
                 f"the model has no input named {name!r}",
                 hint=f"its inputs are {', '.join(map(repr, program.needed))}",
             )
-        said = declared(names[name]).shape
-        if said is not None and (
-            len(said) != len(sizes)
-            or any(a not in (None, b) for a, b in zip(said, sizes, strict=True))
+        shape = declared(names[name]).shape
+        if shape is not None and (
+            len(shape) != len(sizes)
+            or any(a not in (None, b) for a, b in zip(shape, sizes, strict=True))
         ):
             raise OnnxpruneError(
                 f"input {name!r} cannot have shape {tuple(sizes)}",
@@ -160,16 +160,16 @@ class Walk:
         return evaluate(step.proto, step.version, operands, results)
 
 
-def _completed(fact: Fact, said: Fact) -> Fact:
+def _completed(fact: Fact, declaration: Fact) -> Fact:
     """What inference left open, filled in from what the model declares."""
-    dtype = fact.dtype or said.dtype
-    if fact.sizes is not None or said.shape is None:
+    dtype = fact.dtype or declaration.dtype
+    if fact.sizes is not None or declaration.shape is None:
         return fact if dtype == fact.dtype else replace(fact, dtype=dtype)
     shape: Shape | None = None
     if fact.shape is None:
-        shape = said.shape
-    elif len(fact.shape) == len(said.shape):
-        pairs = zip(fact.shape, said.shape, strict=True)
+        shape = declaration.shape
+    elif len(fact.shape) == len(declaration.shape):
+        pairs = zip(fact.shape, declaration.shape, strict=True)
         shape = tuple(a if a is not None else b for a, b in pairs)
     if shape is None:
         return replace(fact, dtype=dtype)
@@ -208,7 +208,7 @@ def _if(walk: Walk, step: Step) -> list[Fact]:
     taken = None
     if condition is not None and condition.value is not None and condition.value.size == 1:
         taken = "then_branch" if bool(condition.value.reshape(())) else "else_branch"
-    given: dict[str, list[Fact]] = {}
+    results: dict[str, list[Fact]] = {}
     refusals: list[InconsistentError] = []
     for name, body in step.bodies.items():
         # A branch that is known not to run may well not fit these shapes: that is why it is there.
@@ -221,12 +221,12 @@ def _if(walk: Walk, step: Step) -> list[Fact]:
             walk.doubts += 1
         finally:
             walk.strict = strict
-        given[name] = _results(walk, body)
-    if refusals and (taken is not None or len(refusals) == len(given)):
+        results[name] = _results(walk, body)
+    if refusals and (taken is not None or len(refusals) == len(results)):
         raise refusals[0]
     if taken is not None:
-        return given[taken]
-    return [join(pair) for pair in zip(*given.values(), strict=False)]
+        return results[taken]
+    return [join(pair) for pair in zip(*results.values(), strict=False)]
 
 
 def _loop(walk: Walk, step: Step, body: Program) -> list[Fact]:
@@ -234,13 +234,13 @@ def _loop(walk: Walk, step: Step, body: Program) -> list[Fact]:
     trips = walk.known(step.inputs[0]) if step.inputs else None
     carried = [_without_value(walk.known(name)) for name in step.inputs[2:]]
     heads = [Fact((), ir.DataType.INT64), Fact((), ir.DataType.BOOL)]
-    given = _fixed_point(walk, body, heads, carried, skip=1)
+    results = _fixed_point(walk, body, heads, carried, skip=1)
     count = None
-    stays = given[0].value is not None and bool(given[0].value.all())
+    stays = results[0].value is not None and bool(results[0].value.all())
     if trips is not None and trips.value is not None and stays:
         count = max(int(trips.value.reshape(-1)[0]), 0)
-    scans = [_stacked(fact, 0, count) for fact in given[1 + len(carried) :]]
-    finals = [join(pair) for pair in zip(carried, given[1:], strict=False)]
+    scans = [_stacked(fact, 0, count) for fact in results[1 + len(carried) :]]
+    finals = [join(pair) for pair in zip(carried, results[1:], strict=False)]
     return [*finals, *scans]
 
 
@@ -260,9 +260,9 @@ def _scan(walk: Walk, step: Step, body: Program) -> list[Fact]:
     lengths = [_size(fact.shape, axis) for fact, axis in zip(rows, axes, strict=True)]
     count = next((length for length in lengths if length is not None), None)
     slices = [_unstacked(fact, axis) for fact, axis in zip(rows, axes, strict=True)]
-    given = _fixed_point(walk, body, [], states, skip=0, tails=slices)
-    finals = [join(pair) for pair in zip(states, given, strict=False)]
-    outputs = given[len(states) :]
+    body_results = _fixed_point(walk, body, [], states, skip=0, tails=slices)
+    finals = [join(pair) for pair in zip(states, body_results, strict=False)]
+    outputs = body_results[len(states) :]
     out_axes = _axes(step, "scan_output_axes", len(outputs))
     results = [
         *finals,
@@ -290,10 +290,12 @@ def _fixed_point(
         for name, fact in zip(body.inputs, [*heads, *current, *tails], strict=False):
             walk.learn(name, fact)
         walk.run(body)
-        given = _results(walk, body)
-        met = [join((before, after)) for before, after in zip(current, given[skip:], strict=False)]
+        results = _results(walk, body)
+        met = [
+            join((before, after)) for before, after in zip(current, results[skip:], strict=False)
+        ]
         if all(a.shape == b.shape for a, b in zip(met, current, strict=True)):
-            return given
+            return results
         current = met if round_ < _ROUNDS - 2 else [Fact(None, fact.dtype) for fact in met]
     return _results(walk, body)
 

@@ -51,12 +51,12 @@ class Prediction:
         fact = self.facts.get(value.name or "")
         if fact is None or fact.value is None:
             return None
-        held = fact.value
+        content = fact.value
         for k, axis in enumerate(self._axes.get(value.name or "", ())):
             stays = self._keep(axis) if axis.columns else np.ones(0, np.bool_)
             if not stays.all():  # an axis that loses nothing may have another size at this probe
-                held = np.compress(stays, held, k)
-        return held
+                content = np.compress(stays, content, k)
+        return content
 
     def value(self, value: ir.Value | None) -> npt.NDArray[Any] | None:
         """Content of an integer of the cut graph; None when it cannot be told."""

@@ -120,17 +120,17 @@ def _follow(
     if value is None:
         return
     wanted = [_wanted(p.dense(value), new, old) for p in probes]
-    got = [p.value(value) for p in probes]
-    if _agree(wanted, got):
+    computed = [p.value(value) for p in probes]
+    if _agree(wanted, computed):
         return
     replaced = _replace_parts(editor, probes, node, value, wanted)
     if replaced is not None:
         value = replaced
         node.replace_input_with(position, value)
-        got = [p.value(value) for p in probes]
-        if _agree(wanted, got):
+        computed = [p.value(value) for p in probes]
+        if _agree(wanted, computed):
             return
-    factor = _common_factor(wanted, got)
+    factor = _common_factor(wanted, computed)
     if factor is None:
         raise OnnxpruneError(
             f"the size that '{name}' computes for its input {position} cannot follow the cut",
@@ -160,10 +160,10 @@ def _wanted(dense: Value | None, new: Value | None, old: Value | None) -> Value 
     return np.array([int(v) for v in flat], dense.dtype).reshape(dense.shape)
 
 
-def _agree(wanted: list[Value | None], got: list[Value | None]) -> bool:
+def _agree(wanted: list[Value | None], computed: list[Value | None]) -> bool:
     return all(
         w is not None and g is not None and np.array_equal(w, g)
-        for w, g in zip(wanted, got, strict=True)
+        for w, g in zip(wanted, computed, strict=True)
     )
 
 
@@ -185,13 +185,14 @@ def _replace_parts(
     pieces: list[ir.Value | None] = []
     at = 0
     for piece in producer.inputs:
-        held = [p.value(piece) for p in probes] if piece is not None else [None, None]
-        if held[0] is None or held[1] is None:
+        contents = [p.value(piece) for p in probes] if piece is not None else [None, None]
+        if contents[0] is None or contents[1] is None:
             return None
-        part = [w[at : at + held[0].size] for w in wanted if w is not None]
-        at += held[0].size
+        part = [w[at : at + contents[0].size] for w in wanted if w is not None]
+        at += contents[0].size
         right = all(
-            b is not None and np.array_equal(a, b.ravel()) for a, b in zip(part, held, strict=True)
+            b is not None and np.array_equal(a, b.ravel())
+            for a, b in zip(part, contents, strict=True)
         )
         replace = not right and np.array_equal(part[0], part[1])
         size = f"{value.name}/size"
@@ -200,11 +201,11 @@ def _replace_parts(
 
 
 def _common_factor(
-    wanted: list[Value | None], got: list[Value | None]
+    wanted: list[Value | None], computed: list[Value | None]
 ) -> tuple[Value, Value] | None:
     """Numerators and denominators that turn what is computed into what is needed."""
     factors = []
-    for w, g in zip(wanted, got, strict=True):
+    for w, g in zip(wanted, computed, strict=True):
         if w is None or g is None or w.shape != g.shape:
             return None
         pairs = zip(w.ravel().tolist(), g.ravel().tolist(), strict=True)

@@ -8,7 +8,7 @@ from typing import TypeAlias
 from onnxprune.data.labels import open_labels
 from onnxprune.errors import OnnxpruneError
 from onnxprune.evaluate.metrics import Metric, evaluate
-from onnxprune.evaluate.output_comparison import Comparison, Fidelity
+from onnxprune.evaluate.output_comparison import Comparison, OutputComparison
 from onnxprune.evaluate.process import Worker, WorkerError
 from onnxprune.evaluate.protocol import Case
 from onnxprune.jobs.bench.samples import Samples
@@ -34,7 +34,7 @@ def fidelity(first: Worker, other: Worker, samples: Samples, parts: Parts) -> tu
             compared.add(*(each.ask("outputs", feeds=feeds) for each in (first, other)))
         return tuple(output_row(each) for each in compared.result().values())
     except (OnnxpruneError, WorkerError) as error:
-        return (output_row(Fidelity("all", reason=str(error))),)
+        return (output_row(OutputComparison("all", reason=str(error))),)
 
 
 def noise_floor(

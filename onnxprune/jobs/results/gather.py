@@ -13,7 +13,7 @@ from onnxprune import model as models
 from onnxprune.evaluate.evaluation import Evaluation
 from onnxprune.evaluate.latency import Compared
 from onnxprune.evaluate.metrics import find_metric
-from onnxprune.evaluate.output_comparison import Fidelity
+from onnxprune.evaluate.output_comparison import OutputComparison
 from onnxprune.graph.analysis import Analysis
 from onnxprune.graph.cost import Cost, CostModel
 from onnxprune.graph.units import Block, Group
@@ -165,7 +165,7 @@ def fidelity_rows(judged: Evaluation) -> tuple[OutputRow, ...]:
     return tuple(output_row(each) for each in judged.outputs.values())
 
 
-def output_row(found: Fidelity) -> OutputRow:
+def output_row(found: OutputComparison) -> OutputRow:
     """How close one output is."""
     return OutputRow(
         name=found.name,

@@ -88,16 +88,16 @@ def build(
         OnnxpruneError: no TensorRT is installed, the parser knows an operator not (the node is
             named), sizes are missing, or the builder fails.
     """
-    asked = request or Request()
-    runtime = find(asked.runtime)
+    request = request or Request()
+    runtime = find(request.runtime)
     tell("reading the model")
     model, unpacked = densify(models.load(source))
-    if asked.precision != "asis":
-        tell(f"converting to {asked.precision}")
-        model = precision.convert(model, asked.precision)
+    if request.precision != "asis":
+        tell(f"converting to {request.precision}")
+        model = precision.convert(model, request.precision)
     if any(value.dtype is None for value in model.ir.graph.outputs):
         model = precision.with_types(model)  # the parser wants to be told
-    _check_shapes(model, asked)
+    _check_shapes(model, request)
     started = time.perf_counter()
     log = _logger(runtime.module)
     with tempfile.TemporaryDirectory(prefix="onnxprune.") as folder:
@@ -106,7 +106,7 @@ def build(
         tell(f"parsing with {runtime.title} {runtime.version}")
         builder = _builder(runtime, log)
         network = _parse(runtime, builder, log, path)
-        config = _config(runtime, builder, network, asked)
+        config = _config(runtime, builder, network, request)
         tell(f"building with {runtime.title} {runtime.version}")
         plan = builder.build_serialized_network(network, config)
     if plan is None:
@@ -117,23 +117,23 @@ def build(
         notes.append(
             f"{len(unpacked)} packed weights were made dense: TensorRT would not fold them"
         )
-    if asked.sparse and runtime.ahead_of_time:
+    if request.sparse and runtime.ahead_of_time:
         notes.append(
             f"{runtime.title} chooses kernels on the device, so nothing is known yet about which "
             "layers run sparsely; with and without --sparse-weights the plan is the same"
         )
-    said = tuple(f"{level}: {text}" for level, text in log.messages if _matters(level, text))
+    messages = tuple(f"{level}: {text}" for level, text in log.messages if _matters(level, text))
     layers = sparsity.from_log(text for _, text in log.messages)
-    return Built(bytes(plan), model, runtime, seconds, layers, said, tuple(notes))
+    return Built(bytes(plan), model, runtime, seconds, layers, messages, tuple(notes))
 
 
-def _check_shapes(model: models.Model, asked: Request) -> None:
+def _check_shapes(model: models.Model, request: Request) -> None:
     """Refuse what would only fail later, with the flag that helps."""
     specs = {spec.name: spec for spec in signature_of(model)}
     for flag, shapes in (
-        ("--shapes", asked.shapes),
-        ("--min-shapes", asked.least),
-        ("--max-shapes", asked.most),
+        ("--shapes", request.shapes),
+        ("--min-shapes", request.least),
+        ("--max-shapes", request.most),
     ):
         for name, shape in shapes.items():
             if name not in specs or len(shape) != len(specs[name].shape):
@@ -143,7 +143,7 @@ def _check_shapes(model: models.Model, asked: Request) -> None:
                     hint=f"the inputs are {has}",
                 )
     for name, spec in specs.items():
-        if not all(isinstance(d, int) for d in spec.shape) and name not in asked.shapes:
+        if not all(isinstance(d, int) for d in spec.shape) and name not in request.shapes:
             example = "x".join(str(d) if isinstance(d, int) else "1" for d in spec.shape)
             raise OnnxpruneError(
                 f"the input '{name}' has open sizes, and an engine is tuned for known ones",
@@ -205,22 +205,22 @@ def _unparsed(runtime: Runtime, problems: Sequence[str]) -> OnnxpruneError:
     )
 
 
-def _config(runtime: Runtime, builder: Any, network: Any, asked: Request) -> Any:  # noqa: ANN401
+def _config(runtime: Runtime, builder: Any, network: Any, request: Request) -> Any:  # noqa: ANN401
     trt = runtime.module
     config = builder.create_builder_config()
-    if asked.sparse:
+    if request.sparse:
         config.set_flag(trt.BuilderFlag.SPARSE_WEIGHTS)
     if hasattr(config, "profiling_verbosity"):
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    if asked.capabilities:
-        _set_capabilities(runtime, config, asked.capabilities)
-    if asked.shapes:
+    if request.capabilities:
+        _set_capabilities(runtime, config, request.capabilities)
+    if request.shapes:
         profile = builder.create_optimization_profile()
         for index in range(network.num_inputs):
             name = network.get_input(index).name
-            if name in asked.shapes:
-                best = asked.shapes[name]
-                least, most = asked.least.get(name, best), asked.most.get(name, best)
+            if name in request.shapes:
+                best = request.shapes[name]
+                least, most = request.least.get(name, best), request.most.get(name, best)
                 profile.set_shape(name, least, best, most)
         if config.add_optimization_profile(profile) < 0:
             raise OnnxpruneError(
@@ -243,14 +243,14 @@ def _set_capabilities(
     known = runtime.module.ComputeCapability
     config.num_compute_capabilities = len(wanted)
     for index, (major, minor) in enumerate(wanted):
-        found = getattr(known, f"SM{major}{minor}", None)
-        if found is None:
+        capability = getattr(known, f"SM{major}{minor}", None)
+        if capability is None:
             names = sorted(n for n in dir(known) if n.startswith("SM"))
             raise OnnxpruneError(
                 f"{runtime.title} {runtime.version} knows no compute capability {major}.{minor}",
                 hint=f"there are {', '.join(f'{n[2:-1]}.{n[-1]}' for n in names)}",
             )
-        config.set_compute_capability(found, index)
+        config.set_compute_capability(capability, index)
 
 
 def _matters(level: str, text: str) -> bool:

@@ -17,10 +17,10 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 def equivalents(runtime: Runtime, model: Path, engine: Path, request: Request) -> dict[str, str]:
     """Commands by tool; only those that are known to be able to do it."""
-    found = {"polygraphy": polygraphy(runtime, model, engine, request)}
+    commands = {"polygraphy": polygraphy(runtime, model, engine, request)}
     if not request.capabilities:
-        found["trtexec"] = trtexec(runtime, model, engine, request)
-    return found
+        commands["trtexec"] = trtexec(runtime, model, engine, request)
+    return commands
 
 
 def polygraphy(runtime: Runtime, model: Path, engine: Path, request: Request) -> str:

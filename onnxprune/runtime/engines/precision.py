@@ -45,23 +45,23 @@ def convert(model: models.Model, to: Half) -> models.Model:
     Raises:
         OnnxpruneError: the model is quantized, so its types are chosen already.
     """
-    made = with_types(model)
+    copy = with_types(model)
     half = _TYPES[to]
-    for graph in models.graphs(made):
+    for graph in models.graphs(copy):
         for node in graph:
             if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
                 raise OnnxpruneError(
                     "the model is quantized, so its types are chosen already",
                     hint=f"convert it before it is quantized, or build without --{to}",
                 )
-    kept = {id(v) for v in (*made.ir.graph.inputs, *made.ir.graph.outputs) if _is_float(v)}
+    kept = {id(v) for v in (*copy.ir.graph.inputs, *copy.ir.graph.outputs) if _is_float(v)}
     floats = [
         value
-        for graph in models.graphs(made)
+        for graph in models.graphs(copy)
         for value in models.values(graph)
         if _is_float(value) and id(value) not in kept
     ]
-    stay = _float_only(made)
+    stay = _float_only(copy)
     for value in floats:
         if id(value) in stay:
             continue
@@ -70,24 +70,24 @@ def convert(model: models.Model, to: Half) -> models.Model:
             assert tensor is not None
             models.set_constant(value, _narrowed(tensor, half))
         value.type = ir.TensorType(half)
-    for graph in models.graphs(made):
+    for graph in models.graphs(copy):
         for node in list(graph):
             _retype(node, half)
             _widen(graph, node, half, stay)
-    _cast_borders(made, half)
-    return made
+    _cast_borders(copy, half)
+    return copy
 
 
 def with_types(model: models.Model) -> models.Model:
     """A copy in which every value of the main graph has the element type that inference finds."""
-    made = models.clone(model)
-    skeleton = onnx.shape_inference.infer_shapes(models.to_proto(made))
+    copy = models.clone(model)
+    skeleton = onnx.shape_inference.infer_shapes(models.to_proto(copy))
     inferred = (*skeleton.graph.value_info, *skeleton.graph.output)
     known = {v.name: v.type.tensor_type.elem_type for v in inferred}
-    for value in models.values(made.ir.graph):
+    for value in models.values(copy.ir.graph):
         if value.dtype is None and known.get(value.name or ""):
             value.type = ir.TensorType(ir.DataType(known[value.name or ""]))
-    return made
+    return copy
 
 
 def _is_float(value: ir.Value) -> bool:
@@ -96,15 +96,15 @@ def _is_float(value: ir.Value) -> bool:
 
 def _float_only(model: models.Model) -> set[int]:
     """Stored values that only operators read which want them in float32."""
-    found = set()
+    result = set()
     for graph in models.graphs(model):
         for value in models.values(graph):
             uses = list(value.uses())
             if models.constant(value) is None or not uses or value.is_graph_output():
                 continue
             if all(slot in _FLOAT_ONLY.get(node.op_type, ()) for node, slot in uses):
-                found.add(id(value))
-    return found
+                result.add(id(value))
+    return result
 
 
 def _narrowed(tensor: ir.TensorProtocol, half: ir.DataType) -> ir.TensorProtocol:

@@ -60,10 +60,10 @@ def from_log(lines: Iterable[str]) -> tuple[Layer, ...]:
     """
     eligible: dict[str, bool] = {}
     for line in lines:
-        if found := _ELIGIBLE.search(line):
-            eligible = dict.fromkeys(_names(found[1]), False)
-        elif found := _PICKED.search(line):
-            eligible |= dict.fromkeys(_names(found[1]), True)
+        if match := _ELIGIBLE.search(line):
+            eligible = dict.fromkeys(_names(match[1]), False)
+        elif match := _PICKED.search(line):
+            eligible |= dict.fromkeys(_names(match[1]), True)
     return tuple(Layer(n, nodes_in(n), eligible=True, picked=p) for n, p in eligible.items())
 
 
@@ -74,8 +74,8 @@ def from_inspector(text: str) -> tuple[Layer, ...]:
         OnnxpruneError: it is no such JSON, or names only because profiling was not detailed.
     """
     try:
-        told = json.loads(text)
-        layers = told["Layers"]
+        document = json.loads(text)
+        layers = document["Layers"]
     except (ValueError, KeyError, TypeError) as error:
         raise OnnxpruneError(
             "this is no layer information of a TensorRT engine",
@@ -91,16 +91,16 @@ def from_inspector(text: str) -> tuple[Layer, ...]:
 
 def nodes_in(name: str) -> tuple[str, ...]:
     """The nodes that a layer is fused from, by its name."""
-    found = []
+    names = []
     for part in name.split(" + "):
         one = part.strip()
         if one.startswith("{ForeignNode["):
-            found += one.removeprefix("{ForeignNode[").rstrip("]}").split("...")
+            names += one.removeprefix("{ForeignNode[").rstrip("]}").split("...")
             continue
         wrapped = _WRAPPED.match(one)
         one = wrapped[1] if wrapped else one
-        found += [_MYELIN.sub("", each.strip()) for each in one.split(", ") if each.strip()]
-    return tuple(found)
+        names += [_MYELIN.sub("", each.strip()) for each in one.split(", ") if each.strip()]
+    return tuple(names)
 
 
 def by_node(layers: Iterable[Layer], model: models.Model) -> dict[str, Layer]:
@@ -116,12 +116,12 @@ def by_node(layers: Iterable[Layer], model: models.Model) -> dict[str, Layer]:
         named.setdefault(identity(node), identity(node))
         if node.name:
             named[node.name] = identity(node)
-    found: dict[str, Layer] = {}
+    result: dict[str, Layer] = {}
     for layer in layers:
         for name in layer.nodes:
             if name in named:
-                found[named[name]] = layer
-    return found
+                result[named[name]] = layer
+    return result
 
 
 def word(layer: Layer) -> str:
