@@ -1,4 +1,4 @@
-"""How amounts are written: ``30%``, ``0.5x``, ``1.2M``, ``4MiB``, ``1x3x224x224``.
+"""Amounts as users write them: ``30%``, ``0.5x``, ``1.2M``, ``4MiB``, ``1x3x224x224``.
 
 The command line, recipes and the Python API all read amounts here, so that they accept the same
 spellings and refuse with the same words.
@@ -15,7 +15,7 @@ from typing import Literal
 from onnxprune.errors import OnnxpruneError
 
 Unit = Literal["count", "bytes", "fraction", "seconds", "number"]
-"""What a measured number counts."""
+"""The unit of a measured number."""
 
 _QUANTITY = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(%|[A-Za-z]*)\s*")
 _DECIMAL = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
@@ -30,11 +30,11 @@ _NANOSECONDS = {"ns": 1.0, "us": 1e3, "ms": 1e6, "s": 1e9}
 
 @dataclass(frozen=True)
 class CostKind:
-    """What a budget may limit.
+    """A cost that a budget may limit.
 
     Attributes:
-        units: suffixes of absolute amounts, and how many of what is counted each stands for.
-        timed: whether the cost is a time, measured on a backend, and not read off the graph.
+        units: suffixes of absolute amounts, and their factors.
+        timed: whether the cost is a time measured on a backend, and not read off the graph.
     """
 
     units: Mapping[str, float]
@@ -47,20 +47,20 @@ COST_KINDS: Mapping[str, CostKind] = {
     "bytes": CostKind(_BYTES),
     "latency": CostKind(_NANOSECONDS, timed=True),
 }
-"""What budgets limit: multiply-accumulates of one run, stored weight elements, stored weight bytes,
-and nanoseconds of one run. ``graph.cost`` and ``select.latency`` measure them."""
+"""The costs that budgets limit: multiply-accumulates of one run, stored weight elements, stored
+weight bytes, and nanoseconds of one run. ``graph.cost`` and ``select.latency`` measure them."""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What may be left of a model.
+    """A limit on the cost of the pruned model.
 
     Attributes:
         kind: ``macs`` (multiply-accumulates of one run), ``params`` (stored weight elements) or
             ``bytes`` (stored weight bytes) or ``latency`` (nanoseconds of one run).
         value: a fraction of the dense model if ``relative``, else a count.
-        relative: which of the two ``value`` is.
-        backend: what a latency is measured on; empty for the provider of the run.
+        relative: whether ``value`` is a fraction.
+        backend: on which a latency is measured; empty for the backend of the run.
     """
 
     kind: str
@@ -76,12 +76,12 @@ class Budget:
         if not (math.isfinite(self.value) and self.value > 0):
             raise OnnxpruneError(
                 f"a budget of {self.kind}={self.value:g} leaves nothing",
-                hint=f"ask for more than 0, as in {self.kind}=50%",
+                hint=f"write more than 0, as in {self.kind}=50%",
             )
         if self.relative and self.value > 1:
             raise OnnxpruneError(
                 f"a budget of {self.kind}={self.value:.4g}x is more than the whole model",
-                hint=f"write the part that is left, as in {self.kind}=50% or {self.kind}=0.5x",
+                hint=f"write the remaining part, as in {self.kind}=50% or {self.kind}=0.5x",
             )
         if self.backend and not self.timed:
             raise OnnxpruneError(
@@ -95,7 +95,7 @@ class Budget:
         return COST_KINDS[self.kind].timed
 
     def limit(self, dense: int) -> int:
-        """The most that may be left, in the unit of ``kind``, of a model that has ``dense``."""
+        """The largest cost of the pruned model in the unit of ``kind``, given the dense one's."""
         return math.floor(self.value * dense) if self.relative else math.floor(self.value)
 
     def __str__(self) -> str:
@@ -112,11 +112,11 @@ def fraction(text: object, *, of: str) -> float:
     """A fraction in ``[0, 1]``, written ``0.3`` or ``30%``.
 
     Args:
-        text: the number, or how the user wrote it.
-        of: what the user calls it, for the message: ``--ratio``.
+        text: the number, or its text.
+        of: name of the option in messages: ``--ratio``.
 
     Raises:
-        OnnxpruneError: it is no fraction.
+        OnnxpruneError: it is not a fraction.
     """
     number, suffix = _quantity(text, of)
     if suffix == "%":
@@ -131,10 +131,10 @@ def fraction(text: object, *, of: str) -> float:
 
 
 def count(text: object, *, of: str, least: int = 0) -> int:
-    """A whole number of at least ``least``; ``of`` is what the user calls it.
+    """A whole number of at least ``least``; ``of`` is the name of the option in messages.
 
     Raises:
-        OnnxpruneError: it is no such number.
+        OnnxpruneError: it is not such a number.
     """
     try:
         number = int(text) if isinstance(text, int | str) and not isinstance(text, bool) else None
@@ -190,11 +190,11 @@ def byte_count(text: object, *, of: str) -> int:
     """A number of bytes, written ``4GiB``, ``512 MB`` or ``1000000``.
 
     Args:
-        text: what the user gave.
-        of: what the user calls it.
+        text: as the user wrote it.
+        of: name of the option in messages.
 
     Raises:
-        OnnxpruneError: it is no amount of bytes.
+        OnnxpruneError: it is not an amount of bytes.
     """
     hint = f"write it as in {of} 4GiB"
     try:
@@ -212,7 +212,7 @@ def shapes(value: object, *, of: str = "--shapes") -> dict[str, tuple[int, ...]]
 
     Args:
         value: one text with commas between inputs, several texts, or a mapping.
-        of: what the user calls it.
+        of: name of the option in messages.
 
     Raises:
         OnnxpruneError: a shape cannot be read.
@@ -265,10 +265,10 @@ def _either(words: Sequence[str]) -> str:
 
 
 Method = Literal["magnitude", "wanda", "ria", "sparsegpt", "admm"]
-"""How a layer's mask is found; all but ``magnitude`` need calibration inputs."""
+"""Methods for a layer's mask; all but ``magnitude`` need calibration inputs."""
 Spread = Literal["per-tensor", "per-row", "global", "curves", "sensitivity"]
-"""What competes: the weights of a tensor, those of one output, all, layers by their
-damage, or by how far that damage moves the outputs of the model."""
+"""The scope in which weights compete: a tensor, one output, the model, or layers by their pruning
+error or by its effect on the outputs of the model."""
 
 _LARGEST = 64
 _GROUPS = re.compile(r"\s*(\d+)\s*:\s*(\d+)\s*")
@@ -276,10 +276,10 @@ _GROUPS = re.compile(r"\s*(\d+)\s*:\s*(\d+)\s*")
 
 @dataclass(frozen=True)
 class Sparsity:
-    """What is removed: a share of the weights, or all but ``n`` of every ``m`` along the inputs.
+    """A share of the weights to zero, or all but ``n`` of every ``m`` along the inputs.
 
     Attributes:
-        share: of the weights that become zero.
+        share: of the weights to zero.
         n, m: of the pattern; 0 for none.
     """
 
@@ -311,7 +311,7 @@ def sparsity(text: object, *, of: str = "--sparsity") -> Sparsity:
     n, m = int(groups[1]), int(groups[2])
     if not 0 < n < m <= _LARGEST:
         raise OnnxpruneError(
-            f"{of} {text} is no pattern: it keeps {n} of every {m}",
+            f"{of} {text} is not a pattern: it keeps {n} of every {m}",
             hint=f"write N:M with 0 < N < M <= {_LARGEST}, as in 2:4",
         )
     return Sparsity(1 - n / m, n, m)

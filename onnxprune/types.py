@@ -1,7 +1,7 @@
-"""What every room speaks of: the names users type, checks, and what became of layers.
+"""The names users type, checks, and outcomes of layers: the vocabulary of all rooms.
 
-The names stand here, below all that gives them a meaning, so that help and options can list and
-check them without importing onnx or a runtime.
+The names are here, below their meanings, so that help and options can list and check them without
+importing onnx or a runtime.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def provider_name(text: str) -> str:
         if wanted in (name, full.lower(), full.lower().removesuffix("executionprovider")):
             return name
     raise OnnxpruneError(
-        f"'{text}' is no execution provider", hint=f"one of: {', '.join(PROVIDERS)}"
+        f"'{text}' is not an execution provider", hint=f"one of: {', '.join(PROVIDERS)}"
     )
 
 
@@ -162,7 +162,7 @@ def metric_name(text: str) -> str:
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was checked: good when ``value`` is within ``limit``."""
+    """One check; it passes when ``value`` is within ``limit``."""
 
     name: str
     ok: bool
@@ -172,23 +172,23 @@ class Check:
 
 @dataclass(frozen=True)
 class LayerOutcome:
-    """What became of one layer.
+    """The outcome of one layer.
 
     Attributes:
         layer: its node; of a normalisation too.
-        method: how it was changed. Refits after a cut: ``none`` (nothing was better), ``bias``,
+        method: of its change. Refits after a cut: ``none`` (nothing was better), ``bias``,
             ``scale``, ``lstsq`` or ``pair``, of a normalisation ``bias``, ``scale``, ``affine`` or
-            ``statistics``. Zeros: how the mask was found, ``given`` where it was there; empty where
-            none was.
+            ``statistics``. Zeros: the method of the mask, ``given`` where it came with the model;
+            empty without a mask.
         before: relative squared error of its output on held-out samples, as cut or masked; None
-            where nothing was measured.
-        after: the same as it is now.
+            if not measured.
+        after: the same after the change.
         reason: why nothing was tried; empty if it was.
         weight: name of the weight that has zeros; empty for a refit after a cut, and where a node
             was declined before its weight was looked at.
         shape: of that weight, as stored.
         sparsity: share of its entries that is masked.
-        refit: how the weights that stay were changed: ``none``, ``bias``, ``lstsq`` or ``pcg``.
+        refit: method for the remaining weights: ``none``, ``bias``, ``lstsq`` or ``pcg``.
     """
 
     layer: str

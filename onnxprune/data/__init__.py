@@ -1,4 +1,4 @@
-"""Data: what a model is fed while it is observed, and what is observed."""
+"""Data: the inputs of models, and the values observed inside them."""
 
 from onnxprune.data.activations.moments import Statistics, Tap, collect, observe
 from onnxprune.data.calibration import Calibration, open_calibration, split

@@ -27,7 +27,7 @@ class Member:
     Attributes:
         path: of the archive.
         name: of the array.
-        shape, dtype: as its header says.
+        shape, dtype: of its header.
         sequential: whether rows of its first axis lie one after the other.
     """
 
@@ -46,7 +46,7 @@ def open_npz(path: Path) -> dict[str, Column]:
     """The arrays of an .npz archive, of which only the headers are read.
 
     Raises:
-        OnnxpruneError: it is no such archive, or holds pickled objects.
+        OnnxpruneError: it is not such an archive, or holds pickled objects.
     """
     members: dict[str, Column] = {}
     try:
@@ -64,7 +64,7 @@ def open_npz(path: Path) -> dict[str, Column]:
                 members[name] = Member(path, name, shape, dtype, sequential)
     except (zipfile.BadZipFile, ValueError, OSError) as error:
         raise OnnxpruneError(
-            f"{path} is no .npz archive: {error}", hint="write it with numpy.savez"
+            f"{path} is not an .npz archive: {error}", hint="write it with numpy.savez"
         ) from error
     return members
 
@@ -73,13 +73,13 @@ def open_npy(path: Path) -> Array:
     """The array of an .npy file, mapped.
 
     Raises:
-        OnnxpruneError: it is no such file, or holds pickled objects.
+        OnnxpruneError: it is not such a file, or holds pickled objects.
     """
     try:
         mapped: Array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, OSError) as error:
         raise OnnxpruneError(
-            f"{path} is no .npy file of numbers: {error}", hint="write it with numpy.save"
+            f"{path} is not an .npy file of numbers: {error}", hint="write it with numpy.save"
         ) from error
     return mapped
 

@@ -24,24 +24,24 @@ Feeds: TypeAlias = Mapping[str, Array]
 Batch: TypeAlias = dict[str, Array]
 Index: TypeAlias = npt.NDArray[np.int64]
 Prepare: TypeAlias = Callable[[Array, TensorSpec], Array]
-"""What is done to the raw array of an input before it is checked."""
+"""A function of the raw array of an input, applied before it is checked."""
 
 DEFAULT_BATCH = 32
 _BATCH_NAMES = ("batch", "batch_size", "batchsize", "n", "bs", "b", "batch_dim")
 _UNNAMED = ("", "?", "-1", "None")
-"""What exporters write where they have no name; it says nothing about equal sizes."""
+"""Placeholders of exporters for sizes without a name; they do not imply equal sizes."""
 
 
 @dataclass(frozen=True)
 class InputFormat:
-    """How the inputs of a model take samples.
+    """The layout of samples in the inputs of a model.
 
     Attributes:
         signature: the inputs.
         axes: the batch axis of each input; None for an input without one.
         group: samples in one feed of a model without any batch axis; 1 for other models.
         prepare: applied to the raw arrays of floating inputs, or None.
-        origin: of the data that are read for them, for messages.
+        origin: of the data, for messages.
         loose: whether single samples may come without their batch axis.
     """
 
@@ -59,7 +59,7 @@ class InputFormat:
 
     @property
     def hint(self) -> str:
-        """What the model expects, for the hints of messages."""
+        """The inputs the model expects, for hints."""
         return f"The model expects {describe(self.signature)}."
 
     def of(self, origin: object, *, loose: bool = False) -> InputFormat:
@@ -109,9 +109,9 @@ def input_format(signature: Sequence[TensorSpec], prepare: Prepare | None = None
     The batch is the symbolic size with a usual name (``batch``, ``N``, ...), else the first
     symbolic first axis. An input that does not have it anywhere takes its own first axis if that
     is symbolic (exporters that name every size differently), else it is the same for every sample.
-    A size that is also a later axis of some input (``seq``, ``num_edges``) is no batch. Where none
-    is called a batch and leading axes are of several kinds (``num_nodes`` and ``num_edges``, or
-    one of these and an input without it), no input has a batch axis.
+    A size that is also a later axis of some input (``seq``, ``num_edges``) is not a batch. Where
+    none is called a batch and leading axes are of several kinds (``num_nodes`` and ``num_edges``,
+    or one of these and an input without it), no input has a batch axis.
 
     Raises:
         OnnxpruneError: an input is a sequence, map or optional, which cannot be calibrated.
@@ -170,10 +170,10 @@ class Reader:
         inputs: how the model takes samples.
         read: gives the wanted samples (all for None; numbers ascending) in batches, in order; can
             be called any number of times.
-        samples: how many there are, or None where only reading tells.
+        samples: their number; None if unknown before reading.
         group: samples that are fed together because the model fixes its batch.
-        synthetic: whether the data are made up.
-        batched: whether the batches are somebody's choice.
+        synthetic: whether the data are synthetic.
+        batched: whether the user chose the batches.
         uniform: whether all samples are known to have equal shapes.
     """
 
@@ -258,7 +258,7 @@ def rebatch(batches: Iterable[Batch], inputs: InputFormat, size: int | None) -> 
 def hold_out(
     batches: Sequence[Feeds], inputs: InputFormat, every: int
 ) -> tuple[list[Feeds], list[Feeds]]:
-    """Single samples to fit to, and every ``every``-th to judge by; fixed batches stay whole."""
+    """Single samples to fit to, and each ``every``-th held out; fixed batches stay whole."""
     samples: list[Feeds] = []
     for batch in batches:
         count = inputs.count(batch)
@@ -293,9 +293,9 @@ def count_samples(feeds: Feeds) -> int:
 
 
 def token_masks(feeds: Mapping[str, npt.NDArray[np.generic]]) -> dict[str, npt.NDArray[np.bool_]]:
-    """The inputs that are masks of tokens, and which tokens are no padding, ``[samples, places]``.
+    """The inputs that are token masks, and which tokens are not padding, ``[samples, places]``.
 
-    A mask is other than 0 where there is something, or where there is nothing if it is named after
+    A mask is other than 0 at tokens, or at padding if it is named after
     the padding (as PyTorch's ``key_padding_mask``).
     """
     masks = {n: a != 0 for n, a in feeds.items() if "mask" in n.lower() and a.ndim == 2}

@@ -1,7 +1,7 @@
-"""The folder that keeps what took long to measure: error curves, times of layers, cells of sweeps.
+"""The cache folder for slow measurements: error curves, times of layers, cells of sweeps.
 
-Nothing in it is needed: where the folder cannot be written or a file is damaged, the user is told
-and everything is measured again. The folder is bounded: what was used longest ago goes first.
+It is optional: where the folder cannot be written or a file is damaged, a message says so and
+everything is measured again. Its size is bounded: files used longest ago are removed first.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ LARGEST = 256 << 20
 Kind: TypeAlias = Literal["curves", "latency", "cells"]
 
 _ABANDONED = 3600.0
-"""Seconds after which a file that is being written belongs to nobody."""
+"""Seconds after which a partly written file counts as abandoned."""
 _OURS = (*(f".{kind}.jsonl" for kind in get_args(Kind)), ".curves.npz", ".latency.json")
-"""How our files end, now and in earlier versions: others in the folder are left alone."""
+"""Endings of our files, now and in earlier versions; others in the folder are left alone."""
 
 
 def folder() -> Path | None:
-    """Where it is: ``$ONNXPRUNE_CACHE``, else in the user's cache; None without one."""
+    """Its path: ``$ONNXPRUNE_CACHE``, else in the user's cache; None without one."""
     if named := os.environ.get(FOLDER_VARIABLE):
         return Path(named)
     base = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA")
@@ -40,14 +40,14 @@ def folder() -> Path | None:
 
 
 class Cache:
-    """Values of one kind by key: whatever JSON can say.
+    """Values of one kind by key; anything JSON can hold.
 
     A file holds records, each a line with a digest of its key and its content, so that neither a
     damaged record nor one of another key is believed. Whole files are replaced in one step.
 
     Args:
-        kind: what the values are; the ending of the files.
-        progress: hears what is wrong with the folder.
+        kind: of the values; the ending of the files.
+        progress: receives messages on problems with the folder.
         enabled: False for a cache that holds and keeps nothing.
 
     Example:
@@ -87,7 +87,7 @@ class Cache:
         return [json.loads(line[1]) for line in lines if line[0] == _digest(key, line[-1])]
 
     def put(self, key: str, value: object) -> None:
-        """Keep a value in place of all that the key had."""
+        """Keep a value in place of all earlier ones of the key."""
 
         def write(place: Path) -> None:
             handle, part = tempfile.mkstemp(".part", f"{key}.", place)
@@ -103,7 +103,7 @@ class Cache:
         self._written(write)
 
     def append(self, key: str, value: object) -> None:
-        """Keep a value beside those that the key has."""
+        """Keep a value beside the earlier ones of the key."""
 
         def write(place: Path) -> None:
             path = self._path(place, key)
@@ -151,7 +151,7 @@ def _trim(place: Path) -> None:
     for path in place.iterdir():
         try:
             status = path.stat()
-        except FileNotFoundError:  # somebody else trims too
+        except FileNotFoundError:  # another process trims too
             continue
         if path.name.endswith(_OURS):
             files.append((status.st_mtime, status.st_size, path))

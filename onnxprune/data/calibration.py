@@ -1,4 +1,4 @@
-"""Calibration data as everything else sees them: feeds that can be gone through repeatedly."""
+"""Calibration data: feeds that can be read repeatedly."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Calibration:
             is always fed its own.
         indices: which samples of the reader are used, ascending (to pick their labels); None for
             all.
-        note: how they were chosen, for reports.
+        note: on how they were chosen, for reports.
     """
 
     reader: Reader
@@ -59,12 +59,12 @@ class Calibration:
 
     @property
     def synthetic(self) -> bool:
-        """Whether the data are made up: good for trying things out, not for judging a model."""
+        """Whether the data are synthetic: good for trials, not for evaluating a model."""
         return self.reader.synthetic
 
     @property
     def samples(self) -> int | None:
-        """Number of samples, or None where only reading tells."""
+        """Number of samples; None if unknown before reading."""
         if self.reader.samples is None or self.indices is None:
             return self.reader.samples
         return len(self.indices)
@@ -132,12 +132,12 @@ def open_calibration(
         samples: how many to use at most: a seeded random choice, the first of a stream.
         batch: samples per feed. By default 32 where samples come singly, and otherwise the batches
             that the reader makes. Models of fixed shapes are always fed their own.
-        seed: of everything random here.
+        seed: random seed.
 
     Raises:
         OnnxpruneError: the data do not exist, or do not fit the inputs in name, shape, element
-            type or length; hints say what the model expects. What only reading tells (NaN, a bad
-            image) is raised while iterating.
+            type or length; hints say what the model expects. What shows only in reading (NaN,
+            a bad image) is raised while iterating.
 
     Example:
         >>> from onnxprune.model.signature import TensorSpec
@@ -176,7 +176,7 @@ def _prepare(preprocess: str | Preprocess | Callable[[Array], Array] | None) -> 
         function = load_object(preprocess)
         if not callable(function):
             raise OnnxpruneError(
-                f"{preprocess} is no function", hint="it must take and return an array"
+                f"{preprocess} is not a function", hint="it must take and return an array"
             )
         return _prepare(function)
     if preprocess is None or isinstance(preprocess, Preprocess):
@@ -209,7 +209,7 @@ def limit(calibration: Calibration, samples: int | None, seed: int) -> Calibrati
 def split(
     calibration: Calibration, fraction: float, seed: int = 0
 ) -> tuple[Calibration, Calibration]:
-    """Set a random part of the data aside.
+    """Split the data in two at random.
 
     The parts share no sample and both keep the order of the data; equal arguments give equal
     parts. Data of unknown size are read once to count them. Feeds of a fixed batch stay whole.
@@ -218,7 +218,7 @@ def split(
         calibration: at least two samples, or two feeds of a fixed batch.
         fraction: of the samples that go into the second part, between 0 and 1 exclusive; each part
             gets at least one.
-        seed: of the choice.
+        seed: random seed.
 
     Returns:
         the larger share of ``1 - fraction``, and the part set aside.

@@ -1,4 +1,4 @@
-"""Samples of a run: opened once, split once, and said which are fitted to and which judge."""
+"""The samples of a run, opened once and split once: to fit to, to hold out, to evaluate on."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ Array = npt.NDArray[Any]
 Feeds = Mapping[str, Array]
 
 HELD_OUT = 0.1
-"""Share of the samples that nothing is fitted to."""
+"""Share of the samples that are held out."""
 ASIDE = 0.3
-"""The same where models are chosen: one half chooses, the other judges the one that is chosen."""
+"""The same where models are chosen: one half to choose by, one to evaluate the choice on."""
 ENOUGH = 100
-"""Samples that such a half must have; else all of them choose and judge."""
+"""Samples that such a half must have; with fewer, one part does both."""
 MOST_BYTES = 384 << 20
-"""Bytes of inputs that are fitted to: what they cause inside a network is several times larger."""
+"""Bytes of inputs to fit to: the values inside a network are several times larger."""
 _PROBES = 2
-"""Batches equivalence is checked on: rounding differs little between them, masked runs are slow."""
+"""Batches of the equivalence check: rounding differs little between them, masked runs are slow."""
 
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """Samples that are gone through again and again.
+    """Samples that can be read any number of times.
 
     Attributes:
-        feeds: batches, in memory where they fit in there, else read anew each time.
+        feeds: batches, in memory where they fit, else read anew each time.
         labels: one per sample; None without labels.
     """
 
@@ -54,18 +54,17 @@ class Part:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """What a run feeds the model, divided.
+    """The samples of a run, divided.
 
     Attributes:
-        fit: batches that may be fitted to, at most ``MOST_BYTES``; none of synthetic inputs, which
-            are not worth it.
-        holdout: samples that nothing is fitted to, to choose models by.
-        eval: samples that judge the result; those of ``holdout`` where there are no others.
-        probe: the few batches that equivalence is checked on.
-        description: where the samples come from, for reports.
-        synthetic: whether they are made up: good for checks, not for judging quality.
-        source: all samples; None where the inputs follow from the graph alone.
-        notes: whole sentences on samples that are left out.
+        fit: batches to fit to, at most ``MOST_BYTES``; none where inputs are synthetic.
+        holdout: samples to choose models by; nothing is fitted to them.
+        eval: samples to evaluate the result on; those of ``holdout`` where there are no others.
+        probe: the few batches of the equivalence check.
+        description: origin of the samples, for reports.
+        synthetic: whether inputs are synthetic: good for checks, not for measuring quality.
+        source: all samples; None where inputs follow from the graph alone.
+        notes: sentences on samples that are not used.
     """
 
     fit: tuple[Feeds, ...]
@@ -92,7 +91,7 @@ class Dataset:
 
     @property
     def one_batch(self) -> bool:
-        """Whether a single batch is all there is, which is fitted to and judged by."""
+        """Whether a single batch is all there is, to fit to and to evaluate on."""
         return self.source is not None and self.source.steps == 1
 
 
@@ -134,15 +133,15 @@ def open_dataset(
 ) -> Dataset:
     """Divide the user's samples; equal arguments give equal parts, which share no sample.
 
-    One tenth judges what is fitted to the others. Where models are chosen, three tenths do: one
-    half chooses, the other judges, because the smallest model that passes a test is partly the
-    luckiest. A single batch is fitted to and judged by.
+    One tenth is held out from the fit. Where models are chosen, three tenths are: one half to
+    choose by, the other to evaluate on, because the smallest model that passes a test is partly
+    the luckiest. A single batch serves for all.
 
     Args:
         source: the samples.
         config: labels and seed.
         chooses: whether one of several models is to be chosen.
-        most_bytes: of batches that are fitted to.
+        most_bytes: of batches to fit to.
 
     Raises:
         OnnxpruneError: samples or labels cannot be read, or there are too few.
@@ -157,25 +156,25 @@ def open_dataset(
 
     if source.synthetic or (one and not chooses):
         fit: tuple[Feeds, ...] = () if source.synthetic else tuple(source)
-        judges = [part(source)]
+        parts = [part(source)]
         notes: tuple[str, ...] = ()
     else:
         rest, aside = split(source, ASIDE if chooses else HELD_OUT, config.seed)
         two = chooses and (aside.samples or 0) >= 2 * ENOUGH
-        judges = [part(each) for each in (split(aside, 0.5, config.seed) if two else [aside])]
+        parts = [part(each) for each in (split(aside, 0.5, config.seed) if two else [aside])]
         fit = tuple(_within(rest, most_bytes))
         known = rest.samples if chooses else source.samples
         notes = _left_out(fit, known, 1.0 if chooses else 1 - HELD_OUT)
     return Dataset(
-        fit, judges[0], judges[-1], probe, source.description, source.synthetic, source, notes
+        fit, parts[0], parts[-1], probe, source.description, source.synthetic, source, notes
     )
 
 
 def synthetic_dataset(analysis: Analysis, config: Options) -> Dataset:
-    """Inputs that follow from the graph alone.
+    """Random inputs, of shapes that follow from the graph alone.
 
     Raises:
-        OnnxpruneError: the model runs on none.
+        OnnxpruneError: the model does not run on them.
     """
     probe = synthetic_inputs(analysis, config.provider, config.seed)
     part = Part(probe)
@@ -183,13 +182,13 @@ def synthetic_dataset(analysis: Analysis, config: Options) -> Dataset:
 
 
 def synthetic_inputs(analysis: Analysis, provider: str = "cpu", seed: int = 0) -> tuple[Feeds, ...]:
-    """Inputs that a model runs on, in both sets of shapes that it was analysed at.
+    """Random inputs for a model, in both sets of shapes that it was analysed at.
 
     Sizes that fit the graph on paper may still not fit each other (the length of a mask and that
     of a cache, say); then sizes that exporters' names suggest are tried.
 
     Raises:
-        OnnxpruneError: none run.
+        OnnxpruneError: the model does not run on them.
     """
     signature = signature_of(analysis.model)
     session = open_session(analysis.model, provider=provider, prepack=False)
@@ -205,7 +204,7 @@ def synthetic_inputs(analysis: Analysis, provider: str = "cpu", seed: int = 0) -
             return feeds
     assert problem is not None
     raise OnnxpruneError(
-        f"made-up inputs do not fit this model: {problem.message}",
+        f"the model does not run on synthetic inputs: {problem.message}",
         hint="give real inputs with --calib, or sizes that fit with --shapes",
     )
 
@@ -228,7 +227,7 @@ def _analysed(analysis: Analysis, signature: Signature, seed: int) -> tuple[Feed
 
 
 def _left_out(fit: Sequence[Feeds], known: int | None, share: float) -> tuple[str, ...]:
-    """Say so where only a part of the samples could be held to fit to."""
+    """A note where only a part of the samples fits in memory."""
     used = sum(map(count_samples, fit))
     if known is None or used >= int(known * share) - 1:
         return ()

@@ -27,7 +27,7 @@ def read_object(value: Any, inputs: InputFormat) -> Reader:  # noqa: ANN401
             iterable of feeds; a function or class that makes one of these; an object with
             ``get_next`` (onnxruntime's ``CalibrationDataReader``). A feed is a dict of arrays, one
             array per input in order, or one array; one more element at the end of a tuple or list
-            is taken for a label and left out.
+            counts as a label and is left out.
         inputs: of the model.
 
     Raises:
@@ -73,7 +73,7 @@ def load_object(spec: str) -> Any:  # noqa: ANN401
     except Exception as error:  # the user's module may raise anything
         raise OnnxpruneError(
             f"{module_name} cannot be imported: {type(error).__name__}: {error}",
-            hint="write file.py:name, or package.module:name of what is installed",
+            hint="write file.py:name, or package.module:name of an installed package",
         ) from error
     if not hasattr(module, name):
         raise OnnxpruneError(

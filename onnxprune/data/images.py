@@ -19,7 +19,7 @@ from onnxprune.model.signature import TensorSpec, is_floating
 from onnxprune.types import PREPROCESSING
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
-"""What counts as an image file."""
+"""Suffixes of image files."""
 EXAMPLE = f"size=224,{PREPROCESSING['imagenet'].spec}"
 """What most ImageNet networks take, spelled out."""
 
@@ -35,9 +35,9 @@ class Preprocess:
         crop: None resizes straight to ``size``. A fraction (0.875) first makes the shorter side
             ``size / crop``, a number of pixels (256) first makes it that, and then both cut the
             centre out.
-        scale: what pixels (0..255) are divided by; None when it was not said.
+        scale: divisor of pixels (0..255); None where it is not given.
         mean, std: one value, or one per channel, after scaling.
-        layout: channels first or last in the model's input; found out by default.
+        layout: channels first or last in the model's input; inferred by default.
         color: order of the three channels.
         interpolation: of the resize.
         open_size: height and width where neither ``size`` nor the model fixes them.
@@ -70,7 +70,7 @@ class Preprocess:
         """The pixels of an image in the size and layout of the input, as bytes.
 
         Raises:
-            OnnxpruneError: nothing says how large the image is to be.
+            OnnxpruneError: neither the preprocessing nor the model fixes the size.
         """
         pixels = np.asarray(self._resize(image, spec))
         pixels = pixels[..., None] if pixels.ndim == 2 else pixels
@@ -80,10 +80,10 @@ class Preprocess:
         return np.ascontiguousarray(pixels)
 
     def target_size(self, spec: TensorSpec) -> tuple[int, int]:
-        """(height, width) of what the input gets.
+        """(height, width) that the input gets.
 
         Raises:
-            OnnxpruneError: neither this nor the input says.
+            OnnxpruneError: neither the preprocessing nor the model fixes it.
         """
         if self.size is not None:
             return self.size
@@ -93,7 +93,7 @@ class Preprocess:
             height, width = (n if isinstance(n, int) else self.open_size for n in (height, width))
         if not isinstance(height, int) or not isinstance(width, int):
             raise OnnxpruneError(
-                f"the input '{spec.name}' takes images of any size; say which",
+                f"the input '{spec.name}' takes images of any size",
                 hint="add size=224 (or size=HEIGHTxWIDTH) to the preprocessing",
             )
         return height, width
@@ -162,7 +162,7 @@ def parse_preprocess(text: str) -> Preprocess:
             close = difflib.get_close_matches(key, [*_FIELDS, *PREPROCESSING], 1)
             guess = f" Did you mean '{close[0]}'?" if close else ""
             raise OnnxpruneError(
-                f"'{part}' is no part of a preprocessing specification.{guess}",
+                f"'{part}' is not part of a preprocessing specification.{guess}",
                 hint=f"presets, written first: {', '.join(PREPROCESSING)}; "
                 f"keys: {', '.join(_FIELDS)}. For example: {EXAMPLE}",
             )
@@ -222,15 +222,15 @@ def read_images(paths: Sequence[Path], inputs: InputFormat) -> Reader:
             x 3, or height x width for a model with one channel) to one sample.
 
     Raises:
-        OnnxpruneError: the model has several inputs or none for images, or it was not said how
-            pixels become numbers or how large images are to be.
+        OnnxpruneError: the model has several inputs or none for images, or nothing says how
+            pixels become numbers or how large images should be.
     """
     spec = inputs.signature[0]
     if len(inputs.signature) != 1 or len(spec.shape) < 3:
         raise inputs.error("holds images, which the model does not take")
     if inputs.prepare is None and is_floating(spec.dtype):
         raise inputs.error(
-            "holds images, but it was not said how pixels become numbers",
+            "holds images, but nothing says how pixels become numbers",
             hint=f"for example: --preprocess imagenet, or --preprocess {EXAMPLE}",
         )
     prepare = inputs.prepare or Preprocess()

@@ -1,4 +1,4 @@
-"""Reading labels from wherever they are kept."""
+"""Labels from arrays and files."""
 
 from __future__ import annotations
 
@@ -23,11 +23,10 @@ def open_labels(spec: Any, indices: npt.NDArray[np.int64] | None = None) -> Arra
             ``target`` or ``targets``; a .txt file with one number per line; a .csv file with a
             column of one of these names, else its last column; or anything numpy makes an array
             of.
-        indices: which samples are used, as `onnxprune.data.Calibration.indices` says; None
-            for all.
+        indices: of the samples in use (`onnxprune.data.Calibration.indices`); None for all.
 
     Raises:
-        OnnxpruneError: there are no labels, they are no numbers, or too few for ``indices``.
+        OnnxpruneError: there are no labels, too few for ``indices``, or they are not numbers.
     """
     where = str(spec) if isinstance(spec, str | Path) else "the labels"
     labels = _read(Path(spec)) if isinstance(spec, str | Path) else np.asarray(spec)
@@ -60,7 +59,7 @@ def _read(path: Path) -> Array:
     }
     reader = readers.get(path.suffix.lower())
     if reader is None:
-        raise OnnxpruneError(f"{path} is no file of labels", hint=f"one of {', '.join(readers)}")
+        raise OnnxpruneError(f"{path} is not a label file", hint=f"one of {', '.join(readers)}")
     try:
         return reader(path)
     except (ValueError, OSError, EOFError) as error:

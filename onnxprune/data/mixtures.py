@@ -1,7 +1,7 @@
 """More inputs to fit to: mixtures of the calibration samples.
 
-What a pruned layer should compute is known for any input, since the dense model says it; so there
-is no need for real samples to fit to, only for inputs that reach the same places. Mixtures of two
+The target of a pruned layer is known for any input, from the dense model; so there is no need for
+real samples to fit to, only for inputs that reach the same places. Mixtures of two
 samples (Zhang et al., "mixup: Beyond Empirical Risk Minimization", arXiv 1710.09412, without its
 labels) reach places between them, where classes meet and networks are less sure than on the data
 they were trained with. On a ResNet-20 (CIFAR-10, 1,740 pictures, half of its multiplications) they
@@ -32,8 +32,8 @@ Ranges = Mapping[str, tuple[Array, Array]]
 ENOUGH = 4096
 """Samples beyond which mixtures are not worth their time."""
 FEW, MORE = 512, 3
-"""Tokens are spliced so often that there are as many samples as the first, at most as the second
-says: there are more ways to put sentences together than to mix two pictures."""
+"""Tokens are spliced until there are as many samples as the first, at most as often as the second:
+there are more ways to put sentences together than to mix two pictures."""
 _SHARE = (0.3, 0.7)
 """The share of one sample in a mixture."""
 _RANK = 2
@@ -57,7 +57,7 @@ def with_mixtures(
         holdout_every: one of so many samples of the result, counted through all batches, is held
             out from the fit; 0 for none. A held-out mixture is of held-out samples alone, and these
             are in no other.
-        seed: of the mixtures.
+        seed: random seed.
 
     Returns:
         The same list where inputs cannot be mixed or are already enough (``ENOUGH`` samples).
@@ -75,18 +75,18 @@ def with_mixtures(
         result.append(feeds)
         size = sum(a.nbytes for a in feeds.values())
         count = count_samples(feeds)
-        sources, position = judges(position + np.arange(count), holdout_every), position + count
+        sources, position = held_out(position + np.arange(count), holdout_every), position + count
         for _ in range(copies):
             if count < 2 or size > room or samples + count > ENOUGH:
                 continue
-            targets = judges(position + np.arange(count), holdout_every)
+            targets = held_out(position + np.arange(count), holdout_every)
             pairs = _partners(sources, targets, rng)
             if pairs is None:
                 continue
             room, samples, position = room - size, samples + count, position + count
             if tokens:
-                pools = [np.flatnonzero(sources == judging) for judging in (False, True)]
-                others = [pools[int(judging)] for judging in targets]
+                pools = [np.flatnonzero(sources == held) for held in (False, True)]
+                others = [pools[int(held)] for held in targets]
                 result.append(_splice(feeds, tokens, pairs, others, rng))
             else:
                 share = rng.uniform(*_SHARE, count)
@@ -106,8 +106,8 @@ def mixable(batches: Sequence[Feeds]) -> bool:
     return len({len(array) for array in batches[0].values()}) == 1
 
 
-def judges(samples: Index, holdout_every: int) -> Bool:
-    """Which of some samples, counted through all batches, judge what is fitted to the others.
+def held_out(samples: Index, holdout_every: int) -> Bool:
+    """Which of some samples, counted through all batches, are held out.
 
     Args:
         samples: their numbers.
@@ -156,13 +156,13 @@ def ranges(batches: Sequence[Feeds], tokens: Sequence[str]) -> Ranges:
 
 
 def _partners(sources: Bool, targets: Bool, rng: np.random.Generator) -> Index | None:
-    """``[2, count]``: what each mixture is of, from among the judges where it is to judge itself.
+    """``[2, count]``: the samples of each mixture, held-out ones for a held-out mixture.
 
-    None where there is nobody to mix.
+    None where there is nothing to mix.
     """
     pairs = np.empty((2, len(targets)), dtype=np.int64)
-    for judging in (False, True):
-        pool, places = np.flatnonzero(sources == judging), np.flatnonzero(targets == judging)
+    for held in (False, True):
+        pool, places = np.flatnonzero(sources == held), np.flatnonzero(targets == held)
         if not len(places):
             continue
         if not len(pool):
@@ -188,9 +188,9 @@ def _splice(
     Args:
         feeds: the batch.
         bounds: of the inputs that hold tokens, what may be where.
-        pairs: ``[2, count]``, which samples each new one is of.
-        others: for each, of which samples tokens may be taken besides.
-        rng: of all choices.
+        pairs: ``[2, count]``, the two samples of each new one.
+        others: for each, the samples that further tokens may come from.
+        rng: random generator.
     """
     shape = feeds[next(iter(bounds))].shape
     first, second = pairs
@@ -227,6 +227,6 @@ def _draw(present: Bool, pool: Index, count: int, rng: np.random.Generator) -> I
 
 
 def _present(feeds: Feeds, shape: tuple[int, ...]) -> Bool:
-    """Which tokens are no padding, by every mask among the inputs."""
+    """Which tokens are not padding, by every mask among the inputs."""
     masks = [mask for mask in token_masks(feeds).values() if mask.shape == shape]
     return np.asarray(np.logical_and.reduce([np.ones(shape, dtype=bool), *masks]))

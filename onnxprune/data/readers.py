@@ -34,7 +34,7 @@ class Kind:
     """A kind of files that hold samples.
 
     Attributes:
-        name: for messages.
+        name: in messages.
         read: makes a reader of files in order; their origin is the folder, or the one file.
         suffixes: that a file of this kind may have, in lower case.
         below: whether files in folders below count too.
@@ -56,7 +56,7 @@ class Kind:
 
 
 def open_reader(spec: Any, inputs: InputFormat) -> Reader:  # noqa: ANN401
-    """A reader of whatever the user names.
+    """Open calibration data of any kind.
 
     Args:
         spec: a file of one of the ``KINDS``, a folder of such, ``file.py:function`` or
@@ -68,7 +68,7 @@ def open_reader(spec: Any, inputs: InputFormat) -> Reader:  # noqa: ANN401
         inputs: of the model.
 
     Raises:
-        OnnxpruneError: there are no such data, a folder holds several kinds, or they do not fit
+        OnnxpruneError: the data do not exist, a folder holds several kinds, or they do not fit
             the model.
     """
     if not isinstance(spec, str | Path):
@@ -82,7 +82,7 @@ def open_reader(spec: Any, inputs: InputFormat) -> Reader:  # noqa: ANN401
         kind = next((kind for kind in KINDS if path.suffix.lower() in kind.suffixes), None)
         if kind is None:
             raise OnnxpruneError(
-                f"{path} is no calibration data",
+                f"{path} is not calibration data",
                 hint="known are .npz, .npy, Polygraphy .json, images, folders of these, "
                 "file.py:function",
             )
@@ -169,7 +169,7 @@ def _read_test_set(folder: Path, inputs: InputFormat) -> list[Batch]:
         try:
             tensors.append(onnx.TensorProto.FromString(file.read_bytes()))
         except google.protobuf.message.DecodeError as error:
-            raise OnnxpruneError(f"{file} is no serialised tensor") from error
+            raise OnnxpruneError(f"{file} is not a serialised tensor") from error
     if len(tensors) != len(signature):
         raise inputs.error(f"holds {len(tensors)} inputs for a model with {len(signature)}")
     named = {tensor.name: tensor for tensor in tensors}
@@ -178,7 +178,7 @@ def _read_test_set(folder: Path, inputs: InputFormat) -> list[Batch]:
     try:
         arrays = {name: onnx.numpy_helper.to_array(tensor) for name, tensor in named.items()}
     except (ValueError, TypeError) as error:
-        raise OnnxpruneError(f"{folder} holds something that is no tensor: {error}") from error
+        raise OnnxpruneError(f"{folder} holds something that is not a tensor: {error}") from error
     return conform(arrays, inputs)
 
 
@@ -209,7 +209,7 @@ def read_polygraphy(path: Path) -> list[dict[str, Array]]:
     base64 .npy file.
 
     Raises:
-        OnnxpruneError: it is no such file.
+        OnnxpruneError: it is not such a file.
     """
     try:
         content = json.loads(path.read_text(), object_hook=_decode)
@@ -237,7 +237,7 @@ def _decode(marked: dict[str, Any]) -> Any:  # noqa: ANN401
     if kind == "RunResults":
         return marked["lst"][0][1]
     if kind:
-        raise ValueError(f"a {kind} is no array (save numpy arrays, not torch tensors)")
+        raise ValueError(f"a {kind} is not an array (save numpy arrays, not torch tensors)")
     return marked
 
 

@@ -1,4 +1,4 @@
-"""Synthetic samples: enough to run a model, not enough to judge it."""
+"""Synthetic samples: enough to run a model, not enough to evaluate it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def read_random(spec: str, inputs: InputFormat, samples: int | None, seed: int) 
             ``cache`` in its name) is empty, the last two of four are 64 and others 16.
         inputs: of the model.
         samples: how many; 32 by default.
-        seed: of the generator.
+        seed: random seed.
 
     Raises:
         OnnxpruneError: a size is set that no input has, or an input takes strings.
@@ -96,14 +96,14 @@ def _parse_sizes(spec: str) -> dict[str, int]:
 
 
 def refuse_strings(spec: TensorSpec) -> None:
-    """Refuse an input that no numbers can stand for.
+    """Refuse an input that has no synthetic values.
 
     Raises:
         OnnxpruneError: it takes strings.
     """
     if spec.dtype.kind == "O":
         raise OnnxpruneError(
-            f"the input '{spec.name}' takes strings, which cannot be made up",
+            f"the input '{spec.name}' takes strings, for which there are no synthetic values",
             hint="give real inputs with --calib",
         )
 

@@ -1,4 +1,4 @@
-"""Which arrays may stand for which inputs: names, element types and shapes.
+"""Checks that arrays fit inputs: names, element types and shapes.
 
 Casts keep every value, up to rounding between floating types. What passes comes out as batches in
 the form that the model takes.
@@ -18,7 +18,7 @@ from onnxprune.model.signature import Dim, TensorSpec, is_floating, is_integer
 
 _SINGLE_INPUT = ("x", "arr_0")  # what people, and np.savez, call the only array
 LABELS = ("y", "label", "labels", "target", "targets")
-"""Keys that hold labels; they are never taken for inputs of other names."""
+"""Keys of labels, never mistaken for inputs of other names."""
 
 
 def match_names(names: Iterable[str], inputs: InputFormat, *, lone: bool) -> dict[str, str]:
@@ -124,7 +124,7 @@ def cast(array: Array, spec: TensorSpec, inputs: InputFormat) -> Array:
         hint = inputs.hint
     elif have == np.uint8 and is_floating(want):
         hint = (
-            "say how pixels become numbers: --preprocess scale=255,mean=...,std=... "
+            "say how pixels become numbers: --preprocess imagenet, or scale=255,mean=...,std=... "
             f"(scale=1 leaves 0..255). {inputs.hint}"
         )
     raise inputs.error(f"holds {have.name} where {spec} is expected", hint=hint)

@@ -1,9 +1,9 @@
-"""The small trained models that ship with onnxprune, with the data to calibrate and to judge them.
+"""The small trained models that ship with onnxprune, with calibration and evaluation data.
 
 They exist so that every command can be tried, and every claim tested, without downloading anything:
 ``zoo.get("digits_rescnn").model`` is the path of a real, trained, over-parameterised network. All
 files live in ``zoo_data`` beside this module, so they are part of every install. ``models/`` in the
-source repository holds the scripts that trained them and says where the data come from.
+source repository holds the scripts that trained them and the origins of the data.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class Entry:
     """One model of the zoo.
 
     Attributes:
-        name: what ``get`` knows it by.
-        about: one line on what it is and what it exercises.
+        name: as ``get`` takes it.
+        about: one line of description.
         metric: "accuracy" (0..1, higher is better) or "nats/char" (mean cross entropy, lower is).
         measured: the metric on the evaluation set, measured with onnxruntime on the .onnx file.
         model: path of the .onnx file; its inputs have a dynamic batch axis, its output is "logits".

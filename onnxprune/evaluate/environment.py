@@ -1,4 +1,4 @@
-"""What the measurements were made on."""
+"""The machine that measurements are made on."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class Environment:
         cpu: its model.
         cores: that the system has.
         affinity: those this process may use.
-        memory_bytes: physical memory; None where the system does not tell.
-        features: of the CPU, those that kernels are chosen by.
-        clock_mhz: of each core, now; empty where the system does not tell.
-        governor: of the clock; empty where the system does not tell.
+        memory_bytes: physical memory; None if unknown.
+        features: of the CPU, as far as kernels are chosen by them.
+        clock_mhz: of each core, now; empty if unknown.
+        governor: of the clock; empty if unknown.
         load_average: of the last minute, before and after measuring.
         os, python: versions.
         versions: of packages that are installed.
@@ -55,7 +55,7 @@ asimd asimddp sve i8mm bf16
 
 
 def environment() -> Environment:
-    """What this process runs on, now."""
+    """The machine this process runs on, now."""
     info = _read(Path("/proc/cpuinfo"))
     flags = set(re.sub(r"(?m)^(?!flags|Features).*$", "", info).split())
     clocks = tuple(float(each) for each in re.findall(r"(?m)^cpu MHz\s*: ([\d.]+)", info))
@@ -79,12 +79,12 @@ def environment() -> Environment:
 
 
 def load() -> float:
-    """The load average of the last minute; 0 where the system does not tell."""
+    """The load average of the last minute; 0 if unknown."""
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
 
 
 def is_busy() -> bool:
-    """Whether the machine has more to do than a quarter of what its cores could."""
+    """Whether the load is above a quarter of the cores."""
     return load() > _BUSY * (os.cpu_count() or 1)
 
 

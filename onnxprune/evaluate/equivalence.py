@@ -1,4 +1,4 @@
-"""The proof: a cut model computes what its masked original computes, on real inputs."""
+"""The equivalence check: a cut model computes what its masked original does, on given inputs."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ _FLIPS = 0.01
 """Largest fraction of an integer output that may differ: ties that rounding decides."""
 _CODES = {ir.DataType.INT8, ir.DataType.UINT8}
 _NOISE = 4.0
-"""Where the runtime disagrees with itself more than the tolerance, this many times its own noise
-is allowed: the masked original run with graph optimisations off and on."""
+"""Multiple of the runtime's own noise (the masked original with graph optimisations off and on)
+that is allowed where it is more than the tolerance."""
 
 
 def difference(a: Array, b: Array) -> float:
@@ -59,16 +59,16 @@ def _is_float(array: Array) -> bool:
 def check_equivalence(
     cut: Model, masked: Model, batches: Iterable[Feeds], provider: str = "cpu"
 ) -> Check:
-    """Run both on the same inputs; every output must agree.
+    """Run two models on the same inputs; every output must agree.
 
     Args:
         cut: the pruned model.
         masked: the masked original.
-        batches: feeds, as many as should be checked.
+        batches: feeds to check on.
         provider: the execution provider both run on.
 
     Returns:
-        The check of the output that comes closest to (or furthest beyond) what it is allowed.
+        The check of the output closest to (or furthest beyond) its limit.
 
     Raises:
         OnnxpruneError: a model does not run, or there are no inputs to run it on.

@@ -1,4 +1,4 @@
-"""What pruning cost: outputs, and the task metric, against the dense model on unseen inputs."""
+"""Outputs and task metric of a pruned model against the dense one, on held-out inputs."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from onnxprune.runtime import open_session
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How a pruned model compares with the dense one.
+    """A pruned model compared with the dense one.
 
     Attributes:
-        outputs: by output name, how close it is.
+        outputs: comparisons by output name.
         metric: name of the task metric; empty without labels.
-        before, after: its value for the dense and for the pruned model.
-        higher_is_better: which way is up.
-        samples: how many inputs it was judged on; none of them was fitted to.
-        metric_error: standard error of the change of the metric, or None where none is known.
+        before, after: the metric of the dense and of the pruned model.
+        higher_is_better: the direction of the metric.
+        samples: number of held-out inputs.
+        metric_error: standard error of the change of the metric; None if unknown.
     """
 
     outputs: Mapping[str, OutputComparison] = field(default_factory=dict)
@@ -42,7 +42,7 @@ class Evaluation:
 
     @property
     def main(self) -> OutputComparison:
-        """The output that says most: class scores if there are any, else the one furthest off."""
+        """The most telling output: class scores if there are any, else the one furthest off."""
         comparable = [f for f in self.outputs.values() if f.cosine is not None]
         scores = [f for f in comparable if f.top1 is not None]
         furthest = sorted(comparable, key=lambda f: f.cosine or 0.0)
@@ -50,19 +50,19 @@ class Evaluation:
 
     @property
     def measure(self) -> str:
-        """What :attr:`drop` is counted in: the metric, else ``agreement`` or ``cosine``."""
+        """The measure of :attr:`drop`: the metric, else ``agreement`` or ``cosine``."""
         return self.metric or ("agreement" if self.main.top1 is not None else "cosine")
 
     @property
     def value(self) -> float | None:
-        """The pruned model's value of that."""
+        """The pruned model's value of :attr:`measure`."""
         if self.metric:
             return self.after
         return self.main.top1 if self.main.top1 is not None else self.main.cosine
 
     @property
     def drop(self) -> float:
-        """What was lost: of the metric, or, without labels, of agreement with the original."""
+        """The loss of the metric, or, without labels, of agreement with the original."""
         if self.before is not None and self.after is not None:
             gain = self.after - self.before
             return -gain if self.higher_is_better else gain
@@ -72,14 +72,14 @@ class Evaluation:
 
     @property
     def drop_error(self) -> float | None:
-        """Standard error of :attr:`drop`, or None where none is known."""
+        """Standard error of :attr:`drop`; None if unknown."""
         if self.metric:
             return self.metric_error
         agreement = self.main.top1
         return None if agreement is None else agreement_error(agreement, self.samples)
 
     def within(self, max_drop: float) -> bool:
-        """Whether no more was lost than that, and nothing is broken."""
+        """Whether the drop is at most ``max_drop`` and no output is broken."""
         return self.drop <= max_drop and not self.broken
 
     @property
@@ -90,7 +90,7 @@ class Evaluation:
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """What a model is for: a metric, and the labels of the inputs it is judged by."""
+    """A metric, and the labels of the inputs to evaluate it on."""
 
     metric: Metric
     labels: npt.NDArray[Any]
@@ -106,8 +106,8 @@ def compare_models(dense: Model, pruned: Model, part: Part, config: Options) -> 
 
     Args:
         dense: the original.
-        pruned: what is compared with it.
-        part: the samples that judge, with their labels if there are any.
+        pruned: the other model.
+        part: the samples, with their labels if there are any.
         config: provider and metric.
 
     Raises:
@@ -123,7 +123,7 @@ def compare_models(dense: Model, pruned: Model, part: Part, config: Options) -> 
 
 
 def within(parts: Mapping[str, Sequence[str]]) -> list[str]:
-    """What has to be read inside a model to compare its outputs part by part."""
+    """The inner values to read so that outputs can be compared part by part."""
     return [name for name in part_names(parts) if name not in parts]
 
 
@@ -138,12 +138,12 @@ def compare_answers(
     """Compare a model's answers with the dense one's, in one pass.
 
     Args:
-        run: the model.
-        feeds: what it is asked.
-        reference: what the dense model answers to each of them.
-        task: what it is for, if that is known.
-        before: the dense model's score at it; needed with ``task``.
-        parts: of the outputs, which both then answer with besides them; see ``Comparison``.
+        run: runs the model.
+        feeds: its inputs.
+        reference: the outputs of the dense model for each of them.
+        task: metric and labels, if there are any.
+        before: the dense model's score; needed with ``task``.
+        parts: of the outputs, given together with them; see ``Comparison``.
 
     Raises:
         OnnxpruneError: the model does not run, or the labels do not fit.
@@ -155,7 +155,7 @@ def compare_answers(
             nonlocal samples
             samples += count_samples(each)
             outputs = run(each)
-            # The dense model may have answered with parts that this one has not.
+            # The dense model may have parts that this one lacks.
             compared.add(wanted if parts is None else {n: wanted[n] for n in outputs}, outputs)
             yield outputs if parts is None else {name: outputs[name] for name in parts}
 

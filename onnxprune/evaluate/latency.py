@@ -1,6 +1,6 @@
-"""A cut model against the dense one, on the backend the budget is for, by the protocol of `bench`.
+"""Latency of a cut model against the dense one, on the backend of the budget.
 
-Both are timed in processes of their own, in turn: see `onnxprune.evaluate.protocol`.
+Both are timed in turn, in processes of their own: see `onnxprune.evaluate.protocol`.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from onnxprune.solve.bootstrap import ratio
 Feeds = Mapping[str, npt.NDArray[Any]]
 
 AIMING = Settings(processes=2, rounds=8, slice_s=0.02, warm_s=1.0)
-"""For plans on the way."""
+"""For intermediate plans."""
 FINAL = Settings(processes=4, rounds=10, slice_s=0.03, warm_s=2.0)
-"""For the result."""
+"""For the final result."""
 
 
 @dataclass(frozen=True)
 class Compared:
-    """How long two models take, measured in turn.
+    """The latencies of two models, measured in turn.
 
     Attributes:
         dense, pruned: median seconds of one run.
         ratio: pruned over dense.
-        low, high: between what that lies, 95 %.
-        runs: of each model, at least.
+        low, high: the 95 % interval of the ratio.
+        runs: fewest runs of a model.
     """
 
     dense: float
@@ -48,13 +48,13 @@ class Compared:
 
 
 class Stopwatch:
-    """The dense model in a file, against which others are measured; for a ``with`` statement.
+    """Measures models against the dense one, which it keeps in a file; for a ``with`` statement.
 
     Args:
-        backend: what runs them.
+        backend: to run on.
         model: the dense one.
         feeds: one set of inputs.
-        threads: that the backend may use; None leaves it the choice.
+        threads: number of threads; None leaves the choice to the backend.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Stopwatch:
         """Measure a model; None measures the dense one against itself.
 
         Raises:
-            OnnxpruneError: the backend does not take one of them.
+            OnnxpruneError: the backend cannot run one of them.
         """
         path = self._dense
         if model is not None:

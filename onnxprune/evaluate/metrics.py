@@ -1,6 +1,6 @@
-"""How well a model does its task: metrics over outputs and labels.
+"""Task metrics over outputs and labels.
 
-Built in are those of `onnxprune.types.METRICS`; anything else is a function of the user's.
+Built in are those of `onnxprune.types.METRICS`; anything else is a user's function.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ class Metric:
     """A figure of merit.
 
     Attributes:
-        name: as the user wrote it.
+        name: as written by the user.
         kind: what is measured.
-        higher_is_better: which way is up; assumed of users' functions.
+        higher_is_better: the direction of the metric; assumed for users' functions.
         output: the output that is measured; empty for the only one that fits the labels.
         top: for ``accuracy``: a sample counts if its label is among so many best classes.
         function: for ``function``: from outputs (dict of arrays, all samples along the first axis)
@@ -49,7 +49,7 @@ class Metric:
 
 
 def find_metric(spec: str | Callable[..., float]) -> Metric:
-    """The metric a user asked for.
+    """Look a metric up.
 
     Args:
         spec: a built-in name, with ``@output`` behind it where several outputs could be meant;
@@ -66,7 +66,9 @@ def find_metric(spec: str | Callable[..., float]) -> Metric:
 
         function = load_object(spec)
         if not callable(function):
-            raise OnnxpruneError(f"{spec} is no function", hint="it must take outputs and labels")
+            raise OnnxpruneError(
+                f"{spec} is not a function", hint="it must take outputs and labels"
+            )
         return Metric(spec, "function", function=function)
     kind, _, output = metric_name(spec).partition("@")
     if kind in _LOWER:
@@ -77,7 +79,7 @@ def find_metric(spec: str | Callable[..., float]) -> Metric:
 
 @dataclass(frozen=True, eq=False)
 class Score:
-    """A metric of one model, and what every sample adds to it.
+    """A metric of one model, and the contribution of every sample.
 
     Attributes:
         value: the metric.
@@ -219,7 +221,7 @@ def _rows(
     rows = scores.reshape(-1, scores.shape[-1])
     classes = labels.reshape(-1).astype(np.int64)
     if not np.array_equal(classes, labels.reshape(-1)):
-        raise OnnxpruneError("the labels are no class numbers", hint="they must be whole numbers")
+        raise OnnxpruneError("the labels are not class numbers", hint="they must be whole numbers")
     if classes.max(initial=-1) >= rows.shape[1]:
         raise OnnxpruneError(
             f"there is a label {classes.max()}, but only {rows.shape[1]} classes, counted from 0",

@@ -1,7 +1,7 @@
-"""How close the outputs of two models are.
+"""Comparison of the outputs of two models.
 
-Pure numpy: nothing here knows a model. Outputs come batch by batch, are added up in float64 and not
-kept.
+Pure numpy: nothing here knows a model. Outputs come batch by batch and are summed up in float64;
+none are kept.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ Outputs = Mapping[str, Array]
 F64 = npt.NDArray[np.float64]
 
 _CHUNK = 1 << 20  # elements compared at once: 8 MiB in float64
-_SMALLEST = 1e-12  # probabilities below are taken for this
+_SMALLEST = 1e-12  # floor of probabilities
 
 
 @dataclass(frozen=True)
 class OutputComparison:
-    """How one output of a model compares with that of its reference.
+    """One output of a model compared with that of its reference.
 
     Attributes:
         name: of the output.
@@ -42,7 +42,7 @@ class OutputComparison:
             of a row, in nats.
         broken: elements that are finite in one model only, or differently not finite; the errors
             are infinite if there are any.
-        reason: why the output could not be compared, empty if it was; then every figure is None.
+        reason: why the output could not be compared; then every figure is None. Empty if it was.
     """
 
     name: str
@@ -62,9 +62,8 @@ class Comparison:
     """Compares two models' outputs, one batch after the other.
 
     Args:
-        parts: the values that each output is put together from (``model.parts``). Where they are
-            given together with the outputs they are compared instead; none of it is taken for
-            class scores.
+        parts: the values that each output is assembled from (``model.parts``). Where they are
+            given with the outputs they are compared instead, and not taken for class scores.
     """
 
     def __init__(self, parts: Mapping[str, Sequence[str]] | None = None) -> None:
@@ -73,7 +72,7 @@ class Comparison:
         self._sums: dict[str, _Sums] | None = None
 
     def add(self, reference: Outputs, other: Outputs) -> None:
-        """Account for what both models put out for the same batch.
+        """Add the outputs of both models for the same batch.
 
         Raises:
             OnnxpruneError: the outputs have other names than each other, or than before.
@@ -92,7 +91,7 @@ class Comparison:
             sums.add(np.asarray(wanted[name][0]), np.asarray(theirs[name][0]))
 
     def _compared(self, outputs: Outputs) -> dict[str, tuple[Array, bool]]:
-        """What is compared: by what it is called, and whether it may be class scores."""
+        """The values to compare by label, and whether they may be class scores."""
         pairs: dict[str, tuple[Array, bool]] = {}
         for output in (name for name in outputs if name not in self._inner):
             names = self._parts.get(output, ())
@@ -151,7 +150,7 @@ def is_distribution(rows: Array) -> bool:
 
 
 def is_independent(rows: Array) -> bool:
-    """Whether these are probabilities of classes that do not exclude each other, as of sigmoids."""
+    """Whether these are probabilities of classes that may coincide, as from sigmoids."""
     return rows.size > 0 and bool(
         (rows >= 0).all() and (rows <= 1).all() and not is_distribution(rows)
     )
@@ -177,7 +176,7 @@ def _batches(outputs: Outputs | Iterable[Outputs]) -> Iterator[Outputs]:
 
 
 class _Sums:
-    """What has been added up of one output."""
+    """The running sums of one output."""
 
     def __init__(self, *, scores: bool) -> None:
         self.reason = ""

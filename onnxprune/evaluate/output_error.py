@@ -1,8 +1,8 @@
-"""How far the outputs of a changed model are from those of the dense one, as one number.
+"""The distance of a changed model's outputs from those of the dense one, as one number.
 
 The squared error of each output, relative to how much that output varies from sample to sample (a
-constant is no information), added up over the outputs; an output that is put together from several
-values counts as these (``model.parts``).
+constant carries no information), added up over the outputs; an output assembled from several values
+counts as these (``model.parts``).
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ class OutputError:
     """Compares models with a dense one, on inputs that stay.
 
     Args:
-        dense: what is to be computed.
-        batches: feeds; what the dense model makes of them is held.
-        provider: what runs the models.
-        worst: relative errors beyond are all the same.
+        dense: the reference.
+        batches: feeds; the dense model's outputs for them are kept.
+        provider: execution provider.
+        worst: cap on relative errors.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class OutputError:
         self._spread = {n: _spread([each[n] for each in self._wanted]) for n in self._names}
 
     def of(self, model: models.Model) -> float:
-        """How far a model is off; the values compared have the names and sizes of the dense one."""
+        """The error of a model whose outputs have the names and sizes of the dense one's."""
         gaps = dict.fromkeys(self._names, 0.0)
         for wanted, values in zip(self._wanted, self._run(model), strict=True):
             for name in self._names:

@@ -1,4 +1,4 @@
-"""A worker process from outside: requests, answers, and what to say when it dies."""
+"""The other end of a worker process: requests, answers, and the error when it dies."""
 
 from __future__ import annotations
 
@@ -57,11 +57,11 @@ class Worker:
         except queue.Empty:
             self._process.kill()
             what = f"its process did not answer within {self._patience_s:.0f} s"
-            raise WorkerError(f"{what} (it was asked to {verb})") from None
+            raise WorkerError(f"{what} (request: {verb})") from None
         except OSError:
             answer = None
         if answer is None:
-            raise WorkerError(f"its process died{self._how()} (it was asked to {verb})")
+            raise WorkerError(f"its process died{self._cause()} (request: {verb})")
         if answer[0] == "refused":
             raise OnnxpruneError(answer[1], hint=answer[2])
         return answer[1]
@@ -95,7 +95,7 @@ class Worker:
         except Exception:  # noqa: BLE001  # a broken answer means a broken process
             self._answers.put(None)
 
-    def _how(self) -> str:
+    def _cause(self) -> str:
         code = self._process.wait()
         self._said.seek(0)
         lines = self._said.read().decode(errors="replace").strip().splitlines()

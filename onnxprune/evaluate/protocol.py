@@ -25,15 +25,15 @@ _UNMEASURED = 2
 
 @dataclass(frozen=True)
 class Settings:
-    """The protocol.
+    """Settings of the protocol.
 
     Attributes:
-        processes: that each model gets, one after the other; each is a fresh one.
-        rounds: in each of them; every model runs for a while in every round.
-        slice_s: how long that is, in seconds; at least one run.
-        warm_s: the longest that a model may take to become stable.
-        level: of confidence of intervals.
-        seed: of orders and resampling.
+        processes: fresh processes per model, one after the other.
+        rounds: per process; every model runs for a while in every round.
+        slice_s: seconds of that while; at least one run.
+        warm_s: most seconds for a model to become stable.
+        level: confidence level of intervals.
+        seed: random seed of orders and resampling.
     """
 
     processes: int = 6
@@ -50,11 +50,11 @@ class Timing:
 
     Attributes:
         rounds: the seconds of all runs of each round, by process, then round.
-        opened: how opening it went in each process.
+        opened: the opening in each process.
         first_s: seconds of the first run in each.
-        warm: how it became warm in each.
-        peak_rss: the most bytes that a process held; None where nothing tells.
-        precision: what it computes in.
+        warm: the warm-up in each.
+        peak_rss: peak resident bytes of a process; None if unknown.
+        precision: it computes in.
     """
 
     rounds: tuple[tuple[F64, ...], ...]
@@ -85,13 +85,13 @@ class Declined:
 
 @dataclass(frozen=True)
 class Case:
-    """What is timed.
+    """The models to time, and how they are run.
 
     Attributes:
         backend: its name.
         paths: the models, the reference first.
         feeds: of one run.
-        threads: of the runtime; None leaves it the choice.
+        threads: of the runtime; None leaves the choice to it.
     """
 
     backend: str
@@ -120,15 +120,15 @@ def measure(
     """Time models beside each other.
 
     Args:
-        case: what.
+        case: the models.
         settings: of the protocol.
         tell: hears the progress.
-        afterwards: gets the last processes, by the model's place in ``case.paths``, once all is
-            timed: for what needs the models but no clock.
+        afterwards: called with the last processes, by the model's place in ``case.paths``, once
+            all is timed: for what needs the models but no clock.
 
     Returns:
-        for each model its timing, or why it has none. A process that dies takes nothing with it but
-        its model.
+        For each model its timing, or the reason why it has none. A process that dies affects its
+        own model only.
     """
     rng = np.random.default_rng(settings.seed)
     records = [_Record() for _ in case.paths]
@@ -189,7 +189,7 @@ def _rounds(
     declined: dict[int, Declined],
     rng: np.random.Generator,
 ) -> None:
-    """Every second round goes through the models in reverse, so that each place is as frequent."""
+    """Every second round takes the models in reverse, so that each has each place equally often."""
     counts: dict[int, dict[str, Any]] = {}
     for index in alive:
         typical = records[index].warm[-1].typical_s

@@ -1,4 +1,4 @@
-"""How far a difference between two models, measured on few samples, may be off.
+"""Standard errors of differences between two models, measured on few samples.
 
 Both models see the same samples, so what counts is how their samples differ in pairs: the error of
 the difference is far smaller than that of either figure.
@@ -13,7 +13,7 @@ import numpy as np
 from onnxprune.evaluate.metrics import Metric, Score
 
 _ENOUGH = 2
-"""Samples without which nothing can be said of a spread."""
+"""Fewest samples for an estimate of spread."""
 
 
 def paired_error(metric: Metric, before: Score, after: Score) -> float | None:
@@ -21,7 +21,7 @@ def paired_error(metric: Metric, before: Score, after: Score) -> float | None:
 
     The metric is a ratio of sums over samples; its difference is linearised. Rows of one sample
     (the tokens of a text) are not independent, and count as one. For hits and misses, half a pair
-    is added on either side, so that a few samples without any change are not taken for certainty.
+    is added on either side, so that a few samples without any change do not pass for certainty.
     Source: Agresti and Min, "Simple improved confidence intervals for comparing matched
     proportions", Statistics in Medicine 24 (2005).
 
@@ -31,7 +31,7 @@ def paired_error(metric: Metric, before: Score, after: Score) -> float | None:
         after: of the other one.
 
     Returns:
-        It, in the unit of the metric, or None where the metric is no mean over samples.
+        The error in the unit of the metric; None where the metric is not a mean over samples.
     """
     if before.sums is None or after.sums is None or before.counts is None or after.counts is None:
         return None

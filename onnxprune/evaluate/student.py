@@ -36,7 +36,7 @@ _ENOUGH = 4096
 
 
 def losses_of(model: models.Model, values: Mapping[str, Array]) -> tuple[Loss, ...]:
-    """How values are compared: class scores by divergence, others by squares.
+    """The loss of each value: divergence for class scores, squared error for others.
 
     Args:
         model: whose values they are.
@@ -78,19 +78,19 @@ class Student:
 
     Args:
         model: it is left as it is.
-        names: stored weights that may change; biases of their layers may too.
-        losses: on its outputs, or on other values.
-        feeds: inputs of the largest size that it will get.
-        provider: what runs it.
+        names: stored weights to train, with the biases of their layers.
+        losses: on its outputs or other values.
+        feeds: inputs of the largest size to come.
+        provider: execution provider.
         threads: within an operator.
 
     Attributes:
         losses: as given.
-        layers: those that can be trained.
+        layers: the trainable ones.
         weights: all weights that are outside, by name.
-        trained: the names of those that can be trained.
-        work: multiply-adds of the layers in one step, that of a teacher included.
-        stopped: node -> why no gradient passes it.
+        trained: names of the trainable weights.
+        work: multiply-adds of the layers in one step, the teacher's included.
+        stopped: node -> reason why no gradient passes it.
 
     Raises:
         OnnxpruneError: no gradient of any of the weights can be computed.
@@ -146,7 +146,7 @@ class Student:
         )
 
     def run(self, feeds: Feeds, weights: Mapping[str, Array]) -> dict[str, Array]:
-        """What losses are on, under some weights."""
+        """The values that losses are on, under given weights."""
         return self._forward.run({**feeds, **weights}, [loss.output for loss in self.losses])
 
     def gradients(

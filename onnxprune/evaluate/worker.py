@@ -1,4 +1,4 @@
-"""The process of one model: opens it, runs it, times it, as asked over a pipe.
+"""The process of one model: opens, runs and times it on requests over a pipe.
 
 Requests and answers are pickles: ``(verb, arguments)`` one way, ``("ok", value)`` or ``("refused",
 message, hint)`` the other. Whatever a runtime prints goes to stderr, so that it cannot get between.
@@ -37,7 +37,7 @@ class Opened:
 
     Attributes:
         load_s: seconds that took the runtime.
-        idle_rss: bytes this process held before, runtime included; None where nothing tells.
+        idle_rss: resident bytes before, runtime included; None if unknown.
     """
 
     load_s: float
@@ -60,7 +60,7 @@ class Warm:
 
 
 class Bench:
-    """What can be asked of the process; every public method is a verb."""
+    """The requests a process answers; every public method is a verb."""
 
     def __init__(self) -> None:
         self._runner: Session | None = None
@@ -123,7 +123,7 @@ class Bench:
         return seconds
 
     def outputs(self, feeds: Feeds) -> dict[str, npt.NDArray[Any]]:
-        """What the model puts out."""
+        """The outputs of the model."""
         return self._open().run(feeds)
 
     def peak(self) -> int | None:

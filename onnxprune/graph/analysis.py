@@ -1,4 +1,4 @@
-"""What can be removed from a model, what leaves with it, and what must stay and why."""
+"""The analysis of a model: what can be removed, what leaves with it, what must stay and why."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Analysis:
         inputs: the concrete graph input shapes it was analysed at, and a second set at which
             rewritten sizes are checked.
         facts: shape, dtype and, where known, content of every value at those shapes.
-        groups, blocks: what can be removed.
+        groups, blocks: to remove from.
         pinned: axes of stored tensors that stay, with reasons.
         batch: samples in ``inputs[0]`` where the model leaves their number open; else 1.
         walk: the labelled graph.
@@ -74,7 +74,7 @@ class Analysis:
         return mask
 
     def keep(self, removed: Mapping[str, Sequence[int]]) -> Keep:
-        """A function from an axis to the mask of what stays of it."""
+        """A function from an axis to the mask of its kept indices."""
         mask = self.removed_atoms(removed)
         space = self.walk.space
         known: dict[int, npt.NDArray[np.bool_]] = {}
@@ -103,7 +103,7 @@ class Analysis:
         return tuple(seen.values())
 
     def emptied(self, removed: Mapping[str, Sequence[int]]) -> str:
-        """A value of which some axis would lose all its indices; empty if there is none."""
+        """A value with an axis that would lose all its indices; empty if there is none."""
         mask = self.removed_atoms(removed)
         for name, columns in self.distinct_axes:
             if np.logical_or.reduce([mask[c] for c in columns]).all():

@@ -24,7 +24,7 @@ Gradients = dict[ir.Value, list[ir.Value]]
 
 @dataclass(frozen=True)
 class Loss:
-    """How an output is compared with what is wanted of it.
+    """The loss of an output against its target.
 
     Attributes:
         output: its name.
@@ -37,7 +37,7 @@ class Loss:
 
     @property
     def wanted(self) -> str:
-        """The input of the differentiated model that takes what is wanted."""
+        """The input of the differentiated model that takes the target."""
         return f"{self.output}/wanted"
 
     @property
@@ -48,13 +48,13 @@ class Loss:
 
 @dataclass(frozen=True, eq=False)
 class Backward:
-    """A model that puts out gradients.
+    """A model whose outputs are gradients.
 
     Attributes:
         model: a new one. Besides the inputs of the original it takes the free constants, and for
-            every loss what is wanted and how much each row of it counts.
+            every loss the target and the weight of its rows.
         gradients: value -> the output that holds the gradient of the sum of losses.
-        stopped: node -> why nothing is passed back through it.
+        stopped: node -> reason why nothing is passed back through it.
     """
 
     model: models.Model
@@ -72,16 +72,16 @@ def backward(
 ) -> Backward:
     """Differentiate losses.
 
-    Where an operator has no rule, nothing at all is said about values that it depends on: a part
-    of a gradient is no gradient.
+    Where an operator has no rule, the values that it depends on get no gradient at all, since a
+    part of a gradient is useless.
 
     Args:
         model: it is left as it is.
         facts: concrete shapes of its values; sizes may differ in what is run, but not from or to 1.
-        losses: to differentiate; their sum is.
+        losses: whose sum is differentiated.
         of: names of values and of free constants whose gradients are wanted.
         free: names of constants that become inputs.
-        outputs: names of values to put out besides the gradients.
+        outputs: names of further outputs.
     """
     work = models.clone(model)
     graph = work.ir.graph
@@ -177,7 +177,7 @@ def _reverse(
         active: the values whose gradients matter.
 
     Returns:
-        The active values whose gradient would be a part of one, and why: node -> reason.
+        The active values whose gradient would be incomplete, and the reasons by node.
     """
     lost: set[ir.Value] = set()
     stopped: dict[str, str] = {}

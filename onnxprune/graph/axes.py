@@ -25,7 +25,7 @@ class Atoms:
 
     A root may be *bound* to two others, ``e := {left, right}``: wherever ``e`` stands, both
     stand. That is how a free axis of ``h*d`` atoms becomes the product ``(h d)`` everywhere at
-    once when somebody reshapes it.
+    once when it is reshaped.
     """
 
     def __init__(self) -> None:
@@ -116,7 +116,7 @@ class Axis:
     Attributes:
         size: None when unknown.
         columns: one atom per index each.
-        why: where there are no columns, the reason; empty when nothing is worth saying.
+        why: the reason where there are no columns; may be empty.
     """
 
     size: int | None

@@ -17,7 +17,7 @@ _SHORT = {"Conv", "BatchNormalization", "AveragePool", "MaxPool", "Identity", "P
 
 
 def _closure(node: ir.Node, start: ir.Value) -> list[ir.Node]:
-    """Nodes that nobody needs once ``node`` stops reading ``start``, last ones first."""
+    """Nodes that are dead once ``node`` stops reading ``start``, last ones first."""
     dead: list[ir.Node] = []
     while True:
         dying = set(dead)

@@ -1,7 +1,7 @@
-"""What a model costs, exactly, under any removal: multiply-accumulates, parameters, bytes.
+"""The exact cost of a model under any removal: multiply-accumulates, parameters, bytes.
 
-Costs are products of axis sizes, so the cost of a cut is the product of what is kept. Nothing is
-cut to find out. Multiply-accumulates are those of contractions (convolutions, matrix products,
+Costs are products of axis sizes, so the cost of a cut is the product of the kept sizes; no model is
+cut for it. Multiply-accumulates are those of contractions (convolutions, matrix products,
 attention, recurrences) at the analysed input shapes, per sample where the batch size is open;
 elementwise work is not counted.
 """
@@ -36,11 +36,11 @@ class Cost:
 
 
 class CostMeasure(Protocol):
-    """One figure of a model under any removal: what a budget limits.
+    """One figure of a model under any removal, to set a budget on.
 
     Attributes:
         kind: its name among `quantities.COST_KINDS`.
-        stairs: whether it climbs in stairs as widths grow, so that every width has to be priced.
+        stairs: whether it grows in steps with the width, so that every width has to be priced.
     """
 
     @property

@@ -95,7 +95,7 @@ class Emit:
             return tensor.numpy()
         fact = self.facts.get(value.name or "") if value is not None else None
         if fact is None or fact.value is None:
-            raise Undifferentiable("an operand that says how to move data is not known")
+            raise Undifferentiable("an operand that controls how data move is not known")
         return fact.value
 
     def is_known(self, value: ir.Value) -> bool:

@@ -20,13 +20,13 @@ SMALL = 4096
 
 @dataclass(frozen=True, eq=False)
 class Fact:
-    """What is known about one value.
+    """The facts about one value.
 
     Attributes:
         shape: None when even the rank is unknown; a None inside is a size that depends on data.
         dtype: element type; None for what is not a tensor (sequences, optionals) or not known.
         value: read-only content, only where it is statically known and has at most 4096 elements.
-        reason: why the shape is not fully known; empty when it is.
+        reason: why the shape is not fully known; empty if it is.
     """
 
     shape: Shape | None
@@ -60,7 +60,7 @@ def because(fact: Fact, reason: str) -> Fact:
 
 
 def declared(value: ir.Value) -> Fact:
-    """What the model itself says about a value: symbolic (and negative) sizes become None."""
+    """The model's own declaration of a value; symbolic (and negative) sizes become None."""
     shape = value.shape
     sizes = None
     if shape is not None:

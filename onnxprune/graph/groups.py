@@ -1,4 +1,4 @@
-"""From labelled axes to units and groups: who leaves with whom, and what it is worth."""
+"""From labelled axes to units and groups: what leaves together, and its cost."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Stored:
 
 
 def stored_tensors(walk: Walk) -> list[Stored]:
-    """Every distinct way in which a weight is read; sizes and positions are no weights."""
+    """Every distinct way in which a weight is read; sizes and positions do not count."""
     readings: dict[tuple[str, int], tuple[ir.Value, Tensor, list[str]]] = {}
     for use in walk.uses:
         key = (use.value.name or "", id(use.axes))
@@ -198,7 +198,7 @@ def _slices(
 
 
 def _kind(tags: int, inexact: str, slices: Sequence[Slice]) -> str:
-    """What the operators around a unit take it for."""
+    """The kind of a unit, by the operators around it."""
     written = {s.rows.shape[1] for s in slices if s.role == "writes"} - {1}  # 1: a table's columns
     if tags & HEAD:
         uneven = len(written) > 1 and all(n % min(written) == 0 for n in written)

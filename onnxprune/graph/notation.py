@@ -29,11 +29,11 @@ Slot = tuple[int, int]
 """(input position, axis)."""
 
 SPATIAL = "a spatial axis"
-"""Why an axis under ``*`` stays: nobody expects otherwise, so reports leave it out."""
+"""Why an axis under ``*`` stays; reports leave it out, since that is expected."""
 
 
 class MismatchError(Exception):
-    """The operands do not look as the notation says; the caller pins them."""
+    """The operands do not match the notation; the caller pins them."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Term:
 
 @dataclass
 class Result:
-    """What a line says about one node.
+    """The reading of a line for one node.
 
     Attributes:
         outputs: axes of each output.

@@ -1,6 +1,6 @@
 """The masked original: the same graph, with everything that reads a removed unit reading zero.
 
-This is the reference that a cut model is proved against. It shares no code with surgery: nothing
+This is the reference that a cut model is checked against. It shares no code with surgery: nothing
 is cut, no size changes. Where a node contracts a removed index, the weight rows it would meet are
 zeroed, or, where both operands are computed, one of them is multiplied by a mask.
 """

@@ -1,7 +1,7 @@
 """Channel shuffles: Reshape, Transpose, Reshape that together only permute one axis.
 
-Seen as three operators they tie halves of the channels to one another; seen as what they are, a
-Gather with a constant order, they tie nothing.
+As three operators they tie halves of the channels to one another; as one Gather with a constant
+order they tie nothing.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What an analysis is made of: units, groups, blocks and the axes that must stay.
+"""The parts of an analysis: units, groups, blocks and the axes that must stay.
 
-These are plain frozen data: they know no model and import no onnx.
+They are plain frozen data that know no model and import no onnx.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ class Group:
     """Interchangeable units: removing any one of them cuts the same axes by the same amount.
 
     Attributes:
-        name: stable and readable: the producer's name, then the kind.
+        name: stable and readable: the producer's name and the kind.
         kind: ``channel``, ``head``, ``kv-group``, ``head-dim``, ``ffn``, ``hidden-unit``,
             ``expert`` or ``width`` (a residual stream).
-        exact: whether removal equals masking; otherwise ``reason`` says what depends on the width.
-        atoms: int64 ``[units]``, the algebra's name of each unit.
+        exact: whether removal equals masking; if not, ``reason`` names what depends on the width.
+        atoms: int64 ``[units]``, each unit in the algebra.
         slices: everything stored that leaves with a unit.
-        params, macs, bytes: what one unit costs at dense widths.
+        params, macs, bytes: cost of one unit at dense widths.
     """
 
     name: str
@@ -79,7 +79,7 @@ class Block:
 
     Attributes:
         nodes: identities of the nodes that die with it.
-        params, macs: what leaves with it, at dense widths.
+        params, macs: saved without it, at dense widths.
     """
 
     name: str

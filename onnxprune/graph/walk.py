@@ -1,4 +1,4 @@
-"""One forward walk over a graph: every value gets axes, every node its say."""
+"""One forward walk over a graph that labels the axes of every value by the rules of the nodes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from onnxprune.graph.shapes.program import opsets_of
 from onnxprune.graph.shuffle import Shuffle, find_shuffle
 
 KEPT_WHOLE = {ir.DataType.INT64, ir.DataType.BOOL, ir.DataType.STRING}
-"""Types of stored tensors that are positions, sizes or words, never weights."""
+"""Types of stored tensors that hold positions, sizes or words, never weights."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,14 +31,14 @@ class Use:
 
 @dataclass
 class Walk:
-    """What a walk leaves behind.
+    """The result of a walk.
 
     Attributes:
         axes: the axes of every value by name.
         calls: every node's rule, in graph order, with the node.
-        uses: who reads which stored tensor, along which axes.
+        uses: the readers of stored tensors, with the axes they see.
         shuffles: reshape-transpose-reshape runs that only permute one axis.
-        declined: identity of a node -> why all its axes stay.
+        declined: identity of a node -> reason why all its axes stay.
     """
 
     facts: Mapping[str, Fact]
@@ -65,9 +65,9 @@ class Walk:
     def read(self, node: ir.Node, position: int, value: ir.Value) -> Tensor | None:
         """Axes of one input of a node; stored tensors get theirs when they are first read.
 
-        A vector is labelled anew for each reader, because a shared bias couples nobody (surgery
-        copies it where cuts differ); whoever asks for its shape gets that of the whole. A shared
-        matrix is labelled once, so that ties stay.
+        A vector is labelled anew for each reader, because a shared bias couples nothing (surgery
+        copies it where cuts differ); Shape and Size see the whole. A shared matrix is labelled
+        once, so that ties stay.
         """
         name = value.name or ""
         stored = models.constant(value)
@@ -145,7 +145,7 @@ class Walk:
         for value, axes in zip(node.outputs, outputs, strict=False):
             if value.name:
                 known = self.shape(value.name) is not None
-                if not known:  # nobody could couple or pin it any more
+                if not known:  # nothing could couple or pin it any more
                     self.pin(axes, f"`{value.name}` is of unknown shape")
                 self.axes[value.name] = axes if known else ()
                 if names and all(call.static):
@@ -168,7 +168,7 @@ _PLAIN_ATTRIBUTES = {
 
 
 def identity(node: ir.Node) -> str:
-    """What a node is called everywhere: its first named output."""
+    """The name of a node everywhere: its first named output."""
     return next((v.name for v in node.outputs if v.name), "")
 
 
@@ -190,7 +190,7 @@ def walk(model: models.Model, facts: Mapping[str, Fact]) -> Walk:
 
 
 def walk_bodies(walk: Walk, node: ir.Node, bodies: Mapping[str, ir.Graph], why: str) -> None:
-    """Walk the bodies of ``node`` and set the axes of its outputs; ``why`` is what pins say."""
+    """Walk the bodies of ``node`` and set the axes of its outputs; pins have the reason ``why``."""
     inputs = [None if v is None else walk.read(node, i, v) for i, v in enumerate(node.inputs)]
     if node.op_type == "If":
         for body in bodies.values():
@@ -228,7 +228,7 @@ def walk_bodies(walk: Walk, node: ir.Node, bodies: Mapping[str, ir.Graph], why: 
 def _borders(
     walk: Walk, node: ir.Node, inputs: Sequence[Tensor | None], count: int, why: str
 ) -> tuple[list[Tensor | None], int, int]:
-    """What each of ``count`` inputs of a body is outside; which are states: first, how many."""
+    """The outer value of each of ``count`` inputs of a body; the first state and their number."""
     outers: list[Tensor | None] = [None] * count
     first = carried = 0
     if node.op_type == "Loop":

@@ -1,4 +1,4 @@
-"""What a loaded model is, how it is walked and how it is copied."""
+"""A loaded model: its graphs, copies and conversions."""
 
 from __future__ import annotations
 

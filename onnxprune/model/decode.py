@@ -17,18 +17,18 @@ from onnxprune import model as models
 from onnxprune.errors import OnnxpruneError
 
 MARK = "onnxprune.packed"
-"""Key of the model's metadata that says that weights are decoded in front of the graph."""
+"""Key of the model's metadata that marks weights decoded in front of the graph."""
 PREFIX = "packed/"
-"""How the names of everything that belongs to a decoder begin."""
+"""Prefix of all names that belong to a decoder."""
 
 
 def densify(model: models.Model) -> tuple[models.Model, tuple[str, ...]]:
     """A copy of a model in which every packed weight is an ordinary constant again.
 
-    A packed weight is known by what it is made of: constants only, by operators of decoders only,
-    one of them looking up or adding up stored bytes. So it is found whatever else was done to the
-    file. What the constants become is what the decoder computes, bit by bit; they are computed
-    when they are read.
+    A packed weight is recognised by its computation: from constants only, by operators of decoders
+    only, one of them looking up or adding up stored bytes. So it is found whatever else was done
+    to the file. The constants are what the decoder computes, bit by bit, and are computed when
+    they are read.
 
     Args:
         model: it is left as it is, and returned itself if nothing in it is packed.
@@ -82,7 +82,7 @@ def _is_ours(value: ir.Value) -> bool:
 
 
 def _is_read(value: ir.Value, inside: Callable[[ir.Value], bool]) -> bool:
-    """Whether anybody who is no decoder reads a value."""
+    """Whether anything but a decoder reads a value."""
     readers = {reader for reader, _ in value.uses()}
     return value.is_graph_output() or any(not any(map(inside, r.outputs)) for r in readers)
 
@@ -99,7 +99,7 @@ def _reads_bytes(node: ir.Node) -> bool:
 
 
 def _tensor(value: ir.Value) -> ir.TensorProtocol:
-    """What a decoder computes; ``value`` stays in its own graph, which nobody edits."""
+    """The result of a decoder; ``value`` stays in its own graph, which is not edited."""
     dtype, shape = describe(value)
 
     def decode() -> ir.TensorProtocol:
@@ -137,7 +137,7 @@ def _make_constant(model: models.Model, value: ir.Value, tensor: ir.TensorProtoc
 
 
 def _remove(model: models.Model, node: ir.Node) -> None:
-    """Remove a node nobody reads, and what then nobody reads in front of it."""
+    """Remove an unused node, and what is unused in front of it then."""
     pending = [node]
     while pending:
         current = pending.pop()
@@ -156,7 +156,7 @@ def _remove(model: models.Model, node: ir.Node) -> None:
 
 
 def remove(value: ir.Value) -> None:
-    """Take a constant that nobody reads out of its graph."""
+    """Take an unused constant out of its graph."""
     node = value.producer()
     if node is not None:
         graph = node.graph
@@ -249,7 +249,7 @@ def evaluate(value: ir.Value) -> Array:
 
 
 def describe(value: ir.Value) -> tuple[ir.DataType, tuple[int, ...] | None]:
-    """Element type and, where it can be told without computing it, shape of such a value."""
+    """Element type and, where known without computing it, shape of such a value."""
     stored = models.constant(value)
     if stored is not None:
         return stored.dtype, tuple(int(size) for size in stored.shape.numpy())

@@ -98,7 +98,7 @@ def message(model: ir.Model) -> onnx.ModelProto:
 
 
 def _say_once(graph: onnx.GraphProto) -> None:
-    """Drop what onnx-ir says a second time: types and shapes of stored tensors."""
+    """Drop what onnx-ir repeats: types and shapes of stored tensors."""
     stored = {tensor.name for tensor in graph.initializer}
     kept = [value for value in graph.value_info if value.name not in stored]
     if len(kept) < len(graph.value_info):

@@ -19,7 +19,7 @@ _OWNER = "onnxprune.owner"
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """What onnx-ir cannot carry: where the weights live, and the fields it drops.
+    """What onnx-ir cannot carry: the places of the weights, and the fields it drops.
 
     Attributes:
         files: every file that holds part of the model, by real path, with its mapping if it was
@@ -43,7 +43,7 @@ def origin_of(model: ir.Model) -> Source:
 
 
 def adopt(model: ir.Model, origin: Source) -> None:
-    """Record ``origin`` on ``model`` and tell each of its graphs which model owns it."""
+    """Record ``origin`` on ``model``, and the model on each of its graphs."""
     model.meta[_SOURCE] = origin
     for graph in walk(model.graph):
         graph.meta[_OWNER] = model

@@ -1,7 +1,7 @@
-"""What outputs are put together from.
+"""The parts that outputs are assembled from.
 
 A detector often returns one tensor whose columns are boxes in pixels, then scores between 0 and 1.
-Taken as one, errors of the scores drown in the boxes; so whoever compares outputs compares parts.
+Compared as one, errors of the scores drown in those of the boxes; so parts are compared instead.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ _MOVING = frozenset({"Transpose", "Reshape", "Identity", "Squeeze", "Unsqueeze",
 
 
 def parts(model: Model) -> dict[str, tuple[str, ...]]:
-    """The values that each output is put together from, by output.
+    """The values that each output is assembled from, by output.
 
     Those are the inputs of the ``Concat`` that it comes from, and of theirs, constants left out;
-    where it is not put together, the output itself.
+    where it is not assembled, the output itself.
     """
     result = {}
     for output in model.ir.graph.outputs:

@@ -1,4 +1,4 @@
-"""What a model wants to be fed: the name, element type and shape of each of its inputs."""
+"""Signatures: the name, element type and shape of each input or output of a model."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class TensorSpec:
     Attributes:
         name: as the model has it.
         dtype: numpy element type; ``ml_dtypes`` supplies bfloat16, float8 and the 4-bit types;
-            ``object`` for strings and for what is no tensor.
+            ``object`` for strings and for values that are not tensors.
         shape: sizes, names of symbolic sizes, ``None`` for sizes without a name.
         kind: ``tensor``, ``sequence``, ``map`` or ``optional``.
     """

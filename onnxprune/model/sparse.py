@@ -1,7 +1,7 @@
 """Sparse constants on the way in: ``sparse_initializer`` and ``Constant.sparse_value`` made dense.
 
 onnx-ir drops the first and fails on the second, so both are replaced in the message before it is
-read. The dense array only exists while somebody reads it.
+read. The dense array only exists while it is read.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def names(path: Path) -> tuple[str, ...]:
 
     Raises:
         OnnxpruneError: the file cannot be read.
-        WireError: it is no model; `onnxprune.model.load` says so in words.
+        WireError: it is not a model (`onnxprune.model.load` has a readable error).
     """
     data = detach(memoryview(map_file(path)), "onnxprune:sparse", _CHUNK)
     proto = onnx.ModelProto.FromString(data)
@@ -97,7 +97,7 @@ def _densify_attributes(nodes: Iterable[onnx.NodeProto], store: Store) -> None:
 
 
 def _placeholder(sparse: onnx.SparseTensorProto, name: str, store: Store) -> onnx.TensorProto:
-    # So that whatever is wrong with them says whose they are: indices have no name, as a rule.
+    # Errors then name the weight: indices have no name, as a rule.
     sparse.values.name = sparse.values.name or name
     sparse.indices.name = f"{name} (indices)"
     values = store.resolve(ir.serde.deserialize_tensor(sparse.values))

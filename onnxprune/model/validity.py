@@ -1,4 +1,4 @@
-"""What makes a parsed message a model that can be worked on."""
+"""Checks that a parsed message is a usable model."""
 
 from __future__ import annotations
 

@@ -2,8 +2,8 @@
 
 An .onnx file is one protobuf message with the weights buried in it. Parsing it copies them all, and
 so does serialising. These functions work on the bytes instead: `detach` makes a small message
-whose large weights are references into the file, and `attach` says which bytes surround each weight
-when one is written. Only lengths are interpreted; everything else is copied as it is.
+whose large weights are references into the file, and `attach` gives the bytes around each weight
+for writing. Only lengths are interpreted; everything else is copied as it is.
 
 Encoding: https://protobuf.dev/programming-guides/encoding; field numbers: ``onnx.proto`` (ONNX
 1.23, IR version 13; numbers never change).

@@ -1,9 +1,9 @@
-"""What can run a model.
+"""Backends that run models.
 
 ``registry`` knows every backend by name: each opens a model as a `Session`, which has ``inputs``
-and ``outputs`` (signatures), ``precision`` and ``run``, and says what it can that others cannot
-(`Capability`). Pruning itself needs onnxruntime, which has all capabilities; `open_session` opens
-its sessions with what backends do not share.
+and ``outputs`` (signatures), ``precision`` and ``run``, and declares abilities that others may lack
+(`Capability`). Pruning itself needs onnxruntime, which has all of them; `open_session` opens its
+sessions, with settings that only onnxruntime has.
 """
 
 from onnxprune.model.signature import Signature, TensorSpec

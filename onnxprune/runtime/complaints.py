@@ -1,4 +1,4 @@
-"""What onnxruntime says when it refuses a model, in words a user can act on."""
+"""onnxruntime's refusals, in words a user can act on."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ def load_error(where: str, complaint: str) -> OnnxpruneError:
         at = f" (node '{parts['node']}')" if parts.get("node") else ""
         hint = "Pass the library that implements it as a custom operator library."
         if domain in _EXTENSIONS:
-            hint = "pip install onnxruntime-extensions: it is then used by itself."
+            hint = "pip install onnxruntime-extensions: it is then used automatically."
         elif verb == "implements":
-            hint = "No kernel takes these element types on this provider; try another provider."
+            hint = "No kernel of this backend takes these element types; try another backend."
         return OnnxpruneError(
             f"onnxruntime cannot run {where}: it {verb} no operator {domain}.{parts['op']}{at}",
             hint=hint,
@@ -59,7 +59,7 @@ _SOURCE = re.compile(
 
 
 def plain(error: object) -> str:
-    """What onnxruntime said, without its codes, source lines and what the reader knows already."""
+    """A message of onnxruntime without codes, source lines and repetitions."""
     text = str(error)
     for noise in (_CODE, _LOADING, _SOURCE):
         text = noise.sub("", text)

@@ -1,4 +1,4 @@
-"""What a backend is: something that opens a model and runs it, wherever that may be."""
+"""The contract of a backend: something that opens a model and runs it."""
 
 from __future__ import annotations
 
@@ -49,37 +49,37 @@ class Session(Protocol):
 
     @property
     def inputs(self) -> Signature:
-        """What ``run`` needs, in the model's order."""
+        """The inputs of ``run``, in the model's order."""
 
     @property
     def outputs(self) -> Signature:
-        """What ``run`` returns, in the model's order; values that are tapped come last."""
+        """The outputs of ``run``, in the model's order; tapped values last."""
 
     @property
     def precision(self) -> str:
-        """What it computes in: ``f32``, ``tf32``, ``bf16``, ``f16``, ``int8+f32``, ..."""
+        """The precision it computes in: ``f32``, ``tf32``, ``bf16``, ``f16``, ``int8+f32``, ..."""
 
     def run(self, feeds: Feeds, outputs: Sequence[str] | None = None) -> dict[str, Any]:
-        """Run once, from arrays of numpy to arrays of numpy.
+        """Run once, from numpy arrays to numpy arrays.
 
         Args:
             feeds: an array per input.
-            outputs: names of those wanted; all by default. Only asked of backends that tap.
+            outputs: names of the outputs to return; all by default. Only for backends that tap.
 
         Raises:
             OnnxpruneError: the feeds do not fit, or the runtime fails.
         """
 
     def close(self) -> None:
-        """Let go of the model; closing twice does nothing, running afterwards is refused."""
+        """Free the model; closing twice does nothing, running afterwards is refused."""
 
 
 @runtime_checkable
 class Loaded(Protocol):
-    """A session that knows how long the runtime itself took to load the model."""
+    """A session that reports how long the runtime took to load the model."""
 
     load_s: float
-    """Seconds from the file to something that runs, building of engines left out."""
+    """Seconds from the file to a model that runs, without building engines."""
 
 
 @runtime_checkable
@@ -91,18 +91,18 @@ class Timed(Protocol):
 
 
 COMPILED = "(compiled)"
-"""The kind of a node that stands for a part of the model whose inside the runtime does not show."""
+"""The kind of a node that stands for a part of the model that the runtime compiled as a whole."""
 
 
 @dataclass(frozen=True)
 class NodeTime:
-    """What one node took in one run.
+    """The time of one node in one run.
 
     Attributes:
         name: of the node, as the runtime has it.
         op: its kind, as the runtime calls it.
         seconds: spent in it.
-        start_s: seconds from the start of the run; None where the runtime does not tell.
+        start_s: seconds from the start of the run; None if unknown.
     """
 
     name: str
@@ -113,23 +113,23 @@ class NodeTime:
 
 @runtime_checkable
 class Profiled(Protocol):
-    """A session that can tell where it spends its time; opened with ``profile`` it has to."""
+    """A session that profiles; required of one opened with ``profile``."""
 
     def profiled(self, feeds: Feeds, runs: int) -> list[list[NodeTime]]:
-        """The nodes of each of some runs, in the order they ran; to be asked for once."""
+        """The nodes of each of some runs, in the order they ran; to be called once."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """How a model is to be opened.
+    """Settings for opening a model.
 
     Attributes:
-        threads: that the runtime may use; None leaves it the choice.
-        options: of the runtime, as it calls them itself.
-        optimise: whether it may rewrite the graph.
-        shapes: of the inputs it will be run with, the usual ones first. Runtimes that compile for
-            sizes need them where the model leaves sizes open; the others do not look.
-        profile: whether it is to be profiled; see :class:`Profiled`.
+        threads: number of threads; None leaves the choice to the runtime.
+        options: of the runtime, under its own names.
+        optimise: whether the runtime may rewrite the graph.
+        shapes: of the inputs to come, the usual ones first. Runtimes that compile for sizes need
+            them where the model leaves sizes open; others ignore them.
+        profile: whether to open for profiling; see :class:`Profiled`.
         outputs: values to return besides the model's outputs.
     """
 
@@ -142,23 +142,23 @@ class Request:
 
 
 Capability: TypeAlias = Literal["taps", "profile", "references", "unoptimised"]
-"""What not every backend can.
+"""Abilities that not every backend has.
 
-* ``taps``: return values inside the model, and only those outputs that are wanted.
-* ``profile``: tell where the time goes; its sessions are :class:`Profiled`.
-* ``references``: take the weights of a loaded model, of any size, where they are.
+* ``taps``: return values inside the model, and only the outputs asked for.
+* ``profile``: report the time of every node; its sessions are :class:`Profiled`.
+* ``references``: read the weights of a loaded model in place, whatever their size.
 * ``unoptimised``: run the graph as it is.
 """
 
 _REFUSALS: Mapping[Capability, tuple[str, str]] = {
-    "taps": ("{} does not return values inside a model", "take `cpu`, which does"),
-    "profile": ("{} does not tell where it spends its time", "take `cpu`, which does"),
+    "taps": ("{} does not return values inside a model", "use `cpu`, which does"),
+    "profile": ("{} does not report where it spends its time", "use `cpu`, which does"),
     "unoptimised": (
         "the optimisation of {} cannot be turned off",
-        "compare with `cpu`, whose can",
+        "compare with `cpu`, where it can",
     ),
 }
-"""What is said where something is wanted that a backend cannot, and what to do."""
+"""Messages and hints for what a backend cannot do."""
 
 
 @dataclass(frozen=True)
@@ -166,12 +166,12 @@ class Backend:
     """Something that runs models.
 
     Attributes:
-        name: what users type.
-        summary: a few words on what it is.
-        install: the one line that installs it.
-        probe: finds out whether it can be used here.
+        name: as users type it.
+        summary: a few words of description.
+        install: the command that installs it.
+        probe: checks whether it can be used here.
         opener: opens a model as requested.
-        capabilities: what it can that others cannot.
+        capabilities: abilities beyond those that all backends have.
     """
 
     name: str
@@ -182,7 +182,7 @@ class Backend:
     capabilities: frozenset[Capability] = frozenset()
 
     def available(self) -> Availability:
-        """Whether it can be used here, and if not, why."""
+        """Whether it can be used here; the reason if not."""
         return self.probe()
 
     def open(
@@ -200,11 +200,11 @@ class Backend:
 
         Args:
             model: a loaded model, or the path of one, which is opened as a user would.
-            threads: that the runtime may use; None leaves it the choice.
-            options: of the runtime, as it calls them itself.
-            optimise: whether it may rewrite the graph.
-            shapes: of the inputs it will be run with, the usual ones first; see :class:`Request`.
-            profile: whether it is to be profiled, which may make it slower.
+            threads: number of threads; None leaves the choice to the runtime.
+            options: of the runtime, under its own names.
+            optimise: whether the runtime may rewrite the graph.
+            shapes: of the inputs to come, the usual ones first; see :class:`Request`.
+            profile: whether to open for profiling, which may be slower.
             outputs: values to return besides the model's outputs.
 
         Raises:
@@ -249,8 +249,8 @@ def check_feeds(inputs: Signature, feeds: Feeds) -> None:
     for name, spec in specs.items():
         array = feeds[name]
         fits = len(array.shape) == len(spec.shape) and all(
-            not isinstance(wanted, int) or wanted == text
-            for wanted, text in zip(spec.shape, array.shape, strict=True)
+            not isinstance(size, int) or size == actual
+            for size, actual in zip(spec.shape, array.shape, strict=True)
         )
         if array.dtype != spec.dtype or not fits:
             text = f"{array.dtype.name} {list(array.shape)}"
@@ -258,16 +258,16 @@ def check_feeds(inputs: Signature, feeds: Feeds) -> None:
 
 
 def closed() -> OnnxpruneError:
-    """What a session raises that was closed before."""
+    """The error of a session that was closed before."""
     return OnnxpruneError("the model is closed", hint="open it again")
 
 
 class CompiledSession(ABC):
-    """What sessions of runtimes share that compile a model and take arrays of numpy.
+    """What the sessions of compiling runtimes share.
 
     Attributes:
         inputs, outputs: as the model has them.
-        handle: what the runtime made; None once the session is closed.
+        handle: the runtime's own object; None once the session is closed.
     """
 
     handle: Any = None
@@ -305,10 +305,9 @@ class CompiledSession(ABC):
 
 
 def per_model(read: Callable[[Model], T]) -> Callable[[Model], T]:
-    """Remember what ``read`` finds in a model for as long as that lives.
+    """Remember the result of ``read`` for as long as the model lives.
 
-    It must be something that nobody changes in a model that is open: its nodes, or the element
-    types of its weights.
+    It may depend on nodes and element types only, which do not change in a model that is open.
     """
     known: WeakKeyDictionary[ir.Model, T] = WeakKeyDictionary()
 
@@ -357,5 +356,5 @@ def _of_file(path: Path, _changed: int) -> str:
 
 
 def computing_precision(source: Source, word: str) -> str:
-    """``word``, the float type a runtime was told to compute in, with ``int8+`` if quantized."""
+    """``word``, the float type a runtime computes in, with ``int8+`` before it if quantized."""
     return f"int8+{word}" if stored_precision(source).startswith("int8+") else word

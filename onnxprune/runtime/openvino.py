@@ -1,7 +1,7 @@
 """OpenVINO itself, without onnxruntime.
 
-On recent CPUs it computes in bfloat16 unless told otherwise, so the precision is always set (or, as
-``openvino:default``, deliberately not), and what the compiled model says about it is stated.
+On recent CPUs it computes in bfloat16 by default, so the precision is always set
+(except, on purpose, for ``openvino:default``) and read back from the compiled model.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class OpenvinoSession(CompiledSession):
         }
 
     def profiled(self, feeds: Feeds, runs: int) -> list[list[NodeTime]]:
-        """The nodes of each run; it does not tell when they began."""
+        """The nodes of each run, without their starts, which OpenVINO does not report."""
         self.run(feeds)
         result = []
         for _ in range(runs):
@@ -98,7 +98,7 @@ def _compiled(source: Source, settings: Mapping[str, Any], device: str) -> tuple
         except RuntimeError as error:
             raise OnnxpruneError(
                 f"OpenVINO cannot take {name}: {plain(error)}",
-                hint="`onnxprune bench --on cpu` tells whether onnxruntime does",
+                hint="`onnxprune bench --backend cpu` shows whether onnxruntime takes it",
             ) from error
     return compiled, time.perf_counter() - started
 
@@ -116,7 +116,7 @@ def _refuse_sparse(path: Path) -> None:
 
 
 def plain(error: object) -> str:
-    """What OpenVINO said, without source lines."""
+    """OpenVINO's message, without source lines."""
     lines = [line.strip() for line in str(error).splitlines()]
     return " ".join(line for line in lines if line and not line.startswith("Exception from"))
 

@@ -73,7 +73,7 @@ class OrtSession:
 
     @functools.cached_property
     def precision(self) -> str:
-        """What it computes in."""
+        """The precision it computes in."""
         return self._precision()
 
     def run(self, feeds: Feeds, outputs: Sequence[str] | None = None) -> dict[str, Any]:
@@ -82,7 +82,7 @@ class OrtSession:
         Args:
             feeds: an array per input, of that input's dtype. bfloat16, float8 and 4-bit arrays are
                 those of ``ml_dtypes``.
-            outputs: names of those wanted; all by default. The others are never kept.
+            outputs: names of the outputs to return; all by default. Others are never kept.
 
         Returns:
             an array per output (strings as object arrays, sequences as lists).
@@ -168,7 +168,7 @@ def open_session(
         prepack: whether it may keep copies of weights in the layout its kernels like best; without,
             it takes half the memory and runs slower.
         spin: whether threads that have nothing to do wait busily, which answers sooner and takes
-            the cores from whoever computes between the runs. By default a path or bytes are opened
+            the cores from other work between the runs. By default a path or bytes are opened
             as onnxruntime would, and a `Model` so that they sleep.
         arena: whether memory that a run took stays with the session, for the next one. What it
             returns lies in that memory and keeps all of it for as long as it lives.
@@ -178,10 +178,10 @@ def open_session(
         outputs: values to return besides the model's outputs: node outputs, graph inputs or
             stored tensors of the main graph. Whatever is returned is not fused away.
         options: options of the provider, as onnxruntime names them. OpenVINO computes in bfloat16
-            on recent CPUs unless told ``{"load_config": '{"CPU": {"INFERENCE_PRECISION_HINT":
+            on recent CPUs unless given ``{"load_config": '{"CPU": {"INFERENCE_PRECISION_HINT":
             "f32"}}'}``. ``device_type`` selects the device of a plug-in provider.
         custom_ops: shared libraries that implement custom operators.
-        profile: whether the session is to tell where it spends its time (`OrtSession.profiled`).
+        profile: whether to open for profiling (`OrtSession.profiled`).
 
     Raises:
         OnnxpruneError: onnxruntime or the provider is missing, the model does not load (naming
@@ -388,7 +388,7 @@ def _computing(source: Source, provider: Provider, options: Mapping[str, str]) -
     word = stored_precision(source)
     tf32 = provider.name == "cuda" and options.get("use_tf32", "1") != "0"
     if tf32 or provider.name in ("tensorrt", "tensorrt-rtx"):
-        return word.replace("f32", "tf32")  # both allow it unless told otherwise
+        return word.replace("f32", "tf32")  # both allow it by default
     return word
 
 

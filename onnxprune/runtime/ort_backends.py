@@ -41,7 +41,7 @@ def _backend(one: Provider, name: str, hint: str = "") -> Backend:
 
 
 def name_of(one: Provider) -> str:
-    """What the backend is called that is onnxruntime with a provider."""
+    """The name of the backend that is onnxruntime with a provider."""
     return f"ort-{one.name}" if one.name in RUNTIMES else one.name
 
 

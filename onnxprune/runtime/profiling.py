@@ -1,4 +1,4 @@
-"""Where a runtime spends its time, operator by operator, as it says itself."""
+"""Time per operator, as reported by the runtime."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _FEWEST = 8
 
 @dataclass(frozen=True)
 class OperatorTime:
-    """What runs of one kind of operator take in one run of the model.
+    """The time of one kind of operator in one run of the model.
 
     Attributes:
         op: as the runtime calls it: fused and re-laid out kinds are its own.
@@ -41,7 +41,7 @@ class Profile:
 
     Attributes:
         backend: its name.
-        precision: what it computes in.
+        precision: it computes in.
         run_s: seconds of a run without the profiler, the median.
         operators: seconds of each kind of operator, the slowest first.
         gaps_s: seconds between operators.
@@ -88,7 +88,7 @@ def profile(chosen: Backend, path: Path, feeds: Feeds, *, threads: int | None = 
 
 
 def _gaps(runs: list[list[NodeTime]]) -> float | None:
-    """Seconds between nodes; None where the runtime does not tell when they began."""
+    """Seconds between nodes; None where the runtime does not report their starts."""
     gaps: dict[int, list[float]] = defaultdict(list)
     for run in runs:
         end = 0.0

@@ -1,4 +1,4 @@
-"""The execution providers of onnxruntime under the short names people say.
+"""The execution providers of onnxruntime under short names.
 
 A provider is either built into the installed onnxruntime wheel or comes as a plug-in package
 (`onnxruntime-ep-openvino` and its like, onnxruntime 1.23 and later), which is found by itself.
@@ -27,7 +27,7 @@ class Provider:
     Attributes:
         name: short name, as on our command line.
         plugin: importable module of the plug-in package, if there is one.
-        wheel: what to install to get it.
+        wheel: package that brings it.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Provider:
 
     @property
     def install(self) -> str:
-        """The one line that installs it."""
+        """The command that installs it."""
         if self.name == "cpu":
             return "pip install 'onnxprune[cpu]'"
         if self.wheel.startswith("an onnxruntime built"):
@@ -97,7 +97,7 @@ def runtime() -> Any:  # noqa: ANN401 -- onnxruntime ships no types
 
 
 def available() -> tuple[str, ...]:
-    """Short names of the providers that can be asked for here; empty without onnxruntime."""
+    """Short names of the providers available here; empty without onnxruntime."""
     try:
         built_in = runtime().get_available_providers()
     except OnnxpruneError:
@@ -116,7 +116,7 @@ def named(name: str) -> Provider:
 
 
 def device_problem(one: Provider) -> str:
-    """Why a provider cannot be asked for here; empty if it can.
+    """Why a provider is not available here; empty if it is.
 
     A plug-in is registered to find out whether it has a device; a provider that is built in only
     says so when a model is opened.
@@ -191,7 +191,7 @@ def _registered(one: Provider) -> bool:
 
 
 def gpu_problem() -> str:
-    """Why nothing can run on an NVIDIA GPU here, as its driver says; empty if something can."""
+    """Why no NVIDIA GPU is usable here, by its driver; empty if one is."""
     try:
         driver = ctypes.CDLL(_DRIVER)
     except OSError:

@@ -1,4 +1,4 @@
-"""Names for backends: the built-in ones, and those other packages bring.
+"""Backends by name: the built-in ones and those of other packages.
 
 A package adds its own by an entry point of the group ``onnxprune.backends`` that names a
 :class:`Backend`, or a function without arguments that makes one:
@@ -35,7 +35,7 @@ __all__ = [
 
 
 def backends() -> tuple[Backend, ...]:
-    """Every backend that is known, available here or not; plug-ins last.
+    """Every known backend, available here or not; plug-ins last.
 
     Raises:
         OnnxpruneError: a plug-in is broken.
@@ -66,7 +66,7 @@ def of_provider(name: str) -> Backend:
     return backend(name_of(named(name)))
 
 
-def parse(text: str, *, of: str = "--on") -> tuple[Backend, ...]:
+def parse(text: str, *, of: str = "--backend") -> tuple[Backend, ...]:
     """Backends written as in ``cpu,openvino``, each once.
 
     Raises:

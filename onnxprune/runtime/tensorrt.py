@@ -82,7 +82,7 @@ class EngineSession(CompiledSession):
 
 
 def engine_request(request: Request, runtime: Name, half: Half) -> EngineRequest:
-    """What to build: an engine that takes all the shapes asked for and is tuned for the first."""
+    """A request for an engine that takes all the shapes and is tuned for the first."""
     from onnxprune.runtime.engines import Request as EngineRequest
 
     best: Shapes = request.shapes[0] if request.shapes else {}

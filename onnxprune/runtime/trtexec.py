@@ -109,12 +109,12 @@ def read_times(text: str) -> tuple[float, ...]:
     """Seconds of each run from what ``--exportTimes`` wrote (``latencyMs`` of every entry).
 
     Raises:
-        OnnxpruneError: it is no such file, or empty.
+        OnnxpruneError: it is not such a file, or empty.
     """
     try:
         times = tuple(float(each["latencyMs"]) / 1e3 for each in json.loads(text))
     except (ValueError, KeyError, TypeError) as error:
-        raise OnnxpruneError("these are no times exported by trtexec") from error
+        raise OnnxpruneError("these are not times exported by trtexec") from error
     if not times:
         raise OnnxpruneError("trtexec exported no times")
     return times
@@ -124,7 +124,7 @@ def read_outputs(text: str, signature: Sequence[TensorSpec]) -> dict[str, npt.ND
     """Arrays from what ``--exportOutput`` wrote: name, ``dimensions`` as in 1x10, ``values``.
 
     Raises:
-        OnnxpruneError: it is no such file, or an output is missing.
+        OnnxpruneError: it is not such a file, or an output is missing.
     """
     try:
         outputs = {
@@ -139,7 +139,7 @@ def read_outputs(text: str, signature: Sequence[TensorSpec]) -> dict[str, npt.ND
             for spec in signature
         }
     except (ValueError, KeyError, TypeError) as error:
-        raise OnnxpruneError("these are no outputs exported by trtexec") from error
+        raise OnnxpruneError("these are not outputs exported by trtexec") from error
 
 
 def _probe() -> Availability:

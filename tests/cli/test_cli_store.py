@@ -98,7 +98,7 @@ def test_a_person_is_told_what_to_expect(cli: Cli, thin: Path, tmp_path: Path) -
     ("flags", "message"),
     [
         (["--store", "sparse", "--values", "fp16"], "--values fp16"),
-        (["--for", "gpu"], "'gpu' is no execution provider"),
+        (["--for", "gpu"], "'gpu' is not an execution provider"),
         (["--ram-limit", "much"], "--ram-limit much"),
         (["--ram-limit", "4 parrots"], "--ram-limit 4 parrots"),
         (["--store", "small"], "'small'"),

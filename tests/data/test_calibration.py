@@ -469,7 +469,7 @@ def test_broken_files_are_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", x=np.array([{}]))
     refused("Python objects", tmp_path / "a.npz", PICTURE)
     (tmp_path / "a.txt").write_text("?")
-    refused("is no calibration data", tmp_path / "a.txt", PICTURE)
+    refused("is not calibration data", tmp_path / "a.txt", PICTURE)
     empty = tmp_path / "empty"
     empty.mkdir()
     refused("holds no calibration data", empty, PICTURE)

@@ -127,5 +127,5 @@ def test_a_function_in_a_file_prepares_pixels(tmp_path: Path) -> None:
     spec = f"{tmp_path / 'prepare.py'}:halve"
     ((feed,),) = (list(open_calibration(pixels, signature, preprocess=spec)),)
     assert (feed["x"] == 5).all()
-    with pytest.raises(OnnxpruneError, match="half is no function"):
+    with pytest.raises(OnnxpruneError, match="half is not a function"):
         open_calibration(pixels, signature, preprocess=f"{tmp_path / 'prepare.py'}:half")

@@ -26,7 +26,7 @@ def test_a_new_kind_is_one_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     rows = np.arange(30, dtype=np.float32).reshape(10, 3)
     for index, part in enumerate(np.split(rows, 2)):
         np.savetxt(tmp_path / f"{index}.CSV", part, delimiter=",")
-    with pytest.raises(OnnxpruneError, match="is no calibration data"):
+    with pytest.raises(OnnxpruneError, match="is not calibration data"):
         open_calibration(tmp_path / "0.CSV", SIGNATURE)
     kind = readers.Kind(".csv files", read_csv, (".csv",))
     monkeypatch.setattr(readers, "KINDS", (*readers.KINDS, kind))

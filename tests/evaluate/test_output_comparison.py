@@ -279,7 +279,7 @@ def test_unfit_labels_are_refused() -> None:
     batches = [{"y": np.ones((3, 4))}]
     with pytest.raises(OnnxpruneError, match="a label 4, but only 4 classes"):
         evaluate(find_metric("accuracy"), batches, np.array([0, 4, 1]))
-    with pytest.raises(OnnxpruneError, match="no class numbers"):
+    with pytest.raises(OnnxpruneError, match="not class numbers"):
         evaluate(find_metric("accuracy"), batches, np.array([0, 0.5, 1]))
     for name in ("acuracy", "top", "top0", "topx"):
         with pytest.raises(OnnxpruneError, match=f"no metric '{name}'") as caught:
@@ -303,7 +303,7 @@ def test_users_metrics_see_everything_at_once(tmp_path: Path) -> None:
     metric = find_metric(f"{tmp_path / 'score.py'}:best")
     assert evaluate(metric, batches, labels) == 26
     assert metric.higher_is_better
-    with pytest.raises(OnnxpruneError, match="is no function"):
+    with pytest.raises(OnnxpruneError, match="is not a function"):
         find_metric(f"{tmp_path / 'score.py'}:number")
     with pytest.raises(OnnxpruneError, match="defines no 'worst'"):
         find_metric(f"{tmp_path / 'score.py'}:worst")
@@ -356,7 +356,7 @@ def test_unreadable_labels_are_refused(tmp_path: Path) -> None:
         "d.txt": "holds no labels",
         "e.txt": "NaN",
         "f.csv": "rows without a label",
-        "g.bin": "no file of labels",
+        "g.bin": "not a label file",
         "h.npy": "cannot be read as labels",
         "none.npy": "no file",
     }

@@ -84,8 +84,8 @@ def test_layer_information_tells_weights_and_kernels_apart() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("no json", "no layer information"),
-        ("[1, 2]", "no layer information"),
+        ("no json", "not layer information"),
+        ("[1, 2]", "not layer information"),
         ('{"Layers": ["Conv_0", "Relu_1"]}', "names only"),
     ],
 )

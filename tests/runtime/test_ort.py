@@ -388,7 +388,7 @@ def test_what_cannot_be_opened_is_refused(tmp_path: Path) -> None:
         open_session(old.SerializeToString())
     assert ".cc:" not in complaint.value.message
     assert "Logger" not in complaint.value.message
-    with pytest.raises(OnnxpruneError, match="'gpu3000' is no execution provider"):
+    with pytest.raises(OnnxpruneError, match="'gpu3000' is not an execution provider"):
         open_session(models.load(mlp()), provider="gpu3000")
     absent = next(name for name in ("coreml", "dml", "cann") if name not in available())
     with pytest.raises(OnnxpruneError, match=f"'{absent}' is not available here") as caught:

@@ -124,7 +124,7 @@ def test_names_are_known_without_a_runtime() -> None:
     assert tuple(types.PROVIDERS) == tuple(one.name for one in PROVIDERS)
     for name, full in types.PROVIDERS.items():
         assert types.provider_name(full) == types.provider_name(name.upper()) == name
-    with pytest.raises(OnnxpruneError, match="'gpu' is no execution provider"):
+    with pytest.raises(OnnxpruneError, match="'gpu' is not an execution provider"):
         types.provider_name("gpu")
     heavy = "sys.exit(bool({'onnx', 'onnx_ir', 'onnxruntime', 'numpy'} & sys.modules.keys()))"
     checks = "t.backend_name('openvino:bf16'); t.metric_name('top3@logits'); t.PREPROCESSING"
@@ -221,7 +221,7 @@ def test_what_cannot_be_opened_is_refused(tmp_path: Path) -> None:
         usable("openvino").open(zoo.get("digits_mlp").model, optimise=False)
     with pytest.raises(OnnxpruneError, match="openvino does not return values inside"):
         usable("openvino").open(zoo.get("digits_mlp").model, outputs=["logits"])
-    with pytest.raises(OnnxpruneError, match="trtexec does not tell where it spends"):
+    with pytest.raises(OnnxpruneError, match="trtexec does not report where it spends"):
         backend("trtexec").open(zoo.get("digits_mlp").model, profile=True)
 
 

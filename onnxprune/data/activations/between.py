@@ -47,7 +47,7 @@ def find_maker(
     layers: Sequence[LinearLayer],
     reader: LinearLayer,
 ) -> Maker | None:
-    """The maker of what ``reader`` reads, if there is one and nobody else reads it.
+    """The maker of the input of ``reader``, if there is one and nothing else reads it.
 
     Args:
         values: the values of the main graph by name.
@@ -70,7 +70,7 @@ def find_maker(
 
 
 def _reads_points(reader: LinearLayer) -> bool:
-    """Whether a layer is a convolution that reads for each output what is at its position."""
+    """Whether a layer is a convolution whose outputs read one position each."""
     window = reader.window
     if window is None or window.transposed or window.group > 1:
         return False
@@ -106,7 +106,7 @@ def _nearest(
 
 
 def _fits(maker: LinearLayer, reader: LinearLayer, rank: int) -> bool:
-    """Whether hidden positions of the two can be told: two convolutions, or two products."""
+    """Whether hidden positions of the two correspond: two convolutions, or two products."""
     if maker.node == reader.node:
         return False
     if maker.window and reader.window:

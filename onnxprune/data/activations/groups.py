@@ -1,4 +1,4 @@
-"""What calibration data say about the readers of every group and about residual branches."""
+"""Statistics of calibration data for the readers of every group and for residual branches."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from onnxprune.graph.layers.linear import LinearLayer, find_layers
 from onnxprune.graph.units import Block, Group
 
 _ROWS = 4096
-"""Rows of one feed that enter a covariance: neighbouring positions say nearly the same."""
+"""Rows of one feed that enter a covariance: neighbouring positions are nearly alike."""
 
 
 InputStatistics = Statistics
@@ -28,14 +28,14 @@ def input_statistics(
     covariance: bool = True,
     provider: str = "cpu",
 ) -> dict[tuple[str, str], InputStatistics]:
-    """Moments, and covariances where asked, of what every consumer of ``groups`` contracts.
+    """Moments, and covariances if asked for, of the inputs of every consumer of ``groups``.
 
     Args:
         analysis: of the model.
         groups: whose readers are observed.
-        data: feeds, restartable; nothing of what they cause is kept.
-        covariance: whether covariances of channels are wanted.
-        provider: what runs the model.
+        data: feeds, restartable; observed values are not kept.
+        covariance: whether to collect covariances of channels.
+        provider: execution provider.
 
     Returns:
         By (tensor, node). Readers inside If, Loop and Scan bodies cannot be observed and are left
@@ -73,7 +73,7 @@ def readers(analysis: Analysis, groups: Iterable[Group]) -> Iterator[LinearLayer
 def block_importance(
     analysis: Analysis, blocks: Sequence[Block], data: Iterable[Feeds], provider: str = "cpu"
 ) -> Mapping[str, float]:
-    """How much each residual branch changes what passes by: 1 - cosine(skip, skip + branch).
+    """How much each residual branch changes its stream: 1 - cosine(skip, skip + branch).
 
     Source: "ShortGPT" (Men et al., 2024), block influence. Vectors run along the last axis for
     sequences (rank up to 3) and along axis 1, the channels, for images.

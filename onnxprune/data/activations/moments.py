@@ -50,7 +50,7 @@ def observe(
     every value still comes once per feed, in order, but not every name in every dict.
 
     Args:
-        model: what runs.
+        model: to run.
         data: feeds; restartable where several passes are needed (a `Calibration` or a list).
         names: values of the main graph.
         provider: as for `onnxprune.runtime.open_session`.
@@ -111,12 +111,12 @@ def _passes(
 
 @dataclass(frozen=True)
 class Tap:
-    """What to learn about a value.
+    """The statistics to collect of a value.
 
     Attributes:
         value: its name, in the main graph.
         axis: the channel axis; all others are averaged over.
-        covariance: whether the channels' covariances are wanted.
+        covariance: whether to collect covariances of channels.
         blocks: number of equal, consecutive parts of the channels; covariances are only kept
             within a part (the groups of a Conv).
     """
@@ -192,19 +192,19 @@ def collect(
     centred chunks, and always added up in float64.
 
     Args:
-        model: what runs.
+        model: to run.
         data: feeds; restartable (a `Calibration` or a list) if more than one value is tapped.
-        taps: what to learn.
+        taps: the values and their statistics.
         provider: as for `observe`.
         threads: likewise.
         limit: likewise.
         rows: most rows of one feed that enter a covariance, picked at random (seeded); all by
-            default. Neighbouring positions of an image say nearly the same. Everything else is
+            default. Neighbouring positions of an image are nearly alike. Everything else is
             exact.
         progress: as for `observe`.
 
     Raises:
-        OnnxpruneError: a value cannot be observed, has no such axis, is no number, is NaN or
+        OnnxpruneError: a value cannot be observed, has no such axis, is not a number, is NaN or
             infinite, or never holds anything.
     """
     wanted = list(dict.fromkeys(taps))

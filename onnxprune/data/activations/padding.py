@@ -1,7 +1,7 @@
-"""Rows that are padding, to which nothing is fitted.
+"""Padding: rows that are left out of the fit.
 
 Sentences of a batch are made equally long, and a mask among the inputs says where they end. What a
-model computes beyond is read by nobody, but there may be more of it than of anything else.
+model computes beyond is never read, but there may be more of it than of anything else.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from onnxprune.graph.layers.linear import LinearLayer
 
 Index = npt.NDArray[np.int64]
 Masks = Mapping[str, npt.NDArray[np.bool_]]
-"""Which tokens are there, ``[samples, tokens]``, by the name of the input that says so."""
+"""Which tokens are present, ``[samples, tokens]``, by the name of the mask input."""
 
 
 def shown(masks: Masks, shape: tuple[int, ...], axis: int) -> Index | None:
-    """The rows that are no padding; None if no mask belongs to a value of this shape.
+    """The rows that are not padding; None if no mask belongs to a value of this shape.
 
     Args:
         masks: of tokens.
@@ -35,11 +35,11 @@ def shown(masks: Masks, shape: tuple[int, ...], axis: int) -> Index | None:
 
 
 def shown_to(layer: LinearLayer, masks: Masks, shape: tuple[int, ...]) -> Index | None:
-    """The rows of what a layer reads that are no padding; None if none is known to be.
+    """The rows of a layer's input that are not padding; None if no mask is known.
 
     Args:
         layer: a convolution reads no tokens.
         masks: of tokens.
-        shape: of what it reads.
+        shape: of its input.
     """
     return None if layer.window else shown(masks, shape, layer.axis)

@@ -1,4 +1,4 @@
-"""Rows of what a layer reads and of what it should compute: which are drawn, and their moments.
+"""Sampled rows of a layer's inputs and targets, and their moments.
 
 Inputs are those of the model that is being changed, targets those of the dense one, so that each
 layer makes up for the errors of those before it instead of passing them on; where its output is
@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxprune.data.activations.runner import Segments
-from onnxprune.data.mixtures import judges
+from onnxprune.data.mixtures import held_out
 from onnxprune.graph.layers.epilogue import Epilogue
 from onnxprune.graph.layers.linear import LinearLayer
 from onnxprune.solve.im2col import Index, sample_positions, token_rows
@@ -29,18 +29,18 @@ _GROUPED = 1 << 28
 _GATHERED = 4096
 """Rows of several batches that are multiplied together."""
 _DOUBLE = 256
-"""Inputs up to which moments are multiplied in float64: what is fitted to them has a ridge."""
+"""Inputs up to which moments are multiplied in float64: the fit has a ridge."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """How rows are drawn.
+    """Settings for sampling rows.
 
     Attributes:
         rows: per layer, at least; fewer where it has many groups.
         per_input: per input of the layer, if that is more.
         holdout_every: one of so many samples is held out.
-        seed: of the draw.
+        seed: random seed.
     """
 
     rows: int = 30_000
@@ -64,12 +64,12 @@ class Sample:
         """
         if sum(samples) < self.holdout_every:
             # A few samples cannot be put aside whole: then it is their last rows.
-            return judges(rows * self.holdout_every // total, self.holdout_every)
-        return judges(sum(samples[:batch]) + rows * samples[batch] // total, self.holdout_every)
+            return held_out(rows * self.holdout_every // total, self.holdout_every)
+        return held_out(sum(samples[:batch]) + rows * samples[batch] // total, self.holdout_every)
 
 
 def run_to(epilogue: Epilogue, x: str, teacher: Segments, student: Segments) -> None:
-    """Run both models as far as a layer needs them: the one being changed to what it reads."""
+    """Run both models as far as a layer needs them: the changing one up to the layer's inputs."""
     reads = [x, *([epilogue.skip] if epilogue.skip else [])]
     if teacher is student:
         student.advance([epilogue.value, *reads])
@@ -87,16 +87,16 @@ def moments_of(
     kept: Bool | None = None,
     reads: Bool | None = None,
 ) -> tuple[Moments, Moments]:
-    """Moments of sampled rows and their targets: those to fit to, and those to judge by.
+    """Moments of sampled rows and their targets: those to fit to, and those held out.
 
     Both models are run as far as that takes. Rows that are padding are left out.
 
     Args:
-        layer: as it is in the model that is being changed.
+        layer: of the model that is being changed.
         epilogue: where its output counts.
         teacher: the dense model.
         student: the one that is being changed; it may be the same.
-        sample: how rows are drawn.
+        sample: settings for sampling rows.
         kept: which of the dense outputs the layer still has; None for all.
         reads: which of the dense inputs it still has, where ``student`` is the dense model as well,
             of which it is to see no more.
@@ -146,7 +146,7 @@ def wanted_rows(
     rows: Index,
     kept: Bool | None,
 ) -> tuple[Array, Array]:
-    """The values wanted where a layer's output counts, and what is added to it on the way there.
+    """The targets where a layer's output counts, and the summands on the way there.
 
     Both are ``[rows, N]``.
     """

@@ -2,16 +2,16 @@
 
 Recovery changes one layer after the other and needs to see what the next one then gets. Running
 the whole model again for every layer would cost the square of its depth. Here the values at the
-border between what has run and what has not are kept for all batches, and only the piece that a
-wanted value needs is run, once, with the weights of that moment.
+border between finished and waiting nodes are kept for all batches, and only the piece that a wanted
+value needs is run, once, with the weights of that moment.
 
 Early in a network for large pictures a border may not fit into memory. There the border stays where
-it was, and what is wanted is computed for one batch at a time, again each time it is asked for.
+it was, and wanted values are computed for one batch at a time, anew for each request.
 
 A value is held until its last reader has run. That is soon enough for layers which are run to their
 own outputs, but one that is run to the residual sum behind it passes the layers of the other
-branch, which still want to see what they read. Such values are named as kept; one that was let go
-of all the same is computed again, from the last values before it that are held.
+branch, whose inputs are still needed. Such values are named as kept; one that was freed all the
+same is computed again, from the last values before it that are held.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ class _Piece:
     """Part of a model, ready to run.
 
     Attributes:
-        run: the values of these names of this batch.
-        outputs: what it can give.
-        wanted: what is asked for together.
-        batch: the last one.
-        results: what it gave for that.
+        run: computes values by name for a batch.
+        outputs: names of its values.
+        wanted: names that are computed together.
+        batch: the latest one.
+        results: values of that batch.
     """
 
     run: Callable[[int, Sequence[str]], Mapping[str, Array]]
@@ -126,7 +126,7 @@ class Segments:
         return value.astype(np.float32) if name in self._halved else value
 
     def as_held(self, name: str, batch: int) -> Array:
-        """The same, perhaps in half precision: for those who read but a part of it."""
+        """The same, perhaps in half precision, for readers of a part of it."""
         if name not in self._held[batch] and self._ahead is not None:
             return self._ahead.value(name, batch)
         return self._held[batch][name]
@@ -141,15 +141,15 @@ class Segments:
         return (self.value(name, batch) if array is None else array).shape
 
     def shown(self, name: str, axis: int, batch: int) -> npt.NDArray[np.int64] | None:
-        """The rows of such a value that are no padding; None if none is known to be."""
+        """The rows of such a value that are not padding; None if no mask is known."""
         return shown(self._masks[batch], self._shape(name, batch), axis)
 
     def shown_to(self, layer: LinearLayer, batch: int) -> npt.NDArray[np.int64] | None:
-        """The same of what a layer reads."""
+        """The same for the input of a layer."""
         return shown_to(layer, self._masks[batch], self._shape(layer.x, batch))
 
     def advance(self, wanted: Iterable[str]) -> None:
-        """Run what the wanted values need and has not run yet.
+        """Run the nodes that the wanted values need and that have not run yet.
 
         A value stays available for as long as something that has not run reads it, and until the
         next call if it was wanted. One that is no longer held is computed again.
@@ -201,14 +201,14 @@ class Segments:
                 values[name] = _half(array) if name in self._halved else array
 
     def rewind(self, start: str, end: str) -> bool:
-        """Take back what ran from one value to another, whose nodes have changed since.
+        """Mark for another run the nodes from one value to another, which have changed since.
 
         Args:
             start: a kept value.
-            end: what was made of it; nothing behind it has run.
+            end: a value behind it; no node after it has run.
 
         Returns:
-            Whether that can be repeated: all else that went into it is still there.
+            Whether they can run again: all their other inputs are still held.
         """
         there = self._held[0] if self._held else {}
         between: set[ir.Node] = set()
@@ -230,7 +230,7 @@ class Segments:
         return True
 
     def _take_back(self, names: Iterable[str]) -> None:
-        """Let run again what values that were let go of are made of, as far as that is not held."""
+        """Mark for another run the ancestors of freed values, up to values that are held."""
         queue = [self._values[name] for name in names]
         while queue:
             value = queue.pop()
@@ -285,7 +285,7 @@ class Segments:
         piece.opset_imports.update(self._model.ir.opset_imports)
         session = open_session(
             models.Model(piece), provider=self._provider, threads=self._threads, arena=False
-        )  # what is held of a piece must not keep all that it took to compute it
+        )  # held values must not keep the memory of the whole piece alive
 
         def run(batch: int, only: Sequence[str]) -> Mapping[str, Array]:
             return session.run({n: self.value(n, batch) for n in inputs}, list(only))
@@ -294,7 +294,7 @@ class Segments:
 
 
 def _let_go(values: dict[str, Array], stay: set[str]) -> None:
-    """Hold no more than is to stay."""
+    """Free all values but those that stay."""
     for name in values.keys() - stay:
         del values[name]
 

@@ -2,7 +2,7 @@
 
 An :class:`Epilogue` follows a layer's output through per-channel scales and shifts, such as a
 BatchNormalization, to the sum it goes into: that is where its error counts, and where the errors of
-the layers before it can be made up for. :class:`Weights` reads and writes what is stored as if
+the layers before it can be compensated. :class:`Weights` reads and writes stored weights as if
 these scales were part of the layer.
 """
 

@@ -59,7 +59,7 @@ class LinearLayer:
     Attributes:
         operator: the node.
         slot: the input of it that is the weight.
-        kind: what its operator takes the weight for, see ``ops.Linear``.
+        kind: of the weight, see ``ops.Linear``.
         weight_axis: the axis of the weight, as the node sees it, that is contracted.
         x: the value that meets the weight; empty where that is no input of the node.
         y: the value that holds the output, bias included.
@@ -70,7 +70,7 @@ class LinearLayer:
         bias: name of the stored vector; None if there is none.
         bias_slot: where a bias is or may be read; None where no node takes one.
         inside: the node whose body this one is in; empty in the main graph.
-        declined: why the layer is not refitted; empty if it can be.
+        declined: reason why the layer is not refitted; empty if it can be.
         applications: identities of the nodes that apply the same weight along the same axis, this
             one included, in the order of the graph.
         source: the stored weight, and how the node sees it; None where it cannot be found.
@@ -247,12 +247,12 @@ def find_layers(model: models.Model) -> list[LinearLayer]:
 
 
 def refittable(layers: Iterable[LinearLayer]) -> list[LinearLayer]:
-    """Those that are seen as ``rows @ W + b``."""
+    """The layers that are seen as ``rows @ W + b``."""
     return [layer for layer in layers if not layer.declined]
 
 
 def plain(layers: Iterable[LinearLayer]) -> list[LinearLayer]:
-    """Those whose weight is a stored matrix or stack of such, refitted or only thinned."""
+    """The layers whose weight is a stored matrix or a stack of matrices."""
     return [layer for layer in layers if layer.kind == "plain" and layer.source is not None]
 
 
@@ -409,7 +409,7 @@ def _with_added_bias(layer: LinearLayer) -> LinearLayer:
     return replace(layer, y=y, bias=bias.name, bias_slot=(y, 1 - position))
 
 
-# -- what a line says of a weight ------------------------------------------------------------
+# -- a weight as a line has it --------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -473,16 +473,16 @@ def _place(terms: Sequence[Term], name: str) -> int:
     return at - len(terms) if loose else at
 
 
-# -- who else uses a weight ------------------------------------------------------------------
+# -- other users of a weight -----------------------------------------------------------------
 
 
 def other_users(layer: LinearLayer, known: Iterable[str] = (), *, tables: bool = False) -> str:
-    """Who else uses the weight of a layer; empty if nobody does.
+    """Another user of the weight of a layer; empty if there is none.
 
     Args:
         layer: it.
-        known: identities of nodes that do not count, besides the layer's own.
-        tables: nor do those count who look the weight up as a table (a tied embedding).
+        known: identities of further nodes that do not count.
+        tables: whether lookups of the weight as a table (a tied embedding) do not count either.
     """
     names = {layer.node, *known}
     for node, output in users(layer.tensor.value):

@@ -73,7 +73,7 @@ def _zeros(node: ir.Node, facts: Mapping[str, Fact], rank: int) -> tuple[int, ..
 
 
 def _content(node: ir.Node, at: int, facts: Mapping[str, Fact]) -> npt.NDArray[Any] | None:
-    """What an input holds, if that is known; nothing at all where there is no such input."""
+    """The content of an input, None if unknown; empty where there is no such input."""
     value = node.inputs[at] if len(node.inputs) > at else None
     if value is None:
         return np.zeros(0, np.int64)

@@ -1,4 +1,4 @@
-"""Where values come from: what nodes read, what is behind that, and where tensors are stored."""
+"""The sources of values: the inputs of nodes, their ancestors, and stored tensors."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ def by_identity(model: models.Model, dense: models.Model | None = None) -> dict[
 
     Args:
         model: whose nodes.
-        dense: what ``model`` was cut from, which may have dropped outputs that nobody reads: then
-            nodes go by the name that they have there.
+        dense: the model before the cut, which may have dropped unused outputs: nodes then go by
+            their names there.
     """
     nodes = {identity(node): node for graph in models.graphs(model) for node in graph}
     if dense is None:
@@ -97,7 +97,7 @@ def same_operator(one: ir.Node, two: ir.Node) -> bool:
 
 
 def is_size(analysis: Analysis, value: ir.Value) -> bool:
-    """Whether a dense value is a known integer or truth, which follows a cut by itself."""
+    """Whether a dense value is a known integer or boolean, which follows a cut by itself."""
     stored = models.constant(source(value))
     if stored is not None:
         return stored.dtype in KEPT_WHOLE
@@ -106,7 +106,7 @@ def is_size(analysis: Analysis, value: ir.Value) -> bool:
 
 
 def fits(dense: ir.TensorProtocol, pruned: ir.TensorProtocol) -> bool:
-    """Whether one tensor can be what is left of another."""
+    """Whether one tensor can be a cut of another."""
     mine, theirs = dense.shape.numpy(), pruned.shape.numpy()
     same = len(mine) == len(theirs) and dense.dtype == pruned.dtype
     return same and all(n <= m for m, n in zip(mine, theirs, strict=True))

@@ -1,4 +1,4 @@
-"""One node as a rule sees it, and what the rule says about it."""
+"""One node as an axis rule sees it, and the rule's answer."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MICROSOFT, CLASSIC = "com.microsoft", "ai.onnx.ml"
 """The domains of onnxruntime's own operators, and of classical machine learning."""
 
 CHANNEL, HEAD, HEAD_DIM, HIDDEN, FFN, EXPERT = (1 << k for k in range(6))
-"""Tags of atoms: what an operator takes them for."""
+"""Tags of atoms by their use in an operator."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Contraction:
 
 @dataclass
 class Node:
-    """What every rule sees of a node, be it about axes, shapes or gradients.
+    """The view of a node that rules for axes, shapes and gradients share.
 
     Attributes:
         version: opset of its domain.
@@ -196,7 +196,7 @@ class Call(Node):
 
 Rule = str | Callable[[Call], list[Tensor]]
 RULES: dict[tuple[str, str], Rule] = {}
-"""(domain, operator) -> the line of notation, or the function, that says it."""
+"""(domain, operator) -> its rule: a line of notation, or a function."""
 
 
 def rule(
@@ -223,7 +223,7 @@ def lines(table: Mapping[str, str], domain: str = "") -> None:
 class Linear:
     """Which operands of an operator may be a stored weight that it contracts, and how.
 
-    What a rule says once shapes are known, said without them: for models that are not analysed.
+    The same as its rule, without shapes: for models that are not analysed.
 
     Attributes:
         line: as in the rule, with the bias that the operator takes; may follow from attributes.

@@ -32,8 +32,8 @@ POINTWISE = frozenset(
     [("", op) for op in f"{_FUNCTIONS} {_ARITHMETIC}".split()]
     + [(_MS, op) for op in ("BiasGelu", "FastGelu", "Gelu", "QuickGelu")]
 )
-"""(domain, operator): functions of numbers that have a slope almost everywhere. What is made of
-them, with no other operands than single numbers, is an activation."""
+"""(domain, operator): functions of numbers that have a slope almost everywhere. Compositions of
+them, with no other operands than single numbers, are activations."""
 lines({"Binarizer LabelEncoder": "... -> ...", "Imputer Scaler": "... _ -> ... _"}, domain=CLASSIC)
 
 
@@ -47,7 +47,7 @@ def drawn(call: Call) -> list[Tensor]:
 
 @rule("Dropout")
 def dropout(call: Call) -> list[Tensor]:
-    """Passes everything on, unless it is told to train."""
+    """Passes everything on, except in training mode."""
     if call.has(2) and call.value(2) != [0]:
         raise MismatchError("drops at random, as in training")
     return call.einsum("..., , -> ..., ...")

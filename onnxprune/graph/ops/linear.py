@@ -516,7 +516,7 @@ def _conv_transpose_gradient(call: GradientCall, k: int) -> ir.Value:
     if call.attr("auto_pad", "NOTSET") != "NOTSET":
         raise Undifferentiable("it pads automatically")
     if call.attr("output_shape") is not None:
-        raise Undifferentiable("it is told the size of its output")
+        raise Undifferentiable("its output size is an attribute")
     kernel = e.sizes(weight)[2:]
     rank, group = len(kernel), int(call.attr("group", 1))
     strides = list(call.attr("strides", (1,) * rank))

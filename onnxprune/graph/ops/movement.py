@@ -81,7 +81,7 @@ def _deal(factors: Sequence[int], sizes: Sequence[int]) -> list[list[int]]:
 
 @rule("Reshape", "Flatten")
 def reshape(call: Call) -> list[Tensor]:
-    """The target is rewritten to what is left of each output axis."""
+    """The target is rewritten to the remaining size of each output axis."""
     call.shape(0)
     sizes = call.out_shape()
     why = f"{call.op} `{call.name}` does not divide along it"

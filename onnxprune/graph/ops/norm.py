@@ -265,7 +265,7 @@ def _pool_shape(call: ShapeCall) -> list[Fact]:
 
 
 def _pool_of_layout(*, last: int) -> ShapeRule:
-    """Pools whose data may be channels last; ``last`` is what holds where it is not said."""
+    """Pools whose data may be channels last; ``last`` is the default."""
 
     def pool(call: ShapeCall) -> Fact:
         sizes, behind = call.shape(0), bool(call.integer("channels_last", last))

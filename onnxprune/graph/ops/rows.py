@@ -52,7 +52,7 @@ def split(call: Call) -> list[Tensor]:
 
 @rule("Slice")
 def slice_rule(call: Call) -> list[Tensor]:
-    """Ranges of rows; bounds are moved to what is left before them."""
+    """Ranges of rows; bounds move by the rows removed before them."""
     x = list(call.tensor(0))
     starts, ends = call.ints("starts", 1), call.ints("ends", 2)
     if starts is None or ends is None:
@@ -212,7 +212,7 @@ def one_hot(call: Call) -> list[Tensor]:
 
 
 def _replicas(call: Call, x: Sequence[Axis], sizes: Sequence[int]) -> list[Axis]:
-    """Axes after broadcasting to ``sizes``: what is repeated adapts to whoever it meets."""
+    """Axes after broadcasting to ``sizes``; repeated ones follow the axis they meet."""
     x = [Axis(1)] * (len(sizes) - len(x)) + list(x)
     return [
         call.space.fresh(n) if a.size == 1 and n > 1 else a for a, n in zip(x, sizes, strict=True)
@@ -238,7 +238,7 @@ def expand(call: Call) -> list[Tensor]:
 
 @rule("ConstantOfShape")
 def constant_of_shape(call: Call) -> list[Tensor]:
-    """The same value everywhere: every axis follows whoever it meets."""
+    """The same value everywhere: every axis follows the one it meets."""
     out = [call.space.fresh(n) if n > 1 else Axis(n) for n in call.out_shape()]
     if call.value(0) is None:
         raise MismatchError("its shape is computed while the model runs")

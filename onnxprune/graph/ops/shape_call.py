@@ -1,7 +1,7 @@
 """One node as its shape rule sees it, and arithmetic on sizes that may not be known.
 
-Where onnx has a schema for an operator its own inference is asked first, and a rule mends what it
-says: onnx infers a shape for a convolution whose channels do not match its weights, for a window
+Where onnx has a schema for an operator its own inference comes first, and a rule mends the result:
+onnx infers a shape for a convolution whose channels do not match its weights, for a window
 larger than what it looks at, for a recurrence whose initial state has another batch. Input shapes
 are only worth probing with when onnxruntime would run them, so rules refuse these. Where onnx has
 no schema (onnxruntime's ``com.microsoft``), a rule is all there is. Source of those: onnxruntime
@@ -26,7 +26,7 @@ class ShapeCall(Node):
     """One node, with a fact per input (None where left out).
 
     Attributes:
-        inferred: what onnx's inference says of the outputs; empty where it has no schema.
+        inferred: onnx's inference for the outputs; empty where it has no schema.
     """
 
     inputs: Sequence[Fact | None]
@@ -34,7 +34,7 @@ class ShapeCall(Node):
 
     @property
     def result(self) -> Fact:
-        """What onnx says of the first output."""
+        """Onnx's inference for the first output."""
         return self.inferred[0] if self.inferred else Fact(None, None)
 
     def fact(self, index: int) -> Fact:
@@ -43,7 +43,7 @@ class ShapeCall(Node):
         return fact if fact is not None else Fact(None, None)
 
     def shape(self, index: int, rank: int | None = None) -> Shape | None:
-        """An input's shape: None where left out, unknown, or not of the rank asked for."""
+        """An input's shape: None where left out, unknown, or of another rank."""
         shape = self.fact(index).shape
         return None if shape is None or rank not in (None, len(shape)) else shape
 
@@ -57,7 +57,7 @@ class ShapeCall(Node):
 
 
 ShapeRule = Callable[[ShapeCall], Fact | list[Fact]]
-"""Facts of the outputs, or of the first; a ValueError says that the inputs do not fit together.
+"""Facts of the outputs, or of the first; a ValueError where the inputs do not fit together.
 
 Outputs that it does not mention are as onnx infers them.
 """

@@ -1,4 +1,4 @@
-"""Plans: made without touching a model; printed, compared, edited, saved and applied again."""
+"""Plans: independent of any model; printed, compared, edited, saved and applied again."""
 
 from onnxprune.graph.plan.compare import PlanDiff, diff, merge
 from onnxprune.graph.plan.core import Origin, PackedMask, Plan, load_plan, pack, save_plan, versions

@@ -1,4 +1,4 @@
-"""Two plans side by side: what sets them apart, and both of them at once."""
+"""Two plans compared and merged."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from onnxprune.graph.plan.core import Origin, PackedMask, Plan, ranges
 
 @dataclass(frozen=True)
 class PlanDiff:
-    """What one plan does and the other does not; false when they do the same.
+    """The differences of two plans; false when they do the same.
 
     Attributes:
         removed: group -> (units only the first removes, units only the second removes).
@@ -48,7 +48,7 @@ class PlanDiff:
 
 
 def diff(first: Plan, second: Plan) -> PlanDiff:
-    """What sets two plans apart."""
+    """The differences of two plans."""
     removed = {}
     for group in dict.fromkeys((*first.removed, *second.removed)):
         a, b = set(first.removed.get(group, ())), set(second.removed.get(group, ()))

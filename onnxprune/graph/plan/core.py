@@ -1,4 +1,4 @@
-"""What a plan is: which units, blocks and single weights go, and where that was decided."""
+"""Plans: which units, blocks and single weights to remove, and the origin of that choice."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ def versions(packages: Iterable[str] = _PACKAGES) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a plan comes from.
+    """The origin of a plan.
 
     Attributes:
         structure: hash of the graph it was made for (``model.structure_hash``); empty for a plan
             written by hand, which then fits any graph that has its groups.
-        criterion, allocation, budget: how units were scored, chosen and how many were asked for.
-        seed: of everything random; None where plans of different seeds were merged.
+        criterion, allocation, budget: the scores of units, their choice, and the amount to remove.
+        seed: random seed; None where plans of different seeds were merged.
         versions: of the packages involved.
-        calibration: what the criterion saw.
+        calibration: the data of the criterion.
     """
 
     structure: str = ""
@@ -119,15 +119,15 @@ def pack(mask: Bool) -> PackedMask:
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """What is removed and what is zeroed. It knows no model, and is never changed.
+    """What to remove and what to zero. It knows no model, and is never changed.
 
     Attributes:
-        removed: group name -> indices of the units that go, ascending; only groups that lose some.
+        removed: group name -> indices of the removed units, ascending; only groups that lose some.
         bypassed: names of blocks whose output is replaced by their skip.
-        zeroed: weight name -> which of its entries are kept (see :func:`pack`).
-        origin: where it comes from.
-        units: group name -> how many units the group had when the plan was made, where known: it
-            lets the plan be read, and refused for another model, without the first one.
+        zeroed: weight name -> mask of the entries it keeps (see :func:`pack`).
+        origin: of the plan.
+        units: group name -> number of units before the plan, where known: it lets the plan be
+            read, and refused for another model, without the original one.
         reordered: group name -> the unit that comes to stand at each position, after the cut and
             before masks, which belong to the new order.
 
@@ -405,6 +405,6 @@ def _digest(file: Path) -> str:
 
 @contextmanager
 def _beside(path: Path) -> Iterator[Path]:
-    """A file on the same disk to write to before it is renamed; gone afterwards in any case."""
+    """A temporary file on the same disk, to write to before it is renamed."""
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".plan-") as folder:
         yield Path(folder) / "part"

@@ -1,4 +1,4 @@
-"""Whether a plan fits a graph, and if not, why."""
+"""The check that a plan fits a graph."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def check(
     by hand) fits wherever everything it names exists.
 
     Args:
-        plan: what is to be applied.
-        structure: hash of the graph it is to be applied to.
-        groups: what that graph's analysis found.
-        blocks: what that graph's analysis found.
+        plan: to apply.
+        structure: hash of the graph to apply it to.
+        groups: of that graph.
+        blocks: of that graph.
         shapes: of its weights; needed only for plans that zero single weights.
 
     Raises:

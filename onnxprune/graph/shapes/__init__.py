@@ -1,4 +1,4 @@
-"""What every value of a graph is, once its inputs have concrete shapes.
+"""The shape, type and content of every value, once the inputs have concrete shapes.
 
 :func:`propagate` walks the graph forward; :func:`probe_shapes` finds two sets of input shapes it
 can be walked with. No runtime is involved: shapes come from the operators' schemas, and small known

@@ -87,7 +87,7 @@ def _data(step: Step, inputs: Sequence[Fact | None]) -> dict[str, onnx.TensorPro
 def _by_rule(
     rule: ShapeRule, step: Step, inputs: Sequence[Fact | None], inferred: Sequence[Fact] = ()
 ) -> list[Fact]:
-    """What a rule says, and what was inferred (or nothing) of the outputs it does not mention."""
+    """The facts of a rule; those inferred (or nothing) for outputs it does not mention."""
     attributes = {name: attribute.value for name, attribute in step.node.attributes.items()}
     op, domain = step.proto.op_type, step.proto.domain
     try:
@@ -100,7 +100,7 @@ def _by_rule(
 
 
 def _why(step: Step, inputs: Sequence[Fact | None]) -> str:
-    """Why a shape is not fully known, as far as the inputs tell."""
+    """Why a shape is not fully known, judging by the inputs."""
     for name, fact in zip(step.inputs, inputs, strict=True):
         if fact is not None and fact.sizes is None:
             return f"{step.title} reads {name!r}: {fact.reason or 'its shape is not known'}"

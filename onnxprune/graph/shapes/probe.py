@@ -1,4 +1,4 @@
-"""Two sets of input shapes a graph can be walked with, so that what varies can be told apart."""
+"""Two sets of input shapes that a graph can be walked with, to tell varying sizes apart."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ class Program:
     Attributes:
         inputs, outputs: value names.
         stored: what is known of every initializer and Constant before any input is.
-        declared: what the graph says about the values it computes.
+        declared: the graph's declarations of the values it computes.
         steps: the nodes in order, Constants left out.
     """
 

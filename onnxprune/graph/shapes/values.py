@@ -23,7 +23,7 @@ ReduceSum"""
 _BROADCASTS = "Add And Div Equal Greater Less Mul Or Pow Sub Xor"
 
 # Operators whose reference implementation is right at every opset from the one given. Others are
-# left out on purpose: convolutions and the like of tiny constants tell nobody anything, random ones
+# left out on purpose: convolutions and the like of tiny constants are of no use, random ones
 # have no value, Softmax before opset 13 means something else than its reference does, and the
 # reference GatherElements is wrong where indices are fewer than data.
 SINCE = dict.fromkeys((_MOVES + " " + _MAPS).split(), 1) | dict.fromkeys(_BROADCASTS.split(), 7)
@@ -109,7 +109,7 @@ def run(
 
 
 def _with_value(fact: Fact, value: object) -> Fact:
-    """The fact with its content, if that is what inference said it would be."""
+    """The fact with its content, if that agrees with inference."""
     if fact.dtype is None or not isinstance(value, (np.ndarray, np.generic)):
         return fact
     array = np.asarray(value)

@@ -30,10 +30,10 @@ def propagate(model: Model, inputs: Mapping[str, tuple[int, ...]]) -> dict[str, 
 
     Returns:
         A fact for every value of every graph, by name. Where a shape is not fully known the fact
-        says why; a legal model never raises.
+        has the reason; a legal model never raises.
 
     Raises:
-        OnnxpruneError: ``inputs`` names something that is no graph input, or contradicts the
+        OnnxpruneError: ``inputs`` names something that is not a graph input, or contradicts the
             shape it is declared with.
     """
     opsets = opsets_of(model.ir)
@@ -203,7 +203,7 @@ def _results(walk: Walk, body: Program) -> list[Fact]:
 
 
 def _if(walk: Walk, step: Step) -> list[Fact]:
-    """Both branches are walked; a known condition says which one counts."""
+    """Both branches are walked; a known condition selects one."""
     condition = walk.known(step.inputs[0])
     taken = None
     if condition is not None and condition.value is not None and condition.value.size == 1:

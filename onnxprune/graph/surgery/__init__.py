@@ -1,4 +1,4 @@
-"""Cutting a model: initializers, attributes, stored sizes, and what is dead afterwards."""
+"""Cutting a model: initializers, attributes, stored sizes, and dead nodes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def cut(
 
 
 def draft(analysis: Analysis, removed: Mapping[str, Sequence[int]]) -> Model:
-    """The cut with what is dead still in it and no shapes written down: quick, for looking at.
+    """The cut with dead nodes and without shapes: quick, for inspection.
 
     Args:
         analysis: of the model to cut; neither is changed.

@@ -1,4 +1,4 @@
-"""What the size arithmetic of a cut graph will compute, without running it."""
+"""Prediction of the size arithmetic of a cut graph, without running it."""
 
 from __future__ import annotations
 
@@ -59,11 +59,11 @@ class Prediction:
         return content
 
     def value(self, value: ir.Value | None) -> npt.NDArray[Any] | None:
-        """Content of an integer of the cut graph; None when it cannot be told."""
+        """Content of an integer of the cut graph; None if unknown."""
         if value is None:
             return None
         if value not in self._known:
-            self._known[value] = None  # a loop in the graph cannot be told either
+            self._known[value] = None  # unknown in a loop of the graph, too
             self._known[value] = self._tell(value)
         return self._known[value]
 

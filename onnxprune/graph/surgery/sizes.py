@@ -100,7 +100,7 @@ def _readers_of_sizes(analysis: Analysis) -> Iterable[tuple[str, int]]:
 
 
 def _is_arithmetic(fact: Fact | None) -> bool:
-    """Whether a value is a known integer or truth: what size arithmetic is made of."""
+    """Whether a value is a known integer or boolean, the material of size arithmetic."""
     if fact is None or fact.value is None or fact.dtype is None:
         return False
     return fact.dtype in (ir.DataType.INT64, ir.DataType.INT32, ir.DataType.BOOL)
@@ -147,7 +147,7 @@ def _follow(
 
 
 def _wanted(dense: Value | None, new: Value | None, old: Value | None) -> Value | None:
-    """What the input must hold: the dense content, scaled where the rule says it shrinks."""
+    """The content that the input must have: the dense one, scaled where the rule shrinks it."""
     if dense is None or new is None or old is None:
         return dense
     if dense.shape != new.shape:

@@ -1,4 +1,4 @@
-"""TensorRT engines: building them, and reading what TensorRT says about sparse weights.
+"""TensorRT engines: building them, and reading which sparse kernels were chosen.
 
 * ``runtime``: ``tensorrt`` or ``tensorrt_rtx``, whichever is installed.
 * ``precision``: a strongly typed fp16 or bf16 graph from a float one.

@@ -25,10 +25,10 @@ _SHOWN = 5
 
 @dataclass(frozen=True)
 class Request:
-    """What is built.
+    """What to build.
 
     Attributes:
-        sparse: let TensorRT try its 2:4 sparse kernels (``SPARSE_WEIGHTS``).
+        sparse: whether TensorRT may try its 2:4 sparse kernels (``SPARSE_WEIGHTS``).
         precision: element type of the whole graph; ``asis`` leaves it. Networks are strongly
             typed, so TensorRT computes in the types that it is given.
         capabilities: (major, minor) of the GPUs it is for; TensorRT-RTX only.
@@ -48,16 +48,16 @@ class Request:
 
 @dataclass(frozen=True, eq=False)
 class Built:
-    """An engine and what was said while it was built.
+    """An engine and the messages of its build.
 
     Attributes:
         plan: the serialised engine.
         model: the graph that was parsed.
-        runtime: what built it.
+        runtime: that built it.
         seconds: wall time of parsing and building.
-        layers: what TensorRT said about sparse weights, layer by layer; empty where nothing.
+        layers: TensorRT's choices for sparse weights, layer by layer.
         messages: of its log, at most as many as there were warnings and sparsity lines.
-        notes: whole sentences.
+        notes: sentences for the user.
     """
 
     plan: bytes = field(repr=False)
@@ -85,7 +85,7 @@ def build(
         tell: hears the progress.
 
     Raises:
-        OnnxpruneError: no TensorRT is installed, the parser knows an operator not (the node is
+        OnnxpruneError: no TensorRT is installed, the parser does not know an operator (the node is
             named), sizes are missing, or the builder fails.
     """
     request = request or Request()
@@ -96,7 +96,7 @@ def build(
         tell(f"converting to {request.precision}")
         model = precision.convert(model, request.precision)
     if any(value.dtype is None for value in model.ir.graph.outputs):
-        model = precision.with_types(model)  # the parser wants to be told
+        model = precision.with_types(model)  # the parser wants them declared
     _check_shapes(model, request)
     started = time.perf_counter()
     log = _logger(runtime.module)
@@ -153,7 +153,7 @@ def _check_shapes(model: models.Model, request: Request) -> None:
 
 def _logger(trt: Any) -> Any:  # noqa: ANN401  # classes of TensorRT's
     class Logger(trt.ILogger):  # type: ignore[misc]
-        """Keeps what is said."""
+        """Keeps the messages."""
 
         def __init__(self) -> None:
             trt.ILogger.__init__(self)

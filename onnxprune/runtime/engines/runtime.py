@@ -24,7 +24,7 @@ class Runtime:
 
     Attributes:
         name: of the Python module.
-        version: as the module says.
+        version: of the module.
         module: it.
     """
 
@@ -34,7 +34,7 @@ class Runtime:
 
     @property
     def title(self) -> str:
-        """As people call it."""
+        """The product name."""
         return _TITLES[self.name]
 
     @property

@@ -1,4 +1,4 @@
-"""What TensorRT says about sparse weights, by node of the ONNX graph.
+"""TensorRT's choices for sparse weights, by node of the ONNX graph.
 
 With SPARSE_WEIGHTS, TensorRT (not TensorRT-RTX) ends a build with two lines of its log::
 
@@ -40,7 +40,7 @@ class Layer:
     Attributes:
         name: as TensorRT has it.
         nodes: the names of the ONNX nodes in it, as far as the name or the metadata tell.
-        eligible: whether its weights have the pattern; None where nothing is said.
+        eligible: whether its weights have the pattern; None if unknown.
         picked: whether a sparse kernel was chosen.
         tactic: name of the kernel; empty where it is not known.
     """
@@ -71,14 +71,14 @@ def from_inspector(text: str) -> tuple[Layer, ...]:
     """The layers of the engine inspector's JSON that say something about sparse weights.
 
     Raises:
-        OnnxpruneError: it is no such JSON, or names only because profiling was not detailed.
+        OnnxpruneError: it is not such JSON, or has names only because profiling was not detailed.
     """
     try:
         document = json.loads(text)
         layers = document["Layers"]
     except (ValueError, KeyError, TypeError) as error:
         raise OnnxpruneError(
-            "this is no layer information of a TensorRT engine",
+            "this is not layer information of a TensorRT engine",
             hint="write it with trtexec --exportLayerInfo=FILE --profilingVerbosity=detailed",
         ) from error
     if layers and all(isinstance(each, str) for each in layers):
@@ -104,7 +104,7 @@ def nodes_in(name: str) -> tuple[str, ...]:
 
 
 def by_node(layers: Iterable[Layer], model: models.Model) -> dict[str, Layer]:
-    """What TensorRT says about every node of a model, by the node's identity.
+    """TensorRT's choice for every node of a model, by the node's identity.
 
     Args:
         layers: of its engine.
@@ -125,7 +125,7 @@ def by_node(layers: Iterable[Layer], model: models.Model) -> dict[str, Layer]:
 
 
 def word(layer: Layer) -> str:
-    """What TensorRT said about a layer, in a word."""
+    """TensorRT's choice for a layer, in a word."""
     if layer.picked:
         return "picked"
     if layer.eligible is None:
