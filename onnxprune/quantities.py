@@ -197,10 +197,7 @@ def byte_count(text: object, *, of: str) -> int:
         OnnxpruneError: it is not an amount of bytes.
     """
     hint = f"write it as in {of} 4GiB"
-    try:
-        number, suffix = _quantity(text, of)
-    except OnnxpruneError as problem:
-        raise OnnxpruneError(problem.message, hint=hint) from problem
+    number, suffix = _quantity(text, of, hint)
     factor = _BYTES.get(suffix.lower())
     if factor is None:
         raise OnnxpruneError(f"{of} {text} is not an amount of bytes", hint=hint)
@@ -249,14 +246,14 @@ def _sequence(value: object, of: str) -> Sequence[object]:
     raise OnnxpruneError(f"{of} {value} is not a list", hint="give one value or a list of values")
 
 
-def _quantity(text: object, of: str) -> tuple[float, str]:
+def _quantity(
+    text: object, of: str, hint: str = "write a number such as 0.3 or 30%"
+) -> tuple[float, str]:
     if isinstance(text, int | float) and not isinstance(text, bool):
         return float(text), ""
     match = _QUANTITY.fullmatch(str(text))
     if match is None:
-        raise OnnxpruneError(
-            f"{of} {text} is not a number", hint="write a number such as 0.3 or 30%"
-        )
+        raise OnnxpruneError(f"{of} {text} is not a number", hint=hint)
     return float(match[1]), match[2]
 
 

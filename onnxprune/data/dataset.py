@@ -24,7 +24,7 @@ from onnxprune.runtime import Signature, open_session
 Array = npt.NDArray[Any]
 Feeds = Mapping[str, Array]
 
-HELD_OUT = 0.1
+HOLDOUT = 0.1
 """Share of the samples that are held out."""
 ASIDE = 0.3
 """The same where models are chosen: one half to choose by, one to evaluate the choice on."""
@@ -159,12 +159,12 @@ def open_dataset(
         parts = [part(source)]
         notes: tuple[str, ...] = ()
     else:
-        rest, aside = split(source, ASIDE if chooses else HELD_OUT, config.seed)
+        rest, aside = split(source, ASIDE if chooses else HOLDOUT, config.seed)
         two = chooses and (aside.samples or 0) >= 2 * ENOUGH
         parts = [part(each) for each in (split(aside, 0.5, config.seed) if two else [aside])]
         fit = tuple(_within(rest, most_bytes))
         known = rest.samples if chooses else source.samples
-        notes = _left_out(fit, known, 1.0 if chooses else 1 - HELD_OUT)
+        notes = _left_out(fit, known, 1.0 if chooses else 1 - HOLDOUT)
     return Dataset(
         fit, parts[0], parts[-1], probe, source.description, source.synthetic, source, notes
     )

@@ -149,44 +149,40 @@ class Student:
         """The values that losses are on, under given weights."""
         return self._forward.run({**feeds, **weights}, [loss.output for loss in self.losses])
 
-    def gradients(
+    def inputs(
         self,
         feeds: Feeds,
-        wanted: Mapping[str, Array],
+        targets: Mapping[str, Array],
         share: Mapping[str, float],
         weights: Mapping[str, Array],
     ) -> dict[str, Array]:
-        """The gradient of the sum of losses with respect to everything that is trained.
+        """The inputs of the gradients below.
 
         Args:
             feeds: one batch.
-            wanted: what its outputs should be.
-            share: what one unit of each loss, averaged over rows, counts.
-            weights: all that are free.
+            targets: of its outputs.
+            share: weight of each loss, which is averaged over rows.
+            weights: all that are outside, by name.
         """
-        outputs = self._to_weights.run(self._given(feeds, wanted, share, weights))
+        inputs: dict[str, Array] = {**feeds, **weights}
+        for loss in self.losses:
+            rows = visible(targets[loss.output], feeds)
+            count = max(rows.sum(), 1)
+            inputs[loss.wanted] = targets[loss.output]
+            inputs[loss.weight] = rows * np.float32(share.get(loss.output, 0.0) / count)
+        return inputs
+
+    def gradients(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """The gradient of the sum of losses with respect to everything that is trained."""
+        outputs = self._to_weights.run(inputs)
         return {name: outputs[gradient] for name, gradient in self._made.gradients.items()}
 
     def gradients_of_outputs(
-        self,
-        feeds: Feeds,
-        wanted: Mapping[str, Array],
-        share: Mapping[str, float],
-        weights: Mapping[str, Array],
+        self, inputs: Mapping[str, Array]
     ) -> Iterator[tuple[LinearLayer, Array]]:
-        """The same with respect to what comes out of the layers.
-
-        Args:
-            feeds: one batch.
-            wanted: what its outputs should be.
-            share: what one unit of each loss, averaged over rows, counts.
-            weights: all that are free.
-
-        Yields:
-            The layer, and the gradient ``[g, rows, N]``.
-        """
+        """Each layer with the gradient of its output, ``[g, rows, N]``."""
         session, names = self._to_outputs
-        outputs = session.run(self._given(feeds, wanted, share, weights))
+        outputs = session.run(inputs)
         for layer in self.layers:
             yield layer, layer.targets(outputs[names[layer.y]])
 
@@ -200,23 +196,6 @@ class Student:
         derivative = backward(self._model, self._facts, self.losses, ends, [*self.weights])
         session = open_session(derivative.model, provider=self._provider, threads=self._threads)
         return session, derivative.gradients
-
-    def _given(
-        self,
-        feeds: Feeds,
-        wanted: Mapping[str, Array],
-        share: Mapping[str, float],
-        weights: Mapping[str, Array],
-    ) -> dict[str, Array]:
-        """All inputs of a differentiated model."""
-        inputs: dict[str, Array] = {**feeds, **weights}
-        for loss in self.losses:
-            rows = visible(wanted[loss.output], feeds)
-            inputs[loss.wanted] = wanted[loss.output]
-            inputs[loss.weight] = rows * np.float32(
-                share.get(loss.output, 0.0) / max(rows.sum(), 1)
-            )
-        return inputs
 
     def means(self, feeds: Feeds) -> dict[str, Array]:
         """The mean of what each layer multiplies, ``[g, K, 1]``, by node."""

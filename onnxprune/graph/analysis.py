@@ -81,7 +81,7 @@ class Analysis:
 
         def keep(axis: Axis) -> npt.NDArray[np.bool_]:
             if id(axis) not in known:
-                known[id(axis)] = ~space.gone(axis, mask)
+                known[id(axis)] = ~space.removed(axis, mask)
             return known[id(axis)]
 
         return keep

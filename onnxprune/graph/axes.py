@@ -318,11 +318,11 @@ class Space(Atoms):
                 if (column == column[0]).all():
                     np.minimum.at(self._pinned, column[:1], self._reason("would leave nothing"))
 
-    def gone(self, axis: Axis, removed: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-        """Which indices of ``axis`` leave, given ``removed[atom]``. Shape ``[size]``."""
+    def removed(self, axis: Axis, atoms: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+        """The removed indices of ``axis``, ``[size]``, for removed ``atoms``, ``[len(self)]``."""
         out = np.zeros(axis.size or 0, np.bool_)
         for column in self.columns(axis):
-            out |= removed[column]
+            out |= atoms[column]
         return out
 
 

@@ -49,10 +49,9 @@ def find_shuffle(node: ir.Node, facts: Mapping[str, Fact]) -> Shuffle | None:
     if inner is None or first is None or outer is None:
         return None
     old, mid, new = first.sizes, inner.sizes, outer.sizes
-    perm_attr = second.attributes.get("perm")
-    if not old or not mid or old != new or perm_attr is None:
+    perm = second.attributes.get_ints("perm", None)
+    if not old or not mid or old != new or perm is None:
         return None
-    perm = list(perm_attr.as_ints())
     extra = len(mid) - len(old)
     for k in range(len(old)):
         inside = range(k, k + extra + 1)
@@ -62,7 +61,7 @@ def find_shuffle(node: ir.Node, facts: Mapping[str, Fact]) -> Shuffle | None:
             and mid[k + extra + 1 :] == old[k + 1 :]
             and sorted(perm[k : k + extra + 1]) == list(inside)
             and all(p == i for i, p in enumerate(perm) if i not in inside)
-            and perm != sorted(perm)
+            and list(perm) != sorted(perm)
         ):
             local = [perm[i] - k for i in inside]
             order = np.arange(old[k]).reshape(mid[k : k + extra + 1]).transpose(local).ravel()

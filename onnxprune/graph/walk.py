@@ -249,8 +249,8 @@ def _borders(
 
 def _stacks(node: ir.Node) -> bool:
     """Whether a Loop or Scan has its steps along the first axis of what it reads and gives."""
-    axes = [node.attributes.get(f"scan_{way}_axes") for way in ("input", "output")]
-    along_first = not any(any(a.as_ints()) for a in axes if a is not None)
+    axes = [node.attributes.get_ints(f"scan_{way}_axes", ()) for way in ("input", "output")]
+    along_first = not any(map(any, axes))
     return node.op_type == "Loop" or (node.op_type == "Scan" and along_first)
 
 

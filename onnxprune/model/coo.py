@@ -13,6 +13,7 @@ import onnx
 import onnx_ir as ir
 
 from onnxprune.model.origin import clone, walk
+from onnxprune.model.protos import graphs_in
 
 FIRST_IR = 6
 """The IR version that brought sparse constants (``onnx.in.proto``, IR_VERSION_2019_9_19)."""
@@ -61,7 +62,8 @@ def message(model: ir.Model) -> onnx.ModelProto:
                 stand_in = _stand_in(tensors[node.outputs[0].name])
                 node.attributes.add(ir.AttrTensor("value", stand_in))
     proto = ir.to_proto(copy)
-    _put_in(proto.graph, tensors)
+    for each in graphs_in(proto.graph):
+        _put_in(each, tensors)
     return proto
 
 
@@ -95,10 +97,6 @@ def _put_in(graph: onnx.GraphProto, tensors: Mapping[str | None, SparseTensor]) 
                 attribute.name = "sparse_value"
                 attribute.type = onnx.AttributeProto.SPARSE_TENSOR
                 attribute.sparse_tensor.CopyFrom(_proto(tensors[node.output[0]], node.output[0]))
-            if attribute.HasField("g"):
-                _put_in(attribute.g, tensors)
-            for inner in attribute.graphs:
-                _put_in(inner, tensors)
 
 
 def _proto(tensor: SparseTensor, name: str) -> onnx.SparseTensorProto:

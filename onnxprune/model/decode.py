@@ -172,18 +172,18 @@ Array = npt.NDArray[Any]
 
 
 def _gather(node: ir.Node, data: Array, at: Array) -> Array:
-    return np.take(data, at, axis=_int(node, "axis", 0))
+    return np.take(data, at, axis=node.attributes.get_int("axis", 0))
 
 
 def _scatter(node: ir.Node, data: Array, at: Array, updates: Array) -> Array:
     result = data.copy()
-    np.put_along_axis(result, at.astype(np.int64), updates, axis=_int(node, "axis", 0))
+    np.put_along_axis(result, at.astype(np.int64), updates, axis=node.attributes.get_int("axis", 0))
     return result
 
 
 def _split(node: ir.Node, data: Array, *sizes: Array) -> list[Array]:
     lengths = sizes[0].tolist() if sizes else list(node.attributes["split"].as_ints())
-    return np.split(data, np.cumsum(lengths)[:-1], axis=_int(node, "axis", 0))
+    return np.split(data, np.cumsum(lengths)[:-1], axis=node.attributes.get_int("axis", 0))
 
 
 def _slice(_: ir.Node, data: Array, start: Array, end: Array) -> Array:
@@ -196,17 +196,17 @@ def _filled(node: ir.Node, sizes: Array) -> Array:
 
 
 def _cast(node: ir.Node, data: Array) -> Array:
-    return data.astype(ir.DataType(_int(node, "to", 0)).numpy())
+    return data.astype(ir.DataType(node.attributes.get_int("to", 0)).numpy())
 
 
 _OPERATORS: Mapping[str, Callable[..., Array | list[Array]]] = {
     "Cast": _cast,
-    "Concat": lambda node, *parts: np.concatenate(parts, axis=_int(node, "axis", 0)),
+    "Concat": lambda node, *parts: np.concatenate(parts, axis=node.attributes.get_int("axis", 0)),
     "ConstantOfShape": _filled,
     "CumSum": lambda _, data, axis: np.cumsum(data, axis=int(axis), dtype=data.dtype),
     "Gather": _gather,
     "GatherElements": lambda node, data, at: np.take_along_axis(
-        data, at.astype(np.int64), axis=_int(node, "axis", 0)
+        data, at.astype(np.int64), axis=node.attributes.get_int("axis", 0)
     ),
     "Mul": lambda _, a, b: a * b,
     "Reshape": lambda _, data, shape: data.reshape(shape.tolist()),
@@ -268,7 +268,7 @@ def _behind(
     """Type and shape of a node's output, given those of the input that decides them."""
     match node.op_type:
         case "Cast":
-            return ir.DataType(_int(node, "to", 0)), shape
+            return ir.DataType(node.attributes.get_int("to", 0)), shape
         case "Mul":
             return dtype, shape
         case "Reshape":
@@ -279,8 +279,3 @@ def _behind(
             order = node.attributes["perm"].as_ints()
             return dtype, None if shape is None else tuple(shape[axis] for axis in order)
     return dtype, None  # a stream: only its type is needed, for the Reshape behind it
-
-
-def _int(node: ir.Node, name: str, default: int) -> int:
-    attribute = node.attributes.get(name)
-    return default if attribute is None else attribute.as_int()

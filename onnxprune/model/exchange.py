@@ -11,7 +11,7 @@ import onnx_ir as ir
 from onnxprune.errors import OnnxpruneError
 from onnxprune.model import coo
 from onnxprune.model.origin import origin_of, walk
-from onnxprune.model.types import put_back
+from onnxprune.model.protos import graphs_in, put_back
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
@@ -89,24 +89,14 @@ def from_graphsurgeon(graph: object) -> onnx.ModelProto:
 def message(model: ir.Model) -> onnx.ModelProto:
     """The message of an onnx-ir model, with the fields onnx-ir has no place for."""
     proto = coo.message(model)
-    _say_once(proto.graph)
+    for graph in graphs_in(proto.graph):  # onnx-ir repeats types and shapes of stored tensors
+        stored = {tensor.name for tensor in graph.initializer}
+        values = [value for value in graph.value_info if value.name not in stored]
+        if len(values) < len(graph.value_info):
+            graph.ClearField("value_info")
+            graph.value_info.extend(values)
     origin = origin_of(model)
     put_back(proto, origin.types)
     for info in origin.training_info:
         proto.training_info.add().ParseFromString(info)
     return proto
-
-
-def _say_once(graph: onnx.GraphProto) -> None:
-    """Drop what onnx-ir repeats: types and shapes of stored tensors."""
-    stored = {tensor.name for tensor in graph.initializer}
-    kept = [value for value in graph.value_info if value.name not in stored]
-    if len(kept) < len(graph.value_info):
-        graph.ClearField("value_info")
-        graph.value_info.extend(kept)
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                _say_once(attribute.g)
-            for inner in attribute.graphs:
-                _say_once(inner)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from itertools import chain
 
 import onnx
 import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass
 
 from onnxprune.errors import OnnxpruneError
+from onnxprune.model.protos import bodies_in
 
 _HINT = "Export without functions, or try onnx.inliner.inline_local_functions(model, True) on it."
 
@@ -36,7 +37,8 @@ def prepare(proto: onnx.ModelProto) -> None:
         for opset in function.opset_import:
             domain = _plain(opset.domain)
             wanted = imports.setdefault(domain, opset.version)
-            for node in _nodes(function.node):
+            bodies = (graph.node for graph in bodies_in(function.node))
+            for node in chain(function.node, *bodies):
                 if _plain(node.domain) != domain or (domain, node.op_type) in local:
                     continue
                 if not _same(node.op_type, domain, opset.version, wanted):
@@ -74,14 +76,6 @@ def _same(operator: str, domain: str, one: int, other: int) -> bool:
     except onnx.defs.SchemaError:
         return False
     return bool(first.since_version == second.since_version)
-
-
-def _nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
-    for node in nodes:
-        yield node
-        for attribute in node.attribute:
-            for graph in (attribute.g, *attribute.graphs):
-                yield from _nodes(graph.node)
 
 
 def _plain(domain: str) -> str:

@@ -18,8 +18,8 @@ from onnxprune.model.core import Model
 from onnxprune.model.exchange import from_graphsurgeon
 from onnxprune.model.names import uniquify
 from onnxprune.model.origin import Source, adopt, clone, origin_of
+from onnxprune.model.protos import set_aside
 from onnxprune.model.stored import Store, map_file
-from onnxprune.model.types import set_aside
 from onnxprune.model.validity import check_graph, check_header, sort_nodes
 from onnxprune.model.wire import WireError, detach
 

@@ -17,6 +17,7 @@ import onnx
 import onnx_ir as ir
 
 from onnxprune.errors import OnnxpruneError
+from onnxprune.model.protos import bodies_in, graphs_in
 from onnxprune.model.stored import Store, map_file
 from onnxprune.model.wire import detach
 
@@ -39,8 +40,8 @@ def densify(proto: onnx.ModelProto, store: Store) -> None:
     """
     for function in proto.functions:
         _densify_attributes(function.node, store)
-    inside = (graph for function in proto.functions for graph in _below(function.node))
-    for graph in itertools.chain(_graphs(proto.graph), inside):
+    inside = (graph for function in proto.functions for graph in bodies_in(function.node))
+    for graph in itertools.chain(graphs_in(proto.graph), inside):
         dense = {tensor.name for tensor in graph.initializer}
         for sparse in graph.sparse_initializer:
             name = sparse.values.name
@@ -62,9 +63,9 @@ def names(path: Path) -> tuple[str, ...]:
     """
     data = detach(memoryview(map_file(path)), "onnxprune:sparse", _CHUNK)
     proto = onnx.ModelProto.FromString(data)
-    inside = (graph for function in proto.functions for graph in _below(function.node))
+    inside = (graph for function in proto.functions for graph in bodies_in(function.node))
     result = []
-    for graph in itertools.chain(_graphs(proto.graph), inside):
+    for graph in itertools.chain(graphs_in(proto.graph), inside):
         result += [sparse.values.name for sparse in graph.sparse_initializer]
         result += [
             node.output[0]
@@ -189,17 +190,3 @@ def _linear(
     for start in range(0, len(table), _CHUNK):
         rows = table[start : start + _CHUNK].astype(np.int64)
         yield start, rows if rows.ndim == 1 else rows @ strides
-
-
-def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    yield graph
-    yield from _below(graph.node)
-
-
-def _below(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.GraphProto]:
-    for node in nodes:
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                yield from _graphs(attribute.g)
-            for graph in attribute.graphs:
-                yield from _graphs(graph)

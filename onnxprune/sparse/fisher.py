@@ -87,7 +87,8 @@ def information(
             for loss in losses
         }
         try:
-            for layer, back in pupil.gradients_of_outputs(feeds, drawn, share, pupil.weights):
+            batch = pupil.inputs(feeds, drawn, share, pupil.weights)
+            for layer, back in pupil.gradients_of_outputs(batch):
                 found[layer.node] += np.square(back, dtype=np.float64).sum(axis=1) / len(some)
         except OnnxpruneError:
             return None

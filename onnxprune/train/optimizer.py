@@ -73,7 +73,7 @@ class Descent:
     def step(self, feeds: Feeds, wanted: Mapping[str, Array]) -> None:
         """One step; steps grow at first and shrink as a cosine."""
         self._step, self._since = self._step + 1, self._since + 1
-        found = self._pupil.gradients(feeds, wanted, self._share, self.weights)
+        found = self._pupil.gradients(self._pupil.inputs(feeds, wanted, self._share, self.weights))
         if not self._centre:
             means = self._pupil.means(feeds)
             self._centre = {x.node: means[x.node] for x in self._centred}

@@ -260,7 +260,7 @@ def total(pupil: Student, feeds: dict[str, Array], wanted: Any, weights: Any) ->
 def gradients(pupil: Student, feeds: Any, wanted: Any) -> dict[str, Array]:
     """Of every stored weight and bias."""
     share = {loss.output: 1.0 for loss in pupil.losses}
-    return pupil.gradients(feeds, wanted, share, pupil.weights)
+    return pupil.gradients(pupil.inputs(feeds, wanted, share, pupil.weights))
 
 
 def slope(pupil: Student, feeds: Any, wanted: Any, name: str, way: Array) -> float:

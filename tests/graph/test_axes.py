@@ -24,7 +24,7 @@ def test_a_free_axis_loses_any_index() -> None:
     axis = space.fresh(5)
     gone = np.zeros(len(space), np.bool_)
     gone[space.columns(axis)[0][3]] = True
-    assert space.gone(axis, gone).tolist() == [False, False, False, True, False]
+    assert space.removed(axis, gone).tolist() == [False, False, False, True, False]
 
 
 def test_unified_axes_lose_the_same_indices() -> None:
@@ -33,7 +33,7 @@ def test_unified_axes_lose_the_same_indices() -> None:
     space.unify(a, b)
     gone = removal(space, [a], 0)
     assert gone.any()
-    assert np.array_equal(space.gone(a, gone), space.gone(b, gone))
+    assert np.array_equal(space.removed(a, gone), space.removed(b, gone))
 
 
 def test_an_axis_without_columns_pins_what_it_meets_and_says_why() -> None:
@@ -52,9 +52,9 @@ def test_splitting_then_merging_loses_the_same_indices(h: int, d: int, seed: int
     again = space.merge(parts)
     gone = removal(space, parts, seed)
     assert len(space.columns(parts[0])) == len(space.columns(parts[1])) == 1
-    assert np.array_equal(space.gone(axis, gone), space.gone(again, gone))
-    rows = space.gone(axis, gone).reshape(h, d)
-    first, second = (space.gone(p, gone) for p in parts)
+    assert np.array_equal(space.removed(axis, gone), space.removed(again, gone))
+    rows = space.removed(axis, gone).reshape(h, d)
+    first, second = (space.removed(p, gone) for p in parts)
     assert np.array_equal(rows, first[:, None] | second[None, :])
 
 
@@ -69,8 +69,8 @@ def test_grouped_queries_share_keys(k: int, r: int, d: int, seed: int) -> None:
     space.unify(qd, kd)
     assert len(space.columns(queries)) == 3
     gone = removal(space, [queries, keys], seed)
-    by_head = space.gone(queries, gone).reshape(k, r, d)
-    for head, row in zip(space.gone(kv, gone), by_head, strict=True):
+    by_head = space.removed(queries, gone).reshape(k, r, d)
+    for head, row in zip(space.removed(kv, gone), by_head, strict=True):
         assert not head or row.all()
 
 
@@ -97,13 +97,15 @@ def test_constraints_hold_after_any_sequence_of_operations(
         a, b = axes[i % len(axes)], axes[j % len(axes)]
         if kind == "unify":
             space.unify(a, b)
-            equations.append(lambda g, a=a, b=b: np.array_equal(space.gone(a, g), space.gone(b, g)))
+            equations.append(
+                lambda g, a=a, b=b: np.array_equal(space.removed(a, g), space.removed(b, g))
+            )
         elif kind == "shuffle":
             order = rng.permutation(12)
             axes.append(take(a, order))
             equations.append(
                 lambda g, a=a, c=axes[-1], o=order: np.array_equal(
-                    space.gone(a, g)[o], space.gone(c, g)
+                    space.removed(a, g)[o], space.removed(c, g)
                 )
             )
         elif kind == "split":
@@ -113,21 +115,21 @@ def test_constraints_hold_after_any_sequence_of_operations(
             def product(g: np.ndarray, a: Axis = a, parts: list[Axis] = parts) -> bool:
                 out = np.zeros((), np.bool_)
                 for part in parts:
-                    out = out[..., None] | space.gone(part, g)
-                return np.array_equal(out.ravel(), space.gone(a, g))
+                    out = out[..., None] | space.removed(part, g)
+                return np.array_equal(out.ravel(), space.removed(a, g))
 
             equations.append(product)
             axes.append(space.merge(parts))
         elif kind == "pin":
             row = take(a, np.array([j]))
             space.pin(row, "test")
-            equations.append(lambda g, r=row: not space.gone(r, g).any())
+            equations.append(lambda g, r=row: not space.removed(r, g).any())
         else:
             both = concat(space, [a, b])
             axes.append(take(both, np.arange(6, 18)))
             equations.append(
                 lambda g, a=a, b=b, c=axes[-1]: np.array_equal(
-                    np.r_[space.gone(a, g), space.gone(b, g)][6:18], space.gone(c, g)
+                    np.r_[space.removed(a, g), space.removed(b, g)][6:18], space.removed(c, g)
                 )
             )
     gone = removal(space, axes, seed)

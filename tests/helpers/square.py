@@ -112,7 +112,7 @@ def removal(call: Call, rng: np.random.Generator) -> np.ndarray:
     for atom in rng.permutation(free_atoms(call)):
         if rng.random() < 0.5:
             gone[atom] = True
-            if any(a.columns and call.space.gone(a, gone).all() for t in tensors for a in t):
+            if any(a.columns and call.space.removed(a, gone).all() for t in tensors for a in t):
                 gone[atom] = False
     return gone
 
@@ -131,7 +131,7 @@ def check(case: Case, seed: int) -> int:
     gone = removal(call, rng)
 
     def keep(axis: Axis) -> np.ndarray:
-        return ~call.space.gone(axis, gone)
+        return ~call.space.removed(axis, gone)
 
     masked = [None if a is None else np.array(a) for a in case.inputs]
     for contraction in call.contractions:

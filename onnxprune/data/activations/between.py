@@ -197,10 +197,10 @@ def clip_of(node: ir.Node) -> tuple[float, float] | None:
         return None
     bounds = [-np.inf, np.inf]
     for at, name in enumerate(("min", "max")):
-        attribute = node.attributes.get(name)
+        stored = node.attributes.get_float(name, None)
         value = node.inputs[at + 1] if len(node.inputs) > at + 1 else None
-        if attribute is not None:
-            bounds[at] = attribute.as_float()
+        if stored is not None:
+            bounds[at] = stored
         elif value is not None:
             tensor = models.constant(value)
             if tensor is None:

@@ -116,12 +116,10 @@ def _affine(
 
 def _normalised(node: ir.Node, here: Epilogue) -> Epilogue | None:
     tensors = [None if v is None else models.constant(v) for v in node.inputs[1:5]]
-    training = node.attributes.get("training_mode")
-    if any(t is None for t in tensors) or (training is not None and training.as_int()):
+    if any(t is None for t in tensors) or node.attributes.get_int("training_mode", 0) != 0:
         return None
     scale, shift, mean, variance = (t.numpy().astype(np.float64) for t in tensors if t is not None)
-    epsilon = node.attributes.get("epsilon")
-    gain = scale / np.sqrt(variance + (1e-5 if epsilon is None else epsilon.as_float()))
+    gain = scale / np.sqrt(variance + node.attributes.get_float("epsilon", 1e-5))
     return Epilogue(identity(node), None, here.gain * gain, gain * (here.shift - mean) + shift)
 
 

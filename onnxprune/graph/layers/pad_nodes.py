@@ -56,13 +56,13 @@ def _through(
 
 def _zeros(node: ir.Node, facts: Mapping[str, Fact], rank: int) -> tuple[int, ...] | None:
     """How many zeros a Pad adds before and after each spatial axis; None if that is not all."""
-    mode, stored, filled = (node.attributes.get(n) for n in ("mode", "pads", "value"))
-    amounts = _content(node, 1, facts) if stored is None else np.array(stored.as_ints())
-    level = _content(node, 2, facts) if filled is None else np.array(filled.as_float())
+    pads, value = node.attributes.get_ints("pads", None), node.attributes.get_float("value", None)
+    amounts = _content(node, 1, facts) if pads is None else np.array(pads)
+    level = _content(node, 2, facts) if value is None else np.array(value)
     axes = _content(node, 3, facts)
     if amounts is None or level is None or axes is None or level.any():
         return None
-    if mode is not None and mode.as_string() != "constant":
+    if node.attributes.get_string("mode", "constant") != "constant":
         return None
     whole = rank + _SPATIAL
     ends = np.zeros((2, whole), np.int64)

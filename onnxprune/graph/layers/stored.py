@@ -20,6 +20,9 @@ import onnx_ir as ir
 
 from onnxprune import model as models
 from onnxprune.graph.analysis import identity
+from onnxprune.graph.facts import full
+from onnxprune.graph.ops.movement import reshaped
+from onnxprune.graph.ops.shape_call import InconsistentError
 
 Array = npt.NDArray[Any]
 
@@ -215,13 +218,12 @@ def _scaling(node: ir.Node, at: int, rank: int) -> Scaling | None:
         if isinstance(source, Unknown):
             return None
         arrays.append(None if source is None else source.seen(source.read()))
-    axis, block = (node.attributes.get(name) for name in ("axis", "block_size"))
     return Scaling(
         at,
         arrays[0],
         arrays[1],
-        (1 if axis is None else axis.as_int()) % max(rank, 1),
-        0 if block is None else block.as_int(),
+        node.attributes.get_int("axis", 1) % max(rank, 1),
+        node.attributes.get_int("block_size", 0),
     )
 
 
@@ -286,24 +288,27 @@ def axis_before(shape: tuple[int, ...], steps: Sequence[Step], axis: int) -> int
 
 
 def _transpose(node: ir.Node, shape: tuple[int, ...]) -> Step | None:
-    perm = node.attributes.get("perm")
-    order = tuple(perm.as_ints()) if perm is not None else tuple(reversed(range(len(shape))))
+    order = tuple(node.attributes.get_ints("perm", range(len(shape))[::-1]))
     return Step("transpose", order) if len(order) == len(shape) else None
 
 
 def _shape(node: ir.Node, shape: tuple[int, ...]) -> Step | None:
     if node.op_type == "Flatten":
-        attribute = node.attributes.get("axis")
-        axis = 1 if attribute is None else attribute.as_int() % (len(shape) + 1)
+        axis = node.attributes.get_int("axis", 1) % (len(shape) + 1)
         return Step("reshape", (math.prod(shape[:axis]), math.prod(shape[axis:])))
     numbers = _numbers(node)
-    if node.op_type == "Reshape":
-        return None if numbers is None else _reshape(node, shape, numbers)
     if node.op_type == "Squeeze":
         squeezed = range(len(shape)) if numbers is None else [n % len(shape) for n in numbers]
         return Step("reshape", tuple(n for a, n in enumerate(shape) if a not in squeezed or n != 1))
     if numbers is None:
         return None
+    if node.op_type == "Reshape":
+        keep_zero = bool(node.attributes.get_int("allowzero", 0))
+        try:
+            sizes = full(reshaped(shape, numbers, keep_zero=keep_zero))
+        except InconsistentError:
+            return None
+        return None if sizes is None else Step("reshape", sizes)
     rank = len(shape) + len(numbers)
     new = {n % rank for n in numbers}
     rest = iter(shape)
@@ -315,20 +320,8 @@ def _numbers(node: ir.Node) -> list[int] | None:
     if len(node.inputs) > 1 and node.inputs[1] is not None:
         tensor = models.constant(node.inputs[1])
         return None if tensor is None else [int(n) for n in tensor.numpy().ravel()]
-    attribute = node.attributes.get("shape" if node.op_type == "Reshape" else "axes")
-    return None if attribute is None else list(attribute.as_ints())
-
-
-def _reshape(node: ir.Node, shape: tuple[int, ...], wanted: Sequence[int]) -> Step | None:
-    literal = node.attributes.get("allowzero")
-    zeros = literal is not None and bool(literal.as_int())
-    if not zeros and any(n == 0 and a >= len(shape) for a, n in enumerate(wanted)):
-        return None
-    sizes = [shape[a] if n == 0 and not zeros else n for a, n in enumerate(wanted)]
-    known = math.prod(n for n in sizes if n >= 0)
-    if -1 in sizes:
-        sizes[sizes.index(-1)] = math.prod(shape) // max(known, 1)
-    return Step("reshape", tuple(sizes)) if math.prod(sizes) == math.prod(shape) else None
+    stored = node.attributes.get_ints("shape" if node.op_type == "Reshape" else "axes", None)
+    return None if stored is None else list(stored)
 
 
 def _same(before: tuple[int, ...], after: tuple[int, ...], axis: int) -> int | None:

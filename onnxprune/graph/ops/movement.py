@@ -5,11 +5,9 @@ from __future__ import annotations
 import itertools
 import math
 import operator
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxprune.graph.axes import Axis, Space
@@ -224,17 +222,17 @@ def _reshape_shape(call: ShapeCall) -> Fact:
         target = np.array(call.attributes["shape"], np.int64)
     if target is not None:
         zero = bool(call.attr("allowzero"))
-        return Fact(_reshaped(source.shape, target, keep_zero=zero), dtype)
+        return Fact(reshaped(source.shape, target, keep_zero=zero), dtype)
     rank = stated.sizes[0] if stated.sizes else None
     return Fact(None if rank is None else (None,) * rank, dtype)
 
 
-def _reshaped(source: Shape | None, target: npt.NDArray[Any], *, keep_zero: bool = False) -> Shape:
+def reshaped(source: Shape | None, target: Iterable[int], *, keep_zero: bool = False) -> Shape:
     """The shape a Reshape to ``target`` gives.
 
     Args:
         source: shape of the input.
-        target: int64 ``[rank]``; -1 is what remains, 0 the input's size unless ``keep_zero``.
+        target: sizes; -1 is what remains, 0 the input's size unless ``keep_zero``.
         keep_zero: whether a 0 is a size of zero (``allowzero``).
 
     Raises:

@@ -306,8 +306,7 @@ def _without_value(fact: Fact | None) -> Fact:
 
 
 def _axes(step: Step, name: str, count: int) -> list[int]:
-    attribute = step.node.attributes.get(name)
-    return [0] * count if attribute is None else list(attribute.as_ints())
+    return list(step.node.attributes.get_ints(name, [0] * count))
 
 
 def _size(shape: Shape | None, axis: int) -> int | None:

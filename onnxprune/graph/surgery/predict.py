@@ -64,10 +64,10 @@ class Prediction:
             return None
         if value not in self._known:
             self._known[value] = None  # unknown in a loop of the graph, too
-            self._known[value] = self._tell(value)
+            self._known[value] = self._evaluate(value)
         return self._known[value]
 
-    def _tell(self, value: ir.Value) -> npt.NDArray[Any] | None:
+    def _evaluate(self, value: ir.Value) -> npt.NDArray[Any] | None:
         stored = models.constant(value)
         if stored is not None:
             return stored.numpy()
@@ -86,10 +86,11 @@ class Prediction:
                 return None
             if node.op_type == "Size":
                 return np.array(int(np.prod(shape, dtype=np.int64)), np.int64)
-            start = node.attributes.get("start")
-            end = node.attributes.get("end")
-            part = shape[start.as_int() if start else 0 : end.as_int() if end else None]
-            return np.array(part, np.int64)
+            start, end = (
+                node.attributes.get_int("start", None),
+                node.attributes.get_int("end", None),
+            )
+            return np.array(shape[start:end], np.int64)
         inputs = [None if v is None else self.value(v) for v in node.inputs]
         known = [v is None or i is not None for v, i in zip(node.inputs, inputs, strict=True)]
         if not all(known):

@@ -118,11 +118,8 @@ def _retype(node: ir.Node, half: ir.DataType) -> None:
     """Attributes that name a type, and the literal of ConstantOfShape."""
     for name in _TYPED:
         attribute = node.attributes.get(name)
-        if (
-            attribute is not None
-            and attribute.type == ir.AttributeType.INT
-            and attribute.as_int() == ir.DataType.FLOAT.value
-        ):
+        is_number = attribute is not None and attribute.type == ir.AttributeType.INT
+        if is_number and node.attributes.get_int(name) == ir.DataType.FLOAT.value:
             node.attributes.add(ir.AttrInt64(name, half.value))
     literal = node.attributes.get("value")
     if node.op_type == "ConstantOfShape":

@@ -86,7 +86,9 @@ def from_inspector(text: str) -> tuple[Layer, ...]:
             "the layer information holds names only",
             hint="build with --profilingVerbosity=detailed",
         )
-    return tuple(_layer(each) for each in layers if isinstance(each, Mapping) and _says(each))
+    return tuple(
+        _layer(each) for each in layers if isinstance(each, Mapping) and _is_about_sparsity(each)
+    )
 
 
 def nodes_in(name: str) -> tuple[str, ...]:
@@ -137,7 +139,7 @@ def _names(text: str) -> list[str]:
     return [each.strip() for each in text.split(", ") if each.strip()]
 
 
-def _says(layer: Mapping[str, Any]) -> bool:
+def _is_about_sparsity(layer: Mapping[str, Any]) -> bool:
     return "HasSparseWeights" in layer or "AllowSparse" in layer or _sparse(layer)
 
 

@@ -1,14 +1,30 @@
-"""Types of values that onnx-ir has no class for: kept aside while it reads, put back on saving."""
+"""Messages of onnx as they are: their graphs, and types that onnx-ir has no class for."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import onnx
 
 
+def graphs_in(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """A graph, then every body in it, depth first."""
+    yield graph
+    yield from bodies_in(graph.node)
+
+
+def bodies_in(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.GraphProto]:
+    """Every body of some nodes, and the bodies in these."""
+    for node in nodes:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from graphs_in(attribute.g)
+            for graph in attribute.graphs:
+                yield from graphs_in(graph)
+
+
 def set_aside(proto: onnx.ModelProto) -> dict[str, bytes]:
-    """Remove map and opaque types from the values of the main graph.
+    """Remove map and opaque types from the values of the main graph, to be put back on saving.
 
     They only occur where classical models end (ZipMap) or around custom operators; onnx-ir fails on
     the first and forgets the second.
