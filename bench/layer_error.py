@@ -44,10 +44,9 @@ from bench.quality_cases import Feeds, calibration, path_of, unseen
 from bench.structured import HERE, limited, machine
 from onnxprune import analyse, load
 from onnxprune import model as models
-from onnxprune.data.activations.padding import shown, shown_to
 from onnxprune.data.activations.rows import Sample, moments_of
 from onnxprune.data.activations.runner import Segments
-from onnxprune.data.batches import token_masks
+from onnxprune.data.batches import token_masks, unpadded_rows
 from onnxprune.graph.layers.epilogue import Epilogue, Weights
 from onnxprune.graph.layers.linear import LinearLayer, find_layers, refittable
 from onnxprune.quantities import Sparsity, sparsity
@@ -275,7 +274,8 @@ def _run(
         found = run.run(feeds, [*inputs, *outputs])
         for layer in layers:
             x = found[layer.x]
-            among = shown_to(layer, token_masks(feeds), x.shape)
+            masks = {} if layer.window else token_masks(feeds)
+            among = unpadded_rows(masks, x.shape, layer.axis)
             share = -(-ROWS // len(batches))
             positions = sample_positions(layer.count(x.shape), share, number, among)
             rows = layer.rows(x, positions)
@@ -286,7 +286,7 @@ def _run(
             for name in outputs:
                 wanted = found[name].astype(np.float64)
                 error = seen[name] - wanted
-                rows = shown(token_masks(feeds), wanted.shape, -1)
+                rows = unpadded_rows(token_masks(feeds), wanted.shape, -1)
                 if rows is not None:
                     wanted, error = (a.reshape(-1, a.shape[-1])[rows] for a in (wanted, error))
                 off[system, name] += (error**2).sum(), (wanted**2).sum()

@@ -302,5 +302,26 @@ def token_masks(feeds: Mapping[str, npt.NDArray[np.generic]]) -> dict[str, npt.N
     return {n: ~mask if "pad" in n.lower() else mask for n, mask in masks.items()}
 
 
+def unpadded_rows(
+    masks: Mapping[str, npt.NDArray[np.bool_]], shape: tuple[int, ...], axis: int
+) -> Index | None:
+    """The rows of a value that are not padding; None if no mask belongs to its shape.
+
+    Sentences of a batch are padded to one length. What a model computes for padding is never read,
+    but there may be more of it than of anything else, so nothing should be fitted to it.
+
+    Args:
+        masks: as `token_masks` finds them.
+        shape: of a value, tokens before features.
+        axis: of the features.
+    """
+    if len(shape) < 2 or axis % len(shape) != len(shape) - 1:
+        return None
+    for tokens in masks.values():
+        if shape[:-1] in (tokens.shape, (tokens.size,)) and tokens.any():
+            return np.flatnonzero(tokens).astype(np.int64)
+    return None
+
+
 def _without(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
     return shape[:axis] + shape[axis + 1 :]

@@ -11,9 +11,8 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxprune import model as models
-from onnxprune.data.activations.padding import shown_to
 from onnxprune.data.activations.runner import Feeds
-from onnxprune.data.batches import token_masks
+from onnxprune.data.batches import token_masks, unpadded_rows
 from onnxprune.errors import OnnxpruneError
 from onnxprune.evaluate.output_comparison import (
     is_distribution,
@@ -207,7 +206,8 @@ class Student:
         means = {}
         for layer in self.layers:
             x = values[layer.x]
-            among = shown_to(layer, token_masks(feeds), x.shape)
+            masks = {} if layer.window else token_masks(feeds)
+            among = unpadded_rows(masks, x.shape, layer.axis)
             rows = layer.rows(x, sample_positions(layer.count(x.shape), _ENOUGH, 0, among))
             means[layer.node] = rows.mean(axis=1)[:, :, None]
         return means

@@ -24,7 +24,7 @@ _FREE_INITIALIZERS = 4  # first IR version whose initializers need not be graph 
 
 
 @dataclass(frozen=True, eq=False)
-class Passed:
+class ExternalWeight:
     """A weight that travels beside the graph.
 
     Attributes:
@@ -53,7 +53,7 @@ class Embedded:
     """
 
     graph: bytes
-    weights: tuple[Passed, ...]
+    weights: tuple[ExternalWeight, ...]
     echoed: tuple[str, ...]
 
 
@@ -74,7 +74,7 @@ def embed(model: models.Model, outputs: Sequence[str] = ()) -> Embedded:
         tensor = models.constant(value)
         assert tensor is not None
         assert value.name is not None
-        weights[value.name] = _passed(value.name, f"weight-{index}", tensor)
+        weights[value.name] = _external(value.name, f"weight-{index}", tensor)
         _detach(copy, value, tensor)
     proto = models.to_proto(copy)
     for stored in proto.graph.initializer:
@@ -157,12 +157,12 @@ def _large(model: models.Model) -> Iterator[ir.Value]:
                 yield value
 
 
-def _passed(name: str, file: str, tensor: ir.TensorProtocol) -> Passed:
+def _external(name: str, file: str, tensor: ir.TensorProtocol) -> ExternalWeight:
     if tensor.dtype.bitwidth < 8:
         data = np.frombuffer(tensor.tobytes(), np.uint8)
     else:
         data = np.ascontiguousarray(tensor.numpy()).reshape(-1).view(np.uint8)
-    return Passed(name, file, data, tuple(tensor.shape.numpy()), tensor.dtype)
+    return ExternalWeight(name, file, data, tuple(tensor.shape.numpy()), tensor.dtype)
 
 
 def _detach(model: models.Model, value: ir.Value, tensor: ir.TensorProtocol) -> None:
@@ -192,7 +192,7 @@ def _detach(model: models.Model, value: ir.Value, tensor: ir.TensorProtocol) -> 
     main.register_initializer(moved)
 
 
-def _refer(stored: onnx.TensorProto, weight: Passed) -> None:
+def _refer(stored: onnx.TensorProto, weight: ExternalWeight) -> None:
     """Turn an empty initializer into a reference to a weight that is passed beside the graph."""
     stored.ClearField("raw_data")
     stored.ClearField("dims")

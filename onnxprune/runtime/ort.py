@@ -31,7 +31,7 @@ from onnxprune.runtime.providers import Provider, available, named, runtime, use
 
 if TYPE_CHECKING:
     from onnxprune import model as models
-    from onnxprune.runtime.embed import Embedded, Passed
+    from onnxprune.runtime.embed import Embedded, ExternalWeight
     from onnxprune.runtime.interface import Source
 
 __all__ = ["Feeds", "OrtSession", "available", "open_session"]
@@ -321,7 +321,7 @@ def _settings(
     return settings
 
 
-def _pass_weights(ort: Any, settings: Any, weights: Sequence[Passed]) -> tuple[object, ...]:  # noqa: ANN401
+def _pass_weights(ort: Any, settings: Any, weights: Sequence[ExternalWeight]) -> tuple[object, ...]:  # noqa: ANN401
     """Give the weights to the session to be; returns what must live as long as the session."""
     if not weights:
         return ()

@@ -260,7 +260,7 @@ def test_polygraphy_files(tmp_path: Path) -> None:
     folder = gather(open_calibration(tmp_path, x3), "x")
     np.testing.assert_array_equal(folder, np.concatenate([want, want]))
     (tmp_path / "1.json").write_text(json.dumps([{"x": {"polygraphy_class": "Tensor"}}]))
-    refused("no array", tmp_path, x3)
+    refused("is not an array", tmp_path, x3)
     (tmp_path / "1.json").write_text(json.dumps([{"x": [1, 2]}]))
     refused("no inputs saved by Polygraphy", tmp_path, x3)
 
@@ -462,9 +462,9 @@ def test_functions_that_fail_are_reported_with_their_own_words(tmp_path: Path) -
 
 def test_broken_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.npz").write_bytes(b"no archive")
-    refused(r"no \.npz archive", tmp_path / "a.npz", PICTURE)
+    refused(r"not an \.npz archive", tmp_path / "a.npz", PICTURE)
     (tmp_path / "a.npy").write_bytes(b"no array")
-    refused(r"no \.npy file", tmp_path / "a.npy", PICTURE)
+    refused(r"not an \.npy file", tmp_path / "a.npy", PICTURE)
     refused(r"npz files and \.npy files", tmp_path, PICTURE)
     np.savez(tmp_path / "a.npz", x=np.array([{}]))
     refused("Python objects", tmp_path / "a.npz", PICTURE)
@@ -476,7 +476,7 @@ def test_broken_files_are_refused(tmp_path: Path) -> None:
     sets = tmp_path / "test_data_set_0"
     sets.mkdir()
     (sets / "input_0.pb").write_bytes(b"\xff\xff\xff")
-    refused("no serialised tensor", sets, PICTURE)
+    refused("not a serialised tensor", sets, PICTURE)
     onnx.save_tensor(numpy_helper.from_array(pictures()), sets / "input_0.pb")
     refused("1 inputs for a model with 2", sets, TOKENS)
 

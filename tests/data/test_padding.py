@@ -12,8 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import onnxprune
 from onnxprune import model as models
-from onnxprune.data.activations.padding import shown
-from onnxprune.data.batches import token_masks
+from onnxprune.data.batches import token_masks, unpadded_rows
 from onnxprune.evaluate.student import visible
 
 Array = npt.NDArray[Any]
@@ -26,16 +25,16 @@ def test_masks_belong_to_values_of_their_tokens() -> None:
     )
     assert list(masks) == ["attention_mask"]
     for shape, axis in (((2, 3, 5), -1), ((6, 5), 1), ((2, 3, 5), 2)):
-        found = shown(masks, shape, axis)
+        found = unpadded_rows(masks, shape, axis)
         assert found is not None
         assert found.tolist() == [0, 1, 3]
     for shape, axis in (((2, 3, 5), 1), ((2, 5, 3), -1), ((2, 3), 1), ((3,), 0)):
-        assert shown(masks, shape, axis) is None
-    inverted = shown(token_masks({"src_key_padding_mask": mask == 0}), (2, 3, 5), 2)
+        assert unpadded_rows(masks, shape, axis) is None
+    inverted = unpadded_rows(token_masks({"src_key_padding_mask": mask == 0}), (2, 3, 5), 2)
     assert inverted is not None
     assert inverted.tolist() == [0, 1, 3]
     assert (
-        shown(token_masks({"mask": np.zeros((2, 3))}), (2, 3, 5), 2) is None
+        unpadded_rows(token_masks({"mask": np.zeros((2, 3))}), (2, 3, 5), 2) is None
     )  # it would leave nothing
 
 

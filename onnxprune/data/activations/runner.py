@@ -26,8 +26,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxprune import model as models
-from onnxprune.data.activations.padding import shown, shown_to
-from onnxprune.data.batches import count_samples, token_masks
+from onnxprune.data.batches import count_samples, token_masks, unpadded_rows
 from onnxprune.graph.layers.linear import LinearLayer
 from onnxprune.graph.layers.sources import read_by
 from onnxprune.runtime import open_session
@@ -142,11 +141,11 @@ class Segments:
 
     def shown(self, name: str, axis: int, batch: int) -> npt.NDArray[np.int64] | None:
         """The rows of such a value that are not padding; None if no mask is known."""
-        return shown(self._masks[batch], self._shape(name, batch), axis)
+        return unpadded_rows(self._masks[batch], self._shape(name, batch), axis)
 
     def shown_to(self, layer: LinearLayer, batch: int) -> npt.NDArray[np.int64] | None:
         """The same for the input of a layer."""
-        return shown_to(layer, self._masks[batch], self._shape(layer.x, batch))
+        return None if layer.window else self.shown(layer.x, layer.axis, batch)
 
     def advance(self, wanted: Iterable[str]) -> None:
         """Run the nodes that the wanted values need and that have not run yet.
