@@ -10,15 +10,17 @@ from __future__ import annotations
 import inspect
 import json
 import re
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # what is beside this file is described, not what is installed
+
 import onnxprune
 from onnxprune.config import COMMANDS, default_text, flag, option_of, options_of
 from onnxprune.jobs import recipe
-
-ROOT = Path(__file__).resolve().parents[1]
 
 _STUB = """# Types of what `import onnxprune` offers. Made by docs/generate.py from the options.
 
