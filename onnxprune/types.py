@@ -58,13 +58,13 @@ BACKEND_PLUGINS = "onnxprune.backends"
 _SYNONYMS = {"ort-cpu": "cpu", "openvino:f32": "openvino", "ort-openvino:f32": "ort-openvino"}
 
 METRICS: Mapping[str, str] = {
-    "accuracy": "share of samples whose label has the highest score",
-    "top5": "share of samples whose label has one of the 5 highest scores; or any other number",
-    "mse": "mean squared error; lower is better",
-    "nats": "mean negative log-likelihood of the label; lower is better",
-    "perplexity": "exponential of nats; lower is better",
+    "accuracy": "share of labels that are the best class; class numbers start at 0",
+    "top5": "share of labels among the 5 best classes; any number may stand for the 5",
+    "mse": "mean squared error, for labels of the shape of an output",
+    "nats": "mean negative logarithm of the probability of the label",
+    "perplexity": "the exponential of nats",
 }
-"""Built-in metrics, and what each is."""
+"""Built-in metrics, and what they measure."""
 
 
 @dataclass(frozen=True)
@@ -104,12 +104,15 @@ PREPROCESSING: Mapping[str, Preset] = {
 
 
 def provider_name(text: str) -> str:
-    """The short name of an execution provider, from that or onnxruntime's; case does not matter.
+    """The short name of an execution provider; case does not matter.
+
+    Args:
+        text: that name, onnxruntime's own, or the name of the backend (``ort-openvino``).
 
     Raises:
         OnnxpruneError: no such provider.
     """
-    wanted = text.lower()
+    wanted = text.lower().removeprefix("ort-")
     for name, full in PROVIDERS.items():
         if wanted in (name, full.lower(), full.lower().removesuffix("executionprovider")):
             return name

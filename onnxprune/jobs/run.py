@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from onnxprune import model as models
 from onnxprune.config import Options
@@ -38,7 +37,7 @@ class Run:
 
 
 def open_run(
-    source: Any,  # noqa: ANN401  # everything models.load takes
+    source: models.ModelLike,
     config: Options,
     progress: Progress = lambda _: None,
     *,
@@ -70,7 +69,7 @@ def open_run(
 
 def check_names(config: Options) -> None:
     """Refuse an unknown metric, provider or backend before any work starts."""
-    provider_name(config.provider)
+    provider_name(config.backend)
     if isinstance(config.metric, str):
         metric_name(config.metric)
     if config.target is not None and config.target.backend:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -129,3 +131,8 @@ def test_a_function_in_a_file_prepares_pixels(tmp_path: Path) -> None:
     assert (feed["x"] == 5).all()
     with pytest.raises(OnnxpruneError, match="half is not a function"):
         open_calibration(pixels, signature, preprocess=f"{tmp_path / 'prepare.py'}:half")
+
+
+def test_help_lists_the_presets(cli: Callable[..., Any]) -> None:
+    text = cli("help", "preprocess").out
+    assert all(name in text for name in PREPROCESSING)
