@@ -21,29 +21,29 @@ from onnxprune.graph.cost import cost
 from onnxprune.graph.reference import mask_model
 from onnxprune.graph.surgery import cut
 from onnxprune.runtime import open_session
-from proving import assert_proved, choose
 from random_graphs import random_graph
+from verified_cuts import assert_verified, choose
 
 
 @given(st.integers(0, 10_000), st.sampled_from([0.2, 0.5, 0.7]))
 @settings(max_examples=60)
 def test_random_graphs(seed: int, part: float) -> None:
     analysis = analyse(models.load(random_graph(seed)))
-    assert_proved(analysis, part, seed)
+    assert_verified(analysis, part, seed)
 
 
 @pytest.mark.parametrize("name", sorted(SMALL))
 def test_skeletons(name: str) -> None:
     analysis = analyse(models.load(SMALL[name]()))
     for seed in range(2):
-        assert assert_proved(analysis, 0.3, seed, blocks=seed) > 0
+        assert assert_verified(analysis, 0.3, seed, blocks=seed) > 0
 
 
 @pytest.mark.parametrize("name", zoo.names())
 def test_the_zoo(name: str) -> None:
     analysis = analyse(models.load(zoo.get(name).model))
     for seed in range(2):
-        assert assert_proved(analysis, 0.4, seed, blocks=seed) > 0
+        assert assert_verified(analysis, 0.4, seed, blocks=seed) > 0
 
 
 _FILES = sorted(SHARED.glob("models/*.onnx")) + sorted(SHARED.glob("wild/*.onnx"))
@@ -56,9 +56,9 @@ def test_real_models(path: Path | None) -> None:
         pytest.skip(f"no real models in {SHARED} (set ONNXPRUNE_SHARED)")
     if path.name in _REFUSED:
         with pytest.raises(OnnxpruneError):
-            assert_proved(analyse(models.load(path)))
+            assert_verified(analyse(models.load(path)))
         return
-    assert assert_proved(analyse(models.load(path)), 0.3, 0, blocks=1) > 0
+    assert assert_verified(analyse(models.load(path)), 0.3, 0, blocks=1) > 0
 
 
 def test_nothing_removed_changes_nothing() -> None:
@@ -117,7 +117,7 @@ def test_shared_biases_couple_nobody_and_stay_right() -> None:
     model.graph.node.append(onnx.helper.make_node("Gemm", ["flat", "head"], ["logits"], transB=1))
     analysis = analyse(models.load(model))
     assert len(analysis.groups) == 4
-    assert assert_proved(analysis, 0.5, 1) == 16
+    assert assert_verified(analysis, 0.5, 1) == 16
 
 
 def test_emptying_an_axis_is_refused() -> None:

@@ -8,7 +8,7 @@ import pytest
 from onnx import helper
 
 from models.skeletons.net import FLOAT, INT64, Net
-from proving import Proof, proved
+from verified_cuts import VerifiedCut, verified_cut
 
 TOKENS = ("batch", "length", 16)
 HEADS, HEAD = 4, 6
@@ -52,17 +52,17 @@ def test_relative_position_bias_and_slopes_lose_heads(shape: tuple[int, ...]) ->
     added = weight(net, *shape)
     if shape[1:] == (1, 1):
         added = net.node("Mul", added, weight(net, 1, 6, 6))
-    proof = proved(finish(net, net.node("Add", scores(net, q, k), added), v))
-    assert proof.kinds == {"head": 1, "head-dim": 2 + 2}
+    result = verified_cut(finish(net, net.node("Add", scores(net, q, k), added), v))
+    assert result.kinds == {"head": 1, "head-dim": 2 + 2}
     reader = "Mul" if shape[1:] == (1, 1) else "Add"
-    nodes = [n for n in proof.nodes(reader) if added in [i.name for i in n.inputs]]
+    nodes = [n for n in result.nodes(reader) if added in [i.name for i in n.inputs]]
     kept = tuple(3 if n == HEADS else n for n in shape)
     if reader == "Add":
-        assert proof.held(nodes[0], 1).shape == kept
+        assert result.stored(nodes[0], 1).shape == kept
     else:
         assert any(
-            proof.held(n, 0).shape == kept
-            for n in proof.nodes("Mul")
+            result.stored(n, 0).shape == kept
+            for n in result.nodes("Mul")
             if n.inputs[0].is_initializer()
         )
 
@@ -83,11 +83,13 @@ def test_a_table_of_position_buckets_loses_columns(folded: bool) -> None:
     y = net.node("Gather", table, buckets)
     y = net.node("Transpose", y, perm=[2, 0, 1])
     y = y if folded else net.node("Unsqueeze", y, net.constant([0]))
-    proof = proved(finish(net, net.node("Add", scores(net, q, k), y), v))
-    assert proof.kinds == {"head": 1, "head-dim": 2 + 2}
-    tables = [proof.held(n, 0).shape for n in proof.nodes("Gather") if n.inputs[0].name == table]
+    result = verified_cut(finish(net, net.node("Add", scores(net, q, k), y), v))
+    assert result.kinds == {"head": 1, "head-dim": 2 + 2}
+    tables = [
+        result.stored(n, 0).shape for n in result.nodes("Gather") if n.inputs[0].name == table
+    ]
     assert tables == [(10, 3)]
-    reads = [n.outputs[0].name for n in proof.analysis.model.ir.graph if n.op_type == "Gather"]
+    reads = [n.outputs[0].name for n in result.analysis.model.ir.graph if n.op_type == "Gather"]
     assert len(reads) == 2
 
 
@@ -122,9 +124,9 @@ def test_rotary_embedding_written_out_loses_pairs_or_keeps_dims(halves: str) -> 
         return net.node("Add", net.node("Mul", y, cos), net.node("Mul", rotate(y), sin))
 
     q, k, v = rotary(heads(net, x)), rotary(heads(net, x)), heads(net, x)
-    proof = proved(finish(net, scores(net, q, k), v))
-    assert proof.kinds == {"head": 1, "head-dim": 1 + 2}
-    pairs = [g for g in proof.analysis.groups if g.kind == "head-dim" and len(g) == 3]
+    result = verified_cut(finish(net, scores(net, q, k), v))
+    assert result.kinds == {"head": 1, "head-dim": 1 + 2}
+    pairs = [g for g in result.analysis.groups if g.kind == "head-dim" and len(g) == 3]
     angles = [s for s in pairs[0].slices if s.tensor.startswith("const") and s.axis == 1]
     apart = 1 if halves == "interleaved" else 3
     assert [set(np.diff(s.rows).ravel()) for s in angles] == [{apart}, {apart}]
@@ -154,11 +156,11 @@ def test_grouped_queries_with_repeated_keys(how: str) -> None:
     net, x = tokens()
     q = heads(net, x)
     k, v = (repeated(net, x, 2, 2, how) for _ in range(2))
-    proof = proved(finish(net, scores(net, q, k), v))
-    assert proof.kinds["head-dim"] == 2 + 2
-    assert proof.kinds["kv-group"] == 1
+    result = verified_cut(finish(net, scores(net, q, k), v))
+    assert result.kinds["head-dim"] == 2 + 2
+    assert result.kinds["kv-group"] == 1
     kept = [
-        proof.held(n, 1).shape[1] for n in proof.nodes("MatMul") if n.inputs[1].is_initializer()
+        result.stored(n, 1).shape[1] for n in result.nodes("MatMul") if n.inputs[1].is_initializer()
     ]
     if how == "concat":
         assert kept[:3] == [2 * 4, 4, 4]
@@ -187,7 +189,7 @@ def einsum_attention(letters: str) -> onnx.ModelProto:
     ],
 )
 def test_einsum_attention(letters: str) -> None:
-    assert proved(einsum_attention(letters)).kinds == {"head": 1, "head-dim": 2 + 2}
+    assert verified_cut(einsum_attention(letters)).kinds == {"head": 1, "head-dim": 2 + 2}
 
 
 def test_einsum_projections_with_heads_in_the_weights() -> None:
@@ -204,10 +206,10 @@ def test_einsum_projections_with_heads_in_the_weights() -> None:
     )
     y = net.node("Einsum", net.node("Softmax", y, axis=-1), v, equation="acbe,aecd->abcd")
     y = net.node("Einsum", y, weight(net, HEADS, HEAD, 16), equation="abcd,cde->abe")
-    proof = proved(net.build(net.node("Add", y, x), TOKENS))
-    assert proof.kinds == {"head": 1, "head-dim": 2 + 2}
-    assert proof.held(proof.nodes("Einsum")[0], 1).shape == (16, 3, 4)
-    assert proof.held(proof.nodes("Einsum")[5], 1).shape == (3, 4, 16)
+    result = verified_cut(net.build(net.node("Add", y, x), TOKENS))
+    assert result.kinds == {"head": 1, "head-dim": 2 + 2}
+    assert result.stored(result.nodes("Einsum")[0], 1).shape == (16, 3, 4)
+    assert result.stored(result.nodes("Einsum")[5], 1).shape == (3, 4, 16)
 
 
 @pytest.mark.parametrize("public", ["in and out", "out", "in"])
@@ -222,9 +224,9 @@ def test_a_public_cache_keeps_its_heads_and_its_dims(public: str) -> None:
         for name in (k, v):
             shape = ("batch", HEADS, "all", HEAD)
             model.graph.output.append(helper.make_tensor_value_info(name, FLOAT, shape))
-    proof = proved(model)
-    assert proof.units == 0
-    said = proof.why("MatMul", 1, 1)
+    result = verified_cut(model)
+    assert result.units == 0
+    said = result.why("MatMul", 1, 1)
     assert ("past_key" in said) if public == "in" else ("graph output" in said or "past" in said)
 
 
@@ -233,9 +235,9 @@ def test_a_cache_inside_the_model_is_free() -> None:
     net, x = tokens(fixed=True)
     q, k, v = (heads(net, x) for _ in range(3))
     k, v = (net.node("Concat", weight(net, 2, HEADS, 3, HEAD), y, axis=2) for y in (k, v))
-    proof = proved(finish(net, scores(net, q, k), v))
-    assert proof.kinds == {"head": 1, "head-dim": 2 + 2}
-    assert proof.held(proof.nodes("Concat")[0], 0).shape == (2, 3, 3, 4)
+    result = verified_cut(finish(net, scores(net, q, k), v))
+    assert result.kinds == {"head": 1, "head-dim": 2 + 2}
+    assert result.stored(result.nodes("Concat")[0], 0).shape == (2, 3, 3, 4)
 
 
 def test_a_mask_of_one_per_position_couples_nobody() -> None:
@@ -244,5 +246,5 @@ def test_a_mask_of_one_per_position_couples_nobody() -> None:
     q, k, v = (heads(net, x) for _ in range(3))
     seen = net.node("Unsqueeze", net.node("Cast", mask, to=9), net.constant([1, 2]))
     y = net.node("Where", seen, scores(net, q, k), net.scalar(-1e9))
-    proof: Proof = proved(finish(net, y, v))
-    assert proof.kinds == {"head": 1, "head-dim": 2 + 2}
+    result: VerifiedCut = verified_cut(finish(net, y, v))
+    assert result.kinds == {"head": 1, "head-dim": 2 + 2}

@@ -10,7 +10,7 @@ from onnx import helper
 from models.skeletons.net import FLOAT, INT64, Net
 from onnxprune import model as models
 from onnxprune.graph.analysis import analyse
-from proving import Proof, proved
+from verified_cuts import VerifiedCut, verified_cut
 
 MS = "com.microsoft"
 TOKENS = ("batch", "length", 16)
@@ -29,16 +29,16 @@ def finish(net: Net, y: str) -> onnx.ModelProto:
     return net.build(net.dense(y, 16), TOKENS)
 
 
-def attribute(proof: Proof, op: str, name: str) -> float:
-    return proof.nodes(op)[0].attributes[name].value
+def attribute(result: VerifiedCut, op: str, name: str) -> float:
+    return result.nodes(op)[0].attributes[name].value
 
 
 def bias(net: Net, *shape: int) -> str:
     return net.constant(net.rng.standard_normal(shape).astype(np.float32))
 
 
-def scale_is_that_of_the_dense_model(proof: Proof, op: str) -> None:
-    assert attribute(proof, op, "scale") == pytest.approx(HEAD**-0.5)
+def scale_is_that_of_the_dense_model(result: VerifiedCut, op: str) -> None:
+    assert attribute(result, op, "scale") == pytest.approx(HEAD**-0.5)
 
 
 def ms_attention(*extra: str, **attributes: object) -> onnx.ModelProto:
@@ -51,24 +51,24 @@ def ms_attention(*extra: str, **attributes: object) -> onnx.ModelProto:
 
 
 def test_the_packed_projection() -> None:
-    proof = proved(ms_attention())
-    assert proof.kinds == {"head": 1, "head-dim": 2}
-    assert attribute(proof, "Attention", "num_heads") == 3
-    scale_is_that_of_the_dense_model(proof, "Attention")
-    assert proof.held(proof.nodes("Attention")[0], 1).shape == (16, 3 * 3 * 4)
-    assert proof.held(proof.nodes("Attention")[0], 2).shape == (3 * 3 * 4,)
+    result = verified_cut(ms_attention())
+    assert result.kinds == {"head": 1, "head-dim": 2}
+    assert attribute(result, "Attention", "num_heads") == 3
+    scale_is_that_of_the_dense_model(result, "Attention")
+    assert result.stored(result.nodes("Attention")[0], 1).shape == (16, 3 * 3 * 4)
+    assert result.stored(result.nodes("Attention")[0], 2).shape == (3 * 3 * 4,)
 
 
 def test_a_scale_that_is_written_stays_as_it_is() -> None:
-    proof = proved(ms_attention(scale=0.3))
-    assert attribute(proof, "Attention", "scale") == pytest.approx(0.3)
+    result = verified_cut(ms_attention(scale=0.3))
+    assert attribute(result, "Attention", "scale") == pytest.approx(0.3)
 
 
 def test_without_a_cut_of_dims_the_default_scale_stays_unwritten() -> None:
     model = ms_attention()
     name = next(g.name for g in analyse(models.load(model)).groups if g.kind == "head")
-    proof = proved(model, {name: [2]})
-    assert "scale" not in proof.nodes("Attention")[0].attributes
+    result = verified_cut(model, {name: [2]})
+    assert "scale" not in result.nodes("Attention")[0].attributes
 
 
 @pytest.mark.parametrize("kind", ["per head", "shared"])
@@ -76,9 +76,9 @@ def test_a_bias_on_the_scores_loses_its_heads(kind: str) -> None:
     model = ms_attention(kind)
     model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 6
     model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 6
-    proof = proved(model)
-    assert proof.kinds["head"] == 1
-    heads = proof.held(proof.nodes("Attention")[0], 5).shape[1]
+    result = verified_cut(model)
+    assert result.kinds["head"] == 1
+    heads = result.stored(result.nodes("Attention")[0], 5).shape[1]
     assert heads == (3 if kind == "per head" else 1)
 
 
@@ -87,9 +87,9 @@ def test_uneven_projections_stay_and_say_so() -> None:
     weight, offset = net.weight(16, 2 * 16 + WIDTH, fan=16), bias(net, 2 * 16 + WIDTH)
     sizes = {"qkv_hidden_sizes": [16, 16, WIDTH]}
     y = net.node("Attention", x, weight, offset, domain=MS, num_heads=HEADS, **sizes)
-    proof = proved(finish(net, net.dense(net.node("Relu", y, width=WIDTH), WIDTH)))
-    assert proof.kinds == {"ffn": 9}
-    assert "uneven" in proof.why("Attention", 0, 1)
+    result = verified_cut(finish(net, net.dense(net.node("Relu", y, width=WIDTH), WIDTH)))
+    assert result.kinds == {"ffn": 9}
+    assert "uneven" in result.why("Attention", 0, 1)
 
 
 @pytest.mark.parametrize("with_bias", [False, True])
@@ -104,12 +104,12 @@ def test_multi_head_attention(with_bias: bool, scores: str) -> None:
     if scores:
         for value in (model.graph.input[0], model.graph.output[0]):
             value.type.tensor_type.shape.dim[1].dim_value = 6
-    proof = proved(model)
-    assert proof.kinds == {"head": 1, "head-dim": 2 + 2}
-    assert attribute(proof, "MultiHeadAttention", "num_heads") == 3
-    scale_is_that_of_the_dense_model(proof, "MultiHeadAttention")
+    result = verified_cut(model)
+    assert result.kinds == {"head": 1, "head-dim": 2 + 2}
+    assert attribute(result, "MultiHeadAttention", "num_heads") == 3
+    scale_is_that_of_the_dense_model(result, "MultiHeadAttention")
     if scores == "per head":
-        assert proof.held(proof.nodes("MultiHeadAttention")[0], 5).shape == (1, 3, 6, 6)
+        assert result.stored(result.nodes("MultiHeadAttention")[0], 5).shape == (1, 3, 6, 6)
 
 
 def test_multi_head_attention_with_a_padding_mask_and_keys_of_another_length() -> None:
@@ -118,8 +118,8 @@ def test_multi_head_attention_with_a_padding_mask_and_keys_of_another_length() -
     mask = net.input("mask", ("batch", "keys"), INT32)
     inputs = [net.dense(x, WIDTH), net.dense(memory, WIDTH), net.dense(memory, WIDTH)]
     y = net.node("MultiHeadAttention", *inputs, "", mask, domain=MS, num_heads=HEADS)
-    proof = proved(finish(net, y))
-    assert proof.kinds == {"head": 1, "head-dim": 2 + 2}
+    result = verified_cut(finish(net, y))
+    assert result.kinds == {"head": 1, "head-dim": 2 + 2}
 
 
 def test_a_cache_that_is_public_keeps_its_heads_and_says_so() -> None:
@@ -139,9 +139,9 @@ def test_a_cache_that_is_public_keeps_its_heads_and_says_so() -> None:
     for name in values[1:]:
         shape = ("batch", HEADS, "all", HEAD)
         model.graph.output.append(helper.make_tensor_value_info(name, FLOAT, shape))
-    proof = proved(model)
-    assert proof.kinds == {"ffn": 8 + 9}
-    assert "past state" in proof.why("MatMul", 0, 1)
+    result = verified_cut(model)
+    assert result.kinds == {"ffn": 8 + 9}
+    assert "past state" in result.why("MatMul", 0, 1)
 
 
 @pytest.mark.parametrize("kv", [1, 2, 3, 6])
@@ -159,13 +159,13 @@ def test_grouped_queries_lose_groups_or_replicas(kv: int) -> None:
         kv_num_heads=kv,
         width=48,
     )[0]
-    proof = proved(net.build(net.dense(y, 16), (2, 5, 16)))
-    node = proof.nodes("GroupQueryAttention")[0]
+    result = verified_cut(net.build(net.dense(y, 16), (2, 5, 16)))
+    node = result.nodes("GroupQueryAttention")[0]
     heads, groups = (node.attributes[n].as_int() for n in ("num_heads", "kv_num_heads"))
     assert groups == max(kv - max(1, int(0.4 * kv)), 1)
     assert heads % groups == 0
     assert heads < 6
-    assert len(proof.kinds) == 1 + (1 < kv < 6)
+    assert len(result.kinds) == 1 + (1 < kv < 6)
 
 
 @pytest.mark.parametrize("op", ["PackedAttention", "QAttention"])
@@ -203,10 +203,10 @@ def test_attention_of_opset_23(rank: int, kv: int) -> None:
         )
         y = net.node("Transpose", net.node("Attention", q, k, v), perm=[0, 2, 1, 3])
         y = net.node("Reshape", y, net.constant([0, 0, WIDTH]))
-    proof = proved(finish(net, y))
-    assert proof.kinds["head-dim"] == 2 + 2
-    assert sum(n for k, n in proof.kinds.items() if k != "head-dim") == 1 + (kv == 2)
-    scale_is_that_of_the_dense_model(proof, "Attention")
+    result = verified_cut(finish(net, y))
+    assert result.kinds["head-dim"] == 2 + 2
+    assert sum(n for k, n in result.kinds.items() if k != "head-dim") == 1 + (kv == 2)
+    scale_is_that_of_the_dense_model(result, "Attention")
 
 
 @pytest.mark.parametrize("heads", [1, HEADS])
@@ -218,9 +218,9 @@ def test_the_mask_of_attention_loses_its_heads(heads: int, leading: bool) -> Non
     q, k, v = (net.dense(x, WIDTH) for _ in range(3))
     y = net.node("Attention", q, k, v, mask, q_num_heads=HEADS, kv_num_heads=HEADS)
     net.width[y] = WIDTH
-    proof = proved(net.build(net.dense(y, 16), (2, 6, 16)))
-    assert proof.kinds["head"] == 1
-    shape = proof.held(proof.nodes("Attention")[0], 3).shape
+    result = verified_cut(net.build(net.dense(y, 16), (2, 6, 16)))
+    assert result.kinds["head"] == 1
+    shape = result.stored(result.nodes("Attention")[0], 3).shape
     assert shape[-3] == (3 if heads == HEADS else 1)
 
 
@@ -246,11 +246,14 @@ def test_rotary_embedding_keeps_its_dims_and_frees_its_heads(domain: str, rank: 
 
     q, k = rotated(net.dense(x, WIDTH)), rotated(net.dense(x, WIDTH))
     y = net.node("Attention", q, k, net.dense(x, WIDTH), q_num_heads=HEADS, kv_num_heads=HEADS)
-    proof = proved(finish(net, y))
-    assert proof.kinds == {"head": 1, "head-dim": 2}
-    assert proof.held(proof.nodes("RotaryEmbedding")[0], 1 + bool(domain)).shape == (64, HEAD // 2)
+    result = verified_cut(finish(net, y))
+    assert result.kinds == {"head": 1, "head-dim": 2}
+    assert result.stored(result.nodes("RotaryEmbedding")[0], 1 + bool(domain)).shape == (
+        64,
+        HEAD // 2,
+    )
     if rank == 3:
-        assert attribute(proof, "RotaryEmbedding", "num_heads") == 3
+        assert attribute(result, "RotaryEmbedding", "num_heads") == 3
 
 
 def test_a_state_of_attention_that_is_public_pins_it() -> None:
@@ -263,6 +266,6 @@ def test_a_state_of_attention_that_is_public_pins_it() -> None:
     for name in values[1:]:
         shape = ("batch", HEADS, "all", HEAD)
         model.graph.output.append(helper.make_tensor_value_info(name, FLOAT, shape))
-    proof = proved(model)
-    assert proof.kinds == {"ffn": 8 + 9}
-    assert "past state" in proof.why("MatMul", 0, 1)
+    result = verified_cut(model)
+    assert result.kinds == {"ffn": 8 + 9}
+    assert "past state" in result.why("MatMul", 0, 1)

@@ -15,7 +15,7 @@ from models.skeletons.net import FLOAT, INT64, Net
 from onnxprune import model as models
 from onnxprune.graph.analysis import analyse
 from onnxprune.graph.surgery import cut
-from proving import choose, proved
+from verified_cuts import choose, verified_cut
 
 MS = "com.microsoft"
 PICTURE = ("batch", 3, "height", "width")
@@ -40,10 +40,10 @@ def test_every_axis_of_every_output_stays_and_says_which_output() -> None:
     model = finish(net, net.conv(features, 6, 3))
     shape = ("batch", 10, "height", "width")
     model.graph.output.insert(0, helper.make_tensor_value_info(features, FLOAT, shape))
-    proof = proved(model)
-    assert proof.kinds == {"channel": 3 + 2}
-    assert proof.why("Conv", 1, 0) == f"reaches graph output `{features}`"
-    assert proof.why("Gemm", 0, 0) == "reaches graph output `output`"
+    result = verified_cut(model)
+    assert result.kinds == {"channel": 3 + 2}
+    assert result.why("Conv", 1, 0) == f"reaches graph output `{features}`"
+    assert result.why("Gemm", 0, 0) == "reaches graph output `output`"
 
 
 def test_a_detection_head_keeps_anchors_boxes_and_classes() -> None:
@@ -61,10 +61,10 @@ def test_a_detection_head_keeps_anchors_boxes_and_classes() -> None:
         y = net.node("Transpose", net.node("Reshape", y, shape), perm=[0, 1, 3, 4, 2])
         flat.append(net.node("Reshape", net.node("Sigmoid", y), net.constant([0, -1, 7])))
     model = net.build(net.node("Concat", *flat, axis=1), ("batch", "boxes", 7))
-    proof = proved(model)
-    assert proof.kinds == {"channel": 2 * (3 + 4)}
+    result = verified_cut(model)
+    assert result.kinds == {"channel": 2 * (3 + 4)}
     for which in (2, 5):
-        assert "graph output" in proof.why("Conv", which, 0)
+        assert "graph output" in result.why("Conv", which, 0)
 
 
 def test_a_weight_that_is_an_output_stays_for_whoever_reads_it() -> None:
@@ -73,9 +73,9 @@ def test_a_weight_that_is_an_output_stays_for_whoever_reads_it() -> None:
     scale = net.constant(np.linspace(0.5, 1.5, 10, dtype=np.float32).reshape(10, 1, 1))
     model = finish(net, net.conv(net.node("Mul", x, scale), 6, 3))
     model.graph.output.append(helper.make_tensor_value_info(scale, FLOAT, (10, 1, 1)))
-    proof = proved(model)
-    assert proof.kinds == {"channel": 4 + 2}
-    stored = {t.name: list(t.dims) for t in models.to_proto(proof.small).graph.initializer}
+    result = verified_cut(model)
+    assert result.kinds == {"channel": 4 + 2}
+    stored = {t.name: list(t.dims) for t in models.to_proto(result.small).graph.initializer}
     assert stored[scale] == [10, 1, 1]
 
 
@@ -84,17 +84,17 @@ def test_an_input_that_is_an_output_and_one_that_nobody_reads() -> None:
     net.input("unread", ("batch", 4))
     model = finish(net, net.conv(net.node("Relu", net.conv(x, 10, 3)), 6, 3))
     model.graph.output.append(helper.make_tensor_value_info("image", FLOAT, PICTURE))
-    proof = proved(model)
-    assert proof.kinds == {"channel": 4 + 2}
-    assert [v.name for v in proof.small.ir.graph.inputs] == ["image", "unread"]
+    result = verified_cut(model)
+    assert result.kinds == {"channel": 4 + 2}
+    assert [v.name for v in result.small.ir.graph.inputs] == ["image", "unread"]
 
 
 def test_a_model_with_nothing_to_remove_is_cut_into_itself() -> None:
     net = Net(62)
     model = net.build(net.node("Relu", net.input("x", ("batch", 4))), ("batch", 4))
-    proof = proved(model)
-    assert proof.analysis.groups == ()
-    assert [n.op_type for n in proof.small.ir.graph] == ["Relu", "Identity"]
+    result = verified_cut(model)
+    assert result.analysis.groups == ()
+    assert [n.op_type for n in result.small.ir.graph] == ["Relu", "Identity"]
 
 
 # -- what is written beside the graph --------------------------------------------------------------
@@ -111,9 +111,9 @@ def test_declared_shapes_are_those_of_the_cut() -> None:
         dims = info.type.tensor_type.shape.dim
         if len(dims) == 3 and dims[2].dim_value:
             dims[2].dim_param = "wrong"
-    proof = proved(model, high=50)
-    small = models.to_proto(proof.small)
-    fresh = models.to_proto(proof.small)
+    result = verified_cut(model, high=50)
+    small = models.to_proto(result.small)
+    fresh = models.to_proto(result.small)
     del fresh.graph.value_info[:]
     fresh = onnx.shape_inference.infer_shapes(fresh, strict_mode=True, data_prop=True)
     true = described(fresh) | {t.name: list(t.dims) for t in fresh.graph.initializer}
@@ -130,8 +130,8 @@ def test_versions_names_and_notes_are_kept() -> None:
     model.graph.doc_string = "a graph"
     for k, node in enumerate(model.graph.node):
         node.name, node.doc_string = f"layer {k}", f"line {k}"
-    proof = proved(model)
-    small = models.to_proto(proof.small)
+    result = verified_cut(model)
+    small = models.to_proto(result.small)
     for field in (
         "doc_string",
         "producer_name",
@@ -166,8 +166,8 @@ def test_channels_last_between_transposes() -> None:
     padded = net.node("Pad", x, net.constant([0, 1, 1, 0, 0, 0, 0, 0]))
     x = conv(padded, 6)
     y = net.node("ReduceMean", x, axes=[1, 2], keepdims=0)
-    proof = proved(net.build(net.gemm(y, 5), ("batch", 5)))
-    assert proof.kinds == {"channel": 4 + 2 + 3 + 2}
+    result = verified_cut(net.build(net.gemm(y, 5), ("batch", 5)))
+    assert result.kinds == {"channel": 4 + 2 + 3 + 2}
 
 
 def test_flattened_channels_last_before_a_matrix() -> None:
@@ -175,10 +175,10 @@ def test_flattened_channels_last_before_a_matrix() -> None:
     x = net.conv(net.input("image", ("batch", 3, 4, 6), width=3), 10, 3)
     x = net.node("Transpose", net.node("Relu", x), perm=[0, 2, 3, 1])
     x = net.node("Reshape", x, net.constant([-1, 4 * 6 * 10]), width=240)
-    proof = proved(net.build(net.gemm(x, 5), ("batch", 5)))
-    assert proof.kinds == {"channel": 4}
-    assert proof.held(proof.nodes("Reshape")[0], 1).tolist() == [-1, 4 * 6 * 6]
-    assert proof.held(proof.nodes("Gemm")[0], 1).shape == (5, 144)
+    result = verified_cut(net.build(net.gemm(x, 5), ("batch", 5)))
+    assert result.kinds == {"channel": 4}
+    assert result.stored(result.nodes("Reshape")[0], 1).tolist() == [-1, 4 * 6 * 6]
+    assert result.stored(result.nodes("Gemm")[0], 1).shape == (5, 144)
 
 
 # -- graphs that onnxruntime has rewritten ---------------------------------------------------------
@@ -193,8 +193,8 @@ def test_a_convolution_fused_with_its_activation_and_summand(summand: bool) -> N
     y = net.node(
         "FusedConv", x, weight, bias, *other, domain=MS, activation="Relu", pads=[1, 1, 1, 1]
     )
-    proof = proved(finish(net, net.conv(y, 6, 3)))
-    assert proof.kinds == {"channel": 4 + 4 + 2}
+    result = verified_cut(finish(net, net.conv(y, 6, 3)))
+    assert result.kinds == {"channel": 4 + 4 + 2}
 
 
 def test_fused_products_and_activations() -> None:
@@ -206,8 +206,8 @@ def test_fused_products_and_activations() -> None:
     y = net.node(
         "FusedMatMul", y, net.weight(14, 12, fan=12), domain=MS, transB=1, alpha=0.5, width=14
     )
-    proof = proved(net.build(net.dense(y, 5), ("batch", "length", 5)))
-    assert proof.units == 4 + 4 + 4 + 5
+    result = verified_cut(net.build(net.dense(y, 5), ("batch", "length", 5)))
+    assert result.units == 4 + 4 + 4 + 5
 
 
 @pytest.mark.parametrize("level", ["ORT_ENABLE_BASIC", "ORT_ENABLE_EXTENDED"])
@@ -222,8 +222,8 @@ def test_graphs_that_onnxruntime_saved_can_be_cut(
     options.log_severity_level = 3
     proto = source().SerializeToString()
     ort.InferenceSession(proto, options, providers=["CPUExecutionProvider"])
-    proof = proved(models.load(tmp_path / "optimised.onnx"), high=50)
-    assert proof.units > 20
+    result = verified_cut(models.load(tmp_path / "optimised.onnx"), high=50)
+    assert result.units > 20
 
 
 def test_blocked_layouts_stay_and_say_so(tmp_path: Path) -> None:
@@ -247,7 +247,7 @@ def test_integers_that_look_like_channels_are_positions() -> None:
     x = net.input("codes", ("batch", "length"), INT64)
     table = net.constant(np.arange(8, dtype=np.int64)[::-1].copy())
     y = net.node("Gather", net.weight(8, 12, fan=1), net.node("Gather", table, x), width=12)
-    proof = proved(net.build(net.dense(net.node("Relu", y), 5), ("batch", "length", 5)))
-    assert proof.units == 4
-    held = [proof.held(n, 0) for n in proof.nodes("Gather")]
+    result = verified_cut(net.build(net.dense(net.node("Relu", y), 5), ("batch", "length", 5)))
+    assert result.units == 4
+    held = [result.stored(n, 0) for n in result.nodes("Gather")]
     assert sorted(a.shape for a in held) == [(8,), (8, 8)]

@@ -13,7 +13,7 @@ from onnxprune.graph.analysis import Analysis, analyse
 from onnxprune.graph.surgery import cut
 from onnxprune.model import load
 from onnxprune.runtime import open_session
-from proving import Proof, proved
+from verified_cuts import VerifiedCut, verified_cut
 
 TOKENS = ("batch", "length", 8)
 
@@ -36,9 +36,9 @@ def width(analysis: Analysis) -> list[str]:
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_the_normalised_width_is_inexact_and_off_by_default(norm: str) -> None:
-    proof = proved(residual(norm))
-    assert proof.kinds == {"ffn": 8}
-    (why,) = width(proof.analysis)
+    result = verified_cut(residual(norm))
+    assert result.kinds == {"ffn": 8}
+    (why,) = width(result.analysis)
     assert "Norm" in why or "ReduceMean" in why
 
 
@@ -66,7 +66,7 @@ def test_a_mean_written_as_a_sum_divides_by_the_dense_count(count: str) -> None:
     else:
         y = net.node("Div", total, net.constant(np.full((1, 1, 1), WIDTH, np.float32)))
     y = net.dense(net.node("Relu", net.node("Sub", x, y)), 5)
-    assert proved(net.build(y, ("batch", "length", 5))).kinds == {"ffn": 4}
+    assert verified_cut(net.build(y, ("batch", "length", 5))).kinds == {"ffn": 4}
 
 
 @pytest.mark.parametrize("used", [False, True])
@@ -78,9 +78,9 @@ def test_mean_and_deviation_outputs_of_a_layer_norm(used: bool) -> None:
     if used:
         y = net.node("Add", y, net.node("Mul", centre, spread))
     y = net.dense(net.node("Relu", net.dense(y, 20)), 5)
-    proof = proved(net.build(y, ("batch", "length", 5)))
-    assert proof.kinds == {"ffn": 8}
-    assert "LayerNormalization" in width(proof.analysis)[0]
+    result = verified_cut(net.build(y, ("batch", "length", 5)))
+    assert result.kinds == {"ffn": 8}
+    assert "LayerNormalization" in width(result.analysis)[0]
 
 
 def picture(seed: int = 4, opset: int = 17) -> tuple[Net, str]:
@@ -102,10 +102,10 @@ def test_group_normalisation_loses_whole_groups(opset: int) -> None:
     )
     model = finish(net, net.conv(y, 6, 3))
     model.opset_import[0].version = opset
-    proof = proved(model)
-    assert [len(g) for g in proof.analysis.groups if g.exact] == [4, 6]
-    assert proof.nodes("GroupNormalization")[0].attributes["num_groups"].as_int() == 3
-    assert proof.held(proof.nodes("Conv")[0], 1).shape == (9, 3, 3, 3)
+    result = verified_cut(model)
+    assert [len(g) for g in result.analysis.groups if g.exact] == [4, 6]
+    assert result.nodes("GroupNormalization")[0].attributes["num_groups"].as_int() == 3
+    assert result.stored(result.nodes("Conv")[0], 1).shape == (9, 3, 3, 3)
 
 
 @pytest.mark.parametrize("target", [[0, 4, -1], [0, 4, 3 * 64]])
@@ -119,10 +119,12 @@ def test_group_normalisation_as_torch_exports_it(target: list[int]) -> None:
     y = net.node("Reshape", y, net.constant([0, 12, 8, 8]))
     y = net.node("Mul", y, net.constant(net.rng.uniform(0.7, 1.3, (12, 1, 1)).astype(np.float32)))
     y = net.node("Add", y, net.constant(net.rng.uniform(-1, 1, (12, 1, 1)).astype(np.float32)))
-    proof = proved(finish(net, net.conv(net.node("Relu", y, width=12), 6, 3)))
-    assert [len(g) for g in proof.analysis.groups if g.exact] == [4, 6]
-    assert proof.held(proof.nodes("Reshape")[0], 1).tolist() == [3 if n == 4 else n for n in target]
-    assert proof.held(proof.nodes("Reshape")[1], 1).tolist() == [0, 9, 8, 8]
+    result = verified_cut(finish(net, net.conv(net.node("Relu", y, width=12), 6, 3)))
+    assert [len(g) for g in result.analysis.groups if g.exact] == [4, 6]
+    assert result.stored(result.nodes("Reshape")[0], 1).tolist() == [
+        3 if n == 4 else n for n in target
+    ]
+    assert result.stored(result.nodes("Reshape")[1], 1).tolist() == [0, 9, 8, 8]
 
 
 def test_group_normalisation_at_open_image_sizes() -> None:
@@ -131,16 +133,16 @@ def test_group_normalisation_at_open_image_sizes() -> None:
     y = net.node("Reshape", x, net.constant([0, 4, -1]))
     ones = net.constant(np.ones(4, np.float32)), net.constant(np.zeros(4, np.float32))
     y = net.node("Reshape", net.node("InstanceNormalization", y, *ones), net.node("Shape", x))
-    proof = proved(finish(net, net.conv(net.node("Relu", y, width=12), 6, 3)))
-    assert [len(g) for g in proof.analysis.groups if g.exact] == [4, 6]
+    result = verified_cut(finish(net, net.conv(net.node("Relu", y, width=12), 6, 3)))
+    assert [len(g) for g in result.analysis.groups if g.exact] == [4, 6]
 
 
 def test_instance_normalisation_is_free() -> None:
     net, x = picture()
     x = net.conv(x, 10, 3)
     y = net.node("InstanceNormalization", x, net.vector(10, 0.7, 1.3), net.vector(10, -0.2, 0.2))
-    proof = proved(finish(net, net.conv(net.node("Relu", y), 6, 3)))
-    assert proof.kinds == {"channel": 4 + 2}
+    result = verified_cut(finish(net, net.conv(net.node("Relu", y), 6, 3)))
+    assert result.kinds == {"channel": 4 + 2}
 
 
 @pytest.mark.parametrize(
@@ -150,9 +152,9 @@ def test_instance_normalisation_is_free() -> None:
 def test_what_mixes_channels_is_inexact(op: str, attributes: dict[str, int]) -> None:
     net, x = picture()
     y = net.node(op, net.conv(x, 10, 3), **attributes)
-    proof = proved(finish(net, net.conv(y, 6, 3)))
-    assert proof.kinds == {"channel": 2}
-    assert op in width(proof.analysis)[0]
+    result = verified_cut(finish(net, net.conv(y, 6, 3)))
+    assert result.kinds == {"channel": 2}
+    assert op in width(result.analysis)[0]
 
 
 @pytest.mark.parametrize("opset", [11, 13])
@@ -161,8 +163,8 @@ def test_softmax_over_positions_keeps_them_and_frees_channels(opset: int) -> Non
     net = Net(7, opset=opset)
     x = net.conv(net.input("image", ("batch", 3, 8, 8), width=3), 10, 3)
     y = net.node("Softmax", x, axis=3 if opset == 13 else 1)
-    proof = proved(finish(net, net.conv(y, 6, 3)))
-    assert proof.kinds["channel"] == (2 if opset == 11 else 4 + 2)
+    result = verified_cut(finish(net, net.conv(y, 6, 3)))
+    assert result.kinds["channel"] == (2 if opset == 11 else 4 + 2)
 
 
 @pytest.mark.parametrize("op", ["ArgMax", "TopK", "CumSum"])
@@ -175,9 +177,9 @@ def test_positions_along_the_channels_pin_them(op: str) -> None:
         y = net.nodes_with("TopK", [x, net.constant([4])], 2, axis=1, width=4)[0]
     else:
         y = net.node("CumSum", x, net.constant(np.array(1, np.int64)))
-    proof = proved(finish(net, net.conv(y, 6, 3)))
-    assert proof.kinds == {"channel": 3 + 2}
-    assert op in proof.why("Conv", 1, 0)
+    result = verified_cut(finish(net, net.conv(y, 6, 3)))
+    assert result.kinds == {"channel": 3 + 2}
+    assert op in result.why("Conv", 1, 0)
 
 
 def test_batch_normalisation_between_concat_and_convolution() -> None:
@@ -185,10 +187,10 @@ def test_batch_normalisation_between_concat_and_convolution() -> None:
     net, x = picture()
     a, b = net.conv(x, 8, 3), net.conv(x, 6, 3)
     y = net.node("Relu", net.norm(net.concat(a, b)))
-    proof = proved(finish(net, net.conv(y, 6, 3)))
-    assert proof.kinds == {"channel": 3 + 2 + 2}
-    bn = proof.nodes("BatchNormalization")[0]
-    assert {proof.held(bn, k).shape for k in range(1, 5)} == {(14 - 5,)}
+    result = verified_cut(finish(net, net.conv(y, 6, 3)))
+    assert result.kinds == {"channel": 3 + 2 + 2}
+    bn = result.nodes("BatchNormalization")[0]
+    assert {result.stored(bn, k).shape for k in range(1, 5)} == {(14 - 5,)}
 
 
 @pytest.mark.parametrize("folded", [False, True])
@@ -196,8 +198,8 @@ def test_convolution_with_and_without_batch_normalisation(folded: bool) -> None:
     net, x = picture()
     x = net.conv(x, 10, 3, bias=folded)
     x = x if folded else net.norm(x)
-    proof = proved(finish(net, net.conv(net.node("Relu", x), 6, 3)))
-    assert proof.kinds == {"channel": 4 + 2}
+    result = verified_cut(finish(net, net.conv(net.node("Relu", x), 6, 3)))
+    assert result.kinds == {"channel": 4 + 2}
 
 
 def training_mode(observed: bool) -> onnx.ModelProto:
@@ -214,10 +216,10 @@ def training_mode(observed: bool) -> onnx.ModelProto:
 
 @pytest.mark.parametrize("observed", [False, True])
 def test_running_statistics_that_are_outputs_pin_their_channels(observed: bool) -> None:
-    proof: Proof = proved(training_mode(observed))
-    assert proof.kinds == {"channel": 2 if observed else 4 + 2}
+    result: VerifiedCut = verified_cut(training_mode(observed))
+    assert result.kinds == {"channel": 2 if observed else 4 + 2}
     if observed:
-        assert "graph output" in proof.why("Conv", 0, 0)
+        assert "graph output" in result.why("Conv", 0, 0)
 
 
 @pytest.mark.parametrize("mode", ["constant", "reflect", "edge"])
@@ -227,8 +229,8 @@ def test_padding_before_a_convolution(mode: str) -> None:
     x = net.conv(x, 10, 3)
     fill = [net.scalar(0.7)] if mode == "constant" else []
     y = net.node("Pad", x, net.constant([0, 0, 1, 1, 0, 0, 2, 1]), *fill, mode=mode)
-    proof = proved(finish(net, net.conv(net.node("Relu", y), 6, 3)))
-    assert proof.kinds == {"channel": 4 + 2}
+    result = verified_cut(finish(net, net.conv(net.node("Relu", y), 6, 3)))
+    assert result.kinds == {"channel": 4 + 2}
 
 
 def test_channels_that_padding_adds_leave_like_any_other() -> None:
@@ -237,7 +239,7 @@ def test_channels_that_padding_adds_leave_like_any_other() -> None:
     x = net.conv(x, 6, 3)
     y = net.node("Pad", x, net.constant([0, 2, 0, 0, 0, 4, 0, 0]), width=12)
     y = net.node("Relu", net.node("Add", y, net.conv(x, 12, 3)))
-    proof = proved(finish(net, net.conv(y, 6, 3)))
-    before, after = (int(proof.held(proof.nodes("Pad")[0], 1)[k]) for k in (1, 5))
-    inner, outer, _ = (len(proof.held(n, 1)) for n in proof.nodes("Conv"))
+    result = verified_cut(finish(net, net.conv(y, 6, 3)))
+    before, after = (int(result.stored(result.nodes("Pad")[0], 1)[k]) for k in (1, 5))
+    inner, outer, _ = (len(result.stored(n, 1)) for n in result.nodes("Conv"))
     assert before + inner + after == outer < 12

@@ -15,7 +15,7 @@ from onnxprune.graph.analysis import analyse
 from onnxprune.graph.reference import mask_model
 from onnxprune.graph.surgery import cut
 from onnxprune.runtime import open_session
-from proving import choose, made_up, proved
+from verified_cuts import choose, synthetic_feeds, verified_cut
 
 OPSETS = (7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23)
 
@@ -118,10 +118,10 @@ def network(opset: int) -> onnx.ModelProto:
 
 @pytest.mark.parametrize("opset", OPSETS)
 def test_one_network_in_the_words_of_every_opset(opset: int) -> None:
-    proof = proved(network(opset))
-    counts = sorted(len(g) for g in proof.analysis.groups if g.exact)
+    result = verified_cut(network(opset))
+    counts = sorted(len(g) for g in result.analysis.groups if g.exact)
     assert counts == COUNTS
-    (split,) = proof.nodes("Split")
+    (split,) = result.nodes("Split")
     assert (opset < 13) == ("split" in split.attributes)
 
 
@@ -155,7 +155,7 @@ def test_broadcasting_by_axis_of_opset_6() -> None:
     analysis = analyse(models.load(model))
     removed = choose(analysis, 0.4, 0)
     assert sorted(map(len, removed.values())) == [2, 4]
-    feeds = made_up(analysis.model, {"image": (2, 3, 8, 8)})
+    feeds = synthetic_feeds(analysis.model, {"image": (2, 3, 8, 8)})
     small, reference = (
         run(models.to_proto(m), feeds)
         for m in (cut(analysis, removed), mask_model(analysis, removed))
@@ -200,13 +200,13 @@ def test_attention_in_the_words_of_every_opset(opset: int) -> None:
     y = net.node("Softmax", net.node("Div", y, net.scalar(6**0.5)), axis=3)
     y = net.node("Transpose", net.node("MatMul", y, v), perm=[0, 2, 1, 3])
     y = net.node("Reshape", y, net.constant([0, 0, 24]), width=24)
-    proof = proved(net.build(net.dense(y, 5), ("batch", "length", 5)))
-    assert proof.kinds["head"] == 1
-    assert proof.kinds["head-dim"] == 2
+    result = verified_cut(net.build(net.dense(y, 5), ("batch", "length", 5)))
+    assert result.kinds["head"] == 1
+    assert result.kinds["head-dim"] == 2
 
 
 def test_the_version_of_the_long_domain_name_counts() -> None:
     model = network(13)
     del model.opset_import[:]
     model.opset_import.append(helper.make_opsetid("ai.onnx", 13))
-    assert proved(model).units > 15
+    assert verified_cut(model).units > 15

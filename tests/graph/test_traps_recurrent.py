@@ -9,7 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from models.skeletons.net import BOOL, FLOAT, INT64, Net
 from onnxprune import model as models
-from proving import Proof, proved
+from verified_cuts import VerifiedCut, verified_cut
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 HIDDEN = 10
@@ -64,43 +64,43 @@ def recurrent(
     return net.build(net.gemm(y, 5), ("batch", 5))
 
 
-def hidden_units_went(proof: Proof, cell: str, directions: int) -> None:
-    assert proof.kinds == {"ffn": 4, "hidden-unit": 4}
-    (node,) = proof.nodes(cell)
+def hidden_units_went(result: VerifiedCut, cell: str, directions: int) -> None:
+    assert result.kinds == {"ffn": 4, "hidden-unit": 4}
+    (node,) = result.nodes(cell)
     assert node.attributes["hidden_size"].as_int() == 6
     rows = GATES[cell] * 6
-    assert proof.held(node, 1).shape == (directions, rows, 8)
-    assert proof.held(node, 2).shape == (directions, rows, 6)
+    assert result.stored(node, 1).shape == (directions, rows, 8)
+    assert result.stored(node, 2).shape == (directions, rows, 6)
 
 
 @pytest.mark.parametrize("directions", [1, 2])
 @pytest.mark.parametrize("output", [0, 1])
 @pytest.mark.parametrize("cell", GATES)
 def test_hidden_units_leave_with_all_their_gates(cell: str, directions: int, output: int) -> None:
-    proof = proved(recurrent(cell, directions=directions, output=output))
-    hidden_units_went(proof, cell, directions)
-    assert proof.held(proof.nodes(cell)[0], 3).shape == (directions, 2 * GATES[cell] * 6)
+    result = verified_cut(recurrent(cell, directions=directions, output=output))
+    hidden_units_went(result, cell, directions)
+    assert result.stored(result.nodes(cell)[0], 3).shape == (directions, 2 * GATES[cell] * 6)
 
 
 @pytest.mark.parametrize("cell", GATES)
 def test_initial_states_follow(cell: str) -> None:
-    hidden_units_went(proved(recurrent(cell, states=True)), cell, 1)
+    hidden_units_went(verified_cut(recurrent(cell, states=True)), cell, 1)
 
 
 def test_peepholes_follow() -> None:
-    proof = proved(recurrent("LSTM", peepholes=True, directions=2))
-    hidden_units_went(proof, "LSTM", 2)
-    assert proof.held(proof.nodes("LSTM")[0], 7).shape == (2, 18)
+    result = verified_cut(recurrent("LSTM", peepholes=True, directions=2))
+    hidden_units_went(result, "LSTM", 2)
+    assert result.stored(result.nodes("LSTM")[0], 7).shape == (2, 18)
 
 
 def test_sequence_lengths_and_a_missing_bias() -> None:
-    proof = proved(recurrent("GRU", bias=False, lengths=True, linear_before_reset=1))
-    hidden_units_went(proof, "GRU", 1)
+    result = verified_cut(recurrent("GRU", bias=False, lengths=True, linear_before_reset=1))
+    hidden_units_went(result, "GRU", 1)
 
 
 def test_a_backward_layer_with_clipping() -> None:
-    proof = proved(recurrent("LSTM", direction="reverse", clip=0.5))
-    hidden_units_went(proof, "LSTM", 1)
+    result = verified_cut(recurrent("LSTM", direction="reverse", clip=0.5))
+    hidden_units_went(result, "LSTM", 1)
 
 
 def test_stacked_bidirectional_layers() -> None:
@@ -112,9 +112,9 @@ def test_stacked_bidirectional_layers() -> None:
         y = net.nodes_with("LSTM", inputs, 3, hidden_size=10, direction="bidirectional")[0]
         y = net.node("Transpose", y, perm=[0, 2, 1, 3])
         x = net.node("Reshape", y, net.constant([0, 0, -1]), width=20)
-    proof = proved(net.build(net.dense(x, 5), ("length", "batch", 5)))
-    assert proof.kinds == {"hidden-unit": 4 + 4}
-    assert [proof.held(n, 1).shape[2] for n in proof.nodes("LSTM")] == [8, 12]
+    result = verified_cut(net.build(net.dense(x, 5), ("length", "batch", 5)))
+    assert result.kinds == {"hidden-unit": 4 + 4}
+    assert [result.stored(n, 1).shape[2] for n in result.nodes("LSTM")] == [8, 12]
 
 
 # -- bodies ----------------------------------------------------------------------------------------
@@ -154,9 +154,9 @@ def test_branches_of_an_if_agree_on_what_leaves() -> None:
             nodes, name, [], [value(f"z{k}", ("batch", 10))], [array(f"w{k}", 12, 10, seed=k)]
         )
     net.nodes.append(helper.make_node("If", [flag], ["chosen"], **bodies))
-    proof = proved(ends(net, "chosen", 10))
-    assert proof.kinds == {"ffn": 4 + 4}
-    inner = [models.constant(n.inputs[1]).shape.numpy() for n in proof.nodes("MatMul")]
+    result = verified_cut(ends(net, "chosen", 10))
+    assert result.kinds == {"ffn": 4 + 4}
+    inner = [models.constant(n.inputs[1]).shape.numpy() for n in result.nodes("MatMul")]
     assert inner == [(8, 6), (8, 6)]
 
 
@@ -174,9 +174,9 @@ def test_a_branch_that_hands_on_an_outer_value() -> None:
         [array("w", 12, 12)],
     )
     net.nodes.append(helper.make_node("If", [flag], ["z"], then_branch=give, else_branch=work))
-    proof = proved(ends(net, "z", 12))
-    assert proof.kinds == {"ffn": 4}
-    assert proof.held(proof.nodes("MatMul")[0], 1).shape == (8, 8)
+    result = verified_cut(ends(net, "z", 12))
+    assert result.kinds == {"ffn": 4}
+    assert result.stored(result.nodes("MatMul")[0], 1).shape == (8, 8)
 
 
 def test_a_branch_that_gives_a_stored_tensor_keeps_what_it_meets() -> None:
@@ -192,9 +192,9 @@ def test_a_branch_that_gives_a_stored_tensor_keeps_what_it_meets() -> None:
     )
     net.nodes.append(helper.make_node("If", [flag], ["m"], then_branch=fixed, else_branch=other))
     y = net.node("MatMul", net.node("Relu", net.gemm(x, 9)), weight(net, 9, 12))
-    proof = proved(ends(net, net.node("MatMul", y, "m"), 12))
-    assert proof.kinds == {"ffn": 3 + 4}
-    assert [p.axis for p in proof.analysis.pinned if p.tensor == "v"] == [0, 1]
+    result = verified_cut(ends(net, net.node("MatMul", y, "m"), 12))
+    assert result.kinds == {"ffn": 3 + 4}
+    assert [p.axis for p in result.analysis.pinned if p.tensor == "v"] == [0, 1]
 
 
 def test_branches_of_different_widths_stay() -> None:
@@ -207,9 +207,9 @@ def test_branches_of_different_widths_stay() -> None:
         bodies[name] = helper.make_graph([node], name, [], out, [array(f"w{k}", 12, 10 + k)])
     net.nodes.append(helper.make_node("If", [flag], ["chosen"], **bodies))
     total = net.node("ReduceSum", "chosen", net.constant([1]), width=1)
-    proof = proved(ends(net, total, 1))
-    assert proof.kinds == {"ffn": 4}
-    stay = [p.reason for p in proof.analysis.pinned if p.tensor in ("w0", "w1")]
+    result = verified_cut(ends(net, total, 1))
+    assert result.kinds == {"ffn": 4}
+    stay = [p.reason for p in result.analysis.pinned if p.tensor in ("w0", "w1")]
     assert stay
     assert all("If" in why for why in stay)
 
@@ -241,15 +241,15 @@ def loop(net: Net, x: str, scanned: bool = False) -> onnx.ModelProto:
 
 
 def test_a_loop_carried_state_reaches_a_fixed_point() -> None:
-    proof = proved(loop(*rows()))
-    assert proof.kinds == {"ffn": 4}
-    assert proof.held(proof.nodes("MatMul")[0], 1).shape == (8, 8)
+    result = verified_cut(loop(*rows()))
+    assert result.kinds == {"ffn": 4}
+    assert result.stored(result.nodes("MatMul")[0], 1).shape == (8, 8)
 
 
 def test_what_a_loop_collects_follows_its_rounds() -> None:
-    proof = proved(loop(*rows(), scanned=True))
-    assert proof.kinds == {"ffn": 4}
-    assert proof.held(proof.nodes("MatMul")[0], 1).shape == (8, 8)
+    result = verified_cut(loop(*rows(), scanned=True))
+    assert result.kinds == {"ffn": 4}
+    assert result.stored(result.nodes("MatMul")[0], 1).shape == (8, 8)
 
 
 @pytest.mark.parametrize("opset", [9, 17])
@@ -280,10 +280,10 @@ def test_the_state_of_a_scan_and_what_it_reads_and_gives_per_step(opset: int) ->
     z = net.node("Add", net.dense("every", 5), net.dense("last", 5))
     model = net.build(z, ("length", 4, 5))
     model.opset_import[0].version = opset
-    proof = proved(model)
-    assert proof.kinds == {"ffn": 4}
-    *_, inner = proof.nodes("MatMul")
-    assert proof.held(inner, 1).shape == (8, 8)
+    result = verified_cut(model)
+    assert result.kinds == {"ffn": 4}
+    *_, inner = result.nodes("MatMul")
+    assert result.stored(inner, 1).shape == (8, 8)
 
 
 def test_a_scan_along_another_axis_stays_and_says_so() -> None:
@@ -308,8 +308,8 @@ def test_a_scan_along_another_axis_stays_and_says_so() -> None:
     )
     net.width["every"] = 12
     z = net.dense(net.node("Relu", net.dense("every", 10)), 5)
-    proof = proved(net.build(z, (4, 6, 5)))
-    assert proof.kinds["ffn"] >= 4
+    result = verified_cut(net.build(z, (4, 6, 5)))
+    assert result.kinds["ffn"] >= 4
 
 
 def test_a_condition_that_depends_on_units_keeps_them() -> None:
@@ -327,5 +327,5 @@ def test_a_condition_that_depends_on_units_keeps_them() -> None:
         for name, op in (("then_branch", "Tanh"), ("else_branch", "Neg"))
     }
     net.nodes.append(helper.make_node("If", [flag], ["chosen"], **bodies))
-    proof = proved(ends(net, net.node("Relu", "chosen"), 12))
-    assert proof.units == 0
+    result = verified_cut(ends(net, net.node("Relu", "chosen"), 12))
+    assert result.units == 0

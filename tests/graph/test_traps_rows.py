@@ -7,7 +7,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from models.skeletons.net import Net
-from proving import proved
+from verified_cuts import verified_cut
 
 UNSEEN = ({"nodes": 8, "edges": 3}, {"nodes": 17, "edges": 31})
 
@@ -20,8 +20,8 @@ def test_gathered_nodes_lose_features() -> None:
     message = net.node("Relu", net.dense(net.node("GatherND", x, index), 12))
     zeros = net.node("Sub", net.dense(x, 12), net.dense(x, 12))
     total = net.node("ScatterND", zeros, index, message, reduction="add")
-    proof = proved(net.build(net.dense(total, 5), ("nodes", 5)), unseen=UNSEEN, high=2)
-    assert proof.kinds == {"ffn": 4 + 4}
+    result = verified_cut(net.build(net.dense(total, 5), ("nodes", 5)), unseen=UNSEEN, high=2)
+    assert result.kinds == {"ffn": 4 + 4}
 
 
 def test_an_index_repeated_along_features_loses_them_too() -> None:
@@ -32,8 +32,8 @@ def test_an_index_repeated_along_features_loses_them_too() -> None:
     wide = net.node("Expand", index, net.constant([1, 10]))
     messages = net.node("GatherElements", x, wide, width=10, axis=0)
     total = net.node("ScatterElements", x, wide, messages, axis=0, reduction="add")
-    proof = proved(net.build(net.dense(total, 5), ("nodes", 5)), unseen=UNSEEN, high=2)
-    assert proof.kinds == {"ffn": 4}
+    result = verified_cut(net.build(net.dense(total, 5), ("nodes", 5)), unseen=UNSEEN, high=2)
+    assert result.kinds == {"ffn": 4}
 
 
 def test_an_index_of_fewer_features_keeps_all() -> None:
@@ -41,9 +41,9 @@ def test_an_index_of_fewer_features_keeps_all() -> None:
     x = net.node("Relu", net.dense(net.input("x", ("nodes", 6), width=6), 10))
     narrow = net.constant(np.zeros((3, 4), np.int64))
     picked = net.node("GatherElements", x, narrow, width=4, axis=0)
-    proof = proved(net.build(net.dense(picked, 5), (3, 5)), unseen=UNSEEN)
-    assert proof.units == 0
-    assert "GatherElements" in proof.why("MatMul", 0, 1)
+    result = verified_cut(net.build(net.dense(picked, 5), (3, 5)), unseen=UNSEEN)
+    assert result.units == 0
+    assert "GatherElements" in result.why("MatMul", 0, 1)
 
 
 @pytest.mark.parametrize("group", [1, 2])
@@ -55,8 +55,8 @@ def test_deformed_convolutions_lose_channels(group: int) -> None:
     weight = net.weight(10, 12 // group, 3, 3, fan=108 // group)
     pads = {"pads": [1, 1, 1, 1], "kernel_shape": [3, 3], "group": group}
     y = net.node("Relu", net.node("DeformConv", x, weight, offsets, width=10, **pads))
-    proof = proved(net.build(net.head(y, 4), ("batch", 4)))
-    assert proof.units == {1: 4 + 4, 2: 5}[group]  # as in a plain convolution
+    result = verified_cut(net.build(net.head(y, 4), ("batch", 4)))
+    assert result.units == {1: 4 + 4, 2: 5}[group]  # as in a plain convolution
 
 
 def test_classic_preprocessing_has_a_shape() -> None:
@@ -68,4 +68,4 @@ def test_classic_preprocessing_has_a_shape() -> None:
     x = net.node("Scaler", x, domain="ai.onnx.ml", **offsets)
     x = net.node("Normalizer", x, domain="ai.onnx.ml", norm="L2")
     hidden = net.node("Relu", net.dense(x, 10))
-    assert proved(net.build(net.dense(hidden, 3), ("batch", 3))).kinds == {"ffn": 4}
+    assert verified_cut(net.build(net.dense(hidden, 3), ("batch", 3))).kinds == {"ffn": 4}

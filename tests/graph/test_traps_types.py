@@ -9,7 +9,7 @@ from onnx import helper, numpy_helper
 
 from models.skeletons.net import FLOAT, Net
 from onnxprune.evaluate.equivalence import TOLERANCE
-from proving import proved
+from verified_cuts import verified_cut
 
 MS = "com.microsoft"
 PICTURE = ("batch", 3, "height", "width")
@@ -46,16 +46,16 @@ def test_scales_and_zero_points_leave_with_their_weights(per: str, group: int) -
     bias = net.node("DequantizeLinear", offset, scales(net, *n), axis=0)
     y = net.node("Conv", x, weight, bias, width=wide, group=group, pads=[1, 1, 1, 1])
     y = activation(net, net.node("Relu", y))
-    proof = proved(net.build(net.head(net.conv(y, 6, 3), 5), ("batch", 5)), limit=2e-2)
-    assert proof.units == 4 + 2 + (4 if group == 1 else 0)
+    result = verified_cut(net.build(net.head(net.conv(y, 6, 3), 5), ("batch", 5)), limit=2e-2)
+    assert result.units == 4 + 2 + (4 if group == 1 else 0)
     node = next(
         n
-        for n in proof.nodes("DequantizeLinear")
+        for n in result.nodes("DequantizeLinear")
         if len(n.inputs) == 3 and n.inputs[0].is_initializer()
     )
-    kept = proof.held(node, 0).shape[0]
+    kept = result.stored(node, 0).shape[0]
     assert kept == (8 if group == 1 else 6)
-    assert proof.held(node, 1).shape == proof.held(node, 2).shape == ((kept,) if n else ())
+    assert result.stored(node, 1).shape == result.stored(node, 2).shape == ((kept,) if n else ())
 
 
 def test_scales_along_the_contracted_axis_of_a_matrix() -> None:
@@ -63,10 +63,10 @@ def test_scales_along_the_contracted_axis_of_a_matrix() -> None:
     net = Net(52)
     x = net.node("Relu", net.dense(net.input("x", ("batch", 8), width=8), 12))
     weight = net.node("DequantizeLinear", codes(net, 12, 5), scales(net, 12), axis=0)
-    proof = proved(net.build(net.node("MatMul", x, weight), ("batch", 5)))
-    assert proof.kinds == {"ffn": 4}
-    node = next(n for n in proof.nodes("DequantizeLinear"))
-    assert [proof.held(node, k).shape for k in (0, 1)] == [(8, 5), (8,)]
+    result = verified_cut(net.build(net.node("MatMul", x, weight), ("batch", 5)))
+    assert result.kinds == {"ffn": 4}
+    node = next(n for n in result.nodes("DequantizeLinear"))
+    assert [result.stored(node, k).shape for k in (0, 1)] == [(8, 5), (8,)]
 
 
 def test_blocks_of_codes_stay_along_their_axis_and_the_other_is_free() -> None:
@@ -78,11 +78,11 @@ def test_blocks_of_codes_stay_along_their_axis_and_the_other_is_free() -> None:
     y = net.node("Relu", net.node("MatMul", x, weight, width=12))
     model = net.build(net.dense(y, 5), ("batch", 5))
     model.ir_version = 10
-    proof = proved(model)
-    assert proof.kinds == {"ffn": 4}
-    node = proof.nodes("DequantizeLinear")[0]
-    assert [proof.held(node, k).shape for k in (0, 1)] == [(32, 8), (2, 8)]
-    assert "blocks" in proof.why("MatMul", 0, 1)
+    result = verified_cut(model)
+    assert result.kinds == {"ffn": 4}
+    node = result.nodes("DequantizeLinear")[0]
+    assert [result.stored(node, k).shape for k in (0, 1)] == [(32, 8), (2, 8)]
+    assert "blocks" in result.why("MatMul", 0, 1)
 
 
 def quantised_operators() -> tuple[Net, str]:
@@ -127,12 +127,12 @@ def test_quantised_convolutions(per_axis: bool) -> None:
     y = qconv(net, y, 10, 12, per_axis=per_axis)
     y = net.node("QLinearGlobalAveragePool", y, *vectors, domain=MS, channels_last=0)
     y = net.node("Flatten", net.node("DequantizeLinear", y, step, zero(net)), width=12)
-    proof = proved(net.build(net.gemm(y, 5), ("batch", 5)), limit=2e-2)
-    assert proof.kinds == {"channel": 4 + 4}
-    depthwise = proof.nodes("QLinearConv")[1]
+    result = verified_cut(net.build(net.gemm(y, 5), ("batch", 5)), limit=2e-2)
+    assert result.kinds == {"channel": 4 + 4}
+    depthwise = result.nodes("QLinearConv")[1]
     assert depthwise.attributes["group"].as_int() == 6
-    assert proof.held(depthwise, 3).shape == (6, 1, 3, 3)
-    assert proof.held(depthwise, 4).shape == ((6,) if per_axis else ())
+    assert result.stored(depthwise, 3).shape == (6, 1, 3, 3)
+    assert result.stored(depthwise, 4).shape == ((6,) if per_axis else ())
 
 
 @pytest.mark.parametrize("op", ["QLinearMatMul", "QGemm"])
@@ -153,11 +153,11 @@ def test_quantised_matrices(per_axis: bool, op: str) -> None:
         else:
             x = net.node(op, x, step, zero(net), *weight, step, zero(net))
     y = net.node("DequantizeLinear", x, step, zero(net))
-    proof = proved(net.build(y, ("batch", 5)), limit=2e-2)
-    assert proof.units == 4
-    first, second = proof.nodes(op)
-    assert proof.held(first, 4).shape == ((8,) if per_axis else ())
-    assert sorted(proof.held(second, 3).shape) == [5, 8]
+    result = verified_cut(net.build(y, ("batch", 5)), limit=2e-2)
+    assert result.units == 4
+    first, second = result.nodes(op)
+    assert result.stored(first, 4).shape == ((8,) if per_axis else ())
+    assert sorted(result.stored(second, 3).shape) == [5, 8]
 
 
 def test_quantised_branches_joined() -> None:
@@ -167,8 +167,8 @@ def test_quantised_branches_joined() -> None:
     sides = [step, zero(net)]
     y = net.node("QLinearConcat", *sides, a, *sides, b, *sides, domain=MS, axis=1, width=14)
     y = net.node("DequantizeLinear", qconv(net, y, 14, 5, per_axis=True), *sides)
-    proof = proved(net.build(net.head(y, 5), ("batch", 5)), limit=2e-2)
-    assert proof.kinds == {"channel": 3 + 2 + 2}
+    result = verified_cut(net.build(net.head(y, 5), ("batch", 5)), limit=2e-2)
+    assert result.kinds == {"channel": 3 + 2 + 2}
 
 
 @pytest.mark.parametrize("per_axis", [False, True])
@@ -183,9 +183,9 @@ def test_matrices_of_integers_with_dynamic_scales(per_axis: bool) -> None:
     weight = codes(net, 16, 12), codes(net, *n, low=-5, high=5)
     y = net.node("Cast", net.node("MatMulInteger", y, weight[0], point, weight[1]), to=FLOAT)
     y = net.node("Relu", net.node("Mul", y, both), width=12)
-    proof = proved(net.build(net.dense(y, 5), ("batch", 5)), limit=2e-2)
-    assert proof.kinds == {"ffn": 4}
-    (why,) = [g.reason for g in proof.analysis.groups if not g.exact]
+    result = verified_cut(net.build(net.dense(y, 5), ("batch", 5)), limit=2e-2)
+    assert result.kinds == {"ffn": 4}
+    (why,) = [g.reason for g in result.analysis.groups if not g.exact]
     assert "DynamicQuantizeLinear" in why
 
 
@@ -206,10 +206,10 @@ def test_codes_packed_in_blocks_stay_and_say_so() -> None:
         width=12,
     )
     y = net.dense(net.node("Relu", net.dense(net.node("Relu", y), 10)), 5)
-    proof = proved(net.build(y, ("batch", 5)))
-    assert proof.kinds == {"ffn": 4}
-    assert "4-bit codes" in proof.why("MatMulNBits", 0, 0)
-    assert "4-bit codes" in proof.why("MatMul", 0, 1)
+    result = verified_cut(net.build(y, ("batch", 5)))
+    assert result.kinds == {"ffn": 4}
+    assert "4-bit codes" in result.why("MatMulNBits", 0, 0)
+    assert "4-bit codes" in result.why("MatMul", 0, 1)
 
 
 def as_type(model: onnx.ModelProto, kind: int) -> onnx.ModelProto:
@@ -235,9 +235,9 @@ def test_other_float_types_are_cut_and_proved_at_their_own_tolerance(kind: str) 
     number = getattr(onnx.TensorProto, kind)
     dtype = helper.tensor_dtype_to_np_dtype(number)
     model = as_type(net.build(net.dense(x, 5), ("batch", 5)), number)
-    proof = proved(model, limit=TOLERANCE[dtype.name] * 2)
-    assert proof.kinds == {"ffn": 9 + 8}
-    assert {t.dtype for t in (proof.held(n, 1) for n in proof.nodes("MatMul"))} == {dtype}
+    result = verified_cut(model, limit=TOLERANCE[dtype.name] * 2)
+    assert result.kinds == {"ffn": 9 + 8}
+    assert {t.dtype for t in (result.stored(n, 1) for n in result.nodes("MatMul"))} == {dtype}
 
 
 def test_bfloat16_weights_behind_casts() -> None:
@@ -253,7 +253,7 @@ def test_bfloat16_weights_behind_casts() -> None:
             helper.make_tensor(name, kind, array.shape, array.tobytes(), raw=True)
         )
         x = net.node("Relu", net.node("MatMul", x, net.node("Cast", name, to=FLOAT)))
-    proof = proved(net.build(x, ("batch", 5)))
-    assert proof.kinds == {"ffn": 4}
-    assert proof.held(proof.nodes("Cast")[0], 0).shape == (8, 8)
-    assert proof.held(proof.nodes("Cast")[0], 0).dtype == dtype
+    result = verified_cut(net.build(x, ("batch", 5)))
+    assert result.kinds == {"ffn": 4}
+    assert result.stored(result.nodes("Cast")[0], 0).shape == (8, 8)
+    assert result.stored(result.nodes("Cast")[0], 0).dtype == dtype

@@ -14,7 +14,7 @@ from models.skeletons.net import FLOAT, INT64, Net
 from onnxprune import model as models
 from onnxprune.graph.analysis import analyse
 from onnxprune.graph.surgery import cut
-from proving import choose, proved
+from verified_cuts import choose, verified_cut
 
 
 def rows() -> tuple[Net, str]:
@@ -45,11 +45,11 @@ def test_gemm_in_all_its_spellings(trans_b: int, bias: tuple[int, ...] | None) -
     weight = net.weight(*((12, 8) if trans_b else (8, 12)), fan=8)
     extra = [] if bias is None else [net.constant(np.full(bias, 0.3, np.float32))]
     y = net.node("Gemm", x, weight, *extra, width=12, transB=trans_b, alpha=0.5, beta=1.5)
-    proof = proved(logits(net, y))
-    assert proof.kinds == {"ffn": 4}
+    result = verified_cut(logits(net, y))
+    assert result.kinds == {"ffn": 4}
     if bias is not None:
         kept = tuple(8 if n == 12 else n for n in bias)
-        assert proof.held(proof.nodes("Gemm")[0], 2).shape == kept
+        assert result.stored(result.nodes("Gemm")[0], 2).shape == kept
 
 
 def test_gemm_of_a_transposed_activation_with_a_bias_per_row_and_column() -> None:
@@ -59,9 +59,9 @@ def test_gemm_of_a_transposed_activation_with_a_bias_per_row_and_column() -> Non
         "Gemm", x, net.weight(12, 8, fan=8), net.weight(6, 12, fan=1), transA=1, transB=1, width=12
     )
     y = net.gemm(net.node("Relu", y), 5)
-    proof = proved(net.build(y, (6, 5)))
-    assert proof.kinds == {"ffn": 4}
-    assert proof.held(proof.nodes("Gemm")[0], 2).shape == (6, 8)
+    result = verified_cut(net.build(y, (6, 5)))
+    assert result.kinds == {"ffn": 4}
+    assert result.stored(result.nodes("Gemm")[0], 2).shape == (6, 8)
 
 
 def test_a_weight_on_the_left_loses_its_rows() -> None:
@@ -69,9 +69,9 @@ def test_a_weight_on_the_left_loses_its_rows() -> None:
     x = net.input("x", ("batch", 8, 6))
     y = net.node("Relu", net.node("MatMul", net.weight(12, 8, fan=8), x))
     y = net.node("MatMul", net.weight(5, 12, fan=12), y)
-    proof = proved(net.build(y, ("batch", 5, 6)))
-    assert proof.units == 4
-    assert [proof.held(n, 0).shape for n in proof.nodes("MatMul")] == [(8, 8), (5, 8)]
+    result = verified_cut(net.build(y, ("batch", 5, 6)))
+    assert result.units == 4
+    assert [result.stored(n, 0).shape for n in result.nodes("MatMul")] == [(8, 8), (5, 8)]
 
 
 def test_batched_weights_lose_units_and_whole_batches() -> None:
@@ -81,9 +81,9 @@ def test_batched_weights_lose_units_and_whole_batches() -> None:
     y = net.node("Relu", net.node("MatMul", x, net.weight(4, 8, 12, fan=8)))
     y = net.node("MatMul", y, net.weight(4, 12, 5, fan=12))
     y = net.node("ReduceSum", y, net.constant([1]), keepdims=0)
-    proof = proved(net.build(y, ("batch", "length", 5)))
-    assert proof.units == 4 + 1
-    assert [proof.held(n, 1).shape for n in proof.nodes("MatMul")] == [(3, 8, 8), (3, 8, 5)]
+    result = verified_cut(net.build(y, ("batch", "length", 5)))
+    assert result.units == 4 + 1
+    assert [result.stored(n, 1).shape for n in result.nodes("MatMul")] == [(3, 8, 8), (3, 8, 5)]
 
 
 # -- one value per channel -------------------------------------------------------------------------
@@ -117,10 +117,10 @@ def test_constants_of_any_broadcast_rank(kind: str, shape: tuple[int, ...]) -> N
         shape = (1,)  # onnxruntime wants a rank
     y = PER_CHANNEL[kind](net, x, shape)
     model = finish(net, net.conv(y, 6, 3))
-    proof = proved(model)
-    assert proof.kinds == {"channel": 4 + 2}
+    result = verified_cut(model)
+    assert result.kinds == {"channel": 4 + 2}
     sizes = {tuple(t.dims) for t in model.graph.initializer}
-    after = {tuple(t.dims) for t in models.to_proto(proof.small).graph.initializer}
+    after = {tuple(t.dims) for t in models.to_proto(result.small).graph.initializer}
     if kind != "Clip":
         assert shape in sizes
         assert tuple(6 if n == 10 else n for n in shape) in after
@@ -145,14 +145,14 @@ def test_transposed_convolutions_have_their_axes_swapped(group: int) -> None:
         pads=[1, 1, 1, 1],
         group=group,
     )
-    proof = proved(finish(net, net.conv(net.node("Relu", y), 6, 3)))
-    (node,) = proof.nodes("ConvTranspose")
+    result = verified_cut(finish(net, net.conv(net.node("Relu", y), 6, 3)))
+    (node,) = result.nodes("ConvTranspose")
     if group == 1:
-        assert proof.units == 4 + 3 + 2
-        assert proof.held(node, 1).shape == (8, 5, 3, 3)
+        assert result.units == 4 + 3 + 2
+        assert result.stored(node, 1).shape == (8, 5, 3, 3)
     else:
-        assert proof.units > 2
-        assert proof.held(node, 1).shape[0] < 12 or proof.held(node, 1).shape[1] < 4
+        assert result.units > 2
+        assert result.stored(node, 1).shape[0] < 12 or result.stored(node, 1).shape[1] < 4
 
 
 @pytest.mark.parametrize("multiplier", [1, 2, 3])
@@ -160,20 +160,20 @@ def test_depthwise_convolutions_with_a_multiplier(multiplier: int) -> None:
     net, x = picture()
     x = net.conv(x, 8, 3)
     y = net.conv(x, 8 * multiplier, 3, groups=8)
-    proof = proved(finish(net, net.conv(net.node("Relu", y), 6, 3)))
-    depthwise = proof.nodes("Conv")[1]
+    result = verified_cut(finish(net, net.conv(net.node("Relu", y), 6, 3)))
+    depthwise = result.nodes("Conv")[1]
     assert depthwise.attributes["group"].as_int() == 5
     # One of several outputs per channel can leave too, in all channels at once.
-    assert proof.held(depthwise, 1).shape == (5 * max(multiplier - 1, 1), 1, 3, 3)
+    assert result.stored(depthwise, 1).shape == (5 * max(multiplier - 1, 1), 1, 3, 3)
 
 
 def test_one_output_channel_is_not_depthwise_and_stays() -> None:
     net, x = picture()
     gate = net.node("Sigmoid", net.conv(net.node("Relu", net.conv(x, 10, 3)), 1, 1))
     y = net.node("Mul", net.conv(x, 8, 3), gate)
-    proof = proved(finish(net, net.conv(y, 6, 3)))
-    assert proof.kinds == {"channel": 4 + 3 + 2}
-    assert proof.held(proof.nodes("Conv")[1], 1).shape == (1, 6, 1, 1)
+    result = verified_cut(finish(net, net.conv(y, 6, 3)))
+    assert result.kinds == {"channel": 4 + 3 + 2}
+    assert result.stored(result.nodes("Conv")[1], 1).shape == (1, 6, 1, 1)
 
 
 def test_group_equal_to_the_outputs_alone_is_no_depthwise_convolution() -> None:
@@ -181,10 +181,10 @@ def test_group_equal_to_the_outputs_alone_is_no_depthwise_convolution() -> None:
     net, x = picture()
     x = net.conv(x, 8, 3)
     y = net.conv(x, 4, 3, groups=4)
-    proof = proved(finish(net, net.conv(net.node("Relu", y), 6, 3)))
-    grouped = proof.nodes("Conv")[1]
-    inputs = proof.held(proof.nodes("Conv")[0], 1).shape[0]
-    assert proof.held(grouped, 1).shape[1] * grouped.attributes["group"].as_int() == inputs < 8
+    result = verified_cut(finish(net, net.conv(net.node("Relu", y), 6, 3)))
+    grouped = result.nodes("Conv")[1]
+    inputs = result.stored(result.nodes("Conv")[0], 1).shape[0]
+    assert result.stored(grouped, 1).shape[1] * grouped.attributes["group"].as_int() == inputs < 8
 
 
 # -- where weights are kept ------------------------------------------------------------------------
@@ -197,11 +197,11 @@ def test_a_weight_shared_by_equal_cuts_is_stored_once() -> None:
     weight = net.weight(12, 12, fan=12)
     for _ in range(2):
         x = net.node("Add", x, net.node("Tanh", net.node("MatMul", x, weight)))
-    proof = proved(logits(net, x))
-    assert proof.kinds == {"ffn": 4}
-    first, second = proof.nodes("MatMul")[1:3]
+    result = verified_cut(logits(net, x))
+    assert result.kinds == {"ffn": 4}
+    first, second = result.nodes("MatMul")[1:3]
     assert first.inputs[1] is second.inputs[1]
-    assert proof.held(first, 1).shape == (8, 8)
+    assert result.stored(first, 1).shape == (8, 8)
 
 
 def test_a_vector_shared_by_unequal_cuts_is_copied() -> None:
@@ -212,9 +212,9 @@ def test_a_vector_shared_by_unequal_cuts_is_copied() -> None:
     y = net.node("Gemm", net.node("Relu", y), net.weight(12, 12, fan=12), bias, width=12)
     model = logits(net, y)
     first, second = (g.name for g in analyse(models.load(model)).groups)
-    proof = proved(model, {first: [0, 1, 5]}, {first: [0], second: [1]})
-    a, b, _ = proof.nodes("Gemm")
-    assert (proof.held(a, 2).shape, proof.held(b, 2).shape) == ((9,), (12,))
+    result = verified_cut(model, {first: [0, 1, 5]}, {first: [0], second: [1]})
+    a, b, _ = result.nodes("Gemm")
+    assert (result.stored(a, 2).shape, result.stored(b, 2).shape) == ((9,), (12,))
     assert b.inputs[2].name == bias
 
 
@@ -235,10 +235,10 @@ def test_tied_embeddings_lose_the_stream_and_keep_the_vocabulary(transposed: boo
         model.graph.node.remove(node)
         for other in model.graph.node:
             other.input[:] = ["head" if i == node.output[0] else i for i in other.input]
-    proof = proved(model, high=20)
-    assert proof.units == 6 + 4
-    assert proof.held(proof.nodes("Gather")[0], 0).shape == (20, 8)
-    assert "Gather" in proof.why("Gather", 0, 0, position=0)
+    result = verified_cut(model, high=20)
+    assert result.units == 6 + 4
+    assert result.stored(result.nodes("Gather")[0], 0).shape == (20, 8)
+    assert "Gather" in result.why("Gather", 0, 0, position=0)
 
 
 def test_initializers_that_are_also_inputs_are_cut_in_both_places() -> None:
@@ -251,9 +251,9 @@ def test_initializers_that_are_also_inputs_are_cut_in_both_places() -> None:
         model.graph.input.append(
             helper.make_tensor_value_info(tensor.name, FLOAT, list(tensor.dims))
         )
-    proof = proved(model)
-    assert proof.kinds == {"ffn": 4}
-    small = models.to_proto(proof.small)
+    result = verified_cut(model)
+    assert result.kinds == {"ffn": 4}
+    small = models.to_proto(result.small)
     assert small.ir_version == 3
     stored = {t.name: list(t.dims) for t in small.graph.initializer}
     listed = {
@@ -299,9 +299,9 @@ def test_nodes_between_a_weight_and_its_reader(how: str) -> None:
     )
     y = net.node("MatMul", x, through(net, how, first))
     y = net.node("MatMul", net.node("Relu", y), through(net, how, second))
-    proof = proved(net.build(y, ("batch", 5)))
-    assert proof.units == 4
-    stored = [models.constant(v).size for v in models.constants(proof.small).values()]
+    result = verified_cut(net.build(y, ("batch", 5)))
+    assert result.units == 4
+    stored = [models.constant(v).size for v in models.constants(result.small).values()]
     assert sum(n for n in stored if n > 2) <= 8 * 8 + 8 * 5
 
 
@@ -318,7 +318,7 @@ def test_sparse_initializers_are_cut_like_dense_ones() -> None:
     model.graph.sparse_initializer.append(
         helper.make_sparse_tensor(values, places, list(array.shape))
     )
-    assert proved(model).kinds == {"ffn": 4}
+    assert verified_cut(model).kinds == {"ffn": 4}
 
 
 def test_local_functions_are_written_out_first() -> None:
@@ -338,7 +338,7 @@ def test_local_functions_are_written_out_first() -> None:
         del node.attribute[:]
     model.functions.append(layer)
     model.opset_import.append(helper.make_opsetid("mine", 1))
-    assert proved(model).kinds == {"ffn": 4 + 4}
+    assert verified_cut(model).kinds == {"ffn": 4 + 4}
 
 
 @pytest.mark.parametrize("described", [False, True])
@@ -365,9 +365,9 @@ def test_external_data_is_read_lazily_and_written_anew(tmp_path: Path) -> None:
     path = tmp_path / "dense.onnx"
     onnx.save(model, path, save_as_external_data=True, location="dense.bin", size_threshold=64)
     before = (tmp_path / "dense.bin").read_bytes()
-    proof = proved(models.load(path))
-    assert proof.kinds == {"ffn": 160}
-    out = models.save(proof.small, tmp_path / "small.onnx", external=True)
+    result = verified_cut(models.load(path))
+    assert result.kinds == {"ffn": 160}
+    out = models.save(result.small, tmp_path / "small.onnx", external=True)
     assert (tmp_path / "dense.bin").read_bytes() == before
     again = onnx.load(out)
     assert {tuple(t.dims) for t in again.graph.initializer} >= {(240, 8), (240,), (5, 240)}

@@ -221,8 +221,8 @@ def _store(case: Case) -> None:
     given = _thinned(case, "90%")
     stored = store(given, StoreOptions("auto"))
     path = stored.save(case.folder / "stored.onnx")
-    proof = check_stored(stored, path)
-    assert proof.ok, proof
+    check = check_stored(stored, path)
+    assert check.ok, check
     assert path.stat().st_size <= given.stat().st_size
     dense, made = _session(given), _session(path)
     for feeds in case.feeds[:2]:

@@ -497,7 +497,7 @@ def test_weights_beside_the_model(tmp_path: Path) -> None:
 
 
 def test_a_damaged_file_is_noticed(tmp_path: Path) -> None:
-    """The proof fails when one value, or one bit of a mask, is not what was written."""
+    """The check fails when one value, or one bit of a mask, is not what was written."""
     stored = store(product(holey((256, 64), 0.3)), StoreOptions("packed"))
     path = stored.save(tmp_path / "m.onnx")
     assert check_stored(stored, path).ok

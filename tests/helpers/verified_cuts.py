@@ -1,4 +1,4 @@
-"""Cut at random, and prove: a cut model computes what its masked original computes.
+"""Cut at random, and check: a cut model computes what its masked original computes.
 
 The inputs are those of the analysis and, for models with open sizes, others it has never seen.
 """
@@ -43,8 +43,8 @@ def choose(analysis: Analysis, part: float, seed: int) -> dict[str, list[int]]:
     return removed
 
 
-def assert_proved(analysis: Analysis, part: float = 0.3, seed: int = 0, blocks: int = 0) -> int:
-    """Cut at random and prove; returns how many units went."""
+def assert_verified(analysis: Analysis, part: float = 0.3, seed: int = 0, blocks: int = 0) -> int:
+    """Cut at random and check; returns how many units went."""
     removed = choose(analysis, part, seed)
     bypassed = [b.name for b in analysis.blocks[:blocks]]
     small = cut(analysis, removed, bypassed)
@@ -70,7 +70,7 @@ def assert_interface_unchanged(dense: models.Model, small: models.Model) -> None
 
 
 @dataclass(frozen=True, eq=False)
-class Proof:
+class VerifiedCut:
     """A model, some of its units, and the model without them."""
 
     analysis: Analysis
@@ -95,7 +95,7 @@ class Proof:
         """Nodes of the cut model, bodies included."""
         return [n for g in models.graphs(self.small) for n in g if n.op_type == op]
 
-    def held(self, node: ir.Node, position: int) -> npt.NDArray[Any]:
+    def stored(self, node: ir.Node, position: int) -> npt.NDArray[Any]:
         """What a stored input of a node of the cut model holds."""
         value = node.inputs[position]
         assert value is not None
@@ -113,15 +113,15 @@ class Proof:
         return found[0].reason if found else ""
 
 
-def proved(
+def verified_cut(
     source: onnx.ModelProto | models.Model,
     *removals: Mapping[str, Sequence[int]],
     part: float = 0.4,
     unseen: Sequence[Mapping[str, int]] = UNSEEN,
     high: int = 8,
     limit: float = 1e-4,
-) -> Proof:
-    """Prove cuts of a model at seen and unseen sizes; returns the first.
+) -> VerifiedCut:
+    """Check cuts of a model at seen and unseen sizes; returns the first.
 
     Args:
         source: the model.
@@ -135,27 +135,27 @@ def proved(
     What is removed first must matter: the masked original must not be the dense one.
     """
     analysis = analyse(models.load(source))
-    feeds = [made_up(analysis.model, shapes, high) for shapes in analysis.inputs]
+    feeds = [synthetic_feeds(analysis.model, shapes, high) for shapes in analysis.inputs]
     if any(isinstance(d, str) for spec in signature_of(analysis.model) for d in spec.shape):
-        feeds += [made_up(analysis.model, sizes, high) for sizes in unseen]
+        feeds += [synthetic_feeds(analysis.model, sizes, high) for sizes in unseen]
     chosen: list[Mapping[str, Sequence[int]]] = list(removals)
     if not removals:
         chosen = [choose(analysis, part, seed) for seed in range(3)]
         chosen[2] = {name: chosen[2][name] for name in list(chosen[2])[::2]}
-    proofs = []
+    results = []
     for removed in chosen:
         small, reference = cut(analysis, removed), mask_model(analysis, removed)
         assert not _complaint(small) or _complaint(analysis.model), _complaint(small)
         check = check_equivalence(small, reference, feeds)
         assert check.ok, (check, removed)
-        assert check.limit <= limit, "too noisy a model to prove anything with"
+        assert check.limit <= limit, "too noisy a model to check anything with"
         assert_interface_unchanged(analysis.model, small)
-        proofs.append(Proof(analysis, removed, small))
+        results.append(VerifiedCut(analysis, removed, small))
     if chosen[0]:
         reference = mask_model(analysis, chosen[0])
         dense, zeroed = (open_session(m).run(feeds[0]) for m in (analysis.model, reference))
         assert any(difference(zeroed[n], dense[n]) > 1e-3 for n in dense), "nothing mattered"
-    return proofs[0]
+    return results[0]
 
 
 def _complaint(model: models.Model) -> str:
@@ -167,7 +167,7 @@ def _complaint(model: models.Model) -> str:
     return ""
 
 
-def made_up(
+def synthetic_feeds(
     model: models.Model, sizes: Mapping[str, Any], high: int = 8, seed: int = 0
 ) -> dict[str, npt.NDArray[Any]]:
     """Random feeds. ``sizes`` are shapes by input, or sizes by the name of an open dimension."""
