@@ -120,7 +120,7 @@ def read_columns(columns: Mapping[str, Column], inputs: InputFormat, *, lone: bo
 
 
 def _prepared_shape(column: Column, spec: TensorSpec, inputs: InputFormat) -> tuple[int, ...]:
-    """Shape after preparation; also refuses an element type that will not do, before reading."""
+    """Shape after preparation; also refuses an unusable element type before reading."""
     if not column.shape or inputs.prepare is None:
         if column.dtype.kind not in "USO":
             check_array(np.empty(0, column.dtype), spec, inputs)

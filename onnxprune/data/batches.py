@@ -134,7 +134,7 @@ def input_format(signature: Sequence[TensorSpec], prepare: Prepare | None = None
 
 
 def inputs_of(model: Model) -> InputFormat:
-    """How a model takes samples."""
+    """The layout of samples in the inputs of a model."""
     return input_format(signature_of(model))
 
 
@@ -269,7 +269,7 @@ def hold_out(
 
 
 def collate(samples: Sequence[Feeds], inputs: InputFormat, size: int) -> list[Feeds]:
-    """Batches of up to ``size`` single samples of equal shapes; what holds several stays."""
+    """Batches of up to ``size`` single samples of equal shapes; larger batches stay as they are."""
     groups: dict[object, list[Feeds]] = {}
     for number, sample in enumerate(samples):
         key: object = number

@@ -64,7 +64,7 @@ class Cache:
         self._folder = folder() if enabled else None
 
     def get(self, key: str) -> Any | None:  # noqa: ANN401 whatever was put
-        """The value of a key; None where there is none that can be believed."""
+        """The value of a key; None without a valid one."""
         records = self.records(key)
         if records == []:
             self._ignored(key, "it is damaged")

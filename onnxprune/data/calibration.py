@@ -48,7 +48,7 @@ class Calibration:
 
     @property
     def inputs(self) -> InputFormat:
-        """How the model takes samples."""
+        """The layout of samples in the inputs of the model."""
         return self.reader.inputs
 
     @property
@@ -75,7 +75,7 @@ class Calibration:
 
     @property
     def description(self) -> str:
-        """Where the data come from and how much of it is used, for reports."""
+        """Origin and amount of the data, for reports."""
         count = "unknown number of" if self.samples is None else str(self.samples)
         parts = _join(f"{count} samples", self.note)
         warning = "SYNTHETIC, " if self.synthetic else ""

@@ -235,7 +235,7 @@ def _left_out(fit: Sequence[Feeds], known: int | None, share: float) -> tuple[st
 
 
 def _in_memory(source: Iterable[Feeds]) -> Iterable[Feeds]:
-    """All batches where they fit in memory, else what reads them again."""
+    """All batches in memory if they fit; else the source, to read them again."""
     feeds, size = [], 0
     for each in source:
         size += _bytes(each)
@@ -246,7 +246,7 @@ def _in_memory(source: Iterable[Feeds]) -> Iterable[Feeds]:
 
 
 def _within(source: Iterable[Feeds], most: float) -> Iterator[Feeds]:
-    """Batches until they hold so many bytes; at least one."""
+    """Batches up to a total of ``most`` bytes; at least one."""
     size = 0
     for each in source:
         if size and size + _bytes(each) > most:

@@ -20,7 +20,7 @@ _KEEP = 4 << 30  # bytes of a one-way stream that may be kept in memory
 
 
 def read_object(value: Any, inputs: InputFormat) -> Reader:  # noqa: ANN401
-    """A reader of what a Python object holds.
+    """A reader of the samples that a Python object holds.
 
     Args:
         value: an array or a dict of arrays (samples along the batch axis); a list or another
@@ -57,7 +57,7 @@ def read_object(value: Any, inputs: InputFormat) -> Reader:  # noqa: ANN401
 
 
 def load_object(spec: str) -> Any:  # noqa: ANN401
-    """What ``path/to/file.py:name`` or ``package.module:name`` names.
+    """The object called ``path/to/file.py:name`` or ``package.module:name``.
 
     Raises:
         OnnxpruneError: the module or the name does not exist, or the module does not import.
@@ -183,7 +183,7 @@ def _listed(feeds: Sequence[Any], inputs: InputFormat) -> Reader:
 
 
 def _kept(feeds: Iterator[Any], inputs: InputFormat) -> Reader:
-    """A stream that can only be gone through once, kept in memory for further passes."""
+    """A stream that can be read only once, kept in memory for further passes."""
     batches: list[Batch] = []
     size = 0
     for batch in _conformed(feeds, inputs):
@@ -200,7 +200,7 @@ def _kept(feeds: Iterator[Any], inputs: InputFormat) -> Reader:
 
 
 def _again(batches: Callable[[], Iterable[Batch]], inputs: InputFormat) -> Reader:
-    """A reader of batches that are at hand."""
+    """A reader of batches in memory."""
 
     def read(wanted: Index | None) -> Iterator[Batch]:
         return choose(batches(), inputs, wanted)

@@ -50,7 +50,7 @@ def _quoted(names: Iterable[str]) -> str:
 
 
 def as_array(value: object) -> Array:
-    """An array from whatever holds numbers: numpy, torch (any device, with gradients), lists.
+    """An array from anything that holds numbers: numpy, torch (any device, with gradients), lists.
 
     Raises:
         OnnxpruneError: ``value`` cannot be an array, or its rows have different lengths.
@@ -71,7 +71,7 @@ def as_array(value: object) -> Array:
 
 
 def check_array(value: object, spec: TensorSpec, inputs: InputFormat) -> Array:
-    """One array, prepared, of the element type of its input; its shape is not looked at.
+    """One array, prepared, of the element type of its input; its shape is not checked.
 
     Raises:
         OnnxpruneError: see `cast`.
@@ -179,7 +179,7 @@ def conform(arrays: Mapping[str, object], inputs: InputFormat) -> list[Batch]:
 def arrange(
     shapes: Mapping[str, tuple[int, ...]], inputs: InputFormat
 ) -> tuple[dict[str, Arrangement], int]:
-    """How arrays of these shapes hold samples, and the number of samples, or feeds, they all hold.
+    """The arrangement of samples in arrays of these shapes, and the number of samples or feeds.
 
     Inputs given once serve every sample: those that cannot be mistaken for a batch, because they
     have no batch axis or, where shapes are fixed, a first axis of another size than the batch.

@@ -122,7 +122,7 @@ def score(metric: Metric, logits: NDArray[Any], labels: NDArray[np.int64]) -> fl
 
 
 def measure(entry: Entry, run: Run, *, batch: int = 100) -> float:
-    """The entry's metric on its evaluation set, for whatever ``run`` executes.
+    """The entry's metric on its evaluation set, for the model that ``run`` executes.
 
     Args:
         entry: whose evaluation set and metric to use.

@@ -21,7 +21,7 @@ NEVER = np.iinfo(np.int32).max
 
 
 class Atoms:
-    """The atoms of one analysis: who is united with whom, pinned, inexact, or a product.
+    """The atoms of one analysis: which are united, pinned, inexact, or products.
 
     A root may be *bound* to two others, ``e := {left, right}``: wherever ``e`` stands, both
     stand. That is how a free axis of ``h*d`` atoms becomes the product ``(h d)`` everywhere at

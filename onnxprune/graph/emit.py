@@ -85,7 +85,7 @@ class Emit:
         return fact.sizes
 
     def content(self, value: ir.Value | None) -> npt.NDArray[Any]:
-        """What a value is known to hold.
+        """The known content of a value.
 
         Raises:
             Undifferentiable: it is computed from data.
@@ -99,7 +99,7 @@ class Emit:
         return fact.value
 
     def is_known(self, value: ir.Value) -> bool:
-        """Whether :meth:`content` has an answer."""
+        """Whether the content is known."""
         fact = self.facts.get(value.name or "")
         return models.constant(value) is not None or (fact is not None and fact.value is not None)
 

@@ -23,7 +23,7 @@ from onnxprune.graph.shapes.program import find_schema
 def function_body(
     node: ir.Node, version: int, facts: Sequence[Fact | None]
 ) -> onnx.GraphProto | None:
-    """What a node computes, in other operators of the standard domain.
+    """The computation of a node, in other operators of the standard domain.
 
     Args:
         node: of the standard domain, or onnxruntime's Gelu, which is the same.

@@ -63,7 +63,7 @@ def stored_tensors(walk: Walk) -> list[Stored]:
 
 
 def roles_of_axes(walk: Walk) -> dict[int, list[tuple[Role, str]]]:
-    """``id(axis) -> [(role, node)]`` for every axis an operator has a use for.
+    """``id(axis) -> [(role, node)]`` for every axis with a role in an operator.
 
     Moving operators hand the same axis objects on, so a weight's axis is found behind Transpose,
     Cast or DequantizeLinear too.

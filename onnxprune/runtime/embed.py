@@ -106,7 +106,7 @@ def tap(model: models.Model, names: Iterable[str]) -> tuple[str, ...]:
 
 
 def with_sizes(model: models.Model, names: Sequence[str]) -> tuple[models.Model, dict[str, str]]:
-    """A clone that also puts out how many elements each of some main-graph values has.
+    """A clone whose further outputs are the numbers of elements of some main-graph values.
 
     Returns:
         the clone, and for each name the name of the int64 scalar output that holds its size.

@@ -261,7 +261,7 @@ def _source(
 
 @per_model
 def _may_saturate(model: models.Model) -> bool:
-    """Whether products of integers are left as onnxruntime has them.
+    """Whether integer products may saturate, as they do by default in onnxruntime.
 
     It cannot make int8 weights unsigned (as of 1.31) whose many scales have no zero points beside
     them.
@@ -322,7 +322,7 @@ def _settings(
 
 
 def _pass_weights(ort: Any, settings: Any, weights: Sequence[ExternalWeight]) -> tuple[object, ...]:  # noqa: ANN401
-    """Give the weights to the session to be; returns what must live as long as the session."""
+    """Hand the weights to a new session; returns objects that must live as long as that."""
     if not weights:
         return ()
     if hasattr(settings, "add_external_initializers_from_files_in_memory"):  # since 1.24
@@ -362,7 +362,7 @@ def _signature(arguments: Sequence[Any]) -> Signature:
 def _precision(
     model: models.Model | str | Path | bytes, provider: Provider, options: Mapping[str, str]
 ) -> Callable[[], str]:
-    """What finds out what a session computes in; it keeps no loaded model alive."""
+    """A function that returns the precision of a session; it keeps no loaded model alive."""
     if isinstance(model, str | Path):
         source = Path(model)
         return lambda: _computing(source, provider, options)

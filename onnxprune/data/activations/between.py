@@ -174,7 +174,7 @@ def _activation(end: ir.Value, start: ir.Value, nodes: Sequence[ir.Node]) -> Act
 def _by_runtime(
     end: ir.Value, start: ir.Value
 ) -> tuple[Callable[[npt.NDArray[Any]], npt.NDArray[Any]], npt.DTypeLike]:
-    """What makes ``end`` of ``start``, for a vector of any length, and the type it takes."""
+    """The function from ``start`` to ``end``, for a vector of any length, and the type it takes."""
     graph = start.graph
     assert isinstance(graph, ir.Graph)
     piece = ir.convenience.extract(graph, [start], [end])

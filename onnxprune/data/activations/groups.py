@@ -53,7 +53,7 @@ def input_statistics(
 
 
 def readers(analysis: Analysis, groups: Iterable[Group]) -> Iterator[LinearLayer]:
-    """The layers that contract what any of ``groups`` cuts with something computed, each once.
+    """The layers that contract an axis of any of ``groups`` with a computed value, each once.
 
     Those that others read through a Transpose or a cast are none: the slice is that of the mover.
     """

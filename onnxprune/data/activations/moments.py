@@ -234,7 +234,7 @@ def collect(
 
 
 class _Running:
-    """Moments so far."""
+    """The running moments of one tap."""
 
     def __init__(self, channels: int, tap: Tap) -> None:
         self.tap = tap

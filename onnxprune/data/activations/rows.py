@@ -54,7 +54,7 @@ class Sample:
         return max(most, self.per_input * inputs)
 
     def aside(self, samples: Sequence[int], batch: int, rows: Index, total: int) -> Bool:
-        """Which rows of a batch are put aside: those of whole samples, where there are enough.
+        """Which rows of a batch are held out: those of whole samples, where there are enough.
 
         Args:
             samples: in every batch.
@@ -134,7 +134,7 @@ def moments_of(
 
 
 def whole(rows: Array) -> Array:
-    """Rows of what may have been held in half precision, as numbers to compute with."""
+    """Rows that may be held in half precision, in a type to compute with."""
     return rows.astype(np.float32) if rows.dtype == np.float16 else rows
 
 

@@ -116,7 +116,7 @@ class Segments:
 
     @property
     def ran(self) -> int:
-        """How many nodes have run."""
+        """The number of nodes that have run."""
         return len(self._done)
 
     def value(self, name: str, batch: int) -> Array:
@@ -131,7 +131,7 @@ class Segments:
         return self._held[batch][name]
 
     def has(self, name: str) -> bool:
-        """Whether a value can still be had: it is held, or has not run yet."""
+        """Whether a value is available: it is held, or has not run yet."""
         node = self._values[name].producer()
         return name in self._held[0] or (node is not None and node not in self._done)
 
@@ -188,7 +188,7 @@ class Segments:
         return value.nbytes * len(self) > _LARGE and value.dtype == np.float32
 
     def _keep(self, piece: _Piece, first: Mapping[str, Array], stay: set[str]) -> None:
-        """Hold what a piece gives for all batches, of which it has run for the first.
+        """Hold the values of a piece for all batches; it has run for the first.
 
         A batch gives up what need not stay before the next one runs.
         """

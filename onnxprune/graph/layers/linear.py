@@ -129,7 +129,7 @@ class LinearLayer:
 
     @property
     def outputs(self) -> int:
-        """How many numbers one position of the output has."""
+        """Numbers per position of the output."""
         shape = self.tensor.seen_shape
         if self.window is not None:
             return shape[1] * self.groups if self.window.transposed else shape[0]
@@ -202,7 +202,7 @@ class LinearLayer:
     # -- what it reads and writes ------------------------------------------------------------
 
     def count(self, shape: tuple[int, ...]) -> int:
-        """How many rows an input of this shape makes."""
+        """The number of rows in an input of this shape."""
         if self.window:
             return shape[0] * math.prod(im2col.output_sizes(self.window, shape[2:]))
         return math.prod(shape) // max(shape[self.axis], 1)
@@ -212,7 +212,7 @@ class LinearLayer:
         return im2col.output_sizes(self.window, shape[2:]) if self.window else ()
 
     def rows(self, x: Array, positions: im2col.Index | None = None) -> Array:
-        """What is multiplied with the matrix: ``[g, rows, K]``."""
+        """The rows that are multiplied with the matrix: ``[g, rows, K]``."""
         if self.window:
             return im2col.window_rows(x, self.window, positions)
         return im2col.token_rows(x, self.axis, positions)
@@ -269,7 +269,7 @@ def _walk(graph: ir.Graph, inside: str) -> Iterator[tuple[ir.Node, str]]:
 
 
 def rule_of(node: ir.Node) -> Linear | None:
-    """How the operator of a node contracts a stored weight; None if it does not."""
+    """The contraction of a stored weight by the operator of a node; None without one."""
     return LINEAR.get((node.domain, node.op_type))
 
 

@@ -113,7 +113,7 @@ def fits(dense: ir.TensorProtocol, pruned: ir.TensorProtocol) -> bool:
 
 
 def use_of(analysis: Analysis) -> Callable[[Slice], str]:
-    """A function from a slice to what its tensor is to its node, as in ``Conv.W``."""
+    """A function from a slice to the role of its tensor at its node, as in ``Conv.W``."""
     names: dict[tuple[str, str], str] = {}
     schemas: dict[str, Mapping[int, str]] = {}
     for use in analysis.walk.uses:

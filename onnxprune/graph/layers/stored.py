@@ -82,7 +82,7 @@ class Stored:
 
     @property
     def name(self) -> str:
-        """Of the stored tensor."""
+        """The name of the stored tensor."""
         return self.value.name or ""
 
     def read(self) -> Array:
@@ -139,7 +139,7 @@ class Unknown:
 
 
 def trace(value: ir.Value | None) -> Stored | Unknown:
-    """The stored tensor behind what a node reads."""
+    """The stored tensor behind an input of a node."""
     chain: list[ir.Node] = []
     while value is not None and models.constant(value) is None:
         node = value.producer()
@@ -240,7 +240,7 @@ def _bits(array: Array) -> Array:
 
 
 def step_of(node: ir.Node, shape: tuple[int, ...]) -> Step | None:
-    """What a Transpose, Reshape, Squeeze, Unsqueeze or Flatten does; None if it is not stored."""
+    """The step of a Transpose, Reshape, Squeeze, Unsqueeze or Flatten; None if it is computed."""
     return _transpose(node, shape) if node.op_type == "Transpose" else _shape(node, shape)
 
 

@@ -160,7 +160,7 @@ class Plan:
         object.__setattr__(self, "reordered", {n: tuple(o) for n, o in self.reordered.items()})
 
     def save(self, path: str | Path) -> Path:
-        """Write it as JSON, with its masks beside it; see ``store.save_plan``."""
+        """Write it as JSON, with its masks beside it; see `save_plan`."""
         return save_plan(self, path)
 
     def __eq__(self, other: object) -> bool:

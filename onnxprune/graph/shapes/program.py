@@ -64,7 +64,7 @@ class Step:
 
     @property
     def title(self) -> str:
-        """How messages name the node."""
+        """The name of the node in messages."""
         return f"{self.node.op_type} {next(filter(None, self.outputs), self.node.name or '')!r}"
 
 

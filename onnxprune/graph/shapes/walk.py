@@ -180,10 +180,10 @@ _ROUNDS = 4  # carried shapes lose a size per round or stay; after these they lo
 
 
 def walk_bodies(walk: Walk, step: Step) -> list[Fact]:
-    """Walk the bodies of a node and say what it gives.
+    """Walk the bodies of a node and return the facts of its outputs.
 
     Raises:
-        Inconsistent: a body refused its inputs, if the walk is strict.
+        InconsistentError: a body refused its inputs, if the walk is strict.
     """
     if step.node.op_type == "If":
         return _if(walk, step)

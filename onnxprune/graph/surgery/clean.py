@@ -12,7 +12,7 @@ from onnxprune.graph.surgery.edit import Editor
 
 
 def clean(editor: Editor, analysis: Analysis, keep: Keep) -> None:
-    """Remove what nothing needs any more and infer shapes anew."""
+    """Remove dead nodes and infer shapes anew."""
     graph = editor.model.ir.graph
     needed = {v.name for v in analysis.model.ir.graph.inputs if v.uses() or v.is_graph_output()}
     common.RemoveUnusedNodesPass()(editor.model.ir)

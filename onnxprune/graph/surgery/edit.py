@@ -61,7 +61,7 @@ class Editor:
         return output
 
     def replace(self, old: str, new: str) -> None:
-        """Everybody who reads ``old`` reads ``new`` instead; a graph output keeps its name."""
+        """All readers of ``old`` read ``new`` instead; a graph output keeps its name."""
         was, now = self.values[old], self.values[new]
         if was.is_graph_output():
             node = was.producer()
@@ -80,7 +80,7 @@ class Editor:
 
 
 def kept_rows(tensor: ir.TensorProtocol, keeps: list[npt.NDArray[np.bool_]]) -> ir.TensorProtocol:
-    """``tensor`` without the rows that leave; large ones are cut when they are written."""
+    """``tensor`` without the removed rows; large ones are cut when they are written."""
     shape = ir.Shape([int(k.sum()) for k in keeps])
 
     def cut() -> ir.Tensor[Any]:

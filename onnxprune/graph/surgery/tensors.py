@@ -57,7 +57,7 @@ def rewrite_settings(editor: Editor, analysis: Analysis, keep: Keep) -> None:
 
 
 def rewrite_shuffles(editor: Editor, analysis: Analysis, keep: Keep) -> None:
-    """A shuffle that loses channels becomes the Gather it always was."""
+    """A shuffle that loses channels becomes a Gather."""
     for shuffle in analysis.walk.shuffles:
         first, _, last = (editor.nodes[identity(n)] for n in shuffle.nodes)
         name = shuffle.nodes[0].inputs[0].name or ""  # type: ignore[union-attr]

@@ -106,7 +106,7 @@ def build(
 
 
 def _check_shapes(model: models.Model, request: BuildOptions) -> None:
-    """Refuse what would only fail later, with the flag that helps."""
+    """Refuse shapes that would fail later, naming the flag that helps."""
     specs = {spec.name: spec for spec in signature_of(model)}
     for flag, shapes in (
         ("--shapes", request.shapes),

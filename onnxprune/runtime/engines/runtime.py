@@ -20,7 +20,7 @@ _TITLES: dict[Name, str] = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RT
 
 @dataclass(frozen=True)
 class Runtime:
-    """A TensorRT.
+    """An installed TensorRT.
 
     Attributes:
         name: of the Python module.
@@ -44,7 +44,7 @@ class Runtime:
 
 
 def find(wanted: Name | None = None) -> Runtime:
-    """The TensorRT to use: the one wanted, else ``tensorrt`` before ``tensorrt_rtx``.
+    """The TensorRT to use: ``wanted``, else ``tensorrt`` before ``tensorrt_rtx``.
 
     Raises:
         OnnxpruneError: there is none, or it cannot be imported.

@@ -68,7 +68,7 @@ def from_log(lines: Iterable[str]) -> tuple[Layer, ...]:
 
 
 def from_inspector(text: str) -> tuple[Layer, ...]:
-    """The layers of the engine inspector's JSON that say something about sparse weights.
+    """The layers of the engine inspector's JSON that are about sparse weights.
 
     Raises:
         OnnxpruneError: it is not such JSON, or has names only because profiling was not detailed.
