@@ -16,8 +16,8 @@ from conftest import Ran
 from onnxprune.cli import _parser
 from onnxprune.cli.parser import Parser
 from onnxprune.config import COMMANDS, declared, flag, option_of, options_of
-from onnxprune.evaluate.metrics import METRICS
 from onnxprune.select.criteria import registry
+from onnxprune.types import METRICS
 
 Cli = Callable[..., Ran]
 PARSERS: dict[str, Parser] = _parser()._subparsers._group_actions[0].choices  # type: ignore[assignment, union-attr]
