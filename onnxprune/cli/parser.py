@@ -80,6 +80,7 @@ def add_command(
     parser.set_defaults(run=run, parser=parser)
     if as_json:
         parser.add_argument("--json", action="store_true", help="print a versioned JSON report")
+        parser.add_argument("-v", "--verbose", action="store_true", help="show details too")
     parser.add_argument(
         "--debug", action="store_true", help="print the traceback of an unexpected error"
     )

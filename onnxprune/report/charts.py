@@ -291,7 +291,7 @@ def _name(
     if not label:
         return []
     text = elide(label, _NAME)
-    (x, y), width = place, text_width(text)
+    (x, y), width = place, text_width(text, bold=True)
     inside = max(min(x - width / 2, WIDTH - width), frame.left)
     for left, low in ((inside, y - 12), (inside, y + 22), (x + 12, y + 4), (x - 12 - width, y + 4)):
         if left < frame.left or left + width > WIDTH or low < frame.top - 6 or low > frame.bottom:
