@@ -163,13 +163,6 @@ MEASURES: Table[schema.Measure] = Table(
         optional=True,
     ),
 )
-CHECKS: Table[schema.CheckRow] = Table(
-    "Checks",
-    Column("", lambda row: Cell("ok", "good") if row.ok else Cell("BAD", "bad")),
-    Column("check", lambda row: row.name),
-    Column("measured", lambda row: row.value, "figure"),
-    Column("limit", lambda row: row.limit, "figure", "the most that is good"),
-)
 OUTPUTS: Table[schema.OutputRow] = Table(
     "Outputs against the original",
     Column("output", lambda row: row.name, "name"),
@@ -188,6 +181,26 @@ OUTPUTS: Table[schema.OutputRow] = Table(
         optional=True,
     ),
 )
+
+
+def checks(scale: Scale | None = None) -> Table[schema.CheckRow]:
+    """What was measured, and against what limit.
+
+    Args:
+        scale: of the drop, if one was limited: points where it is a share.
+    """
+
+    def amount(name: str, value: float) -> str:
+        shared = name == "drop" and scale is not None and scale.fraction
+        return quantities.spread(value, "fraction") if shared else quantities.figure(value)
+
+    return Table(
+        "Checks",
+        Column("", lambda row: Cell("ok", "good") if row.ok else Cell("BAD", "bad")),
+        Column("check", lambda row: row.name),
+        Column("measured", lambda row: amount(row.name, row.value), right=True),
+        Column("limit", lambda row: amount(row.name, row.limit), about="at most", right=True),
+    )
 
 
 def points(metric: str) -> Table[schema.PointRow]:

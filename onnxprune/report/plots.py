@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 _ORDER = ("missed", "tried", "other", "dense", "chosen")
 """Marks from back to front."""
-_CELL, _LINE, _NAMES = 52.0, 20.0, 44
+_CELL, _LINE, _NAMES, _HEADS = 52.0, 20.0, 44, 84.0
 
 
 def tradeoff(panel: Panel) -> Chart:
@@ -168,11 +168,12 @@ def of_sweep(sweep: Sensitivity) -> Picture:
     labels = {row.name: elide(row.name, _NAMES) for row in sweep.targets}
     left = max(map(text_width, labels.values()), default=0.0) + 28
     ramp = _ramp()
-    shapes: list[Shape] = [Text(left - 8, 66, "removed", "end")]
+    shapes: list[Shape] = [Text(left - 8, _HEADS, "removed", "end")]
     shapes += [
-        Text(left + (k + 0.5) * _CELL, 66, column.label, "middle") for k, column in enumerate(heat)
+        Text(left + (k + 0.5) * _CELL, _HEADS, column.label, "middle")
+        for k, column in enumerate(heat)
     ]
-    y = 74.0
+    y = _HEADS + 8
     for kind, rows in kinds.items():
         if len(kinds) > 1:
             shapes.append(Text(16, y + 16, kind, bold=True, size=11))
@@ -186,10 +187,11 @@ def of_sweep(sweep: Sensitivity) -> Picture:
             ]
             y += _LINE
     width = max(left + len(heat) * _CELL, 480.0)
-    head, about = sections.heat_head(sweep), sections.heat_about(sweep)
-    lines = [
-        Text(16, 24, elide(head, round(width / 7.6)), colour="ink", size=13, bold=True),
-        Text(16, 42, elide(about, round(width / 6.4)), size=11),
+    head = elide(sections.heat_head(sweep), round(width / 7.6))
+    lines = [Text(16, 24, head, colour="ink", size=13, bold=True)]
+    lines += [
+        Text(16, 42 + 15 * k, elide(about, round(width / 6.4)), size=11)
+        for k, about in enumerate(sections.heat_about(sweep).split("; "))
     ]
     return Picture(width + 16, y + 52, (*lines, *shapes, *_scale(sweep, y + 18, ramp)))
 

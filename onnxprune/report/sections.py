@@ -115,13 +115,15 @@ def _outcome(report: Report) -> Iterable[Part]:
         rows = [*as_given, *report.outputs]
         yield Part("Result", f"{columns.OUTPUTS.title}, {inputs}", columns.OUTPUTS, rows)
     if report.checks:
-        yield Part("Result", columns.CHECKS.title, columns.CHECKS, report.checks)
+        stands = standing.of_run(report)
+        table = columns.checks(stands.scale if stands else None)
+        yield Part("Result", table.title, table, report.checks)
     if report.points:
         first = report.points[0]
         about = f"on {plural(first.samples, 'input')}; {columns.SPREAD.label} is one standard error"
-        table, title = columns.points(first.metric), plural(len(report.points), "model")
+        visited, title = columns.points(first.metric), plural(len(report.points), "model")
         points = sorted(report.points, key=lambda row: (-row.macs, -row.params))
-        yield Part("Result", f"{title} visited", table, points, under=(about,))
+        yield Part("Result", f"{title} visited", visited, points, under=(about,))
 
 
 def _structure(report: Report, links: Mapping[str, str]) -> Iterable[Part]:
@@ -303,7 +305,8 @@ def of_quantized(made: Quantized) -> list[Part]:
         title = f"Outputs against the float model, {plural(judged.samples, 'unseen input')}"
         parts.append(Part("", title, columns.OUTPUTS, fidelity_rows(judged)))
     checks = [CheckRow(each.name, each.ok, each.value, each.limit) for each in made.checks]
-    parts.append(Part("", columns.CHECKS.title, columns.CHECKS, checks))
+    table = columns.checks(standing.metric_scale(judged.measure))
+    parts.append(Part("", table.title, table, checks))
     done = [each for each in weights if each.quantized]
     title = f"{len(done)} of {plural(len(weights), 'weight')} in int8"
     if patterned := sum(bool(each.pattern) for each in done):

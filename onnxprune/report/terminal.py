@@ -132,7 +132,8 @@ def storing(
         head.append(Group(Text("Cannot be read by", _HEAD), *(Text(f"  {t}") for t in unread)))
     parts = sections.stored(rows) if rows else []
     if checks:
-        parts.insert(0, Part("", columns.CHECKS.title, columns.CHECKS, checks))
+        table = columns.checks()
+        parts.insert(0, Part("", table.title, table, checks))
     return listed(parts, notes, verbose=verbose, head=head)
 
 

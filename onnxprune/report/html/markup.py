@@ -25,8 +25,8 @@ HOT = 0.65
 _LONG = 32
 """Letters from which on a text is broken into lines."""
 _NARROW, _WIDE = 4, 6
-"""Columns that stand beside each other on a phone, and on a tablet."""
-_TALL = 24
+"""Columns that stand beside each other in any box, and in one of middling width."""
+TALL = 40
 """Rows from which on a table scrolls in a box of its own."""
 _PROSE = frozenset({"p", "li", "dd"})
 _UNIT = re.compile(r"(?<=\d) (?=(?:%|[kMGTP]\b|[KMGTP]iB|B\b|ms\b|µs|s\b|points))|(?<=[<>±]) ")
@@ -92,7 +92,7 @@ def table(
             "th",
             column.label,
             scope="col",
-            class_="n" if column.aligned_right else None,
+            class_=_kinds(column, long=len(column.label) > _LONG),
             title=column.about or None,
         )
         for column in columns
@@ -144,7 +144,7 @@ def drawn(part: Part, key: str = "", most: int | None = None) -> Markup:
         table(
             part.table,
             part.rows,
-            tall=len(part.rows) > _TALL,
+            tall=len(part.rows) > TALL,
             most=most,
             data=_named if filtered else None,
             **attributes,
@@ -156,7 +156,7 @@ def drawn(part: Part, key: str = "", most: int | None = None) -> Markup:
 
 
 def _fit(columns: int) -> str:
-    """How a table gives way to a narrow page: ``cards`` on a phone, ``wide`` on a tablet too."""
+    """How a table gives way to a narrow box: ``cards`` to a small one, ``wide`` to others too."""
     return "wide cards" if columns > _WIDE else "cards" if columns > _NARROW else ""
 
 
@@ -213,11 +213,16 @@ def _cell(column: Column[Row], row: Row, *, first: bool) -> Markup:
     cell = column.cell(row)
     content = _content(column, cell)
     long = column.unit == "name" or len(str(cell.value or "")) > _LONG
-    kind = "n" if column.aligned_right else "t" if long else None
+    kind = _kinds(column, long=long)
     if first:
         return tag("th", content, scope="row", class_=kind)
     label = None if cell.warmth is not None else column.label
     return tag("td", content, class_=kind, data_l=label or None)
+
+
+def _kinds(column: Column[Row], *, long: bool) -> str | None:
+    """Classes of a cell: ``n`` is aligned right, ``t`` may be broken into lines."""
+    return " ".join(["n"] * column.aligned_right + ["t"] * long) or None
 
 
 def _content(column: Column[Row], cell: Cell) -> Content:

@@ -12,6 +12,7 @@ from onnxprune.report.charts import Chart, draw, framed
 from onnxprune.report.families import Family
 from onnxprune.report.html.markup import (
     HOT,
+    TALL,
     Content,
     Markup,
     drawn,
@@ -179,7 +180,7 @@ def _sweep(sweep: Sensitivity, key: str) -> Markup:
     heat = table(
         declared,
         sweep.targets,
-        tall=True,
+        tall=len(sweep.targets) > TALL,
         data=lambda target: {"data_name": target.name, "data_kind": target.kind},
         class_="heat-map",
         id=f"{key}-rows",
