@@ -227,7 +227,7 @@ def points(metric: str) -> Table[schema.PointRow]:
 
 _GROUP: tuple[Column[schema.GroupRow], ...] = (
     Column("group", lambda row: row.name, "name"),
-    Column("kind", lambda row: row.kind),
+    Column("kind", lambda row: row.kind, spare=True),
 )
 _UNIT: tuple[Column[schema.GroupRow], ...] = (
     replace(PARAMS, about="parameters that leave with one unit").of(lambda row: row.params),
@@ -264,7 +264,7 @@ def kept(reasons: Mapping[str, str], links: Mapping[str, str]) -> Table[schema.G
             only="page",
         ),
         REMOVED.of(lambda row: 1 - _share(row)),
-        Column("", lambda row: Cell("", bar=_share(row)), only="terminal"),
+        Column("", lambda row: Cell("", bar=_share(row)), only="terminal", spare=True),
         *[replace(column, only="page") for column in _UNIT],
         Column("remark", lambda row: reasons.get(row.name, ""), optional=True, only="page"),
     )

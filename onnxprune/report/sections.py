@@ -217,7 +217,7 @@ def zeros(rows: Sequence[ZerosRow]) -> Part:
         detail=f"zeros of {weights}",
         worst=lambda row: row.bytes["dense"],
         most=_LARGEST,
-        which="largest",
+        which="most bytes",
     )
 
 

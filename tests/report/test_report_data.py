@@ -180,7 +180,7 @@ def test_names_are_never_read_as_markup_and_lose_their_middle_alone() -> None:
         row = dataclasses.replace(GROUPS[0], name=name)
         run = dataclasses.replace(RUN, command=command, groups=(row,))
         assert name in text(run, width=260)
-        (short,) = re.findall(r"^  (\S*Q…Q\S*)", text(run, width=60), re.MULTILINE)
+        (short,) = re.findall(r"^  (\[bold\]\S*…\S*:end) ", text(run, width=60), re.MULTILINE)
         assert name.startswith(short.partition("…")[0])
         assert name.endswith(short.partition("…")[2])
         assert name in json.dumps(schema.to_json(run))
