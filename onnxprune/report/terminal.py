@@ -15,6 +15,7 @@ from onnxprune.report.sections import Part
 from onnxprune.report.tables import STYLES, draw, inset, noted, spaced, titled
 
 if TYPE_CHECKING:
+    from onnxprune.config import BuildOptions
     from onnxprune.jobs.advise.evidence import Evidence, Spent
     from onnxprune.jobs.advise.methods import Advice
     from onnxprune.jobs.bench.schema import Bench
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from onnxprune.jobs.results import schema
     from onnxprune.jobs.results.schema import Report
     from onnxprune.jobs.results.weights import StoredRow
-    from onnxprune.runtime.engines import Built, Request
+    from onnxprune.runtime.engines import Built
     from onnxprune.runtime.registry import Availability, Backend
     from onnxprune.select.sensitivity import Sensitivity
     from onnxprune.sparse.eligibility import Layer
@@ -144,7 +145,7 @@ def quantized(made: Quantized, *, verbose: bool = False) -> RenderableType:
 
 def built(
     made: Built,
-    request: Request,
+    request: BuildOptions,
     engine: Path,
     same: Mapping[str, str],
     notes: Sequence[str],
@@ -161,7 +162,7 @@ def built(
         notes: whole sentences.
         verbose: whether every layer is listed.
     """
-    targets = ", ".join(f"{a}.{b}" for a, b in request.capabilities)
+    targets = ", ".join(f"{a}.{b}" for a, b in request.compute_capability)
     head = f"{engine}  {size(len(made.plan))}, {made.runtime.title} {made.runtime.version}"
     head += f", for {targets}" if targets else ""
     warnings = [each for each in made.messages if "(Sparsity)" not in each]

@@ -26,9 +26,9 @@ import pytest
 
 from conftest import SHARED
 from networks import FAMILIES, FFN, HEADS, UNREADABLE, Family, Feeds, feeds_of, path_of
-from onnxprune import Result, prune, recover_model
+from onnxprune import Result, prune, recover
 from onnxprune import model as models
-from onnxprune.config import from_flags
+from onnxprune.config import StoreOptions, from_flags
 from onnxprune.data import zoo
 from onnxprune.errors import OnnxpruneError
 from onnxprune.evaluate.equivalence import difference, tolerance
@@ -37,7 +37,6 @@ from onnxprune.graph.cost import CostModel
 from onnxprune.jobs.quantize import quantize
 from onnxprune.jobs.store import check_stored, store
 from onnxprune.quantities import sparsity
-from onnxprune.sparse.encodings.choose import StoreConfig
 from onnxprune.sparse.sparsify import sparsify
 
 Array = npt.NDArray[Any]
@@ -171,7 +170,7 @@ def _own_cut(case: Case) -> None:
     """A model that was cut by the size of its weights, and refitted by nobody."""
     cut = prune(case.path, ratio=RATIO, criterion="l1", recover="none")
     given = cut.save(case.folder / "cut.onnx")
-    made = recover_model(case.path, given, **case.data)
+    made = recover(case.path, given, **case.data)
     assert made.ok, made.checks
     assert {g: len(u) for g, u in made.plan.removed.items()} == {
         g: len(u) for g, u in cut.plan.removed.items() if u
@@ -192,7 +191,7 @@ def _thinned(case: Case, share: str) -> Path:
 
 def _own_zeros(case: Case) -> None:
     given = _thinned(case, "50%")
-    made = recover_model(case.path, given, **case.data)
+    made = recover(case.path, given, **case.data)
     assert made.ok, made.checks
     assert_zeros_stay(tensors(models.load(given)), tensors(made.model))
     assert_runs(case, made.save(case.folder / "made.onnx"))
@@ -220,7 +219,7 @@ def _quantize(case: Case) -> None:
 
 def _store(case: Case) -> None:
     given = _thinned(case, "90%")
-    stored = store(given, StoreConfig("auto"))
+    stored = store(given, StoreOptions("auto"))
     path = stored.save(case.folder / "stored.onnx")
     proof = check_stored(stored, path)
     assert proof.ok, proof

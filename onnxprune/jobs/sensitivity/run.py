@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from threadpoolctl import threadpool_limits
 
 from onnxprune import model as models
-from onnxprune.config import Options, from_flags
+from onnxprune.config import Options, SensitivityOptions, keywords, split
 from onnxprune.data.cache import Cache
 from onnxprune.errors import OnnxpruneError
 from onnxprune.graph.cost import CostModel
@@ -20,7 +19,6 @@ from onnxprune.jobs.sensitivity.baseline import Dense, weighing_of
 from onnxprune.jobs.sensitivity.executors import Pool, gather, open_pool
 from onnxprune.jobs.sensitivity.job import samples_of
 from onnxprune.jobs.sensitivity.recommend import exactly, only_orders, recommend
-from onnxprune.jobs.sensitivity.request import Request, from_words
 from onnxprune.jobs.sensitivity.targets import find_rows
 from onnxprune.select.sensitivity import (
     Cell,
@@ -30,20 +28,18 @@ from onnxprune.select.sensitivity import (
     cell_to_json,
 )
 
-SAMPLES = 512
-"""Inputs that every cell is measured on, unless more or fewer are asked for."""
 _PAYS = 3e11
 """Multiply-accumulates of a sweep from which starting processes takes less time than it saves."""
-_ASKED = ("ratios", "kinds", "drop", "workers", "dask")
 
 
+@keywords("sensitivity")
 def sensitivity(
-    source: Any,  # noqa: ANN401  # everything models.load takes
+    source: models.ModelLike,
     options: Options | None = None,
-    request: Request | None = None,
+    request: SensitivityOptions | None = None,
     *,
     tell: Progress = lambda _: None,
-    **flags: object,
+    **fields: object,
 ) -> Sensitivity:
     """Prune every group, block and weight alone, at several ratios, and measure what it costs.
 
@@ -53,19 +49,26 @@ def sensitivity(
 
     Args:
         source: a path, a ``ModelProto``, a graphsurgeon graph or a loaded model; never changed.
-        options: inputs, labels, metric, criterion and what to skip; or give the same as keywords.
-        request: what to sweep and who does it; or give its fields as keywords
-            (``sensitivity(path, calib=batches, ratios=(0.25, 0.5), kinds=("groups",))``).
+        options: inputs, labels, metric, criterion and what to skip.
+        request: what is measured, and where it runs.
         tell: hears the progress.
-        flags: the options, and the fields of the request, by name.
+        fields: the options by name, instead of ``options`` and ``request``.
 
     Raises:
         OnnxpruneError: the model, the options or the data cannot be used, or there is nobody to do
             the work.
+
+    Example:
+        >>> from onnxprune.data import zoo
+        >>> entry = zoo.get("digits_mlp")
+        >>> sweep = sensitivity(
+        ...     entry.model, calib=entry.calibration, calib_samples=32, ratios=(0.25, 0.5),
+        ...     kinds="groups",
+        ... )
+        >>> [target.kind for target in sweep.targets]
+        ['ffn', 'ffn', 'ffn']
     """
-    words = {name: flags.pop(name) for name in _ASKED if name in flags}
-    wanted = request or from_words(words)
-    asked = options or from_flags({"calib_samples": SAMPLES} | flags)
+    wanted, asked = split("sensitivity", fields, request, options)
     if asked.calib is None:
         raise OnnxpruneError(
             "sensitivity is measured on inputs", hint="give some with --calib; labels are optional"
@@ -76,7 +79,7 @@ def sensitivity(
         return _swept(run, wanted, pool)
 
 
-def _swept(run: Run, wanted: Request, pool: Pool) -> Sensitivity:
+def _swept(run: Run, wanted: SensitivityOptions, pool: Pool) -> Sensitivity:
     config, analysis, data, progress = run.config, run.analysis, run.data, run.progress
     every = data.whole(config)
     with threadpool_limits(BLAS, "blas"):
@@ -153,7 +156,7 @@ def _columns(target: Target, ratios: Sequence[float]) -> Sequence[float]:
     return (1.0,) if target.kind == "block" else ratios
 
 
-def _hands(run: Run, wanted: Request) -> int:
+def _hands(run: Run, wanted: SensitivityOptions) -> int:
     """How many processes: as many as asked for, else all cores where the work is worth it."""
     if wanted.workers is not None:
         return wanted.workers
