@@ -225,24 +225,35 @@ def points(metric: str) -> Table[schema.PointRow]:
 
 # What can be removed, and what was.
 
-_GROUP: tuple[Column[schema.GroupRow], ...] = (
-    Column("group", lambda row: row.name, "name"),
-    Column("kind", lambda row: row.kind, spare=True),
-)
 _UNIT: tuple[Column[schema.GroupRow], ...] = (
     replace(PARAMS, about="parameters that leave with one unit").of(lambda row: row.params),
     replace(MACS, about="multiply-accumulates that leave with one unit").of(lambda row: row.macs),
 )
-GROUPS: Table[schema.GroupRow] = Table(
-    "What can be removed",
-    *_GROUP,
-    UNITS.of(lambda row: row.units),
-    *_UNIT,
-    Column(
-        "removal",
-        lambda row: Cell("exact", "good") if row.exact else Cell(row.reason, "warn"),
-    ),
-)
+
+
+def _named(links: Mapping[str, str]) -> tuple[Column[schema.GroupRow], ...]:
+    return (
+        Column("group", lambda row: Cell(row.name, link=links.get(row.name, "")), "name"),
+        Column("kind", lambda row: row.kind, spare=True),
+    )
+
+
+def groups(links: Mapping[str, str]) -> Table[schema.GroupRow]:
+    """What can be removed.
+
+    Args:
+        links: where the page says what leaves with a unit, by name.
+    """
+    return Table(
+        "What can be removed",
+        *_named(links),
+        UNITS.of(lambda row: row.units),
+        *_UNIT,
+        Column(
+            "removal",
+            lambda row: Cell("exact", "good") if row.exact else Cell(row.reason, "warn"),
+        ),
+    )
 
 
 def kept(reasons: Mapping[str, str], links: Mapping[str, str]) -> Table[schema.GroupRow]:
@@ -254,8 +265,7 @@ def kept(reasons: Mapping[str, str], links: Mapping[str, str]) -> Table[schema.G
     """
     return Table(
         "Units kept per group",
-        Column("group", lambda row: Cell(row.name, link=links.get(row.name, "")), "name"),
-        *_GROUP[1:],
+        *_named(links),
         Column("kept", lambda row: row.kept, "whole", only="terminal"),
         Column("of", lambda row: row.units, "whole", only="terminal"),
         Column(

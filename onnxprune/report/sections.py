@@ -137,7 +137,7 @@ def _structure(report: Report, links: Mapping[str, str]) -> Iterable[Part]:
         yield Part(
             "Structure",
             plural(len(groups), "group") if inspected else title,
-            columns.GROUPS if inspected else columns.kept(reasons(report), links),
+            columns.groups(links) if inspected else columns.kept(reasons(report), links),
             groups,
             about="" if inspected else "Bars are what is kept, in the order of the network.",
             under=("params and MACs are those of one unit",) if inspected else (),

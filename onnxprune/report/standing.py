@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -115,5 +115,6 @@ def of_row(row: Row) -> Standing | None:
 
 
 def of_sweep(sweep: Sensitivity) -> Scale:
-    """The scale of a sweep."""
-    return metric_scale(sweep.metric, higher=sweep.higher_is_better)
+    """The scale of a sweep, called as its metric is."""
+    scale = metric_scale(sweep.metric, higher=sweep.higher_is_better)
+    return replace(scale, name=sweep.metric)
