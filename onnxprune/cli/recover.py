@@ -64,7 +64,7 @@ def run(given: argparse.Namespace) -> int:
             tell(f"writing {output}")
             made.save(output)
     told = _report(made, output if wanted else None)
-    console.report(told, as_json=given.json)
+    console.report(told, as_json=given.json, verbose=given.verbose)
     save(told, page)
     if not wanted:
         raise OnnxpruneError(

@@ -16,6 +16,7 @@ from onnxprune.graph.analysis import Analysis
 from onnxprune.graph.cost import Cost, CostModel
 from onnxprune.graph.plan import Plan
 from onnxprune.jobs.store import Stored, store
+from onnxprune.quantities import figure, times
 from onnxprune.recovery.correspond.kept_units import Correspondence
 from onnxprune.types import Check, LayerOutcome
 
@@ -97,8 +98,8 @@ class Result:
             return (
                 f"{removed} units removed from {len(self.plan.removed)} groups, "
                 f"{sum(bool(each.method) for each in zeros)} weights thinned, "
-                f"macs {self.remaining.macs / max(self.dense.macs, 1):.3f}x, "
-                f"params {self.remaining.params / max(self.dense.params, 1):.3f}x, "
+                f"macs {times(self.remaining.macs / max(self.dense.macs, 1))}, "
+                f"params {times(self.remaining.params / max(self.dense.params, 1))}, "
                 f"{'verified' if self.ok else 'NOT verified'}"
             )
         gone = f"{removed} units and {len(self.plan.bypassed)} blocks were gone"
@@ -107,5 +108,5 @@ class Result:
         changed = sum(each.method != "none" for each in refits)
         changed += sum(bool(each.method) and each.refit != "none" for each in zeros)
         errors = [each.main.relative_error for each in (self.given, self.evaluation)]
-        said = " -> ".join("unknown" if e is None else f"{e:.4g}" for e in errors)
+        said = " -> ".join("unknown" if e is None else figure(e) for e in errors)
         return f"{gone}; {changed} layers refitted, relative error {said}"

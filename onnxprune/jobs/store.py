@@ -17,6 +17,7 @@ from onnxprune.errors import OnnxpruneError
 from onnxprune.evaluate.equivalence import difference, tolerance
 from onnxprune.graph.analysis import analyse
 from onnxprune.model.decode import densify
+from onnxprune.quantities import figure
 from onnxprune.runtime import open_session
 from onnxprune.runtime.providers import named
 from onnxprune.sparse.encodings.choose import allowed_encodings, choose
@@ -166,7 +167,7 @@ def check_stored(
     except OnnxpruneError as problem:
         return StoredCheck((back,), (f"it was read back but not run: {problem.message}",))
     if any(weight.narrowed for weight in stored.weights):
-        moved = f"{outputs.value:.2g} of their size on made-up inputs"
+        moved = f"{figure(outputs.value)} of their size on made-up inputs"
         return StoredCheck((back,), (f"values in fewer bits move the outputs by up to {moved}",))
     return StoredCheck((back, outputs))
 

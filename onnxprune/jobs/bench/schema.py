@@ -72,11 +72,16 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Score:
-    """A task metric on this backend: of the first model, and of this one."""
+    """A task metric on this backend: of the first model, and of this one.
+
+    Attributes:
+        error: standard error of ``after - before`` on the same samples; None where none is known.
+    """
 
     metric: str
     before: float | None
     after: float | None
+    error: float | None = None
 
 
 @dataclass(frozen=True)

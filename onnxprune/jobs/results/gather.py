@@ -115,7 +115,8 @@ def measures(run: Result) -> tuple[Measure, ...]:
     if judged.metric:
         part = find_metric(run.config.metric).kind == "accuracy"
         unit: Unit = "fraction" if part else "number"
-        found.append(Measure(judged.metric, judged.before, judged.after, unit))
+        ends = judged.before, judged.after
+        found.append(Measure(judged.metric, *ends, unit, judged.metric_error))
     return tuple(found)
 
 
