@@ -108,6 +108,7 @@ def recover(
         return Result(
             models.clone(given), plan, analysis, config, tuple(finite(before)), before,
             notes=(*notes, why), given=before, correspondence=found, better=False,
+            command="recover",
         )  # fmt: skip
     made = carry_back(analysis.model, twin.model, state.model, found.matching, given)
     written = prove(in_dense_words(found.matching, made), state.model, data.probe, provider)
@@ -117,7 +118,7 @@ def recover(
         checks.append(Check("zeros that were filled", filled == 0, filled, 0.0))
     return Result(
         made, plan, analysis, config, (*checks, *finite(after)), after, state.outcomes,
-        notes=(*notes, *state.notes), given=before, correspondence=found,
+        notes=(*notes, *state.notes), given=before, correspondence=found, command="recover",
     )  # fmt: skip
 
 

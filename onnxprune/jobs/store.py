@@ -47,7 +47,7 @@ OTHER_ORDER = (
 """Measured: its ConstantFolding leaves CumSum and GatherElements, which run when it compiles."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Stored:
     """A model that is ready to be written.
 
@@ -67,6 +67,12 @@ class Stored:
     config: StoreOptions
     notes: tuple[str, ...] = ()
     unread: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        forms = sorted({weight.form for weight in self.weights} - {"dense"})
+        stored = sum(weight.form != "dense" for weight in self.weights)
+        words = f" ({', '.join(forms)})" if forms else ""
+        return f"<Stored: {stored} of {len(self.weights)} weights{words}>"
 
     @property
     def changed(self) -> bool:

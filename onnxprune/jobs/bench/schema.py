@@ -147,7 +147,7 @@ class DeclinedRow:
     install: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Bench:
     """Everything that was measured.
 
@@ -169,6 +169,10 @@ class Bench:
     noise_floor: tuple[NoiseFloor, ...]
     declined: tuple[DeclinedRow, ...]
     notes: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        backends = ", ".join(dict.fromkeys(row.backend for row in self.rows))
+        return f"<Bench: {len(self.models)} models on {backends or 'no backend'}>"
 
 
 def to_json(made: Bench) -> dict[str, object]:

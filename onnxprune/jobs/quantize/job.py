@@ -25,7 +25,7 @@ from onnxprune.types import Check
 Tell = Callable[[str], None]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Quantized:
     """A quantized model and what is known about it.
 
@@ -56,6 +56,9 @@ class Quantized:
     def save(self, path: str | Path) -> Path:
         """Write the quantized model."""
         return models.save(self.model, path)
+
+    def __repr__(self) -> str:
+        return f"<Quantized: {self}>"
 
     def __str__(self) -> str:
         done = sum(bool(each.quantized) for each in self.weights)
