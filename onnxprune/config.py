@@ -28,6 +28,7 @@ from onnxprune.quantities import (
     fraction,
     sparsity,
 )
+from onnxprune.types import BACKENDS, backend_name, metric_name, provider_name
 
 Config = TypeVar("Config")
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -120,6 +121,16 @@ def _word(value: object, of: str, words: Iterable[str]) -> str:
     if isinstance(value, str) and value in words:
         return value
     raise OnnxpruneError(f"{of} {value} is not known", hint=suggest(str(value), words))
+
+
+def _backend(value: object, of: str) -> str:
+    """A backend, or a provider of onnxruntime by its own name."""
+    text = _text(value, of)
+    try:
+        provider_name(text)
+    except OnnxpruneError:
+        backend_name(text)
+    return text
 
 
 def _parts(value: object, of: str) -> list[object]:
@@ -240,9 +251,10 @@ PATH = Reader(
     "str | PathLike[str]",
     _STRING,
 )
+BACKEND = Reader(_backend, "NAME", "str", _STRING, BACKENDS)
 ANYTHING = Reader(lambda value, _of: value, "SPEC", "object", _STRING)
 METRIC = Reader(
-    lambda value, of: value if callable(value) else _text(value, of),
+    lambda value, of: value if callable(value) else metric_name(_text(value, of)),
     "NAME",
     "str | Callable[..., float]",
     _STRING,
@@ -521,7 +533,7 @@ class Options:
     labels: object | None = _data(None, ANYTHING, _LABELS, everyday=True)
     metric: str | Callable[..., float] = _data("accuracy", METRIC, _METRIC)
     backend: str = _data(
-        "cpu", TEXT, "backend to run on, as `onnxprune bench --list` names them",
+        "cpu", BACKEND, "backend to run on, as `onnxprune bench --list` names them",
         everyday=True, former=_FORMER_BACKEND,
     )  # fmt: skip
     seed: int = _data(0, COUNT, _SEED)
@@ -538,6 +550,8 @@ class Options:
     )  # fmt: skip
     written: Mapping[str, object] = field(default_factory=dict, repr=False, compare=False)
     """What a user gave, as it was written, for recipes."""
+    stand_in: str = field(default="", repr=False, compare=False)
+    """The execution provider that runs models here, where the backend itself is none."""
 
     def __post_init__(self) -> None:
         _refuse_if(
@@ -649,6 +663,16 @@ class Options:
             "--max-drop without an amount finds one by trying, which takes inputs to judge by",
             "give inputs with --calib, or say how much goes, as in --target macs=50%",
         )
+
+    @property
+    def provider(self) -> str:
+        """The execution provider of onnxruntime that runs models while they are pruned."""
+        return self.stand_in or self.platform
+
+    @property
+    def platform(self) -> str:
+        """The backend without a precision: what `openvino:f16` and `ort-openvino` share."""
+        return self.backend.lower().partition(":")[0].removeprefix("ort-")
 
     @property
     def asks_for_nothing(self) -> bool:

@@ -176,7 +176,7 @@ def synthetic_dataset(analysis: Analysis, config: Options) -> Dataset:
     Raises:
         OnnxpruneError: the model does not run on them.
     """
-    probe = synthetic_inputs(analysis, config.backend, config.seed)
+    probe = synthetic_inputs(analysis, config.provider, config.seed)
     part = Part(probe)
     return Dataset((), part, part, probe, f"random inputs, seed {config.seed}", synthetic=True)
 

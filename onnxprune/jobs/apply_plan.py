@@ -19,7 +19,7 @@ from onnxprune.graph.plan import Plan
 from onnxprune.graph.reference import mask_model
 from onnxprune.jobs.choose_plan import PlanChoice
 from onnxprune.jobs.result import Result
-from onnxprune.jobs.run import Run
+from onnxprune.jobs.run import Run, stand_in_note
 from onnxprune.jobs.sparsify import refit_zeros, restore_zeros, sparsify
 from onnxprune.jobs.steps import State, Step, step, take
 from onnxprune.quantities import figure, percent
@@ -52,7 +52,7 @@ def check_equivalence(run: Run, state: State) -> State:
     run.progress("proving that the cut equals the masked original")
     reference = mask_model(analysis, plan.removed, plan.bypassed)
     check = equivalence.check_equivalence(
-        state.model, reference, run.data.probe, run.config.backend
+        state.model, reference, run.data.probe, run.config.provider
     )
     return state.then(state.start, checks=[check])
 
@@ -82,10 +82,10 @@ def refit(run: Run, state: State) -> State:
 
     problem = (analysis.model, state.model, kept, analysis.facts)
     if config.recover == "bias":
-        found = correct(*problem, feeds, provider=config.backend, tell=run.progress)
+        found = correct(*problem, feeds, provider=config.provider, tell=run.progress)
     else:
         pairs = Settings.pairs if config.recover == "auto" else 0
-        settings = Settings(pairs=pairs, provider=config.backend)
+        settings = Settings(pairs=pairs, provider=config.provider)
         every = settings.sample.holdout_every
         more = with_mixtures(feeds, most_bytes=MOST_BYTES, holdout_every=every, seed=config.seed)
         found = reconstruct(*problem, more, settings, run.progress)
@@ -98,7 +98,7 @@ def distill(run: Run, state: State) -> State:
     if run.config.recover != "auto" or not (run.data.fit and state.plan.zeroed):
         return state
     keep = {name: mask.unpack() for name, mask in state.plan.zeroed.items()}
-    settings = training.Settings(seed=run.config.seed, provider=run.config.backend)
+    settings = training.Settings(seed=run.config.seed, provider=run.config.provider)
     done = training.distil(
         run.analysis.model, state.model, keep, run.data.fit, settings, run.progress
     )
@@ -143,7 +143,7 @@ def apply_plan(run: Run, choice: PlanChoice, steps: Iterable[Step] = PRUNE) -> R
 def evaluate(run: Run, state: State) -> Result:
     """Compare what is left with the dense model, and check the limits that were asked for."""
     config, data, analysis = run.config, run.data, run.analysis
-    checks, notes = list(state.checks), list(state.notes)
+    checks, notes = list(state.checks), [*state.notes, *stand_in_note(run.config)]
     inexact = inexact_groups(run, state.plan)
     run.progress("comparing with the original")
     found = Evaluation()  # of made-up inputs a proof is all there is to say

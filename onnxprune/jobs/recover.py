@@ -14,7 +14,7 @@ from onnxprune.graph.analysis import analyse
 from onnxprune.graph.plan import Origin, Plan, pack, versions
 from onnxprune.jobs.apply_plan import RECOVER, finite
 from onnxprune.jobs.result import Result
-from onnxprune.jobs.run import Progress, Run, check_names
+from onnxprune.jobs.run import Progress, Run, place, stand_in_note
 from onnxprune.jobs.steps import State, take
 from onnxprune.quantities import figure
 from onnxprune.recovery.correspond.folding import fold_normalisations, normalisations
@@ -78,11 +78,11 @@ def recover(
         raise OnnxpruneError(
             "--recover none leaves nothing to do", hint="take auto, lstsq, pcg or bias"
         )
-    check_names(config)
+    config = place(config)
     tell("reading the models")
     given = models.load(pruned)
     run, notes = _opened(models.load(dense), given, config, tell)
-    analysis, data, provider = run.analysis, run.data, config.backend
+    analysis, data, provider = run.analysis, run.data, config.provider
     tell("finding what is gone")
     found = correspond(analysis, given)
     twin = make_twin(analysis, found, given)
@@ -138,7 +138,7 @@ def _opened(
             "recovery fits layers to what the dense model computes on real inputs",
             hint="give some with --calib; they need no labels",
         )
-    notes = []
+    notes = list(stand_in_note(config))
     folded = fold_normalisations(dense)
     if normalisations(given) <= normalisations(folded) < normalisations(dense):
         dense = folded

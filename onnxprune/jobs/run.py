@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from onnxprune import model as models
 from onnxprune.config import Options
 from onnxprune.data.dataset import Dataset, open_dataset, open_source, synthetic_dataset
+from onnxprune.errors import OnnxpruneError
 from onnxprune.graph.analysis import Analysis, analyse
 from onnxprune.model.decode import densify
-from onnxprune.types import backend_name, metric_name, provider_name
+from onnxprune.runtime.providers import available
+from onnxprune.types import RUNTIMES, backend_name, metric_name, provider_name
 
 Progress = Callable[[str], None]
 """Hears what is being done, one short sentence at a time."""
@@ -54,7 +56,7 @@ def open_run(
     Raises:
         OnnxpruneError: the model or the data cannot be used.
     """
-    check_names(config)
+    config = place(config)
     progress("reading the model")
     model, _ = densify(models.load(source))
     samples, shapes = open_source(model, config)
@@ -67,10 +69,30 @@ def open_run(
     return Run(config, analysis, data, progress)
 
 
-def check_names(config: Options) -> None:
-    """Refuse an unknown metric, provider or backend before any work starts."""
-    provider_name(config.backend)
+def place(config: Options) -> Options:
+    """The options with the execution provider that runs models here, before any work starts.
+
+    OpenVINO and TensorRT are no providers of every onnxruntime; the CPU stands in for them while a
+    model is pruned.
+
+    Raises:
+        OnnxpruneError: the metric or a backend is unknown.
+    """
     if isinstance(config.metric, str):
         metric_name(config.metric)
     if config.target is not None and config.target.backend:
         backend_name(config.target.backend)
+    try:
+        provider = provider_name(config.platform)
+    except OnnxpruneError:
+        backend_name(config.backend)
+        provider = "cpu"
+    own = config.backend.lower().partition(":")[0] in RUNTIMES
+    return replace(config, stand_in="cpu" if own and provider not in available() else provider)
+
+
+def stand_in_note(config: Options) -> tuple[str, ...]:
+    """A sentence on the provider, where it is not that of the backend."""
+    if config.provider == config.platform or config.provider != "cpu":
+        return ()
+    return (f"checks ran in onnxruntime on the CPU, which has no provider for {config.platform}",)

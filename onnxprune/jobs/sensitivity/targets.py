@@ -66,7 +66,7 @@ def find_rows(run: Run, request: SensitivityOptions) -> Rows:
         declined |= {each.weight or each.layer: each.reason for each in left}
         run.progress("measuring what every weight multiplies")
         norms = (
-            norms_of(analysis.model, layers, list(run.data.fit), config.backend) if layers else {}
+            norms_of(analysis.model, layers, list(run.data.fit), config.provider) if layers else {}
         )
         work = {
             call.name: sum(_volume(axes) for axes in call.work) // analysis.batch

@@ -17,7 +17,7 @@ from onnxprune.graph.analysis import Analysis
 from onnxprune.graph.cost import CostMeasure, CostModel
 from onnxprune.graph.surgery import cut
 from onnxprune.quantities import Budget, interval, measured, times
-from onnxprune.runtime.registry import Backend, backend, of_provider
+from onnxprune.runtime.registry import Backend, backend
 from onnxprune.select.allocate import Lattice, Limits
 from onnxprune.select.importance.error_curves import Curves
 from onnxprune.select.importance.units import worth_of
@@ -141,7 +141,7 @@ def backend_of(asked: Options) -> Backend:
     """
     assert asked.target is not None
     named = asked.target.backend
-    return backend(named) if named else of_provider(asked.backend)
+    return backend(named or asked.backend)
 
 
 def one_sample(analysis: Analysis, feeds: Feeds, shapes: Mapping[str, Sequence[int]]) -> Feeds:
