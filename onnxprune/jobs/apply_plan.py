@@ -23,6 +23,7 @@ from onnxprune.jobs.run import Run
 from onnxprune.jobs.sparsify import refit_zeros, restore_zeros, sparsify
 from onnxprune.jobs.steps import State, Step, step, take
 from onnxprune.recover.bias_correction import correct
+from onnxprune.recover.order import Problem
 from onnxprune.recover.reconstruct import reconstruct
 from onnxprune.recover.refit import Settings
 from onnxprune.select.latency.budget import Reached
@@ -77,15 +78,15 @@ def refit(run: Run, state: State) -> State:
         known = -len(axes) <= axis < len(axes)
         return keep(axes[axis]) if known else np.zeros(0, np.bool_)
 
-    problem = (analysis.model, state.model, kept, analysis.facts)
+    problem = Problem(analysis.model, state.model, kept, analysis.facts)
     if config.recover == "bias":
-        found = correct(*problem, feeds, provider=config.provider, tell=run.progress)
+        found = correct(problem, feeds, Settings(provider=config.provider), run.progress)
     else:
         pairs = Settings.pairs if config.recover == "auto" else 0
         settings = Settings(pairs=pairs, provider=config.provider)
         held = settings.sample.held
         more = with_mixtures(feeds, most_bytes=MOST_BYTES, held=held, seed=config.seed)
-        found = reconstruct(*problem, more, settings, run.progress)
+        found = reconstruct(problem, more, settings, run.progress)
     return state.then(found.model, refit=found.outcomes)
 
 

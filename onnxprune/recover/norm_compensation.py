@@ -31,11 +31,11 @@ from onnxprune.data.activations.runner import Segments
 from onnxprune.graph.analysis import identity
 from onnxprune.graph.layers.epilogue import Epilogue
 from onnxprune.graph.layers.sources import ancestors
-from onnxprune.graph.shapes import Fact
 from onnxprune.recover.norms import Norm, find_norms, vector, write
-from onnxprune.recover.order import Kept, Step, changed_values
+from onnxprune.recover.order import Problem, Step, changed_values
 from onnxprune.solve.affine import Line, Paired, fit, paired, pooled
 from onnxprune.solve.im2col import sample_positions, token_rows
+from onnxprune.types import LayerOutcome
 
 Array = npt.NDArray[Any]
 Bool = npt.NDArray[np.bool_]
@@ -71,7 +71,7 @@ class Turn:
 
     def renormalise(
         self, teacher: Segments, student: Segments, model: models.Model, sample: Sample
-    ) -> tuple[str, float, float]:
+    ) -> LayerOutcome:
         """Fit gain and bias, or statistics, and write them back if that helps.
 
         Args:
@@ -79,10 +79,6 @@ class Turn:
             student: the pruned one; everything before this normalisation is final.
             model: the pruned one; it is changed.
             sample: how rows are drawn.
-
-        Returns:
-            What won, and the squared error on held-out rows over the variance of the targets
-            there, before and after.
         """
         nodes = {identity(node): node for node in model.ir.graph}
         old, scale = self._now(nodes)
@@ -101,7 +97,7 @@ class Turn:
             rows = pooled((train, held))
             line = fit(rows, old, tried[best], free_bias=free, floor=floor)
             self._write(nodes, rows, line, scale, tried[best])
-        return tried[best], errors[0] / variance, errors[best] / variance
+        return LayerOutcome(self.node, tried[best], errors[0] / variance, errors[best] / variance)
 
     def _now(self, nodes: Mapping[str, ir.Node]) -> tuple[Line, Line]:
         """Gain and bias; and what is done to its input before them, by a BatchNormalization."""
@@ -165,10 +161,7 @@ def _value(value: ir.Value, student: Segments, batch: int) -> Array:
 
 
 def plan_turns(
-    dense: models.Model,
-    pruned: models.Model,
-    kept: Kept,
-    facts: Mapping[str, Fact],
+    problem: Problem,
     steps: Sequence[Step],
     *,
     biases: bool = False,
@@ -177,10 +170,7 @@ def plan_turns(
     """Normalisations that are to be made up for, each before the first layer that sees it.
 
     Args:
-        dense: the model before pruning.
-        pruned: the model after, with the same names.
-        kept: which indices of the dense model's axes are left.
-        facts: shapes in the dense model.
+        problem: the pruned model and the dense one.
         steps: the layers that are refitted, in order.
         biases: no weights are refitted, so that a BatchNormalization behind a layer takes that
             layer's place, and gets no gain.
@@ -189,7 +179,8 @@ def plan_turns(
     Returns:
         Everything in order; and by node, why it is left alone though it lost channels.
     """
-    norms, others = find_norms(dense.ir.graph, facts)
+    dense, pruned, kept = problem.dense, problem.pruned, problem.kept
+    norms, others = find_norms(dense.ir.graph, problem.facts)
     changed = changed_values(dense, pruned)
     batch = {identity(n) for n in dense.ir.graph if n.op_type == "BatchNormalization"}
     declined = {

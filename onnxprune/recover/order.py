@@ -25,6 +25,27 @@ Kept = Callable[[str, int], npt.NDArray[np.bool_]]
 
 
 @dataclass(frozen=True, eq=False)
+class Problem:
+    """A pruned model to recover, and the dense one that it is to compute the same as.
+
+    Attributes:
+        dense: the model before pruning.
+        pruned: the model after; node and value names are those of the dense one.
+        kept: which indices of the dense model's axes the pruned one still has.
+        facts: shapes in the dense model.
+    """
+
+    dense: models.Model
+    pruned: models.Model
+    kept: Kept
+    facts: Mapping[str, Fact]
+
+    def copied(self) -> Problem:
+        """The same with a copy of the pruned model, which may be changed."""
+        return replace(self, pruned=models.clone(self.pruned))
+
+
+@dataclass(frozen=True, eq=False)
 class Step:
     """One layer to refit.
 
@@ -56,29 +77,21 @@ class Step:
 
 
 def plan_steps(
-    dense: models.Model,
-    pruned: models.Model,
-    kept: Kept,
-    facts: Mapping[str, Fact],
-    *,
-    producers: bool,
-    pairs: bool,
+    problem: Problem, *, producers: bool, pairs: bool
 ) -> tuple[list[Step], dict[str, str]]:
     """The layers worth refitting, in order, and why others that changed are left alone.
 
     Args:
-        dense: the model before pruning.
-        pruned: the model after, with the same names.
-        kept: which indices of the dense model's axes are left.
-        facts: shapes in the dense model.
+        problem: the pruned model and the dense one.
         producers: also layers that lost no input but get other inputs than they did.
         pairs: also look for the layers before them that they can be refitted together with.
     """
+    pruned, kept, facts = problem.pruned, problem.kept, problem.facts
     every = unpadded_layers(pruned, facts)
     layers = refittable(every)
     values = {v.name or "": v for v in models.values(pruned.ir.graph)}
-    before = {layer.node: layer for layer in refittable(unpadded_layers(dense, facts))}
-    changed = changed_values(dense, pruned)
+    before = {layer.node: layer for layer in refittable(unpadded_layers(problem.dense, facts))}
+    changed = changed_values(problem.dense, pruned)
     declined = {e.node: e.declined for e in every if e.declined and e.kind == "plain"}
     declined = {node: why for node, why in declined.items() if node in changed}
     steps: list[Step] = []

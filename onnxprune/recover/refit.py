@@ -13,9 +13,10 @@ from onnxprune.data.activations.runner import Segments
 from onnxprune.graph.layers.epilogue import Weights
 from onnxprune.recover.order import Step
 from onnxprune.recover.pairs import pair_rows
+from onnxprune.solve.least_squares import correct_bias
 from onnxprune.solve.moments import Moments
 from onnxprune.solve.pairs import PairRefit, refit_pair
-from onnxprune.solve.refit import RIDGES, Refit, refit
+from onnxprune.solve.refit import RIDGES, Refit, choose, refit
 from onnxprune.solve.two_layer import Filter, Pair, Rows, Side, hidden_moments
 from onnxprune.types import LayerOutcome
 
@@ -36,6 +37,9 @@ class Settings:
         pairs: refit layers together with the ones before them; the number of steps, 0 for never.
         ridges: candidates, see ``solve.refit``.
         few: samples, mixtures included, up to which the dense model's inputs are looked at as well.
+        only_biases: no weight that multiplies inputs changes; a BatchNormalization takes the place
+            of the layer before it, and gets no gain.
+        statistics: every BatchNormalization gets the statistics of what it reads, unjudged.
         provider: what runs the models.
         threads: threads within an operator.
     """
@@ -45,6 +49,8 @@ class Settings:
     pairs: int = 6
     ridges: tuple[float, ...] = RIDGES
     few: int = 512
+    only_biases: bool = False
+    statistics: bool = False
     provider: str = "cpu"
     threads: int | None = None
 
@@ -57,18 +63,33 @@ class Refitting:
         teacher: the dense one.
         student: the pruned one; what the makers before filters read is kept.
         weights: of the pruned one, which are changed.
-        how: see there.
+        settings: how layers are refitted.
     """
 
     teacher: Segments
     student: Segments
     weights: Weights
-    how: Settings
+    settings: Settings
 
-    def one(self, step: Step) -> LayerOutcome:
+    def correct_bias(self, step: Step) -> LayerOutcome:
+        """Move the bias of one layer if that helps."""
+        if step.layer.bias_slot is None:
+            return LayerOutcome(step.node, "none", reason="it has no bias and takes none")
+        rows = self._moments(step, self.student)
+        matrix, bias = self.weights.read(step.layer, step.epilogue)
+
+        def solve(rows: Moments, method: str, _ridge: float) -> tuple[Float, Float]:
+            return matrix, bias if method == "none" else correct_bias(rows, matrix)
+
+        fit = choose(*rows, [("none", 0.0), ("bias", 0.0)], solve)
+        if fit.accepted:
+            self.weights.write_bias(step.layer, fit.bias, step.epilogue)
+        return LayerOutcome(step.node, "bias" if fit.accepted else "none", fit.before, fit.after)
+
+    def refit(self, step: Step) -> LayerOutcome:
         """Fit a layer, with its maker if it has one, and write back what helps."""
         # A pair is judged by whole samples: of a few, none can be spared.
-        if step.maker is None or sum(self.student.samples) < self.how.sample.held:
+        if step.maker is None or sum(self.student.samples) < self.settings.sample.held:
             return self._alone(step)[0]
         if step.maker.filters is None:
             return self._together(step, step.maker)
@@ -90,7 +111,7 @@ class Refitting:
             step.epilogue.value,
             *([step.epilogue.skip] if step.epilogue.skip else []),
         ]
-        few = sum(self.student.samples) <= self.how.few and step.reads is not None
+        few = sum(self.student.samples) <= self.settings.few and step.reads is not None
         if few and all(map(self.teacher.has, needed)):
             return self._moments(step, self.teacher, step.reads)
         return None
@@ -98,8 +119,8 @@ class Refitting:
     def _moments(
         self, step: Step, run: Segments, reads: Bool | None = None
     ) -> tuple[Moments, Moments]:
-        how = self.how.sample
-        return moments_of(step.layer, step.epilogue, self.teacher, run, how, step.kept, reads)
+        sample = self.settings.sample
+        return moments_of(step.layer, step.epilogue, self.teacher, run, sample, step.kept, reads)
 
     def _refit(
         self,
@@ -110,13 +131,13 @@ class Refitting:
         """Fit a layer as it is now to moments of rows, see ``refit``; nothing is written."""
         matrix, bias = self.weights.read(step.layer, step.epilogue)
         free = step.layer.bias_slot is not None
-        ridges = self.how.ridges
+        ridges = self.settings.ridges
         return refit(*moments, matrix, bias, free_bias=free, ridges=ridges, dense=dense)
 
     def _together(self, step: Step, maker: Maker) -> LayerOutcome:
         """Fit a layer and its maker, and write both back if that helps."""
         dense = self._dense(step)
-        rows = pair_rows(step, maker, self.teacher, self.student, self.how.sample)
+        rows = pair_rows(step, maker, self.teacher, self.student, self.settings.sample)
         train, held = self._sides(maker, rows)
         first = self._first(maker)
         moments = hidden_moments(train, first), hidden_moments(held, first)
@@ -140,7 +161,7 @@ class Refitting:
         start, end = maker.layer.x, step.layer.x
         alone, fitted = self._alone(step)
         if fitted.ridge <= _SUPPORTED:
-            rows = pair_rows(step, maker, self.teacher, self.student, self.how.sample)
+            rows = pair_rows(step, maker, self.teacher, self.student, self.settings.sample)
             found = self._pair(step, maker, self._sides(maker, rows), fitted)
             if found.steps and self.student.rewind(start, end):
                 self._write(step, maker, found.pair)
@@ -159,7 +180,7 @@ class Refitting:
         return refit_pair(
             *sides,
             Pair(self._first(maker), _second(fitted.weight, fitted.bias)),
-            steps=self.how.pairs,
+            steps=self.settings.pairs,
             free_bias=(maker.layer.bias_slot is not None, step.layer.bias_slot is not None),
         )
 
