@@ -216,5 +216,4 @@ def _second(matrix: Float, bias: Float) -> Float:
 
 
 def _outcome(step: Step, found: Refit) -> LayerOutcome:
-    method = max(set(found.methods), key=found.methods.count)
-    return LayerOutcome(step.node, method, found.before, found.after)
+    return LayerOutcome(step.node, found.method, found.before, found.after)

@@ -13,15 +13,14 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxprune import model as models
-from onnxprune.data.activations.rows import Sample, moments_of
-from onnxprune.data.activations.runner import Segments
-from onnxprune.graph.layers.epilogue import Weights, find_epilogue
+from onnxprune.data.activations.rows import Sample
 from onnxprune.graph.layers.linear import LinearLayer
 from onnxprune.graph.layers.sources import ancestors
 from onnxprune.graph.shapes import Fact
 from onnxprune.quantities import Sparsity
 from onnxprune.solve.support import RIDGES, refit_support
-from onnxprune.sparse.rows import ROWS, Feeds, steadied
+from onnxprune.sparse.layerwise import Layerwise
+from onnxprune.sparse.rows import ROWS, Feeds
 from onnxprune.sparse.targets import find_targets
 from onnxprune.types import LayerOutcome
 
@@ -61,37 +60,28 @@ def refit_masked(
     """
     work = models.clone(thinned)
     layers, left = find_targets(work, _ANY)
-    values = {v.name or "": v for v in models.values(work.ir.graph)}
     masked = {reader for name in masks for reader in _readers(work, name)}
-    weights = Weights(work)
-    run = Segments(dense, batches, provider=provider), Segments(work, batches, provider=provider)
-    waiting = {layer.node for layer in layers}
+    sample = Sample(rows=ROWS, seed=seed)
+    run = Layerwise(dense, work, layers, batches, facts, sample, provider=provider)
     outcomes = [*left]
     for number, layer in enumerate(layers, start=1):
-        waiting.discard(layer.node)
-        if not masked & (ancestors(values[layer.x]) | {layer.node, layer.y}):
+        if not masked & (ancestors(run.values[layer.x]) | {layer.node, layer.y}):
             continue
         tell(f"refitting layer {number} of {len(layers)}: {layer.node}")
-        epilogue = find_epilogue(values, facts, layer)
-        if epilogue.skip is not None and waiting & ancestors(values[epilogue.skip]):
-            epilogue = epilogue.alone  # the other summand is not final yet
-        rows = moments_of(layer, epilogue, *run, Sample(rows=ROWS, seed=seed))
-        weight, bias = weights.read(layer, epilogue)
-        train, held = (steadied(part, weight) for part in rows)
-        keep = _mask(layer, masks.get(layer.weight), weight.shape)
+        seen = run.observe(layer)
+        assert seen is not None
+        keep = _mask(layer, masks.get(layer.weight), seen.weight.shape)
         free = layer.bias_slot is not None and layer.bias not in masks
         free = free and bool(keep.any(axis=1).all())  # an output that is masked stays silent
-        ridges = () if only_bias else RIDGES
-        found = refit_support(
-            train, held, weight, keep, bias,
-            ridges=ridges, free_bias=free, iterations=_ITERATIONS,
+        fit = refit_support(
+            seen.train, seen.holdout, seen.weight, keep, seen.bias,
+            ridges=() if only_bias else RIDGES, free_bias=free, iterations=_ITERATIONS,
         )  # fmt: skip
-        if found.accepted:
-            weights.write(layer, found.weight, found.bias if free else None, epilogue, keep)
-        kind = max(set(found.methods), key=found.methods.count)
+        if fit.accepted:
+            run.weights.write(layer, fit.weight, fit.bias if free else None, seen.epilogue, keep)
         outcomes.append(
             LayerOutcome(
-                layer.node, "given", found.before, found.after, weight=layer.weight, refit=kind,
+                layer.node, "given", fit.before, fit.after, weight=layer.weight, refit=fit.method,
                 shape=layer.tensor.shape, sparsity=1 - float(keep.mean()),
             )
         )  # fmt: skip

@@ -63,6 +63,11 @@ class Refit:
     after: float
 
     @property
+    def method(self) -> str:
+        """What won in most groups."""
+        return max(set(self.methods), key=self.methods.count)
+
+    @property
     def ridge(self) -> float:
         """The largest ridge of a group; infinite where one kept its weights but for their scale."""
         return float(self.ridges.max()) if self.ridges.all() else np.inf

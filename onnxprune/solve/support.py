@@ -121,6 +121,7 @@ def refit_support(
     start: Array | None = None,
     ridges: tuple[float, ...] = RIDGES,
     iterations: int = 10,
+    exact: bool = False,
     free_bias: bool = True,
 ) -> Refit:
     """Refit the kept weights of ``g`` problems if that lowers the error on held-out rows.
@@ -136,24 +137,29 @@ def refit_support(
             :func:`onnxprune.solve.obs.obs`; ``weight`` if None.
         ridges: candidates, shares of each input's own variance.
         iterations: most steps per output.
+        exact: solve output by output, from the masked weights, instead of iterating: see
+            :func:`affordable`.
         free_bias: whether the layer has a bias that may change.
 
     Returns:
-        The winner per group among the masked start, the same with a new bias, and the refits; of a
-        layer with many outputs, some of them decide.
+        The winner per group among the masked start, the same with a new bias, and the refits
+        (``pcg``, or ``lstsq`` if exact); of a layer with many outputs, some of them decide.
     """
-    masked = np.where(keep, weight if start is None else start, 0.0).astype(np.float64)
+    start = weight if start is None or exact else start
+    masked = np.where(keep, start, 0.0).astype(np.float64)
 
     def solve(xx: Float, xy: Float, ridge: float, outputs: slice | Index) -> Float:
-        problems = zip(xx, xy, *(x[:, :, outputs] for x in (keep, weight, masked)), strict=True)
-        return np.stack(
-            [
-                conjugate_gradients(*each, ridge=ridge, iterations=iterations, settled=SETTLED)
-                for each in problems
-            ]
+        parts = (x[:, :, outputs] for x in (keep, weight, masked))
+        return np.stack([fit(*each, ridge=ridge) for each in zip(xx, xy, *parts, strict=True)])
+
+    def fit(xx: Float, xy: Float, keep: Bool, old: Array, start: Array, *, ridge: float) -> Float:
+        if exact:
+            return solve_columns(xx, xy, keep, old, ridge=ridge)
+        return conjugate_gradients(
+            xx, xy, keep, old, start, ridge=ridge, iterations=iterations, settled=SETTLED
         )
 
-    tried = [("pcg", ridge) for ridge in ridges]
+    tried = [("lstsq" if exact else "pcg", ridge) for ridge in ridges]
     return refit_masked(train, held, masked, bias, tried, solve, free_bias=free_bias)
 
 
@@ -191,38 +197,3 @@ def solve_columns(xx: Float, xy: Float, keep: Bool, old: Array, *, ridge: float)
             solved = solve_symmetric(A[None, rows[:, None], rows], wanted[None, rows, n : n + 1])
             result[rows, n] = solved[0, :, 0]
     return result
-
-
-def refit_columns(
-    train: Moments,
-    held: Moments,
-    weight: Array,
-    keep: Bool,
-    bias: Array,
-    *,
-    ridges: tuple[float, ...] = RIDGES,
-    free_bias: bool = True,
-) -> Refit:
-    """The best of several repairs of one masked layer by the error on held-out rows.
-
-    Args:
-        train: moments of the rows that may be fitted to.
-        held: moments of other rows, that decide.
-        weight: ``[g, K, N]``, the weights before any was removed.
-        keep: ``[g, K, N]``, the mask.
-        bias: ``[g, N]``, the bias as it is.
-        ridges: candidates, shares of the input variances.
-        free_bias: whether the layer has a bias that may change.
-
-    Returns:
-        The winner per group among the masked weights, the same with a new bias, and the refits
-        (``lstsq``).
-    """
-    masked = np.where(keep, weight, 0.0).astype(np.float64)
-
-    def solve(xx: Float, xy: Float, ridge: float, outputs: slice | Index) -> Float:
-        problems = zip(xx, xy, *(x[:, :, outputs] for x in (keep, weight)), strict=True)
-        return np.stack([solve_columns(*each, ridge=ridge) for each in problems])
-
-    tried = [("lstsq", ridge) for ridge in ridges]
-    return refit_masked(train, held, masked, bias, tried, solve, free_bias=free_bias)

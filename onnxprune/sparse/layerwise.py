@@ -26,12 +26,13 @@ from onnxprune.graph.shapes import Fact
 from onnxprune.quantities import Method, Sparsity, Spread
 from onnxprune.solve.moments import Moments, squared_error
 from onnxprune.solve.obs import Pattern
-from onnxprune.solve.support import RIDGES, affordable, refit_columns, refit_support
+from onnxprune.solve.support import RIDGES, affordable, refit_support
 from onnxprune.sparse.rows import ROWS, Feeds, steadied
 from onnxprune.sparse.select import aim, gram_of, select
 from onnxprune.types import LayerOutcome
 
 Bool = npt.NDArray[np.bool_]
+Float = npt.NDArray[np.float64]
 Refit = Literal["none", "bias", "lstsq", "pcg"]
 
 
@@ -66,16 +67,41 @@ class Settings:
     threads: int | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class Observation:
+    """What one layer reads and should compute, once all layers before it are final.
+
+    Attributes:
+        epilogue: where its output counts.
+        train: moments of the rows that may be fitted to.
+        holdout: moments of other rows, that decide.
+        weight: ``[g, K, N]``, in units of ``epilogue``.
+        bias: ``[g, N]``.
+    """
+
+    epilogue: Epilogue
+    train: Moments
+    holdout: Moments
+    weight: Float
+    bias: Float
+
+
 class Layerwise:
-    """The state of one run: the model being thinned, and both models as far as they have run.
+    """A dense model and a copy that is being changed, both as far as they have run.
 
     Args:
         dense: the model before.
-        work: a copy of it, which is changed.
-        layers: those to thin, in the order of the graph.
-        batches: feeds; none if masks are by magnitude.
+        work: the copy.
+        layers: those that may change, in the order of the graph.
+        batches: feeds; without any, nothing can be observed.
         facts: shapes of the dense model's values.
-        how: settings, with a method.
+        sample: which rows are looked at.
+        provider: what runs the models.
+        threads: threads within an operator.
+
+    Attributes:
+        weights: of the copy.
+        values: of the copy, by name.
     """
 
     def __init__(
@@ -83,72 +109,78 @@ class Layerwise:
         dense: models.Model,
         work: models.Model,
         layers: Sequence[LinearLayer],
-        batches: list[Feeds],
+        batches: Sequence[Feeds],
         facts: Mapping[str, Fact],
-        how: Settings,
+        sample: Sample,
+        *,
+        provider: str = "cpu",
+        threads: int | None = None,
     ) -> None:
-        self._batches, self._how = batches, how
-        self._weights = Weights(work)
-        self._values = {v.name or "": v for v in models.values(work.ir.graph)}
-        self._waiting = {layer.node for layer in layers}
-        self._facts = facts
-        run = {"provider": how.provider, "threads": how.threads}
-        self._teacher = Segments(dense, batches, **run) if batches else None  # type: ignore[arg-type]
-        self._student = Segments(work, batches, **run) if batches else None  # type: ignore[arg-type]
+        self.weights = Weights(work)
+        self.values = {v.name or "": v for v in models.values(work.ir.graph)}
+        self._place = {layer.node: k for k, layer in enumerate(layers)}
+        self._facts, self._sample = facts, sample
+        self._runs: tuple[Segments, Segments] | None = None
+        if batches:
+            teacher = Segments(dense, batches, provider=provider, threads=threads)
+            self._runs = teacher, Segments(work, batches, provider=provider, threads=threads)
 
-    def thin(self, layer: LinearLayer, asked: Sparsity, count: int) -> tuple[LayerOutcome, Bool]:
-        """Thin one layer, write it back, and say what became of it."""
-        self._waiting.discard(layer.node)
-        method = self._how.method
-        assert method is not None
-        per_row = self._how.spread == "per-row"
-        pattern = Pattern(count / layer.size, asked.n, asked.m, per_output=per_row)
-        shape = layer.tensor.shape
-        done = LayerOutcome(layer.node, method, weight=layer.weight, shape=shape)
-        if self._teacher is None or self._student is None:
-            weight, _ = self._weights.read(layer)
-            start, keep = select(layer, method, weight, None, pattern)
-            self._weights.write(layer, start, keep=keep)
-            return replace(done, sparsity=1 - float(keep.mean())), keep
-        epilogue = find_epilogue(self._values, self._facts, layer)
-        if epilogue.skip is not None and self._waiting & ancestors(self._values[epilogue.skip]):
+    def observe(self, layer: LinearLayer) -> Observation | None:
+        """Run both models as far as a layer needs; None without inputs to run them on."""
+        if self._runs is None:
+            return None
+        epilogue = find_epilogue(self.values, self._facts, layer)
+        later = {node for node, k in self._place.items() if k > self._place[layer.node]}
+        if epilogue.skip is not None and later & ancestors(self.values[epilogue.skip]):
             epilogue = epilogue.alone  # the other summand is not final yet
-        run = self._teacher, self._student
-        rows = moments_of(layer, epilogue, *run, self._how.sample)
-        refit, before, after, keep = self._fit(layer, epilogue, rows, pattern)
-        return replace(
-            done, refit=refit, sparsity=1 - float(keep.mean()), before=before, after=after
-        ), keep
+        rows = moments_of(layer, epilogue, *self._runs, self._sample)
+        weight, bias = self.weights.read(layer, epilogue)
+        train, holdout = (steadied(part, weight) for part in rows)
+        return Observation(epilogue, train, holdout, weight, bias)
 
-    def _fit(
-        self,
-        layer: LinearLayer,
-        epilogue: Epilogue,
-        rows: tuple[Moments, Moments],
-        pattern: Pattern,
-    ) -> tuple[str, float, float, Bool]:
-        train, held = rows
-        method = self._how.method
-        assert method is not None
-        free = layer.bias_slot is not None
-        weight, bias = self._weights.read(layer, epilogue)
-        train, held = steadied(train, weight), steadied(held, weight)
-        refits = self._how.refit in ("lstsq", "pcg")
-        wanted = aim(train, weight, bias, free_bias=free) if refits else weight
-        start, keep = select(layer, method, wanted, gram_of(train, free_bias=free), pattern)
-        if self._how.refit == "none":
-            self._weights.write(layer, self._weights.read(layer)[0], keep=keep)
-            error = squared_error(held, np.where(keep, weight, 0.0), bias).sum()
-            relative = float(error) / held.variance
-            return "none", relative, relative, keep
-        if self._how.refit == "lstsq" and affordable(keep):
-            found = refit_columns(train, held, weight, keep, bias, free_bias=free)
-        else:
-            found = refit_support(
-                train, held, weight, keep, bias,
-                ridges=RIDGES if refits else (), start=start if refits else weight,
-                free_bias=free, iterations=self._how.iterations,
-            )  # fmt: skip
-        self._weights.write(layer, found.weight, found.bias, epilogue, keep)
-        kind = max(set(found.methods), key=found.methods.count)
-        return kind, found.before, found.after, keep
+
+def sparsify_layer(
+    run: Layerwise, layer: LinearLayer, target: Sparsity, count: int, settings: Settings
+) -> tuple[LayerOutcome, Bool]:
+    """Set weights of one layer to zero, refit the others, and write the layer back.
+
+    Args:
+        run: the model that is being sparsified.
+        layer: of it.
+        target: the pattern asked for.
+        count: how many of its weights become zero.
+        settings: how, with a method.
+
+    Returns:
+        What became of the layer, and its mask ``[g, K, N]``.
+    """
+    method = settings.method
+    assert method is not None
+    per_row = settings.spread == "per-row"
+    pattern = Pattern(count / layer.size, target.n, target.m, per_output=per_row)
+    outcome = LayerOutcome(layer.node, method, weight=layer.weight, shape=layer.tensor.shape)
+    seen = run.observe(layer)
+    if seen is None:
+        weight, _ = run.weights.read(layer)
+        start, keep = select(layer, method, weight, None, pattern)
+        run.weights.write(layer, start, keep=keep)
+        return replace(outcome, sparsity=1 - float(keep.mean())), keep
+    train, holdout, weight, bias = seen.train, seen.holdout, seen.weight, seen.bias
+    free = layer.bias_slot is not None
+    refits = settings.refit in ("lstsq", "pcg")
+    goal = aim(train, weight, bias, free_bias=free) if refits else weight
+    start, keep = select(layer, method, goal, gram_of(train, free_bias=free), pattern)
+    outcome = replace(outcome, sparsity=1 - float(keep.mean()))
+    if settings.refit == "none":
+        run.weights.write(layer, run.weights.read(layer)[0], keep=keep)
+        error = float(squared_error(holdout, np.where(keep, weight, 0.0), bias).sum())
+        relative = error / holdout.variance
+        return replace(outcome, refit="none", before=relative, after=relative), keep
+    fit = refit_support(
+        train, holdout, weight, keep, bias,
+        ridges=RIDGES if refits else (), start=start if refits else weight,
+        exact=settings.refit == "lstsq" and affordable(keep),
+        free_bias=free, iterations=settings.iterations,
+    )  # fmt: skip
+    run.weights.write(layer, fit.weight, fit.bias, seen.epilogue, keep)
+    return replace(outcome, refit=fit.method, before=fit.before, after=fit.after), keep

@@ -1,4 +1,4 @@
-"""How far the damage of one layer moves what the model says."""
+"""A quick preview of sparse layers: what is wrong in one, and how far that moves the outputs."""
 
 from __future__ import annotations
 
@@ -12,16 +12,54 @@ from onnxprune.evaluate.output_comparison import Comparison, Fidelity
 from onnxprune.graph.layers.epilogue import Epilogue, Weights
 from onnxprune.graph.layers.linear import LinearLayer
 from onnxprune.runtime import open_session
-from onnxprune.solve.moments import Moments, with_targets
-from onnxprune.sparse import shares
+from onnxprune.solve.least_squares import correct_bias
+from onnxprune.solve.moments import Moments, squared_error, with_targets
+from onnxprune.solve.obs import Pattern
+from onnxprune.solve.support import conjugate_gradients
 from onnxprune.sparse.rows import Feeds
+from onnxprune.sparse.select import gram_of, mask_of, scores_of
 
 Float = npt.NDArray[np.float64]
 
+GRID = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+"""Shares at which a layer's damage is known; the last is the most it can lose."""
 _SAMPLES = 64
 """Inputs looked at, rounded up to whole batches."""
 _AT = 0.5
 """The share of a layer that is taken away."""
+
+
+def errors_of(layer: LinearLayer, weight: Float, rows: Moments) -> Float:
+    """What removing each share of ``GRID`` leaves wrong, ``[len(GRID), g, N]``: mean squares.
+
+    Args:
+        layer: the layer.
+        weight: ``[g, K, N]``, dense.
+        rows: moments of its inputs.
+    """
+    rows = with_targets(rows, weight)
+    return np.stack([squared_error(rows, *thinned(layer, weight, rows, share)) for share in GRID])
+
+
+def thinned(layer: LinearLayer, weight: Float, rows: Moments, share: float) -> tuple[Float, Float]:
+    """A quick preview of a thinned layer: ``[g, K, N]`` and its bias ``[g, N]``, 0 if it has none.
+
+    Args:
+        layer: the layer.
+        weight: ``[g, K, N]``, dense.
+        rows: moments of its inputs, with its outputs (without bias) as targets.
+        share: of its weights that go.
+    """
+    free = layer.bias_slot is not None
+    xx = gram_of(rows, free_bias=free)
+    keep = mask_of(layer, scores_of("wanda", weight, xx), Pattern(share))
+    made = np.stack(
+        [
+            conjugate_gradients(a, a @ w, k, w, ridge=0.03, iterations=4)
+            for a, w, k in zip(xx, weight, keep, strict=True)
+        ]
+    )
+    return made, correct_bias(rows, made) if free else np.zeros(made.shape[::2])
 
 
 class Probe:
@@ -53,13 +91,13 @@ class Probe:
             epilogue: where its output counts.
             weight: ``[g, K, N]``, dense, in units of ``epilogue``.
             rows: moments of its inputs.
-            curve: its damage at the shares of ``shares.GRID``.
+            curve: its damage at the shares of ``GRID``.
 
         Returns:
             Divergence of the outputs (where they are class scores; else their squared relative
             error) over the damage, both with half of the weights gone.
         """
-        made, _ = shares.thinned(layer, weight, with_targets(rows, weight), _AT)
+        made, _ = thinned(layer, weight, with_targets(rows, weight), _AT)
         work = models.clone(self._dense)
         Weights(work).write(layer, made, epilogue=epilogue)
         session = open_session(work, provider=self._provider)
@@ -67,7 +105,7 @@ class Probe:
         for feeds, wanted in zip(self._feeds, self._wanted, strict=True):
             compared.add(wanted, session.run(feeds))
         moved = sum(_distance(each) for each in compared.result().values())
-        damage = float(curve[shares.GRID.index(_AT)])
+        damage = float(curve[GRID.index(_AT)])
         return moved / max(damage, float(np.finfo(np.float64).tiny))
 
 

@@ -17,7 +17,7 @@ from onnxprune.graph.shapes import Fact
 from onnxprune.quantities import Sparsity
 from onnxprune.sparse import nm as magnitude
 from onnxprune.sparse.layer_sparsity import counts
-from onnxprune.sparse.layerwise import Layerwise, Refit, Settings
+from onnxprune.sparse.layerwise import Layerwise, Refit, Settings, sparsify_layer
 from onnxprune.sparse.rows import Feeds
 from onnxprune.sparse.targets import find_targets
 from onnxprune.types import Check, LayerOutcome
@@ -97,12 +97,15 @@ def sparsify(
             hint="ask for another pattern, or take back the --skip that leaves layers alone",
         )
     lost = counts(model, targets, asked, list(batches), facts or {}, how, tell)
-    job = Layerwise(model, work, targets, list(batches), facts or {}, how)
+    run = Layerwise(
+        model, work, targets, batches, facts or {}, how.sample,
+        provider=how.provider, threads=how.threads,
+    )  # fmt: skip
     outcomes = [*left, *others.outcomes]
     masks = dict(others.masks)
     for number, (target, count) in enumerate(zip(targets, lost, strict=True), start=1):
         tell(f"thinning layer {number} of {len(targets)}: {target.node}")
-        outcome, keep = job.thin(target, asked, count)
+        outcome, keep = sparsify_layer(run, target, asked, count, how)
         outcomes.append(outcome)
         masks[target.weight] = pack(target.stored(keep))
     return Sparse(work, masks, tuple(outcomes), tuple(targets), others.check)

@@ -24,8 +24,10 @@ from onnxprune.runtime import open_session
 from onnxprune.solve import masks
 from onnxprune.solve.moments import moments
 from onnxprune.solve.obs import Pattern
-from onnxprune.sparse import shares, zeros
+from onnxprune.sparse import zeros
 from onnxprune.sparse.fisher import damage_of, information
+from onnxprune.sparse.layer_sparsity import by_damage
+from onnxprune.sparse.probe import GRID
 from onnxprune.sparse.select import select
 from onnxprune.sparse.sparsify import Refit, Settings, Sparse, sparsify
 from onnxprune.sparse.targets import find_targets
@@ -260,12 +262,12 @@ def test_inputs_that_never_vary_do_no_harm() -> None:
 
 
 def test_convex_curves_are_spent_where_they_cost_least() -> None:
-    grid = np.array(shares.GRID)
+    grid = np.array(GRID)
     cheap, dear = 0.01 * grid**2, grid**2
-    counts = shares.by_damage([1000, 1000], [cheap, dear], 0.5)
+    counts = by_damage([1000, 1000], [cheap, dear], 0.5)
     assert sum(counts) == 1000
     assert counts[0] == 950  # the most a layer can lose
-    assert shares.by_damage([1000, 1000], [dear, dear], 0.5) == [500, 500]
+    assert by_damage([1000, 1000], [dear, dear], 0.5) == [500, 500]
 
 
 @pytest.mark.parametrize("classes", [6, 1])
