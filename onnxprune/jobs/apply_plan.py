@@ -26,8 +26,7 @@ from onnxprune.recover.bias_correction import correct
 from onnxprune.recover.order import Problem
 from onnxprune.recover.reconstruct import reconstruct
 from onnxprune.recover.refit import Settings
-from onnxprune.select.latency.budget import Reached
-from onnxprune.select.latency.budget import result as measure
+from onnxprune.select.latency.budget import LatencyChoice, measure_result
 from onnxprune.train import distill as training
 from onnxprune.types import Check
 
@@ -170,10 +169,10 @@ def finite(found: Evaluation) -> list[Check]:
     return [Check("finite outputs", ok=False, value=float("inf"), limit=0.0)]
 
 
-def time(run: Run, timing: Reached, result: Result) -> Result:
+def time(run: Run, timing: LatencyChoice, result: Result) -> Result:
     """Measure the finished model against the latency that was asked for."""
     run.progress("measuring what the result takes")
-    found = measure(timing, result.model, run.config)
+    found = measure_result(timing, result.model, run.config)
     return replace(
         result,
         checks=(*result.checks, found.check),

@@ -32,6 +32,7 @@ from onnxprune.jobs.steps import State
 from onnxprune.quantities import Budget
 from onnxprune.select.allocate import Limits
 from onnxprune.select.importance.progress import Progress
+from onnxprune.select.importance.units import Problem
 from onnxprune.select.selection import Selection, select
 
 
@@ -84,14 +85,17 @@ def _taken(
     run: Run, limits: Limits, bypassed: Sequence[str], so_far: Progress
 ) -> tuple[Selection, models.Model]:
     """All that is gone after one more step, and what is left without it, not refitted yet."""
-    config, analysis, fit = run.config, run.analysis, run.data.fit
+    config, analysis = run.config, run.analysis
     before = [name for name in so_far.bypassed if name not in bypassed]
     if config.max_blocks is not None:
         config = replace(config, max_blocks=config.max_blocks - len(before))
     with threadpool_limits(BLAS, "blas"):
         chosen = select(
-            analysis, config, limits, fit, (*bypassed, *before), run.progress, so_far=so_far
-        )
+            Problem(
+                analysis, config, limits, run.data.fit, (*bypassed, *before), run.progress,
+                remaining=so_far,
+            )
+        )  # fmt: skip
     chosen = replace(chosen, bypassed=(*before, *chosen.bypassed))
     small = cut(
         so_far.analysis,

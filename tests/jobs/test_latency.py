@@ -29,14 +29,14 @@ from onnxprune.jobs.choose_plan import limits_of
 from onnxprune.jobs.results.gather import point_rows
 from onnxprune.runtime.registry import Backend, backend
 from onnxprune.select.allocate import Lattice
-from onnxprune.select.importance.units import Worth, worth_of
+from onnxprune.select.importance.units import Problem, score_groups
 from onnxprune.select.latency import budget
 from onnxprune.select.latency.predict import Predictor
 from onnxprune.select.latency.root_finding import Try, aim
 from onnxprune.select.latency.segments import costly_nodes, segments
 from onnxprune.select.latency.subgraph import copies_of, excerpt
 from onnxprune.select.latency.table import Table, keep_table, open_table
-from onnxprune.select.selection import allowed, narrowest
+from onnxprune.select.selection import allowed_widths, narrowest
 
 QUICK = Settings(processes=1, rounds=2, slice_s=0.001, warm_s=0.01)
 
@@ -80,13 +80,14 @@ def asked(**flags: object) -> Options:
     return from_flags({"target": "latency=0.5x", **flags})
 
 
-def priced(analysis: Analysis, options: Options) -> Worth:
-    return worth_of(analysis, options, limits_of(analysis, options), [], (), lambda _: None)
+def problem(analysis: Analysis, options: Options) -> Problem:
+    return Problem(analysis, options, limits_of(analysis, options))
 
 
 def timed(analysis: Analysis, options: Options) -> tuple[Lattice, Predictor]:
     """Candidate widths, and what the plug-in says they take."""
-    widths = allowed(analysis, options, limits_of(analysis, options), priced(analysis, options))
+    asked = problem(analysis, options)
+    widths = allowed_widths(asked, score_groups(asked))
     shapes = {name: (1, *shape[1:]) for name, shape in analysis.inputs[0].items()}
     return widths, Predictor(analysis, Table(stairs_backend.BACKEND, 1), shapes, widths)
 
@@ -358,8 +359,8 @@ def test_on_onnxruntime_a_narrow_model_is_measured_to_take_less(
     rescnn: Analysis, place: Path
 ) -> None:
     options = asked()
-    widths = allowed(rescnn, options, limits_of(rescnn, options), priced(rescnn, options))
-    least = narrowest(widths, priced(rescnn, options))
+    importance = score_groups(problem(rescnn, options))
+    least = narrowest(allowed_widths(problem(rescnn, options), importance), importance)
     feeds = {k: np.zeros((1, *v[1:]), np.float32) for k, v in rescnn.inputs[0].items()}
     with measure.Stopwatch(backend("cpu"), rescnn.model, feeds, 1) as stopwatch:
         found = stopwatch(cut(rescnn, least.removed), replace(QUICK, rounds=3, slice_s=0.005))

@@ -26,7 +26,7 @@ from onnxprune.jobs.store import store
 from onnxprune.model.signature import signature_of
 from onnxprune.quantities import sparsity
 from onnxprune.runtime.engines import Request, build
-from onnxprune.select.allocate import Limits
+from onnxprune.select.importance.units import Problem
 from onnxprune.select.selection import select
 from onnxprune.sparse.eligibility import layers
 from onnxprune.sparse.encodings.choose import StoreConfig
@@ -78,7 +78,7 @@ def analysed(path: Path) -> Analysis:
 def units(path: Path) -> models.Model:
     """About a quarter of every group that can be cut exactly."""
     analysis = analysed(path)
-    chosen = select(analysis, Options(ratio=0.25), Limits(), [], (), lambda _: None)
+    chosen = select(Problem(analysis, Options(ratio=0.25)))
     return cut(analysis, chosen.removed)
 
 

@@ -19,7 +19,7 @@ from onnxprune.data import zoo
 from onnxprune.data.cache import Cache
 from onnxprune.graph.analysis import Analysis, analyse
 from onnxprune.select.importance import curve_cache as cache
-from onnxprune.select.importance.error_curves import Curves
+from onnxprune.select.importance.error_curves import Curves, Measurement
 from onnxprune.solve.group_obs import Elimination
 
 Feeds = dict[str, npt.NDArray[Any]]
@@ -48,7 +48,9 @@ def batches() -> list[Feeds]:
 def run(analysis: Analysis, batches: list[Feeds], **how: Any) -> tuple[Curves, list[str]]:
     """The curves, and what was said on the way."""
     said: list[str] = []
-    return cache.damage_curves(analysis, analysis.groups, batches, tell=said.append, **how), said
+    keep = how.pop("cache", True)
+    work = Measurement(analysis, analysis.groups, batches, **how)
+    return cache.damage_curves(work, said.append, cache=keep), said
 
 
 def same(one: Curves, two: Curves) -> bool:

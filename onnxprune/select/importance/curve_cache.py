@@ -20,78 +20,54 @@ from onnxprune import model as models
 from onnxprune.data.cache import Cache
 from onnxprune.graph.analysis import Analysis
 from onnxprune.graph.plan import versions
-from onnxprune.graph.units import Block, Group
+from onnxprune.graph.units import Group
 from onnxprune.select.importance.curves import Feeds
-from onnxprune.select.importance.error_curves import Curves, measure, orders
+from onnxprune.select.importance.error_curves import Curves, Measurement, measure, orders
 from onnxprune.solve.group_obs import Elimination
 
 
 def damage_curves(
-    analysis: Analysis,
-    groups: Sequence[Group],
-    batches: Sequence[Feeds],
-    *,
-    blocks: Sequence[Block] = (),
-    outputs: bool = True,
-    provider: str = "cpu",
-    seed: int = 0,
-    cache: bool = True,
-    tell: Callable[[str], None] = lambda _: None,
+    work: Measurement, tell: Callable[[str], None] = lambda _: None, *, cache: bool = True
 ) -> Curves:
     """What :func:`~onnxprune.select.importance.error_curves.measure` finds, kept for the next time.
 
     Args:
-        analysis: of the dense model.
-        groups: of it, those to price.
-        batches: feeds.
-        blocks: of it, those to price.
-        outputs: whether prices are in the currency of the outputs.
-        provider: what runs the model.
-        seed: of the sample of rows.
-        cache: whether to look for curves and to keep those found.
+        work: what is measured.
         tell: hears the progress, and what is wrong with the cache.
+        cache: whether to look for curves and to keep those found.
     """
-
-    def measured() -> Curves:
-        return measure(
-            analysis, groups, batches, blocks=blocks, outputs=outputs, provider=provider,
-            seed=seed, tell=tell,
-        )  # fmt: skip
-
     if not cache:
-        return measured()
-    kept = Cache("curves", tell)
-    settings = {"provider": provider, "seed": seed, "outputs": outputs}
-    name = key(analysis, groups, batches, settings | {"blocks": [b.name for b in blocks]})
+        return measure(work, tell)
+    kept, name = Cache("curves", tell), _name(work)
     if (curves := read(kept, name)) is not None:
         tell("taking damage curves from the cache")
         return curves
-    curves = measured()
+    curves = measure(work, tell)
     write(kept, name, curves)
     return curves
 
 
 def known_curves(
-    analysis: Analysis,
-    groups: Sequence[Group],
-    batches: Sequence[Feeds],
-    *,
-    provider: str = "cpu",
-    seed: int = 0,
-    cache: bool = True,
-    tell: Callable[[str], None] = lambda _: None,
+    work: Measurement, tell: Callable[[str], None] = lambda _: None, *, cache: bool = True
 ) -> Curves:
     """What :func:`damage_curves` kept, or else the orders of removal alone.
 
     Arguments are those of :func:`damage_curves`. Orders take fewer rows than damage does, and no
     look at the outputs; they are not kept.
     """
-    if cache:
-        settings = {"provider": provider, "seed": seed, "outputs": True, "blocks": []}
-        name = key(analysis, groups, batches, settings)
-        if (curves := read(Cache("curves", tell), name)) is not None:
-            return curves
-    return orders(analysis, groups, batches, provider=provider, seed=seed, tell=tell)
+    if cache and (curves := read(Cache("curves", tell), _name(work))) is not None:
+        return curves
+    return orders(work, tell)
+
+
+def _name(work: Measurement) -> str:
+    settings = {
+        "provider": work.provider,
+        "seed": work.seed,
+        "outputs": work.outputs,
+        "blocks": [block.name for block in work.blocks],
+    }
+    return key(work.analysis, work.groups, work.batches, settings)
 
 
 def key(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -36,65 +37,65 @@ class Curves(NamedTuple):
     blocks: Mapping[str, float] = _NOTHING
 
 
-def measure(
-    analysis: Analysis,
-    groups: Sequence[Group],
-    batches: Sequence[Feeds],
-    *,
-    blocks: Sequence[Block] = (),
-    outputs: bool = True,
-    provider: str = "cpu",
-    seed: int = 0,
-    tell: Callable[[str], None] = lambda _: None,
-) -> Curves:
-    """Price groups, and blocks, on calibration data.
+@dataclass(frozen=True, eq=False)
+class Measurement:
+    """What error curves are measured of, and on what.
 
-    Args:
+    Attributes:
         analysis: of the dense model.
-        groups: of it, those to price.
+        groups: of it, whose units are removed.
         batches: feeds.
-        blocks: of it, those to price; always by what they do to the outputs.
-        outputs: whether groups are priced by what they do to the outputs, too. What a ratio takes
-            from every group alike needs no common currency.
+        blocks: of it, that are bypassed; always measured by what that does to the outputs.
+        outputs: whether errors of groups are in the currency of the outputs, too. What a ratio
+            takes from every group alike needs no common currency.
         provider: what runs the model.
         seed: of the sample of rows.
+    """
+
+    analysis: Analysis
+    groups: Sequence[Group]
+    batches: Sequence[Feeds]
+    blocks: Sequence[Block] = ()
+    outputs: bool = True
+    provider: str = "cpu"
+    seed: int = 0
+
+
+def measure(work: Measurement, tell: Callable[[str], None] = lambda _: None) -> Curves:
+    """Measure error curves of groups, and of blocks, on calibration data.
+
+    Args:
+        work: what is measured.
         tell: hears the progress.
     """
+    analysis, groups, provider = work.analysis, work.groups, work.provider
     tell("measuring what every layer reads")
-    known, unseen = parted(analysis, batches)
-    readers = calibrate(analysis, known, groups=groups, provider=provider, seed=seed)
+    known, unseen = parted(analysis, work.batches)
+    readers = calibrate(analysis, known, groups=groups, provider=provider, seed=work.seed)
     swept, unpriced = sweep(groups, readers, tell=tell)
-    if outputs:
+    if work.outputs:
         swept = in_outputs(analysis, groups, swept, readers, unseen, provider=provider, tell=tell)
     del readers  # moments of wide layers are large
     dropped = {}
-    if blocks:
+    if work.blocks:
         tell("measuring what blocks do to the outputs")
-        dropped = block_damage(analysis, blocks, known, unseen, provider=provider)
+        dropped = block_damage(analysis, work.blocks, known, unseen, provider=provider)
     return Curves(swept, unpriced, dropped)
 
 
-def orders(
-    analysis: Analysis,
-    groups: Sequence[Group],
-    batches: Sequence[Feeds],
-    *,
-    provider: str = "cpu",
-    seed: int = 0,
-    tell: Callable[[str], None] = lambda _: None,
-) -> Curves:
+def orders(work: Measurement, tell: Callable[[str], None] = lambda _: None) -> Curves:
     """The orders of removal alone, from fewer rows; arguments are those of :func:`measure`."""
     tell("measuring what every layer reads")
     readers = calibrate(
-        analysis,
-        parted(analysis, batches)[0],
-        groups=groups,
+        work.analysis,
+        parted(work.analysis, work.batches)[0],
+        groups=work.groups,
         rows=_RANKING,
         rows_per_input=_RANKING_PER_INPUT,
-        provider=provider,
-        seed=seed,
+        provider=work.provider,
+        seed=work.seed,
     )
-    return Curves(*sweep(groups, readers, tell=tell))
+    return Curves(*sweep(work.groups, readers, tell=tell))
 
 
 def parted(analysis: Analysis, batches: Sequence[Feeds]) -> tuple[Sequence[Feeds], Sequence[Feeds]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
 import numpy as np
@@ -23,7 +23,7 @@ from onnxprune.select.allocate.limits import select as select_groups
 from onnxprune.select.criteria.slices import F64
 from onnxprune.select.importance.bypass import innermost
 from onnxprune.select.importance.curve_cache import damage_curves, known_curves
-from onnxprune.select.importance.error_curves import Curves
+from onnxprune.select.importance.error_curves import Curves, Measurement
 from onnxprune.select.importance.output_damage import JOINT, repairable
 from onnxprune.select.importance.progress import Progress
 from onnxprune.solve.group_obs import Elimination
@@ -35,8 +35,8 @@ ELIMINATION = "elimination"
 
 
 @dataclass(frozen=True, eq=False)
-class Worth:
-    """What the units of every group are worth: found once, for every budget.
+class Importance:
+    """How important the units of every group are: found once, for every budget.
 
     Attributes:
         criterion: its name.
@@ -58,33 +58,62 @@ class Worth:
         return set(criteria.get(self.criterion).claims)
 
 
-def worth_of(
-    analysis: Analysis,
-    asked: Options,
-    limits: Limits,
-    fit: Sequence[Feeds],
-    bypassed: Sequence[str],
-    tell: Tell,
-    curves: Curves | None = None,
-    so_far: Progress | None = None,
-) -> Worth:
-    """Find out what units are worth.
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """What units are chosen from, and by what.
 
-    Args:
+    Attributes:
         analysis: of the dense model.
-        asked: the options.
+        config: the options.
         limits: guard rails made from them: groups that stay whole are not looked at.
         fit: the calibration feeds that may be fitted to; empty without data.
-        bypassed: blocks that go anyway.
+        bypassed: blocks that go anyway; their layers cost nothing.
         tell: hears the progress.
-        curves: damage curves, where they are known already; else they are measured if need be.
-        so_far: what earlier steps have left, to measure damage on.
+        curves: error curves, where they are known already; else they are measured if need be.
+        remaining: what earlier steps have left, to measure errors on; what they took is chosen
+            again. None at the start.
+    """
+
+    analysis: Analysis
+    config: Options
+    limits: Limits = field(default_factory=Limits)
+    fit: Sequence[Feeds] = ()
+    bypassed: Sequence[str] = ()
+    tell: Tell = lambda _: None
+    curves: Curves | None = None
+    remaining: Progress | None = None
+
+    @property
+    def criterion(self) -> str:
+        """The name of what units are scored by."""
+        if self.config.criterion == ELIMINATION and not self.fit:
+            raise OnnxpruneError(
+                "elimination prices units by what layers read", hint="give inputs with --calib"
+            )
+        return self.config.criterion or (ELIMINATION if self.fit else "l2")
+
+    @property
+    def state(self) -> Progress:
+        """What is left to choose from: at the start the dense model."""
+        return self.remaining or Progress(self.analysis)
+
+    def measurement(self, groups: Sequence[Group], *, outputs: bool = True) -> Measurement:
+        """What error curves of some groups are measured on."""
+        provider, seed = self.config.provider, self.config.seed
+        return Measurement(
+            self.state.analysis, groups, self.fit, outputs=outputs, provider=provider, seed=seed
+        )
+
+
+def score_groups(problem: Problem) -> Importance:
+    """Find out how important the units of every group are.
 
     Raises:
         OnnxpruneError: the criterion needs data.
     """
-    so_far = so_far or Progress(analysis)
-    name = ELIMINATION if curves is not None else _criterion(asked, fit)
+    analysis, asked, limits = problem.analysis, problem.config, problem.limits
+    state, curves = problem.state, problem.curves
+    name = ELIMINATION if curves is not None else problem.criterion
     allowed = select_groups(analysis.groups, limits, known=[b.name for b in analysis.blocks])
     groups = [g for g in analysis.groups if g.name not in allowed.declined]
     if asked.ratio is None and asked.target is None:
@@ -92,95 +121,57 @@ def worth_of(
     declined: dict[str, str] = {}
     if name == ELIMINATION:
         weighed = asked.target is not None or bool(allowed.fixed) or asked.allocation == "global"
-        curves = curves or _measured(
-            so_far.analysis, so_far.left(groups), asked, fit, bypassed, tell, weighed=weighed
-        )
-        curves = so_far.in_dense_units(curves, analysis.groups)
+        curves = curves or _measured(problem, state.left(groups), weighed=weighed)
+        curves = state.in_dense_units(curves, analysis.groups)
         if asked.recover == "auto" and asked.sensitivity is None:
             curves = curves._replace(swept=_repaired(analysis, groups, curves.swept))
         values = {g: _ranks(e) for g, e in curves.swept.items()}
         spare = [g for g in groups if g.name in curves.unpriced]
-        values |= _scores(analysis, spare, "l2", asked, fit, {})
+        values |= _scores(problem, spare, "l2", {})
         if asked.target is not None:
             declined |= curves.unpriced
     else:
         curves = Curves({}, {})
-        values = _scores(analysis, groups, name, asked, fit, declined)
-    return Worth(name, so_far.gone_first(values, analysis.groups), curves, declined)
+        values = _scores(problem, groups, name, declined)
+    return Importance(name, state.gone_first(values, analysis.groups), curves, declined)
 
 
-def priced(analysis: Analysis, asked: Options, fit: Sequence[Feeds], tell: Tell) -> Curves | None:
-    """The damage curves that a selection is made by; None where a criterion decides instead."""
-    if _criterion(asked, fit) != ELIMINATION:
+def measure_curves(problem: Problem) -> Curves | None:
+    """The error curves that a selection is made by; None where a criterion decides instead."""
+    if problem.criterion != ELIMINATION:
         return None
-    groups = _groups(analysis, allow_inexact=asked.allow_inexact)
-    return _measured(analysis, groups, asked, fit, (), tell, weighed=True)
+    return _measured(problem, _groups(problem), weighed=True)
 
 
-def removal_orders(
-    analysis: Analysis, asked: Options, fit: Sequence[Feeds], tell: Tell
-) -> tuple[dict[str, npt.NDArray[np.int64]], str]:
+def removal_orders(problem: Problem) -> tuple[dict[str, npt.NDArray[np.int64]], str]:
     """By group, its units in the order in which they would leave, and what decides that.
-
-    Args:
-        analysis: of the dense model.
-        asked: the criterion, and whether inexact groups count.
-        fit: the calibration feeds that may be fitted to; empty without data.
-        tell: hears the progress.
 
     Raises:
         OnnxpruneError: the criterion needs data.
     """
-    name, orders = _criterion(asked, fit), {}
-    groups = _groups(analysis, allow_inexact=asked.allow_inexact)
-    by = name
+    name, orders = problem.criterion, {}
+    groups, by = _groups(problem), name
     if name == ELIMINATION:
-        found = known_curves(
-            analysis, groups, fit, provider=asked.provider, seed=asked.seed, cache=asked.cache,
-            tell=tell,
-        )  # fmt: skip
-        orders = {g: e.order for g, e in found.swept.items()}
+        work = problem.measurement(groups)
+        curves = known_curves(work, problem.tell, cache=problem.config.cache)
+        orders = {g: e.order for g, e in curves.swept.items()}
         groups, by = [g for g in groups if g.name not in orders], "l2"
-    scores = _scores(analysis, groups, by, asked, fit, {})
+    scores = _scores(problem, groups, by, {})
     return orders | {g: np.argsort(s, kind="stable") for g, s in scores.items()}, name
 
 
-def _criterion(asked: Options, fit: Sequence[Feeds]) -> str:
-    if asked.criterion == ELIMINATION and not fit:
-        raise OnnxpruneError(
-            "elimination prices units by what layers read", hint="give inputs with --calib"
-        )
-    return asked.criterion or (ELIMINATION if fit else "l2")
+def _groups(problem: Problem) -> list[Group]:
+    """The groups that may be cut as far as exactness goes."""
+    return [g for g in problem.analysis.groups if g.exact or problem.config.allow_inexact]
 
 
-def _groups(analysis: Analysis, *, allow_inexact: bool) -> list[Group]:
-    """The groups that are priced."""
-    return [g for g in analysis.groups if g.exact or allow_inexact]
-
-
-def _measured(
-    analysis: Analysis,
-    groups: Sequence[Group],
-    asked: Options,
-    fit: Sequence[Feeds],
-    bypassed: Sequence[str],
-    tell: Tell,
-    *,
-    weighed: bool,
-) -> Curves:
-    """Damage of a model; ``weighed`` says whether groups are to be weighed against each other."""
-    uniform = asked.allocation == "uniform"
-    return damage_curves(
-        analysis,
-        groups,
-        fit,
-        blocks=[] if uniform else _bypassable(analysis, asked, bypassed),
-        outputs=weighed and not uniform,
-        provider=asked.provider,
-        seed=asked.seed,
-        cache=asked.cache,
-        tell=tell,
-    )
+def _measured(problem: Problem, groups: Sequence[Group], *, weighed: bool) -> Curves:
+    """Error curves; ``weighed`` says whether groups are to be weighed against each other."""
+    weighed = weighed and problem.config.allocation != "uniform"
+    work = problem.measurement(groups, outputs=weighed)
+    if problem.config.allocation != "uniform":
+        work = replace(work, blocks=_bypassable(problem))
+    return damage_curves(work, problem.tell, cache=problem.config.cache)
 
 
 def _repaired(
@@ -194,11 +185,12 @@ def _repaired(
     }
 
 
-def _bypassable(analysis: Analysis, asked: Options, bypassed: Sequence[str]) -> list[Block]:
+def _bypassable(problem: Problem) -> list[Block]:
     """The blocks that a budget may choose to bypass, of what is left of a model."""
+    analysis, asked = problem.state.analysis, problem.config
     if (asked.target is None and not asked.searches) or asked.max_blocks == 0:
         return []
-    going = {n for b in analysis.blocks if b.name in bypassed for n in b.nodes}
+    going = {n for b in analysis.blocks if b.name in problem.bypassed for n in b.nodes}
     return [
         block
         for block in innermost(analysis.blocks)
@@ -222,13 +214,9 @@ def rises_of(swept: Elimination) -> F64:
 
 
 def _scores(
-    analysis: Analysis,
-    groups: Sequence[Group],
-    name: str,
-    asked: Options,
-    fit: Sequence[Feeds],
-    declined: dict[str, str],
+    problem: Problem, groups: Sequence[Group], name: str, declined: dict[str, str]
 ) -> dict[str, F64]:
+    analysis, asked, fit = problem.analysis, problem.config, problem.fit
     chosen = criteria.get(name)
     statistics = None
     if chosen.calibrated and fit:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,21 +18,19 @@ from onnxprune.graph.cost import CostMeasure, CostModel
 from onnxprune.graph.surgery import cut
 from onnxprune.quantities import Budget
 from onnxprune.runtime.registry import Backend, backend, of_provider
-from onnxprune.select.allocate import Lattice, Limits
-from onnxprune.select.importance.error_curves import Curves
-from onnxprune.select.importance.units import worth_of
+from onnxprune.select.allocate import Lattice
+from onnxprune.select.importance.units import Problem, score_groups
 from onnxprune.select.latency.predict import Predictor
 from onnxprune.select.latency.root_finding import TOLERANCE, Try, aim, closest_last, miss
 from onnxprune.select.latency.table import keep_table, open_table
-from onnxprune.select.selection import Selection, allowed, choose, narrowest
+from onnxprune.select.selection import Selection, allowed_widths, choose, narrowest
 from onnxprune.types import Check
 
 Feeds = Mapping[str, npt.NDArray[Any]]
-Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True, eq=False)
-class Reached:
+class LatencyChoice:
     """Units that go, and what measures the result.
 
     Attributes:
@@ -50,31 +48,18 @@ class Reached:
     narrowest: bool
 
 
-def reach(
-    analysis: Analysis,
-    asked: Options,
-    limits: Limits,
-    fit: Sequence[Feeds],
-    feeds: Feeds,
-    bypassed: Sequence[str],
-    tell: Tell,
-    curves: Curves | None = None,
-) -> Reached:
+def meet_latency(problem: Problem, feeds: Feeds) -> LatencyChoice:
     """Choose units so that the model takes as long as asked on the backend asked for.
 
     Args:
-        analysis: of the dense model.
-        asked: the options; their target limits latency.
-        limits: guard rails made from them.
-        fit: the calibration feeds that may be fitted to; empty without data.
+        problem: what units are chosen from; the target of its options limits latency.
         feeds: what is run to measure; see :func:`one_sample`.
-        bypassed: blocks that go anyway.
-        tell: hears the progress.
-        curves: damage curves, where they are known already.
 
     Raises:
         OnnxpruneError: the criterion needs data, or the backend does not take the model.
     """
+    analysis, asked, tell = problem.analysis, problem.config, problem.tell
+    bypassed = problem.bypassed
     target, where = asked.target, backend_of(asked)
     assert target is not None
     if not (found := where.available()).ok:
@@ -83,10 +68,10 @@ def reach(
             hint=f"to install it: {where.install}",
         )
     stopwatch = Stopwatch(where, analysis.model, feeds, asked.threads)
-    worth = worth_of(analysis, asked, limits, fit, bypassed, tell, curves)
+    importance = score_groups(problem)
     shapes = {name: array.shape for name, array in feeds.items()}
     table = open_table(where, asked.threads, keep=asked.cache, tell=tell)
-    widths = allowed(analysis, asked, limits, worth)
+    widths = allowed_widths(problem, importance)
     predictor = Predictor(analysis, table, shapes, widths, tell)
     if asked.cache:
         keep_table(table, tell)
@@ -103,7 +88,7 @@ def reach(
 
     def aimed(widths: Lattice, cost: CostMeasure) -> tuple[tuple[Try[Selection], ...], Selection]:
         """Plans by a price that latency follows, and the narrowest of them all."""
-        least = narrowest(widths, worth)
+        least = narrowest(widths, importance)
 
         def price(selection: Selection) -> int:
             gone = (*bypassed, *selection.bypassed)
@@ -113,9 +98,9 @@ def reach(
             if price(least) > budget:
                 return least
             limit = Budget(cost.kind, budget, relative=False)
-            return choose(analysis, widths, worth, asked, limit, cost, bypassed)
+            return choose(problem, widths, importance, limit, cost)
 
-        nothing = Selection({}, worth.criterion, "global", widths.declined)
+        nothing = Selection({}, importance.criterion, "global", widths.declined)
         dense = Try(nothing, cost.measure(), whole)
         return aim(dense, chosen, price, measured, tell), least
 
@@ -125,12 +110,13 @@ def reach(
         # Layers on their own can behave unlike layers in a model, small ones above all.
         by_macs = replace(asked, target=Budget("macs", 0.5, relative=True), threads=None)
         others, narrow = aimed(
-            allowed(analysis, by_macs, limits, worth), CostModel(analysis).only("macs")
+            allowed_widths(replace(problem, config=by_macs), importance),
+            CostModel(analysis).only("macs"),
         )
         if (best := closest_last((*tries, *others)))[-1] in others:
             tries, least = best, narrow
             notes = (*notes, "layers timed alone did not lead there, so multiply-accumulates did")
-    return Reached(tries[-1].chosen, stopwatch, tries, notes, tries[-1].chosen is least)
+    return LatencyChoice(tries[-1].chosen, stopwatch, tries, notes, tries[-1].chosen is least)
 
 
 def backend_of(asked: Options) -> Backend:
@@ -188,7 +174,7 @@ def part_of(target: Budget, compared: Compared) -> float:
 
 
 @dataclass(frozen=True, eq=False)
-class Result:
+class LatencyResult:
     """What the finished model takes.
 
     Attributes:
@@ -202,36 +188,36 @@ class Result:
     note: str
 
 
-def result(reached: Reached, model: models.Model, asked: Options) -> Result:
+def measure_result(choice: LatencyChoice, model: models.Model, asked: Options) -> LatencyResult:
     """Measure the finished model against the dense one."""
     target = asked.target
     assert target is not None
-    compared = reached.stopwatch(model, FINAL)
+    compared = choice.stopwatch(model, FINAL)
     if abs(part_of(target, compared) - 1) > TOLERANCE:  # the clock may have been disturbed
-        compared = min(compared, reached.stopwatch(model, FINAL), key=lambda c: c.high - c.low)
+        compared = min(compared, choice.stopwatch(model, FINAL), key=lambda c: c.high - c.low)
     part, name = part_of(target, compared), backend_of(asked).name
     value, limit = (
         (compared.ratio, target.value)
         if target.relative
         else (compared.pruned, target.value * 1e-9)
     )
-    how = (
+    note = (
         f"latency on {name}: {compared.ratio:.3f}x of the original "
         f"({compared.low:.3f} to {compared.high:.3f}, {compared.runs} runs), "
         f"{_time(compared.pruned)} against {_time(compared.dense)}"
     )
     ok = part <= 1 + TOLERANCE
     if not ok:
-        how += f"; {target} is not reached, {_why(reached)}"
+        note += f"; {target} is not reached, {_why(choice)}"
     elif part < 1 - TOLERANCE:
-        how += f"; {target} is kept with room to spare"
-    return Result(compared, Check(f"latency on {name}", ok, value, limit), how)
+        note += f"; {target} is kept with room to spare"
+    return LatencyResult(compared, Check(f"latency on {name}", ok, value, limit), note)
 
 
-def _why(reached: Reached) -> str:
-    if reached.narrowest:
+def _why(choice: LatencyChoice) -> str:
+    if choice.narrowest:
         return "though every group is as narrow as its limits (--max-ratio) and kernels allow"
-    return f"after {len(reached.tries) - 1} plans that were measured"
+    return f"after {len(choice.tries) - 1} plans that were measured"
 
 
 def _time(seconds: float) -> str:
