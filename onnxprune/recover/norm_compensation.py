@@ -83,18 +83,18 @@ class Turn:
         nodes = {identity(node): node for node in model.ir.graph}
         old, scale = self._now(nodes)
         node = nodes[self.norm.node]
-        train, held = self._moments(teacher, student, node, scale, sample)
+        train, holdout = self._moments(teacher, student, node, scale, sample)
         free = self.norm.bias is not None
         floor = self.norm.epsilon * scale.slope**2 if self.norm.kind == "batch" else 0.0
         tried = ["none", *self.methods]
         lines = [fit(train, old, each, free_bias=free, floor=floor) for each in tried]
-        errors = [held.error(each) for each in lines]
-        variance = float(held.tt.sum()) or float((held.mean_t**2).sum()) or 1.0
+        errors = [holdout.error(each) for each in lines]
+        variance = float(holdout.tt.sum()) or float((holdout.mean_t**2).sum()) or 1.0
         if errors[0] <= _EXACT * variance:
             errors[0] = 0.0
         best = int(np.argmin(errors)) if self.judged else 1
         if best:
-            rows = pooled((train, held))
+            rows = pooled((train, holdout))
             line = fit(rows, old, tried[best], free_bias=free, floor=floor)
             self._write(nodes, rows, line, scale, tried[best])
         return LayerOutcome(self.node, tried[best], errors[0] / variance, errors[best] / variance)
@@ -129,16 +129,16 @@ class Turn:
             total = dense.size // dense.shape[norm.axis]
             among = teacher.shown(self.value, norm.axis, batch)
             positions = sample_positions(total, share, sample.seed + batch, among)
-            wanted = token_rows(dense, norm.axis, positions)[0][:, self.kept]
+            target = token_rows(dense, norm.axis, positions)[0][:, self.kept]
             if self.skip is not None:
-                wanted = (
-                    wanted - token_rows(student.value(self.skip, batch), norm.axis, positions)[0]
+                target = (
+                    target - token_rows(student.value(self.skip, batch), norm.axis, positions)[0]
                 )
             aside = sample.aside(teacher.samples, batch, positions, total)
             rows = norm.rows(values, positions) * scale.slope + scale.offset
             for part, chosen in zip(parts, (~aside, aside), strict=True):
                 if chosen.any():
-                    part.append(paired(rows[chosen], wanted[chosen]))
+                    part.append(paired(rows[chosen], target[chosen]))
         return pooled(parts[0]), pooled(parts[1])
 
     def _write(
@@ -223,12 +223,12 @@ def _chain(pruned: models.Model, output: str, epilogue: Epilogue) -> list[str]:
     """The nodes between a layer's output and where it counts."""
     values = {v.name or "": v for v in models.values(pruned.ir.graph)}
     ends = {epilogue.value, epilogue.branch}
-    value, found = values[output], []
+    value, nodes = values[output], []
     while value.name not in ends:
         ((node, _),) = value.uses()
         value = node.outputs[0]
-        found.append(identity(node))
-    return found
+        nodes.append(identity(node))
+    return nodes
 
 
 def _in_turn(

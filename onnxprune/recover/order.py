@@ -164,13 +164,13 @@ def _schedule(
 def changed_values(dense: models.Model, pruned: models.Model) -> set[str]:
     """Values of the main graph that are not what they were: cut, or computed from such."""
     before = {identity(node): node for node in dense.ir.graph}
-    found: set[str] = set()
+    changed: set[str] = set()
     for node in pruned.ir.graph:
         old = before.get(identity(node))
-        fed = any(v is not None and v.name in found for v in node.inputs)
+        fed = any(v is not None and v.name in changed for v in node.inputs)
         if fed or old is None or _signature(old) != _signature(node):
-            found.update(v.name for v in node.outputs if v.name)
-    return found
+            changed.update(v.name for v in node.outputs if v.name)
+    return changed
 
 
 def _signature(node: ir.Node) -> list[object]:

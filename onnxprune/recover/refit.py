@@ -99,10 +99,10 @@ class Refitting:
         """Fit one layer and write it back if that helps; also as it is without the judges' rows."""
         dense = self._dense(step)  # first: it needs what the dense model reads there
         rows = self._moments(step, self.student)
-        found, fitted = self._refit(step, rows, dense)
-        if found.accepted:
-            self.weights.write(step.layer, found.weight, found.bias, step.epilogue)
-        return _outcome(step, found), fitted
+        fit, fitted = self._refit(step, rows, dense)
+        if fit.accepted:
+            self.weights.write(step.layer, fit.weight, fit.bias, step.epilogue)
+        return _outcome(step, fit), fitted
 
     def _dense(self, step: Step) -> tuple[Moments, Moments] | None:
         """Moments of what the dense model reads and wants there, where samples are few."""
@@ -138,15 +138,15 @@ class Refitting:
         """Fit a layer and its maker, and write both back if that helps."""
         dense = self._dense(step)
         rows = pair_rows(step, maker, self.teacher, self.student, self.settings.sample)
-        train, held = self._sides(maker, rows)
+        train, holdout = self._sides(maker, rows)
         first = self._first(maker)
-        moments = hidden_moments(train, first), hidden_moments(held, first)
+        moments = hidden_moments(train, first), hidden_moments(holdout, first)
         alone, fitted = self._refit(step, moments, dense)
         outcome = _outcome(step, alone)
-        found = self._pair(step, maker, (train, held), fitted)
-        if found.after < found.before:
-            self._write(step, maker, found.pair)
-            after = alone.after * found.after / found.before  # in the units of the error before
+        pair = self._pair(step, maker, (train, holdout), fitted)
+        if pair.after < pair.before:
+            self._write(step, maker, pair.pair)
+            after = alone.after * pair.after / pair.before  # in the units of the error before
             return replace(outcome, method="pair", after=after)
         if alone.accepted:
             self.weights.write(step.layer, alone.weight, alone.bias, step.epilogue)
@@ -162,9 +162,9 @@ class Refitting:
         alone, fitted = self._alone(step)
         if fitted.ridge <= _SUPPORTED:
             rows = pair_rows(step, maker, self.teacher, self.student, self.settings.sample)
-            found = self._pair(step, maker, self._sides(maker, rows), fitted)
-            if found.steps and self.student.rewind(start, end):
-                self._write(step, maker, found.pair)
+            pair = self._pair(step, maker, self._sides(maker, rows), fitted)
+            if pair.steps and self.student.rewind(start, end):
+                self._write(step, maker, pair.pair)
                 last, _ = self._alone(step)
                 alone = replace(alone, method="pair", after=last.after)
         self.student.release(start)
@@ -186,15 +186,15 @@ class Refitting:
 
     def _first(self, maker: Maker) -> Float:
         """``[g, K + 1, n]``, what a maker multiplies with, its bias and shift as the last row."""
-        made, bias = self.weights.read(maker.layer, maker.epilogue)
-        return np.concatenate([made, (bias + _shift(maker, bias))[:, None]], axis=1)
+        matrix, bias = self.weights.read(maker.layer, maker.epilogue)
+        return np.concatenate([matrix, (bias + _shift(maker, bias))[:, None]], axis=1)
 
     def _write(self, step: Step, maker: Maker, pair: Pair) -> None:
         """Put the weights of both layers back."""
         weights, bias = self.weights, pair.first[:, -1]
         weights.write(step.layer, pair.second[None, :-1], pair.second[-1:], step.epilogue)
-        made = pair.first[:, :-1]
-        weights.write(maker.layer, made, bias - _shift(maker, bias), maker.epilogue)
+        matrix = pair.first[:, :-1]
+        weights.write(maker.layer, matrix, bias - _shift(maker, bias), maker.epilogue)
 
 
 def _shift(maker: Maker, bias: Float) -> Float:
@@ -215,5 +215,5 @@ def _second(matrix: Float, bias: Float) -> Float:
     return np.concatenate([matrix[0], bias])
 
 
-def _outcome(step: Step, found: Refit) -> LayerOutcome:
-    return LayerOutcome(step.node, found.method, found.before, found.after)
+def _outcome(step: Step, fit: Refit) -> LayerOutcome:
+    return LayerOutcome(step.node, fit.method, fit.before, fit.after)

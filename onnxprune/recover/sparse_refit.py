@@ -1,8 +1,8 @@
-"""Refitting a model whose single weights somebody set to zero: the zeros stay, the rest moves.
+"""Refitting a model with zeros among its weights: the zeros stay, the other weights change.
 
-Front to back, as in ``recover.structured``: each layer that reads something else than it did, or
-has lost weights itself, is fitted to what the dense model computes there, by conjugate gradients on
-the weights that are left (``solve.support``), and is changed only where held-out inputs agree.
+Front to back, as in ``recover.reconstruct``: each layer whose inputs have changed, or that has lost
+weights itself, is fitted to what the dense model computes there, by conjugate gradients on the
+remaining weights (``solve.support``), and is changed only where held-out inputs agree.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _ITERATIONS = 20
 
 def refit_masked(
     dense: models.Model,
-    thinned: models.Model,
+    sparse: models.Model,
     masks: Mapping[str, Bool],
     batches: Sequence[Feeds],
     facts: Mapping[str, Fact],
@@ -42,43 +42,45 @@ def refit_masked(
     provider: str = "cpu",
     tell: Callable[[str], None] = lambda _: None,
 ) -> tuple[models.Model, tuple[LayerOutcome, ...]]:
-    """Refit what is left of a model, keeping every zero.
+    """Refit the remaining weights of a sparse model, keeping every zero.
 
     Args:
-        dense: what it is to compute.
-        thinned: the same graph with zeros among its weights; it is left as it is.
+        dense: the model to reproduce.
+        sparse: the same graph with zeros among its weights; it is not changed.
         masks: which entries are kept of the stored tensors that have zeros, by name.
         batches: unlabelled feeds; at least one.
-        facts: shapes of its values.
-        only_bias: leave weights as they are.
-        seed: of the rows that are looked at.
+        facts: shapes of the model's values.
+        only_bias: change biases only.
+        seed: seed of the rows that are drawn.
         provider: what runs the models.
-        tell: hears the progress.
+        tell: told which layer is being worked on.
 
     Returns:
         A new model, and what became of every layer that was or might have been refitted.
     """
-    work = models.clone(thinned)
-    layers, left = find_targets(work, _ANY)
+    work = models.clone(sparse)
+    layers, declined = find_targets(work, _ANY)
     masked = {reader for name in masks for reader in _readers(work, name)}
     sample = Sample(rows=ROWS, seed=seed)
     run = Layerwise(dense, work, layers, batches, facts, sample, provider=provider)
-    outcomes = [*left]
+    outcomes = [*declined]
     for number, layer in enumerate(layers, start=1):
         if not masked & (ancestors(run.values[layer.x]) | {layer.node, layer.y}):
             continue
         tell(f"refitting layer {number} of {len(layers)}: {layer.node}")
-        seen = run.observe(layer)
-        assert seen is not None
-        keep = _mask(layer, masks.get(layer.weight), seen.weight.shape)
+        layer_data = run.observe(layer)
+        assert layer_data is not None
+        keep = _mask(layer, masks.get(layer.weight), layer_data.weight.shape)
         free = layer.bias_slot is not None and layer.bias not in masks
         free = free and bool(keep.any(axis=1).all())  # an output that is masked stays silent
         fit = refit_support(
-            seen.train, seen.holdout, seen.weight, keep, seen.bias,
+            layer_data.train, layer_data.holdout, layer_data.weight, keep, layer_data.bias,
             ridges=() if only_bias else RIDGES, free_bias=free, iterations=_ITERATIONS,
         )  # fmt: skip
         if fit.accepted:
-            run.weights.write(layer, fit.weight, fit.bias if free else None, seen.epilogue, keep)
+            run.weights.write(
+                layer, fit.weight, fit.bias if free else None, layer_data.epilogue, keep
+            )
         outcomes.append(
             LayerOutcome(
                 layer.node, "given", fit.before, fit.after, weight=layer.weight, refit=fit.method,

@@ -24,7 +24,7 @@ from onnxprune.graph.layers.linear import LinearLayer
 from onnxprune.graph.shapes import Fact
 from onnxprune.quantities import Sparsity
 from onnxprune.solve import masks
-from onnxprune.sparse.fisher import damage_of, information
+from onnxprune.sparse.fisher import divergence_of, information
 from onnxprune.sparse.layerwise import Settings
 from onnxprune.sparse.probe import GRID, Probe, errors_of
 from onnxprune.sparse.rows import Feeds
@@ -36,10 +36,10 @@ Float = npt.NDArray[np.float64]
 def counts(
     dense: models.Model,
     layers: Sequence[LinearLayer],
-    asked: Sparsity,
+    sparsity: Sparsity,
     batches: list[Feeds],
     facts: Mapping[str, Fact],
-    how: Settings,
+    settings: Settings,
     tell: Callable[[str], None],
 ) -> list[int]:
     """How many entries each layer loses; under N:M the pattern says it.
@@ -50,55 +50,57 @@ def counts(
     weights = Weights(dense)
     values = {v.name or "": v for v in models.values(dense.ir.graph)}
     sizes = [layer.size for layer in layers]
-    if asked.m or how.spread in ("per-tensor", "per-row"):
-        return [masks.removed_count(size, asked.share) for size in sizes]
-    if how.spread == "global" and not batches:
+    if sparsity.m or settings.allocation in ("per-tensor", "per-row"):
+        return [masks.removed_count(size, sparsity.share) for size in sizes]
+    if settings.allocation == "global" and not batches:
         scores = [scores_of("magnitude", weights.read(each)[0], None) for each in layers]
-        return by_scores(scores, asked.share)
+        return by_scores(scores, sparsity.share)
     if not batches:
         raise OnnxpruneError(
-            f"--sparse-allocation {how.spread} measures what each layer loses",
+            f"--sparse-allocation {settings.allocation} measures what each layer loses",
             hint="give inputs with --calib, or take --sparse-allocation global",
         )
     known = None
-    if how.spread == "sensitivity":
+    if settings.allocation == "sensitivity":
         tell("measuring what errors of every layer cost")
         known = information(
             dense, layers, batches,
-            provider=how.provider, threads=how.threads, seed=how.sample.seed,
+            provider=settings.provider, threads=settings.threads, seed=settings.sample.seed,
         )  # fmt: skip
     probe = (
-        Probe(dense, batches, how.provider) if how.spread == "sensitivity" and not known else None
+        Probe(dense, batches, settings.provider)
+        if settings.allocation == "sensitivity" and not known
+        else None
     )
-    found: list[Float] = []
-    rows, per_input = how.sample.rows // 2, how.sample.per_input // 2  # a look is enough
-    sample = replace(how.sample, rows=rows, per_input=per_input)
+    results: list[Float] = []
+    rows, per_input = settings.sample.rows // 2, settings.sample.per_input // 2  # a look is enough
+    sample = replace(settings.sample, rows=rows, per_input=per_input)
     epilogues = [find_epilogue(values, facts, layer) for layer in layers]
-    wanted = [(layer.x, end.value) for layer, end in zip(layers, epilogues, strict=True)]
-    kept = chain.from_iterable(wanted)  # running to a sum passes other layers
-    run = Segments(dense, batches, kept=kept, provider=how.provider, threads=how.threads)
+    values_read = [(layer.x, end.value) for layer, end in zip(layers, epilogues, strict=True)]
+    kept = chain.from_iterable(values_read)  # running to a sum passes other layers
+    run = Segments(dense, batches, kept=kept, provider=settings.provider, threads=settings.threads)
     for number, (layer, epilogue) in enumerate(zip(layers, epilogues, strict=True), start=1):
         tell(f"measuring layer {number} of {len(layers)}: {layer.node}")
         alone = replace(epilogue, skip=None)
         train, _ = moments_of(layer, alone, run, run, sample)
-        for name in wanted[number - 1]:
+        for name in values_read[number - 1]:
             run.release(name)
         weight, _ = weights.read(layer, epilogue)
-        if how.spread == "global":
+        if settings.allocation == "global":
             xx = gram_of(train, free_bias=False)
-            found.append(scores_of("wanda", weight, xx) / np.sqrt(train.variance))
+            results.append(scores_of("wanda", weight, xx) / np.sqrt(train.variance))
             continue
         errors = errors_of(layer, weight, train)
         curve = errors.sum(axis=(1, 2)) / train.variance
         if known is not None:
             there = known[layer.node]
-            curve = damage_of(errors, there, epilogue.gain.reshape(there.shape))
+            curve = divergence_of(errors, there, epilogue.gain.reshape(there.shape))
         elif probe is not None:
             curve = curve * probe.weight_of(layer, epilogue, weight, train, curve)
-        found.append(curve)
-    if how.spread == "global":
-        return by_scores(found, asked.share)
-    return by_damage(sizes, found, asked.share)
+        results.append(curve)
+    if settings.allocation == "global":
+        return by_scores(results, sparsity.share)
+    return by_error(sizes, results, sparsity.share)
 
 
 def by_scores(scores: Sequence[Float], share: float) -> list[int]:
@@ -107,7 +109,7 @@ def by_scores(scores: Sequence[Float], share: float) -> list[int]:
     return [int(keep.size - keep.sum()) for keep in keeps]
 
 
-def by_damage(sizes: Sequence[int], curves: Sequence[Float], share: float) -> list[int]:
+def by_error(sizes: Sequence[int], curves: Sequence[Float], share: float) -> list[int]:
     """How many weights each layer loses so that the sum of damages is least.
 
     Args:
@@ -119,15 +121,15 @@ def by_damage(sizes: Sequence[int], curves: Sequence[Float], share: float) -> li
         Counts that add up to the exact total, or to what all can lose at most if that is less.
     """
     total = masks.removed_count(sum(sizes), share)
-    pieces: list[tuple[float, int, int]] = []
+    segments: list[tuple[float, int, int]] = []
     for index, (size, curve) in enumerate(zip(sizes, curves, strict=True)):
         at = [0] + [masks.removed_count(size, s) for s in GRID]
         for a, b in _hull(at, [0.0, *np.maximum.accumulate(curve)]):
-            pieces.append(((b[1] - a[1]) / max(b[0] - a[0], 1), index, b[0] - a[0]))
+            segments.append(((b[1] - a[1]) / max(b[0] - a[0], 1), index, b[0] - a[0]))
     counts = [0] * len(sizes)
-    for _, index, more in sorted(pieces, key=lambda piece: piece[0]):
-        taken = min(more, total - sum(counts))
-        counts[index] += taken
+    for _, index, more in sorted(segments, key=lambda piece: piece[0]):
+        count = min(more, total - sum(counts))
+        counts[index] += count
     return counts
 
 

@@ -1,10 +1,9 @@
-"""One layer after the other thinned and refitted, in a model that is run as far as it is done.
+"""One layer after the other made sparse and refitted, in a model that runs no further than needed.
 
-Each layer sees what the thinned layers before it really give it, and is to compute what the dense
-model did (``sparse.rows``). Its weights are first aimed at that with none removed, then a mask is
-found for them (``sparse.select``), then those that stay are refitted (``solve.support``), which is
-kept only if the error on held-out inputs falls. The layer is written back before the next one is
-looked at.
+Each layer reads what the sparse layers before it give it, and is to compute what the dense model
+did. Its weights are first refitted to that with none removed, then a mask is found for them
+(``sparse.select``), then the remaining weights are refitted (``solve.support``), which is kept only
+if the error on held-out inputs falls. The layer is written back before the next one is observed.
 """
 
 from __future__ import annotations
@@ -38,29 +37,29 @@ Refit = Literal["none", "bias", "lstsq", "pcg"]
 
 @dataclass(frozen=True)
 class Settings:
-    """How weights are thinned.
+    """How weights are set to zero.
 
     Attributes:
         method: how masks are found; None is ``admm`` with data and ``magnitude`` without.
-        spread: what competes with what; under N:M it has no meaning.
-        refit: what becomes of the weights that stay: ``none``: nothing; ``bias``: nothing, only
-            biases move; ``pcg``: conjugate gradients on the support; ``lstsq``: the same solved to
-            the end, output by output, in layers that are small enough for it.
-        iterations: of the conjugate gradients.
-        skip: globs over names of weights that are left.
-        leave: names of weights that are left, with the reason.
-        tied: under N:M, thin tables that are looked up as well.
-        sample: which rows are looked at.
+        allocation: which weights compete with each other; without meaning under N:M.
+        refit: what becomes of the remaining weights: ``none``: nothing; ``bias``: nothing, only
+            biases change; ``pcg``: conjugate gradients on the support; ``lstsq``: the exact
+            solution, output by output, in layers that are small enough for it.
+        iterations: steps of the conjugate gradients.
+        skip: globs over names of weights that stay dense.
+        exclude: names of weights that stay dense, with the reason.
+        tied: under N:M, also change tables that are looked up.
+        sample: which rows are drawn.
         provider: what runs the models.
         threads: threads within an operator.
     """
 
     method: Method | None = None
-    spread: Spread = "per-tensor"
+    allocation: Spread = "per-tensor"
     refit: Refit = "pcg"
     iterations: int = 20
     skip: tuple[str, ...] = ()
-    leave: Mapping[str, str] = field(default_factory=dict)
+    exclude: Mapping[str, str] = field(default_factory=dict)
     tied: bool = False
     sample: Sample = field(default_factory=lambda: Sample(rows=ROWS))
     provider: str = "cpu"
@@ -90,7 +89,7 @@ class Layerwise:
     """A dense model and a copy that is being changed, both as far as they have run.
 
     Args:
-        dense: the model before.
+        dense: the dense model.
         work: the copy.
         layers: those that may change, in the order of the graph.
         batches: feeds; without any, nothing can be observed.
@@ -140,32 +139,37 @@ class Layerwise:
 
 
 def sparsify_layer(
-    run: Layerwise, layer: LinearLayer, target: Sparsity, count: int, settings: Settings
+    run: Layerwise, layer: LinearLayer, sparsity: Sparsity, count: int, settings: Settings
 ) -> tuple[LayerOutcome, Bool]:
     """Set weights of one layer to zero, refit the others, and write the layer back.
 
     Args:
         run: the model that is being sparsified.
         layer: of it.
-        target: the pattern asked for.
+        sparsity: the pattern asked for.
         count: how many of its weights become zero.
-        settings: how, with a method.
+        settings: settings with a method.
 
     Returns:
         What became of the layer, and its mask ``[g, K, N]``.
     """
     method = settings.method
     assert method is not None
-    per_row = settings.spread == "per-row"
-    pattern = Pattern(count / layer.size, target.n, target.m, per_output=per_row)
+    per_row = settings.allocation == "per-row"
+    pattern = Pattern(count / layer.size, sparsity.n, sparsity.m, per_output=per_row)
     outcome = LayerOutcome(layer.node, method, weight=layer.weight, shape=layer.tensor.shape)
-    seen = run.observe(layer)
-    if seen is None:
+    layer_data = run.observe(layer)
+    if layer_data is None:
         weight, _ = run.weights.read(layer)
         start, keep = select(layer, method, weight, None, pattern)
         run.weights.write(layer, start, keep=keep)
         return replace(outcome, sparsity=1 - float(keep.mean())), keep
-    train, holdout, weight, bias = seen.train, seen.holdout, seen.weight, seen.bias
+    train, holdout, weight, bias = (
+        layer_data.train,
+        layer_data.holdout,
+        layer_data.weight,
+        layer_data.bias,
+    )
     free = layer.bias_slot is not None
     refits = settings.refit in ("lstsq", "pcg")
     goal = aim(train, weight, bias, free_bias=free) if refits else weight
@@ -182,5 +186,5 @@ def sparsify_layer(
         exact=settings.refit == "lstsq" and affordable(keep),
         free_bias=free, iterations=settings.iterations,
     )  # fmt: skip
-    run.weights.write(layer, fit.weight, fit.bias, seen.epilogue, keep)
+    run.weights.write(layer, fit.weight, fit.bias, layer_data.epilogue, keep)
     return replace(outcome, refit=fit.method, before=fit.before, after=fit.after), keep

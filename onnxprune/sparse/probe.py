@@ -22,15 +22,15 @@ from onnxprune.sparse.select import gram_of, mask_of, scores_of
 Float = npt.NDArray[np.float64]
 
 GRID = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
-"""Shares at which a layer's damage is known; the last is the most it can lose."""
+"""Shares at which a layer's error is known; the last is the most it can lose."""
 _SAMPLES = 64
 """Inputs looked at, rounded up to whole batches."""
 _AT = 0.5
-"""The share of a layer that is taken away."""
+"""The share of a layer that is removed."""
 
 
 def errors_of(layer: LinearLayer, weight: Float, rows: Moments) -> Float:
-    """What removing each share of ``GRID`` leaves wrong, ``[len(GRID), g, N]``: mean squares.
+    """Mean squared errors after removing each share of ``GRID``, ``[len(GRID), g, N]``.
 
     Args:
         layer: the layer.
@@ -38,35 +38,39 @@ def errors_of(layer: LinearLayer, weight: Float, rows: Moments) -> Float:
         rows: moments of its inputs.
     """
     rows = with_targets(rows, weight)
-    return np.stack([squared_error(rows, *thinned(layer, weight, rows, share)) for share in GRID])
+    return np.stack(
+        [squared_error(rows, *preview_layer(layer, weight, rows, share)) for share in GRID]
+    )
 
 
-def thinned(layer: LinearLayer, weight: Float, rows: Moments, share: float) -> tuple[Float, Float]:
-    """A quick preview of a thinned layer: ``[g, K, N]`` and its bias ``[g, N]``, 0 if it has none.
+def preview_layer(
+    layer: LinearLayer, weight: Float, rows: Moments, share: float
+) -> tuple[Float, Float]:
+    """A sparse layer, refitted quickly: ``[g, K, N]`` and its bias ``[g, N]``, 0 if it has none.
 
     Args:
         layer: the layer.
         weight: ``[g, K, N]``, dense.
         rows: moments of its inputs, with its outputs (without bias) as targets.
-        share: of its weights that go.
+        share: part of its weights that is removed.
     """
     free = layer.bias_slot is not None
     xx = gram_of(rows, free_bias=free)
     keep = mask_of(layer, scores_of("wanda", weight, xx), Pattern(share))
-    made = np.stack(
+    preview = np.stack(
         [
             conjugate_gradients(a, a @ w, k, w, ridge=0.03, iterations=4)
             for a, w, k in zip(xx, weight, keep, strict=True)
         ]
     )
-    return made, correct_bias(rows, made) if free else np.zeros(made.shape[::2])
+    return preview, correct_bias(rows, preview) if free else np.zeros(preview.shape[::2])
 
 
 class Probe:
-    """Thins one layer at a time of an otherwise dense model, and looks at the outputs.
+    """Makes one layer at a time of a dense model sparse, and compares the outputs.
 
     Args:
-        model: it is left as it is.
+        model: the dense model; it is not changed.
         batches: feeds.
         provider: what runs the models.
     """
@@ -84,35 +88,35 @@ class Probe:
     def weight_of(
         self, layer: LinearLayer, epilogue: Epilogue, weight: Float, rows: Moments, curve: Float
     ) -> float:
-        """What one unit of a layer's damage costs at the outputs.
+        """What one unit of a layer's error costs at the outputs.
 
         Args:
             layer: the layer.
             epilogue: where its output counts.
             weight: ``[g, K, N]``, dense, in units of ``epilogue``.
             rows: moments of its inputs.
-            curve: its damage at the shares of ``GRID``.
+            curve: its errors at the shares of ``GRID``.
 
         Returns:
             Divergence of the outputs (where they are class scores; else their squared relative
-            error) over the damage, both with half of the weights gone.
+            error) over the layer's error, both with half of the weights removed.
         """
-        made, _ = thinned(layer, weight, with_targets(rows, weight), _AT)
+        preview, _ = preview_layer(layer, weight, with_targets(rows, weight), _AT)
         work = models.clone(self._dense)
-        Weights(work).write(layer, made, epilogue=epilogue)
+        Weights(work).write(layer, preview, epilogue=epilogue)
         session = open_session(work, provider=self._provider)
         compared = Comparison()
-        for feeds, wanted in zip(self._feeds, self._wanted, strict=True):
-            compared.add(wanted, session.run(feeds))
+        for feeds, dense_outputs in zip(self._feeds, self._wanted, strict=True):
+            compared.add(dense_outputs, session.run(feeds))
         moved = sum(_distance(each) for each in compared.result().values())
-        damage = float(curve[GRID.index(_AT)])
-        return moved / max(damage, float(np.finfo(np.float64).tiny))
+        error = float(curve[GRID.index(_AT)])
+        return moved / max(error, float(np.finfo(np.float64).tiny))
 
 
-def _distance(found: Fidelity) -> float:
-    if found.kl is not None:
-        return found.kl
-    return 0.0 if found.relative_error is None else min(found.relative_error, 1e6) ** 2
+def _distance(fidelity: Fidelity) -> float:
+    if fidelity.kl is not None:
+        return fidelity.kl
+    return 0.0 if fidelity.relative_error is None else min(fidelity.relative_error, 1e6) ** 2
 
 
 def _size(feeds: Feeds) -> int:

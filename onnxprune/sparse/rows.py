@@ -38,7 +38,7 @@ def norms_of(
         provider: what runs the model.
     """
     run = Segments(model, batches, provider=provider)
-    found: dict[str, Array] = {}
+    norms: dict[str, Array] = {}
     for layer in layers:
         run.advance([layer.x])
         squares, count = np.zeros(layer.shape[:2]), 0
@@ -48,8 +48,8 @@ def norms_of(
             rows = layer.rows(x, sample_positions(layer.count(x.shape), _LOOK, k, among))
             squares += np.square(rows, dtype=np.float64).sum(axis=1)
             count += rows.shape[1]
-        found[layer.weight] = np.sqrt(squares / max(count, 1))
-    return found
+        norms[layer.weight] = np.sqrt(squares / max(count, 1))
+    return norms
 
 
 def steadied(rows: Moments, weight: Array) -> Moments:

@@ -52,11 +52,11 @@ def aim(rows: Moments, weight: Float, bias: Float, *, free_bias: bool) -> Float:
     xx, xy = gram_of(rows, free_bias=free_bias), rows.xy
     if not free_bias:
         xy = xy + rows.mean_x[:, :, None] * (rows.mean_y - bias)[:, None, :]
-    full = np.ones(weight.shape[1:], dtype=bool)
+    keep_all = np.ones(weight.shape[1:], dtype=bool)
     return np.stack(
         [
             conjugate_gradients(*each, ridge=_RIDGE, settled=SETTLED)
-            for each in zip(xx, xy, [full] * len(xx), weight, strict=True)
+            for each in zip(xx, xy, [keep_all] * len(xx), weight, strict=True)
         ]
     )
 
@@ -95,9 +95,9 @@ def select(
     if xx is None or method not in sweeps or len(weight) > 1:
         return weight, mask_of(layer, scores_of(method, weight, xx), pattern)
     order = layer.order if pattern.m else np.arange(layer.shape[1])
-    swept, kept = sweeps[method](weight[0][order], xx[0][np.ix_(order, order)], pattern)
+    values, kept = sweeps[method](weight[0][order], xx[0][np.ix_(order, order)], pattern)
     start, keep = weight.copy(), np.empty(weight.shape, dtype=bool)
-    start[0, order] = np.where(kept, swept, weight[0][order])
+    start[0, order] = np.where(kept, values, weight[0][order])
     keep[0, order] = kept
     if pattern.m:
         return start, keep

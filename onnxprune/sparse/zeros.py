@@ -1,4 +1,4 @@
-"""Masks applied to a model, and the zeros a model really has."""
+"""Masks applied to a model, and the zeros that a model has."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ Array = npt.NDArray[Any]
 
 def shapes(model: models.Model) -> dict[str, tuple[int, ...]]:
     """The shape of every stored tensor, by name: what the masks of a plan are checked against."""
-    found = {}
+    result = {}
     for name, value in models.constants(model).items():
         tensor = models.constant(value)
         assert tensor is not None
-        found[name] = tuple(int(n) for n in tensor.shape.numpy())
-    return found
+        result[name] = tuple(int(n) for n in tensor.shape.numpy())
+    return result
 
 
 def zero(model: models.Model, zeroed: Mapping[str, PackedMask]) -> models.Model:
     """A copy of a model with weights set to zero.
 
     Args:
-        model: it is left as it is.
+        model: the model; it is not changed.
         zeroed: weight name -> which of its entries are kept; names and shapes are the model's.
     """
     result = models.clone(model)
@@ -53,21 +53,25 @@ def share_of_zeros(model: models.Model, names: Iterable[str]) -> float:
 
 
 def checks(
-    model: models.Model, layers: Iterable[LinearLayer], asked: Sparsity
+    model: models.Model, layers: Iterable[LinearLayer], sparsity: Sparsity
 ) -> tuple[Check, ...]:
-    """Whether the weights that were thinned are as sparse as was asked.
+    """Check that the weights of some layers are as sparse as requested.
 
-    Under N:M, the largest number of weights that any group has must be ``n``. Else the share of
-    zeros must be the one asked for, to half a weight per layer and output that rounding decides.
+    Under N:M no group may have more than ``n`` weights. Else the share of zeros must be the
+    requested one, to half a weight per layer and output that rounding decides.
     """
-    thinned = {layer.weight: layer for layer in layers}
-    if asked.m:
-        arrays = _arrays(model, thinned)
-        worst = max((densest(thinned[name], array, asked.m) for name, array in arrays), default=0)
-        return (Check(f"weights in a group of {asked.m}", worst <= asked.n, worst, asked.n),)
-    size = sum(layer.size for layer in thinned.values())
-    rounded = sum(layer.outputs for layer in thinned.values()) / 2 / max(size, 1)
-    short = max(asked.share - share_of_zeros(model, thinned), 0.0)
+    by_name = {layer.weight: layer for layer in layers}
+    if sparsity.m:
+        arrays = _arrays(model, by_name)
+        worst = max(
+            (densest(by_name[name], array, sparsity.m) for name, array in arrays), default=0
+        )
+        return (
+            Check(f"weights in a group of {sparsity.m}", worst <= sparsity.n, worst, sparsity.n),
+        )
+    size = sum(layer.size for layer in by_name.values())
+    rounded = sum(layer.outputs for layer in by_name.values()) / 2 / max(size, 1)
+    short = max(sparsity.share - share_of_zeros(model, by_name), 0.0)
     return (Check("zeros short of the sparsity asked for", short <= rounded, short, rounded),)
 
 

@@ -32,7 +32,7 @@ from onnxprune.sparse.eligibility import layers
 from onnxprune.sparse.encodings.choose import StoreConfig
 from onnxprune.sparse.encodings.graph_builder import OLDEST
 from onnxprune.sparse.encodings.table import PACKED
-from onnxprune.sparse.nm import thin
+from onnxprune.sparse.nm import sparsify_nm
 from onnxprune.sparse.sparsify import sparsify
 
 pytestmark = pytest.mark.engines
@@ -88,7 +88,7 @@ def weights(path: Path) -> models.Model:
 
 def two_four(source: Path | models.Model) -> models.Model:
     made = models.clone(models.load(source))
-    thin(made, 2, 4, tied=True)
+    sparsify_nm(made, 2, 4, tied=True)
     return made
 
 

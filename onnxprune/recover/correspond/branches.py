@@ -40,12 +40,12 @@ class Branches:
     @cached_property
     def _unchanged(self) -> bool:
         """Whether the pruned model mostly has values that the dense one has."""
-        wanted = _values(self._pruned)
-        sample = np.concatenate([v[:: max(len(v) // _SAMPLE, 1)] for v in wanted] or [np.zeros(0)])
-        found = np.zeros(len(sample), np.bool_)
+        parts = [v[:: max(len(v) // _SAMPLE, 1)] for v in _values(self._pruned)]
+        sample = np.concatenate(parts or [np.zeros(0)])
+        known = np.zeros(len(sample), np.bool_)
         for values in _values(self._analysis.model):
-            found |= np.isin(sample, values)
-        return bool(found.mean() >= _FOUND) if len(found) else False
+            known |= np.isin(sample, values)
+        return bool(known.mean() >= _FOUND) if len(known) else False
 
     def gone(self, block: Block, old: ir.Value, new: ir.Value) -> bool:
         """Whether a residual branch is gone where its sum would stand."""
@@ -86,7 +86,7 @@ class Branches:
     def _branch(self, a: ir.Value | None, b: ir.Value | None, dying: set[str]) -> float | None:
         """The same, for one operand of either sum."""
         queue, seen = [(a, b)], set()
-        found = size = 0
+        equal = size = 0
         while queue:
             a, b = queue.pop()
             if a is None or b is None:
@@ -108,20 +108,20 @@ class Branches:
                 if not fits(mine, theirs):
                     return None
                 values = theirs.numpy().ravel()
-                found += int(np.isin(values, mine.numpy()).sum())
+                equal += int(np.isin(values, mine.numpy()).sum())
                 size += values.size
-        return found / size if size else 0.0
+        return equal / size if size else 0.0
 
 
 def _values(model: models.Model) -> list[npt.NDArray[Any]]:
     """The values of every stored matrix or kernel of floating point, flat."""
-    found = []
+    arrays = []
     for value in models.constants(model).values():
         tensor = models.constant(value)
         assert tensor is not None
         if tensor.dtype.is_floating_point() and sum(n > 1 for n in tensor.shape.numpy()) > 1:
-            found.append(tensor.numpy().ravel())
-    return found
+            arrays.append(tensor.numpy().ravel())
+    return arrays
 
 
 def _is_sum(node: ir.Node) -> bool:

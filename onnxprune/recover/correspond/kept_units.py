@@ -72,23 +72,23 @@ def correspond(analysis: Analysis, pruned: models.Model) -> Correspondence:
     )
 
 
-def _removed(analysis: Analysis, gone: Bool) -> dict[str, tuple[int, ...]]:
+def _removed(analysis: Analysis, removed_atoms: Bool) -> dict[str, tuple[int, ...]]:
     """The units that are gone, by group.
 
     Raises:
         OnnxpruneError: something is gone that is no unit.
     """
-    found = {
-        group.name: tuple(np.flatnonzero(gone[group.atoms]).tolist())
+    removed = {
+        group.name: tuple(np.flatnonzero(removed_atoms[group.atoms]).tolist())
         for group in analysis.groups
-        if gone[group.atoms].any()
+        if removed_atoms[group.atoms].any()
     }
-    if not np.array_equal(analysis.removed_atoms(found), gone):
+    if not np.array_equal(analysis.removed_atoms(removed), removed_atoms):
         raise OnnxpruneError(
             "something is gone that is no unit of any group",
             hint="see `onnxprune inspect`, which says what can be removed",
         )
-    return found
+    return removed
 
 
 def _likeness(axes: Axes) -> float:
