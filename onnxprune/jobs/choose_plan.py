@@ -18,7 +18,7 @@ from onnxprune.graph.units import Block
 from onnxprune.jobs.run import BLAS, Run
 from onnxprune.select.allocate import Limits
 from onnxprune.select.importance.error_curves import Curves
-from onnxprune.select.importance.measured import swept_curves
+from onnxprune.select.importance.measured import sensitivity_curves
 from onnxprune.select.importance.units import Problem
 from onnxprune.select.latency.budget import LatencyChoice, backend_of, meet_latency, one_sample
 from onnxprune.select.selection import Selection, select
@@ -92,7 +92,7 @@ def problem_of(run: Run, bypassed: Sequence[str], curves: Curves | None = None) 
 def measured_curves(run: Run) -> Curves | None:
     """Error curves from the file of a sensitivity sweep that options name; None without."""
     config = run.config
-    return None if config.sensitivity is None else swept_curves(run.analysis, config)
+    return None if config.sensitivity is None else sensitivity_curves(run.analysis, config)
 
 
 def planned(run: Run, chosen: Selection, bypassed: tuple[str, ...]) -> PlanChoice:

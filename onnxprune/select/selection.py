@@ -9,16 +9,16 @@ from onnxprune.config import Options
 from onnxprune.graph.cost import CostMeasure, CostModel
 from onnxprune.quantities import Budget
 from onnxprune.select.allocate import (
-    Lattice,
+    CandidateWidths,
+    alignments,
     allocate,
     axes_of,
-    grains,
-    lattice,
-    settle,
+    find_widths,
+    repair_widths,
 )
 from onnxprune.select.allocate.alignment import CHOICES
-from onnxprune.select.allocate.allocate_budget import spend
-from onnxprune.select.allocate.allocation import divide
+from onnxprune.select.allocate.allocate_budget import allocate_budget
+from onnxprune.select.allocate.allocation import divide_shares
 from onnxprune.select.allocate.ranking import Ranking, ranked
 from onnxprune.select.importance.bypass import inside
 from onnxprune.select.importance.units import Importance, Problem, rises_of, score_groups
@@ -57,7 +57,7 @@ def select(problem: Problem) -> Selection:
     return choose(problem, widths, importance, target, cost)
 
 
-def allowed_widths(problem: Problem, importance: Importance) -> Lattice:
+def allowed_widths(problem: Problem, importance: Importance) -> CandidateWidths:
     """The widths that the limits and the provider's kernels allow.
 
     Under a latency budget these are candidates, to be timed: see `latency`.
@@ -66,38 +66,40 @@ def allowed_widths(problem: Problem, importance: Importance) -> Lattice:
         problem: what units are chosen from.
         importance: groups without scores are left alone; errors divide shares of several groups.
     """
-    analysis, asked, state = problem.analysis, problem.config, problem.state
+    analysis, config, state = problem.analysis, problem.config, problem.state
     shapes = {t.name: [a.size or 0 for a in t.axes] for t in analysis.tensors}
     ops = {call.name: call.op for _, call in analysis.walk.calls}
-    grain = grains(
+    alignment = alignments(
         shapes,
         ops,
-        provider=asked.provider,
-        round_to=None if asked.round_to == "auto" else asked.round_to,
-        choices=1 if asked.target is None else CHOICES,
-        timed=asked.target is not None and asked.target.timed,
+        provider=config.provider,
+        round_to=None if config.round_to == "auto" else config.round_to,
+        choices=1 if config.target is None else CHOICES,
+        timed=config.target is not None and config.target.timed,
     )
-    swept = _weighed(asked, importance)
-    together = {*swept, *state.removed} if swept else set[str]()
-    if asked.allocation == "global" and not swept:
+    eliminations = _weighed(config, importance)
+    together = {*eliminations, *state.removed} if eliminations else set[str]()
+    if config.allocation == "global" and not eliminations:
         together = set(importance.scores)
-    widths = lattice(
+    widths = find_widths(
         analysis.groups,
-        axes_of(analysis.groups, shapes, grain),
+        axes_of(analysis.groups, shapes, alignment),
         problem.limits,
         unscored=importance.declined,
         known=[b.name for b in analysis.blocks],
         together=together,
     )
-    widths = state.narrowed(widths, importance.curves.swept)
+    widths = state.narrowed(widths, importance.curves.groups)
     if widths.shares:
-        widths = widths.decided(divide(widths, _ranking(importance), _curves(widths, swept)))
+        widths = widths.decided(
+            divide_shares(widths, _ranking(importance), _curves(widths, eliminations))
+        )
     return widths
 
 
 def choose(
     problem: Problem,
-    widths: Lattice,
+    widths: CandidateWidths,
     importance: Importance,
     target: Budget | None,
     cost: CostMeasure,
@@ -114,73 +116,85 @@ def choose(
     Raises:
         OnnxpruneError: the budget cannot be met.
     """
-    asked, bypassed = problem.config, problem.bypassed
-    swept = _weighed(asked, importance)
-    if swept and target is not None:
+    config, bypassed = problem.config, problem.bypassed
+    eliminations = _weighed(config, importance)
+    if eliminations and target is not None:
         return _by_curves(problem, widths, importance, target, cost)
     allocation = allocate(
         widths,
         importance.scores,
-        ratio=asked.ratio,
+        ratio=config.ratio,
         target=target,
         cost=lambda removed: cost.measure(removed, bypassed),
-        policy=asked.allocation,
+        policy=config.allocation,
         comparable="comparable" in importance.claims,
-        damage="damage" in importance.claims,
+        additive="damage" in importance.claims,
         stairs=cost.stairs,
     )
-    anywhere = target is not None or (asked.ratio is None and bool(swept))
-    policy = asked.allocation or ("global" if anywhere else "uniform")
+    overall = target is not None or (config.ratio is None and bool(eliminations))
+    policy = config.allocation or ("global" if overall else "uniform")
     return Selection(allocation.removed, importance.criterion, policy, allocation.declined)
 
 
-def narrowest(widths: Lattice, importance: Importance) -> Selection:
+def narrowest(widths: CandidateWidths, importance: Importance) -> Selection:
     """As many units removed as the limits allow, and no blocks."""
     ranking = _ranking(importance)
-    kept = settle(widths, ranking, widths.smallest())
+    kept = repair_widths(widths, ranking, widths.smallest())
     return Selection(ranking.removed(kept), importance.criterion, "global", widths.declined)
 
 
-def _weighed(asked: Options, importance: Importance) -> Mapping[str, Elimination]:
+def _weighed(config: Options, importance: Importance) -> Mapping[str, Elimination]:
     """The curves that groups are weighed against each other by; none where all are cut alike."""
-    return {} if asked.allocation == "uniform" else importance.curves.swept
+    return {} if config.allocation == "uniform" else importance.curves.groups
 
 
 def _ranking(importance: Importance) -> Ranking:
     """The order in which units leave: that of their elimination, where there was one."""
     by_score = ranked(importance.scores, comparable="comparable" in importance.claims)
-    swept = importance.curves.swept
+    eliminations = importance.curves.groups
     return Ranking(
-        {**by_score.order, **{g: e.order for g, e in swept.items()}},
-        {**by_score.keys, **{g: rises_of(e) for g, e in swept.items()}},
+        {**by_score.order, **{g: e.order for g, e in eliminations.items()}},
+        {**by_score.keys, **{g: rises_of(e) for g, e in eliminations.items()}},
     )
 
 
-def _curves(widths: Lattice, swept: Mapping[str, Elimination]) -> dict[str, Curve]:
+def _curves(widths: CandidateWidths, eliminations: Mapping[str, Elimination]) -> dict[str, Curve]:
     """Damage at the widths that are allowed."""
-    return {g: Curve(w, swept[g].damage[w]) for g, w in widths.widths.items() if g in swept}
+    return {
+        g: Curve(w, eliminations[g].error[w]) for g, w in widths.widths.items() if g in eliminations
+    }
 
 
 def _by_curves(
-    problem: Problem, widths: Lattice, importance: Importance, target: Budget, cost: CostMeasure
+    problem: Problem,
+    widths: CandidateWidths,
+    importance: Importance,
+    target: Budget,
+    cost: CostMeasure,
 ) -> Selection:
     """Widths and bypasses by a knapsack over errors; groups that have no choice as they are."""
     analysis = problem.analysis
 
-    def taken(removed: Mapping[str, Sequence[int]], dropped: Sequence[str]) -> float:
+    def cost_of(removed: Mapping[str, Sequence[int]], dropped: Sequence[str]) -> float:
         return float(cost.measure(removed, (*problem.bypassed, *dropped)))
 
-    found = spend(
+    budget_choice = allocate_budget(
         widths,
         _ranking(importance),
-        _curves(widths, importance.curves.swept),
-        taken,
+        _curves(widths, importance.curves.groups),
+        cost_of,
         target.limit(cost.measure()),
         branches={
-            name: Branch(inside(analysis.groups, analysis.block(name)), damage)
-            for name, damage in importance.curves.blocks.items()
+            name: Branch(inside(analysis.groups, analysis.block(name)), error)
+            for name, error in importance.curves.blocks.items()
         },
         most=problem.config.max_blocks,
         probes=max(map(len, widths.widths.values()), default=1) if cost.stairs else PROBES,
     )
-    return Selection(found.removed, importance.criterion, "global", widths.declined, found.dropped)
+    return Selection(
+        budget_choice.removed,
+        importance.criterion,
+        "global",
+        widths.declined,
+        budget_choice.dropped,
+    )

@@ -34,11 +34,11 @@ class Curve:
 
     Attributes:
         widths: ``[choices]``, ascending.
-        damage: ``[choices]``, in the currency all groups share.
+        error: ``[choices]``, in the currency all groups share.
     """
 
     widths: Index
-    damage: Float
+    error: Float
 
     def at(self, width: int) -> int:
         """The position of a width."""
@@ -51,11 +51,11 @@ class Branch:
 
     Attributes:
         members: the groups that lie in it: they cost nothing without it.
-        damage: of doing without it, in the same currency.
+        error: of doing without it, in the same currency.
     """
 
     members: tuple[str, ...]
-    damage: float
+    error: float
 
 
 _NONE: Mapping[str, Branch] = MappingProxyType({})
@@ -68,13 +68,13 @@ class Fit:
     Attributes:
         widths: by group; the largest where its branch is dropped.
         dropped: names of the branches that go.
-        damage: their total.
+        error: their total.
         cost: what they cost exactly, at most the budget.
     """
 
     widths: Widths
     dropped: frozenset[str]
-    damage: float
+    error: float
     cost: float
 
 
@@ -109,10 +109,10 @@ class _Problem:
         """Whether a group is not in a branch that goes."""
         return group not in self.branch_of or bool(widths[self.branch_of[group]])
 
-    def damage(self, widths: Widths) -> float:
+    def error(self, widths: Widths) -> float:
         kept = {g: c for g, c in self.curves.items() if self.stays(g, widths)}
-        gone = [b.damage for name, b in self.branches.items() if not widths[name]]
-        return float(sum(c.damage[c.at(widths[g])] for g, c in kept.items()) + sum(gone))
+        dropped = [b.error for name, b in self.branches.items() if not widths[name]]
+        return float(sum(c.error[c.at(widths[g])] for g, c in kept.items()) + sum(dropped))
 
     def slopes(self, widths: Widths) -> list[Float]:
         """Per group, what each of its choices changes while all others stay as they are."""
@@ -132,7 +132,7 @@ class _Problem:
         return [
             Drop(
                 tuple(places[g] for g in branch.members),
-                branch.damage,
+                branch.error,
                 self.cost({**widths, name: 0}) - here,
                 self.cost({**widths, name: 1}) - here,
             )
@@ -143,19 +143,19 @@ class _Problem:
         self, tables: Sequence[Float], drops: Sequence[Drop], room: float
     ) -> dict[str, int] | None:
         """The knapsack for costs that add up: what each choice changes."""
-        damages = [c.damage for c in self.curves.values()]
-        picked = knapsack(damages, tables, room, drops=drops)
+        errors = [c.error for c in self.curves.values()]
+        picked = knapsack(errors, tables, room, drops=drops)
         if picked is None:
             return None
-        found = {
+        widths = {
             name: int(curve.widths[choice])
             for (name, curve), choice in zip(self.curves.items(), picked.choices, strict=True)
         }
         for number, (name, branch) in enumerate(self.branches.items()):
-            found[name] = int(number not in picked.dropped)
+            widths[name] = int(number not in picked.dropped)
             if number in picked.dropped:
-                found |= {g: int(self.curves[g].widths[-1]) for g in branch.members}
-        return found
+                widths |= {g: int(self.curves[g].widths[-1]) for g in branch.members}
+        return widths
 
     def steps(self, widths: Widths, direction: int) -> list[tuple[dict[str, int], float, float]]:
         """All neighbours one step up or down: widths, change of damage, change of cost."""
@@ -166,7 +166,7 @@ class _Problem:
             to = at + direction
             if 0 <= to < len(curve.widths) and self.stays(name, widths):
                 moved = {**widths, name: int(curve.widths[to])}
-                change = float(curve.damage[to] - curve.damage[at])
+                change = float(curve.error[to] - curve.error[at])
                 found.append((moved, change, self.cost(moved) - here))
         return found
 
@@ -178,22 +178,22 @@ class _Problem:
         """
         here, tables, drops = self.cost(widths), self.slopes(widths), self.drops(widths)
         within: dict[str, int] | None = None
-        aim, low, high = budget, -np.inf, np.inf
+        goal, low, high = budget, -np.inf, np.inf
         for _ in range(_AIMS):
-            found = self.solve(tables, drops, aim - here)
-            excess = 0.0 if found is None else self.cost(found) - budget
-            if found is None or excess <= 0:
-                low = max(low, aim)
-                if found is not None and (
-                    within is None or self.damage(found) <= self.damage(within)
+            candidate = self.solve(tables, drops, goal - here)
+            excess = 0.0 if candidate is None else self.cost(candidate) - budget
+            if candidate is None or excess <= 0:
+                low = max(low, goal)
+                if candidate is not None and (
+                    within is None or self.error(candidate) <= self.error(within)
                 ):
-                    within = found
-                if excess > -_NEAR * abs(budget) and found is not None:
+                    within = candidate
+                if excess > -_NEAR * abs(budget) and candidate is not None:
                     break
             else:
-                high = min(high, aim)
-            step = aim - excess if found is not None else aim + abs(here) * 0.1
-            aim = step if low < step < high else 0.5 * (low + high)
+                high = min(high, goal)
+            step = goal - excess if candidate is not None else goal + abs(here) * 0.1
+            goal = step if low < step < high else 0.5 * (low + high)
         return within
 
     def even(self, budget: float) -> dict[str, int]:
@@ -268,7 +268,7 @@ def fit(
             candidate = problem.around(here, budget)
             if candidate is None:
                 break
-            if problem.damage(candidate) < problem.damage(best):
+            if problem.error(candidate) < problem.error(best):
                 best = candidate
             if candidate == here:
                 break
@@ -276,4 +276,4 @@ def fit(
     best = problem.grow(best, budget)
     kept = {name: best[name] for name in curves}
     dropped = frozenset(name for name in branches if not best[name])
-    return Fit(kept, dropped, problem.damage(best), problem.cost(best))
+    return Fit(kept, dropped, problem.error(best), problem.cost(best))

@@ -68,12 +68,12 @@ class Elimination:
 
     Attributes:
         order: ``[units]``, in the order of removal, cheapest first.
-        damage: ``[units + 1]``; ``damage[k]`` is the rise of the relative squared error, summed
+        error: ``[units + 1]``; ``error[k]`` is the rise of the relative squared error, summed
             over the consumers, when ``k`` units are kept and the consumers are refitted.
     """
 
     order: Index
-    damage: Float
+    error: Float
 
     def kept(self, count: int) -> Index:
         """The ``count`` units that outlive the others, ascending."""
@@ -188,7 +188,7 @@ def eliminate(
     read = [np.sort(np.asarray(consumer.units, dtype=np.int64)) for consumer in consumers]
     left = np.ones(units, dtype=bool)
     order: list[int] = []
-    damage = [0.0]
+    error = [0.0]
     while left.any():
         cost = np.zeros(units)
         for sweep, mine in zip(sweeps, read, strict=True):
@@ -205,5 +205,5 @@ def eliminate(
                 paid[held] += sweep.remove([int(chosen[at]) for at in held])
         left[chosen] = False
         order.extend(int(unit) for unit in chosen)
-        damage.extend(damage[-1] + np.cumsum(np.maximum(paid, 0.0)))
-    return Elimination(np.array(order, dtype=np.int64), np.array(damage[::-1]))
+        error.extend(error[-1] + np.cumsum(np.maximum(paid, 0.0)))
+    return Elimination(np.array(order, dtype=np.int64), np.array(error[::-1]))

@@ -26,13 +26,13 @@ class Drop:
 
     Attributes:
         members: positions of its groups; no group is in two branches.
-        damage: of doing without it.
+        error: of doing without it.
         cost: of the model without it, members included.
         kept: what is added to the costs of its members where it stays.
     """
 
     members: tuple[int, ...]
-    damage: float
+    error: float
     cost: float
     kept: float = 0.0
 
@@ -68,21 +68,21 @@ class _Table:
         self.best = np.zeros(room + 1)
         self.taken = np.zeros((groups, room + 1), dtype=np.int32)
 
-    def shifted(self, weight: int, damage: float = 0.0) -> Float:
+    def shifted(self, weight: int, error: float = 0.0) -> Float:
         """The table after spending ``weight`` buckets on a certain damage."""
         out = np.full(len(self.best), np.inf)
         if weight < len(out):
-            out[weight:] = self.best[: len(out) - weight] + damage
+            out[weight:] = self.best[: len(out) - weight] + error
         return out
 
-    def choose(self, group: int, damage: Float, weight: Index) -> None:
+    def choose(self, group: int, error: Float, weight: Index) -> None:
         """Account for one more group."""
         following = np.full(len(self.best), np.inf)
         for choice in np.argsort(weight, kind="stable"):
             start = int(weight[choice])
             if start >= len(following):
                 break
-            candidate = self.best[: len(following) - start] + damage[choice]
+            candidate = self.best[: len(following) - start] + error[choice]
             better = candidate < following[start:]
             np.copyto(following[start:], candidate, where=better)
             np.copyto(self.taken[group, start:], choice, where=better)
@@ -90,7 +90,7 @@ class _Table:
 
 
 def knapsack(
-    damages: Sequence[Float],
+    errors: Sequence[Float],
     costs: Sequence[Float],
     budget: float,
     *,
@@ -100,7 +100,7 @@ def knapsack(
     """One choice per group: the least total damage at a total cost within the budget.
 
     Args:
-        damages: per group, ``[choices]``.
+        errors: per group, ``[choices]``.
         costs: per group, ``[choices]``, any finite numbers.
         budget: bound on the sum of the costs chosen.
         drops: branches that may go instead.
@@ -131,15 +131,15 @@ def knapsack(
     table = _Table(room, len(costs))
     gone = []
     for drop, (stay, go) in zip(drops, weights[len(costs) :], strict=True):
-        without = table.shifted(int(go), drop.damage)
+        without = table.shifted(int(go), drop.error)
         table.best = table.shifted(int(stay))
         for member in drop.members:
-            table.choose(member, damages[member], weights[member])
+            table.choose(member, errors[member], weights[member])
         gone.append(without < table.best)
         table.best = np.minimum(without, table.best)
     alone = [g for g in range(len(costs)) if g not in inside]
     for group in alone:
-        table.choose(group, damages[group], weights[group])
+        table.choose(group, errors[group], weights[group])
     at, chosen, dropped = room, [0] * len(costs), set()
 
     def take(group: int) -> None:

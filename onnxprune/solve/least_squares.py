@@ -107,7 +107,7 @@ def rescale(train: Moments, weight: npt.NDArray[Any]) -> tuple[Float, Float]:
     """The best scale and bias per output, ``y = a_n (x W)_n + b_n``, folded into the weights."""
     W = weight.astype(np.float64)
     wanted = np.einsum("gkn,gkn->gn", W, train.xy)
-    given = np.einsum("gkn,gkn->gn", W, train.xx @ W)
-    scale = np.divide(wanted, given, out=np.ones_like(wanted), where=given > 0)
+    target = np.einsum("gkn,gkn->gn", W, train.xx @ W)
+    scale = np.divide(wanted, target, out=np.ones_like(wanted), where=target > 0)
     scaled = W * scale[:, None, :]
     return scaled, correct_bias(train, scaled)

@@ -89,10 +89,10 @@ class Crops:
         """
         channels = values.shape[1]
         crops = np.where(self.inside[:, None], values, 0).reshape(-1, *self.field, channels)
-        made = np.zeros((len(crops), *self.block, channels), dtype=values.dtype)
+        result = np.zeros((len(crops), *self.block, channels), dtype=values.dtype)
         for tap, cut in enumerate(self._cuts()):
-            made += crops[cut] * weight[tap]
-        return made.reshape(-1, channels)
+            result += crops[cut] * weight[tap]
+        return result.reshape(-1, channels)
 
     def unfiltered(self, gradient: Array, weight: Array) -> Array:
         """The transpose of :meth:`filtered`: ``[out rows, channels]`` to hidden rows."""

@@ -113,7 +113,7 @@ def conjugate_gradients(
 
 def refit_support(
     train: Moments,
-    held: Moments,
+    holdout: Moments,
     weight: Array,
     keep: Bool,
     bias: Array,
@@ -128,7 +128,7 @@ def refit_support(
 
     Args:
         train: moments of the rows that may be fitted to.
-        held: moments of other rows, that decide group by group.
+        holdout: moments of other rows, that decide group by group.
         weight: ``[g, K, N]``, the weights before anything was removed; the ridge pulls towards
             them.
         keep: ``[g, K, N]``, the mask.
@@ -160,7 +160,7 @@ def refit_support(
         )
 
     tried = [("lstsq" if exact else "pcg", ridge) for ridge in ridges]
-    return refit_masked(train, held, masked, bias, tried, solve, free_bias=free_bias)
+    return refit_masked(train, holdout, masked, bias, tried, solve, free_bias=free_bias)
 
 
 _AFFORDABLE = 2e10

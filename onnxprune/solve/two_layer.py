@@ -68,22 +68,22 @@ class Side:
         self.filters = filters
         low, high = rows.clip
         # Where the wanted value is clipped the bound stands for it, and what is beyond counts 0.
-        aim = np.clip(rows.wanted, low, high, dtype=np.float32)
-        mean = aim.mean(axis=0, dtype=np.float64)
-        spread = _energy(aim - mean.astype(np.float32)) / len(aim)
+        target = np.clip(rows.wanted, low, high, dtype=np.float32)
+        mean = target.mean(axis=0, dtype=np.float64)
+        spread = _energy(target - mean.astype(np.float32)) / len(target)
         # What does not vary, as behind a ReLU that is never active, is measured by its size.
         self.norm = spread or float((mean**2).sum()) or 1.0
         self._below = rows.wanted <= low if np.isfinite(low) else None
         self._above = rows.wanted >= high if np.isfinite(high) else None
-        aim -= rows.offset
-        self._aim = aim
+        target -= rows.offset
+        self._target = target
 
     def hidden(self, first: Float) -> Array:
         """``[rows, h]``, before the nonlinearity."""
         W = first.astype(np.float32)
-        made: Array = self.rows.x @ W[:, :-1]
-        made += W[:, -1:]
-        return made.transpose(1, 0, 2).reshape(made.shape[1], -1)
+        result: Array = self.rows.x @ W[:, :-1]
+        result += W[:, -1:]
+        return result.transpose(1, 0, 2).reshape(result.shape[1], -1)
 
     def features(self, hidden: Array) -> Array:
         """What the second layer multiplies, ``[out rows, features]``."""
@@ -130,13 +130,13 @@ class Side:
     def output(self, features: Array, second: Float) -> Array:
         """What comes out of the second layer, ``[out rows, N]``."""
         W = second.astype(np.float32)
-        made: Array = features @ W[:-1]
-        made += W[-1]
-        return made
+        result: Array = features @ W[:-1]
+        result += W[-1]
+        return result
 
     def beyond(self, output: Array) -> Array:
         """Output minus wanted, without what a clip hides; in place of the output."""
-        output -= self._aim
+        output -= self._target
         if self._below is not None:
             np.copyto(output, 0, where=self._below & (output < 0))
         if self._above is not None:
@@ -165,8 +165,8 @@ def hidden_moments(side: Side, first: Float) -> Moments:
     """
     hidden = side.hidden(first)
     rows = side.rows
-    found = moments(side.features(hidden)[None], (rows.wanted - rows.offset)[None])
-    return restrict(found, np.argsort(side.order(hidden.shape[1])))
+    both = moments(side.features(hidden)[None], (rows.wanted - rows.offset)[None])
+    return restrict(both, np.argsort(side.order(hidden.shape[1])))
 
 
 def _energy(error: Array) -> float:
@@ -190,9 +190,9 @@ class Filter:
 
     def inner(self, crops: Crops, values: Array) -> Array:
         """What the filters give: hidden rows to ``[out rows, channels]``."""
-        made = crops.filtered(values, self.weight.astype(values.dtype))
-        made += self.bias.astype(values.dtype)
-        return made
+        result = crops.filtered(values, self.weight.astype(values.dtype))
+        result += self.bias.astype(values.dtype)
+        return result
 
     @property
     def overlap(self) -> Array:
@@ -234,19 +234,19 @@ def computed(function: Callable[[Array], Array], dtype: npt.DTypeLike = np.float
     step = float(np.cbrt(np.finfo(dtype).eps))
 
     def slope(x: Array) -> Array:
-        reach = (step * np.maximum(np.abs(x), 1)).astype(dtype)
-        above, below = x.astype(dtype) + reach, x.astype(dtype) - reach
+        step_size = (step * np.maximum(np.abs(x), 1)).astype(dtype)
+        above, below = x.astype(dtype) + step_size, x.astype(dtype) - step_size
         with np.errstate(invalid="ignore"):
             rise = (function(above) - function(below)) / (above - below)
         return np.asarray(np.nan_to_num(rise, nan=0.0, posinf=0.0, neginf=0.0))
 
     def in_pieces(what: Callable[[Array], Array]) -> Callable[[Array], Array]:
         def over(x: Array) -> Array:
-            flat, made = x.reshape(-1), np.empty_like(x)
-            target = made.reshape(-1)
+            flat, result = x.reshape(-1), np.empty_like(x)
+            target = result.reshape(-1)
             for at in range(0, flat.size, _PIECE):
                 target[at : at + _PIECE] = what(flat[at : at + _PIECE])
-            return made
+            return result
 
         return over
 

@@ -50,7 +50,7 @@ def run(analysis: Analysis, batches: list[Feeds], **how: Any) -> tuple[Curves, l
     said: list[str] = []
     keep = how.pop("cache", True)
     work = Measurement(analysis, analysis.groups, batches, **how)
-    return cache.damage_curves(work, said.append, cache=keep), said
+    return cache.cached_curves(work, said.append, cache=keep), said
 
 
 def same(one: Curves, two: Curves) -> bool:
@@ -59,7 +59,7 @@ def same(one: Curves, two: Curves) -> bool:
         one[1] == two[1]
         and list(one[0]) == list(two[0])
         and all(
-            np.array_equal(e.order, two[0][g].order) and np.array_equal(e.damage, two[0][g].damage)
+            np.array_equal(e.order, two[0][g].order) and np.array_equal(e.error, two[0][g].error)
             for g, e in one[0].items()
         )
     )

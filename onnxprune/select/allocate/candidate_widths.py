@@ -14,7 +14,7 @@ from onnxprune.select.allocate.limits import Limits, Share, select
 
 
 @dataclass(frozen=True, eq=False)
-class Lattice:
+class CandidateWidths:
     """Everything an allocation may choose from.
 
     Attributes:
@@ -35,7 +35,7 @@ class Lattice:
     axes: tuple[Axis, ...]
     shares: tuple[Share, ...] = ()
 
-    def decided(self, kept: Mapping[str, int]) -> Lattice:
+    def decided(self, kept: Mapping[str, int]) -> CandidateWidths:
         """The same, where the groups of ``kept`` have that width and no choice any more."""
         fixed = {g: np.array([n], np.int64) for g, n in kept.items()}
         return replace(
@@ -44,7 +44,7 @@ class Lattice:
             free=tuple(g for g in self.free if g not in kept),
         )
 
-    def within(self, kept: Mapping[str, int]) -> Lattice:
+    def within(self, kept: Mapping[str, int]) -> CandidateWidths:
         """The same, where the groups of ``kept`` have no more than that, which they may keep."""
         narrow = {g: np.append(self.widths[g][self.widths[g] < n], n) for g, n in kept.items()}
         fixed = {g: int(w[0]) for g, w in narrow.items() if len(w) == 1}
@@ -70,7 +70,7 @@ class Lattice:
         return {g: int(w[0]) for g, w in self.widths.items()}
 
 
-def lattice(
+def find_widths(
     groups: Sequence[Group],
     axes: Iterable[Axis] = (),
     limits: Limits | None = None,
@@ -78,7 +78,7 @@ def lattice(
     unscored: Mapping[str, str] | None = None,
     known: Iterable[str] = (),
     together: Container[str] = (),
-) -> Lattice:
+) -> CandidateWidths:
     """Work out the widths every group may have.
 
     Args:
@@ -100,7 +100,7 @@ def lattice(
     chosen = select(groups, limits, unscored=unscored, known=known, together=together)
     own: dict[str, list[Axis]] = {name: [] for name in units}
     for axis in axes:
-        if axis.grain.wanted > 1 and (len(axis.rows) == 1 or axis.crossing):
+        if axis.alignment.wanted > 1 and (len(axis.rows) == 1 or axis.crossing):
             for name in axis.rows.keys() & units.keys():
                 own[name].append(axis)
     declined = dict(chosen.declined)
@@ -122,9 +122,9 @@ def lattice(
         for share in chosen.shares
         if (some := tuple(g for g in share.groups if g in choice))
     )
-    taken = {g for share in shares for g in share.groups}
-    free = tuple(name for name in choice if name not in taken)
-    return Lattice(units, widths, free, declined, axes, shares)
+    sharing = {g for share in shares for g in share.groups}
+    free = tuple(name for name in choice if name not in sharing)
+    return CandidateWidths(units, widths, free, declined, axes, shares)
 
 
 def _widths(group: str, size: int, floor: int, axes: Sequence[Axis]) -> I64:
@@ -139,13 +139,13 @@ def _widths(group: str, size: int, floor: int, axes: Sequence[Axis]) -> I64:
     totals = [a.size - a.per_unit(group) * (size - counts) for a in axes]
     run_well = np.ones(len(counts), np.bool_)
     for axis, total in zip(axes, totals, strict=True):
-        run_well &= total % axis.grain.required == 0
+        run_well &= total % axis.alignment.required == 0
     counts, totals = counts[run_well], [t[run_well] for t in totals]
     halvings = 0
     while len(counts) and axes:
         likes, most = np.zeros(len(counts)), 0.0
         for axis, total in zip(axes, totals, strict=True):
-            multiple = max(axis.grain.wanted >> halvings, axis.grain.required, 1)
+            multiple = max(axis.alignment.wanted >> halvings, axis.alignment.required, 1)
             others = axis.size - axis.per_unit(group) * size
             weight = 1.0 if others % multiple == 0 else 0.5
             likes += weight * (total % multiple == 0)
@@ -160,7 +160,7 @@ def _widths(group: str, size: int, floor: int, axes: Sequence[Axis]) -> I64:
 def _why_fixed(size: int, floor: int, axes: Sequence[Axis]) -> str:
     if floor >= size:
         return f"it has {size} unit{'s' * (size > 1)}, and at least {floor} must stay"
-    multiple = max((a.grain.required for a in axes), default=1)
+    multiple = max((a.alignment.required for a in axes), default=1)
     if multiple == 1:
-        multiple = max((a.grain.wanted for a in axes), default=1)
+        multiple = max((a.alignment.wanted for a in axes), default=1)
     return f"no width from {floor} to {size - 1} is faster (multiples of {multiple})"

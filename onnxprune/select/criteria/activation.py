@@ -36,9 +36,9 @@ def consumers(slices: Sequence[UnitSlice]) -> list[tuple[UnitSlice, InputStatist
     return found
 
 
-def share_of(damage: F64, whole: float) -> F64:
+def share_of(error: F64, whole: float) -> F64:
     """Damage as a share of the whole; zero where there is nothing to damage."""
-    return damage / whole if whole > 0 else np.zeros_like(damage)
+    return error / whole if whole > 0 else np.zeros_like(error)
 
 
 @criterion("wanda", needs=("weights", "inputs"), claims=("comparable", "monotone"))
@@ -99,6 +99,6 @@ def fluctuation(slices: Sequence[UnitSlice]) -> F64:
     """
     total = np.zeros(len(slices[0].features) if slices else 0)
     for one, inputs in consumers(slices):
-        damage = inputs.var * feature_squares(one)
-        total += share_of(one.total(damage), float(damage.sum()))
+        error = inputs.var * feature_squares(one)
+        total += share_of(one.total(error), float(error.sum()))
     return total

@@ -23,14 +23,14 @@ class Scores:
         values: by group, float64 ``[units]``, higher = keep.
         declined: by group, why the criterion could not score it.
         comparable: whether values of different groups share a currency.
-        damage: whether they add up to what is lost, so that they may be weighed against costs.
+        additive: whether they add up to what is lost, so that they may be weighed against costs.
     """
 
     criterion: str
     values: Mapping[str, F64]
     declined: Mapping[str, str]
     comparable: bool
-    damage: bool = False
+    additive: bool = False
 
 
 def score(

@@ -23,7 +23,7 @@ from onnxprune.graph.surgery.edit import Editor
 from onnxprune.graph.units import Block, Group
 from onnxprune.runtime import open_session
 from onnxprune.select.importance.curves import Feeds
-from onnxprune.select.importance.output_damage import WORST, affordable
+from onnxprune.select.importance.output_errors import WORST, affordable
 from onnxprune.solve.im2col import token_rows
 
 Float = npt.NDArray[np.float64]
@@ -31,13 +31,13 @@ Float = npt.NDArray[np.float64]
 
 def innermost(blocks: Sequence[Block]) -> list[Block]:
     """The blocks that hold no other one, and share no node: those may be dropped side by side."""
-    taken: list[Block] = []
-    held: set[str] = set()
+    chosen: list[Block] = []
+    covered: set[str] = set()
     for block in sorted(blocks, key=lambda b: len(b.nodes)):
-        if not held & {*block.nodes, block.output}:
-            taken.append(block)
-            held |= {*block.nodes, block.output}
-    return sorted(taken, key=blocks.index)
+        if not covered & {*block.nodes, block.output}:
+            chosen.append(block)
+            covered |= {*block.nodes, block.output}
+    return sorted(chosen, key=blocks.index)
 
 
 def inside(groups: Sequence[Group], block: Block) -> tuple[str, ...]:
@@ -46,7 +46,7 @@ def inside(groups: Sequence[Group], block: Block) -> tuple[str, ...]:
     return tuple(g.name for g in groups if all(c.nodes and dying >= set(c.nodes) for c in g.slices))
 
 
-def block_damage(
+def block_errors(
     analysis: Analysis,
     blocks: Sequence[Block],
     known: Sequence[Feeds],
@@ -86,9 +86,9 @@ def _lines(
             sums[block.name] = sums.get(block.name, 0) + added
     lines = {}
     for name, (count, x, y, xx, xy) in sums.items():
-        spread = np.maximum(xx / count - (x / count) ** 2, 0)
+        variance = np.maximum(xx / count - (x / count) ** 2, 0)
         together = xy / count - x * y / count**2
-        scale = np.where(spread > 0, together / np.maximum(spread, 1e-30), 1.0)
+        scale = np.where(variance > 0, together / np.maximum(variance, 1e-30), 1.0)
         lines[name] = scale, (y - scale * x) / count
     return lines
 

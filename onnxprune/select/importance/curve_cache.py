@@ -22,14 +22,19 @@ from onnxprune.graph.analysis import Analysis
 from onnxprune.graph.plan import versions
 from onnxprune.graph.units import Group
 from onnxprune.select.importance.curves import Feeds
-from onnxprune.select.importance.error_curves import Curves, Measurement, measure, orders
+from onnxprune.select.importance.error_curves import (
+    Curves,
+    Measurement,
+    measure_curves,
+    measure_orders,
+)
 from onnxprune.solve.group_obs import Elimination
 
 
-def damage_curves(
+def cached_curves(
     work: Measurement, tell: Callable[[str], None] = lambda _: None, *, cache: bool = True
 ) -> Curves:
-    """What :func:`~onnxprune.select.importance.error_curves.measure` finds, kept for the next time.
+    """Error curves as ``error_curves.measure_curves`` measures them, kept for the next time.
 
     Args:
         work: what is measured.
@@ -37,12 +42,12 @@ def damage_curves(
         cache: whether to look for curves and to keep those found.
     """
     if not cache:
-        return measure(work, tell)
+        return measure_curves(work, tell)
     kept, name = Cache("curves", tell), _name(work)
     if (curves := read(kept, name)) is not None:
         tell("taking damage curves from the cache")
         return curves
-    curves = measure(work, tell)
+    curves = measure_curves(work, tell)
     write(kept, name, curves)
     return curves
 
@@ -50,14 +55,14 @@ def damage_curves(
 def known_curves(
     work: Measurement, tell: Callable[[str], None] = lambda _: None, *, cache: bool = True
 ) -> Curves:
-    """What :func:`damage_curves` kept, or else the orders of removal alone.
+    """What :func:`cached_curves` kept, or else the orders of removal alone.
 
-    Arguments are those of :func:`damage_curves`. Orders take fewer rows than damage does, and no
+    Arguments are those of :func:`cached_curves`. Orders take fewer rows than damage does, and no
     look at the outputs; they are not kept.
     """
     if cache and (curves := read(Cache("curves", tell), _name(work))) is not None:
         return curves
-    return orders(work, tell)
+    return measure_orders(work, tell)
 
 
 def _name(work: Measurement) -> str:
@@ -79,8 +84,8 @@ def key(
     """A hexadecimal name for everything that curves follow from."""
     digest = hashlib.blake2b(digest_size=20)
 
-    def add(*said: object) -> None:
-        digest.update(repr(said).encode())
+    def add(*parts: object) -> None:
+        digest.update(repr(parts).encode())
 
     def add_array(array: npt.NDArray[np.generic]) -> None:
         flat = np.ascontiguousarray(array).reshape(-1)
@@ -109,17 +114,17 @@ def read(cache: Cache, name: str) -> Curves | None:
     """The curves of that name; None where there are none that can be trusted."""
     if (kept := cache.get(name)) is None:
         return None
-    swept = {
-        group: Elimination(np.array(order, np.int64), np.array(damage, np.float64))
-        for group, (order, damage) in kept["groups"].items()
+    eliminations = {
+        group: Elimination(np.array(order, np.int64), np.array(error, np.float64))
+        for group, (order, error) in kept["groups"].items()
     }
-    return Curves(swept, kept["unpriced"], kept["blocks"])
+    return Curves(eliminations, kept["unpriced"], kept["blocks"])
 
 
 def write(cache: Cache, name: str, curves: Curves) -> None:
     """Keep curves under a name."""
-    groups = {g: (each.order.tolist(), each.damage.tolist()) for g, each in curves.swept.items()}
-    about = {"groups": groups, "unpriced": dict(curves.unpriced), "blocks": dict(curves.blocks)}
+    groups = {g: (each.order.tolist(), each.error.tolist()) for g, each in curves.groups.items()}
+    about = {"groups": groups, "unpriced": dict(curves.declined), "blocks": dict(curves.blocks)}
     cache.put(name, about)
 
 

@@ -106,21 +106,23 @@ def calibrate(
             read.append((layer, matrix, find_epilogue(values, analysis.facts, layer)))
     kept = [name for layer, _, epilogue in read for name in (layer.x, epilogue.value)]
     run = Segments(analysis.model, batches, kept=kept, provider=provider, threads=threads)
-    found: dict[str, Reader] = {}
+    readers_by_node: dict[str, Reader] = {}
     for layer, matrix, epilogue in read:
         run.advance([layer.x, epilogue.value])
         share = -(-max(rows, rows_per_input * matrix.shape[1]) // len(batches))
-        collected, spread = Accumulator(*matrix.shape[:2]), _Spread(layer.out_axis)
+        collected, variance = Accumulator(*matrix.shape[:2]), _Spread(layer.out_axis)
         for number in range(len(batches)):
-            spread.add(run.value(epilogue.value, number))
+            variance.add(run.value(epilogue.value, number))
             x, among = run.as_held(layer.x, number), run.shown_to(layer, number)
             positions = sample_positions(layer.count(x.shape), share, seed + number, among)
             collected.add(whole(layer.rows(x, positions)))
         scaled = matrix * epilogue.gain.reshape(matrix.shape[0], 1, -1)
-        found[layer.node] = Reader(layer, scaled, collected.moments(), spread.variance, epilogue)
+        readers_by_node[layer.node] = Reader(
+            layer, scaled, collected.moments(), variance.variance, epilogue
+        )
         for name in (layer.x, epilogue.value):
             run.release(name)
-    return found
+    return readers_by_node
 
 
 def sweep(
@@ -141,7 +143,7 @@ def sweep(
     Returns:
         ``{group: elimination}``, and ``{group: why there is none}``.
     """
-    found: dict[str, Elimination] = {}
+    eliminations: dict[str, Elimination] = {}
     declined: dict[str, str] = {}
     for group in groups:
         uses = [(s, n) for s in group.slices if s.role == "reads" for n in s.nodes]
@@ -153,8 +155,8 @@ def sweep(
         else:
             tell(f"pricing the units of {group.name}")
             consumers = [c for s, n in uses for c in consumers_of(readers[n], s)]
-            found[group.name] = eliminate(consumers, len(group), ridge=ridge)
-    return found, declined
+            eliminations[group.name] = eliminate(consumers, len(group), ridge=ridge)
+    return eliminations, declined
 
 
 def consumers_of(reader: Reader, cut: Slice) -> list[Consumer]:
@@ -164,7 +166,7 @@ def consumers_of(reader: Reader, cut: Slice) -> list[Consumer]:
     size = int(cut.rows.max()) + 1
     unit_of = np.full(max(size, groups * inputs), -1, dtype=np.int64)
     unit_of[cut.rows] = np.arange(len(cut.rows))[:, None]
-    found = []
+    consumers = []
     for group, index in enumerate(layer.input_index(cut.axis)):
         unit = unit_of[index]
         order = np.argsort(unit, kind="stable")
@@ -172,7 +174,7 @@ def consumers_of(reader: Reader, cut: Slice) -> list[Consumer]:
         units, counts = np.unique(unit[owned], return_counts=True)
         if not len(units):
             continue
-        found.append(
+        consumers.append(
             Consumer(
                 xx=shrunk(reader.moments.xx[group], reader.moments.count),
                 weight=reader.matrix[group],
@@ -182,4 +184,4 @@ def consumers_of(reader: Reader, cut: Slice) -> list[Consumer]:
                 problem=group,
             )
         )
-    return found
+    return consumers

@@ -10,9 +10,9 @@ from typing import NamedTuple
 from onnxprune.data.batches import collate, hold_out, inputs_of
 from onnxprune.graph.analysis import Analysis
 from onnxprune.graph.units import Block, Group
-from onnxprune.select.importance.bypass import block_damage
+from onnxprune.select.importance.bypass import block_errors
 from onnxprune.select.importance.curves import Feeds, calibrate, sweep
-from onnxprune.select.importance.output_damage import in_outputs
+from onnxprune.select.importance.output_errors import scale_to_outputs
 from onnxprune.solve.group_obs import Elimination
 
 _ASIDE = 5
@@ -27,13 +27,13 @@ class Curves(NamedTuple):
     """What everything would cost.
 
     Attributes:
-        swept: the order of removal and the damage of every width, by group.
-        unpriced: why other groups have none.
+        groups: the order of removal and the damage of every width, by group.
+        declined: why other groups have none.
         blocks: the damage of bypassing a block, by its name.
     """
 
-    swept: Mapping[str, Elimination]
-    unpriced: Mapping[str, str]
+    groups: Mapping[str, Elimination]
+    declined: Mapping[str, str]
     blocks: Mapping[str, float] = _NOTHING
 
 
@@ -61,7 +61,7 @@ class Measurement:
     seed: int = 0
 
 
-def measure(work: Measurement, tell: Callable[[str], None] = lambda _: None) -> Curves:
+def measure_curves(work: Measurement, tell: Callable[[str], None] = lambda _: None) -> Curves:
     """Measure error curves of groups, and of blocks, on calibration data.
 
     Args:
@@ -70,25 +70,27 @@ def measure(work: Measurement, tell: Callable[[str], None] = lambda _: None) -> 
     """
     analysis, groups, provider = work.analysis, work.groups, work.provider
     tell("measuring what every layer reads")
-    known, unseen = parted(analysis, work.batches)
-    readers = calibrate(analysis, known, groups=groups, provider=provider, seed=work.seed)
-    swept, unpriced = sweep(groups, readers, tell=tell)
+    fit, holdout = split_batches(analysis, work.batches)
+    readers = calibrate(analysis, fit, groups=groups, provider=provider, seed=work.seed)
+    eliminations, declined = sweep(groups, readers, tell=tell)
     if work.outputs:
-        swept = in_outputs(analysis, groups, swept, readers, unseen, provider=provider, tell=tell)
+        eliminations = scale_to_outputs(
+            analysis, groups, eliminations, readers, holdout, provider=provider, tell=tell
+        )
     del readers  # moments of wide layers are large
-    dropped = {}
+    block_errors_ = {}
     if work.blocks:
         tell("measuring what blocks do to the outputs")
-        dropped = block_damage(analysis, work.blocks, known, unseen, provider=provider)
-    return Curves(swept, unpriced, dropped)
+        block_errors_ = block_errors(analysis, work.blocks, fit, holdout, provider=provider)
+    return Curves(eliminations, declined, block_errors_)
 
 
-def orders(work: Measurement, tell: Callable[[str], None] = lambda _: None) -> Curves:
-    """The orders of removal alone, from fewer rows; arguments are those of :func:`measure`."""
+def measure_orders(work: Measurement, tell: Callable[[str], None] = lambda _: None) -> Curves:
+    """Measure the orders of removal alone, from fewer rows, see :func:`measure_curves`."""
     tell("measuring what every layer reads")
     readers = calibrate(
         work.analysis,
-        parted(work.analysis, work.batches)[0],
+        split_batches(work.analysis, work.batches)[0],
         groups=work.groups,
         rows=_RANKING,
         rows_per_input=_RANKING_PER_INPUT,
@@ -98,7 +100,9 @@ def orders(work: Measurement, tell: Callable[[str], None] = lambda _: None) -> C
     return Curves(*sweep(work.groups, readers, tell=tell))
 
 
-def parted(analysis: Analysis, batches: Sequence[Feeds]) -> tuple[Sequence[Feeds], Sequence[Feeds]]:
+def split_batches(
+    analysis: Analysis, batches: Sequence[Feeds]
+) -> tuple[Sequence[Feeds], Sequence[Feeds]]:
     """Batches to measure layers on, and others to see what becomes of the outputs.
 
     They are the same where there is nothing to part.
@@ -106,8 +110,8 @@ def parted(analysis: Analysis, batches: Sequence[Feeds]) -> tuple[Sequence[Feeds
     if aside := len(batches) // _ASIDE:
         return batches[:-aside], batches[-aside:]
     inputs = inputs_of(analysis.model)
-    known, unseen = hold_out(batches, inputs, _ASIDE)
-    if not unseen:
-        known, unseen = known[:-1] or known, known[-1:]
+    fit, holdout = hold_out(batches, inputs, _ASIDE)
+    if not holdout:
+        fit, holdout = fit[:-1] or fit, fit[-1:]
     size = max(map(inputs.count, batches))
-    return collate(known, inputs, size), collate(unseen, inputs, size)
+    return collate(fit, inputs, size), collate(holdout, inputs, size)

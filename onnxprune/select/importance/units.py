@@ -22,10 +22,10 @@ from onnxprune.select.allocate import Limits
 from onnxprune.select.allocate.limits import select as select_groups
 from onnxprune.select.criteria.slices import F64
 from onnxprune.select.importance.bypass import innermost
-from onnxprune.select.importance.curve_cache import damage_curves, known_curves
+from onnxprune.select.importance.curve_cache import cached_curves, known_curves
 from onnxprune.select.importance.error_curves import Curves, Measurement
-from onnxprune.select.importance.output_damage import JOINT, repairable
-from onnxprune.select.importance.progress import Progress
+from onnxprune.select.importance.output_errors import JOINT, repairable
+from onnxprune.select.importance.remaining import Remaining
 from onnxprune.solve.group_obs import Elimination
 
 Tell = Callable[[str], None]
@@ -81,7 +81,7 @@ class Problem:
     bypassed: Sequence[str] = ()
     tell: Tell = lambda _: None
     curves: Curves | None = None
-    remaining: Progress | None = None
+    remaining: Remaining | None = None
 
     @property
     def criterion(self) -> str:
@@ -93,9 +93,9 @@ class Problem:
         return self.config.criterion or (ELIMINATION if self.fit else "l2")
 
     @property
-    def state(self) -> Progress:
+    def state(self) -> Remaining:
         """What is left to choose from: at the start the dense model."""
-        return self.remaining or Progress(self.analysis)
+        return self.remaining or Remaining(self.analysis)
 
     def measurement(self, groups: Sequence[Group], *, outputs: bool = True) -> Measurement:
         """What error curves of some groups are measured on."""
@@ -111,32 +111,32 @@ def score_groups(problem: Problem) -> Importance:
     Raises:
         OnnxpruneError: the criterion needs data.
     """
-    analysis, asked, limits = problem.analysis, problem.config, problem.limits
+    analysis, config, limits = problem.analysis, problem.config, problem.limits
     state, curves = problem.state, problem.curves
     name = ELIMINATION if curves is not None else problem.criterion
     allowed = select_groups(analysis.groups, limits, known=[b.name for b in analysis.blocks])
     groups = [g for g in analysis.groups if g.name not in allowed.declined]
-    if asked.ratio is None and asked.target is None:
+    if config.ratio is None and config.target is None:
         groups = [g for g in groups if g.name in allowed.fixed]
     declined: dict[str, str] = {}
     if name == ELIMINATION:
-        weighed = asked.target is not None or bool(allowed.fixed) or asked.allocation == "global"
+        weighed = config.target is not None or bool(allowed.fixed) or config.allocation == "global"
         curves = curves or _measured(problem, state.left(groups), weighed=weighed)
         curves = state.in_dense_units(curves, analysis.groups)
-        if asked.recover == "auto" and asked.sensitivity is None:
-            curves = curves._replace(swept=_repaired(analysis, groups, curves.swept))
-        values = {g: _ranks(e) for g, e in curves.swept.items()}
-        spare = [g for g in groups if g.name in curves.unpriced]
+        if config.recover == "auto" and config.sensitivity is None:
+            curves = curves._replace(groups=_repaired(analysis, groups, curves.groups))
+        values = {g: _ranks(e) for g, e in curves.groups.items()}
+        spare = [g for g in groups if g.name in curves.declined]
         values |= _scores(problem, spare, "l2", {})
-        if asked.target is not None:
-            declined |= curves.unpriced
+        if config.target is not None:
+            declined |= curves.declined
     else:
         curves = Curves({}, {})
         values = _scores(problem, groups, name, declined)
-    return Importance(name, state.gone_first(values, analysis.groups), curves, declined)
+    return Importance(name, state.removed_first(values, analysis.groups), curves, declined)
 
 
-def measure_curves(problem: Problem) -> Curves | None:
+def error_curves(problem: Problem) -> Curves | None:
     """The error curves that a selection is made by; None where a criterion decides instead."""
     if problem.criterion != ELIMINATION:
         return None
@@ -154,7 +154,7 @@ def removal_orders(problem: Problem) -> tuple[dict[str, npt.NDArray[np.int64]], 
     if name == ELIMINATION:
         work = problem.measurement(groups)
         curves = known_curves(work, problem.tell, cache=problem.config.cache)
-        orders = {g: e.order for g, e in curves.swept.items()}
+        orders = {g: e.order for g, e in curves.groups.items()}
         groups, by = [g for g in groups if g.name not in orders], "l2"
     scores = _scores(problem, groups, by, {})
     return orders | {g: np.argsort(s, kind="stable") for g, s in scores.items()}, name
@@ -171,69 +171,69 @@ def _measured(problem: Problem, groups: Sequence[Group], *, weighed: bool) -> Cu
     work = problem.measurement(groups, outputs=weighed)
     if problem.config.allocation != "uniform":
         work = replace(work, blocks=_bypassable(problem))
-    return damage_curves(work, problem.tell, cache=problem.config.cache)
+    return cached_curves(work, problem.tell, cache=problem.config.cache)
 
 
 def _repaired(
-    analysis: Analysis, groups: Sequence[Group], swept: Mapping[str, Elimination]
+    analysis: Analysis, groups: Sequence[Group], eliminations: Mapping[str, Elimination]
 ) -> dict[str, Elimination]:
     """The damage that the recovery to come is expected to leave."""
     joint = repairable(analysis, groups)
     return {
-        name: replace(one, damage=one.damage * JOINT) if name in joint else one
-        for name, one in swept.items()
+        name: replace(one, error=one.error * JOINT) if name in joint else one
+        for name, one in eliminations.items()
     }
 
 
 def _bypassable(problem: Problem) -> list[Block]:
     """The blocks that a budget may choose to bypass, of what is left of a model."""
-    analysis, asked = problem.state.analysis, problem.config
-    if (asked.target is None and not asked.searches) or asked.max_blocks == 0:
+    analysis, config = problem.state.analysis, problem.config
+    if (config.target is None and not config.searches) or config.max_blocks == 0:
         return []
     going = {n for b in analysis.blocks if b.name in problem.bypassed for n in b.nodes}
     return [
         block
         for block in innermost(analysis.blocks)
         if not going & {*block.nodes, block.output}
-        and not any(fnmatchcase(block.name, glob) for glob in asked.skip)
+        and not any(fnmatchcase(block.name, glob) for glob in config.skip)
     ]
 
 
-def _ranks(swept: Elimination) -> F64:
+def _ranks(elimination: Elimination) -> F64:
     """Scores ``[units]``: what the damage rises by when the unit goes, in the order of leaving."""
-    rises = rises_of(swept)
+    rises = rises_of(elimination)
     out = np.empty(len(rises))
     # What ties leaves in the order of the elimination too.
-    out[swept.order] = rises + (rises.max() or 1.0) * 1e-12 * np.arange(len(rises))
+    out[elimination.order] = rises + (rises.max() or 1.0) * 1e-12 * np.arange(len(rises))
     return out
 
 
-def rises_of(swept: Elimination) -> F64:
+def rises_of(elimination: Elimination) -> F64:
     """The same in the order in which units leave, never falling."""
-    return np.maximum.accumulate(np.maximum(np.diff(swept.damage[::-1]), 0))
+    return np.maximum.accumulate(np.maximum(np.diff(elimination.error[::-1]), 0))
 
 
 def _scores(
     problem: Problem, groups: Sequence[Group], name: str, declined: dict[str, str]
 ) -> dict[str, F64]:
-    analysis, asked, fit = problem.analysis, problem.config, problem.fit
+    analysis, config, fit = problem.analysis, problem.config, problem.fit
     chosen = criteria.get(name)
     statistics = None
     if chosen.calibrated and fit:
         wide = "covariance" in chosen.needs or name == "output-error"
         statistics = input_statistics(
-            analysis, groups, fit, covariance=wide, provider=asked.provider
+            analysis, groups, fit, covariance=wide, provider=config.provider
         )
-    found = criteria.score(
+    scores = criteria.score(
         groups,
         name,
         lambda tensor: content(analysis, tensor),
         statistics=statistics,
         use=use_of(analysis),
-        seed=asked.seed,
+        seed=config.seed,
     )
-    declined.update(found.declined)
-    return dict(found.values)
+    declined.update(scores.declined)
+    return dict(scores.values)
 
 
 def content(analysis: Analysis, name: str) -> np.ndarray:

@@ -18,10 +18,10 @@ from onnxprune.graph.cost import CostMeasure, CostModel
 from onnxprune.graph.surgery import cut
 from onnxprune.quantities import Budget
 from onnxprune.runtime.registry import Backend, backend, of_provider
-from onnxprune.select.allocate import Lattice
+from onnxprune.select.allocate import CandidateWidths
 from onnxprune.select.importance.units import Problem, score_groups
 from onnxprune.select.latency.predict import Predictor
-from onnxprune.select.latency.root_finding import TOLERANCE, Try, aim, closest_last, miss
+from onnxprune.select.latency.root_finding import TOLERANCE, Try, closest_last, find_root, miss
 from onnxprune.select.latency.table import keep_table, open_table
 from onnxprune.select.selection import Selection, allowed_widths, choose, narrowest
 from onnxprune.types import Check
@@ -58,22 +58,22 @@ def meet_latency(problem: Problem, feeds: Feeds) -> LatencyChoice:
     Raises:
         OnnxpruneError: the criterion needs data, or the backend does not take the model.
     """
-    analysis, asked, tell = problem.analysis, problem.config, problem.tell
+    analysis, config, tell = problem.analysis, problem.config, problem.tell
     bypassed = problem.bypassed
-    target, where = asked.target, backend_of(asked)
+    target, where = config.target, backend_of(config)
     assert target is not None
-    if not (found := where.available()).ok:
+    if not (availability := where.available()).ok:
         raise OnnxpruneError(
-            f"latency cannot be measured on {where.name} here: {found.reason}",
+            f"latency cannot be measured on {where.name} here: {availability.reason}",
             hint=f"to install it: {where.install}",
         )
-    stopwatch = Stopwatch(where, analysis.model, feeds, asked.threads)
+    stopwatch = Stopwatch(where, analysis.model, feeds, config.threads)
     importance = score_groups(problem)
     shapes = {name: array.shape for name, array in feeds.items()}
-    table = open_table(where, asked.threads, keep=asked.cache, tell=tell)
+    table = open_table(where, config.threads, keep=config.cache, tell=tell)
     widths = allowed_widths(problem, importance)
     predictor = Predictor(analysis, table, shapes, widths, tell)
-    if asked.cache:
+    if config.cache:
         keep_table(table, tell)
 
     def measured(selection: Selection) -> float:
@@ -86,7 +86,9 @@ def meet_latency(problem: Problem, feeds: Feeds) -> LatencyChoice:
         tell("measuring what the model takes")
         whole = part_of(target, stopwatch(None, AIMING))
 
-    def aimed(widths: Lattice, cost: CostMeasure) -> tuple[tuple[Try[Selection], ...], Selection]:
+    def aimed(
+        widths: CandidateWidths, cost: CostMeasure
+    ) -> tuple[tuple[Try[Selection], ...], Selection]:
         """Plans by a price that latency follows, and the narrowest of them all."""
         least = narrowest(widths, importance)
 
@@ -102,13 +104,13 @@ def meet_latency(problem: Problem, feeds: Feeds) -> LatencyChoice:
 
         nothing = Selection({}, importance.criterion, "global", widths.declined)
         dense = Try(nothing, cost.measure(), whole)
-        return aim(dense, chosen, price, measured, tell), least
+        return find_root(dense, chosen, price, measured, tell), least
 
     tries, least = aimed(faster(widths, predictor), predictor)
     notes = _notes(predictor)
-    if miss(tries[-1].reached):
+    if miss(tries[-1].latency):
         # Layers on their own can behave unlike layers in a model, small ones above all.
-        by_macs = replace(asked, target=Budget("macs", 0.5, relative=True), threads=None)
+        by_macs = replace(config, target=Budget("macs", 0.5, relative=True), threads=None)
         others, narrow = aimed(
             allowed_widths(replace(problem, config=by_macs), importance),
             CostModel(analysis).only("macs"),
@@ -119,15 +121,15 @@ def meet_latency(problem: Problem, feeds: Feeds) -> LatencyChoice:
     return LatencyChoice(tries[-1].chosen, stopwatch, tries, notes, tries[-1].chosen is least)
 
 
-def backend_of(asked: Options) -> Backend:
+def backend_of(config: Options) -> Backend:
     """The backend a latency is asked for on: the one named, or the provider.
 
     Raises:
         OnnxpruneError: there is none of that name.
     """
-    assert asked.target is not None
-    named = asked.target.backend
-    return backend(named) if named else of_provider(asked.provider)
+    assert config.target is not None
+    named = config.target.backend
+    return backend(named) if named else of_provider(config.provider)
 
 
 def one_sample(analysis: Analysis, feeds: Feeds, shapes: Mapping[str, Sequence[int]]) -> Feeds:
@@ -149,21 +151,21 @@ def one_sample(analysis: Analysis, feeds: Feeds, shapes: Mapping[str, Sequence[i
     }
 
 
-def faster(lattice: Lattice, predictor: Predictor) -> Lattice:
+def faster(candidates: CandidateWidths, predictor: Predictor) -> CandidateWidths:
     """The widths without those that take as long as a larger one, or longer."""
-    widths, declined = dict(lattice.widths), dict(lattice.declined)
-    for group in lattice.free:
-        units, kept, best = lattice.units[group], [], np.inf
-        for width in reversed(lattice.widths[group].tolist()):
-            taken = predictor.measure({group: range(units - width)})
-            if taken < best:
+    widths, declined = dict(candidates.widths), dict(candidates.declined)
+    for group in candidates.free:
+        units, kept, best = candidates.units[group], [], np.inf
+        for width in reversed(candidates.widths[group].tolist()):
+            time = predictor.measure({group: range(units - width)})
+            if time < best:
                 kept.append(width)
-                best = taken
+                best = time
         widths[group] = np.array(kept[::-1], np.int64)
         if len(kept) == 1:
             declined[group] = "no width below the dense one is faster, as timed"
-    free = tuple(g for g in lattice.free if len(widths[g]) > 1)
-    return replace(lattice, widths=widths, free=free, declined=declined)
+    free = tuple(g for g in candidates.free if len(widths[g]) > 1)
+    return replace(candidates, widths=widths, free=free, declined=declined)
 
 
 def part_of(target: Budget, compared: Compared) -> float:
@@ -188,14 +190,14 @@ class LatencyResult:
     note: str
 
 
-def measure_result(choice: LatencyChoice, model: models.Model, asked: Options) -> LatencyResult:
+def measure_result(choice: LatencyChoice, model: models.Model, config: Options) -> LatencyResult:
     """Measure the finished model against the dense one."""
-    target = asked.target
+    target = config.target
     assert target is not None
     compared = choice.stopwatch(model, FINAL)
     if abs(part_of(target, compared) - 1) > TOLERANCE:  # the clock may have been disturbed
         compared = min(compared, choice.stopwatch(model, FINAL), key=lambda c: c.high - c.low)
-    part, name = part_of(target, compared), backend_of(asked).name
+    part, name = part_of(target, compared), backend_of(config).name
     value, limit = (
         (compared.ratio, target.value)
         if target.relative

@@ -20,9 +20,9 @@ from onnxprune.errors import OnnxpruneError
 from onnxprune.graph.analysis import Analysis, identity
 from onnxprune.graph.shapes import propagate
 from onnxprune.graph.surgery import draft
-from onnxprune.select.allocate import Lattice
+from onnxprune.select.allocate import CandidateWidths
 from onnxprune.select.latency.segments import Segment, costly_nodes, segments
-from onnxprune.select.latency.subgraph import excerpt
+from onnxprune.select.latency.subgraph import extract_subgraph
 from onnxprune.select.latency.table import Table
 
 Float = npt.NDArray[np.float64]
@@ -78,7 +78,7 @@ class Predictor:
         analysis: Analysis,
         table: Table,
         shapes: Mapping[str, tuple[int, ...]],
-        lattice: Lattice,
+        candidates: CandidateWidths,
         tell: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._analysis = analysis
@@ -88,7 +88,7 @@ class Predictor:
         self._units = {g.name: len(g) for g in analysis.groups}
         self._widths = {
             g: np.unique([*w, self._units[g]])
-            for g, w in lattice.widths.items()
+            for g, w in candidates.widths.items()
             if g in self._units
         }
         self.untimed: list[str] = []
@@ -114,22 +114,22 @@ class Predictor:
 
     def _dense(self) -> list[_Timed]:
         touching = _Touching(self._analysis)
-        found = []
+        timed = []
         for segment, _, seconds in self._times({}):
             if not np.isfinite(seconds):
                 self.untimed.append(segment.name)
                 continue
             groups = [g for g in touching(segment) if len(self._widths.get(g, ())) > 1]
             nodes = frozenset(identity(n) for n in segment.nodes)
-            found.append(_Timed(segment.name, nodes, seconds, [_Line((g,)) for g in groups]))
-        colour = _coloured([[g for line in each.lines for g in line.groups] for each in found])
-        for each in found:
+            timed.append(_Timed(segment.name, nodes, seconds, [_Line((g,)) for g in groups]))
+        colour = _coloured([[g for line in each.lines for g in line.groups] for each in timed])
+        for each in timed:
             by_colour: dict[int, list[str]] = {}
             for line in each.lines:
                 by_colour.setdefault(colour[line.groups[0]], []).extend(line.groups)
             each.lines = [_Line(tuple(groups)) for _, groups in sorted(by_colour.items())]
         self._colour = colour
-        return found
+        return timed
 
     def _probe(self, tell: Callable[[str], None]) -> None:
         """Time every line and the diagonal; once more where a width seems no faster than a larger.
@@ -209,12 +209,12 @@ class Predictor:
         for segment in segments(model, facts, self._costly):
             if again is not None and segment.name not in again:
                 continue
-            one = excerpt(model, facts, segment)
-            if one is None:
+            subgraph = extract_subgraph(model, facts, segment)
+            if subgraph is None:
                 yield segment, "", float("nan")
             else:
                 look = self._table.seconds if again is None else self._table.again
-                yield segment, one.key, look(one)
+                yield segment, subgraph.key, look(subgraph)
 
 
 class _Touching:
@@ -227,13 +227,13 @@ class _Touching:
             self._owner[group.atoms] = number
 
     def __call__(self, segment: Segment) -> list[str]:
-        walk, found = self._analysis.walk, set()
-        made = [v for node in segment.nodes for v in node.outputs]
-        for value in (*segment.inputs, *segment.stored, *made):
+        walk, groups = self._analysis.walk, set()
+        outputs = [v for node in segment.nodes for v in node.outputs]
+        for value in (*segment.inputs, *segment.stored, *outputs):
             for axis in walk.axes.get(value.name or "", ()):
                 for column in walk.space.columns(axis) if axis.columns else ():
-                    found.update(np.unique(self._owner[column]).tolist())
-        return [self._analysis.groups[k].name for k in sorted(found - {-1})]
+                    groups.update(np.unique(self._owner[column]).tolist())
+        return [self._analysis.groups[k].name for k in sorted(groups - {-1})]
 
 
 def _coloured(meetings: Sequence[Sequence[str]]) -> dict[str, int]:

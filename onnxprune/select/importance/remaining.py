@@ -9,14 +9,14 @@ import numpy as np
 
 from onnxprune.graph.analysis import Analysis
 from onnxprune.graph.units import Group
-from onnxprune.select.allocate.candidate_widths import Lattice
+from onnxprune.select.allocate.candidate_widths import CandidateWidths
 from onnxprune.select.allocate.ranking import F64
 from onnxprune.select.importance.error_curves import Curves
 from onnxprune.solve.group_obs import Elimination
 
 
 @dataclass(frozen=True, eq=False)
-class Progress:
+class Remaining:
     """What is left of a model, and what is gone.
 
     Attributes:
@@ -41,41 +41,45 @@ class Progress:
         Units that are gone come first in the order; widths beyond what is left are no choice.
         """
         sizes = {g.name: len(g) for g in groups}
-        swept = {}
-        for name, one in curves.swept.items():
-            gone = np.array(sorted(self.removed.get(name, ())), np.int64)
-            stays = np.setdiff1d(np.arange(sizes[name]), gone)
-            order = np.concatenate([gone, stays[one.order]])
-            swept[name] = Elimination(order, np.append(one.damage, np.zeros(len(gone))))
-        return curves._replace(swept=swept)
+        eliminations = {}
+        for name, one in curves.groups.items():
+            removed_units = np.array(sorted(self.removed.get(name, ())), np.int64)
+            stays = np.setdiff1d(np.arange(sizes[name]), removed_units)
+            order = np.concatenate([removed_units, stays[one.order]])
+            eliminations[name] = Elimination(
+                order, np.append(one.error, np.zeros(len(removed_units)))
+            )
+        return curves._replace(groups=eliminations)
 
-    def gone_first(self, values: Mapping[str, F64], groups: Sequence[Group]) -> dict[str, F64]:
+    def removed_first(self, values: Mapping[str, F64], groups: Sequence[Group]) -> dict[str, F64]:
         """Scores of the dense model's units where those that are gone have the lowest."""
-        found = dict(values)
+        result = dict(values)
         for group in groups:
-            gone = list(self.removed.get(group.name, ()))
-            if gone:
+            removed_units = list(self.removed.get(group.name, ()))
+            if removed_units:
                 scores = np.array(values.get(group.name, np.zeros(len(group))))
-                scores[gone] = scores.min() - 1.0
-                found[group.name] = scores
-        return found
+                scores[removed_units] = scores.min() - 1.0
+                result[group.name] = scores
+        return result
 
-    def narrowed(self, lattice: Lattice, priced: Mapping[str, object]) -> Lattice:
+    def narrowed(
+        self, candidates: CandidateWidths, priced: Mapping[str, object]
+    ) -> CandidateWidths:
         """The widths that are still possible: what is gone stays gone."""
-        kept = {g: n - len(self.removed.get(g, ())) for g, n in lattice.units.items()}
-        lost = {g: n for g, n in kept.items() if n < lattice.units[g]}
-        return lattice.within(lost).decided({g: n for g, n in lost.items() if g not in priced})
+        kept = {g: n - len(self.removed.get(g, ())) for g, n in candidates.units.items()}
+        lost = {g: n for g, n in kept.items() if n < candidates.units[g]}
+        return candidates.within(lost).decided({g: n for g, n in lost.items() if g not in priced})
 
-    def newly(
+    def newly_removed(
         self, removed: Mapping[str, Sequence[int]], groups: Sequence[Group]
     ) -> dict[str, tuple[int, ...]]:
         """Units of the dense model that are to go as units of what is left; those gone are not."""
-        found = {}
+        result = {}
         here = {g.name for g in self.analysis.groups}  # others went with their block
         for group in (g for g in groups if g.name in here):
-            gone = np.array(sorted(self.removed.get(group.name, ())), np.int64)
-            more = np.setdiff1d(np.array(removed.get(group.name, ()), np.int64), gone)
+            removed_units = np.array(sorted(self.removed.get(group.name, ())), np.int64)
+            more = np.setdiff1d(np.array(removed.get(group.name, ()), np.int64), removed_units)
             if len(more):
-                stays = np.setdiff1d(np.arange(len(group)), gone)
-                found[group.name] = tuple(np.searchsorted(stays, more).tolist())
-        return found
+                stays = np.setdiff1d(np.arange(len(group)), removed_units)
+                result[group.name] = tuple(np.searchsorted(stays, more).tolist())
+        return result
