@@ -167,7 +167,7 @@ def test_trained_networks_get_what_was_asked_and_keep_their_originals(
     assert len(refitted) > len(made.masks) / 2
 
 
-@pytest.mark.parametrize("spread", ["per-tensor", "per-row", "global", "curves", "sensitivity"])
+@pytest.mark.parametrize("allocation", ["per-tensor", "per-row", "global", "curves", "sensitivity"])
 @pytest.mark.parametrize("method", ["magnitude", "wanda", "ria", "sparsegpt", "admm"])
 def test_every_method_and_allocation_removes_the_exact_number(allocation: Any, method: Any) -> None:
     model, feeds = zoo_case("digits_mlp")
@@ -382,7 +382,7 @@ def residual() -> models.Model:
     return models.load(helper.make_model(graph, opset_imports=opset, ir_version=8))
 
 
-@pytest.mark.parametrize("spread", ["sensitivity", "global", "per-tensor"])
+@pytest.mark.parametrize("allocation", ["sensitivity", "global", "per-tensor"])
 def test_a_shortcut_that_is_a_layer_is_thinned_like_any_other(allocation: Spread) -> None:
     model = residual()
     feeds = [{"x": RNG.standard_normal((8, 3, 8, 8)).astype(np.float32)} for _ in range(4)]
