@@ -1,10 +1,10 @@
-"""Cheap corrections after structured pruning: no weight that multiplies layers' inputs changes.
+"""Bias correction after structured pruning: no weight that multiplies inputs changes.
 
 Front to back, every bias is moved until the mean of what its layer adds to is that of the dense
 model (Nagel et al., "Data-free quantization through weight equalization and bias correction", ICCV
 2019, there for quantization), every BatchNormalization gets the statistics of what it now really
 reads, and normalisations over an axis that lost channels get another gain and bias
-(``recover.normalisation``).
+(``recover.norm_compensation``).
 
 A bias or a gain is judged by its layer's error on held-out rows. Statistics are not: they restore
 the variance that went with the removed channels, which is what the layers behind expect, although

@@ -49,7 +49,7 @@ class Turn:
     """One normalisation of the pruned model, when its turn comes.
 
     Attributes:
-        norm: it.
+        norm: the normalisation.
         kept: which of the dense channels it still has.
         methods: what is tried besides leaving it.
         value: where its output counts: its own output, or the sum that alone reads it.

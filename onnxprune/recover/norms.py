@@ -80,7 +80,7 @@ class Norm:
 
         Args:
             values: what it reads.
-            positions: rows of ``y`` that are wanted, see ``solve.patches.sample_positions``.
+            positions: rows of ``y`` that are wanted, see ``solve.im2col.sample_positions``.
         """
         x = values[0] if len(values) == 1 else np.asarray(sum(values))
         if self.kind == "group":
@@ -102,7 +102,7 @@ def find_norms(
     """All normalisations of a graph, in its order, and those whose gain cannot be refitted.
 
     Args:
-        graph: it is only read.
+        graph: the graph; it is only read.
         facts: shapes of its values.
 
     Returns:

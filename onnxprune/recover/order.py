@@ -79,7 +79,7 @@ class Step:
 def plan_steps(
     problem: Problem, *, producers: bool, pairs: bool
 ) -> tuple[list[Step], dict[str, str]]:
-    """The layers worth refitting, in order, and why others that changed are left alone.
+    """The layers to refit, in order, and why others that changed are not refitted.
 
     Args:
         problem: the pruned model and the dense one.

@@ -28,14 +28,14 @@ from onnxprune.solve.group_obs import Elimination
 
 @dataclass(frozen=True, eq=False)
 class Selection:
-    """What goes, and how that was chosen.
+    """Units and blocks to remove, and how they were chosen.
 
     Attributes:
-        removed: by group, unit indices.
+        removed: unit indices, by group.
         criterion: how units were scored; empty if none were.
-        allocation: how what goes was divided, ``uniform`` or ``global``.
-        declined: by group, why it stays whole.
-        bypassed: blocks that go as well.
+        allocation: how removals were divided among groups, ``uniform`` or ``global``.
+        declined: why a group stays whole, by group.
+        bypassed: blocks that are removed too.
     """
 
     removed: Mapping[str, tuple[int, ...]]
@@ -108,10 +108,10 @@ def choose(
 
     Args:
         problem: what units are chosen from.
-        widths: those allowed.
-        importance: of the units.
-        target: what may be left, in the unit of ``cost``; None removes by ratio.
-        cost: what the target limits.
+        widths: the allowed widths.
+        importance: importance of the units.
+        target: upper bound on ``cost``; None removes by ratio.
+        cost: measure of the quantity that the target limits.
 
     Raises:
         OnnxpruneError: the budget cannot be met.
@@ -159,7 +159,7 @@ def _ranking(importance: Importance) -> Ranking:
 
 
 def _curves(widths: CandidateWidths, eliminations: Mapping[str, Elimination]) -> dict[str, Curve]:
-    """Damage at the widths that are allowed."""
+    """Errors at the allowed widths."""
     return {
         g: Curve(w, eliminations[g].error[w]) for g, w in widths.widths.items() if g in eliminations
     }

@@ -70,7 +70,7 @@ class Cell:
         """What allocation counts: the divergence of class scores, else the squared error.
 
         Both are smooth where a metric jumps by whole samples, and start as squares of the change,
-        so that damages of several targets can be added.
+        so that errors of several targets can be added.
         """
         if self.kl is not None:
             return self.kl

@@ -56,7 +56,7 @@ def ratio(reference: F64, other: F64, *, level: float = 0.95, seed: int = 0) -> 
         reference: seconds ``[pairs, rounds]``, each the median of the runs of one round.
         other: the same of the other model, round by round beside the reference.
         level: of confidence.
-        seed: of the resampling.
+        seed: seed of the resampling.
     """
     logs = np.log(other) - np.log(reference)
     pairs, rounds = logs.shape

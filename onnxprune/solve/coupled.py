@@ -1,4 +1,4 @@
-"""Allocation over damage curves: the widths that meet a budget at the least damage.
+"""Allocation over error curves: the widths that meet a budget at the least error.
 
 Choosing one width per group under one budget is a knapsack. What is particular to widths is that
 their costs multiply: a layer costs its inputs times its outputs. So costs are taken as linear
@@ -30,7 +30,7 @@ _NEAR = 0.002
 
 @dataclass(frozen=True, eq=False)
 class Curve:
-    """What one group may keep, and the damage of keeping that.
+    """The widths that one group may keep, and the error of each.
 
     Attributes:
         widths: ``[choices]``, ascending.
@@ -158,7 +158,7 @@ class _Problem:
         return widths
 
     def steps(self, widths: Widths, direction: int) -> list[tuple[dict[str, int], float, float]]:
-        """All neighbours one step up or down: widths, change of damage, change of cost."""
+        """All neighbours one step up or down: widths, change of error, change of cost."""
         here = self.cost(widths)
         found = []
         for name, curve in self.curves.items():
@@ -211,7 +211,7 @@ class _Problem:
         return part(low)
 
     def grow(self, widths: Widths, budget: float) -> Widths:
-        """Step up, most damage undone per cost first, for as long as the exact budget is met."""
+        """Step up, most error undone per cost first, for as long as the exact budget is met."""
         while True:
             room = budget - self.cost(widths)
             up = [step for step in self.steps(widths, 1) if step[2] <= room and step[1] <= 0]
@@ -229,14 +229,14 @@ def fit(
     rounds: int = _ROUNDS,
     probes: int = PROBES,
 ) -> Fit:
-    """The widths that meet a budget at the least damage, for costs that depend on each other.
+    """The widths that meet a budget at the least error, for costs that depend on each other.
 
     Args:
         curves: per group, what it may keep; guard rails and rounding are whatever is absent.
         cost: the exact cost of all widths together; non-decreasing in every width. Branches are
             among the widths: 1 where they stay, 0 where they go.
         budget: bound on it.
-        branches: what may be dropped as a whole, for the damage that goes with it.
+        branches: what may be dropped as a whole, for the error that goes with it.
         rounds: how often costs are taken as linear anew.
         probes: exact costs asked for per group and round, with straight lines between them; raise
             it to the number of widths for costs that climb in stairs.

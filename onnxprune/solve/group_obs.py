@@ -7,7 +7,7 @@ removing unit ``j`` and re-solving for everything that is left raises the square
 
     s_j = sum_c tr(W_c[j]^T (P_c[j, j])^-1 W_c[j]) / norm_c
 
-so the cheapest unit goes, ``P`` and ``W`` are downdated, and so on. One sweep gives the damage of
+so the cheapest unit goes, ``P`` and ``W`` are downdated, and so on. One sweep gives the error of
 every count of kept units; any budget can be met from it later.
 
 The downdates are kept as a thin factor ``P = P0 - U^T U`` that is multiplied out only now and
@@ -178,11 +178,11 @@ def eliminate(
         consumers: every layer that reads the units; at least one, and none with zero ``norm``.
         units: how many units there are; those that no consumer reads cost nothing and go first.
         ridge: ``lambda`` as a share of the mean input variance of each consumer.
-        at_once: share of the remaining units removed on one set of costs. The damage stays exact
+        at_once: share of the remaining units removed on one set of costs. The error stays exact
             for the order taken; only the order is less greedy.
 
     Returns:
-        The order and the damage of every count.
+        The order and the error of every count.
     """
     sweeps = [_Sweep(consumer, ridge) for consumer in consumers]
     read = [np.sort(np.asarray(consumer.units, dtype=np.int64)) for consumer in consumers]

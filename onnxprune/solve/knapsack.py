@@ -1,8 +1,8 @@
-"""The multiple-choice knapsack: one choice per group at the least damage within a budget.
+"""The multiple-choice knapsack: one choice per group at the least error within a budget.
 
 Solved by dynamic programming over cost buckets (as SPDY, Frantar and Alistarh, ICML 2022, does for
 sparsities). Groups that lie in one branch have another choice together: the whole branch goes, for
-a damage and a cost of its own.
+an error and a cost of its own.
 """
 
 from __future__ import annotations
@@ -62,14 +62,14 @@ def _unit(spans: Sequence[Float], buckets: int) -> float:
 
 
 class _Table:
-    """The least damage within every whole number of buckets, and how it is reached."""
+    """The least error within every whole number of buckets, and how it is reached."""
 
     def __init__(self, room: int, groups: int) -> None:
         self.best = np.zeros(room + 1)
         self.taken = np.zeros((groups, room + 1), dtype=np.int32)
 
     def shifted(self, weight: int, error: float = 0.0) -> Float:
-        """The table after spending ``weight`` buckets on a certain damage."""
+        """The table after spending ``weight`` buckets on a certain error."""
         out = np.full(len(self.best), np.inf)
         if weight < len(out):
             out[weight:] = self.best[: len(out) - weight] + error
@@ -97,7 +97,7 @@ def knapsack(
     drops: Sequence[Drop] = (),
     buckets: int = _BUCKETS,
 ) -> Picked | None:
-    """One choice per group: the least total damage at a total cost within the budget.
+    """One choice per group: the least total error at a total cost within the budget.
 
     Args:
         errors: per group, ``[choices]``.

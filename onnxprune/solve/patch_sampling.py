@@ -135,7 +135,7 @@ def sample_crops(
         batch: images.
         sizes: spatial sizes of the hidden map.
         count: output rows wanted; images are drawn evenly.
-        seed: of the sample.
+        seed: seed of the sample.
         block: side of a block; smaller where the map is.
     """
     outs = output_sizes(window, sizes)

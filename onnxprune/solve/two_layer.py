@@ -57,7 +57,7 @@ class Side:
     """Two layers on one set of rows, with everything that is computed over and over.
 
     Args:
-        rows: see there.
+        rows: sample of rows.
         activation: what is between the layers.
         filters: what is between them after that.
     """

@@ -110,7 +110,7 @@ def by_scores(scores: Sequence[Float], share: float) -> list[int]:
 
 
 def by_error(sizes: Sequence[int], curves: Sequence[Float], share: float) -> list[int]:
-    """How many weights each layer loses so that the sum of damages is least.
+    """How many weights each layer loses so that the sum of errors is least.
 
     Args:
         sizes: weights of each layer.

@@ -91,7 +91,7 @@ class Layerwise:
     Args:
         dense: the dense model.
         work: the copy.
-        layers: those that may change, in the order of the graph.
+        layers: layers that may change, in graph order.
         batches: feeds; without any, nothing can be observed.
         facts: shapes of the dense model's values.
         sample: which rows are looked at.
@@ -99,8 +99,8 @@ class Layerwise:
         threads: threads within an operator.
 
     Attributes:
-        weights: of the copy.
-        values: of the copy, by name.
+        weights: weights of the copy.
+        values: values of the copy, by name.
     """
 
     def __init__(
@@ -145,7 +145,7 @@ def sparsify_layer(
 
     Args:
         run: the model that is being sparsified.
-        layer: of it.
+        layer: layer of that model.
         sparsity: the pattern asked for.
         count: how many of its weights become zero.
         settings: settings with a method.

@@ -61,9 +61,9 @@ def find_orders(
     """An order of the units of every group that layers read, under which N:M keeps more.
 
     Args:
-        analysis: of the dense model.
-        layers: those that will be thinned.
-        scores: what each weight of a layer is worth, ``[g, K, N]``.
+        analysis: analysis of the dense model.
+        layers: layers that will be made sparse.
+        scores: scores of the weights of a layer, ``[g, K, N]``.
         n: kept of every group.
         m: length of a group.
 
@@ -116,8 +116,8 @@ def reorder(analysis: Analysis, model: models.Model, orders: Orders) -> models.M
     """A copy of a model with the units of groups in another order.
 
     Args:
-        analysis: of a model with the same graph.
-        model: it is left as it is.
+        analysis: analysis of a model with the same graph.
+        model: the model; it is not changed.
         orders: which unit comes to stand where.
 
     Raises:
@@ -166,9 +166,9 @@ def reorder_safely(
     """Reorder the analysed model, run it, and put back groups that changed an output.
 
     Args:
-        analysis: of the dense model, which is left as it is.
+        analysis: analysis of the dense model, which is not changed.
         orders: what to reorder.
-        feeds: inputs to prove it with.
+        feeds: inputs to compare the outputs on.
         provider: what runs both models.
     """
     declined: dict[str, str] = {}

@@ -32,7 +32,7 @@ def norms_of(
     """The root mean square of every input of every layer, ``[g, K]``, by name of its weight.
 
     Args:
-        model: it is only read.
+        model: the model; it is only read.
         layers: in the order of the graph.
         batches: feeds; at least one.
         provider: what runs the model.

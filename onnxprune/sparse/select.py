@@ -47,7 +47,7 @@ def gram_of(rows: Moments, *, free_bias: bool) -> Float:
 def aim(rows: Moments, weight: Float, bias: Float, *, free_bias: bool) -> Float:
     """The best weights with none removed: what the mask then loses as little of as it can.
 
-    With the inputs of a thinned model these are no longer the dense weights.
+    With the inputs of a sparse model these are no longer the dense weights.
     """
     xx, xy = gram_of(rows, free_bias=free_bias), rows.xy
     if not free_bias:
@@ -62,7 +62,7 @@ def aim(rows: Moments, weight: Float, bias: Float, *, free_bias: bool) -> Float:
 
 
 def scores_of(method: Method, weight: Float, xx: Float | None) -> Float:
-    """What each weight is worth, ``[g, K, N]``, from one look at the layer."""
+    """Scores of all weights, ``[g, K, N]``, from the moments of a layer."""
     if method == "magnitude" or xx is None:
         return masks.magnitude(weight)
     variance = np.diagonal(xx, axis1=1, axis2=2)
@@ -84,7 +84,7 @@ def select(
     Args:
         layer: the layer.
         method: how.
-        weight: ``[g, K, N]``, what is thinned.
+        weight: ``[g, K, N]``, dense.
         xx: ``[g, K, K]``, moments of its inputs; None without data, then it is by magnitude.
         pattern: what is asked for.
 
@@ -105,5 +105,5 @@ def select(
 
 
 def _settle(layer: LinearLayer, keep: Bool, scores: Float, pattern: Pattern) -> Bool:
-    """The nearest mask with the exact number of zeros: the least worthy go, the best return."""
+    """The nearest mask with the exact number of zeros: the lowest scores go, the highest return."""
     return mask_of(layer, scores + keep * (2 * scores.max() + 1), pattern)

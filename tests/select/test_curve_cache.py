@@ -74,7 +74,7 @@ def test_the_second_run_measures_nothing_and_finds_the_same(
     assert MEASURING in said
     assert len(list(place.iterdir())) == 1
     second, said = run(analysis, batches)
-    assert said == ["taking damage curves from the cache"]
+    assert said == ["taking error curves from the cache"]
     assert same(plain, first)
     assert same(plain, second)
     assert sum(len(e.order) for e in second[0].values()) > 0
@@ -157,7 +157,7 @@ def test_damaged_files_are_reported_and_replaced(
         assert said[0].startswith(f"ignoring {path.name} in the cache")
         assert MEASURING in said
         assert same(found, good)
-        assert run(analysis, batches)[1] == ["taking damage curves from the cache"]
+        assert run(analysis, batches)[1] == ["taking error curves from the cache"]
     stranger = place / f"{'0' * 40}.curves.jsonl"
     stranger.write_bytes(whole)
     assert cache.read(Cache("curves", print), "0" * 40) is None

@@ -1,4 +1,4 @@
-"""Residual branches that are gone from a pruned graph."""
+"""Residual branches that a pruned graph has lost."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _SAMPLE = 1000
 
 
 class Branches:
-    """What tells a branch that is gone from one that is there: shapes, weights, then names.
+    """Tells removed branches from present ones: by shapes, weights, then names.
 
     Args:
-        analysis: of the dense model.
+        analysis: analysis of the dense model.
         pruned: what was made of it.
     """
 
@@ -48,7 +48,7 @@ class Branches:
         return bool(known.mean() >= _FOUND) if len(known) else False
 
     def gone(self, block: Block, old: ir.Value, new: ir.Value) -> bool:
-        """Whether a residual branch is gone where its sum would stand."""
+        """Whether the residual branch of a sum has been removed."""
         one, two = old.producer(), new.producer()
         if two is None or one is None or not same_operator(one, two):
             return True

@@ -214,7 +214,7 @@ class Axes:
 
     @property
     def gone(self) -> Bool:
-        """Which atoms are gone."""
+        """Atoms that were removed."""
         return np.asarray(self._known == _GONE)
 
     def _stuck(self, waiting: Sequence[_Shared]) -> OnnxpruneError:

@@ -52,7 +52,7 @@ def correspond(analysis: Analysis, pruned: models.Model) -> Correspondence:
     """Find what was removed from the analysed model to make ``pruned``.
 
     Args:
-        analysis: of the dense model.
+        analysis: analysis of the dense model.
         pruned: names may differ, values may have changed; the order of units may not.
 
     Raises:
@@ -73,7 +73,7 @@ def correspond(analysis: Analysis, pruned: models.Model) -> Correspondence:
 
 
 def _removed(analysis: Analysis, removed_atoms: Bool) -> dict[str, tuple[int, ...]]:
-    """The units that are gone, by group.
+    """The removed units, by group.
 
     Raises:
         OnnxpruneError: something is gone that is no unit.

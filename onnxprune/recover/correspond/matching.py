@@ -49,7 +49,7 @@ def match(analysis: Analysis, pruned: models.Model) -> Matching:
     """Pair the nodes of two graphs.
 
     Args:
-        analysis: of the dense model.
+        analysis: analysis of the dense model.
         pruned: what somebody made of it; names need not be the same.
 
     Raises:

@@ -89,7 +89,7 @@ def carry_back(
         twin: what ``make_twin`` made of ``pruned``.
         refitted: the same with other weights, and perhaps with biases it did not have.
         matching: which node is which.
-        pruned: it is left as it is.
+        pruned: the pruned model; it is not changed.
     """
     result = models.clone(pruned)
     nodes, before = by_identity(result), by_identity(twin, dense)

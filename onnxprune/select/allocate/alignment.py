@@ -81,7 +81,7 @@ def axes_of(
     need different parts of it.
 
     Args:
-        groups: of one analysis.
+        groups: groups of one analysis.
         shapes: the dense shape of every tensor that is cut.
         alignment: the widths the kernel behind a slice likes.
     """

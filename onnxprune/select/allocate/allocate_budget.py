@@ -1,4 +1,4 @@
-"""A budget spent where it saves damage: widths and whole branches in one choice."""
+"""A budget allocated at the least error: widths and whole branches in one choice."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from onnxprune.select.allocate.repair_widths import repair_widths
 from onnxprune.solve.coupled import PROBES, Branch, Curve, Fit, Widths, fit
 
 CLEARLY = 1.5
-"""How much more than its measured damage dropping a branch counts: what is measured is one branch
+"""Factor on the measured error of dropping a branch: what is measured is one branch
 alone, and branches that go together do more than the sum of it."""
 
 Removed = dict[str, tuple[int, ...]]
@@ -20,7 +20,7 @@ Cost = Callable[[Mapping[str, Sequence[int]], Sequence[str]], float]
 
 @dataclass(frozen=True)
 class Removal:
-    """What goes, so that a budget is met.
+    """Units and branches to remove so that a budget is met.
 
     Attributes:
         removed: by group, unit indices, ascending; not of groups in branches that go.
@@ -42,12 +42,12 @@ def allocate_budget(
     most: int | None = None,
     probes: int = PROBES,
 ) -> Removal:
-    """Choose the widths of groups that have a choice and the branches to drop, by damage.
+    """Choose the widths of groups that have a choice and the branches to drop, by error.
 
     Args:
         candidates: the widths allowed.
         ranking: the order in which units leave.
-        curves: the damage of every width that is allowed, by group; groups without one stay dense.
+        curves: error of every allowed width, by group; groups without one stay dense.
         cost: the exact cost of the model without units and branches.
         budget: bound on it.
         branches: what may be dropped, with the groups in each.

@@ -67,7 +67,7 @@ def allocate(
         policy: ``uniform`` for a ratio and ``global`` for a target, unless said otherwise.
         comparable: whether scores of different groups share a currency (``Scores.comparable``).
         additive: whether scores add up to what is lost (``Scores.error``). Under a target,
-            ``global`` then removes what does least damage for what it saves.
+            ``global`` then removes what costs the least error for what it saves.
         stairs: whether the cost climbs in stairs as widths grow, as latencies do.
 
     Raises:
@@ -188,7 +188,7 @@ def meet_limit(
     """Remove the lowest keys until ``measure`` is at most ``limit``, then give back what fits.
 
     Bisection over how many units leave finds where the limit is met; what rounding took too much
-    is given back step by step, the worthiest units first. Nothing is measured that is not a
+    is given back step by step, the most important units first. Nothing is measured that is not a
     possible result, so the limit holds exactly; and no single step of any group could be given back
     without breaking it, as long as widening one group makes no other cheaper.
 
@@ -237,7 +237,7 @@ def _fill(
     """Give back single steps while the limit holds.
 
     Within a pass, a group whose step does not fit is not tried again: what is left has only grown
-    by then. Settled totals can make an exception, so passes go on until one gives nothing back.
+    by then. Repaired totals can make an exception, so passes go on until one gives nothing back.
     """
     changed = True
     while changed:
@@ -266,7 +266,7 @@ def divide_shares(
     Args:
         candidates: the widths allowed, with the shares.
         ranking: the order in which units leave; decides where there are no curves.
-        curves: the damage of every width, by group.
+        curves: error of every width, by group.
 
     Returns:
         How many units each group of the shares keeps, of those that have a choice.

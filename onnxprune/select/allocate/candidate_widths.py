@@ -82,7 +82,7 @@ def find_widths(
     """Work out the widths every group may have.
 
     Args:
-        groups: of one analysis.
+        groups: groups of one analysis.
         axes: what they cut, with grains (``axes_of``); without axes nothing is rounded.
         limits: what the user allows.
         unscored: by group, why no criterion could score it.

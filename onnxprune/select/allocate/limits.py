@@ -105,7 +105,7 @@ def select(
     """Apply globs, kinds and exactness to the groups.
 
     Args:
-        groups: of one analysis.
+        groups: groups of one analysis.
         limits: what the user allows.
         unscored: by group, why no criterion could score it.
         known: other names globs may be meant for, such as those of blocks.

@@ -86,7 +86,7 @@ def _round_total(
 def _steps(
     axis: Axis, missing: int, candidates: CandidateWidths, ranking: Ranking, kept: Mapping[str, int]
 ) -> dict[str, int]:
-    """Widths that add exactly ``missing`` indices, the worthiest units first; empty if none do."""
+    """Widths that add exactly ``missing`` indices, the most important first; empty if none do."""
     steps: dict[str, int] = {}
     while missing:
         options = []

@@ -1,6 +1,6 @@
 """Criteria that need one number per input feature of every consumer: one cheap forward pass.
 
-Only tensors that read the unit count: what a unit is worth is what its consumers get from it. A
+Only tensors that read the unit count: a unit matters by what its consumers get from it. A
 group none of whose consumers was calibrated is not scored, and says so.
 """
 
@@ -37,7 +37,7 @@ def consumers(slices: Sequence[UnitSlice]) -> list[tuple[UnitSlice, InputStatist
 
 
 def share_of(error: F64, whole: float) -> F64:
-    """Damage as a share of the whole; zero where there is nothing to damage."""
+    """An error as a share of the whole; zero where the whole is zero."""
     return error / whole if whole > 0 else np.zeros_like(error)
 
 

@@ -57,8 +57,8 @@ def block_errors(
     """What the outputs lose without each of the blocks, see ``output_error``.
 
     Args:
-        analysis: of the dense model.
-        blocks: of it.
+        analysis: analysis of the dense model.
+        blocks: blocks of the analysis.
         known: feeds that scales and means are fitted to.
         unseen: feeds that the outputs are compared on.
         provider: what runs the models.

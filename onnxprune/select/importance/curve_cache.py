@@ -1,4 +1,4 @@
-"""Damage curves on disk, so that another budget on the same model and data measures nothing again.
+"""Error curves on disk, so that another budget on the same model and data measures nothing again.
 
 They are named by a hash of everything they follow from: the stored tensors and the structure of the
 model, the calibration inputs in the batches they come in, the groups, the settings, and the code
@@ -38,14 +38,14 @@ def cached_curves(
 
     Args:
         work: what is measured.
-        tell: hears the progress, and what is wrong with the cache.
+        tell: told what is being done, and what is wrong with the cache.
         cache: whether to look for curves and to keep those found.
     """
     if not cache:
         return measure_curves(work, tell)
     kept, name = Cache("curves", tell), _name(work)
     if (curves := read(kept, name)) is not None:
-        tell("taking damage curves from the cache")
+        tell("taking error curves from the cache")
         return curves
     curves = measure_curves(work, tell)
     write(kept, name, curves)
@@ -57,7 +57,7 @@ def known_curves(
 ) -> Curves:
     """What :func:`cached_curves` kept, or else the orders of removal alone.
 
-    Arguments are those of :func:`cached_curves`. Orders take fewer rows than damage does, and no
+    Arguments are those of :func:`cached_curves`. Orders take fewer rows than errors do, and no
     look at the outputs; they are not kept.
     """
     if cache and (curves := read(Cache("curves", tell), _name(work))) is not None:

@@ -1,7 +1,7 @@
-"""Damage curves: what every group loses at every width, from one calibration of the dense model.
+"""Error curves: what every group loses at every width, from one calibration of the dense model.
 
 Moments are collected at every layer that reads units, groups are swept by group OBS elimination
-(``solve.elimination``), and the curves that come out are in one currency: squared error over the
+(``solve.group_obs``), and the curves that come out are in one currency: squared error over the
 variance of where it counts, summed over the layers that read the group. They depend on the model
 and the data alone, so any budget can be met from them.
 """
@@ -31,7 +31,7 @@ Feeds = Mapping[str, Array]
 
 
 class _Spread:
-    """The variance of a value over everything but its channels, added up over these."""
+    """The variance of a value over all axes but its channels, summed over channels."""
 
     def __init__(self, axis: int) -> None:
         self._axis = axis
@@ -84,12 +84,12 @@ def calibrate(
     """Measure every layer that reads units of some group.
 
     Args:
-        analysis: of the dense model.
+        analysis: analysis of the dense model.
         batches: feeds.
-        groups: of it, whose readers are looked at; None for all.
+        groups: groups whose readers are calibrated; None for all.
         rows: rows sampled per layer, at least.
         rows_per_input: rows sampled per input of the layer, if that is more.
-        seed: of the sample.
+        seed: seed of the sample.
         provider: what runs the model.
         threads: threads within an operator.
 
@@ -132,10 +132,10 @@ def sweep(
     ridge: float = 1e-4,
     tell: Callable[[str], None] = lambda _: None,
 ) -> tuple[dict[str, Elimination], dict[str, str]]:
-    """The order of removal and the damage at every width, group by group.
+    """The order of removal and the error at every width, group by group.
 
     Args:
-        groups: of the analysis that was calibrated.
+        groups: groups of the analysis that was calibrated.
         readers: from :func:`calibrate`.
         ridge: see :func:`onnxprune.solve.group_obs.eliminate`.
         tell: told which group is being worked on.
@@ -153,7 +153,7 @@ def sweep(
         elif unknown:
             declined[group.name] = f"'{unknown[0]}', which reads it, is not a linear layer"
         else:
-            tell(f"pricing the units of {group.name}")
+            tell(f"measuring the error curve of {group.name}")
             consumers = [c for s, n in uses for c in consumers_of(readers[n], s)]
             eliminations[group.name] = eliminate(consumers, len(group), ridge=ridge)
     return eliminations, declined

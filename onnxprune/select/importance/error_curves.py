@@ -1,4 +1,4 @@
-"""What is measured before anything is chosen: the damage of every width, and of every bypass."""
+"""Error curves: the pruning error of every width of every group, and of every bypass."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _NOTHING: Mapping[str, float] = MappingProxyType({})
 
 
 class Curves(NamedTuple):
-    """What everything would cost.
+    """Pruning errors of groups and blocks.
 
     Attributes:
-        groups: the order of removal and the damage of every width, by group.
-        declined: why other groups have none.
-        blocks: the damage of bypassing a block, by its name.
+        groups: order of removal and error at every width, by group.
+        declined: why other groups have no curve.
+        blocks: error of bypassing a block, by name.
     """
 
     groups: Mapping[str, Elimination]
@@ -42,14 +42,14 @@ class Measurement:
     """What error curves are measured of, and on what.
 
     Attributes:
-        analysis: of the dense model.
-        groups: of it, whose units are removed.
+        analysis: analysis of the dense model.
+        groups: groups whose units are removed.
         batches: feeds.
-        blocks: of it, that are bypassed; always measured by what that does to the outputs.
+        blocks: blocks that are bypassed; their errors are always those of the outputs.
         outputs: whether errors of groups are in the currency of the outputs, too. What a ratio
             takes from every group alike needs no common currency.
         provider: what runs the model.
-        seed: of the sample of rows.
+        seed: seed of the sample of rows.
     """
 
     analysis: Analysis
@@ -66,7 +66,7 @@ def measure_curves(work: Measurement, tell: Callable[[str], None] = lambda _: No
 
     Args:
         work: what is measured.
-        tell: hears the progress.
+        tell: told what is being done.
     """
     analysis, groups, provider = work.analysis, work.groups, work.provider
     tell("measuring what every layer reads")

@@ -1,7 +1,7 @@
-"""Damage curves from a sensitivity sweep: what was measured of the whole model, in place of prices.
+"""Error curves from a sensitivity sweep: what was measured of the whole model, in place of estimates.
 
 A sweep measures a few ratios of every group, with nothing refitted; between them a curve runs in
-straight lines, from no damage at no ratio. Damages of different groups are in one currency, the
+straight lines, from no error at no ratio. Errors of different groups are in one currency, the
 divergence of the outputs, and are added.
 """
 
@@ -24,10 +24,10 @@ Float = npt.NDArray[np.float64]
 
 
 def sensitivity_curves(analysis: Analysis, config: Options) -> Curves:
-    """The order of removal and the damage at every width, from the file that options name.
+    """The order of removal and the error at every width, from the file that options name.
 
     Args:
-        analysis: of the dense model.
+        analysis: analysis of the dense model.
         config: the file; whether inexact groups count.
 
     Returns:
@@ -81,11 +81,11 @@ def check(sweep: Sensitivity, analysis: Analysis, where: str) -> None:
 
 
 def measured_points(cells: Sequence[Cell], units: int) -> tuple[Float, Float]:
-    """What was measured of one group: units that went, and the damage, neither ever falling.
+    """Measured points of one group: removed units and the error, neither ever falling.
 
     Args:
-        cells: of one row; those without a value are passed over.
-        units: of the group.
+        cells: cells of one row; those without a value are passed over.
+        units: number of units of the group.
     """
     points = {0: 0.0}
     for cell in cells:
@@ -96,7 +96,7 @@ def measured_points(cells: Sequence[Cell], units: int) -> tuple[Float, Float]:
 
 
 def interpolate(counts: Float | npt.NDArray[np.int64], removed: Float, error: Float) -> Float:
-    """Damage at any count: straight lines, the last of which goes on."""
+    """The error at any count by linear interpolation; the last line goes on."""
     interpolated = np.interp(counts, removed, error)
     if len(removed) > 1:
         slope = (error[-1] - error[-2]) / (removed[-1] - removed[-2])

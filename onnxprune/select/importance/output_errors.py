@@ -1,6 +1,6 @@
-"""Damage curves in the currency of the outputs.
+"""Error curves in the currency of the outputs.
 
-A damage curve is relative to the variance of where each layer's output counts, which compares
+An error curve is relative to the variance of where each layer's output counts, which compares
 groups well but not perfectly: errors grow or fade on their way to the outputs. So each group loses
 units alone, at a few widths; the layers that read it are refitted to what they computed, in closed
 form from the moments at hand; the model is run to its end; and the curve is multiplied by how far
@@ -38,8 +38,7 @@ _SAMPLES = (16, 256)
 _MACS = 1.5e12
 """What all runs together may take, where the fewest inputs allow."""
 JOINT = 0.8
-"""What refitting a layer together with the one before it leaves of the damage of the units between
-them (0.6 to 0.94 on the blocks of a ResNet-20)."""
+"""Part of the error of units between two layers that refitting both layers together leaves (0.6 to 0.94 on the blocks of a ResNet-20)."""
 WORST = 1e3
 """Relative errors beyond are all the same."""
 
@@ -55,20 +54,20 @@ def scale_to_outputs(
     provider: str = "cpu",
     tell: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Elimination]:
-    """The same curves, multiplied by what the outputs make of each group's damage.
+    """The same curves in the currency of the outputs: multiplied by a factor per group and width.
 
     Args:
-        analysis: of the dense model.
-        groups: of it.
-        eliminations: their damage curves.
+        analysis: analysis of the dense model.
+        groups: groups of the analysis.
+        eliminations: their error curves.
         readers: the moments that the curves came from.
         batches: feeds; the first few are used.
-        ridge: of the closed-form refit, see ``solve.elimination``.
+        ridge: of the closed-form refit, see ``solve.group_obs``.
         provider: what runs the models.
         tell: told which group is being worked on.
 
     Returns:
-        Damage in the currency of the outputs (see ``output_error``), by group. Groups whose
+        Errors in the currency of the outputs (see ``output_error``), by group. Groups whose
         removal moves no output by more than rounding get the middle of the other groups' factors.
     """
     measured = [g for g in groups if g.name in eliminations and len(g) > 1]
@@ -96,8 +95,8 @@ def repairable(analysis: Analysis, groups: Sequence[Group]) -> frozenset[str]:
     """The groups whose makers can be refitted together with their only reader.
 
     Args:
-        analysis: of the dense model.
-        groups: of it.
+        analysis: analysis of the dense model.
+        groups: groups of the analysis.
     """
     layers = refittable(unpadded_layers(analysis.model, analysis.facts))
     values = {v.name or "": v for v in models.values(analysis.model.ir.graph)}
@@ -127,8 +126,8 @@ def without(
     that come closest to what they computed.
 
     Args:
-        analysis: of the dense model.
-        group: of it.
+        analysis: analysis of the dense model.
+        group: group of the analysis.
         removed: units.
         readers: moments of the layers that read the group.
         ridge: pull towards the old weights, as a share of the mean input variance.

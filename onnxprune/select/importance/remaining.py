@@ -1,4 +1,4 @@
-"""How far pruning in steps has come: what is left, in the terms of the dense model."""
+"""Iterative pruning so far: the remaining model in terms of the dense one."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from onnxprune.solve.group_obs import Elimination
 
 @dataclass(frozen=True, eq=False)
 class Remaining:
-    """What is left of a model, and what is gone.
+    """The model that earlier steps have left, and what they removed.
 
     Attributes:
-        analysis: of what is left; at the start of the dense model.
+        analysis: analysis of what is left; at the start of the dense model.
         removed: by group of the dense model, unit indices that are gone.
         bypassed: blocks that are gone.
     """
@@ -30,13 +30,13 @@ class Remaining:
     bypassed: tuple[str, ...] = ()
 
     def left(self, groups: Sequence[Group]) -> list[Group]:
-        """Those of the dense groups that can be found in what is left, as they are there."""
+        """The dense groups that the remaining model still has, as they are there."""
         here = {g.name: g for g in self.analysis.groups}
         kept = {g.name: len(g) - len(self.removed.get(g.name, ())) for g in groups}
         return [here[g] for g, count in kept.items() if g in here and len(here[g]) == count]
 
     def in_dense_units(self, curves: Curves, groups: Sequence[Group]) -> Curves:
-        """Curves of what is left as curves over the units of the dense model.
+        """Curves of the remaining model as curves over the units of the dense one.
 
         Units that are gone come first in the order; widths beyond what is left are no choice.
         """
@@ -52,7 +52,7 @@ class Remaining:
         return curves._replace(groups=eliminations)
 
     def removed_first(self, values: Mapping[str, F64], groups: Sequence[Group]) -> dict[str, F64]:
-        """Scores of the dense model's units where those that are gone have the lowest."""
+        """Scores of the dense model's units; removed units have the lowest."""
         result = dict(values)
         for group in groups:
             removed_units = list(self.removed.get(group.name, ()))
@@ -65,7 +65,7 @@ class Remaining:
     def narrowed(
         self, candidates: CandidateWidths, priced: Mapping[str, object]
     ) -> CandidateWidths:
-        """The widths that are still possible: what is gone stays gone."""
+        """The widths that are still possible: removed units do not come back."""
         kept = {g: n - len(self.removed.get(g, ())) for g, n in candidates.units.items()}
         lost = {g: n for g, n in kept.items() if n < candidates.units[g]}
         return candidates.within(lost).decided({g: n for g, n in lost.items() if g not in priced})
@@ -73,7 +73,7 @@ class Remaining:
     def newly_removed(
         self, removed: Mapping[str, Sequence[int]], groups: Sequence[Group]
     ) -> dict[str, tuple[int, ...]]:
-        """Units of the dense model that are to go as units of what is left; those gone are not."""
+        """Units of the dense model yet to remove, as units of the remaining model."""
         result = {}
         here = {g.name for g in self.analysis.groups}  # others went with their block
         for group in (g for g in groups if g.name in here):

@@ -1,4 +1,4 @@
-"""What units are worth: by group elimination where there are data, else by a criterion."""
+"""Unit importance: group OBS with calibration data, a criterion without."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from onnxprune.solve.group_obs import Elimination
 Tell = Callable[[str], None]
 
 ELIMINATION = "elimination"
-"""The name of the default with data: units are priced by what is lost after refitting the rest."""
+"""The default with data: units are scored by the error that refitting the rest leaves."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,10 +39,10 @@ class Importance:
     """How important the units of every group are: found once, for every budget.
 
     Attributes:
-        criterion: its name.
-        scores: by group, one per unit, higher = keep.
-        curves: the damage of losing units one by one, and of losing blocks, where data could tell.
-        declined: by group, why it has no scores.
+        criterion: name of the criterion.
+        scores: float64 ``[units]`` by group, higher = keep.
+        curves: error curves of groups and blocks, where data could tell.
+        declined: why a group has no scores, by group.
     """
 
     criterion: str
@@ -63,12 +63,12 @@ class Problem:
     """What units are chosen from, and by what.
 
     Attributes:
-        analysis: of the dense model.
+        analysis: analysis of the dense model.
         config: the options.
         limits: guard rails made from them: groups that stay whole are not looked at.
         fit: the calibration feeds that may be fitted to; empty without data.
         bypassed: blocks that go anyway; their layers cost nothing.
-        tell: hears the progress.
+        tell: told what is being done.
         curves: error curves, where they are known already; else they are measured if need be.
         remaining: what earlier steps have left, to measure errors on; what they took is chosen
             again. None at the start.
@@ -88,13 +88,13 @@ class Problem:
         """The name of what units are scored by."""
         if self.config.criterion == ELIMINATION and not self.fit:
             raise OnnxpruneError(
-                "elimination prices units by what layers read", hint="give inputs with --calib"
+                "elimination scores units by what layers read", hint="give inputs with --calib"
             )
         return self.config.criterion or (ELIMINATION if self.fit else "l2")
 
     @property
     def state(self) -> Remaining:
-        """What is left to choose from: at the start the dense model."""
+        """What remains to choose from; at the start the dense model."""
         return self.remaining or Remaining(self.analysis)
 
     def measurement(self, groups: Sequence[Group], *, outputs: bool = True) -> Measurement:
@@ -161,7 +161,7 @@ def removal_orders(problem: Problem) -> tuple[dict[str, npt.NDArray[np.int64]], 
 
 
 def _groups(problem: Problem) -> list[Group]:
-    """The groups that may be cut as far as exactness goes."""
+    """The exact groups; inexact ones too if the options allow it."""
     return [g for g in problem.analysis.groups if g.exact or problem.config.allow_inexact]
 
 
@@ -177,7 +177,7 @@ def _measured(problem: Problem, groups: Sequence[Group], *, weighed: bool) -> Cu
 def _repaired(
     analysis: Analysis, groups: Sequence[Group], eliminations: Mapping[str, Elimination]
 ) -> dict[str, Elimination]:
-    """The damage that the recovery to come is expected to leave."""
+    """The errors that the following recovery is expected to leave."""
     joint = repairable(analysis, groups)
     return {
         name: replace(one, error=one.error * JOINT) if name in joint else one
@@ -186,7 +186,7 @@ def _repaired(
 
 
 def _bypassable(problem: Problem) -> list[Block]:
-    """The blocks that a budget may choose to bypass, of what is left of a model."""
+    """The blocks of the remaining model that a budget may choose to bypass."""
     analysis, config = problem.state.analysis, problem.config
     if (config.target is None and not config.searches) or config.max_blocks == 0:
         return []
@@ -200,7 +200,7 @@ def _bypassable(problem: Problem) -> list[Block]:
 
 
 def _ranks(elimination: Elimination) -> F64:
-    """Scores ``[units]``: what the damage rises by when the unit goes, in the order of leaving."""
+    """Scores ``[units]``: the rise of the error when a unit is removed, in the order of removal."""
     rises = rises_of(elimination)
     out = np.empty(len(rises))
     # What ties leaves in the order of the elimination too.

@@ -136,7 +136,7 @@ def one_sample(analysis: Analysis, feeds: Feeds, shapes: Mapping[str, Sequence[i
     """What a model is timed with: one sample, unless the user gave shapes.
 
     Args:
-        analysis: of the model; it knows which inputs leave the number of samples open.
+        analysis: analysis of the model; it knows which inputs leave the number of samples open.
         feeds: inputs it runs on.
         shapes: those the user gave, if any.
     """

@@ -54,7 +54,7 @@ def find_root(
         choose: the best plan within so many predicted nanoseconds, or the narrowest there is.
         predict: nanoseconds of a plan, by the table.
         measure: the latency of a plan, in parts of the wanted one.
-        tell: hears the progress.
+        tell: told what is being done.
     """
     tries = [dense]
     for turn in range(_ROUNDS):

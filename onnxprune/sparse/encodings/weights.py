@@ -136,7 +136,7 @@ class Weight:
 
 
 def weights(model: models.Model, values: Values) -> Iterator[Weight]:
-    """Every stored tensor that is large enough for an encoding to be worth it.
+    """Every stored tensor that is large enough for an encoding to pay.
 
     Args:
         model: dense; the values of what is returned are its own.
