@@ -1,4 +1,4 @@
-"""Error curves from a sensitivity sweep: what was measured of the whole model, in place of estimates.
+"""Error curves from a sensitivity sweep: measured on the whole model, in place of estimates.
 
 A sweep measures a few ratios of every group, with nothing refitted; between them a curve runs in
 straight lines, from no error at no ratio. Errors of different groups are in one currency, the
