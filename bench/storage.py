@@ -49,7 +49,7 @@ RUN = ("dense", "sparse", "packed", "packed fp16")
 """Forms that are loaded and run; int8 differs from fp16 in bytes and one more product at load."""
 
 
-def thin(source: Path, sparsity: float, target: Path) -> int:
+def make_sparse(source: Path, sparsity: float, target: Path) -> int:
     """Zero the smallest weights of every matrix and kernel; how many weights those have."""
     from onnxprune import model as models
     from onnxprune.solve.masks import keep_top, magnitude
@@ -229,22 +229,22 @@ def summary(runs: list[dict[str, float]]) -> dict[str, float]:
 
 def case(name: str, sparsity: float, repeats: int, peer: str | None) -> dict[str, Any]:
     """Everything about one model at one sparsity."""
+    from onnxprune.config import StoreOptions
     from onnxprune.jobs.store import store
-    from onnxprune.sparse.encodings.choose import StoreConfig
 
     with tempfile.TemporaryDirectory() as folder:
         dense = Path(folder) / "thinned.onnx"
-        weights = thin(SHARED / "models" / f"{name}.onnx", sparsity, dense)
+        weights = make_sparse(SHARED / "models" / f"{name}.onnx", sparsity, dense)
         files, sizes, spent = {}, {}, {}
         for label, (form, values) in FORMS.items():
             path = Path(folder) / f"{label.replace(' ', '_')}.onnx"
-            asked = StoreConfig(form, values=values, always=label == "sparse")  # type: ignore[arg-type]
+            asked = StoreOptions(form, values=values, always=label == "sparse")  # type: ignore[arg-type]
             start = time.process_time()
             store(dense, asked).save(path)
             spent[label] = round(time.process_time() - start, 3)
             files[label], sizes[label] = path, path.stat().st_size
         node = Path(folder) / "node.onnx"
-        store(dense, StoreConfig("sparse", always=True, providers=("openvino",))).save(node)
+        store(dense, StoreOptions("sparse", always=True, backend=("openvino",))).save(node)
         sizes |= compressed(dense)
         if peer:
             size = simplified(dense, peer, Path(folder))

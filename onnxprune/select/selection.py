@@ -72,7 +72,7 @@ def allowed_widths(problem: Problem, importance: Importance) -> CandidateWidths:
     alignment = alignments(
         shapes,
         ops,
-        provider=config.provider,
+        provider=config.backend,
         round_to=None if config.round_to == "auto" else config.round_to,
         choices=1 if config.target is None else CHOICES,
         timed=config.target is not None and config.target.timed,

@@ -24,7 +24,7 @@ class Alignment:
     """Which widths of an axis its kernel runs well at.
 
     Attributes:
-        wanted: multiples of this are fast; where an axis is too narrow for it, half, a quarter...
+        wanted: multiples of this are fast; half or a quarter of it where an axis is too narrow.
         required: any width that is no multiple of this is slower than a larger one.
     """
 
@@ -37,8 +37,8 @@ class Axis:
     """One axis of one tensor as one node reads it.
 
     Attributes:
-        where: names it to the user.
-        size: its dense width.
+        where: name of the axis in messages.
+        size: dense width.
         alignment: the widths its kernel likes.
         rows: by group, int64 ``[units, rows per unit]``, which indices leave with each unit.
     """

@@ -1,4 +1,4 @@
-"""The widths a group may have: rounded to what its kernels like, within the user's limits."""
+"""Candidate widths of groups: rounded to what their kernels like, within the user's limits."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from onnxprune.select.allocate.limits import Limits, Share, select
 
 @dataclass(frozen=True, eq=False)
 class CandidateWidths:
-    """Everything an allocation may choose from.
+    """The widths that an allocation may choose from.
 
     Attributes:
         units: dense width of every group.
         widths: by group, the counts it may keep, ascending. A declined group has its dense width
             only, one with a ratio of its own the width nearest to that; all others end in the
             dense width.
-        free: the groups that have a choice, for a ratio or a budget to make.
-        declined: by group, why it has none.
+        free: groups whose width a ratio or a budget chooses.
+        declined: why a group has no choice, by group.
         axes: all axes, for totals.
-        shares: groups that have a choice too, each of which is told how much they lose together.
+        shares: further groups with a choice, with the fraction that they lose together.
     """
 
     units: Mapping[str, int]
@@ -79,12 +79,12 @@ def find_widths(
     known: Iterable[str] = (),
     together: Container[str] = (),
 ) -> CandidateWidths:
-    """Work out the widths every group may have.
+    """Find the widths that every group may have.
 
     Args:
         groups: groups of one analysis.
-        axes: what they cut, with grains (``axes_of``); without axes nothing is rounded.
-        limits: what the user allows.
+        axes: axes that they cut, with alignments (``axes_of``); without axes nothing is rounded.
+        limits: limits that the user has set.
         unscored: by group, why no criterion could score it.
         known: other names globs may be meant for, such as those of blocks.
         together: groups that may share a fraction, see `limits.select`.

@@ -1,4 +1,4 @@
-"""What the user allows: which groups may be cut, how far, and which by a ratio of their own."""
+"""Limits set by the user: which groups may be cut, how far, and which by a ratio of their own."""
 
 from __future__ import annotations
 
@@ -81,12 +81,12 @@ class Share:
 
 @dataclass(frozen=True)
 class Selected:
-    """What the limits say about each group.
+    """The limits applied to each group.
 
     Attributes:
         fixed: by group, the fraction it loses itself, whatever the ratio or budget.
-        shares: what groups lose together; such groups are not in ``fixed``.
-        declined: by group, why it is left alone.
+        shares: fractions that groups lose together; such groups are not in ``fixed``.
+        declined: why a group is not cut, by group.
     """
 
     fixed: Mapping[str, float]

@@ -1,6 +1,6 @@
 """From wanted widths to possible ones: totals of the axes that several groups share.
 
-Widths of single groups are already on the lattice. What is left concerns totals: none may be
+Widths of single groups are candidates already. The repair concerns totals: none may be
 zero, and where the groups of an axis have no axis of their own to decide their widths, the total is
 what gets rounded. Settling only ever gives units back.
 """
@@ -24,9 +24,9 @@ def repair_widths(
     come back, and never at the expense of another shared axis; half the multiple is tried next.
 
     Args:
-        candidates: the widths allowed.
+        candidates: the allowed widths.
         ranking: which units come back first.
-        wanted: by group, how many units to keep; all of them on the lattice.
+        wanted: by group, how many units to keep; all of them candidates.
 
     Raises:
         OnnxpruneError: ratios that were asked for group by group would empty an axis.

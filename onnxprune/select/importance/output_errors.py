@@ -38,8 +38,8 @@ _SAMPLES = (16, 256)
 _MACS = 1.5e12
 """What all runs together may take, where the fewest inputs allow."""
 JOINT = 0.8
-"""Part of the error of the units between two layers that refitting both together leaves (0.6 to 0.94
-on the blocks of a ResNet-20)."""
+"""Part of the error of the units between two layers that refitting both together leaves: 0.6 to
+0.94 on the blocks of a ResNet-20."""
 WORST = 1e3
 """Relative errors beyond are all the same."""
 

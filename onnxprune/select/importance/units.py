@@ -99,7 +99,7 @@ class Problem:
 
     def measurement(self, groups: Sequence[Group], *, outputs: bool = True) -> Measurement:
         """What error curves of some groups are measured on."""
-        provider, seed = self.config.provider, self.config.seed
+        provider, seed = self.config.backend, self.config.seed
         return Measurement(
             self.state.analysis, groups, self.fit, outputs=outputs, provider=provider, seed=seed
         )
@@ -222,7 +222,7 @@ def _scores(
     if chosen.calibrated and fit:
         wide = "covariance" in chosen.needs or name == "output-error"
         statistics = input_statistics(
-            analysis, groups, fit, covariance=wide, provider=config.provider
+            analysis, groups, fit, covariance=wide, provider=config.backend
         )
     scores = criteria.score(
         groups,

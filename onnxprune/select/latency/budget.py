@@ -31,10 +31,10 @@ Feeds = Mapping[str, npt.NDArray[Any]]
 
 @dataclass(frozen=True, eq=False)
 class LatencyChoice:
-    """Units that go, and what measures the result.
+    """The units to remove under a latency budget, and the stopwatch that measured them.
 
     Attributes:
-        selection: what goes.
+        selection: units and blocks to remove.
         stopwatch: measures against the dense model.
         tries: every plan that was measured, the chosen one last.
         notes: whole sentences: what could not be timed.
@@ -49,7 +49,7 @@ class LatencyChoice:
 
 
 def meet_latency(problem: Problem, feeds: Feeds) -> LatencyChoice:
-    """Choose units so that the model takes as long as asked on the backend asked for.
+    """Choose units so that the model meets a latency on a backend.
 
     Args:
         problem: what units are chosen from; the target of its options limits latency.
@@ -129,14 +129,14 @@ def backend_of(config: Options) -> Backend:
     """
     assert config.target is not None
     named = config.target.backend
-    return backend(named) if named else of_provider(config.provider)
+    return backend(named) if named else of_provider(config.backend)
 
 
 def one_sample(analysis: Analysis, feeds: Feeds, shapes: Mapping[str, Sequence[int]]) -> Feeds:
     """What a model is timed with: one sample, unless the user gave shapes.
 
     Args:
-        analysis: analysis of the model; it knows which inputs leave the number of samples open.
+        analysis: analysis of the model, for inputs with an open number of samples.
         feeds: inputs it runs on.
         shapes: those the user gave, if any.
     """
@@ -169,7 +169,7 @@ def faster(candidates: CandidateWidths, predictor: Predictor) -> CandidateWidths
 
 
 def part_of(target: Budget, compared: Compared) -> float:
-    """What was measured, in parts of what is wanted."""
+    """The measured latency as a fraction of the target."""
     if target.relative:
         return compared.ratio / target.value
     return compared.pruned / (target.value * 1e-9)
@@ -177,12 +177,12 @@ def part_of(target: Budget, compared: Compared) -> float:
 
 @dataclass(frozen=True, eq=False)
 class LatencyResult:
-    """What the finished model takes.
+    """The latency of the finished model.
 
     Attributes:
-        compared: as measured.
-        check: whether that is the latency asked for.
-        note: the same in a sentence.
+        compared: the measurement, pruned against dense.
+        check: whether the latency target is met.
+        note: the result in a sentence.
     """
 
     compared: Compared

@@ -1,4 +1,4 @@
-"""How long a model will take under any removal, from times of its segments at a few widths.
+"""The latency of a model under any removal, predicted from times of its segments at a few widths.
 
 A segment's time depends on the widths of the groups that cut it. It is known with all of them
 dense, with those of each kind alone at every width they may have (lines), and with all of them at
@@ -39,7 +39,7 @@ _DIAGONAL = 6
 
 @dataclass(eq=False)
 class _Line:
-    """What one kind of groups leaves of a segment's time.
+    """The fraction of a segment's time that one kind of groups leaves, by width.
 
     Attributes:
         groups: those of the kind that cut it.

@@ -17,9 +17,9 @@ T = TypeVar("T")
 TOLERANCE = 0.05
 """How far from the wanted latency a measured one may be."""
 _GOAL = 0.99
-"""Part of the wanted latency that is aimed at: noise should not carry the result over it."""
+"""Fraction of the wanted latency to search for: noise should not carry the result over it."""
 _CLOSE = 0.02
-"""How near to the aim is near enough to stop."""
+"""Distance from the goal at which the search stops."""
 _ROUNDS = 7
 _SEARCHES = 12
 """Budgets tried for a plan that was not measured yet."""
@@ -27,12 +27,12 @@ _SEARCHES = 12
 
 @dataclass(frozen=True, eq=False)
 class Try(Generic[T]):
-    """One plan that was measured.
+    """A plan and its measured latency.
 
     Attributes:
         chosen: the plan.
         predicted: nanoseconds, by the table.
-        latency: its latency as measured, in parts of the wanted one.
+        latency: the measured latency as a fraction of the wanted one.
     """
 
     chosen: T
@@ -47,7 +47,7 @@ def find_root(
     measure: Callable[[T], float],
     tell: Callable[[str], None] = lambda _: None,
 ) -> tuple[Try[T], ...]:
-    """Plans measured on the way to a latency, the one that comes closest last.
+    """Measure plans until the latency is met; the closest plan comes last.
 
     Args:
         dense: the plan that removes nothing.

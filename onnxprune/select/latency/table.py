@@ -1,4 +1,4 @@
-"""How long segments take on one backend: each distinct one is timed once, then known from disk."""
+"""Times of segments on one backend: each distinct segment is timed once and kept on disk."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Table:
         self._call = 0.0
 
     def seconds(self, subgraph: Subgraph) -> float:
-        """How long a segment takes, beside others; NaN where that cannot be told."""
+        """Seconds of a segment beside others; NaN where it cannot be timed."""
         if subgraph.key in self.times:
             self.times[subgraph.key] = self.times.pop(
                 subgraph.key
@@ -81,7 +81,7 @@ class Table:
         return self.times[subgraph.key]
 
     def again(self, subgraph: Subgraph) -> float:
-        """The same, where something seems wrong: timed once more, and the faster one counts."""
+        """Seconds of a doubtful segment: timed once more, and the faster time counts."""
         before = self.seconds(subgraph)
         if subgraph.key not in self.doubted:
             self.times[subgraph.key] = float(np.fmin(before, self._timed(subgraph)))
