@@ -1,4 +1,4 @@
-"""Normalisations over an axis that lost channels: a new gain and bias make up for what is missing.
+"""Normalisations over an axis that lost channels: a new gain and bias compensate for them.
 
 LayerNormalization and its kin divide by a statistic of all channels. Over fewer of them mean and
 variance are others, so every output that is kept changes. With ``mu, sigma`` of all channels and
@@ -46,15 +46,15 @@ _EXACT = 1e-9
 
 @dataclass(frozen=True, eq=False)
 class Turn:
-    """One normalisation of the pruned model, when its turn comes.
+    """One normalisation of the pruned model to compensate.
 
     Attributes:
         norm: the normalisation.
         kept: which of the dense channels it still has.
-        methods: what is tried besides leaving it.
+        methods: methods that are tried besides no change.
         value: where its output counts: its own output, or the sum that alone reads it.
         skip: the other summand, None if there is no sum.
-        judged: whether it is left where no method lowers the error; else the first is taken.
+        judged: keep it unchanged where no method lowers the error; else the first is taken.
     """
 
     norm: Norm
@@ -144,7 +144,7 @@ class Turn:
     def _write(
         self, nodes: Mapping[str, ir.Node], rows: Paired, line: Line, scale: Line, method: str
     ) -> None:
-        """Store what was found."""
+        """Store the new gain, bias or statistics."""
         name, at = self.norm.gain
         if method == "statistics":
             write(nodes[name], 3, (rows.mean_u - scale.offset) / scale.slope, "mean")

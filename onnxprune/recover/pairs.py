@@ -1,4 +1,4 @@
-"""What a layer and the one before it see in the pruned model, to be refitted together."""
+"""Sampled rows of a layer and the one before it, to refit both together."""
 
 from __future__ import annotations
 

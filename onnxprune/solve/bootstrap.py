@@ -34,7 +34,7 @@ _RESAMPLES = 2000
 
 @dataclass(frozen=True)
 class Interval:
-    """A ratio and between what it lies.
+    """A ratio and its confidence interval.
 
     Attributes:
         value: other / reference.
@@ -55,7 +55,7 @@ def ratio(reference: F64, other: F64, *, level: float = 0.95, seed: int = 0) -> 
     Args:
         reference: seconds ``[pairs, rounds]``, each the median of the runs of one round.
         other: the same of the other model, round by round beside the reference.
-        level: of confidence.
+        level: confidence level.
         seed: seed of the resampling.
     """
     logs = np.log(other) - np.log(reference)

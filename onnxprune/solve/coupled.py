@@ -51,7 +51,7 @@ class Branch:
 
     Attributes:
         members: the groups that lie in it: they cost nothing without it.
-        error: of doing without it, in the same currency.
+        error: error of dropping it, in the same currency.
     """
 
     members: tuple[str, ...]
@@ -79,7 +79,7 @@ class Fit:
 
 
 class _Problem:
-    """Curves and exact costs, remembered.
+    """Curves, and a cache of exact costs.
 
     A branch counts as one more group, with a width of 1 where it stays and 0 where it goes.
     """
@@ -115,7 +115,7 @@ class _Problem:
         return float(sum(c.error[c.at(widths[g])] for g, c in kept.items()) + sum(dropped))
 
     def slopes(self, widths: Widths) -> list[Float]:
-        """Per group, what each of its choices changes while all others stay as they are."""
+        """Per group, the change of cost by each of its choices, all others unchanged."""
         tables = []
         for name, curve in self.curves.items():
             base = {**widths, self.branch_of[name]: 1} if name in self.branch_of else widths
@@ -127,7 +127,7 @@ class _Problem:
         return tables
 
     def drops(self, widths: Widths) -> list[Drop]:
-        """Per branch, what staying and going change while all others stay as they are."""
+        """Per branch, the change of cost by keeping and dropping it, all others unchanged."""
         here, places = self.cost(widths), {name: at for at, name in enumerate(self.curves)}
         return [
             Drop(
@@ -142,7 +142,7 @@ class _Problem:
     def solve(
         self, tables: Sequence[Float], drops: Sequence[Drop], room: float
     ) -> dict[str, int] | None:
-        """The knapsack for costs that add up: what each choice changes."""
+        """Solve the knapsack for costs that add up."""
         errors = [c.error for c in self.curves.values()]
         picked = knapsack(errors, tables, room, drops=drops)
         if picked is None:
@@ -160,15 +160,15 @@ class _Problem:
     def steps(self, widths: Widths, direction: int) -> list[tuple[dict[str, int], float, float]]:
         """All neighbours one step up or down: widths, change of error, change of cost."""
         here = self.cost(widths)
-        found = []
+        neighbours = []
         for name, curve in self.curves.items():
             at = curve.at(widths[name])
             to = at + direction
             if 0 <= to < len(curve.widths) and self.stays(name, widths):
                 moved = {**widths, name: int(curve.widths[to])}
                 change = float(curve.error[to] - curve.error[at])
-                found.append((moved, change, self.cost(moved) - here))
-        return found
+                neighbours.append((moved, change, self.cost(moved) - here))
+        return neighbours
 
     def around(self, widths: Widths, budget: float) -> dict[str, int] | None:
         """The knapsack for costs linear around ``widths``, aimed until its exact cost fits.
@@ -197,7 +197,7 @@ class _Problem:
         return within
 
     def even(self, budget: float) -> dict[str, int]:
-        """About the same part of every group, all that the exact budget allows; no branch goes."""
+        """About the same part of every group, as much as the budget allows; no branch goes."""
 
         def part(share: float) -> dict[str, int]:
             at = {g: round(share * (len(c.widths) - 1)) for g, c in self.curves.items()}

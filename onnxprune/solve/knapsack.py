@@ -26,8 +26,8 @@ class Drop:
 
     Attributes:
         members: positions of its groups; no group is in two branches.
-        error: of doing without it.
-        cost: of the model without it, members included.
+        error: error of dropping it.
+        cost: cost of the model without the branch and its members.
         kept: what is added to the costs of its members where it stays.
     """
 
@@ -117,8 +117,8 @@ def knapsack(
     inside = {m for drop in drops for m in drop.members}
     base = sum(least[g] for g in range(len(costs)) if g not in inside)
     base += sum(min(kept, drop.cost) for kept, drop in zip(stays, drops, strict=True))
-    left = budget - base
-    if left < 0:
+    remaining = budget - base
+    if remaining < 0:
         return None
     spans = [np.asarray(c, dtype=np.float64) - low for c, low in zip(costs, least, strict=True)]
     spans += [np.array([k, d.cost]) - min(k, d.cost) for k, d in zip(stays, drops, strict=True)]
@@ -127,15 +127,15 @@ def knapsack(
     unit = _unit(spans, buckets) or 1.0
     # A hair off before rounding up: a whole multiple must not become one more by its last digit.
     weights = [np.ceil(span / unit - 1e-9).astype(np.int64) for span in spans]
-    room = int(min(left / unit + 1e-9, sum(int(w.max()) for w in weights)))
+    room = int(min(remaining / unit + 1e-9, sum(int(w.max()) for w in weights)))
     table = _Table(room, len(costs))
-    gone = []
+    is_dropped = []
     for drop, (stay, go) in zip(drops, weights[len(costs) :], strict=True):
         without = table.shifted(int(go), drop.error)
         table.best = table.shifted(int(stay))
         for member in drop.members:
             table.choose(member, errors[member], weights[member])
-        gone.append(without < table.best)
+        is_dropped.append(without < table.best)
         table.best = np.minimum(without, table.best)
     alone = [g for g in range(len(costs)) if g not in inside]
     for group in alone:
@@ -151,7 +151,7 @@ def knapsack(
         take(group)
     for number in reversed(range(len(drops))):
         stay, go = weights[len(costs) + number]
-        if gone[number][at]:
+        if is_dropped[number][at]:
             dropped.add(number)
             at -= int(go)
             continue

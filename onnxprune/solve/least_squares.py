@@ -1,4 +1,4 @@
-"""The best weights for what is left, in closed form: ridge regression towards the old ones.
+"""The best remaining weights in closed form: ridge regression towards the old ones.
 
     min_{W, b}  E ||y - x W - b||^2  +  ridge * mean(diag E[x x^T]) * ||W - W0||^2
 
@@ -70,7 +70,7 @@ def solver(A: Float) -> Callable[[Float], Float]:
 def ridge_regression(
     train: Moments, weight: npt.NDArray[Any], ridge: float | Float, bias: Float | None = None
 ) -> tuple[Float, Float]:
-    """The minimiser of the problem at the top of this file.
+    """The minimiser of the problem in the module docstring.
 
     Args:
         train: moments of ``g`` problems.

@@ -63,7 +63,7 @@ def ria(weight: Array, norm: Array, *, inputs: tuple[int, ...], power: float = 0
         weight: any shape.
         norm: the inputs' root mean squares, broadcastable to the weight.
         inputs: the axes that index inputs; all others index outputs.
-        power: of the activation; 0.5 as in the paper.
+        power: exponent of the activation; 0.5 as in the paper.
     """
     size = magnitude(weight)
     inputs = tuple(axis % size.ndim for axis in inputs)

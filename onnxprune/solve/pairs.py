@@ -39,7 +39,7 @@ _MAJORISED = 2
 
 @dataclass(frozen=True, eq=False)
 class PairRefit:
-    """What came of it.
+    """A refitted pair of layers.
 
     Attributes:
         pair: the better of the pair given and the best one met.
@@ -95,10 +95,10 @@ def refit_pair(
             elif step > best_step + 1:
                 break
             move = _direction(side, now, error, at.hidden, solver, ridge, bias=free_bias[0])
-            found = _search(side, now, move, side.loss(error), rate)
-            if found is None:
+            better = _search(side, now, move, side.loss(error), rate)
+            if better is None:
                 break
-            at, rate = found
+            at, rate = better
     matrix = np.empty_like(best.second)
     matrix[order], matrix[-1] = best.second[:-1], best.second[-1]
     return PairRefit(Pair(best.first, matrix), best_step, before, best_loss)
@@ -132,9 +132,9 @@ def _search(
 ) -> tuple[_Point, float] | None:
     """The first shorter step that lowers the loss, and the next rate."""
     for _ in range(_HALVINGS):
-        found = _Point.of(side, Pair(now.first - rate * move, now.second))
-        if side.loss(found.seen[-1]) < loss:
-            return found, min(1.5 * rate, 2.0)
+        point = _Point.of(side, Pair(now.first - rate * move, now.second))
+        if side.loss(point.seen[-1]) < loss:
+            return point, min(1.5 * rate, 2.0)
         rate *= 0.4
     return None
 
@@ -207,7 +207,7 @@ _LARGE = 6e9
 """Multiplications of two layers on all rows from which on threads pay: at 1.6e9 two of them take
 1.3 times as long as one, at 15e9 and 31e9 0.75 and 0.65 times."""
 _ALL = max((m["num_threads"] for m in threadpool_info() if m["user_api"] == "blas"), default=1)
-"""As many as BLAS has where nobody says anything."""
+"""All threads that BLAS has."""
 
 
 def threads_for(multiplications: float) -> AbstractContextManager[object]:

@@ -1,4 +1,4 @@
-"""What lies between two convolutions: hidden positions, and the patches made of them.
+"""Sampled positions between two convolutions, and the patches made of them.
 
 To change a layer together with the one that reads it, the hidden values between them have to be
 computed at every position that a sampled output depends on. Outputs are therefore sampled in small

@@ -1,4 +1,4 @@
-"""One layer repaired: several ways are tried, and held-out rows decide.
+"""One layer refitted: several methods are tried, and held-out rows decide.
 
 Nothing is taken on trust: the weights as they are, a new bias, a new scale and bias per output,
 and a full refit at several ridges are compared on held-out rows, group by group, and the best
@@ -43,7 +43,7 @@ _JUDGED = 64
 
 @dataclass(frozen=True, eq=False)
 class Refit:
-    """What came of one refit.
+    """The result of one refit.
 
     Attributes:
         weight: ``[g, K, N]``.
@@ -64,7 +64,7 @@ class Refit:
 
     @property
     def method(self) -> str:
-        """What won in most groups."""
+        """The method that won in most groups."""
         return max(set(self.methods), key=self.methods.count)
 
     @property
@@ -83,7 +83,7 @@ def refit(
     ridges: tuple[float, ...] = RIDGES,
     dense: tuple[Moments, Moments] | None = None,
 ) -> tuple[Refit, Refit]:
-    """The best of several repairs of one layer by the error on held-out rows.
+    """The best of several refits of one layer by the error on held-out rows.
 
     What is wanted is hardly a function of what a layer reads in a pruned model: the errors of all
     layers before it are in the way, and few samples are soon fitted to these. In the dense model it
@@ -142,7 +142,7 @@ def refit_masked(
     *,
     free_bias: bool,
 ) -> Refit:
-    """The best repair of a layer some of whose weights are zero and stay so, on held-out rows.
+    """The best refit of a layer with fixed zeros, by the error on held-out rows.
 
     A fit of every output at every ridge would cost several times what the one that wins does, so
     of many outputs some are tried, spread evenly over all; the error after is what it was before,
@@ -195,7 +195,7 @@ def refit_masked(
 
 @dataclass(frozen=True, eq=False)
 class _Judged:
-    """Errors on held-out rows, ``[tried, g]``, and the variance of what was wanted there."""
+    """Errors on held-out rows, ``[tried, g]``, and the variance of the targets there."""
 
     errors: Float
     variance: float

@@ -1,4 +1,4 @@
-"""The best values of the weights that are kept, for a given mask.
+"""The best values of the kept weights for a given mask.
 
     min_W  E ||y - x W||^2 + ridge ||D^1/2 (W - W0)||^2   subject to   W = 0 where the mask is False
 
@@ -34,7 +34,7 @@ _FIRM = 0.01
 """Ridges from which on float32 does: no eigenvalue is then further below the diagonal."""
 
 _SMALL = 128
-"""Inputs up to which float64 costs nothing to speak of."""
+"""Inputs up to which float64 costs little."""
 
 _COLUMNS = 1024
 """Outputs solved for at a time: five arrays of ``K`` times this are in memory."""

@@ -1,4 +1,4 @@
-"""Two layers and what is between them, on a sample of rows: what they compute, how far off that is.
+"""Two layers and the functions between them on a sample of rows: their outputs and their error.
 
 If what is fitted is read through a clip (ReLU, ReLU6), errors where the wanted value is clipped
 count only as far as they come out of the clip: a convex loss, majorised by plain squares.
@@ -22,7 +22,7 @@ Float = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """A sample of what a pair of layers sees and should compute.
+    """Sampled inputs and targets of a pair of layers.
 
     Attributes:
         crops: hidden and output positions.
@@ -54,7 +54,7 @@ class Pair:
 
 
 class Side:
-    """Two layers on one set of rows, with everything that is computed over and over.
+    """Two layers on one set of rows, with the values that every step needs.
 
     Args:
         rows: sample of rows.
@@ -86,7 +86,7 @@ class Side:
         return result.transpose(1, 0, 2).reshape(result.shape[1], -1)
 
     def features(self, hidden: Array) -> Array:
-        """What the second layer multiplies, ``[out rows, features]``."""
+        """Inputs of the second layer, ``[out rows, features]``."""
         values, filters = self.activation.value(hidden), self.filters
         if filters is None:
             return self.rows.crops.features(values)
@@ -122,13 +122,13 @@ class Side:
         return spread * slope, second @ second.T * meeting
 
     def work(self, pair: Pair) -> int:
-        """Multiplications that it takes to compute what comes out."""
+        """Multiplications that the outputs take."""
         return int(
             self.rows.x.shape[1] * pair.first.size + len(self.rows.wanted) * pair.second.size
         )
 
     def output(self, features: Array, second: Float) -> Array:
-        """What comes out of the second layer, ``[out rows, N]``."""
+        """Outputs of the second layer, ``[out rows, N]``."""
         W = second.astype(np.float32)
         result: Array = features @ W[:-1]
         result += W[-1]
@@ -157,7 +157,7 @@ class Side:
 
 
 def hidden_moments(side: Side, first: Float) -> Moments:
-    """Moments of what the second layer multiplies, and of what should come out of it.
+    """Moments of the inputs of the second layer and of its targets.
 
     Args:
         side: rows, and what is between the layers.
@@ -189,7 +189,7 @@ class Filter:
     activation: Activation
 
     def inner(self, crops: Crops, values: Array) -> Array:
-        """What the filters give: hidden rows to ``[out rows, channels]``."""
+        """Outputs of the filters: hidden rows to ``[out rows, channels]``."""
         result = crops.filtered(values, self.weight.astype(values.dtype))
         result += self.bias.astype(values.dtype)
         return result
@@ -220,14 +220,14 @@ def relu(low: float = 0.0, high: float = np.inf) -> Activation:
 
 
 IDENTITY = Activation(lambda x: x, np.ones_like)
-"""No function at all."""
+"""The identity."""
 
 
 def computed(function: Callable[[Array], Array], dtype: npt.DTypeLike = np.float32) -> Activation:
-    """A function that somebody else computes.
+    """A function computed elsewhere, as by a runtime.
 
     Args:
-        function: of vectors, elementwise.
+        function: elementwise function of vectors.
         dtype: what it takes; steps are in proportion to what that resolves.
     """
     # Where rounding and curvature err about alike (Press et al., Numerical Recipes, section 5.7).

@@ -1,4 +1,4 @@
-"""What masks and refits under them look at: sizes of inputs, moments that rounding cannot spoil."""
+"""Norms of the inputs of layers, and moments that rounding cannot spoil."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which weights of one layer go, and first values of those that stay.
+"""Selects the weights of one layer to remove, and first values of the others.
 
 Exactly as many go as are asked for, whatever the method: the optimal-brain-surgeon sweep of
 ``solve.obs`` rounds in every block of inputs, so its mask is settled afterwards.
@@ -79,14 +79,14 @@ def scores_of(method: Method, weight: Float, xx: Float | None) -> Float:
 def select(
     layer: LinearLayer, method: Method, weight: Float, xx: Float | None, pattern: Pattern
 ) -> tuple[Float, Bool]:
-    """Choose what goes.
+    """Choose the weights to remove.
 
     Args:
         layer: the layer.
-        method: how.
+        method: how masks are found.
         weight: ``[g, K, N]``, dense.
         xx: ``[g, K, K]``, moments of its inputs; None without data, then it is by magnitude.
-        pattern: what is asked for.
+        pattern: the requested pattern.
 
     Returns:
         First values ``[g, K, N]``, not zero yet where removed, and the mask.

@@ -144,27 +144,27 @@ def _identities(parts: Sequence[tuple[Array, Array]]) -> tuple[Ids, Ids] | None:
     """
     n = len(parts[0][0])
     joint = np.zeros(n + len(parts[0][1]), np.int64)
-    told = False
+    informative = False
     for a, b in parts:
         ids = _numbered(np.concatenate([a, b]))
         if ids.any() and np.isin(ids[n:], ids[:n]).all():
             joint = np.unique(joint * len(ids) + ids, return_inverse=True)[1].ravel()
-            told = True
-    if not told or not np.isin(joint[n:], joint[:n]).all():
+            informative = True
+    if not informative or not np.isin(joint[n:], joint[:n]).all():
         return None
     return joint[:n], joint[n:]
 
 
 def _contradict(parts: Sequence[tuple[Array, Array]]) -> bool:
     """Whether two parts are unchanged and each has one choice alone, but not the same."""
-    n, said = len(parts[0][0]), None
+    n, choice = len(parts[0][0]), None
     for a, b in parts:
         ids = _numbered(np.concatenate([a, b])) if a.shape[1] > 1 else np.zeros(0, np.int64)
         alone = _only_choice(ids[:n], ids[n:]) if np.isin(ids[n:], ids[:n]).all() else None
         if alone is not None:
-            if said is not None and not np.array_equal(said, alone):
+            if choice is not None and not np.array_equal(choice, alone):
                 return True
-            said = alone
+            choice = alone
     return False
 
 

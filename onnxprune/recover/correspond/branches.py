@@ -26,7 +26,7 @@ class Branches:
 
     Args:
         analysis: analysis of the dense model.
-        pruned: what was made of it.
+        pruned: the pruned model.
     """
 
     def __init__(self, analysis: Analysis, pruned: models.Model) -> None:
@@ -70,9 +70,9 @@ class Branches:
     def _share_found(self, block: Block, two: ir.Node) -> float | None:
         """How many values of a pruned branch are in the dense branch; None if shapes forbid it."""
         dying = set(block.nodes)
-        one = self._old[block.output]
+        dense_sum = self._old[block.output]
         best: float | None = None
-        for a in one.inputs:
+        for a in dense_sum.inputs:
             if a is None or source(a).producer() is None:
                 continue
             if identity(source(a).producer()) not in dying:  # type: ignore[arg-type]

@@ -35,8 +35,8 @@ class Correspondence:
 
     Attributes:
         matching: which node is which.
-        removed: group name -> units that are gone.
-        bypassed: names of blocks that are gone.
+        removed: group name -> removed units.
+        bypassed: names of removed blocks.
         likeness: mean correlation of the weights that are left with what they were.
         notes: whole sentences: where the weights do not tell.
     """
@@ -92,7 +92,7 @@ def _removed(analysis: Analysis, removed_atoms: Bool) -> dict[str, tuple[int, ..
 
 
 def _likeness(axes: Axes) -> float:
-    """The mean correlation of the matrices that are left with what they were.
+    """The mean correlation of the remaining matrices with the dense ones.
 
     Raises:
         OnnxpruneError: it is so low that the models are unrelated.

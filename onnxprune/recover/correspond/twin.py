@@ -125,21 +125,25 @@ def filled_zeros(model: models.Model, twin: Twin) -> int:
 
 def in_dense_words(matching: Matching, pruned: models.Model) -> models.Model:
     """A copy of ``pruned`` whose inputs and outputs are called as those of the dense model."""
-    made = models.clone(pruned)
-    graph = made.ir.graph
-    wanted = {b: a for a, b in (matching.inputs | matching.outputs).items()}
-    border = {v: wanted[v.name or ""] for v in (*graph.inputs, *graph.outputs) if v.name in wanted}
+    result = models.clone(pruned)
+    graph = result.ir.graph
+    dense_names = {b: a for a, b in (matching.inputs | matching.outputs).items()}
+    border = {
+        v: dense_names[v.name or ""]
+        for v in (*graph.inputs, *graph.outputs)
+        if v.name in dense_names
+    }
     if all(v.name == name for v, name in border.items()):
-        return made
-    taken = {v.name or "": v for inner in models.graphs(made) for v in models.values(inner)}
+        return result
+    values = {v.name or "": v for inner in models.graphs(result) for v in models.values(inner)}
     for value in border:  # first out of each other's way
         value.name = models.fresh_name(graph, f"{value.name}/border")
     for name in border.values():
-        if name in taken and taken[name] not in border:
-            taken[name].name = models.fresh_name(graph, f"{name}/inner")
+        if name in values and values[name] not in border:
+            values[name].name = models.fresh_name(graph, f"{name}/inner")
     for value, name in border.items():
         value.name = name
-    return made
+    return result
 
 
 def _store(nodes: dict[str, ir.Node], tensors: Mapping[Place, ir.TensorProtocol]) -> None:

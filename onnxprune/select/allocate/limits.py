@@ -125,10 +125,10 @@ def select(
     shared: dict[tuple[str, str, float], list[str]] = {}
     declined: dict[str, str] = {}
     for group in groups:
-        said, ratio = group.kind, limits.kinds.get(group.kind)
+        source, ratio = group.kind, limits.kinds.get(group.kind)
         for pattern, own in limits.ratios:
             if fnmatchcase(group.name, pattern):
-                said, ratio = pattern, own
+                source, ratio = pattern, own
         skipped = next((p for p in limits.skip if fnmatchcase(group.name, p)), None)
         if skipped is not None:
             declined[group.name] = f"skipped, as {skipped!r} asks"
@@ -139,7 +139,7 @@ def select(
         elif group.name in (unscored or {}):
             declined[group.name] = (unscored or {})[group.name]
         elif ratio is not None and group.name in together:
-            shared.setdefault((said, group.kind, ratio), []).append(group.name)
+            shared.setdefault((source, group.kind, ratio), []).append(group.name)
         elif ratio is not None:
             fixed[group.name] = ratio
     shares = [Share(ratio, tuple(some)) for (*_, ratio), some in shared.items()]

@@ -25,15 +25,15 @@ def consumers(slices: Sequence[UnitSlice]) -> list[tuple[UnitSlice, InputStatist
     Raises:
         Inapplicable: there is none.
     """
-    found = [(s, s.inputs) for s in slices if s.role == "reads" and s.inputs is not None]
-    if not found:
+    calibrated = [(s, s.inputs) for s in slices if s.role == "reads" and s.inputs is not None]
+    if not calibrated:
         readers = ", ".join(s.tensor for s in slices if s.role == "reads")
         raise Inapplicable(
             f"the inputs of {readers} were not calibrated"
             if readers
             else "no stored weight reads its units"
         )
-    return found
+    return calibrated
 
 
 def share_of(error: F64, whole: float) -> F64:
@@ -81,10 +81,10 @@ def mean_activation(slices: Sequence[UnitSlice]) -> F64:
     The graded form of the average percentage of zeros. Source: Hu et al., "Network trimming"
     (2016).
     """
-    found = [(s, x.mean_abs) for s, x in consumers(slices) if x.mean_abs is not None]
-    if not found:
+    readers = [(s, x.mean_abs) for s, x in consumers(slices) if x.mean_abs is not None]
+    if not readers:
         raise Inapplicable("mean |activation| was not collected at its consumers' inputs")
-    return averaged(s.total(mean_abs) for s, mean_abs in found)
+    return averaged(s.total(mean_abs) for s, mean_abs in readers)
 
 
 @criterion("fluctuation", needs=("weights", "inputs"), claims=("comparable", "damage", "monotone"))

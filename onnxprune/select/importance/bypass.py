@@ -49,8 +49,8 @@ def inside(groups: Sequence[Group], block: Block) -> tuple[str, ...]:
 def block_errors(
     analysis: Analysis,
     blocks: Sequence[Block],
-    known: Sequence[Feeds],
-    unseen: Sequence[Feeds],
+    fit: Sequence[Feeds],
+    holdout: Sequence[Feeds],
     *,
     provider: str = "cpu",
 ) -> dict[str, float]:
@@ -59,12 +59,12 @@ def block_errors(
     Args:
         analysis: analysis of the dense model.
         blocks: blocks of the analysis.
-        known: feeds that scales and means are fitted to.
-        unseen: feeds that the outputs are compared on.
+        fit: feeds that scales and means are fitted to.
+        holdout: feeds that the outputs are compared on.
         provider: what runs the models.
     """
-    lines = _lines(analysis, blocks, affordable(known, analysis, len(blocks)), provider)
-    some = affordable(unseen, analysis, len(blocks))
+    lines = _lines(analysis, blocks, affordable(fit, analysis, len(blocks)), provider)
+    some = affordable(holdout, analysis, len(blocks))
     error = OutputError(analysis.model, some, provider=provider, worst=WORST)
     return {b.name: error.of(_bypassed(analysis, b, *lines[b.name])) for b in blocks}
 
@@ -77,9 +77,9 @@ def _lines(
     session = open_session(analysis.model, provider=provider, outputs=taps)
     sums: dict[str, Any] = {}
     for feeds in batches:
-        seen = session.run(feeds, taps)
+        values = session.run(feeds, taps)
         for block in blocks:
-            x, y = (_rows(seen[v]) for v in (block.skip, block.output))
+            x, y = (_rows(values[v]) for v in (block.skip, block.output))
             products = [np.einsum("rc,rc->c", x, each, dtype=np.float64) for each in (x, y)]
             plain = [each.sum(axis=0, dtype=np.float64) for each in (x, y)]
             added = np.array([np.full(x.shape[1], len(x)), *plain, *products])

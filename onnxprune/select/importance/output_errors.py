@@ -82,9 +82,9 @@ def scale_to_outputs(
         ratios: dict[int, float] = {}
         for width in kept:
             model = without(analysis, group, one.order[: len(group) - width], readers, ridge)
-            moved = error.of(model)
-            if moved > 0 and one.error[width] > 0:
-                ratios[width] = moved / float(one.error[width])
+            output_error = error.of(model)
+            if output_error > 0 and one.error[width] > 0:
+                ratios[width] = output_error / float(one.error[width])
         if ratios:
             factors[group.name] = np.array(list(ratios), float), np.array(list(ratios.values()))
     every = np.concatenate([f for _, f in factors.values()]) if factors else np.ones(1)
@@ -101,7 +101,7 @@ def repairable(analysis: Analysis, groups: Sequence[Group]) -> frozenset[str]:
     """
     layers = refittable(unpadded_layers(analysis.model, analysis.facts))
     values = {v.name or "": v for v in models.values(analysis.model.ir.graph)}
-    made = {
+    pairs = {
         layer.node
         for layer in layers
         if find_maker(values, analysis.facts, layers, layer) is not None
@@ -109,7 +109,7 @@ def repairable(analysis: Analysis, groups: Sequence[Group]) -> frozenset[str]:
     names = set()
     for group in groups:
         reading = {node for cut in group.slices if cut.role == "reads" for node in cut.nodes}
-        if len(reading) == 1 and reading <= made:
+        if len(reading) == 1 and reading <= pairs:
             names.add(group.name)
     return frozenset(names)
 

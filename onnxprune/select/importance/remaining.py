@@ -63,12 +63,14 @@ class Remaining:
         return result
 
     def narrowed(
-        self, candidates: CandidateWidths, priced: Mapping[str, object]
+        self, candidates: CandidateWidths, with_curves: Mapping[str, object]
     ) -> CandidateWidths:
         """The widths that are still possible: removed units do not come back."""
         kept = {g: n - len(self.removed.get(g, ())) for g, n in candidates.units.items()}
         lost = {g: n for g, n in kept.items() if n < candidates.units[g]}
-        return candidates.within(lost).decided({g: n for g, n in lost.items() if g not in priced})
+        return candidates.within(lost).decided(
+            {g: n for g, n in lost.items() if g not in with_curves}
+        )
 
     def newly_removed(
         self, removed: Mapping[str, Sequence[int]], groups: Sequence[Group]

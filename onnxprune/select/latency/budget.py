@@ -93,8 +93,8 @@ def meet_latency(problem: Problem, feeds: Feeds) -> LatencyChoice:
         least = narrowest(widths, importance)
 
         def price(selection: Selection) -> int:
-            gone = (*bypassed, *selection.bypassed)
-            return cost.measure(selection.removed, gone)
+            removed_blocks = (*bypassed, *selection.bypassed)
+            return cost.measure(selection.removed, removed_blocks)
 
         def chosen(budget: int) -> Selection:
             if price(least) > budget:

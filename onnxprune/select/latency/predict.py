@@ -273,8 +273,8 @@ def _compiled(each: _Timed, units: Kept) -> _Compiled:
     lines = []
     for line in each.lines:
         at = np.array(sorted(line.known))
-        left = np.array([line.known[k] for k in at])
-        lines.append((line.groups, sum(units[g] for g in line.groups), at, left))
+        fractions = np.array([line.known[k] for k in at])
+        lines.append((line.groups, sum(units[g] for g in line.groups), at, fractions))
     depths = np.array(sorted(each.joint))
     return lines, depths, np.array([each.joint[k] for k in depths])
 
@@ -284,9 +284,9 @@ def _left(
 ) -> float:
     """Which part of a segment's time is left."""
     product, shallowest = 1.0, 0.0
-    for groups, of, at, left in lines:
+    for groups, of, at, fractions in lines:
         part = sum(kept[g] for g in groups) / of
-        product *= float(np.interp(part, at, left))
+        product *= float(np.interp(part, at, fractions))
         shallowest = max(shallowest, part)
     if len(lines) > 1:
         product *= float(np.interp(shallowest, depths, joint))
