@@ -10,7 +10,7 @@ TESTFLAGS ?= -n auto
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-heavy test-engines lint format typecheck operators bench clean
+.PHONY: demo test test-heavy test-engines lint format typecheck operators reference bench clean
 .DELETE_ON_ERROR:
 
 demo: $(STAMP)  ## prune a small trained network and show what it cost and gained
@@ -39,6 +39,9 @@ typecheck: $(STAMP)
 
 operators: $(STAMP)  ## docs/operators.md: which operator has which rules
 	$(BIN)/python -m tests.graph.test_operators > docs/operators.md
+
+reference: $(STAMP)  ## what is made from the options: stub, reference, recipe schema
+	$(BIN)/python docs/generate.py
 
 bench: $(STAMP)  ## coverage and correctness over every graph at hand; bench/README.md has the rest
 	$(BIN)/python -m bench.structured --system onnxprune \

@@ -22,10 +22,10 @@ from onnxprune.jobs.result import Result
 from onnxprune.jobs.run import Run
 from onnxprune.jobs.sparsify import refit_zeros, restore_zeros, sparsify
 from onnxprune.jobs.steps import State, Step, step, take
-from onnxprune.recover.bias_correction import correct
-from onnxprune.recover.order import Problem
-from onnxprune.recover.reconstruct import reconstruct
-from onnxprune.recover.refit import Settings
+from onnxprune.recovery.bias_correction import correct
+from onnxprune.recovery.order import Problem
+from onnxprune.recovery.reconstruct import reconstruct
+from onnxprune.recovery.refit import Settings
 from onnxprune.select.latency.budget import LatencyChoice, measure_result
 from onnxprune.train import distill as training
 from onnxprune.types import Check

@@ -31,8 +31,8 @@ from onnxprune.data.activations.runner import Segments
 from onnxprune.graph.analysis import identity
 from onnxprune.graph.layers.epilogue import Epilogue
 from onnxprune.graph.layers.sources import ancestors
-from onnxprune.recover.norms import Norm, find_norms, vector, write
-from onnxprune.recover.order import Problem, Step, changed_values
+from onnxprune.recovery.norms import Norm, find_norms, vector, write
+from onnxprune.recovery.order import Problem, Step, changed_values
 from onnxprune.solve.affine import Line, Paired, fit, paired, pooled
 from onnxprune.solve.im2col import sample_positions, token_rows
 from onnxprune.types import LayerOutcome

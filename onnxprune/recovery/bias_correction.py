@@ -4,7 +4,7 @@ Front to back, every bias is moved until the mean of what its layer adds to is t
 model (Nagel et al., "Data-free quantization through weight equalization and bias correction", ICCV
 2019, there for quantization), every BatchNormalization gets the statistics of what it now really
 reads, and normalisations over an axis that lost channels get another gain and bias
-(``recover.norm_compensation``).
+(``recovery.norm_compensation``).
 
 A bias or a gain is judged by its layer's error on held-out rows. Statistics are not: they restore
 the variance that went with the removed channels, which is what the layers behind expect, although
@@ -21,9 +21,9 @@ import numpy as np
 
 from onnxprune.data.activations.runner import Feeds
 from onnxprune.evaluate.output_error import OutputError
-from onnxprune.recover.order import Problem
-from onnxprune.recover.reconstruct import Reconstruction, reconstruct
-from onnxprune.recover.refit import Settings
+from onnxprune.recovery.order import Problem
+from onnxprune.recovery.reconstruct import Reconstruction, reconstruct
+from onnxprune.recovery.refit import Settings
 from onnxprune.types import LayerOutcome
 
 

@@ -1,7 +1,7 @@
 """Refitting a model with zeros among its weights: the zeros stay, the other weights change.
 
-Front to back, as in ``recover.reconstruct``: each layer whose inputs have changed, or that has lost
-weights itself, is fitted to what the dense model computes there, by conjugate gradients on the
+Front to back, as in ``recovery.reconstruct``: each layer whose inputs have changed, or that has
+lost weights itself, is fitted to what the dense model computes there, by conjugate gradients on the
 remaining weights (``solve.support``), and is changed only where held-out inputs agree.
 """
 
