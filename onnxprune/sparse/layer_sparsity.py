@@ -57,7 +57,7 @@ def counts(
         return by_scores(scores, sparsity.share)
     if not batches:
         raise OnnxpruneError(
-            f"--sparse-allocation {settings.allocation} measures what each layer loses",
+            f"--sparse-allocation {settings.allocation} needs calibration data",
             hint="give inputs with --calib, or take --sparse-allocation global",
         )
     known = None

@@ -73,7 +73,7 @@ def sparsify(
     settings = replace(settings, method=method)
     if method != "magnitude" and not batches:
         raise OnnxpruneError(
-            f"--sparse-method {method} looks at what the layers read",
+            f"--sparse-method {method} needs calibration data",
             hint="give inputs with --calib, or take --sparse-method magnitude",
         )
     targets, declined = find_targets(model, sparsity, settings.skip, settings.exclude)

@@ -62,8 +62,8 @@ class Branches:
         if old.name == new.name or (new.name or "") in self._names:
             return old.name != new.name
         raise OnnxpruneError(
-            f"a residual branch is missing, and it cannot be told whether it is '{block.name}': "
-            "names and weights have both changed",
+            "a residual branch is missing, and onnxprune cannot tell whether it is "
+            f"'{block.name}': names and weights have both changed",
             hint="keep the names of one of the two graphs in the other",
         )
 

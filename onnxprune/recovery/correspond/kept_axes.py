@@ -31,7 +31,7 @@ _ORDER: tuple[Certainty, ...] = ("equal", "close", "equal to several")
 """What is believed first: the more is understood, the more there is to compare."""
 _SAID: dict[Certainty, str] = {
     "out of order": "all of them are indices that the dense model has, but not in its order",
-    "contradictory": "the tensors that share them have kept different ones",
+    "contradictory": "tensors that share these indices have kept different ones",
     "unclear": "its weights have changed, and more than one choice explains them about as well",
     "unlike": "its weights do not resemble those of the dense model, whichever indices stay",
 }
@@ -225,15 +225,15 @@ class Axes:
         if shared.found is not None:
             why = _SAID[shared.found.certainty]
         return OnnxpruneError(
-            f"which {shared.count} of the {shared.size} indices along axis {axis} of "
-            f"'{tensor.name}' are left cannot be told: {why}",
+            f"cannot tell which {shared.count} of the {shared.size} indices along axis {axis} of "
+            f"'{tensor.name}' remain: {why}",
             hint=_HINT,
         )
 
     def _contradiction(self, shared: _Shared) -> OnnxpruneError:
         tensor, axis = shared.seen[0]
         return OnnxpruneError(
-            f"no one choice of units explains axis {axis} of '{tensor.name}', which has "
-            f"{shared.count} of {shared.size} indices left, and the other tensors with it",
+            f"no choice of units explains both axis {axis} of '{tensor.name}', which has "
+            f"{shared.count} of {shared.size} indices left, and the other tensors",
             hint=_HINT,
         )

@@ -76,7 +76,7 @@ def _removed(analysis: Analysis, removed_atoms: Bool) -> dict[str, tuple[int, ..
     """The removed units, by group.
 
     Raises:
-        OnnxpruneError: something is gone that is no unit.
+        OnnxpruneError: indices were removed that belong to no unit.
     """
     removed = {
         group.name: tuple(np.flatnonzero(removed_atoms[group.atoms]).tolist())
@@ -85,7 +85,7 @@ def _removed(analysis: Analysis, removed_atoms: Bool) -> dict[str, tuple[int, ..
     }
     if not np.array_equal(analysis.removed_atoms(removed), removed_atoms):
         raise OnnxpruneError(
-            "something is gone that is no unit of any group",
+            "the pruned model has lost indices that belong to no unit of any group",
             hint="see `onnxprune inspect`, which says what can be removed",
         )
     return removed

@@ -40,7 +40,7 @@ class Limits:
     def __post_init__(self) -> None:
         if not 0 <= self.max_ratio < 1:
             raise OnnxpruneError(
-                f"a largest ratio of {self.max_ratio:g} is not at least 0 and below 1",
+                f"the largest ratio {self.max_ratio:g} (max-ratio) is not at least 0 and below 1",
                 hint="a group keeps at least one unit; to drop a whole branch, bypass its block",
             )
         if self.min_width < 1:

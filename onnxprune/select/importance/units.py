@@ -88,7 +88,8 @@ class Problem:
         """The name of what units are scored by."""
         if self.config.criterion == ELIMINATION and not self.fit:
             raise OnnxpruneError(
-                "elimination scores units by what layers read", hint="give inputs with --calib"
+                "the criterion 'elimination' needs calibration data",
+                hint="give inputs with --calib",
             )
         return self.config.criterion or (ELIMINATION if self.fit else "l2")
 
