@@ -45,7 +45,7 @@ _EXACT = 1e-9
 
 
 @dataclass(frozen=True, eq=False)
-class Turn:
+class NormStep:
     """One normalisation of the pruned model to compensate.
 
     Attributes:
@@ -69,7 +69,7 @@ class Turn:
         """The identity of the node that multiplies with the gain."""
         return self.norm.node
 
-    def renormalise(
+    def compensate(
         self, teacher: Segments, student: Segments, model: models.Model, sample: Sample
     ) -> LayerOutcome:
         """Fit gain and bias, or statistics, and write them back if that helps.
@@ -160,13 +160,13 @@ def _value(value: ir.Value, student: Segments, batch: int) -> Array:
     return student.value(value.name or "", batch) if tensor is None else tensor.numpy()
 
 
-def plan_turns(
+def plan_norm_steps(
     problem: Problem,
     steps: Sequence[Step],
     *,
     biases: bool = False,
     statistics: bool = False,
-) -> tuple[list[Step | Turn], dict[str, str]]:
+) -> tuple[list[Step | NormStep], dict[str, str]]:
     """Normalisations that are to be made up for, each before the first layer that sees it.
 
     Args:
@@ -193,8 +193,8 @@ def plan_turns(
         if each.maker is not None and (filters := each.maker.filters) is not None:
             inside = _chain(pruned, filters.layer.y, filters.epilogue)
             behind |= dict.fromkeys(inside, each)  # the layers around it make up for it
-    turns: list[Turn] = []
-    places: dict[str, Turn] = {}
+    norm_steps: list[NormStep] = []
+    places: dict[str, NormStep] = {}
     for norm in norms:
         columns = kept(norm.y, norm.axis)
         if norm.y not in changed:
@@ -204,19 +204,19 @@ def plan_turns(
             methods: tuple[str, ...]
             methods = ("bias", "statistics") if biases else ("bias", "statistics", "affine")
             methods = ("statistics",) if statistics else methods
-            turn = Turn(norm, columns, methods, norm.y, judged=not statistics)
+            norm_step = NormStep(norm, columns, methods, norm.y, judged=not statistics)
             if step is None:
-                turns.append(turn)
+                norm_steps.append(norm_step)
             elif biases:
                 epilogue = step.epilogue if step.epilogue.branch == norm.y else None
                 if epilogue is not None:
-                    turn = replace(turn, value=epilogue.value, skip=epilogue.skip)
-                places[step.layer.node] = turn
+                    norm_step = replace(norm_step, value=epilogue.value, skip=epilogue.skip)
+                places[step.layer.node] = norm_step
         elif not columns.all():
             free = ("bias",) if norm.bias is not None else ()
-            turns.append(Turn(norm, columns, (*free, "scale", "affine"), norm.y))
-    ordered: list[Step | Turn] = [places.get(step.layer.node, step) for step in steps]
-    return _in_turn(pruned, ordered, turns), declined
+            norm_steps.append(NormStep(norm, columns, (*free, "scale", "affine"), norm.y))
+    ordered: list[Step | NormStep] = [places.get(step.layer.node, step) for step in steps]
+    return _in_turn(pruned, ordered, norm_steps), declined
 
 
 def _chain(pruned: models.Model, output: str, epilogue: Epilogue) -> list[str]:
@@ -232,18 +232,18 @@ def _chain(pruned: models.Model, output: str, epilogue: Epilogue) -> list[str]:
 
 
 def _in_turn(
-    pruned: models.Model, ordered: Sequence[Step | Turn], turns: Sequence[Turn]
-) -> list[Step | Turn]:
+    pruned: models.Model, ordered: Sequence[Step | NormStep], norm_steps: Sequence[NormStep]
+) -> list[Step | NormStep]:
     """Put normalisations in front of whatever depends on them."""
     values = {v.name or "": v for v in models.values(pruned.ir.graph)}
-    waiting, out = list(turns), list[Step | Turn]()
+    waiting, out = list(norm_steps), list[Step | NormStep]()
     for each in ordered:
         needs: set[str] = set()
         if waiting:
             reads = [each.layer.x] if isinstance(each, Step) else [each.norm.node]
             skip = each.epilogue.skip if isinstance(each, Step) else each.skip
             needs = set().union(*(ancestors(values[name]) for name in (*reads, skip) if name))
-        out += [turn for turn in waiting if turn.norm.node in needs]
-        waiting = [turn for turn in waiting if turn.norm.node not in needs]
+        out += [step for step in waiting if step.norm.node in needs]
+        waiting = [step for step in waiting if step.norm.node not in needs]
         out.append(each)
     return [*out, *waiting]

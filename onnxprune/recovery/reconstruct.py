@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from onnxprune import model as models
 from onnxprune.data.activations.runner import Feeds, Segments
 from onnxprune.graph.layers.epilogue import Weights
-from onnxprune.recovery.norm_compensation import Turn, plan_turns
+from onnxprune.recovery.norm_compensation import NormStep, plan_norm_steps
 from onnxprune.recovery.order import Problem, plan_steps
 from onnxprune.recovery.refit import Refitting, Settings
 from onnxprune.types import LayerOutcome
@@ -50,7 +50,7 @@ def reconstruct(
     settings, work = settings or Settings(), problem.copied()
     pairs = settings.pairs > 0 and not settings.only_biases
     steps, declined = plan_steps(work, producers=settings.producers, pairs=pairs)
-    turns, others = plan_turns(
+    ordered, others = plan_norm_steps(
         work, steps, biases=settings.only_biases, statistics=settings.statistics
     )
     filtered = {s.maker.layer.x for s in steps if s.maker is not None and s.maker.filters}
@@ -60,10 +60,10 @@ def reconstruct(
     refitting = Refitting(teacher, student, Weights(work.pruned), settings)
     outcomes = [LayerOutcome(node, "none", reason=why) for node, why in (declined | others).items()]
     doing = "correcting" if settings.only_biases else "recovering"
-    for number, step in enumerate(turns, start=1):
-        tell(f"{doing} layer {number} of {len(turns)}: {step.node}")
-        if isinstance(step, Turn):
-            outcome = step.renormalise(teacher, student, work.pruned, settings.sample)
+    for number, step in enumerate(ordered, start=1):
+        tell(f"{doing} layer {number} of {len(ordered)}: {step.node}")
+        if isinstance(step, NormStep):
+            outcome = step.compensate(teacher, student, work.pruned, settings.sample)
         elif settings.only_biases:
             outcome = refitting.correct_bias(step)
         else:

@@ -33,7 +33,7 @@ from onnxprune.sparse.select import gram_of, scores_of
 Float = npt.NDArray[np.float64]
 
 
-def counts(
+def removed_counts(
     dense: models.Model,
     layers: Sequence[LinearLayer],
     sparsity: Sparsity,
@@ -126,11 +126,11 @@ def by_error(sizes: Sequence[int], curves: Sequence[Float], share: float) -> lis
         at = [0] + [masks.removed_count(size, s) for s in GRID]
         for a, b in _hull(at, [0.0, *np.maximum.accumulate(curve)]):
             segments.append(((b[1] - a[1]) / max(b[0] - a[0], 1), index, b[0] - a[0]))
-    counts = [0] * len(sizes)
+    removed = [0] * len(sizes)
     for _, index, more in sorted(segments, key=lambda piece: piece[0]):
-        count = min(more, total - sum(counts))
-        counts[index] += count
-    return counts
+        count = min(more, total - sum(removed))
+        removed[index] += count
+    return removed
 
 
 def _hull(

@@ -27,7 +27,7 @@ from onnxprune.solve.moments import Moments, squared_error
 from onnxprune.solve.obs import Pattern
 from onnxprune.solve.support import RIDGES, affordable, refit_support
 from onnxprune.sparse.rows import ROWS, Feeds, steadied
-from onnxprune.sparse.select import aim, gram_of, select
+from onnxprune.sparse.select import gram_of, refit_dense, select
 from onnxprune.types import LayerOutcome
 
 Bool = npt.NDArray[np.bool_]
@@ -172,7 +172,7 @@ def sparsify_layer(
     )
     free = layer.bias_slot is not None
     refits = settings.refit in ("lstsq", "pcg")
-    goal = aim(train, weight, bias, free_bias=free) if refits else weight
+    goal = refit_dense(train, weight, bias, free_bias=free) if refits else weight
     start, keep = select(layer, method, goal, gram_of(train, free_bias=free), pattern)
     outcome = replace(outcome, sparsity=1 - float(keep.mean()))
     if settings.refit == "none":

@@ -44,7 +44,7 @@ def gram_of(rows: Moments, *, free_bias: bool) -> Float:
     return rows.xx + rows.mean_x[:, :, None] * rows.mean_x[:, None, :]
 
 
-def aim(rows: Moments, weight: Float, bias: Float, *, free_bias: bool) -> Float:
+def refit_dense(rows: Moments, weight: Float, bias: Float, *, free_bias: bool) -> Float:
     """The best weights with none removed: what the mask then loses as little of as it can.
 
     With the inputs of a sparse model these are no longer the dense weights.

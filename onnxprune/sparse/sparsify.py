@@ -15,8 +15,8 @@ from onnxprune.graph.layers.linear import LinearLayer
 from onnxprune.graph.plan import PackedMask, pack
 from onnxprune.graph.shapes import Fact
 from onnxprune.quantities import Sparsity
-from onnxprune.sparse import nm as magnitude
-from onnxprune.sparse.layer_sparsity import counts
+from onnxprune.sparse import nm
+from onnxprune.sparse.layer_sparsity import removed_counts
 from onnxprune.sparse.layerwise import Layerwise, Refit, Settings, sparsify_layer
 from onnxprune.sparse.rows import Feeds
 from onnxprune.sparse.targets import find_targets
@@ -78,11 +78,11 @@ def sparsify(
         )
     targets, declined = find_targets(model, sparsity, settings.skip, settings.exclude)
     work = models.clone(model)
-    others = magnitude.Masking((), {}, None)
+    others = nm.Masking((), {}, None)
     if sparsity.m:
         # By size needs no algebra: without data it does everything, with data what that cannot.
         targets = targets if batches else []
-        others = magnitude.sparsify_nm(
+        others = nm.sparsify_nm(
             work, sparsity.n, sparsity.m, skip=settings.skip, exclude=settings.exclude,
             done={target.weight for target in targets}, tied=settings.tied, tell=tell,
         )  # fmt: skip
@@ -96,7 +96,7 @@ def sparsify(
             f"no weight of the model can be made sparse: {why}",
             hint="ask for another pattern, or drop the --skip that excludes layers",
         )
-    zeros = counts(model, targets, sparsity, list(batches), facts or {}, settings, tell)
+    zeros = removed_counts(model, targets, sparsity, list(batches), facts or {}, settings, tell)
     run = Layerwise(
         model, work, targets, batches, facts or {}, settings.sample,
         provider=settings.provider, threads=settings.threads,

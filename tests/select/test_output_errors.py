@@ -20,7 +20,7 @@ from onnxprune.graph.units import Slice
 from onnxprune.runtime import open_session
 from onnxprune.select.allocate import Alignment
 from onnxprune.select.allocate.alignment import alignments
-from onnxprune.select.importance.curves import Reader, calibrate, sweep
+from onnxprune.select.importance.curves import Reader, calibrate, eliminate_groups
 from onnxprune.select.importance.error_curves import split_batches
 from onnxprune.select.importance.output_errors import repairable, scale_to_outputs, without
 from onnxprune.solve.group_obs import Consumer, Elimination, eliminate
@@ -38,7 +38,7 @@ def measured(
     pictures = zoo.calibration(entry)
     batches = [{k: v[at : at + 32] for k, v in pictures.items()} for at in (0, 32, 64)]
     readers = calibrate(analysis, batches, rows=10**6)
-    return analysis, readers, sweep(analysis.groups, readers)[0], batches
+    return analysis, readers, eliminate_groups(analysis.groups, readers)[0], batches
 
 
 def run(model: models.Model, batches: list[Feeds]) -> npt.NDArray[Any]:

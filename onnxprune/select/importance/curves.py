@@ -125,7 +125,7 @@ def calibrate(
     return readers_by_node
 
 
-def sweep(
+def eliminate_groups(
     groups: Sequence[Group],
     readers: Mapping[str, Reader],
     *,

@@ -11,7 +11,7 @@ from onnxprune.data.batches import collate, hold_out, inputs_of
 from onnxprune.graph.analysis import Analysis
 from onnxprune.graph.units import Block, Group
 from onnxprune.select.importance.bypass import block_errors
-from onnxprune.select.importance.curves import Feeds, calibrate, sweep
+from onnxprune.select.importance.curves import Feeds, calibrate, eliminate_groups
 from onnxprune.select.importance.output_errors import scale_to_outputs
 from onnxprune.solve.group_obs import Elimination
 
@@ -72,7 +72,7 @@ def measure_curves(work: Measurement, tell: Callable[[str], None] = lambda _: No
     tell("measuring what every layer reads")
     fit, holdout = split_batches(analysis, work.batches)
     readers = calibrate(analysis, fit, groups=groups, provider=provider, seed=work.seed)
-    eliminations, declined = sweep(groups, readers, tell=tell)
+    eliminations, declined = eliminate_groups(groups, readers, tell=tell)
     if work.outputs:
         eliminations = scale_to_outputs(
             analysis, groups, eliminations, readers, holdout, provider=provider, tell=tell
@@ -97,7 +97,7 @@ def measure_orders(work: Measurement, tell: Callable[[str], None] = lambda _: No
         provider=work.provider,
         seed=work.seed,
     )
-    return Curves(*sweep(work.groups, readers, tell=tell))
+    return Curves(*eliminate_groups(work.groups, readers, tell=tell))
 
 
 def split_batches(
