@@ -57,11 +57,11 @@ def run(given: argparse.Namespace) -> int:
     # Imported here so that --help and refused flags do not wait for onnx.
     from onnxprune.jobs.recover import recover
 
-    with console.progress() as tell:
-        made = recover(given.dense, given.pruned, asked, tell=tell)
+    with console.progress() as progress:
+        made = recover(given.dense, given.pruned, asked, progress=progress)
         wanted = made.ok or given.force
         if wanted and output:
-            tell(f"writing {output}")
+            progress(f"writing {output}")
             made.save(output)
     told = _report(made, output if wanted else None)
     console.report(told, as_json=given.json)

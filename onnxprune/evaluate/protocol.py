@@ -16,7 +16,7 @@ from onnxprune.evaluate.process import Worker, WorkerError
 from onnxprune.evaluate.worker import Feeds, Opened, Warm
 
 F64 = npt.NDArray[np.float64]
-Tell = Callable[[str], None]
+Progress = Callable[[str], None]
 Alive = Mapping[int, Worker]
 
 _LONG_S = 0.1
@@ -114,7 +114,7 @@ def measure(
     case: Case,
     how: Settings,
     *,
-    tell: Tell = lambda _: None,
+    progress: Progress = lambda _: None,
     afterwards: Callable[[Alive], None] = lambda _: None,
 ) -> tuple[Timing | Declined, ...]:
     """Time models beside each other.
@@ -122,7 +122,7 @@ def measure(
     Args:
         case: what.
         how: the protocol.
-        tell: hears the progress.
+        progress: told what is being done.
         afterwards: gets the last processes, by the model's place in ``case.paths``, once all is
             timed: for what needs the models but no clock.
 
@@ -135,7 +135,7 @@ def measure(
     gone: dict[int, Declined] = {}
     for turn in range(how.processes):
         with ExitStack() as stack:
-            tell(f"{case.backend}: processes {turn + 1} of {how.processes}")
+            progress(f"{case.backend}: processes {turn + 1} of {how.processes}")
             alive = _start(case, how, records, gone, rng, stack)
             _rounds(how, alive, records, gone, rng)
             for index, worker in alive.items():

@@ -60,7 +60,7 @@ def search(run: Run) -> Result:
     if config.sensitivity is None:
         with threadpool_limits(BLAS, "blas"):
             curves = error_curves(
-                Problem(run.analysis, config, fit=run.data.fit, tell=run.progress)
+                Problem(run.analysis, config, fit=run.data.fit, progress=run.progress)
             )
     bisection = Bisection(run, curves)
     bisection.bisect()

@@ -140,7 +140,7 @@ def _refit(run: Run, state: State, dense: models.Model) -> State:
         only_bias=config.recover == "bias",
         seed=config.seed,
         provider=config.backend,
-        tell=run.progress,
+        progress=run.progress,
     )
     return state.then(model, zeros=outcomes)
 

@@ -31,7 +31,7 @@ def correct(
     problem: Problem,
     batches: Sequence[Feeds],
     settings: Settings | None = None,
-    tell: Callable[[str], None] = lambda _: None,
+    progress: Callable[[str], None] = lambda _: None,
 ) -> Reconstruction:
     """Restore means and variances in a pruned model.
 
@@ -39,7 +39,7 @@ def correct(
         problem: the pruned model and the dense one; neither is changed.
         batches: feeds; at least one.
         settings: which rows are looked at, and what runs the models.
-        tell: told which layer is being worked on.
+        progress: told which layer is being worked on.
     """
     settings = replace(settings or Settings(), producers=True, only_biases=True)
     every = settings.sample.held
@@ -48,9 +48,9 @@ def correct(
     holdout = [batches[k] for k in aside]
     fit = [each for k, each in enumerate(batches) if k not in aside]
     if not fit or not any(node.op_type == "BatchNormalization" for node in problem.pruned.ir.graph):
-        return reconstruct(problem, batches, settings, tell)
+        return reconstruct(problem, batches, settings, progress)
     without, with_ = (
-        reconstruct(problem, fit, replace(settings, statistics=each), tell)
+        reconstruct(problem, fit, replace(settings, statistics=each), progress)
         for each in (False, True)
     )
     uncorrected = problem.copied().pruned

@@ -37,7 +37,7 @@ def reconstruct(
     problem: Problem,
     batches: Sequence[Feeds],
     settings: Settings | None = None,
-    tell: Callable[[str], None] = lambda _: None,
+    progress: Callable[[str], None] = lambda _: None,
 ) -> Reconstruction:
     """Refit the layers of a pruned model.
 
@@ -45,7 +45,7 @@ def reconstruct(
         problem: the pruned model and the dense one; neither is changed.
         batches: feeds; at least one.
         settings: how layers are refitted.
-        tell: told which layer is being worked on.
+        progress: told which layer is being worked on.
     """
     settings, work = settings or Settings(), problem.copied()
     pairs = settings.pairs > 0 and not settings.only_biases
@@ -61,7 +61,7 @@ def reconstruct(
     outcomes = [LayerOutcome(node, "none", reason=why) for node, why in (declined | others).items()]
     doing = "correcting" if settings.only_biases else "recovering"
     for number, step in enumerate(ordered, start=1):
-        tell(f"{doing} layer {number} of {len(ordered)}: {step.node}")
+        progress(f"{doing} layer {number} of {len(ordered)}: {step.node}")
         if isinstance(step, NormStep):
             outcome = step.compensate(teacher, student, work.pruned, settings.sample)
         elif settings.only_biases:

@@ -40,7 +40,7 @@ def refit_masked(
     only_bias: bool = False,
     seed: int = 0,
     provider: str = "cpu",
-    tell: Callable[[str], None] = lambda _: None,
+    progress: Callable[[str], None] = lambda _: None,
 ) -> tuple[models.Model, tuple[LayerOutcome, ...]]:
     """Refit the remaining weights of a sparse model, keeping every zero.
 
@@ -53,7 +53,7 @@ def refit_masked(
         only_bias: change biases only.
         seed: seed of the rows that are drawn.
         provider: what runs the models.
-        tell: told which layer is being worked on.
+        progress: told which layer is being worked on.
 
     Returns:
         A new model, and what became of every layer that was or might have been refitted.
@@ -67,7 +67,7 @@ def refit_masked(
     for number, layer in enumerate(layers, start=1):
         if not masked & (ancestors(run.values[layer.x]) | {layer.node, layer.y}):
             continue
-        tell(f"refitting layer {number} of {len(layers)}: {layer.node}")
+        progress(f"refitting layer {number} of {len(layers)}: {layer.node}")
         layer_data = run.observe(layer)
         assert layer_data is not None
         keep = _mask(layer, masks.get(layer.weight), layer_data.weight.shape)

@@ -40,7 +40,7 @@ def removed_counts(
     batches: list[Feeds],
     facts: Mapping[str, Fact],
     settings: Settings,
-    tell: Callable[[str], None],
+    progress: Callable[[str], None],
 ) -> list[int]:
     """How many entries each layer loses; under N:M the pattern says it.
 
@@ -62,7 +62,7 @@ def removed_counts(
         )
     known = None
     if settings.allocation == "sensitivity":
-        tell("measuring what errors of every layer cost")
+        progress("measuring what errors of every layer cost")
         known = information(
             dense, layers, batches,
             provider=settings.provider, threads=settings.threads, seed=settings.sample.seed,
@@ -80,7 +80,7 @@ def removed_counts(
     kept = chain.from_iterable(values_read)  # running to a sum passes other layers
     run = Segments(dense, batches, kept=kept, provider=settings.provider, threads=settings.threads)
     for number, (layer, epilogue) in enumerate(zip(layers, epilogues, strict=True), start=1):
-        tell(f"measuring layer {number} of {len(layers)}: {layer.node}")
+        progress(f"measuring layer {number} of {len(layers)}: {layer.node}")
         alone = replace(epilogue, skip=None)
         train, _ = moments_of(layer, alone, run, run, sample)
         for name in values_read[number - 1]:

@@ -21,7 +21,7 @@ from onnxprune.solve import masks
 from onnxprune.types import Check, LayerOutcome
 
 Bool = npt.NDArray[np.bool_]
-Tell = Callable[[str], None]
+Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +48,7 @@ def sparsify_nm(
     exclude: Mapping[str, str] | None = None,
     done: Collection[str] = (),
     tied: bool = False,
-    tell: Tell = lambda _: None,
+    progress: Progress = lambda _: None,
 ) -> Masking:
     """Keep the ``n`` largest of every ``m`` weights along what is contracted.
 
@@ -63,7 +63,7 @@ def sparsify_nm(
         exclude: names of weights that stay dense, with the reason.
         done: names of weights that are handled elsewhere and not reported.
         tied: also change tables that are looked up: the rows looked up have the zeros too.
-        tell: told which weight is being worked on.
+        progress: told which weight is being worked on.
     """
     every = find_layers(work)
     by_weight: dict[str, list[LinearLayer]] = {}
@@ -84,7 +84,7 @@ def sparsify_nm(
         if reason:
             outcomes.append(replace(outcome, reason=reason))
             continue
-        tell(f"setting entries to zero, weight {number} of {len(by_weight)}: {name}")
+        progress(f"setting entries to zero, weight {number} of {len(by_weight)}: {name}")
         array = first.tensor.read()
         keep = _mask(layers, array, n, m)
         array_sparse = np.where(keep, array, array.dtype.type(0))

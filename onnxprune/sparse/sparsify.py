@@ -24,7 +24,7 @@ from onnxprune.types import Check, LayerOutcome
 
 __all__ = ["Refit", "Settings", "Sparse", "sparsify"]
 
-Tell = Callable[[str], None]
+Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +52,7 @@ def sparsify(
     batches: Sequence[Feeds] = (),
     facts: Mapping[str, Fact] | None = None,
     settings: Settings | None = None,
-    tell: Tell = lambda _: None,
+    progress: Progress = lambda _: None,
 ) -> Sparse:
     """Set weights of linear layers to zero and refit the others.
 
@@ -63,7 +63,7 @@ def sparsify(
         facts: shapes of the model's values; with them, layers are fitted to the output of the
             residual sum behind them.
         settings: the method, and what runs the model.
-        tell: told which layer is being worked on.
+        progress: told which layer is being worked on.
 
     Raises:
         OnnxpruneError: the method needs data and there are none, or no weight can be made sparse.
@@ -84,7 +84,7 @@ def sparsify(
         targets = targets if batches else []
         others = nm.sparsify_nm(
             work, sparsity.n, sparsity.m, skip=settings.skip, exclude=settings.exclude,
-            done={target.weight for target in targets}, tied=settings.tied, tell=tell,
+            done={target.weight for target in targets}, tied=settings.tied, progress=progress,
         )  # fmt: skip
         nodes = {each.layer for each in others.outcomes}
         declined = [each for each in declined if each.layer not in nodes]
@@ -96,7 +96,7 @@ def sparsify(
             f"no weight of the model can be made sparse: {why}",
             hint="ask for another pattern, or drop the --skip that excludes layers",
         )
-    zeros = removed_counts(model, targets, sparsity, list(batches), facts or {}, settings, tell)
+    zeros = removed_counts(model, targets, sparsity, list(batches), facts or {}, settings, progress)
     run = Layerwise(
         model, work, targets, batches, facts or {}, settings.sample,
         provider=settings.provider, threads=settings.threads,
@@ -104,7 +104,7 @@ def sparsify(
     outcomes = [*declined, *others.outcomes]
     masks = dict(others.masks)
     for number, (target, count) in enumerate(zip(targets, zeros, strict=True), start=1):
-        tell(f"setting weights to zero, layer {number} of {len(targets)}: {target.node}")
+        progress(f"setting weights to zero, layer {number} of {len(targets)}: {target.node}")
         outcome, keep = sparsify_layer(run, target, sparsity, count, settings)
         outcomes.append(outcome)
         masks[target.weight] = pack(target.stored(keep))

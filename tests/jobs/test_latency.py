@@ -204,19 +204,19 @@ def test_times_are_taken_from_disk_the_second_time(rescnn: Analysis, place: Path
     excerpts = [
         one for part in parts if (one := extract_subgraph(rescnn.model, facts, part)) is not None
     ]
-    first = open_table(backend("cpu"), 1, keep=True, tell=pytest.fail)
+    first = open_table(backend("cpu"), 1, keep=True, progress=pytest.fail)
     times = [first.seconds(one) for one in excerpts]
     assert first.timed
     keep_table(first, pytest.fail)
-    second = open_table(backend("cpu"), 1, keep=True, tell=pytest.fail)
+    second = open_table(backend("cpu"), 1, keep=True, progress=pytest.fail)
     assert second.times == first.times
     assert times == [second.seconds(one) for one in excerpts]
     assert not second.timed
-    assert not open_table(backend("cpu"), 2, keep=True, tell=pytest.fail).times  # other threads
+    assert not open_table(backend("cpu"), 2, keep=True, progress=pytest.fail).times  # other threads
     (file,) = place.glob("*.latency.jsonl")
     file.write_text(file.read_text()[:-20])
     said: list[str] = []
-    assert not open_table(backend("cpu"), 1, keep=True, tell=said.append).times
+    assert not open_table(backend("cpu"), 1, keep=True, progress=said.append).times
     assert "ignoring" in said[0]
 
 

@@ -93,7 +93,7 @@ def test_more_ratios_later_measure_only_those() -> None:
     asked = DATA | {"kinds": "groups", "skip": ["body.1*"]}
     first = onnxprune.sensitivity(ENTRY.model, **asked, ratios=(0.3,))
     told: list[str] = []
-    second = onnxprune.sensitivity(ENTRY.model, **asked, ratios=(0.3, 0.6), tell=told.append)
+    second = onnxprune.sensitivity(ENTRY.model, **asked, ratios=(0.3, 0.6), progress=told.append)
     measured = [each for each in told if " cells: " in each]
     assert measured
     assert all(each.endswith("at 0.6") for each in measured)
@@ -112,8 +112,8 @@ def test_an_interrupted_sweep_goes_on_where_it_was() -> None:
                 raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        onnxprune.sensitivity(ENTRY.model, **asked, tell=interrupt)
-    found = onnxprune.sensitivity(ENTRY.model, **asked, tell=cells.append)
+        onnxprune.sensitivity(ENTRY.model, **asked, progress=interrupt)
+    found = onnxprune.sensitivity(ENTRY.model, **asked, progress=cells.append)
     assert sum(" cells: " in told for told in cells) == len(found.cells) == 4
     assert found.notes[0].startswith("2 cells come from an earlier run")
 

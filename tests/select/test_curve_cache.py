@@ -86,7 +86,7 @@ def test_another_budget_costs_no_calibration(place: Path) -> None:
 
     def small(budget: str, **how: Any) -> tuple[Any, list[str]]:
         said: list[str] = []
-        return prune(entry.model, target=budget, calib=calib, tell=said.append, **how), said
+        return prune(entry.model, target=budget, calib=calib, progress=said.append, **how), said
 
     _, said = small("macs=70%")
     assert MEASURING in said

@@ -91,7 +91,7 @@ def _groups(run: Run, declined: dict[str, str]) -> tuple[list[Target], str]:
         elif group.name not in declined:
             groups.append(group)
     orders, criterion = removal_orders(
-        Problem(analysis, config, fit=run.data.fit, tell=run.progress)
+        Problem(analysis, config, fit=run.data.fit, progress=run.progress)
     )
     costs = CostModel(analysis)
     dense = costs()

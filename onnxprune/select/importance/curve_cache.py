@@ -32,37 +32,37 @@ from onnxprune.solve.group_obs import Elimination
 
 
 def cached_curves(
-    work: Measurement, tell: Callable[[str], None] = lambda _: None, *, cache: bool = True
+    work: Measurement, progress: Callable[[str], None] = lambda _: None, *, cache: bool = True
 ) -> Curves:
     """Error curves as ``error_curves.measure_curves`` measures them, kept for the next time.
 
     Args:
         work: what is measured.
-        tell: told what is being done, and what is wrong with the cache.
+        progress: told what is being done, and what is wrong with the cache.
         cache: whether to look for curves and to keep those found.
     """
     if not cache:
-        return measure_curves(work, tell)
-    kept, name = Cache("curves", tell), _name(work)
+        return measure_curves(work, progress)
+    kept, name = Cache("curves", progress), _name(work)
     if (curves := read(kept, name)) is not None:
-        tell("taking error curves from the cache")
+        progress("taking error curves from the cache")
         return curves
-    curves = measure_curves(work, tell)
+    curves = measure_curves(work, progress)
     write(kept, name, curves)
     return curves
 
 
 def known_curves(
-    work: Measurement, tell: Callable[[str], None] = lambda _: None, *, cache: bool = True
+    work: Measurement, progress: Callable[[str], None] = lambda _: None, *, cache: bool = True
 ) -> Curves:
     """What :func:`cached_curves` kept, or else the orders of removal alone.
 
     Arguments are those of :func:`cached_curves`. Orders take fewer rows than errors do, and no
     look at the outputs; they are not kept.
     """
-    if cache and (curves := read(Cache("curves", tell), _name(work))) is not None:
+    if cache and (curves := read(Cache("curves", progress), _name(work))) is not None:
         return curves
-    return measure_orders(work, tell)
+    return measure_orders(work, progress)
 
 
 def _name(work: Measurement) -> str:

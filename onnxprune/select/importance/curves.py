@@ -130,7 +130,7 @@ def eliminate_groups(
     readers: Mapping[str, Reader],
     *,
     ridge: float = 1e-4,
-    tell: Callable[[str], None] = lambda _: None,
+    progress: Callable[[str], None] = lambda _: None,
 ) -> tuple[dict[str, Elimination], dict[str, str]]:
     """The order of removal and the error at every width, group by group.
 
@@ -138,7 +138,7 @@ def eliminate_groups(
         groups: groups of the analysis that was calibrated.
         readers: from :func:`calibrate`.
         ridge: see :func:`onnxprune.solve.group_obs.eliminate`.
-        tell: told which group is being worked on.
+        progress: told which group is being worked on.
 
     Returns:
         ``{group: elimination}``, and ``{group: why there is none}``.
@@ -153,7 +153,7 @@ def eliminate_groups(
         elif unknown:
             declined[group.name] = f"'{unknown[0]}', which reads it, is not a linear layer"
         else:
-            tell(f"measuring the error curve of {group.name}")
+            progress(f"measuring the error curve of {group.name}")
             consumers = [c for s, n in uses for c in consumers_of(readers[n], s)]
             eliminations[group.name] = eliminate(consumers, len(group), ridge=ridge)
     return eliminations, declined

@@ -61,33 +61,33 @@ class Measurement:
     seed: int = 0
 
 
-def measure_curves(work: Measurement, tell: Callable[[str], None] = lambda _: None) -> Curves:
+def measure_curves(work: Measurement, progress: Callable[[str], None] = lambda _: None) -> Curves:
     """Measure error curves of groups, and of blocks, on calibration data.
 
     Args:
         work: what is measured.
-        tell: told what is being done.
+        progress: told what is being done.
     """
     analysis, groups, provider = work.analysis, work.groups, work.provider
-    tell("measuring what every layer reads")
+    progress("measuring what every layer reads")
     fit, holdout = split_batches(analysis, work.batches)
     readers = calibrate(analysis, fit, groups=groups, provider=provider, seed=work.seed)
-    eliminations, declined = eliminate_groups(groups, readers, tell=tell)
+    eliminations, declined = eliminate_groups(groups, readers, progress=progress)
     if work.outputs:
         eliminations = scale_to_outputs(
-            analysis, groups, eliminations, readers, holdout, provider=provider, tell=tell
+            analysis, groups, eliminations, readers, holdout, provider=provider, progress=progress
         )
     del readers  # moments of wide layers are large
     block_errors_ = {}
     if work.blocks:
-        tell("measuring what blocks do to the outputs")
+        progress("measuring what blocks do to the outputs")
         block_errors_ = block_errors(analysis, work.blocks, fit, holdout, provider=provider)
     return Curves(eliminations, declined, block_errors_)
 
 
-def measure_orders(work: Measurement, tell: Callable[[str], None] = lambda _: None) -> Curves:
+def measure_orders(work: Measurement, progress: Callable[[str], None] = lambda _: None) -> Curves:
     """Measure the orders of removal alone, from fewer rows, see :func:`measure_curves`."""
-    tell("measuring what every layer reads")
+    progress("measuring what every layer reads")
     readers = calibrate(
         work.analysis,
         split_batches(work.analysis, work.batches)[0],
@@ -97,7 +97,7 @@ def measure_orders(work: Measurement, tell: Callable[[str], None] = lambda _: No
         provider=work.provider,
         seed=work.seed,
     )
-    return Curves(*eliminate_groups(work.groups, readers, tell=tell))
+    return Curves(*eliminate_groups(work.groups, readers, progress=progress))
 
 
 def split_batches(

@@ -53,7 +53,7 @@ def scale_to_outputs(
     *,
     ridge: float = 1e-4,
     provider: str = "cpu",
-    tell: Callable[[str], None] = lambda _: None,
+    progress: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Elimination]:
     """The same curves in the currency of the outputs: multiplied by a factor per group and width.
 
@@ -65,7 +65,7 @@ def scale_to_outputs(
         batches: feeds; the first few are used.
         ridge: of the closed-form refit, see ``solve.group_obs``.
         provider: what runs the models.
-        tell: told which group is being worked on.
+        progress: told which group is being worked on.
 
     Returns:
         Errors in the currency of the outputs (see ``output_error``), by group. Groups whose
@@ -76,7 +76,7 @@ def scale_to_outputs(
     error = OutputError(analysis.model, some, provider=provider, worst=WORST)
     factors: dict[str, tuple[Float, Float]] = {}
     for group in measured:
-        tell(f"measuring what {group.name} does to the outputs")
+        progress(f"measuring what {group.name} does to the outputs")
         one = eliminations[group.name]
         kept = sorted({max(round(len(group) * share), 1) for share in _SHARES})
         ratios: dict[int, float] = {}

@@ -28,7 +28,7 @@ from onnxprune.select.importance.output_errors import JOINT, repairable
 from onnxprune.select.importance.remaining import Remaining
 from onnxprune.solve.group_obs import Elimination
 
-Tell = Callable[[str], None]
+Progress = Callable[[str], None]
 
 ELIMINATION = "elimination"
 """The default with data: units are scored by the error that refitting the rest leaves."""
@@ -68,7 +68,7 @@ class Problem:
         limits: guard rails made from them: groups that stay whole are not looked at.
         fit: the calibration feeds that may be fitted to; empty without data.
         bypassed: blocks that go anyway; their layers cost nothing.
-        tell: told what is being done.
+        progress: told what is being done.
         curves: error curves, where they are known already; else they are measured if need be.
         remaining: what earlier steps have left, to measure errors on; what they took is chosen
             again. None at the start.
@@ -79,7 +79,7 @@ class Problem:
     limits: Limits = field(default_factory=Limits)
     fit: Sequence[Feeds] = ()
     bypassed: Sequence[str] = ()
-    tell: Tell = lambda _: None
+    progress: Progress = lambda _: None
     curves: Curves | None = None
     remaining: Remaining | None = None
 
@@ -154,7 +154,7 @@ def removal_orders(problem: Problem) -> tuple[dict[str, npt.NDArray[np.int64]], 
     groups, by = _groups(problem), name
     if name == ELIMINATION:
         work = problem.measurement(groups)
-        curves = known_curves(work, problem.tell, cache=problem.config.cache)
+        curves = known_curves(work, problem.progress, cache=problem.config.cache)
         orders = {g: e.order for g, e in curves.groups.items()}
         groups, by = [g for g in groups if g.name not in orders], "l2"
     scores = _scores(problem, groups, by, {})
@@ -172,7 +172,7 @@ def _measured(problem: Problem, groups: Sequence[Group], *, weighed: bool) -> Cu
     work = problem.measurement(groups, outputs=weighed)
     if problem.config.allocation != "uniform":
         work = replace(work, blocks=_bypassable(problem))
-    return cached_curves(work, problem.tell, cache=problem.config.cache)
+    return cached_curves(work, problem.progress, cache=problem.config.cache)
 
 
 def _repaired(

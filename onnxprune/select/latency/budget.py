@@ -58,7 +58,7 @@ def meet_latency(problem: Problem, feeds: Feeds) -> LatencyChoice:
     Raises:
         OnnxpruneError: the criterion needs data, or the backend does not take the model.
     """
-    analysis, config, tell = problem.analysis, problem.config, problem.tell
+    analysis, config, progress = problem.analysis, problem.config, problem.progress
     bypassed = problem.bypassed
     target, where = config.target, backend_of(config)
     assert target is not None
@@ -70,11 +70,11 @@ def meet_latency(problem: Problem, feeds: Feeds) -> LatencyChoice:
     stopwatch = Stopwatch(where, analysis.model, feeds, config.threads)
     importance = score_groups(problem)
     shapes = {name: array.shape for name, array in feeds.items()}
-    table = open_table(where, config.threads, keep=config.cache, tell=tell)
+    table = open_table(where, config.threads, keep=config.cache, progress=progress)
     widths = allowed_widths(problem, importance)
-    predictor = Predictor(analysis, table, shapes, widths, tell)
+    predictor = Predictor(analysis, table, shapes, widths, progress)
     if config.cache:
-        keep_table(table, tell)
+        keep_table(table, progress)
 
     def measured(selection: Selection) -> float:
         small = cut(analysis, selection.removed, (*bypassed, *selection.bypassed))
@@ -83,7 +83,7 @@ def meet_latency(problem: Problem, feeds: Feeds) -> LatencyChoice:
     if target.relative:
         whole = 1 / target.value
     else:
-        tell("measuring what the model takes")
+        progress("measuring what the model takes")
         whole = part_of(target, stopwatch(None, AIMING))
 
     def aimed(
@@ -104,7 +104,7 @@ def meet_latency(problem: Problem, feeds: Feeds) -> LatencyChoice:
 
         nothing = Selection({}, importance.criterion, "global", widths.declined)
         dense = Try(nothing, cost.measure(), whole)
-        return find_root(dense, chosen, price, measured, tell), least
+        return find_root(dense, chosen, price, measured, progress), least
 
     tries, least = aimed(faster(widths, predictor), predictor)
     notes = _notes(predictor)

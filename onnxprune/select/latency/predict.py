@@ -79,7 +79,7 @@ class Predictor:
         table: Table,
         shapes: Mapping[str, tuple[int, ...]],
         candidates: CandidateWidths,
-        tell: Callable[[str], None] = lambda _: None,
+        progress: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._analysis = analysis
         self._table = table
@@ -92,9 +92,9 @@ class Predictor:
             if g in self._units
         }
         self.untimed: list[str] = []
-        tell("timing the layers")
+        progress("timing the layers")
         self._timed = self._dense()
-        self._probe(tell)
+        self._probe(progress)
         self._lines = [_compiled(each, self._units) for each in self._timed]
 
     def measure(
@@ -131,19 +131,19 @@ class Predictor:
         self._colour = colour
         return timed
 
-    def _probe(self, tell: Callable[[str], None]) -> None:
+    def _probe(self, progress: Callable[[str], None]) -> None:
         """Time every line and the diagonal; once more where a width seems no faster than a larger.
 
         It may be so, or something else ran on the machine.
         """
         sets = list(self._sets())
         for count, (colour, kept) in enumerate(sets):
-            tell(f"timing the layers at other widths, {count + 1} of {len(sets)}")
+            progress(f"timing the layers at other widths, {count + 1} of {len(sets)}")
             self._learn(colour, kept, None)
         for colour, kept in sets:
             again = {each.name for each in self._timed if self._doubts(each, colour, kept)}
             if again:
-                tell("timing some of them again")
+                progress("timing some of them again")
                 self._learn(colour, kept, again)
 
     def _doubts(self, each: _Timed, colour: int | None, kept: Kept) -> bool:

@@ -45,7 +45,7 @@ def find_root(
     choose: Callable[[int], T],
     predict: Callable[[T], int],
     measure: Callable[[T], float],
-    tell: Callable[[str], None] = lambda _: None,
+    progress: Callable[[str], None] = lambda _: None,
 ) -> tuple[Try[T], ...]:
     """Measure plans until the latency is met; the closest plan comes last.
 
@@ -54,7 +54,7 @@ def find_root(
         choose: the best plan within so many predicted nanoseconds, or the narrowest there is.
         predict: nanoseconds of a plan, by the table.
         measure: the latency of a plan, in parts of the wanted one.
-        tell: told what is being done.
+        progress: told what is being done.
     """
     tries = [dense]
     for turn in range(_ROUNDS):
@@ -62,7 +62,7 @@ def find_root(
             break
         if (candidate := _another(tries, choose, predict)) is None:
             break  # there is no plan in between
-        tell(f"measuring what the cut takes, round {turn + 1}")
+        progress(f"measuring what the cut takes, round {turn + 1}")
         tries.append(Try(*candidate, measure(candidate[0])))
     return closest_last(tries)
 

@@ -141,24 +141,24 @@ def fastest(run: Callable[[], object], limits: tuple[float, float] = _LIMITS) ->
 
 
 def open_table(
-    backend: Backend, threads: int | None, *, keep: bool, tell: Callable[[str], None]
+    backend: Backend, threads: int | None, *, keep: bool, progress: Callable[[str], None]
 ) -> Table:
     """The table of a backend, with the times that are on disk if they are to be kept."""
     table = Table(backend, threads)
-    if (stored := Cache("latency", tell, enabled=keep).get(_name(table))) is not None:
+    if (stored := Cache("latency", progress, enabled=keep).get(_name(table))) is not None:
         table.times, table.doubted = stored["times"], set(stored["doubted"])
     return table
 
 
-def keep_table(table: Table, tell: Callable[[str], None]) -> None:
+def keep_table(table: Table, progress: Callable[[str], None]) -> None:
     """Write what is in the table, with what others have written meanwhile."""
     if not table.timed:
         return
-    others = open_table(table.backend, table.threads, keep=True, tell=lambda _: None)
+    others = open_table(table.backend, table.threads, keep=True, progress=lambda _: None)
     every = {**others.times, **table.times}
     latest = dict(list(every.items())[-MOST:])
     doubted = sorted((others.doubted | table.doubted) & latest.keys())
-    Cache("latency", tell).put(_name(table), {"times": latest, "doubted": doubted})
+    Cache("latency", progress).put(_name(table), {"times": latest, "doubted": doubted})
 
 
 def _of(table: Table) -> dict[str, object]:
