@@ -16,7 +16,7 @@ from onnxprune.evaluate.latency import AIMING, FINAL, Compared, Stopwatch
 from onnxprune.graph.analysis import Analysis
 from onnxprune.graph.cost import CostMeasure, CostModel
 from onnxprune.graph.surgery import cut
-from onnxprune.quantities import Budget
+from onnxprune.quantities import Budget, interval, measured, times
 from onnxprune.runtime.registry import Backend, backend, of_provider
 from onnxprune.select.allocate import CandidateWidths
 from onnxprune.select.importance.units import Problem, score_groups
@@ -204,9 +204,9 @@ def measure_result(choice: LatencyChoice, model: models.Model, config: Options) 
         else (compared.pruned, target.value * 1e-9)
     )
     note = (
-        f"latency on {name}: {compared.ratio:.3f}x of the original "
-        f"({compared.low:.3f} to {compared.high:.3f}, {compared.runs} runs), "
-        f"{_time(compared.pruned)} against {_time(compared.dense)}"
+        f"latency on {name}: {times(compared.ratio)} of the original "
+        f"({interval(compared.low, compared.high)}, {compared.runs} runs), "
+        f"{measured(compared.pruned, 'seconds')} against {measured(compared.dense, 'seconds')}"
     )
     ok = part <= 1 + TOLERANCE
     if not ok:
@@ -220,10 +220,6 @@ def _why(choice: LatencyChoice) -> str:
     if choice.narrowest:
         return "though every group is as narrow as its limits (--max-ratio) and kernels allow"
     return f"after {len(choice.tries) - 1} plans that were measured"
-
-
-def _time(seconds: float) -> str:
-    return f"{seconds * 1e3:.3g} ms"
 
 
 def _notes(predictor: Predictor) -> tuple[str, ...]:
