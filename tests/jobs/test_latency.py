@@ -357,7 +357,7 @@ def test_a_backend_that_is_not_here_names_its_install_line() -> None:
 
 
 def test_the_provider_names_the_backend() -> None:
-    plain = asked(provider="openvino")
+    plain = asked(backend="openvino")
     assert budget.backend_of(plain).name == "ort-openvino"
     named = replace(plain, target=asked(target="latency=0.5x@openvino").target)
     assert budget.backend_of(named).name == "openvino"
