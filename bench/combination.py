@@ -68,9 +68,9 @@ def make(stem: str, asked: argparse.Namespace) -> None:
     blind = {"calib": "random", "recover": "none"}
     first = from_flags(recipe | (blind if asked.blind else {"calib": data.calib, "batch": 16}))
     started = time.process_time()
-    pruned = prune(path, first, tell=print)
+    pruned = prune(path, first, progress=print)
     pruned.save(CACHE / f"{stem}.pruned.onnx")
-    made = quantize(pruned.model, SETTINGS.get(stem, QuantizeOptions()), data, tell=print)
+    made = quantize(pruned.model, SETTINGS.get(stem, QuantizeOptions()), data, progress=print)
     seconds = time.process_time() - started
     out = CACHE / f"{stem}.onnx"
     made.save(out)

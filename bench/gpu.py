@@ -35,7 +35,7 @@ from onnxprune.quantities import shapes
 from onnxprune.runtime.engines import build, commands, sparsity
 from onnxprune.runtime.engines.runtime import find
 from onnxprune.sparse.eligibility import layers
-from onnxprune.sparse.nm import thin
+from onnxprune.sparse.nm import sparsify_nm
 
 RESULTS = Path(__file__).parent / "results" / "gpu.json"
 _DRAWS = 2000
@@ -155,7 +155,7 @@ def main() -> None:
     best = shapes(asked.shapes) if asked.shapes else {}
     dense = models.load(asked.model)
     sparse = models.clone(dense)
-    thin(sparse, 2, 4)
+    sparsify_nm(sparse, 2, 4)
     made = {
         name: build(
             model,

@@ -57,7 +57,7 @@ from onnxprune.solve.obs import Pattern
 from onnxprune.solve.support import RIDGES, refit_support
 from onnxprune.sparse.layerwise import Settings
 from onnxprune.sparse.rows import steadied
-from onnxprune.sparse.select import aim, gram_of, select
+from onnxprune.sparse.select import gram_of, refit_dense, select
 from onnxprune.sparse.sparsify import sparsify
 from onnxprune.sparse.targets import find_targets
 
@@ -138,7 +138,7 @@ def solved(
             if layer not in wanted[amount]:
                 continue
             pattern = Pattern(asked.share, asked.n, asked.m)
-            goal = aim(train, weight, bias, free_bias=free)
+            goal = refit_dense(train, weight, bias, free_bias=free)
             first, keep = select(layer, "admm", goal, gram_of(train, free_bias=free), pattern)
             refit = refit_support(
                 train, held, weight, keep, bias,

@@ -49,7 +49,7 @@ RUN = ("dense", "sparse", "packed", "packed fp16")
 """Forms that are loaded and run; int8 differs from fp16 in bytes and one more product at load."""
 
 
-def thin(source: Path, sparsity: float, target: Path) -> int:
+def make_sparse(source: Path, sparsity: float, target: Path) -> int:
     """Zero the smallest weights of every matrix and kernel; how many weights those have."""
     from onnxprune import model as models
     from onnxprune.solve.masks import keep_top, magnitude
@@ -234,7 +234,7 @@ def case(name: str, sparsity: float, repeats: int, peer: str | None) -> dict[str
 
     with tempfile.TemporaryDirectory() as folder:
         dense = Path(folder) / "thinned.onnx"
-        weights = thin(SHARED / "models" / f"{name}.onnx", sparsity, dense)
+        weights = make_sparse(SHARED / "models" / f"{name}.onnx", sparsity, dense)
         files, sizes, spent = {}, {}, {}
         for label, (form, values) in FORMS.items():
             path = Path(folder) / f"{label.replace(' ', '_')}.onnx"

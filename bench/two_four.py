@@ -36,7 +36,7 @@ from onnxprune.evaluate.output_comparison import compare
 from onnxprune.graph.layers.linear import find_layers, plain
 from onnxprune.runtime import open_session
 from onnxprune.sparse.eligibility import layers
-from onnxprune.sparse.nm import thin
+from onnxprune.sparse.nm import sparsify_nm
 
 RESULTS = Path(__file__).parent / "results" / "two_four.json"
 MODELS = (
@@ -51,7 +51,7 @@ def ours(path: Path, out: Path) -> float:
     """CPU seconds of the step; the result is written."""
     model = models.clone(models.load(path))
     started = time.process_time()
-    thin(model, 2, 4)
+    sparsify_nm(model, 2, 4)
     seconds = time.process_time() - started
     models.save(model, out)
     return seconds

@@ -88,7 +88,7 @@ def _function(name: str, function: Callable[..., Any]) -> str:
 
 def _annotation(text: str) -> str:
     text = text.replace("models.", "")
-    return "Callable[[str], None]" if text in ("Progress", "Tell") else text
+    return "Callable[[str], None]" if text == "Progress" else text
 
 
 def reference() -> str:

@@ -31,7 +31,7 @@ def advise(
     model: FilePath,
     options: AdviseOptions | None = None,
     *,
-    tell: Callable[[str], None] = ...,
+    progress: Callable[[str], None] = ...,
     backend: str | Sequence[str] = ('cpu',),
     batch: int | str | None = None,
     threads: int | str | None = None,
@@ -45,7 +45,7 @@ def advise(
         model: path of the model.
         options: backends and inputs; or give the same as keywords
             (``advise("model.onnx", backend="cpu,openvino")``).
-        tell: hears the progress.
+        progress: told what is being done.
 
     Returns:
         The evidence, and the advice that follows from it.
@@ -68,7 +68,7 @@ def apply(
     plan: Plan,
     options: Options | None = None,
     *,
-    tell: Callable[[str], None] = ...,
+    progress: Callable[[str], None] = ...,
     recover: Literal["auto", "none", "bias", "lstsq", "pcg"] = 'auto',
     max_drop: float | str | None = None,
     calib: object | None = None,
@@ -88,7 +88,7 @@ def apply(
         source: a path, a ``ModelProto``, a graphsurgeon graph or a loaded model; never changed.
         plan: what goes.
         options: samples, and how what is left is recovered.
-        tell: hears what is being done.
+        progress: told what is being done.
 
     Raises:
         OnnxpruneError: the plan was made for another graph.
@@ -120,7 +120,7 @@ def bench(
     options: BenchOptions | None = None,
     *,
     protocol: Settings | None = None,
-    tell: Callable[[str], None] = ...,
+    progress: Callable[[str], None] = ...,
     backend: str | Sequence[str] = ('cpu',),
     batch: int | str | Sequence[int] = (),
     threads: int | str | Sequence[int] = (),
@@ -141,7 +141,7 @@ def bench(
         options: what is measured; or give the same as keywords
             (``bench(["dense.onnx", "pruned.onnx"], backend="cpu,openvino", batch=(1, 8))``).
         protocol: how it is timed; processes, rounds and seed of the options by default.
-        tell: hears the progress.
+        progress: told what is being done.
 
     Raises:
         OnnxpruneError: a model or the inputs cannot be read, or a backend is unknown. What goes
@@ -166,7 +166,7 @@ def prune(
     source: ModelLike,
     options: Options | None = None,
     *,
-    tell: Callable[[str], None] = ...,
+    progress: Callable[[str], None] = ...,
     ratio: float | str | None = None,
     target: str | Budget | None = None,
     heads: float | str | None = None,
@@ -212,7 +212,7 @@ def prune(
         source: a path, a ``ModelProto``, a graphsurgeon graph or a loaded model; never changed.
         options: what to remove and how; or give the same as keywords
             (``prune(path, ratio=0.3, calib=batches)``).
-        tell: hears what is being done.
+        progress: told what is being done.
 
     Raises:
         OnnxpruneError: the model, the options or the data cannot be used, or the budget cannot be
@@ -271,7 +271,7 @@ def quantize(
     options: Options | None = None,
     *,
     first: Options | None = None,
-    tell: Callable[[str], None] = ...,
+    progress: Callable[[str], None] = ...,
     backend: str = 'onnxruntime',
     dynamic: bool = False,
     per_tensor: bool = False,
@@ -298,7 +298,7 @@ def quantize(
             ``max_drop`` and ``seed``; the rest has no meaning here.
         first: a pruning run that comes before; it takes inputs from ``options`` where it names
             none. Outputs are then compared with those of the model before both.
-        tell: hears the progress.
+        progress: told what is being done.
 
     Raises:
         OnnxpruneError: activations need inputs to be measured on and there are none, the model
@@ -334,7 +334,7 @@ def recover(
     pruned: ModelLike,
     options: Options | None = None,
     *,
-    tell: Callable[[str], None] = ...,
+    progress: Callable[[str], None] = ...,
     recover: Literal["auto", "none", "bias", "lstsq", "pcg"] = 'auto',
     calib: object | None = None,
     calib_samples: int | str = 2048,
@@ -358,7 +358,7 @@ def recover(
         pruned: what somebody made of it; never changed.
         options: where inputs come from and what runs the models; or give the same as keywords
             (``recover(dense, pruned, calib=batches)``).
-        tell: hears what is being done.
+        progress: told what is being done.
 
     Raises:
         OnnxpruneError: there are no real inputs, the pruned model was not made from the dense one,
@@ -391,7 +391,7 @@ def sensitivity(
     options: Options | None = None,
     request: SensitivityOptions | None = None,
     *,
-    tell: Callable[[str], None] = ...,
+    progress: Callable[[str], None] = ...,
     ratios: str | Sequence[float] = (0.1, 0.25, 0.5, 0.75, 0.9),
     kinds: str | Sequence[str] = ('groups', 'blocks', 'weights'),
     drop: float | str | None = None,
@@ -423,7 +423,7 @@ def sensitivity(
         source: a path, a ``ModelProto``, a graphsurgeon graph or a loaded model; never changed.
         options: inputs, labels, metric, criterion and what to skip.
         request: what is measured, and where it runs.
-        tell: hears the progress.
+        progress: told what is being done.
 
     Raises:
         OnnxpruneError: the model, the options or the data cannot be used, or there is nobody to do

@@ -36,8 +36,8 @@ def run(given: argparse.Namespace) -> int:
     from onnxprune.jobs.results.schema import plain
     from onnxprune.report import terminal
 
-    with console.progress() as tell:
-        known, advice = advise(given.model, config, tell=tell)
+    with console.progress() as progress:
+        known, advice = advise(given.model, config, progress=progress)
     told = {
         "schema": "onnxprune.advise",
         "version": 1,

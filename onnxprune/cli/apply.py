@@ -56,10 +56,10 @@ def run(given: argparse.Namespace) -> int:
     from onnxprune.jobs.prune import apply
     from onnxprune.jobs.results import gather
 
-    with console.progress() as tell:
-        pruned = apply(given.model, load_plan(Path(given.plan)), asked, tell=tell)
+    with console.progress() as progress:
+        pruned = apply(given.model, load_plan(Path(given.plan)), asked, progress=progress)
         wanted = pruned.ok or given.force
-        written = write(pruned, output, tell, force=given.force) if wanted and output else None
+        written = write(pruned, output, progress, force=given.force) if wanted and output else None
         ok = pruned.ok and (written is None or written.ok)
         wanted = ok or given.force
     made = gather.result("apply", pruned, output if wanted else None)

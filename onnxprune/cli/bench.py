@@ -54,8 +54,8 @@ def run(given: argparse.Namespace) -> int:
 
     if picture is not None:
         drawing.check(picture, "-o")
-    with console.progress() as tell:
-        made = bench(given.models, config, tell=tell)
+    with console.progress() as progress:
+        made = bench(given.models, config, progress=progress)
         if picture is not None and made.rows:
             drawing.save(plots.of_bench(made), picture)
     shown = terminal.bench(made, verbose=given.verbose)
@@ -71,8 +71,8 @@ def _list(given: argparse.Namespace) -> int:
     from onnxprune.report import terminal
     from onnxprune.runtime.registry import backends
 
-    with console.progress() as tell:
-        tell("looking for backends")
+    with console.progress() as progress:
+        progress("looking for backends")
         found = [(each, each.available()) for each in backends()]
     rows = [
         {"name": one.name, "summary": one.summary, "install": one.install, **asdict(state)}

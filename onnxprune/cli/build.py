@@ -49,8 +49,8 @@ def run(given: argparse.Namespace) -> int:
     from onnxprune import model as models
     from onnxprune.runtime.engines import build, commands
 
-    with console.progress() as tell:
-        made = build(given.model, request, tell=tell)
+    with console.progress() as progress:
+        made = build(given.model, request, progress=progress)
         engine.write_bytes(made.plan)
         if kept is not None:
             models.save(made.model, kept)

@@ -50,9 +50,9 @@ def run(given: argparse.Namespace) -> int:
             f"$ onnxprune prune {entry.model.name} --target {target}"
             f" --calib {entry.calibration.name}"
         )
-        with console.progress() as tell:
-            pruned = prune(entry.model, asked, tell=tell)
-            tell("measuring on the evaluation set")
+        with console.progress() as progress:
+            pruned = prune(entry.model, asked, progress=progress)
+            progress("measuring on the evaluation set")
             after = zoo.measure(entry, open_session(pruned.model).run)
         runs.append(pruned)
         made = gather.result("prune", pruned, None)

@@ -42,11 +42,11 @@ def run(given: argparse.Namespace) -> int:
     from onnxprune.model.sparse import names
     from onnxprune.model.writing import file_bytes
 
-    with console.progress() as tell:
-        tell(f"reading {source}")
+    with console.progress() as progress:
+        progress(f"reading {source}")
         loaded = models.load(source)
         made, packed = densify(loaded)
-        tell(f"writing {output}")
+        progress(f"writing {output}")
         models.save(made, output, external=True if given.external else None)
     sparse = names(source)
     sizes = (file_bytes(source), file_bytes(output))

@@ -49,8 +49,8 @@ def run(given: argparse.Namespace) -> int:
     from onnxprune.report import terminal
     from onnxprune.sparse.eligibility import layers
 
-    with console.progress() as tell:
-        tell(f"reading {given.model}")
+    with console.progress() as progress:
+        progress(f"reading {given.model}")
         model = models.load(given.model)
         found = layers(model)
         told = _told(given, model)

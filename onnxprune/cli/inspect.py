@@ -40,10 +40,10 @@ def run(given: argparse.Namespace) -> int:
     from onnxprune.model.decode import densify
 
     (config,) = split("inspect", given_options(given, "inspect"))
-    with console.progress() as tell:
-        tell(f"reading {given.model}")
+    with console.progress() as progress:
+        progress(f"reading {given.model}")
         model, packed = densify(models.load(given.model))
-        tell("finding what can be removed")
+        progress("finding what can be removed")
         analysis = analyse(model, inputs=config.shapes or None)
         made = gather.inspection(analysis, weights=given.weights)
     if packed:

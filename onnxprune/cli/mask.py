@@ -41,8 +41,8 @@ def run(given: argparse.Namespace) -> int:
     from onnxprune.graph.plan import save_plan
     from onnxprune.jobs.mask import extract
 
-    with console.progress() as tell:
-        tell(f"reading {given.model}")
+    with console.progress() as progress:
+        progress(f"reading {given.model}")
         plan = extract(given.model, skip=config.skip)
         save_plan(plan, output)
     weights = [

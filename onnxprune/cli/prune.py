@@ -77,10 +77,10 @@ def run(given: argparse.Namespace) -> int:
     from onnxprune.jobs.prune import prune
     from onnxprune.jobs.results import gather
 
-    with console.progress() as tell:
-        pruned = prune(given.model, asked, tell=tell)
+    with console.progress() as progress:
+        pruned = prune(given.model, asked, progress=progress)
         wanted = pruned.ok or given.force
-        written = write(pruned, output, tell, force=given.force) if wanted and output else None
+        written = write(pruned, output, progress, force=given.force) if wanted and output else None
         ok = pruned.ok and (written is None or written.ok)
         wanted = ok or given.force
         if wanted and plan:

@@ -59,11 +59,11 @@ def run(given: argparse.Namespace) -> int:
     # Imported here so that --help and refused flags do not wait for onnx.
     from onnxprune.jobs.quantize import quantize
 
-    with console.progress() as tell:
-        made = quantize(given.model, settings, asked, first=first, tell=tell)
+    with console.progress() as progress:
+        made = quantize(given.model, settings, asked, first=first, progress=progress)
         wanted = made.ok or given.force
         if wanted and output:
-            tell(f"writing {output}")
+            progress(f"writing {output}")
             made.save(output)
     shown = terminal.quantized(made, verbose=given.verbose)
     console.data(shown, plain(made, given.model), as_json=given.json)

@@ -51,11 +51,11 @@ def run(given: argparse.Namespace) -> int:
     from onnxprune.jobs.recover import recover
     from onnxprune.jobs.results import gather
 
-    with console.progress() as tell:
-        made = recover(given.dense, given.pruned, asked, tell=tell)
+    with console.progress() as progress:
+        made = recover(given.dense, given.pruned, asked, progress=progress)
         wanted = made.ok or given.force
         if wanted and output:
-            tell(f"writing {output}")
+            progress(f"writing {output}")
             made.save(output)
     told = gather.result("recover", made, output if wanted else None)
     console.report(told, as_json=given.json, verbose=given.verbose)

@@ -59,10 +59,10 @@ def run(given: argparse.Namespace) -> int:
             "--save-recipe has nothing to write without a drop to recommend ratios for",
             hint="add --drop 1%",
         )
-    with console.progress() as tell:
-        found = sensitivity(given.model, asked, request, tell=tell)
+    with console.progress() as progress:
+        found = sensitivity(given.model, asked, request, progress=progress)
         if output is not None:
-            tell(f"drawing {output}")
+            progress(f"drawing {output}")
             drawing.save(plots.of_sweep(found), output)
     shown = terminal.sweep(found, verbose=given.verbose)
     console.data(shown, to_json(found), as_json=given.json)

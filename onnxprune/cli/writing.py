@@ -47,13 +47,13 @@ class Written:
         )
 
 
-def write(run: Result, output: Path, tell: Callable[[str], None], *, force: bool) -> Written:
+def write(run: Result, output: Path, progress: Callable[[str], None], *, force: bool) -> Written:
     """Write a pruned model and check the file; a bad one is removed again.
 
     Args:
         run: what was made.
         output: the .onnx file.
-        tell: hears the progress.
+        progress: told what is being done.
         force: keep a file that does not read back.
 
     Raises:
@@ -62,12 +62,12 @@ def write(run: Result, output: Path, tell: Callable[[str], None], *, force: bool
     from onnxprune.jobs.store import check_stored
     from onnxprune.model.writing import remove_files
 
-    tell(f"writing {output}")
+    progress(f"writing {output}")
     stored = run.stored()
     stored.save(output)
     if not stored.changed:
         return Written(stored, None)
-    tell("reading it back and running it")
+    progress("reading it back and running it")
     written = Written(stored, check_stored(stored, output, run.config.shapes or None))
     if not (written.ok or force):
         remove_files(output)

@@ -16,7 +16,7 @@ from onnxprune.evaluate.process import Worker, WorkerError
 from onnxprune.evaluate.worker import Feeds, Opened, Warm
 
 F64 = npt.NDArray[np.float64]
-Tell = Callable[[str], None]
+Progress = Callable[[str], None]
 Alive = Mapping[int, Worker]
 
 _LONG_S = 0.1
@@ -114,7 +114,7 @@ def measure(
     case: Case,
     settings: Settings,
     *,
-    tell: Tell = lambda _: None,
+    progress: Progress = lambda _: None,
     afterwards: Callable[[Alive], None] = lambda _: None,
 ) -> tuple[Timing | Declined, ...]:
     """Time models beside each other.
@@ -122,7 +122,7 @@ def measure(
     Args:
         case: the models.
         settings: of the protocol.
-        tell: hears the progress.
+        progress: hears the progress.
         afterwards: called with the last processes, by the model's place in ``case.paths``, once
             all is timed: for what needs the models but no clock.
 
@@ -135,7 +135,7 @@ def measure(
     declined: dict[int, Declined] = {}
     for turn in range(settings.processes):
         with ExitStack() as stack:
-            tell(f"{case.backend}: processes {turn + 1} of {settings.processes}")
+            progress(f"{case.backend}: processes {turn + 1} of {settings.processes}")
             alive = _start(case, settings, records, declined, rng, stack)
             _rounds(settings, alive, records, declined, rng)
             for index, worker in alive.items():

@@ -311,7 +311,7 @@ class Space(Atoms):
         why = next((a.why for a in axes if a.why), "")
         return Axis(math.prod(shape), tuple(columns), why)
 
-    def settle(self, axes: Iterable[Axis]) -> None:
+    def repair_widths(self, axes: Iterable[Axis]) -> None:
         """Pin every atom that holds all of some axis: removing it would leave nothing."""
         for axis in axes:
             for column in self.columns(axis):

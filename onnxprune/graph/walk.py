@@ -185,7 +185,7 @@ def walk(model: models.Model, facts: Mapping[str, Fact]) -> Walk:
         stored = models.constant(value) is not None  # its readers get a copy to cut
         for axis in () if stored else state.axes.get(value.name or "", ()):
             state.space.pin(axis, f"reaches graph output `{value.name}`")
-    state.space.settle(axis for tensor in state.axes.values() for axis in tensor)
+    state.space.repair_widths(axis for tensor in state.axes.values() for axis in tensor)
     return state
 
 

@@ -24,10 +24,10 @@ from onnxprune.jobs.sparsify import refit_zeros, restore_zeros, sparsify
 from onnxprune.jobs.steps import State, Step, step, take
 from onnxprune.quantities import figure, percent
 from onnxprune.recovery.bias_correction import correct
+from onnxprune.recovery.order import Problem
 from onnxprune.recovery.reconstruct import reconstruct
 from onnxprune.recovery.refit import Settings
-from onnxprune.select.latency.budget import Reached
-from onnxprune.select.latency.budget import result as measure
+from onnxprune.select.latency.budget import LatencyChoice, measure_result
 from onnxprune.train import distill as training
 from onnxprune.types import Check
 
@@ -80,15 +80,15 @@ def refit(run: Run, state: State) -> State:
         known = -len(axes) <= axis < len(axes)
         return keep(axes[axis]) if known else np.zeros(0, np.bool_)
 
-    problem = (analysis.model, state.model, kept, analysis.facts)
+    problem = Problem(analysis.model, state.model, kept, analysis.facts)
     if config.recover == "bias":
-        found = correct(*problem, feeds, provider=config.provider, tell=run.progress)
+        found = correct(problem, feeds, Settings(provider=config.provider), run.progress)
     else:
         pairs = Settings.pairs if config.recover == "auto" else 0
         settings = Settings(pairs=pairs, provider=config.provider)
         every = settings.sample.holdout_every
         more = with_mixtures(feeds, most_bytes=MOST_BYTES, holdout_every=every, seed=config.seed)
-        found = reconstruct(*problem, more, settings, run.progress)
+        found = reconstruct(problem, more, settings, run.progress)
     return state.then(found.model, refit=found.outcomes)
 
 
@@ -173,10 +173,10 @@ def finite(found: Evaluation) -> list[Check]:
     return [Check("finite outputs", ok=False, value=float("inf"), limit=0.0)]
 
 
-def time(run: Run, timing: Reached, result: Result) -> Result:
+def time(run: Run, timing: LatencyChoice, result: Result) -> Result:
     """Measure the finished model against the latency that was asked for."""
     run.progress("measuring what the result takes")
-    found = measure(timing, result.model, run.config)
+    found = measure_result(timing, result.model, run.config)
     return replace(
         result,
         checks=(*result.checks, found.check),

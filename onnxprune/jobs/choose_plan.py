@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
@@ -18,8 +19,9 @@ from onnxprune.jobs.run import BLAS, Run
 from onnxprune.quantities import percent
 from onnxprune.select.allocate import Limits
 from onnxprune.select.importance.error_curves import Curves
-from onnxprune.select.importance.measured import swept_curves
-from onnxprune.select.latency.budget import Reached, backend_of, one_sample, reach
+from onnxprune.select.importance.measured import sensitivity_curves
+from onnxprune.select.importance.units import Problem
+from onnxprune.select.latency.budget import LatencyChoice, backend_of, meet_latency, one_sample
 from onnxprune.select.selection import Selection, select
 
 _NEAR = 0.03
@@ -40,7 +42,7 @@ class PlanChoice:
     plan: Plan
     notes: tuple[str, ...] = ()
     start: models.Model | None = None
-    timing: Reached | None = None
+    timing: LatencyChoice | None = None
 
 
 def by_importance(run: Run, curves: Curves | None = None) -> PlanChoice:
@@ -53,14 +55,13 @@ def by_importance(run: Run, curves: Curves | None = None) -> PlanChoice:
     Raises:
         OnnxpruneError: the criterion needs data, or the budget cannot be met.
     """
-    config, analysis = run.config, run.analysis
+    config = run.config
     bypassed = bypassed_blocks(run)
-    limits, fit = limits_of(analysis, config), run.data.fit
     chosen = Selection({}, "", config.allocation or "uniform", {})
     with threadpool_limits(BLAS, "blas"):
         curves = curves or measured_curves(run)
         if config.removes_units:
-            chosen = select(analysis, config, limits, fit, bypassed, run.progress, curves)
+            chosen = select(problem_of(run, bypassed, curves))
     return planned(run, chosen, bypassed)
 
 
@@ -78,16 +79,21 @@ def by_latency(run: Run, curves: Curves | None = None) -> PlanChoice:
     bypassed = bypassed_blocks(run)
     curves = curves or measured_curves(run)
     feeds = one_sample(analysis, run.data.probe[0], config.shapes)
-    limits, fit = limits_of(analysis, config), run.data.fit
     with threadpool_limits(BLAS, "blas"):
-        timing = reach(analysis, config, limits, fit, feeds, bypassed, run.progress, curves)
+        timing = meet_latency(problem_of(run, bypassed, curves), feeds)
     return replace(planned(run, timing.selection, bypassed), timing=timing)
+
+
+def problem_of(run: Run, bypassed: Sequence[str], curves: Curves | None = None) -> Problem:
+    """What units are chosen from in a run."""
+    limits = limits_of(run.analysis, run.config)
+    return Problem(run.analysis, run.config, limits, run.data.fit, bypassed, run.progress, curves)
 
 
 def measured_curves(run: Run) -> Curves | None:
     """Error curves from the file of a sensitivity sweep that options name; None without."""
     config = run.config
-    return None if config.sensitivity is None else swept_curves(run.analysis, config)
+    return None if config.sensitivity is None else sensitivity_curves(run.analysis, config)
 
 
 def planned(run: Run, chosen: Selection, bypassed: tuple[str, ...]) -> PlanChoice:

@@ -31,7 +31,8 @@ from onnxprune.jobs.run import BLAS, Run
 from onnxprune.jobs.steps import State
 from onnxprune.quantities import Budget, percent
 from onnxprune.select.allocate import Limits
-from onnxprune.select.importance.progress import Progress
+from onnxprune.select.importance.remaining import Remaining
+from onnxprune.select.importance.units import Problem
 from onnxprune.select.selection import Selection, select
 
 
@@ -55,21 +56,21 @@ def by_steps(run: Run) -> PlanChoice:
             f"--steps {config.steps} refits to the inputs, and made-up ones are not worth it",
             hint="give real inputs with --calib",
         )
-    costs, so_far = CostModel(analysis), Progress(analysis)
+    costs, remaining = CostModel(analysis), Remaining(analysis)
     history: list[str] = []
     dense = costs()
     for number, share in enumerate(progress(config.steps, config.schedule), start=1):
         stage = f"step {number} of {config.steps}"
         run.progress(f"{stage}: choosing what goes")
         some, rails = part_of(config, limits, share, costs)
-        chosen, small = _taken(replace(run, config=some), rails, bypassed, so_far)
+        chosen, small = _taken(replace(run, config=some), rails, bypassed, remaining)
         if share == 1:
             choice = planned(run, chosen, bypassed)
             return replace(choice, notes=(*choice.notes, *history), start=small)
         removed = (*bypassed, *chosen.bypassed)
         plan = Plan(removed=chosen.removed, bypassed=removed)
         small = refit(run, State(small, plan, small)).model
-        so_far = Progress(analyse(small, inputs=analysis.inputs[0]), chosen.removed, removed)
+        remaining = Remaining(analyse(small, inputs=analysis.inputs[0]), chosen.removed, removed)
         left = costs(chosen.removed, removed)
         found = compare_models(analysis.model, small, data.eval, config)
         history.append(
@@ -81,22 +82,25 @@ def by_steps(run: Run) -> PlanChoice:
 
 
 def _taken(
-    run: Run, limits: Limits, bypassed: Sequence[str], so_far: Progress
+    run: Run, limits: Limits, bypassed: Sequence[str], remaining: Remaining
 ) -> tuple[Selection, models.Model]:
     """All that is gone after one more step, and what is left without it, not refitted yet."""
-    config, analysis, fit = run.config, run.analysis, run.data.fit
-    before = [name for name in so_far.bypassed if name not in bypassed]
+    config, analysis = run.config, run.analysis
+    before = [name for name in remaining.bypassed if name not in bypassed]
     if config.max_blocks is not None:
         config = replace(config, max_blocks=config.max_blocks - len(before))
     with threadpool_limits(BLAS, "blas"):
         chosen = select(
-            analysis, config, limits, fit, (*bypassed, *before), run.progress, so_far=so_far
-        )
+            Problem(
+                analysis, config, limits, run.data.fit, (*bypassed, *before), run.progress,
+                remaining=remaining,
+            )
+        )  # fmt: skip
     chosen = replace(chosen, bypassed=(*before, *chosen.bypassed))
     small = cut(
-        so_far.analysis,
-        so_far.newly(chosen.removed, analysis.groups),
-        [b for b in (*bypassed, *chosen.bypassed) if b not in so_far.bypassed],
+        remaining.analysis,
+        remaining.newly_removed(chosen.removed, analysis.groups),
+        [b for b in (*bypassed, *chosen.bypassed) if b not in remaining.bypassed],
     )
     return chosen, small
 

@@ -29,7 +29,7 @@ def prune(
     source: models.ModelLike,
     options: Options | None = None,
     *,
-    tell: Progress = lambda _: None,
+    progress: Progress = lambda _: None,
     **fields: object,
 ) -> Result:
     """Remove what costs least, and check that nothing else changed.
@@ -38,7 +38,7 @@ def prune(
         source: a path, a ``ModelProto``, a graphsurgeon graph or a loaded model; never changed.
         options: what to remove and how; or give the same as keywords
             (``prune(path, ratio=0.3, calib=batches)``).
-        tell: hears what is being done.
+        progress: told what is being done.
         fields: the options by name, instead of ``options``.
 
     Raises:
@@ -52,7 +52,7 @@ def prune(
         (True, True)
     """
     config = split("prune", fields, options)[0]
-    run = open_run(source, config, tell, chooses=config.searches)
+    run = open_run(source, config, progress, chooses=config.searches)
     if config.searches:
         return search(run)
     return apply_plan(run, choose_plan(run))
@@ -75,7 +75,7 @@ def apply(
     plan: Plan,
     options: Options | None = None,
     *,
-    tell: Progress = lambda _: None,
+    progress: Progress = lambda _: None,
     **fields: object,
 ) -> Result:
     """Apply a plan to a model of the same graph, and check the result.
@@ -84,7 +84,7 @@ def apply(
         source: a path, a ``ModelProto``, a graphsurgeon graph or a loaded model; never changed.
         plan: what goes.
         options: samples, and how what is left is recovered.
-        tell: hears what is being done.
+        progress: told what is being done.
         fields: the options by name, instead of ``options``.
 
     Raises:
@@ -97,7 +97,7 @@ def apply(
         >>> apply(model, plan).ok
         True
     """
-    run = open_run(source, split("apply", fields, options)[0], tell)
+    run = open_run(source, split("apply", fields, options)[0], progress)
     analysis = run.analysis
     units = replace(plan, zeroed={})  # masks are for what the cut leaves
     check(units, models.structure_hash(analysis.model), analysis.groups, analysis.blocks)

@@ -42,7 +42,7 @@ def recover(
     pruned: models.ModelLike,
     options: Options | None = None,
     *,
-    tell: Progress = lambda _: None,
+    progress: Progress = lambda _: None,
     **fields: object,
 ) -> Result:
     """Refit a model that somebody else pruned to what the dense one computes.
@@ -57,7 +57,7 @@ def recover(
         pruned: what somebody made of it; never changed.
         options: where inputs come from and what runs the models; or give the same as keywords
             (``recover(dense, pruned, calib=batches)``).
-        tell: hears what is being done.
+        progress: told what is being done.
         fields: the options by name, instead of ``options``.
 
     Raises:
@@ -79,18 +79,18 @@ def recover(
             "--recover none leaves nothing to do", hint="take auto, lstsq, pcg or bias"
         )
     config = place(config)
-    tell("reading the models")
+    progress("reading the models")
     given = models.load(pruned)
-    run, notes = _opened(models.load(dense), given, config, tell)
+    run, notes = _opened(models.load(dense), given, config, progress)
     analysis, data, provider = run.analysis, run.data, config.provider
-    tell("finding what is gone")
+    progress("finding what is gone")
     found = correspond(analysis, given)
     twin = make_twin(analysis, found, given)
     named = in_dense_words(found.matching, given)
     _same_function(check_equivalence(twin.model, named, data.probe, provider))
     plan = _plan(run, found, twin)
     state = take(run, State(twin.model, plan, twin.model, elsewhere=True), RECOVER)
-    tell("comparing with the dense model")
+    progress("comparing with the dense model")
     before, after = (
         compare_models(analysis.model, model, data.eval, config)
         for model in (state.start, state.model)

@@ -26,7 +26,7 @@ from onnxprune.jobs.result import Result
 from onnxprune.jobs.run import BLAS, Run
 from onnxprune.quantities import COST_KINDS, Budget, spread
 from onnxprune.select.importance.error_curves import Curves
-from onnxprune.select.importance.units import priced
+from onnxprune.select.importance.units import Problem, error_curves
 from onnxprune.types import Check
 
 NEAR = 0.02
@@ -59,7 +59,9 @@ def search(run: Run) -> Result:
     curves = measured_curves(run)
     if config.sensitivity is None:
         with threadpool_limits(BLAS, "blas"):
-            curves = priced(run.analysis, config, run.data.fit, run.progress)
+            curves = error_curves(
+                Problem(run.analysis, config, fit=run.data.fit, progress=run.progress)
+            )
     bisection = Bisection(run, curves)
     bisection.bisect()
     return choose(bisection, run)

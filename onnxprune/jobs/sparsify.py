@@ -25,7 +25,7 @@ from onnxprune.sparse import zeros
 from onnxprune.sparse.reorder import find_orders, reorder_safely
 from onnxprune.sparse.rows import ROWS, norms_of
 from onnxprune.sparse.sparsify import Settings
-from onnxprune.sparse.targets import find_targets, left_dense
+from onnxprune.sparse.targets import excluded_weights, find_targets
 from onnxprune.types import Check
 
 NOT_FASTER = (
@@ -49,12 +49,12 @@ def sparsify(run: Run, state: State) -> State:
     analysis = _analysis_of(run, state)
     checks: list[Check] = []
     notes = [NOT_FASTER] if config.store == "dense" else []
-    leave = left_dense(
+    exclude = excluded_weights(
         model, small=config.skip_small, first=config.skip_first, last=config.skip_last
     )
     if config.permute:
         progress("looking for a better order of the units")
-        targets, _ = find_targets(model, config.sparsity, config.skip, leave)
+        targets, _ = find_targets(model, config.sparsity, config.skip, exclude)
         norms = norms_of(model, targets, fit, config.provider) if fit else {}
         found = find_orders(
             analysis, targets, _worth(model, norms), config.sparsity.n, config.sparsity.m
@@ -70,10 +70,10 @@ def sparsify(run: Run, state: State) -> State:
             notes.append(f"{name} is reordered: {config.sparsity} keeps {gain}")
     settings = Settings(
         method=config.sparse_method,
-        spread=config.sparse_allocation or ("sensitivity" if fit else "per-tensor"),
+        allocation=config.sparse_allocation or ("sensitivity" if fit else "per-tensor"),
         refit="pcg" if config.recover == "auto" else config.recover,
         skip=config.skip,
-        leave=leave,
+        exclude=exclude,
         tied=config.tied,
         sample=Sample(rows=ROWS, seed=config.seed),
         provider=config.provider,
@@ -141,7 +141,7 @@ def _refit(run: Run, state: State, dense: models.Model) -> State:
         only_bias=config.recover == "bias",
         seed=config.seed,
         provider=config.provider,
-        tell=run.progress,
+        progress=run.progress,
     )
     return state.then(model, zeros=outcomes)
 

@@ -1,4 +1,4 @@
-"""Normalisations over an axis that lost channels: a new gain and bias make up for what is missing.
+"""Normalisations over an axis that lost channels: a new gain and bias compensate for them.
 
 LayerNormalization and its kin divide by a statistic of all channels. Over fewer of them mean and
 variance are others, so every output that is kept changes. With ``mu, sigma`` of all channels and
@@ -31,11 +31,11 @@ from onnxprune.data.activations.runner import Segments
 from onnxprune.graph.analysis import identity
 from onnxprune.graph.layers.epilogue import Epilogue
 from onnxprune.graph.layers.sources import ancestors
-from onnxprune.graph.shapes import Fact
 from onnxprune.recovery.norms import Norm, find_norms, vector, write
-from onnxprune.recovery.order import Kept, Step, changed_values
+from onnxprune.recovery.order import Problem, Step, changed_values
 from onnxprune.solve.affine import Line, Paired, fit, paired, pooled
 from onnxprune.solve.im2col import sample_positions, token_rows
+from onnxprune.types import LayerOutcome
 
 Array = npt.NDArray[Any]
 Bool = npt.NDArray[np.bool_]
@@ -45,16 +45,16 @@ _EXACT = 1e-9
 
 
 @dataclass(frozen=True, eq=False)
-class Turn:
-    """One normalisation of the pruned model, when its turn comes.
+class NormStep:
+    """One normalisation of the pruned model to compensate.
 
     Attributes:
-        norm: it.
+        norm: the normalisation.
         kept: which of the dense channels it still has.
-        methods: what is tried besides leaving it.
+        methods: methods that are tried besides no change.
         value: where its output counts: its own output, or the sum that alone reads it.
         skip: the other summand, None if there is no sum.
-        judged: whether it is left where no method lowers the error; else the first is taken.
+        judged: keep it unchanged where no method lowers the error; else the first is taken.
     """
 
     norm: Norm
@@ -69,9 +69,9 @@ class Turn:
         """The identity of the node that multiplies with the gain."""
         return self.norm.node
 
-    def renormalise(
+    def compensate(
         self, teacher: Segments, student: Segments, model: models.Model, sample: Sample
-    ) -> tuple[str, float, float]:
+    ) -> LayerOutcome:
         """Fit gain and bias, or statistics, and write them back if that helps.
 
         Args:
@@ -79,29 +79,25 @@ class Turn:
             student: the pruned one; everything before this normalisation is final.
             model: the pruned one; it is changed.
             sample: how rows are drawn.
-
-        Returns:
-            What won, and the squared error on held-out rows over the variance of the targets
-            there, before and after.
         """
         nodes = {identity(node): node for node in model.ir.graph}
         old, scale = self._now(nodes)
         node = nodes[self.norm.node]
-        train, held = self._moments(teacher, student, node, scale, sample)
+        train, holdout = self._moments(teacher, student, node, scale, sample)
         free = self.norm.bias is not None
         floor = self.norm.epsilon * scale.slope**2 if self.norm.kind == "batch" else 0.0
         tried = ["none", *self.methods]
         lines = [fit(train, old, each, free_bias=free, floor=floor) for each in tried]
-        errors = [held.error(each) for each in lines]
-        variance = float(held.tt.sum()) or float((held.mean_t**2).sum()) or 1.0
+        errors = [holdout.error(each) for each in lines]
+        variance = float(holdout.tt.sum()) or float((holdout.mean_t**2).sum()) or 1.0
         if errors[0] <= _EXACT * variance:
             errors[0] = 0.0
         best = int(np.argmin(errors)) if self.judged else 1
         if best:
-            rows = pooled((train, held))
+            rows = pooled((train, holdout))
             line = fit(rows, old, tried[best], free_bias=free, floor=floor)
             self._write(nodes, rows, line, scale, tried[best])
-        return tried[best], errors[0] / variance, errors[best] / variance
+        return LayerOutcome(self.node, tried[best], errors[0] / variance, errors[best] / variance)
 
     def _now(self, nodes: Mapping[str, ir.Node]) -> tuple[Line, Line]:
         """Gain and bias; and what is done to its input before them, by a BatchNormalization."""
@@ -133,22 +129,22 @@ class Turn:
             total = dense.size // dense.shape[norm.axis]
             among = teacher.shown(self.value, norm.axis, batch)
             positions = sample_positions(total, share, sample.seed + batch, among)
-            wanted = token_rows(dense, norm.axis, positions)[0][:, self.kept]
+            target = token_rows(dense, norm.axis, positions)[0][:, self.kept]
             if self.skip is not None:
-                wanted = (
-                    wanted - token_rows(student.value(self.skip, batch), norm.axis, positions)[0]
+                target = (
+                    target - token_rows(student.value(self.skip, batch), norm.axis, positions)[0]
                 )
             aside = sample.aside(teacher.samples, batch, positions, total)
             rows = norm.rows(values, positions) * scale.slope + scale.offset
             for part, chosen in zip(parts, (~aside, aside), strict=True):
                 if chosen.any():
-                    part.append(paired(rows[chosen], wanted[chosen]))
+                    part.append(paired(rows[chosen], target[chosen]))
         return pooled(parts[0]), pooled(parts[1])
 
     def _write(
         self, nodes: Mapping[str, ir.Node], rows: Paired, line: Line, scale: Line, method: str
     ) -> None:
-        """Store what was found."""
+        """Store the new gain, bias or statistics."""
         name, at = self.norm.gain
         if method == "statistics":
             write(nodes[name], 3, (rows.mean_u - scale.offset) / scale.slope, "mean")
@@ -164,23 +160,17 @@ def _value(value: ir.Value, student: Segments, batch: int) -> Array:
     return student.value(value.name or "", batch) if tensor is None else tensor.numpy()
 
 
-def plan_turns(
-    dense: models.Model,
-    pruned: models.Model,
-    kept: Kept,
-    facts: Mapping[str, Fact],
+def plan_norm_steps(
+    problem: Problem,
     steps: Sequence[Step],
     *,
     biases: bool = False,
     statistics: bool = False,
-) -> tuple[list[Step | Turn], dict[str, str]]:
+) -> tuple[list[Step | NormStep], dict[str, str]]:
     """Normalisations that are to be made up for, each before the first layer that sees it.
 
     Args:
-        dense: the model before pruning.
-        pruned: the model after, with the same names.
-        kept: which indices of the dense model's axes are left.
-        facts: shapes in the dense model.
+        problem: the pruned model and the dense one.
         steps: the layers that are refitted, in order.
         biases: no weights are refitted, so that a BatchNormalization behind a layer takes that
             layer's place, and gets no gain.
@@ -189,7 +179,8 @@ def plan_turns(
     Returns:
         Everything in order; and by node, why it is left alone though it lost channels.
     """
-    norms, others = find_norms(dense.ir.graph, facts)
+    dense, pruned, kept = problem.dense, problem.pruned, problem.kept
+    norms, others = find_norms(dense.ir.graph, problem.facts)
     changed = changed_values(dense, pruned)
     batch = {identity(n) for n in dense.ir.graph if n.op_type == "BatchNormalization"}
     declined = {
@@ -202,8 +193,8 @@ def plan_turns(
         if each.maker is not None and (filters := each.maker.filters) is not None:
             inside = _chain(pruned, filters.layer.y, filters.epilogue)
             behind |= dict.fromkeys(inside, each)  # the layers around it make up for it
-    turns: list[Turn] = []
-    places: dict[str, Turn] = {}
+    norm_steps: list[NormStep] = []
+    places: dict[str, NormStep] = {}
     for norm in norms:
         columns = kept(norm.y, norm.axis)
         if norm.y not in changed:
@@ -213,46 +204,46 @@ def plan_turns(
             methods: tuple[str, ...]
             methods = ("bias", "statistics") if biases else ("bias", "statistics", "affine")
             methods = ("statistics",) if statistics else methods
-            turn = Turn(norm, columns, methods, norm.y, judged=not statistics)
+            norm_step = NormStep(norm, columns, methods, norm.y, judged=not statistics)
             if step is None:
-                turns.append(turn)
+                norm_steps.append(norm_step)
             elif biases:
                 epilogue = step.epilogue if step.epilogue.branch == norm.y else None
                 if epilogue is not None:
-                    turn = replace(turn, value=epilogue.value, skip=epilogue.skip)
-                places[step.layer.node] = turn
+                    norm_step = replace(norm_step, value=epilogue.value, skip=epilogue.skip)
+                places[step.layer.node] = norm_step
         elif not columns.all():
             free = ("bias",) if norm.bias is not None else ()
-            turns.append(Turn(norm, columns, (*free, "scale", "affine"), norm.y))
-    ordered: list[Step | Turn] = [places.get(step.layer.node, step) for step in steps]
-    return _in_turn(pruned, ordered, turns), declined
+            norm_steps.append(NormStep(norm, columns, (*free, "scale", "affine"), norm.y))
+    ordered: list[Step | NormStep] = [places.get(step.layer.node, step) for step in steps]
+    return _in_turn(pruned, ordered, norm_steps), declined
 
 
 def _chain(pruned: models.Model, output: str, epilogue: Epilogue) -> list[str]:
     """The nodes between a layer's output and where it counts."""
     values = {v.name or "": v for v in models.values(pruned.ir.graph)}
     ends = {epilogue.value, epilogue.branch}
-    value, found = values[output], []
+    value, nodes = values[output], []
     while value.name not in ends:
         ((node, _),) = value.uses()
         value = node.outputs[0]
-        found.append(identity(node))
-    return found
+        nodes.append(identity(node))
+    return nodes
 
 
 def _in_turn(
-    pruned: models.Model, ordered: Sequence[Step | Turn], turns: Sequence[Turn]
-) -> list[Step | Turn]:
+    pruned: models.Model, ordered: Sequence[Step | NormStep], norm_steps: Sequence[NormStep]
+) -> list[Step | NormStep]:
     """Put normalisations in front of whatever depends on them."""
     values = {v.name or "": v for v in models.values(pruned.ir.graph)}
-    waiting, out = list(turns), list[Step | Turn]()
+    waiting, out = list(norm_steps), list[Step | NormStep]()
     for each in ordered:
         needs: set[str] = set()
         if waiting:
             reads = [each.layer.x] if isinstance(each, Step) else [each.norm.node]
             skip = each.epilogue.skip if isinstance(each, Step) else each.skip
             needs = set().union(*(ancestors(values[name]) for name in (*reads, skip) if name))
-        out += [turn for turn in waiting if turn.norm.node in needs]
-        waiting = [turn for turn in waiting if turn.norm.node not in needs]
+        out += [step for step in waiting if step.norm.node in needs]
+        waiting = [step for step in waiting if step.norm.node not in needs]
         out.append(each)
     return [*out, *waiting]

@@ -80,7 +80,7 @@ class Norm:
 
         Args:
             values: what it reads.
-            positions: rows of ``y`` that are wanted, see ``solve.patches.sample_positions``.
+            positions: rows of ``y`` that are wanted, see ``solve.im2col.sample_positions``.
         """
         x = values[0] if len(values) == 1 else np.asarray(sum(values))
         if self.kind == "group":
@@ -102,24 +102,24 @@ def find_norms(
     """All normalisations of a graph, in its order, and those whose gain cannot be refitted.
 
     Args:
-        graph: it is only read.
+        graph: the graph; it is only read.
         facts: shapes of its values.
 
     Returns:
         The normalisations; and node, output, axis and reason of each of the others.
     """
-    found: list[Norm] = []
-    others: list[tuple[str, str, int, str]] = []
+    norms: list[Norm] = []
+    declined: list[tuple[str, str, int, str]] = []
     for node in graph:
         shape = _shape(node, facts)
         if shape is None:
             continue
-        seen = _fused(node, shape) or _written_out(node, facts, shape)
-        if isinstance(seen, Norm):
-            found.append(seen)
-        elif seen is not None:
-            others.append((identity(node), identity(node), *seen))
-    return found, others
+        match = _fused(node, shape) or _written_out(node, facts, shape)
+        if isinstance(match, Norm):
+            norms.append(match)
+        elif match is not None:
+            declined.append((identity(node), identity(node), *match))
+    return norms, declined
 
 
 def _shape(node: ir.Node, facts: Mapping[str, Fact]) -> tuple[int, ...] | None:
@@ -186,9 +186,9 @@ def _written_out(node: ir.Node, facts: Mapping[str, Fact], shape: tuple[int, ...
     """A Mul with a stored gain of something that was divided by a statistic of the same axis."""
     if node.op_type != "Mul" or node.domain not in ("", "ai.onnx"):
         return None
-    for position, held in enumerate(node.inputs):
+    for position, gain in enumerate(node.inputs):
         other = node.inputs[1 - position]
-        axis = None if held is None else _channels(held, shape)
+        axis = None if gain is None else _channels(gain, shape)
         if axis is None or other is None or not _normalised(other):
             continue
         fact = facts.get(other.name or "")
@@ -258,24 +258,24 @@ def vector(node: ir.Node, position: int, channels: int, default: float) -> Float
     tensor = _stored(node, position)
     if tensor is None:
         return np.full(channels, default)
-    found = tensor.numpy().astype(np.float64).reshape(-1)
-    assert found.size == channels
-    return found
+    array = tensor.numpy().astype(np.float64).reshape(-1)
+    assert array.size == channels
+    return array
 
 
-def write(node: ir.Node, position: int, found: Float, name: str) -> None:
+def write(node: ir.Node, position: int, vector_: Float, name: str) -> None:
     """Store a vector that a node reads, apart from the old one where that has other readers."""
-    held = node.inputs[position] if len(node.inputs) > position else None
+    old = node.inputs[position] if len(node.inputs) > position else None
     gain = _FUSED[node.op_type][1] if node.op_type in _FUSED else position
     like = _stored(node, position) or _stored(node, gain)
     assert like is not None
-    array = found.astype(like.numpy().dtype).reshape(tuple(like.shape.numpy()))
-    alone = held is not None and len(held.uses()) == 1 and not held.is_graph_output()
-    if held is not None and alone and models.constant(held) is not None:
-        models.set_constant(held, array)
+    stored = vector_.astype(like.numpy().dtype).reshape(tuple(like.shape.numpy()))
+    alone = old is not None and len(old.uses()) == 1 and not old.is_graph_output()
+    if old is not None and alone and models.constant(old) is not None:
+        models.set_constant(old, stored)
         return
     assert isinstance(node.graph, ir.Graph)
-    added = models.add_constant(node.graph, f"{identity(node)}/{name}", array)
+    added = models.add_constant(node.graph, f"{identity(node)}/{name}", stored)
     if len(node.inputs) <= position:
         node.resize_inputs(position + 1)
     node.replace_input_with(position, added)

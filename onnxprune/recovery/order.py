@@ -25,6 +25,27 @@ Kept = Callable[[str, int], npt.NDArray[np.bool_]]
 
 
 @dataclass(frozen=True, eq=False)
+class Problem:
+    """A pruned model to recover, and the dense one that it is to compute the same as.
+
+    Attributes:
+        dense: the model before pruning.
+        pruned: the model after; node and value names are those of the dense one.
+        kept: which indices of the dense model's axes the pruned one still has.
+        facts: shapes in the dense model.
+    """
+
+    dense: models.Model
+    pruned: models.Model
+    kept: Kept
+    facts: Mapping[str, Fact]
+
+    def copied(self) -> Problem:
+        """The same with a copy of the pruned model, which may be changed."""
+        return replace(self, pruned=models.clone(self.pruned))
+
+
+@dataclass(frozen=True, eq=False)
 class Step:
     """One layer to refit.
 
@@ -56,29 +77,21 @@ class Step:
 
 
 def plan_steps(
-    dense: models.Model,
-    pruned: models.Model,
-    kept: Kept,
-    facts: Mapping[str, Fact],
-    *,
-    producers: bool,
-    pairs: bool,
+    problem: Problem, *, producers: bool, pairs: bool
 ) -> tuple[list[Step], dict[str, str]]:
-    """The layers worth refitting, in order, and why others that changed are left alone.
+    """The layers to refit, in order, and why others that changed are not refitted.
 
     Args:
-        dense: the model before pruning.
-        pruned: the model after, with the same names.
-        kept: which indices of the dense model's axes are left.
-        facts: shapes in the dense model.
+        problem: the pruned model and the dense one.
         producers: also layers that lost no input but get other inputs than they did.
         pairs: also look for the layers before them that they can be refitted together with.
     """
+    pruned, kept, facts = problem.pruned, problem.kept, problem.facts
     every = unpadded_layers(pruned, facts)
     layers = refittable(every)
     values = {v.name or "": v for v in models.values(pruned.ir.graph)}
-    before = {layer.node: layer for layer in refittable(unpadded_layers(dense, facts))}
-    changed = changed_values(dense, pruned)
+    before = {layer.node: layer for layer in refittable(unpadded_layers(problem.dense, facts))}
+    changed = changed_values(problem.dense, pruned)
     declined = {e.node: e.declined for e in every if e.declined and e.kind == "plain"}
     declined = {node: why for node, why in declined.items() if node in changed}
     steps: list[Step] = []
@@ -151,13 +164,13 @@ def _schedule(
 def changed_values(dense: models.Model, pruned: models.Model) -> set[str]:
     """Values of the main graph that are not what they were: cut, or computed from such."""
     before = {identity(node): node for node in dense.ir.graph}
-    found: set[str] = set()
+    changed: set[str] = set()
     for node in pruned.ir.graph:
         old = before.get(identity(node))
-        fed = any(v is not None and v.name in found for v in node.inputs)
+        fed = any(v is not None and v.name in changed for v in node.inputs)
         if fed or old is None or _signature(old) != _signature(node):
-            found.update(v.name for v in node.outputs if v.name)
-    return found
+            changed.update(v.name for v in node.outputs if v.name)
+    return changed
 
 
 def _signature(node: ir.Node) -> list[object]:

@@ -1,4 +1,4 @@
-"""What a layer and the one before it see in the pruned model, to be refitted together."""
+"""Sampled rows of a layer and the one before it, to refit both together."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def pair_rows(
         skip = student.as_held(step.epilogue.skip, batch) if step.epilogue.skip else None
         aside = sample.aside(student.samples, batch, np.arange(len(x)), len(x))
         shown = student.shown_to(maker.layer, batch)
-        for found, chosen in zip(parts, (~aside, aside), strict=True):
+        for part, chosen in zip(parts, (~aside, aside), strict=True):
             if not chosen.any():
                 continue
             count = _rows_wanted(step, maker, x, sample) * int(chosen.sum())
@@ -46,7 +46,7 @@ def pair_rows(
                 None if skip is None else skip[chosen], count, sample.seed + batch,
                 None if shown is None else _of_samples(shown, chosen, maker.layer.count(x.shape)),
             )  # fmt: skip
-            found.append(rows)
+            part.append(rows)
     return _joined(parts[0]), _joined(parts[1])
 
 
@@ -92,15 +92,19 @@ def _some_rows(
         assert maker.layer.window is not None
         sizes = tuple(maker.layer.out_sizes(x.shape))
         crops = sample_crops(window, len(x), sizes, count, seed)
-    wanted, offset = wanted_rows(step.layer, step.epilogue, dense, skip, crops.outputs, step.kept)
+    target, offset = wanted_rows(step.layer, step.epilogue, dense, skip, crops.outputs, step.kept)
     read = whole(maker.layer.rows(x, crops.hidden))
-    return Rows(crops, read, wanted, offset, step.clip)
+    return Rows(crops, read, target, offset, step.clip)
 
 
 def _joined(parts: list[Rows]) -> Rows:
     """All rows as one; the list is emptied, so that they are not in memory twice."""
     crops, clip = [p.crops for p in parts], parts[0].clip
-    xs, wanted, offsets = [p.x for p in parts], [p.wanted for p in parts], [p.offset for p in parts]
+    xs, targets, offsets = (
+        [p.x for p in parts],
+        [p.wanted for p in parts],
+        [p.offset for p in parts],
+    )
     parts.clear()
     first = crops[0]
     return Rows(
@@ -113,7 +117,7 @@ def _joined(parts: list[Rows]) -> Rows:
             first.window,
         ),
         _stacked(xs, 1),
-        _stacked(wanted, 0),
+        _stacked(targets, 0),
         _stacked(offsets, 0),
         clip,
     )

@@ -13,15 +13,14 @@ Every refit is judged on held-out inputs and declined where it does not help.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from onnxprune import model as models
 from onnxprune.data.activations.runner import Feeds, Segments
 from onnxprune.graph.layers.epilogue import Weights
-from onnxprune.graph.shapes import Fact
-from onnxprune.recovery.norm_compensation import Turn, plan_turns
-from onnxprune.recovery.order import Kept, plan_steps
+from onnxprune.recovery.norm_compensation import NormStep, plan_norm_steps
+from onnxprune.recovery.order import Problem, plan_steps
 from onnxprune.recovery.refit import Refitting, Settings
 from onnxprune.types import LayerOutcome
 
@@ -35,46 +34,39 @@ class Reconstruction:
 
 
 def reconstruct(
-    dense: models.Model,
-    pruned: models.Model,
-    kept: Kept,
-    facts: Mapping[str, Fact],
+    problem: Problem,
     batches: Sequence[Feeds],
     settings: Settings | None = None,
-    tell: Callable[[str], None] = lambda _: None,
+    progress: Callable[[str], None] = lambda _: None,
 ) -> Reconstruction:
     """Refit the layers of a pruned model.
 
     Args:
-        dense: the model before pruning.
-        pruned: the model after; node and value names are those of the dense one.
-        kept: which indices of the dense model's axes are left.
-        facts: shapes in the dense model.
+        problem: the pruned model and the dense one; neither is changed.
         batches: feeds; at least one.
-        settings: see there.
-        tell: told which layer is being worked on.
-
-    Returns:
-        A new model; ``pruned`` is left as it is.
+        settings: how layers are refitted.
+        progress: told which layer is being worked on.
     """
-    how = settings or Settings()
-    work = models.clone(pruned)
-    problem = (dense, work, kept, facts)
-    steps, declined = plan_steps(*problem, producers=how.producers, pairs=how.pairs > 0)
-    filtered = {s.maker.layer.x for s in steps if s.maker is not None and s.maker.filters}
-    job = Refitting(
-        Segments(dense, batches, provider=how.provider, threads=how.threads),
-        Segments(work, batches, kept=filtered, provider=how.provider, threads=how.threads),
-        Weights(work),
-        how,
+    settings, work = settings or Settings(), problem.copied()
+    pairs = settings.pairs > 0 and not settings.only_biases
+    steps, declined = plan_steps(work, producers=settings.producers, pairs=pairs)
+    ordered, others = plan_norm_steps(
+        work, steps, biases=settings.only_biases, statistics=settings.statistics
     )
-    turns, left = plan_turns(*problem, steps)
-    outcomes = [LayerOutcome(node, "none", reason=why) for node, why in (declined | left).items()]
-    for number, step in enumerate(turns, start=1):
-        tell(f"recovering layer {number} of {len(turns)}: {step.node}")
-        if isinstance(step, Turn):
-            found = step.renormalise(job.teacher, job.student, work, how.sample)
-            outcomes.append(LayerOutcome(step.node, *found))
+    filtered = {s.maker.layer.x for s in steps if s.maker is not None and s.maker.filters}
+    provider, threads = settings.provider, settings.threads
+    teacher = Segments(work.dense, batches, provider=provider, threads=threads)
+    student = Segments(work.pruned, batches, kept=filtered, provider=provider, threads=threads)
+    refitting = Refitting(teacher, student, Weights(work.pruned), settings)
+    outcomes = [LayerOutcome(node, "none", reason=why) for node, why in (declined | others).items()]
+    doing = "correcting" if settings.only_biases else "recovering"
+    for number, step in enumerate(ordered, start=1):
+        progress(f"{doing} layer {number} of {len(ordered)}: {step.node}")
+        if isinstance(step, NormStep):
+            outcome = step.compensate(teacher, student, work.pruned, settings.sample)
+        elif settings.only_biases:
+            outcome = refitting.correct_bias(step)
         else:
-            outcomes.append(job.one(step))
-    return Reconstruction(work, tuple(outcomes))
+            outcome = refitting.refit(step)
+        outcomes.append(outcome)
+    return Reconstruction(work.pruned, tuple(outcomes))

@@ -13,9 +13,10 @@ from onnxprune.data.activations.runner import Segments
 from onnxprune.graph.layers.epilogue import Weights
 from onnxprune.recovery.order import Step
 from onnxprune.recovery.pairs import pair_rows
+from onnxprune.solve.least_squares import correct_bias
 from onnxprune.solve.moments import Moments
 from onnxprune.solve.pairs import PairRefit, refit_pair
-from onnxprune.solve.refit import RIDGES, Refit, refit
+from onnxprune.solve.refit import RIDGES, Refit, choose, refit
 from onnxprune.solve.two_layer import Filter, Pair, Rows, Side, hidden_moments
 from onnxprune.types import LayerOutcome
 
@@ -36,6 +37,9 @@ class Settings:
         pairs: refit layers together with the ones before them; the number of steps, 0 for never.
         ridges: candidates, see ``solve.refit``.
         few: samples, mixtures included, up to which the dense model's inputs are looked at as well.
+        only_biases: no weight that multiplies inputs changes; a BatchNormalization takes the place
+            of the layer before it, and gets no gain.
+        statistics: every BatchNormalization gets the statistics of what it reads, unjudged.
         provider: what runs the models.
         threads: threads within an operator.
     """
@@ -45,6 +49,8 @@ class Settings:
     pairs: int = 6
     ridges: tuple[float, ...] = RIDGES
     few: int = 512
+    only_biases: bool = False
+    statistics: bool = False
     provider: str = "cpu"
     threads: int | None = None
 
@@ -57,18 +63,33 @@ class Refitting:
         teacher: the dense one.
         student: the pruned one; what the makers before filters read is kept.
         weights: of the pruned one, which are changed.
-        how: see there.
+        settings: how layers are refitted.
     """
 
     teacher: Segments
     student: Segments
     weights: Weights
-    how: Settings
+    settings: Settings
 
-    def one(self, step: Step) -> LayerOutcome:
+    def correct_bias(self, step: Step) -> LayerOutcome:
+        """Move the bias of one layer if that helps."""
+        if step.layer.bias_slot is None:
+            return LayerOutcome(step.node, "none", reason="it has no bias and takes none")
+        rows = self._moments(step, self.student)
+        matrix, bias = self.weights.read(step.layer, step.epilogue)
+
+        def solve(rows: Moments, method: str, _ridge: float) -> tuple[Float, Float]:
+            return matrix, bias if method == "none" else correct_bias(rows, matrix)
+
+        fit = choose(*rows, [("none", 0.0), ("bias", 0.0)], solve)
+        if fit.accepted:
+            self.weights.write_bias(step.layer, fit.bias, step.epilogue)
+        return LayerOutcome(step.node, "bias" if fit.accepted else "none", fit.before, fit.after)
+
+    def refit(self, step: Step) -> LayerOutcome:
         """Fit a layer, with its maker if it has one, and write back what helps."""
         # A pair is judged by whole samples: of a few, none can be spared.
-        if step.maker is None or sum(self.student.samples) < self.how.sample.holdout_every:
+        if step.maker is None or sum(self.student.samples) < self.settings.sample.holdout_every:
             return self._alone(step)[0]
         if step.maker.filters is None:
             return self._together(step, step.maker)
@@ -78,10 +99,10 @@ class Refitting:
         """Fit one layer and write it back if that helps; also as it is without the judges' rows."""
         dense = self._dense(step)  # first: it needs what the dense model reads there
         rows = self._moments(step, self.student)
-        found, fitted = self._refit(step, rows, dense)
-        if found.accepted:
-            self.weights.write(step.layer, found.weight, found.bias, step.epilogue)
-        return _outcome(step, found), fitted
+        fit, fitted = self._refit(step, rows, dense)
+        if fit.accepted:
+            self.weights.write(step.layer, fit.weight, fit.bias, step.epilogue)
+        return _outcome(step, fit), fitted
 
     def _dense(self, step: Step) -> tuple[Moments, Moments] | None:
         """Moments of what the dense model reads and wants there, where samples are few."""
@@ -90,7 +111,7 @@ class Refitting:
             step.epilogue.value,
             *([step.epilogue.skip] if step.epilogue.skip else []),
         ]
-        few = sum(self.student.samples) <= self.how.few and step.reads is not None
+        few = sum(self.student.samples) <= self.settings.few and step.reads is not None
         if few and all(map(self.teacher.has, needed)):
             return self._moments(step, self.teacher, step.reads)
         return None
@@ -98,8 +119,8 @@ class Refitting:
     def _moments(
         self, step: Step, run: Segments, reads: Bool | None = None
     ) -> tuple[Moments, Moments]:
-        how = self.how.sample
-        return moments_of(step.layer, step.epilogue, self.teacher, run, how, step.kept, reads)
+        sample = self.settings.sample
+        return moments_of(step.layer, step.epilogue, self.teacher, run, sample, step.kept, reads)
 
     def _refit(
         self,
@@ -110,22 +131,22 @@ class Refitting:
         """Fit a layer as it is now to moments of rows, see ``refit``; nothing is written."""
         matrix, bias = self.weights.read(step.layer, step.epilogue)
         free = step.layer.bias_slot is not None
-        ridges = self.how.ridges
+        ridges = self.settings.ridges
         return refit(*moments, matrix, bias, free_bias=free, ridges=ridges, dense=dense)
 
     def _together(self, step: Step, maker: Maker) -> LayerOutcome:
         """Fit a layer and its maker, and write both back if that helps."""
         dense = self._dense(step)
-        rows = pair_rows(step, maker, self.teacher, self.student, self.how.sample)
-        train, held = self._sides(maker, rows)
+        rows = pair_rows(step, maker, self.teacher, self.student, self.settings.sample)
+        train, holdout = self._sides(maker, rows)
         first = self._first(maker)
-        moments = hidden_moments(train, first), hidden_moments(held, first)
+        moments = hidden_moments(train, first), hidden_moments(holdout, first)
         alone, fitted = self._refit(step, moments, dense)
         outcome = _outcome(step, alone)
-        found = self._pair(step, maker, (train, held), fitted)
-        if found.after < found.before:
-            self._write(step, maker, found.pair)
-            after = alone.after * found.after / found.before  # in the units of the error before
+        pair = self._pair(step, maker, (train, holdout), fitted)
+        if pair.after < pair.before:
+            self._write(step, maker, pair.pair)
+            after = alone.after * pair.after / pair.before  # in the units of the error before
             return replace(outcome, method="pair", after=after)
         if alone.accepted:
             self.weights.write(step.layer, alone.weight, alone.bias, step.epilogue)
@@ -140,10 +161,10 @@ class Refitting:
         start, end = maker.layer.x, step.layer.x
         alone, fitted = self._alone(step)
         if fitted.ridge <= _SUPPORTED:
-            rows = pair_rows(step, maker, self.teacher, self.student, self.how.sample)
-            found = self._pair(step, maker, self._sides(maker, rows), fitted)
-            if found.steps and self.student.rewind(start, end):
-                self._write(step, maker, found.pair)
+            rows = pair_rows(step, maker, self.teacher, self.student, self.settings.sample)
+            pair = self._pair(step, maker, self._sides(maker, rows), fitted)
+            if pair.steps and self.student.rewind(start, end):
+                self._write(step, maker, pair.pair)
                 last, _ = self._alone(step)
                 alone = replace(alone, method="pair", after=last.after)
         self.student.release(start)
@@ -159,21 +180,21 @@ class Refitting:
         return refit_pair(
             *sides,
             Pair(self._first(maker), _second(fitted.weight, fitted.bias)),
-            steps=self.how.pairs,
+            steps=self.settings.pairs,
             free_bias=(maker.layer.bias_slot is not None, step.layer.bias_slot is not None),
         )
 
     def _first(self, maker: Maker) -> Float:
         """``[g, K + 1, n]``, what a maker multiplies with, its bias and shift as the last row."""
-        made, bias = self.weights.read(maker.layer, maker.epilogue)
-        return np.concatenate([made, (bias + _shift(maker, bias))[:, None]], axis=1)
+        matrix, bias = self.weights.read(maker.layer, maker.epilogue)
+        return np.concatenate([matrix, (bias + _shift(maker, bias))[:, None]], axis=1)
 
     def _write(self, step: Step, maker: Maker, pair: Pair) -> None:
         """Put the weights of both layers back."""
         weights, bias = self.weights, pair.first[:, -1]
         weights.write(step.layer, pair.second[None, :-1], pair.second[-1:], step.epilogue)
-        made = pair.first[:, :-1]
-        weights.write(maker.layer, made, bias - _shift(maker, bias), maker.epilogue)
+        matrix = pair.first[:, :-1]
+        weights.write(maker.layer, matrix, bias - _shift(maker, bias), maker.epilogue)
 
 
 def _shift(maker: Maker, bias: Float) -> Float:
@@ -194,6 +215,5 @@ def _second(matrix: Float, bias: Float) -> Float:
     return np.concatenate([matrix[0], bias])
 
 
-def _outcome(step: Step, found: Refit) -> LayerOutcome:
-    method = max(set(found.methods), key=found.methods.count)
-    return LayerOutcome(step.node, method, found.before, found.after)
+def _outcome(step: Step, fit: Refit) -> LayerOutcome:
+    return LayerOutcome(step.node, fit.method, fit.before, fit.after)

@@ -66,11 +66,11 @@ class Cell:
     reason: str = ""
 
     @property
-    def damage(self) -> float | None:
+    def error(self) -> float | None:
         """What allocation counts: the divergence of class scores, else the squared error.
 
         Both are smooth where a metric jumps by whole samples, and start as squares of the change,
-        so that damages of several targets can be added.
+        so that errors of several targets can be added.
         """
         if self.kl is not None:
             return self.kl
@@ -164,15 +164,15 @@ class Sensitivity:
         )
 
 
-def to_json(found: Sensitivity) -> dict[str, object]:
+def to_json(sweep: Sensitivity) -> dict[str, object]:
     """The document ``onnxprune.sensitivity``, version 1."""
-    plain: dict[str, Any] = _plain(asdict(found))
+    plain: dict[str, Any] = _plain(asdict(sweep))
     plain["metric"] = {
-        "name": found.metric,
+        "name": sweep.metric,
         "higher_is_better": plain.pop("higher_is_better"),
         "dense": plain.pop("dense"),
     }
-    plain["declined"] = [{"target": t, "reason": why} for t, why in found.declined.items()]
+    plain["declined"] = [{"target": t, "reason": why} for t, why in sweep.declined.items()]
     head = {
         "schema": SCHEMA,
         "version": VERSION,

@@ -1,10 +1,11 @@
-"""What weights should be, from numbers alone: no room here knows a graph or a runtime.
+"""Numpy in, numpy out: the best weights, masks and widths; nothing here knows a graph.
 
-* ``patches``, ``crops``: the rows a linear layer multiplies its weights with (im2col, tokens).
-* ``gram``: streaming second moments of such rows and of their targets.
-* ``elimination``: which units to remove, and what each removal costs (group OBS).
-* ``least_squares``, ``refit``, ``pairs``: the best weights for what is left, of a layer or of two
-  at once; ``chain``: what two layers compute, and how far that is off.
-* ``admm``, ``obs``, ``pcg``, ``columns``: single weights instead of units.
-* ``lines``: gains and biases of normalisations.
+* ``im2col``, ``patch_sampling``: the rows a linear layer multiplies its weights with.
+* ``moments``: streaming second moments of such rows and of their targets.
+* ``group_obs``: which units to remove, and the error of each removal.
+* ``least_squares``, ``refit``, ``pairs``: the best remaining weights of one layer, or of two at
+  once; ``two_layer``: the outputs and the error of two layers.
+* ``masks``, ``permute``, ``admm``, ``obs``, ``support``: single weights instead of units.
+* ``affine``: gains and biases of normalisations.
+* ``knapsack``, ``coupled``: widths that meet a budget; ``bootstrap``: intervals of latencies.
 """

@@ -7,7 +7,7 @@ highest scores), tied by a penalty ``rho`` and a running dual. On inputs scaled 
 this is the method of Boza ("Fast and Effective Weight Update for Pruned Large Language Models",
 arXiv 2401.02938) and ALPS (Meng et al., arXiv 2406.07831). The right ``rho`` depends on how
 correlated the inputs are, so it climbs a ladder: low rungs find the support, high rungs make it
-final. The values are then best refitted by ``solve.pcg``.
+final. The values are then best refitted by ``solve.support``.
 """
 
 from __future__ import annotations

@@ -40,8 +40,8 @@ class Paired:
     def error(self, line: Line) -> float:
         """Mean squared error of a line, summed over channels."""
         bias = self.mean_t - line.slope * self.mean_u - line.offset
-        spread = self.tt - 2 * line.slope * self.ut + line.slope**2 * self.uu
-        return float((spread + bias**2).sum())
+        variance = self.tt - 2 * line.slope * self.ut + line.slope**2 * self.uu
+        return float((variance + bias**2).sum())
 
 
 def paired(u: Array, t: Array) -> Paired:
@@ -112,9 +112,9 @@ def fit(
         factor, shift = np.linalg.lstsq(normal, [wanted, float((gain * missing).sum())])[0]
         return Line(gain * factor, old.offset + gain * shift)
     alive = rows.uu > _DEAD * max(float(rows.uu.max()), np.finfo(np.float64).tiny)
-    spread = np.where(alive, rows.uu, 1.0)
+    variance = np.where(alive, rows.uu, 1.0)
     if not free_bias:
-        slope = (rows.ut + rows.mean_u * missing) / (spread + rows.mean_u**2)
+        slope = (rows.ut + rows.mean_u * missing) / (variance + rows.mean_u**2)
         return Line(np.where(alive, slope, old.slope), old.offset)
-    slope = np.where(alive, rows.ut / spread, old.slope)
+    slope = np.where(alive, rows.ut / variance, old.slope)
     return Line(slope, rows.mean_t - slope * rows.mean_u)

@@ -34,7 +34,7 @@ _RESAMPLES = 2000
 
 @dataclass(frozen=True)
 class Interval:
-    """A ratio and between what it lies.
+    """A ratio and its confidence interval.
 
     Attributes:
         value: other / reference.
@@ -55,8 +55,8 @@ def ratio(reference: F64, other: F64, *, level: float = 0.95, seed: int = 0) -> 
     Args:
         reference: seconds ``[pairs, rounds]``, each the median of the runs of one round.
         other: the same of the other model, round by round beside the reference.
-        level: of confidence.
-        seed: of the resampling.
+        level: confidence level.
+        seed: seed of the resampling.
     """
     logs = np.log(other) - np.log(reference)
     pairs, rounds = logs.shape
@@ -72,12 +72,12 @@ def ratio(reference: F64, other: F64, *, level: float = 0.95, seed: int = 0) -> 
     if groups < 2:
         return Interval(math.exp(value), 0.0, math.inf)
     error = float(drawn.std(ddof=1)) * math.sqrt(groups / (groups - 1))
-    reach = error * float(stdtrit(groups - 1, (1 + level) / 2))  # of Student's t
-    return Interval(math.exp(value), math.exp(value - reach), math.exp(value + reach))
+    half_width = error * float(stdtrit(groups - 1, (1 + level) / 2))  # of Student's t
+    return Interval(math.exp(value), math.exp(value - half_width), math.exp(value + half_width))
 
 
-def verdict(found: Interval) -> Verdict:
+def verdict(interval: Interval) -> Verdict:
     """``faster`` or ``slower`` than the reference; ``no speed-up`` where the interval holds 1."""
-    if found.high < 1:
+    if interval.high < 1:
         return "faster"
-    return "slower" if found.low > 1 else "no speed-up"
+    return "slower" if interval.low > 1 else "no speed-up"

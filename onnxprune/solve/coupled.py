@@ -1,4 +1,4 @@
-"""Allocation over damage curves: the widths that meet a budget at the least damage.
+"""Allocation over error curves: the widths that meet a budget at the least error.
 
 Choosing one width per group under one budget is a knapsack. What is particular to widths is that
 their costs multiply: a layer costs its inputs times its outputs. So costs are taken as linear
@@ -30,15 +30,15 @@ _NEAR = 0.002
 
 @dataclass(frozen=True, eq=False)
 class Curve:
-    """What one group may keep, and the damage of keeping that.
+    """The widths that one group may keep, and the error of each.
 
     Attributes:
         widths: ``[choices]``, ascending.
-        damage: ``[choices]``, in the currency all groups share.
+        error: ``[choices]``, in the currency all groups share.
     """
 
     widths: Index
-    damage: Float
+    error: Float
 
     def at(self, width: int) -> int:
         """The position of a width."""
@@ -51,11 +51,11 @@ class Branch:
 
     Attributes:
         members: the groups that lie in it: they cost nothing without it.
-        damage: of doing without it, in the same currency.
+        error: error of dropping it, in the same currency.
     """
 
     members: tuple[str, ...]
-    damage: float
+    error: float
 
 
 _NONE: Mapping[str, Branch] = MappingProxyType({})
@@ -68,18 +68,18 @@ class Fit:
     Attributes:
         widths: by group; the largest where its branch is dropped.
         dropped: names of the branches that go.
-        damage: their total.
+        error: their total.
         cost: what they cost exactly, at most the budget.
     """
 
     widths: Widths
     dropped: frozenset[str]
-    damage: float
+    error: float
     cost: float
 
 
 class _Problem:
-    """Curves and exact costs, remembered.
+    """Curves, and a cache of exact costs.
 
     A branch counts as one more group, with a width of 1 where it stays and 0 where it goes.
     """
@@ -109,13 +109,13 @@ class _Problem:
         """Whether a group is not in a branch that goes."""
         return group not in self.branch_of or bool(widths[self.branch_of[group]])
 
-    def damage(self, widths: Widths) -> float:
+    def error(self, widths: Widths) -> float:
         kept = {g: c for g, c in self.curves.items() if self.stays(g, widths)}
-        gone = [b.damage for name, b in self.branches.items() if not widths[name]]
-        return float(sum(c.damage[c.at(widths[g])] for g, c in kept.items()) + sum(gone))
+        dropped = [b.error for name, b in self.branches.items() if not widths[name]]
+        return float(sum(c.error[c.at(widths[g])] for g, c in kept.items()) + sum(dropped))
 
     def slopes(self, widths: Widths) -> list[Float]:
-        """Per group, what each of its choices changes while all others stay as they are."""
+        """Per group, the change of cost by each of its choices, all others unchanged."""
         tables = []
         for name, curve in self.curves.items():
             base = {**widths, self.branch_of[name]: 1} if name in self.branch_of else widths
@@ -127,12 +127,12 @@ class _Problem:
         return tables
 
     def drops(self, widths: Widths) -> list[Drop]:
-        """Per branch, what staying and going change while all others stay as they are."""
+        """Per branch, the change of cost by keeping and dropping it, all others unchanged."""
         here, places = self.cost(widths), {name: at for at, name in enumerate(self.curves)}
         return [
             Drop(
                 tuple(places[g] for g in branch.members),
-                branch.damage,
+                branch.error,
                 self.cost({**widths, name: 0}) - here,
                 self.cost({**widths, name: 1}) - here,
             )
@@ -142,33 +142,33 @@ class _Problem:
     def solve(
         self, tables: Sequence[Float], drops: Sequence[Drop], room: float
     ) -> dict[str, int] | None:
-        """The knapsack for costs that add up: what each choice changes."""
-        damages = [c.damage for c in self.curves.values()]
-        picked = knapsack(damages, tables, room, drops=drops)
+        """Solve the knapsack for costs that add up."""
+        errors = [c.error for c in self.curves.values()]
+        picked = knapsack(errors, tables, room, drops=drops)
         if picked is None:
             return None
-        found = {
+        widths = {
             name: int(curve.widths[choice])
             for (name, curve), choice in zip(self.curves.items(), picked.choices, strict=True)
         }
         for number, (name, branch) in enumerate(self.branches.items()):
-            found[name] = int(number not in picked.dropped)
+            widths[name] = int(number not in picked.dropped)
             if number in picked.dropped:
-                found |= {g: int(self.curves[g].widths[-1]) for g in branch.members}
-        return found
+                widths |= {g: int(self.curves[g].widths[-1]) for g in branch.members}
+        return widths
 
     def steps(self, widths: Widths, direction: int) -> list[tuple[dict[str, int], float, float]]:
-        """All neighbours one step up or down: widths, change of damage, change of cost."""
+        """All neighbours one step up or down: widths, change of error, change of cost."""
         here = self.cost(widths)
-        found = []
+        neighbours = []
         for name, curve in self.curves.items():
             at = curve.at(widths[name])
             to = at + direction
             if 0 <= to < len(curve.widths) and self.stays(name, widths):
                 moved = {**widths, name: int(curve.widths[to])}
-                change = float(curve.damage[to] - curve.damage[at])
-                found.append((moved, change, self.cost(moved) - here))
-        return found
+                change = float(curve.error[to] - curve.error[at])
+                neighbours.append((moved, change, self.cost(moved) - here))
+        return neighbours
 
     def around(self, widths: Widths, budget: float) -> dict[str, int] | None:
         """The knapsack for costs linear around ``widths``, aimed until its exact cost fits.
@@ -178,26 +178,26 @@ class _Problem:
         """
         here, tables, drops = self.cost(widths), self.slopes(widths), self.drops(widths)
         within: dict[str, int] | None = None
-        aim, low, high = budget, -np.inf, np.inf
+        goal, low, high = budget, -np.inf, np.inf
         for _ in range(_AIMS):
-            found = self.solve(tables, drops, aim - here)
-            excess = 0.0 if found is None else self.cost(found) - budget
-            if found is None or excess <= 0:
-                low = max(low, aim)
-                if found is not None and (
-                    within is None or self.damage(found) <= self.damage(within)
+            candidate = self.solve(tables, drops, goal - here)
+            excess = 0.0 if candidate is None else self.cost(candidate) - budget
+            if candidate is None or excess <= 0:
+                low = max(low, goal)
+                if candidate is not None and (
+                    within is None or self.error(candidate) <= self.error(within)
                 ):
-                    within = found
-                if excess > -_NEAR * abs(budget) and found is not None:
+                    within = candidate
+                if excess > -_NEAR * abs(budget) and candidate is not None:
                     break
             else:
-                high = min(high, aim)
-            step = aim - excess if found is not None else aim + abs(here) * 0.1
-            aim = step if low < step < high else 0.5 * (low + high)
+                high = min(high, goal)
+            step = goal - excess if candidate is not None else goal + abs(here) * 0.1
+            goal = step if low < step < high else 0.5 * (low + high)
         return within
 
     def even(self, budget: float) -> dict[str, int]:
-        """About the same part of every group, all that the exact budget allows; no branch goes."""
+        """About the same part of every group, as much as the budget allows; no branch goes."""
 
         def part(share: float) -> dict[str, int]:
             at = {g: round(share * (len(c.widths) - 1)) for g, c in self.curves.items()}
@@ -211,7 +211,7 @@ class _Problem:
         return part(low)
 
     def grow(self, widths: Widths, budget: float) -> Widths:
-        """Step up, most damage undone per cost first, for as long as the exact budget is met."""
+        """Step up, most error undone per cost first, for as long as the exact budget is met."""
         while True:
             room = budget - self.cost(widths)
             up = [step for step in self.steps(widths, 1) if step[2] <= room and step[1] <= 0]
@@ -229,14 +229,14 @@ def fit(
     rounds: int = _ROUNDS,
     probes: int = PROBES,
 ) -> Fit:
-    """The widths that meet a budget at the least damage, for costs that depend on each other.
+    """The widths that meet a budget at the least error, for costs that depend on each other.
 
     Args:
         curves: per group, what it may keep; guard rails and rounding are whatever is absent.
         cost: the exact cost of all widths together; non-decreasing in every width. Branches are
             among the widths: 1 where they stay, 0 where they go.
         budget: bound on it.
-        branches: what may be dropped as a whole, for the damage that goes with it.
+        branches: what may be dropped as a whole, for the error that goes with it.
         rounds: how often costs are taken as linear anew.
         probes: exact costs asked for per group and round, with straight lines between them; raise
             it to the number of widths for costs that climb in stairs.
@@ -268,7 +268,7 @@ def fit(
             candidate = problem.around(here, budget)
             if candidate is None:
                 break
-            if problem.damage(candidate) < problem.damage(best):
+            if problem.error(candidate) < problem.error(best):
                 best = candidate
             if candidate == here:
                 break
@@ -276,4 +276,4 @@ def fit(
     best = problem.grow(best, budget)
     kept = {name: best[name] for name in curves}
     dropped = frozenset(name for name in branches if not best[name])
-    return Fit(kept, dropped, problem.damage(best), problem.cost(best))
+    return Fit(kept, dropped, problem.error(best), problem.cost(best))

@@ -1,4 +1,4 @@
-"""Which units of a group to remove, and what every count of them costs: group OBS elimination.
+"""Group OBS elimination: the order in which units are removed, and the error of every count.
 
 Backward elimination by the optimal-brain-surgeon formula (Hassibi and Stork, 1993), carried from
 weights to whole units and from one layer to all the layers that read the unit. With centred
@@ -7,7 +7,7 @@ removing unit ``j`` and re-solving for everything that is left raises the square
 
     s_j = sum_c tr(W_c[j]^T (P_c[j, j])^-1 W_c[j]) / norm_c
 
-so the cheapest unit goes, ``P`` and ``W`` are downdated, and so on. One sweep gives the damage of
+so the cheapest unit goes, ``P`` and ``W`` are downdated, and so on. One sweep gives the error of
 every count of kept units; any budget can be met from it later.
 
 The downdates are kept as a thin factor ``P = P0 - U^T U`` that is multiplied out only now and
@@ -68,15 +68,15 @@ class Elimination:
 
     Attributes:
         order: ``[units]``, in the order of removal, cheapest first.
-        damage: ``[units + 1]``; ``damage[k]`` is the rise of the relative squared error, summed
+        error: ``[units + 1]``; ``error[k]`` is the rise of the relative squared error, summed
             over the consumers, when ``k`` units are kept and the consumers are refitted.
     """
 
     order: Index
-    damage: Float
+    error: Float
 
     def kept(self, count: int) -> Index:
-        """The ``count`` units that outlive the others, ascending."""
+        """The ``count`` units that are removed last, ascending."""
         return np.sort(self.order[len(self.order) - count :])
 
 
@@ -102,7 +102,7 @@ class _Sweep:
         self._set_up()
 
     def _set_up(self) -> None:
-        """Solve for the rows that are left, from scratch."""
+        """Solve for the remaining rows from scratch."""
         rows = np.flatnonzero(self._rows)
         factor = cho_factor(self._H[np.ix_(rows, rows)].T, lower=True, overwrite_a=True)
         self._W = np.ascontiguousarray(cho_solve(factor, self._B[rows]))
@@ -119,7 +119,7 @@ class _Sweep:
         return unit in self._place
 
     def costs(self, units: Index) -> Float:
-        """What removing each of ``units`` (all read by this consumer) would cost now."""
+        """The error of removing each of ``units``, all read by this consumer."""
         at = np.array([self._place[int(u)] for u in units], dtype=np.int64)
         if self._at.shape[1] == 1:
             squares = np.einsum("kn,kn->k", self._W, self._W)
@@ -131,7 +131,7 @@ class _Sweep:
         return cost / self._norm
 
     def remove(self, units: Sequence[int]) -> Float:
-        """Remove ``units`` one after the other; what each cost given those before it."""
+        """Remove ``units`` one after the other and return the error that each adds."""
         places = [self._place[u] for u in units]
         rows = self._at[places].ravel()
         if self._used + len(rows) > len(self._U):
@@ -163,10 +163,10 @@ class _Sweep:
 
     def _inverse_rows(self, rows: Index) -> Float:
         """``[rows, K]``: what is right of the diagonal is what lies below it."""
-        found: Float = self._P[rows]
+        result: Float = self._P[rows]
         for at, row in enumerate(rows):
-            found[at, row:] = self._P[row:, row]
-        return found
+            result[at, row:] = self._P[row:, row]
+        return result
 
 
 def eliminate(
@@ -178,32 +178,32 @@ def eliminate(
         consumers: every layer that reads the units; at least one, and none with zero ``norm``.
         units: how many units there are; those that no consumer reads cost nothing and go first.
         ridge: ``lambda`` as a share of the mean input variance of each consumer.
-        at_once: share of the remaining units removed on one set of costs. The damage stays exact
+        at_once: share of the remaining units removed on one set of costs. The error stays exact
             for the order taken; only the order is less greedy.
 
     Returns:
-        The order and the damage of every count.
+        The order and the error of every count.
     """
     sweeps = [_Sweep(consumer, ridge) for consumer in consumers]
     read = [np.sort(np.asarray(consumer.units, dtype=np.int64)) for consumer in consumers]
-    left = np.ones(units, dtype=bool)
+    remaining = np.ones(units, dtype=bool)
     order: list[int] = []
-    damage = [0.0]
-    while left.any():
+    error = [0.0]
+    while remaining.any():
         cost = np.zeros(units)
         for sweep, mine in zip(sweeps, read, strict=True):
-            now = mine[left[mine]]
+            now = mine[remaining[mine]]
             if len(now):
                 cost[now] += sweep.costs(now)
-        alive = np.flatnonzero(left)
+        alive = np.flatnonzero(remaining)
         count = max(int(at_once * len(alive)), 1)
         chosen = alive[np.argsort(cost[alive], kind="stable")[:count]]
         paid = np.zeros(len(chosen))
         for sweep in sweeps:
-            held = [at for at, unit in enumerate(chosen) if sweep.holds(int(unit))]
-            if held:
-                paid[held] += sweep.remove([int(chosen[at]) for at in held])
-        left[chosen] = False
+            resident = [at for at, unit in enumerate(chosen) if sweep.holds(int(unit))]
+            if resident:
+                paid[resident] += sweep.remove([int(chosen[at]) for at in resident])
+        remaining[chosen] = False
         order.extend(int(unit) for unit in chosen)
-        damage.extend(damage[-1] + np.cumsum(np.maximum(paid, 0.0)))
-    return Elimination(np.array(order, dtype=np.int64), np.array(damage[::-1]))
+        error.extend(error[-1] + np.cumsum(np.maximum(paid, 0.0)))
+    return Elimination(np.array(order, dtype=np.int64), np.array(error[::-1]))

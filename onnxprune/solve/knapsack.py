@@ -1,8 +1,8 @@
-"""The multiple-choice knapsack: one choice per group at the least damage within a budget.
+"""The multiple-choice knapsack: one choice per group at the least error within a budget.
 
 Solved by dynamic programming over cost buckets (as SPDY, Frantar and Alistarh, ICML 2022, does for
 sparsities). Groups that lie in one branch have another choice together: the whole branch goes, for
-a damage and a cost of its own.
+an error and a cost of its own.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ class Drop:
 
     Attributes:
         members: positions of its groups; no group is in two branches.
-        damage: of doing without it.
-        cost: of the model without it, members included.
+        error: error of dropping it.
+        cost: cost of the model without the branch and its members.
         kept: what is added to the costs of its members where it stays.
     """
 
     members: tuple[int, ...]
-    damage: float
+    error: float
     cost: float
     kept: float = 0.0
 
@@ -62,27 +62,27 @@ def _unit(spans: Sequence[Float], buckets: int) -> float:
 
 
 class _Table:
-    """The least damage within every whole number of buckets, and how it is reached."""
+    """The least error within every whole number of buckets, and how it is reached."""
 
     def __init__(self, room: int, groups: int) -> None:
         self.best = np.zeros(room + 1)
         self.taken = np.zeros((groups, room + 1), dtype=np.int32)
 
-    def shifted(self, weight: int, damage: float = 0.0) -> Float:
-        """The table after spending ``weight`` buckets on a certain damage."""
+    def shifted(self, weight: int, error: float = 0.0) -> Float:
+        """The table after spending ``weight`` buckets on a certain error."""
         out = np.full(len(self.best), np.inf)
         if weight < len(out):
-            out[weight:] = self.best[: len(out) - weight] + damage
+            out[weight:] = self.best[: len(out) - weight] + error
         return out
 
-    def choose(self, group: int, damage: Float, weight: Index) -> None:
+    def choose(self, group: int, error: Float, weight: Index) -> None:
         """Account for one more group."""
         following = np.full(len(self.best), np.inf)
         for choice in np.argsort(weight, kind="stable"):
             start = int(weight[choice])
             if start >= len(following):
                 break
-            candidate = self.best[: len(following) - start] + damage[choice]
+            candidate = self.best[: len(following) - start] + error[choice]
             better = candidate < following[start:]
             np.copyto(following[start:], candidate, where=better)
             np.copyto(self.taken[group, start:], choice, where=better)
@@ -90,17 +90,17 @@ class _Table:
 
 
 def knapsack(
-    damages: Sequence[Float],
+    errors: Sequence[Float],
     costs: Sequence[Float],
     budget: float,
     *,
     drops: Sequence[Drop] = (),
     buckets: int = _BUCKETS,
 ) -> Picked | None:
-    """One choice per group: the least total damage at a total cost within the budget.
+    """One choice per group: the least total error at a total cost within the budget.
 
     Args:
-        damages: per group, ``[choices]``.
+        errors: per group, ``[choices]``.
         costs: per group, ``[choices]``, any finite numbers.
         budget: bound on the sum of the costs chosen.
         drops: branches that may go instead.
@@ -117,8 +117,8 @@ def knapsack(
     inside = {m for drop in drops for m in drop.members}
     base = sum(least[g] for g in range(len(costs)) if g not in inside)
     base += sum(min(kept, drop.cost) for kept, drop in zip(stays, drops, strict=True))
-    left = budget - base
-    if left < 0:
+    remaining = budget - base
+    if remaining < 0:
         return None
     spans = [np.asarray(c, dtype=np.float64) - low for c, low in zip(costs, least, strict=True)]
     spans += [np.array([k, d.cost]) - min(k, d.cost) for k, d in zip(stays, drops, strict=True)]
@@ -127,19 +127,19 @@ def knapsack(
     unit = _unit(spans, buckets) or 1.0
     # A hair off before rounding up: a whole multiple must not become one more by its last digit.
     weights = [np.ceil(span / unit - 1e-9).astype(np.int64) for span in spans]
-    room = int(min(left / unit + 1e-9, sum(int(w.max()) for w in weights)))
+    room = int(min(remaining / unit + 1e-9, sum(int(w.max()) for w in weights)))
     table = _Table(room, len(costs))
-    gone = []
+    is_dropped = []
     for drop, (stay, go) in zip(drops, weights[len(costs) :], strict=True):
-        without = table.shifted(int(go), drop.damage)
+        without = table.shifted(int(go), drop.error)
         table.best = table.shifted(int(stay))
         for member in drop.members:
-            table.choose(member, damages[member], weights[member])
-        gone.append(without < table.best)
+            table.choose(member, errors[member], weights[member])
+        is_dropped.append(without < table.best)
         table.best = np.minimum(without, table.best)
     alone = [g for g in range(len(costs)) if g not in inside]
     for group in alone:
-        table.choose(group, damages[group], weights[group])
+        table.choose(group, errors[group], weights[group])
     at, chosen, dropped = room, [0] * len(costs), set()
 
     def take(group: int) -> None:
@@ -151,7 +151,7 @@ def knapsack(
         take(group)
     for number in reversed(range(len(drops))):
         stay, go = weights[len(costs) + number]
-        if gone[number][at]:
+        if is_dropped[number][at]:
             dropped.add(number)
             at -= int(go)
             continue

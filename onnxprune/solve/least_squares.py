@@ -1,4 +1,4 @@
-"""The best weights for what is left, in closed form: ridge regression towards the old ones.
+"""The best remaining weights in closed form: ridge regression towards the old ones.
 
     min_{W, b}  E ||y - x W - b||^2  +  ridge * mean(diag E[x x^T]) * ||W - W0||^2
 
@@ -70,7 +70,7 @@ def solver(A: Float) -> Callable[[Float], Float]:
 def ridge_regression(
     train: Moments, weight: npt.NDArray[Any], ridge: float | Float, bias: Float | None = None
 ) -> tuple[Float, Float]:
-    """The minimiser of the problem at the top of this file.
+    """The minimiser of the problem in the module docstring.
 
     Args:
         train: moments of ``g`` problems.
@@ -107,7 +107,7 @@ def rescale(train: Moments, weight: npt.NDArray[Any]) -> tuple[Float, Float]:
     """The best scale and bias per output, ``y = a_n (x W)_n + b_n``, folded into the weights."""
     W = weight.astype(np.float64)
     wanted = np.einsum("gkn,gkn->gn", W, train.xy)
-    given = np.einsum("gkn,gkn->gn", W, train.xx @ W)
-    scale = np.divide(wanted, given, out=np.ones_like(wanted), where=given > 0)
+    target = np.einsum("gkn,gkn->gn", W, train.xx @ W)
+    scale = np.divide(wanted, target, out=np.ones_like(wanted), where=target > 0)
     scaled = W * scale[:, None, :]
     return scaled, correct_bias(train, scaled)

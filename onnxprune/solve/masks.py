@@ -1,4 +1,4 @@
-"""Masks over single weights: what each weight is worth, and which of them are kept.
+"""Masks over single weights: scores of weights, and which of them are kept.
 
 A score is an array of the weight's shape, higher = keep; a mask is the same in bool, True = kept.
 Neither knows a model. Axes are named by the caller, because the inputs of a layer are axis 1 and
@@ -63,7 +63,7 @@ def ria(weight: Array, norm: Array, *, inputs: tuple[int, ...], power: float = 0
         weight: any shape.
         norm: the inputs' root mean squares, broadcastable to the weight.
         inputs: the axes that index inputs; all others index outputs.
-        power: of the activation; 0.5 as in the paper.
+        power: exponent of the activation; 0.5 as in the paper.
     """
     size = magnitude(weight)
     inputs = tuple(axis % size.ndim for axis in inputs)
@@ -217,8 +217,8 @@ def keep_n_of_m_both(scores: Array, n: int, m: int, axes: tuple[int, int]) -> Bo
     step = max(_SLAB // len(choices), 1)
     for start in range(0, len(blocks), step):
         part = slice(start, start + step)
-        worth = blocks[part].astype(np.float32) @ choices.T.astype(np.float32)
-        keep[part] = choices[worth.argmax(axis=1)]
+        total = blocks[part].astype(np.float32) @ choices.T.astype(np.float32)
+        keep[part] = choices[total.argmax(axis=1)]
     back = keep.reshape(tiles.shape).swapaxes(2, 3).reshape(moved.shape)
     return np.ascontiguousarray(np.moveaxis(back, ends, axes))
 

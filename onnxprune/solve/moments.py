@@ -28,7 +28,7 @@ _TINY = float(np.finfo(np.float64).tiny)
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """What is known about ``count`` rows of ``g`` independent problems (groups of a Conv).
+    """Second moments of ``count`` rows of ``g`` independent problems (groups of a Conv).
 
     Attributes:
         count: number of rows.
@@ -53,7 +53,7 @@ class Moments:
 
     @property
     def variance(self) -> float:
-        """What errors are relative to: the variance of the targets, added up.
+        """The variance of the targets, summed: errors are relative to it.
 
         Where they do not vary, as those of a single row, it is their mean square, and 1 where
         that is 0.

@@ -39,7 +39,7 @@ _MAJORISED = 2
 
 @dataclass(frozen=True, eq=False)
 class PairRefit:
-    """What came of it.
+    """A refitted pair of layers.
 
     Attributes:
         pair: the better of the pair given and the best one met.
@@ -95,10 +95,10 @@ def refit_pair(
             elif step > best_step + 1:
                 break
             move = _direction(side, now, error, at.hidden, solver, ridge, bias=free_bias[0])
-            found = _search(side, now, move, side.loss(error), rate)
-            if found is None:
+            better = _search(side, now, move, side.loss(error), rate)
+            if better is None:
                 break
-            at, rate = found
+            at, rate = better
     matrix = np.empty_like(best.second)
     matrix[order], matrix[-1] = best.second[:-1], best.second[-1]
     return PairRefit(Pair(best.first, matrix), best_step, before, best_loss)
@@ -123,8 +123,8 @@ class _Point:
     def of(cls, side: Side, pair: Pair) -> _Point:
         hidden = side.hidden(pair.first)
         features = side.features(hidden)
-        made = side.output(features, pair.second)
-        return cls(pair, hidden, [features, made, side.beyond(made.copy())])
+        result = side.output(features, pair.second)
+        return cls(pair, hidden, [features, result, side.beyond(result.copy())])
 
 
 def _search(
@@ -132,9 +132,9 @@ def _search(
 ) -> tuple[_Point, float] | None:
     """The first shorter step that lowers the loss, and the next rate."""
     for _ in range(_HALVINGS):
-        found = _Point.of(side, Pair(now.first - rate * move, now.second))
-        if side.loss(found.seen[-1]) < loss:
-            return found, min(1.5 * rate, 2.0)
+        point = _Point.of(side, Pair(now.first - rate * move, now.second))
+        if side.loss(point.seen[-1]) < loss:
+            return point, min(1.5 * rate, 2.0)
         rate *= 0.4
     return None
 
@@ -163,32 +163,32 @@ def _solve_second(side: Side, at: _Point, pull: float, *, free: bool) -> tuple[F
     Least squares on the majorised target. What was seen at this point is used up.
     """
     second = at.pair.second
-    error, made, features = at.seen.pop(), at.seen.pop(), at.seen.pop()
+    error, result, features = at.seen.pop(), at.seen.pop(), at.seen.pop()
     centre = features.mean(axis=0, dtype=np.float64) if free else np.zeros(features.shape[1])
     features -= centre.astype(features.dtype)
     gram = (features.T @ features).astype(np.float64) / len(features)
     penalty = pull * float(np.trace(gram)) / len(gram)
     solve = solver(gram + penalty * np.eye(len(gram)))
     for _ in range(_MAJORISED if np.isfinite(side.rows.clip).any() else 1):
-        made -= error
-        middle = made.mean(axis=0, dtype=np.float64) if free else second[-1]
-        made -= middle.astype(np.float32)
-        cross = (features.T @ made).astype(np.float64) / len(features)
+        result -= error
+        middle = result.mean(axis=0, dtype=np.float64) if free else second[-1]
+        result -= middle.astype(np.float32)
+        cross = (features.T @ result).astype(np.float64) / len(features)
         matrix = solve(cross + penalty * second[:-1])
         second = np.concatenate([matrix, (middle - centre @ matrix)[None]])
-        made = side.output(features, np.concatenate([matrix, middle[None]]))
-        error = side.beyond(made.copy())
+        result = side.output(features, np.concatenate([matrix, middle[None]]))
+        error = side.beyond(result.copy())
     return second, error
 
 
 def _direction(
-    side: Side, now: Pair, error: Array, made: Array, solver: Float, ridge: float, *, bias: bool
+    side: Side, now: Pair, error: Array, result: Array, solver: Float, ridge: float, *, bias: bool
 ) -> Float:
     """The natural gradient of the maker's weights, ``[g, K + 1, n]``."""
     rows = side.rows
-    slope = side.activation.slope(made)
+    slope = side.activation.slope(result)
     readers = now.second[:-1].astype(np.float32)
-    back, curvature = side.back(error @ readers.T, made, slope, now.second[:-1])
+    back, curvature = side.back(error @ readers.T, result, slope, now.second[:-1])
     groups, count, _ = rows.x.shape
     per_group = back.reshape(count, groups, -1).transpose(1, 0, 2)
     gradient = np.zeros((groups, rows.x.shape[2] + 1, per_group.shape[2]))
@@ -207,7 +207,7 @@ _LARGE = 6e9
 """Multiplications of two layers on all rows from which on threads pay: at 1.6e9 two of them take
 1.3 times as long as one, at 15e9 and 31e9 0.75 and 0.65 times."""
 _ALL = max((m["num_threads"] for m in threadpool_info() if m["user_api"] == "blas"), default=1)
-"""As many as BLAS has where nobody says anything."""
+"""All threads that BLAS has."""
 
 
 def threads_for(multiplications: float) -> AbstractContextManager[object]:

@@ -1,4 +1,4 @@
-"""What lies between two convolutions: hidden positions, and the patches made of them.
+"""Sampled positions between two convolutions, and the patches made of them.
 
 To change a layer together with the one that reads it, the hidden values between them have to be
 computed at every position that a sampled output depends on. Outputs are therefore sampled in small
@@ -89,10 +89,10 @@ class Crops:
         """
         channels = values.shape[1]
         crops = np.where(self.inside[:, None], values, 0).reshape(-1, *self.field, channels)
-        made = np.zeros((len(crops), *self.block, channels), dtype=values.dtype)
+        result = np.zeros((len(crops), *self.block, channels), dtype=values.dtype)
         for tap, cut in enumerate(self._cuts()):
-            made += crops[cut] * weight[tap]
-        return made.reshape(-1, channels)
+            result += crops[cut] * weight[tap]
+        return result.reshape(-1, channels)
 
     def unfiltered(self, gradient: Array, weight: Array) -> Array:
         """The transpose of :meth:`filtered`: ``[out rows, channels]`` to hidden rows."""
@@ -135,7 +135,7 @@ def sample_crops(
         batch: images.
         sizes: spatial sizes of the hidden map.
         count: output rows wanted; images are drawn evenly.
-        seed: of the sample.
+        seed: seed of the sample.
         block: side of a block; smaller where the map is.
     """
     outs = output_sizes(window, sizes)

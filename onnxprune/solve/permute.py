@@ -90,7 +90,7 @@ def permute(
     """An order of the inputs under which N:M keeps more of the score.
 
     Args:
-        scores: ``[K, N]``, worth of each weight (the higher the better): magnitude, Wanda's or
+        scores: ``[K, N]``, score of each weight (the higher the better): magnitude, Wanda's or
             OBS. All layers that read the inputs are laid side by side in ``N``, as are the
             positions of a kernel. ``K`` must be a multiple of ``m``.
         n: kept of every group.
@@ -98,7 +98,7 @@ def permute(
         rounds: how often each of the ``m`` slots is reassigned, at most; it stops when a whole
             round brings nothing.
         outputs: columns the search looks at, drawn at random; the outcome is judged on all.
-        seed: of that draw.
+        seed: seed of that draw.
 
     Returns:
         The better of the order found and the order given.

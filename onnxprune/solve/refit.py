@@ -1,4 +1,4 @@
-"""One layer repaired: several ways are tried, and held-out rows decide.
+"""One layer refitted: several methods are tried, and held-out rows decide.
 
 Nothing is taken on trust: the weights as they are, a new bias, a new scale and bias per output,
 and a full refit at several ridges are compared on held-out rows, group by group, and the best
@@ -43,7 +43,7 @@ _JUDGED = 64
 
 @dataclass(frozen=True, eq=False)
 class Refit:
-    """What came of one refit.
+    """The result of one refit.
 
     Attributes:
         weight: ``[g, K, N]``.
@@ -63,6 +63,11 @@ class Refit:
     after: float
 
     @property
+    def method(self) -> str:
+        """The method that won in most groups."""
+        return max(set(self.methods), key=self.methods.count)
+
+    @property
     def ridge(self) -> float:
         """The largest ridge of a group; infinite where one kept its weights but for their scale."""
         return float(self.ridges.max()) if self.ridges.all() else np.inf
@@ -70,7 +75,7 @@ class Refit:
 
 def refit(
     train: Moments,
-    held: Moments,
+    holdout: Moments,
     weight: npt.NDArray[Any],
     bias: npt.NDArray[Any],
     *,
@@ -78,7 +83,7 @@ def refit(
     ridges: tuple[float, ...] = RIDGES,
     dense: tuple[Moments, Moments] | None = None,
 ) -> tuple[Refit, Refit]:
-    """The best of several repairs of one layer by the error on held-out rows.
+    """The best of several refits of one layer by the error on held-out rows.
 
     What is wanted is hardly a function of what a layer reads in a pruned model: the errors of all
     layers before it are in the way, and few samples are soon fitted to these. In the dense model it
@@ -88,17 +93,17 @@ def refit(
 
     Args:
         train: moments of the rows that may be fitted to.
-        held: moments of other rows, that decide.
+        holdout: moments of other rows, that decide.
         weight: ``[g, K, N]``, the weights as they are.
         bias: ``[g, N]``, the bias as it is.
         free_bias: whether the layer has a bias that may change.
         ridges: candidates, shares of the mean input variance.
         dense: moments of what the layer's inputs that are left are in the dense model, and of what
-            it puts out there: of the same samples as ``train``, and as ``held``.
+            it puts out there: of the same samples as ``train``, and as ``holdout``.
 
     Returns:
         The winner per group, solved on all rows; and solved on ``train`` alone, for what goes on
-        from there to be judged by ``held``.
+        from there to be judged by ``holdout``.
     """
     old = weight.astype(np.float64)
     fixed = None if free_bias else bias.astype(np.float64)
@@ -120,14 +125,16 @@ def refit(
             rows = mixed(rows, dense[0] if rows is train else merge(*dense), share)
         return ridge_regression(rows, old, ridge, fixed)
 
-    judged = _judge(train, held, tried, solve)
-    together, apart = (_settle(rows, tried, judged, solve) for rows in (merge(train, held), train))
+    judged = _judge(train, holdout, tried, solve)
+    together, apart = (
+        _settle(rows, tried, judged, solve) for rows in (merge(train, holdout), train)
+    )
     return together, apart
 
 
 def refit_masked(
     train: Moments,
-    held: Moments,
+    holdout: Moments,
     masked: Float,
     bias: npt.NDArray[Any],
     tried: Sequence[tuple[str, float]],
@@ -135,7 +142,7 @@ def refit_masked(
     *,
     free_bias: bool,
 ) -> Refit:
-    """The best repair of a layer some of whose weights are zero and stay so, on held-out rows.
+    """The best refit of a layer with fixed zeros, by the error on held-out rows.
 
     A fit of every output at every ridge would cost several times what the one that wins does, so
     of many outputs some are tried, spread evenly over all; the error after is what it was before,
@@ -143,7 +150,7 @@ def refit_masked(
 
     Args:
         train: moments of the rows that may be fitted to.
-        held: moments of other rows, that decide group by group.
+        holdout: moments of other rows, that decide group by group.
         masked: ``[g, K, N]``, the weights as they are.
         bias: ``[g, N]``.
         tried: names of the solver's fits with their ridges.
@@ -174,21 +181,21 @@ def refit_masked(
         return W, correct_bias(rows, W) if free_bias else old
 
     if count <= _JUDGED:
-        return choose(train, held, [*plain, *tried], solve)
+        return choose(train, holdout, [*plain, *tried], solve)
     options = [*plain, *tried]
-    judged = _judge(of_outputs(train, some), of_outputs(held, some), options, solve)
-    before = squared_error(held, masked, bias).sum(axis=1) / np.maximum(judged.errors[0], _TINY)
-    judged = _Judged(judged.errors * before, held.variance)
+    judged = _judge(of_outputs(train, some), of_outputs(holdout, some), options, solve)
+    before = squared_error(holdout, masked, bias).sum(axis=1) / np.maximum(judged.errors[0], _TINY)
+    judged = _Judged(judged.errors * before, holdout.variance)
 
     def whole(rows: Moments, method: str, ridge: float) -> tuple[Float, Float]:
         return solve(rows, method, ridge, slice(None))
 
-    return _settle(merge(train, held), options, judged, whole)
+    return _settle(merge(train, holdout), options, judged, whole)
 
 
 @dataclass(frozen=True, eq=False)
 class _Judged:
-    """Errors on held-out rows, ``[tried, g]``, and the variance of what was wanted there."""
+    """Errors on held-out rows, ``[tried, g]``, and the variance of the targets there."""
 
     errors: Float
     variance: float
@@ -196,36 +203,36 @@ class _Judged:
 
 def choose(
     train: Moments,
-    held: Moments,
+    holdout: Moments,
     tried: Sequence[Candidate],
     solve: Callable[..., tuple[Float, Float]],
 ) -> Refit:
-    """Solve on ``train``, judge on ``held`` group by group, solve the winners on both together.
+    """Solve on ``train``, judge on ``holdout`` group by group, solve the winners on both together.
 
     Args:
         train: moments of the rows that may be fitted to.
-        held: moments of other rows.
+        holdout: moments of other rows.
         tried: methods with their ridges; the first leaves everything as it is.
         solve: weights ``[g, K, N]`` and bias ``[g, N]`` from moments, and what a candidate is.
 
     Returns:
         The winners.
     """
-    return _settle(merge(train, held), tried, _judge(train, held, tried, solve), solve)
+    return _settle(merge(train, holdout), tried, _judge(train, holdout, tried, solve), solve)
 
 
 def _judge(
     train: Moments,
-    held: Moments,
+    holdout: Moments,
     tried: Sequence[Candidate],
     solve: Callable[..., tuple[Float, Float]],
 ) -> _Judged:
     errors = np.stack(
-        [squared_error(held, *solve(train, *each)).sum(axis=1) for each in tried]
+        [squared_error(holdout, *solve(train, *each)).sum(axis=1) for each in tried]
     )  # [tried, g]
     # Where nothing is wrong but rounding there is nothing to repair.
-    errors[0, errors[0] <= _EXACT * held.yy.sum(axis=1)] = 0.0
-    return _Judged(errors, held.variance)
+    errors[0, errors[0] <= _EXACT * holdout.yy.sum(axis=1)] = 0.0
+    return _Judged(errors, holdout.variance)
 
 
 def _settle(

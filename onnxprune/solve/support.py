@@ -1,4 +1,4 @@
-"""The best values of the weights that are kept, for a given mask.
+"""The best values of the kept weights for a given mask.
 
     min_W  E ||y - x W||^2 + ridge ||D^1/2 (W - W0)||^2   subject to   W = 0 where the mask is False
 
@@ -34,7 +34,7 @@ _FIRM = 0.01
 """Ridges from which on float32 does: no eigenvalue is then further below the diagonal."""
 
 _SMALL = 128
-"""Inputs up to which float64 costs nothing to speak of."""
+"""Inputs up to which float64 costs little."""
 
 _COLUMNS = 1024
 """Outputs solved for at a time: five arrays of ``K`` times this are in memory."""
@@ -113,7 +113,7 @@ def conjugate_gradients(
 
 def refit_support(
     train: Moments,
-    held: Moments,
+    holdout: Moments,
     weight: Array,
     keep: Bool,
     bias: Array,
@@ -121,13 +121,14 @@ def refit_support(
     start: Array | None = None,
     ridges: tuple[float, ...] = RIDGES,
     iterations: int = 10,
+    exact: bool = False,
     free_bias: bool = True,
 ) -> Refit:
     """Refit the kept weights of ``g`` problems if that lowers the error on held-out rows.
 
     Args:
         train: moments of the rows that may be fitted to.
-        held: moments of other rows, that decide group by group.
+        holdout: moments of other rows, that decide group by group.
         weight: ``[g, K, N]``, the weights before anything was removed; the ridge pulls towards
             them.
         keep: ``[g, K, N]``, the mask.
@@ -136,25 +137,30 @@ def refit_support(
             :func:`onnxprune.solve.obs.obs`; ``weight`` if None.
         ridges: candidates, shares of each input's own variance.
         iterations: most steps per output.
+        exact: solve output by output, from the masked weights, instead of iterating: see
+            :func:`affordable`.
         free_bias: whether the layer has a bias that may change.
 
     Returns:
-        The winner per group among the masked start, the same with a new bias, and the refits; of a
-        layer with many outputs, some of them decide.
+        The winner per group among the masked start, the same with a new bias, and the refits
+        (``pcg``, or ``lstsq`` if exact); of a layer with many outputs, some of them decide.
     """
-    masked = np.where(keep, weight if start is None else start, 0.0).astype(np.float64)
+    start = weight if start is None or exact else start
+    masked = np.where(keep, start, 0.0).astype(np.float64)
 
     def solve(xx: Float, xy: Float, ridge: float, outputs: slice | Index) -> Float:
-        problems = zip(xx, xy, *(x[:, :, outputs] for x in (keep, weight, masked)), strict=True)
-        return np.stack(
-            [
-                conjugate_gradients(*each, ridge=ridge, iterations=iterations, settled=SETTLED)
-                for each in problems
-            ]
+        parts = (x[:, :, outputs] for x in (keep, weight, masked))
+        return np.stack([fit(*each, ridge=ridge) for each in zip(xx, xy, *parts, strict=True)])
+
+    def fit(xx: Float, xy: Float, keep: Bool, old: Array, start: Array, *, ridge: float) -> Float:
+        if exact:
+            return solve_columns(xx, xy, keep, old, ridge=ridge)
+        return conjugate_gradients(
+            xx, xy, keep, old, start, ridge=ridge, iterations=iterations, settled=SETTLED
         )
 
-    tried = [("pcg", ridge) for ridge in ridges]
-    return refit_masked(train, held, masked, bias, tried, solve, free_bias=free_bias)
+    tried = [("lstsq" if exact else "pcg", ridge) for ridge in ridges]
+    return refit_masked(train, holdout, masked, bias, tried, solve, free_bias=free_bias)
 
 
 _AFFORDABLE = 2e10
@@ -191,38 +197,3 @@ def solve_columns(xx: Float, xy: Float, keep: Bool, old: Array, *, ridge: float)
             solved = solve_symmetric(A[None, rows[:, None], rows], wanted[None, rows, n : n + 1])
             result[rows, n] = solved[0, :, 0]
     return result
-
-
-def refit_columns(
-    train: Moments,
-    held: Moments,
-    weight: Array,
-    keep: Bool,
-    bias: Array,
-    *,
-    ridges: tuple[float, ...] = RIDGES,
-    free_bias: bool = True,
-) -> Refit:
-    """The best of several repairs of one masked layer by the error on held-out rows.
-
-    Args:
-        train: moments of the rows that may be fitted to.
-        held: moments of other rows, that decide.
-        weight: ``[g, K, N]``, the weights before any was removed.
-        keep: ``[g, K, N]``, the mask.
-        bias: ``[g, N]``, the bias as it is.
-        ridges: candidates, shares of the input variances.
-        free_bias: whether the layer has a bias that may change.
-
-    Returns:
-        The winner per group among the masked weights, the same with a new bias, and the refits
-        (``lstsq``).
-    """
-    masked = np.where(keep, weight, 0.0).astype(np.float64)
-
-    def solve(xx: Float, xy: Float, ridge: float, outputs: slice | Index) -> Float:
-        problems = zip(xx, xy, *(x[:, :, outputs] for x in (keep, weight)), strict=True)
-        return np.stack([solve_columns(*each, ridge=ridge) for each in problems])
-
-    tried = [("lstsq", ridge) for ridge in ridges]
-    return refit_masked(train, held, masked, bias, tried, solve, free_bias=free_bias)

@@ -1,4 +1,4 @@
-"""Two layers and what is between them, on a sample of rows: what they compute, how far off that is.
+"""Two layers and the functions between them on a sample of rows: their outputs and their error.
 
 If what is fitted is read through a clip (ReLU, ReLU6), errors where the wanted value is clipped
 count only as far as they come out of the clip: a convex loss, majorised by plain squares.
@@ -22,7 +22,7 @@ Float = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """A sample of what a pair of layers sees and should compute.
+    """Sampled inputs and targets of a pair of layers.
 
     Attributes:
         crops: hidden and output positions.
@@ -54,10 +54,10 @@ class Pair:
 
 
 class Side:
-    """Two layers on one set of rows, with everything that is computed over and over.
+    """Two layers on one set of rows, with the values that every step needs.
 
     Args:
-        rows: see there.
+        rows: sample of rows.
         activation: what is between the layers.
         filters: what is between them after that.
     """
@@ -68,25 +68,25 @@ class Side:
         self.filters = filters
         low, high = rows.clip
         # Where the wanted value is clipped the bound stands for it, and what is beyond counts 0.
-        aim = np.clip(rows.wanted, low, high, dtype=np.float32)
-        mean = aim.mean(axis=0, dtype=np.float64)
-        spread = _energy(aim - mean.astype(np.float32)) / len(aim)
+        target = np.clip(rows.wanted, low, high, dtype=np.float32)
+        mean = target.mean(axis=0, dtype=np.float64)
+        spread = _energy(target - mean.astype(np.float32)) / len(target)
         # What does not vary, as behind a ReLU that is never active, is measured by its size.
         self.norm = spread or float((mean**2).sum()) or 1.0
         self._below = rows.wanted <= low if np.isfinite(low) else None
         self._above = rows.wanted >= high if np.isfinite(high) else None
-        aim -= rows.offset
-        self._aim = aim
+        target -= rows.offset
+        self._target = target
 
     def hidden(self, first: Float) -> Array:
         """``[rows, h]``, before the nonlinearity."""
         W = first.astype(np.float32)
-        made: Array = self.rows.x @ W[:, :-1]
-        made += W[:, -1:]
-        return made.transpose(1, 0, 2).reshape(made.shape[1], -1)
+        result: Array = self.rows.x @ W[:, :-1]
+        result += W[:, -1:]
+        return result.transpose(1, 0, 2).reshape(result.shape[1], -1)
 
     def features(self, hidden: Array) -> Array:
-        """What the second layer multiplies, ``[out rows, features]``."""
+        """Inputs of the second layer, ``[out rows, features]``."""
         values, filters = self.activation.value(hidden), self.filters
         if filters is None:
             return self.rows.crops.features(values)
@@ -122,21 +122,21 @@ class Side:
         return spread * slope, second @ second.T * meeting
 
     def work(self, pair: Pair) -> int:
-        """Multiplications that it takes to compute what comes out."""
+        """Multiplications that the outputs take."""
         return int(
             self.rows.x.shape[1] * pair.first.size + len(self.rows.wanted) * pair.second.size
         )
 
     def output(self, features: Array, second: Float) -> Array:
-        """What comes out of the second layer, ``[out rows, N]``."""
+        """Outputs of the second layer, ``[out rows, N]``."""
         W = second.astype(np.float32)
-        made: Array = features @ W[:-1]
-        made += W[-1]
-        return made
+        result: Array = features @ W[:-1]
+        result += W[-1]
+        return result
 
     def beyond(self, output: Array) -> Array:
         """Output minus wanted, without what a clip hides; in place of the output."""
-        output -= self._aim
+        output -= self._target
         if self._below is not None:
             np.copyto(output, 0, where=self._below & (output < 0))
         if self._above is not None:
@@ -157,7 +157,7 @@ class Side:
 
 
 def hidden_moments(side: Side, first: Float) -> Moments:
-    """Moments of what the second layer multiplies, and of what should come out of it.
+    """Moments of the inputs of the second layer and of its targets.
 
     Args:
         side: rows, and what is between the layers.
@@ -165,8 +165,8 @@ def hidden_moments(side: Side, first: Float) -> Moments:
     """
     hidden = side.hidden(first)
     rows = side.rows
-    found = moments(side.features(hidden)[None], (rows.wanted - rows.offset)[None])
-    return restrict(found, np.argsort(side.order(hidden.shape[1])))
+    both = moments(side.features(hidden)[None], (rows.wanted - rows.offset)[None])
+    return restrict(both, np.argsort(side.order(hidden.shape[1])))
 
 
 def _energy(error: Array) -> float:
@@ -189,10 +189,10 @@ class Filter:
     activation: Activation
 
     def inner(self, crops: Crops, values: Array) -> Array:
-        """What the filters give: hidden rows to ``[out rows, channels]``."""
-        made = crops.filtered(values, self.weight.astype(values.dtype))
-        made += self.bias.astype(values.dtype)
-        return made
+        """Outputs of the filters: hidden rows to ``[out rows, channels]``."""
+        result = crops.filtered(values, self.weight.astype(values.dtype))
+        result += self.bias.astype(values.dtype)
+        return result
 
     @property
     def overlap(self) -> Array:
@@ -220,33 +220,33 @@ def relu(low: float = 0.0, high: float = np.inf) -> Activation:
 
 
 IDENTITY = Activation(lambda x: x, np.ones_like)
-"""No function at all."""
+"""The identity."""
 
 
 def computed(function: Callable[[Array], Array], dtype: npt.DTypeLike = np.float32) -> Activation:
-    """A function that somebody else computes.
+    """A function computed elsewhere, as by a runtime.
 
     Args:
-        function: of vectors, elementwise.
+        function: elementwise function of vectors.
         dtype: what it takes; steps are in proportion to what that resolves.
     """
     # Where rounding and curvature err about alike (Press et al., Numerical Recipes, section 5.7).
     step = float(np.cbrt(np.finfo(dtype).eps))
 
     def slope(x: Array) -> Array:
-        reach = (step * np.maximum(np.abs(x), 1)).astype(dtype)
-        above, below = x.astype(dtype) + reach, x.astype(dtype) - reach
+        step_size = (step * np.maximum(np.abs(x), 1)).astype(dtype)
+        above, below = x.astype(dtype) + step_size, x.astype(dtype) - step_size
         with np.errstate(invalid="ignore"):
             rise = (function(above) - function(below)) / (above - below)
         return np.asarray(np.nan_to_num(rise, nan=0.0, posinf=0.0, neginf=0.0))
 
     def in_pieces(what: Callable[[Array], Array]) -> Callable[[Array], Array]:
         def over(x: Array) -> Array:
-            flat, made = x.reshape(-1), np.empty_like(x)
-            target = made.reshape(-1)
+            flat, result = x.reshape(-1), np.empty_like(x)
+            target = result.reshape(-1)
             for at in range(0, flat.size, _PIECE):
                 target[at : at + _PIECE] = what(flat[at : at + _PIECE])
-            return made
+            return result
 
         return over
 

@@ -1,16 +1,16 @@
-"""Single weights set to zero, unstructured or N:M, and those that stay refitted.
+"""Single weights set to zero, unstructured or N:M, and the others refitted.
 
-* ``targets``: which weights are thinned, and why others stay dense.
-* ``rows``: second moments of what a layer reads, in the dense and in the thinned model.
-* ``select``: which weights of a layer go.
-* ``layer_sparsity``, ``shares``, ``probe``: how much of every layer goes.
-* ``layerwise``: layers thinned and refitted, front to back.
+* ``targets``: which weights are made sparse, and why others stay dense.
+* ``rows``: norms of the inputs of layers, and moments that rounding cannot spoil.
+* ``select``: which weights of a layer are removed.
+* ``layer_sparsity``, ``probe``, ``fisher``: the sparsity of every layer.
+* ``layerwise``: layers made sparse and refitted, front to back.
 * ``reorder``: units of dependency groups reordered so that N:M costs less.
-* ``zeros``: masks applied to a model, and what a model really has.
+* ``zeros``: masks applied to a model, and the zeros that a model has.
 * ``nm``: N:M by magnitude alone; ``eligibility``: whether TensorRT may run a finished model
   sparsely.
-* ``encodings``: the forms zeros are stored in.
+* ``encodings``: how zeros are stored.
 
-``sparsify`` is the step made of these; ``jobs.sparsify`` is its place in a run, where what is
-left is then trained as a whole (``train.distill``).
+``sparsify`` puts these together; ``jobs.sparsify`` is its place in a run, where the remaining
+weights are then trained as a whole (``train.distill``).
 """

@@ -87,28 +87,28 @@ def layers(model: models.Model) -> tuple[Layer, ...]:
     Local functions are inlined when a model is loaded, and bodies of If, Loop and Scan are walked.
     """
     decoded = {value.name for value in packed(model)}
-    found: dict[int, Layer] = {}
+    result: dict[int, Layer] = {}
     for each in find_layers(model):
         if each.kind != "plain":
             continue
         if each.source is not None:
-            found[id(each.operator)] = _judge(each)
+            result[id(each.operator)] = _judge(each)
             continue
         inputs = each.operator.inputs
         is_packed = any(value is not None and value.name in decoded for value in inputs)
         reason = _PACKED if is_packed else each.declined
-        found[id(each.operator)] = Layer(each.node, each.operator.op_type, "never", reason)
+        result[id(each.operator)] = Layer(each.node, each.operator.op_type, "never", reason)
     for node, _ in walk(model):
-        if id(node) not in found and (other := _other(node)) is not None:
-            found[id(node)] = other
-    return tuple(found[id(node)] for node, _ in walk(model) if id(node) in found)
+        if id(node) not in result and (other := _other(node)) is not None:
+            result[id(node)] = other
+    return tuple(result[id(node)] for node, _ in walk(model) if id(node) in result)
 
 
 def _judge(layer: LinearLayer) -> Layer:
     stored = layer.tensor
     array = stored.read()
-    found = counts(layer, array, _OF)
-    good = float((found <= _KEPT).mean()) if found.size else 0.0
+    nonzeros = counts(layer, array, _OF)
+    good = float((nonzeros <= _KEPT).mean()) if nonzeros.size else 0.0
     reason = _never(layer)
     state: State = "never"
     if not reason:
@@ -157,20 +157,20 @@ def _never(layer: LinearLayer) -> str:
 
 def _why_dense(layer: LinearLayer, array: Array, good: float) -> str:
     """Where the zeros are instead: other tools group along other axes."""
-    said = f"{percent(good)} of its groups of {_OF} along {_axis(layer)} have two zeros"
+    share = f"{percent(good)} of its groups of {_OF} along {_axis(layer)} have two zeros"
     shape = layer.tensor.seen_shape
     for axis, size in enumerate(shape):
         if axis == layer.weight_axis or size < _OF or size % _OF:
             continue
         if (counts(layer, array, _OF, axis) <= _KEPT).all():
-            return f"{said}; they are along axis {axis} of what the node sees, the wrong one"
+            return f"{share}; they are along axis {axis} of what the node sees, the wrong one"
     if layer.taps > 1 and layer.window is not None and not layer.window.transposed:
         rows = layer.tensor.seen(array != 0).reshape(shape[0], -1)
         if not rows.shape[1] % _OF:
             flat = rows.reshape(shape[0], -1, _OF).sum(axis=2)
             if (flat <= _KEPT).all():
-                return f"{said}; they run over channels and kernel positions flattened"
-    return said
+                return f"{share}; they run over channels and kernel positions flattened"
+    return share
 
 
 def _axis(layer: LinearLayer) -> str:

@@ -6,9 +6,9 @@ from what the model itself believes. One backward run per batch gives it for all
 Errors in different rows are taken for independent: noise in the weights of a language model costs
 what this says to within a third; where rows are neighbouring places of a picture, whose errors are
 alike, or nearly all answers are certain, it is rough. Still it divides zeros among layers better
-than damage alone, and as well as running the model once with each layer thinned, which takes far
-longer: divergence on other inputs of a small residual network at 80 % was 0.0045 (evenly 0.079; by
-damage 0.0069; by runs 0.0044), of a character model at 60 % 0.303 (0.324; 0.360; 0.300).
+than their errors alone, and as well as running the model once with each layer made sparse, which
+takes far longer: divergence on other inputs of a small residual network at 80 % was 0.0045 (evenly
+0.079; by errors 0.0069; by runs 0.0044), of a character model at 60 % 0.303 (0.324; 0.360; 0.300).
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ def information(
     """``[g, N]`` by node: the Fisher information at the outputs of layers.
 
     Args:
-        model: it is left as it is.
-        layers: of it.
+        model: the model; it is not changed.
+        layers: layers of the model.
         batches: feeds; the first are used.
         provider: what runs the model.
         threads: threads within an operator.
-        seed: of the answers.
+        seed: seed of the answers that are drawn.
 
     Returns:
         None where some layer has no gradient.
@@ -69,17 +69,17 @@ def information(
         ends = models.part_names(models.parts(model))
         session = open_session(model, provider=provider, threads=threads, outputs=ends)
         losses = losses_of(model, session.run(some[0], ends))
-        pupil = Student(
+        student = Student(
             model, [layer.weight for layer in layers], losses, largest, provider, threads
         )
     except OnnxpruneError:
         return None
-    if {layer.node for layer in pupil.layers} != {layer.node for layer in layers}:
+    if {layer.node for layer in student.layers} != {layer.node for layer in layers}:
         return None
     rng = np.random.default_rng(seed)
-    found = {layer.node: np.zeros(layer.shape[::2]) for layer in layers}
+    result = {layer.node: np.zeros(layer.shape[::2]) for layer in layers}
     for feeds in some:
-        outputs = pupil.run(feeds, pupil.weights)
+        outputs = student.run(feeds, student.weights)
         drawn = {loss.output: _drawn(loss, outputs[loss.output], rng) for loss in losses}
         share = {
             loss.output: float(visible(outputs[loss.output], feeds).sum()) ** 0.5
@@ -87,32 +87,32 @@ def information(
             for loss in losses
         }
         try:
-            batch = pupil.inputs(feeds, drawn, share, pupil.weights)
-            for layer, back in pupil.gradients_of_outputs(batch):
-                found[layer.node] += np.square(back, dtype=np.float64).sum(axis=1) / len(some)
+            batch = student.inputs(feeds, drawn, share, student.weights)
+            for layer, back in student.gradients_of_outputs(batch):
+                result[layer.node] += np.square(back, dtype=np.float64).sum(axis=1) / len(some)
         except OnnxpruneError:
             return None
-    return found
+    return result
 
 
-def _drawn(loss: Loss, given: Array, rng: np.random.Generator) -> Array:
+def _drawn(loss: Loss, output: Array, rng: np.random.Generator) -> Array:
     """An answer that the model might have meant."""
     if loss.kind == "square":
-        noise = rng.standard_normal(given.shape, np.float32) * np.float32(0.5**0.5)
-        return np.asarray(given + noise)
-    chosen = (given + rng.gumbel(size=given.shape)).argmax(axis=-1)
-    hit = np.arange(given.shape[-1]) == chosen[..., None]
+        noise = rng.standard_normal(output.shape, np.float32) * np.float32(0.5**0.5)
+        return np.asarray(output + noise)
+    chosen = (output + rng.gumbel(size=output.shape)).argmax(axis=-1)
+    hit = np.arange(output.shape[-1]) == chosen[..., None]
     return np.where(hit, np.float32(0), np.float32(-1e4))
 
 
-def _scale(loss: Loss, given: Array) -> float:
+def _scale(loss: Loss, output: Array) -> float:
     """What errors of an output are relative to: its root mean square; divergences to nothing."""
     if loss.kind == "kl":
         return 1.0
-    return max(float(np.sqrt(np.square(given, dtype=np.float64).mean())), 1e-12)
+    return max(float(np.sqrt(np.square(output, dtype=np.float64).mean())), 1e-12)
 
 
-def damage_of(errors: Float, information: Float, gain: Float) -> Float:
+def divergence_of(errors: Float, information: Float, gain: Float) -> Float:
     """The divergence that errors cost, ``[shares]``.
 
     Args:
@@ -121,5 +121,5 @@ def damage_of(errors: Float, information: Float, gain: Float) -> Float:
         gain: ``[g, N]``, the scales.
     """
     square = np.square(gain)
-    worth = np.divide(information, square, out=np.zeros_like(square), where=square > 0)
-    return np.asarray(0.5 * (errors * worth).sum(axis=(1, 2)))
+    per_error = np.divide(information, square, out=np.zeros_like(square), where=square > 0)
+    return np.asarray(0.5 * (errors * per_error).sum(axis=(1, 2)))

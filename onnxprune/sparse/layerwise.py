@@ -1,10 +1,9 @@
-"""One layer after the other thinned and refitted, in a model that is run as far as it is done.
+"""One layer after the other made sparse and refitted, in a model that runs no further than needed.
 
-Each layer sees what the thinned layers before it really give it, and is to compute what the dense
-model did (``sparse.rows``). Its weights are first aimed at that with none removed, then a mask is
-found for them (``sparse.select``), then those that stay are refitted (``solve.support``), which is
-kept only if the error on held-out inputs falls. The layer is written back before the next one is
-looked at.
+Each layer reads what the sparse layers before it give it, and is to compute what the dense model
+did. Its weights are first refitted to that with none removed, then a mask is found for them
+(``sparse.select``), then the remaining weights are refitted (``solve.support``), which is kept only
+if the error on held-out inputs falls. The layer is written back before the next one is observed.
 """
 
 from __future__ import annotations
@@ -26,56 +25,82 @@ from onnxprune.graph.shapes import Fact
 from onnxprune.quantities import Method, Sparsity, Spread
 from onnxprune.solve.moments import Moments, squared_error
 from onnxprune.solve.obs import Pattern
-from onnxprune.solve.support import RIDGES, affordable, refit_columns, refit_support
+from onnxprune.solve.support import RIDGES, affordable, refit_support
 from onnxprune.sparse.rows import ROWS, Feeds, steadied
-from onnxprune.sparse.select import aim, gram_of, select
+from onnxprune.sparse.select import gram_of, refit_dense, select
 from onnxprune.types import LayerOutcome
 
 Bool = npt.NDArray[np.bool_]
+Float = npt.NDArray[np.float64]
 Refit = Literal["none", "bias", "lstsq", "pcg"]
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How weights are thinned.
+    """How weights are set to zero.
 
     Attributes:
         method: how masks are found; None is ``admm`` with data and ``magnitude`` without.
-        spread: what competes with what; under N:M it has no meaning.
-        refit: what becomes of the weights that stay: ``none``: nothing; ``bias``: nothing, only
-            biases move; ``pcg``: conjugate gradients on the support; ``lstsq``: the same solved to
-            the end, output by output, in layers that are small enough for it.
-        iterations: of the conjugate gradients.
-        skip: globs over names of weights that are left.
-        leave: names of weights that are left, with the reason.
-        tied: under N:M, thin tables that are looked up as well.
-        sample: which rows are looked at.
+        allocation: which weights compete with each other; without meaning under N:M.
+        refit: what becomes of the remaining weights: ``none``: nothing; ``bias``: nothing, only
+            biases change; ``pcg``: conjugate gradients on the support; ``lstsq``: the exact
+            solution, output by output, in layers that are small enough for it.
+        iterations: steps of the conjugate gradients.
+        skip: globs over names of weights that stay dense.
+        exclude: names of weights that stay dense, with the reason.
+        tied: under N:M, also change tables that are looked up.
+        sample: which rows are drawn.
         provider: what runs the models.
         threads: threads within an operator.
     """
 
     method: Method | None = None
-    spread: Spread = "per-tensor"
+    allocation: Spread = "per-tensor"
     refit: Refit = "pcg"
     iterations: int = 20
     skip: tuple[str, ...] = ()
-    leave: Mapping[str, str] = field(default_factory=dict)
+    exclude: Mapping[str, str] = field(default_factory=dict)
     tied: bool = False
     sample: Sample = field(default_factory=lambda: Sample(rows=ROWS))
     provider: str = "cpu"
     threads: int | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class Observation:
+    """What one layer reads and should compute, once all layers before it are final.
+
+    Attributes:
+        epilogue: where its output counts.
+        train: moments of the rows that may be fitted to.
+        holdout: moments of other rows, that decide.
+        weight: ``[g, K, N]``, in units of ``epilogue``.
+        bias: ``[g, N]``.
+    """
+
+    epilogue: Epilogue
+    train: Moments
+    holdout: Moments
+    weight: Float
+    bias: Float
+
+
 class Layerwise:
-    """The state of one run: the model being thinned, and both models as far as they have run.
+    """A dense model and a copy that is being changed, both as far as they have run.
 
     Args:
-        dense: the model before.
-        work: a copy of it, which is changed.
-        layers: those to thin, in the order of the graph.
-        batches: feeds; none if masks are by magnitude.
+        dense: the dense model.
+        work: the copy.
+        layers: layers that may change, in graph order.
+        batches: feeds; without any, nothing can be observed.
         facts: shapes of the dense model's values.
-        how: settings, with a method.
+        sample: which rows are looked at.
+        provider: what runs the models.
+        threads: threads within an operator.
+
+    Attributes:
+        weights: weights of the copy.
+        values: values of the copy, by name.
     """
 
     def __init__(
@@ -83,72 +108,83 @@ class Layerwise:
         dense: models.Model,
         work: models.Model,
         layers: Sequence[LinearLayer],
-        batches: list[Feeds],
+        batches: Sequence[Feeds],
         facts: Mapping[str, Fact],
-        how: Settings,
+        sample: Sample,
+        *,
+        provider: str = "cpu",
+        threads: int | None = None,
     ) -> None:
-        self._batches, self._how = batches, how
-        self._weights = Weights(work)
-        self._values = {v.name or "": v for v in models.values(work.ir.graph)}
-        self._waiting = {layer.node for layer in layers}
-        self._facts = facts
-        run = {"provider": how.provider, "threads": how.threads}
-        self._teacher = Segments(dense, batches, **run) if batches else None  # type: ignore[arg-type]
-        self._student = Segments(work, batches, **run) if batches else None  # type: ignore[arg-type]
+        self.weights = Weights(work)
+        self.values = {v.name or "": v for v in models.values(work.ir.graph)}
+        self._place = {layer.node: k for k, layer in enumerate(layers)}
+        self._facts, self._sample = facts, sample
+        self._runs: tuple[Segments, Segments] | None = None
+        if batches:
+            teacher = Segments(dense, batches, provider=provider, threads=threads)
+            self._runs = teacher, Segments(work, batches, provider=provider, threads=threads)
 
-    def thin(self, layer: LinearLayer, asked: Sparsity, count: int) -> tuple[LayerOutcome, Bool]:
-        """Thin one layer, write it back, and say what became of it."""
-        self._waiting.discard(layer.node)
-        method = self._how.method
-        assert method is not None
-        per_row = self._how.spread == "per-row"
-        pattern = Pattern(count / layer.size, asked.n, asked.m, per_output=per_row)
-        shape = layer.tensor.shape
-        done = LayerOutcome(layer.node, method, weight=layer.weight, shape=shape)
-        if self._teacher is None or self._student is None:
-            weight, _ = self._weights.read(layer)
-            start, keep = select(layer, method, weight, None, pattern)
-            self._weights.write(layer, start, keep=keep)
-            return replace(done, sparsity=1 - float(keep.mean())), keep
-        epilogue = find_epilogue(self._values, self._facts, layer)
-        if epilogue.skip is not None and self._waiting & ancestors(self._values[epilogue.skip]):
+    def observe(self, layer: LinearLayer) -> Observation | None:
+        """Run both models as far as a layer needs; None without inputs to run them on."""
+        if self._runs is None:
+            return None
+        epilogue = find_epilogue(self.values, self._facts, layer)
+        later = {node for node, k in self._place.items() if k > self._place[layer.node]}
+        if epilogue.skip is not None and later & ancestors(self.values[epilogue.skip]):
             epilogue = epilogue.alone  # the other summand is not final yet
-        run = self._teacher, self._student
-        rows = moments_of(layer, epilogue, *run, self._how.sample)
-        refit, before, after, keep = self._fit(layer, epilogue, rows, pattern)
-        return replace(
-            done, refit=refit, sparsity=1 - float(keep.mean()), before=before, after=after
-        ), keep
+        rows = moments_of(layer, epilogue, *self._runs, self._sample)
+        weight, bias = self.weights.read(layer, epilogue)
+        train, holdout = (steadied(part, weight) for part in rows)
+        return Observation(epilogue, train, holdout, weight, bias)
 
-    def _fit(
-        self,
-        layer: LinearLayer,
-        epilogue: Epilogue,
-        rows: tuple[Moments, Moments],
-        pattern: Pattern,
-    ) -> tuple[str, float, float, Bool]:
-        train, held = rows
-        method = self._how.method
-        assert method is not None
-        free = layer.bias_slot is not None
-        weight, bias = self._weights.read(layer, epilogue)
-        train, held = steadied(train, weight), steadied(held, weight)
-        refits = self._how.refit in ("lstsq", "pcg")
-        wanted = aim(train, weight, bias, free_bias=free) if refits else weight
-        start, keep = select(layer, method, wanted, gram_of(train, free_bias=free), pattern)
-        if self._how.refit == "none":
-            self._weights.write(layer, self._weights.read(layer)[0], keep=keep)
-            error = squared_error(held, np.where(keep, weight, 0.0), bias).sum()
-            relative = float(error) / held.variance
-            return "none", relative, relative, keep
-        if self._how.refit == "lstsq" and affordable(keep):
-            found = refit_columns(train, held, weight, keep, bias, free_bias=free)
-        else:
-            found = refit_support(
-                train, held, weight, keep, bias,
-                ridges=RIDGES if refits else (), start=start if refits else weight,
-                free_bias=free, iterations=self._how.iterations,
-            )  # fmt: skip
-        self._weights.write(layer, found.weight, found.bias, epilogue, keep)
-        kind = max(set(found.methods), key=found.methods.count)
-        return kind, found.before, found.after, keep
+
+def sparsify_layer(
+    run: Layerwise, layer: LinearLayer, sparsity: Sparsity, count: int, settings: Settings
+) -> tuple[LayerOutcome, Bool]:
+    """Set weights of one layer to zero, refit the others, and write the layer back.
+
+    Args:
+        run: the model that is being sparsified.
+        layer: layer of that model.
+        sparsity: the pattern asked for.
+        count: how many of its weights become zero.
+        settings: settings with a method.
+
+    Returns:
+        What became of the layer, and its mask ``[g, K, N]``.
+    """
+    method = settings.method
+    assert method is not None
+    per_row = settings.allocation == "per-row"
+    pattern = Pattern(count / layer.size, sparsity.n, sparsity.m, per_output=per_row)
+    outcome = LayerOutcome(layer.node, method, weight=layer.weight, shape=layer.tensor.shape)
+    layer_data = run.observe(layer)
+    if layer_data is None:
+        weight, _ = run.weights.read(layer)
+        start, keep = select(layer, method, weight, None, pattern)
+        run.weights.write(layer, start, keep=keep)
+        return replace(outcome, sparsity=1 - float(keep.mean())), keep
+    train, holdout, weight, bias = (
+        layer_data.train,
+        layer_data.holdout,
+        layer_data.weight,
+        layer_data.bias,
+    )
+    free = layer.bias_slot is not None
+    refits = settings.refit in ("lstsq", "pcg")
+    goal = refit_dense(train, weight, bias, free_bias=free) if refits else weight
+    start, keep = select(layer, method, goal, gram_of(train, free_bias=free), pattern)
+    outcome = replace(outcome, sparsity=1 - float(keep.mean()))
+    if settings.refit == "none":
+        run.weights.write(layer, run.weights.read(layer)[0], keep=keep)
+        error = float(squared_error(holdout, np.where(keep, weight, 0.0), bias).sum())
+        relative = error / holdout.variance
+        return replace(outcome, refit="none", before=relative, after=relative), keep
+    fit = refit_support(
+        train, holdout, weight, keep, bias,
+        ridges=RIDGES if refits else (), start=start if refits else weight,
+        exact=settings.refit == "lstsq" and affordable(keep),
+        free_bias=free, iterations=settings.iterations,
+    )  # fmt: skip
+    run.weights.write(layer, fit.weight, fit.bias, layer_data.epilogue, keep)
+    return replace(outcome, refit=fit.method, before=fit.before, after=fit.after), keep

@@ -21,12 +21,12 @@ from onnxprune.solve import masks
 from onnxprune.types import Check, LayerOutcome
 
 Bool = npt.NDArray[np.bool_]
-Tell = Callable[[str], None]
+Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True, eq=False)
 class Masking:
-    """What was done to a model.
+    """The masks of a model.
 
     Attributes:
         outcomes: one per weight, in the order of the graph.
@@ -39,31 +39,31 @@ class Masking:
     check: Check | None
 
 
-def thin(
+def sparsify_nm(
     work: models.Model,
     n: int,
     m: int,
     *,
     skip: Sequence[str] = (),
-    leave: Mapping[str, str] | None = None,
+    exclude: Mapping[str, str] | None = None,
     done: Collection[str] = (),
     tied: bool = False,
-    tell: Tell = lambda _: None,
+    progress: Progress = lambda _: None,
 ) -> Masking:
     """Keep the ``n`` largest of every ``m`` weights along what is contracted.
 
-    A weight that several nodes contract along one axis is thinned once; one that they contract
-    along two gets a mask that has the pattern along both. One that is also read otherwise is left.
+    A weight that several nodes contract along one axis gets one mask; a weight that they contract
+    along two axes gets a mask with the pattern along both. A weight with other readers stays dense.
 
     Args:
-        work: it is changed.
-        n: kept of every group.
+        work: the model, which is changed.
+        n: weights kept of every group.
         m: length of a group.
-        skip: globs over names of weights that are left.
-        leave: names of weights that are left, with the reason.
-        done: names of weights that are somebody else's business, and not reported.
-        tied: thin tables that are looked up as well: the rows found have the zeros too.
-        tell: hears the progress.
+        skip: globs over names of weights that stay dense.
+        exclude: names of weights that stay dense, with the reason.
+        done: names of weights that are handled elsewhere and not reported.
+        tied: also change tables that are looked up: the rows looked up have the zeros too.
+        progress: told which weight is being worked on.
     """
     every = find_layers(work)
     by_weight: dict[str, list[LinearLayer]] = {}
@@ -77,31 +77,31 @@ def thin(
     ]
     packed: dict[str, PackedMask] = {}
     worst = 0
-    for number, (name, known) in enumerate(by_weight.items(), start=1):
-        first = known[0]
+    for number, (name, layers) in enumerate(by_weight.items(), start=1):
+        first = layers[0]
         outcome = LayerOutcome(first.node, weight=name, shape=first.tensor.shape)
-        reason = (leave or {}).get(name) or _why_not(known, m, skip, tied=tied)
+        reason = (exclude or {}).get(name) or _why_not(layers, m, skip, tied=tied)
         if reason:
             outcomes.append(replace(outcome, reason=reason))
             continue
-        tell(f"thinning weight {number} of {len(by_weight)}: {name}")
+        progress(f"setting entries to zero, weight {number} of {len(by_weight)}: {name}")
         array = first.tensor.read()
-        keep = _mask(known, array, n, m)
-        made = np.where(keep, array, array.dtype.type(0))
-        models.set_constant(first.tensor.value, ir.Tensor(made, dtype=first.tensor.dtype))
+        keep = _mask(layers, array, n, m)
+        array_sparse = np.where(keep, array, array.dtype.type(0))
+        models.set_constant(first.tensor.value, ir.Tensor(array_sparse, dtype=first.tensor.dtype))
         packed[name] = pack(keep)
-        worst = max(worst, *(densest(each, made, m) for each in known))
+        worst = max(worst, *(densest(each, array_sparse, m) for each in layers))
         share = 1 - float(keep.mean())
         outcomes.append(replace(outcome, method="magnitude", sparsity=share))
     check = Check(f"weights in a group of {m}", worst <= n, worst, n) if packed else None
     return Masking(tuple(outcomes), packed, check)
 
 
-def _mask(known: Sequence[LinearLayer], array: npt.NDArray[np.generic], n: int, m: int) -> Bool:
+def _mask(layers: Sequence[LinearLayer], array: npt.NDArray[np.generic], n: int, m: int) -> Bool:
     """The mask of a weight for all its layers, in the stored layout."""
-    first = known[0]
+    first = layers[0]
     size = first.tensor.magnitude(array)
-    axes = _axes(known)
+    axes = _axes(layers)
     if len(axes) < 2:
         return mask_of(first, size, n, m)
     if first.tensor.scaling is None:  # bits are ordered like magnitudes, but do not add up
@@ -109,13 +109,13 @@ def _mask(known: Sequence[LinearLayer], array: npt.NDArray[np.generic], n: int, 
     return masks.keep_n_of_m_both(size, n, m, (axes[0], axes[1]))
 
 
-def _axes(known: Sequence[LinearLayer]) -> list[int]:
+def _axes(layers: Sequence[LinearLayer]) -> list[int]:
     """The stored axes that layers contract, each once; where one is no axis of its own it has none.
 
     A group that runs along no single stored axis cannot be combined with another.
     """
-    found = [each.stored_axis for each in known]
-    return list(dict.fromkeys(axis for axis in found if axis is not None))
+    axes = [each.stored_axis for each in layers]
+    return list(dict.fromkeys(axis for axis in axes if axis is not None))
 
 
 def mask_of(layer: LinearLayer, size: npt.NDArray[np.generic], n: int, m: int) -> Bool:
@@ -143,26 +143,27 @@ def counts(
     axis = layer.weight_axis if axis is None else axis
     along = np.moveaxis(layer.tensor.seen(array != 0), axis, 0)
     whole = len(along) - len(along) % m
-    found = [np.zeros((0, *along.shape[1:]), np.uint8)]
+    parts = [np.zeros((0, *along.shape[1:]), np.uint8)]
     if whole:
-        found.append(along[:whole].reshape(-1, m, *along.shape[1:]).sum(axis=1, dtype=np.uint8))
+        parts.append(along[:whole].reshape(-1, m, *along.shape[1:]).sum(axis=1, dtype=np.uint8))
     if whole < len(along):
-        found.append(along[whole:].sum(axis=0, dtype=np.uint8)[None])
-    return np.concatenate(found)
+        parts.append(along[whole:].sum(axis=0, dtype=np.uint8)[None])
+    return np.concatenate(parts)
 
 
-def _why_not(known: Sequence[LinearLayer], m: int, skip: Sequence[str], *, tied: bool) -> str:
-    first = known[0]
+def _why_not(layers: Sequence[LinearLayer], m: int, skip: Sequence[str], *, tied: bool) -> str:
+    first = layers[0]
     stored = first.tensor
     glob = next((g for g in skip if fnmatchcase(stored.name, g)), None)
     if glob is not None:
         return f"--skip {glob}"
-    nodes = [each.node for each in known]
+    nodes = [each.node for each in layers]
     also = other_users(first, nodes, tables=tied)
     if also:
         looked_up = not other_users(first, nodes, tables=True)
-        return f"its weight is read by {also} too" + (" (--tied thins it for both)" * looked_up)
-    if conflict := _conflict(known, m):
+        tied_hint = " (--tied makes it sparse for both)" * looked_up
+        return f"its weight is read by {also} too{tied_hint}"
+    if conflict := _conflict(layers, m):
         return conflict
     if first.channels % m:
         grouped = " per group" if first.groups > 1 else ""
@@ -175,15 +176,15 @@ def _why_not(known: Sequence[LinearLayer], m: int, skip: Sequence[str], *, tied:
     return ""
 
 
-def _conflict(known: Sequence[LinearLayer], m: int) -> str:
+def _conflict(layers: Sequence[LinearLayer], m: int) -> str:
     """Why no mask can have the pattern for every layer of a weight; empty if one can."""
-    first = known[0]
-    other = next((each for each in known[1:] if each.along != first.along), None)
+    first = layers[0]
+    other = next((each for each in layers[1:] if each.along != first.along), None)
     if other is None:
         return ""
     both = f"{first.node} and {other.node} contract its weight along different axes"
-    axes = _axes(known)
-    if len(axes) != 2 or any(each.stored_axis is None for each in known):
+    axes = _axes(layers)
+    if len(axes) != 2 or any(each.stored_axis is None for each in layers):
         return both
     if m > masks.TRANSPOSABLE:
         return f"{both}, and masks for both are looked for up to groups of {masks.TRANSPOSABLE}"

@@ -1,4 +1,4 @@
-"""How far the damage of one layer moves what the model says."""
+"""A quick preview of sparse layers: what is wrong in one, and how far that moves the outputs."""
 
 from __future__ import annotations
 
@@ -12,23 +12,65 @@ from onnxprune.evaluate.output_comparison import Comparison, OutputComparison
 from onnxprune.graph.layers.epilogue import Epilogue, Weights
 from onnxprune.graph.layers.linear import LinearLayer
 from onnxprune.runtime import open_session
-from onnxprune.solve.moments import Moments, with_targets
-from onnxprune.sparse import shares
+from onnxprune.solve.least_squares import correct_bias
+from onnxprune.solve.moments import Moments, squared_error, with_targets
+from onnxprune.solve.obs import Pattern
+from onnxprune.solve.support import conjugate_gradients
 from onnxprune.sparse.rows import Feeds
+from onnxprune.sparse.select import gram_of, mask_of, scores_of
 
 Float = npt.NDArray[np.float64]
 
+GRID = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+"""Shares at which a layer's error is known; the last is the most it can lose."""
 _SAMPLES = 64
 """Inputs looked at, rounded up to whole batches."""
 _AT = 0.5
-"""The share of a layer that is taken away."""
+"""The share of a layer that is removed."""
+
+
+def errors_of(layer: LinearLayer, weight: Float, rows: Moments) -> Float:
+    """Mean squared errors after removing each share of ``GRID``, ``[len(GRID), g, N]``.
+
+    Args:
+        layer: the layer.
+        weight: ``[g, K, N]``, dense.
+        rows: moments of its inputs.
+    """
+    rows = with_targets(rows, weight)
+    return np.stack(
+        [squared_error(rows, *preview_layer(layer, weight, rows, share)) for share in GRID]
+    )
+
+
+def preview_layer(
+    layer: LinearLayer, weight: Float, rows: Moments, share: float
+) -> tuple[Float, Float]:
+    """A sparse layer, refitted quickly: ``[g, K, N]`` and its bias ``[g, N]``, 0 if it has none.
+
+    Args:
+        layer: the layer.
+        weight: ``[g, K, N]``, dense.
+        rows: moments of its inputs, with its outputs (without bias) as targets.
+        share: part of its weights that is removed.
+    """
+    free = layer.bias_slot is not None
+    xx = gram_of(rows, free_bias=free)
+    keep = mask_of(layer, scores_of("wanda", weight, xx), Pattern(share))
+    preview = np.stack(
+        [
+            conjugate_gradients(a, a @ w, k, w, ridge=0.03, iterations=4)
+            for a, w, k in zip(xx, weight, keep, strict=True)
+        ]
+    )
+    return preview, correct_bias(rows, preview) if free else np.zeros(preview.shape[::2])
 
 
 class Probe:
-    """Thins one layer at a time of an otherwise dense model, and looks at the outputs.
+    """Makes one layer at a time of a dense model sparse, and compares the outputs.
 
     Args:
-        model: it is left as it is.
+        model: the dense model; it is not changed.
         batches: feeds.
         provider: what runs the models.
     """
@@ -46,35 +88,35 @@ class Probe:
     def weight_of(
         self, layer: LinearLayer, epilogue: Epilogue, weight: Float, rows: Moments, curve: Float
     ) -> float:
-        """What one unit of a layer's damage costs at the outputs.
+        """What one unit of a layer's error costs at the outputs.
 
         Args:
             layer: the layer.
             epilogue: where its output counts.
             weight: ``[g, K, N]``, dense, in units of ``epilogue``.
             rows: moments of its inputs.
-            curve: its damage at the shares of ``shares.GRID``.
+            curve: its errors at the shares of ``GRID``.
 
         Returns:
             Divergence of the outputs (where they are class scores; else their squared relative
-            error) over the damage, both with half of the weights gone.
+            error) over the layer's error, both with half of the weights removed.
         """
-        made, _ = shares.thinned(layer, weight, with_targets(rows, weight), _AT)
+        preview, _ = preview_layer(layer, weight, with_targets(rows, weight), _AT)
         work = models.clone(self._dense)
-        Weights(work).write(layer, made, epilogue=epilogue)
+        Weights(work).write(layer, preview, epilogue=epilogue)
         session = open_session(work, provider=self._provider)
         compared = Comparison()
-        for feeds, wanted in zip(self._feeds, self._wanted, strict=True):
-            compared.add(wanted, session.run(feeds))
+        for feeds, dense_outputs in zip(self._feeds, self._wanted, strict=True):
+            compared.add(dense_outputs, session.run(feeds))
         moved = sum(_distance(each) for each in compared.result().values())
-        damage = float(curve[shares.GRID.index(_AT)])
-        return moved / max(damage, float(np.finfo(np.float64).tiny))
+        error = float(curve[GRID.index(_AT)])
+        return moved / max(error, float(np.finfo(np.float64).tiny))
 
 
-def _distance(found: OutputComparison) -> float:
-    if found.kl is not None:
-        return found.kl
-    return 0.0 if found.relative_error is None else min(found.relative_error, 1e6) ** 2
+def _distance(comparison: OutputComparison) -> float:
+    if comparison.kl is not None:
+        return comparison.kl
+    return 0.0 if comparison.relative_error is None else min(comparison.relative_error, 1e6) ** 2
 
 
 def _size(feeds: Feeds) -> int:

@@ -61,9 +61,9 @@ def find_orders(
     """An order of the units of every group that layers read, under which N:M keeps more.
 
     Args:
-        analysis: of the dense model.
-        layers: those that will be thinned.
-        scores: what each weight of a layer is worth, ``[g, K, N]``.
+        analysis: analysis of the dense model.
+        layers: layers that will be made sparse.
+        scores: scores of the weights of a layer, ``[g, K, N]``.
         n: kept of every group.
         m: length of a group.
 
@@ -85,10 +85,10 @@ def find_orders(
         if len(group) % m:
             declined[group.name] = f"its {len(group)} units are no multiple of {m}"
             continue
-        found = permute(np.concatenate(parts, axis=1), n, m)
-        if found.after > found.before:
-            orders[group.name] = tuple(int(u) for u in found.order)
-            kept[group.name] = (found.before, found.after)
+        best = permute(np.concatenate(parts, axis=1), n, m)
+        if best.after > best.before:
+            orders[group.name] = tuple(int(u) for u in best.order)
+            kept[group.name] = (best.before, best.after)
         else:
             declined[group.name] = "no other order is better"
     return orders, declined, kept
@@ -116,16 +116,16 @@ def reorder(analysis: Analysis, model: models.Model, orders: Orders) -> models.M
     """A copy of a model with the units of groups in another order.
 
     Args:
-        analysis: of a model with the same graph.
-        model: it is left as it is.
+        analysis: analysis of a model with the same graph.
+        model: the model; it is not changed.
         orders: which unit comes to stand where.
 
     Raises:
         OnnxpruneError: there is no such group, an order is not one of its units, or a tensor
             would have to be in two orders at once.
     """
-    made = models.clone(model)
-    values = models.constants(made)
+    result = models.clone(model)
+    values = models.constants(result)
     for name, order in orders.items():
         group = analysis.group(name)
         if sorted(order) != list(range(len(group))):
@@ -139,7 +139,7 @@ def reorder(analysis: Analysis, model: models.Model, orders: Orders) -> models.M
                 raise OnnxpruneError(f"'{tensor}' of group '{name}' is not stored in the model")
             array = np.ascontiguousarray(np.take(stored.numpy(), rows, axis))
             models.set_constant(value, ir.Tensor(array, dtype=stored.dtype))
-    return made
+    return result
 
 
 def _moves(group: Group, order: Index, analysis: Analysis) -> dict[tuple[str, int], Index]:
@@ -166,9 +166,9 @@ def reorder_safely(
     """Reorder the analysed model, run it, and put back groups that changed an output.
 
     Args:
-        analysis: of the dense model, which is left as it is.
+        analysis: analysis of the dense model, which is not changed.
         orders: what to reorder.
-        feeds: inputs to prove it with.
+        feeds: inputs to compare the outputs on.
         provider: what runs both models.
     """
     declined: dict[str, str] = {}
@@ -181,21 +181,21 @@ def reorder_safely(
             declined[name] = error.message
     if not possible:
         return Reordered(analysis.model, {}, declined, {}, None)
-    made = reorder(analysis, analysis.model, possible)
-    check = _same(made, analysis, feeds, provider)
+    result = reorder(analysis, analysis.model, possible)
+    check = _same(result, analysis, feeds, provider)
     if not check.ok:
         good = _those_that_hold(analysis, possible, feeds, provider)
         declined |= dict.fromkeys(possible.keys() - good, "in another order outputs change")
         possible = {name: possible[name] for name in possible if name in good}
-        made = reorder(analysis, analysis.model, possible)
-        check = _same(made, analysis, feeds, provider)
-    return Reordered(made, possible, declined, {}, check)
+        result = reorder(analysis, analysis.model, possible)
+        check = _same(result, analysis, feeds, provider)
+    return Reordered(result, possible, declined, {}, check)
 
 
-def _same(made: models.Model, analysis: Analysis, feeds: Sequence[Feeds], provider: str) -> Check:
-    found = check_equivalence(made, analysis.model, feeds, provider)
-    return Check(found.name.replace("pruned = masked", "reordered = original"), found.ok,
-                 found.value, found.limit)  # fmt: skip
+def _same(result: models.Model, analysis: Analysis, feeds: Sequence[Feeds], provider: str) -> Check:
+    check = check_equivalence(result, analysis.model, feeds, provider)
+    return Check(check.name.replace("pruned = masked", "reordered = original"), check.ok,
+                 check.value, check.limit)  # fmt: skip
 
 
 def _those_that_hold(
@@ -203,8 +203,8 @@ def _those_that_hold(
 ) -> set[str]:
     """The groups whose order alone changes nothing, found by halving."""
     names = list(orders)
-    made = reorder(analysis, analysis.model, orders)
-    if _same(made, analysis, feeds[:1], provider).ok:
+    result = reorder(analysis, analysis.model, orders)
+    if _same(result, analysis, feeds[:1], provider).ok:
         return set(names)
     if len(names) == 1:
         return set()

@@ -1,4 +1,4 @@
-"""What masks and refits under them look at: sizes of inputs, moments that rounding cannot spoil."""
+"""Norms of the inputs of layers, and moments that rounding cannot spoil."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def norms_of(
     """The root mean square of every input of every layer, ``[g, K]``, by name of its weight.
 
     Args:
-        model: it is only read.
+        model: the model; it is only read.
         layers: in the order of the graph.
         batches: feeds; at least one.
         provider: what runs the model.
     """
     run = Segments(model, batches, provider=provider)
-    found: dict[str, Array] = {}
+    norms: dict[str, Array] = {}
     for layer in layers:
         run.advance([layer.x])
         squares, count = np.zeros(layer.shape[:2]), 0
@@ -48,8 +48,8 @@ def norms_of(
             rows = layer.rows(x, sample_positions(layer.count(x.shape), _LOOK, k, among))
             squares += np.square(rows, dtype=np.float64).sum(axis=1)
             count += rows.shape[1]
-        found[layer.weight] = np.sqrt(squares / max(count, 1))
-    return found
+        norms[layer.weight] = np.sqrt(squares / max(count, 1))
+    return norms
 
 
 def steadied(rows: Moments, weight: Array) -> Moments:

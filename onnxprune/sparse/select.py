@@ -1,4 +1,4 @@
-"""Which weights of one layer go, and first values of those that stay.
+"""Selects the weights of one layer to remove, and first values of the others.
 
 Exactly as many go as are asked for, whatever the method: the optimal-brain-surgeon sweep of
 ``solve.obs`` rounds in every block of inputs, so its mask is settled afterwards.
@@ -44,25 +44,25 @@ def gram_of(rows: Moments, *, free_bias: bool) -> Float:
     return rows.xx + rows.mean_x[:, :, None] * rows.mean_x[:, None, :]
 
 
-def aim(rows: Moments, weight: Float, bias: Float, *, free_bias: bool) -> Float:
+def refit_dense(rows: Moments, weight: Float, bias: Float, *, free_bias: bool) -> Float:
     """The best weights with none removed: what the mask then loses as little of as it can.
 
-    With the inputs of a thinned model these are no longer the dense weights.
+    With the inputs of a sparse model these are no longer the dense weights.
     """
     xx, xy = gram_of(rows, free_bias=free_bias), rows.xy
     if not free_bias:
         xy = xy + rows.mean_x[:, :, None] * (rows.mean_y - bias)[:, None, :]
-    full = np.ones(weight.shape[1:], dtype=bool)
+    keep_all = np.ones(weight.shape[1:], dtype=bool)
     return np.stack(
         [
             conjugate_gradients(*each, ridge=_RIDGE, settled=SETTLED)
-            for each in zip(xx, xy, [full] * len(xx), weight, strict=True)
+            for each in zip(xx, xy, [keep_all] * len(xx), weight, strict=True)
         ]
     )
 
 
 def scores_of(method: Method, weight: Float, xx: Float | None) -> Float:
-    """What each weight is worth, ``[g, K, N]``, from one look at the layer."""
+    """Scores of all weights, ``[g, K, N]``, from the moments of a layer."""
     if method == "magnitude" or xx is None:
         return masks.magnitude(weight)
     variance = np.diagonal(xx, axis1=1, axis2=2)
@@ -79,14 +79,14 @@ def scores_of(method: Method, weight: Float, xx: Float | None) -> Float:
 def select(
     layer: LinearLayer, method: Method, weight: Float, xx: Float | None, pattern: Pattern
 ) -> tuple[Float, Bool]:
-    """Choose what goes.
+    """Choose the weights to remove.
 
     Args:
         layer: the layer.
-        method: how.
-        weight: ``[g, K, N]``, what is thinned.
+        method: how masks are found.
+        weight: ``[g, K, N]``, dense.
         xx: ``[g, K, K]``, moments of its inputs; None without data, then it is by magnitude.
-        pattern: what is asked for.
+        pattern: the requested pattern.
 
     Returns:
         First values ``[g, K, N]``, not zero yet where removed, and the mask.
@@ -95,9 +95,9 @@ def select(
     if xx is None or method not in sweeps or len(weight) > 1:
         return weight, mask_of(layer, scores_of(method, weight, xx), pattern)
     order = layer.order if pattern.m else np.arange(layer.shape[1])
-    swept, kept = sweeps[method](weight[0][order], xx[0][np.ix_(order, order)], pattern)
+    values, kept = sweeps[method](weight[0][order], xx[0][np.ix_(order, order)], pattern)
     start, keep = weight.copy(), np.empty(weight.shape, dtype=bool)
-    start[0, order] = np.where(kept, swept, weight[0][order])
+    start[0, order] = np.where(kept, values, weight[0][order])
     keep[0, order] = kept
     if pattern.m:
         return start, keep
@@ -105,5 +105,5 @@ def select(
 
 
 def _settle(layer: LinearLayer, keep: Bool, scores: Float, pattern: Pattern) -> Bool:
-    """The nearest mask with the exact number of zeros: the least worthy go, the best return."""
+    """The nearest mask with the exact number of zeros: the lowest scores go, the highest return."""
     return mask_of(layer, scores + keep * (2 * scores.max() + 1), pattern)

@@ -1,4 +1,4 @@
-"""Which weights are thinned, and why others stay dense.
+"""Which weights are made sparse, and why others stay dense.
 
 Sparse kernels win where there are many channels ("if C and K are large enough (>256)", NVIDIA in
 github.com/NVIDIA/TensorRT issue 3849; a 3x3 kernel counts as nine times its channels), and the
@@ -22,40 +22,40 @@ PAYS = 256
 
 def find_targets(
     model: models.Model,
-    asked: Sparsity,
+    sparsity: Sparsity,
     skip: Sequence[str] = (),
-    leave: Mapping[str, str] | None = None,
+    exclude: Mapping[str, str] | None = None,
 ) -> tuple[list[LinearLayer], list[LayerOutcome]]:
-    """The layers that can be thinned and refitted, in the order of the graph, and the others.
+    """The layers that can be made sparse and refitted, in graph order, and why others cannot.
 
     Args:
-        model: it is only read.
-        asked: under N:M, layers whose inputs cannot be grouped are left.
-        skip: globs over names of weights that are left.
-        leave: names of weights that are left, with the reason.
+        model: the model; it is only read.
+        sparsity: under N:M, layers whose inputs cannot be grouped stay dense.
+        skip: globs over names of weights that stay dense.
+        exclude: names of weights that stay dense, with the reason.
     """
     targets: list[LinearLayer] = []
     declined: dict[str, str] = {}
-    left: list[LayerOutcome] = []
+    excluded: list[LayerOutcome] = []
     for layer in find_layers(model):
         if layer.kind != "plain":
             continue  # what has gates or an equation is no candidate yet
         if layer.declined:
             declined[layer.node] = layer.declined
             continue
-        reason = (leave or {}).get(layer.weight) or _why_not(layer, asked, skip)
+        reason = (exclude or {}).get(layer.weight) or _why_not(layer, sparsity, skip)
         if reason:
-            left.append(
+            excluded.append(
                 LayerOutcome(
                     layer.node, reason=reason, weight=layer.weight, shape=layer.tensor.shape
                 )
             )
         else:
             targets.append(layer)
-    return targets, [LayerOutcome(node, reason=why) for node, why in declined.items()] + left
+    return targets, [LayerOutcome(node, reason=why) for node, why in declined.items()] + excluded
 
 
-def _why_not(layer: LinearLayer, asked: Sparsity, skip: Sequence[str]) -> str:
+def _why_not(layer: LinearLayer, sparsity: Sparsity, skip: Sequence[str]) -> str:
     glob = next((g for g in skip if fnmatchcase(layer.weight, g)), None)
     if glob is not None:
         return f"--skip {glob}"
@@ -64,21 +64,21 @@ def _why_not(layer: LinearLayer, asked: Sparsity, skip: Sequence[str]) -> str:
     if others or None in readers:
         also = f"{others[0]} too" if others else "whoever runs the model"
         return f"its weight is read by {also}"
-    if asked.m and layer.channels % asked.m:
+    if sparsity.m and layer.channels % sparsity.m:
         per = " per group" if layer.groups > 1 else ""
-        return f"its {layer.channels} inputs{per} are no multiple of {asked.m}"
+        return f"its {layer.channels} inputs{per} are no multiple of {sparsity.m}"
     if not layer.size:
         return "its weight is empty"
     return ""
 
 
-def left_dense(
+def excluded_weights(
     model: models.Model, *, small: int | None = None, first: int = 0, last: int = 0
 ) -> dict[str, str]:
     """The weights that are to stay dense, with the reason.
 
     Args:
-        model: it is only read.
+        model: the model; it is only read.
         small: layers with fewer inputs (times kernel positions) or outputs stay dense.
         first: how many layers at the front of the graph stay dense.
         last: how many at its end.
@@ -86,18 +86,18 @@ def left_dense(
     if small is None and not first and not last:
         return {}
     layers = plain(find_layers(model))
-    left: dict[str, str] = {}
+    excluded: dict[str, str] = {}
     for number, layer in enumerate(layers):
         if number < first:
-            left[layer.weight] = f"it is one of the first {first} (--skip-first)"
+            excluded[layer.weight] = f"it is one of the first {first} (--skip-first)"
         elif number >= len(layers) - last:
-            left[layer.weight] = f"it is one of the last {last} (--skip-last)"
+            excluded[layer.weight] = f"it is one of the last {last} (--skip-last)"
         elif small is not None and is_small(layer, small):
-            left[layer.weight] = (
+            excluded[layer.weight] = (
                 f"its {layer.inputs * layer.taps} inputs or {layer.outputs} outputs are "
                 f"fewer than {small} (--skip-small)"
             )
-    return left
+    return excluded
 
 
 def is_small(layer: LinearLayer, least: int = PAYS) -> bool:

@@ -32,7 +32,7 @@ from onnxprune.train.optimizer import Descent
 from onnxprune.train.variants import Variants
 
 Array = npt.NDArray[Any]
-Tell = Callable[[str], None]
+Progress = Callable[[str], None]
 
 _ROUNDING = 1e-9
 """Losses up to this share of what they are of are rounding."""
@@ -106,7 +106,7 @@ def distil(
     keep: Mapping[str, npt.NDArray[np.bool_]],
     batches: Sequence[Feeds],
     settings: Settings | None = None,
-    tell: Tell = lambda _: None,
+    progress: Progress = lambda _: None,
 ) -> Distilled:
     """Train what is left of a network.
 
@@ -117,7 +117,7 @@ def distil(
         keep: stored weights that may change -> where.
         batches: unlabelled feeds.
         settings: see there.
-        tell: hears the progress.
+        progress: told what is being done.
     """
     how = settings or Settings()
     inputs = inputs_of(student)
@@ -149,7 +149,7 @@ def distil(
     descent = Descent(pupil, keep, judge.share, how.rate, steps)
     lessons = _lessons(train, teacher, ends, how, steps)
     try:
-        best, weights, at = _train(descent, judge, lessons, steps, tell)
+        best, weights, at = _train(descent, judge, lessons, steps, progress)
     except OnnxpruneError as error:
         return Distilled(student, reason=f"its gradient does not run: {error.message}")
     answered = sum(
@@ -167,12 +167,12 @@ def _train(
     judge: _Judge,
     lessons: Iterator[tuple[Feeds, Mapping[str, Array]]],
     steps: int,
-    tell: Tell,
+    progress: Progress,
 ) -> tuple[float, Mapping[str, Array], int]:
     """The lowest loss met on held-out inputs, with which weights, and after how many steps."""
     best, weights, at = 1.0, dict(descent.weights), 0
     for step, (feeds, wanted) in enumerate(lessons, start=1):
-        tell(f"training step {step} of {steps}")
+        progress(f"training step {step} of {steps}")
         descent.step(feeds, wanted)
         if step % (steps // _LOOKS) and step not in {steps, *_EARLY}:
             continue

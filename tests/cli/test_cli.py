@@ -173,8 +173,8 @@ def test_a_bad_verdict_has_its_own_exit_code(
 
 
 def test_progress_is_silent_where_nobody_watches(capsys: pytest.CaptureFixture[str]) -> None:
-    with console.progress() as tell:
-        tell("reading")
+    with console.progress() as progress:
+        progress("reading")
     assert capsys.readouterr() == ("", "")
 
 

@@ -149,7 +149,7 @@ def test_an_axis_held_by_one_atom_keeps_it() -> None:
     space = Space()
     axis = space.fresh(3)
     one = take(axis, np.array([1]))
-    space.settle([one])
+    space.repair_widths([one])
     gone = np.ones(len(space), np.bool_)
     gone[space.columns(one)[0][0] if space.columns(one) else 0] = False
     assert space.columns(one) == []

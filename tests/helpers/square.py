@@ -124,9 +124,9 @@ def check(case: Case, seed: int) -> int:
     _, why = apply_rule(call)
     assert not why, why
     for tensor in call.outputs:
-        call.space.settle(tensor)
+        call.space.repair_widths(tensor)
     for tensor in call.inputs:
-        call.space.settle(tensor or ())
+        call.space.repair_widths(tensor or ())
     rng = np.random.default_rng(seed)
     gone = removal(call, rng)
 

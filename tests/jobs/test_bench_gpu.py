@@ -19,12 +19,12 @@ from engine_log import CONVOLUTION, LOG, network
 from onnxprune import model as models
 from onnxprune.data import zoo
 from onnxprune.runtime.engines.sparsity import from_inspector, from_log
-from onnxprune.sparse.nm import thin
+from onnxprune.sparse.nm import sparsify_nm
 
 
 def test_log_inspector_and_rule_stand_side_by_side() -> None:
     model = models.clone(models.load(network()))
-    thin(model, 2, 4)
+    sparsify_nm(model, 2, 4)
     inspector = {"Layers": [CONVOLUTION | {"Metadata": "[ONNX Layer: Conv_619]"}]}
     first, second = gpu.seen(
         model, from_log(LOG.splitlines()), from_inspector(json.dumps(inspector))

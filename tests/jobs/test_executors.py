@@ -58,7 +58,7 @@ def test_a_process_that_dies_in_the_middle_loses_nothing(serial: Sensitivity) ->
         return [each.pid for each in multiprocessing.active_children() if each.pid]
 
     kill = Killer(children)
-    found = onnxprune.sensitivity(ENTRY.model, **ASKED, workers=2, tell=kill)
+    found = onnxprune.sensitivity(ENTRY.model, **ASKED, workers=2, progress=kill)
     assert kill.killed
     assert found.cells == serial.cells
     assert children() == []
@@ -70,7 +70,7 @@ def test_an_interrupt_leaves_nothing_running() -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        onnxprune.sensitivity(ENTRY.model, **ASKED, workers=2, tell=interrupt)
+        onnxprune.sensitivity(ENTRY.model, **ASKED, workers=2, progress=interrupt)
     assert multiprocessing.active_children() == []
 
 
@@ -210,7 +210,7 @@ def test_a_cluster_gives_the_same_numbers_though_a_worker_dies(
 
     before = workers()
     kill = Killer(workers)
-    found = onnxprune.sensitivity(ENTRY.model, **ASKED, dask=scheduler, tell=kill)
+    found = onnxprune.sensitivity(ENTRY.model, **ASKED, dask=scheduler, progress=kill)
     assert kill.killed in before
     assert found.cells == serial.cells
 

@@ -21,7 +21,7 @@ from onnxprune.graph.surgery import cut
 from onnxprune.jobs.iterative import progress
 from onnxprune.jobs.prune import apply
 from onnxprune.select.importance.error_curves import Curves
-from onnxprune.select.importance.progress import Progress
+from onnxprune.select.importance.remaining import Remaining
 from onnxprune.solve.group_obs import Elimination
 
 
@@ -44,7 +44,7 @@ def test_cutting_in_two_steps_is_cutting_at_once(name: str) -> None:
     groups = [g for g in dense.groups if g.exact and len(g) > 3]
     some = {g.name: tuple(sorted(rng.choice(len(g), len(g) // 4, False).tolist())) for g in groups}
     once = cut(dense, some)
-    so_far = Progress(analyse(once, inputs=dense.inputs[0]), some)
+    so_far = Remaining(analyse(once, inputs=dense.inputs[0]), some)
     more = dict(some)
     for group in so_far.left(groups):
         stays = np.setdiff1d(np.arange(len(dense.group(group.name))), some[group.name])
@@ -57,7 +57,7 @@ def test_cutting_in_two_steps_is_cutting_at_once(name: str) -> None:
             for key, value in models.constants(made).items()
             if (tensor := models.constant(value)) is not None and tensor.dtype.is_floating_point()
         }
-        for made in (cut(dense, more), cut(so_far.analysis, so_far.newly(more, groups)))
+        for made in (cut(dense, more), cut(so_far.analysis, so_far.newly_removed(more, groups)))
     )
     assert whole.keys() == parts.keys()
     for key, array in whole.items():
@@ -69,12 +69,12 @@ def test_curves_of_what_is_left_are_curves_over_the_dense_units() -> None:
     group = dense.groups[0]
     gone = (1, 4)
     left = Elimination(np.arange(len(group) - 2), np.linspace(1, 0, len(group) - 1))
-    so_far = Progress(dense, {group.name: gone})
-    found = so_far.in_dense_units(Curves({group.name: left}, {}), dense.groups).swept[group.name]
+    so_far = Remaining(dense, {group.name: gone})
+    found = so_far.in_dense_units(Curves({group.name: left}, {}), dense.groups).groups[group.name]
     assert sorted(found.order) == list(range(len(group)))
     assert tuple(found.order[:2]) == gone
-    np.testing.assert_array_equal(found.damage[: len(group) - 1], left.damage)
-    assert found.damage[-1] == 0
+    np.testing.assert_array_equal(found.error[: len(group) - 1], left.error)
+    assert found.error[-1] == 0
 
 
 @pytest.mark.parametrize(

@@ -28,15 +28,15 @@ from onnxprune.graph.surgery import cut
 from onnxprune.jobs.choose_plan import limits_of
 from onnxprune.jobs.results.gather import point_rows
 from onnxprune.runtime.registry import Backend, backend
-from onnxprune.select.allocate import Lattice
-from onnxprune.select.importance.units import Worth, worth_of
+from onnxprune.select.allocate import CandidateWidths
+from onnxprune.select.importance.units import Problem, score_groups
 from onnxprune.select.latency import budget
 from onnxprune.select.latency.predict import Predictor
-from onnxprune.select.latency.root_finding import Try, aim
+from onnxprune.select.latency.root_finding import Try, find_root
 from onnxprune.select.latency.segments import costly_nodes, segments
-from onnxprune.select.latency.subgraph import copies_of, excerpt
+from onnxprune.select.latency.subgraph import copies_of, extract_subgraph
 from onnxprune.select.latency.table import Table, keep_table, open_table
-from onnxprune.select.selection import allowed, narrowest
+from onnxprune.select.selection import allowed_widths, narrowest
 
 QUICK = Settings(processes=1, rounds=2, slice_s=0.001, warm_s=0.01)
 
@@ -80,19 +80,20 @@ def asked(**flags: object) -> Options:
     return from_flags({"target": "latency=0.5x", **flags})
 
 
-def priced(analysis: Analysis, options: Options) -> Worth:
-    return worth_of(analysis, options, limits_of(analysis, options), [], (), lambda _: None)
+def problem(analysis: Analysis, options: Options) -> Problem:
+    return Problem(analysis, options, limits_of(analysis, options))
 
 
-def timed(analysis: Analysis, options: Options) -> tuple[Lattice, Predictor]:
+def timed(analysis: Analysis, options: Options) -> tuple[CandidateWidths, Predictor]:
     """Candidate widths, and what the plug-in says they take."""
-    widths = allowed(analysis, options, limits_of(analysis, options), priced(analysis, options))
+    asked = problem(analysis, options)
+    widths = allowed_widths(asked, score_groups(asked))
     shapes = {name: (1, *shape[1:]) for name, shape in analysis.inputs[0].items()}
     return widths, Predictor(analysis, Table(stairs_backend.BACKEND, 1), shapes, widths)
 
 
 @pytest.fixture(scope="module")
-def predicted(rescnn: Analysis) -> tuple[Lattice, Predictor]:
+def predicted(rescnn: Analysis) -> tuple[CandidateWidths, Predictor]:
     return timed(rescnn, asked(round_to=4))  # the plug-in's steps are of 8
 
 
@@ -111,7 +112,7 @@ def test_every_node_that_runs_is_in_one_segment_and_segments_run_alone(name: str
     }
     tried = 0
     for segment in found:
-        one = excerpt(analysis.model, facts, segment)
+        one = extract_subgraph(analysis.model, facts, segment)
         assert one is not None
         proto, shapes = copies_of(one, 2)
         runner = backend("cpu").open(models.load(proto), threads=1)
@@ -130,10 +131,14 @@ def test_a_key_tells_widths_apart_and_equal_layers_not() -> None:
     analysis = analyse(models.load(zoo.get("digits_rescnn").model))
     facts = propagate(analysis.model, analysis.inputs[0])
     found = segments(analysis.model, facts, costly_nodes(analysis))
-    keys = [one.key for s in found if (one := excerpt(analysis.model, facts, s)) is not None]
+    keys = [
+        one.key for s in found if (one := extract_subgraph(analysis.model, facts, s)) is not None
+    ]
     other = {name: (1, *shape[1:]) for name, shape in analysis.inputs[0].items()}
     smaller = propagate(analysis.model, other)
-    again = [one.key for s in found if (one := excerpt(analysis.model, smaller, s)) is not None]
+    again = [
+        one.key for s in found if (one := extract_subgraph(analysis.model, smaller, s)) is not None
+    ]
     assert len(keys) == len(again)
     assert not set(keys) & set(again)  # another batch is another time
 
@@ -142,7 +147,7 @@ def test_a_key_tells_widths_apart_and_equal_layers_not() -> None:
 
 
 def test_a_prediction_is_a_sum_of_positive_times_and_knows_the_lines(
-    rescnn: Analysis, predicted: tuple[Lattice, Predictor]
+    rescnn: Analysis, predicted: tuple[CandidateWidths, Predictor]
 ) -> None:
     _, found = predicted
     whole = found.measure()
@@ -151,7 +156,9 @@ def test_a_prediction_is_a_sum_of_positive_times_and_knows_the_lines(
     facts = propagate(rescnn.model, {k: (1, *v[1:]) for k, v in rescnn.inputs[0].items()})
     parts = segments(rescnn.model, facts, costly_nodes(rescnn))
     table = Table(stairs_backend.BACKEND, 1)
-    alone = [one for part in parts if (one := excerpt(rescnn.model, facts, part)) is not None]
+    alone = [
+        one for part in parts if (one := extract_subgraph(rescnn.model, facts, part)) is not None
+    ]
     times = [table.seconds(one) for one in alone]
     assert min(times) > 0
     assert whole == pytest.approx(sum(times) * 1e9, rel=1e-6)
@@ -161,7 +168,7 @@ def test_a_prediction_is_a_sum_of_positive_times_and_knows_the_lines(
 
 
 def test_what_is_bypassed_takes_no_time(
-    rescnn: Analysis, predicted: tuple[Lattice, Predictor]
+    rescnn: Analysis, predicted: tuple[CandidateWidths, Predictor]
 ) -> None:
     _, found = predicted
     block = rescnn.blocks[0].name
@@ -169,7 +176,7 @@ def test_what_is_bypassed_takes_no_time(
 
 
 def test_widths_that_are_no_faster_than_larger_ones_are_not_offered(
-    predicted: tuple[Lattice, Predictor],
+    predicted: tuple[CandidateWidths, Predictor],
 ) -> None:
     widths, found = predicted
     left = budget.faster(widths, found)
@@ -194,20 +201,22 @@ def test_widths_that_are_no_faster_than_larger_ones_are_not_offered(
 def test_times_are_taken_from_disk_the_second_time(rescnn: Analysis, place: Path) -> None:
     facts = propagate(rescnn.model, {k: (1, *v[1:]) for k, v in rescnn.inputs[0].items()})
     parts = segments(rescnn.model, facts, costly_nodes(rescnn))[:3]
-    excerpts = [one for part in parts if (one := excerpt(rescnn.model, facts, part)) is not None]
-    first = open_table(backend("cpu"), 1, keep=True, tell=pytest.fail)
+    excerpts = [
+        one for part in parts if (one := extract_subgraph(rescnn.model, facts, part)) is not None
+    ]
+    first = open_table(backend("cpu"), 1, keep=True, progress=pytest.fail)
     times = [first.seconds(one) for one in excerpts]
     assert first.timed
     keep_table(first, pytest.fail)
-    second = open_table(backend("cpu"), 1, keep=True, tell=pytest.fail)
+    second = open_table(backend("cpu"), 1, keep=True, progress=pytest.fail)
     assert second.times == first.times
     assert times == [second.seconds(one) for one in excerpts]
     assert not second.timed
-    assert not open_table(backend("cpu"), 2, keep=True, tell=pytest.fail).times  # other threads
+    assert not open_table(backend("cpu"), 2, keep=True, progress=pytest.fail).times  # other threads
     (file,) = place.glob("*.latency.jsonl")
     file.write_text(file.read_text()[:-20])
     said: list[str] = []
-    assert not open_table(backend("cpu"), 1, keep=True, tell=said.append).times
+    assert not open_table(backend("cpu"), 1, keep=True, progress=said.append).times
     assert "ignoring" in said[0]
 
 
@@ -234,7 +243,7 @@ def test_aiming_ends_within_the_tolerance_where_a_plan_is(
         return takes(predicted) / takes(whole) / wanted
 
     plans = range(200, whole + 1, step)
-    tries = aim(
+    tries = find_root(
         Try(whole, whole, 1 / wanted),
         lambda most: max((p for p in plans if p <= most), default=plans[0]),
         lambda plan: plan,
@@ -243,14 +252,14 @@ def test_aiming_ends_within_the_tolerance_where_a_plan_is(
     best = min(plans, key=lambda p: abs(reached(p) - 0.98))
     assert len(tries) <= 8
     if 0.97 <= reached(best) <= 1:
-        assert 0.95 <= tries[-1].reached <= 1.05
+        assert 0.95 <= tries[-1].latency <= 1.05
     elif reached(plans[0]) > 1.05:
         assert tries[-1].chosen == plans[0]
 
 
 def test_what_is_fast_enough_is_left_alone() -> None:
     dense = Try("dense", 100, 0.7)
-    assert aim(dense, pytest.fail, pytest.fail, pytest.fail) == (dense,)  # type: ignore[arg-type]
+    assert find_root(dense, pytest.fail, pytest.fail, pytest.fail) == (dense,)  # type: ignore[arg-type]
 
 
 # -- the whole job -----------------------------------------------------------------------------
@@ -285,7 +294,7 @@ def test_where_the_table_leads_nowhere_multiplications_do(
 ) -> None:
     """As if it had found every width but the extremes to be slow."""
 
-    def extremes(widths: Lattice, _predictor: Predictor) -> Lattice:
+    def extremes(widths: CandidateWidths, _predictor: Predictor) -> CandidateWidths:
         return replace(widths, widths={g: w[[0, -1]] for g, w in widths.widths.items()})
 
     path = zoo.get("digits_rescnn").model
@@ -348,7 +357,7 @@ def test_a_backend_that_is_not_here_names_its_install_line() -> None:
 
 
 def test_the_provider_names_the_backend() -> None:
-    plain = asked(provider="openvino")
+    plain = asked(backend="openvino")
     assert budget.backend_of(plain).name == "ort-openvino"
     named = replace(plain, target=asked(target="latency=0.5x@openvino").target)
     assert budget.backend_of(named).name == "openvino"
@@ -358,8 +367,8 @@ def test_on_onnxruntime_a_narrow_model_is_measured_to_take_less(
     rescnn: Analysis, place: Path
 ) -> None:
     options = asked()
-    widths = allowed(rescnn, options, limits_of(rescnn, options), priced(rescnn, options))
-    least = narrowest(widths, priced(rescnn, options))
+    importance = score_groups(problem(rescnn, options))
+    least = narrowest(allowed_widths(problem(rescnn, options), importance), importance)
     feeds = {k: np.zeros((1, *v[1:]), np.float32) for k, v in rescnn.inputs[0].items()}
     with measure.Stopwatch(backend("cpu"), rescnn.model, feeds, 1) as stopwatch:
         found = stopwatch(cut(rescnn, least.removed), replace(QUICK, rounds=3, slice_s=0.005))

@@ -22,7 +22,7 @@ from onnxprune.jobs.prune import apply, prune
 from onnxprune.jobs.result import Result
 from onnxprune.runtime import open_session
 from onnxprune.solve.moments import moments
-from onnxprune.solve.support import affordable, conjugate_gradients, refit_columns, solve_columns
+from onnxprune.solve.support import affordable, conjugate_gradients, refit_support, solve_columns
 
 Array = np.ndarray[Any, Any]
 WORDS: tuple[Recover, ...] = ("none", "bias", "lstsq", "pcg", "auto")
@@ -269,7 +269,9 @@ def test_columns_are_least_squares_on_their_support(seed: int, free: bool) -> No
     keep = rng.random((1, 7, 3)) < 0.6
     bias = rng.standard_normal((1, 3))
     rows = moments(x[None], y[None])
-    found = refit_columns(rows, rows, W[None], keep, bias, ridges=(0.0,), free_bias=free)
+    found = refit_support(
+        rows, rows, W[None], keep, bias, ridges=(0.0,), exact=True, free_bias=free
+    )
     for n in np.flatnonzero(keep[0].any(axis=0)):
         chosen = np.flatnonzero(keep[0][:, n])
         A = np.hstack([x[:, chosen], np.ones((80, 1 if free else 0))])

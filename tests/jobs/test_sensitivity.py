@@ -23,7 +23,7 @@ from onnxprune.graph.analysis import analyse
 from onnxprune.graph.surgery import cut
 from onnxprune.jobs.sensitivity.run import keep_cell, known_cells
 from onnxprune.runtime import open_session
-from onnxprune.select.importance.measured import between, curve, swept_curves
+from onnxprune.select.importance.measured import interpolate, measured_points, sensitivity_curves
 from onnxprune.select.sensitivity import Cell, Sensitivity, load_sensitivity, to_json
 
 Cli = Callable[..., Ran]
@@ -93,7 +93,7 @@ def test_more_ratios_later_measure_only_those() -> None:
     asked = DATA | {"kinds": "groups", "skip": ["body.1*"]}
     first = onnxprune.sensitivity(ENTRY.model, **asked, ratios=(0.3,))
     told: list[str] = []
-    second = onnxprune.sensitivity(ENTRY.model, **asked, ratios=(0.3, 0.6), tell=told.append)
+    second = onnxprune.sensitivity(ENTRY.model, **asked, ratios=(0.3, 0.6), progress=told.append)
     measured = [each for each in told if " cells: " in each]
     assert measured
     assert all(each.endswith("at 0.6") for each in measured)
@@ -112,8 +112,8 @@ def test_an_interrupted_sweep_goes_on_where_it_was() -> None:
                 raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        onnxprune.sensitivity(ENTRY.model, **asked, tell=interrupt)
-    found = onnxprune.sensitivity(ENTRY.model, **asked, tell=cells.append)
+        onnxprune.sensitivity(ENTRY.model, **asked, progress=interrupt)
+    found = onnxprune.sensitivity(ENTRY.model, **asked, progress=cells.append)
     assert sum(" cells: " in told for told in cells) == len(found.cells) == 4
     assert found.notes[0].startswith("2 cells come from an earlier run")
 
@@ -160,10 +160,10 @@ def test_the_document_is_what_the_contract_says(labelled: Sensitivity) -> None:
 
 def test_curves_pass_through_what_was_measured_and_never_rise(labelled: Sensitivity) -> None:
     row = labelled.targets[0]
-    gone, damage = curve(labelled.of(row.name), row.units)
+    gone, damage = measured_points(labelled.of(row.name), row.units)
     assert gone.tolist() == [0, round(0.25 * row.units), round(0.75 * row.units)]
-    np.testing.assert_allclose(between(gone, gone, damage), damage)
-    everywhere = between(np.arange(row.units + 1), gone, damage)
+    np.testing.assert_allclose(interpolate(gone, gone, damage), damage)
+    everywhere = interpolate(np.arange(row.units + 1), gone, damage)
     assert (np.diff(everywhere) >= 0).all()
     assert everywhere[-1] > damage[-1]
 
@@ -204,7 +204,7 @@ def test_a_sweep_of_another_graph_is_refused(
     file = replace(labelled, targets=(twisted,)).save(tmp_path / "twisted.json")
     asked = from_flags({"sensitivity": str(file), "target": "macs=60%"})
     with pytest.raises(OnnxpruneError, match="another graph"):
-        swept_curves(analysis, asked)
+        sensitivity_curves(analysis, asked)
 
 
 @pytest.mark.parametrize(

@@ -136,7 +136,7 @@ def test_a_branch_that_nothing_tells_is_not_guessed() -> None:
     pruned = cut(analysis, {}, [analysis.blocks[2].name])
     kept_names = noised(pruned, rng, 0.1)
     assert correspond(analysis, kept_names).bypassed == (analysis.blocks[2].name,)
-    with pytest.raises(OnnxpruneError, match="cannot be told"):
+    with pytest.raises(OnnxpruneError, match="cannot tell"):
         correspond(analysis, renamed(kept_names, rng, anew=True))
 
 
@@ -204,7 +204,7 @@ def test_two_cuts_that_contradict_each_other_are_refused() -> None:
     held = models.constant(second[reader])
     assert held is not None
     models.set_constant(models.constants(first)[reader], held)
-    with pytest.raises(OnnxpruneError, match=r"cannot be told|no one choice"):
+    with pytest.raises(OnnxpruneError, match=r"cannot tell|no choice"):
         correspond(analysis, first)
 
 

@@ -21,6 +21,7 @@ from onnxprune.graph.analysis import Analysis, analyse
 from onnxprune.graph.surgery import cut
 from onnxprune.recovery.bias_correction import correct
 from onnxprune.recovery.norms import find_norms
+from onnxprune.recovery.order import Problem
 from onnxprune.recovery.reconstruct import Reconstruction, reconstruct
 from onnxprune.recovery.refit import Settings
 from onnxprune.runtime import open_session
@@ -45,10 +46,9 @@ def recovered(
     def kept(value: str, axis: int) -> npt.NDArray[np.bool_]:
         return keep(analysis.walk.axes[value][axis])
 
-    problem = (dense, small, kept, analysis.facts, feeds)
-    if how == "bias":
-        return correct(*problem, sample=EVERYTHING), small
-    return reconstruct(*problem, Settings(EVERYTHING, pairs=0)), small
+    problem = Problem(dense, small, kept, analysis.facts)
+    recover = correct if how == "bias" else reconstruct
+    return recover(problem, feeds, Settings(EVERYTHING, pairs=0)), small
 
 
 def width_of(analysis: Analysis) -> str:

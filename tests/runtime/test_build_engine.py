@@ -25,7 +25,7 @@ from onnxprune.jobs.quantize import quantize
 from onnxprune.quantities import sparsity
 from onnxprune.runtime.engines import build, commands
 from onnxprune.runtime.engines.runtime import Runtime, find
-from onnxprune.sparse.nm import thin
+from onnxprune.sparse.nm import sparsify_nm
 from onnxprune.sparse.sparsify import sparsify
 from two_four_cases import build as graph
 from two_four_cases import conv, floats, in_function, node
@@ -54,7 +54,7 @@ def shapes_of(entry: zoo.Entry) -> dict[str, tuple[int, ...]]:
 def pruned(path: Path, how: str) -> models.Model:
     if how == "2:4":
         made = models.clone(models.load(path))
-        thin(made, 2, 4)
+        sparsify_nm(made, 2, 4)
         return made
     if how == "80%":
         return sparsify(models.load(path), sparsity("80%")).model
@@ -88,7 +88,7 @@ def test_half_precision_makes_a_smaller_engine(rtx: Runtime, precision: Any) -> 
 
 def test_sparse_weights_say_nothing_before_they_are_on_a_device(rtx: Runtime) -> None:
     model = models.clone(models.load(conv()))
-    thin(model, 2, 4)
+    sparsify_nm(model, 2, 4)
     with_flag = build(model, request(sparse_weights=True))
     assert with_flag.layers == ()
     assert any("on the device" in note for note in with_flag.notes)

@@ -16,7 +16,7 @@ from onnxprune.errors import OnnxpruneError
 from onnxprune.runtime import open_session
 from onnxprune.runtime.engines.precision import convert
 from onnxprune.sparse.eligibility import layers
-from onnxprune.sparse.nm import thin
+from onnxprune.sparse.nm import sparsify_nm
 from two_four_cases import CASES, build, dequantized, floats, node
 
 
@@ -41,7 +41,7 @@ def test_a_network_in_fp16_says_almost_the_same(name: str) -> None:
 
 def test_bfloat16_is_valid_and_keeps_zeros() -> None:
     model = models.clone(models.load(zoo.get("digits_mlp").model))
-    thin(model, 2, 4)
+    sparsify_nm(model, 2, 4)
     half = convert(model, "bf16")
     onnx.checker.check_model(models.to_proto(half), full_check=True)
     kinds = {(each.state, each.dtype) for each in layers(half)}

@@ -26,12 +26,12 @@ from onnxprune.jobs.store import store
 from onnxprune.model.signature import signature_of
 from onnxprune.quantities import sparsity
 from onnxprune.runtime.engines import build
-from onnxprune.select.allocate import Limits
+from onnxprune.select.importance.units import Problem
 from onnxprune.select.selection import select
 from onnxprune.sparse.eligibility import layers
 from onnxprune.sparse.encodings.graph_builder import OLDEST
 from onnxprune.sparse.encodings.table import PACKED
-from onnxprune.sparse.nm import thin
+from onnxprune.sparse.nm import sparsify_nm
 from onnxprune.sparse.sparsify import sparsify
 
 pytestmark = pytest.mark.engines
@@ -77,7 +77,7 @@ def analysed(path: Path) -> Analysis:
 def units(path: Path) -> models.Model:
     """About a quarter of every group that can be cut exactly."""
     analysis = analysed(path)
-    chosen = select(analysis, Options(ratio=0.25), Limits(), [], (), lambda _: None)
+    chosen = select(Problem(analysis, Options(ratio=0.25)))
     return cut(analysis, chosen.removed)
 
 
@@ -87,7 +87,7 @@ def weights(path: Path) -> models.Model:
 
 def two_four(source: Path | models.Model) -> models.Model:
     made = models.clone(models.load(source))
-    thin(made, 2, 4, tied=True)
+    sparsify_nm(made, 2, 4, tied=True)
     return made
 
 

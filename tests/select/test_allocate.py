@@ -18,16 +18,16 @@ from onnxprune.graph.units import Group, Role, Slice
 from onnxprune.quantities import Budget
 from onnxprune.select.allocate import (
     TABLE,
+    Alignment,
     Axis,
-    Grain,
-    Lattice,
+    CandidateWidths,
     Limits,
+    alignments,
     allocate,
     axes_of,
-    grains,
-    lattice,
+    find_widths,
     ranked,
-    settle,
+    repair_widths,
     uniform,
 )
 from onnxprune.select.allocate.candidate_widths import _widths
@@ -45,9 +45,9 @@ class Net:
     shapes: Mapping[str, tuple[int, ...]]
     work: Mapping[str, int]
 
-    def axes(self, grain: int = 1) -> tuple[Axis, ...]:
+    def axes(self, alignment: int = 1) -> tuple[Axis, ...]:
         return axes_of(
-            self.groups, self.shapes, lambda s: Grain(1 if s.role == "scales" else grain)
+            self.groups, self.shapes, lambda s: Alignment(1 if s.role == "scales" else alignment)
         )
 
     def cost(self, removed: Mapping[str, Sequence[int]]) -> Cost:
@@ -123,14 +123,14 @@ def totals(axes: Sequence[Axis], removed: Mapping[str, Sequence[int]]) -> list[i
     part=st.floats(0.15, 1),
     kind=st.sampled_from(["macs", "params", "bytes"]),
     policy=st.sampled_from(["uniform", "global"]),
-    grain=st.sampled_from([1, 4, 16]),
+    alignment=st.sampled_from([1, 4, 16]),
     seed=st.integers(0, 999),
 )
 def test_a_budget_is_met_from_below_and_tightly(
-    made: Net, part: float, kind: Any, policy: Any, grain: int, seed: int
+    made: Net, part: float, kind: Any, policy: Any, alignment: int, seed: int
 ) -> None:
-    axes = made.axes(grain)
-    space = lattice(made.groups, axes)
+    axes = made.axes(alignment)
+    space = find_widths(made.groups, axes)
     scores, dense = made.scores(seed), made.cost({})
     target = Budget(kind, part, relative=True)
     limit = target.limit(getattr(dense, kind))
@@ -157,14 +157,14 @@ def test_a_budget_is_met_from_below_and_tightly(
         assert found.kept[group] >= math.ceil(space.units[group] * 0.2 - 1e-9)
         more = space.above(group, found.kept[group])
         if more is not None:
-            wider = settle(space, ranking, {**found.kept, group: more})
+            wider = repair_widths(space, ranking, {**found.kept, group: more})
             assert getattr(made.cost(ranking.removed(wider)), kind) > limit
 
 
 @given(made=nets(), ratio=st.floats(0, 0.8), seed=st.integers(0, 99))
 def test_uniform_removes_the_same_part_of_every_group(made: Net, ratio: float, seed: int) -> None:
     scores = made.scores(seed)
-    found = allocate(lattice(made.groups), scores, ratio=ratio)
+    found = allocate(find_widths(made.groups), scores, ratio=ratio)
     for group in made.groups:
         name, size = group.name, len(group)
         gone = found.removed.get(name, ())
@@ -178,7 +178,7 @@ def test_uniform_removes_the_same_part_of_every_group(made: Net, ratio: float, s
 def test_global_removes_the_lowest_scores_wherever_they_are(
     made: Net, ratio: float, seed: int
 ) -> None:
-    scores, space = made.scores(seed), lattice(made.groups)
+    scores, space = made.scores(seed), find_widths(made.groups)
     assume(space.free)
     units = sum(space.units[g] for g in space.free)
     reachable = 1 - sum(int(space.widths[g][0]) for g in space.free) / units
@@ -206,7 +206,7 @@ def test_scores_that_tie_are_spread_over_the_groups(policy: Any) -> None:
         return made.cost(removed).macs
 
     target = Budget("macs", 0.5, relative=True)
-    found = allocate(lattice(made.groups), scores, target=target, cost=cost, policy=policy)
+    found = allocate(find_widths(made.groups), scores, target=target, cost=cost, policy=policy)
     kept = list(found.kept.values())
     assert max(kept) - min(kept) <= 2
     assert len(calls) < 40  # bisection, not one unit at a time
@@ -214,7 +214,7 @@ def test_scores_that_tie_are_spread_over_the_groups(policy: Any) -> None:
 
 def test_a_ratio_that_cannot_be_had_says_what_can() -> None:
     made = chain(16, 16)
-    space = lattice(made.groups, made.axes(16))
+    space = find_widths(made.groups, made.axes(16))
     with pytest.raises(OnnxpruneError, match=r"at most 50\.0% can go together, not 60\.0%"):
         allocate(space, made.scores(0), ratio=0.6, policy="global")
 
@@ -222,7 +222,7 @@ def test_a_ratio_that_cannot_be_had_says_what_can() -> None:
 def test_a_budget_that_cannot_be_met_says_which_groups_stay_and_why() -> None:
     made = chain(16, 16)
     names = [group.name for group in made.groups]
-    space = lattice(made.groups, made.axes(), unscored={names[0]: "nobody can read it"})
+    space = find_widths(made.groups, made.axes(), unscored={names[0]: "nobody can read it"})
     with pytest.raises(OnnxpruneError, match=r"macs cannot go below") as refused:
         allocate(
             space,
@@ -253,7 +253,7 @@ def test_a_budget_that_cannot_be_met_says_which_groups_stay_and_why() -> None:
 )
 def test_widths_are_multiples_and_narrow_groups_fall_back(size: int, widths: list[int]) -> None:
     made = chain(size)
-    assert lattice(made.groups, made.axes(16)).widths["g0"].tolist() == widths
+    assert find_widths(made.groups, made.axes(16)).widths["g0"].tolist() == widths
 
 
 MEASURED = {
@@ -276,7 +276,7 @@ def test_no_width_runs_slower_than_a_larger_one(op: str, size: int) -> None:
         group = Group("g0", "channel", True, "", group.atoms, (*group.slices, per_channel), 1, 1, 4)
         shapes["dw"] = (size, 1, 3, 3)
     ops = {f"{tensor}.out": "Conv" for tensor in shapes}
-    widths = lattice([group], axes_of([group], shapes, grains(shapes, ops))).widths["g0"]
+    widths = find_widths([group], axes_of([group], shapes, alignments(shapes, ops))).widths["g0"]
     took = [MEASURED[op][w] for w in widths.tolist()]
     assert took == sorted(took)
     assert len(widths) > 1 or (op, size) == ("depthwise", 16)
@@ -286,7 +286,7 @@ def test_a_block_of_the_kernel_is_not_split_and_the_reason_is_given() -> None:
     cut = Slice("dw", 0, np.arange(16)[:, None], "scales", ("y",))
     group = Group("g", "channel", True, "", np.arange(16), (cut,), 1, 1, 4)
     shapes = {"dw": (16, 1, 3, 3)}
-    space = lattice([group], axes_of([group], shapes, grains(shapes, {"y": "Conv"})))
+    space = find_widths([group], axes_of([group], shapes, alignments(shapes, {"y": "Conv"})))
     assert space.free == ()
     assert "multiples of 16" in space.declined["g"]
 
@@ -307,13 +307,13 @@ def test_the_default_multiple_depends_on_provider_and_operator(
     provider: str, op: str, round_to: int | None, wanted: int
 ) -> None:
     cut = Slice("w", 1, np.arange(64)[:, None], "reads", ("y",))
-    grain = grains({"w": (8, 64)}, {"y": op}, provider=provider, round_to=round_to)
-    assert grain(cut).wanted == wanted
+    alignment = alignments({"w": (8, 64)}, {"y": op}, provider=provider, round_to=round_to)
+    assert alignment(cut).wanted == wanted
 
 
 def test_biases_and_gains_follow_what_they_scale() -> None:
     cut = Slice("b", 0, np.arange(64)[:, None], "scales", ("y",))
-    assert grains({"b": (64,)}, {"y": "Conv"})(cut) == Grain(1, 1)
+    assert alignments({"b": (64,)}, {"y": "Conv"})(cut) == Alignment(1, 1)
 
 
 def test_every_line_of_the_table_has_a_source_and_every_lookup_an_answer() -> None:
@@ -326,7 +326,7 @@ def test_rows_per_unit_count_towards_the_multiple() -> None:
     made = net(
         {"heads": 16, "wide": 6}, [([("heads", 12)], [("", 3)]), ([("wide", 64)], [("", 3)])]
     )
-    space = lattice(made.groups, made.axes(16))
+    space = find_widths(made.groups, made.axes(16))
     assert space.widths["heads"].tolist() == [4, 8, 12, 16]
     assert space.widths["wide"].tolist() == [2, 3, 4, 5, 6]
 
@@ -337,43 +337,43 @@ def test_indices_that_stay_do_not_spoil_the_rounding_of_the_rest() -> None:
         {"g": 64},
         [([("g", 1)], [("", 3)]), ([("", 4)], [("g", 1)]), ([("", 4)], [("", 3), ("g", 1)])],
     )
-    assert lattice(made.groups, made.axes(16)).widths["g"].tolist() == [16, 32, 48, 64]
+    assert find_widths(made.groups, made.axes(16)).widths["g"].tolist() == [16, 32, 48, 64]
 
 
 @given(
     sizes=st.lists(st.integers(4, 40), min_size=2, max_size=4),
     ratio=st.floats(0, 0.8),
-    grain=st.sampled_from([4, 8, 16]),
+    alignment=st.sampled_from([4, 8, 16]),
     seed=st.integers(0, 99),
 )
 def test_what_is_only_cut_together_is_rounded_together(
-    sizes: list[int], ratio: float, grain: int, seed: int
+    sizes: list[int], ratio: float, alignment: int, seed: int
 ) -> None:
     """Groups without an axis of their own (a split): the kernel sees their total."""
     named = {f"g{k}": n for k, n in enumerate(sizes)}
     made = net(named, [([(g, 1) for g in named], [("", 5)])])
-    axes = made.axes(grain)
-    space = lattice(made.groups, axes)
+    axes = made.axes(alignment)
+    space = find_widths(made.groups, axes)
     found = allocate(space, made.scores(seed), ratio=ratio)
     (left,) = totals(axes, found.removed)
     wanted = sum(space.nearest(g, n * (1 - ratio)) for g, n in named.items())
-    possible = -(-wanted // grain) * grain <= sum(sizes)
-    assert left == sum(sizes) or left % (grain if possible else 2) == 0
-    assert wanted <= left < wanted + grain
+    possible = -(-wanted // alignment) * alignment <= sum(sizes)
+    assert left == sum(sizes) or left % (alignment if possible else 2) == 0
+    assert wanted <= left < wanted + alignment
 
 
 @given(made=nets(), seed=st.integers(0, 99), ratio=st.floats(0, 0.8))
 def test_settling_only_gives_back_and_stays_on_the_lattice(
     made: Net, seed: int, ratio: float
 ) -> None:
-    space = lattice(made.groups, made.axes(16))
+    space = find_widths(made.groups, made.axes(16))
     ranking = uniform(made.scores(seed))
     wanted = {g: space.nearest(g, n * (1 - ratio)) for g, n in space.units.items()}
-    settled = settle(space, ranking, wanted)
+    settled = repair_widths(space, ranking, wanted)
     for group, kept in settled.items():
         assert kept >= wanted[group]
         assert kept in space.widths[group]
-    assert settle(space, ranking, settled) == settled
+    assert repair_widths(space, ranking, settled) == settled
 
 
 # An axis keeps an index
@@ -405,7 +405,7 @@ def test_groups_that_cross_never_empty_an_axis(size: int, ratio: float, seed: in
     groups, axes = _latin(size)
     random = np.random.default_rng(seed)
     scores = {g.name: random.random(size) for g in groups}
-    found = allocate(lattice(groups, axes), scores, ratio=ratio)
+    found = allocate(find_widths(groups, axes), scores, ratio=ratio)
     assert totals(axes, found.removed)[0] >= 1
     assert all(found.kept.values())
 
@@ -415,7 +415,7 @@ def test_ratios_asked_for_by_name_may_contradict_each_other() -> None:
     limits = Limits(ratios=(("*", 0.5),))
     scores = {"a": np.array([0.0, 0, 1, 1]), "b": np.array([0.0, 0, 1, 1])}
     with pytest.raises(OnnxpruneError, match="axis 0 of 'w' would lose every index"):
-        allocate(lattice(groups, axes, limits), scores)
+        allocate(find_widths(groups, axes, limits), scores)
 
 
 def test_heads_and_their_dimensions_share_an_axis() -> None:
@@ -466,12 +466,12 @@ def _kinds() -> Net:
 
 def _kept(limits: Limits, **options: Any) -> Mapping[str, int]:
     made = _kinds()
-    return allocate(lattice(made.groups, made.axes(), limits), made.scores(0), **options).kept
+    return allocate(find_widths(made.groups, made.axes(), limits), made.scores(0), **options).kept
 
 
 def test_inexact_groups_are_left_alone_unless_allowed() -> None:
     made = _kinds()
-    assert "it is normalised" in lattice(made.groups).declined["layer2/x"]
+    assert "it is normalised" in find_widths(made.groups).declined["layer2/x"]
     assert _kept(Limits(), ratio=0.5) == {"layer0/x": 4, "layer1/x": 4, "layer2/x": 8}
     assert _kept(Limits(allow_inexact=True), ratio=0.5)["layer2/x"] == 4
 
@@ -493,7 +493,7 @@ def test_a_ratio_of_its_own_holds_under_a_budget() -> None:
     made = _kinds()
     limits = Limits(ratios=(("layer1*", 0.75),), allow_inexact=True)
     found = allocate(
-        lattice(made.groups, made.axes(), limits),
+        find_widths(made.groups, made.axes(), limits),
         made.scores(0),
         target=Budget("macs", 0.4, relative=True),
         cost=made.only("macs"),
@@ -506,7 +506,7 @@ def test_a_ratio_of_its_own_holds_under_a_budget() -> None:
 def test_a_group_never_falls_below_its_floor(floor: int, most: float, size: int) -> None:
     made = chain(size)
     limits = Limits(min_width=floor, max_ratio=most)
-    smallest = lattice(made.groups, limits=limits).smallest()["g0"]
+    smallest = find_widths(made.groups, limits=limits).smallest()["g0"]
     assert smallest >= min(floor, size)
     assert size - smallest <= most * size + 1e-9
 
@@ -521,12 +521,12 @@ def test_a_group_never_falls_below_its_floor(floor: int, most: float, size: int)
 )
 def test_what_matches_nothing_is_refused_with_the_nearest_name(limits: Limits, hint: str) -> None:
     with pytest.raises(OnnxpruneError, match="matches no") as caught:
-        lattice(_kinds().groups, limits=limits)
+        find_widths(_kinds().groups, limits=limits)
     assert f"{hint!r}" in caught.value.hint
 
 
 def test_a_glob_may_be_meant_for_a_block() -> None:
-    assert lattice(_kinds().groups, limits=Limits(skip=("block*",)), known=["block1"]).free
+    assert find_widths(_kinds().groups, limits=Limits(skip=("block*",)), known=["block1"]).free
 
 
 @pytest.mark.parametrize("bad", [{"kinds": {"head": 0.9}}, {"max_ratio": 1.0}, {"min_width": 0}])
@@ -537,7 +537,7 @@ def test_limits_that_contradict_themselves_are_refused(bad: dict[str, Any]) -> N
 
 def test_groups_that_could_not_be_scored_stay_and_say_why() -> None:
     made = chain(8, 8)
-    space = lattice(made.groups, unscored={"g0": "not scored by wanda"})
+    space = find_widths(made.groups, unscored={"g0": "not scored by wanda"})
     found = allocate(space, {"g1": np.arange(8.0)}, ratio=0.5)
     assert found.kept == {"g0": 8, "g1": 4}
     assert found.declined["g0"] == "not scored by wanda"
@@ -546,15 +546,15 @@ def test_groups_that_could_not_be_scored_stay_and_say_why() -> None:
 def test_missing_scores_are_refused() -> None:
     made = chain(8)
     with pytest.raises(OnnxpruneError, match="'g0' needs 8 scores and has none"):
-        allocate(lattice(made.groups), {}, ratio=0.5)
+        allocate(find_widths(made.groups), {}, ratio=0.5)
     with pytest.raises(OnnxpruneError, match="not finite"):
-        allocate(lattice(made.groups), {"g0": np.full(8, np.nan)}, ratio=0.5)
+        allocate(find_widths(made.groups), {"g0": np.full(8, np.nan)}, ratio=0.5)
 
 
 def test_scores_without_a_currency_are_compared_within_their_group() -> None:
     made = chain(10, 10)
     scores = {"g0": np.arange(1.0, 11), "g1": np.arange(1.0, 11) * 1e6}
-    space = lattice(made.groups)
+    space = find_widths(made.groups)
     alone = allocate(space, scores, ratio=0.4, policy="global")
     fair = allocate(space, scores, ratio=0.4, policy="global", comparable=False)
     assert alone.kept == {"g0": 2, "g1": 10}
@@ -571,10 +571,14 @@ def test_damage_is_weighed_against_what_it_saves() -> None:
     scores = {g.name: np.linspace(1, 1.5, 20) for g in made.groups}
     target = Budget("macs", 0.6, relative=True)
     kept = {
-        damage: allocate(
-            lattice(made.groups), scores, target=target, cost=made.only("macs"), damage=damage
+        additive: allocate(
+            find_widths(made.groups),
+            scores,
+            target=target,
+            cost=made.only("macs"),
+            additive=additive,
         ).kept
-        for damage in (False, True)
+        for additive in (False, True)
     }
     assert kept[True]["dear"] < 20
     assert kept[True]["cheap"] == kept[True]["free"] == 20
@@ -585,11 +589,11 @@ def test_damage_is_weighed_against_what_it_saves() -> None:
 def test_two_groups_of_one_name_are_refused() -> None:
     made = chain(4)
     with pytest.raises(OnnxpruneError, match="share a name"):
-        lattice([*made.groups, *made.groups])
+        find_widths([*made.groups, *made.groups])
 
 
 def test_the_lattice_says_which_width_is_nearest() -> None:
-    space = Lattice({"g": 64}, {"g": np.array([16, 32, 64])}, ("g",), {}, ())
+    space = CandidateWidths({"g": 64}, {"g": np.array([16, 32, 64])}, ("g",), {}, ())
     assert [space.nearest("g", w) for w in (0, 23.9, 24, 48, 47, 99)] == [16, 16, 32, 64, 32, 64]
     assert [space.above("g", k) for k in (0, 16, 40, 64)] == [16, 32, 64, None]
 
@@ -597,7 +601,7 @@ def test_the_lattice_says_which_width_is_nearest() -> None:
 @pytest.mark.parametrize("required", [(4, 4), (4, 6), (2, 8)])
 def test_widths_suit_all_axes_that_a_group_decides(required: tuple[int, int]) -> None:
     rows = np.arange(48, dtype=np.int64)[:, None]
-    axes = [Axis(f"axis {k}", 48, Grain(r, r), {"g": rows}) for k, r in enumerate(required)]
+    axes = [Axis(f"axis {k}", 48, Alignment(r, r), {"g": rows}) for k, r in enumerate(required)]
     widths = _widths("g", 48, 1, axes)
     assert len(widths) > 2
     assert all(width % r == 0 for width in widths for r in required)

@@ -22,7 +22,7 @@ from onnxprune.graph.surgery import cut
 from onnxprune.quantities import budget
 from onnxprune.runtime import open_session
 from onnxprune.select import criteria
-from onnxprune.select.allocate import Allocation, Limits, allocate, axes_of, grains, lattice
+from onnxprune.select.allocate import Allocation, Limits, alignments, allocate, axes_of, find_widths
 from onnxprune.select.criteria import InputStatistics, Scores
 
 Statistics = dict[tuple[str, str], InputStatistics]
@@ -66,14 +66,14 @@ def run(
 ) -> Allocation:
     shapes = {t.name: [a.size or 0 for a in t.axes] for t in analysis.tensors}
     ops = {call.name: call.op for _, call in analysis.walk.calls}
-    axes = axes_of(analysis.groups, shapes, grains(shapes, ops, round_to=round_to))
+    axes = axes_of(analysis.groups, shapes, alignments(shapes, ops, round_to=round_to))
     return allocate(
-        lattice(analysis.groups, axes, Limits(), unscored=scores.declined),
+        find_widths(analysis.groups, axes, Limits(), unscored=scores.declined),
         scores.values,
         target=budget(target),
         cost=CostModel(analysis).only(budget(target).kind).measure,
         comparable=scores.comparable,
-        damage=scores.damage,
+        additive=scores.additive,
     )
 
 

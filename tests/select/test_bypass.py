@@ -19,7 +19,7 @@ from onnxprune.graph.surgery import cut
 from onnxprune.graph.units import Block
 from onnxprune.quantities import budget
 from onnxprune.runtime import open_session
-from onnxprune.select.importance.bypass import block_damage, innermost, inside
+from onnxprune.select.importance.bypass import block_errors, innermost, inside
 
 Feeds = dict[str, npt.NDArray[Any]]
 
@@ -60,9 +60,9 @@ def silenced(name: str, says: float = 0.0) -> tuple[models.Model, Block]:
 def test_a_branch_that_says_the_same_to_everything_costs_nothing(name: str, says: float) -> None:
     model, silent = silenced(name, says)
     analysis, feeds = analyse(model), pictures(name)
-    found = block_damage(analysis, innermost(analysis.blocks), feeds, feeds)
+    found = block_errors(analysis, innermost(analysis.blocks), feeds, feeds)
     assert found[silent.name] < 1e-6
-    assert all(damage > 1e-3 for block, damage in found.items() if block != silent.name)
+    assert all(error > 1e-3 for block, error in found.items() if block != silent.name)
     session = open_session(model)
     bare = open_session(cut(analysis, {}, [silent.name]))
     differs = any(

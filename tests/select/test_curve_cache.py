@@ -19,7 +19,7 @@ from onnxprune.data import zoo
 from onnxprune.data.cache import Cache
 from onnxprune.graph.analysis import Analysis, analyse
 from onnxprune.select.importance import curve_cache as cache
-from onnxprune.select.importance.error_curves import Curves
+from onnxprune.select.importance.error_curves import Curves, Measurement
 from onnxprune.solve.group_obs import Elimination
 
 Feeds = dict[str, npt.NDArray[Any]]
@@ -48,7 +48,9 @@ def batches() -> list[Feeds]:
 def run(analysis: Analysis, batches: list[Feeds], **how: Any) -> tuple[Curves, list[str]]:
     """The curves, and what was said on the way."""
     said: list[str] = []
-    return cache.damage_curves(analysis, analysis.groups, batches, tell=said.append, **how), said
+    keep = how.pop("cache", True)
+    work = Measurement(analysis, analysis.groups, batches, **how)
+    return cache.cached_curves(work, said.append, cache=keep), said
 
 
 def same(one: Curves, two: Curves) -> bool:
@@ -57,7 +59,7 @@ def same(one: Curves, two: Curves) -> bool:
         one[1] == two[1]
         and list(one[0]) == list(two[0])
         and all(
-            np.array_equal(e.order, two[0][g].order) and np.array_equal(e.damage, two[0][g].damage)
+            np.array_equal(e.order, two[0][g].order) and np.array_equal(e.error, two[0][g].error)
             for g, e in one[0].items()
         )
     )
@@ -72,7 +74,7 @@ def test_the_second_run_measures_nothing_and_finds_the_same(
     assert MEASURING in said
     assert len(list(place.iterdir())) == 1
     second, said = run(analysis, batches)
-    assert said == ["taking damage curves from the cache"]
+    assert said == ["taking error curves from the cache"]
     assert same(plain, first)
     assert same(plain, second)
     assert sum(len(e.order) for e in second[0].values()) > 0
@@ -84,7 +86,7 @@ def test_another_budget_costs_no_calibration(place: Path) -> None:
 
     def small(budget: str, **how: Any) -> tuple[Any, list[str]]:
         said: list[str] = []
-        return prune(entry.model, target=budget, calib=calib, tell=said.append, **how), said
+        return prune(entry.model, target=budget, calib=calib, progress=said.append, **how), said
 
     _, said = small("macs=70%")
     assert MEASURING in said
@@ -155,7 +157,7 @@ def test_damaged_files_are_reported_and_replaced(
         assert said[0].startswith(f"ignoring {path.name} in the cache")
         assert MEASURING in said
         assert same(found, good)
-        assert run(analysis, batches)[1] == ["taking damage curves from the cache"]
+        assert run(analysis, batches)[1] == ["taking error curves from the cache"]
     stranger = place / f"{'0' * 40}.curves.jsonl"
     stranger.write_bytes(whole)
     assert cache.read(Cache("curves", print), "0" * 40) is None

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from onnxprune import prune
 from onnxprune.data import zoo
 from onnxprune.graph.units import Group
-from onnxprune.select.allocate import Lattice, Limits, lattice, ranked
-from onnxprune.select.allocate.allocation import divide
+from onnxprune.select.allocate import CandidateWidths, Limits, find_widths, ranked
+from onnxprune.select.allocate.allocation import divide_shares
 from onnxprune.solve.coupled import Curve
 
 seeds = st.integers(0, 10_000)
@@ -34,51 +34,51 @@ def curves(seed: int, some: list[Group]) -> dict[str, Curve]:
     rng = np.random.default_rng(seed + 1)
     found = {}
     for group in some:
-        damage = np.append(0.0, np.cumsum(rng.exponential(rng.exponential(), len(group))))[::-1]
-        found[group.name] = Curve(np.arange(len(group) + 1), damage)
+        error = np.append(0.0, np.cumsum(rng.exponential(rng.exponential(), len(group))))[::-1]
+        found[group.name] = Curve(np.arange(len(group) + 1), error)
     return found
 
 
-def spread(space: Lattice, some: list[Group], damage: Mapping[str, Curve]) -> dict[str, int]:
+def spread(space: CandidateWidths, some: list[Group], error: Mapping[str, Curve]) -> dict[str, int]:
     scores = {g.name: np.zeros(len(g)) for g in some}
-    allowed = {g: Curve(space.widths[g], c.damage[space.widths[g]]) for g, c in damage.items()}
-    return divide(space, ranked(scores), allowed)
+    allowed = {g: Curve(space.widths[g], c.error[space.widths[g]]) for g, c in error.items()}
+    return divide_shares(space, ranked(scores), allowed)
 
 
 @given(seeds, ratios)
 def test_the_share_is_one_of_all_units_and_does_least_damage(seed: int, ratio: float) -> None:
     some, names = groups(seed), {g.name for g in groups(seed)}
-    damage = curves(seed, some)
+    error = curves(seed, some)
     limits = Limits(kinds={"head": ratio})
-    space = lattice(some, limits=limits, together=names)
+    space = find_widths(some, limits=limits, together=names)
     if ratio == 0:
         assert not space.shares
         return
-    kept = spread(space, some, damage)
+    kept = spread(space, some, error)
     units = sum(map(len, some))
     least = sum(limits.floor(len(g)) for g in some)
     assert sum(kept.values()) == max(round(units * (1 - ratio)), least)
     assert all(limits.floor(len(g)) <= kept[g.name] <= len(g) for g in some)
-    alike = {g: int(w[0]) for g, w in lattice(some, limits=limits).widths.items()}
+    alike = {g: int(w[0]) for g, w in find_widths(some, limits=limits).widths.items()}
     if sum(alike.values()) <= sum(kept.values()):
-        total = sum(damage[g].damage[n] for g, n in kept.items())
-        assert total <= sum(damage[g].damage[n] for g, n in alike.items()) + 1e-12
+        total = sum(error[g].error[n] for g, n in kept.items())
+        assert total <= sum(error[g].error[n] for g, n in alike.items()) + 1e-12
 
 
 @given(seeds, ratios.filter(bool))
 def test_scores_decide_where_there_are_no_curves(seed: int, ratio: float) -> None:
     some = groups(seed)
-    space = lattice(some, limits=Limits(kinds={"head": ratio}), together={g.name for g in some})
+    space = find_widths(some, limits=Limits(kinds={"head": ratio}), together={g.name for g in some})
     rng = np.random.default_rng(seed)
     scores = {g.name: rng.random(len(g)) for g in some}
-    kept = divide(space, ranked(scores))
+    kept = divide_shares(space, ranked(scores))
     least = sum(int(w[0]) for w in space.widths.values())
     assert sum(kept.values()) == max(round(sum(map(len, some)) * (1 - ratio)), least)
 
 
 def test_each_kind_that_a_glob_matches_counts_by_itself() -> None:
     some = [*groups(0), *groups(1, "ffn", start=4)]
-    space = lattice(some, limits=Limits(ratios=(("*", 0.5),)), together={g.name for g in some})
+    space = find_widths(some, limits=Limits(ratios=(("*", 0.5),)), together={g.name for g in some})
     kept = spread(space, some, curves(0, some))
     for kind in ("head", "ffn"):
         mine = [g for g in some if g.kind == kind]
@@ -89,14 +89,14 @@ def test_each_kind_that_a_glob_matches_counts_by_itself() -> None:
 def test_groups_that_are_not_weighed_lose_the_fraction_themselves() -> None:
     some = groups(0)
     weighed = {g.name for g in some[1:]}
-    space = lattice(some, limits=Limits(kinds={"head": 0.5}), together=weighed)
+    space = find_widths(some, limits=Limits(kinds={"head": 0.5}), together=weighed)
     assert [set(share.groups) for share in space.shares] == [weighed]
     assert abs(int(space.widths[some[0].name][0]) - len(some[0]) / 2) <= 0.5
 
 
 def test_what_earlier_steps_took_counts() -> None:
     some = groups(0)
-    space = lattice(some, limits=Limits(kinds={"head": 0.5}), together={g.name for g in some})
+    space = find_widths(some, limits=Limits(kinds={"head": 0.5}), together={g.name for g in some})
     first = some[0].name
     later = space.within({first: 1}).decided({first: 1})
     kept = spread(later, some[1:], curves(0, some[1:]))

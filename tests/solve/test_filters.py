@@ -18,6 +18,7 @@ from onnxprune.data.activations.rows import Sample
 from onnxprune.graph.analysis import analyse
 from onnxprune.graph.layers.linear import find_layers, refittable
 from onnxprune.graph.surgery import cut
+from onnxprune.recovery.order import Problem
 from onnxprune.recovery.reconstruct import reconstruct
 from onnxprune.recovery.refit import Settings
 from onnxprune.runtime import open_session
@@ -225,10 +226,10 @@ def test_blocks_come_closer_than_their_layers_alone_bring_them(
     def kept(value: str, axis: int) -> npt.NDArray[np.bool_]:
         return keep(analysis.walk.axes[value][axis])
 
-    problem = (analysis.model, cut(analysis, removed), kept, analysis.facts)
+    problem = Problem(analysis.model, cut(analysis, removed), kept, analysis.facts)
     off = {}
     for steps in (0, 6):
-        fitted = reconstruct(*problem, feeds[:4], Settings(Sample(rows=4000), pairs=steps))
+        fitted = reconstruct(problem, feeds[:4], Settings(Sample(rows=4000), pairs=steps))
         sessions = [open_session(m) for m in (analysis.model, fitted.model)]
         wanted, given = (np.concatenate([s.run(f)["y"] for f in feeds[4:]]) for s in sessions)
         off[steps] = float(((given - wanted) ** 2).sum() / wanted.var(axis=0).sum())

@@ -67,8 +67,8 @@ def test_damage_is_the_least_squares_error_of_every_subset_on_the_way(
     for count in range(units + 1):
         kept = {int(u) for u in swept.kept(count)}
         want = sum(error(layer, kept) for layer in layers)
-        assert abs(swept.damage[count] - want) <= 1e-6 * max(want, 1e-3 * scale)
-    assert (np.diff(swept.damage) <= 1e-12).all()
+        assert abs(swept.error[count] - want) <= 1e-6 * max(want, 1e-3 * scale)
+    assert (np.diff(swept.error) <= 1e-12).all()
 
 
 @given(groups())
@@ -92,7 +92,7 @@ def test_names_of_the_units_do_not_matter(seed: int) -> None:
     other = [Consumer(c.xx, c.weight, renamed[c.units], c.blocks, c.norm) for c in layers]
     first, second = eliminate(layers, 6), eliminate(other, 6)
     np.testing.assert_array_equal(renamed[first.order], second.order)
-    np.testing.assert_allclose(first.damage, second.damage)
+    np.testing.assert_allclose(first.error, second.error)
 
 
 @given(seeds)
@@ -115,14 +115,14 @@ def test_dead_and_unread_units_leave_first_and_free() -> None:
                      1.0)  # fmt: skip
     swept = eliminate([layer], 5)  # unit 4 is read by nobody
     assert set(swept.order[:2]) == {1, 4}
-    assert (swept.damage[3:] == 0).all()
-    assert swept.damage[2] > 0
+    assert (swept.error[3:] == 0).all()
+    assert swept.error[2] > 0
 
 
 def test_a_layer_that_sees_nothing_costs_nothing() -> None:
     swept = eliminate([Consumer(np.zeros((3, 3)), np.ones((3, 2)), np.arange(3),
                                 np.arange(3)[:, None], 1.0)], 3)  # fmt: skip
-    assert (swept.damage == 0).all()
+    assert (swept.error == 0).all()
 
 
 def test_duplicate_units_are_told_apart_from_unique_ones() -> None:
@@ -134,7 +134,7 @@ def test_duplicate_units_are_told_apart_from_unique_ones() -> None:
     swept = eliminate([Consumer(np.cov(x.T, bias=True), W, np.arange(4), np.arange(4)[:, None],
                                 1.0)], 4, ridge=1e-9)  # fmt: skip
     assert swept.order[0] in (0, 3)
-    assert swept.damage[3] < 1e-5 < swept.damage[2]
+    assert swept.error[3] < 1e-5 < swept.error[2]
 
 
 @pytest.mark.parametrize("at_once", [0.0, 0.05])
@@ -148,4 +148,4 @@ def test_long_sweeps_keep_their_digits(at_once: float) -> None:
     swept = eliminate([layer], 100, ridge=RIDGE, at_once=at_once)
     for count in (0, 1, 10, 30, 50, 70, 99):
         want = error(layer, {int(u) for u in swept.kept(count)})
-        assert swept.damage[count] == pytest.approx(want, rel=1e-6)
+        assert swept.error[count] == pytest.approx(want, rel=1e-6)

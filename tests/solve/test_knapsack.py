@@ -90,8 +90,8 @@ class Chain:
         self.curves = {}
         for name, n in self.dense.items():
             gone = np.arange(n)[::-1]
-            damage = rng.exponential() * gone.astype(np.float64) ** rng.uniform(1, 2.5)
-            self.curves[name] = Curve(np.arange(1, n + 1), damage)
+            error = rng.exponential() * gone.astype(np.float64) ** rng.uniform(1, 2.5)
+            self.curves[name] = Curve(np.arange(1, n + 1), error)
         self.calls = 0
 
     def cost(self, widths: Mapping[str, int]) -> float:
@@ -101,7 +101,7 @@ class Chain:
 
     def best(self, budget: float) -> float:
         return min(
-            sum(float(c.damage[w - 1]) for c, w in zip(self.curves.values(), widths, strict=True))
+            sum(float(c.error[w - 1]) for c, w in zip(self.curves.values(), widths, strict=True))
             for widths in product(*(c.widths for c in self.curves.values()))
             if self.cost(dict(zip(self.curves, widths, strict=True))) <= budget
         )
@@ -133,7 +133,7 @@ def test_multiplying_costs_are_solved_nearly_as_well_as_by_trying_everything() -
         chain = Chain(seed)
         budget = 0.5 * chain.cost(chain.dense)
         best = chain.best(budget)
-        excess.append(fit(chain.curves, chain.cost, budget).damage / max(best, 1e-9) - 1)
+        excess.append(fit(chain.curves, chain.cost, budget).error / max(best, 1e-9) - 1)
     assert min(excess) > -1e-9
     assert np.mean(np.array(excess) < 1e-9) > 0.8
     assert np.mean(excess) < 0.02
@@ -190,7 +190,7 @@ def brute_with_drops(
         dead = {m for d, g in zip(drops, gone, strict=True) for m in d.members if g}
         live = [g for g in range(len(costs)) if g not in dead]
         spent = sum(d.cost if g else d.kept for d, g in zip(drops, gone, strict=True))
-        lost = sum(d.damage for d, g in zip(drops, gone, strict=True) if g)
+        lost = sum(d.error for d, g in zip(drops, gone, strict=True) if g)
         rest = brute([damages[g] for g in live], [costs[g] for g in live], budget - spent)
         best = min(best, lost + rest)
     return best
@@ -212,7 +212,7 @@ def test_branches_that_may_go_are_solved_exactly(seed: int, share: float) -> Non
     live = [g for g in range(len(costs)) if g not in dead]
     gone = [at in picked.dropped for at in range(len(drops))]
     spent = sum(d.cost if g else d.kept for d, g in zip(drops, gone, strict=True))
-    lost = sum(d.damage for d, g in zip(drops, gone, strict=True) if g)
+    lost = sum(d.error for d, g in zip(drops, gone, strict=True) if g)
     assert sum(costs[g][picked.choices[g]] for g in live) + spent <= budget
     assert sum(damages[g][picked.choices[g]] for g in live) + lost == pytest.approx(best)
 
@@ -229,19 +229,19 @@ class Branched(Chain):
 @settings(max_examples=60, deadline=None)
 def test_a_branch_goes_only_where_that_is_cheaper(seed: int, share: float, worth: float) -> None:
     net = Branched(seed)
-    branches = {f"b{g}": Branch((g,), worth * float(net.curves[g].damage[0])) for g in net.dense}
+    branches = {f"b{g}": Branch((g,), worth * float(net.curves[g].error[0])) for g in net.dense}
     whole = net.dense | dict.fromkeys(branches, 1)
     found = fit(net.curves, net.cost, share * net.cost(whole), branches=branches)
     assert found.cost <= share * net.cost(whole)
     kept = net.dense.keys() - {g for b in found.dropped for g in branches[b].members}
-    damage = sum(net.curves[g].damage[found.widths[g] - 1] for g in kept)
-    assert found.damage == pytest.approx(damage + sum(branches[b].damage for b in found.dropped))
+    error = sum(net.curves[g].error[found.widths[g] - 1] for g in kept)
+    assert found.error == pytest.approx(error + sum(branches[b].error for b in found.dropped))
     try:
         narrow = fit(net.curves, lambda w: net.cost(w | dict.fromkeys(branches, 1)),
                      share * net.cost(whole))  # fmt: skip
     except OnnxpruneError:
         assert found.dropped
     else:
-        assert found.damage <= narrow.damage + 1e-9
-        if worth > 2.9 and not narrow.damage:
+        assert found.error <= narrow.error + 1e-9
+        if worth > 2.9 and not narrow.error:
             assert not found.dropped

@@ -20,7 +20,7 @@ from onnxprune.jobs.store import store
 from onnxprune.model.decode import densify
 from onnxprune.solve.masks import keep_n_of_m
 from onnxprune.sparse.eligibility import Layer, layers
-from onnxprune.sparse.nm import thin
+from onnxprune.sparse.nm import sparsify_nm
 from two_four_cases import (
     CASES,
     bfloat16,
@@ -41,7 +41,7 @@ Cli = Callable[..., Ran]
 
 def thinned(proto: onnx.ModelProto) -> models.Model:
     model = models.clone(models.load(proto))
-    thin(model, 2, 4)
+    sparsify_nm(model, 2, 4)
     return model
 
 
@@ -311,7 +311,7 @@ def test_prune_with_a_pattern_needs_no_data_and_makes_layers_eligible(
 def test_real_models_become_eligible_wherever_the_rule_admits_it(shared: Path, name: str) -> None:
     model = models.clone(models.load(shared / "models" / f"{name}.onnx"))
     before = {each.node: each.state for each in layers(model)}
-    thin(model, 2, 4)
+    sparsify_nm(model, 2, 4)
     after = {each.node: (each.state, each.reason) for each in layers(model)}
     assert "dense" in before.values()
     left = [why for node, why in after.items() if before[node] == "dense" and why[0] != "eligible"]

@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto as T
 from onnx import helper, numpy_helper
 
-from bench.storage import thin
+from bench.storage import make_sparse
 from onnxprune import model as models
 from onnxprune import quantities as amount
 from onnxprune.config import StoreOptions
@@ -73,7 +73,7 @@ def in_openvino(path: Path, given: dict[str, Array]) -> list[Array]:
 def test_real_models_take_what_the_formulas_say(shared: Path, tmp_path: Path, name: str) -> None:
     for sparsity in (0.5, 0.8, 0.9):
         dense = tmp_path / "dense.onnx"
-        size = thin(shared / "models" / name, sparsity, dense)
+        size = make_sparse(shared / "models" / name, sparsity, dense)
         rest = dense.stat().st_size - 4 * size  # the graph, and what was not thinned
         left = 1 - sparsity
         far = left * sparsity**14 / (1 - sparsity**14)  # distances of more than 14
@@ -107,7 +107,7 @@ def test_real_models_take_what_the_formulas_say(shared: Path, tmp_path: Path, na
 @pytest.mark.parametrize(("name", "sparsity"), list(zip(REAL, (0.5, 0.8, 0.9), strict=True)))
 def test_real_models_say_the_same(shared: Path, tmp_path: Path, name: str, sparsity: float) -> None:
     dense = tmp_path / "dense.onnx"
-    thin(shared / "models" / name, sparsity, dense)
+    make_sparse(shared / "models" / name, sparsity, dense)
     given = feeds(dense)
     wanted = ran(dense, given)
     for form in ("sparse", "packed"):
@@ -121,7 +121,7 @@ def test_real_models_say_the_same(shared: Path, tmp_path: Path, name: str, spars
 @pytest.mark.parametrize("name", REAL)
 def test_openvino_says_the_same(shared: Path, tmp_path: Path, name: str) -> None:
     dense = tmp_path / "dense.onnx"
-    thin(shared / "models" / name, 0.9, dense)
+    make_sparse(shared / "models" / name, 0.9, dense)
     given = feeds(dense)
     wanted = in_openvino(dense, given)
     for form in ("sparse", "packed"):

@@ -25,9 +25,9 @@ from onnxprune.quantities import sparsity
 from onnxprune.runtime import open_session
 from onnxprune.solve import masks
 from onnxprune.sparse.eligibility import layers
-from onnxprune.sparse.nm import thin
+from onnxprune.sparse.nm import sparsify_nm
 from onnxprune.sparse.sparsify import sparsify
-from onnxprune.sparse.targets import left_dense
+from onnxprune.sparse.targets import excluded_weights
 from two_four_cases import CASES, build, conv, floats, groups, held, node
 
 Array = np.ndarray[Any, Any]
@@ -38,7 +38,7 @@ def test_the_two_largest_of_four_stay_bit_equal(name: str) -> None:
     case = CASES[name]
     model = models.clone(models.load(case.make()))
     before = held(model).copy()
-    done = thin(model, 2, 4)
+    done = sparsify_nm(model, 2, 4)
     after = held(model)
     assert [each.weight for each in done.outcomes if not each.reason] == ["w"]
     assert after.dtype == before.dtype
@@ -75,7 +75,7 @@ def test_blocks_of_scales_along_the_inputs_decide_what_is_large() -> None:
         node("MatMul", "x t", "y"),
     ]
     model = models.clone(models.load(build(nodes, {"w": levels, "s": scales}, [3, 4])))
-    thin(model, 2, 4)
+    sparsify_nm(model, 2, 4)
     assert not held(model)[:2].any()
     assert (held(model)[2:] == 3).all()
 
@@ -85,7 +85,7 @@ def test_types_without_numpy_are_compared_by_their_values() -> None:
         weight = np.array([[0.5], [-2.0], [1.0], [0.25]]).astype(dtype).repeat(4, axis=1)
         nodes = [node("Cast", "w", "t", to=onnx.TensorProto.FLOAT), node("MatMul", "x t", "y")]
         model = models.clone(models.load(build(nodes, {"w": weight}, [2, 4])))
-        thin(model, 2, 4)
+        sparsify_nm(model, 2, 4)
         assert held(model)[:, 0].astype(float).tolist() == [0, -2, 1, 0]
 
 
@@ -97,7 +97,7 @@ def test_a_weight_read_twice_the_same_way_is_thinned_once() -> None:
     ]
     proto = build(nodes, {"w": floats(16, 8)}, [3, 16], outputs=("a", "b"))
     model = models.clone(models.load(proto))
-    done = thin(model, 2, 4)
+    done = sparsify_nm(model, 2, 4)
     assert [(each.weight, each.reason) for each in done.outcomes] == [("w", "")]
     assert ((groups(held(model).T) != 0).sum(axis=1) == 2).all()
 
@@ -106,7 +106,7 @@ def test_a_weight_read_twice_the_same_way_is_thinned_once() -> None:
     ("extra", "reason"),
     [
         ([node("Reshape", "w f", "v"), node("MatMul", "x v", "b")], "along different axes"),
-        ([node("Gather", "w i", "b")], "read by Gather 'b' too (--tied thins it for both)"),
+        ([node("Gather", "w i", "b")], "read by Gather 'b' too (--tied makes it sparse for both)"),
         ([node("Identity", "w", "b"), node("Mul", "b b", "c")], "read by Mul 'c' too"),
     ],
 )
@@ -117,7 +117,7 @@ def test_a_weight_also_read_another_way_is_left_and_why(
     weights = {"w": floats(16, 16), "i": np.array([0, 2]), "f": np.array([16, 4, 4])}
     outputs = ("y", extra[-1].output[0])
     model = models.clone(models.load(build(nodes, weights, [3, 16], outputs=outputs)))
-    done = thin(model, 2, 4)
+    done = sparsify_nm(model, 2, 4)
     assert not done.masks
     assert reason in done.outcomes[0].reason
     np.testing.assert_array_equal(held(model), weights["w"])
@@ -130,7 +130,7 @@ def test_a_weight_contracted_along_two_axes_has_the_pattern_along_both(
     nodes = [node("MatMul", "x w", "y"), node("Gemm", "y w", "b", transB=1)]
     proto = build(nodes, {"w": floats(32, 16)}, [3, 32], outputs=("y", "b"))
     model = models.clone(models.load(proto))
-    done = thin(model, n, m)
+    done = sparsify_nm(model, n, m)
     outcome = next(each for each in done.outcomes if each.weight == "w")
     assert (outcome.reason, outcome.sparsity) == ("", 1 - n / m)
     assert done.check is not None
@@ -163,7 +163,7 @@ def test_two_axes_that_cannot_both_have_the_pattern_are_left_and_why(
 ) -> None:
     nodes = [node("MatMul", "x w", "y"), node("Gemm", "y w", "b", transB=1)]
     proto = build(nodes, {"w": floats(*shape)}, [3, shape[0]], outputs=("y", "b"))
-    done = thin(models.clone(models.load(proto)), m // 2, m)
+    done = sparsify_nm(models.clone(models.load(proto)), m // 2, m)
     assert reason in next(each.reason for each in done.outcomes if each.weight == "w")
 
 
@@ -189,7 +189,7 @@ def test_a_tied_embedding_is_thinned_for_both_where_that_is_asked_for(
 def test_asking_for_the_shape_of_a_weight_is_not_reading_it() -> None:
     nodes = [node("MatMul", "x w", "y"), node("Shape", "w", "s")]
     model = models.load(build(nodes, {"w": floats(16, 8)}, [3, 16], outputs=("y", "s")))
-    assert "w" in thin(models.clone(model), 2, 4).masks
+    assert "w" in sparsify_nm(models.clone(model), 2, 4).masks
 
 
 def test_stored_zeros_that_are_no_zeros_are_left() -> None:
@@ -200,7 +200,7 @@ def test_stored_zeros_that_are_no_zeros_are_left() -> None:
     }
     nodes = [node("DequantizeLinear", "w s z", "t"), node("MatMul", "x t", "y")]
     model = models.clone(models.load(build(nodes, weights, [3, 16])))
-    done = thin(model, 2, 4)
+    done = sparsify_nm(model, 2, 4)
     assert "zero point other than 0" in done.outcomes[0].reason
     np.testing.assert_array_equal(held(model), weights["w"])
 
@@ -239,11 +239,11 @@ def chain_of_three() -> onnx.ModelProto:
 )
 def test_small_first_and_last_layers_can_be_left(asked: dict[str, int], left: set[str]) -> None:
     model = models.load(chain_of_three())
-    leave = left_dense(model, **asked)
-    assert set(leave) == left
-    done = thin(models.clone(model), 2, 4, leave=leave)
+    exclude = excluded_weights(model, **asked)
+    assert set(exclude) == left
+    done = sparsify_nm(models.clone(model), 2, 4, exclude=exclude)
     assert set(done.masks) == {"a", "b", "c"} - left
-    assert {each.weight: each.reason for each in done.outcomes if each.reason} == leave
+    assert {each.weight: each.reason for each in done.outcomes if each.reason} == exclude
 
 
 def test_leaving_layers_out_is_about_single_weights() -> None:

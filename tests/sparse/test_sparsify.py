@@ -24,8 +24,10 @@ from onnxprune.runtime import open_session
 from onnxprune.solve import masks
 from onnxprune.solve.moments import moments
 from onnxprune.solve.obs import Pattern
-from onnxprune.sparse import shares, zeros
-from onnxprune.sparse.fisher import damage_of, information
+from onnxprune.sparse import zeros
+from onnxprune.sparse.fisher import divergence_of, information
+from onnxprune.sparse.layer_sparsity import by_error
+from onnxprune.sparse.probe import GRID
 from onnxprune.sparse.select import select
 from onnxprune.sparse.sparsify import Refit, Settings, Sparse, sparsify
 from onnxprune.sparse.targets import find_targets
@@ -165,19 +167,22 @@ def test_trained_networks_get_what_was_asked_and_keep_their_originals(
     assert len(refitted) > len(made.masks) / 2
 
 
-@pytest.mark.parametrize("spread", ["per-tensor", "per-row", "global", "curves", "sensitivity"])
+@pytest.mark.parametrize("allocation", ["per-tensor", "per-row", "global", "curves", "sensitivity"])
 @pytest.mark.parametrize("method", ["magnitude", "wanda", "ria", "sparsegpt", "admm"])
-def test_every_method_and_allocation_removes_the_exact_number(spread: Any, method: Any) -> None:
+def test_every_method_and_allocation_removes_the_exact_number(allocation: Any, method: Any) -> None:
     model, feeds = zoo_case("digits_mlp")
     made = sparsify(
-        model, sparsity(0.7), feeds, settings=Settings(method=method, spread=spread, refit="none")
+        model,
+        sparsity(0.7),
+        feeds,
+        settings=Settings(method=method, allocation=allocation, refit="none"),
     )
     assert_masked(made)
     sizes = [t.size for t in made.targets]
     gone = [m.size - m.kept for m in made.masks.values()]
-    if spread == "per-tensor":
+    if allocation == "per-tensor":
         assert gone == [masks.removed_count(size, 0.7) for size in sizes]
-    elif spread == "per-row":
+    elif allocation == "per-row":
         for target in made.targets:
             keep = target.matrix(made.masks[target.weight].unpack())
             per_output = target.shape[1] - masks.removed_count(target.shape[1], 0.7)
@@ -198,7 +203,7 @@ def test_without_data_magnitude_decides_and_values_stay() -> None:
     with pytest.raises(OnnxpruneError, match="--sparse-method wanda"):
         sparsify(model, sparsity(0.5), settings=Settings(method="wanda"))
     with pytest.raises(OnnxpruneError, match="curves"):
-        sparsify(model, sparsity(0.5), settings=Settings(spread="curves"))
+        sparsify(model, sparsity(0.5), settings=Settings(allocation="curves"))
 
 
 def test_what_is_left_says_why() -> None:
@@ -214,7 +219,7 @@ def test_what_is_left_says_why() -> None:
     model, _ = zoo_case("digits_rescnn")
     reasons = {e.reason for e in sparsify(model, sparsity("2:4")).outcomes if e.reason}
     assert "its inputs (1 per group) are no multiple of 4" in reasons
-    with pytest.raises(OnnxpruneError, match="no weight of the model can be thinned"):
+    with pytest.raises(OnnxpruneError, match="no weight of the model can be made sparse"):
         sparsify(model, sparsity("3:61"))
 
 
@@ -260,12 +265,12 @@ def test_inputs_that_never_vary_do_no_harm() -> None:
 
 
 def test_convex_curves_are_spent_where_they_cost_least() -> None:
-    grid = np.array(shares.GRID)
+    grid = np.array(GRID)
     cheap, dear = 0.01 * grid**2, grid**2
-    counts = shares.by_damage([1000, 1000], [cheap, dear], 0.5)
+    counts = by_error([1000, 1000], [cheap, dear], 0.5)
     assert sum(counts) == 1000
     assert counts[0] == 950  # the most a layer can lose
-    assert shares.by_damage([1000, 1000], [dear, dear], 0.5) == [500, 500]
+    assert by_error([1000, 1000], [dear, dear], 0.5) == [500, 500]
 
 
 @pytest.mark.parametrize("classes", [6, 1])
@@ -294,7 +299,7 @@ def test_gradients_know_what_errors_of_layers_cost(classes: int) -> None:
     found = information(model, targets, feeds * 4, seed=1)
     assert found is not None
     dense = [open_session(model).run(each) for each in feeds]
-    spread = np.square(np.concatenate([each["y"] for each in dense])).mean()
+    allocation = np.square(np.concatenate([each["y"] for each in dense])).mean()
     for target in targets:
         run = Segments(model, feeds)
         run.advance([target.x])
@@ -304,7 +309,7 @@ def test_gradients_know_what_errors_of_layers_cost(classes: int) -> None:
         matrix, _ = weights.read(target)
         noise = 0.03 * rng.standard_normal(matrix.shape)
         wrong = np.square(rows @ noise).mean(axis=1)
-        said = damage_of(wrong[None], found[target.node], np.ones(wrong.shape))[0]
+        said = divergence_of(wrong[None], found[target.node], np.ones(wrong.shape))[0]
         weights.write(target, matrix + noise)
         session = open_session(work)
         moved = [session.run(each) for each in feeds]
@@ -314,7 +319,7 @@ def test_gradients_know_what_errors_of_layers_cost(classes: int) -> None:
             assert said == pytest.approx(kl, rel=0.5)
         else:
             lost = [np.square(a["y"] - b["y"]).mean() for a, b in zip(dense, moved, strict=True)]
-            assert said == pytest.approx(float(np.mean(lost)) / spread, rel=0.5)
+            assert said == pytest.approx(float(np.mean(lost)) / allocation, rel=0.5)
 
 
 def layer_of(op: str, shape: tuple[int, ...]) -> LinearLayer:
@@ -377,11 +382,13 @@ def residual() -> models.Model:
     return models.load(helper.make_model(graph, opset_imports=opset, ir_version=8))
 
 
-@pytest.mark.parametrize("spread", ["sensitivity", "global", "per-tensor"])
-def test_a_shortcut_that_is_a_layer_is_thinned_like_any_other(spread: Spread) -> None:
+@pytest.mark.parametrize("allocation", ["sensitivity", "global", "per-tensor"])
+def test_a_shortcut_that_is_a_layer_is_thinned_like_any_other(allocation: Spread) -> None:
     model = residual()
     feeds = [{"x": RNG.standard_normal((8, 3, 8, 8)).astype(np.float32)} for _ in range(4)]
-    made = sparsify(model, sparsity(0.5), feeds, analyse(model).facts, Settings(spread=spread))
+    made = sparsify(
+        model, sparsity(0.5), feeds, analyse(model).facts, Settings(allocation=allocation)
+    )
     assert {each.weight for each in made.outcomes if not each.reason} == {
         "stem_w", "one_w", "two_w", "short_w",
     }  # fmt: skip

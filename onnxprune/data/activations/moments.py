@@ -136,7 +136,6 @@ class Statistics:
         mean: ``[n]``, E[x].
         var: ``[n]``, E[(x - mean)^2].
         mean_abs: ``[n]``, E[|x|], where it was collected.
-        max_abs: ``[n]``, max |x|, where it was collected.
         covariance: ``[blocks, n / blocks, n / blocks]``, the centred Gram matrix over ``count`` (or
             fewer rows, where their number was limited), if asked for. Channels of a convolution
             are ordered (block, channel, kernel tap).
@@ -147,7 +146,6 @@ class Statistics:
     mean: F64
     var: F64
     mean_abs: F64 | None = None
-    max_abs: F64 | None = None
     covariance: F64 | None = None
     blocks: int = 1
 
@@ -165,14 +163,6 @@ class Statistics:
     def rms(self) -> F64:
         """``[n]``: the root of E[x^2]."""
         return np.sqrt(self.mean_square)
-
-    @property
-    def gram(self) -> F64 | None:
-        """``[blocks, n / blocks, n / blocks]``: E[x x^T], means included."""
-        if self.covariance is None:
-            return None
-        mean = self.mean.reshape(len(self.covariance), -1)
-        return np.asarray(self.covariance + mean[:, :, None] * mean[:, None, :])
 
 
 def collect(
@@ -242,7 +232,6 @@ class _Running:
         self.mean = np.zeros(channels)
         self.spread = np.zeros(channels)  # sum of (x - mean)^2
         self.absolute = np.zeros(channels)
-        self.largest = np.zeros(channels)
         if tap.covariance and channels % tap.blocks:
             raise OnnxpruneError(
                 f"the {channels} channels of '{tap.value}' do not make {tap.blocks} equal blocks"
@@ -275,9 +264,7 @@ class _Running:
             )
         total = self.count + count
         shift = mean - self.mean
-        magnitude = np.abs(x)
-        self.absolute += magnitude.sum(axis=(0, 2))
-        np.maximum(self.largest, magnitude.max(axis=(0, 2)), out=self.largest)
+        self.absolute += np.abs(x).sum(axis=(0, 2))
         x -= mean[:, None]
         self.spread += np.einsum("oci,oci->c", x, x) + shift**2 * (self.count * count / total)
         self.mean += shift * (count / total)
@@ -293,7 +280,6 @@ def _finish(running: _Running | None, tap: Tap) -> Statistics:
         running.mean,
         running.spread / count,
         running.absolute / count,
-        running.largest,
         None if running.covariance is None else running.covariance.moments().xx,
         tap.blocks,
     )

@@ -22,7 +22,7 @@ from onnxprune.runtime.profiling import profile
 from onnxprune.runtime.registry import parse
 from onnxprune.sparse.eligibility import Layer, layers
 
-Tell = Callable[[str], None]
+Progress = Callable[[str], None]
 
 _LARGE = 256
 _LINEAR = ("MatMul", "Gemm")
@@ -34,7 +34,7 @@ def advise(
     model: FilePath,
     options: AdviseOptions | None = None,
     *,
-    tell: Tell = lambda _: None,
+    progress: Progress = lambda _: None,
     **fields: object,
 ) -> tuple[Evidence, tuple[Advice, ...]]:
     """Gather what is known of a model on the backends it ships on, and judge it.
@@ -43,7 +43,7 @@ def advise(
         model: path of the model.
         options: backends and inputs; or give the same as keywords
             (``advise("model.onnx", backend="cpu,openvino")``).
-        tell: hears the progress.
+        progress: told what is being done.
         fields: the options by name, instead of ``options``.
 
     Returns:
@@ -56,17 +56,17 @@ def advise(
     config = split("advise", fields, options)[0]
     chosen = parse(",".join(config.backend))
     path = Path(model)
-    tell(f"reading {path}")
+    progress(f"reading {path}")
     loaded = models.load(path)
     samples, named = open_samples(
         loaded, calib=config.calib, preprocess=config.preprocess, shapes=config.shapes or None
     )
     feeds = samples.timed(config.batch or samples.batch or named or 1)
-    tell("finding what can be removed")
+    progress("finding what can be removed")
     known = sizes_of(loaded, {name: array.shape for name, array in feeds.items()})
     spent, unmeasured = [], []
     for each in chosen:
-        tell(f"profiling on {each.name}")
+        progress(f"profiling on {each.name}")
         state = each.available()
         if not state.ok:
             unmeasured.append((each.name, state.reason))

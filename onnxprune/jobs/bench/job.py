@@ -19,7 +19,7 @@ from onnxprune.evaluate import metrics
 from onnxprune.evaluate.environment import environment, is_busy, load
 from onnxprune.evaluate.metrics import find_metric
 from onnxprune.evaluate.process import WorkerError
-from onnxprune.evaluate.protocol import Alive, Case, Declined, Settings, Tell, Timing, measure
+from onnxprune.evaluate.protocol import Alive, Case, Declined, Progress, Settings, Timing, measure
 from onnxprune.jobs.bench.outputs import (
     Parts,
     Task,
@@ -42,7 +42,7 @@ def bench(
     options: BenchOptions | None = None,
     *,
     protocol: Settings | None = None,
-    tell: Tell = lambda _: None,
+    progress: Progress = lambda _: None,
     **fields: object,
 ) -> Bench:
     """Measure models on backends.
@@ -52,7 +52,7 @@ def bench(
         options: what is measured; or give the same as keywords
             (``bench(["dense.onnx", "pruned.onnx"], backend="cpu,openvino", batch=(1, 8))``).
         protocol: how it is timed; processes, rounds and seed of the options by default.
-        tell: hears the progress.
+        progress: told what is being done.
         fields: the options by name, instead of ``options``.
 
     Raises:
@@ -68,7 +68,7 @@ def bench(
         )
     metric = find_metric(config.metric)
     backends = parse(",".join(config.backend))
-    tell("reading the models")
+    progress("reading the models")
     rows = model_rows(paths, config.shapes)
     first = models.load(paths[0])
     samples, named = open_samples(
@@ -92,7 +92,7 @@ def bench(
         samples,
         task,
         models.parts(first),
-        tell,
+        progress,
     )
     for each in backends:
         run.on(each, batches)
@@ -142,7 +142,7 @@ class _Run:
     samples: Samples
     task: Task | None
     parts: Parts
-    tell: Tell
+    progress: Progress
     rows: list[Row] = field(default_factory=list)
     floors: list[NoiseFloor] = field(default_factory=list)
     declined: list[DeclinedRow] = field(default_factory=list)
@@ -170,7 +170,7 @@ class _Run:
                     if not outputs:
                         outputs.update(self._compare(chosen, alive, case))
 
-                timed = measure(case, self.protocol, tell=self.tell, afterwards=judge)
+                timed = measure(case, self.protocol, progress=self.progress, afterwards=judge)
                 self._take(chosen, state.version, batch, threads, timed, outputs)
 
     def _take(
@@ -218,7 +218,7 @@ class _Run:
         """Outputs of every model against the first one's, the noise floor, and scores."""
         if 0 not in alive:
             return {}
-        self.tell(f"{chosen.name}: comparing outputs")
+        self.progress(f"{chosen.name}: comparing outputs")
         with self._declining(chosen, 0, case, "without optimisation"):
             self.floors.append(noise_floor(chosen, alive[0], case, self.samples, self.parts))
         scores: dict[int, metrics.Score] = {}

@@ -22,7 +22,7 @@ from onnxprune.quantities import times
 from onnxprune.runtime.providers import named
 from onnxprune.types import Check
 
-Tell = Callable[[str], None]
+Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -76,7 +76,7 @@ def quantize(
     options: Options | None = None,
     *,
     first: Options | None = None,
-    tell: Tell = lambda _: None,
+    progress: Progress = lambda _: None,
     **fields: object,
 ) -> Quantized:
     """Quantize a model to INT8 so that its zeros, and N:M among them, stay zeros.
@@ -88,7 +88,7 @@ def quantize(
             ``max_drop`` and ``seed``; the rest has no meaning here.
         first: a pruning run that comes before; it takes inputs from ``options`` where it names
             none. Outputs are then compared with those of the model before both.
-        tell: hears the progress.
+        progress: told what is being done.
         fields: both kinds of options by name, instead of ``settings`` and ``options``.
 
     Raises:
@@ -115,7 +115,7 @@ def quantize(
             "the ranges of activations are measured on inputs",
             hint="give some with --calib; or --dynamic measures them while the model runs",
         )
-    tell("reading the model")
+    progress("reading the model")
     model, unpacked = densify(models.load(source))
     samples, _ = open_source(model, config if config.calib is not None else _made_up(config))
     assert samples is not None
@@ -123,10 +123,10 @@ def quantize(
     pruned = None
     if first is not None:
         given = {name: getattr(config, name) for name in INPUTS} if first.calib is None else {}
-        pruned = prune(model, replace(first, **given), tell=tell)
-    tell("preparing")
+        pruned = prune(model, replace(first, **given), progress=progress)
+    progress("preparing")
     ready, notes = quantizer.prepared(model if pruned is None else pruned.model)
-    tell("quantizing")
+    progress("quantizing")
     made = quantizer.run(ready, settings, list(data.fit or data.holdout))
     said = [f"{len(unpacked)} packed weights were made dense first"] if unpacked else []
     said += (*(pruned.notes if pruned is not None else ()), *notes)
@@ -142,7 +142,7 @@ def quantize(
         made, turned = by_rows(made)
         said.append(f"{len(turned)} weights were laid out as [N,K]")
     checks = [*(pruned.checks if pruned is not None else ()), *zeros.checks(weights)]
-    tell("comparing with the float model")
+    progress("comparing with the float model")
     outcome = compare_models(model, made, data.holdout, config)
     checks += finite(outcome)
     if config.max_drop is not None:

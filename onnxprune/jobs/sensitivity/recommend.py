@@ -20,7 +20,7 @@ from onnxprune.graph.analysis import Analysis
 from onnxprune.graph.cost import CostModel
 from onnxprune.quantities import figure
 from onnxprune.select.importance.error_curves import Curves
-from onnxprune.select.importance.measured import between, curve
+from onnxprune.select.importance.measured import interpolate, measured_points
 from onnxprune.select.sensitivity import Recommendation, Sensitivity, Target
 from onnxprune.solve.group_obs import Elimination
 
@@ -51,9 +51,9 @@ def recommend(
     curves = {}
     for target in found.targets:
         if target.order:
-            known = curve(found.of(target.name), target.units)
+            known = measured_points(found.of(target.name), target.units)
             counts = np.arange(int(min(known[0][-1], target.units * most)) + 1)
-            curves[target.name] = between(counts, *known), target.units
+            curves[target.name] = interpolate(counts, *known), target.units
     costs = CostModel(analysis)
     dense = costs()
     best = Recommendation(drop, {})

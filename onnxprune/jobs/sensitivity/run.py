@@ -38,7 +38,7 @@ def sensitivity(
     options: Options | None = None,
     request: SensitivityOptions | None = None,
     *,
-    tell: Progress = lambda _: None,
+    progress: Progress = lambda _: None,
     **fields: object,
 ) -> Sensitivity:
     """Prune every group, block and weight alone, at several ratios, and measure what it costs.
@@ -51,7 +51,7 @@ def sensitivity(
         source: a path, a ``ModelProto``, a graphsurgeon graph or a loaded model; never changed.
         options: inputs, labels, metric, criterion and what to skip.
         request: what is measured, and where it runs.
-        tell: hears the progress.
+        progress: told what is being done.
         fields: the options by name, instead of ``options`` and ``request``.
 
     Raises:
@@ -74,7 +74,7 @@ def sensitivity(
             "sensitivity is measured on inputs", hint="give some with --calib; labels are optional"
         )
     weighing_of(asked)
-    run = open_run(source, asked, tell)
+    run = open_run(source, asked, progress)
     with open_pool(_hands(run, wanted), wanted.dask) as pool:
         return _swept(run, wanted, pool)
 

@@ -13,7 +13,7 @@ from onnxprune.jobs.sensitivity.job import Array
 from onnxprune.quantities import Sparsity
 from onnxprune.select.allocate import Limits
 from onnxprune.select.allocate.limits import select
-from onnxprune.select.importance.units import removal_orders
+from onnxprune.select.importance.units import Problem, removal_orders
 from onnxprune.select.sensitivity import Target
 from onnxprune.sparse.rows import norms_of
 from onnxprune.sparse.targets import find_targets
@@ -90,7 +90,9 @@ def _groups(run: Run, declined: dict[str, str]) -> tuple[list[Target], str]:
             declined[group.name] = "it has one unit, which must stay"
         elif group.name not in declined:
             groups.append(group)
-    orders, criterion = removal_orders(analysis, config, run.data.fit, run.progress)
+    orders, criterion = removal_orders(
+        Problem(analysis, config, fit=run.data.fit, progress=run.progress)
+    )
     costs = CostModel(analysis)
     dense = costs()
     targets = []

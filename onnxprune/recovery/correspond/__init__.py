@@ -1,5 +1,5 @@
-"""What a model that somebody else pruned still has of the dense one.
+"""Finds what a model pruned elsewhere still has of the dense one.
 
 ``matching``, ``branches`` and ``folding`` bring the graphs together, ``kept_axes`` and
-``alignment`` the weights, ``kept_units`` tells which units are left, ``twin`` carries refits back.
+``alignment`` the weights, ``kept_units`` finds the remaining units, ``twin`` carries refits back.
 """

@@ -118,17 +118,17 @@ def ordered_assignment(cost: Float) -> npt.NDArray[np.int64]:
         cost: ``[n, m]`` with ``n >= m``.
     """
     n, m = cost.shape
-    taken = np.zeros((n, m), np.bool_)
+    served_by = np.zeros((n, m), np.bool_)
     total = np.full(m + 1, np.inf)
     total[0] = 0.0
     for i in range(n):
         served = total[:-1] + cost[i]
-        taken[i] = served < total[1:]
-        total[1:] = np.where(taken[i], served, total[1:])
+        served_by[i] = served < total[1:]
+        total[1:] = np.where(served_by[i], served, total[1:])
     chosen = np.empty(m, np.int64)
     i = n - 1
     for j in range(m - 1, -1, -1):
-        while not taken[i, j]:
+        while not served_by[i, j]:
             i -= 1
         chosen[j] = i
         i -= 1
@@ -144,35 +144,35 @@ def _identities(parts: Sequence[tuple[Array, Array]]) -> tuple[Ids, Ids] | None:
     """
     n = len(parts[0][0])
     joint = np.zeros(n + len(parts[0][1]), np.int64)
-    told = False
+    informative = False
     for a, b in parts:
         ids = _numbered(np.concatenate([a, b]))
         if ids.any() and np.isin(ids[n:], ids[:n]).all():
             joint = np.unique(joint * len(ids) + ids, return_inverse=True)[1].ravel()
-            told = True
-    if not told or not np.isin(joint[n:], joint[:n]).all():
+            informative = True
+    if not informative or not np.isin(joint[n:], joint[:n]).all():
         return None
     return joint[:n], joint[n:]
 
 
 def _contradict(parts: Sequence[tuple[Array, Array]]) -> bool:
     """Whether two parts are unchanged and each has one choice alone, but not the same."""
-    n, said = len(parts[0][0]), None
+    n, choice = len(parts[0][0]), None
     for a, b in parts:
         ids = _numbered(np.concatenate([a, b])) if a.shape[1] > 1 else np.zeros(0, np.int64)
         alone = _only_choice(ids[:n], ids[n:]) if np.isin(ids[n:], ids[:n]).all() else None
         if alone is not None:
-            if said is not None and not np.array_equal(said, alone):
+            if choice is not None and not np.array_equal(choice, alone):
                 return True
-            said = alone
+            choice = alone
     return False
 
 
 def _numbered(rows: Array) -> Ids:
     """Equal numbers for equal rows, 0 for the first."""
     plain = np.ascontiguousarray(rows + rows.dtype.type(0) if rows.dtype.kind == "f" else rows)
-    seen: dict[bytes, int] = {}  # of their bytes: a negative zero is a zero by now
-    return np.array([seen.setdefault(row.tobytes(), len(seen)) for row in plain], np.int64)
+    numbers: dict[bytes, int] = {}  # of their bytes: a negative zero is a zero by now
+    return np.array([numbers.setdefault(row.tobytes(), len(numbers)) for row in plain], np.int64)
 
 
 def _only_choice(dense: Ids, pruned: Ids) -> Ids | None:
@@ -190,10 +190,10 @@ def _fits(equal: Bool) -> bool:
     """Whether every column has an equal row, in order, none used twice."""
     i = 0
     for j in range(equal.shape[1]):
-        found = np.flatnonzero(equal[i:, j])
-        if not len(found):
+        rows = np.flatnonzero(equal[i:, j])
+        if not len(rows):
             return False
-        i += int(found[0]) + 1
+        i += int(rows[0]) + 1
     return True
 
 
@@ -223,10 +223,10 @@ def _features(parts: Sequence[tuple[Array, Array]]) -> _Features:
         x, y = a.astype(np.float64), b.astype(np.float64)
         mean = x.mean(axis=0)
         x, y = x - mean, y - mean
-        spread = float(np.sqrt((x**2).mean())) if x.size else 0.0
-        if spread > 0 and np.isfinite(spread):
-            xs.append((x / spread).astype(np.float32))
-            ys.append((y / spread).astype(np.float32))
+        scale = float(np.sqrt((x**2).mean())) if x.size else 0.0
+        if scale > 0 and np.isfinite(scale):
+            xs.append((x / scale).astype(np.float32))
+            ys.append((y / scale).astype(np.float32))
     if not xs:
         xs, ys = ([np.zeros((len(p), 1), np.float32)] for p in parts[0])
     ends = np.cumsum([x.shape[1] for x in xs]).tolist()

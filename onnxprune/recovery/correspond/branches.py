@@ -1,4 +1,4 @@
-"""Residual branches that are gone from a pruned graph."""
+"""Residual branches that a pruned graph has lost."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _SAMPLE = 1000
 
 
 class Branches:
-    """What tells a branch that is gone from one that is there: shapes, weights, then names.
+    """Tells removed branches from present ones: by shapes, weights, then names.
 
     Args:
-        analysis: of the dense model.
-        pruned: what was made of it.
+        analysis: analysis of the dense model.
+        pruned: the pruned model.
     """
 
     def __init__(self, analysis: Analysis, pruned: models.Model) -> None:
@@ -40,15 +40,15 @@ class Branches:
     @cached_property
     def _unchanged(self) -> bool:
         """Whether the pruned model mostly has values that the dense one has."""
-        wanted = _values(self._pruned)
-        sample = np.concatenate([v[:: max(len(v) // _SAMPLE, 1)] for v in wanted] or [np.zeros(0)])
-        found = np.zeros(len(sample), np.bool_)
+        parts = [v[:: max(len(v) // _SAMPLE, 1)] for v in _values(self._pruned)]
+        sample = np.concatenate(parts or [np.zeros(0)])
+        known = np.zeros(len(sample), np.bool_)
         for values in _values(self._analysis.model):
-            found |= np.isin(sample, values)
-        return bool(found.mean() >= _FOUND) if len(found) else False
+            known |= np.isin(sample, values)
+        return bool(known.mean() >= _FOUND) if len(known) else False
 
     def gone(self, block: Block, old: ir.Value, new: ir.Value) -> bool:
-        """Whether a residual branch is gone where its sum would stand."""
+        """Whether the residual branch of a sum has been removed."""
         one, two = old.producer(), new.producer()
         if two is None or one is None or not same_operator(one, two):
             return True
@@ -62,17 +62,17 @@ class Branches:
         if old.name == new.name or (new.name or "") in self._names:
             return old.name != new.name
         raise OnnxpruneError(
-            f"a residual branch is missing, and it cannot be told whether it is '{block.name}': "
-            "names and weights have both changed",
+            "a residual branch is missing, and onnxprune cannot tell whether it is "
+            f"'{block.name}': names and weights have both changed",
             hint="keep the names of one of the two graphs in the other",
         )
 
     def _share_found(self, block: Block, two: ir.Node) -> float | None:
         """How many values of a pruned branch are in the dense branch; None if shapes forbid it."""
         dying = set(block.nodes)
-        one = self._old[block.output]
+        dense_sum = self._old[block.output]
         best: float | None = None
-        for a in one.inputs:
+        for a in dense_sum.inputs:
             if a is None or source(a).producer() is None:
                 continue
             if identity(source(a).producer()) not in dying:  # type: ignore[arg-type]
@@ -86,7 +86,7 @@ class Branches:
     def _branch(self, a: ir.Value | None, b: ir.Value | None, dying: set[str]) -> float | None:
         """The same, for one operand of either sum."""
         queue, seen = [(a, b)], set()
-        found = size = 0
+        equal = size = 0
         while queue:
             a, b = queue.pop()
             if a is None or b is None:
@@ -108,20 +108,20 @@ class Branches:
                 if not fits(mine, theirs):
                     return None
                 values = theirs.numpy().ravel()
-                found += int(np.isin(values, mine.numpy()).sum())
+                equal += int(np.isin(values, mine.numpy()).sum())
                 size += values.size
-        return found / size if size else 0.0
+        return equal / size if size else 0.0
 
 
 def _values(model: models.Model) -> list[npt.NDArray[Any]]:
     """The values of every stored matrix or kernel of floating point, flat."""
-    found = []
+    arrays = []
     for value in models.constants(model).values():
         tensor = models.constant(value)
         assert tensor is not None
         if tensor.dtype.is_floating_point() and sum(n > 1 for n in tensor.shape.numpy()) > 1:
-            found.append(tensor.numpy().ravel())
-    return found
+            arrays.append(tensor.numpy().ravel())
+    return arrays
 
 
 def _is_sum(node: ir.Node) -> bool:

@@ -50,23 +50,23 @@ def _fold(editor: Editor, norm: ir.Node, x: ir.Value, layer: LinearLayer) -> Non
     if public or len(x.uses()) != 1 or (training is not None and training.as_int()):
         return
     params = [_array(v) for v in norm.inputs[1:5]]
-    held, bias = layer.tensor.value, operator.inputs[2] if len(operator.inputs) > 2 else None
+    stored, bias = layer.tensor.value, operator.inputs[2] if len(operator.inputs) > 2 else None
     old = _array(bias)
-    if layer.tensor.through or len(held.uses()) != 1 or (bias is not None and old is None):
+    if layer.tensor.through or len(stored.uses()) != 1 or (bias is not None and old is None):
         return
     if any(p is None for p in params):
         return
     scale, shift, mean, variance = (p for p in params if p is not None)
     epsilon = norm.attributes.get("epsilon")
     gain = scale / np.sqrt(variance + (_EPSILON if epsilon is None else epsilon.as_float()))
-    moved = gain * ((0.0 if old is None else old) - mean) + shift
+    new_bias = gain * ((0.0 if old is None else old) - mean) + shift
     weight = layer.tensor.read()
     matrix = layer.matrix(weight.astype(np.float64)) * gain.reshape(layer.groups, 1, -1)
-    models.set_constant(held, layer.stored(matrix).astype(weight.dtype))
-    stored = editor.store(x, f"{layer.node}/bias", moved.astype(weight.dtype))
+    models.set_constant(stored, layer.stored(matrix).astype(weight.dtype))
+    new_bias_value = editor.store(x, f"{layer.node}/bias", new_bias.astype(weight.dtype))
     if len(operator.inputs) < 3:
         operator.resize_inputs(3)
-    operator.replace_input_with(2, stored)
+    operator.replace_input_with(2, new_bias_value)
     editor.replace(norm.outputs[0].name or "", x.name or "")
 
 

@@ -31,7 +31,7 @@ _ORDER: tuple[Certainty, ...] = ("equal", "close", "equal to several")
 """What is believed first: the more is understood, the more there is to compare."""
 _SAID: dict[Certainty, str] = {
     "out of order": "all of them are indices that the dense model has, but not in its order",
-    "contradictory": "the tensors that share them have kept different ones",
+    "contradictory": "tensors that share these indices have kept different ones",
     "unclear": "its weights have changed, and more than one choice explains them about as well",
     "unlike": "its weights do not resemble those of the dense model, whichever indices stay",
 }
@@ -120,11 +120,11 @@ class Axes:
                     f"{shared.count} of the same",
                     hint=SAME_WAY,
                 )
-        seen = Seen(name, node, dense, pruned, tuple(keys))
-        self.tensors.append(seen)
+        tensor = Seen(name, node, dense, pruned, tuple(keys))
+        self.tensors.append(tensor)
         for k, key in enumerate(keys):
             if key:
-                self._axes[key].seen.append((seen, k))
+                self._axes[key].seen.append((tensor, k))
 
     # -- finding -----------------------------------------------------------------------------
 
@@ -143,14 +143,14 @@ class Axes:
     def _step(self, waiting: Sequence[_Shared], certainty: Certainty) -> bool:
         """Settle the first axis that can be with this certainty."""
         for shared in waiting:
-            found = self._look(shared)
-            if found is not None and found.certainty == certainty:
+            alignment = self._look(shared)
+            if alignment is not None and alignment.certainty == certainty:
                 if certainty == "equal to several":
                     self.notes.append(
                         f"units of '{shared.seen[0][0].name}' have the same weights as others "
                         "that are gone: which of them stayed makes no difference"
                     )
-                self._settle(shared, found.kept)
+                self._settle(shared, alignment.kept)
                 return True
         return False
 
@@ -170,9 +170,9 @@ class Axes:
 
     def _rows(self, shared: _Shared) -> tuple[Bool, Bool]:
         """Which indices stay as far as is known, and of which that is sure."""
-        gone = np.logical_or.reduce([self._known[c] == _GONE for c in shared.columns])
+        removed = np.logical_or.reduce([self._known[c] == _GONE for c in shared.columns])
         kept = np.logical_and.reduce([self._known[c] == _KEPT for c in shared.columns])
-        return kept, kept | gone
+        return kept, kept | removed
 
     def _understood(self, tensor: Seen, axis: int) -> bool:
         """Whether all axes but one are settled."""
@@ -214,26 +214,26 @@ class Axes:
 
     @property
     def gone(self) -> Bool:
-        """Which atoms are gone."""
+        """Atoms that were removed."""
         return np.asarray(self._known == _GONE)
 
     def _stuck(self, waiting: Sequence[_Shared]) -> OnnxpruneError:
-        looked = [s for s in waiting if s.found is not None]
-        shared = (looked or list(waiting))[0]
+        compared = [s for s in waiting if s.found is not None]
+        shared = (compared or list(waiting))[0]
         tensor, axis = shared.seen[0]
         why = "everything it could be compared in is cut along other axes that are unknown too"
         if shared.found is not None:
             why = _SAID[shared.found.certainty]
         return OnnxpruneError(
-            f"which {shared.count} of the {shared.size} indices along axis {axis} of "
-            f"'{tensor.name}' are left cannot be told: {why}",
+            f"cannot tell which {shared.count} of the {shared.size} indices along axis {axis} of "
+            f"'{tensor.name}' remain: {why}",
             hint=_HINT,
         )
 
     def _contradiction(self, shared: _Shared) -> OnnxpruneError:
         tensor, axis = shared.seen[0]
         return OnnxpruneError(
-            f"no one choice of units explains axis {axis} of '{tensor.name}', which has "
-            f"{shared.count} of {shared.size} indices left, and the other tensors with it",
+            f"no choice of units explains both axis {axis} of '{tensor.name}', which has "
+            f"{shared.count} of {shared.size} indices left, and the other tensors",
             hint=_HINT,
         )

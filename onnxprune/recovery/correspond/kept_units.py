@@ -35,8 +35,8 @@ class Correspondence:
 
     Attributes:
         matching: which node is which.
-        removed: group name -> units that are gone.
-        bypassed: names of blocks that are gone.
+        removed: group name -> removed units.
+        bypassed: names of removed blocks.
         likeness: mean correlation of the weights that are left with what they were.
         notes: whole sentences: where the weights do not tell.
     """
@@ -52,7 +52,7 @@ def correspond(analysis: Analysis, pruned: models.Model) -> Correspondence:
     """Find what was removed from the analysed model to make ``pruned``.
 
     Args:
-        analysis: of the dense model.
+        analysis: analysis of the dense model.
         pruned: names may differ, values may have changed; the order of units may not.
 
     Raises:
@@ -72,27 +72,27 @@ def correspond(analysis: Analysis, pruned: models.Model) -> Correspondence:
     )
 
 
-def _removed(analysis: Analysis, gone: Bool) -> dict[str, tuple[int, ...]]:
-    """The units that are gone, by group.
+def _removed(analysis: Analysis, removed_atoms: Bool) -> dict[str, tuple[int, ...]]:
+    """The removed units, by group.
 
     Raises:
-        OnnxpruneError: something is gone that is no unit.
+        OnnxpruneError: indices were removed that belong to no unit.
     """
-    found = {
-        group.name: tuple(np.flatnonzero(gone[group.atoms]).tolist())
+    removed = {
+        group.name: tuple(np.flatnonzero(removed_atoms[group.atoms]).tolist())
         for group in analysis.groups
-        if gone[group.atoms].any()
+        if removed_atoms[group.atoms].any()
     }
-    if not np.array_equal(analysis.removed_atoms(found), gone):
+    if not np.array_equal(analysis.removed_atoms(removed), removed_atoms):
         raise OnnxpruneError(
-            "something is gone that is no unit of any group",
+            "the pruned model has lost indices that belong to no unit of any group",
             hint="see `onnxprune inspect`, which says what can be removed",
         )
-    return found
+    return removed
 
 
 def _likeness(axes: Axes) -> float:
-    """The mean correlation of the matrices that are left with what they were.
+    """The mean correlation of the remaining matrices with the dense ones.
 
     Raises:
         OnnxpruneError: it is so low that the models are unrelated.

@@ -1,4 +1,4 @@
-"""Which node of a pruned graph is which node of the dense one.
+"""Matches the nodes of a pruned graph with those of the dense one.
 
 Both graphs are walked from their outputs to their inputs, side by side. What a value is computed
 from has an order, so pairs follow from pairs, and nothing needs names; where the two graphs go on
@@ -34,7 +34,7 @@ class Matching:
         nodes: dense node -> pruned node, by identity.
         stored: where the dense graph reads a stored tensor -> where the pruned one does. A place
             that the dense node has no input at is a tensor that the pruned one has gained.
-        bypassed: names of the blocks that are gone.
+        bypassed: names of the removed blocks.
         inputs, outputs: dense name -> pruned name.
     """
 
@@ -49,8 +49,8 @@ def match(analysis: Analysis, pruned: models.Model) -> Matching:
     """Pair the nodes of two graphs.
 
     Args:
-        analysis: of the dense model.
-        pruned: what somebody made of it; names need not be the same.
+        analysis: analysis of the dense model.
+        pruned: the pruned model; names need not be the same.
 
     Raises:
         OnnxpruneError: the graphs are not those of a model and its pruned self.

@@ -41,22 +41,22 @@ class Twin:
     masks: Mapping[str, Bool]
 
 
-def make_twin(analysis: Analysis, found: Correspondence, pruned: models.Model) -> Twin:
+def make_twin(analysis: Analysis, correspondence: Correspondence, pruned: models.Model) -> Twin:
     """The analysed model, cut as found, with the weights of ``pruned``.
 
     Raises:
         OnnxpruneError: the cut has other shapes than the pruned model.
     """
-    made = cut(analysis, found.removed, found.bypassed)
-    nodes, theirs = by_identity(made, analysis.model), by_identity(pruned)
-    wanted: dict[Place, ir.TensorProtocol] = {}
+    model = cut(analysis, correspondence.removed, correspondence.bypassed)
+    nodes, theirs = by_identity(model, analysis.model), by_identity(pruned)
+    tensors: dict[Place, ir.TensorProtocol] = {}
     zeros: dict[Place, Bool] = {}
-    for place, there in found.matching.stored.items():
+    for place, there in correspondence.matching.stored.items():
         other = read_at(theirs, there)
         tensor = None if other is None else models.constant(other)
         if tensor is None or place[0] not in nodes:
             continue  # inside a dropped branch
-        wanted[place] = tensor
+        tensors[place] = tensor
         here = read_at(nodes, place)
         dense = None if here is None else models.constant(here)
         if dense is None:
@@ -70,9 +70,9 @@ def make_twin(analysis: Analysis, found: Correspondence, pruned: models.Model) -
             )
         if dense.dtype.is_floating_point():
             zeros[place] = (tensor.numpy() == 0) & (dense.numpy() != 0)
-    _store(nodes, wanted)
+    _store(nodes, tensors)
     masks = {_name_at(nodes, place): ~each for place, each in zeros.items() if each.any()}
-    return Twin(made, masks)
+    return Twin(model, masks)
 
 
 def carry_back(
@@ -89,11 +89,11 @@ def carry_back(
         twin: what ``make_twin`` made of ``pruned``.
         refitted: the same with other weights, and perhaps with biases it did not have.
         matching: which node is which.
-        pruned: it is left as it is.
+        pruned: the pruned model; it is not changed.
     """
-    made = models.clone(pruned)
-    nodes, before = by_identity(made), by_identity(twin, dense)
-    wanted: dict[Place, ir.TensorProtocol] = {}
+    result = models.clone(pruned)
+    nodes, before = by_identity(result), by_identity(twin, dense)
+    tensors: dict[Place, ir.TensorProtocol] = {}
     for name, node in by_identity(refitted, dense).items():
         for k, value in enumerate(node.inputs):
             new = None if value is None else models.constant(value)
@@ -107,9 +107,9 @@ def carry_back(
                     raise OnnxpruneError(
                         f"'{name}' was refitted and is no node of the pruned model", hint=SAME_WAY
                     )
-                wanted[there] = new
-    _store(nodes, wanted)
-    return made
+                tensors[there] = new
+    _store(nodes, tensors)
+    return result
 
 
 def filled_zeros(model: models.Model, twin: Twin) -> int:
@@ -125,44 +125,48 @@ def filled_zeros(model: models.Model, twin: Twin) -> int:
 
 def in_dense_words(matching: Matching, pruned: models.Model) -> models.Model:
     """A copy of ``pruned`` whose inputs and outputs are called as those of the dense model."""
-    made = models.clone(pruned)
-    graph = made.ir.graph
-    wanted = {b: a for a, b in (matching.inputs | matching.outputs).items()}
-    border = {v: wanted[v.name or ""] for v in (*graph.inputs, *graph.outputs) if v.name in wanted}
+    result = models.clone(pruned)
+    graph = result.ir.graph
+    dense_names = {b: a for a, b in (matching.inputs | matching.outputs).items()}
+    border = {
+        v: dense_names[v.name or ""]
+        for v in (*graph.inputs, *graph.outputs)
+        if v.name in dense_names
+    }
     if all(v.name == name for v, name in border.items()):
-        return made
-    taken = {v.name or "": v for inner in models.graphs(made) for v in models.values(inner)}
+        return result
+    values = {v.name or "": v for inner in models.graphs(result) for v in models.values(inner)}
     for value in border:  # first out of each other's way
         value.name = models.fresh_name(graph, f"{value.name}/border")
     for name in border.values():
-        if name in taken and taken[name] not in border:
-            taken[name].name = models.fresh_name(graph, f"{name}/inner")
+        if name in values and values[name] not in border:
+            values[name].name = models.fresh_name(graph, f"{name}/inner")
     for value, name in border.items():
         value.name = name
-    return made
+    return result
 
 
-def _store(nodes: dict[str, ir.Node], wanted: Mapping[Place, ir.TensorProtocol]) -> None:
+def _store(nodes: dict[str, ir.Node], tensors: Mapping[Place, ir.TensorProtocol]) -> None:
     """Make inputs of nodes hold tensors.
 
     A stored tensor is replaced where all who read it want the same; else each gets its own.
     """
     shared: dict[ir.Value, list[Place]] = defaultdict(list)
-    for place in wanted:
+    for place in tensors:
         value = read_at(nodes, place)
         if value is None or models.constant(value) is None:
-            _add(nodes[place[0]], place, wanted[place])
+            _add(nodes[place[0]], place, tensors[place])
         else:
             shared[value].append(place)
     for value, places in shared.items():
-        first = wanted[places[0]]
+        first = tensors[places[0]]
         alone = len(places) == len(value.uses()) and not value.is_graph_output()
-        if alone and all(_equal(wanted[each], first) for each in places):
+        if alone and all(_equal(tensors[each], first) for each in places):
             models.set_constant(value, first)
             continue
         for place in places:
-            if not _holds(value, wanted[place]):
-                _add(nodes[place[0]], place, wanted[place])
+            if not _holds(value, tensors[place]):
+                _add(nodes[place[0]], place, tensors[place])
 
 
 def _add(node: ir.Node, place: Place, tensor: ir.TensorProtocol) -> None:
@@ -182,8 +186,8 @@ def _name_at(nodes: dict[str, ir.Node], place: Place) -> str:
 
 def _holds(value: ir.Value | None, tensor: ir.TensorProtocol) -> bool:
     """Whether a value is stored and holds exactly this."""
-    held = None if value is None else models.constant(value)
-    return held is not None and _equal(held, tensor)
+    stored = None if value is None else models.constant(value)
+    return stored is not None and _equal(stored, tensor)
 
 
 def _equal(one: ir.TensorProtocol, two: ir.TensorProtocol) -> bool:

@@ -17,7 +17,7 @@ from onnxprune.model.signature import signature_of
 from onnxprune.runtime.engines import precision, sparsity
 from onnxprune.runtime.engines.runtime import Runtime, find
 
-Tell = Callable[[str], None]
+Progress = Callable[[str], None]
 Shapes = Mapping[str, tuple[int, ...]]
 
 _SHOWN = 5
@@ -51,7 +51,7 @@ def build(
     source: models.ModelLike,
     request: BuildOptions | None = None,
     *,
-    tell: Tell = lambda _: None,
+    progress: Progress = lambda _: None,
 ) -> Built:
     """Build an engine.
 
@@ -60,7 +60,7 @@ def build(
             Sparse and packed weights are written dense and local functions inlined: TensorRT
             reads no sparse initializers, and decodes packed ones at every run.
         request: what to build.
-        tell: hears the progress.
+        progress: told what is being done.
 
     Raises:
         OnnxpruneError: no TensorRT is installed, the parser does not know an operator (the node is
@@ -68,10 +68,10 @@ def build(
     """
     request = request or BuildOptions()
     runtime = find(request.runtime)
-    tell("reading the model")
+    progress("reading the model")
     model, unpacked = densify(models.load(source))
     if request.precision != "asis":
-        tell(f"converting to {request.precision}")
+        progress(f"converting to {request.precision}")
         model = precision.convert(model, request.precision)
     if any(value.dtype is None for value in model.ir.graph.outputs):
         model = precision.with_types(model)  # the parser wants them declared
@@ -81,11 +81,11 @@ def build(
     with tempfile.TemporaryDirectory(prefix="onnxprune.") as folder:
         path = Path(folder) / "model.onnx"
         models.save(model, path)
-        tell(f"parsing with {runtime.title} {runtime.version}")
+        progress(f"parsing with {runtime.title} {runtime.version}")
         builder = _builder(runtime, log)
         network = _parse(runtime, builder, log, path)
         config = _config(runtime, builder, network, request)
-        tell(f"building with {runtime.title} {runtime.version}")
+        progress(f"building with {runtime.title} {runtime.version}")
         plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise OnnxpruneError(f"{runtime.title} cannot build the engine: {_last_error(log)}")

@@ -1,32 +1,32 @@
-"""Allocation: how many units each group keeps, so that a budget is met at the least damage."""
+"""Allocation: how many units each group keeps, so that a budget is met at the least error."""
 
-from onnxprune.select.allocate.alignment import TABLE, Axis, Grain, axes_of, grains
+from onnxprune.select.allocate.alignment import TABLE, Alignment, Axis, alignments, axes_of
 from onnxprune.select.allocate.allocation import (
     Allocation,
     CostFunction,
     Policy,
     allocate,
 )
-from onnxprune.select.allocate.candidate_widths import Lattice, lattice
+from onnxprune.select.allocate.candidate_widths import CandidateWidths, find_widths
 from onnxprune.select.allocate.limits import Limits
 from onnxprune.select.allocate.ranking import Ranking, ranked, uniform
-from onnxprune.select.allocate.repair_widths import settle
+from onnxprune.select.allocate.repair_widths import repair_widths
 
 __all__ = [
     "TABLE",
+    "Alignment",
     "Allocation",
     "Axis",
+    "CandidateWidths",
     "CostFunction",
-    "Grain",
-    "Lattice",
     "Limits",
     "Policy",
     "Ranking",
+    "alignments",
     "allocate",
     "axes_of",
-    "grains",
-    "lattice",
+    "find_widths",
     "ranked",
-    "settle",
+    "repair_widths",
     "uniform",
 ]

@@ -20,11 +20,11 @@ I64 = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Grain:
+class Alignment:
     """Which widths of an axis its kernel runs well at.
 
     Attributes:
-        wanted: multiples of this are fast; where an axis is too narrow for it, half, a quarter...
+        wanted: multiples of this are fast; half or a quarter of it where an axis is too narrow.
         required: any width that is no multiple of this is slower than a larger one.
     """
 
@@ -37,15 +37,15 @@ class Axis:
     """One axis of one tensor as one node reads it.
 
     Attributes:
-        where: names it to the user.
-        size: its dense width.
-        grain: the widths its kernel likes.
+        where: name of the axis in messages.
+        size: dense width.
+        alignment: the widths its kernel likes.
         rows: by group, int64 ``[units, rows per unit]``, which indices leave with each unit.
     """
 
     where: str
     size: int
-    grain: Grain
+    alignment: Alignment
     rows: Mapping[str, I64]
 
     @cached_property
@@ -64,16 +64,16 @@ class Axis:
 
     def total(self, removed: Mapping[str, Sequence[int] | I64]) -> int:
         """Its width once those units have left."""
-        gone = np.zeros(self.size, np.bool_)
+        removed_ = np.zeros(self.size, np.bool_)
         for group, rows in self.rows.items():
-            gone[rows[np.asarray(removed.get(group, ()), np.int64)]] = True
-        return int(self.size - gone.sum())
+            removed_[rows[np.asarray(removed.get(group, ()), np.int64)]] = True
+        return int(self.size - removed_.sum())
 
 
 def axes_of(
     groups: Iterable[Group],
     shapes: Mapping[str, Sequence[int]],
-    grain: Callable[[Slice], Grain] = lambda _: Grain(),
+    alignment: Callable[[Slice], Alignment] = lambda _: Alignment(),
 ) -> tuple[Axis, ...]:
     """Every distinct axis that the groups cut.
 
@@ -81,28 +81,28 @@ def axes_of(
     need different parts of it.
 
     Args:
-        groups: of one analysis.
+        groups: groups of one analysis.
         shapes: the dense shape of every tensor that is cut.
-        grain: the widths the kernel behind a slice likes.
+        alignment: the widths the kernel behind a slice likes.
     """
     rows: dict[tuple[str, int, str], dict[str, list[I64]]] = {}
-    grains: dict[tuple[str, int, str], Grain] = {}
+    alignments: dict[tuple[str, int, str], Alignment] = {}
     for group in groups:
         for cut in group.slices:
             for node in cut.nodes or ("",):
                 key = (cut.tensor, cut.axis, node)
                 rows.setdefault(key, {}).setdefault(group.name, []).append(cut.rows)
-                one, other = grain(cut), grains.get(key, Grain())
-                grains[key] = Grain(
+                one, other = alignment(cut), alignments.get(key, Alignment())
+                alignments[key] = Alignment(
                     max(one.wanted, other.wanted), max(one.required, other.required)
                 )
-    found: dict[object, Axis] = {}
+    axes: dict[object, Axis] = {}
     for (tensor, axis, node), parts in rows.items():
         whole = {g: _union(p) for g, p in parts.items()}
-        size, liked = int(shapes[tensor][axis]), grains[tensor, axis, node]
+        size, liked = int(shapes[tensor][axis]), alignments[tensor, axis, node]
         same = (size, liked, tuple((g, r.shape, r.tobytes()) for g, r in whole.items()))
-        found.setdefault(same, Axis(f"axis {axis} of {tensor!r}", size, liked, whole))
-    return tuple(found.values())
+        axes.setdefault(same, Axis(f"axis {axis} of {tensor!r}", size, liked, whole))
+    return tuple(axes.values())
 
 
 def _union(parts: Sequence[I64]) -> I64:
@@ -121,13 +121,13 @@ class Rule:
     Attributes:
         provider: short name of what runs the model; ``*`` for any other.
         op: the operator, ``depthwise`` for a Conv with one channel per group, ``*`` for any other.
-        grain: the widths it runs well at.
+        alignment: the widths it runs well at.
         source: where the number comes from.
     """
 
     provider: str
     op: str
-    grain: Grain
+    alignment: Alignment
     source: str
 
 
@@ -135,7 +135,7 @@ TABLE = (
     Rule(
         "cpu",
         "Conv",
-        Grain(16),
+        Alignment(16),
         "onnxruntime 1.31 lays channels out in blocks of 16 (AVX-512). ResNet-50 at 0.7 of its "
         "width takes 0.65 of the time with any widths, 0.48 with multiples of 16 and equal MACs; "
         "every width minus one takes 1.25. A chain of 3x3 convolutions at 32x32 with 4, 8, 12, 14 "
@@ -144,21 +144,21 @@ TABLE = (
     Rule(
         "cpu",
         "depthwise",
-        Grain(16, required=16),
+        Alignment(16, required=16),
         "onnxruntime 1.31: 1x1 and depthwise 3x3 in turn at 32x32 with 8, 12, 14 and 16 channels "
         "take 44, 59, 152 and 38 us",
     ),
     Rule(
         "cpu",
         "*",
-        Grain(1),
+        Alignment(1),
         "onnxruntime 1.31, BERT-base in float32: no step in K or N of a matrix product beyond the "
         "noise of 5 %",
     ),
     Rule(
         "openvino",
         "*",
-        Grain(32),
+        Alignment(32),
         "OpenVINO 2026.4 computes in bfloat16 where it can (AMX): ResNet-50 at 0.7 of its width "
         "takes 0.45 of the time with multiples of 32, 0.63 with multiples of 8; BERT-base with a "
         "hidden size of 538 takes 0.70, with 544 0.56",
@@ -166,7 +166,7 @@ TABLE = (
     Rule(
         "*",
         "*",
-        Grain(8),
+        Alignment(8),
         "not measured: the least that NVIDIA's ASP and ModelOpt ask for of a sparse product, and "
         "what half-precision matrix units are fed with",
     ),
@@ -192,7 +192,7 @@ def rule_for(provider: str, op: str) -> Rule:
     return next(r for r in TABLE if r.provider in (provider, "*") and r.op in (op, "*"))
 
 
-def grains(
+def alignments(
     shapes: Mapping[str, Sequence[int]],
     ops: Mapping[str, str],
     *,
@@ -200,7 +200,7 @@ def grains(
     round_to: int | None = None,
     choices: int = 1,
     timed: bool = False,
-) -> Callable[[Slice], Grain]:
+) -> Callable[[Slice], Alignment]:
     """The grain of whatever a slice cuts.
 
     Args:
@@ -216,35 +216,35 @@ def grains(
         of their own: they are fused or follow what they scale.
     """
 
-    def grain(cut: Slice) -> Grain:
+    def alignment(cut: Slice) -> Alignment:
         # A convolution scales its channels one by one exactly if it is depthwise.
         depthwise = cut.role == "scales" and len(shapes[cut.tensor]) > 2
-        found = Grain()
+        result = Alignment()
         for node in cut.nodes:
             op = ops.get(node, "")
             if cut.role == "scales" and not (depthwise and op == "Conv"):
                 continue
             size = int(shapes[cut.tensor][cut.axis])
             if round_to is not None:
-                one = Grain(round_to)
+                one = Alignment(round_to)
             elif timed:
-                one = Grain(_power_of_two(size // STEPS))
+                one = Alignment(_power_of_two(size // STEPS))
             else:
-                one = rule_for(provider, "depthwise" if depthwise else op).grain
+                one = rule_for(provider, "depthwise" if depthwise else op).alignment
                 one = _finer(one, size, choices)
-            found = Grain(max(found.wanted, one.wanted), max(found.required, one.required))
-        return found
+            result = Alignment(max(result.wanted, one.wanted), max(result.required, one.required))
+        return result
 
-    return grain
+    return alignment
 
 
-def _finer(grain: Grain, size: int, choices: int) -> Grain:
+def _finer(alignment: Alignment, size: int, choices: int) -> Alignment:
     """The largest power of two within a grain that leaves an axis of this size its choices."""
     if choices == 1:
-        return grain
+        return alignment
     finest = _power_of_two(size // choices)
-    required = min(grain.required, max(finest, _DEPTHWISE))
-    return Grain(max(min(grain.wanted, finest), required), required)
+    required = min(alignment.required, max(finest, _DEPTHWISE))
+    return Alignment(max(min(alignment.wanted, finest), required), required)
 
 
 def _power_of_two(most: int) -> int:

@@ -1,17 +1,17 @@
-"""A budget spent where it saves damage: widths and whole branches in one choice."""
+"""A budget allocated at the least error: widths and whole branches in one choice."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from onnxprune.select.allocate.candidate_widths import Lattice
+from onnxprune.select.allocate.candidate_widths import CandidateWidths
 from onnxprune.select.allocate.ranking import Ranking
-from onnxprune.select.allocate.repair_widths import settle
+from onnxprune.select.allocate.repair_widths import repair_widths
 from onnxprune.solve.coupled import PROBES, Branch, Curve, Fit, Widths, fit
 
 CLEARLY = 1.5
-"""How much more than its measured damage dropping a branch counts: what is measured is one branch
+"""Factor on the measured error of dropping a branch: what is measured is one branch
 alone, and branches that go together do more than the sum of it."""
 
 Removed = dict[str, tuple[int, ...]]
@@ -19,8 +19,8 @@ Cost = Callable[[Mapping[str, Sequence[int]], Sequence[str]], float]
 
 
 @dataclass(frozen=True)
-class Spent:
-    """What goes, so that a budget is met.
+class Removal:
+    """Units and branches to remove so that a budget is met.
 
     Attributes:
         removed: by group, unit indices, ascending; not of groups in branches that go.
@@ -31,8 +31,8 @@ class Spent:
     dropped: tuple[str, ...]
 
 
-def spend(
-    lattice: Lattice,
+def allocate_budget(
+    candidates: CandidateWidths,
     ranking: Ranking,
     curves: Mapping[str, Curve],
     cost: Cost,
@@ -41,13 +41,13 @@ def spend(
     branches: Mapping[str, Branch],
     most: int | None = None,
     probes: int = PROBES,
-) -> Spent:
-    """Choose the widths of groups that have a choice and the branches to drop, by damage.
+) -> Removal:
+    """Choose the widths of groups that have a choice and the branches to drop, by error.
 
     Args:
-        lattice: the widths allowed.
+        candidates: the widths allowed.
         ranking: the order in which units leave.
-        curves: the damage of every width that is allowed, by group; groups without one stay dense.
+        curves: error of every allowed width, by group; groups without one stay dense.
         cost: the exact cost of the model without units and branches.
         budget: bound on it.
         branches: what may be dropped, with the groups in each.
@@ -57,33 +57,35 @@ def spend(
     Raises:
         OnnxpruneError: the budget cannot be met.
     """
-    free = {g: curves[g] for g in lattice.free if g in curves}
-    lying = {g: b for b, branch in branches.items() for g in branch.members}
+    free = {g: curves[g] for g in candidates.free if g in curves}
+    branch_of = {g: b for b, branch in branches.items() for g in branch.members}
 
-    def spent(widths: Widths) -> Spent:
-        kept = lattice.dense() | {g: widths[g] for g in free}
+    def removal(widths: Widths) -> Removal:
+        kept = candidates.dense() | {g: widths[g] for g in free}
         dropped = tuple(b for b in branches if not widths.get(b, 1))
-        removed = ranking.removed(settle(lattice, ranking, kept))
-        return Spent({g: u for g, u in removed.items() if lying.get(g) not in dropped}, dropped)
+        removed = ranking.removed(repair_widths(candidates, ranking, kept))
+        return Removal(
+            {g: u for g, u in removed.items() if branch_of.get(g) not in dropped}, dropped
+        )
 
     def price(widths: Widths) -> float:
-        made = spent(widths)
-        return cost(made.removed, made.dropped)
+        chosen = removal(widths)
+        return cost(chosen.removed, chosen.dropped)
 
     def solved(names: Sequence[str]) -> Fit:
         some = {
             name: Branch(
                 tuple(g for g in branches[name].members if g in free),
-                branches[name].damage * CLEARLY,
+                branches[name].error * CLEARLY,
             )
             for name in names
         }
         return fit(free, price, budget, branches=some, probes=probes)
 
     allowed = list(branches) if most != 0 else []
-    found = solved(allowed)
-    if most is not None and len(found.dropped) > most:
-        worth = sorted(found.dropped, key=lambda b: branches[b].damage)
-        allowed = worth[:most]
-        found = solved(allowed)
-    return spent({**found.widths, **{b: int(b not in found.dropped) for b in allowed}})
+    solution = solved(allowed)
+    if most is not None and len(solution.dropped) > most:
+        mildest = sorted(solution.dropped, key=lambda b: branches[b].error)
+        allowed = mildest[:most]
+        solution = solved(allowed)
+    return removal({**solution.widths, **{b: int(b not in solution.dropped) for b in allowed}})

@@ -11,10 +11,10 @@ import numpy as np
 from onnxprune.errors import OnnxpruneError
 from onnxprune.quantities import Budget
 from onnxprune.select.allocate.alignment import I64
-from onnxprune.select.allocate.candidate_widths import Lattice
+from onnxprune.select.allocate.candidate_widths import CandidateWidths
 from onnxprune.select.allocate.limits import Share
 from onnxprune.select.allocate.ranking import F64, Ranking, ranked, uniform
-from onnxprune.select.allocate.repair_widths import settle
+from onnxprune.select.allocate.repair_widths import repair_widths
 from onnxprune.solve.coupled import Curve, fit
 
 Policy = Literal["uniform", "global"]
@@ -41,7 +41,7 @@ class Allocation:
 
 
 def allocate(
-    lattice: Lattice,
+    candidates: CandidateWidths,
     scores: Mapping[str, F64],
     *,
     ratio: float | None = None,
@@ -49,7 +49,7 @@ def allocate(
     cost: CostFunction | None = None,
     policy: Policy | None = None,
     comparable: bool = True,
-    damage: bool = False,
+    additive: bool = False,
     stairs: bool = False,
 ) -> Allocation:
     """Choose the units to remove.
@@ -58,7 +58,7 @@ def allocate(
     ``target`` nothing else is removed.
 
     Args:
-        lattice: the widths allowed.
+        candidates: the widths allowed.
         scores: by group, float64 ``[units]``, higher = keep, for every group that is not declined.
         ratio: the fraction of units to remove. ``uniform`` takes the nearest allowed width in every
             group; ``global`` removes at least this fraction of all the units that can go.
@@ -66,8 +66,8 @@ def allocate(
         cost: needed with ``target``.
         policy: ``uniform`` for a ratio and ``global`` for a target, unless said otherwise.
         comparable: whether scores of different groups share a currency (``Scores.comparable``).
-        damage: whether scores add up to what is lost (``Scores.damage``). Under a target,
-            ``global`` then removes what does least damage for what it saves.
+        additive: whether scores add up to what is lost (``Scores.error``). Under a target,
+            ``global`` then removes what costs the least error for what it saves.
         stairs: whether the cost climbs in stairs as widths grow, as latencies do.
 
     Raises:
@@ -79,27 +79,27 @@ def allocate(
             "a ratio and a target both say how much to remove", hint="give one of them"
         )
     policy = policy or ("uniform" if target is None else "global")
-    idle = lattice.free if ratio is None and target is None else ()
-    _check_scores(lattice, scores, idle)
+    idle = candidates.free if ratio is None and target is None else ()
+    _check_scores(candidates, scores, idle)
     ranking = uniform(scores) if policy == "uniform" else ranked(scores, comparable=comparable)
     if target is not None:
         if cost is None:
             raise ValueError("a target needs a cost model")
-        if damage and policy == "global":
-            ranking = ranked(scores, prices=_prices(lattice, scores, cost, stairs=stairs))
-        kept = _to_budget(lattice, ranking, target, cost)
+        if additive and policy == "global":
+            ranking = ranked(scores, prices=_prices(candidates, scores, cost, stairs=stairs))
+        kept = _to_budget(candidates, ranking, target, cost)
     elif ratio is None or (policy == "uniform"):
-        wanted = lattice.dense()
-        for group in lattice.free:
-            wanted[group] = lattice.nearest(group, lattice.units[group] * (1 - (ratio or 0)))
-        kept = settle(lattice, ranking, wanted)
+        wanted = candidates.dense()
+        for group in candidates.free:
+            wanted[group] = candidates.nearest(group, candidates.units[group] * (1 - (ratio or 0)))
+        kept = repair_widths(candidates, ranking, wanted)
     else:
-        kept = _to_ratio(lattice, ranking, ratio)
-    return Allocation(ranking.removed(kept), kept, lattice.declined)
+        kept = _to_ratio(candidates, ranking, ratio)
+    return Allocation(ranking.removed(kept), kept, candidates.declined)
 
 
 def _prices(
-    lattice: Lattice, scores: Mapping[str, F64], cost: CostFunction, *, stairs: bool
+    candidates: CandidateWidths, scores: Mapping[str, F64], cost: CostFunction, *, stairs: bool
 ) -> dict[str, float]:
     """By group, what a unit that goes saves while everything else is dense.
 
@@ -109,8 +109,8 @@ def _prices(
     dense = cost({})
     prices = {}
     for group, values in scores.items():
-        climbs = stairs and group in lattice.units
-        count = max(len(values) - int(lattice.widths[group][0]), 1) if climbs else 1
+        climbs = stairs and group in candidates.units
+        count = max(len(values) - int(candidates.widths[group][0]), 1) if climbs else 1
         if len(values):
             saved = dense - cost({group: tuple(range(count))})
             prices[group] = float(saved) / count
@@ -118,56 +118,60 @@ def _prices(
 
 
 def _to_budget(
-    lattice: Lattice, ranking: Ranking, target: Budget, cost: CostFunction
+    candidates: CandidateWidths, ranking: Ranking, target: Budget, cost: CostFunction
 ) -> dict[str, int]:
     def measure(kept: Mapping[str, int]) -> int:
         return cost(ranking.removed(kept))
 
     dense = cost({})
     limit = target.limit(dense)
-    kept = meet(lattice, ranking, measure, limit)
+    kept = meet_limit(candidates, ranking, measure, limit)
     if kept is None:
-        least = measure(settle(lattice, ranking, lattice.smallest()))
+        least = measure(repair_widths(candidates, ranking, candidates.smallest()))
         part = least / max(dense, 1)
         raise OnnxpruneError(
             f"{target.kind} cannot go below {least:,} ({part:.1%} of the original), "
             f"and {target} allows {limit:,}",
-            hint=_advice(lattice),
+            hint=_advice(candidates),
         )
     return kept
 
 
-def _to_ratio(lattice: Lattice, ranking: Ranking, ratio: float) -> dict[str, int]:
-    units = sum(lattice.units[g] for g in lattice.free)
+def _to_ratio(candidates: CandidateWidths, ranking: Ranking, ratio: float) -> dict[str, int]:
+    units = sum(candidates.units[g] for g in candidates.free)
 
     def measure(kept: Mapping[str, int]) -> int:
-        return sum(kept[g] for g in lattice.free)
+        return sum(kept[g] for g in candidates.free)
 
-    kept = meet(lattice, ranking, measure, int(units * (1 - ratio) + 1e-9))
+    kept = meet_limit(candidates, ranking, measure, int(units * (1 - ratio) + 1e-9))
     if kept is None:
-        most = 1 - measure(settle(lattice, ranking, lattice.smallest())) / max(units, 1)
+        most = 1 - measure(repair_widths(candidates, ranking, candidates.smallest())) / max(
+            units, 1
+        )
         raise OnnxpruneError(
             f"of {units:,} units that may go, at most {most:.1%} can go together, not {ratio:.1%}",
-            hint=_advice(lattice),
+            hint=_advice(candidates),
         )
     return kept
 
 
-def _check_scores(lattice: Lattice, scores: Mapping[str, F64], idle: Container[str]) -> None:
-    for group, units in lattice.units.items():
-        if group in lattice.declined or group in idle:
+def _check_scores(
+    candidates: CandidateWidths, scores: Mapping[str, F64], idle: Container[str]
+) -> None:
+    for group, units in candidates.units.items():
+        if group in candidates.declined or group in idle:
             continue
-        found = scores.get(group)
-        if found is None or found.shape != (units,):
-            shape = "none" if found is None else f"an array of shape {found.shape}"
+        array = scores.get(group)
+        if array is None or array.shape != (units,):
+            shape = "none" if array is None else f"an array of shape {array.shape}"
             raise OnnxpruneError(f"group {group!r} needs {units} scores and has {shape}")
 
 
-def _advice(lattice: Lattice) -> str:
+def _advice(candidates: CandidateWidths) -> str:
     advice = "raise max-ratio or lower round-to"
-    if lattice.declined:
-        name, why = next(iter(lattice.declined.items()))
-        advice += f"; {len(lattice.declined)} of {len(lattice.units)} groups are left alone"
+    if candidates.declined:
+        name, why = next(iter(candidates.declined.items()))
+        advice += f"; {len(candidates.declined)} of {len(candidates.units)} groups are left alone"
         advice += f", among them {name}: {why}"
     return advice
 
@@ -175,18 +179,21 @@ def _advice(lattice: Lattice) -> str:
 Kept = dict[str, int]
 
 
-def meet(
-    lattice: Lattice, ranking: Ranking, measure: Callable[[Mapping[str, int]], int], limit: int
+def meet_limit(
+    candidates: CandidateWidths,
+    ranking: Ranking,
+    measure: Callable[[Mapping[str, int]], int],
+    limit: int,
 ) -> Kept | None:
     """Remove the lowest keys until ``measure`` is at most ``limit``, then give back what fits.
 
     Bisection over how many units leave finds where the limit is met; what rounding took too much
-    is given back step by step, the worthiest units first. Nothing is measured that is not a
+    is given back step by step, the most important units first. Nothing is measured that is not a
     possible result, so the limit holds exactly; and no single step of any group could be given back
     without breaking it, as long as widening one group makes no other cheaper.
 
     Args:
-        lattice: the widths allowed.
+        candidates: the widths allowed.
         ranking: the order in which units leave.
         measure: what is left, given how many units each group keeps.
         limit: the most that may be left.
@@ -194,34 +201,34 @@ def meet(
     Returns:
         How many units each group keeps, or None if even the narrowest model is over the limit.
     """
-    sequence = ranking.sequence(lattice.free)
-    if measure(dense := _after(0, sequence, lattice, ranking)) <= limit:
+    sequence = ranking.sequence(candidates.free)
+    if measure(dense := _after(0, sequence, candidates, ranking)) <= limit:
         return dense
-    best = settle(lattice, ranking, lattice.smallest())
+    best = repair_widths(candidates, ranking, candidates.smallest())
     if measure(best) > limit:
         return None
     low, high = 0, len(sequence) + 1  # none leave: over the limit; all that can: within it
     while high - low > 1:
         middle = (low + high) // 2
-        kept = _after(middle, sequence, lattice, ranking)
+        kept = _after(middle, sequence, candidates, ranking)
         if measure(kept) <= limit:
             high, best = middle, kept
         else:
             low = middle
-    return _fill(lattice, ranking, measure, limit, best)
+    return _fill(candidates, ranking, measure, limit, best)
 
 
-def _after(count: int, sequence: I64, lattice: Lattice, ranking: Ranking) -> Kept:
+def _after(count: int, sequence: I64, candidates: CandidateWidths, ranking: Ranking) -> Kept:
     """The widths nearest to what is left after so many units of the sequence."""
-    gone = np.bincount(sequence[:count], minlength=len(lattice.free))
-    wanted = lattice.dense()
-    for group, n in zip(lattice.free, gone.tolist(), strict=True):
-        wanted[group] = lattice.nearest(group, lattice.units[group] - n)
-    return settle(lattice, ranking, wanted)
+    removed = np.bincount(sequence[:count], minlength=len(candidates.free))
+    wanted = candidates.dense()
+    for group, n in zip(candidates.free, removed.tolist(), strict=True):
+        wanted[group] = candidates.nearest(group, candidates.units[group] - n)
+    return repair_widths(candidates, ranking, wanted)
 
 
 def _fill(
-    lattice: Lattice,
+    candidates: CandidateWidths,
     ranking: Ranking,
     measure: Callable[[Mapping[str, int]], int],
     limit: int,
@@ -230,26 +237,26 @@ def _fill(
     """Give back single steps while the limit holds.
 
     Within a pass, a group whose step does not fit is not tried again: what is left has only grown
-    by then. Settled totals can make an exception, so passes go on until one gives nothing back.
+    by then. Repaired totals can make an exception, so passes go on until one gives nothing back.
     """
-    given = True
-    while given:
-        given, waiting = False, set(lattice.free)
+    changed = True
+    while changed:
+        changed, waiting = False, set(candidates.free)
         while waiting:
-            steps = {g: more for g in waiting if (more := lattice.above(g, kept[g])) is not None}
+            steps = {g: more for g in waiting if (more := candidates.above(g, kept[g])) is not None}
             if not steps:
                 break
-            group = max(steps, key=lambda g: (ranking.worth(g, kept[g], steps[g]), g))
-            grown = settle(lattice, ranking, {**kept, group: steps[group]})
-            if measure(grown) <= limit:
-                kept, given = grown, True
+            group = max(steps, key=lambda g: (ranking.mean_key(g, kept[g], steps[g]), g))
+            wider = repair_widths(candidates, ranking, {**kept, group: steps[group]})
+            if measure(wider) <= limit:
+                kept, changed = wider, True
             else:
                 waiting.discard(group)
     return kept
 
 
-def divide(
-    lattice: Lattice, ranking: Ranking, curves: Mapping[str, Curve] | None = None
+def divide_shares(
+    candidates: CandidateWidths, ranking: Ranking, curves: Mapping[str, Curve] | None = None
 ) -> dict[str, int]:
     """Spread every share over its groups where it hurts least.
 
@@ -257,48 +264,50 @@ def divide(
     number to what was asked for, or as much more as widths that are rounded and guard rails demand.
 
     Args:
-        lattice: the widths allowed, with the shares.
+        candidates: the widths allowed, with the shares.
         ranking: the order in which units leave; decides where there are no curves.
-        curves: the damage of every width, by group.
+        curves: error of every width, by group.
 
     Returns:
         How many units each group of the shares keeps, of those that have a choice.
     """
     kept: dict[str, int] = {}
-    for share in lattice.shares:
-        if curves is not None and all(g in curves for g in _choosing(lattice, share)):
-            kept |= _by_curves(lattice, share, curves)
+    for share in candidates.shares:
+        if curves is not None and all(g in curves for g in _choosing(candidates, share)):
+            kept |= _by_curves(candidates, share, curves)
         else:
-            kept |= _by_ranking(lattice, share, ranking)
+            kept |= _by_ranking(candidates, share, ranking)
     return kept
 
 
-def _by_curves(lattice: Lattice, share: Share, curves: Mapping[str, Curve]) -> Mapping[str, int]:
-    chosen = {g: curves[g] for g in _choosing(lattice, share)}
-    return fit(chosen, lambda kept: float(sum(kept.values())), _wanted(lattice, share)).widths
+def _by_curves(
+    candidates: CandidateWidths, share: Share, curves: Mapping[str, Curve]
+) -> Mapping[str, int]:
+    some = {g: curves[g] for g in _choosing(candidates, share)}
+    return fit(some, lambda kept: float(sum(kept.values())), _wanted(candidates, share)).widths
 
 
-def _by_ranking(lattice: Lattice, share: Share, ranking: Ranking) -> Mapping[str, int]:
-    groups = _choosing(lattice, share)
+def _by_ranking(candidates: CandidateWidths, share: Share, ranking: Ranking) -> Mapping[str, int]:
+    groups = _choosing(candidates, share)
 
     def measure(kept: Mapping[str, int]) -> int:
         return sum(kept[g] for g in groups)
 
-    others = {g: n for g, n in lattice.dense().items() if g not in groups}
-    alone = replace(lattice.decided(others), free=groups)
-    kept = meet(alone, ranking, measure, _wanted(lattice, share)) or alone.smallest()
+    others = {g: n for g, n in candidates.dense().items() if g not in groups}
+    alone = replace(candidates.decided(others), free=groups)
+    kept = meet_limit(alone, ranking, measure, _wanted(candidates, share)) or alone.smallest()
     return {g: kept[g] for g in groups}
 
 
-def _choosing(lattice: Lattice, share: Share) -> tuple[str, ...]:
+def _choosing(candidates: CandidateWidths, share: Share) -> tuple[str, ...]:
     """The groups that have more than one width to choose from."""
-    return tuple(g for g in share.groups if len(lattice.widths[g]) > 1)
+    return tuple(g for g in share.groups if len(candidates.widths[g]) > 1)
 
 
-def _wanted(lattice: Lattice, share: Share) -> int:
+def _wanted(candidates: CandidateWidths, share: Share) -> int:
     """How many units may stay in those groups; never fewer than must."""
-    units = sum(lattice.units[g] for g in share.groups)
-    groups = _choosing(lattice, share)
-    others = sum(int(lattice.widths[g][0]) for g in share.groups if g not in groups)
-    least = sum(int(lattice.widths[g][0]) for g in groups)
+    units = sum(candidates.units[g] for g in share.groups)
+    groups = _choosing(candidates, share)
+    others = sum(int(candidates.widths[g][0]) for g in share.groups if g not in groups)
+    least = sum(int(candidates.widths[g][0]) for g in groups)
     return max(round(units * (1 - share.ratio)) - others, least)

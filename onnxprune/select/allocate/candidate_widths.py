@@ -1,4 +1,4 @@
-"""The widths a group may have: rounded to what its kernels like, within the user's limits."""
+"""Candidate widths of groups: rounded to what their kernels like, within the user's limits."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from onnxprune.select.allocate.limits import Limits, Share, select
 
 
 @dataclass(frozen=True, eq=False)
-class Lattice:
-    """Everything an allocation may choose from.
+class CandidateWidths:
+    """The widths that an allocation may choose from.
 
     Attributes:
         units: dense width of every group.
         widths: by group, the counts it may keep, ascending. A declined group has its dense width
             only, one with a ratio of its own the width nearest to that; all others end in the
             dense width.
-        free: the groups that have a choice, for a ratio or a budget to make.
-        declined: by group, why it has none.
+        free: groups whose width a ratio or a budget chooses.
+        declined: why a group has no choice, by group.
         axes: all axes, for totals.
-        shares: groups that have a choice too, each of which is told how much they lose together.
+        shares: further groups with a choice, with the fraction that they lose together.
     """
 
     units: Mapping[str, int]
@@ -35,7 +35,7 @@ class Lattice:
     axes: tuple[Axis, ...]
     shares: tuple[Share, ...] = ()
 
-    def decided(self, kept: Mapping[str, int]) -> Lattice:
+    def decided(self, kept: Mapping[str, int]) -> CandidateWidths:
         """The same, where the groups of ``kept`` have that width and no choice any more."""
         fixed = {g: np.array([n], np.int64) for g, n in kept.items()}
         return replace(
@@ -44,7 +44,7 @@ class Lattice:
             free=tuple(g for g in self.free if g not in kept),
         )
 
-    def within(self, kept: Mapping[str, int]) -> Lattice:
+    def within(self, kept: Mapping[str, int]) -> CandidateWidths:
         """The same, where the groups of ``kept`` have no more than that, which they may keep."""
         narrow = {g: np.append(self.widths[g][self.widths[g] < n], n) for g, n in kept.items()}
         fixed = {g: int(w[0]) for g, w in narrow.items() if len(w) == 1}
@@ -70,7 +70,7 @@ class Lattice:
         return {g: int(w[0]) for g, w in self.widths.items()}
 
 
-def lattice(
+def find_widths(
     groups: Sequence[Group],
     axes: Iterable[Axis] = (),
     limits: Limits | None = None,
@@ -78,13 +78,13 @@ def lattice(
     unscored: Mapping[str, str] | None = None,
     known: Iterable[str] = (),
     together: Container[str] = (),
-) -> Lattice:
-    """Work out the widths every group may have.
+) -> CandidateWidths:
+    """Find the widths that every group may have.
 
     Args:
-        groups: of one analysis.
-        axes: what they cut, with grains (``axes_of``); without axes nothing is rounded.
-        limits: what the user allows.
+        groups: groups of one analysis.
+        axes: axes that they cut, with alignments (``axes_of``); without axes nothing is rounded.
+        limits: limits that the user has set.
         unscored: by group, why no criterion could score it.
         known: other names globs may be meant for, such as those of blocks.
         together: groups that may share a fraction, see `limits.select`.
@@ -100,7 +100,7 @@ def lattice(
     chosen = select(groups, limits, unscored=unscored, known=known, together=together)
     own: dict[str, list[Axis]] = {name: [] for name in units}
     for axis in axes:
-        if axis.grain.wanted > 1 and (len(axis.rows) == 1 or axis.crossing):
+        if axis.alignment.wanted > 1 and (len(axis.rows) == 1 or axis.crossing):
             for name in axis.rows.keys() & units.keys():
                 own[name].append(axis)
     declined = dict(chosen.declined)
@@ -122,9 +122,9 @@ def lattice(
         for share in chosen.shares
         if (some := tuple(g for g in share.groups if g in choice))
     )
-    taken = {g for share in shares for g in share.groups}
-    free = tuple(name for name in choice if name not in taken)
-    return Lattice(units, widths, free, declined, axes, shares)
+    sharing = {g for share in shares for g in share.groups}
+    free = tuple(name for name in choice if name not in sharing)
+    return CandidateWidths(units, widths, free, declined, axes, shares)
 
 
 def _widths(group: str, size: int, floor: int, axes: Sequence[Axis]) -> I64:
@@ -139,13 +139,13 @@ def _widths(group: str, size: int, floor: int, axes: Sequence[Axis]) -> I64:
     totals = [a.size - a.per_unit(group) * (size - counts) for a in axes]
     run_well = np.ones(len(counts), np.bool_)
     for axis, total in zip(axes, totals, strict=True):
-        run_well &= total % axis.grain.required == 0
+        run_well &= total % axis.alignment.required == 0
     counts, totals = counts[run_well], [t[run_well] for t in totals]
     halvings = 0
     while len(counts) and axes:
         likes, most = np.zeros(len(counts)), 0.0
         for axis, total in zip(axes, totals, strict=True):
-            multiple = max(axis.grain.wanted >> halvings, axis.grain.required, 1)
+            multiple = max(axis.alignment.wanted >> halvings, axis.alignment.required, 1)
             others = axis.size - axis.per_unit(group) * size
             weight = 1.0 if others % multiple == 0 else 0.5
             likes += weight * (total % multiple == 0)
@@ -160,7 +160,7 @@ def _widths(group: str, size: int, floor: int, axes: Sequence[Axis]) -> I64:
 def _why_fixed(size: int, floor: int, axes: Sequence[Axis]) -> str:
     if floor >= size:
         return f"it has {size} unit{'s' * (size > 1)}, and at least {floor} must stay"
-    multiple = max((a.grain.required for a in axes), default=1)
+    multiple = max((a.alignment.required for a in axes), default=1)
     if multiple == 1:
-        multiple = max((a.grain.wanted for a in axes), default=1)
+        multiple = max((a.alignment.wanted for a in axes), default=1)
     return f"no width from {floor} to {size - 1} is faster (multiples of {multiple})"

@@ -1,4 +1,4 @@
-"""What the user allows: which groups may be cut, how far, and which by a ratio of their own."""
+"""Limits set by the user: which groups may be cut, how far, and which by a ratio of their own."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Limits:
     def __post_init__(self) -> None:
         if not 0 <= self.max_ratio < 1:
             raise OnnxpruneError(
-                f"a largest ratio of {self.max_ratio:g} is not at least 0 and below 1",
+                f"the largest ratio {self.max_ratio:g} (max-ratio) is not at least 0 and below 1",
                 hint="a group keeps at least one unit; to drop a whole branch, bypass its block",
             )
         if self.min_width < 1:
@@ -81,12 +81,12 @@ class Share:
 
 @dataclass(frozen=True)
 class Selected:
-    """What the limits say about each group.
+    """The limits applied to each group.
 
     Attributes:
         fixed: by group, the fraction it loses itself, whatever the ratio or budget.
-        shares: what groups lose together; such groups are not in ``fixed``.
-        declined: by group, why it is left alone.
+        shares: fractions that groups lose together; such groups are not in ``fixed``.
+        declined: why a group is not cut, by group.
     """
 
     fixed: Mapping[str, float]
@@ -105,7 +105,7 @@ def select(
     """Apply globs, kinds and exactness to the groups.
 
     Args:
-        groups: of one analysis.
+        groups: groups of one analysis.
         limits: what the user allows.
         unscored: by group, why no criterion could score it.
         known: other names globs may be meant for, such as those of blocks.
@@ -125,10 +125,10 @@ def select(
     shared: dict[tuple[str, str, float], list[str]] = {}
     declined: dict[str, str] = {}
     for group in groups:
-        said, ratio = group.kind, limits.kinds.get(group.kind)
+        source, ratio = group.kind, limits.kinds.get(group.kind)
         for pattern, own in limits.ratios:
             if fnmatchcase(group.name, pattern):
-                said, ratio = pattern, own
+                source, ratio = pattern, own
         skipped = next((p for p in limits.skip if fnmatchcase(group.name, p)), None)
         if skipped is not None:
             declined[group.name] = f"skipped, as {skipped!r} asks"
@@ -139,7 +139,7 @@ def select(
         elif group.name in (unscored or {}):
             declined[group.name] = (unscored or {})[group.name]
         elif ratio is not None and group.name in together:
-            shared.setdefault((said, group.kind, ratio), []).append(group.name)
+            shared.setdefault((source, group.kind, ratio), []).append(group.name)
         elif ratio is not None:
             fixed[group.name] = ratio
     shares = [Share(ratio, tuple(some)) for (*_, ratio), some in shared.items()]

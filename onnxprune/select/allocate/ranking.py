@@ -50,7 +50,7 @@ class Ranking:
         owner = np.repeat(np.arange(len(groups)), [len(self.keys[g]) for g in groups])
         return owner[np.lexsort((owner, turn, keys))]
 
-    def worth(self, group: str, kept: int, more: int) -> float:
+    def mean_key(self, group: str, kept: int, more: int) -> float:
         """The mean key of the units that come back when a group grows from ``kept`` to ``more``."""
         size = len(self.keys[group])
         return float(self.keys[group][size - more : size - kept].mean())

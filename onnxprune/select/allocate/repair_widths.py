@@ -1,6 +1,6 @@
 """From wanted widths to possible ones: totals of the axes that several groups share.
 
-Widths of single groups are already on the lattice. What is left concerns totals: none may be
+Widths of single groups are candidates already. The repair concerns totals: none may be
 zero, and where the groups of an axis have no axis of their own to decide their widths, the total is
 what gets rounded. Settling only ever gives units back.
 """
@@ -11,46 +11,50 @@ from collections.abc import Mapping, Sequence
 
 from onnxprune.errors import OnnxpruneError
 from onnxprune.select.allocate.alignment import Axis
-from onnxprune.select.allocate.candidate_widths import Lattice
+from onnxprune.select.allocate.candidate_widths import CandidateWidths
 from onnxprune.select.allocate.ranking import Ranking
 
 
-def settle(lattice: Lattice, ranking: Ranking, wanted: Mapping[str, int]) -> dict[str, int]:
+def repair_widths(
+    candidates: CandidateWidths, ranking: Ranking, wanted: Mapping[str, int]
+) -> dict[str, int]:
     """Give back as few units as needed for every shared axis to keep an index and a good total.
 
     Rounding a shared total is best effort: it happens where fewer indices than the multiple have to
     come back, and never at the expense of another shared axis; half the multiple is tried next.
 
     Args:
-        lattice: the widths allowed.
+        candidates: the allowed widths.
         ranking: which units come back first.
-        wanted: by group, how many units to keep; all of them on the lattice.
+        wanted: by group, how many units to keep; all of them candidates.
 
     Raises:
         OnnxpruneError: ratios that were asked for group by group would empty an axis.
     """
     kept = dict(wanted)
-    shared = [a for a in lattice.axes if len(a.rows) > 1]
+    shared = [a for a in candidates.axes if len(a.rows) > 1]
     for axis in (a for a in shared if a.crossing):
-        _keep_one(axis, lattice, ranking, kept)
-    rounded = [a for a in shared if a.grain.wanted > 1 and not a.crossing]
-    while any(_round_total(axis, shared, lattice, ranking, kept) for axis in rounded):
+        _keep_one(axis, candidates, ranking, kept)
+    rounded = [a for a in shared if a.alignment.wanted > 1 and not a.crossing]
+    while any(_round_total(axis, shared, candidates, ranking, kept) for axis in rounded):
         pass
     return kept
 
 
-def _total(axis: Axis, lattice: Lattice, kept: Mapping[str, int]) -> int:
+def _total(axis: Axis, candidates: CandidateWidths, kept: Mapping[str, int]) -> int:
     """The width of an axis whose groups lie side by side."""
-    return axis.size - sum(axis.per_unit(g) * (lattice.units[g] - kept[g]) for g in axis.rows)
+    return axis.size - sum(axis.per_unit(g) * (candidates.units[g] - kept[g]) for g in axis.rows)
 
 
-def _keep_one(axis: Axis, lattice: Lattice, ranking: Ranking, kept: dict[str, int]) -> None:
+def _keep_one(
+    axis: Axis, candidates: CandidateWidths, ranking: Ranking, kept: dict[str, int]
+) -> None:
     """Groups that cross each other can empty an axis though each keeps some of its units."""
     while axis.total(ranking.removed({g: kept[g] for g in axis.rows})) == 0:
         steps = [
-            (ranking.worth(g, kept[g], more), g, more)
+            (ranking.mean_key(g, kept[g], more), g, more)
             for g in axis.rows
-            if (more := lattice.above(g, kept[g])) is not None
+            if (more := candidates.above(g, kept[g])) is not None
         ]
         if not steps:
             raise OnnxpruneError(
@@ -62,13 +66,17 @@ def _keep_one(axis: Axis, lattice: Lattice, ranking: Ranking, kept: dict[str, in
 
 
 def _round_total(
-    axis: Axis, shared: Sequence[Axis], lattice: Lattice, ranking: Ranking, kept: dict[str, int]
+    axis: Axis,
+    shared: Sequence[Axis],
+    candidates: CandidateWidths,
+    ranking: Ranking,
+    kept: dict[str, int],
 ) -> bool:
     """Bring the total of one axis to a multiple by giving back fewer indices; whether any were."""
-    total, multiple = _total(axis, lattice, kept), axis.grain.wanted
+    total, multiple = _total(axis, candidates, kept), axis.alignment.wanted
     while total < axis.size and multiple > 1 and total % multiple:
-        steps = _steps(axis, -total % multiple, lattice, ranking, kept)
-        if steps and not _spoils(steps, axis, shared, lattice, kept):
+        steps = _steps(axis, -total % multiple, candidates, ranking, kept)
+        if steps and not _spoils(steps, axis, shared, candidates, kept):
             kept.update(steps)
             return True
         multiple //= 2
@@ -76,20 +84,20 @@ def _round_total(
 
 
 def _steps(
-    axis: Axis, missing: int, lattice: Lattice, ranking: Ranking, kept: Mapping[str, int]
+    axis: Axis, missing: int, candidates: CandidateWidths, ranking: Ranking, kept: Mapping[str, int]
 ) -> dict[str, int]:
-    """Widths that add exactly ``missing`` indices, the worthiest units first; empty if none do."""
+    """Widths that add exactly ``missing`` indices, the most important first; empty if none do."""
     steps: dict[str, int] = {}
     while missing:
-        found = []
+        options = []
         for group in axis.rows:
             now = steps.get(group, kept[group])
-            more = lattice.above(group, now)
+            more = candidates.above(group, now)
             if more is not None and axis.per_unit(group) * (more - now) <= missing:
-                found.append((ranking.worth(group, now, more), group, more))
-        if not found:
+                options.append((ranking.mean_key(group, now, more), group, more))
+        if not options:
             return {}
-        _, group, more = max(found)
+        _, group, more = max(options)
         missing -= axis.per_unit(group) * (more - steps.get(group, kept[group]))
         steps[group] = more
     return steps
@@ -99,7 +107,7 @@ def _spoils(
     steps: Mapping[str, int],
     axis: Axis,
     shared: Sequence[Axis],
-    lattice: Lattice,
+    candidates: CandidateWidths,
     kept: Mapping[str, int],
 ) -> bool:
     """Whether the steps take another axis off its multiple."""
@@ -107,7 +115,7 @@ def _spoils(
     for other in shared:
         if other is axis or other.crossing or not steps.keys() & other.rows.keys():
             continue
-        wanted, new = other.grain.wanted, _total(other, lattice, after)
-        if new != other.size and new % wanted and not _total(other, lattice, kept) % wanted:
+        wanted, new = other.alignment.wanted, _total(other, candidates, after)
+        if new != other.size and new % wanted and not _total(other, candidates, kept) % wanted:
             return True
     return False

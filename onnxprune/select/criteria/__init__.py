@@ -1,4 +1,4 @@
-"""Criteria: plain functions over arrays that say what each unit is worth.
+"""Criteria: plain functions over arrays that score units.
 
 How the tensors of a unit enter is the same everywhere. Weight criteria average over all tensors
 that read or write the unit, each divided by its own mean. Activation criteria look at the tensors

@@ -1,6 +1,6 @@
 """Criteria that need one number per input feature of every consumer: one cheap forward pass.
 
-Only tensors that read the unit count: what a unit is worth is what its consumers get from it. A
+Only tensors that read the unit count: a unit matters by what its consumers get from it. A
 group none of whose consumers was calibrated is not scored, and says so.
 """
 
@@ -25,20 +25,20 @@ def consumers(slices: Sequence[UnitSlice]) -> list[tuple[UnitSlice, InputStatist
     Raises:
         Inapplicable: there is none.
     """
-    found = [(s, s.inputs) for s in slices if s.role == "reads" and s.inputs is not None]
-    if not found:
+    calibrated = [(s, s.inputs) for s in slices if s.role == "reads" and s.inputs is not None]
+    if not calibrated:
         readers = ", ".join(s.tensor for s in slices if s.role == "reads")
         raise Inapplicable(
             f"the inputs of {readers} were not calibrated"
             if readers
             else "no stored weight reads its units"
         )
-    return found
+    return calibrated
 
 
-def share_of(damage: F64, whole: float) -> F64:
-    """Damage as a share of the whole; zero where there is nothing to damage."""
-    return damage / whole if whole > 0 else np.zeros_like(damage)
+def share_of(error: F64, whole: float) -> F64:
+    """An error as a share of the whole; zero where the whole is zero."""
+    return error / whole if whole > 0 else np.zeros_like(error)
 
 
 @criterion("wanda", needs=("weights", "inputs"), claims=("comparable", "monotone"))
@@ -81,10 +81,10 @@ def mean_activation(slices: Sequence[UnitSlice]) -> F64:
     The graded form of the average percentage of zeros. Source: Hu et al., "Network trimming"
     (2016).
     """
-    found = [(s, x.mean_abs) for s, x in consumers(slices) if x.mean_abs is not None]
-    if not found:
+    readers = [(s, x.mean_abs) for s, x in consumers(slices) if x.mean_abs is not None]
+    if not readers:
         raise Inapplicable("mean |activation| was not collected at its consumers' inputs")
-    return averaged(s.total(mean_abs) for s, mean_abs in found)
+    return averaged(s.total(mean_abs) for s, mean_abs in readers)
 
 
 @criterion("fluctuation", needs=("weights", "inputs"), claims=("comparable", "damage", "monotone"))
@@ -99,6 +99,6 @@ def fluctuation(slices: Sequence[UnitSlice]) -> F64:
     """
     total = np.zeros(len(slices[0].features) if slices else 0)
     for one, inputs in consumers(slices):
-        damage = inputs.var * feature_squares(one)
-        total += share_of(one.total(damage), float(damage.sum()))
+        error = inputs.var * feature_squares(one)
+        total += share_of(one.total(error), float(error.sum()))
     return total

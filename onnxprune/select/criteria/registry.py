@@ -112,12 +112,12 @@ def get(name: str) -> Criterion:
     """
     if name not in _REGISTERED and name in (plugins := _plugins()):
         _load(plugins[name])
-    found = _REGISTERED.get(name)
-    if found is None:
+    entry = _REGISTERED.get(name)
+    if entry is None:
         near = difflib.get_close_matches(name, names(), 1)
         hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(names())}"
         raise OnnxpruneError(f"there is no criterion {name!r}", hint=hint)
-    return found
+    return entry
 
 
 def registered(function: Callable[..., Any]) -> Criterion | None:

@@ -16,21 +16,21 @@ from onnxprune.select.criteria.slices import F64, Use, Weights, unit_slices
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """What each unit is worth.
+    """Scores of the units of every group.
 
     Attributes:
-        criterion: its name.
+        criterion: name of the criterion.
         values: by group, float64 ``[units]``, higher = keep.
         declined: by group, why the criterion could not score it.
         comparable: whether values of different groups share a currency.
-        damage: whether they add up to what is lost, so that they may be weighed against costs.
+        additive: whether they add up to what is lost, so that they may be weighed against costs.
     """
 
     criterion: str
     values: Mapping[str, F64]
     declined: Mapping[str, str]
     comparable: bool
-    damage: bool = False
+    additive: bool = False
 
 
 def score(
@@ -46,7 +46,7 @@ def score(
     """Score every group by the criterion called ``name``; one group's weights are held at a time.
 
     Args:
-        groups: of one analysis.
+        groups: groups of one analysis.
         name: a built-in criterion or a plug-in.
         weights: reads a stored tensor by name.
         statistics: by (tensor, node), what the node contracts with the tensor.

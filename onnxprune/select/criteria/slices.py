@@ -40,11 +40,11 @@ def pool(parts: Sequence[InputStatistics]) -> InputStatistics | None:
     mean = np.einsum("p,pk->k", share, [p.mean for p in parts])
     shift = np.array([p.mean for p in parts]) - mean
     mean_abs = [p.mean_abs for p in parts if p.mean_abs is not None]
-    spread = [p.covariance for p in parts if p.covariance is not None]
+    covariances = [p.covariance for p in parts if p.covariance is not None]
     covariance: F64 | None = None
-    if len(spread) == len(parts):
-        covariance = np.zeros_like(spread[0])
-        for weight, matrix, offset in zip(share, spread, shift, strict=True):
+    if len(covariances) == len(parts):
+        covariance = np.zeros_like(covariances[0])
+        for weight, matrix, offset in zip(share, covariances, shift, strict=True):
             row = offset.reshape(blocks, -1)
             covariance += weight * (matrix + row[:, :, None] * row[:, None, :])
     return InputStatistics(
@@ -112,7 +112,7 @@ def unit_slices(
             have one value per feature of the axis.
     """
     known = statistics or {}
-    found: list[UnitSlice] = []
+    slices: list[UnitSlice] = []
     for cut in group.slices:
         array = _widened(weights(cut.tensor))
         if array is None:
@@ -121,8 +121,8 @@ def unit_slices(
         at = [(cut.tensor, node) for node in cut.nodes] if cut.role == "reads" else []
         inputs = pool([known[key] for key in at if key in known])
         matrix, features = _layout(array, cut, inputs)
-        found.append(UnitSlice(cut.tensor, cut.axis, cut.role, use(cut), matrix, features, inputs))
-    return found
+        slices.append(UnitSlice(cut.tensor, cut.axis, cut.role, use(cut), matrix, features, inputs))
+    return slices
 
 
 def _widened(array: npt.NDArray[np.generic]) -> npt.NDArray[np.float32] | F64 | None:

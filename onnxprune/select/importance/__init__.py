@@ -1,1 +1,1 @@
-"""What units are worth: error curves from calibration data, or scores of a criterion."""
+"""Unit importance: error curves from calibration data, or scores of a criterion."""

@@ -23,7 +23,7 @@ from onnxprune.graph.surgery.edit import Editor
 from onnxprune.graph.units import Block, Group
 from onnxprune.runtime import open_session
 from onnxprune.select.importance.curves import Feeds
-from onnxprune.select.importance.output_damage import WORST, affordable
+from onnxprune.select.importance.output_errors import WORST, affordable
 from onnxprune.solve.im2col import token_rows
 
 Float = npt.NDArray[np.float64]
@@ -31,13 +31,13 @@ Float = npt.NDArray[np.float64]
 
 def innermost(blocks: Sequence[Block]) -> list[Block]:
     """The blocks that hold no other one, and share no node: those may be dropped side by side."""
-    taken: list[Block] = []
-    held: set[str] = set()
+    chosen: list[Block] = []
+    covered: set[str] = set()
     for block in sorted(blocks, key=lambda b: len(b.nodes)):
-        if not held & {*block.nodes, block.output}:
-            taken.append(block)
-            held |= {*block.nodes, block.output}
-    return sorted(taken, key=blocks.index)
+        if not covered & {*block.nodes, block.output}:
+            chosen.append(block)
+            covered |= {*block.nodes, block.output}
+    return sorted(chosen, key=blocks.index)
 
 
 def inside(groups: Sequence[Group], block: Block) -> tuple[str, ...]:
@@ -46,25 +46,25 @@ def inside(groups: Sequence[Group], block: Block) -> tuple[str, ...]:
     return tuple(g.name for g in groups if all(c.nodes and dying >= set(c.nodes) for c in g.slices))
 
 
-def block_damage(
+def block_errors(
     analysis: Analysis,
     blocks: Sequence[Block],
-    known: Sequence[Feeds],
-    unseen: Sequence[Feeds],
+    fit: Sequence[Feeds],
+    holdout: Sequence[Feeds],
     *,
     provider: str = "cpu",
 ) -> dict[str, float]:
     """What the outputs lose without each of the blocks, see ``output_error``.
 
     Args:
-        analysis: of the dense model.
-        blocks: of it.
-        known: feeds that scales and means are fitted to.
-        unseen: feeds that the outputs are compared on.
+        analysis: analysis of the dense model.
+        blocks: blocks of the analysis.
+        fit: feeds that scales and means are fitted to.
+        holdout: feeds that the outputs are compared on.
         provider: what runs the models.
     """
-    lines = _lines(analysis, blocks, affordable(known, analysis, len(blocks)), provider)
-    some = affordable(unseen, analysis, len(blocks))
+    lines = _lines(analysis, blocks, affordable(fit, analysis, len(blocks)), provider)
+    some = affordable(holdout, analysis, len(blocks))
     error = OutputError(analysis.model, some, provider=provider, worst=WORST)
     return {b.name: error.of(_bypassed(analysis, b, *lines[b.name])) for b in blocks}
 
@@ -77,18 +77,18 @@ def _lines(
     session = open_session(analysis.model, provider=provider, outputs=taps)
     sums: dict[str, Any] = {}
     for feeds in batches:
-        seen = session.run(feeds, taps)
+        values = session.run(feeds, taps)
         for block in blocks:
-            x, y = (_rows(seen[v]) for v in (block.skip, block.output))
+            x, y = (_rows(values[v]) for v in (block.skip, block.output))
             products = [np.einsum("rc,rc->c", x, each, dtype=np.float64) for each in (x, y)]
             plain = [each.sum(axis=0, dtype=np.float64) for each in (x, y)]
             added = np.array([np.full(x.shape[1], len(x)), *plain, *products])
             sums[block.name] = sums.get(block.name, 0) + added
     lines = {}
     for name, (count, x, y, xx, xy) in sums.items():
-        spread = np.maximum(xx / count - (x / count) ** 2, 0)
+        variance = np.maximum(xx / count - (x / count) ** 2, 0)
         together = xy / count - x * y / count**2
-        scale = np.where(spread > 0, together / np.maximum(spread, 1e-30), 1.0)
+        scale = np.where(variance > 0, together / np.maximum(variance, 1e-30), 1.0)
         lines[name] = scale, (y - scale * x) / count
     return lines
 

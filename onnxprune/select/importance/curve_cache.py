@@ -1,4 +1,4 @@
-"""Damage curves on disk, so that another budget on the same model and data measures nothing again.
+"""Error curves on disk, so that another budget on the same model and data measures nothing again.
 
 They are named by a hash of everything they follow from: the stored tensors and the structure of the
 model, the calibration inputs in the batches they come in, the groups, the settings, and the code
@@ -20,78 +20,59 @@ from onnxprune import model as models
 from onnxprune.data.cache import Cache
 from onnxprune.graph.analysis import Analysis
 from onnxprune.graph.plan import versions
-from onnxprune.graph.units import Block, Group
+from onnxprune.graph.units import Group
 from onnxprune.select.importance.curves import Feeds
-from onnxprune.select.importance.error_curves import Curves, measure, orders
+from onnxprune.select.importance.error_curves import (
+    Curves,
+    Measurement,
+    measure_curves,
+    measure_orders,
+)
 from onnxprune.solve.group_obs import Elimination
 
 
-def damage_curves(
-    analysis: Analysis,
-    groups: Sequence[Group],
-    batches: Sequence[Feeds],
-    *,
-    blocks: Sequence[Block] = (),
-    outputs: bool = True,
-    provider: str = "cpu",
-    seed: int = 0,
-    cache: bool = True,
-    tell: Callable[[str], None] = lambda _: None,
+def cached_curves(
+    work: Measurement, progress: Callable[[str], None] = lambda _: None, *, cache: bool = True
 ) -> Curves:
-    """What :func:`~onnxprune.select.importance.error_curves.measure` finds, kept for the next time.
+    """Error curves as ``error_curves.measure_curves`` measures them, kept for the next time.
 
     Args:
-        analysis: of the dense model.
-        groups: of it, those to price.
-        batches: feeds.
-        blocks: of it, those to price.
-        outputs: whether prices are in the currency of the outputs.
-        provider: what runs the model.
-        seed: of the sample of rows.
+        work: what is measured.
+        progress: told what is being done, and what is wrong with the cache.
         cache: whether to look for curves and to keep those found.
-        tell: hears the progress, and what is wrong with the cache.
     """
-
-    def measured() -> Curves:
-        return measure(
-            analysis, groups, batches, blocks=blocks, outputs=outputs, provider=provider,
-            seed=seed, tell=tell,
-        )  # fmt: skip
-
     if not cache:
-        return measured()
-    kept = Cache("curves", tell)
-    settings = {"provider": provider, "seed": seed, "outputs": outputs}
-    name = key(analysis, groups, batches, settings | {"blocks": [b.name for b in blocks]})
+        return measure_curves(work, progress)
+    kept, name = Cache("curves", progress), _name(work)
     if (curves := read(kept, name)) is not None:
-        tell("taking damage curves from the cache")
+        progress("taking error curves from the cache")
         return curves
-    curves = measured()
+    curves = measure_curves(work, progress)
     write(kept, name, curves)
     return curves
 
 
 def known_curves(
-    analysis: Analysis,
-    groups: Sequence[Group],
-    batches: Sequence[Feeds],
-    *,
-    provider: str = "cpu",
-    seed: int = 0,
-    cache: bool = True,
-    tell: Callable[[str], None] = lambda _: None,
+    work: Measurement, progress: Callable[[str], None] = lambda _: None, *, cache: bool = True
 ) -> Curves:
-    """What :func:`damage_curves` kept, or else the orders of removal alone.
+    """What :func:`cached_curves` kept, or else the orders of removal alone.
 
-    Arguments are those of :func:`damage_curves`. Orders take fewer rows than damage does, and no
+    Arguments are those of :func:`cached_curves`. Orders take fewer rows than errors do, and no
     look at the outputs; they are not kept.
     """
-    if cache:
-        settings = {"provider": provider, "seed": seed, "outputs": True, "blocks": []}
-        name = key(analysis, groups, batches, settings)
-        if (curves := read(Cache("curves", tell), name)) is not None:
-            return curves
-    return orders(analysis, groups, batches, provider=provider, seed=seed, tell=tell)
+    if cache and (curves := read(Cache("curves", progress), _name(work))) is not None:
+        return curves
+    return measure_orders(work, progress)
+
+
+def _name(work: Measurement) -> str:
+    settings = {
+        "provider": work.provider,
+        "seed": work.seed,
+        "outputs": work.outputs,
+        "blocks": [block.name for block in work.blocks],
+    }
+    return key(work.analysis, work.groups, work.batches, settings)
 
 
 def key(
@@ -103,8 +84,8 @@ def key(
     """A hexadecimal name for everything that curves follow from."""
     digest = hashlib.blake2b(digest_size=20)
 
-    def add(*said: object) -> None:
-        digest.update(repr(said).encode())
+    def add(*parts: object) -> None:
+        digest.update(repr(parts).encode())
 
     def add_array(array: npt.NDArray[np.generic]) -> None:
         flat = np.ascontiguousarray(array).reshape(-1)
@@ -133,17 +114,17 @@ def read(cache: Cache, name: str) -> Curves | None:
     """The curves of that name; None where there are none that can be trusted."""
     if (kept := cache.get(name)) is None:
         return None
-    swept = {
-        group: Elimination(np.array(order, np.int64), np.array(damage, np.float64))
-        for group, (order, damage) in kept["groups"].items()
+    eliminations = {
+        group: Elimination(np.array(order, np.int64), np.array(error, np.float64))
+        for group, (order, error) in kept["groups"].items()
     }
-    return Curves(swept, kept["unpriced"], kept["blocks"])
+    return Curves(eliminations, kept["unpriced"], kept["blocks"])
 
 
 def write(cache: Cache, name: str, curves: Curves) -> None:
     """Keep curves under a name."""
-    groups = {g: (each.order.tolist(), each.damage.tolist()) for g, each in curves.swept.items()}
-    about = {"groups": groups, "unpriced": dict(curves.unpriced), "blocks": dict(curves.blocks)}
+    groups = {g: (each.order.tolist(), each.error.tolist()) for g, each in curves.groups.items()}
+    about = {"groups": groups, "unpriced": dict(curves.declined), "blocks": dict(curves.blocks)}
     cache.put(name, about)
 
 

@@ -1,7 +1,7 @@
-"""Damage curves: what every group loses at every width, from one calibration of the dense model.
+"""Error curves: what every group loses at every width, from one calibration of the dense model.
 
 Moments are collected at every layer that reads units, groups are swept by group OBS elimination
-(``solve.elimination``), and the curves that come out are in one currency: squared error over the
+(``solve.group_obs``), and the curves that come out are in one currency: squared error over the
 variance of where it counts, summed over the layers that read the group. They depend on the model
 and the data alone, so any budget can be met from them.
 """
@@ -31,7 +31,7 @@ Feeds = Mapping[str, Array]
 
 
 class _Spread:
-    """The variance of a value over everything but its channels, added up over these."""
+    """The variance of a value over all axes but its channels, summed over channels."""
 
     def __init__(self, axis: int) -> None:
         self._axis = axis
@@ -84,12 +84,12 @@ def calibrate(
     """Measure every layer that reads units of some group.
 
     Args:
-        analysis: of the dense model.
+        analysis: analysis of the dense model.
         batches: feeds.
-        groups: of it, whose readers are looked at; None for all.
+        groups: groups whose readers are calibrated; None for all.
         rows: rows sampled per layer, at least.
         rows_per_input: rows sampled per input of the layer, if that is more.
-        seed: of the sample.
+        seed: seed of the sample.
         provider: what runs the model.
         threads: threads within an operator.
 
@@ -106,42 +106,44 @@ def calibrate(
             read.append((layer, matrix, find_epilogue(values, analysis.facts, layer)))
     kept = [name for layer, _, epilogue in read for name in (layer.x, epilogue.value)]
     run = Segments(analysis.model, batches, kept=kept, provider=provider, threads=threads)
-    found: dict[str, Reader] = {}
+    readers_by_node: dict[str, Reader] = {}
     for layer, matrix, epilogue in read:
         run.advance([layer.x, epilogue.value])
         share = -(-max(rows, rows_per_input * matrix.shape[1]) // len(batches))
-        collected, spread = Accumulator(*matrix.shape[:2]), _Spread(layer.out_axis)
+        collected, variance = Accumulator(*matrix.shape[:2]), _Spread(layer.out_axis)
         for number in range(len(batches)):
-            spread.add(run.value(epilogue.value, number))
+            variance.add(run.value(epilogue.value, number))
             x, among = run.as_held(layer.x, number), run.shown_to(layer, number)
             positions = sample_positions(layer.count(x.shape), share, seed + number, among)
             collected.add(whole(layer.rows(x, positions)))
         scaled = matrix * epilogue.gain.reshape(matrix.shape[0], 1, -1)
-        found[layer.node] = Reader(layer, scaled, collected.moments(), spread.variance, epilogue)
+        readers_by_node[layer.node] = Reader(
+            layer, scaled, collected.moments(), variance.variance, epilogue
+        )
         for name in (layer.x, epilogue.value):
             run.release(name)
-    return found
+    return readers_by_node
 
 
-def sweep(
+def eliminate_groups(
     groups: Sequence[Group],
     readers: Mapping[str, Reader],
     *,
     ridge: float = 1e-4,
-    tell: Callable[[str], None] = lambda _: None,
+    progress: Callable[[str], None] = lambda _: None,
 ) -> tuple[dict[str, Elimination], dict[str, str]]:
-    """The order of removal and the damage at every width, group by group.
+    """The order of removal and the error at every width, group by group.
 
     Args:
-        groups: of the analysis that was calibrated.
+        groups: groups of the analysis that was calibrated.
         readers: from :func:`calibrate`.
         ridge: see :func:`onnxprune.solve.group_obs.eliminate`.
-        tell: told which group is being worked on.
+        progress: told which group is being worked on.
 
     Returns:
         ``{group: elimination}``, and ``{group: why there is none}``.
     """
-    found: dict[str, Elimination] = {}
+    eliminations: dict[str, Elimination] = {}
     declined: dict[str, str] = {}
     for group in groups:
         uses = [(s, n) for s in group.slices if s.role == "reads" for n in s.nodes]
@@ -151,10 +153,10 @@ def sweep(
         elif unknown:
             declined[group.name] = f"'{unknown[0]}', which reads it, is not a linear layer"
         else:
-            tell(f"pricing the units of {group.name}")
+            progress(f"measuring the error curve of {group.name}")
             consumers = [c for s, n in uses for c in consumers_of(readers[n], s)]
-            found[group.name] = eliminate(consumers, len(group), ridge=ridge)
-    return found, declined
+            eliminations[group.name] = eliminate(consumers, len(group), ridge=ridge)
+    return eliminations, declined
 
 
 def consumers_of(reader: Reader, cut: Slice) -> list[Consumer]:
@@ -164,7 +166,7 @@ def consumers_of(reader: Reader, cut: Slice) -> list[Consumer]:
     size = int(cut.rows.max()) + 1
     unit_of = np.full(max(size, groups * inputs), -1, dtype=np.int64)
     unit_of[cut.rows] = np.arange(len(cut.rows))[:, None]
-    found = []
+    consumers = []
     for group, index in enumerate(layer.input_index(cut.axis)):
         unit = unit_of[index]
         order = np.argsort(unit, kind="stable")
@@ -172,7 +174,7 @@ def consumers_of(reader: Reader, cut: Slice) -> list[Consumer]:
         units, counts = np.unique(unit[owned], return_counts=True)
         if not len(units):
             continue
-        found.append(
+        consumers.append(
             Consumer(
                 xx=shrunk(reader.moments.xx[group], reader.moments.count),
                 weight=reader.matrix[group],
@@ -182,4 +184,4 @@ def consumers_of(reader: Reader, cut: Slice) -> list[Consumer]:
                 problem=group,
             )
         )
-    return found
+    return consumers

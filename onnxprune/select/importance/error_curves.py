@@ -1,17 +1,18 @@
-"""What is measured before anything is chosen: the damage of every width, and of every bypass."""
+"""Error curves: the pruning error of every width of every group, and of every bypass."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import NamedTuple
 
 from onnxprune.data.batches import collate, hold_out, inputs_of
 from onnxprune.graph.analysis import Analysis
 from onnxprune.graph.units import Block, Group
-from onnxprune.select.importance.bypass import block_damage
-from onnxprune.select.importance.curves import Feeds, calibrate, sweep
-from onnxprune.select.importance.output_damage import in_outputs
+from onnxprune.select.importance.bypass import block_errors
+from onnxprune.select.importance.curves import Feeds, calibrate, eliminate_groups
+from onnxprune.select.importance.output_errors import scale_to_outputs
 from onnxprune.solve.group_obs import Elimination
 
 _ASIDE = 5
@@ -23,81 +24,85 @@ _NOTHING: Mapping[str, float] = MappingProxyType({})
 
 
 class Curves(NamedTuple):
-    """What everything would cost.
+    """Pruning errors of groups and blocks.
 
     Attributes:
-        swept: the order of removal and the damage of every width, by group.
-        unpriced: why other groups have none.
-        blocks: the damage of bypassing a block, by its name.
+        groups: order of removal and error at every width, by group.
+        declined: why other groups have no curve.
+        blocks: error of bypassing a block, by name.
     """
 
-    swept: Mapping[str, Elimination]
-    unpriced: Mapping[str, str]
+    groups: Mapping[str, Elimination]
+    declined: Mapping[str, str]
     blocks: Mapping[str, float] = _NOTHING
 
 
-def measure(
-    analysis: Analysis,
-    groups: Sequence[Group],
-    batches: Sequence[Feeds],
-    *,
-    blocks: Sequence[Block] = (),
-    outputs: bool = True,
-    provider: str = "cpu",
-    seed: int = 0,
-    tell: Callable[[str], None] = lambda _: None,
-) -> Curves:
-    """Price groups, and blocks, on calibration data.
+@dataclass(frozen=True, eq=False)
+class Measurement:
+    """What error curves are measured of, and on what.
+
+    Attributes:
+        analysis: analysis of the dense model.
+        groups: groups whose units are removed.
+        batches: feeds.
+        blocks: blocks that are bypassed; their errors are always those of the outputs.
+        outputs: whether errors of groups are in the currency of the outputs, too. What a ratio
+            takes from every group alike needs no common currency.
+        provider: what runs the model.
+        seed: seed of the sample of rows.
+    """
+
+    analysis: Analysis
+    groups: Sequence[Group]
+    batches: Sequence[Feeds]
+    blocks: Sequence[Block] = ()
+    outputs: bool = True
+    provider: str = "cpu"
+    seed: int = 0
+
+
+def measure_curves(work: Measurement, progress: Callable[[str], None] = lambda _: None) -> Curves:
+    """Measure error curves of groups, and of blocks, on calibration data.
 
     Args:
-        analysis: of the dense model.
-        groups: of it, those to price.
-        batches: feeds.
-        blocks: of it, those to price; always by what they do to the outputs.
-        outputs: whether groups are priced by what they do to the outputs, too. What a ratio takes
-            from every group alike needs no common currency.
-        provider: what runs the model.
-        seed: of the sample of rows.
-        tell: hears the progress.
+        work: what is measured.
+        progress: told what is being done.
     """
-    tell("measuring what every layer reads")
-    known, unseen = parted(analysis, batches)
-    readers = calibrate(analysis, known, groups=groups, provider=provider, seed=seed)
-    swept, unpriced = sweep(groups, readers, tell=tell)
-    if outputs:
-        swept = in_outputs(analysis, groups, swept, readers, unseen, provider=provider, tell=tell)
+    analysis, groups, provider = work.analysis, work.groups, work.provider
+    progress("measuring what every layer reads")
+    fit, holdout = split_batches(analysis, work.batches)
+    readers = calibrate(analysis, fit, groups=groups, provider=provider, seed=work.seed)
+    eliminations, declined = eliminate_groups(groups, readers, progress=progress)
+    if work.outputs:
+        eliminations = scale_to_outputs(
+            analysis, groups, eliminations, readers, holdout, provider=provider, progress=progress
+        )
     del readers  # moments of wide layers are large
-    dropped = {}
-    if blocks:
-        tell("measuring what blocks do to the outputs")
-        dropped = block_damage(analysis, blocks, known, unseen, provider=provider)
-    return Curves(swept, unpriced, dropped)
+    block_errors_ = {}
+    if work.blocks:
+        progress("measuring what blocks do to the outputs")
+        block_errors_ = block_errors(analysis, work.blocks, fit, holdout, provider=provider)
+    return Curves(eliminations, declined, block_errors_)
 
 
-def orders(
-    analysis: Analysis,
-    groups: Sequence[Group],
-    batches: Sequence[Feeds],
-    *,
-    provider: str = "cpu",
-    seed: int = 0,
-    tell: Callable[[str], None] = lambda _: None,
-) -> Curves:
-    """The orders of removal alone, from fewer rows; arguments are those of :func:`measure`."""
-    tell("measuring what every layer reads")
+def measure_orders(work: Measurement, progress: Callable[[str], None] = lambda _: None) -> Curves:
+    """Measure the orders of removal alone, from fewer rows, see :func:`measure_curves`."""
+    progress("measuring what every layer reads")
     readers = calibrate(
-        analysis,
-        parted(analysis, batches)[0],
-        groups=groups,
+        work.analysis,
+        split_batches(work.analysis, work.batches)[0],
+        groups=work.groups,
         rows=_RANKING,
         rows_per_input=_RANKING_PER_INPUT,
-        provider=provider,
-        seed=seed,
+        provider=work.provider,
+        seed=work.seed,
     )
-    return Curves(*sweep(groups, readers, tell=tell))
+    return Curves(*eliminate_groups(work.groups, readers, progress=progress))
 
 
-def parted(analysis: Analysis, batches: Sequence[Feeds]) -> tuple[Sequence[Feeds], Sequence[Feeds]]:
+def split_batches(
+    analysis: Analysis, batches: Sequence[Feeds]
+) -> tuple[Sequence[Feeds], Sequence[Feeds]]:
     """Batches to measure layers on, and others to see what becomes of the outputs.
 
     They are the same where there is nothing to part.
@@ -105,8 +110,8 @@ def parted(analysis: Analysis, batches: Sequence[Feeds]) -> tuple[Sequence[Feeds
     if aside := len(batches) // _ASIDE:
         return batches[:-aside], batches[-aside:]
     inputs = inputs_of(analysis.model)
-    known, unseen = hold_out(batches, inputs, _ASIDE)
-    if not unseen:
-        known, unseen = known[:-1] or known, known[-1:]
+    fit, holdout = hold_out(batches, inputs, _ASIDE)
+    if not holdout:
+        fit, holdout = fit[:-1] or fit, fit[-1:]
     size = max(map(inputs.count, batches))
-    return collate(known, inputs, size), collate(unseen, inputs, size)
+    return collate(fit, inputs, size), collate(holdout, inputs, size)

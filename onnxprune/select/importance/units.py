@@ -1,9 +1,9 @@
-"""What units are worth: by group elimination where there are data, else by a criterion."""
+"""Unit importance: group OBS with calibration data, a criterion without."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
 import numpy as np
@@ -22,27 +22,27 @@ from onnxprune.select.allocate import Limits
 from onnxprune.select.allocate.limits import select as select_groups
 from onnxprune.select.criteria.slices import F64
 from onnxprune.select.importance.bypass import innermost
-from onnxprune.select.importance.curve_cache import damage_curves, known_curves
-from onnxprune.select.importance.error_curves import Curves
-from onnxprune.select.importance.output_damage import JOINT, repairable
-from onnxprune.select.importance.progress import Progress
+from onnxprune.select.importance.curve_cache import cached_curves, known_curves
+from onnxprune.select.importance.error_curves import Curves, Measurement
+from onnxprune.select.importance.output_errors import JOINT, repairable
+from onnxprune.select.importance.remaining import Remaining
 from onnxprune.solve.group_obs import Elimination
 
-Tell = Callable[[str], None]
+Progress = Callable[[str], None]
 
 ELIMINATION = "elimination"
-"""The name of the default with data: units are priced by what is lost after refitting the rest."""
+"""The default with data: units are scored by the error that refitting the rest leaves."""
 
 
 @dataclass(frozen=True, eq=False)
-class Worth:
-    """What the units of every group are worth: found once, for every budget.
+class Importance:
+    """How important the units of every group are: found once, for every budget.
 
     Attributes:
-        criterion: its name.
-        scores: by group, one per unit, higher = keep.
-        curves: the damage of losing units one by one, and of losing blocks, where data could tell.
-        declined: by group, why it has no scores.
+        criterion: name of the criterion.
+        scores: float64 ``[units]`` by group, higher = keep.
+        curves: error curves of groups and blocks, where data could tell.
+        declined: why a group has no scores, by group.
     """
 
     criterion: str
@@ -58,194 +58,183 @@ class Worth:
         return set(criteria.get(self.criterion).claims)
 
 
-def worth_of(
-    analysis: Analysis,
-    asked: Options,
-    limits: Limits,
-    fit: Sequence[Feeds],
-    bypassed: Sequence[str],
-    tell: Tell,
-    curves: Curves | None = None,
-    so_far: Progress | None = None,
-) -> Worth:
-    """Find out what units are worth.
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """What units are chosen from, and by what.
 
-    Args:
-        analysis: of the dense model.
-        asked: the options.
+    Attributes:
+        analysis: analysis of the dense model.
+        config: the options.
         limits: guard rails made from them: groups that stay whole are not looked at.
         fit: the calibration feeds that may be fitted to; empty without data.
-        bypassed: blocks that go anyway.
-        tell: hears the progress.
-        curves: damage curves, where they are known already; else they are measured if need be.
-        so_far: what earlier steps have left, to measure damage on.
+        bypassed: blocks that go anyway; their layers cost nothing.
+        progress: told what is being done.
+        curves: error curves, where they are known already; else they are measured if need be.
+        remaining: what earlier steps have left, to measure errors on; what they took is chosen
+            again. None at the start.
+    """
+
+    analysis: Analysis
+    config: Options
+    limits: Limits = field(default_factory=Limits)
+    fit: Sequence[Feeds] = ()
+    bypassed: Sequence[str] = ()
+    progress: Progress = lambda _: None
+    curves: Curves | None = None
+    remaining: Remaining | None = None
+
+    @property
+    def criterion(self) -> str:
+        """The name of what units are scored by."""
+        if self.config.criterion == ELIMINATION and not self.fit:
+            raise OnnxpruneError(
+                "the criterion 'elimination' needs calibration data",
+                hint="give inputs with --calib",
+            )
+        return self.config.criterion or (ELIMINATION if self.fit else "l2")
+
+    @property
+    def state(self) -> Remaining:
+        """What remains to choose from; at the start the dense model."""
+        return self.remaining or Remaining(self.analysis)
+
+    def measurement(self, groups: Sequence[Group], *, outputs: bool = True) -> Measurement:
+        """What error curves of some groups are measured on."""
+        provider, seed = self.config.backend, self.config.seed
+        return Measurement(
+            self.state.analysis, groups, self.fit, outputs=outputs, provider=provider, seed=seed
+        )
+
+
+def score_groups(problem: Problem) -> Importance:
+    """Find out how important the units of every group are.
 
     Raises:
         OnnxpruneError: the criterion needs data.
     """
-    so_far = so_far or Progress(analysis)
-    name = ELIMINATION if curves is not None else _criterion(asked, fit)
+    analysis, config, limits = problem.analysis, problem.config, problem.limits
+    state, curves = problem.state, problem.curves
+    name = ELIMINATION if curves is not None else problem.criterion
     allowed = select_groups(analysis.groups, limits, known=[b.name for b in analysis.blocks])
     groups = [g for g in analysis.groups if g.name not in allowed.declined]
-    if asked.ratio is None and asked.target is None:
+    if config.ratio is None and config.target is None:
         groups = [g for g in groups if g.name in allowed.fixed]
     declined: dict[str, str] = {}
     if name == ELIMINATION:
-        weighed = asked.target is not None or bool(allowed.fixed) or asked.allocation == "global"
-        curves = curves or _measured(
-            so_far.analysis, so_far.left(groups), asked, fit, bypassed, tell, weighed=weighed
-        )
-        curves = so_far.in_dense_units(curves, analysis.groups)
-        if asked.recover == "auto" and asked.sensitivity is None:
-            curves = curves._replace(swept=_repaired(analysis, groups, curves.swept))
-        values = {g: _ranks(e) for g, e in curves.swept.items()}
-        spare = [g for g in groups if g.name in curves.unpriced]
-        values |= _scores(analysis, spare, "l2", asked, fit, {})
-        if asked.target is not None:
-            declined |= curves.unpriced
+        weighed = config.target is not None or bool(allowed.fixed) or config.allocation == "global"
+        curves = curves or _measured(problem, state.left(groups), weighed=weighed)
+        curves = state.in_dense_units(curves, analysis.groups)
+        if config.recover == "auto" and config.sensitivity is None:
+            curves = curves._replace(groups=_repaired(analysis, groups, curves.groups))
+        values = {g: _ranks(e) for g, e in curves.groups.items()}
+        spare = [g for g in groups if g.name in curves.declined]
+        values |= _scores(problem, spare, "l2", {})
+        if config.target is not None:
+            declined |= curves.declined
     else:
         curves = Curves({}, {})
-        values = _scores(analysis, groups, name, asked, fit, declined)
-    return Worth(name, so_far.gone_first(values, analysis.groups), curves, declined)
+        values = _scores(problem, groups, name, declined)
+    return Importance(name, state.removed_first(values, analysis.groups), curves, declined)
 
 
-def priced(analysis: Analysis, asked: Options, fit: Sequence[Feeds], tell: Tell) -> Curves | None:
-    """The damage curves that a selection is made by; None where a criterion decides instead."""
-    if _criterion(asked, fit) != ELIMINATION:
+def error_curves(problem: Problem) -> Curves | None:
+    """The error curves that a selection is made by; None where a criterion decides instead."""
+    if problem.criterion != ELIMINATION:
         return None
-    groups = _groups(analysis, allow_inexact=asked.allow_inexact)
-    return _measured(analysis, groups, asked, fit, (), tell, weighed=True)
+    return _measured(problem, _groups(problem), weighed=True)
 
 
-def removal_orders(
-    analysis: Analysis, asked: Options, fit: Sequence[Feeds], tell: Tell
-) -> tuple[dict[str, npt.NDArray[np.int64]], str]:
+def removal_orders(problem: Problem) -> tuple[dict[str, npt.NDArray[np.int64]], str]:
     """By group, its units in the order in which they would leave, and what decides that.
-
-    Args:
-        analysis: of the dense model.
-        asked: the criterion, and whether inexact groups count.
-        fit: the calibration feeds that may be fitted to; empty without data.
-        tell: hears the progress.
 
     Raises:
         OnnxpruneError: the criterion needs data.
     """
-    name, orders = _criterion(asked, fit), {}
-    groups = _groups(analysis, allow_inexact=asked.allow_inexact)
-    by = name
+    name, orders = problem.criterion, {}
+    groups, by = _groups(problem), name
     if name == ELIMINATION:
-        found = known_curves(
-            analysis, groups, fit, provider=asked.provider, seed=asked.seed, cache=asked.cache,
-            tell=tell,
-        )  # fmt: skip
-        orders = {g: e.order for g, e in found.swept.items()}
+        work = problem.measurement(groups)
+        curves = known_curves(work, problem.progress, cache=problem.config.cache)
+        orders = {g: e.order for g, e in curves.groups.items()}
         groups, by = [g for g in groups if g.name not in orders], "l2"
-    scores = _scores(analysis, groups, by, asked, fit, {})
+    scores = _scores(problem, groups, by, {})
     return orders | {g: np.argsort(s, kind="stable") for g, s in scores.items()}, name
 
 
-def _criterion(asked: Options, fit: Sequence[Feeds]) -> str:
-    if asked.criterion == ELIMINATION and not fit:
-        raise OnnxpruneError(
-            "elimination prices units by what layers read", hint="give inputs with --calib"
-        )
-    return asked.criterion or (ELIMINATION if fit else "l2")
+def _groups(problem: Problem) -> list[Group]:
+    """The exact groups; inexact ones too if the options allow it."""
+    return [g for g in problem.analysis.groups if g.exact or problem.config.allow_inexact]
 
 
-def _groups(analysis: Analysis, *, allow_inexact: bool) -> list[Group]:
-    """The groups that are priced."""
-    return [g for g in analysis.groups if g.exact or allow_inexact]
-
-
-def _measured(
-    analysis: Analysis,
-    groups: Sequence[Group],
-    asked: Options,
-    fit: Sequence[Feeds],
-    bypassed: Sequence[str],
-    tell: Tell,
-    *,
-    weighed: bool,
-) -> Curves:
-    """Damage of a model; ``weighed`` says whether groups are to be weighed against each other."""
-    uniform = asked.allocation == "uniform"
-    return damage_curves(
-        analysis,
-        groups,
-        fit,
-        blocks=[] if uniform else _bypassable(analysis, asked, bypassed),
-        outputs=weighed and not uniform,
-        provider=asked.provider,
-        seed=asked.seed,
-        cache=asked.cache,
-        tell=tell,
-    )
+def _measured(problem: Problem, groups: Sequence[Group], *, weighed: bool) -> Curves:
+    """Error curves; ``weighed`` says whether groups are to be weighed against each other."""
+    weighed = weighed and problem.config.allocation != "uniform"
+    work = problem.measurement(groups, outputs=weighed)
+    if problem.config.allocation != "uniform":
+        work = replace(work, blocks=_bypassable(problem))
+    return cached_curves(work, problem.progress, cache=problem.config.cache)
 
 
 def _repaired(
-    analysis: Analysis, groups: Sequence[Group], swept: Mapping[str, Elimination]
+    analysis: Analysis, groups: Sequence[Group], eliminations: Mapping[str, Elimination]
 ) -> dict[str, Elimination]:
-    """The damage that the recovery to come is expected to leave."""
+    """The errors that the following recovery is expected to leave."""
     joint = repairable(analysis, groups)
     return {
-        name: replace(one, damage=one.damage * JOINT) if name in joint else one
-        for name, one in swept.items()
+        name: replace(one, error=one.error * JOINT) if name in joint else one
+        for name, one in eliminations.items()
     }
 
 
-def _bypassable(analysis: Analysis, asked: Options, bypassed: Sequence[str]) -> list[Block]:
-    """The blocks that a budget may choose to bypass, of what is left of a model."""
-    if (asked.target is None and not asked.searches) or asked.max_blocks == 0:
+def _bypassable(problem: Problem) -> list[Block]:
+    """The blocks of the remaining model that a budget may choose to bypass."""
+    analysis, config = problem.state.analysis, problem.config
+    if (config.target is None and not config.searches) or config.max_blocks == 0:
         return []
-    going = {n for b in analysis.blocks if b.name in bypassed for n in b.nodes}
+    going = {n for b in analysis.blocks if b.name in problem.bypassed for n in b.nodes}
     return [
         block
         for block in innermost(analysis.blocks)
         if not going & {*block.nodes, block.output}
-        and not any(fnmatchcase(block.name, glob) for glob in asked.skip)
+        and not any(fnmatchcase(block.name, glob) for glob in config.skip)
     ]
 
 
-def _ranks(swept: Elimination) -> F64:
-    """Scores ``[units]``: what the damage rises by when the unit goes, in the order of leaving."""
-    rises = rises_of(swept)
+def _ranks(elimination: Elimination) -> F64:
+    """Scores ``[units]``: the rise of the error when a unit is removed, in the order of removal."""
+    rises = rises_of(elimination)
     out = np.empty(len(rises))
     # What ties leaves in the order of the elimination too.
-    out[swept.order] = rises + (rises.max() or 1.0) * 1e-12 * np.arange(len(rises))
+    out[elimination.order] = rises + (rises.max() or 1.0) * 1e-12 * np.arange(len(rises))
     return out
 
 
-def rises_of(swept: Elimination) -> F64:
+def rises_of(elimination: Elimination) -> F64:
     """The same in the order in which units leave, never falling."""
-    return np.maximum.accumulate(np.maximum(np.diff(swept.damage[::-1]), 0))
+    return np.maximum.accumulate(np.maximum(np.diff(elimination.error[::-1]), 0))
 
 
 def _scores(
-    analysis: Analysis,
-    groups: Sequence[Group],
-    name: str,
-    asked: Options,
-    fit: Sequence[Feeds],
-    declined: dict[str, str],
+    problem: Problem, groups: Sequence[Group], name: str, declined: dict[str, str]
 ) -> dict[str, F64]:
+    analysis, config, fit = problem.analysis, problem.config, problem.fit
     chosen = criteria.get(name)
     statistics = None
     if chosen.calibrated and fit:
         wide = "covariance" in chosen.needs or name == "output-error"
         statistics = input_statistics(
-            analysis, groups, fit, covariance=wide, provider=asked.provider
+            analysis, groups, fit, covariance=wide, provider=config.provider
         )
-    found = criteria.score(
+    scores = criteria.score(
         groups,
         name,
         lambda tensor: content(analysis, tensor),
         statistics=statistics,
         use=use_of(analysis),
-        seed=asked.seed,
+        seed=config.seed,
     )
-    declined.update(found.declined)
-    return dict(found.values)
+    declined.update(scores.declined)
+    return dict(scores.values)
 
 
 def content(analysis: Analysis, name: str) -> np.ndarray:

@@ -1,1 +1,1 @@
-"""Latency as a budget: what a cut takes on the backend it is for, predicted, then measured."""
+"""Latency as a budget: the latency of a cut on its backend, predicted, then measured."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,25 +18,23 @@ from onnxprune.graph.cost import CostMeasure, CostModel
 from onnxprune.graph.surgery import cut
 from onnxprune.quantities import Budget, interval, measured, times
 from onnxprune.runtime.registry import Backend, backend
-from onnxprune.select.allocate import Lattice, Limits
-from onnxprune.select.importance.error_curves import Curves
-from onnxprune.select.importance.units import worth_of
+from onnxprune.select.allocate import CandidateWidths
+from onnxprune.select.importance.units import Problem, score_groups
 from onnxprune.select.latency.predict import Predictor
-from onnxprune.select.latency.root_finding import TOLERANCE, Try, aim, closest_last, miss
+from onnxprune.select.latency.root_finding import TOLERANCE, Try, closest_last, find_root, miss
 from onnxprune.select.latency.table import keep_table, open_table
-from onnxprune.select.selection import Selection, allowed, choose, narrowest
+from onnxprune.select.selection import Selection, allowed_widths, choose, narrowest
 from onnxprune.types import Check
 
 Feeds = Mapping[str, npt.NDArray[Any]]
-Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True, eq=False)
-class Reached:
-    """Units that go, and what measures the result.
+class LatencyChoice:
+    """The units to remove under a latency budget, and the stopwatch that measured them.
 
     Attributes:
-        selection: what goes.
+        selection: units and blocks to remove.
         stopwatch: measures against the dense model.
         tries: every plan that was measured, the chosen one last.
         notes: whole sentences: what could not be timed.
@@ -50,46 +48,33 @@ class Reached:
     narrowest: bool
 
 
-def reach(
-    analysis: Analysis,
-    asked: Options,
-    limits: Limits,
-    fit: Sequence[Feeds],
-    feeds: Feeds,
-    bypassed: Sequence[str],
-    tell: Tell,
-    curves: Curves | None = None,
-) -> Reached:
-    """Choose units so that the model takes as long as asked on the backend asked for.
+def meet_latency(problem: Problem, feeds: Feeds) -> LatencyChoice:
+    """Choose units so that the model meets a latency on a backend.
 
     Args:
-        analysis: of the dense model.
-        asked: the options; their target limits latency.
-        limits: guard rails made from them.
-        fit: the calibration feeds that may be fitted to; empty without data.
+        problem: what units are chosen from; the target of its options limits latency.
         feeds: what is run to measure; see :func:`one_sample`.
-        bypassed: blocks that go anyway.
-        tell: hears the progress.
-        curves: damage curves, where they are known already.
 
     Raises:
         OnnxpruneError: the criterion needs data, or the backend does not take the model.
     """
-    target, where = asked.target, backend_of(asked)
+    analysis, config, progress = problem.analysis, problem.config, problem.progress
+    bypassed = problem.bypassed
+    target, where = config.target, backend_of(config)
     assert target is not None
-    if not (found := where.available()).ok:
+    if not (availability := where.available()).ok:
         raise OnnxpruneError(
-            f"latency cannot be measured on {where.name} here: {found.reason}",
+            f"latency cannot be measured on {where.name} here: {availability.reason}",
             hint=f"to install it: {where.install}",
         )
-    stopwatch = Stopwatch(where, analysis.model, feeds, asked.threads)
-    worth = worth_of(analysis, asked, limits, fit, bypassed, tell, curves)
+    stopwatch = Stopwatch(where, analysis.model, feeds, config.threads)
+    importance = score_groups(problem)
     shapes = {name: array.shape for name, array in feeds.items()}
-    table = open_table(where, asked.threads, keep=asked.cache, tell=tell)
-    widths = allowed(analysis, asked, limits, worth)
-    predictor = Predictor(analysis, table, shapes, widths, tell)
-    if asked.cache:
-        keep_table(table, tell)
+    table = open_table(where, config.threads, keep=config.cache, progress=progress)
+    widths = allowed_widths(problem, importance)
+    predictor = Predictor(analysis, table, shapes, widths, progress)
+    if config.cache:
+        keep_table(table, progress)
 
     def measured(selection: Selection) -> float:
         small = cut(analysis, selection.removed, (*bypassed, *selection.bypassed))
@@ -98,57 +83,60 @@ def reach(
     if target.relative:
         whole = 1 / target.value
     else:
-        tell("measuring what the model takes")
+        progress("measuring what the model takes")
         whole = part_of(target, stopwatch(None, AIMING))
 
-    def aimed(widths: Lattice, cost: CostMeasure) -> tuple[tuple[Try[Selection], ...], Selection]:
+    def aimed(
+        widths: CandidateWidths, cost: CostMeasure
+    ) -> tuple[tuple[Try[Selection], ...], Selection]:
         """Plans by a price that latency follows, and the narrowest of them all."""
-        least = narrowest(widths, worth)
+        least = narrowest(widths, importance)
 
         def price(selection: Selection) -> int:
-            gone = (*bypassed, *selection.bypassed)
-            return cost.measure(selection.removed, gone)
+            removed_blocks = (*bypassed, *selection.bypassed)
+            return cost.measure(selection.removed, removed_blocks)
 
         def chosen(budget: int) -> Selection:
             if price(least) > budget:
                 return least
             limit = Budget(cost.kind, budget, relative=False)
-            return choose(analysis, widths, worth, asked, limit, cost, bypassed)
+            return choose(problem, widths, importance, limit, cost)
 
-        nothing = Selection({}, worth.criterion, "global", widths.declined)
+        nothing = Selection({}, importance.criterion, "global", widths.declined)
         dense = Try(nothing, cost.measure(), whole)
-        return aim(dense, chosen, price, measured, tell), least
+        return find_root(dense, chosen, price, measured, progress), least
 
     tries, least = aimed(faster(widths, predictor), predictor)
     notes = _notes(predictor)
-    if miss(tries[-1].reached):
+    if miss(tries[-1].latency):
         # Layers on their own can behave unlike layers in a model, small ones above all.
-        by_macs = replace(asked, target=Budget("macs", 0.5, relative=True), threads=None)
+        by_macs = replace(config, target=Budget("macs", 0.5, relative=True), threads=None)
         others, narrow = aimed(
-            allowed(analysis, by_macs, limits, worth), CostModel(analysis).only("macs")
+            allowed_widths(replace(problem, config=by_macs), importance),
+            CostModel(analysis).only("macs"),
         )
         if (best := closest_last((*tries, *others)))[-1] in others:
             tries, least = best, narrow
             notes = (*notes, "layers timed alone did not lead there, so multiply-accumulates did")
-    return Reached(tries[-1].chosen, stopwatch, tries, notes, tries[-1].chosen is least)
+    return LatencyChoice(tries[-1].chosen, stopwatch, tries, notes, tries[-1].chosen is least)
 
 
-def backend_of(asked: Options) -> Backend:
+def backend_of(config: Options) -> Backend:
     """The backend a latency is asked for on: the one named, or the provider.
 
     Raises:
         OnnxpruneError: there is none of that name.
     """
-    assert asked.target is not None
-    named = asked.target.backend
-    return backend(named or asked.backend)
+    assert config.target is not None
+    named = config.target.backend
+    return backend(named or config.backend)
 
 
 def one_sample(analysis: Analysis, feeds: Feeds, shapes: Mapping[str, Sequence[int]]) -> Feeds:
     """What a model is timed with: one sample, unless the user gave shapes.
 
     Args:
-        analysis: of the model; it knows which inputs leave the number of samples open.
+        analysis: analysis of the model, for inputs with an open number of samples.
         feeds: inputs it runs on.
         shapes: those the user gave, if any.
     """
@@ -163,38 +151,38 @@ def one_sample(analysis: Analysis, feeds: Feeds, shapes: Mapping[str, Sequence[i
     }
 
 
-def faster(lattice: Lattice, predictor: Predictor) -> Lattice:
+def faster(candidates: CandidateWidths, predictor: Predictor) -> CandidateWidths:
     """The widths without those that take as long as a larger one, or longer."""
-    widths, declined = dict(lattice.widths), dict(lattice.declined)
-    for group in lattice.free:
-        units, kept, best = lattice.units[group], [], np.inf
-        for width in reversed(lattice.widths[group].tolist()):
-            taken = predictor.measure({group: range(units - width)})
-            if taken < best:
+    widths, declined = dict(candidates.widths), dict(candidates.declined)
+    for group in candidates.free:
+        units, kept, best = candidates.units[group], [], np.inf
+        for width in reversed(candidates.widths[group].tolist()):
+            time = predictor.measure({group: range(units - width)})
+            if time < best:
                 kept.append(width)
-                best = taken
+                best = time
         widths[group] = np.array(kept[::-1], np.int64)
         if len(kept) == 1:
             declined[group] = "no width below the dense one is faster, as timed"
-    free = tuple(g for g in lattice.free if len(widths[g]) > 1)
-    return replace(lattice, widths=widths, free=free, declined=declined)
+    free = tuple(g for g in candidates.free if len(widths[g]) > 1)
+    return replace(candidates, widths=widths, free=free, declined=declined)
 
 
 def part_of(target: Budget, compared: Compared) -> float:
-    """What was measured, in parts of what is wanted."""
+    """The measured latency as a fraction of the target."""
     if target.relative:
         return compared.ratio / target.value
     return compared.pruned / (target.value * 1e-9)
 
 
 @dataclass(frozen=True, eq=False)
-class Result:
-    """What the finished model takes.
+class LatencyResult:
+    """The latency of the finished model.
 
     Attributes:
-        compared: as measured.
-        check: whether that is the latency asked for.
-        note: the same in a sentence.
+        compared: the measurement, pruned against dense.
+        check: whether the latency target is met.
+        note: the result in a sentence.
     """
 
     compared: Compared
@@ -202,36 +190,36 @@ class Result:
     note: str
 
 
-def result(reached: Reached, model: models.Model, asked: Options) -> Result:
+def measure_result(choice: LatencyChoice, model: models.Model, config: Options) -> LatencyResult:
     """Measure the finished model against the dense one."""
-    target = asked.target
+    target = config.target
     assert target is not None
-    compared = reached.stopwatch(model, FINAL)
+    compared = choice.stopwatch(model, FINAL)
     if abs(part_of(target, compared) - 1) > TOLERANCE:  # the clock may have been disturbed
-        compared = min(compared, reached.stopwatch(model, FINAL), key=lambda c: c.high - c.low)
-    part, name = part_of(target, compared), backend_of(asked).name
+        compared = min(compared, choice.stopwatch(model, FINAL), key=lambda c: c.high - c.low)
+    part, name = part_of(target, compared), backend_of(config).name
     value, limit = (
         (compared.ratio, target.value)
         if target.relative
         else (compared.pruned, target.value * 1e-9)
     )
-    how = (
+    note = (
         f"latency on {name}: {times(compared.ratio)} of the original "
         f"({interval(compared.low, compared.high)}, {compared.runs} runs), "
         f"{measured(compared.pruned, 'seconds')} against {measured(compared.dense, 'seconds')}"
     )
     ok = part <= 1 + TOLERANCE
     if not ok:
-        how += f"; {target} is not reached, {_why(reached)}"
+        note += f"; {target} is not reached, {_why(choice)}"
     elif part < 1 - TOLERANCE:
-        how += f"; {target} is kept with room to spare"
-    return Result(compared, Check(f"latency on {name}", ok, value, limit), how)
+        note += f"; {target} is kept with room to spare"
+    return LatencyResult(compared, Check(f"latency on {name}", ok, value, limit), note)
 
 
-def _why(reached: Reached) -> str:
-    if reached.narrowest:
+def _why(choice: LatencyChoice) -> str:
+    if choice.narrowest:
         return "though every group is as narrow as its limits (--max-ratio) and kernels allow"
-    return f"after {len(reached.tries) - 1} plans that were measured"
+    return f"after {len(choice.tries) - 1} plans that were measured"
 
 
 def _notes(predictor: Predictor) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""How long a model will take under any removal, from times of its segments at a few widths.
+"""The latency of a model under any removal, predicted from times of its segments at a few widths.
 
 A segment's time depends on the widths of the groups that cut it. It is known with all of them
 dense, with those of each kind alone at every width they may have (lines), and with all of them at
@@ -20,9 +20,9 @@ from onnxprune.errors import OnnxpruneError
 from onnxprune.graph.analysis import Analysis, identity
 from onnxprune.graph.shapes import propagate
 from onnxprune.graph.surgery import draft
-from onnxprune.select.allocate import Lattice
+from onnxprune.select.allocate import CandidateWidths
 from onnxprune.select.latency.segments import Segment, costly_nodes, segments
-from onnxprune.select.latency.subgraph import excerpt
+from onnxprune.select.latency.subgraph import extract_subgraph
 from onnxprune.select.latency.table import Table
 
 Float = npt.NDArray[np.float64]
@@ -39,7 +39,7 @@ _DIAGONAL = 6
 
 @dataclass(eq=False)
 class _Line:
-    """What one kind of groups leaves of a segment's time.
+    """The fraction of a segment's time that one kind of groups leaves, by width.
 
     Attributes:
         groups: those of the kind that cut it.
@@ -78,8 +78,8 @@ class Predictor:
         analysis: Analysis,
         table: Table,
         shapes: Mapping[str, tuple[int, ...]],
-        lattice: Lattice,
-        tell: Callable[[str], None] = lambda _: None,
+        candidates: CandidateWidths,
+        progress: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._analysis = analysis
         self._table = table
@@ -88,13 +88,13 @@ class Predictor:
         self._units = {g.name: len(g) for g in analysis.groups}
         self._widths = {
             g: np.unique([*w, self._units[g]])
-            for g, w in lattice.widths.items()
+            for g, w in candidates.widths.items()
             if g in self._units
         }
         self.untimed: list[str] = []
-        tell("timing the layers")
+        progress("timing the layers")
         self._timed = self._dense()
-        self._probe(tell)
+        self._probe(progress)
         self._lines = [_compiled(each, self._units) for each in self._timed]
 
     def measure(
@@ -114,36 +114,36 @@ class Predictor:
 
     def _dense(self) -> list[_Timed]:
         touching = _Touching(self._analysis)
-        found = []
+        timed = []
         for segment, _, seconds in self._times({}):
             if not np.isfinite(seconds):
                 self.untimed.append(segment.name)
                 continue
             groups = [g for g in touching(segment) if len(self._widths.get(g, ())) > 1]
             nodes = frozenset(identity(n) for n in segment.nodes)
-            found.append(_Timed(segment.name, nodes, seconds, [_Line((g,)) for g in groups]))
-        colour = _coloured([[g for line in each.lines for g in line.groups] for each in found])
-        for each in found:
+            timed.append(_Timed(segment.name, nodes, seconds, [_Line((g,)) for g in groups]))
+        colour = _coloured([[g for line in each.lines for g in line.groups] for each in timed])
+        for each in timed:
             by_colour: dict[int, list[str]] = {}
             for line in each.lines:
                 by_colour.setdefault(colour[line.groups[0]], []).extend(line.groups)
             each.lines = [_Line(tuple(groups)) for _, groups in sorted(by_colour.items())]
         self._colour = colour
-        return found
+        return timed
 
-    def _probe(self, tell: Callable[[str], None]) -> None:
+    def _probe(self, progress: Callable[[str], None]) -> None:
         """Time every line and the diagonal; once more where a width seems no faster than a larger.
 
         It may be so, or something else ran on the machine.
         """
         sets = list(self._sets())
         for count, (colour, kept) in enumerate(sets):
-            tell(f"timing the layers at other widths, {count + 1} of {len(sets)}")
+            progress(f"timing the layers at other widths, {count + 1} of {len(sets)}")
             self._learn(colour, kept, None)
         for colour, kept in sets:
             again = {each.name for each in self._timed if self._doubts(each, colour, kept)}
             if again:
-                tell("timing some of them again")
+                progress("timing some of them again")
                 self._learn(colour, kept, again)
 
     def _doubts(self, each: _Timed, colour: int | None, kept: Kept) -> bool:
@@ -209,12 +209,12 @@ class Predictor:
         for segment in segments(model, facts, self._costly):
             if again is not None and segment.name not in again:
                 continue
-            one = excerpt(model, facts, segment)
-            if one is None:
+            subgraph = extract_subgraph(model, facts, segment)
+            if subgraph is None:
                 yield segment, "", float("nan")
             else:
                 look = self._table.seconds if again is None else self._table.again
-                yield segment, one.key, look(one)
+                yield segment, subgraph.key, look(subgraph)
 
 
 class _Touching:
@@ -227,13 +227,13 @@ class _Touching:
             self._owner[group.atoms] = number
 
     def __call__(self, segment: Segment) -> list[str]:
-        walk, found = self._analysis.walk, set()
-        made = [v for node in segment.nodes for v in node.outputs]
-        for value in (*segment.inputs, *segment.stored, *made):
+        walk, groups = self._analysis.walk, set()
+        outputs = [v for node in segment.nodes for v in node.outputs]
+        for value in (*segment.inputs, *segment.stored, *outputs):
             for axis in walk.axes.get(value.name or "", ()):
                 for column in walk.space.columns(axis) if axis.columns else ():
-                    found.update(np.unique(self._owner[column]).tolist())
-        return [self._analysis.groups[k].name for k in sorted(found - {-1})]
+                    groups.update(np.unique(self._owner[column]).tolist())
+        return [self._analysis.groups[k].name for k in sorted(groups - {-1})]
 
 
 def _coloured(meetings: Sequence[Sequence[str]]) -> dict[str, int]:
@@ -273,8 +273,8 @@ def _compiled(each: _Timed, units: Kept) -> _Compiled:
     lines = []
     for line in each.lines:
         at = np.array(sorted(line.known))
-        left = np.array([line.known[k] for k in at])
-        lines.append((line.groups, sum(units[g] for g in line.groups), at, left))
+        fractions = np.array([line.known[k] for k in at])
+        lines.append((line.groups, sum(units[g] for g in line.groups), at, fractions))
     depths = np.array(sorted(each.joint))
     return lines, depths, np.array([each.joint[k] for k in depths])
 
@@ -284,9 +284,9 @@ def _left(
 ) -> float:
     """Which part of a segment's time is left."""
     product, shallowest = 1.0, 0.0
-    for groups, of, at, left in lines:
+    for groups, of, at, fractions in lines:
         part = sum(kept[g] for g in groups) / of
-        product *= float(np.interp(part, at, left))
+        product *= float(np.interp(part, at, fractions))
         shallowest = max(shallowest, part)
     if len(lines) > 1:
         product *= float(np.interp(shallowest, depths, joint))

@@ -17,9 +17,9 @@ T = TypeVar("T")
 TOLERANCE = 0.05
 """How far from the wanted latency a measured one may be."""
 _GOAL = 0.99
-"""Part of the wanted latency that is aimed at: noise should not carry the result over it."""
+"""Fraction of the wanted latency to search for: noise should not carry the result over it."""
 _CLOSE = 0.02
-"""How near to the aim is near enough to stop."""
+"""Distance from the goal at which the search stops."""
 _ROUNDS = 7
 _SEARCHES = 12
 """Budgets tried for a plan that was not measured yet."""
@@ -27,43 +27,43 @@ _SEARCHES = 12
 
 @dataclass(frozen=True, eq=False)
 class Try(Generic[T]):
-    """One plan that was measured.
+    """A plan and its measured latency.
 
     Attributes:
         chosen: the plan.
         predicted: nanoseconds, by the table.
-        reached: its latency as measured, in parts of the wanted one.
+        latency: the measured latency as a fraction of the wanted one.
     """
 
     chosen: T
     predicted: int
-    reached: float
+    latency: float
 
 
-def aim(
+def find_root(
     dense: Try[T],
     choose: Callable[[int], T],
     predict: Callable[[T], int],
     measure: Callable[[T], float],
-    tell: Callable[[str], None] = lambda _: None,
+    progress: Callable[[str], None] = lambda _: None,
 ) -> tuple[Try[T], ...]:
-    """Plans measured on the way to a latency, the one that comes closest last.
+    """Measure plans until the latency is met; the closest plan comes last.
 
     Args:
         dense: the plan that removes nothing.
         choose: the best plan within so many predicted nanoseconds, or the narrowest there is.
         predict: nanoseconds of a plan, by the table.
         measure: the latency of a plan, in parts of the wanted one.
-        tell: hears the progress.
+        progress: told what is being done.
     """
     tries = [dense]
     for turn in range(_ROUNDS):
-        if abs(tries[-1].reached / _GOAL - 1) <= _CLOSE or dense.reached <= 1:
+        if abs(tries[-1].latency / _GOAL - 1) <= _CLOSE or dense.latency <= 1:
             break
-        if (found := _another(tries, choose, predict)) is None:
+        if (candidate := _another(tries, choose, predict)) is None:
             break  # there is no plan in between
-        tell(f"measuring what the cut takes, round {turn + 1}")
-        tries.append(Try(*found, measure(found[0])))
+        progress(f"measuring what the cut takes, round {turn + 1}")
+        tries.append(Try(*candidate, measure(candidate[0])))
     return closest_last(tries)
 
 
@@ -77,7 +77,7 @@ def _another(
     """
     known = {t.predicted: t for t in tries}
     budget = next_budget(tries)
-    above = min(t.predicted for t in tries if t.reached >= _GOAL)
+    above = min(t.predicted for t in tries if t.latency >= _GOAL)
     for _ in range(_SEARCHES):
         chosen = choose(budget)
         predicted = predict(chosen)
@@ -85,8 +85,8 @@ def _another(
             return chosen, predicted
         if predicted > budget:
             return None  # it is the narrowest
-        if seen.reached >= _GOAL:
-            budget = min(predicted - 1, round(predicted * _GOAL / seen.reached))
+        if seen.latency >= _GOAL:
+            budget = min(predicted - 1, round(predicted * _GOAL / seen.latency))
         elif budget + 1 < above:
             budget = (budget + above) // 2
         else:
@@ -96,15 +96,15 @@ def _another(
 
 def closest_last(tries: Sequence[Try[T]]) -> tuple[Try[T], ...]:
     """The same plans, the one that comes closest at the end."""
-    best = min(tries, key=lambda t: (miss(t.reached), abs(t.reached - _GOAL)))
+    best = min(tries, key=lambda t: (miss(t.latency), abs(t.latency - _GOAL)))
     return (*(t for t in tries if t is not best), best)
 
 
-def miss(reached: float) -> float:
+def miss(latency: float) -> float:
     """How far outside of the tolerance a latency is; above counts more than below."""
-    if reached > 1 + TOLERANCE:
-        return 1 + reached
-    return max(1 - TOLERANCE - reached, 0.0)
+    if latency > 1 + TOLERANCE:
+        return 1 + latency
+    return max(1 - TOLERANCE - latency, 0.0)
 
 
 def next_budget(tries: Sequence[Try[T]]) -> int:
@@ -113,16 +113,16 @@ def next_budget(tries: Sequence[Try[T]]) -> int:
     Where the goal lies between two measured plans, those two; else the nearest, scaled, or the one
     predicted to take least where all take too long.
     """
-    over = [t for t in tries if t.reached >= _GOAL]
-    under = [t for t in tries if t.reached < _GOAL]
+    over = [t for t in tries if t.latency >= _GOAL]
+    under = [t for t in tries if t.latency < _GOAL]
     if over and under:
-        above = min(over, key=lambda t: t.reached)
-        below = max(under, key=lambda t: t.reached)
+        above = min(over, key=lambda t: t.latency)
+        below = max(under, key=lambda t: t.latency)
         if above.predicted > below.predicted:
-            share = (_GOAL - below.reached) / (above.reached - below.reached)
+            share = (_GOAL - below.latency) / (above.latency - below.latency)
             return round(below.predicted + share * (above.predicted - below.predicted))
     if not under:
         nearest = min(over, key=lambda t: t.predicted)
     else:
-        nearest = min(tries, key=lambda t: abs(t.reached - _GOAL))
-    return round(nearest.predicted * _GOAL / nearest.reached)
+        nearest = min(tries, key=lambda t: abs(t.latency - _GOAL))
+    return round(nearest.predicted * _GOAL / nearest.latency)

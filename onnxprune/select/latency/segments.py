@@ -73,17 +73,17 @@ def segments(
 def _alive(graph: ir.Graph) -> set[ir.Node]:
     """The nodes that some output of the graph depends on; a cut leaves others behind."""
     waiting = [v.producer() for v in graph.outputs]
-    found: set[ir.Node] = set()
+    nodes: set[ir.Node] = set()
     while waiting:
         node = waiting.pop()
-        if node is None or node in found or node.graph is not graph:
+        if node is None or node in nodes or node.graph is not graph:
             continue
-        found.add(node)
+        nodes.add(node)
         read = [v for v in node.inputs if v is not None]
         for _, body in models.bodies(node):
             read += [v for inner in body.all_nodes() for v in inner.inputs if v is not None]
         waiting += [v.producer() for v in read]
-    return found
+    return nodes
 
 
 def _known(node: ir.Node, facts: Mapping[str, Fact]) -> bool:

@@ -42,7 +42,7 @@ _LARGEST = 1 << 30
 
 
 @dataclass(frozen=True, eq=False)
-class Excerpt:
+class Subgraph:
     """A segment with everything known about it that its time depends on.
 
     Attributes:
@@ -60,7 +60,9 @@ class Excerpt:
     model: models.Model
 
 
-def excerpt(model: models.Model, facts: Mapping[str, Fact], segment: Segment) -> Excerpt | None:
+def extract_subgraph(
+    model: models.Model, facts: Mapping[str, Fact], segment: Segment
+) -> Subgraph | None:
     """What is needed to time a segment; None where it cannot be taken out of its model.
 
     That is so where a node has bodies, a size depends on what is fed, or weights are too large.
@@ -71,7 +73,7 @@ def excerpt(model: models.Model, facts: Mapping[str, Fact], segment: Segment) ->
         return None
     if sum(held.size * held.dtype.itemsize for held in _all_held(segment, facts)) > _LARGEST:
         return None
-    return Excerpt(segment, _key(model, facts, segment), _work(segment, facts), facts, model)
+    return Subgraph(segment, _key(model, facts, segment), _work(segment, facts), facts, model)
 
 
 def _all_held(segment: Segment, facts: Mapping[str, Fact]) -> list[_Held]:
@@ -92,10 +94,10 @@ def _work(segment: Segment, facts: Mapping[str, Fact]) -> float:
     first = segment.nodes[0]
     held = {v: _held(v, facts).size for v in segment.stored}
     weights = max((held.get(v, 0) for v in first.inputs if v is not None), default=0)
-    made = _fact(first.outputs[0], facts) or ((1,), 0)
-    across = (*made[0], 1)[1 if first.op_type in _SPATIAL else len(made[0]) - 1]
+    output = _fact(first.outputs[0], facts) or ((1,), 0)
+    across = (*output[0], 1)[1 if first.op_type in _SPATIAL else len(output[0]) - 1]
     read = sum(prod(_checked(v, facts)[0]) for v in (*segment.inputs, *segment.outputs))
-    return prod(made[0]) * weights / across + MOVED * read
+    return prod(output[0]) * weights / across + MOVED * read
 
 
 def _key(model: models.Model, facts: Mapping[str, Fact], segment: Segment) -> str:
@@ -155,10 +157,10 @@ def _held(value: ir.Value, facts: Mapping[str, Fact]) -> _Held:
     return _Held(array.shape, array.dtype, None, array)
 
 
-def copies_of(one: Excerpt, copies: int) -> tuple[onnx.ModelProto, Shapes]:
+def copies_of(subgraph: Subgraph, copies: int) -> tuple[onnx.ModelProto, Shapes]:
     """A model with so many copies of a segment, and the shapes of its inputs."""
-    segment, facts = one.segment, one.facts
-    opset = one.model.ir.opset_imports.get("", 1)
+    segment, facts = subgraph.segment, subgraph.facts
+    opset = subgraph.model.ir.opset_imports.get("", 1)
     writer = _Writer(opset)
     weighty = any(_held(v, facts).size > _SMALL for v in segment.stored)
     for copy in range(copies):
@@ -168,17 +170,17 @@ def copies_of(one: Excerpt, copies: int) -> tuple[onnx.ModelProto, Shapes]:
             shape, dtype = _checked(value, facts)
             writer.input(names[value], shape, dtype)
         for k, value in enumerate(segment.stored):
-            held = _held(value, facts)
-            large = held.size > _SMALL and held.dtype.kind == "f"
+            tensor = _held(value, facts)
+            large = tensor.size > _SMALL and tensor.dtype.kind == "f"
             names[value] = f"stored{k}.{copy}" if large else f"stored{k}"
-            writer.stored(names[value], held, random=large)
+            writer.stored(names[value], tensor, random=large)
         for node in segment.nodes:
             for output in node.outputs:
                 names[output] = f"made{len(names)}.{copy}" if output.name else ""
             writer.node(node, names)
-        for value, end in zip(segment.outputs, ends(one), strict=True):
+        for value, end in zip(segment.outputs, ends(subgraph), strict=True):
             writer.end(names[value], end)
-    return writer.model(one.model.ir), dict(writer.shapes)
+    return writer.model(subgraph.model.ir), dict(writer.shapes)
 
 
 @dataclass(frozen=True)
@@ -195,15 +197,15 @@ class End:
     pooled: bool
 
 
-def ends(one: Excerpt) -> tuple[End, ...]:
+def ends(subgraph: Subgraph) -> tuple[End, ...]:
     """What becomes of the outputs of a copy of a segment, so that little has to be handed back."""
-    spatial = any(node.op_type in _SPATIAL for node in one.segment.nodes)
-    found = []
-    for value in one.segment.outputs:
-        shape, dtype = _checked(value, one.facts)
+    spatial = any(node.op_type in _SPATIAL for node in subgraph.segment.nodes)
+    result = []
+    for value in subgraph.segment.outputs:
+        shape, dtype = _checked(value, subgraph.facts)
         floats = dtype in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
-        found.append(End(shape, dtype, spatial and floats and prod(shape[2:]) > 1))
-    return tuple(found)
+        result.append(End(shape, dtype, spatial and floats and prod(shape[2:]) > 1))
+    return tuple(result)
 
 
 def copies_of_end(end: End, source: ir.Model, copies: int) -> tuple[onnx.ModelProto, Shapes]:
@@ -216,9 +218,9 @@ def copies_of_end(end: End, source: ir.Model, copies: int) -> tuple[onnx.ModelPr
 
 
 def _checked(value: ir.Value, facts: Mapping[str, Fact]) -> tuple[tuple[int, ...], int]:
-    found = _fact(value, facts)
-    assert found is not None
-    return found
+    fact = _fact(value, facts)
+    assert fact is not None
+    return fact
 
 
 class _Writer:

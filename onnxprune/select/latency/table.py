@@ -1,4 +1,4 @@
-"""How long segments take on one backend: each distinct one is timed once, then known from disk."""
+"""Times of segments on one backend: each distinct segment is timed once and kept on disk."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from onnxprune.runtime.registry import Backend, Timed
 from onnxprune.select.latency.subgraph import (
     MOVED,
     End,
-    Excerpt,
     Shapes,
+    Subgraph,
     copies_of,
     copies_of_end,
     ends,
@@ -55,7 +55,7 @@ class Table:
     Attributes:
         backend: what runs them.
         threads: that it may use; None leaves it the choice.
-        times: seconds by `Excerpt.key`; NaN for what the backend does not take.
+        times: seconds by `Subgraph.key`; NaN for what the backend does not take.
         doubted: keys of those that seemed wrong once and were timed again.
         timed: how many of them were timed anew.
     """
@@ -69,40 +69,42 @@ class Table:
     def __post_init__(self) -> None:
         self._call = 0.0
 
-    def seconds(self, one: Excerpt) -> float:
-        """How long a segment takes, beside others; NaN where that cannot be told."""
-        if one.key in self.times:
-            self.times[one.key] = self.times.pop(one.key)  # asked for last: others go first
+    def seconds(self, subgraph: Subgraph) -> float:
+        """Seconds of a segment beside others; NaN where it cannot be timed."""
+        if subgraph.key in self.times:
+            self.times[subgraph.key] = self.times.pop(
+                subgraph.key
+            )  # asked for last: others go first
         else:
-            self.times[one.key] = self._timed(one)
+            self.times[subgraph.key] = self._timed(subgraph)
             self.timed += 1
-        return self.times[one.key]
+        return self.times[subgraph.key]
 
-    def again(self, one: Excerpt) -> float:
-        """The same, where something seems wrong: timed once more, and the faster one counts."""
-        before = self.seconds(one)
-        if one.key not in self.doubted:
-            self.times[one.key] = float(np.fmin(before, self._timed(one)))
-            self.doubted.add(one.key)
+    def again(self, subgraph: Subgraph) -> float:
+        """Seconds of a doubtful segment: timed once more, and the faster time counts."""
+        before = self.seconds(subgraph)
+        if subgraph.key not in self.doubted:
+            self.times[subgraph.key] = float(np.fmin(before, self._timed(subgraph)))
+            self.doubted.add(subgraph.key)
             self.timed += 1
-        return self.times[one.key]
+        return self.times[subgraph.key]
 
-    def _timed(self, one: Excerpt) -> float:
+    def _timed(self, subgraph: Subgraph) -> float:
         try:
             self._call = self._call or self._time(*_nothing())
-            spent = self._each(lambda copies: copies_of(one, copies), one.work)
-            after = sum(self._after(end, one) for end in ends(one))
+            seconds_ = self._each(lambda copies: copies_of(subgraph, copies), subgraph.work)
+            after = sum(self._after(end, subgraph) for end in ends(subgraph))
         except OnnxpruneError:
             return float("nan")
-        return max(spent - after, spent * _LEAST)
+        return max(seconds_ - after, seconds_ * _LEAST)
 
-    def _after(self, end: End, one: Excerpt) -> float:
+    def _after(self, end: End, subgraph: Subgraph) -> float:
         """What it takes to make an output of a segment small."""
         key = f"{end}"
         if key not in self.times:
             work = float(MOVED * prod(end.shape))
             self.times[key] = self._each(
-                lambda copies: copies_of_end(end, one.model.ir, copies), work
+                lambda copies: copies_of_end(end, subgraph.model.ir, copies), work
             )
         return self.times[key]
 
@@ -127,36 +129,36 @@ def fastest(run: Callable[[], object], limits: tuple[float, float] = _LIMITS) ->
     run()
     count, near = _AGREE
     start = time.perf_counter()
-    spent: list[float] = []
+    seconds_: list[float] = []
     while True:
         before = time.perf_counter()
         run()
         now = time.perf_counter()
-        insort(spent, now - before)
-        settled = len(spent) >= count and spent[count - 1] <= spent[0] * (1 + near)
+        insort(seconds_, now - before)
+        settled = len(seconds_) >= count and seconds_[count - 1] <= seconds_[0] * (1 + near)
         if now - start > limits[1] or (settled and now - start > limits[0]):
-            return spent[0]
+            return seconds_[0]
 
 
 def open_table(
-    backend: Backend, threads: int | None, *, keep: bool, tell: Callable[[str], None]
+    backend: Backend, threads: int | None, *, keep: bool, progress: Callable[[str], None]
 ) -> Table:
     """The table of a backend, with the times that are on disk if they are to be kept."""
     table = Table(backend, threads)
-    if (stored := Cache("latency", tell, enabled=keep).get(_name(table))) is not None:
+    if (stored := Cache("latency", progress, enabled=keep).get(_name(table))) is not None:
         table.times, table.doubted = stored["times"], set(stored["doubted"])
     return table
 
 
-def keep_table(table: Table, tell: Callable[[str], None]) -> None:
+def keep_table(table: Table, progress: Callable[[str], None]) -> None:
     """Write what is in the table, with what others have written meanwhile."""
     if not table.timed:
         return
-    others = open_table(table.backend, table.threads, keep=True, tell=lambda _: None)
+    others = open_table(table.backend, table.threads, keep=True, progress=lambda _: None)
     every = {**others.times, **table.times}
     latest = dict(list(every.items())[-MOST:])
     doubted = sorted((others.doubted | table.doubted) & latest.keys())
-    Cache("latency", tell).put(_name(table), {"times": latest, "doubted": doubted})
+    Cache("latency", progress).put(_name(table), {"times": latest, "doubted": doubted})
 
 
 def _of(table: Table) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""What the zeros of a weight look like: counts that decide its size on disk, and patterns.
+"""The zeros of a weight: counts that decide its size on disk, and patterns.
 
 Counts are taken in one pass that never holds more than a slab of the weight. A pattern (whole
 channels, N:M, blocks) is reported where chance cannot explain it: one that as many zeros in random
@@ -43,11 +43,11 @@ _EXPECTED = 10.0
 
 @dataclass(frozen=True)
 class SparsityStats:
-    """What decides how much space a weight takes.
+    """Counts that decide how much space a weight takes.
 
     Attributes:
         size: number of values.
-        nonzeros: those that are not zero.
+        nonzeros: number of values that are not zero.
         entries: of a delta encoding, by the longest distance that one entry can say: one per value
             that is not zero, and one per so much of every longer distance.
         paired: the axis along which at most two of every four values are not zero, or None.
@@ -80,7 +80,7 @@ def places(flat: Array) -> Iterator[tuple[int, npt.NDArray[np.int64]]]:
 
 
 def count(array: Array) -> SparsityStats:
-    """Count what decides about the encoding of a weight.
+    """Count the values that decide about the encoding of a weight.
 
     Args:
         array: of any shape and any number type, as it would be stored.
@@ -112,10 +112,10 @@ def _paired(array: Array) -> int | None:
     return None
 
 
-def _two_of_four(moved: Array) -> bool:
-    step = max(_SLAB // max(moved[:1].size, 1), 1)
-    for start in range(0, len(moved), step):
-        groups = nonzero(moved[start : start + step]).reshape(-1, 4)
+def _two_of_four(groups_last: Array) -> bool:
+    step = max(_SLAB // max(groups_last[:1].size, 1), 1)
+    for start in range(0, len(groups_last), step):
+        groups = nonzero(groups_last[start : start + step]).reshape(-1, 4)
         if (groups.sum(axis=1) > 2).any():
             return False
     return True
@@ -129,7 +129,7 @@ def _negative(flat: Array) -> int:
 
 @dataclass(frozen=True)
 class Pattern:
-    """What the zeros of one weight look like.
+    """The pattern of the zeros of one weight.
 
     Attributes:
         kind: ``none`` (no zeros), ``empty`` (nothing else), ``channels`` (whole indices of an
@@ -179,24 +179,24 @@ def _channels(kept: Bool) -> Pattern | None:
     """Whole indices of one axis, or of several, that hold (nearly) all zeros."""
     zeros = kept.size - int(kept.sum())
     dead = np.zeros(kept.shape, np.bool_)
-    found = []
+    empty_channels = []
     for axis, size in enumerate(kept.shape):
         others = tuple(each for each in range(kept.ndim) if each != axis)
         empty = ~kept.any(axis=others)
         if empty.any() and kept.size // size > 1:
-            found.append((axis, int(empty.sum()), size))
+            empty_channels.append((axis, int(empty.sum()), size))
             dead |= np.expand_dims(empty, others)
-    if not found or dead.sum() < _MOST * zeros:
+    if not empty_channels or dead.sum() < _MOST * zeros:
         return None
-    detail = ", ".join(f"{count} of {size}" for _, count, size in found)
-    return Pattern("channels", tuple(axis for axis, *_ in found), detail)
+    detail = ", ".join(f"{count} of {size}" for _, count, size in empty_channels)
+    return Pattern("channels", tuple(axis for axis, *_ in empty_channels), detail)
 
 
 def _n_of_m(kept: Bool, number: int) -> Pattern | None:
     """At most N of every M consecutive values, where random places would break that often."""
     density = number / kept.size
     for m in _GROUPS:
-        found: dict[int, list[int]] = {}
+        axes_by_n: dict[int, list[int]] = {}
         for axis, size in enumerate(kept.shape):
             if size % m:
                 continue
@@ -204,10 +204,10 @@ def _n_of_m(kept: Bool, number: int) -> Pattern | None:
             n = int(counts.max())
             full = number >= _FULL * kept.size * n / m
             if n < m and full and len(counts) * _more_than(n, m, density) > _EXPECTED:
-                found.setdefault(n, []).append(axis)
-        if found:
-            n = min(found)
-            return Pattern("n:m", tuple(found[n]), f"{n}:{m}")
+                axes_by_n.setdefault(n, []).append(axis)
+        if axes_by_n:
+            n = min(axes_by_n)
+            return Pattern("n:m", tuple(axes_by_n[n]), f"{n}:{m}")
     return None
 
 

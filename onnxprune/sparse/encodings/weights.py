@@ -1,4 +1,4 @@
-"""The weights of a model as storage sees them: what they hold, and how they will be written.
+"""The weights of a model and how they are stored.
 
 Values are written as they are, in fewer bits, or as scaled integers.
 """
@@ -38,7 +38,7 @@ class Coding:
     """How one weight's values are written.
 
     Attributes:
-        dtype: of what is written.
+        dtype: element type of the written values.
         scale: float32, broadcastable to the weight: what integers are multiplied by; None where
             values are only converted.
     """
@@ -67,13 +67,13 @@ class Weight:
     """One stored tensor of a model, and the encoding it gets.
 
     Attributes:
-        value: what holds it, in the model that is edited.
-        tensor: its dense content.
+        value: the value that holds it, in the edited model.
+        tensor: the dense tensor.
         coding: how its values are written.
-        stats: of what is written.
-        encoding: what was chosen.
-        excluded: why it cannot be anything but dense; empty if it can.
-        remark: why it did not get all that was asked for; empty if it did.
+        stats: statistics of the written values.
+        encoding: the chosen encoding.
+        excluded: why it has to stay dense; empty if it need not.
+        remark: why a request was not met; empty if it was.
     """
 
     value: ir.Value
@@ -86,7 +86,7 @@ class Weight:
 
     @property
     def name(self) -> str:
-        """Of the value."""
+        """Name of the value."""
         return self.value.name or ""
 
     @property
@@ -96,7 +96,7 @@ class Weight:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the weight."""
+        """Shape of the weight."""
         return tuple(int(size) for size in self.tensor.shape.numpy())
 
     @property
@@ -136,7 +136,7 @@ class Weight:
 
 
 def weights(model: models.Model, values: Values) -> Iterator[Weight]:
-    """Every stored tensor that is large enough for an encoding to be worth it.
+    """Every stored tensor that is large enough for an encoding to pay.
 
     Args:
         model: dense; the values of what is returned are its own.

@@ -1,6 +1,6 @@
-"""Damage curves in the currency of the outputs.
+"""Error curves in the currency of the outputs.
 
-A damage curve is relative to the variance of where each layer's output counts, which compares
+An error curve is relative to the variance of where each layer's output counts, which compares
 groups well but not perfectly: errors grow or fade on their way to the outputs. So each group loses
 units alone, at a few widths; the layers that read it are refitted to what they computed, in closed
 form from the moments at hand; the model is run to its end; and the curve is multiplied by how far
@@ -38,80 +38,80 @@ _SAMPLES = (16, 256)
 _MACS = 1.5e12
 """What all runs together may take, where the fewest inputs allow."""
 JOINT = 0.8
-"""What refitting a layer together with the one before it leaves of the damage of the units between
-them (0.6 to 0.94 on the blocks of a ResNet-20)."""
+"""Part of the error of the units between two layers that refitting both together leaves: 0.6 to
+0.94 on the blocks of a ResNet-20."""
 WORST = 1e3
 """Relative errors beyond are all the same."""
 
 
-def in_outputs(
+def scale_to_outputs(
     analysis: Analysis,
     groups: Sequence[Group],
-    swept: Mapping[str, Elimination],
+    eliminations: Mapping[str, Elimination],
     readers: Mapping[str, Reader],
     batches: Sequence[Feeds],
     *,
     ridge: float = 1e-4,
     provider: str = "cpu",
-    tell: Callable[[str], None] = lambda _: None,
+    progress: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Elimination]:
-    """The same curves, multiplied by what the outputs make of each group's damage.
+    """The same curves in the currency of the outputs: multiplied by a factor per group and width.
 
     Args:
-        analysis: of the dense model.
-        groups: of it.
-        swept: their damage curves.
+        analysis: analysis of the dense model.
+        groups: groups of the analysis.
+        eliminations: their error curves.
         readers: the moments that the curves came from.
         batches: feeds; the first few are used.
-        ridge: of the closed-form refit, see ``solve.elimination``.
+        ridge: of the closed-form refit, see ``solve.group_obs``.
         provider: what runs the models.
-        tell: told which group is being worked on.
+        progress: told which group is being worked on.
 
     Returns:
-        Damage in the currency of the outputs (see ``output_error``), by group. Groups whose
+        Errors in the currency of the outputs (see ``output_error``), by group. Groups whose
         removal moves no output by more than rounding get the middle of the other groups' factors.
     """
-    measured = [g for g in groups if g.name in swept and len(g) > 1]
+    measured = [g for g in groups if g.name in eliminations and len(g) > 1]
     some = affordable(batches, analysis, len(measured) * len(_SHARES))
     error = OutputError(analysis.model, some, provider=provider, worst=WORST)
     factors: dict[str, tuple[Float, Float]] = {}
     for group in measured:
-        tell(f"measuring what {group.name} does to the outputs")
-        one = swept[group.name]
+        progress(f"measuring what {group.name} does to the outputs")
+        one = eliminations[group.name]
         kept = sorted({max(round(len(group) * share), 1) for share in _SHARES})
-        found: dict[int, float] = {}
+        ratios: dict[int, float] = {}
         for width in kept:
             model = without(analysis, group, one.order[: len(group) - width], readers, ridge)
-            moved = error.of(model)
-            if moved > 0 and one.damage[width] > 0:
-                found[width] = moved / float(one.damage[width])
-        if found:
-            factors[group.name] = np.array(list(found), float), np.array(list(found.values()))
+            output_error = error.of(model)
+            if output_error > 0 and one.error[width] > 0:
+                ratios[width] = output_error / float(one.error[width])
+        if ratios:
+            factors[group.name] = np.array(list(ratios), float), np.array(list(ratios.values()))
     every = np.concatenate([f for _, f in factors.values()]) if factors else np.ones(1)
     middle = float(np.exp(np.mean(np.log(every))))
-    return {name: _scaled(one, factors.get(name), middle) for name, one in swept.items()}
+    return {name: _scaled(one, factors.get(name), middle) for name, one in eliminations.items()}
 
 
 def repairable(analysis: Analysis, groups: Sequence[Group]) -> frozenset[str]:
     """The groups whose makers can be refitted together with their only reader.
 
     Args:
-        analysis: of the dense model.
-        groups: of it.
+        analysis: analysis of the dense model.
+        groups: groups of the analysis.
     """
     layers = refittable(unpadded_layers(analysis.model, analysis.facts))
     values = {v.name or "": v for v in models.values(analysis.model.ir.graph)}
-    made = {
+    pairs = {
         layer.node
         for layer in layers
         if find_maker(values, analysis.facts, layers, layer) is not None
     }
-    found = set()
+    names = set()
     for group in groups:
         reading = {node for cut in group.slices if cut.role == "reads" for node in cut.nodes}
-        if len(reading) == 1 and reading <= made:
-            found.add(group.name)
-    return frozenset(found)
+        if len(reading) == 1 and reading <= pairs:
+            names.add(group.name)
+    return frozenset(names)
 
 
 def without(
@@ -127,23 +127,23 @@ def without(
     that come closest to what they computed.
 
     Args:
-        analysis: of the dense model.
-        group: of it.
+        analysis: analysis of the dense model.
+        group: group of the analysis.
         removed: units.
         readers: moments of the layers that read the group.
         ridge: pull towards the old weights, as a share of the mean input variance.
     """
     model = models.clone(analysis.model)
     weights = Weights(model)
-    gone = np.zeros(len(group), dtype=bool)
-    gone[np.asarray(removed, dtype=np.int64)] = True
+    removed_mask = np.zeros(len(group), dtype=bool)
+    removed_mask[np.asarray(removed, dtype=np.int64)] = True
     for cut in group.slices:
         for node in cut.nodes if cut.role == "reads" else ():
             reader = readers[node]
             matrix, bias = weights.read(reader.layer, reader.epilogue)
             for consumer in consumers_of(reader, cut):
                 at = consumer.problem
-                lost = consumer.blocks[gone[consumer.units]].ravel()
+                lost = consumer.blocks[removed_mask[consumer.units]].ravel()
                 mean = reader.moments.mean_x[at]
                 free = reader.layer.bias_slot is not None
                 second = consumer.xx if free else consumer.xx + np.outer(mean, mean)
@@ -154,24 +154,24 @@ def without(
     return model
 
 
-def _refitted(second: Float, lost: npt.NDArray[np.int64], matrix: Float, ridge: float) -> Float:
+def _refitted(second: Float, removed: npt.NDArray[np.int64], matrix: Float, ridge: float) -> Float:
     """``[K, N]`` with zeros in the rows that are lost."""
-    left = np.setdiff1d(np.arange(len(matrix)), lost)
+    remaining = np.setdiff1d(np.arange(len(matrix)), removed)
     penalty = ridge * float(np.diagonal(second).mean()) or 1.0
-    gram = second[left] + penalty * np.eye(len(matrix))[left]
+    gram = second[remaining] + penalty * np.eye(len(matrix))[remaining]
     out = np.zeros_like(matrix)
-    out[left] = np.linalg.solve(gram[:, left], gram @ matrix)
+    out[remaining] = np.linalg.solve(gram[:, remaining], gram @ matrix)
     return out
 
 
 def _scaled(one: Elimination, factors: tuple[Float, Float] | None, middle: float) -> Elimination:
     """A curve times a factor that changes geometrically between the widths it was measured at."""
-    counts = np.arange(len(one.damage))
+    counts = np.arange(len(one.error))
     factor: Any = middle
     if factors is not None:
         factor = np.exp(np.interp(counts, factors[0], np.log(factors[1])))
-    damage = np.maximum.accumulate((one.damage * factor)[::-1])[::-1]
-    return Elimination(one.order, damage)
+    error = np.maximum.accumulate((one.error * factor)[::-1])[::-1]
+    return Elimination(one.order, error)
 
 
 def affordable(batches: Sequence[Feeds], analysis: Analysis, runs: int) -> list[Feeds]:

@@ -18,11 +18,11 @@ from onnxprune.data.mixtures import ENOUGH, mixable, with_mixtures
 from onnxprune.graph.analysis import Analysis, analyse
 from onnxprune.graph.units import Slice
 from onnxprune.runtime import open_session
-from onnxprune.select.allocate import Grain
-from onnxprune.select.allocate.alignment import grains
-from onnxprune.select.importance.curves import Reader, calibrate, sweep
-from onnxprune.select.importance.error_curves import parted
-from onnxprune.select.importance.output_damage import in_outputs, repairable, without
+from onnxprune.select.allocate import Alignment
+from onnxprune.select.allocate.alignment import alignments
+from onnxprune.select.importance.curves import Reader, calibrate, eliminate_groups
+from onnxprune.select.importance.error_curves import split_batches
+from onnxprune.select.importance.output_errors import repairable, scale_to_outputs, without
 from onnxprune.solve.group_obs import Consumer, Elimination, eliminate
 from onnxprune.solve.moments import moments, shrunk
 
@@ -38,7 +38,7 @@ def measured(
     pictures = zoo.calibration(entry)
     batches = [{k: v[at : at + 32] for k, v in pictures.items()} for at in (0, 32, 64)]
     readers = calibrate(analysis, batches, rows=10**6)
-    return analysis, readers, sweep(analysis.groups, readers)[0], batches
+    return analysis, readers, eliminate_groups(analysis.groups, readers)[0], batches
 
 
 def run(model: models.Model, batches: list[Feeds]) -> npt.NDArray[Any]:
@@ -82,16 +82,18 @@ def test_damage_of_what_the_output_reads_is_the_error_of_the_output(measured: An
             continue
         tried += 1
         one = swept[group.name]
-        priced = in_outputs(analysis, [group], {group.name: one}, readers, batches)[group.name]
+        priced = scale_to_outputs(analysis, [group], {group.name: one}, readers, batches)[
+            group.name
+        ]
         width = round(len(group) / 2)
         model = without(analysis, group, one.order[: len(group) - width], readers)
         error = ((run(model, batches) - dense) ** 2).sum()
-        assert priced.damage[width] == pytest.approx(
+        assert priced.error[width] == pytest.approx(
             error / ((dense - dense.mean(axis=0)) ** 2).sum(), rel=0.02
         )
         spread = ((dense - dense.mean(axis=0)) ** 2).sum()
         # The curve speaks of rows that were not seen, which are never better.
-        assert one.damage[width] > 0.8 * error / spread
+        assert one.error[width] > 0.8 * error / spread
     assert tried
 
 
@@ -105,7 +107,7 @@ def test_directions_that_were_never_seen_are_not_free() -> None:
     def half_gone(xx: npt.NDArray[np.float64]) -> float:
         norm = float((weight**2).sum())
         consumer = Consumer(xx, weight, units, units[:, None], norm)
-        return float(eliminate([consumer], 64).damage[32])
+        return float(eliminate([consumer], 64).error[32])
 
     truth = half_gone(np.eye(64))
     assert half_gone(few.xx[0]) < 0.1 * truth
@@ -125,12 +127,12 @@ def test_shrinking_keeps_the_whole_variance(rows: int, seed: int) -> None:
 
 def test_the_curves_stay_curves(measured: Any) -> None:
     analysis, readers, swept, batches = measured
-    priced = in_outputs(analysis, analysis.groups, swept, readers, batches)
+    priced = scale_to_outputs(analysis, analysis.groups, swept, readers, batches)
     assert priced.keys() == swept.keys()
     for name, one in priced.items():
         assert np.array_equal(one.order, swept[name].order)
-        assert np.isfinite(one.damage).all()
-        assert (np.diff(one.damage) <= 0).all()
+        assert np.isfinite(one.error).all()
+        assert (np.diff(one.error) <= 0).all()
 
 
 def test_only_units_between_two_layers_are_repaired_from_both_sides() -> None:
@@ -155,7 +157,7 @@ def test_what_damage_is_measured_on_was_not_fitted_to(fixed: bool, sizes: list[i
     batches = [{"image": np.arange(a, b)[:, None]} for a, b in itertools.pairwise(ends)]
     known, unseen = (
         [int(k) for feeds in part for k in feeds["image"].ravel()]
-        for part in parted(analysis, batches)
+        for part in split_batches(analysis, batches)
     )
     if len(sizes) == 1 and (fixed or sizes[0] == 1):
         assert known == unseen == list(range(ends[-1]))
@@ -225,10 +227,10 @@ def test_what_does_not_vary_freely_is_not_mixed(array: npt.NDArray[Any]) -> None
 @pytest.mark.parametrize("size", [8, 16, 24, 64, 256])
 def test_narrow_axes_keep_their_choices(size: int) -> None:
     cut = Slice("w", 0, np.arange(size)[:, None], "writes", ("y",))
-    found = grains({"w": (size, 3, 3, 3)}, {"y": "Conv"}, choices=8)(cut)
+    found = alignments({"w": (size, 3, 3, 3)}, {"y": "Conv"}, choices=8)(cut)
     assert size // found.wanted >= 8
     assert found.wanted <= 16
     deep = Slice("w", 0, np.arange(size)[:, None], "scales", ("y",))
-    required = grains({"w": (size, 1, 3, 3)}, {"y": "Conv"}, choices=8)(deep)
-    assert grains({"w": (size, 1, 3, 3)}, {"y": "Conv"})(deep) == Grain(16, 16)
-    assert required == Grain(max(8, min(16, size // 8)), max(8, min(16, size // 8)))
+    required = alignments({"w": (size, 1, 3, 3)}, {"y": "Conv"}, choices=8)(deep)
+    assert alignments({"w": (size, 1, 3, 3)}, {"y": "Conv"})(deep) == Alignment(16, 16)
+    assert required == Alignment(max(8, min(16, size // 8)), max(8, min(16, size // 8)))
