@@ -6,7 +6,7 @@ page. An HTML comment on the line before a block changes this:
 
 * ``<!-- not run: REASON -->``: nothing runs; the flags of its commands must still parse;
 * ``<!-- exit: 1 -->``: the exit code of its last command;
-* ``<!-- with: FLAGS -->``: flags that make its last command cheaper here;
+* ``<!-- with: COMMAND FLAGS -->``: flags that make such a command of the block cheaper here;
 * ``<!-- numbers: vary -->``: numbers in its output are not compared;
 * ``<!-- file: NAME -->``: the block, in any language, becomes that file.
 
@@ -123,7 +123,10 @@ def _run_command(block: Block, command: Command, notes: dict[str, str]) -> None:
             if words := _ours(part):
                 _parser().parse_all(words)
         return
-    code, output = _execute(f"{command.line} {notes.get('with', '')}")
+    name, _, cheaper = block.notes.get("with", "").partition(" ")
+    words = _ours(command.line)
+    extra = cheaper if words and words[0] == name else ""
+    code, output = _execute(f"{command.line} {extra}")
     assert code == int(notes.get("exit", 0)), f"{where}\nexits with {code}:\n{output}"
     exact = "numbers" not in block.notes
     if missing := first_difference(command.output, output.splitlines(), numbers=exact):
@@ -201,12 +204,16 @@ def _same_word(shown: str, real: str, *, numbers: bool) -> bool:
 
 # Figures ------------------------------------------------------------------------------------------
 
-_FIGURE = re.compile(r"([-+]?\d[\d,]*(?:\.\d+)?)([^<\n]{0,24}?)<!-- ([\w.]+\.json): (.+?) -->")
+_FIGURE = re.compile(r"([-+]?\d[\d,]*(?:\.\d+)?)<!-- ([\w.]+\.json): (.+?) -->")
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A number in a page, and where it comes from: ``88.1 %<!-- few.json: rows.3.x -->``."""
+    """A number in a page and where it comes from: ``1.47<!-- sparse.json: rows > 0 > gain -->``.
+
+    A path is keys from the outside in; ``key=value;key=value`` picks from a list. Two paths with a
+    slash between them are a ratio.
+    """
 
     page: Path
     shown: str
@@ -214,22 +221,31 @@ class Figure:
     path: str
 
     def source(self) -> float:
-        """What the file holds at the path: keys by dots, then ``*`` or ``/`` and a number."""
-        path, operation, factor = re.fullmatch(  # type: ignore[union-attr]
-            r"(.*?)(?: ([*/]) (\S+))?", self.path
-        ).groups()
-        value = json.loads((ROOT / "bench" / "results" / self.file).read_text(encoding="utf-8"))
-        for key in path.split(" > "):
-            value = value[int(key)] if isinstance(value, list) else value[key]
-        other = 1.0
-        if factor and re.fullmatch(r"[\d.e+-]+", factor):
-            other = float(factor)
-        return float(value) * other if operation != "/" else float(value) / other
+        """What the file holds."""
+        values = [_follow(self.file, path) for path in self.path.split(" / ")]
+        return values[0] / values[1] if len(values) == 2 else values[0]
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the number shown is that of the file, rounded to the digits shown."""
+        digits = len(self.shown.partition(".")[2])
+        return float(self.shown) == round(self.source(), digits)
+
+
+def _follow(file: str, path: str) -> float:
+    value = json.loads((ROOT / "bench" / "results" / file).read_text(encoding="utf-8"))
+    for key in path.split(" > "):
+        if isinstance(value, dict):
+            value = value[key]
+        elif "=" in key:
+            wanted = dict(pair.split("=") for pair in key.split(";"))
+            (value,) = [row for row in value if all(str(row[k]) == v for k, v in wanted.items())]
+        else:
+            value = value[int(key)]
+    return float(value)
 
 
 def figures(page: Path) -> list[Figure]:
+    """Every figure of a page that names its source."""
     text = page.read_text(encoding="utf-8")
-    return [
-        Figure(page, shown.replace(",", ""), file, path)
-        for shown, _, file, path in _FIGURE.findall(text)
-    ]
+    return [Figure(page, shown.replace(",", ""), *rest) for shown, *rest in _FIGURE.findall(text)]
