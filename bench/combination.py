@@ -32,12 +32,11 @@ from bench.folders import REPOSITORY, SHARED
 from bench.structured import machine
 from bench.tasks import sentiment, task_of
 from onnxprune import model as models
-from onnxprune.config import Options, from_flags
+from onnxprune.config import Options, QuantizeOptions, StoreOptions, from_flags
 from onnxprune.evaluate.environment import environment
 from onnxprune.jobs.prune import prune
-from onnxprune.jobs.quantize import Settings, quantize
+from onnxprune.jobs.quantize import quantize
 from onnxprune.jobs.store import store
-from onnxprune.sparse.encodings.choose import StoreConfig
 
 RESULTS = Path(__file__).parent / "results" / "combination.json"
 CACHE = REPOSITORY / "bench" / "cache" / "combination"
@@ -48,7 +47,7 @@ RECIPES: dict[str, dict[str, object]] = {
     "minilm_l6_sts_sst2": {"heads": 0.25, "ratios": {"*:ffn": 0.5}, "sparsity": "2:4"},
     "mobilenetv1_0.75_imagenet_bn": {"sparsity": "2:4", "skip_small": 256},
 }
-SETTINGS = {"minilm_l6_sts_sst2": Settings(dynamic=True)}
+SETTINGS = {"minilm_l6_sts_sst2": QuantizeOptions(dynamic=True)}
 _TOKENS = 64
 
 
@@ -71,11 +70,11 @@ def make(stem: str, asked: argparse.Namespace) -> None:
     started = time.process_time()
     pruned = prune(path, first, tell=print)
     pruned.save(CACHE / f"{stem}.pruned.onnx")
-    made = quantize(pruned.model, SETTINGS.get(stem, Settings()), data, tell=print)
+    made = quantize(pruned.model, SETTINGS.get(stem, QuantizeOptions()), data, tell=print)
     seconds = time.process_time() - started
     out = CACHE / f"{stem}.onnx"
     made.save(out)
-    packed = store(made.model, StoreConfig("packed"))
+    packed = store(made.model, StoreOptions("packed"))
     models.save(packed.model, CACHE / f"{stem}.packed.onnx")
     row = {
         "recipe": {key: str(value) for key, value in recipe.items()} | {"blind": asked.blind},

@@ -28,10 +28,11 @@ import numpy as np
 
 from bench.structured import machine
 from onnxprune import model as models
+from onnxprune.config import BuildOptions
 from onnxprune.errors import OnnxpruneError
 from onnxprune.model.signature import signature_of
 from onnxprune.quantities import shapes
-from onnxprune.runtime.engines import Request, build, commands, sparsity
+from onnxprune.runtime.engines import build, commands, sparsity
 from onnxprune.runtime.engines.runtime import find
 from onnxprune.sparse.eligibility import layers
 from onnxprune.sparse.nm import thin
@@ -157,7 +158,10 @@ def main() -> None:
     thin(sparse, 2, 4)
     made = {
         name: build(
-            model, Request(sparse=name == "2:4", precision="fp16", shapes=best, runtime="tensorrt")
+            model,
+            BuildOptions(
+                sparse_weights=name == "2:4", precision="fp16", shapes=best, runtime="tensorrt"
+            ),
         )
         for name, model in (("dense", dense), ("2:4", sparse))
     }
@@ -179,7 +183,7 @@ def main() -> None:
             two_four.runtime,
             asked.out / "24.onnx",
             asked.out / "trtexec.engine",
-            Request(sparse=True, shapes=best),
+            BuildOptions(sparse_weights=True, shapes=best),
         )
         done = subprocess.run(shlex.split(line), check=False, capture_output=True, text=True)
         row["trtexec"] = [asdict(each) for each in sparsity.from_log(done.stdout.splitlines())]

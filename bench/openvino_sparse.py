@@ -3,7 +3,7 @@
     python -m bench.openvino_sparse [--size 4096] [--layers 8] [--zeros 0.8] [--rows 1 16]
 
 Makes a chain of square linear layers with that share of zeros, quantizes it with
-``onnxprune quantize --for openvino-sparse`` (checked: every zero stays one), and runs it in
+``onnxprune quantize --backend openvino-sparse`` (checked: every zero stays one), and runs it in
 OpenVINO on one thread with ``CPU_SPARSE_WEIGHTS_DECOMPRESSION_RATE`` off (1.0) and on (0.5). The
 same weights as plain MatMul ``[K,N]`` are run too, with the property on: there it does nothing.
 Reported: process CPU time of one inference, milliseconds, least of ``--runs`` interleaved ones, and
@@ -26,9 +26,9 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxprune import model as models
-from onnxprune.config import Options
+from onnxprune.config import Options, QuantizeOptions
 from onnxprune.evaluate.environment import environment
-from onnxprune.jobs.quantize import Settings, quantize
+from onnxprune.jobs.quantize import quantize
 from onnxprune.jobs.quantize.rows import by_rows
 
 RESULTS = Path(__file__).parent / "results" / "openvino_sparse.json"
@@ -102,9 +102,9 @@ def main() -> None:
     for zeros in asked.zeros:
         float_model = chain(asked.size, asked.layers, zeros)
         calib = [{"x": rng.standard_normal((8, asked.size), np.float32)} for _ in range(2)]
-        made = quantize(float_model, Settings(purpose="openvino"), Options(calib=calib))
+        made = quantize(float_model, QuantizeOptions(backend="openvino"), Options(calib=calib))
         assert made.ok, "a zero was lost"
-        turned, names = by_rows(made.model)  # all that --for openvino-sparse does beyond this
+        turned, names = by_rows(made.model)  # all that --backend openvino-sparse does beyond this
         assert len(names) == asked.layers
         protos = {"[K,N]": models.to_proto(made.model), "[N,K]": models.to_proto(turned)}
         del float_model, made, turned

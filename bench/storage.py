@@ -229,8 +229,8 @@ def summary(runs: list[dict[str, float]]) -> dict[str, float]:
 
 def case(name: str, sparsity: float, repeats: int, peer: str | None) -> dict[str, Any]:
     """Everything about one model at one sparsity."""
+    from onnxprune.config import StoreOptions
     from onnxprune.jobs.store import store
-    from onnxprune.sparse.encodings.choose import StoreConfig
 
     with tempfile.TemporaryDirectory() as folder:
         dense = Path(folder) / "thinned.onnx"
@@ -238,13 +238,13 @@ def case(name: str, sparsity: float, repeats: int, peer: str | None) -> dict[str
         files, sizes, spent = {}, {}, {}
         for label, (form, values) in FORMS.items():
             path = Path(folder) / f"{label.replace(' ', '_')}.onnx"
-            asked = StoreConfig(form, values=values, always=label == "sparse")  # type: ignore[arg-type]
+            asked = StoreOptions(form, values=values, always=label == "sparse")  # type: ignore[arg-type]
             start = time.process_time()
             store(dense, asked).save(path)
             spent[label] = round(time.process_time() - start, 3)
             files[label], sizes[label] = path, path.stat().st_size
         node = Path(folder) / "node.onnx"
-        store(dense, StoreConfig("sparse", always=True, providers=("openvino",))).save(node)
+        store(dense, StoreOptions("sparse", always=True, backend=("openvino",))).save(node)
         sizes |= compressed(dense)
         if peer:
             size = simplified(dense, peer, Path(folder))

@@ -1,12 +1,18 @@
-"""What a pruning run is asked to do: every choice a user has, checked, in one value."""
+"""Every option of every command, declared once.
+
+The command line, recipes, the Python functions with their stub, ``onnxprune help``, the JSON schema
+of recipes and the reference in ``docs`` are made from the fields of the classes below.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, cast, get_args
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import MISSING, Field, dataclass, field, fields
+from typing import Any, Literal, TypeVar, cast, get_args
 
+from onnxprune import quantities
 from onnxprune.errors import OnnxpruneError, suggest
 from onnxprune.quantities import (
     COST_KINDS,
@@ -15,276 +21,57 @@ from onnxprune.quantities import (
     Sparsity,
     Spread,
     budget,
+    byte_count,
     count,
     fraction,
-    shapes,
     sparsity,
 )
 
-INPUTS = ("calib", "calib_samples", "batch", "preprocess", "seed", "provider")
-"""Options that say where inputs come from and what runs the model."""
+Config = TypeVar("Config")
 
 Store = Literal["auto", "dense", "sparse", "packed", "external"]
-"""What is asked for: one form for all (``packed`` is three), or the best for each weight."""
+Values = Literal["exact", "fp32", "fp16", "int8"]
 Allocation = Literal["uniform", "global"]
 Schedule = Literal["linear", "cubic"]
 Recover = Literal["auto", "none", "bias", "lstsq", "pcg"]
+Ranges = Literal["minmax", "percentile", "entropy"]
+Kind = Literal["groups", "blocks", "weights"]
+Precision = Literal["asis", "fp16", "bf16"]
+Runtime = Literal["tensorrt", "tensorrt_rtx"]
+PathLike = str | os.PathLike[str]
+
+
+# --- how values are read ---------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Options:
-    """Everything ``prune`` can be asked for. Names are those of the flags, with underscores.
-
-    What is removed (at least one is needed; ``ratio`` and ``target`` exclude each other):
+class Reader:
+    """How the value of an option is written.
 
     Attributes:
-        ratio: fraction of the units of every group that is removed.
-        target: what may be left of the model.
-        heads: fraction of the units of groups of kind ``head`` or ``kv-group`` that is removed: of
-            all the model has, wherever it hurts least, if ``allocation`` is ``global``.
-        blocks: how many residual blocks are bypassed.
-        max_blocks: how many more a target may bypass where calibration data say that this costs
-            clearly less than narrower layers; None sets no limit.
-        sparsity: single weights that become zero in what is left: a share, or N of every M kept.
-        ratios: (glob over group names, fraction removed), the last match wins, over the above. With
-            ``global`` it is a fraction of the units of all groups of one kind that a glob matches.
-        skip: globs over names of groups, blocks and weights that are left alone.
-        skip_small: single weights stay where a layer has fewer inputs (times kernel positions) or
-            outputs than this; None leaves none out.
-        skip_first: in how many layers at the front of the graph single weights stay.
-        skip_last: in how many at its end.
-        tied: N:M also thins tables that are looked up too, as a tied embedding; what is found in
-            them has the zeros then.
-        sparse_method: how single weights are chosen; None takes the best the given data allow.
-        sparse_allocation: what single weights compete with: ``per-tensor``, ``per-row``,
-            ``global``, ``curves`` (layers by their damage) or ``sensitivity`` (by what that does
-            to the outputs); no meaning under N:M; None is ``sensitivity`` with data and
-            ``per-tensor`` without.
-        permute: reorder units so that N:M costs less.
-        criterion: how units are scored; None takes the best that the given data allows.
-        allocation: ``uniform`` (the same fraction everywhere) or ``global`` (where it hurts
-            least); None is ``uniform`` for a ratio, ``global`` for a target, and for ``heads`` and
-            ``ratios`` ``global`` where calibration data tell what it costs, else ``uniform``.
-        max_ratio: the largest fraction of one group that may go.
-        steps: into how many steps the removal of units is cut; between them what is left is
-            refitted and damage is measured anew.
-        schedule: how much is gone after each step: ``linear``, or ``cubic``: most at first.
-        round_to: counts kept are multiples of this; ``auto`` asks for what is fast on `provider`.
-        provider: what the model will run on, by short name: rounding and checks are for it.
-        threads: that a latency is measured with; None leaves them to the backend.
-        calib: calibration inputs: a path, ``module.py:function``, or batches of arrays by name.
-        calib_samples: the most samples of it that are used.
-        batch: how many samples are run at once.
-        labels: labels of the calibration inputs, or None.
-        metric: a name that `task.find_metric` knows, or a function of outputs and labels.
-        preprocess: what turns raw pictures into inputs, or None.
-        recover: how what is left is made to compute what the original did, from calibration inputs
-            and only where held-out ones agree that it helps. ``none``: not at all; ``bias``: only
-            biases, BatchNormalization statistics, and gains of normalisations that lost channels;
-            ``lstsq``: every layer by least squares too, single weights output by output in small
-            layers; ``pcg``: the same, single weights by conjugate gradients; ``auto``: layers also
-            together with the ones before them, single weights by conjugate gradients and, after
-            all layers, as a whole by gradients of the outputs.
-        allow_inexact: also remove units whose removal changes a normalisation.
-        seed: of everything random.
-        cache: whether damage curves are kept for the next run on the same model and inputs, and
-            taken from there; ``$ONNXPRUNE_CACHE`` says where.
-        max_drop: the largest loss of the metric (without labels: of agreement with the original)
-            that is still a success; None sets no limit. Where nothing says how much is removed,
-            the smallest model within it is looked for.
-        shapes: concrete shapes of inputs whose sizes the model leaves open, by input name.
-        sensitivity: a file of ``onnxprune sensitivity``: a target is met by what was measured there
-            instead of by damage curves.
-        smallest: what is made as small as ``max_drop`` allows, where no amount is given.
-        store: the form weights are written in; what is computed with is the same in all of them.
-
-    Raises:
-        OnnxpruneError: a value is out of range or two of them contradict each other.
+        read: makes the final value of what a user wrote; it raises `OnnxpruneError` naming the
+            option by its second argument.
+        metavar: what help calls the value; empty for a switch.
+        accepts: the Python type of the keyword.
+        schema: JSON schema of the value in a recipe.
+        words: all values there are, where they can be listed.
+        repeats: the flag may be given several times.
+        several: several values may follow the flag.
     """
 
-    ratio: float | None = None
-    target: Budget | None = None
-    heads: float | None = None
-    blocks: int = 0
-    max_blocks: int | None = None
-    sparsity: Sparsity | None = None
-    ratios: tuple[tuple[str, float], ...] = ()
-    skip: tuple[str, ...] = ()
-    skip_small: int | None = None
-    skip_first: int = 0
-    skip_last: int = 0
-    tied: bool = False
-    sparse_method: Method | None = None
-    sparse_allocation: Spread | None = None
-    permute: bool = False
-    criterion: str | None = None
-    allocation: Allocation | None = None
-    max_ratio: float = 0.8
-    steps: int = 1
-    schedule: Schedule = "cubic"
-    round_to: int | Literal["auto"] = "auto"
-    provider: str = "cpu"
-    threads: int | None = None
-    calib: object | None = None
-    calib_samples: int = 2048
-    batch: int = 32
-    labels: object | None = None
-    metric: str | Callable[..., float] = "accuracy"
-    preprocess: object | None = None
-    recover: Recover = "auto"
-    allow_inexact: bool = False
-    seed: int = 0
-    cache: bool = True
-    max_drop: float | None = None
-    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    store: Store = "dense"
-    sensitivity: str | os.PathLike[str] | None = None
-    smallest: str = "macs"
-
-    def __post_init__(self) -> None:
-        if self.ratio is not None and self.target is not None:
-            raise OnnxpruneError(
-                "--ratio and --target both say how much to remove", hint="give one of them"
-            )
-        if self.max_ratio >= 1:
-            raise OnnxpruneError(
-                f"--max-ratio {self.max_ratio:g} would let a group lose all its units",
-                hint="choose less than 1, or drop whole branches with --blocks",
-            )
-        asked = [("--ratio", self.ratio), ("--heads", self.heads)]
-        asked += [(f"--ratios {glob}=", ratio) for glob, ratio in self.ratios]
-        for name, ratio in asked:
-            if ratio is not None and ratio > self.max_ratio:
-                raise OnnxpruneError(
-                    f"{name} {ratio:g} is above --max-ratio {self.max_ratio:g}",
-                    hint="ask for less, or raise --max-ratio",
-                )
-        self._check_measured()
-        if self.tied and not (self.sparsity is not None and self.sparsity.m):
-            raise OnnxpruneError(
-                "--tied is about N:M in tables that are looked up too",
-                hint="ask for a pattern with it, as in --sparsity 2:4",
-            )
-        if self.permute and not (self.sparsity is not None and self.sparsity.m):
-            raise OnnxpruneError(
-                "--permute has nothing to gain without groups of weights",
-                hint="ask for a pattern with it, as in --sparsity 2:4",
-            )
-        if self.sparsity is None and (self.skip_small or self.skip_first or self.skip_last):
-            raise OnnxpruneError(
-                "--skip-small, --skip-first and --skip-last are about single weights",
-                hint="ask for some to go, as in --sparsity 2:4, or leave units with --skip",
-            )
-        if self.sparse_method not in (None, "magnitude") and self.calib is None:
-            raise OnnxpruneError(
-                f"--sparse-method {self.sparse_method} looks at what the layers read",
-                hint="give inputs with --calib, or take --sparse-method magnitude",
-            )
-        if self.sparse_allocation in ("curves", "sensitivity") and self.calib is None:
-            raise OnnxpruneError(
-                f"--sparse-allocation {self.sparse_allocation} measures what each layer loses",
-                hint="give inputs with --calib, or take --sparse-allocation global",
-            )
-        if self.labels is not None and self.calib is None:
-            raise OnnxpruneError(
-                "--labels needs the inputs they belong to", hint="give those with --calib"
-            )
-        self._check_search()
-        self._check_latency()
-
-    def _check_latency(self) -> None:
-        """Refuse what cannot be timed."""
-        timed = self.searches and COST_KINDS[self.smallest.partition("@")[0]].timed
-        timed = timed or (self.target is not None and self.target.timed)
-        if self.threads is not None and not timed:
-            raise OnnxpruneError(
-                "--threads is about how a latency is measured, and none is asked for",
-                hint="ask for one with it, as in --target latency=0.5x@cpu",
-            )
-
-    def _check_measured(self) -> None:
-        """What decides by measured damage needs something to measure on."""
-        if self.steps > 1 and (self.calib is None or self.criterion is not None):
-            raise OnnxpruneError(
-                f"--steps {self.steps} measures what is lost after each step",
-                hint="give inputs with --calib and no --criterion",
-            )
-        if self.steps > 1 and not (self.ratio or self.target or self.heads or self.ratios):
-            raise OnnxpruneError(
-                f"--steps {self.steps} has no units to remove little by little",
-                hint="say how many go, as in --target macs=50%",
-            )
-        if self.steps > 1 and self.target is not None and self.target.timed:
-            raise OnnxpruneError(
-                f"--steps {self.steps} cannot go to a latency: that is measured on whole plans",
-                hint="ask for the latency alone, or for steps to macs, params or bytes",
-            )
-        if self.max_blocks and (self.calib is None or not (self.target or self.searches)):
-            raise OnnxpruneError(
-                f"--max-blocks {self.max_blocks} limits what a target takes by measured damage",
-                hint="give --target and --calib too, or bypass blocks yourself with --blocks",
-            )
-
-    def _check_search(self) -> None:
-        """Refuse what only makes sense where a budget is met or searched for."""
-        if self.sensitivity is not None and self.target is None and not self.searches:
-            raise OnnxpruneError(
-                "--sensitivity says what groups cost, which only a budget asks for",
-                hint="give --target macs=50% with it",
-            )
-        if self.sensitivity is not None and self.criterion is not None:
-            raise OnnxpruneError(
-                "--sensitivity and --criterion both say which units go", hint="give one of them"
-            )
-        if self.smallest != "macs" and not self.searches:
-            raise OnnxpruneError(
-                "--smallest says what is made small where --max-drop decides how far",
-                hint="leave it out, or give --max-drop 1% and no amount",
-            )
-        if self.searches and self.calib is None:
-            raise OnnxpruneError(
-                "--max-drop without an amount finds one by trying, which takes inputs to judge by",
-                hint="give inputs with --calib, or say how much goes, as in --target macs=50%",
-            )
-
-    @property
-    def asks_for_nothing(self) -> bool:
-        """Whether no amount to remove is given at all."""
-        return not (self.removes_units or self.sparsity)
-
-    @property
-    def searches(self) -> bool:
-        """Whether the amount is to be found: as much as ``max_drop`` allows."""
-        return self.asks_for_nothing and self.max_drop is not None
-
-    @property
-    def removes_units(self) -> bool:
-        """Whether units or blocks are to go, not only single weights."""
-        return bool(self.ratio or self.target or self.heads or self.blocks or self.ratios)
+    read: Callable[[object, str], object]
+    metavar: str
+    accepts: str
+    schema: Mapping[str, object]
+    words: tuple[str, ...] = ()
+    repeats: bool = False
+    several: bool = False
 
 
-def from_flags(given: Mapping[str, object]) -> Options:
-    """Read options as a user writes them, on the command line, in a recipe or as keywords.
-
-    Args:
-        given: values by flag name (``max-ratio`` or ``max_ratio``): text or the final type.
-
-    Raises:
-        OnnxpruneError: a name is unknown (the message suggests one) or a value cannot be read.
-    """
-    read: dict[str, object] = {}
-    for name, value in given.items():
-        key = name.replace("-", "_")
-        if key not in _READERS:
-            known = [flag(each) for each in _READERS]
-            raise OnnxpruneError(f"there is no option {name!r}", hint=suggest(name, known))
-        read[key] = None if value is None else _READERS[key](value, f"--{flag(key)}")
-    return Options(**cast(dict[str, Any], read))
-
-
-def flag(name: str) -> str:
-    """The name of an option as users write it: ``max_ratio`` is ``max-ratio``."""
-    return name.replace("_", "-")
+_NUMBER_OR_TEXT = {"type": ["number", "string"]}
+_INTEGER = {"type": "integer"}
+_STRING = {"type": "string"}
+_STRINGS = {"type": ["string", "array"], "items": {"type": "string"}}
 
 
 def _text(value: object, of: str) -> str:
@@ -294,14 +81,10 @@ def _text(value: object, of: str) -> str:
 
 
 def _texts(value: object, of: str) -> tuple[str, ...]:
-    given = [value] if isinstance(value, str) else value
-    if not isinstance(given, Sequence):
+    values = [value] if isinstance(value, str) else value
+    if not isinstance(values, Sequence):
         raise OnnxpruneError(f"{of} {value} is not a list", hint="write one text or a list")
-    return tuple(_text(each, of) for each in given)
-
-
-def _anything(value: object, _of: str) -> object:
-    return value
+    return tuple(_text(each, of) for each in values)
 
 
 def _switch(value: object, of: str) -> bool:
@@ -323,28 +106,30 @@ def _ratios(value: object, of: str) -> tuple[tuple[str, float], ...]:
                     hint=f"write it as in {of} 'layer1*=0.3'",
                 )
             pairs.append((glob, amount))
-    read: dict[str, float] = {}
+    ratios: dict[str, float] = {}
     for glob, ratio in pairs:
-        read.pop(glob, None)  # said again, it is the last word: also over globs in between
-        read[glob] = fraction(ratio, of=f"{of} {glob}=")
-    return tuple(read.items())
+        ratios.pop(glob, None)  # said again, it is the last word: also over globs in between
+        ratios[glob] = fraction(ratio, of=f"{of} {glob}=")
+    return tuple(ratios.items())
 
 
-def _one_of(known: tuple[str, ...]) -> Callable[[object, str], str]:
-    def read(value: object, of: str) -> str:
-        if isinstance(value, str) and value in known:
-            return value
-        raise OnnxpruneError(f"{of} {value} is not known", hint=suggest(str(value), known))
-
-    return read
+def _word(value: object, of: str, words: Iterable[str]) -> str:
+    if isinstance(value, str) and value in words:
+        return value
+    raise OnnxpruneError(f"{of} {value} is not known", hint=suggest(str(value), words))
 
 
-def _round_to(value: object, of: str) -> int | Literal["auto"]:
-    return "auto" if value == "auto" else count(value, of=of, least=1)
+def _parts(value: object, of: str) -> list[object]:
+    """What is between commas, or the members of a list."""
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    if isinstance(value, Sequence):
+        return list(value)
+    return [value] if isinstance(value, int) else list(_texts(value, of))
 
 
-def _path(value: object, of: str) -> object:
-    return value if isinstance(value, os.PathLike) else _text(value, of)
+def _listed(value: object) -> Sequence[object]:
+    return [value] if isinstance(value, str) or not isinstance(value, Sequence) else value
 
 
 def _smallest(value: object, of: str) -> str:
@@ -356,60 +141,850 @@ def _smallest(value: object, of: str) -> str:
     return f"{kind}{at}{backend}"
 
 
-def _metric(value: object, of: str) -> object:
-    return value if callable(value) else _text(value, of)
+def _level(value: object, of: str) -> tuple[int, int]:
+    """A compute capability, as in ``8.6``."""
+    major, dot, minor = str(value).partition(".")
+    if not (dot and major.isdecimal() and minor.isdecimal() and len(minor) == 1):
+        raise OnnxpruneError(f"{of} {value} is none", hint="write it as NVIDIA does, as in 8.6")
+    return int(major), int(minor)
 
 
-def _ratio(value: object, of: str) -> float:
-    return fraction(value, of=of)
+def _kinds(value: object, of: str) -> tuple[str, ...]:
+    kinds = [_word(each, of, get_args(Kind)) for each in _parts(value, of)]
+    return tuple(each for each in get_args(Kind) if each in kinds)
 
 
-def _count(value: object, of: str) -> int:
-    return count(value, of=of)
+def one_of(choices: object, metavar: str = "NAME") -> Reader:
+    """One word of a ``Literal``."""
+    words = get_args(choices)
+    quoted = ", ".join(f'"{word}"' for word in words)
+    return Reader(
+        lambda value, of: _word(value, of, words),
+        metavar,
+        f"Literal[{quoted}]",
+        {"enum": list(words)},
+        words,
+    )
 
 
-def _positive(value: object, of: str) -> int:
-    return count(value, of=of, least=1)
+def at_least(least: int) -> Reader:
+    """A whole number."""
+    return Reader(
+        lambda value, of: count(value, of=of, least=least),
+        "N",
+        "int | str",
+        {"type": "integer", "minimum": least},
+    )
 
 
-_READERS: dict[str, Callable[[object, str], object]] = {
-    "ratio": _ratio,
-    "target": lambda value, of: budget(value, of=of),
-    "heads": _ratio,
-    "blocks": _count,
-    "max_blocks": _count,
-    "sparsity": lambda value, of: sparsity(value, of=of),
-    "ratios": _ratios,
-    "skip": _texts,
-    "skip_small": _positive,
-    "skip_first": _count,
-    "skip_last": _count,
-    "tied": _switch,
-    "sparse_method": _one_of(get_args(Method)),
-    "sparse_allocation": _one_of(get_args(Spread)),
-    "permute": _switch,
-    "criterion": _text,
-    "allocation": _one_of(get_args(Allocation)),
-    "max_ratio": _ratio,
-    "steps": _positive,
-    "schedule": _one_of(get_args(Schedule)),
-    "round_to": _round_to,
-    "provider": _text,
-    "threads": _positive,
-    "calib": _anything,
-    "calib_samples": _positive,
-    "batch": _positive,
-    "labels": _anything,
-    "metric": _metric,
-    "preprocess": _anything,
-    "recover": _one_of(get_args(Recover)),
-    "allow_inexact": _switch,
-    "seed": _count,
-    "cache": _switch,
-    "max_drop": _ratio,
-    "shapes": lambda value, of: shapes(value, of=of),
-    "store": _one_of(get_args(Store)),
-    "sensitivity": _path,
-    "smallest": _smallest,
+FRACTION = Reader(lambda value, of: fraction(value, of=of), "R", "float | str", _NUMBER_OR_TEXT)
+COUNT, POSITIVE = at_least(0), at_least(1)
+COUNTS = Reader(
+    lambda value, of: tuple(
+        dict.fromkeys(count(each, of=of, least=1) for each in _parts(value, of))
+    ),
+    "N,N",
+    "int | str | Sequence[int]",
+    {"type": ["integer", "string", "array"], "items": _INTEGER},
+)
+FRACTIONS = Reader(
+    lambda value, of: tuple(sorted({fraction(each, of=of) for each in _parts(value, of)})),
+    "R,R",
+    "str | Sequence[float]",
+    {"type": ["string", "array"], "items": _NUMBER_OR_TEXT},
+)
+SWITCH = Reader(_switch, "", "bool", {"type": "boolean"}, ("true", "false"))
+TEXT = Reader(_text, "NAME", "str", _STRING)
+GLOBS = Reader(_texts, "GLOB", "str | Sequence[str]", _STRINGS, repeats=True)
+NAMES = Reader(
+    lambda value, of: tuple(dict.fromkeys(_text(each, of) for each in _parts(value, of))),
+    "NAMES",
+    "str | Sequence[str]",
+    _STRINGS,
+)
+RATIOS = Reader(
+    _ratios,
+    "GLOB=R",
+    "str | Sequence[str] | Mapping[str, float | str]",
+    {"type": ["object", "string", "array"], "additionalProperties": _NUMBER_OR_TEXT},
+    repeats=True,
+)
+SHAPES = Reader(
+    lambda value, of: quantities.shapes(value, of=of),
+    "NAME=SIZES",
+    "str | Sequence[str] | Mapping[str, Sequence[int]]",
+    {
+        "type": ["object", "string", "array"],
+        "additionalProperties": {"type": ["string", "array"], "items": _INTEGER},
+    },
+    repeats=True,
+)
+BUDGET = Reader(lambda value, of: budget(value, of=of), "BUDGET", "str | Budget", _STRING)
+SPARSITY = Reader(
+    lambda value, of: sparsity(value, of=of), "S", "float | str | Sparsity", _NUMBER_OR_TEXT
+)
+SMALLEST = Reader(_smallest, "COST", "str", _STRING)
+BYTES = Reader(lambda value, of: byte_count(value, of=of), "BYTES", "int | str", _NUMBER_OR_TEXT)
+ROUND_TO = Reader(
+    lambda value, of: "auto" if value == "auto" else count(value, of=of, least=1),
+    "N",
+    "int | str",
+    {"type": ["integer", "string"]},
+)
+PATH = Reader(
+    lambda value, of: value if isinstance(value, os.PathLike) else _text(value, of),
+    "FILE",
+    "str | PathLike[str]",
+    _STRING,
+)
+ANYTHING = Reader(lambda value, _of: value, "SPEC", "object", _STRING)
+METRIC = Reader(
+    lambda value, of: value if callable(value) else _text(value, of),
+    "NAME",
+    "str | Callable[..., float]",
+    _STRING,
+)
+WORKERS = Reader(
+    lambda value, of: None if value == "auto" else count(value, of=of, least=1),
+    "N",
+    "int | str",
+    {"type": ["integer", "string"]},
+)
+KINDS = Reader(_kinds, "KINDS", "str | Sequence[str]", _STRINGS, get_args(Kind))
+CAPABILITIES = Reader(
+    lambda value, of: tuple(
+        _level(each, of) for part in _listed(value) for each in _parts(part, of)
+    ),
+    "X.Y",
+    "str | Sequence[str]",
+    _STRINGS,
+    several=True,
+)
+
+
+DEFAULTS: Mapping[str, Mapping[str, object]] = {"sensitivity": {"calib_samples": 512}}
+"""Defaults of a command that are not those of the class."""
+
+
+# --- how options are declared ----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Option:
+    """What there is to know about an option beside its name, its default and its type.
+
+    Attributes:
+        reader: how its value is written.
+        help: one line; a noun phrase, or a verb phrase for a switch.
+        details: more sentences, for ``onnxprune help`` and the reference.
+        group: the heading it stands under.
+        everyday: whether the short help shows it.
+        unset: the default in words, where the value itself says little.
+        absent: the flag's value where nothing follows it; None demands a value.
+        switches: flags that stand for one of the values each.
+        former: names it had before; they work for one version.
+    """
+
+    reader: Reader
+    help: str
+    details: str = ""
+    group: str = ""
+    everyday: bool = False
+    unset: str = ""
+    absent: str | None = None
+    switches: tuple[str, ...] = ()
+    former: tuple[str, ...] = ()
+
+
+class _Group:
+    """Declares the options of one heading."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __call__(
+        self,
+        default: object,
+        reader: Reader,
+        help: str,  # noqa: A002 the name that argparse gives it
+        details: str = "",
+        **settings: Any,  # noqa: ANN401 fields of Option
+    ) -> Any:  # noqa: ANN401 a field of any type
+        declared = Option(reader, help, details, self.name, **settings)
+        if isinstance(default, dict):
+            return field(default_factory=dict, metadata={"option": declared})
+        return field(default=default, metadata={"option": declared})
+
+
+_amount = _Group("how much to remove")
+_choice = _Group("what to remove")
+_check = _Group("recovery and checks")
+_data = _Group("data")
+_files = _Group("files")
+_int8 = _Group("quantization")
+_sweep = _Group("what is measured")
+_work = _Group("where it runs")
+_storage = _Group("storage")
+_timing = _Group("measurement")
+_engine = _Group("engine")
+
+
+def flag(name: str) -> str:
+    """The name of an option as users write it: ``max_ratio`` is ``max-ratio``."""
+    return name.replace("_", "-")
+
+
+def declared(config: type) -> dict[str, Field[Any]]:
+    """The options of a class, by name."""
+    return {each.name: each for each in fields(config) if "option" in each.metadata}
+
+
+def option_of(each: Field[Any]) -> Option:
+    """How an option is declared."""
+    return cast(Option, each.metadata["option"])
+
+
+def default_of(each: Field[Any]) -> object:
+    """The value of an option that is not given."""
+    return {} if each.default is MISSING else each.default  # a dictionary has a factory
+
+
+def default_text(each: Field[Any], command: str = "") -> str:
+    """The default as help says it, for one command; empty where there is nothing to say."""
+    value = DEFAULTS.get(command, {}).get(each.name, default_of(each))
+    told = option_of(each).unset
+    if told or value is None or isinstance(value, bool | Mapping) or value in ((), ""):
+        return told
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _document(config: type[Config]) -> type[Config]:
+    """Write the ``Attributes`` of a class from its options."""
+    lines = [config.__doc__ or "", "", "Attributes:"]
+    for name, each in declared(config).items():
+        known = option_of(each)
+        told = f" (default: {text})" if (text := default_text(each)) else ""
+        details = f" {known.details}" if known.details else ""
+        lines.append(f"    {name}: {known.help}{told}.{details}")
+    config.__doc__ = "\n".join(lines)
+    return config
+
+
+# --- the options of the inputs, which most commands share -------------------------------------
+
+_CALIB = "calibration inputs: .npz, .npy, a folder or module.py:function"
+_CALIB_MORE = (
+    "An .npz has one array per input, with the samples along the first axis. A folder holds "
+    "arrays, pictures or ONNX test data. In Python, batches: mappings from input names to arrays. "
+    "Labels are not needed."
+)
+_PREPROCESS = "preprocessing of pictures: imagenet, cifar10, clip or module.py:function"
+_LABELS = "labels of the calibration inputs: .npy, .npz, .txt or .csv"
+_METRIC = "metric for the labels: accuracy, top5, mse, nats, or module.py:function"
+_SEED = "random seed"
+_SHAPES = "sizes of inputs that the model leaves open, e.g. input=1x3x224x224"
+_SKIP = "names to leave alone: groups, blocks, weights"
+_FORMER_BACKEND = ("provider", "on", "for")
+
+INPUTS = ("calib", "calib_samples", "batch", "preprocess", "seed", "backend")
+"""Options that say where inputs come from and what runs the model."""
+
+
+# --- prune, apply, recover -------------------------------------------------------------------
+
+
+@_document
+@dataclass(frozen=True)
+class Options:
+    """Everything that `prune` can be asked for; `apply`, `recover` and others take some of it.
+
+    At least one amount is needed; ``ratio`` and ``target`` exclude each other. Names are those of
+    the flags, with underscores.
+
+    Raises:
+        OnnxpruneError: a value is out of range or two of them contradict each other.
+    """
+
+    ratio: float | None = _amount(
+        None, FRACTION, "share of the units of every group to remove, e.g. 0.3 or 30%",
+        everyday=True,
+    )  # fmt: skip
+    target: Budget | None = _amount(
+        None, BUDGET, "size of the result: macs=50%, params=1.2M, bytes=4MiB, latency=0.5x@cpu",
+        "Amounts are absolute (1.2M, 4MiB, 5ms) or relative to the dense model (50%, 0.5x). A "
+        "latency names the backend it is measured on, as in latency=5ms@openvino.",
+        everyday=True,
+    )  # fmt: skip
+    heads: float | None = _amount(
+        None, FRACTION, "share of all attention heads to remove, e.g. 25%",
+        "With allocation global, the heads whose removal costs least go, wherever they are.",
+        everyday=True,
+    )  # fmt: skip
+    blocks: int = _amount(0, COUNT, "number of residual blocks to bypass")
+    sparsity: Sparsity | None = _amount(
+        None, SPARSITY, "zeros among the remaining weights: 50%, or 2:4 (2 of every 4 are kept)",
+        everyday=True,
+    )  # fmt: skip
+    ratios: tuple[tuple[str, float], ...] = _amount(
+        (), RATIOS, "share for the groups that match a name, e.g. 'layer1*=0.3'",
+        "The last match wins, over all other amounts. With allocation global it is a share of "
+        "the units of all groups of one kind that match.",
+    )  # fmt: skip
+    smallest: str = _amount(
+        "macs", SMALLEST, "cost that --max-drop alone minimises: macs, params, bytes, latency@cpu"
+    )
+    max_ratio: float = _amount(0.8, FRACTION, "largest share of any one group to remove")
+    max_blocks: int | None = _amount(
+        None, COUNT, "most blocks that --target may bypass, given --calib; 0 forbids it",
+        "Blocks go only where calibration data say that this costs clearly less than narrower "
+        "layers.",
+        unset="any number",
+    )  # fmt: skip
+    steps: int = _amount(
+        1, POSITIVE, "number of steps; the model is recovered and measured anew after each"
+    )
+    schedule: Schedule = _amount(
+        "cubic", one_of(Schedule), "pace of --steps: linear, or cubic (most at first)"
+    )
+    threads: int | None = _amount(
+        None, POSITIVE, "threads that a latency is measured with", unset="the backend's choice"
+    )
+    skip: tuple[str, ...] = _choice((), GLOBS, _SKIP, everyday=True)
+    skip_small: int | None = _choice(
+        None, POSITIVE, "--sparsity skips layers with fewer inputs or outputs than N (256)",
+        "Inputs count once per kernel position.",
+        absent="256",
+    )  # fmt: skip
+    skip_first: int = _choice(0, COUNT, "--sparsity skips the first N layers")
+    skip_last: int = _choice(0, COUNT, "--sparsity skips the last N layers")
+    tied: bool = _choice(
+        False, SWITCH, "apply N:M to tables that are looked up too (tied embeddings)"
+    )
+    sensitivity: PathLike | None = _choice(
+        None, PATH, "meet --target by a file of `onnxprune sensitivity --json`",
+        "What was measured there stands in for error curves.",
+    )  # fmt: skip
+    criterion: str | None = _choice(
+        None, TEXT, "importance of units, as `onnxprune help criterion` lists it",
+        unset="the best that the data allow",
+    )  # fmt: skip
+    allocation: Allocation | None = _choice(
+        None, one_of(Allocation), "uniform: the same share of every group; global: by importance",
+        "The default is global for a target, and for heads and ratios with calibration data; "
+        "uniform for a ratio.",
+    )  # fmt: skip
+    sparse_method: Method | None = _choice(
+        None, one_of(Method), "choice of weights: magnitude, wanda, ria, sparsegpt or admm",
+        unset="the best that the data allow",
+    )  # fmt: skip
+    sparse_allocation: Spread | None = _choice(
+        None, one_of(Spread),
+        "sparsity of each layer: per-tensor, per-row, global, curves, sensitivity",
+        "curves: by the error of each layer; sensitivity: by its effect on the outputs, the "
+        "default with calibration data; per-tensor is the default without. No effect with N:M.",
+    )  # fmt: skip
+    permute: bool = _choice(False, SWITCH, "reorder channels so that N:M costs less")
+    round_to: int | Literal["auto"] = _choice(
+        "auto", ROUND_TO, "keep multiples of N units; auto: what is fast on the backend"
+    )
+    allow_inexact: bool = _choice(
+        False, SWITCH, "also remove units that a normalisation averages over",
+        "The result then differs from the masked original, so the check cannot hold it to that.",
+    )  # fmt: skip
+    recover: Recover = _check(
+        "auto", one_of(Recover), "recovery by calibration data: auto, lstsq, pcg, bias, none",
+        "bias: biases, BatchNormalization statistics, and gains of normalisations that lost "
+        "channels. lstsq: every layer by least squares too. pcg: the same, single weights by "
+        "conjugate gradients. auto: layers also together with the ones before them, single "
+        "weights by conjugate gradients and then as a whole by gradients of the outputs. Changes "
+        "stay only where held-out inputs agree that they help.",
+        everyday=True,
+    )  # fmt: skip
+    max_drop: float | None = _check(
+        None, FRACTION,
+        "maximum accepted metric drop, e.g. 1%; alone, prune as far as it allows",
+        "Without labels it is a drop of agreement with the original.",
+        everyday=True,
+    )  # fmt: skip
+    calib: object | None = _data(None, ANYTHING, _CALIB, _CALIB_MORE, everyday=True)
+    calib_samples: int = _data(2048, POSITIVE, "most calibration samples used")
+    batch: int = _data(32, POSITIVE, "samples per run")
+    preprocess: object | None = _data(None, ANYTHING, _PREPROCESS, everyday=True)
+    labels: object | None = _data(None, ANYTHING, _LABELS, everyday=True)
+    metric: str | Callable[..., float] = _data("accuracy", METRIC, _METRIC)
+    backend: str = _data(
+        "cpu", TEXT, "backend to run on, as `onnxprune bench --list` names them",
+        everyday=True, former=_FORMER_BACKEND,
+    )  # fmt: skip
+    seed: int = _data(0, COUNT, _SEED)
+    shapes: Mapping[str, tuple[int, ...]] = _data({}, SHAPES, _SHAPES)
+    store: Store = _files(
+        "dense", one_of(Store, "FORM"), "form of weights: dense, sparse, packed, external, auto",
+        "sparse is sparse_initializer; packed is decoded by standard operators at load; external "
+        "is dense, beside the model; auto is the smallest for each weight. The outputs are the "
+        "same in all of them.",
+    )  # fmt: skip
+    cache: bool = _files(
+        True, SWITCH, "keep error curves for later runs on the same model and inputs",
+        "$ONNXPRUNE_CACHE says where.",
+    )  # fmt: skip
+    written: Mapping[str, object] = field(default_factory=dict, repr=False, compare=False)
+    """What a user gave, as it was written, for recipes."""
+
+    def __post_init__(self) -> None:
+        _refuse_if(
+            self.ratio is not None and self.target is not None,
+            "--ratio and --target both say how much to remove",
+            "give one of them",
+        )
+        _refuse_if(
+            self.max_ratio >= 1,
+            f"--max-ratio {self.max_ratio:g} would let a group lose all its units",
+            "choose less than 1, or drop whole branches with --blocks",
+        )
+        amounts = [("--ratio", self.ratio), ("--heads", self.heads)]
+        amounts += [(f"--ratios {glob}=", ratio) for glob, ratio in self.ratios]
+        for name, ratio in amounts:
+            _refuse_if(
+                ratio is not None and ratio > self.max_ratio,
+                f"{name} {ratio or 0:g} is above --max-ratio {self.max_ratio:g}",
+                "ask for less, or raise --max-ratio",
+            )
+        self._check_measured()
+        self._check_sparsity()
+        _refuse_if(
+            self.labels is not None and self.calib is None,
+            "--labels needs the inputs they belong to",
+            "give those with --calib",
+        )
+        self._check_search()
+        timed = self.searches and COST_KINDS[self.smallest.partition("@")[0]].timed
+        timed = timed or (self.target is not None and self.target.timed)
+        _refuse_if(
+            self.threads is not None and not timed,
+            "--threads is about how a latency is measured, and none is asked for",
+            "ask for one with it, as in --target latency=0.5x@cpu",
+        )
+
+    def _check_sparsity(self) -> None:
+        """Refuse options about single weights that have none to act on."""
+        pattern = self.sparsity is not None and bool(self.sparsity.m)
+        _refuse_if(
+            self.tied and not pattern,
+            "--tied is about N:M in tables that are looked up too",
+            "ask for a pattern with it, as in --sparsity 2:4",
+        )
+        _refuse_if(
+            self.permute and not pattern,
+            "--permute has nothing to gain without groups of weights",
+            "ask for a pattern with it, as in --sparsity 2:4",
+        )
+        _refuse_if(
+            self.sparsity is None and bool(self.skip_small or self.skip_first or self.skip_last),
+            "--skip-small, --skip-first and --skip-last are about single weights",
+            "ask for some to go, as in --sparsity 2:4, or leave units with --skip",
+        )
+        _refuse_if(
+            self.sparse_method not in (None, "magnitude") and self.calib is None,
+            f"--sparse-method {self.sparse_method} looks at what the layers read",
+            "give inputs with --calib, or take --sparse-method magnitude",
+        )
+        _refuse_if(
+            self.sparse_allocation in ("curves", "sensitivity") and self.calib is None,
+            f"--sparse-allocation {self.sparse_allocation} measures what each layer loses",
+            "give inputs with --calib, or take --sparse-allocation global",
+        )
+
+    def _check_measured(self) -> None:
+        """Refuse decisions by measured error that have nothing to measure on."""
+        several = self.steps > 1
+        _refuse_if(
+            several and (self.calib is None or self.criterion is not None),
+            f"--steps {self.steps} measures what is lost after each step",
+            "give inputs with --calib and no --criterion",
+        )
+        _refuse_if(
+            several and not (self.ratio or self.target or self.heads or self.ratios),
+            f"--steps {self.steps} has no units to remove little by little",
+            "say how many go, as in --target macs=50%",
+        )
+        _refuse_if(
+            several and self.target is not None and self.target.timed,
+            f"--steps {self.steps} cannot go to a latency: that is measured on whole plans",
+            "ask for the latency alone, or for steps to macs, params or bytes",
+        )
+        _refuse_if(
+            bool(self.max_blocks) and (self.calib is None or not (self.target or self.searches)),
+            f"--max-blocks {self.max_blocks} limits what a target takes by measured error",
+            "give --target and --calib too, or bypass blocks yourself with --blocks",
+        )
+
+    def _check_search(self) -> None:
+        """Refuse what only makes sense where a budget is met or searched for."""
+        _refuse_if(
+            self.sensitivity is not None and self.target is None and not self.searches,
+            "--sensitivity says what groups cost, which only a budget asks for",
+            "give --target macs=50% with it",
+        )
+        _refuse_if(
+            self.sensitivity is not None and self.criterion is not None,
+            "--sensitivity and --criterion both say which units go",
+            "give one of them",
+        )
+        _refuse_if(
+            self.smallest != "macs" and not self.searches,
+            "--smallest says what is made small where --max-drop decides how far",
+            "leave it out, or give --max-drop 1% and no amount",
+        )
+        _refuse_if(
+            self.searches and self.calib is None,
+            "--max-drop without an amount finds one by trying, which takes inputs to judge by",
+            "give inputs with --calib, or say how much goes, as in --target macs=50%",
+        )
+
+    @property
+    def asks_for_nothing(self) -> bool:
+        """Whether no amount to remove is given at all."""
+        return not (self.removes_units or self.sparsity)
+
+    @property
+    def searches(self) -> bool:
+        """Whether the amount is to be found: as much as ``max_drop`` allows."""
+        return self.asks_for_nothing and self.max_drop is not None
+
+    @property
+    def removes_units(self) -> bool:
+        """Whether units or blocks are to go, not only single weights."""
+        return bool(self.ratio or self.target or self.heads or self.blocks or self.ratios)
+
+
+def _refuse_if(wrong: bool, message: str, hint: str) -> None:  # noqa: FBT001
+    if wrong:
+        raise OnnxpruneError(message, hint=hint)
+
+
+# --- the other commands ----------------------------------------------------------------------
+
+FORMATS: Mapping[str, str] = {
+    "onnxruntime": "unsigned activations, as its x86 kernels like them",
+    "openvino": "the same",
+    "openvino-sparse": "large linear weights as [N,K] too, for its sparse INT8 kernel",
+    "tensorrt": "symmetric activations, biases left floating point",
 }
-"""How each option is read; its keys are exactly the fields of `Options`."""
+"""What `quantize` writes for each runtime."""
+
+
+@_document
+@dataclass(frozen=True)
+class QuantizeOptions:
+    """How `quantize` makes a model INT8."""
+
+    backend: str = _int8(
+        "onnxruntime", TEXT, "target runtime: onnxruntime, openvino, openvino-sparse, tensorrt",
+        "openvino-sparse lays weights out as [N,K]. An execution provider, as in cuda, also runs "
+        "the model while ranges are measured and outputs compared; the CPU does so otherwise.",
+        everyday=True, former=_FORMER_BACKEND,
+    )  # fmt: skip
+    dynamic: bool = _int8(
+        False, SWITCH, "quantize activations at run time; needs no --calib", everyday=True
+    )
+    per_tensor: bool = _int8(False, SWITCH, "one scale per weight instead of one per output")
+    reduce_range: bool = _int8(
+        False, SWITCH, "7-bit weights, for x86 without VNNI, whose 16-bit sums saturate"
+    )
+    ranges: Ranges = _int8(
+        "minmax", one_of(Ranges), "ranges of activations: minmax, percentile or entropy"
+    )
+    ops: Literal["linear", "all"] | None = _int8(
+        None, one_of(Literal["linear", "all"]),
+        "linear: products and convolutions only; all: what lies between too",
+        unset="all for networks of convolutions",
+    )  # fmt: skip
+    skip: tuple[str, ...] = _int8((), GLOBS, "names of nodes and weights that stay float")
+
+    @property
+    def format(self) -> str:
+        """Whose habits the model is written for."""
+        return self.backend if self.backend in FORMATS else "onnxruntime"
+
+
+@_document
+@dataclass(frozen=True)
+class SensitivityOptions:
+    """What `sensitivity` measures, and where it runs."""
+
+    ratios: tuple[float, ...] = _sweep(
+        (0.1, 0.25, 0.5, 0.75, 0.9), FRACTIONS, "shares to remove", everyday=True
+    )
+    kinds: tuple[Kind, ...] = _sweep(
+        get_args(Kind), KINDS, "what is pruned: some of groups, blocks, weights", everyday=True
+    )
+    drop: float | None = _sweep(
+        None, FRACTION, "metric drop that recommended ratios may cost together, e.g. 1%",
+        everyday=True,
+    )  # fmt: skip
+    workers: int | None = _work(
+        None, WORKERS, "number of processes", unset="all cores where it is worth it"
+    )
+    dask: str = _work("", TEXT, "address of a Dask scheduler, e.g. tcp://host:8786")
+
+    def __post_init__(self) -> None:
+        _refuse_if(not self.ratios, "--ratios is empty", "write some, as in 0.1,0.5,0.9")
+        for ratio in self.ratios:
+            _refuse_if(
+                not 0 <= ratio < 1,
+                f"--ratios {ratio:g} would leave nothing",
+                "write ratios below 1",
+            )
+        _refuse_if(
+            bool(self.dask) and self.workers not in (None, 1),
+            "--workers and --dask both say who does the work",
+            "give one of them",
+        )
+
+
+@_document
+@dataclass(frozen=True)
+class BenchOptions:
+    """What `bench` measures."""
+
+    backend: tuple[str, ...] = _timing(
+        ("cpu",), NAMES, "backends, e.g. cpu,openvino", everyday=True, former=_FORMER_BACKEND
+    )
+    batch: tuple[int, ...] = _timing(
+        (), COUNTS, "samples per run, e.g. 1,8", unset="1, or what the model fixes", everyday=True
+    )
+    threads: tuple[int, ...] = _timing(
+        (), COUNTS, "threads of the runtime, e.g. 1,2", unset="its own choice", everyday=True
+    )
+    processes: int = _timing(6, POSITIVE, "fresh processes of each model, one after another")
+    rounds: int = _timing(10, POSITIVE, "interleaved rounds in each process")
+    seed: int = _timing(0, COUNT, _SEED)
+    calib: object | None = _data(None, ANYTHING, _CALIB, _CALIB_MORE, everyday=True)
+    calib_samples: int = _data(256, POSITIVE, "most samples that outputs are compared on")
+    preprocess: object | None = _data(None, ANYTHING, _PREPROCESS, everyday=True)
+    labels: object | None = _data(None, ANYTHING, _LABELS, everyday=True)
+    metric: str | Callable[..., float] = _data("accuracy", METRIC, _METRIC)
+    shapes: Mapping[str, tuple[int, ...]] = _data({}, SHAPES, _SHAPES)
+
+
+@_document
+@dataclass(frozen=True)
+class AdviseOptions:
+    """What `advise` looks at."""
+
+    backend: tuple[str, ...] = _timing(
+        ("cpu",), NAMES, "backends, e.g. cpu,openvino", everyday=True, former=_FORMER_BACKEND
+    )
+    batch: int | None = _timing(
+        None, POSITIVE, "samples per run", unset="1, or what the model fixes", everyday=True
+    )
+    threads: int | None = _timing(
+        None, POSITIVE, "threads of the runtimes", unset="their own choice", everyday=True
+    )
+    calib: object | None = _data(None, ANYTHING, _CALIB, _CALIB_MORE, everyday=True)
+    preprocess: object | None = _data(None, ANYTHING, _PREPROCESS, everyday=True)
+    shapes: Mapping[str, tuple[int, ...]] = _data({}, SHAPES, _SHAPES, everyday=True)
+
+
+@_document
+@dataclass(frozen=True)
+class StoreOptions:
+    """How `store` writes weights.
+
+    Raises:
+        OnnxpruneError: narrowed values in a form that has no room for a decoder.
+    """
+
+    store: Store = _storage(
+        "auto", one_of(Store, "FORM"), "form of weights: auto, dense, sparse, packed, external",
+        "auto takes the smallest for each weight that all backends read.",
+        everyday=True,
+    )  # fmt: skip
+    values: Values = _storage(
+        "exact", one_of(Values), "values of packed floats: exact, fp32, fp16 or int8", everyday=True
+    )
+    backend: tuple[str, ...] = _storage(
+        ("cpu",), NAMES, "backends that have to read it, e.g. cpu,openvino",
+        everyday=True, former=_FORMER_BACKEND,
+    )  # fmt: skip
+    ram_limit: int | None = _storage(
+        None, BYTES, "memory for decoding at load", unset="a quarter of this machine's",
+        everyday=True,
+    )  # fmt: skip
+    always: bool = _storage(
+        False, SWITCH, "take the form even where it is larger", everyday=True
+    )  # fmt: skip
+    shapes: Mapping[str, tuple[int, ...]] = _storage({}, SHAPES, _SHAPES, everyday=True)
+
+    def __post_init__(self) -> None:
+        _refuse_if(
+            self.values != "exact" and self.store not in ("auto", "packed"),
+            f"--values {self.values} cannot be had with --store {self.store}: only decoders of "
+            "packed weights convert values",
+            "take --store packed or auto, or leave --values out",
+        )
+
+
+@_document
+@dataclass(frozen=True)
+class BuildOptions:
+    """The TensorRT engine that `build` makes."""
+
+    sparse_weights: bool = _engine(
+        False, SWITCH, "let TensorRT try 2:4 sparse kernels", everyday=True
+    )
+    precision: Precision = _engine(
+        "asis", one_of(Precision), "convert the graph first: fp16 or bf16",
+        "Networks are strongly typed: TensorRT computes in the types that it is given.",
+        switches=("fp16", "bf16"), everyday=True,
+    )  # fmt: skip
+    compute_capability: tuple[tuple[int, int], ...] = _engine(
+        (), CAPABILITIES, "GPUs that TensorRT-RTX builds for, e.g. 8.6,8.9,12.0", everyday=True
+    )
+    shapes: Mapping[str, tuple[int, ...]] = _engine(
+        {}, SHAPES, "input sizes to tune for, e.g. input=8x3x224x224", everyday=True
+    )
+    min_shapes: Mapping[str, tuple[int, ...]] = _engine(
+        {}, SHAPES, "smallest input sizes that must work", everyday=True
+    )
+    max_shapes: Mapping[str, tuple[int, ...]] = _engine(
+        {}, SHAPES, "largest input sizes that must work", everyday=True
+    )
+    runtime: Runtime | None = _engine(
+        None, one_of(Runtime), "tensorrt or tensorrt_rtx", unset="whichever is installed",
+        everyday=True,
+    )  # fmt: skip
+
+
+# --- which command takes which ---------------------------------------------------------------
+
+_RUN = ("calib", "calib_samples", "batch", "preprocess", "labels", "metric", "seed", "shapes")
+
+COMMANDS: Mapping[str, Mapping[type, tuple[str, ...]]] = {
+    "prune": {Options: tuple(declared(Options))},
+    "apply": {Options: ("recover", "max_drop", *_RUN, "backend", "store")},
+    "recover": {Options: ("recover", *_RUN, "backend")},
+    "sensitivity": {
+        SensitivityOptions: tuple(declared(SensitivityOptions)),
+        Options: (
+            *("criterion", "sparse_method", "skip", "allow_inexact", "max_ratio"),
+            *(*_RUN, "backend", "cache"),
+        ),
+    },
+    "quantize": {
+        QuantizeOptions: tuple(declared(QuantizeOptions)),
+        Options: ("max_drop", *_RUN),
+    },
+    "store": {StoreOptions: tuple(declared(StoreOptions))},
+    "build": {BuildOptions: tuple(declared(BuildOptions))},
+    "bench": {BenchOptions: tuple(declared(BenchOptions))},
+    "advise": {AdviseOptions: tuple(declared(AdviseOptions))},
+    "inspect": {Options: ("shapes",)},
+    "mask": {Options: ("skip",)},
+}
+"""The options of each command, by the class that declares them."""
+
+
+def options_of(command: str) -> Iterator[tuple[str, Field[Any]]]:
+    """The options of a command, in the order of help."""
+    for config, names in COMMANDS[command].items():
+        for name, each in declared(config).items():
+            if name in names:
+                yield name, each
+
+
+def read(
+    config: type[Config],
+    values: Mapping[str, object],
+    origins: Mapping[str, str] | None = None,
+    known: Sequence[str] = (),
+) -> Config:
+    """Options as a user writes them: on the command line, in a recipe or as keywords.
+
+    Args:
+        config: the class that declares them.
+        values: by flag name (``max-ratio`` or ``max_ratio``): text or the final type.
+        origins: where an option was written, for messages, as in ``recipe.yaml, line 3: ratio``.
+        known: the options that may be given; all by default.
+
+    Raises:
+        OnnxpruneError: a name is unknown (the message suggests one) or a value cannot be read.
+    """
+    options = declared(config)
+    origins = origins or {}
+    final: dict[str, object] = {}
+    for name, value in values.items():
+        key = current_name(options, name, origins.get(name, ""))
+        if key not in options or (known and key not in known):
+            where, _, _ = origins.get(name, "").rpartition(": ")
+            raise OnnxpruneError(
+                f"{where}: there is no option {name!r}"
+                if where
+                else f"there is no option {name!r}",
+                hint=suggest(name, [flag(each) for each in known or options]),
+            )
+        of = origins.get(name) or f"--{flag(key)}"
+        reader = option_of(options[key]).reader
+        final[key] = default_of(options[key]) if value is None else reader.read(value, of)
+    if config is Options:
+        final["written"] = {flag(name): value for name, value in values.items()}
+    return config(**final)
+
+
+def from_flags(values: Mapping[str, object], origins: Mapping[str, str] | None = None) -> Options:
+    """The `Options` of a run, as `read` reads them.
+
+    Example:
+        >>> from_flags({"max-ratio": "50%"}).max_ratio
+        0.5
+    """
+    return read(Options, values, origins)
+
+
+def split(command: str, values: Mapping[str, object]) -> list[Any]:
+    """The values of each class that declares options of a command, in the order of `COMMANDS`.
+
+    Raises:
+        OnnxpruneError: a name is unknown or a value cannot be read.
+    """
+    parts: dict[type, dict[str, object]] = {config: {} for config in COMMANDS[command]}
+    for name, value in (dict(DEFAULTS.get(command, {})) | dict(values)).items():
+        owner = next(
+            (
+                config
+                for config, names in COMMANDS[command].items()
+                if current_name(declared(config), name, None) in names
+            ),
+            None,
+        )
+        if owner is None:
+            known = [flag(each) for each, _ in options_of(command)]
+            raise OnnxpruneError(f"there is no option {name!r}", hint=suggest(name, known))
+        parts[owner][name] = value
+    return [read(config, parts[config], known=names) for config, names in COMMANDS[command].items()]
+
+
+def current_name(options: Mapping[str, Field[Any]], name: str, where: str | None = "") -> str:
+    """The name that an option has today; a former name is said to be one.
+
+    Args:
+        options: of a class.
+        name: that a user wrote.
+        where: it was written, for the note; None leaves the note out.
+    """
+    key = name.replace("-", "_")
+    if key in options:
+        return key
+    for current, each in options.items():
+        if key in option_of(each).former:
+            if where is not None:
+                prefix = where.rpartition(": ")[0]
+                message = f"--{flag(key)} is called --{flag(current)} now"
+                warnings.warn(
+                    f"{prefix}: {message}" if prefix else message, FutureWarning, stacklevel=4
+                )
+            return current
+    return key

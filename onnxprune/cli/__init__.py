@@ -1,4 +1,4 @@
-"""The command line: ``onnxprune inspect | prune | apply | recover | eligible | demo``.
+"""The command line: ``onnxprune COMMAND``, one module for each command.
 
 stdout carries data, stderr everything else. The exit code is 0 when the work is done and verified,
 1 when it ran but the verdict is bad, and 2 when it could not run.
@@ -17,10 +17,12 @@ from onnxprune.cli import (
     apply,
     bench,
     build,
+    completion,
     console,
     demo,
     densify,
     eligible,
+    help,  # noqa: A004 the command
     inspect,
     mask,
     prune,
@@ -83,7 +85,7 @@ def _run(arguments: list[str]) -> int:
 def _parser() -> Parser:
     parser = Parser(
         prog="onnxprune",
-        description="Prune an exported ONNX graph and prove what was removed.",
+        description="Prune an exported ONNX graph, and verify and measure the result.",
         allow_abbrev=False,
     )
     version = importlib.metadata.version("onnxprune")
@@ -105,6 +107,8 @@ def _parser() -> Parser:
         advise,
         report,
         demo,
+        help,
+        completion,
     ):
         command.add(commands)
     return parser

@@ -9,16 +9,15 @@ from onnxprune.cli import console, destination
 from onnxprune.cli.parser import (
     Commands,
     add_command,
-    add_data,
-    add_form,
     add_model,
+    add_options,
     add_output,
     given_options,
 )
 from onnxprune.cli.prune import finish
-from onnxprune.cli.report import add_page, save
+from onnxprune.cli.report import PAGE, save
 from onnxprune.cli.writing import write
-from onnxprune.config import from_flags
+from onnxprune.config import split
 
 _EXAMPLE = """example:
   onnxprune prune model.onnx --ratio 0.3 --save-plan plan.json
@@ -34,9 +33,7 @@ def add(commands: Commands) -> None:
     )
     add_model(parser)
     add_output(parser, required=True)
-    add_form(parser)
-    add_page(parser)
-    add_data(parser)
+    add_options(parser, "apply", [PAGE])
 
 
 def run(given: argparse.Namespace) -> int:
@@ -45,7 +42,7 @@ def run(given: argparse.Namespace) -> int:
     Raises:
         OnnxpruneError: the plan or the model cannot be used, or they do not fit.
     """
-    asked = from_flags(given_options(given))
+    (asked,) = split("apply", given_options(given, "apply"))
     files: dict[str, object] = {
         "the plan": given.plan,
         "the model": given.model,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,20 +12,18 @@ from rich.table import Table
 from rich.text import Text
 
 from onnxprune.cli import console, destination
-from onnxprune.cli.parser import Commands, add_command, add_model
-from onnxprune.errors import OnnxpruneError
-from onnxprune.quantities import plural, shapes, size
+from onnxprune.cli.parser import Commands, add_command, add_model, add_options, given_options
+from onnxprune.config import BuildOptions, split
+from onnxprune.quantities import plural, size
 
 if TYPE_CHECKING:
-    from onnxprune.runtime.engines import Built, Request
+    from onnxprune.runtime.engines import Built
 
 _EXAMPLE = """examples:
   onnxprune build sparse.onnx --engine model.engine --fp16 --sparse-weights
   onnxprune build sparse.onnx --engine model.engine --compute-capability 8.6 8.9
   onnxprune build model.onnx --engine model.engine --shapes input=8x3x224x224 \\
       --min-shapes input=1x3x224x224 --max-shapes input=32x3x224x224"""
-
-_CAPABILITY = re.compile(r"(\d+)\.(\d)")
 
 
 def add(commands: Commands) -> None:
@@ -36,29 +33,8 @@ def add(commands: Commands) -> None:
     add_model(parser)
     add = parser.add_argument
     add("--engine", metavar="OUT", required=True, help="where the engine is written")
-    add("--sparse-weights", action="store_true", help="let TensorRT try 2:4 sparse kernels")
-    half = parser.add_mutually_exclusive_group()
-    half.add_argument("--fp16", action="store_true", help="convert the graph to fp16 first")
-    half.add_argument("--bf16", action="store_true", help="convert the graph to bf16 first")
-    add(
-        "--compute-capability",
-        metavar="X.Y",
-        nargs="+",
-        help="GPUs that TensorRT-RTX builds for, as in 8.6 8.9 12.0",
-    )
-    for flag, what in (
-        ("--shapes", "sizes of inputs to tune for, as in input=8x3x224x224"),
-        ("--min-shapes", "smallest sizes that must work"),
-        ("--max-shapes", "largest sizes that must work"),
-    ):
-        add(flag, metavar="NAME=SIZES", action="append", help=what)
-    add(
-        "--runtime",
-        choices=("tensorrt", "tensorrt_rtx"),
-        metavar="NAME",
-        help="tensorrt or tensorrt_rtx; whichever is installed by default",
-    )
     add("--keep-onnx", metavar="PATH", help="write the graph that was parsed too")
+    add_options(parser, "build")
 
 
 def run(given: argparse.Namespace) -> int:
@@ -71,29 +47,12 @@ def run(given: argparse.Namespace) -> int:
     files["--engine"] = engine = destination.check("--engine", given.engine, files)
     kept = destination.check("--keep-onnx", given.keep_onnx, files)
     assert engine is not None
-    capabilities = tuple(_capability(text) for text in given.compute_capability or ())
-    best, least, most = (
-        shapes(texts, of=flag) if texts else {}
-        for flag, texts in (
-            ("--shapes", given.shapes),
-            ("--min-shapes", given.min_shapes),
-            ("--max-shapes", given.max_shapes),
-        )
-    )
+    (request,) = split("build", given_options(given, "build"))
 
     # Imported here so that --help and refused flags do not wait for onnx.
     from onnxprune import model as models
-    from onnxprune.runtime.engines import Request, build, commands
+    from onnxprune.runtime.engines import build, commands
 
-    request = Request(
-        sparse=given.sparse_weights,
-        precision="fp16" if given.fp16 else "bf16" if given.bf16 else "asis",
-        runtime=given.runtime,
-        capabilities=capabilities,
-        shapes=best,
-        least=least,
-        most=most,
-    )
     with console.progress() as tell:
         made = build(given.model, request, tell=tell)
         engine.write_bytes(made.plan)
@@ -116,10 +75,10 @@ def run(given: argparse.Namespace) -> int:
 
 
 def shown(
-    made: Built, request: Request, engine: Path, same: dict[str, str], notes: list[str]
+    made: Built, request: BuildOptions, engine: Path, same: dict[str, str], notes: list[str]
 ) -> RenderableType:
     """The engine, what TensorRT said, and the commands that do the same."""
-    targets = ", ".join(f"{a}.{b}" for a, b in request.capabilities)
+    targets = ", ".join(f"{a}.{b}" for a, b in request.compute_capability)
     head = f"{engine}  {size(len(made.plan))}, {made.runtime.title} {made.runtime.version}"
     head += f", for {targets}" if targets else ""
     parts: list[RenderableType] = [Text(f"{head}, {made.seconds:.1f} s")]
@@ -141,7 +100,7 @@ def shown(
 
 
 def plain(
-    made: Built, request: Request, engine: Path, same: dict[str, str], notes: list[str]
+    made: Built, request: BuildOptions, engine: Path, same: dict[str, str], notes: list[str]
 ) -> dict[str, object]:
     """The same as JSON values."""
     return {
@@ -158,12 +117,3 @@ def plain(
         "notes": notes,
         "commands": same,
     }
-
-
-def _capability(text: str) -> tuple[int, int]:
-    found = _CAPABILITY.fullmatch(text)
-    if found is None:
-        raise OnnxpruneError(
-            f"--compute-capability {text} is none", hint="write it as NVIDIA does, as in 8.6"
-        )
-    return int(found[1]), int(found[2])

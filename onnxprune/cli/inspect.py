@@ -6,8 +6,8 @@ import argparse
 from dataclasses import replace
 
 from onnxprune.cli import console
-from onnxprune.cli.parser import Commands, add_command, add_model, add_shapes
-from onnxprune.quantities import shapes
+from onnxprune.cli.parser import Commands, add_command, add_model, add_options, given_options
+from onnxprune.config import split
 
 _EXAMPLE = """example:
   onnxprune inspect model.onnx"""
@@ -18,13 +18,13 @@ def add(commands: Commands) -> None:
     about = "show what can be removed from a model, and what cannot and why"
     parser = add_command(commands, "inspect", run, about=about, example=_EXAMPLE)
     add_model(parser)
-    add_shapes(parser)
     parser.add_argument(
         "--weights",
         action="store_true",
         default=None,
         help="look for zeros in the weights of a model of more than 1 GiB too",
     )
+    add_options(parser, "inspect")
 
 
 def run(given: argparse.Namespace) -> int:
@@ -39,12 +39,12 @@ def run(given: argparse.Namespace) -> int:
     from onnxprune.jobs.results import gather
     from onnxprune.model.decode import densify
 
-    inputs = shapes(given.shapes) if given.shapes else None
+    (config,) = split("inspect", given_options(given, "inspect"))
     with console.progress() as tell:
         tell(f"reading {given.model}")
         model, packed = densify(models.load(given.model))
         tell("finding what can be removed")
-        analysis = analyse(model, inputs=inputs)
+        analysis = analyse(model, inputs=config.shapes or None)
         made = gather.inspection(analysis, weights=given.weights)
     if packed:
         note = f"{len(packed)} weights are packed in the file; this is what they are decoded to"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 
 from onnxprune.cli import console, destination
-from onnxprune.cli.parser import Commands, add_command, add_model
+from onnxprune.cli.parser import Commands, add_command, add_model, add_options, given_options
+from onnxprune.config import split
 
 _EXAMPLE = """example:
   onnxprune mask pruned.onnx -o mask.json
@@ -22,7 +23,7 @@ def add(commands: Commands) -> None:
     parser = add_command(commands, "mask", run, about=about, example=_EXAMPLE)
     add_model(parser)
     parser.add_argument("-o", "--output", metavar="OUT", required=True, help="the mask: a plan")
-    parser.add_argument("--skip", metavar="GLOB", action="append", help="weights to leave out")
+    add_options(parser, "mask")
 
 
 def run(given: argparse.Namespace) -> int:
@@ -31,6 +32,7 @@ def run(given: argparse.Namespace) -> int:
     Raises:
         OnnxpruneError: the model cannot be read, has no zeros, or nothing can be written.
     """
+    (config,) = split("mask", given_options(given, "mask"))
     output = destination.check("-o", given.output, {"the model": given.model})
     assert output is not None
     # Imported here so that --help and refused flags do not wait for onnx.
@@ -41,7 +43,7 @@ def run(given: argparse.Namespace) -> int:
 
     with console.progress() as tell:
         tell(f"reading {given.model}")
-        plan = extract(given.model, skip=tuple(given.skip or ()))
+        plan = extract(given.model, skip=config.skip)
         save_plan(plan, output)
     weights = [
         {"weight": name, "shape": list(mask.shape), "zeros": 1 - mask.kept / mask.size}

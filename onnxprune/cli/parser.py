@@ -1,27 +1,66 @@
-"""The flags. Values stay text here; ``options`` reads them, with the messages recipes get too."""
+"""Commands and their flags. Values stay text here; ``config`` reads them, as it reads recipes."""
 
 from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable
-from dataclasses import fields
-from typing import NoReturn, TypeAlias
+from collections.abc import Callable, Iterable
+from typing import Any, NoReturn, TypeAlias
 
-from onnxprune.config import Options
+from onnxprune.config import default_text, flag, option_of, options_of
 from onnxprune.errors import OnnxpruneError, suggest
 
-_UNKNOWN = re.compile(r"unrecognized arguments: (\S+)")
 _CHOICE = re.compile(r"argument (\S+): invalid choice: '(.*?)' \(choose from (.*)\)")
-
+_FORMER = "former_"
+"""Starts the names under which values of flags with former names are kept."""
 
 Run: TypeAlias = Callable[[argparse.Namespace], int]
 Commands: TypeAlias = "argparse._SubParsersAction[Parser]"  # noqa: SLF001 it has no public name
-Arguments: TypeAlias = "argparse._ArgumentGroup"  # noqa: SLF001 the same
+
+
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    """Help of a hundred columns."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=24, width=100)
+
+    def add_argument(self, action: argparse.Action) -> None:
+        """Add a line; the names of commands are indented twice, which argparse does not count."""
+        super().add_argument(action)
+        if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001 it has no public name
+            self._action_max_length += self._indent_increment
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser that refuses like the rest of onnxprune: one sentence and a hint."""
+    """An argument parser that refuses like the rest of onnxprune: one sentence and a hint.
+
+    ``--help`` shows the everyday flags, ``--help-all`` every one.
+    """
+
+    def __init__(self, *args: Any, **settings: Any) -> None:  # noqa: ANN401 those of argparse
+        super().__init__(*args, **settings)
+        self.formatter_class = _Formatter
+        self.rare: list[argparse.Action] = []
+
+    def format_help(self, *, everything: bool = False) -> str:
+        """The help; without ``everything``, only what is needed every day, in one list."""
+        if everything or self._subparsers is not None:
+            return super().format_help()
+        positional = [each for each in self._actions if not each.option_strings]
+        shown = [each for each in self._actions if each.help != argparse.SUPPRESS]
+        flags = [each for each in shown if each not in self.rare and each not in positional]
+        output = next((each for each in flags if each.dest == "output"), None)
+        words = [str(each.metavar) + "..." * (each.nargs in ("*", "+")) for each in positional]
+        if output is not None:
+            words.append("-o OUT" if output.required else "[-o OUT]")
+        formatter = self._get_formatter()
+        formatter.add_text(f"usage: {' '.join([self.prog, *words])} [options]")
+        formatter.add_text(self.description)
+        formatter.start_section("options")
+        formatter.add_arguments(sorted(flags, key=lambda each: each.dest in ("help", "help_all")))
+        formatter.end_section()
+        formatter.add_text(self.epilog)
+        return formatter.format_help()
 
     def error(self, message: str) -> NoReturn:
         """Raise what argparse would print.
@@ -41,19 +80,32 @@ class Parser(argparse.ArgumentParser):
         Raises:
             OnnxpruneError: an argument is unknown, missing or malformed.
         """
-        found, extra = self.parse_known_args(arguments)
+        args, extra = self.parse_known_args(arguments)
         if not extra:
-            return found
-        used: Parser = getattr(found, "parser", self)
+            return args
+        used: Parser = getattr(args, "parser", self)
         word = extra[0].partition("=")[0]
         if not word.startswith("-"):
             raise OnnxpruneError(
-                f"there is one argument too many: {extra[0]!r}",
+                f"unexpected argument: {extra[0]!r}",
                 hint=f"`{used.prog} --help` lists what it takes",
             )
-        described, _, _ = used.format_help().partition(used.epilog or "\0")  # examples use others
-        flags = list(dict.fromkeys(re.findall(r"--[\w-]+", described)))
-        raise OnnxpruneError(f"there is no flag {word!r}", hint=suggest(word, flags))
+        raise OnnxpruneError(f"there is no flag {word!r}", hint=suggest(word, used.flags()))
+
+    def flags(self) -> list[str]:
+        """Every long flag that help shows."""
+        shown = (action for action in self._actions if action.help != argparse.SUPPRESS)
+        return [each for action in shown for each in action.option_strings if each[:2] == "--"]
+
+
+class _HelpAll(argparse.Action):
+    def __init__(self, **settings: Any) -> None:  # noqa: ANN401 those of argparse
+        super().__init__(nargs=0, **settings)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any, **__: Any) -> NoReturn:  # noqa: ANN401
+        assert isinstance(parser, Parser)
+        print(parser.format_help(everything=True), end="")  # noqa: T201 as argparse does
+        parser.exit()
 
 
 def add_command(
@@ -74,14 +126,18 @@ def add_command(
         help=about,
         description=f"{about[:1].upper()}{about[1:]}.",
         epilog=example,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
+        add_help=False,
     )
     parser.set_defaults(run=run, parser=parser)
+    parser.add_argument("-h", "--help", action="help", help="show the everyday options")
+    parser.add_argument("--help-all", action=_HelpAll, help="show every option")
     if as_json:
         parser.add_argument("--json", action="store_true", help="print a versioned JSON report")
-    parser.add_argument(
-        "--debug", action="store_true", help="print the traceback of an unexpected error"
+    parser.rare.append(
+        parser.add_argument(
+            "--debug", action="store_true", help="print the traceback of an unexpected error"
+        )
     )
     return parser
 
@@ -91,73 +147,82 @@ def add_model(parser: Parser) -> None:
     parser.add_argument("model", metavar="MODEL", help="an .onnx file")
 
 
-def add_output(parser: Parser, *, required: bool) -> None:
+def add_output(parser: Parser, *, required: bool, what: str = "the pruned model") -> None:
     """Where a command writes, and whether a bad verdict stops it."""
+    dry = "" if required else "; without it, a dry run"
     parser.add_argument(
-        "-o",
-        "--output",
-        metavar="OUT",
-        required=required,
-        help="where the pruned model is written" + ("" if required else "; without it, a dry run"),
+        "-o", "--output", metavar="OUT", required=required, help=f"file for {what}{dry}"
     )
-    parser.add_argument("--force", action="store_true", help="write even if a check is bad")
+    force = parser.add_argument("--force", action="store_true", help="write even if a check fails")
+    parser.rare.append(force)
 
 
-def add_shapes(parser: Parser | Arguments) -> None:
-    """How the user fixes sizes that the model leaves open."""
-    parser.add_argument(
-        "--shapes",
-        metavar="NAME=SIZES",
-        action="append",
-        help="concrete input shapes, as in input=1x3x224x224",
-    )
+def add_options(parser: Parser, command: str, files: Iterable[tuple[str, str, str]] = ()) -> None:
+    """The options that ``config`` declares for a command, under their headings.
+
+    Args:
+        parser: of the command.
+        command: its name.
+        files: flags of files that only the command line has: flag, metavar, help.
+    """
+    groups: dict[str, Any] = {}
+    for name, declaration in options_of(command):
+        option = option_of(declaration)
+        group = groups.setdefault(option.group, None) or parser.add_argument_group(option.group)
+        groups[option.group] = group
+        actions = _actions(group, name, command)
+        if not option.everyday:
+            parser.rare += actions
+        for former in option.former:
+            if f"--{former}" not in parser._option_string_actions:  # noqa: SLF001 nothing public
+                group.add_argument(f"--{former}", dest=f"{_FORMER}{former}", help=argparse.SUPPRESS)
+    heading = groups.get("files") or (parser.add_argument_group("files") if files else None)
+    for name, metavar, text in files:
+        action = heading.add_argument(name, metavar=metavar, help=text)  # type: ignore[union-attr]
+        if name.startswith("--save"):
+            parser.rare.append(action)
 
 
-def add_data(parser: Parser) -> None:
-    """What a cut is scored, refitted and judged with."""
-    group = parser.add_argument_group("data and checks")
-    add = group.add_argument
-    add("--recover", metavar="HOW", help="refit what is left: auto, lstsq, pcg, bias alone, none")
-    add(
-        "--max-drop",
-        metavar="R",
-        help="largest loss that is a success, as in 1%%; without an amount, the aim",
-    )
-    add_inputs(group)
+def _actions(group: Any, name: str, command: str) -> list[argparse.Action]:  # noqa: ANN401
+    declaration = dict(options_of(command))[name]
+    option, reader = option_of(declaration), option_of(declaration).reader
+    default = default_text(declaration, command)
+    text = option.help.replace("%", "%%") + (f" (default: {default})" if default else "")
+    if not reader.metavar:
+        off = declaration.default is True
+        word = f"--no-{flag(name)}" if off else f"--{flag(name)}"
+        return [
+            group.add_argument(
+                word,
+                dest=name,
+                action="store_const",
+                const=not off,
+                help=f"do not {text}" if off else text,
+            )
+        ]
+    settings: dict[str, Any] = {"dest": name, "metavar": reader.metavar, "help": text}
+    if reader.repeats:
+        settings["action"] = "append"
+    if reader.several:
+        settings["nargs"] = "+"
+    if option.absent is not None:
+        settings |= {"nargs": "?", "const": option.absent}
+    if option.switches:
+        group = group.add_mutually_exclusive_group()
+    actions = [group.add_argument(f"--{flag(name)}", **settings)]
+    for word in option.switches:
+        text = f"the same as --{flag(name)} {word}"
+        actions.append(
+            group.add_argument(f"--{word}", dest=name, action="store_const", const=word, help=text)
+        )
+    return actions
 
 
-def add_inputs(group: Arguments) -> None:
-    """The inputs that models are run on, and what runs them."""
-    add = group.add_argument
-    add("--calib", metavar="SPEC", help="inputs: .npz, .npy, a folder, module.py:function")
-    add("--calib-samples", metavar="N", help="use at most this many (2048)")
-    add("--batch", metavar="N", help="run this many at once (32)")
-    add("--preprocess", metavar="SPEC", help="what turns raw pictures into inputs")
-    add("--labels", metavar="SPEC", help="labels of the calibration inputs")
-    add("--metric", metavar="NAME", help="accuracy, top5, mse, nats, ... or module.py:function")
-    add("--provider", metavar="NAME", help="what the model will run on (cpu)")
-    add("--seed", metavar="N", help="of everything random (0)")
-    add_shapes(group)
-
-
-def add_form(group: Arguments | Parser) -> None:
-    """In which form weights are stored."""
-    group.add_argument(
-        "--store",
-        choices=("auto", "dense", "sparse", "packed", "external"),
-        metavar="FORM",
-        help="auto (the smallest per weight), dense, sparse (sparse_initializer), packed (decoded "
-        "by standard operators at load), external (dense, beside the model)",
-    )
-
-
-def given_options(given: argparse.Namespace) -> dict[str, object]:
-    """The options among the parsed arguments that the user gave, by name, still as text."""
-    default = {each.name: each.default for each in fields(Options)}
+def given_options(args: argparse.Namespace, command: str) -> dict[str, object]:
+    """The options of a command that the user gave, by name, still as text."""
+    names = {name for name, _ in options_of(command)}
     return {
-        name: value
-        for name, value in vars(given).items()
-        if name in default
-        and value is not None
-        and not (isinstance(value, bool) and value is default[name])
+        name.removeprefix(_FORMER): value
+        for name, value in vars(args).items()
+        if (name in names or name.startswith(_FORMER)) and value is not None
     }

@@ -11,9 +11,9 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from onnxprune.cli import console, destination
-from onnxprune.cli.parser import Commands, add_command, add_inputs, add_model, given_options
+from onnxprune.cli.parser import Commands, add_command, add_model, add_options, given_options
 from onnxprune.cli.prune import finish
-from onnxprune.config import INPUTS, from_flags
+from onnxprune.config import INPUTS, from_flags, split
 from onnxprune.jobs import recipe
 from onnxprune.jobs.results.schema import CheckRow, Measure
 from onnxprune.quantities import percent, plural
@@ -27,7 +27,7 @@ _EXAMPLE = """examples:
   onnxprune quantize pruned.onnx --calib images.npz -o int8.onnx
   onnxprune quantize pruned.onnx --dynamic -o int8.onnx
   onnxprune quantize dense.onnx --prune recipe.yaml --calib images.npz -o int8.onnx
-  onnxprune quantize sparse.onnx --calib images.npz --for openvino-sparse -o int8.onnx"""
+  onnxprune quantize sparse.onnx --calib images.npz --backend openvino-sparse -o int8.onnx"""
 
 
 def add(commands: Commands) -> None:
@@ -37,37 +37,8 @@ def add(commands: Commands) -> None:
     add_model(parser)
     parser.add_argument("-o", "--output", metavar="OUT", help="where the int8 model is written")
     parser.add_argument("--force", action="store_true", help="write even if a check is bad")
-    group = parser.add_argument_group("how")
-    add = group.add_argument
-    add(
-        "--for",
-        dest="purpose",
-        choices=("onnxruntime", "openvino", "openvino-sparse", "tensorrt"),
-        default="onnxruntime",
-        metavar="RUNTIME",
-        help="onnxruntime, openvino, openvino-sparse ([N,K] weights) or tensorrt",
-    )
-    add("--dynamic", action="store_true", help="quantize activations at run time: no --calib")
-    add("--per-tensor", action="store_true", help="one scale per weight, not one per output")
-    add("--reduce-range", action="store_true", help="7-bit weights, for x86 without VNNI")
-    add(
-        "--ranges",
-        choices=("minmax", "percentile", "entropy"),
-        default="minmax",
-        metavar="HOW",
-        help="ranges of activations: minmax, percentile or entropy",
-    )
-    add(
-        "--ops",
-        choices=("linear", "all"),
-        metavar="WHICH",
-        help="linear: products and convolutions only; all: what lies between too",
-    )
-    add("--skip", metavar="GLOB", action="append", help="nodes and weights that stay float")
-    add("--prune", metavar="RECIPE", help="prune by a recipe first, with the same inputs")
-    data = parser.add_argument_group("data and checks")
-    data.add_argument("--max-drop", metavar="R", help="largest loss that is a success, as in 1%%")
-    add_inputs(data)
+    recipe_file = ("--prune", "RECIPE", "prune by a recipe first, with the same inputs")
+    add_options(parser, "quantize", [recipe_file])
 
 
 def run(given: argparse.Namespace) -> int:
@@ -76,12 +47,13 @@ def run(given: argparse.Namespace) -> int:
     Raises:
         OnnxpruneError: the options, the model or the data cannot be used.
     """
-    flags = given_options(given)
-    skip = tuple(given.skip or ())
-    flags.pop("skip", None)
-    asked = from_flags(flags)
-    shared = {name: flags[name] for name in INPUTS if name in flags}
-    first = from_flags(shared | recipe.read(Path(given.prune))) if given.prune else None
+    flags = given_options(given, "quantize")
+    settings, asked = split("quantize", flags)
+    first = None
+    if given.prune:
+        base = recipe.read(Path(given.prune))
+        shared = {name: flags[name] for name in INPUTS if name in flags and name != "backend"}
+        first = from_flags({**shared, **base.values}, base.origins)
     files = {
         "the model": given.model,
         "--calib": asked.calib,
@@ -91,17 +63,8 @@ def run(given: argparse.Namespace) -> int:
     output = destination.check("-o", given.output, files)
 
     # Imported here so that --help and refused flags do not wait for onnx.
-    from onnxprune.jobs.quantize import Settings, quantize
+    from onnxprune.jobs.quantize import quantize
 
-    settings = Settings(
-        purpose=given.purpose,
-        dynamic=given.dynamic,
-        per_tensor=given.per_tensor,
-        reduce_range=given.reduce_range,
-        ranges=given.ranges,
-        ops=given.ops,
-        skip=skip,
-    )
     with console.progress() as tell:
         made = quantize(given.model, settings, asked, first=first, tell=tell)
         wanted = made.ok or given.force

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onnxprune.cli import console, destination
-from onnxprune.cli.parser import Commands, add_command, add_inputs, add_output, given_options
+from onnxprune.cli.parser import Commands, add_command, add_options, add_output, given_options
 from onnxprune.cli.prune import finish
-from onnxprune.cli.report import add_page, save
-from onnxprune.config import from_flags
+from onnxprune.cli.report import PAGE, save
+from onnxprune.config import split
 from onnxprune.errors import OnnxpruneError
 
 if TYPE_CHECKING:
@@ -29,12 +29,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("dense", metavar="DENSE", help="the .onnx file before pruning")
     parser.add_argument("pruned", metavar="PRUNED", help="what was made of it, masks included")
     add_output(parser, required=False)
-    add_page(parser)
-    group = parser.add_argument_group("data and checks")
-    group.add_argument(
-        "--recover", metavar="HOW", help="how much may change: auto, lstsq, pcg, or bias alone"
-    )
-    add_inputs(group)
+    add_options(parser, "recover", [PAGE])
 
 
 def run(given: argparse.Namespace) -> int:
@@ -44,7 +39,7 @@ def run(given: argparse.Namespace) -> int:
         OnnxpruneError: the options, a model or the data cannot be used, or the pruned model was
             not made from the dense one.
     """
-    asked = from_flags(given_options(given))
+    (asked,) = split("recover", given_options(given, "recover"))
     if asked.calib is None:
         raise OnnxpruneError(
             "recovery fits layers to what the dense model computes on real inputs",

@@ -7,15 +7,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onnxprune.cli import console, destination
-from onnxprune.cli.parser import Arguments, Commands, Parser, add_command
+from onnxprune.cli.parser import Commands, add_command
 
 if TYPE_CHECKING:
     from onnxprune.jobs.results.schema import Report
 
 _EXAMPLE = """examples:
   onnxprune prune model.onnx --target macs=50% --calib images.npz -o small.onnx --json > run.json
-  onnxprune bench model.onnx small.onnx --on cpu --json > bench.json
+  onnxprune bench model.onnx small.onnx --backend cpu --json > bench.json
   onnxprune report run.json bench.json -o report.html"""
+
+PAGE = ("--report", "HTML", "write the report as an HTML page too")
+"""The flag by which a command writes its report as a page too."""
 
 
 def add(commands: Commands) -> None:
@@ -57,11 +60,6 @@ def run(given: argparse.Namespace) -> int:
     save_page(documents, output)
     console.done(f"Wrote {output}")
     return 0
-
-
-def add_page(parser: Parser | Arguments) -> None:
-    """The flag by which a command writes its report as a page too."""
-    parser.add_argument("--report", metavar="HTML", help="write the report as an HTML page too")
 
 
 def save(made: Report, path: Path | None) -> None:

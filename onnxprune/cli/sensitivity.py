@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 
 from onnxprune.cli import console, destination
-from onnxprune.cli.parser import Commands, add_command, add_inputs, add_model, given_options
-from onnxprune.config import from_flags
+from onnxprune.cli.parser import Commands, add_command, add_model, add_options, given_options
+from onnxprune.config import split
 from onnxprune.errors import OnnxpruneError
 from onnxprune.jobs import recipe
 
@@ -20,7 +20,6 @@ on a cluster, whose workers need onnxprune too; the smallest one is this machine
   dask scheduler &
   dask worker tcp://127.0.0.1:8786 --nthreads 1 --nworkers 2 &
   onnxprune sensitivity model.onnx --calib images.npz --dask tcp://127.0.0.1:8786"""
-_REQUEST = ("kinds", "drop", "dask")
 
 
 def add(commands: Commands) -> None:
@@ -28,33 +27,9 @@ def add(commands: Commands) -> None:
     about = "prune every group, block and weight alone, and show what each costs"
     parser = add_command(commands, "sensitivity", run, about=about, example=_EXAMPLE)
     add_model(parser)
-    sweep = parser.add_argument_group("what is swept")
-    add = sweep.add_argument
-    add(
-        "--ratios", dest="sweep_ratios", metavar="R,R", help="parts that go (0.1,0.25,0.5,0.75,0.9)"
-    )
-    add("--kinds", metavar="KINDS", help="some of groups,blocks,weights (all)")
-    add("--criterion", metavar="NAME", help="which units of a group go first")
-    add("--sparse-method", metavar="HOW", help="which entries of a weight: wanda, ria, magnitude")
-    add("--skip", metavar="GLOB", action="append", help="leave out what matches")
-    add("--allow-inexact", action="store_true", help="also units that normalisations average over")
-    add("--drop", metavar="R", help="recommend ratios that cost this much together, as in 1%%")
-    add("--max-ratio", metavar="R", help="recommend no more than this of one group (0.8)")
-    who = parser.add_argument_group("who does the work")
-    who.add_argument("--workers", metavar="N", help="processes (all cores where it is worth it)")
-    who.add_argument("--dask", metavar="ADDRESS", help="a Dask cluster, as in tcp://host:8786")
-    add_inputs(parser.add_argument_group("data"))
-    files = parser.add_argument_group("files")
-    files.add_argument("-o", "--output", metavar="OUT", help="the heat-map as .png or .svg")
-    files.add_argument(
-        "--save-recipe", metavar="YAML", help="write the recommended ratios, for prune --recipe"
-    )
-    files.add_argument(
-        "--no-cache",
-        dest="cache",
-        action="store_false",
-        help="measure everything anew, and keep nothing for the next run",
-    )
+    parser.add_argument("-o", "--output", metavar="OUT", help="the heat-map as .png or .svg")
+    save = ("--save-recipe", "YAML", "write the recommended ratios, for prune --recipe")
+    add_options(parser, "sensitivity", [save])
 
 
 def run(given: argparse.Namespace) -> int:
@@ -65,16 +40,11 @@ def run(given: argparse.Namespace) -> int:
     """
     # Imported here so that --help does not wait for onnx.
     from onnxprune.jobs.sensitivity.recommend import as_options
-    from onnxprune.jobs.sensitivity.request import from_words
-    from onnxprune.jobs.sensitivity.run import SAMPLES, sensitivity
+    from onnxprune.jobs.sensitivity.run import sensitivity
     from onnxprune.report import drawing, plots, terminal
     from onnxprune.select.sensitivity import to_json
 
-    asked = from_flags({"calib_samples": SAMPLES} | given_options(given))
-    words = {name: getattr(given, name) for name in _REQUEST}
-    words["ratios"] = given.sweep_ratios
-    words["workers"] = given.workers or "auto"
-    request = from_words(words)
+    request, asked = split("sensitivity", given_options(given, "sensitivity"))
     files: dict[str, object] = {
         "the model": given.model,
         "--calib": asked.calib,

@@ -9,21 +9,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onnxprune.cli import console, destination
-from onnxprune.cli.parser import Commands, add_command, add_form, add_model, add_shapes
+from onnxprune.cli.parser import Commands, add_command, add_model, add_options, given_options
 from onnxprune.cli.prune import finish
+from onnxprune.config import split
 from onnxprune.jobs.results.schema import CheckRow
 from onnxprune.jobs.results.weights import stored_rows
-from onnxprune.quantities import byte_count, shapes
 from onnxprune.report import terminal
 
 if TYPE_CHECKING:
-    from onnxprune.sparse.encodings.choose import StoreConfig
     from onnxprune.types import Check
 
 _EXAMPLE = """examples:
   onnxprune store sparse.onnx -o small.onnx                        # the smallest form per weight
   onnxprune store sparse.onnx --store packed --values fp16 -o small.onnx
-  onnxprune store sparse.onnx --for cpu,openvino -o small.onnx     # only what both of them read
+  onnxprune store sparse.onnx --backend cpu,openvino -o small.onnx     # only what both of them read
   onnxprune densify small.onnx -o dense.onnx                       # and back
 
 Sparse storage is not sparse compute: a runtime makes the weights dense again when it loads them.
@@ -37,28 +36,7 @@ def add(commands: Commands) -> None:
     add_model(parser)
     parser.add_argument("-o", "--output", metavar="OUT", required=True, help="what is written")
     parser.add_argument("--force", action="store_true", help="write even if a check is bad")
-    group = parser.add_argument_group("how")
-    add_form(group)
-    add = group.add_argument
-    add(
-        "--values",
-        choices=("exact", "fp32", "fp16", "int8"),
-        default="exact",
-        metavar="TYPE",
-        help="what floats of packed weights may become: exact, fp32, fp16 or int8",
-    )
-    add(
-        "--for",
-        dest="purpose",
-        metavar="NAMES",
-        default="cpu",
-        help="providers, as in cpu,openvino",
-    )
-    add(
-        "--ram-limit", metavar="BYTES", help="memory for decoding at load (a quarter of this one's)"
-    )
-    add("--always", action="store_true", help="take the form even where it is larger")
-    add_shapes(parser)
+    add_options(parser, "store")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -67,6 +45,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         OnnxpruneError: the model cannot be read, or nothing can be written.
     """
+    (config,) = split("store", given_options(args, "store"))
     source = Path(args.model)
     output = destination.check("-o", args.output, {"the model": source})
     assert output is not None
@@ -76,11 +55,11 @@ def run(args: argparse.Namespace) -> int:
 
     with console.progress() as progress:
         progress(f"reading {source}")
-        stored = store(source, config_of(args))
+        stored = store(source, config)
         progress(f"writing {output}")
         stored.save(output)
         progress("reading it back and running it")
-        result = check_stored(stored, output, shapes(args.shapes) if args.shapes else None)
+        result = check_stored(stored, output, config.shapes or None)
     sizes = (file_bytes(source), file_bytes(output))
     written = result.ok or args.force
     if not written:
@@ -101,25 +80,6 @@ def run(args: argparse.Namespace) -> int:
     shown = terminal.storing(rows, sizes, _checks(result.checks), notes, stored.unread)
     console.data(shown, plain, as_json=args.json)
     return finish(ok=result.ok, wrote=written, output=output)
-
-
-def config_of(args: argparse.Namespace) -> StoreConfig:
-    """What the flags ask for.
-
-    Raises:
-        OnnxpruneError: they contradict each other, or name a provider that does not exist.
-    """
-    from onnxprune.runtime.providers import named
-    from onnxprune.sparse.encodings.choose import StoreConfig
-
-    names = [name.strip() for name in args.purpose.split(",") if name.strip()]
-    return StoreConfig(
-        form=args.store or "auto",
-        values=args.values,
-        providers=tuple(named(name).name for name in names) or ("cpu",),
-        ram=None if args.ram_limit is None else byte_count(args.ram_limit, of="--ram-limit"),
-        always=args.always,
-    )
 
 
 def _check(check: Check) -> dict[str, object]:

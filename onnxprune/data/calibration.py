@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,7 +11,6 @@ import numpy as np
 
 from onnxprune.data.batches import (
     DEFAULT_BATCH,
-    Array,
     Batch,
     Index,
     InputFormat,
@@ -112,7 +111,7 @@ def open_calibration(
     spec: Any,  # noqa: ANN401
     signature: Sequence[TensorSpec],
     *,
-    preprocess: str | Preprocess | Callable[[Array], Array] | None = None,
+    preprocess: object | None = None,
     samples: int | None = None,
     batch: int | None = None,
     seed: int = 0,
@@ -167,11 +166,16 @@ def open_calibration(
     return limit(Calibration(reader, batch), samples, seed)
 
 
-def _prepare(preprocess: str | Preprocess | Callable[[Array], Array] | None) -> Prepare | None:
+def _prepare(preprocess: object | None) -> Prepare | None:
     if isinstance(preprocess, str):
         return parse_preprocess(preprocess)
     if preprocess is None or isinstance(preprocess, Preprocess):
         return preprocess
+    if not callable(preprocess):
+        raise OnnxpruneError(
+            f"the preprocessing is a {type(preprocess).__name__}",
+            hint="give a specification, as text, or a function from array to array",
+        )
     return lambda array, _: as_array(preprocess(array))
 
 

@@ -113,7 +113,7 @@ def open_source(
     source = open_calibration(
         config.calib,
         signature_of(model),
-        preprocess=config.preprocess,  # type: ignore[arg-type]  # checked where it is parsed
+        preprocess=config.preprocess,  # checked where it is parsed
         samples=config.calib_samples,
         batch=config.batch,
         seed=config.seed,
@@ -176,7 +176,7 @@ def synthetic_dataset(analysis: Analysis, config: Options) -> Dataset:
     Raises:
         OnnxpruneError: the model runs on none.
     """
-    probe = synthetic_inputs(analysis, config.provider, config.seed)
+    probe = synthetic_inputs(analysis, config.backend, config.seed)
     part = Part(probe)
     return Dataset((), part, part, probe, f"random inputs, seed {config.seed}", synthetic=True)
 

@@ -23,8 +23,14 @@ Outputs = Mapping[str, Array]
 
 Kind: TypeAlias = Literal["accuracy", "mse", "nats", "perplexity", "function"]
 
-METRICS = ("accuracy", "top5", "mse", "nats", "perplexity")
-"""Built-in metrics; any number may stand for the 5."""
+METRICS: Mapping[str, str] = {
+    "accuracy": "share of labels that are the best class; class numbers start at 0",
+    "top5": "share of labels among the 5 best classes; any number may stand for the 5",
+    "mse": "mean squared error, for labels of the shape of an output",
+    "nats": "mean negative logarithm of the probability of the label",
+    "perplexity": "the exponential of nats",
+}
+"""Built-in metrics, and what they measure."""
 
 _LOWER: dict[str, Kind] = {"mse": "mse", "nats": "nats", "perplexity": "perplexity"}
 _LARGEST = 709.0  # whose exponential is finite

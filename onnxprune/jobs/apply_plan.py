@@ -50,7 +50,7 @@ def check_equivalence(run: Run, state: State) -> State:
         return state.then(state.start, notes=[note])
     run.progress("proving that the cut equals the masked original")
     reference = masked(analysis, plan.removed, plan.bypassed)
-    check = prove(state.model, reference, run.data.probe, run.config.provider)
+    check = prove(state.model, reference, run.data.probe, run.config.backend)
     return state.then(state.start, checks=[check])
 
 
@@ -79,10 +79,10 @@ def refit(run: Run, state: State) -> State:
 
     problem = (analysis.model, state.model, kept, analysis.facts)
     if config.recover == "bias":
-        found = correct(*problem, feeds, provider=config.provider, tell=run.progress)
+        found = correct(*problem, feeds, provider=config.backend, tell=run.progress)
     else:
         pairs = Settings.pairs if config.recover == "auto" else 0
-        settings = Settings(pairs=pairs, provider=config.provider)
+        settings = Settings(pairs=pairs, provider=config.backend)
         held = settings.sample.held
         more = with_mixtures(feeds, most_bytes=MOST_BYTES, held=held, seed=config.seed)
         found = reconstruct(*problem, more, settings, run.progress)
@@ -95,7 +95,7 @@ def distill(run: Run, state: State) -> State:
     if run.config.recover != "auto" or not (run.data.fit and state.plan.zeroed):
         return state
     keep = {name: mask.unpack() for name, mask in state.plan.zeroed.items()}
-    settings = training.Settings(seed=run.config.seed, provider=run.config.provider)
+    settings = training.Settings(seed=run.config.seed, provider=run.config.backend)
     done = training.distil(
         run.analysis.model, state.model, keep, run.data.fit, settings, run.progress
     )

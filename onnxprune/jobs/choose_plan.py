@@ -165,7 +165,7 @@ def bypassed_blocks(run: Run) -> tuple[str, ...]:
             hint="see the blocks that `onnxprune inspect` lists",
         )
     feeds = run.data.fit or run.data.holdout
-    importance = block_importance(analysis, allowed, feeds, config.provider)
+    importance = block_importance(analysis, allowed, feeds, config.backend)
     order = sorted(allowed, key=lambda b: importance[b.name])
     return _disjoint(order, config.blocks)
 

@@ -13,14 +13,37 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import Field, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import yaml
 
-from onnxprune.config import Options, flag
+from onnxprune.config import (
+    Options,
+    declared,
+    default_of,
+    default_text,
+    flag,
+    option_of,
+)
 from onnxprune.errors import OnnxpruneError
 from onnxprune.quantities import Budget, Sparsity
+
+_HINT = "write one flag and its value per line, as in `target: macs=50%`"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Options as a file gives them, not yet checked.
+
+    Attributes:
+        values: by the names in the file.
+        origins: where each is written, as in ``recipe.yaml, line 3: ratio``.
+    """
+
+    values: Mapping[str, object] = field(default_factory=dict)
+    origins: Mapping[str, str] = field(default_factory=dict)
 
 
 class _Loader(yaml.SafeLoader):
@@ -39,14 +62,32 @@ _Loader.yaml_implicit_resolvers = {
 }
 
 
-def read(path: Path) -> dict[str, object]:
-    """The options a recipe gives, by flag name, as written and not yet checked.
+def read(path: Path) -> Recipe:
+    """The options a recipe gives.
 
     Raises:
-        OnnxpruneError: the file cannot be read or is no YAML mapping.
+        OnnxpruneError: the file cannot be read, is no YAML mapping, or gives an option twice.
     """
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 a SafeLoader
+        loader = _Loader(path.read_text(encoding="utf-8"))
+        node = loader.get_single_node()
+        if node is None:
+            return Recipe()
+        if not isinstance(node, yaml.MappingNode):
+            raise OnnxpruneError(
+                f"the recipe {path} is no mapping from flags to values", hint=_HINT
+            )
+        values: dict[str, object] = {}
+        origins: dict[str, str] = {}
+        for key, value in node.value:
+            name = str(loader.construct_object(key, deep=True))
+            origin = f"{path}, line {key.start_mark.line + 1}: {name}"
+            if name in values:
+                raise OnnxpruneError(
+                    f"{origin} is given twice", hint=f"first on {origins[name].split(', ')[-1]}"
+                )
+            values[name] = loader.construct_object(value, deep=True)
+            origins[name] = origin
     except OSError as error:
         raise OnnxpruneError(
             f"the recipe {path} cannot be read: {error.strerror}", hint="check the path"
@@ -54,28 +95,60 @@ def read(path: Path) -> dict[str, object]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
-        raise OnnxpruneError(
-            f"the recipe {path} is not YAML{where}",
-            hint="write one flag and its value per line, as in `target: macs=50%`",
-        ) from error
-    if content is None:
-        return {}
-    if not isinstance(content, Mapping):
-        raise OnnxpruneError(
-            f"the recipe {path} is no mapping from flags to values",
-            hint="write one flag and its value per line, as in `target: macs=50%`",
-        )
-    return {str(name): value for name, value in content.items()}
+        raise OnnxpruneError(f"the recipe {path} is not YAML{where}", hint=_HINT) from error
+    return Recipe(values, origins)
 
 
 def as_mapping(options: Options) -> dict[str, object]:
-    """Every option that is not at its default, by flag name, as a recipe writes it.
+    """What a run was asked for, by flag name, as a recipe writes it.
 
-    Values that a file cannot hold (arrays, functions) become their ``repr``; `write` refuses them.
+    An option stands as the user wrote it, also where that is its default, unless code has given it
+    another value since. Values that a file cannot hold (arrays, functions) become their ``repr``;
+    `write` refuses them.
     """
-    written = {each.name: _plain(getattr(options, each.name)) for each in fields(Options)}
-    default = {each.name: _plain(getattr(Options(), each.name)) for each in fields(Options)}
-    return {flag(name): value for name, value in written.items() if value != default[name]}
+    mapping: dict[str, object] = {}
+    for name, each in declared(Options).items():
+        value, word = getattr(options, name), flag(name)
+        written = options.written.get(word)
+        if written is not None and _same(each, written, value):
+            keeps = isinstance(written, str) and not _is_number(written)
+            mapping[word] = written if keeps else _plain(value)
+        elif _plain(value) != _plain(default_of(each)):
+            mapping[word] = _plain(value)
+    return mapping
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _same(each: Field[Any], written: object, value: object) -> bool:
+    try:
+        return bool(option_of(each).reader.read(written, "") == value)
+    except (OnnxpruneError, ValueError):  # arrays compare element by element
+        return written is value
+
+
+def schema() -> dict[str, object]:
+    """The JSON schema of recipes, for editors."""
+    properties = {}
+    for name, each in declared(Options).items():
+        option = option_of(each)
+        text = f"{option.help}. {option.details}".strip()
+        default = default_text(each)
+        told = f"{text} Default: {default}." if default else text
+        properties[flag(name)] = {**option.reader.schema, "description": told}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "onnxprune recipe",
+        "type": "object",
+        "properties": properties,
+        "additionalProperties": False,
+    }
 
 
 def write(options: Options, path: Path) -> None:

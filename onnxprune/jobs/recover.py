@@ -72,7 +72,7 @@ def recover_model(
     tell("reading the models")
     given = models.load(pruned)
     run, notes = _opened(models.load(dense), given, config, tell)
-    analysis, data, provider = run.analysis, run.data, config.provider
+    analysis, data, provider = run.analysis, run.data, config.backend
     tell("finding what is gone")
     found = correspond(analysis, given)
     twin = make_twin(analysis, found, given)

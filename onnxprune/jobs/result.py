@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from onnxprune import model as models
-from onnxprune.config import Options
+from onnxprune.config import Options, StoreOptions
 from onnxprune.errors import OnnxpruneError
 from onnxprune.evaluate.evaluation import Evaluation
 from onnxprune.evaluate.latency import Compared
@@ -17,7 +17,6 @@ from onnxprune.graph.cost import Cost, CostModel
 from onnxprune.graph.plan import Plan
 from onnxprune.jobs.store import Stored, store
 from onnxprune.recover.correspond.kept_units import Correspondence
-from onnxprune.sparse.encodings.choose import StoreConfig
 from onnxprune.types import Check, LayerOutcome
 
 
@@ -86,7 +85,7 @@ class Result:
 
     def stored(self) -> Stored:
         """The model with its weights in the form that was asked for."""
-        return store(self.model, StoreConfig(self.config.store, providers=(self.config.provider,)))
+        return store(self.model, StoreOptions(self.config.store, backend=(self.config.backend,)))
 
     def __repr__(self) -> str:
         return f"<Result: {self}>"

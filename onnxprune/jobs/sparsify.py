@@ -54,11 +54,11 @@ def sparsify(run: Run, state: State) -> State:
     if config.permute:
         progress("looking for a better order of the units")
         targets, _ = find_targets(model, config.sparsity, config.skip, leave)
-        norms = norms_of(model, targets, fit, config.provider) if fit else {}
+        norms = norms_of(model, targets, fit, config.backend) if fit else {}
         found = find_orders(
             analysis, targets, _worth(model, norms), config.sparsity.n, config.sparsity.m
         )
-        done = reorder_safely(analysis, found[0], run.data.probe, config.provider)
+        done = reorder_safely(analysis, found[0], run.data.probe, config.backend)
         model, plan = done.model, replace(plan, reordered=done.orders)
         checks += [done.check] if done.check is not None else []
         stayed = found[1] | dict(done.declined)
@@ -75,7 +75,7 @@ def sparsify(run: Run, state: State) -> State:
         leave=leave,
         tied=config.tied,
         sample=Sample(rows=ROWS, seed=config.seed),
-        provider=config.provider,
+        provider=config.backend,
     )
     sparse = thinning.sparsify(model, config.sparsity, fit, analysis.facts, settings, progress)
     if sparse.targets:
@@ -101,7 +101,7 @@ def restore_zeros(run: Run, state: State) -> State:
     plan, config = state.plan, run.config
     if plan.reordered:
         analysis = _analysis_of(run, state)
-        done = reorder_safely(analysis, plan.reordered, run.data.probe, config.provider)
+        done = reorder_safely(analysis, plan.reordered, run.data.probe, config.backend)
         if done.declined:
             name, why = next(iter(done.declined.items()))
             raise OnnxpruneError(f"the plan's order of group '{name}' does not fit: {why}")
@@ -139,7 +139,7 @@ def _refit(run: Run, state: State, dense: models.Model) -> State:
         facts,
         only_bias=config.recover == "bias",
         seed=config.seed,
-        provider=config.provider,
+        provider=config.backend,
         tell=run.progress,
     )
     return state.then(model, zeros=outcomes)

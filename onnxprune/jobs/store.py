@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,15 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxprune import model as models
+from onnxprune.config import StoreOptions, split
 from onnxprune.data.dataset import synthetic_inputs
 from onnxprune.errors import OnnxpruneError
 from onnxprune.evaluate.equivalence import difference, tolerance
 from onnxprune.graph.analysis import analyse
 from onnxprune.model.decode import densify
 from onnxprune.runtime import open_session
-from onnxprune.sparse.encodings.choose import StoreConfig, choose
+from onnxprune.runtime.providers import named
+from onnxprune.sparse.encodings.choose import allowed_encodings, choose
 from onnxprune.sparse.encodings.table import DENSE, Packed
 from onnxprune.sparse.encodings.weights import Weight, weights
 from onnxprune.sparse.encodings.write import no_decoder, write
@@ -61,7 +63,7 @@ class Stored:
     model: models.Model
     dense: models.Model
     weights: tuple[Weight, ...]
-    config: StoreConfig
+    config: StoreOptions
     notes: tuple[str, ...] = ()
     unread: tuple[str, ...] = ()
 
@@ -76,7 +78,7 @@ class Stored:
         Raises:
             OnnxpruneError: it cannot be written there.
         """
-        external = True if self.config.form == "external" else None
+        external = True if self.config.store == "external" else None
         return models.save(self.model, path, external=external)
 
 
@@ -93,20 +95,27 @@ class StoredCheck:
         return all(check.ok for check in self.checks)
 
 
-def store(source: models.ModelLike, config: StoreConfig | None = None) -> Stored:
+def store(
+    source: models.ModelLike,
+    options: StoreOptions | None = None,
+    **keywords: object,
+) -> Stored:
     """Give every weight of a model an encoding.
 
     Args:
         source: whatever `models.load` takes; it is left as it is. Weights that are packed or
             sparse in it are made dense first.
-        config: by default, the smallest encoding each.
+        options: how weights are written; or give the same as keywords
+            (``store(path, store="packed", values="fp16")``).
+        keywords: the options by name, instead of ``options``.
 
     Raises:
-        OnnxpruneError: the model cannot be loaded.
+        OnnxpruneError: the options or the model cannot be used.
     """
-    config = config or StoreConfig()
+    config = options or split("store", keywords)[0]
+    config = replace(config, backend=tuple(named(name).name for name in config.backend))
     dense, _ = densify(models.load(source))
-    allowed, reason = config.allowed
+    allowed, reason = allowed_encodings(config)
     notes = [reason] if reason else []
     if allowed == (DENSE,):
         return Stored(dense, dense, (), config, tuple(notes))
@@ -117,9 +126,9 @@ def store(source: models.ModelLike, config: StoreConfig | None = None) -> Stored
         notes += [undecoded] if undecoded else []
     candidates = list(weights(model, "exact" if undecoded else config.values))
     chosen = choose(candidates, config, undecoded)
-    unread = write(model, chosen, config.providers)
+    unread = write(model, chosen, config.backend)
     notes += _notes(chosen)
-    if "openvino" in config.providers and _normalised(model) and _packs(chosen):
+    if "openvino" in config.backend and _normalised(model) and _packs(chosen):
         notes.append(OTHER_ORDER)
     return Stored(model, dense, tuple(chosen), config, tuple(notes), unread)
 

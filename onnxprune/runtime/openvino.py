@@ -98,7 +98,7 @@ def _compiled(source: Source, settings: Mapping[str, Any], device: str) -> tuple
         except RuntimeError as error:
             raise OnnxpruneError(
                 f"OpenVINO cannot take {name}: {plain(error)}",
-                hint="`onnxprune bench --on cpu` tells whether onnxruntime does",
+                hint="`onnxprune bench --backend cpu` tells whether onnxruntime does",
             ) from error
     return made, time.perf_counter() - started
 

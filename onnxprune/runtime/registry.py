@@ -76,7 +76,7 @@ def of_provider(name: str) -> Backend:
     return backend(name_of(named(name)))
 
 
-def parse(text: str, *, of: str = "--on") -> tuple[Backend, ...]:
+def parse(text: str, *, of: str = "--backend") -> tuple[Backend, ...]:
     """Backends written as in ``cpu,openvino``, each once.
 
     Raises:

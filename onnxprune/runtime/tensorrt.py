@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from onnxprune.config import BuildOptions
 from onnxprune.errors import OnnxpruneError
 from onnxprune.runtime.interface import (
     Availability,
@@ -28,7 +29,6 @@ from onnxprune.runtime.interface import (
 from onnxprune.runtime.providers import gpu_problem
 
 if TYPE_CHECKING:
-    from onnxprune.runtime.engines import Request as EngineRequest
     from onnxprune.runtime.engines.runtime import Name
 
 Half = Literal["asis", "fp16", "bf16"]
@@ -82,18 +82,16 @@ class EngineSession(CompiledSession):
             self.handle = None
 
 
-def engine_request(request: Request, runtime: Name, half: Half) -> EngineRequest:
+def engine_request(request: Request, runtime: Name, half: Half) -> BuildOptions:
     """What to build: an engine that takes all the shapes asked for and is tuned for the first."""
-    from onnxprune.runtime.engines import Request as EngineRequest
-
     best: Shapes = request.shapes[0] if request.shapes else {}
-    return EngineRequest(
-        sparse=request.options.get("sparse", "0") not in ("0", "false"),
+    return BuildOptions(
+        sparse_weights=request.options.get("sparse", "0") not in ("0", "false"),
         precision=half,
         runtime=runtime,
         shapes=best,
-        least=_extreme(request.shapes, min),
-        most=_extreme(request.shapes, max),
+        min_shapes=_extreme(request.shapes, min),
+        max_shapes=_extreme(request.shapes, max),
     )
 
 

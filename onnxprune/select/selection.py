@@ -105,7 +105,7 @@ def allowed(
     grain = grains(
         shapes,
         ops,
-        provider=asked.provider,
+        provider=asked.backend,
         round_to=None if asked.round_to == "auto" else asked.round_to,
         choices=1 if asked.target is None else CHOICES,
         timed=asked.target is not None and asked.target.timed,

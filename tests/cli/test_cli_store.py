@@ -98,10 +98,10 @@ def test_a_person_is_told_what_to_expect(cli: Cli, thin: Path, tmp_path: Path) -
     ("flags", "message"),
     [
         (["--store", "sparse", "--values", "fp16"], "--values fp16"),
-        (["--for", "gpu"], "'gpu' is no execution provider"),
+        (["--backend", "gpu"], "'gpu' is no execution provider"),
         (["--ram-limit", "much"], "--ram-limit much"),
         (["--ram-limit", "4 parrots"], "--ram-limit 4 parrots"),
-        (["--store", "small"], "'small'"),
+        (["--store", "small"], "--store small"),
     ],
 )
 def test_flags_that_mean_nothing_are_refused(

@@ -115,7 +115,7 @@ def test_what_is_no_model_is_refused_by_name(
         (("--heads", "0.5"), ("head",)),
         (("--ratio", "0.3", "--criterion", "wandda"), ("wandda",)),
         (("--ratio", "0.3", "--criterion", "wanda"), ("wanda",)),  # needs --calib
-        (("--ratio", "0.3", "--provider", "abacus"), ("abacus",)),
+        (("--ratio", "0.3", "--backend", "abacus"), ("abacus",)),
         (("--ratio", "0.3", "--shapes", "nowhere=1x16"), ("nowhere",)),
         (("--ratio", "0.3", "--calib", "nowhere.npz"), ("nowhere.npz",)),
     ],

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+import re
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onnxprune import quantities as amounts
-from onnxprune.config import _READERS, Options, from_flags
+from onnxprune.config import (
+    COMMANDS,
+    DEFAULTS,
+    Options,
+    declared,
+    default_of,
+    flag,
+    from_flags,
+    option_of,
+    split,
+)
 from onnxprune.errors import OnnxpruneError
 from onnxprune.jobs import recipe
 from onnxprune.jobs.run import open_run
@@ -95,8 +106,38 @@ def test_shapes_that_are_none_are_refused(text: str) -> None:
         amounts.shapes(text)
 
 
-def test_every_option_can_be_written_and_no_other() -> None:
-    assert set(_READERS) == {each.name for each in fields(Options)}
+def test_every_field_is_an_option_that_is_explained() -> None:
+    for config in {config for command in COMMANDS.values() for config in command}:
+        options = declared(config)
+        assert set(options) == {each.name for each in fields(config)} - {"written"}
+        for name, each in options.items():
+            option = option_of(each)
+            assert option.help[-1] not in ".,;", name
+            assert option.group, name
+            assert re.search(rf"^    {name}: ", config.__doc__ or "", re.MULTILINE), name
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_options_left_out_are_at_their_defaults(command: str) -> None:
+    for config, options in zip(COMMANDS[command], split(command, {}), strict=True):
+        for name in set(COMMANDS[command][config]) - set(DEFAULTS.get(command, {})):
+            assert getattr(options, name) == default_of(declared(config)[name])
+
+
+@pytest.mark.parametrize("former", ["provider", "on", "for"])
+def test_former_names_work_with_a_note(former: str) -> None:
+    with pytest.warns(FutureWarning, match=f"--{former} is called --backend now"):
+        assert from_flags({former: "cuda"}).backend == "cuda"
+    with pytest.warns(FutureWarning):
+        assert split("bench", {former: "cpu,openvino"})[0].backend == ("cpu", "openvino")
+
+
+def test_options_of_other_commands_are_unknown() -> None:
+    with pytest.raises(OnnxpruneError, match="no option 'ratio'"):
+        split("recover", {"ratio": 0.5})
+    with pytest.raises(OnnxpruneError, match="no option 'threadz'") as refusal:
+        split("bench", {"threadz": 2})
+    assert "'threads'" in refusal.value.hint
 
 
 def test_an_unknown_option_suggests_the_nearest() -> None:
@@ -175,7 +216,7 @@ EVERYTHING: dict[str, object] = {
     "allocation": "uniform",
     "max-ratio": 0.6,
     "round-to": 8,
-    "provider": "cuda",
+    "backend": "cuda",
     "calib": "images.npz",
     "calib-samples": 64,
     "batch": 4,
@@ -193,14 +234,52 @@ EVERYTHING: dict[str, object] = {
 def test_a_saved_recipe_asks_for_the_same_again(tmp_path: Path) -> None:
     asked = from_flags(EVERYTHING)
     recipe.write(asked, tmp_path / "recipe.yaml")
-    assert from_flags(recipe.read(tmp_path / "recipe.yaml")) == asked
+    again = from_flags(recipe.read(tmp_path / "recipe.yaml").values)
+    assert again == asked
+    assert recipe.as_mapping(again) == recipe.as_mapping(asked)
     assert set(recipe.as_mapping(asked)) == set(EVERYTHING)
 
 
 def test_a_recipe_of_defaults_says_nothing(tmp_path: Path) -> None:
     recipe.write(Options(), tmp_path / "recipe.yaml")
-    assert from_flags(recipe.read(tmp_path / "recipe.yaml")) == Options()
+    assert from_flags(recipe.read(tmp_path / "recipe.yaml").values) == Options()
     assert recipe.as_mapping(Options()) == {}
+
+
+def test_a_recipe_keeps_what_was_written_and_nothing_else() -> None:
+    asked = from_flags({"ratio": "30%", "batch": "32", "seed": 0})
+    assert recipe.as_mapping(asked) == {"ratio": "30%", "batch": 32, "seed": 0}
+    assert recipe.as_mapping(replace(asked, ratio=0.4)) == {"ratio": 0.4, "batch": 32, "seed": 0}
+
+
+def test_a_recipe_is_of_its_schema() -> None:
+    schema = recipe.schema()
+    assert set(recipe.as_mapping(from_flags(EVERYTHING))) <= set(schema["properties"])  # type: ignore[call-overload, arg-type]
+    assert set(schema["properties"]) == {flag(name) for name in declared(Options)}  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("target: macs=50%\nration: 0.3\n", r"recipe\.yaml, line 2: there is no option 'ration'"),
+        ("# why\n\nratio: 30\n", r"recipe\.yaml, line 3: ratio 30 is not a fraction"),
+        ("skip:\n  - a\nbatch: none\n", r"recipe\.yaml, line 3: batch none is not"),
+        ("ratio: 0.3\nratio: 0.4\n", r"recipe\.yaml, line 2: ratio is given twice"),
+    ],
+)
+def test_what_is_wrong_in_a_recipe_is_found_by_its_line(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+
+    def read() -> Options:
+        written = recipe.read(path)
+        return from_flags(written.values, written.origins)
+
+    with pytest.raises(OnnxpruneError, match=message) as refusal:
+        read()
+    assert refusal.value.hint
 
 
 def test_a_recipe_refuses_what_a_file_cannot_hold(tmp_path: Path) -> None:

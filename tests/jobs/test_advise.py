@@ -19,8 +19,8 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxprune.cli.parser import Parser
 from onnxprune.data import zoo
 from onnxprune.jobs.advise.evidence import CONTRACTIONS, Evidence, Sizes, Spent
-from onnxprune.jobs.advise.job import look
-from onnxprune.jobs.advise.judgement import advise
+from onnxprune.jobs.advise.job import advise
+from onnxprune.jobs.advise.judgement import derive_advice
 from onnxprune.jobs.advise.methods import WORTH, Advice
 from onnxprune.runtime.profiling import OperatorTime, profile
 from onnxprune.runtime.registry import backend
@@ -79,7 +79,7 @@ def of(found: tuple[Advice, ...], method: str) -> list[Advice]:
 
 @given(evidence())
 def test_all_advice_has_a_reason_a_source_and_numbers_and_is_in_order(known: Evidence) -> None:
-    found = advise(known)
+    found = derive_advice(known)
     ranks = [("pays", "may pay", "does not pay").index(each.word) for each in found]
     assert ranks == sorted(ranks)
     for each in found:
@@ -93,7 +93,7 @@ def test_all_advice_has_a_reason_a_source_and_numbers_and_is_in_order(known: Evi
 
 @given(evidence())
 def test_each_backend_gets_one_thing_that_pays_or_is_told_to_leave_it(known: Evidence) -> None:
-    found = advise(known)
+    found = derive_advice(known)
     for each in known.spent:
         mine = [one for one in found if one.backend == each.backend]
         paying = [one.method for one in mine if one.word == "pays"]
@@ -103,7 +103,7 @@ def test_each_backend_gets_one_thing_that_pays_or_is_told_to_leave_it(known: Evi
 
 @given(evidence())
 def test_two_four_is_for_tensorrt_only(known: Evidence) -> None:
-    for each in of(advise(known), "2:4"):
+    for each in of(derive_advice(known), "2:4"):
         tensorrt = each.backend in ("tensorrt", "trtexec")
         assert tensorrt or each.word == "does not pay"
         if tensorrt and known.sizes.two_four < 0.1:
@@ -112,7 +112,7 @@ def test_two_four_is_for_tensorrt_only(known: Evidence) -> None:
 
 @given(evidence())
 def test_zeros_are_about_bytes_and_never_about_latency(known: Evidence) -> None:
-    (found,) = of(advise(known), "zeros")
+    (found,) = of(derive_advice(known), "zeros")
     assert found.estimate is None
     assert found.bytes_left is None or 0 < found.bytes_left <= 1
     assert "no run faster" in found.fact.says
@@ -121,17 +121,17 @@ def test_zeros_are_about_bytes_and_never_about_latency(known: Evidence) -> None:
 @given(evidence())
 def test_what_cannot_be_removed_is_not_advised(known: Evidence) -> None:
     known = replace(known, sizes=replace(known.sizes, reachable=0.0))
-    assert all(each.word == "does not pay" for each in of(advise(known), "structured"))
+    assert all(each.word == "does not pay" for each in of(derive_advice(known), "structured"))
 
 
 @given(evidence())
 def test_int8_needs_an_instruction_and_a_float_model(known: Evidence) -> None:
-    for each in of(advise(known), "int8"):
+    for each in of(derive_advice(known), "int8"):
         gpu = each.backend in ("tensorrt", "trtexec", "cuda")
         able = gpu or {"avx512_vnni", "amx_int8"} & set(known.features)
         if known.sizes.quantized or not able:
             assert each.word == "does not pay"
-    for each in of(advise(known), "sparse-int8"):
+    for each in of(derive_advice(known), "sparse-int8"):
         assert each.backend.endswith(("openvino", "bf16"))
         if "amx_int8" not in known.features:
             assert each.word == "does not pay"
@@ -143,7 +143,7 @@ def test_more_time_in_other_operators_never_makes_pruning_better(
 ) -> None:
     slower = replace(one, operators=(*one.operators, OperatorTime("Softmax", 1, 2.0)))
     before, after = (
-        of(advise(replace(known, spent=(each,))), "structured")[0] for each in (one, slower)
+        of(derive_advice(replace(known, spent=(each,))), "structured")[0] for each in (one, slower)
     )
     assert (before.estimate or 0) <= (after.estimate or 0)
     assert not (before.word == "does not pay" and after.word == "pays")
@@ -153,7 +153,7 @@ def test_more_time_in_other_operators_never_makes_pruning_better(
 def test_a_model_of_overhead_is_left_alone(known: Evidence, one: Spent) -> None:
     rest = sum(each.seconds for each in one.operators)
     idle = replace(one, gaps_s=20 * rest)
-    found = advise(replace(known, spent=(idle,)))
+    found = derive_advice(replace(known, spent=(idle,)))
     (left,) = of(found, "nothing")
     assert "between operators" in left.why
     assert all(e.estimate > WORTH for e in of(found, "structured") if e.estimate is not None)
@@ -167,7 +167,7 @@ def test_every_command_is_one_that_exists(known: Evidence) -> None:
 
     prune.add(commands)
     quantize.add(commands)
-    for each in advise(known):
+    for each in derive_advice(known):
         for line in filter(None, each.command.split(" && ")):
             words = shlex.split(line)
             assert words[0] == "onnxprune"
@@ -202,7 +202,9 @@ def test_a_profile_finds_where_the_time_goes(name: str, tmp_path: Path) -> None:
 
 def test_a_real_network_is_measured_and_judged() -> None:
     entry = zoo.get("digits_rescnn")
-    known, found = look(entry.model, ["cpu", "tensorrt"], calib=str(entry.calibration), threads=1)
+    known, found = advise(
+        entry.model, backend=["cpu", "tensorrt"], calib=str(entry.calibration), threads=1
+    )
     assert known.sizes.reachable > 0.9
     assert 0.2 < known.sizes.half_macs < 0.5
     assert [each.backend for each in known.spent][:1] == ["cpu"]
@@ -214,7 +216,9 @@ def test_a_runtime_that_hides_its_inside_is_not_judged() -> None:
     if not backend("ort-openvino").available().ok:
         pytest.skip(backend("ort-openvino").available().reason)
     entry = zoo.get("digits_mlp")
-    known, found = look(entry.model, ["ort-openvino"], calib=str(entry.calibration), threads=1)
+    known, found = advise(
+        entry.model, backend=["ort-openvino"], calib=str(entry.calibration), threads=1
+    )
     assert not known.spent
     assert known.unmeasured[0][0] == "ort-openvino"
     assert "inside" in known.unmeasured[0][1]
@@ -237,7 +241,7 @@ def test_the_command_says_what_to_run_next(cli: Cli) -> None:
     ("arguments", "said"),
     [
         (("none.onnx",), "there is no file none.onnx"),
-        (("MODEL", "--on", "tensort"), "did you mean 'tensorrt'"),
+        (("MODEL", "--backend", "tensort"), "did you mean 'tensorrt'"),
         (("MODEL", "--batch", "many"), "--batch many"),
         (("MODEL", "--calib", "none.npz"), "none.npz"),
     ],

@@ -23,7 +23,7 @@ from onnxprune.evaluate import protocol
 from onnxprune.evaluate.output_comparison import compare
 from onnxprune.evaluate.process import Worker, WorkerError
 from onnxprune.evaluate.protocol import Case, Declined, Settings, Timing, measure
-from onnxprune.jobs.bench.job import Asked, bench
+from onnxprune.jobs.bench.job import bench
 from onnxprune.jobs.bench.samples import open_samples
 from onnxprune.jobs.bench.schema import Bench, to_json
 from onnxprune.report import drawing, plots
@@ -67,15 +67,13 @@ def made(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Bench:
     bad = odd(labels.with_name("odd.onnx"))
     missing = "dml" if sys.platform != "win32" else "coreml"
     return bench(
-        Asked(
-            models=(ENTRY.model, small, bad),
-            backends=("cpu", missing),
-            threads=(1,),
-            calib=str(images),
-            samples=10_000,
-            labels=str(labels),
-            protocol=QUICK,
-        )
+        (ENTRY.model, small, bad),
+        backend=("cpu", missing),
+        threads=1,
+        calib=str(images),
+        calib_samples=10_000,
+        labels=str(labels),
+        protocol=QUICK,
     )
 
 
@@ -201,14 +199,13 @@ def test_what_cannot_be_compared_or_scored_is_said_beside_the_timing(tmp_path: P
     proto.graph.output[0].name = "other"
     onnx.save(proto, tmp_path / "other.onnx")
     np.save(tmp_path / "labels.npy", np.full(1000, 99))
-    asked = Asked(
-        models=(ENTRY.model, tmp_path / "other.onnx"),
+    made = bench(
+        (ENTRY.model, tmp_path / "other.onnx"),
         calib=str(ENTRY.calibration),
-        samples=16,
+        calib_samples=16,
         labels=str(tmp_path / "labels.npy"),
         protocol=Settings(processes=1, rounds=1, slice_s=0.001, warm_s=0.1),
     )
-    made = bench(asked)
     assert [row.latency.runs > 0 for row in made.rows] == [True, True]
     (row,) = made.rows[1].fidelity
     assert "differ in name" in row.reason
@@ -242,7 +239,7 @@ def test_a_few_samples_fill_a_large_batch(tmp_path: Path) -> None:
     [
         ((), "no model to measure"),
         (("none.onnx",), "none.onnx"),
-        (("MODEL", "--on", "cpuu"), "did you mean 'cpu'"),
+        (("MODEL", "--backend", "cpuu"), "did you mean 'cpu'"),
         (("MODEL", "--batch", "0"), "--batch 0"),
         (("MODEL", "--threads", "x"), "--threads x"),
         (("MODEL", "--rounds", "0"), "--rounds 0"),

@@ -28,7 +28,7 @@ from conftest import SHARED
 from networks import FAMILIES, FFN, HEADS, UNREADABLE, Family, Feeds, feeds_of, path_of
 from onnxprune import Result, prune, recover_model
 from onnxprune import model as models
-from onnxprune.config import from_flags
+from onnxprune.config import StoreOptions, from_flags
 from onnxprune.data import zoo
 from onnxprune.errors import OnnxpruneError
 from onnxprune.evaluate.equivalence import difference, tolerance
@@ -37,7 +37,6 @@ from onnxprune.graph.cost import CostModel
 from onnxprune.jobs.quantize import quantize
 from onnxprune.jobs.store import check_stored, store
 from onnxprune.quantities import sparsity
-from onnxprune.sparse.encodings.choose import StoreConfig
 from onnxprune.sparse.sparsify import sparsify
 
 Array = npt.NDArray[Any]
@@ -220,7 +219,7 @@ def _quantize(case: Case) -> None:
 
 def _store(case: Case) -> None:
     given = _thinned(case, "90%")
-    stored = store(given, StoreConfig("auto"))
+    stored = store(given, StoreOptions("auto"))
     path = stored.save(case.folder / "stored.onnx")
     proof = check_stored(stored, path)
     assert proof.ok, proof

@@ -15,17 +15,16 @@ from onnx import helper
 
 from conftest import Ran
 from onnxprune import model as models
-from onnxprune.config import Options
+from onnxprune.config import FORMATS, Options, QuantizeOptions, StoreOptions
 from onnxprune.data import zoo
 from onnxprune.errors import OnnxpruneError
 from onnxprune.graph.layers.linear import find_layers, plain
-from onnxprune.jobs.quantize import PURPOSES, Settings, quantize, quantizer, zeros
+from onnxprune.jobs.quantize import quantize, quantizer, zeros
 from onnxprune.jobs.quantize.rows import as_read, by_rows
 from onnxprune.jobs.store import store
 from onnxprune.quantities import sparsity
 from onnxprune.runtime import open_session
 from onnxprune.sparse.eligibility import layers
-from onnxprune.sparse.encodings.choose import StoreConfig
 from onnxprune.sparse.sparsify import sparsify
 from two_four_cases import build, floats, node
 
@@ -68,9 +67,9 @@ def zero_points(model: models.Model, op: str) -> list[Array]:
     return found
 
 
-@pytest.mark.parametrize("purpose", PURPOSES)
+@pytest.mark.parametrize("purpose", FORMATS)
 def test_zeros_and_two_of_four_survive_for_every_purpose(purpose: Any) -> None:
-    made = quantize(thinned(CNN.model), Settings(purpose=purpose), data(CNN))
+    made = quantize(thinned(CNN.model), QuantizeOptions(backend=purpose), data(CNN))
     assert made.ok
     assert [c.name for c in made.checks] == [
         "zeros of weights that are zeros no more",
@@ -92,20 +91,20 @@ def test_zeros_and_two_of_four_survive_for_every_purpose(purpose: Any) -> None:
 
 
 def test_tensorrt_gets_symmetric_activations_and_float_biases() -> None:
-    made = quantize(models.load(CNN.model), Settings(purpose="tensorrt"), data(CNN, 16))
+    made = quantize(models.load(CNN.model), QuantizeOptions(backend="tensorrt"), data(CNN, 16))
     points = zero_points(made.model, "QuantizeLinear")
     assert points
     assert all(p.dtype == np.int8 and not p.any() for p in points)
     dequantized = zero_points(made.model, "DequantizeLinear")
     assert not [p for p in dequantized if p.dtype == np.int32]
-    other = quantize(models.load(CNN.model), Settings(), data(CNN, 16))
+    other = quantize(models.load(CNN.model), QuantizeOptions(), data(CNN, 16))
     assert any(p.dtype == np.uint8 for p in zero_points(other.model, "QuantizeLinear"))
 
 
 @pytest.mark.parametrize("name", ["digits_encoder", "digits_lstm", "digits_mlp"])
 def test_dynamic_needs_no_inputs_and_keeps_zeros(name: str) -> None:
     entry = zoo.get(name)
-    made = quantize(thinned(entry.model), Settings(dynamic=True))
+    made = quantize(thinned(entry.model), QuantizeOptions(dynamic=True))
     assert made.ok
     assert any(each.quantized and each.pattern == "2:4" for each in made.weights)
     assert any("synthetic" in note for note in made.notes)
@@ -116,7 +115,7 @@ def test_a_gemm_that_becomes_a_transposed_product_is_still_followed() -> None:
     """A square matrix looks the same turned: it is known by its operator, not by its shape."""
     proto = build([node("Gemm", "x w", "y", transB=1)], {"w": floats(16, 16)}, ["n", 16], opset=17)
     dense = sparsify(models.load(proto), sparsity("2:4")).model
-    (weight,) = quantize(dense, Settings(dynamic=True)).weights
+    (weight,) = quantize(dense, QuantizeOptions(dynamic=True)).weights
     assert (weight.pattern, weight.kept, weight.lost) == ("2:4", True, 0)
     assert weight.quantized
 
@@ -145,7 +144,7 @@ def test_unstructured_zeros_survive_too() -> None:
 
 
 def test_rows_are_laid_out_anew_and_nothing_else_changes() -> None:
-    made = quantize(models.load(mlp()), Settings(per_tensor=False), Options(calib=batches()))
+    made = quantize(models.load(mlp()), QuantizeOptions(per_tensor=False), Options(calib=batches()))
     turned, names = by_rows(made.model, least=4096)
     assert names == ("a_quantized", "b_quantized")
     before = {each.weight: each.tensor for each in plain(find_layers(made.model))}
@@ -212,7 +211,7 @@ def test_weights_stored_sparse_are_made_dense_first(tmp_path: Path) -> None:
 
 
 def test_packed_weights_are_made_dense_first(tmp_path: Path) -> None:
-    packed = store(sparsify(models.load(mlp()), sparsity("80%")).model, StoreConfig("packed"))
+    packed = store(sparsify(models.load(mlp()), sparsity("80%")).model, StoreOptions("packed"))
     models.save(packed.model, tmp_path / "packed.onnx")
     made = quantize(tmp_path / "packed.onnx", None, Options(calib=batches()))
     assert made.notes[0] == "2 packed weights were made dense first"
@@ -228,27 +227,27 @@ def test_an_old_operator_set_is_converted_and_said() -> None:
 
 
 def test_what_is_skipped_stays_float() -> None:
-    made = quantize(mlp(), Settings(skip=("b",)), Options(calib=batches()))
+    made = quantize(mlp(), QuantizeOptions(skip=("b",)), Options(calib=batches()))
     assert [bool(each.quantized) for each in made.weights] == [True, False]
     with pytest.raises(OnnxpruneError, match="matches no node and no weight"):
-        quantize(mlp(), Settings(skip=("nothing*",)), Options(calib=batches()))
+        quantize(mlp(), QuantizeOptions(skip=("nothing*",)), Options(calib=batches()))
 
 
 @pytest.mark.parametrize(
     ("source", "settings", "options", "message"),
     [
-        (mlp, Settings(), Options(), "measured on inputs"),
-        (mlp, Settings(purpose="openvino-sparse", dynamic=True), Options(), "sparse kernel"),
+        (mlp, QuantizeOptions(), Options(), "measured on inputs"),
+        (mlp, QuantizeOptions(backend="openvino-sparse", dynamic=True), Options(), "sparse kernel"),
         (
             lambda: build([node("Softmax", "x", "y")], {}, ["n", 64], opset=17),
-            Settings(dynamic=True),
+            QuantizeOptions(dynamic=True),
             Options(),
             "found no weight",
         ),
     ],
 )
 def test_what_cannot_be_done_is_refused(
-    source: Callable[[], onnx.ModelProto], settings: Settings, options: Options, message: str
+    source: Callable[[], onnx.ModelProto], settings: QuantizeOptions, options: Options, message: str
 ) -> None:
     with pytest.raises(OnnxpruneError, match=message):
         quantize(source(), settings, options)
@@ -269,7 +268,7 @@ def test_a_table_that_is_looked_up_gets_smaller_too() -> None:
 
 def test_weights_behind_a_transpose_are_quantized_and_a_tied_table_stays_one() -> None:
     entry = zoo.get("chars_decoder")  # nn.Linear as the dynamo exporter writes it, tied embedding
-    made = quantize(thinned(entry.model), Settings(), data(entry, 32))
+    made = quantize(thinned(entry.model), QuantizeOptions(), data(entry, 32))
     assert made.ok
     assert all(each.quantized for each in made.weights)
     assert sum(each.pattern == "2:4" for each in made.weights) >= 21
@@ -311,7 +310,7 @@ def test_tables_are_quantized_while_the_model_runs_too() -> None:
     proto = build(nodes, {"t": floats(500, 64), "w": floats(64, 64)}, ["n"], opset=17)
     proto.graph.input[0].name = "i"
     proto.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.INT64
-    made = quantize(proto, Settings(dynamic=True))
+    made = quantize(proto, QuantizeOptions(dynamic=True))
     assert made.bytes[1] < 0.27 * made.bytes[0]
 
 
@@ -353,7 +352,7 @@ def test_the_metric_is_stated_where_labels_are(tmp_path: Path, cli: Cli) -> None
 def test_real_pruned_models_keep_their_zeros(shared: Path, name: str) -> None:
     path = shared / "models" / f"{name}.onnx"
     calib = [{"input": floats(8, 3, 32, 32, seed=k)} for k in range(2)]
-    made = quantize(thinned(path), Settings(), Options(calib=calib))
+    made = quantize(thinned(path), QuantizeOptions(), Options(calib=calib))
     assert made.ok
     assert all(each.quantized for each in made.weights)
 

@@ -245,7 +245,7 @@ def test_every_word_is_an_option_and_comes_back_from_a_recipe(
     asked = from_flags({"ratio": 0.3, "recover": word})
     assert asked.recover == word
     recipe.write(asked, tmp_path / "recipe.yaml")
-    assert from_flags(recipe.read(tmp_path / "recipe.yaml")) == asked
+    assert from_flags(recipe.read(tmp_path / "recipe.yaml").values) == asked
     assert Options().recover == "auto"
 
 

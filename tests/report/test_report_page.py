@@ -245,7 +245,7 @@ def test_the_command_and_the_recipe_ask_for_the_same_again(flags: dict[str, obje
     report = dataclasses.replace(run(), options=json.loads(json.dumps(as_mapping(asked))))
     program, *words = shlex.split(reproduce.command(report))
     assert program == "onnxprune"
-    assert from_flags(given_options(_parser().parse_all(words))) == asked
+    assert from_flags(given_options(_parser().parse_all(words), "prune")) == asked
     assert from_flags(yaml.safe_load(reproduce.recipe(report))) == asked
 
 

@@ -16,14 +16,14 @@ import pytest
 
 from conftest import Ran
 from onnxprune import model as models
-from onnxprune.config import Options
+from onnxprune.config import BuildOptions, Options, QuantizeOptions
 from onnxprune.data import zoo
 from onnxprune.errors import OnnxpruneError
 from onnxprune.graph.analysis import analyse
 from onnxprune.graph.surgery import cut
-from onnxprune.jobs.quantize import Settings, quantize
+from onnxprune.jobs.quantize import quantize
 from onnxprune.quantities import sparsity
-from onnxprune.runtime.engines import Request, build, commands
+from onnxprune.runtime.engines import build, commands
 from onnxprune.runtime.engines.runtime import Runtime, find
 from onnxprune.sparse.nm import thin
 from onnxprune.sparse.sparsify import sparsify
@@ -42,8 +42,8 @@ def rtx() -> Runtime:
     return find("tensorrt_rtx")
 
 
-def request(**asked: Any) -> Request:
-    return Request(runtime="tensorrt_rtx", capabilities=AMPERE, **asked)
+def request(**asked: Any) -> BuildOptions:
+    return BuildOptions(runtime="tensorrt_rtx", compute_capability=AMPERE, **asked)
 
 
 def shapes_of(entry: zoo.Entry) -> dict[str, tuple[int, ...]]:
@@ -70,7 +70,7 @@ def test_every_pruned_network_of_the_zoo_becomes_an_engine(
 ) -> None:
     entry = zoo.get(name)
     small = pruned(entry.model, how)
-    made = build(small, request(sparse=how == "2:4", shapes=shapes_of(entry)))
+    made = build(small, request(sparse_weights=how == "2:4", shapes=shapes_of(entry)))
     assert made.runtime.name == rtx.name
     assert len(made.plan) > 0.5 * models.size_bytes(small)
     if how == "units" and name == "digits_mlp":  # elsewhere compiled kernels outweigh weights
@@ -89,7 +89,7 @@ def test_half_precision_makes_a_smaller_engine(rtx: Runtime, precision: Any) -> 
 def test_sparse_weights_say_nothing_before_they_are_on_a_device(rtx: Runtime) -> None:
     model = models.clone(models.load(conv()))
     thin(model, 2, 4)
-    with_flag = build(model, request(sparse=True))
+    with_flag = build(model, request(sparse_weights=True))
     assert with_flag.layers == ()
     assert any("on the device" in note for note in with_flag.notes)
     assert len(with_flag.plan) == len(build(model, request()).plan)
@@ -98,7 +98,7 @@ def test_sparse_weights_say_nothing_before_they_are_on_a_device(rtx: Runtime) ->
 def test_an_int8_model_becomes_an_engine(rtx: Runtime) -> None:
     entry = zoo.get("digits_mlp")
     options = Options(calib=str(entry.calibration), calib_samples=16, batch=16)
-    made = quantize(pruned(entry.model, "2:4"), Settings(purpose="tensorrt"), options)
+    made = quantize(pruned(entry.model, "2:4"), QuantizeOptions(backend="tensorrt"), options)
     assert build(made.model, request(shapes=shapes_of(entry))).plan
 
 
@@ -129,7 +129,7 @@ def test_an_operator_it_does_not_know_is_named_with_its_node(rtx: Runtime) -> No
         ({"shapes": {"nothing": (1,)}}, "nothing=1 fits no input", "image"),
         ({"shapes": {"image": (1, 16)}}, "image=1x16 fits no input", "image"),
         (
-            {"shapes": {"image": (2, 1, 16, 16)}, "least": {"image": (4, 1, 16, 16)}},
+            {"shapes": {"image": (2, 1, 16, 16)}, "min_shapes": {"image": (4, 1, 16, 16)}},
             "do not make a profile",
             "must hold",
         ),
@@ -145,7 +145,7 @@ def test_sizes_that_do_not_fit_are_refused(
 
 def test_a_capability_it_does_not_know_is_refused_with_those_it_does(rtx: Runtime) -> None:
     with pytest.raises(OnnxpruneError, match=r"no compute capability 5\.0") as problem:
-        build(conv(), Request(runtime="tensorrt_rtx", capabilities=((5, 0),)))
+        build(conv(), BuildOptions(runtime="tensorrt_rtx", compute_capability=((5, 0),)))
     assert "8.6" in problem.value.hint
 
 
@@ -187,7 +187,7 @@ def test_the_command_writes_an_engine_and_prints_what_does_the_same(
 
 def test_full_tensorrt_gets_the_commands_for_it() -> None:
     full = Runtime("tensorrt", "11.1", None)
-    asked = Request(sparse=True, shapes={"x": (8, 3)}, least={"x": (1, 3)})
+    asked = BuildOptions(sparse_weights=True, shapes={"x": (8, 3)}, min_shapes={"x": (1, 3)})
     line = commands.trtexec(full, Path("m.onnx"), Path("m.engine"), asked)
     for word in ("--sparsity=enable", "--stronglyTyped", "--minShapes=x:1x3", "--maxShapes=x:8x3"):
         assert word in line
@@ -224,7 +224,7 @@ def test_real_models_thinned_to_two_of_four_become_engines(
     rtx: Runtime, shared: Path, name: str
 ) -> None:
     small = pruned(shared / "models" / f"{name}.onnx", "2:4")
-    made = build(small, request(sparse=True, precision="fp16", shapes=REAL[name]))
+    made = build(small, request(sparse_weights=True, precision="fp16", shapes=REAL[name]))
     assert len(made.plan) > 0.4 * models.size_bytes(small)
 
 

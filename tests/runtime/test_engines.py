@@ -16,20 +16,19 @@ import pytest
 
 from conftest import SHARED
 from onnxprune import model as models
-from onnxprune.config import Options
+from onnxprune.config import BuildOptions, Options, QuantizeOptions, StoreOptions
 from onnxprune.data import open_calibration, zoo
 from onnxprune.errors import OnnxpruneError
 from onnxprune.graph.analysis import Analysis, analyse
 from onnxprune.graph.surgery import cut
-from onnxprune.jobs.quantize import Settings, quantizer, zeros
+from onnxprune.jobs.quantize import quantizer, zeros
 from onnxprune.jobs.store import store
 from onnxprune.model.signature import signature_of
 from onnxprune.quantities import sparsity
-from onnxprune.runtime.engines import Request, build
+from onnxprune.runtime.engines import build
 from onnxprune.select.allocate import Limits
 from onnxprune.select.selection import select
 from onnxprune.sparse.eligibility import layers
-from onnxprune.sparse.encodings.choose import StoreConfig
 from onnxprune.sparse.encodings.graph_builder import OLDEST
 from onnxprune.sparse.encodings.table import PACKED
 from onnxprune.sparse.nm import thin
@@ -98,7 +97,7 @@ def units_two_four(path: Path) -> models.Model:
 
 def packed(path: Path) -> models.Model:
     """Weights that are decoded by standard operators; `build` makes them dense again."""
-    stored = store(weights(path), StoreConfig("packed", always=True))
+    stored = store(weights(path), StoreOptions("packed", always=True))
     if stored.dense.ir.opset_imports[""] >= OLDEST:  # else there are no operators to decode with
         assert {weight.form for weight in stored.weights} & PACKED
     return stored.model
@@ -108,7 +107,7 @@ def int8(path: Path) -> models.Model:
     """2:4, then INT8 behind DequantizeLinear; every zero is one still."""
     ready, _ = quantizer.prepared(two_four(path))
     feeds = open_calibration("random", signature_of(ready), samples=2)
-    made = quantizer.run(ready, Settings(purpose="tensorrt"), list(feeds))
+    made = quantizer.run(ready, QuantizeOptions(backend="tensorrt"), list(feeds))
     found = zeros.compare(ready, made)
     assert any(each.quantized for each in found)
     assert all(check.ok for check in zeros.checks(found))
@@ -138,8 +137,8 @@ def shapes_of(model: models.Model) -> dict[str, tuple[int, ...]]:
 
 
 def engine(model: models.Model) -> bytes:
-    asked = Request(
-        runtime="tensorrt_rtx", capabilities=((8, 6),), sparse=True, shapes=shapes_of(model)
+    asked = BuildOptions(
+        runtime="tensorrt_rtx", compute_capability=((8, 6),), sparse=True, shapes=shapes_of(model)
     )
     return build(model, asked).plan
 

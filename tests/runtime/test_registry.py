@@ -211,9 +211,9 @@ def test_an_engine_is_built_to_take_every_shape_and_tuned_for_the_first() -> Non
     shapes = ({"x": (1, 8), "y": (4,)}, {"x": (8, 2), "y": (1,)})
     asked = tensorrt.engine_request(Request(shapes=shapes), "tensorrt_rtx", "fp16")
     assert asked.shapes == shapes[0]
-    assert asked.least == {"x": (1, 2), "y": (1,)}
-    assert asked.most == {"x": (8, 8), "y": (4,)}
-    assert not asked.sparse
+    assert asked.min_shapes == {"x": (1, 2), "y": (1,)}
+    assert asked.max_shapes == {"x": (8, 8), "y": (4,)}
+    assert not asked.sparse_weights
 
 
 def test_what_trtexec_exports_is_read() -> None:

@@ -15,11 +15,11 @@ from onnx import TensorProto
 
 from conftest import Ran
 from onnxprune import model as models
+from onnxprune.config import StoreOptions
 from onnxprune.jobs.store import store
 from onnxprune.model.decode import densify
 from onnxprune.solve.masks import keep_n_of_m
 from onnxprune.sparse.eligibility import Layer, layers
-from onnxprune.sparse.encodings.choose import StoreConfig
 from onnxprune.sparse.nm import thin
 from two_four_cases import (
     CASES,
@@ -184,7 +184,7 @@ def test_a_computed_weight_is_named_with_its_operator() -> None:
 
 def test_a_packed_weight_is_sent_to_be_made_dense() -> None:
     proto = build([node("Gemm", "x w", "y", transB=1)], {"w": floats(64, 256)}, [3, 256])
-    made = store(thinned(proto), StoreConfig("packed", always=True)).model
+    made = store(thinned(proto), StoreOptions("packed", always=True)).model
     (layer,) = layers(made)
     assert layer.state == "never"
     assert "onnxprune densify" in layer.reason

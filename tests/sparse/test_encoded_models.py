@@ -15,6 +15,7 @@ from onnx import helper, numpy_helper
 from bench.storage import thin
 from onnxprune import model as models
 from onnxprune import quantities as amount
+from onnxprune.config import StoreOptions, bytes_of
 from onnxprune.data import zoo
 from onnxprune.errors import OnnxpruneError
 from onnxprune.jobs.results.weights import stored_rows
@@ -30,7 +31,6 @@ from onnxprune.model import sparse as sparse_reading
 from onnxprune.model.decode import densify
 from onnxprune.runtime import open_session
 from onnxprune.solve.masks import keep_n_of_m
-from onnxprune.sparse.encodings.choose import StoreConfig, bytes_of
 from onnxprune.sparse.encodings.graph_builder import GraphBuilder, Stream
 from onnxprune.sparse.encodings.sparsity_stats import SparsityStats, count
 from onnxprune.sparse.encodings.table import ENCODINGS, PACKED, Packed
@@ -83,7 +83,7 @@ def test_real_models_take_what_the_formulas_say(shared: Path, tmp_path: Path, na
             ("packed", "int8"): min(1 / 8 + left, 2 * left, left + (left + far) / 2),
         }
         for (form, values), per_weight in wanted.items():
-            asked = StoreConfig(form, values=values, always=True)  # type: ignore[arg-type]
+            asked = StoreOptions(form, values=values, always=True)  # type: ignore[arg-type]
             stored = store(dense, asked)
             path = stored.save(tmp_path / "stored.onnx")
             scales = [weight.coding.scale for weight in stored.weights]
@@ -110,7 +110,7 @@ def test_real_models_say_the_same(shared: Path, tmp_path: Path, name: str, spars
     given = feeds(dense)
     wanted = ran(dense, given)
     for form in ("sparse", "packed"):
-        stored = store(dense, StoreConfig(form, always=True))  # type: ignore[arg-type]
+        stored = store(dense, StoreOptions(form, always=True))  # type: ignore[arg-type]
         path = stored.save(tmp_path / f"{form}.onnx")
         assert all(map(same, ran(path, given), wanted))
         assert read_back(stored, path).ok
@@ -124,7 +124,7 @@ def test_openvino_says_the_same(shared: Path, tmp_path: Path, name: str) -> None
     given = feeds(dense)
     wanted = in_openvino(dense, given)
     for form in ("sparse", "packed"):
-        asked = StoreConfig(form, providers=("cpu", "openvino"))  # type: ignore[arg-type]
+        asked = StoreOptions(form, backend=("cpu", "openvino"))  # type: ignore[arg-type]
         path = store(dense, asked).save(tmp_path / f"{form}.onnx")
         for one, other in zip(in_openvino(path, given), wanted, strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5 * np.abs(other).max())
@@ -133,7 +133,7 @@ def test_openvino_says_the_same(shared: Path, tmp_path: Path, name: str) -> None
 def test_it_is_said_where_openvino_folds_normalisation_otherwise() -> None:
     def notes(entry: zoo.Entry, *providers: str) -> tuple[str, ...]:
         thinned = sparsify(models.load(entry.model), amount.sparsity("80%")).model
-        return store(thinned, StoreConfig("packed", providers=providers)).notes
+        return store(thinned, StoreOptions("packed", backend=providers)).notes
 
     with_it, without = zoo.get("digits_rescnn"), zoo.get("digits_mlp")
     assert OTHER_ORDER in notes(with_it, "cpu", "openvino")
@@ -149,7 +149,7 @@ def test_openvino_computes_with_the_very_weights(tmp_path: Path) -> None:
     onnx.save(product(weight), dense)
     given = {"x": np.eye(64, dtype=np.float32)}
     for form in ("sparse", "packed"):
-        asked = StoreConfig(form, providers=("openvino",), always=True)  # type: ignore[arg-type]
+        asked = StoreOptions(form, backend=("openvino",), always=True)  # type: ignore[arg-type]
         path = store(dense, asked).save(tmp_path / "stored.onnx")
         assert np.array_equal(in_openvino(path, given)[0], weight)
 
@@ -208,7 +208,7 @@ def test_weights_of_bodies_and_constant_nodes_are_stored_too(tmp_path: Path) -> 
     onnx.save(proto, dense)
     x = np.random.default_rng(5).standard_normal((3, 32)).astype(np.float32)
     for form in ("sparse", "packed"):
-        stored = store(dense, StoreConfig(form, always=True))  # type: ignore[arg-type]
+        stored = store(dense, StoreOptions(form, always=True))  # type: ignore[arg-type]
         assert len([weight for weight in stored.weights if weight.changed]) == 3
         path = stored.save(tmp_path / f"{form}.onnx")
         assert (len(sparse_reading.names(path)) == 3) == (form == "sparse")
@@ -234,7 +234,7 @@ def test_quantized_weights_are_stored_too(tmp_path: Path, form: Any) -> None:
     ]
     dense = tmp_path / "dense.onnx"
     onnx.save(product(holey(), initializer=initializer, first=first), dense)
-    stored = store(dense, StoreConfig(form, always=True))
+    stored = store(dense, StoreOptions(form, always=True))
     assert form_of(stored, "Q") != "dense"
     path = stored.save(tmp_path / "stored.onnx")
     given = feeds(dense)
@@ -245,7 +245,9 @@ def test_what_whoever_runs_the_model_may_replace_stays_dense() -> None:
     weight = holey()
     inputs = [helper.make_tensor_value_info("W", T.FLOAT, list(weight.shape))]
     for version in (3, 9):
-        stored = store(product(weight, inputs=inputs, ir_version=version), StoreConfig(always=True))
+        stored = store(
+            product(weight, inputs=inputs, ir_version=version), StoreOptions(always=True)
+        )
         (only,) = stored.weights
         assert only.form == "dense"
         assert "graph input" in only.excluded
@@ -259,7 +261,7 @@ def test_weights_of_a_very_old_model_lie_in_its_nodes(tmp_path: Path) -> None:
     dense = tmp_path / "dense.onnx"
     onnx.save(product(holey(), initializer=[], first=first, opset=11, ir_version=3), dense)
     for form in ("packed", "sparse"):
-        stored = store(dense, StoreConfig(form, always=True))  # type: ignore[arg-type]
+        stored = store(dense, StoreOptions(form, always=True))  # type: ignore[arg-type]
         path = stored.save(tmp_path / "stored.onnx")
         assert form_of(stored) != "dense"
         onnx.checker.check_model(path)
@@ -269,10 +271,10 @@ def test_weights_of_a_very_old_model_lie_in_its_nodes(tmp_path: Path) -> None:
 
 
 def test_an_old_operator_set_has_no_decoder_but_sparse_weights() -> None:
-    stored = store(product(holey(), opset=9), StoreConfig("auto"))
+    stored = store(product(holey(), opset=9), StoreOptions("auto"))
     assert form_of(stored) == "sparse"
     assert any("opset" in note for note in stored.notes)
-    assert form_of(store(product(holey(), opset=9), StoreConfig("packed"))) == "dense"
+    assert form_of(store(product(holey(), opset=9), StoreOptions("packed"))) == "dense"
 
 
 def test_a_weight_that_is_an_output_stays_dense() -> None:
@@ -280,7 +282,7 @@ def test_a_weight_that_is_an_output_stays_dense() -> None:
     proto = product(holey())
     proto.graph.output.append(helper.make_tensor_value_info("W", T.FLOAT, [64, 32]))
     for form in ("packed", "sparse"):
-        (only,) = store(proto, StoreConfig(form, always=True)).weights  # type: ignore[arg-type]
+        (only,) = store(proto, StoreOptions(form, always=True)).weights  # type: ignore[arg-type]
         assert only.form == "dense"
         assert "output" in only.excluded
 
@@ -289,7 +291,7 @@ def test_a_weight_that_many_read_is_decoded_once(tmp_path: Path) -> None:
     proto = product(holey((32, 32)))
     proto.graph.node[0].output[0] = "h"
     proto.graph.node.append(helper.make_node("MatMul", ["h", "W"], ["y"]))
-    stored = store(proto, StoreConfig("packed", always=True))
+    stored = store(proto, StoreOptions("packed", always=True))
     assert [node.op_type for node in stored.model.ir.graph].count("ScatterElements") == 1
     dense, path = tmp_path / "dense.onnx", stored.save(tmp_path / "stored.onnx")
     onnx.save(proto, dense)
@@ -303,7 +305,7 @@ def test_what_reads_a_packed_weight_stays_as_it_was() -> None:
     proto = product(
         holey(), first=first, initializer=[numpy_helper.from_array(holey().T.copy(), "V")]
     )
-    stored = store(proto, StoreConfig("packed", always=True))
+    stored = store(proto, StoreOptions("packed", always=True))
     back, names = densify(stored.model)
     assert names == ("V",)
     assert [node.op_type for node in back.ir.graph] == ["Transpose", "MatMul"]
@@ -315,7 +317,7 @@ def test_a_decoder_is_known_without_its_mark_and_names(tmp_path: Path) -> None:
         weight = holey((64, 64), density)
         if form == "nibble":
             weight = np.where(keep_n_of_m(np.abs(weight), 2, 4, 0), weight, np.float32(0))
-        stored = store(product(weight), StoreConfig("packed", always=True))
+        stored = store(product(weight), StoreOptions("packed", always=True))
         assert form_of(stored) == form
         proto = onnx.load(stored.save(tmp_path / "m.onnx"))
         del proto.metadata_props[:]
@@ -383,17 +385,17 @@ def test_a_new_encoding_is_a_class_and_an_entry(
 
 def test_auto_writes_only_what_all_providers_read() -> None:
     proto = product(holey())
-    assert form_of(store(proto, StoreConfig(providers=("cpu", "openvino"), always=True))) in PACKED
+    assert form_of(store(proto, StoreOptions(backend=("cpu", "openvino"), always=True))) in PACKED
     for other in ("tensorrt", "cuda"):
-        stored = store(proto, StoreConfig(providers=("cpu", other)))
+        stored = store(proto, StoreOptions(backend=("cpu", other)))
         assert not stored.changed
         assert stored.notes
 
 
 def test_sparse_is_written_where_openvino_reads_it(tmp_path: Path) -> None:
     proto = product(holey((256, 64)))
-    plain = store(proto, StoreConfig("sparse"))
-    node = store(proto, StoreConfig("sparse", providers=("openvino",)))
+    plain = store(proto, StoreOptions("sparse"))
+    node = store(proto, StoreOptions("sparse", backend=("openvino",)))
     first, second = (onnx.load(one.save(tmp_path / "m.onnx")) for one in (plain, node))
     assert [each.values.name for each in first.graph.sparse_initializer] == ["W"]
     assert [each.op_type for each in second.graph.node] == ["Constant", "MatMul"]
@@ -406,13 +408,13 @@ def test_sparse_is_written_where_openvino_reads_it(tmp_path: Path) -> None:
 def test_sparse_is_only_written_where_it_is_smaller() -> None:
     for density, form in ((0.5, "dense"), (0.3, "sparse")):
         weight = holey((256, 64), density)
-        assert form_of(store(product(weight), StoreConfig("sparse"))) == form
-        assert form_of(store(product(weight), StoreConfig("sparse", always=True))) == "sparse"
+        assert form_of(store(product(weight), StoreOptions("sparse"))) == form
+        assert form_of(store(product(weight), StoreOptions("sparse", always=True))) == "sparse"
 
 
 def test_sparse_tensors_are_as_the_standard_wants_them(tmp_path: Path) -> None:
     weight = holey((64, 48))
-    path = store(product(weight), StoreConfig("sparse")).save(tmp_path / "m.onnx")
+    path = store(product(weight), StoreOptions("sparse")).save(tmp_path / "m.onnx")
     (held,) = onnx.load(path).graph.sparse_initializer
     assert held.values.name == "W"
     assert held.indices.data_type == T.INT64
@@ -432,12 +434,12 @@ def test_memory_for_decoding_is_bounded() -> None:
     proto.graph.output.append(helper.make_tensor_value_info("z", T.FLOAT, [None, 16]))
     enough = ENCODINGS["delta"].load_memory * 256 * 16
     for form, other in (("packed", "dense"), ("auto", "sparse")):
-        stored = store(proto, StoreConfig(form, ram=enough))  # type: ignore[arg-type]
+        stored = store(proto, StoreOptions(form, ram_limit=enough))  # type: ignore[arg-type]
         assert form_of(stored, "V") == "delta"
         assert form_of(stored, "W") == other
         (left,) = [weight for weight in stored.weights if weight.name == "W"]
         assert "memory" in left.remark
-    assert not store(proto, StoreConfig("packed", ram=0)).changed
+    assert not store(proto, StoreOptions("packed", ram_limit=0)).changed
 
 
 def test_a_table_that_takes_what_it_saves_is_not_written() -> None:
@@ -448,8 +450,8 @@ def test_a_table_that_takes_what_it_saves_is_not_written() -> None:
 
 def test_values_are_only_narrowed_where_something_decodes_them() -> None:
     with pytest.raises(OnnxpruneError, match="--values fp16"):
-        StoreConfig("sparse", values="fp16")
-    stored = store(product(holey((64, 64), 1.0)), StoreConfig("packed", values="fp16"))
+        StoreOptions("sparse", values="fp16")
+    stored = store(product(holey((64, 64), 1.0)), StoreOptions("packed", values="fp16"))
     (only,) = stored.weights
     assert (only.form, only.narrowed) == ("dense", True)
     assert [node.op_type for node in stored.model.ir.graph] == ["Cast", "MatMul"]
@@ -463,18 +465,18 @@ def test_the_model_given_is_left_as_it_is() -> None:
     model = models.load(proto)
     before = models.to_proto(model)
     for form in ("sparse", "packed"):
-        store(model, StoreConfig(form, always=True))  # type: ignore[arg-type]
+        store(model, StoreOptions(form, always=True))  # type: ignore[arg-type]
         assert models.to_proto(model) == before
 
 
 def test_storing_again_starts_from_dense(tmp_path: Path) -> None:
     dense = product(holey((256, 64)))
-    once = store(dense, StoreConfig("packed")).save(tmp_path / "once.onnx")
-    twice = store(once, StoreConfig("packed")).save(tmp_path / "twice.onnx")
+    once = store(dense, StoreOptions("packed")).save(tmp_path / "once.onnx")
+    twice = store(once, StoreOptions("packed")).save(tmp_path / "twice.onnx")
     assert once.read_bytes() == twice.read_bytes()
-    other = store(twice, StoreConfig("sparse")).save(tmp_path / "sparse.onnx")
+    other = store(twice, StoreOptions("sparse")).save(tmp_path / "sparse.onnx")
     assert (
-        other.read_bytes() == store(dense, StoreConfig("sparse")).save(tmp_path / "s").read_bytes()
+        other.read_bytes() == store(dense, StoreOptions("sparse")).save(tmp_path / "s").read_bytes()
     )
 
 
@@ -485,7 +487,7 @@ def test_weights_beside_the_model(tmp_path: Path) -> None:
     dense = tmp_path / "dense.onnx"
     onnx.save(product(weight), dense)
     for form in ("external", "packed", "sparse"):
-        stored = store(dense, StoreConfig(form))  # type: ignore[arg-type]
+        stored = store(dense, StoreOptions(form))  # type: ignore[arg-type]
         path = models.save(stored.model, tmp_path / f"{form}.onnx", external=True)
         beside = path.with_name(f"{path.name}.data")
         assert beside.exists() == (form != "sparse")
@@ -496,7 +498,7 @@ def test_weights_beside_the_model(tmp_path: Path) -> None:
 
 def test_a_damaged_file_is_noticed(tmp_path: Path) -> None:
     """The proof fails when one value, or one bit of a mask, is not what was written."""
-    stored = store(product(holey((256, 64), 0.3)), StoreConfig("packed"))
+    stored = store(product(holey((256, 64), 0.3)), StoreOptions("packed"))
     path = stored.save(tmp_path / "m.onnx")
     assert check_stored(stored, path).ok
     proto = onnx.load(path)
@@ -542,7 +544,7 @@ def test_models_above_two_gib(tmp_path: Path) -> None:
     dense = tmp_path / "dense.onnx"
     dense.write_bytes(proto.SerializeToString())
     for form in ("sparse", "packed"):
-        stored = store(dense, StoreConfig(form, ram=1 << 40))  # type: ignore[arg-type]
+        stored = store(dense, StoreOptions(form, ram_limit=1 << 40))  # type: ignore[arg-type]
         path = models.save(stored.model, tmp_path / f"{form}.onnx", external=False)
         assert path.stat().st_size < 20 << 20
         back = models.constants(densify(models.load(path))[0])["W"]

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from onnxprune import model as models
+from onnxprune.config import AdviseOptions, PathLike, split
 from onnxprune.errors import OnnxpruneError
 from onnxprune.evaluate.environment import environment, is_busy
 from onnxprune.graph.analysis import Analysis, analyse
 from onnxprune.graph.cost import CostModel
 from onnxprune.jobs.advise.evidence import Evidence, Sizes, Spent
-from onnxprune.jobs.advise.judgement import advise
+from onnxprune.jobs.advise.judgement import derive_advice
 from onnxprune.jobs.advise.methods import Advice
 from onnxprune.jobs.bench.samples import open_samples
 from onnxprune.jobs.results.reach import reach
 from onnxprune.model.decode import densify
 from onnxprune.runtime.interface import COMPILED, stored_precision
 from onnxprune.runtime.profiling import profile
-from onnxprune.runtime.registry import backend
+from onnxprune.runtime.registry import parse
 from onnxprune.sparse.eligibility import Layer, layers
 
 Tell = Callable[[str], None]
@@ -28,40 +29,40 @@ _LINEAR = ("MatMul", "Gemm")
 _SPARSE_KERNEL = 4096 * 4096
 
 
-def look(
-    path: Path,
-    backends: Sequence[str],
+def advise(
+    model: PathLike,
+    options: AdviseOptions | None = None,
     *,
-    calib: str | None = None,
-    preprocess: str | None = None,
-    shapes: Mapping[str, tuple[int, ...]] | None = None,
-    batch: int | None = None,
-    threads: int | None = None,
     tell: Tell = lambda _: None,
+    **keywords: object,
 ) -> tuple[Evidence, tuple[Advice, ...]]:
-    """Gather what is known of a model and judge it.
+    """Gather what is known of a model on the backends it ships on, and judge it.
 
     Args:
-        path: of the model.
-        backends: names of what it ships on.
-        calib: inputs to profile with; made up without.
-        preprocess: what turns raw pictures into inputs.
-        shapes: of inputs whose sizes are open, for made-up ones.
-        batch: samples in a run.
-        threads: of the runtimes.
+        model: path of the model.
+        options: backends and inputs; or give the same as keywords
+            (``advise("model.onnx", backend="cpu,openvino")``).
         tell: hears the progress.
+        keywords: the options by name, instead of ``options``.
+
+    Returns:
+        The evidence, and the advice that follows from it.
 
     Raises:
         OnnxpruneError: the model or the inputs cannot be read, or a backend is unknown. A backend
             that cannot be profiled is part of the evidence, with the reason.
     """
-    chosen = [backend(name) for name in backends]
+    config = options or split("advise", keywords)[0]
+    chosen = parse(",".join(config.backend))
+    path = Path(model)
     tell(f"reading {path}")
-    model = models.load(path)
-    samples, named = open_samples(model, calib=calib, preprocess=preprocess, shapes=shapes)
-    feeds = samples.timed(batch or samples.batch or named or 1)
+    loaded = models.load(path)
+    samples, named = open_samples(
+        loaded, calib=config.calib, preprocess=config.preprocess, shapes=config.shapes or None
+    )
+    feeds = samples.timed(config.batch or samples.batch or named or 1)
     tell("finding what can be removed")
-    known = sizes_of(model, {name: array.shape for name, array in feeds.items()})
+    known = sizes_of(loaded, {name: array.shape for name, array in feeds.items()})
     spent, unmeasured = [], []
     for each in chosen:
         tell(f"profiling on {each.name}")
@@ -70,7 +71,7 @@ def look(
             unmeasured.append((each.name, state.reason))
             continue
         try:
-            found = profile(each, path, feeds, threads=threads)
+            found = profile(each, path, feeds, threads=config.threads)
         except OnnxpruneError as error:
             unmeasured.append((each.name, error.message))
             continue
@@ -82,14 +83,14 @@ def look(
         spent.append(Spent(each.name, found.precision, found.run_s, found.operators, found.gaps_s))
     gathered = Evidence(
         model=str(path),
-        calib=calib or "",
+        calib=str(config.calib or ""),
         sizes=known,
         spent=tuple(spent),
         unmeasured=tuple(unmeasured),
         features=environment().features,
         busy=is_busy(),
     )
-    return gathered, advise(gathered)
+    return gathered, derive_advice(gathered)
 
 
 def sizes_of(model: models.Model, shapes: Mapping[str, tuple[int, ...]]) -> Sizes:

@@ -10,7 +10,7 @@ from onnxprune.jobs.advise.evidence import Evidence, Spent
 from onnxprune.jobs.advise.methods import Advice, family, is_tensorrt
 
 
-def advise(known: Evidence) -> tuple[Advice, ...]:
+def derive_advice(known: Evidence) -> tuple[Advice, ...]:
     """Everything that could be done, the most worthwhile first.
 
     What pays comes before what may, that before what does not; within these, lower estimates of

@@ -123,7 +123,7 @@ def int8(known: Evidence, spent: Spent) -> Advice:
         )
         purpose = {"openvino": "openvino", "tensorrt": "tensorrt"}.get(family(spent.backend))
         command = f"onnxprune quantize {known.model} --calib {_calib(known)}"
-        command += f" --for {purpose} -o int8.onnx" if purpose else " -o int8.onnx"
+        command += f" --backend {purpose} -o int8.onnx" if purpose else " -o int8.onnx"
     bytes_left = _INT8_BYTES if word != "does not pay" else None
     return Advice("int8", spent.backend, word, left, bytes_left, why, command, fact, evidence)
 
@@ -148,7 +148,7 @@ def sparse_int8(known: Evidence, spent: Spent) -> Advice:
         )
         command = (
             f"onnxprune prune {known.model} --sparsity 0.8 --calib {_calib(known)} -o sparse.onnx"
-            f" && onnxprune quantize sparse.onnx --calib {_calib(known)} --for openvino-sparse"
+            f" && onnxprune quantize sparse.onnx --calib {_calib(known)} --backend openvino-sparse"
             " -o int8.onnx"
         )
     return Advice(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import TypeAlias
 import numpy as np
 
 from onnxprune import model as models
+from onnxprune.config import BenchOptions, PathLike, split
 from onnxprune.data.labels import open_labels
 from onnxprune.errors import OnnxpruneError
 from onnxprune.evaluate.environment import environment, is_busy, load
@@ -23,89 +24,90 @@ from onnxprune.jobs.bench.rows import latency, model_rows, notes
 from onnxprune.jobs.bench.samples import Samples, open_samples
 from onnxprune.jobs.bench.schema import Bench, DeclinedRow, NoiseFloor, Ratio, Row, Score
 from onnxprune.jobs.results.schema import OutputRow
-from onnxprune.runtime.registry import Backend, backend
+from onnxprune.runtime.registry import Backend, parse
 from onnxprune.solve.bootstrap import ratio, verdict
 
 
-@dataclass(frozen=True)
-class Asked:
-    """What is measured, and on what.
-
-    Attributes:
-        models: files, the one that the others are compared with first.
-        backends: names.
-        batches: samples in a run.
-        threads: of the runtime; None leaves it the choice.
-        calib, preprocess, shapes, samples, seed: inputs; see `onnxprune.jobs.bench.samples`.
-        labels: of the inputs, to score the task.
-        metric: that the task is scored by.
-        protocol: how it is timed.
-    """
-
-    models: tuple[Path, ...]
-    backends: tuple[str, ...] = ("cpu",)
-    batches: tuple[int, ...] = ()
-    threads: tuple[int | None, ...] = (None,)
-    calib: object | None = None
-    preprocess: str | None = None
-    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    samples: int = 256
-    labels: object | None = None
-    metric: str | Callable[..., float] = "accuracy"
-    protocol: Settings = field(default_factory=Settings)
-
-
-def bench(asked: Asked, *, tell: Tell = lambda _: None) -> Bench:
+def bench(
+    files: Sequence[PathLike],
+    options: BenchOptions | None = None,
+    *,
+    protocol: Settings | None = None,
+    tell: Tell = lambda _: None,
+    **keywords: object,
+) -> Bench:
     """Measure models on backends.
+
+    Args:
+        files: files; the first is what the others are compared with.
+        options: what is measured; or give the same as keywords
+            (``bench(["dense.onnx", "pruned.onnx"], backend="cpu,openvino", batch=(1, 8))``).
+        protocol: how it is timed; processes, rounds and seed of the options by default.
+        tell: hears the progress.
+        keywords: the options by name, instead of ``options``.
 
     Raises:
         OnnxpruneError: a model or the inputs cannot be read, or a backend is unknown. What goes
             wrong on one backend, or with one model, is a declined row instead.
     """
-    if asked.labels is not None and asked.calib is None:
+    config = options or split("bench", keywords)[0]
+    paths = tuple(Path(path) for path in files)
+    protocol = protocol or Settings(config.processes, config.rounds, seed=config.seed)
+    if config.labels is not None and config.calib is None:
         raise OnnxpruneError(
             "--labels needs the inputs they belong to", hint="give those with --calib"
         )
-    metric = find_metric(asked.metric)
-    backends = [backend(name) for name in asked.backends]
+    metric = find_metric(config.metric)
+    backends = parse(",".join(config.backend))
     tell("reading the models")
-    rows = model_rows(asked.models, asked.shapes)
-    first = models.load(asked.models[0])
+    rows = model_rows(paths, config.shapes)
+    first = models.load(paths[0])
     samples, named = open_samples(
         first,
-        calib=asked.calib,
-        preprocess=asked.preprocess,
-        most=asked.samples,
-        shapes=asked.shapes,
-        seed=asked.protocol.seed,
+        calib=config.calib,
+        preprocess=config.preprocess,
+        most=config.calib_samples,
+        shapes=config.shapes,
+        seed=protocol.seed,
     )
-    batches = asked.batches or (samples.batch or named or 1,)
-    task = None if asked.labels is None else (metric, asked.labels)
+    batches = config.batch or (samples.batch or named or 1,)
+    task = None if config.labels is None else (metric, config.labels)
     if task is not None:
-        open_labels(asked.labels, samples.calibration.indices)  # refused now, not in the end
+        open_labels(config.labels, samples.calibration.indices)  # refused now, not in the end
     machine, busy = environment(), is_busy()
-    run = _Run(asked, tuple(row.name for row in rows), samples, task, models.parts(first), tell)
+    run = _Run(
+        paths,
+        config,
+        protocol,
+        tuple(row.name for row in rows),
+        samples,
+        task,
+        models.parts(first),
+        tell,
+    )
     for each in backends:
         run.on(each, batches)
     machine = replace(machine, load_average=(*machine.load_average, round(load(), 2)))
     return Bench(
         onnxprune=importlib.metadata.version("onnxprune"),
         environment=machine,
-        protocol=described(asked, samples, batches),
+        protocol=described(protocol, config.threads or (None,), samples, batches),
         models=rows,
         rows=tuple(run.rows),
         noise_floor=tuple(run.floors),
         declined=tuple(run.declined),
-        notes=tuple(notes(samples, run.rows, processes=asked.protocol.processes, busy=busy)),
+        notes=tuple(notes(samples, run.rows, processes=protocol.processes, busy=busy)),
     )
 
 
-def described(asked: Asked, samples: Samples, batches: Sequence[int]) -> dict[str, object]:
+def described(
+    protocol: Settings, threads: Sequence[int | None], samples: Samples, batches: Sequence[int]
+) -> dict[str, object]:
     """The protocol in settings and words."""
     return {
-        **asdict(asked.protocol),
+        **asdict(protocol),
         "batches": list(batches),
-        "threads": list(asked.threads),
+        "threads": list(threads),
         "inputs": samples.calibration.description,
         "synthetic": samples.synthetic,
         "io": "numpy arrays in and out of every run, no IO binding",
@@ -124,7 +126,9 @@ _Outputs: TypeAlias = tuple[tuple[OutputRow, ...], Score | None]
 class _Run:
     """What was found so far."""
 
-    asked: Asked
+    paths: tuple[Path, ...]
+    config: BenchOptions
+    protocol: Settings
     names: tuple[str, ...]
     samples: Samples
     task: Task | None
@@ -143,7 +147,7 @@ class _Run:
             return
         outputs: dict[int, _Outputs] = {}
         for batch in batches:
-            for threads in self.asked.threads:
+            for threads in self.config.threads or (None,):
                 try:
                     feeds = self.samples.timed(batch)
                 except OnnxpruneError as error:
@@ -151,13 +155,13 @@ class _Run:
                     row = DeclinedRow(chosen.name, self.names[0], batch, threads, *why)
                     self.declined.append(row)
                     continue
-                case = Case(chosen.name, self.asked.models, feeds, threads)
+                case = Case(chosen.name, self.paths, feeds, threads)
 
                 def judge(alive: Alive, case: Case = case) -> None:
                     if not outputs:
                         outputs.update(self._compare(chosen, alive, case))
 
-                timed = measure(case, self.asked.protocol, tell=self.tell, afterwards=judge)
+                timed = measure(case, self.protocol, tell=self.tell, afterwards=judge)
                 self._take(chosen, state.version, batch, threads, timed, outputs)
 
     def _take(
@@ -169,7 +173,7 @@ class _Run:
         timed: Sequence[Timing | Declined],
         outputs: Mapping[int, _Outputs],
     ) -> None:
-        how, reference = self.asked.protocol, timed[0]
+        how, reference = self.protocol, timed[0]
         for index, each in enumerate(timed):
             if isinstance(each, Declined):
                 why = (each.reason, each.hint)

@@ -11,7 +11,6 @@ from onnxprune import model as models
 from onnxprune.data import Calibration, open_calibration
 from onnxprune.data.batches import DEFAULT_BATCH, input_format
 from onnxprune.data.dataset import Feeds
-from onnxprune.data.images import Preprocess
 from onnxprune.errors import OnnxpruneError
 from onnxprune.model.signature import signature_of
 
@@ -68,7 +67,7 @@ def open_samples(
     model: models.Model,
     *,
     calib: object | None = None,
-    preprocess: str | Preprocess | None = None,
+    preprocess: object | None = None,
     most: int = 256,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     seed: int = 0,

@@ -8,6 +8,5 @@
 """
 
 from onnxprune.jobs.quantize.job import Quantized, quantize
-from onnxprune.jobs.quantize.purposes import PURPOSES, Settings
 
-__all__ = ["PURPOSES", "Quantized", "Settings", "quantize"]
+__all__ = ["Quantized", "quantize"]

@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from onnxprune import model as models
-from onnxprune.config import INPUTS, Options
+from onnxprune.config import FORMATS, INPUTS, Options, QuantizeOptions, split
 from onnxprune.data.dataset import open_dataset, open_source
 from onnxprune.errors import OnnxpruneError
 from onnxprune.evaluate.evaluation import Evaluation, compare_models
 from onnxprune.jobs.apply_plan import finite
 from onnxprune.jobs.prune import prune
 from onnxprune.jobs.quantize import quantizer, zeros
-from onnxprune.jobs.quantize.purposes import Settings
 from onnxprune.jobs.quantize.rows import by_rows
 from onnxprune.jobs.quantize.zeros import Weight
 from onnxprune.model.decode import densify
+from onnxprune.runtime.providers import named
 from onnxprune.types import Check
 
 Tell = Callable[[str], None]
@@ -46,7 +46,7 @@ class Quantized:
     evaluation: Evaluation
     bytes: tuple[int, int]
     notes: tuple[str, ...]
-    settings: Settings
+    settings: QuantizeOptions
 
     @property
     def ok(self) -> bool:
@@ -67,29 +67,34 @@ class Quantized:
 
 def quantize(
     source: Any,  # noqa: ANN401  # everything models.load takes
-    settings: Settings | None = None,
+    settings: QuantizeOptions | None = None,
     options: Options | None = None,
     *,
     first: Options | None = None,
     tell: Tell = lambda _: None,
+    **keywords: object,
 ) -> Quantized:
     """Quantize a model to INT8 so that its zeros, and N:M among them, stay zeros.
 
     Args:
         source: a path, a ``ModelProto``, a graphsurgeon graph or a loaded model; never changed.
-        settings: how.
+        settings: how it is quantized.
         options: the inputs (``calib`` and what belongs to it), ``labels``, ``metric``,
-            ``max_drop``, ``provider`` and ``seed``; the rest has no meaning here.
+            ``max_drop`` and ``seed``; the rest has no meaning here.
         first: a pruning run that comes before; it takes inputs from ``options`` where it names
             none. Outputs are then compared with those of the model before both.
         tell: hears the progress.
+        keywords: both kinds of options by name, instead of ``settings`` and ``options``.
 
     Raises:
         OnnxpruneError: activations need inputs to be measured on and there are none, the model
             has nothing to quantize, or onnxruntime refuses it.
     """
-    settings, config = settings or Settings(), options or Options()
-    if settings.purpose == "openvino-sparse" and settings.dynamic:
+    named_settings, named_options = split("quantize", keywords)
+    settings, config = settings or named_settings, options or named_options
+    if settings.backend not in FORMATS:
+        config = replace(config, backend=named(settings.backend).name)
+    if settings.format == "openvino-sparse" and settings.dynamic:
         raise OnnxpruneError(
             "OpenVINO's sparse kernel takes weights behind DequantizeLinear, which --dynamic "
             "does not make",
@@ -123,7 +128,7 @@ def quantize(
             if settings.dynamic
             else "see `onnxprune eligible`; weights that are computed must be stored first",
         )
-    if settings.purpose == "openvino-sparse":
+    if settings.format == "openvino-sparse":
         made, turned = by_rows(made)
         said.append(f"{len(turned)} weights were laid out as [N,K]")
     checks = [*(pruned.checks if pruned is not None else ()), *zeros.checks(weights)]

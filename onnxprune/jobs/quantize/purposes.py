@@ -7,54 +7,17 @@ TensorRT's developer guide ("Working with Quantized Types": symmetric, Q/DQ befo
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-Purpose = Literal["onnxruntime", "openvino", "openvino-sparse", "tensorrt"]
-Ranges = Literal["minmax", "percentile", "entropy"]
+from onnxprune.config import QuantizeOptions
 
 LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 TABLES = ("Gather",)
 """Looked up rather than multiplied with: a stored table is smaller in int8 and no slower."""
 
 
-@dataclass(frozen=True)
-class Settings:
-    """How a model is quantized.
-
-    Attributes:
-        purpose: what will run it.
-        dynamic: activations are quantized while it runs, so no inputs are needed to prepare it.
-        per_tensor: one scale for a weight instead of one per output.
-        reduce_range: 7 bits for weights: for x86 processors without VNNI, whose 16-bit sums
-            saturate.
-        ranges: how ranges of activations are found from the inputs.
-        ops: ``linear`` quantizes products, convolutions and stored tables only, ``all`` whatever
-            lies between too; None takes ``all`` for networks of convolutions, where it saves
-            conversions.
-        skip: globs over names of nodes and weights that stay floating point.
-    """
-
-    purpose: Purpose = "onnxruntime"
-    dynamic: bool = False
-    per_tensor: bool = False
-    reduce_range: bool = False
-    ranges: Ranges = "minmax"
-    ops: Literal["linear", "all"] | None = None
-    skip: tuple[str, ...] = ()
-
-
-PURPOSES: dict[Purpose, str] = {
-    "onnxruntime": "unsigned activations, as its x86 kernels like them",
-    "openvino": "the same",
-    "openvino-sparse": "large linear weights as [N,K] too, for its sparse INT8 kernel",
-    "tensorrt": "symmetric activations, biases left floating point",
-}
-"""Every purpose, and what is particular about it."""
-
-
 def static_arguments(
-    settings: Settings, *, convolutions: bool, per_channel: bool
+    settings: QuantizeOptions, *, convolutions: bool, per_channel: bool
 ) -> dict[str, Any]:
     """Keyword arguments of ``quantize_static``.
 
@@ -65,7 +28,7 @@ def static_arguments(
     """
     import onnxruntime.quantization as q
 
-    tensorrt = settings.purpose == "tensorrt"
+    tensorrt = settings.format == "tensorrt"
     every = settings.ops == "all" or (settings.ops is None and convolutions and not tensorrt)
     methods = {
         "minmax": q.CalibrationMethod.MinMax,
@@ -94,7 +57,7 @@ def static_arguments(
     }
 
 
-def dynamic_arguments(settings: Settings) -> dict[str, Any]:
+def dynamic_arguments(settings: QuantizeOptions) -> dict[str, Any]:
     """Keyword arguments of ``quantize_dynamic``."""
     import onnxruntime.quantization as q
 

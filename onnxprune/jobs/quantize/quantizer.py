@@ -22,9 +22,10 @@ import onnx
 from onnx import version_converter
 
 from onnxprune import model as models
+from onnxprune.config import QuantizeOptions
 from onnxprune.errors import OnnxpruneError
 from onnxprune.graph.analysis import identity
-from onnxprune.jobs.quantize.purposes import Settings, dynamic_arguments, static_arguments
+from onnxprune.jobs.quantize.purposes import dynamic_arguments, static_arguments
 from onnxprune.jobs.quantize.rows import as_read
 from onnxprune.quantities import plural
 from onnxprune.runtime.complaints import plain
@@ -106,7 +107,7 @@ def quantized_operators() -> frozenset[str]:
     return frozenset([*registry.QDQRegistry, *registry.QLinearOpsRegistry])
 
 
-def run(model: models.Model, settings: Settings, feeds: Sequence[Feeds]) -> models.Model:
+def run(model: models.Model, settings: QuantizeOptions, feeds: Sequence[Feeds]) -> models.Model:
     """Quantize a prepared model.
 
     Args:

@@ -46,7 +46,7 @@ class Dense:
         self._task = task = task_of(samples, config)
         self._parts = models.parts(analysis.model)
         self._session = open_session(
-            analysis.model, provider=config.provider, threads=THREADS, outputs=within(self._parts)
+            analysis.model, provider=config.backend, threads=THREADS, outputs=within(self._parts)
         )
         self._answers = _within(self._session.run, feeds, _ANSWERS)
         self.before = None
@@ -79,7 +79,7 @@ class Dense:
         orders = {t.name: np.array(t.order, np.int64) for t in rows.targets if t.order}
         weighing = weighing_of(self._config)
         settings = {
-            "provider": self._config.provider,
+            "provider": self._config.backend,
             "metric": self.metric,
             "labels": None if labels is None else (labels.shape, labels.tobytes()),
             "orders": [(name, order.tolist()) for name, order in orders.items()],
@@ -100,7 +100,7 @@ class Dense:
             labels=labels,
             metric=self._config.metric,
             before=self.before,
-            provider=self._config.provider,
+            provider=self._config.backend,
         )
 
     def drop_without(self, removed: Mapping[str, Sequence[int]]) -> float:
@@ -112,7 +112,7 @@ class Dense:
         small = cut(self._analysis, removed)
         parts = models.shared_parts(self._analysis.model, small)
         session = open_session(
-            small, provider=self._config.provider, threads=THREADS, outputs=within(parts)
+            small, provider=self._config.backend, threads=THREADS, outputs=within(parts)
         )
         answers = self.answers()
         return compare_answers(

@@ -10,7 +10,7 @@ from typing import Any
 from threadpoolctl import threadpool_limits
 
 from onnxprune import model as models
-from onnxprune.config import Options, from_flags
+from onnxprune.config import Options, SensitivityOptions, split
 from onnxprune.data.cache import Cache
 from onnxprune.errors import OnnxpruneError
 from onnxprune.graph.cost import CostModel
@@ -20,7 +20,6 @@ from onnxprune.jobs.sensitivity.baseline import Dense, weighing_of
 from onnxprune.jobs.sensitivity.executors import Pool, gather, open_pool
 from onnxprune.jobs.sensitivity.job import samples_of
 from onnxprune.jobs.sensitivity.recommend import exactly, only_orders, recommend
-from onnxprune.jobs.sensitivity.request import Request, from_words
 from onnxprune.jobs.sensitivity.targets import find_rows
 from onnxprune.select.sensitivity import (
     Cell,
@@ -30,17 +29,14 @@ from onnxprune.select.sensitivity import (
     cell_to_json,
 )
 
-SAMPLES = 512
-"""Inputs that every cell is measured on, unless more or fewer are asked for."""
 _PAYS = 3e11
 """Multiply-accumulates of a sweep from which starting processes takes less time than it saves."""
-_ASKED = ("ratios", "kinds", "drop", "workers", "dask")
 
 
 def sensitivity(
     source: Any,  # noqa: ANN401  # everything models.load takes
     options: Options | None = None,
-    request: Request | None = None,
+    request: SensitivityOptions | None = None,
     *,
     tell: Progress = lambda _: None,
     **flags: object,
@@ -63,9 +59,8 @@ def sensitivity(
         OnnxpruneError: the model, the options or the data cannot be used, or there is nobody to do
             the work.
     """
-    words = {name: flags.pop(name) for name in _ASKED if name in flags}
-    wanted = request or from_words(words)
-    asked = options or from_flags({"calib_samples": SAMPLES} | flags)
+    measured, shared = split("sensitivity", {"workers": 1} | flags)
+    wanted, asked = request or measured, options or shared
     if asked.calib is None:
         raise OnnxpruneError(
             "sensitivity is measured on inputs", hint="give some with --calib; labels are optional"
@@ -76,7 +71,7 @@ def sensitivity(
         return _swept(run, wanted, pool)
 
 
-def _swept(run: Run, wanted: Request, pool: Pool) -> Sensitivity:
+def _swept(run: Run, wanted: SensitivityOptions, pool: Pool) -> Sensitivity:
     config, analysis, data, progress = run.config, run.analysis, run.data, run.progress
     every = data.whole(config)
     with threadpool_limits(BLAS, "blas"):
@@ -153,7 +148,7 @@ def _columns(target: Target, ratios: Sequence[float]) -> Sequence[float]:
     return (1.0,) if target.kind == "block" else ratios
 
 
-def _hands(run: Run, wanted: Request) -> int:
+def _hands(run: Run, wanted: SensitivityOptions) -> int:
     """How many processes: as many as asked for, else all cores where the work is worth it."""
     if wanted.workers is not None:
         return wanted.workers

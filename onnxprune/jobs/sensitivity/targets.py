@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
+from onnxprune.config import SensitivityOptions
 from onnxprune.graph.cost import CostModel
 from onnxprune.jobs.run import Run
 from onnxprune.jobs.sensitivity.job import Array
-from onnxprune.jobs.sensitivity.request import Request
 from onnxprune.quantities import Sparsity
 from onnxprune.select.allocate import Limits
 from onnxprune.select.allocate.limits import select
@@ -36,7 +36,7 @@ class Rows:
     declined: dict[str, str] = field(default_factory=dict)
 
 
-def find_rows(run: Run, request: Request) -> Rows:
+def find_rows(run: Run, request: SensitivityOptions) -> Rows:
     """Find everything that can be pruned alone.
 
     Args:
@@ -66,7 +66,7 @@ def find_rows(run: Run, request: Request) -> Rows:
         declined |= {each.weight or each.layer: each.reason for each in left}
         run.progress("measuring what every weight multiplies")
         norms = (
-            norms_of(analysis.model, layers, list(run.data.fit), config.provider) if layers else {}
+            norms_of(analysis.model, layers, list(run.data.fit), config.backend) if layers else {}
         )
         work = {
             call.name: sum(_volume(axes) for axes in call.work) // analysis.batch

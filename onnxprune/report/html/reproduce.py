@@ -61,7 +61,7 @@ def bench_command(bench: Bench) -> str:
     """The command line of a benchmark."""
     words = ["onnxprune", "bench", *(each.path or each.name for each in bench.models)]
     settings: list[tuple[str, Sequence[object]]] = [
-        ("--on", [row.backend for row in bench.rows]),
+        ("--backend", [row.backend for row in bench.rows]),
         ("--batch", [row.batch for row in bench.rows]),
         ("--threads", [row.threads for row in bench.rows]),
     ]

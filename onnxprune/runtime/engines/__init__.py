@@ -7,6 +7,6 @@
 * ``sparsity``: the ``(Sparsity)`` lines of a log and the engine inspector's JSON, by node.
 """
 
-from onnxprune.runtime.engines.build import Built, Request, build
+from onnxprune.runtime.engines.build import Built, build
 
-__all__ = ["Built", "Request", "build"]
+__all__ = ["Built", "build"]

@@ -7,43 +7,21 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from onnxprune import model as models
+from onnxprune.config import BuildOptions
 from onnxprune.errors import OnnxpruneError
 from onnxprune.model.decode import densify
 from onnxprune.model.signature import signature_of
 from onnxprune.runtime.engines import precision, sparsity
-from onnxprune.runtime.engines.runtime import Name, Runtime, find
+from onnxprune.runtime.engines.runtime import Runtime, find
 
 Tell = Callable[[str], None]
 Shapes = Mapping[str, tuple[int, ...]]
 
 _SHOWN = 5
 """Parser errors that are printed; the rest are counted."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """What is built.
-
-    Attributes:
-        sparse: let TensorRT try its 2:4 sparse kernels (``SPARSE_WEIGHTS``).
-        precision: element type of the whole graph; ``asis`` leaves it. Networks are strongly
-            typed, so TensorRT computes in the types that it is given.
-        capabilities: (major, minor) of the GPUs it is for; TensorRT-RTX only.
-        shapes: of inputs whose sizes are open, those to tune for.
-        least, most: the smallest and largest sizes that must work; those of ``shapes`` by default.
-        runtime: ``tensorrt`` or ``tensorrt_rtx``; None takes what is installed.
-    """
-
-    sparse: bool = False
-    precision: Literal["asis", "fp16", "bf16"] = "asis"
-    capabilities: tuple[tuple[int, int], ...] = ()
-    shapes: Shapes = field(default_factory=dict)
-    least: Shapes = field(default_factory=dict)
-    most: Shapes = field(default_factory=dict)
-    runtime: Name | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +49,7 @@ class Built:
 
 def build(
     source: Any,  # noqa: ANN401  # everything models.load takes
-    request: Request | None = None,
+    request: BuildOptions | None = None,
     *,
     tell: Tell = lambda _: None,
 ) -> Built:
@@ -88,7 +66,7 @@ def build(
         OnnxpruneError: no TensorRT is installed, the parser knows an operator not (the node is
             named), sizes are missing, or the builder fails.
     """
-    asked = request or Request()
+    asked = request or BuildOptions()
     runtime = find(asked.runtime)
     tell("reading the model")
     model, unpacked = densify(models.load(source))
@@ -117,7 +95,7 @@ def build(
         notes.append(
             f"{len(unpacked)} packed weights were made dense: TensorRT would not fold them"
         )
-    if asked.sparse and runtime.ahead_of_time:
+    if asked.sparse_weights and runtime.ahead_of_time:
         notes.append(
             f"{runtime.title} chooses kernels on the device, so nothing is known yet about which "
             "layers run sparsely; with and without --sparse-weights the plan is the same"
@@ -127,13 +105,13 @@ def build(
     return Built(bytes(plan), model, runtime, seconds, layers, said, tuple(notes))
 
 
-def _check_shapes(model: models.Model, asked: Request) -> None:
+def _check_shapes(model: models.Model, asked: BuildOptions) -> None:
     """Refuse what would only fail later, with the flag that helps."""
     specs = {spec.name: spec for spec in signature_of(model)}
     for flag, shapes in (
         ("--shapes", asked.shapes),
-        ("--min-shapes", asked.least),
-        ("--max-shapes", asked.most),
+        ("--min-shapes", asked.min_shapes),
+        ("--max-shapes", asked.max_shapes),
     ):
         for name, shape in shapes.items():
             if name not in specs or len(shape) != len(specs[name].shape):
@@ -205,22 +183,22 @@ def _unparsed(runtime: Runtime, problems: Sequence[str]) -> OnnxpruneError:
     )
 
 
-def _config(runtime: Runtime, builder: Any, network: Any, asked: Request) -> Any:  # noqa: ANN401
+def _config(runtime: Runtime, builder: Any, network: Any, asked: BuildOptions) -> Any:  # noqa: ANN401
     trt = runtime.module
     config = builder.create_builder_config()
-    if asked.sparse:
+    if asked.sparse_weights:
         config.set_flag(trt.BuilderFlag.SPARSE_WEIGHTS)
     if hasattr(config, "profiling_verbosity"):
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    if asked.capabilities:
-        _set_capabilities(runtime, config, asked.capabilities)
+    if asked.compute_capability:
+        _set_capabilities(runtime, config, asked.compute_capability)
     if asked.shapes:
         profile = builder.create_optimization_profile()
         for index in range(network.num_inputs):
             name = network.get_input(index).name
             if name in asked.shapes:
                 best = asked.shapes[name]
-                least, most = asked.least.get(name, best), asked.most.get(name, best)
+                least, most = asked.min_shapes.get(name, best), asked.max_shapes.get(name, best)
                 profile.set_shape(name, least, best, most)
         if config.add_optimization_profile(profile) < 0:
             raise OnnxpruneError(

@@ -136,7 +136,7 @@ def removal_orders(
     by = name
     if name == ELIMINATION:
         found = known_curves(
-            analysis, groups, fit, provider=asked.provider, seed=asked.seed, cache=asked.cache,
+            analysis, groups, fit, provider=asked.backend, seed=asked.seed, cache=asked.cache,
             tell=tell,
         )  # fmt: skip
         orders = {g: e.order for g, e in found.swept.items()}
@@ -176,7 +176,7 @@ def _measured(
         fit,
         blocks=[] if uniform else _bypassable(analysis, asked, bypassed),
         outputs=weighed and not uniform,
-        provider=asked.provider,
+        provider=asked.backend,
         seed=asked.seed,
         cache=asked.cache,
         tell=tell,
@@ -234,7 +234,7 @@ def _scores(
     if chosen.calibrated and fit:
         wide = "covariance" in chosen.needs or name == "output-error"
         statistics = input_statistics(
-            analysis, groups, fit, covariance=wide, provider=asked.provider
+            analysis, groups, fit, covariance=wide, provider=asked.backend
         )
     found = criteria.score(
         groups,

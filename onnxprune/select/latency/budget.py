@@ -141,7 +141,7 @@ def backend_of(asked: Options) -> Backend:
     """
     assert asked.target is not None
     named = asked.target.backend
-    return backend(named) if named else of_provider(asked.provider)
+    return backend(named) if named else of_provider(asked.backend)
 
 
 def one_sample(analysis: Analysis, feeds: Feeds, shapes: Mapping[str, Sequence[int]]) -> Feeds:

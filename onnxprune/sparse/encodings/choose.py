@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from onnxprune.config import Store
-from onnxprune.errors import OnnxpruneError
+from onnxprune.config import StoreOptions
 from onnxprune.sparse.encodings.table import DENSE, ENCODINGS, SPARSE, Encoding, Packed, readable
-from onnxprune.sparse.encodings.weights import Coding, Values, Weight
+from onnxprune.sparse.encodings.weights import Coding, Weight
 
 _ANYWAY = 100
 """Tables of an encoding count for nothing beside weights of this many times their size."""
@@ -17,50 +16,19 @@ _DECODED_AT_ONCE = 256 * 10**6
 """Values that are decoded by default, at most."""
 
 
-@dataclass(frozen=True)
-class StoreConfig:
-    """How weights are to be stored.
-
-    Attributes:
-        form: one encoding for all, or ``auto``, the smallest that all of ``providers`` read.
-        values: what the values of floats may be narrowed to.
-        providers: what will run the model, by short name.
-        ram: bytes that decoding may take when the model is loaded; None for a quarter of this
-            machine's memory.
-        always: take this form even where it is larger.
-
-    Raises:
-        OnnxpruneError: narrowed values in a form that has no room for a decoder.
-    """
-
-    form: Store = "auto"
-    values: Values = "exact"
-    providers: tuple[str, ...] = ("cpu",)
-    ram: int | None = None
-    always: bool = False
-
-    def __post_init__(self) -> None:
-        if self.values != "exact" and self.form not in ("auto", "packed"):
-            raise OnnxpruneError(
-                f"--values {self.values} cannot be had with --store {self.form}: only decoders of "
-                "packed weights convert values",
-                hint="take --store packed or auto, or leave --values out",
-            )
-
-    @property
-    def allowed(self) -> tuple[tuple[Encoding, ...], str]:
-        """The encodings to choose from, and why some are not among them although they could be."""
-        match self.form:
-            case "sparse":
-                return (DENSE, SPARSE), ""
-            case "packed":
-                return (DENSE, *(e for e in ENCODINGS.values() if isinstance(e, Packed))), ""
-            case "auto":
-                return readable(self.providers)
-        return (DENSE,), ""
+def allowed_encodings(options: StoreOptions) -> tuple[tuple[Encoding, ...], str]:
+    """The encodings to choose from, and why some are not among them although they could be."""
+    match options.store:
+        case "sparse":
+            return (DENSE, SPARSE), ""
+        case "packed":
+            return (DENSE, *(e for e in ENCODINGS.values() if isinstance(e, Packed))), ""
+        case "auto":
+            return readable(options.backend)
+    return (DENSE,), ""
 
 
-def choose(weights: Sequence[Weight], config: StoreConfig, no_decoder: str = "") -> list[Weight]:
+def choose(weights: Sequence[Weight], config: StoreOptions, no_decoder: str = "") -> list[Weight]:
     """The weights with their encodings, in the same order.
 
     Args:
@@ -69,7 +37,7 @@ def choose(weights: Sequence[Weight], config: StoreConfig, no_decoder: str = "")
         no_decoder: why nothing can be decoded in this model; empty if it can. Then the values of
             ``weights`` have to be exact.
     """
-    allowed, _ = config.allowed
+    allowed, _ = allowed_encodings(config)
     if no_decoder:
         allowed = _unpacked(allowed)
     encodings = [_smallest(weight, allowed, always=config.always) for weight in weights]
@@ -86,7 +54,7 @@ def choose(weights: Sequence[Weight], config: StoreConfig, no_decoder: str = "")
             allowed = others  # the table takes what is saved
             encodings = [_smallest(weight, allowed, always=False) for weight in weights]
     chosen = [_with(weight, encoding) for weight, encoding in zip(weights, encodings, strict=True)]
-    return _within(chosen, allowed, default_ram() if config.ram is None else config.ram)
+    return _within(chosen, allowed, default_ram() if config.ram_limit is None else config.ram_limit)
 
 
 def bytes_of(weight: Weight, encoding: Encoding) -> int | None:

@@ -33,7 +33,7 @@ _NODE_OPSET = 11  # the operator set that brought Constant.sparse_value
 
 REFUSED_BY = (
     "TensorRT and TensorRT-RTX (the parser stops; a weight that is also an input becomes one)",
-    "OpenVINO's own reader (it stops; --for openvino writes a form it reads)",
+    "OpenVINO's own reader (it stops; --backend openvino writes a form it reads)",
     "onnx.checker with full_check, and strict shape inference (they type it as a sparse tensor)",
     "onnxruntime's symbolic_shape_infer and onnx.reference (they stop)",
     "onnx.utils.extract_model and onnx.version_converter (they stop)",
