@@ -108,7 +108,7 @@ class Page:
             compile(block.text, block.where, "exec")
         elif block.language == "python":
             code = compile(block.text, block.where, "exec")
-            exec(code, self._names)  # noqa: S102  the documentation is ours
+            exec(code, self._names)
         elif block.language == "console":
             assert block.commands, f"{block.where} holds no command"
             for number, command in enumerate(block.commands, 1):

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
 from doc_pages import DOCS, ROOT, Page, blocks, figures, first_difference, pages
+
 from onnxprune.cli import main
 
 pytestmark = pytest.mark.docs

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-
 from doc_pages import DOCS, ROOT
 
 if TYPE_CHECKING:
