@@ -43,7 +43,7 @@ operators: $(STAMP)  ## docs/operators.md: which operator has which rules
 
 docs: $(DOCS)  ## build/docs: the site, without warnings; then its code blocks, figures and search
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
-	ONNXPRUNE_DOCS=build/docs $(BIN)/pytest -m docs $(TESTFLAGS)
+	ONNXPRUNE_DOCS=build/docs $(BIN)/pytest -m docs $(TESTFLAGS) tests/docs
 
 bench: $(STAMP)  ## coverage and correctness over every graph at hand; bench/README.md has the rest
 	$(BIN)/python -m bench.structured --system onnxprune \
