@@ -11,7 +11,7 @@ TESTFLAGS ?= -n auto
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-heavy test-engines lint format typecheck operators docs bench clean
+.PHONY: demo test test-heavy test-engines lint format typecheck operators reference docs bench clean
 .DELETE_ON_ERROR:
 
 demo: $(STAMP)  ## prune a small trained network and show what it cost and gained
@@ -44,6 +44,9 @@ operators: $(STAMP)  ## docs/operators.md: which operator has which rules
 docs: $(DOCS)  ## build/docs: the site, without warnings; then its code blocks, figures and search
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	ONNXPRUNE_DOCS=build/docs $(BIN)/pytest -m docs $(TESTFLAGS) tests/docs
+
+reference: $(STAMP)  ## what is made from the options: stub, reference, recipe schema
+	$(BIN)/python docs/generate.py
 
 bench: $(STAMP)  ## coverage and correctness over every graph at hand; bench/README.md has the rest
 	$(BIN)/python -m bench.structured --system onnxprune \

@@ -6,66 +6,47 @@ are plain functions over printable values: ``load``, ``analyse``, ``cut``, ``sav
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import importlib
+import importlib.metadata
+from itertools import chain
+from typing import Any
 
-if TYPE_CHECKING:
-    from onnxprune.graph.analysis import Analysis, analyse
-    from onnxprune.graph.cost import Cost
-    from onnxprune.graph.plan import Plan, load_plan
-    from onnxprune.graph.surgery import cut
-    from onnxprune.jobs.prune import prune, replay
-    from onnxprune.jobs.recover import recover_model
-    from onnxprune.jobs.result import Result
-    from onnxprune.jobs.sensitivity.run import sensitivity
-    from onnxprune.model import Model, load, save
-    from onnxprune.select.sensitivity import Sensitivity, load_sensitivity
-
-from onnxprune.errors import OnnxpruneError
-
-_HOME = {
-    "Analysis": "graph.analysis",
-    "Cost": "graph.cost",
-    "Model": "model",
-    "Plan": "graph.plan",
-    "Result": "jobs.result",
-    "Sensitivity": "select.sensitivity",
-    "analyse": "graph.analysis",
-    "cut": "graph.surgery",
-    "load": "model",
-    "load_plan": "graph.plan",
-    "load_sensitivity": "select.sensitivity",
-    "prune": "jobs.prune",
-    "recover_model": "jobs.recover",
-    "replay": "jobs.prune",
-    "save": "model",
-    "sensitivity": "jobs.sensitivity.run",
+_HOMES = {
+    "config": ("Options",),
+    "errors": ("OnnxpruneError",),
+    "graph.analysis": ("Analysis", "analyse"),
+    "graph.cost": ("Cost",),
+    "graph.plan": ("Plan", "load_plan"),
+    "graph.surgery": ("cut",),
+    "jobs.advise.job": ("advise",),
+    "jobs.bench.job": ("bench",),
+    "jobs.bench.schema": ("Bench",),
+    "jobs.prune": ("apply", "prune"),
+    "jobs.quantize": ("Quantized", "quantize"),
+    "jobs.recover": ("recover",),
+    "jobs.result": ("Result",),
+    "jobs.sensitivity.run": ("sensitivity",),
+    "jobs.store": ("Stored", "store"),
+    "model": ("Model", "load", "save"),
+    "select.sensitivity": ("Sensitivity", "load_sensitivity"),
 }
 """Where each name lives; imported when first used, so that ``--help`` does not wait for onnx."""
 
-__all__ = [
-    "Analysis",
-    "Cost",
-    "Model",
-    "OnnxpruneError",
-    "Plan",
-    "Result",
-    "Sensitivity",
-    "analyse",
-    "cut",
-    "load",
-    "load_plan",
-    "load_sensitivity",
-    "prune",
-    "recover_model",
-    "replay",
-    "save",
-    "sensitivity",
-]
+_FORMER = {"recover_model": "recover", "replay": "apply"}
+"""Names of the last version, and what they are called now."""
+
+__all__ = sorted(["__version__", *chain(*_HOMES.values())])  # noqa: PLE0605  the stub spells it
+
+
+def __dir__() -> list[str]:
+    return __all__
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401  # whatever the name stands for
-    import importlib
-
-    if name in _HOME:
-        return getattr(importlib.import_module(f"onnxprune.{_HOME[name]}"), name)
+    if name == "__version__":
+        return importlib.metadata.version("onnxprune")
+    name = _FORMER.get(name, name)
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(f"onnxprune.{home}"), name)
     raise AttributeError(f"module 'onnxprune' has no attribute '{name}'")

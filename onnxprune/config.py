@@ -6,7 +6,9 @@ of recipes and the reference in ``docs`` are made from the fields of the classes
 
 from __future__ import annotations
 
+import inspect
 import os
+import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
@@ -28,6 +30,7 @@ from onnxprune.quantities import (
 )
 
 Config = TypeVar("Config")
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 Store = Literal["auto", "dense", "sparse", "packed", "external"]
 Values = Literal["exact", "fp32", "fp16", "int8"]
@@ -38,7 +41,7 @@ Ranges = Literal["minmax", "percentile", "entropy"]
 Kind = Literal["groups", "blocks", "weights"]
 Precision = Literal["asis", "fp16", "bf16"]
 Runtime = Literal["tensorrt", "tensorrt_rtx"]
-PathLike = str | os.PathLike[str]
+FilePath = str | os.PathLike[str]
 
 
 # --- how values are read ---------------------------------------------------------------------
@@ -262,8 +265,8 @@ CAPABILITIES = Reader(
 )
 
 
-DEFAULTS: Mapping[str, Mapping[str, object]] = {"sensitivity": {"calib_samples": 512}}
-"""Defaults of a command that are not those of the class."""
+DEFAULTS: Mapping[str, Mapping[str, object]] = {"sensitivity": {"calib_samples": 512, "workers": 1}}
+"""Defaults of a Python function that are not those of the class."""
 
 
 # --- how options are declared ----------------------------------------------------------------
@@ -360,14 +363,17 @@ def default_text(each: Field[Any], command: str = "") -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+def _described(each: Field[Any], command: str = "") -> str:
+    option = option_of(each)
+    told = f" (default: {text})" if (text := default_text(each, command)) else ""
+    details = f" {option.details}" if option.details else ""
+    return f"{option.help}{told}.{details}"
+
+
 def _document(config: type[Config]) -> type[Config]:
     """Write the ``Attributes`` of a class from its options."""
     lines = [config.__doc__ or "", "", "Attributes:"]
-    for name, each in declared(config).items():
-        known = option_of(each)
-        told = f" (default: {text})" if (text := default_text(each)) else ""
-        details = f" {known.details}" if known.details else ""
-        lines.append(f"    {name}: {known.help}{told}.{details}")
+    lines += [f"    {name}: {_described(each)}" for name, each in declared(config).items()]
     config.__doc__ = "\n".join(lines)
     return config
 
@@ -462,7 +468,7 @@ class Options:
     tied: bool = _choice(
         False, SWITCH, "apply N:M to tables that are looked up too (tied embeddings)"
     )
-    sensitivity: PathLike | None = _choice(
+    sensitivity: FilePath | None = _choice(
         None, PATH, "meet --target by a file of `onnxprune sensitivity --json`",
         "What was measured there stands in for error curves.",
     )  # fmt: skip
@@ -726,7 +732,7 @@ class SensitivityOptions:
         everyday=True,
     )  # fmt: skip
     workers: int | None = _work(
-        None, WORKERS, "number of processes", unset="all cores where it is worth it"
+        None, WORKERS, "number of processes", unset="all cores where it is worth it; 1 in Python"
     )
     dask: str = _work("", TEXT, "address of a Dask scheduler, e.g. tcp://host:8786")
 
@@ -944,27 +950,80 @@ def from_flags(values: Mapping[str, object], origins: Mapping[str, str] | None =
     return read(Options, values, origins)
 
 
-def split(command: str, values: Mapping[str, object]) -> list[Any]:
-    """The values of each class that declares options of a command, in the order of `COMMANDS`.
+def split(command: str, values: Mapping[str, object], *known: object | None) -> list[Any]:
+    """The options of a command, one object for each class that declares some of them.
+
+    Args:
+        command: as in `COMMANDS`.
+        values: options by name, as a user writes them.
+        known: objects, in the order of `COMMANDS`, that stand for the options of their class; None
+            where there is none.
 
     Raises:
-        OnnxpruneError: a name is unknown or a value cannot be read.
+        OnnxpruneError: a name is unknown, a value cannot be read, or an option is given although
+            there is an object of its class.
     """
-    parts: dict[type, dict[str, object]] = {config: {} for config in COMMANDS[command]}
-    for name, value in (dict(DEFAULTS.get(command, {})) | dict(values)).items():
-        owner = next(
-            (
-                config
-                for config, names in COMMANDS[command].items()
-                if current_name(declared(config), name, None) in names
-            ),
-            None,
+    declares = {config: declared(config) for config in COMMANDS[command]}
+    parts: dict[type, dict[str, object]] = {config: {} for config in declares}
+    for name, value in values.items():
+        owners = (
+            config
+            for config, names in COMMANDS[command].items()
+            if current_name(declares[config], name, None) in names
         )
+        owner = next(owners, None)
         if owner is None:
-            known = [flag(each) for each, _ in options_of(command)]
-            raise OnnxpruneError(f"there is no option {name!r}", hint=suggest(name, known))
+            flags = [flag(each) for each, _ in options_of(command)]
+            raise OnnxpruneError(f"there is no option {name!r}", hint=suggest(name, flags))
         parts[owner][name] = value
-    return [read(config, parts[config], known=names) for config, names in COMMANDS[command].items()]
+    defaults, objects = DEFAULTS.get(command, {}), []
+    for k, (config, names) in enumerate(COMMANDS[command].items()):
+        ready = known[k] if k < len(known) else None
+        if ready is not None and parts[config]:
+            raise OnnxpruneError(
+                f"{next(iter(parts[config]))} is given beside {type(ready).__name__}, which has "
+                "it too",
+                hint="give either the object or the single options",
+            )
+        usual = {name: value for name, value in defaults.items() if name in names}
+        objects.append(ready or read(config, usual | parts[config], known=names))
+    return objects
+
+
+def keywords(command: str) -> Callable[[Function], Function]:
+    """Give a function the signature and the documentation of the options that it takes.
+
+    Its ``**fields`` stand for them; editors read the same from the stub of the package.
+    """
+
+    def describe(function: Function) -> Function:
+        signature = inspect.signature(function)
+        fixed = [each for each in signature.parameters.values() if each.kind != each.VAR_KEYWORD]
+        defaults = DEFAULTS.get(command, {})
+        extra = [
+            inspect.Parameter(
+                name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=defaults.get(name, default_of(each)),
+                annotation=_annotation(each),
+            )
+            for name, each in options_of(command)
+            if name not in signature.parameters
+        ]
+        function.__signature__ = signature.replace(parameters=[*fixed, *extra])  # type: ignore[attr-defined]
+        lines = [f"    {each.name}: {_described(each, command)}" for _, each in options_of(command)]
+        text = inspect.cleandoc(function.__doc__ or "")
+        text = re.sub(r"\n    fields: .*", "", text)  # they are listed one by one
+        function.__doc__ = "\n".join([text, "", "Options:", *lines, ""])
+        return function
+
+    return describe
+
+
+def _annotation(each: Field[Any]) -> str:
+    accepts = option_of(each).reader.accepts
+    needs_none = default_of(each) is None and accepts != "object"
+    return f"{accepts} | None" if needs_none or accepts == "object" else accepts
 
 
 def current_name(options: Mapping[str, Field[Any]], name: str, where: str | None = "") -> str:

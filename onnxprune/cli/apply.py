@@ -53,11 +53,11 @@ def run(given: argparse.Namespace) -> int:
 
     # Imported here so that --help and refused flags do not wait for onnx.
     from onnxprune.graph.plan import load_plan
-    from onnxprune.jobs.prune import replay
+    from onnxprune.jobs.prune import apply
     from onnxprune.jobs.results import gather
 
     with console.progress() as tell:
-        pruned = replay(given.model, load_plan(Path(given.plan)), asked, tell=tell)
+        pruned = apply(given.model, load_plan(Path(given.plan)), asked, tell=tell)
         wanted = pruned.ok or given.force
         written = write(pruned, output, tell, force=given.force) if wanted and output else None
         ok = pruned.ok and (written is None or written.ok)

@@ -55,10 +55,10 @@ def run(given: argparse.Namespace) -> int:
     page = destination.check("--report", given.report, files)
 
     # Imported here so that --help and refused flags do not wait for onnx.
-    from onnxprune.jobs.recover import recover_model
+    from onnxprune.jobs.recover import recover
 
     with console.progress() as tell:
-        made = recover_model(given.dense, given.pruned, asked, tell=tell)
+        made = recover(given.dense, given.pruned, asked, tell=tell)
         wanted = made.ok or given.force
         if wanted and output:
             tell(f"writing {output}")

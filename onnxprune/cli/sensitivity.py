@@ -44,7 +44,7 @@ def run(given: argparse.Namespace) -> int:
     from onnxprune.report import drawing, plots, terminal
     from onnxprune.select.sensitivity import to_json
 
-    request, asked = split("sensitivity", given_options(given, "sensitivity"))
+    request, asked = split("sensitivity", {"workers": "auto"} | given_options(given, "sensitivity"))
     files: dict[str, object] = {
         "the model": given.model,
         "--calib": asked.calib,

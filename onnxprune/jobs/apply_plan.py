@@ -22,9 +22,9 @@ from onnxprune.jobs.result import Result
 from onnxprune.jobs.run import Run
 from onnxprune.jobs.sparsify import refit_zeros, restore_zeros, sparsify
 from onnxprune.jobs.steps import State, Step, step, take
-from onnxprune.recover.bias_correction import correct
-from onnxprune.recover.reconstruct import reconstruct
-from onnxprune.recover.refit import Settings
+from onnxprune.recovery.bias_correction import correct
+from onnxprune.recovery.reconstruct import reconstruct
+from onnxprune.recovery.refit import Settings
 from onnxprune.select.latency.budget import Reached
 from onnxprune.select.latency.budget import result as measure
 from onnxprune.train import distill as training

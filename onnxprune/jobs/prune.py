@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
 
 from onnxprune import model as models
-from onnxprune.config import Options, from_flags
+from onnxprune.config import Options, keywords, split
 from onnxprune.graph.plan import Plan, check
 from onnxprune.jobs.apply_plan import APPLY, apply_plan
 from onnxprune.jobs.choose_plan import PlanChoice, by_importance, by_latency
@@ -25,12 +24,13 @@ STRATEGIES: Mapping[str, Callable[[Run], PlanChoice]] = {
 """How it is decided what goes. ``search`` stands above them: it judges whole results."""
 
 
+@keywords("prune")
 def prune(
-    source: Any,  # noqa: ANN401  # everything models.load takes
+    source: models.ModelLike,
     options: Options | None = None,
     *,
     tell: Progress = lambda _: None,
-    **flags: object,
+    **fields: object,
 ) -> Result:
     """Remove what costs least, and check that nothing else changed.
 
@@ -39,13 +39,19 @@ def prune(
         options: what to remove and how; or give the same as keywords
             (``prune(path, ratio=0.3, calib=batches)``).
         tell: hears what is being done.
-        flags: the options by name, instead of ``options``.
+        fields: the options by name, instead of ``options``.
 
     Raises:
         OnnxpruneError: the model, the options or the data cannot be used, or the budget cannot be
             met.
+
+    Example:
+        >>> from onnxprune.data import zoo
+        >>> result = prune(zoo.get("digits_mlp").model, ratio=0.25)
+        >>> result.ok, result.remaining.params < result.dense.params
+        (True, True)
     """
-    config = options or from_flags(flags)
+    config = split("prune", fields, options)[0]
     run = open_run(source, config, tell, chooses=config.searches)
     if config.searches:
         return search(run)
@@ -63,12 +69,14 @@ def choose_plan(run: Run) -> PlanChoice:
     return STRATEGIES[name](run)
 
 
-def replay(
-    source: Any,  # noqa: ANN401  # everything models.load takes
+@keywords("apply")
+def apply(
+    source: models.ModelLike,
     plan: Plan,
     options: Options | None = None,
     *,
     tell: Progress = lambda _: None,
+    **fields: object,
 ) -> Result:
     """Apply a plan to a model of the same graph, and check the result.
 
@@ -77,11 +85,19 @@ def replay(
         plan: what goes.
         options: samples, and how what is left is recovered.
         tell: hears what is being done.
+        fields: the options by name, instead of ``options``.
 
     Raises:
         OnnxpruneError: the plan was made for another graph.
+
+    Example:
+        >>> from onnxprune.data import zoo
+        >>> model = zoo.get("digits_mlp").model
+        >>> plan = prune(model, ratio=0.25).plan
+        >>> apply(model, plan).ok
+        True
     """
-    run = open_run(source, options or Options(), tell)
+    run = open_run(source, split("apply", fields, options)[0], tell)
     analysis = run.analysis
     units = replace(plan, zeroed={})  # masks are for what the cut leaves
     check(units, models.structure_hash(analysis.model), analysis.groups, analysis.blocks)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 from onnxprune import model as models
-from onnxprune.config import Options, from_flags
+from onnxprune.config import Options, keywords, split
 from onnxprune.data.dataset import open_dataset, open_source
 from onnxprune.errors import OnnxpruneError
 from onnxprune.evaluate.equivalence import prove
@@ -17,9 +16,9 @@ from onnxprune.jobs.apply_plan import RECOVER, finite
 from onnxprune.jobs.result import Result
 from onnxprune.jobs.run import Progress, Run, check_names
 from onnxprune.jobs.steps import State, take
-from onnxprune.recover.correspond.folding import fold_normalisations, normalisations
-from onnxprune.recover.correspond.kept_units import Correspondence, correspond
-from onnxprune.recover.correspond.twin import (
+from onnxprune.recovery.correspond.folding import fold_normalisations, normalisations
+from onnxprune.recovery.correspond.kept_units import Correspondence, correspond
+from onnxprune.recovery.correspond.twin import (
     Twin,
     carry_back,
     filled_zeros,
@@ -36,13 +35,14 @@ _UNCHANGED = 0.999
 """Correlation from which on weights are those of the dense model but for rounding."""
 
 
-def recover_model(
-    dense: Any,  # noqa: ANN401  # everything models.load takes
-    pruned: Any,  # noqa: ANN401  # the same
+@keywords("recover")
+def recover(
+    dense: models.ModelLike,
+    pruned: models.ModelLike,
     options: Options | None = None,
     *,
     tell: Progress = lambda _: None,
-    **flags: object,
+    **fields: object,
 ) -> Result:
     """Refit a model that somebody else pruned to what the dense one computes.
 
@@ -55,15 +55,24 @@ def recover_model(
             model; never changed.
         pruned: what somebody made of it; never changed.
         options: where inputs come from and what runs the models; or give the same as keywords
-            (``recover_model(dense, pruned, calib=batches)``).
+            (``recover(dense, pruned, calib=batches)``).
         tell: hears what is being done.
-        flags: the options by name, instead of ``options``.
+        fields: the options by name, instead of ``options``.
 
     Raises:
         OnnxpruneError: there are no real inputs, the pruned model was not made from the dense one,
             or it cannot be told what is gone.
+
+    Example:
+        >>> from onnxprune import prune
+        >>> from onnxprune.data import zoo
+        >>> entry = zoo.get("digits_mlp")
+        >>> cut = prune(entry.model, ratio=0.5).model
+        >>> result = recover(entry.model, cut, calib=entry.calibration, calib_samples=64)
+        >>> result.ok, result.better
+        (True, True)
     """
-    config = options or from_flags(flags)
+    config = split("recover", fields, options)[0]
     if config.recover == "none":
         raise OnnxpruneError(
             "--recover none leaves nothing to do", hint="take auto, lstsq, pcg or bias"

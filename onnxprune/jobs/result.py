@@ -16,7 +16,7 @@ from onnxprune.graph.analysis import Analysis
 from onnxprune.graph.cost import Cost, CostModel
 from onnxprune.graph.plan import Plan
 from onnxprune.jobs.store import Stored, store
-from onnxprune.recover.correspond.kept_units import Correspondence
+from onnxprune.recovery.correspond.kept_units import Correspondence
 from onnxprune.types import Check, LayerOutcome
 
 

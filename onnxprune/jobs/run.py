@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from onnxprune import model as models
 from onnxprune.config import Options
@@ -39,7 +38,7 @@ class Run:
 
 
 def open_run(
-    source: Any,  # noqa: ANN401  # everything models.load takes
+    source: models.ModelLike,
     config: Options,
     progress: Progress = lambda _: None,
     *,

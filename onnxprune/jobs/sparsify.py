@@ -18,7 +18,7 @@ from onnxprune.graph.layers.linear import LinearLayer
 from onnxprune.graph.plan import Plan, check
 from onnxprune.jobs.run import Run
 from onnxprune.jobs.steps import State, step
-from onnxprune.recover.sparse_refit import refit_masked
+from onnxprune.recovery.sparse_refit import refit_masked
 from onnxprune.sparse import sparsify as thinning
 from onnxprune.sparse import zeros
 from onnxprune.sparse.reorder import find_orders, reorder_safely

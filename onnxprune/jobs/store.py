@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxprune import model as models
-from onnxprune.config import StoreOptions, split
+from onnxprune.config import StoreOptions, keywords, split
 from onnxprune.data.dataset import synthetic_inputs
 from onnxprune.errors import OnnxpruneError
 from onnxprune.evaluate.equivalence import difference, tolerance
@@ -95,10 +95,11 @@ class StoredCheck:
         return all(check.ok for check in self.checks)
 
 
+@keywords("store")
 def store(
     source: models.ModelLike,
     options: StoreOptions | None = None,
-    **keywords: object,
+    **fields: object,
 ) -> Stored:
     """Give every weight of a model an encoding.
 
@@ -107,12 +108,20 @@ def store(
             sparse in it are made dense first.
         options: how weights are written; or give the same as keywords
             (``store(path, store="packed", values="fp16")``).
-        keywords: the options by name, instead of ``options``.
+        fields: the options by name, instead of ``options``.
 
     Raises:
         OnnxpruneError: the options or the model cannot be used.
+
+    Example:
+        >>> from onnxprune import prune
+        >>> from onnxprune.data import zoo
+        >>> sparse = prune(zoo.get("digits_mlp").model, sparsity="90%").model
+        >>> stored = store(sparse, store="packed")
+        >>> any(weight.form != "dense" for weight in stored.weights)
+        True
     """
-    config = options or split("store", keywords)[0]
+    config = split("store", fields, options)[0]
     config = replace(config, backend=tuple(named(name).name for name in config.backend))
     dense, _ = densify(models.load(source))
     allowed, reason = allowed_encodings(config)

@@ -19,7 +19,7 @@ from onnxprune import model as models
 from onnxprune.data import zoo
 from onnxprune.data.zoo import Entry
 from onnxprune.errors import OnnxpruneError
-from onnxprune.recover.correspond.folding import fold_normalisations
+from onnxprune.recovery.correspond.folding import fold_normalisations
 from onnxprune.solve import masks
 
 Cli = Callable[..., Ran]
@@ -151,7 +151,7 @@ def test_a_worse_result_is_not_written(tmp_path: Path) -> None:
     noise = {"image": rng.standard_normal((100, *shape)).astype(np.float32)}
     session = onnxruntime.InferenceSession(pruned, providers=["CPUExecutionProvider"])
     labels = session.run(None, noise)[0].argmax(-1)  # as given it is always right
-    made = onnxprune.recover_model(MLP.model, pruned, calib=noise, labels=labels)
+    made = onnxprune.recover(MLP.model, pruned, calib=noise, labels=labels)
     assert made.given.after == 1.0
     if made.better:
         pytest.fail("the refit agrees with the pruned model on every input")
@@ -190,7 +190,7 @@ def test_neither_input_is_overwritten(cli: Cli, tmp_path: Path) -> None:
         assert Path(path).read_bytes() == before
     dense = tmp_path / "d.onnx"
     dense.write_bytes(MLP.model.read_bytes())
-    made = onnxprune.recover_model(dense, pruned, calib=str(MLP.calibration), calib_samples=64)
+    made = onnxprune.recover(dense, pruned, calib=str(MLP.calibration), calib_samples=64)
     for path in (dense, pruned):
         with pytest.raises(OnnxpruneError):
             made.save(path)
@@ -210,7 +210,7 @@ def test_what_was_given_is_left_alone(tmp_path: Path) -> None:
     before = models.to_proto(pruned).SerializeToString()
     dense = onnx.load(MLP.model)
     whole = dense.SerializeToString()
-    made = onnxprune.recover_model(dense, pruned, calib=str(MLP.calibration), calib_samples=64)
+    made = onnxprune.recover(dense, pruned, calib=str(MLP.calibration), calib_samples=64)
     assert models.to_proto(pruned).SerializeToString() == before
     assert dense.SerializeToString() == whole
     assert "refitted" in str(made)
@@ -231,7 +231,7 @@ def test_folded_normalisations_are_folded_in_the_dense_model_too(tmp_path: Path)
     folded = fold_normalisations(dense)
     pruned = onnxprune.prune(folded, ratio=0.2, criterion="l1", recover="none").model
     calib = {"image": zoo.calibration(MLP)["image"][:24]}
-    made = onnxprune.recover_model(dense, pruned, calib=calib, recover="bias")
+    made = onnxprune.recover(dense, pruned, calib=calib, recover="bias")
     assert made.plan.removed
     assert any("folded" in note for note in made.notes)
     assert made.ok
@@ -247,7 +247,7 @@ def test_weights_may_be_stored_in_nodes_and_handed_on(tmp_path: Path) -> None:
         graph.node.insert(0, onnx.helper.make_node("Identity", [hidden], [tensor.name]))
         graph.node.insert(0, onnx.helper.make_node("Constant", [], [hidden], value=tensor))
     onnx.checker.check_model(model)
-    made = onnxprune.recover_model(MLP.model, model, calib=str(MLP.calibration), calib_samples=64)
+    made = onnxprune.recover(MLP.model, model, calib=str(MLP.calibration), calib_samples=64)
     assert made.better
     assert made.ok
     ops = [node.op_type for node in made.model.ir.graph]
@@ -262,7 +262,7 @@ def test_a_bias_that_somebody_added_is_kept(tmp_path: Path) -> None:
     pruned = onnx.load_from_string(dense.SerializeToString())
     node = next(n for n in pruned.graph.node if n.output == first.output)
     node.input.append(bias)
-    made = onnxprune.recover_model(dense, pruned, calib=str(MLP.calibration), calib_samples=64)
+    made = onnxprune.recover(dense, pruned, calib=str(MLP.calibration), calib_samples=64)
     assert made.ok
     assert made.evaluation.main.relative_error < 0.5 * made.given.main.relative_error
 
@@ -276,6 +276,6 @@ def test_weights_that_have_changed_are_said_to_have(tmp_path: Path) -> None:
             noise = rng.standard_normal(array.shape) * array.std() * 0.2
             changed = (array + noise).astype(np.float32)
             tensor.CopyFrom(numpy_helper.from_array(changed, tensor.name))
-    made = onnxprune.recover_model(MLP.model, model, calib=str(MLP.calibration), calib_samples=128)
+    made = onnxprune.recover(MLP.model, model, calib=str(MLP.calibration), calib_samples=128)
     assert any("correlation" in note for note in made.notes)
     assert made.evaluation.main.relative_error < made.given.main.relative_error

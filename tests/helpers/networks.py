@@ -47,11 +47,11 @@ class Family:
 
 
 FAMILIES: tuple[Family, ...] = (
-    Family("digits_rescnn", ("digits_rescnn",)),
-    Family("digits_mlp", ("digits_mlp",), quick=True),
-    Family("digits_encoder", ("digits_encoder",), quick=True),
-    Family("digits_lstm", ("digits_lstm",), quick=True),
-    Family("chars_decoder", ("chars_decoder",)),
+    Family("digits_rescnn", ("digits_rescnn",), most=512),
+    Family("digits_mlp", ("digits_mlp",), most=512, quick=True),
+    Family("digits_encoder", ("digits_encoder",), most=512, quick=True),
+    Family("digits_lstm", ("digits_lstm",), most=512, quick=True),
+    Family("chars_decoder", ("chars_decoder",), most=256),
     Family("resnet20_optA", ("resnet20_cifar10_optA_bn", "resnet20_cifar10_optA_fused")),
     Family(
         "resnet20_proj",
@@ -151,6 +151,7 @@ def feeds_of(stem: str, samples: int) -> tuple[Feeds, ...]:
     assert path is not None
     if stem in zoo.names():
         data = zoo.calibration(zoo.get(stem))
+        samples = min(samples, *map(len, data.values()))
         cuts = [slice(at, min(at + _BATCH, samples)) for at in range(0, samples, _BATCH)]
         return tuple({name: array[cut] for name, array in data.items()} for cut in cuts)
     task = task_of(stem)

@@ -19,7 +19,7 @@ from onnxprune.graph.analysis import analyse
 from onnxprune.graph.plan import load_plan
 from onnxprune.graph.surgery import cut
 from onnxprune.jobs.iterative import progress
-from onnxprune.jobs.prune import replay
+from onnxprune.jobs.prune import apply
 from onnxprune.select.importance.error_curves import Curves
 from onnxprune.select.importance.progress import Progress
 from onnxprune.solve.group_obs import Elimination
@@ -101,7 +101,7 @@ def test_steps_end_at_the_same_amount(name: str, asked: dict[str, object], tmp_p
         most = next(c.limit for c in slow.checks if c.name == kind)
         for each in (slow, fast):
             assert 0.8 * most < getattr(each.remaining, kind) <= most
-    again = replay(entry.model, load_plan(slow.plan.save(tmp_path / "plan.json")))
+    again = apply(entry.model, load_plan(slow.plan.save(tmp_path / "plan.json")))
     assert again.ok
     shapes = [
         {

@@ -26,7 +26,7 @@ import pytest
 
 from conftest import SHARED
 from networks import FAMILIES, FFN, HEADS, UNREADABLE, Family, Feeds, feeds_of, path_of
-from onnxprune import Result, prune, recover_model
+from onnxprune import Result, prune, recover
 from onnxprune import model as models
 from onnxprune.config import StoreOptions, from_flags
 from onnxprune.data import zoo
@@ -170,7 +170,7 @@ def _own_cut(case: Case) -> None:
     """A model that was cut by the size of its weights, and refitted by nobody."""
     cut = prune(case.path, ratio=RATIO, criterion="l1", recover="none")
     given = cut.save(case.folder / "cut.onnx")
-    made = recover_model(case.path, given, **case.data)
+    made = recover(case.path, given, **case.data)
     assert made.ok, made.checks
     assert {g: len(u) for g, u in made.plan.removed.items()} == {
         g: len(u) for g, u in cut.plan.removed.items() if u
@@ -191,7 +191,7 @@ def _thinned(case: Case, share: str) -> Path:
 
 def _own_zeros(case: Case) -> None:
     given = _thinned(case, "50%")
-    made = recover_model(case.path, given, **case.data)
+    made = recover(case.path, given, **case.data)
     assert made.ok, made.checks
     assert_zeros_stay(tensors(models.load(given)), tensors(made.model))
     assert_runs(case, made.save(case.folder / "made.onnx"))

@@ -13,10 +13,10 @@ import pytest
 from onnxprune import model as models
 from onnxprune.config import Recover, from_flags
 from onnxprune.data import zoo
+from onnxprune.jobs import recover as recover_job
 from onnxprune.jobs.apply_plan import APPLY, PRUNE, RECOVER
 from onnxprune.jobs.mask import extract
-from onnxprune.jobs.prune import prune, replay
-from onnxprune.jobs.recover import recover_model
+from onnxprune.jobs.prune import apply, prune
 from onnxprune.jobs.result import Result
 from onnxprune.jobs.run import open_run
 from onnxprune.jobs.steps import State, step, take
@@ -52,8 +52,8 @@ def test_recovering_an_own_cut_is_as_good_as_pruning_with_recovery(
     cut = prune(entry.model, ratio=0.3, criterion="l1", recover="none")
     config = asked(name, recover, samples)
     own, elsewhere = (
-        replay(entry.model, cut.plan, config),
-        recover_model(entry.model, cut.model, config),
+        apply(entry.model, cut.plan, config),
+        recover_job.recover(entry.model, cut.model, config),
     )
     assert elsewhere.better
     assert elsewhere.plan.removed == cut.plan.removed
@@ -69,8 +69,8 @@ def test_a_mask_and_a_masked_model_are_recovered_alike(recover: Recover) -> None
     entry = zoo.get("digits_mlp")
     masked = prune(entry.model, sparsity="80%", recover="none").model
     config = asked("digits_mlp", recover, 96)
-    applied = replay(entry.model, extract(masked), config)
-    elsewhere = recover_model(entry.model, masked, config)
+    applied = apply(entry.model, extract(masked), config)
+    elsewhere = recover_job.recover(entry.model, masked, config)
     assert applied.ok
     assert elsewhere.ok
     assert elsewhere.given is not None
@@ -92,7 +92,7 @@ def test_masks_of_a_plan_are_left_as_they_are_without_data_or_without_recovery()
     entry = zoo.get("digits_mlp")
     plan = prune(entry.model, sparsity="80%", recover="none").plan
     for config in (None, asked("digits_mlp", "none", 32)):
-        result = replay(entry.model, plan, config)
+        result = apply(entry.model, plan, config)
         assert not result.outcomes.get("zeros")
         dense = models.constants(result.analysis.model)
         for name, value in models.constants(result.model).items():

@@ -18,7 +18,7 @@ from onnxprune.data import zoo
 from onnxprune.graph.analysis import analyse
 from onnxprune.graph.surgery import cut
 from onnxprune.jobs import recipe
-from onnxprune.jobs.prune import prune, replay
+from onnxprune.jobs.prune import apply, prune
 from onnxprune.jobs.result import Result
 from onnxprune.runtime import open_session
 from onnxprune.solve.moments import moments
@@ -66,7 +66,7 @@ def mlp() -> dict[Recover, Result]:
     made: dict[Recover, Result] = {"none": first}
     for word in WORDS[1:]:
         asked = from_flags({"calib": batches("digits_mlp", 512), "recover": word})
-        made[word] = replay(zoo.get("digits_mlp").model, first.plan, asked)
+        made[word] = apply(zoo.get("digits_mlp").model, first.plan, asked)
     return made
 
 

@@ -14,7 +14,7 @@ import pytest
 from onnx import numpy_helper
 
 from conftest import Ran
-from onnxprune import load_plan, prune, replay
+from onnxprune import apply, load_plan, prune
 from onnxprune import model as models
 from onnxprune.data import zoo
 from onnxprune.errors import OnnxpruneError
@@ -68,7 +68,7 @@ def test_a_plan_zeroes_the_same_weights_of_another_checkpoint(
     assert plan == made.plan
     assert bool(plan.reordered) == ("permute" in flags)
     other = sibling(CNN.model, tmp_path / "other.onnx")
-    again = replay(other, plan)
+    again = apply(other, plan)
     assert again.ok
     for name, mask in plan.zeroed.items():
         weight = stored(again.model, name)
@@ -83,10 +83,10 @@ def test_a_mask_that_does_not_fit_is_refused() -> None:
     made = prune(CNN.model, sparsity=0.5)
     name, mask = next(iter(made.plan.zeroed.items()))
     with pytest.raises(OnnxpruneError, match="no weight 'nonsense'"):
-        replay(CNN.model, replace(made.plan, zeroed={"nonsense": mask}))
+        apply(CNN.model, replace(made.plan, zeroed={"nonsense": mask}))
     other = next(m for m in made.plan.zeroed.values() if m.shape != mask.shape)
     with pytest.raises(OnnxpruneError, match=f"weight '{name}' has shape"):
-        replay(CNN.model, replace(made.plan, zeroed={name: other}))
+        apply(CNN.model, replace(made.plan, zeroed={name: other}))
 
 
 @pytest.mark.parametrize("name", ["digits_rescnn", "digits_mlp", "digits_encoder", "chars_decoder"])

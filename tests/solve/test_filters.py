@@ -18,8 +18,8 @@ from onnxprune.data.activations.rows import Sample
 from onnxprune.graph.analysis import analyse
 from onnxprune.graph.layers.linear import find_layers, refittable
 from onnxprune.graph.surgery import cut
-from onnxprune.recover.reconstruct import reconstruct
-from onnxprune.recover.refit import Settings
+from onnxprune.recovery.reconstruct import reconstruct
+from onnxprune.recovery.refit import Settings
 from onnxprune.runtime import open_session
 from onnxprune.solve import patch_sampling as crops
 from onnxprune.solve.im2col import Window, window_rows

@@ -15,7 +15,7 @@ from onnx import helper, numpy_helper
 from bench.storage import thin
 from onnxprune import model as models
 from onnxprune import quantities as amount
-from onnxprune.config import StoreOptions, bytes_of
+from onnxprune.config import StoreOptions
 from onnxprune.data import zoo
 from onnxprune.errors import OnnxpruneError
 from onnxprune.jobs.results.weights import stored_rows
@@ -31,6 +31,7 @@ from onnxprune.model import sparse as sparse_reading
 from onnxprune.model.decode import densify
 from onnxprune.runtime import open_session
 from onnxprune.solve.masks import keep_n_of_m
+from onnxprune.sparse.encodings.choose import bytes_of
 from onnxprune.sparse.encodings.graph_builder import GraphBuilder, Stream
 from onnxprune.sparse.encodings.sparsity_stats import SparsityStats, count
 from onnxprune.sparse.encodings.table import ENCODINGS, PACKED, Packed

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from onnxprune import model as models
-from onnxprune.config import AdviseOptions, PathLike, split
+from onnxprune.config import AdviseOptions, FilePath, keywords, split
 from onnxprune.errors import OnnxpruneError
 from onnxprune.evaluate.environment import environment, is_busy
 from onnxprune.graph.analysis import Analysis, analyse
@@ -29,12 +29,13 @@ _LINEAR = ("MatMul", "Gemm")
 _SPARSE_KERNEL = 4096 * 4096
 
 
+@keywords("advise")
 def advise(
-    model: PathLike,
+    model: FilePath,
     options: AdviseOptions | None = None,
     *,
     tell: Tell = lambda _: None,
-    **keywords: object,
+    **fields: object,
 ) -> tuple[Evidence, tuple[Advice, ...]]:
     """Gather what is known of a model on the backends it ships on, and judge it.
 
@@ -43,7 +44,7 @@ def advise(
         options: backends and inputs; or give the same as keywords
             (``advise("model.onnx", backend="cpu,openvino")``).
         tell: hears the progress.
-        keywords: the options by name, instead of ``options``.
+        fields: the options by name, instead of ``options``.
 
     Returns:
         The evidence, and the advice that follows from it.
@@ -52,7 +53,7 @@ def advise(
         OnnxpruneError: the model or the inputs cannot be read, or a backend is unknown. A backend
             that cannot be profiled is part of the evidence, with the reason.
     """
-    config = options or split("advise", keywords)[0]
+    config = split("advise", fields, options)[0]
     chosen = parse(",".join(config.backend))
     path = Path(model)
     tell(f"reading {path}")

@@ -12,7 +12,7 @@ from typing import TypeAlias
 import numpy as np
 
 from onnxprune import model as models
-from onnxprune.config import BenchOptions, PathLike, split
+from onnxprune.config import BenchOptions, FilePath, keywords, split
 from onnxprune.data.labels import open_labels
 from onnxprune.errors import OnnxpruneError
 from onnxprune.evaluate.environment import environment, is_busy, load
@@ -28,13 +28,14 @@ from onnxprune.runtime.registry import Backend, parse
 from onnxprune.solve.bootstrap import ratio, verdict
 
 
+@keywords("bench")
 def bench(
-    files: Sequence[PathLike],
+    files: Sequence[FilePath],
     options: BenchOptions | None = None,
     *,
     protocol: Settings | None = None,
     tell: Tell = lambda _: None,
-    **keywords: object,
+    **fields: object,
 ) -> Bench:
     """Measure models on backends.
 
@@ -44,13 +45,13 @@ def bench(
             (``bench(["dense.onnx", "pruned.onnx"], backend="cpu,openvino", batch=(1, 8))``).
         protocol: how it is timed; processes, rounds and seed of the options by default.
         tell: hears the progress.
-        keywords: the options by name, instead of ``options``.
+        fields: the options by name, instead of ``options``.
 
     Raises:
         OnnxpruneError: a model or the inputs cannot be read, or a backend is unknown. What goes
             wrong on one backend, or with one model, is a declined row instead.
     """
-    config = options or split("bench", keywords)[0]
+    config = split("bench", fields, options)[0]
     paths = tuple(Path(path) for path in files)
     protocol = protocol or Settings(config.processes, config.rounds, seed=config.seed)
     if config.labels is not None and config.calib is None:

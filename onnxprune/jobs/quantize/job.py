@@ -6,10 +6,9 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from onnxprune import model as models
-from onnxprune.config import FORMATS, INPUTS, Options, QuantizeOptions, split
+from onnxprune.config import FORMATS, INPUTS, Options, QuantizeOptions, keywords, split
 from onnxprune.data.dataset import open_dataset, open_source
 from onnxprune.errors import OnnxpruneError
 from onnxprune.evaluate.evaluation import Evaluation, compare_models
@@ -65,14 +64,15 @@ class Quantized:
         )
 
 
+@keywords("quantize")
 def quantize(
-    source: Any,  # noqa: ANN401  # everything models.load takes
+    source: models.ModelLike,
     settings: QuantizeOptions | None = None,
     options: Options | None = None,
     *,
     first: Options | None = None,
     tell: Tell = lambda _: None,
-    **keywords: object,
+    **fields: object,
 ) -> Quantized:
     """Quantize a model to INT8 so that its zeros, and N:M among them, stay zeros.
 
@@ -84,14 +84,19 @@ def quantize(
         first: a pruning run that comes before; it takes inputs from ``options`` where it names
             none. Outputs are then compared with those of the model before both.
         tell: hears the progress.
-        keywords: both kinds of options by name, instead of ``settings`` and ``options``.
+        fields: both kinds of options by name, instead of ``settings`` and ``options``.
 
     Raises:
         OnnxpruneError: activations need inputs to be measured on and there are none, the model
             has nothing to quantize, or onnxruntime refuses it.
+
+    Example:
+        >>> from onnxprune.data import zoo
+        >>> result = quantize(zoo.get("digits_mlp").model, dynamic=True)
+        >>> result.ok, result.bytes[1] < result.bytes[0] / 2
+        (True, True)
     """
-    named_settings, named_options = split("quantize", keywords)
-    settings, config = settings or named_settings, options or named_options
+    settings, config = split("quantize", fields, settings, options)
     if settings.backend not in FORMATS:
         config = replace(config, backend=named(settings.backend).name)
     if settings.format == "openvino-sparse" and settings.dynamic:

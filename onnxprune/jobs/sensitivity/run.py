@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from threadpoolctl import threadpool_limits
 
 from onnxprune import model as models
-from onnxprune.config import Options, SensitivityOptions, split
+from onnxprune.config import Options, SensitivityOptions, keywords, split
 from onnxprune.data.cache import Cache
 from onnxprune.errors import OnnxpruneError
 from onnxprune.graph.cost import CostModel
@@ -33,13 +32,14 @@ _PAYS = 3e11
 """Multiply-accumulates of a sweep from which starting processes takes less time than it saves."""
 
 
+@keywords("sensitivity")
 def sensitivity(
-    source: Any,  # noqa: ANN401  # everything models.load takes
+    source: models.ModelLike,
     options: Options | None = None,
     request: SensitivityOptions | None = None,
     *,
     tell: Progress = lambda _: None,
-    **flags: object,
+    **fields: object,
 ) -> Sensitivity:
     """Prune every group, block and weight alone, at several ratios, and measure what it costs.
 
@@ -49,18 +49,26 @@ def sensitivity(
 
     Args:
         source: a path, a ``ModelProto``, a graphsurgeon graph or a loaded model; never changed.
-        options: inputs, labels, metric, criterion and what to skip; or give the same as keywords.
-        request: what to sweep and who does it; or give its fields as keywords
-            (``sensitivity(path, calib=batches, ratios=(0.25, 0.5), kinds=("groups",))``).
+        options: inputs, labels, metric, criterion and what to skip.
+        request: what is measured, and where it runs.
         tell: hears the progress.
-        flags: the options, and the fields of the request, by name.
+        fields: the options by name, instead of ``options`` and ``request``.
 
     Raises:
         OnnxpruneError: the model, the options or the data cannot be used, or there is nobody to do
             the work.
+
+    Example:
+        >>> from onnxprune.data import zoo
+        >>> entry = zoo.get("digits_mlp")
+        >>> sweep = sensitivity(
+        ...     entry.model, calib=entry.calibration, calib_samples=32, ratios=(0.25, 0.5),
+        ...     kinds="groups",
+        ... )
+        >>> [target.kind for target in sweep.targets]
+        ['ffn', 'ffn', 'ffn']
     """
-    measured, shared = split("sensitivity", {"workers": 1} | flags)
-    wanted, asked = request or measured, options or shared
+    wanted, asked = split("sensitivity", fields, request, options)
     if asked.calib is None:
         raise OnnxpruneError(
             "sensitivity is measured on inputs", hint="give some with --calib; labels are optional"

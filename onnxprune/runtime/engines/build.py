@@ -48,7 +48,7 @@ class Built:
 
 
 def build(
-    source: Any,  # noqa: ANN401  # everything models.load takes
+    source: models.ModelLike,
     request: BuildOptions | None = None,
     *,
     tell: Tell = lambda _: None,

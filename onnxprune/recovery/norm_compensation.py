@@ -32,8 +32,8 @@ from onnxprune.graph.analysis import identity
 from onnxprune.graph.layers.epilogue import Epilogue
 from onnxprune.graph.layers.sources import ancestors
 from onnxprune.graph.shapes import Fact
-from onnxprune.recover.norms import Norm, find_norms, vector, write
-from onnxprune.recover.order import Kept, Step, changed_values
+from onnxprune.recovery.norms import Norm, find_norms, vector, write
+from onnxprune.recovery.order import Kept, Step, changed_values
 from onnxprune.solve.affine import Line, Paired, fit, paired, pooled
 from onnxprune.solve.im2col import sample_positions, token_rows
 

@@ -21,8 +21,8 @@ from onnxprune.graph.analysis import Analysis
 from onnxprune.graph.layers.sources import Place, by_identity, read_at
 from onnxprune.graph.surgery import cut
 from onnxprune.graph.walk import KEPT_WHOLE
-from onnxprune.recover.correspond.kept_units import Correspondence
-from onnxprune.recover.correspond.matching import SAME_WAY, Matching
+from onnxprune.recovery.correspond.kept_units import Correspondence
+from onnxprune.recovery.correspond.matching import SAME_WAY, Matching
 
 Bool = npt.NDArray[np.bool_]
 

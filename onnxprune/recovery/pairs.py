@@ -10,7 +10,7 @@ import numpy.typing as npt
 from onnxprune.data.activations.between import Maker
 from onnxprune.data.activations.rows import Sample, run_to, wanted_rows, whole
 from onnxprune.data.activations.runner import Segments
-from onnxprune.recover.order import Step
+from onnxprune.recovery.order import Step
 from onnxprune.solve.im2col import Index
 from onnxprune.solve.patch_sampling import Crops, sample_crops, sample_tokens
 from onnxprune.solve.two_layer import Rows

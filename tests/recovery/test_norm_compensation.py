@@ -19,10 +19,10 @@ from onnxprune.data import zoo
 from onnxprune.data.activations.rows import Sample
 from onnxprune.graph.analysis import Analysis, analyse
 from onnxprune.graph.surgery import cut
-from onnxprune.recover.bias_correction import correct
-from onnxprune.recover.norms import find_norms
-from onnxprune.recover.reconstruct import Reconstruction, reconstruct
-from onnxprune.recover.refit import Settings
+from onnxprune.recovery.bias_correction import correct
+from onnxprune.recovery.norms import find_norms
+from onnxprune.recovery.reconstruct import Reconstruction, reconstruct
+from onnxprune.recovery.refit import Settings
 from onnxprune.runtime import open_session
 from onnxprune.solve.affine import Line, Paired, fit, paired, pooled
 

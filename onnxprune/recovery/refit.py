@@ -11,8 +11,8 @@ from onnxprune.data.activations.between import Maker
 from onnxprune.data.activations.rows import Sample, moments_of
 from onnxprune.data.activations.runner import Segments
 from onnxprune.graph.layers.epilogue import Weights
-from onnxprune.recover.order import Step
-from onnxprune.recover.pairs import pair_rows
+from onnxprune.recovery.order import Step
+from onnxprune.recovery.pairs import pair_rows
 from onnxprune.solve.moments import Moments
 from onnxprune.solve.pairs import PairRefit, refit_pair
 from onnxprune.solve.refit import RIDGES, Refit, refit

@@ -19,10 +19,10 @@ from onnxprune.errors import OnnxpruneError
 from onnxprune.evaluate.equivalence import prove
 from onnxprune.graph.analysis import Analysis, analyse
 from onnxprune.graph.surgery import cut
-from onnxprune.recover.correspond.alignment import align, ordered_assignment
-from onnxprune.recover.correspond.folding import fold_normalisations, normalisations
-from onnxprune.recover.correspond.kept_units import correspond
-from onnxprune.recover.correspond.twin import carry_back, in_dense_words, make_twin
+from onnxprune.recovery.correspond.alignment import align, ordered_assignment
+from onnxprune.recovery.correspond.folding import fold_normalisations, normalisations
+from onnxprune.recovery.correspond.kept_units import correspond
+from onnxprune.recovery.correspond.twin import carry_back, in_dense_words, make_twin
 from onnxprune.runtime import open_session
 
 NAMES = [*zoo.names(), *skeletons.SMALL]

@@ -17,7 +17,7 @@ from onnxprune import model as models
 from onnxprune.errors import OnnxpruneError
 from onnxprune.graph.analysis import Analysis, identity
 from onnxprune.graph.layers.sources import Place, is_size, same_operator, source, stored_at
-from onnxprune.recover.correspond.branches import Branches
+from onnxprune.recovery.correspond.branches import Branches
 
 SAME_WAY = (
     "give the model that this one was made from, written the same way: if nodes were folded or "

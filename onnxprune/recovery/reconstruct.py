@@ -20,9 +20,9 @@ from onnxprune import model as models
 from onnxprune.data.activations.runner import Feeds, Segments
 from onnxprune.graph.layers.epilogue import Weights
 from onnxprune.graph.shapes import Fact
-from onnxprune.recover.norm_compensation import Turn, plan_turns
-from onnxprune.recover.order import Kept, plan_steps
-from onnxprune.recover.refit import Refitting, Settings
+from onnxprune.recovery.norm_compensation import Turn, plan_turns
+from onnxprune.recovery.order import Kept, plan_steps
+from onnxprune.recovery.refit import Refitting, Settings
 from onnxprune.types import LayerOutcome
 
 

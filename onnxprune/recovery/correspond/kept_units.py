@@ -17,8 +17,8 @@ from onnxprune import model as models
 from onnxprune.errors import OnnxpruneError
 from onnxprune.graph.analysis import Analysis, identity
 from onnxprune.graph.layers.sources import by_identity, read_at
-from onnxprune.recover.correspond.kept_axes import Axes
-from onnxprune.recover.correspond.matching import Matching, match
+from onnxprune.recovery.correspond.kept_axes import Axes
+from onnxprune.recovery.correspond.matching import Matching, match
 
 Array = npt.NDArray[Any]
 Bool = npt.NDArray[np.bool_]

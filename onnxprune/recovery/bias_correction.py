@@ -26,9 +26,9 @@ from onnxprune.data.activations.runner import Feeds, Segments
 from onnxprune.evaluate.output_error import OutputError
 from onnxprune.graph.layers.epilogue import Weights
 from onnxprune.graph.shapes import Fact
-from onnxprune.recover.norm_compensation import Turn, plan_turns
-from onnxprune.recover.order import Kept, Step, plan_steps
-from onnxprune.recover.reconstruct import Reconstruction
+from onnxprune.recovery.norm_compensation import Turn, plan_turns
+from onnxprune.recovery.order import Kept, Step, plan_steps
+from onnxprune.recovery.reconstruct import Reconstruction
 from onnxprune.solve.least_squares import correct_bias
 from onnxprune.solve.moments import Moments
 from onnxprune.solve.refit import choose

@@ -20,8 +20,8 @@ from onnxprune.errors import OnnxpruneError
 from onnxprune.graph.analysis import Analysis
 from onnxprune.graph.axes import PIN, Axis, Column
 from onnxprune.graph.layers.sources import fits
-from onnxprune.recover.correspond.alignment import Alignment, Certainty, align
-from onnxprune.recover.correspond.matching import SAME_WAY
+from onnxprune.recovery.correspond.alignment import Alignment, Certainty, align
+from onnxprune.recovery.correspond.matching import SAME_WAY
 
 Array = npt.NDArray[Any]
 Bool = npt.NDArray[np.bool_]
