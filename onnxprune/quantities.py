@@ -367,15 +367,43 @@ def figure(value: float) -> str:
     return f"{value + 0.0:.3g}"  # so that a negative zero has no sign
 
 
+def times(value: float) -> str:
+    """A ratio of an amount to another: ``0.498x``."""
+    return f"{value:.3f}x" if math.isfinite(value) else str(value)
+
+
+def interval(low: float, high: float) -> str:
+    """Between what a ratio lies: ``0.490 to 0.510``."""
+    return f"{low:.3f} to {high:.3f}"
+
+
+def signed(value: float, unit: Unit) -> str:
+    """A difference, new minus old, with its sign: points (without the word) of a fraction."""
+    if not math.isfinite(value):
+        return f"{value:+}"
+    if unit == "fraction":
+        points = round(value * 100, 2)
+        return f"{points:+.2f}" if points else "0.00"
+    return f"{value:+.4g}" if value else "0"
+
+
+def difference(value: float, unit: Unit) -> str:
+    """A difference, new minus old, in words: ``-0.70 points``, ``+0.0123``."""
+    return f"{signed(value, unit)} points" if unit == "fraction" else signed(value, unit)
+
+
+def spread(value: float, unit: Unit) -> str:
+    """Half of an interval around a value or a difference: ``0.42 points``, ``0.012``."""
+    return f"{value * 100:.2f} points" if unit == "fraction" else f"{value:.2g}"
+
+
 def change(dense: float | None, pruned: float | None, unit: Unit) -> str:
     """From before to after: points for fractions, a ratio for amounts, a difference otherwise."""
     if dense is None or pruned is None or not (math.isfinite(dense) and math.isfinite(pruned)):
         return ""
-    if unit == "fraction":
-        return f"{(pruned - dense) * 100:+.2f} points"
-    if unit == "number":
-        return f"{pruned - dense:+.4g}"
-    return f"{pruned / dense:.3f}x" if dense else ""
+    if unit in ("fraction", "number"):
+        return difference(pruned - dense, unit)
+    return times(pruned / dense) if dense else ""
 
 
 def plural(number: int, word: str) -> str:

@@ -45,5 +45,6 @@ def run(given: argparse.Namespace) -> int:
         "evidence": plain(asdict(known)),
         "advice": [plain(asdict(each)) for each in advice],
     }
-    console.data(terminal.advice(known, advice), told, as_json=given.json)
+    shown = terminal.advice(known, advice, verbose=given.verbose)
+    console.data(shown, told, as_json=given.json)
     return 0

@@ -64,6 +64,6 @@ def run(given: argparse.Namespace) -> int:
         wanted = ok or given.force
     made = gather.result("apply", pruned, output if wanted else None)
     told = written.told(made) if written else made
-    console.report(told, as_json=given.json)
+    console.report(told, as_json=given.json, verbose=given.verbose)
     save(told, page)
     return finish(ok=ok, wrote=wanted, output=output)

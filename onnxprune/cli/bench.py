@@ -58,7 +58,8 @@ def run(given: argparse.Namespace) -> int:
         made = bench(given.models, config, tell=tell)
         if picture is not None and made.rows:
             drawing.save(plots.of_bench(made), picture)
-    console.data(terminal.bench(made), schema.to_json(made), as_json=given.json)
+    shown = terminal.bench(made, verbose=given.verbose)
+    console.data(shown, schema.to_json(made), as_json=given.json)
     if not made.rows:
         raise OnnxpruneError("nothing could be measured", hint="the reasons are listed above")
     if picture is not None:

@@ -7,14 +7,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
-
 from onnxprune.cli import console, destination
 from onnxprune.cli.parser import Commands, add_command, add_model, add_options, given_options
 from onnxprune.config import BuildOptions, split
-from onnxprune.quantities import plural, size
+from onnxprune.report import terminal
 
 if TYPE_CHECKING:
     from onnxprune.runtime.engines import Built
@@ -65,44 +61,16 @@ def run(given: argparse.Namespace) -> int:
         notes.append(
             f"these commands want the {request.precision} graph, which --keep-onnx PATH writes"
         )
-    console.data(
-        shown(made, request, engine, same, notes),
-        plain(made, request, engine, same, notes),
-        as_json=given.json,
-    )
+    shown = terminal.built(made, request, engine, same, notes, verbose=given.verbose)
+    console.data(shown, plain(made, request, engine, same, notes), as_json=given.json)
     console.done(f"Wrote {engine}")
     return 0
-
-
-def shown(
-    made: Built, request: BuildOptions, engine: Path, same: dict[str, str], notes: list[str]
-) -> RenderableType:
-    """The engine, what TensorRT said, and the commands that do the same."""
-    targets = ", ".join(f"{a}.{b}" for a, b in request.compute_capability)
-    head = f"{engine}  {size(len(made.plan))}, {made.runtime.title} {made.runtime.version}"
-    head += f", for {targets}" if targets else ""
-    parts: list[RenderableType] = [Text(f"{head}, {made.seconds:.1f} s")]
-    if made.layers:
-        picked = sum(each.picked for each in made.layers)
-        eligible = sum(bool(each.eligible) for each in made.layers)
-        parts.append(Text(f"{plural(eligible, 'layer')} eligible for sparse math, {picked} picked"))
-        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
-        for each in made.layers:
-            table.add_row("picked" if each.picked else "", Text(each.name))
-        parts.append(table)
-    warnings = [each for each in made.messages if "(Sparsity)" not in each]
-    parts += [Text(each, "yellow") for each in warnings]
-    parts += [Text(f"note: {each}") for each in notes]
-    parts.append(Text("the same with NVIDIA's tools:", "dim"))
-    # Whole lines, however long: they are there to be copied.
-    parts += [Text(f"  {line}", no_wrap=True, overflow="ignore") for line in same.values()]
-    return Group(*parts)
 
 
 def plain(
     made: Built, request: BuildOptions, engine: Path, same: dict[str, str], notes: list[str]
 ) -> dict[str, object]:
-    """The same as JSON values."""
+    """The engine, what TensorRT said, and the commands that do the same, as JSON values."""
     return {
         "schema": "onnxprune.build",
         "version": 1,

@@ -19,12 +19,12 @@ from onnxprune.report import terminal
 _PIPE_WIDTH = 200  # columns where nobody looks: wide enough that names stay on one line
 
 
-def report(made: schema.Report, *, as_json: bool) -> None:
-    """Print a report to stdout, for a person or for a program."""
+def report(made: schema.Report, *, as_json: bool, verbose: bool = False) -> None:
+    """Print a report to stdout, for a person or for a program; ``verbose`` is for the first."""
     if as_json:
         sys.stdout.write(json.dumps(schema.to_json(made), indent=2, ensure_ascii=False) + "\n")
     else:
-        terminal.show(made, _console(sys.stdout))
+        terminal.show(made, _console(sys.stdout), verbose=verbose)
     sys.stdout.flush()
 
 

@@ -128,7 +128,7 @@ def _demonstrate(entry: Entry, given: argparse.Namespace) -> int:
         seen = Measure(f"{entry.metric} on unseen pictures", dense, after, "fraction")
         reports.append(dataclasses.replace(made, measures=(*made.measures, seen)))
         if not given.json:
-            console.report(reports[-1], as_json=False)
+            console.report(reports[-1], as_json=False, verbose=given.verbose)
     good = all(each.ok for each in runs)
     if output and good:
         runs[-1].save(output)

@@ -49,5 +49,5 @@ def run(given: argparse.Namespace) -> int:
     if packed:
         note = f"{len(packed)} weights are packed in the file; this is what they are decoded to"
         made = replace(made, notes=(*made.notes, note))
-    console.report(made, as_json=given.json)
+    console.report(made, as_json=given.json, verbose=given.verbose)
     return 0

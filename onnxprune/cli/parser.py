@@ -134,6 +134,7 @@ def add_command(
     parser.add_argument("--help-all", action=_HelpAll, help="show every option")
     if as_json:
         parser.add_argument("--json", action="store_true", help="print a versioned JSON report")
+        parser.add_argument("-v", "--verbose", action="store_true", help="show details too")
     parser.rare.append(
         parser.add_argument(
             "--debug", action="store_true", help="print the traceback of an unexpected error"

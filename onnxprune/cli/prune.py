@@ -91,7 +91,7 @@ def run(given: argparse.Namespace) -> int:
             recipe.write(asked, flags)
     made = gather.result("prune", pruned, output if wanted else None)
     told = written.told(made) if written else made
-    console.report(told, as_json=given.json)
+    console.report(told, as_json=given.json, verbose=given.verbose)
     save(told, page)
     return finish(ok=ok, wrote=wanted, output=output)
 

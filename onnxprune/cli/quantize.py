@@ -7,18 +7,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Group, RenderableType
-from rich.text import Text
-
 from onnxprune.cli import console, destination
 from onnxprune.cli.parser import Commands, add_command, add_model, add_options, given_options
 from onnxprune.cli.prune import finish
 from onnxprune.config import INPUTS, from_flags, split
 from onnxprune.jobs import recipe
-from onnxprune.jobs.results.schema import CheckRow, Measure
-from onnxprune.quantities import percent, plural
-from onnxprune.report import columns
-from onnxprune.report.tables import draw
+from onnxprune.report import terminal
 
 if TYPE_CHECKING:
     from onnxprune.jobs.quantize import Quantized
@@ -71,47 +65,13 @@ def run(given: argparse.Namespace) -> int:
         if wanted and output:
             tell(f"writing {output}")
             made.save(output)
-    console.data(shown(made), plain(made, given.model), as_json=given.json)
+    shown = terminal.quantized(made, verbose=given.verbose)
+    console.data(shown, plain(made, given.model), as_json=given.json)
     return finish(ok=made.ok, wrote=wanted, output=output)
 
 
-def shown(made: Quantized) -> RenderableType:
-    """What became of the weights, the size, the outputs and the checks."""
-    from onnxprune.jobs.results.gather import fidelity_rows
-
-    done = [each for each in made.weights if each.quantized]
-    zeros = sum(each.zeros * each.elements for each in made.weights)
-    elements = max(sum(each.elements for each in made.weights), 1)
-    after = sum(each.zeros_after * each.elements for each in made.weights)
-    patterned = sum(bool(each.pattern) for each in done)
-    head = f"{len(done)} of {plural(len(made.weights), 'weight')} in int8"
-    if patterned:
-        head += f", {patterned} of them N:M"
-    rows = [
-        Measure("stored", made.bytes[0], made.bytes[1], "bytes"),
-        Measure("zeros in weights", zeros / elements, after / elements, "fraction"),
-    ]
-    if made.evaluation.metric:
-        unit = "fraction" if made.evaluation.metric in ("accuracy", "top5") else "number"
-        rows.append(
-            Measure(made.evaluation.metric, made.evaluation.before, made.evaluation.after, unit)  # type: ignore[arg-type]
-        )
-    parts: list[RenderableType] = [Text(head), draw(columns.MEASURES, rows)]
-    if made.evaluation.outputs:
-        unseen = plural(made.evaluation.samples, "unseen input")
-        title = f"Outputs against the float model, {unseen}"
-        parts += [Text(title, "bold"), draw(columns.OUTPUTS, fidelity_rows(made.evaluation))]
-    parts.append(draw(columns.CHECKS, _checks(made)))
-    left = [each for each in made.weights if not each.quantized]
-    if left:
-        size = percent(sum(each.elements for each in left) / elements)
-        parts.append(Text(f"{plural(len(left), 'weight')} stayed float, {size} of all", "dim"))
-    parts += [Text(f"note: {note}") for note in made.notes]
-    return Group(*[each for part in parts for each in (part, Text(""))][:-1])
-
-
 def plain(made: Quantized, source: str) -> dict[str, object]:
-    """The same as JSON values."""
+    """What became of the weights, the size, the outputs and the checks, as JSON values."""
     return {
         "schema": "onnxprune.quantize",
         "version": 1,
@@ -129,7 +89,3 @@ def plain(made: Quantized, source: str) -> dict[str, object]:
         "checks": [asdict(each) for each in made.checks],
         "notes": list(made.notes),
     }
-
-
-def _checks(made: Quantized) -> list[CheckRow]:
-    return [CheckRow(c.name, c.ok, c.value, c.limit) for c in made.checks]

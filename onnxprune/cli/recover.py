@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 from onnxprune.cli import console, destination
 from onnxprune.cli.parser import Commands, add_command, add_options, add_output, given_options
@@ -13,10 +10,6 @@ from onnxprune.cli.prune import finish
 from onnxprune.cli.report import PAGE, save
 from onnxprune.config import split
 from onnxprune.errors import OnnxpruneError
-
-if TYPE_CHECKING:
-    from onnxprune.jobs.result import Result
-    from onnxprune.jobs.results.schema import Report
 
 _EXAMPLE = """example:
   onnxprune recover dense.onnx pruned.onnx --calib images.npz -o better.onnx"""
@@ -56,6 +49,7 @@ def run(given: argparse.Namespace) -> int:
 
     # Imported here so that --help and refused flags do not wait for onnx.
     from onnxprune.jobs.recover import recover
+    from onnxprune.jobs.results import gather
 
     with console.progress() as tell:
         made = recover(given.dense, given.pruned, asked, tell=tell)
@@ -63,8 +57,8 @@ def run(given: argparse.Namespace) -> int:
         if wanted and output:
             tell(f"writing {output}")
             made.save(output)
-    told = _report(made, output if wanted else None)
-    console.report(told, as_json=given.json)
+    told = gather.result("recover", made, output if wanted else None)
+    console.report(told, as_json=given.json, verbose=given.verbose)
     save(told, page)
     if not wanted:
         raise OnnxpruneError(
@@ -73,18 +67,3 @@ def run(given: argparse.Namespace) -> int:
             exit_code=1,
         )
     return finish(ok=made.ok, wrote=wanted, output=output)
-
-
-def _report(made: Result, output: Path | None) -> Report:
-    """The report, with how the model was before."""
-    from onnxprune.jobs.results import gather
-
-    given = made.given
-    assert given is not None
-    whole = gather.result("recover", made, output)
-    measures = []
-    for row in whole.measures:
-        if row.name == given.metric:  # as it was given, in front of the metric as it is
-            measures.append(replace(row, name=f"{row.name}, as given", pruned=given.after))
-        measures.append(row)
-    return replace(whole, given=gather.fidelity_rows(given), measures=tuple(measures))

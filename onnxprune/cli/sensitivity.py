@@ -64,7 +64,8 @@ def run(given: argparse.Namespace) -> int:
         if output is not None:
             tell(f"drawing {output}")
             drawing.save(plots.of_sweep(found), output)
-    console.data(terminal.sweep(found), to_json(found), as_json=given.json)
+    shown = terminal.sweep(found, verbose=given.verbose)
+    console.data(shown, to_json(found), as_json=given.json)
     if output is not None:
         console.done(f"Wrote {output}")
     if fragment is not None and found.recommended is not None:

@@ -77,7 +77,8 @@ def run(args: argparse.Namespace) -> int:
         "notes": list(notes),
         "output": str(output) if written else None,
     }
-    shown = terminal.storing(rows, sizes, _checks(result.checks), notes, stored.unread)
+    checks = _checks(result.checks)
+    shown = terminal.storing(rows, sizes, checks, notes, stored.unread, verbose=args.verbose)
     console.data(shown, plain, as_json=args.json)
     return finish(ok=result.ok, wrote=written, output=output)
 

@@ -22,6 +22,7 @@ from onnxprune.jobs.result import Result
 from onnxprune.jobs.run import Run
 from onnxprune.jobs.sparsify import refit_zeros, restore_zeros, sparsify
 from onnxprune.jobs.steps import State, Step, step, take
+from onnxprune.quantities import figure, percent
 from onnxprune.recovery.bias_correction import correct
 from onnxprune.recovery.reconstruct import reconstruct
 from onnxprune.recovery.refit import Settings
@@ -106,7 +107,8 @@ def distill(run: Run, state: State) -> State:
     else:
         note = (
             f"what is left was trained as a whole for {done.steps} steps: its outputs on held-out "
-            f"inputs are {done.after:.0%} as far from the original's as after refitting every layer"
+            f"inputs are {percent(done.after)} as far from the original's as after refitting every "
+            "layer"
         )
     return state.then(done.model if done.steps else None, notes=[note])
 
@@ -184,5 +186,5 @@ def time(run: Run, timing: Reached, result: Result) -> Result:
 def distance_of(found: Evaluation) -> str:
     """How far the output that says most is from the original's, in words."""
     main = found.main
-    error = "unknown" if main.relative_error is None else f"{main.relative_error:.3g}"
+    error = "unknown" if main.relative_error is None else figure(main.relative_error)
     return f"the relative error of '{main.name}' is {error}"

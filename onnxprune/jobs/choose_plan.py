@@ -15,6 +15,7 @@ from onnxprune.graph.analysis import Analysis
 from onnxprune.graph.plan import Origin, Plan, versions
 from onnxprune.graph.units import Block
 from onnxprune.jobs.run import BLAS, Run
+from onnxprune.quantities import percent
 from onnxprune.select.allocate import Limits
 from onnxprune.select.importance.error_curves import Curves
 from onnxprune.select.importance.measured import swept_curves
@@ -119,7 +120,7 @@ def _rounded(analysis: Analysis, config: Options, chosen: Selection) -> list[str
     gone = sum(len(chosen.removed.get(g.name, ())) for g in free) / sum(map(len, free))
     if abs(gone - config.ratio) < _NEAR:
         return []
-    what = f"{gone:.0%} of the units went where {config.ratio:.0%} was asked for"
+    what = f"{percent(gone)} of the units went where {percent(config.ratio)} was asked for"
     return [f"{what}, because widths are rounded to fast ones (--round-to 1 does not)"]
 
 

@@ -29,7 +29,7 @@ from onnxprune.jobs.apply_plan import distance_of, refit
 from onnxprune.jobs.choose_plan import PlanChoice, bypassed_blocks, limits_of, planned
 from onnxprune.jobs.run import BLAS, Run
 from onnxprune.jobs.steps import State
-from onnxprune.quantities import Budget
+from onnxprune.quantities import Budget, percent
 from onnxprune.select.allocate import Limits
 from onnxprune.select.importance.progress import Progress
 from onnxprune.select.selection import Selection, select
@@ -73,8 +73,8 @@ def by_steps(run: Run) -> PlanChoice:
         left = costs(chosen.removed, removed)
         found = compare_models(analysis.model, small, data.eval, config)
         history.append(
-            f"{stage}: {left.macs / max(dense.macs, 1):.1%} of the MACs and "
-            f"{left.params / max(dense.params, 1):.1%} of the parameters left, "
+            f"{stage}: {percent(left.macs / max(dense.macs, 1))} of the MACs and "
+            f"{percent(left.params / max(dense.params, 1))} of the parameters left, "
             f"{distance_of(found)}"
         )
     raise AssertionError("the last step takes all that is left to take")

@@ -101,4 +101,4 @@ def apply(
     analysis = run.analysis
     units = replace(plan, zeroed={})  # masks are for what the cut leaves
     check(units, models.structure_hash(analysis.model), analysis.groups, analysis.blocks)
-    return apply_plan(run, PlanChoice(plan), APPLY)
+    return replace(apply_plan(run, PlanChoice(plan), APPLY), command="apply")

@@ -16,6 +16,7 @@ from onnxprune.jobs.apply_plan import RECOVER, finite
 from onnxprune.jobs.result import Result
 from onnxprune.jobs.run import Progress, Run, check_names
 from onnxprune.jobs.steps import State, take
+from onnxprune.quantities import figure
 from onnxprune.recovery.correspond.folding import fold_normalisations, normalisations
 from onnxprune.recovery.correspond.kept_units import Correspondence, correspond
 from onnxprune.recovery.correspond.twin import (
@@ -98,7 +99,7 @@ def recover(
     if found.likeness < _UNCHANGED:
         notes.append(
             "the weights that are left have changed: their correlation with the dense model's is "
-            f"{found.likeness:.3f}"
+            f"{figure(found.likeness)}"
         )
     if data.one_batch:
         notes.append("there is one batch of inputs alone, which was fitted to and judged by")
@@ -107,6 +108,7 @@ def recover(
         return Result(
             models.clone(given), plan, analysis, config, tuple(finite(before)), before,
             notes=(*notes, why), given=before, correspondence=found, better=False,
+            command="recover",
         )  # fmt: skip
     made = carry_back(analysis.model, twin.model, state.model, found.matching, given)
     written = prove(in_dense_words(found.matching, made), state.model, data.probe, provider)
@@ -116,7 +118,7 @@ def recover(
         checks.append(Check("zeros that were filled", filled == 0, filled, 0.0))
     return Result(
         made, plan, analysis, config, (*checks, *finite(after)), after, state.outcomes,
-        notes=(*notes, *state.notes), given=before, correspondence=found,
+        notes=(*notes, *state.notes), given=before, correspondence=found, command="recover",
     )  # fmt: skip
 
 
@@ -148,7 +150,7 @@ def _same_function(check: Check) -> None:
     if check.value > max(check.limit, _SAME):
         raise OnnxpruneError(
             "the pruned model computes something else than the dense graph does with its weights "
-            f"(difference {check.value:.2g})",
+            f"(difference {figure(check.value)})",
             hint="some attribute or node differs: give the model that this one was made from",
         )
 

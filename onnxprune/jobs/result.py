@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any, Literal
 
 from onnxprune import model as models
 from onnxprune.config import Options, StoreOptions
@@ -16,6 +18,7 @@ from onnxprune.graph.analysis import Analysis
 from onnxprune.graph.cost import Cost, CostModel
 from onnxprune.graph.plan import Plan
 from onnxprune.jobs.store import Stored, store
+from onnxprune.quantities import figure, times
 from onnxprune.recovery.correspond.kept_units import Correspondence
 from onnxprune.types import Check, LayerOutcome
 
@@ -29,6 +32,7 @@ class Result:
         plan: what was removed; applies to any checkpoint of the same graph.
         analysis: of the dense model.
         config: what was asked.
+        command: what made it: ``prune``, ``apply`` or ``recover``.
         checks: equivalence, zeros, and the limits that were asked for.
         evaluation: how its outputs compare with the dense model's, on inputs nothing was fitted to.
         outcomes: what became of every layer that was considered, by what was done: ``refit`` after
@@ -57,6 +61,7 @@ class Result:
     correspondence: Correspondence | None = None
     better: bool = True
     interface: Mapping[str, tuple[int, ...]] | None = None
+    command: Literal["prune", "apply", "recover"] = "prune"
 
     @property
     def ok(self) -> bool:
@@ -87,6 +92,33 @@ class Result:
         """The model with its weights in the form that was asked for."""
         return store(self.model, StoreOptions(self.config.store, backend=(self.config.backend,)))
 
+    def report(self, path: str | Path) -> Path:
+        """Write the HTML page of the run: one file that needs no network.
+
+        Raises:
+            OnnxpruneError: the file cannot be written.
+        """
+        page: Path = _drawn().page(self, Path(path))
+        return page
+
+    def plot(self, path: str | Path) -> Path:
+        """Draw quality against cost as .png or .svg: dense, pruned, and what was made on the way.
+
+        Raises:
+            OnnxpruneError: there are no calibration data to judge by, or the file cannot be
+                written.
+        """
+        picture: Path = _drawn().picture(self, Path(path))
+        return picture
+
+    def to_json(self) -> dict[str, Any]:
+        """The versioned report of the run, as ``--json`` prints it."""
+        document: dict[str, Any] = _drawn().document(self)
+        return document
+
+    def _repr_html_(self) -> str:
+        return str(_drawn().html(self))
+
     def __repr__(self) -> str:
         return f"<Result: {self}>"
 
@@ -97,8 +129,8 @@ class Result:
             return (
                 f"{removed} units removed from {len(self.plan.removed)} groups, "
                 f"{sum(bool(each.method) for each in zeros)} weights thinned, "
-                f"macs {self.remaining.macs / max(self.dense.macs, 1):.3f}x, "
-                f"params {self.remaining.params / max(self.dense.params, 1):.3f}x, "
+                f"macs {times(self.remaining.macs / max(self.dense.macs, 1))}, "
+                f"params {times(self.remaining.params / max(self.dense.params, 1))}, "
                 f"{'verified' if self.ok else 'NOT verified'}"
             )
         gone = f"{removed} units and {len(self.plan.bypassed)} blocks were gone"
@@ -107,5 +139,10 @@ class Result:
         changed = sum(each.method != "none" for each in refits)
         changed += sum(bool(each.method) and each.refit != "none" for each in zeros)
         errors = [each.main.relative_error for each in (self.given, self.evaluation)]
-        said = " -> ".join("unknown" if e is None else f"{e:.4g}" for e in errors)
+        said = " -> ".join("unknown" if e is None else figure(e) for e in errors)
         return f"{gone}; {changed} layers refitted, relative error {said}"
+
+
+def _drawn() -> Any:  # noqa: ANN401  a module
+    """What draws results: of the room above, so it is found by name when it is asked for."""
+    return importlib.import_module("onnxprune.report.python")

@@ -24,7 +24,7 @@ from onnxprune.jobs.apply_plan import apply_plan
 from onnxprune.jobs.choose_plan import by_importance, by_latency, measured_curves
 from onnxprune.jobs.result import Result
 from onnxprune.jobs.run import BLAS, Run
-from onnxprune.quantities import COST_KINDS, Budget
+from onnxprune.quantities import COST_KINDS, Budget, spread
 from onnxprune.select.importance.error_curves import Curves
 from onnxprune.select.importance.units import priced
 from onnxprune.types import Check
@@ -238,8 +238,13 @@ def _notes(bisection: Bisection, evaluation: Evaluation, looked: int, max_drop: 
         )
     error = evaluation.drop_error
     if error is not None:
-        sure = f"the drop of {evaluation.drop:.4f} has a standard error of {error:.4f}"
+        share = evaluation.measure.startswith(("accuracy", "top", "agreement"))
+        drop, wide, limit = (
+            spread(value, "fraction" if share else "number")
+            for value in (evaluation.drop, error, max_drop)
+        )
+        sure = f"the drop of {drop} has a standard error of {wide}"
         if evaluation.drop + 2 * error > max_drop:
-            sure += f": with {samples} inputs, more than {max_drop:g} is not excluded"
+            sure += f": with {samples} inputs, more than {limit} is not excluded"
         notes.append(sure)
     return notes

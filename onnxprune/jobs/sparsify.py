@@ -18,6 +18,7 @@ from onnxprune.graph.layers.linear import LinearLayer
 from onnxprune.graph.plan import Plan, check
 from onnxprune.jobs.run import Run
 from onnxprune.jobs.steps import State, step
+from onnxprune.quantities import percent
 from onnxprune.recovery.sparse_refit import refit_masked
 from onnxprune.sparse import sparsify as thinning
 from onnxprune.sparse import zeros
@@ -65,7 +66,7 @@ def sparsify(run: Run, state: State) -> State:
         notes += [f"{name} keeps its order: {why}" for name, why in stayed.items()]
         for name in done.orders:
             before, after = found[2][name]
-            gain = f"{after:.1%} of its weights' worth instead of {before:.1%}"
+            gain = f"{percent(after)} of its weights' worth instead of {percent(before)}"
             notes.append(f"{name} is reordered: {config.sparsity} keeps {gain}")
     settings = Settings(
         method=config.sparse_method,

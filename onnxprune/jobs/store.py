@@ -17,6 +17,7 @@ from onnxprune.errors import OnnxpruneError
 from onnxprune.evaluate.equivalence import difference, tolerance
 from onnxprune.graph.analysis import analyse
 from onnxprune.model.decode import densify
+from onnxprune.quantities import figure
 from onnxprune.runtime import open_session
 from onnxprune.runtime.providers import named
 from onnxprune.sparse.encodings.choose import allowed_encodings, choose
@@ -46,7 +47,7 @@ OTHER_ORDER = (
 """Measured: its ConstantFolding leaves CumSum and GatherElements, which run when it compiles."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Stored:
     """A model that is ready to be written.
 
@@ -66,6 +67,12 @@ class Stored:
     config: StoreOptions
     notes: tuple[str, ...] = ()
     unread: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        forms = sorted({weight.form for weight in self.weights} - {"dense"})
+        stored = sum(weight.form != "dense" for weight in self.weights)
+        words = f" ({', '.join(forms)})" if forms else ""
+        return f"<Stored: {stored} of {len(self.weights)} weights{words}>"
 
     @property
     def changed(self) -> bool:
@@ -166,7 +173,7 @@ def check_stored(
     except OnnxpruneError as problem:
         return StoredCheck((back,), (f"it was read back but not run: {problem.message}",))
     if any(weight.narrowed for weight in stored.weights):
-        moved = f"{outputs.value:.2g} of their size on made-up inputs"
+        moved = f"{figure(outputs.value)} of their size on made-up inputs"
         return StoredCheck((back,), (f"values in fewer bits move the outputs by up to {moved}",))
     return StoredCheck((back, outputs))
 

@@ -23,7 +23,7 @@ WIDTH = 420.0
 """Of a chart: on a phone nearly its own size, on a desk two or three stand side by side."""
 _HEIGHT, _ROW = 220.0, 34.0
 _TOP, _RIGHT, _BOTTOM, _LINE = 38.0, 18.0, 44.0, 18.0
-_NAME, _LABEL, _BELOW, _SMALL = 26, 30, 38, 10.0
+_NAME, _LABEL, _BELOW, _AXIS, _SMALL = 26, 30, 38, 52, 10.0
 _SERIES = (
     ("ink", ()),
     ("accent", (6.0, 3.0)),
@@ -180,7 +180,8 @@ def framed(chart: Chart) -> Frame:
         widths += [text_width(elide(below, _BELOW), _SMALL) for _, below in chart.names]
     left = max(widths, default=0.0) + 14
     height = len(chart.names) * _ROW if chart.names else _HEIGHT
-    return Frame(chart, left, WIDTH - _RIGHT, _TOP, _TOP + height)
+    top = _TOP if chart.y.label else _TOP - _LINE
+    return Frame(chart, left, WIDTH - _RIGHT, top, top + height)
 
 
 def tick(value: float, unit: Format) -> str:
@@ -211,8 +212,8 @@ def _axes(frame: Frame) -> Iterable[Shape]:
     if chart.at is not None:
         x = frame.across(chart.at)
         yield Polyline(((x, frame.top), (x, bottom)), stroke="soft", dashes=(4, 3))
-    yield Text(right, bottom + 36, chart.x.label, "end")
-    yield Text(0, 12, chart.y.label)
+    yield Text(right, bottom + 36, elide(chart.x.label, _AXIS), "end")
+    yield Text(0, 12, elide(chart.y.label, _AXIS))
 
 
 def _steps(frame: Frame) -> Iterable[Shape]:
@@ -291,7 +292,7 @@ def _name(
     if not label:
         return []
     text = elide(label, _NAME)
-    (x, y), width = place, text_width(text)
+    (x, y), width = place, text_width(text, bold=True)
     inside = max(min(x - width / 2, WIDTH - width), frame.left)
     for left, low in ((inside, y - 12), (inside, y + 22), (x + 12, y + 4), (x - 12 - width, y + 4)):
         if left < frame.left or left + width > WIDTH or low < frame.top - 6 or low > frame.bottom:

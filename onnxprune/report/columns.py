@@ -1,23 +1,119 @@
-"""Every table of the reports, as columns; terminal and page draw these."""
+"""Every figure and table of the reports: what it is called, how it is written, what it means.
+
+A `Figure` is declared once; the columns of tables, the axes of charts and the tiles of the page
+take label, unit and explanation from it. A change is always new minus old and carries a sign; what
+measures a size, a share or an error has none. Terminal and page draw the same columns.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from onnxprune.quantities import Unit, change, figure, percent, plural, quantity
-from onnxprune.report.standing import COSINE, metric_scale
-from onnxprune.report.tables import Cell, Column, Table, Tone, tuples, warmth
+from onnxprune import quantities
+from onnxprune.quantities import change, percent, plural, quantity, signed
+from onnxprune.report.standing import Scale, metric_scale, of_sweep
+from onnxprune.report.tables import (
+    Cell,
+    Column,
+    Format,
+    Place,
+    Row,
+    Table,
+    Tone,
+    tuples,
+    warmth,
+    write,
+)
 
 if TYPE_CHECKING:
     from onnxprune.jobs.advise.methods import Advice
     from onnxprune.jobs.bench import schema as bench
+    from onnxprune.jobs.quantize.zeros import Weight
     from onnxprune.jobs.results import schema
     from onnxprune.jobs.results.weights import StoredRow, ZerosRow
     from onnxprune.select import sensitivity
     from onnxprune.sparse.eligibility import Layer
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A number as every table, chart and tile shows it.
+
+    Attributes:
+        label: what it is called.
+        unit: how it is written.
+        about: what it is, for whoever points at it.
+        missing: what stands where there is none.
+    """
+
+    label: str
+    unit: Format
+    about: str = ""
+    missing: str = "-"
+
+    def of(
+        self,
+        value: Callable[[Row], object],
+        label: str = "",
+        *,
+        only: Place | None = None,
+        detail: bool = False,
+    ) -> Column[Row]:
+        """A column of it, under another label where a table has several of the kind."""
+        return Column(
+            label or self.label,
+            value,
+            self.unit,
+            self.about,
+            self.missing,
+            right=True,
+            only=only,
+            detail=detail,
+        )
+
+    def text(self, value: float) -> str:
+        """A value in words."""
+        return write(value, self.unit)
+
+
+MACS = Figure("MACs", "count", "multiply-accumulates of one sample")
+PARAMS = Figure("params", "count", "elements of stored weights")
+BYTES = Figure("bytes", "bytes", "bytes of stored weights")
+UNITS = Figure("units", "whole", "channels, heads, ... that leave one by one")
+ZEROS = Figure("zeros", "percent", "share of the elements that are zero")
+REMOVED = Figure("removed", "percent", "share of the units that leave")
+TIME = Figure("time", "seconds")
+MEDIAN = Figure("p50", "seconds", "half of all runs took less")
+RATIO = Figure("ratio", "ratio", "latency over that of the first model: below 1 is faster", "")
+REST = Figure("of it", "ratio", "what remains at best, as a part of what there is", "")
+MEMORY = Figure("peak RSS", "bytes", "physical memory of the process at most")
+CHANGE = Figure("change", "text", "new minus old: points of a percentage, or a ratio of amounts")
+SPREAD = Figure("±", "text", "one standard error of the change, on the same samples", "")
+ERROR = Figure(
+    "error",
+    "figure",
+    "relative squared error of the layer's output on inputs that nothing was fitted to",
+    "",
+)
+TOP1 = Figure("same top-1", "fraction", "inputs whose best class is that of the original")
+KL = Figure("KL", "figure", "KL(original || pruned) of an input, in nats")
+COSINE = Figure("cosine", "number", "between all elements of both outputs")
+RELATIVE = Figure(
+    "relative error", "figure", "norm of the difference over the norm of the original"
+)
+ANGLE = Figure("1 - cosine", "figure", "one minus the cosine between both outputs")
+
+SWEPT: Mapping[str, Figure] = {
+    "drop": CHANGE,
+    "kl": replace(KL, label="KL divergence"),
+    "relative_error": RELATIVE,
+    "angle": ANGLE,
+}
+"""Measures of a sweep by the name of their field; ``angle`` is computed from the cosine."""
 
 
 def _share(row: schema.GroupRow) -> float:
@@ -27,17 +123,12 @@ def _share(row: schema.GroupRow) -> float:
 def _score(row: bench.Row, when: str) -> Cell:
     if row.score is None:
         return Cell()
-    fraction = metric_scale(row.score.metric).fraction
-    return Cell(getattr(row.score, when), unit="fraction" if fraction else "number")
+    return Cell(getattr(row.score, when), unit=metric_scale(row.score.metric).unit)
 
 
 def _word(row: Advice) -> Cell:
     tones: dict[str, Tone] = {"pays": "good", "may pay": "warn", "does not pay": "soft"}
     return Cell("leave it" if row.method == "nothing" else row.word, tones[row.word])
-
-
-def _about(left: float | None) -> str:
-    return "" if left is None else f"{left:.2f}x"
 
 
 # Tables of plain tuples.
@@ -49,9 +140,10 @@ FORMS = tuples(
 )  # fmt: skip
 UNMEASURED = tuples("Not measured", "target:name", "at:percent", "because")
 UNSWEPT = tuples("Not swept", "target:name", "because")
-RATIOS = tuples("Recommended ratios", ":name", "")
+RATIOS = tuples("Recommended ratios", "target:name", "removed:percent")
 OPERATORS = tuples("Operators", "operator", "calls:whole", "time:seconds", "share:percent", "")
 AVAILABLE = tuples("Available", "available", "what it is", "version")
+SPARSE_LAYERS = tuples("Sparse layers", "", "layer:name")
 ABSENT = tuples("Not here", "not here", "what it is", "because", "to install it")
 
 # What a run changed.
@@ -61,28 +153,24 @@ MEASURES: Table[schema.Measure] = Table(
     Column("", lambda row: row.name),
     Column("original", lambda row: Cell(row.dense, unit=row.unit), "number"),
     Column("pruned", lambda row: Cell(row.pruned, unit=row.unit), "number"),
-    Column("change", lambda row: change(row.dense, row.pruned, row.unit), right=True),
-)
-CHECKS: Table[schema.CheckRow] = Table(
-    "Checks",
-    Column("", lambda row: Cell("ok", "good") if row.ok else Cell("BAD", "bad")),
-    Column("check", lambda row: row.name),
-    Column("measured", lambda row: row.value, "figure"),
-    Column("limit", lambda row: row.limit, "figure", "the most that is good"),
+    CHANGE.of(lambda row: change(row.dense, row.pruned, row.unit)),
+    Column(
+        SPREAD.label,
+        lambda row: None if row.error is None else quantities.spread(row.error, row.unit),
+        about=SPREAD.about,
+        missing="",
+        right=True,
+        optional=True,
+    ),
 )
 OUTPUTS: Table[schema.OutputRow] = Table(
     "Outputs against the original",
     Column("output", lambda row: row.name, "name"),
-    Column("same top-1", lambda row: row.top1, "fraction", "inputs of the same best class"),
-    Column("KL", lambda row: row.kl, "number", "KL(original || pruned) of an input, in nats"),
-    Column("cosine", lambda row: row.cosine, "number"),
-    Column(
-        "relative error",
-        lambda row: row.relative_error,
-        "number",
-        "norm of the difference over the norm of the original",
-    ),
-    Column("largest", lambda row: row.max_abs_error, "number", only="page"),
+    TOP1.of(lambda row: row.top1),
+    KL.of(lambda row: row.kl),
+    COSINE.of(lambda row: row.cosine),
+    RELATIVE.of(lambda row: row.relative_error),
+    Column("largest", lambda row: row.max_abs_error, "figure", "of all differences", only="page"),
     Column("SNR, dB", lambda row: row.snr_db, "figure", "signal to noise", only="page"),
     Column(
         "",
@@ -95,28 +183,41 @@ OUTPUTS: Table[schema.OutputRow] = Table(
 )
 
 
+def checks(scale: Scale | None = None) -> Table[schema.CheckRow]:
+    """What was measured, and against what limit.
+
+    Args:
+        scale: of the drop, if one was limited: points where it is a share.
+    """
+
+    def amount(name: str, value: float) -> str:
+        shared = name == "drop" and scale is not None and scale.fraction
+        return quantities.spread(value, "fraction") if shared else quantities.figure(value)
+
+    return Table(
+        "Checks",
+        Column("", lambda row: Cell("ok", "good") if row.ok else Cell("BAD", "bad")),
+        Column("check", lambda row: row.name),
+        Column("measured", lambda row: amount(row.name, row.value), right=True),
+        Column("limit", lambda row: amount(row.name, row.limit), about="at most", right=True),
+    )
+
+
 def points(metric: str) -> Table[schema.PointRow]:
-    """Models that a search visited, judged by ``metric``: points where it is a fraction."""
-    fraction = metric_scale(metric).fraction
-    scale = 100 if fraction else 1
+    """Models that a search visited, judged by ``metric``."""
+    scale = metric_scale(metric)
     return Table(
         "Visited models",
         Column("", lambda row: Cell("ok", "good") if row.ok else Cell("too much", "warn")),
         Column("made for", lambda row: row.label),
-        Column("MACs", lambda row: row.macs, "count"),
-        Column("parameters", lambda row: row.params, "count"),
-        Column(metric, lambda row: row.value, "fraction" if fraction else "number"),
-        Column(
-            "lost",
-            lambda row: f"{row.drop * 100:+.2f}" if fraction else row.drop,
-            "figure",
-            "above 0 is worse than the original",
-        ),
-        Column(
-            "+-",
-            lambda row: None if row.drop_error is None else f"{row.drop_error * scale:.2g}",
-            about="one standard error of what is lost",
-            missing="",
+        MACS.of(lambda row: row.macs),
+        PARAMS.of(lambda row: row.params),
+        Column(metric, lambda row: row.value, scale.unit),
+        CHANGE.of(lambda row: quantities.difference(scale.change(row.drop), scale.unit)),
+        SPREAD.of(
+            lambda row: (
+                None if row.drop_error is None else quantities.spread(row.drop_error, scale.unit)
+            )
         ),
         Column("", lambda row: Cell("taken", "strong") if row.chosen else ""),
     )
@@ -124,24 +225,35 @@ def points(metric: str) -> Table[schema.PointRow]:
 
 # What can be removed, and what was.
 
-_GROUP: tuple[Column[schema.GroupRow], ...] = (
-    Column("group", lambda row: row.name, "name"),
-    Column("kind", lambda row: row.kind),
-)
 _UNIT: tuple[Column[schema.GroupRow], ...] = (
-    Column("params", lambda row: row.params, "count", "parameters that leave with one unit"),
-    Column("MACs", lambda row: row.macs, "count", "multiply-accumulates that leave with one unit"),
+    replace(PARAMS, about="parameters that leave with one unit").of(lambda row: row.params),
+    replace(MACS, about="multiply-accumulates that leave with one unit").of(lambda row: row.macs),
 )
-GROUPS: Table[schema.GroupRow] = Table(
-    "What can be removed",
-    *_GROUP,
-    Column("units", lambda row: row.units, "whole"),
-    *_UNIT,
-    Column(
-        "removal",
-        lambda row: Cell("exact", "good") if row.exact else Cell(row.reason, "warn"),
-    ),
-)
+
+
+def _named(links: Mapping[str, str]) -> tuple[Column[schema.GroupRow], ...]:
+    return (
+        Column("group", lambda row: Cell(row.name, link=links.get(row.name, "")), "name"),
+        Column("kind", lambda row: row.kind, spare=True),
+    )
+
+
+def groups(links: Mapping[str, str]) -> Table[schema.GroupRow]:
+    """What can be removed.
+
+    Args:
+        links: where the page says what leaves with a unit, by name.
+    """
+    return Table(
+        "What can be removed",
+        *_named(links),
+        UNITS.of(lambda row: row.units),
+        *_UNIT,
+        Column(
+            "removal",
+            lambda row: Cell("exact", "good") if row.exact else Cell(row.reason, "warn"),
+        ),
+    )
 
 
 def kept(reasons: Mapping[str, str], links: Mapping[str, str]) -> Table[schema.GroupRow]:
@@ -153,8 +265,7 @@ def kept(reasons: Mapping[str, str], links: Mapping[str, str]) -> Table[schema.G
     """
     return Table(
         "Units kept per group",
-        Column("group", lambda row: Cell(row.name, link=links.get(row.name, "")), "name"),
-        *_GROUP[1:],
+        *_named(links),
         Column("kept", lambda row: row.kept, "whole", only="terminal"),
         Column("of", lambda row: row.units, "whole", only="terminal"),
         Column(
@@ -162,9 +273,9 @@ def kept(reasons: Mapping[str, str], links: Mapping[str, str]) -> Table[schema.G
             lambda row: Cell(f"{row.kept:,} / {row.units:,}", bar=_share(row)),
             only="page",
         ),
-        Column("removed", lambda row: 1 - _share(row), "percent"),
-        Column("", lambda row: Cell("", bar=_share(row)), only="terminal"),
-        *[Column(c.label, c.value, c.unit, c.about, only="page") for c in _UNIT],
+        REMOVED.of(lambda row: 1 - _share(row)),
+        Column("", lambda row: Cell("", bar=_share(row)), only="terminal", spare=True),
+        *[replace(column, only="page") for column in _UNIT],
         Column("remark", lambda row: reasons.get(row.name, ""), optional=True, only="page"),
     )
 
@@ -174,14 +285,14 @@ BLOCKS: Table[schema.BlockRow] = Table(
     Column("block", lambda row: row.name, "name"),
     Column("", lambda row: "bypassed" if row.bypassed else "stays", only="page"),
     Column("nodes", lambda row: row.nodes, "whole"),
-    Column("params", lambda row: row.params, "count"),
-    Column("MACs", lambda row: row.macs, "count"),
+    PARAMS.of(lambda row: row.params),
+    MACS.of(lambda row: row.macs),
 )
 PINNED: Table[schema.PinnedRow] = Table(
     "Axes that stay, and why",
     Column("because", lambda row: row.reason),
     Column("axes", lambda row: row.axes, "whole"),
-    Column("params", lambda row: row.params, "count"),
+    PARAMS.of(lambda row: row.params),
     Column("for example", lambda row: row.example, "name"),
 )
 
@@ -195,13 +306,12 @@ def reachable(row: schema.Reach) -> str:
 
 # What became of single layers and weights.
 
-_ERROR = "relative squared error of the layer's output on inputs that nothing was fitted to"
 REFITS: Table[schema.RefitRow] = Table(
     "Refitted layers",
     Column("layer", lambda row: row.node, "name"),
     Column("how", lambda r: "left: nothing was better" if r.method == "none" else r.method),
-    Column("error", lambda row: row.before, "figure", _ERROR),
-    Column("after", lambda row: row.after, "figure", _ERROR),
+    ERROR.of(lambda row: row.before),
+    ERROR.of(lambda row: row.after, "after"),
     Column(
         "what is left of it",
         lambda row: Cell("", bar=min(row.after / row.before, 1.0) if row.before > 0 else 0.0),
@@ -212,11 +322,11 @@ SPARSE: Table[schema.SparseRow] = Table(
     "Thinned weights",
     Column("weight", lambda row: row.weight, "name"),
     Column("shape", lambda row: shape(row.shape), only="page"),
-    Column("zeros", lambda row: row.sparsity, "percent"),
+    ZEROS.of(lambda row: row.sparsity),
     Column("chosen by", lambda row: row.method),
     Column("then", lambda row: row.refit),
-    Column("error", lambda row: row.before, "figure", _ERROR, missing=""),
-    Column("after", lambda row: row.after, "figure", _ERROR, missing=""),
+    ERROR.of(lambda row: row.before),
+    ERROR.of(lambda row: row.after, "after"),
 )
 
 
@@ -232,7 +342,7 @@ def zeros(rows: Sequence[ZerosRow], forms: Sequence[str] = ()) -> Table[ZerosRow
         "Zeros",
         Column("weight", lambda row: row.weight, "name"),
         Column("shape", lambda row: shape(row.shape)),
-        Column("zeros", lambda row: row.zeros, "percent"),
+        ZEROS.of(lambda row: row.zeros),
         Column("pattern", lambda row: row.pattern),
         *[_form(form) for form in known if any(form in row.bytes for row in rows)],
     )
@@ -243,7 +353,7 @@ def _form(form: str) -> Column[ZerosRow]:
         least = row.bytes.get(form) == min(row.bytes.values())
         return Cell(row.bytes.get(form), "good" if least else "")
 
-    return Column(form, size, "bytes")
+    return BYTES.of(size, form)
 
 
 STORED: Table[StoredRow] = Table(
@@ -251,11 +361,23 @@ STORED: Table[StoredRow] = Table(
     Column("weight", lambda row: row.weight, "name"),
     Column("form", lambda row: row.form),
     Column("values", lambda row: row.values),
-    Column("zeros", lambda row: row.zeros, "percent"),
-    Column("dense", lambda row: row.dense, "bytes"),
-    Column("stored", lambda row: row.stored, "bytes"),
-    Column("change", lambda row: change(row.dense, row.stored, "bytes"), right=True),
+    ZEROS.of(lambda row: row.zeros),
+    BYTES.of(lambda row: row.dense, "dense"),
+    BYTES.of(lambda row: row.stored, "stored"),
+    CHANGE.of(lambda row: change(row.dense, row.stored, "bytes")),
     Column("remark", lambda row: row.remark, optional=True),
+)
+QUANTIZED: Table[Weight] = Table(
+    "Weights in int8",
+    Column("weight", lambda row: row.name, "name"),
+    Column("", lambda row: "int8" if row.quantized else Cell("float", "soft")),
+    ZEROS.of(lambda row: row.zeros),
+    ZEROS.of(lambda row: row.zeros_after, "after"),
+    Column(
+        "pattern",
+        lambda row: Cell(row.pattern, "" if row.kept else "bad"),
+        optional=True,
+    ),
 )
 
 
@@ -277,28 +399,26 @@ def by_form(rows: Sequence[StoredRow]) -> list[tuple[object, ...]]:
 MODELS: Table[bench.ModelRow] = Table(
     "Models",
     Column("model", lambda row: row.name),
-    Column("file", lambda row: row.bytes, "bytes"),
-    Column("MACs", lambda row: row.macs, "count"),
-    Column("parameters", lambda row: row.params, "count"),
+    BYTES.of(lambda row: row.bytes, "file"),
+    MACS.of(lambda row: row.macs),
+    PARAMS.of(lambda row: row.params),
 )
 LATENCY: Table[bench.Row] = Table(
     "Latency",
     Column("model", lambda row: row.model),
-    Column("p50", lambda row: row.latency.p50_s, "seconds", "half of all runs took less"),
-    Column("p90", lambda row: row.latency.p90_s, "seconds"),
-    Column("p99", lambda row: row.latency.p99_s, "seconds"),
-    Column(
-        "ratio",
-        lambda row: row.ratio and row.ratio.value,
-        "ratio",
-        "latency over that of the first model",
-        missing="",
+    MEDIAN.of(lambda row: row.latency.p50_s),
+    replace(MEDIAN, about="nine tenths of all runs took less").of(
+        lambda row: row.latency.p90_s, "p90"
     ),
+    replace(MEDIAN, about="99 % of all runs took less").of(lambda row: row.latency.p99_s, "p99"),
+    RATIO.of(lambda row: row.ratio and row.ratio.value),
     Column("95 %", lambda row: interval(row.ratio), about="of the ratio", right=True),
     Column("", lambda row: verdict(row.ratio)),
-    Column("load", lambda row: row.load_s, "seconds"),
-    Column("first run", lambda row: row.first_run_s, "seconds"),
-    Column("peak RSS", lambda row: row.peak_rss_bytes, "bytes", "memory of the process"),
+    replace(TIME, about="to load the model").of(lambda row: row.load_s, "load", detail=True),
+    replace(TIME, about="of the first run").of(
+        lambda row: row.first_run_s, "first run", detail=True
+    ),
+    MEMORY.of(lambda row: row.peak_rss_bytes, detail=True),
 )
 SCORES: Table[bench.Row] = Table(
     "Task",
@@ -307,6 +427,24 @@ SCORES: Table[bench.Row] = Table(
     Column("metric", lambda row: row.score and row.score.metric),
     Column("first model", lambda row: _score(row, "before"), "number"),
     Column("this one", lambda row: _score(row, "after"), "number"),
+    CHANGE.of(
+        lambda row: (
+            row.score
+            and change(row.score.before, row.score.after, metric_scale(row.score.metric).unit)
+        )
+    ),
+    Column(
+        SPREAD.label,
+        lambda row: (
+            None
+            if row.score is None or row.score.error is None
+            else quantities.spread(row.score.error, metric_scale(row.score.metric).unit)
+        ),
+        about=SPREAD.about,
+        missing="",
+        right=True,
+        optional=True,
+    ),
 )
 DECLINED: Table[bench.DeclinedRow] = Table(
     "Not measured",
@@ -319,7 +457,7 @@ DECLINED: Table[bench.DeclinedRow] = Table(
 
 def interval(ratio: bench.Ratio | None) -> str:
     """A 95 % interval; nothing where nothing was compared."""
-    return "" if ratio is None else f"{ratio.low:.3f} to {ratio.high:.3f}"
+    return "" if ratio is None else quantities.interval(ratio.low, ratio.high)
 
 
 def verdict(ratio: bench.Ratio | None) -> Cell:
@@ -356,13 +494,13 @@ def targets(sweep: sensitivity.Sensitivity, measure: str = "drop") -> Table[sens
     return Table(
         f"Sensitivity of {sweep.model}",
         Column("target", lambda row: row.name, "name"),
-        Column("kind", lambda row: row.kind),
-        Column("units", lambda row: row.units, "count", only="terminal"),
+        Column("kind", lambda row: row.kind, spare=True),
+        replace(UNITS.of(lambda row: row.units, only="terminal"), spare=True),
         *[column(ratio) for ratio in ratios(sweep)],
         Column(
             "advised",
             lambda row: advised.get(row.name),
-            "percent",
+            REMOVED.unit,
             "meant to lose no more than was asked, together",
             missing="",
             optional=True,
@@ -380,15 +518,18 @@ def heat(
         return Cell("")
     if value is None:
         return Cell("failed" if cell.reason else "", "soft")
-    text = lost(value, sweep) if measure == "drop" else figure(value)
+    text = lost(value, of_sweep(sweep)) if measure == "drop" else SWEPT[measure].text(value)
     return Cell(text, warmth=warmth(value, top))
 
 
-def lost(drop: float, sweep: sensitivity.Sensitivity) -> str:
-    """What is lost of the metric, above 0 where that is worse: points, where it is a fraction."""
-    if metric_scale(sweep.metric, higher=sweep.higher_is_better).fraction:
-        return f"{round(drop * 100, 1) + 0.0:.1f}"  # so that a negative zero has no sign
-    return figure(drop)
+def lost(drop: float, scale: Scale) -> str:
+    """The change of a metric that lost so much: points (without the word) of a fraction."""
+    return signed(scale.change(drop), scale.unit)
+
+
+def lost_in(scale: Scale) -> str:
+    """What the numbers of `lost` are, as a head: ``change of accuracy, in points``."""
+    return f"change of {scale.name}{', in points' if scale.unit == 'fraction' else ''}"
 
 
 def swept(cell: sensitivity.Cell, measure: str) -> float | None:
@@ -406,7 +547,7 @@ def ratios(sweep: sensitivity.Sensitivity) -> list[float]:
 
 def ratio_head(ratio: float) -> str:
     """How a column of a heat-map is headed."""
-    return "gone" if ratio == 1 else f"{ratio * 100:g} %"
+    return "gone" if ratio == 1 else percent(ratio)
 
 
 # What pays.
@@ -416,8 +557,8 @@ ADVICE: Table[Advice] = Table(
     Column("", _word),
     Column("method", lambda row: row.method),
     Column("on", lambda row: row.backend),
-    Column("latency", lambda row: _about(row.estimate), right=True),
-    Column("weights", lambda row: _about(row.bytes_left), right=True),
+    REST.of(lambda row: row.estimate, "latency"),
+    REST.of(lambda row: row.bytes_left, "weights"),
     Column("why", lambda row: row.why),
 )
 
@@ -457,7 +598,6 @@ def counted(reasons: Sequence[str], what: str, said: str = " left") -> list[str]
     return [f"{plural(n, what)}{said}: {reason}" for reason, n in known.most_common()]
 
 
-def unit_of(sweep: sensitivity.Sensitivity) -> Unit:
-    """How values of the metric of a sweep are written."""
-    scale = metric_scale(sweep.metric, higher=sweep.higher_is_better)
-    return "fraction" if scale.fraction and scale != COSINE else "number"
+def clock(mhz: float) -> str:
+    """The frequency of a processor."""
+    return f"{mhz:.0f} MHz"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import html
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -111,17 +111,23 @@ def rectangle(x: float, y: float, width: float, height: float, fill: str) -> Pol
     return Polyline(corners, fill=fill, closed=True)
 
 
-def text_width(text: str, size: float = SIZE) -> float:
+def text_width(text: str, size: float = SIZE, *, bold: bool = False) -> float:
     """About how wide a text is in any sans-serif font."""
     wide = sum(0.36 if c in _NARROW else 0.92 if c in _WIDE else 0.61 for c in text)
-    return size * wide
+    return size * wide * (1.12 if bold else 1.0)
 
 
 def beside(pictures: Iterable[Picture], *, gap: float = 24.0) -> Picture:
     """Pictures in a grid, as square as it can be."""
     cells = list(pictures)
     columns = math.ceil(math.sqrt(len(cells)))
-    rows = [cells[k : k + columns] for k in range(0, len(cells), columns)]
+    return stacked((cells[k : k + columns] for k in range(0, len(cells), columns)), gap=gap)
+
+
+def stacked(lines: Iterable[Sequence[Picture]], *, gap: float = 24.0) -> Picture:
+    """Rows of pictures, those at the same place of a row below each other."""
+    rows = [list(line) for line in lines]
+    columns = max(map(len, rows), default=0)
     widths = [max(row[k].width for row in rows if k < len(row)) for k in range(columns)]
     heights = [max(each.height for each in row) for row in rows]
     shapes = [

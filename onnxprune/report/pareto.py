@@ -36,7 +36,8 @@ class Mark:
         role: the original, one that a run took, one that a search visited and found good enough
             (``tried``) or not (``missed``), or any other that was measured beside them.
         x, low, high: what it costs, with a 95 % interval where it was measured.
-        y, error: how good it is, and half of its 95 % interval where that is known.
+        y, error: how good it is, and half of the 95 % interval of how far that is from the
+            original, which has none.
         front: whether no other model beats it in both.
     """
 
@@ -120,20 +121,25 @@ def _sized(runs: Sequence[Report]) -> Iterator[_Entry]:
             stands, row = standing.of_run(run), standing.measure(run, measure)
             if stands is None or row is None or row.dense is None or row.pruned is None:
                 continue
-            scale, before, after = stands
-            yield axis, scale, Mark("original", "dense", row.dense, before)
+            yield axis, stands.scale, Mark("original", "dense", row.dense, stands.dense)
             if not run.points:
-                name = stem(run.output or "pruned")
-                yield axis, scale, Mark(name, "chosen", row.pruned, after)
+                name, error = stem(run.output or "pruned"), _half(stands.error)
+                mark = Mark(name, "chosen", row.pruned, stands.value, error=error)
+                yield axis, stands.scale, mark
 
 
 def _visited(
     point: PointRow, run: Report, cost: float, low: float | None = None, high: float | None = None
 ) -> tuple[Scale, Mark]:
     value = 1.0 - point.drop if point.value is None else point.value
-    error = None if point.drop_error is None else _WIDE * point.drop_error
-    mark = Mark(point.label, _role(point, run), cost, value, low, high, error)
+    role, error = _role(point, run), _half(point.drop_error)
+    mark = Mark(point.label, role, cost, value, low, high, None if role == "dense" else error)
     return standing.metric_scale(point.metric), mark
+
+
+def _half(error: float | None) -> float | None:
+    """Half of a 95 % interval of what has a standard error."""
+    return None if error is None else _WIDE * error
 
 
 def _role(point: PointRow, run: Report) -> Role:
@@ -158,19 +164,19 @@ def _benched(family: Family) -> Iterator[_Entry]:
             marks, originals = [], {}
             for row in rows:
                 name = files.get(row.model, stem(row.model))
-                value = standing.of_row(row)
-                if value is None and name in runs:
-                    value = standing.of_run(runs[name])
-                if value is None or row is base:
+                stands = standing.of_row(row)
+                if stands is None and name in runs:
+                    stands = standing.of_run(runs[name])
+                if stands is None or row is base:
                     continue
-                scale, before, after = value
                 ends: tuple[float | None, float | None] = (None, None)
                 if row.ratio is not None and base is not None:
                     p50 = base.latency.p50_s
                     ends = row.ratio.low * p50, row.ratio.high * p50
                 role: Role = "chosen" if name in runs else "other"
-                marks.append((scale, Mark(name, role, row.latency.p50_s, after, *ends)))
-                originals[scale] = before
+                place = row.latency.p50_s, stands.value, *ends, _half(stands.error)
+                marks.append((stands.scale, Mark(name, role, *place)))
+                originals[stands.scale] = stands.dense
             if base is not None:
                 name, p50 = files.get(first, stem(first)), base.latency.p50_s
                 for scale, before in originals.items():

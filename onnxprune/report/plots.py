@@ -8,37 +8,40 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from onnxprune.errors import OnnxpruneError
-from onnxprune.quantities import Unit, measured, plural
-from onnxprune.report import columns
+from onnxprune.quantities import Unit, measured, percent, plural, spread
+from onnxprune.report import columns, sections, standing
 from onnxprune.report.charts import Axis, Chart, Line, Mark, draw
 from onnxprune.report.drawing import (
+    Anchor,
     Group,
     Picture,
+    Point,
     Shape,
     Text,
     beside,
     light,
     rectangle,
+    stacked,
     text_width,
 )
 from onnxprune.report.families import stem
 from onnxprune.report.pareto import WORDS, Panel, by_setting, panels, setting
 from onnxprune.report.pareto import Mark as Model
-from onnxprune.report.tables import RGB, blend, elide, is_dark, write
+from onnxprune.report.tables import RGB, Cell, blend, elide, is_dark, write
 
 if TYPE_CHECKING:
     from onnxprune.jobs.bench.schema import Bench, Row
     from onnxprune.report.families import Family
-    from onnxprune.select.sensitivity import Sensitivity
+    from onnxprune.select.sensitivity import Sensitivity, Target
 
 _ORDER = ("missed", "tried", "other", "dense", "chosen")
 """Marks from back to front."""
-_CELL, _LINE, _NAMES = 52.0, 20.0, 44
+_CELL, _LINE, _NAMES, _HEADS = 52.0, 20.0, 44, 84.0
 
 
 def tradeoff(panel: Panel) -> Chart:
     """What models cost against how good they are."""
-    unit: Unit = "fraction" if panel.scale.fraction else "number"
+    unit = panel.scale.unit
     marks = sorted(panel.marks, key=lambda mark: _ORDER.index(mark.role))
     furthest = max(mark.x for mark in marks)
     end = max(mark.high or mark.x for mark in marks)
@@ -104,6 +107,7 @@ def ratios(rows: Sequence[Row]) -> Chart:
                 f"{row.model}, {setting(row)}\n{write(ratio.value, 'ratio')} "
                 f"({columns.interval(ratio)}): {columns.verdict(ratio).value}",
                 (ratio.low, ratio.high),
+                label=f"{write(ratio.value, 'ratio')}, {columns.verdict(ratio).value}",
             )
             for k, (row, ratio) in enumerate(compared)
         ),
@@ -113,16 +117,25 @@ def ratios(rows: Sequence[Row]) -> Chart:
 
 
 def of_bench(bench: Bench) -> Picture:
-    """A measurement as a picture: ratios, then distributions, in a grid.
+    """A measurement as a picture: ratios above distributions, a row per backend, by batch.
 
     Raises:
         OnnxpruneError: nothing was measured.
     """
     if not bench.rows:
         raise OnnxpruneError("nothing was measured, so there is nothing to draw")
-    charts = [ratios(bench.rows)] if any(row.ratio for row in bench.rows) else []
-    charts += [chart for chart, _ in distributions(bench)]
-    return beside(draw(each, titled=True) for each in charts)
+    rows = [[ratios(bench.rows)]] if any(row.ratio for row in bench.rows) else []
+    rows += [[chart for chart, _ in line] for line in grid(bench)]
+    return stacked([draw(chart, titled=True) for chart in row] for row in rows)
+
+
+def grid(bench: Bench) -> list[list[tuple[Chart, list[Row]]]]:
+    """The distributions, one line per backend and number of threads, in it by batch."""
+    lines: dict[tuple[object, ...], list[tuple[Chart, list[Row]]]] = {}
+    for chart, known in distributions(bench):
+        where = known[0].backend, known[0].precision, known[0].threads
+        lines.setdefault(where, []).append((chart, known))
+    return list(lines.values())
 
 
 def of_families(families: Iterable[Family]) -> Picture:
@@ -146,54 +159,68 @@ def of_families(families: Iterable[Family]) -> Picture:
 
 
 def of_sweep(sweep: Sensitivity) -> Picture:
-    """The heat-map of a sweep: rows in the order of the network, columns by ratio."""
+    """The heat-map of a sweep: rows in the order of the network by kind, columns by ratio."""
     table = columns.targets(sweep)
-    known = [column for column in table.visible(sweep.targets, "page") if column.label != "kind"]
-    names, heat = known[0], [column for column in known if column.label != "advised"][1:]
-    labels = [elide(names.text(names.cell(row)), _NAMES) for row in sweep.targets]
-    left = max(map(text_width, labels), default=0.0) + 28
+    heat = table.columns[3 : 3 + len(columns.ratios(sweep))]
+    kinds: dict[str, list[Target]] = {}
+    for target in sweep.targets:
+        kinds.setdefault(target.kind, []).append(target)
+    labels = {row.name: elide(row.name, _NAMES) for row in sweep.targets}
+    left = max(map(text_width, labels.values()), default=0.0) + 28
     ramp = _ramp()
-    shapes: list[Shape] = [
-        Text(left + (k + 0.5) * _CELL, 66, column.label, "middle") for k, column in enumerate(heat)
+    shapes: list[Shape] = [Text(left - 8, _HEADS, "removed", "end")]
+    shapes += [
+        Text(left + (k + 0.5) * _CELL, _HEADS, column.label, "middle")
+        for k, column in enumerate(heat)
     ]
-    for i, (row, label) in enumerate(zip(sweep.targets, labels, strict=True)):
-        y = 74 + i * _LINE
-        shapes.append(Text(left - 8, y + 14, label, "end", "ink"))
-        for k, column in enumerate(heat):
-            cell = column.cell(row)
-            text, x = column.text(cell), left + k * _CELL
-            parts: list[Shape] = []
-            ink = "soft"
-            if cell.warmth is not None:
-                ground = blend(cell.warmth, ramp)
-                parts.append(rectangle(x + 1, y + 1, _CELL - 2, _LINE - 2, _hex(ground)))
-                ink = "#ffffff" if is_dark(ground) else "#000000"
-            parts.append(Text(x + _CELL / 2, y + 14, text, "middle", ink, 11))
-            about = f"{row.name}\n{column.label}: {text} lost" if text else ""
-            shapes.append(Group(tuple(parts), "heat", about))
+    y = _HEADS + 8
+    for kind, rows in kinds.items():
+        if len(kinds) > 1:
+            shapes.append(Text(16, y + 16, kind, bold=True, size=11))
+            y += 22
+        for row in rows:
+            shapes.append(Text(left - 8, y + 14, labels[row.name], "end", "ink"))
+            cells = [(column, column.cell(row)) for column in heat]
+            shapes += [
+                _heat(row.name, column.label, cell, (left + k * _CELL, y), ramp)
+                for k, (column, cell) in enumerate(cells)
+            ]
+            y += _LINE
     width = max(left + len(heat) * _CELL, 480.0)
-    bottom = 74 + len(labels) * _LINE
-    dense = measured(sweep.dense, columns.unit_of(sweep))
-    head = f"{sweep.model}: {sweep.metric} {dense}, {plural(sweep.samples, 'input')}"
-    shapes.insert(
-        0, Text(16, 24, elide(head, round(width / 7.6)), colour="ink", size=13, bold=True)
-    )
-    what = f"{'points of ' if columns.unit_of(sweep) == 'fraction' else ''}{sweep.metric} lost"
-    shapes.insert(1, Text(16, 42, f"{what}; one target pruned at a time, nothing refitted"))
-    return Picture(width + 16, bottom + 48, (*shapes, *_scale(sweep, bottom + 16, ramp)))
+    head = elide(sections.heat_head(sweep), round(width / 7.6))
+    lines = [Text(16, 24, head, colour="ink", size=13, bold=True)]
+    lines += [
+        Text(16, 42 + 15 * k, elide(about, round(width / 6.4)), size=11)
+        for k, about in enumerate(sections.heat_about(sweep).split("; "))
+    ]
+    return Picture(width + 16, y + 52, (*lines, *shapes, *_scale(sweep, y + 18, ramp)))
+
+
+def _heat(name: str, ratio: str, cell: Cell, place: Point, ramp: tuple[RGB, RGB, RGB]) -> Shape:
+    """One cell of a heat-map."""
+    (x, y), text, ink = place, str(cell.value or ""), "soft"
+    parts: list[Shape] = []
+    if cell.warmth is not None:
+        ground = blend(cell.warmth, ramp)
+        parts.append(rectangle(x + 1, y + 1, _CELL - 2, _LINE - 2, _hex(ground)))
+        ink = "#ffffff" if is_dark(ground) else "#000000"
+    parts.append(Text(x + _CELL / 2, y + 14, text, "middle", ink, 11))
+    return Group(tuple(parts), "heat", f"{name}\n{ratio} removed: {text}" if text else "")
 
 
 def _scale(sweep: Sensitivity, y: float, ramp: tuple[RGB, RGB, RGB]) -> list[Shape]:
     """What the colours mean: they go with the square root of what is lost."""
     drops = [cell.drop for cell in sweep.cells if cell.drop is not None]
     top = max([drop for drop in drops if math.isfinite(drop)], default=0.0)
+    scale = standing.of_sweep(sweep)
     shapes: list[Shape] = [
         rectangle(16 + k * 5, y, 5, 10, _hex(blend(k / 39, ramp))) for k in range(40)
     ]
-    for share in (0.0, 0.5, 1.0):
-        anchor = {0.0: "start", 0.5: "middle", 1.0: "end"}[share]
-        text = columns.lost(share**2 * max(top, 0.0), sweep)
-        shapes.append(Text(16 + share * 200, y + 24, text, anchor, size=11))  # type: ignore[arg-type]
+    ends: tuple[tuple[float, Anchor], ...] = ((0.0, "start"), (0.5, "middle"), (1.0, "end"))
+    for share, anchor in ends:
+        text = columns.lost(share**2 * max(top, 0.0), scale)
+        shapes.append(Text(16 + share * 200, y + 24, text, anchor, size=11))
+    shapes.append(Text(228, y + 9, columns.lost_in(scale), size=11))
     return shapes
 
 
@@ -214,7 +241,7 @@ def _distribution(title: str, rows: list[Row]) -> Chart:
 
     def reading(share: float) -> str:
         first = quantile(rows[0], share)
-        lines = [f"{round(share * 100)} % of runs within"]
+        lines = [f"{percent(share)} of runs within"]
         for k, row in enumerate(rows):
             value = quantile(row, share)
             ratio = f" ({write(value / first, 'ratio')})" if k and first else ""
@@ -252,7 +279,7 @@ def _about(mark: Model, panel: Panel, unit: Unit) -> str:
     ends = ""
     if mark.low is not None and mark.high is not None:
         ends = f" ({' to '.join(measured(end, panel.unit) for end in (mark.low, mark.high))})"
-    error = "" if mark.error is None else f" ± {measured(mark.error, unit)}"
+    error = "" if mark.error is None else f" ± {spread(mark.error, unit)}"
     return (
         f"{mark.label}, {WORDS[mark.role]}\n"
         f"{panel.axis}: {measured(mark.x, panel.unit)}{ends}\n"

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from onnxprune.jobs.bench.schema import Row
     from onnxprune.jobs.results.schema import Measure, OutputRow, Report
+    from onnxprune.quantities import Unit
     from onnxprune.select.sensitivity import Sensitivity
 
 _SIZES = ("MACs", "parameters", "weights")
@@ -23,6 +24,31 @@ class Scale:
     name: str
     fraction: bool
     higher_is_better: bool = True
+
+    @property
+    def unit(self) -> Unit:
+        """How its values are written."""
+        return "fraction" if self.fraction else "number"
+
+    def change(self, drop: float) -> float:
+        """New minus old of what lost so much."""
+        return -drop if self.higher_is_better else drop
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How good a model is beside the original.
+
+    Attributes:
+        scale: what that is counted in.
+        dense, value: of the original and of the model.
+        error: standard error of their difference on the same samples; None where none is known.
+    """
+
+    scale: Scale
+    dense: float
+    value: float
+    error: float | None = None
 
 
 TOP1 = Scale("same top-1 as the original", fraction=True)
@@ -62,24 +88,33 @@ def measure(run: Report, name: str) -> Measure | None:
     return next((row for row in run.measures if row.name == name), None)
 
 
-def of_run(run: Report) -> tuple[Scale, float, float] | None:
-    """The scale, the dense model's value and the pruned one's."""
-    found = metric(run)
-    if found is not None and found.dense is not None and found.pruned is not None:
-        fraction = found.unit == "fraction"
-        return metric_scale(found.name, fraction=fraction), found.dense, found.pruned
+def of_run(run: Report) -> Standing | None:
+    """How good the model of a run is: by its task metric, else by agreement with the original."""
+    known = metric(run)
+    if known is not None and known.dense is not None and known.pruned is not None:
+        scale = metric_scale(known.name, fraction=known.unit == "fraction")
+        return Standing(scale, known.dense, known.pruned, known.error)
     same = agreement(run.outputs)
-    return None if same is None else (same[0], 1.0, same[1])
+    if same is None:
+        return None
+    from onnxprune.evaluate.standard_error import agreement_error
+
+    scale, value = same
+    counted = scale == TOP1 and run.samples > 0
+    error = agreement_error(value, run.samples) if counted else None
+    return Standing(scale, 1.0, value, error)
 
 
-def of_row(row: Row) -> tuple[Scale, float, float] | None:
+def of_row(row: Row) -> Standing | None:
     """The same of a benchmarked model, on the backend it was measured on."""
-    if row.score is not None and row.score.before is not None and row.score.after is not None:
-        return metric_scale(row.score.metric), row.score.before, row.score.after
+    score = row.score
+    if score is not None and score.before is not None and score.after is not None:
+        return Standing(metric_scale(score.metric), score.before, score.after, score.error)
     same = agreement(row.fidelity)
-    return None if same is None else (same[0], 1.0, same[1])
+    return None if same is None else Standing(same[0], 1.0, same[1])
 
 
 def of_sweep(sweep: Sensitivity) -> Scale:
-    """The scale of a sweep."""
-    return metric_scale(sweep.metric, higher=sweep.higher_is_better)
+    """The scale of a sweep, called as its metric is."""
+    scale = metric_scale(sweep.metric, higher=sweep.higher_is_better)
+    return replace(scale, name=sweep.metric)

@@ -7,10 +7,13 @@ by `Column.text`, so a number looks the same wherever it is read.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Generic, Literal, TypeAlias, TypeVar, cast
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import Any, Generic, Literal, TypeAlias, TypeVar, cast
 
+from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.measure import Measurement
 from rich.padding import Padding
@@ -19,14 +22,15 @@ from rich.table import Column as RichColumn
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from onnxprune.quantities import Unit, figure, measured, percent
+from onnxprune.quantities import Unit, figure, measured, percent, times
 
 Tone = Literal["", "good", "bad", "warn", "soft", "strong"]
 """What a text says beside its words; never without them."""
 Format: TypeAlias = 'Unit | Literal["text", "name", "whole", "percent", "figure", "ratio"]'
 """How values are written: a measure in its unit, or
 
-``text``, ``name`` (of a tensor, a node, a group: never cut), ``whole`` (a number with all digits),
+``text``, ``name`` (of a tensor, a node, a group: the middle gives way where a terminal is too
+narrow), ``whole`` (a number with all digits),
 ``percent`` (a share), ``figure`` (three digits of unknown unit), ``ratio`` (``0.498x``).
 """
 Place = Literal["terminal", "page"]
@@ -42,7 +46,10 @@ STYLES: Mapping[Tone, str] = {
 }
 COLD, WARM, HOT = (38, 70, 83), (233, 196, 106), (200, 60, 45)
 """Colours of a cell that lost nothing, of half the scale and of its end, on a terminal."""
-_BAR, _NARROWEST = 16, 16
+_BAR, _NARROWEST, _WRAPPED = 16, 16, 32
+"""Columns of a bar, of a shortened name at least, and of text that may wrap at most."""
+_MARKS = re.compile(r"[/:._]")
+"""What words of a name are joined by."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +86,8 @@ class Column(Generic[Row]):
         right: aligned right; by default numbers are.
         optional: left out where no row has a value.
         only: the one place that shows it; by default both do.
+        detail: on a terminal shown with ``-v`` alone.
+        spare: left out on a terminal that is too narrow.
     """
 
     label: str
@@ -89,6 +98,8 @@ class Column(Generic[Row]):
     right: bool | None = None
     optional: bool = False
     only: Place | None = None
+    detail: bool = False
+    spare: bool = False
 
     @property
     def aligned_right(self) -> bool:
@@ -112,14 +123,21 @@ class Table(Generic[Row]):
         self.title = title
         self.columns = columns
 
-    def visible(self, rows: Sequence[Row], place: Place) -> list[Column[Row]]:
+    def visible(
+        self, rows: Sequence[Row], place: Place, *, verbose: bool = True
+    ) -> list[Column[Row]]:
         """The columns that are shown at a place of some rows."""
         return [
             column
             for column in self.columns
             if column.only in (None, place)
+            and (verbose or not column.detail)
             and not (column.optional and all(column.cell(row).value in (None, "") for row in rows))
         ]
+
+    def details(self, rows: Sequence[Row]) -> list[str]:
+        """Labels of the columns that a terminal shows with ``-v`` alone."""
+        return [each.label for each in self.visible(rows, "terminal") if each.detail]
 
 
 def tuples(title: str, *heads: str) -> Table[Sequence[object]]:
@@ -151,7 +169,7 @@ def write(value: object, unit: Format) -> str:
         case "figure":
             return figure(value)
         case "ratio":
-            return f"{value:.3f}x" if math.isfinite(value) else str(value)
+            return times(value)
         case _:
             return measured(value, unit)
 
@@ -185,54 +203,139 @@ def is_dark(colour: RGB) -> bool:
     return red * 0.3 + green * 0.59 + blue * 0.11 < 130
 
 
-def draw(table: Table[Row], rows: Iterable[Row], *, most: int | None = None) -> RenderableType:
+def common_suffix(names: Sequence[str]) -> str:
+    """What several names all end with, from a mark between words on: ``/Conv:channel``.
+
+    Empty where they share no word, where one name would be left without any, or for a single name.
+    """
+    if len(set(names)) < 2:
+        return ""
+    first, least = names[0], min(map(len, names))
+    same = (len(set(letters)) == 1 for letters in zip(*map(reversed, names), strict=False))
+    shared = first[len(first) - sum(takewhile(bool, same)) :]
+    for mark in _MARKS.finditer(shared):
+        suffix = shared[mark.start() :]
+        if len(suffix) < least:
+            return suffix if re.search(r"[A-Za-z]{2}", suffix) else ""
+    return ""
+
+
+def draw(
+    table: Table[Row], rows: Iterable[Row], *, most: int | None = None, verbose: bool = True
+) -> RenderableType:
     """A table on a terminal: no lines, numbers aligned right.
 
     Args:
         table: its columns.
         rows: what it is of.
         most: rows that are drawn; none by default left out.
+        verbose: whether columns of details are drawn.
     """
     whole = list(rows)
-    columns = table.visible(whole, "terminal")
-    drawn = RichTable(
-        *[
-            RichColumn(
-                column.label,
-                justify="right" if column.aligned_right else "left",
-                overflow="fold",
-                no_wrap=column.aligned_right,
-            )
-            for column in columns
-        ],
-        box=None,
-        pad_edge=False,
-        padding=(0, 2, 0, 0),
-        show_header=any(column.label for column in columns),
-        header_style="dim",
-    )
-    for row in whole[:most]:
-        drawn.add_row(*[_drawn(column, column.cell(row)) for column in columns])
-    return drawn
+    columns = table.visible(whole, "terminal", verbose=verbose)
+    lines = [[_drawn(column, column.cell(row)) for column in columns] for row in whole[:most]]
+    warm = any(each.cell(row).warmth is not None for row in whole for each in columns)
+    return Fitted(columns, lines, warm)
 
 
 @dataclass(frozen=True)
-class Fitted(Generic[Row]):
-    """A table whose first column gives way, by an ellipsis, where a terminal is too narrow."""
+class Fitted:
+    """A table whose names give way where a terminal is too narrow, and numbers never.
 
-    table: Table[Row]
-    rows: Sequence[Row]
+    On a terminal the first column drops what all its names end with, which then stands in its head.
+    Where the rest is too wide, spare columns go, and then the middle of long names.
+
+    Attributes:
+        columns: what they are.
+        lines: rows of cells.
+        warm: whether cells have grounds of colour, and so no gaps between them.
+    """
+
+    columns: Sequence[Column[Any]]
+    lines: Sequence[Sequence[Text]]
+    warm: bool = False
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        first, *others = self.table.columns
-        rest = draw(Table(self.table.title, *others), self.rows)
-        room = options.max_width - Measurement.get(console, options, rest).maximum - 3
+        yield self._table(options.max_width, shorten=console.is_terminal)
 
-        def short(row: Row) -> Cell:
-            cell = first.cell(row)
-            return replace(cell, value=elide(first.text(cell), max(room, _NARROWEST)))
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        _, _, widths = self._cells(shorten=console.is_terminal)
+        whole = min(sum(widths) + sum(map(self._gap, range(len(widths)))), options.max_width)
+        return Measurement(min(_NARROWEST, whole), whole)
 
-        yield draw(Table(self.table.title, replace(first, value=short), *others), self.rows)
+    def _gap(self, k: int) -> int:
+        return 0 if self.warm and self.columns[k].aligned_right else 2
+
+    def _cells(self, *, shorten: bool) -> tuple[list[str], list[list[Text]], list[int]]:
+        """Heads, cells and the widths of columns, names without what they all end with."""
+        heads = [column.label for column in self.columns]
+        lines = [list(line) for line in self.lines]
+        if shorten and self.columns[0].unit == "name":
+            heads[0] += self._shorten(lines)
+        widths = [
+            max([cell_len(heads[k]), *(line[k].cell_len for line in lines)])
+            for k in range(len(heads))
+        ]
+        return heads, lines, widths
+
+    def _table(self, width: int, *, shorten: bool) -> RichTable:
+        heads, lines, widths = self._cells(shorten=shorten)
+        shown = list(range(len(heads)))
+        names = [k for k in shown if self.columns[k].unit == "name"]
+
+        def room() -> int:
+            least = (
+                self._gap(k)
+                + (widths[k] if self.columns[k].aligned_right else min(widths[k], _WRAPPED))
+                for k in shown
+                if k not in names
+            )
+            return (width - sum(least)) // max(len(names), 1) - 2 * (len(names) > 1)
+
+        wanted = max((widths[k] for k in names), default=0)
+        for k in [k for k in reversed(shown) if self.columns[k].spare]:
+            if names and room() < min(wanted, 2 * _NARROWEST):
+                shown.remove(k)
+        most = max(room(), _NARROWEST)
+        for k in names:
+            for line in lines if widths[k] > most else ():
+                line[k] = Text(elide(line[k].plain, most), line[k].style)
+            if cell_len(heads[k]) > most:  # the end of an ending says most
+                label = f"{self.columns[k].label} …"
+                heads[k] = f"{label}{heads[k][len(label) :][len(label) - most :]}"
+        drawn = RichTable(
+            *[
+                RichColumn(
+                    heads[k],
+                    justify="right" if self.columns[k].aligned_right else "left",
+                    overflow="fold",
+                    no_wrap=widths[k] <= _WRAPPED or self.columns[k].unit != "text",
+                )
+                for k in shown
+            ],
+            box=None,
+            pad_edge=False,
+            padding=(0, 0 if self.warm else 2, 0, 0),
+            show_header=any(heads),
+            header_style="dim",
+        )
+        for line in lines:
+            drawn.add_row(*[Text.assemble(line[k], " " * self._gap(k) * self.warm) for k in shown])
+        return drawn
+
+    def _shorten(self, lines: list[list[Text]]) -> str:
+        """Take from the names of the first column what they all end with; what its head gets."""
+        names, ending = [line[0].plain for line in lines], ""
+        labels = [column.label for column in self.columns]
+        if "kind" in labels:
+            kinds = [f":{line[labels.index('kind')].plain}" for line in lines]
+            pairs = list(zip(names, kinds, strict=True))
+            if len(set(kinds)) > 1 and all(n.endswith(k) and n != k for n, k in pairs):
+                names, ending = [n.removesuffix(k) for n, k in pairs], ":kind"
+        suffix = common_suffix(names)
+        for line, name in zip(lines, names, strict=True):
+            line[0] = Text(name.removesuffix(suffix), line[0].style)
+        return f" …{suffix}{ending}" if suffix or ending else ""
 
 
 def titled(title: str, body: RenderableType) -> RenderableType:

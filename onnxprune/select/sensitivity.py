@@ -95,7 +95,7 @@ class Recommendation:
     params: float = 1.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Sensitivity:
     """The result of a sweep.
 
@@ -130,6 +130,10 @@ class Sensitivity:
     recommended: Recommendation | None = None
     declined: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        shape = f"{len(self.targets)} targets at {len(self.ratios)} ratios"
+        return f"<Sensitivity: {self.model}, {shape}, {self.metric} {self.dense:.4g}>"
 
     def of(self, target: str) -> list[Cell]:
         """The cells of one row."""

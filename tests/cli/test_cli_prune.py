@@ -49,6 +49,16 @@ def test_without_an_output_it_prints_the_plan_and_writes_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_details_of_what_is_written_are_shown_with_v(cli: Cli, tmp_path: Path) -> None:
+    flags = ("prune", ENTRY.model, "--ratio", "0.3", "-o", tmp_path / "small.onnx")
+    short, whole = cli(*flags).out, cli(*flags, "-v").out
+    assert short.startswith("verified, ")
+    assert "body.0:channel" not in short
+    assert "-v shows what is kept of " in short
+    assert "body.0:channel" in whole
+    assert set(short.splitlines()[:8]) <= set(whole.splitlines()), "the outcome is the same"
+
+
 def test_what_is_written_is_what_the_report_says(cli: Cli, tmp_path: Path) -> None:
     out, before = tmp_path / "small.onnx", ENTRY.model.read_bytes()
     ran = cli("prune", ENTRY.model, "--ratio", "0.3", "-o", out, "--json")

@@ -139,8 +139,12 @@ def test_inspect_shows_zeros_and_what_they_take(cli: Cli, thin: Path, tmp_path: 
         sizes = row["bytes"]
         assert sizes["dense"] == 4 * np.prod(row["shape"])
         assert sizes["delta"] < sizes["sparse"] < sizes["dense"]
-    shown = cli("inspect", thin).out
-    assert "Zeros in" in shown
+    (line,) = [each for each in cli("inspect", thin).out.splitlines() if "Zeros in" in each]
+    assert " dense, " in line
+    assert "in the smallest form of each" in line
+    shown = cli("inspect", thin, "-v").out
+    largest = sorted(rows[thin], key=lambda row: -row["bytes"]["dense"])[:3]
+    assert all(row["weight"] in shown for row in largest)
     assert "not sparse compute" in shown
     assert "are packed" in cli("inspect", stored).out
 

@@ -120,7 +120,7 @@ def test_a_plan_prints_what_it_does() -> None:
     text = str(plan)
     assert re.search(r"attention:head\s+-4 of 12\s+\[0-2, 5\]", text)
     assert "block1  bypassed" in text
-    assert "50.0% of 10x7 zeroed" in text
+    assert "50 % of 10x7 zeroed" in text
     assert text.startswith("plan for graph 0123456789ab: l2, global, macs=50%")
     assert "nothing is removed" in str(Plan())
 

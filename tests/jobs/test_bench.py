@@ -121,6 +121,8 @@ def test_outputs_and_scores_are_those_of_the_models(made: Bench, small: Path) ->
     assert score is not None
     assert score.before == pytest.approx(zoo.measure(ENTRY, dense.run))
     assert score.after == pytest.approx(zoo.measure(ENTRY, cut_.run))
+    assert score.error is not None
+    assert 0 < score.error < 0.1
     (floor,) = made.noise_floor
     (row,) = floor.outputs
     assert row.relative_error is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import xml.etree.ElementTree as ET
@@ -136,13 +137,18 @@ def test_ticks_have_no_zeros_that_say_nothing(value: float, unit: str, shown: st
     assert tick(value, unit) == shown  # type: ignore[arg-type]
 
 
-def test_several_settings_stand_in_a_grid_and_nothing_overlaps() -> None:
-    picture = plots.of_bench(measured("dense.onnx", "small.onnx", "x" * 90 + ".onnx"))
+def test_distributions_stand_in_a_grid_per_backend_and_batch_and_nothing_overlaps() -> None:
+    made = measured("dense.onnx", "small.onnx", "x" * 90 + ".onnx")
+    rows = [dataclasses.replace(row, batch=batch) for row in made.rows for batch in (1, 8)]
+    picture = plots.of_bench(dataclasses.replace(made, rows=tuple(rows)))
     inside(picture)
     assert picture.width < 3 * WIDTH
     boxes = [(g.dx, g.dy) for g in picture.shapes if isinstance(g, drawing.Group)]
-    assert len(set(boxes)) == len(boxes) == 3
-    assert len({x for x, _ in boxes}) == len({y for _, y in boxes}) == 2
+    assert len(set(boxes)) == len(boxes) == 1 + 2 * 2
+    first, *lines = [[x for x, y in boxes if y == low] for low in sorted({y for _, y in boxes})]
+    assert len(first) == 1, "ratios of all settings"
+    assert [len(line) for line in lines] == [2, 2]
+    assert lines[0] == lines[1], "batches are below each other"
 
 
 def test_a_reading_at_every_percent_names_every_model() -> None:
@@ -167,7 +173,7 @@ def test_the_heat_map_has_a_cell_for_everything_swept() -> None:
     picture = plots.of_sweep(swept())
     inside(picture)
     texts = [each.text for each, *_ in flat(picture) if isinstance(each, Text)]
-    for shown in ("0.3", "0.6", "87.0", "25 %", "gone", "points of accuracy lost"):
+    for shown in ("-0.30", "-0.60", "-87.00", "25 %", "gone", "change of accuracy, in points"):
         assert any(shown in text for text in texts), shown
 
 

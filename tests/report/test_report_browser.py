@@ -92,8 +92,8 @@ def hover(page: Any, selector: str) -> str:
 
 def test_it_opens_and_draws_every_chart(browser: Any, pages: dict[str, Path]) -> None:
     with Opened(browser, pages["real"]) as page:
-        assert page.locator("figure").count() == 5  # cpu searched; cpu and openvino, twice
-        assert page.locator("figure .plot > svg").count() == 5
+        assert page.locator("figure").count() == 6  # cpu searched; cpu and openvino, twice; ratios
+        assert page.locator("figure .plot > svg").count() == 6
         assert page.locator("h2").text_content() == ENTRY.model.name
         assert page.locator(".scripted .tools").first.is_visible()
 
@@ -103,7 +103,8 @@ def test_points_and_cells_say_what_they_are(browser: Any, pages: dict[str, Path]
         said = hover(page, "figure[data-chart=pareto] g.chosen")
         assert "macs=70%, chosen" in said
         assert "70 µs (63 µs to 77 µs)" in said
-        assert "25 % removed\ndrop: 0.3 points" in hover(page, ".heat")
+        said = hover(page, ".heat")
+        assert "25 % removed\nchange of accuracy, in points: -0.30" in said
         said = hover(page, "figure[data-chart=ecdf] rect[tabindex]")
         assert "% of runs within" in said
         assert "(0.500x)" in said
@@ -151,7 +152,7 @@ def test_rows_can_be_filtered_and_sorted(browser: Any, pages: dict[str, Path]) -
         assert visible(page, ".heat-map")[-1] == "the block"
         tools.locator("[data-filter=order]").select_option("network")
         assert visible(page, ".heat-map") == everything
-        assert page.locator(".heat").first.text_content() == "0.3"
+        assert page.locator(".heat").first.text_content() == "-0.30"
         tools.locator("[data-filter=measure]").select_option("kl")
         assert page.locator(".heat").first.text_content() == "1"
         groups = page.locator(".tools").filter(has_text="Filter groups")
@@ -241,13 +242,52 @@ def test_a_phone_shows_it_without_scrolling_sideways(
         assert page.locator("figure svg").first.bounding_box()["width"] <= 360
 
 
+WIDER = """() => {
+  const room = document.documentElement.clientWidth + 0.5;
+  return [...document.querySelectorAll("body *")]
+    .filter((each) => each.getClientRects().length && !each.closest(".unseen"))
+    .filter((each) => each.getBoundingClientRect().right > room
+      || (!each.closest("svg") && each.scrollWidth > Math.max(each.clientWidth, 1) + 1))
+    .filter((each) => each instanceof SVGElement
+      || getComputedStyle(each).display !== "inline" && each.tagName !== "SELECT")
+    .map((each) => `${each.tagName}.${each.className}: ${each.textContent.slice(0, 60)}`);
+}"""
+"""What stands out of the page, or has more in it than it shows."""
+OUTSIDE = """() => [...document.querySelectorAll("figure svg text")].filter((text) => {
+  const box = text.getBoundingClientRect(), view = text.ownerSVGElement.getBoundingClientRect();
+  return box.left < view.left - 1 || box.right > view.right + 1
+    || box.top < view.top - 1 || box.bottom > view.bottom + 1;
+}).map((text) => text.textContent)"""
+
+
+@pytest.mark.parametrize("width", [390, 768, 1280])
+@pytest.mark.parametrize("name", ["real", "hostile"])
+def test_nothing_is_wider_than_the_page(
+    browser: Any, pages: dict[str, Path], name: str, width: int
+) -> None:
+    with Opened(browser, pages[name], viewport={"width": width, "height": 900}) as page:
+        page.locator("details").evaluate_all("all => all.forEach((each) => { each.open = true; })")
+        assert page.evaluate(WIDER) == []
+        assert page.evaluate(OUTSIDE) == []
+
+
+@pytest.mark.parametrize("name", ["real", "hostile"])
+def test_nothing_is_wider_than_paper(browser: Any, pages: dict[str, Path], name: str) -> None:
+    with Opened(browser, pages[name], viewport={"width": 688, "height": 970}) as page:
+        page.emulate_media(media="print")
+        assert page.evaluate(WIDER) == []
+
+
 def test_it_prints_all_rows_and_no_controls(browser: Any, pages: dict[str, Path]) -> None:
     with Opened(browser, pages["real"], color_scheme="dark") as page:
         page.emulate_media(media="print")
         for control in ("nav", "#theme", ".tools", ".copy"):
             assert not page.locator(control).first.is_visible()
-        tall = page.locator(".scroll.tall").first
-        assert tall.evaluate("each => each.scrollHeight <= each.clientHeight + 1")
+        boxes = page.locator(".scroll")
+        assert boxes.count() > 5
+        assert boxes.evaluate_all(
+            "all => all.every((each) => each.scrollHeight <= each.clientHeight + 1)"
+        )
         assert page.evaluate("getComputedStyle(document.body).backgroundColor") == (
             "rgb(255, 255, 255)"
         )

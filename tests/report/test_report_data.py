@@ -28,7 +28,11 @@ from onnxprune.jobs.results.schema import (
     Report,
     TensorRow,
 )
-from onnxprune.report import terminal
+from onnxprune.quantities import Unit
+from onnxprune.report import columns, terminal
+from onnxprune.report.documents import Document
+from onnxprune.report.html.page import build
+from onnxprune.report.standing import Scale
 
 MODEL = ModelRow(
     name="net[bold].onnx",
@@ -74,11 +78,66 @@ RUN = Report(
 )
 
 
-def text(report: Report, *, width: int = 120, colour: bool = False) -> str:
+def text(
+    report: Report,
+    *,
+    width: int = 120,
+    colour: bool = False,
+    seen: bool = False,
+    verbose: bool = True,
+) -> str:
+    """What is printed; ``seen`` on a terminal, with or without ``colour``."""
     out = io.StringIO()
-    console = Console(file=out, width=width, force_terminal=colour, markup=False, highlight=False)
-    terminal.show(report, console)
+    console = Console(
+        file=out,
+        width=width,
+        force_terminal=seen or colour,
+        color_system="truecolor" if colour else None,
+        markup=False,
+        highlight=False,
+    )
+    terminal.show(report, console, verbose=verbose)
     return out.getvalue()
+
+
+def test_outcomes_come_first_and_details_with_v() -> None:
+    short, whole = text(RUN, verbose=False), text(RUN)
+    places = [
+        short.index(said)
+        for said in (
+            "1 of 2 checks bad",
+            "Before and after",
+            "Outputs against",
+            "Checks",
+            "6 units removed from 1 group",
+            "1 of 3 layers refitted",
+            "note: ",
+            "-v shows what is kept of 1 group, blocks, errors of 3 layers",
+        )
+    ]
+    assert places == sorted(places)
+    for detail in ("layer1.conv1:channel", "layer2:block", "layer1.conv2", "its input is one"):
+        assert detail not in short
+        assert detail in whole
+    assert "-v shows" not in whole
+
+
+def test_a_dry_run_shows_its_plan() -> None:
+    shown = text(dataclasses.replace(RUN, output=None), verbose=False)
+    assert "layer1.conv1:channel" in shown
+    assert "layer2:block" in shown
+    assert "layer1.conv2" not in shown, "that is no plan"
+
+
+@given(st.floats(-1, 1), st.sampled_from(["fraction", "number"]))
+def test_a_change_has_one_sign_and_one_form_everywhere(value: float, unit: Unit) -> None:
+    scale = Scale("it", fraction=unit == "fraction")
+    told = numbers.difference(value, unit)
+    assert columns.lost(-value, scale) == told.removesuffix(" points")
+    assert numbers.change(0.0, value, unit) == told
+    assert told[0] == ("+" if value > 0 else "-") or float(told.split()[0]) == 0
+    worse = Scale("it", fraction=unit == "fraction", higher_is_better=False)
+    assert columns.lost(value, worse) == columns.lost(-value, scale), "a loss may be a rise"
 
 
 def test_a_result_shows_every_removal_measure_check_and_note() -> None:
@@ -115,11 +174,28 @@ def test_a_single_clean_output_stays_on_one_line() -> None:
     assert re.search(r"^  output +same top-1 +KL +cosine +relative error\s*$", shown, re.MULTILINE)
 
 
-def test_names_are_never_read_as_markup_and_never_cut() -> None:
-    row = dataclasses.replace(GROUPS[0], name="/model/layers.0/" + "Q" * 150)
+def test_names_are_never_read_as_markup_and_lose_their_middle_alone() -> None:
+    name = f"[bold]/model/layers.0/{'Q' * 150}:end"
     for command in ("inspect", "prune"):
-        shown = text(dataclasses.replace(RUN, command=command, groups=(row,)), width=60)
-        assert shown.count("Q") == 150
+        row = dataclasses.replace(GROUPS[0], name=name)
+        run = dataclasses.replace(RUN, command=command, groups=(row,))
+        assert name in text(run, width=260)
+        (short,) = re.findall(r"^  (\[bold\]\S*…\S*:end) ", text(run, width=60), re.MULTILINE)
+        assert name.startswith(short.partition("…")[0])
+        assert name.endswith(short.partition("…")[2])
+        assert name in json.dumps(schema.to_json(run))
+        assert name in build([Document(run)])
+
+
+def test_what_all_names_end_with_stands_in_the_head_on_a_terminal() -> None:
+    names = ("/layer1/conv1/Conv:channel", "/layer1/conv2/Conv:channel", "/stem/Conv:channel")
+    groups = tuple(dataclasses.replace(GROUPS[0], name=name) for name in names)
+    run = dataclasses.replace(RUN, command="inspect", groups=groups)
+    shown = text(run, seen=True)
+    assert shown.count("/Conv:channel") == 1
+    assert re.search(r"group …/Conv:channel +kind", shown)
+    assert re.search(r"^  /layer1/conv2 +channel", shown, re.MULTILINE)
+    assert all(name in text(run) for name in names), "whole where a program may read"
 
 
 def test_many_refits_are_shown_worst_first_and_the_rest_is_said_to_be_there() -> None:
@@ -136,7 +212,7 @@ def test_without_groups_it_says_so() -> None:
 
 
 def test_colour_is_only_added() -> None:
-    plain, coloured = text(RUN), text(RUN, colour=True)
+    plain, coloured = text(RUN, seen=True), text(RUN, colour=True)
     assert "\x1b[" not in plain
     assert "\x1b[" in coloured
     assert re.sub(r"\x1b\[[0-9;]*m", "", coloured) == plain

@@ -302,6 +302,7 @@ def test_without_latency_the_charts_are_by_size() -> None:
         chosen = next(mark for mark in panel.marks if mark.role == "chosen")
         assert chosen.x < dense.x
         assert dense.y == 1.0
+        assert (dense.error, chosen.error and chosen.error > 0) == (None, True)
 
 
 @pytest.mark.parametrize("ending", ["png", "svg"])

@@ -14,7 +14,16 @@ from rich.console import Console, RenderableType
 from onnxprune.jobs.results.schema import Measure, RefitRow
 from onnxprune.report import columns
 from onnxprune.report.html.markup import table
-from onnxprune.report.tables import Cell, Column, Fitted, Table, draw, elide, tuples, warmth
+from onnxprune.report.tables import (
+    Cell,
+    Column,
+    Table,
+    common_suffix,
+    draw,
+    elide,
+    tuples,
+    warmth,
+)
 
 NAMES = st.text(st.characters(codec="ascii", categories=["L", "N"]), min_size=1, max_size=60)
 NUMBERS = st.floats(-1e12, 1e12)
@@ -83,7 +92,7 @@ def test_in_a_narrow_terminal_names_give_way_and_numbers_do_not(width: int) -> N
         Column[float]("target", lambda _: name, "name"),
         *[Column[float]("n", lambda row: Cell(f"{row:.2f}", warmth=0.5)) for _ in range(3)],
     )
-    lines = printed(Fitted(declared, [12.34, 56.78]), width=width).splitlines()
+    lines = printed(draw(declared, [12.34, 56.78]), width=width).splitlines()
     assert len(lines) == 3
     assert all(len(line) <= width for line in lines)
     assert [line.count("12.34") for line in lines] == [0, 3, 0]
@@ -91,11 +100,67 @@ def test_in_a_narrow_terminal_names_give_way_and_numbers_do_not(width: int) -> N
     assert lines[1].startswith("/model")
 
 
-def test_the_page_shows_a_long_name_whole_where_it_is_pointed_at() -> None:
+def test_the_page_shows_a_long_name_whole() -> None:
     name = "a" * 40 + "b" * 40
-    (cell,) = re.findall(r"<th[^>]*>(<span.*?)</th>", table(tuples("t", "x:name"), [(name,)]))
-    assert f'title="{name}"' in cell
-    assert "a…b" in cell
+    (cell,) = re.findall(r"<th[^>]*>(<code>.*?)</th>", table(tuples("t", "x:name"), [(name,)]))
+    assert cell == f"<code>{name}</code>"
+
+
+@given(st.lists(NAMES, min_size=2, max_size=5, unique=True), NAMES, st.sampled_from("/:._"))
+def test_a_common_suffix_begins_at_a_mark_and_leaves_every_name_some(
+    names: list[str], ending: str, mark: str
+) -> None:
+    names = [f"{name}{mark}{ending}" for name in names]
+    suffix = common_suffix(names)
+    assert all(name.endswith(suffix) and name != suffix for name in names)
+    assert suffix[:1] in ("", *"/:._")
+    if re.search(r"[A-Za-z]{2}", ending):
+        assert len(suffix) >= len(ending) + 1
+    assert common_suffix(names[:1]) == ""
+
+
+@pytest.mark.parametrize(
+    ("names", "suffix"),
+    [
+        (["/a/Conv:channel", "/b/Conv:channel"], "/Conv:channel"),
+        (["Conv:channel", "/b/Conv:channel"], ":channel"),
+        (["a.10", "b.10"], ""),
+        (["axis", "basis"], ""),
+        (["same.one", "same.one"], ""),
+    ],
+)
+def test_common_suffixes(names: list[str], suffix: str) -> None:
+    assert common_suffix(names) == suffix
+
+
+def test_kinds_are_dropped_from_names_that_repeat_them() -> None:
+    declared = tuples("t", "group:name", "kind")
+    lines = _on_terminal(draw(declared, [("a/x:head", "head"), ("b/y:ffn", "ffn")])).splitlines()
+    assert [line.split() for line in lines] == [
+        ["group", "…:kind", "kind"], ["a/x", "head"], ["b/y", "ffn"],
+    ]  # fmt: skip
+
+
+def test_a_narrow_terminal_leaves_spare_columns_out_before_it_cuts_a_name() -> None:
+    declared: Table[str] = Table(
+        "t",
+        Column("target", lambda row: row, "name"),
+        Column("kind", lambda _: "channel", spare=True),
+        Column("change", lambda _: "-85.16", right=True),
+    )
+    name = "body.4.branch.5.gate.1"
+    assert "channel" in printed(draw(declared, [name]), width=60)
+    narrow = printed(draw(declared, [name]), width=34)
+    assert "channel" not in narrow
+    assert f"{name}" in narrow
+    assert "-85.16" in printed(draw(declared, [name]), width=26)
+
+
+def _on_terminal(drawn: RenderableType) -> str:
+    out = io.StringIO()
+    console = Console(file=out, width=200, force_terminal=True, color_system=None, highlight=False)
+    console.print(drawn)
+    return out.getvalue()
 
 
 @given(st.lists(st.floats(0, 1e6), min_size=2, max_size=2), st.floats(1e-3, 1e6))

@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from onnxprune.errors import OnnxpruneError
+from onnxprune.quantities import percent
 
 Bool = npt.NDArray[np.bool_]
 _PACKAGES = ("onnxprune", "numpy", "onnx", "onnx-ir", "onnxruntime", "onnxruntime-gpu")
@@ -191,7 +192,7 @@ class Plan:
         for name, mask in self.zeroed.items():
             zeros = 1 - mask.kept / max(mask.size, 1)
             shape = "x".join(map(str, mask.shape))
-            lines.append(f"  {name:<{width}}  {zeros:.1%} of {shape} zeroed")
+            lines.append(f"  {name:<{width}}  {percent(zeros)} of {shape} zeroed")
         return "\n".join(lines if len(lines) > 1 else [*lines, "  nothing is removed"])
 
 

@@ -12,7 +12,7 @@ from typing import Literal
 from onnxprune.jobs.advise import facts
 from onnxprune.jobs.advise.evidence import Evidence, Spent
 from onnxprune.jobs.advise.facts import Fact
-from onnxprune.quantities import percent, size
+from onnxprune.quantities import measured, percent, size, times
 
 Method = Literal["structured", "2:4", "zeros", "int8", "sparse-int8", "nothing"]
 Word = Literal["pays", "may pay", "does not pay"]
@@ -83,7 +83,7 @@ def structured(known: Evidence, spent: Spent) -> Advice:
             if spent.contractions < WORTH
             else f"half of all units are only {percent(1 - sizes.half_macs)} of the MACs"
         )
-        why = f"{reason}, so half of all units gone leave {left:.2f}x at best"
+        why = f"{reason}, so half of all units gone leave {times(left)} at best"
         fact = facts.AMDAHL
     else:
         word = "pays"
@@ -112,7 +112,7 @@ def int8(known: Evidence, spent: Spent) -> Advice:
         why, left = "this CPU has no instruction for int8 products (VNNI, AMX, dot product)", 1.0
     elif left > WORTH:
         share = percent(spent.contractions)
-        why = f"only {share} of a run are convolutions and products, which leaves {left:.2f}x"
+        why = f"only {share} of a run are convolutions and products, which leaves {times(left)}"
     else:
         # Not "pays": what conversions cost, and what accuracy does, only measuring tells.
         word = "may pay"
@@ -191,7 +191,7 @@ def zeros(known: Evidence) -> Advice:
         why = f"the weights are {size(sizes.floats)}: there is little to save"
         return Advice("zeros", "", "does not pay", None, None, why, "", facts.ZEROS, evidence)
     why = (
-        f"80 % zeros leave {left:.2f}x of {size(sizes.bytes)} of weights in the file; latency "
+        f"80 % zeros leave {times(left)} of {size(sizes.bytes)} of weights in the file; latency "
         "stays as it is"
     )
     command = _prune(known, "--sparsity 0.8 --store packed", "sparse.onnx")
@@ -214,8 +214,8 @@ def nothing(known: Evidence, spent: Spent) -> Advice:
     }
     if spent.overhead >= _OVERHEAD:
         why = (
-            f"{percent(spent.overhead)} of a run of {spent.undisturbed_s * 1e6:.0f} us are spent "
-            "between operators: larger batches or fewer nodes help, fewer channels do not"
+            f"{percent(spent.overhead)} of a run of {measured(spent.undisturbed_s, 'seconds')} "
+            "are spent between operators: larger batches or fewer nodes help, fewer channels do not"
         )
         fact = facts.OVERHEAD
     elif not known.sizes.reachable:

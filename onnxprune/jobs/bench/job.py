@@ -15,11 +15,19 @@ from onnxprune import model as models
 from onnxprune.config import BenchOptions, FilePath, keywords, split
 from onnxprune.data.labels import open_labels
 from onnxprune.errors import OnnxpruneError
+from onnxprune.evaluate import metrics
 from onnxprune.evaluate.environment import environment, is_busy, load
 from onnxprune.evaluate.metrics import find_metric
 from onnxprune.evaluate.process import WorkerError
 from onnxprune.evaluate.protocol import Alive, Case, Declined, Settings, Tell, Timing, measure
-from onnxprune.jobs.bench.outputs import Parts, Task, fidelity, noise_floor, score
+from onnxprune.jobs.bench.outputs import (
+    Parts,
+    Task,
+    compare_scores,
+    fidelity,
+    noise_floor,
+    score,
+)
 from onnxprune.jobs.bench.rows import latency, model_rows, notes
 from onnxprune.jobs.bench.samples import Samples, open_samples
 from onnxprune.jobs.bench.schema import Bench, DeclinedRow, NoiseFloor, Ratio, Row, Score
@@ -213,7 +221,7 @@ class _Run:
         self.tell(f"{chosen.name}: comparing outputs")
         with self._declining(chosen, 0, case, "without optimisation"):
             self.floors.append(noise_floor(chosen, alive[0], case, self.samples, self.parts))
-        scores: dict[int, float] = {}
+        scores: dict[int, metrics.Score] = {}
         for index, worker in alive.items() if self.task is not None else ():
             assert self.task is not None
             with self._declining(chosen, index, case, "its task"):
@@ -223,7 +231,7 @@ class _Run:
             rows = fidelity(alive[0], worker, self.samples, self.parts) if index else ()
             scored = None
             if self.task is not None:
-                scored = Score(self.task[0].name, scores.get(0), scores.get(index))
+                scored = compare_scores(self.task[0], scores.get(0), scores.get(index))
             found[index] = (rows, scored)
         return found
 

@@ -7,12 +7,14 @@ from typing import TypeAlias
 
 from onnxprune.data.labels import open_labels
 from onnxprune.errors import OnnxpruneError
-from onnxprune.evaluate.metrics import Metric, evaluate
+from onnxprune.evaluate import metrics
+from onnxprune.evaluate.metrics import Metric
 from onnxprune.evaluate.output_comparison import Comparison, Fidelity
 from onnxprune.evaluate.process import Worker, WorkerError
 from onnxprune.evaluate.protocol import Case
+from onnxprune.evaluate.standard_error import paired_error
 from onnxprune.jobs.bench.samples import Samples
-from onnxprune.jobs.bench.schema import NoiseFloor
+from onnxprune.jobs.bench.schema import NoiseFloor, Score
 from onnxprune.jobs.results.gather import output_row
 from onnxprune.jobs.results.schema import OutputRow
 from onnxprune.runtime.registry import Backend
@@ -66,8 +68,8 @@ def noise_floor(
     return NoiseFloor(chosen.name, f"{against}, optimisation off", rows)
 
 
-def score(worker: Worker, samples: Samples, task: Task) -> float:
-    """The task metric of a model.
+def score(worker: Worker, samples: Samples, task: Task) -> metrics.Score:
+    """The task metric of a model, and what every sample adds to it.
 
     Raises:
         OnnxpruneError: the labels do not fit, or the model does not run.
@@ -76,4 +78,13 @@ def score(worker: Worker, samples: Samples, task: Task) -> float:
     metric, spec = task
     labels = open_labels(spec, samples.calibration.indices)
     answers = (worker.ask("outputs", feeds=feeds) for feeds in samples.judged())
-    return evaluate(metric, answers, labels)
+    return metrics.score(metric, answers, labels)
+
+
+def compare_scores(
+    metric: Metric, first: metrics.Score | None, other: metrics.Score | None
+) -> Score:
+    """The metric of two models on the same samples; None where one could not be scored."""
+    before, after = (None if each is None else each.value for each in (first, other))
+    error = None if first is None or other is None else paired_error(metric, first, other)
+    return Score(metric.name, before, after, error)

@@ -72,11 +72,16 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Score:
-    """A task metric on this backend: of the first model, and of this one."""
+    """A task metric on this backend: of the first model, and of this one.
+
+    Attributes:
+        error: standard error of ``after - before`` on the same samples; None where none is known.
+    """
 
     metric: str
     before: float | None
     after: float | None
+    error: float | None = None
 
 
 @dataclass(frozen=True)
@@ -142,7 +147,7 @@ class DeclinedRow:
     install: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Bench:
     """Everything that was measured.
 
@@ -164,6 +169,10 @@ class Bench:
     noise_floor: tuple[NoiseFloor, ...]
     declined: tuple[DeclinedRow, ...]
     notes: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        backends = ", ".join(dict.fromkeys(row.backend for row in self.rows))
+        return f"<Bench: {len(self.models)} models on {backends or 'no backend'}>"
 
 
 def to_json(made: Bench) -> dict[str, object]:

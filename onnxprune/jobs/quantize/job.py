@@ -18,13 +18,14 @@ from onnxprune.jobs.quantize import quantizer, zeros
 from onnxprune.jobs.quantize.rows import by_rows
 from onnxprune.jobs.quantize.zeros import Weight
 from onnxprune.model.decode import densify
+from onnxprune.quantities import times
 from onnxprune.runtime.providers import named
 from onnxprune.types import Check
 
 Tell = Callable[[str], None]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Quantized:
     """A quantized model and what is known about it.
 
@@ -56,11 +57,15 @@ class Quantized:
         """Write the quantized model."""
         return models.save(self.model, path)
 
+    def __repr__(self) -> str:
+        return f"<Quantized: {self}>"
+
     def __str__(self) -> str:
         done = sum(bool(each.quantized) for each in self.weights)
         return (
-            f"{done} of {len(self.weights)} weights in int8, {self.bytes[1] / self.bytes[0]:.3f}x "
-            f"bytes, zeros {'kept' if self.ok else 'NOT kept'}"
+            f"{done} of {len(self.weights)} weights in int8, "
+            f"{times(self.bytes[1] / self.bytes[0])} bytes, "
+            f"zeros {'kept' if self.ok else 'NOT kept'}"
         )
 
 

@@ -69,6 +69,7 @@ def result(command: Command, run: Result, output: Path | None) -> Report:
         sparse=tuple(sparse_row(each) for each in run.outcomes.get("zeros", ())),
         measures=measures(run),
         outputs=output_rows(run),
+        given=fidelity_rows(run.given) if run.given is not None else (),
         samples=run.evaluation.samples,
         points=point_rows(run),
         checks=tuple(CheckRow(each.name, each.ok, each.value, each.limit) for each in run.checks),
@@ -115,7 +116,13 @@ def measures(run: Result) -> tuple[Measure, ...]:
     if judged.metric:
         part = find_metric(run.config.metric).kind == "accuracy"
         unit: Unit = "fraction" if part else "number"
-        found.append(Measure(judged.metric, judged.before, judged.after, unit))
+        ends = judged.before, judged.after
+        if run.given is not None and run.given.metric == judged.metric:
+            as_given = f"{judged.metric}, as given"
+            found.append(
+                Measure(as_given, judged.before, run.given.after, unit, judged.metric_error)
+            )
+        found.append(Measure(judged.metric, *ends, unit, judged.metric_error))
     return tuple(found)
 
 

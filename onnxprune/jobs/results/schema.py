@@ -122,12 +122,18 @@ class Reach:
 
 @dataclass(frozen=True)
 class Measure:
-    """One quantity before and after; None where it does not apply."""
+    """One quantity before and after; None where it does not apply.
+
+    Attributes:
+        error: standard error of ``pruned - dense``, both models having seen the same samples; None
+            where the quantity is counted, or no error is known.
+    """
 
     name: str
     dense: float | None
     pruned: float | None
     unit: Unit
+    error: float | None = None
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from onnxprune.config import Options
 from onnxprune.errors import OnnxpruneError
 from onnxprune.graph.analysis import Analysis
 from onnxprune.graph.cost import CostModel
+from onnxprune.quantities import figure
 from onnxprune.select.importance.error_curves import Curves
 from onnxprune.select.importance.measured import between, curve
 from onnxprune.select.sensitivity import Recommendation, Sensitivity, Target
@@ -109,7 +110,7 @@ def as_options(asked: Options, advice: Recommendation) -> Options:
     """
     if not advice.ratios:
         raise OnnxpruneError(
-            f"no ratio was found that costs at most {advice.drop:.3g}, so there is no recipe",
+            f"no ratio was found that costs at most {figure(advice.drop)}, so there is no recipe",
             hint="allow more with --drop, sweep smaller --ratios, or try prune --max-drop, which "
             "refits what is left",
             exit_code=1,

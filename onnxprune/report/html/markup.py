@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
-from onnxprune.report.tables import Cell, Column, Row, Table, elide
+from onnxprune.report.sections import Part
+from onnxprune.report.tables import Cell, Column, Row, Table
 
 
 class Markup(str):
@@ -20,8 +22,15 @@ TIMES = "\N{MULTIPLICATION SIGN}"
 """Between sizes of a shape."""
 HOT = 0.65
 """Warmth from which on a cell is so dark that its text must be light."""
-_NAME = 72
-"""Letters of a name that are shown; all of it where one points at it."""
+_LONG = 32
+"""Letters from which on a text is broken into lines."""
+_NARROW, _WIDE = 4, 6
+"""Columns that stand beside each other in any box, and in one of middling width."""
+TALL = 40
+"""Rows from which on a table scrolls in a box of its own."""
+_PROSE = frozenset({"p", "li", "dd"})
+_UNIT = re.compile(r"(?<=\d) (?=(?:%|[kMGTP]\b|[KMGTP]iB|B\b|ms\b|µs|s\b|points))|(?<=[<>±]) ")
+"""Spaces in prose at which no line is broken: those before a unit."""
 _VOID = frozenset({"br", "input", "meta"})
 
 
@@ -42,6 +51,8 @@ def tag(name: str, *content: Content, **attributes: object) -> Markup:
         elif value is not None and value is not False:
             parts.append(f'{label}="{html.escape(str(value))}"')
     opening = Markup(f"<{' '.join(parts)}>")
+    if name in _PROSE:
+        content = tuple(_UNIT.sub("\u00a0", c) if type(c) is str else c for c in content)
     return opening if name in _VOID else Markup(f"{opening}{join(*content)}</{name}>")
 
 
@@ -64,7 +75,7 @@ def table(
     data: Callable[[Row], Mapping[str, object]] | None = None,
     **attributes: object,
 ) -> Markup:
-    """A table in a box of its own that scrolls sideways where it is wider than the page.
+    """A table, whose rows become cards where the page is too narrow for its columns.
 
     Args:
         declared: its title, for those who hear it, and its columns.
@@ -81,7 +92,7 @@ def table(
             "th",
             column.label,
             scope="col",
-            class_="n" if column.aligned_right else None,
+            class_=_kinds(column, long=len(column.label) > _LONG),
             title=column.about or None,
         )
         for column in columns
@@ -94,11 +105,13 @@ def table(
         )
         for row in whole[:most]
     ]
+    names = f"{attributes.pop('class_', '')} {_fit(len(columns))}".strip()
     drawn = tag(
         "table",
         tag("caption", declared.title, class_="unseen"),
         tag("thead", tag("tr", heads)) if any(column.label for column in columns) else None,
         tag("tbody", body),
+        class_=names or None,
         **attributes,
     )
     box = tag(
@@ -113,18 +126,42 @@ def table(
     return join(box, tag("p", f"{rest:,} more are in the JSON.", class_="soft") if rest else None)
 
 
-def titled(
-    declared: Table[Row],
-    rows: Sequence[Row],
-    title: str = "",
-    *,
-    most: int | None = None,
-    tall: bool = False,
-) -> Markup:
-    """A table under its title, or another; nothing where it has no rows."""
-    if not rows:
-        return Markup()
-    return join(tag("h4", title or declared.title), table(declared, rows, most=most, tall=tall))
+def drawn(part: Part, key: str = "", most: int | None = None) -> Markup:
+    """A part of a result: its title, its table, and what is said about it.
+
+    Args:
+        part: what is drawn.
+        key: of the section, where its rows can be filtered.
+        most: rows of the table.
+    """
+    filtered = part.filtered if part.rows else ""
+    kinds = list(dict.fromkeys(row.kind for row in part.rows)) if filtered else []
+    attributes: dict[str, Any] = {"class_": filtered, "id": f"{key}-rows"} if filtered else {}
+    return join(
+        tag("h4", part.title) if part.title else None,
+        tag("p", part.about) if part.about else None,
+        tools(key, filtered, kinds=kinds) if filtered else None,
+        table(
+            part.table,
+            part.rows,
+            tall=len(part.rows) > TALL,
+            most=most,
+            data=_named if filtered else None,
+            **attributes,
+        )
+        if part.rows
+        else None,
+        [tag("p", line, class_="soft") for line in part.under],
+    )
+
+
+def _fit(columns: int) -> str:
+    """How a table gives way to a narrow box: ``cards`` to a small one, ``wide`` to others too."""
+    return "wide cards" if columns > _WIDE else "cards" if columns > _NARROW else ""
+
+
+def _named(row: Any) -> Mapping[str, object]:  # noqa: ANN401  a row of any table
+    return {"data_name": row.name, "data_kind": row.kind}
 
 
 def listed(title: str, lines: Iterable[str]) -> Markup:
@@ -174,11 +211,18 @@ def _choice(label: str, options: Mapping[str, str], name: str) -> Markup:
 
 def _cell(column: Column[Row], row: Row, *, first: bool) -> Markup:
     cell = column.cell(row)
-    right = "n" if column.aligned_right else None
     content = _content(column, cell)
-    return (
-        tag("th", content, scope="row", class_=right) if first else tag("td", content, class_=right)
-    )
+    long = column.unit == "name" or len(str(cell.value or "")) > _LONG
+    kind = _kinds(column, long=long)
+    if first:
+        return tag("th", content, scope="row", class_=kind)
+    label = None if cell.warmth is not None else column.label
+    return tag("td", content, class_=kind, data_l=label or None)
+
+
+def _kinds(column: Column[Row], *, long: bool) -> str | None:
+    """Classes of a cell: ``n`` is aligned right, ``t`` may be broken into lines."""
+    return " ".join(["n"] * column.aligned_right + ["t"] * long) or None
 
 
 def _content(column: Column[Row], cell: Cell) -> Content:
@@ -191,10 +235,7 @@ def _content(column: Column[Row], cell: Cell) -> Content:
     if cell.bar is not None:
         small = "bar" if text else "bar small"
         return [tag("span", class_=small, style=f"--kept:{cell.bar:.4f}"), text]
-    short = elide(text, _NAME) if column.unit == "name" or column.label == "model" else text
-    content: Content = code(short) if column.unit == "name" and text else short
-    if short != text:
-        content = tag("span", content, title=text)
+    content: Content = code(text) if column.unit == "name" and text else text
     if cell.link:
         content = tag("a", content, href=cell.link)
     return tag("span", content, class_=cell.tone) if cell.tone and text else content

@@ -7,33 +7,31 @@ from dataclasses import replace
 
 from onnxprune import quantities as numbers
 from onnxprune.jobs.bench.schema import Bench, Row
-from onnxprune.quantities import Unit
-from onnxprune.report import columns, drawing, plots, standing
+from onnxprune.report import columns, drawing, plots, sections, standing
 from onnxprune.report.charts import Chart, draw, framed
 from onnxprune.report.families import Family
 from onnxprune.report.html.markup import (
+    HOT,
+    TALL,
     Content,
     Markup,
+    drawn,
     folded,
     join,
     listed,
     table,
     tag,
-    titled,
     tools,
 )
-from onnxprune.report.pareto import WORDS, Panel, by_setting, panels, setting
+from onnxprune.report.pareto import WORDS, Panel, panels, setting
+from onnxprune.report.standing import Scale
 from onnxprune.report.tables import Cell, Column, Table, tuples
 from onnxprune.select.sensitivity import Sensitivity, Target
 
 _QUANTILES = (0, 10, 25, 50, 75, 90, 95, 99, 100)
 """Percentiles in the table below a distribution."""
-_MEASURES = {
-    "drop": "drop",
-    "kl": "KL divergence",
-    "relative_error": "relative error",
-    "angle": "1 - cosine",
-}
+_ABREAST = 3
+"""Charts that stand beside each other at most."""
 _ORDERS = {"network": "of the network", "most": "most sensitive first", "least": "least first"}
 _ESCAPES = str.maketrans(
     {each: f"\\u{ord(each):04x}" for each in ("<", ">", "&", "\u2028", "\u2029")}
@@ -47,7 +45,7 @@ def tradeoff(family: Family) -> Markup:
         return Markup()
     bars = any(m.low is not None or m.error is not None for p in charts for m in p.marks)
     about = "Further left costs less. The line joins models that no other one beats in both."
-    about += " Bars are 95 % intervals." if bars else ""
+    about += " Bars are 95 % intervals, of quality those of its change." if bars else ""
     figures = [figure(plots.tradeoff(panel), _marks(panel)) for panel in charts]
     return join(tag("p", about), tag("div", figures, class_="charts"))
 
@@ -91,14 +89,14 @@ def block(data: object) -> Markup:
 
 def _marks(panel: Panel) -> Markup:
     """The numbers of a trade-off."""
-    unit: Unit = "fraction" if panel.scale.fraction else "number"
+    unit = panel.scale.unit
     rows = []
     for mark in panel.marks:
         ends = error = ""
         if mark.low is not None and mark.high is not None:
             ends = " to ".join(numbers.measured(v, panel.unit) for v in (mark.low, mark.high))
         if mark.error is not None:
-            error = f"± {numbers.measured(mark.error, unit)}"
+            error = f"± {numbers.spread(mark.error, unit)}"
         front = "yes" if mark.front else ""
         rows.append((mark.label, WORDS[mark.role], mark.x, ends, mark.y, error, front))
     x, y = f"{panel.axis}:{panel.unit}", f"{panel.scale.name.replace(':', ' ')}:{unit}"
@@ -107,30 +105,35 @@ def _marks(panel: Panel) -> Markup:
 
 
 def _bench(bench: Bench) -> Markup:
-    figures = [
-        figure(chart, _percentiles(chart.title, rows)) for chart, rows in plots.distributions(bench)
-    ]
-    close = [
-        replace(each, name=f"{row.model} on {setting(row)}: {each.name}")
-        for row in bench.rows
-        for each in row.fidelity
-    ]
-    noise = [
-        replace(
-            each, name=f"the same model on {floor.backend} against {floor.against}: {each.name}"
+    ratios = plots.ratios(bench.rows) if any(row.ratio for row in bench.rows) else None
+    first = None if ratios is None else figure(ratios, _ratios(bench))
+    lines = [
+        tag(
+            "div",
+            [figure(chart, _percentiles(chart.title, rows)) for chart, rows in line],
+            class_="charts",
+            style=f"--columns:{len(line)}" if len(line) <= _ABREAST else None,
         )
-        for floor in bench.noise_floor
-        for each in floor.outputs
+        for line in plots.grid(bench)
     ]
-    title = "Outputs against the original, on the same backend"
     return join(
-        tag("div", figures, class_="charts") if figures else None,
-        [titled(columns.LATENCY, rows, where) for where, rows in by_setting(bench.rows).items()],
-        titled(columns.OUTPUTS, [*close, *noise] if close else [], title),
-        titled(columns.SCORES, [row for row in bench.rows if row.score is not None]),
-        titled(columns.DECLINED, bench.declined),
+        first,
+        lines,
+        [drawn(part) for part in sections.of_bench(bench)],
+        tag("p", sections.machine(bench), class_="soft"),
         listed("Notes", bench.notes),
     )
+
+
+def _ratios(bench: Bench) -> Markup:
+    """The numbers of all ratios."""
+    rows = [
+        (row.model, setting(row), row.ratio.value, columns.interval(row.ratio))
+        for row in bench.rows
+        if row.ratio is not None
+    ]
+    heads = ("model", "on", f"{columns.RATIO.label}:{columns.RATIO.unit}", "95 %>")
+    return table(tuples("Ratios", *heads), rows)
 
 
 def _percentiles(title: str, rows: list[Row]) -> Markup:
@@ -144,65 +147,71 @@ def _percentiles(title: str, rows: list[Row]) -> Markup:
 
 def _worst(sweep: Sensitivity, most: int) -> Sensitivity:
     """The sweep without the targets that lose least."""
-    if len(sweep.targets) <= most:
+    targets = sections.most_sensitive(sweep, most)
+    rest = len(sweep.targets) - len(targets)
+    if not rest:
         return sweep
-    worst: dict[str, float] = {}
-    for cell in sweep.cells:
-        lost = cell.drop if cell.drop is not None else cell.kl or 0.0
-        worst[cell.target] = max(worst.get(cell.target, 0.0), lost)
-    ranked = sorted(worst, key=lambda name: -worst[name])
-    left = set(ranked[:most])
+    names = {target.name for target in targets}
     note = f"the {most:,} most sensitive targets are shown; the others are in the JSON"
     return replace(
         sweep,
-        targets=tuple(each for each in sweep.targets if each.name in left),
-        cells=tuple(each for each in sweep.cells if each.target in left),
-        declined={**sweep.declined, f"{len(worst) - most:,} more": note},
+        targets=targets,
+        cells=tuple(each for each in sweep.cells if each.target in names),
+        declined={**sweep.declined, f"{rest:,} more": note},
     )
 
 
 def _sweep(sweep: Sensitivity, key: str) -> Markup:
     scale = standing.of_sweep(sweep)
     measures = {
-        name: label
-        for name, label in _MEASURES.items()
+        name: columns.lost_in(scale) if name == "drop" else figure.label
+        for name, figure in columns.SWEPT.items()
         if any(columns.swept(cell, name) is not None for cell in sweep.cells)
     }
     if not measures:
         return tag("p", "Nothing was measured in this sweep.")
     first = next(iter(measures))
-    dense = numbers.measured(sweep.dense, columns.unit_of(sweep))
-    about = (
-        f"What the model loses when one target alone is pruned by a ratio and nothing refitted: "
-        f"{scale.name}, {dense} as it is, on {numbers.plural(sweep.samples, 'sample')}. "
-        f"The stronger the colour, the worse."
-    )
+    about = sections.heat_about(sweep)
+    about = f"{sections.heat_head(sweep)}. {about[:1].upper()}{about[1:]}."
     grids = {name: _grid(columns.targets(sweep, name), sweep) for name in measures}
-    unit = {"drop": " points"} if scale.fraction else {}
     removed = [numbers.percent(ratio) for ratio in columns.ratios(sweep)]
+    declared = columns.targets(sweep, first)
+    cells = len(declared.visible(sweep.targets, "page")) - 2
     heat = table(
-        columns.targets(sweep, first),
+        declared,
         sweep.targets,
-        tall=True,
+        tall=len(sweep.targets) > TALL,
         data=lambda target: {"data_name": target.name, "data_kind": target.kind},
         class_="heat-map",
         id=f"{key}-rows",
+        style=f"--ratios:{max(cells, 3)}",
     )
     kinds = list(dict.fromkeys(target.kind for target in sweep.targets))
     return join(
         tag("p", about),
         tools(key, "targets", kinds=kinds, orders=_ORDERS, measures=measures),
         heat,
-        block(
-            {"first": first, "labels": measures, "units": unit, "removed": removed, "grid": grids}
-        ),
-        _advised(sweep),
-        titled(
-            columns.UNMEASURED, [(c.target, c.ratio, c.reason) for c in sweep.cells if c.reason]
-        ),
-        tag("div", titled(columns.UNSWEPT, list(sweep.declined.items())), class_="prose"),
+        block({"first": first, "labels": measures, "removed": removed, "grid": grids}),
+        _scale_of(scale, sweep),
+        tag("p", f"{sections.advised(sweep)}.") if sweep.recommended else None,
+        [drawn(part) for part in sections.of_sweep(sweep) if part.only != "terminal"],
         listed("Notes", sweep.notes),
     )
+
+
+def _scale_of(scale: Scale, sweep: Sensitivity) -> Markup:
+    """What the colours of a heat-map mean: they go with the square root of what is lost."""
+    top = max((cell.drop or 0.0 for cell in sweep.cells), default=0.0)
+    marks = [
+        tag(
+            "span",
+            columns.lost(top * share**2, scale),
+            class_="heat hot" if share > HOT else "heat",
+            style=f"--heat:{share:.3f}",
+        )
+        for share in (0.0, 0.25, 0.5, 0.75, 1.0)
+    ]
+    return tag("div", tag("span", columns.lost_in(scale)), marks, class_="scale")
 
 
 def _grid(table: Table[Target], sweep: Sensitivity) -> list[list[list[object]]]:
@@ -215,17 +224,3 @@ def _entry(column: Column[Target], cell: Cell) -> list[object]:
     return (
         [column.text(cell)] if cell.warmth is None else [column.text(cell), round(cell.warmth, 3)]
     )
-
-
-def _advised(sweep: Sensitivity) -> Markup:
-    advice = sweep.recommended
-    if advice is None or not advice.ratios:
-        return Markup()
-    points = columns.unit_of(sweep) == "fraction"
-    drop, measured = (
-        None if value is None else f"{value * 100:.3g} points" if points else f"{value:.4g}"
-        for value in (advice.drop, advice.measured)
-    )
-    lost = f", and lost {measured} when measured" if measured else ""
-    aim = f"The advised ratios are meant to lose at most {drop} together{lost}"
-    return tag("p", f"{aim}, before anything is refitted.")

@@ -75,10 +75,11 @@ def _page(found: list[Family], most: int) -> str:
     articles, links = [], []
     for k, family in enumerate(found):
         parts = _sections(family, f"m{k}", most)
-        articles.append(_article(family, f"m{k}", parts))
+        articles.append(_article(family, f"m{k}", parts, contents=len(found) > 1))
         if len(found) > 1:
             links.append(tag("a", family.name, href=f"#m{k}", class_="model"))
-        links += [tag("a", part.title, href=f"#{part.key}") for part in parts]
+        else:
+            links += _links(parts)
     return Template(_asset("page.html")).substitute(
         title=tag("title", f"{', '.join(family.name for family in found)} · onnxprune"),
         digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -89,7 +90,11 @@ def _page(found: list[Family], most: int) -> str:
     )
 
 
-def _article(family: Family, key: str, parts: list[Section]) -> Markup:
+def _links(parts: list[Section]) -> list[Markup]:
+    return [tag("a", part.title, href=f"#{part.key}") for part in parts]
+
+
+def _article(family: Family, key: str, parts: list[Section], *, contents: bool) -> Markup:
     body = [
         tag(
             "section",
@@ -99,7 +104,8 @@ def _article(family: Family, key: str, parts: list[Section]) -> Markup:
         )
         for part in parts
     ]
-    head = tag("header", tag("h2", family.name), runs.header(family, key))
+    nav = tag("nav", _links(parts), aria_label=family.name) if contents else None
+    head = tag("header", tag("h2", family.name), nav, runs.header(family, key))
     return tag("article", head, body, id=key)
 
 

@@ -11,6 +11,7 @@ import yaml
 from onnxprune import quantities as numbers
 from onnxprune.jobs.bench.schema import Bench
 from onnxprune.jobs.results.schema import Report
+from onnxprune.report import columns
 from onnxprune.report.families import Family, stem
 from onnxprune.report.html.markup import Markup, code, join, table, tag
 from onnxprune.report.tables import tuples
@@ -140,7 +141,7 @@ def _value(name: str, value: object) -> str:
             return numbers.size(value)
         if name.endswith("_s"):
             return numbers.measured(float(value), "seconds")
-        return f"{value:g} MHz" if name.endswith("_mhz") else f"{value:g}"
+        return columns.clock(value) if name.endswith("_mhz") else f"{value:g}"
     if isinstance(value, list | tuple):
         return ", ".join(_value(name, each) for each in value)
     if isinstance(value, Mapping):

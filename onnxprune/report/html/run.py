@@ -1,27 +1,23 @@
-"""What one run did: its verdict and largest figures, what it removed, refitted and stored."""
+"""What one run did: its verdict and largest figures, its parts, and what leaves with a unit."""
 
 from __future__ import annotations
-
-from dataclasses import replace
 
 from onnxprune import quantities as numbers
 from onnxprune.jobs.bench.schema import Bench
 from onnxprune.jobs.results.couplings import CouplingRow, SliceRow
 from onnxprune.jobs.results.schema import GroupRow, Report, TensorRow
-from onnxprune.quantities import Unit
-from onnxprune.report import columns, standing
+from onnxprune.report import columns, sections, standing
 from onnxprune.report.families import Family, file_name, stem
 from onnxprune.report.html.markup import (
     TIMES,
     Markup,
     code,
+    drawn,
     folded,
     join,
     listed,
     table,
     tag,
-    titled,
-    tools,
 )
 from onnxprune.report.html.reproduce import flags
 from onnxprune.report.tables import Cell, Column, Table, tuples, write
@@ -79,34 +75,22 @@ def top(run: Report, family: Family) -> Markup:
 def model(run: Report) -> Markup:
     """What the dense model is."""
     row = run.model
-    opsets = (f"{d} {v}" if d else f"opset {v}" for d, v in row.opsets.items())
-    parts = filter(None, (row.producer, *opsets, numbers.plural(row.nodes, "node")))
-    sums = (
-        f"{numbers.quantity(row.params)} parameters",
-        numbers.size(row.bytes),
-        f"{numbers.quantity(row.macs)} MACs",
-    )
     ends = [
         (kind, each.name, each.dtype, _sizes(each))
         for kind, tensors in (("Inputs", row.inputs), ("Outputs", row.outputs))
         for each in tensors
     ]
     return join(
-        tag("p", " · ".join((*parts, *sums)), class_="soft"),
+        tag("p", ", ".join(sections.model_facts(run)), class_="soft"),
         folded("Inputs and outputs", table(_TENSORS, ends)),
     )
 
 
 def verdict(run: Report) -> Markup:
     """Whether every check is good, in a word that needs no colour."""
-    if run.command == "inspect":
-        return Markup()
-    if not run.checks:
-        return tag("span", "nothing to check", class_="verdict")
-    checks = numbers.plural(len(run.checks), "check")
-    if bad := sum(not check.ok for check in run.checks):
-        return tag("span", f"✕ {bad} of {checks} bad", class_="verdict bad")
-    return tag("span", f"✓ verified, {checks}", class_="verdict good")
+    words, tone = sections.verdict(run)
+    mark = {"good": "✓ ", "bad": "✕ "}.get(tone, "")
+    return tag("span", f"{mark}{words}", class_=f"verdict {tone}") if words else Markup()
 
 
 def label(run: Report) -> str:
@@ -126,10 +110,11 @@ def tiles(run: Report, family: Family) -> Markup:
             figures.append((ratio, row.name, f"{before} → {after}"))
     stands = standing.of_run(run)
     if stands is not None:
-        scale, dense, pruned = stands
-        unit: Unit = "fraction" if scale.fraction else "number"
-        was = f"{numbers.change(dense, pruned, unit)} of {numbers.measured(dense, unit)}"
-        figures.append((numbers.measured(pruned, unit), scale.name, was))
+        unit = stands.scale.unit
+        was = f"{numbers.change(stands.dense, stands.value, unit)}"
+        was += "" if stands.error is None else f" ± {numbers.spread(stands.error, unit)}"
+        was += f", from {numbers.measured(stands.dense, unit)}"
+        figures.append((numbers.measured(stands.value, unit), stands.scale.name, was))
     figures += _latency(run, family)
     shown = [
         tag(
@@ -152,27 +137,13 @@ def compared(family: Family, key: str) -> Markup:
         stands = standing.of_run(run)
         value, of = Cell(), ""
         if stands is not None:
-            value = Cell(stands[2], unit="fraction" if stands[0].fraction else "number")
-            of = stands[0].name
+            value, of = Cell(stands.value, unit=stands.scale.unit), stands.scale.name
         rows.append((Cell(label(run), link=f"#{key}-r{k}"), verdict(run), *ratios, value, of))
     return table(_RUNS, rows)
 
 
-def details(run: Report) -> Markup:
-    """Before and after, outputs, checks and notes."""
-    inputs = numbers.plural(run.samples, "unseen input")
-    as_given = [replace(row, name=f"{row.name}, as given") for row in run.given]
-    outputs = [*as_given, *run.outputs] if run.outputs else []
-    return join(
-        table(columns.MEASURES, run.measures) if run.measures else None,
-        titled(columns.CHECKS, run.checks),
-        titled(columns.OUTPUTS, outputs, f"{columns.OUTPUTS.title}, {inputs}"),
-        listed("Notes", run.notes),
-    )
-
-
-def structure(run: Report, key: str, couplings: str, most: int) -> Markup:
-    """What stays of every group, in the order of the network, and why the rest cannot go.
+def parts(run: Report, key: str, couplings: str, most: int) -> list[tuple[str, Markup]]:
+    """Titles and content of all that a run has to say, by section.
 
     Args:
         run: what was pruned.
@@ -180,58 +151,17 @@ def structure(run: Report, key: str, couplings: str, most: int) -> Markup:
         couplings: key of the section that says what leaves with a unit.
         most: rows of a table.
     """
-    removed = sum(row.units - row.kept for row in run.groups)
-    groups = numbers.plural(len(run.groups), "group")
-    total = f"{numbers.plural(removed, 'unit')} of {groups} removed; bars are what is kept"
-    if run.command == "inspect":
-        total = f"{groups} can lose units"
-    reach = f"Reachable: {columns.reachable(run.reach)}."
-    about = f"{total}, in the order of the network. {reach} Params and MACs are those of one unit."
     described = {row.group for row in run.couplings}
     names = [row.name for row in run.groups]
     links = {name: f"#{couplings}-{k}" for k, name in enumerate(names) if name in described}
-    kinds = list(dict.fromkeys(row.kind for row in run.groups))
-    rows = [
-        tools(key, "groups", kinds=kinds),
-        table(
-            columns.kept(_reasons(run), links),
-            run.groups,
-            tall=True,
-            most=most,
-            data=lambda row: {"data_name": row.name, "data_kind": row.kind},
-            class_="groups",
-            id=f"{key}-rows",
-        ),
-    ]
-    return join(
-        tag("p", about),
-        rows if run.groups else None,
-        titled(columns.BLOCKS, run.blocks, "Blocks", most=most, tall=True),
-        tag("div", titled(columns.PINNED, run.pinned, "Pinned", most=most), class_="prose"),
-    )
-
-
-def parts(run: Report, key: str, couplings: str, most: int) -> list[tuple[str, Markup]]:
-    """Titles and content of all that a run has to say, of tables of ``most`` rows."""
-    sections = [("Result", details(run)), ("Structure", structure(run, key, couplings, most))]
-    if run.refits:
-        changed = sum(row.method != "none" for row in run.refits)
-        about = (
-            f"{changed} of {numbers.plural(len(run.refits), 'layer')} refitted. Errors are "
-            "relative squared errors of a layer's output on inputs that nothing was fitted to."
-        )
-        tried = [row for row in run.refits if not row.reason]
-        left = columns.counted([row.reason for row in run.refits], "layer")
-        content = table(columns.REFITS, tried, tall=True, most=most) if tried else None
-        sections.append(("Recovery", join(tag("p", about), content, listed("", left))))
-    if run.sparse:
-        masked = [row for row in run.sparse if not row.reason]
-        left = columns.counted([row.reason for row in run.sparse], "weight")
-        content = table(columns.SPARSE, masked, tall=True, most=most) if masked else None
-        sections.append(("Thinned weights", join(content, listed("", left))))
-    if run.weights or run.stored:
-        sections.append(("Storage", _storage(run, most)))
-    return sections
+    found: dict[str, list[Markup]] = {}
+    for part in sections.of_run(run, links):
+        if part.only != "terminal":
+            found.setdefault(part.section, []).append(drawn(part, key, most))
+    if reach := found.get("Structure"):
+        reach.insert(0, tag("p", f"Reachable: {columns.reachable(run.reach)}."))
+    found.setdefault("Result", []).append(listed("Notes", run.notes))
+    return [(section, join(content)) for section, content in found.items() if any(content)]
 
 
 def coupling(run: Report, key: str, most: int) -> Markup:
@@ -279,32 +209,6 @@ def _coupling(group: GroupRow, row: CouplingRow, key: str, most: int) -> Markup:
         id=key,
         data_group=group.name,
     )
-
-
-def _storage(run: Report, most: int) -> Markup:
-    total = None
-    if run.stored:
-        before, after = (sum(getattr(row, n) for row in run.stored) for n in ("dense", "stored"))
-        ratio = numbers.change(before, after, "bytes")
-        total = f"{numbers.size(before)} dense, {numbers.size(after)} stored: {ratio}."
-    forms = columns.by_form(run.stored)
-    return join(
-        table(columns.zeros(run.weights), run.weights, tall=True, most=most) if run.weights else "",
-        table(columns.FORMS, forms) if len(forms) > 1 else None,
-        table(columns.STORED, run.stored, tall=True, most=most) if run.stored else None,
-        tag("p", total) if total else None,
-        tag("p", "Sparse storage is not sparse compute: a file shrinks, a run does not."),
-    )
-
-
-def _reasons(run: Report) -> dict[str, str]:
-    """Why a group was left alone or is not exact, by group: its own reason, or what a note says."""
-    reasons = {row.name: row.reason for row in run.groups if row.reason}
-    for note in run.notes:
-        for row in run.groups:
-            if note.startswith(f"{row.name}: "):
-                reasons[row.name] = note.removeprefix(f"{row.name}: ")
-    return reasons
 
 
 def _latency(run: Report, family: Family) -> list[tuple[str, str, str]]:

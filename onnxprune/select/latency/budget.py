@@ -16,7 +16,7 @@ from onnxprune.evaluate.latency import AIMING, FINAL, Compared, Stopwatch
 from onnxprune.graph.analysis import Analysis
 from onnxprune.graph.cost import CostMeasure, CostModel
 from onnxprune.graph.surgery import cut
-from onnxprune.quantities import Budget
+from onnxprune.quantities import Budget, interval, measured, times
 from onnxprune.runtime.registry import Backend, backend, of_provider
 from onnxprune.select.allocate import Lattice, Limits
 from onnxprune.select.importance.error_curves import Curves
@@ -216,9 +216,9 @@ def result(reached: Reached, model: models.Model, asked: Options) -> Result:
         else (compared.pruned, target.value * 1e-9)
     )
     how = (
-        f"latency on {name}: {compared.ratio:.3f}x of the original "
-        f"({compared.low:.3f} to {compared.high:.3f}, {compared.runs} runs), "
-        f"{_time(compared.pruned)} against {_time(compared.dense)}"
+        f"latency on {name}: {times(compared.ratio)} of the original "
+        f"({interval(compared.low, compared.high)}, {compared.runs} runs), "
+        f"{measured(compared.pruned, 'seconds')} against {measured(compared.dense, 'seconds')}"
     )
     ok = part <= 1 + TOLERANCE
     if not ok:
@@ -232,10 +232,6 @@ def _why(reached: Reached) -> str:
     if reached.narrowest:
         return "though every group is as narrow as its limits (--max-ratio) and kernels allow"
     return f"after {len(reached.tries) - 1} plans that were measured"
-
-
-def _time(seconds: float) -> str:
-    return f"{seconds * 1e3:.3g} ms"
 
 
 def _notes(predictor: Predictor) -> tuple[str, ...]:

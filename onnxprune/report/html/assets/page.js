@@ -153,7 +153,7 @@ for (const { bar, table, control, rows } of toolbars) {
   cells.forEach((line, k) => line.forEach((cell, j) => {
     says.set(cell, () => {
       const [text, warm] = entry(k, j);
-      const what = warm === undefined ? "not measured" : `${data.labels[measure()]}: ${text}${data.units[measure()] ?? ""}`;
+      const what = warm === undefined ? "not measured" : `${data.labels[measure()]}: ${text}`;
       return `${rows[k].dataset.name}\n${data.removed[j]} removed\n${what}`;
     });
   }));

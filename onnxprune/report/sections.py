@@ -1,0 +1,405 @@
+"""What a result consists of, in the order it is read: declared once, drawn by terminal and page.
+
+A `Part` is a title that says what happened in a sentence, and a table of its details. The page
+draws all parts; a terminal draws the outcome, and of details their titles unless ``-v`` asks for
+more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from onnxprune import quantities
+from onnxprune.quantities import change, measured, percent, plural, quantity, size, times
+from onnxprune.report import columns, standing
+from onnxprune.report.tables import Place, Table, Tone
+
+if TYPE_CHECKING:
+    from onnxprune.jobs.bench.schema import Bench, Row
+    from onnxprune.jobs.quantize import Quantized
+    from onnxprune.jobs.results.schema import OutputRow, Report
+    from onnxprune.jobs.results.weights import StoredRow, ZerosRow
+    from onnxprune.select.sensitivity import Sensitivity, Target
+
+_WORST, _LARGEST = 10, 12
+NO_SPEED = "sparse storage is not sparse compute: a file shrinks, a run does not"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A table of a result.
+
+    Attributes:
+        section: of the page.
+        title: what happened, in words that need no table.
+        table, rows: the details.
+        about: a sentence for the page alone.
+        under: what is said below the table, on both.
+        detail: what ``-v`` lists: a terminal shows the title alone without it. Empty: an outcome.
+        only: the one place that shows it; by default both do.
+        brief: which rows a terminal shows; None: all.
+        worst: by which a terminal orders rows, the largest first; None: as they come.
+        most, which: how many of them it shows, and what they are called.
+        filtered: what its rows are, where the page offers to filter them by name and kind.
+    """
+
+    section: str
+    title: str
+    table: Table[Any]
+    rows: Sequence[Any]
+    about: str = ""
+    under: tuple[str, ...] = ()
+    detail: str = ""
+    only: Place | None = None
+    brief: Callable[[Any], bool] | None = None
+    worst: Callable[[Any], float] | None = None
+    most: int | None = None
+    which: str = ""
+    filtered: str = ""
+
+    def shown(self) -> list[Any]:
+        """The rows of a terminal, in its order."""
+        rows = [row for row in self.rows if self.brief is None or self.brief(row)]
+        return rows if self.worst is None else sorted(rows, key=self.worst, reverse=True)
+
+
+def verdict(report: Report) -> tuple[str, Tone]:
+    """Whether every check is good, in words that need no colour; nothing where none was made."""
+    if report.command == "inspect":
+        return "", ""
+    if not report.checks:
+        return "nothing to check", "soft"
+    checks = plural(len(report.checks), "check")
+    if bad := sum(not check.ok for check in report.checks):
+        return f"{bad} of {checks} bad", "bad"
+    return f"verified, {checks}", "good"
+
+
+def model_facts(report: Report) -> tuple[str, str]:
+    """Where the model comes from, and how large it is."""
+    row = report.model
+    opsets = (f"{d} {v}" if d else f"opset {v}" for d, v in row.opsets.items())
+    origin = ", ".join(filter(None, (row.producer, *opsets, plural(row.nodes, "node"))))
+    return origin, sizes(row.params, row.bytes, row.macs)
+
+
+def sizes(params: int, stored: int, macs: int) -> str:
+    """How large a model is, in a sentence."""
+    return f"{quantity(params)} parameters, {size(stored)}, {quantity(macs)} MACs"
+
+
+def of_run(report: Report, links: Mapping[str, str] | None = None) -> list[Part]:
+    """The parts of a run, what came out of it first.
+
+    Args:
+        report: of prune, apply, recover or inspect.
+        links: where the page says what leaves with a unit of a group, by its name.
+    """
+    parts = [] if report.command == "inspect" else list(_outcome(report))
+    parts += [*_structure(report, links or {}), *_layers(report)]
+    if report.weights:
+        parts.append(zeros(report.weights))
+    if report.stored:
+        parts += stored(report.stored)
+    return parts
+
+
+def _outcome(report: Report) -> Iterable[Part]:
+    if report.measures:
+        yield Part("Result", columns.MEASURES.title, columns.MEASURES, report.measures)
+    if report.outputs:
+        inputs = plural(report.samples, "unseen input")
+        as_given = [replace(row, name=f"{row.name}, as given") for row in report.given]
+        rows = [*as_given, *report.outputs]
+        yield Part("Result", f"{columns.OUTPUTS.title}, {inputs}", columns.OUTPUTS, rows)
+    if report.checks:
+        stands = standing.of_run(report)
+        table = columns.checks(stands.scale if stands else None)
+        yield Part("Result", table.title, table, report.checks)
+    if report.points:
+        first = report.points[0]
+        about = f"on {plural(first.samples, 'input')}; {columns.SPREAD.label} is one standard error"
+        visited, title = columns.points(first.metric), plural(len(report.points), "model")
+        points = sorted(report.points, key=lambda row: (-row.macs, -row.params))
+        yield Part("Result", f"{title} visited", visited, points, under=(about,))
+
+
+def _structure(report: Report, links: Mapping[str, str]) -> Iterable[Part]:
+    groups = report.groups
+    inspected = report.command == "inspect"
+    removed = sum(row.units - row.kept for row in groups)
+    touched = sum(row.kept < row.units for row in groups)
+    cut = plural(touched, "group")
+    title = f"{plural(removed, 'unit')} removed from {cut} of {len(groups)}"
+    if groups or not inspected:
+        yield Part(
+            "Structure",
+            plural(len(groups), "group") if inspected else title,
+            columns.groups(links) if inspected else columns.kept(reasons(report), links),
+            groups,
+            about="" if inspected else "Bars are what is kept, in the order of the network.",
+            under=("params and MACs are those of one unit",) if inspected else (),
+            detail="" if inspected or report.output is None else f"what is kept of {cut}",
+            brief=None if inspected else lambda row: bool(row.kept < row.units),
+            filtered="groups",
+        )
+    if report.blocks:
+        gone = sum(row.bypassed for row in report.blocks)
+        blocks = plural(len(report.blocks), "block")
+        yield Part(
+            "Structure",
+            blocks if inspected else f"{gone} of {blocks} bypassed",
+            columns.BLOCKS,
+            report.blocks,
+            detail="" if inspected or report.output is None else "blocks",
+            only=None if inspected or gone else "page",
+            brief=None if inspected else lambda row: bool(row.bypassed),
+        )
+    if report.pinned:
+        yield Part(
+            "Structure",
+            "Not prunable",
+            columns.PINNED,
+            report.pinned,
+            only=None if inspected else "page",
+            brief=lambda row: bool(row.params),
+        )
+
+
+def _layers(report: Report) -> Iterable[Part]:
+    if report.refits:
+        changed = sum(row.method != "none" for row in report.refits)
+        layers = plural(len(report.refits), "layer")
+        yield Part(
+            "Recovery",
+            f"{changed} of {layers} refitted",
+            columns.REFITS,
+            [row for row in report.refits if not row.reason],
+            about=f"Error is the {columns.ERROR.about}.",
+            under=tuple(columns.counted([row.reason for row in report.refits], "layer")),
+            detail=f"errors of {layers}",
+            worst=lambda row: row.after or 0.0,
+            most=_WORST,
+            which="largest error left",
+        )
+    if report.sparse:
+        masked = sum(not row.reason for row in report.sparse)
+        weights = plural(len(report.sparse), "weight")
+        yield Part(
+            "Thinned weights",
+            f"{masked} of {weights} thinned",
+            columns.SPARSE,
+            [row for row in report.sparse if not row.reason],
+            under=tuple(columns.counted([row.reason for row in report.sparse], "weight")),
+            detail=f"zeros and errors of {weights}",
+            worst=lambda row: row.after or 0.0,
+            most=_WORST,
+            which="largest error",
+        )
+
+
+def zeros(rows: Sequence[ZerosRow]) -> Part:
+    """Zeros, pattern and bytes in each form of weights, and what all take."""
+    from onnxprune.sparse.encodings.table import ENCODINGS
+
+    dense = sum(row.bytes["dense"] for row in rows)
+    least = sum(min(row.bytes.values()) for row in rows)
+    weights = plural(len(rows), "weight")
+    return Part(
+        "Storage",
+        f"Zeros in {weights}: {size(dense)} dense, {size(least)} in the smallest form of each "
+        "(onnxprune store)",
+        columns.zeros(rows, tuple(ENCODINGS)),
+        rows,
+        under=(NO_SPEED,),
+        detail=f"zeros of {weights}",
+        worst=lambda row: row.bytes["dense"],
+        most=_LARGEST,
+        which="most bytes",
+    )
+
+
+def stored(rows: Sequence[StoredRow]) -> list[Part]:
+    """How many weights each form holds and what that saves; and what became of each weight."""
+    before, after = sum(row.dense for row in rows), sum(row.stored for row in rows)
+    ratio = change(before, after, "bytes")
+    title = f"Stored in {size(after)}, {size(before)} dense: {ratio}"
+    smaller = sum(row.stored < row.dense for row in rows)
+    remarks = tuple(columns.counted([row.remark for row in rows], "weight", ""))
+    weights = plural(len(rows), "weight")
+    forms = columns.by_form(rows)
+    return [
+        Part("Storage", title, columns.FORMS, forms, under=remarks),
+        Part(
+            "Storage",
+            f"{smaller} of {weights} take less",
+            columns.STORED,
+            rows,
+            detail=f"forms of {weights}",
+        ),
+    ]
+
+
+def of_bench(bench: Bench) -> list[Part]:
+    """The parts of a measurement: latencies by setting, tasks, outputs, what was not measured."""
+    from onnxprune.report.pareto import by_setting
+
+    parts = [
+        Part("Latency", f"{title}, version {rows[0].version}", columns.LATENCY, rows)
+        for title, rows in by_setting(bench.rows).items()
+    ]
+    first = bench.models[0].name if len(bench.models) > 1 else ""
+    scored = {
+        (row.model, row.backend): row
+        for row in bench.rows
+        if row.score is not None and row.model != first
+    }
+    floors = [
+        replace(row, name=f"{floor.backend} against {floor.against}: {row.name}")
+        for floor in bench.noise_floor
+        for row in floor.outputs
+    ]
+    more: list[tuple[str, Table[Any], Sequence[Any]]] = [
+        (columns.SCORES.title, columns.SCORES, list(scored.values())),
+        (
+            "Outputs against the first model's, on the same backend",
+            columns.OUTPUTS,
+            _compared(bench.rows),
+        ),
+        ("Noise floor: the first model twice", columns.OUTPUTS, floors),
+        (columns.DECLINED.title, columns.DECLINED, bench.declined),
+    ]
+    return [*parts, *(Part("Latency", *each) for each in more if each[2])]
+
+
+def _compared(rows: Iterable[Row]) -> list[OutputRow]:
+    known: dict[tuple[str, str], list[OutputRow]] = {}
+    for row in rows:
+        where = f"{row.model} on {row.backend}"
+        named = [replace(each, name=f"{where}: {each.name}") for each in row.fidelity]
+        known.setdefault((row.model, row.backend), named)
+    return [each for named in known.values() for each in named]
+
+
+def of_quantized(made: Quantized) -> list[Part]:
+    """The parts of a quantized model: sizes and quality, outputs, checks, and every weight."""
+    from onnxprune.jobs.results.gather import fidelity_rows
+    from onnxprune.jobs.results.schema import CheckRow, Measure
+
+    weights, judged = made.weights, made.evaluation
+    elements = max(sum(each.elements for each in weights), 1)
+    zeros = sum(each.zeros * each.elements for each in weights) / elements
+    after = sum(each.zeros_after * each.elements for each in weights) / elements
+    rows = [
+        Measure("stored", *made.bytes, "bytes"),
+        Measure("zeros in weights", zeros, after, "fraction"),
+    ]
+    if judged.metric:
+        unit = standing.metric_scale(judged.metric).unit
+        error = judged.metric_error
+        rows.append(Measure(judged.metric, judged.before, judged.after, unit, error))
+    parts = [Part("", columns.MEASURES.title, columns.MEASURES, rows)]
+    if judged.outputs:
+        title = f"Outputs against the float model, {plural(judged.samples, 'unseen input')}"
+        parts.append(Part("", title, columns.OUTPUTS, fidelity_rows(judged)))
+    checks = [CheckRow(each.name, each.ok, each.value, each.limit) for each in made.checks]
+    table = columns.checks(standing.metric_scale(judged.measure))
+    parts.append(Part("", table.title, table, checks))
+    done = [each for each in weights if each.quantized]
+    title = f"{len(done)} of {plural(len(weights), 'weight')} in int8"
+    if patterned := sum(bool(each.pattern) for each in done):
+        title += f", {patterned} of them N:M"
+    if len(done) < len(weights):
+        share = percent(1 - sum(each.elements for each in done) / elements)
+        title += f"; {plural(len(weights) - len(done), 'weight')} stayed float, {share} of all"
+    parts.append(Part("", title, columns.QUANTIZED, weights, detail="every weight"))
+    return parts
+
+
+def machine(bench: Bench) -> str:
+    """What the measurements were made on."""
+    here = bench.environment
+    loads = ", ".join(f"{each:g}" for each in here.load_average)
+    clock = f", {columns.clock(min(here.clock_mhz))}" if here.clock_mhz else ""
+    return f"{here.cpu}, {plural(here.cores, 'core')}{clock}, load average {loads}; {here.os}"
+
+
+def of_sweep(sweep: Sensitivity) -> list[Part]:
+    """What a sweep recommends, and what it could not measure."""
+    parts = []
+    advice = sweep.recommended
+    if advice is not None and advice.ratios and advice.measured is not None:
+        rows = list(advice.ratios.items())
+        title = advised(sweep)
+        parts.append(Part("Sensitivity", title, columns.RATIOS, rows, only="terminal"))
+    failed = [(cell.target, cell.ratio, cell.reason) for cell in sweep.cells if cell.reason]
+    if failed:
+        parts.append(Part("Sensitivity", columns.UNMEASURED.title, columns.UNMEASURED, failed))
+    if sweep.declined:
+        lines = columns.counted(list(sweep.declined.values()), "target", "")
+        parts.append(
+            Part(
+                "Sensitivity",
+                f"{columns.UNSWEPT.title}: {'; '.join(lines)}",
+                columns.UNSWEPT,
+                list(sweep.declined.items()),
+                detail=f"{plural(len(sweep.declined), 'target')} not swept",
+            )
+        )
+    return parts
+
+
+def advised(sweep: Sensitivity) -> str:
+    """What the recommended ratios cost together, or that there are none."""
+    advice, scale = sweep.recommended, standing.of_sweep(sweep)
+    if advice is None:
+        return ""
+    drop = columns.lost(advice.drop, scale)
+    unit = " points" if scale.fraction else ""
+    if not advice.ratios or advice.measured is None:
+        return f"No ratios change {scale.name} by at most {drop}{unit} together"
+    cost = columns.lost(advice.measured, scale)
+    return (
+        f"Ratios for at most {drop}{unit}: together {cost}{unit}, {times(advice.macs)} MACs, "
+        f"{times(advice.params)} parameters, before anything is refitted"
+    )
+
+
+def heat_about(sweep: Sensitivity) -> str:
+    """What the numbers of a heat-map are."""
+    scale = standing.of_sweep(sweep)
+    errors = [c.drop_error for c in sweep.cells if c.drop_error is not None]
+    wide = quantities.spread(max(errors), scale.unit) if errors else ""
+    error = f", standard error up to {wide}" if wide else ""
+    return f"{columns.lost_in(scale)}{error}; one target pruned at a time, nothing refitted"
+
+
+def heat_head(sweep: Sensitivity) -> str:
+    """What was swept, and how good it is as it is."""
+    scale = standing.of_sweep(sweep)
+    dense = measured(sweep.dense, scale.unit)
+    return f"{sweep.model}: {scale.name} {dense} dense, {plural(sweep.samples, 'input')}"
+
+
+def most_sensitive(sweep: Sensitivity, most: int) -> tuple[Target, ...]:
+    """The targets that lose most, in the order of the network; all where there are no more."""
+    if len(sweep.targets) <= most:
+        return sweep.targets
+    worst: dict[str, float] = {}
+    for cell in sweep.cells:
+        value = cell.drop if cell.drop is not None else cell.kl or 0.0
+        worst[cell.target] = max(worst.get(cell.target, 0.0), value)
+    names = set(sorted(worst, key=lambda name: -worst[name])[:most])
+    return tuple(target for target in sweep.targets if target.name in names)
+
+
+def reasons(report: Report) -> dict[str, str]:
+    """Why a group was left alone or is not exact, by group: its own reason, or what a note says."""
+    known = {row.name: row.reason for row in report.groups if row.reason}
+    for note in report.notes:
+        for row in report.groups:
+            if note.startswith(f"{row.name}: "):
+                known[row.name] = note.removeprefix(f"{row.name}: ")
+    return known

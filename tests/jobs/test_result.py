@@ -1,0 +1,84 @@
+"""A result can be looked at from Python and in a notebook, as on the command line."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import pytest
+
+import onnxprune
+from conftest import Ran
+from onnxprune import OnnxpruneError, Result
+from onnxprune.data import zoo
+
+ENTRY = zoo.get("digits_mlp")
+
+
+@pytest.fixture(scope="module")
+def result() -> Result:
+    return onnxprune.prune(ENTRY.model, ratio=0.3, calib=ENTRY.calibration, calib_samples=64)
+
+
+def test_reprs_are_one_line(result: Result) -> None:
+    sparse = onnxprune.prune(ENTRY.model, sparsity="80%")
+    objects = (
+        result,
+        result.model,
+        result.analysis,
+        result.analysis.groups[0],
+        result.plan,
+        onnxprune.quantize(ENTRY.model, dynamic=True),
+        onnxprune.store(sparse.model, store="packed"),
+        onnxprune.sensitivity(
+            ENTRY.model, calib=ENTRY.calibration, calib_samples=8, kinds="groups"
+        ),
+    )
+    for each in objects:
+        assert "\n" not in repr(each)
+        assert len(repr(each)) <= 200, type(each)
+
+
+def test_json_is_what_the_command_line_prints(result: Result, cli: Callable[..., Ran]) -> None:
+    ran = cli(
+        "prune", ENTRY.model, "--ratio", "0.3", "--calib", ENTRY.calibration,
+        "--calib-samples", "64", "--json",
+    )  # fmt: skip
+    printed, made = json.loads(ran.out), json.loads(json.dumps(result.to_json()))
+    assert printed.pop("options")["calib"] == str(ENTRY.calibration)
+    assert made.pop("options")["calib"] == str(ENTRY.calibration)
+    assert printed == made
+
+
+def test_a_notebook_shows_the_outcome(result: Result) -> None:
+    text = re.sub(r"<[^>]*>", " ", result._repr_html_())
+    assert "verified" in text
+    assert ENTRY.model.name in text
+    assert "MACs" in text
+
+
+def test_the_page_and_the_picture_are_files(result: Result, tmp_path: Path) -> None:
+    page = result.report(tmp_path / "page.html")
+    assert page.read_text().startswith("<!")
+    assert result.plot(tmp_path / "plot.png").read_bytes()[:4] == b"\x89PNG"
+    assert ET.parse(result.plot(tmp_path / "plot.svg")).getroot().tag.endswith("svg")
+    with pytest.raises(OnnxpruneError, match=r"plot"):
+        result.plot(tmp_path / "plot.bmp")
+    blind = onnxprune.prune(ENTRY.model, ratio=0.3)
+    with pytest.raises(OnnxpruneError, match="quality") as refusal:
+        blind.plot(tmp_path / "blind.png")
+    assert "--calib" in refusal.value.hint
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["page.html", "plot.png", "plot.svg"]
+
+
+def test_results_know_which_command_made_them(result: Result) -> None:
+    calib = {"calib": ENTRY.calibration, "calib_samples": 64}
+    again = onnxprune.apply(ENTRY.model, result.plan, **calib)
+    assert (result.command, again.command) == ("prune", "apply")
+    cut = onnxprune.prune(ENTRY.model, ratio=0.5).model
+    refitted = onnxprune.recover(ENTRY.model, cut, **calib)
+    assert refitted.command == "recover"
+    assert refitted.to_json()["given"]
