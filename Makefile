@@ -4,13 +4,14 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+DOCS   := $(VENV)/.docs
 
 # `make test TESTFLAGS=` runs them in one process.
 TESTFLAGS ?= -n auto
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-heavy test-engines lint format typecheck operators reference bench clean
+.PHONY: demo test test-heavy test-engines lint format typecheck operators reference docs bench clean
 .DELETE_ON_ERROR:
 
 demo: $(STAMP)  ## prune a small trained network and show what it cost and gained
@@ -40,6 +41,10 @@ typecheck: $(STAMP)
 operators: $(STAMP)  ## docs/operators.md: which operator has which rules
 	$(BIN)/python -m tests.graph.test_operators > docs/operators.md
 
+docs: $(DOCS)  ## build/docs: the site, without warnings; then its code blocks, figures and search
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	ONNXPRUNE_DOCS=build/docs $(BIN)/pytest -m docs $(TESTFLAGS) tests/docs
+
 reference: $(STAMP)  ## what is made from the options: stub, reference, recipe schema
 	$(BIN)/python docs/generate.py
 
@@ -54,4 +59,8 @@ clean:
 $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable '.[cpu,dev]'
+	touch $@
+
+$(DOCS): $(STAMP)
+	$(BIN)/python -m pip install --quiet --editable '.[cpu,dev,docs]'
 	touch $@

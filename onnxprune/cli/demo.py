@@ -1,46 +1,115 @@
-"""``onnxprune demo``: prune a small trained network that comes with onnxprune."""
+"""``onnxprune demo``: prune a small trained network that comes with onnxprune, or copy it."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import shlex
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from onnxprune.cli import console, destination
 from onnxprune.cli.parser import Commands, add_command
 from onnxprune.cli.prune import finish
 from onnxprune.config import from_flags
+from onnxprune.errors import OnnxpruneError
+
+if TYPE_CHECKING:
+    from onnxprune.data.zoo import Entry
 
 _MODEL = "digits_rescnn"
 _TARGETS = ("macs=50%", "macs=25%")
 _EXAMPLE = f"""what it does:
   onnxprune prune {_MODEL}.onnx --target {_TARGETS[0]} --calib digits_calibration.npz
   onnxprune prune {_MODEL}.onnx --target {_TARGETS[1]} --calib digits_calibration.npz
-and then it measures accuracy on pictures that no step has seen"""
+and then it measures accuracy on pictures that no step has seen
+
+to try commands yourself:
+  onnxprune demo --copy digits"""
+_RECIPE = """\
+# onnxprune prune model.onnx --recipe recipe.yaml -o small.onnx
+target: macs=50%
+calib: calib.npz
+"""
+_NEXT = (
+    "onnxprune inspect model.onnx",
+    "onnxprune prune model.onnx --target macs=50% --calib calib.npz -o small.onnx",
+    "onnxprune bench model.onnx small.onnx --calib test.npz --labels test.npz",
+)
 
 
 def add(commands: Commands) -> None:
     """Put the command into the list."""
     about = "prune a small trained network that comes with onnxprune"
     parser = add_command(commands, "demo", run, about=about, example=_EXAMPLE)
-    parser.add_argument(
+    place = parser.add_mutually_exclusive_group()
+    place.add_argument(
         "-o", "--output", metavar="OUT", help="also write the smaller of the two pruned models"
+    )
+    place.add_argument(
+        "--copy",
+        metavar="DIR",
+        help="prune nothing; copy the network, its data and a recipe to DIR",
     )
 
 
 def run(given: argparse.Namespace) -> int:
     """Prune the demonstration model to two budgets and measure it, before and after.
 
+    With ``--copy``, its files are copied instead.
+
     Raises:
-        OnnxpruneError: onnxruntime is missing, or this install lacks the model.
+        OnnxpruneError: onnxruntime is missing, this install lacks the model, or ``--copy`` would
+            overwrite a file.
     """
     # Imported here so that --help does not wait for onnx.
+    from onnxprune.data import zoo
+
+    entry = zoo.get(_MODEL)
+    if given.copy is not None:
+        return _copy(entry, Path(given.copy), as_json=given.json)
+    return _demonstrate(entry, given)
+
+
+def _copy(entry: Entry, folder: Path, *, as_json: bool) -> int:
+    """Write a model, its data and a recipe to a folder, and show what to run on them."""
+    sources = {
+        "model.onnx": entry.model,
+        "calib.npz": entry.calibration,
+        "test.npz": entry.evaluation,
+    }
+    names = (*sources, "recipe.yaml")
+    taken = [name for name in names if (folder / name).exists()]
+    if taken:
+        raise OnnxpruneError(
+            f"--copy {folder} would overwrite {', '.join(taken)}", hint="name another folder"
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, source in sources.items():
+            shutil.copyfile(source, folder / name)
+        (folder / "recipe.yaml").write_text(_RECIPE, encoding="utf-8")
+    except OSError as error:
+        raise OnnxpruneError(
+            f"--copy {folder} cannot be written: {error.strerror}", hint="choose another folder"
+        ) from error
+    lines = [f"cd {shlex.quote(str(folder))}", *_NEXT]
+    if as_json:
+        console.data("", {"folder": str(folder), "files": names, "next": lines}, as_json=True)
+        return 0
+    console.done(f"wrote {', '.join(names)} to {folder}; next:")
+    console.data("\n".join(f"  {line}" for line in lines), None, as_json=False)
+    return 0
+
+
+def _demonstrate(entry: Entry, given: argparse.Namespace) -> int:
     from onnxprune.data import zoo
     from onnxprune.jobs.prune import prune
     from onnxprune.jobs.results import gather
     from onnxprune.jobs.results.schema import Measure
     from onnxprune.runtime import open_session
 
-    entry = zoo.get(_MODEL)
     output = destination.check("-o", given.output, {"the model": entry.model})
     dense = zoo.measure(entry, open_session(entry.model).run)
     runs, reports = [], []

@@ -228,3 +228,45 @@ def test_the_demo_runs_and_measures_two_budgets(cli: Cli, tmp_path: Path) -> Non
     feeds, labels = zoo.evaluation(ENTRY)
     (logits,) = outputs(out, feeds)
     assert zoo.score(ENTRY.metric, logits, labels) == pytest.approx(accuracy["pruned"], abs=2e-3)
+
+
+def test_the_demo_leaves_files_that_its_commands_run_on(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "new" / "digits"
+    ran = cli("demo", "--copy", folder)
+    assert ran.code == 0, ran.err
+    names = {"model.onnx", "calib.npz", "test.npz", "recipe.yaml"}
+    assert {path.name for path in folder.iterdir()} == names
+    assert np.load(folder / "calib.npz").files == ["image"]  # nothing but unlabelled inputs
+    change, *commands = (line.split() for line in ran.out.splitlines())
+    assert change == ["cd", str(folder)]
+    assert len(commands) == 3
+    monkeypatch.chdir(folder)
+    smaller = {"prune": ("--recover", "none"), "bench": ("--processes", "1", "--rounds", "2")}
+    for _, command, *arguments in commands:
+        ran = cli(command, *arguments, *smaller.get(command, ()))
+        assert ran.code == 0, ran.err
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "recipe.yaml"])
+def test_the_demo_overwrites_nothing(cli: Cli, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("mine")
+    ran = cli("demo", "--copy", tmp_path)
+    assert (ran.code, ran.out) == (2, "")
+    assert f"would overwrite {name}" in ran.err
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == "mine"
+
+
+def test_the_demo_copies_into_folders_only(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    ran = cli("demo", "--copy", tmp_path / "file" / "folder")
+    assert (ran.code, ran.out) == (2, "")
+    assert "cannot be written" in ran.err
+
+
+def test_the_demo_lists_what_it_copied_as_json(cli: Cli, tmp_path: Path) -> None:
+    listed = json.loads(cli("demo", "--copy", tmp_path, "--json").out)
+    assert sorted(listed["files"]) == sorted(path.name for path in tmp_path.iterdir())
+    assert listed["next"][0] == f"cd {tmp_path}"
