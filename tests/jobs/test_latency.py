@@ -356,9 +356,11 @@ def test_a_backend_that_is_not_here_names_its_install_line() -> None:
     assert backend("dml").install in refusal.value.hint
 
 
-def test_the_provider_names_the_backend() -> None:
-    plain = asked(backend="openvino")
-    assert budget.backend_of(plain).name == "ort-openvino"
+def test_the_target_names_the_backend_before_the_option_does() -> None:
+    assert budget.backend_of(asked(backend="ort-openvino")).name == "ort-openvino"
+    plain = asked(backend="cpu")
+    assert budget.backend_of(plain).name == "cpu"
+    assert budget.backend_of(asked(backend="openvino")).name == "openvino"
     named = replace(plain, target=asked(target="latency=0.5x@openvino").target)
     assert budget.backend_of(named).name == "openvino"
 
