@@ -64,10 +64,11 @@ def packed(model: models.Model) -> tuple[ir.Value, ...]:
             continue
         known = _reads_bytes(node) or any(inside.get(value, False) for value in inputs)
         known = known or (marked and any(_is_ours(value) for value in inputs))
-        if marked and known and not _is_ours(node.outputs[0]):
-            roots.append(node.outputs[0])  # what follows, whatever it computes, is the model's own
-        else:
-            inside |= dict.fromkeys(node.outputs, known)
+        for output in node.outputs:  # of a Split, some may be weights and others parts of them
+            if marked and known and not _is_ours(output):
+                roots.append(output)  # what follows, whatever it computes, is the model's own
+            else:
+                inside[output] = known
     if marked:
         return tuple(roots)
     return tuple(v for v, known in inside.items() if known and _is_read(v, lambda o: o in inside))

@@ -249,6 +249,42 @@ def test_narrowed_values_are_what_was_announced(
     assert same(outputs_of(path)[0], expected)
 
 
+@given(
+    shapes=st.lists(
+        st.sampled_from([(16,), (40,), (300,), (4, 6), (3, 8, 2), (1, 24), (24, 1)]),
+        min_size=1,
+        max_size=6,
+    ),
+    dtypes=st.lists(st.sampled_from(["float32", "float64"]), min_size=6, max_size=6),
+    values=st.sampled_from(["fp16", "int8"]),
+    form=st.sampled_from(["dense", "bitmask", "delta", "delta4"]),
+    opset=st.sampled_from([11, 13, 21]),
+)
+@example(
+    shapes=[(40,), (40,)], dtypes=["float32"] * 6, values="fp16", form="dense", opset=17
+)  # parts of one tensor, as they are
+@example(
+    shapes=[(4, 6), (40,)], dtypes=["float32"] * 6, values="fp16", form="dense", opset=17
+)  # the first is reshaped
+def test_narrowed_weights_that_share_a_decoder(
+    shapes: list[tuple[int, ...]], dtypes: list[str], values: Values, form: str, opset: int,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:  # fmt: skip
+    arrays = [made(s, 0.6, d, k) for k, (s, d) in enumerate(zip(shapes, dtypes, strict=False))]
+    kinds = [ir.DataType.from_numpy(array.dtype) for array in arrays]
+    codings = [choose_coding(a, kind, values)[0] for a, kind in zip(arrays, kinds, strict=True)]
+    dense = holding(arrays, opset=opset)
+    path = models.save(in_form(dense, form, codings), tmp_path_factory.mktemp("stored") / "m.onnx")
+    back = densify(models.load(path))[0]
+    decoded = weights_of(back)
+    assert decoded.keys() == weights_of(dense).keys()
+    assert {node.op_type for node in back.ir.graph} == {"Identity"}
+    for k, (array, coding, kind) in enumerate(zip(arrays, codings, kinds, strict=True)):
+        expected = coding.decode(coding.encode(array), kind)
+        assert same(decoded[f"w{k}"], expected)
+        assert same(outputs_of(path)[k], expected)
+
+
 def test_values_stay_exact_where_narrowing_would_break_them() -> None:
     large = np.full((16, 16), 1e5, np.float32)
     wild = np.full((16, 16), np.nan, np.float32)
