@@ -11,6 +11,9 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
+from onnxprune.graph.facts import Fact
+from onnxprune.graph.ops import SHAPES
+from onnxprune.graph.ops.shape_call import ShapeCall, like_first, shape_rule
 from onnxprune.graph.shapes import propagate
 from onnxprune.model import load
 from shape_oracle import Oracle, agrees
@@ -283,3 +286,45 @@ def test_an_operator_of_another_domain_is_not_taken_for_a_namesake() -> None:
     fact = propagate(load(proto), shapes)["o0"]
     assert fact.shape is None
     assert "somebody.else::Gelu" in fact.reason
+
+
+@pytest.mark.parametrize(
+    ("domain", "op"),
+    [
+        ("acme", "Doubled"),
+        ("acme", "Gelu"),  # a namesake of onnxruntime's
+        ("acme", "Conv"),  # a namesake of onnx's
+        ("", "Doubled"),  # as exporters write plug-ins of TensorRT
+        ("com.microsoft.nchwc", "Doubled"),
+        ("com.microsoft.nchwc", "GlobalMaxPool"),
+    ],
+)
+def test_a_registered_rule_gives_the_shape_in_any_domain(
+    domain: str, op: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(SHAPES, (domain, op), like_first)  # undone when the test ends
+
+    @shape_rule(op, domain=domain)
+    def _doubled(call: ShapeCall) -> list[Fact]:
+        fact = call.fact(0)
+        assert fact.shape is not None
+        return [Fact((*fact.shape[:-1], 2 * (fact.shape[-1] or 0)), fact.dtype)]
+
+    for shape in ((2, 5), (1, 3, 4, 4)):
+        proto, shapes = build(Case(op, ((F, shape),), domain=domain))
+        if domain not in ("", "com.microsoft"):
+            proto.opset_import.append(helper.make_opsetid(domain, 1))
+        stale = helper.make_tensor_value_info("o0", onnx.TensorProto.FLOAT, None)
+        proto.graph.value_info.append(stale)
+        fact = propagate(load(proto), shapes)["o0"]
+        assert fact.sizes == (*shape[:-1], 2 * shape[-1])
+
+
+def test_a_rule_that_mends_onnx_is_no_rule_without_its_schema() -> None:
+    """LayerNormalization is none of opset 16; onnxruntime would refuse it there."""
+    proto, shapes = build(Case("LayerNormalization", ((F, (2, 5)), (F, (5,))), domain=""))
+    for each in proto.opset_import:
+        each.version = 16 if each.domain == "" else each.version
+    fact = propagate(load(proto), shapes)["o0"]
+    assert fact.shape is None
+    assert "no schema or rule" in fact.reason

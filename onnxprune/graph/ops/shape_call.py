@@ -4,8 +4,8 @@ Where onnx has a schema for an operator its own inference comes first, and a rul
 onnx infers a shape for a convolution whose channels do not match its weights, for a window
 larger than what it looks at, for a recurrence whose initial state has another batch. Input shapes
 are only worth probing with when onnxruntime would run them, so rules refuse these. Where onnx has
-no schema (onnxruntime's ``com.microsoft``), a rule is all there is. Source of those: onnxruntime
-``docs/ContribOperators.md`` and its shape inference in ``core/graph/contrib_ops``.
+no schema (onnxruntime's ``com.microsoft``, a custom domain), a rule is all there is. Source of
+onnxruntime's: its ``docs/ContribOperators.md`` and shape inference in ``core/graph/contrib_ops``.
 """
 
 from __future__ import annotations
@@ -63,11 +63,16 @@ Outputs that it does not mention are as onnx infers them.
 """
 
 SHAPES: dict[tuple[str, str], ShapeRule] = {}
-"""(domain, operator) -> its rule. Those of the domain ``""`` mend what onnx infers."""
+"""(domain, operator) -> its rule. Those of operators that have a schema mend what onnx infers."""
 
 
 def shape_rule(*ops: str, domain: str = "") -> Callable[[ShapeRule], ShapeRule]:
-    """Register a function as the shape rule of one or more operators."""
+    """Register a function as the shape rule of one or more operators.
+
+    Args:
+        ops: operator names.
+        domain: their domain, as nodes spell it; ``""`` is the standard one.
+    """
 
     def register(function: ShapeRule) -> ShapeRule:
         SHAPES.update({(domain, op): function for op in ops})

@@ -10,7 +10,7 @@ from onnx import numpy_helper
 from onnxprune.graph.facts import Fact, because, from_type
 from onnxprune.graph.ops import SHAPES
 from onnxprune.graph.ops.shape_call import InconsistentError, ShapeCall, ShapeRule
-from onnxprune.graph.shapes.program import Step, find_contrib_rule
+from onnxprune.graph.shapes.program import Step, find_rule
 
 _REFUSALS = (
     onnx.shape_inference.InferenceError,
@@ -60,7 +60,7 @@ def infer(
         mending = SHAPES.get((step.proto.domain, step.proto.op_type))
         if mending is not None:
             facts = _by_rule(mending, step, inputs, facts)
-    elif (rule := find_contrib_rule(step.node.domain, step.node.op_type)) is not None:
+    elif (rule := find_rule(step.node.domain, step.node.op_type)) is not None:
         facts = _by_rule(rule, step, inputs)
     else:
         place = step.node.domain or "ai.onnx"

@@ -103,7 +103,7 @@ def find_schema(op_type: str, version: int, domain: str) -> onnx.defs.OpSchema |
 
 def standard_form(proto: onnx.NodeProto) -> onnx.NodeProto | None:
     """The same node as a standard operator of the newest opset, or None when it is not one."""
-    if (MICROSOFT, proto.op_type) in SHAPES or proto.domain not in _OWN_DOMAINS:
+    if proto.domain not in _OWN_DOMAINS or find_rule(proto.domain, proto.op_type) is not None:
         return None
     name, count = _STANDARD.get(proto.op_type, (proto.op_type, len(proto.input)))
     try:
@@ -115,13 +115,18 @@ def standard_form(proto: onnx.NodeProto) -> onnx.NodeProto | None:
     return standard
 
 
-def find_contrib_rule(domain: str, op_type: str) -> ShapeRule | None:
+def find_rule(domain: str, op_type: str) -> ShapeRule | None:
     """The shape rule for an operator without a schema.
 
-    onnxruntime's fusions write some of its operators into the standard domain; operators of other
-    people's domains are theirs, whatever they are called.
+    It is the one registered for its domain. A rule for an operator of onnx only mends what its
+    schema infers, and says nothing without one. onnxruntime's fusions write some of its operators
+    into the standard domain, so its rules count there too. In any other domain a name says nothing
+    about the operator.
     """
-    return SHAPES.get((MICROSOFT, op_type)) if domain in ("", *_OWN_DOMAINS) else None
+    rule = None if domain == "" and onnx.defs.has(op_type) else SHAPES.get((domain, op_type))
+    if rule is None and domain in ("", *_OWN_DOMAINS):
+        rule = SHAPES.get((MICROSOFT, op_type))
+    return rule
 
 
 def opsets_of(model: ir.Model) -> dict[str, int]:
