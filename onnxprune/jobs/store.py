@@ -23,7 +23,7 @@ from onnxprune.runtime.providers import named
 from onnxprune.sparse.encodings.choose import allowed_encodings, choose
 from onnxprune.sparse.encodings.table import DENSE, Packed
 from onnxprune.sparse.encodings.weights import Weight, weights
-from onnxprune.sparse.encodings.write import no_decoder, write
+from onnxprune.sparse.encodings.write import restrict, unusable_encodings, write
 from onnxprune.types import Check
 
 Array = npt.NDArray[Any]
@@ -136,12 +136,12 @@ def store(
     if allowed == (DENSE,):
         return Stored(dense, dense, (), config, tuple(notes))
     model = models.clone(dense)
-    undecoded = "none of the encodings is packed"
-    if any(isinstance(encoding, Packed) for encoding in allowed):
-        undecoded = no_decoder(model)
-        notes += [undecoded] if undecoded else []
-    candidates = list(weights(model, "exact" if undecoded else config.values))
-    chosen = choose(candidates, config, undecoded)
+    unusable = unusable_encodings(model, config.backend)
+    packed = [encoding for encoding in allowed if isinstance(encoding, Packed)]
+    notes += dict.fromkeys(unusable[encoding] for encoding in packed if encoding in unusable)
+    decodes = any(encoding not in unusable for encoding in packed)
+    candidates = weights(model, config.values if decodes else "exact")
+    chosen = choose(list(restrict(model, candidates, config.backend)), config)
     unread = write(model, chosen, config.backend)
     notes += _notes(chosen)
     if "openvino" in config.backend and _normalised(model) and _packs(chosen):

@@ -131,6 +131,125 @@ def test_openvino_says_the_same(shared: Path, tmp_path: Path, name: str) -> None
             np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5 * np.abs(other).max())
 
 
+@pytest.mark.parametrize("values", ["exact", "fp32", "fp16", "int8"])
+@pytest.mark.parametrize("name", zoo.names())
+def test_every_network_reads_back_in_every_form(tmp_path: Path, name: str, values: Any) -> None:
+    thinned = sparsify(models.load(zoo.get(name).model), amount.sparsity("80%")).model
+    for form in ("auto", "packed", *(("sparse", "external") if values == "exact" else ())):
+        stored = store(thinned, StoreOptions(form, values=values))  # type: ignore[arg-type]
+        path = stored.save(tmp_path / f"{form}.onnx")
+        assert read_back(stored, path).ok
+        back = models.constants(densify(models.load(path))[0])
+        assert back.keys() == models.constants(thinned).keys()
+
+
+def placed(weight: Array, where: str, opset: int) -> onnx.ModelProto:
+    """y = x W, where W is stored in a place: as an initializer or a Constant, in a body or not."""
+    version = 3 if opset < 9 else 6
+    tensor = numpy_helper.from_array(weight, "W")
+    constant = helper.make_node("Constant", [], ["W"], value=tensor)
+    if where == "initializer":
+        return product(weight, opset=opset, ir_version=version)
+    if where == "node":
+        return product(weight, initializer=[], first=[constant], opset=opset, ir_version=version)
+    branches = {
+        name: helper.make_graph(
+            [*([constant] if where == "node of a body" else []),
+             helper.make_node("MatMul", ["x", "W"], ["out"])],
+            name,
+            [],
+            [helper.make_tensor_value_info("out", T.FLOAT, None)],
+            initializer=[] if where == "node of a body" else [tensor],
+        )
+        for name in ("then_branch", "else_branch")
+    }  # fmt: skip
+    graph = helper.make_graph(
+        [helper.make_node("If", ["yes"], ["y"], **branches)],
+        "g",
+        [helper.make_tensor_value_info("x", T.FLOAT, [1, weight.shape[0]]),
+         helper.make_tensor_value_info("yes", T.BOOL, [])],
+        [helper.make_tensor_value_info("y", T.FLOAT, [1, weight.shape[1]])],
+    )  # fmt: skip
+    opsets = [helper.make_opsetid("", opset)]
+    return helper.make_model(graph, ir_version=version, opset_imports=opsets)
+
+
+@pytest.mark.parametrize(
+    "where", ["initializer", "node", "initializer of a body", "node of a body"]
+)
+@pytest.mark.parametrize("opset", [7, 9, 10, 11, 12, 13, 17])
+def test_openvino_loads_whatever_is_written_for_it(tmp_path: Path, opset: int, where: str) -> None:
+    if opset < 9 and where != "node":
+        pytest.skip("below IR version 4 initializers are graph inputs, which stay dense")
+    weight = holey((64, 48), 0.1)
+    given = {"x": np.ones((1, 64), np.float32), "yes": np.array(True)}
+    if "body" not in where:
+        del given["yes"]
+    for form in ("auto", "sparse", "packed"):
+        for backend in (("cpu", "openvino"), ("cpu",)):
+            proto = placed(weight, where, opset)
+            stored = store(proto, StoreOptions(form, backend=backend))  # type: ignore[arg-type]
+            path = stored.save(tmp_path / "m.onnx")
+            assert read_back(stored, path).ok
+            onnx.checker.check_model(path)
+            forms = {each.form for each in stored.weights}
+            (remark,) = {each.remark for each in stored.weights}
+            assert (forms == {"dense"}) == bool(remark)
+            runs = [ran(path, given)]
+            if "openvino" in backend:
+                runs.append(in_openvino(path, given))
+                if form != "packed" and opset < (13 if form == "sparse" else 11):
+                    assert "OpenVINO reads sparse weights from opset 13 on" in remark
+            for (output,) in runs:
+                np.testing.assert_allclose(output, given["x"] @ weight, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("op", ["LSTM", "GRU", "RNN"])
+@pytest.mark.parametrize("values", ["exact", "fp16", "int8"])
+def test_openvino_loads_recurrent_layers_that_are_written_for_it(
+    tmp_path: Path, op: str, values: Any
+) -> None:
+    """Its CPU plug-in compiles them only with constants, also if something moves them first."""
+    gates, size = {"LSTM": 4, "GRU": 3, "RNN": 1}[op], 32
+    bias = holey((1, 2 * gates * size), 0.1)
+    parts = {
+        "W": np.ascontiguousarray(holey((1, gates * size, 24)).transpose(0, 2, 1)),
+        "R": holey((1, gates * size, size), seed=1),
+        "B": bias,
+        "V": holey((size, 64), seed=2),
+    }
+    nodes = [
+        helper.make_node("Transpose", ["W"], ["turned"], perm=[0, 2, 1]),
+        helper.make_node(op, ["x", "turned", "R", "B"], ["", "h"], hidden_size=size),
+        helper.make_node("MatMul", ["h", "V"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", T.FLOAT, [5, 1, 24])],
+        [helper.make_tensor_value_info("y", T.FLOAT, [1, 1, 64])],
+        [numpy_helper.from_array(array, name) for name, array in parts.items()],
+    )
+    opsets = [helper.make_opsetid("", 17)]
+    dense = tmp_path / "dense.onnx"
+    onnx.save(helper.make_model(graph, ir_version=8, opset_imports=opsets), dense)
+    given = feeds(dense)
+    for form in ("auto", "packed"):
+        asked = StoreOptions(form, values=values, backend=("cpu", "openvino"))
+        stored = store(dense, asked)
+        path = stored.save(tmp_path / "m.onnx")
+        outputs = in_openvino(path, given)
+        assert form_of(stored, "V") in PACKED
+        assert not PACKED & {each.form for each in stored.weights if each.name in "WRB"}
+        if form == "packed":
+            remarks = {each.name: each.remark for each in stored.weights}
+            assert "recurrent layers" in remarks["W"]
+            assert not remarks["V"]
+        if values == "exact":
+            np.testing.assert_allclose(outputs[0], ran(dense, given)[0], rtol=1e-4, atol=1e-5)
+        assert form_of(store(dense, StoreOptions(form)), "W") in PACKED  # onnxruntime takes them
+
+
 def test_it_is_said_where_openvino_folds_normalisation_otherwise() -> None:
     def notes(entry: zoo.Entry, *providers: str) -> tuple[str, ...]:
         thinned = sparsify(models.load(entry.model), amount.sparsity("80%")).model
@@ -411,6 +530,18 @@ def test_sparse_is_only_written_where_it_is_smaller() -> None:
         weight = holey((256, 64), density)
         assert form_of(store(product(weight), StoreOptions("sparse"))) == form
         assert form_of(store(product(weight), StoreOptions("sparse", always=True))) == "sparse"
+
+
+def test_sparse_values_stay_exact_where_others_are_narrowed(tmp_path: Path) -> None:
+    """Values that int8 would round to zero are among those a sparse tensor holds."""
+    weight = holey((64, 64), 0.05)
+    weight[0, 0] = 1e4
+    assert count(np.rint(weight / 80)).nonzeros < count(weight).nonzeros
+    stored = store(product(weight), StoreOptions("auto", values="int8", ram_limit=0, always=True))
+    assert form_of(stored) == "sparse"
+    path = stored.save(tmp_path / "m.onnx")
+    assert read_back(stored, path).ok
+    assert same(ran(path, {"x": np.eye(64, dtype=np.float32)})[0], weight)
 
 
 def test_sparse_tensors_are_as_the_standard_wants_them(tmp_path: Path) -> None:

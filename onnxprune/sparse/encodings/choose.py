@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from onnxprune.config import StoreOptions
+from onnxprune.sparse.encodings.sparsity_stats import SparsityStats
 from onnxprune.sparse.encodings.table import DENSE, ENCODINGS, SPARSE, Encoding, Packed, readable
 from onnxprune.sparse.encodings.weights import Coding, Weight
 
@@ -28,18 +29,15 @@ def allowed_encodings(options: StoreOptions) -> tuple[tuple[Encoding, ...], str]
     return (DENSE,), ""
 
 
-def choose(weights: Sequence[Weight], config: StoreOptions, no_decoder: str = "") -> list[Weight]:
+def choose(weights: Sequence[Weight], config: StoreOptions) -> list[Weight]:
     """The weights with their encodings, in the same order.
 
     Args:
-        weights: of one model.
+        weights: of one model, with the encodings that they cannot have.
         config: what may be chosen.
-        no_decoder: why nothing can be decoded in this model; empty if it can. Then the values of
-            ``weights`` have to be exact.
     """
-    allowed, _ = allowed_encodings(config)
-    if no_decoder:
-        allowed = _unpacked(allowed)
+    permitted, _ = allowed_encodings(config)
+    allowed = permitted
     encodings = [_smallest(weight, allowed, always=config.always) for weight in weights]
     shared = [e for e in ENCODINGS.values() if e.table_bytes and not config.always]
     for encoding in sorted(shared, key=lambda e: -e.load_memory):
@@ -53,14 +51,19 @@ def choose(weights: Sequence[Weight], config: StoreOptions, no_decoder: str = ""
         if gain <= encoding.table_bytes and total < _ANYWAY * encoding.table_bytes:
             allowed = others  # the table takes what is saved
             encodings = [_smallest(weight, allowed, always=False) for weight in weights]
-    chosen = [_with(weight, encoding) for weight, encoding in zip(weights, encodings, strict=True)]
+    chosen = [
+        _with(weight, encoding, _refusal(weight, encoding, permitted, always=config.always))
+        for weight, encoding in zip(weights, encodings, strict=True)
+    ]
     return _within(chosen, allowed, default_ram() if config.ram_limit is None else config.ram_limit)
 
 
 def bytes_of(weight: Weight, encoding: Encoding) -> int | None:
     """Bytes of a weight in an encoding, its part of the graph included; None if it has no such."""
-    dtype = weight.tensor.dtype if encoding.exact else weight.coding.dtype
-    data = encoding.size(weight.stats, int(dtype.itemsize))
+    if encoding.exact:
+        data = encoding.size(_exact_stats(weight), int(weight.tensor.dtype.itemsize))
+    else:
+        data = encoding.size(weight.stats, int(weight.coding.dtype.itemsize))
     return None if data is None else data + encoding.graph_bytes
 
 
@@ -86,16 +89,40 @@ def _smallest(weight: Weight, allowed: Sequence[Encoding], *, always: bool) -> E
     """The encoding that takes least; of two that take the same, the first of the table."""
     if weight.excluded:
         return DENSE
-    sizes = {each: bytes_of(weight, each) for each in ENCODINGS.values() if each in allowed}
+    usable = [e for e in ENCODINGS.values() if e in allowed and e not in weight.unusable]
+    sizes = {each: bytes_of(weight, each) for each in usable}
     if always and weight.stats.nonzeros < weight.stats.size:
         sizes.pop(DENSE)
     fitting = {encoding: size for encoding, size in sizes.items() if size is not None}
     return min(fitting, key=lambda each: fitting[each]) if fitting else DENSE
 
 
+def _refusal(
+    weight: Weight, encoding: Encoding, allowed: Sequence[Encoding], *, always: bool
+) -> str:
+    """Why a weight stays dense although an encoding that it cannot have is smaller."""
+    if encoding is not DENSE:
+        return ""
+    free = replace(weight, unusable={})
+    reasons = [
+        reason
+        for each, reason in weight.unusable.items()
+        if each in allowed and _smallest(free, (DENSE, each), always=always) is each
+    ]
+    return "; ".join(dict.fromkeys(filter(None, (weight.remark, *reasons))))
+
+
+def _exact_stats(weight: Weight) -> SparsityStats:
+    # Narrowing rounds small values to zero, so that fewer are left than an exact encoding writes.
+    return weight.stats if weight.exact_stats is None else weight.exact_stats
+
+
 def _with(weight: Weight, encoding: Encoding, remark: str = "") -> Weight:
-    coding = Coding(weight.tensor.dtype) if encoding.exact else weight.coding
-    return replace(weight, encoding=encoding, coding=coding, remark=remark or weight.remark)
+    coding, stats = weight.coding, weight.stats
+    if encoding.exact:
+        coding, stats = Coding(weight.tensor.dtype), _exact_stats(weight)
+    remark = remark or weight.remark
+    return replace(weight, encoding=encoding, coding=coding, stats=stats, remark=remark)
 
 
 def _within(weights: list[Weight], allowed: Sequence[Encoding], limit: int) -> list[Weight]:

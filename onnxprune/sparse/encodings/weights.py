@@ -5,8 +5,8 @@ Values are written as they are, in fewer bits, or as scaled integers.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -72,7 +72,9 @@ class Weight:
         coding: how its values are written.
         stats: statistics of the written values.
         encoding: the chosen encoding.
+        exact_stats: statistics of the values before they are narrowed; None if they are not.
         excluded: why it has to stay dense; empty if it need not.
+        unusable: encodings that it cannot have, each with the reason.
         remark: why a request was not met; empty if it was.
     """
 
@@ -81,7 +83,9 @@ class Weight:
     coding: Coding
     stats: SparsityStats
     encoding: Encoding = DENSE
+    exact_stats: SparsityStats | None = None
     excluded: str = ""
+    unusable: Mapping[Encoding, str] = field(default_factory=dict)
     remark: str = ""
 
     @property
@@ -155,7 +159,9 @@ def weights(model: models.Model, values: Values) -> Iterator[Weight]:
             continue
         array = tensor.numpy()
         coding, remark = choose_coding(array, tensor.dtype, values)
-        yield Weight(value, tensor, coding, count(coding.encode(array)), remark=remark)
+        stats = count(coding.encode(array))
+        exact = None if coding.dtype == tensor.dtype else count(array)
+        yield Weight(value, tensor, coding, stats, exact_stats=exact, remark=remark)
 
 
 def _excluded(value: ir.Value, tensor: ir.TensorProtocol) -> str:

@@ -1,14 +1,15 @@
 """Weights put into a model in their encodings: sparse tensors, and decoders that run at load.
 
 ``sparse_initializer`` is what the standard provides and onnxruntime reads. OpenVINO does not, but
-reads the same tensor as the ``sparse_value`` of a Constant node. Both were tried on many tools,
-each in a process of its own; the lists are of what was measured.
+reads the same tensor as the ``sparse_value`` of a Constant node from opset 13 on. Both were tried
+on many tools, each in a process of its own; the lists are of what was measured.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
@@ -19,7 +20,7 @@ from onnxprune.model.decode import MARK, remove
 from onnxprune.model.origin import QUANTIZATION
 from onnxprune.sparse.encodings.graph_builder import OLDEST, GraphBuilder, Stream
 from onnxprune.sparse.encodings.sparsity_stats import count
-from onnxprune.sparse.encodings.table import DENSE, Packed, Sparse
+from onnxprune.sparse.encodings.table import DENSE, ENCODINGS, SPARSE, Encoding, Packed, Sparse
 from onnxprune.sparse.encodings.weights import Array, Weight
 
 _SMALL = 1 << 18
@@ -29,7 +30,14 @@ _LONGEST = 1 << 20
 """Values of a shared stream."""
 
 _FREE_INITIALIZERS = 4  # the IR version from which stored tensors need not be inputs too
+_RECURRENT = frozenset({"GRU", "LSTM", "RNN"})
 _NODE_OPSET = 11  # the operator set that brought Constant.sparse_value
+_OPENVINO_NODE_OPSET = 13  # the first one in which OpenVINO reads it; measured with 2026.4
+
+OPENVINO_RECURRENT = (
+    "OpenVINO takes weights of recurrent layers only as constants, and decodes packed ones too late"
+)
+"""Measured: its CPU plug-in refuses to compile the layer; it folds what only narrows values."""
 
 REFUSED_BY = (
     "TensorRT and TensorRT-RTX (the parser stops; a weight that is also an input becomes one)",
@@ -51,12 +59,57 @@ NODE_REFUSED_BY = (
 """What cannot read ``Constant.sparse_value``, and what happens."""
 
 
-def no_decoder(model: models.Model) -> str:
-    """Why nothing can be decoded in this model; empty if it can."""
+def unusable_encodings(model: models.Model, providers: Sequence[str] = ()) -> dict[Encoding, str]:
+    """Encodings that no weight of a model can have, each with the reason.
+
+    Args:
+        model: the dense model.
+        providers: what will run the model.
+    """
     opset = model.ir.opset_imports.get("", 0)
-    if opset >= OLDEST:
-        return ""
-    return f"packed weights are decoded by operators of opset {OLDEST}, and the model has {opset}"
+    has = f"and the model has {opset}"
+    reasons: dict[Encoding, str] = {}
+    if opset < OLDEST:
+        reason = f"packed weights are decoded by operators of opset {OLDEST}, {has}"
+        reasons |= {each: reason for each in ENCODINGS.values() if isinstance(each, Packed)}
+    if "openvino" in providers and opset < _OPENVINO_NODE_OPSET:
+        first = _OPENVINO_NODE_OPSET
+        reasons[SPARSE] = f"OpenVINO reads sparse weights from opset {first} on, {has}"
+    return reasons
+
+
+def restrict(
+    model: models.Model, weights: Iterable[Weight], providers: Sequence[str] = ()
+) -> Iterator[Weight]:
+    """The weights of a model, each with the encodings that it cannot have.
+
+    Args:
+        model: the dense model.
+        weights: of it.
+        providers: what will run the model.
+    """
+    everywhere = unusable_encodings(model, providers)
+    recurrent = _recurrent(model) if "openvino" in providers else frozenset()
+    packed: list[Encoding] = [e for e in ENCODINGS.values() if isinstance(e, Packed)]
+    for weight in weights:
+        own = dict.fromkeys(packed, OPENVINO_RECURRENT) if weight.value in recurrent else {}
+        yield replace(weight, unusable={**own, **everywhere})
+
+
+def _recurrent(model: models.Model) -> frozenset[ir.Value]:
+    """Everything that the weights and biases of recurrent layers are computed from."""
+    nodes = (node for graph in models.graphs(model) for node in graph)
+    layers = [node for node in nodes if not node.domain and node.op_type in _RECURRENT]
+    pending = [value for node in layers for value in node.inputs[1:4]]
+    reached: set[ir.Value] = set()
+    while pending:
+        value = pending.pop()
+        if value is None or value in reached:
+            continue
+        reached.add(value)
+        producer = value.producer()
+        pending += producer.inputs if producer is not None else ()
+    return frozenset(reached)
 
 
 def write(
@@ -82,7 +135,8 @@ def write(
 def _write_sparse(
     model: models.Model, weights: Sequence[Weight], providers: Sequence[str]
 ) -> tuple[str, ...]:
-    as_nodes = "openvino" in providers and model.ir.opset_imports.get("", 0) >= _NODE_OPSET
+    has_nodes = model.ir.opset_imports.get("", 0) >= _NODE_OPSET
+    as_nodes = "openvino" in providers and has_nodes
     refused: tuple[str, ...] = ()
     for weight in weights:
         if not isinstance(weight.encoding, Sparse):
@@ -90,9 +144,11 @@ def _write_sparse(
         value = weight.value
         tensor = weight.encoding.tensor(weight.name, weight.tensor, weight.stats)
         node = value.producer()
-        if node is not None:  # a Constant node stays one in any case
+        if node is not None and has_nodes:  # a Constant node stays one if it can
             node.attributes.clear()
             node.attributes.add(ir.AttrTensor("value", tensor))
+        elif node is not None:
+            _to_initializer(value, tensor)
         elif as_nodes:
             _to_node(value, tensor)
         else:
@@ -100,6 +156,17 @@ def _write_sparse(
         model.ir.ir_version = max(model.ir.ir_version, FIRST_IR)
         refused = NODE_REFUSED_BY if as_nodes else REFUSED_BY
     return refused
+
+
+def _to_initializer(value: ir.Value, tensor: SparseTensor) -> None:
+    graph = value.graph
+    assert graph is not None
+    stored = ir.Value(name=value.name, shape=value.shape, type=value.type, const_value=tensor)
+    for reader, position in list(value.uses()):
+        reader.replace_input_with(position, stored)
+    stored.meta.update(value.meta)
+    remove(value)
+    graph.register_initializer(stored)
 
 
 def _to_node(value: ir.Value, tensor: SparseTensor) -> None:
