@@ -40,7 +40,7 @@ class Result:
         notes: whole sentences: what was declined and why, where inputs came from.
         latency: beside the dense model's, where a latency was asked for.
         history: every model that was made on the way, in order, where the amount was searched for.
-        given: evaluation of the model as it was given, where that was pruned elsewhere.
+        as_given: evaluation of the model as it was given, where that was pruned elsewhere.
         correspondence: which of its nodes is which of the dense model's, in that case.
         better: whether ``model`` is the refitted one; if not, it is the one that was given, because
             refitting made held-out outputs worse.
@@ -57,7 +57,7 @@ class Result:
     notes: tuple[str, ...] = ()
     latency: Compared | None = None
     history: tuple[Result, ...] = ()
-    given: Evaluation | None = None
+    as_given: Evaluation | None = None
     correspondence: Correspondence | None = None
     better: bool = True
     interface: Mapping[str, tuple[int, ...]] | None = None
@@ -125,7 +125,7 @@ class Result:
     def __str__(self) -> str:
         removed = sum(len(units) for units in self.plan.removed.values())
         refits, zeros = (self.outcomes.get(name, ()) for name in ("refit", "zeros"))
-        if self.given is None:
+        if self.as_given is None:
             return (
                 f"{removed} units removed from {len(self.plan.removed)} groups, "
                 f"{sum(bool(each.method) for each in zeros)} weights thinned, "
@@ -133,14 +133,14 @@ class Result:
                 f"params {times(self.remaining.params / max(self.dense.params, 1))}, "
                 f"{'verified' if self.ok else 'NOT verified'}"
             )
-        gone = f"{removed} units and {len(self.plan.bypassed)} blocks were gone"
+        removal = f"{removed} units and {len(self.plan.bypassed)} blocks were gone"
         if not self.better:
-            return f"{gone}; no refit was better, so the model is as it was given"
+            return f"{removal}; no refit was better, so the model is as it was given"
         changed = sum(each.method != "none" for each in refits)
         changed += sum(bool(each.method) and each.refit != "none" for each in zeros)
-        errors = [each.main.relative_error for each in (self.given, self.evaluation)]
-        said = " -> ".join("unknown" if e is None else figure(e) for e in errors)
-        return f"{gone}; {changed} layers refitted, relative error {said}"
+        errors = [each.main.relative_error for each in (self.as_given, self.evaluation)]
+        change = " -> ".join("unknown" if e is None else figure(e) for e in errors)
+        return f"{removal}; {changed} layers refitted, relative error {change}"
 
 
 def _drawn() -> Any:  # noqa: ANN401  a module

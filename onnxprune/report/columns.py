@@ -288,7 +288,7 @@ BLOCKS: Table[schema.BlockRow] = Table(
     PARAMS.of(lambda row: row.params),
     MACS.of(lambda row: row.macs),
 )
-PINNED: Table[schema.PinnedRow] = Table(
+NOT_PRUNABLE: Table[schema.NotPrunableRow] = Table(
     "Axes that stay, and why",
     Column("because", lambda row: row.reason),
     Column("axes", lambda row: row.axes, "whole"),
@@ -297,7 +297,7 @@ PINNED: Table[schema.PinnedRow] = Table(
 )
 
 
-def reachable(row: schema.Reach) -> str:
+def reachable(row: schema.Reachable) -> str:
     """How much of the model pruning can touch."""
     exact, inexact = (percent(part / max(row.params, 1)) for part in (row.exact, row.inexact))
     more = f", and {inexact} more with --allow-inexact" if row.inexact else ""
@@ -575,14 +575,14 @@ def layers(notes: Mapping[str, int], tensorrt: Mapping[str, str] | None) -> Tabl
     def why(row: Layer) -> str:
         return " ".join(filter(None, (row.reason, *(f"[{notes[note]}]" for note in row.notes))))
 
-    said: Column[Layer] = Column("TensorRT", lambda row: (tensorrt or {}).get(row.node, ""))
+    column: Column[Layer] = Column("TensorRT", lambda row: (tensorrt or {}).get(row.node, ""))
     return Table(
         "Layers",
         Column("layer", lambda row: row.node, "name"),
         Column("operator", lambda row: " < ".join((row.op, *reversed(row.through)))),
         Column("weight", lambda row: f"{row.dtype} {shape(row.shape)}" if row.shape else ""),
         Column("", lambda row: Cell(row.state, tones[row.state])),
-        *([] if tensorrt is None else [said]),
+        *([] if tensorrt is None else [column]),
         Column("why", why),
     )
 
@@ -592,10 +592,10 @@ def shape(sizes: Sequence[int]) -> str:
     return "x".join(map(str, sizes))
 
 
-def counted(reasons: Sequence[str], what: str, said: str = " left") -> list[str]:
+def counted(reasons: Sequence[str], what: str, verb: str = " left") -> list[str]:
     """``3 layers left: reason``, the most frequent first; what has no reason is not counted."""
     known = Counter(reason for reason in reasons if reason)
-    return [f"{plural(n, what)}{said}: {reason}" for reason, n in known.most_common()]
+    return [f"{plural(n, what)}{verb}: {reason}" for reason, n in known.most_common()]
 
 
 def clock(mhz: float) -> str:

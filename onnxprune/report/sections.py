@@ -111,7 +111,7 @@ def _outcome(report: Report) -> Iterable[Part]:
         yield Part("Result", columns.MEASURES.title, columns.MEASURES, report.measures)
     if report.outputs:
         inputs = plural(report.samples, "unseen input")
-        as_given = [replace(row, name=f"{row.name}, as given") for row in report.given]
+        as_given = [replace(row, name=f"{row.name}, as given") for row in report.as_given]
         rows = [*as_given, *report.outputs]
         yield Part("Result", f"{columns.OUTPUTS.title}, {inputs}", columns.OUTPUTS, rows)
     if report.checks:
@@ -146,23 +146,23 @@ def _structure(report: Report, links: Mapping[str, str]) -> Iterable[Part]:
             filtered="groups",
         )
     if report.blocks:
-        gone = sum(row.bypassed for row in report.blocks)
+        bypassed = sum(row.bypassed for row in report.blocks)
         blocks = plural(len(report.blocks), "block")
         yield Part(
             "Structure",
-            blocks if inspected else f"{gone} of {blocks} bypassed",
+            blocks if inspected else f"{bypassed} of {blocks} bypassed",
             columns.BLOCKS,
             report.blocks,
             detail="" if inspected or report.output is None else "blocks",
-            only=None if inspected or gone else "page",
+            only=None if inspected or bypassed else "page",
             brief=None if inspected else lambda row: bool(row.bypassed),
         )
-    if report.pinned:
+    if report.not_prunable:
         yield Part(
             "Structure",
             "Not prunable",
-            columns.PINNED,
-            report.pinned,
+            columns.NOT_PRUNABLE,
+            report.not_prunable,
             only=None if inspected else "page",
             brief=lambda row: bool(row.params),
         )
@@ -278,34 +278,34 @@ def _compared(rows: Iterable[Row]) -> list[OutputRow]:
     known: dict[tuple[str, str], list[OutputRow]] = {}
     for row in rows:
         where = f"{row.model} on {row.backend}"
-        named = [replace(each, name=f"{where}: {each.name}") for each in row.fidelity]
+        named = [replace(each, name=f"{where}: {each.name}") for each in row.outputs]
         known.setdefault((row.model, row.backend), named)
     return [each for named in known.values() for each in named]
 
 
-def of_quantized(made: Quantized) -> list[Part]:
+def of_quantized(result: Quantized) -> list[Part]:
     """The parts of a quantized model: sizes and quality, outputs, checks, and every weight."""
-    from onnxprune.jobs.results.gather import fidelity_rows
+    from onnxprune.jobs.results.gather import comparison_rows
     from onnxprune.jobs.results.schema import CheckRow, Measure
 
-    weights, judged = made.weights, made.evaluation
+    weights, evaluation = result.weights, result.evaluation
     elements = max(sum(each.elements for each in weights), 1)
     zeros = sum(each.zeros * each.elements for each in weights) / elements
     after = sum(each.zeros_after * each.elements for each in weights) / elements
     rows = [
-        Measure("stored", *made.bytes, "bytes"),
+        Measure("stored", *result.bytes, "bytes"),
         Measure("zeros in weights", zeros, after, "fraction"),
     ]
-    if judged.metric:
-        unit = standing.metric_scale(judged.metric).unit
-        error = judged.metric_error
-        rows.append(Measure(judged.metric, judged.before, judged.after, unit, error))
+    if evaluation.metric:
+        unit = standing.metric_scale(evaluation.metric).unit
+        error = evaluation.metric_error
+        rows.append(Measure(evaluation.metric, evaluation.before, evaluation.after, unit, error))
     parts = [Part("", columns.MEASURES.title, columns.MEASURES, rows)]
-    if judged.outputs:
-        title = f"Outputs against the float model, {plural(judged.samples, 'unseen input')}"
-        parts.append(Part("", title, columns.OUTPUTS, fidelity_rows(judged)))
-    checks = [CheckRow(each.name, each.ok, each.value, each.limit) for each in made.checks]
-    table = columns.checks(standing.metric_scale(judged.measure))
+    if evaluation.outputs:
+        title = f"Outputs against the float model, {plural(evaluation.samples, 'unseen input')}"
+        parts.append(Part("", title, columns.OUTPUTS, comparison_rows(evaluation)))
+    checks = [CheckRow(each.name, each.ok, each.value, each.limit) for each in result.checks]
+    table = columns.checks(standing.metric_scale(evaluation.measure))
     parts.append(Part("", table.title, table, checks))
     done = [each for each in weights if each.quantized]
     title = f"{len(done)} of {plural(len(weights), 'weight')} in int8"

@@ -79,8 +79,8 @@ def agreement(rows: Iterable[OutputRow]) -> tuple[Scale, float] | None:
 
 def metric(run: Report) -> Measure | None:
     """The task metric of a run, if labels were given."""
-    found = [row for row in run.measures if row.name not in _SIZES and row.dense is not None]
-    return found[-1] if found else None
+    rows = [row for row in run.measures if row.name not in _SIZES and row.dense is not None]
+    return rows[-1] if rows else None
 
 
 def measure(run: Report, name: str) -> Measure | None:
@@ -110,7 +110,7 @@ def of_row(row: Row) -> Standing | None:
     score = row.score
     if score is not None and score.before is not None and score.after is not None:
         return Standing(metric_scale(score.metric), score.before, score.after, score.error)
-    same = agreement(row.fidelity)
+    same = agreement(row.outputs)
     return None if same is None else Standing(same[0], 1.0, same[1])
 
 

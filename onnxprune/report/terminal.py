@@ -43,7 +43,7 @@ def inspection(report: Report, *, verbose: bool = False) -> RenderableType:
     head: list[RenderableType] = [model(report)]
     if not report.groups:
         head.append(Text("No unit of this model can be removed."))
-    reach = Text.assemble(("Reachable: ", _HEAD), columns.reachable(report.reach))
+    reach = Text.assemble(("Reachable: ", _HEAD), columns.reachable(report.reachable))
     return listed(sections.of_run(report), report.notes, verbose=verbose, head=head, foot=[reach])
 
 
@@ -138,13 +138,13 @@ def storing(
     return listed(parts, notes, verbose=verbose, head=head)
 
 
-def quantized(made: Quantized, *, verbose: bool = False) -> RenderableType:
+def quantized(result: Quantized, *, verbose: bool = False) -> RenderableType:
     """What became of the size, the outputs, the checks and the weights."""
-    return listed(sections.of_quantized(made), made.notes, verbose=verbose)
+    return listed(sections.of_quantized(result), result.notes, verbose=verbose)
 
 
 def built(
-    made: Built,
+    result: Built,
     request: BuildOptions,
     engine: Path,
     same: Mapping[str, str],
@@ -155,7 +155,7 @@ def built(
     """An engine, what TensorRT said, and the commands that do the same.
 
     Args:
-        made: what was built.
+        result: what was built.
         request: what was asked for.
         engine: where it was written.
         same: commands by the name of their tool.
@@ -163,21 +163,21 @@ def built(
         verbose: whether every layer is listed.
     """
     targets = ", ".join(f"{a}.{b}" for a, b in request.compute_capability)
-    head = f"{engine}  {size(len(made.plan))}, {made.runtime.title} {made.runtime.version}"
+    head = f"{engine}  {size(len(result.plan))}, {result.runtime.title} {result.runtime.version}"
     head += f", for {targets}" if targets else ""
-    warnings = [each for each in made.messages if "(Sparsity)" not in each]
+    warnings = [each for each in result.messages if "(Sparsity)" not in each]
     lines: list[RenderableType] = [
         Group(
-            Text(f"{head}, built in {columns.TIME.text(made.seconds)}"),
+            Text(f"{head}, built in {columns.TIME.text(result.seconds)}"),
             *(Text(each, "yellow") for each in warnings),
         )
     ]
     parts = []
-    if made.layers:
-        picked = sum(each.picked for each in made.layers)
-        eligible = plural(sum(bool(each.eligible) for each in made.layers), "layer")
+    if result.layers:
+        picked = sum(each.picked for each in result.layers)
+        eligible = plural(sum(bool(each.eligible) for each in result.layers), "layer")
         title = f"{eligible} eligible for sparse math, {picked} picked"
-        rows = [("picked" if each.picked else "", each.name) for each in made.layers]
+        rows = [("picked" if each.picked else "", each.name) for each in result.layers]
         parts = [Part("", title, columns.SPARSE_LAYERS, rows, detail="every eligible layer")]
     # Whole lines, however long: they are there to be copied.
     commands = [Text(f"  {line}", no_wrap=True, overflow="ignore") for line in same.values()]

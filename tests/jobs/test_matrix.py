@@ -178,7 +178,7 @@ def _own_cut(case: Case) -> None:
     shapes = [{n: a.shape for n, a in tensors(m).items()} for m in (models.load(given), made.model)]
     assert shapes[0].items() <= shapes[1].items()
     assert all(len(shapes[1][name]) == 1 for name in shapes[1].keys() - shapes[0])  # new biases
-    errors = [judged.main.relative_error for judged in (made.given, made.evaluation)]
+    errors = [judged.main.relative_error for judged in (made.as_given, made.evaluation)]
     assert errors[0] is None or (errors[1] is not None and errors[1] <= errors[0])
     assert_runs(case, made.save(case.folder / "made.onnx"))
 

@@ -21,9 +21,9 @@ from onnxprune.jobs.results.schema import (
     GroupRow,
     Measure,
     ModelRow,
+    NotPrunableRow,
     OutputRow,
-    PinnedRow,
-    Reach,
+    Reachable,
     RefitRow,
     Report,
     TensorRow,
@@ -55,10 +55,10 @@ RUN = Report(
     command="prune",
     onnxprune="0.1.0",
     model=MODEL,
-    reach=Reach(params=273_946, exact=200_000, inexact=1000),
+    reachable=Reachable(params=273_946, exact=200_000, inexact=1000),
     groups=GROUPS,
     blocks=(BlockRow("layer2:block", 5, 14080, 7_077_888, True),),
-    pinned=(PinnedRow("reaches graph output", 2, 640, "logits"),),
+    not_prunable=(NotPrunableRow("reaches graph output", 2, 640, "logits"),),
     options={"ratio": 0.3},
     refits=(
         RefitRow("layer1.conv2", "lstsq", 0.41, 0.073, ""),
@@ -207,7 +207,7 @@ def test_many_refits_are_shown_worst_first_and_the_rest_is_said_to_be_there() ->
 
 def test_without_groups_it_says_so() -> None:
     assert "No unit of this model can be removed." in text(
-        dataclasses.replace(RUN, command="inspect", groups=(), blocks=(), pinned=())
+        dataclasses.replace(RUN, command="inspect", groups=(), blocks=(), not_prunable=())
     )
 
 

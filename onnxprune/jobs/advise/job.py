@@ -15,7 +15,7 @@ from onnxprune.jobs.advise.evidence import Evidence, Sizes, Spent
 from onnxprune.jobs.advise.judgement import derive_advice
 from onnxprune.jobs.advise.methods import Advice
 from onnxprune.jobs.bench.samples import open_samples
-from onnxprune.jobs.results.reach import reach
+from onnxprune.jobs.results.reachable import reachable
 from onnxprune.model.decode import densify
 from onnxprune.runtime.interface import COMPILED, stored_precision
 from onnxprune.runtime.profiling import profile
@@ -72,16 +72,18 @@ def advise(
             unmeasured.append((each.name, state.reason))
             continue
         try:
-            found = profile(each, path, feeds, threads=config.threads)
+            timing = profile(each, path, feeds, threads=config.threads)
         except OnnxpruneError as error:
             unmeasured.append((each.name, error.message))
             continue
-        inside = sum(one.seconds for one in found.operators if one.op == COMPILED)
-        if inside > sum(one.seconds for one in found.operators) / 2:
+        inside = sum(one.seconds for one in timing.operators if one.op == COMPILED)
+        if inside > sum(one.seconds for one in timing.operators) / 2:
             reason = f"{each.name} runs the model as compiled pieces and does not show their inside"
             unmeasured.append((each.name, reason))
             continue
-        spent.append(Spent(each.name, found.precision, found.run_s, found.operators, found.gaps_s))
+        spent.append(
+            Spent(each.name, timing.precision, timing.run_s, timing.operators, timing.gaps_s)
+        )
     gathered = Evidence(
         model=str(path),
         calib=str(config.calib or ""),
@@ -108,7 +110,7 @@ def sizes_of(model: models.Model, shapes: Mapping[str, tuple[int, ...]]) -> Size
     analysis = analyse(dense, inputs=shapes)
     costs = CostModel(analysis)
     whole, half = costs(), costs(halves(analysis))
-    found = reach(analysis)
+    share = reachable(analysis)
     eligible = layers(dense)
     elements = max(sum(each.elements for each in eligible), 1)
     stored = [models.constant(value) for value in models.constants(dense).values()]
@@ -118,7 +120,7 @@ def sizes_of(model: models.Model, shapes: Mapping[str, tuple[int, ...]]) -> Size
         floats=sum(each.nbytes for each in tensors if each.dtype.is_floating_point()),
         macs=whole.macs,
         params=whole.params,
-        reachable=found.exact / max(found.params, 1),
+        reachable=share.exact / max(share.params, 1),
         half_macs=half.macs / whole.macs if whole.macs else 1.0,
         half_params=half.params / whole.params if whole.params else 1.0,
         quantized=stored_precision(dense).startswith("int8"),

@@ -23,8 +23,8 @@ from onnxprune.evaluate.protocol import Alive, Case, Declined, Progress, Setting
 from onnxprune.jobs.bench.outputs import (
     Parts,
     Task,
+    compare_outputs,
     compare_scores,
-    fidelity,
     noise_floor,
     score,
 )
@@ -182,7 +182,7 @@ class _Run:
         timed: Sequence[Timing | Declined],
         outputs: Mapping[int, _Outputs],
     ) -> None:
-        how, reference = self.protocol, timed[0]
+        settings, reference = self.protocol, timed[0]
         for index, each in enumerate(timed):
             if isinstance(each, Declined):
                 why = (each.reason, each.hint)
@@ -191,9 +191,11 @@ class _Run:
                 continue
             compared = None
             if index and isinstance(reference, Timing):
-                found = ratio(reference.medians, each.medians, level=how.level, seed=how.seed)
-                said = verdict(found)
-                compared = Ratio(self.names[0], found.value, found.low, found.high, said)
+                interval = ratio(
+                    reference.medians, each.medians, level=settings.level, seed=settings.seed
+                )
+                words = verdict(interval)
+                compared = Ratio(self.names[0], interval.value, interval.low, interval.high, words)
             close, scored = outputs.get(index, ((), None))
             self.rows.append(
                 Row(
@@ -209,7 +211,7 @@ class _Run:
                     idle_rss_bytes=each.opened[-1].idle_rss,
                     latency=latency(each),
                     ratio=compared,
-                    fidelity=close,
+                    outputs=close,
                     score=scored,
                 )
             )
@@ -226,14 +228,14 @@ class _Run:
             assert self.task is not None
             with self._declining(chosen, index, case, "its task"):
                 scores[index] = score(worker, self.samples, self.task)
-        found: dict[int, _Outputs] = {}
+        results: dict[int, _Outputs] = {}
         for index, worker in alive.items():
-            rows = fidelity(alive[0], worker, self.samples, self.parts) if index else ()
+            rows = compare_outputs(alive[0], worker, self.samples, self.parts) if index else ()
             scored = None
             if self.task is not None:
                 scored = compare_scores(self.task[0], scores.get(0), scores.get(index))
-            found[index] = (rows, scored)
-        return found
+            results[index] = (rows, scored)
+        return results
 
     @contextmanager
     def _declining(self, chosen: Backend, index: int, case: Case, what: str) -> Iterator[None]:

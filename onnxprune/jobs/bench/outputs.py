@@ -25,7 +25,9 @@ Parts: TypeAlias = Mapping[str, Sequence[str]]
 """What the outputs of the first model are put together from; such are no class scores."""
 
 
-def fidelity(first: Worker, other: Worker, samples: Samples, parts: Parts) -> tuple[OutputRow, ...]:
+def compare_outputs(
+    first: Worker, other: Worker, samples: Samples, parts: Parts
+) -> tuple[OutputRow, ...]:
     """Outputs of a model against the first one's, on all samples; nothing is kept but sums.
 
     Where they cannot be compared there is one row that says why.

@@ -10,7 +10,7 @@ from onnxprune.jobs.results.schema import OutputRow, plain
 from onnxprune.solve.bootstrap import Verdict
 
 SCHEMA = "onnxprune.bench"
-VERSION = 1
+VERSION = 2
 """Raised when a field changes its meaning or goes away; a new field does not raise it."""
 
 
@@ -94,7 +94,8 @@ class Row:
         first_run_s: seconds of the first run, the median over processes.
         peak_rss_bytes: the most physical memory that a process held.
         idle_rss_bytes: the part of it that was held before the model was opened.
-        fidelity: outputs against those of the first model on the same backend; empty for that.
+        outputs: compared with those of the first model on the same backend; empty for that
+            model.
     """
 
     model: str
@@ -109,7 +110,7 @@ class Row:
     idle_rss_bytes: int | None
     latency: Latency
     ratio: Ratio | None
-    fidelity: tuple[OutputRow, ...] = ()
+    outputs: tuple[OutputRow, ...] = ()
     score: Score | None = None
 
 
@@ -156,7 +157,8 @@ class Bench:
         protocol: how, in settings and words.
         models: which; the first is what the others are compared with.
         rows: the results.
-        noise_floor: beside which fidelity is to be read.
+        noise_floor: how far outputs of the same model are apart; differences below it mean
+            nothing.
         declined: what there are no results for, and why.
         notes: whole sentences.
     """
@@ -175,7 +177,7 @@ class Bench:
         return f"<Bench: {len(self.models)} models on {backends or 'no backend'}>"
 
 
-def to_json(made: Bench) -> dict[str, object]:
+def to_json(result: Bench) -> dict[str, object]:
     """The result as JSON values, with ``schema`` and ``version``."""
     head: dict[str, object] = {"schema": SCHEMA, "version": VERSION}
-    return head | {name: plain(value) for name, value in asdict(made).items()}
+    return head | {name: plain(value) for name, value in asdict(result).items()}

@@ -84,10 +84,10 @@ def coupling_rows(analysis: Analysis, *, most: int = MOST_SLICES) -> tuple[Coupl
     )
 
 
-def _shares(wanted: list[int], most: int) -> list[int]:
+def _shares(counts: list[int], most: int) -> list[int]:
     """How many each gets of ``most``: what it wants, or an equal share of what others leave."""
-    shares, left = [0] * len(wanted), most
-    for place, k in enumerate(sorted(range(len(wanted)), key=wanted.__getitem__)):
-        shares[k] = min(wanted[k], left // (len(wanted) - place))
-        left -= shares[k]
+    shares, remaining = [0] * len(counts), most
+    for place, k in enumerate(sorted(range(len(counts)), key=counts.__getitem__)):
+        shares[k] = min(counts[k], remaining // (len(counts) - place))
+        remaining -= shares[k]
     return shares

@@ -12,7 +12,7 @@ from onnxprune.jobs.results.weights import StoredRow, ZerosRow
 from onnxprune.quantities import Unit
 
 SCHEMA = "onnxprune.report"
-VERSION = 1
+VERSION = 2
 """Raised when a field changes its meaning or goes away; a new field does not raise it."""
 
 Command = Literal["inspect", "prune", "apply", "recover"]
@@ -89,7 +89,7 @@ class BlockRow:
 
 
 @dataclass(frozen=True)
-class PinnedRow:
+class NotPrunableRow:
     """Why axes of stored tensors cannot be cut.
 
     Attributes:
@@ -106,7 +106,7 @@ class PinnedRow:
 
 
 @dataclass(frozen=True)
-class Reach:
+class Reachable:
     """How much of the model pruning can touch, in elements of stored weights.
 
     Attributes:
@@ -266,7 +266,7 @@ class Report:
         measures: before and after.
         outputs: how close they are, on ``samples`` inputs that nothing was fitted to; empty where
             the inputs were made up.
-        given: the same before anything was refitted, of a model that came pruned; else empty.
+        as_given: the same before anything was refitted, of a model that came pruned; else empty.
         points: every model that was visited, where ``max-drop`` decided how much to remove.
         checks: the verdict; empty where nothing was pruned.
         notes: whole sentences on what was declined and why, in the order it happened.
@@ -276,10 +276,10 @@ class Report:
     command: Command
     onnxprune: str
     model: ModelRow
-    reach: Reach
+    reachable: Reachable
     groups: tuple[GroupRow, ...] = ()
     blocks: tuple[BlockRow, ...] = ()
-    pinned: tuple[PinnedRow, ...] = ()
+    not_prunable: tuple[NotPrunableRow, ...] = ()
     couplings: tuple[CouplingRow, ...] = ()
     options: Mapping[str, object] = field(default_factory=dict)
     refits: tuple[RefitRow, ...] = ()
@@ -288,7 +288,7 @@ class Report:
     stored: tuple[StoredRow, ...] = ()
     measures: tuple[Measure, ...] = ()
     outputs: tuple[OutputRow, ...] = ()
-    given: tuple[OutputRow, ...] = ()
+    as_given: tuple[OutputRow, ...] = ()
     samples: int = 0
     points: tuple[PointRow, ...] = ()
     checks: tuple[CheckRow, ...] = ()

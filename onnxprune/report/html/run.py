@@ -68,8 +68,8 @@ def header(family: Family, key: str) -> Markup:
 def top(run: Report, family: Family) -> Markup:
     """The verdict of a run, its largest figures, and what was asked."""
     options = [[code(each), " "] for each in flags(run)]
-    asked = tag("p", "Asked: ", options, class_="asked") if options else None
-    return join(verdict(run), tiles(run, family), asked)
+    request = tag("p", "Asked: ", options, class_="asked") if options else None
+    return join(verdict(run), tiles(run, family), request)
 
 
 def model(run: Report) -> Markup:
@@ -95,9 +95,11 @@ def verdict(run: Report) -> Markup:
 
 def label(run: Report) -> str:
     """What a run is called among others."""
-    asked = " ".join(flags(run, only=("ratio", "target", "heads", "blocks", "sparsity", "recover")))
+    request = " ".join(
+        flags(run, only=("ratio", "target", "heads", "blocks", "sparsity", "recover"))
+    )
     output = stem(run.output) if run.output else "dry run"
-    return f"{output} ({asked})" if asked else output
+    return f"{output} ({request})" if request else output
 
 
 def tiles(run: Report, family: Family) -> Markup:
@@ -154,14 +156,16 @@ def parts(run: Report, key: str, couplings: str, most: int) -> list[tuple[str, M
     described = {row.group for row in run.couplings}
     names = [row.name for row in run.groups]
     links = {name: f"#{couplings}-{k}" for k, name in enumerate(names) if name in described}
-    found: dict[str, list[Markup]] = {}
+    content_by_section: dict[str, list[Markup]] = {}
     for part in sections.of_run(run, links):
         if part.only != "terminal":
-            found.setdefault(part.section, []).append(drawn(part, key, most))
-    if reach := found.get("Structure"):
-        reach.insert(0, tag("p", f"Reachable: {columns.reachable(run.reach)}."))
-    found.setdefault("Result", []).append(listed("Notes", run.notes))
-    return [(section, join(content)) for section, content in found.items() if any(content)]
+            content_by_section.setdefault(part.section, []).append(drawn(part, key, most))
+    if reach := content_by_section.get("Structure"):
+        reach.insert(0, tag("p", f"Reachable: {columns.reachable(run.reachable)}."))
+    content_by_section.setdefault("Result", []).append(listed("Notes", run.notes))
+    return [
+        (section, join(content)) for section, content in content_by_section.items() if any(content)
+    ]
 
 
 def coupling(run: Report, key: str, most: int) -> Markup:
