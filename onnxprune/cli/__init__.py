@@ -72,13 +72,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: list[str]) -> int:
     parser = _parser()
     try:
-        found = parser.parse_all(arguments)
-    except SystemExit as asked:  # --help and --version print and leave
-        return asked.code if isinstance(asked.code, int) else 0
-    if not hasattr(found, "run"):
+        args = parser.parse_all(arguments)
+    except SystemExit as stop:  # --help and --version print and leave
+        return stop.code if isinstance(stop.code, int) else 0
+    if not hasattr(args, "run"):
         parser.print_help(sys.stderr)
         return COULD_NOT_RUN
-    code: int = found.run(found)
+    code: int = args.run(args)
     return code
 
 

@@ -23,13 +23,13 @@ def add(commands: Commands) -> None:
     add_options(parser, "advise")
 
 
-def run(given: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int:
     """Measure the model and print advice.
 
     Raises:
         OnnxpruneError: the model or the inputs cannot be used, or a backend is unknown.
     """
-    (config,) = split("advise", given_options(given, "advise"))
+    (config,) = split("advise", given_options(args, "advise"))
 
     # Imported here so that --help and refused flags do not wait for onnx.
     from onnxprune.jobs.advise.job import advise
@@ -37,14 +37,14 @@ def run(given: argparse.Namespace) -> int:
     from onnxprune.report import terminal
 
     with console.progress() as progress:
-        known, advice = advise(given.model, config, progress=progress)
-    told = {
+        known, advice = advise(args.model, config, progress=progress)
+    document = {
         "schema": "onnxprune.advise",
         "version": 1,
         "onnxprune": importlib.metadata.version("onnxprune"),
         "evidence": plain(asdict(known)),
         "advice": [plain(asdict(each)) for each in advice],
     }
-    shown = terminal.advice(known, advice, verbose=given.verbose)
-    console.data(shown, told, as_json=given.json)
+    shown = terminal.advice(known, advice, verbose=args.verbose)
+    console.data(shown, document, as_json=args.json)
     return 0

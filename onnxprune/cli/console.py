@@ -19,18 +19,18 @@ from onnxprune.report import terminal
 _PIPE_WIDTH = 200  # columns where nobody looks: wide enough that names stay on one line
 
 
-def report(made: schema.Report, *, as_json: bool, verbose: bool = False) -> None:
+def report(document: schema.Report, *, as_json: bool, verbose: bool = False) -> None:
     """Print a report to stdout, for a person or for a program; ``verbose`` is for the first."""
     if as_json:
-        sys.stdout.write(json.dumps(schema.to_json(made), indent=2, ensure_ascii=False) + "\n")
+        sys.stdout.write(json.dumps(schema.to_json(document), indent=2, ensure_ascii=False) + "\n")
     else:
-        terminal.show(made, _console(sys.stdout), verbose=verbose)
+        terminal.show(document, _console(sys.stdout), verbose=verbose)
     sys.stdout.flush()
 
 
-def reports(made: Sequence[schema.Report]) -> None:
+def reports(documents: Sequence[schema.Report]) -> None:
     """Print several reports to stdout as one JSON list."""
-    plain = [schema.to_json(each) for each in made]
+    plain = [schema.to_json(each) for each in documents]
     sys.stdout.write(json.dumps(plain, indent=2, ensure_ascii=False) + "\n")
     sys.stdout.flush()
 

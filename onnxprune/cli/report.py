@@ -34,15 +34,15 @@ def add(commands: Commands) -> None:
     )
 
 
-def run(given: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int:
     """Read the documents and write the page.
 
     Raises:
         OnnxpruneError: a file is no document of ours, or the page cannot be written.
     """
-    files: dict[str, object] = {f"the report {name}": name for name in given.files}
-    files["-o"] = output = destination.check("-o", given.output, files)
-    picture = destination.check("--figure", given.figure, files)
+    files: dict[str, object] = {f"the report {name}": name for name in args.files}
+    files["-o"] = output = destination.check("-o", args.output, files)
+    picture = destination.check("--figure", args.figure, files)
     assert output is not None  # it is required
 
     # Imported here so that --help and refused flags do not wait.
@@ -53,7 +53,7 @@ def run(given: argparse.Namespace) -> int:
 
     if picture is not None:
         drawing.check(picture, "--figure")
-    documents = read_documents(given.files)
+    documents = read_documents(args.files)
     if picture is not None:
         drawing.save(plots.of_families(families(documents)), picture)
         console.done(f"Wrote {picture}")
@@ -62,7 +62,7 @@ def run(given: argparse.Namespace) -> int:
     return 0
 
 
-def save(made: Report, path: Path | None) -> None:
+def save(report: Report, path: Path | None) -> None:
     """Write the page of this very run, if one is asked for.
 
     Raises:
@@ -73,5 +73,5 @@ def save(made: Report, path: Path | None) -> None:
     from onnxprune.report.documents import Document
     from onnxprune.report.html.page import save_page
 
-    save_page([Document(made)], path)
+    save_page([Document(report)], path)
     console.done(f"Wrote {path}")

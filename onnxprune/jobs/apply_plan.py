@@ -82,14 +82,14 @@ def refit(run: Run, state: State) -> State:
 
     problem = Problem(analysis.model, state.model, kept, analysis.facts)
     if config.recover == "bias":
-        found = correct(problem, feeds, Settings(provider=config.provider), run.progress)
+        recovery = correct(problem, feeds, Settings(provider=config.provider), run.progress)
     else:
         pairs = Settings.pairs if config.recover == "auto" else 0
         settings = Settings(pairs=pairs, provider=config.provider)
         every = settings.sample.holdout_every
         more = with_mixtures(feeds, most_bytes=MOST_BYTES, holdout_every=every, seed=config.seed)
-        found = reconstruct(problem, more, settings, run.progress)
-    return state.then(found.model, refit=found.outcomes)
+        recovery = reconstruct(problem, more, settings, run.progress)
+    return state.then(recovery.model, refit=recovery.outcomes)
 
 
 @step("model")
@@ -146,15 +146,17 @@ def evaluate(run: Run, state: State) -> Result:
     checks, notes = list(state.checks), [*state.notes, *stand_in_note(run.config)]
     inexact = inexact_groups(run, state.plan)
     run.progress("comparing with the original")
-    found = Evaluation()  # of made-up inputs a proof is all there is to say
+    evaluation = Evaluation()  # of made-up inputs a proof is all there is to say
     if not data.synthetic or not checks or config.max_drop is not None:
-        found = compare_models(analysis.model, state.model, data.eval, config)
+        evaluation = compare_models(analysis.model, state.model, data.eval, config)
     if inexact and state.outcomes.get("refit"):
         before = compare_models(analysis.model, state.start, data.eval, config)
-        notes.append(f"inexact: {distance_of(before)} as cut and {distance_of(found)} now")
+        notes.append(f"inexact: {distance_of(before)} as cut and {distance_of(evaluation)} now")
     if config.max_drop is not None:
-        checks.append(Check("drop", found.drop <= config.max_drop, found.drop, config.max_drop))
-    checks += finite(found)
+        checks.append(
+            Check("drop", evaluation.drop <= config.max_drop, evaluation.drop, config.max_drop)
+        )
+    checks += finite(evaluation)
     if config.target is not None and not config.target.timed:  # a time is measured later
         cost = CostModel(analysis).only(config.target.kind)
         limit = config.target.limit(cost.measure())
@@ -162,13 +164,13 @@ def evaluate(run: Run, state: State) -> Result:
         checks.append(Check(cost.kind, value <= limit, float(value), float(limit)))
     if data.synthetic:
         notes.append(f"inputs were synthetic ({data.description}): accuracy was not looked at")
-    known = tuple(checks), found, state.outcomes, tuple(notes)
+    known = tuple(checks), evaluation, state.outcomes, tuple(notes)
     return Result(state.model, state.plan, analysis, config, *known)
 
 
-def finite(found: Evaluation) -> list[Check]:
+def finite(evaluation: Evaluation) -> list[Check]:
     """A bad check where outputs are not finite that were."""
-    if not found.broken:
+    if not evaluation.broken:
         return []
     return [Check("finite outputs", ok=False, value=float("inf"), limit=0.0)]
 
@@ -176,17 +178,17 @@ def finite(found: Evaluation) -> list[Check]:
 def time(run: Run, timing: LatencyChoice, result: Result) -> Result:
     """Measure the finished model against the latency that was asked for."""
     run.progress("measuring what the result takes")
-    found = measure_result(timing, result.model, run.config)
+    latency = measure_result(timing, result.model, run.config)
     return replace(
         result,
-        checks=(*result.checks, found.check),
-        notes=(*result.notes, *timing.notes, found.note),
-        latency=found.compared,
+        checks=(*result.checks, latency.check),
+        notes=(*result.notes, *timing.notes, latency.note),
+        latency=latency.compared,
     )
 
 
-def distance_of(found: Evaluation) -> str:
+def distance_of(evaluation: Evaluation) -> str:
     """How far the output that says most is from the original's, in words."""
-    main = found.main
+    main = evaluation.main
     error = "unknown" if main.relative_error is None else figure(main.relative_error)
     return f"the relative error of '{main.name}' is {error}"

@@ -123,10 +123,10 @@ def _rounded(analysis: Analysis, config: Options, chosen: Selection) -> list[str
     free = [g for g in analysis.groups if g.name not in chosen.declined]
     if config.ratio is None or not free:
         return []
-    gone = sum(len(chosen.removed.get(g.name, ())) for g in free) / sum(map(len, free))
-    if abs(gone - config.ratio) < _NEAR:
+    share = sum(len(chosen.removed.get(g.name, ())) for g in free) / sum(map(len, free))
+    if abs(share - config.ratio) < _NEAR:
         return []
-    what = f"{percent(gone)} of the units went where {percent(config.ratio)} was asked for"
+    what = f"{percent(share)} of the units went where {percent(config.ratio)} was asked for"
     return [f"{what}, because widths are rounded to fast ones (--round-to 1 does not)"]
 
 
@@ -177,14 +177,14 @@ def bypassed_blocks(run: Run) -> tuple[str, ...]:
     return _disjoint(order, config.blocks)
 
 
-def _disjoint(order: list[Block], wanted: int) -> tuple[str, ...]:
+def _disjoint(order: list[Block], count: int) -> tuple[str, ...]:
     """The first blocks in order that do not lie inside one another."""
-    taken: list[Block] = []
+    blocks: list[Block] = []
     for block in order:
-        inside = any(set(block.nodes) & set(t.nodes) for t in taken)
-        if not inside and len(taken) < wanted:
-            taken.append(block)
-    return tuple(b.name for b in taken)
+        inside = any(set(block.nodes) & set(t.nodes) for t in blocks)
+        if not inside and len(blocks) < count:
+            blocks.append(block)
+    return tuple(b.name for b in blocks)
 
 
 def _budget_text(config: Options) -> str:

@@ -71,12 +71,12 @@ def by_steps(run: Run) -> PlanChoice:
         plan = Plan(removed=chosen.removed, bypassed=removed)
         small = refit(run, State(small, plan, small)).model
         remaining = Remaining(analyse(small, inputs=analysis.inputs[0]), chosen.removed, removed)
-        left = costs(chosen.removed, removed)
-        found = compare_models(analysis.model, small, data.eval, config)
+        cost = costs(chosen.removed, removed)
+        evaluation = compare_models(analysis.model, small, data.eval, config)
         history.append(
-            f"{stage}: {percent(left.macs / max(dense.macs, 1))} of the MACs and "
-            f"{percent(left.params / max(dense.params, 1))} of the parameters left, "
-            f"{distance_of(found)}"
+            f"{stage}: {percent(cost.macs / max(dense.macs, 1))} of the MACs and "
+            f"{percent(cost.params / max(dense.params, 1))} of the parameters left, "
+            f"{distance_of(evaluation)}"
         )
     raise AssertionError("the last step takes all that is left to take")
 
@@ -108,8 +108,8 @@ def _taken(
 def progress(steps: int, schedule: Schedule) -> list[float]:
     """How much of all that is to go is gone after each step; the last is 1."""
     done = np.arange(1, steps + 1) / steps
-    found: list[float] = (done if schedule == "linear" else 1 - (1 - done) ** 3).tolist()
-    return found
+    shares: list[float] = (done if schedule == "linear" else 1 - (1 - done) ** 3).tolist()
+    return shares
 
 
 def part_of(
@@ -121,8 +121,8 @@ def part_of(
     target = config.target
     if target is not None:
         dense = costs().of(target.kind)
-        left = dense - share * max(dense - target.limit(dense), 0)
-        target = Budget(target.kind, left, relative=False)
+        limit = dense - share * max(dense - target.limit(dense), 0)
+        target = Budget(target.kind, limit, relative=False)
     ratio = None if config.ratio is None else config.ratio * share
     kinds = {kind: each * share for kind, each in limits.kinds.items()}
     ratios = tuple((glob, each * share) for glob, each in limits.ratios)

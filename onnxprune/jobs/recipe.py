@@ -140,8 +140,8 @@ def schema() -> dict[str, object]:
         option = option_of(each)
         text = f"{option.help}. {option.details}".strip()
         default = default_text(each)
-        told = f"{text} Default: {default}." if default else text
-        properties[flag(name)] = {**option.reader.schema, "description": told}
+        description = f"{text} Default: {default}." if default else text
+        properties[flag(name)] = {**option.reader.schema, "description": description}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "onnxprune recipe",

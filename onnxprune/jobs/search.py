@@ -223,12 +223,12 @@ def choose(bisection: Bisection, run: Run) -> Result:
 def _notes(bisection: Bisection, evaluation: Evaluation, looked: int, max_drop: float) -> list[str]:
     """How the choice was made, and how sure the drop is."""
     results, samples = bisection.results, evaluation.samples
-    made = f"{len(results)} models were made and recovered"
+    models = f"{len(results)} models were made and recovered"
     by = results[0].evaluation.samples
-    how = f"the smallest within the drop was chosen on {by} inputs that none was fitted to"
-    notes = [f"{made}, and {how}"]
+    choice = f"the smallest within the drop was chosen on {by} inputs that none was fitted to"
+    notes = [f"{models}, and {choice}"]
     if not bisection.passing:
-        notes = [f"{made}, and none was within the drop, the mildest cut included"]
+        notes = [f"{models}, and none was within the drop, the mildest cut included"]
     elif looked:
         end = "until one passed" if evaluation.within(max_drop) else "and none passed"
         more = "" if looked == 1 else f": {looked} models were tried on these, {end}"

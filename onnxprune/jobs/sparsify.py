@@ -56,16 +56,16 @@ def sparsify(run: Run, state: State) -> State:
         progress("looking for a better order of the units")
         targets, _ = find_targets(model, config.sparsity, config.skip, exclude)
         norms = norms_of(model, targets, fit, config.provider) if fit else {}
-        found = find_orders(
+        orders = find_orders(
             analysis, targets, _worth(model, norms), config.sparsity.n, config.sparsity.m
         )
-        done = reorder_safely(analysis, found[0], run.data.probe, config.provider)
+        done = reorder_safely(analysis, orders[0], run.data.probe, config.provider)
         model, plan = done.model, replace(plan, reordered=done.orders)
         checks += [done.check] if done.check is not None else []
-        stayed = found[1] | dict(done.declined)
+        stayed = orders[1] | dict(done.declined)
         notes += [f"{name} keeps its order: {why}" for name, why in stayed.items()]
         for name in done.orders:
-            before, after = found[2][name]
+            before, after = orders[2][name]
             gain = f"{percent(after)} of its weights' worth instead of {percent(before)}"
             notes.append(f"{name} is reordered: {config.sparsity} keeps {gain}")
     settings = Settings(
@@ -110,13 +110,13 @@ def restore_zeros(run: Run, state: State) -> State:
     if not plan.zeroed:
         return state
     check(Plan(zeroed=plan.zeroed), "", (), shapes=zeros.shapes(state.model))
-    made = zeros.zero(state.model, plan.zeroed)
-    wanted = sum(mask.size - mask.kept for mask in plan.zeroed.values())
-    share = wanted / max(sum(mask.size for mask in plan.zeroed.values()), 1)
-    short = max(share - zeros.share_of_zeros(made, plan.zeroed), 0.0)
+    model = zeros.zero(state.model, plan.zeroed)
+    zeroed = sum(mask.size - mask.kept for mask in plan.zeroed.values())
+    share = zeroed / max(sum(mask.size for mask in plan.zeroed.values()), 1)
+    short = max(share - zeros.share_of_zeros(model, plan.zeroed), 0.0)
     checks = [Check("zeros short of the plan's", short == 0.0, short, 0.0)]
     notes = [NOT_FASTER] if config.store == "dense" else []
-    dense, state = state.model, state.then(made, checks=checks, notes=notes)
+    dense, state = state.model, state.then(model, checks=checks, notes=notes)
     return _refit(run, state, dense) if run.data.fit and config.recover != "none" else state
 
 

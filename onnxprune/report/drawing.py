@@ -308,17 +308,17 @@ def _pieces(points: list[Point], dashes: list[float]) -> Iterator[list[Point]]:
     if not dashes:
         yield points
         return
-    k, left, piece = 0, dashes[0], points[:1]
+    k, remaining, piece = 0, dashes[0], points[:1]
     for (x, y), (u, v) in pairwise(points):
         length, done = math.hypot(u - x, v - y), 0.0
-        while length - done > left:
-            done += left
+        while length - done > remaining:
+            done += remaining
             here = (x + (u - x) * done / length, y + (v - y) * done / length)
             if k % 2 == 0:
                 yield [*piece, here]
             k, piece = k + 1, [here]
-            left = dashes[k % len(dashes)]
-        left -= length - done
+            remaining = dashes[k % len(dashes)]
+        remaining -= length - done
         piece = [*piece, (u, v)]
     if k % 2 == 0 and len(piece) > 1:
         yield piece

@@ -292,9 +292,9 @@ class Fitted:
             )
             return (width - sum(least)) // max(len(names), 1) - 2 * (len(names) > 1)
 
-        wanted = max((widths[k] for k in names), default=0)
+        widest = max((widths[k] for k in names), default=0)
         for k in [k for k in reversed(shown) if self.columns[k].spare]:
-            if names and room() < min(wanted, 2 * _NARROWEST):
+            if names and room() < min(widest, 2 * _NARROWEST):
                 shown.remove(k)
         most = max(room(), _NARROWEST)
         for k in names:

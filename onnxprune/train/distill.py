@@ -63,7 +63,7 @@ class Settings:
         rate: the length of a step, as a share of the root mean square of each tensor.
         batches: at least so many, if there are as many samples.
         most: samples in a batch; fewer where ``work`` would not do.
-        held: every ``held``-th sample is put aside to judge by.
+        holdout_every: one of so many samples is put aside to judge by.
         work: multiply-adds of linear layers in all.
         seed: of the variants and of the order.
         provider: what runs the models.
@@ -74,7 +74,7 @@ class Settings:
     rate: float = 0.02
     batches: int = 8
     most: int = 32
-    held: int = 6
+    holdout_every: int = 6
     work: float = 2e12
     seed: int = 0
     provider: str = "cpu"
@@ -119,35 +119,41 @@ def distil(
         settings: see there.
         progress: told what is being done.
     """
-    how = settings or Settings()
+    settings = settings or Settings()
     inputs = inputs_of(student)
-    samples, held = hold_out(batches, inputs, how.held)
-    if not samples or not held:
+    samples, holdout = hold_out(batches, inputs, settings.holdout_every)
+    if not samples or not holdout:
         return Distilled(student, reason="too few samples to put any aside")
     ends = models.part_names(models.shared_parts(dense, student))
-    teacher = open_session(dense, provider=how.provider, threads=how.threads, outputs=ends)
-    judged = collate(held[:_JUDGES], inputs, how.most)
-    answers = [teacher.run(feeds, ends) for feeds in judged]
+    teacher = open_session(
+        dense, provider=settings.provider, threads=settings.threads, outputs=ends
+    )
+    evaluation = collate(holdout[:_JUDGES], inputs, settings.most)
+    answers = [teacher.run(feeds, ends) for feeds in evaluation]
     losses = losses_of(dense, answers[0])
     if not losses:
         return Distilled(student, reason="no output is made of 32-bit floating-point numbers")
     largest = max(samples, key=lambda feeds: sum(a.size for a in feeds.values()))
     try:
         pair = largest if inputs.count(largest) > 1 else collate([largest] * 2, inputs, 2)[0]
-        pupil = Student(student, list(keep), losses, pair, how.provider, how.threads)
+        pupil = Student(student, list(keep), losses, pair, settings.provider, settings.threads)
     except OnnxpruneError as error:
         return Distilled(student, reason=error.message)
     each = pupil.work / inputs.count(pair) * inputs.count(largest)
-    size = int(min(how.most, len(samples) // how.batches, how.work / (each * how.steps)))
+    size = int(
+        min(
+            settings.most, len(samples) // settings.batches, settings.work / (each * settings.steps)
+        )
+    )
     train = collate(samples, inputs, max(size, 1))
-    steps = min(how.steps, int(how.work / (each * max(size, 1))))
+    steps = min(settings.steps, int(settings.work / (each * max(size, 1))))
     if steps < _LOOKS:
         return Distilled(student, reason="it is too large for that")
-    judge = _Judge(pupil, judged, answers)
+    judge = _Judge(pupil, evaluation, answers)
     if not judge.start:
         return Distilled(student, reason="its outputs are those of the dense model")
-    descent = Descent(pupil, keep, judge.share, how.rate, steps)
-    lessons = _lessons(train, teacher, ends, how, steps)
+    descent = Descent(pupil, keep, judge.share, settings.rate, steps)
+    lessons = _lessons(train, teacher, ends, settings, steps)
     try:
         best, weights, at = _train(descent, judge, lessons, steps, progress)
     except OnnxpruneError as error:
@@ -171,17 +177,17 @@ def _train(
 ) -> tuple[float, Mapping[str, Array], int]:
     """The lowest loss met on held-out inputs, with which weights, and after how many steps."""
     best, weights, at = 1.0, dict(descent.weights), 0
-    for step, (feeds, wanted) in enumerate(lessons, start=1):
+    for step, (feeds, targets) in enumerate(lessons, start=1):
         progress(f"training step {step} of {steps}")
-        descent.step(feeds, wanted)
+        descent.step(feeds, targets)
         if step % (steps // _LOOKS) and step not in {steps, *_EARLY}:
             continue
-        found = judge(descent.weights)
-        if found < best:
-            best, weights, at = found, dict(descent.weights), step
+        loss = judge(descent.weights)
+        if loss < best:
+            best, weights, at = loss, dict(descent.weights), step
         elif not at and descent.restarted and step > _PATIENCE * steps:
             break
-        elif not found <= (_BACK if at else _ASTRAY) * best:
+        elif not loss <= (_BACK if at else _ASTRAY) * best:
             descent.restart(weights)
     return best, weights, at
 
@@ -193,9 +199,9 @@ class _Judge:
     """
 
     def __init__(
-        self, pupil: Student, held: Sequence[Feeds], answers: Sequence[Mapping[str, Array]]
+        self, pupil: Student, holdout: Sequence[Feeds], answers: Sequence[Mapping[str, Array]]
     ) -> None:
-        self._pupil, self._held, self._answers = pupil, held, answers
+        self._pupil, self._holdout, self._answers = pupil, holdout, answers
         self.start = {
             name: x
             for name, x in self._losses(pupil.weights).items()
@@ -217,21 +223,21 @@ class _Judge:
     def _losses(self, weights: Mapping[str, Array]) -> dict[str, float]:
         sums = {loss.output: 0.0 for loss in self._pupil.losses}
         counts = dict.fromkeys(sums, 0.0)
-        for feeds, wanted in zip(self._held, self._answers, strict=True):
-            given = self._pupil.run(feeds, weights)
+        for feeds, targets in zip(self._holdout, self._answers, strict=True):
+            outputs = self._pupil.run(feeds, weights)
             for loss in self._pupil.losses:
                 name = loss.output
-                rows = visible(wanted[name], feeds)
-                sums[name] += distance(loss, wanted[name], given[name], rows)
+                rows = visible(targets[name], feeds)
+                sums[name] += distance(loss, targets[name], outputs[name], rows)
                 counts[name] += float(rows.sum())
         return {name: x / max(counts[name], 1) for name, x in sums.items()}
 
 
 def _lessons(
-    train: Sequence[Feeds], teacher: Session, ends: Sequence[str], how: Settings, count: int
+    train: Sequence[Feeds], teacher: Session, ends: Sequence[str], settings: Settings, count: int
 ) -> Iterator[tuple[Feeds, Mapping[str, Array]]]:
     """Variants of batches, and what the dense model says to them."""
-    rng = np.random.default_rng(how.seed)
+    rng = np.random.default_rng(settings.seed)
     variants = Variants(train)
     order: list[int] = []
     for _ in range(count):

@@ -70,19 +70,21 @@ class Descent:
         self._care *= _CAREFUL
         self._forget()
 
-    def step(self, feeds: Feeds, wanted: Mapping[str, Array]) -> None:
+    def step(self, feeds: Feeds, targets: Mapping[str, Array]) -> None:
         """One step; steps grow at first and shrink as a cosine."""
         self._step, self._since = self._step + 1, self._since + 1
-        found = self._pupil.gradients(self._pupil.inputs(feeds, wanted, self._share, self.weights))
+        gradients = self._pupil.gradients(
+            self._pupil.inputs(feeds, targets, self._share, self.weights)
+        )
         if not self._centre:
             means = self._pupil.means(feeds)
             self._centre = {x.node: means[x.node] for x in self._centred}
         for layer in self._centred:
-            along = found[str(layer.bias)].reshape(layer.groups, 1, -1)
-            found[layer.weight] -= layer.stored(self._centre[layer.node] * along)
+            along = gradients[str(layer.bias)].reshape(layer.groups, 1, -1)
+            gradients[layer.weight] -= layer.stored(self._centre[layer.node] * along)
         rate = self._rate * self._care * min(self._since / _WARM, 1.0)
         rate *= 0.5 * (1 + np.cos(np.pi * self._step / self._steps))
-        moves = {name: np.float32(rate) * self._move(name, g) for name, g in found.items()}
+        moves = {name: np.float32(rate) * self._move(name, g) for name, g in gradients.items()}
         for layer in self._centred:
             moved = layer.matrix(moves[layer.weight])
             shift = (self._centre[layer.node] * moved).sum(axis=1).reshape(-1)

@@ -17,25 +17,25 @@ def derive_advice(known: Evidence) -> tuple[Advice, ...]:
     latency come first. ``nothing`` is among what pays, for every backend where no other method
     shortens a run.
     """
-    found: list[Advice] = []
+    advice: list[Advice] = []
     for spent in known.spent:
-        found += _on(known, spent)
+        advice += _on(known, spent)
     for backend, reason in known.unmeasured:
-        found += _unmeasured(known, backend, reason)
-    found.append(methods.zeros(known))
+        advice += _unmeasured(known, backend, reason)
+    advice.append(methods.zeros(known))
     order = ("pays", "may pay", "does not pay")
     return tuple(
-        sorted(found, key=lambda each: (order.index(each.word), _latency(each), each.method))
+        sorted(advice, key=lambda each: (order.index(each.word), _latency(each), each.method))
     )
 
 
 def _on(known: Evidence, spent: Spent) -> Iterator[Advice]:
-    made = [methods.structured(known, spent), methods.int8(known, spent)]
+    advice = [methods.structured(known, spent), methods.int8(known, spent)]
     if family(spent.backend) == "openvino":
-        made.append(methods.sparse_int8(known, spent))
-    made.append(methods.two_four(known, spent.backend, spent))
-    yield from made
-    if not any(each.word == "pays" for each in made):
+        advice.append(methods.sparse_int8(known, spent))
+    advice.append(methods.two_four(known, spent.backend, spent))
+    yield from advice
+    if not any(each.word == "pays" for each in advice):
         yield methods.nothing(known, spent)
 
 

@@ -66,7 +66,7 @@ class Advice:
 def structured(known: Evidence, spent: Spent) -> Advice:
     """Fewer units: what is left of a run with half of them gone."""
     sizes = known.sizes
-    left = amdahl(spent.contractions, sizes.half_macs)
+    remaining = amdahl(spent.contractions, sizes.half_macs)
     evidence: dict[str, object] = {
         "contractions": spent.contractions,
         "overhead": spent.overhead,
@@ -76,14 +76,14 @@ def structured(known: Evidence, spent: Spent) -> Advice:
     word: Word = "does not pay"
     if not sizes.reachable:
         why = "no unit of this model can be removed"
-        left, fact = 1.0, facts.REACH
-    elif left > WORTH:
+        remaining, fact = 1.0, facts.REACH
+    elif remaining > WORTH:
         reason = (
             f"only {percent(spent.contractions)} of a run are convolutions and products"
             if spent.contractions < WORTH
             else f"half of all units are only {percent(1 - sizes.half_macs)} of the MACs"
         )
-        why = f"{reason}, so half of all units gone leave {times(left)} at best"
+        why = f"{reason}, so half of all units gone leave {times(remaining)} at best"
         fact = facts.AMDAHL
     else:
         word = "pays"
@@ -94,25 +94,32 @@ def structured(known: Evidence, spent: Spent) -> Advice:
         fact = facts.MACS
     command = "" if word == "does not pay" else _prune(known, "--target macs=50%", "pruned.onnx")
     left_bytes = sizes.half_params if word == "pays" else None
-    return Advice("structured", spent.backend, word, left, left_bytes, why, command, fact, evidence)
+    return Advice(
+        "structured", spent.backend, word, remaining, left_bytes, why, command, fact, evidence
+    )
 
 
 def int8(known: Evidence, spent: Spent) -> Advice:
     """Products in INT8, where there are instructions for them."""
     here = sorted(_VNNI & set(known.features))
-    left = amdahl(spent.contractions, _INT8_FACTOR)
+    remaining = amdahl(spent.contractions, _INT8_FACTOR)
     gpu = _is_gpu(spent.backend)
     fact = facts.INT8_GPU if gpu else facts.INT8_X86
     evidence: dict[str, object] = {"contractions": spent.contractions, "features": here}
     word: Word = "does not pay"
     command = ""
     if known.sizes.quantized:
-        why, left = "the model is quantized already", 1.0
+        why, remaining = "the model is quantized already", 1.0
     elif not (here or gpu):
-        why, left = "this CPU has no instruction for int8 products (VNNI, AMX, dot product)", 1.0
-    elif left > WORTH:
+        why, remaining = (
+            "this CPU has no instruction for int8 products (VNNI, AMX, dot product)",
+            1.0,
+        )
+    elif remaining > WORTH:
         share = percent(spent.contractions)
-        why = f"only {share} of a run are convolutions and products, which leaves {times(left)}"
+        why = (
+            f"only {share} of a run are convolutions and products, which leaves {times(remaining)}"
+        )
     else:
         # Not "pays": what conversions cost, and what accuracy does, only measuring tells.
         word = "may pay"
@@ -125,20 +132,20 @@ def int8(known: Evidence, spent: Spent) -> Advice:
         command = f"onnxprune quantize {known.model} --calib {_calib(known)}"
         command += f" --backend {purpose} -o int8.onnx" if purpose else " -o int8.onnx"
     bytes_left = _INT8_BYTES if word != "does not pay" else None
-    return Advice("int8", spent.backend, word, left, bytes_left, why, command, fact, evidence)
+    return Advice("int8", spent.backend, word, remaining, bytes_left, why, command, fact, evidence)
 
 
 def sparse_int8(known: Evidence, spent: Spent) -> Advice:
     """OpenVINO's sparse INT8 kernel: large linear layers and AMX."""
     share = known.sizes.large_linear
     amx = "amx_int8" in known.features
-    left = amdahl(spent.contractions * share, _INT8_FACTOR * _SPARSE_FACTOR)
+    remaining = amdahl(spent.contractions * share, _INT8_FACTOR * _SPARSE_FACTOR)
     evidence: dict[str, object] = {"large_linear": share, "amx_int8": amx}
     word: Word = "does not pay"
     command = ""
     if not amx:
-        why, left = "this CPU has no AMX, which OpenVINO's sparse kernel is written for", 1.0
-    elif left > WORTH:
+        why, remaining = "this CPU has no AMX, which OpenVINO's sparse kernel is written for", 1.0
+    elif remaining > WORTH:
         why = f"{percent(share)} of the weights are in linear layers of 4096 x 4096 or more"
     else:
         word = "may pay"
@@ -155,7 +162,7 @@ def sparse_int8(known: Evidence, spent: Spent) -> Advice:
         "sparse-int8",
         spent.backend,
         word,
-        left,
+        remaining,
         None,
         why,
         command,
@@ -169,7 +176,7 @@ def two_four(known: Evidence, backend: str, spent: Spent | None) -> Advice:
     share = known.sizes.two_four
     evidence: dict[str, object] = {"eligible_and_large": share}
     word: Word = "does not pay"
-    left = 1.0
+    remaining = 1.0
     if not is_tensorrt(backend):
         why = f"{backend} has no kernels for 2:4"
     elif share < _SOME:
@@ -177,25 +184,25 @@ def two_four(known: Evidence, backend: str, spent: Spent | None) -> Advice:
     else:
         why = f"{percent(share)} of the weights are in layers that can run 2:4 and are large enough"
         word = "may pay"
-        left = amdahl((spent.contractions if spent else 1.0) * share, _TWO_FOUR_FACTOR)
+        remaining = amdahl((spent.contractions if spent else 1.0) * share, _TWO_FOUR_FACTOR)
     command = "" if word == "does not pay" else _prune(known, "--sparsity 2:4", "sparse.onnx")
-    return Advice("2:4", backend, word, left, None, why, command, facts.TWO_FOUR, evidence)
+    return Advice("2:4", backend, word, remaining, None, why, command, facts.TWO_FOUR, evidence)
 
 
 def zeros(known: Evidence) -> Advice:
     """Zeros stored packed: fewer bytes, the same time."""
     sizes = known.sizes
-    left = 1 - (1 - _PACKED) * sizes.floats / sizes.bytes if sizes.bytes else 1.0
+    remaining = 1 - (1 - _PACKED) * sizes.floats / sizes.bytes if sizes.bytes else 1.0
     evidence: dict[str, object] = {"bytes": sizes.bytes, "floats": sizes.floats}
     if sizes.floats < _SMALL:
         why = f"the weights are {size(sizes.floats)}: there is little to save"
         return Advice("zeros", "", "does not pay", None, None, why, "", facts.ZEROS, evidence)
     why = (
-        f"80 % zeros leave {times(left)} of {size(sizes.bytes)} of weights in the file; latency "
-        "stays as it is"
+        f"80 % zeros leave {times(remaining)} of {size(sizes.bytes)} of weights in the file; "
+        "latency stays as it is"
     )
     command = _prune(known, "--sparsity 0.8 --store packed", "sparse.onnx")
-    return Advice("zeros", "", "may pay", None, left, why, command, facts.ZEROS, evidence)
+    return Advice("zeros", "", "may pay", None, remaining, why, command, facts.ZEROS, evidence)
 
 
 def nothing(known: Evidence, spent: Spent) -> Advice:

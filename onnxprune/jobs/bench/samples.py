@@ -49,13 +49,13 @@ class Samples:
         inputs = self.calibration.inputs
         again = open_calibration(self.calibration, inputs.signature, batch=batch)
         feed = next(iter(again))
-        found: Feeds = {
+        feeds: Feeds = {
             name: array
             if (axis := inputs.axes[name]) is None
             else array.take(np.arange(batch) % array.shape[axis], axis=axis)
             for name, array in feed.items()
         }
-        return found
+        return feeds
 
     def judged(self) -> Iterator[Feeds]:
         """All samples, in batches."""
@@ -112,7 +112,7 @@ def _sizes(
     signature = signature_of(model)
     inputs = input_format(signature)
     specs = {spec.name: spec for spec in signature}
-    found: dict[str, int] = {}
+    sizes: dict[str, int] = {}
     batch = None
     for name, shape in shapes.items():
         spec = specs.get(name)
@@ -128,5 +128,5 @@ def _sizes(
             if inputs.axes[name] == axis:
                 batch = size
             elif not isinstance(want, int):
-                found.setdefault(want or f"{name}[{axis}]", size)
-    return found, batch
+                sizes.setdefault(want or f"{name}[{axis}]", size)
+    return sizes, batch

@@ -122,15 +122,15 @@ def quantize(
     data = open_dataset(samples, config, most_bytes=math.inf)
     pruned = None
     if first is not None:
-        given = {name: getattr(config, name) for name in INPUTS} if first.calib is None else {}
-        pruned = prune(model, replace(first, **given), progress=progress)
+        inputs = {name: getattr(config, name) for name in INPUTS} if first.calib is None else {}
+        pruned = prune(model, replace(first, **inputs), progress=progress)
     progress("preparing")
     ready, notes = quantizer.prepared(model if pruned is None else pruned.model)
     progress("quantizing")
-    made = quantizer.run(ready, settings, list(data.fit or data.holdout))
-    said = [f"{len(unpacked)} packed weights were made dense first"] if unpacked else []
-    said += (*(pruned.notes if pruned is not None else ()), *notes)
-    weights = zeros.compare(ready, made)
+    result = quantizer.run(ready, settings, list(data.fit or data.holdout))
+    sentences = [f"{len(unpacked)} packed weights were made dense first"] if unpacked else []
+    sentences += (*(pruned.notes if pruned is not None else ()), *notes)
+    weights = zeros.compare(ready, result)
     if not any(each.quantized for each in weights):
         raise OnnxpruneError(
             "onnxruntime's quantizer found no weight that it quantizes in this model",
@@ -139,18 +139,18 @@ def quantize(
             else "see `onnxprune eligible`; weights that are computed must be stored first",
         )
     if settings.format == "openvino-sparse":
-        made, turned = by_rows(made)
-        said.append(f"{len(turned)} weights were laid out as [N,K]")
+        result, turned = by_rows(result)
+        sentences.append(f"{len(turned)} weights were laid out as [N,K]")
     checks = [*(pruned.checks if pruned is not None else ()), *zeros.checks(weights)]
     progress("comparing with the float model")
-    outcome = compare_models(model, made, data.holdout, config)
+    outcome = compare_models(model, result, data.holdout, config)
     checks += finite(outcome)
     if config.max_drop is not None:
         checks.append(Check("drop", outcome.drop <= config.max_drop, outcome.drop, config.max_drop))
     if data.synthetic:
-        said.append(f"inputs were synthetic ({data.description}): accuracy was not looked at")
-    sizes = (models.size_bytes(model), models.size_bytes(made))
-    return Quantized(made, weights, tuple(checks), outcome, sizes, tuple(said), settings)
+        sentences.append(f"inputs were synthetic ({data.description}): accuracy was not looked at")
+    sizes = (models.size_bytes(model), models.size_bytes(result))
+    return Quantized(result, weights, tuple(checks), outcome, sizes, tuple(sentences), settings)
 
 
 def _made_up(config: Options) -> Options:

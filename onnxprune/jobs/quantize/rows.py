@@ -36,21 +36,21 @@ def as_read(model: models.Model) -> int:
     Returns:
         How many tensors were stored anew; readers that see one weight alike share one.
     """
-    made: dict[tuple[ir.Value, tuple[Step, ...]], ir.Value] = {}
+    tensors: dict[tuple[ir.Value, tuple[Step, ...]], ir.Value] = {}
     for layer in plain(find_layers(model)):
         stored = layer.tensor
         if not stored.through or not _MOVES.issuperset(stored.through):
             continue
         key = (stored.value, stored.steps)
-        if key not in made:
+        if key not in tensors:
             array = np.ascontiguousarray(stored.seen(stored.read()))
             name = models.fresh_name(model.ir.graph, f"{stored.name}/as_read")
             tensor = ir.Tensor(array, dtype=stored.dtype)
-            made[key] = models.add_constant(model.ir.graph, name, tensor)
-        layer.operator.replace_input_with(layer.slot, made[key])
-    if made:
+            tensors[key] = models.add_constant(model.ir.graph, name, tensor)
+        layer.operator.replace_input_with(layer.slot, tensors[key])
+    if tensors:
         common.RemoveUnusedNodesPass()(model.ir)
-    return len(made)
+    return len(tensors)
 
 
 def by_rows(model: models.Model, least: int = LARGE) -> tuple[models.Model, tuple[str, ...]]:
@@ -63,13 +63,13 @@ def by_rows(model: models.Model, least: int = LARGE) -> tuple[models.Model, tupl
     Returns:
         The copy, and the names of the weights that were laid out anew.
     """
-    made = models.clone(model)
+    copy = models.clone(model)
     done = []
-    for layer in plain(find_layers(made)):
+    for layer in plain(find_layers(copy)):
         if _fits(layer) and layer.size >= least:
             _transpose(layer)
             done.append(layer.weight)
-    return made, tuple(done)
+    return copy, tuple(done)
 
 
 def _fits(layer: LinearLayer) -> bool:

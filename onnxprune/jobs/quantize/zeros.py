@@ -53,23 +53,23 @@ def compare(dense: models.Model, quantized: models.Model) -> tuple[Weight, ...]:
         quantized: what onnxruntime's quantizer made of it; weights are found by their names.
     """
     stored = models.constants(quantized)
-    found: dict[str, Weight] = {}
+    weights: dict[str, Weight] = {}
     for layer in plain(find_layers(dense)):
         name = layer.weight
-        if name not in found:
-            found[name] = _compare(layer, _quantized(name, stored), stored)
-    return tuple(found.values())
+        if name not in weights:
+            weights[name] = _compare(layer, _quantized(name, stored), stored)
+    return tuple(weights.values())
 
 
 def checks(weights: tuple[Weight, ...]) -> tuple[Check, ...]:
     """What must hold: every zero is one still, and every pattern is there."""
     lost = sum(each.lost for each in weights)
-    made = [Check("zeros of weights that are zeros no more", lost == 0, lost, 0)]
+    results = [Check("zeros of weights that are zeros no more", lost == 0, lost, 0)]
     patterned = [each for each in weights if each.pattern and each.quantized]
     if patterned:
         broken = sum(not each.kept for each in patterned)
-        made.append(Check("weights whose N:M pattern is gone", broken == 0, broken, 0))
-    return tuple(made)
+        results.append(Check("weights whose N:M pattern is gone", broken == 0, broken, 0))
+    return tuple(results)
 
 
 def _quantized(name: str, stored: Mapping[str, ir.Value]) -> ir.Value | None:
@@ -124,7 +124,7 @@ def _pattern(layer: LinearLayer, weight: Array) -> tuple[str, tuple[int, int]]:
 def _zero_point(name: str, value: ir.Value, stored: Mapping[str, ir.Value]) -> int:
     """Zero points are 0 as asked; whatever else is there is taken for what it is."""
     base = (value.name or "").removesuffix("_quantized")
-    held = stored.get(f"{base}_zero_point") or stored.get(f"{name}_zero_point")
-    tensor = None if held is None else models.constant(held)
+    point = stored.get(f"{base}_zero_point") or stored.get(f"{name}_zero_point")
+    tensor = None if point is None else models.constant(point)
     array = None if tensor is None else np.unique(tensor.numpy().astype(np.int16))
     return int(array[0]) if array is not None and array.size == 1 else 0

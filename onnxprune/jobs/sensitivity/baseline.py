@@ -140,14 +140,14 @@ def _within(
     run: Callable[[Feeds], Outputs], feeds: Sequence[Feeds], most: int
 ) -> tuple[Outputs, ...] | None:
     """All answers, or None where they are more than so many bytes."""
-    found: list[Outputs] = []
+    answers: list[Outputs] = []
     size = 0
     for each in feeds:
-        found.append(run(each))
-        size += sum(getattr(array, "nbytes", 0) for array in found[-1].values())
+        answers.append(run(each))
+        size += sum(getattr(array, "nbytes", 0) for array in answers[-1].values())
         if size > most:
             return None
-    return tuple(found)
+    return tuple(answers)
 
 
 def _bytes(model: models.Model) -> bytes:

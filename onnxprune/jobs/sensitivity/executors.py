@@ -333,8 +333,8 @@ def _finished(running: Iterable[Future[Cell]], pool: Pool) -> set[Future[Cell]]:
 
 def _is_death(error: BaseException) -> bool:
     """Whether a worker went; Dask first moves its cells to others by itself, several times."""
-    gone = isinstance(error, BrokenExecutor | CancelledError)
-    return gone or "KilledWorker" in type(error).__name__
+    broken = isinstance(error, BrokenExecutor | CancelledError)
+    return broken or "KilledWorker" in type(error).__name__
 
 
 def _distributed() -> Any:  # noqa: ANN401 it ships no types

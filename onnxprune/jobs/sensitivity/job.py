@@ -163,8 +163,8 @@ class Bench:
         assert tensor is not None
         matrix = layer.matrix(tensor.numpy().astype(np.float64))
         keep = layer.stored(weigh(matrix, norms, job.weighing, ratio))
-        made = zero(self._analysis.model, {target: pack(keep)})
-        return made, int(keep.size - np.count_nonzero(keep))
+        masked = zero(self._analysis.model, {target: pack(keep)})
+        return masked, int(keep.size - np.count_nonzero(keep))
 
     def _reference(self) -> Iterable[Outputs]:
         if self._job.wanted is not None:

@@ -52,8 +52,8 @@ def find_rows(run: Run, request: SensitivityOptions) -> Rows:
     norms: dict[str, Array] = {}
     criterion = ""
     if "groups" in request.kinds:
-        found, criterion = _groups(run, declined)
-        targets += found
+        groups, criterion = _groups(run, declined)
+        targets += groups
     if "blocks" in request.kinds:
         for block in analysis.blocks:
             glob = next((g for g in config.skip if fnmatchcase(block.name, g)), None)
@@ -62,8 +62,8 @@ def find_rows(run: Run, request: SensitivityOptions) -> Rows:
             else:
                 targets.append(Target(block.name, "block", 1, block.params, block.macs))
     if "weights" in request.kinds:
-        layers, left = find_targets(analysis.model, Sparsity(0.5), config.skip)
-        declined |= {each.weight or each.layer: each.reason for each in left}
+        layers, declined_weights = find_targets(analysis.model, Sparsity(0.5), config.skip)
+        declined |= {each.weight or each.layer: each.reason for each in declined_weights}
         run.progress("measuring what every weight multiplies")
         norms = (
             norms_of(analysis.model, layers, list(run.data.fit), config.provider) if layers else {}
