@@ -17,7 +17,7 @@ _EXAMPLE = """examples:
 
 def add(commands: Commands) -> None:
     """Put the command into the list."""
-    about = "say what pays on a model and the backends it ships on, and when not to prune"
+    about = "say which methods pay for a model on its backends, and when not to prune"
     parser = add_command(commands, "advise", run, about=about, example=_EXAMPLE)
     add_model(parser)
     add_options(parser, "advise")

@@ -29,7 +29,7 @@ def add(commands: Commands) -> None:
     about = "apply a saved plan to a model of the same graph"
     parser = add_command(commands, "apply", run, about=about, example=_EXAMPLE)
     parser.add_argument(
-        "plan", metavar="PLAN", help="what `prune --save-plan` or `onnxprune mask` wrote"
+        "plan", metavar="PLAN", help="a plan of `prune --save-plan` or `onnxprune mask`"
     )
     add_model(parser)
     add_output(parser, required=True)
@@ -37,7 +37,7 @@ def add(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Apply the plan, check it, and write the model if it is good.
+    """Apply the plan, check it, and write the model if every check passed.
 
     Raises:
         OnnxpruneError: the plan or the model cannot be used, or they do not fit.

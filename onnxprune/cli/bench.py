@@ -19,10 +19,13 @@ _EXAMPLE = """examples:
 
 def add(commands: Commands) -> None:
     """Put the command into the list."""
-    about = "measure models beside each other on the backends they ship on"
+    about = "measure models side by side on the backends they ship on"
     parser = add_command(commands, "bench", run, about=about, example=_EXAMPLE)
     parser.add_argument(
-        "models", metavar="MODEL", nargs="*", help=".onnx files; the first is compared with"
+        "models",
+        metavar="MODEL",
+        nargs="*",
+        help=".onnx files; the others are compared with the first",
     )
     add = parser.add_argument
     add("--list", action="store_true", help="list backends, and how to get those not available")

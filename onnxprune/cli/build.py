@@ -28,13 +28,13 @@ def add(commands: Commands) -> None:
     parser = add_command(commands, "build", run, about=about, example=_EXAMPLE)
     add_model(parser)
     add = parser.add_argument
-    add("--engine", metavar="OUT", required=True, help="where the engine is written")
-    add("--keep-onnx", metavar="PATH", help="write the graph that was parsed too")
+    add("--engine", metavar="OUT", required=True, help="file for the engine")
+    add("--keep-onnx", metavar="PATH", help="file for the graph that TensorRT parsed")
     add_options(parser, "build")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Build, write the engine, and print what was said.
+    """Build, write the engine, and print the messages of TensorRT.
 
     Raises:
         OnnxpruneError: no TensorRT is installed, or it cannot parse or build the model.
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
 def plain(
     result: Built, request: BuildOptions, engine: Path, same: dict[str, str], notes: list[str]
 ) -> dict[str, object]:
-    """The engine, what TensorRT said, and the commands that do the same, as JSON values."""
+    """The engine, the messages of TensorRT, and equivalent commands, as JSON values."""
     return {
         "schema": "onnxprune.build",
         "version": 2,

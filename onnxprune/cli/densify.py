@@ -23,8 +23,12 @@ def add(commands: Commands) -> None:
     about = "turn sparse and packed weights back into dense ones, bit by bit"
     parser = add_command(commands, "densify", run, about=about, example=_EXAMPLE)
     add_model(parser)
-    parser.add_argument("-o", "--output", metavar="OUT", required=True, help="what is written")
-    parser.add_argument("--external", action="store_true", help="write the weights beside it")
+    parser.add_argument(
+        "-o", "--output", metavar="OUT", required=True, help="file for the dense model"
+    )
+    parser.add_argument(
+        "--external", action="store_true", help="write the weights to a file beside the model"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

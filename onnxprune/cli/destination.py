@@ -1,4 +1,4 @@
-"""Where results may be written, asked before the work starts rather than after it."""
+"""Check where results may be written, before the work starts rather than after it."""
 
 from __future__ import annotations
 

@@ -26,10 +26,10 @@ def add(commands: Commands) -> None:
     parser = add_command(commands, "eligible", run, about=about, example=_EXAMPLE)
     add_model(parser)
     parser.add_argument(
-        "--log", metavar="FILE", help="log of a TensorRT build: shows what it found and picked"
+        "--log", metavar="FILE", help="log of a TensorRT build, to show what TensorRT picked"
     )
     parser.add_argument(
-        "--layers", metavar="JSON", help="layer information of its engine: shows the same"
+        "--layers", metavar="JSON", help="layer information of the engine, to show the same"
     )
     parser.add_argument(
         "--strict",

@@ -22,7 +22,9 @@ def add(commands: Commands) -> None:
     about = "take the zeros of a pruned model, for `onnxprune apply`"
     parser = add_command(commands, "mask", run, about=about, example=_EXAMPLE)
     add_model(parser)
-    parser.add_argument("-o", "--output", metavar="OUT", required=True, help="the mask: a plan")
+    parser.add_argument(
+        "-o", "--output", metavar="OUT", required=True, help="file for the mask, a plan"
+    )
     add_options(parser, "mask")
 
 

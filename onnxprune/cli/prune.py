@@ -47,7 +47,7 @@ def add(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prune, print what was done and found, and write the model if it is good.
+    """Prune, print the report, and write the model if every check passed.
 
     Raises:
         OnnxpruneError: the options, the model or the data cannot be used.
@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     page = destination.check("--report", args.report, files)
     if mask and config.sparsity is None:
         raise OnnxpruneError(
-            "--save-mask has nothing to write: no single weights are asked to be zeroed",
+            "--save-mask has nothing to write: no sparsity is requested",
             hint="add --sparsity 50%; what a cut removes is in the plan (--save-plan)",
         )
 
@@ -98,14 +98,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def finish(*, ok: bool, wrote: bool, output: Path | None) -> int:
-    """Say what was written and why, and turn the verdict into an exit code.
+    """Print what was written and why, and turn the verdict into an exit code.
 
     Raises:
-        OnnxpruneError: the verdict is bad and so nothing was written.
+        OnnxpruneError: a check failed, so nothing was written.
     """
     if not wrote:
         raise OnnxpruneError(
-            "a check is bad, so nothing was written",
+            "a check failed, so nothing was written",
             hint="remove less, give --calib, or write it all the same with --force",
             exit_code=1,
         )
@@ -114,7 +114,7 @@ def finish(*, ok: bool, wrote: bool, output: Path | None) -> int:
     else:
         console.done(f"Wrote {output}")
     if not ok:
-        console.warning("a check is bad; this was written because of --force")
+        console.warning("a check failed; the model was written because of --force")
     return 0 if ok else 1
 
 

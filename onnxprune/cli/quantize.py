@@ -26,17 +26,17 @@ _EXAMPLE = """examples:
 
 def add(commands: Commands) -> None:
     """Put the command into the list."""
-    about = "make weights and activations int8, so that zeros and 2:4 stay, and check that"
+    about = "quantize weights and activations to int8, and verify that zeros and 2:4 stay"
     parser = add_command(commands, "quantize", run, about=about, example=_EXAMPLE)
     add_model(parser)
-    parser.add_argument("-o", "--output", metavar="OUT", help="where the int8 model is written")
-    parser.add_argument("--force", action="store_true", help="write even if a check is bad")
+    parser.add_argument("-o", "--output", metavar="OUT", help="file for the int8 model")
+    parser.add_argument("--force", action="store_true", help="write even if a check fails")
     recipe_file = ("--prune", "RECIPE", "prune by a recipe first, with the same inputs")
     add_options(parser, "quantize", [recipe_file])
 
 
 def run(args: argparse.Namespace) -> int:
-    """Quantize, print what was done and found, and write the model if it is good.
+    """Quantize, print the result, and write the model if every check passed.
 
     Raises:
         OnnxpruneError: the options, the model or the data cannot be used.

@@ -20,13 +20,13 @@ def add(commands: Commands) -> None:
     about = "refit a model that was pruned elsewhere, from unlabelled inputs"
     parser = add_command(commands, "recover", run, about=about, example=_EXAMPLE)
     parser.add_argument("dense", metavar="DENSE", help="the .onnx file before pruning")
-    parser.add_argument("pruned", metavar="PRUNED", help="what was made of it, masks included")
+    parser.add_argument("pruned", metavar="PRUNED", help="the pruned .onnx file, masks included")
     add_output(parser, required=False)
     add_options(parser, "recover", [PAGE])
 
 
 def run(args: argparse.Namespace) -> int:
-    """Find what is gone, refit what is left, and write the better of the two models.
+    """Find what was removed, refit the remaining weights, and write the better of the two models.
 
     Raises:
         OnnxpruneError: the options, a model or the data cannot be used, or the pruned model was
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     save(report, page)
     if not passed:
         raise OnnxpruneError(
-            "a check is bad, so nothing was written",
+            "a check failed, so nothing was written",
             hint="write it all the same with --force",
             exit_code=1,
         )

@@ -26,11 +26,9 @@ def add(commands: Commands) -> None:
     about = "make one HTML page of the JSON that prune, bench and sensitivity print"
     parser = add_command(commands, "report", run, about=about, example=_EXAMPLE, as_json=False)
     parser.add_argument("files", metavar="RUN.json", nargs="+", help="reports as JSON, of any kind")
+    parser.add_argument("-o", "--output", metavar="HTML", required=True, help="file for the page")
     parser.add_argument(
-        "-o", "--output", metavar="HTML", required=True, help="where the page is written"
-    )
-    parser.add_argument(
-        "--figure", metavar="PATH", help="draw its trade-off charts too: .png or .svg"
+        "--figure", metavar="PATH", help="draw the trade-off charts too: .png or .svg"
     )
 
 
@@ -63,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def save(report: Report, path: Path | None) -> None:
-    """Write the page of this very run, if one is asked for.
+    """Write the page of this run, if --report asks for one.
 
     Raises:
         OnnxpruneError: it cannot be written.

@@ -33,7 +33,7 @@ def add(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Sweep, and show or write what was found.
+    """Sweep, and show or write the result.
 
     Raises:
         OnnxpruneError: the options, the model or the data cannot be used.

@@ -34,8 +34,10 @@ def add(commands: Commands) -> None:
     about = "store weights with zeros in less space; runtimes decode them when they load"
     parser = add_command(commands, "store", run, about=about, example=_EXAMPLE)
     add_model(parser)
-    parser.add_argument("-o", "--output", metavar="OUT", required=True, help="what is written")
-    parser.add_argument("--force", action="store_true", help="write even if a check is bad")
+    parser.add_argument(
+        "-o", "--output", metavar="OUT", required=True, help="file for the stored model"
+    )
+    parser.add_argument("--force", action="store_true", help="write even if a check fails")
     add_options(parser, "store")
 
 

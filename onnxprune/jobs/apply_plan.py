@@ -1,4 +1,4 @@
-"""A plan applied: the model is cut, and steps make what is left compute what the dense one did."""
+"""Apply a plan: cut the model, and make the remaining weights compute what the dense one did."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def check_equivalence(run: Run, state: State) -> State:
         some = f"{inexact[0]}{' and others' if inexact[1:] else ''}"
         note = f"inexact: {some} was cut, so the result is not the masked original"
         return state.then(state.start, notes=[note])
-    run.progress("proving that the cut equals the masked original")
+    run.progress("checking that the cut equals the masked original")
     reference = mask_model(analysis, plan.removed, plan.bypassed)
     check = equivalence.check_equivalence(
         state.model, reference, run.data.probe, run.config.provider
@@ -58,7 +58,7 @@ def check_equivalence(run: Run, state: State) -> State:
 
 
 def inexact_groups(run: Run, plan: Plan) -> list[str]:
-    """Groups of which units went although that changes a normalisation."""
+    """Groups that lost units although that changes a normalisation."""
     return [name for name in plan.removed if not run.analysis.group(name).exact]
 
 
@@ -94,7 +94,7 @@ def refit(run: Run, state: State) -> State:
 
 @step("model")
 def distill(run: Run, state: State) -> State:
-    """Train what is left between zeros as a whole, where held-out samples agree that it helps."""
+    """Train the remaining weights as a whole, where held-out samples agree that it helps."""
     if run.config.recover != "auto" or not (run.data.fit and state.plan.zeroed):
         return state
     keep = {name: mask.unpack() for name, mask in state.plan.zeroed.items()}
@@ -103,14 +103,14 @@ def distill(run: Run, state: State) -> State:
         run.analysis.model, state.model, keep, run.data.fit, settings, run.progress
     )
     if done.reason:
-        note = f"what is left was not trained as a whole: {done.reason}"
+        note = f"the remaining weights were not trained as a whole: {done.reason}"
     elif not done.steps:
-        note = "training what is left as a whole did not help on held-out inputs"
+        note = "training the remaining weights as a whole did not help on held-out inputs"
     else:
         note = (
-            f"what is left was trained as a whole for {done.steps} steps: its outputs on held-out "
-            f"inputs are {percent(done.after)} as far from the original's as after refitting every "
-            "layer"
+            f"the remaining weights were trained as a whole for {done.steps} steps: outputs on "
+            f"held-out inputs are {percent(done.after)} as far from the original's as after "
+            "refitting every layer"
         )
     return state.then(done.model if done.steps else None, notes=[note])
 
@@ -141,12 +141,12 @@ def apply_plan(run: Run, choice: PlanChoice, steps: Iterable[Step] = PRUNE) -> R
 
 
 def evaluate(run: Run, state: State) -> Result:
-    """Compare what is left with the dense model, and check the limits that were asked for."""
+    """Compare the result with the dense model, and check the limits of the options."""
     config, data, analysis = run.config, run.data, run.analysis
     checks, notes = list(state.checks), [*state.notes, *stand_in_note(run.config)]
     inexact = inexact_groups(run, state.plan)
     run.progress("comparing with the original")
-    evaluation = Evaluation()  # of made-up inputs a proof is all there is to say
+    evaluation = Evaluation()  # synthetic inputs say nothing beyond the checks
     if not data.synthetic or not checks or config.max_drop is not None:
         evaluation = compare_models(analysis.model, state.model, data.eval, config)
     if inexact and state.outcomes.get("refit"):
@@ -169,14 +169,14 @@ def evaluate(run: Run, state: State) -> Result:
 
 
 def finite(evaluation: Evaluation) -> list[Check]:
-    """A bad check where outputs are not finite that were."""
+    """A failed check where outputs are no longer finite."""
     if not evaluation.broken:
         return []
     return [Check("finite outputs", ok=False, value=float("inf"), limit=0.0)]
 
 
 def time(run: Run, timing: LatencyChoice, result: Result) -> Result:
-    """Measure the finished model against the latency that was asked for."""
+    """Measure the finished model against the latency target."""
     run.progress("measuring what the result takes")
     latency = measure_result(timing, result.model, run.config)
     return replace(

@@ -25,7 +25,7 @@ from onnxprune.select.latency.budget import LatencyChoice, backend_of, meet_late
 from onnxprune.select.selection import Selection, select
 
 _NEAR = 0.03
-"""Difference between the ratio asked for and the one reached that is worth a note."""
+"""Difference between the configured ratio and the result from which on a note says so."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +36,7 @@ class PlanChoice:
         plan: units and blocks; single weights are chosen in what they leave.
         notes: whole sentences on what was declined and why.
         start: the cut model as earlier steps have refitted it; None for the dense weights.
-        timing: what measures the result, where a latency is asked for.
+        timing: measures the result, where the target is a latency.
     """
 
     plan: Plan
@@ -66,7 +66,7 @@ def by_importance(run: Run, curves: Curves | None = None) -> PlanChoice:
 
 
 def by_latency(run: Run, curves: Curves | None = None) -> PlanChoice:
-    """Plans are cut and measured until the latency is the wanted one; the last is chosen.
+    """Plans are cut and measured until the latency meets the target; the last is chosen.
 
     Args:
         run: its target limits latency.
@@ -119,14 +119,14 @@ def planned(run: Run, chosen: Selection, bypassed: tuple[str, ...]) -> PlanChoic
 
 
 def _rounded(analysis: Analysis, config: Options, chosen: Selection) -> list[str]:
-    """Say so where rounding to fast widths took the result away from the ratio asked for."""
+    """A note where rounding to fast widths changed the ratio."""
     free = [g for g in analysis.groups if g.name not in chosen.declined]
     if config.ratio is None or not free:
         return []
     share = sum(len(chosen.removed.get(g.name, ())) for g in free) / sum(map(len, free))
     if abs(share - config.ratio) < _NEAR:
         return []
-    what = f"{percent(share)} of the units went where {percent(config.ratio)} was asked for"
+    what = f"{percent(share)} of the units were removed instead of {percent(config.ratio)}"
     return [f"{what}, because widths are rounded to fast ones (--round-to 1 does not)"]
 
 

@@ -53,7 +53,7 @@ def extract(source: models.ModelLike, *, skip: tuple[str, ...] = ()) -> Plan:
             zeroed[name] = pack(kept)
     if not zeroed:
         raise OnnxpruneError(
-            "no weight of the model has zeros worth keeping: there is no mask in it",
+            "no weight of the model has enough zeros for a mask",
             hint="prune it first, as in `onnxprune prune --sparsity 50%`",
         )
     origin = Origin(criterion="zeros of a model", seed=None, versions=versions())

@@ -38,7 +38,7 @@ def prune(
         source: a path, a ``ModelProto``, a graphsurgeon graph or a loaded model; never changed.
         options: what to remove and how; or give the same as keywords
             (``prune(path, ratio=0.3, calib=batches)``).
-        progress: told what is being done.
+        progress: called with a line of text at each stage.
         fields: the options by name, instead of ``options``.
 
     Raises:
@@ -83,8 +83,8 @@ def apply(
     Args:
         source: a path, a ``ModelProto``, a graphsurgeon graph or a loaded model; never changed.
         plan: what goes.
-        options: samples, and how what is left is recovered.
-        progress: told what is being done.
+        options: samples and recovery.
+        progress: called with a line of text at each stage.
         fields: the options by name, instead of ``options``.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Models that somebody else pruned: what they lost is found, and what is left is refitted."""
+"""Models that somebody else pruned: find what was removed, and refit the remaining weights."""
 
 from __future__ import annotations
 
@@ -47,22 +47,22 @@ def recover(
 ) -> Result:
     """Refit a model that somebody else pruned to what the dense one computes.
 
-    What is gone (units, residual branches, single weights) is found by comparing graphs and
-    weights; names may differ, and weights may have changed. Only weights are changed, and zeros
+    What was removed (units, residual branches, single weights) is found by comparing graphs
+    and weights; names may differ, and weights may have changed. Only weights are changed, and zeros
     among them stay where they are.
 
     Args:
         dense: the model before pruning: a path, a ``ModelProto``, a graphsurgeon graph or a loaded
             model; never changed.
-        pruned: what somebody made of it; never changed.
+        pruned: the model after pruning elsewhere; never changed.
         options: where inputs come from and what runs the models; or give the same as keywords
             (``recover(dense, pruned, calib=batches)``).
-        progress: told what is being done.
+        progress: called with a line of text at each stage.
         fields: the options by name, instead of ``options``.
 
     Raises:
         OnnxpruneError: there are no real inputs, the pruned model was not made from the dense one,
-            or it cannot be told what is gone.
+            or its removed parts cannot be determined.
 
     Example:
         >>> from onnxprune import prune
@@ -83,7 +83,7 @@ def recover(
     pruned_model = models.load(pruned)
     run, notes = _opened(models.load(dense), pruned_model, config, progress)
     analysis, data, provider = run.analysis, run.data, config.provider
-    progress("finding what is gone")
+    progress("finding what was removed")
     match = correspond(analysis, pruned_model)
     twin = make_twin(analysis, match, pruned_model)
     named = in_dense_words(match.matching, pruned_model)
@@ -98,7 +98,7 @@ def recover(
     notes += match.notes
     if match.likeness < _UNCHANGED:
         notes.append(
-            "the weights that are left have changed: their correlation with the dense model's is "
+            "the remaining weights have changed: their correlation with the dense model's is "
             f"{figure(match.likeness)}"
         )
     if data.one_batch:

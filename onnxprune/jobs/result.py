@@ -1,4 +1,4 @@
-"""What a job makes: a model, and what is known of it."""
+"""The result of a job: a model, and what is known of it."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ class Result:
     """A model that a job made, and what is known of it.
 
     Attributes:
-        model: what is left.
+        model: the result.
         plan: what was removed; applies to any checkpoint of the same graph.
         analysis: of the dense model.
-        config: what was asked.
-        command: what made it: ``prune``, ``apply`` or ``recover``.
-        checks: equivalence, zeros, and the limits that were asked for.
+        config: the options.
+        command: the command that made it: ``prune``, ``apply`` or ``recover``.
+        checks: equivalence, zeros, and the limits of the options.
         evaluation: how its outputs compare with the dense model's, on inputs nothing was fitted to.
         outcomes: what became of every layer that was considered, by what was done: ``refit`` after
             a cut, ``zeros`` where single weights were set to zero.
         notes: whole sentences: what was declined and why, where inputs came from.
-        latency: beside the dense model's, where a latency was asked for.
+        latency: beside the dense model's, where the target is a latency.
         history: every model that was made on the way, in order, where the amount was searched for.
         as_given: evaluation of the model as it was given, where that was pruned elsewhere.
         correspondence: which of its nodes is which of the dense model's, in that case.
@@ -65,7 +65,7 @@ class Result:
 
     @property
     def ok(self) -> bool:
-        """Whether every check is good."""
+        """Whether every check passed."""
         return all(check.ok for check in self.checks)
 
     @cached_property
@@ -75,11 +75,11 @@ class Result:
 
     @cached_property
     def remaining(self) -> Cost:
-        """What is left of that."""
+        """The cost of the remaining model."""
         return CostModel(self.analysis)(self.plan.removed, self.plan.bypassed)
 
     def save(self, path: str | Path) -> Path:
-        """Write the model, weights in the form that was asked for; never over one it came from."""
+        """Write the model, weights in the form of ``store``; never over one it came from."""
         dense = self.analysis.model.path
         other = dense is not None and dense != self.model.path
         if dense is not None and other and Path(path).exists() and dense.samefile(path):
@@ -89,7 +89,7 @@ class Result:
         return self.stored().save(path)
 
     def stored(self) -> Stored:
-        """The model with its weights in the form that was asked for."""
+        """The model with its weights in the form of ``store``."""
         return store(self.model, StoreOptions(self.config.store, backend=(self.config.backend,)))
 
     def report(self, path: str | Path) -> Path:
@@ -133,7 +133,7 @@ class Result:
                 f"params {times(self.remaining.params / max(self.dense.params, 1))}, "
                 f"{'verified' if self.ok else 'NOT verified'}"
             )
-        removal = f"{removed} units and {len(self.plan.bypassed)} blocks were gone"
+        removal = f"{removed} units and {len(self.plan.bypassed)} blocks were removed before"
         if not self.better:
             return f"{removal}; no refit was better, so the model is as it was given"
         changed = sum(each.method != "none" for each in refits)
@@ -144,5 +144,5 @@ class Result:
 
 
 def _drawn() -> Any:  # noqa: ANN401  a module
-    """What draws results: of the room above, so it is found by name when it is asked for."""
+    """The module that draws results: of the room above, so it is imported by name on demand."""
     return importlib.import_module("onnxprune.report.python")

@@ -1,4 +1,4 @@
-"""A run of a job: what it is asked, the analysed model and its data, opened once."""
+"""A run of a job: its options, the analysed model and its data, opened once."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Run:
     """What every step of a job knows.
 
     Attributes:
-        config: what is asked.
+        config: the options.
         analysis: of the dense model, which what is made of it is compared with.
         data: its samples.
         progress: hears what is being done.
@@ -49,7 +49,7 @@ def open_run(
 
     Args:
         source: a path, a ``ModelProto``, a graphsurgeon graph or a loaded model; never changed.
-        config: what is asked.
+        config: the options.
         progress: hears what is being done.
         chooses: whether samples are to be put aside to choose one of several models by.
 

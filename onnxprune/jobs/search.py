@@ -48,13 +48,13 @@ def search(run: Run) -> Result:
         that one, with a bad check.
 
     Raises:
-        OnnxpruneError: the inputs are made up, or nothing can be removed.
+        OnnxpruneError: the inputs are synthetic, or nothing can be removed.
     """
     config = run.config
     if run.data.synthetic:
         raise OnnxpruneError(
-            f"how much may go cannot be judged on made-up inputs ({run.data.description})",
-            hint="give real ones with --calib, or say how much goes, as in --target macs=50%",
+            f"a drop cannot be measured on synthetic inputs ({run.data.description})",
+            hint="give real ones with --calib, or an amount, as in --target macs=50%",
         )
     curves = measured_curves(run)
     if config.sensitivity is None:
@@ -180,7 +180,7 @@ class Bisection:
 
 
 class _UnmetError(Exception):
-    """A budget that no allowed widths meet; the reason is what the user would be told."""
+    """A budget that no allowed widths meet; the reason is the message for the user."""
 
     def __init__(self, reason: OnnxpruneError) -> None:
         super().__init__(reason.message)

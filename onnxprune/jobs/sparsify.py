@@ -57,7 +57,7 @@ def sparsify(run: Run, state: State) -> State:
         targets, _ = find_targets(model, config.sparsity, config.skip, exclude)
         norms = norms_of(model, targets, fit, config.provider) if fit else {}
         orders = find_orders(
-            analysis, targets, _worth(model, norms), config.sparsity.n, config.sparsity.m
+            analysis, targets, _importance(model, norms), config.sparsity.n, config.sparsity.m
         )
         done = reorder_safely(analysis, orders[0], run.data.probe, config.provider)
         model, plan = done.model, replace(plan, reordered=done.orders)
@@ -66,7 +66,7 @@ def sparsify(run: Run, state: State) -> State:
         notes += [f"{name} keeps its order: {why}" for name, why in stayed.items()]
         for name in done.orders:
             before, after = orders[2][name]
-            gain = f"{percent(after)} of its weights' worth instead of {percent(before)}"
+            gain = f"{percent(after)} of the importance of its weights instead of {percent(before)}"
             notes.append(f"{name} is reordered: {config.sparsity} keeps {gain}")
     settings = Settings(
         method=config.sparse_method,
@@ -129,7 +129,7 @@ def refit_zeros(run: Run, state: State) -> State:
 
 
 def _refit(run: Run, state: State, dense: models.Model) -> State:
-    """Fit what is left between zeros to what a model without them computes."""
+    """Fit the weights between the zeros to what a model without zeros computes."""
     config, analysis = run.config, run.analysis
     facts = analyse(state.model, inputs=analysis.inputs[0]).facts if state.cut else analysis.facts
     model, outcomes = refit_masked(
@@ -153,18 +153,18 @@ def _analysis_of(run: Run, state: State) -> Analysis:
     return replace(run.analysis, model=state.model)
 
 
-def _worth(
+def _importance(
     model: models.Model, norms: Mapping[str, npt.NDArray[np.float64]]
 ) -> Callable[[LinearLayer], npt.NDArray[np.float64]]:
-    """What weights are worth when an order is looked for: their size, times what they multiply."""
+    """Importance of weights for reordering: their size, times the norm of their inputs."""
     weights = Weights(model)
 
-    def worth(layer: LinearLayer) -> npt.NDArray[np.float64]:
+    def importance(layer: LinearLayer) -> npt.NDArray[np.float64]:
         size = np.abs(weights.read(layer)[0])
         norm = norms.get(layer.weight)
         return size if norm is None else size * norm[:, :, None]
 
-    return worth
+    return importance
 
 
 def _check_globs(skip: Sequence[str], dense: Analysis) -> None:

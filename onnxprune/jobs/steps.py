@@ -27,7 +27,7 @@ class State:
     """A model between two steps.
 
     Attributes:
-        model: what is left.
+        model: the current one.
         plan: what was removed, reordered and zeroed.
         start: the model that recovery starts from.
         checks: made so far.
@@ -46,7 +46,7 @@ class State:
 
     @property
     def cut(self) -> bool:
-        """Whether units or blocks are gone."""
+        """Whether units or blocks were removed."""
         return bool(self.plan.removed or self.plan.bypassed)
 
     def then(

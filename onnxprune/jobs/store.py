@@ -36,7 +36,7 @@ NOT_COMPUTE = (
 
 AT_LOAD = (
     "packed weights are decoded when a model is loaded with graph optimisations on, as runtimes do "
-    "unless told otherwise; with them off they are decoded at every run: right, but slow"
+    "by default; without them they are decoded at every run, which is slow"
 )
 
 OTHER_ORDER = (
@@ -98,7 +98,7 @@ class StoredCheck:
 
     @property
     def ok(self) -> bool:
-        """Whether every check is good."""
+        """Whether every check passed."""
         return all(check.ok for check in self.checks)
 
 
@@ -173,7 +173,7 @@ def check_stored(
     except OnnxpruneError as problem:
         return StoredCheck((back,), (f"it was read back but not run: {problem.message}",))
     if any(weight.narrowed for weight in stored.weights):
-        moved = f"{figure(outputs.value)} of their size on made-up inputs"
+        moved = f"{figure(outputs.value)} of their size on synthetic inputs"
         return StoredCheck((back,), (f"values in fewer bits move the outputs by up to {moved}",))
     return StoredCheck((back, outputs))
 

@@ -32,7 +32,7 @@ _SERIES = (
     ("#cc79a7", (12.0, 4.0)),
     ("#8a6d00", (4.0, 4.0)),
 )
-"""Colours and dashes of lines, by which they are told apart twice."""
+"""Colours and dashes of lines: two ways to distinguish them."""
 _LOOKS = {
     "dense": ("ink", "ink"),
     "chosen": ("accent", "accent"),
@@ -101,7 +101,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class Line:
-    """A line of a chart, told from others by colour and dashes."""
+    """A line of a chart, distinguished by colour and dashes."""
 
     label: str
     points: tuple[Point, ...]

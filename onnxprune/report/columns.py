@@ -196,7 +196,7 @@ def checks(scale: Scale | None = None) -> Table[schema.CheckRow]:
 
     return Table(
         "Checks",
-        Column("", lambda row: Cell("ok", "good") if row.ok else Cell("BAD", "bad")),
+        Column("", lambda row: Cell("ok", "good") if row.ok else Cell("FAILED", "bad")),
         Column("check", lambda row: row.name),
         Column("measured", lambda row: amount(row.name, row.value), right=True),
         Column("limit", lambda row: amount(row.name, row.limit), about="at most", right=True),
@@ -219,7 +219,7 @@ def points(metric: str) -> Table[schema.PointRow]:
                 None if row.drop_error is None else quantities.spread(row.drop_error, scale.unit)
             )
         ),
-        Column("", lambda row: Cell("taken", "strong") if row.chosen else ""),
+        Column("", lambda row: Cell("chosen", "strong") if row.chosen else ""),
     )
 
 
@@ -309,11 +309,11 @@ def reachable(row: schema.Reachable) -> str:
 REFITS: Table[schema.RefitRow] = Table(
     "Refitted layers",
     Column("layer", lambda row: row.node, "name"),
-    Column("how", lambda r: "left: nothing was better" if r.method == "none" else r.method),
+    Column("how", lambda r: "unchanged: nothing was better" if r.method == "none" else r.method),
     ERROR.of(lambda row: row.before),
     ERROR.of(lambda row: row.after, "after"),
     Column(
-        "what is left of it",
+        "remaining",
         lambda row: Cell("", bar=min(row.after / row.before, 1.0) if row.before > 0 else 0.0),
         only="page",
     ),
@@ -501,7 +501,7 @@ def targets(sweep: sensitivity.Sensitivity, measure: str = "drop") -> Table[sens
             "advised",
             lambda row: advised.get(row.name),
             REMOVED.unit,
-            "meant to lose no more than was asked, together",
+            "meant to lose no more than the accepted drop, together",
             missing="",
             optional=True,
             only="page",
@@ -547,7 +547,7 @@ def ratios(sweep: sensitivity.Sensitivity) -> list[float]:
 
 def ratio_head(ratio: float) -> str:
     """How a column of a heat-map is headed."""
-    return "gone" if ratio == 1 else percent(ratio)
+    return "removed" if ratio == 1 else percent(ratio)
 
 
 # What pays.
@@ -568,7 +568,7 @@ def layers(notes: Mapping[str, int], tensorrt: Mapping[str, str] | None) -> Tabl
 
     Args:
         notes: numbers of notes that stand below.
-        tensorrt: what TensorRT said by node, where it was asked.
+        tensorrt: the words of TensorRT by node; None without a log.
     """
     tones: dict[str, Tone] = {"eligible": "good", "dense": "warn", "never": "soft"}
 
@@ -592,8 +592,8 @@ def shape(sizes: Sequence[int]) -> str:
     return "x".join(map(str, sizes))
 
 
-def counted(reasons: Sequence[str], what: str, verb: str = " left") -> list[str]:
-    """``3 layers left: reason``, the most frequent first; what has no reason is not counted."""
+def counted(reasons: Sequence[str], what: str, verb: str = " unchanged") -> list[str]:
+    """``3 layers unchanged: reason``, the most frequent first; empty reasons do not count."""
     known = Counter(reason for reason in reasons if reason)
     return [f"{plural(n, what)}{verb}: {reason}" for reason, n in known.most_common()]
 

@@ -66,14 +66,14 @@ class Part:
 
 
 def verdict(report: Report) -> tuple[str, Tone]:
-    """Whether every check is good, in words that need no colour; nothing where none was made."""
+    """Whether every check passed, in words that need no colour; nothing where none was made."""
     if report.command == "inspect":
         return "", ""
     if not report.checks:
         return "nothing to check", "soft"
     checks = plural(len(report.checks), "check")
-    if bad := sum(not check.ok for check in report.checks):
-        return f"{bad} of {checks} bad", "bad"
+    if failed := sum(not check.ok for check in report.checks):
+        return f"{failed} of {checks} failed", "bad"
     return f"verified, {checks}", "good"
 
 
@@ -182,7 +182,7 @@ def _layers(report: Report) -> Iterable[Part]:
             detail=f"errors of {layers}",
             worst=lambda row: row.after or 0.0,
             most=_WORST,
-            which="largest error left",
+            which="largest remaining error",
         )
     if report.sparse:
         masked = sum(not row.reason for row in report.sparse)

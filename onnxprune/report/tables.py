@@ -183,7 +183,7 @@ def elide(text: str, most: int) -> str:
 
 
 def warmth(value: float | None, top: float) -> float:
-    """How warm a cell is, 0 to 1: the square root, so that small losses can be told apart."""
+    """How warm a cell is, 0 to 1: the square root, so that small losses differ visibly."""
     if value is None or not math.isfinite(value):
         return 0.0 if value is None else 1.0
     return math.sqrt(min(max(value, 0.0) / top, 1.0)) if top > 0 else 0.0

@@ -152,11 +152,11 @@ def built(
     *,
     verbose: bool = False,
 ) -> RenderableType:
-    """An engine, what TensorRT said, and the commands that do the same.
+    """An engine, the messages of TensorRT, and equivalent commands.
 
     Args:
-        result: what was built.
-        request: what was asked for.
+        result: the engine and the messages of its build.
+        request: its options.
         engine: where it was written.
         same: commands by the name of their tool.
         notes: whole sentences.
@@ -255,7 +255,7 @@ def eligible(layers: Sequence[Layer], tensorrt: Mapping[str, str] | None = None)
 
     Args:
         layers: what the rule says.
-        tensorrt: what TensorRT said, by node, where it was asked.
+        tensorrt: the words of TensorRT by node; None without a log.
     """
     if not layers:
         return Text("No layer multiplies with a stored weight.")

@@ -1,16 +1,16 @@
-"""What is left of a network, trained as a whole to answer as the dense one does, without labels.
+"""Train the remaining weights as a whole to reproduce the dense outputs, without labels.
 
 Refitting layer by layer makes every layer right for the average of its inputs, but cannot know
-which of their errors matter in the end. Here all weights that are left follow the gradient of the
+which of their errors matter in the end. Here all remaining weights follow the gradient of the
 divergence between the outputs of both models (Hinton et al., arXiv 1503.02531), for a few dozen
 steps of Adam (Kingma and Ba, arXiv 1412.6980) that start from the refitted layers. Data are few, so
-the inputs are variants of those given (``gradient.variants``), and inputs that nothing is trained
-on say which of the weights met on the way are best, and whether they are worth it.
+the inputs are variants of the calibration inputs (``train.variants``), and held-out inputs decide
+which weights of all steps are best, and whether they are better than the first.
 
-On a language model of 260,000 weights and 34 calibration texts of 256 tokens, half of the weights
-gone, that lowered the loss on other texts from 2.71 to 2.31 nats (dense 1.75), with 2:4 from 3.22
-to 2.55; without variants to 2.54 only. Where layers refitted one by one already answer as the dense
-model does, as in a ResNet-20 with 30 % of its weights left, nothing is gained and nothing changed.
+On a language model of 260,000 weights and 34 calibration texts of 256 tokens, without half of the
+weights, training lowered the loss on other texts from 2.71 to 2.31 nats (dense 1.75), with 2:4 from
+3.22 to 2.55; without variants to 2.54 only. Where layers refitted one by one already answer as the
+dense model does, as in a ResNet-20 with 30 % of its weights, nothing is gained and nothing changed.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ Progress = Callable[[str], None]
 _ROUNDING = 1e-9
 """Losses up to this share of what they are of are rounding."""
 _LOOKS = 10
-"""How often held-out inputs are asked."""
+"""How often held-out inputs are evaluated."""
 _EARLY = (4, 8, 12)
-"""Steps after which they are asked as well: steps that are far too long are seen to be at once, and
-what they spoil takes long to mend."""
+"""Steps after which they are evaluated too: far too long steps show at once, and the damage takes
+long to mend."""
 _JUDGES = 256
 """How many of them, at most."""
 _PATIENCE = 0.4
@@ -86,8 +86,8 @@ class Distilled:
     """What came of it.
 
     Attributes:
-        model: the trained one, or the one given where nothing was gained.
-        steps: taken to the best weights met; 0 if those are the ones given.
+        model: the trained one, or the student where nothing was gained.
+        steps: taken to the best weights met; 0 if those are the initial ones.
         before: loss on held-out inputs, over the one before: 1 if there was any.
         after: the same of ``model``.
         reason: why nothing was tried; empty if it was.
@@ -108,22 +108,22 @@ def distil(
     settings: Settings | None = None,
     progress: Progress = lambda _: None,
 ) -> Distilled:
-    """Train what is left of a network.
+    """Train the remaining weights of a network.
 
     Args:
-        dense: what it is to agree with.
+        dense: the teacher.
         student: it is left as it is; its inputs and outputs are those of ``dense``. Outputs that
             are put together are compared in parts, where both models have the same.
         keep: stored weights that may change -> where.
         batches: unlabelled feeds.
         settings: see there.
-        progress: told what is being done.
+        progress: called with a line of text at each stage.
     """
     settings = settings or Settings()
     inputs = inputs_of(student)
     samples, holdout = hold_out(batches, inputs, settings.holdout_every)
     if not samples or not holdout:
-        return Distilled(student, reason="too few samples to put any aside")
+        return Distilled(student, reason="too few samples to hold any out")
     ends = models.part_names(models.shared_parts(dense, student))
     teacher = open_session(
         dense, provider=settings.provider, threads=settings.threads, outputs=ends
@@ -213,7 +213,7 @@ class _Judge:
         return sum(x * self.share.get(name, 0.0) for name, x in self._losses(weights).items())
 
     def _size(self, name: str) -> float:
-        """What a loss is small beside: the square of what is wanted, or one nat."""
+        """The scale of a loss: the square of the target, or one nat."""
         kind = next(loss.kind for loss in self._pupil.losses if loss.output == name)
         if kind == "kl":
             return 1.0

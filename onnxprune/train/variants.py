@@ -1,6 +1,6 @@
-"""Inputs like those given, but not the same: what a network is asked when data are few.
+"""Variants of calibration inputs, for training when data are few.
 
-The dense model says what is wanted of any input, so inputs need not be real. Tokens are cut out of
+The dense model gives the target for any input, so inputs need not be real. Tokens are cut out of
 one sample and put into another, and some are exchanged for others that occur; pictures and other
 real numbers are averaged with those of another sample (Zhang et al., "mixup", arXiv 1710.09412).
 """

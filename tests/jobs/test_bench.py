@@ -261,12 +261,12 @@ def test_wrong_flags_are_refused_before_anything_runs(
     assert said in done.err
 
 
-def test_the_command_prints_a_verdict_and_that_inputs_were_made_up(cli: Cli, small: Path) -> None:
+def test_the_command_prints_a_verdict_and_that_inputs_were_synthetic(cli: Cli, small: Path) -> None:
     done = cli("bench", ENTRY.model, small, "--processes", "1", "--rounds", "1", "--threads", "1",
                "--calib-samples", "8")  # fmt: skip
     assert done.code == 0, done.err
     assert "no speed-up" in done.out, "one round of one process proves nothing"
-    assert "inputs were made up" in done.out
+    assert "inputs were synthetic" in done.out
     assert "Noise floor" in done.out
 
 

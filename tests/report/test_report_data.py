@@ -105,7 +105,7 @@ def test_outcomes_come_first_and_details_with_v() -> None:
     places = [
         short.index(said)
         for said in (
-            "1 of 2 checks bad",
+            "1 of 2 checks failed",
             "Before and after",
             "Outputs against",
             "Checks",
@@ -152,11 +152,11 @@ def test_a_result_shows_every_removal_measure_check_and_note() -> None:
     assert re.search(r"boxes .* inf +3 not finite", shown)
     assert re.search(r"words +- +- +- +- +text cannot be compared", shown)
     assert re.search(r"ok +equals masked +2e-07 +0\.0001", shown)
-    assert re.search(r"BAD +accuracy +0\.02 +0\.01", shown)
+    assert re.search(r"FAILED +accuracy +0\.02 +0\.01", shown)
     assert "1 of 3 layers refitted" in shown
     assert re.search(r"layer1\.conv2 +lstsq +0\.41 +0\.073", shown)
-    assert re.search(r"layer2\.conv2 +left: nothing was better +0\.2 +0\.2", shown)
-    assert "1 layer left: its input is one position" in shown
+    assert re.search(r"layer2\.conv2 +unchanged: nothing was better +0\.2 +0\.2", shown)
+    assert "1 layer unchanged: its input is one position" in shown
     assert "note: norm[0]:width was left alone" in shown
 
 

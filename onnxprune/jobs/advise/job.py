@@ -43,7 +43,7 @@ def advise(
         model: path of the model.
         options: backends and inputs; or give the same as keywords
             (``advise("model.onnx", backend="cpu,openvino")``).
-        progress: told what is being done.
+        progress: called with a line of text at each stage.
         fields: the options by name, instead of ``options``.
 
     Returns:

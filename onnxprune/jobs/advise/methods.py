@@ -1,7 +1,7 @@
 """What could be done to a model, method by method, and whether it pays on a backend.
 
-An estimate is Amdahl's law over measured shares: what is left of a run if the share that can shrink
-does so by a known factor. It is what can be had at best, and `onnxprune bench` tells what was had.
+An estimate is Amdahl's law over measured shares: the remainder of a run if a part of it shrinks by
+a known factor. It is the best case; `onnxprune bench` measures the real one.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Advice:
 
 
 def structured(known: Evidence, spent: Spent) -> Advice:
-    """Fewer units: what is left of a run with half of them gone."""
+    """Fewer units: the share of a run that remains without half of them."""
     sizes = known.sizes
     remaining = amdahl(spent.contractions, sizes.half_macs)
     evidence: dict[str, object] = {
@@ -83,13 +83,13 @@ def structured(known: Evidence, spent: Spent) -> Advice:
             if spent.contractions < WORTH
             else f"half of all units are only {percent(1 - sizes.half_macs)} of the MACs"
         )
-        why = f"{reason}, so half of all units gone leave {times(remaining)} at best"
+        why = f"{reason}, so removing half of all units leaves {times(remaining)} at best"
         fact = facts.AMDAHL
     else:
         word = "pays"
         why = (
             f"{percent(spent.contractions)} of a run are convolutions and products; with half of "
-            f"all units gone {percent(sizes.half_macs)} of the MACs are left"
+            f"all units removed, {percent(sizes.half_macs)} of the MACs remain"
         )
         fact = facts.MACS
     command = "" if word == "does not pay" else _prune(known, "--target macs=50%", "pruned.onnx")
@@ -206,12 +206,7 @@ def zeros(known: Evidence) -> Advice:
 
 
 def nothing(known: Evidence, spent: Spent) -> Advice:
-    """Zeros stored packed: bytes, not time."""
-    """Two of four weights zero; ``spent`` is None where nothing could be measured."""
-    """OpenVINO's sparse INT8 kernel, where AMX and large layers are."""
-    """Products in INT8, where the CPU or GPU has instructions for them."""
-    """Fewer units: what is left with half of them gone."""
-    """Where no method shortens a run for sure, that is said, and what the run is spent on."""
+    """Advice against pruning where no method shortens a run: the operators that the run takes."""
     slowest = [asdict(each) for each in spent.operators[:3]]
     evidence: dict[str, object] = {
         "run_s": spent.run_s,
@@ -226,7 +221,7 @@ def nothing(known: Evidence, spent: Spent) -> Advice:
         )
         fact = facts.OVERHEAD
     elif not known.sizes.reachable:
-        why, fact = "nothing that can be removed was found", facts.REACH
+        why, fact = "no unit of this model can be removed", facts.REACH
     else:
         others = [row.op for row in spent.operators[:3]]
         why = f"a run is spent in {', '.join(others)}, where fewer units save too little"
@@ -235,7 +230,7 @@ def nothing(known: Evidence, spent: Spent) -> Advice:
 
 
 def amdahl(share: float, factor: float) -> float:
-    """What is left of a whole if ``share`` of it is multiplied by ``factor``."""
+    """The remainder of a whole if ``share`` of it is multiplied by ``factor``."""
     return 1 - share + share * factor
 
 

@@ -52,7 +52,7 @@ def bench(
         options: what is measured; or give the same as keywords
             (``bench(["dense.onnx", "pruned.onnx"], backend="cpu,openvino", batch=(1, 8))``).
         protocol: how it is timed; processes, rounds and seed of the options by default.
-        progress: told what is being done.
+        progress: called with a line of text at each stage.
         fields: the options by name, instead of ``options``.
 
     Raises:

@@ -56,7 +56,7 @@ def notes(samples: Samples, rows: Sequence[Row], *, processes: int, busy: bool) 
     """What a reader has to know beside the numbers, in whole sentences."""
     if samples.synthetic:
         yield (
-            f"inputs were made up ({samples.calibration.reader.description}): latency may depend "
+            f"inputs were synthetic ({samples.calibration.reader.description}): latency may depend "
             "on data, and outputs say little about quality"
         )
     if processes == 1 and any(row.ratio for row in rows):

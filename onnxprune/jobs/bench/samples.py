@@ -1,4 +1,4 @@
-"""What models are fed while they are measured: the user's data, or made-up inputs."""
+"""What models are fed while they are measured: the user's data, or synthetic inputs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Samples:
 
     @property
     def synthetic(self) -> bool:
-        """Whether they are made up: latencies are then those of such inputs."""
+        """Whether the inputs are synthetic: latencies are then those of such inputs."""
         return self.calibration.synthetic
 
     @property
@@ -79,7 +79,7 @@ def open_samples(
         calib: as `onnxprune.data.open_calibration` takes it; None makes inputs up.
         preprocess: what turns raw pictures into inputs.
         most: samples that outputs are compared on.
-        shapes: of inputs whose sizes the model leaves open, for made-up ones.
+        shapes: of inputs whose sizes the model leaves open, for synthetic ones.
         seed: of everything random.
 
     Returns:
@@ -90,7 +90,9 @@ def open_samples(
     """
     signature = signature_of(model)
     if calib is not None and shapes:
-        raise OnnxpruneError("--shapes is for made-up inputs", hint="leave out --shapes or --calib")
+        raise OnnxpruneError(
+            "--shapes is for synthetic inputs", hint="leave out --shapes or --calib"
+        )
     if not signature:
         raise OnnxpruneError("the model has no inputs, so nothing can be fed to it")
     sizes, batch = _sizes(model, shapes or {})

@@ -32,12 +32,12 @@ class Quantized:
     Attributes:
         model: it.
         weights: what became of every weight that a layer contracts.
-        checks: that zeros and patterns are still there, and the limits that were asked for.
+        checks: zeros, patterns, and the limits of the options.
         evaluation: how its outputs compare with the float model's, on inputs that no range was
             taken from.
         bytes: of everything stored, before and after.
         notes: whole sentences.
-        settings: what was asked.
+        settings: the options.
     """
 
     model: models.Model
@@ -50,7 +50,7 @@ class Quantized:
 
     @property
     def ok(self) -> bool:
-        """Whether every check is good."""
+        """Whether every check passed."""
         return all(check.ok for check in self.checks)
 
     def save(self, path: str | Path) -> Path:
@@ -88,7 +88,7 @@ def quantize(
             ``max_drop`` and ``seed``; the rest has no meaning here.
         first: a pruning run that comes before; it takes inputs from ``options`` where it names
             none. Outputs are then compared with those of the model before both.
-        progress: told what is being done.
+        progress: called with a line of text at each stage.
         fields: both kinds of options by name, instead of ``settings`` and ``options``.
 
     Raises:

@@ -50,7 +50,7 @@ def compare(dense: models.Model, quantized: models.Model) -> tuple[Weight, ...]:
 
     Args:
         dense: what was quantized.
-        quantized: what onnxruntime's quantizer made of it; weights are found by their names.
+        quantized: the result of onnxruntime's quantizer; weights are found by their names.
     """
     stored = models.constants(quantized)
     weights: dict[str, Weight] = {}
@@ -62,13 +62,13 @@ def compare(dense: models.Model, quantized: models.Model) -> tuple[Weight, ...]:
 
 
 def checks(weights: tuple[Weight, ...]) -> tuple[Check, ...]:
-    """What must hold: every zero is one still, and every pattern is there."""
+    """Checks that every zero is still zero, and that every pattern is kept."""
     lost = sum(each.lost for each in weights)
-    results = [Check("zeros of weights that are zeros no more", lost == 0, lost, 0)]
+    results = [Check("zeros that are no longer zero", lost == 0, lost, 0)]
     patterned = [each for each in weights if each.pattern and each.quantized]
     if patterned:
         broken = sum(not each.kept for each in patterned)
-        results.append(Check("weights whose N:M pattern is gone", broken == 0, broken, 0))
+        results.append(Check("weights that lost their N:M pattern", broken == 0, broken, 0))
     return tuple(results)
 
 
@@ -122,7 +122,7 @@ def _pattern(layer: LinearLayer, weight: Array) -> tuple[str, tuple[int, int]]:
 
 
 def _zero_point(name: str, value: ir.Value, stored: Mapping[str, ir.Value]) -> int:
-    """Zero points are 0 as asked; whatever else is there is taken for what it is."""
+    """The zero point: 0 as configured, or whatever else the model stores."""
     base = (value.name or "").removesuffix("_quantized")
     point = stored.get(f"{base}_zero_point") or stored.get(f"{name}_zero_point")
     tensor = None if point is None else models.constant(point)

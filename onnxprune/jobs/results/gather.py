@@ -41,7 +41,7 @@ from onnxprune.quantities import Unit
 from onnxprune.types import LayerOutcome
 
 _QUICK = 1 << 30
-"""Bytes of weights that are read without being asked to."""
+"""Bytes of weights that `inspect` reads without ``--weights``."""
 
 
 def inspection(analysis: Analysis, *, weights: bool | None = None) -> Report:

@@ -72,7 +72,7 @@ def _free(groups: Iterable[Group], sizes: _Sizes) -> _Free:
 
 
 def _staying(name: str, sizes: _Sizes, free: _Free) -> int:
-    """Elements of a tensor that are left when every unit that can go is gone."""
+    """Elements of a tensor that remain when every removable unit is removed."""
     count = 1
     for axis, size in enumerate(sizes.get(name, (0,))):
         free_indices = free.get((name, axis))

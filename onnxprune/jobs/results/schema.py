@@ -242,7 +242,7 @@ class PointRow:
 
 @dataclass(frozen=True)
 class CheckRow:
-    """One check: what was measured, against what limit, and whether that is good."""
+    """One check: what was measured, against what limit, and whether it passed."""
 
     name: str
     ok: bool
@@ -255,17 +255,17 @@ class Report:
     """Everything one run has to say.
 
     Attributes:
-        command: which command made it.
+        command: the command that made it.
         onnxprune: version that made it.
         couplings: what leaves with one unit of each group.
-        options: what was asked, by flag name; only what is not at its default.
+        options: by flag name, those that are not at their default.
         refits: what recovery did to each layer; empty where there was nothing to fit to.
         sparse: what became of every weight, where single weights were set to zero.
         weights: zeros, patterns and sizes of weights that have zeros.
         stored: the form of every weight, where they are not all written dense.
         measures: before and after.
         outputs: how close they are, on ``samples`` inputs that nothing was fitted to; empty where
-            the inputs were made up.
+            the inputs were synthetic.
         as_given: the same before anything was refitted, of a model that came pruned; else empty.
         points: every model that was visited, where ``max-drop`` decided how much to remove.
         checks: the verdict; empty where nothing was pruned.
@@ -297,7 +297,7 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Whether every check is good."""
+        """Whether every check passed."""
         return all(check.ok for check in self.checks)
 
 

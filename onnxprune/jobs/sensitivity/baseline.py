@@ -96,7 +96,7 @@ class Dense:
             norms=rows.norms,
             weighing=weighing,
             feeds=self.feeds,
-            wanted=self._answers,
+            answers=self._answers,
             labels=labels,
             metric=self._config.metric,
             before=self.before,
@@ -124,7 +124,7 @@ def weighing_of(config: Options) -> Weighing:
     """How single weights are chosen.
 
     Raises:
-        OnnxpruneError: a sweep does not know the method that is asked for.
+        OnnxpruneError: a sweep does not know the method.
     """
     known: tuple[Weighing, ...] = get_args(Weighing)
     for each in known:

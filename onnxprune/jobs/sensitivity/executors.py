@@ -38,7 +38,7 @@ Key: TypeAlias = tuple[str, float]
 TRIES = 3
 """How often a cell may fail before it is given up."""
 _LOOK = 5.0
-"""Seconds without news after which it is asked whether anybody is left."""
+"""Seconds without a result after which the workers are checked."""
 _PATIENCE = 60.0
 """Seconds that a cluster may be without workers: a nanny starts new ones within a few."""
 _ADDRESS = re.compile(r"(\w+://)?[\w.\-\[\]:%]+:\d+")
@@ -244,7 +244,7 @@ class Dask(Pool):
         try:
             alive = bool(self._client.nthreads())
         except OSError:
-            return f"the Dask scheduler at {self._address} has gone"
+            return f"the Dask scheduler at {self._address} does not answer"
         return "" if alive else f"the Dask cluster at {self._address} has no workers left"
 
     def close(self) -> None:
@@ -282,7 +282,7 @@ def gather(pool: Pool, key: str, cells: Iterable[Key], keep: Callable[[Cell], No
         pool: who measures; it has the job.
         key: of the job.
         cells: to be measured.
-        keep: told each cell as it comes, in any order.
+        keep: called with each cell as it is measured, in any order.
 
     Raises:
         OnnxpruneError: there is nobody left to measure anything.

@@ -33,7 +33,7 @@ from onnxprune.sparse.zeros import zero
 I64 = npt.NDArray[np.int64]
 Array = npt.NDArray[Any]
 Weighing = Literal["magnitude", "wanda", "ria"]
-"""What single weights are worth, from one look at the layer."""
+"""Importance of single weights, from one look at the layer."""
 
 THREADS = 1
 """Threads of every run: sums come out the same wherever they are made, and cells fill the cores."""
@@ -50,9 +50,9 @@ class Job:
         orders: by group, its units, the first to leave first.
         blocks: names of the blocks that are bypassed.
         norms: by stored weight, root mean squares ``[g, K]`` of what it multiplies.
-        weighing: what single weights are worth.
+        weighing: how the importance of single weights is computed.
         feeds: what every model is run on.
-        wanted: what the dense model answers; None where that is too much to keep.
+        answers: outputs of the dense model; None where they are too large to keep.
         labels: of the samples, or None.
         metric: as the user wrote it.
         before: the dense model's score; None without labels.
@@ -67,7 +67,7 @@ class Job:
     norms: Mapping[str, Array]
     weighing: Weighing
     feeds: tuple[Feeds, ...]
-    wanted: tuple[Outputs, ...] | None
+    answers: tuple[Outputs, ...] | None
     labels: Array | None
     metric: str | Callable[..., float]
     before: Score | None
@@ -109,13 +109,13 @@ class Bench:
         labels, metric = job.labels, find_metric(job.metric)
         self._task = None if labels is None else Task(metric, labels)
         self._dense = None
-        if job.wanted is None:
+        if job.answers is None:
             inner = within(models.parts(model))
             self._dense = open_session(model, provider=job.provider, threads=THREADS, outputs=inner)
         self._making = threading.Lock()
 
     def measure(self, target: str, ratio: float) -> Cell:
-        """Prune one target and judge what is left; what cannot be pruned gives the reason."""
+        """Prune one target and evaluate the result; a cell has a reason if that fails."""
         try:
             with self._making:  # reading tensors is Python's work, running models is not
                 model, removed = self.variant(target, ratio)
@@ -167,8 +167,8 @@ class Bench:
         return masked, int(keep.size - np.count_nonzero(keep))
 
     def _reference(self) -> Iterable[Outputs]:
-        if self._job.wanted is not None:
-            return self._job.wanted
+        if self._job.answers is not None:
+            return self._job.answers
         assert self._dense is not None
         return (self._dense.run(feeds) for feeds in self._job.feeds)
 

@@ -112,7 +112,7 @@ def as_options(config: Options, advice: Recommendation) -> Options:
         raise OnnxpruneError(
             f"no ratio was found that costs at most {figure(advice.drop)}, so there is no recipe",
             hint="allow more with --drop, sweep smaller --ratios, or try prune --max-drop, which "
-            "refits what is left",
+            "refits the remaining weights",
             exit_code=1,
         )
     return replace(config, ratios=exactly(advice.ratios))

@@ -51,7 +51,7 @@ def sensitivity(
         source: a path, a ``ModelProto``, a graphsurgeon graph or a loaded model; never changed.
         options: inputs, labels, metric, criterion and what to skip.
         request: what is measured, and where it runs.
-        progress: told what is being done.
+        progress: called with a line of text at each stage.
         fields: the options by name, instead of ``options`` and ``request``.
 
     Raises:
@@ -75,7 +75,7 @@ def sensitivity(
         )
     weighing_of(config)
     run = open_run(source, config, progress)
-    with open_pool(_hands(run, settings), settings.dask) as pool:
+    with open_pool(_worker_count(run, settings), settings.dask) as pool:
         return _swept(run, settings, pool)
 
 
@@ -156,8 +156,8 @@ def _columns(target: Target, ratios: Sequence[float]) -> Sequence[float]:
     return (1.0,) if target.kind == "block" else ratios
 
 
-def _hands(run: Run, settings: SensitivityOptions) -> int:
-    """How many processes: as many as asked for, else all cores where the work is worth it."""
+def _worker_count(run: Run, settings: SensitivityOptions) -> int:
+    """The number of processes: --workers, else all cores where the work pays for it."""
     if settings.workers is not None:
         return settings.workers
     analysis, config = run.analysis, run.config

@@ -66,10 +66,10 @@ def header(family: Family, key: str) -> Markup:
 
 
 def top(run: Report, family: Family) -> Markup:
-    """The verdict of a run, its largest figures, and what was asked."""
+    """The verdict of a run, its largest figures, and its options."""
     options = [[code(each), " "] for each in flags(run)]
-    request = tag("p", "Asked: ", options, class_="asked") if options else None
-    return join(verdict(run), tiles(run, family), request)
+    line = tag("p", "Options: ", options, class_="options") if options else None
+    return join(verdict(run), tiles(run, family), line)
 
 
 def model(run: Report) -> Markup:
@@ -87,7 +87,7 @@ def model(run: Report) -> Markup:
 
 
 def verdict(run: Report) -> Markup:
-    """Whether every check is good, in a word that needs no colour."""
+    """Whether every check passed, in a word that needs no colour."""
     words, tone = sections.verdict(run)
     mark = {"good": "✓ ", "bad": "✕ "}.get(tone, "")
     return tag("span", f"{mark}{words}", class_=f"verdict {tone}") if words else Markup()
@@ -202,7 +202,7 @@ def _coupling(group: GroupRow, row: CouplingRow, key: str, most: int) -> Markup:
         f"{numbers.quantity(group.params)} parameters, {numbers.size(group.bytes)} and "
         f"{numbers.quantity(group.macs)} MACs; {removal}."
     )
-    more = f"{numbers.plural(rest, 'more slice')} of this group left out here."
+    more = f"{numbers.plural(rest, 'more slice')} of this group are not shown here."
     slices = Table(f"What leaves with one unit of {group.name}", *_SLICES)
     return tag(
         "details",
