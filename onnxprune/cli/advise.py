@@ -37,14 +37,14 @@ def run(args: argparse.Namespace) -> int:
     from onnxprune.report import terminal
 
     with console.progress() as progress:
-        known, advice = advise(args.model, config, progress=progress)
+        evidence, advice = advise(args.model, config, progress=progress)
     document = {
         "schema": "onnxprune.advise",
         "version": 1,
         "onnxprune": importlib.metadata.version("onnxprune"),
-        "evidence": plain(asdict(known)),
+        "evidence": plain(asdict(evidence)),
         "advice": [plain(asdict(each)) for each in advice],
     }
-    shown = terminal.advice(known, advice, verbose=args.verbose)
-    console.data(shown, document, as_json=args.json)
+    view = terminal.advice(evidence, advice, verbose=args.verbose)
+    console.data(view, document, as_json=args.json)
     return 0

@@ -58,13 +58,13 @@ def run(args: argparse.Namespace) -> int:
 
     with console.progress() as progress:
         pruned = apply(args.model, load_plan(Path(args.plan)), config, progress=progress)
-        passed = pruned.ok or args.force
-        written = write(pruned, output, progress, force=args.force) if passed and output else None
+        keep = pruned.ok or args.force
+        written = write(pruned, output, progress, force=args.force) if keep and output else None
         ok = pruned.ok and (written is None or written.ok)
-        passed = ok or args.force
-    report = gather.result("apply", pruned, output if passed else None)
+        keep = ok or args.force
+    report = gather.result("apply", pruned, output if keep else None)
     if written:
         report = written.add_to(report)
     console.report(report, as_json=args.json, verbose=args.verbose)
     save(report, page)
-    return finish(ok=ok, wrote=passed, output=output)
+    return finish(ok=ok, wrote=keep, output=output)

@@ -61,8 +61,8 @@ def run(args: argparse.Namespace) -> int:
         result = bench(args.models, config, progress=progress)
         if picture is not None and result.rows:
             drawing.save(plots.of_bench(result), picture)
-    shown = terminal.bench(result, verbose=args.verbose)
-    console.data(shown, schema.to_json(result), as_json=args.json)
+    view = terminal.bench(result, verbose=args.verbose)
+    console.data(view, schema.to_json(result), as_json=args.json)
     if not result.rows:
         raise OnnxpruneError("nothing could be measured", hint="the reasons are listed above")
     if picture is not None:

@@ -61,8 +61,8 @@ def run(args: argparse.Namespace) -> int:
         notes.append(
             f"these commands want the {request.precision} graph, which --keep-onnx PATH writes"
         )
-    shown = terminal.built(result, request, engine, same, notes, verbose=args.verbose)
-    console.data(shown, plain(result, request, engine, same, notes), as_json=args.json)
+    view = terminal.built(result, request, engine, same, notes, verbose=args.verbose)
+    console.data(view, plain(result, request, engine, same, notes), as_json=args.json)
     console.done(f"Wrote {engine}")
     return 0
 

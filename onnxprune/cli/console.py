@@ -35,12 +35,12 @@ def reports(documents: Sequence[schema.Report]) -> None:
     sys.stdout.flush()
 
 
-def data(shown: RenderableType, plain: object, *, as_json: bool) -> None:
+def data(view: RenderableType, plain: object, *, as_json: bool) -> None:
     """Print data of a command that has no report of its own, for a person or for a program."""
     if as_json:
         sys.stdout.write(json.dumps(plain, indent=2, ensure_ascii=False) + "\n")
     else:
-        _console(sys.stdout).print(shown, crop=False)  # commands to copy may be long
+        _console(sys.stdout).print(view, crop=False)  # commands to copy may be long
     sys.stdout.flush()
 
 

@@ -48,8 +48,8 @@ def run(args: argparse.Namespace) -> int:
 
     with console.progress() as progress:
         progress(f"reading {source}")
-        loaded = models.load(source)
-        dense, packed = densify(loaded)
+        model = models.load(source)
+        dense, packed = densify(model)
         progress(f"writing {output}")
         models.save(dense, output, external=True if args.external else None)
     sparse = names(source)

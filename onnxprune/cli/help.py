@@ -84,8 +84,8 @@ def run(args: argparse.Namespace) -> int:
     elif topic in parsers or topic in options:
         raise OnnxpruneError(f"help of {topic} is text", hint="leave out --json")
     else:
-        known = [*parsers, *sorted(options), "recipe"]
-        raise OnnxpruneError(f"there is no help on {args.topic!r}", hint=suggest(topic, known))
+        topics = [*parsers, *sorted(options), "recipe"]
+        raise OnnxpruneError(f"there is no help on {args.topic!r}", hint=suggest(topic, topics))
     return 0
 
 

@@ -47,8 +47,8 @@ class Parser(argparse.ArgumentParser):
         if everything or self._subparsers is not None:
             return super().format_help()
         positional = [each for each in self._actions if not each.option_strings]
-        shown = [each for each in self._actions if each.help != argparse.SUPPRESS]
-        flags = [each for each in shown if each not in self.rare and each not in positional]
+        actions = [each for each in self._actions if each.help != argparse.SUPPRESS]
+        flags = [each for each in actions if each not in self.rare and each not in positional]
         output = next((each for each in flags if each.dest == "output"), None)
         words = [str(each.metavar) + "..." * (each.nargs in ("*", "+")) for each in positional]
         if output is not None:

@@ -79,22 +79,22 @@ def run(args: argparse.Namespace) -> int:
 
     with console.progress() as progress:
         pruned = prune(args.model, config, progress=progress)
-        passed = pruned.ok or args.force
-        written = write(pruned, output, progress, force=args.force) if passed and output else None
+        keep = pruned.ok or args.force
+        written = write(pruned, output, progress, force=args.force) if keep and output else None
         ok = pruned.ok and (written is None or written.ok)
-        passed = ok or args.force
-        if passed and plan:
+        keep = ok or args.force
+        if keep and plan:
             save_plan(pruned.plan, plan)
-        if passed and mask:
+        if keep and mask:
             save_plan(of(pruned.plan), mask)
-        if passed and flags:
+        if keep and flags:
             recipe.write(config, flags)
-    report = gather.result("prune", pruned, output if passed else None)
+    report = gather.result("prune", pruned, output if keep else None)
     if written:
         report = written.add_to(report)
     console.report(report, as_json=args.json, verbose=args.verbose)
     save(report, page)
-    return finish(ok=ok, wrote=passed, output=output)
+    return finish(ok=ok, wrote=keep, output=output)
 
 
 def finish(*, ok: bool, wrote: bool, output: Path | None) -> int:

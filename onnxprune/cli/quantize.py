@@ -61,13 +61,13 @@ def run(args: argparse.Namespace) -> int:
 
     with console.progress() as progress:
         result = quantize(args.model, settings, config, first=first, progress=progress)
-        passed = result.ok or args.force
-        if passed and output:
+        keep = result.ok or args.force
+        if keep and output:
             progress(f"writing {output}")
             result.save(output)
-    shown = terminal.quantized(result, verbose=args.verbose)
-    console.data(shown, plain(result, args.model), as_json=args.json)
-    return finish(ok=result.ok, wrote=passed, output=output)
+    view = terminal.quantized(result, verbose=args.verbose)
+    console.data(view, plain(result, args.model), as_json=args.json)
+    return finish(ok=result.ok, wrote=keep, output=output)
 
 
 def plain(result: Quantized, source: str) -> dict[str, object]:

@@ -53,17 +53,17 @@ def run(args: argparse.Namespace) -> int:
 
     with console.progress() as progress:
         result = recover(args.dense, args.pruned, config, progress=progress)
-        passed = result.ok or args.force
-        if passed and output:
+        keep = result.ok or args.force
+        if keep and output:
             progress(f"writing {output}")
             result.save(output)
-    report = gather.result("recover", result, output if passed else None)
+    report = gather.result("recover", result, output if keep else None)
     console.report(report, as_json=args.json, verbose=args.verbose)
     save(report, page)
-    if not passed:
+    if not keep:
         raise OnnxpruneError(
             "a check failed, so nothing was written",
             hint="write it all the same with --force",
             exit_code=1,
         )
-    return finish(ok=result.ok, wrote=passed, output=output)
+    return finish(ok=result.ok, wrote=keep, output=output)

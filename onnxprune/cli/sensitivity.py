@@ -64,8 +64,8 @@ def run(args: argparse.Namespace) -> int:
         if output is not None:
             progress(f"drawing {output}")
             drawing.save(plots.of_sweep(sweep), output)
-    shown = terminal.sweep(sweep, verbose=args.verbose)
-    console.data(shown, to_json(sweep), as_json=args.json)
+    view = terminal.sweep(sweep, verbose=args.verbose)
+    console.data(view, to_json(sweep), as_json=args.json)
     if output is not None:
         console.done(f"Wrote {output}")
     if fragment is not None and sweep.recommended is not None:

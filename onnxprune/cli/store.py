@@ -63,8 +63,8 @@ def run(args: argparse.Namespace) -> int:
         progress("reading it back and running it")
         result = check_stored(stored, output, config.shapes or None)
     sizes = (file_bytes(source), file_bytes(output))
-    written = result.ok or args.force
-    if not written:
+    keep = result.ok or args.force
+    if not keep:
         remove_files(output)
     rows, notes = stored_rows(stored), (*stored.notes, *result.notes)
     plain = {
@@ -77,12 +77,12 @@ def run(args: argparse.Namespace) -> int:
         "checks": [_check(check) for check in result.checks],
         "unread": list(stored.unread),
         "notes": list(notes),
-        "output": str(output) if written else None,
+        "output": str(output) if keep else None,
     }
     checks = _checks(result.checks)
-    shown = terminal.storing(rows, sizes, checks, notes, stored.unread, verbose=args.verbose)
-    console.data(shown, plain, as_json=args.json)
-    return finish(ok=result.ok, wrote=written, output=output)
+    view = terminal.storing(rows, sizes, checks, notes, stored.unread, verbose=args.verbose)
+    console.data(view, plain, as_json=args.json)
+    return finish(ok=result.ok, wrote=keep, output=output)
 
 
 def _check(check: Check) -> dict[str, object]:

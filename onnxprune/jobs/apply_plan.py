@@ -77,8 +77,8 @@ def refit(run: Run, state: State) -> State:
 
     def kept(value: str, axis: int) -> npt.NDArray[np.bool_]:
         axes = analysis.walk.axes[value]  # of a value of unknown rank there are none
-        known = -len(axes) <= axis < len(axes)
-        return keep(axes[axis]) if known else np.zeros(0, np.bool_)
+        inside = -len(axes) <= axis < len(axes)
+        return keep(axes[axis]) if inside else np.zeros(0, np.bool_)
 
     problem = Problem(analysis.model, state.model, kept, analysis.facts)
     if config.recover == "bias":
@@ -99,20 +99,20 @@ def distill(run: Run, state: State) -> State:
         return state
     keep = {name: mask.unpack() for name, mask in state.plan.zeroed.items()}
     settings = training.Settings(seed=run.config.seed, provider=run.config.provider)
-    done = training.distil(
+    outcome = training.distil(
         run.analysis.model, state.model, keep, run.data.fit, settings, run.progress
     )
-    if done.reason:
-        note = f"the remaining weights were not trained as a whole: {done.reason}"
-    elif not done.steps:
+    if outcome.reason:
+        note = f"the remaining weights were not trained as a whole: {outcome.reason}"
+    elif not outcome.steps:
         note = "training the remaining weights as a whole did not help on held-out inputs"
     else:
         note = (
-            f"the remaining weights were trained as a whole for {done.steps} steps: outputs on "
-            f"held-out inputs are {percent(done.after)} as far from the original's as after "
+            f"the remaining weights were trained as a whole for {outcome.steps} steps: outputs on "
+            f"held-out inputs are {percent(outcome.after)} as far from the original's as after "
             "refitting every layer"
         )
-    return state.then(done.model if done.steps else None, notes=[note])
+    return state.then(outcome.model if outcome.steps else None, notes=[note])
 
 
 PRUNE = (check_equivalence, refit, sparsify, distill)
@@ -164,8 +164,8 @@ def evaluate(run: Run, state: State) -> Result:
         checks.append(Check(cost.kind, value <= limit, float(value), float(limit)))
     if data.synthetic:
         notes.append(f"inputs were synthetic ({data.description}): accuracy was not looked at")
-    known = tuple(checks), evaluation, state.outcomes, tuple(notes)
-    return Result(state.model, state.plan, analysis, config, *known)
+    parts = tuple(checks), evaluation, state.outcomes, tuple(notes)
+    return Result(state.model, state.plan, analysis, config, *parts)
 
 
 def finite(evaluation: Evaluation) -> list[Check]:

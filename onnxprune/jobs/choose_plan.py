@@ -57,12 +57,12 @@ def by_importance(run: Run, curves: Curves | None = None) -> PlanChoice:
     """
     config = run.config
     bypassed = bypassed_blocks(run)
-    chosen = Selection({}, "", config.allocation or "uniform", {})
+    selection = Selection({}, "", config.allocation or "uniform", {})
     with threadpool_limits(BLAS, "blas"):
         curves = curves or measured_curves(run)
         if config.removes_units:
-            chosen = select(problem_of(run, bypassed, curves))
-    return planned(run, chosen, bypassed)
+            selection = select(problem_of(run, bypassed, curves))
+    return planned(run, selection, bypassed)
 
 
 def by_latency(run: Run, curves: Curves | None = None) -> PlanChoice:
@@ -96,34 +96,34 @@ def measured_curves(run: Run) -> Curves | None:
     return None if config.sensitivity is None else sensitivity_curves(run.analysis, config)
 
 
-def planned(run: Run, chosen: Selection, bypassed: tuple[str, ...]) -> PlanChoice:
+def planned(run: Run, selection: Selection, bypassed: tuple[str, ...]) -> PlanChoice:
     """The plan for what was chosen, and what is to be said about it."""
     config, analysis = run.config, run.analysis
     plan = Plan(
-        removed=chosen.removed,
+        removed=selection.removed,
         units={g.name: len(g) for g in analysis.groups},
-        bypassed=(*bypassed, *chosen.bypassed),
+        bypassed=(*bypassed, *selection.bypassed),
         origin=Origin(
             structure=models.structure_hash(analysis.model),
-            criterion=chosen.criterion if config.sensitivity is None else "sensitivity",
-            allocation=chosen.allocation,
+            criterion=selection.criterion if config.sensitivity is None else "sensitivity",
+            allocation=selection.allocation,
             budget=_budget_text(config),
             seed=config.seed,
             versions=versions(),
             calibration=run.data.description,
         ),
     )
-    declined = [f"{name}: {why}" for name, why in chosen.declined.items()]
-    rounded = _rounded(analysis, config, chosen)
-    return PlanChoice(plan, (*declined, *rounded, *run.data.notes))
+    declined = [f"{name}: {why}" for name, why in selection.declined.items()]
+    roundings = _rounded(analysis, config, selection)
+    return PlanChoice(plan, (*declined, *roundings, *run.data.notes))
 
 
-def _rounded(analysis: Analysis, config: Options, chosen: Selection) -> list[str]:
+def _rounded(analysis: Analysis, config: Options, selection: Selection) -> list[str]:
     """A note where rounding to fast widths changed the ratio."""
-    free = [g for g in analysis.groups if g.name not in chosen.declined]
+    free = [g for g in analysis.groups if g.name not in selection.declined]
     if config.ratio is None or not free:
         return []
-    share = sum(len(chosen.removed.get(g.name, ())) for g in free) / sum(map(len, free))
+    share = sum(len(selection.removed.get(g.name, ())) for g in free) / sum(map(len, free))
     if abs(share - config.ratio) < _NEAR:
         return []
     what = f"{percent(share)} of the units were removed instead of {percent(config.ratio)}"
@@ -165,15 +165,15 @@ def bypassed_blocks(run: Run) -> tuple[str, ...]:
     config, analysis = run.config, run.analysis
     if not config.blocks:
         return ()
-    allowed = [b for b in analysis.blocks if not any(fnmatchcase(b.name, g) for g in config.skip)]
-    if config.blocks > len(allowed):
+    blocks = [b for b in analysis.blocks if not any(fnmatchcase(b.name, g) for g in config.skip)]
+    if config.blocks > len(blocks):
         raise OnnxpruneError(
-            f"--blocks {config.blocks} asks for more than the {len(allowed)} that can be bypassed",
+            f"--blocks {config.blocks} asks for more than the {len(blocks)} that can be bypassed",
             hint="see the blocks that `onnxprune inspect` lists",
         )
     feeds = run.data.fit or run.data.holdout
-    importance = block_importance(analysis, allowed, feeds, config.provider)
-    order = sorted(allowed, key=lambda b: importance[b.name])
+    importance = block_importance(analysis, blocks, feeds, config.provider)
+    order = sorted(blocks, key=lambda b: importance[b.name])
     return _disjoint(order, config.blocks)
 
 

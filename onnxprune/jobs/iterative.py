@@ -63,15 +63,15 @@ def by_steps(run: Run) -> PlanChoice:
         stage = f"step {number} of {config.steps}"
         run.progress(f"{stage}: choosing what to remove")
         some, rails = part_of(config, limits, share, costs)
-        chosen, small = _taken(replace(run, config=some), rails, bypassed, remaining)
+        selection, small = _select_step(replace(run, config=some), rails, bypassed, remaining)
         if share == 1:
-            choice = planned(run, chosen, bypassed)
+            choice = planned(run, selection, bypassed)
             return replace(choice, notes=(*choice.notes, *history), start=small)
-        removed = (*bypassed, *chosen.bypassed)
-        plan = Plan(removed=chosen.removed, bypassed=removed)
+        removed = (*bypassed, *selection.bypassed)
+        plan = Plan(removed=selection.removed, bypassed=removed)
         small = refit(run, State(small, plan, small)).model
-        remaining = Remaining(analyse(small, inputs=analysis.inputs[0]), chosen.removed, removed)
-        cost = costs(chosen.removed, removed)
+        remaining = Remaining(analyse(small, inputs=analysis.inputs[0]), selection.removed, removed)
+        cost = costs(selection.removed, removed)
         evaluation = compare_models(analysis.model, small, data.eval, config)
         history.append(
             f"{stage}: {percent(cost.macs / max(dense.macs, 1))} of the MACs and "
@@ -81,7 +81,7 @@ def by_steps(run: Run) -> PlanChoice:
     raise AssertionError("the last step removes everything that remains to be removed")
 
 
-def _taken(
+def _select_step(
     run: Run, limits: Limits, bypassed: Sequence[str], remaining: Remaining
 ) -> tuple[Selection, models.Model]:
     """The selection after one more step, and the cut model, not refitted yet."""
@@ -90,19 +90,19 @@ def _taken(
     if config.max_blocks is not None:
         config = replace(config, max_blocks=config.max_blocks - len(before))
     with threadpool_limits(BLAS, "blas"):
-        chosen = select(
+        selection = select(
             Problem(
                 analysis, config, limits, run.data.fit, (*bypassed, *before), run.progress,
                 remaining=remaining,
             )
         )  # fmt: skip
-    chosen = replace(chosen, bypassed=(*before, *chosen.bypassed))
+    selection = replace(selection, bypassed=(*before, *selection.bypassed))
     small = cut(
         remaining.analysis,
-        remaining.newly_removed(chosen.removed, analysis.groups),
-        [b for b in (*bypassed, *chosen.bypassed) if b not in remaining.bypassed],
+        remaining.newly_removed(selection.removed, analysis.groups),
+        [b for b in (*bypassed, *selection.bypassed) if b not in remaining.bypassed],
     )
-    return chosen, small
+    return selection, small
 
 
 def progress(steps: int, schedule: Schedule) -> list[float]:

@@ -86,8 +86,8 @@ def recover(
     progress("finding what was removed")
     match = correspond(analysis, pruned_model)
     twin = make_twin(analysis, match, pruned_model)
-    named = in_dense_words(match.matching, pruned_model)
-    _same_function(check_equivalence(twin.model, named, data.probe, provider))
+    renamed = in_dense_words(match.matching, pruned_model)
+    _same_function(check_equivalence(twin.model, renamed, data.probe, provider))
     plan = _plan(run, match, twin)
     state = take(run, State(twin.model, plan, twin.model, elsewhere=True), RECOVER)
     progress("comparing with the dense model")
@@ -111,10 +111,10 @@ def recover(
             command="recover",
         )  # fmt: skip
     result = carry_back(analysis.model, twin.model, state.model, match.matching, pruned_model)
-    written = check_equivalence(
+    check = check_equivalence(
         in_dense_words(match.matching, result), state.model, data.probe, provider
     )
-    checks = [replace(written, name="written = refitted")]
+    checks = [replace(check, name="written = refitted")]
     if twin.masks:
         filled = filled_zeros(state.model, twin)
         checks.append(Check("zeros that were filled", filled == 0, filled, 0.0))

@@ -126,12 +126,12 @@ class Bisection:
             It, if it is good enough; None if not, or if there is none that is new.
         """
         largest = max(map(self.cost, self.results)) / max(self._dense, 1)
-        known = len(self.results)
+        before = len(self.results)
         try:
             result = self._visit(self._part((1 + largest) / 2))
         except _UnmetError:
             return None
-        new = len(self.results) > known
+        new = len(self.results) > before
         return result if new and passes(result, self._max_drop) else None
 
     def cost(self, result: Result) -> float:
@@ -192,17 +192,17 @@ def choose(bisection: Bisection, run: Run) -> Result:
     config, data = run.config, run.data
     assert config.max_drop is not None
     others = data.eval is not data.holdout  # samples that nothing was chosen by
-    chosen = max(bisection.results, key=bisection.cost)
-    evaluation, looked = chosen.evaluation, 0
+    result = max(bisection.results, key=bisection.cost)
+    evaluation, tries = result.evaluation, 0
     passing = deque(bisection.passing)
     further = MILDER if others else 0
     while passing:
-        chosen = passing.popleft()
-        evaluation = chosen.evaluation
+        result = passing.popleft()
+        evaluation = result.evaluation
         if not others:
             break
-        evaluation = compare_models(run.analysis.model, chosen.model, data.eval, config)
-        looked += 1
+        evaluation = compare_models(run.analysis.model, result.model, data.eval, config)
+        tries += 1
         if evaluation.within(config.max_drop):
             break
         if not passing and further:
@@ -211,16 +211,16 @@ def choose(bisection: Bisection, run: Run) -> Result:
             passing.extend([milder] if milder is not None else [])
     within = evaluation.within(config.max_drop)
     return replace(
-        chosen,
+        result,
         config=config,
-        checks=(*chosen.checks, Check("drop", within, evaluation.drop, config.max_drop)),
+        checks=(*result.checks, Check("drop", within, evaluation.drop, config.max_drop)),
         evaluation=evaluation,
-        notes=(*chosen.notes, *_notes(bisection, evaluation, looked, config.max_drop)),
+        notes=(*result.notes, *_notes(bisection, evaluation, tries, config.max_drop)),
         history=tuple(bisection.results),
     )
 
 
-def _notes(bisection: Bisection, evaluation: Evaluation, looked: int, max_drop: float) -> list[str]:
+def _notes(bisection: Bisection, evaluation: Evaluation, tries: int, max_drop: float) -> list[str]:
     """How the choice was made, and how sure the drop is."""
     results, samples = bisection.results, evaluation.samples
     models = f"{len(results)} models were made and recovered"
@@ -229,9 +229,9 @@ def _notes(bisection: Bisection, evaluation: Evaluation, looked: int, max_drop: 
     notes = [f"{models}, and {choice}"]
     if not bisection.passing:
         notes = [f"{models}, and none was within the drop, the mildest cut included"]
-    elif looked:
+    elif tries:
         end = "until one passed" if evaluation.within(max_drop) else "and none passed"
-        more = "" if looked == 1 else f": {looked} models were tried on these, {end}"
+        more = "" if tries == 1 else f": {tries} models were tried on these, {end}"
         notes.append(f"the verdict is on {samples} other inputs{more}")
     else:
         notes.append(

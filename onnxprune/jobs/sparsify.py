@@ -59,12 +59,12 @@ def sparsify(run: Run, state: State) -> State:
         orders = find_orders(
             analysis, targets, _importance(model, norms), config.sparsity.n, config.sparsity.m
         )
-        done = reorder_safely(analysis, orders[0], run.data.probe, config.provider)
-        model, plan = done.model, replace(plan, reordered=done.orders)
-        checks += [done.check] if done.check is not None else []
-        stayed = orders[1] | dict(done.declined)
+        reordering = reorder_safely(analysis, orders[0], run.data.probe, config.provider)
+        model, plan = reordering.model, replace(plan, reordered=reordering.orders)
+        checks += [reordering.check] if reordering.check is not None else []
+        stayed = orders[1] | dict(reordering.declined)
         notes += [f"{name} keeps its order: {why}" for name, why in stayed.items()]
-        for name in done.orders:
+        for name in reordering.orders:
             before, after = orders[2][name]
             gain = f"{percent(after)} of the importance of its weights instead of {percent(before)}"
             notes.append(f"{name} is reordered: {config.sparsity} keeps {gain}")
@@ -102,11 +102,13 @@ def restore_zeros(run: Run, state: State) -> State:
     plan, config = state.plan, run.config
     if plan.reordered:
         analysis = _analysis_of(run, state)
-        done = reorder_safely(analysis, plan.reordered, run.data.probe, config.provider)
-        if done.declined:
-            name, why = next(iter(done.declined.items()))
+        reordering = reorder_safely(analysis, plan.reordered, run.data.probe, config.provider)
+        if reordering.declined:
+            name, why = next(iter(reordering.declined.items()))
             raise OnnxpruneError(f"the plan's order of group '{name}' does not fit: {why}")
-        state = state.then(done.model, checks=[done.check] if done.check is not None else [])
+        state = state.then(
+            reordering.model, checks=[reordering.check] if reordering.check is not None else []
+        )
     if not plan.zeroed:
         return state
     check(Plan(zeroed=plan.zeroed), "", (), shapes=zeros.shapes(state.model))
@@ -169,9 +171,9 @@ def _importance(
 
 def _check_globs(skip: Sequence[str], dense: Analysis) -> None:
     """Refuse a glob that matches neither a weight nor a group nor a block."""
-    known = [*dense.constants, *(g.name for g in dense.groups), *(b.name for b in dense.blocks)]
+    names = [*dense.constants, *(g.name for g in dense.groups), *(b.name for b in dense.blocks)]
     for glob in skip:
-        if not any(fnmatchcase(name, glob) for name in known):
+        if not any(fnmatchcase(name, glob) for name in names):
             raise OnnxpruneError(
                 f"--skip {glob} matches no weight, group or block",
                 hint="see the names that `onnxprune inspect` lists",

@@ -131,13 +131,13 @@ def store(
     config = split("store", fields, options)[0]
     config = replace(config, backend=tuple(named(name).name for name in config.backend))
     dense, _ = densify(models.load(source))
-    allowed, reason = allowed_encodings(config)
+    encodings, reason = allowed_encodings(config)
     notes = [reason] if reason else []
-    if allowed == (DENSE,):
+    if encodings == (DENSE,):
         return Stored(dense, dense, (), config, tuple(notes))
     model = models.clone(dense)
     undecoded = "none of the encodings is packed"
-    if any(isinstance(encoding, Packed) for encoding in allowed):
+    if any(isinstance(encoding, Packed) for encoding in encodings):
         undecoded = no_decoder(model)
         notes += [undecoded] if undecoded else []
     candidates = list(weights(model, "exact" if undecoded else config.values))
@@ -173,19 +173,19 @@ def check_stored(
     except OnnxpruneError as problem:
         return StoredCheck((back,), (f"it was read back but not run: {problem.message}",))
     if any(weight.narrowed for weight in stored.weights):
-        moved = f"{figure(outputs.value)} of their size on synthetic inputs"
-        return StoredCheck((back,), (f"values in fewer bits move the outputs by up to {moved}",))
+        change = f"{figure(outputs.value)} of their size on synthetic inputs"
+        return StoredCheck((back,), (f"values in fewer bits move the outputs by up to {change}",))
     return StoredCheck((back, outputs))
 
 
 def read_back(stored: Stored, path: Path) -> Check:
     """Decode every weight from the file; each must be what was meant, bit by bit."""
-    written = models.constants(densify(models.load(path))[0])
+    constants = models.constants(densify(models.load(path))[0])
     changed = {weight.name: weight for weight in stored.weights if weight.changed}
     wrong = 0
     for name, value in models.constants(stored.dense).items():
         tensor = models.constant(value)
-        decoded = models.constant(written[name]) if name in written else None
+        decoded = models.constant(constants[name]) if name in constants else None
         if tensor is None or decoded is None:
             wrong += 1
             continue
@@ -229,22 +229,22 @@ def same_outputs(stored: Stored, path: Path, feeds: Sequence[Feeds], provider: s
     return worst
 
 
-def _notes(chosen: list[Weight]) -> list[str]:
+def _notes(weights: list[Weight]) -> list[str]:
     notes = []
-    negative = sum(w.stats.negative for w in chosen if w.changed)
+    negative = sum(w.stats.negative for w in weights if w.changed)
     if negative:
         notes.append(f"{negative} zeros had a sign, and have none now")
-    if not any(weight.changed for weight in chosen):
+    if not any(weight.changed for weight in weights):
         notes.append("no weight takes less space in another form than the dense one")
-    if _packs(chosen):
+    if _packs(weights):
         notes.append(AT_LOAD)
-    if any(weight.encoding is not DENSE for weight in chosen):
+    if any(weight.encoding is not DENSE for weight in weights):
         notes.append(NOT_COMPUTE)
     return notes
 
 
-def _packs(chosen: list[Weight]) -> bool:
-    return any(isinstance(weight.encoding, Packed) for weight in chosen)
+def _packs(weights: list[Weight]) -> bool:
+    return any(isinstance(weight.encoding, Packed) for weight in weights)
 
 
 def _normalised(model: models.Model) -> bool:

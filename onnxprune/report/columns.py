@@ -337,14 +337,14 @@ def zeros(rows: Sequence[ZerosRow], forms: Sequence[str] = ()) -> Table[ZerosRow
         rows: weights.
         forms: the order of columns; others follow.
     """
-    known = list(dict.fromkeys(chain(forms, *(row.bytes for row in rows))))
+    sizes = list(dict.fromkeys(chain(forms, *(row.bytes for row in rows))))
     return Table(
         "Zeros",
         Column("weight", lambda row: row.weight, "name"),
         Column("shape", lambda row: shape(row.shape)),
         ZEROS.of(lambda row: row.zeros),
         Column("pattern", lambda row: row.pattern),
-        *[_form(form) for form in known if any(form in row.bytes for row in rows)],
+        *[_form(form) for form in sizes if any(form in row.bytes for row in rows)],
     )
 
 
@@ -480,9 +480,9 @@ def targets(sweep: sensitivity.Sensitivity, measure: str = "drop") -> Table[sens
         measure: ``drop``, ``kl``, ``relative_error`` or ``angle``.
     """
     cells = {(cell.target, cell.ratio): cell for cell in sweep.cells}
-    known = [value for cell in sweep.cells if (value := swept(cell, measure)) is not None]
-    top = max([value for value in known if value < float("inf")], default=0.0)
-    advised = sweep.recommended.ratios if sweep.recommended else {}
+    values = [value for cell in sweep.cells if (value := swept(cell, measure)) is not None]
+    top = max([value for value in values if value < float("inf")], default=0.0)
+    recommendation = sweep.recommended.ratios if sweep.recommended else {}
 
     def column(ratio: float) -> Column[sensitivity.Target]:
         return Column(
@@ -499,7 +499,7 @@ def targets(sweep: sensitivity.Sensitivity, measure: str = "drop") -> Table[sens
         *[column(ratio) for ratio in ratios(sweep)],
         Column(
             "advised",
-            lambda row: advised.get(row.name),
+            lambda row: recommendation.get(row.name),
             REMOVED.unit,
             "meant to lose no more than the accepted drop, together",
             missing="",
@@ -594,8 +594,8 @@ def shape(sizes: Sequence[int]) -> str:
 
 def counted(reasons: Sequence[str], what: str, verb: str = " unchanged") -> list[str]:
     """``3 layers unchanged: reason``, the most frequent first; empty reasons do not count."""
-    known = Counter(reason for reason in reasons if reason)
-    return [f"{plural(n, what)}{verb}: {reason}" for reason, n in known.most_common()]
+    counts = Counter(reason for reason in reasons if reason)
+    return [f"{plural(n, what)}{verb}: {reason}" for reason, n in counts.most_common()]
 
 
 def clock(mhz: float) -> str:

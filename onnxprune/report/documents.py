@@ -82,16 +82,16 @@ def _content(document: Any, path: Path) -> Content:  # noqa: ANN401  JSON
     if not isinstance(schema, str) or schema not in _KINDS:
         what = f"of the schema {schema!r}" if isinstance(schema, str) else "that names no schema"
         raise OnnxpruneError(f"{path} is JSON {what}, which no report is made of", hint=_HINT)
-    known, kind = _KINDS[schema]
+    current, kind = _KINDS[schema]
     version = document.get("version")
-    versions = [number for number in range(1, known) if (schema, number) in _RENAMED] + [known]
+    versions = [number for number in range(1, current) if (schema, number) in _RENAMED] + [current]
     if version not in versions or isinstance(version, bool):
         readable = " and ".join(map(str, versions))
         raise OnnxpruneError(
             f"{path} is {schema} version {version}, and only version {readable} can be read",
             hint="make it again with this onnxprune, or read it with the one that wrote it",
         )
-    for number in range(version, known):
+    for number in range(version, current):
         for old, new in _RENAMED[schema, number].items():
             document = _rename(document, old.split("."), new)
     try:

@@ -85,17 +85,17 @@ def stem(path: str) -> str:
     return PurePath(path).name.removesuffix(".onnx")
 
 
-def _of(known: list[Family], names: list[str]) -> Family | None:
+def _of(families: list[Family], names: list[str]) -> Family | None:
     for name in names:
-        for family in known:
+        for family in families:
             if stem(name) in family.members:
                 return family
     return None
 
 
-def _new(known: list[Family], name: str) -> Family:
-    known.append(Family(name, members={stem(name)}))
-    return known[-1]
+def _new(families: list[Family], name: str) -> Family:
+    families.append(Family(name, members={stem(name)}))
+    return families[-1]
 
 
 def _size(run: Report) -> tuple[int, int]:

@@ -251,7 +251,7 @@ def of_bench(bench: Bench) -> list[Part]:
         for title, rows in by_setting(bench.rows).items()
     ]
     first = bench.models[0].name if len(bench.models) > 1 else ""
-    scored = {
+    task_rows = {
         (row.model, row.backend): row
         for row in bench.rows
         if row.score is not None and row.model != first
@@ -262,7 +262,7 @@ def of_bench(bench: Bench) -> list[Part]:
         for row in floor.outputs
     ]
     more: list[tuple[str, Table[Any], Sequence[Any]]] = [
-        (columns.SCORES.title, columns.SCORES, list(scored.values())),
+        (columns.SCORES.title, columns.SCORES, list(task_rows.values())),
         (
             "Outputs against the first model's, on the same backend",
             columns.OUTPUTS,
@@ -275,12 +275,12 @@ def of_bench(bench: Bench) -> list[Part]:
 
 
 def _compared(rows: Iterable[Row]) -> list[OutputRow]:
-    known: dict[tuple[str, str], list[OutputRow]] = {}
+    outputs: dict[tuple[str, str], list[OutputRow]] = {}
     for row in rows:
         where = f"{row.model} on {row.backend}"
         named = [replace(each, name=f"{where}: {each.name}") for each in row.outputs]
-        known.setdefault((row.model, row.backend), named)
-    return [each for named in known.values() for each in named]
+        outputs.setdefault((row.model, row.backend), named)
+    return [each for named in outputs.values() for each in named]
 
 
 def of_quantized(result: Quantized) -> list[Part]:
@@ -307,13 +307,13 @@ def of_quantized(result: Quantized) -> list[Part]:
     checks = [CheckRow(each.name, each.ok, each.value, each.limit) for each in result.checks]
     table = columns.checks(standing.metric_scale(evaluation.measure))
     parts.append(Part("", table.title, table, checks))
-    done = [each for each in weights if each.quantized]
-    title = f"{len(done)} of {plural(len(weights), 'weight')} in int8"
-    if patterned := sum(bool(each.pattern) for each in done):
+    int8 = [each for each in weights if each.quantized]
+    title = f"{len(int8)} of {plural(len(weights), 'weight')} in int8"
+    if patterned := sum(bool(each.pattern) for each in int8):
         title += f", {patterned} of them N:M"
-    if len(done) < len(weights):
-        share = percent(1 - sum(each.elements for each in done) / elements)
-        title += f"; {plural(len(weights) - len(done), 'weight')} stayed float, {share} of all"
+    if len(int8) < len(weights):
+        share = percent(1 - sum(each.elements for each in int8) / elements)
+        title += f"; {plural(len(weights) - len(int8), 'weight')} stayed float, {share} of all"
     parts.append(Part("", title, columns.QUANTIZED, weights, detail="every weight"))
     return parts
 

@@ -34,8 +34,8 @@ _DIM, _HEAD = "dim", "bold"
 
 def show(report: Report, console: Console, *, verbose: bool = False) -> None:
     """Print what a report has to say: what came out of it, and with ``verbose`` the details."""
-    shown = inspection if report.command == "inspect" else result
-    console.print(shown(report, verbose=verbose))
+    view = inspection if report.command == "inspect" else result
+    console.print(view(report, verbose=verbose))
 
 
 def inspection(report: Report, *, verbose: bool = False) -> RenderableType:
@@ -219,12 +219,12 @@ def sweep(result: Sensitivity, *, verbose: bool = False) -> RenderableType:
 
 
 def advice(
-    known: Evidence, advised: tuple[Advice, ...], *, verbose: bool = False
+    evidence: Evidence, advised: tuple[Advice, ...], *, verbose: bool = False
 ) -> RenderableType:
     """What to do, what to run next and why, and where time goes."""
-    sizes = known.sizes
+    sizes = evidence.sizes
     head = (
-        f"{known.model}  {sections.sizes(sizes.params, sizes.bytes, sizes.macs)}; "
+        f"{evidence.model}  {sections.sizes(sizes.params, sizes.bytes, sizes.macs)}; "
         f"{percent(sizes.reachable)} of the parameters can be removed"
     )
     parts: list[RenderableType] = [Text(head)]
@@ -238,14 +238,14 @@ def advice(
     if facts:
         lines = [Text.assemble(f"{fact.says} ", (f"({fact.source})", _DIM)) for fact in facts]
         parts.append(titled("Because", Group(*lines)))
-    parts += [_spent(each, verbose=verbose) for each in known.spent]
+    parts += [_spent(each, verbose=verbose) for each in evidence.spent]
     parts += [
         Text.assemble((backend, _HEAD), "  not measured: ", reason)
-        for backend, reason in known.unmeasured
+        for backend, reason in evidence.unmeasured
     ]
     busy = "the machine was busy: shares of a run are rough, look again when it is not"
-    parts += noted([busy] if known.busy else [])
-    if known.spent and not verbose:
+    parts += noted([busy] if evidence.busy else [])
+    if evidence.spent and not verbose:
         parts.append(Text("-v shows the operators that a run is spent in", _DIM))
     return spaced(parts)
 

@@ -158,12 +158,12 @@ def distil(
         best, weights, at = _train(descent, judge, lessons, steps, progress)
     except OnnxpruneError as error:
         return Distilled(student, reason=f"its gradient does not run: {error.message}")
-    answered = sum(
+    answer_count = sum(
         a.size // max(a.shape[-1], 1)
         for a in (next(iter(one.values())) for one in answers)
         if a.ndim
     )
-    if best > min(_WORTH, 1 - 1 / max(answered, 1) ** 0.5):
+    if best > min(_WORTH, 1 - 1 / max(answer_count, 1) ** 0.5):
         return Distilled(student)
     return Distilled(pupil.with_weights(weights), at, 1.0, best)
 

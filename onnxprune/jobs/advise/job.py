@@ -54,18 +54,18 @@ def advise(
             that cannot be profiled is part of the evidence, with the reason.
     """
     config = split("advise", fields, options)[0]
-    chosen = parse(",".join(config.backend))
+    backends = parse(",".join(config.backend))
     path = Path(model)
     progress(f"reading {path}")
-    loaded = models.load(path)
-    samples, named = open_samples(
-        loaded, calib=config.calib, preprocess=config.preprocess, shapes=config.shapes or None
+    onnx_model = models.load(path)
+    samples, batch = open_samples(
+        onnx_model, calib=config.calib, preprocess=config.preprocess, shapes=config.shapes or None
     )
-    feeds = samples.timed(config.batch or samples.batch or named or 1)
+    feeds = samples.timed(config.batch or samples.batch or batch or 1)
     progress("finding what can be removed")
-    known = sizes_of(loaded, {name: array.shape for name, array in feeds.items()})
+    sizes = sizes_of(onnx_model, {name: array.shape for name, array in feeds.items()})
     spent, unmeasured = [], []
-    for each in chosen:
+    for each in backends:
         progress(f"profiling on {each.name}")
         state = each.available()
         if not state.ok:
@@ -84,16 +84,16 @@ def advise(
         spent.append(
             Spent(each.name, timing.precision, timing.run_s, timing.operators, timing.gaps_s)
         )
-    gathered = Evidence(
+    evidence = Evidence(
         model=str(path),
         calib=str(config.calib or ""),
-        sizes=known,
+        sizes=sizes,
         spent=tuple(spent),
         unmeasured=tuple(unmeasured),
         features=environment().features,
         busy=is_busy(),
     )
-    return gathered, derive_advice(gathered)
+    return evidence, derive_advice(evidence)
 
 
 def sizes_of(model: models.Model, shapes: Mapping[str, tuple[int, ...]]) -> Sizes:

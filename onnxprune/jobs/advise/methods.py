@@ -63,11 +63,11 @@ class Advice:
     evidence: dict[str, object] = field(default_factory=dict)
 
 
-def structured(known: Evidence, spent: Spent) -> Advice:
+def structured(evidence: Evidence, spent: Spent) -> Advice:
     """Fewer units: the share of a run that remains without half of them."""
-    sizes = known.sizes
+    sizes = evidence.sizes
     remaining = amdahl(spent.contractions, sizes.half_macs)
-    evidence: dict[str, object] = {
+    figures: dict[str, object] = {
         "contractions": spent.contractions,
         "overhead": spent.overhead,
         "reachable": sizes.reachable,
@@ -92,23 +92,23 @@ def structured(known: Evidence, spent: Spent) -> Advice:
             f"all units removed, {percent(sizes.half_macs)} of the MACs remain"
         )
         fact = facts.MACS
-    command = "" if word == "does not pay" else _prune(known, "--target macs=50%", "pruned.onnx")
+    command = "" if word == "does not pay" else _prune(evidence, "--target macs=50%", "pruned.onnx")
     left_bytes = sizes.half_params if word == "pays" else None
     return Advice(
-        "structured", spent.backend, word, remaining, left_bytes, why, command, fact, evidence
+        "structured", spent.backend, word, remaining, left_bytes, why, command, fact, figures
     )
 
 
-def int8(known: Evidence, spent: Spent) -> Advice:
+def int8(evidence: Evidence, spent: Spent) -> Advice:
     """Products in INT8, where there are instructions for them."""
-    here = sorted(_VNNI & set(known.features))
+    here = sorted(_VNNI & set(evidence.features))
     remaining = amdahl(spent.contractions, _INT8_FACTOR)
     gpu = _is_gpu(spent.backend)
     fact = facts.INT8_GPU if gpu else facts.INT8_X86
-    evidence: dict[str, object] = {"contractions": spent.contractions, "features": here}
+    figures: dict[str, object] = {"contractions": spent.contractions, "features": here}
     word: Word = "does not pay"
     command = ""
-    if known.sizes.quantized:
+    if evidence.sizes.quantized:
         why, remaining = "the model is quantized already", 1.0
     elif not (here or gpu):
         why, remaining = (
@@ -129,18 +129,18 @@ def int8(known: Evidence, spent: Spent) -> Advice:
             f"{with_what}; look at the accuracy"
         )
         purpose = {"openvino": "openvino", "tensorrt": "tensorrt"}.get(family(spent.backend))
-        command = f"onnxprune quantize {known.model} --calib {_calib(known)}"
+        command = f"onnxprune quantize {evidence.model} --calib {_calib(evidence)}"
         command += f" --backend {purpose} -o int8.onnx" if purpose else " -o int8.onnx"
     bytes_left = _INT8_BYTES if word != "does not pay" else None
-    return Advice("int8", spent.backend, word, remaining, bytes_left, why, command, fact, evidence)
+    return Advice("int8", spent.backend, word, remaining, bytes_left, why, command, fact, figures)
 
 
-def sparse_int8(known: Evidence, spent: Spent) -> Advice:
+def sparse_int8(evidence: Evidence, spent: Spent) -> Advice:
     """OpenVINO's sparse INT8 kernel: large linear layers and AMX."""
-    share = known.sizes.large_linear
-    amx = "amx_int8" in known.features
+    share = evidence.sizes.large_linear
+    amx = "amx_int8" in evidence.features
     remaining = amdahl(spent.contractions * share, _INT8_FACTOR * _SPARSE_FACTOR)
-    evidence: dict[str, object] = {"large_linear": share, "amx_int8": amx}
+    figures: dict[str, object] = {"large_linear": share, "amx_int8": amx}
     word: Word = "does not pay"
     command = ""
     if not amx:
@@ -153,9 +153,10 @@ def sparse_int8(known: Evidence, spent: Spent) -> Advice:
             f"{percent(share)} of the weights are in linear layers of 4096 x 4096 or more; from 70 "
             "% zeros on they run faster; look at the accuracy"
         )
+        calib = _calib(evidence)
         command = (
-            f"onnxprune prune {known.model} --sparsity 0.8 --calib {_calib(known)} -o sparse.onnx"
-            f" && onnxprune quantize sparse.onnx --calib {_calib(known)} --backend openvino-sparse"
+            f"onnxprune prune {evidence.model} --sparsity 0.8 --calib {calib} -o sparse.onnx"
+            f" && onnxprune quantize sparse.onnx --calib {calib} --backend openvino-sparse"
             " -o int8.onnx"
         )
     return Advice(
@@ -167,14 +168,14 @@ def sparse_int8(known: Evidence, spent: Spent) -> Advice:
         why,
         command,
         facts.SPARSE_INT8,
-        evidence,
+        figures,
     )
 
 
-def two_four(known: Evidence, backend: str, spent: Spent | None) -> Advice:
+def two_four(evidence: Evidence, backend: str, spent: Spent | None) -> Advice:
     """Two of every four weights zero; ``spent`` is None where nothing was measured."""
-    share = known.sizes.two_four
-    evidence: dict[str, object] = {"eligible_and_large": share}
+    share = evidence.sizes.two_four
+    figures: dict[str, object] = {"eligible_and_large": share}
     word: Word = "does not pay"
     remaining = 1.0
     if not is_tensorrt(backend):
@@ -185,30 +186,30 @@ def two_four(known: Evidence, backend: str, spent: Spent | None) -> Advice:
         why = f"{percent(share)} of the weights are in layers that can run 2:4 and are large enough"
         word = "may pay"
         remaining = amdahl((spent.contractions if spent else 1.0) * share, _TWO_FOUR_FACTOR)
-    command = "" if word == "does not pay" else _prune(known, "--sparsity 2:4", "sparse.onnx")
-    return Advice("2:4", backend, word, remaining, None, why, command, facts.TWO_FOUR, evidence)
+    command = "" if word == "does not pay" else _prune(evidence, "--sparsity 2:4", "sparse.onnx")
+    return Advice("2:4", backend, word, remaining, None, why, command, facts.TWO_FOUR, figures)
 
 
-def zeros(known: Evidence) -> Advice:
+def zeros(evidence: Evidence) -> Advice:
     """Zeros stored packed: fewer bytes, the same time."""
-    sizes = known.sizes
+    sizes = evidence.sizes
     remaining = 1 - (1 - _PACKED) * sizes.floats / sizes.bytes if sizes.bytes else 1.0
-    evidence: dict[str, object] = {"bytes": sizes.bytes, "floats": sizes.floats}
+    figures: dict[str, object] = {"bytes": sizes.bytes, "floats": sizes.floats}
     if sizes.floats < _SMALL:
         why = f"the weights are {size(sizes.floats)}: there is little to save"
-        return Advice("zeros", "", "does not pay", None, None, why, "", facts.ZEROS, evidence)
+        return Advice("zeros", "", "does not pay", None, None, why, "", facts.ZEROS, figures)
     why = (
         f"80 % zeros leave {times(remaining)} of {size(sizes.bytes)} of weights in the file; "
         "latency stays as it is"
     )
-    command = _prune(known, "--sparsity 0.8 --store packed", "sparse.onnx")
-    return Advice("zeros", "", "may pay", None, remaining, why, command, facts.ZEROS, evidence)
+    command = _prune(evidence, "--sparsity 0.8 --store packed", "sparse.onnx")
+    return Advice("zeros", "", "may pay", None, remaining, why, command, facts.ZEROS, figures)
 
 
-def nothing(known: Evidence, spent: Spent) -> Advice:
+def nothing(evidence: Evidence, spent: Spent) -> Advice:
     """Advice against pruning where no method shortens a run: the operators that the run takes."""
     slowest = [asdict(each) for each in spent.operators[:3]]
-    evidence: dict[str, object] = {
+    figures: dict[str, object] = {
         "run_s": spent.run_s,
         "overhead": spent.overhead,
         "contractions": spent.contractions,
@@ -220,13 +221,13 @@ def nothing(known: Evidence, spent: Spent) -> Advice:
             "are spent between operators: larger batches or fewer nodes help, fewer channels do not"
         )
         fact = facts.OVERHEAD
-    elif not known.sizes.reachable:
+    elif not evidence.sizes.reachable:
         why, fact = "no unit of this model can be removed", facts.REACH
     else:
         others = [row.op for row in spent.operators[:3]]
         why = f"a run is spent in {', '.join(others)}, where fewer units save too little"
         fact = facts.AMDAHL
-    return Advice("nothing", spent.backend, "pays", 1.0, 1.0, why, "", fact, evidence)
+    return Advice("nothing", spent.backend, "pays", 1.0, 1.0, why, "", fact, figures)
 
 
 def amdahl(share: float, factor: float) -> float:
@@ -250,9 +251,9 @@ def _is_gpu(backend: str) -> bool:
     return is_tensorrt(backend) or backend in ("cuda", "rocm", "migraphx", "dml")
 
 
-def _calib(known: Evidence) -> str:
-    return known.calib or "DATA.npz"
+def _calib(evidence: Evidence) -> str:
+    return evidence.calib or "DATA.npz"
 
 
-def _prune(known: Evidence, what: str, out: str) -> str:
-    return f"onnxprune prune {known.model} {what} --calib {_calib(known)} -o {out}"
+def _prune(evidence: Evidence, what: str, out: str) -> str:
+    return f"onnxprune prune {evidence.model} {what} --calib {_calib(evidence)} -o {out}"

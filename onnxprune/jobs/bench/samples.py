@@ -97,14 +97,14 @@ def open_samples(
         raise OnnxpruneError("the model has no inputs, so nothing can be fed to it")
     sizes, batch = _sizes(model, shapes or {})
     made_up = ":".join(filter(None, ("random", ",".join(f"{k}={v}" for k, v in sizes.items()))))
-    opened = open_calibration(
+    calibration = open_calibration(
         made_up if calib is None else calib,
         signature,
         preprocess=preprocess,
         samples=most,
         seed=seed,
     )
-    return Samples(opened), batch
+    return Samples(calibration), batch
 
 
 def _sizes(

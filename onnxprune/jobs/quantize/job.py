@@ -61,9 +61,9 @@ class Quantized:
         return f"<Quantized: {self}>"
 
     def __str__(self) -> str:
-        done = sum(bool(each.quantized) for each in self.weights)
+        count = sum(bool(each.quantized) for each in self.weights)
         return (
-            f"{done} of {len(self.weights)} weights in int8, "
+            f"{count} of {len(self.weights)} weights in int8, "
             f"{times(self.bytes[1] / self.bytes[0])} bytes, "
             f"zeros {'kept' if self.ok else 'NOT kept'}"
         )
@@ -139,8 +139,8 @@ def quantize(
             else "see `onnxprune eligible`; weights that are computed must be stored first",
         )
     if settings.format == "openvino-sparse":
-        result, turned = by_rows(result)
-        sentences.append(f"{len(turned)} weights were laid out as [N,K]")
+        result, names = by_rows(result)
+        sentences.append(f"{len(names)} weights were laid out as [N,K]")
     checks = [*(pruned.checks if pruned is not None else ()), *zeros.checks(weights)]
     progress("comparing with the float model")
     outcome = compare_models(model, result, data.holdout, config)

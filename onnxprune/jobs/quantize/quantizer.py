@@ -50,9 +50,9 @@ def prepared(model: models.Model) -> tuple[models.Model, tuple[str, ...]]:
     if result.ir.opset_imports.get("", _PER_CHANNEL) < _PER_CHANNEL:
         result, note = _newer(result)
         notes.append(note)
-    if moved := as_read(result):
+    if count := as_read(result):
         notes.append(
-            f"{plural(moved, 'weight')} of transposed or reshaped layers were laid out anew"
+            f"{plural(count, 'weight')} of transposed or reshaped layers were laid out anew"
         )
     for graph in models.graphs(result):
         for node in graph:

@@ -64,12 +64,12 @@ def by_rows(model: models.Model, least: int = LARGE) -> tuple[models.Model, tupl
         The copy, and the names of the weights that were laid out anew.
     """
     copy = models.clone(model)
-    done = []
+    names = []
     for layer in plain(find_layers(copy)):
         if _fits(layer) and layer.size >= least:
             _transpose(layer)
-            done.append(layer.weight)
-    return copy, tuple(done)
+            names.append(layer.weight)
+    return copy, tuple(names)
 
 
 def _fits(layer: LinearLayer) -> bool:
@@ -91,18 +91,18 @@ def _transpose(layer: LinearLayer) -> None:
     graph = dequantize.graph
     assert graph is not None
     stored = layer.tensor
-    turned = np.ascontiguousarray(stored.read().T)
-    models.set_constant(stored.value, ir.Tensor(turned, dtype=stored.dtype))
+    array = np.ascontiguousarray(stored.read().T)
+    models.set_constant(stored.value, ir.Tensor(array, dtype=stored.dtype))
     scaling = stored.scaling
     assert scaling is not None
     if scaling.scale is not None and scaling.scale.size > 1:
         dequantize.attributes.add(ir.AttrInt64("axis", 1 - scaling.axis))
     kind = ir.TensorType(stored.seen_dtype or ir.DataType.FLOAT)
-    operand.type, operand.shape = kind, ir.Shape(turned.shape)
+    operand.type, operand.shape = kind, ir.Shape(array.shape)
     node = ir.Node("", "Transpose", [operand], [ir.AttrInt64s("perm", [1, 0])], num_outputs=1)
     output = node.outputs[0]
     assert isinstance(graph, ir.Graph)
     output.name = models.fresh_name(graph, f"{operand.name}/by_rows")
-    output.type, output.shape = kind, ir.Shape(turned.T.shape)
+    output.type, output.shape = kind, ir.Shape(array.T.shape)
     graph.insert_after(dequantize, node)
     layer.operator.replace_input_with(1, output)

@@ -110,8 +110,8 @@ def measures(run: Result) -> tuple[Measure, ...]:
         Measure("parameters", run.dense.params, run.remaining.params, "count"),
         Measure("weights", run.dense.bytes, run.remaining.bytes, "bytes"),
     ]
-    if (timed := run.latency) is not None:
-        rows.append(Measure("latency", timed.dense, timed.pruned, "seconds"))
+    if (latency := run.latency) is not None:
+        rows.append(Measure("latency", latency.dense, latency.pruned, "seconds"))
     evaluation = run.evaluation
     if evaluation.metric:
         part = find_metric(run.config.metric).kind == "accuracy"
@@ -219,7 +219,7 @@ def group_rows(
     """
     dense, rows = costs(), []
     for group in groups:
-        saved = _less(dense, costs({group.name: (0,)}))
+        saving = _less(dense, costs({group.name: (0,)}))
         rows.append(
             GroupRow(
                 name=group.name,
@@ -229,9 +229,9 @@ def group_rows(
                 exact=group.exact,
                 reason=group.reason,
                 tensors=len({cut.tensor for cut in group.slices}),
-                params=saved.params,
-                macs=saved.macs,
-                bytes=saved.bytes,
+                params=saving.params,
+                macs=saving.macs,
+                bytes=saving.bytes,
             )
         )
     return tuple(rows)
@@ -244,9 +244,9 @@ def block_rows(
     names = set(bypassed)
     dense, rows = costs(), []
     for block in blocks:
-        saved = _less(dense, costs({}, (block.name,)))
+        saving = _less(dense, costs({}, (block.name,)))
         rows.append(
-            BlockRow(block.name, len(block.nodes), saved.params, saved.macs, block.name in names)
+            BlockRow(block.name, len(block.nodes), saving.params, saving.macs, block.name in names)
         )
     return tuple(rows)
 

@@ -126,13 +126,13 @@ def weighing_of(config: Options) -> Weighing:
     Raises:
         OnnxpruneError: a sweep does not know the method.
     """
-    known: tuple[Weighing, ...] = get_args(Weighing)
-    for each in known:
+    methods: tuple[Weighing, ...] = get_args(Weighing)
+    for each in methods:
         if each == (config.sparse_method or "wanda"):
             return each
     raise OnnxpruneError(
         f"a sweep does not choose weights by {config.sparse_method}, which refits them",
-        hint=f"take --sparse-method {', '.join(known[:-1])} or {known[-1]}",
+        hint=f"take --sparse-method {', '.join(methods[:-1])} or {methods[-1]}",
     )
 
 

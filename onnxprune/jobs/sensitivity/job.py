@@ -123,19 +123,19 @@ class Bench:
             session = open_session(
                 model, provider=self._job.provider, threads=THREADS, outputs=within(parts)
             )
-            judged = compare_answers(
+            evaluation = compare_answers(
                 session.run, self._job.feeds, self._reference(), self._task, self._job.before, parts
             )
         except OnnxpruneError as error:
             return Cell(target, ratio, reason=error.message)
-        main = judged.main
+        main = evaluation.main
         return Cell(
             target=target,
             ratio=ratio,
             removed=removed,
-            value=judged.value,
-            drop=judged.drop,
-            drop_error=judged.drop_error,
+            value=evaluation.value,
+            drop=evaluation.drop,
+            drop_error=evaluation.drop_error,
             kl=main.kl,
             cosine=main.cosine,
             relative_error=main.relative_error,

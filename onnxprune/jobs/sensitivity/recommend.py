@@ -51,9 +51,9 @@ def recommend(
     curves = {}
     for target in sweep.targets:
         if target.order:
-            known = measured_points(sweep.of(target.name), target.units)
-            counts = np.arange(int(min(known[0][-1], target.units * most)) + 1)
-            curves[target.name] = interpolate(counts, *known), target.units
+            measurements = measured_points(sweep.of(target.name), target.units)
+            counts = np.arange(int(min(measurements[0][-1], target.units * most)) + 1)
+            curves[target.name] = interpolate(counts, *measurements), target.units
     costs = CostModel(analysis)
     dense = costs()
     best = Recommendation(drop, {})
@@ -63,23 +63,23 @@ def recommend(
         return {n: round(k / curves[n][1], 4) for n, k in counts.items() if k > 0}
 
     steps = np.unique(np.concatenate([d for d, _ in curves.values()] or [np.zeros(1)]))
-    tried: dict[tuple[tuple[str, float], ...], float] = {}
+    drops: dict[tuple[tuple[str, float], ...], float] = {}
     low, high = -1, len(steps)  # no bound is enough, and one beyond all is too much
-    while high - low > 1 and len(tried) < _MOST:
+    while high - low > 1 and len(drops) < _MOST:
         middle = (low + high) // 2
         ratios = under(float(steps[middle]))
         at = tuple(ratios.items())
-        if at not in tried:
+        if at not in drops:
             removed = plan(ratios) if ratios else {}
             try:
-                tried[at] = measure(removed) if removed else 0.0
+                drops[at] = measure(removed) if removed else 0.0
             except OnnxpruneError:  # together they leave nothing of some axis
-                tried[at] = np.inf
-            if tried[at] <= drop and removed:
+                drops[at] = np.inf
+            if drops[at] <= drop and removed:
                 cost = costs(removed)
                 macs, params = cost.macs / max(dense.macs, 1), cost.params / max(dense.params, 1)
-                best = Recommendation(drop, ratios, float(tried[at]), macs, params)
-        low, high = (middle, high) if tried[at] <= drop else (low, middle)
+                best = Recommendation(drop, ratios, float(drops[at]), macs, params)
+        low, high = (middle, high) if drops[at] <= drop else (low, middle)
     return best
 
 

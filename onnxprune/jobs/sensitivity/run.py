@@ -88,16 +88,16 @@ def _swept(run: Run, settings: SensitivityOptions, pool: Pool) -> Sensitivity:
     dense = Dense(analysis, every, config)
     job = dense.job(rows)
     cache = Cache("cells", progress, enabled=config.cache and not dense.nameless)
-    measured = known_cells(cache, job.key)
+    results = known_cells(cache, job.key)
     cells = [(t.name, r) for t in rows.targets for r in _columns(t, settings.ratios)]
-    missing = [cell for cell in cells if cell not in measured]
+    missing = [cell for cell in cells if cell not in results]
     if missing:
         pool.share(job)
 
     def keep(cell: Cell) -> None:
-        measured[cell.target, cell.ratio] = cell
+        results[cell.target, cell.ratio] = cell
         keep_cell(cache, job.key, cell)
-        done = sum(each in measured for each in cells)
+        done = sum(each in results for each in cells)
         progress(f"{done} of {len(cells)} cells: {cell.target} at {cell.ratio:g}")
 
     gather(pool, job.key, missing, keep)
@@ -117,7 +117,7 @@ def _swept(run: Run, settings: SensitivityOptions, pool: Pool) -> Sensitivity:
         criterion=rows.criterion,
         ratios=settings.ratios,
         targets=rows.targets,
-        cells=tuple(measured[cell] for cell in cells),
+        cells=tuple(results[cell] for cell in cells),
         declined=rows.declined,
         notes=tuple(notes),
     )

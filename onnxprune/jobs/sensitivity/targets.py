@@ -101,9 +101,9 @@ def _groups(run: Run, declined: dict[str, str]) -> tuple[list[Target], str]:
             declined[group.name] = f"not scored by {criterion}"
             continue
         one = costs({group.name: (0,)})
-        saved = dense.params - one.params, dense.macs - one.macs
+        saving = dense.params - one.params, dense.macs - one.macs
         order = tuple(int(unit) for unit in orders[group.name])
-        targets.append(Target(group.name, group.kind, len(group), *saved, order))
+        targets.append(Target(group.name, group.kind, len(group), *saving, order))
     return targets, criterion
 
 

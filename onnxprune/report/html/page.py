@@ -118,8 +118,8 @@ def _sections(family: Family, key: str, most: int) -> list[Section]:
         most: rows of a table.
     """
     couplings, sweeps = f"{key}-couplings", f"{key}-sensitivity"
-    described = next((run for run in family.runs if run.couplings), None)
-    coupling = runs.coupling(described, couplings, most) if described else Markup()
+    source = next((run for run in family.runs if run.couplings), None)
+    coupling = runs.coupling(source, couplings, most) if source else Markup()
     sections = [
         Section(f"{key}-tradeoff", "Trade-off", measured.tradeoff(family)),
         Section(f"{key}-latency", "Latency", measured.latency(family)),

@@ -118,7 +118,7 @@ def tiles(run: Report, family: Family) -> Markup:
         was += f", from {numbers.measured(stands.dense, unit)}"
         figures.append((numbers.measured(stands.value, unit), stands.scale.name, was))
     figures += _latency(run, family)
-    shown = [
+    entries = [
         tag(
             "div",
             tag("dt", what),
@@ -127,7 +127,7 @@ def tiles(run: Report, family: Family) -> Markup:
         )
         for value, what, detail in figures
     ]
-    return tag("dl", shown, class_="tiles") if shown else Markup()
+    return tag("dl", entries, class_="tiles") if entries else Markup()
 
 
 def compared(family: Family, key: str) -> Markup:
