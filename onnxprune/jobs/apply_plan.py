@@ -163,7 +163,7 @@ def evaluate(run: Run, state: State) -> Result:
         value = cost.measure(state.plan.removed, state.plan.bypassed)
         checks.append(Check(cost.kind, value <= limit, float(value), float(limit)))
     if data.synthetic:
-        notes.append(f"inputs were synthetic ({data.description}): accuracy was not looked at")
+        notes.append(f"inputs were synthetic ({data.description}): accuracy was not measured")
     parts = tuple(checks), evaluation, state.outcomes, tuple(notes)
     return Result(state.model, state.plan, analysis, config, *parts)
 
@@ -177,7 +177,7 @@ def finite(evaluation: Evaluation) -> list[Check]:
 
 def time(run: Run, timing: LatencyChoice, result: Result) -> Result:
     """Measure the finished model against the latency target."""
-    run.progress("measuring what the result takes")
+    run.progress("measuring the latency of the result")
     latency = measure_result(timing, result.model, run.config)
     return replace(
         result,

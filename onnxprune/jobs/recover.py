@@ -102,7 +102,7 @@ def recover(
             f"{figure(match.likeness)}"
         )
     if data.one_batch:
-        notes.append("there is one batch of inputs alone, which was fitted to and judged by")
+        notes.append("the only batch of inputs was used for fitting and for evaluation")
     if _worse(before, after):
         why = "refitting made unseen outputs worse, so the model is the pruned one as it was given"
         return Result(

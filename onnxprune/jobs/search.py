@@ -235,8 +235,8 @@ def _notes(bisection: Bisection, evaluation: Evaluation, tries: int, max_drop: f
         notes.append(f"the verdict is on {samples} other inputs{more}")
     else:
         notes.append(
-            "its drop is that on the same inputs, which flatters the one that was chosen: with "
-            f"{round(2 * ENOUGH / ASIDE)} inputs or more, others judge it"
+            "the drop is measured on the inputs that the model was chosen by, which flatters it: "
+            f"with {round(2 * ENOUGH / ASIDE)} inputs or more, others are used"
         )
     error = evaluation.drop_error
     if error is not None:

@@ -36,7 +36,7 @@ NOT_COMPUTE = (
 
 AT_LOAD = (
     "packed weights are decoded when a model is loaded with graph optimisations on, as runtimes do "
-    "by default; without them they are decoded at every run, which is slow"
+    "by default; otherwise they are decoded at every run, which is slow"
 )
 
 OTHER_ORDER = (
@@ -171,7 +171,7 @@ def check_stored(
         feeds = synthetic_inputs(analysis, provider)
         outputs = same_outputs(stored, path, feeds, provider)
     except OnnxpruneError as problem:
-        return StoredCheck((back,), (f"it was read back but not run: {problem.message}",))
+        return StoredCheck((back,), (f"the file was read back but not run: {problem.message}",))
     if any(weight.narrowed for weight in stored.weights):
         change = f"{figure(outputs.value)} of their size on synthetic inputs"
         return StoredCheck((back,), (f"values in fewer bits move the outputs by up to {change}",))

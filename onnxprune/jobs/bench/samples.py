@@ -44,7 +44,7 @@ class Samples:
         """
         if self.batch is not None:
             if batch != self.batch:
-                raise OnnxpruneError(f"its batch size is fixed at {self.batch}")
+                raise OnnxpruneError(f"the batch size of the model is fixed at {self.batch}")
             return next(iter(self.calibration))
         inputs = self.calibration.inputs
         again = open_calibration(self.calibration, inputs.signature, batch=batch)

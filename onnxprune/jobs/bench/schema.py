@@ -19,7 +19,7 @@ class ModelRow:
     """A model that was measured.
 
     Attributes:
-        name: what it is called in the rows.
+        name: of the model in the rows.
         path: its file.
         bytes: of the file and of the weights beside it.
         macs, params: of one sample; None where the model could not be analysed.
@@ -38,7 +38,7 @@ class Latency:
 
     Attributes:
         p50_s, p90_s, p99_s, mean_s: over all runs of all processes.
-        runs: how many.
+        runs: number of runs.
         quantiles: 101 of them, 0 to 100 %.
         stable: whether every process became stable before it was timed.
     """
@@ -54,10 +54,10 @@ class Latency:
 
 @dataclass(frozen=True)
 class Ratio:
-    """How long a model takes compared with another.
+    """Latency of a model divided by that of another.
 
     Attributes:
-        to: the other's name.
+        to: name of the other.
         value: below 1 is faster.
         low, high: the interval.
         verdict: ``no speed-up`` where the interval holds 1.
@@ -116,12 +116,12 @@ class Row:
 
 @dataclass(frozen=True)
 class NoiseFloor:
-    """How far outputs of one and the same model are apart.
+    """Differences between outputs of one and the same model.
 
     Attributes:
         backend: where the first model ran, optimised.
-        against: what its outputs are compared with, the same model not optimised.
-        outputs: by output.
+        against: the reference, the same model without optimisation.
+        outputs: one row per output.
     """
 
     backend: str
@@ -131,12 +131,12 @@ class NoiseFloor:
 
 @dataclass(frozen=True)
 class DeclinedRow:
-    """What was not measured.
+    """A measurement that was not made.
 
     Attributes:
-        backend: where.
-        model: which; empty where the backend is not available at all.
-        reason: why.
+        backend: its name.
+        model: empty where the backend is not available at all.
+        reason: in words.
         install: the line that installs the backend, where that is what is missing; else what to do.
     """
 
@@ -154,12 +154,12 @@ class Bench:
 
     Attributes:
         environment: the machine.
-        protocol: how, in settings and words.
-        models: which; the first is what the others are compared with.
-        rows: the results.
+        protocol: settings of the measurement, and their meaning in words.
+        models: the first is the reference of the others.
+        rows: one per model and setting.
         noise_floor: how far outputs of the same model are apart; differences below it mean
             nothing.
-        declined: what there are no results for, and why.
+        declined: measurements that were not made, and why.
         notes: whole sentences.
     """
 

@@ -117,7 +117,7 @@ def quantize(
         )
     progress("reading the model")
     model, unpacked = densify(models.load(source))
-    samples, _ = open_source(model, config if config.calib is not None else _made_up(config))
+    samples, _ = open_source(model, config if config.calib is not None else _synthetic(config))
     assert samples is not None
     data = open_dataset(samples, config, most_bytes=math.inf)
     pruned = None
@@ -148,10 +148,10 @@ def quantize(
     if config.max_drop is not None:
         checks.append(Check("drop", outcome.drop <= config.max_drop, outcome.drop, config.max_drop))
     if data.synthetic:
-        sentences.append(f"inputs were synthetic ({data.description}): accuracy was not looked at")
+        sentences.append(f"inputs were synthetic ({data.description}): accuracy was not measured")
     sizes = (models.size_bytes(model), models.size_bytes(result))
     return Quantized(result, weights, tuple(checks), outcome, sizes, tuple(sentences), settings)
 
 
-def _made_up(config: Options) -> Options:
+def _synthetic(config: Options) -> Options:
     return replace(config, calib="random", calib_samples=8, batch=4)

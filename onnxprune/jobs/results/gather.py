@@ -1,4 +1,4 @@
-"""From an analysis, a plan and what was measured to the report."""
+"""Make reports from analyses and results."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _QUICK = 1 << 30
 
 
 def inspection(analysis: Analysis, *, weights: bool | None = None) -> Report:
-    """What ``inspect`` reports: the model, and what of it can and cannot be removed.
+    """The report of ``inspect``: the model, and what can and cannot be removed.
 
     Args:
         analysis: of the model.
@@ -58,7 +58,7 @@ def inspection(analysis: Analysis, *, weights: bool | None = None) -> Report:
 
 
 def result(command: Command, run: Result, output: Path | None) -> Report:
-    """What a run of ``command`` reports; ``output`` is the file that was written, if any."""
+    """The report of a run of ``command``; ``output`` is the file that was written, if any."""
     return replace(
         _report(command, run.analysis, run.plan.removed, run.plan.bypassed),
         options=as_mapping(run.config),
@@ -79,7 +79,7 @@ def result(command: Command, run: Result, output: Path | None) -> Report:
 
 
 def sparse_row(each: LayerOutcome) -> SparseRow:
-    """What became of one weight."""
+    """The row of one weight."""
     same = {f.name: getattr(each, f.name) for f in fields(SparseRow) if f.name != "node"}
     return SparseRow(node=each.layer, **same)
 
@@ -129,12 +129,12 @@ def measures(run: Result) -> tuple[Measure, ...]:
 
 
 def output_rows(run: Result) -> tuple[OutputRow, ...]:
-    """How close each output is; nothing of what a network says about noise."""
-    return () if _made_up(run.config.calib) else comparison_rows(run.evaluation)
+    """The comparison of each output; empty for synthetic inputs, where it means nothing."""
+    return () if _synthetic(run.config.calib) else comparison_rows(run.evaluation)
 
 
 def point_rows(run: Result) -> tuple[PointRow, ...]:
-    """One row per model that was made on the way, in that order."""
+    """One row per model that a search visited, in order."""
     return tuple(_point(each, run) for each in run.history)
 
 
@@ -255,7 +255,7 @@ def _less(whole: Cost, part: Cost) -> Cost:
     return Cost(whole.macs - part.macs, whole.params - part.params, whole.bytes - part.bytes)
 
 
-def _made_up(calib: object) -> bool:
+def _synthetic(calib: object) -> bool:
     return calib is None or (isinstance(calib, str) and calib.partition(":")[0] == "random")
 
 

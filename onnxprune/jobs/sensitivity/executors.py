@@ -169,9 +169,9 @@ class Processes(Pool):
                 started.result()
         except BrokenExecutor as error:
             raise OnnxpruneError(
-                "processes that should measure die as soon as they start",
-                hint="a script that starts some must do so under `if __name__ == '__main__':`; "
-                "one process needs none of that (--workers 1)",
+                "worker processes die as soon as they start",
+                hint="a script must start them under `if __name__ == '__main__':`; --workers 1 "
+                "starts none",
             ) from error
         self._path.write_bytes(job.packed())
 

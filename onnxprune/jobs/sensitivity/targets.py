@@ -64,7 +64,7 @@ def find_rows(run: Run, request: SensitivityOptions) -> Rows:
     if "weights" in request.kinds:
         layers, declined_weights = find_targets(analysis.model, Sparsity(0.5), config.skip)
         declined |= {each.weight or each.layer: each.reason for each in declined_weights}
-        run.progress("measuring what every weight multiplies")
+        run.progress("measuring the inputs of every weight")
         norms = (
             norms_of(analysis.model, layers, list(run.data.fit), config.provider) if layers else {}
         )
