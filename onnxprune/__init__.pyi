@@ -39,7 +39,7 @@ def advise(
     preprocess: object | None = None,
     shapes: str | Sequence[str] | Mapping[str, Sequence[int]] = ...,
 ) -> tuple[Evidence, tuple[Advice, ...]]:
-    """Gather what is known of a model on the backends it ships on, and judge it.
+    """Gather evidence on a model and its backends, and derive advice.
 
     Args:
         model: path of the model.
@@ -86,7 +86,7 @@ def apply(
 
     Args:
         source: a path, a ``ModelProto``, a graphsurgeon graph or a loaded model; never changed.
-        plan: what goes.
+        plan: the units, blocks and weights to remove.
         options: samples and recovery.
         progress: called with a line of text at each stage.
 
@@ -137,10 +137,10 @@ def bench(
     """Measure models on backends.
 
     Args:
-        files: files; the first is what the others are compared with.
-        options: what is measured; or give the same as keywords
+        files: models; the first is the reference of the others.
+        options: of the measurement; or give the same as keywords
             (``bench(["dense.onnx", "pruned.onnx"], backend="cpu,openvino", batch=(1, 8))``).
-        protocol: how it is timed; processes, rounds and seed of the options by default.
+        protocol: of the timing; processes, rounds and seed of the options by default.
         progress: called with a line of text at each stage.
 
     Raises:
@@ -293,7 +293,7 @@ def quantize(
 
     Args:
         source: a path, a ``ModelProto``, a graphsurgeon graph or a loaded model; never changed.
-        settings: how it is quantized.
+        settings: the options of the quantization.
         options: the inputs (``calib`` and what belongs to it), ``labels``, ``metric``,
             ``max_drop`` and ``seed``; the rest has no meaning here.
         first: a pruning run that comes before; it takes inputs from ``options`` where it names
@@ -422,7 +422,7 @@ def sensitivity(
     Args:
         source: a path, a ``ModelProto``, a graphsurgeon graph or a loaded model; never changed.
         options: inputs, labels, metric, criterion and what to skip.
-        request: what is measured, and where it runs.
+        request: targets, ratios and workers.
         progress: called with a line of text at each stage.
 
     Raises:

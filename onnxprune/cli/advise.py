@@ -1,4 +1,4 @@
-"""``onnxprune advise``: what pays on a model and the backends it ships on."""
+"""``onnxprune advise``: which methods pay for a model on its backends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``onnxprune bench``: what models really cost on the backends they ship on."""
+"""``onnxprune bench``: the measured cost of models on the backends they ship on."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def add(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure, or list what could be measured on.
+    """Measure, or list the backends.
 
     Raises:
         OnnxpruneError: there is nothing to measure, or the flags, a model or the data cannot be

@@ -28,7 +28,7 @@ def add(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Analyse the model and print what was found.
+    """Analyse the model and print the report.
 
     Raises:
         OnnxpruneError: the model cannot be loaded or analysed.

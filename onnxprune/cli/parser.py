@@ -43,7 +43,7 @@ class Parser(argparse.ArgumentParser):
         self.rare: list[argparse.Action] = []
 
     def format_help(self, *, everything: bool = False) -> str:
-        """The help; without ``everything``, only what is needed every day, in one list."""
+        """The help; without ``everything``, only the everyday options, in one list."""
         if everything or self._subparsers is not None:
             return super().format_help()
         positional = [each for each in self._actions if not each.option_strings]
@@ -75,7 +75,7 @@ class Parser(argparse.ArgumentParser):
         raise OnnxpruneError(message, hint=hint)
 
     def parse_all(self, arguments: list[str]) -> argparse.Namespace:
-        """Parse; an argument nobody knows is refused with the flag that looks most like it.
+        """Parse; an unknown argument is refused with the most similar flag.
 
         Raises:
             OnnxpruneError: an argument is unknown, missing or malformed.

@@ -1,4 +1,4 @@
-"""``onnxprune recover``: refit a model that was pruned by somebody else to the one it came from."""
+"""``onnxprune recover``: refit a model that was pruned elsewhere to the dense one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``onnxprune report``: what runs printed as JSON, as one page to read, send and print."""
+"""``onnxprune report``: one page of the JSON of runs, to read, send and print."""
 
 from __future__ import annotations
 

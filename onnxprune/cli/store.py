@@ -42,7 +42,7 @@ def add(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Store, write, read back, run, and print what became of every weight.
+    """Store, write, read back, run, and print the form of every weight.
 
     Raises:
         OnnxpruneError: the model cannot be read, or nothing can be written.

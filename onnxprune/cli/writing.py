@@ -1,4 +1,4 @@
-"""Writing what a run made, in the form its options ask for, and checking that it can be read."""
+"""Write the result of a run in the form of its options, and check that it can be read."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Written:
     """A model on disk.
 
     Attributes:
-        stored: what was written.
+        stored: the model and the form of its weights.
         check: whether the file reads back; None for dense weights, which are written unchanged.
     """
 

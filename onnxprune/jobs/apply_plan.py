@@ -33,7 +33,7 @@ from onnxprune.types import Check
 
 
 def cut(run: Run, choice: PlanChoice) -> State:
-    """The dense model without what a plan removes."""
+    """The dense model without the removals of a plan."""
     run.progress("cutting")
     plan = choice.plan
     small = surgery.cut(run.analysis, plan.removed, plan.bypassed)
@@ -64,7 +64,7 @@ def inexact_groups(run: Run, plan: Plan) -> list[str]:
 
 @step("layer")
 def refit(run: Run, state: State) -> State:
-    """Refit every layer of a cut model to what the dense one computed, in ``--recover``'s way.
+    """Refit every layer of a cut model to the outputs of the dense one, as ``--recover`` says.
 
     Few samples are enlarged by mixtures of them.
     """
@@ -128,8 +128,8 @@ def apply_plan(run: Run, choice: PlanChoice, steps: Iterable[Step] = PRUNE) -> R
 
     Args:
         run: the options, the dense model and its data.
-        choice: what goes.
-        steps: what follows the cut.
+        choice: the plan.
+        steps: to take after the cut.
 
     Raises:
         OnnxpruneError: the plan does not fit the model, or a model does not run.

@@ -1,4 +1,4 @@
-"""Deciding what goes: by importance, or by what is measured of latency."""
+"""Choose a plan: by importance, or by measured latency."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ _NEAR = 0.03
 
 @dataclass(frozen=True, eq=False)
 class PlanChoice:
-    """What goes, and what is known from choosing it.
+    """A plan, and the by-products of its choice.
 
     Attributes:
-        plan: units and blocks; single weights are chosen in what they leave.
-        notes: whole sentences on what was declined and why.
+        plan: units and blocks; masks are chosen later, in the cut model.
+        notes: sentences on declined parts and their reasons.
         start: the cut model as earlier steps have refitted it; None for the dense weights.
         timing: measures the result, where the target is a latency.
     """
@@ -49,7 +49,7 @@ def by_importance(run: Run, curves: Curves | None = None) -> PlanChoice:
     """Units by a ratio, or by a budget of multiplications, parameters or bytes.
 
     Args:
-        run: how much, and how.
+        run: its options hold the amount.
         curves: error curves, where they are known already.
 
     Raises:
@@ -97,7 +97,7 @@ def measured_curves(run: Run) -> Curves | None:
 
 
 def planned(run: Run, selection: Selection, bypassed: tuple[str, ...]) -> PlanChoice:
-    """The plan for what was chosen, and what is to be said about it."""
+    """The plan of a selection, and notes on it."""
     config, analysis = run.config, run.analysis
     plan = Plan(
         removed=selection.removed,
@@ -131,7 +131,7 @@ def _rounded(analysis: Analysis, config: Options, selection: Selection) -> list[
 
 
 def limits_of(analysis: Analysis, config: Options) -> Limits:
-    """Which groups the options allow to be cut, and how far."""
+    """The groups that the options allow to be cut, and the limit of each."""
     names = [b.name for b in analysis.blocks] + list(analysis.constants)
     skip = tuple(
         g

@@ -40,7 +40,7 @@ def by_steps(run: Run) -> PlanChoice:
     """Choose what to remove step by step, with a refit after each.
 
     Args:
-        run: its options' ``steps`` and ``schedule`` say how.
+        run: its options hold ``steps`` and ``schedule``.
 
     Returns:
         All that goes, the weights that earlier steps were refitted to, and a sentence for every

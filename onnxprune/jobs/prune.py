@@ -21,7 +21,7 @@ STRATEGIES: Mapping[str, Callable[[Run], PlanChoice]] = {
     "latency": by_latency,
     "steps": by_steps,
 }
-"""How it is decided what goes. ``search`` stands above them: it judges whole results."""
+"""Strategies that choose a plan. ``search`` stands above them: it compares whole results."""
 
 
 @keywords("prune")
@@ -59,7 +59,7 @@ def prune(
 
 
 def choose_plan(run: Run) -> PlanChoice:
-    """Decide what goes, by the strategy that the options ask for."""
+    """Choose a plan by the strategy of the options."""
     config = run.config
     name = "ratio" if config.target is None else "budget"
     if config.target is not None and config.target.timed:
@@ -82,7 +82,7 @@ def apply(
 
     Args:
         source: a path, a ``ModelProto``, a graphsurgeon graph or a loaded model; never changed.
-        plan: what goes.
+        plan: the units, blocks and weights to remove.
         options: samples and recovery.
         progress: called with a line of text at each stage.
         fields: the options by name, instead of ``options``.

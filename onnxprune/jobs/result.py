@@ -25,7 +25,7 @@ from onnxprune.types import Check, LayerOutcome
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Result:
-    """A model that a job made, and what is known of it.
+    """The result of a job: a model, its plan, checks and evaluation.
 
     Attributes:
         model: the result.
@@ -35,13 +35,13 @@ class Result:
         command: the command that made it: ``prune``, ``apply`` or ``recover``.
         checks: equivalence, zeros, and the limits of the options.
         evaluation: how its outputs compare with the dense model's, on inputs nothing was fitted to.
-        outcomes: what became of every layer that was considered, by what was done: ``refit`` after
+        outcomes: of every layer that was considered, by kind: ``refit`` after
             a cut, ``zeros`` where single weights were set to zero.
-        notes: whole sentences: what was declined and why, where inputs came from.
+        notes: sentences on declined parts, their reasons, and the source of inputs.
         latency: beside the dense model's, where the target is a latency.
-        history: every model that was made on the way, in order, where the amount was searched for.
-        as_given: evaluation of the model as it was given, where that was pruned elsewhere.
-        correspondence: which of its nodes is which of the dense model's, in that case.
+        history: models that a search visited, in order.
+        as_given: evaluation of a model that was pruned elsewhere, before any refit.
+        correspondence: of its nodes and those of the dense model, in that case.
         better: whether ``model`` is the refitted one; if not, it is the one that was given, because
             refitting made held-out outputs worse.
         interface: changed axes of inputs and outputs, by name; None while no job changes any.
@@ -102,7 +102,7 @@ class Result:
         return page
 
     def plot(self, path: str | Path) -> Path:
-        """Draw quality against cost as .png or .svg: dense, pruned, and what was made on the way.
+        """Draw quality against cost as .png or .svg: dense, pruned, and the visited models.
 
         Raises:
             OnnxpruneError: there are no calibration data to judge by, or the file cannot be

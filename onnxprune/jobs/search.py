@@ -1,4 +1,4 @@
-"""The smallest model within a drop, where nothing says how much to remove.
+"""Find the smallest model within a drop, where no amount is set.
 
 Models are made for one budget after the other, by bisection; damage curves are measured once and
 serve all of them. Each is recovered before it is judged: what is lost as cut says little about what
@@ -30,22 +30,22 @@ from onnxprune.select.importance.units import Problem, error_curves
 from onnxprune.types import Check
 
 NEAR = 0.02
-"""The budget is found to this part of the dense model."""
+"""Precision of the budget, as a share of the dense model."""
 MOST = 8
-"""Models made at most, before the mildest cut is tried."""
+"""Most models to visit before the mildest cut."""
 MILDER = 3
-"""Models made in addition where none that was chosen passes the last samples."""
+"""Further models to visit where none passes the last samples."""
 
 
 def search(run: Run) -> Result:
     """Find the smallest model that loses at most ``max_drop``.
 
     Args:
-        run: the drop, what is made small, and how; its samples are real ones.
+        run: its options hold the drop and the cost to minimise; its samples are real.
 
     Returns:
-        The model, with all that were made on the way. Where even the mildest cut loses too much,
-        that one, with a bad check.
+        The model, with all visited models as its history. Where even the mildest cut loses too
+        much, that one, with a failed check.
 
     Raises:
         OnnxpruneError: the inputs are synthetic, or nothing can be removed.
@@ -68,15 +68,15 @@ def search(run: Run) -> Result:
 
 
 def passes(result: Result, max_drop: float) -> bool:
-    """Whether a model that was made on the way is good enough."""
+    """Whether a visited model passes its checks and the drop."""
     return result.ok and result.evaluation.within(max_drop)
 
 
 class Bisection:
-    """Models made so far, and how to make another.
+    """The models visited so far, and the search for the next.
 
     Attributes:
-        results: in the order in which they were made.
+        results: in the order of the visits.
     """
 
     def __init__(self, run: Run, curves: Curves | None) -> None:
@@ -90,11 +90,11 @@ class Bisection:
 
     @property
     def passing(self) -> list[Result]:
-        """Those that are good enough, the smallest first."""
+        """The models that pass, the smallest first."""
         return sorted((r for r in self.results if passes(r, self._max_drop)), key=self.cost)
 
     def bisect(self) -> None:
-        """Visit models until the smallest that is good enough is known to within ``NEAR``."""
+        """Visit models until the smallest that passes is known to within ``NEAR``."""
         low, high = 0.0, 1.0  # nothing is left, which is too little; everything, which is enough
         unmet: OnnxpruneError | None = None
         while high - low > NEAR and len(self.results) < MOST:
@@ -123,7 +123,7 @@ class Bisection:
         """Make the model halfway between the largest so far and the dense one.
 
         Returns:
-            It, if it is good enough; None if not, or if there is none that is new.
+            The model, if it is new and passes; else None.
         """
         largest = max(map(self.cost, self.results)) / max(self._dense, 1)
         before = len(self.results)
@@ -135,7 +135,7 @@ class Bisection:
         return result if new and passes(result, self._max_drop) else None
 
     def cost(self, result: Result) -> float:
-        """What is made small."""
+        """The cost that the search minimises."""
         if result.latency is not None:
             return result.latency.ratio
         return float(result.remaining.of(self._kind))
@@ -221,7 +221,7 @@ def choose(bisection: Bisection, run: Run) -> Result:
 
 
 def _notes(bisection: Bisection, evaluation: Evaluation, tries: int, max_drop: float) -> list[str]:
-    """How the choice was made, and how sure the drop is."""
+    """Notes on the choice, and on the standard error of the drop."""
     results, samples = bisection.results, evaluation.samples
     models = f"{len(results)} models were made and recovered"
     by = results[0].evaluation.samples

@@ -1,4 +1,4 @@
-"""Single weights in a run: thinned anew, or as a plan says, in what the cut has left."""
+"""Sparsity in a run: zeros chosen anew, or as a plan says, in the cut model."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ NOT_FASTER = (
 
 @step("layer")
 def sparsify(run: Run, state: State) -> State:
-    """Set weights of what the cut has left to zero, as the options ask, and refit the others.
+    """Set weights of the cut model to zero, as the options say, and refit the others.
 
     Raises:
         OnnxpruneError: no weight can be thinned, or a glob to skip matches nothing.

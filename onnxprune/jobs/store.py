@@ -52,11 +52,11 @@ class Stored:
     """A model that is ready to be written.
 
     Attributes:
-        model: what is written.
+        model: with its weights in their forms.
         dense: the same with all weights dense.
         weights: every weight that is large enough to be looked at, with its encoding.
-        config: how they are to be stored.
-        notes: whole sentences on what the reader should know.
+        config: the options.
+        notes: whole sentences for the user.
         unread: tools that cannot read what is written, and what they do; empty for packed
             weights, which are standard operators.
     """
@@ -91,7 +91,7 @@ class Stored:
 
 @dataclass(frozen=True)
 class StoredCheck:
-    """What was checked of a file, and what could not be."""
+    """The checks of a file, and notes on parts that could not be checked."""
 
     checks: tuple[Check, ...]
     notes: tuple[str, ...] = ()
@@ -158,10 +158,10 @@ def check_stored(
     """Read a file back, and run it beside the dense model on synthetic inputs.
 
     Args:
-        stored: what was written.
+        stored: the model that was written.
         path: where.
         shapes: of inputs whose sizes the model leaves open.
-        provider: what runs both.
+        provider: execution provider of both.
     """
     back = read_back(stored, path)
     if not stored.changed:
@@ -179,7 +179,7 @@ def check_stored(
 
 
 def read_back(stored: Stored, path: Path) -> Check:
-    """Decode every weight from the file; each must be what was meant, bit by bit."""
+    """Decode every weight from the file; each must equal the intended one, bit by bit."""
     constants = models.constants(densify(models.load(path))[0])
     changed = {weight.name: weight for weight in stored.weights if weight.changed}
     wrong = 0

@@ -35,7 +35,7 @@ Array = npt.NDArray[Any]
 Progress = Callable[[str], None]
 
 _ROUNDING = 1e-9
-"""Losses up to this share of what they are of are rounding."""
+"""Losses up to this share of their scale are rounding."""
 _LOOKS = 10
 """How often held-out inputs are evaluated."""
 _EARLY = (4, 8, 12)
@@ -66,7 +66,7 @@ class Settings:
         holdout_every: one of so many samples is put aside to judge by.
         work: multiply-adds of linear layers in all.
         seed: of the variants and of the order.
-        provider: what runs the models.
+        provider: execution provider of the models.
         threads: within an operator.
     """
 
@@ -112,7 +112,7 @@ def distil(
 
     Args:
         dense: the teacher.
-        student: it is left as it is; its inputs and outputs are those of ``dense``. Outputs that
+        student: not changed; its inputs and outputs are those of ``dense``. Outputs that
             are put together are compared in parts, where both models have the same.
         keep: stored weights that may change -> where.
         batches: unlabelled feeds.
@@ -136,10 +136,12 @@ def distil(
     largest = max(samples, key=lambda feeds: sum(a.size for a in feeds.values()))
     try:
         pair = largest if inputs.count(largest) > 1 else collate([largest] * 2, inputs, 2)[0]
-        pupil = Student(student, list(keep), losses, pair, settings.provider, settings.threads)
+        student_model = Student(
+            student, list(keep), losses, pair, settings.provider, settings.threads
+        )
     except OnnxpruneError as error:
         return Distilled(student, reason=error.message)
-    each = pupil.work / inputs.count(pair) * inputs.count(largest)
+    each = student_model.work / inputs.count(pair) * inputs.count(largest)
     size = int(
         min(
             settings.most, len(samples) // settings.batches, settings.work / (each * settings.steps)
@@ -149,13 +151,13 @@ def distil(
     steps = min(settings.steps, int(settings.work / (each * max(size, 1))))
     if steps < _LOOKS:
         return Distilled(student, reason="it is too large for that")
-    judge = _Judge(pupil, evaluation, answers)
+    judge = _Judge(student_model, evaluation, answers)
     if not judge.start:
         return Distilled(student, reason="its outputs are those of the dense model")
-    descent = Descent(pupil, keep, judge.share, settings.rate, steps)
-    lessons = _lessons(train, teacher, ends, settings, steps)
+    descent = Descent(student_model, keep, judge.share, settings.rate, steps)
+    pairs = _batches(train, teacher, ends, settings, steps)
     try:
-        best, weights, at = _train(descent, judge, lessons, steps, progress)
+        best, weights, at = _train(descent, judge, pairs, steps, progress)
     except OnnxpruneError as error:
         return Distilled(student, reason=f"its gradient does not run: {error.message}")
     answer_count = sum(
@@ -165,19 +167,19 @@ def distil(
     )
     if best > min(_WORTH, 1 - 1 / max(answer_count, 1) ** 0.5):
         return Distilled(student)
-    return Distilled(pupil.with_weights(weights), at, 1.0, best)
+    return Distilled(student_model.with_weights(weights), at, 1.0, best)
 
 
 def _train(
     descent: Descent,
     judge: _Judge,
-    lessons: Iterator[tuple[Feeds, Mapping[str, Array]]],
+    pairs: Iterator[tuple[Feeds, Mapping[str, Array]]],
     steps: int,
     progress: Progress,
 ) -> tuple[float, Mapping[str, Array], int]:
-    """The lowest loss met on held-out inputs, with which weights, and after how many steps."""
+    """The lowest loss on held-out inputs, its weights, and its step."""
     best, weights, at = 1.0, dict(descent.weights), 0
-    for step, (feeds, targets) in enumerate(lessons, start=1):
+    for step, (feeds, targets) in enumerate(pairs, start=1):
         progress(f"training step {step} of {steps}")
         descent.step(feeds, targets)
         if step % (steps // _LOOKS) and step not in {steps, *_EARLY}:
@@ -193,18 +195,18 @@ def _train(
 
 
 class _Judge:
-    """The loss on held-out inputs, over what it is before training.
+    """The loss on held-out inputs, divided by that before training.
 
     Outputs count alike, however far off each is.
     """
 
     def __init__(
-        self, pupil: Student, holdout: Sequence[Feeds], answers: Sequence[Mapping[str, Array]]
+        self, student: Student, holdout: Sequence[Feeds], answers: Sequence[Mapping[str, Array]]
     ) -> None:
-        self._pupil, self._holdout, self._answers = pupil, holdout, answers
+        self._student, self._holdout, self._answers = student, holdout, answers
         self.start = {
             name: x
-            for name, x in self._losses(pupil.weights).items()
+            for name, x in self._losses(student.weights).items()
             if x > _ROUNDING * self._size(name)
         }
         self.share = {name: 1 / (x * len(self.start)) for name, x in self.start.items()}
@@ -214,18 +216,18 @@ class _Judge:
 
     def _size(self, name: str) -> float:
         """The scale of a loss: the square of the target, or one nat."""
-        kind = next(loss.kind for loss in self._pupil.losses if loss.output == name)
+        kind = next(loss.kind for loss in self._student.losses if loss.output == name)
         if kind == "kl":
             return 1.0
         rows = [np.square(each[name], dtype=np.float64).sum(axis=-1) for each in self._answers]
         return float(np.mean([row.mean() for row in rows]))
 
     def _losses(self, weights: Mapping[str, Array]) -> dict[str, float]:
-        sums = {loss.output: 0.0 for loss in self._pupil.losses}
+        sums = {loss.output: 0.0 for loss in self._student.losses}
         counts = dict.fromkeys(sums, 0.0)
         for feeds, targets in zip(self._holdout, self._answers, strict=True):
-            outputs = self._pupil.run(feeds, weights)
-            for loss in self._pupil.losses:
+            outputs = self._student.run(feeds, weights)
+            for loss in self._student.losses:
                 name = loss.output
                 rows = visible(targets[name], feeds)
                 sums[name] += distance(loss, targets[name], outputs[name], rows)
@@ -233,10 +235,10 @@ class _Judge:
         return {name: x / max(counts[name], 1) for name, x in sums.items()}
 
 
-def _lessons(
+def _batches(
     train: Sequence[Feeds], teacher: Session, ends: Sequence[str], settings: Settings, count: int
 ) -> Iterator[tuple[Feeds, Mapping[str, Array]]]:
-    """Variants of batches, and what the dense model says to them."""
+    """Variants of batches, and the outputs of the dense model."""
     rng = np.random.default_rng(settings.seed)
     variants = Variants(train)
     order: list[int] = []

@@ -24,7 +24,7 @@ class Spent:
 
     Attributes:
         backend: its name.
-        precision: what it computes in.
+        precision: of the computation.
         run_s: seconds of a run, the median.
         operators: what they take when nothing interrupts them, the slowest first.
         gaps_s: the same of what lies between them.

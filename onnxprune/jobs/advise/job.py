@@ -37,7 +37,7 @@ def advise(
     progress: Progress = lambda _: None,
     **fields: object,
 ) -> tuple[Evidence, tuple[Advice, ...]]:
-    """Gather what is known of a model on the backends it ships on, and judge it.
+    """Gather evidence on a model and its backends, and derive advice.
 
     Args:
         model: path of the model.
@@ -97,10 +97,10 @@ def advise(
 
 
 def sizes_of(model: models.Model, shapes: Mapping[str, tuple[int, ...]]) -> Sizes:
-    """What a model is made of, and how much of it units take along.
+    """Sizes of a model, and the share that pruning can remove.
 
     Args:
-        model: sparse and packed weights count as what they are decoded to.
+        model: sparse and packed weights count as decoded.
         shapes: of its inputs.
 
     Raises:

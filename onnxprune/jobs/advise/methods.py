@@ -20,7 +20,7 @@ Word = Literal["pays", "may pay", "does not pay"]
 WORTH = 0.9
 """An estimate above this is not worth the trouble: less than a tenth of the latency."""
 _OVERHEAD = 0.5
-"""From this share of a run on, overhead is what there is to be said."""
+"""Share of a run from which on overhead is the reason."""
 _VNNI = {"avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm"}
 _INT8_FACTOR = 0.25
 """What is left of products in INT8 at best: four to an instruction, or half the bits twice."""
@@ -41,15 +41,15 @@ class Advice:
     """One thing that could be done, and whether to.
 
     Attributes:
-        method: what.
+        method: its name.
         backend: for which; empty where that does not matter.
         word: whether it pays.
-        estimate: of the latency left, at best; None where it is not about latency or not known.
+        estimate: share of the latency that remains at best; None if unknown or not about latency.
         bytes_left: estimate of the share of weight bytes left; None where unknown.
         why: in a sentence.
         evidence: the numbers behind it.
-        command: what to run next; empty where nothing should be.
-        fact: what is known of the runtime, with its source.
+        command: to run next; empty if there is none.
+        fact: about the runtime, with its source.
     """
 
     method: Method
@@ -236,7 +236,7 @@ def amdahl(share: float, factor: float) -> float:
 
 
 def family(backend: str) -> str:
-    """The runtime behind a backend, whatever brings it and in whatever precision."""
+    """The runtime behind a backend, without the package and precision in its name."""
     name = backend.partition(":")[0].removeprefix("ort-")
     return "tensorrt" if is_tensorrt(backend) else name
 

@@ -48,10 +48,10 @@ def bench(
     """Measure models on backends.
 
     Args:
-        files: files; the first is what the others are compared with.
-        options: what is measured; or give the same as keywords
+        files: models; the first is the reference of the others.
+        options: of the measurement; or give the same as keywords
             (``bench(["dense.onnx", "pruned.onnx"], backend="cpu,openvino", batch=(1, 8))``).
-        protocol: how it is timed; processes, rounds and seed of the options by default.
+        protocol: of the timing; processes, rounds and seed of the options by default.
         progress: called with a line of text at each stage.
         fields: the options by name, instead of ``options``.
 

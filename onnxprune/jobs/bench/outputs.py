@@ -1,4 +1,4 @@
-"""What models put out on a backend: against the first model, against itself, against labels."""
+"""Compare outputs on a backend: with the first model, with itself, with labels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From what was measured to rows of the result."""
+"""Make rows of the result from measurements."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ def open_samples(
     Args:
         model: whose inputs.
         calib: as `onnxprune.data.open_calibration` takes it; None makes inputs up.
-        preprocess: what turns raw pictures into inputs.
+        preprocess: preprocessing of raw pictures.
         most: samples that outputs are compared on.
         shapes: of inputs whose sizes the model leaves open, for synthetic ones.
         seed: of everything random.

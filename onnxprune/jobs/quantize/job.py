@@ -27,11 +27,11 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Quantized:
-    """A quantized model and what is known about it.
+    """A quantized model, its checks and its evaluation.
 
     Attributes:
         model: it.
-        weights: what became of every weight that a layer contracts.
+        weights: every weight that a layer contracts, before and after.
         checks: zeros, patterns, and the limits of the options.
         evaluation: how its outputs compare with the float model's, on inputs that no range was
             taken from.
@@ -83,7 +83,7 @@ def quantize(
 
     Args:
         source: a path, a ``ModelProto``, a graphsurgeon graph or a loaded model; never changed.
-        settings: how it is quantized.
+        settings: the options of the quantization.
         options: the inputs (``calib`` and what belongs to it), ``labels``, ``metric``,
             ``max_drop`` and ``seed``; the rest has no meaning here.
         first: a pruning run that comes before; it takes inputs from ``options`` where it names

@@ -37,7 +37,7 @@ _LARGEST = 1 << 31  # bytes of one protobuf message
 
 
 def prepared(model: models.Model) -> tuple[models.Model, tuple[str, ...]]:
-    """A float model as the quantizers want it, and whole sentences about what was done.
+    """A float model in the form that quantizers need, and notes on the changes.
 
     Raises:
         OnnxpruneError: onnxruntime cannot fold what has to be folded.
@@ -90,7 +90,7 @@ def excluded(model: models.Model, globs: Sequence[str]) -> list[str]:
 
 
 def _lookups_of_activations(model: models.Model) -> list[str]:
-    """Gathers that pick from something computed: quantizing those only adds conversions."""
+    """Gathers from computed tensors: quantizing those only adds conversions."""
     return [
         identity(node)
         for graph in models.graphs(model)
@@ -111,10 +111,9 @@ def run(model: models.Model, settings: QuantizeOptions, feeds: Sequence[Feeds]) 
     """Quantize a prepared model.
 
     Args:
-        model: it is left as it is.
-        settings: how.
-        feeds: what ranges of activations are measured on; unused if they are quantized while it
-            runs.
+        model: not changed.
+        settings: the options.
+        feeds: inputs for the ranges of activations; unused by dynamic quantization.
 
     Raises:
         OnnxpruneError: onnxruntime's quantizer refuses it.
@@ -223,7 +222,7 @@ def _in_memory(model: models.Model) -> models.Model:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without advice for people who call the quantizer themselves, and what it prints."""
+    """Silence the log and the output of the quantizer."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

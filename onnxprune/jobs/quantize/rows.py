@@ -31,7 +31,7 @@ def as_read(model: models.Model) -> int:
     """Store weights as the nodes that contract them see them, in place of moving them at run time.
 
     Args:
-        model: it is changed. What others read of a weight stays where it is.
+        model: changed in place; weights with other readers keep a copy for them.
 
     Returns:
         How many tensors were stored anew; readers that see one weight alike share one.
@@ -57,8 +57,8 @@ def by_rows(model: models.Model, least: int = LARGE) -> tuple[models.Model, tupl
     """A copy of a model with large quantized ``[K, N]`` weights of MatMul stored as ``[N, K]``.
 
     Args:
-        model: quantized, with DequantizeLinear before its products; it is left as it is.
-        least: smaller weights are left.
+        model: quantized, with DequantizeLinear before its products; it is not changed.
+        least: smaller weights stay as they are.
 
     Returns:
         The copy, and the names of the weights that were laid out anew.
@@ -73,7 +73,7 @@ def by_rows(model: models.Model, least: int = LARGE) -> tuple[models.Model, tupl
 
 
 def _fits(layer: LinearLayer) -> bool:
-    """``stored [K, N] -> DequantizeLinear -> MatMul``, and nobody else reads either."""
+    """``stored [K, N] -> DequantizeLinear -> MatMul``, without other readers of either."""
     stored = layer.tensor
     if layer.operator.op_type != "MatMul" or layer.slot != 1 or len(stored.shape) != 2:
         return False

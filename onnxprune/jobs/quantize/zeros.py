@@ -1,4 +1,4 @@
-"""Whether what was zero in a float model is zero in its quantized form, and N:M still there."""
+"""Compare the zeros and N:M patterns of a float model with those of its quantized form."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ _PATTERNS = ((2, 4), (1, 4), (4, 8), (2, 8))
 
 @dataclass(frozen=True)
 class Weight:
-    """A weight of the float model, and what became of it.
+    """A weight of the float model, before and after quantization.
 
     Attributes:
         name: in the float model.
         quantized: name of its int8 form; empty where it stayed floating point.
-        elements: how many it has.
+        elements: number of elements.
         zeros: the share of them that is zero in the float model.
         zeros_after: the same in the quantized one.
-        lost: zeros that are none any more.
+        lost: zeros that are no longer zero.
         pattern: ``2:4`` and the like, in the float model; empty for none.
-        kept: whether the pattern is still there.
+        kept: whether the quantized weight has the pattern too.
     """
 
     name: str
@@ -49,7 +49,7 @@ def compare(dense: models.Model, quantized: models.Model) -> tuple[Weight, ...]:
     """Every weight that a layer of the float model contracts, in the order of its graph.
 
     Args:
-        dense: what was quantized.
+        dense: the float model.
         quantized: the result of onnxruntime's quantizer; weights are found by their names.
     """
     stored = models.constants(quantized)

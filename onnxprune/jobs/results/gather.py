@@ -162,7 +162,7 @@ def _point(each: Result, run: Result) -> PointRow:
 
 
 def _latency(backend: str, timing: Compared | None) -> dict[str, dict[str, float]]:
-    """Seconds of one run by backend, and between what they lie as the ratio says."""
+    """Seconds of one run by backend, with the interval of the ratio."""
     if timing is None:
         return {}
     low, high = timing.dense * timing.low, timing.dense * timing.high
@@ -240,7 +240,7 @@ def group_rows(
 def block_rows(
     blocks: Iterable[Block], bypassed: Iterable[str], costs: CostModel
 ) -> tuple[BlockRow, ...]:
-    """One row per residual branch; ``bypassed`` names those that go."""
+    """One row per residual branch; ``bypassed`` names those to remove."""
     names = set(bypassed)
     dense, rows = costs(), []
     for block in blocks:

@@ -1,4 +1,4 @@
-"""How much of a model pruning can touch, and what keeps it from the rest."""
+"""The share of a model that pruning can remove, and the reasons why the rest stays."""
 
 from __future__ import annotations
 

@@ -22,8 +22,8 @@ class ZerosRow:
         weight: its name.
         shape, dtype: of the weight.
         zeros: the part of it that is zero.
-        pattern: what they look like, such as ``2:4 along axis 1``.
-        bytes: what it takes in each form; forms that cannot hold it are left out.
+        pattern: of the zeros, such as ``2:4 along axis 1``.
+        bytes: size in each form that can hold it.
     """
 
     weight: str

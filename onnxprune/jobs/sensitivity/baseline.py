@@ -1,4 +1,4 @@
-"""The dense model of a sweep: what it answers and scores, and the job of those who prune it."""
+"""The dense model of a sweep: its outputs and score, and the job for the workers."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Dense:
         return self._task is not None and self._task.metric.kind == "function"
 
     def job(self, rows: Rows) -> Job:
-        """What those have to know who measure the cells of these rows."""
+        """The job for workers that measure the cells of these rows."""
         model = self._analysis.model
         large = models.size_bytes(model) > _SENDABLE and model.path is not None
         labels = None if self._task is None else self._task.labels

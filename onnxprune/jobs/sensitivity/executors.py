@@ -36,7 +36,7 @@ Key: TypeAlias = tuple[str, float]
 """A cell that is to be measured: target and ratio."""
 
 TRIES = 3
-"""How often a cell may fail before it is given up."""
+"""Most attempts at a cell."""
 _LOOK = 5.0
 """Seconds without a result after which the workers are checked."""
 _PATIENCE = 60.0
@@ -126,7 +126,7 @@ class Pool:
     """This process; other pools are made from it.
 
     Attributes:
-        executors: what cells are submitted to, each with one at a time.
+        executors: that measure cells, one at a time each.
     """
 
     executors: Sequence[Executor] = (Inline(),)
@@ -141,7 +141,7 @@ class Pool:
         return ""
 
     def deserted(self) -> str:
-        """Why nobody is left to do anything; empty if somebody is."""
+        """Why no worker is available; empty if one is."""
         return ""
 
     def close(self) -> None:
@@ -332,7 +332,7 @@ def _finished(running: Iterable[Future[Cell]], pool: Pool) -> set[Future[Cell]]:
 
 
 def _is_death(error: BaseException) -> bool:
-    """Whether a worker went; Dask first moves its cells to others by itself, several times."""
+    """Whether a worker died; Dask first moves its cells to others, several times."""
     broken = isinstance(error, BrokenExecutor | CancelledError)
     return broken or "KilledWorker" in type(error).__name__
 

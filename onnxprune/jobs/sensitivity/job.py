@@ -41,7 +41,7 @@ THREADS = 1
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """A sweep, as far as those who measure cells have to know it.
+    """The part of a sweep that workers need to measure cells.
 
     Attributes:
         key: names everything that the cells follow from.
@@ -49,14 +49,14 @@ class Job:
         shapes: the input shapes it is analysed at.
         orders: by group, its units, the first to leave first.
         blocks: names of the blocks that are bypassed.
-        norms: by stored weight, root mean squares ``[g, K]`` of what it multiplies.
+        norms: by stored weight, root mean squares ``[g, K]`` of its inputs.
         weighing: how the importance of single weights is computed.
-        feeds: what every model is run on.
+        feeds: inputs of every model.
         answers: outputs of the dense model; None where they are too large to keep.
         labels: of the samples, or None.
         metric: as the user wrote it.
         before: the dense model's score; None without labels.
-        provider: what runs the models.
+        provider: execution provider of the models.
     """
 
     key: str

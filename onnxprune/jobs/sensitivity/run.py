@@ -50,7 +50,7 @@ def sensitivity(
     Args:
         source: a path, a ``ModelProto``, a graphsurgeon graph or a loaded model; never changed.
         options: inputs, labels, metric, criterion and what to skip.
-        request: what is measured, and where it runs.
+        request: targets, ratios and workers.
         progress: called with a line of text at each stage.
         fields: the options by name, instead of ``options`` and ``request``.
 

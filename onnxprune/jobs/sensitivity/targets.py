@@ -25,8 +25,8 @@ class Rows:
 
     Attributes:
         targets: in the order of the network: groups, blocks, weights.
-        norms: by weight, root mean squares ``[g, K]`` of what it multiplies.
-        criterion: what the orders of units come from.
+        norms: by weight, root mean squares ``[g, K]`` of its inputs.
+        criterion: that orders the units.
         declined: by name, why something is no row.
     """
 
