@@ -1,4 +1,4 @@
-"""Every figure and table of the reports: what it is called, how it is written, what it means.
+"""Every figure and table of the reports: label, format and meaning.
 
 A `Figure` is declared once; the columns of tables, the axes of charts and the tiles of the page
 take label, unit and explanation from it. A change is always new minus old and carries a sign; what
@@ -89,7 +89,7 @@ REMOVED = Figure("removed", "percent", "share of the units that leave")
 TIME = Figure("time", "seconds")
 MEDIAN = Figure("p50", "seconds", "half of all runs took less")
 RATIO = Figure("ratio", "ratio", "latency over that of the first model: below 1 is faster", "")
-REST = Figure("of it", "ratio", "what remains at best, as a part of what there is", "")
+REST = Figure("remaining", "ratio", "share that remains at best", "")
 MEMORY = Figure("peak RSS", "bytes", "physical memory of the process at most")
 CHANGE = Figure("change", "text", "new minus old: points of a percentage, or a ratio of amounts")
 SPREAD = Figure("±", "text", "one standard error of the change, on the same samples", "")
@@ -128,7 +128,7 @@ def _score(row: bench.Row, when: str) -> Cell:
 
 def _word(row: Advice) -> Cell:
     tones: dict[str, Tone] = {"pays": "good", "may pay": "warn", "does not pay": "soft"}
-    return Cell("leave it" if row.method == "nothing" else row.word, tones[row.word])
+    return Cell("do not prune" if row.method == "nothing" else row.word, tones[row.word])
 
 
 # Tables of plain tuples.
@@ -142,9 +142,9 @@ UNMEASURED = tuples("Not measured", "target:name", "at:percent", "because")
 UNSWEPT = tuples("Not swept", "target:name", "because")
 RATIOS = tuples("Recommended ratios", "target:name", "removed:percent")
 OPERATORS = tuples("Operators", "operator", "calls:whole", "time:seconds", "share:percent", "")
-AVAILABLE = tuples("Available", "available", "what it is", "version")
+AVAILABLE = tuples("Available", "available", "description", "version")
 SPARSE_LAYERS = tuples("Sparse layers", "", "layer:name")
-ABSENT = tuples("Not here", "not here", "what it is", "because", "to install it")
+ABSENT = tuples("Not available", "not available", "description", "because", "to install it")
 
 # What a run changed.
 
@@ -289,7 +289,7 @@ BLOCKS: Table[schema.BlockRow] = Table(
     MACS.of(lambda row: row.macs),
 )
 NOT_PRUNABLE: Table[schema.NotPrunableRow] = Table(
-    "Axes that stay, and why",
+    "Axes that stay, and the reasons",
     Column("because", lambda row: row.reason),
     Column("axes", lambda row: row.axes, "whole"),
     PARAMS.of(lambda row: row.params),
@@ -309,7 +309,7 @@ def reachable(row: schema.Reachable) -> str:
 REFITS: Table[schema.RefitRow] = Table(
     "Refitted layers",
     Column("layer", lambda row: row.node, "name"),
-    Column("how", lambda r: "unchanged: nothing was better" if r.method == "none" else r.method),
+    Column("method", lambda r: "unchanged: nothing was better" if r.method == "none" else r.method),
     ERROR.of(lambda row: row.before),
     ERROR.of(lambda row: row.after, "after"),
     Column(

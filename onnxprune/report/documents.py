@@ -1,4 +1,4 @@
-"""Reading what the commands print with ``--json``, and refusing what is something else.
+"""Read the documents that commands print with ``--json``, and refuse anything else.
 
 A document becomes the frozen dataclass that it was printed from, each field checked by its type.
 """
@@ -42,12 +42,12 @@ T = TypeVar("T")
 
 _NOT_FINITE = ("nan", "inf", "-inf")
 """How numbers are written that JSON does not have; see ``schema.to_json``."""
-_HINT = "give files that hold what onnxprune prune, bench or sensitivity print with --json"
+_HINT = "give files of the JSON that onnxprune prune, bench or sensitivity print with --json"
 
 
 @dataclass(frozen=True)
 class Document:
-    """What one run printed, and the file it was read from (empty: this very run)."""
+    """The document of one run, and the file that it was read from (empty: this run)."""
 
     content: Content
     source: str = ""
@@ -81,7 +81,9 @@ def _content(document: Any, path: Path) -> Content:  # noqa: ANN401  JSON
     schema = document.get("schema") if isinstance(document, dict) else None
     if not isinstance(schema, str) or schema not in _KINDS:
         what = f"of the schema {schema!r}" if isinstance(schema, str) else "that names no schema"
-        raise OnnxpruneError(f"{path} is JSON {what}, which no report is made of", hint=_HINT)
+        raise OnnxpruneError(
+            f"{path} is JSON {what}, and no document of a run, benchmark or sweep", hint=_HINT
+        )
     current, kind = _KINDS[schema]
     version = document.get("version")
     versions = [number for number in range(1, current) if (schema, number) in _RENAMED] + [current]
@@ -118,13 +120,13 @@ def _one_level(document: Mapping[str, Any]) -> dict[str, Any]:
     """The JSON of a sweep with the fields of `Sensitivity`.
 
     Raises:
-        FieldError: its metric or what it declined is written in no such form.
+        FieldError: its metric or its declined targets have another form.
     """
     try:
         metric = {key: document["metric"][key] for key in ("name", "higher_is_better", "dense")}
         declined = {each["target"]: each["reason"] for each in document.get("declined", ())}
     except (KeyError, TypeError, AttributeError) as error:
-        raise FieldError("its metric or what it declined has no such form") from error
+        raise FieldError("its metric or its declined targets have another form") from error
     return {**document, **metric, "metric": metric["name"], "declined": declined}
 
 
@@ -137,7 +139,7 @@ def _short(error: Exception) -> str:
 
 
 class FieldError(ValueError):
-    """A value is not what its field holds; says which field and what it holds."""
+    """A value has the wrong type for its field; the message names both."""
 
 
 def read_as(kind: type[T], value: object) -> T:

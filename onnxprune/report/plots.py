@@ -153,7 +153,7 @@ def of_families(families: Iterable[Family]) -> Picture:
     if not charts:
         raise OnnxpruneError(
             "there are no two models whose cost and quality could be compared in a figure",
-            hint="give --calib to prune, so that it says how good the model is",
+            hint="give --calib to prune, so that the report holds the quality",
         )
     return beside(draw(each, titled=True) for each in charts)
 

@@ -139,9 +139,9 @@ def _structure(report: Report, links: Mapping[str, str]) -> Iterable[Part]:
             plural(len(groups), "group") if inspected else title,
             columns.groups(links) if inspected else columns.kept(reasons(report), links),
             groups,
-            about="" if inspected else "Bars are what is kept, in the order of the network.",
+            about="" if inspected else "Bars are the kept units, in the order of the network.",
             under=("params and MACs are those of one unit",) if inspected else (),
-            detail="" if inspected or report.output is None else f"what is kept of {cut}",
+            detail="" if inspected or report.output is None else f"kept units of {cut}",
             brief=None if inspected else lambda row: bool(row.kept < row.units),
             filtered="groups",
         )
@@ -222,7 +222,7 @@ def zeros(rows: Sequence[ZerosRow]) -> Part:
 
 
 def stored(rows: Sequence[StoredRow]) -> list[Part]:
-    """How many weights each form holds and what that saves; and what became of each weight."""
+    """The weights and savings of each form, and the form of each weight."""
     before, after = sum(row.dense for row in rows), sum(row.stored for row in rows)
     ratio = change(before, after, "bytes")
     title = f"Stored in {size(after)}, {size(before)} dense: {ratio}"
@@ -327,7 +327,7 @@ def machine(bench: Bench) -> str:
 
 
 def of_sweep(sweep: Sensitivity) -> list[Part]:
-    """What a sweep recommends, and what it could not measure."""
+    """The recommendations of a sweep, and the targets that it could not measure."""
     parts = []
     advice = sweep.recommended
     if advice is not None and advice.ratios and advice.measured is not None:
@@ -396,7 +396,7 @@ def most_sensitive(sweep: Sensitivity, most: int) -> tuple[Target, ...]:
 
 
 def reasons(report: Report) -> dict[str, str]:
-    """Why a group was left alone or is not exact, by group: its own reason, or what a note says."""
+    """Why a group stays whole or is not exact, by group: its own reason, or that of a note."""
     known = {row.name: row.reason for row in report.groups if row.reason}
     for note in report.notes:
         for row in report.groups:

@@ -1,4 +1,4 @@
-"""Results on a terminal: tables without lines, what came out first, details with ``-v``."""
+"""Results on a terminal: tables without lines, outcomes first, details with ``-v``."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ _DIM, _HEAD = "dim", "bold"
 
 
 def show(report: Report, console: Console, *, verbose: bool = False) -> None:
-    """Print what a report has to say: what came out of it, and with ``verbose`` the details."""
+    """Print a report: its outcomes, and with ``verbose`` the details."""
     view = inspection if report.command == "inspect" else result
     console.print(view(report, verbose=verbose))
 
 
 def inspection(report: Report, *, verbose: bool = False) -> RenderableType:
-    """What the model is, what can be removed, and what cannot and why."""
+    """The model, its prunable groups, and the reasons why other axes stay."""
     head: list[RenderableType] = [model(report)]
     if not report.groups:
         head.append(Text("No unit of this model can be removed."))
@@ -48,7 +48,7 @@ def inspection(report: Report, *, verbose: bool = False) -> RenderableType:
 
 
 def result(report: Report, *, verbose: bool = False) -> RenderableType:
-    """Whether it is right, what that costs and gains, and what is removed."""
+    """The verdict, sizes and quality, and the removals."""
     word, tone = sections.verdict(report)
     where = f" -> {report.output}" if report.output else ", nothing written"
     head = Text.assemble((word, f"bold {STYLES.get(tone, '')}"), f"  {report.model.name}{where}")
@@ -221,14 +221,14 @@ def sweep(result: Sensitivity, *, verbose: bool = False) -> RenderableType:
 def advice(
     evidence: Evidence, advised: tuple[Advice, ...], *, verbose: bool = False
 ) -> RenderableType:
-    """What to do, what to run next and why, and where time goes."""
+    """The advice, the next command and the reason, and the operators of a run."""
     sizes = evidence.sizes
     head = (
         f"{evidence.model}  {sections.sizes(sizes.params, sizes.bytes, sizes.macs)}; "
         f"{percent(sizes.reachable)} of the parameters can be removed"
     )
     parts: list[RenderableType] = [Text(head)]
-    under = _under("latency and weights: what remains at best")
+    under = _under("latency and weights: the share that remains at best")
     parts.append(titled("Advice", Group(draw(columns.ADVICE, advised), *under)))
     commands = dict.fromkeys(each.command for each in advised if each.command)
     if commands:

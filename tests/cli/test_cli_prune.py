@@ -54,7 +54,7 @@ def test_details_of_what_is_written_are_shown_with_v(cli: Cli, tmp_path: Path) -
     short, whole = cli(*flags).out, cli(*flags, "-v").out
     assert short.startswith("verified, ")
     assert "body.0:channel" not in short
-    assert "-v shows what is kept of " in short
+    assert "-v shows kept units of " in short
     assert "body.0:channel" in whole
     assert set(short.splitlines()[:8]) <= set(whole.splitlines()), "the outcome is the same"
 

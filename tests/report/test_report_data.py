@@ -112,7 +112,7 @@ def test_outcomes_come_first_and_details_with_v() -> None:
             "6 units removed from 1 group",
             "1 of 3 layers refitted",
             "note: ",
-            "-v shows what is kept of 1 group, blocks, errors of 3 layers",
+            "-v shows kept units of 1 group, blocks, errors of 3 layers",
         )
     ]
     assert places == sorted(places)

@@ -1,4 +1,4 @@
-"""How to get the same again: the command, the recipe, and what it ran on."""
+"""Reproduce a result: the command, the recipe, and the environment."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ def section(family: Family) -> Markup:
     parts.append(tag("p", f"Made by onnxprune {', '.join(versions) or 'of unknown version'}."))
     for bench in family.benches:
         parts += [tag("h4", "Measured on"), pairs(asdict(bench.environment))]
-        parts += [tag("h4", "Measured how"), pairs(bench.protocol)]
+        parts += [tag("h4", "Protocol"), pairs(bench.protocol)]
     return join(parts)
 
 
 def command(run: Report) -> str:
-    """The command line of a run; what the report does not know is in capitals."""
+    """The command line of a run; parts that the report does not hold are in capitals."""
     words = ["onnxprune", run.command]
     match run.command:
         case "apply":

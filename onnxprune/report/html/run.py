@@ -1,4 +1,4 @@
-"""What one run did: its verdict and largest figures, its parts, and what leaves with a unit."""
+"""One run: its verdict and largest figures, its parts, and the slices of each unit."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ _SLICES: tuple[Column[SliceRow], ...] = (
 
 
 def header(family: Family, key: str) -> Markup:
-    """What the model is, and what became of it in one run or in all."""
+    """The model, and the outcomes of one run or of all."""
     if not family.runs:
         return join(table(columns.MODELS, bench.models) for bench in family.benches)
     first = family.runs[0]
