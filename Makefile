@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+DEMO   := $(VENV)/.demo
 DOCS   := $(VENV)/.docs
 
 # `make test TESTFLAGS=` runs them in one process.
@@ -14,7 +15,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .PHONY: demo test test-heavy test-engines lint format typecheck operators reference docs bench clean
 .DELETE_ON_ERROR:
 
-demo: $(STAMP)  ## prune a small trained network and show what it cost and gained
+demo: $(DEMO)  ## prune a small trained network and show what it cost and gained
 	$(BIN)/onnxprune demo
 
 test: $(STAMP)  ## everything except the heavy tests; ROOM=graph runs one room
@@ -55,6 +56,11 @@ bench: $(STAMP)  ## coverage and correctness over every graph at hand; bench/REA
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+$(DEMO): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[cpu]'
+	touch $@
 
 $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -24,7 +24,7 @@ from onnxprune.graph.walk import Walk, identity, walk
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Analysis:
     """The result of :func:`analyse`; never changes, and never changes the model.
 
@@ -49,6 +49,12 @@ class Analysis:
     batch: int
     walk: Walk
     tensors: tuple[Stored, ...]
+
+    def __repr__(self) -> str:
+        parts = (
+            f"{len(self.groups)} groups, {len(self.blocks)} blocks, {len(self.pinned)} axes stay"
+        )
+        return f"<Analysis of {self.model!r}: {parts}>"
 
     def group(self, name: str) -> Group:
         """The group called ``name``.

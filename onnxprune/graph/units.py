@@ -35,7 +35,7 @@ class Slice:
     nodes: tuple[str, ...]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Group:
     """Interchangeable units: removing any one of them cuts the same axes by the same amount.
 
@@ -58,6 +58,10 @@ class Group:
     params: int
     macs: int
     bytes: int
+
+    def __repr__(self) -> str:
+        exact = "exact" if self.exact else "inexact"
+        return f"<Group {self.name}: {len(self)} units of kind {self.kind}, {exact}>"
 
     def __len__(self) -> int:
         return len(self.atoms)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Model:
     """An ONNX graph held by onnx-ir, and the file it came from.
 
@@ -31,6 +31,10 @@ class Model:
 
     ir: ir.Model
     path: Path | None = None
+
+    def __repr__(self) -> str:
+        name = self.path.name if self.path else self.ir.graph.name or "model"
+        return f"<Model {name}: {len(self.ir.graph)} nodes>"
 
     def to_proto(self) -> onnx.ModelProto:
         """One ``ModelProto`` with all weights inside, for onnx and what takes its messages.

@@ -240,7 +240,7 @@ def test_a_reader_that_leaves_early_is_no_error() -> None:
 def test_every_command_line_in_the_documents_is_one_we_take() -> None:
     lines = [
         line.partition("$ onnxprune ")[2].partition("#")[0].partition(" > ")[0]
-        for document in ("README.md", "CONTRIBUTING.md")
+        for document in ("README.md", "CONTRIBUTING.md", "docs/quickstart.md")
         for line in (ROOT / document).read_text(encoding="utf-8").splitlines()
         if line.startswith("$ onnxprune ")
     ]
@@ -258,15 +258,32 @@ def test_the_recipe_in_the_readme_is_one_we_take(tmp_path: Path) -> None:
     assert not asked(tmp_path, example).asks_for_nothing
 
 
-def test_what_the_readme_shows_is_what_inspect_prints(cli: Cli) -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    (example,) = re.findall(r"```text\n(.*?)```", text, re.DOTALL)
+def test_what_the_documents_show_is_what_inspect_prints(cli: Cli) -> None:
     printed = [
         line.rstrip() for line in cli("inspect", zoo.get("digits_rescnn").model).out.splitlines()
     ]
-    shown = [line for line in example.splitlines() if line.strip() != "..."]
+    shown: list[str] = []
+    for document in ("README.md", "docs/quickstart.md"):
+        text = (ROOT / document).read_text(encoding="utf-8")
+        (example,) = re.findall(r"\$ onnxprune inspect model\.onnx.*?\n(.*?)```", text, re.DOTALL)
+        shown += [line for line in example.splitlines() if "..." not in line and line.strip()]
     assert len(shown) > 10
     assert [line for line in shown if line not in printed] == []
+
+
+LINK = "https://github.com/onnxprune/onnxprune/"
+
+
+def test_links_of_the_readme_name_files_of_the_repository() -> None:
+    """The readme is shown outside of the repository too, so its links are whole addresses."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    links = re.findall(r"\]\(([^)\s]+)\)", text)
+    assert len(links) > 10
+    for link in links:
+        raw = LINK.replace("github.com", "raw.githubusercontent.com") + "main/"
+        path = re.sub(rf"^({LINK}(blob|tree)/main/|{raw})", "", link).partition("#")[0]
+        assert path != link, link
+        assert (ROOT / path).exists(), link
 
 
 def test_without_onnxruntime_it_says_how_to_get_it() -> None:

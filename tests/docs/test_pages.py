@@ -16,10 +16,11 @@ from onnxprune.cli import main
 
 pytestmark = pytest.mark.docs
 
-PAGES = [page for page in pages() if any(b.language for b in blocks(page))]
+README = ROOT / "README.md"
+PAGES = [README, *(page for page in pages() if any(b.language for b in blocks(page)))]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(DOCS)))
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_the_code_of_a_page_runs_in_order(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

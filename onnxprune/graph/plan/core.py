@@ -118,7 +118,7 @@ def pack(mask: Bool) -> PackedMask:
     return PackedMask(mask.shape, np.packbits(mask.reshape(-1)))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Plan:
     """What to remove and what to zero. It knows no model, and is never changed.
 
@@ -142,6 +142,13 @@ class Plan:
     origin: Origin = field(default_factory=Origin)
     units: Mapping[str, int] = field(default_factory=dict)
     reordered: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        units = sum(map(len, self.removed.values()))
+        parts = [f"{units} units of {len(self.removed)} groups"]
+        parts += [f"{len(self.bypassed)} blocks"] if self.bypassed else []
+        parts += [f"zeros in {len(self.zeroed)} weights"] if self.zeroed else []
+        return f"<Plan: {', '.join(parts)}>"
 
     def __post_init__(self) -> None:
         cut = {name: _indices(name, units) for name, units in self.removed.items()}
