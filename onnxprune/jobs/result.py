@@ -128,7 +128,7 @@ class Result:
         if self.as_given is None:
             return (
                 f"{removed} units removed from {len(self.plan.removed)} groups, "
-                f"{sum(bool(each.method) for each in zeros)} weights thinned, "
+                f"{sum(bool(each.method) for each in zeros)} weights made sparse, "
                 f"macs {times(self.remaining.macs / max(self.dense.macs, 1))}, "
                 f"params {times(self.remaining.params / max(self.dense.params, 1))}, "
                 f"{'verified' if self.ok else 'NOT verified'}"

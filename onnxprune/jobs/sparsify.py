@@ -20,7 +20,7 @@ from onnxprune.jobs.run import Run
 from onnxprune.jobs.steps import State, step
 from onnxprune.quantities import percent
 from onnxprune.recovery.sparse_refit import refit_masked
-from onnxprune.sparse import sparsify as thinning
+from onnxprune.sparse import sparsify as sparsification
 from onnxprune.sparse import zeros
 from onnxprune.sparse.reorder import find_orders, reorder_safely
 from onnxprune.sparse.rows import ROWS, norms_of
@@ -39,7 +39,7 @@ def sparsify(run: Run, state: State) -> State:
     """Set weights of the cut model to zero, as the options say, and refit the others.
 
     Raises:
-        OnnxpruneError: no weight can be thinned, or a glob to skip matches nothing.
+        OnnxpruneError: no weight can be made sparse, or a glob to skip matches nothing.
     """
     config, dense, fit, progress = run.config, run.analysis, run.data.fit, run.progress
     if config.sparsity is None:
@@ -78,7 +78,9 @@ def sparsify(run: Run, state: State) -> State:
         sample=Sample(rows=ROWS, seed=config.seed),
         provider=config.provider,
     )
-    sparse = thinning.sparsify(model, config.sparsity, fit, analysis.facts, settings, progress)
+    sparse = sparsification.sparsify(
+        model, config.sparsity, fit, analysis.facts, settings, progress
+    )
     if sparse.targets:
         checks += zeros.checks(sparse.model, sparse.targets, config.sparsity)
     checks += [sparse.check] if sparse.check is not None else []

@@ -319,7 +319,7 @@ REFITS: Table[schema.RefitRow] = Table(
     ),
 )
 SPARSE: Table[schema.SparseRow] = Table(
-    "Thinned weights",
+    "Sparse weights",
     Column("weight", lambda row: row.weight, "name"),
     Column("shape", lambda row: shape(row.shape), only="page"),
     ZEROS.of(lambda row: row.sparsity),

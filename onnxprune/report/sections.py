@@ -188,8 +188,8 @@ def _layers(report: Report) -> Iterable[Part]:
         masked = sum(not row.reason for row in report.sparse)
         weights = plural(len(report.sparse), "weight")
         yield Part(
-            "Thinned weights",
-            f"{masked} of {weights} thinned",
+            "Sparse weights",
+            f"{masked} of {weights} made sparse",
             columns.SPARSE,
             [row for row in report.sparse if not row.reason],
             under=tuple(columns.counted([row.reason for row in report.sparse], "weight")),
