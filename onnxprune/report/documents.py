@@ -87,7 +87,7 @@ def _content(document: Any, path: Path) -> Content:  # noqa: ANN401  JSON
     current, kind = _KINDS[schema]
     version = document.get("version")
     versions = [number for number in range(1, current) if (schema, number) in _RENAMED] + [current]
-    if version not in versions or isinstance(version, bool):
+    if type(version) is not int or version not in versions:
         readable = " and ".join(map(str, versions))
         raise OnnxpruneError(
             f"{path} is {schema} version {version}, and only version {readable} can be read",
@@ -107,7 +107,7 @@ def _content(document: Any, path: Path) -> Content:  # noqa: ANN401  JSON
 def _rename(value: Any, path: Sequence[str], new: str) -> Any:  # noqa: ANN401  JSON
     """The same value with the key at the end of ``path`` called ``new``."""
     if isinstance(value, list):
-        return [_rename(each, path, new) for each in value]
+        return [_rename(each, path, new) if isinstance(each, dict) else each for each in value]
     if not isinstance(value, dict):
         return value
     key, *inner = path

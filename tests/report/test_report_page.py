@@ -169,6 +169,11 @@ BAD = {
     "newer": json.dumps(as_json(run()) | {"version": schema.VERSION + 1}),
     "older than any": json.dumps(as_json(run()) | {"version": 0}),
     "version that is no number": json.dumps(as_json(run()) | {"version": True}),
+    "version that is not whole": json.dumps(as_json(run()) | {"version": 1.0}),
+    "rows in lists": '{"schema": "onnxprune.bench", "version": 1, "rows": '
+    + "[" * 900
+    + "]" * 900
+    + "}",
     "no version": json.dumps({k: v for k, v in as_json(run()).items() if k != "version"}),
     "no model": json.dumps({k: v for k, v in as_json(run()).items() if k != "model"}),
     "text for a number": json.dumps(as_json(run()) | {"samples": "many"}),
