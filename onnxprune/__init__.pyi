@@ -39,13 +39,13 @@ def advise(
     preprocess: object | None = None,
     shapes: str | Sequence[str] | Mapping[str, Sequence[int]] = ...,
 ) -> tuple[Evidence, tuple[Advice, ...]]:
-    """Gather what is known of a model on the backends it ships on, and judge it.
+    """Gather evidence on a model and its backends, and derive advice.
 
     Args:
         model: path of the model.
         options: backends and inputs; or give the same as keywords
             (``advise("model.onnx", backend="cpu,openvino")``).
-        progress: told what is being done.
+        progress: called with a line of text at each stage.
 
     Returns:
         The evidence, and the advice that follows from it.
@@ -86,9 +86,9 @@ def apply(
 
     Args:
         source: a path, a ``ModelProto``, a graphsurgeon graph or a loaded model; never changed.
-        plan: what goes.
-        options: samples, and how what is left is recovered.
-        progress: told what is being done.
+        plan: the units, blocks and weights to remove.
+        options: samples and recovery.
+        progress: called with a line of text at each stage.
 
     Raises:
         OnnxpruneError: the plan was made for another graph.
@@ -137,11 +137,11 @@ def bench(
     """Measure models on backends.
 
     Args:
-        files: files; the first is what the others are compared with.
-        options: what is measured; or give the same as keywords
+        files: models; the first is the reference of the others.
+        options: of the measurement; or give the same as keywords
             (``bench(["dense.onnx", "pruned.onnx"], backend="cpu,openvino", batch=(1, 8))``).
-        protocol: how it is timed; processes, rounds and seed of the options by default.
-        progress: told what is being done.
+        protocol: of the timing; processes, rounds and seed of the options by default.
+        progress: called with a line of text at each stage.
 
     Raises:
         OnnxpruneError: a model or the inputs cannot be read, or a backend is unknown. What goes
@@ -212,7 +212,7 @@ def prune(
         source: a path, a ``ModelProto``, a graphsurgeon graph or a loaded model; never changed.
         options: what to remove and how; or give the same as keywords
             (``prune(path, ratio=0.3, calib=batches)``).
-        progress: told what is being done.
+        progress: called with a line of text at each stage.
 
     Raises:
         OnnxpruneError: the model, the options or the data cannot be used, or the budget cannot be
@@ -293,12 +293,12 @@ def quantize(
 
     Args:
         source: a path, a ``ModelProto``, a graphsurgeon graph or a loaded model; never changed.
-        settings: how it is quantized.
+        settings: the options of the quantization.
         options: the inputs (``calib`` and what belongs to it), ``labels``, ``metric``,
             ``max_drop`` and ``seed``; the rest has no meaning here.
         first: a pruning run that comes before; it takes inputs from ``options`` where it names
             none. Outputs are then compared with those of the model before both.
-        progress: told what is being done.
+        progress: called with a line of text at each stage.
 
     Raises:
         OnnxpruneError: activations need inputs to be measured on and there are none, the model
@@ -348,21 +348,21 @@ def recover(
 ) -> Result:
     """Refit a model that somebody else pruned to what the dense one computes.
 
-    What is gone (units, residual branches, single weights) is found by comparing graphs and
-    weights; names may differ, and weights may have changed. Only weights are changed, and zeros
+    What was removed (units, residual branches, single weights) is found by comparing graphs
+    and weights; names may differ, and weights may have changed. Only weights are changed, and zeros
     among them stay where they are.
 
     Args:
         dense: the model before pruning: a path, a ``ModelProto``, a graphsurgeon graph or a loaded
             model; never changed.
-        pruned: what somebody made of it; never changed.
+        pruned: the model after pruning elsewhere; never changed.
         options: where inputs come from and what runs the models; or give the same as keywords
             (``recover(dense, pruned, calib=batches)``).
-        progress: told what is being done.
+        progress: called with a line of text at each stage.
 
     Raises:
         OnnxpruneError: there are no real inputs, the pruned model was not made from the dense one,
-            or it cannot be told what is gone.
+            or its removed parts cannot be determined.
 
     Example:
         >>> from onnxprune import prune
@@ -422,8 +422,8 @@ def sensitivity(
     Args:
         source: a path, a ``ModelProto``, a graphsurgeon graph or a loaded model; never changed.
         options: inputs, labels, metric, criterion and what to skip.
-        request: what is measured, and where it runs.
-        progress: told what is being done.
+        request: targets, ratios and workers.
+        progress: called with a line of text at each stage.
 
     Raises:
         OnnxpruneError: the model, the options or the data cannot be used, or there is nobody to do

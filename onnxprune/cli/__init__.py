@@ -1,7 +1,7 @@
 """The command line: ``onnxprune COMMAND``, one module for each command.
 
 stdout carries data, stderr everything else. The exit code is 0 when the work is done and verified,
-1 when it ran but the verdict is bad, and 2 when it could not run.
+1 when it ran but a check failed, and 2 when it could not run.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with console.warnings_in_words():
             code = _run(arguments)
-            sys.stdout.flush()  # what argparse printed; here a reader that has left can be met
+            sys.stdout.flush()  # of argparse; a closed pipe shows here
             return code
     except OnnxpruneError as problem:
         console.error(problem)
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         console.error(OnnxpruneError("interrupted"))
         return _INTERRUPTED
     except BrokenPipeError:
-        # Whoever read stdout has left. Python would complain about it once more at exit.
+        # The reader of stdout is closed. Python would complain about it again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _CLOSED
     except Exception as problem:  # noqa: BLE001 the last place that can turn it into a sentence
@@ -72,13 +72,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: list[str]) -> int:
     parser = _parser()
     try:
-        found = parser.parse_all(arguments)
-    except SystemExit as asked:  # --help and --version print and leave
-        return asked.code if isinstance(asked.code, int) else 0
-    if not hasattr(found, "run"):
+        args = parser.parse_all(arguments)
+    except SystemExit as stop:  # --help and --version print and leave
+        return stop.code if isinstance(stop.code, int) else 0
+    if not hasattr(args, "run"):
         parser.print_help(sys.stderr)
         return COULD_NOT_RUN
-    code: int = found.run(found)
+    code: int = args.run(args)
     return code
 
 

@@ -1,4 +1,4 @@
-"""``onnxprune advise``: what pays on a model and the backends it ships on."""
+"""``onnxprune advise``: which methods pay for a model on its backends."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ _EXAMPLE = """examples:
 
 def add(commands: Commands) -> None:
     """Put the command into the list."""
-    about = "say what pays on a model and the backends it ships on, and when not to prune"
+    about = "say which methods pay for a model on its backends, and when not to prune"
     parser = add_command(commands, "advise", run, about=about, example=_EXAMPLE)
     add_model(parser)
     add_options(parser, "advise")
 
 
-def run(given: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int:
     """Measure the model and print advice.
 
     Raises:
         OnnxpruneError: the model or the inputs cannot be used, or a backend is unknown.
     """
-    (config,) = split("advise", given_options(given, "advise"))
+    (config,) = split("advise", given_options(args, "advise"))
 
     # Imported here so that --help and refused flags do not wait for onnx.
     from onnxprune.jobs.advise.job import advise
@@ -37,14 +37,14 @@ def run(given: argparse.Namespace) -> int:
     from onnxprune.report import terminal
 
     with console.progress() as progress:
-        known, advice = advise(given.model, config, progress=progress)
-    told = {
+        evidence, advice = advise(args.model, config, progress=progress)
+    document = {
         "schema": "onnxprune.advise",
         "version": 1,
         "onnxprune": importlib.metadata.version("onnxprune"),
-        "evidence": plain(asdict(known)),
+        "evidence": plain(asdict(evidence)),
         "advice": [plain(asdict(each)) for each in advice],
     }
-    shown = terminal.advice(known, advice, verbose=given.verbose)
-    console.data(shown, told, as_json=given.json)
+    view = terminal.advice(evidence, advice, verbose=args.verbose)
+    console.data(view, document, as_json=args.json)
     return 0

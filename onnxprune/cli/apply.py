@@ -29,27 +29,27 @@ def add(commands: Commands) -> None:
     about = "apply a saved plan to a model of the same graph"
     parser = add_command(commands, "apply", run, about=about, example=_EXAMPLE)
     parser.add_argument(
-        "plan", metavar="PLAN", help="what `prune --save-plan` or `onnxprune mask` wrote"
+        "plan", metavar="PLAN", help="a plan of `prune --save-plan` or `onnxprune mask`"
     )
     add_model(parser)
     add_output(parser, required=True)
     add_options(parser, "apply", [PAGE])
 
 
-def run(given: argparse.Namespace) -> int:
-    """Apply the plan, check it, and write the model if it is good.
+def run(args: argparse.Namespace) -> int:
+    """Apply the plan, check it, and write the model if every check passed.
 
     Raises:
         OnnxpruneError: the plan or the model cannot be used, or they do not fit.
     """
-    (asked,) = split("apply", given_options(given, "apply"))
+    (config,) = split("apply", given_options(args, "apply"))
     files: dict[str, object] = {
-        "the plan": given.plan,
-        "the model": given.model,
-        "--calib": asked.calib,
+        "the plan": args.plan,
+        "the model": args.model,
+        "--calib": config.calib,
     }
-    files["-o"] = output = destination.check("-o", given.output, files)
-    page = destination.check("--report", given.report, files)
+    files["-o"] = output = destination.check("-o", args.output, files)
+    page = destination.check("--report", args.report, files)
 
     # Imported here so that --help and refused flags do not wait for onnx.
     from onnxprune.graph.plan import load_plan
@@ -57,13 +57,14 @@ def run(given: argparse.Namespace) -> int:
     from onnxprune.jobs.results import gather
 
     with console.progress() as progress:
-        pruned = apply(given.model, load_plan(Path(given.plan)), asked, progress=progress)
-        wanted = pruned.ok or given.force
-        written = write(pruned, output, progress, force=given.force) if wanted and output else None
+        pruned = apply(args.model, load_plan(Path(args.plan)), config, progress=progress)
+        keep = pruned.ok or args.force
+        written = write(pruned, output, progress, force=args.force) if keep and output else None
         ok = pruned.ok and (written is None or written.ok)
-        wanted = ok or given.force
-    made = gather.result("apply", pruned, output if wanted else None)
-    told = written.told(made) if written else made
-    console.report(told, as_json=given.json, verbose=given.verbose)
-    save(told, page)
-    return finish(ok=ok, wrote=wanted, output=output)
+        keep = ok or args.force
+    report = gather.result("apply", pruned, output if keep else None)
+    if written:
+        report = written.add_to(report)
+    console.report(report, as_json=args.json, verbose=args.verbose)
+    save(report, page)
+    return finish(ok=ok, wrote=keep, output=output)

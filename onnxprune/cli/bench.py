@@ -1,4 +1,4 @@
-"""``onnxprune bench``: what models really cost on the backends they ship on."""
+"""``onnxprune bench``: the measured cost of models on the backends they ship on."""
 
 from __future__ import annotations
 
@@ -19,10 +19,13 @@ _EXAMPLE = """examples:
 
 def add(commands: Commands) -> None:
     """Put the command into the list."""
-    about = "measure models beside each other on the backends they ship on"
+    about = "measure models side by side on the backends they ship on"
     parser = add_command(commands, "bench", run, about=about, example=_EXAMPLE)
     parser.add_argument(
-        "models", metavar="MODEL", nargs="*", help=".onnx files; the first is compared with"
+        "models",
+        metavar="MODEL",
+        nargs="*",
+        help=".onnx files; the others are compared with the first",
     )
     add = parser.add_argument
     add("--list", action="store_true", help="list backends, and how to get those not available")
@@ -30,22 +33,22 @@ def add(commands: Commands) -> None:
     add_options(parser, "bench")
 
 
-def run(given: argparse.Namespace) -> int:
-    """Measure, or list what could be measured on.
+def run(args: argparse.Namespace) -> int:
+    """Measure, or list the backends.
 
     Raises:
         OnnxpruneError: there is nothing to measure, or the flags, a model or the data cannot be
             used.
     """
-    if given.list:
-        return _list(given)
-    if not given.models:
+    if args.list:
+        return _list(args)
+    if not args.models:
         raise OnnxpruneError(
             "there is no model to measure", hint="as in onnxprune bench dense.onnx pruned.onnx"
         )
-    (config,) = split("bench", given_options(given, "bench"))
-    files = {f"model {k + 1}": path for k, path in enumerate(given.models)}
-    picture = destination.check("-o", given.output, {**files, "--calib": given.calib})
+    (config,) = split("bench", given_options(args, "bench"))
+    files = {f"model {k + 1}": path for k, path in enumerate(args.models)}
+    picture = destination.check("-o", args.output, {**files, "--calib": args.calib})
 
     # Imported here so that --help and refused flags do not wait for onnx.
     from onnxprune.jobs.bench import schema
@@ -55,29 +58,29 @@ def run(given: argparse.Namespace) -> int:
     if picture is not None:
         drawing.check(picture, "-o")
     with console.progress() as progress:
-        made = bench(given.models, config, progress=progress)
-        if picture is not None and made.rows:
-            drawing.save(plots.of_bench(made), picture)
-    shown = terminal.bench(made, verbose=given.verbose)
-    console.data(shown, schema.to_json(made), as_json=given.json)
-    if not made.rows:
+        result = bench(args.models, config, progress=progress)
+        if picture is not None and result.rows:
+            drawing.save(plots.of_bench(result), picture)
+    view = terminal.bench(result, verbose=args.verbose)
+    console.data(view, schema.to_json(result), as_json=args.json)
+    if not result.rows:
         raise OnnxpruneError("nothing could be measured", hint="the reasons are listed above")
     if picture is not None:
         console.done(f"Wrote {picture}")
     return 0
 
 
-def _list(given: argparse.Namespace) -> int:
+def _list(args: argparse.Namespace) -> int:
     from onnxprune.report import terminal
     from onnxprune.runtime.registry import backends
 
     with console.progress() as progress:
         progress("looking for backends")
-        found = [(each, each.available()) for each in backends()]
+        states = [(each, each.available()) for each in backends()]
     rows = [
         {"name": one.name, "summary": one.summary, "install": one.install, **asdict(state)}
-        for one, state in found
+        for one, state in states
     ]
     plain = {"schema": "onnxprune.backends", "version": 1, "backends": rows}
-    console.data(terminal.backends(found), plain, as_json=given.json)
+    console.data(terminal.backends(states), plain, as_json=args.json)
     return 0

@@ -28,60 +28,60 @@ def add(commands: Commands) -> None:
     parser = add_command(commands, "build", run, about=about, example=_EXAMPLE)
     add_model(parser)
     add = parser.add_argument
-    add("--engine", metavar="OUT", required=True, help="where the engine is written")
-    add("--keep-onnx", metavar="PATH", help="write the graph that was parsed too")
+    add("--engine", metavar="OUT", required=True, help="file for the engine")
+    add("--keep-onnx", metavar="PATH", help="file for the graph that TensorRT parsed")
     add_options(parser, "build")
 
 
-def run(given: argparse.Namespace) -> int:
-    """Build, write the engine, and print what was said.
+def run(args: argparse.Namespace) -> int:
+    """Build, write the engine, and print the messages of TensorRT.
 
     Raises:
         OnnxpruneError: no TensorRT is installed, or it cannot parse or build the model.
     """
-    files: dict[str, object] = {"the model": given.model}
-    files["--engine"] = engine = destination.check("--engine", given.engine, files)
-    kept = destination.check("--keep-onnx", given.keep_onnx, files)
+    files: dict[str, object] = {"the model": args.model}
+    files["--engine"] = engine = destination.check("--engine", args.engine, files)
+    kept = destination.check("--keep-onnx", args.keep_onnx, files)
     assert engine is not None
-    (request,) = split("build", given_options(given, "build"))
+    (request,) = split("build", given_options(args, "build"))
 
     # Imported here so that --help and refused flags do not wait for onnx.
     from onnxprune import model as models
     from onnxprune.runtime.engines import build, commands
 
     with console.progress() as progress:
-        made = build(given.model, request, progress=progress)
-        engine.write_bytes(made.plan)
+        result = build(args.model, request, progress=progress)
+        engine.write_bytes(result.plan)
         if kept is not None:
-            models.save(made.model, kept)
-    source = kept or Path(given.model)
-    same = commands.equivalents(made.runtime, source, engine, request)
-    notes = list(made.notes)
+            models.save(result.model, kept)
+    source = kept or Path(args.model)
+    same = commands.equivalents(result.runtime, source, engine, request)
+    notes = list(result.notes)
     if kept is None and request.precision != "asis":
         notes.append(
             f"these commands want the {request.precision} graph, which --keep-onnx PATH writes"
         )
-    shown = terminal.built(made, request, engine, same, notes, verbose=given.verbose)
-    console.data(shown, plain(made, request, engine, same, notes), as_json=given.json)
+    view = terminal.built(result, request, engine, same, notes, verbose=args.verbose)
+    console.data(view, plain(result, request, engine, same, notes), as_json=args.json)
     console.done(f"Wrote {engine}")
     return 0
 
 
 def plain(
-    made: Built, request: BuildOptions, engine: Path, same: dict[str, str], notes: list[str]
+    result: Built, request: BuildOptions, engine: Path, same: dict[str, str], notes: list[str]
 ) -> dict[str, object]:
-    """The engine, what TensorRT said, and the commands that do the same, as JSON values."""
+    """The engine, the messages of TensorRT, and equivalent commands, as JSON values."""
     return {
         "schema": "onnxprune.build",
-        "version": 1,
+        "version": 2,
         "ok": True,
         "engine": str(engine),
-        "bytes": len(made.plan),
-        "seconds": made.seconds,
-        "runtime": {"name": made.runtime.name, "version": made.runtime.version},
+        "bytes": len(result.plan),
+        "seconds": result.seconds,
+        "runtime": {"name": result.runtime.name, "version": result.runtime.version},
         "request": asdict(request),
-        "layers": [asdict(each) for each in made.layers],
-        "messages": list(made.messages),
+        "layers": [asdict(each) for each in result.layers],
+        "messages": list(result.messages),
         "notes": notes,
         "commands": same,
     }

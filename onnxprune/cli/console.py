@@ -19,28 +19,28 @@ from onnxprune.report import terminal
 _PIPE_WIDTH = 200  # columns where nobody looks: wide enough that names stay on one line
 
 
-def report(made: schema.Report, *, as_json: bool, verbose: bool = False) -> None:
+def report(document: schema.Report, *, as_json: bool, verbose: bool = False) -> None:
     """Print a report to stdout, for a person or for a program; ``verbose`` is for the first."""
     if as_json:
-        sys.stdout.write(json.dumps(schema.to_json(made), indent=2, ensure_ascii=False) + "\n")
+        sys.stdout.write(json.dumps(schema.to_json(document), indent=2, ensure_ascii=False) + "\n")
     else:
-        terminal.show(made, _console(sys.stdout), verbose=verbose)
+        terminal.show(document, _console(sys.stdout), verbose=verbose)
     sys.stdout.flush()
 
 
-def reports(made: Sequence[schema.Report]) -> None:
+def reports(documents: Sequence[schema.Report]) -> None:
     """Print several reports to stdout as one JSON list."""
-    plain = [schema.to_json(each) for each in made]
+    plain = [schema.to_json(each) for each in documents]
     sys.stdout.write(json.dumps(plain, indent=2, ensure_ascii=False) + "\n")
     sys.stdout.flush()
 
 
-def data(shown: RenderableType, plain: object, *, as_json: bool) -> None:
+def data(view: RenderableType, plain: object, *, as_json: bool) -> None:
     """Print data of a command that has no report of its own, for a person or for a program."""
     if as_json:
         sys.stdout.write(json.dumps(plain, indent=2, ensure_ascii=False) + "\n")
     else:
-        _console(sys.stdout).print(shown, crop=False)  # commands to copy may be long
+        _console(sys.stdout).print(view, crop=False)  # commands to copy may be long
     sys.stdout.flush()
 
 

@@ -54,7 +54,7 @@ def add(commands: Commands) -> None:
     )
 
 
-def run(given: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int:
     """Prune the demonstration model to two budgets and measure it, before and after.
 
     With ``--copy``, its files are copied instead.
@@ -67,9 +67,9 @@ def run(given: argparse.Namespace) -> int:
     from onnxprune.data import zoo
 
     entry = zoo.get(_MODEL)
-    if given.copy is not None:
-        return _copy(entry, Path(given.copy), as_json=given.json)
-    return _demonstrate(entry, given)
+    if args.copy is not None:
+        return _copy(entry, Path(args.copy), as_json=args.json)
+    return _demonstrate(entry, args)
 
 
 def _copy(entry: Entry, folder: Path, *, as_json: bool) -> int:
@@ -80,10 +80,10 @@ def _copy(entry: Entry, folder: Path, *, as_json: bool) -> int:
         "test.npz": entry.evaluation,
     }
     names = (*sources, "recipe.yaml")
-    taken = [name for name in names if (folder / name).exists()]
-    if taken:
+    existing = [name for name in names if (folder / name).exists()]
+    if existing:
         raise OnnxpruneError(
-            f"--copy {folder} would overwrite {', '.join(taken)}", hint="name another folder"
+            f"--copy {folder} would overwrite {', '.join(existing)}", hint="name another folder"
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -103,36 +103,36 @@ def _copy(entry: Entry, folder: Path, *, as_json: bool) -> int:
     return 0
 
 
-def _demonstrate(entry: Entry, given: argparse.Namespace) -> int:
+def _demonstrate(entry: Entry, args: argparse.Namespace) -> int:
     from onnxprune.data import zoo
     from onnxprune.jobs.prune import prune
     from onnxprune.jobs.results import gather
     from onnxprune.jobs.results.schema import Measure
     from onnxprune.runtime import open_session
 
-    output = destination.check("-o", given.output, {"the model": entry.model})
+    output = destination.check("-o", args.output, {"the model": entry.model})
     dense = zoo.measure(entry, open_session(entry.model).run)
     runs, reports = [], []
     for target in _TARGETS:
-        asked = from_flags({"target": target, "calib": str(entry.calibration)})
+        config = from_flags({"target": target, "calib": str(entry.calibration)})
         console.done(
             f"$ onnxprune prune {entry.model.name} --target {target}"
             f" --calib {entry.calibration.name}"
         )
         with console.progress() as progress:
-            pruned = prune(entry.model, asked, progress=progress)
+            pruned = prune(entry.model, config, progress=progress)
             progress("measuring on the evaluation set")
             after = zoo.measure(entry, open_session(pruned.model).run)
         runs.append(pruned)
-        made = gather.result("prune", pruned, None)
-        seen = Measure(f"{entry.metric} on unseen pictures", dense, after, "fraction")
-        reports.append(dataclasses.replace(made, measures=(*made.measures, seen)))
-        if not given.json:
-            console.report(reports[-1], as_json=False, verbose=given.verbose)
+        report = gather.result("prune", pruned, None)
+        quality = Measure(f"{entry.metric} on unseen pictures", dense, after, "fraction")
+        reports.append(dataclasses.replace(report, measures=(*report.measures, quality)))
+        if not args.json:
+            console.report(reports[-1], as_json=False, verbose=args.verbose)
     good = all(each.ok for each in runs)
     if output and good:
         runs[-1].save(output)
         reports[-1] = dataclasses.replace(reports[-1], output=str(output))
-    if given.json:
+    if args.json:
         console.reports(reports)
     return finish(ok=good, wrote=good, output=output)

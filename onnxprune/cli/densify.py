@@ -23,18 +23,22 @@ def add(commands: Commands) -> None:
     about = "turn sparse and packed weights back into dense ones, bit by bit"
     parser = add_command(commands, "densify", run, about=about, example=_EXAMPLE)
     add_model(parser)
-    parser.add_argument("-o", "--output", metavar="OUT", required=True, help="what is written")
-    parser.add_argument("--external", action="store_true", help="write the weights beside it")
+    parser.add_argument(
+        "-o", "--output", metavar="OUT", required=True, help="file for the dense model"
+    )
+    parser.add_argument(
+        "--external", action="store_true", help="write the weights to a file beside the model"
+    )
 
 
-def run(given: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int:
     """Decode every weight and write the dense model.
 
     Raises:
         OnnxpruneError: the model cannot be read, or nothing can be written.
     """
-    source = Path(given.model)
-    output = destination.check("-o", given.output, {"the model": source})
+    source = Path(args.model)
+    output = destination.check("-o", args.output, {"the model": source})
     assert output is not None
     # Imported here so that --help and refused flags do not wait for onnx.
     from onnxprune import model as models
@@ -44,10 +48,10 @@ def run(given: argparse.Namespace) -> int:
 
     with console.progress() as progress:
         progress(f"reading {source}")
-        loaded = models.load(source)
-        made, packed = densify(loaded)
+        model = models.load(source)
+        dense, packed = densify(model)
         progress(f"writing {output}")
-        models.save(made, output, external=True if given.external else None)
+        models.save(dense, output, external=True if args.external else None)
     sparse = names(source)
     sizes = (file_bytes(source), file_bytes(output))
     plain = {
@@ -63,6 +67,6 @@ def run(given: argparse.Namespace) -> int:
     notes = [f"{len(packed)} packed and {len(sparse)} sparse weights are dense now"]
     if not packed and not sparse:
         notes = ["every weight was dense already"]
-    console.data(terminal.storing((), sizes, (), notes), plain, as_json=given.json)
+    console.data(terminal.storing((), sizes, (), notes), plain, as_json=args.json)
     console.done(f"Wrote {output}")
     return 0

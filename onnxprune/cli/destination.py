@@ -1,4 +1,4 @@
-"""Where results may be written, asked before the work starts rather than after it."""
+"""Check where results may be written, before the work starts rather than after it."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from onnxprune.errors import OnnxpruneError
 
 
 def check(flag: str, path: str | None, others: Mapping[str, object]) -> Path | None:
-    """The path behind a flag, once it is sure that it can be written and is nothing else.
+    """The path of a flag, once it is certain that it can be written and is no other file.
 
     Args:
-        flag: how the user named it, for the message.
-        path: what the user gave.
+        flag: name of the flag, for the message.
+        path: its value.
         others: the other files of this run, read or written, by what the user calls them; what is
             no path is passed over.
 

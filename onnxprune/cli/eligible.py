@@ -26,10 +26,10 @@ def add(commands: Commands) -> None:
     parser = add_command(commands, "eligible", run, about=about, example=_EXAMPLE)
     add_model(parser)
     parser.add_argument(
-        "--log", metavar="FILE", help="log of a TensorRT build: shows what it found and picked"
+        "--log", metavar="FILE", help="log of a TensorRT build, to show what TensorRT picked"
     )
     parser.add_argument(
-        "--layers", metavar="JSON", help="layer information of its engine: shows the same"
+        "--layers", metavar="JSON", help="layer information of the engine, to show the same"
     )
     parser.add_argument(
         "--strict",
@@ -38,8 +38,8 @@ def add(commands: Commands) -> None:
     )
 
 
-def run(given: argparse.Namespace) -> int:
-    """Look at every layer and print what was found.
+def run(args: argparse.Namespace) -> int:
+    """Look at every layer and print whether it can run sparsely.
 
     Raises:
         OnnxpruneError: the model cannot be loaded.
@@ -50,35 +50,36 @@ def run(given: argparse.Namespace) -> int:
     from onnxprune.sparse.eligibility import layers
 
     with console.progress() as progress:
-        progress(f"reading {given.model}")
-        model = models.load(given.model)
-        found = layers(model)
-        told = _told(given, model)
-    missing = given.strict and any(each.state == "dense" for each in found)
+        progress(f"reading {args.model}")
+        model = models.load(args.model)
+        rows = layers(model)
+        tensorrt = _tensorrt_words(args, model)
+    missing = args.strict and any(each.state == "dense" for each in rows)
     plain = {
         "schema": "onnxprune.eligible",
         "version": 1,
         "ok": not missing,
-        "model": given.model,
+        "model": args.model,
         "layers": [
-            asdict(each) | ({"tensorrt": told.get(each.node, "")} if told is not None else {})
-            for each in found
+            asdict(each)
+            | ({"tensorrt": tensorrt.get(each.node, "")} if tensorrt is not None else {})
+            for each in rows
         ],
     }
-    console.data(terminal.eligible(found, told), plain, as_json=given.json)
+    console.data(terminal.eligible(rows, tensorrt), plain, as_json=args.json)
     return 1 if missing else 0
 
 
-def _told(given: argparse.Namespace, model: Model) -> dict[str, str] | None:
-    """What TensorRT said about each node; None where nobody asked."""
+def _tensorrt_words(args: argparse.Namespace, model: Model) -> dict[str, str] | None:
+    """What TensorRT said about each node; None without its log or layers."""
     from onnxprune.runtime.engines import sparsity
 
-    if not (given.log or given.layers):
+    if not (args.log or args.layers):
         return None
-    told: dict[str, str] = {}
+    words: dict[str, str] = {}
     for path, read in (
-        (given.log, lambda text: sparsity.from_log(text.splitlines())),
-        (given.layers, sparsity.from_inspector),
+        (args.log, lambda text: sparsity.from_log(text.splitlines())),
+        (args.layers, sparsity.from_inspector),
     ):
         if path:
             try:
@@ -88,6 +89,6 @@ def _told(given: argparse.Namespace, model: Model) -> dict[str, str] | None:
                     f"{path} cannot be read: {error.strerror}", hint="check the path"
                 ) from error
             for node, layer in sparsity.by_node(read(text), model).items():
-                if layer.picked or told.get(node) != "picked":
-                    told[node] = sparsity.word(layer)
-    return told
+                if layer.picked or words.get(node) != "picked":
+                    words[node] = sparsity.word(layer)
+    return words

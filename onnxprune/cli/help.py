@@ -84,8 +84,8 @@ def run(args: argparse.Namespace) -> int:
     elif topic in parsers or topic in options:
         raise OnnxpruneError(f"help of {topic} is text", hint="leave out --json")
     else:
-        known = [*parsers, *sorted(options), "recipe"]
-        raise OnnxpruneError(f"there is no help on {args.topic!r}", hint=suggest(topic, known))
+        topics = [*parsers, *sorted(options), "recipe"]
+        raise OnnxpruneError(f"there is no help on {args.topic!r}", hint=suggest(topic, topics))
     return 0
 
 
@@ -98,13 +98,13 @@ def _option(topic: str) -> Iterator[RenderableType]:
                 option, default = option_of(each), default_text(each, command)
                 metavar = f" {option.reader.metavar}" if option.reader.metavar else ""
                 word = f"--no-{topic}" if each.default is True else f"--{topic}{metavar}"
-                told = f"Default: {default}." if default else ""
+                default_line = f"Default: {default}." if default else ""
                 about = f"{option.help[:1].upper()}{option.help[1:].rstrip('.')}."
-                meaning = (word, " ".join(filter(None, (about, option.details))), told)
+                meaning = (word, " ".join(filter(None, (about, option.details))), default_line)
                 meanings.setdefault(meaning, []).append(command)
-    for (word, about, told), users in meanings.items():
+    for (word, about, default_line), users in meanings.items():
         yield Text.assemble((word, "bold"), ("   " + ", ".join(users), "dim"))
-        for line in filter(None, (about, told)):
+        for line in filter(None, (about, default_line)):
             yield Padding(Text(line), (0, 0, 0, 2))
     values = _values(topic)
     if values:

@@ -27,8 +27,8 @@ def add(commands: Commands) -> None:
     add_options(parser, "inspect")
 
 
-def run(given: argparse.Namespace) -> int:
-    """Analyse the model and print what was found.
+def run(args: argparse.Namespace) -> int:
+    """Analyse the model and print the report.
 
     Raises:
         OnnxpruneError: the model cannot be loaded or analysed.
@@ -39,15 +39,15 @@ def run(given: argparse.Namespace) -> int:
     from onnxprune.jobs.results import gather
     from onnxprune.model.decode import densify
 
-    (config,) = split("inspect", given_options(given, "inspect"))
+    (config,) = split("inspect", given_options(args, "inspect"))
     with console.progress() as progress:
-        progress(f"reading {given.model}")
-        model, packed = densify(models.load(given.model))
+        progress(f"reading {args.model}")
+        model, packed = densify(models.load(args.model))
         progress("finding what can be removed")
         analysis = analyse(model, inputs=config.shapes or None)
-        made = gather.inspection(analysis, weights=given.weights)
+        report = gather.inspection(analysis, weights=args.weights)
     if packed:
         note = f"{len(packed)} weights are packed in the file; this is what they are decoded to"
-        made = replace(made, notes=(*made.notes, note))
-    console.report(made, as_json=given.json, verbose=given.verbose)
+        report = replace(report, notes=(*report.notes, note))
+    console.report(report, as_json=args.json, verbose=args.verbose)
     return 0

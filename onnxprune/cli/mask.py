@@ -22,18 +22,20 @@ def add(commands: Commands) -> None:
     about = "take the zeros of a pruned model, for `onnxprune apply`"
     parser = add_command(commands, "mask", run, about=about, example=_EXAMPLE)
     add_model(parser)
-    parser.add_argument("-o", "--output", metavar="OUT", required=True, help="the mask: a plan")
+    parser.add_argument(
+        "-o", "--output", metavar="OUT", required=True, help="file for the mask, a plan"
+    )
     add_options(parser, "mask")
 
 
-def run(given: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int:
     """Look for zeros and write them down.
 
     Raises:
         OnnxpruneError: the model cannot be read, has no zeros, or nothing can be written.
     """
-    (config,) = split("mask", given_options(given, "mask"))
-    output = destination.check("-o", given.output, {"the model": given.model})
+    (config,) = split("mask", given_options(args, "mask"))
+    output = destination.check("-o", args.output, {"the model": args.model})
     assert output is not None
     # Imported here so that --help and refused flags do not wait for onnx.
     from rich.text import Text
@@ -42,8 +44,8 @@ def run(given: argparse.Namespace) -> int:
     from onnxprune.jobs.mask import extract
 
     with console.progress() as progress:
-        progress(f"reading {given.model}")
-        plan = extract(given.model, skip=config.skip)
+        progress(f"reading {args.model}")
+        plan = extract(args.model, skip=config.skip)
         save_plan(plan, output)
     weights = [
         {"weight": name, "shape": list(mask.shape), "zeros": 1 - mask.kept / mask.size}
@@ -53,10 +55,10 @@ def run(given: argparse.Namespace) -> int:
         "schema": "onnxprune.mask",
         "version": 1,
         "ok": True,
-        "model": given.model,
+        "model": args.model,
         "weights": weights,
         "output": str(output),
     }
-    console.data(Text(str(plan)), plain, as_json=given.json)
+    console.data(Text(str(plan)), plain, as_json=args.json)
     console.done(f"Wrote {output}")
     return 0

@@ -43,12 +43,12 @@ class Parser(argparse.ArgumentParser):
         self.rare: list[argparse.Action] = []
 
     def format_help(self, *, everything: bool = False) -> str:
-        """The help; without ``everything``, only what is needed every day, in one list."""
+        """The help; without ``everything``, only the everyday options, in one list."""
         if everything or self._subparsers is not None:
             return super().format_help()
         positional = [each for each in self._actions if not each.option_strings]
-        shown = [each for each in self._actions if each.help != argparse.SUPPRESS]
-        flags = [each for each in shown if each not in self.rare and each not in positional]
+        actions = [each for each in self._actions if each.help != argparse.SUPPRESS]
+        flags = [each for each in actions if each not in self.rare and each not in positional]
         output = next((each for each in flags if each.dest == "output"), None)
         words = [str(each.metavar) + "..." * (each.nargs in ("*", "+")) for each in positional]
         if output is not None:
@@ -75,7 +75,7 @@ class Parser(argparse.ArgumentParser):
         raise OnnxpruneError(message, hint=hint)
 
     def parse_all(self, arguments: list[str]) -> argparse.Namespace:
-        """Parse; an argument nobody knows is refused with the flag that looks most like it.
+        """Parse; an unknown argument is refused with the most similar flag.
 
         Raises:
             OnnxpruneError: an argument is unknown, missing or malformed.

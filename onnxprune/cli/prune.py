@@ -46,28 +46,28 @@ def add(commands: Commands) -> None:
     add_options(parser, "prune", _FILES)
 
 
-def run(given: argparse.Namespace) -> int:
-    """Prune, print what was done and found, and write the model if it is good.
+def run(args: argparse.Namespace) -> int:
+    """Prune, print the report, and write the model if every check passed.
 
     Raises:
         OnnxpruneError: the options, the model or the data cannot be used.
     """
-    asked = _options(given)
+    config = _options(args)
     files: dict[str, object] = {
-        "the model": given.model,
-        "--recipe": given.recipe,
-        "--calib": asked.calib,
-        "--labels": asked.labels,
-        "--sensitivity": asked.sensitivity,
+        "the model": args.model,
+        "--recipe": args.recipe,
+        "--calib": config.calib,
+        "--labels": config.labels,
+        "--sensitivity": config.sensitivity,
     }
-    files["-o"] = output = destination.check("-o", given.output, files)
-    files["--save-plan"] = plan = destination.check("--save-plan", given.save_plan, files)
-    files["--save-mask"] = mask = destination.check("--save-mask", given.save_mask, files)
-    files["--save-recipe"] = flags = destination.check("--save-recipe", given.save_recipe, files)
-    page = destination.check("--report", given.report, files)
-    if mask and asked.sparsity is None:
+    files["-o"] = output = destination.check("-o", args.output, files)
+    files["--save-plan"] = plan = destination.check("--save-plan", args.save_plan, files)
+    files["--save-mask"] = mask = destination.check("--save-mask", args.save_mask, files)
+    files["--save-recipe"] = flags = destination.check("--save-recipe", args.save_recipe, files)
+    page = destination.check("--report", args.report, files)
+    if mask and config.sparsity is None:
         raise OnnxpruneError(
-            "--save-mask has nothing to write: no single weights are asked to be zeroed",
+            "--save-mask has nothing to write: no sparsity is requested",
             hint="add --sparsity 50%; what a cut removes is in the plan (--save-plan)",
         )
 
@@ -78,33 +78,34 @@ def run(given: argparse.Namespace) -> int:
     from onnxprune.jobs.results import gather
 
     with console.progress() as progress:
-        pruned = prune(given.model, asked, progress=progress)
-        wanted = pruned.ok or given.force
-        written = write(pruned, output, progress, force=given.force) if wanted and output else None
+        pruned = prune(args.model, config, progress=progress)
+        keep = pruned.ok or args.force
+        written = write(pruned, output, progress, force=args.force) if keep and output else None
         ok = pruned.ok and (written is None or written.ok)
-        wanted = ok or given.force
-        if wanted and plan:
+        keep = ok or args.force
+        if keep and plan:
             save_plan(pruned.plan, plan)
-        if wanted and mask:
+        if keep and mask:
             save_plan(of(pruned.plan), mask)
-        if wanted and flags:
-            recipe.write(asked, flags)
-    made = gather.result("prune", pruned, output if wanted else None)
-    told = written.told(made) if written else made
-    console.report(told, as_json=given.json, verbose=given.verbose)
-    save(told, page)
-    return finish(ok=ok, wrote=wanted, output=output)
+        if keep and flags:
+            recipe.write(config, flags)
+    report = gather.result("prune", pruned, output if keep else None)
+    if written:
+        report = written.add_to(report)
+    console.report(report, as_json=args.json, verbose=args.verbose)
+    save(report, page)
+    return finish(ok=ok, wrote=keep, output=output)
 
 
 def finish(*, ok: bool, wrote: bool, output: Path | None) -> int:
-    """Say what was written and why, and turn the verdict into an exit code.
+    """Print what was written and why, and turn the verdict into an exit code.
 
     Raises:
-        OnnxpruneError: the verdict is bad and so nothing was written.
+        OnnxpruneError: a check failed, so nothing was written.
     """
     if not wrote:
         raise OnnxpruneError(
-            "a check is bad, so nothing was written",
+            "a check failed, so nothing was written",
             hint="remove less, give --calib, or write it all the same with --force",
             exit_code=1,
         )
@@ -113,7 +114,7 @@ def finish(*, ok: bool, wrote: bool, output: Path | None) -> int:
     else:
         console.done(f"Wrote {output}")
     if not ok:
-        console.warning("a check is bad; this was written because of --force")
+        console.warning("a check failed; the model was written because of --force")
     return 0 if ok else 1
 
 

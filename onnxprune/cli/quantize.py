@@ -26,66 +26,66 @@ _EXAMPLE = """examples:
 
 def add(commands: Commands) -> None:
     """Put the command into the list."""
-    about = "make weights and activations int8, so that zeros and 2:4 stay, and check that"
+    about = "quantize weights and activations to int8, and verify that zeros and 2:4 stay"
     parser = add_command(commands, "quantize", run, about=about, example=_EXAMPLE)
     add_model(parser)
-    parser.add_argument("-o", "--output", metavar="OUT", help="where the int8 model is written")
-    parser.add_argument("--force", action="store_true", help="write even if a check is bad")
+    parser.add_argument("-o", "--output", metavar="OUT", help="file for the int8 model")
+    parser.add_argument("--force", action="store_true", help="write even if a check fails")
     recipe_file = ("--prune", "RECIPE", "prune by a recipe first, with the same inputs")
     add_options(parser, "quantize", [recipe_file])
 
 
-def run(given: argparse.Namespace) -> int:
-    """Quantize, print what was done and found, and write the model if it is good.
+def run(args: argparse.Namespace) -> int:
+    """Quantize, print the result, and write the model if every check passed.
 
     Raises:
         OnnxpruneError: the options, the model or the data cannot be used.
     """
-    flags = given_options(given, "quantize")
-    settings, asked = split("quantize", flags)
+    flags = given_options(args, "quantize")
+    settings, config = split("quantize", flags)
     first = None
-    if given.prune:
-        base = recipe.read(Path(given.prune))
+    if args.prune:
+        base = recipe.read(Path(args.prune))
         shared = {name: flags[name] for name in INPUTS if name in flags and name != "backend"}
         first = from_flags({**shared, **base.values}, base.origins)
     files = {
-        "the model": given.model,
-        "--calib": asked.calib,
-        "--labels": asked.labels,
-        "--prune": given.prune,
+        "the model": args.model,
+        "--calib": config.calib,
+        "--labels": config.labels,
+        "--prune": args.prune,
     }
-    output = destination.check("-o", given.output, files)
+    output = destination.check("-o", args.output, files)
 
     # Imported here so that --help and refused flags do not wait for onnx.
     from onnxprune.jobs.quantize import quantize
 
     with console.progress() as progress:
-        made = quantize(given.model, settings, asked, first=first, progress=progress)
-        wanted = made.ok or given.force
-        if wanted and output:
+        result = quantize(args.model, settings, config, first=first, progress=progress)
+        keep = result.ok or args.force
+        if keep and output:
             progress(f"writing {output}")
-            made.save(output)
-    shown = terminal.quantized(made, verbose=given.verbose)
-    console.data(shown, plain(made, given.model), as_json=given.json)
-    return finish(ok=made.ok, wrote=wanted, output=output)
+            result.save(output)
+    view = terminal.quantized(result, verbose=args.verbose)
+    console.data(view, plain(result, args.model), as_json=args.json)
+    return finish(ok=result.ok, wrote=keep, output=output)
 
 
-def plain(made: Quantized, source: str) -> dict[str, object]:
+def plain(result: Quantized, source: str) -> dict[str, object]:
     """What became of the weights, the size, the outputs and the checks, as JSON values."""
     return {
         "schema": "onnxprune.quantize",
         "version": 1,
-        "ok": made.ok,
+        "ok": result.ok,
         "model": source,
-        "bytes": {"before": made.bytes[0], "after": made.bytes[1]},
-        "weights": [asdict(each) for each in made.weights],
+        "bytes": {"before": result.bytes[0], "after": result.bytes[1]},
+        "weights": [asdict(each) for each in result.weights],
         "metric": {
-            "name": made.evaluation.metric,
-            "before": made.evaluation.before,
-            "after": made.evaluation.after,
+            "name": result.evaluation.metric,
+            "before": result.evaluation.before,
+            "after": result.evaluation.after,
         },
-        "outputs": [asdict(each) for each in made.evaluation.outputs.values()],
-        "samples": made.evaluation.samples,
-        "checks": [asdict(each) for each in made.checks],
-        "notes": list(made.notes),
+        "outputs": [asdict(each) for each in result.evaluation.outputs.values()],
+        "samples": result.evaluation.samples,
+        "checks": [asdict(each) for each in result.checks],
+        "notes": list(result.notes),
     }

@@ -1,4 +1,4 @@
-"""``onnxprune recover``: refit a model that was pruned by somebody else to the one it came from."""
+"""``onnxprune recover``: refit a model that was pruned elsewhere to the dense one."""
 
 from __future__ import annotations
 
@@ -20,50 +20,50 @@ def add(commands: Commands) -> None:
     about = "refit a model that was pruned elsewhere, from unlabelled inputs"
     parser = add_command(commands, "recover", run, about=about, example=_EXAMPLE)
     parser.add_argument("dense", metavar="DENSE", help="the .onnx file before pruning")
-    parser.add_argument("pruned", metavar="PRUNED", help="what was made of it, masks included")
+    parser.add_argument("pruned", metavar="PRUNED", help="the pruned .onnx file, masks included")
     add_output(parser, required=False)
     add_options(parser, "recover", [PAGE])
 
 
-def run(given: argparse.Namespace) -> int:
-    """Find what is gone, refit what is left, and write the better of the two models.
+def run(args: argparse.Namespace) -> int:
+    """Find what was removed, refit the remaining weights, and write the better of the two models.
 
     Raises:
         OnnxpruneError: the options, a model or the data cannot be used, or the pruned model was
             not made from the dense one.
     """
-    (asked,) = split("recover", given_options(given, "recover"))
-    if asked.calib is None:
+    (config,) = split("recover", given_options(args, "recover"))
+    if config.calib is None:
         raise OnnxpruneError(
             "recovery fits layers to what the dense model computes on real inputs",
             hint="give some with --calib; they need no labels",
         )
     files: dict[str, object] = {
-        "the dense model": given.dense,
-        "the pruned model": given.pruned,
-        "--calib": asked.calib,
-        "--labels": asked.labels,
+        "the dense model": args.dense,
+        "the pruned model": args.pruned,
+        "--calib": config.calib,
+        "--labels": config.labels,
     }
-    files["-o"] = output = destination.check("-o", given.output, files)
-    page = destination.check("--report", given.report, files)
+    files["-o"] = output = destination.check("-o", args.output, files)
+    page = destination.check("--report", args.report, files)
 
     # Imported here so that --help and refused flags do not wait for onnx.
     from onnxprune.jobs.recover import recover
     from onnxprune.jobs.results import gather
 
     with console.progress() as progress:
-        made = recover(given.dense, given.pruned, asked, progress=progress)
-        wanted = made.ok or given.force
-        if wanted and output:
+        result = recover(args.dense, args.pruned, config, progress=progress)
+        keep = result.ok or args.force
+        if keep and output:
             progress(f"writing {output}")
-            made.save(output)
-    told = gather.result("recover", made, output if wanted else None)
-    console.report(told, as_json=given.json, verbose=given.verbose)
-    save(told, page)
-    if not wanted:
+            result.save(output)
+    report = gather.result("recover", result, output if keep else None)
+    console.report(report, as_json=args.json, verbose=args.verbose)
+    save(report, page)
+    if not keep:
         raise OnnxpruneError(
-            "a check is bad, so nothing was written",
+            "a check failed, so nothing was written",
             hint="write it all the same with --force",
             exit_code=1,
         )
-    return finish(ok=made.ok, wrote=wanted, output=output)
+    return finish(ok=result.ok, wrote=keep, output=output)

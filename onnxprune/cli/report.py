@@ -1,4 +1,4 @@
-"""``onnxprune report``: what runs printed as JSON, as one page to read, send and print."""
+"""``onnxprune report``: one page of the JSON of runs, to read, send and print."""
 
 from __future__ import annotations
 
@@ -26,23 +26,21 @@ def add(commands: Commands) -> None:
     about = "make one HTML page of the JSON that prune, bench and sensitivity print"
     parser = add_command(commands, "report", run, about=about, example=_EXAMPLE, as_json=False)
     parser.add_argument("files", metavar="RUN.json", nargs="+", help="reports as JSON, of any kind")
+    parser.add_argument("-o", "--output", metavar="HTML", required=True, help="file for the page")
     parser.add_argument(
-        "-o", "--output", metavar="HTML", required=True, help="where the page is written"
-    )
-    parser.add_argument(
-        "--figure", metavar="PATH", help="draw its trade-off charts too: .png or .svg"
+        "--figure", metavar="PATH", help="draw the trade-off charts too: .png or .svg"
     )
 
 
-def run(given: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int:
     """Read the documents and write the page.
 
     Raises:
         OnnxpruneError: a file is no document of ours, or the page cannot be written.
     """
-    files: dict[str, object] = {f"the report {name}": name for name in given.files}
-    files["-o"] = output = destination.check("-o", given.output, files)
-    picture = destination.check("--figure", given.figure, files)
+    files: dict[str, object] = {f"the report {name}": name for name in args.files}
+    files["-o"] = output = destination.check("-o", args.output, files)
+    picture = destination.check("--figure", args.figure, files)
     assert output is not None  # it is required
 
     # Imported here so that --help and refused flags do not wait.
@@ -53,7 +51,7 @@ def run(given: argparse.Namespace) -> int:
 
     if picture is not None:
         drawing.check(picture, "--figure")
-    documents = read_documents(given.files)
+    documents = read_documents(args.files)
     if picture is not None:
         drawing.save(plots.of_families(families(documents)), picture)
         console.done(f"Wrote {picture}")
@@ -62,8 +60,8 @@ def run(given: argparse.Namespace) -> int:
     return 0
 
 
-def save(made: Report, path: Path | None) -> None:
-    """Write the page of this very run, if one is asked for.
+def save(report: Report, path: Path | None) -> None:
+    """Write the page of this run, if --report asks for one.
 
     Raises:
         OnnxpruneError: it cannot be written.
@@ -73,5 +71,5 @@ def save(made: Report, path: Path | None) -> None:
     from onnxprune.report.documents import Document
     from onnxprune.report.html.page import save_page
 
-    save_page([Document(made)], path)
+    save_page([Document(report)], path)
     console.done(f"Wrote {path}")

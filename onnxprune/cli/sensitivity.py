@@ -32,8 +32,8 @@ def add(commands: Commands) -> None:
     add_options(parser, "sensitivity", [save])
 
 
-def run(given: argparse.Namespace) -> int:
-    """Sweep, and show or write what was found.
+def run(args: argparse.Namespace) -> int:
+    """Sweep, and show or write the result.
 
     Raises:
         OnnxpruneError: the options, the model or the data cannot be used.
@@ -44,14 +44,14 @@ def run(given: argparse.Namespace) -> int:
     from onnxprune.report import drawing, plots, terminal
     from onnxprune.select.sensitivity import to_json
 
-    request, asked = split("sensitivity", {"workers": "auto"} | given_options(given, "sensitivity"))
+    request, config = split("sensitivity", {"workers": "auto"} | given_options(args, "sensitivity"))
     files: dict[str, object] = {
-        "the model": given.model,
-        "--calib": asked.calib,
-        "--labels": asked.labels,
+        "the model": args.model,
+        "--calib": config.calib,
+        "--labels": config.labels,
     }
-    files["-o"] = output = destination.check("-o", given.output, files)
-    fragment = destination.check("--save-recipe", given.save_recipe, files)
+    files["-o"] = output = destination.check("-o", args.output, files)
+    fragment = destination.check("--save-recipe", args.save_recipe, files)
     if output is not None:
         drawing.check(output, "-o")
     if fragment is not None and request.drop is None:
@@ -60,15 +60,15 @@ def run(given: argparse.Namespace) -> int:
             hint="add --drop 1%",
         )
     with console.progress() as progress:
-        found = sensitivity(given.model, asked, request, progress=progress)
+        sweep = sensitivity(args.model, config, request, progress=progress)
         if output is not None:
             progress(f"drawing {output}")
-            drawing.save(plots.of_sweep(found), output)
-    shown = terminal.sweep(found, verbose=given.verbose)
-    console.data(shown, to_json(found), as_json=given.json)
+            drawing.save(plots.of_sweep(sweep), output)
+    view = terminal.sweep(sweep, verbose=args.verbose)
+    console.data(view, to_json(sweep), as_json=args.json)
     if output is not None:
         console.done(f"Wrote {output}")
-    if fragment is not None and found.recommended is not None:
-        recipe.write(as_options(asked, found.recommended), fragment)
+    if fragment is not None and sweep.recommended is not None:
+        recipe.write(as_options(config, sweep.recommended), fragment)
         console.done(f"Wrote {fragment}")
     return 0

@@ -34,13 +34,15 @@ def add(commands: Commands) -> None:
     about = "store weights with zeros in less space; runtimes decode them when they load"
     parser = add_command(commands, "store", run, about=about, example=_EXAMPLE)
     add_model(parser)
-    parser.add_argument("-o", "--output", metavar="OUT", required=True, help="what is written")
-    parser.add_argument("--force", action="store_true", help="write even if a check is bad")
+    parser.add_argument(
+        "-o", "--output", metavar="OUT", required=True, help="file for the stored model"
+    )
+    parser.add_argument("--force", action="store_true", help="write even if a check fails")
     add_options(parser, "store")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Store, write, read back, run, and print what became of every weight.
+    """Store, write, read back, run, and print the form of every weight.
 
     Raises:
         OnnxpruneError: the model cannot be read, or nothing can be written.
@@ -61,8 +63,8 @@ def run(args: argparse.Namespace) -> int:
         progress("reading it back and running it")
         result = check_stored(stored, output, config.shapes or None)
     sizes = (file_bytes(source), file_bytes(output))
-    written = result.ok or args.force
-    if not written:
+    keep = result.ok or args.force
+    if not keep:
         remove_files(output)
     rows, notes = stored_rows(stored), (*stored.notes, *result.notes)
     plain = {
@@ -75,12 +77,12 @@ def run(args: argparse.Namespace) -> int:
         "checks": [_check(check) for check in result.checks],
         "unread": list(stored.unread),
         "notes": list(notes),
-        "output": str(output) if written else None,
+        "output": str(output) if keep else None,
     }
     checks = _checks(result.checks)
-    shown = terminal.storing(rows, sizes, checks, notes, stored.unread, verbose=args.verbose)
-    console.data(shown, plain, as_json=args.json)
-    return finish(ok=result.ok, wrote=written, output=output)
+    view = terminal.storing(rows, sizes, checks, notes, stored.unread, verbose=args.verbose)
+    console.data(view, plain, as_json=args.json)
+    return finish(ok=result.ok, wrote=keep, output=output)
 
 
 def _check(check: Check) -> dict[str, object]:

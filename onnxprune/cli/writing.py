@@ -1,4 +1,4 @@
-"""Writing what a run made, in the form its options ask for, and proving that it can be read."""
+"""Write the result of a run in the form of its options, and check that it can be read."""
 
 from __future__ import annotations
 
@@ -19,31 +19,31 @@ class Written:
     """A model on disk.
 
     Attributes:
-        stored: what was written.
-        proof: that it reads back; None for dense weights, which are written as they are.
+        stored: the model and the form of its weights.
+        check: whether the file reads back; None for dense weights, which are written unchanged.
     """
 
     stored: Stored
-    proof: StoredCheck | None
+    check: StoredCheck | None
 
     @property
     def ok(self) -> bool:
-        """Whether it reads back as what was meant."""
-        return self.proof is None or self.proof.ok
+        """Whether the file reads back as intended."""
+        return self.check is None or self.check.ok
 
-    def told(self, report: Report) -> Report:
-        """The report with what is to be said of the file."""
+    def add_to(self, report: Report) -> Report:
+        """The report with the checks and notes of the file."""
         from onnxprune.jobs.results.weights import stored_rows
 
-        if self.proof is None:
+        if self.check is None:
             return replace(report, notes=(*report.notes, *self.stored.notes))
-        checks = (CheckRow(c.name, c.ok, c.value, c.limit) for c in self.proof.checks)
+        checks = (CheckRow(c.name, c.ok, c.value, c.limit) for c in self.check.checks)
         unread = tuple(f"cannot be read by {tool}" for tool in self.stored.unread)
         return replace(
             report,
             stored=stored_rows(self.stored),
             checks=(*report.checks, *checks),
-            notes=(*report.notes, *self.stored.notes, *self.proof.notes, *unread),
+            notes=(*report.notes, *self.stored.notes, *self.check.notes, *unread),
         )
 
 
@@ -51,9 +51,9 @@ def write(run: Result, output: Path, progress: Callable[[str], None], *, force: 
     """Write a pruned model and check the file; a bad one is removed again.
 
     Args:
-        run: what was made.
+        run: the result to write.
         output: the .onnx file.
-        progress: told what is being done.
+        progress: called with a line on each stage.
         force: keep a file that does not read back.
 
     Raises:

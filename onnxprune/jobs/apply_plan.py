@@ -1,4 +1,4 @@
-"""A plan applied: the model is cut, and steps make what is left compute what the dense one did."""
+"""Apply a plan: cut the model, and make the remaining weights compute what the dense one did."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from onnxprune.types import Check
 
 
 def cut(run: Run, choice: PlanChoice) -> State:
-    """The dense model without what a plan removes."""
+    """The dense model without the removals of a plan."""
     run.progress("cutting")
     plan = choice.plan
     small = surgery.cut(run.analysis, plan.removed, plan.bypassed)
@@ -49,7 +49,7 @@ def check_equivalence(run: Run, state: State) -> State:
         some = f"{inexact[0]}{' and others' if inexact[1:] else ''}"
         note = f"inexact: {some} was cut, so the result is not the masked original"
         return state.then(state.start, notes=[note])
-    run.progress("proving that the cut equals the masked original")
+    run.progress("checking that the cut equals the masked original")
     reference = mask_model(analysis, plan.removed, plan.bypassed)
     check = equivalence.check_equivalence(
         state.model, reference, run.data.probe, run.config.provider
@@ -58,13 +58,13 @@ def check_equivalence(run: Run, state: State) -> State:
 
 
 def inexact_groups(run: Run, plan: Plan) -> list[str]:
-    """Groups of which units went although that changes a normalisation."""
+    """Groups that lost units although that changes a normalisation."""
     return [name for name in plan.removed if not run.analysis.group(name).exact]
 
 
 @step("layer")
 def refit(run: Run, state: State) -> State:
-    """Refit every layer of a cut model to what the dense one computed, in ``--recover``'s way.
+    """Refit every layer of a cut model to the outputs of the dense one, as ``--recover`` says.
 
     Few samples are enlarged by mixtures of them.
     """
@@ -77,42 +77,42 @@ def refit(run: Run, state: State) -> State:
 
     def kept(value: str, axis: int) -> npt.NDArray[np.bool_]:
         axes = analysis.walk.axes[value]  # of a value of unknown rank there are none
-        known = -len(axes) <= axis < len(axes)
-        return keep(axes[axis]) if known else np.zeros(0, np.bool_)
+        inside = -len(axes) <= axis < len(axes)
+        return keep(axes[axis]) if inside else np.zeros(0, np.bool_)
 
     problem = Problem(analysis.model, state.model, kept, analysis.facts)
     if config.recover == "bias":
-        found = correct(problem, feeds, Settings(provider=config.provider), run.progress)
+        recovery = correct(problem, feeds, Settings(provider=config.provider), run.progress)
     else:
         pairs = Settings.pairs if config.recover == "auto" else 0
         settings = Settings(pairs=pairs, provider=config.provider)
         every = settings.sample.holdout_every
         more = with_mixtures(feeds, most_bytes=MOST_BYTES, holdout_every=every, seed=config.seed)
-        found = reconstruct(problem, more, settings, run.progress)
-    return state.then(found.model, refit=found.outcomes)
+        recovery = reconstruct(problem, more, settings, run.progress)
+    return state.then(recovery.model, refit=recovery.outcomes)
 
 
 @step("model")
 def distill(run: Run, state: State) -> State:
-    """Train what is left between zeros as a whole, where held-out samples agree that it helps."""
+    """Train the remaining weights as a whole, where held-out samples agree that it helps."""
     if run.config.recover != "auto" or not (run.data.fit and state.plan.zeroed):
         return state
     keep = {name: mask.unpack() for name, mask in state.plan.zeroed.items()}
     settings = training.Settings(seed=run.config.seed, provider=run.config.provider)
-    done = training.distil(
+    outcome = training.distil(
         run.analysis.model, state.model, keep, run.data.fit, settings, run.progress
     )
-    if done.reason:
-        note = f"what is left was not trained as a whole: {done.reason}"
-    elif not done.steps:
-        note = "training what is left as a whole did not help on held-out inputs"
+    if outcome.reason:
+        note = f"the remaining weights were not trained as a whole: {outcome.reason}"
+    elif not outcome.steps:
+        note = "training the remaining weights as a whole did not help on held-out inputs"
     else:
         note = (
-            f"what is left was trained as a whole for {done.steps} steps: its outputs on held-out "
-            f"inputs are {percent(done.after)} as far from the original's as after refitting every "
-            "layer"
+            f"the remaining weights were trained as a whole for {outcome.steps} steps: outputs on "
+            f"held-out inputs are {percent(outcome.after)} as far from the original's as after "
+            "refitting every layer"
         )
-    return state.then(done.model if done.steps else None, notes=[note])
+    return state.then(outcome.model if outcome.steps else None, notes=[note])
 
 
 PRUNE = (check_equivalence, refit, sparsify, distill)
@@ -128,8 +128,8 @@ def apply_plan(run: Run, choice: PlanChoice, steps: Iterable[Step] = PRUNE) -> R
 
     Args:
         run: the options, the dense model and its data.
-        choice: what goes.
-        steps: what follows the cut.
+        choice: the plan.
+        steps: to take after the cut.
 
     Raises:
         OnnxpruneError: the plan does not fit the model, or a model does not run.
@@ -141,52 +141,54 @@ def apply_plan(run: Run, choice: PlanChoice, steps: Iterable[Step] = PRUNE) -> R
 
 
 def evaluate(run: Run, state: State) -> Result:
-    """Compare what is left with the dense model, and check the limits that were asked for."""
+    """Compare the result with the dense model, and check the limits of the options."""
     config, data, analysis = run.config, run.data, run.analysis
     checks, notes = list(state.checks), [*state.notes, *stand_in_note(run.config)]
     inexact = inexact_groups(run, state.plan)
     run.progress("comparing with the original")
-    found = Evaluation()  # of made-up inputs a proof is all there is to say
+    evaluation = Evaluation()  # synthetic inputs say nothing beyond the checks
     if not data.synthetic or not checks or config.max_drop is not None:
-        found = compare_models(analysis.model, state.model, data.eval, config)
+        evaluation = compare_models(analysis.model, state.model, data.eval, config)
     if inexact and state.outcomes.get("refit"):
         before = compare_models(analysis.model, state.start, data.eval, config)
-        notes.append(f"inexact: {distance_of(before)} as cut and {distance_of(found)} now")
+        notes.append(f"inexact: {distance_of(before)} as cut and {distance_of(evaluation)} now")
     if config.max_drop is not None:
-        checks.append(Check("drop", found.drop <= config.max_drop, found.drop, config.max_drop))
-    checks += finite(found)
+        checks.append(
+            Check("drop", evaluation.drop <= config.max_drop, evaluation.drop, config.max_drop)
+        )
+    checks += finite(evaluation)
     if config.target is not None and not config.target.timed:  # a time is measured later
         cost = CostModel(analysis).only(config.target.kind)
         limit = config.target.limit(cost.measure())
         value = cost.measure(state.plan.removed, state.plan.bypassed)
         checks.append(Check(cost.kind, value <= limit, float(value), float(limit)))
     if data.synthetic:
-        notes.append(f"inputs were synthetic ({data.description}): accuracy was not looked at")
-    known = tuple(checks), found, state.outcomes, tuple(notes)
-    return Result(state.model, state.plan, analysis, config, *known)
+        notes.append(f"inputs were synthetic ({data.description}): accuracy was not measured")
+    parts = tuple(checks), evaluation, state.outcomes, tuple(notes)
+    return Result(state.model, state.plan, analysis, config, *parts)
 
 
-def finite(found: Evaluation) -> list[Check]:
-    """A bad check where outputs are not finite that were."""
-    if not found.broken:
+def finite(evaluation: Evaluation) -> list[Check]:
+    """A failed check where outputs are no longer finite."""
+    if not evaluation.broken:
         return []
     return [Check("finite outputs", ok=False, value=float("inf"), limit=0.0)]
 
 
 def time(run: Run, timing: LatencyChoice, result: Result) -> Result:
-    """Measure the finished model against the latency that was asked for."""
-    run.progress("measuring what the result takes")
-    found = measure_result(timing, result.model, run.config)
+    """Measure the finished model against the latency target."""
+    run.progress("measuring the latency of the result")
+    latency = measure_result(timing, result.model, run.config)
     return replace(
         result,
-        checks=(*result.checks, found.check),
-        notes=(*result.notes, *timing.notes, found.note),
-        latency=found.compared,
+        checks=(*result.checks, latency.check),
+        notes=(*result.notes, *timing.notes, latency.note),
+        latency=latency.compared,
     )
 
 
-def distance_of(found: Evaluation) -> str:
+def distance_of(evaluation: Evaluation) -> str:
     """How far the output that says most is from the original's, in words."""
-    main = found.main
+    main = evaluation.main
     error = "unknown" if main.relative_error is None else figure(main.relative_error)
     return f"the relative error of '{main.name}' is {error}"

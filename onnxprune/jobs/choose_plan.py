@@ -1,4 +1,4 @@
-"""Deciding what goes: by importance, or by what is measured of latency."""
+"""Choose a plan: by importance, or by measured latency."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from onnxprune.select.latency.budget import LatencyChoice, backend_of, meet_late
 from onnxprune.select.selection import Selection, select
 
 _NEAR = 0.03
-"""Difference between the ratio asked for and the one reached that is worth a note."""
+"""Difference between the configured ratio and the result from which on a note says so."""
 
 
 @dataclass(frozen=True, eq=False)
 class PlanChoice:
-    """What goes, and what is known from choosing it.
+    """A plan, and the by-products of its choice.
 
     Attributes:
-        plan: units and blocks; single weights are chosen in what they leave.
-        notes: whole sentences on what was declined and why.
+        plan: units and blocks; masks are chosen later, in the cut model.
+        notes: sentences on declined parts and their reasons.
         start: the cut model as earlier steps have refitted it; None for the dense weights.
-        timing: what measures the result, where a latency is asked for.
+        timing: measures the result, where the target is a latency.
     """
 
     plan: Plan
@@ -49,7 +49,7 @@ def by_importance(run: Run, curves: Curves | None = None) -> PlanChoice:
     """Units by a ratio, or by a budget of multiplications, parameters or bytes.
 
     Args:
-        run: how much, and how.
+        run: its options hold the amount.
         curves: error curves, where they are known already.
 
     Raises:
@@ -57,16 +57,16 @@ def by_importance(run: Run, curves: Curves | None = None) -> PlanChoice:
     """
     config = run.config
     bypassed = bypassed_blocks(run)
-    chosen = Selection({}, "", config.allocation or "uniform", {})
+    selection = Selection({}, "", config.allocation or "uniform", {})
     with threadpool_limits(BLAS, "blas"):
         curves = curves or measured_curves(run)
         if config.removes_units:
-            chosen = select(problem_of(run, bypassed, curves))
-    return planned(run, chosen, bypassed)
+            selection = select(problem_of(run, bypassed, curves))
+    return planned(run, selection, bypassed)
 
 
 def by_latency(run: Run, curves: Curves | None = None) -> PlanChoice:
-    """Plans are cut and measured until the latency is the wanted one; the last is chosen.
+    """Plans are cut and measured until the latency meets the target; the last is chosen.
 
     Args:
         run: its target limits latency.
@@ -96,42 +96,42 @@ def measured_curves(run: Run) -> Curves | None:
     return None if config.sensitivity is None else sensitivity_curves(run.analysis, config)
 
 
-def planned(run: Run, chosen: Selection, bypassed: tuple[str, ...]) -> PlanChoice:
-    """The plan for what was chosen, and what is to be said about it."""
+def planned(run: Run, selection: Selection, bypassed: tuple[str, ...]) -> PlanChoice:
+    """The plan of a selection, and notes on it."""
     config, analysis = run.config, run.analysis
     plan = Plan(
-        removed=chosen.removed,
+        removed=selection.removed,
         units={g.name: len(g) for g in analysis.groups},
-        bypassed=(*bypassed, *chosen.bypassed),
+        bypassed=(*bypassed, *selection.bypassed),
         origin=Origin(
             structure=models.structure_hash(analysis.model),
-            criterion=chosen.criterion if config.sensitivity is None else "sensitivity",
-            allocation=chosen.allocation,
+            criterion=selection.criterion if config.sensitivity is None else "sensitivity",
+            allocation=selection.allocation,
             budget=_budget_text(config),
             seed=config.seed,
             versions=versions(),
             calibration=run.data.description,
         ),
     )
-    declined = [f"{name}: {why}" for name, why in chosen.declined.items()]
-    rounded = _rounded(analysis, config, chosen)
-    return PlanChoice(plan, (*declined, *rounded, *run.data.notes))
+    declined = [f"{name}: {why}" for name, why in selection.declined.items()]
+    roundings = _rounded(analysis, config, selection)
+    return PlanChoice(plan, (*declined, *roundings, *run.data.notes))
 
 
-def _rounded(analysis: Analysis, config: Options, chosen: Selection) -> list[str]:
-    """Say so where rounding to fast widths took the result away from the ratio asked for."""
-    free = [g for g in analysis.groups if g.name not in chosen.declined]
+def _rounded(analysis: Analysis, config: Options, selection: Selection) -> list[str]:
+    """A note where rounding to fast widths changed the ratio."""
+    free = [g for g in analysis.groups if g.name not in selection.declined]
     if config.ratio is None or not free:
         return []
-    gone = sum(len(chosen.removed.get(g.name, ())) for g in free) / sum(map(len, free))
-    if abs(gone - config.ratio) < _NEAR:
+    share = sum(len(selection.removed.get(g.name, ())) for g in free) / sum(map(len, free))
+    if abs(share - config.ratio) < _NEAR:
         return []
-    what = f"{percent(gone)} of the units went where {percent(config.ratio)} was asked for"
+    what = f"{percent(share)} of the units were removed instead of {percent(config.ratio)}"
     return [f"{what}, because widths are rounded to fast ones (--round-to 1 does not)"]
 
 
 def limits_of(analysis: Analysis, config: Options) -> Limits:
-    """Which groups the options allow to be cut, and how far."""
+    """The groups that the options allow to be cut, and the limit of each."""
     names = [b.name for b in analysis.blocks] + list(analysis.constants)
     skip = tuple(
         g
@@ -165,26 +165,26 @@ def bypassed_blocks(run: Run) -> tuple[str, ...]:
     config, analysis = run.config, run.analysis
     if not config.blocks:
         return ()
-    allowed = [b for b in analysis.blocks if not any(fnmatchcase(b.name, g) for g in config.skip)]
-    if config.blocks > len(allowed):
+    blocks = [b for b in analysis.blocks if not any(fnmatchcase(b.name, g) for g in config.skip)]
+    if config.blocks > len(blocks):
         raise OnnxpruneError(
-            f"--blocks {config.blocks} asks for more than the {len(allowed)} that can be bypassed",
+            f"--blocks {config.blocks} asks for more than the {len(blocks)} that can be bypassed",
             hint="see the blocks that `onnxprune inspect` lists",
         )
     feeds = run.data.fit or run.data.holdout
-    importance = block_importance(analysis, allowed, feeds, config.provider)
-    order = sorted(allowed, key=lambda b: importance[b.name])
+    importance = block_importance(analysis, blocks, feeds, config.provider)
+    order = sorted(blocks, key=lambda b: importance[b.name])
     return _disjoint(order, config.blocks)
 
 
-def _disjoint(order: list[Block], wanted: int) -> tuple[str, ...]:
+def _disjoint(order: list[Block], count: int) -> tuple[str, ...]:
     """The first blocks in order that do not lie inside one another."""
-    taken: list[Block] = []
+    blocks: list[Block] = []
     for block in order:
-        inside = any(set(block.nodes) & set(t.nodes) for t in taken)
-        if not inside and len(taken) < wanted:
-            taken.append(block)
-    return tuple(b.name for b in taken)
+        inside = any(set(block.nodes) & set(t.nodes) for t in blocks)
+        if not inside and len(blocks) < count:
+            blocks.append(block)
+    return tuple(b.name for b in blocks)
 
 
 def _budget_text(config: Options) -> str:

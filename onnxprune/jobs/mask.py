@@ -17,7 +17,7 @@ LEAST = 0.01
 
 
 def of(plan: Plan) -> Plan:
-    """The zeros that a plan put into a model, for other checkpoints of what it made.
+    """The zeros of a plan, for other checkpoints of its result.
 
     Unlike the plan itself it neither cuts nor reorders. It fits any graph that has weights of the
     same names and shapes.
@@ -34,7 +34,7 @@ def extract(source: models.ModelLike, *, skip: tuple[str, ...] = ()) -> Plan:
     vectors and trained weights hold single zeros that mean nothing.
 
     Args:
-        source: whatever `models.load` takes.
+        source: anything that `models.load` takes.
         skip: globs over names of weights that are left out.
 
     Raises:
@@ -53,7 +53,7 @@ def extract(source: models.ModelLike, *, skip: tuple[str, ...] = ()) -> Plan:
             zeroed[name] = pack(kept)
     if not zeroed:
         raise OnnxpruneError(
-            "no weight of the model has zeros worth keeping: there is no mask in it",
+            "no weight of the model has enough zeros for a mask",
             hint="prune it first, as in `onnxprune prune --sparsity 50%`",
         )
     origin = Origin(criterion="zeros of a model", seed=None, versions=versions())

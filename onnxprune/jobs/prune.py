@@ -21,7 +21,7 @@ STRATEGIES: Mapping[str, Callable[[Run], PlanChoice]] = {
     "latency": by_latency,
     "steps": by_steps,
 }
-"""How it is decided what goes. ``search`` stands above them: it judges whole results."""
+"""Strategies that choose a plan. ``search`` stands above them: it compares whole results."""
 
 
 @keywords("prune")
@@ -38,7 +38,7 @@ def prune(
         source: a path, a ``ModelProto``, a graphsurgeon graph or a loaded model; never changed.
         options: what to remove and how; or give the same as keywords
             (``prune(path, ratio=0.3, calib=batches)``).
-        progress: told what is being done.
+        progress: called with a line of text at each stage.
         fields: the options by name, instead of ``options``.
 
     Raises:
@@ -59,7 +59,7 @@ def prune(
 
 
 def choose_plan(run: Run) -> PlanChoice:
-    """Decide what goes, by the strategy that the options ask for."""
+    """Choose a plan by the strategy of the options."""
     config = run.config
     name = "ratio" if config.target is None else "budget"
     if config.target is not None and config.target.timed:
@@ -82,9 +82,9 @@ def apply(
 
     Args:
         source: a path, a ``ModelProto``, a graphsurgeon graph or a loaded model; never changed.
-        plan: what goes.
-        options: samples, and how what is left is recovered.
-        progress: told what is being done.
+        plan: the units, blocks and weights to remove.
+        options: samples and recovery.
+        progress: called with a line of text at each stage.
         fields: the options by name, instead of ``options``.
 
     Raises:

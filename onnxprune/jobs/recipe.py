@@ -100,7 +100,7 @@ def read(path: Path) -> Recipe:
 
 
 def as_mapping(options: Options) -> dict[str, object]:
-    """What a run was asked for, by flag name, as a recipe writes it.
+    """The options of a run by flag name, as a recipe writes them.
 
     An option stands as the user wrote it, also where that is its default, unless code has given it
     another value since. Values that a file cannot hold (arrays, functions) become their ``repr``;
@@ -140,8 +140,8 @@ def schema() -> dict[str, object]:
         option = option_of(each)
         text = f"{option.help}. {option.details}".strip()
         default = default_text(each)
-        told = f"{text} Default: {default}." if default else text
-        properties[flag(name)] = {**option.reader.schema, "description": told}
+        description = f"{text} Default: {default}." if default else text
+        properties[flag(name)] = {**option.reader.schema, "description": description}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "onnxprune recipe",

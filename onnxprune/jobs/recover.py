@@ -1,4 +1,4 @@
-"""Models that somebody else pruned: what they lost is found, and what is left is refitted."""
+"""Models that somebody else pruned: find what was removed, and refit the remaining weights."""
 
 from __future__ import annotations
 
@@ -47,22 +47,22 @@ def recover(
 ) -> Result:
     """Refit a model that somebody else pruned to what the dense one computes.
 
-    What is gone (units, residual branches, single weights) is found by comparing graphs and
-    weights; names may differ, and weights may have changed. Only weights are changed, and zeros
+    What was removed (units, residual branches, single weights) is found by comparing graphs
+    and weights; names may differ, and weights may have changed. Only weights are changed, and zeros
     among them stay where they are.
 
     Args:
         dense: the model before pruning: a path, a ``ModelProto``, a graphsurgeon graph or a loaded
             model; never changed.
-        pruned: what somebody made of it; never changed.
+        pruned: the model after pruning elsewhere; never changed.
         options: where inputs come from and what runs the models; or give the same as keywords
             (``recover(dense, pruned, calib=batches)``).
-        progress: told what is being done.
+        progress: called with a line of text at each stage.
         fields: the options by name, instead of ``options``.
 
     Raises:
         OnnxpruneError: there are no real inputs, the pruned model was not made from the dense one,
-            or it cannot be told what is gone.
+            or its removed parts cannot be determined.
 
     Example:
         >>> from onnxprune import prune
@@ -80,52 +80,52 @@ def recover(
         )
     config = place(config)
     progress("reading the models")
-    given = models.load(pruned)
-    run, notes = _opened(models.load(dense), given, config, progress)
+    pruned_model = models.load(pruned)
+    run, notes = _opened(models.load(dense), pruned_model, config, progress)
     analysis, data, provider = run.analysis, run.data, config.provider
-    progress("finding what is gone")
-    found = correspond(analysis, given)
-    twin = make_twin(analysis, found, given)
-    named = in_dense_words(found.matching, given)
-    _same_function(check_equivalence(twin.model, named, data.probe, provider))
-    plan = _plan(run, found, twin)
+    progress("finding what was removed")
+    match = correspond(analysis, pruned_model)
+    twin = make_twin(analysis, match, pruned_model)
+    renamed = in_dense_words(match.matching, pruned_model)
+    _same_function(check_equivalence(twin.model, renamed, data.probe, provider))
+    plan = _plan(run, match, twin)
     state = take(run, State(twin.model, plan, twin.model, elsewhere=True), RECOVER)
     progress("comparing with the dense model")
     before, after = (
         compare_models(analysis.model, model, data.eval, config)
         for model in (state.start, state.model)
     )
-    notes += found.notes
-    if found.likeness < _UNCHANGED:
+    notes += match.notes
+    if match.likeness < _UNCHANGED:
         notes.append(
-            "the weights that are left have changed: their correlation with the dense model's is "
-            f"{figure(found.likeness)}"
+            "the remaining weights have changed: their correlation with the dense model's is "
+            f"{figure(match.likeness)}"
         )
     if data.one_batch:
-        notes.append("there is one batch of inputs alone, which was fitted to and judged by")
+        notes.append("the only batch of inputs was used for fitting and for evaluation")
     if _worse(before, after):
         why = "refitting made unseen outputs worse, so the model is the pruned one as it was given"
         return Result(
-            models.clone(given), plan, analysis, config, tuple(finite(before)), before,
-            notes=(*notes, why), given=before, correspondence=found, better=False,
+            models.clone(pruned_model), plan, analysis, config, tuple(finite(before)), before,
+            notes=(*notes, why), as_given=before, correspondence=match, better=False,
             command="recover",
         )  # fmt: skip
-    made = carry_back(analysis.model, twin.model, state.model, found.matching, given)
-    written = check_equivalence(
-        in_dense_words(found.matching, made), state.model, data.probe, provider
+    result = carry_back(analysis.model, twin.model, state.model, match.matching, pruned_model)
+    check = check_equivalence(
+        in_dense_words(match.matching, result), state.model, data.probe, provider
     )
-    checks = [replace(written, name="written = refitted")]
+    checks = [replace(check, name="written = refitted")]
     if twin.masks:
         filled = filled_zeros(state.model, twin)
         checks.append(Check("zeros that were filled", filled == 0, filled, 0.0))
     return Result(
-        made, plan, analysis, config, (*checks, *finite(after)), after, state.outcomes,
-        notes=(*notes, *state.notes), given=before, correspondence=found, command="recover",
+        result, plan, analysis, config, (*checks, *finite(after)), after, state.outcomes,
+        notes=(*notes, *state.notes), as_given=before, correspondence=match, command="recover",
     )  # fmt: skip
 
 
 def _opened(
-    dense: models.Model, given: models.Model, config: Options, progress: Progress
+    dense: models.Model, pruned: models.Model, config: Options, progress: Progress
 ) -> tuple[Run, list[str]]:
     """A run on the dense model, normalisations folded where they are in the pruned one.
 
@@ -140,7 +140,7 @@ def _opened(
         )
     notes = list(stand_in_note(config))
     folded = fold_normalisations(dense)
-    if normalisations(given) <= normalisations(folded) < normalisations(dense):
+    if normalisations(pruned) <= normalisations(folded) < normalisations(dense):
         dense = folded
         notes.append("BatchNormalizations of the dense model were folded, as in the pruned one")
     analysis = analyse(dense, inputs=shapes)
@@ -157,11 +157,11 @@ def _same_function(check: Check) -> None:
         )
 
 
-def _plan(run: Run, found: Correspondence, twin: Twin) -> Plan:
+def _plan(run: Run, match: Correspondence, twin: Twin) -> Plan:
     return Plan(
-        removed=found.removed,
+        removed=match.removed,
         units={g.name: len(g) for g in run.analysis.groups},
-        bypassed=found.bypassed,
+        bypassed=match.bypassed,
         zeroed={name: pack(mask) for name, mask in twin.masks.items()},
         origin=Origin(
             structure=models.structure_hash(run.analysis.model),

@@ -1,4 +1,4 @@
-"""What a job makes: a model, and what is known of it."""
+"""The result of a job: a model, and what is known of it."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ from onnxprune.types import Check, LayerOutcome
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Result:
-    """A model that a job made, and what is known of it.
+    """The result of a job: a model, its plan, checks and evaluation.
 
     Attributes:
-        model: what is left.
+        model: the result.
         plan: what was removed; applies to any checkpoint of the same graph.
         analysis: of the dense model.
-        config: what was asked.
-        command: what made it: ``prune``, ``apply`` or ``recover``.
-        checks: equivalence, zeros, and the limits that were asked for.
+        config: the options.
+        command: the command that made it: ``prune``, ``apply`` or ``recover``.
+        checks: equivalence, zeros, and the limits of the options.
         evaluation: how its outputs compare with the dense model's, on inputs nothing was fitted to.
-        outcomes: what became of every layer that was considered, by what was done: ``refit`` after
+        outcomes: of every layer that was considered, by kind: ``refit`` after
             a cut, ``zeros`` where single weights were set to zero.
-        notes: whole sentences: what was declined and why, where inputs came from.
-        latency: beside the dense model's, where a latency was asked for.
-        history: every model that was made on the way, in order, where the amount was searched for.
-        given: evaluation of the model as it was given, where that was pruned elsewhere.
-        correspondence: which of its nodes is which of the dense model's, in that case.
+        notes: sentences on declined parts, their reasons, and the source of inputs.
+        latency: beside the dense model's, where the target is a latency.
+        history: models that a search visited, in order.
+        as_given: evaluation of a model that was pruned elsewhere, before any refit.
+        correspondence: of its nodes and those of the dense model, in that case.
         better: whether ``model`` is the refitted one; if not, it is the one that was given, because
             refitting made held-out outputs worse.
         interface: changed axes of inputs and outputs, by name; None while no job changes any.
@@ -57,7 +57,7 @@ class Result:
     notes: tuple[str, ...] = ()
     latency: Compared | None = None
     history: tuple[Result, ...] = ()
-    given: Evaluation | None = None
+    as_given: Evaluation | None = None
     correspondence: Correspondence | None = None
     better: bool = True
     interface: Mapping[str, tuple[int, ...]] | None = None
@@ -65,7 +65,7 @@ class Result:
 
     @property
     def ok(self) -> bool:
-        """Whether every check is good."""
+        """Whether every check passed."""
         return all(check.ok for check in self.checks)
 
     @cached_property
@@ -75,11 +75,11 @@ class Result:
 
     @cached_property
     def remaining(self) -> Cost:
-        """What is left of that."""
+        """The cost of the remaining model."""
         return CostModel(self.analysis)(self.plan.removed, self.plan.bypassed)
 
     def save(self, path: str | Path) -> Path:
-        """Write the model, weights in the form that was asked for; never over one it came from."""
+        """Write the model, weights in the form of ``store``; never over one it came from."""
         dense = self.analysis.model.path
         other = dense is not None and dense != self.model.path
         if dense is not None and other and Path(path).exists() and dense.samefile(path):
@@ -89,7 +89,7 @@ class Result:
         return self.stored().save(path)
 
     def stored(self) -> Stored:
-        """The model with its weights in the form that was asked for."""
+        """The model with its weights in the form of ``store``."""
         return store(self.model, StoreOptions(self.config.store, backend=(self.config.backend,)))
 
     def report(self, path: str | Path) -> Path:
@@ -102,7 +102,7 @@ class Result:
         return page
 
     def plot(self, path: str | Path) -> Path:
-        """Draw quality against cost as .png or .svg: dense, pruned, and what was made on the way.
+        """Draw quality against cost as .png or .svg: dense, pruned, and the visited models.
 
         Raises:
             OnnxpruneError: there are no calibration data to judge by, or the file cannot be
@@ -125,24 +125,24 @@ class Result:
     def __str__(self) -> str:
         removed = sum(len(units) for units in self.plan.removed.values())
         refits, zeros = (self.outcomes.get(name, ()) for name in ("refit", "zeros"))
-        if self.given is None:
+        if self.as_given is None:
             return (
                 f"{removed} units removed from {len(self.plan.removed)} groups, "
-                f"{sum(bool(each.method) for each in zeros)} weights thinned, "
+                f"{sum(bool(each.method) for each in zeros)} weights made sparse, "
                 f"macs {times(self.remaining.macs / max(self.dense.macs, 1))}, "
                 f"params {times(self.remaining.params / max(self.dense.params, 1))}, "
                 f"{'verified' if self.ok else 'NOT verified'}"
             )
-        gone = f"{removed} units and {len(self.plan.bypassed)} blocks were gone"
+        removal = f"{removed} units and {len(self.plan.bypassed)} blocks were removed before"
         if not self.better:
-            return f"{gone}; no refit was better, so the model is as it was given"
+            return f"{removal}; no refit was better, so the model is as it was given"
         changed = sum(each.method != "none" for each in refits)
         changed += sum(bool(each.method) and each.refit != "none" for each in zeros)
-        errors = [each.main.relative_error for each in (self.given, self.evaluation)]
-        said = " -> ".join("unknown" if e is None else figure(e) for e in errors)
-        return f"{gone}; {changed} layers refitted, relative error {said}"
+        errors = [each.main.relative_error for each in (self.as_given, self.evaluation)]
+        change = " -> ".join("unknown" if e is None else figure(e) for e in errors)
+        return f"{removal}; {changed} layers refitted, relative error {change}"
 
 
 def _drawn() -> Any:  # noqa: ANN401  a module
-    """What draws results: of the room above, so it is found by name when it is asked for."""
+    """The module that draws results: of the room above, so it is imported by name on demand."""
     return importlib.import_module("onnxprune.report.python")

@@ -1,4 +1,4 @@
-"""A run of a job: what it is asked, the analysed model and its data, opened once."""
+"""A run of a job: its options, the analysed model and its data, opened once."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from onnxprune.runtime.providers import available
 from onnxprune.types import RUNTIMES, backend_name, metric_name, provider_name
 
 Progress = Callable[[str], None]
-"""Hears what is being done, one short sentence at a time."""
+"""Called with a line of text at each stage."""
 
 BLAS = 1
 """Threads of a matrix product: the many small ones of elimination only get slower on more."""
@@ -26,10 +26,10 @@ class Run:
     """What every step of a job knows.
 
     Attributes:
-        config: what is asked.
-        analysis: of the dense model, which what is made of it is compared with.
+        config: the options.
+        analysis: of the dense model, the reference of all comparisons.
         data: its samples.
-        progress: hears what is being done.
+        progress: called with a line of text at each stage.
     """
 
     config: Options
@@ -45,12 +45,12 @@ def open_run(
     *,
     chooses: bool = False,
 ) -> Run:
-    """Read a model, find what can be removed, and open the samples that it is looked at with.
+    """Read and analyse a model, and open its samples.
 
     Args:
         source: a path, a ``ModelProto``, a graphsurgeon graph or a loaded model; never changed.
-        config: what is asked.
-        progress: hears what is being done.
+        config: the options.
+        progress: called with a line of text at each stage.
         chooses: whether samples are to be put aside to choose one of several models by.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The smallest model within a drop, where nothing says how much to remove.
+"""Find the smallest model within a drop, where no amount is set.
 
 Models are made for one budget after the other, by bisection; damage curves are measured once and
 serve all of them. Each is recovered before it is judged: what is lost as cut says little about what
@@ -30,31 +30,31 @@ from onnxprune.select.importance.units import Problem, error_curves
 from onnxprune.types import Check
 
 NEAR = 0.02
-"""The budget is found to this part of the dense model."""
+"""Precision of the budget, as a share of the dense model."""
 MOST = 8
-"""Models made at most, before the mildest cut is tried."""
+"""Most models to visit before the mildest cut."""
 MILDER = 3
-"""Models made in addition where none that was chosen passes the last samples."""
+"""Further models to visit where none passes the last samples."""
 
 
 def search(run: Run) -> Result:
     """Find the smallest model that loses at most ``max_drop``.
 
     Args:
-        run: the drop, what is made small, and how; its samples are real ones.
+        run: its options hold the drop and the cost to minimise; its samples are real.
 
     Returns:
-        The model, with all that were made on the way. Where even the mildest cut loses too much,
-        that one, with a bad check.
+        The model, with all visited models as its history. Where even the mildest cut loses too
+        much, that one, with a failed check.
 
     Raises:
-        OnnxpruneError: the inputs are made up, or nothing can be removed.
+        OnnxpruneError: the inputs are synthetic, or nothing can be removed.
     """
     config = run.config
     if run.data.synthetic:
         raise OnnxpruneError(
-            f"how much may go cannot be judged on made-up inputs ({run.data.description})",
-            hint="give real ones with --calib, or say how much goes, as in --target macs=50%",
+            f"a drop cannot be measured on synthetic inputs ({run.data.description})",
+            hint="give real ones with --calib, or an amount, as in --target macs=50%",
         )
     curves = measured_curves(run)
     if config.sensitivity is None:
@@ -68,15 +68,15 @@ def search(run: Run) -> Result:
 
 
 def passes(result: Result, max_drop: float) -> bool:
-    """Whether a model that was made on the way is good enough."""
+    """Whether a visited model passes its checks and the drop."""
     return result.ok and result.evaluation.within(max_drop)
 
 
 class Bisection:
-    """Models made so far, and how to make another.
+    """The models visited so far, and the search for the next.
 
     Attributes:
-        results: in the order in which they were made.
+        results: in the order of the visits.
     """
 
     def __init__(self, run: Run, curves: Curves | None) -> None:
@@ -90,11 +90,11 @@ class Bisection:
 
     @property
     def passing(self) -> list[Result]:
-        """Those that are good enough, the smallest first."""
+        """The models that pass, the smallest first."""
         return sorted((r for r in self.results if passes(r, self._max_drop)), key=self.cost)
 
     def bisect(self) -> None:
-        """Visit models until the smallest that is good enough is known to within ``NEAR``."""
+        """Visit models until the smallest that passes is known to within ``NEAR``."""
         low, high = 0.0, 1.0  # nothing is left, which is too little; everything, which is enough
         unmet: OnnxpruneError | None = None
         while high - low > NEAR and len(self.results) < MOST:
@@ -123,19 +123,19 @@ class Bisection:
         """Make the model halfway between the largest so far and the dense one.
 
         Returns:
-            It, if it is good enough; None if not, or if there is none that is new.
+            The model, if it is new and passes; else None.
         """
         largest = max(map(self.cost, self.results)) / max(self._dense, 1)
-        known = len(self.results)
+        before = len(self.results)
         try:
             result = self._visit(self._part((1 + largest) / 2))
         except _UnmetError:
             return None
-        new = len(self.results) > known
+        new = len(self.results) > before
         return result if new and passes(result, self._max_drop) else None
 
     def cost(self, result: Result) -> float:
-        """What is made small."""
+        """The cost that the search minimises."""
         if result.latency is not None:
             return result.latency.ratio
         return float(result.remaining.of(self._kind))
@@ -180,7 +180,7 @@ class Bisection:
 
 
 class _UnmetError(Exception):
-    """A budget that no allowed widths meet; the reason is what the user would be told."""
+    """A budget that no allowed widths meet; the reason is the message for the user."""
 
     def __init__(self, reason: OnnxpruneError) -> None:
         super().__init__(reason.message)
@@ -192,17 +192,17 @@ def choose(bisection: Bisection, run: Run) -> Result:
     config, data = run.config, run.data
     assert config.max_drop is not None
     others = data.eval is not data.holdout  # samples that nothing was chosen by
-    chosen = max(bisection.results, key=bisection.cost)
-    evaluation, looked = chosen.evaluation, 0
+    result = max(bisection.results, key=bisection.cost)
+    evaluation, tries = result.evaluation, 0
     passing = deque(bisection.passing)
     further = MILDER if others else 0
     while passing:
-        chosen = passing.popleft()
-        evaluation = chosen.evaluation
+        result = passing.popleft()
+        evaluation = result.evaluation
         if not others:
             break
-        evaluation = compare_models(run.analysis.model, chosen.model, data.eval, config)
-        looked += 1
+        evaluation = compare_models(run.analysis.model, result.model, data.eval, config)
+        tries += 1
         if evaluation.within(config.max_drop):
             break
         if not passing and further:
@@ -211,32 +211,32 @@ def choose(bisection: Bisection, run: Run) -> Result:
             passing.extend([milder] if milder is not None else [])
     within = evaluation.within(config.max_drop)
     return replace(
-        chosen,
+        result,
         config=config,
-        checks=(*chosen.checks, Check("drop", within, evaluation.drop, config.max_drop)),
+        checks=(*result.checks, Check("drop", within, evaluation.drop, config.max_drop)),
         evaluation=evaluation,
-        notes=(*chosen.notes, *_notes(bisection, evaluation, looked, config.max_drop)),
+        notes=(*result.notes, *_notes(bisection, evaluation, tries, config.max_drop)),
         history=tuple(bisection.results),
     )
 
 
-def _notes(bisection: Bisection, evaluation: Evaluation, looked: int, max_drop: float) -> list[str]:
-    """How the choice was made, and how sure the drop is."""
+def _notes(bisection: Bisection, evaluation: Evaluation, tries: int, max_drop: float) -> list[str]:
+    """Notes on the choice, and on the standard error of the drop."""
     results, samples = bisection.results, evaluation.samples
-    made = f"{len(results)} models were made and recovered"
+    models = f"{len(results)} models were made and recovered"
     by = results[0].evaluation.samples
-    how = f"the smallest within the drop was chosen on {by} inputs that none was fitted to"
-    notes = [f"{made}, and {how}"]
+    choice = f"the smallest within the drop was chosen on {by} inputs that none was fitted to"
+    notes = [f"{models}, and {choice}"]
     if not bisection.passing:
-        notes = [f"{made}, and none was within the drop, the mildest cut included"]
-    elif looked:
+        notes = [f"{models}, and none was within the drop, the mildest cut included"]
+    elif tries:
         end = "until one passed" if evaluation.within(max_drop) else "and none passed"
-        more = "" if looked == 1 else f": {looked} models were tried on these, {end}"
+        more = "" if tries == 1 else f": {tries} models were tried on these, {end}"
         notes.append(f"the verdict is on {samples} other inputs{more}")
     else:
         notes.append(
-            "its drop is that on the same inputs, which flatters the one that was chosen: with "
-            f"{round(2 * ENOUGH / ASIDE)} inputs or more, others judge it"
+            "the drop is measured on the inputs that the model was chosen by, which flatters it: "
+            f"with {round(2 * ENOUGH / ASIDE)} inputs or more, others are used"
         )
     error = evaluation.drop_error
     if error is not None:

@@ -1,4 +1,4 @@
-"""Single weights in a run: thinned anew, or as a plan says, in what the cut has left."""
+"""Sparsity in a run: zeros chosen anew, or as a plan says, in the cut model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from onnxprune.jobs.run import Run
 from onnxprune.jobs.steps import State, step
 from onnxprune.quantities import percent
 from onnxprune.recovery.sparse_refit import refit_masked
-from onnxprune.sparse import sparsify as thinning
+from onnxprune.sparse import sparsify as sparsification
 from onnxprune.sparse import zeros
 from onnxprune.sparse.reorder import find_orders, reorder_safely
 from onnxprune.sparse.rows import ROWS, norms_of
@@ -36,10 +36,10 @@ NOT_FASTER = (
 
 @step("layer")
 def sparsify(run: Run, state: State) -> State:
-    """Set weights of what the cut has left to zero, as the options ask, and refit the others.
+    """Set weights of the cut model to zero, as the options say, and refit the others.
 
     Raises:
-        OnnxpruneError: no weight can be thinned, or a glob to skip matches nothing.
+        OnnxpruneError: no weight can be made sparse, or a glob to skip matches nothing.
     """
     config, dense, fit, progress = run.config, run.analysis, run.data.fit, run.progress
     if config.sparsity is None:
@@ -56,17 +56,17 @@ def sparsify(run: Run, state: State) -> State:
         progress("looking for a better order of the units")
         targets, _ = find_targets(model, config.sparsity, config.skip, exclude)
         norms = norms_of(model, targets, fit, config.provider) if fit else {}
-        found = find_orders(
-            analysis, targets, _worth(model, norms), config.sparsity.n, config.sparsity.m
+        orders = find_orders(
+            analysis, targets, _importance(model, norms), config.sparsity.n, config.sparsity.m
         )
-        done = reorder_safely(analysis, found[0], run.data.probe, config.provider)
-        model, plan = done.model, replace(plan, reordered=done.orders)
-        checks += [done.check] if done.check is not None else []
-        stayed = found[1] | dict(done.declined)
+        reordering = reorder_safely(analysis, orders[0], run.data.probe, config.provider)
+        model, plan = reordering.model, replace(plan, reordered=reordering.orders)
+        checks += [reordering.check] if reordering.check is not None else []
+        stayed = orders[1] | dict(reordering.declined)
         notes += [f"{name} keeps its order: {why}" for name, why in stayed.items()]
-        for name in done.orders:
-            before, after = found[2][name]
-            gain = f"{percent(after)} of its weights' worth instead of {percent(before)}"
+        for name in reordering.orders:
+            before, after = orders[2][name]
+            gain = f"{percent(after)} of the importance of its weights instead of {percent(before)}"
             notes.append(f"{name} is reordered: {config.sparsity} keeps {gain}")
     settings = Settings(
         method=config.sparse_method,
@@ -78,7 +78,9 @@ def sparsify(run: Run, state: State) -> State:
         sample=Sample(rows=ROWS, seed=config.seed),
         provider=config.provider,
     )
-    sparse = thinning.sparsify(model, config.sparsity, fit, analysis.facts, settings, progress)
+    sparse = sparsification.sparsify(
+        model, config.sparsity, fit, analysis.facts, settings, progress
+    )
     if sparse.targets:
         checks += zeros.checks(sparse.model, sparse.targets, config.sparsity)
     checks += [sparse.check] if sparse.check is not None else []
@@ -102,21 +104,23 @@ def restore_zeros(run: Run, state: State) -> State:
     plan, config = state.plan, run.config
     if plan.reordered:
         analysis = _analysis_of(run, state)
-        done = reorder_safely(analysis, plan.reordered, run.data.probe, config.provider)
-        if done.declined:
-            name, why = next(iter(done.declined.items()))
+        reordering = reorder_safely(analysis, plan.reordered, run.data.probe, config.provider)
+        if reordering.declined:
+            name, why = next(iter(reordering.declined.items()))
             raise OnnxpruneError(f"the plan's order of group '{name}' does not fit: {why}")
-        state = state.then(done.model, checks=[done.check] if done.check is not None else [])
+        state = state.then(
+            reordering.model, checks=[reordering.check] if reordering.check is not None else []
+        )
     if not plan.zeroed:
         return state
     check(Plan(zeroed=plan.zeroed), "", (), shapes=zeros.shapes(state.model))
-    made = zeros.zero(state.model, plan.zeroed)
-    wanted = sum(mask.size - mask.kept for mask in plan.zeroed.values())
-    share = wanted / max(sum(mask.size for mask in plan.zeroed.values()), 1)
-    short = max(share - zeros.share_of_zeros(made, plan.zeroed), 0.0)
+    model = zeros.zero(state.model, plan.zeroed)
+    zeroed = sum(mask.size - mask.kept for mask in plan.zeroed.values())
+    share = zeroed / max(sum(mask.size for mask in plan.zeroed.values()), 1)
+    short = max(share - zeros.share_of_zeros(model, plan.zeroed), 0.0)
     checks = [Check("zeros short of the plan's", short == 0.0, short, 0.0)]
     notes = [NOT_FASTER] if config.store == "dense" else []
-    dense, state = state.model, state.then(made, checks=checks, notes=notes)
+    dense, state = state.model, state.then(model, checks=checks, notes=notes)
     return _refit(run, state, dense) if run.data.fit and config.recover != "none" else state
 
 
@@ -129,7 +133,7 @@ def refit_zeros(run: Run, state: State) -> State:
 
 
 def _refit(run: Run, state: State, dense: models.Model) -> State:
-    """Fit what is left between zeros to what a model without them computes."""
+    """Fit the weights between the zeros to what a model without zeros computes."""
     config, analysis = run.config, run.analysis
     facts = analyse(state.model, inputs=analysis.inputs[0]).facts if state.cut else analysis.facts
     model, outcomes = refit_masked(
@@ -153,25 +157,25 @@ def _analysis_of(run: Run, state: State) -> Analysis:
     return replace(run.analysis, model=state.model)
 
 
-def _worth(
+def _importance(
     model: models.Model, norms: Mapping[str, npt.NDArray[np.float64]]
 ) -> Callable[[LinearLayer], npt.NDArray[np.float64]]:
-    """What weights are worth when an order is looked for: their size, times what they multiply."""
+    """Importance of weights for reordering: their size, times the norm of their inputs."""
     weights = Weights(model)
 
-    def worth(layer: LinearLayer) -> npt.NDArray[np.float64]:
+    def importance(layer: LinearLayer) -> npt.NDArray[np.float64]:
         size = np.abs(weights.read(layer)[0])
         norm = norms.get(layer.weight)
         return size if norm is None else size * norm[:, :, None]
 
-    return worth
+    return importance
 
 
 def _check_globs(skip: Sequence[str], dense: Analysis) -> None:
     """Refuse a glob that matches neither a weight nor a group nor a block."""
-    known = [*dense.constants, *(g.name for g in dense.groups), *(b.name for b in dense.blocks)]
+    names = [*dense.constants, *(g.name for g in dense.groups), *(b.name for b in dense.blocks)]
     for glob in skip:
-        if not any(fnmatchcase(name, glob) for name in known):
+        if not any(fnmatchcase(name, glob) for name in names):
             raise OnnxpruneError(
                 f"--skip {glob} matches no weight, group or block",
                 hint="see the names that `onnxprune inspect` lists",

@@ -1,4 +1,4 @@
-"""Steps: what is done to a cut model, one after the other, and the state that goes through them.
+"""Steps that follow a cut, one after the other, and the state that they pass on.
 
 A step takes a run and a state and returns the next state. It declares its scope: ``layer`` if it
 looks at one layer after the other, front to back, ``model`` if it needs the whole. A new way to
@@ -27,11 +27,11 @@ class State:
     """A model between two steps.
 
     Attributes:
-        model: what is left.
-        plan: what was removed, reordered and zeroed.
+        model: the current one.
+        plan: the removals, orders and masks so far.
         start: the model that recovery starts from.
         checks: made so far.
-        outcomes: what became of every layer, by what was done; see ``Result``.
+        outcomes: of every layer, by kind; see ``Result``.
         notes: whole sentences.
         elsewhere: whether somebody else pruned the model, so that any weight may have changed.
     """
@@ -46,7 +46,7 @@ class State:
 
     @property
     def cut(self) -> bool:
-        """Whether units or blocks are gone."""
+        """Whether units or blocks were removed."""
         return bool(self.plan.removed or self.plan.bypassed)
 
     def then(
@@ -71,7 +71,7 @@ class State:
 
 @dataclass(frozen=True)
 class Step:
-    """One way to check or change a model, and how much of it that looks at at a time."""
+    """One way to check or change a model, and its scope: a layer or the model."""
 
     function: Callable[[Run, State], State]
     scope: Scope

@@ -36,7 +36,7 @@ NOT_COMPUTE = (
 
 AT_LOAD = (
     "packed weights are decoded when a model is loaded with graph optimisations on, as runtimes do "
-    "unless told otherwise; with them off they are decoded at every run: right, but slow"
+    "by default; otherwise they are decoded at every run, which is slow"
 )
 
 OTHER_ORDER = (
@@ -52,11 +52,11 @@ class Stored:
     """A model that is ready to be written.
 
     Attributes:
-        model: what is written.
+        model: with its weights in their forms.
         dense: the same with all weights dense.
         weights: every weight that is large enough to be looked at, with its encoding.
-        config: how they are to be stored.
-        notes: whole sentences on what the reader should know.
+        config: the options.
+        notes: whole sentences for the user.
         unread: tools that cannot read what is written, and what they do; empty for packed
             weights, which are standard operators.
     """
@@ -91,14 +91,14 @@ class Stored:
 
 @dataclass(frozen=True)
 class StoredCheck:
-    """What was checked of a file, and what could not be."""
+    """The checks of a file, and notes on parts that could not be checked."""
 
     checks: tuple[Check, ...]
     notes: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
-        """Whether every check is good."""
+        """Whether every check passed."""
         return all(check.ok for check in self.checks)
 
 
@@ -131,13 +131,13 @@ def store(
     config = split("store", fields, options)[0]
     config = replace(config, backend=tuple(named(name).name for name in config.backend))
     dense, _ = densify(models.load(source))
-    allowed, reason = allowed_encodings(config)
+    encodings, reason = allowed_encodings(config)
     notes = [reason] if reason else []
-    if allowed == (DENSE,):
+    if encodings == (DENSE,):
         return Stored(dense, dense, (), config, tuple(notes))
     model = models.clone(dense)
     unusable = unusable_encodings(model, config.backend)
-    packed = [encoding for encoding in allowed if isinstance(encoding, Packed)]
+    packed = [encoding for encoding in encodings if isinstance(encoding, Packed)]
     notes += dict.fromkeys(unusable[encoding] for encoding in packed if encoding in unusable)
     decodes = any(encoding not in unusable for encoding in packed)
     candidates = weights(model, config.values if decodes else "exact")
@@ -158,10 +158,10 @@ def check_stored(
     """Read a file back, and run it beside the dense model on synthetic inputs.
 
     Args:
-        stored: what was written.
+        stored: the model that was written.
         path: where.
         shapes: of inputs whose sizes the model leaves open.
-        provider: what runs both.
+        provider: execution provider of both.
     """
     back = read_back(stored, path)
     if not stored.changed:
@@ -171,21 +171,21 @@ def check_stored(
         feeds = synthetic_inputs(analysis, provider)
         outputs = same_outputs(stored, path, feeds, provider)
     except OnnxpruneError as problem:
-        return StoredCheck((back,), (f"it was read back but not run: {problem.message}",))
+        return StoredCheck((back,), (f"the file was read back but not run: {problem.message}",))
     if any(weight.narrowed for weight in stored.weights):
-        moved = f"{figure(outputs.value)} of their size on made-up inputs"
-        return StoredCheck((back,), (f"values in fewer bits move the outputs by up to {moved}",))
+        change = f"{figure(outputs.value)} of their size on synthetic inputs"
+        return StoredCheck((back,), (f"values in fewer bits move the outputs by up to {change}",))
     return StoredCheck((back, outputs))
 
 
 def read_back(stored: Stored, path: Path) -> Check:
-    """Decode every weight from the file; each must be what was meant, bit by bit."""
-    written = models.constants(densify(models.load(path))[0])
+    """Decode every weight from the file; each must equal the intended one, bit by bit."""
+    constants = models.constants(densify(models.load(path))[0])
     changed = {weight.name: weight for weight in stored.weights if weight.changed}
     wrong = 0
     for name, value in models.constants(stored.dense).items():
         tensor = models.constant(value)
-        decoded = models.constant(written[name]) if name in written else None
+        decoded = models.constant(constants[name]) if name in constants else None
         if tensor is None or decoded is None:
             wrong += 1
             continue
@@ -229,22 +229,22 @@ def same_outputs(stored: Stored, path: Path, feeds: Sequence[Feeds], provider: s
     return worst
 
 
-def _notes(chosen: list[Weight]) -> list[str]:
+def _notes(weights: list[Weight]) -> list[str]:
     notes = []
-    negative = sum(w.stats.negative for w in chosen if w.changed)
+    negative = sum(w.stats.negative for w in weights if w.changed)
     if negative:
         notes.append(f"{negative} zeros had a sign, and have none now")
-    if not any(weight.changed for weight in chosen):
+    if not any(weight.changed for weight in weights):
         notes.append("no weight takes less space in another form than the dense one")
-    if _packs(chosen):
+    if _packs(weights):
         notes.append(AT_LOAD)
-    if any(weight.encoding is not DENSE for weight in chosen):
+    if any(weight.encoding is not DENSE for weight in weights):
         notes.append(NOT_COMPUTE)
     return notes
 
 
-def _packs(chosen: list[Weight]) -> bool:
-    return any(isinstance(weight.encoding, Packed) for weight in chosen)
+def _packs(weights: list[Weight]) -> bool:
+    return any(isinstance(weight.encoding, Packed) for weight in weights)
 
 
 def _normalised(model: models.Model) -> bool:

@@ -32,7 +32,7 @@ _SERIES = (
     ("#cc79a7", (12.0, 4.0)),
     ("#8a6d00", (4.0, 4.0)),
 )
-"""Colours and dashes of lines, by which they are told apart twice."""
+"""Colours and dashes of lines: two ways to distinguish them."""
 _LOOKS = {
     "dense": ("ink", "ink"),
     "chosen": ("accent", "accent"),
@@ -101,7 +101,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class Line:
-    """A line of a chart, told from others by colour and dashes."""
+    """A line of a chart, distinguished by colour and dashes."""
 
     label: str
     points: tuple[Point, ...]
@@ -235,7 +235,7 @@ def _line(frame: Frame, line: Line, k: int) -> Shape:
 
 def _marks(frame: Frame) -> Iterable[Shape]:
     places = [(frame.across(mark.x), frame.up(mark.y)) for mark in frame.chart.marks]
-    taken = [(x - 7, y + 5, 14.0) for x, y in places]
+    labels = [(x - 7, y + 5, 14.0) for x, y in places]
     for mark, (x, y) in zip(frame.chart.marks, places, strict=True):
         colour = _LOOKS[mark.name][0]
         shapes: list[Shape] = [Circle(x, y, 12)]
@@ -250,7 +250,7 @@ def _marks(frame: Frame) -> Iterable[Shape]:
             shapes += [_bar((x, low), (x, high), colour)]
             shapes += [_bar((x - 4, end), (x + 4, end), colour) for end in (low, high)]
         shapes.append(glyph(mark.name, x, y))
-        shapes += _name(frame, mark.label, (x, y), taken)
+        shapes += _name(frame, mark.label, (x, y), labels)
         yield Group(tuple(shapes), mark.name.replace(" ", "-"), mark.about)
 
 
@@ -286,7 +286,7 @@ def glyph(name: str, x: float, y: float) -> Shape:
 
 
 def _name(
-    frame: Frame, label: str, place: Point, taken: list[tuple[float, float, float]]
+    frame: Frame, label: str, place: Point, labels: list[tuple[float, float, float]]
 ) -> list[Shape]:
     """A name at the first of four places around its mark that nothing else takes."""
     if not label:
@@ -299,10 +299,10 @@ def _name(
             continue
         if any(
             left <= a + length and a <= left + width and abs(low - b) <= 13
-            for a, b, length in taken
+            for a, b, length in labels
         ):
             continue
-        taken.append((left, low, width))
+        labels.append((left, low, width))
         return [Text(left, low, text, colour="ink", bold=True, halo=True)]
     return []
 

@@ -1,4 +1,4 @@
-"""Every figure and table of the reports: what it is called, how it is written, what it means.
+"""Every figure and table of the reports: label, format and meaning.
 
 A `Figure` is declared once; the columns of tables, the axes of charts and the tiles of the page
 take label, unit and explanation from it. A change is always new minus old and carries a sign; what
@@ -89,7 +89,7 @@ REMOVED = Figure("removed", "percent", "share of the units that leave")
 TIME = Figure("time", "seconds")
 MEDIAN = Figure("p50", "seconds", "half of all runs took less")
 RATIO = Figure("ratio", "ratio", "latency over that of the first model: below 1 is faster", "")
-REST = Figure("of it", "ratio", "what remains at best, as a part of what there is", "")
+REST = Figure("remaining", "ratio", "share that remains at best", "")
 MEMORY = Figure("peak RSS", "bytes", "physical memory of the process at most")
 CHANGE = Figure("change", "text", "new minus old: points of a percentage, or a ratio of amounts")
 SPREAD = Figure("±", "text", "one standard error of the change, on the same samples", "")
@@ -128,7 +128,7 @@ def _score(row: bench.Row, when: str) -> Cell:
 
 def _word(row: Advice) -> Cell:
     tones: dict[str, Tone] = {"pays": "good", "may pay": "warn", "does not pay": "soft"}
-    return Cell("leave it" if row.method == "nothing" else row.word, tones[row.word])
+    return Cell("do not prune" if row.method == "nothing" else row.word, tones[row.word])
 
 
 # Tables of plain tuples.
@@ -142,9 +142,9 @@ UNMEASURED = tuples("Not measured", "target:name", "at:percent", "because")
 UNSWEPT = tuples("Not swept", "target:name", "because")
 RATIOS = tuples("Recommended ratios", "target:name", "removed:percent")
 OPERATORS = tuples("Operators", "operator", "calls:whole", "time:seconds", "share:percent", "")
-AVAILABLE = tuples("Available", "available", "what it is", "version")
+AVAILABLE = tuples("Available", "available", "description", "version")
 SPARSE_LAYERS = tuples("Sparse layers", "", "layer:name")
-ABSENT = tuples("Not here", "not here", "what it is", "because", "to install it")
+ABSENT = tuples("Not available", "not available", "description", "because", "to install it")
 
 # What a run changed.
 
@@ -196,7 +196,7 @@ def checks(scale: Scale | None = None) -> Table[schema.CheckRow]:
 
     return Table(
         "Checks",
-        Column("", lambda row: Cell("ok", "good") if row.ok else Cell("BAD", "bad")),
+        Column("", lambda row: Cell("ok", "good") if row.ok else Cell("FAILED", "bad")),
         Column("check", lambda row: row.name),
         Column("measured", lambda row: amount(row.name, row.value), right=True),
         Column("limit", lambda row: amount(row.name, row.limit), about="at most", right=True),
@@ -219,7 +219,7 @@ def points(metric: str) -> Table[schema.PointRow]:
                 None if row.drop_error is None else quantities.spread(row.drop_error, scale.unit)
             )
         ),
-        Column("", lambda row: Cell("taken", "strong") if row.chosen else ""),
+        Column("", lambda row: Cell("chosen", "strong") if row.chosen else ""),
     )
 
 
@@ -288,8 +288,8 @@ BLOCKS: Table[schema.BlockRow] = Table(
     PARAMS.of(lambda row: row.params),
     MACS.of(lambda row: row.macs),
 )
-PINNED: Table[schema.PinnedRow] = Table(
-    "Axes that stay, and why",
+NOT_PRUNABLE: Table[schema.NotPrunableRow] = Table(
+    "Axes that stay, and the reasons",
     Column("because", lambda row: row.reason),
     Column("axes", lambda row: row.axes, "whole"),
     PARAMS.of(lambda row: row.params),
@@ -297,7 +297,7 @@ PINNED: Table[schema.PinnedRow] = Table(
 )
 
 
-def reachable(row: schema.Reach) -> str:
+def reachable(row: schema.Reachable) -> str:
     """How much of the model pruning can touch."""
     exact, inexact = (percent(part / max(row.params, 1)) for part in (row.exact, row.inexact))
     more = f", and {inexact} more with --allow-inexact" if row.inexact else ""
@@ -309,17 +309,17 @@ def reachable(row: schema.Reach) -> str:
 REFITS: Table[schema.RefitRow] = Table(
     "Refitted layers",
     Column("layer", lambda row: row.node, "name"),
-    Column("how", lambda r: "left: nothing was better" if r.method == "none" else r.method),
+    Column("method", lambda r: "unchanged: nothing was better" if r.method == "none" else r.method),
     ERROR.of(lambda row: row.before),
     ERROR.of(lambda row: row.after, "after"),
     Column(
-        "what is left of it",
+        "remaining",
         lambda row: Cell("", bar=min(row.after / row.before, 1.0) if row.before > 0 else 0.0),
         only="page",
     ),
 )
 SPARSE: Table[schema.SparseRow] = Table(
-    "Thinned weights",
+    "Sparse weights",
     Column("weight", lambda row: row.weight, "name"),
     Column("shape", lambda row: shape(row.shape), only="page"),
     ZEROS.of(lambda row: row.sparsity),
@@ -337,14 +337,14 @@ def zeros(rows: Sequence[ZerosRow], forms: Sequence[str] = ()) -> Table[ZerosRow
         rows: weights.
         forms: the order of columns; others follow.
     """
-    known = list(dict.fromkeys(chain(forms, *(row.bytes for row in rows))))
+    sizes = list(dict.fromkeys(chain(forms, *(row.bytes for row in rows))))
     return Table(
         "Zeros",
         Column("weight", lambda row: row.weight, "name"),
         Column("shape", lambda row: shape(row.shape)),
         ZEROS.of(lambda row: row.zeros),
         Column("pattern", lambda row: row.pattern),
-        *[_form(form) for form in known if any(form in row.bytes for row in rows)],
+        *[_form(form) for form in sizes if any(form in row.bytes for row in rows)],
     )
 
 
@@ -480,9 +480,9 @@ def targets(sweep: sensitivity.Sensitivity, measure: str = "drop") -> Table[sens
         measure: ``drop``, ``kl``, ``relative_error`` or ``angle``.
     """
     cells = {(cell.target, cell.ratio): cell for cell in sweep.cells}
-    known = [value for cell in sweep.cells if (value := swept(cell, measure)) is not None]
-    top = max([value for value in known if value < float("inf")], default=0.0)
-    advised = sweep.recommended.ratios if sweep.recommended else {}
+    values = [value for cell in sweep.cells if (value := swept(cell, measure)) is not None]
+    top = max([value for value in values if value < float("inf")], default=0.0)
+    recommendation = sweep.recommended.ratios if sweep.recommended else {}
 
     def column(ratio: float) -> Column[sensitivity.Target]:
         return Column(
@@ -499,9 +499,9 @@ def targets(sweep: sensitivity.Sensitivity, measure: str = "drop") -> Table[sens
         *[column(ratio) for ratio in ratios(sweep)],
         Column(
             "advised",
-            lambda row: advised.get(row.name),
+            lambda row: recommendation.get(row.name),
             REMOVED.unit,
-            "meant to lose no more than was asked, together",
+            "meant to lose no more than the accepted drop, together",
             missing="",
             optional=True,
             only="page",
@@ -547,7 +547,7 @@ def ratios(sweep: sensitivity.Sensitivity) -> list[float]:
 
 def ratio_head(ratio: float) -> str:
     """How a column of a heat-map is headed."""
-    return "gone" if ratio == 1 else percent(ratio)
+    return "removed" if ratio == 1 else percent(ratio)
 
 
 # What pays.
@@ -568,21 +568,21 @@ def layers(notes: Mapping[str, int], tensorrt: Mapping[str, str] | None) -> Tabl
 
     Args:
         notes: numbers of notes that stand below.
-        tensorrt: what TensorRT said by node, where it was asked.
+        tensorrt: the words of TensorRT by node; None without a log.
     """
     tones: dict[str, Tone] = {"eligible": "good", "dense": "warn", "never": "soft"}
 
     def why(row: Layer) -> str:
         return " ".join(filter(None, (row.reason, *(f"[{notes[note]}]" for note in row.notes))))
 
-    said: Column[Layer] = Column("TensorRT", lambda row: (tensorrt or {}).get(row.node, ""))
+    column: Column[Layer] = Column("TensorRT", lambda row: (tensorrt or {}).get(row.node, ""))
     return Table(
         "Layers",
         Column("layer", lambda row: row.node, "name"),
         Column("operator", lambda row: " < ".join((row.op, *reversed(row.through)))),
         Column("weight", lambda row: f"{row.dtype} {shape(row.shape)}" if row.shape else ""),
         Column("", lambda row: Cell(row.state, tones[row.state])),
-        *([] if tensorrt is None else [said]),
+        *([] if tensorrt is None else [column]),
         Column("why", why),
     )
 
@@ -592,10 +592,10 @@ def shape(sizes: Sequence[int]) -> str:
     return "x".join(map(str, sizes))
 
 
-def counted(reasons: Sequence[str], what: str, said: str = " left") -> list[str]:
-    """``3 layers left: reason``, the most frequent first; what has no reason is not counted."""
-    known = Counter(reason for reason in reasons if reason)
-    return [f"{plural(n, what)}{said}: {reason}" for reason, n in known.most_common()]
+def counted(reasons: Sequence[str], what: str, verb: str = " unchanged") -> list[str]:
+    """``3 layers unchanged: reason``, the most frequent first; empty reasons do not count."""
+    counts = Counter(reason for reason in reasons if reason)
+    return [f"{plural(n, what)}{verb}: {reason}" for reason, n in counts.most_common()]
 
 
 def clock(mhz: float) -> str:

@@ -1,4 +1,4 @@
-"""Reading what the commands print with ``--json``, and refusing what is something else.
+"""Read the documents that commands print with ``--json``, and refuse anything else.
 
 A document becomes the frozen dataclass that it was printed from, each field checked by its type.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from functools import cache
 from pathlib import Path
@@ -22,6 +22,17 @@ from onnxprune.select import sensitivity as sweeps
 from onnxprune.select.sensitivity import Sensitivity
 
 Content = Report | Bench | Sensitivity
+_RENAMED: Mapping[tuple[str, int], Mapping[str, str]] = {
+    (SCHEMA, 1): {
+        "pinned": "not_prunable",
+        "reach": "reachable",
+        "given": "as_given",
+        "options.provider": "backend",
+    },
+    (benches.SCHEMA, 1): {"rows.fidelity": "outputs"},
+}
+"""By schema and version, the key that each key is called in the next version. Keys inside objects
+and lists of objects are written with dots."""
 _KINDS: Mapping[str, tuple[int, type[Content]]] = {
     SCHEMA: (VERSION, Report),
     benches.SCHEMA: (benches.VERSION, Bench),
@@ -31,12 +42,12 @@ T = TypeVar("T")
 
 _NOT_FINITE = ("nan", "inf", "-inf")
 """How numbers are written that JSON does not have; see ``schema.to_json``."""
-_HINT = "give files that hold what onnxprune prune, bench or sensitivity print with --json"
+_HINT = "give files of the JSON that onnxprune prune, bench or sensitivity print with --json"
 
 
 @dataclass(frozen=True)
 class Document:
-    """What one run printed, and the file it was read from (empty: this very run)."""
+    """The document of one run, and the file that it was read from (empty: this run)."""
 
     content: Content
     source: str = ""
@@ -53,51 +64,70 @@ def read_documents(paths: Iterable[str | Path]) -> tuple[Document, ...]:
 
 def _read(path: Path) -> list[Document]:
     try:
-        held = json.loads(path.read_bytes(), parse_constant=_no_constant)
+        content = json.loads(path.read_bytes(), parse_constant=_no_constant)
     except OSError as error:
         raise OnnxpruneError(
             f"{path} cannot be read: {error.strerror}", hint="check the path"
         ) from error
     except (ValueError, RecursionError) as error:
         raise OnnxpruneError(f"{path} is not JSON: {_short(error)}", hint=_HINT) from error
-    found = held if isinstance(held, list) else [held]
-    if not found:
+    documents = content if isinstance(content, list) else [content]
+    if not documents:
         raise OnnxpruneError(f"{path} holds an empty list", hint=_HINT)
-    return [Document(_content(each, path), str(path)) for each in found]
+    return [Document(_content(each, path), str(path)) for each in documents]
 
 
-def _content(held: Any, path: Path) -> Content:  # noqa: ANN401  JSON
-    schema = held.get("schema") if isinstance(held, dict) else None
+def _content(document: Any, path: Path) -> Content:  # noqa: ANN401  JSON
+    schema = document.get("schema") if isinstance(document, dict) else None
     if not isinstance(schema, str) or schema not in _KINDS:
         what = f"of the schema {schema!r}" if isinstance(schema, str) else "that names no schema"
-        raise OnnxpruneError(f"{path} is JSON {what}, which no report is made of", hint=_HINT)
-    known, kind = _KINDS[schema]
-    version = held.get("version")
-    if version != known or isinstance(version, bool):
         raise OnnxpruneError(
-            f"{path} is {schema} version {version}, and only version {known} can be read",
+            f"{path} is JSON {what}, and no document of a run, benchmark or sweep", hint=_HINT
+        )
+    current, kind = _KINDS[schema]
+    version = document.get("version")
+    versions = [number for number in range(1, current) if (schema, number) in _RENAMED] + [current]
+    if type(version) is not int or version not in versions:
+        readable = " and ".join(map(str, versions))
+        raise OnnxpruneError(
+            f"{path} is {schema} version {version}, and only version {readable} can be read",
             hint="make it again with this onnxprune, or read it with the one that wrote it",
         )
+    for number in range(version, current):
+        for old, new in _RENAMED[schema, number].items():
+            document = _rename(document, old.split("."), new)
     try:
-        return read_as(kind, _one_level(held) if kind is Sensitivity else held)
+        return read_as(kind, _one_level(document) if kind is Sensitivity else document)
     except FieldError as error:
         raise OnnxpruneError(
             f"{path} is a damaged {schema}: {error}", hint="make it again with --json"
         ) from error
 
 
-def _one_level(held: Mapping[str, Any]) -> dict[str, Any]:
+def _rename(value: Any, path: Sequence[str], new: str) -> Any:  # noqa: ANN401  JSON
+    """The same value with the key at the end of ``path`` called ``new``."""
+    if isinstance(value, list):
+        return [_rename(each, path, new) if isinstance(each, dict) else each for each in value]
+    if not isinstance(value, dict):
+        return value
+    key, *inner = path
+    if inner:
+        return {k: _rename(v, inner, new) if k == key else v for k, v in value.items()}
+    return {new if k == key else k: v for k, v in value.items()}
+
+
+def _one_level(document: Mapping[str, Any]) -> dict[str, Any]:
     """The JSON of a sweep with the fields of `Sensitivity`.
 
     Raises:
-        FieldError: its metric or what it declined is written in no such form.
+        FieldError: its metric or its declined targets have another form.
     """
     try:
-        metric = {key: held["metric"][key] for key in ("name", "higher_is_better", "dense")}
-        declined = {each["target"]: each["reason"] for each in held.get("declined", ())}
+        metric = {key: document["metric"][key] for key in ("name", "higher_is_better", "dense")}
+        declined = {each["target"]: each["reason"] for each in document.get("declined", ())}
     except (KeyError, TypeError, AttributeError) as error:
-        raise FieldError("its metric or what it declined has no such form") from error
-    return {**held, **metric, "metric": metric["name"], "declined": declined}
+        raise FieldError("its metric or its declined targets have another form") from error
+    return {**document, **metric, "metric": metric["name"], "declined": declined}
 
 
 def _no_constant(name: str) -> float:
@@ -109,7 +139,7 @@ def _short(error: Exception) -> str:
 
 
 class FieldError(ValueError):
-    """A value is not what its field holds; says which field and what was found."""
+    """A value has the wrong type for its field; the message names both."""
 
 
 def read_as(kind: type[T], value: object) -> T:
@@ -146,14 +176,14 @@ def _value(kind: Any, value: object, where: str) -> object:  # noqa: ANN401  a t
 def _record(kind: type, value: object, where: str) -> object:
     if not isinstance(value, Mapping):
         raise FieldError(f"{where or 'it'} is not an object")
-    found: dict[str, object] = {}
+    values: dict[str, object] = {}
     for each, of in _fields(kind):
         here = f"{where}.{each.name}".lstrip(".")
         if each.name in value:
-            found[each.name] = _value(of, value[each.name], here)
+            values[each.name] = _value(of, value[each.name], here)
         elif each.default is MISSING and each.default_factory is MISSING:
             raise FieldError(f"{here} is missing")
-    return kind(**found)
+    return kind(**values)
 
 
 @cache
@@ -191,9 +221,9 @@ def _plain(kind: Any, value: object, where: str) -> object:  # noqa: ANN401  a t
     raise TypeError(f"{where} is of a type that no document has: {kind}")
 
 
-def _when(good: bool, value: object, where: str, wanted: str) -> object:  # noqa: FBT001
+def _when(good: bool, value: object, where: str, expected: str) -> object:  # noqa: FBT001
     if not good:
-        raise FieldError(f"{where} is {_shown(value)} where {wanted} belongs")
+        raise FieldError(f"{where} is {_shown(value)} where {expected} belongs")
     return value
 
 

@@ -207,11 +207,11 @@ def _element(shape: Shape, colours: Mapping[str, str] | None) -> str:
     match shape:
         case Group():
             inside = "".join(_element(each, colours) for each in shape.shapes)
-            moved = f' transform="translate({_n(shape.dx)} {_n(shape.dy)})"'
+            transform = f' transform="translate({_n(shape.dx)} {_n(shape.dy)})"'
             name = f' class="{shape.name}"' if shape.name else ""
             reach = ' tabindex="0" role="img"' if shape.about else ""
             about = f"<title>{_escape(shape.about)}</title>" if shape.about else ""
-            return f"<g{name}{moved if shape.dx or shape.dy else ''}{reach}>{about}{inside}</g>"
+            return f"<g{name}{transform if shape.dx or shape.dy else ''}{reach}>{about}{inside}</g>"
         case Circle():
             fill = colour(shape.fill) if shape.fill or shape.stroke else "transparent"
             where = f'cx="{_n(shape.x)}" cy="{_n(shape.y)}" r="{_n(shape.radius)}"'
@@ -308,17 +308,17 @@ def _pieces(points: list[Point], dashes: list[float]) -> Iterator[list[Point]]:
     if not dashes:
         yield points
         return
-    k, left, piece = 0, dashes[0], points[:1]
+    k, remaining, piece = 0, dashes[0], points[:1]
     for (x, y), (u, v) in pairwise(points):
-        length, done = math.hypot(u - x, v - y), 0.0
-        while length - done > left:
-            done += left
-            here = (x + (u - x) * done / length, y + (v - y) * done / length)
+        length, position = math.hypot(u - x, v - y), 0.0
+        while length - position > remaining:
+            position += remaining
+            here = (x + (u - x) * position / length, y + (v - y) * position / length)
             if k % 2 == 0:
                 yield [*piece, here]
             k, piece = k + 1, [here]
-            left = dashes[k % len(dashes)]
-        left -= length - done
+            remaining = dashes[k % len(dashes)]
+        remaining -= length - position
         piece = [*piece, (u, v)]
     if k % 2 == 0 and len(piece) > 1:
         yield piece

@@ -52,27 +52,27 @@ def families(documents: Iterable[Document]) -> list[Family]:
     A run belongs to the model it pruned; a benchmark to the family of the first of its models that
     is known, or else to its first model; a sweep to its model.
     """
-    given = list(documents)
-    found: list[Family] = []
-    for each in given:
+    contents = list(documents)
+    result: list[Family] = []
+    for each in contents:
         if isinstance(each.content, Report):
             name = each.content.model.name
-            own = next((f for f in found if stem(f.name) == stem(name)), None)
+            own = next((f for f in result if stem(f.name) == stem(name)), None)
             if own is None:
-                own = _new(found, name)
+                own = _new(result, name)
             own.take_run(each.content, each.source)
-    for each in given:
+    for each in contents:
         if isinstance(each.content, Bench):
             names = [file_name(model) for model in each.content.models] or ["model"]
-            own = _of(found, names) or _new(found, names[0])
+            own = _of(result, names) or _new(result, names[0])
             own.benches.append(each.content)
             own.members |= set(map(stem, names))
-    for each in given:
+    for each in contents:
         if isinstance(each.content, Sensitivity):
             name = PurePath(each.content.model).name
-            own = _of(found, [name]) or _new(found, name)
+            own = _of(result, [name]) or _new(result, name)
             own.sweeps.append(each.content)
-    return found
+    return result
 
 
 def file_name(model: ModelRow) -> str:
@@ -85,17 +85,17 @@ def stem(path: str) -> str:
     return PurePath(path).name.removesuffix(".onnx")
 
 
-def _of(found: list[Family], names: list[str]) -> Family | None:
+def _of(families: list[Family], names: list[str]) -> Family | None:
     for name in names:
-        for family in found:
+        for family in families:
             if stem(name) in family.members:
                 return family
     return None
 
 
-def _new(found: list[Family], name: str) -> Family:
-    found.append(Family(name, members={stem(name)}))
-    return found[-1]
+def _new(families: list[Family], name: str) -> Family:
+    families.append(Family(name, members={stem(name)}))
+    return families[-1]
 
 
 def _size(run: Report) -> tuple[int, int]:

@@ -84,21 +84,21 @@ def distributions(bench: Bench) -> list[tuple[Chart, list[Row]]]:
 
 def ratios(rows: Sequence[Row]) -> Chart:
     """Latency compared with the first model's: one line per model and setting, 95 % intervals."""
-    compared = [(row, row.ratio) for row in reversed(rows) if row.ratio is not None]
-    ends = [1.0, *(end for _, ratio in compared for end in (ratio.low, ratio.high))]
+    pairs = [(row, row.ratio) for row in reversed(rows) if row.ratio is not None]
+    ends = [1.0, *(end for _, ratio in pairs for end in (ratio.low, ratio.high))]
     low, high = min(ends), max(ends)
     return Chart(
         "ratios",
         "Latency and its 95 % interval",
         "Below 1 is faster",
         Axis(
-            f"times that of {elide(compared[0][1].to, 36)}",
+            f"times that of {elide(pairs[0][1].to, 36)}",
             "ratio",
             low / 1.1,
             high * 1.1,
             log=True,
         ),
-        Axis("", "whole", -0.5, len(compared) - 0.5),
+        Axis("", "whole", -0.5, len(pairs) - 0.5),
         tuple(
             Mark(
                 ratio.verdict,
@@ -109,9 +109,9 @@ def ratios(rows: Sequence[Row]) -> Chart:
                 (ratio.low, ratio.high),
                 label=f"{write(ratio.value, 'ratio')}, {columns.verdict(ratio).value}",
             )
-            for k, (row, ratio) in enumerate(compared)
+            for k, (row, ratio) in enumerate(pairs)
         ),
-        names=tuple((row.model, setting(row)) for row, _ in compared),
+        names=tuple((row.model, setting(row)) for row, _ in pairs),
         at=1.0,
     )
 
@@ -153,7 +153,7 @@ def of_families(families: Iterable[Family]) -> Picture:
     if not charts:
         raise OnnxpruneError(
             "there are no two models whose cost and quality could be compared in a figure",
-            hint="give --calib to prune, so that it says how good the model is",
+            hint="give --calib to prune, so that the report holds the quality",
         )
     return beside(draw(each, titled=True) for each in charts)
 

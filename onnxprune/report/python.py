@@ -1,4 +1,4 @@
-"""What the methods of results draw: their page, their picture, and what a notebook shows.
+"""Draw the page and picture of a result, and its view in a notebook.
 
 Results belong to the rooms below this one, so their methods find these functions by name.
 """

@@ -66,14 +66,14 @@ class Part:
 
 
 def verdict(report: Report) -> tuple[str, Tone]:
-    """Whether every check is good, in words that need no colour; nothing where none was made."""
+    """Whether every check passed, in words that need no colour; nothing where none was made."""
     if report.command == "inspect":
         return "", ""
     if not report.checks:
         return "nothing to check", "soft"
     checks = plural(len(report.checks), "check")
-    if bad := sum(not check.ok for check in report.checks):
-        return f"{bad} of {checks} bad", "bad"
+    if failed := sum(not check.ok for check in report.checks):
+        return f"{failed} of {checks} failed", "bad"
     return f"verified, {checks}", "good"
 
 
@@ -111,7 +111,7 @@ def _outcome(report: Report) -> Iterable[Part]:
         yield Part("Result", columns.MEASURES.title, columns.MEASURES, report.measures)
     if report.outputs:
         inputs = plural(report.samples, "unseen input")
-        as_given = [replace(row, name=f"{row.name}, as given") for row in report.given]
+        as_given = [replace(row, name=f"{row.name}, as given") for row in report.as_given]
         rows = [*as_given, *report.outputs]
         yield Part("Result", f"{columns.OUTPUTS.title}, {inputs}", columns.OUTPUTS, rows)
     if report.checks:
@@ -139,30 +139,30 @@ def _structure(report: Report, links: Mapping[str, str]) -> Iterable[Part]:
             plural(len(groups), "group") if inspected else title,
             columns.groups(links) if inspected else columns.kept(reasons(report), links),
             groups,
-            about="" if inspected else "Bars are what is kept, in the order of the network.",
+            about="" if inspected else "Bars are the kept units, in the order of the network.",
             under=("params and MACs are those of one unit",) if inspected else (),
-            detail="" if inspected or report.output is None else f"what is kept of {cut}",
+            detail="" if inspected or report.output is None else f"kept units of {cut}",
             brief=None if inspected else lambda row: bool(row.kept < row.units),
             filtered="groups",
         )
     if report.blocks:
-        gone = sum(row.bypassed for row in report.blocks)
+        bypassed = sum(row.bypassed for row in report.blocks)
         blocks = plural(len(report.blocks), "block")
         yield Part(
             "Structure",
-            blocks if inspected else f"{gone} of {blocks} bypassed",
+            blocks if inspected else f"{bypassed} of {blocks} bypassed",
             columns.BLOCKS,
             report.blocks,
             detail="" if inspected or report.output is None else "blocks",
-            only=None if inspected or gone else "page",
+            only=None if inspected or bypassed else "page",
             brief=None if inspected else lambda row: bool(row.bypassed),
         )
-    if report.pinned:
+    if report.not_prunable:
         yield Part(
             "Structure",
             "Not prunable",
-            columns.PINNED,
-            report.pinned,
+            columns.NOT_PRUNABLE,
+            report.not_prunable,
             only=None if inspected else "page",
             brief=lambda row: bool(row.params),
         )
@@ -182,14 +182,14 @@ def _layers(report: Report) -> Iterable[Part]:
             detail=f"errors of {layers}",
             worst=lambda row: row.after or 0.0,
             most=_WORST,
-            which="largest error left",
+            which="largest remaining error",
         )
     if report.sparse:
         masked = sum(not row.reason for row in report.sparse)
         weights = plural(len(report.sparse), "weight")
         yield Part(
-            "Thinned weights",
-            f"{masked} of {weights} thinned",
+            "Sparse weights",
+            f"{masked} of {weights} made sparse",
             columns.SPARSE,
             [row for row in report.sparse if not row.reason],
             under=tuple(columns.counted([row.reason for row in report.sparse], "weight")),
@@ -222,7 +222,7 @@ def zeros(rows: Sequence[ZerosRow]) -> Part:
 
 
 def stored(rows: Sequence[StoredRow]) -> list[Part]:
-    """How many weights each form holds and what that saves; and what became of each weight."""
+    """The weights and savings of each form, and the form of each weight."""
     before, after = sum(row.dense for row in rows), sum(row.stored for row in rows)
     ratio = change(before, after, "bytes")
     title = f"Stored in {size(after)}, {size(before)} dense: {ratio}"
@@ -251,7 +251,7 @@ def of_bench(bench: Bench) -> list[Part]:
         for title, rows in by_setting(bench.rows).items()
     ]
     first = bench.models[0].name if len(bench.models) > 1 else ""
-    scored = {
+    task_rows = {
         (row.model, row.backend): row
         for row in bench.rows
         if row.score is not None and row.model != first
@@ -262,7 +262,7 @@ def of_bench(bench: Bench) -> list[Part]:
         for row in floor.outputs
     ]
     more: list[tuple[str, Table[Any], Sequence[Any]]] = [
-        (columns.SCORES.title, columns.SCORES, list(scored.values())),
+        (columns.SCORES.title, columns.SCORES, list(task_rows.values())),
         (
             "Outputs against the first model's, on the same backend",
             columns.OUTPUTS,
@@ -275,45 +275,45 @@ def of_bench(bench: Bench) -> list[Part]:
 
 
 def _compared(rows: Iterable[Row]) -> list[OutputRow]:
-    known: dict[tuple[str, str], list[OutputRow]] = {}
+    outputs: dict[tuple[str, str], list[OutputRow]] = {}
     for row in rows:
         where = f"{row.model} on {row.backend}"
-        named = [replace(each, name=f"{where}: {each.name}") for each in row.fidelity]
-        known.setdefault((row.model, row.backend), named)
-    return [each for named in known.values() for each in named]
+        named = [replace(each, name=f"{where}: {each.name}") for each in row.outputs]
+        outputs.setdefault((row.model, row.backend), named)
+    return [each for named in outputs.values() for each in named]
 
 
-def of_quantized(made: Quantized) -> list[Part]:
+def of_quantized(result: Quantized) -> list[Part]:
     """The parts of a quantized model: sizes and quality, outputs, checks, and every weight."""
-    from onnxprune.jobs.results.gather import fidelity_rows
+    from onnxprune.jobs.results.gather import comparison_rows
     from onnxprune.jobs.results.schema import CheckRow, Measure
 
-    weights, judged = made.weights, made.evaluation
+    weights, evaluation = result.weights, result.evaluation
     elements = max(sum(each.elements for each in weights), 1)
     zeros = sum(each.zeros * each.elements for each in weights) / elements
     after = sum(each.zeros_after * each.elements for each in weights) / elements
     rows = [
-        Measure("stored", *made.bytes, "bytes"),
+        Measure("stored", *result.bytes, "bytes"),
         Measure("zeros in weights", zeros, after, "fraction"),
     ]
-    if judged.metric:
-        unit = standing.metric_scale(judged.metric).unit
-        error = judged.metric_error
-        rows.append(Measure(judged.metric, judged.before, judged.after, unit, error))
+    if evaluation.metric:
+        unit = standing.metric_scale(evaluation.metric).unit
+        error = evaluation.metric_error
+        rows.append(Measure(evaluation.metric, evaluation.before, evaluation.after, unit, error))
     parts = [Part("", columns.MEASURES.title, columns.MEASURES, rows)]
-    if judged.outputs:
-        title = f"Outputs against the float model, {plural(judged.samples, 'unseen input')}"
-        parts.append(Part("", title, columns.OUTPUTS, fidelity_rows(judged)))
-    checks = [CheckRow(each.name, each.ok, each.value, each.limit) for each in made.checks]
-    table = columns.checks(standing.metric_scale(judged.measure))
+    if evaluation.outputs:
+        title = f"Outputs against the float model, {plural(evaluation.samples, 'unseen input')}"
+        parts.append(Part("", title, columns.OUTPUTS, comparison_rows(evaluation)))
+    checks = [CheckRow(each.name, each.ok, each.value, each.limit) for each in result.checks]
+    table = columns.checks(standing.metric_scale(evaluation.measure))
     parts.append(Part("", table.title, table, checks))
-    done = [each for each in weights if each.quantized]
-    title = f"{len(done)} of {plural(len(weights), 'weight')} in int8"
-    if patterned := sum(bool(each.pattern) for each in done):
+    int8 = [each for each in weights if each.quantized]
+    title = f"{len(int8)} of {plural(len(weights), 'weight')} in int8"
+    if patterned := sum(bool(each.pattern) for each in int8):
         title += f", {patterned} of them N:M"
-    if len(done) < len(weights):
-        share = percent(1 - sum(each.elements for each in done) / elements)
-        title += f"; {plural(len(weights) - len(done), 'weight')} stayed float, {share} of all"
+    if len(int8) < len(weights):
+        share = percent(1 - sum(each.elements for each in int8) / elements)
+        title += f"; {plural(len(weights) - len(int8), 'weight')} stayed float, {share} of all"
     parts.append(Part("", title, columns.QUANTIZED, weights, detail="every weight"))
     return parts
 
@@ -327,7 +327,7 @@ def machine(bench: Bench) -> str:
 
 
 def of_sweep(sweep: Sensitivity) -> list[Part]:
-    """What a sweep recommends, and what it could not measure."""
+    """The recommendations of a sweep, and the targets that it could not measure."""
     parts = []
     advice = sweep.recommended
     if advice is not None and advice.ratios and advice.measured is not None:
@@ -396,7 +396,7 @@ def most_sensitive(sweep: Sensitivity, most: int) -> tuple[Target, ...]:
 
 
 def reasons(report: Report) -> dict[str, str]:
-    """Why a group was left alone or is not exact, by group: its own reason, or what a note says."""
+    """Why a group stays whole or is not exact, by group: its own reason, or that of a note."""
     known = {row.name: row.reason for row in report.groups if row.reason}
     for note in report.notes:
         for row in report.groups:

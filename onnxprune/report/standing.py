@@ -68,19 +68,19 @@ def metric_scale(name: str, *, fraction: bool | None = None, higher: bool | None
 
 def agreement(rows: Iterable[OutputRow]) -> tuple[Scale, float] | None:
     """Of the output that says most: class scores if there are any, else the first comparable."""
-    known = [row for row in rows if row.cosine is not None and math.isfinite(row.cosine)]
-    scores = [row for row in known if row.top1 is not None]
+    comparable = [row for row in rows if row.cosine is not None and math.isfinite(row.cosine)]
+    scores = [row for row in comparable if row.top1 is not None]
     if scores and scores[0].top1 is not None:
         return TOP1, scores[0].top1
-    if known and known[0].cosine is not None:
-        return COSINE, known[0].cosine
+    if comparable and comparable[0].cosine is not None:
+        return COSINE, comparable[0].cosine
     return None
 
 
 def metric(run: Report) -> Measure | None:
     """The task metric of a run, if labels were given."""
-    found = [row for row in run.measures if row.name not in _SIZES and row.dense is not None]
-    return found[-1] if found else None
+    rows = [row for row in run.measures if row.name not in _SIZES and row.dense is not None]
+    return rows[-1] if rows else None
 
 
 def measure(run: Report, name: str) -> Measure | None:
@@ -90,10 +90,10 @@ def measure(run: Report, name: str) -> Measure | None:
 
 def of_run(run: Report) -> Standing | None:
     """How good the model of a run is: by its task metric, else by agreement with the original."""
-    known = metric(run)
-    if known is not None and known.dense is not None and known.pruned is not None:
-        scale = metric_scale(known.name, fraction=known.unit == "fraction")
-        return Standing(scale, known.dense, known.pruned, known.error)
+    row = metric(run)
+    if row is not None and row.dense is not None and row.pruned is not None:
+        scale = metric_scale(row.name, fraction=row.unit == "fraction")
+        return Standing(scale, row.dense, row.pruned, row.error)
     same = agreement(run.outputs)
     if same is None:
         return None
@@ -110,7 +110,7 @@ def of_row(row: Row) -> Standing | None:
     score = row.score
     if score is not None and score.before is not None and score.after is not None:
         return Standing(metric_scale(score.metric), score.before, score.after, score.error)
-    same = agreement(row.fidelity)
+    same = agreement(row.outputs)
     return None if same is None else Standing(same[0], 1.0, same[1])
 
 

@@ -183,7 +183,7 @@ def elide(text: str, most: int) -> str:
 
 
 def warmth(value: float | None, top: float) -> float:
-    """How warm a cell is, 0 to 1: the square root, so that small losses can be told apart."""
+    """How warm a cell is, 0 to 1: the square root, so that small losses differ visibly."""
     if value is None or not math.isfinite(value):
         return 0.0 if value is None else 1.0
     return math.sqrt(min(max(value, 0.0) / top, 1.0)) if top > 0 else 0.0
@@ -292,9 +292,9 @@ class Fitted:
             )
             return (width - sum(least)) // max(len(names), 1) - 2 * (len(names) > 1)
 
-        wanted = max((widths[k] for k in names), default=0)
+        widest = max((widths[k] for k in names), default=0)
         for k in [k for k in reversed(shown) if self.columns[k].spare]:
-            if names and room() < min(wanted, 2 * _NARROWEST):
+            if names and room() < min(widest, 2 * _NARROWEST):
                 shown.remove(k)
         most = max(room(), _NARROWEST)
         for k in names:

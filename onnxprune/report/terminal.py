@@ -1,4 +1,4 @@
-"""Results on a terminal: tables without lines, what came out first, details with ``-v``."""
+"""Results on a terminal: tables without lines, outcomes first, details with ``-v``."""
 
 from __future__ import annotations
 
@@ -33,22 +33,22 @@ _DIM, _HEAD = "dim", "bold"
 
 
 def show(report: Report, console: Console, *, verbose: bool = False) -> None:
-    """Print what a report has to say: what came out of it, and with ``verbose`` the details."""
-    shown = inspection if report.command == "inspect" else result
-    console.print(shown(report, verbose=verbose))
+    """Print a report: its outcomes, and with ``verbose`` the details."""
+    view = inspection if report.command == "inspect" else result
+    console.print(view(report, verbose=verbose))
 
 
 def inspection(report: Report, *, verbose: bool = False) -> RenderableType:
-    """What the model is, what can be removed, and what cannot and why."""
+    """The model, its prunable groups, and the reasons why other axes stay."""
     head: list[RenderableType] = [model(report)]
     if not report.groups:
         head.append(Text("No unit of this model can be removed."))
-    reach = Text.assemble(("Reachable: ", _HEAD), columns.reachable(report.reach))
+    reach = Text.assemble(("Reachable: ", _HEAD), columns.reachable(report.reachable))
     return listed(sections.of_run(report), report.notes, verbose=verbose, head=head, foot=[reach])
 
 
 def result(report: Report, *, verbose: bool = False) -> RenderableType:
-    """Whether it is right, what that costs and gains, and what is removed."""
+    """The verdict, sizes and quality, and the removals."""
     word, tone = sections.verdict(report)
     where = f" -> {report.output}" if report.output else ", nothing written"
     head = Text.assemble((word, f"bold {STYLES.get(tone, '')}"), f"  {report.model.name}{where}")
@@ -138,13 +138,13 @@ def storing(
     return listed(parts, notes, verbose=verbose, head=head)
 
 
-def quantized(made: Quantized, *, verbose: bool = False) -> RenderableType:
+def quantized(result: Quantized, *, verbose: bool = False) -> RenderableType:
     """What became of the size, the outputs, the checks and the weights."""
-    return listed(sections.of_quantized(made), made.notes, verbose=verbose)
+    return listed(sections.of_quantized(result), result.notes, verbose=verbose)
 
 
 def built(
-    made: Built,
+    result: Built,
     request: BuildOptions,
     engine: Path,
     same: Mapping[str, str],
@@ -152,32 +152,32 @@ def built(
     *,
     verbose: bool = False,
 ) -> RenderableType:
-    """An engine, what TensorRT said, and the commands that do the same.
+    """An engine, the messages of TensorRT, and equivalent commands.
 
     Args:
-        made: what was built.
-        request: what was asked for.
+        result: the engine and the messages of its build.
+        request: its options.
         engine: where it was written.
         same: commands by the name of their tool.
         notes: whole sentences.
         verbose: whether every layer is listed.
     """
     targets = ", ".join(f"{a}.{b}" for a, b in request.compute_capability)
-    head = f"{engine}  {size(len(made.plan))}, {made.runtime.title} {made.runtime.version}"
+    head = f"{engine}  {size(len(result.plan))}, {result.runtime.title} {result.runtime.version}"
     head += f", for {targets}" if targets else ""
-    warnings = [each for each in made.messages if "(Sparsity)" not in each]
+    warnings = [each for each in result.messages if "(Sparsity)" not in each]
     lines: list[RenderableType] = [
         Group(
-            Text(f"{head}, built in {columns.TIME.text(made.seconds)}"),
+            Text(f"{head}, built in {columns.TIME.text(result.seconds)}"),
             *(Text(each, "yellow") for each in warnings),
         )
     ]
     parts = []
-    if made.layers:
-        picked = sum(each.picked for each in made.layers)
-        eligible = plural(sum(bool(each.eligible) for each in made.layers), "layer")
+    if result.layers:
+        picked = sum(each.picked for each in result.layers)
+        eligible = plural(sum(bool(each.eligible) for each in result.layers), "layer")
         title = f"{eligible} eligible for sparse math, {picked} picked"
-        rows = [("picked" if each.picked else "", each.name) for each in made.layers]
+        rows = [("picked" if each.picked else "", each.name) for each in result.layers]
         parts = [Part("", title, columns.SPARSE_LAYERS, rows, detail="every eligible layer")]
     # Whole lines, however long: they are there to be copied.
     commands = [Text(f"  {line}", no_wrap=True, overflow="ignore") for line in same.values()]
@@ -219,16 +219,16 @@ def sweep(result: Sensitivity, *, verbose: bool = False) -> RenderableType:
 
 
 def advice(
-    known: Evidence, advised: tuple[Advice, ...], *, verbose: bool = False
+    evidence: Evidence, advised: tuple[Advice, ...], *, verbose: bool = False
 ) -> RenderableType:
-    """What to do, what to run next and why, and where time goes."""
-    sizes = known.sizes
+    """The advice, the next command and the reason, and the operators of a run."""
+    sizes = evidence.sizes
     head = (
-        f"{known.model}  {sections.sizes(sizes.params, sizes.bytes, sizes.macs)}; "
+        f"{evidence.model}  {sections.sizes(sizes.params, sizes.bytes, sizes.macs)}; "
         f"{percent(sizes.reachable)} of the parameters can be removed"
     )
     parts: list[RenderableType] = [Text(head)]
-    under = _under("latency and weights: what remains at best")
+    under = _under("latency and weights: the share that remains at best")
     parts.append(titled("Advice", Group(draw(columns.ADVICE, advised), *under)))
     commands = dict.fromkeys(each.command for each in advised if each.command)
     if commands:
@@ -238,14 +238,14 @@ def advice(
     if facts:
         lines = [Text.assemble(f"{fact.says} ", (f"({fact.source})", _DIM)) for fact in facts]
         parts.append(titled("Because", Group(*lines)))
-    parts += [_spent(each, verbose=verbose) for each in known.spent]
+    parts += [_spent(each, verbose=verbose) for each in evidence.spent]
     parts += [
         Text.assemble((backend, _HEAD), "  not measured: ", reason)
-        for backend, reason in known.unmeasured
+        for backend, reason in evidence.unmeasured
     ]
     busy = "the machine was busy: shares of a run are rough, look again when it is not"
-    parts += noted([busy] if known.busy else [])
-    if known.spent and not verbose:
+    parts += noted([busy] if evidence.busy else [])
+    if evidence.spent and not verbose:
         parts.append(Text("-v shows the operators that a run is spent in", _DIM))
     return spaced(parts)
 
@@ -255,7 +255,7 @@ def eligible(layers: Sequence[Layer], tensorrt: Mapping[str, str] | None = None)
 
     Args:
         layers: what the rule says.
-        tensorrt: what TensorRT said, by node, where it was asked.
+        tensorrt: the words of TensorRT by node; None without a log.
     """
     if not layers:
         return Text("No layer multiplies with a stored weight.")

@@ -1,1 +1,1 @@
-"""What is left of a network trained as a whole by gradients, without a training framework."""
+"""Train the remaining weights as a whole by gradients, without a training framework."""

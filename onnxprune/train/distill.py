@@ -1,16 +1,16 @@
-"""What is left of a network, trained as a whole to answer as the dense one does, without labels.
+"""Train the remaining weights as a whole to reproduce the dense outputs, without labels.
 
 Refitting layer by layer makes every layer right for the average of its inputs, but cannot know
-which of their errors matter in the end. Here all weights that are left follow the gradient of the
+which of their errors matter in the end. Here all remaining weights follow the gradient of the
 divergence between the outputs of both models (Hinton et al., arXiv 1503.02531), for a few dozen
 steps of Adam (Kingma and Ba, arXiv 1412.6980) that start from the refitted layers. Data are few, so
-the inputs are variants of those given (``gradient.variants``), and inputs that nothing is trained
-on say which of the weights met on the way are best, and whether they are worth it.
+the inputs are variants of the calibration inputs (``train.variants``), and held-out inputs decide
+which weights of all steps are best, and whether they are better than the first.
 
-On a language model of 260,000 weights and 34 calibration texts of 256 tokens, half of the weights
-gone, that lowered the loss on other texts from 2.71 to 2.31 nats (dense 1.75), with 2:4 from 3.22
-to 2.55; without variants to 2.54 only. Where layers refitted one by one already answer as the dense
-model does, as in a ResNet-20 with 30 % of its weights left, nothing is gained and nothing changed.
+On a language model of 260,000 weights and 34 calibration texts of 256 tokens, without half of the
+weights, training lowered the loss on other texts from 2.71 to 2.31 nats (dense 1.75), with 2:4 from
+3.22 to 2.55; without variants to 2.54 only. Where layers refitted one by one already answer as the
+dense model does, as in a ResNet-20 with 30 % of its weights, nothing is gained and nothing changed.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ Array = npt.NDArray[Any]
 Progress = Callable[[str], None]
 
 _ROUNDING = 1e-9
-"""Losses up to this share of what they are of are rounding."""
+"""Losses up to this share of their scale are rounding."""
 _LOOKS = 10
-"""How often held-out inputs are asked."""
+"""How often held-out inputs are evaluated."""
 _EARLY = (4, 8, 12)
-"""Steps after which they are asked as well: steps that are far too long are seen to be at once, and
-what they spoil takes long to mend."""
+"""Steps after which they are evaluated too: far too long steps show at once, and the damage takes
+long to mend."""
 _JUDGES = 256
 """How many of them, at most."""
 _PATIENCE = 0.4
@@ -63,10 +63,10 @@ class Settings:
         rate: the length of a step, as a share of the root mean square of each tensor.
         batches: at least so many, if there are as many samples.
         most: samples in a batch; fewer where ``work`` would not do.
-        held: every ``held``-th sample is put aside to judge by.
+        holdout_every: one of so many samples is put aside to judge by.
         work: multiply-adds of linear layers in all.
         seed: of the variants and of the order.
-        provider: what runs the models.
+        provider: execution provider of the models.
         threads: within an operator.
     """
 
@@ -74,7 +74,7 @@ class Settings:
     rate: float = 0.02
     batches: int = 8
     most: int = 32
-    held: int = 6
+    holdout_every: int = 6
     work: float = 2e12
     seed: int = 0
     provider: str = "cpu"
@@ -86,8 +86,8 @@ class Distilled:
     """What came of it.
 
     Attributes:
-        model: the trained one, or the one given where nothing was gained.
-        steps: taken to the best weights met; 0 if those are the ones given.
+        model: the trained one, or the student where nothing was gained.
+        steps: taken to the best weights met; 0 if those are the initial ones.
         before: loss on held-out inputs, over the one before: 1 if there was any.
         after: the same of ``model``.
         reason: why nothing was tried; empty if it was.
@@ -108,97 +108,105 @@ def distil(
     settings: Settings | None = None,
     progress: Progress = lambda _: None,
 ) -> Distilled:
-    """Train what is left of a network.
+    """Train the remaining weights of a network.
 
     Args:
-        dense: what it is to agree with.
-        student: it is left as it is; its inputs and outputs are those of ``dense``. Outputs that
+        dense: the teacher.
+        student: not changed; its inputs and outputs are those of ``dense``. Outputs that
             are put together are compared in parts, where both models have the same.
         keep: stored weights that may change -> where.
         batches: unlabelled feeds.
         settings: see there.
-        progress: told what is being done.
+        progress: called with a line of text at each stage.
     """
-    how = settings or Settings()
+    settings = settings or Settings()
     inputs = inputs_of(student)
-    samples, held = hold_out(batches, inputs, how.held)
-    if not samples or not held:
-        return Distilled(student, reason="too few samples to put any aside")
+    samples, holdout = hold_out(batches, inputs, settings.holdout_every)
+    if not samples or not holdout:
+        return Distilled(student, reason="too few samples to hold any out")
     ends = models.part_names(models.shared_parts(dense, student))
-    teacher = open_session(dense, provider=how.provider, threads=how.threads, outputs=ends)
-    judged = collate(held[:_JUDGES], inputs, how.most)
-    answers = [teacher.run(feeds, ends) for feeds in judged]
+    teacher = open_session(
+        dense, provider=settings.provider, threads=settings.threads, outputs=ends
+    )
+    evaluation = collate(holdout[:_JUDGES], inputs, settings.most)
+    answers = [teacher.run(feeds, ends) for feeds in evaluation]
     losses = losses_of(dense, answers[0])
     if not losses:
         return Distilled(student, reason="no output is made of 32-bit floating-point numbers")
     largest = max(samples, key=lambda feeds: sum(a.size for a in feeds.values()))
     try:
         pair = largest if inputs.count(largest) > 1 else collate([largest] * 2, inputs, 2)[0]
-        pupil = Student(student, list(keep), losses, pair, how.provider, how.threads)
+        student_model = Student(
+            student, list(keep), losses, pair, settings.provider, settings.threads
+        )
     except OnnxpruneError as error:
         return Distilled(student, reason=error.message)
-    each = pupil.work / inputs.count(pair) * inputs.count(largest)
-    size = int(min(how.most, len(samples) // how.batches, how.work / (each * how.steps)))
+    each = student_model.work / inputs.count(pair) * inputs.count(largest)
+    size = int(
+        min(
+            settings.most, len(samples) // settings.batches, settings.work / (each * settings.steps)
+        )
+    )
     train = collate(samples, inputs, max(size, 1))
-    steps = min(how.steps, int(how.work / (each * max(size, 1))))
+    steps = min(settings.steps, int(settings.work / (each * max(size, 1))))
     if steps < _LOOKS:
         return Distilled(student, reason="it is too large for that")
-    judge = _Judge(pupil, judged, answers)
+    judge = _Judge(student_model, evaluation, answers)
     if not judge.start:
         return Distilled(student, reason="its outputs are those of the dense model")
-    descent = Descent(pupil, keep, judge.share, how.rate, steps)
-    lessons = _lessons(train, teacher, ends, how, steps)
+    descent = Descent(student_model, keep, judge.share, settings.rate, steps)
+    pairs = _batches(train, teacher, ends, settings, steps)
     try:
-        best, weights, at = _train(descent, judge, lessons, steps, progress)
+        best, weights, at = _train(descent, judge, pairs, steps, progress)
     except OnnxpruneError as error:
         return Distilled(student, reason=f"its gradient does not run: {error.message}")
-    answered = sum(
+    answer_count = sum(
         a.size // max(a.shape[-1], 1)
         for a in (next(iter(one.values())) for one in answers)
         if a.ndim
     )
-    if best > min(_WORTH, 1 - 1 / max(answered, 1) ** 0.5):
+    if best > min(_WORTH, 1 - 1 / max(answer_count, 1) ** 0.5):
         return Distilled(student)
-    return Distilled(pupil.with_weights(weights), at, 1.0, best)
+    return Distilled(student_model.with_weights(weights), at, 1.0, best)
 
 
 def _train(
     descent: Descent,
     judge: _Judge,
-    lessons: Iterator[tuple[Feeds, Mapping[str, Array]]],
+    pairs: Iterator[tuple[Feeds, Mapping[str, Array]]],
     steps: int,
     progress: Progress,
 ) -> tuple[float, Mapping[str, Array], int]:
-    """The lowest loss met on held-out inputs, with which weights, and after how many steps."""
+    """The lowest loss on held-out inputs, its weights, and its step."""
     best, weights, at = 1.0, dict(descent.weights), 0
-    for step, (feeds, wanted) in enumerate(lessons, start=1):
+    for step, (feeds, targets) in enumerate(pairs, start=1):
         progress(f"training step {step} of {steps}")
-        descent.step(feeds, wanted)
+        descent.step(feeds, targets)
         if step % (steps // _LOOKS) and step not in {steps, *_EARLY}:
             continue
-        found = judge(descent.weights)
-        if found < best:
-            best, weights, at = found, dict(descent.weights), step
+        loss = judge(descent.weights)
+        if loss < best:
+            best, weights, at = loss, dict(descent.weights), step
         elif not at and descent.restarted and step > _PATIENCE * steps:
             break
-        elif not found <= (_BACK if at else _ASTRAY) * best:
+        elif not loss <= (_BACK if at else _ASTRAY) * best:
             descent.restart(weights)
     return best, weights, at
 
 
 class _Judge:
-    """The loss on held-out inputs, over what it is before training.
+    """The loss on held-out inputs, divided by that before training.
 
     Outputs count alike, however far off each is.
     """
 
     def __init__(
-        self, pupil: Student, held: Sequence[Feeds], answers: Sequence[Mapping[str, Array]]
+        self, student: Student, holdout: Sequence[Feeds], answers: Sequence[Mapping[str, Array]]
     ) -> None:
-        self._pupil, self._held, self._answers = pupil, held, answers
+        self._student, self._holdout, self._answers = student, holdout, answers
         self.start = {
             name: x
-            for name, x in self._losses(pupil.weights).items()
+            for name, x in self._losses(student.weights).items()
             if x > _ROUNDING * self._size(name)
         }
         self.share = {name: 1 / (x * len(self.start)) for name, x in self.start.items()}
@@ -207,31 +215,31 @@ class _Judge:
         return sum(x * self.share.get(name, 0.0) for name, x in self._losses(weights).items())
 
     def _size(self, name: str) -> float:
-        """What a loss is small beside: the square of what is wanted, or one nat."""
-        kind = next(loss.kind for loss in self._pupil.losses if loss.output == name)
+        """The scale of a loss: the square of the target, or one nat."""
+        kind = next(loss.kind for loss in self._student.losses if loss.output == name)
         if kind == "kl":
             return 1.0
         rows = [np.square(each[name], dtype=np.float64).sum(axis=-1) for each in self._answers]
         return float(np.mean([row.mean() for row in rows]))
 
     def _losses(self, weights: Mapping[str, Array]) -> dict[str, float]:
-        sums = {loss.output: 0.0 for loss in self._pupil.losses}
+        sums = {loss.output: 0.0 for loss in self._student.losses}
         counts = dict.fromkeys(sums, 0.0)
-        for feeds, wanted in zip(self._held, self._answers, strict=True):
-            given = self._pupil.run(feeds, weights)
-            for loss in self._pupil.losses:
+        for feeds, targets in zip(self._holdout, self._answers, strict=True):
+            outputs = self._student.run(feeds, weights)
+            for loss in self._student.losses:
                 name = loss.output
-                rows = visible(wanted[name], feeds)
-                sums[name] += distance(loss, wanted[name], given[name], rows)
+                rows = visible(targets[name], feeds)
+                sums[name] += distance(loss, targets[name], outputs[name], rows)
                 counts[name] += float(rows.sum())
         return {name: x / max(counts[name], 1) for name, x in sums.items()}
 
 
-def _lessons(
-    train: Sequence[Feeds], teacher: Session, ends: Sequence[str], how: Settings, count: int
+def _batches(
+    train: Sequence[Feeds], teacher: Session, ends: Sequence[str], settings: Settings, count: int
 ) -> Iterator[tuple[Feeds, Mapping[str, Array]]]:
-    """Variants of batches, and what the dense model says to them."""
-    rng = np.random.default_rng(how.seed)
+    """Variants of batches, and the outputs of the dense model."""
+    rng = np.random.default_rng(settings.seed)
     variants = Variants(train)
     order: list[int] = []
     for _ in range(count):

@@ -28,11 +28,11 @@ class Descent:
     along their mean, which steps of equal size would follow far too quickly.
 
     Args:
-        pupil: what is trained.
+        student: the model to train.
         keep: stored weight -> which of its entries may change.
-        share: what one unit of the loss of each output counts.
+        share: weight of the loss of each output.
         rate: the length of a step, as a share of the root mean square of each tensor.
-        steps: how many there will be.
+        steps: their number.
 
     Attributes:
         weights: as they are now; arrays are replaced, never changed.
@@ -40,23 +40,25 @@ class Descent:
 
     def __init__(
         self,
-        pupil: Student,
+        student: Student,
         keep: Mapping[str, npt.NDArray[np.bool_]],
         share: Mapping[str, float],
         rate: float,
         steps: int,
     ) -> None:
-        self._pupil, self._keep, self._share, self._rate = pupil, keep, share, rate
+        self._student, self._keep, self._share, self._rate = student, keep, share, rate
         self._steps, self._step, self._care = steps, 0, 1.0
-        self.weights: dict[str, Array] = dict(pupil.weights)
-        self._size = {name: self._rms(name) for name in pupil.trained}
-        self._centred = [x for x in pupil.layers if x.bias is not None and x.bias in pupil.biases]
+        self.weights: dict[str, Array] = dict(student.weights)
+        self._size = {name: self._rms(name) for name in student.trained}
+        self._centred = [
+            x for x in student.layers if x.bias is not None and x.bias in student.biases
+        ]
         self._centre: dict[str, Array] = {}
         self._forget()
 
     def _forget(self) -> None:
-        self._first = {name: np.zeros_like(self.weights[name]) for name in self._pupil.trained}
-        self._second = {name: np.zeros_like(self.weights[name]) for name in self._pupil.trained}
+        self._first = {name: np.zeros_like(self.weights[name]) for name in self._student.trained}
+        self._second = {name: np.zeros_like(self.weights[name]) for name in self._student.trained}
         self._since = 0
 
     @property
@@ -70,19 +72,21 @@ class Descent:
         self._care *= _CAREFUL
         self._forget()
 
-    def step(self, feeds: Feeds, wanted: Mapping[str, Array]) -> None:
+    def step(self, feeds: Feeds, targets: Mapping[str, Array]) -> None:
         """One step; steps grow at first and shrink as a cosine."""
         self._step, self._since = self._step + 1, self._since + 1
-        found = self._pupil.gradients(self._pupil.inputs(feeds, wanted, self._share, self.weights))
+        gradients = self._student.gradients(
+            self._student.inputs(feeds, targets, self._share, self.weights)
+        )
         if not self._centre:
-            means = self._pupil.means(feeds)
+            means = self._student.means(feeds)
             self._centre = {x.node: means[x.node] for x in self._centred}
         for layer in self._centred:
-            along = found[str(layer.bias)].reshape(layer.groups, 1, -1)
-            found[layer.weight] -= layer.stored(self._centre[layer.node] * along)
+            along = gradients[str(layer.bias)].reshape(layer.groups, 1, -1)
+            gradients[layer.weight] -= layer.stored(self._centre[layer.node] * along)
         rate = self._rate * self._care * min(self._since / _WARM, 1.0)
         rate *= 0.5 * (1 + np.cos(np.pi * self._step / self._steps))
-        moves = {name: np.float32(rate) * self._move(name, g) for name, g in found.items()}
+        moves = {name: np.float32(rate) * self._move(name, g) for name, g in gradients.items()}
         for layer in self._centred:
             moved = layer.matrix(moves[layer.weight])
             shift = (self._centre[layer.node] * moved).sum(axis=1).reshape(-1)

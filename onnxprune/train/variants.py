@@ -1,6 +1,6 @@
-"""Inputs like those given, but not the same: what a network is asked when data are few.
+"""Variants of calibration inputs, for training when data are few.
 
-The dense model says what is wanted of any input, so inputs need not be real. Tokens are cut out of
+The dense model gives the target for any input, so inputs need not be real. Tokens are cut out of
 one sample and put into another, and some are exchanged for others that occur; pictures and other
 real numbers are averaged with those of another sample (Zhang et al., "mixup", arXiv 1710.09412).
 """
@@ -42,38 +42,38 @@ class Variants:
 
     def __call__(self, feeds: Feeds, rng: np.random.Generator) -> dict[str, Array]:
         """A variant of one batch; the samples of all its inputs stay together."""
-        made = dict(feeds)
+        variant = dict(feeds)
         sizes = {len(array) for array in feeds.values() if array.ndim}
         if len(sizes) != 1:  # samples are not told apart by the first axis
-            return made
+            return variant
         other = rng.permutation(sizes.pop())
         mixed = rng.random(len(other)) < self._spliced
         if self._known:
-            self._splice(made, other, mixed, rng)
+            self._splice(variant, other, mixed, rng)
             for name, pool in self._known.items():
-                tokens = made[name]
+                tokens = variant[name]
                 share = rng.random((len(tokens), 1)) * self._exchanged
-                gone = rng.random(tokens.shape) < share
-                made[name] = np.where(gone, rng.choice(pool, tokens.shape), tokens)
-            return made
+                replaced = rng.random(tokens.shape) < share
+                variant[name] = np.where(replaced, rng.choice(pool, tokens.shape), tokens)
+            return variant
         share = np.where(mixed, rng.random(len(other)), 1.0)
         for name, array in feeds.items():
             if array.dtype.kind == "f" and array.ndim:
                 part = share.reshape((-1,) + (1,) * (array.ndim - 1)).astype(array.dtype)
-                made[name] = part * array + (1 - part) * array[other]
-        return made
+                variant[name] = part * array + (1 - part) * array[other]
+        return variant
 
     def _splice(
-        self, made: dict[str, Array], other: Array, mixed: Array, rng: np.random.Generator
+        self, variant: dict[str, Array], other: Array, mixed: Array, rng: np.random.Generator
     ) -> None:
         """Put a stretch of another sample into each that is mixed, in all inputs of tokens."""
-        shape = made[next(iter(self._known))].shape
+        shape = variant[next(iter(self._known))].shape
         ends = np.sort(rng.integers(0, shape[1] + 1, (2, shape[0])), axis=0)[..., None]
         places = np.arange(shape[1])
-        taken = (places >= ends[0]) & (places < ends[1]) & mixed[:, None]
-        for name, array in made.items():
+        stretch = (places >= ends[0]) & (places < ends[1]) & mixed[:, None]
+        for name, array in variant.items():
             if array.shape == shape:
-                made[name] = np.where(taken, array[other], array)
+                variant[name] = np.where(stretch, array[other], array)
 
 
 def _varies(arrays: Sequence[Array]) -> bool:

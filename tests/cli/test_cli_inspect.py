@@ -53,7 +53,7 @@ def test_the_report_is_what_the_analysis_found(cli: Cli, name: str) -> None:
 @pytest.mark.parametrize("relative", SHARED_MODELS)
 def test_reach_agrees_with_the_algebra(cli: Cli, shared: Path, relative: str) -> None:
     path = shared / relative
-    reach = inspected(cli, path)["reach"]
+    reach = inspected(cli, path)["reachable"]
     analysis = analyse(models.load(path))
     assert reach["params"] == analysis.params
     assert (reach["exact"] + reach["inexact"]) / reach["params"] == pytest.approx(
@@ -64,12 +64,12 @@ def test_reach_agrees_with_the_algebra(cli: Cli, shared: Path, relative: str) ->
 
 def test_what_stays_is_counted_with_its_reason(cli: Cli) -> None:
     report = inspected(cli, zoo.get("digits_mlp").model)
-    rows = {row["reason"]: row for row in report["pinned"]}
+    rows = {row["reason"]: row for row in report["not_prunable"]}
     (output,) = [row for reason, row in rows.items() if "graph output" in reason]
     assert output["example"] == "logits"
     # Only the biases of the classes stay when every hidden unit that can go is gone.
     assert output["params"] == 10
-    assert report["reach"]["params"] - report["reach"]["exact"] == 10
+    assert report["reachable"]["params"] - report["reachable"]["exact"] == 10
 
 
 @pytest.mark.parametrize("name", ["digits_rescnn", "chars_decoder"])

@@ -54,7 +54,7 @@ def test_details_of_what_is_written_are_shown_with_v(cli: Cli, tmp_path: Path) -
     short, whole = cli(*flags).out, cli(*flags, "-v").out
     assert short.startswith("verified, ")
     assert "body.0:channel" not in short
-    assert "-v shows what is kept of " in short
+    assert "-v shows kept units of " in short
     assert "body.0:channel" in whole
     assert set(short.splitlines()[:8]) <= set(whole.splitlines()), "the outcome is the same"
 
@@ -181,7 +181,7 @@ def test_a_failed_run_leaves_an_existing_output_alone(cli: Cli, tmp_path: Path) 
     assert out.read_bytes() == b"precious"
 
 
-def test_made_up_inputs_prove_the_cut_and_judge_nothing(cli: Cli) -> None:
+def test_synthetic_inputs_check_the_cut_and_judge_nothing(cli: Cli) -> None:
     report = report_of(cli("prune", ENTRY.model, "--ratio", "0.2", "--json"))
     assert {row["name"] for row in report["measures"]} == {"MACs", "parameters", "weights"}
     assert report["outputs"] == []

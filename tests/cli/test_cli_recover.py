@@ -75,7 +75,7 @@ def test_a_cut_model_gets_better_and_keeps_its_graph(
     report = report_of(cli("recover", entry.model, pruned, "-o", out, *given))
     assert pruned.read_bytes() == before
     assert (report["command"], report["output"]) == ("recover", str(out))
-    (now,), (then,) = report["outputs"], report["given"]
+    (now,), (then,) = report["outputs"], report["as_given"]
     assert now["relative_error"] < 0.9 * then["relative_error"]
     assert score(entry, out) > score(entry, pruned)
     shapes = [{name: w.shape for name, w in weights(p).items()} for p in (pruned, out)]
@@ -109,7 +109,7 @@ def test_every_zero_stays_and_the_rest_is_refitted(cli: Cli, tmp_path: Path, pat
     pruned = zeroed(MLP, tmp_path / "p.onnx", keep[pattern])
     out = tmp_path / "o.onnx"
     report = report_of(cli("recover", MLP.model, pruned, "-o", out, *data(MLP), "--json"))
-    assert report["outputs"][0]["relative_error"] < report["given"][0]["relative_error"]
+    assert report["outputs"][0]["relative_error"] < report["as_given"][0]["relative_error"]
     assert {row["method"] for row in report["sparse"] if not row["reason"]} == {"given"}
     was, now = weights(pruned), weights(out)
     changed = 0
@@ -128,7 +128,7 @@ def test_masks_in_a_cut_model_stay_too(cli: Cli, tmp_path: Path) -> None:
     made.save(pruned)
     out = tmp_path / "o.onnx"
     report = report_of(cli("recover", MLP.model, pruned, "-o", out, *data(MLP), "--json"))
-    assert report["outputs"][0]["relative_error"] < report["given"][0]["relative_error"]
+    assert report["outputs"][0]["relative_error"] < report["as_given"][0]["relative_error"]
     was, now = weights(pruned), weights(out)
     assert all((now[name][array == 0] == 0).all() for name, array in was.items() if array.ndim > 1)
     assert any(row["kept"] < row["units"] for row in report["groups"])
@@ -152,7 +152,7 @@ def test_a_worse_result_is_not_written(tmp_path: Path) -> None:
     session = onnxruntime.InferenceSession(pruned, providers=["CPUExecutionProvider"])
     labels = session.run(None, noise)[0].argmax(-1)  # as given it is always right
     made = onnxprune.recover(MLP.model, pruned, calib=noise, labels=labels)
-    assert made.given.after == 1.0
+    assert made.as_given.after == 1.0
     if made.better:
         pytest.fail("the refit agrees with the pruned model on every input")
     assert made.evaluation.after == 1.0
@@ -220,7 +220,7 @@ def test_only_biases_move_when_asked(cli: Cli, tmp_path: Path) -> None:
     pruned, out = cut_by_size(MLP, tmp_path / "p.onnx"), tmp_path / "o.onnx"
     flags = (*data(MLP), "--recover", "bias", "-o", out, "--json")
     report = report_of(cli("recover", MLP.model, pruned, *flags))
-    assert report["outputs"][0]["relative_error"] < report["given"][0]["relative_error"]
+    assert report["outputs"][0]["relative_error"] < report["as_given"][0]["relative_error"]
     was, now = weights(pruned), weights(out)
     moved = {now[name].ndim for name in was if not np.array_equal(was[name], now[name])}
     assert moved == {1}
@@ -264,7 +264,7 @@ def test_a_bias_that_somebody_added_is_kept(tmp_path: Path) -> None:
     node.input.append(bias)
     made = onnxprune.recover(dense, pruned, calib=str(MLP.calibration), calib_samples=64)
     assert made.ok
-    assert made.evaluation.main.relative_error < 0.5 * made.given.main.relative_error
+    assert made.evaluation.main.relative_error < 0.5 * made.as_given.main.relative_error
 
 
 def test_weights_that_have_changed_are_said_to_have(tmp_path: Path) -> None:
@@ -278,4 +278,4 @@ def test_weights_that_have_changed_are_said_to_have(tmp_path: Path) -> None:
             tensor.CopyFrom(numpy_helper.from_array(changed, tensor.name))
     made = onnxprune.recover(MLP.model, model, calib=str(MLP.calibration), calib_samples=128)
     assert any("correlation" in note for note in made.notes)
-    assert made.evaluation.main.relative_error < made.given.main.relative_error
+    assert made.evaluation.main.relative_error < made.as_given.main.relative_error

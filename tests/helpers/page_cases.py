@@ -93,7 +93,7 @@ def _row(backend: str, names: tuple[str, ...], k: int) -> benches.Row:
         idle_rss_bytes=None,
         latency=benches.Latency(p50, p50 * 1.08, p50 * 1.1, p50, 400, quantiles, stable=True),
         ratio=benches.Ratio(names[0], part, part * 0.98, part * 1.02, "faster") if k else None,
-        fidelity=run().outputs if k else (),
+        outputs=run().outputs if k else (),
         score=benches.Score("accuracy", 0.97, 0.97 - 0.01 * k),
     )
 

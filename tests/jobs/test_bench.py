@@ -114,7 +114,7 @@ def test_outputs_and_scores_are_those_of_the_models(made: Bench, small: Path) ->
     feeds, _ = zoo.evaluation(ENTRY)
     dense, cut_ = (open_session(path) for path in (ENTRY.model, small))
     want = compare(dense.run(feeds), cut_.run(feeds))["logits"]
-    (found,) = made.rows[1].fidelity
+    (found,) = made.rows[1].outputs
     assert found.relative_error == pytest.approx(want.relative_error, rel=1e-4)
     assert found.top1 == pytest.approx(want.top1)
     score = made.rows[1].score
@@ -131,7 +131,7 @@ def test_outputs_and_scores_are_those_of_the_models(made: Bench, small: Path) ->
 
 def test_the_json_is_versioned_and_plain(made: Bench) -> None:
     told = json.loads(json.dumps(to_json(made), allow_nan=False))
-    assert (told["schema"], told["version"]) == ("onnxprune.bench", 1)
+    assert (told["schema"], told["version"]) == ("onnxprune.bench", 2)
     fields = {"environment", "protocol", "models", "rows", "noise_floor", "declined", "notes"}
     assert fields <= set(told)
     assert {"cpu", "cores", "memory_bytes", "os", "versions", "affinity", "load_average",
@@ -209,7 +209,7 @@ def test_what_cannot_be_compared_or_scored_is_said_beside_the_timing(tmp_path: P
         protocol=Settings(processes=1, rounds=1, slice_s=0.001, warm_s=0.1),
     )
     assert [row.latency.runs > 0 for row in made.rows] == [True, True]
-    (row,) = made.rows[1].fidelity
+    (row,) = made.rows[1].outputs
     assert "differ in name" in row.reason
     assert {each.model for each in made.declined} == {ENTRY.model.name, "other.onnx"}
     assert all("only 10 classes" in each.reason for each in made.declined)
@@ -261,12 +261,12 @@ def test_wrong_flags_are_refused_before_anything_runs(
     assert said in done.err
 
 
-def test_the_command_prints_a_verdict_and_that_inputs_were_made_up(cli: Cli, small: Path) -> None:
+def test_the_command_prints_a_verdict_and_that_inputs_were_synthetic(cli: Cli, small: Path) -> None:
     done = cli("bench", ENTRY.model, small, "--processes", "1", "--rounds", "1", "--threads", "1",
                "--calib-samples", "8")  # fmt: skip
     assert done.code == 0, done.err
     assert "no speed-up" in done.out, "one round of one process proves nothing"
-    assert "inputs were made up" in done.out
+    assert "inputs were synthetic" in done.out
     assert "Noise floor" in done.out
 
 

@@ -123,6 +123,6 @@ def test_steps_need_something_to_measure_and_to_remove(wrong: dict[str, object])
         Options(steps=2, **wrong)  # type: ignore[arg-type]
 
 
-def test_made_up_inputs_are_not_refitted_to() -> None:
-    with pytest.raises(OnnxpruneError, match="made-up"):
+def test_synthetic_inputs_are_not_refitted_to() -> None:
+    with pytest.raises(OnnxpruneError, match="synthetic"):
         prune(zoo.get("digits_mlp").model, target="macs=50%", steps=2, calib="random")

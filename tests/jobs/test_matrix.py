@@ -118,7 +118,7 @@ def assert_removed(made: Result, share: float, kinds: tuple[str, ...] = ()) -> N
     free = [g for g in free if not any(note.startswith(f"{g.name}: ") for note in made.notes)]
     removed = sum(len(made.plan.removed.get(g.name, ())) for g in free)
     units = sum(map(len, free))
-    rounded = any("of the units went where" in note for note in made.notes)
+    rounded = any("of the units were removed instead of" in note for note in made.notes)
     assert rounded or abs(removed - share * units) <= max(len(free), NEAR * units)
 
 
@@ -178,7 +178,7 @@ def _own_cut(case: Case) -> None:
     shapes = [{n: a.shape for n, a in tensors(m).items()} for m in (models.load(given), made.model)]
     assert shapes[0].items() <= shapes[1].items()
     assert all(len(shapes[1][name]) == 1 for name in shapes[1].keys() - shapes[0])  # new biases
-    errors = [judged.main.relative_error for judged in (made.given, made.evaluation)]
+    errors = [judged.main.relative_error for judged in (made.as_given, made.evaluation)]
     assert errors[0] is None or (errors[1] is not None and errors[1] <= errors[0])
     assert_runs(case, made.save(case.folder / "made.onnx"))
 

@@ -72,8 +72,8 @@ def test_zeros_and_two_of_four_survive_for_every_purpose(purpose: Any) -> None:
     made = quantize(thinned(CNN.model), QuantizeOptions(backend=purpose), data(CNN))
     assert made.ok
     assert [c.name for c in made.checks] == [
-        "zeros of weights that are zeros no more",
-        "weights whose N:M pattern is gone",
+        "zeros that are no longer zero",
+        "weights that lost their N:M pattern",
     ]
     assert all(each.quantized and not each.lost for each in made.weights)
     patterned = [each for each in made.weights if each.pattern == "2:4"]
@@ -372,7 +372,7 @@ def test_pruning_two_of_four_and_int8_are_one_command(tmp_path: Path, cli: Cli) 
     names = [check["name"] for check in told["checks"]]
     assert "pruned = masked (logits)" in names
     assert "weights in a group of 4" in names
-    assert "weights whose N:M pattern is gone" in names
+    assert "weights that lost their N:M pattern" in names
     assert told["bytes"]["after"] < 0.25 * told["bytes"]["before"], "less than int8 alone"
     assert told["metric"]["before"] > 0.9
     states = {each.weight: each.state for each in layers(models.load(tmp_path / "q.onnx"))}

@@ -57,8 +57,8 @@ def test_recovering_an_own_cut_is_as_good_as_pruning_with_recovery(
     )
     assert elsewhere.better
     assert elsewhere.plan.removed == cut.plan.removed
-    assert elsewhere.given is not None
-    assert error(own) < (elsewhere.given.main.relative_error or 0.0)
+    assert elsewhere.as_given is not None
+    assert error(own) < (elsewhere.as_given.main.relative_error or 0.0)
     assert error(elsewhere) == pytest.approx(error(own), rel=1e-3)
     methods = [{o.layer: o.method for o in r.outcomes["refit"]} for r in (own, elsewhere)]
     assert methods[0] == methods[1]
@@ -73,8 +73,8 @@ def test_a_mask_and_a_masked_model_are_recovered_alike(recover: Recover) -> None
     elsewhere = recover_job.recover(entry.model, masked, config)
     assert applied.ok
     assert elsewhere.ok
-    assert elsewhere.given is not None
-    assert error(elsewhere) < (elsewhere.given.main.relative_error or 0.0)
+    assert elsewhere.as_given is not None
+    assert error(elsewhere) < (elsewhere.as_given.main.relative_error or 0.0)
     assert error(applied) == pytest.approx(error(elsewhere), rel=1e-3)
     assert {o.method for o in applied.outcomes["zeros"] if not o.reason} == {"given"}
     for result in (applied, elsewhere):
@@ -84,7 +84,9 @@ def test_a_mask_and_a_masked_model_are_recovered_alike(recover: Recover) -> None
             tensor = models.constant(stored[name])
             assert tensor is not None
             assert not tensor.numpy()[~mask].any()
-        trained = any("trained as a whole" in n or "training what" in n for n in result.notes)
+        trained = any(
+            "trained as a whole" in n or "training the remaining weights" in n for n in result.notes
+        )
         assert trained == (recover == "auto")
 
 

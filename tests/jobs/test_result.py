@@ -81,4 +81,4 @@ def test_results_know_which_command_made_them(result: Result) -> None:
     cut = onnxprune.prune(ENTRY.model, ratio=0.5).model
     refitted = onnxprune.recover(ENTRY.model, cut, **calib)
     assert refitted.command == "recover"
-    assert refitted.to_json()["given"]
+    assert refitted.to_json()["as_given"]

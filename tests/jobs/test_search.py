@@ -97,7 +97,7 @@ def test_no_cut_within_the_drop_is_a_no_and_writes_nothing(cli: Cli, tmp_path: P
     ("flags", "complaint"),
     [
         (("--max-drop", "1%"), "takes inputs to judge by"),
-        (("--max-drop", "1%", "--calib", "random"), "made-up inputs"),
+        (("--max-drop", "1%", "--calib", "random"), "synthetic inputs"),
         (("--smallest", "params", "--ratio", "0.3"), "--smallest says"),
         (("--max-drop", "1%", "--smallest", "width", "--calib", "x.npz"), "--smallest width"),
         (("--sensitivity", "x.json", "--ratio", "0.3"), "only a budget asks for"),
@@ -186,6 +186,6 @@ def test_no_disagreement_is_no_certainty() -> None:
     assert agreement_error(0.5, 10**6) == pytest.approx(0.0005, rel=1e-3)
 
 
-def test_made_up_inputs_are_refused() -> None:
-    with pytest.raises(OnnxpruneError, match="made-up"):
+def test_synthetic_inputs_are_refused() -> None:
+    with pytest.raises(OnnxpruneError, match="synthetic"):
         onnxprune.prune(ENTRY.model, max_drop=0.01, calib="random")

@@ -173,7 +173,7 @@ def test_the_heat_map_has_a_cell_for_everything_swept() -> None:
     picture = plots.of_sweep(swept())
     inside(picture)
     texts = [each.text for each, *_ in flat(picture) if isinstance(each, Text)]
-    for shown in ("-0.30", "-0.60", "-87.00", "25 %", "gone", "change of accuracy, in points"):
+    for shown in ("-0.30", "-0.60", "-87.00", "25 %", "removed", "change of accuracy, in points"):
         assert any(shown in text for text in texts), shown
 
 

@@ -21,9 +21,9 @@ from onnxprune.jobs.results.schema import (
     GroupRow,
     Measure,
     ModelRow,
+    NotPrunableRow,
     OutputRow,
-    PinnedRow,
-    Reach,
+    Reachable,
     RefitRow,
     Report,
     TensorRow,
@@ -55,10 +55,10 @@ RUN = Report(
     command="prune",
     onnxprune="0.1.0",
     model=MODEL,
-    reach=Reach(params=273_946, exact=200_000, inexact=1000),
+    reachable=Reachable(params=273_946, exact=200_000, inexact=1000),
     groups=GROUPS,
     blocks=(BlockRow("layer2:block", 5, 14080, 7_077_888, True),),
-    pinned=(PinnedRow("reaches graph output", 2, 640, "logits"),),
+    not_prunable=(NotPrunableRow("reaches graph output", 2, 640, "logits"),),
     options={"ratio": 0.3},
     refits=(
         RefitRow("layer1.conv2", "lstsq", 0.41, 0.073, ""),
@@ -105,14 +105,14 @@ def test_outcomes_come_first_and_details_with_v() -> None:
     places = [
         short.index(said)
         for said in (
-            "1 of 2 checks bad",
+            "1 of 2 checks failed",
             "Before and after",
             "Outputs against",
             "Checks",
             "6 units removed from 1 group",
             "1 of 3 layers refitted",
             "note: ",
-            "-v shows what is kept of 1 group, blocks, errors of 3 layers",
+            "-v shows kept units of 1 group, blocks, errors of 3 layers",
         )
     ]
     assert places == sorted(places)
@@ -152,11 +152,11 @@ def test_a_result_shows_every_removal_measure_check_and_note() -> None:
     assert re.search(r"boxes .* inf +3 not finite", shown)
     assert re.search(r"words +- +- +- +- +text cannot be compared", shown)
     assert re.search(r"ok +equals masked +2e-07 +0\.0001", shown)
-    assert re.search(r"BAD +accuracy +0\.02 +0\.01", shown)
+    assert re.search(r"FAILED +accuracy +0\.02 +0\.01", shown)
     assert "1 of 3 layers refitted" in shown
     assert re.search(r"layer1\.conv2 +lstsq +0\.41 +0\.073", shown)
-    assert re.search(r"layer2\.conv2 +left: nothing was better +0\.2 +0\.2", shown)
-    assert "1 layer left: its input is one position" in shown
+    assert re.search(r"layer2\.conv2 +unchanged: nothing was better +0\.2 +0\.2", shown)
+    assert "1 layer unchanged: its input is one position" in shown
     assert "note: norm[0]:width was left alone" in shown
 
 
@@ -207,7 +207,7 @@ def test_many_refits_are_shown_worst_first_and_the_rest_is_said_to_be_there() ->
 
 def test_without_groups_it_says_so() -> None:
     assert "No unit of this model can be removed." in text(
-        dataclasses.replace(RUN, command="inspect", groups=(), blocks=(), pinned=())
+        dataclasses.replace(RUN, command="inspect", groups=(), blocks=(), not_prunable=())
     )
 
 

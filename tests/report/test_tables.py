@@ -54,9 +54,9 @@ def test_terminal_and_page_write_the_same(rows: list[Measure]) -> None:
 
 def test_what_only_the_page_has_is_on_no_terminal() -> None:
     rows = [RefitRow("a.conv", "lstsq", 0.4, 0.1, "")]
-    assert "what is left" not in printed(draw(columns.REFITS, rows))
+    assert "remaining" not in printed(draw(columns.REFITS, rows))
     text = table(columns.REFITS, rows)
-    assert "what is left" in text
+    assert "remaining" in text
     assert "--kept:0.2500" in text
 
 

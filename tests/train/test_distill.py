@@ -74,7 +74,7 @@ def test_what_is_right_already_is_left_alone() -> None:
     assert same.reason == "its outputs are those of the dense model"
     few = distil(dense, made.model, keep, [{k: v[:3] for k, v in feeds[0].items()}])
     assert few.model is made.model
-    assert few.reason == "too few samples to put any aside"
+    assert few.reason == "too few samples to hold any out"
     large = distil(dense, made.model, keep, feeds, Settings(work=1.0))
     assert large.model is made.model
     assert large.reason == "it is too large for that"

@@ -24,7 +24,7 @@ class Spent:
 
     Attributes:
         backend: its name.
-        precision: what it computes in.
+        precision: of the computation.
         run_s: seconds of a run, the median.
         operators: what they take when nothing interrupts them, the slowest first.
         gaps_s: the same of what lies between them.
@@ -63,7 +63,7 @@ class Sizes:
         macs: of one sample.
         params: stored elements.
         reachable: share of ``params`` that leaves with some unit, exactly.
-        half_macs: share of ``macs`` that is left with half of all units gone.
+        half_macs: share of ``macs`` that remains without half of all units.
         half_params: the same of ``params``.
         quantized: whether the model is in int8 already.
         two_four: share of weights in layers that TensorRT could run 2:4 and that are large enough

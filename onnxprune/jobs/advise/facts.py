@@ -10,7 +10,7 @@ class Fact:
     """Something known.
 
     Attributes:
-        says: what, in a sentence.
+        says: the fact in a sentence.
         source: documentation, or a measurement in the repository.
     """
 

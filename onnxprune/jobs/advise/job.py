@@ -15,7 +15,7 @@ from onnxprune.jobs.advise.evidence import Evidence, Sizes, Spent
 from onnxprune.jobs.advise.judgement import derive_advice
 from onnxprune.jobs.advise.methods import Advice
 from onnxprune.jobs.bench.samples import open_samples
-from onnxprune.jobs.results.reach import reach
+from onnxprune.jobs.results.reachable import reachable
 from onnxprune.model.decode import densify
 from onnxprune.runtime.interface import COMPILED, stored_precision
 from onnxprune.runtime.profiling import profile
@@ -37,13 +37,13 @@ def advise(
     progress: Progress = lambda _: None,
     **fields: object,
 ) -> tuple[Evidence, tuple[Advice, ...]]:
-    """Gather what is known of a model on the backends it ships on, and judge it.
+    """Gather evidence on a model and its backends, and derive advice.
 
     Args:
         model: path of the model.
         options: backends and inputs; or give the same as keywords
             (``advise("model.onnx", backend="cpu,openvino")``).
-        progress: told what is being done.
+        progress: called with a line of text at each stage.
         fields: the options by name, instead of ``options``.
 
     Returns:
@@ -54,51 +54,53 @@ def advise(
             that cannot be profiled is part of the evidence, with the reason.
     """
     config = split("advise", fields, options)[0]
-    chosen = parse(",".join(config.backend))
+    backends = parse(",".join(config.backend))
     path = Path(model)
     progress(f"reading {path}")
-    loaded = models.load(path)
-    samples, named = open_samples(
-        loaded, calib=config.calib, preprocess=config.preprocess, shapes=config.shapes or None
+    onnx_model = models.load(path)
+    samples, batch = open_samples(
+        onnx_model, calib=config.calib, preprocess=config.preprocess, shapes=config.shapes or None
     )
-    feeds = samples.timed(config.batch or samples.batch or named or 1)
+    feeds = samples.timed(config.batch or samples.batch or batch or 1)
     progress("finding what can be removed")
-    known = sizes_of(loaded, {name: array.shape for name, array in feeds.items()})
+    sizes = sizes_of(onnx_model, {name: array.shape for name, array in feeds.items()})
     spent, unmeasured = [], []
-    for each in chosen:
+    for each in backends:
         progress(f"profiling on {each.name}")
         state = each.available()
         if not state.ok:
             unmeasured.append((each.name, state.reason))
             continue
         try:
-            found = profile(each, path, feeds, threads=config.threads)
+            timing = profile(each, path, feeds, threads=config.threads)
         except OnnxpruneError as error:
             unmeasured.append((each.name, error.message))
             continue
-        inside = sum(one.seconds for one in found.operators if one.op == COMPILED)
-        if inside > sum(one.seconds for one in found.operators) / 2:
+        inside = sum(one.seconds for one in timing.operators if one.op == COMPILED)
+        if inside > sum(one.seconds for one in timing.operators) / 2:
             reason = f"{each.name} runs the model as compiled pieces and does not show their inside"
             unmeasured.append((each.name, reason))
             continue
-        spent.append(Spent(each.name, found.precision, found.run_s, found.operators, found.gaps_s))
-    gathered = Evidence(
+        spent.append(
+            Spent(each.name, timing.precision, timing.run_s, timing.operators, timing.gaps_s)
+        )
+    evidence = Evidence(
         model=str(path),
         calib=str(config.calib or ""),
-        sizes=known,
+        sizes=sizes,
         spent=tuple(spent),
         unmeasured=tuple(unmeasured),
         features=environment().features,
         busy=is_busy(),
     )
-    return gathered, derive_advice(gathered)
+    return evidence, derive_advice(evidence)
 
 
 def sizes_of(model: models.Model, shapes: Mapping[str, tuple[int, ...]]) -> Sizes:
-    """What a model is made of, and how much of it units take along.
+    """Sizes of a model, and the share that pruning can remove.
 
     Args:
-        model: sparse and packed weights count as what they are decoded to.
+        model: sparse and packed weights count as decoded.
         shapes: of its inputs.
 
     Raises:
@@ -108,7 +110,7 @@ def sizes_of(model: models.Model, shapes: Mapping[str, tuple[int, ...]]) -> Size
     analysis = analyse(dense, inputs=shapes)
     costs = CostModel(analysis)
     whole, half = costs(), costs(halves(analysis))
-    found = reach(analysis)
+    share = reachable(analysis)
     eligible = layers(dense)
     elements = max(sum(each.elements for each in eligible), 1)
     stored = [models.constant(value) for value in models.constants(dense).values()]
@@ -118,7 +120,7 @@ def sizes_of(model: models.Model, shapes: Mapping[str, tuple[int, ...]]) -> Size
         floats=sum(each.nbytes for each in tensors if each.dtype.is_floating_point()),
         macs=whole.macs,
         params=whole.params,
-        reachable=found.exact / max(found.params, 1),
+        reachable=share.exact / max(share.params, 1),
         half_macs=half.macs / whole.macs if whole.macs else 1.0,
         half_params=half.params / whole.params if whole.params else 1.0,
         quantized=stored_precision(dense).startswith("int8"),

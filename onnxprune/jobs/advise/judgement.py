@@ -10,39 +10,39 @@ from onnxprune.jobs.advise.evidence import Evidence, Spent
 from onnxprune.jobs.advise.methods import Advice, family, is_tensorrt
 
 
-def derive_advice(known: Evidence) -> tuple[Advice, ...]:
+def derive_advice(evidence: Evidence) -> tuple[Advice, ...]:
     """Everything that could be done, the most worthwhile first.
 
     What pays comes before what may, that before what does not; within these, lower estimates of
     latency come first. ``nothing`` is among what pays, for every backend where no other method
     shortens a run.
     """
-    found: list[Advice] = []
-    for spent in known.spent:
-        found += _on(known, spent)
-    for backend, reason in known.unmeasured:
-        found += _unmeasured(known, backend, reason)
-    found.append(methods.zeros(known))
+    advice: list[Advice] = []
+    for spent in evidence.spent:
+        advice += _on(evidence, spent)
+    for backend, reason in evidence.unmeasured:
+        advice += _unmeasured(evidence, backend, reason)
+    advice.append(methods.zeros(evidence))
     order = ("pays", "may pay", "does not pay")
     return tuple(
-        sorted(found, key=lambda each: (order.index(each.word), _latency(each), each.method))
+        sorted(advice, key=lambda each: (order.index(each.word), _latency(each), each.method))
     )
 
 
-def _on(known: Evidence, spent: Spent) -> Iterator[Advice]:
-    made = [methods.structured(known, spent), methods.int8(known, spent)]
+def _on(evidence: Evidence, spent: Spent) -> Iterator[Advice]:
+    advice = [methods.structured(evidence, spent), methods.int8(evidence, spent)]
     if family(spent.backend) == "openvino":
-        made.append(methods.sparse_int8(known, spent))
-    made.append(methods.two_four(known, spent.backend, spent))
-    yield from made
-    if not any(each.word == "pays" for each in made):
-        yield methods.nothing(known, spent)
+        advice.append(methods.sparse_int8(evidence, spent))
+    advice.append(methods.two_four(evidence, spent.backend, spent))
+    yield from advice
+    if not any(each.word == "pays" for each in advice):
+        yield methods.nothing(evidence, spent)
 
 
-def _unmeasured(known: Evidence, backend: str, reason: str) -> Iterator[Advice]:
+def _unmeasured(evidence: Evidence, backend: str, reason: str) -> Iterator[Advice]:
     """What can be said without a measurement: whether 2:4 is worth trying on TensorRT."""
     if is_tensorrt(backend):
-        advice = methods.two_four(known, backend, None)
+        advice = methods.two_four(evidence, backend, None)
         why = f"{advice.why} (not measured: {reason})"
         yield replace(advice, why=why, estimate=None)
 

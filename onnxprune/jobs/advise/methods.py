@@ -1,7 +1,7 @@
 """What could be done to a model, method by method, and whether it pays on a backend.
 
-An estimate is Amdahl's law over measured shares: what is left of a run if the share that can shrink
-does so by a known factor. It is what can be had at best, and `onnxprune bench` tells what was had.
+An estimate is Amdahl's law over measured shares: the remainder of a run if a part of it shrinks by
+a known factor. It is the best case; `onnxprune bench` measures the real one.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Word = Literal["pays", "may pay", "does not pay"]
 WORTH = 0.9
 """An estimate above this is not worth the trouble: less than a tenth of the latency."""
 _OVERHEAD = 0.5
-"""From this share of a run on, overhead is what there is to be said."""
+"""Share of a run from which on overhead is the reason."""
 _VNNI = {"avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm"}
 _INT8_FACTOR = 0.25
 """What is left of products in INT8 at best: four to an instruction, or half the bits twice."""
@@ -41,15 +41,15 @@ class Advice:
     """One thing that could be done, and whether to.
 
     Attributes:
-        method: what.
+        method: its name.
         backend: for which; empty where that does not matter.
         word: whether it pays.
-        estimate: of the latency left, at best; None where it is not about latency or not known.
+        estimate: share of the latency that remains at best; None if unknown or not about latency.
         bytes_left: estimate of the share of weight bytes left; None where unknown.
         why: in a sentence.
         evidence: the numbers behind it.
-        command: what to run next; empty where nothing should be.
-        fact: what is known of the runtime, with its source.
+        command: to run next; empty if there is none.
+        fact: about the runtime, with its source.
     """
 
     method: Method
@@ -63,11 +63,11 @@ class Advice:
     evidence: dict[str, object] = field(default_factory=dict)
 
 
-def structured(known: Evidence, spent: Spent) -> Advice:
-    """Fewer units: what is left of a run with half of them gone."""
-    sizes = known.sizes
-    left = amdahl(spent.contractions, sizes.half_macs)
-    evidence: dict[str, object] = {
+def structured(evidence: Evidence, spent: Spent) -> Advice:
+    """Fewer units: the share of a run that remains without half of them."""
+    sizes = evidence.sizes
+    remaining = amdahl(spent.contractions, sizes.half_macs)
+    figures: dict[str, object] = {
         "contractions": spent.contractions,
         "overhead": spent.overhead,
         "reachable": sizes.reachable,
@@ -76,43 +76,50 @@ def structured(known: Evidence, spent: Spent) -> Advice:
     word: Word = "does not pay"
     if not sizes.reachable:
         why = "no unit of this model can be removed"
-        left, fact = 1.0, facts.REACH
-    elif left > WORTH:
+        remaining, fact = 1.0, facts.REACH
+    elif remaining > WORTH:
         reason = (
             f"only {percent(spent.contractions)} of a run are convolutions and products"
             if spent.contractions < WORTH
             else f"half of all units are only {percent(1 - sizes.half_macs)} of the MACs"
         )
-        why = f"{reason}, so half of all units gone leave {times(left)} at best"
+        why = f"{reason}, so removing half of all units leaves {times(remaining)} at best"
         fact = facts.AMDAHL
     else:
         word = "pays"
         why = (
             f"{percent(spent.contractions)} of a run are convolutions and products; with half of "
-            f"all units gone {percent(sizes.half_macs)} of the MACs are left"
+            f"all units removed, {percent(sizes.half_macs)} of the MACs remain"
         )
         fact = facts.MACS
-    command = "" if word == "does not pay" else _prune(known, "--target macs=50%", "pruned.onnx")
+    command = "" if word == "does not pay" else _prune(evidence, "--target macs=50%", "pruned.onnx")
     left_bytes = sizes.half_params if word == "pays" else None
-    return Advice("structured", spent.backend, word, left, left_bytes, why, command, fact, evidence)
+    return Advice(
+        "structured", spent.backend, word, remaining, left_bytes, why, command, fact, figures
+    )
 
 
-def int8(known: Evidence, spent: Spent) -> Advice:
+def int8(evidence: Evidence, spent: Spent) -> Advice:
     """Products in INT8, where there are instructions for them."""
-    here = sorted(_VNNI & set(known.features))
-    left = amdahl(spent.contractions, _INT8_FACTOR)
+    here = sorted(_VNNI & set(evidence.features))
+    remaining = amdahl(spent.contractions, _INT8_FACTOR)
     gpu = _is_gpu(spent.backend)
     fact = facts.INT8_GPU if gpu else facts.INT8_X86
-    evidence: dict[str, object] = {"contractions": spent.contractions, "features": here}
+    figures: dict[str, object] = {"contractions": spent.contractions, "features": here}
     word: Word = "does not pay"
     command = ""
-    if known.sizes.quantized:
-        why, left = "the model is quantized already", 1.0
+    if evidence.sizes.quantized:
+        why, remaining = "the model is quantized already", 1.0
     elif not (here or gpu):
-        why, left = "this CPU has no instruction for int8 products (VNNI, AMX, dot product)", 1.0
-    elif left > WORTH:
+        why, remaining = (
+            "this CPU has no instruction for int8 products (VNNI, AMX, dot product)",
+            1.0,
+        )
+    elif remaining > WORTH:
         share = percent(spent.contractions)
-        why = f"only {share} of a run are convolutions and products, which leaves {times(left)}"
+        why = (
+            f"only {share} of a run are convolutions and products, which leaves {times(remaining)}"
+        )
     else:
         # Not "pays": what conversions cost, and what accuracy does, only measuring tells.
         word = "may pay"
@@ -122,23 +129,23 @@ def int8(known: Evidence, spent: Spent) -> Advice:
             f"{with_what}; look at the accuracy"
         )
         purpose = {"openvino": "openvino", "tensorrt": "tensorrt"}.get(family(spent.backend))
-        command = f"onnxprune quantize {known.model} --calib {_calib(known)}"
+        command = f"onnxprune quantize {evidence.model} --calib {_calib(evidence)}"
         command += f" --backend {purpose} -o int8.onnx" if purpose else " -o int8.onnx"
     bytes_left = _INT8_BYTES if word != "does not pay" else None
-    return Advice("int8", spent.backend, word, left, bytes_left, why, command, fact, evidence)
+    return Advice("int8", spent.backend, word, remaining, bytes_left, why, command, fact, figures)
 
 
-def sparse_int8(known: Evidence, spent: Spent) -> Advice:
+def sparse_int8(evidence: Evidence, spent: Spent) -> Advice:
     """OpenVINO's sparse INT8 kernel: large linear layers and AMX."""
-    share = known.sizes.large_linear
-    amx = "amx_int8" in known.features
-    left = amdahl(spent.contractions * share, _INT8_FACTOR * _SPARSE_FACTOR)
-    evidence: dict[str, object] = {"large_linear": share, "amx_int8": amx}
+    share = evidence.sizes.large_linear
+    amx = "amx_int8" in evidence.features
+    remaining = amdahl(spent.contractions * share, _INT8_FACTOR * _SPARSE_FACTOR)
+    figures: dict[str, object] = {"large_linear": share, "amx_int8": amx}
     word: Word = "does not pay"
     command = ""
     if not amx:
-        why, left = "this CPU has no AMX, which OpenVINO's sparse kernel is written for", 1.0
-    elif left > WORTH:
+        why, remaining = "this CPU has no AMX, which OpenVINO's sparse kernel is written for", 1.0
+    elif remaining > WORTH:
         why = f"{percent(share)} of the weights are in linear layers of 4096 x 4096 or more"
     else:
         word = "may pay"
@@ -146,30 +153,31 @@ def sparse_int8(known: Evidence, spent: Spent) -> Advice:
             f"{percent(share)} of the weights are in linear layers of 4096 x 4096 or more; from 70 "
             "% zeros on they run faster; look at the accuracy"
         )
+        calib = _calib(evidence)
         command = (
-            f"onnxprune prune {known.model} --sparsity 0.8 --calib {_calib(known)} -o sparse.onnx"
-            f" && onnxprune quantize sparse.onnx --calib {_calib(known)} --backend openvino-sparse"
+            f"onnxprune prune {evidence.model} --sparsity 0.8 --calib {calib} -o sparse.onnx"
+            f" && onnxprune quantize sparse.onnx --calib {calib} --backend openvino-sparse"
             " -o int8.onnx"
         )
     return Advice(
         "sparse-int8",
         spent.backend,
         word,
-        left,
+        remaining,
         None,
         why,
         command,
         facts.SPARSE_INT8,
-        evidence,
+        figures,
     )
 
 
-def two_four(known: Evidence, backend: str, spent: Spent | None) -> Advice:
+def two_four(evidence: Evidence, backend: str, spent: Spent | None) -> Advice:
     """Two of every four weights zero; ``spent`` is None where nothing was measured."""
-    share = known.sizes.two_four
-    evidence: dict[str, object] = {"eligible_and_large": share}
+    share = evidence.sizes.two_four
+    figures: dict[str, object] = {"eligible_and_large": share}
     word: Word = "does not pay"
-    left = 1.0
+    remaining = 1.0
     if not is_tensorrt(backend):
         why = f"{backend} has no kernels for 2:4"
     elif share < _SOME:
@@ -177,36 +185,31 @@ def two_four(known: Evidence, backend: str, spent: Spent | None) -> Advice:
     else:
         why = f"{percent(share)} of the weights are in layers that can run 2:4 and are large enough"
         word = "may pay"
-        left = amdahl((spent.contractions if spent else 1.0) * share, _TWO_FOUR_FACTOR)
-    command = "" if word == "does not pay" else _prune(known, "--sparsity 2:4", "sparse.onnx")
-    return Advice("2:4", backend, word, left, None, why, command, facts.TWO_FOUR, evidence)
+        remaining = amdahl((spent.contractions if spent else 1.0) * share, _TWO_FOUR_FACTOR)
+    command = "" if word == "does not pay" else _prune(evidence, "--sparsity 2:4", "sparse.onnx")
+    return Advice("2:4", backend, word, remaining, None, why, command, facts.TWO_FOUR, figures)
 
 
-def zeros(known: Evidence) -> Advice:
+def zeros(evidence: Evidence) -> Advice:
     """Zeros stored packed: fewer bytes, the same time."""
-    sizes = known.sizes
-    left = 1 - (1 - _PACKED) * sizes.floats / sizes.bytes if sizes.bytes else 1.0
-    evidence: dict[str, object] = {"bytes": sizes.bytes, "floats": sizes.floats}
+    sizes = evidence.sizes
+    remaining = 1 - (1 - _PACKED) * sizes.floats / sizes.bytes if sizes.bytes else 1.0
+    figures: dict[str, object] = {"bytes": sizes.bytes, "floats": sizes.floats}
     if sizes.floats < _SMALL:
         why = f"the weights are {size(sizes.floats)}: there is little to save"
-        return Advice("zeros", "", "does not pay", None, None, why, "", facts.ZEROS, evidence)
+        return Advice("zeros", "", "does not pay", None, None, why, "", facts.ZEROS, figures)
     why = (
-        f"80 % zeros leave {times(left)} of {size(sizes.bytes)} of weights in the file; latency "
-        "stays as it is"
+        f"80 % zeros leave {times(remaining)} of {size(sizes.bytes)} of weights in the file; "
+        "latency stays as it is"
     )
-    command = _prune(known, "--sparsity 0.8 --store packed", "sparse.onnx")
-    return Advice("zeros", "", "may pay", None, left, why, command, facts.ZEROS, evidence)
+    command = _prune(evidence, "--sparsity 0.8 --store packed", "sparse.onnx")
+    return Advice("zeros", "", "may pay", None, remaining, why, command, facts.ZEROS, figures)
 
 
-def nothing(known: Evidence, spent: Spent) -> Advice:
-    """Zeros stored packed: bytes, not time."""
-    """Two of four weights zero; ``spent`` is None where nothing could be measured."""
-    """OpenVINO's sparse INT8 kernel, where AMX and large layers are."""
-    """Products in INT8, where the CPU or GPU has instructions for them."""
-    """Fewer units: what is left with half of them gone."""
-    """Where no method shortens a run for sure, that is said, and what the run is spent on."""
+def nothing(evidence: Evidence, spent: Spent) -> Advice:
+    """Advice against pruning where no method shortens a run: the operators that the run takes."""
     slowest = [asdict(each) for each in spent.operators[:3]]
-    evidence: dict[str, object] = {
+    figures: dict[str, object] = {
         "run_s": spent.run_s,
         "overhead": spent.overhead,
         "contractions": spent.contractions,
@@ -218,22 +221,22 @@ def nothing(known: Evidence, spent: Spent) -> Advice:
             "are spent between operators: larger batches or fewer nodes help, fewer channels do not"
         )
         fact = facts.OVERHEAD
-    elif not known.sizes.reachable:
-        why, fact = "nothing that can be removed was found", facts.REACH
+    elif not evidence.sizes.reachable:
+        why, fact = "no unit of this model can be removed", facts.REACH
     else:
         others = [row.op for row in spent.operators[:3]]
         why = f"a run is spent in {', '.join(others)}, where fewer units save too little"
         fact = facts.AMDAHL
-    return Advice("nothing", spent.backend, "pays", 1.0, 1.0, why, "", fact, evidence)
+    return Advice("nothing", spent.backend, "pays", 1.0, 1.0, why, "", fact, figures)
 
 
 def amdahl(share: float, factor: float) -> float:
-    """What is left of a whole if ``share`` of it is multiplied by ``factor``."""
+    """The remainder of a whole if ``share`` of it is multiplied by ``factor``."""
     return 1 - share + share * factor
 
 
 def family(backend: str) -> str:
-    """The runtime behind a backend, whatever brings it and in whatever precision."""
+    """The runtime behind a backend, without the package and precision in its name."""
     name = backend.partition(":")[0].removeprefix("ort-")
     return "tensorrt" if is_tensorrt(backend) else name
 
@@ -248,9 +251,9 @@ def _is_gpu(backend: str) -> bool:
     return is_tensorrt(backend) or backend in ("cuda", "rocm", "migraphx", "dml")
 
 
-def _calib(known: Evidence) -> str:
-    return known.calib or "DATA.npz"
+def _calib(evidence: Evidence) -> str:
+    return evidence.calib or "DATA.npz"
 
 
-def _prune(known: Evidence, what: str, out: str) -> str:
-    return f"onnxprune prune {known.model} {what} --calib {_calib(known)} -o {out}"
+def _prune(evidence: Evidence, what: str, out: str) -> str:
+    return f"onnxprune prune {evidence.model} {what} --calib {_calib(evidence)} -o {out}"

@@ -23,8 +23,8 @@ from onnxprune.evaluate.protocol import Alive, Case, Declined, Progress, Setting
 from onnxprune.jobs.bench.outputs import (
     Parts,
     Task,
+    compare_outputs,
     compare_scores,
-    fidelity,
     noise_floor,
     score,
 )
@@ -48,11 +48,11 @@ def bench(
     """Measure models on backends.
 
     Args:
-        files: files; the first is what the others are compared with.
-        options: what is measured; or give the same as keywords
+        files: models; the first is the reference of the others.
+        options: of the measurement; or give the same as keywords
             (``bench(["dense.onnx", "pruned.onnx"], backend="cpu,openvino", batch=(1, 8))``).
-        protocol: how it is timed; processes, rounds and seed of the options by default.
-        progress: told what is being done.
+        protocol: of the timing; processes, rounds and seed of the options by default.
+        progress: called with a line of text at each stage.
         fields: the options by name, instead of ``options``.
 
     Raises:
@@ -71,7 +71,7 @@ def bench(
     progress("reading the models")
     rows = model_rows(paths, config.shapes)
     first = models.load(paths[0])
-    samples, named = open_samples(
+    samples, batch = open_samples(
         first,
         calib=config.calib,
         preprocess=config.preprocess,
@@ -79,7 +79,7 @@ def bench(
         shapes=config.shapes,
         seed=protocol.seed,
     )
-    batches = config.batch or (samples.batch or named or 1,)
+    batches = config.batch or (samples.batch or batch or 1,)
     task = None if config.labels is None else (metric, config.labels)
     if task is not None:
         open_labels(config.labels, samples.calibration.indices)  # refused now, not in the end
@@ -147,11 +147,11 @@ class _Run:
     floors: list[NoiseFloor] = field(default_factory=list)
     declined: list[DeclinedRow] = field(default_factory=list)
 
-    def on(self, chosen: Backend, batches: Sequence[int]) -> None:
+    def on(self, backend: Backend, batches: Sequence[int]) -> None:
         """Measure on one backend; outputs are compared once, in the first of its cases."""
-        state = chosen.available()
+        state = backend.available()
         if not state.ok:
-            row = DeclinedRow(chosen.name, "", None, None, state.reason, chosen.install)
+            row = DeclinedRow(backend.name, "", None, None, state.reason, backend.install)
             self.declined.append(row)
             return
         outputs: dict[int, _Outputs] = {}
@@ -161,44 +161,46 @@ class _Run:
                     feeds = self.samples.timed(batch)
                 except OnnxpruneError as error:
                     why = (error.message, error.hint)
-                    row = DeclinedRow(chosen.name, self.names[0], batch, threads, *why)
+                    row = DeclinedRow(backend.name, self.names[0], batch, threads, *why)
                     self.declined.append(row)
                     continue
-                case = Case(chosen.name, self.paths, feeds, threads)
+                case = Case(backend.name, self.paths, feeds, threads)
 
                 def judge(alive: Alive, case: Case = case) -> None:
                     if not outputs:
-                        outputs.update(self._compare(chosen, alive, case))
+                        outputs.update(self._compare(backend, alive, case))
 
-                timed = measure(case, self.protocol, progress=self.progress, afterwards=judge)
-                self._take(chosen, state.version, batch, threads, timed, outputs)
+                timings = measure(case, self.protocol, progress=self.progress, afterwards=judge)
+                self._take(backend, state.version, batch, threads, timings, outputs)
 
     def _take(
         self,
-        chosen: Backend,
+        backend: Backend,
         version: str,
         batch: int,
         threads: int | None,
-        timed: Sequence[Timing | Declined],
+        timings: Sequence[Timing | Declined],
         outputs: Mapping[int, _Outputs],
     ) -> None:
-        how, reference = self.protocol, timed[0]
-        for index, each in enumerate(timed):
+        settings, reference = self.protocol, timings[0]
+        for index, each in enumerate(timings):
             if isinstance(each, Declined):
                 why = (each.reason, each.hint)
-                row = DeclinedRow(chosen.name, self.names[index], batch, threads, *why)
+                row = DeclinedRow(backend.name, self.names[index], batch, threads, *why)
                 self.declined.append(row)
                 continue
-            compared = None
+            speed = None
             if index and isinstance(reference, Timing):
-                found = ratio(reference.medians, each.medians, level=how.level, seed=how.seed)
-                said = verdict(found)
-                compared = Ratio(self.names[0], found.value, found.low, found.high, said)
-            close, scored = outputs.get(index, ((), None))
+                interval = ratio(
+                    reference.medians, each.medians, level=settings.level, seed=settings.seed
+                )
+                words = verdict(interval)
+                speed = Ratio(self.names[0], interval.value, interval.low, interval.high, words)
+            close, task_score = outputs.get(index, ((), None))
             self.rows.append(
                 Row(
                     model=self.names[index],
-                    backend=chosen.name,
+                    backend=backend.name,
                     precision=each.precision,
                     version=version,
                     batch=batch,
@@ -208,39 +210,39 @@ class _Run:
                     peak_rss_bytes=each.peak_rss,
                     idle_rss_bytes=each.opened[-1].idle_rss,
                     latency=latency(each),
-                    ratio=compared,
-                    fidelity=close,
-                    score=scored,
+                    ratio=speed,
+                    outputs=close,
+                    score=task_score,
                 )
             )
 
-    def _compare(self, chosen: Backend, alive: Alive, case: Case) -> dict[int, _Outputs]:
+    def _compare(self, backend: Backend, alive: Alive, case: Case) -> dict[int, _Outputs]:
         """Outputs of every model against the first one's, the noise floor, and scores."""
         if 0 not in alive:
             return {}
-        self.progress(f"{chosen.name}: comparing outputs")
-        with self._declining(chosen, 0, case, "without optimisation"):
-            self.floors.append(noise_floor(chosen, alive[0], case, self.samples, self.parts))
+        self.progress(f"{backend.name}: comparing outputs")
+        with self._declining(backend, 0, case, "without optimisation"):
+            self.floors.append(noise_floor(backend, alive[0], case, self.samples, self.parts))
         scores: dict[int, metrics.Score] = {}
         for index, worker in alive.items() if self.task is not None else ():
             assert self.task is not None
-            with self._declining(chosen, index, case, "its task"):
+            with self._declining(backend, index, case, "its task"):
                 scores[index] = score(worker, self.samples, self.task)
-        found: dict[int, _Outputs] = {}
+        results: dict[int, _Outputs] = {}
         for index, worker in alive.items():
-            rows = fidelity(alive[0], worker, self.samples, self.parts) if index else ()
-            scored = None
+            rows = compare_outputs(alive[0], worker, self.samples, self.parts) if index else ()
+            task_score = None
             if self.task is not None:
-                scored = compare_scores(self.task[0], scores.get(0), scores.get(index))
-            found[index] = (rows, scored)
-        return found
+                task_score = compare_scores(self.task[0], scores.get(0), scores.get(index))
+            results[index] = (rows, task_score)
+        return results
 
     @contextmanager
-    def _declining(self, chosen: Backend, index: int, case: Case, what: str) -> Iterator[None]:
+    def _declining(self, backend: Backend, index: int, case: Case, what: str) -> Iterator[None]:
         """Make a declined row of what goes wrong beside the timing."""
         try:
             yield
         except (OnnxpruneError, WorkerError) as error:
             why = (f"{what}: {error}", getattr(error, "hint", ""))
-            row = DeclinedRow(chosen.name, self.names[index], None, case.threads, *why)
+            row = DeclinedRow(backend.name, self.names[index], None, case.threads, *why)
             self.declined.append(row)

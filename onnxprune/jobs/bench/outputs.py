@@ -1,4 +1,4 @@
-"""What models put out on a backend: against the first model, against itself, against labels."""
+"""Compare outputs on a backend: with the first model, with itself, with labels."""
 
 from __future__ import annotations
 
@@ -25,22 +25,24 @@ Parts: TypeAlias = Mapping[str, Sequence[str]]
 """What the outputs of the first model are put together from; such are no class scores."""
 
 
-def fidelity(first: Worker, other: Worker, samples: Samples, parts: Parts) -> tuple[OutputRow, ...]:
+def compare_outputs(
+    first: Worker, other: Worker, samples: Samples, parts: Parts
+) -> tuple[OutputRow, ...]:
     """Outputs of a model against the first one's, on all samples; nothing is kept but sums.
 
     Where they cannot be compared there is one row that says why.
     """
-    compared = Comparison(parts)
+    comparison = Comparison(parts)
     try:
         for feeds in samples.judged():
-            compared.add(*(each.ask("outputs", feeds=feeds) for each in (first, other)))
-        return tuple(output_row(each) for each in compared.result().values())
+            comparison.add(*(each.ask("outputs", feeds=feeds) for each in (first, other)))
+        return tuple(output_row(each) for each in comparison.result().values())
     except (OnnxpruneError, WorkerError) as error:
         return (output_row(OutputComparison("all", reason=str(error))),)
 
 
 def noise_floor(
-    chosen: Backend, optimised: Worker, case: Case, samples: Samples, parts: Parts
+    backend: Backend, optimised: Worker, case: Case, samples: Samples, parts: Parts
 ) -> NoiseFloor:
     """How far the first model is from itself, not optimised, on the same samples.
 
@@ -51,8 +53,8 @@ def noise_floor(
         OnnxpruneError: the model does not run without optimisation.
         WorkerError: a process died.
     """
-    against = chosen.name if "unoptimised" in chosen.capabilities else "cpu"
-    compared = Comparison(parts)
+    against = backend.name if "unoptimised" in backend.capabilities else "cpu"
+    comparison = Comparison(parts)
     with Worker() as plain:
         plain.ask(
             "open",
@@ -63,9 +65,9 @@ def noise_floor(
             shapes=[],
         )
         for feeds in samples.judged():
-            compared.add(*(each.ask("outputs", feeds=feeds) for each in (plain, optimised)))
-    rows = tuple(output_row(each) for each in compared.result().values())
-    return NoiseFloor(chosen.name, f"{against}, optimisation off", rows)
+            comparison.add(*(each.ask("outputs", feeds=feeds) for each in (plain, optimised)))
+    rows = tuple(output_row(each) for each in comparison.result().values())
+    return NoiseFloor(backend.name, f"{against}, optimisation off", rows)
 
 
 def score(worker: Worker, samples: Samples, task: Task) -> metrics.Score:

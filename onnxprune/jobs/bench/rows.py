@@ -1,4 +1,4 @@
-"""From what was measured to rows of the result."""
+"""Make rows of the result from measurements."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ def model_rows(
     paths: Sequence[Path], shapes: Mapping[str, tuple[int, ...]]
 ) -> tuple[ModelRow, ...]:
     """Name and size of each model; names that would be the same get a number."""
-    found: list[ModelRow] = []
+    rows: list[ModelRow] = []
     for path in paths:
-        same = sum(Path(row.path).name == path.name for row in found)
+        same = sum(Path(row.path).name == path.name for row in rows)
         name = f"{path.name} #{same + 1}" if same else path.name
         try:
             size = cost(analyse(densify(models.load(path))[0], inputs=dict(shapes) or None))
         except OnnxpruneError:
             models.load(path)  # what cannot even be read is the user's problem
-            found.append(ModelRow(name, str(path), file_bytes(path), None, None))
+            rows.append(ModelRow(name, str(path), file_bytes(path), None, None))
         else:
             row = ModelRow(name, str(path), file_bytes(path), size.macs, size.params)
-            found.append(row)
-    return tuple(found)
+            rows.append(row)
+    return tuple(rows)
 
 
 def latency(timing: Timing) -> Latency:
@@ -56,7 +56,7 @@ def notes(samples: Samples, rows: Sequence[Row], *, processes: int, busy: bool) 
     """What a reader has to know beside the numbers, in whole sentences."""
     if samples.synthetic:
         yield (
-            f"inputs were made up ({samples.calibration.reader.description}): latency may depend "
+            f"inputs were synthetic ({samples.calibration.reader.description}): latency may depend "
             "on data, and outputs say little about quality"
         )
     if processes == 1 and any(row.ratio for row in rows):

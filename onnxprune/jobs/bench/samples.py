@@ -1,4 +1,4 @@
-"""What models are fed while they are measured: the user's data, or made-up inputs."""
+"""What models are fed while they are measured: the user's data, or synthetic inputs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Samples:
 
     @property
     def synthetic(self) -> bool:
-        """Whether they are made up: latencies are then those of such inputs."""
+        """Whether the inputs are synthetic: latencies are then those of such inputs."""
         return self.calibration.synthetic
 
     @property
@@ -44,18 +44,18 @@ class Samples:
         """
         if self.batch is not None:
             if batch != self.batch:
-                raise OnnxpruneError(f"its batch size is fixed at {self.batch}")
+                raise OnnxpruneError(f"the batch size of the model is fixed at {self.batch}")
             return next(iter(self.calibration))
         inputs = self.calibration.inputs
         again = open_calibration(self.calibration, inputs.signature, batch=batch)
         feed = next(iter(again))
-        found: Feeds = {
+        feeds: Feeds = {
             name: array
             if (axis := inputs.axes[name]) is None
             else array.take(np.arange(batch) % array.shape[axis], axis=axis)
             for name, array in feed.items()
         }
-        return found
+        return feeds
 
     def judged(self) -> Iterator[Feeds]:
         """All samples, in batches."""
@@ -77,9 +77,9 @@ def open_samples(
     Args:
         model: whose inputs.
         calib: as `onnxprune.data.open_calibration` takes it; None makes inputs up.
-        preprocess: what turns raw pictures into inputs.
+        preprocess: preprocessing of raw pictures.
         most: samples that outputs are compared on.
-        shapes: of inputs whose sizes the model leaves open, for made-up ones.
+        shapes: of inputs whose sizes the model leaves open, for synthetic ones.
         seed: of everything random.
 
     Returns:
@@ -90,19 +90,21 @@ def open_samples(
     """
     signature = signature_of(model)
     if calib is not None and shapes:
-        raise OnnxpruneError("--shapes is for made-up inputs", hint="leave out --shapes or --calib")
+        raise OnnxpruneError(
+            "--shapes is for synthetic inputs", hint="leave out --shapes or --calib"
+        )
     if not signature:
         raise OnnxpruneError("the model has no inputs, so nothing can be fed to it")
     sizes, batch = _sizes(model, shapes or {})
     made_up = ":".join(filter(None, ("random", ",".join(f"{k}={v}" for k, v in sizes.items()))))
-    opened = open_calibration(
+    calibration = open_calibration(
         made_up if calib is None else calib,
         signature,
         preprocess=preprocess,
         samples=most,
         seed=seed,
     )
-    return Samples(opened), batch
+    return Samples(calibration), batch
 
 
 def _sizes(
@@ -112,7 +114,7 @@ def _sizes(
     signature = signature_of(model)
     inputs = input_format(signature)
     specs = {spec.name: spec for spec in signature}
-    found: dict[str, int] = {}
+    sizes: dict[str, int] = {}
     batch = None
     for name, shape in shapes.items():
         spec = specs.get(name)
@@ -128,5 +130,5 @@ def _sizes(
             if inputs.axes[name] == axis:
                 batch = size
             elif not isinstance(want, int):
-                found.setdefault(want or f"{name}[{axis}]", size)
-    return found, batch
+                sizes.setdefault(want or f"{name}[{axis}]", size)
+    return sizes, batch

@@ -10,7 +10,7 @@ from onnxprune.jobs.results.schema import OutputRow, plain
 from onnxprune.solve.bootstrap import Verdict
 
 SCHEMA = "onnxprune.bench"
-VERSION = 1
+VERSION = 2
 """Raised when a field changes its meaning or goes away; a new field does not raise it."""
 
 
@@ -19,7 +19,7 @@ class ModelRow:
     """A model that was measured.
 
     Attributes:
-        name: what it is called in the rows.
+        name: of the model in the rows.
         path: its file.
         bytes: of the file and of the weights beside it.
         macs, params: of one sample; None where the model could not be analysed.
@@ -38,7 +38,7 @@ class Latency:
 
     Attributes:
         p50_s, p90_s, p99_s, mean_s: over all runs of all processes.
-        runs: how many.
+        runs: number of runs.
         quantiles: 101 of them, 0 to 100 %.
         stable: whether every process became stable before it was timed.
     """
@@ -54,10 +54,10 @@ class Latency:
 
 @dataclass(frozen=True)
 class Ratio:
-    """How long a model takes compared with another.
+    """Latency of a model divided by that of another.
 
     Attributes:
-        to: the other's name.
+        to: name of the other.
         value: below 1 is faster.
         low, high: the interval.
         verdict: ``no speed-up`` where the interval holds 1.
@@ -94,7 +94,8 @@ class Row:
         first_run_s: seconds of the first run, the median over processes.
         peak_rss_bytes: the most physical memory that a process held.
         idle_rss_bytes: the part of it that was held before the model was opened.
-        fidelity: outputs against those of the first model on the same backend; empty for that.
+        outputs: compared with those of the first model on the same backend; empty for that
+            model.
     """
 
     model: str
@@ -109,18 +110,18 @@ class Row:
     idle_rss_bytes: int | None
     latency: Latency
     ratio: Ratio | None
-    fidelity: tuple[OutputRow, ...] = ()
+    outputs: tuple[OutputRow, ...] = ()
     score: Score | None = None
 
 
 @dataclass(frozen=True)
 class NoiseFloor:
-    """How far outputs of one and the same model are apart.
+    """Differences between outputs of one and the same model.
 
     Attributes:
         backend: where the first model ran, optimised.
-        against: what its outputs are compared with, the same model not optimised.
-        outputs: by output.
+        against: the reference, the same model without optimisation.
+        outputs: one row per output.
     """
 
     backend: str
@@ -130,12 +131,12 @@ class NoiseFloor:
 
 @dataclass(frozen=True)
 class DeclinedRow:
-    """What was not measured.
+    """A measurement that was not made.
 
     Attributes:
-        backend: where.
-        model: which; empty where the backend is not available at all.
-        reason: why.
+        backend: its name.
+        model: empty where the backend is not available at all.
+        reason: in words.
         install: the line that installs the backend, where that is what is missing; else what to do.
     """
 
@@ -153,11 +154,12 @@ class Bench:
 
     Attributes:
         environment: the machine.
-        protocol: how, in settings and words.
-        models: which; the first is what the others are compared with.
-        rows: the results.
-        noise_floor: beside which fidelity is to be read.
-        declined: what there are no results for, and why.
+        protocol: settings of the measurement, and their meaning in words.
+        models: the first is the reference of the others.
+        rows: one per model and setting.
+        noise_floor: how far outputs of the same model are apart; differences below it mean
+            nothing.
+        declined: measurements that were not made, and why.
         notes: whole sentences.
     """
 
@@ -175,7 +177,7 @@ class Bench:
         return f"<Bench: {len(self.models)} models on {backends or 'no backend'}>"
 
 
-def to_json(made: Bench) -> dict[str, object]:
+def to_json(result: Bench) -> dict[str, object]:
     """The result as JSON values, with ``schema`` and ``version``."""
     head: dict[str, object] = {"schema": SCHEMA, "version": VERSION}
-    return head | {name: plain(value) for name, value in asdict(made).items()}
+    return head | {name: plain(value) for name, value in asdict(result).items()}

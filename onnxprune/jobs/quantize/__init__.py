@@ -1,4 +1,4 @@
-"""INT8 after pruning: onnxruntime's quantizer, set so that it keeps zeros, and a proof of it.
+"""INT8 after pruning: onnxruntime's quantizer, set so that it keeps zeros, and a check that it did.
 
 * ``purposes``: what the result is for, and which settings of the quantizer that takes.
 * ``quantizer``: onnxruntime's static and dynamic quantizers, from model to model.

@@ -27,17 +27,17 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Quantized:
-    """A quantized model and what is known about it.
+    """A quantized model, its checks and its evaluation.
 
     Attributes:
         model: it.
-        weights: what became of every weight that a layer contracts.
-        checks: that zeros and patterns are still there, and the limits that were asked for.
+        weights: every weight that a layer contracts, before and after.
+        checks: zeros, patterns, and the limits of the options.
         evaluation: how its outputs compare with the float model's, on inputs that no range was
             taken from.
         bytes: of everything stored, before and after.
         notes: whole sentences.
-        settings: what was asked.
+        settings: the options.
     """
 
     model: models.Model
@@ -50,7 +50,7 @@ class Quantized:
 
     @property
     def ok(self) -> bool:
-        """Whether every check is good."""
+        """Whether every check passed."""
         return all(check.ok for check in self.checks)
 
     def save(self, path: str | Path) -> Path:
@@ -61,9 +61,9 @@ class Quantized:
         return f"<Quantized: {self}>"
 
     def __str__(self) -> str:
-        done = sum(bool(each.quantized) for each in self.weights)
+        count = sum(bool(each.quantized) for each in self.weights)
         return (
-            f"{done} of {len(self.weights)} weights in int8, "
+            f"{count} of {len(self.weights)} weights in int8, "
             f"{times(self.bytes[1] / self.bytes[0])} bytes, "
             f"zeros {'kept' if self.ok else 'NOT kept'}"
         )
@@ -83,12 +83,12 @@ def quantize(
 
     Args:
         source: a path, a ``ModelProto``, a graphsurgeon graph or a loaded model; never changed.
-        settings: how it is quantized.
+        settings: the options of the quantization.
         options: the inputs (``calib`` and what belongs to it), ``labels``, ``metric``,
             ``max_drop`` and ``seed``; the rest has no meaning here.
         first: a pruning run that comes before; it takes inputs from ``options`` where it names
             none. Outputs are then compared with those of the model before both.
-        progress: told what is being done.
+        progress: called with a line of text at each stage.
         fields: both kinds of options by name, instead of ``settings`` and ``options``.
 
     Raises:
@@ -117,20 +117,20 @@ def quantize(
         )
     progress("reading the model")
     model, unpacked = densify(models.load(source))
-    samples, _ = open_source(model, config if config.calib is not None else _made_up(config))
+    samples, _ = open_source(model, config if config.calib is not None else _synthetic(config))
     assert samples is not None
     data = open_dataset(samples, config, most_bytes=math.inf)
     pruned = None
     if first is not None:
-        given = {name: getattr(config, name) for name in INPUTS} if first.calib is None else {}
-        pruned = prune(model, replace(first, **given), progress=progress)
+        inputs = {name: getattr(config, name) for name in INPUTS} if first.calib is None else {}
+        pruned = prune(model, replace(first, **inputs), progress=progress)
     progress("preparing")
     ready, notes = quantizer.prepared(model if pruned is None else pruned.model)
     progress("quantizing")
-    made = quantizer.run(ready, settings, list(data.fit or data.holdout))
-    said = [f"{len(unpacked)} packed weights were made dense first"] if unpacked else []
-    said += (*(pruned.notes if pruned is not None else ()), *notes)
-    weights = zeros.compare(ready, made)
+    result = quantizer.run(ready, settings, list(data.fit or data.holdout))
+    sentences = [f"{len(unpacked)} packed weights were made dense first"] if unpacked else []
+    sentences += (*(pruned.notes if pruned is not None else ()), *notes)
+    weights = zeros.compare(ready, result)
     if not any(each.quantized for each in weights):
         raise OnnxpruneError(
             "onnxruntime's quantizer found no weight that it quantizes in this model",
@@ -139,19 +139,19 @@ def quantize(
             else "see `onnxprune eligible`; weights that are computed must be stored first",
         )
     if settings.format == "openvino-sparse":
-        made, turned = by_rows(made)
-        said.append(f"{len(turned)} weights were laid out as [N,K]")
+        result, names = by_rows(result)
+        sentences.append(f"{len(names)} weights were laid out as [N,K]")
     checks = [*(pruned.checks if pruned is not None else ()), *zeros.checks(weights)]
     progress("comparing with the float model")
-    outcome = compare_models(model, made, data.holdout, config)
+    outcome = compare_models(model, result, data.holdout, config)
     checks += finite(outcome)
     if config.max_drop is not None:
         checks.append(Check("drop", outcome.drop <= config.max_drop, outcome.drop, config.max_drop))
     if data.synthetic:
-        said.append(f"inputs were synthetic ({data.description}): accuracy was not looked at")
-    sizes = (models.size_bytes(model), models.size_bytes(made))
-    return Quantized(made, weights, tuple(checks), outcome, sizes, tuple(said), settings)
+        sentences.append(f"inputs were synthetic ({data.description}): accuracy was not measured")
+    sizes = (models.size_bytes(model), models.size_bytes(result))
+    return Quantized(result, weights, tuple(checks), outcome, sizes, tuple(sentences), settings)
 
 
-def _made_up(config: Options) -> Options:
+def _synthetic(config: Options) -> Options:
     return replace(config, calib="random", calib_samples=8, batch=4)

@@ -22,7 +22,7 @@ def static_arguments(
     """Keyword arguments of ``quantize_static``.
 
     Args:
-        settings: what was asked.
+        settings: the options.
         convolutions: whether the model has any.
         per_channel: whether its operator set knows scales per channel.
     """

@@ -37,27 +37,27 @@ _LARGEST = 1 << 31  # bytes of one protobuf message
 
 
 def prepared(model: models.Model) -> tuple[models.Model, tuple[str, ...]]:
-    """A float model as the quantizers want it, and whole sentences about what was done.
+    """A float model in the form that quantizers need, and notes on the changes.
 
     Raises:
         OnnxpruneError: onnxruntime cannot fold what has to be folded.
     """
     notes: list[str] = []
-    made = models.clone(model)
-    if any(n.op_type == "BatchNormalization" for g in models.graphs(made) for n in g):
-        made = _folded(made)
+    result = models.clone(model)
+    if any(n.op_type == "BatchNormalization" for g in models.graphs(result) for n in g):
+        result = _folded(result)
         notes.append("BatchNormalization was folded into the convolutions before it")
-    if made.ir.opset_imports.get("", _PER_CHANNEL) < _PER_CHANNEL:
-        made, note = _newer(made)
+    if result.ir.opset_imports.get("", _PER_CHANNEL) < _PER_CHANNEL:
+        result, note = _newer(result)
         notes.append(note)
-    if moved := as_read(made):
+    if count := as_read(result):
         notes.append(
-            f"{plural(moved, 'weight')} of transposed or reshaped layers were laid out anew"
+            f"{plural(count, 'weight')} of transposed or reshaped layers were laid out anew"
         )
-    for graph in models.graphs(made):
+    for graph in models.graphs(result):
         for node in graph:
             node.name = identity(node)  # what the user excludes by name must have one
-    return made, tuple(notes)
+    return result, tuple(notes)
 
 
 def has_convolutions(model: models.Model) -> bool:
@@ -71,7 +71,7 @@ def excluded(model: models.Model, globs: Sequence[str]) -> list[str]:
     Raises:
         OnnxpruneError: a glob matches nothing.
     """
-    found: list[str] = []
+    names: list[str] = []
     for glob in globs:
         hits = [
             identity(node)
@@ -85,12 +85,12 @@ def excluded(model: models.Model, globs: Sequence[str]) -> list[str]:
         ]
         if not hits:
             raise OnnxpruneError(f"--skip {glob} matches no node and no weight")
-        found += hits
-    return found
+        names += hits
+    return names
 
 
 def _lookups_of_activations(model: models.Model) -> list[str]:
-    """Gathers that pick from something computed: quantizing those only adds conversions."""
+    """Gathers from computed tensors: quantizing those only adds conversions."""
     return [
         identity(node)
         for graph in models.graphs(model)
@@ -111,10 +111,9 @@ def run(model: models.Model, settings: QuantizeOptions, feeds: Sequence[Feeds]) 
     """Quantize a prepared model.
 
     Args:
-        model: it is left as it is.
-        settings: how.
-        feeds: what ranges of activations are measured on; unused if they are quantized while it
-            runs.
+        model: not changed.
+        settings: the options.
+        feeds: inputs for the ranges of activations; unused by dynamic quantization.
 
     Raises:
         OnnxpruneError: onnxruntime's quantizer refuses it.
@@ -146,8 +145,8 @@ def run(model: models.Model, settings: QuantizeOptions, feeds: Sequence[Feeds]) 
                 f"onnxruntime's quantizer refuses the model: {plain(error)}",
                 hint="leave out what it names with --skip, or try --dynamic",
             ) from error
-        made = models.load(target)
-        return made if large else _in_memory(made)
+        result = models.load(target)
+        return result if large else _in_memory(result)
 
 
 def _reader(feeds: Sequence[Feeds]) -> Any:  # noqa: ANN401  # a class of onnxruntime's
@@ -168,8 +167,8 @@ def _reader(feeds: Sequence[Feeds]) -> Any:  # noqa: ANN401  # a class of onnxru
 
         def get_next(self) -> dict[str, Any] | None:
             """The next feed, None after the last."""
-            found = next(self._left, None)
-            return None if found is None else dict(found)
+            feed = next(self._left, None)
+            return None if feed is None else dict(feed)
 
     return Reader()
 
@@ -196,8 +195,8 @@ def _folded(model: models.Model) -> models.Model:
             raise OnnxpruneError(
                 f"onnxruntime cannot fold BatchNormalization for quantization: {plain(error)}"
             ) from error
-        made = models.load(target)
-        return made if large else _in_memory(made)
+        result = models.load(target)
+        return result if large else _in_memory(result)
 
 
 def _newer(model: models.Model) -> tuple[models.Model, str]:
@@ -223,7 +222,7 @@ def _in_memory(model: models.Model) -> models.Model:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without advice for people who call the quantizer themselves, and what it prints."""
+    """Silence the log and the output of the quantizer."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -31,49 +31,49 @@ def as_read(model: models.Model) -> int:
     """Store weights as the nodes that contract them see them, in place of moving them at run time.
 
     Args:
-        model: it is changed. What others read of a weight stays where it is.
+        model: changed in place; weights with other readers keep a copy for them.
 
     Returns:
         How many tensors were stored anew; readers that see one weight alike share one.
     """
-    made: dict[tuple[ir.Value, tuple[Step, ...]], ir.Value] = {}
+    tensors: dict[tuple[ir.Value, tuple[Step, ...]], ir.Value] = {}
     for layer in plain(find_layers(model)):
         stored = layer.tensor
         if not stored.through or not _MOVES.issuperset(stored.through):
             continue
         key = (stored.value, stored.steps)
-        if key not in made:
+        if key not in tensors:
             array = np.ascontiguousarray(stored.seen(stored.read()))
             name = models.fresh_name(model.ir.graph, f"{stored.name}/as_read")
             tensor = ir.Tensor(array, dtype=stored.dtype)
-            made[key] = models.add_constant(model.ir.graph, name, tensor)
-        layer.operator.replace_input_with(layer.slot, made[key])
-    if made:
+            tensors[key] = models.add_constant(model.ir.graph, name, tensor)
+        layer.operator.replace_input_with(layer.slot, tensors[key])
+    if tensors:
         common.RemoveUnusedNodesPass()(model.ir)
-    return len(made)
+    return len(tensors)
 
 
 def by_rows(model: models.Model, least: int = LARGE) -> tuple[models.Model, tuple[str, ...]]:
     """A copy of a model with large quantized ``[K, N]`` weights of MatMul stored as ``[N, K]``.
 
     Args:
-        model: quantized, with DequantizeLinear before its products; it is left as it is.
-        least: smaller weights are left.
+        model: quantized, with DequantizeLinear before its products; it is not changed.
+        least: smaller weights stay as they are.
 
     Returns:
         The copy, and the names of the weights that were laid out anew.
     """
-    made = models.clone(model)
-    done = []
-    for layer in plain(find_layers(made)):
+    copy = models.clone(model)
+    names = []
+    for layer in plain(find_layers(copy)):
         if _fits(layer) and layer.size >= least:
             _transpose(layer)
-            done.append(layer.weight)
-    return made, tuple(done)
+            names.append(layer.weight)
+    return copy, tuple(names)
 
 
 def _fits(layer: LinearLayer) -> bool:
-    """``stored [K, N] -> DequantizeLinear -> MatMul``, and nobody else reads either."""
+    """``stored [K, N] -> DequantizeLinear -> MatMul``, without other readers of either."""
     stored = layer.tensor
     if layer.operator.op_type != "MatMul" or layer.slot != 1 or len(stored.shape) != 2:
         return False
@@ -91,18 +91,18 @@ def _transpose(layer: LinearLayer) -> None:
     graph = dequantize.graph
     assert graph is not None
     stored = layer.tensor
-    turned = np.ascontiguousarray(stored.read().T)
-    models.set_constant(stored.value, ir.Tensor(turned, dtype=stored.dtype))
+    array = np.ascontiguousarray(stored.read().T)
+    models.set_constant(stored.value, ir.Tensor(array, dtype=stored.dtype))
     scaling = stored.scaling
     assert scaling is not None
     if scaling.scale is not None and scaling.scale.size > 1:
         dequantize.attributes.add(ir.AttrInt64("axis", 1 - scaling.axis))
     kind = ir.TensorType(stored.seen_dtype or ir.DataType.FLOAT)
-    operand.type, operand.shape = kind, ir.Shape(turned.shape)
+    operand.type, operand.shape = kind, ir.Shape(array.shape)
     node = ir.Node("", "Transpose", [operand], [ir.AttrInt64s("perm", [1, 0])], num_outputs=1)
     output = node.outputs[0]
     assert isinstance(graph, ir.Graph)
     output.name = models.fresh_name(graph, f"{operand.name}/by_rows")
-    output.type, output.shape = kind, ir.Shape(turned.T.shape)
+    output.type, output.shape = kind, ir.Shape(array.T.shape)
     graph.insert_after(dequantize, node)
     layer.operator.replace_input_with(1, output)

@@ -1,4 +1,4 @@
-"""Whether what was zero in a float model is zero in its quantized form, and N:M still there."""
+"""Compare the zeros and N:M patterns of a float model with those of its quantized form."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ _PATTERNS = ((2, 4), (1, 4), (4, 8), (2, 8))
 
 @dataclass(frozen=True)
 class Weight:
-    """A weight of the float model, and what became of it.
+    """A weight of the float model, before and after quantization.
 
     Attributes:
         name: in the float model.
         quantized: name of its int8 form; empty where it stayed floating point.
-        elements: how many it has.
+        elements: number of elements.
         zeros: the share of them that is zero in the float model.
         zeros_after: the same in the quantized one.
-        lost: zeros that are none any more.
+        lost: zeros that are no longer zero.
         pattern: ``2:4`` and the like, in the float model; empty for none.
-        kept: whether the pattern is still there.
+        kept: whether the quantized weight has the pattern too.
     """
 
     name: str
@@ -49,27 +49,27 @@ def compare(dense: models.Model, quantized: models.Model) -> tuple[Weight, ...]:
     """Every weight that a layer of the float model contracts, in the order of its graph.
 
     Args:
-        dense: what was quantized.
-        quantized: what onnxruntime's quantizer made of it; weights are found by their names.
+        dense: the float model.
+        quantized: the result of onnxruntime's quantizer; weights are found by their names.
     """
     stored = models.constants(quantized)
-    found: dict[str, Weight] = {}
+    weights: dict[str, Weight] = {}
     for layer in plain(find_layers(dense)):
         name = layer.weight
-        if name not in found:
-            found[name] = _compare(layer, _quantized(name, stored), stored)
-    return tuple(found.values())
+        if name not in weights:
+            weights[name] = _compare(layer, _quantized(name, stored), stored)
+    return tuple(weights.values())
 
 
 def checks(weights: tuple[Weight, ...]) -> tuple[Check, ...]:
-    """What must hold: every zero is one still, and every pattern is there."""
+    """Checks that every zero is still zero, and that every pattern is kept."""
     lost = sum(each.lost for each in weights)
-    made = [Check("zeros of weights that are zeros no more", lost == 0, lost, 0)]
+    results = [Check("zeros that are no longer zero", lost == 0, lost, 0)]
     patterned = [each for each in weights if each.pattern and each.quantized]
     if patterned:
         broken = sum(not each.kept for each in patterned)
-        made.append(Check("weights whose N:M pattern is gone", broken == 0, broken, 0))
-    return tuple(made)
+        results.append(Check("weights that lost their N:M pattern", broken == 0, broken, 0))
+    return tuple(results)
 
 
 def _quantized(name: str, stored: Mapping[str, ir.Value]) -> ir.Value | None:
@@ -122,9 +122,9 @@ def _pattern(layer: LinearLayer, weight: Array) -> tuple[str, tuple[int, int]]:
 
 
 def _zero_point(name: str, value: ir.Value, stored: Mapping[str, ir.Value]) -> int:
-    """Zero points are 0 as asked; whatever else is there is taken for what it is."""
+    """The zero point: 0 as configured, or whatever else the model stores."""
     base = (value.name or "").removesuffix("_quantized")
-    held = stored.get(f"{base}_zero_point") or stored.get(f"{name}_zero_point")
-    tensor = None if held is None else models.constant(held)
+    point = stored.get(f"{base}_zero_point") or stored.get(f"{name}_zero_point")
+    tensor = None if point is None else models.constant(point)
     array = None if tensor is None else np.unique(tensor.numpy().astype(np.int16))
     return int(array[0]) if array is not None and array.size == 1 else 0

@@ -29,7 +29,7 @@ class SliceRow:
     Attributes:
         tensor, shape: the tensor, dense.
         axis: the axis that is cut.
-        rows: how many indices of it leave with one unit.
+        rows: number of its indices that leave with one unit.
         role: ``writes`` (makes the units), ``reads`` (contracts them) or ``scales`` (one value per
             unit: biases, normalisations).
         nodes: the nodes that use the tensor this way; the first few where there are many.
@@ -49,7 +49,7 @@ class CouplingRow:
 
     Attributes:
         group: its name.
-        slices: what leaves, in the order of the network.
+        slices: that leave, in the order of the network.
         more: slices that are left out here, because the group or the model has so many.
     """
 
@@ -84,10 +84,10 @@ def coupling_rows(analysis: Analysis, *, most: int = MOST_SLICES) -> tuple[Coupl
     )
 
 
-def _shares(wanted: list[int], most: int) -> list[int]:
-    """How many each gets of ``most``: what it wants, or an equal share of what others leave."""
-    shares, left = [0] * len(wanted), most
-    for place, k in enumerate(sorted(range(len(wanted)), key=wanted.__getitem__)):
-        shares[k] = min(wanted[k], left // (len(wanted) - place))
-        left -= shares[k]
+def _shares(counts: list[int], most: int) -> list[int]:
+    """Shares of ``most``: at most the count of each, and equal shares of the remainder."""
+    shares, remaining = [0] * len(counts), most
+    for place, k in enumerate(sorted(range(len(counts)), key=counts.__getitem__)):
+        shares[k] = min(counts[k], remaining // (len(counts) - place))
+        remaining -= shares[k]
     return shares

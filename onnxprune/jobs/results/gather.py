@@ -1,4 +1,4 @@
-"""From an analysis, a plan and what was measured to the report."""
+"""Make reports from analyses and results."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from onnxprune.graph.units import Block, Group
 from onnxprune.jobs.recipe import as_mapping
 from onnxprune.jobs.result import Result
 from onnxprune.jobs.results.couplings import coupling_rows
-from onnxprune.jobs.results.reach import pinned_rows, reach
+from onnxprune.jobs.results.reachable import not_prunable_rows, reachable
 from onnxprune.jobs.results.schema import (
     BlockRow,
     CheckRow,
@@ -41,11 +41,11 @@ from onnxprune.quantities import Unit
 from onnxprune.types import LayerOutcome
 
 _QUICK = 1 << 30
-"""Bytes of weights that are read without being asked to."""
+"""Bytes of weights that `inspect` reads without ``--weights``."""
 
 
 def inspection(analysis: Analysis, *, weights: bool | None = None) -> Report:
-    """What ``inspect`` reports: the model, and what of it can and cannot be removed.
+    """The report of ``inspect``: the model, and what can and cannot be removed.
 
     Args:
         analysis: of the model.
@@ -58,7 +58,7 @@ def inspection(analysis: Analysis, *, weights: bool | None = None) -> Report:
 
 
 def result(command: Command, run: Result, output: Path | None) -> Report:
-    """What a run of ``command`` reports; ``output`` is the file that was written, if any."""
+    """The report of a run of ``command``; ``output`` is the file that was written, if any."""
     return replace(
         _report(command, run.analysis, run.plan.removed, run.plan.bypassed),
         options=as_mapping(run.config),
@@ -69,7 +69,7 @@ def result(command: Command, run: Result, output: Path | None) -> Report:
         sparse=tuple(sparse_row(each) for each in run.outcomes.get("zeros", ())),
         measures=measures(run),
         outputs=output_rows(run),
-        given=fidelity_rows(run.given) if run.given is not None else (),
+        as_given=comparison_rows(run.as_given) if run.as_given is not None else (),
         samples=run.evaluation.samples,
         points=point_rows(run),
         checks=tuple(CheckRow(each.name, each.ok, each.value, each.limit) for each in run.checks),
@@ -79,7 +79,7 @@ def result(command: Command, run: Result, output: Path | None) -> Report:
 
 
 def sparse_row(each: LayerOutcome) -> SparseRow:
-    """What became of one weight."""
+    """The row of one weight."""
     same = {f.name: getattr(each, f.name) for f in fields(SparseRow) if f.name != "node"}
     return SparseRow(node=each.layer, **same)
 
@@ -95,49 +95,51 @@ def _report(
         command=command,
         onnxprune=importlib.metadata.version("onnxprune"),
         model=model_row(analysis, costs()),
-        reach=reach(analysis),
+        reachable=reachable(analysis),
         groups=group_rows(analysis.groups, removed, costs),
         blocks=block_rows(analysis.blocks, bypassed, costs),
-        pinned=pinned_rows(analysis),
+        not_prunable=not_prunable_rows(analysis),
         couplings=coupling_rows(analysis),
     )
 
 
 def measures(run: Result) -> tuple[Measure, ...]:
     """Size before and after, and the task metric where labels were given."""
-    found = [
+    rows = [
         Measure("MACs", run.dense.macs, run.remaining.macs, "count"),
         Measure("parameters", run.dense.params, run.remaining.params, "count"),
         Measure("weights", run.dense.bytes, run.remaining.bytes, "bytes"),
     ]
-    if (timed := run.latency) is not None:
-        found.append(Measure("latency", timed.dense, timed.pruned, "seconds"))
-    judged = run.evaluation
-    if judged.metric:
+    if (latency := run.latency) is not None:
+        rows.append(Measure("latency", latency.dense, latency.pruned, "seconds"))
+    evaluation = run.evaluation
+    if evaluation.metric:
         part = find_metric(run.config.metric).kind == "accuracy"
         unit: Unit = "fraction" if part else "number"
-        ends = judged.before, judged.after
-        if run.given is not None and run.given.metric == judged.metric:
-            as_given = f"{judged.metric}, as given"
-            found.append(
-                Measure(as_given, judged.before, run.given.after, unit, judged.metric_error)
+        ends = evaluation.before, evaluation.after
+        if run.as_given is not None and run.as_given.metric == evaluation.metric:
+            as_given = f"{evaluation.metric}, as given"
+            rows.append(
+                Measure(
+                    as_given, evaluation.before, run.as_given.after, unit, evaluation.metric_error
+                )
             )
-        found.append(Measure(judged.metric, *ends, unit, judged.metric_error))
-    return tuple(found)
+        rows.append(Measure(evaluation.metric, *ends, unit, evaluation.metric_error))
+    return tuple(rows)
 
 
 def output_rows(run: Result) -> tuple[OutputRow, ...]:
-    """How close each output is; nothing of what a network says about noise."""
-    return () if _made_up(run.config.calib) else fidelity_rows(run.evaluation)
+    """The comparison of each output; empty for synthetic inputs, where it means nothing."""
+    return () if _synthetic(run.config.calib) else comparison_rows(run.evaluation)
 
 
 def point_rows(run: Result) -> tuple[PointRow, ...]:
-    """One row per model that was made on the way, in that order."""
+    """One row per model that a search visited, in order."""
     return tuple(_point(each, run) for each in run.history)
 
 
 def _point(each: Result, run: Result) -> PointRow:
-    target, most, found = each.config.target, run.config.max_drop, each.evaluation
+    target, most, evaluation = each.config.target, run.config.max_drop, each.evaluation
     assert target is not None
     assert most is not None
     part = target.value
@@ -149,41 +151,41 @@ def _point(each: Result, run: Result) -> PointRow:
         params=each.remaining.params,
         bytes=each.remaining.bytes,
         latency=_latency(target.backend, each.latency),
-        metric=found.measure,
-        value=found.value,
-        drop=found.drop,
-        drop_error=found.drop_error,
-        samples=found.samples,
+        metric=evaluation.measure,
+        value=evaluation.value,
+        drop=evaluation.drop,
+        drop_error=evaluation.drop_error,
+        samples=evaluation.samples,
         ok=passes(each, most),
         chosen=each.plan is run.plan and run.evaluation.within(most),
     )
 
 
-def _latency(backend: str, found: Compared | None) -> dict[str, dict[str, float]]:
-    """Seconds of one run by backend, and between what they lie as the ratio says."""
-    if found is None:
+def _latency(backend: str, timing: Compared | None) -> dict[str, dict[str, float]]:
+    """Seconds of one run by backend, with the interval of the ratio."""
+    if timing is None:
         return {}
-    low, high = found.dense * found.low, found.dense * found.high
-    return {backend: {"p50_s": found.pruned, "low_s": low, "high_s": high}}
+    low, high = timing.dense * timing.low, timing.dense * timing.high
+    return {backend: {"p50_s": timing.pruned, "low_s": low, "high_s": high}}
 
 
-def fidelity_rows(judged: Evaluation) -> tuple[OutputRow, ...]:
+def comparison_rows(evaluation: Evaluation) -> tuple[OutputRow, ...]:
     """One row per output: how close it is to the original's."""
-    return tuple(output_row(each) for each in judged.outputs.values())
+    return tuple(output_row(each) for each in evaluation.outputs.values())
 
 
-def output_row(found: OutputComparison) -> OutputRow:
+def output_row(comparison: OutputComparison) -> OutputRow:
     """How close one output is."""
     return OutputRow(
-        name=found.name,
-        top1=found.top1,
-        kl=found.kl,
-        cosine=found.cosine,
-        relative_error=found.relative_error,
-        max_abs_error=found.max_abs_error,
-        snr_db=found.snr_db,
-        broken=found.broken,
-        reason=found.reason,
+        name=comparison.name,
+        top1=comparison.top1,
+        kl=comparison.kl,
+        cosine=comparison.cosine,
+        relative_error=comparison.relative_error,
+        max_abs_error=comparison.max_abs_error,
+        snr_db=comparison.snr_db,
+        broken=comparison.broken,
+        reason=comparison.reason,
     )
 
 
@@ -217,7 +219,7 @@ def group_rows(
     """
     dense, rows = costs(), []
     for group in groups:
-        saved = _less(dense, costs({group.name: (0,)}))
+        saving = _less(dense, costs({group.name: (0,)}))
         rows.append(
             GroupRow(
                 name=group.name,
@@ -227,9 +229,9 @@ def group_rows(
                 exact=group.exact,
                 reason=group.reason,
                 tensors=len({cut.tensor for cut in group.slices}),
-                params=saved.params,
-                macs=saved.macs,
-                bytes=saved.bytes,
+                params=saving.params,
+                macs=saving.macs,
+                bytes=saving.bytes,
             )
         )
     return tuple(rows)
@@ -238,13 +240,13 @@ def group_rows(
 def block_rows(
     blocks: Iterable[Block], bypassed: Iterable[str], costs: CostModel
 ) -> tuple[BlockRow, ...]:
-    """One row per residual branch; ``bypassed`` names those that go."""
-    gone = set(bypassed)
+    """One row per residual branch; ``bypassed`` names those to remove."""
+    names = set(bypassed)
     dense, rows = costs(), []
     for block in blocks:
-        saved = _less(dense, costs({}, (block.name,)))
+        saving = _less(dense, costs({}, (block.name,)))
         rows.append(
-            BlockRow(block.name, len(block.nodes), saved.params, saved.macs, block.name in gone)
+            BlockRow(block.name, len(block.nodes), saving.params, saving.macs, block.name in names)
         )
     return tuple(rows)
 
@@ -253,7 +255,7 @@ def _less(whole: Cost, part: Cost) -> Cost:
     return Cost(whole.macs - part.macs, whole.params - part.params, whole.bytes - part.bytes)
 
 
-def _made_up(calib: object) -> bool:
+def _synthetic(calib: object) -> bool:
     return calib is None or (isinstance(calib, str) and calib.partition(":")[0] == "random")
 
 

@@ -12,7 +12,7 @@ from onnxprune.jobs.results.weights import StoredRow, ZerosRow
 from onnxprune.quantities import Unit
 
 SCHEMA = "onnxprune.report"
-VERSION = 1
+VERSION = 2
 """Raised when a field changes its meaning or goes away; a new field does not raise it."""
 
 Command = Literal["inspect", "prune", "apply", "recover"]
@@ -29,10 +29,10 @@ class TensorRow:
 
 @dataclass(frozen=True)
 class ModelRow:
-    """What the model is.
+    """The dense model.
 
     Attributes:
-        name: its file, or the name of its graph.
+        name: of its file, else of its graph.
         producer: the exporter and its version, as the file says.
         opsets: version by operator domain (``""`` is the standard one).
         nodes: nodes in all graphs, subgraph bodies included.
@@ -59,10 +59,10 @@ class GroupRow:
     """One group of interchangeable units.
 
     Attributes:
-        units, kept: how many there are, and how many stay (equal before pruning).
+        units, kept: number of units before and after (equal before pruning).
         exact: whether removal equals masking; otherwise ``reason`` says what it changes.
-        tensors: how many stored tensors are cut.
-        params, macs, bytes: what one unit costs in the dense model.
+        tensors: number of stored tensors that are cut.
+        params, macs, bytes: cost of one unit in the dense model.
     """
 
     name: str
@@ -89,14 +89,14 @@ class BlockRow:
 
 
 @dataclass(frozen=True)
-class PinnedRow:
-    """Why axes of stored tensors cannot be cut.
+class NotPrunableRow:
+    """A reason why axes of stored tensors cannot be cut.
 
     Attributes:
-        reason: the one they share.
-        axes: how many.
-        params: elements of the tensors that no group reaches on any other axis.
-        example: one of the nodes it is due to, or one of the tensors.
+        reason: in words.
+        axes: number of axes.
+        params: elements of their tensors that no group reaches on any other axis.
+        example: a node that causes it, or one of the tensors.
     """
 
     reason: str
@@ -106,13 +106,13 @@ class PinnedRow:
 
 
 @dataclass(frozen=True)
-class Reach:
-    """How much of the model pruning can touch, in elements of stored weights.
+class Reachable:
+    """How much of the model pruning can remove, in elements of stored weights.
 
     Attributes:
-        params: all of them.
-        exact: those that leave with some unit of an exact group.
-        inexact: those that only units of inexact groups take along.
+        params: all elements.
+        exact: elements that leave with some unit of an exact group.
+        inexact: further elements, which only units of inexact groups take along.
     """
 
     params: int
@@ -169,9 +169,10 @@ class RefitRow:
 
     Attributes:
         node: the layer.
-        method: what won: ``none`` (it was left as it was), ``bias``, ``scale`` or ``lstsq``.
+        method: the best on held-out samples: ``none`` (unchanged), ``bias``, ``scale`` or
+            ``lstsq``.
         before, after: relative squared error of its output on held-out samples.
-        reason: why it was not tried; empty if it was.
+        reason: why no refit was tried; empty if one was.
     """
 
     node: str
@@ -183,18 +184,18 @@ class RefitRow:
 
 @dataclass(frozen=True)
 class SparseRow:
-    """One weight whose entries were, or might have been, set to zero.
+    """One weight that was considered for sparsity.
 
     Attributes:
-        weight: its name; empty where its node was declined before.
+        weight: its name; empty where its node was declined.
         node: the layer that multiplies with it.
         shape: of the stored tensor.
-        method: how its zeros were chosen; empty if it was left as it is.
-        refit: what won for the others: ``none``, ``bias`` or ``pcg``.
-        sparsity: the part of it that is zeroed.
+        method: how its zeros were chosen; empty if it is unchanged.
+        refit: how its other entries were refitted: ``none``, ``bias`` or ``pcg``.
+        sparsity: share of its entries that are zeroed.
         before, after: relative squared error of the layer's output on held-out samples, as masked
             and as refitted; None without data.
-        reason: why it was left; empty if it was not.
+        reason: why it is unchanged; empty if it is not.
     """
 
     weight: str
@@ -210,20 +211,20 @@ class SparseRow:
 
 @dataclass(frozen=True)
 class PointRow:
-    """One model that was made on the way to the smallest that is good enough.
+    """One model that a search visited.
 
     Attributes:
-        label: the budget it was made for.
-        macs, params, bytes: what it costs.
+        label: its budget.
+        macs, params, bytes: its cost.
         latency: by backend, ``p50_s``, ``low_s`` and ``high_s``, where it was timed.
-        metric: what it was judged by; ``agreement`` or ``cosine`` without labels.
-        value: of that.
-        drop: what was lost of it.
+        metric: name of the metric; ``agreement`` or ``cosine`` without labels.
+        value: of the metric.
+        drop: loss of the metric against the dense model.
         drop_error: standard error of ``drop``, both models having seen the same samples; None
             where none is known.
-        samples: how many inputs it was judged on.
-        ok: whether that is good enough.
-        chosen: whether it is the one that was taken.
+        samples: number of inputs of the evaluation.
+        ok: whether the drop is within the limit.
+        chosen: whether the search chose it.
     """
 
     label: str
@@ -242,7 +243,7 @@ class PointRow:
 
 @dataclass(frozen=True)
 class CheckRow:
-    """One check: what was measured, against what limit, and whether that is good."""
+    """One check: the measured value, its limit, and whether it passed."""
 
     name: str
     ok: bool
@@ -252,34 +253,34 @@ class CheckRow:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything one run has to say.
+    """The report of one run.
 
     Attributes:
-        command: which command made it.
-        onnxprune: version that made it.
+        command: the command that made it.
+        onnxprune: version of the program.
         couplings: what leaves with one unit of each group.
-        options: what was asked, by flag name; only what is not at its default.
-        refits: what recovery did to each layer; empty where there was nothing to fit to.
-        sparse: what became of every weight, where single weights were set to zero.
+        options: by flag name, those that are not at their default.
+        refits: recovery of each layer; empty without data.
+        sparse: the zeros of every weight, where a sparsity was requested.
         weights: zeros, patterns and sizes of weights that have zeros.
         stored: the form of every weight, where they are not all written dense.
-        measures: before and after.
-        outputs: how close they are, on ``samples`` inputs that nothing was fitted to; empty where
-            the inputs were made up.
-        given: the same before anything was refitted, of a model that came pruned; else empty.
-        points: every model that was visited, where ``max-drop`` decided how much to remove.
-        checks: the verdict; empty where nothing was pruned.
+        measures: size, latency and metric before and after.
+        outputs: comparison with the dense model on ``samples`` held-out inputs; empty where the
+            inputs were synthetic.
+        as_given: the same for a model that was pruned elsewhere, before any refit; else empty.
+        points: models that a search for ``max-drop`` visited.
+        checks: empty where nothing was pruned.
         notes: whole sentences on what was declined and why, in the order it happened.
-        output: the file written, or None (dry run, or a bad verdict).
+        output: the file written, or None (dry run, or a failed check).
     """
 
     command: Command
     onnxprune: str
     model: ModelRow
-    reach: Reach
+    reachable: Reachable
     groups: tuple[GroupRow, ...] = ()
     blocks: tuple[BlockRow, ...] = ()
-    pinned: tuple[PinnedRow, ...] = ()
+    not_prunable: tuple[NotPrunableRow, ...] = ()
     couplings: tuple[CouplingRow, ...] = ()
     options: Mapping[str, object] = field(default_factory=dict)
     refits: tuple[RefitRow, ...] = ()
@@ -288,7 +289,7 @@ class Report:
     stored: tuple[StoredRow, ...] = ()
     measures: tuple[Measure, ...] = ()
     outputs: tuple[OutputRow, ...] = ()
-    given: tuple[OutputRow, ...] = ()
+    as_given: tuple[OutputRow, ...] = ()
     samples: int = 0
     points: tuple[PointRow, ...] = ()
     checks: tuple[CheckRow, ...] = ()
@@ -297,7 +298,7 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Whether every check is good."""
+        """Whether every check passed."""
         return all(check.ok for check in self.checks)
 
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from onnxprune.jobs.store import Stored
 
 _LEAST = 0.01
-"""The share of zeros from which on a weight is worth a row: trained weights have few."""
+"""The share of zeros from which on a weight gets a row: trained weights have few."""
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,8 @@ class ZerosRow:
         weight: its name.
         shape, dtype: of the weight.
         zeros: the part of it that is zero.
-        pattern: what they look like, such as ``2:4 along axis 1``.
-        bytes: what it takes in each form; forms that cannot hold it are left out.
+        pattern: of the zeros, such as ``2:4 along axis 1``.
+        bytes: size in each form that can hold it.
     """
 
     weight: str
@@ -45,7 +45,7 @@ class StoredRow:
         form: the name of its encoding, such as ``bitmask``.
         values: type of the stored values.
         dense, stored: bytes before and after.
-        remark: why it did not get what was asked for; empty if it did.
+        remark: why the requested form does not apply; empty if it does.
     """
 
     weight: str
@@ -60,7 +60,7 @@ class StoredRow:
 
 
 def zeros_rows(model: models.Model) -> tuple[ZerosRow, ...]:
-    """One row per weight that has zeros worth a word, in the order of the model."""
+    """One row per weight that has a noticeable share of zeros, in the order of the model."""
     from onnxprune.sparse.encodings.choose import bytes_of
     from onnxprune.sparse.encodings.sparsity_stats import find_pattern
     from onnxprune.sparse.encodings.table import ENCODINGS

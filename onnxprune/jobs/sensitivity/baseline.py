@@ -1,4 +1,4 @@
-"""The dense model of a sweep: what it answers and scores, and the job of those who prune it."""
+"""The dense model of a sweep: its outputs and score, and the job for the workers."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Dense:
         return self._task is not None and self._task.metric.kind == "function"
 
     def job(self, rows: Rows) -> Job:
-        """What those have to know who measure the cells of these rows."""
+        """The job for workers that measure the cells of these rows."""
         model = self._analysis.model
         large = models.size_bytes(model) > _SENDABLE and model.path is not None
         labels = None if self._task is None else self._task.labels
@@ -96,7 +96,7 @@ class Dense:
             norms=rows.norms,
             weighing=weighing,
             feeds=self.feeds,
-            wanted=self._answers,
+            answers=self._answers,
             labels=labels,
             metric=self._config.metric,
             before=self.before,
@@ -124,15 +124,15 @@ def weighing_of(config: Options) -> Weighing:
     """How single weights are chosen.
 
     Raises:
-        OnnxpruneError: a sweep does not know the method that is asked for.
+        OnnxpruneError: a sweep does not know the method.
     """
-    known: tuple[Weighing, ...] = get_args(Weighing)
-    for each in known:
+    methods: tuple[Weighing, ...] = get_args(Weighing)
+    for each in methods:
         if each == (config.sparse_method or "wanda"):
             return each
     raise OnnxpruneError(
         f"a sweep does not choose weights by {config.sparse_method}, which refits them",
-        hint=f"take --sparse-method {', '.join(known[:-1])} or {known[-1]}",
+        hint=f"take --sparse-method {', '.join(methods[:-1])} or {methods[-1]}",
     )
 
 
@@ -140,14 +140,14 @@ def _within(
     run: Callable[[Feeds], Outputs], feeds: Sequence[Feeds], most: int
 ) -> tuple[Outputs, ...] | None:
     """All answers, or None where they are more than so many bytes."""
-    found: list[Outputs] = []
+    answers: list[Outputs] = []
     size = 0
     for each in feeds:
-        found.append(run(each))
-        size += sum(getattr(array, "nbytes", 0) for array in found[-1].values())
+        answers.append(run(each))
+        size += sum(getattr(array, "nbytes", 0) for array in answers[-1].values())
         if size > most:
             return None
-    return tuple(found)
+    return tuple(answers)
 
 
 def _bytes(model: models.Model) -> bytes:

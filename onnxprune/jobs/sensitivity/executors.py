@@ -36,9 +36,9 @@ Key: TypeAlias = tuple[str, float]
 """A cell that is to be measured: target and ratio."""
 
 TRIES = 3
-"""How often a cell may fail before it is given up."""
+"""Most attempts at a cell."""
 _LOOK = 5.0
-"""Seconds without news after which it is asked whether anybody is left."""
+"""Seconds without a result after which the workers are checked."""
 _PATIENCE = 60.0
 """Seconds that a cluster may be without workers: a nanny starts new ones within a few."""
 _ADDRESS = re.compile(r"(\w+://)?[\w.\-\[\]:%]+:\d+")
@@ -126,7 +126,7 @@ class Pool:
     """This process; other pools are made from it.
 
     Attributes:
-        executors: what cells are submitted to, each with one at a time.
+        executors: that measure cells, one at a time each.
     """
 
     executors: Sequence[Executor] = (Inline(),)
@@ -141,7 +141,7 @@ class Pool:
         return ""
 
     def deserted(self) -> str:
-        """Why nobody is left to do anything; empty if somebody is."""
+        """Why no worker is available; empty if one is."""
         return ""
 
     def close(self) -> None:
@@ -169,9 +169,9 @@ class Processes(Pool):
                 started.result()
         except BrokenExecutor as error:
             raise OnnxpruneError(
-                "processes that should measure die as soon as they start",
-                hint="a script that starts some must do so under `if __name__ == '__main__':`; "
-                "one process needs none of that (--workers 1)",
+                "worker processes die as soon as they start",
+                hint="a script must start them under `if __name__ == '__main__':`; --workers 1 "
+                "starts none",
             ) from error
         self._path.write_bytes(job.packed())
 
@@ -244,7 +244,7 @@ class Dask(Pool):
         try:
             alive = bool(self._client.nthreads())
         except OSError:
-            return f"the Dask scheduler at {self._address} has gone"
+            return f"the Dask scheduler at {self._address} does not answer"
         return "" if alive else f"the Dask cluster at {self._address} has no workers left"
 
     def close(self) -> None:
@@ -282,7 +282,7 @@ def gather(pool: Pool, key: str, cells: Iterable[Key], keep: Callable[[Cell], No
         pool: who measures; it has the job.
         key: of the job.
         cells: to be measured.
-        keep: told each cell as it comes, in any order.
+        keep: called with each cell as it is measured, in any order.
 
     Raises:
         OnnxpruneError: there is nobody left to measure anything.
@@ -332,9 +332,9 @@ def _finished(running: Iterable[Future[Cell]], pool: Pool) -> set[Future[Cell]]:
 
 
 def _is_death(error: BaseException) -> bool:
-    """Whether a worker went; Dask first moves its cells to others by itself, several times."""
-    gone = isinstance(error, BrokenExecutor | CancelledError)
-    return gone or "KilledWorker" in type(error).__name__
+    """Whether a worker died; Dask first moves its cells to others, several times."""
+    broken = isinstance(error, BrokenExecutor | CancelledError)
+    return broken or "KilledWorker" in type(error).__name__
 
 
 def _distributed() -> Any:  # noqa: ANN401 it ships no types

@@ -33,7 +33,7 @@ from onnxprune.sparse.zeros import zero
 I64 = npt.NDArray[np.int64]
 Array = npt.NDArray[Any]
 Weighing = Literal["magnitude", "wanda", "ria"]
-"""What single weights are worth, from one look at the layer."""
+"""Importance of single weights, from one look at the layer."""
 
 THREADS = 1
 """Threads of every run: sums come out the same wherever they are made, and cells fill the cores."""
@@ -41,7 +41,7 @@ THREADS = 1
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """A sweep, as far as those who measure cells have to know it.
+    """The part of a sweep that workers need to measure cells.
 
     Attributes:
         key: names everything that the cells follow from.
@@ -49,14 +49,14 @@ class Job:
         shapes: the input shapes it is analysed at.
         orders: by group, its units, the first to leave first.
         blocks: names of the blocks that are bypassed.
-        norms: by stored weight, root mean squares ``[g, K]`` of what it multiplies.
-        weighing: what single weights are worth.
-        feeds: what every model is run on.
-        wanted: what the dense model answers; None where that is too much to keep.
+        norms: by stored weight, root mean squares ``[g, K]`` of its inputs.
+        weighing: how the importance of single weights is computed.
+        feeds: inputs of every model.
+        answers: outputs of the dense model; None where they are too large to keep.
         labels: of the samples, or None.
         metric: as the user wrote it.
         before: the dense model's score; None without labels.
-        provider: what runs the models.
+        provider: execution provider of the models.
     """
 
     key: str
@@ -67,7 +67,7 @@ class Job:
     norms: Mapping[str, Array]
     weighing: Weighing
     feeds: tuple[Feeds, ...]
-    wanted: tuple[Outputs, ...] | None
+    answers: tuple[Outputs, ...] | None
     labels: Array | None
     metric: str | Callable[..., float]
     before: Score | None
@@ -109,13 +109,13 @@ class Bench:
         labels, metric = job.labels, find_metric(job.metric)
         self._task = None if labels is None else Task(metric, labels)
         self._dense = None
-        if job.wanted is None:
+        if job.answers is None:
             inner = within(models.parts(model))
             self._dense = open_session(model, provider=job.provider, threads=THREADS, outputs=inner)
         self._making = threading.Lock()
 
     def measure(self, target: str, ratio: float) -> Cell:
-        """Prune one target and judge what is left; what cannot be pruned gives the reason."""
+        """Prune one target and evaluate the result; a cell has a reason if that fails."""
         try:
             with self._making:  # reading tensors is Python's work, running models is not
                 model, removed = self.variant(target, ratio)
@@ -123,19 +123,19 @@ class Bench:
             session = open_session(
                 model, provider=self._job.provider, threads=THREADS, outputs=within(parts)
             )
-            judged = compare_answers(
+            evaluation = compare_answers(
                 session.run, self._job.feeds, self._reference(), self._task, self._job.before, parts
             )
         except OnnxpruneError as error:
             return Cell(target, ratio, reason=error.message)
-        main = judged.main
+        main = evaluation.main
         return Cell(
             target=target,
             ratio=ratio,
             removed=removed,
-            value=judged.value,
-            drop=judged.drop,
-            drop_error=judged.drop_error,
+            value=evaluation.value,
+            drop=evaluation.drop,
+            drop_error=evaluation.drop_error,
             kl=main.kl,
             cosine=main.cosine,
             relative_error=main.relative_error,
@@ -163,12 +163,12 @@ class Bench:
         assert tensor is not None
         matrix = layer.matrix(tensor.numpy().astype(np.float64))
         keep = layer.stored(weigh(matrix, norms, job.weighing, ratio))
-        made = zero(self._analysis.model, {target: pack(keep)})
-        return made, int(keep.size - np.count_nonzero(keep))
+        masked = zero(self._analysis.model, {target: pack(keep)})
+        return masked, int(keep.size - np.count_nonzero(keep))
 
     def _reference(self) -> Iterable[Outputs]:
-        if self._job.wanted is not None:
-            return self._job.wanted
+        if self._job.answers is not None:
+            return self._job.answers
         assert self._dense is not None
         return (self._dense.run(feeds) for feeds in self._job.feeds)
 

@@ -32,7 +32,7 @@ _MOST = 10
 
 def recommend(
     analysis: Analysis,
-    found: Sensitivity,
+    sweep: Sensitivity,
     drop: float,
     most: float,
     plan: Callable[[Mapping[str, float]], Removed],
@@ -42,44 +42,44 @@ def recommend(
 
     Args:
         analysis: of the dense model.
-        found: the sweep; only groups count, for only they have ratios.
+        sweep: the sweep; only groups count, for only they have ratios.
         drop: of the metric.
         most: the largest ratio of one group.
         plan: from ratios by group to the units that really go, rounding included.
         measure: the drop of the model without some units.
     """
     curves = {}
-    for target in found.targets:
+    for target in sweep.targets:
         if target.order:
-            known = measured_points(found.of(target.name), target.units)
-            counts = np.arange(int(min(known[0][-1], target.units * most)) + 1)
-            curves[target.name] = interpolate(counts, *known), target.units
+            measurements = measured_points(sweep.of(target.name), target.units)
+            counts = np.arange(int(min(measurements[0][-1], target.units * most)) + 1)
+            curves[target.name] = interpolate(counts, *measurements), target.units
     costs = CostModel(analysis)
     dense = costs()
     best = Recommendation(drop, {})
 
     def under(bound: float) -> dict[str, float]:
-        gone = {n: int((damage <= bound).sum()) - 1 for n, (damage, _) in curves.items()}
-        return {n: round(k / curves[n][1], 4) for n, k in gone.items() if k > 0}
+        counts = {n: int((damage <= bound).sum()) - 1 for n, (damage, _) in curves.items()}
+        return {n: round(k / curves[n][1], 4) for n, k in counts.items() if k > 0}
 
     steps = np.unique(np.concatenate([d for d, _ in curves.values()] or [np.zeros(1)]))
-    tried: dict[tuple[tuple[str, float], ...], float] = {}
+    drops: dict[tuple[tuple[str, float], ...], float] = {}
     low, high = -1, len(steps)  # no bound is enough, and one beyond all is too much
-    while high - low > 1 and len(tried) < _MOST:
+    while high - low > 1 and len(drops) < _MOST:
         middle = (low + high) // 2
         ratios = under(float(steps[middle]))
         at = tuple(ratios.items())
-        if at not in tried:
+        if at not in drops:
             removed = plan(ratios) if ratios else {}
             try:
-                tried[at] = measure(removed) if removed else 0.0
+                drops[at] = measure(removed) if removed else 0.0
             except OnnxpruneError:  # together they leave nothing of some axis
-                tried[at] = np.inf
-            if tried[at] <= drop and removed:
-                left = costs(removed)
-                macs, params = left.macs / max(dense.macs, 1), left.params / max(dense.params, 1)
-                best = Recommendation(drop, ratios, float(tried[at]), macs, params)
-        low, high = (middle, high) if tried[at] <= drop else (low, middle)
+                drops[at] = np.inf
+            if drops[at] <= drop and removed:
+                cost = costs(removed)
+                macs, params = cost.macs / max(dense.macs, 1), cost.params / max(dense.params, 1)
+                best = Recommendation(drop, ratios, float(drops[at]), macs, params)
+        low, high = (middle, high) if drops[at] <= drop else (low, middle)
     return best
 
 
@@ -102,7 +102,7 @@ def exactly(ratios: Mapping[str, float]) -> tuple[tuple[str, float], ...]:
     return tuple((glob.escape(name), ratio) for name, ratio in ratios.items())
 
 
-def as_options(asked: Options, advice: Recommendation) -> Options:
+def as_options(config: Options, advice: Recommendation) -> Options:
     """The options that prune by the recommended ratios: what a recipe holds.
 
     Raises:
@@ -112,7 +112,7 @@ def as_options(asked: Options, advice: Recommendation) -> Options:
         raise OnnxpruneError(
             f"no ratio was found that costs at most {figure(advice.drop)}, so there is no recipe",
             hint="allow more with --drop, sweep smaller --ratios, or try prune --max-drop, which "
-            "refits what is left",
+            "refits the remaining weights",
             exit_code=1,
         )
-    return replace(asked, ratios=exactly(advice.ratios))
+    return replace(config, ratios=exactly(advice.ratios))

@@ -50,8 +50,8 @@ def sensitivity(
     Args:
         source: a path, a ``ModelProto``, a graphsurgeon graph or a loaded model; never changed.
         options: inputs, labels, metric, criterion and what to skip.
-        request: what is measured, and where it runs.
-        progress: told what is being done.
+        request: targets, ratios and workers.
+        progress: called with a line of text at each stage.
         fields: the options by name, instead of ``options`` and ``request``.
 
     Raises:
@@ -68,36 +68,36 @@ def sensitivity(
         >>> [target.kind for target in sweep.targets]
         ['ffn', 'ffn', 'ffn']
     """
-    wanted, asked = split("sensitivity", fields, request, options)
-    if asked.calib is None:
+    settings, config = split("sensitivity", fields, request, options)
+    if config.calib is None:
         raise OnnxpruneError(
             "sensitivity is measured on inputs", hint="give some with --calib; labels are optional"
         )
-    weighing_of(asked)
-    run = open_run(source, asked, progress)
-    with open_pool(_hands(run, wanted), wanted.dask) as pool:
-        return _swept(run, wanted, pool)
+    weighing_of(config)
+    run = open_run(source, config, progress)
+    with open_pool(_worker_count(run, settings), settings.dask) as pool:
+        return _swept(run, settings, pool)
 
 
-def _swept(run: Run, wanted: SensitivityOptions, pool: Pool) -> Sensitivity:
+def _swept(run: Run, settings: SensitivityOptions, pool: Pool) -> Sensitivity:
     config, analysis, data, progress = run.config, run.analysis, run.data, run.progress
     every = data.whole(config)
     with threadpool_limits(BLAS, "blas"):
-        rows = find_rows(run, wanted)
+        rows = find_rows(run, settings)
     progress("running the dense model")
     dense = Dense(analysis, every, config)
     job = dense.job(rows)
     cache = Cache("cells", progress, enabled=config.cache and not dense.nameless)
-    measured = known_cells(cache, job.key)
-    cells = [(t.name, r) for t in rows.targets for r in _columns(t, wanted.ratios)]
-    missing = [cell for cell in cells if cell not in measured]
+    results = known_cells(cache, job.key)
+    cells = [(t.name, r) for t in rows.targets for r in _columns(t, settings.ratios)]
+    missing = [cell for cell in cells if cell not in results]
     if missing:
         pool.share(job)
 
     def keep(cell: Cell) -> None:
-        measured[cell.target, cell.ratio] = cell
+        results[cell.target, cell.ratio] = cell
         keep_cell(cache, job.key, cell)
-        done = sum(each in measured for each in cells)
+        done = sum(each in results for each in cells)
         progress(f"{done} of {len(cells)} cells: {cell.target} at {cell.ratio:g}")
 
     gather(pool, job.key, missing, keep)
@@ -106,7 +106,7 @@ def _swept(run: Run, wanted: SensitivityOptions, pool: Pool) -> Sensitivity:
         notes.append(f"{len(cells) - len(missing)} cells come from an earlier run (--no-cache)")
     if data.synthetic:
         notes.append(f"inputs were synthetic ({data.description}): values say little")
-    found = Sensitivity(
+    sweep = Sensitivity(
         structure=models.structure_hash(analysis.model),
         model=analysis.model.path.name if analysis.model.path else "model",
         metric=dense.metric,
@@ -115,14 +115,14 @@ def _swept(run: Run, wanted: SensitivityOptions, pool: Pool) -> Sensitivity:
         samples=samples_of(dense.feeds),
         inputs=data.description,
         criterion=rows.criterion,
-        ratios=wanted.ratios,
+        ratios=settings.ratios,
         targets=rows.targets,
-        cells=tuple(measured[cell] for cell in cells),
+        cells=tuple(results[cell] for cell in cells),
         declined=rows.declined,
         notes=tuple(notes),
     )
-    if wanted.drop is None:
-        return found
+    if settings.drop is None:
+        return sweep
     progress("measuring recommended ratios together")
     curves = only_orders(rows.targets, analysis)
 
@@ -130,8 +130,8 @@ def _swept(run: Run, wanted: SensitivityOptions, pool: Pool) -> Sensitivity:
         with_ratios = replace(config, ratios=exactly(ratios))
         return by_importance(replace(run, config=with_ratios), curves).plan.removed
 
-    advice = recommend(analysis, found, wanted.drop, config.max_ratio, plan, dense.drop_without)
-    return replace(found, recommended=advice)
+    advice = recommend(analysis, sweep, settings.drop, config.max_ratio, plan, dense.drop_without)
+    return replace(sweep, recommended=advice)
 
 
 def known_cells(cache: Cache, key: str) -> dict[tuple[str, float], Cell]:
@@ -156,13 +156,13 @@ def _columns(target: Target, ratios: Sequence[float]) -> Sequence[float]:
     return (1.0,) if target.kind == "block" else ratios
 
 
-def _hands(run: Run, wanted: SensitivityOptions) -> int:
-    """How many processes: as many as asked for, else all cores where the work is worth it."""
-    if wanted.workers is not None:
-        return wanted.workers
+def _worker_count(run: Run, settings: SensitivityOptions) -> int:
+    """The number of processes: --workers, else all cores where the work pays for it."""
+    if settings.workers is not None:
+        return settings.workers
     analysis, config = run.analysis, run.config
     rows = len(analysis.groups) + len(analysis.blocks) + len(analysis.walk.calls)
-    work = CostModel(analysis)().macs * config.calib_samples * rows * len(wanted.ratios)
+    work = CostModel(analysis)().macs * config.calib_samples * rows * len(settings.ratios)
     return _cores() if work > _PAYS else 1
 
 

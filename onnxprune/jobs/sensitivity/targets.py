@@ -25,8 +25,8 @@ class Rows:
 
     Attributes:
         targets: in the order of the network: groups, blocks, weights.
-        norms: by weight, root mean squares ``[g, K]`` of what it multiplies.
-        criterion: what the orders of units come from.
+        norms: by weight, root mean squares ``[g, K]`` of its inputs.
+        criterion: that orders the units.
         declined: by name, why something is no row.
     """
 
@@ -52,8 +52,8 @@ def find_rows(run: Run, request: SensitivityOptions) -> Rows:
     norms: dict[str, Array] = {}
     criterion = ""
     if "groups" in request.kinds:
-        found, criterion = _groups(run, declined)
-        targets += found
+        groups, criterion = _groups(run, declined)
+        targets += groups
     if "blocks" in request.kinds:
         for block in analysis.blocks:
             glob = next((g for g in config.skip if fnmatchcase(block.name, g)), None)
@@ -62,9 +62,9 @@ def find_rows(run: Run, request: SensitivityOptions) -> Rows:
             else:
                 targets.append(Target(block.name, "block", 1, block.params, block.macs))
     if "weights" in request.kinds:
-        layers, left = find_targets(analysis.model, Sparsity(0.5), config.skip)
-        declined |= {each.weight or each.layer: each.reason for each in left}
-        run.progress("measuring what every weight multiplies")
+        layers, declined_weights = find_targets(analysis.model, Sparsity(0.5), config.skip)
+        declined |= {each.weight or each.layer: each.reason for each in declined_weights}
+        run.progress("measuring the inputs of every weight")
         norms = (
             norms_of(analysis.model, layers, list(run.data.fit), config.provider) if layers else {}
         )
@@ -101,9 +101,9 @@ def _groups(run: Run, declined: dict[str, str]) -> tuple[list[Target], str]:
             declined[group.name] = f"not scored by {criterion}"
             continue
         one = costs({group.name: (0,)})
-        saved = dense.params - one.params, dense.macs - one.macs
+        saving = dense.params - one.params, dense.macs - one.macs
         order = tuple(int(unit) for unit in orders[group.name])
-        targets.append(Target(group.name, group.kind, len(group), *saved, order))
+        targets.append(Target(group.name, group.kind, len(group), *saving, order))
     return targets, criterion
 
 

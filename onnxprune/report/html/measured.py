@@ -175,10 +175,10 @@ def _sweep(sweep: Sensitivity, key: str) -> Markup:
     about = f"{sections.heat_head(sweep)}. {about[:1].upper()}{about[1:]}."
     grids = {name: _grid(columns.targets(sweep, name), sweep) for name in measures}
     removed = [numbers.percent(ratio) for ratio in columns.ratios(sweep)]
-    declared = columns.targets(sweep, first)
-    cells = len(declared.visible(sweep.targets, "page")) - 2
+    heat_map = columns.targets(sweep, first)
+    cells = len(heat_map.visible(sweep.targets, "page")) - 2
     heat = table(
-        declared,
+        heat_map,
         sweep.targets,
         tall=len(sweep.targets) > TALL,
         data=lambda target: {"data_name": target.name, "data_kind": target.kind},

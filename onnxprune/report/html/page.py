@@ -60,28 +60,28 @@ def build(documents: Iterable[Document]) -> str:
     Raises:
         OnnxpruneError: two of them are about different models with the same name.
     """
-    found = families(documents)
+    models = families(documents)
     text = ""
     for most in _ROWS:
-        text = _page(found, most)
+        text = _page(models, most)
         if len(text.encode()) <= HEAVIEST:
             break
     return text
 
 
-def _page(found: list[Family], most: int) -> str:
+def _page(models: list[Family], most: int) -> str:
     """The page with tables of at most ``most`` rows."""
     script = _asset("page.js")
     articles, links = [], []
-    for k, family in enumerate(found):
+    for k, family in enumerate(models):
         parts = _sections(family, f"m{k}", most)
-        articles.append(_article(family, f"m{k}", parts, contents=len(found) > 1))
-        if len(found) > 1:
+        articles.append(_article(family, f"m{k}", parts, contents=len(models) > 1))
+        if len(models) > 1:
             links.append(tag("a", family.name, href=f"#m{k}", class_="model"))
         else:
             links += _links(parts)
     return Template(_asset("page.html")).substitute(
-        title=tag("title", f"{', '.join(family.name for family in found)} · onnxprune"),
+        title=tag("title", f"{', '.join(family.name for family in models)} · onnxprune"),
         digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         style=_asset("page.css"),
         links=join(links),
@@ -118,9 +118,9 @@ def _sections(family: Family, key: str, most: int) -> list[Section]:
         most: rows of a table.
     """
     couplings, sweeps = f"{key}-couplings", f"{key}-sensitivity"
-    described = next((run for run in family.runs if run.couplings), None)
-    coupling = runs.coupling(described, couplings, most) if described else Markup()
-    found = [
+    source = next((run for run in family.runs if run.couplings), None)
+    coupling = runs.coupling(source, couplings, most) if source else Markup()
+    sections = [
         Section(f"{key}-tradeoff", "Trade-off", measured.tradeoff(family)),
         Section(f"{key}-latency", "Latency", measured.latency(family)),
         *_runs(family, key, couplings, most),
@@ -128,24 +128,24 @@ def _sections(family: Family, key: str, most: int) -> list[Section]:
         Section(couplings, "Couplings", coupling),
         Section(f"{key}-reproduce", "Reproduce", reproduce.section(family)),
     ]
-    return [each for each in found if each.content]
+    return [each for each in sections if each.content]
 
 
 def _runs(family: Family, key: str, couplings: str, most: int) -> list[Section]:
     """One run has its parts as sections; of several, each is one, with its parts folded."""
-    found = []
+    sections = []
     for k, run in enumerate(family.runs):
         own = f"{key}-r{k}"
         parts = runs.parts(run, f"{own}-groups", couplings, most)
         if len(family.runs) == 1:
             keys = (f"{own}-{title.lower().replace(' ', '-')}" for title, _ in parts)
-            found += [Section(name, *part) for name, part in zip(keys, parts, strict=True)]
+            sections += [Section(name, *part) for name, part in zip(keys, parts, strict=True)]
             continue
         details = [
             folded(tag("h4", title), part, open_=not n) for n, (title, part) in enumerate(parts)
         ]
-        found.append(Section(own, runs.label(run), join(runs.top(run, family), details)))
-    return found
+        sections.append(Section(own, runs.label(run), join(runs.top(run, family), details)))
+    return sections
 
 
 def _asset(name: str) -> str:

@@ -1,4 +1,4 @@
-"""How to get the same again: the command, the recipe, and what it ran on."""
+"""Reproduce a result: the command, the recipe, and the environment."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ def section(family: Family) -> Markup:
     parts.append(tag("p", f"Made by onnxprune {', '.join(versions) or 'of unknown version'}."))
     for bench in family.benches:
         parts += [tag("h4", "Measured on"), pairs(asdict(bench.environment))]
-        parts += [tag("h4", "Measured how"), pairs(bench.protocol)]
+        parts += [tag("h4", "Protocol"), pairs(bench.protocol)]
     return join(parts)
 
 
 def command(run: Report) -> str:
-    """The command line of a run; what the report does not know is in capitals."""
+    """The command line of a run; parts that the report does not hold are in capitals."""
     words = ["onnxprune", run.command]
     match run.command:
         case "apply":
@@ -81,19 +81,19 @@ def sweep_command(sweep: Sensitivity) -> str:
 
 def flags(run: Report, only: Sequence[str] | None = None) -> list[str]:
     """The options of a run as flags, each ready to be pasted into a shell."""
-    found: list[str] = []
+    words: list[str] = []
     for name, value in run.options.items():
         if only is not None and name not in only:
             continue
         if isinstance(value, bool):
-            found.append(f"--{name}" if value else _OWN.get(name, f"--{name} false"))
+            words.append(f"--{name}" if value else _OWN.get(name, f"--{name} false"))
         elif isinstance(value, Mapping):
-            found += [_flag(name, f"{key}={_text(each)}") for key, each in value.items()]
+            words += [_flag(name, f"{key}={_text(each)}") for key, each in value.items()]
         elif isinstance(value, list | tuple):
-            found += [_flag(name, str(each)) for each in value]
+            words += [_flag(name, str(each)) for each in value]
         else:
-            found.append(_flag(name, _text(value)))
-    return found
+            words.append(_flag(name, _text(value)))
+    return words
 
 
 def recipe(run: Report) -> str:

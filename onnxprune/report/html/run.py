@@ -1,4 +1,4 @@
-"""What one run did: its verdict and largest figures, its parts, and what leaves with a unit."""
+"""One run: its verdict and largest figures, its parts, and the slices of each unit."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ _SLICES: tuple[Column[SliceRow], ...] = (
 
 
 def header(family: Family, key: str) -> Markup:
-    """What the model is, and what became of it in one run or in all."""
+    """The model, and the outcomes of one run or of all."""
     if not family.runs:
         return join(table(columns.MODELS, bench.models) for bench in family.benches)
     first = family.runs[0]
@@ -66,10 +66,10 @@ def header(family: Family, key: str) -> Markup:
 
 
 def top(run: Report, family: Family) -> Markup:
-    """The verdict of a run, its largest figures, and what was asked."""
+    """The verdict of a run, its largest figures, and its options."""
     options = [[code(each), " "] for each in flags(run)]
-    asked = tag("p", "Asked: ", options, class_="asked") if options else None
-    return join(verdict(run), tiles(run, family), asked)
+    line = tag("p", "Options: ", options, class_="options") if options else None
+    return join(verdict(run), tiles(run, family), line)
 
 
 def model(run: Report) -> Markup:
@@ -87,7 +87,7 @@ def model(run: Report) -> Markup:
 
 
 def verdict(run: Report) -> Markup:
-    """Whether every check is good, in a word that needs no colour."""
+    """Whether every check passed, in a word that needs no colour."""
     words, tone = sections.verdict(run)
     mark = {"good": "✓ ", "bad": "✕ "}.get(tone, "")
     return tag("span", f"{mark}{words}", class_=f"verdict {tone}") if words else Markup()
@@ -95,9 +95,11 @@ def verdict(run: Report) -> Markup:
 
 def label(run: Report) -> str:
     """What a run is called among others."""
-    asked = " ".join(flags(run, only=("ratio", "target", "heads", "blocks", "sparsity", "recover")))
+    request = " ".join(
+        flags(run, only=("ratio", "target", "heads", "blocks", "sparsity", "recover"))
+    )
     output = stem(run.output) if run.output else "dry run"
-    return f"{output} ({asked})" if asked else output
+    return f"{output} ({request})" if request else output
 
 
 def tiles(run: Report, family: Family) -> Markup:
@@ -116,7 +118,7 @@ def tiles(run: Report, family: Family) -> Markup:
         was += f", from {numbers.measured(stands.dense, unit)}"
         figures.append((numbers.measured(stands.value, unit), stands.scale.name, was))
     figures += _latency(run, family)
-    shown = [
+    entries = [
         tag(
             "div",
             tag("dt", what),
@@ -125,7 +127,7 @@ def tiles(run: Report, family: Family) -> Markup:
         )
         for value, what, detail in figures
     ]
-    return tag("dl", shown, class_="tiles") if shown else Markup()
+    return tag("dl", entries, class_="tiles") if entries else Markup()
 
 
 def compared(family: Family, key: str) -> Markup:
@@ -154,14 +156,16 @@ def parts(run: Report, key: str, couplings: str, most: int) -> list[tuple[str, M
     described = {row.group for row in run.couplings}
     names = [row.name for row in run.groups]
     links = {name: f"#{couplings}-{k}" for k, name in enumerate(names) if name in described}
-    found: dict[str, list[Markup]] = {}
+    content_by_section: dict[str, list[Markup]] = {}
     for part in sections.of_run(run, links):
         if part.only != "terminal":
-            found.setdefault(part.section, []).append(drawn(part, key, most))
-    if reach := found.get("Structure"):
-        reach.insert(0, tag("p", f"Reachable: {columns.reachable(run.reach)}."))
-    found.setdefault("Result", []).append(listed("Notes", run.notes))
-    return [(section, join(content)) for section, content in found.items() if any(content)]
+            content_by_section.setdefault(part.section, []).append(drawn(part, key, most))
+    if reach := content_by_section.get("Structure"):
+        reach.insert(0, tag("p", f"Reachable: {columns.reachable(run.reachable)}."))
+    content_by_section.setdefault("Result", []).append(listed("Notes", run.notes))
+    return [
+        (section, join(content)) for section, content in content_by_section.items() if any(content)
+    ]
 
 
 def coupling(run: Report, key: str, most: int) -> Markup:
@@ -198,7 +202,7 @@ def _coupling(group: GroupRow, row: CouplingRow, key: str, most: int) -> Markup:
         f"{numbers.quantity(group.params)} parameters, {numbers.size(group.bytes)} and "
         f"{numbers.quantity(group.macs)} MACs; {removal}."
     )
-    more = f"{numbers.plural(rest, 'more slice')} of this group left out here."
+    more = f"{numbers.plural(rest, 'more slice')} of this group are not shown here."
     slices = Table(f"What leaves with one unit of {group.name}", *_SLICES)
     return tag(
         "details",

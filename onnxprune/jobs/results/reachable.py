@@ -1,4 +1,4 @@
-"""How much of a model pruning can touch, and what keeps it from the rest."""
+"""The share of a model that pruning can remove, and the reasons why the rest stays."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from onnxprune.graph.analysis import Analysis
 from onnxprune.graph.units import Group, Pinned
-from onnxprune.jobs.results.schema import PinnedRow, Reach
+from onnxprune.jobs.results.schema import NotPrunableRow, Reachable
 
 _Sizes = Mapping[str, tuple[int, ...]]
 _Free = dict[tuple[str, int], npt.NDArray[np.bool_]]
@@ -20,7 +20,7 @@ _NAMED = re.compile(r"\s*`([^`]*)`")
 """A name inside a reason, as in: Softmax `attn/Softmax_output_0` runs over it."""
 
 
-def pinned_rows(analysis: Analysis) -> tuple[PinnedRow, ...]:
+def not_prunable_rows(analysis: Analysis) -> tuple[NotPrunableRow, ...]:
     """The reasons why axes stay, those that hold most parameters first.
 
     Reasons that differ only in the node they name are one row, with the first node as its example.
@@ -29,27 +29,27 @@ def pinned_rows(analysis: Analysis) -> tuple[PinnedRow, ...]:
     """
     sizes = _sizes(analysis)
     free = _free(analysis.groups, sizes)
-    found: dict[str, list[Pinned]] = defaultdict(list)
+    axes_by_reason: dict[str, list[Pinned]] = defaultdict(list)
     for pinned in analysis.pinned:
-        found[_NAMED.sub("", pinned.reason)].append(pinned)
+        axes_by_reason[_NAMED.sub("", pinned.reason)].append(pinned)
     rows = []
-    for reason, axes in found.items():
+    for reason, axes in axes_by_reason.items():
         params = sum(_staying(name, sizes, free) for name in {each.tensor for each in axes})
         named = _NAMED.search(axes[0].reason)
         example = named[1] if named else axes[0].tensor
-        rows.append(PinnedRow(reason, len(axes), params, example))
+        rows.append(NotPrunableRow(reason, len(axes), params, example))
     return tuple(sorted(rows, key=lambda row: (-row.params, -row.axes, row.reason)))
 
 
-def reach(analysis: Analysis) -> Reach:
+def reachable(analysis: Analysis) -> Reachable:
     """How many stored elements some unit takes along, with and without the inexact groups."""
     sizes = _sizes(analysis)
     whole = sum(int(np.prod(shape)) for shape in sizes.values())
-    left = []
+    staying = []
     for groups in ([g for g in analysis.groups if g.exact], analysis.groups):
         free = _free(groups, sizes)
-        left.append(sum(_staying(name, sizes, free) for name in sizes))
-    return Reach(params=whole, exact=whole - left[0], inexact=left[0] - left[1])
+        staying.append(sum(_staying(name, sizes, free) for name in sizes))
+    return Reachable(params=whole, exact=whole - staying[0], inexact=staying[0] - staying[1])
 
 
 def _sizes(analysis: Analysis) -> dict[str, tuple[int, ...]]:
@@ -72,9 +72,9 @@ def _free(groups: Iterable[Group], sizes: _Sizes) -> _Free:
 
 
 def _staying(name: str, sizes: _Sizes, free: _Free) -> int:
-    """Elements of a tensor that are left when every unit that can go is gone."""
-    left = 1
+    """Elements of a tensor that remain when every removable unit is removed."""
+    count = 1
     for axis, size in enumerate(sizes.get(name, (0,))):
-        gone = free.get((name, axis))
-        left *= size if gone is None else size - int(gone.sum())
-    return left
+        free_indices = free.get((name, axis))
+        count *= size if free_indices is None else size - int(free_indices.sum())
+    return count
