@@ -65,7 +65,7 @@ def advise(
 
 def apply(
     source: ModelLike,
-    plan: Plan,
+    plan: Plan | FilePath,
     options: Options | None = None,
     *,
     progress: Callable[[str], None] = ...,
@@ -86,7 +86,7 @@ def apply(
 
     Args:
         source: a path, a ``ModelProto``, a graphsurgeon graph or a loaded model; never changed.
-        plan: the units, blocks and weights to remove.
+        plan: the units, blocks and weights to remove, or the file of a plan.
         options: samples and recovery.
         progress: called with a line of text at each stage.
 

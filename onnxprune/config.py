@@ -690,6 +690,13 @@ class Options:
         return bool(self.ratio or self.target or self.heads or self.blocks or self.ratios)
 
 
+NO_AMOUNT = "nothing says how much to remove"
+AMOUNTS = (
+    "add --ratio 0.3, --target macs=50%, --heads 0.25, --blocks 1 or --sparsity 2:4; or "
+    "--max-drop 1%, which finds out"
+)
+
+
 def _refuse_if(wrong: bool, message: str, hint: str) -> None:  # noqa: FBT001
     if wrong:
         raise OnnxpruneError(message, hint=hint)
@@ -1003,10 +1010,14 @@ def split(command: str, values: Mapping[str, object], *known: object | None) -> 
     defaults, objects = DEFAULTS.get(command, {}), []
     for k, (config, names) in enumerate(COMMANDS[command].items()):
         ready = known[k] if k < len(known) else None
+        if ready is not None and not isinstance(ready, config):
+            raise OnnxpruneError(
+                f"{ready!r} is not {config.__name__}",
+                hint="give options by name, as in calib=batches",
+            )
         if ready is not None and parts[config]:
             raise OnnxpruneError(
-                f"{next(iter(parts[config]))} is given beside {type(ready).__name__}, which has "
-                "it too",
+                f"{next(iter(parts[config]))} is given by name, and {config.__name__} beside it",
                 hint="give either the object or the single options",
             )
         usual = {name: value for name, value in defaults.items() if name in names}

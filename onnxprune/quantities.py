@@ -143,7 +143,7 @@ def count(text: object, *, of: str, least: int = 0) -> int:
     if number is None or number < least:
         raise OnnxpruneError(
             f"{of} {text} is not a whole number of at least {least}",
-            hint=f"write a number such as {of} {max(least, 1)}",
+            hint=f"write a number such as {of.rpartition(': ')[2]} {max(least, 1)}",
         )
     return number
 

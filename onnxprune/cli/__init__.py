@@ -69,8 +69,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _unexpected(problem, debug="--debug" in arguments)
 
 
+def _topic(word: str) -> str:
+    return word if word in ("--help", "--help-all", "--json", "--debug") else word.lstrip("-")
+
+
 def _run(arguments: list[str]) -> int:
     parser = _parser()
+    if arguments[:1] == ["help"]:  # of an option, as it is typed
+        arguments = ["help", *(_topic(each) for each in arguments[1:])]
     try:
         args = parser.parse_all(arguments)
     except SystemExit as stop:  # --help and --version print and leave

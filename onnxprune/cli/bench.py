@@ -67,6 +67,14 @@ def run(args: argparse.Namespace) -> int:
         raise OnnxpruneError("nothing could be measured", hint="the reasons are listed above")
     if picture is not None:
         console.done(f"Wrote {picture}")
+    measured = {row.model for row in result.rows}
+    missing = [model.name for model in result.models if model.name not in measured]
+    if missing:
+        raise OnnxpruneError(
+            f"{', '.join(missing)} could not be measured on any backend",
+            hint="the reasons are listed above",
+            exit_code=1,
+        )
     return 0
 
 

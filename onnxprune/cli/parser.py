@@ -11,6 +11,8 @@ from onnxprune.config import default_text, flag, option_of, options_of
 from onnxprune.errors import OnnxpruneError, suggest
 
 _CHOICE = re.compile(r"argument (\S+): invalid choice: '(.*?)' \(choose from (.*)\)")
+_NO_VALUE = re.compile(r"argument (?:-\w/)?(\S+): expected (?:one|at least one) argument")
+_MISSING = re.compile(r"the following arguments are required: (.*)")
 _FORMER = "former_"
 """Starts the names under which values of flags with former names are kept."""
 
@@ -72,6 +74,10 @@ class Parser(argparse.ArgumentParser):
         if choice := _CHOICE.match(message):
             message = f"there is no {choice[1].lower()} {choice[2]!r}"
             hint = suggest(choice[2], re.findall(r"[\w-]+", choice[3]))
+        if value := _NO_VALUE.match(message):
+            message = f"{value[1]} needs a value"
+        elif missing := _MISSING.match(message):
+            message = f"missing argument: {missing[1]}"
         raise OnnxpruneError(message, hint=hint)
 
     def parse_all(self, arguments: list[str]) -> argparse.Namespace:

@@ -16,7 +16,7 @@ from onnxprune.cli.parser import (
 )
 from onnxprune.cli.report import PAGE, save
 from onnxprune.cli.writing import write
-from onnxprune.config import Options, from_flags
+from onnxprune.config import AMOUNTS, NO_AMOUNT, Options, from_flags
 from onnxprune.errors import OnnxpruneError
 from onnxprune.jobs import recipe
 
@@ -129,9 +129,5 @@ def _options(args: argparse.Namespace) -> Options:
     }
     config = from_flags(kept | flags, {name: base.origins[name] for name in kept})
     if config.asks_for_nothing and not config.searches:
-        raise OnnxpruneError(
-            "nothing says how much to remove",
-            hint="add --ratio 0.3, --target macs=50%, --heads 0.25, --blocks 1 or --sparsity 2:4; "
-            "or --max-drop 1%, which finds out",
-        )
+        raise OnnxpruneError(NO_AMOUNT, hint=AMOUNTS)
     return config

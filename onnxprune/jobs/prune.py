@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 
 from onnxprune import model as models
-from onnxprune.config import Options, keywords, split
-from onnxprune.graph.plan import Plan, check
+from onnxprune.config import AMOUNTS, NO_AMOUNT, FilePath, Options, keywords, split
+from onnxprune.errors import OnnxpruneError
+from onnxprune.graph.plan import Plan, check, load_plan
 from onnxprune.jobs.apply_plan import APPLY, apply_plan
 from onnxprune.jobs.choose_plan import PlanChoice, by_importance, by_latency
 from onnxprune.jobs.iterative import by_steps
@@ -52,6 +54,8 @@ def prune(
         (True, True)
     """
     config = split("prune", fields, options)[0]
+    if options is None and config.asks_for_nothing and not config.searches:
+        raise OnnxpruneError(NO_AMOUNT, hint=AMOUNTS)
     run = open_run(source, config, progress, chooses=config.searches)
     if config.searches:
         return search(run)
@@ -72,7 +76,7 @@ def choose_plan(run: Run) -> PlanChoice:
 @keywords("apply")
 def apply(
     source: models.ModelLike,
-    plan: Plan,
+    plan: Plan | FilePath,
     options: Options | None = None,
     *,
     progress: Progress = lambda _: None,
@@ -82,7 +86,7 @@ def apply(
 
     Args:
         source: a path, a ``ModelProto``, a graphsurgeon graph or a loaded model; never changed.
-        plan: the units, blocks and weights to remove.
+        plan: the units, blocks and weights to remove, or the file of a plan.
         options: samples and recovery.
         progress: called with a line of text at each stage.
         fields: the options by name, instead of ``options``.
@@ -97,8 +101,9 @@ def apply(
         >>> apply(model, plan).ok
         True
     """
+    ready = plan if isinstance(plan, Plan) else load_plan(Path(plan))
     run = open_run(source, split("apply", fields, options)[0], progress)
     analysis = run.analysis
-    units = replace(plan, zeroed={})  # masks are for what the cut leaves
+    units = replace(ready, zeroed={})  # masks are for what the cut leaves
     check(units, models.structure_hash(analysis.model), analysis.groups, analysis.blocks)
-    return replace(apply_plan(run, PlanChoice(plan), APPLY), command="apply")
+    return replace(apply_plan(run, PlanChoice(ready), APPLY), command="apply")

@@ -80,7 +80,7 @@ def read(path: Path) -> Recipe:
         values: dict[str, object] = {}
         origins: dict[str, str] = {}
         for key, value in node.value:
-            name = str(loader.construct_object(key, deep=True))
+            name = str(key.value)  # as written: YAML 1.1 takes `on` for True
             origin = f"{path}, line {key.start_mark.line + 1}: {name}"
             if name in values:
                 raise OnnxpruneError(

@@ -158,13 +158,14 @@ def _structure(report: Report, links: Mapping[str, str]) -> Iterable[Part]:
             brief=None if inspected else lambda row: bool(row.bypassed),
         )
     if report.not_prunable:
+        counted = any(row.params for row in report.not_prunable)
         yield Part(
             "Structure",
             "Not prunable",
             columns.NOT_PRUNABLE,
             report.not_prunable,
             only=None if inspected else "page",
-            brief=lambda row: bool(row.params),
+            brief=(lambda row: bool(row.params)) if counted else None,
         )
 
 

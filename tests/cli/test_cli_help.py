@@ -52,7 +52,7 @@ def test_long_help_has_every_option_and_short_help_the_everyday_ones(
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_option_is_explained(cli: Cli, option: str) -> None:
-    for topic in (option, option.replace("-", "_")):
+    for topic in (option, f"--{option}", option.replace("-", "_")):
         ran = cli("help", topic)
         assert ran.code == 0
         assert f"--{option}" in ran.out or f"--no-{option}" in ran.out

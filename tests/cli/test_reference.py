@@ -9,12 +9,14 @@ import json
 import runpy
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import onnxprune
 from onnxprune.config import COMMANDS, from_flags, options_of
+from onnxprune.data import zoo
 
 ROOT = Path(__file__).resolve().parents[2]
 MADE = runpy.run_path(str(ROOT / "docs" / "generate.py"))["FILES"]
@@ -92,8 +94,40 @@ def test_names_of_the_package_can_be_listed_and_reached() -> None:
 
 
 def test_options_are_given_once() -> None:
-    with pytest.raises(onnxprune.OnnxpruneError, match="ratio is given beside Options"):
+    with pytest.raises(
+        onnxprune.OnnxpruneError, match="ratio is given by name, and Options beside it"
+    ):
         onnxprune.prune("model.onnx", from_flags({"ratio": 0.5}), ratio=0.3)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: onnxprune.prune("model.onnx", 0.3),
+        lambda: onnxprune.prune("model.onnx", {"ratio": 0.3}),
+        lambda: onnxprune.bench("model.onnx", "small.onnx"),
+        lambda: onnxprune.quantize("model.onnx", from_flags({"ratio": 0.3})),
+    ],
+)
+def test_values_in_the_place_of_options_are_refused(call: Callable[[], object]) -> None:
+    with pytest.raises(onnxprune.OnnxpruneError, match=r"is not .*Options") as refusal:
+        call()
+    assert refusal.value.hint
+
+
+def test_a_plan_may_be_given_by_its_path(tmp_path: Path) -> None:
+    model = zoo.get("digits_mlp").model
+    result = onnxprune.prune(model, ratio=0.25)
+    path = result.plan.save(tmp_path / "plan.json")
+    assert onnxprune.apply(model, path).plan.removed == result.plan.removed
+    with pytest.raises(onnxprune.OnnxpruneError, match="not JSON") as refusal:
+        onnxprune.apply(model, model)
+    assert "plan" in refusal.value.hint
+
+
+def test_nothing_to_remove_is_refused() -> None:
+    with pytest.raises(onnxprune.OnnxpruneError, match="nothing says how much"):
+        onnxprune.prune(zoo.get("digits_mlp").model)
 
 
 def test_the_schema_of_recipes_is_json_schema() -> None:

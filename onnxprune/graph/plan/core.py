@@ -321,9 +321,14 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise OnnxpruneError(f"{path} cannot be read: {error.strerror or error}") from error
+        raise OnnxpruneError(
+            f"{path} cannot be read: {error.strerror or error}", hint="check the path"
+        ) from error
     except ValueError as error:
-        raise OnnxpruneError(f"{path} is not JSON: {error}") from error
+        raise OnnxpruneError(
+            f"{path} is not JSON, as plans are",
+            hint="the plan comes first, as in onnxprune apply plan.json model.onnx",
+        ) from error
     if not isinstance(document, dict) or document.get("format") != _FORMAT:
         raise OnnxpruneError(f"{path} is not a plan", hint=f'a plan says "format": "{_FORMAT}"')
     version = document.get("version")
