@@ -15,6 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxprune import model as models
+from onnxprune.graph.ops import LINEAR
 from onnxprune.model.coo import FIRST_IR, SparseTensor
 from onnxprune.model.decode import MARK, remove
 from onnxprune.model.origin import QUANTIZATION
@@ -30,7 +31,7 @@ _LONGEST = 1 << 20
 """Values of a shared stream."""
 
 _FREE_INITIALIZERS = 4  # the IR version from which stored tensors need not be inputs too
-_RECURRENT = frozenset({"GRU", "LSTM", "RNN"})
+_RECURRENT = frozenset(key for key, layer in LINEAR.items() if layer.kind == "recurrent")
 _NODE_OPSET = 11  # the operator set that brought Constant.sparse_value
 _OPENVINO_NODE_OPSET = 13  # the first one in which OpenVINO reads it; measured with 2026.4
 
@@ -99,7 +100,7 @@ def restrict(
 def _recurrent(model: models.Model) -> frozenset[ir.Value]:
     """Everything that the weights and biases of recurrent layers are computed from."""
     nodes = (node for graph in models.graphs(model) for node in graph)
-    layers = [node for node in nodes if not node.domain and node.op_type in _RECURRENT]
+    layers = [node for node in nodes if (node.domain, node.op_type) in _RECURRENT]
     pending = [value for node in layers for value in node.inputs[1:4]]
     reached: set[ir.Value] = set()
     while pending:
