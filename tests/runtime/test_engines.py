@@ -138,7 +138,10 @@ def shapes_of(model: models.Model) -> dict[str, tuple[int, ...]]:
 
 def engine(model: models.Model) -> bytes:
     asked = BuildOptions(
-        runtime="tensorrt_rtx", compute_capability=((8, 6),), sparse=True, shapes=shapes_of(model)
+        runtime="tensorrt_rtx",
+        compute_capability=((8, 6),),
+        sparse_weights=True,
+        shapes=shapes_of(model),
     )
     return build(model, asked).plan
 
