@@ -225,7 +225,9 @@ def test_json_is_versioned_and_says_everything() -> None:
         "schema",
         "version",
         "ok",
+        *schema.FORMER.values(),
     }
+    assert all(data[former] == data[name] for name, former in schema.FORMER.items())
     assert data["groups"][0]["kept"] == 10
     assert data["model"]["inputs"][0]["shape"] == ["batch", 3, None, 32]
 

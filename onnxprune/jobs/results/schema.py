@@ -14,6 +14,8 @@ from onnxprune.quantities import Unit
 SCHEMA = "onnxprune.report"
 VERSION = 2
 """Raised when a field changes its meaning or goes away; a new field does not raise it."""
+FORMER = {"reachable": "reach", "not_prunable": "pinned", "as_given": "given"}
+"""Names of version 1, which stand beside those of today for one version."""
 
 Command = Literal["inspect", "prune", "apply", "recover"]
 
@@ -305,7 +307,8 @@ class Report:
 def to_json(report: Report) -> dict[str, object]:
     """The report as JSON values: its fields, with ``schema``, ``version`` and ``ok``."""
     head: dict[str, object] = {"schema": SCHEMA, "version": VERSION, "ok": report.ok}
-    return head | {name: plain(value) for name, value in asdict(report).items()}
+    document = head | {name: plain(value) for name, value in asdict(report).items()}
+    return document | {former: document[name] for name, former in FORMER.items()}
 
 
 def plain(value: object) -> object:
