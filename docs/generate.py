@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # what is beside this file is described, not what is installed
 
 import onnxprune
-from onnxprune.config import COMMANDS, default_text, flag, option_of, options_of
+from onnxprune.config import COMMANDS, default_text, option_of, options_of, spelling
 from onnxprune.jobs import recipe
 
 _STUB = """# Types of what `import onnxprune` offers. Made by docs/generate.py from the options.
@@ -98,10 +98,9 @@ def reference() -> str:
 
 def _command(name: str) -> str:
     groups: dict[str, list[str]] = {}
-    for option_name, each in options_of(name):
+    for _, each in options_of(name):
         option, default = option_of(each), default_text(each, name)
-        off = each.default is True
-        words = f"--no-{flag(option_name)}" if off else f"--{flag(option_name)}"
+        off, words = each.default is True, spelling(each)
         if option.reader.metavar:
             words += f" {option.reader.metavar}"
         about = f"{option.help[:1].upper()}{option.help[1:]}."

@@ -359,6 +359,11 @@ def option_of(each: Field[Any]) -> Option:
     return cast(Option, each.metadata["option"])
 
 
+def spelling(each: Field[Any]) -> str:
+    """The flag of an option; that of a switch which is on by default turns it off."""
+    return f"--no-{flag(each.name)}" if each.default is True else f"--{flag(each.name)}"
+
+
 def default_of(each: Field[Any]) -> object:
     """The value of an option that is not given."""
     return {} if each.default is MISSING else each.default  # a dictionary has a factory

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterator, Mapping
 
 from rich.console import Group, RenderableType
@@ -13,7 +12,7 @@ from rich.text import Text
 
 from onnxprune.cli import console
 from onnxprune.cli.parser import Commands, Parser, add_command
-from onnxprune.config import COMMANDS, FORMATS, default_text, flag, option_of, options_of
+from onnxprune.config import COMMANDS, FORMATS, default_text, flag, option_of, options_of, spelling
 from onnxprune.errors import OnnxpruneError, suggest
 from onnxprune.types import METRICS, PREPROCESSING
 
@@ -69,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
         OnnxpruneError: there is no such topic.
     """
     parsers: Mapping[str, Parser] = args.commands.choices
-    topic = (args.topic or "").removeprefix("--").replace("_", "-")
+    topic = (args.topic or "").replace("_", "-")
     options = {flag(name) for command in COMMANDS for name, _ in options_of(command)}
     if (topic in parsers or topic in options) and not args.json:
         if topic in parsers:
@@ -97,7 +96,7 @@ def _option(topic: str) -> Iterator[RenderableType]:
             if flag(name) == topic:
                 option, default = option_of(each), default_text(each, command)
                 metavar = f" {option.reader.metavar}" if option.reader.metavar else ""
-                word = f"--no-{topic}" if each.default is True else f"--{topic}{metavar}"
+                word = f"{spelling(each)}{metavar}"
                 default_line = f"Default: {default}." if default else ""
                 about = f"{option.help[:1].upper()}{option.help[1:].rstrip('.')}."
                 meaning = (word, " ".join(filter(None, (about, option.details))), default_line)
@@ -163,8 +162,3 @@ def _table(rows: list[tuple[str, str]]) -> Table:
     for row in rows:
         table.add_row(*map(Text, row))
     return table
-
-
-def schema_text() -> str:
-    """The JSON schema of recipes, as ``docs`` has it."""
-    return json.dumps(_recipe()[1], indent=2) + "\n"

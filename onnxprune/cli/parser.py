@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Callable, Iterable
+from dataclasses import Field
 from typing import Any, NoReturn, TypeAlias
 
-from onnxprune.config import default_text, flag, option_of, options_of
+from onnxprune.config import default_text, option_of, options_of, spelling
 from onnxprune.errors import OnnxpruneError, suggest
 
 _CHOICE = re.compile(r"argument (\S+): invalid choice: '(.*?)' \(choose from (.*)\)")
@@ -173,11 +174,12 @@ def add_options(parser: Parser, command: str, files: Iterable[tuple[str, str, st
         files: flags of files that only the command line has: flag, metavar, help.
     """
     groups: dict[str, Any] = {}
-    for name, declaration in options_of(command):
+    for _, declaration in options_of(command):
         option = option_of(declaration)
-        group = groups.setdefault(option.group, None) or parser.add_argument_group(option.group)
-        groups[option.group] = group
-        actions = _actions(group, name, command)
+        if option.group not in groups:
+            groups[option.group] = parser.add_argument_group(option.group)
+        group = groups[option.group]
+        actions = _actions(group, declaration, command)
         if not option.everyday:
             parser.rare += actions
         for former in option.former:
@@ -190,17 +192,21 @@ def add_options(parser: Parser, command: str, files: Iterable[tuple[str, str, st
             parser.rare.append(action)
 
 
-def _actions(group: Any, name: str, command: str) -> list[argparse.Action]:  # noqa: ANN401
-    declaration = dict(options_of(command))[name]
-    option, reader = option_of(declaration), option_of(declaration).reader
+def _actions(
+    group: Any,  # noqa: ANN401  argparse has no public name for it
+    declaration: Field[Any],
+    command: str,
+) -> list[argparse.Action]:
+    """The flags of one option."""
+    name, option = declaration.name, option_of(declaration)
+    reader = option.reader
     default = default_text(declaration, command)
     text = option.help.replace("%", "%%") + (f" (default: {default})" if default else "")
     if not reader.metavar:
         off = declaration.default is True
-        word = f"--no-{flag(name)}" if off else f"--{flag(name)}"
         return [
             group.add_argument(
-                word,
+                spelling(declaration),
                 dest=name,
                 action="store_const",
                 const=not off,
@@ -216,9 +222,9 @@ def _actions(group: Any, name: str, command: str) -> list[argparse.Action]:  # n
         settings |= {"nargs": "?", "const": option.absent}
     if option.switches:
         group = group.add_mutually_exclusive_group()
-    actions = [group.add_argument(f"--{flag(name)}", **settings)]
+    actions = [group.add_argument(spelling(declaration), **settings)]
     for word in option.switches:
-        text = f"the same as --{flag(name)} {word}"
+        text = f"the same as {spelling(declaration)} {word}"
         actions.append(
             group.add_argument(f"--{word}", dest=name, action="store_const", const=word, help=text)
         )
