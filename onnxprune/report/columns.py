@@ -343,7 +343,7 @@ SPARSE: Table[schema.SparseRow] = Table(
     Column("shape", lambda row: shape(row.shape), only="page"),
     ZEROS.of(lambda row: row.sparsity),
     Column("chosen by", lambda row: row.method),
-    Column("then", lambda row: row.refit),
+    Column("refit", lambda row: row.refit),
     ERROR.of(lambda row: row.before),
     ERROR.of(lambda row: row.after, "after"),
 )

@@ -153,7 +153,7 @@ def _structure(report: Report, links: Mapping[str, str]) -> Iterable[Part]:
     title = f"{plural(removed, 'unit')} removed from {cut} of {len(groups)}"
     whole = whole_groups(groups)
     if report.sparse and not touched:  # nothing but zeros
-        title = f"All units of {plural(len(groups), 'group')} stay"
+        title = f"All units of {plural(len(groups), 'group')} stay: only single weights became zero"
     if groups or not inspected:
         yield Part(
             "Structure",

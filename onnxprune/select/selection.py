@@ -128,7 +128,7 @@ def choose(
         cost=lambda removed: cost.measure(removed, bypassed),
         policy=config.allocation,
         comparable="comparable" in importance.claims,
-        additive="damage" in importance.claims,
+        additive="pruning error" in importance.claims,
         stairs=cost.stairs,
     )
     overall = target is not None or (config.ratio is None and bool(eliminations))
