@@ -54,7 +54,7 @@ def load(model: ModelLike) -> Model:
     if isinstance(model, Model):
         return model
     if isinstance(model, str | os.PathLike):
-        return _from_file(as_path(model, "model"))
+        return _from_file(Path(model) if str(model) else as_path(model, "model"))
     if isinstance(model, ir.Model):
         return _from_ir(model)
     if not isinstance(model, onnx.ModelProto):
