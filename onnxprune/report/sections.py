@@ -15,6 +15,7 @@ from onnxprune import quantities
 from onnxprune.quantities import change, measured, percent, plural, quantity, size, times
 from onnxprune.report import columns, standing
 from onnxprune.report.tables import Place, Table, Tone
+from onnxprune.types import NOTHING_REMOVED
 
 if TYPE_CHECKING:
     from onnxprune.jobs.bench.schema import Bench, Row
@@ -71,6 +72,8 @@ def verdict(report: Report) -> tuple[str, Tone]:
         return "", ""
     if not report.checks:
         return "nothing to check", "soft"
+    if any(check.name == NOTHING_REMOVED and not check.ok for check in report.checks):
+        return "nothing was removed", "bad"
     checks = plural(len(report.checks), "check")
     if failed := sum(not check.ok for check in report.checks):
         return f"{failed} of {checks} failed", "bad"
