@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -99,23 +99,29 @@ def allocate(
         kept = repair_widths(candidates, ranking, wanted)
     else:
         kept = _to_ratio(candidates, ranking, ratio)
-    unchanged = _unchanged(candidates, ratio, kept)
+    free = Share(ratio, candidates.free) if ratio else None
+    alone: tuple[Share, ...] = ()
+    together = candidates.shares
+    if free is not None and policy == "uniform":
+        alone = tuple(Share(free.ratio, (group,)) for group in free.groups)
+    elif free is not None:
+        together = (*together, free)
+    unchanged = _unchanged(candidates, (*alone, *together), kept)
     return Allocation(ranking.removed(kept), kept, candidates.declined, unchanged)
 
 
 def _unchanged(
-    candidates: CandidateWidths, ratio: float | None, kept: Mapping[str, int]
+    candidates: CandidateWidths, shares: Iterable[Share], kept: Mapping[str, int]
 ) -> dict[str, str]:
-    """Why groups lose nothing, where a share of all units is to go."""
+    """Why groups lose nothing though a share of their units is to go."""
     reasons: dict[str, str] = {}
-    for share in (*candidates.shares, *([Share(ratio, candidates.free)] if ratio else [])):
-        together = share in candidates.shares
-        total = sum(candidates.units[g] for g in share.groups)
-        for group in share.groups:
-            units, widths = candidates.units[group], candidates.widths[group]
-            if kept[group] == units:
-                least = 1 if together or len(widths) == 1 else units - int(widths[-2])
-                reasons[group] = why_whole(share.ratio, total if together else units, least)
+    for share in shares:
+        if any(kept[group] < candidates.units[group] for group in share.groups):
+            continue
+        units = sum(candidates.units[group] for group in share.groups)
+        steps = [candidates.widths[group] for group in share.groups]
+        least = min((int(w[-1] - w[-2]) for w in steps if len(w) > 1), default=1)
+        reasons |= dict.fromkeys(share.groups, why_whole(share.ratio, units, least))
     return reasons
 
 

@@ -144,11 +144,13 @@ def why_whole(ratio: float, units: int, least: int) -> str:
         '1 % of 16 units is 0.16 units, less than half a unit'
     """
     share = f"{percent(ratio)} of {units:,} units is {figure(ratio * units)} units"
-    if ratio * units > least / 2:
-        return f"{share}, and with the groups that share its axis no narrower width is fast"
-    if least == 1:
+    if least == 1 and ratio * units <= least / 2:
         return f"{share}, less than half a unit"
-    return f"{share}, nearer to none than to {least:,}, the fewest that a faster width removes"
+    if ratio * units <= least / 2:
+        why = f"nearer to none than to {least:,}, the fewest that a fast width removes"
+    else:
+        why = "and with the groups that share its axis no narrower width is fast"
+    return f"{share}, {why} (--round-to 1 allows any number)"
 
 
 def _widths(group: str, size: int, floor: int, axes: Sequence[Axis]) -> I64:
