@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from onnxprune import model as models
 from onnxprune import prune
-from onnxprune.config import Options
 from onnxprune.data import zoo
 from onnxprune.errors import OnnxpruneError
 from onnxprune.graph.analysis import analyse
@@ -174,4 +173,3 @@ def test_a_block_that_goes_anyway_does_not_tighten_a_relative_budget() -> None:
     """The target is a part of the dense model, not of what is left without the block."""
     uniform = prune(RESCNN.model, target="macs=70%", blocks=1, allocation="uniform")
     assert 0.6 * uniform.dense.macs < uniform.remaining.macs <= 0.7 * uniform.dense.macs
-    assert isinstance(uniform.config, Options)
