@@ -71,7 +71,7 @@ class Budget:
     def __post_init__(self) -> None:
         if self.kind not in COST_KINDS:
             raise OnnxpruneError(
-                f"a budget cannot limit {self.kind!r}", hint=f"limit {_either(tuple(COST_KINDS))}"
+                f"a budget cannot limit {self.kind!r}", hint=f"limit {either(tuple(COST_KINDS))}"
             )
         if not (math.isfinite(self.value) and self.value > 0):
             raise OnnxpruneError(
@@ -257,8 +257,9 @@ def _quantity(
     return float(match[1]), match[2]
 
 
-def _either(words: Sequence[str]) -> str:
-    return f"{', '.join(words[:-1])} or {words[-1]}"
+def either(words: Sequence[str], conjunction: str = "or") -> str:
+    """``a, b or c``; with ``and``, all of them."""
+    return f"{', '.join(words[:-1])} {conjunction} {words[-1]}" if words[1:] else words[0]
 
 
 Method = Literal["magnitude", "wanda", "ria", "sparsegpt", "admm"]

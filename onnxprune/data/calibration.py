@@ -69,6 +69,11 @@ class Calibration:
         return len(self.indices)
 
     @property
+    def available(self) -> int | None:
+        """Number of samples that the data hold, chosen or not; None if unknown or synthetic."""
+        return None if self.synthetic else self.reader.samples
+
+    @property
     def steps(self) -> int | None:
         """Number of parts that can be chosen from: samples, or feeds of a fixed batch."""
         return None if self.samples is None else self.samples // self.reader.group
@@ -78,8 +83,9 @@ class Calibration:
         """Origin and amount of the data, for reports."""
         count = "unknown number of" if self.samples is None else str(self.samples)
         parts = _join(f"{count} samples", self.note)
-        warning = "SYNTHETIC, " if self.synthetic else ""
-        return f"{warning}{self.reader.description} ({parts})"
+        if self.synthetic:
+            return f"{self.reader.description}, {parts}"
+        return f"{self.reader.description} ({parts})"
 
     def __len__(self) -> int:
         """Number of feeds.

@@ -1,6 +1,6 @@
 """Find the smallest model within a drop, where no amount is set.
 
-Models are made for one budget after the other, by bisection; damage curves are measured once and
+Models are made for one budget after the other, by bisection; error curves are measured once and
 serve all of them. Each is recovered before it is judged: what is lost as cut says little about what
 is lost in the end. Three parts of the data share no sample: models are fitted to the first, chosen
 by the second, and the one that is taken is judged by the third, because the smallest that passes a

@@ -162,7 +162,7 @@ def choose(
         cost=lambda removed: cost.measure(removed, bypassed),
         policy=config.allocation,
         comparable="comparable" in importance.claims,
-        additive="damage" in importance.claims,
+        additive="pruning error" in importance.claims,
         stairs=cost.stairs,
         dense=dense,
     )

@@ -715,7 +715,7 @@ def test_random_data_say_so_and_repeat() -> None:
     calibration = open_calibration("random", TOKENS, samples=6, batch=4, seed=3)
     feeds = list(calibration)
     assert calibration.synthetic
-    assert calibration.description.startswith("SYNTHETIC")
+    assert calibration.description == "random inputs, 6 samples"
     assert [one["ids"].shape for one in feeds] == [(4, 16), (2, 16)]
     assert set(np.unique(feeds[0]["ids"])) == {0, 1}
     assert (feeds[0]["mask"] == 1).all()

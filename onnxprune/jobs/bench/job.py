@@ -106,6 +106,8 @@ def bench(
         noise_floor=tuple(run.floors),
         declined=tuple(run.declined),
         notes=tuple(notes(samples, run.rows, processes=protocol.processes, busy=busy)),
+        samples=samples.calibration.samples,
+        available=samples.calibration.available,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,9 +12,12 @@ from onnxprune.config import FORMATS, INPUTS, Options, QuantizeOptions, keywords
 from onnxprune.data.dataset import open_dataset, open_source
 from onnxprune.errors import OnnxpruneError
 from onnxprune.evaluate.evaluation import Evaluation, compare_models
+from onnxprune.graph.analysis import identity
+from onnxprune.graph.layers.linear import LinearLayer
 from onnxprune.jobs.apply_plan import finite
 from onnxprune.jobs.prune import prune
 from onnxprune.jobs.quantize import quantizer, zeros
+from onnxprune.jobs.quantize.purposes import why_float
 from onnxprune.jobs.quantize.rows import by_rows
 from onnxprune.jobs.quantize.zeros import Weight
 from onnxprune.model.decode import densify
@@ -130,13 +133,17 @@ def quantize(
     result = quantizer.run(ready, settings, list(data.fit or data.holdout))
     sentences = [f"{len(unpacked)} packed weights were made dense first"] if unpacked else []
     sentences += (*(pruned.notes if pruned is not None else ()), *notes)
-    weights = zeros.compare(ready, result)
+    skipped = set(quantizer.excluded(ready, settings.skip))
+
+    def why(layer: LinearLayer) -> str:
+        named = identity(layer.operator) in skipped
+        return "left out by --skip" if named else why_float(layer.operator.op_type, settings)
+
+    weights = zeros.compare(ready, result, why)
     if not any(each.quantized for each in weights):
         raise OnnxpruneError(
             "onnxruntime's quantizer found no weight that it quantizes in this model",
-            hint="--dynamic takes products of matrices only; convolutions need --calib"
-            if settings.dynamic
-            else "see `onnxprune eligible`; weights that are computed must be stored first",
+            hint=_unquantized(weights, settings),
         )
     if settings.format == "openvino-sparse":
         result, names = by_rows(result)
@@ -151,6 +158,16 @@ def quantize(
         sentences.append(f"inputs were synthetic ({data.description}): accuracy was not measured")
     sizes = (models.size_bytes(model), models.size_bytes(result))
     return Quantized(result, weights, tuple(checks), outcome, sizes, tuple(sentences), settings)
+
+
+def _unquantized(weights: Sequence[Weight], settings: QuantizeOptions) -> str:
+    """What to do where no weight of a model is quantized."""
+    if settings.dynamic:
+        return "--dynamic takes products of matrices only; convolutions need --calib"
+    reasons = dict.fromkeys(each.reason for each in weights)
+    if len(reasons) == 1 and "--dynamic" in next(iter(reasons)):
+        return next(iter(reasons))
+    return "see `onnxprune eligible`; weights that are computed must be stored first"
 
 
 def _synthetic(config: Options) -> Options:

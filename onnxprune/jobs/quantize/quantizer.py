@@ -100,13 +100,6 @@ def _lookups_of_activations(model: models.Model) -> list[str]:
     ]
 
 
-def quantized_operators() -> frozenset[str]:
-    """Operators that onnxruntime's static quantizer writes in int8; for the table of operators."""
-    from onnxruntime.quantization import registry
-
-    return frozenset([*registry.QDQRegistry, *registry.QLinearOpsRegistry])
-
-
 def run(model: models.Model, settings: QuantizeOptions, feeds: Sequence[Feeds]) -> models.Model:
     """Quantize a prepared model.
 
