@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
 from threadpoolctl import threadpool_limits
@@ -37,12 +37,14 @@ class PlanChoice:
         notes: sentences on declined parts and their reasons.
         start: the cut model as earlier steps have refitted it; None for the dense weights.
         timing: measures the result, where the target is a latency.
+        unchanged: why a ratio removes nothing from a group that could be cut, by group.
     """
 
     plan: Plan
     notes: tuple[str, ...] = ()
     start: models.Model | None = None
     timing: LatencyChoice | None = None
+    unchanged: Mapping[str, str] = field(default_factory=dict)
 
 
 def by_importance(run: Run, curves: Curves | None = None) -> PlanChoice:
@@ -115,7 +117,8 @@ def planned(run: Run, selection: Selection, bypassed: tuple[str, ...]) -> PlanCh
     )
     declined = [f"{name}: {why}" for name, why in selection.declined.items()]
     roundings = _rounded(analysis, config, selection)
-    return PlanChoice(plan, (*declined, *roundings, *run.data.notes))
+    notes = (*declined, *roundings, *run.data.notes)
+    return PlanChoice(plan, notes, unchanged=selection.unchanged)
 
 
 def _rounded(analysis: Analysis, config: Options, selection: Selection) -> list[str]:

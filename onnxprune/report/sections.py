@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from onnxprune.quantities import change, measured, percent, plural, quantity, size, times
 from onnxprune.report import columns, standing
 from onnxprune.report.tables import Place, Table, Tone
+from onnxprune.types import NOTHING_REMOVED
 
 if TYPE_CHECKING:
     from onnxprune.jobs.bench.schema import Bench, Row
@@ -76,6 +77,8 @@ def judged(checks: Sequence[Check | CheckRow]) -> tuple[str, Tone]:
     """Whether checks passed."""
     if not checks:
         return "nothing to check", "soft"
+    if any(check.name == NOTHING_REMOVED and not check.ok for check in checks):
+        return "nothing was removed", "bad"
     count = plural(len(checks), "check")
     if failed := sum(not check.ok for check in checks):
         return f"{failed} of {count} failed", "bad"
