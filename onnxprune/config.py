@@ -15,7 +15,7 @@ from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any, Literal, TypeVar, cast, get_args
 
 from onnxprune import quantities
-from onnxprune.errors import OnnxpruneError, suggest
+from onnxprune.errors import OnnxpruneError, blame, suggest
 from onnxprune.quantities import (
     COST_KINDS,
     Budget,
@@ -28,7 +28,7 @@ from onnxprune.quantities import (
     fraction,
     sparsity,
 )
-from onnxprune.types import BACKENDS, backend_name, metric_name, provider_name
+from onnxprune.types import BACKENDS, RUNTIMES, backend_name, metric_name, provider_of
 
 Config = TypeVar("Config")
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -61,6 +61,7 @@ class Reader:
         words: all values there are, where they can be listed.
         repeats: the flag may be given several times.
         several: several values may follow the flag.
+        example: of a value, where all options of this kind can have the same.
     """
 
     read: Callable[[object, str], object]
@@ -70,6 +71,22 @@ class Reader:
     words: tuple[str, ...] = ()
     repeats: bool = False
     several: bool = False
+    example: str = ""
+
+    def parse(self, value: object, of: str) -> object:
+        """The final value of what a user wrote.
+
+        Raises:
+            OnnxpruneError: it is empty, or cannot be read.
+        """
+        parts = value if isinstance(value, list | tuple) else [value]
+        if any(isinstance(each, str) and not each.strip(" ,") for each in parts):
+            word = of.rpartition(": ")[2]
+            hint = f"write it as in {word} {self.example}" if self.example else ""
+            raise OnnxpruneError(
+                f"{of} is empty", hint=hint or f"write a value after {word}, or leave it out"
+            )
+        return self.read(value, of)
 
 
 _NUMBER_OR_TEXT = {"type": ["number", "string"]}
@@ -125,12 +142,33 @@ def _word(value: object, of: str, words: Iterable[str]) -> str:
 
 def _backend(value: object, of: str) -> str:
     """A backend, or a provider of onnxruntime by its own name."""
+    with blame(of):
+        return backend_name(_text(value, of))
+
+
+def _target(value: object, of: str) -> str:
+    """A runtime that models are quantized for: a backend, or `openvino-sparse`."""
     text = _text(value, of)
+    if text.lower() in FORMATS:
+        return text.lower()
     try:
-        provider_name(text)
-    except OnnxpruneError:
-        backend_name(text)
-    return text
+        return _backend(text, of)
+    except OnnxpruneError as error:
+        hint = suggest(text, [*BACKENDS, *FORMATS], "`onnxprune help backend` lists all")
+        raise OnnxpruneError(error.message, hint=hint) from error
+
+
+def _limit(value: object, of: str) -> Budget:
+    """A budget; that of a latency names a backend that exists."""
+    limit = budget(value, of=of)
+    if limit.backend:
+        _backend(limit.backend, f"{of} {value}")
+    return limit
+
+
+def _metric(value: object, of: str) -> object:
+    with blame(of):
+        return value if callable(value) else metric_name(_text(value, of))
 
 
 def _parts(value: object, of: str) -> list[object]:
@@ -152,6 +190,8 @@ def _smallest(value: object, of: str) -> str:
     if kind not in COST_KINDS or bool(at) != COST_KINDS[kind].timed or (at and not backend):
         known = [f"{name}@cpu" if each.timed else name for name, each in COST_KINDS.items()]
         raise OnnxpruneError(f"{of} {value} is not known", hint=suggest(kind, known))
+    if backend:
+        _backend(backend, f"{of} {value}")
     return f"{kind}{at}{backend}"
 
 
@@ -159,7 +199,9 @@ def _level(value: object, of: str) -> tuple[int, int]:
     """A compute capability, as in ``8.6``."""
     major, dot, minor = str(value).partition(".")
     if not (dot and major.isdecimal() and minor.isdecimal() and len(minor) == 1):
-        raise OnnxpruneError(f"{of} {value} is none", hint="write it as NVIDIA does, as in 8.6")
+        raise OnnxpruneError(
+            f"{of} {value} is not a compute capability", hint="write it as NVIDIA does, as in 8.6"
+        )
     return int(major), int(minor)
 
 
@@ -191,7 +233,9 @@ def at_least(least: int) -> Reader:
     )
 
 
-FRACTION = Reader(lambda value, of: fraction(value, of=of), "R", "float | str", _NUMBER_OR_TEXT)
+FRACTION = Reader(
+    lambda value, of: fraction(value, of=of), "R", "float | str", _NUMBER_OR_TEXT, example="0.3"
+)
 COUNT, POSITIVE = at_least(0), at_least(1)
 COUNTS = Reader(
     lambda value, of: tuple(
@@ -200,21 +244,25 @@ COUNTS = Reader(
     "N,N",
     "int | str | Sequence[int]",
     {"type": ["integer", "string", "array"], "items": _INTEGER},
+    example="1,8",
 )
 FRACTIONS = Reader(
     lambda value, of: tuple(sorted({fraction(each, of=of) for each in _parts(value, of)})),
     "R,R",
     "str | Sequence[float]",
     {"type": ["string", "array"], "items": _NUMBER_OR_TEXT},
+    example="0.1,0.5,0.9",
 )
 SWITCH = Reader(_switch, "", "bool", {"type": "boolean"}, ("true", "false"))
 TEXT = Reader(_text, "NAME", "str", _STRING)
-GLOBS = Reader(_texts, "GLOB", "str | Sequence[str]", _STRINGS, repeats=True)
+GLOBS = Reader(_texts, "GLOB", "str | Sequence[str]", _STRINGS, repeats=True, example="'layer1*'")
 NAMES = Reader(
-    lambda value, of: tuple(dict.fromkeys(_text(each, of) for each in _parts(value, of))),
+    lambda value, of: tuple(dict.fromkeys(_backend(each, of) for each in _parts(value, of))),
     "NAMES",
     "str | Sequence[str]",
     _STRINGS,
+    BACKENDS,
+    example="cpu,openvino",
 )
 RATIOS = Reader(
     _ratios,
@@ -222,6 +270,7 @@ RATIOS = Reader(
     "str | Sequence[str] | Mapping[str, float | str]",
     {"type": ["object", "string", "array"], "additionalProperties": _NUMBER_OR_TEXT},
     repeats=True,
+    example="'layer1*=0.3'",
 )
 SHAPES = Reader(
     lambda value, of: quantities.shapes(value, of=of),
@@ -232,13 +281,24 @@ SHAPES = Reader(
         "additionalProperties": {"type": ["string", "array"], "items": _INTEGER},
     },
     repeats=True,
+    example="input=1x3x224x224",
 )
-BUDGET = Reader(lambda value, of: budget(value, of=of), "BUDGET", "str | Budget", _STRING)
+BUDGET = Reader(_limit, "BUDGET", "str | Budget", _STRING, example="macs=50%")
 SPARSITY = Reader(
-    lambda value, of: sparsity(value, of=of), "S", "float | str | Sparsity", _NUMBER_OR_TEXT
+    lambda value, of: sparsity(value, of=of),
+    "S",
+    "float | str | Sparsity",
+    _NUMBER_OR_TEXT,
+    example="50%",
 )
-SMALLEST = Reader(_smallest, "COST", "str", _STRING)
-BYTES = Reader(lambda value, of: byte_count(value, of=of), "BYTES", "int | str", _NUMBER_OR_TEXT)
+SMALLEST = Reader(_smallest, "COST", "str", _STRING, example="params")
+BYTES = Reader(
+    lambda value, of: byte_count(value, of=of),
+    "BYTES",
+    "int | str",
+    _NUMBER_OR_TEXT,
+    example="4GiB",
+)
 ROUND_TO = Reader(
     lambda value, of: "auto" if value == "auto" else count(value, of=of, least=1),
     "N",
@@ -251,21 +311,28 @@ PATH = Reader(
     "str | PathLike[str]",
     _STRING,
 )
-BACKEND = Reader(_backend, "NAME", "str", _STRING, BACKENDS)
+BACKEND = Reader(_backend, "NAME", "str", _STRING, BACKENDS, example="cpu")
 ANYTHING = Reader(lambda value, _of: value, "SPEC", "object", _STRING)
-METRIC = Reader(
-    lambda value, of: value if callable(value) else metric_name(_text(value, of)),
-    "NAME",
-    "str | Callable[..., float]",
-    _STRING,
-)
+TARGET = Reader(_target, "NAME", "str", _STRING, (*BACKENDS, "openvino-sparse"), example="cpu")
+METRIC = Reader(_metric, "NAME", "str | Callable[..., float]", _STRING, example="accuracy")
 WORKERS = Reader(
     lambda value, of: None if value == "auto" else count(value, of=of, least=1),
     "N",
     "int | str",
     {"type": ["integer", "string"]},
 )
-KINDS = Reader(_kinds, "KINDS", "str | Sequence[str]", _STRINGS, get_args(Kind))
+KINDS = Reader(
+    _kinds, "KINDS", "str | Sequence[str]", _STRINGS, get_args(Kind), example="groups,blocks"
+)
+_RUNTIMES = ("tensorrt", "tensorrt-rtx")
+RUNTIME = Reader(
+    lambda value, of: _word(str(value).replace("_", "-"), of, _RUNTIMES).replace("-", "_"),
+    "NAME",
+    'Literal["tensorrt", "tensorrt-rtx"]',
+    {"enum": list(_RUNTIMES)},
+    _RUNTIMES,
+    example="tensorrt",
+)
 CAPABILITIES = Reader(
     lambda value, of: tuple(
         _level(each, of) for part in _listed(value) for each in _parts(part, of)
@@ -274,6 +341,7 @@ CAPABILITIES = Reader(
     "str | Sequence[str]",
     _STRINGS,
     several=True,
+    example="8.6",
 )
 
 
@@ -298,6 +366,7 @@ class Option:
         absent: the flag's value where nothing follows it; None demands a value.
         switches: flags that stand for one of the values each.
         former: names it had before; they work for one version.
+        ends: what the help of a command adds to the line, by command.
     """
 
     reader: Reader
@@ -309,6 +378,7 @@ class Option:
     absent: str | None = None
     switches: tuple[str, ...] = ()
     former: tuple[str, ...] = ()
+    ends: Mapping[str, str] = field(default_factory=dict)
 
 
 class _Group:
@@ -380,17 +450,44 @@ def default_text(each: Field[Any], command: str = "") -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+def help_of(each: Field[Any], command: str) -> str:
+    """One line on an option, for one command."""
+    option = option_of(each)
+    return option.help + option.ends.get(command, "")
+
+
+def sentence(text: str, words: Iterable[str] = ()) -> str:
+    """A line of help as a sentence; a value at its start stays as it is written.
+
+    Args:
+        text: of the help.
+        words: values of the option.
+    """
+    first = re.split(r"[\s:,]", text, maxsplit=1)[0]
+    start = text[:1] if first in tuple(words) else text[:1].upper()
+    return f"{start}{text[1:].rstrip('.')}."
+
+
+def about(each: Field[Any], command: str) -> str:
+    """What the flag of an option does, for one command: sentences."""
+    option = option_of(each)
+    line = help_of(each, command)
+    first = sentence(f"do not {line}" if each.default is True else line, option.reader.words)
+    return " ".join(filter(None, (first, option.details)))
+
+
 def _described(each: Field[Any], command: str = "") -> str:
     option = option_of(each)
     told = f" (default: {text})" if (text := default_text(each, command)) else ""
     details = f" {option.details}" if option.details else ""
-    return f"{option.help}{told}.{details}"
+    return f"{help_of(each, command)}{told}.{details}"
 
 
 def _document(config: type[Config]) -> type[Config]:
     """Write the ``Attributes`` of a class from its options."""
     lines = [config.__doc__ or "", "", "Attributes:"]
-    lines += [f"    {name}: {_described(each)}" for name, each in declared(config).items()]
+    command = "prune" if config.__name__ == "Options" else ""
+    lines += [f"    {name}: {_described(each, command)}" for name, each in declared(config).items()]
     config.__doc__ = "\n".join(lines)
     return config
 
@@ -526,10 +623,9 @@ class Options:
         everyday=True,
     )  # fmt: skip
     max_drop: float | None = _check(
-        None, FRACTION,
-        "maximum accepted metric drop, e.g. 1%; alone, prune as far as it allows",
+        None, FRACTION, "maximum accepted metric drop, e.g. 1%",
         "Without labels it is a drop of agreement with the original.",
-        everyday=True,
+        everyday=True, ends={"prune": "; alone, prune as far as it allows"},
     )  # fmt: skip
     calib: object | None = _data(None, ANYTHING, _CALIB, _CALIB_MORE, everyday=True)
     calib_samples: int = _data(2048, POSITIVE, "most calibration samples used")
@@ -582,6 +678,11 @@ class Options:
         _refuse_if(
             self.labels is not None and self.calib is None,
             "--labels needs the inputs they belong to",
+            "give those with --calib",
+        )
+        _refuse_if(
+            self.preprocess is not None and self.calib is None,
+            "--preprocess needs the inputs that it prepares",
             "give those with --calib",
         )
         self._check_search()
@@ -710,8 +811,8 @@ def _refuse_if(wrong: bool, message: str, hint: str) -> None:  # noqa: FBT001
 # --- the other commands ----------------------------------------------------------------------
 
 FORMATS: Mapping[str, str] = {
-    "onnxruntime": "unsigned activations, as its x86 kernels like them",
-    "openvino": "the same",
+    "cpu": "unsigned activations, as onnxruntime's x86 kernels like them",
+    "openvino": "unsigned activations, as for cpu",
     "openvino-sparse": "large linear weights as [N,K] too, for its sparse INT8 kernel",
     "tensorrt": "symmetric activations, biases left floating point",
 }
@@ -724,7 +825,7 @@ class QuantizeOptions:
     """How `quantize` makes a model INT8."""
 
     backend: str = _int8(
-        "onnxruntime", TEXT, "target runtime: onnxruntime, openvino, openvino-sparse, tensorrt",
+        "cpu", TARGET, "backend to quantize for, e.g. cpu, openvino, openvino-sparse, tensorrt",
         "openvino-sparse lays weights out as [N,K]. An execution provider, as in cuda, also runs "
         "the model while ranges are measured and outputs compared; the CPU does so otherwise.",
         everyday=True, former=_FORMER_BACKEND,
@@ -749,7 +850,9 @@ class QuantizeOptions:
     @property
     def format(self) -> str:
         """Whose habits the model is written for."""
-        return self.backend if self.backend in FORMATS else "onnxruntime"
+        own = self.backend == "trtexec" or self.backend.partition(":")[0] in RUNTIMES
+        base = provider_of(self.backend).removesuffix("-rtx") if own else self.backend
+        return base if base in FORMATS else "cpu"
 
 
 @_document
@@ -896,7 +999,7 @@ class BuildOptions:
         {}, SHAPES, "largest input sizes that must work", everyday=True
     )
     runtime: Runtime | None = _engine(
-        None, one_of(Runtime), "tensorrt or tensorrt_rtx", unset="whichever is installed",
+        None, RUNTIME, "tensorrt or tensorrt-rtx", unset="whichever is installed",
         everyday=True,
     )  # fmt: skip
 
@@ -938,6 +1041,18 @@ def options_of(command: str) -> Iterator[tuple[str, Field[Any]]]:
                 yield name, each
 
 
+_COMMAND_LINE = {
+    "model": "onnxprune prune MODEL --recipe FILE",
+    "output": "-o OUT",
+    "o": "-o OUT",
+    **{
+        name: f"--{flag(name)}"
+        for name in ("force", "json", "report", "save_plan", "save_mask", "save_recipe")
+    },
+}
+"""What a recipe cannot say: files and forms of one run."""
+
+
 def read(
     config: type[Config],
     values: Mapping[str, object],
@@ -958,19 +1073,30 @@ def read(
     options = declared(config)
     origins = origins or {}
     final: dict[str, object] = {}
+    sources: dict[str, str] = {}
     for name, value in values.items():
         key = current_name(options, name, origins.get(name, ""))
         if key not in options or (known and key not in known):
             where, _, _ = origins.get(name, "").rpartition(": ")
+            names = [flag(each) for each in known or options]
+            hint = suggest(name, names, "`onnxprune prune --help-all` lists all")
+            if where and key in _COMMAND_LINE:
+                hint = f"write it on the command line: {_COMMAND_LINE[key]}"
             raise OnnxpruneError(
                 f"{where}: there is no option {name!r}"
                 if where
                 else f"there is no option {name!r}",
-                hint=suggest(name, [flag(each) for each in known or options]),
+                hint=hint,
             )
-        of = origins.get(name) or f"--{flag(key)}"
+        of = origins.get(name) or f"--{flag(name)}"
         reader = option_of(options[key]).reader
-        final[key] = default_of(options[key]) if value is None else reader.read(value, of)
+        final_value = default_of(options[key]) if value is None else reader.parse(value, of)
+        if key in sources and final_value != final[key]:
+            raise OnnxpruneError(
+                f"{sources[key]} and {of} are one option with two values",
+                hint=f"give --{flag(key)} alone",
+            )
+        sources[key], final[key] = of, final_value
     if config is Options:
         final["written"] = {flag(name): value for name, value in values.items()}
     return config(**final)

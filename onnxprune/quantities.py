@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,6 +25,8 @@ _BYTES = {
     **{f"{prefix}b": factor for prefix, factor in _DECIMAL.items() if prefix},
     **{f"{prefix}ib": 1024.0**power for power, prefix in enumerate("kmgt", start=1)},
 }
+_MOST = 2**63 - 1
+"""The largest count; numpy and the runtimes take no larger one."""
 _NANOSECONDS = {"ns": 1.0, "us": 1e3, "ms": 1e6, "s": 1e9}
 
 
@@ -145,6 +147,8 @@ def count(text: object, *, of: str, least: int = 0) -> int:
             f"{of} {text} is not a whole number of at least {least}",
             hint=f"write a number such as {of.rpartition(': ')[2]} {max(least, 1)}",
         )
+    if number > _MOST:
+        raise OnnxpruneError(f"{of} {text} is too large", hint=f"write at most {_MOST}")
     return number
 
 
@@ -201,6 +205,8 @@ def byte_count(text: object, *, of: str) -> int:
     factor = _BYTES.get(suffix.lower())
     if factor is None:
         raise OnnxpruneError(f"{of} {text} is not an amount of bytes", hint=hint)
+    if number * factor > _MOST:
+        raise OnnxpruneError(f"{of} {text} is too large", hint=hint)
     return int(number * factor)
 
 
@@ -234,10 +240,27 @@ def _shape(sizes: object, of: str) -> tuple[int, ...]:
         shape = tuple(count(part, of=of, least=1) for part in parts)
     except OnnxpruneError as error:
         raise OnnxpruneError(
-            f"{of}{sizes} is not a shape of whole numbers",
+            f"{of}{_sizes(sizes)} is not a shape of whole numbers",
             hint="write sizes with x between them, as in 1x3x224x224",
         ) from error
     return shape
+
+
+def _sizes(sizes: object) -> str:
+    """A shape as users write it: ``1x3x224x224``."""
+    if isinstance(sizes, str) or not isinstance(sizes, Sequence):
+        return str(sizes)
+    return shape_text(sizes)
+
+
+def shape_text(sizes: Iterable[object]) -> str:
+    """A shape as users write it: ``1x3x224x224``; an open size stands as its name or ``?``.
+
+    Example:
+        >>> shape_text((1, None, "length"))
+        '1x?xlength'
+    """
+    return "x".join("?" if size is None else str(size) for size in sizes) or "a scalar"
 
 
 def _sequence(value: object, of: str) -> Sequence[object]:
@@ -252,6 +275,8 @@ def _quantity(
     if isinstance(text, int | float) and not isinstance(text, bool):
         return float(text), ""
     match = _QUANTITY.fullmatch(str(text))
+    if match is None and _QUANTITY.fullmatch(str(text).strip().removeprefix("-")):
+        raise OnnxpruneError(f"{of} {text} is negative", hint=hint)
     if match is None:
         raise OnnxpruneError(f"{of} {text} is not a number", hint=hint)
     return float(match[1]), match[2]

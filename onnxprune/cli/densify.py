@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
         OnnxpruneError: the model cannot be read, or nothing can be written.
     """
     source = Path(args.model)
-    output = destination.check("-o", args.output, {"the model": source})
+    output = destination.check("-o", args.output, {"the model": source}, "model")
     assert output is not None
     # Imported here so that --help and refused flags do not wait for onnx.
     from onnxprune import model as models

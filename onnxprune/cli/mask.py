@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
         OnnxpruneError: the model cannot be read, has no zeros, or nothing can be written.
     """
     (config,) = split("mask", given_options(args, "mask"))
-    output = destination.check("-o", args.output, {"the model": args.model})
+    output = destination.check("-o", args.output, {"the model": args.model}, "plan")
     assert output is not None
     # Imported here so that --help and refused flags do not wait for onnx.
     from rich.text import Text

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import Field
 from typing import Any, NoReturn, TypeAlias
 
-from onnxprune.config import default_text, option_of, options_of, spelling
+from onnxprune.config import default_text, help_of, option_of, options_of, spelling
 from onnxprune.errors import OnnxpruneError, suggest
 
 _CHOICE = re.compile(r"argument (\S+): invalid choice: '(.*?)' \(choose from (.*)\)")
@@ -44,14 +44,14 @@ class Parser(argparse.ArgumentParser):
         super().__init__(*args, **settings)
         self.formatter_class = _Formatter
         self.rare: list[argparse.Action] = []
+        self.declared: set[str] = set()
 
     def format_help(self, *, everything: bool = False) -> str:
         """The help; without ``everything``, only the everyday options, in one list."""
         if everything or self._subparsers is not None:
             return super().format_help()
         positional = [each for each in self._actions if not each.option_strings]
-        actions = [each for each in self._actions if each.help != argparse.SUPPRESS]
-        flags = [each for each in actions if each not in self.rare and each not in positional]
+        flags = [each for each in self.shown() if each not in self.rare and each not in positional]
         output = next((each for each in flags if each.dest == "output"), None)
         words = [str(each.metavar) + "..." * (each.nargs in ("*", "+")) for each in positional]
         if output is not None:
@@ -88,21 +88,44 @@ class Parser(argparse.ArgumentParser):
             OnnxpruneError: an argument is unknown, missing or malformed.
         """
         args, extra = self.parse_known_args(arguments)
-        if not extra:
-            return args
         used: Parser = getattr(args, "parser", self)
+        if not extra:
+            used.refuse_empty(args)
+            return args
         word = extra[0].partition("=")[0]
         if not word.startswith("-"):
             raise OnnxpruneError(
                 f"unexpected argument: {extra[0]!r}",
                 hint=f"`{used.prog} --help` lists what it takes",
             )
-        raise OnnxpruneError(f"there is no flag {word!r}", hint=suggest(word, used.flags()))
+        raise OnnxpruneError(
+            f"there is no flag {word!r}",
+            hint=suggest(word, used.flags(), f"`{used.prog} --help-all` lists all"),
+        )
+
+    def refuse_empty(self, args: argparse.Namespace) -> None:
+        """Refuse empty names of files; options of ``config`` are read there.
+
+        Raises:
+            OnnxpruneError: an argument is empty.
+        """
+        for action in self._actions:
+            value = getattr(args, action.dest, None)
+            parts = value if isinstance(value, list) else [value]
+            if action.dest not in self.declared and any(
+                isinstance(part, str) and not part.strip() for part in parts
+            ):
+                word = next(iter(action.option_strings), action.metavar or action.dest)
+                raise OnnxpruneError(f"{word} is empty", hint=f"write {action.help or 'a value'}")
 
     def flags(self) -> list[str]:
         """Every long flag that help shows."""
-        shown = (action for action in self._actions if action.help != argparse.SUPPRESS)
+        shown = self.shown()
         return [each for action in shown for each in action.option_strings if each[:2] == "--"]
+
+    def shown(self) -> list[argparse.Action]:
+        """Every argument that help shows."""
+        return [action for action in self._actions if action.help != argparse.SUPPRESS]
 
 
 class _HelpAll(argparse.Action):
@@ -174,8 +197,9 @@ def add_options(parser: Parser, command: str, files: Iterable[tuple[str, str, st
         files: flags of files that only the command line has: flag, metavar, help.
     """
     groups: dict[str, Any] = {}
-    for _, declaration in options_of(command):
+    for name, declaration in options_of(command):
         option = option_of(declaration)
+        parser.declared.add(name)
         if option.group not in groups:
             groups[option.group] = parser.add_argument_group(option.group)
         group = groups[option.group]
@@ -201,7 +225,9 @@ def _actions(
     name, option = declaration.name, option_of(declaration)
     reader = option.reader
     default = default_text(declaration, command)
-    text = option.help.replace("%", "%%") + (f" (default: {default})" if default else "")
+    text = help_of(declaration, command).replace("%", "%%") + (
+        f" (default: {default})" if default else ""
+    )
     if not reader.metavar:
         off = declaration.default is True
         return [

@@ -205,8 +205,11 @@ def test_the_model_that_is_read_is_never_the_one_written(
 
 
 def test_two_results_never_go_to_one_file(cli: Cli, tmp_path: Path) -> None:
-    same, around = tmp_path / "out", tmp_path / "." / ".." / tmp_path.name / "out"
-    for first, second in (("-o", "--save-plan"), ("--save-plan", "--save-recipe")):
+    for first, second, name in (
+        ("--save-plan", "--save-recipe", "out"),
+        ("-o", "--save-plan", "out.onnx"),
+    ):
+        same, around = tmp_path / name, tmp_path / "." / ".." / tmp_path.name / name
         ran = cli("prune", MODEL, "--ratio", "0.3", first, same, second, around)
         assert_refused(ran, second, first)
     assert_refused(cli("prune", MODEL, "--ratio", "0.3", "--calib", same, "-o", same), "--calib")
