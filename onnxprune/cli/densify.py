@@ -21,7 +21,7 @@ graphsurgeon, shape inference. What is decoded is what the stored form holds, bi
 def add(commands: Commands) -> None:
     """Put the command into the list."""
     about = "turn sparse and packed weights back into dense ones, bit by bit"
-    parser = add_command(commands, "densify", run, about=about, example=_EXAMPLE)
+    parser = add_command(commands, "densify", run, about=about, example=_EXAMPLE, details=False)
     add_model(parser)
     parser.add_argument(
         "-o", "--output", metavar="OUT", required=True, help="file for the dense model"

@@ -23,7 +23,7 @@ _EXAMPLE = """examples:
 def add(commands: Commands) -> None:
     """Put the command into the list."""
     about = "say which layers TensorRT may run with 2:4 sparse kernels, and why not"
-    parser = add_command(commands, "eligible", run, about=about, example=_EXAMPLE)
+    parser = add_command(commands, "eligible", run, about=about, example=_EXAMPLE, details=False)
     add_model(parser)
     parser.add_argument(
         "--log", metavar="FILE", help="log of a TensorRT build, to show what TensorRT picked"

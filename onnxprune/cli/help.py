@@ -36,7 +36,7 @@ _EXAMPLE = """examples:
 def add(commands: Commands) -> None:
     """Put the command into the list."""
     about = "explain a command, an option, or the values that it takes"
-    parser = add_command(commands, "help", run, about=about, example=_EXAMPLE)
+    parser = add_command(commands, "help", run, about=about, example=_EXAMPLE, details=False)
     parser.add_argument("topic", metavar="TOPIC", nargs="?", help="a command, an option or a value")
     parser.set_defaults(commands=commands)
 

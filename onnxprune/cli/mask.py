@@ -20,7 +20,7 @@ has weights of the same names and shapes, whoever pruned the first and however i
 def add(commands: Commands) -> None:
     """Put the command into the list."""
     about = "take the zeros of a pruned model, for `onnxprune apply`"
-    parser = add_command(commands, "mask", run, about=about, example=_EXAMPLE)
+    parser = add_command(commands, "mask", run, about=about, example=_EXAMPLE, details=False)
     add_model(parser)
     parser.add_argument(
         "-o", "--output", metavar="OUT", required=True, help="file for the mask, a plan"

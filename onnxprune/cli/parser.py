@@ -14,6 +14,8 @@ from onnxprune.errors import OnnxpruneError, suggest
 _CHOICE = re.compile(r"argument (\S+): invalid choice: '(.*?)' \(choose from (.*)\)")
 _NO_VALUE = re.compile(r"argument (?:-\w/)?(\S+): expected (?:one|at least one) argument")
 _MISSING = re.compile(r"the following arguments are required: (.*)")
+_LAST = ("json", "verbose", "help", "help_all")
+"""Flags of every command; the short help lists them below its own."""
 _FORMER = "former_"
 """Starts the names under which values of flags with former names are kept."""
 
@@ -53,14 +55,21 @@ class Parser(argparse.ArgumentParser):
         positional = [each for each in self._actions if not each.option_strings]
         flags = [each for each in self.shown() if each not in self.rare and each not in positional]
         output = next((each for each in flags if each.dest == "output"), None)
-        words = [str(each.metavar) + "..." * (each.nargs in ("*", "+")) for each in positional]
+        words = [
+            f"[{each.metavar}]"
+            if each.nargs == "?"
+            else f"{each.metavar}{'...' * (each.nargs in ('*', '+'))}"
+            for each in positional
+        ]
         if output is not None:
             words.append("-o OUT" if output.required else "[-o OUT]")
+        required = (each for each in flags if each.required and each is not output)
+        words += [f"{each.option_strings[0]} {each.metavar}" for each in required]
         formatter = self._get_formatter()
         formatter.add_text(f"usage: {' '.join([self.prog, *words])} [options]")
         formatter.add_text(self.description)
         formatter.start_section("options")
-        formatter.add_arguments(sorted(flags, key=lambda each: each.dest in ("help", "help_all")))
+        formatter.add_arguments(sorted(flags, key=lambda each: each.dest in _LAST))
         formatter.end_section()
         formatter.add_text(self.epilog)
         return formatter.format_help()
@@ -77,6 +86,7 @@ class Parser(argparse.ArgumentParser):
             hint = suggest(choice[2], re.findall(r"[\w-]+", choice[3]))
         if value := _NO_VALUE.match(message):
             message = f"{value[1]} needs a value"
+            hint = f"`onnxprune help {value[1].lstrip('-')}` says which"
         elif missing := _MISSING.match(message):
             message = f"missing argument: {missing[1]}"
         raise OnnxpruneError(message, hint=hint)
@@ -139,7 +149,14 @@ class _HelpAll(argparse.Action):
 
 
 def add_command(
-    commands: Commands, name: str, run: Run, *, about: str, example: str, as_json: bool = True
+    commands: Commands,
+    name: str,
+    run: Run,
+    *,
+    about: str,
+    example: str,
+    as_json: bool = True,
+    details: bool = True,
 ) -> Parser:
     """A new command with the arguments that all commands have.
 
@@ -150,6 +167,7 @@ def add_command(
         about: one line, shown in the list of commands too.
         example: shown below the flags.
         as_json: whether it prints data, which then can be had as JSON.
+        details: whether ``-v`` shows more; it is taken all the same, as by every command.
     """
     parser = commands.add_parser(
         name,
@@ -164,7 +182,8 @@ def add_command(
     parser.add_argument("--help-all", action=_HelpAll, help="show every option")
     if as_json:
         parser.add_argument("--json", action="store_true", help="print a versioned JSON report")
-        parser.add_argument("-v", "--verbose", action="store_true", help="show details too")
+        text = "show details too" if details else argparse.SUPPRESS
+        parser.add_argument("-v", "--verbose", action="store_true", help=text)
     parser.rare.append(
         parser.add_argument(
             "--debug", action="store_true", help="print the traceback of an unexpected error"
