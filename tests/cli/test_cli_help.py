@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -14,9 +15,9 @@ import pytest
 
 from conftest import Ran
 from onnxprune.cli import _parser
-from onnxprune.cli.parser import Parser
+from onnxprune.cli.parser import Parser, given_options
 from onnxprune.cli.values import values_of
-from onnxprune.config import COMMANDS, declared, flag, option_of, options_of
+from onnxprune.config import COMMANDS, declared, flag, option_of, options_of, split
 from onnxprune.select.criteria import registry
 from onnxprune.types import METRICS
 
@@ -131,6 +132,21 @@ def test_an_amount_alone_is_only_explained_where_it_is_true() -> None:
         "apply",
         "quantize",
     }
+
+
+def _examples(command: str) -> list[str]:
+    text = (PARSERS[command].epilog or "").replace("\\\n", "")
+    return re.findall(r"^  (onnxprune [^#>&\n]*)", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", PARSERS)
+def test_examples_are_lines_that_the_parser_takes(command: str) -> None:
+    lines = _examples(command)
+    assert lines
+    for line in lines:
+        args = _parser().parse_all(shlex.split(line)[1:])
+        if args.command in COMMANDS:
+            split(args.command, given_options(args, args.command))
 
 
 def test_unknown_topics_are_refused_with_the_nearest(cli: Cli) -> None:
