@@ -28,7 +28,7 @@ from onnxprune.config import (
     split,
 )
 from onnxprune.data import zoo
-from onnxprune.errors import OnnxpruneError
+from onnxprune.errors import OnnxpruneError, typed_flags
 
 Cli = Callable[..., Ran]
 PARSERS: dict[str, Parser] = _parser()._subparsers._group_actions[0].choices  # type: ignore[assignment, union-attr]
@@ -102,7 +102,7 @@ def test_wrong_values_are_refused_by_flag(command: str) -> None:
         flag = spelling(each)
         wrong = [*EMPTY, *(WRONG if reader not in FREE else ())]
         for value in wrong:
-            with pytest.raises(OnnxpruneError) as caught:
+            with typed_flags(), pytest.raises(OnnxpruneError) as caught:
                 split(command, {name: [value] if reader.repeats or reader.several else value})
             _helpful(caught.value.message, caught.value.hint, flag)
             assert value.strip(" ,") in caught.value.message
@@ -203,10 +203,11 @@ def test_a_glob_without_a_match_leads_to_names_that_exist(cli: Cli, glob: str) -
 
 
 def test_two_names_of_one_option_agree_or_are_refused() -> None:
-    with pytest.warns(FutureWarning, match="--on is called --backend now"):
+    with typed_flags(), pytest.warns(FutureWarning, match="--on is called --backend now"):
         config = read(BenchOptions, {"on": "cpu", "backend": "CPU"})
     assert config.backend == ("cpu",)
     with (
+        typed_flags(),
         pytest.warns(FutureWarning, match="--on is called --backend now"),
         pytest.raises(OnnxpruneError, match="--on and --backend are one option"),
     ):

@@ -23,7 +23,7 @@ from onnx import version_converter
 
 from onnxprune import model as models
 from onnxprune.config import QuantizeOptions
-from onnxprune.errors import OnnxpruneError, suggest_glob
+from onnxprune.errors import OnnxpruneError, stated, suggest_glob
 from onnxprune.graph.analysis import identity
 from onnxprune.jobs.quantize.purposes import dynamic_arguments, static_arguments
 from onnxprune.jobs.quantize.rows import as_read
@@ -110,7 +110,7 @@ def excluded(model: models.Model, globs: Sequence[str]) -> list[str]:
         if not hits:
             known = [identity(node) for graph in models.graphs(model) for node in graph]
             raise OnnxpruneError(
-                f"--skip {glob} matches no node and no weight",
+                f"{stated('--skip', glob)} matches no node and no weight",
                 hint=suggest_glob(glob, known, f"the model has {plural(len(known), 'node')}"),
             )
         names += hits

@@ -34,7 +34,7 @@ _PAYS = 3e11
 
 @keywords("sensitivity")
 def sensitivity(
-    source: models.ModelLike,
+    model: models.ModelLike,
     options: Options | None = None,
     request: SensitivityOptions | None = None,
     *,
@@ -48,7 +48,7 @@ def sensitivity(
     can be made up for.
 
     Args:
-        source: a path, a ``ModelProto``, a graphsurgeon graph or a loaded model; never changed.
+        model: a path, a ``ModelProto``, a graphsurgeon graph or a loaded model; never changed.
         options: inputs, labels, metric, criterion and what to skip.
         request: targets, ratios and workers.
         progress: called with a line of text at each stage.
@@ -74,7 +74,7 @@ def sensitivity(
             "sensitivity is measured on inputs", hint="give some with --calib; labels are optional"
         )
     weighing_of(config)
-    run = open_run(source, config, progress)
+    run = open_run(model, config, progress)
     with open_pool(_worker_count(run, settings), settings.dask) as pool:
         return _swept(run, settings, pool)
 
