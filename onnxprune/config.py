@@ -23,7 +23,6 @@ from onnxprune.errors import (
     declare_keyword,
     example,
     in_python,
-    kind_of,
     spelled,
     stated,
     suggest,
@@ -224,6 +223,10 @@ def _listed(value: object) -> Sequence[object]:
     return [value] if isinstance(value, str) or not isinstance(value, Sequence) else value
 
 
+def _is_auto(value: object) -> bool:
+    return isinstance(value, str) and value == "auto"
+
+
 def _path(value: object, of: str) -> FilePath:
     if isinstance(value, os.PathLike):
         return value
@@ -258,7 +261,7 @@ def _level(value: object, of: str) -> tuple[int, int]:
     major, dot, minor = str(value).partition(".")
     if not (dot and major.isdecimal() and minor.isdecimal() and len(minor) == 1):
         raise OnnxpruneError(
-            f"{stated(of, value)} is not a compute capability",
+            f"{stated(of, value)} is none that NVIDIA has",
             hint="write it as NVIDIA does, as in 8.6",
         )
     return int(major), int(minor)
@@ -359,7 +362,7 @@ BYTES = Reader(
     example="4GiB",
 )
 ROUND_TO = Reader(
-    lambda value, of: "auto" if value == "auto" else count(value, of=of, least=1),
+    lambda value, of: "auto" if _is_auto(value) else count(value, of=of, least=1),
     "N",
     "int | str",
     {"type": ["integer", "string"]},
@@ -375,7 +378,7 @@ ANYTHING = Reader(lambda value, _of: value, "SPEC", "object", _STRING)
 TARGET = Reader(_target, "NAME", "str", _STRING, (*BACKENDS, "openvino-sparse"), example="cpu")
 METRIC = Reader(_metric, "NAME", "str | Callable[..., float]", _STRING, example="accuracy")
 WORKERS = Reader(
-    lambda value, of: None if value == "auto" else count(value, of=of, least=1),
+    lambda value, of: None if _is_auto(value) else count(value, of=of, least=1),
     "N",
     "int | str",
     {"type": ["integer", "string"]},
@@ -771,12 +774,12 @@ class Options:
             f"--max-ratio {self.max_ratio:g} would let a group lose all its units",
             "choose less than 1, or drop whole branches with --blocks",
         )
-        amounts = [("--ratio", self.ratio), ("--heads", self.heads)]
-        amounts += [(f"--ratios {glob}=", ratio) for glob, ratio in self.ratios]
-        for name, ratio in amounts:
+        amounts = [("--ratio ", self.ratio, ""), ("--heads ", self.heads, "")]
+        amounts += [(f"--ratios '{glob}=", ratio, "'") for glob, ratio in self.ratios]
+        for start, ratio, end in amounts:
             _refuse_if(
                 ratio is not None and ratio > self.max_ratio,
-                f"{stated(name, round(ratio or 0, 6))} is above --max-ratio {self.max_ratio:g}",
+                f"{start}{ratio or 0:g}{end} is above --max-ratio {self.max_ratio:g}",
                 "ask for less, or raise --max-ratio",
             )
         self._check_measured()
@@ -1258,11 +1261,6 @@ def split(command: str, values: Mapping[str, object], *known: object | None) -> 
     defaults, objects = DEFAULTS.get(command, {}), []
     for k, (config, names) in enumerate(COMMANDS[command].items()):
         ready = known[k] if k < len(known) else None
-        if ready is not None and not isinstance(ready, config):
-            raise OnnxpruneError(
-                f"{kind_of(ready)} is not {config.__name__}",
-                hint=f"give options by name, as in {_EXAMPLES[command]}",
-            )
         if ready is not None and parts[config]:
             raise OnnxpruneError(
                 f"{next(iter(parts[config]))} is given by name, and {config.__name__} beside it",
@@ -1312,6 +1310,8 @@ def keywords(command: str) -> Callable[[Function], Function]:
         signature = inspect.signature(function)
         parameters = signature.parameters.values()
         models = {each.name for each in parameters if "ModelLike" in str(each.annotation)}
+        classes = {f"{config.__name__} | None": config for config in COMMANDS[command]}
+        objects = {p.name: classes[p.annotation] for p in parameters if p.annotation in classes}
 
         @functools.wraps(function)
         def call(*args: object, **values: Any) -> object:  # noqa: ANN401  any argument
@@ -1324,6 +1324,9 @@ def keywords(command: str) -> Callable[[Function], Function]:
             for name, value in (*zip(signature.parameters, args, strict=False), *values.items()):
                 if name in models and (value is None or isinstance(value, _NO_MODELS)):
                     raise wrong_type(name, value, "a model", _MODEL)
+                if name in objects and not isinstance(value, objects[name] | None):
+                    hint = f"give options by name, as in {_EXAMPLES[command]}"
+                    raise wrong_type(name, value, objects[name].__name__, hint)
             return function(*args, **values)
 
         call.__signature__ = _signature(signature, command)  # type: ignore[attr-defined]

@@ -126,7 +126,8 @@ def blame(option: str, *, when: bool = True) -> Iterator[None]:
 def kind_of(value: object) -> str:
     """The type of a value with its article: ``an int``, ``a list``; ``None`` as it is."""
     name = type(value).__name__
-    return "None" if value is None else f"{'an' if name[0] in 'aeioAEIO' else 'a'} {name}"
+    vowel = name.startswith(("nd", *"aeioAEIO"))  # an ndarray
+    return "None" if value is None else f"{'an' if vowel else 'a'} {name}"
 
 
 # --- how options are spelt -------------------------------------------------------------------
@@ -281,5 +282,8 @@ def as_path(value: object, name: str, hint: str = "give the path of a file, as t
         OnnxpruneError: it is none.
     """
     if isinstance(value, str | os.PathLike):
+        text = os.fspath(value)
+        if not text or "\0" in str(text):
+            raise OnnxpruneError(f"{name}={text!r} is not a path", hint=hint)
         return Path(value)
     raise wrong_type(name, value, "a path", hint)

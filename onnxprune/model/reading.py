@@ -13,7 +13,7 @@ import onnx
 import onnx_ir as ir
 from google.protobuf.message import DecodeError, EncodeError
 
-from onnxprune.errors import OnnxpruneError
+from onnxprune.errors import OnnxpruneError, as_path
 from onnxprune.model import functions, sparse
 from onnxprune.model.core import Model
 from onnxprune.model.exchange import from_graphsurgeon
@@ -54,7 +54,7 @@ def load(model: ModelLike) -> Model:
     if isinstance(model, Model):
         return model
     if isinstance(model, str | os.PathLike):
-        return _from_file(Path(model))
+        return _from_file(as_path(model, "model"))
     if isinstance(model, ir.Model):
         return _from_ir(model)
     if not isinstance(model, onnx.ModelProto):

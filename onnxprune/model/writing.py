@@ -58,7 +58,7 @@ def save(
     if not isinstance(model, Model):
         raise wrong_type("model", model, "a loaded model", "load it first: onnxprune.load(model)")
     target = as_path(path, "path")
-    if external not in (None, True, False):
+    if not (external is None or isinstance(external, bool)):
         raise wrong_type("external", external, "True, False or None", "leave it out, or set it")
     if isinstance(overwrite, str) or not isinstance(overwrite, Collection):
         raise wrong_type(

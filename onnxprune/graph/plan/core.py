@@ -20,7 +20,7 @@ import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
-from onnxprune.errors import OnnxpruneError, as_path, suggest
+from onnxprune.errors import OnnxpruneError, as_path, in_python, suggest
 from onnxprune.quantities import percent
 
 Bool = npt.NDArray[np.bool_]
@@ -336,7 +336,9 @@ def _read(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise OnnxpruneError(
             f"{path} is not JSON, as plans are",
-            hint="the plan comes first, as in onnxprune apply plan.json model.onnx",
+            hint="the model comes first, as in apply(model, plan)"
+            if in_python()
+            else "the plan comes first, as in `onnxprune apply plan.json model.onnx`",
         ) from error
     if not isinstance(document, dict) or document.get("format") != _FORMAT:
         raise OnnxpruneError(f"{path} is not a plan", hint=f'a plan says "format": "{_FORMAT}"')

@@ -10,7 +10,7 @@ from pathlib import Path
 from onnxprune import model as models
 from onnxprune.config import INPUTS, Options, QuantizeOptions, keywords, split
 from onnxprune.data.dataset import open_dataset, open_source
-from onnxprune.errors import OnnxpruneError, wrong_type
+from onnxprune.errors import OnnxpruneError
 from onnxprune.evaluate.evaluation import Evaluation, compare_models
 from onnxprune.jobs.apply_plan import finite
 from onnxprune.jobs.prune import prune
@@ -101,8 +101,6 @@ def quantize(
         (True, True)
     """
     settings, config = split("quantize", fields, settings, options)
-    if not (first is None or isinstance(first, Options)):
-        raise wrong_type("first", first, "Options", "give what comes before, as Options(ratio=0.3)")
     if settings.format == "cpu" and provider_of(settings.backend) in PROVIDERS:
         config = replace(config, backend=settings.backend)
     if settings.format == "openvino-sparse" and settings.dynamic:

@@ -11,7 +11,7 @@ from threadpoolctl import threadpool_limits
 from onnxprune import model as models
 from onnxprune.config import Options, SensitivityOptions, keywords, split
 from onnxprune.data.cache import Cache
-from onnxprune.errors import OnnxpruneError
+from onnxprune.errors import OnnxpruneError, spelled
 from onnxprune.graph.cost import CostModel
 from onnxprune.jobs.choose_plan import by_importance
 from onnxprune.jobs.run import BLAS, Progress, Run, open_run
@@ -103,7 +103,8 @@ def _swept(run: Run, settings: SensitivityOptions, pool: Pool) -> Sensitivity:
     gather(pool, job.key, missing, keep)
     notes = []
     if len(missing) < len(cells):
-        notes.append(f"{len(cells) - len(missing)} cells come from an earlier run (--no-cache)")
+        earlier = f"{len(cells) - len(missing)} cells come from an earlier run (--no-cache)"
+        notes.append(spelled(earlier))
     if data.synthetic:
         notes.append(f"inputs were synthetic ({data.description}): values say little")
     sweep = Sensitivity(
