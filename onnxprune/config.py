@@ -111,7 +111,8 @@ class Reader:
         Raises:
             OnnxpruneError: it is empty, or cannot be read.
         """
-        self.refuse_empty(value, of)
+        if self.metavar:  # a switch says itself what it takes
+            self.refuse_empty(value, of)
         return self.read(value, of)
 
 

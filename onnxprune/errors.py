@@ -74,7 +74,7 @@ def suggest(word: str, known: Iterable[str], every: str = "") -> str:
         known: the words there are.
         every: where a long list can be seen, as in "`onnxprune inspect` lists all".
     """
-    words = list(dict.fromkeys(known))
+    word, words = str(word), list(dict.fromkeys(map(str, known)))
     close = difflib.get_close_matches(word.lower(), words, n=1)
     if close:
         return f"did you mean {close[0]!r}?"
