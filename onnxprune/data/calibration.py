@@ -24,7 +24,7 @@ from onnxprune.data.images import Preprocess, parse_preprocess
 from onnxprune.data.readers import open_reader
 from onnxprune.data.synthetic import read_random
 from onnxprune.data.validation import as_array
-from onnxprune.errors import OnnxpruneError
+from onnxprune.errors import OnnxpruneError, kind_of
 from onnxprune.model.signature import Signature, TensorSpec, describe
 
 
@@ -188,7 +188,7 @@ def _prepare(preprocess: object | None) -> Prepare | None:
         return preprocess
     if not callable(preprocess):
         raise OnnxpruneError(
-            f"the preprocessing is a {type(preprocess).__name__}",
+            f"the preprocessing is {kind_of(preprocess)}",
             hint="give a specification, as text, or a function from array to array",
         )
     return lambda array, _: as_array(preprocess(array))

@@ -11,7 +11,7 @@ from threadpoolctl import threadpool_limits
 from onnxprune import model as models
 from onnxprune.config import Options
 from onnxprune.data.activations.groups import block_importance
-from onnxprune.errors import OnnxpruneError
+from onnxprune.errors import OnnxpruneError, spelled
 from onnxprune.graph.analysis import Analysis
 from onnxprune.graph.plan import Origin, Plan, versions
 from onnxprune.graph.units import Block
@@ -130,7 +130,8 @@ def _rounded(analysis: Analysis, config: Options, selection: Selection) -> list[
     if abs(share - config.ratio) < _NEAR:
         return []
     what = f"{percent(share)} of the units were removed instead of {percent(config.ratio)}"
-    return [f"{what}, because widths are rounded to fast ones (--round-to 1 does not)"]
+    note = f"{what}, because widths are rounded to fast ones (--round-to 1 does not)"
+    return [spelled(note)]
 
 
 def limits_of(analysis: Analysis, config: Options) -> Limits:

@@ -110,15 +110,15 @@ class StoredCheck:
 
 @keywords("store")
 def store(
-    source: models.ModelLike,
+    model: models.ModelLike,
     options: StoreOptions | None = None,
     **fields: object,
 ) -> Stored:
     """Give every weight of a model an encoding.
 
     Args:
-        source: whatever `models.load` takes; it is left as it is. Weights that are packed or
-            sparse in it are made dense first.
+        model: a path, a ``ModelProto``, a graphsurgeon graph or a loaded model; never changed.
+            Weights that are packed or sparse in it are made dense first.
         options: how weights are written; or give the same as keywords
             (``store(path, store="packed", values="fp16")``).
         fields: the options by name, instead of ``options``.
@@ -136,26 +136,26 @@ def store(
     """
     config = split("store", fields, options)[0]
     config = replace(config, backend=tuple(named(name).name for name in config.backend))
-    dense, _ = densify(models.load(source))
+    dense, _ = densify(models.load(model))
     encodings, reason = allowed_encodings(config)
     notes = [reason] if reason else []
     if encodings == (DENSE,):
         return Stored(dense, dense, (), config, tuple(notes))
-    model = models.clone(dense)
-    unusable = unusable_encodings(model, config.backend)
+    result = models.clone(dense)
+    unusable = unusable_encodings(result, config.backend)
     packed = [encoding for encoding in encodings if isinstance(encoding, Packed)]
     notes += [
         f"{reason}; {_instead(config)}"
         for reason in dict.fromkeys(unusable[each] for each in packed if each in unusable)
     ]
     decodes = any(encoding not in unusable for encoding in packed)
-    candidates = weights(model, config.values if decodes else "exact")
-    chosen = choose(list(restrict(model, candidates, config.backend)), config)
-    unread = write(model, chosen, config.backend)
+    candidates = weights(result, config.values if decodes else "exact")
+    chosen = choose(list(restrict(result, candidates, config.backend)), config)
+    unread = write(result, chosen, config.backend)
     notes += _notes(chosen, usable=any(each not in unusable for each in encodings[1:]))
-    if "openvino" in config.backend and _normalised(model) and _packs(chosen):
+    if "openvino" in config.backend and _normalised(result) and _packs(chosen):
         notes.append(OTHER_ORDER)
-    return Stored(model, dense, tuple(chosen), config, tuple(notes), unread)
+    return Stored(result, dense, tuple(chosen), config, tuple(notes), unread)
 
 
 def check_stored(

@@ -74,7 +74,7 @@ class Quantized:
 
 @keywords("quantize")
 def quantize(
-    source: models.ModelLike,
+    model: models.ModelLike,
     settings: QuantizeOptions | None = None,
     options: Options | None = None,
     *,
@@ -85,7 +85,7 @@ def quantize(
     """Quantize a model to INT8 so that its zeros, and N:M among them, stay zeros.
 
     Args:
-        source: a path, a ``ModelProto``, a graphsurgeon graph or a loaded model; never changed.
+        model: a path, a ``ModelProto``, a graphsurgeon graph or a loaded model; never changed.
         settings: the options of the quantization.
         options: the inputs (``calib`` and what belongs to it), ``labels``, ``metric``,
             ``max_drop`` and ``seed``; the rest has no meaning here.
@@ -119,16 +119,16 @@ def quantize(
             hint="give some with --calib; or --dynamic measures them while the model runs",
         )
     progress("reading the model")
-    model, unpacked = densify(models.load(source))
-    samples, _ = open_source(model, config if config.calib is not None else _synthetic(config))
+    dense, unpacked = densify(models.load(model))
+    samples, _ = open_source(dense, config if config.calib is not None else _synthetic(config))
     assert samples is not None
     data = open_dataset(samples, config, most_bytes=math.inf)
     pruned = None
     if first is not None:
         inputs = {name: getattr(config, name) for name in INPUTS} if first.calib is None else {}
-        pruned = prune(model, replace(first, **inputs), progress=progress)
+        pruned = prune(dense, replace(first, **inputs), progress=progress)
     progress("preparing")
-    ready, notes = quantizer.prepared(model if pruned is None else pruned.model)
+    ready, notes = quantizer.prepared(dense if pruned is None else pruned.model)
     progress("quantizing")
     result = quantizer.run(ready, settings, list(data.fit or data.holdout))
     sentences = [f"{len(unpacked)} packed weights were made dense first"] if unpacked else []
@@ -150,13 +150,13 @@ def quantize(
         sentences.append(f"{len(names)} weights were laid out as [N,K]")
     checks = [*(pruned.checks if pruned is not None else ()), *zeros.checks(weights)]
     progress("comparing with the float model")
-    outcome = compare_models(model, result, data.holdout, config)
+    outcome = compare_models(dense, result, data.holdout, config)
     checks += finite(outcome)
     if config.max_drop is not None:
         checks.append(Check("drop", outcome.drop <= config.max_drop, outcome.drop, config.max_drop))
     if data.synthetic:
         sentences.append(f"inputs were synthetic ({data.description}): accuracy was not measured")
-    sizes = (models.size_bytes(model), models.size_bytes(result))
+    sizes = (models.size_bytes(dense), models.size_bytes(result))
     return Quantized(result, weights, tuple(checks), outcome, sizes, tuple(sentences), settings)
 
 

@@ -23,7 +23,7 @@ from onnx import version_converter
 
 from onnxprune import model as models
 from onnxprune.config import QuantizeOptions
-from onnxprune.errors import OnnxpruneError
+from onnxprune.errors import OnnxpruneError, stated
 from onnxprune.graph.analysis import identity
 from onnxprune.jobs.quantize.purposes import dynamic_arguments, static_arguments
 from onnxprune.jobs.quantize.rows import as_read
@@ -84,7 +84,10 @@ def excluded(model: models.Model, globs: Sequence[str]) -> list[str]:
             )
         ]
         if not hits:
-            raise OnnxpruneError(f"--skip {glob} matches no node and no weight")
+            raise OnnxpruneError(
+                f"{stated('--skip', glob)} matches no node and no weight",
+                hint="see the names that `onnxprune inspect` lists",
+            )
         names += hits
     return names
 
