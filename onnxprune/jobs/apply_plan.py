@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from onnxprune.data.dataset import MOST_BYTES
 from onnxprune.data.mixtures import with_mixtures
+from onnxprune.errors import spelled
 from onnxprune.evaluate import equivalence
 from onnxprune.evaluate.evaluation import Evaluation, compare_models
 from onnxprune.graph import surgery
@@ -174,6 +175,8 @@ def evaluate(run: Run, state: State, unchanged: Mapping[str, str]) -> Result:
     notes += reasons(config, analysis, state.plan, unchanged)
     if data.synthetic:
         notes.append(f"inputs were synthetic ({data.description}): accuracy was not measured")
+        if config.recover not in ("auto", "none"):
+            notes.append(spelled(f"nothing was refitted: --recover {config.recover} needs --calib"))
     parts = tuple(checks), evaluation, state.outcomes, tuple(notes)
     return Result(state.model, state.plan, analysis, config, *parts, remaining=remaining)
 

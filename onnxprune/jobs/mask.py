@@ -6,7 +6,7 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 
 from onnxprune import model as models
-from onnxprune.errors import OnnxpruneError, suggest_glob
+from onnxprune.errors import OnnxpruneError, stated, suggest_glob
 from onnxprune.graph.plan import Origin, Plan, pack, versions
 from onnxprune.model.decode import densify
 from onnxprune.sparse.encodings.sparsity_stats import nonzero
@@ -47,7 +47,7 @@ def extract(source: models.ModelLike, *, skip: tuple[str, ...] = ()) -> Plan:
     for glob in skip:
         if not any(fnmatchcase(name, glob) for name in constants):
             raise OnnxpruneError(
-                f"--skip {glob} matches no weight",
+                f"{stated('--skip', glob)} matches no weight",
                 hint=suggest_glob(glob, constants, f"the model has {len(constants)}"),
             )
     for name, value in constants.items():

@@ -7,7 +7,7 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
-from onnxprune.errors import OnnxpruneError, suggest, suggest_glob
+from onnxprune.errors import OnnxpruneError, stated, suggest, suggest_glob
 from onnxprune.graph.units import Group
 from onnxprune.quantities import plural
 
@@ -162,5 +162,5 @@ def _refuse_unmatched(
         every = f"`onnxprune inspect` lists all {plural(len(groups), 'group')}"
         what = "group, block or weight" if others else "group"
         raise OnnxpruneError(
-            f"{option} {glob} matches no {what}", hint=suggest_glob(glob, names, every)
+            f"{stated(option, glob)} matches no {what}", hint=suggest_glob(glob, names, every)
         )
