@@ -436,8 +436,9 @@ def difference(value: float, unit: Unit) -> str:
 
 def spread(value: float, unit: Unit) -> str:
     """Half of an interval around a value or a difference: ``0.42 points``, ``0.012``."""
-    # Rounded first, so that a negative zero has no sign.
-    return f"{round(value * 100, 2) + 0.0:.2f} points" if unit == "fraction" else f"{value:.2g}"
+    if unit == "fraction":
+        return f"{round(value * 100, 2) + 0.0:.2f} points"  # a negative zero has no sign
+    return f"{value + 0.0:.2g}"
 
 
 def change(dense: float | None, pruned: float | None, unit: Unit) -> str:

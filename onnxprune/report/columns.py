@@ -481,7 +481,7 @@ DECLINED: Table[bench.DeclinedRow] = Table(
     Column("backend", lambda row: row.backend),
     Column("model", lambda row: row.model + (f" (batch {row.batch})" if row.batch else "")),
     Column("because", lambda row: row.reason),
-    Column("what to do", lambda row: row.install, "name"),
+    Column("what to do", lambda row: row.install),  # whole: an ellipsis cannot be copied
 )
 
 
