@@ -156,6 +156,7 @@ def test_a_refusal_names_the_flag_as_it_was_typed(
         (("store", MODEL, "-o", "out.onnx", "--shapes", "image=3x3"), ("--shapes", "3x3")),
         (("store", MODEL, "-o", "out.onnx", "--shapes", "nowhere=3x3"), ("--shapes", "nowhere")),
         (("apply", "nowhere.json", MODEL, "-o", "out.onnx"), ("the plan nowhere.json",)),
+        (("prune", MODEL, "--ratio", "0.3", "--backend", "rocm"), ("--backend", "'rocm'")),
         (("quantize", MODEL, "--dynamic", "--max-drop", "1%"), ("--max-drop is judged on inputs",)),
     ],
 )
