@@ -58,9 +58,7 @@ def test_terminal_and_page_write_the_same(rows: list[Measure]) -> None:
 @pytest.mark.parametrize("width", [70, 80, 100])
 def test_what_to_do_is_never_shortened(width: int) -> None:
     install = "pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime-openvino"
-    row = DeclinedRow(
-        "openvino", "a_model_of_some_name.onnx", 8, 1, "it is missing here", install
-    )
+    row = DeclinedRow("openvino", "a_model_of_some_name.onnx", 8, 1, "it is missing", install)
     lines = printed(draw(columns.DECLINED, [row]), width=width).splitlines()
     start = lines[0].index("what to do")
     words = " ".join(line[start:].strip() for line in lines[1:])
