@@ -20,6 +20,7 @@ from onnxprune.graph.plan import Plan
 from onnxprune.jobs.store import Stored, store
 from onnxprune.quantities import figure, times
 from onnxprune.recovery.correspond.kept_units import Correspondence
+from onnxprune.sparse.streamed import StreamedCheck
 from onnxprune.types import Check, LayerOutcome
 
 
@@ -65,8 +66,17 @@ class Result:
 
     @property
     def ok(self) -> bool:
-        """Whether every check passed."""
+        """Whether every check passed.
+
+        Weights that get their zeros while they are written are checked there; before that, this
+        reads them.
+        """
         return all(check.ok for check in self.checks)
+
+    @property
+    def writable(self) -> bool:
+        """Whether no check has failed; those that are made while it is written may be open."""
+        return all(isinstance(each, StreamedCheck) or each.ok for each in self.checks)
 
     @cached_property
     def dense(self) -> Cost:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import PackageNotFoundError, version
@@ -105,6 +105,36 @@ class PackedMask:
         return self.shape == other.shape and np.array_equal(self.bits, other.bits)
 
     __hash__ = None  # type: ignore[assignment]
+
+
+class ComputedMask(PackedMask):
+    """A mask that is computed whenever it is needed, and not held.
+
+    Args:
+        shape: of the weight.
+        kept: how many weights are kept.
+        compute: gives the mask: bool of ``shape``, always the same.
+    """
+
+    def __init__(self, shape: tuple[int, ...], kept: int, compute: Callable[[], Bool]) -> None:
+        for name, value in (("shape", shape), ("_kept", kept), ("_compute", compute)):
+            object.__setattr__(self, name, value)
+
+    @property
+    def bits(self) -> npt.NDArray[np.uint8]:
+        """The bits, computed anew."""
+        return np.packbits(self.unpack().reshape(-1))
+
+    @property
+    def kept(self) -> int:
+        """How many weights are kept."""
+        kept: int = vars(self)["_kept"]
+        return kept
+
+    def unpack(self) -> Bool:
+        """The mask, computed anew."""
+        mask: Bool = vars(self)["_compute"]()
+        return mask
 
 
 def pack(mask: Bool) -> PackedMask:
