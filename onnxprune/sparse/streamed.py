@@ -8,7 +8,7 @@ written, so what is kept is bit-equal, in any type.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ import onnx_ir as ir
 
 from onnxprune.errors import OnnxpruneError
 from onnxprune.graph.layers.linear import LinearLayer
+from onnxprune.model.stored import PartsTensor
 from onnxprune.quantities import Sparsity
 from onnxprune.solve import masks
 from onnxprune.types import Check
@@ -30,7 +31,7 @@ _SIGNED = ("float16", "bfloat16", "float32", "float64")
 """Types whose first bit is the sign, and whose zero may have one."""
 
 
-class MaskedTensor(ir.LazyTensor):
+class MaskedTensor(PartsTensor):
     """A stored tensor without the entries that a mask removes.
 
     Each reading computes the mask anew and measures the result. A file gets it slab by slab, so
@@ -51,33 +52,8 @@ class MaskedTensor(ir.LazyTensor):
         mask: Callable[[Array], Bool],
         measure: Callable[[Bool], None] = lambda _: None,
     ) -> None:
-        super().__init__(
-            self.whole,
-            dense.dtype,
-            ir.Shape(dense.shape.numpy()),
-            name=dense.name,
-            doc_string=dense.doc_string,
-            metadata_props=dict(dense.metadata_props),
-        )
+        super().__init__(self._slabs, dense.dtype, dense.shape.numpy(), dense)
         self._dense, self._mask, self._measure = dense, mask, measure
-
-    def whole(self) -> ir.TensorProtocol:
-        """The result in memory."""
-        array = self._dense.numpy()
-        result = np.empty(array.shape, array.dtype)
-        flat, start = result.reshape(-1), 0
-        for part in self._slabs():
-            flat[start : start + part.size] = part
-            start += part.size
-        return ir.Tensor(result, self.dtype)
-
-    def tofile(self, file: BinaryIO) -> None:
-        """Write the result, slab by slab."""
-        if self.dtype.bitwidth < 8:  # two entries share a byte
-            file.write(self.whole().tobytes())
-            return
-        for part in self._slabs():
-            ir.Tensor(part, self.dtype).tofile(file)
 
     def check(self) -> None:
         """Compute the result only to measure it."""
