@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
 from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from onnxprune.graph.analysis import Analysis
 from onnxprune.graph.axes import Axis, Column
@@ -83,11 +84,28 @@ class _Term:
     node: str
 
 
+@dataclass(frozen=True, eq=False)
+class _State:
+    """The totals of one removal of units.
+
+    Attributes:
+        atoms: which are removed.
+        kept: the size of every column of the model.
+        macs, params, total: of all samples; the last are bytes.
+    """
+
+    atoms: npt.NDArray[np.bool_]
+    kept: Sequence[int]
+    macs: int
+    params: int
+    total: float
+
+
 class CostModel:
     """The products of one analysis, compiled once; call it with a removal.
 
-    A removal is priced by the products that it changes, so pricing every group of a model once
-    takes time that is linear in the model.
+    A removal is priced by the products that differ from those of the last one, so pricing every
+    group of a model once takes time that is linear in the model.
     """
 
     def __init__(self, analysis: Analysis) -> None:
@@ -104,15 +122,15 @@ class CostModel:
         self._stored: dict[str, list[_Term]] = defaultdict(list)
         for (name, _), term in distinct.items():
             self._stored[name].append(term)
-        self._kept = [len(columns[0]) for columns in self._columns]
-        self._sizes = [self._size(term, self._kept) for term in self._work]
-        nowhere: frozenset[str] = frozenset()
-        self._bytes = {
-            name: self._storage(terms, self._kept, nowhere) for name, terms in self._stored.items()
-        }
-        self._macs = sum(self._sizes)
-        self._params = sum(params for params, _ in self._bytes.values())
-        self._total = math.fsum(total for _, total in self._bytes.values())
+        kept = [len(columns[0]) for columns in self._columns]
+        storage = [self._storage(terms, kept) for terms in self._stored.values()]
+        self._last = _State(
+            np.zeros(len(analysis.walk.space), np.bool_),
+            kept,
+            sum(self._size(term, kept) for term in self._work),
+            sum(params for params, _ in storage),
+            math.fsum(total for _, total in storage),
+        )
 
     def _term(self, axes: Sequence[Axis], itemsize: float, node: str) -> _Term:
         fixed, varying = 1, []
@@ -158,32 +176,46 @@ class CostModel:
         self, removed: Mapping[str, Sequence[int]] = _NOTHING, bypassed: Sequence[str] = ()
     ) -> Cost:
         """The cost of the model without ``removed`` units and ``bypassed`` blocks."""
-        atoms = self._analysis.removed_atoms(removed)
-        changed: set[int | str] = {
-            k for atom in np.flatnonzero(atoms).tolist() for k in self._columns_of.get(atom, ())
-        }
-        kept = self._kept
-        if changed:
-            kept = list(kept)
-            for k in changed:
-                out = np.logical_or.reduce([atoms[column] for column in self._columns[int(k)]])
-                kept[int(k)] = len(out) - int(np.count_nonzero(out))
+        state = self._without(self._analysis.removed_atoms(removed))
+        macs, params, total = state.macs, state.params, state.total
         dead = frozenset(n for name in bypassed for n in self._analysis.block(name).nodes)
-        uses = [self._uses[key] for key in (*changed, *dead) if key in self._uses]
-        macs, params, total = self._macs, self._params, self._total
-        for number in {n for work, _ in uses for n in work}:
-            term = self._work[number]
-            macs -= self._sizes[number]
-            macs += 0 if term.node in dead else self._size(term, kept)
-        for name in {name for _, stored in uses for name in stored}:
-            fewer, less = self._bytes[name]
-            more, bigger = self._storage(self._stored[name], kept, dead)
-            params += more - fewer
-            total += bigger - less
+        work, stored = self._users(dead)
+        macs -= sum(self._size(term, state.kept) for term in work if term.node in dead)
+        for terms in stored:
+            had, has = (self._storage(terms, state.kept, nodes) for nodes in ((), dead))
+            params += has[0] - had[0]
+            total += has[1] - had[1]
         return Cost(macs // self._analysis.batch, params, math.ceil(total))
 
+    def _without(self, atoms: npt.NDArray[np.bool_]) -> _State:
+        """The totals without atoms, from those of the last call and what has changed since."""
+        last = self._last
+        different = np.flatnonzero(atoms != last.atoms).tolist()
+        columns = {k for atom in different for k in self._columns_of.get(atom, ())}
+        kept = list(last.kept)
+        for k in columns:
+            out = np.logical_or.reduce([atoms[column] for column in self._columns[k]])
+            kept[k] = len(out) - int(np.count_nonzero(out))
+        work, stored = self._users(columns)
+        macs, params, total = last.macs, last.params, last.total
+        for term in work:
+            macs += self._size(term, kept) - self._size(term, last.kept)
+        for terms in stored:
+            had, has = (self._storage(terms, widths) for widths in (last.kept, kept))
+            params += has[0] - had[0]
+            total += has[1] - had[1]
+        self._last = _State(atoms, kept, macs, params, total)
+        return self._last
+
+    def _users(self, keys: Iterable[int | str]) -> tuple[list[_Term], list[list[_Term]]]:
+        """The products of work of columns or nodes, and those of stored tensors, by tensor."""
+        uses = [self._uses[key] for key in keys if key in self._uses]
+        work = {number for numbers, _ in uses for number in numbers}
+        names = {name for _, stored in uses for name in stored}
+        return [self._work[number] for number in work], [self._stored[name] for name in names]
+
     def _storage(
-        self, terms: Sequence[_Term], kept: Sequence[int], dead: Collection[str]
+        self, terms: Sequence[_Term], kept: Sequence[int], dead: Collection[str] = ()
     ) -> tuple[int, float]:
         """Elements and bytes of a stored tensor; read in equal cuts it is stored once."""
         sizes: dict[int, float] = {}
