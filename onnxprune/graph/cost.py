@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from onnxprune.graph.analysis import Analysis
 from onnxprune.graph.axes import Axis, Column
+from onnxprune.graph.groups import Stored
 
 _NOTHING: Mapping[str, Sequence[int]] = MappingProxyType({})
 
@@ -106,16 +107,20 @@ class CostModel:
 
     A removal is priced by the products that differ from those of the last one, so pricing every
     group of a model once takes time that is linear in the model.
+
+    Args:
+        analysis: of the dense model.
+        additions: tensors that the model does not store yet and that count as if it did.
     """
 
-    def __init__(self, analysis: Analysis) -> None:
+    def __init__(self, analysis: Analysis, additions: Iterable[Stored] = ()) -> None:
         self._analysis = analysis
         self._columns: list[list[Column]] = []
         self._index: dict[bytes, int] = {}
         calls = analysis.walk.calls
         self._work = [self._term(axes, 0.0, call.name) for _, call in calls for axes in call.work]
         distinct: dict[tuple[str, tuple[int, ...]], _Term] = {}
-        for stored in analysis.tensors:
+        for stored in (*analysis.tensors, *additions):
             if not stored.filled:
                 term = self._term(stored.axes, stored.itemsize, stored.nodes[0])
                 distinct.setdefault((stored.name, term.axes), term)
