@@ -1,6 +1,10 @@
 """What pruning large models without data costs: private memory and CPU time per weight.
 
     python -m bench.large MODEL.onnx ... [--jobs 2:4,50%,external] [--out DIR] [--json results.json]
+    python -m bench.large --nodes 1000,2000,4000,8000 --jobs ratio [--out DIR] [--json results.json]
+
+With --nodes the models are chains of that many Gemm and Relu, 16 wide: what grows faster than their
+length shows in CPU seconds per node.
 
 Every job is one run of the command line, in a process of its own, from reading the model to the
 written file. Reported are the peak of private memory (sampled RssAnon: what the machine must have;
@@ -18,12 +22,14 @@ import resource
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 
 JOBS = {
@@ -34,6 +40,27 @@ JOBS = {
     "ratio": ("prune", "--ratio", "0.3"),
 }
 _ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+
+
+def chain(nodes: int, path: Path) -> Path:
+    """Write a chain of Gemm and Relu, 16 wide."""
+    rng, width, inits, ops = np.random.default_rng(0), 16, [], []
+    for k in range(nodes // 2):
+        for name, array in (
+            (f"w{k}", rng.standard_normal((width, width)) / 3),
+            (f"b{k}", rng.standard_normal(width) / 10),
+        ):
+            inits.append(onnx.numpy_helper.from_array(array.astype(np.float32), name))
+        ops.append(onnx.helper.make_node("Gemm", [f"h{k}", f"w{k}", f"b{k}"], [f"g{k}"]))
+        ops.append(onnx.helper.make_node("Relu", [f"g{k}"], [f"h{k + 1}"]))
+    ends = [
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["n", width])
+        for name in ("h0", f"h{nodes // 2}")
+    ]
+    graph = onnx.helper.make_graph(ops, "chain", ends[:1], ends[1:], inits)
+    opset = [onnx.helper.make_opsetid("", 17)]
+    onnx.save(onnx.helper.make_model(graph, ir_version=9, opset_imports=opset), path)
+    return path
 
 
 def files_of(model: Path) -> list[Path]:
@@ -107,16 +134,18 @@ def measure(model: Path, job: str, folder: Path) -> dict[str, Any]:
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     for file in folder.glob(f"{output.name}*"):
         file.unlink()
-    weights = weights_of(model)
+    weights, nodes = weights_of(model), len(onnx.load(model, load_external_data=False).graph.node)
     return {
         "model": model.stem,
         "job": job,
         "weights": weights,
+        "nodes": nodes,
         "exit": process.returncode,
         "private MiB": round(peaks["RssAnon"]),
         "resident MiB": round(peaks["VmHWM"]),
         "CPU s": round(cpu, 2),
         "CPU s per 1e9 weights": round(cpu / weights * 1e9, 1),
+        "CPU ms per node": round(cpu / nodes * 1e3, 2),
         "wall s": round(wall, 1),
         "copy s": round(copy, 1),
         "said": said.strip().splitlines()[-1] if process.returncode and said else "",
@@ -125,25 +154,34 @@ def measure(model: Path, job: str, folder: Path) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("models", nargs="+", type=Path)
+    parser.add_argument("models", nargs="*", type=Path)
+    parser.add_argument("--nodes", default="", help="also chains of so many nodes")
     parser.add_argument("--jobs", default="2:4,50%,external", help=f"of {', '.join(JOBS)}")
     parser.add_argument("--out", type=Path, help="folder for outputs (default: the model's)")
     parser.add_argument("--json", type=Path, help="also write the figures there")
     args = parser.parse_args()
     rows = []
-    for model in args.models:
-        for job in args.jobs.split(","):
-            rows.append(measure(model, job, args.out or model.parent))
-            print(json.dumps(rows[-1]), flush=True)
-            if args.json:
-                packages = {name: version(name) for name in ("numpy", "onnx", "onnx-ir")}
-                conditions = {
-                    "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-                    "load": round(os.getloadavg()[0], 1),
-                    "versions": {"python": platform.python_version(), **packages},
-                }
-                document = {"conditions": conditions, "rows": rows}
-                args.json.write_text(json.dumps(document, indent=1) + "\n")
+    with tempfile.TemporaryDirectory(dir=args.out) as folder:
+        chains = [
+            chain(int(n), Path(folder) / f"chain{n}.onnx") for n in args.nodes.split(",") if n
+        ]
+        for model in (*args.models, *chains):
+            for job in args.jobs.split(","):
+                rows.append(measure(model, job, args.out or model.parent))
+                print(json.dumps(rows[-1]), flush=True)
+                if args.json:
+                    args.json.write_text(json.dumps(document(rows), indent=1) + "\n")
+
+
+def document(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The figures and their conditions."""
+    packages = {name: version(name) for name in ("numpy", "onnx", "onnx-ir")}
+    conditions = {
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "load": round(os.getloadavg()[0], 1),
+        "versions": {"python": platform.python_version(), **packages},
+    }
+    return {"conditions": conditions, "rows": rows}
 
 
 if __name__ == "__main__":
