@@ -49,7 +49,7 @@ def check_equivalence(run: Run, state: State) -> State:
     Where nothing was cut and there are no data, nothing has to run.
     """
     analysis, plan = run.analysis, state.plan
-    if not (state.cut or run.data.source):
+    if not state.cut and run.data.source is None:
         return state.then(state.start)
     inexact = inexact_groups(run, plan)
     if inexact:
@@ -159,7 +159,7 @@ def evaluate(run: Run, state: State, unchanged: Mapping[str, str]) -> Result:
     checks, notes = list(state.checks), [*state.notes, *stand_in_note(run.config)]
     inexact = inexact_groups(run, state.plan)
     evaluation = Evaluation()  # synthetic inputs say nothing beyond the checks
-    runs = bool(state.cut or data.source)  # else nothing needs that
+    runs = state.cut or data.source is not None  # else nothing needs that
     if not data.synthetic or (runs and not checks) or config.max_drop is not None:
         run.progress("comparing with the original")
         evaluation = compare_models(analysis.model, state.model, data.eval, config)
