@@ -77,8 +77,10 @@ class Result:
 
     @property
     def writable(self) -> bool:
-        """Whether no check has failed; those that are made while it is written may be open."""
-        return all(isinstance(each, StreamedCheck) or each.ok for each in self.checks)
+        """Whether every check passes, provided that every weight can be written."""
+        return all(
+            (isinstance(each, StreamedCheck) and each.assured) or each.ok for each in self.checks
+        )
 
     @cached_property
     def dense(self) -> Cost:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from conftest import Ran
@@ -58,6 +59,23 @@ def test_what_is_written_is_checked_while_it_is_written(
     for name, value in models.constants(again).items():
         np.testing.assert_array_equal(models.array_of(value), models.array_of(kept[name]))
     assert not runs
+
+
+def test_a_model_too_small_for_its_sparsity_is_not_written(cli: Cli, tmp_path: Path) -> None:
+    source, target = tmp_path / "small.onnx", tmp_path / "out.onnx"
+    tensor = onnx.numpy_helper.from_array(np.arange(1, 5, dtype=np.float32).reshape(4, 1), "w")
+    ends = [
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, size])
+        for name, size in (("x", 4), ("y", 1))
+    ]
+    node = onnx.helper.make_node("MatMul", ["x", "w"], ["y"])
+    graph = onnx.helper.make_graph([node], "g", ends[:1], ends[1:], [tensor])
+    opset = [onnx.helper.make_opsetid("", 17)]
+    onnx.save(onnx.helper.make_model(graph, ir_version=9, opset_imports=opset), source)
+    done = cli("prune", source, "--sparsity", "95%", "-o", target)  # one of four has to stay
+    assert done.code == 1
+    assert "nothing was written" in done.err
+    assert not target.exists()
 
 
 def test_a_large_stored_model_is_read_back_and_not_run(
