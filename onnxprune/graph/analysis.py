@@ -63,7 +63,7 @@ class Analysis:
         Raises:
             OnnxpruneError: there is none.
         """
-        return _named(name, {g.name: g for g in self.groups}, "group")
+        return _named(name, self._groups, "group")
 
     def block(self, name: str) -> Block:
         """The block called ``name``.
@@ -71,7 +71,15 @@ class Analysis:
         Raises:
             OnnxpruneError: there is none.
         """
-        return _named(name, {b.name: b for b in self.blocks}, "block")
+        return _named(name, self._blocks, "block")
+
+    @cached_property
+    def _groups(self) -> Mapping[str, Group]:
+        return {group.name: group for group in self.groups}
+
+    @cached_property
+    def _blocks(self) -> Mapping[str, Block]:
+        return {block.name: block for block in self.blocks}
 
     def removed_atoms(self, removed: Mapping[str, Sequence[int]]) -> npt.NDArray[np.bool_]:
         """``{group: unit indices}`` as a mask over atoms."""
