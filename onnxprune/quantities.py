@@ -359,6 +359,8 @@ def sparsity(text: object, *, of: str = "--sparsity") -> Sparsity:
     return Sparsity(1 - n / m, n, m)
 
 
+_WIDE = 1.96
+"""Half of the 95 % interval of a normal distribution, in standard errors."""
 _THOUSANDS = ("", " k", " M", " G", " T", " P")
 _BINARY = (" B", " KiB", " MiB", " GiB", " TiB", " PiB")
 
@@ -432,6 +434,11 @@ def signed(value: float, unit: Unit) -> str:
 def difference(value: float, unit: Unit) -> str:
     """A difference, new minus old, in words: ``-0.70 points``, ``+0.0123``."""
     return f"{signed(value, unit)} points" if unit == "fraction" else signed(value, unit)
+
+
+def half_interval(error: float | None) -> float | None:
+    """Half of the 95 % interval of a value with a standard error: what every ``±`` shows."""
+    return None if error is None else _WIDE * error
 
 
 def spread(value: float, unit: Unit) -> str:
