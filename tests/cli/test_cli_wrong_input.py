@@ -172,6 +172,13 @@ def test_every_command_refuses_what_it_cannot_use(
     assert _files(tmp_path) == {}
 
 
+@pytest.mark.parametrize("word", ["-o", "--recipe", "--save-plan", "--report", "--save-recipe"])
+def test_an_empty_file_name_is_refused_in_a_sentence(cli: Cli, word: str) -> None:
+    ran = cli("prune", MODEL, "--ratio", "0.3", word, "")
+    assert_refused(ran, f"{word} is empty")
+    assert "hint: write" not in ran.err  # the help of a flag is no noun phrase
+
+
 @pytest.mark.parametrize(
     "text",
     [
