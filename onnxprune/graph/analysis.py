@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TypeVar
 
 import numpy as np
@@ -164,7 +164,8 @@ def analyse(
     model = models.load(source)
     shapes = probe_shapes(model, inputs)
     facts = propagate(model, shapes[0])
-    labelled = walk(model, facts)
+    second = cache(lambda: facts if shapes[1] == shapes[0] else propagate(model, shapes[1]))
+    labelled = walk(model, facts, second)
     tensors = stored_tensors(labelled)
     batch = _batch(model, shapes[0])
     groups = make_groups(labelled, tensors, batch)

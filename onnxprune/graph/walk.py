@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import onnx_ir as ir
 
 from onnxprune import model as models
@@ -34,6 +35,8 @@ class Walk:
     """The result of a walk.
 
     Attributes:
+        facts: of every value, at the first input shapes.
+        second: the same at the second ones; worked out when it is first called.
         axes: the axes of every value by name.
         calls: every node's rule, in graph order, with the node.
         uses: the readers of stored tensors, with the axes they see.
@@ -42,6 +45,7 @@ class Walk:
     """
 
     facts: Mapping[str, Fact]
+    second: Callable[[], Mapping[str, Fact]]
     opsets: Mapping[str, int]
     space: Space = field(default_factory=Space)
     axes: dict[str, Tensor] = field(default_factory=dict)
@@ -138,6 +142,7 @@ class Walk:
             out_shapes=[self.shape(v.name or "") for v in node.outputs],
             space=self.space,
             name=identity(node),
+            is_constant=lambda i: names[i] in self.static or self._same_content(names[i]),
         )
         outputs, why = apply_rule(call, [v is not None for v in node.inputs])
         if why:
@@ -151,6 +156,16 @@ class Walk:
                 if names and all(call.static):
                     self.static.add(value.name)
         self.calls.append((node, call))
+
+    def _same_content(self, name: str | None) -> bool:
+        """Whether the content of a value is known, and is the same at both input shapes."""
+        first = self.facts.get(name or "")
+        if first is None or first.value is None:
+            return False
+        second = self.second().get(name or "")
+        if second is None or second.value is None:
+            return False
+        return np.array_equal(first.value, second.value)
 
     def pin(self, tensor: Tensor | None, why: str) -> None:
         """Keep every axis of a tensor whole."""
@@ -172,9 +187,11 @@ def identity(node: ir.Node) -> str:
     return next((v.name for v in node.outputs if v.name), "")
 
 
-def walk(model: models.Model, facts: Mapping[str, Fact]) -> Walk:
+def walk(
+    model: models.Model, facts: Mapping[str, Fact], second: Callable[[], Mapping[str, Fact]]
+) -> Walk:
     """Label every axis of ``model``; graph inputs have no columns, graph outputs are pinned."""
-    state = Walk(facts, opsets_of(model.ir))
+    state = Walk(facts, second, opsets_of(model.ir))
     graph = model.ir.graph
     for value in graph.inputs:
         if not value.is_initializer():
