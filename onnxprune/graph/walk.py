@@ -289,17 +289,20 @@ def _one_of(walk: Walk, value: ir.Value, meet: Sequence[Tensor | None], why: str
     """An output that is one of several values, chosen while the model runs."""
     name = value.name or ""
     tensors = [t for t in meet if t is not None]
-    if len(tensors) == len(meet) and all(_sizes(t) == _sizes(tensors[0]) for t in tensors):
-        for other in tensors[1:]:
-            for a, b in zip(tensors[0], other, strict=True):
+    wide = [[a for a in t if a.size != 1] for t in tensors]  # one may have squeezed what is single
+    if len(tensors) == len(meet) and all(_sizes(t) == _sizes(wide[0]) for t in wide):
+        for other in wide[1:]:
+            for a, b in zip(wide[0], other, strict=True):
                 walk.space.unify(a, b, why)
-        if walk.shape(name) == _sizes(tensors[0]):
-            walk.axes[name] = tensors[0]
+        shape = walk.shape(name) or ()
+        if tuple(n for n in shape if n != 1) == _sizes(wide[0]):
+            rest = iter(wide[0])
+            walk.axes[name] = tuple(Axis(1) if n == 1 else next(rest) for n in shape)
             return
     for tensor in tensors:
         walk.pin(tensor, why)
     walk.axes[name] = walk.plain(name, why)
 
 
-def _sizes(tensor: Tensor) -> tuple[int | None, ...]:
+def _sizes(tensor: Sequence[Axis]) -> tuple[int | None, ...]:
     return tuple(a.size for a in tensor)
