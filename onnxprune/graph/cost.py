@@ -16,6 +16,7 @@ from typing import Protocol
 
 import numpy as np
 
+from onnxprune.errors import OnnxpruneError
 from onnxprune.graph.analysis import Analysis
 from onnxprune.graph.axes import Axis, Column
 
@@ -134,6 +135,22 @@ class CostModel:
             params += size
             total += size * term.itemsize
         return Cost(macs, params, math.ceil(total))
+
+    def require_counted(self, kind: str) -> None:
+        """Refuse a budget on what this model does not tell.
+
+        Raises:
+            OnnxpruneError: it is on multiply-accumulates, and sizes of contractions depend on data.
+        """
+        if kind != "macs":
+            return
+        unknown = next((term.node for term in self._work if not term.fixed), "")
+        if unknown or not self._work:
+            what = f"a size at `{unknown}` depends on data" if unknown else "no layer is understood"
+            raise OnnxpruneError(
+                f"the multiply-accumulates of this model cannot be counted: {what}",
+                hint="set a budget on params or bytes, or prune by --ratio",
+            )
 
     def only(self, kind: str) -> StaticCost:
         """One of the totals, for a budget."""
