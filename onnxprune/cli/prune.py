@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import NoReturn
 
 from onnxprune.cli import console, destination
 from onnxprune.cli.parser import (
@@ -16,9 +17,10 @@ from onnxprune.cli.parser import (
 )
 from onnxprune.cli.report import PAGE, save
 from onnxprune.cli.writing import write
-from onnxprune.config import AMOUNTS, NO_AMOUNT, Options, from_flags
+from onnxprune.config import AMOUNTS, NO_AMOUNT, Options, current_name, declared, from_flags
 from onnxprune.errors import OnnxpruneError
 from onnxprune.jobs import recipe
+from onnxprune.types import NOTHING_REMOVED
 
 _EXAMPLE = """examples:
   onnxprune prune model.onnx --ratio 0.3
@@ -60,11 +62,13 @@ def run(args: argparse.Namespace) -> int:
         "--labels": config.labels,
         "--sensitivity": config.sensitivity,
     }
-    files["-o"] = output = destination.check("-o", args.output, files)
-    files["--save-plan"] = plan = destination.check("--save-plan", args.save_plan, files)
-    files["--save-mask"] = mask = destination.check("--save-mask", args.save_mask, files)
-    files["--save-recipe"] = flags = destination.check("--save-recipe", args.save_recipe, files)
-    page = destination.check("--report", args.report, files)
+    files["-o"] = output = destination.check("-o", args.output, files, "model")
+    files["--save-plan"] = plan = destination.check("--save-plan", args.save_plan, files, "plan")
+    files["--save-mask"] = mask = destination.check("--save-mask", args.save_mask, files, "plan")
+    files["--save-recipe"] = flags = destination.check(
+        "--save-recipe", args.save_recipe, files, "recipe"
+    )
+    page = destination.check("--report", args.report, files, "page")
     if mask and config.sparsity is None:
         raise OnnxpruneError(
             "--save-mask has nothing to write: no sparsity is requested",
@@ -94,19 +98,28 @@ def run(args: argparse.Namespace) -> int:
         report = written.add_to(report)
     console.report(report, as_json=args.json, verbose=args.verbose)
     save(report, page)
-    return finish(ok=ok, wrote=keep, output=output)
+    removed = all(check.ok or check.name != NOTHING_REMOVED for check in pruned.checks)
+    return finish(ok=ok, wrote=keep, output=output, removed=removed)
 
 
-def finish(*, ok: bool, wrote: bool, output: Path | None) -> int:
+def finish(*, ok: bool, wrote: bool, output: Path | None, removed: bool = True) -> int:
     """Print what was written and why, and turn the verdict into an exit code.
+
+    Args:
+        ok: whether every check passed.
+        wrote: whether the result was kept.
+        output: the file, if one was to be written.
+        removed: whether anything was removed, where something was to be.
 
     Raises:
         OnnxpruneError: a check failed, so nothing was written.
     """
+    failure = "a check failed" if removed else "nothing was removed"
     if not wrote:
+        hint = "remove less, give --calib" if removed else "ask for more; the notes say what stays"
         raise OnnxpruneError(
-            "a check failed, so nothing was written",
-            hint="remove less, give --calib, or write it all the same with --force",
+            f"{failure}, so nothing was written",
+            hint=f"{hint}, or write it all the same with --force",
             exit_code=1,
         )
     if output is None:
@@ -114,7 +127,7 @@ def finish(*, ok: bool, wrote: bool, output: Path | None) -> int:
     else:
         console.done(f"Wrote {output}")
     if not ok:
-        console.warning("a check failed; the model was written because of --force")
+        console.warning(f"{failure}; the model was written because of --force")
     return 0 if ok else 1
 
 
@@ -123,11 +136,36 @@ def _options(args: argparse.Namespace) -> Options:
     replaced = set(flags)
     if replaced & {"ratio", "target"}:  # one amount replaces the other, not only itself
         replaced |= {"ratio", "target"}
-    base = recipe.read(Path(args.recipe)) if args.recipe else recipe.Recipe()
+    options = declared(Options)
+    replaced = {current_name(options, name, None) for name in replaced}
+    base = recipe.Recipe() if args.recipe is None else recipe.read(Path(args.recipe))
     kept = {
-        name: value for name, value in base.values.items() if name.replace("-", "_") not in replaced
+        name: value
+        for name, value in base.values.items()
+        if current_name(options, name, None) not in replaced
     }
     config = from_flags(kept | flags, {name: base.origins[name] for name in kept})
     if config.asks_for_nothing and not config.searches:
-        raise OnnxpruneError(NO_AMOUNT, hint=AMOUNTS)
+        refuse_nothing(config, args.recipe)
     return config
+
+
+def refuse_nothing(config: Options, path: str | None) -> NoReturn:
+    """Raise what says that no amount is given.
+
+    Args:
+        config: the options, without an amount.
+        path: the recipe; None without.
+
+    Raises:
+        OnnxpruneError: always.
+    """
+    message, hint = NO_AMOUNT, AMOUNTS
+    zero = [name for name in ("ratio", "heads", "blocks") if name in config.written]
+    if zero:
+        message = f"{' and '.join(f'--{name} 0' for name in zero)} removes nothing"
+    elif path is not None:
+        empty = "is empty" if not config.written else "does not say how much to remove"
+        message = f"the recipe {path} {empty}"
+        hint = "add a line such as `target: macs=50%`, `ratio: 0.3` or `sparsity: 2:4` to it"
+    raise OnnxpruneError(message, hint=hint)

@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     """
     (config,) = split("store", given_options(args, "store"))
     source = Path(args.model)
-    output = destination.check("-o", args.output, {"the model": source})
+    output = destination.check("-o", args.output, {"the model": source}, "model")
     assert output is not None
     # Imported here so that --help and refused flags do not wait for onnx.
     from onnxprune.jobs.store import check_stored, store
@@ -80,7 +80,15 @@ def run(args: argparse.Namespace) -> int:
         "output": str(output) if keep else None,
     }
     checks = _checks(result.checks)
-    view = terminal.storing(rows, sizes, checks, notes, stored.unread, verbose=args.verbose)
+    view = terminal.storing(
+        rows,
+        sizes,
+        checks,
+        notes,
+        stored.unread,
+        files=(source.name, str(output) if keep else None),
+        verbose=args.verbose,
+    )
     console.data(view, plain, as_json=args.json)
     return finish(ok=result.ok, wrote=keep, output=output)
 

@@ -9,7 +9,7 @@ elementwise work is not counted.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Protocol
@@ -19,6 +19,7 @@ import numpy as np
 from onnxprune.errors import OnnxpruneError
 from onnxprune.graph.analysis import Analysis
 from onnxprune.graph.axes import Axis, Column
+from onnxprune.graph.groups import Stored
 
 _NOTHING: Mapping[str, Sequence[int]] = MappingProxyType({})
 
@@ -83,16 +84,21 @@ class _Term:
 
 
 class CostModel:
-    """The products of one analysis, compiled once; call it with a removal."""
+    """The products of one analysis, compiled once; call it with a removal.
 
-    def __init__(self, analysis: Analysis) -> None:
+    Args:
+        analysis: of the dense model.
+        additions: tensors that the model does not store yet and that count as if it did.
+    """
+
+    def __init__(self, analysis: Analysis, additions: Iterable[Stored] = ()) -> None:
         self._analysis = analysis
         self._columns: list[list[Column]] = []
         self._index: dict[bytes, int] = {}
         calls = analysis.walk.calls
         self._work = [self._term(axes, 0.0, call.name) for _, call in calls for axes in call.work]
         seen: dict[tuple[str, tuple[int, ...]], _Term] = {}
-        for stored in analysis.tensors:
+        for stored in (*analysis.tensors, *additions):
             if not stored.filled:
                 term = self._term(stored.axes, stored.itemsize, stored.nodes[0])
                 seen.setdefault((stored.name, term.axes), term)
@@ -145,11 +151,10 @@ class CostModel:
         if kind != "macs":
             return
         unknown = next((term.node for term in self._work if not term.fixed), "")
-        if unknown or not self._work:
-            what = f"a size at `{unknown}` depends on data" if unknown else "no layer is understood"
+        if unknown:
             raise OnnxpruneError(
-                f"the multiply-accumulates of this model cannot be counted: {what}",
-                hint="set a budget on params or bytes, or prune by --ratio",
+                f"macs cannot be counted: a size at '{unknown}' depends on data",
+                hint="limit another cost, as in --target params=50%, or use --ratio",
             )
 
     def only(self, kind: str) -> StaticCost:

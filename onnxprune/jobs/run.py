@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 from onnxprune import model as models
 from onnxprune.config import Options
 from onnxprune.data.dataset import Dataset, open_dataset, open_source, synthetic_dataset
-from onnxprune.errors import OnnxpruneError
+from onnxprune.errors import OnnxpruneError, blame
 from onnxprune.graph.analysis import Analysis, analyse
 from onnxprune.model.decode import densify
 from onnxprune.runtime.providers import available
+from onnxprune.select.criteria import registry
 from onnxprune.types import RUNTIMES, backend_name, metric_name, provider_name
 
 Progress = Callable[[str], None]
@@ -61,7 +62,8 @@ def open_run(
     model, _ = densify(models.load(source))
     samples, shapes = open_source(model, config)
     progress("finding what can be removed")
-    analysis = analyse(model, inputs=shapes)
+    with blame("--shapes", when=bool(config.shapes)):
+        analysis = analyse(model, inputs=shapes)
     if samples is None:
         data = synthetic_dataset(analysis, config)
     else:
@@ -76,16 +78,22 @@ def place(config: Options) -> Options:
     model is pruned.
 
     Raises:
-        OnnxpruneError: the metric or a backend is unknown.
+        OnnxpruneError: the criterion, the metric or a backend is unknown.
     """
+    if config.criterion is not None:
+        with blame("--criterion"):
+            registry.get(config.criterion)
     if isinstance(config.metric, str):
-        metric_name(config.metric)
+        with blame("--metric"):
+            metric_name(config.metric)
     if config.target is not None and config.target.backend:
-        backend_name(config.target.backend)
+        with blame("--target"):
+            backend_name(config.target.backend)
     try:
         provider = provider_name(config.platform)
     except OnnxpruneError:
-        backend_name(config.backend)
+        with blame("--backend"):
+            backend_name(config.backend)
         provider = "cpu"
     own = config.backend.lower().partition(":")[0] in RUNTIMES
     return replace(config, stand_in="cpu" if own and provider not in available() else provider)
