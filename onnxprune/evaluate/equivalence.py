@@ -115,6 +115,16 @@ def check_equivalence(
     Raises:
         OnnxpruneError: a model does not run, or there are no inputs to run it on.
     """
+    return compare_outputs(cut, masked, batches, provider)[0]
+
+
+def compare_outputs(
+    cut: Model, masked: Model, batches: Iterable[Feeds], provider: str = "cpu"
+) -> tuple[Check, bool]:
+    """As :func:`check_equivalence`; and whether every output reacts to the runtime's own noise.
+
+    One that does not is saturated, or holds positions: it may hide what goes on before it.
+    """
     feeds = list(batches)
     if not feeds:
         raise OnnxpruneError("there are no inputs to verify the cut with")
@@ -123,6 +133,7 @@ def check_equivalence(
     other: Literal[False, "extended"] = "extended" if _has_integer_matrices(masked) else False
     again = _outputs(masked, [noisy(feeds[0])], provider, optimise=other)
     results = _outputs(cut, feeds, provider, optimise=True)
+    reacts = True
     worst = Check("pruned = masked", ok=True, value=0.0, limit=TOLERANCE["float32"])
     for name in dict.fromkeys(name for each in (*wanted, *results) for name in each):
         gaps = [
@@ -134,11 +145,12 @@ def check_equivalence(
         limit = tolerance(first) if first is not None else TOLERANCE["float32"]
         if name in wanted[0] and name in again[0]:
             noise = difference(again[0][name], wanted[0][name])
+            reacts = reacts and noise > 0
             limit = max(limit, NOISE * noise) if np.isfinite(noise) else limit
         value = max(gaps)
         if value / limit > worst.value / worst.limit or worst.value == 0.0:
             worst = Check(f"pruned = masked ({name})", value <= limit, value, limit)
-    return worst
+    return worst, reacts
 
 
 def _outputs(

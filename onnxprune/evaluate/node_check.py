@@ -27,7 +27,7 @@ from onnxprune.evaluate.equivalence import (
     NOISE,
     TOLERANCE,
     Feeds,
-    check_equivalence,
+    compare_outputs,
     epsilon,
     is_float,
     noisy,
@@ -43,8 +43,10 @@ Keeps = Mapping[int, npt.NDArray[np.bool_]]
 """Axis of a value -> which of its indices are kept."""
 
 _AGAIN = "/again"
-_MOST_BYTES = 64 << 20
-"""Bytes of values that are compared at a time; about four times as much is held."""
+_MOST_BYTES = 32 << 20
+"""Bytes of values that are compared at a time; about five times as much is held."""
+_CHEAP = 16 << 20
+"""Bytes of all values of a model below which its nodes are compared in any case."""
 _DRAWN = {
     *("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform"),
     "RandomUniformLike",
@@ -96,7 +98,7 @@ def check_cut(
     batches: Iterable[Feeds],
     provider: str = "cpu",
 ) -> tuple[Check, str]:
-    """Check a cut by its outputs, and node by node where these do not settle it, or at little cost.
+    """Check a cut by its outputs, and node by node where these tell too little, or at little cost.
 
     Args:
         analysis: of the model that was cut.
@@ -115,10 +117,10 @@ def check_cut(
         OnnxpruneError: a model does not run, or there are no inputs to run it on.
     """
     feeds = list(batches)
-    whole = check_equivalence(cut, masked, feeds, provider)
+    whole, reacts = compare_outputs(cut, masked, feeds, provider)
     settled = whole.ok and whole.limit <= max(TOLERANCE.values())
-    cheap = provider == "cpu" and _bytes(analysis, feeds, analysis.facts) <= _MOST_BYTES
-    if settled and not cheap:
+    cheap = provider == "cpu" and _bytes(analysis, feeds, analysis.facts) <= _CHEAP
+    if settled and reacts and not cheap:
         return whole, ""
     try:
         result = check_nodes(analysis, removed, cut, masked, feeds, provider)
