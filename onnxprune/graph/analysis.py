@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from numbers import Integral
 from typing import TypeVar
 
@@ -174,7 +174,8 @@ def analyse(
     dense = models.load(model)
     shapes = probe_shapes(dense, _checked(inputs))
     facts = propagate(dense, shapes[0])
-    labelled = walk(dense, facts)
+    second = cache(lambda: facts if shapes[1] == shapes[0] else propagate(dense, shapes[1]))
+    labelled = walk(dense, facts, second)
     tensors = stored_tensors(labelled)
     batch = _batch(dense, shapes[0])
     groups = make_groups(labelled, tensors, batch)

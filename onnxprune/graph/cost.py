@@ -19,6 +19,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from onnxprune.errors import OnnxpruneError
 from onnxprune.graph.analysis import Analysis
 from onnxprune.graph.axes import Axis, Column
 from onnxprune.graph.groups import Stored
@@ -228,6 +229,21 @@ class CostModel:
             if term.node not in dead:
                 sizes.setdefault(self._size(term, kept), term.itemsize)
         return sum(sizes), sum(size * itemsize for size, itemsize in sizes.items())
+
+    def require_counted(self, kind: str) -> None:
+        """Refuse a budget on what this model does not tell.
+
+        Raises:
+            OnnxpruneError: it is on multiply-accumulates, and sizes of contractions depend on data.
+        """
+        if kind != "macs":
+            return
+        unknown = next((term.node for term in self._work if not term.fixed), "")
+        if unknown:
+            raise OnnxpruneError(
+                f"macs cannot be counted: a size at '{unknown}' depends on data",
+                hint="limit another cost, as in --target params=50%, or use --ratio",
+            )
 
     def only(self, kind: str) -> StaticCost:
         """One of the totals, for a budget."""

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from onnxprune.data.dataset import MOST_BYTES
 from onnxprune.data.mixtures import with_mixtures
 from onnxprune.errors import spelled
-from onnxprune.evaluate import equivalence
+from onnxprune.evaluate import node_check
 from onnxprune.evaluate.evaluation import Evaluation, compare_models
 from onnxprune.graph import surgery
 from onnxprune.graph.analysis import analyse
@@ -59,10 +59,10 @@ def check_equivalence(run: Run, state: State) -> State:
         return state.then(state.start, notes=[note])
     run.progress("checking that the cut equals the masked original")
     reference = mask_model(analysis, plan.removed, plan.bypassed)
-    check = equivalence.check_equivalence(
-        state.model, reference, run.data.probe, run.config.provider
+    check, note = node_check.check_cut(
+        analysis, plan.removed, state.model, reference, run.data.probe, run.config.provider
     )
-    return state.then(state.start, checks=[check])
+    return state.then(state.start, checks=[check], notes=[note] if note else [])
 
 
 def inexact_groups(run: Run, plan: Plan) -> list[str]:
