@@ -74,6 +74,7 @@ def apply(
     calib: object | None = None,
     calib_samples: int | str = 2048,
     batch: int | str = 32,
+    memory: int | str | None = None,
     preprocess: object | None = None,
     labels: object | None = None,
     metric: str | Callable[..., float] = 'accuracy',
@@ -106,6 +107,7 @@ def apply(
         calib: calibration inputs: .npz, .npy, a folder or module.py:function. An .npz has one array per input, with the samples along the first axis. A folder holds arrays, pictures or ONNX test data. In Python, batches: mappings from input names to arrays. Labels are not needed.
         calib_samples: most calibration samples used (default: 2048).
         batch: samples per run (default: 32).
+        memory: most memory for work on calibration data, e.g. 2GB (default: 4GB, or less where less is free). It bounds samples, values inside the network and second moments together. Layers that are too wide for it are priced by the variances of their inputs and keep their weights; notes name them. The same amount gives the same result on any machine.
         preprocess: preprocessing of pictures: imagenet, cifar10, clip or module.py:function.
         labels: labels of the calibration inputs: .npy, .npz, .txt or .csv.
         metric: metric for the labels: accuracy, top5, mse, nats, or module.py:function (default: accuracy).
@@ -197,6 +199,7 @@ def prune(
     calib: object | None = None,
     calib_samples: int | str = 2048,
     batch: int | str = 32,
+    memory: int | str | None = None,
     preprocess: object | None = None,
     labels: object | None = None,
     metric: str | Callable[..., float] = 'accuracy',
@@ -255,6 +258,7 @@ def prune(
         calib: calibration inputs: .npz, .npy, a folder or module.py:function. An .npz has one array per input, with the samples along the first axis. A folder holds arrays, pictures or ONNX test data. In Python, batches: mappings from input names to arrays. Labels are not needed.
         calib_samples: most calibration samples used (default: 2048).
         batch: samples per run (default: 32).
+        memory: most memory for work on calibration data, e.g. 2GB (default: 4GB, or less where less is free). It bounds samples, values inside the network and second moments together. Layers that are too wide for it are priced by the variances of their inputs and keep their weights; notes name them. The same amount gives the same result on any machine.
         preprocess: preprocessing of pictures: imagenet, cifar10, clip or module.py:function.
         labels: labels of the calibration inputs: .npy, .npz, .txt or .csv.
         metric: metric for the labels: accuracy, top5, mse, nats, or module.py:function (default: accuracy).
@@ -283,6 +287,7 @@ def quantize(
     calib: object | None = None,
     calib_samples: int | str = 2048,
     batch: int | str = 32,
+    memory: int | str | None = None,
     preprocess: object | None = None,
     labels: object | None = None,
     metric: str | Callable[..., float] = 'accuracy',
@@ -322,6 +327,7 @@ def quantize(
         calib: calibration inputs: .npz, .npy, a folder or module.py:function. An .npz has one array per input, with the samples along the first axis. A folder holds arrays, pictures or ONNX test data. In Python, batches: mappings from input names to arrays. Labels are not needed.
         calib_samples: most calibration samples used (default: 2048).
         batch: samples per run (default: 32).
+        memory: most memory for work on calibration data, e.g. 2GB (default: 4GB, or less where less is free). It bounds samples, values inside the network and second moments together. Layers that are too wide for it are priced by the variances of their inputs and keep their weights; notes name them. The same amount gives the same result on any machine.
         preprocess: preprocessing of pictures: imagenet, cifar10, clip or module.py:function.
         labels: labels of the calibration inputs: .npy, .npz, .txt or .csv.
         metric: metric for the labels: accuracy, top5, mse, nats, or module.py:function (default: accuracy).
@@ -339,6 +345,7 @@ def recover(
     calib: object | None = None,
     calib_samples: int | str = 2048,
     batch: int | str = 32,
+    memory: int | str | None = None,
     preprocess: object | None = None,
     labels: object | None = None,
     metric: str | Callable[..., float] = 'accuracy',
@@ -378,6 +385,7 @@ def recover(
         calib: calibration inputs: .npz, .npy, a folder or module.py:function. An .npz has one array per input, with the samples along the first axis. A folder holds arrays, pictures or ONNX test data. In Python, batches: mappings from input names to arrays. Labels are not needed.
         calib_samples: most calibration samples used (default: 2048).
         batch: samples per run (default: 32).
+        memory: most memory for work on calibration data, e.g. 2GB (default: 4GB, or less where less is free). It bounds samples, values inside the network and second moments together. Layers that are too wide for it are priced by the variances of their inputs and keep their weights; notes name them. The same amount gives the same result on any machine.
         preprocess: preprocessing of pictures: imagenet, cifar10, clip or module.py:function.
         labels: labels of the calibration inputs: .npy, .npz, .txt or .csv.
         metric: metric for the labels: accuracy, top5, mse, nats, or module.py:function (default: accuracy).
@@ -405,6 +413,7 @@ def sensitivity(
     calib: object | None = None,
     calib_samples: int | str = 512,
     batch: int | str = 32,
+    memory: int | str | None = None,
     preprocess: object | None = None,
     labels: object | None = None,
     metric: str | Callable[..., float] = 'accuracy',
@@ -453,6 +462,7 @@ def sensitivity(
         calib: calibration inputs: .npz, .npy, a folder or module.py:function. An .npz has one array per input, with the samples along the first axis. A folder holds arrays, pictures or ONNX test data. In Python, batches: mappings from input names to arrays. Labels are not needed.
         calib_samples: most calibration samples used (default: 512).
         batch: samples per run (default: 32).
+        memory: most memory for work on calibration data, e.g. 2GB (default: 4GB, or less where less is free). It bounds samples, values inside the network and second moments together. Layers that are too wide for it are priced by the variances of their inputs and keep their weights; notes name them. The same amount gives the same result on any machine.
         preprocess: preprocessing of pictures: imagenet, cifar10, clip or module.py:function.
         labels: labels of the calibration inputs: .npy, .npz, .txt or .csv.
         metric: metric for the labels: accuracy, top5, mse, nats, or module.py:function (default: accuracy).

@@ -109,13 +109,14 @@ def planned(run: Run, selection: Selection, bypassed: tuple[str, ...]) -> PlanCh
             allocation=selection.allocation,
             budget=_budget_text(config),
             seed=config.seed,
+            memory=config.memory,
             versions=versions(),
             calibration=run.data.description,
         ),
     )
     declined = [f"{name}: {why}" for name, why in selection.declined.items()]
     roundings = _rounded(analysis, config, selection)
-    return PlanChoice(plan, (*declined, *roundings, *run.data.notes))
+    return PlanChoice(plan, (*declined, *selection.notes, *roundings, *run.data.notes))
 
 
 def _rounded(analysis: Analysis, config: Options, selection: Selection) -> list[str]:

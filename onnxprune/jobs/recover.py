@@ -14,7 +14,7 @@ from onnxprune.graph.analysis import analyse
 from onnxprune.graph.plan import Origin, Plan, pack, versions
 from onnxprune.jobs.apply_plan import RECOVER, finite
 from onnxprune.jobs.result import Result
-from onnxprune.jobs.run import Progress, Run, place, stand_in_note
+from onnxprune.jobs.run import Progress, Run, place, stand_in_note, within_memory
 from onnxprune.jobs.steps import State, take
 from onnxprune.quantities import figure
 from onnxprune.recovery.correspond.folding import fold_normalisations, normalisations
@@ -144,6 +144,7 @@ def _opened(
         dense = folded
         notes.append("BatchNormalizations of the dense model were folded, as in the pruned one")
     analysis = analyse(dense, inputs=shapes)
+    samples = within_memory(analysis, samples, config)
     return Run(config, analysis, open_dataset(samples, config), progress), notes
 
 
@@ -167,6 +168,7 @@ def _plan(run: Run, match: Correspondence, twin: Twin) -> Plan:
             structure=models.structure_hash(run.analysis.model),
             criterion="found in a pruned model",
             seed=run.config.seed,
+            memory=run.config.memory,
             versions=versions(),
             calibration=run.data.description,
         ),

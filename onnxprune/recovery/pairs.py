@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxprune.data.activations.between import Maker
-from onnxprune.data.activations.rows import Sample, run_to, wanted_rows, whole
+from onnxprune.data.activations.rows import Sample, run_to, wanted_rows
 from onnxprune.data.activations.runner import Segments
 from onnxprune.recovery.order import Step
 from onnxprune.solve.im2col import Index
@@ -16,9 +16,6 @@ from onnxprune.solve.patch_sampling import Crops, sample_crops, sample_tokens
 from onnxprune.solve.two_layer import Rows
 
 Array = npt.NDArray[Any]
-
-_BYTES = 768 << 20
-"""Most bytes of rows held at a time."""
 
 
 def pair_rows(
@@ -63,16 +60,17 @@ def _rows_wanted(step: Step, maker: Maker, x: Array, sample: Sample) -> int:
     probe = maker.layer.rows(x[:1], np.zeros(1, np.int64))
     each, several = probe.shape[0] * probe.shape[2], 2
     if maker.filters is None:
-        # What comes out is there several times, too: wanted, made, off, and what is added to it.
-        per_row = 4 * (2 * each + 3 * step.inputs + 4 * step.layer.shape[2])
+        window, taps = step.layer.window, step.layer.taps
     else:
-        window = maker.filters.layer.window
-        assert window is not None
-        # Hidden positions per output: what is between them is there, too, for every output.
+        window, taps, several = maker.filters.layer.window, 1, 1
+    ratio = 1.0  # hidden positions of each output
+    if window is not None:
         hidden = sample_crops(window, 1, tuple(maker.layer.out_sizes(x.shape)), 1, 0)
         ratio = len(hidden.hidden) / len(hidden.outputs)
-        per_row, several = int(4 * (ratio * (each + 2 * step.inputs) + 4 * step.inputs)), 1
-    return int(min(several * sample.wanted(step.inputs), max(_BYTES // per_row, 2000)))
+    # What comes out is there several times: wanted, made, off, and what is added to it.
+    per_row = int(4 * (ratio * (each + step.inputs // taps) + 5 * step.layer.shape[2]))
+    most = max(sample.memory.rows // per_row, 2000)
+    return int(min(several * sample.wanted(step.inputs), most))
 
 
 def _some_rows(
@@ -93,7 +91,7 @@ def _some_rows(
         sizes = tuple(maker.layer.out_sizes(x.shape))
         crops = sample_crops(window, len(x), sizes, count, seed)
     target, offset = wanted_rows(step.layer, step.epilogue, dense, skip, crops.outputs, step.kept)
-    read = whole(maker.layer.rows(x, crops.hidden))
+    read = maker.layer.rows(x, crops.hidden)
     return Rows(crops, read, target, offset, step.clip)
 
 

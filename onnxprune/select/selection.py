@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from onnxprune.config import Options
 from onnxprune.graph.cost import CostMeasure, CostModel
@@ -36,6 +36,7 @@ class Selection:
         allocation: how removals were divided among groups, ``uniform`` or ``global``.
         declined: why a group stays whole, by group.
         bypassed: blocks that are removed too.
+        notes: sentences on how units were priced.
     """
 
     removed: Mapping[str, tuple[int, ...]]
@@ -43,6 +44,7 @@ class Selection:
     allocation: str
     declined: Mapping[str, str]
     bypassed: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def select(problem: Problem) -> Selection:
@@ -54,7 +56,8 @@ def select(problem: Problem) -> Selection:
     importance, target = score_groups(problem), problem.config.target
     widths = allowed_widths(problem, importance)
     cost = CostModel(problem.analysis).only("macs" if target is None else target.kind)
-    return choose(problem, widths, importance, target, cost)
+    chosen = choose(problem, widths, importance, target, cost)
+    return replace(chosen, notes=importance.curves.notes)
 
 
 def allowed_widths(problem: Problem, importance: Importance) -> CandidateWidths:

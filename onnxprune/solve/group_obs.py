@@ -18,7 +18,7 @@ triangle of ``P`` is computed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,7 +43,8 @@ class Consumer:
     """One linear layer (or one group of a grouped convolution) that reads units.
 
     Attributes:
-        xx: ``[K, K]``, covariance of its inputs.
+        xx: ``[K, K]``, covariance of its inputs; or ``[K]``, their variances, where they are taken
+            for uncorrelated: no refit then makes up for what goes.
         weight: ``[K, N]``, what it multiplies them with now; the ridge pulls towards it.
         units: ``[u]``, the units it reads.
         blocks: ``[u, b]``, the inputs that belong to each of them; inputs in no block stay.
@@ -89,7 +90,8 @@ class _Sweep:
         alive = variance > _DEAD * max(float(variance.max()), np.finfo(np.float64).tiny)
         weight = np.where(alive[:, None], consumer.weight, 0.0).astype(np.float64)
         xy = consumer.xx @ weight if consumer.xy is None else consumer.xy
-        self._H = consumer.xx + penalty * np.eye(len(variance))
+        self._H = consumer.xx.copy()
+        self._H[np.diag_indices(len(variance))] += penalty
         wanted = xy + penalty * weight
         if wanted.shape[1] > wanted.shape[0]:
             # Costs depend on W W^T alone: a triangle stands for outputs that outnumber inputs.
@@ -169,13 +171,32 @@ class _Sweep:
         return result
 
 
+class _Apart:
+    """The state of a consumer whose inputs count as uncorrelated: costs never change."""
+
+    def __init__(self, consumer: Consumer) -> None:
+        squares = np.einsum("kn,kn->k", consumer.weight, consumer.weight, dtype=np.float64)
+        cost = (consumer.xx * squares)[consumer.blocks].sum(axis=1) / consumer.norm
+        self._cost = {int(unit): float(c) for unit, c in zip(consumer.units, cost, strict=True)}
+
+    def holds(self, unit: int) -> bool:
+        return unit in self._cost
+
+    def costs(self, units: Index) -> Float:
+        return np.array([self._cost[int(unit)] for unit in units])
+
+    def remove(self, units: Sequence[int]) -> Float:
+        return self.costs(np.array(units, np.int64))
+
+
 def eliminate(
-    consumers: Sequence[Consumer], units: int, *, ridge: float = 1e-4, at_once: float = 0.0
+    consumers: Iterable[Consumer], units: int, *, ridge: float = 1e-4, at_once: float = 0.0
 ) -> Elimination:
     """Remove units cheapest first until none is left.
 
     Args:
-        consumers: every layer that reads the units; at least one, and none with zero ``norm``.
+        consumers: every layer that reads the units; at least one, and none with zero ``norm``. Each
+            is looked at once, so they need not be in memory together.
         units: how many units there are; those that no consumer reads cost nothing and go first.
         ridge: ``lambda`` as a share of the mean input variance of each consumer.
         at_once: share of the remaining units removed on one set of costs. The error stays exact
@@ -184,8 +205,12 @@ def eliminate(
     Returns:
         The order and the error of every count.
     """
-    sweeps = [_Sweep(consumer, ridge) for consumer in consumers]
-    read = [np.sort(np.asarray(consumer.units, dtype=np.int64)) for consumer in consumers]
+    sweeps: list[_Sweep | _Apart] = []
+    read: list[Index] = []
+    for consumer in consumers:
+        sweeps.append(_Apart(consumer) if consumer.xx.ndim == 1 else _Sweep(consumer, ridge))
+        read.append(np.sort(np.asarray(consumer.units, dtype=np.int64)))
+        del consumer  # its moments, while the next one is made
     remaining = np.ones(units, dtype=bool)
     order: list[int] = []
     error = [0.0]

@@ -27,6 +27,7 @@ import onnx_ir as ir
 
 from onnxprune import model as models
 from onnxprune.data.batches import count_samples, token_masks, unpadded_rows
+from onnxprune.data.memory import MemoryBudget
 from onnxprune.graph.layers.linear import LinearLayer
 from onnxprune.graph.layers.sources import read_by
 from onnxprune.runtime import open_session
@@ -34,10 +35,6 @@ from onnxprune.runtime import open_session
 Array = npt.NDArray[Any]
 Feeds = Mapping[str, Array]
 
-_LARGE = 512 << 20
-"""Bytes of one value over all batches from which on it is held in half precision."""
-_MOST = 1 << 30
-"""Bytes of all that is held over all batches."""
 _FREE_INITIALIZERS = 4  # first IR version whose initializers need not be graph inputs
 
 
@@ -78,7 +75,8 @@ class Segments:
             times as they are named here.
         provider: short name of the execution provider.
         threads: threads within an operator.
-        most: bytes that may be held.
+        most: bytes that may be held over all batches; by default what the default budget gives.
+            A value that would take half of them is held in half precision.
 
     Attributes:
         samples: in every batch.
@@ -92,9 +90,10 @@ class Segments:
         kept: Iterable[str] = (),
         provider: str = "cpu",
         threads: int | None = None,
-        most: int = _MOST,
+        most: int | None = None,
     ) -> None:
-        self._kept, self._most = Counter(kept), most
+        self._kept = Counter(kept)
+        self._most = MemoryBudget().values if most is None else most
         self._batches = batches
         self._ahead: _Piece | None = None
         self._model = model
@@ -185,7 +184,7 @@ class Segments:
 
     def _halves(self, value: Array) -> bool:
         """Whether a value is so large that it is held in half precision."""
-        return value.nbytes * len(self) > _LARGE and value.dtype == np.float32
+        return value.nbytes * len(self) > self._most // 2 and value.dtype == np.float32
 
     def _keep(self, piece: _Piece, first: Mapping[str, Array], stay: set[str]) -> None:
         """Hold the values of a piece for all batches; it has run for the first.

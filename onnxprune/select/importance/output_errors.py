@@ -137,17 +137,25 @@ def without(
     weights = Weights(model)
     removed_mask = np.zeros(len(group), dtype=bool)
     removed_mask[np.asarray(removed, dtype=np.int64)] = True
+    done: set[tuple[int, str, int]] = set()
     for cut in group.slices:
         for node in cut.nodes if cut.role == "reads" else ():
             reader = readers[node]
+            if (once := (id(reader), cut.tensor, cut.axis)) in done:
+                continue  # another application of the same weight
+            done.add(once)
             matrix, bias = weights.read(reader.layer, reader.epilogue)
             for consumer in consumers_of(reader, cut):
                 at = consumer.problem
                 lost = consumer.blocks[removed_mask[consumer.units]].ravel()
                 mean = reader.moments.mean_x[at]
                 free = reader.layer.bias_slot is not None
-                second = consumer.xx if free else consumer.xx + np.outer(mean, mean)
-                refitted = _refitted(second, lost, matrix[at], ridge)
+                if consumer.xx.ndim == 1:
+                    refitted = matrix[at].copy()
+                    refitted[lost] = 0
+                else:
+                    second = consumer.xx if free else consumer.xx + np.outer(mean, mean)
+                    refitted = _refitted(second, lost, matrix[at], ridge)
                 bias[at] += mean @ (matrix[at] - refitted)
                 matrix[at] = refitted
             weights.write(reader.layer, matrix, bias, reader.epilogue)
@@ -158,7 +166,8 @@ def _refitted(second: Float, removed: npt.NDArray[np.int64], matrix: Float, ridg
     """``[K, N]`` with zeros in the rows that are lost."""
     remaining = np.setdiff1d(np.arange(len(matrix)), removed)
     penalty = ridge * float(np.diagonal(second).mean()) or 1.0
-    gram = second[remaining] + penalty * np.eye(len(matrix))[remaining]
+    gram = second[remaining]
+    gram[np.arange(len(remaining)), remaining] += penalty
     out = np.zeros_like(matrix)
     out[remaining] = np.linalg.solve(gram[:, remaining], gram @ matrix)
     return out
