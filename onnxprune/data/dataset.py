@@ -190,7 +190,7 @@ def synthetic_inputs(analysis: Analysis, provider: str = "cpu", seed: int = 0) -
         OnnxpruneError: the model does not run on them.
     """
     signature = signature_of(analysis.model)
-    session = open_session(analysis.model, provider=provider, prepack=False)
+    session = open_session(analysis.model, provider=provider, prepack=False, arena=False)
     problem: OnnxpruneError | None = None
     for guess in (_analysed, _by_names):
         feeds = guess(analysis, signature, seed)

@@ -97,7 +97,9 @@ def check_equivalence(
 def _outputs(
     model: Model, feeds: list[Feeds], provider: str, *, optimise: bool | Literal["extended"]
 ) -> list[dict[str, Array]]:
-    session: Session = open_session(model, provider=provider, optimise=optimise, prepack=False)
+    session: Session = open_session(
+        model, provider=provider, optimise=optimise, prepack=False, arena=False
+    )
     return [session.run(each) for each in feeds]
 
 

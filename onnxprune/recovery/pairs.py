@@ -58,11 +58,11 @@ def _of_samples(rows: Index, chosen: npt.NDArray[np.bool_], total: int) -> Index
 def _rows_wanted(step: Step, maker: Maker, x: Array, sample: Sample) -> int:
     """Output rows of a pair, bounded by memory."""
     probe = maker.layer.rows(x[:1], np.zeros(1, np.int64))
-    each, several = probe.shape[0] * probe.shape[2], 2
+    each = probe.shape[0] * probe.shape[2]
     if maker.filters is None:
         window, taps = step.layer.window, step.layer.taps
     else:
-        window, taps, several = maker.filters.layer.window, 1, 1
+        window, taps = maker.filters.layer.window, 1
     ratio = 1.0  # hidden positions of each output
     if window is not None:
         hidden = sample_crops(window, 1, tuple(maker.layer.out_sizes(x.shape)), 1, 0)
@@ -70,7 +70,7 @@ def _rows_wanted(step: Step, maker: Maker, x: Array, sample: Sample) -> int:
     # What comes out is there several times: wanted, made, off, and what is added to it.
     per_row = int(4 * (ratio * (each + step.inputs // taps) + 5 * step.layer.shape[2]))
     most = max(sample.memory.rows // per_row, 2000)
-    return int(min(several * sample.wanted(step.inputs), most))
+    return int(min(sample.wanted(step.inputs), most))
 
 
 def _some_rows(

@@ -35,6 +35,8 @@ from onnxprune.runtime import open_session
 Array = npt.NDArray[Any]
 Feeds = Mapping[str, Array]
 
+_SMALL = 1 << 20
+"""Bytes of a value over all batches up to which it is held as it is."""
 _FREE_INITIALIZERS = 4  # first IR version whose initializers need not be graph inputs
 
 
@@ -76,7 +78,7 @@ class Segments:
         provider: short name of the execution provider.
         threads: threads within an operator.
         most: bytes that may be held over all batches; by default what the default budget gives.
-            A value that would take half of them is held in half precision.
+            A value that takes more than half of them is held in half precision.
 
     Attributes:
         samples: in every batch.
@@ -184,7 +186,8 @@ class Segments:
 
     def _halves(self, value: Array) -> bool:
         """Whether a value is so large that it is held in half precision."""
-        return value.nbytes * len(self) > self._most // 2 and value.dtype == np.float32
+        large = max(self._most // 2, _SMALL)
+        return value.nbytes * len(self) > large and value.dtype == np.float32
 
     def _keep(self, piece: _Piece, first: Mapping[str, Array], stay: set[str]) -> None:
         """Hold the values of a piece for all batches; it has run for the first.

@@ -119,14 +119,16 @@ def read(cache: Cache, name: str) -> Curves | None:
         group: Elimination(np.array(order, np.int64), np.array(error, np.float64))
         for group, (order, error) in kept["groups"].items()
     }
-    return Curves(eliminations, kept["unpriced"], kept["blocks"], tuple(kept["notes"]))
+    return Curves(eliminations, kept["unpriced"], kept["blocks"], tuple(kept.get("notes", ())))
 
 
 def write(cache: Cache, name: str, curves: Curves) -> None:
     """Keep curves under a name."""
     groups = {g: (each.order.tolist(), each.error.tolist()) for g, each in curves.groups.items()}
     about: dict[str, object] = {"groups": groups, "unpriced": dict(curves.declined)}
-    about |= {"blocks": dict(curves.blocks), "notes": list(curves.notes)}
+    about["blocks"] = dict(curves.blocks)
+    if curves.notes:
+        about["notes"] = list(curves.notes)
     cache.put(name, about)
 
 
