@@ -1,4 +1,4 @@
-"""What onnxprune reaches, graph by graph: 30 % of every exact group removed at random and proved.
+"""What onnxprune reaches, graph by graph: 30 % of every exact group removed at random and verified.
 
     python -m bench.coverage --results bench/results/coverage.json [FOLDER ...]
 
@@ -60,7 +60,7 @@ def measure(path: Path) -> dict[str, object]:
         small = cut(analysis, removed)
         row["cut_cpu_s"] = round(time.process_time() - start, 3)
         check = check_equivalence(small, mask_model(analysis, removed), synthetic_inputs(analysis))
-        row |= {"error": check.value, "limit": check.limit, "proved": check.ok}
+        row |= {"error": check.value, "limit": check.limit, "verified": check.ok}
     except OnnxpruneError as error:
         row["refused"] = error.message.replace(str(path), path.name)
     return row
@@ -76,7 +76,7 @@ def main() -> None:
     for path in (p for folder in given.folders for p in sorted(Path(folder).glob("*.onnx"))):
         rows.append(measure(path))
         print(json.dumps(rows[-1]), flush=True)
-    proved = [r for r in rows if r.get("proved")]
+    verified = [r for r in rows if r.get("verified")]
     conditions = {
         "part of every exact group removed": PART,
         "machine": f"{platform.machine()}, 2 cores, shared",
@@ -84,10 +84,10 @@ def main() -> None:
     }
     summary = {
         "graphs": len(rows),
-        "proved": len(proved),
-        "proved with something removed": sum(bool(r["removed"]) for r in proved),
+        "verified": len(verified),
+        "verified with something removed": sum(bool(r["removed"]) for r in verified),
         "refused": sum("refused" in r for r in rows),
-        "largest error": max((r["error"] for r in proved), default=None),
+        "largest error": max((r["error"] for r in verified), default=None),
     }
     document = {"conditions": conditions, "summary": summary, "rows": rows}
     given.results.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")

@@ -5,7 +5,7 @@ Methods: `l2`, scored by weights alone; `data`, the criterion onnxprune chooses 
 calibration inputs; both remove the ratio from every group.  `budget` is `data` with the ratio taken
 of all parameters, removed where it hurts least: what compares with others at equal size.  Counts
 are rounded to single units so that small graphs are not spared by their width, and every cut is
-proved on the calibration inputs.  Prints one JSON line.
+verified on the calibration inputs.  Prints one JSON line.
 """
 
 from __future__ import annotations

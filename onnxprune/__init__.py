@@ -11,6 +11,8 @@ import importlib.metadata
 from itertools import chain
 from typing import Any
 
+from onnxprune import config as _config  # noqa: F401  errors name options as it declares them
+
 _HOMES = {
     "config": ("Options",),
     "errors": ("OnnxpruneError",),

@@ -31,7 +31,7 @@ def advise(
     model: FilePath,
     options: AdviseOptions | None = None,
     *,
-    progress: Callable[[str], None] = ...,
+    progress: Callable[[str], None] | None = None,
     backend: str | Sequence[str] = ('cpu',),
     batch: int | str | None = None,
     threads: int | str | None = None,
@@ -58,17 +58,20 @@ def advise(
         backend: backends, e.g. cpu,openvino (default: cpu).
         batch: samples per run (default: 1, or what the model fixes).
         threads: threads of the runtimes (default: their own choice).
-        calib: calibration inputs: .npz, .npy, a folder or module.py:function. An .npz has one array per input, with the samples along the first axis. A folder holds arrays, pictures or ONNX test data. In Python, batches: mappings from input names to arrays. Labels are not needed.
+        calib: calibration inputs: .npz, .npy, a folder or module.py:function. An .npz has one array
+            per input, with the samples along the first axis. A folder holds arrays, pictures or
+            ONNX test data. In Python, batches: mappings from input names to arrays. Labels are not
+            needed.
         preprocess: preprocessing of pictures: imagenet, cifar10, clip or module.py:function.
         shapes: sizes of inputs that the model leaves open, e.g. input=1x3x224x224.
     """
 
 def apply(
-    source: ModelLike,
+    model: ModelLike,
     plan: Plan | FilePath,
     options: Options | None = None,
     *,
-    progress: Callable[[str], None] = ...,
+    progress: Callable[[str], None] | None = None,
     recover: Literal["auto", "none", "bias", "lstsq", "pcg"] = 'auto',
     max_drop: float | str | None = None,
     calib: object | None = None,
@@ -86,7 +89,7 @@ def apply(
     """Apply a plan to a model of the same graph, and check the result.
 
     Args:
-        source: a path, a ``ModelProto``, a graphsurgeon graph or a loaded model; never changed.
+        model: a path, a ``ModelProto``, a graphsurgeon graph or a loaded model; never changed.
         plan: the units, blocks and weights to remove, or the file of a plan.
         options: samples and recovery.
         progress: called with a line of text at each stage.
@@ -102,19 +105,35 @@ def apply(
         True
 
     Options:
-        recover: recovery by calibration data: auto, lstsq, pcg, bias, none (default: auto). bias: biases, BatchNormalization statistics, and gains of normalisations that lost channels. lstsq: every layer by least squares too. pcg: the same, single weights by conjugate gradients. auto: layers also together with the ones before them, single weights by conjugate gradients and then as a whole by gradients of the outputs. Changes stay only where held-out inputs agree that they help.
-        max_drop: maximum accepted metric drop, e.g. 1%; alone, prune as far as it allows. Without labels it is a drop of agreement with the original.
-        calib: calibration inputs: .npz, .npy, a folder or module.py:function. An .npz has one array per input, with the samples along the first axis. A folder holds arrays, pictures or ONNX test data. In Python, batches: mappings from input names to arrays. Labels are not needed.
+        recover: recovery by calibration data: auto, lstsq, pcg, bias, none (default: auto). bias:
+            biases, BatchNormalization statistics, and gains of normalisations that lost channels.
+            lstsq: every layer by least squares too. pcg: the same, single weights by conjugate
+            gradients. auto: layers also together with the ones before them, single weights by
+            conjugate gradients and then as a whole by gradients of the outputs. Changes stay only
+            where held-out inputs agree that they help.
+        max_drop: maximum accepted metric drop, e.g. 1%; alone, prune as far as it allows. Without
+            labels it is a drop of agreement with the original.
+        calib: calibration inputs: .npz, .npy, a folder or module.py:function. An .npz has one array
+            per input, with the samples along the first axis. A folder holds arrays, pictures or
+            ONNX test data. In Python, batches: mappings from input names to arrays. Labels are not
+            needed.
         calib_samples: most calibration samples used (default: 2048).
         batch: samples per run (default: 32).
-        memory: most memory for work on calibration data, e.g. 2GB (default: 4GB, or less where less is free). It bounds samples, values inside the network and second moments together. Layers that are too wide for it are priced by the variances of their inputs and keep their weights; notes name them. The same amount gives the same result on any machine.
+        memory: most memory for work on calibration data, e.g. 2GB (default: 4GB, or less where less
+            is free). It bounds samples, values inside the network and second moments together.
+            Layers that are too wide for it are priced by the variances of their inputs and keep
+            their weights; notes name them. The same amount gives the same result on any machine.
         preprocess: preprocessing of pictures: imagenet, cifar10, clip or module.py:function.
         labels: labels of the calibration inputs: .npy, .npz, .txt or .csv.
-        metric: metric for the labels: accuracy, top5, mse, nats, or module.py:function (default: accuracy).
+        metric: metric for the labels: accuracy, top5, mse, nats, or module.py:function (default:
+            accuracy).
         backend: backend to run on, as `onnxprune bench --list` names them (default: cpu).
         seed: random seed (default: 0).
         shapes: sizes of inputs that the model leaves open, e.g. input=1x3x224x224.
-        store: form of weights: dense, sparse, packed, external, auto (default: dense). sparse is sparse_initializer; packed is decoded by standard operators at load; external is dense, beside the model; auto is the smallest for each weight. The outputs are the same in all of them.
+        store: form of weights: dense, sparse, packed, external, auto (default: dense). sparse is
+            sparse_initializer; packed is decoded by standard operators at load; external is dense,
+            beside the model; auto is the smallest for each weight. The outputs are the same in all
+            of them.
     """
 
 def bench(
@@ -122,7 +141,7 @@ def bench(
     options: BenchOptions | None = None,
     *,
     protocol: Settings | None = None,
-    progress: Callable[[str], None] = ...,
+    progress: Callable[[str], None] | None = None,
     backend: str | Sequence[str] = ('cpu',),
     batch: int | str | Sequence[int] = (),
     threads: int | str | Sequence[int] = (),
@@ -156,19 +175,23 @@ def bench(
         processes: fresh processes of each model, one after another (default: 6).
         rounds: interleaved rounds in each process (default: 10).
         seed: random seed (default: 0).
-        calib: calibration inputs: .npz, .npy, a folder or module.py:function. An .npz has one array per input, with the samples along the first axis. A folder holds arrays, pictures or ONNX test data. In Python, batches: mappings from input names to arrays. Labels are not needed.
+        calib: calibration inputs: .npz, .npy, a folder or module.py:function. An .npz has one array
+            per input, with the samples along the first axis. A folder holds arrays, pictures or
+            ONNX test data. In Python, batches: mappings from input names to arrays. Labels are not
+            needed.
         calib_samples: most samples that outputs are compared on (default: 256).
         preprocess: preprocessing of pictures: imagenet, cifar10, clip or module.py:function.
         labels: labels of the calibration inputs: .npy, .npz, .txt or .csv.
-        metric: metric for the labels: accuracy, top5, mse, nats, or module.py:function (default: accuracy).
+        metric: metric for the labels: accuracy, top5, mse, nats, or module.py:function (default:
+            accuracy).
         shapes: sizes of inputs that the model leaves open, e.g. input=1x3x224x224.
     """
 
 def prune(
-    source: ModelLike,
+    model: ModelLike,
     options: Options | None = None,
     *,
-    progress: Callable[[str], None] = ...,
+    progress: Callable[[str], None] | None = None,
     ratio: float | str | None = None,
     target: str | Budget | None = None,
     heads: float | str | None = None,
@@ -212,7 +235,7 @@ def prune(
     """Remove what costs least, and check that nothing else changed.
 
     Args:
-        source: a path, a ``ModelProto``, a graphsurgeon graph or a loaded model; never changed.
+        model: a path, a ``ModelProto``, a graphsurgeon graph or a loaded model; never changed.
         options: what to remove and how; or give the same as keywords
             (``prune(path, ratio=0.3, calib=batches)``).
         progress: called with a line of text at each stage.
@@ -229,53 +252,87 @@ def prune(
 
     Options:
         ratio: share of the units of every group to remove, e.g. 0.3 or 30%.
-        target: size of the result: macs=50%, params=1.2M, bytes=4MiB, latency=0.5x@cpu. Amounts are absolute (1.2M, 4MiB, 5ms) or relative to the dense model (50%, 0.5x). A latency names the backend it is measured on, as in latency=5ms@openvino.
-        heads: share of all attention heads to remove, e.g. 25%. With allocation global, the heads whose removal costs least go, wherever they are.
+        target: size of the result: macs=50%, params=1.2M, bytes=4MiB, latency=0.5x@cpu. Amounts are
+            absolute (1.2M, 4MiB, 5ms) or relative to the dense model (50%, 0.5x). A latency names
+            the backend it is measured on, as in latency=5ms@openvino.
+        heads: share of all attention heads to remove, e.g. 25%. With allocation global, the heads
+            whose removal costs least go, wherever they are.
         blocks: number of residual blocks to bypass (default: 0).
         sparsity: zeros among the remaining weights: 50%, or 2:4 (2 of every 4 are kept).
-        ratios: share for the groups that match a name, e.g. 'layer1*=0.3'. The last match wins, over all other amounts. With allocation global it is a share of the units of all groups of one kind that match.
-        smallest: cost that --max-drop alone minimises: macs, params, bytes, latency@cpu (default: macs).
+        ratios: share for the groups that match a name, e.g. 'layer1*=0.3'. The last match wins,
+            over all other amounts. With allocation global it is a share of the units of all groups
+            of one kind that match.
+        smallest: cost that max_drop= alone minimises: macs, params, bytes, latency@cpu (default:
+            macs).
         max_ratio: largest share of any one group to remove (default: 0.8).
-        max_blocks: most blocks that --target may bypass, given --calib; 0 forbids it (default: any number). Blocks go only where calibration data say that this costs clearly less than narrower layers.
+        max_blocks: most blocks that target= may bypass, given calib=; 0 forbids it (default: any
+            number). Blocks go only where calibration data say that this costs clearly less than
+            narrower layers.
         steps: number of steps; the model is recovered and measured anew after each (default: 1).
-        schedule: pace of --steps: linear, or cubic (most at first) (default: cubic).
+        schedule: pace of steps=: linear, or cubic (most at first) (default: cubic).
         threads: threads that a latency is measured with (default: the backend's choice).
         skip: names to leave alone: groups, blocks, weights.
-        skip_small: --sparsity skips layers with fewer inputs or outputs than N (256). Inputs count once per kernel position.
-        skip_first: --sparsity skips the first N layers (default: 0).
-        skip_last: --sparsity skips the last N layers (default: 0).
+        skip_small: sparsity= skips layers with fewer inputs or outputs than N (256). Inputs count
+            once per kernel position.
+        skip_first: sparsity= skips the first N layers (default: 0).
+        skip_last: sparsity= skips the last N layers (default: 0).
         tied: apply N:M to tables that are looked up too (tied embeddings).
-        sensitivity: meet --target by a file of `onnxprune sensitivity --json`. What was measured there stands in for error curves.
-        criterion: importance of units, as `onnxprune help criterion` lists it (default: the best that the data allow).
-        allocation: uniform: the same share of every group; global: by importance. The default is global for a target, and for heads and ratios with calibration data; uniform for a ratio.
-        sparse_method: choice of weights: magnitude, wanda, ria, sparsegpt or admm (default: the best that the data allow).
-        sparse_allocation: sparsity of each layer: per-tensor, per-row, global, curves, sensitivity. curves: by the error of each layer; sensitivity: by its effect on the outputs, the default with calibration data; per-tensor is the default without. No effect with N:M.
+        sensitivity: meet target= by a file of `onnxprune sensitivity --json`. What was measured
+            there stands in for error curves.
+        criterion: importance of units, as `onnxprune help criterion` lists it (default: the best
+            that the data allow).
+        allocation: uniform: the same share of every group; global: by importance. The default is
+            global for a target, and for heads and ratios with calibration data; uniform for a
+            ratio.
+        sparse_method: choice of weights: magnitude, wanda, ria, sparsegpt or admm (default: the
+            best that the data allow).
+        sparse_allocation: sparsity of each layer: per-tensor, per-row, global, curves, sensitivity.
+            curves: by the error of each layer; sensitivity: by its effect on the outputs, the
+            default with calibration data; per-tensor is the default without. No effect with N:M.
         permute: reorder channels so that N:M costs less.
         round_to: keep multiples of N units; auto: what is fast on the backend (default: auto).
-        allow_inexact: also remove units that a normalisation averages over. The result then differs from the masked original, so the check cannot hold it to that.
-        recover: recovery by calibration data: auto, lstsq, pcg, bias, none (default: auto). bias: biases, BatchNormalization statistics, and gains of normalisations that lost channels. lstsq: every layer by least squares too. pcg: the same, single weights by conjugate gradients. auto: layers also together with the ones before them, single weights by conjugate gradients and then as a whole by gradients of the outputs. Changes stay only where held-out inputs agree that they help.
-        max_drop: maximum accepted metric drop, e.g. 1%; alone, prune as far as it allows. Without labels it is a drop of agreement with the original.
-        calib: calibration inputs: .npz, .npy, a folder or module.py:function. An .npz has one array per input, with the samples along the first axis. A folder holds arrays, pictures or ONNX test data. In Python, batches: mappings from input names to arrays. Labels are not needed.
+        allow_inexact: also remove units that a normalisation averages over. The result then differs
+            from the masked original, so the check cannot hold it to that.
+        recover: recovery by calibration data: auto, lstsq, pcg, bias, none (default: auto). bias:
+            biases, BatchNormalization statistics, and gains of normalisations that lost channels.
+            lstsq: every layer by least squares too. pcg: the same, single weights by conjugate
+            gradients. auto: layers also together with the ones before them, single weights by
+            conjugate gradients and then as a whole by gradients of the outputs. Changes stay only
+            where held-out inputs agree that they help.
+        max_drop: maximum accepted metric drop, e.g. 1%; alone, prune as far as it allows. Without
+            labels it is a drop of agreement with the original.
+        calib: calibration inputs: .npz, .npy, a folder or module.py:function. An .npz has one array
+            per input, with the samples along the first axis. A folder holds arrays, pictures or
+            ONNX test data. In Python, batches: mappings from input names to arrays. Labels are not
+            needed.
         calib_samples: most calibration samples used (default: 2048).
         batch: samples per run (default: 32).
-        memory: most memory for work on calibration data, e.g. 2GB (default: 4GB, or less where less is free). It bounds samples, values inside the network and second moments together. Layers that are too wide for it are priced by the variances of their inputs and keep their weights; notes name them. The same amount gives the same result on any machine.
+        memory: most memory for work on calibration data, e.g. 2GB (default: 4GB, or less where less
+            is free). It bounds samples, values inside the network and second moments together.
+            Layers that are too wide for it are priced by the variances of their inputs and keep
+            their weights; notes name them. The same amount gives the same result on any machine.
         preprocess: preprocessing of pictures: imagenet, cifar10, clip or module.py:function.
         labels: labels of the calibration inputs: .npy, .npz, .txt or .csv.
-        metric: metric for the labels: accuracy, top5, mse, nats, or module.py:function (default: accuracy).
+        metric: metric for the labels: accuracy, top5, mse, nats, or module.py:function (default:
+            accuracy).
         backend: backend to run on, as `onnxprune bench --list` names them (default: cpu).
         seed: random seed (default: 0).
         shapes: sizes of inputs that the model leaves open, e.g. input=1x3x224x224.
-        store: form of weights: dense, sparse, packed, external, auto (default: dense). sparse is sparse_initializer; packed is decoded by standard operators at load; external is dense, beside the model; auto is the smallest for each weight. The outputs are the same in all of them.
-        cache: keep error curves for later runs on the same model and inputs. $ONNXPRUNE_CACHE says where.
+        store: form of weights: dense, sparse, packed, external, auto (default: dense). sparse is
+            sparse_initializer; packed is decoded by standard operators at load; external is dense,
+            beside the model; auto is the smallest for each weight. The outputs are the same in all
+            of them.
+        cache: keep error curves for later runs on the same model and inputs. $ONNXPRUNE_CACHE says
+            where.
     """
 
 def quantize(
-    source: ModelLike,
+    model: ModelLike,
     settings: QuantizeOptions | None = None,
     options: Options | None = None,
     *,
     first: Options | None = None,
-    progress: Callable[[str], None] = ...,
+    progress: Callable[[str], None] | None = None,
     backend: str = 'onnxruntime',
     dynamic: bool = False,
     per_tensor: bool = False,
@@ -297,7 +354,7 @@ def quantize(
     """Quantize a model to INT8 so that its zeros, and N:M among them, stay zeros.
 
     Args:
-        source: a path, a ``ModelProto``, a graphsurgeon graph or a loaded model; never changed.
+        model: a path, a ``ModelProto``, a graphsurgeon graph or a loaded model; never changed.
         settings: the options of the quantization.
         options: the inputs (``calib`` and what belongs to it), ``labels``, ``metric``,
             ``max_drop`` and ``seed``; the rest has no meaning here.
@@ -316,21 +373,33 @@ def quantize(
         (True, True)
 
     Options:
-        backend: target runtime: onnxruntime, openvino, openvino-sparse, tensorrt (default: onnxruntime). openvino-sparse lays weights out as [N,K]. An execution provider, as in cuda, also runs the model while ranges are measured and outputs compared; the CPU does so otherwise.
-        dynamic: quantize activations at run time; needs no --calib.
+        backend: target runtime: onnxruntime, openvino, openvino-sparse, tensorrt (default:
+            onnxruntime). openvino-sparse lays weights out as [N,K]. An execution provider, as in
+            cuda, also runs the model while ranges are measured and outputs compared; the CPU does
+            so otherwise.
+        dynamic: quantize activations at run time; needs no calib=.
         per_tensor: one scale per weight instead of one per output.
         reduce_range: 7-bit weights, for x86 without VNNI, whose 16-bit sums saturate.
         ranges: ranges of activations: minmax, percentile or entropy (default: minmax).
-        ops: linear: products and convolutions only; all: what lies between too (default: all for networks of convolutions).
+        ops: linear: products and convolutions only; all: what lies between too (default: all for
+            networks of convolutions).
         skip: names of nodes and weights that stay float.
-        max_drop: maximum accepted metric drop, e.g. 1%; alone, prune as far as it allows. Without labels it is a drop of agreement with the original.
-        calib: calibration inputs: .npz, .npy, a folder or module.py:function. An .npz has one array per input, with the samples along the first axis. A folder holds arrays, pictures or ONNX test data. In Python, batches: mappings from input names to arrays. Labels are not needed.
+        max_drop: maximum accepted metric drop, e.g. 1%; alone, prune as far as it allows. Without
+            labels it is a drop of agreement with the original.
+        calib: calibration inputs: .npz, .npy, a folder or module.py:function. An .npz has one array
+            per input, with the samples along the first axis. A folder holds arrays, pictures or
+            ONNX test data. In Python, batches: mappings from input names to arrays. Labels are not
+            needed.
         calib_samples: most calibration samples used (default: 2048).
         batch: samples per run (default: 32).
-        memory: most memory for work on calibration data, e.g. 2GB (default: 4GB, or less where less is free). It bounds samples, values inside the network and second moments together. Layers that are too wide for it are priced by the variances of their inputs and keep their weights; notes name them. The same amount gives the same result on any machine.
+        memory: most memory for work on calibration data, e.g. 2GB (default: 4GB, or less where less
+            is free). It bounds samples, values inside the network and second moments together.
+            Layers that are too wide for it are priced by the variances of their inputs and keep
+            their weights; notes name them. The same amount gives the same result on any machine.
         preprocess: preprocessing of pictures: imagenet, cifar10, clip or module.py:function.
         labels: labels of the calibration inputs: .npy, .npz, .txt or .csv.
-        metric: metric for the labels: accuracy, top5, mse, nats, or module.py:function (default: accuracy).
+        metric: metric for the labels: accuracy, top5, mse, nats, or module.py:function (default:
+            accuracy).
         seed: random seed (default: 0).
         shapes: sizes of inputs that the model leaves open, e.g. input=1x3x224x224.
     """
@@ -340,7 +409,7 @@ def recover(
     pruned: ModelLike,
     options: Options | None = None,
     *,
-    progress: Callable[[str], None] = ...,
+    progress: Callable[[str], None] | None = None,
     recover: Literal["auto", "none", "bias", "lstsq", "pcg"] = 'auto',
     calib: object | None = None,
     calib_samples: int | str = 2048,
@@ -381,25 +450,37 @@ def recover(
         (True, True)
 
     Options:
-        recover: recovery by calibration data: auto, lstsq, pcg, bias, none (default: auto). bias: biases, BatchNormalization statistics, and gains of normalisations that lost channels. lstsq: every layer by least squares too. pcg: the same, single weights by conjugate gradients. auto: layers also together with the ones before them, single weights by conjugate gradients and then as a whole by gradients of the outputs. Changes stay only where held-out inputs agree that they help.
-        calib: calibration inputs: .npz, .npy, a folder or module.py:function. An .npz has one array per input, with the samples along the first axis. A folder holds arrays, pictures or ONNX test data. In Python, batches: mappings from input names to arrays. Labels are not needed.
+        recover: recovery by calibration data: auto, lstsq, pcg, bias, none (default: auto). bias:
+            biases, BatchNormalization statistics, and gains of normalisations that lost channels.
+            lstsq: every layer by least squares too. pcg: the same, single weights by conjugate
+            gradients. auto: layers also together with the ones before them, single weights by
+            conjugate gradients and then as a whole by gradients of the outputs. Changes stay only
+            where held-out inputs agree that they help.
+        calib: calibration inputs: .npz, .npy, a folder or module.py:function. An .npz has one array
+            per input, with the samples along the first axis. A folder holds arrays, pictures or
+            ONNX test data. In Python, batches: mappings from input names to arrays. Labels are not
+            needed.
         calib_samples: most calibration samples used (default: 2048).
         batch: samples per run (default: 32).
-        memory: most memory for work on calibration data, e.g. 2GB (default: 4GB, or less where less is free). It bounds samples, values inside the network and second moments together. Layers that are too wide for it are priced by the variances of their inputs and keep their weights; notes name them. The same amount gives the same result on any machine.
+        memory: most memory for work on calibration data, e.g. 2GB (default: 4GB, or less where less
+            is free). It bounds samples, values inside the network and second moments together.
+            Layers that are too wide for it are priced by the variances of their inputs and keep
+            their weights; notes name them. The same amount gives the same result on any machine.
         preprocess: preprocessing of pictures: imagenet, cifar10, clip or module.py:function.
         labels: labels of the calibration inputs: .npy, .npz, .txt or .csv.
-        metric: metric for the labels: accuracy, top5, mse, nats, or module.py:function (default: accuracy).
+        metric: metric for the labels: accuracy, top5, mse, nats, or module.py:function (default:
+            accuracy).
         backend: backend to run on, as `onnxprune bench --list` names them (default: cpu).
         seed: random seed (default: 0).
         shapes: sizes of inputs that the model leaves open, e.g. input=1x3x224x224.
     """
 
 def sensitivity(
-    source: ModelLike,
+    model: ModelLike,
     options: Options | None = None,
     request: SensitivityOptions | None = None,
     *,
-    progress: Callable[[str], None] = ...,
+    progress: Callable[[str], None] | None = None,
     ratios: str | Sequence[float] = (0.1, 0.25, 0.5, 0.75, 0.9),
     kinds: str | Sequence[str] = ('groups', 'blocks', 'weights'),
     drop: float | str | None = None,
@@ -429,7 +510,7 @@ def sensitivity(
     can be made up for.
 
     Args:
-        source: a path, a ``ModelProto``, a graphsurgeon graph or a loaded model; never changed.
+        model: a path, a ``ModelProto``, a graphsurgeon graph or a loaded model; never changed.
         options: inputs, labels, metric, criterion and what to skip.
         request: targets, ratios and workers.
         progress: called with a line of text at each stage.
@@ -456,24 +537,35 @@ def sensitivity(
         dask: address of a Dask scheduler, e.g. tcp://host:8786.
         max_ratio: largest share of any one group to remove (default: 0.8).
         skip: names to leave alone: groups, blocks, weights.
-        criterion: importance of units, as `onnxprune help criterion` lists it (default: the best that the data allow).
-        sparse_method: choice of weights: magnitude, wanda, ria, sparsegpt or admm (default: the best that the data allow).
-        allow_inexact: also remove units that a normalisation averages over. The result then differs from the masked original, so the check cannot hold it to that.
-        calib: calibration inputs: .npz, .npy, a folder or module.py:function. An .npz has one array per input, with the samples along the first axis. A folder holds arrays, pictures or ONNX test data. In Python, batches: mappings from input names to arrays. Labels are not needed.
+        criterion: importance of units, as `onnxprune help criterion` lists it (default: the best
+            that the data allow).
+        sparse_method: choice of weights: magnitude, wanda, ria, sparsegpt or admm (default: the
+            best that the data allow).
+        allow_inexact: also remove units that a normalisation averages over. The result then differs
+            from the masked original, so the check cannot hold it to that.
+        calib: calibration inputs: .npz, .npy, a folder or module.py:function. An .npz has one array
+            per input, with the samples along the first axis. A folder holds arrays, pictures or
+            ONNX test data. In Python, batches: mappings from input names to arrays. Labels are not
+            needed.
         calib_samples: most calibration samples used (default: 512).
         batch: samples per run (default: 32).
-        memory: most memory for work on calibration data, e.g. 2GB (default: 4GB, or less where less is free). It bounds samples, values inside the network and second moments together. Layers that are too wide for it are priced by the variances of their inputs and keep their weights; notes name them. The same amount gives the same result on any machine.
+        memory: most memory for work on calibration data, e.g. 2GB (default: 4GB, or less where less
+            is free). It bounds samples, values inside the network and second moments together.
+            Layers that are too wide for it are priced by the variances of their inputs and keep
+            their weights; notes name them. The same amount gives the same result on any machine.
         preprocess: preprocessing of pictures: imagenet, cifar10, clip or module.py:function.
         labels: labels of the calibration inputs: .npy, .npz, .txt or .csv.
-        metric: metric for the labels: accuracy, top5, mse, nats, or module.py:function (default: accuracy).
+        metric: metric for the labels: accuracy, top5, mse, nats, or module.py:function (default:
+            accuracy).
         backend: backend to run on, as `onnxprune bench --list` names them (default: cpu).
         seed: random seed (default: 0).
         shapes: sizes of inputs that the model leaves open, e.g. input=1x3x224x224.
-        cache: keep error curves for later runs on the same model and inputs. $ONNXPRUNE_CACHE says where.
+        cache: keep error curves for later runs on the same model and inputs. $ONNXPRUNE_CACHE says
+            where.
     """
 
 def store(
-    source: ModelLike,
+    model: ModelLike,
     options: StoreOptions | None = None,
     *,
     store: Literal["auto", "dense", "sparse", "packed", "external"] = 'auto',
@@ -486,8 +578,8 @@ def store(
     """Give every weight of a model an encoding.
 
     Args:
-        source: whatever `models.load` takes; it is left as it is. Weights that are packed or
-            sparse in it are made dense first.
+        model: a path, a ``ModelProto``, a graphsurgeon graph or a loaded model; never changed.
+            Weights that are packed or sparse in it are made dense first.
         options: how weights are written; or give the same as keywords
             (``store(path, store="packed", values="fp16")``).
 
@@ -503,7 +595,8 @@ def store(
         True
 
     Options:
-        store: form of weights: auto, dense, sparse, packed, external (default: auto). auto takes the smallest for each weight that all backends read.
+        store: form of weights: auto, dense, sparse, packed, external (default: auto). auto takes
+            the smallest for each weight that all backends read.
         values: values of packed floats: exact, fp32, fp16 or int8 (default: exact).
         backend: backends that have to read it, e.g. cpu,openvino (default: cpu).
         ram_limit: memory for decoding at load (default: a quarter of this machine's).

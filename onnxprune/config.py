@@ -6,16 +6,28 @@ of recipes and the reference in ``docs`` are made from the fields of the classes
 
 from __future__ import annotations
 
+import functools
 import inspect
 import os
 import re
-import warnings
+import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
+from numbers import Real
 from typing import Any, Literal, TypeVar, cast, get_args
 
 from onnxprune import quantities
-from onnxprune.errors import OnnxpruneError, suggest
+from onnxprune.errors import (
+    OnnxpruneError,
+    declare_keyword,
+    example,
+    in_python,
+    spelled,
+    stated,
+    suggest,
+    warn_caller,
+    wrong_type,
+)
 from onnxprune.quantities import (
     COST_KINDS,
     Budget,
@@ -28,7 +40,14 @@ from onnxprune.quantities import (
     fraction,
     sparsity,
 )
-from onnxprune.types import BACKENDS, backend_name, metric_name, provider_name
+from onnxprune.types import (
+    BACKENDS,
+    METRICS,
+    PREPROCESSING,
+    backend_name,
+    metric_name,
+    provider_name,
+)
 
 Config = TypeVar("Config")
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -81,33 +100,42 @@ _STRINGS = {"type": ["string", "array"], "items": {"type": "string"}}
 def _text(value: object, of: str) -> str:
     if isinstance(value, str) and value:
         return value
-    raise OnnxpruneError(f"{of} {value} is not text", hint=f"write a word after {of}")
+    raise OnnxpruneError(
+        f"{stated(of, value)} is not text", hint=f"write it as in {example(of, 'NAME')}"
+    )
 
 
 def _texts(value: object, of: str) -> tuple[str, ...]:
-    values = [value] if isinstance(value, str) else value
-    if not isinstance(values, Sequence):
-        raise OnnxpruneError(f"{of} {value} is not a list", hint="write one text or a list")
-    return tuple(_text(each, of) for each in values)
+    if not isinstance(value, str | Sequence):
+        raise OnnxpruneError(f"{stated(of, value)} is not a list", hint="write one text or a list")
+    return tuple(_text(each, of) for each in _listed(value))
 
 
 def _switch(value: object, of: str) -> bool:
     if isinstance(value, bool):
         return value
-    raise OnnxpruneError(f"{of} {value} is neither true nor false", hint="write true or false")
+    words = ("True", "False") if in_python() else ("true", "false")
+    raise OnnxpruneError(
+        f"{stated(of, value)} is neither true nor false", hint=f"write {' or '.join(words)}"
+    )
 
 
 def _ratios(value: object, of: str) -> tuple[tuple[str, float], ...]:
     pairs: list[tuple[str, object]] = []
     if isinstance(value, Mapping):
         pairs += [(str(glob), ratio) for glob, ratio in value.items()]
+    elif not isinstance(value, str | Sequence):
+        raise OnnxpruneError(f"{stated(of, value)} is not a list", hint="write one text or a list")
     else:
-        for text in _texts(value, of):
-            glob, equals, amount = text.rpartition("=")
+        for each in _listed(value):
+            if isinstance(each, tuple) and len(each) == 2:  # as they are kept
+                pairs.append((str(each[0]), each[1]))
+                continue
+            glob, equals, amount = _text(each, of).rpartition("=")
             if not (glob and equals):
                 raise OnnxpruneError(
-                    f"{of} {text} does not say how much",
-                    hint=f"write it as in {of} 'layer1*=0.3'",
+                    f"{stated(of, each)} does not say how much",
+                    hint=f"write it as in {example(of, 'layer1*=0.3')}",
                 )
             pairs.append((glob, amount))
     ratios: dict[str, float] = {}
@@ -120,7 +148,7 @@ def _ratios(value: object, of: str) -> tuple[tuple[str, float], ...]:
 def _word(value: object, of: str, words: Iterable[str]) -> str:
     if isinstance(value, str) and value in words:
         return value
-    raise OnnxpruneError(f"{of} {value} is not known", hint=suggest(str(value), words))
+    raise OnnxpruneError(f"{stated(of, value)} is not known", hint=suggest(str(value), words))
 
 
 def _backend(value: object, of: str) -> str:
@@ -137,13 +165,43 @@ def _parts(value: object, of: str) -> list[object]:
     """What is between commas, or the members of a list."""
     if isinstance(value, str):
         return [part.strip() for part in value.split(",") if part.strip()]
-    if isinstance(value, Sequence):
+    if isinstance(value, Real):
+        return [value]
+    if isinstance(value, Iterable) and not isinstance(value, Mapping | bytes):
         return list(value)
-    return [value] if isinstance(value, int) else list(_texts(value, of))
+    raise OnnxpruneError(
+        f"{stated(of, value)} is not a list", hint="write one value or a list of values"
+    )
 
 
 def _listed(value: object) -> Sequence[object]:
     return [value] if isinstance(value, str) or not isinstance(value, Sequence) else value
+
+
+def _is_auto(value: object) -> bool:
+    return isinstance(value, str) and value == "auto"
+
+
+def _path(value: object, of: str) -> FilePath:
+    if isinstance(value, os.PathLike):
+        return value
+    if isinstance(value, str) and value:
+        return value
+    raise OnnxpruneError(f"{stated(of, value)} is not a path", hint="write the path of a file")
+
+
+def _metric(value: object, of: str) -> str | Callable[..., float]:
+    return value if callable(value) else metric_name(_text(value, of))
+
+
+def _compute_capabilities(value: object, of: str) -> tuple[tuple[int, int], ...]:
+    return tuple(each for part in _listed(value) for each in _levels(part, of))
+
+
+def _levels(value: object, of: str) -> list[tuple[int, int]]:
+    if isinstance(value, tuple):  # as they are kept
+        return [(int(value[0]), int(value[1]))]
+    return [_level(each, of) for each in _parts(value, of)]
 
 
 def _smallest(value: object, of: str) -> str:
@@ -151,7 +209,7 @@ def _smallest(value: object, of: str) -> str:
     kind, at, backend = _text(value, of).partition("@")
     if kind not in COST_KINDS or bool(at) != COST_KINDS[kind].timed or (at and not backend):
         known = [f"{name}@cpu" if each.timed else name for name, each in COST_KINDS.items()]
-        raise OnnxpruneError(f"{of} {value} is not known", hint=suggest(kind, known))
+        raise OnnxpruneError(f"{stated(of, value)} is not known", hint=suggest(kind, known))
     return f"{kind}{at}{backend}"
 
 
@@ -159,7 +217,10 @@ def _level(value: object, of: str) -> tuple[int, int]:
     """A compute capability, as in ``8.6``."""
     major, dot, minor = str(value).partition(".")
     if not (dot and major.isdecimal() and minor.isdecimal() and len(minor) == 1):
-        raise OnnxpruneError(f"{of} {value} is none", hint="write it as NVIDIA does, as in 8.6")
+        raise OnnxpruneError(
+            f"{stated(of, value)} is none",
+            hint="write it as NVIDIA does, as in 8.6",
+        )
     return int(major), int(minor)
 
 
@@ -240,36 +301,29 @@ SPARSITY = Reader(
 SMALLEST = Reader(_smallest, "COST", "str", _STRING)
 BYTES = Reader(lambda value, of: byte_count(value, of=of), "BYTES", "int | str", _NUMBER_OR_TEXT)
 ROUND_TO = Reader(
-    lambda value, of: "auto" if value == "auto" else count(value, of=of, least=1),
+    lambda value, of: "auto" if _is_auto(value) else count(value, of=of, least=1),
     "N",
     "int | str",
     {"type": ["integer", "string"]},
 )
 PATH = Reader(
-    lambda value, of: value if isinstance(value, os.PathLike) else _text(value, of),
+    _path,
     "FILE",
     "str | PathLike[str]",
     _STRING,
 )
 BACKEND = Reader(_backend, "NAME", "str", _STRING, BACKENDS)
 ANYTHING = Reader(lambda value, _of: value, "SPEC", "object", _STRING)
-METRIC = Reader(
-    lambda value, of: value if callable(value) else metric_name(_text(value, of)),
-    "NAME",
-    "str | Callable[..., float]",
-    _STRING,
-)
+METRIC = Reader(_metric, "NAME", "str | Callable[..., float]", _STRING)
 WORKERS = Reader(
-    lambda value, of: None if value == "auto" else count(value, of=of, least=1),
+    lambda value, of: None if _is_auto(value) else count(value, of=of, least=1),
     "N",
     "int | str",
     {"type": ["integer", "string"]},
 )
 KINDS = Reader(_kinds, "KINDS", "str | Sequence[str]", _STRINGS, get_args(Kind))
 CAPABILITIES = Reader(
-    lambda value, of: tuple(
-        _level(each, of) for part in _listed(value) for each in _parts(part, of)
-    ),
+    _compute_capabilities,
     "X.Y",
     "str | Sequence[str]",
     _STRINGS,
@@ -282,6 +336,12 @@ DEFAULTS: Mapping[str, Mapping[str, object]] = {"sensitivity": {"calib_samples":
 
 
 # --- how options are declared ----------------------------------------------------------------
+
+_WIDTH = 96
+"""Columns of docstrings, which the stub indents by four more."""
+
+_WORDS = {"preprocess": tuple(PREPROCESSING), "metric": tuple(METRICS)}
+"""Values that messages name as examples, where the reader takes others too."""
 
 
 @dataclass(frozen=True)
@@ -380,19 +440,62 @@ def default_text(each: Field[Any], command: str = "") -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _described(each: Field[Any], command: str = "") -> str:
+def _described(each: Field[Any], command: str = "") -> list[str]:
+    """An option in the list of a docstring."""
     option = option_of(each)
-    told = f" (default: {text})" if (text := default_text(each, command)) else ""
+    default = f" (default: {text})" if (text := default_text(each, command)) else ""
     details = f" {option.details}" if option.details else ""
-    return f"{option.help}{told}.{details}"
+    text = f"{each.name}: {option.help}{default}.{details}"
+    return textwrap.wrap(
+        spelled(text), _WIDTH, initial_indent=" " * 4, subsequent_indent=" " * 8,
+        break_long_words=False, break_on_hyphens=False,
+    )  # fmt: skip
 
 
-def _document(config: type[Config]) -> type[Config]:
-    """Write the ``Attributes`` of a class from its options."""
-    lines = [config.__doc__ or "", "", "Attributes:"]
-    lines += [f"    {name}: {_described(each)}" for name, each in declared(config).items()]
-    config.__doc__ = "\n".join(lines)
+def _declares(config: type[Config]) -> type[Config]:
+    """Describe the options of a class in its docstring, and read their values where it is made.
+
+    Values that Python code gives are then read as those of the command line and of recipes are.
+    """
+    options = declared(config)
+    for name, each in options.items():
+        option = option_of(each)
+        switch = str(not each.default) if not option.reader.metavar else ""
+        words = (*option.reader.words, *_WORDS.get(name, ()))
+        declare_keyword(spelling(each), name, value=switch, words=words)
+        for former in option.former:
+            declare_keyword(f"--{former}", former, words=words)
+    config.__doc__ = "\n".join([config.__doc__ or "", "", "Attributes:"])
+    for each in options.values():
+        config.__doc__ += "\n" + "\n".join(_described(each))
+    names = [each.name for each in fields(config)]  # type: ignore[arg-type]
+    plain = config.__init__
+
+    @functools.wraps(plain)
+    def read_values(self: Config, *values: object, **more: object) -> None:
+        known = dict(zip(names, values, strict=False)) | more
+        if len(known) < len(values) + len(more) and len(values) <= len(names):
+            twice = next(name for name in names[: len(values)] if name in more)
+            raise OnnxpruneError(f"{twice} is given twice", hint="give it by name only")
+        if len(values) > len(names) or (unknown := set(known) - set(names)):
+            word = min(unknown) if len(values) <= len(names) else repr(values[-1])
+            raise OnnxpruneError(
+                f"{config.__name__} have no option {word!r}", hint=suggest(word, options)
+            )
+        plain(self, **{name: _value(options.get(name), each) for name, each in known.items()})
+
+    config.__init__ = read_values  # type: ignore[method-assign, assignment]
     return config
+
+
+def _value(each: Field[Any] | None, value: object, of: str = "") -> object:
+    """The final value of an option, of one that a user gave; None stands for the default."""
+    if each is None:
+        return value
+    default = default_of(each)
+    if value is None or (type(value) is type(default) and value == default):
+        return default
+    return option_of(each).reader.read(value, of or f"--{flag(each.name)}")
 
 
 # --- the options of the inputs, which most commands share -------------------------------------
@@ -418,7 +521,7 @@ INPUTS = ("calib", "calib_samples", "batch", "memory", "preprocess", "seed", "ba
 # --- prune, apply, recover -------------------------------------------------------------------
 
 
-@_document
+@_declares
 @dataclass(frozen=True)
 class Options:
     """Everything that `prune` can be asked for; `apply`, `recover` and others take some of it.
@@ -578,12 +681,12 @@ class Options:
             f"--max-ratio {self.max_ratio:g} would let a group lose all its units",
             "choose less than 1, or drop whole branches with --blocks",
         )
-        amounts = [("--ratio", self.ratio), ("--heads", self.heads)]
-        amounts += [(f"--ratios {glob}=", ratio) for glob, ratio in self.ratios]
-        for name, ratio in amounts:
+        amounts = [("--ratio ", self.ratio, ""), ("--heads ", self.heads, "")]
+        amounts += [(f"--ratios '{glob}=", ratio, "'") for glob, ratio in self.ratios]
+        for start, ratio, end in amounts:
             _refuse_if(
                 ratio is not None and ratio > self.max_ratio,
-                f"{name} {ratio or 0:g} is above --max-ratio {self.max_ratio:g}",
+                f"{start}{ratio or 0:g}{end} is above --max-ratio {self.max_ratio:g}",
                 "ask for less, or raise --max-ratio",
             )
         self._check_measured()
@@ -727,7 +830,7 @@ FORMATS: Mapping[str, str] = {
 """What `quantize` writes for each runtime."""
 
 
-@_document
+@_declares
 @dataclass(frozen=True)
 class QuantizeOptions:
     """How `quantize` makes a model INT8."""
@@ -761,7 +864,7 @@ class QuantizeOptions:
         return self.backend if self.backend in FORMATS else "onnxruntime"
 
 
-@_document
+@_declares
 @dataclass(frozen=True)
 class SensitivityOptions:
     """What `sensitivity` measures, and where it runs."""
@@ -796,7 +899,7 @@ class SensitivityOptions:
         )
 
 
-@_document
+@_declares
 @dataclass(frozen=True)
 class BenchOptions:
     """What `bench` measures."""
@@ -821,7 +924,7 @@ class BenchOptions:
     shapes: Mapping[str, tuple[int, ...]] = _data({}, SHAPES, _SHAPES)
 
 
-@_document
+@_declares
 @dataclass(frozen=True)
 class AdviseOptions:
     """What `advise` looks at."""
@@ -840,7 +943,7 @@ class AdviseOptions:
     shapes: Mapping[str, tuple[int, ...]] = _data({}, SHAPES, _SHAPES, everyday=True)
 
 
-@_document
+@_declares
 @dataclass(frozen=True)
 class StoreOptions:
     """How `store` writes weights.
@@ -879,7 +982,7 @@ class StoreOptions:
         )
 
 
-@_document
+@_declares
 @dataclass(frozen=True)
 class BuildOptions:
     """The TensorRT engine that `build` makes."""
@@ -969,23 +1072,31 @@ def read(
     """
     options = declared(config)
     origins = origins or {}
+    places: dict[str, str] = {}
     final: dict[str, object] = {}
     for name, value in values.items():
-        key = current_name(options, name, origins.get(name, ""))
+        origin = origins.get(name, "")
+        key = current_name(options, name, origin)
         if key not in options or (known and key not in known):
-            where, _, _ = origins.get(name, "").rpartition(": ")
-            raise OnnxpruneError(
-                f"{where}: there is no option {name!r}"
-                if where
-                else f"there is no option {name!r}",
-                hint=suggest(name, [flag(each) for each in known or options]),
-            )
-        of = origins.get(name) or f"--{flag(key)}"
-        reader = option_of(options[key]).reader
-        final[key] = default_of(options[key]) if value is None else reader.read(value, of)
+            raise _unknown(name, known or options, origin)
+        final[key] = _value(options[key], value, origin)
+        if origin:
+            places[spelling(options[key])] = origin
     if config is Options:
         final["written"] = {flag(name): value for name, value in values.items()}
-    return config(**final)
+    try:
+        return config(**final)
+    except OnnxpruneError as error:
+        raise error.at(places) from None
+
+
+def _unknown(name: str, known: Iterable[str], origin: str = "") -> OnnxpruneError:
+    where = origin.rpartition(": ")[0]
+    dashes = origin or "-" in name or not in_python()
+    return OnnxpruneError(
+        f"{where}: there is no option {name!r}" if where else f"there is no option {name!r}",
+        hint=suggest(name, [flag(each) if dashes else each for each in known]),
+    )
 
 
 def from_flags(values: Mapping[str, object], origins: Mapping[str, str] | None = None) -> Options:
@@ -1021,17 +1132,11 @@ def split(command: str, values: Mapping[str, object], *known: object | None) -> 
         )
         owner = next(owners, None)
         if owner is None:
-            flags = [flag(each) for each, _ in options_of(command)]
-            raise OnnxpruneError(f"there is no option {name!r}", hint=suggest(name, flags))
+            raise _unknown(name, [each for each, _ in options_of(command)])
         parts[owner][name] = value
     defaults, objects = DEFAULTS.get(command, {}), []
     for k, (config, names) in enumerate(COMMANDS[command].items()):
         ready = known[k] if k < len(known) else None
-        if ready is not None and not isinstance(ready, config):
-            raise OnnxpruneError(
-                f"{ready!r} is not {config.__name__}",
-                hint="give options by name, as in calib=batches",
-            )
         if ready is not None and parts[config]:
             raise OnnxpruneError(
                 f"{next(iter(parts[config]))} is given by name, and {config.__name__} beside it",
@@ -1042,34 +1147,125 @@ def split(command: str, values: Mapping[str, object], *known: object | None) -> 
     return objects
 
 
+class _Text(str):
+    """A type in a signature, which shows it without quotes."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+class _Signature(inspect.Signature):
+    """A signature with one parameter per line where one line cannot hold all."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        if len(text) <= _WIDTH:
+            return text
+        lines, kind = [], None
+        for each in self.parameters.values():
+            if each.kind is each.KEYWORD_ONLY and kind is not each.kind:
+                lines.append("*")
+            kind = each.kind
+            lines.append("\n        ".join(textwrap.wrap(str(each), _WIDTH - 9)))
+        result = f" -> {self.return_annotation!r}"
+        return f"({''.join(f'{chr(10)}    {line},' for line in lines)}\n){result}"
+
+
 def keywords(command: str) -> Callable[[Function], Function]:
     """Give a function the signature and the documentation of the options that it takes.
 
-    Its ``**fields`` stand for them; editors read the same from the stub of the package.
+    Its ``**fields`` stand for them; editors read the same from the stub of the package. Its
+    ``progress`` may be None, and arguments may have their former names, with a warning.
     """
 
     def describe(function: Function) -> Function:
         signature = inspect.signature(function)
-        fixed = [each for each in signature.parameters.values() if each.kind != each.VAR_KEYWORD]
-        defaults = DEFAULTS.get(command, {})
-        extra = [
-            inspect.Parameter(
-                name,
-                inspect.Parameter.KEYWORD_ONLY,
-                default=defaults.get(name, default_of(each)),
-                annotation=_annotation(each),
-            )
-            for name, each in options_of(command)
-            if name not in signature.parameters
-        ]
-        function.__signature__ = signature.replace(parameters=[*fixed, *extra])  # type: ignore[attr-defined]
-        lines = [f"    {each.name}: {_described(each, command)}" for _, each in options_of(command)]
+        parameters = signature.parameters.values()
+        models = {each.name for each in parameters if "ModelLike" in str(each.annotation)}
+        classes = {f"{config.__name__} | None": config for config in COMMANDS[command]}
+        objects = {p.name: classes[p.annotation] for p in parameters if p.annotation in classes}
+
+        @functools.wraps(function)
+        def call(*args: object, **values: Any) -> object:  # noqa: ANN401  any argument
+            for former, name in _FORMER_ARGUMENTS.items():
+                if former in values and name in signature.parameters:
+                    warn_caller(f"{former}= is called {name}= now")
+                    values[name] = values.pop(former)
+            if "progress" in signature.parameters:
+                values["progress"] = _progress(values.get("progress"))
+            for name, value in (*zip(signature.parameters, args, strict=False), *values.items()):
+                if name in models and (value is None or isinstance(value, _NO_MODELS)):
+                    raise wrong_type(name, value, "a model", _MODEL)
+                if name in objects and not isinstance(value, objects[name] | None):
+                    hint = f"give options by name, as in {_EXAMPLES[command]}"
+                    raise wrong_type(name, value, objects[name].__name__, hint)
+            return function(*args, **values)
+
+        call.__signature__ = _signature(signature, command)  # type: ignore[attr-defined]
         text = inspect.cleandoc(function.__doc__ or "")
         text = re.sub(r"\n    fields: .*", "", text)  # they are listed one by one
-        function.__doc__ = "\n".join([text, "", "Options:", *lines, ""])
-        return function
+        lines = [line for _, each in options_of(command) for line in _described(each, command)]
+        call.__doc__ = "\n".join([text, "", "Options:", *lines, ""])
+        return cast(Function, call)
 
     return describe
+
+
+_FORMER_ARGUMENTS = {"source": "model"}
+"""Names that arguments had in the last version, and their names today."""
+
+_NO_MODELS = (bool, int, float, bytes, list, tuple, dict, set)
+_MODEL = "give a path, a loaded model, a ModelProto, or a graph of onnx-graphsurgeon or onnx-ir"
+
+_EXAMPLES = dict.fromkeys(COMMANDS, "calib=batches") | {
+    "prune": "ratio=0.3",
+    "store": 'store="packed"',
+}
+
+
+def _progress(value: object) -> Callable[[str], object]:
+    """What is called with a line of text at each stage.
+
+    Raises:
+        OnnxpruneError: ``value`` cannot be called.
+    """
+    if value is None:
+        return lambda _: None
+    if not callable(value):
+        raise wrong_type(
+            "progress", value, "a function", "give one that takes a line of text: progress=print"
+        )
+    return value
+
+
+def _signature(signature: inspect.Signature, command: str) -> inspect.Signature:
+    """The signature of a function with the options that its ``**fields`` stand for."""
+    parameters = []
+    for each in signature.parameters.values():
+        if each.kind is each.VAR_KEYWORD:
+            continue
+        annotation = _Text(str(each.annotation).replace("models.", ""))
+        if each.name == "progress":
+            each = each.replace(default=None)  # noqa: PLW2901
+            annotation = _Text("Callable[[str], None] | None")
+        parameters.append(each.replace(annotation=annotation))
+    defaults = DEFAULTS.get(command, {})
+    parameters += [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=defaults.get(name, default_of(each)),
+            annotation=_Text(_annotation(each)),
+        )
+        for name, each in options_of(command)
+        if name not in signature.parameters
+    ]
+    result = _Text(str(signature.return_annotation).replace("models.", ""))
+    return _Signature(parameters, return_annotation=result)
 
 
 def _annotation(each: Field[Any]) -> str:
@@ -1094,8 +1290,6 @@ def current_name(options: Mapping[str, Field[Any]], name: str, where: str | None
             if where is not None:
                 prefix = where.rpartition(": ")[0]
                 message = f"--{flag(key)} is called --{flag(current)} now"
-                warnings.warn(
-                    f"{prefix}: {message}" if prefix else message, FutureWarning, stacklevel=4
-                )
+                warn_caller(f"{prefix}: {message}" if prefix else message)
             return current
     return key

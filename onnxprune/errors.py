@@ -1,9 +1,25 @@
-"""The one error users see: what went wrong and where, and what to do about it."""
+"""The one error users see: what went wrong and where, and what to do about it.
+
+Messages are written with the flags of the command line, as in ``--max-ratio 0.5``. In Python, where
+nobody typed a flag, the same messages name the keyword: ``max_ratio=0.5``.
+"""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import os
+import re
+import reprlib
+import shlex
+import sys
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import Any
 
 
 class OnnxpruneError(Exception):
@@ -11,15 +27,39 @@ class OnnxpruneError(Exception):
 
     Args:
         message: one sentence naming what is wrong and where.
-        hint: one sentence saying what to do; empty when there is nothing useful to say.
+        hint: one sentence saying what to do; empty when there is nothing useful to say. Tracebacks
+            show it too.
         exit_code: of the command line (2: could not run; 1: the verdict is bad).
+
+    Attributes:
+        written: message and hint as they were written, with flags, also where Python is spoken.
     """
 
     def __init__(self, message: str, *, hint: str = "", exit_code: int = 2) -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        self.written = (message, hint)
+        self.message = spelled(message)
+        self.hint = spelled(hint)
         self.exit_code = exit_code
+        super().__init__(self.message)
+        if hint:
+            self.add_note(f"hint: {self.hint}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Spelt anew where it arrives: a worker process does not know who reads it.
+        message, hint = self.written
+        return partial(type(self), hint=hint, exit_code=self.exit_code), (message,)
+
+    def at(self, origins: Mapping[str, str]) -> OnnxpruneError:
+        """The same error, naming options by the places where they are written.
+
+        Args:
+            origins: by flag (``--ratio``), as in ``recipe.yaml, line 3: ratio``.
+        """
+        message, hint = self.written
+        for flag, origin in origins.items():
+            head, *tail = re.split(rf"{flag}(?![\w-])", message, maxsplit=1)
+            message = origin.join([head, *tail])
+        return OnnxpruneError(message, hint=hint, exit_code=self.exit_code)
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
@@ -27,3 +67,169 @@ def suggest(word: str, known: Iterable[str]) -> str:
     words = list(known)
     close = difflib.get_close_matches(word, words, n=1)
     return f"did you mean {close[0]!r}?" if close else f"there are {', '.join(words)}"
+
+
+def kind_of(value: object) -> str:
+    """The type of a value with its article: ``an int``, ``a list``; ``None`` as it is."""
+    name = type(value).__name__
+    vowel = name.startswith(("nd", *"aeioAEIO"))  # an ndarray
+    return "None" if value is None else f"{'an' if vowel else 'a'} {name}"
+
+
+# --- how options are spelt -------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Keyword:
+    """The Python spelling of a flag.
+
+    Attributes:
+        name: of the keyword.
+        value: of a switch (``True``, ``False``); empty for a flag that takes a value.
+        words: values that can be listed, by which they are known from the words of a sentence.
+    """
+
+    name: str
+    value: str
+    words: frozenset[str]
+
+
+_KEYWORDS: dict[str, _Keyword] = {}
+_typed = False
+"""Whether the user of this process types flags."""
+
+_FLAG = re.compile(r"`[^`]*`|(?<![\w'\"-])(--[a-z][a-z0-9-]*)(?:([ =])('[^']*'|[^\s`'-]\S*))?")
+_VALUE = re.compile(r"[\d=%*]")
+_END = ".,;:)"
+_PART = re.compile(r"(--[a-z-]+)(?: (.*)=)?")
+
+_repr = reprlib.Repr()
+_repr.maxstring = _repr.maxother = 80
+
+
+def declare_keyword(flag: str, name: str, *, value: str = "", words: Iterable[str] = ()) -> None:
+    """Have messages name ``flag`` by a keyword in Python.
+
+    Args:
+        flag: with its dashes.
+        name: of the keyword.
+        value: of a switch: ``True`` or ``False``.
+        words: values that can be listed.
+    """
+    known = _KEYWORDS.get(flag, _Keyword(name, value, frozenset()))
+    _KEYWORDS[flag] = _Keyword(known.name, known.value, known.words | frozenset(words))
+
+
+@contextmanager
+def typed_flags() -> Iterator[None]:
+    """Name options by their flags: the user of this process is at the command line."""
+    global _typed  # noqa: PLW0603  a process has one user
+    before, _typed = _typed, True
+    try:
+        yield
+    finally:
+        _typed = before
+
+
+def in_python() -> bool:
+    """Whether options are keywords to the user, not flags."""
+    return not _typed
+
+
+def spelled(text: str) -> str:
+    """A text about flags, as its reader writes them; what stands in backticks stays.
+
+    Example:
+        >>> declare_keyword("--max-ratio", "max_ratio")
+        >>> spelled("raise --max-ratio, as in --max-ratio 0.9")
+        'raise max_ratio=, as in max_ratio=0.9'
+    """
+    return _FLAG.sub(_keyword, text) if in_python() else text
+
+
+def _keyword(match: re.Match[str]) -> str:
+    flag, gap, token = match.groups()
+    known = _KEYWORDS.get(flag or "")
+    if known is None:
+        return match[0]
+    if known.value:
+        return f"{known.name}={known.value}{gap or ''}{token or ''}"
+    if token is None:
+        return f"{known.name}={gap or ''}"
+    value = token.rstrip(_END)
+    if gap == "=" or token[0] == "'" or value in known.words or _VALUE.search(value):
+        return f"{known.name}={_literal(value.strip(chr(39)))}{token[len(value) :]}"
+    return f"{known.name}={gap}{token}"
+
+
+def _literal(text: str) -> str:
+    try:
+        float(text)
+    except ValueError:
+        return repr(text)
+    return text
+
+
+def stated(of: str, value: object) -> str:
+    """An option with its value, as the user wrote both.
+
+    Args:
+        of: the flag (``--seed``), one part of its value (``--shapes input=``), or the place in a
+            file (``recipe.yaml, line 3: seed``).
+        value: as the user wrote it.
+    """
+    part = _PART.fullmatch(of)
+    if in_python() and part:
+        known = _KEYWORDS.get(part[1])
+        name = known.name if known else part[1].lstrip("-").replace("-", "_")
+        key = f"[{part[2]!r}]" if part[2] is not None else ""
+        return f"{name}{key}={_repr.repr(value)}"
+    text = value if isinstance(value, str) and value else _repr.repr(value)
+    return f"{of}{text}" if of.endswith("=") else f"{of} {text}"
+
+
+def example(of: str, value: object) -> str:
+    """An option with a value that could be written, for a hint; ``of`` as in `stated`."""
+    if _PART.fullmatch(of):
+        return stated(of, value if in_python() else shlex.quote(str(value)))
+    return f"{of.rpartition(': ')[2]}: {value}"
+
+
+# --- what Python functions are called with ---------------------------------------------------
+
+_PACKAGE = f"{Path(__file__).parent}{os.sep}"
+
+
+def warn_caller(message: str) -> None:
+    """A `FutureWarning` that points to the line of the caller outside this package."""
+    level, frame = 1, sys._getframe()  # noqa: SLF001  as warnings does
+    caller: FrameType | None = frame
+    while caller is not None and caller.f_code.co_filename.startswith(_PACKAGE):
+        level, caller = level + 1, caller.f_back
+    warnings.warn(spelled(message), FutureWarning, stacklevel=level)
+
+
+def wrong_type(name: str, value: object, need: str, hint: str) -> OnnxpruneError:
+    """The error for an argument of a type that it cannot have.
+
+    Args:
+        name: of the argument.
+        value: of it.
+        need: a noun phrase, as in ``a path``.
+        hint: what to give.
+    """
+    return OnnxpruneError(f"{name} is {kind_of(value)}, not {need}", hint=hint)
+
+
+def as_path(value: object, name: str, hint: str = "give the path of a file, as text") -> Path:
+    """A path, of the argument ``name``.
+
+    Raises:
+        OnnxpruneError: it is none.
+    """
+    if isinstance(value, str | os.PathLike):
+        text = os.fspath(value)
+        if not text or "\0" in str(text):
+            raise OnnxpruneError(f"{name}={text!r} is not a path", hint=hint)
+        return Path(value)
+    raise wrong_type(name, value, "a path", hint)

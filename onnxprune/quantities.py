@@ -9,10 +9,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Literal
 
-from onnxprune.errors import OnnxpruneError
+from onnxprune.errors import OnnxpruneError, example, stated
 
 Unit = Literal["count", "bytes", "fraction", "seconds", "number"]
 """The unit of a measured number."""
@@ -40,6 +42,9 @@ class CostKind:
     units: Mapping[str, float]
     timed: bool = False
 
+
+_BUDGETS = ("macs=50%", "params=1.2M", "bytes=4MiB", "latency=0.5x@cpu", "latency=5ms@openvino")
+"""Examples of a budget, for hints."""
 
 COST_KINDS: Mapping[str, CostKind] = {
     "macs": CostKind(_DECIMAL),
@@ -71,7 +76,7 @@ class Budget:
     def __post_init__(self) -> None:
         if self.kind not in COST_KINDS:
             raise OnnxpruneError(
-                f"a budget cannot limit {self.kind!r}", hint=f"limit {_either(tuple(COST_KINDS))}"
+                f"a budget cannot limit {self.kind!r}", hint=f"limit {either(tuple(COST_KINDS))}"
             )
         if not (math.isfinite(self.value) and self.value > 0):
             raise OnnxpruneError(
@@ -122,9 +127,9 @@ def fraction(text: object, *, of: str) -> float:
     if suffix == "%":
         number /= 100
     if suffix not in ("", "%") or not 0 <= number <= 1:
-        hint = f"write {number / 100:g} or {number:g}%" if not suffix and number <= 100 else ""
+        hint = f"write {number / 100:g} or {number:g}%" if not suffix and 1 < number <= 100 else ""
         raise OnnxpruneError(
-            f"{of} {text} is not a fraction between 0 and 1",
+            f"{stated(of, text)} is not a fraction between 0 and 1",
             hint=hint or "write it as in 0.3 or 30%",
         )
     return number
@@ -136,14 +141,14 @@ def count(text: object, *, of: str, least: int = 0) -> int:
     Raises:
         OnnxpruneError: it is not such a number.
     """
-    try:
-        number = int(text) if isinstance(text, int | str) and not isinstance(text, bool) else None
-    except ValueError:
-        number = None
+    number: int | None = None
+    if not isinstance(text, bool) and isinstance(text, str | Integral):
+        with suppress(ValueError):
+            number = int(text)
     if number is None or number < least:
         raise OnnxpruneError(
-            f"{of} {text} is not a whole number of at least {least}",
-            hint=f"write a number such as {of.rpartition(': ')[2]} {max(least, 1)}",
+            f"{stated(of, text)} is not a whole number of at least {least}",
+            hint=f"write a number, as in {example(of, max(least, 1))}",
         )
     return number
 
@@ -157,29 +162,26 @@ def budget(text: object, *, of: str = "--target") -> Budget:
     if isinstance(text, Budget):
         return text
     kind, equals, amount = str(text).partition("=")
-    example = (
-        f"write it as in {of} macs=50%, {of} params=1.2M, {of} bytes=4MiB, {of} latency=0.5x@cpu "
-        f"or {of} latency=5ms@openvino"
-    )
+    *amounts, last = (example(of, each) for each in _BUDGETS)
+    hint = f"write it as in {', '.join(amounts)} or {last}"
     kind = kind.strip().lower()
     if not equals or kind not in COST_KINDS:
-        raise OnnxpruneError(f"{of} {text} does not name a budget that is known", hint=example)
+        raise OnnxpruneError(f"{stated(of, text)} does not name a budget that is known", hint=hint)
     amount, at, backend = (part.strip() for part in amount.partition("@"))
     if at and not backend:
-        raise OnnxpruneError(f"{of} {text} names nothing behind the @", hint=example)
-    number, suffix = _quantity(amount, f"{of} {kind}=")
+        raise OnnxpruneError(f"{stated(of, text)} names nothing behind the @", hint=hint)
+    number, suffix = _quantity(amount, of, shown=f"{kind}={amount}")
     relative = suffix.lower() in ("%", "x")
     timed, units = COST_KINDS[kind].timed, COST_KINDS[kind].units
     factor = {"%": 0.01, "x": 1.0}.get(suffix.lower(), units.get(suffix.lower()))
     fractions = f"for a fraction write {kind}={number * 100:g}% or {kind}={number:g}x"
     if factor is None:
-        hint = example
         if timed and not suffix:
             hint = f"for a time write {kind}={number:g}ms"
             hint = hint if number > 1 else f"{fractions}; {hint}"
-        raise OnnxpruneError(f"{of} {text} has no unit that fits {kind}", hint=hint)
+        raise OnnxpruneError(f"{stated(of, text)} has no unit that fits {kind}", hint=hint)
     if not relative and (number * factor < 1 or (not suffix and number <= 1)):
-        raise OnnxpruneError(f"{of} {text} could mean a count or a fraction", hint=fractions)
+        raise OnnxpruneError(f"{stated(of, text)} could mean a count or a fraction", hint=fractions)
     value = number / 100 if suffix == "%" else number * factor
     if timed and not relative:
         value = float(round(value))
@@ -196,11 +198,11 @@ def byte_count(text: object, *, of: str) -> int:
     Raises:
         OnnxpruneError: it is not an amount of bytes.
     """
-    hint = f"write it as in {of} 4GiB"
+    hint = f"write it as in {example(of, '4GiB')}"
     number, suffix = _quantity(text, of, hint)
     factor = _BYTES.get(suffix.lower())
-    if factor is None:
-        raise OnnxpruneError(f"{of} {text} is not an amount of bytes", hint=hint)
+    if factor is None or not 0 <= number < math.inf:
+        raise OnnxpruneError(f"{stated(of, text)} is not an amount of bytes", hint=hint)
     return int(number * factor)
 
 
@@ -222,7 +224,8 @@ def shapes(value: object, *, of: str = "--shapes") -> dict[str, tuple[int, ...]]
         name, equals, sizes = part.rpartition("=")
         if not (name and equals):
             raise OnnxpruneError(
-                f"{of} {part} names no input", hint=f"write it as in {of} input=1x3x224x224"
+                f"{stated(of, part)} names no input",
+                hint=f"write it as in {example(of, 'input=1x3x224x224')}",
             )
         result[name.strip()] = _shape(sizes, f"{of} {name.strip()}=")
     return result
@@ -234,7 +237,7 @@ def _shape(sizes: object, of: str) -> tuple[int, ...]:
         shape = tuple(count(part, of=of, least=1) for part in parts)
     except OnnxpruneError as error:
         raise OnnxpruneError(
-            f"{of}{sizes} is not a shape of whole numbers",
+            f"{stated(of, sizes)} is not a shape of whole numbers",
             hint="write sizes with x between them, as in 1x3x224x224",
         ) from error
     return shape
@@ -243,22 +246,31 @@ def _shape(sizes: object, of: str) -> tuple[int, ...]:
 def _sequence(value: object, of: str) -> Sequence[object]:
     if isinstance(value, Sequence):
         return value
-    raise OnnxpruneError(f"{of} {value} is not a list", hint="give one value or a list of values")
+    raise OnnxpruneError(
+        f"{stated(of, value)} is not a list", hint="give one value or a list of values"
+    )
 
 
 def _quantity(
-    text: object, of: str, hint: str = "write a number such as 0.3 or 30%"
+    text: object,
+    of: str,
+    hint: str = "write a number such as 0.3 or 30%",
+    *,
+    shown: str | None = None,
 ) -> tuple[float, str]:
-    if isinstance(text, int | float) and not isinstance(text, bool):
+    if not isinstance(text, bool) and isinstance(text, int | float | Real):
         return float(text), ""
-    match = _QUANTITY.fullmatch(str(text))
+    match = _QUANTITY.fullmatch(text) if isinstance(text, str) else None
     if match is None:
-        raise OnnxpruneError(f"{of} {text} is not a number", hint=hint)
+        raise OnnxpruneError(
+            f"{stated(of, text if shown is None else shown)} is not a number", hint=hint
+        )
     return float(match[1]), match[2]
 
 
-def _either(words: Sequence[str]) -> str:
-    return f"{', '.join(words[:-1])} or {words[-1]}"
+def either(words: Sequence[str], conjunction: str = "or") -> str:
+    """``a, b or c``; with ``and``, all of them."""
+    return f"{', '.join(words[:-1])} {conjunction} {words[-1]}" if words[1:] else words[0]
 
 
 Method = Literal["magnitude", "wanda", "ria", "sparsegpt", "admm"]
@@ -301,14 +313,14 @@ def sparsity(text: object, *, of: str = "--sparsity") -> Sparsity:
         share = fraction(text, of=of)
         if not 0 < share < 1:
             raise OnnxpruneError(
-                f"{of} {text} would {'remove nothing' if share == 0 else 'leave no weight'}",
+                f"{stated(of, text)} would {'remove nothing' if share == 0 else 'leave no weight'}",
                 hint="write the part that becomes zero, as in 50%, or a pattern, as in 2:4",
             )
         return Sparsity(share)
     n, m = int(groups[1]), int(groups[2])
     if not 0 < n < m <= _LARGEST:
         raise OnnxpruneError(
-            f"{of} {text} is not a pattern: it keeps {n} of every {m}",
+            f"{stated(of, text)} is not a pattern: it keeps {n} of every {m}",
             hint=f"write N:M with 0 < N < M <= {_LARGEST}, as in 2:4",
         )
     return Sparsity(1 - n / m, n, m)

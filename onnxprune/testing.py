@@ -43,8 +43,8 @@ def check_criterion(subject: str | Callable[..., Any], *, trials: int = 4, seed:
     Scores must be float64 ``[units]``, finite (dead units and constant inputs included), the same
     on every call with the same seed, and follow the units when they are listed in another order.
     The inputs must be left alone. If it claims to be monotone, scaling all the weights of a unit
-    up must not lower the unit's rank; if it claims to measure damage, scores must not be negative
-    and must add up over tensors. A group without any tensor may only be answered by
+    up must not lower the unit's rank; if it claims to measure a pruning error, scores must not be
+    negative and must add up over tensors. A group without any tensor may only be answered by
     :class:`~onnxprune.select.criteria.Inapplicable`.
 
     Args:
@@ -64,8 +64,8 @@ def check_criterion(subject: str | Callable[..., Any], *, trials: int = 4, seed:
             _check_order(chosen, slices, random)
             if "monotone" in chosen.claims:
                 _check_monotone(chosen, slices, random)
-            if "damage" in chosen.claims:
-                _check_damage(chosen, slices)
+            if "pruning error" in chosen.claims:
+                _check_pruning_error(chosen, slices)
     try:
         _run(chosen, [])
     except Inapplicable:
@@ -189,12 +189,12 @@ def _check_monotone(
     _require(chosen, kept, "a unit fell in rank when its weights grew, though it claims otherwise")
 
 
-def _check_damage(chosen: Criterion, slices: Sequence[UnitSlice]) -> None:
+def _check_pruning_error(chosen: Criterion, slices: Sequence[UnitSlice]) -> None:
     """What is lost is never less than nothing, and twice as much with every tensor twice there."""
     once = _run(chosen, slices)
-    _require(chosen, bool((once >= 0).all()), f"damage is negative: {once.min()}")
+    _require(chosen, bool((once >= 0).all()), f"the pruning error is negative: {once.min()}")
     twice = _run(chosen, [*slices, *slices])
-    _require(chosen, np.allclose(twice, 2 * once), "damage does not add up over tensors")
+    _require(chosen, np.allclose(twice, 2 * once), "the pruning error does not add up over tensors")
 
 
 def _arrays(inputs: InputStatistics | None) -> list[F64]:

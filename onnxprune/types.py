@@ -173,6 +173,10 @@ class Check:
     limit: float
 
 
+NOTHING_REMOVED = "requests that removed nothing"
+"""The check that fails where options ask for a removal and the model stays as it is: how many."""
+
+
 @dataclass(frozen=True)
 class LayerOutcome:
     """The outcome of one layer.

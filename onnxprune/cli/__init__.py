@@ -33,7 +33,7 @@ from onnxprune.cli import (
     store,
 )
 from onnxprune.cli.parser import Parser
-from onnxprune.errors import OnnxpruneError
+from onnxprune.errors import OnnxpruneError, typed_flags
 
 COULD_NOT_RUN = 2
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        with console.warnings_in_words():
+        with typed_flags(), console.warnings_in_words():
             code = _run(arguments)
             sys.stdout.flush()  # of argparse; a closed pipe shows here
             return code

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,7 +17,10 @@ from onnxprune.errors import OnnxpruneError
 from onnxprune.jobs.results import schema
 from onnxprune.report import terminal
 
-_PIPE_WIDTH = 200  # columns where nobody looks: wide enough that names stay on one line
+_PIPE_WIDTH = 100  # columns of a table in a file: what an editor or a log viewer shows whole
+
+_SILENCE = 15.0
+"""Seconds between two lines of progress in a file: short runs stay silent."""
 
 
 def report(document: schema.Report, *, as_json: bool, verbose: bool = False) -> None:
@@ -63,13 +67,25 @@ def done(message: str) -> None:
 
 @contextmanager
 def progress() -> Iterator[Callable[[str], None]]:
-    """A function that says what is being done now: one line that changes, on a terminal only."""
+    """A function that says what is being done now.
+
+    On a terminal it is one line that changes; elsewhere a line now and then, in long runs only.
+    """
     console = _console(sys.stderr)
-    if not console.is_terminal:
-        yield _silence
+    if console.is_terminal:
+        with console.status("") as status:
+            yield lambda stage: status.update(Text(stage))
         return
-    with console.status("") as status:
-        yield lambda stage: status.update(Text(stage))
+    start = last = time.monotonic()
+
+    def say(stage: str) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= _SILENCE:
+            done(f"{stage} ({now - start:.0f} s so far)")
+            last = now
+
+    yield say
 
 
 @contextmanager
@@ -82,10 +98,6 @@ def warnings_in_words() -> Iterator[None]:
 
 def _say(word: str, style: str, message: str) -> None:
     _console(sys.stderr).print(Text.assemble((f"{word}:", style), " ", message), soft_wrap=True)
-
-
-def _silence(_stage: str) -> None:
-    pass
 
 
 def _console(stream: TextIO) -> Console:

@@ -19,6 +19,7 @@ from onnxprune.cli.writing import write
 from onnxprune.config import AMOUNTS, NO_AMOUNT, Options, from_flags
 from onnxprune.errors import OnnxpruneError
 from onnxprune.jobs import recipe
+from onnxprune.types import NOTHING_REMOVED
 
 _EXAMPLE = """examples:
   onnxprune prune model.onnx --ratio 0.3
@@ -94,19 +95,28 @@ def run(args: argparse.Namespace) -> int:
         report = written.add_to(report)
     console.report(report, as_json=args.json, verbose=args.verbose)
     save(report, page)
-    return finish(ok=ok, wrote=keep, output=output)
+    removed = all(check.ok or check.name != NOTHING_REMOVED for check in pruned.checks)
+    return finish(ok=ok, wrote=keep, output=output, removed=removed)
 
 
-def finish(*, ok: bool, wrote: bool, output: Path | None) -> int:
+def finish(*, ok: bool, wrote: bool, output: Path | None, removed: bool = True) -> int:
     """Print what was written and why, and turn the verdict into an exit code.
+
+    Args:
+        ok: whether every check passed.
+        wrote: whether the result was kept.
+        output: the file, if one was to be written.
+        removed: whether anything was removed, where something was to be.
 
     Raises:
         OnnxpruneError: a check failed, so nothing was written.
     """
+    failure = "a check failed" if removed else "nothing was removed"
     if not wrote:
+        hint = "remove less, give --calib" if removed else "ask for more; the notes say what stays"
         raise OnnxpruneError(
-            "a check failed, so nothing was written",
-            hint="remove less, give --calib, or write it all the same with --force",
+            f"{failure}, so nothing was written",
+            hint=f"{hint}, or write it all the same with --force",
             exit_code=1,
         )
     if output is None:
@@ -114,7 +124,7 @@ def finish(*, ok: bool, wrote: bool, output: Path | None) -> int:
     else:
         console.done(f"Wrote {output}")
     if not ok:
-        console.warning("a check failed; the model was written because of --force")
+        console.warning(f"{failure}; the model was written because of --force")
     return 0 if ok else 1
 
 

@@ -65,7 +65,8 @@ def run(args: argparse.Namespace) -> int:
         if keep and output:
             progress(f"writing {output}")
             result.save(output)
-    view = terminal.quantized(result, verbose=args.verbose)
+    written = str(output) if keep and output else None
+    view = terminal.quantized(result, Path(args.model).name, written, verbose=args.verbose)
     console.data(view, plain(result, args.model), as_json=args.json)
     return finish(ok=result.ok, wrote=keep, output=output)
 

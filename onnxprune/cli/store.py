@@ -80,7 +80,15 @@ def run(args: argparse.Namespace) -> int:
         "output": str(output) if keep else None,
     }
     checks = _checks(result.checks)
-    view = terminal.storing(rows, sizes, checks, notes, stored.unread, verbose=args.verbose)
+    view = terminal.storing(
+        rows,
+        sizes,
+        checks,
+        notes,
+        stored.unread,
+        files=(source.name, str(output) if keep else None),
+        verbose=args.verbose,
+    )
     console.data(view, plain, as_json=args.json)
     return finish(ok=result.ok, wrote=keep, output=output)
 

@@ -24,7 +24,7 @@ from onnxprune.data.images import Preprocess, parse_preprocess
 from onnxprune.data.readers import open_reader
 from onnxprune.data.synthetic import read_random
 from onnxprune.data.validation import as_array
-from onnxprune.errors import OnnxpruneError
+from onnxprune.errors import OnnxpruneError, kind_of
 from onnxprune.model.signature import Signature, TensorSpec, describe
 
 
@@ -69,6 +69,11 @@ class Calibration:
         return len(self.indices)
 
     @property
+    def available(self) -> int | None:
+        """Number of samples that the data hold, chosen or not; None if unknown or synthetic."""
+        return None if self.synthetic else self.reader.samples
+
+    @property
     def steps(self) -> int | None:
         """Number of parts that can be chosen from: samples, or feeds of a fixed batch."""
         return None if self.samples is None else self.samples // self.reader.group
@@ -78,8 +83,9 @@ class Calibration:
         """Origin and amount of the data, for reports."""
         count = "unknown number of" if self.samples is None else str(self.samples)
         parts = _join(f"{count} samples", self.note)
-        warning = "SYNTHETIC, " if self.synthetic else ""
-        return f"{warning}{self.reader.description} ({parts})"
+        if self.synthetic:
+            return f"{self.reader.description}, {parts}"
+        return f"{self.reader.description} ({parts})"
 
     def __len__(self) -> int:
         """Number of feeds.
@@ -182,7 +188,7 @@ def _prepare(preprocess: object | None) -> Prepare | None:
         return preprocess
     if not callable(preprocess):
         raise OnnxpruneError(
-            f"the preprocessing is a {type(preprocess).__name__}",
+            f"the preprocessing is {kind_of(preprocess)}",
             hint="give a specification, as text, or a function from array to array",
         )
     return lambda array, _: as_array(preprocess(array))

@@ -42,10 +42,12 @@ class Part:
     Attributes:
         feeds: batches, in memory where they fit, else read anew each time.
         labels: one per sample; None without labels.
+        available: samples of the data that these are a part of; None where that is unknown.
     """
 
     feeds: Iterable[Feeds]
     labels: Array | None = None
+    available: int | None = None
 
     def __iter__(self) -> Iterator[Feeds]:
         return iter(self.feeds)
@@ -86,7 +88,7 @@ class Dataset:
             return self.eval
         labels = config.labels
         values = None if labels is None else open_labels(labels, self.source.indices)
-        return Part(self.source, values)
+        return Part(self.source, values, self.source.available)
 
     @property
     def one_batch(self) -> bool:
@@ -151,7 +153,7 @@ def open_dataset(
     def part(samples: Calibration) -> Part:
         indices = None if one else samples.indices
         labels = None if config.labels is None else open_labels(config.labels, indices)
-        return Part(_in_memory(samples, budget.samples), labels)
+        return Part(_in_memory(samples, budget.samples), labels, samples.available)
 
     if source.synthetic or (one and not chooses):
         fit: tuple[Feeds, ...] = () if source.synthetic else tuple(source)

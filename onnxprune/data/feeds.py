@@ -14,7 +14,7 @@ from typing import Any
 from onnxprune.data.arrays import read_columns
 from onnxprune.data.batches import Batch, Index, InputFormat, Reader, chain, choose
 from onnxprune.data.validation import as_array, conform, match_names
-from onnxprune.errors import OnnxpruneError
+from onnxprune.errors import OnnxpruneError, kind_of
 
 _KEEP = 4 << 30  # bytes of a one-way stream that may be kept in memory
 
@@ -51,7 +51,7 @@ def read_object(value: Any, inputs: InputFormat) -> Reader:  # noqa: ANN401
     if isinstance(value, Iterable):
         return _stream(lambda: iter(value), inputs)
     raise OnnxpruneError(
-        f"a {type(value).__name__} cannot give calibration data",
+        f"{kind_of(value)} cannot give calibration data",
         hint="pass a path, an array, a dict of arrays, an iterable of them, or a function",
     )
 
@@ -103,7 +103,7 @@ def _called(function: Callable[[], Any], inputs: InputFormat) -> Reader:
         return read_object(result, inputs)
     if not (isinstance(result, Iterable) or hasattr(result, "get_next")):
         raise inputs.error(
-            f"returned a {type(result).__name__}",
+            f"returned {kind_of(result)}",
             hint="it must return or yield feeds: dicts of arrays, or arrays",
         )
     waiting = [result]  # the first result is used once, every further pass calls again

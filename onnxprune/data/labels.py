@@ -28,16 +28,18 @@ def open_labels(spec: Any, indices: npt.NDArray[np.int64] | None = None) -> Arra
     Raises:
         OnnxpruneError: there are no labels, too few for ``indices``, or they are not numbers.
     """
-    where = str(spec) if isinstance(spec, str | Path) else "the labels"
+    where = str(spec) if isinstance(spec, str | Path) else "the array of labels"
     labels = _read(Path(spec)) if isinstance(spec, str | Path) else np.asarray(spec)
     if labels.dtype.kind not in "biuf":
         raise OnnxpruneError(
             f"{where} holds {labels.dtype.name}, not numbers", hint="class numbers start at 0"
         )
     if labels.ndim == 0 or len(labels) == 0:
-        raise OnnxpruneError(f"{where} holds no labels")
+        raise OnnxpruneError(f"{where} holds no labels", hint="give one label per sample")
     if labels.dtype.kind == "f" and not np.isfinite(labels).all():
-        raise OnnxpruneError(f"{where} holds NaN or infinite labels")
+        raise OnnxpruneError(
+            f"{where} holds NaN or infinite labels", hint="leave out samples without a label"
+        )
     if indices is None:
         return labels
     if len(indices) and indices.max() >= len(labels):

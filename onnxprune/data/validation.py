@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from onnxprune.data.batches import Array, Batch, InputFormat
-from onnxprune.errors import OnnxpruneError
+from onnxprune.errors import OnnxpruneError, kind_of
 from onnxprune.model.signature import Dim, TensorSpec, is_floating, is_integer
 
 _SINGLE_INPUT = ("x", "arr_0")  # what people, and np.savez, call the only array
@@ -62,11 +62,14 @@ def as_array(value: object) -> Array:
         array = np.asarray(value)
     except (TypeError, ValueError, RuntimeError) as error:
         raise OnnxpruneError(
-            f"a {type(value).__name__} cannot be turned into an array: {error}",
+            f"{kind_of(value)} cannot be turned into an array: {error}",
             hint="pad rows of different lengths, or give one array per sample",
         ) from error
     if array.dtype == object and not all(isinstance(one, str) for one in array.ravel()):
-        raise OnnxpruneError(f"a {type(value).__name__} does not hold numbers or strings")
+        raise OnnxpruneError(
+            f"{kind_of(value)} does not hold numbers or strings",
+            hint="give arrays of numbers, one per input",
+        )
     return array
 
 

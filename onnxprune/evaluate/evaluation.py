@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy.typing as npt
@@ -30,6 +30,7 @@ class Evaluation:
         higher_is_better: the direction of the metric.
         samples: number of held-out inputs.
         metric_error: standard error of the change of the metric; None if unknown.
+        available: samples of the data that the inputs were taken from; None if unknown.
     """
 
     outputs: Mapping[str, OutputComparison] = field(default_factory=dict)
@@ -39,6 +40,7 @@ class Evaluation:
     higher_is_better: bool = True
     samples: int = 0
     metric_error: float | None = None
+    available: int | None = None
 
     @property
     def main(self) -> OutputComparison:
@@ -122,7 +124,8 @@ def compare_models(dense: Model, pruned: Model, part: Part, config: Options) -> 
     task, before = task_of(part, config), None
     if task is not None:
         before = score(task.metric, (one.run(f, [*parts]) for f in part), task.labels)
-    return compare_answers(other.run, part, (one.run(f) for f in part), task, before, parts)
+    result = compare_answers(other.run, part, (one.run(f) for f in part), task, before, parts)
+    return replace(result, available=part.available)
 
 
 def within(parts: Mapping[str, Sequence[str]]) -> list[str]:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from onnxprune import model as models
 from onnxprune.errors import OnnxpruneError
-from onnxprune.evaluate.protocol import Case, Declined, Settings, measure
+from onnxprune.evaluate.protocol import Case, Declined, Progress, Settings, measure
 from onnxprune.runtime.registry import Backend
 from onnxprune.solve.bootstrap import ratio
 
@@ -55,11 +55,18 @@ class Stopwatch:
         model: the dense one.
         feeds: one set of inputs.
         threads: number of threads; None leaves the choice to the backend.
+        progress: called with a line of text at each stage of a measurement.
     """
 
     def __init__(
-        self, backend: Backend, model: models.Model, feeds: Feeds, threads: int | None = None
+        self,
+        backend: Backend,
+        model: models.Model,
+        feeds: Feeds,
+        threads: int | None = None,
+        progress: Progress = lambda _: None,
     ) -> None:
+        self._progress = progress
         self._backend, self._feeds, self._threads = backend.name, feeds, threads
         self._folder = tempfile.TemporaryDirectory(prefix="onnxprune.")
         self._dense = models.save(model, Path(self._folder.name) / "dense.onnx")
@@ -74,7 +81,7 @@ class Stopwatch:
         if model is not None:
             path = models.save(model, Path(self._folder.name) / "pruned.onnx")
         case = Case(self._backend, (self._dense, path), self._feeds, self._threads)
-        timings = measure(case, settings)
+        timings = measure(case, settings, progress=self._progress)
         dense, pruned = timings
         for each in timings:
             if isinstance(each, Declined):

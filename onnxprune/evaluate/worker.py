@@ -168,7 +168,7 @@ def serve(requests: BinaryIO, answers: BinaryIO) -> None:
             method: Callable[..., Any] = getattr(bench, verb)
             answer: tuple[Any, ...] = ("ok", method(**arguments))
         except OnnxpruneError as error:
-            answer = ("refused", error.message, error.hint)
+            answer = ("refused", *error.written)
         except Exception as error:  # noqa: BLE001  # a runtime's own; the parent makes a row of it
             answer = ("refused", f"{type(error).__name__}: {' '.join(str(error).split())}", "")
         pickle.dump(answer, answers, protocol=pickle.HIGHEST_PROTOCOL)

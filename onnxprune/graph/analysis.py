@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Integral
 from typing import TypeVar
 
 import numpy as np
@@ -12,7 +13,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxprune import model as models
-from onnxprune.errors import OnnxpruneError
+from onnxprune.errors import OnnxpruneError, suggest, wrong_type
 from onnxprune.graph.axes import Axis, Column
 from onnxprune.graph.blocks import find_blocks
 from onnxprune.graph.groups import Stored, make_groups, pinned_axes, stored_tensors
@@ -138,18 +139,19 @@ class Analysis:
 def _named(name: str, table: Mapping[str, T], what: str) -> T:
     if name in table:
         return table[name]
-    raise OnnxpruneError(f"the model has no {what} called '{name}'")
+    hint = suggest(str(name), table) if table else f"no {what} of this model can be removed"
+    raise OnnxpruneError(f"the model has no {what} called '{name}'", hint=hint)
 
 
 def analyse(
-    source: models.ModelLike,
+    model: models.ModelLike,
     *,
     inputs: Mapping[str, tuple[int, ...]] | None = None,
 ) -> Analysis:
     """Find everything that can be removed from a model and everything that cannot.
 
     Args:
-        source: a model as `onnxprune.load` takes it; it is only read.
+        model: as `onnxprune.load` takes it; it is only read.
         inputs: concrete graph input shapes (those of real data); sizes that fit the graph are
             found when they are not given.
 
@@ -161,16 +163,36 @@ def analyse(
         >>> [group.name for group in analyse(zoo.get("digits_mlp").model).groups]
         ['body.1:ffn', 'body.4:ffn', 'body.7:ffn']
     """
-    model = models.load(source)
-    shapes = probe_shapes(model, inputs)
-    facts = propagate(model, shapes[0])
-    labelled = walk(model, facts)
+    dense = models.load(model)
+    shapes = probe_shapes(dense, _checked(inputs))
+    facts = propagate(dense, shapes[0])
+    labelled = walk(dense, facts)
     tensors = stored_tensors(labelled)
-    batch = _batch(model, shapes[0])
+    batch = _batch(dense, shapes[0])
     groups = make_groups(labelled, tensors, batch)
-    blocks = find_blocks(model, labelled, batch)
+    blocks = find_blocks(dense, labelled, batch)
     pinned = pinned_axes(labelled, tensors)
-    return Analysis(model, shapes, facts, groups, blocks, pinned, batch, labelled, tuple(tensors))
+    return Analysis(dense, shapes, facts, groups, blocks, pinned, batch, labelled, tuple(tensors))
+
+
+def _checked(inputs: object) -> Mapping[str, tuple[int, ...]] | None:
+    """The shapes of inputs.
+
+    Raises:
+        OnnxpruneError: they are none.
+    """
+    hint = 'write sizes by input, as in inputs={"image": (1, 3, 224, 224)}'
+    if inputs is None:
+        return None
+    if not isinstance(inputs, Mapping):
+        raise wrong_type("inputs", inputs, "a mapping from input names to shapes", hint)
+    for name, sizes in inputs.items():
+        if not isinstance(sizes, Sequence) or isinstance(sizes, str):
+            raise wrong_type(f"inputs[{name!r}]", sizes, "a shape", hint)
+        for size in sizes:
+            if not isinstance(size, Integral):
+                raise wrong_type(f"a size in inputs[{name!r}]", size, "a whole number", hint)
+    return inputs
 
 
 def _batch(model: models.Model, inputs: Mapping[str, tuple[int, ...]]) -> int:

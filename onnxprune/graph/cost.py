@@ -9,7 +9,7 @@ elementwise work is not counted.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Protocol
@@ -18,6 +18,7 @@ import numpy as np
 
 from onnxprune.graph.analysis import Analysis
 from onnxprune.graph.axes import Axis, Column
+from onnxprune.graph.groups import Stored
 
 _NOTHING: Mapping[str, Sequence[int]] = MappingProxyType({})
 
@@ -82,16 +83,21 @@ class _Term:
 
 
 class CostModel:
-    """The products of one analysis, compiled once; call it with a removal."""
+    """The products of one analysis, compiled once; call it with a removal.
 
-    def __init__(self, analysis: Analysis) -> None:
+    Args:
+        analysis: of the dense model.
+        additions: tensors that the model does not store yet and that count as if it did.
+    """
+
+    def __init__(self, analysis: Analysis, additions: Iterable[Stored] = ()) -> None:
         self._analysis = analysis
         self._columns: list[list[Column]] = []
         self._index: dict[bytes, int] = {}
         calls = analysis.walk.calls
         self._work = [self._term(axes, 0.0, call.name) for _, call in calls for axes in call.work]
         seen: dict[tuple[str, tuple[int, ...]], _Term] = {}
-        for stored in analysis.tensors:
+        for stored in (*analysis.tensors, *additions):
             if not stored.filled:
                 term = self._term(stored.axes, stored.itemsize, stored.nodes[0])
                 seen.setdefault((stored.name, term.axes), term)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 
@@ -15,10 +15,12 @@ from onnxprune.data.mixtures import with_mixtures
 from onnxprune.evaluate import equivalence
 from onnxprune.evaluate.evaluation import Evaluation, compare_models
 from onnxprune.graph import surgery
-from onnxprune.graph.cost import CostModel
+from onnxprune.graph.analysis import analyse
+from onnxprune.graph.cost import Cost, CostModel, cost
 from onnxprune.graph.plan import Plan
 from onnxprune.graph.reference import mask_model
 from onnxprune.jobs.choose_plan import PlanChoice
+from onnxprune.jobs.removal import check_removal, reasons
 from onnxprune.jobs.result import Result
 from onnxprune.jobs.run import Run, stand_in_note
 from onnxprune.jobs.sparsify import refit_zeros, restore_zeros, sparsify
@@ -142,12 +144,18 @@ def apply_plan(run: Run, choice: PlanChoice, steps: Iterable[Step] = PRUNE) -> R
     """
     timing = choice.timing
     with nullcontext() if timing is None else timing.stopwatch:
-        result = evaluate(run, take(run, cut(run, choice), steps))
+        result = evaluate(run, take(run, cut(run, choice), steps), choice.unchanged)
         return result if timing is None else time(run, timing, result)
 
 
-def evaluate(run: Run, state: State) -> Result:
-    """Compare the result with the dense model, and check the limits of the options."""
+def evaluate(run: Run, state: State, unchanged: Mapping[str, str]) -> Result:
+    """Compare the result with the dense model, and check the limits of the options.
+
+    Args:
+        run: the options, the dense model and its data.
+        state: after the last step.
+        unchanged: why groups that could be cut stay whole, by group.
+    """
     config, data, analysis = run.config, run.data, run.analysis
     checks, notes = list(state.checks), [*state.notes, *stand_in_note(run.config)]
     inexact = inexact_groups(run, state.plan)
@@ -163,15 +171,24 @@ def evaluate(run: Run, state: State) -> Result:
             Check("drop", evaluation.drop <= config.max_drop, evaluation.drop, config.max_drop)
         )
     checks += finite(evaluation)
+    dense, remaining = CostModel(analysis)(), cost_of(run, state)
     if config.target is not None and not config.target.timed:  # a time is measured later
-        cost = CostModel(analysis).only(config.target.kind)
-        limit = config.target.limit(cost.measure())
-        value = cost.measure(state.plan.removed, state.plan.bypassed)
-        checks.append(Check(cost.kind, value <= limit, float(value), float(limit)))
+        kind = config.target.kind
+        value, limit = remaining.of(kind), config.target.limit(dense.of(kind))
+        checks.append(Check(kind, value <= limit, float(value), float(limit)))
+    checks += check_removal(config, dense, state.plan)
+    notes += reasons(config, analysis, state.plan, unchanged)
     if data.synthetic:
         notes.append(f"inputs were synthetic ({data.description}): accuracy was not measured")
     parts = tuple(checks), evaluation, state.outcomes, tuple(notes)
-    return Result(state.model, state.plan, analysis, config, *parts)
+    return Result(state.model, state.plan, analysis, config, *parts, remaining=remaining)
+
+
+def cost_of(run: Run, state: State) -> Cost:
+    """The cost of the current model, counted anew: recovery may have added tensors."""
+    if not (state.cut or run.data.fit):
+        return CostModel(run.analysis)()
+    return cost(analyse(state.model, inputs=run.analysis.inputs[0]))
 
 
 def finite(evaluation: Evaluation) -> list[Check]:

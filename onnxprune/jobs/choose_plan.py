@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
 from threadpoolctl import threadpool_limits
@@ -11,7 +11,7 @@ from threadpoolctl import threadpool_limits
 from onnxprune import model as models
 from onnxprune.config import Options
 from onnxprune.data.activations.groups import block_importance
-from onnxprune.errors import OnnxpruneError
+from onnxprune.errors import OnnxpruneError, spelled
 from onnxprune.graph.analysis import Analysis
 from onnxprune.graph.plan import Origin, Plan, versions
 from onnxprune.graph.units import Block
@@ -37,12 +37,14 @@ class PlanChoice:
         notes: sentences on declined parts and their reasons.
         start: the cut model as earlier steps have refitted it; None for the dense weights.
         timing: measures the result, where the target is a latency.
+        unchanged: why a ratio removes nothing from a group that could be cut, by group.
     """
 
     plan: Plan
     notes: tuple[str, ...] = ()
     start: models.Model | None = None
     timing: LatencyChoice | None = None
+    unchanged: Mapping[str, str] = field(default_factory=dict)
 
 
 def by_importance(run: Run, curves: Curves | None = None) -> PlanChoice:
@@ -116,7 +118,8 @@ def planned(run: Run, selection: Selection, bypassed: tuple[str, ...]) -> PlanCh
     )
     declined = [f"{name}: {why}" for name, why in selection.declined.items()]
     roundings = _rounded(analysis, config, selection)
-    return PlanChoice(plan, (*declined, *selection.notes, *roundings, *run.data.notes))
+    notes = (*declined, *selection.notes, *roundings, *run.data.notes)
+    return PlanChoice(plan, notes, unchanged=selection.unchanged)
 
 
 def _rounded(analysis: Analysis, config: Options, selection: Selection) -> list[str]:
@@ -128,7 +131,8 @@ def _rounded(analysis: Analysis, config: Options, selection: Selection) -> list[
     if abs(share - config.ratio) < _NEAR:
         return []
     what = f"{percent(share)} of the units were removed instead of {percent(config.ratio)}"
-    return [f"{what}, because widths are rounded to fast ones (--round-to 1 does not)"]
+    note = f"{what}, because widths are rounded to fast ones (--round-to 1 does not)"
+    return [spelled(note)]
 
 
 def limits_of(analysis: Analysis, config: Options) -> Limits:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
 
 from onnxprune import model as models
 from onnxprune.config import AMOUNTS, NO_AMOUNT, FilePath, Options, keywords, split
-from onnxprune.errors import OnnxpruneError
+from onnxprune.errors import OnnxpruneError, as_path
 from onnxprune.graph.plan import Plan, check, load_plan
 from onnxprune.jobs.apply_plan import APPLY, apply_plan
 from onnxprune.jobs.choose_plan import PlanChoice, by_importance, by_latency
@@ -28,7 +27,7 @@ STRATEGIES: Mapping[str, Callable[[Run], PlanChoice]] = {
 
 @keywords("prune")
 def prune(
-    source: models.ModelLike,
+    model: models.ModelLike,
     options: Options | None = None,
     *,
     progress: Progress = lambda _: None,
@@ -37,7 +36,7 @@ def prune(
     """Remove what costs least, and check that nothing else changed.
 
     Args:
-        source: a path, a ``ModelProto``, a graphsurgeon graph or a loaded model; never changed.
+        model: a path, a ``ModelProto``, a graphsurgeon graph or a loaded model; never changed.
         options: what to remove and how; or give the same as keywords
             (``prune(path, ratio=0.3, calib=batches)``).
         progress: called with a line of text at each stage.
@@ -56,7 +55,7 @@ def prune(
     config = split("prune", fields, options)[0]
     if options is None and config.asks_for_nothing and not config.searches:
         raise OnnxpruneError(NO_AMOUNT, hint=AMOUNTS)
-    run = open_run(source, config, progress, chooses=config.searches)
+    run = open_run(model, config, progress, chooses=config.searches)
     if config.searches:
         return search(run)
     return apply_plan(run, choose_plan(run))
@@ -75,7 +74,7 @@ def choose_plan(run: Run) -> PlanChoice:
 
 @keywords("apply")
 def apply(
-    source: models.ModelLike,
+    model: models.ModelLike,
     plan: Plan | FilePath,
     options: Options | None = None,
     *,
@@ -85,7 +84,7 @@ def apply(
     """Apply a plan to a model of the same graph, and check the result.
 
     Args:
-        source: a path, a ``ModelProto``, a graphsurgeon graph or a loaded model; never changed.
+        model: a path, a ``ModelProto``, a graphsurgeon graph or a loaded model; never changed.
         plan: the units, blocks and weights to remove, or the file of a plan.
         options: samples and recovery.
         progress: called with a line of text at each stage.
@@ -101,8 +100,11 @@ def apply(
         >>> apply(model, plan).ok
         True
     """
-    ready = plan if isinstance(plan, Plan) else load_plan(Path(plan))
-    run = open_run(source, split("apply", fields, options)[0], progress)
+    if isinstance(plan, Plan):
+        ready = plan
+    else:
+        ready = load_plan(as_path(plan, "plan", "give a Plan, or the path of its file"))
+    run = open_run(model, split("apply", fields, options)[0], progress)
     analysis = run.analysis
     units = replace(ready, zeroed={})  # masks are for what the cut leaves
     check(units, models.structure_hash(analysis.model), analysis.groups, analysis.blocks)

@@ -12,7 +12,7 @@ from onnxprune.evaluate.equivalence import check_equivalence
 from onnxprune.evaluate.evaluation import Evaluation, compare_models
 from onnxprune.graph.analysis import analyse
 from onnxprune.graph.plan import Origin, Plan, pack, versions
-from onnxprune.jobs.apply_plan import RECOVER, finite
+from onnxprune.jobs.apply_plan import RECOVER, cost_of, finite
 from onnxprune.jobs.result import Result
 from onnxprune.jobs.run import Progress, Run, place, stand_in_note, within_memory
 from onnxprune.jobs.steps import State, take
@@ -108,7 +108,7 @@ def recover(
         return Result(
             models.clone(pruned_model), plan, analysis, config, tuple(finite(before)), before,
             notes=(*notes, why), as_given=before, correspondence=match, better=False,
-            command="recover",
+            command="recover", remaining=cost_of(run, replace(state, model=state.start)),
         )  # fmt: skip
     result = carry_back(analysis.model, twin.model, state.model, match.matching, pruned_model)
     check = check_equivalence(
@@ -121,6 +121,7 @@ def recover(
     return Result(
         result, plan, analysis, config, (*checks, *finite(after)), after, state.outcomes,
         notes=(*notes, *state.notes), as_given=before, correspondence=match, command="recover",
+        remaining=cost_of(run, state),
     )  # fmt: skip
 
 

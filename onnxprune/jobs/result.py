@@ -33,6 +33,7 @@ class Result:
         analysis: of the dense model.
         config: the options.
         command: the command that made it: ``prune``, ``apply`` or ``recover``.
+        remaining: the cost of ``model``, tensors that recovery added included.
         checks: equivalence, zeros, and the limits of the options.
         evaluation: how its outputs compare with the dense model's, on inputs nothing was fitted to.
         outcomes: of every layer that was considered, by kind: ``refit`` after
@@ -62,6 +63,7 @@ class Result:
     better: bool = True
     interface: Mapping[str, tuple[int, ...]] | None = None
     command: Literal["prune", "apply", "recover"] = "prune"
+    remaining: Cost = field(kw_only=True)
 
     @property
     def ok(self) -> bool:
@@ -72,11 +74,6 @@ class Result:
     def dense(self) -> Cost:
         """What the dense model costs."""
         return CostModel(self.analysis)()
-
-    @cached_property
-    def remaining(self) -> Cost:
-        """The cost of the remaining model."""
-        return CostModel(self.analysis)(self.plan.removed, self.plan.bypassed)
 
     def save(self, path: str | Path) -> Path:
         """Write the model, weights in the form of ``store``; never over one it came from."""

@@ -1,6 +1,6 @@
 """Find the smallest model within a drop, where no amount is set.
 
-Models are made for one budget after the other, by bisection; damage curves are measured once and
+Models are made for one budget after the other, by bisection; error curves are measured once and
 serve all of them. Each is recovered before it is judged: what is lost as cut says little about what
 is lost in the end. Three parts of the data share no sample: models are fitted to the first, chosen
 by the second, and the one that is taken is judged by the third, because the smallest that passes a
@@ -22,12 +22,13 @@ from onnxprune.graph.cost import CostModel
 from onnxprune.graph.plan import Plan
 from onnxprune.jobs.apply_plan import apply_plan
 from onnxprune.jobs.choose_plan import by_importance, by_latency, measured_curves
+from onnxprune.jobs.removal import check_removal
 from onnxprune.jobs.result import Result
 from onnxprune.jobs.run import BLAS, Run
 from onnxprune.quantities import COST_KINDS, Budget, spread
 from onnxprune.select.importance.error_curves import Curves
 from onnxprune.select.importance.units import Problem, error_curves
-from onnxprune.types import Check
+from onnxprune.types import NOTHING_REMOVED, Check
 
 NEAR = 0.02
 """Precision of the budget, as a share of the dense model."""
@@ -210,10 +211,12 @@ def choose(bisection: Bisection, run: Run) -> Result:
             milder = bisection.milder()
             passing.extend([milder] if milder is not None else [])
     within = evaluation.within(config.max_drop)
+    drop = Check("drop", within, evaluation.drop, config.max_drop)
+    earlier = [check for check in result.checks if check.name != NOTHING_REMOVED]
     return replace(
         result,
         config=config,
-        checks=(*result.checks, Check("drop", within, evaluation.drop, config.max_drop)),
+        checks=(*earlier, *check_removal(config, result.dense, result.plan), drop),
         evaluation=evaluation,
         notes=(*result.notes, *_notes(bisection, evaluation, tries, config.max_drop)),
         history=tuple(bisection.results),

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from onnxprune import model as models
 from onnxprune.data.activations.rows import Sample
 from onnxprune.data.memory import budget_of
-from onnxprune.errors import OnnxpruneError
+from onnxprune.errors import OnnxpruneError, spelled, stated
 from onnxprune.graph.analysis import Analysis, analyse
 from onnxprune.graph.layers.epilogue import Weights
 from onnxprune.graph.layers.linear import LinearLayer
@@ -49,7 +49,7 @@ def sparsify(run: Run, state: State) -> State:
     _check_globs(config.skip, dense)
     analysis = _analysis_of(run, state)
     checks: list[Check] = []
-    notes = [NOT_FASTER] if config.store == "dense" else []
+    notes = [spelled(NOT_FASTER)] if config.store == "dense" else []
     exclude = excluded_weights(
         model, small=config.skip_small, first=config.skip_first, last=config.skip_last
     )
@@ -121,7 +121,7 @@ def restore_zeros(run: Run, state: State) -> State:
     share = zeroed / max(sum(mask.size for mask in plan.zeroed.values()), 1)
     short = max(share - zeros.share_of_zeros(model, plan.zeroed), 0.0)
     checks = [Check("zeros short of the plan's", short == 0.0, short, 0.0)]
-    notes = [NOT_FASTER] if config.store == "dense" else []
+    notes = [spelled(NOT_FASTER)] if config.store == "dense" else []
     dense, state = state.model, state.then(model, checks=checks, notes=notes)
     return _refit(run, state, dense) if run.data.fit and config.recover != "none" else state
 
@@ -180,6 +180,6 @@ def _check_globs(skip: Sequence[str], dense: Analysis) -> None:
     for glob in skip:
         if not any(fnmatchcase(name, glob) for name in names):
             raise OnnxpruneError(
-                f"--skip {glob} matches no weight, group or block",
+                f"{stated('--skip', glob)} matches no weight, group or block",
                 hint="see the names that `onnxprune inspect` lists",
             )

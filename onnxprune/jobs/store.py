@@ -21,6 +21,7 @@ from onnxprune.quantities import figure
 from onnxprune.runtime import open_session
 from onnxprune.runtime.providers import named
 from onnxprune.sparse.encodings.choose import allowed_encodings, choose
+from onnxprune.sparse.encodings.graph_builder import OLDEST
 from onnxprune.sparse.encodings.table import DENSE, Packed
 from onnxprune.sparse.encodings.weights import Weight, weights
 from onnxprune.sparse.encodings.write import restrict, unusable_encodings, write
@@ -37,6 +38,11 @@ NOT_COMPUTE = (
 AT_LOAD = (
     "packed weights are decoded when a model is loaded with graph optimisations on, as runtimes do "
     "by default; otherwise they are decoded at every run, which is slow"
+)
+
+INPUTS = (
+    "weights that are also graph inputs stay dense; to make constants of them: python -m "
+    "onnxruntime.tools.remove_initializer_from_input --input MODEL --output NEW"
 )
 
 OTHER_ORDER = (
@@ -104,15 +110,15 @@ class StoredCheck:
 
 @keywords("store")
 def store(
-    source: models.ModelLike,
+    model: models.ModelLike,
     options: StoreOptions | None = None,
     **fields: object,
 ) -> Stored:
     """Give every weight of a model an encoding.
 
     Args:
-        source: whatever `models.load` takes; it is left as it is. Weights that are packed or
-            sparse in it are made dense first.
+        model: a path, a ``ModelProto``, a graphsurgeon graph or a loaded model; never changed.
+            Weights that are packed or sparse in it are made dense first.
         options: how weights are written; or give the same as keywords
             (``store(path, store="packed", values="fp16")``).
         fields: the options by name, instead of ``options``.
@@ -130,23 +136,26 @@ def store(
     """
     config = split("store", fields, options)[0]
     config = replace(config, backend=tuple(named(name).name for name in config.backend))
-    dense, _ = densify(models.load(source))
+    dense, _ = densify(models.load(model))
     encodings, reason = allowed_encodings(config)
     notes = [reason] if reason else []
     if encodings == (DENSE,):
         return Stored(dense, dense, (), config, tuple(notes))
-    model = models.clone(dense)
-    unusable = unusable_encodings(model, config.backend)
+    result = models.clone(dense)
+    unusable = unusable_encodings(result, config.backend)
     packed = [encoding for encoding in encodings if isinstance(encoding, Packed)]
-    notes += dict.fromkeys(unusable[encoding] for encoding in packed if encoding in unusable)
+    notes += [
+        f"{reason}; {_instead(config)}"
+        for reason in dict.fromkeys(unusable[each] for each in packed if each in unusable)
+    ]
     decodes = any(encoding not in unusable for encoding in packed)
-    candidates = weights(model, config.values if decodes else "exact")
-    chosen = choose(list(restrict(model, candidates, config.backend)), config)
-    unread = write(model, chosen, config.backend)
-    notes += _notes(chosen)
-    if "openvino" in config.backend and _normalised(model) and _packs(chosen):
+    candidates = weights(result, config.values if decodes else "exact")
+    chosen = choose(list(restrict(result, candidates, config.backend)), config)
+    unread = write(result, chosen, config.backend)
+    notes += _notes(chosen, usable=any(each not in unusable for each in encodings[1:]))
+    if "openvino" in config.backend and _normalised(result) and _packs(chosen):
         notes.append(OTHER_ORDER)
-    return Stored(model, dense, tuple(chosen), config, tuple(notes), unread)
+    return Stored(result, dense, tuple(chosen), config, tuple(notes), unread)
 
 
 def check_stored(
@@ -229,12 +238,23 @@ def same_outputs(stored: Stored, path: Path, feeds: Sequence[Feeds], provider: s
     return worst
 
 
-def _notes(weights: list[Weight]) -> list[str]:
+def _instead(config: StoreOptions) -> str:
+    """What stores the weights of a model whose opset is too old for packed ones."""
+    words = f"convert it with onnx.version_converter.convert_version(model, {OLDEST})"
+    if config.store == "sparse" or "openvino" in config.backend:
+        return words
+    return f"{words}, or take --store sparse, which onnxruntime reads at any opset"
+
+
+def _notes(weights: list[Weight], *, usable: bool) -> list[str]:
+    """Notes on weights; ``usable`` is whether any form but the dense one fits the model."""
     notes = []
+    if any(weight.value.is_graph_input() for weight in weights):
+        notes.append(INPUTS)
     negative = sum(w.stats.negative for w in weights if w.changed)
     if negative:
         notes.append(f"{negative} zeros had a sign, and have none now")
-    if not any(weight.changed for weight in weights):
+    if usable and not any(weight.changed or weight.excluded for weight in weights):
         notes.append("no weight takes less space in another form than the dense one")
     if _packs(weights):
         notes.append(AT_LOAD)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import onnx
 import onnx_ir as ir
 
-from onnxprune.errors import OnnxpruneError
+from onnxprune.errors import OnnxpruneError, kind_of
 from onnxprune.model import coo
 from onnxprune.model.origin import origin_of, walk
 from onnxprune.model.protos import graphs_in, put_back
@@ -70,7 +70,7 @@ def from_graphsurgeon(graph: object) -> onnx.ModelProto:
 
     if not isinstance(graph, gs.Graph):
         raise OnnxpruneError(
-            f"a {type(graph).__name__} is not a model",
+            f"{kind_of(graph)} is not a model",
             hint="pass a path, a ModelProto, an onnx-graphsurgeon graph or an onnx-ir model",
         )
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,7 +13,7 @@ import onnx
 import onnx_ir as ir
 from google.protobuf.message import DecodeError, EncodeError
 
-from onnxprune.errors import OnnxpruneError
+from onnxprune.errors import OnnxpruneError, as_path
 from onnxprune.model import functions, sparse
 from onnxprune.model.core import Model
 from onnxprune.model.exchange import from_graphsurgeon
@@ -34,7 +35,7 @@ _MAPPED_FROM = 4096  # bytes: smaller weights are read with the graph
 _NOT_ONNX = "Give the .onnx file of an exported model."
 
 
-def load(source: ModelLike) -> Model:
+def load(model: ModelLike) -> Model:
     """Load a model and make it uniform.
 
     Afterwards local functions are written out, sparse constants are (lazily) dense, nodes are in
@@ -43,23 +44,23 @@ def load(source: ModelLike) -> Model:
     be deleted or replaced while the model is in use, but must not be rewritten in place.
 
     Args:
-        source: path of an .onnx file (external data beside it), a ``ModelProto``, an
+        model: path of an .onnx file (external data beside it), a ``ModelProto``, an
             onnx-graphsurgeon graph, an onnx-ir model, or a `Model`, which is returned as it is.
 
     Raises:
         OnnxpruneError: there is no such file, it is not a complete ONNX model, its external data
             is missing, too short or outside its folder, or the graph contradicts itself.
     """
-    if isinstance(source, Model):
-        return source
-    if isinstance(source, str | Path):
-        return _from_file(Path(source))
-    if isinstance(source, ir.Model):
-        return _from_ir(source)
-    if not isinstance(source, onnx.ModelProto):
-        source = from_graphsurgeon(source)
+    if isinstance(model, Model):
+        return model
+    if isinstance(model, str | os.PathLike):
+        return _from_file(Path(model) if str(model) else as_path(model, "model"))
+    if isinstance(model, ir.Model):
+        return _from_ir(model)
+    if not isinstance(model, onnx.ModelProto):
+        model = from_graphsurgeon(model)
     try:
-        data = source.SerializeToString()
+        data = model.SerializeToString()
     except (EncodeError, ValueError) as error:
         raise OnnxpruneError(
             "the model passed in memory is larger than 2 GiB",

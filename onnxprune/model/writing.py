@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 import onnx_ir as ir
 
-from onnxprune.errors import OnnxpruneError
+from onnxprune.errors import OnnxpruneError, as_path, wrong_type
 from onnxprune.model.coo import SparseTensor
 from onnxprune.model.core import Model, clone, graphs
 from onnxprune.model.exchange import LARGEST_MESSAGE, message
@@ -55,9 +55,18 @@ def save(
         OnnxpruneError: the folder is missing or not writable, ``path`` is a folder or a file the
             model was read from, or the model is too large for ``external=False``.
     """
-    target = Path(path)
+    if not isinstance(model, Model):
+        raise wrong_type("model", model, "a loaded model", "load it first: onnxprune.load(model)")
+    target = as_path(path, "path")
+    if not (external is None or isinstance(external, bool)):
+        raise wrong_type("external", external, "True, False or None", "leave it out, or set it")
+    if isinstance(overwrite, str) or not isinstance(overwrite, Collection):
+        raise wrong_type(
+            "overwrite", overwrite, "a list of paths", "give files in a list: overwrite=[path]"
+        )
+    allowed = [as_path(each, "a file in overwrite") for each in overwrite]
     try:
-        _write(model, target, external=external, overwrite=overwrite)
+        _write(model, target, external=external, overwrite=allowed)
     except OSError as error:
         raise OnnxpruneError(
             f"{target} cannot be written: {error.strerror or error}",

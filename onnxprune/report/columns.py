@@ -14,8 +14,8 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from onnxprune import quantities
-from onnxprune.quantities import change, percent, plural, quantity, signed
-from onnxprune.report.standing import Scale, metric_scale, of_sweep
+from onnxprune.quantities import Unit, change, percent, plural, quantity, signed, times
+from onnxprune.report.standing import Scale, half_interval, metric_scale, of_sweep
 from onnxprune.report.tables import (
     Cell,
     Column,
@@ -92,7 +92,7 @@ RATIO = Figure("ratio", "ratio", "latency over that of the first model: below 1 
 REST = Figure("remaining", "ratio", "share that remains at best", "")
 MEMORY = Figure("peak RSS", "bytes", "physical memory of the process at most")
 CHANGE = Figure("change", "text", "new minus old: points of a percentage, or a ratio of amounts")
-SPREAD = Figure("±", "text", "one standard error of the change, on the same samples", "")
+SPREAD = Figure("± 95 %", "text", "half of the 95 % interval of the change, same samples", "")
 ERROR = Figure(
     "error",
     "figure",
@@ -148,21 +148,30 @@ ABSENT = tuples("Not available", "not available", "description", "because", "to 
 
 # What a run changed.
 
-MEASURES: Table[schema.Measure] = Table(
-    "Before and after",
-    Column("", lambda row: row.name),
-    Column("original", lambda row: Cell(row.dense, unit=row.unit), "number"),
-    Column("pruned", lambda row: Cell(row.pruned, unit=row.unit), "number"),
-    CHANGE.of(lambda row: change(row.dense, row.pruned, row.unit)),
-    Column(
-        SPREAD.label,
-        lambda row: None if row.error is None else quantities.spread(row.error, row.unit),
-        about=SPREAD.about,
-        missing="",
-        right=True,
-        optional=True,
-    ),
-)
+
+def measures(after: str = "pruned") -> Table[schema.Measure]:
+    """Sizes, latency and quality; ``after`` is what became of the original."""
+    return Table(
+        "Before and after",
+        Column("", lambda row: row.name),
+        Column("original", lambda row: Cell(row.dense, unit=row.unit), "number"),
+        Column(after, lambda row: Cell(row.pruned, unit=row.unit), "number"),
+        CHANGE.of(
+            lambda row: (
+                change(row.dense, row.pruned, row.unit) if row.ratio is None else times(row.ratio)
+            )
+        ),
+        Column(
+            SPREAD.label,
+            lambda row: spread(row.error, row.unit),
+            about=SPREAD.about,
+            missing="",
+            right=True,
+            optional=True,
+        ),
+    )
+
+
 OUTPUTS: Table[schema.OutputRow] = Table(
     "Outputs against the original",
     Column("output", lambda row: row.name, "name"),
@@ -181,6 +190,12 @@ OUTPUTS: Table[schema.OutputRow] = Table(
         optional=True,
     ),
 )
+
+
+def spread(error: float | None, unit: Unit) -> str | None:
+    """Half of the 95 % interval of what has a standard error; None where none is known."""
+    half = half_interval(error)
+    return None if half is None else quantities.spread(half, unit)
 
 
 def checks(scale: Scale | None = None) -> Table[schema.CheckRow]:
@@ -214,11 +229,7 @@ def points(metric: str) -> Table[schema.PointRow]:
         PARAMS.of(lambda row: row.params),
         Column(metric, lambda row: row.value, scale.unit),
         CHANGE.of(lambda row: quantities.difference(scale.change(row.drop), scale.unit)),
-        SPREAD.of(
-            lambda row: (
-                None if row.drop_error is None else quantities.spread(row.drop_error, scale.unit)
-            )
-        ),
+        SPREAD.of(lambda row: spread(row.drop_error, scale.unit)),
         Column("", lambda row: Cell("chosen", "strong") if row.chosen else ""),
     )
 
@@ -280,6 +291,14 @@ def kept(reasons: Mapping[str, str], links: Mapping[str, str]) -> Table[schema.G
     )
 
 
+WHOLE: Table[schema.GroupRow] = Table(
+    "Groups that stay whole",
+    Column("group", lambda row: row.name, "name"),
+    UNITS.of(lambda row: row.units),
+    Column("because", lambda row: row.stays),
+)
+
+
 BLOCKS: Table[schema.BlockRow] = Table(
     "Residual branches",
     Column("block", lambda row: row.name, "name"),
@@ -324,7 +343,7 @@ SPARSE: Table[schema.SparseRow] = Table(
     Column("shape", lambda row: shape(row.shape), only="page"),
     ZEROS.of(lambda row: row.sparsity),
     Column("chosen by", lambda row: row.method),
-    Column("then", lambda row: row.refit),
+    Column("refit", lambda row: row.refit),
     ERROR.of(lambda row: row.before),
     ERROR.of(lambda row: row.after, "after"),
 )
@@ -341,7 +360,7 @@ def zeros(rows: Sequence[ZerosRow], forms: Sequence[str] = ()) -> Table[ZerosRow
     return Table(
         "Zeros",
         Column("weight", lambda row: row.weight, "name"),
-        Column("shape", lambda row: shape(row.shape)),
+        Column("shape", lambda row: shape(row.shape), spare=True),
         ZEROS.of(lambda row: row.zeros),
         Column("pattern", lambda row: row.pattern),
         *[_form(form) for form in sizes if any(form in row.bytes for row in rows)],
@@ -379,6 +398,21 @@ QUANTIZED: Table[Weight] = Table(
         optional=True,
     ),
 )
+
+
+FLOAT = tuples(
+    "Weights that stayed float", "operator", "weights:whole", "elements:count", "because"
+)
+
+
+def by_operator(weights: Sequence[Weight]) -> list[tuple[object, ...]]:
+    """Rows of `FLOAT`: weights that stayed float by operator and reason, the largest first."""
+    kinds: dict[tuple[str, str], list[int]] = {}
+    for each in weights:
+        if not each.quantized:
+            kinds.setdefault((each.op, each.reason), []).append(each.elements)
+    largest = sorted(kinds.items(), key=lambda kind: -sum(kind[1]))
+    return [(op, len(sizes), sum(sizes), reason) for (op, reason), sizes in largest]
 
 
 def by_form(rows: Sequence[StoredRow]) -> list[tuple[object, ...]]:
@@ -435,11 +469,7 @@ SCORES: Table[bench.Row] = Table(
     ),
     Column(
         SPREAD.label,
-        lambda row: (
-            None
-            if row.score is None or row.score.error is None
-            else quantities.spread(row.score.error, metric_scale(row.score.metric).unit)
-        ),
+        lambda row: row.score and spread(row.score.error, metric_scale(row.score.metric).unit),
         about=SPREAD.about,
         missing="",
         right=True,

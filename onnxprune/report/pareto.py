@@ -23,8 +23,6 @@ WORDS: dict[Role, str] = {
 }
 _Axis: TypeAlias = "tuple[str, str, Unit]"  # title, what it is, how it is written
 _Entry: TypeAlias = "tuple[_Axis, Scale, Mark]"
-_WIDE = 1.96
-"""Standard errors to either side of a 95 % interval."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +121,7 @@ def _sized(runs: Sequence[Report]) -> Iterator[_Entry]:
                 continue
             yield axis, stands.scale, Mark("original", "dense", row.dense, stands.dense)
             if not run.points:
-                name, error = stem(run.output or "pruned"), _half(stands.error)
+                name, error = stem(run.output or "pruned"), standing.half_interval(stands.error)
                 mark = Mark(name, "chosen", row.pruned, stands.value, error=error)
                 yield axis, stands.scale, mark
 
@@ -132,14 +130,9 @@ def _visited(
     point: PointRow, run: Report, cost: float, low: float | None = None, high: float | None = None
 ) -> tuple[Scale, Mark]:
     value = 1.0 - point.drop if point.value is None else point.value
-    role, error = _role(point, run), _half(point.drop_error)
+    role, error = _role(point, run), standing.half_interval(point.drop_error)
     mark = Mark(point.label, role, cost, value, low, high, None if role == "dense" else error)
     return standing.metric_scale(point.metric), mark
-
-
-def _half(error: float | None) -> float | None:
-    """Half of a 95 % interval of what has a standard error."""
-    return None if error is None else _WIDE * error
 
 
 def _role(point: PointRow, run: Report) -> Role:
@@ -174,7 +167,7 @@ def _benched(family: Family) -> Iterator[_Entry]:
                     p50 = base.latency.p50_s
                     ends = row.ratio.low * p50, row.ratio.high * p50
                 role: Role = "chosen" if name in runs else "other"
-                place = row.latency.p50_s, stands.value, *ends, _half(stands.error)
+                place = row.latency.p50_s, stands.value, *ends, standing.half_interval(stands.error)
                 marks.append((stands.scale, Mark(name, role, *place)))
                 originals[stands.scale] = stands.dense
             if base is not None:

@@ -279,7 +279,7 @@ def _about(mark: Model, panel: Panel, unit: Unit) -> str:
     ends = ""
     if mark.low is not None and mark.high is not None:
         ends = f" ({' to '.join(measured(end, panel.unit) for end in (mark.low, mark.high))})"
-    error = "" if mark.error is None else f" ± {spread(mark.error, unit)}"
+    error = "" if mark.error is None else f" ± {spread(mark.error, unit)} (95 %)"
     return (
         f"{mark.label}, {WORDS[mark.role]}\n"
         f"{panel.axis}: {measured(mark.x, panel.unit)}{ends}\n"

@@ -7,23 +7,26 @@ more.
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from onnxprune import quantities
 from onnxprune.quantities import change, measured, percent, plural, quantity, size, times
 from onnxprune.report import columns, standing
 from onnxprune.report.tables import Place, Table, Tone
+from onnxprune.types import NOTHING_REMOVED
 
 if TYPE_CHECKING:
     from onnxprune.jobs.bench.schema import Bench, Row
     from onnxprune.jobs.quantize import Quantized
-    from onnxprune.jobs.results.schema import OutputRow, Report
+    from onnxprune.jobs.results.schema import CheckRow, GroupRow, OutputRow, Report
     from onnxprune.jobs.results.weights import StoredRow, ZerosRow
     from onnxprune.select.sensitivity import Sensitivity, Target
+    from onnxprune.types import Check
 
-_WORST, _LARGEST = 10, 12
+_WORST, _LARGEST, _REASONS = 10, 12, 3
 NO_SPEED = "sparse storage is not sparse compute: a file shrinks, a run does not"
 
 
@@ -67,14 +70,28 @@ class Part:
 
 def verdict(report: Report) -> tuple[str, Tone]:
     """Whether every check passed, in words that need no colour; nothing where none was made."""
-    if report.command == "inspect":
-        return "", ""
-    if not report.checks:
+    return ("", "") if report.command == "inspect" else judged(report.checks)
+
+
+def judged(checks: Sequence[Check | CheckRow]) -> tuple[str, Tone]:
+    """Whether checks passed."""
+    if not checks:
         return "nothing to check", "soft"
-    checks = plural(len(report.checks), "check")
-    if failed := sum(not check.ok for check in report.checks):
-        return f"{failed} of {checks} failed", "bad"
-    return f"verified, {checks}", "good"
+    if any(check.name == NOTHING_REMOVED and not check.ok for check in checks):
+        return "nothing was removed", "bad"
+    count = plural(len(checks), "check")
+    if failed := sum(not check.ok for check in checks):
+        return f"{failed} of {count} failed", "bad"
+    return f"verified, {count}", "good"
+
+
+def inputs(samples: int, available: int | None, kind: str = "") -> str:
+    """On how many inputs something was judged: ``51 unseen inputs of 512``."""
+    if available is None or available <= samples:
+        return plural(samples, f"{kind} input".strip())
+    if not kind:
+        return f"{samples:,} of {plural(available, 'input')}"
+    return f"{plural(samples, f'{kind} input')} of {available:,}"
 
 
 def model_facts(report: Report) -> tuple[str, str]:
@@ -108,19 +125,23 @@ def of_run(report: Report, links: Mapping[str, str] | None = None) -> list[Part]
 
 def _outcome(report: Report) -> Iterable[Part]:
     if report.measures:
-        yield Part("Result", columns.MEASURES.title, columns.MEASURES, report.measures)
+        table = columns.measures()
+        row = standing.metric(report)
+        seen = inputs(report.samples, report.available, "unseen")
+        under = (f"{row.name} on {seen}",) if row is not None and report.samples else ()
+        yield Part("Result", table.title, table, report.measures, under=under)
     if report.outputs:
-        inputs = plural(report.samples, "unseen input")
+        seen = inputs(report.samples, report.available, "unseen")
         as_given = [replace(row, name=f"{row.name}, as given") for row in report.as_given]
         rows = [*as_given, *report.outputs]
-        yield Part("Result", f"{columns.OUTPUTS.title}, {inputs}", columns.OUTPUTS, rows)
+        yield Part("Result", f"{columns.OUTPUTS.title}, {seen}", columns.OUTPUTS, rows)
     if report.checks:
         stands = standing.of_run(report)
-        table = columns.checks(stands.scale if stands else None)
-        yield Part("Result", table.title, table, report.checks)
+        checks = columns.checks(stands.scale if stands else None)
+        yield Part("Result", checks.title, checks, report.checks)
     if report.points:
         first = report.points[0]
-        about = f"on {plural(first.samples, 'input')}; {columns.SPREAD.label} is one standard error"
+        about = f"on {inputs(first.samples, report.available)}"
         visited, title = columns.points(first.metric), plural(len(report.points), "model")
         points = sorted(report.points, key=lambda row: (-row.macs, -row.params))
         yield Part("Result", f"{title} visited", visited, points, under=(about,))
@@ -133,18 +154,28 @@ def _structure(report: Report, links: Mapping[str, str]) -> Iterable[Part]:
     touched = sum(row.kept < row.units for row in groups)
     cut = plural(touched, "group")
     title = f"{plural(removed, 'unit')} removed from {cut} of {len(groups)}"
+    whole = whole_groups(groups)
+    if report.sparse and not touched:  # nothing but zeros
+        title = f"All units of {plural(len(groups), 'group')} stay: only single weights became zero"
     if groups or not inspected:
         yield Part(
             "Structure",
             plural(len(groups), "group") if inspected else title,
             columns.groups(links) if inspected else columns.kept(reasons(report), links),
             groups,
-            about="" if inspected else "Bars are the kept units, in the order of the network.",
+            about=""
+            if inspected
+            else f"Bars are the kept units, in the order of the network. {whole}".strip(),
             under=("params and MACs are those of one unit",) if inspected else (),
             detail="" if inspected or report.output is None else f"kept units of {cut}",
+            only="page" if report.sparse and not touched else None,
             brief=None if inspected else lambda row: bool(row.kept < row.units),
             filtered="groups",
         )
+    if whole:
+        rows = [row for row in groups if row.stays]
+        stay = "groups that stay whole"
+        yield Part("Structure", whole, columns.WHOLE, rows, detail=stay, only="terminal")
     if report.blocks:
         bypassed = sum(row.bypassed for row in report.blocks)
         blocks = plural(len(report.blocks), "block")
@@ -169,6 +200,20 @@ def _structure(report: Report, links: Mapping[str, str]) -> Iterable[Part]:
         )
 
 
+def whole_groups(groups: Sequence[GroupRow]) -> str:
+    """How many groups kept all units although a removal was requested, by reason."""
+    reasons = [row.stays for row in groups if row.stays]
+    if not reasons:
+        return ""
+    counts = Counter(reasons).most_common()
+    head = f"{plural(len(reasons), 'group')} {'stay' if reasons[1:] else 'stays'} whole"
+    if len(counts) == 1:
+        return f"{head}: {counts[0][0]}"
+    parts = [f"{count}: {reason}" for reason, count in counts[:_REASONS]]
+    rest = len(reasons) - sum(count for _, count in counts[:_REASONS])
+    return f"{head}. {'; '.join([*parts, *([f'{rest} for other reasons'] if rest else [])])}"
+
+
 def _layers(report: Report) -> Iterable[Part]:
     if report.refits:
         changed = sum(row.method != "none" for row in report.refits)
@@ -186,13 +231,16 @@ def _layers(report: Report) -> Iterable[Part]:
             which="largest remaining error",
         )
     if report.sparse:
-        masked = sum(not row.reason for row in report.sparse)
+        rows = [row for row in report.sparse if not row.reason]
+        sizes = [math.prod(row.shape) for row in rows]
+        empty = sum(row.sparsity * size for row, size in zip(rows, sizes, strict=True))
+        made = f"{percent(empty / max(sum(sizes), 1))} of their {quantity(sum(sizes))} elements"
         weights = plural(len(report.sparse), "weight")
         yield Part(
             "Sparse weights",
-            f"{masked} of {weights} made sparse",
+            f"{len(rows)} of {weights} made sparse{f': {made} are zero' if rows else ''}",
             columns.SPARSE,
-            [row for row in report.sparse if not row.reason],
+            rows,
             under=tuple(columns.counted([row.reason for row in report.sparse], "weight")),
             detail=f"zeros and errors of {weights}",
             worst=lambda row: row.after or 0.0,
@@ -262,17 +310,24 @@ def of_bench(bench: Bench) -> list[Part]:
         for floor in bench.noise_floor
         for row in floor.outputs
     ]
+    seen = "" if bench.samples is None else f", {inputs(bench.samples, bench.available)}"
+    part = bench.samples is not None and (bench.available or 0) > bench.samples
+    under = (f"--calib-samples {bench.available} takes all",) if part else ()
     more: list[tuple[str, Table[Any], Sequence[Any]]] = [
-        (columns.SCORES.title, columns.SCORES, list(task_rows.values())),
+        (f"{columns.SCORES.title}{seen}", columns.SCORES, list(task_rows.values())),
         (
-            "Outputs against the first model's, on the same backend",
+            f"Outputs against the first model's, on the same backend{seen}",
             columns.OUTPUTS,
             _compared(bench.rows),
         ),
         ("Noise floor: the first model twice", columns.OUTPUTS, floors),
         (columns.DECLINED.title, columns.DECLINED, bench.declined),
     ]
-    return [*parts, *(Part("Latency", *each) for each in more if each[2])]
+    tables = [Part("Latency", *each) for each in more if each[2]]
+    judging = next((k for k, each in enumerate(tables) if each.title.endswith(seen)), None)
+    if under and seen and judging is not None:
+        tables[judging] = replace(tables[judging], under=under)
+    return [*parts, *tables]
 
 
 def _compared(rows: Iterable[Row]) -> list[OutputRow]:
@@ -301,9 +356,12 @@ def of_quantized(result: Quantized) -> list[Part]:
         unit = standing.metric_scale(evaluation.metric).unit
         error = evaluation.metric_error
         rows.append(Measure(evaluation.metric, evaluation.before, evaluation.after, unit, error))
-    parts = [Part("", columns.MEASURES.title, columns.MEASURES, rows)]
+    measures = columns.measures("quantized")
+    seen = inputs(evaluation.samples, evaluation.available, "unseen")
+    under = (f"{evaluation.metric} on {seen}",) if evaluation.metric else ()
+    parts = [Part("", measures.title, measures, rows, under=under)]
     if evaluation.outputs:
-        title = f"Outputs against the float model, {plural(evaluation.samples, 'unseen input')}"
+        title = f"Outputs against the float model, {seen}"
         parts.append(Part("", title, columns.OUTPUTS, comparison_rows(evaluation)))
     checks = [CheckRow(each.name, each.ok, each.value, each.limit) for each in result.checks]
     table = columns.checks(standing.metric_scale(evaluation.measure))
@@ -314,8 +372,12 @@ def of_quantized(result: Quantized) -> list[Part]:
         title += f", {patterned} of them N:M"
     if len(int8) < len(weights):
         share = percent(1 - sum(each.elements for each in int8) / elements)
-        title += f"; {plural(len(weights) - len(int8), 'weight')} stayed float, {share} of all"
+        title += (
+            f"; {plural(len(weights) - len(int8), 'weight')} stayed float, {share} of all elements"
+        )
     parts.append(Part("", title, columns.QUANTIZED, weights, detail="every weight"))
+    if floats := columns.by_operator(weights):
+        parts.append(Part("", columns.FLOAT.title, columns.FLOAT, floats))
     return parts
 
 
@@ -372,8 +434,8 @@ def heat_about(sweep: Sensitivity) -> str:
     """What the numbers of a heat-map are."""
     scale = standing.of_sweep(sweep)
     errors = [c.drop_error for c in sweep.cells if c.drop_error is not None]
-    wide = quantities.spread(max(errors), scale.unit) if errors else ""
-    error = f", standard error up to {wide}" if wide else ""
+    wide = columns.spread(max(errors, default=None), scale.unit)
+    error = f", ± up to {wide} (95 %)" if wide else ""
     return f"{columns.lost_in(scale)}{error}; one target pruned at a time, nothing refitted"
 
 
@@ -394,6 +456,12 @@ def most_sensitive(sweep: Sensitivity, most: int) -> tuple[Target, ...]:
         worst[cell.target] = max(worst.get(cell.target, 0.0), value)
     names = set(sorted(worst, key=lambda name: -worst[name])[:most])
     return tuple(target for target in sweep.targets if target.name in names)
+
+
+def notes(report: Report) -> list[str]:
+    """The notes of a report, without those that the groups that stay whole say already."""
+    said = {f"{row.name}: {row.stays}" for row in report.groups if row.stays}
+    return [note for note in report.notes if note not in said]
 
 
 def reasons(report: Report) -> dict[str, str]:

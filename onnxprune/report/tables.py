@@ -48,6 +48,8 @@ COLD, WARM, HOT = (38, 70, 83), (233, 196, 106), (200, 60, 45)
 """Colours of a cell that lost nothing, of half the scale and of its end, on a terminal."""
 _BAR, _NARROWEST, _WRAPPED = 16, 16, 32
 """Columns of a bar, of a shortened name at least, and of text that may wrap at most."""
+_SHARES = (0.5, 0.3, 0.7, 0.15, 0.85)
+"""Where names may get their ellipsis; of equally good places the first counts."""
 _MARKS = re.compile(r"[/:._]")
 """What words of a name are joined by."""
 
@@ -174,12 +176,24 @@ def write(value: object, unit: Format) -> str:
             return measured(value, unit)
 
 
-def elide(text: str, most: int) -> str:
-    """A text of at most ``most`` characters: the middle of a longer one becomes an ellipsis."""
+def elide(text: str, most: int, share: float = 0.5) -> str:
+    """A text of at most ``most`` characters: the middle of a longer one becomes an ellipsis.
+
+    Args:
+        text: of any length.
+        most: characters, at least one.
+        share: of the characters that stay, how many stand before the ellipsis.
+    """
     if len(text) <= most:
         return text
-    head = (most - 1) // 2
+    head = int((most - 1) * share)
     return f"{text[:head]}…{text[len(text) - (most - 1 - head) :]}"
+
+
+def elide_all(names: Sequence[str], most: int) -> list[str]:
+    """Names shortened alike, the ellipsis where it leaves most of them different."""
+    choices = ([elide(name, most, share) for name in names] for share in _SHARES)
+    return max(choices, key=lambda short: len(set(short)))
 
 
 def warmth(value: float | None, top: float) -> float:
@@ -256,12 +270,17 @@ class Fitted:
     warm: bool = False
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        yield self._table(options.max_width, shorten=console.is_terminal)
+        _, _, widths = self._cells(shorten=False)
+        fits = self._whole(widths) <= options.max_width
+        yield self._table(options.max_width, shorten=console.is_terminal or not fits)
 
     def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
         _, _, widths = self._cells(shorten=console.is_terminal)
-        whole = min(sum(widths) + sum(map(self._gap, range(len(widths)))), options.max_width)
+        whole = min(self._whole(widths), options.max_width)
         return Measurement(min(_NARROWEST, whole), whole)
+
+    def _whole(self, widths: Sequence[int]) -> int:
+        return sum(widths) + sum(map(self._gap, range(len(widths) - 1)))
 
     def _gap(self, k: int) -> int:
         return 0 if self.warm and self.columns[k].aligned_right else 2
@@ -298,8 +317,9 @@ class Fitted:
                 shown.remove(k)
         most = max(room(), _NARROWEST)
         for k in names:
-            for line in lines if widths[k] > most else ():
-                line[k] = Text(elide(line[k].plain, most), line[k].style)
+            short = elide_all([line[k].plain for line in lines], most) if widths[k] > most else []
+            for line, name in zip(lines, short, strict=False):
+                line[k] = Text(name, line[k].style)
             if cell_len(heads[k]) > most:  # the end of an ending says most
                 label = f"{self.columns[k].label} …"
                 heads[k] = f"{label}{heads[k][len(label) :][len(label) - most :]}"
@@ -355,8 +375,21 @@ def spaced(parts: Iterable[RenderableType]) -> RenderableType:
 
 def noted(notes: Iterable[str]) -> list[RenderableType]:
     """Notes, one a line, as one part; none where there are none."""
-    lines = [Text.assemble(("note: ", "bold cyan"), note) for note in notes]
+    lines = [Note(Text.assemble(("note: ", "bold cyan"), note)) for note in notes]
     return [Group(*lines)] if lines else []
+
+
+@dataclass(frozen=True)
+class Note:
+    """A sentence that a terminal wraps, and a file holds on one line, where it can be searched."""
+
+    text: Text
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        line = self.text.copy()
+        if not console.is_terminal:
+            line.no_wrap, line.overflow = True, "ignore"
+        yield line
 
 
 def _drawn(column: Column[Row], cell: Cell) -> Text:

@@ -12,7 +12,7 @@ from rich.text import Text
 from onnxprune.quantities import change, measured, percent, plural, quantity, size
 from onnxprune.report import columns, sections
 from onnxprune.report.sections import Part
-from onnxprune.report.tables import STYLES, draw, inset, noted, spaced, titled
+from onnxprune.report.tables import STYLES, Tone, draw, inset, noted, spaced, titled
 
 if TYPE_CHECKING:
     from onnxprune.config import BuildOptions
@@ -35,7 +35,7 @@ _DIM, _HEAD = "dim", "bold"
 def show(report: Report, console: Console, *, verbose: bool = False) -> None:
     """Print a report: its outcomes, and with ``verbose`` the details."""
     view = inspection if report.command == "inspect" else result
-    console.print(view(report, verbose=verbose))
+    console.print(view(report, verbose=verbose), crop=False)  # notes in a file are whole lines
 
 
 def inspection(report: Report, *, verbose: bool = False) -> RenderableType:
@@ -49,10 +49,16 @@ def inspection(report: Report, *, verbose: bool = False) -> RenderableType:
 
 def result(report: Report, *, verbose: bool = False) -> RenderableType:
     """The verdict, sizes and quality, and the removals."""
-    word, tone = sections.verdict(report)
-    where = f" -> {report.output}" if report.output else ", nothing written"
-    head = Text.assemble((word, f"bold {STYLES.get(tone, '')}"), f"  {report.model.name}{where}")
-    return listed(sections.of_run(report), report.notes, verbose=verbose, head=[head])
+    head = _verdict(sections.verdict(report), report.model.name, report.output)
+    notes = sections.notes(report)
+    return listed(sections.of_run(report), notes, verbose=verbose, head=[head])
+
+
+def _verdict(judged: tuple[str, Tone], source: str, output: str | None) -> Text:
+    """The first line of a result: its verdict, what it was made of, where it was written."""
+    word, tone = judged
+    where = f" -> {output}" if output else ", nothing written"
+    return Text.assemble((word, f"bold {STYLES.get(tone, '')}"), f"  {source}{where}")
 
 
 def listed(
@@ -114,6 +120,7 @@ def storing(
     notes: Sequence[str],
     unread: Sequence[str] = (),
     *,
+    files: tuple[str, str | None] | None = None,
     verbose: bool = False,
 ) -> RenderableType:
     """All that a command says that writes weights in another form.
@@ -124,11 +131,14 @@ def storing(
         checks: of what was written.
         notes: whole sentences.
         unread: tools that cannot read it.
+        files: names of both files, None for one that was not kept; shown with the verdict.
         verbose: whether every weight is listed.
     """
     before, after = sizes
     line = f"{size(before)} -> {size(after)}, {change(before, after, 'bytes')}"
     head: list[RenderableType] = [Text.assemble(("File: ", _HEAD), line)]
+    if files is not None:
+        head.insert(0, _verdict(sections.judged(checks), *files))
     if unread:
         head.append(Group(Text("Cannot be read by", _HEAD), *(Text(f"  {t}") for t in unread)))
     parts = sections.stored(rows) if rows else []
@@ -138,9 +148,19 @@ def storing(
     return listed(parts, notes, verbose=verbose, head=head)
 
 
-def quantized(result: Quantized, *, verbose: bool = False) -> RenderableType:
-    """What became of the size, the outputs, the checks and the weights."""
-    return listed(sections.of_quantized(result), result.notes, verbose=verbose)
+def quantized(
+    result: Quantized, source: str, output: str | None, *, verbose: bool = False
+) -> RenderableType:
+    """The verdict, and what became of the size, the outputs, the checks and the weights.
+
+    Args:
+        result: the quantized model.
+        source: the name of the float model.
+        output: the file that was written; None if none was.
+        verbose: whether every weight is listed.
+    """
+    head = [_verdict(sections.judged(result.checks), source, output)]
+    return listed(sections.of_quantized(result), result.notes, verbose=verbose, head=head)
 
 
 def built(

@@ -15,7 +15,7 @@ import functools
 from collections.abc import Mapping
 from importlib.metadata import EntryPoint
 
-from onnxprune.errors import OnnxpruneError
+from onnxprune.errors import OnnxpruneError, example
 from onnxprune.runtime.interface import Availability, Backend, Feeds, Loaded, Session, Shapes, Timed
 from onnxprune.types import backend_name, backend_plugins
 
@@ -74,7 +74,9 @@ def parse(text: str, *, of: str = "--backend") -> tuple[Backend, ...]:
     """
     names = list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
     if not names:
-        raise OnnxpruneError(f"{of} names no backend", hint=f"write it as in {of} cpu,openvino")
+        raise OnnxpruneError(
+            f"{of} names no backend", hint=f"write it as in {example(of, 'cpu,openvino')}"
+        )
     return tuple(backend(name) for name in names)
 
 

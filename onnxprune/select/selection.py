@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from onnxprune.config import Options
+from onnxprune.errors import OnnxpruneError
 from onnxprune.graph.cost import CostMeasure, CostModel
 from onnxprune.quantities import Budget
 from onnxprune.select.allocate import (
@@ -22,6 +23,7 @@ from onnxprune.select.allocate.allocation import divide_shares
 from onnxprune.select.allocate.ranking import Ranking, ranked
 from onnxprune.select.importance.bypass import inside
 from onnxprune.select.importance.units import Importance, Problem, rises_of, score_groups
+from onnxprune.select.reserve import STORED_COSTS, recovers, vectors_of_recovery
 from onnxprune.solve.coupled import PROBES, Branch, Curve
 from onnxprune.solve.group_obs import Elimination
 
@@ -36,6 +38,7 @@ class Selection:
         allocation: how removals were divided among groups, ``uniform`` or ``global``.
         declined: why a group stays whole, by group.
         bypassed: blocks that are removed too.
+        unchanged: why a ratio removes nothing from a group that could be cut, by group.
         notes: sentences on how units were priced.
     """
 
@@ -44,6 +47,7 @@ class Selection:
     allocation: str
     declined: Mapping[str, str]
     bypassed: tuple[str, ...] = ()
+    unchanged: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 
@@ -53,11 +57,42 @@ def select(problem: Problem) -> Selection:
     Raises:
         OnnxpruneError: the criterion needs data, or the budget cannot be met.
     """
-    importance, target = score_groups(problem), problem.config.target
+    importance = score_groups(problem)
+    return replace(_within_target(problem, importance), notes=importance.curves.notes)
+
+
+def _within_target(problem: Problem, importance: Importance) -> Selection:
+    target = problem.config.target
     widths = allowed_widths(problem, importance)
     cost = CostModel(problem.analysis).only("macs" if target is None else target.kind)
-    chosen = choose(problem, widths, importance, target, cost)
-    return replace(chosen, notes=importance.curves.notes)
+    dense = cost.measure()
+    if target is not None and not dense:
+        raise OnnxpruneError(
+            f"{target} cannot be met: the model has no {target.kind} that can be counted",
+            hint="limit another cost, as in --target params=50%, or remove a share, as in --ratio",
+        )
+    if target is None or not _needs_reserve(problem, widths, dense <= target.limit(dense)):
+        return choose(problem, widths, importance, target, cost, dense)
+    vectors = vectors_of_recovery(problem.analysis)
+    cost = CostModel(problem.analysis, vectors).only(cost.kind)
+    try:
+        return choose(problem, widths, importance, target, cost, dense)
+    except OnnxpruneError as error:
+        if vectors:
+            room = f"this counts {len(vectors)} vectors that recovery may add (--recover none: 0)"
+            error.hint = "; ".join(filter(None, (error.hint, room)))
+        raise
+
+
+def _needs_reserve(problem: Problem, widths: CandidateWidths, met: bool) -> bool:  # noqa: FBT001
+    """Whether recovery may add to what the target limits; ``met``: by the dense model already."""
+    config = problem.config
+    if config.target is None or config.target.kind not in STORED_COSTS:
+        return False
+    untouched = not problem.bypassed and widths.dense() == dict(widths.units)
+    if met and untouched and config.sparsity is None:
+        return False  # nothing is cut, so nothing is recovered
+    return recovers(config, data=bool(problem.fit))
 
 
 def allowed_widths(problem: Problem, importance: Importance) -> CandidateWidths:
@@ -106,6 +141,7 @@ def choose(
     importance: Importance,
     target: Budget | None,
     cost: CostMeasure,
+    dense: int | None = None,
 ) -> Selection:
     """Choose widths and units.
 
@@ -115,14 +151,16 @@ def choose(
         importance: importance of the units.
         target: upper bound on ``cost``; None removes by ratio.
         cost: measure of the quantity that the target limits.
+        dense: what a relative target is a part of; None for the cost with nothing removed.
 
     Raises:
         OnnxpruneError: the budget cannot be met.
     """
     config, bypassed = problem.config, problem.bypassed
     eliminations = _weighed(config, importance)
+    dense = cost.measure() if dense is None else dense
     if eliminations and target is not None:
-        return _by_curves(problem, widths, importance, target, cost)
+        return _by_curves(problem, widths, importance, cost, target.limit(dense))
     allocation = allocate(
         widths,
         importance.scores,
@@ -131,12 +169,19 @@ def choose(
         cost=lambda removed: cost.measure(removed, bypassed),
         policy=config.allocation,
         comparable="comparable" in importance.claims,
-        additive="damage" in importance.claims,
+        additive="pruning error" in importance.claims,
         stairs=cost.stairs,
+        dense=dense,
     )
     overall = target is not None or (config.ratio is None and bool(eliminations))
     policy = config.allocation or ("global" if overall else "uniform")
-    return Selection(allocation.removed, importance.criterion, policy, allocation.declined)
+    return Selection(
+        allocation.removed,
+        importance.criterion,
+        policy,
+        allocation.declined,
+        unchanged=allocation.unchanged,
+    )
 
 
 def narrowest(widths: CandidateWidths, importance: Importance) -> Selection:
@@ -172,8 +217,8 @@ def _by_curves(
     problem: Problem,
     widths: CandidateWidths,
     importance: Importance,
-    target: Budget,
     cost: CostMeasure,
+    limit: int,
 ) -> Selection:
     """Widths and bypasses by a knapsack over errors; groups that have no choice as they are."""
     analysis = problem.analysis
@@ -186,7 +231,7 @@ def _by_curves(
         _ranking(importance),
         _curves(widths, importance.curves.groups),
         cost_of,
-        target.limit(cost.measure()),
+        limit,
         branches={
             name: Branch(inside(analysis.groups, analysis.block(name)), error)
             for name, error in importance.curves.blocks.items()

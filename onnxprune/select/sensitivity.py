@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from onnxprune.errors import OnnxpruneError
+from onnxprune.errors import OnnxpruneError, as_path
 
 SCHEMA = "onnxprune.sensitivity"
 VERSION = 1
@@ -188,8 +188,9 @@ def load_sensitivity(path: str | os.PathLike[str]) -> Sensitivity:
         OnnxpruneError: the file cannot be read or is no such document.
     """
     hint = "write one with `onnxprune sensitivity MODEL --calib DATA --json > FILE`"
+    path = as_path(path, "path")
     try:
-        plain = json.loads(Path(path).read_text(encoding="utf-8"))
+        plain = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise OnnxpruneError(
             f"the sensitivity file {path} cannot be read: {error.strerror}", hint=hint

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxprune import model as models
+from onnxprune.errors import spelled, stated
 from onnxprune.graph.layers.linear import LinearLayer, find_layers, other_users, plain
 from onnxprune.graph.plan import PackedMask, pack
 from onnxprune.solve import masks
@@ -156,12 +157,12 @@ def _why_not(layers: Sequence[LinearLayer], m: int, skip: Sequence[str], *, tied
     stored = first.tensor
     glob = next((g for g in skip if fnmatchcase(stored.name, g)), None)
     if glob is not None:
-        return f"--skip {glob}"
+        return stated("--skip", glob)
     nodes = [each.node for each in layers]
     also = other_users(first, nodes, tables=tied)
     if also:
         looked_up = not other_users(first, nodes, tables=True)
-        tied_hint = " (--tied makes it sparse for both)" * looked_up
+        tied_hint = spelled(" (--tied makes it sparse for both)") * looked_up
         return f"its weight is read by {also} too{tied_hint}"
     if conflict := _conflict(layers, m):
         return conflict

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 
 from onnxprune import model as models
+from onnxprune.errors import spelled, stated
 from onnxprune.graph.analysis import identity
 from onnxprune.graph.layers.linear import LinearLayer, find_layers, plain, users
 from onnxprune.quantities import Sparsity
@@ -58,7 +59,7 @@ def find_targets(
 def _why_not(layer: LinearLayer, sparsity: Sparsity, skip: Sequence[str]) -> str:
     glob = next((g for g in skip if fnmatchcase(layer.weight, g)), None)
     if glob is not None:
-        return f"--skip {glob}"
+        return stated("--skip", glob)
     readers = [None if node is None else identity(node) for node, _ in users(layer.tensor.value)]
     others = sorted({name for name in readers if name is not None} - {layer.node})
     if others or None in readers:
@@ -89,13 +90,13 @@ def excluded_weights(
     excluded: dict[str, str] = {}
     for number, layer in enumerate(layers):
         if number < first:
-            excluded[layer.weight] = f"it is one of the first {first} (--skip-first)"
+            excluded[layer.weight] = f"it is one of the first {first} ({spelled('--skip-first')})"
         elif number >= len(layers) - last:
-            excluded[layer.weight] = f"it is one of the last {last} (--skip-last)"
+            excluded[layer.weight] = f"it is one of the last {last} ({spelled('--skip-last')})"
         elif small is not None and is_small(layer, small):
             excluded[layer.weight] = (
                 f"its {layer.inputs * layer.taps} inputs or {layer.outputs} outputs are "
-                f"fewer than {small} (--skip-small)"
+                f"fewer than {small} ({spelled('--skip-small')})"
             )
     return excluded
 

@@ -296,3 +296,15 @@ def test_without_onnxruntime_it_says_how_to_get_it() -> None:
     assert ran.stdout == ""
     assert "pip install 'onnxprune[cpu]'" in ran.stderr
     assert "Traceback" not in ran.stderr
+
+
+def test_a_long_run_says_in_a_file_where_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with console.progress() as short:
+        short("reading")
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(console, "_SILENCE", 0.0)
+    with console.progress() as long:
+        long("timing the layers")
+    assert capsys.readouterr() == ("", "timing the layers (0 s so far)\n")

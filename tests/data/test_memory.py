@@ -84,9 +84,9 @@ def test_what_is_free_is_found() -> None:
 def test_a_budget_without_room_for_one_sample_is_refused_before_work() -> None:
     entry = zoo.get("digits_mlp")
     told: list[str] = []
-    with pytest.raises(OnnxpruneError, match="--memory 10MB is too little") as raised:
+    with pytest.raises(OnnxpruneError, match="10MB.* is too little for this model") as raised:
         prune(entry.model, ratio=0.5, calib=entry.calibration, memory="10MB", progress=told.append)
-    assert "--memory 190MB" in raised.value.hint
+    assert "190MB" in raised.value.hint
     assert not any("measuring" in each for each in told)
 
 
@@ -119,7 +119,7 @@ def test_wide_layers_are_priced_by_variances_and_keep_their_weights() -> None:
     assert result.ok
     priced = [note for note in result.notes if "priced by the variance" in note]
     assert len(priced) == 1
-    assert "2,200 inputs do not fit in --memory 300MB" in priced[0]
+    assert "2,200 inputs do not fit in" in priced[0]
     kept = [o for o in result.outcomes["refit"] if "do not fit" in o.reason]
     # The cut layer is narrower: it is refitted where it fits by then.
     assert all(outcome.method in ("none", "bias") for outcome in kept)

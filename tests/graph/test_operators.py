@@ -12,7 +12,7 @@ import pytest
 from onnxprune.graph.operators import Operator, operators, page
 from onnxprune.graph.ops import GRADIENTS, RULES, SHAPES
 from onnxprune.graph.ops.gradient_call import BODIES
-from onnxprune.jobs.quantize.quantizer import quantized_operators
+from onnxprune.jobs.quantize.purposes import quantized_operators
 
 PAGE = Path(__file__).parents[2] / "docs" / "operators.md"
 

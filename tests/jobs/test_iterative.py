@@ -119,7 +119,7 @@ def test_steps_end_at_the_same_amount(name: str, asked: dict[str, object], tmp_p
     [{"ratio": 0.5}, {"calib": "x.npz", "sparsity": None}, {"calib": "x", "criterion": "l2"}],
 )
 def test_steps_need_something_to_measure_and_to_remove(wrong: dict[str, object]) -> None:
-    with pytest.raises(OnnxpruneError, match="--steps 2"):
+    with pytest.raises(OnnxpruneError, match="steps=2"):
         Options(steps=2, **wrong)  # type: ignore[arg-type]
 
 

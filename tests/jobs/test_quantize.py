@@ -377,3 +377,19 @@ def test_pruning_two_of_four_and_int8_are_one_command(tmp_path: Path, cli: Cli) 
     assert told["metric"]["before"] > 0.9
     states = {each.weight: each.state for each in layers(models.load(tmp_path / "q.onnx"))}
     assert list(states.values()).count("dense") == 1, "the last layer was left"
+
+
+def test_a_weight_that_stays_float_says_why() -> None:
+    result = quantize(CNN.model, dynamic=True)
+    floats = [each for each in result.weights if not each.quantized]
+    assert {each.op for each in floats} == {"Conv"}
+    assert all("with --calib Conv becomes int8 too" in each.reason for each in floats)
+    assert not any(each.reason for each in result.weights if each.quantized)
+    assert any(note.startswith("inputs were synthetic (random inputs, 8") for note in result.notes)
+
+
+def test_the_command_begins_with_the_verdict(tmp_path: Path, cli: Cli) -> None:
+    done = cli("quantize", CNN.model, "--dynamic", "-o", tmp_path / "q.onnx")
+    assert done.out.startswith("verified, ")
+    assert "quantized" in done.out
+    assert "Weights that stayed float" in done.out

@@ -14,6 +14,7 @@ import onnxprune
 from conftest import Ran
 from onnxprune import OnnxpruneError, Result
 from onnxprune.data import zoo
+from onnxprune.jobs.results.gather import stays
 
 ENTRY = zoo.get("digits_mlp")
 
@@ -70,7 +71,7 @@ def test_the_page_and_the_picture_are_files(result: Result, tmp_path: Path) -> N
     blind = onnxprune.prune(ENTRY.model, ratio=0.3)
     with pytest.raises(OnnxpruneError, match="quality") as refusal:
         blind.plot(tmp_path / "blind.png")
-    assert "--calib" in refusal.value.hint
+    assert "calib=" in refusal.value.hint
     assert sorted(path.name for path in tmp_path.iterdir()) == ["page.html", "plot.png", "plot.svg"]
 
 
@@ -82,3 +83,14 @@ def test_results_know_which_command_made_them(result: Result) -> None:
     refitted = onnxprune.recover(ENTRY.model, cut, **calib)
     assert refitted.command == "recover"
     assert refitted.to_json()["as_given"]
+
+
+def test_a_group_that_stays_whole_has_a_reason() -> None:
+    model = zoo.get("digits_rescnn").model
+    result = onnxprune.prune(model, ratio=0.1, skip=("body.0*",))
+    reasons = stays(result)
+    whole = [g.name for g in result.analysis.groups if g.name not in result.plan.removed]
+    assert list(reasons) == whole
+    assert all(reasons.values())
+    assert "skipped" in next(why for name, why in reasons.items() if name.startswith("body.0"))
+    assert stays(onnxprune.prune(model, sparsity="50%")) == {}

@@ -276,3 +276,37 @@ def test_only_nothing_is_0_percent_and_only_all_is_100(value: float) -> None:
 )
 def test_figures_of_any_size_are_short(value: float, shown: str) -> None:
     assert numbers.figure(value) == shown
+
+
+def test_groups_that_stay_are_counted_by_reason_and_said_once() -> None:
+    row = dataclasses.replace(GROUPS[0], kept=16)
+    stay = [dataclasses.replace(row, name=f"g{k}:channel", stays="rounded") for k in range(3)]
+    skipped = dataclasses.replace(row, name="s:channel", stays="skipped")
+    notes = ("s:channel: skipped", "another note")
+    report = dataclasses.replace(RUN, groups=(*GROUPS[:1], *stay, skipped), notes=notes)
+    shown = text(report, verbose=False)
+    assert "4 groups stay whole. 3: rounded; 1: skipped" in shown
+    assert "note: s:channel" not in shown
+    assert "note: another note" in shown
+    assert re.search(r"g0:channel +16 +rounded", text(report))
+
+
+def test_zeros_alone_are_no_removal() -> None:
+    row = schema.SparseRow("w", "n", (4, 8), "magnitude", "none", 0.5, None, None, "")
+    groups = tuple(dataclasses.replace(each, kept=each.units) for each in GROUPS)
+    shown = text(dataclasses.replace(RUN, groups=groups, sparse=(row,)), verbose=False)
+    assert "1 of 1 weight made sparse: 50 % of their 32 elements are zero" in shown
+    assert "units removed" not in shown
+
+
+def test_quality_says_of_how_many_inputs_it_is() -> None:
+    shown = text(dataclasses.replace(RUN, available=1200))
+    assert "154 unseen inputs of 1,200" in shown
+    assert "accuracy on 154 unseen inputs of 1,200" in shown
+
+
+def test_every_plus_minus_is_half_of_a_95_percent_interval() -> None:
+    measure = Measure("accuracy", 0.9, 0.8, "fraction", error=0.01)
+    shown = text(dataclasses.replace(RUN, measures=(measure,)))
+    assert re.search(r"change +± 95 %", shown)
+    assert "1.96 points" in shown

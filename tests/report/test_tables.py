@@ -9,7 +9,7 @@ import re
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rich.console import Console, RenderableType
+from rich.console import Console, Group, RenderableType
 
 from onnxprune.jobs.results.schema import Measure, RefitRow
 from onnxprune.report import columns
@@ -21,6 +21,8 @@ from onnxprune.report.tables import (
     common_suffix,
     draw,
     elide,
+    elide_all,
+    noted,
     tuples,
     warmth,
 )
@@ -32,7 +34,7 @@ UNITS = st.sampled_from(["count", "bytes", "fraction", "seconds", "number"])
 
 def printed(drawn: RenderableType, *, width: int = 400) -> str:
     out = io.StringIO()
-    Console(file=out, width=width, markup=False, highlight=False).print(drawn)
+    Console(file=out, width=width, markup=False, highlight=False).print(drawn, crop=False)
     return out.getvalue()
 
 
@@ -46,9 +48,9 @@ def cells(text: str) -> list[str]:
 def test_terminal_and_page_write_the_same(rows: list[Measure]) -> None:
     lines = [
         re.split(r" {2,}", line.strip())
-        for line in printed(draw(columns.MEASURES, rows)).splitlines()
+        for line in printed(draw(columns.measures(), rows)).splitlines()
     ]
-    page = cells(table(columns.MEASURES, rows))
+    page = cells(table(columns.measures(), rows))
     assert [word for line in lines for word in line if word] == [word for word in page if word]
 
 
@@ -167,3 +169,26 @@ def _on_terminal(drawn: RenderableType) -> str:
 def test_warmer_is_worse(values: list[float], top: float) -> None:
     low, high = sorted(values)
     assert 0 <= warmth(low, top) <= warmth(high, top) <= 1
+
+
+def test_an_ellipsis_stands_where_names_stay_different() -> None:
+    names = [f"base_net.{k}.3.some.long.weight" for k in (9, 10, 11, 12)]
+    short = elide_all(names, 16)
+    assert len(set(short)) == 4
+    assert all(len(name) <= 16 for name in short)
+
+
+@pytest.mark.parametrize("width", [60, 80, 100])
+def test_a_table_in_a_file_keeps_to_its_width(width: int) -> None:
+    names = [f"StatefulPartitionedCall/model/block_{k}/depthwise/Conv2D:channel" for k in range(9)]
+    declared = tuples("t", "group:name", "kind", "units:whole", "MACs:count", "because")
+    rows = [(name, "channel", 64, 1e6, "its ratio is 0") for name in names]
+    lines = printed(draw(declared, rows), width=width).splitlines()
+    assert len(lines) == 10
+    assert all(len(line) <= width for line in lines)
+    assert len({line.split()[0] for line in lines[1:]}) == 9
+
+
+def test_a_note_in_a_file_is_one_line() -> None:
+    sentence = "a sentence that goes on " * 9
+    assert printed(Group(*noted([sentence])), width=60).splitlines() == [f"note: {sentence}"]

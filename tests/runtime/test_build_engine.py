@@ -125,9 +125,9 @@ def test_an_operator_it_does_not_know_is_named_with_its_node(rtx: Runtime) -> No
 @pytest.mark.parametrize(
     ("asked", "message", "hint"),
     [
-        ({}, "'image' has open sizes", "--shapes image=1x1x16x16"),
-        ({"shapes": {"nothing": (1,)}}, "nothing=1 fits no input", "image"),
-        ({"shapes": {"image": (1, 16)}}, "image=1x16 fits no input", "image"),
+        ({}, "'image' has open sizes", "shapes='image=1x1x16x16'"),
+        ({"shapes": {"nothing": (1,)}}, "nothing=1' fits no input", "image"),
+        ({"shapes": {"image": (1, 16)}}, "image=1x16' fits no input", "image"),
         (
             {"shapes": {"image": (2, 1, 16, 16)}, "min_shapes": {"image": (4, 1, 16, 16)}},
             "do not make a profile",

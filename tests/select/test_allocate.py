@@ -195,6 +195,26 @@ def test_global_removes_the_lowest_scores_wherever_they_are(
     assert not kept or not lost or min(kept) > max(lost)
 
 
+@given(
+    made=nets(),
+    ratio=st.floats(0.001, 0.6),
+    own=st.none() | st.floats(0.001, 0.6),
+    alignment=st.sampled_from([1, 4, 16]),
+    seed=st.integers(0, 99),
+)
+def test_a_group_that_a_ratio_leaves_whole_has_a_reason(
+    made: Net, ratio: float, own: float | None, alignment: int, seed: int
+) -> None:
+    limits = Limits(ratios=() if own is None else (("g0", own),))
+    space = find_widths(made.groups, made.axes(alignment), limits)
+    found = allocate(space, made.scores(seed), ratio=ratio)
+    whole = {g.name for g in made.groups if g.name not in found.removed}
+    assert found.unchanged.keys() | found.declined.keys() >= whole
+    assert not found.unchanged.keys() & (found.declined.keys() | found.removed.keys())
+    for name, why in found.unchanged.items():
+        assert f"of {len(made.scores(seed)[name])} units is " in why
+
+
 @pytest.mark.parametrize("policy", ["uniform", "global"])
 def test_scores_that_tie_are_spread_over_the_groups(policy: Any) -> None:
     made = chain(30, 30, 30)

@@ -99,5 +99,5 @@ def test_blocks_that_lie_in_each_other_do_not_compete() -> None:
 
 @pytest.mark.parametrize("asked", [{"blocks": 1}, {"target": budget("macs=50%")}])
 def test_how_many_may_go_is_asked_of_a_target_with_data(asked: dict[str, Any]) -> None:
-    with pytest.raises(OnnxpruneError, match="--max-blocks 2"):
+    with pytest.raises(OnnxpruneError, match="max_blocks=2"):
         Options(max_blocks=2, **asked)

@@ -142,9 +142,13 @@ def test_the_conformance_check_catches_what_breaks_the_contract(
 
 @pytest.mark.usefixtures("own_registry")
 def test_damage_that_is_an_average_is_caught() -> None:
-    with pytest.raises(OnnxpruneError, match="claims damage"):
-        criterion("broken", claims=("damage",))
-    criterion("broken", claims=("comparable", "damage"))(get("l1").function)
+    for claim in ("pruning error", "damage"):  # the second is its name of before
+        with pytest.raises(OnnxpruneError, match="claims a pruning error"):
+            criterion("broken", claims=(claim,))
+        criterion("broken", claims=("comparable", claim))(get("l1").function)
+        assert get("broken").claims == {"comparable", "pruning error"}
+    with pytest.raises(OnnxpruneError, match="claims 'fast'"):
+        criterion("broken", claims=("fast",))
     with pytest.raises(AssertionError, match="does not add up"):
         check_criterion("broken")
 

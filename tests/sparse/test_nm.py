@@ -106,7 +106,10 @@ def test_a_weight_read_twice_the_same_way_is_thinned_once() -> None:
     ("extra", "reason"),
     [
         ([node("Reshape", "w f", "v"), node("MatMul", "x v", "b")], "along different axes"),
-        ([node("Gather", "w i", "b")], "read by Gather 'b' too (--tied makes it sparse for both)"),
+        (
+            [node("Gather", "w i", "b")],
+            "read by Gather 'b' too (tied=True makes it sparse for both)",
+        ),
         ([node("Identity", "w", "b"), node("Mul", "b b", "c")], "read by Mul 'c' too"),
     ],
 )
@@ -247,7 +250,7 @@ def test_small_first_and_last_layers_can_be_left(asked: dict[str, int], left: se
 
 
 def test_leaving_layers_out_is_about_single_weights() -> None:
-    with pytest.raises(OnnxpruneError, match="--skip-small"):
+    with pytest.raises(OnnxpruneError, match="skip_small="):
         from_flags({"ratio": 0.5, "skip_small": 256})
     assert from_flags({"sparsity": "2:4", "skip_small": "256", "skip_last": 1}).skip_last == 1
 

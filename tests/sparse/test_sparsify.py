@@ -200,7 +200,7 @@ def test_without_data_magnitude_decides_and_values_stay() -> None:
         np.testing.assert_array_equal(new, np.where(keep, old, 0))
         assert np.abs(old[~keep]).max() <= np.abs(old[keep]).min()
     assert {(e.method, e.before) for e in made.outcomes} == {("magnitude", None)}
-    with pytest.raises(OnnxpruneError, match="--sparse-method wanda"):
+    with pytest.raises(OnnxpruneError, match="sparse_method='wanda'"):
         sparsify(model, sparsity(0.5), settings=Settings(method="wanda"))
     with pytest.raises(OnnxpruneError, match="curves"):
         sparsify(model, sparsity(0.5), settings=Settings(allocation="curves"))
@@ -229,7 +229,7 @@ def test_a_skipped_weight_is_left_and_named() -> None:
     made = sparsify(model, sparsity(0.5), settings=Settings(skip=(names[0],)))
     assert list(made.masks) == names[1:]
     assert [(e.weight, e.reason) for e in made.outcomes if e.reason] == [
-        (names[0], f"--skip {names[0]}")
+        (names[0], f"skip='{names[0]}'")
     ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
-from onnxprune.errors import OnnxpruneError, suggest
+from onnxprune.errors import OnnxpruneError, as_path, in_python, suggest
 from onnxprune.quantities import percent
 
 Bool = npt.NDArray[np.bool_]
@@ -166,7 +167,10 @@ class Plan:
         object.__setattr__(self, "units", dict(self.units))
         for name, order in self.reordered.items():
             if sorted(order) != list(range(len(order))):
-                raise OnnxpruneError(f"the order of group {name!r} does not name each unit once")
+                raise OnnxpruneError(
+                    f"the order of group {name!r} does not name each unit once",
+                    hint="list every index from 0 on, each once",
+                )
         object.__setattr__(self, "reordered", {n: tuple(o) for n, o in self.reordered.items()})
 
     def save(self, path: str | Path) -> Path:
@@ -223,7 +227,9 @@ def _indices(group: str, units: Iterable[int]) -> tuple[int, ...]:
         )
     if len(set(indices)) < len(indices):
         twice = next(a for a, b in pairwise(indices) if a == b)
-        raise OnnxpruneError(f"the plan removes unit {twice} of group {group!r} twice")
+        raise OnnxpruneError(
+            f"the plan removes unit {twice} of group {group!r} twice", hint="name each unit once"
+        )
     return tuple(indices)
 
 
@@ -277,14 +283,14 @@ def save_plan(plan: Plan, path: str | Path) -> Path:
     return path
 
 
-def load_plan(path: str | Path) -> Plan:
+def load_plan(path: str | os.PathLike[str]) -> Plan:
     """Read a plan.
 
     Raises:
         OnnxpruneError: there is no plan at ``path``, it is of a newer version, it has a key or a
             value that no plan has, or its masks are missing or not the ones it was saved with.
     """
-    path = Path(path)
+    path = as_path(path, "path", "give the path of a plan that `Plan.save` wrote")
     document = _read(path)
     unknown = next((key for key in document if key not in _KEYS), None)
     if unknown is not None:
@@ -292,7 +298,10 @@ def load_plan(path: str | Path) -> Plan:
     origin = document.get("origin", {})
     strange = next((k for k in origin if k not in {f.name for f in fields(Origin)}), None)
     if strange is not None:
-        raise OnnxpruneError(f"{path}: a plan's origin has no key {strange!r}")
+        raise OnnxpruneError(
+            f"{path}: a plan's origin has no key {strange!r}",
+            hint=suggest(strange, [each.name for each in fields(Origin)]),
+        )
     try:
         return Plan(
             removed={name: _units(units) for name, units in document.get("removed", {}).items()},
@@ -329,7 +338,9 @@ def _read(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise OnnxpruneError(
             f"{path} is not JSON, as plans are",
-            hint="the plan comes first, as in onnxprune apply plan.json model.onnx",
+            hint="the model comes first, as in apply(model, plan)"
+            if in_python()
+            else "the plan comes first, as in `onnxprune apply plan.json model.onnx`",
         ) from error
     if not isinstance(document, dict) or document.get("format") != _FORMAT:
         raise OnnxpruneError(f"{path} is not a plan", hint=f'a plan says "format": "{_FORMAT}"')

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 
-from onnxprune.errors import OnnxpruneError
+from onnxprune.errors import OnnxpruneError, wrong_type
 from onnxprune.graph.analysis import Analysis
 from onnxprune.graph.ops import Keep
 from onnxprune.graph.surgery.clean import clean, forget
@@ -53,6 +54,7 @@ def draft(analysis: Analysis, removed: Mapping[str, Sequence[int]]) -> Model:
 def _edited(
     analysis: Analysis, removed: Mapping[str, Sequence[int]], bypassed: Sequence[str]
 ) -> tuple[Editor, Keep]:
+    _check(analysis, removed, bypassed)
     for name, units in removed.items():
         have = len(analysis.group(name))
         unknown = [unit for unit in units if not 0 <= unit < have]
@@ -77,6 +79,26 @@ def _edited(
     for block in blocks:
         editor.replace(block.output, block.skip)
     return editor, keep
+
+
+def _check(analysis: object, removed: object, bypassed: object) -> None:
+    """Refuse arguments of another kind."""
+    if not isinstance(analysis, Analysis):
+        raise wrong_type(
+            "analysis", analysis, "an Analysis", "analyse the model first: onnxprune.analyse(model)"
+        )
+    hint = 'name groups and units, as in {"conv1:channel": [0, 3, 5]}'
+    if not isinstance(removed, Mapping):
+        raise wrong_type("removed", removed, "a mapping from groups to units", hint)
+    for name, units in removed.items():
+        try:
+            list(map(operator.index, units))
+        except TypeError:
+            raise wrong_type(f"removed[{name!r}]", units, "a list of whole numbers", hint) from None
+    if not isinstance(bypassed, Sequence) or isinstance(bypassed, str):
+        raise wrong_type(
+            "bypassed", bypassed, "a list of names", "give the blocks in a list: bypassed=[name]"
+        )
 
 
 __all__ = ["cut", "draft"]

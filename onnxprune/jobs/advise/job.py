@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 from onnxprune import model as models
 from onnxprune.config import AdviseOptions, FilePath, keywords, split
-from onnxprune.errors import OnnxpruneError
+from onnxprune.errors import OnnxpruneError, as_path
 from onnxprune.evaluate.environment import environment, is_busy
 from onnxprune.graph.analysis import Analysis, analyse
 from onnxprune.graph.cost import CostModel
@@ -55,7 +54,7 @@ def advise(
     """
     config = split("advise", fields, options)[0]
     backends = parse(",".join(config.backend))
-    path = Path(model)
+    path = as_path(model, "model", "give the path of its file; a model in memory is saved first")
     progress(f"reading {path}")
     onnx_model = models.load(path)
     samples, batch = open_samples(

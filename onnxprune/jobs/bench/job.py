@@ -14,7 +14,7 @@ import numpy as np
 from onnxprune import model as models
 from onnxprune.config import BenchOptions, FilePath, keywords, split
 from onnxprune.data.labels import open_labels
-from onnxprune.errors import OnnxpruneError
+from onnxprune.errors import OnnxpruneError, as_path, wrong_type
 from onnxprune.evaluate import metrics
 from onnxprune.evaluate.environment import environment, is_busy, load
 from onnxprune.evaluate.metrics import find_metric
@@ -60,7 +60,14 @@ def bench(
             wrong on one backend, or with one model, is a declined row instead.
     """
     config = split("bench", fields, options)[0]
-    paths = tuple(Path(path) for path in files)
+    hint = "give the paths of the models in a list; a model in memory is saved first"
+    if isinstance(files, str) or not isinstance(files, Sequence):
+        raise wrong_type("files", files, "a list of paths", hint)
+    if not files:
+        raise OnnxpruneError("files names no model", hint=hint)
+    paths = tuple(as_path(each, "a model in files", hint) for each in files)
+    if not (protocol is None or isinstance(protocol, Settings)):
+        raise wrong_type("protocol", protocol, "Settings", "give processes= and rounds= instead")
     protocol = protocol or Settings(config.processes, config.rounds, seed=config.seed)
     if config.labels is not None and config.calib is None:
         raise OnnxpruneError(
@@ -106,6 +113,8 @@ def bench(
         noise_floor=tuple(run.floors),
         declined=tuple(run.declined),
         notes=tuple(notes(samples, run.rows, processes=protocol.processes, busy=busy)),
+        samples=samples.calibration.samples,
+        available=samples.calibration.available,
     )
 
 

@@ -161,6 +161,8 @@ class Bench:
             nothing.
         declined: measurements that were not made, and why.
         notes: whole sentences.
+        samples: inputs that outputs were compared and tasks scored on; None if unknown.
+        available: inputs that the data hold; None where they are unknown or synthetic.
     """
 
     onnxprune: str
@@ -171,6 +173,8 @@ class Bench:
     noise_floor: tuple[NoiseFloor, ...]
     declined: tuple[DeclinedRow, ...]
     notes: tuple[str, ...]
+    samples: int | None = None
+    available: int | None = None
 
     def __repr__(self) -> str:
         backends = ", ".join(dict.fromkeys(row.backend for row in self.rows))

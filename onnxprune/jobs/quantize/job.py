@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from onnxprune import model as models
 from onnxprune.config import FORMATS, INPUTS, Options, QuantizeOptions, keywords, split
 from onnxprune.data.dataset import open_dataset, open_source
+from onnxprune.data.memory import budget_of, scarce_note, settle
 from onnxprune.errors import OnnxpruneError
 from onnxprune.evaluate.evaluation import Evaluation, compare_models
+from onnxprune.graph.analysis import identity
+from onnxprune.graph.layers.linear import LinearLayer
 from onnxprune.jobs.apply_plan import finite
 from onnxprune.jobs.prune import prune
 from onnxprune.jobs.quantize import quantizer, zeros
+from onnxprune.jobs.quantize.purposes import why_float
 from onnxprune.jobs.quantize.rows import by_rows
 from onnxprune.jobs.quantize.zeros import Weight
 from onnxprune.model.decode import densify
@@ -71,7 +74,7 @@ class Quantized:
 
 @keywords("quantize")
 def quantize(
-    source: models.ModelLike,
+    model: models.ModelLike,
     settings: QuantizeOptions | None = None,
     options: Options | None = None,
     *,
@@ -82,7 +85,7 @@ def quantize(
     """Quantize a model to INT8 so that its zeros, and N:M among them, stay zeros.
 
     Args:
-        source: a path, a ``ModelProto``, a graphsurgeon graph or a loaded model; never changed.
+        model: a path, a ``ModelProto``, a graphsurgeon graph or a loaded model; never changed.
         settings: the options of the quantization.
         options: the inputs (``calib`` and what belongs to it), ``labels``, ``metric``,
             ``max_drop`` and ``seed``; the rest has no meaning here.
@@ -115,42 +118,58 @@ def quantize(
             "the ranges of activations are measured on inputs",
             hint="give some with --calib; or --dynamic measures them while the model runs",
         )
+    config = settle(config)
     progress("reading the model")
-    model, unpacked = densify(models.load(source))
-    samples, _ = open_source(model, config if config.calib is not None else _synthetic(config))
+    dense, unpacked = densify(models.load(model))
+    samples, _ = open_source(dense, config if config.calib is not None else _synthetic(config))
     assert samples is not None
-    data = open_dataset(samples, config, most_bytes=math.inf)
+    data = open_dataset(samples, config, most_bytes=budget_of(config).total // 2)
     pruned = None
     if first is not None:
         inputs = {name: getattr(config, name) for name in INPUTS} if first.calib is None else {}
-        pruned = prune(model, replace(first, **inputs), progress=progress)
+        pruned = prune(dense, replace(first, **inputs), progress=progress)
     progress("preparing")
-    ready, notes = quantizer.prepared(model if pruned is None else pruned.model)
+    ready, notes = quantizer.prepared(dense if pruned is None else pruned.model)
     progress("quantizing")
     result = quantizer.run(ready, settings, list(data.fit or data.holdout))
     sentences = [f"{len(unpacked)} packed weights were made dense first"] if unpacked else []
     sentences += (*(pruned.notes if pruned is not None else ()), *notes)
-    weights = zeros.compare(ready, result)
+    skipped = set(quantizer.excluded(ready, settings.skip))
+
+    def why(layer: LinearLayer) -> str:
+        named = identity(layer.operator) in skipped
+        return "left out by --skip" if named else why_float(layer.operator.op_type, settings)
+
+    weights = zeros.compare(ready, result, why)
     if not any(each.quantized for each in weights):
         raise OnnxpruneError(
             "onnxruntime's quantizer found no weight that it quantizes in this model",
-            hint="--dynamic takes products of matrices only; convolutions need --calib"
-            if settings.dynamic
-            else "see `onnxprune eligible`; weights that are computed must be stored first",
+            hint=_unquantized(weights, settings),
         )
     if settings.format == "openvino-sparse":
         result, names = by_rows(result)
         sentences.append(f"{len(names)} weights were laid out as [N,K]")
     checks = [*(pruned.checks if pruned is not None else ()), *zeros.checks(weights)]
     progress("comparing with the float model")
-    outcome = compare_models(model, result, data.holdout, config)
+    outcome = compare_models(dense, result, data.holdout, config)
     checks += finite(outcome)
     if config.max_drop is not None:
         checks.append(Check("drop", outcome.drop <= config.max_drop, outcome.drop, config.max_drop))
+    sentences += scarce_note(config)
     if data.synthetic:
         sentences.append(f"inputs were synthetic ({data.description}): accuracy was not measured")
-    sizes = (models.size_bytes(model), models.size_bytes(result))
+    sizes = (models.size_bytes(dense), models.size_bytes(result))
     return Quantized(result, weights, tuple(checks), outcome, sizes, tuple(sentences), settings)
+
+
+def _unquantized(weights: Sequence[Weight], settings: QuantizeOptions) -> str:
+    """What to do where no weight of a model is quantized."""
+    if settings.dynamic:
+        return "--dynamic takes products of matrices only; convolutions need --calib"
+    reasons = dict.fromkeys(each.reason for each in weights)
+    if len(reasons) == 1 and "--dynamic" in next(iter(reasons)):
+        return next(iter(reasons))
+    return "see `onnxprune eligible`; weights that are computed must be stored first"
 
 
 def _synthetic(config: Options) -> Options:

@@ -10,10 +10,14 @@ from __future__ import annotations
 from typing import Any
 
 from onnxprune.config import QuantizeOptions
+from onnxprune.quantities import either
 
 LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 TABLES = ("Gather",)
 """Looked up rather than multiplied with: a stored table is smaller in int8 and no slower."""
+DYNAMIC = ("MatMul", "Gemm", "LSTM", "Attention", *TABLES)
+"""What is quantized while the model runs. Not Conv: ConvInteger is slower than Conv on
+onnxruntime's CPU."""
 
 
 def static_arguments(
@@ -61,10 +65,8 @@ def dynamic_arguments(settings: QuantizeOptions) -> dict[str, Any]:
     """Keyword arguments of ``quantize_dynamic``."""
     import onnxruntime.quantization as q
 
-    # ConvInteger is slower than Conv on onnxruntime's CPU, so convolutions stay as they are.
-    kinds = ["MatMul", "Gemm", "LSTM", "Attention", *TABLES] if settings.ops != "all" else None
     return {
-        "op_types_to_quantize": kinds,
+        "op_types_to_quantize": [*DYNAMIC] if settings.ops != "all" else None,
         "per_channel": not settings.per_tensor,
         "reduce_range": settings.reduce_range,
         "weight_type": q.QuantType.QInt8,
@@ -74,3 +76,24 @@ def dynamic_arguments(settings: QuantizeOptions) -> dict[str, Any]:
             "EnableSubgraph": True,
         },
     }
+
+
+def quantized_operators() -> frozenset[str]:
+    """Operators that onnxruntime's static quantizer writes in int8."""
+    from onnxruntime.quantization import registry
+
+    return frozenset([*registry.QDQRegistry, *registry.QLinearOpsRegistry])
+
+
+def why_float(op: str, settings: QuantizeOptions) -> str:
+    """Why the weights of an operator stayed floating point, in words."""
+    static = op in quantized_operators()
+    if settings.dynamic and settings.ops != "all" and op not in DYNAMIC:
+        reason = f"--dynamic quantizes {either(DYNAMIC, 'and')} alone"
+        return f"{reason}; with --calib {op} becomes int8 too" if static else reason
+    if not settings.dynamic and not static:
+        reason = f"onnxruntime's static quantizer has no int8 {op}"
+        return f"{reason}; --dynamic has" if op in DYNAMIC else reason
+    if not settings.dynamic and settings.ops == "linear" and op not in (*LINEAR, *TABLES):
+        return "--ops linear leaves it out"
+    return "onnxruntime's quantizer left it out"

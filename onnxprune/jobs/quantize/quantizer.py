@@ -23,7 +23,7 @@ from onnx import version_converter
 
 from onnxprune import model as models
 from onnxprune.config import QuantizeOptions
-from onnxprune.errors import OnnxpruneError
+from onnxprune.errors import OnnxpruneError, stated
 from onnxprune.graph.analysis import identity
 from onnxprune.jobs.quantize.purposes import dynamic_arguments, static_arguments
 from onnxprune.jobs.quantize.rows import as_read
@@ -84,7 +84,10 @@ def excluded(model: models.Model, globs: Sequence[str]) -> list[str]:
             )
         ]
         if not hits:
-            raise OnnxpruneError(f"--skip {glob} matches no node and no weight")
+            raise OnnxpruneError(
+                f"{stated('--skip', glob)} matches no node and no weight",
+                hint="see the names that `onnxprune inspect` lists",
+            )
         names += hits
     return names
 
@@ -98,13 +101,6 @@ def _lookups_of_activations(model: models.Model) -> list[str]:
         if node.op_type == "Gather"
         and (node.inputs[0] is None or models.constant(node.inputs[0]) is None)
     ]
-
-
-def quantized_operators() -> frozenset[str]:
-    """Operators that onnxruntime's static quantizer writes in int8; for the table of operators."""
-    from onnxruntime.quantization import registry
-
-    return frozenset([*registry.QDQRegistry, *registry.QLinearOpsRegistry])
 
 
 def run(model: models.Model, settings: QuantizeOptions, feeds: Sequence[Feeds]) -> models.Model:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,8 @@ class Weight:
         lost: zeros that are no longer zero.
         pattern: ``2:4`` and the like, in the float model; empty for none.
         kept: whether the quantized weight has the pattern too.
+        op: the operator that contracts it.
+        reason: why it stayed floating point; empty if it did not.
     """
 
     name: str
@@ -43,21 +45,30 @@ class Weight:
     lost: int = 0
     pattern: str = ""
     kept: bool = True
+    op: str = ""
+    reason: str = ""
 
 
-def compare(dense: models.Model, quantized: models.Model) -> tuple[Weight, ...]:
+def compare(
+    dense: models.Model,
+    quantized: models.Model,
+    why: Callable[[LinearLayer], str] = lambda _: "",
+) -> tuple[Weight, ...]:
     """Every weight that a layer of the float model contracts, in the order of its graph.
 
     Args:
         dense: the float model.
         quantized: the result of onnxruntime's quantizer; weights are found by their names.
+        why: why the weight of a layer stayed floating point, if it did.
     """
     stored = models.constants(quantized)
     weights: dict[str, Weight] = {}
     for layer in plain(find_layers(dense)):
         name = layer.weight
         if name not in weights:
-            weights[name] = _compare(layer, _quantized(name, stored), stored)
+            weight = _compare(layer, _quantized(name, stored), stored)
+            reason = "" if weight.quantized else why(layer)
+            weights[name] = replace(weight, op=layer.operator.op_type, reason=reason)
     return tuple(weights.values())
 
 

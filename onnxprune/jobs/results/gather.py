@@ -42,6 +42,8 @@ from onnxprune.types import LayerOutcome
 
 _QUICK = 1 << 30
 """Bytes of weights that `inspect` reads without ``--weights``."""
+_ROUNDED = "the fast width nearest to this ratio is the whole group (--round-to 1 takes any)"
+_CHEAPER = "other groups lose less for the same saving"
 
 
 def inspection(analysis: Analysis, *, weights: bool | None = None) -> Report:
@@ -59,8 +61,11 @@ def inspection(analysis: Analysis, *, weights: bool | None = None) -> Report:
 
 def result(command: Command, run: Result, output: Path | None) -> Report:
     """The report of a run of ``command``; ``output`` is the file that was written, if any."""
+    document = _report(command, run.analysis, run.plan.removed, run.plan.bypassed)
+    reasons = stays(run)
     return replace(
-        _report(command, run.analysis, run.plan.removed, run.plan.bypassed),
+        document,
+        groups=tuple(replace(row, stays=reasons.get(row.name, "")) for row in document.groups),
         options=as_mapping(run.config),
         refits=tuple(
             RefitRow(each.layer, each.method, each.before or 0.0, each.after or 0.0, each.reason)
@@ -71,11 +76,32 @@ def result(command: Command, run: Result, output: Path | None) -> Report:
         outputs=output_rows(run),
         as_given=comparison_rows(run.as_given) if run.as_given is not None else (),
         samples=run.evaluation.samples,
+        available=run.evaluation.available,
         points=point_rows(run),
         checks=tuple(CheckRow(each.name, each.ok, each.value, each.limit) for each in run.checks),
         notes=run.notes,
         output=str(output) if output else None,
     )
+
+
+def stays(run: Result) -> dict[str, str]:
+    """Why groups keep all their units although a removal was requested, by group."""
+    config = run.config
+    if run.command != "prune":
+        return {}
+    everywhere = bool(config.ratio or config.target) or config.searches
+    some = ("head", "kv-group") if config.heads else ()
+    whole = [
+        group.name
+        for group in run.analysis.groups
+        if group.name not in run.plan.removed and (everywhere or group.kind in some)
+    ]
+    uniform = bool(config.ratio) and config.allocation != "global"
+    reasons = dict.fromkeys(whole, _ROUNDED if uniform else _CHEAPER)
+    for name in whole:
+        own = (note for note in run.notes if note.startswith(f"{name}: "))
+        reasons[name] = next(own, f"{name}: {reasons[name]}").removeprefix(f"{name}: ")
+    return reasons
 
 
 def sparse_row(each: LayerOutcome) -> SparseRow:
@@ -111,7 +137,8 @@ def measures(run: Result) -> tuple[Measure, ...]:
         Measure("weights", run.dense.bytes, run.remaining.bytes, "bytes"),
     ]
     if (latency := run.latency) is not None:
-        rows.append(Measure("latency", latency.dense, latency.pruned, "seconds"))
+        seconds = latency.dense, latency.pruned
+        rows.append(Measure("latency", *seconds, "seconds", ratio=latency.ratio))
     evaluation = run.evaluation
     if evaluation.metric:
         part = find_metric(run.config.metric).kind == "accuracy"

@@ -64,6 +64,7 @@ class GroupRow:
         units, kept: number of units before and after (equal before pruning).
         exact: whether removal equals masking; otherwise ``reason`` says what it changes.
         tensors: number of stored tensors that are cut.
+        stays: why no unit leaves a group although a removal was requested; empty otherwise.
         params, macs, bytes: cost of one unit in the dense model.
     """
 
@@ -77,6 +78,7 @@ class GroupRow:
     params: int
     macs: int
     bytes: int
+    stays: str = ""
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,7 @@ class Measure:
     Attributes:
         error: standard error of ``pruned - dense``, both models having seen the same samples; None
             where the quantity is counted, or no error is known.
+        ratio: of both as measured in turns, where that is not the quotient of the two.
     """
 
     name: str
@@ -136,6 +139,7 @@ class Measure:
     pruned: float | None
     unit: Unit
     error: float | None = None
+    ratio: float | None = None
 
 
 @dataclass(frozen=True)
@@ -269,6 +273,7 @@ class Report:
         measures: size, latency and metric before and after.
         outputs: comparison with the dense model on ``samples`` held-out inputs; empty where the
             inputs were synthetic.
+        available: inputs that the data hold; None where that is unknown.
         as_given: the same for a model that was pruned elsewhere, before any refit; else empty.
         points: models that a search for ``max-drop`` visited.
         checks: empty where nothing was pruned.
@@ -293,6 +298,7 @@ class Report:
     outputs: tuple[OutputRow, ...] = ()
     as_given: tuple[OutputRow, ...] = ()
     samples: int = 0
+    available: int | None = None
     points: tuple[PointRow, ...] = ()
     checks: tuple[CheckRow, ...] = ()
     notes: tuple[str, ...] = ()

@@ -28,7 +28,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from onnxprune.errors import OnnxpruneError
+from onnxprune.errors import OnnxpruneError, stated
 from onnxprune.jobs.sensitivity.job import Bench, Job, unpacked
 from onnxprune.select.sensitivity import Cell
 
@@ -193,7 +193,8 @@ class Dask(Pool):
         distributed = _distributed()
         if not _ADDRESS.fullmatch(address):
             raise OnnxpruneError(
-                f"--dask {address} is no address", hint="write it as in tcp://127.0.0.1:8786"
+                f"{stated('--dask', address)} is no address",
+                hint="write it as in tcp://127.0.0.1:8786",
             )
         try:
             self._client = distributed.Client(address, timeout=_CONNECT, set_as_default=False)

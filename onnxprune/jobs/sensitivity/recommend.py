@@ -1,6 +1,6 @@
 """Ratios for a drop: every group loses as much as costs it the same, and all are measured together.
 
-One bound on the damage of a single group gives every group a ratio, read off its curve. Bisection
+One bound on the error of a single group gives every group a ratio, read off its curve. Bisection
 finds the largest bound under which the model that loses all of it at once is within the drop.
 Source of the idea: sensitivity scans as in Han et al. (2015) and Li et al. (arXiv 1608.08710); that
 the ratios are measured together, and not only added up, is what makes the answer one.

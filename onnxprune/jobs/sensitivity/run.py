@@ -11,7 +11,7 @@ from threadpoolctl import threadpool_limits
 from onnxprune import model as models
 from onnxprune.config import Options, SensitivityOptions, keywords, split
 from onnxprune.data.cache import Cache
-from onnxprune.errors import OnnxpruneError
+from onnxprune.errors import OnnxpruneError, spelled
 from onnxprune.graph.cost import CostModel
 from onnxprune.jobs.choose_plan import by_importance
 from onnxprune.jobs.run import BLAS, Progress, Run, open_run
@@ -34,7 +34,7 @@ _PAYS = 3e11
 
 @keywords("sensitivity")
 def sensitivity(
-    source: models.ModelLike,
+    model: models.ModelLike,
     options: Options | None = None,
     request: SensitivityOptions | None = None,
     *,
@@ -48,7 +48,7 @@ def sensitivity(
     can be made up for.
 
     Args:
-        source: a path, a ``ModelProto``, a graphsurgeon graph or a loaded model; never changed.
+        model: a path, a ``ModelProto``, a graphsurgeon graph or a loaded model; never changed.
         options: inputs, labels, metric, criterion and what to skip.
         request: targets, ratios and workers.
         progress: called with a line of text at each stage.
@@ -74,7 +74,7 @@ def sensitivity(
             "sensitivity is measured on inputs", hint="give some with --calib; labels are optional"
         )
     weighing_of(config)
-    run = open_run(source, config, progress)
+    run = open_run(model, config, progress)
     with open_pool(_worker_count(run, settings), settings.dask) as pool:
         return _swept(run, settings, pool)
 
@@ -103,7 +103,8 @@ def _swept(run: Run, settings: SensitivityOptions, pool: Pool) -> Sensitivity:
     gather(pool, job.key, missing, keep)
     notes = []
     if len(missing) < len(cells):
-        notes.append(f"{len(cells) - len(missing)} cells come from an earlier run (--no-cache)")
+        earlier = f"{len(cells) - len(missing)} cells come from an earlier run (--no-cache)"
+        notes.append(spelled(earlier))
     if data.synthetic:
         notes.append(f"inputs were synthetic ({data.description}): values say little")
     sweep = Sensitivity(

@@ -45,7 +45,7 @@ def tradeoff(family: Family) -> Markup:
         return Markup()
     bars = any(m.low is not None or m.error is not None for p in charts for m in p.marks)
     about = "Further left costs less. The line joins models that no other one beats in both."
-    about += " Bars are 95 % intervals, of quality those of its change." if bars else ""
+    about += " Bars are 95 % intervals; those of quality are of its change." if bars else ""
     figures = [figure(plots.tradeoff(panel), _marks(panel)) for panel in charts]
     return join(tag("p", about), tag("div", figures, class_="charts"))
 

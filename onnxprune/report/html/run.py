@@ -114,7 +114,8 @@ def tiles(run: Report, family: Family) -> Markup:
     if stands is not None:
         unit = stands.scale.unit
         was = f"{numbers.change(stands.dense, stands.value, unit)}"
-        was += "" if stands.error is None else f" ± {numbers.spread(stands.error, unit)}"
+        half = columns.spread(stands.error, unit)
+        was += "" if half is None else f" ± {half} (95 %)"
         was += f", from {numbers.measured(stands.dense, unit)}"
         figures.append((numbers.measured(stands.value, unit), stands.scale.name, was))
     figures += _latency(run, family)
@@ -162,7 +163,7 @@ def parts(run: Report, key: str, couplings: str, most: int) -> list[tuple[str, M
             content_by_section.setdefault(part.section, []).append(drawn(part, key, most))
     if reach := content_by_section.get("Structure"):
         reach.insert(0, tag("p", f"Reachable: {columns.reachable(run.reachable)}."))
-    content_by_section.setdefault("Result", []).append(listed("Notes", run.notes))
+    content_by_section.setdefault("Result", []).append(listed("Notes", sections.notes(run)))
     return [
         (section, join(content)) for section, content in content_by_section.items() if any(content)
     ]

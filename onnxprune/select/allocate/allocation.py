@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -11,7 +11,7 @@ import numpy as np
 from onnxprune.errors import OnnxpruneError
 from onnxprune.quantities import Budget
 from onnxprune.select.allocate.alignment import I64
-from onnxprune.select.allocate.candidate_widths import CandidateWidths
+from onnxprune.select.allocate.candidate_widths import CandidateWidths, why_whole
 from onnxprune.select.allocate.limits import Share
 from onnxprune.select.allocate.ranking import F64, Ranking, ranked, uniform
 from onnxprune.select.allocate.repair_widths import repair_widths
@@ -33,11 +33,13 @@ class Allocation:
         removed: by group, unit indices, ascending; groups that lose none are absent.
         kept: by group, how many units stay.
         declined: by group, why it could not be cut at all.
+        unchanged: by group, why the ratio removes nothing from it though it could be cut.
     """
 
     removed: Mapping[str, tuple[int, ...]]
     kept: Mapping[str, int]
     declined: Mapping[str, str]
+    unchanged: Mapping[str, str]
 
 
 def allocate(
@@ -51,6 +53,7 @@ def allocate(
     comparable: bool = True,
     additive: bool = False,
     stairs: bool = False,
+    dense: int | None = None,
 ) -> Allocation:
     """Choose the units to remove.
 
@@ -69,6 +72,7 @@ def allocate(
         additive: whether scores add up to what is lost (``Scores.error``). Under a target,
             ``global`` then removes what costs the least error for what it saves.
         stairs: whether the cost climbs in stairs as widths grow, as latencies do.
+        dense: the cost that a relative target is a part of; None for that with nothing removed.
 
     Raises:
         OnnxpruneError: ratio and target are both given, or cannot be met: the message says what
@@ -87,7 +91,7 @@ def allocate(
             raise ValueError("a target needs a cost model")
         if additive and policy == "global":
             ranking = ranked(scores, prices=_prices(candidates, scores, cost, stairs=stairs))
-        kept = _to_budget(candidates, ranking, target, cost)
+        kept = _to_budget(candidates, ranking, target, cost, cost({}) if dense is None else dense)
     elif ratio is None or (policy == "uniform"):
         wanted = candidates.dense()
         for group in candidates.free:
@@ -95,7 +99,30 @@ def allocate(
         kept = repair_widths(candidates, ranking, wanted)
     else:
         kept = _to_ratio(candidates, ranking, ratio)
-    return Allocation(ranking.removed(kept), kept, candidates.declined)
+    free = Share(ratio, candidates.free) if ratio else None
+    alone: tuple[Share, ...] = ()
+    together = candidates.shares
+    if free is not None and policy == "uniform":
+        alone = tuple(Share(free.ratio, (group,)) for group in free.groups)
+    elif free is not None:
+        together = (*together, free)
+    unchanged = _unchanged(candidates, (*alone, *together), kept)
+    return Allocation(ranking.removed(kept), kept, candidates.declined, unchanged)
+
+
+def _unchanged(
+    candidates: CandidateWidths, shares: Iterable[Share], kept: Mapping[str, int]
+) -> dict[str, str]:
+    """Why groups lose nothing though a share of their units is to go."""
+    reasons: dict[str, str] = {}
+    for share in shares:
+        if any(kept[group] < candidates.units[group] for group in share.groups):
+            continue
+        units = sum(candidates.units[group] for group in share.groups)
+        steps = [candidates.widths[group] for group in share.groups]
+        least = min((int(w[-1] - w[-2]) for w in steps if len(w) > 1), default=1)
+        reasons |= dict.fromkeys(share.groups, why_whole(share.ratio, units, least))
+    return reasons
 
 
 def _prices(
@@ -118,12 +145,11 @@ def _prices(
 
 
 def _to_budget(
-    candidates: CandidateWidths, ranking: Ranking, target: Budget, cost: CostFunction
+    candidates: CandidateWidths, ranking: Ranking, target: Budget, cost: CostFunction, dense: int
 ) -> dict[str, int]:
     def measure(kept: Mapping[str, int]) -> int:
         return cost(ranking.removed(kept))
 
-    dense = cost({})
     limit = target.limit(dense)
     kept = meet_limit(candidates, ranking, measure, limit)
     if kept is None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from onnxprune.errors import OnnxpruneError
 from onnxprune.graph.units import Group
+from onnxprune.quantities import figure, percent
 from onnxprune.select.allocate.alignment import I64, Axis
 from onnxprune.select.allocate.limits import Limits, Share, select
 
@@ -114,7 +115,10 @@ def find_widths(
             declined[name] = _why_fixed(size, floor, own[name])
         elif name in chosen.fixed:
             wanted = size * (1 - chosen.fixed[name])
+            least = size - int(allowed[-2])
             allowed = allowed[::-1][[int(np.argmin(np.abs(allowed[::-1] - wanted)))]]
+            if allowed[0] == size:
+                declined[name] = why_whole(chosen.fixed[name], size, least)
         widths[name] = allowed
     choice = [name for name, allowed in widths.items() if len(allowed) > 1]
     shares = tuple(
@@ -125,6 +129,28 @@ def find_widths(
     sharing = {g for share in shares for g in share.groups}
     free = tuple(name for name in choice if name not in sharing)
     return CandidateWidths(units, widths, free, declined, axes, shares)
+
+
+def why_whole(ratio: float, units: int, least: int) -> str:
+    """Why a share of some units removes none of them.
+
+    Args:
+        ratio: the share.
+        units: how many there are.
+        least: how many leave at once, at least.
+
+    Example:
+        >>> why_whole(0.01, 16, 1)
+        '1 % of 16 units is 0.16 units, less than half a unit'
+    """
+    share = f"{percent(ratio)} of {units:,} units is {figure(ratio * units)} units"
+    if least == 1 and ratio * units <= least / 2:
+        return f"{share}, less than half a unit"
+    if ratio * units <= least / 2:
+        why = f"nearer to none than to {least:,}, the fewest that a fast width removes"
+    else:
+        why = "and with the groups that share its axis no narrower width is fast"
+    return f"{share}, {why} (--round-to 1 allows any number)"
 
 
 def _widths(group: str, size: int, floor: int, axes: Sequence[Axis]) -> I64:

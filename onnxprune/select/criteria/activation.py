@@ -87,7 +87,9 @@ def mean_activation(slices: Sequence[UnitSlice]) -> F64:
     return averaged(s.total(mean_abs) for s, mean_abs in readers)
 
 
-@criterion("fluctuation", needs=("weights", "inputs"), claims=("comparable", "damage", "monotone"))
+@criterion(
+    "fluctuation", needs=("weights", "inputs"), claims=("comparable", "pruning error", "monotone")
+)
 def fluctuation(slices: Sequence[UnitSlice]) -> F64:
     """FLAP: variance of the input times the squared norm of its weights.
 

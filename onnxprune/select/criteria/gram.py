@@ -21,7 +21,7 @@ _CHUNK = 1 << 23
 """Entries gathered at once (64 MiB)."""
 
 
-@criterion("output-error", needs=("weights", "inputs"), claims=("comparable", "damage"))
+@criterion("output-error", needs=("weights", "inputs"), claims=("comparable", "pruning error"))
 def output_error(slices: Sequence[UnitSlice]) -> F64:
     """E||W_j x_j||^2 of what a unit adds to each consumer: the error if nothing is repaired.
 
@@ -39,7 +39,7 @@ def output_error(slices: Sequence[UnitSlice]) -> F64:
     return total
 
 
-@criterion("obs", needs=("weights", "covariance"), claims=("comparable", "damage"))
+@criterion("obs", needs=("weights", "covariance"), claims=("comparable", "pruning error"))
 def obs(slices: Sequence[UnitSlice]) -> F64:
     """Rise of each consumer's squared error after the best refit of everything that stays.
 

@@ -12,10 +12,10 @@ function decorated with :func:`criterion`:
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast, get_args
 
 from onnxprune.errors import OnnxpruneError
 
@@ -23,11 +23,11 @@ ENTRY_POINTS = "onnxprune.criteria"
 Need = Literal["weights", "uses", "inputs", "covariance", "seed"]
 """What a criterion looks at: stored weights, what each tensor is to its node, statistics of the
 consumers' inputs, their full covariance, or the ``seed`` keyword."""
-Claim = Literal["comparable", "damage", "monotone"]
+Claim = Literal["comparable", "pruning error", "monotone"]
 """*comparable*: scores of different groups share a currency, so they may be ranked together;
-*damage*: they also add up, to the share of all outputs that is lost, so they may be weighed against
-what a unit costs; *monotone*: scaling all the weights of a unit up never lowers its rank in its
-group."""
+*pruning error*: they also add up, to the share of all outputs that is lost, so they may be weighed
+against what a unit costs; *monotone*: scaling all the weights of a unit up never lowers its rank in
+its group."""
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -63,6 +63,8 @@ class Criterion:
         return (self.function.__doc__ or "").strip().partition("\n")[0]
 
 
+_FORMER: Mapping[str, Claim] = {"damage": "pruning error"}
+"""Claims under their names of before, which plug-ins may use for one more version."""
 _REGISTERED: dict[str, Criterion] = {}
 
 
@@ -70,20 +72,28 @@ def criterion(
     name: str,
     *,
     needs: Iterable[Need] = ("weights",),
-    claims: tuple[Claim, ...] = ("comparable",),
+    claims: Iterable[str] = ("comparable",),
 ) -> Callable[[Function], Function]:
     """Register a function as the criterion ``name`` and return it unchanged.
 
     Raises:
-        OnnxpruneError: another function already has that name, or it claims to measure damage
-            without claiming that its scores are comparable.
+        OnnxpruneError: another function already has that name, a claim is unknown, or it claims to
+            measure a pruning error without claiming that its scores are comparable.
     """
-    if "damage" in claims and "comparable" not in claims:
+    promised = {_FORMER.get(each, each) for each in claims}
+    if unknown := promised - set(get_args(Claim)):
         raise OnnxpruneError(
-            f"the criterion {name!r} claims damage, which adds up over groups, but not that its "
-            "scores are comparable",
-            hint='claim both: claims=("comparable", "damage")',
+            f"the criterion {name!r} claims {min(unknown)!r}, which means nothing",
+            hint=f"a criterion may claim {', '.join(get_args(Claim))}",
         )
+    if "pruning error" in promised and "comparable" not in promised:
+        raise OnnxpruneError(
+            f"the criterion {name!r} claims a pruning error, which adds up over groups, but not "
+            "that its scores are comparable",
+            hint='claim both: claims=("comparable", "pruning error")',
+        )
+
+    known_claims = frozenset(cast(set[Claim], promised))
 
     def register(function: Function) -> Function:
         known = _REGISTERED.get(name)
@@ -93,7 +103,7 @@ def criterion(
                 f"one in {function.__module__}",
                 hint="rename the plug-in's",
             )
-        _REGISTERED[name] = Criterion(name, function, frozenset(needs), frozenset(claims))
+        _REGISTERED[name] = Criterion(name, function, frozenset(needs), known_claims)
         return function
 
     return register

@@ -77,7 +77,7 @@ def score(
             values[group.name] = _checked(scores, len(group), f"{name!r} on {group.name!r}")
         progress(group.name)
     claims = chosen.claims
-    return Scores(name, values, declined, "comparable" in claims, "damage" in claims)
+    return Scores(name, values, declined, "comparable" in claims, "pruning error" in claims)
 
 
 def _checked(scores: object, units: int, what: str) -> F64:

@@ -55,7 +55,7 @@ class Importance:
     def claims(self) -> set[str]:
         """What the criterion promises of its scores, see `criteria.registry`."""
         if self.criterion == ELIMINATION:
-            return {"comparable", "damage"}
+            return {"comparable", "pruning error"}
         return set(criteria.get(self.criterion).claims)
 
 

@@ -67,7 +67,7 @@ def meet_latency(problem: Problem, feeds: Feeds) -> LatencyChoice:
             f"latency cannot be measured on {where.name} here: {availability.reason}",
             hint=f"to install it: {where.install}",
         )
-    stopwatch = Stopwatch(where, analysis.model, feeds, config.threads)
+    stopwatch = Stopwatch(where, analysis.model, feeds, config.threads, progress)
     importance = score_groups(problem)
     shapes = {name: array.shape for name, array in feeds.items()}
     table = open_table(where, config.threads, keep=config.cache, progress=progress)

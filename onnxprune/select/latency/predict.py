@@ -92,8 +92,7 @@ class Predictor:
             if g in self._units
         }
         self.untimed: list[str] = []
-        progress("timing the layers")
-        self._timed = self._dense()
+        self._timed = self._dense(progress)
         self._probe(progress)
         self._lines = [_compiled(each, self._units) for each in self._timed]
 
@@ -112,10 +111,12 @@ class Predictor:
 
     # -- times --------------------------------------------------------------------------------
 
-    def _dense(self) -> list[_Timed]:
+    def _dense(self, progress: Callable[[str], None]) -> list[_Timed]:
         touching = _Touching(self._analysis)
         timed = []
-        for segment, _, seconds in self._times({}):
+        progress("timing the layers")
+        for number, (segment, _, seconds) in enumerate(self._times({}), start=1):
+            progress(f"timing the layers, {number} done")
             if not np.isfinite(seconds):
                 self.untimed.append(segment.name)
                 continue

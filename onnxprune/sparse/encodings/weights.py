@@ -154,8 +154,10 @@ def weights(model: models.Model, values: Values) -> Iterator[Weight]:
         excluded = _excluded(value, tensor)
         if excluded:
             size = tensor.size
-            whole = SparsityStats(size, size, dict.fromkeys(DISTANCES, size), None)
-            yield Weight(value, tensor, Coding(tensor.dtype), whole, excluded=excluded)
+            stats = SparsityStats(size, size, dict.fromkeys(DISTANCES, size), None)
+            if tensor.dtype in _TYPES:
+                stats = count(tensor.numpy())
+            yield Weight(value, tensor, Coding(tensor.dtype), stats, excluded=excluded)
             continue
         array = tensor.numpy()
         coding, remark = choose_coding(array, tensor.dtype, values)

@@ -1,0 +1,96 @@
+"""Whether a run removed anything that its options ask for, and the reasons where it did not."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+
+from onnxprune.config import Options
+from onnxprune.graph.analysis import Analysis
+from onnxprune.graph.cost import Cost
+from onnxprune.graph.plan import Plan
+from onnxprune.quantities import plural
+from onnxprune.types import NOTHING_REMOVED, Check
+
+_REASONS = 3
+"""Most reasons for axes that stay: `inspect` lists all of them."""
+
+
+def requests(config: Options, dense: Cost) -> list[str]:
+    """The options that ask to remove something, by name.
+
+    A share of 0 asks for nothing, and so does a budget that the dense model keeps.
+
+    Args:
+        config: the options.
+        dense: the cost of the dense model.
+    """
+    target = config.target
+    amounts = {
+        "ratio": bool(config.ratio),
+        "heads": bool(config.heads),
+        "ratios": any(share for _, share in config.ratios),
+        "blocks": bool(config.blocks),
+        "sparsity": config.sparsity is not None,
+        "max-drop": config.searches,
+    }
+    if target is not None and target.timed:
+        # Whether the dense model is within an absolute time is the business of its own check.
+        amounts["target"] = target.relative and target.value < 1
+    elif target is not None:
+        whole = dense.of(target.kind)
+        amounts["target"] = target.limit(whole) < whole
+    return [name for name, asks in amounts.items() if asks]
+
+
+def is_empty(plan: Plan) -> bool:
+    """Whether a plan neither removes a unit or a block nor sets a weight to zero."""
+    zeros = any(mask.kept < mask.size for mask in plan.zeroed.values())
+    return not (any(plan.removed.values()) or plan.bypassed or zeros)
+
+
+def check_removal(config: Options, dense: Cost, plan: Plan) -> tuple[Check, ...]:
+    """A failed check where something is to be removed and the plan removes nothing at all."""
+    number = len(requests(config, dense))
+    if not (number and is_empty(plan)):
+        return ()
+    return (Check(NOTHING_REMOVED, ok=False, value=float(number), limit=0.0),)
+
+
+def reasons(
+    config: Options, analysis: Analysis, plan: Plan, unchanged: Mapping[str, str]
+) -> tuple[str, ...]:
+    """Sentences on why no unit was removed though some were to go; empty where any was.
+
+    Args:
+        config: the options.
+        analysis: of the dense model.
+        plan: what was removed.
+        unchanged: why groups that could be cut stay whole, by group; groups that cannot be cut
+            have notes of their own.
+    """
+    if any(plan.removed.values()) or plan.bypassed or not config.removes_units:
+        return ()
+    sentences = _by_group(unchanged) if analysis.groups else _by_axis(analysis)
+    return tuple(f"no unit was removed: {each}" for each in sentences)
+
+
+def _by_group(unchanged: Mapping[str, str]) -> Iterator[str]:
+    """Every reason once, with the first group it holds for."""
+    for reason, count in Counter(unchanged.values()).items():
+        first = next(name for name, why in unchanged.items() if why == reason)
+        others = f" and {plural(count - 1, 'other group')}" if count > 1 else ""
+        yield f"{reason} ({first}{others})"
+
+
+def _by_axis(analysis: Analysis) -> Iterator[str]:
+    """The commonest reasons why no axis of a stored tensor can lose an index."""
+    counts = Counter(each.reason for each in analysis.pinned)
+    for reason, count in counts.most_common(_REASONS):
+        first = next(each for each in analysis.pinned if each.reason == reason)
+        stay = "axis stays" if count == 1 else "axes stay"
+        yield f"{count} {stay} because {reason} ({first.tensor}, axis {first.axis})"
+    if len(counts) > _REASONS:
+        yield f"{plural(len(counts) - _REASONS, 'other reason')}, as `onnxprune inspect` lists them"
+    if not counts:
+        yield "the model stores no tensor that can be cut"

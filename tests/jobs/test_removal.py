@@ -1,0 +1,169 @@
+"""A run that removes nothing although its options ask for a removal: not verified, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
+
+from conftest import Ran
+from onnxprune import prune
+from onnxprune.config import Options
+from onnxprune.data import zoo
+from onnxprune.errors import OnnxpruneError
+from onnxprune.graph.cost import Cost
+from onnxprune.graph.plan import Plan, pack
+from onnxprune.jobs.prune import apply
+from onnxprune.jobs.removal import check_removal, is_empty, requests
+from onnxprune.jobs.result import Result
+from onnxprune.quantities import Budget, Sparsity
+from onnxprune.types import NOTHING_REMOVED
+
+MLP = zoo.get("digits_mlp")
+WHOLE = Cost(macs=1000, params=100, bytes=400)
+
+
+def linear(units: int = 16, *, after: str = "Relu") -> onnx.ModelProto:
+    """Two matrix products with ``units`` between them."""
+    rng = np.random.default_rng(0)
+    weights = [("w", (4, units)), ("v", (units, 3))]
+    nodes = [("MatMul", ["x", "w"], ["a"]), (after, ["a"], ["b"]), ("MatMul", ["b", "v"], ["y"])]
+    graph = helper.make_graph(
+        [helper.make_node(*node) for node in nodes],
+        "linear",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 3])],
+        [
+            numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), name)
+            for name, shape in weights
+        ],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def failed(result: Result) -> list[str]:
+    return [check.name for check in result.checks if not check.ok]
+
+
+@given(
+    ratio=st.none() | st.floats(0, 1),
+    share=st.none() | st.floats(0.01, 1),
+    sparsity=st.none() | st.floats(0.01, 0.9),
+    own=st.lists(st.floats(0, 0.5), max_size=2),
+    units=st.lists(st.integers(0, 9), max_size=3, unique=True),
+    zeros=st.integers(0, 3),
+)
+def test_the_check_fails_exactly_where_something_was_to_go_and_nothing_went(
+    ratio: float | None,
+    share: float | None,
+    sparsity: float | None,
+    own: list[float],
+    units: list[int],
+    zeros: int,
+) -> None:
+    ratio = None if share is not None else ratio
+    config = Options(
+        ratio=ratio,
+        target=None if share is None else Budget("params", share, relative=True),
+        sparsity=None if sparsity is None else Sparsity(sparsity),
+        ratios=tuple(("*", each) for each in own),
+    )
+    mask = np.arange(4) >= zeros
+    plan = Plan(removed={"g": tuple(units)} if units else {}, zeroed={"w": pack(mask)})
+    asks = bool(ratio) or (share is not None and share < 1) or sparsity is not None or any(own)
+    assert bool(requests(config, WHOLE)) == asks
+    assert is_empty(plan) == (not units and not zeros)
+    checks = check_removal(config, WHOLE, plan)
+    assert bool(checks) == (asks and is_empty(plan))
+    assert all(not check.ok and check.value > check.limit for check in checks)
+
+
+@given(st.integers(2, 16), st.floats(0.001, 0.6))
+def test_a_ratio_removes_something_or_says_why_not(units: int, ratio: float) -> None:
+    result = prune(linear(units), ratio=ratio, round_to=1)
+    if result.plan.removed:
+        assert result.ok
+        assert not any("no unit was removed" in note for note in result.notes)
+    else:
+        assert failed(result) == [NOTHING_REMOVED]
+        assert any(f"of {units} units" in note for note in result.notes)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"ratio": 0.01}, "1 % of 16 units is 0.16 units"),
+        ({"ratio": 0.3, "skip": ("*:ffn",)}, "skipped, as '*:ffn' asks"),
+        ({"ratios": {"*": 0.01}}, "1 % of 16 units is 0.16 units, less than half a unit"),
+        ({"ratio": 0.2, "round_to": 16}, "3.2 units, nearer to none than to 8"),
+        ({"ratio": 0.01, "steps": 2, "calib": "data"}, "1 % of 16 units is 0.16 units"),
+        ({"sparsity": 0.001, "sparse_allocation": "per-tensor"}, ""),
+    ],
+)
+def test_whatever_removes_nothing_is_not_verified(options: dict[str, object], reason: str) -> None:
+    if "calib" in options:
+        rng = np.random.default_rng(0)
+        options |= {"calib": [{"x": rng.standard_normal((16, 4)).astype(np.float32)}] * 2}
+    result = prune(linear(), **{"round_to": 1, **options})
+    assert not result.ok
+    assert NOTHING_REMOVED in failed(result)
+    assert any(reason in note for note in result.notes)
+
+
+def test_axes_that_stay_say_why() -> None:
+    result = prune(linear(after="Softmax"), ratio=0.3)
+    assert failed(result) == [NOTHING_REMOVED]
+    assert any("Softmax" in note for note in result.notes)
+
+
+def test_one_request_of_several_is_enough() -> None:
+    both = prune(linear(), ratio=0.01, sparsity=0.5, round_to=1)
+    assert both.ok
+    assert both.plan.zeroed
+    assert any("no unit was removed: 1 % of 16 units" in note for note in both.notes)
+    early = prune(linear(), ratio=0.4, sparsity=0.001, round_to=1)
+    assert early.plan.removed
+    assert NOTHING_REMOVED not in failed(early)
+
+
+def test_what_asks_for_nothing_is_no_failure() -> None:
+    assert prune(linear(), target="params=100%").ok
+    assert prune(linear(), Options(ratio=0.0)).ok
+    assert apply(linear(), Plan()).ok
+    with pytest.raises(OnnxpruneError, match="nothing says how much"):
+        prune(linear(), ratio=0.0)
+
+
+def test_a_budget_whose_cost_cannot_be_counted_is_refused() -> None:
+    graph = helper.make_graph(
+        [helper.make_node("Add", ["x", "b"], ["y"])],
+        "sum",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 4])],
+        [numpy_helper.from_array(np.ones(4, np.float32), "b")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    with pytest.raises(OnnxpruneError, match="no macs that can be counted"):
+        prune(model, target="macs=50%")
+
+
+def test_the_command_says_so_and_writes_nothing(cli: Callable[..., Ran], tmp_path: Path) -> None:
+    path, out = tmp_path / "m.onnx", tmp_path / "o.onnx"
+    onnx.save(linear(), path)
+    ran = cli("prune", path, "--ratio", "1%", "-o", out)
+    assert ran.code == 1
+    assert ran.out.startswith("nothing was removed")
+    assert "1 % of 16 units" in ran.out
+    assert "nothing was removed, so nothing was written" in ran.err
+    assert not out.exists()
+    assert cli("prune", path, "--ratio", "1%").code == 1
+    forced = cli("prune", path, "--ratio", "1%", "-o", out, "--force")
+    assert forced.code == 1
+    assert out.exists()
+    assert "nothing was removed; the model was written because of --force" in forced.err
