@@ -7,12 +7,14 @@ the batch of a run. Results depend on that number alone, never on what happens t
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import math
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +35,8 @@ _SPARED = 0.8
 """Share of free memory that a budget takes."""
 _BASE = 180_000_000
 """Bytes of the interpreter, of libraries and of what depends on neither model nor data."""
+_LOOKED_AT = 0.25
+"""Share of all values that are observed or wait for their readers together."""
 _COPIES = 5
 """Copies of a model's weights: two models, their sessions and one that is being changed."""
 _WORKING = 3
@@ -75,8 +79,8 @@ class MemoryBudget:
 
     @property
     def activations(self) -> int:
-        """Values of one batch while the whole model runs."""
-        return self.total // 10
+        """Values of one batch while a model runs."""
+        return self.total // 40
 
     @property
     def observed(self) -> int:
@@ -171,19 +175,24 @@ def check(budget: MemoryBudget, weights: int, values: int) -> None:
         )
 
 
-def live_bytes(analysis: Analysis) -> int:
-    """The most bytes of values that are alive at a time in a run at the analysed sizes."""
+def run_bytes(analysis: Analysis) -> int:
+    """Bytes of values in memory during a run at the analysed sizes.
+
+    The most that are alive at a time; or a share of all, where many are looked at together.
+    """
     graph = analysis.model.ir.graph
     last = {value: at for at, node in enumerate(graph) for value in node.inputs if value}
     alive: dict[ir.Value, int] = {}
-    most = 0
+    most = total = 0
     for at, node in enumerate(graph):
-        alive |= {value: _bytes_of(value, analysis) for value in node.outputs}
+        sizes = {value: _bytes_of(value, analysis) for value in node.outputs}
+        total += sum(sizes.values())
+        alive |= sizes
         most = max(most, sum(alive.values()))
         done = [v for v in alive if last.get(v, -1) <= at and not v.is_graph_output()]
         for value in done:
             del alive[value]
-    return most
+    return max(most, int(total * _LOOKED_AT))
 
 
 def _bytes_of(value: ir.Value, analysis: Analysis) -> int:
@@ -236,6 +245,27 @@ def _lines(path: str) -> list[str]:
         return Path(path).read_text(encoding="utf-8").splitlines()
     except OSError:
         return []
+
+
+@functools.cache
+def _trim() -> Callable[[int], int] | None:
+    try:
+        trim = ctypes.CDLL(None).malloc_trim
+    except (AttributeError, OSError, TypeError):
+        return None  # not the C library of GNU
+    trim.argtypes = [ctypes.c_size_t]
+    return cast("Callable[[int], int]", trim)
+
+
+def give_back() -> None:
+    """Give memory that was freed back to the system.
+
+    The C library keeps what is freed between blocks that are in use, and large arrays of changing
+    sizes leave many such gaps.
+    """
+    trim = _trim()
+    if trim is not None:
+        trim(0)
 
 
 def set_aside(array: Array) -> Array:

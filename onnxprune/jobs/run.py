@@ -102,7 +102,7 @@ def within_memory(analysis: Analysis, samples: Calibration, config: Options) -> 
     """
     budget, batch = memory.budget_of(config), samples.batch
     count = samples.inputs.count(next(iter(samples)))
-    each = memory.live_bytes(analysis) // max(count, 1)
+    each = memory.run_bytes(analysis) // max(count, 1)
     memory.check(budget, models.size_bytes(analysis.model), each)
     most = max(budget.activations // max(each, 1), 1)
     if batch is None or batch <= most:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from onnxprune.data.activations.between import Maker
 from onnxprune.data.activations.rows import Sample, run_to, wanted_rows
 from onnxprune.data.activations.runner import Segments
+from onnxprune.data.memory import give_back
 from onnxprune.recovery.order import Step
 from onnxprune.solve.im2col import Index
 from onnxprune.solve.patch_sampling import Crops, sample_crops, sample_tokens
@@ -44,6 +45,7 @@ def pair_rows(
                 None if shown is None else _of_samples(shown, chosen, maker.layer.count(x.shape)),
             )  # fmt: skip
             part.append(rows)
+    give_back()
     return _joined(parts[0]), _joined(parts[1])
 
 

@@ -27,7 +27,7 @@ import onnx_ir as ir
 
 from onnxprune import model as models
 from onnxprune.data.batches import count_samples, token_masks, unpadded_rows
-from onnxprune.data.memory import MemoryBudget
+from onnxprune.data.memory import MemoryBudget, give_back
 from onnxprune.graph.layers.linear import LinearLayer
 from onnxprune.graph.layers.sources import read_by
 from onnxprune.runtime import open_session
@@ -172,12 +172,14 @@ class Segments:
             first = piece.run(0, needed)
             if len(self) > 1 and self._size(first, stay) > self._most:
                 self._ahead = piece
+                give_back()
                 return
             self._keep(piece, first, stay)
         else:
             for values in self._held:
                 _let_go(values, stay)
         self._done = after
+        give_back()
 
     def _size(self, values: Mapping[str, Array], stay: Iterable[str]) -> int:
         """Bytes to hold, for what stays and the new values of one batch."""
