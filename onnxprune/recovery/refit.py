@@ -10,6 +10,7 @@ import numpy.typing as npt
 from onnxprune.data.activations.between import Maker
 from onnxprune.data.activations.rows import Sample, moments_of
 from onnxprune.data.activations.runner import Segments
+from onnxprune.data.memory import set_aside
 from onnxprune.graph.layers.epilogue import Weights
 from onnxprune.recovery.order import Step
 from onnxprune.recovery.pairs import pair_rows
@@ -136,8 +137,14 @@ class Refitting:
         ]
         few = sum(self.student.samples) <= self.settings.few and step.reads is not None
         if few and all(map(self.teacher.has, needed)):
-            return self._moments(step, self.teacher, step.reads)
+            train, holdout = self._moments(step, self.teacher, step.reads)
+            return self._aside(train), self._aside(holdout)
         return None
+
+    def _aside(self, rows: Moments) -> Moments:
+        """Large moments in a file, for as long as those of the changing model are collected."""
+        large = rows.xx.nbytes > self.settings.sample.memory.moments // 32
+        return replace(rows, xx=set_aside(rows.xx)) if large else rows
 
     def _moments(
         self,

@@ -155,6 +155,27 @@ class Accumulator:
         self._mean_y += shift_y * (rows / total)
         self._count = total
 
+    def finish(self) -> Moments:
+        """What has been collected, in the memory it was collected in: nothing is added after.
+
+        Raises:
+            ValueError: before any row was added.
+        """
+        if self._apart or len(self._xx) > 1:
+            return self.moments()
+        self._flush()
+        if self._count == 0:
+            raise ValueError("no rows were added")
+        (xx,), n = self._xx, self._count
+        for at in range(0, len(xx), _BLOCK):  # lower triangles are zero
+            rows = slice(at, at + _BLOCK)
+            xx[rows, :at] = xx[:at, rows].T
+            corner = xx[rows, rows]
+            corner += np.triu(corner, 1).T
+        for part in (xx, self._xy, self._yy):
+            np.divide(part, n, out=part)
+        return Moments(n, self._mean_x, self._mean_y, xx.T[None], self._xy, self._yy)
+
     def moments(self) -> Moments:
         """What has been collected so far.
 
@@ -280,13 +301,19 @@ def shrunk(xx: Float, count: int) -> Float:
         xx: ``[K, K]``.
         count: rows it is of.
     """
+    share, added = shrinkage(xx, count)
+    out = (1 - share) * xx
+    out[np.diag_indices(len(xx))] += added
+    return out
+
+
+def shrinkage(xx: Float, count: int) -> tuple[float, float]:
+    """The share of a covariance that :func:`shrunk` takes away, and what variances get instead."""
     size = len(xx)
     trace, square = float(np.trace(xx)), float(np.einsum("ij,ij->", xx, xx))
     above = (count + 1 - 2 / size) * (square - trace**2 / size)
     share = min(((1 - 2 / size) * square + trace**2) / above, 1.0) if above > 0 else 0.0
-    out = (1 - share) * xx
-    out[np.diag_indices(size)] += share * trace / size
-    return out
+    return share, share * trace / size
 
 
 def with_targets(whole: Moments, weight: Array, bias: Array | None = None) -> Moments:

@@ -120,7 +120,7 @@ def moments_of(
         shape = groups, 0, outputs
     parts = [Accumulator(*shape, double=double, gathered=_GATHERED, apart=apart) for _ in range(2)]
     share = -(-sample.wanted(inputs, groups) // len(student))
-    apart = False
+    held = False
     for batch in range(len(student)):
         x = student.as_held(layer.x, batch)
         among = student.shown_to(layer, batch)
@@ -142,9 +142,9 @@ def moments_of(
         for part, chosen in zip(parts, (~aside, aside), strict=True):
             if chosen.any():
                 part.add(features[:, chosen], targets[:, chosen])
-        apart = apart or bool(aside.any())
-    fitted = parts[0].moments()
-    return fitted, parts[1].moments() if apart else fitted
+        held = held or bool(aside.any())
+    fitted = parts[0].finish()
+    return fitted, parts[1].finish() if held else fitted
 
 
 def whole(rows: Array) -> Array:

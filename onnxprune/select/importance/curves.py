@@ -25,7 +25,7 @@ from onnxprune.graph.layers.linear import LinearLayer, find_layers, refittable
 from onnxprune.graph.units import Group, Slice
 from onnxprune.solve.group_obs import Consumer, Elimination, eliminate
 from onnxprune.solve.im2col import sample_positions, token_rows
-from onnxprune.solve.moments import Accumulator, Moments, shrunk
+from onnxprune.solve.moments import Accumulator, Moments
 
 Array = npt.NDArray[Any]
 Feeds = Mapping[str, Array]
@@ -94,7 +94,7 @@ class _Pool:
         assert self.collected is not None
         scaled = self.matrix * self.epilogue.gain.reshape(self.matrix.shape[0], 1, -1)
         norm = sum(self._norms) / len(self._norms) ** 2
-        moments, self.collected = self.collected.moments(), None
+        moments, self.collected = self.collected.finish(), None
         return Reader(self.layer, scaled, moments, norm, self.epilogue)
 
 
@@ -168,9 +168,10 @@ def calibrate(
             collected.add(whole(layer.rows(x, positions)))
         if pool.add(variance.variance):
             reader = pool.reader()
-            in_memory += reader.moments.xx.nbytes
-            if in_memory > budget.moments // 4:
-                in_memory -= reader.moments.xx.nbytes
+            size = reader.moments.xx.nbytes
+            in_memory += size
+            if max(in_memory // 4, size) > budget.moments // 16:
+                in_memory -= size
                 moments = replace(reader.moments, xx=set_aside(reader.moments.xx))
                 reader = replace(reader, moments=moments)
             readers_by_node |= dict.fromkeys(pool.nodes, reader)
@@ -244,7 +245,8 @@ def consumers_of(reader: Reader, cut: Slice) -> Iterator[Consumer]:
             continue
         apart = known.xx.ndim == 2
         yield Consumer(
-            xx=known.xx[group] if apart else shrunk(known.xx[group], known.count),
+            xx=known.xx[group],
+            count=0 if apart else known.count,
             weight=reader.matrix[group],
             units=units,
             blocks=owned.reshape(len(units), int(counts[0])),
