@@ -46,7 +46,8 @@ def pair_rows(
             )  # fmt: skip
             part.append(rows)
     give_back()
-    return _joined(parts[0]), _joined(parts[1])
+    alike = step.epilogue.skip is None  # then every row has the same summand
+    return _joined(parts[0], alike=alike), _joined(parts[1], alike=alike)
 
 
 def _of_samples(rows: Index, chosen: npt.NDArray[np.bool_], total: int) -> Index:
@@ -97,7 +98,7 @@ def _some_rows(
     return Rows(crops, read, target, offset, step.clip)
 
 
-def _joined(parts: list[Rows]) -> Rows:
+def _joined(parts: list[Rows], *, alike: bool) -> Rows:
     """All rows as one; the list is emptied, so that they are not in memory twice."""
     crops, clip = [p.crops for p in parts], parts[0].clip
     xs, targets, offsets = (
@@ -118,7 +119,7 @@ def _joined(parts: list[Rows]) -> Rows:
         ),
         _stacked(xs, 1),
         _stacked(targets, 0),
-        _stacked(offsets, 0),
+        offsets[0][:1].copy() if alike else _stacked(offsets, 0),
         clip,
     )
 
