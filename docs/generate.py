@@ -19,7 +19,14 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # what is beside this file is described, not what is installed
 
 import onnxprune
-from onnxprune.config import COMMANDS, default_text, option_of, options_of, spelling
+from onnxprune.config import (
+    COMMANDS,
+    about,
+    default_text,
+    option_of,
+    options_of,
+    spelling,
+)
 from onnxprune.jobs import recipe
 
 _STUB = """# Types of what `import onnxprune` offers. Made by docs/generate.py from the options.
@@ -100,11 +107,10 @@ def _command(name: str) -> str:
     groups: dict[str, list[str]] = {}
     for _, each in options_of(name):
         option, default = option_of(each), default_text(each, name)
-        off, words = each.default is True, spelling(each)
+        words = spelling(each)
         if option.reader.metavar:
             words += f" {option.reader.metavar}"
-        about = f"{option.help[:1].upper()}{option.help[1:]}."
-        text = " ".join(filter(None, (f"Do not {option.help}." if off else about, option.details)))
+        text = about(each, name)
         cells = (f"`{words}`", text, default)
         row = " | ".join(cell.replace("|", "\\|") for cell in cells)
         groups.setdefault(option.group, []).append(f"| {row} |")

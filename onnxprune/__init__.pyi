@@ -111,8 +111,8 @@ def apply(
             gradients. auto: layers also together with the ones before them, single weights by
             conjugate gradients and then as a whole by gradients of the outputs. Changes stay only
             where held-out inputs agree that they help.
-        max_drop: maximum accepted metric drop, e.g. 1%; alone, prune as far as it allows. Without
-            labels it is a drop of agreement with the original.
+        max_drop: maximum accepted metric drop, e.g. 1%. Without labels it is a drop of agreement
+            with the original.
         calib: calibration inputs: .npz, .npy, a folder or module.py:function. An .npz has one array
             per input, with the samples along the first axis. A folder holds arrays, pictures or
             ONNX test data. In Python, batches: mappings from input names to arrays. Labels are not
@@ -333,7 +333,7 @@ def quantize(
     *,
     first: Options | None = None,
     progress: Callable[[str], None] | None = None,
-    backend: str = 'onnxruntime',
+    backend: str = 'cpu',
     dynamic: bool = False,
     per_tensor: bool = False,
     reduce_range: bool = False,
@@ -373,10 +373,10 @@ def quantize(
         (True, True)
 
     Options:
-        backend: target runtime: onnxruntime, openvino, openvino-sparse, tensorrt (default:
-            onnxruntime). openvino-sparse lays weights out as [N,K]. An execution provider, as in
-            cuda, also runs the model while ranges are measured and outputs compared; the CPU does
-            so otherwise.
+        backend: backend to quantize for, e.g. cpu, openvino, openvino-sparse, tensorrt (default:
+            cpu). openvino-sparse lays weights out as [N,K]. An execution provider, as in cuda, also
+            runs the model while ranges are measured and outputs compared; the CPU does so
+            otherwise.
         dynamic: quantize activations at run time; needs no calib=.
         per_tensor: one scale per weight instead of one per output.
         reduce_range: 7-bit weights, for x86 without VNNI, whose 16-bit sums saturate.
@@ -384,8 +384,8 @@ def quantize(
         ops: linear: products and convolutions only; all: what lies between too (default: all for
             networks of convolutions).
         skip: names of nodes and weights that stay float.
-        max_drop: maximum accepted metric drop, e.g. 1%; alone, prune as far as it allows. Without
-            labels it is a drop of agreement with the original.
+        max_drop: maximum accepted metric drop, e.g. 1%. Without labels it is a drop of agreement
+            with the original.
         calib: calibration inputs: .npz, .npy, a folder or module.py:function. An .npz has one array
             per input, with the samples along the first axis. A folder holds arrays, pictures or
             ONNX test data. In Python, batches: mappings from input names to arrays. Labels are not

@@ -19,6 +19,7 @@ from typing import Any, Literal, TypeVar, cast, get_args
 from onnxprune import quantities
 from onnxprune.errors import (
     OnnxpruneError,
+    blame,
     declare_keyword,
     example,
     in_python,
@@ -44,9 +45,10 @@ from onnxprune.types import (
     BACKENDS,
     METRICS,
     PREPROCESSING,
+    RUNTIMES,
     backend_name,
     metric_name,
-    provider_name,
+    provider_of,
 )
 
 Config = TypeVar("Config")
@@ -80,6 +82,7 @@ class Reader:
         words: all values there are, where they can be listed.
         repeats: the flag may be given several times.
         several: several values may follow the flag.
+        example: of a value, where all options of this kind can have the same.
     """
 
     read: Callable[[object, str], object]
@@ -89,6 +92,28 @@ class Reader:
     words: tuple[str, ...] = ()
     repeats: bool = False
     several: bool = False
+    example: str = ""
+
+    def refuse_empty(self, value: object, of: str) -> None:
+        """Refuse a value, or a part of one, that is empty.
+
+        Raises:
+            OnnxpruneError: it is.
+        """
+        parts = value if isinstance(value, list | tuple) else [value]
+        if any(isinstance(each, str) and not each.strip(" ,") for each in parts):
+            hint = f"write it as in {example(of, self.example)}" if self.example else ""
+            raise OnnxpruneError(f"{of} is empty", hint=hint or "write a value, or leave it out")
+
+    def parse(self, value: object, of: str) -> object:
+        """The final value of what a user wrote.
+
+        Raises:
+            OnnxpruneError: it is empty, or cannot be read.
+        """
+        if self.metavar:  # a switch says itself what it takes
+            self.refuse_empty(value, of)
+        return self.read(value, of)
 
 
 _NUMBER_OR_TEXT = {"type": ["number", "string"]}
@@ -153,12 +178,33 @@ def _word(value: object, of: str, words: Iterable[str]) -> str:
 
 def _backend(value: object, of: str) -> str:
     """A backend, or a provider of onnxruntime by its own name."""
+    with blame(of):
+        return backend_name(_text(value, of))
+
+
+def _target(value: object, of: str) -> str:
+    """A runtime that models are quantized for: a backend, or `openvino-sparse`."""
     text = _text(value, of)
+    if text.lower() in FORMATS:
+        return text.lower()
     try:
-        provider_name(text)
-    except OnnxpruneError:
-        backend_name(text)
-    return text
+        return _backend(text, of)
+    except OnnxpruneError as error:
+        hint = suggest(text, [*BACKENDS, *FORMATS], "`onnxprune help backend` lists all")
+        raise OnnxpruneError(error.message, hint=hint) from error
+
+
+def _limit(value: object, of: str) -> Budget:
+    """A budget; that of a latency names a backend that exists."""
+    limit = budget(value, of=of)
+    if limit.backend:
+        _backend(limit.backend, f"{of} {value}")
+    return limit
+
+
+def _metric(value: object, of: str) -> str | Callable[..., float]:
+    with blame(of):
+        return value if callable(value) else metric_name(_text(value, of))
 
 
 def _parts(value: object, of: str) -> list[object]:
@@ -190,10 +236,6 @@ def _path(value: object, of: str) -> FilePath:
     raise OnnxpruneError(f"{stated(of, value)} is not a path", hint="write the path of a file")
 
 
-def _metric(value: object, of: str) -> str | Callable[..., float]:
-    return value if callable(value) else metric_name(_text(value, of))
-
-
 def _compute_capabilities(value: object, of: str) -> tuple[tuple[int, int], ...]:
     return tuple(each for part in _listed(value) for each in _levels(part, of))
 
@@ -210,6 +252,8 @@ def _smallest(value: object, of: str) -> str:
     if kind not in COST_KINDS or bool(at) != COST_KINDS[kind].timed or (at and not backend):
         known = [f"{name}@cpu" if each.timed else name for name, each in COST_KINDS.items()]
         raise OnnxpruneError(f"{stated(of, value)} is not known", hint=suggest(kind, known))
+    if backend:
+        _backend(backend, stated(of, value))
     return f"{kind}{at}{backend}"
 
 
@@ -218,7 +262,7 @@ def _level(value: object, of: str) -> tuple[int, int]:
     major, dot, minor = str(value).partition(".")
     if not (dot and major.isdecimal() and minor.isdecimal() and len(minor) == 1):
         raise OnnxpruneError(
-            f"{stated(of, value)} is none",
+            f"{stated(of, value)} is none that NVIDIA has",
             hint="write it as NVIDIA does, as in 8.6",
         )
     return int(major), int(minor)
@@ -252,7 +296,9 @@ def at_least(least: int) -> Reader:
     )
 
 
-FRACTION = Reader(lambda value, of: fraction(value, of=of), "R", "float | str", _NUMBER_OR_TEXT)
+FRACTION = Reader(
+    lambda value, of: fraction(value, of=of), "R", "float | str", _NUMBER_OR_TEXT, example="0.3"
+)
 COUNT, POSITIVE = at_least(0), at_least(1)
 COUNTS = Reader(
     lambda value, of: tuple(
@@ -261,21 +307,25 @@ COUNTS = Reader(
     "N,N",
     "int | str | Sequence[int]",
     {"type": ["integer", "string", "array"], "items": _INTEGER},
+    example="1,8",
 )
 FRACTIONS = Reader(
     lambda value, of: tuple(sorted({fraction(each, of=of) for each in _parts(value, of)})),
     "R,R",
     "str | Sequence[float]",
     {"type": ["string", "array"], "items": _NUMBER_OR_TEXT},
+    example="0.1,0.5,0.9",
 )
 SWITCH = Reader(_switch, "", "bool", {"type": "boolean"}, ("true", "false"))
 TEXT = Reader(_text, "NAME", "str", _STRING)
-GLOBS = Reader(_texts, "GLOB", "str | Sequence[str]", _STRINGS, repeats=True)
+GLOBS = Reader(_texts, "GLOB", "str | Sequence[str]", _STRINGS, repeats=True, example="layer1*")
 NAMES = Reader(
-    lambda value, of: tuple(dict.fromkeys(_text(each, of) for each in _parts(value, of))),
+    lambda value, of: tuple(dict.fromkeys(_backend(each, of) for each in _parts(value, of))),
     "NAMES",
     "str | Sequence[str]",
     _STRINGS,
+    BACKENDS,
+    example="cpu,openvino",
 )
 RATIOS = Reader(
     _ratios,
@@ -283,6 +333,7 @@ RATIOS = Reader(
     "str | Sequence[str] | Mapping[str, float | str]",
     {"type": ["object", "string", "array"], "additionalProperties": _NUMBER_OR_TEXT},
     repeats=True,
+    example="layer1*=0.3",
 )
 SHAPES = Reader(
     lambda value, of: quantities.shapes(value, of=of),
@@ -293,13 +344,24 @@ SHAPES = Reader(
         "additionalProperties": {"type": ["string", "array"], "items": _INTEGER},
     },
     repeats=True,
+    example="input=1x3x224x224",
 )
-BUDGET = Reader(lambda value, of: budget(value, of=of), "BUDGET", "str | Budget", _STRING)
+BUDGET = Reader(_limit, "BUDGET", "str | Budget", _STRING, example="macs=50%")
 SPARSITY = Reader(
-    lambda value, of: sparsity(value, of=of), "S", "float | str | Sparsity", _NUMBER_OR_TEXT
+    lambda value, of: sparsity(value, of=of),
+    "S",
+    "float | str | Sparsity",
+    _NUMBER_OR_TEXT,
+    example="50%",
 )
-SMALLEST = Reader(_smallest, "COST", "str", _STRING)
-BYTES = Reader(lambda value, of: byte_count(value, of=of), "BYTES", "int | str", _NUMBER_OR_TEXT)
+SMALLEST = Reader(_smallest, "COST", "str", _STRING, example="params")
+BYTES = Reader(
+    lambda value, of: byte_count(value, of=of),
+    "BYTES",
+    "int | str",
+    _NUMBER_OR_TEXT,
+    example="4GiB",
+)
 ROUND_TO = Reader(
     lambda value, of: "auto" if _is_auto(value) else count(value, of=of, least=1),
     "N",
@@ -312,22 +374,35 @@ PATH = Reader(
     "str | PathLike[str]",
     _STRING,
 )
-BACKEND = Reader(_backend, "NAME", "str", _STRING, BACKENDS)
+BACKEND = Reader(_backend, "NAME", "str", _STRING, BACKENDS, example="cpu")
 ANYTHING = Reader(lambda value, _of: value, "SPEC", "object", _STRING)
-METRIC = Reader(_metric, "NAME", "str | Callable[..., float]", _STRING)
+TARGET = Reader(_target, "NAME", "str", _STRING, (*BACKENDS, "openvino-sparse"), example="cpu")
+METRIC = Reader(_metric, "NAME", "str | Callable[..., float]", _STRING, example="accuracy")
 WORKERS = Reader(
     lambda value, of: None if _is_auto(value) else count(value, of=of, least=1),
     "N",
     "int | str",
     {"type": ["integer", "string"]},
 )
-KINDS = Reader(_kinds, "KINDS", "str | Sequence[str]", _STRINGS, get_args(Kind))
+KINDS = Reader(
+    _kinds, "KINDS", "str | Sequence[str]", _STRINGS, get_args(Kind), example="groups,blocks"
+)
+_RUNTIMES = ("tensorrt", "tensorrt-rtx")
+RUNTIME = Reader(
+    lambda value, of: _word(str(value).replace("_", "-"), of, _RUNTIMES).replace("-", "_"),
+    "NAME",
+    'Literal["tensorrt", "tensorrt-rtx"]',
+    {"enum": list(_RUNTIMES)},
+    _RUNTIMES,
+    example="tensorrt",
+)
 CAPABILITIES = Reader(
     _compute_capabilities,
     "X.Y",
     "str | Sequence[str]",
     _STRINGS,
     several=True,
+    example="8.6",
 )
 
 
@@ -358,6 +433,7 @@ class Option:
         absent: the flag's value where nothing follows it; None demands a value.
         switches: flags that stand for one of the values each.
         former: names it had before; they work for one version.
+        ends: what the help of a command adds to the line, by command.
     """
 
     reader: Reader
@@ -369,6 +445,7 @@ class Option:
     absent: str | None = None
     switches: tuple[str, ...] = ()
     former: tuple[str, ...] = ()
+    ends: Mapping[str, str] = field(default_factory=dict)
 
 
 class _Group:
@@ -440,12 +517,38 @@ def default_text(each: Field[Any], command: str = "") -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+def help_of(each: Field[Any], command: str) -> str:
+    """One line on an option, for one command."""
+    option = option_of(each)
+    return option.help + option.ends.get(command, "")
+
+
+def sentence(text: str, words: Iterable[str] = ()) -> str:
+    """A line of help as a sentence; a value at its start stays as it is written.
+
+    Args:
+        text: of the help.
+        words: values of the option.
+    """
+    first = re.split(r"[\s:,]", text, maxsplit=1)[0]
+    start = text[:1] if first in tuple(words) else text[:1].upper()
+    return f"{start}{text[1:].rstrip('.')}."
+
+
+def about(each: Field[Any], command: str) -> str:
+    """What the flag of an option does, for one command: sentences."""
+    option = option_of(each)
+    line = help_of(each, command)
+    first = sentence(f"do not {line}" if each.default is True else line, option.reader.words)
+    return " ".join(filter(None, (first, option.details)))
+
+
 def _described(each: Field[Any], command: str = "") -> list[str]:
     """An option in the list of a docstring."""
     option = option_of(each)
     default = f" (default: {text})" if (text := default_text(each, command)) else ""
     details = f" {option.details}" if option.details else ""
-    text = f"{each.name}: {option.help}{default}.{details}"
+    text = f"{each.name}: {help_of(each, command)}{default}.{details}"
     return textwrap.wrap(
         spelled(text), _WIDTH, initial_indent=" " * 4, subsequent_indent=" " * 8,
         break_long_words=False, break_on_hyphens=False,
@@ -466,8 +569,9 @@ def _declares(config: type[Config]) -> type[Config]:
         for former in option.former:
             declare_keyword(f"--{former}", former, words=words)
     config.__doc__ = "\n".join([config.__doc__ or "", "", "Attributes:"])
+    command = "prune" if config.__name__ == "Options" else ""
     for each in options.values():
-        config.__doc__ += "\n" + "\n".join(_described(each))
+        config.__doc__ += "\n" + "\n".join(_described(each, command))
     names = [each.name for each in fields(config)]  # type: ignore[arg-type]
     plain = config.__init__
 
@@ -495,7 +599,7 @@ def _value(each: Field[Any] | None, value: object, of: str = "") -> object:
     default = default_of(each)
     if value is None or (type(value) is type(default) and value == default):
         return default
-    return option_of(each).reader.read(value, of or f"--{flag(each.name)}")
+    return option_of(each).reader.parse(value, of or f"--{flag(each.name)}")
 
 
 # --- the options of the inputs, which most commands share -------------------------------------
@@ -629,10 +733,9 @@ class Options:
         everyday=True,
     )  # fmt: skip
     max_drop: float | None = _check(
-        None, FRACTION,
-        "maximum accepted metric drop, e.g. 1%; alone, prune as far as it allows",
+        None, FRACTION, "maximum accepted metric drop, e.g. 1%",
         "Without labels it is a drop of agreement with the original.",
-        everyday=True,
+        everyday=True, ends={"prune": "; alone, prune as far as it allows"},
     )  # fmt: skip
     calib: object | None = _data(None, ANYTHING, _CALIB, _CALIB_MORE, everyday=True)
     calib_samples: int = _data(2048, POSITIVE, "most calibration samples used")
@@ -694,6 +797,11 @@ class Options:
         _refuse_if(
             self.labels is not None and self.calib is None,
             "--labels needs the inputs they belong to",
+            "give those with --calib",
+        )
+        _refuse_if(
+            self.preprocess is not None and self.calib is None,
+            "--preprocess needs the inputs that it prepares",
             "give those with --calib",
         )
         self._check_search()
@@ -822,8 +930,8 @@ def _refuse_if(wrong: bool, message: str, hint: str) -> None:  # noqa: FBT001
 # --- the other commands ----------------------------------------------------------------------
 
 FORMATS: Mapping[str, str] = {
-    "onnxruntime": "unsigned activations, as its x86 kernels like them",
-    "openvino": "the same",
+    "cpu": "unsigned activations, as onnxruntime's x86 kernels like them",
+    "openvino": "unsigned activations, as for cpu",
     "openvino-sparse": "large linear weights as [N,K] too, for its sparse INT8 kernel",
     "tensorrt": "symmetric activations, biases left floating point",
 }
@@ -836,7 +944,7 @@ class QuantizeOptions:
     """How `quantize` makes a model INT8."""
 
     backend: str = _int8(
-        "onnxruntime", TEXT, "target runtime: onnxruntime, openvino, openvino-sparse, tensorrt",
+        "cpu", TARGET, "backend to quantize for, e.g. cpu, openvino, openvino-sparse, tensorrt",
         "openvino-sparse lays weights out as [N,K]. An execution provider, as in cuda, also runs "
         "the model while ranges are measured and outputs compared; the CPU does so otherwise.",
         everyday=True, former=_FORMER_BACKEND,
@@ -861,7 +969,9 @@ class QuantizeOptions:
     @property
     def format(self) -> str:
         """Whose habits the model is written for."""
-        return self.backend if self.backend in FORMATS else "onnxruntime"
+        own = self.backend == "trtexec" or self.backend.partition(":")[0] in RUNTIMES
+        base = provider_of(self.backend).removesuffix("-rtx") if own else self.backend
+        return base if base in FORMATS else "cpu"
 
 
 @_declares
@@ -1008,7 +1118,7 @@ class BuildOptions:
         {}, SHAPES, "largest input sizes that must work", everyday=True
     )
     runtime: Runtime | None = _engine(
-        None, one_of(Runtime), "tensorrt or tensorrt_rtx", unset="whichever is installed",
+        None, RUNTIME, "tensorrt or tensorrt-rtx", unset="whichever is installed",
         everyday=True,
     )  # fmt: skip
 
@@ -1053,6 +1163,18 @@ def options_of(command: str) -> Iterator[tuple[str, Field[Any]]]:
                 yield name, each
 
 
+_COMMAND_LINE = {
+    "model": "onnxprune prune MODEL --recipe FILE",
+    "output": "-o OUT",
+    "o": "-o OUT",
+    **{
+        name: f"--{flag(name)}"
+        for name in ("force", "json", "report", "save_plan", "save_mask", "save_recipe")
+    },
+}
+"""What a recipe cannot say: files and forms of one run."""
+
+
 def read(
     config: type[Config],
     values: Mapping[str, object],
@@ -1074,12 +1196,22 @@ def read(
     origins = origins or {}
     places: dict[str, str] = {}
     final: dict[str, object] = {}
+    sources: dict[str, str] = {}
     for name, value in values.items():
         origin = origins.get(name, "")
         key = current_name(options, name, origin)
         if key not in options or (known and key not in known):
             raise _unknown(name, known or options, origin)
-        final[key] = _value(options[key], value, origin)
+        source = origin or f"--{flag(name)}"
+        if not in_python():  # also where the default is empty
+            option_of(options[key]).reader.refuse_empty(value, source)
+        final_value = _value(options[key], value, source)
+        if key in sources and final_value != final[key]:
+            raise OnnxpruneError(
+                f"{sources[key]} and {source} are one option with two values",
+                hint=f"give --{flag(key)} alone",
+            )
+        sources[key], final[key] = source, final_value
         if origin:
             places[spelling(options[key])] = origin
     if config is Options:
@@ -1093,9 +1225,14 @@ def read(
 def _unknown(name: str, known: Iterable[str], origin: str = "") -> OnnxpruneError:
     where = origin.rpartition(": ")[0]
     dashes = origin or "-" in name or not in_python()
+    names = [flag(each) if dashes else each for each in known]
+    hint = suggest(name, names, "`onnxprune prune --help-all` lists all")
+    key = name.replace("-", "_")
+    if where and key in _COMMAND_LINE:
+        hint = f"write it on the command line: {_COMMAND_LINE[key]}"
     return OnnxpruneError(
         f"{where}: there is no option {name!r}" if where else f"there is no option {name!r}",
-        hint=suggest(name, [flag(each) if dashes else each for each in known]),
+        hint=hint,
     )
 
 

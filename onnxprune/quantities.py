@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Literal
 
-from onnxprune.errors import OnnxpruneError, example, stated
+from onnxprune.errors import OnnxpruneError, example, in_python, stated
 
 Unit = Literal["count", "bytes", "fraction", "seconds", "number"]
 """The unit of a measured number."""
@@ -27,6 +27,8 @@ _BYTES = {
     **{f"{prefix}b": factor for prefix, factor in _DECIMAL.items() if prefix},
     **{f"{prefix}ib": 1024.0**power for power, prefix in enumerate("kmgt", start=1)},
 }
+_MOST = 2**63 - 1
+"""The largest count; numpy and the runtimes take no larger one."""
 _NANOSECONDS = {"ns": 1.0, "us": 1e3, "ms": 1e6, "s": 1e9}
 
 
@@ -150,6 +152,8 @@ def count(text: object, *, of: str, least: int = 0) -> int:
             f"{stated(of, text)} is not a whole number of at least {least}",
             hint=f"write a number, as in {example(of, max(least, 1))}",
         )
+    if number > _MOST:
+        raise OnnxpruneError(f"{stated(of, text)} is too large", hint=f"write at most {_MOST}")
     return number
 
 
@@ -203,6 +207,8 @@ def byte_count(text: object, *, of: str) -> int:
     factor = _BYTES.get(suffix.lower())
     if factor is None or not 0 <= number < math.inf:
         raise OnnxpruneError(f"{stated(of, text)} is not an amount of bytes", hint=hint)
+    if number * factor > _MOST:
+        raise OnnxpruneError(f"{stated(of, text)} is too large", hint=hint)
     return int(number * factor)
 
 
@@ -236,11 +242,29 @@ def _shape(sizes: object, of: str) -> tuple[int, ...]:
     try:
         shape = tuple(count(part, of=of, least=1) for part in parts)
     except OnnxpruneError as error:
+        written = sizes if in_python() else _sizes(sizes)
         raise OnnxpruneError(
-            f"{stated(of, sizes)} is not a shape of whole numbers",
+            f"{stated(of, written)} is not a shape of whole numbers",
             hint="write sizes with x between them, as in 1x3x224x224",
         ) from error
     return shape
+
+
+def _sizes(sizes: object) -> str:
+    """A shape as users write it: ``1x3x224x224``."""
+    if isinstance(sizes, str) or not isinstance(sizes, Sequence):
+        return str(sizes)
+    return shape_text(sizes)
+
+
+def shape_text(sizes: Iterable[object]) -> str:
+    """A shape as users write it: ``1x3x224x224``; an open size stands as its name or ``?``.
+
+    Example:
+        >>> shape_text((1, None, "length"))
+        '1x?xlength'
+    """
+    return "x".join("?" if size is None else str(size) for size in sizes) or "a scalar"
 
 
 def _sequence(value: object, of: str) -> Sequence[object]:
@@ -261,6 +285,10 @@ def _quantity(
     if not isinstance(text, bool) and isinstance(text, int | float | Real):
         return float(text), ""
     match = _QUANTITY.fullmatch(text) if isinstance(text, str) else None
+    if match is None and _QUANTITY.fullmatch(str(text).strip().removeprefix("-")):
+        raise OnnxpruneError(
+            f"{stated(of, text if shown is None else shown)} is negative", hint=hint
+        )
     if match is None:
         raise OnnxpruneError(
             f"{stated(of, text if shown is None else shown)} is not a number", hint=hint

@@ -55,7 +55,12 @@ BACKENDS: tuple[str, ...] = tuple(
 BACKEND_PLUGINS = "onnxprune.backends"
 """The entry point group by which other packages add theirs."""
 
-_SYNONYMS = {"ort-cpu": "cpu", "openvino:f32": "openvino", "ort-openvino:f32": "ort-openvino"}
+_SYNONYMS = {
+    "ort-cpu": "cpu",
+    "onnxruntime": "cpu",
+    "openvino:f32": "openvino",
+    "ort-openvino:f32": "ort-openvino",
+}
 
 METRICS: Mapping[str, str] = {
     "accuracy": "share of labels that are the best class; class numbers start at 0",
@@ -116,9 +121,7 @@ def provider_name(text: str) -> str:
     for name, full in PROVIDERS.items():
         if wanted in (name, full.lower(), full.lower().removesuffix("executionprovider")):
             return name
-    raise OnnxpruneError(
-        f"'{text}' is not an execution provider", hint=f"one of: {', '.join(PROVIDERS)}"
-    )
+    raise OnnxpruneError(f"'{text}' is not an execution provider", hint=suggest(wanted, PROVIDERS))
 
 
 def backend_plugins() -> dict[str, EntryPoint]:
@@ -129,6 +132,9 @@ def backend_plugins() -> dict[str, EntryPoint]:
 def backend_name(text: str) -> str:
     """The name of a backend as the registry has it; case does not matter.
 
+    Args:
+        text: that name, or onnxruntime's own name of an execution provider.
+
     Raises:
         OnnxpruneError: there is none (the nearest name is suggested).
 
@@ -137,13 +143,26 @@ def backend_name(text: str) -> str:
         'cpu'
     """
     wanted = _SYNONYMS.get(text.lower(), text.lower())
-    if wanted not in BACKENDS:
-        plugins = backend_plugins()
-        if wanted not in plugins:
-            raise OnnxpruneError(
-                f"there is no backend '{text}'", hint=suggest(wanted, [*BACKENDS, *plugins])
-            )
-    return wanted
+    if wanted in BACKENDS or wanted in (plugins := backend_plugins()):
+        return wanted
+    for name, full in PROVIDERS.items():
+        if wanted in (full.lower(), f"ort-{name}"):
+            return f"ort-{name}" if name in RUNTIMES else name
+    raise OnnxpruneError(
+        f"there is no backend '{text}'",
+        hint=suggest(wanted, [*BACKENDS, *plugins], "`onnxprune bench --list` lists all"),
+    )
+
+
+def provider_of(backend: str) -> str:
+    """The execution provider that a backend is, or that stands for it.
+
+    Example:
+        >>> provider_of("openvino:f16"), provider_of("ort-tensorrt"), provider_of("trtexec")
+        ('openvino', 'tensorrt', 'tensorrt')
+    """
+    base = backend.lower().partition(":")[0].removeprefix("ort-")
+    return "tensorrt" if base == "trtexec" else base
 
 
 def metric_name(text: str) -> str:
@@ -159,7 +178,7 @@ def metric_name(text: str) -> str:
         return text
     raise OnnxpruneError(
         f"there is no metric '{text}'",
-        hint=f"one of {', '.join(METRICS)}, or your own as file.py:function",
+        hint=suggest(name, [*METRICS, "file.py:function"]),
     )
 
 

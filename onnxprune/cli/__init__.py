@@ -35,6 +35,11 @@ from onnxprune.cli import (
 from onnxprune.cli.parser import Parser
 from onnxprune.errors import OnnxpruneError, typed_flags
 
+_EPILOG = """to start:
+  onnxprune demo                    # a small network, pruned and measured
+  onnxprune inspect model.onnx      # what can be removed from a model
+  onnxprune prune --help            # the everyday options of a command
+  onnxprune help wanda              # a command, an option or a value in full"""
 COULD_NOT_RUN = 2
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 _CLOSED = 141  # 128 + SIGPIPE
@@ -92,10 +97,15 @@ def _parser() -> Parser:
     parser = Parser(
         prog="onnxprune",
         description="Prune an exported ONNX graph, and verify and measure the result.",
+        epilog=_EPILOG,
         allow_abbrev=False,
+        add_help=False,
     )
+    parser.add_argument("-h", "--help", action="help", help="show this help")
     version = importlib.metadata.version("onnxprune")
-    parser.add_argument("--version", action="version", version=f"onnxprune {version}")
+    parser.add_argument(
+        "--version", action="version", version=f"onnxprune {version}", help="show the version"
+    )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command")
     for command in (
         inspect,

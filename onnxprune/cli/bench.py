@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
         )
     (config,) = split("bench", given_options(args, "bench"))
     files = {f"model {k + 1}": path for k, path in enumerate(args.models)}
-    picture = destination.check("-o", args.output, {**files, "--calib": args.calib})
+    picture = destination.check("-o", args.output, {**files, "--calib": args.calib}, "picture")
 
     # Imported here so that --help and refused flags do not wait for onnx.
     from onnxprune.jobs.bench import schema

@@ -40,8 +40,8 @@ def run(args: argparse.Namespace) -> int:
         OnnxpruneError: no TensorRT is installed, or it cannot parse or build the model.
     """
     files: dict[str, object] = {"the model": args.model}
-    files["--engine"] = engine = destination.check("--engine", args.engine, files)
-    kept = destination.check("--keep-onnx", args.keep_onnx, files)
+    files["--engine"] = engine = destination.check("--engine", args.engine, files, "engine")
+    kept = destination.check("--keep-onnx", args.keep_onnx, files, "model")
     assert engine is not None
     (request,) = split("build", given_options(args, "build"))
 

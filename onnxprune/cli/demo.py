@@ -110,7 +110,7 @@ def _demonstrate(entry: Entry, args: argparse.Namespace) -> int:
     from onnxprune.jobs.results.schema import Measure
     from onnxprune.runtime import open_session
 
-    output = destination.check("-o", args.output, {"the model": entry.model})
+    output = destination.check("-o", args.output, {"the model": entry.model}, "model")
     dense = zoo.measure(entry, open_session(entry.model).run)
     runs, reports = [], []
     for target in _TARGETS:

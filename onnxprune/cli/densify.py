@@ -21,7 +21,7 @@ graphsurgeon, shape inference. What is decoded is what the stored form holds, bi
 def add(commands: Commands) -> None:
     """Put the command into the list."""
     about = "turn sparse and packed weights back into dense ones, bit by bit"
-    parser = add_command(commands, "densify", run, about=about, example=_EXAMPLE)
+    parser = add_command(commands, "densify", run, about=about, example=_EXAMPLE, details=False)
     add_model(parser)
     parser.add_argument(
         "-o", "--output", metavar="OUT", required=True, help="file for the dense model"
@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
         OnnxpruneError: the model cannot be read, or nothing can be written.
     """
     source = Path(args.model)
-    output = destination.check("-o", args.output, {"the model": source})
+    output = destination.check("-o", args.output, {"the model": source}, "model")
     assert output is not None
     # Imported here so that --help and refused flags do not wait for onnx.
     from onnxprune import model as models

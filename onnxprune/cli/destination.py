@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+import shlex
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 from onnxprune.errors import OnnxpruneError
 
+Kind = Literal["model", "plan", "recipe", "page", "picture", "engine"]
 
-def check(flag: str, path: str | None, others: Mapping[str, object]) -> Path | None:
+MODELS = (".onnx", ".pb")
+"""How the file of a model may end; ``.onnx.pb`` is one of them."""
+
+_EXAMPLES: Mapping[Kind, str] = {
+    "model": "small.onnx",
+    "plan": "plan.json",
+    "recipe": "recipe.yaml",
+    "page": "report.html",
+    "picture": "figure.svg",
+    "engine": "model.engine",
+}
+
+
+def check(flag: str, path: str | None, others: Mapping[str, object], kind: Kind) -> Path | None:
     """The path of a flag, once it is certain that it can be written and is no other file.
 
     Args:
@@ -17,26 +33,34 @@ def check(flag: str, path: str | None, others: Mapping[str, object]) -> Path | N
         path: its value.
         others: the other files of this run, read or written, by what the user calls them; what is
             no path is passed over.
+        kind: of the file. Models end in one of ``MODELS``, and nothing else does.
 
     Raises:
-        OnnxpruneError: the folder is missing or not writable, or the path is a folder or one of
-            the others.
+        OnnxpruneError: the folder is missing or not writable, the path is a folder, one of the
+            others, or ends like a file of another kind.
     """
     if path is None:
         return None
+    if not path.strip():
+        raise OnnxpruneError(f"{flag} is empty", hint=f"name a file, as in {_EXAMPLES[kind]}")
     target = Path(path)
     if target.is_dir():
+        example = shlex.quote(str(target / _EXAMPLES[kind]))
         raise OnnxpruneError(
-            f"{flag} {path} is a folder", hint=f"name a file in it, as in {target / 'NAME'}"
+            f"{flag} {path} is a folder", hint=f"name a file in it, as in {flag} {example}"
         )
     for name, other in others.items():
-        if isinstance(other, str | Path) and _same(target, Path(other)):
+        if isinstance(other, str | Path) and str(other) and _same(target, Path(other)):
             raise OnnxpruneError(
                 f"{flag} {path} is the same file as {name}", hint="write to another file"
             )
+    _check_name(flag, target, kind)
     folder = target.parent
     if not folder.is_dir():
-        raise OnnxpruneError(f"the folder of {flag} {path} does not exist", hint="create it")
+        raise OnnxpruneError(
+            f"the folder of {flag} {path} does not exist",
+            hint=f"create it: mkdir -p {shlex.quote(str(folder))}",
+        )
     try:
         # Only writing tells: permissions, read-only mounts and full disks look alike from outside.
         with tempfile.TemporaryFile(dir=folder):
@@ -47,6 +71,20 @@ def check(flag: str, path: str | None, others: Mapping[str, object]) -> Path | N
             hint="choose another folder",
         ) from error
     return target
+
+
+def _check_name(flag: str, target: Path, kind: Kind) -> None:
+    """Refuse a name that says another kind of file than is written."""
+    is_model = target.suffix.lower() in MODELS
+    if is_model == (kind == "model"):
+        return
+    ending = ".onnx" if kind == "model" else Path(_EXAMPLES[kind]).suffix
+    stem = target.with_suffix("") if target.suffix[1:].isalpha() else target
+    example = shlex.quote(f"{stem}{ending}")
+    problem = f"does not end in {' or '.join(MODELS)}"
+    if is_model:
+        problem = f"ends like a model, and a{'n' * (kind == 'engine')} {kind} is written there"
+    raise OnnxpruneError(f"{flag} {target} {problem}", hint=f"write it as in {flag} {example}")
 
 
 def _same(one: Path, other: Path) -> bool:

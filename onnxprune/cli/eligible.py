@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from onnxprune.cli import console
 from onnxprune.cli.parser import Commands, add_command, add_model
-from onnxprune.errors import OnnxpruneError
+from onnxprune.errors import OnnxpruneError, blame
 
 if TYPE_CHECKING:
     from onnxprune.model import Model
@@ -23,7 +23,7 @@ _EXAMPLE = """examples:
 def add(commands: Commands) -> None:
     """Put the command into the list."""
     about = "say which layers TensorRT may run with 2:4 sparse kernels, and why not"
-    parser = add_command(commands, "eligible", run, about=about, example=_EXAMPLE)
+    parser = add_command(commands, "eligible", run, about=about, example=_EXAMPLE, details=False)
     add_model(parser)
     parser.add_argument(
         "--log", metavar="FILE", help="log of a TensorRT build, to show what TensorRT picked"
@@ -74,21 +74,23 @@ def _tensorrt_words(args: argparse.Namespace, model: Model) -> dict[str, str] | 
     """What TensorRT said about each node; None without its log or layers."""
     from onnxprune.runtime.engines import sparsity
 
-    if not (args.log or args.layers):
+    if args.log is None and args.layers is None:
         return None
     words: dict[str, str] = {}
-    for path, read in (
-        (args.log, lambda text: sparsity.from_log(text.splitlines())),
-        (args.layers, sparsity.from_inspector),
+    for flag, path, read in (
+        ("--log", args.log, lambda text: sparsity.from_log(text.splitlines())),
+        ("--layers", args.layers, sparsity.from_inspector),
     ):
-        if path:
+        if path is not None:
             try:
                 text = Path(path).read_text(encoding="utf-8", errors="replace")
             except OSError as error:
                 raise OnnxpruneError(
-                    f"{path} cannot be read: {error.strerror}", hint="check the path"
+                    f"{flag} {path} cannot be read: {error.strerror}", hint="check the path"
                 ) from error
-            for node, layer in sparsity.by_node(read(text), model).items():
+            with blame(flag):
+                layers = sparsity.by_node(read(text), model)
+            for node, layer in layers.items():
                 if layer.picked or words.get(node) != "picked":
                     words[node] = sparsity.word(layer)
     return words

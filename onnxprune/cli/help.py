@@ -12,52 +12,32 @@ from rich.text import Text
 
 from onnxprune.cli import console
 from onnxprune.cli.parser import Commands, Parser, add_command
-from onnxprune.config import COMMANDS, FORMATS, default_text, flag, option_of, options_of, spelling
+from onnxprune.cli.values import option_names, uses, values_of, words
+from onnxprune.config import (
+    COMMANDS,
+    about,
+    default_text,
+    flag,
+    option_of,
+    options_of,
+    sentence,
+    spelling,
+)
 from onnxprune.errors import OnnxpruneError, suggest
-from onnxprune.types import METRICS, PREPROCESSING
 
 _EXAMPLE = """examples:
   onnxprune help prune              # every option of a command
   onnxprune help max-drop           # one option
   onnxprune help preprocess         # an option, and the values that it takes
+  onnxprune help wanda              # a value, and the options that take it
   onnxprune help recipe --json      # the JSON schema of recipes, for an editor"""
-
-FORMS: Mapping[str, tuple[tuple[str, str], ...]] = {
-    "calib": (
-        ("FILE.npz", "one array per input, samples along the first axis"),
-        ("FILE.npy", "samples of a model with one input"),
-        ("FOLDER", "arrays (.npy, .npz), pictures, or ONNX test data (test_data_set_*)"),
-        ("FILE.py:FUNCTION", "a function that returns or yields batches: input name to array"),
-        ("random", "synthetic inputs; nothing is fitted to them"),
-    ),
-    "labels": (
-        ("FILE.npy", "one label per sample"),
-        ("FILE.npz", "its only array, or the one called y, label, labels, target or targets"),
-        ("FILE.txt", "one number per line"),
-        ("FILE.csv", "a column of one of these names, else the last one"),
-    ),
-    "target": (
-        ("macs=50%", "multiply-accumulates of one run, relative"),
-        ("macs=300M", "the same, absolute"),
-        ("params=1.2M", "stored weight elements"),
-        ("bytes=4MiB", "stored weight bytes"),
-        ("latency=0.5x@cpu", "measured time of one run, relative, on a backend"),
-        ("latency=5ms@openvino", "the same, absolute"),
-    ),
-    "sparsity": (
-        ("50%", "share of the weights that become zero"),
-        ("2:4", "2 of every 4 along the inputs are kept; any N:M"),
-    ),
-    "shapes": (("input=1x3x224x224", "one input; give the flag again, or commas, for more"),),
-}
-"""What values look like, by option."""
 
 
 def add(commands: Commands) -> None:
     """Put the command into the list."""
     about = "explain a command, an option, or the values that it takes"
-    parser = add_command(commands, "help", run, about=about, example=_EXAMPLE)
-    parser.add_argument("topic", metavar="TOPIC", nargs="?", help="a command or an option")
+    parser = add_command(commands, "help", run, about=about, example=_EXAMPLE, details=False)
+    parser.add_argument("topic", metavar="TOPIC", nargs="?", help="a command, an option or a value")
     parser.set_defaults(commands=commands)
 
 
@@ -68,24 +48,68 @@ def run(args: argparse.Namespace) -> int:
         OnnxpruneError: there is no such topic.
     """
     parsers: Mapping[str, Parser] = args.commands.choices
-    topic = (args.topic or "").replace("_", "-")
-    options = {flag(name) for command in COMMANDS for name, _ in options_of(command)}
-    if (topic in parsers or topic in options) and not args.json:
-        if topic in parsers:
-            print(parsers[topic].format_help(everything=True))  # noqa: T201 as argparse does
-        if topic in options:
-            console.data(Group(*_option(topic)), None, as_json=False)
-    elif topic == "recipe":
-        console.data(*_recipe(), as_json=args.json)
-    elif not topic:
+    topic = _option_name((args.topic or "").replace("_", "-"))
+    options = option_names()
+    if not topic:
         rows = [(name, parser.description or "") for name, parser in parsers.items()]
         console.data(_table(rows), dict(rows), as_json=args.json)
-    elif topic in parsers or topic in options:
+        return 0
+    if topic == "recipe":
+        console.data(*_recipe(), as_json=args.json)
+        return 0
+    if args.json and (topic in parsers or topic in options):
         raise OnnxpruneError(f"help of {topic} is text", hint="leave out --json")
-    else:
-        topics = [*parsers, *sorted(options), "recipe"]
-        raise OnnxpruneError(f"there is no help on {args.topic!r}", hint=suggest(topic, topics))
+    if topic in parsers:
+        print(parsers[topic].format_help(everything=True))  # noqa: T201 as argparse does
+    if topic in options:
+        console.data(Group(*_option(topic)), None, as_json=False)
+    if topic in parsers or topic in options:
+        return 0
+    parts = [*_other_flag(topic, parsers), *_value(args.topic)]
+    if not parts:
+        topics = dict.fromkeys([*parsers, *sorted(options), "recipe", *words()])
+        raise OnnxpruneError(
+            f"there is no help on {args.topic!r}",
+            hint=suggest(args.topic, topics, "`onnxprune help` lists the commands"),
+        )
+    console.data(Group(*parts), None, as_json=False)
     return 0
+
+
+def _option_name(topic: str) -> str:
+    """The option that a flag stands for: `cache` for `no-cache`, `backend` for `provider`."""
+    for command in COMMANDS:
+        for name, each in options_of(command):
+            switched = each.default is True and topic == f"no-{flag(name)}"
+            if switched or topic in option_of(each).former:
+                return flag(name)
+    return topic
+
+
+def _other_flag(topic: str, parsers: Mapping[str, Parser]) -> Iterator[RenderableType]:
+    """A flag that only the command line has, as in `-o` or `--save-plan`, of every command."""
+    meanings: dict[tuple[str, str], list[str]] = {}
+    for name, parser in parsers.items():
+        for action in parser.shown():
+            if topic in (each.lstrip("-") for each in action.option_strings):
+                metavar = f" {action.metavar}" if action.metavar else ""
+                text = sentence(action.help or "")
+                word = f"{', '.join(action.option_strings)}{metavar}"
+                meanings.setdefault((word, text), []).append(name)
+    for (word, text), users in meanings.items():
+        yield Text.assemble((word, "bold"), ("   " + ", ".join(users), "dim"))
+        yield Padding(Text(text), (0, 0, 0, 2), expand=False)
+
+
+def _value(word: str) -> Iterator[RenderableType]:
+    """The options that take a value, and what it means there."""
+    users = list(uses(word))
+    for use in users:
+        written = f"--{use.option} {use.value}"
+        yield Text.assemble((written, "bold"), ("   " + ", ".join(use.commands), "dim"))
+        yield Padding(Text(sentence(use.meaning)), (0, 0, 0, 2), expand=False)
+    for option in dict.fromkeys(use.option for use in users):
+        yield Text(f"`onnxprune help {option}` shows all values of --{option}.")
 
 
 def _option(topic: str) -> Iterator[RenderableType]:
@@ -98,49 +122,16 @@ def _option(topic: str) -> Iterator[RenderableType]:
                 metavar = f" {option.reader.metavar}" if option.reader.metavar else ""
                 word = f"{spelling(each)}{metavar}"
                 default_line = f"Default: {default}." if default else ""
-                about = f"{option.help[:1].upper()}{option.help[1:].rstrip('.')}."
-                meaning = (word, " ".join(filter(None, (about, option.details))), default_line)
+                meaning = (word, about(each, command), default_line)
                 meanings.setdefault(meaning, []).append(command)
-    for (word, about, default_line), users in meanings.items():
+    for (word, text, default_line), users in meanings.items():
         yield Text.assemble((word, "bold"), ("   " + ", ".join(users), "dim"))
-        for line in filter(None, (about, default_line)):
-            yield Padding(Text(line), (0, 0, 0, 2))
-    values = _values(topic)
+        for line in filter(None, (text, default_line)):
+            yield Padding(Text(line), (0, 0, 0, 2), expand=False)
+    values = list(values_of(topic))
     if values:
         yield Text("")
         yield _table(values)
-
-
-def _values(topic: str) -> list[tuple[str, str]]:
-    """What an option takes, and what that means."""
-    if topic == "criterion":
-        from onnxprune.select.criteria import registry
-
-        return [(name, registry.get(name).summary) for name in registry.names()]
-    if topic == "metric":
-        own = ("FILE.py:FUNCTION", "a function of outputs and labels; higher is better")
-        at = ("NAME@OUTPUT", "any of these, of one of several outputs")
-        return [*METRICS.items(), at, own]
-    if topic == "preprocess":
-        own = ("FILE.py:FUNCTION", "a function from the array of a picture to an input")
-        spec = ("KEY=VALUE,...", "steps one by one, or changes to a preset that comes first")
-        return [*((name, each.summary) for name, each in PREPROCESSING.items()), spec, own]
-    if topic == "backend":
-        from onnxprune.runtime.registry import backends
-
-        return [(each.name, each.summary) for each in backends()] + [
-            (name, f"quantize only: {about}") for name, about in FORMATS.items()
-        ]
-    if topic in FORMS:
-        return list(FORMS[topic])
-    words = [
-        word
-        for command in COMMANDS
-        for name, each in options_of(command)
-        if flag(name) == topic and option_of(each).reader.metavar
-        for word in option_of(each).reader.words
-    ]
-    return [(word, "") for word in dict.fromkeys(words)]
 
 
 def _recipe() -> tuple[RenderableType, object]:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from onnxprune.cli import console
 from onnxprune.cli.parser import Commands, add_command, add_model, add_options, given_options
 from onnxprune.config import split
+from onnxprune.errors import blame
 
 _EXAMPLE = """example:
   onnxprune inspect model.onnx"""
@@ -44,7 +45,8 @@ def run(args: argparse.Namespace) -> int:
         progress(f"reading {args.model}")
         model, packed = densify(models.load(args.model))
         progress("finding what can be removed")
-        analysis = analyse(model, inputs=config.shapes or None)
+        with blame("--shapes", when=bool(config.shapes)):
+            analysis = analyse(model, inputs=config.shapes or None)
         report = gather.inspection(analysis, weights=args.weights)
     if packed:
         note = f"{len(packed)} weights are packed in the file; this is what they are decoded to"

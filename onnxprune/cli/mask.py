@@ -20,7 +20,7 @@ has weights of the same names and shapes, whoever pruned the first and however i
 def add(commands: Commands) -> None:
     """Put the command into the list."""
     about = "take the zeros of a pruned model, for `onnxprune apply`"
-    parser = add_command(commands, "mask", run, about=about, example=_EXAMPLE)
+    parser = add_command(commands, "mask", run, about=about, example=_EXAMPLE, details=False)
     add_model(parser)
     parser.add_argument(
         "-o", "--output", metavar="OUT", required=True, help="file for the mask, a plan"
@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
         OnnxpruneError: the model cannot be read, has no zeros, or nothing can be written.
     """
     (config,) = split("mask", given_options(args, "mask"))
-    output = destination.check("-o", args.output, {"the model": args.model})
+    output = destination.check("-o", args.output, {"the model": args.model}, "plan")
     assert output is not None
     # Imported here so that --help and refused flags do not wait for onnx.
     from rich.text import Text

@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import Field
 from typing import Any, NoReturn, TypeAlias
 
-from onnxprune.config import default_text, option_of, options_of, spelling
+from onnxprune.config import default_text, help_of, option_of, options_of, spelling
 from onnxprune.errors import OnnxpruneError, suggest
 
 _CHOICE = re.compile(r"argument (\S+): invalid choice: '(.*?)' \(choose from (.*)\)")
 _NO_VALUE = re.compile(r"argument (?:-\w/)?(\S+): expected (?:one|at least one) argument")
 _MISSING = re.compile(r"the following arguments are required: (.*)")
+_LAST = ("json", "verbose", "help", "help_all")
+"""Flags of every command; the short help lists them below its own."""
 _FORMER = "former_"
 """Starts the names under which values of flags with former names are kept."""
 
@@ -44,23 +46,30 @@ class Parser(argparse.ArgumentParser):
         super().__init__(*args, **settings)
         self.formatter_class = _Formatter
         self.rare: list[argparse.Action] = []
+        self.declared: set[str] = set()
 
     def format_help(self, *, everything: bool = False) -> str:
         """The help; without ``everything``, only the everyday options, in one list."""
         if everything or self._subparsers is not None:
             return super().format_help()
         positional = [each for each in self._actions if not each.option_strings]
-        actions = [each for each in self._actions if each.help != argparse.SUPPRESS]
-        flags = [each for each in actions if each not in self.rare and each not in positional]
+        flags = [each for each in self.shown() if each not in self.rare and each not in positional]
         output = next((each for each in flags if each.dest == "output"), None)
-        words = [str(each.metavar) + "..." * (each.nargs in ("*", "+")) for each in positional]
+        words = [
+            f"[{each.metavar}]"
+            if each.nargs == "?"
+            else f"{each.metavar}{'...' * (each.nargs in ('*', '+'))}"
+            for each in positional
+        ]
         if output is not None:
             words.append("-o OUT" if output.required else "[-o OUT]")
+        required = (each for each in flags if each.required and each is not output)
+        words += [f"{each.option_strings[0]} {each.metavar}" for each in required]
         formatter = self._get_formatter()
         formatter.add_text(f"usage: {' '.join([self.prog, *words])} [options]")
         formatter.add_text(self.description)
         formatter.start_section("options")
-        formatter.add_arguments(sorted(flags, key=lambda each: each.dest in ("help", "help_all")))
+        formatter.add_arguments(sorted(flags, key=lambda each: each.dest in _LAST))
         formatter.end_section()
         formatter.add_text(self.epilog)
         return formatter.format_help()
@@ -77,6 +86,7 @@ class Parser(argparse.ArgumentParser):
             hint = suggest(choice[2], re.findall(r"[\w-]+", choice[3]))
         if value := _NO_VALUE.match(message):
             message = f"{value[1]} needs a value"
+            hint = f"`onnxprune help {value[1].lstrip('-')}` says which"
         elif missing := _MISSING.match(message):
             message = f"missing argument: {missing[1]}"
         raise OnnxpruneError(message, hint=hint)
@@ -88,21 +98,44 @@ class Parser(argparse.ArgumentParser):
             OnnxpruneError: an argument is unknown, missing or malformed.
         """
         args, extra = self.parse_known_args(arguments)
-        if not extra:
-            return args
         used: Parser = getattr(args, "parser", self)
+        if not extra:
+            used.refuse_empty(args)
+            return args
         word = extra[0].partition("=")[0]
         if not word.startswith("-"):
             raise OnnxpruneError(
                 f"unexpected argument: {extra[0]!r}",
                 hint=f"`{used.prog} --help` lists what it takes",
             )
-        raise OnnxpruneError(f"there is no flag {word!r}", hint=suggest(word, used.flags()))
+        raise OnnxpruneError(
+            f"there is no flag {word!r}",
+            hint=suggest(word, used.flags(), f"`{used.prog} --help-all` lists all"),
+        )
+
+    def refuse_empty(self, args: argparse.Namespace) -> None:
+        """Refuse empty names of files; options of ``config`` are read there.
+
+        Raises:
+            OnnxpruneError: an argument is empty.
+        """
+        for action in self._actions:
+            value = getattr(args, action.dest, None)
+            parts = value if isinstance(value, list) else [value]
+            if action.dest not in self.declared and any(
+                isinstance(part, str) and not part.strip() for part in parts
+            ):
+                word = next(iter(action.option_strings), action.metavar or action.dest)
+                raise OnnxpruneError(f"{word} is empty", hint=f"write {action.help or 'a value'}")
 
     def flags(self) -> list[str]:
         """Every long flag that help shows."""
-        shown = (action for action in self._actions if action.help != argparse.SUPPRESS)
+        shown = self.shown()
         return [each for action in shown for each in action.option_strings if each[:2] == "--"]
+
+    def shown(self) -> list[argparse.Action]:
+        """Every argument that help shows."""
+        return [action for action in self._actions if action.help != argparse.SUPPRESS]
 
 
 class _HelpAll(argparse.Action):
@@ -116,7 +149,14 @@ class _HelpAll(argparse.Action):
 
 
 def add_command(
-    commands: Commands, name: str, run: Run, *, about: str, example: str, as_json: bool = True
+    commands: Commands,
+    name: str,
+    run: Run,
+    *,
+    about: str,
+    example: str,
+    as_json: bool = True,
+    details: bool = True,
 ) -> Parser:
     """A new command with the arguments that all commands have.
 
@@ -127,6 +167,7 @@ def add_command(
         about: one line, shown in the list of commands too.
         example: shown below the flags.
         as_json: whether it prints data, which then can be had as JSON.
+        details: whether ``-v`` shows more; it is taken all the same, as by every command.
     """
     parser = commands.add_parser(
         name,
@@ -141,7 +182,8 @@ def add_command(
     parser.add_argument("--help-all", action=_HelpAll, help="show every option")
     if as_json:
         parser.add_argument("--json", action="store_true", help="print a versioned JSON report")
-        parser.add_argument("-v", "--verbose", action="store_true", help="show details too")
+        text = "show details too" if details else argparse.SUPPRESS
+        parser.add_argument("-v", "--verbose", action="store_true", help=text)
     parser.rare.append(
         parser.add_argument(
             "--debug", action="store_true", help="print the traceback of an unexpected error"
@@ -174,8 +216,9 @@ def add_options(parser: Parser, command: str, files: Iterable[tuple[str, str, st
         files: flags of files that only the command line has: flag, metavar, help.
     """
     groups: dict[str, Any] = {}
-    for _, declaration in options_of(command):
+    for name, declaration in options_of(command):
         option = option_of(declaration)
+        parser.declared.add(name)
         if option.group not in groups:
             groups[option.group] = parser.add_argument_group(option.group)
         group = groups[option.group]
@@ -201,7 +244,9 @@ def _actions(
     name, option = declaration.name, option_of(declaration)
     reader = option.reader
     default = default_text(declaration, command)
-    text = option.help.replace("%", "%%") + (f" (default: {default})" if default else "")
+    text = help_of(declaration, command).replace("%", "%%") + (
+        f" (default: {default})" if default else ""
+    )
     if not reader.metavar:
         off = declaration.default is True
         return [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import NoReturn
 
 from onnxprune.cli import console, destination
 from onnxprune.cli.parser import (
@@ -16,7 +17,7 @@ from onnxprune.cli.parser import (
 )
 from onnxprune.cli.report import PAGE, save
 from onnxprune.cli.writing import write
-from onnxprune.config import AMOUNTS, NO_AMOUNT, Options, from_flags
+from onnxprune.config import AMOUNTS, NO_AMOUNT, Options, current_name, declared, from_flags
 from onnxprune.errors import OnnxpruneError
 from onnxprune.jobs import recipe
 from onnxprune.types import NOTHING_REMOVED
@@ -61,11 +62,13 @@ def run(args: argparse.Namespace) -> int:
         "--labels": config.labels,
         "--sensitivity": config.sensitivity,
     }
-    files["-o"] = output = destination.check("-o", args.output, files)
-    files["--save-plan"] = plan = destination.check("--save-plan", args.save_plan, files)
-    files["--save-mask"] = mask = destination.check("--save-mask", args.save_mask, files)
-    files["--save-recipe"] = flags = destination.check("--save-recipe", args.save_recipe, files)
-    page = destination.check("--report", args.report, files)
+    files["-o"] = output = destination.check("-o", args.output, files, "model")
+    files["--save-plan"] = plan = destination.check("--save-plan", args.save_plan, files, "plan")
+    files["--save-mask"] = mask = destination.check("--save-mask", args.save_mask, files, "plan")
+    files["--save-recipe"] = flags = destination.check(
+        "--save-recipe", args.save_recipe, files, "recipe"
+    )
+    page = destination.check("--report", args.report, files, "page")
     if mask and config.sparsity is None:
         raise OnnxpruneError(
             "--save-mask has nothing to write: no sparsity is requested",
@@ -133,11 +136,36 @@ def _options(args: argparse.Namespace) -> Options:
     replaced = set(flags)
     if replaced & {"ratio", "target"}:  # one amount replaces the other, not only itself
         replaced |= {"ratio", "target"}
-    base = recipe.read(Path(args.recipe)) if args.recipe else recipe.Recipe()
+    options = declared(Options)
+    replaced = {current_name(options, name, None) for name in replaced}
+    base = recipe.Recipe() if args.recipe is None else recipe.read(Path(args.recipe))
     kept = {
-        name: value for name, value in base.values.items() if name.replace("-", "_") not in replaced
+        name: value
+        for name, value in base.values.items()
+        if current_name(options, name, None) not in replaced
     }
     config = from_flags(kept | flags, {name: base.origins[name] for name in kept})
     if config.asks_for_nothing and not config.searches:
-        raise OnnxpruneError(NO_AMOUNT, hint=AMOUNTS)
+        refuse_nothing(config, args.recipe)
     return config
+
+
+def refuse_nothing(config: Options, path: str | None) -> NoReturn:
+    """Raise what says that no amount is given.
+
+    Args:
+        config: the options, without an amount.
+        path: the recipe; None without.
+
+    Raises:
+        OnnxpruneError: always.
+    """
+    message, hint = NO_AMOUNT, AMOUNTS
+    zero = [name for name in ("ratio", "heads", "blocks") if name in config.written]
+    if zero:
+        message = f"{' and '.join(f'--{name} 0' for name in zero)} removes nothing"
+    elif path is not None:
+        empty = "is empty" if not config.written else "does not say how much to remove"
+        message = f"the recipe {path} {empty}"
+        hint = "add a line such as `target: macs=50%`, `ratio: 0.3` or `sparsity: 2:4` to it"
+    raise OnnxpruneError(message, hint=hint)

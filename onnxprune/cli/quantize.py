@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from onnxprune.cli import console, destination
 from onnxprune.cli.parser import Commands, add_command, add_model, add_options, given_options
-from onnxprune.cli.prune import finish
+from onnxprune.cli.prune import finish, refuse_nothing
 from onnxprune.config import INPUTS, from_flags, split
 from onnxprune.jobs import recipe
 from onnxprune.report import terminal
@@ -44,17 +44,19 @@ def run(args: argparse.Namespace) -> int:
     flags = given_options(args, "quantize")
     settings, config = split("quantize", flags)
     first = None
-    if args.prune:
+    if args.prune is not None:
         base = recipe.read(Path(args.prune))
         shared = {name: flags[name] for name in INPUTS if name in flags and name != "backend"}
         first = from_flags({**shared, **base.values}, base.origins)
+        if first.asks_for_nothing and not first.searches:
+            refuse_nothing(from_flags(base.values, base.origins), args.prune)
     files = {
         "the model": args.model,
         "--calib": config.calib,
         "--labels": config.labels,
         "--prune": args.prune,
     }
-    output = destination.check("-o", args.output, files)
+    output = destination.check("-o", args.output, files, "model")
 
     # Imported here so that --help and refused flags do not wait for onnx.
     from onnxprune.jobs.quantize import quantize

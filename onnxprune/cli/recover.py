@@ -44,8 +44,8 @@ def run(args: argparse.Namespace) -> int:
         "--calib": config.calib,
         "--labels": config.labels,
     }
-    files["-o"] = output = destination.check("-o", args.output, files)
-    page = destination.check("--report", args.report, files)
+    files["-o"] = output = destination.check("-o", args.output, files, "model")
+    page = destination.check("--report", args.report, files, "page")
 
     # Imported here so that --help and refused flags do not wait for onnx.
     from onnxprune.jobs.recover import recover

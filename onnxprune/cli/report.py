@@ -39,8 +39,8 @@ def run(args: argparse.Namespace) -> int:
         OnnxpruneError: a file is no document of ours, or the page cannot be written.
     """
     files: dict[str, object] = {f"the report {name}": name for name in args.files}
-    files["-o"] = output = destination.check("-o", args.output, files)
-    picture = destination.check("--figure", args.figure, files)
+    files["-o"] = output = destination.check("-o", args.output, files, "page")
+    picture = destination.check("--figure", args.figure, files, "picture")
     assert output is not None  # it is required
 
     # Imported here so that --help and refused flags do not wait.

@@ -50,8 +50,8 @@ def run(args: argparse.Namespace) -> int:
         "--calib": config.calib,
         "--labels": config.labels,
     }
-    files["-o"] = output = destination.check("-o", args.output, files)
-    fragment = destination.check("--save-recipe", args.save_recipe, files)
+    files["-o"] = output = destination.check("-o", args.output, files, "picture")
+    fragment = destination.check("--save-recipe", args.save_recipe, files, "recipe")
     if output is not None:
         drawing.check(output, "-o")
     if fragment is not None and request.drop is None:

@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     """
     (config,) = split("store", given_options(args, "store"))
     source = Path(args.model)
-    output = destination.check("-o", args.output, {"the model": source})
+    output = destination.check("-o", args.output, {"the model": source}, "model")
     assert output is not None
     # Imported here so that --help and refused flags do not wait for onnx.
     from onnxprune.jobs.store import check_stored, store

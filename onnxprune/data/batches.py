@@ -60,7 +60,7 @@ class InputFormat:
     @property
     def hint(self) -> str:
         """The inputs the model expects, for hints."""
-        return f"The model expects {describe(self.signature)}."
+        return f"the model expects {describe(self.signature)}"
 
     def of(self, origin: object, *, loose: bool = False) -> InputFormat:
         """The same for data of some origin."""

@@ -24,7 +24,7 @@ from onnxprune.data.images import Preprocess, parse_preprocess
 from onnxprune.data.readers import open_reader
 from onnxprune.data.synthetic import read_random
 from onnxprune.data.validation import as_array
-from onnxprune.errors import OnnxpruneError, kind_of
+from onnxprune.errors import OnnxpruneError, blame, kind_of
 from onnxprune.model.signature import Signature, TensorSpec, describe
 
 
@@ -174,6 +174,7 @@ def open_calibration(
     return limit(Calibration(reader, batch), samples, seed)
 
 
+@blame("--preprocess")
 def _prepare(preprocess: object | None) -> Prepare | None:
     if isinstance(preprocess, str):
         if ":" not in preprocess or "=" in preprocess:
@@ -237,7 +238,7 @@ def split(
         OnnxpruneError: there is only one sample, or the fraction is out of range.
     """
     if not 0 < fraction < 1:
-        raise OnnxpruneError(f"a part of {fraction} cannot be set aside", hint="0 < part < 1.")
+        raise OnnxpruneError(f"a part of {fraction} cannot be set aside", hint="0 < part < 1")
     reader, count = calibration.reader, calibration.steps
     if count is None:
         batches = reader.read(calibration.indices)

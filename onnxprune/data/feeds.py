@@ -169,7 +169,7 @@ def _conform(feed: Any, inputs: InputFormat, index: int) -> list[Batch]:  # noqa
     if len(parts) not in (count, count + 1):
         raise inputs.error(
             f"holds {len(parts)} arrays for {count} inputs",
-            hint=f"yield a dict of arrays. {inputs.hint}",
+            hint=f"yield a dict of arrays; {inputs.hint}",
         )
     return conform(dict(zip(inputs.axes, parts, strict=False)), inputs)
 

@@ -159,12 +159,14 @@ def parse_preprocess(text: str) -> Preprocess:
     for part in filter(None, (piece.strip() for piece in text.split(","))):
         key, equals, value = part.partition("=")
         if key not in _FIELDS or not equals:
+            if key in _FIELDS:
+                raise OnnxpruneError(f"'{part}' has no value", hint=f"write it as in {EXAMPLE}")
             close = difflib.get_close_matches(key, [*_FIELDS, *PREPROCESSING], 1)
-            guess = f" Did you mean '{close[0]}'?" if close else ""
             raise OnnxpruneError(
-                f"'{part}' is not part of a preprocessing specification.{guess}",
-                hint=f"presets, written first: {', '.join(PREPROCESSING)}; "
-                f"keys: {', '.join(_FIELDS)}. For example: {EXAMPLE}",
+                f"'{part}' is not part of a preprocessing specification",
+                hint=(f"did you mean '{close[0]}'? " if close else "")
+                + f"presets are {', '.join(PREPROCESSING)}; others are written as in {EXAMPLE}, or "
+                "file.py:function",
             )
         try:
             preprocess = replace(preprocess, **{key: _FIELDS[key](value)})
@@ -174,9 +176,14 @@ def parse_preprocess(text: str) -> Preprocess:
                 hint=f"for example: {EXAMPLE}",
             ) from error
     if preprocess.crop is not None and preprocess.crop <= 0:
-        raise OnnxpruneError("the preprocessing value of 'crop' must be positive")
+        raise OnnxpruneError(
+            "the preprocessing value of 'crop' must be positive", hint="write it as in crop=0.875"
+        )
     if preprocess.scale == 0 or 0 in preprocess.std:
-        raise OnnxpruneError("the preprocessing values of 'scale' and 'std' must not be 0")
+        raise OnnxpruneError(
+            "the preprocessing values of 'scale' and 'std' must not be 0",
+            hint="write it as in scale=255,std=0.5",
+        )
     return preprocess
 
 
@@ -271,6 +278,6 @@ def _sample(path: Path, spec: TensorSpec, prepare: Prepare, inputs: InputFormat)
     if not fits(sample.shape, shape):
         raise inputs.error(
             f"becomes an array of shape {list(sample.shape)} for the input '{spec.name}'",
-            hint=f"set size= and layout= in the preprocessing. {inputs.hint}",
+            hint=f"set size= and layout= in the preprocessing; {inputs.hint}",
         )
     return cast(sample, spec, inputs)

@@ -12,9 +12,10 @@ import numpy.typing as npt
 
 from onnxprune.data.batches import Array
 from onnxprune.data.validation import LABELS
-from onnxprune.errors import OnnxpruneError
+from onnxprune.errors import OnnxpruneError, blame
 
 
+@blame("--labels")
 def open_labels(spec: Any, indices: npt.NDArray[np.int64] | None = None) -> Array:  # noqa: ANN401
     """Labels, one per sample along the first axis.
 

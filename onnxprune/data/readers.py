@@ -24,7 +24,7 @@ from onnxprune.data.batches import Array, Batch, Index, InputFormat, Reader, cha
 from onnxprune.data.feeds import load_object, read_object
 from onnxprune.data.images import SUFFIXES, read_images
 from onnxprune.data.validation import conform
-from onnxprune.errors import OnnxpruneError
+from onnxprune.errors import OnnxpruneError, blame
 
 ReadFiles: TypeAlias = Callable[[Sequence[Path], InputFormat], Reader]
 
@@ -55,6 +55,7 @@ class Kind:
         return _in_order(path for path in paths if path.suffix.lower() in self.suffixes)
 
 
+@blame("--calib")
 def open_reader(spec: Any, inputs: InputFormat) -> Reader:  # noqa: ANN401
     """Open calibration data of any kind.
 
@@ -103,7 +104,7 @@ def _read_folder(folder: Path, inputs: InputFormat) -> Reader:
         names = " and ".join(kind.name for kind, _ in present)
         raise OnnxpruneError(
             f"the folder {folder} holds {names or 'no calibration data'}",
-            hint="it must hold one of: " + ", ".join(kind.name for kind in KINDS) + ".",
+            hint=f"it must hold one of {', '.join(kind.name for kind in KINDS)}",
         )
     ((kind, files),) = present
     return kind.read(files, inputs.of(folder))
@@ -195,7 +196,7 @@ def _in_order(paths: Iterable[Path]) -> list[Path]:
 # Polygraphy's JSON ----------------------------------------------------------------------------
 
 
-_HINT = "Save inputs with polygraphy run --save-inputs FILE.json."
+_HINT = "save inputs with polygraphy run --save-inputs FILE.json"
 _MARK = "polygraphy_class"
 _OLD_MARK = "__polygraphy_encoded_"
 

@@ -73,7 +73,7 @@ def get(name: str) -> Entry:
         OnnxpruneError: no model has that name, or the install lacks the model's file.
     """
     if name not in _ABOUT:
-        raise OnnxpruneError(f"The zoo has no model {name!r}.", hint=suggest(name, _ABOUT))
+        raise OnnxpruneError(f"the zoo has no model {name!r}", hint=suggest(name, _ABOUT))
     task = name.partition("_")[0]
     files = [
         FOLDER / file
@@ -82,7 +82,7 @@ def get(name: str) -> Entry:
     for path in files:
         if not path.is_file():
             raise OnnxpruneError(
-                f"{path} is missing from this install of onnxprune.",
+                f"{path} is missing from this install of onnxprune",
                 hint="reinstall onnxprune; its wheel contains the file",
             )
     measured = json.loads((FOLDER / "measured.json").read_text(encoding="utf-8"))
@@ -110,7 +110,8 @@ def score(metric: Metric, logits: NDArray[Any], labels: NDArray[np.int64]) -> fl
     """
     if logits.shape[:-1] != labels.shape:
         raise OnnxpruneError(
-            f"Logits of shape {logits.shape} do not fit labels of shape {labels.shape}."
+            f"logits of shape {logits.shape} do not fit labels of shape {labels.shape}",
+            hint="give one row of logits per label",
         )
     if metric == "accuracy":
         return float(np.mean(logits.argmax(-1) == labels))

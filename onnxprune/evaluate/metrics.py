@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from onnxprune.errors import OnnxpruneError
+from onnxprune.errors import OnnxpruneError, blame
 from onnxprune.evaluate.output_comparison import is_distribution, log_probabilities
 from onnxprune.types import metric_name
 
@@ -48,6 +48,7 @@ class Metric:
     function: Callable[[dict[str, Array], Array], float] | None = None
 
 
+@blame("--metric")
 def find_metric(spec: str | Callable[..., float]) -> Metric:
     """Look a metric up.
 
@@ -183,7 +184,7 @@ def _pick(metric: Metric, batch: Outputs, labels: Array) -> str:
     which = "several outputs fit" if fitting else "no output fits"
     raise OnnxpruneError(
         f"{which} labels of shape {list(labels.shape)}: {shapes}",
-        hint=f"write {metric.name}@OUTPUT" if fitting else "Class numbers: one per row of scores.",
+        hint=f"write {metric.name}@OUTPUT" if fitting else "class numbers: one per row of scores",
     )
 
 

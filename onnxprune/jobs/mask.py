@@ -6,7 +6,7 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 
 from onnxprune import model as models
-from onnxprune.errors import OnnxpruneError
+from onnxprune.errors import OnnxpruneError, suggest_glob
 from onnxprune.graph.plan import Origin, Plan, pack, versions
 from onnxprune.model.decode import densify
 from onnxprune.sparse.encodings.sparsity_stats import nonzero
@@ -38,11 +38,19 @@ def extract(source: models.ModelLike, *, skip: tuple[str, ...] = ()) -> Plan:
         skip: globs over names of weights that are left out.
 
     Raises:
-        OnnxpruneError: the model cannot be loaded, or nothing in it is pruned.
+        OnnxpruneError: the model cannot be loaded, nothing in it is pruned, or a glob matches
+            nothing.
     """
     model, _ = densify(models.load(source))
     zeroed = {}
-    for name, value in models.constants(model).items():
+    constants = models.constants(model)
+    for glob in skip:
+        if not any(fnmatchcase(name, glob) for name in constants):
+            raise OnnxpruneError(
+                f"--skip {glob} matches no weight",
+                hint=suggest_glob(glob, constants, f"the model has {len(constants)}"),
+            )
+    for name, value in constants.items():
         tensor = models.constant(value)
         if tensor is None or tensor.dtype not in FLOATS or len(tensor.shape) < 2:
             continue

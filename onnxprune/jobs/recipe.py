@@ -25,6 +25,7 @@ from onnxprune.config import (
     default_of,
     default_text,
     flag,
+    help_of,
     option_of,
 )
 from onnxprune.errors import OnnxpruneError
@@ -138,7 +139,7 @@ def schema() -> dict[str, object]:
     properties = {}
     for name, each in declared(Options).items():
         option = option_of(each)
-        text = f"{option.help}. {option.details}".strip()
+        text = f"{help_of(each, 'prune')}. {option.details}".strip()
         default = default_text(each)
         description = f"{text} Default: {default}." if default else text
         properties[flag(name)] = {**option.reader.schema, "description": description}

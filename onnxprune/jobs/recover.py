@@ -7,7 +7,7 @@ from dataclasses import replace
 from onnxprune import model as models
 from onnxprune.config import Options, keywords, split
 from onnxprune.data.dataset import open_dataset, open_source
-from onnxprune.errors import OnnxpruneError
+from onnxprune.errors import OnnxpruneError, blame
 from onnxprune.evaluate.equivalence import check_equivalence
 from onnxprune.evaluate.evaluation import Evaluation, compare_models
 from onnxprune.graph.analysis import analyse
@@ -144,7 +144,8 @@ def _opened(
     if normalisations(pruned) <= normalisations(folded) < normalisations(dense):
         dense = folded
         notes.append("BatchNormalizations of the dense model were folded, as in the pruned one")
-    analysis = analyse(dense, inputs=shapes)
+    with blame("--shapes", when=bool(config.shapes)):
+        analysis = analyse(dense, inputs=shapes)
     samples = within_memory(analysis, samples, config)
     return Run(config, analysis, open_dataset(samples, config), progress), notes
 

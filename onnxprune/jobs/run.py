@@ -9,10 +9,11 @@ from onnxprune import model as models
 from onnxprune.config import Options
 from onnxprune.data import Calibration, memory
 from onnxprune.data.dataset import Dataset, open_dataset, open_source, synthetic_dataset
-from onnxprune.errors import OnnxpruneError
+from onnxprune.errors import OnnxpruneError, blame
 from onnxprune.graph.analysis import Analysis, analyse
 from onnxprune.model.decode import densify
 from onnxprune.runtime.providers import available
+from onnxprune.select.criteria import registry
 from onnxprune.types import RUNTIMES, backend_name, metric_name, provider_name
 
 Progress = Callable[[str], None]
@@ -62,7 +63,8 @@ def open_run(
     model, _ = densify(models.load(source))
     samples, shapes = open_source(model, config)
     progress("finding what can be removed")
-    analysis = analyse(model, inputs=shapes)
+    with blame("--shapes", when=bool(config.shapes)):
+        analysis = analyse(model, inputs=shapes)
     if samples is None:
         data = synthetic_dataset(analysis, config)
     else:
@@ -78,16 +80,22 @@ def place(config: Options) -> Options:
     model is pruned.
 
     Raises:
-        OnnxpruneError: the metric or a backend is unknown.
+        OnnxpruneError: the criterion, the metric or a backend is unknown.
     """
+    if config.criterion is not None:
+        with blame("--criterion"):
+            registry.get(config.criterion)
     if isinstance(config.metric, str):
-        metric_name(config.metric)
+        with blame("--metric"):
+            metric_name(config.metric)
     if config.target is not None and config.target.backend:
-        backend_name(config.target.backend)
+        with blame("--target"):
+            backend_name(config.target.backend)
     try:
         provider = provider_name(config.platform)
     except OnnxpruneError:
-        backend_name(config.backend)
+        with blame("--backend"):
+            backend_name(config.backend)
         provider = "cpu"
     own = config.backend.lower().partition(":")[0] in RUNTIMES
     config = memory.settle(config)
@@ -101,7 +109,7 @@ def within_memory(analysis: Analysis, samples: Calibration, config: Options) -> 
         OnnxpruneError: it has no room for one sample.
     """
     budget, batch = memory.budget_of(config), samples.batch
-    count = samples.inputs.count(next(iter(samples)))
+    count = analysis.batch if config.shapes else samples.inputs.count(next(iter(samples)))
     each = memory.run_bytes(analysis) // max(count, 1)
     memory.check(budget, models.size_bytes(analysis.model), each)
     most = max(budget.activations // max(each, 1), 1)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from onnxprune import model as models
 from onnxprune.data.activations.rows import Sample
 from onnxprune.data.memory import budget_of
-from onnxprune.errors import OnnxpruneError, spelled, stated
+from onnxprune.errors import OnnxpruneError, spelled, stated, suggest_glob
 from onnxprune.graph.analysis import Analysis, analyse
 from onnxprune.graph.layers.epilogue import Weights
 from onnxprune.graph.layers.linear import LinearLayer
@@ -181,5 +181,5 @@ def _check_globs(skip: Sequence[str], dense: Analysis) -> None:
         if not any(fnmatchcase(name, glob) for name in names):
             raise OnnxpruneError(
                 f"{stated('--skip', glob)} matches no weight, group or block",
-                hint="see the names that `onnxprune inspect` lists",
+                hint=suggest_glob(glob, names, "`onnxprune inspect` lists groups and blocks"),
             )

@@ -19,13 +19,12 @@ from onnxprune.graph.analysis import analyse
 from onnxprune.model.decode import densify
 from onnxprune.quantities import figure
 from onnxprune.runtime import open_session
-from onnxprune.runtime.providers import named
 from onnxprune.sparse.encodings.choose import allowed_encodings, choose
 from onnxprune.sparse.encodings.graph_builder import OLDEST
 from onnxprune.sparse.encodings.table import DENSE, Packed
 from onnxprune.sparse.encodings.weights import Weight, weights
 from onnxprune.sparse.encodings.write import restrict, unusable_encodings, write
-from onnxprune.types import Check
+from onnxprune.types import Check, backend_name, provider_of
 
 Array = npt.NDArray[Any]
 Feeds = Mapping[str, Array]
@@ -135,7 +134,8 @@ def store(
         True
     """
     config = split("store", fields, options)[0]
-    config = replace(config, backend=tuple(named(name).name for name in config.backend))
+    providers = dict.fromkeys(provider_of(backend_name(name)) for name in config.backend)
+    config = replace(config, backend=tuple(providers))
     dense, _ = densify(models.load(model))
     encodings, reason = allowed_encodings(config)
     notes = [reason] if reason else []

@@ -11,7 +11,7 @@ from onnx_ir.passes.common import InlinePass
 from onnxprune.errors import OnnxpruneError
 from onnxprune.model.protos import bodies_in
 
-_HINT = "Export without functions, or try onnx.inliner.inline_local_functions(model, True) on it."
+_HINT = "export without functions, or try onnx.inliner.inline_local_functions(model, True) on it"
 
 
 def prepare(proto: onnx.ModelProto) -> None:

@@ -32,7 +32,7 @@ ModelLike: TypeAlias = "str | Path | onnx.ModelProto | gs.Graph | ir.Model | Mod
 _Resolve: TypeAlias = Callable[[ir.TensorProtocol], ir.TensorProtocol]
 
 _MAPPED_FROM = 4096  # bytes: smaller weights are read with the graph
-_NOT_ONNX = "Give the .onnx file of an exported model."
+_NOT_ONNX = "give the .onnx file of an exported model"
 
 
 def load(model: ModelLike) -> Model:
@@ -102,7 +102,7 @@ def _assemble(data: memoryview, store: Store, where: str) -> ir.Model:
         # What onnx-ir makes of types, encodings and references that no valid model has.
         raise OnnxpruneError(
             f"{where} is not a valid ONNX model: {_root(error)}",
-            hint="onnx.checker.check_model may say more; export the model again.",
+            hint="onnx.checker.check_model may say more; export the model again",
         ) from error
     adopt(model, Source(dict(store.files), store.external, training, kept_types))
     return model

@@ -26,7 +26,7 @@ _INDEX_TYPES = (ir.DataType.INT64, ir.DataType.INT32, ir.DataType.INT16, ir.Data
 
 _CHUNK = 1 << 20  # non-zeros handled at a time, so that index arithmetic stays small
 _LARGEST = 1 << 40  # bytes: a dense form beyond this is a damaged or hostile header
-_HINT = "Write the model again with the tool that made it, or store this weight dense."
+_HINT = "write the model again with the tool that made it, or store this weight dense"
 
 
 def densify(proto: onnx.ModelProto, store: Store) -> None:

@@ -24,7 +24,7 @@ _TYPED_FIELDS = {
 }
 """The field of TensorProto that holds each type when ``raw_data`` does not; else int32_data."""
 
-_RESTORE = "Restore the file, or export or download the model again."
+_RESTORE = "restore the file, or export or download the model again"
 
 
 @dataclass(frozen=True)
@@ -203,5 +203,5 @@ def _check_filled(tensor: ir.TensorProtocol, count: int, needed: int, unit: str)
         raise OnnxpruneError(
             f"weight '{tensor.name}' of type {tensor.dtype.name} and shape "
             f"{list(tensor.shape.numpy())} needs {needed} {unit}, but {count} are stored",
-            hint="A model stripped of its weights cannot be pruned." if count == 0 else _RESTORE,
+            hint="a model stripped of its weights cannot be pruned" if count == 0 else _RESTORE,
         )

@@ -11,7 +11,7 @@ from onnxprune.errors import OnnxpruneError
 from onnxprune.model.constants import constant
 from onnxprune.model.origin import bodies
 
-_HINT = "The exporter wrote an invalid graph: export it again, or repair it with onnx-graphsurgeon."
+_HINT = "the exporter wrote an invalid graph: export it again, or repair it with onnx-graphsurgeon"
 
 
 def check_header(proto: onnx.ModelProto, where: str) -> None:

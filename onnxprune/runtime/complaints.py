@@ -38,11 +38,11 @@ def load_error(where: str, complaint: str) -> OnnxpruneError:
         parts = match.groupdict()
         domain = parts.get("domain") or "ai.onnx"
         at = f" (node '{parts['node']}')" if parts.get("node") else ""
-        hint = "Pass the library that implements it as a custom operator library."
+        hint = "pass the library that implements it as a custom operator library"
         if domain in _EXTENSIONS:
-            hint = "pip install onnxruntime-extensions: it is then used automatically."
+            hint = "pip install onnxruntime-extensions: it is then used automatically"
         elif verb == "implements":
-            hint = "No kernel of this backend takes these element types; try another backend."
+            hint = "no kernel of this backend takes these element types; try another backend"
         return OnnxpruneError(
             f"onnxruntime cannot run {where}: it {verb} no operator {domain}.{parts['op']}{at}",
             hint=hint,

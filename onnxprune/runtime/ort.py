@@ -231,7 +231,7 @@ def open_session(
     if chosen.full not in handle.get_providers():
         raise OnnxpruneError(
             f"onnxruntime fell back from '{chosen.name}' to {', '.join(handle.get_providers())}",
-            hint="A library of that provider did not load: its versions must match onnxruntime's.",
+            hint="a library of that provider did not load: its versions must match onnxruntime's",
         )
     echoed = embedded.echoed if embedded else ()
     precision = _precision(model, chosen, options or {})
@@ -340,7 +340,7 @@ def _pass_weights(ort: Any, settings: Any, weights: Sequence[ExternalWeight]) ->
         if one.dtype.bitwidth < 8:
             raise OnnxpruneError(
                 f"onnxruntime {ort.__version__} cannot be handed the 4-bit weight '{one.name}'",
-                hint="pip install -U onnxruntime (1.24 or later).",
+                hint="pip install -U onnxruntime (1.24 or later)",
             )
     values = [
         to_ort(ort, one.data.view(one.dtype.numpy()).reshape(one.shape), int(one.dtype))

@@ -17,7 +17,7 @@ from typing import Any
 from onnxprune import types
 from onnxprune.errors import OnnxpruneError
 
-INSTALL = "Install one of: pip install 'onnxprune[cpu]' or pip install 'onnxprune[gpu]'."
+INSTALL = "install one of: pip install 'onnxprune[cpu]' or pip install 'onnxprune[gpu]'"
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ def use(options: Any, one: Provider, settings: Mapping[str, str]) -> dict[str, A
     if not _installed(one):
         raise OnnxpruneError(
             f"the execution provider '{one.name}' is not available here",
-            hint=f"it comes with {one.wheel}. Available: {', '.join(available()) or 'none'}.",
+            hint=f"it comes with {one.wheel}; available here: {', '.join(available()) or 'none'}",
         )
     devices = _devices(one, settings)
     if not devices:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -14,8 +15,9 @@ import pytest
 
 from conftest import Ran
 from onnxprune.cli import _parser
-from onnxprune.cli.parser import Parser
-from onnxprune.config import COMMANDS, declared, flag, option_of, options_of
+from onnxprune.cli.parser import Parser, given_options
+from onnxprune.cli.values import values_of
+from onnxprune.config import COMMANDS, declared, flag, option_of, options_of, split
 from onnxprune.select.criteria import registry
 from onnxprune.types import METRICS
 
@@ -66,6 +68,85 @@ def test_values_of_options_are_listed(cli: Cli) -> None:
     assert all(word in cli("help", "labels").out for word in (".npy", ".npz", ".txt", ".csv"))
     assert all(word in cli("help", "recover").out for word in ("lstsq", "pcg", "bias"))
     assert "openvino" in cli("help", "backend").out
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_value_of_an_option_is_explained(option: str) -> None:
+    listed = {
+        word
+        for c in COMMANDS
+        for name, each in options_of(c)
+        if flag(name) == option
+        for word in option_of(each).reader.words
+        if option_of(each).reader.metavar
+    }
+    meanings = dict(values_of(option))
+    assert listed <= set(meanings)
+    assert all(meanings.values())
+
+
+@pytest.mark.parametrize(
+    ("word", "option", "meaning"),
+    [
+        ("wanda", "--sparse-method wanda", "products of a weight"),
+        ("2:4", "--sparsity 2:4", "2 of every 4"),
+        ("1:8", "--sparsity 2:4", "any N:M"),
+        ("packed", "--store packed", "decode them at load"),
+        ("imagenet", "--preprocess imagenet", "centre 224"),
+        ("top3", "--metric top5", "any number may stand"),
+        ("latency", "--target latency=0.5x@cpu", "measured time"),
+        ("fp16", "--values fp16", "16-bit"),
+        ("openvino-sparse", "--backend openvino-sparse", "[N,K]"),
+        ("no-cache", "--no-cache", "Do not keep error curves"),
+        ("--no-cache", "--no-cache", "Do not keep error curves"),
+        ("provider", "--backend", "Backend"),
+        ("-o", "--output OUT", "File for the pruned model"),
+        ("--save-plan", "--save-plan PATH", "Write the plan"),
+    ],
+)
+def test_values_and_flags_lead_to_their_option(
+    cli: Cli, word: str, option: str, meaning: str
+) -> None:
+    ran = cli("help", word)
+    assert ran.code == 0, ran.err
+    assert option in ran.out
+    assert meaning.lower() in ran.out.lower()
+
+
+def test_there_is_one_list_of_backends(cli: Cli) -> None:
+    listed = {row["name"] for row in json.loads(cli("bench", "--list", "--json").out)["backends"]}
+    assert set(dict(values_of("backend"))) == listed | {"openvino-sparse"}
+    for command in COMMANDS:
+        for name, each in options_of(command):
+            if name == "backend":
+                words = set(option_of(each).reader.words)
+                assert words - {"openvino-sparse"} == listed
+                assert ("openvino-sparse" in words) == (command == "quantize")
+
+
+def test_an_amount_alone_is_only_explained_where_it_is_true() -> None:
+    helps = {c: PARSERS[c].format_help(everything=True) for c in COMMANDS}
+    assert {c for c, text in helps.items() if "as far as it allows" in text} == {"prune"}
+    assert {c for c, text in helps.items() if "maximum accepted metric drop" in text} == {
+        "prune",
+        "apply",
+        "quantize",
+    }
+
+
+def _examples(command: str) -> list[str]:
+    text = (PARSERS[command].epilog or "").replace("\\\n", "")
+    return re.findall(r"^  (onnxprune [^#>&\n]*)", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", PARSERS)
+def test_examples_are_lines_that_the_parser_takes(command: str) -> None:
+    lines = _examples(command)
+    assert lines
+    for line in lines:
+        args = _parser().parse_all(shlex.split(line)[1:])
+        if args.command in COMMANDS:
+            split(args.command, given_options(args, args.command))
 
 
 def test_unknown_topics_are_refused_with_the_nearest(cli: Cli) -> None:

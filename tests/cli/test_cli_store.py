@@ -98,7 +98,7 @@ def test_a_person_is_told_what_to_expect(cli: Cli, thin: Path, tmp_path: Path) -
     ("flags", "message"),
     [
         (["--store", "sparse", "--values", "fp16"], "--values fp16"),
-        (["--backend", "gpu"], "'gpu' is not an execution provider"),
+        (["--backend", "gpu"], "--backend: there is no backend 'gpu'"),
         (["--ram-limit", "much"], "--ram-limit much"),
         (["--ram-limit", "4 parrots"], "--ram-limit 4 parrots"),
         (["--store", "small"], "--store small"),

@@ -205,8 +205,11 @@ def test_the_model_that_is_read_is_never_the_one_written(
 
 
 def test_two_results_never_go_to_one_file(cli: Cli, tmp_path: Path) -> None:
-    same, around = tmp_path / "out", tmp_path / "." / ".." / tmp_path.name / "out"
-    for first, second in (("-o", "--save-plan"), ("--save-plan", "--save-recipe")):
+    for first, second, name in (
+        ("--save-plan", "--save-recipe", "out"),
+        ("-o", "--save-plan", "out.onnx"),
+    ):
+        same, around = tmp_path / name, tmp_path / "." / ".." / tmp_path.name / name
         ran = cli("prune", MODEL, "--ratio", "0.3", first, same, second, around)
         assert_refused(ran, second, first)
     assert_refused(cli("prune", MODEL, "--ratio", "0.3", "--calib", same, "-o", same), "--calib")
@@ -283,3 +286,36 @@ def test_a_model_without_a_weight_to_thin_is_refused_with_a_hint(cli: Cli, tmp_p
     words = ("--sparsity", "2:4", "--skip-first", "99", "-o", tmp_path / "out.onnx")
     assert_refused(cli("prune", MODEL, *words), "--skip-first")
     assert _files(tmp_path) == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "hint"),
+    [
+        ("", "recipe.yaml is empty", "target: macs=50%"),
+        ("calib: data.npz\n", "does not say how much to remove", "target: macs=50%"),
+        ("output: small.onnx\n", "recipe.yaml, line 1", "-o OUT"),
+        ("model: model.onnx\n", "recipe.yaml, line 1", "onnxprune prune MODEL"),
+        ("ratoi: 0.3\n", "recipe.yaml, line 1", "did you mean 'ratio'?"),
+        ("zzz: 0.3\n", "recipe.yaml, line 1", "--help-all"),
+        ("ratio: ''\n", "recipe.yaml, line 1: ratio is empty", "ratio 0.3"),
+    ],
+)
+def test_a_recipe_that_asks_for_nothing_says_what_to_add(
+    cli: Cli, tmp_path: Path, text: str, error: str, hint: str
+) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(text)
+    ran = cli("prune", MODEL, "--recipe", recipe)
+    assert_refused(ran, error)
+    assert hint in ran.err.splitlines()[1]
+    if not text:
+        assert cli("prune", MODEL, "--recipe", recipe, "--ratio", "0.1").code == 0
+        assert_refused(cli("quantize", MODEL, "--dynamic", "--prune", recipe), error)
+
+
+def test_a_model_in_int8_is_not_quantized_again(cli: Cli, tmp_path: Path) -> None:
+    whole = tmp_path / "int8.onnx"
+    assert cli("quantize", MODEL, "--dynamic", "-o", whole).code == 0
+    ran = cli("quantize", whole, "--dynamic")
+    assert_refused(ran, "the weights of the model are already quantized")
+    assert "float model" in ran.err

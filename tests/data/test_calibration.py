@@ -351,7 +351,7 @@ def test_images_are_refused_with_what_is_missing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "match"),
     [
-        ("scael=255", "Did you mean 'scale'"),
+        ("scael=255", "'scael=255' is not part of a preprocessing specification"),
         ("scale=x", "cannot be read"),
         ("layout=nwhc", "one of nchw, nhwc"),
         ("size=0", "positive"),

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 import onnx
 import onnx_ir as ir
 
-from onnxprune.errors import OnnxpruneError
+from onnxprune.errors import OnnxpruneError, suggest
 from onnxprune.graph.facts import Fact, Shape, because, declared, join, to_type
 from onnxprune.graph.ops.shape_call import InconsistentError
 from onnxprune.graph.shapes.infer import infer
 from onnxprune.graph.shapes.program import Program, Step, compile_graph, opsets_of
 from onnxprune.graph.shapes.values import evaluate
+from onnxprune.quantities import shape_text
 
 if TYPE_CHECKING:
     from onnxprune.model import Model
@@ -69,7 +70,7 @@ def feed(
         if name not in names:
             raise OnnxpruneError(
                 f"the model has no input named {name!r}",
-                hint=f"its inputs are {', '.join(map(repr, program.needed))}",
+                hint=suggest(name, program.needed),
             )
         shape = declared(names[name]).shape
         if shape is not None and (
@@ -77,8 +78,8 @@ def feed(
             or any(a not in (None, b) for a, b in zip(shape, sizes, strict=True))
         ):
             raise OnnxpruneError(
-                f"input {name!r} cannot have shape {tuple(sizes)}",
-                hint=f"the model declares {names[name].shape}",
+                f"input {name!r} cannot have shape {shape_text(sizes)}",
+                hint=f"the model declares {name}={_declaration(names[name])}",
             )
     for name, value in names.items():
         if name in program.stored:
@@ -89,6 +90,12 @@ def feed(
         walk.learn(name, because(fact, "an input whose shape was not given"))
         if not isinstance(value.type, ir.TensorType) and value.type is not None:
             walk.types[name] = ir.serde.serialize_type(value.type)
+
+
+def _declaration(value: ir.Value) -> str:
+    """The shape of an input as users write it, open sizes by name."""
+    shape = value.shape or ()
+    return shape_text(size if isinstance(size, int) else size.value for size in shape)
 
 
 class Walk:

@@ -13,6 +13,7 @@ from onnxprune.data.batches import DEFAULT_BATCH, input_format
 from onnxprune.data.dataset import Feeds
 from onnxprune.errors import OnnxpruneError
 from onnxprune.model.signature import signature_of
+from onnxprune.quantities import shape_text
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +125,7 @@ def _sizes(
             for want, size in zip(specs[name].shape, shape, strict=True)
         ):
             raise OnnxpruneError(
-                f"--shapes {name}={'x'.join(map(str, shape))} fits no input", hint=inputs.hint
+                f"--shapes {name}={shape_text(shape)} fits no input", hint=inputs.hint
             )
         for axis, (want, size) in enumerate(zip(specs[name].shape, shape, strict=True)):
             if inputs.axes[name] == axis:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from onnxprune import model as models
-from onnxprune.config import FORMATS, INPUTS, Options, QuantizeOptions, keywords, split
+from onnxprune.config import INPUTS, Options, QuantizeOptions, keywords, split
 from onnxprune.data.dataset import open_dataset, open_source
 from onnxprune.data.memory import budget_of, scarce_note, settle
 from onnxprune.errors import OnnxpruneError
@@ -22,8 +22,7 @@ from onnxprune.jobs.quantize.rows import by_rows
 from onnxprune.jobs.quantize.zeros import Weight
 from onnxprune.model.decode import densify
 from onnxprune.quantities import times
-from onnxprune.runtime.providers import named
-from onnxprune.types import Check
+from onnxprune.types import PROVIDERS, Check, provider_of
 
 Progress = Callable[[str], None]
 
@@ -105,8 +104,8 @@ def quantize(
         (True, True)
     """
     settings, config = split("quantize", fields, settings, options)
-    if settings.backend not in FORMATS:
-        config = replace(config, backend=named(settings.backend).name)
+    if settings.format == "cpu" and provider_of(settings.backend) in PROVIDERS:
+        config = replace(config, backend=settings.backend)
     if settings.format == "openvino-sparse" and settings.dynamic:
         raise OnnxpruneError(
             "OpenVINO's sparse kernel takes weights behind DequantizeLinear, which --dynamic "
@@ -121,6 +120,9 @@ def quantize(
     config = settle(config)
     progress("reading the model")
     dense, unpacked = densify(models.load(model))
+    quantized = quantizer.is_quantized(dense)
+    if quantized and not quantizer.float_weights(dense):
+        raise _already_quantized()
     samples, _ = open_source(dense, config if config.calib is not None else _synthetic(config))
     assert samples is not None
     data = open_dataset(samples, config, most_bytes=budget_of(config).total // 2)
@@ -142,6 +144,8 @@ def quantize(
 
     weights = zeros.compare(ready, result, why)
     if not any(each.quantized for each in weights):
+        if quantized:
+            raise _already_quantized()
         raise OnnxpruneError(
             "onnxruntime's quantizer found no weight that it quantizes in this model",
             hint=_unquantized(weights, settings),
@@ -170,6 +174,13 @@ def _unquantized(weights: Sequence[Weight], settings: QuantizeOptions) -> str:
     if len(reasons) == 1 and "--dynamic" in next(iter(reasons)):
         return next(iter(reasons))
     return "see `onnxprune eligible`; weights that are computed must be stored first"
+
+
+def _already_quantized() -> OnnxpruneError:
+    return OnnxpruneError(
+        "the weights of the model are already quantized",
+        hint="give the float model that it was made from; with --prune RECIPE it is pruned first",
+    )
 
 
 def _synthetic(config: Options) -> Options:

@@ -23,7 +23,7 @@ from onnx import version_converter
 
 from onnxprune import model as models
 from onnxprune.config import QuantizeOptions
-from onnxprune.errors import OnnxpruneError, stated
+from onnxprune.errors import OnnxpruneError, stated, suggest_glob
 from onnxprune.graph.analysis import identity
 from onnxprune.jobs.quantize.purposes import dynamic_arguments, static_arguments
 from onnxprune.jobs.quantize.rows import as_read
@@ -60,6 +60,30 @@ def prepared(model: models.Model) -> tuple[models.Model, tuple[str, ...]]:
     return result, tuple(notes)
 
 
+_INT8 = frozenset(
+    {"DequantizeLinear", "ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul"}
+)
+
+
+def is_quantized(model: models.Model) -> bool:
+    """Whether a layer of a model reads stored weights of one byte or less per value."""
+    stored = (
+        models.constant(value)
+        for graph in models.graphs(model)
+        for node in graph
+        if node.op_type in _INT8
+        for value in node.inputs
+        if value is not None
+    )
+    return any(each is not None and len(each.shape) > 1 for each in stored)
+
+
+def float_weights(model: models.Model) -> bool:
+    """Whether a model stores floating-point weights of two axes or more."""
+    tensors = (models.constant(value) for value in models.constants(model).values())
+    return any(t is not None and t.dtype.is_floating_point() and len(t.shape) > 1 for t in tensors)
+
+
 def has_convolutions(model: models.Model) -> bool:
     """Whether a model has convolutions."""
     return any(n.op_type == "Conv" for g in models.graphs(model) for n in g)
@@ -84,9 +108,10 @@ def excluded(model: models.Model, globs: Sequence[str]) -> list[str]:
             )
         ]
         if not hits:
+            known = [identity(node) for graph in models.graphs(model) for node in graph]
             raise OnnxpruneError(
                 f"{stated('--skip', glob)} matches no node and no weight",
-                hint="see the names that `onnxprune inspect` lists",
+                hint=suggest_glob(glob, known, f"the model has {plural(len(known), 'node')}"),
             )
         names += hits
     return names

@@ -216,7 +216,7 @@ def _set_capabilities(
     if not runtime.ahead_of_time:
         raise OnnxpruneError(
             f"{runtime.title} builds for the GPU it runs on, not for compute capabilities",
-            hint="leave out --compute-capability, or take --runtime tensorrt_rtx",
+            hint="leave out --compute-capability, or take --runtime tensorrt-rtx",
         )
     known = runtime.module.ComputeCapability
     config.num_compute_capabilities = len(wanted)

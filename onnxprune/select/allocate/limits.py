@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
-from onnxprune.errors import OnnxpruneError
+from onnxprune.errors import OnnxpruneError, suggest, suggest_glob
 from onnxprune.graph.units import Group
+from onnxprune.quantities import plural
 
 
 @dataclass(frozen=True)
@@ -116,11 +116,7 @@ def select(
     Raises:
         OnnxpruneError: a glob or a kind matches nothing; the nearest name is suggested.
     """
-    names = [g.name for g in groups]
-    for pattern in (*limits.skip, *(glob for glob, _ in limits.ratios)):
-        _refuse_unmatched(pattern, [*names, *known], "group")
-    for kind in limits.kinds:
-        _refuse_unmatched(kind, sorted({g.kind for g in groups}), "kind of group")
+    _check_names(groups, limits, list(known))
     fixed: dict[str, float] = {}
     shared: dict[tuple[str, str, float], list[str]] = {}
     declined: dict[str, str] = {}
@@ -147,11 +143,24 @@ def select(
     return Selected(fixed, tuple(s for s in shares if len(s.groups) > 1), declined)
 
 
-def _refuse_unmatched(pattern: str, names: Sequence[str], what: str) -> None:
-    if any(fnmatchcase(name, pattern) for name in names):
-        return
-    near = difflib.get_close_matches(pattern, names, 1, cutoff=0.4)
-    raise OnnxpruneError(
-        f"{pattern!r} matches no {what}",
-        hint=f"did you mean {near[0]!r}?" if near else f"there are {len(names)}: see inspect",
-    )
+def _check_names(groups: Sequence[Group], limits: Limits, known: Sequence[str]) -> None:
+    names, kinds = [g.name for g in groups], sorted({g.kind for g in groups})
+    for glob in limits.skip:
+        _refuse_unmatched("--skip", glob, names, known)
+    for glob, _ in limits.ratios:
+        _refuse_unmatched("--ratios", glob, names)
+    for kind in limits.kinds:
+        if kind not in kinds:
+            raise OnnxpruneError(f"{kind!r} matches no kind of group", hint=suggest(kind, kinds))
+
+
+def _refuse_unmatched(
+    option: str, glob: str, groups: Sequence[str], others: Iterable[str] = ()
+) -> None:
+    names = [*groups, *others]
+    if not any(fnmatchcase(name, glob) for name in names):
+        every = f"`onnxprune inspect` lists all {plural(len(groups), 'group')}"
+        what = "group, block or weight" if others else "group"
+        raise OnnxpruneError(
+            f"{option} {glob} matches no {what}", hint=suggest_glob(glob, names, every)
+        )

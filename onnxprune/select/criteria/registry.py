@@ -11,13 +11,12 @@ function decorated with :func:`criterion`:
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Literal, TypeVar, cast, get_args
 
-from onnxprune.errors import OnnxpruneError
+from onnxprune.errors import OnnxpruneError, suggest
 
 ENTRY_POINTS = "onnxprune.criteria"
 Need = Literal["weights", "uses", "inputs", "covariance", "seed"]
@@ -124,8 +123,7 @@ def get(name: str) -> Criterion:
         _load(plugins[name])
     entry = _REGISTERED.get(name)
     if entry is None:
-        near = difflib.get_close_matches(name, names(), 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(names())}"
+        hint = suggest(name, names(), "`onnxprune help criterion` lists all")
         raise OnnxpruneError(f"there is no criterion {name!r}", hint=hint)
     return entry
 
