@@ -754,7 +754,7 @@ class Options:
         None, BYTES, "most memory for work on calibration data, e.g. 2GB",
         "It bounds samples, values inside the network and second moments together. Layers that "
         "are too wide for it are priced by the variances of their inputs and keep their weights; "
-        "notes name them. The same amount gives the same result on any machine.",
+        "notes name them. Results depend on this amount, never on the memory that is free.",
         unset="4GB, or less where less is free",
     )  # fmt: skip
     preprocess: object | None = _data(None, ANYTHING, _PREPROCESS, everyday=True)
