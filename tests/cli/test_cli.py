@@ -117,7 +117,7 @@ def asked(tmp_path: Path, text: str, *flags: str) -> Options:
     parser = Parser(prog="onnxprune", allow_abbrev=False)
     prune_command.add(parser.add_subparsers())
     line = ["prune", "m.onnx", "--recipe", str(tmp_path / "recipe.yaml"), *flags]
-    return prune_command._options(parser.parse_all(line))
+    return prune_command._options(parser.parse_all(line))[0]
 
 
 def test_flags_override_the_recipe_and_leave_the_rest_of_it(tmp_path: Path) -> None:
