@@ -198,7 +198,7 @@ def open_session(
     if isinstance(model, str | Path | bytes):  # as its users open it
         narrow, busily = saturate is not False, spin is not False
     else:
-        narrow, busily = _may_saturate(model) if saturate is None else saturate, bool(spin)
+        narrow, busily = may_saturate(model) if saturate is None else saturate, bool(spin)
     folder = tempfile.TemporaryDirectory(prefix="onnxprune.") if profile else None
     while True:
         try:
@@ -260,7 +260,7 @@ def _source(
 
 
 @per_model
-def _may_saturate(model: models.Model) -> bool:
+def may_saturate(model: models.Model) -> bool:
     """Whether integer products may saturate, as they do by default in onnxruntime.
 
     It cannot make int8 weights unsigned (as of 1.31) whose many scales have no zero points beside
