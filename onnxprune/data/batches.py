@@ -27,6 +27,8 @@ Prepare: TypeAlias = Callable[[Array, TensorSpec], Array]
 """A function of the raw array of an input, applied before it is checked."""
 
 DEFAULT_BATCH = 32
+_SINGLE = "onnxprune.single"
+"""In ``meta`` of the graph inputs of a model that takes one sample at a time."""
 _BATCH_NAMES = ("batch", "batch_size", "batchsize", "n", "bs", "b", "batch_dim")
 _UNNAMED = ("", "?", "-1", "None")
 """Placeholders of exporters for sizes without a name; they do not imply equal sizes."""
@@ -135,7 +137,24 @@ def input_format(signature: Sequence[TensorSpec], prepare: Prepare | None = None
 
 def inputs_of(model: Model) -> InputFormat:
     """The layout of samples in the inputs of a model."""
-    return input_format(signature_of(model))
+    inputs = input_format(signature_of(model))
+    return one_by_one(inputs) if is_single(model) else inputs
+
+
+def is_single(model: Model) -> bool:
+    """Whether a model is known to take one sample at a time, whatever its inputs declare."""
+    return any(_SINGLE in value.meta for value in model.ir.graph.inputs)
+
+
+def mark_single(model: Model) -> None:
+    """Have `is_single` know that of a model, and of clones of it."""
+    for value in model.ir.graph.inputs:
+        value.meta[_SINGLE] = True
+
+
+def one_by_one(inputs: InputFormat) -> InputFormat:
+    """The same where a batch is one sample, neither divided nor joined."""
+    return replace(inputs, axes=dict.fromkeys(inputs.axes), group=1)
 
 
 def _batch_axes(specs: Sequence[TensorSpec]) -> dict[str, int | None]:

@@ -106,6 +106,9 @@ def first_run(
                 worker.ask("open", path=str(path), **settings)
                 for batch in batches:
                     worker.ask("run", feeds=dict(batch))
+        except OnnxpruneError as error:  # which knows the model by its place on disk
+            message, hint = error.written
+            raise OnnxpruneError(message.replace(str(path), what), hint=hint) from error
         except WorkerError as error:
             node = _locate(model, path, batch, error, settings)
             raise _died(error, node, what, hint, limit_s) from error

@@ -38,6 +38,8 @@ __all__ = ["Feeds", "OrtSession", "available", "open_session"]
 
 _KERNEL = "_kernel_time"
 _PIECE = "ExecutionProvider_"  # what a provider compiled is called after it
+_READ_TWICE = "Attempt to replace the existing tensor"
+"""onnxruntime (as of 1.32) makes an int8 weight unsigned once for each of its readers."""
 _FATAL_ONLY = 4  # of verbose, info, warning, error, fatal; errors are raised and need no log
 
 
@@ -225,6 +227,9 @@ def open_session(
             extensions = extensions_library(str(error))
             if extensions and extensions not in libraries:
                 libraries.append(extensions)
+                continue
+            if not narrow and _READ_TWICE in str(error):
+                narrow = True
                 continue
             raise load_error(where, str(error)) from error
         break

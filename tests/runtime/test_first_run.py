@@ -109,6 +109,16 @@ def test_a_refusal_reads_as_in_this_process() -> None:
     assert messages[0] == messages[1]
 
 
+def test_an_operator_that_is_missing_reads_as_in_this_process() -> None:
+    model = build(
+        [h.make_node("Unheard", ["x"], ["y"], domain="com.example")],
+        [h.make_tensor_value_info("x", T.FLOAT, ["n"])],
+        [h.make_tensor_value_info("y", T.FLOAT, ["n"])],
+    )
+    with pytest.raises(OnnxpruneError, match=r"^onnxruntime cannot \w+ the model"):
+        first_run(model, [{"x": np.ones(3, np.float32)}])
+
+
 def test_plain_networks_run_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     model = build(
         [h.make_node("Relu", ["x"], ["y"])],
