@@ -75,7 +75,7 @@ class InputFormat:
     def count(self, batch: Feeds) -> int:
         """Samples in a batch."""
         axes = ((name, axis) for name, axis in self.axes.items() if axis is not None)
-        return next((batch[name].shape[axis] for name, axis in axes), self.group)
+        return max((batch[name].shape[axis] for name, axis in axes), default=self.group)
 
     def take(self, batch: Feeds, samples: slice | Index) -> Batch:
         """Some samples of a batch; all of them where no input has a batch axis."""
@@ -115,15 +115,19 @@ def input_format(signature: Sequence[TensorSpec], prepare: Prepare | None = None
     none is called a batch and leading axes are of several kinds (``num_nodes`` and ``num_edges``,
     or one of these and an input without it), no input has a batch axis.
 
+    Inputs that are no tensors get no data: an optional is left out, a sequence is empty.
+
     Raises:
-        OnnxpruneError: an input is a sequence, map or optional, which cannot be calibrated.
+        OnnxpruneError: an input is a map, which has to be fed.
     """
     specs = []
     for spec in signature:
-        if spec.kind != "tensor":
+        if spec.kind == "map":
             raise OnnxpruneError(
                 f"the input '{spec.name}' is a {spec.kind}; calibration can only feed tensors"
             )
+        if spec.kind != "tensor":
+            continue
         shape = tuple(None if size in _UNNAMED else size for size in spec.shape)
         specs.append(replace(spec, shape=shape))
     axes = _batch_axes(specs)
@@ -307,8 +311,8 @@ def collate(samples: Sequence[Feeds], inputs: InputFormat, size: int) -> list[Fe
 
 
 def count_samples(feeds: Feeds) -> int:
-    """Samples in a batch, by the first axis of the first input that has one."""
-    return next((len(array) for array in feeds.values() if array.ndim), 1)
+    """Samples in a batch, by the first axis of the first input that has one and is not empty."""
+    return next((len(array) for array in feeds.values() if array.ndim and len(array)), 1)
 
 
 def token_masks(feeds: Mapping[str, npt.NDArray[np.generic]]) -> dict[str, npt.NDArray[np.bool_]]:

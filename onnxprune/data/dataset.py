@@ -222,6 +222,7 @@ def _by_names(_: Analysis, signature: Signature, seed: int) -> tuple[Feeds, ...]
 
 def _analysed(analysis: Analysis, signature: Signature, seed: int) -> tuple[Feeds, ...]:
     """Inputs of the shapes that the model was analysed at."""
+    signature = tuple(spec for spec in signature if spec.kind == "tensor")
     for spec in signature:
         refuse_strings(spec)
     return tuple(

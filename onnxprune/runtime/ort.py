@@ -38,6 +38,8 @@ __all__ = ["Feeds", "OrtSession", "available", "open_session"]
 
 _KERNEL = "_kernel_time"
 _PIECE = "ExecutionProvider_"  # what a provider compiled is called after it
+_NOTHING: Mapping[str, Any] = {"optional": None, "sequence": []}
+"""What inputs are fed that are no tensors, where a feed leaves them out."""
 _READ_TWICE = "Attempt to replace the existing tensor"
 """onnxruntime (as of 1.32) makes an int8 weight unsigned once for each of its readers."""
 _FATAL_ONLY = 4  # of verbose, info, warning, error, fatal; errors are raised and need no log
@@ -69,6 +71,7 @@ class OrtSession:
         self.inputs = _signature(handle.get_inputs())
         copied = tuple(spec for spec in self.inputs if spec.name in echoed)
         self.outputs = _signature(handle.get_outputs()) + copied
+        self._nothing = {s.name: _NOTHING[s.kind] for s in self.inputs if s.kind in _NOTHING}
         self._precision, self._echoed = precision, tuple(echoed)
         self._held = weights  # weights onnxruntime only refers to
         self._folder = folder  # of a profile
@@ -83,7 +86,7 @@ class OrtSession:
 
         Args:
             feeds: an array per input, of that input's dtype. bfloat16, float8 and 4-bit arrays are
-                those of ``ml_dtypes``.
+                those of ``ml_dtypes``. An optional may be left out, a sequence is then empty.
             outputs: names of the outputs to return; all by default. Others are never kept.
 
         Returns:
@@ -128,6 +131,7 @@ class OrtSession:
             self._folder.cleanup()
 
     def _run(self, feeds: Feeds, names: list[str]) -> dict[str, Any]:
+        feeds = {**self._nothing, **feeds}
         specs = {spec.name: spec for spec in (*self.inputs, *self.outputs)}
         touched = [specs[name] for name in (*feeds, *names) if name in specs]
         ort = runtime()

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
+import onnx_ir as ir
 
 from onnxprune import model as models
 from onnxprune.config import QuantizeOptions
@@ -152,11 +153,25 @@ def run(
                     )
                     if settings.ranges == "minmax":  # batches do not matter to these
                         feeds = _parts(feeds, inputs_of(model))
-                    q.quantize_static(source, target, _reader(feeds), **common, **arguments)
+                    q.quantize_static(
+                        source,
+                        target,
+                        _reader([{**empty(model), **each} for each in feeds]),
+                        **common,
+                        **arguments,
+                    )
         except Exception as error:
             raise _refusal(str(error)) from error
         result = models.load(target)
         return result if large else in_memory(result)
+
+
+def empty(model: models.Model) -> dict[str, Any]:
+    """What inputs that are no tensors are fed: None for an optional, an empty sequence."""
+    inputs = model.ir.graph.inputs
+    kinds = {value.name or "": value.type for value in inputs if not value.is_initializer()}
+    optional = {name: None for name, kind in kinds.items() if isinstance(kind, ir.OptionalType)}
+    return {n: [] for n, k in kinds.items() if isinstance(k, ir.SequenceType)} | optional
 
 
 def _parts(batches: Sequence[Feeds], inputs: InputFormat) -> list[Feeds]:
