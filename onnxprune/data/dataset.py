@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -74,7 +75,7 @@ class Dataset:
     fit: tuple[Feeds, ...]
     holdout: Part
     eval: Part
-    probe: tuple[Feeds, ...]
+    probe: Sequence[Feeds]
     description: str
     synthetic: bool = False
     source: Calibration | None = None
@@ -176,14 +177,34 @@ def open_dataset(
 
 
 def synthetic_dataset(analysis: Analysis, config: Options) -> Dataset:
-    """Random inputs, of shapes that follow from the graph alone.
+    """Random inputs, of shapes that follow from the graph alone; made when they are first read.
 
-    Raises:
-        OnnxpruneError: the model does not run on them.
+    Reading them raises an OnnxpruneError where the model does not run on them.
     """
-    probe = synthetic_inputs(analysis, config.provider, config.seed)
+    probe = _Synthetic(lambda: synthetic_inputs(analysis, config.provider, config.seed))
     part = Part(probe)
     return Dataset((), part, part, probe, f"random inputs, seed {config.seed}", synthetic=True)
+
+
+class _Synthetic(Sequence[Feeds]):
+    """Random inputs that are looked for, by trial runs of the model, once they are needed."""
+
+    def __init__(self, make: Callable[[], tuple[Feeds, ...]]) -> None:
+        self._make = make
+
+    @cached_property
+    def _feeds(self) -> tuple[Feeds, ...]:
+        return self._make()
+
+    @overload
+    def __getitem__(self, index: int) -> Feeds: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Feeds, ...]: ...
+    def __getitem__(self, index: int | slice) -> Feeds | tuple[Feeds, ...]:
+        return self._feeds[index]
+
+    def __len__(self) -> int:
+        return len(self._feeds)
 
 
 def synthetic_inputs(analysis: Analysis, provider: str = "cpu", seed: int = 0) -> tuple[Feeds, ...]:

@@ -81,7 +81,7 @@ def sparsify(run: Run, state: State) -> State:
     sparse = sparsification.sparsify(
         model, config.sparsity, fit, analysis.facts, settings, progress
     )
-    if sparse.targets:
+    if sparse.targets and fit:
         checks += zeros.checks(sparse.model, sparse.targets, config.sparsity)
     checks += [sparse.check] if sparse.check is not None else []
     method = next(each.method for each in sparse.outcomes if each.method)
@@ -114,13 +114,9 @@ def restore_zeros(run: Run, state: State) -> State:
     if not plan.zeroed:
         return state
     check(Plan(zeroed=plan.zeroed), "", (), shapes=zeros.shapes(state.model))
-    model = zeros.zero(state.model, plan.zeroed)
-    zeroed = sum(mask.size - mask.kept for mask in plan.zeroed.values())
-    share = zeroed / max(sum(mask.size for mask in plan.zeroed.values()), 1)
-    short = max(share - zeros.share_of_zeros(model, plan.zeroed), 0.0)
-    checks = [Check("zeros short of the plan's", short == 0.0, short, 0.0)]
+    model, short = zeros.zero_streamed(state.model, plan.zeroed)
     notes = [spelled(NOT_FASTER)] if config.store == "dense" else []
-    dense, state = state.model, state.then(model, checks=checks, notes=notes)
+    dense, state = state.model, state.then(model, checks=[short], notes=notes)
     return _refit(run, state, dense) if run.data.fit and config.recover != "none" else state
 
 

@@ -57,7 +57,10 @@ def select(problem: Problem) -> Selection:
     """
     importance, target = score_groups(problem), problem.config.target
     widths = allowed_widths(problem, importance)
-    cost = CostModel(problem.analysis).only("macs" if target is None else target.kind)
+    model = CostModel(problem.analysis)
+    if target is not None:
+        model.require_counted(target.kind)
+    cost = model.only("macs" if target is None else target.kind)
     dense = cost.measure()
     if target is not None and not dense:
         raise OnnxpruneError(

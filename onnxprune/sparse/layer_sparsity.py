@@ -29,6 +29,7 @@ from onnxprune.sparse.layerwise import Settings
 from onnxprune.sparse.probe import GRID, Probe, errors_of
 from onnxprune.sparse.rows import Feeds
 from onnxprune.sparse.select import gram_of, scores_of
+from onnxprune.sparse.streamed import global_counts
 
 Float = npt.NDArray[np.float64]
 
@@ -53,8 +54,7 @@ def removed_counts(
     if sparsity.m or settings.allocation in ("per-tensor", "per-row"):
         return [masks.removed_count(size, sparsity.share) for size in sizes]
     if settings.allocation == "global" and not batches:
-        scores = [scores_of("magnitude", weights.read(each)[0], None) for each in layers]
-        return by_scores(scores, sparsity.share)
+        return global_counts(layers, sparsity)
     if not batches:
         raise OnnxpruneError(
             f"--sparse-allocation {settings.allocation} needs calibration data",
