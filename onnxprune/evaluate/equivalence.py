@@ -156,7 +156,9 @@ def compare_outputs(
 def _outputs(
     model: Model, feeds: list[Feeds], provider: str, *, optimise: bool | Literal["extended"]
 ) -> list[dict[str, Array]]:
-    session: Session = open_session(model, provider=provider, optimise=optimise, prepack=False)
+    session: Session = open_session(
+        model, provider=provider, optimise=optimise, prepack=False, arena=False
+    )
     return [arrays_of(session.run(each)) for each in feeds]
 
 

@@ -9,7 +9,8 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from onnxprune.data.dataset import MOST_BYTES
+from onnxprune.data.activations.rows import Sample
+from onnxprune.data.memory import budget_of
 from onnxprune.data.mixtures import with_mixtures
 from onnxprune.evaluate import node_check
 from onnxprune.evaluate.evaluation import Evaluation, compare_models
@@ -87,14 +88,19 @@ def refit(run: Run, state: State) -> State:
         inside = -len(axes) <= axis < len(axes)
         return keep(axes[axis]) if inside else np.zeros(0, np.bool_)
 
-    problem = Problem(analysis.model, state.model, kept, analysis.facts)
+    problem, budget = Problem(analysis.model, state.model, kept, analysis.facts), budget_of(config)
+    sample = Sample(memory=budget)
     if config.recover == "bias":
-        recovery = correct(problem, feeds, Settings(provider=config.provider), run.progress)
+        recovery = correct(
+            problem, feeds, Settings(sample=sample, provider=config.provider), run.progress
+        )
     else:
         pairs = Settings.pairs if config.recover == "auto" else 0
-        settings = Settings(pairs=pairs, provider=config.provider)
+        settings = Settings(sample=sample, pairs=pairs, provider=config.provider)
         every = settings.sample.holdout_every
-        more = with_mixtures(feeds, most_bytes=MOST_BYTES, holdout_every=every, seed=config.seed)
+        more = with_mixtures(
+            feeds, most_bytes=budget.samples, holdout_every=every, seed=config.seed
+        )
         recovery = reconstruct(problem, more, settings, run.progress)
     return state.then(recovery.model, refit=recovery.outcomes)
 

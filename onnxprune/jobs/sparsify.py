@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from onnxprune import model as models
 from onnxprune.data.activations.rows import Sample
+from onnxprune.data.memory import budget_of
 from onnxprune.errors import OnnxpruneError, spelled, stated, suggest_glob
 from onnxprune.graph.analysis import Analysis, analyse
 from onnxprune.graph.layers.epilogue import Weights
@@ -55,7 +56,8 @@ def sparsify(run: Run, state: State) -> State:
     if config.permute:
         progress("looking for a better order of the units")
         targets, _ = find_targets(model, config.sparsity, config.skip, exclude)
-        norms = norms_of(model, targets, fit, config.provider) if fit else {}
+        most = budget_of(config).values
+        norms = norms_of(model, targets, fit, config.provider, most) if fit else {}
         orders = find_orders(
             analysis, targets, _importance(model, norms), config.sparsity.n, config.sparsity.m
         )
@@ -75,7 +77,7 @@ def sparsify(run: Run, state: State) -> State:
         skip=config.skip,
         exclude=exclude,
         tied=config.tied,
-        sample=Sample(rows=ROWS, seed=config.seed),
+        sample=Sample(rows=ROWS, seed=config.seed, memory=budget_of(config)),
         provider=config.provider,
     )
     sparse = sparsification.sparsify(
@@ -140,6 +142,7 @@ def _refit(run: Run, state: State, dense: models.Model) -> State:
         facts,
         only_bias=config.recover == "bias",
         seed=config.seed,
+        memory=budget_of(config),
         provider=config.provider,
         progress=run.progress,
     )

@@ -93,7 +93,7 @@ def first_run(
     if apart is None:
         apart = may_crash(model)
     if not apart or models.size_bytes(model) > _LARGEST:
-        session = open_session(model, provider=provider, prepack=False)
+        session = open_session(model, provider=provider, prepack=False, arena=False)
         for feeds in batches:
             session.run(feeds)
         return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from onnxprune.config import Options
 from onnxprune.errors import OnnxpruneError
@@ -39,6 +39,7 @@ class Selection:
         declined: why a group stays whole, by group.
         bypassed: blocks that are removed too.
         unchanged: why a ratio removes nothing from a group that could be cut, by group.
+        notes: sentences on how units were priced.
     """
 
     removed: Mapping[str, tuple[int, ...]]
@@ -47,6 +48,7 @@ class Selection:
     declined: Mapping[str, str]
     bypassed: tuple[str, ...] = ()
     unchanged: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def select(problem: Problem) -> Selection:
@@ -55,7 +57,12 @@ def select(problem: Problem) -> Selection:
     Raises:
         OnnxpruneError: the criterion needs data, or the budget cannot be met.
     """
-    importance, target = score_groups(problem), problem.config.target
+    importance = score_groups(problem)
+    return replace(_within_target(problem, importance), notes=importance.curves.notes)
+
+
+def _within_target(problem: Problem, importance: Importance) -> Selection:
+    target = problem.config.target
     widths = allowed_widths(problem, importance)
     model = CostModel(problem.analysis)
     if target is not None:

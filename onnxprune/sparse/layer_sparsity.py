@@ -78,24 +78,31 @@ def removed_counts(
     epilogues = [find_epilogue(values, facts, layer) for layer in layers]
     values_read = [(layer.x, end.value) for layer, end in zip(layers, epilogues, strict=True)]
     kept = chain.from_iterable(values_read)  # running to a sum passes other layers
-    run = Segments(dense, batches, kept=kept, provider=settings.provider, threads=settings.threads)
+    run = Segments(
+        dense, batches, kept=kept, provider=settings.provider, threads=settings.threads,
+        most=sample.memory.values,
+    )  # fmt: skip
     for number, (layer, epilogue) in enumerate(zip(layers, epilogues, strict=True), start=1):
         progress(f"measuring layer {number} of {len(layers)}: {layer.node}")
         alone = replace(epilogue, skip=None)
-        train, _ = moments_of(layer, alone, run, run, sample)
+        apart = not sample.memory.fits(*layer.shape[:2])
+        train, _ = moments_of(layer, alone, run, run, sample, apart=apart)
         for name in values_read[number - 1]:
             run.release(name)
         weight, _ = weights.read(layer, epilogue)
         if settings.allocation == "global":
-            xx = gram_of(train, free_bias=False)
-            results.append(scores_of("wanda", weight, xx) / np.sqrt(train.variance))
+            if apart:
+                worth = np.abs(weight) * np.sqrt(train.second)[:, :, None]
+            else:
+                worth = scores_of("wanda", weight, gram_of(train, free_bias=False))
+            results.append(worth / np.sqrt(train.variance))
             continue
         errors = errors_of(layer, weight, train)
         curve = errors.sum(axis=(1, 2)) / train.variance
         if known is not None:
             there = known[layer.node]
             curve = divergence_of(errors, there, epilogue.gain.reshape(there.shape))
-        elif probe is not None:
+        elif probe is not None and not apart:
             curve = curve * probe.weight_of(layer, epilogue, weight, train, curve)
         results.append(curve)
     if settings.allocation == "global":

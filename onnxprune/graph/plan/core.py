@@ -49,6 +49,7 @@ class Origin:
         seed: random seed; None where plans of different seeds were merged.
         versions: of the packages involved.
         calibration: the data of the criterion.
+        memory: bytes that work on these data could take; None without data.
     """
 
     structure: str = ""
@@ -58,6 +59,7 @@ class Origin:
     seed: int | None = 0
     versions: Mapping[str, str] = field(default_factory=dict)
     calibration: str = ""
+    memory: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
