@@ -10,7 +10,7 @@ from onnxprune import model as models
 from onnxprune.config import INPUTS, Options, QuantizeOptions, keywords, split
 from onnxprune.data.dataset import open_dataset, open_source
 from onnxprune.data.memory import budget_of, scarce_note, settle
-from onnxprune.errors import OnnxpruneError
+from onnxprune.errors import OnnxpruneError, spelled
 from onnxprune.evaluate.evaluation import Evaluation, compare_models
 from onnxprune.graph.analysis import identity
 from onnxprune.graph.layers.linear import LinearLayer
@@ -178,10 +178,10 @@ def _explain(
     def why(layer: LinearLayer) -> str:
         name = identity(layer.operator)
         if name in skipped:
-            return "left out by --skip"
+            return spelled("left out by --skip")
         if layer.inside and not settings.dynamic:
             return "onnxruntime's static quantizer enters no body of If, Loop or Scan"
-        return reasons.get(name) or why_float(layer.operator.op_type, settings)
+        return reasons.get(name) or spelled(why_float(layer.operator.op_type, settings))
 
     return why
 
@@ -191,7 +191,7 @@ def _unquantized(weights: Sequence[Weight], settings: QuantizeOptions) -> str:
     if settings.dynamic:
         return "--dynamic takes products of matrices only; convolutions need --calib"
     reasons = dict.fromkeys(each.reason for each in weights)
-    if len(reasons) == 1 and "--dynamic" in next(iter(reasons)):
+    if len(reasons) == 1 and spelled("--dynamic") in next(iter(reasons)):
         return next(iter(reasons))
     return "see `onnxprune eligible`; weights that are computed must be stored first"
 
