@@ -27,6 +27,8 @@ Prepare: TypeAlias = Callable[[Array, TensorSpec], Array]
 """A function of the raw array of an input, applied before it is checked."""
 
 DEFAULT_BATCH = 32
+_SINGLE = "onnxprune.single"
+"""In ``meta`` of the graph inputs of a model that takes one sample at a time."""
 _BATCH_NAMES = ("batch", "batch_size", "batchsize", "n", "bs", "b", "batch_dim")
 _UNNAMED = ("", "?", "-1", "None")
 """Placeholders of exporters for sizes without a name; they do not imply equal sizes."""
@@ -73,7 +75,7 @@ class InputFormat:
     def count(self, batch: Feeds) -> int:
         """Samples in a batch."""
         axes = ((name, axis) for name, axis in self.axes.items() if axis is not None)
-        return next((batch[name].shape[axis] for name, axis in axes), self.group)
+        return max((batch[name].shape[axis] for name, axis in axes), default=self.group)
 
     def take(self, batch: Feeds, samples: slice | Index) -> Batch:
         """Some samples of a batch; all of them where no input has a batch axis."""
@@ -113,15 +115,19 @@ def input_format(signature: Sequence[TensorSpec], prepare: Prepare | None = None
     none is called a batch and leading axes are of several kinds (``num_nodes`` and ``num_edges``,
     or one of these and an input without it), no input has a batch axis.
 
+    Inputs that are no tensors get no data: an optional is left out, a sequence is empty.
+
     Raises:
-        OnnxpruneError: an input is a sequence, map or optional, which cannot be calibrated.
+        OnnxpruneError: an input is a map, which has to be fed.
     """
     specs = []
     for spec in signature:
-        if spec.kind != "tensor":
+        if spec.kind == "map":
             raise OnnxpruneError(
                 f"the input '{spec.name}' is a {spec.kind}; calibration can only feed tensors"
             )
+        if spec.kind != "tensor":
+            continue
         shape = tuple(None if size in _UNNAMED else size for size in spec.shape)
         specs.append(replace(spec, shape=shape))
     axes = _batch_axes(specs)
@@ -135,7 +141,24 @@ def input_format(signature: Sequence[TensorSpec], prepare: Prepare | None = None
 
 def inputs_of(model: Model) -> InputFormat:
     """The layout of samples in the inputs of a model."""
-    return input_format(signature_of(model))
+    inputs = input_format(signature_of(model))
+    return one_by_one(inputs) if is_single(model) else inputs
+
+
+def is_single(model: Model) -> bool:
+    """Whether a model is known to take one sample at a time, whatever its inputs declare."""
+    return any(_SINGLE in value.meta for value in model.ir.graph.inputs)
+
+
+def mark_single(model: Model) -> None:
+    """Have `is_single` know that of a model, and of clones of it."""
+    for value in model.ir.graph.inputs:
+        value.meta[_SINGLE] = True
+
+
+def one_by_one(inputs: InputFormat) -> InputFormat:
+    """The same where a batch is one sample, neither divided nor joined."""
+    return replace(inputs, axes=dict.fromkeys(inputs.axes), group=1)
 
 
 def _batch_axes(specs: Sequence[TensorSpec]) -> dict[str, int | None]:
@@ -288,8 +311,8 @@ def collate(samples: Sequence[Feeds], inputs: InputFormat, size: int) -> list[Fe
 
 
 def count_samples(feeds: Feeds) -> int:
-    """Samples in a batch, by the first axis of the first input that has one."""
-    return next((len(array) for array in feeds.values() if array.ndim), 1)
+    """Samples in a batch, by the first axis of the first input that has one and is not empty."""
+    return next((len(array) for array in feeds.values() if array.ndim and len(array)), 1)
 
 
 def token_masks(feeds: Mapping[str, npt.NDArray[np.generic]]) -> dict[str, npt.NDArray[np.bool_]]:

@@ -39,12 +39,14 @@ class Calibration:
         indices: which samples of the reader are used, ascending (to pick their labels); None for
             all.
         note: on how they were chosen, for reports.
+        notes: sentences on how they are fed.
     """
 
     reader: Reader
     batch: int | None = None
     indices: Index | None = field(default=None, repr=False)
     note: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def inputs(self) -> InputFormat:

@@ -16,12 +16,14 @@ from onnxprune.data import Calibration, open_calibration, split
 from onnxprune.data.batches import count_samples
 from onnxprune.data.labels import open_labels
 from onnxprune.data.memory import budget_of
+from onnxprune.data.singly import runnable
 from onnxprune.data.synthetic import refuse_strings, synthetic_values
 from onnxprune.errors import OnnxpruneError
 from onnxprune.graph.analysis import Analysis
 from onnxprune.model import Model
 from onnxprune.model.signature import signature_of
-from onnxprune.runtime import Signature, open_session
+from onnxprune.runtime import Signature
+from onnxprune.runtime.first_run import RuntimeDiedError, first_run
 
 Array = npt.NDArray[Any]
 Feeds = Mapping[str, Array]
@@ -66,7 +68,7 @@ class Dataset:
         description: origin of the samples, for reports.
         synthetic: whether inputs are synthetic: good for checks, not for measuring quality.
         source: all samples; None where inputs follow from the graph alone.
-        notes: sentences on samples that are not used.
+        notes: sentences on samples that are not used, and on how they are fed.
     """
 
     fit: tuple[Feeds, ...]
@@ -123,7 +125,8 @@ def open_source(
     first = next(iter(source), None)
     if first is None:
         raise OnnxpruneError("the calibration data hold no samples")
-    return source, shapes or {k: v.shape for k, v in first.items()}
+    source, feeds = runnable(model, source, first, config.provider)
+    return source, shapes or {name: array.shape for name, array in feeds.items()}
 
 
 def open_dataset(
@@ -159,14 +162,14 @@ def open_dataset(
     if source.synthetic or (one and not chooses):
         fit: tuple[Feeds, ...] = () if source.synthetic else tuple(source)
         parts = [part(source)]
-        notes: tuple[str, ...] = ()
+        notes = source.notes
     else:
         rest, aside = split(source, ASIDE if chooses else HOLDOUT, config.seed)
         two = chooses and (aside.samples or 0) >= 2 * ENOUGH
         parts = [part(each) for each in (split(aside, 0.5, config.seed) if two else [aside])]
         fit = tuple(_within(rest, budget.samples if most_bytes is None else most_bytes))
         known = rest.samples if chooses else source.samples
-        notes = _left_out(fit, known, 1.0 if chooses else 1 - HOLDOUT)
+        notes = source.notes + _left_out(fit, known, 1.0 if chooses else 1 - HOLDOUT)
     return Dataset(
         fit, parts[0], parts[-1], probe, source.description, source.synthetic, source, notes
     )
@@ -213,13 +216,13 @@ def synthetic_inputs(analysis: Analysis, provider: str = "cpu", seed: int = 0) -
         OnnxpruneError: the model does not run on them.
     """
     signature = signature_of(analysis.model)
-    session = open_session(analysis.model, provider=provider, prepack=False, arena=False)
     problem: OnnxpruneError | None = None
     for guess in (_analysed, _by_names):
         feeds = guess(analysis, signature, seed)
         try:
-            for each in feeds:
-                session.run(each)
+            first_run(analysis.model, feeds, provider=provider)
+        except RuntimeDiedError:
+            raise
         except OnnxpruneError as error:
             problem = problem or error
         else:
@@ -239,6 +242,7 @@ def _by_names(_: Analysis, signature: Signature, seed: int) -> tuple[Feeds, ...]
 
 def _analysed(analysis: Analysis, signature: Signature, seed: int) -> tuple[Feeds, ...]:
     """Inputs of the shapes that the model was analysed at."""
+    signature = tuple(spec for spec in signature if spec.kind == "tensor")
     for spec in signature:
         refuse_strings(spec)
     return tuple(

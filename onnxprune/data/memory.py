@@ -109,6 +109,10 @@ class MemoryBudget:
         return f"second moments of its {inputs:,} inputs do not fit in --memory {written(self)}"
 
 
+_POINTER = 64
+"""Bits that a string takes at least."""
+
+
 def gram_bytes(groups: int, inputs: int) -> int:
     """Bytes of the second moments of a layer."""
     return 8 * groups * inputs * inputs
@@ -199,7 +203,8 @@ def _bytes_of(value: ir.Value, analysis: Analysis) -> int:
     fact = analysis.facts.get(value.name or "")
     if fact is None or fact.sizes is None or fact.dtype is None:
         return 0
-    return math.prod(fact.sizes) * fact.dtype.bitwidth // 8
+    bits = _POINTER if fact.dtype == ir.DataType.STRING else fact.dtype.bitwidth
+    return math.prod(fact.sizes) * bits // 8
 
 
 def free_bytes() -> int | None:

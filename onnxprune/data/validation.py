@@ -201,6 +201,10 @@ def arrange(
         once = inputs.fixed and form.form == "batch" and form.count == 1
         if form.form != "shared" and not (once and spec.shape[0] != inputs.group):
             counts[spec.name] = form.count
+    if any(counts.values()):  # an empty input is empty for every sample
+        for name in [name for name, count in counts.items() if not count]:
+            forms[name] = Arrangement("shared")
+            del counts[name]
     if len(set(counts.values())) > 1:
         listed = ", ".join(f"{count} of '{name}'" for name, count in counts.items())
         raise inputs.error(f"holds different numbers of samples: {listed}")

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxprune.errors import OnnxpruneError, blame
-from onnxprune.evaluate.output_comparison import is_distribution, log_probabilities
+from onnxprune.evaluate.output_comparison import is_distribution, log_probabilities, stacked
 from onnxprune.types import metric_name
 
 Array = npt.NDArray[Any]
@@ -154,7 +154,7 @@ def _paired(
 ) -> Iterator[tuple[Outputs, Array]]:
     """Batches with the labels of their samples."""
     start = 0
-    for batch in outputs:
+    for batch in ({name: stacked(value) for name, value in each.items()} for each in outputs):
         if metric.output and metric.output not in batch:
             raise OnnxpruneError(
                 f"the model has no output '{metric.output}'", hint=f"it has {', '.join(batch)}"

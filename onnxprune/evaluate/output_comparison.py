@@ -88,7 +88,7 @@ class Comparison:
                     hint="only models with the same outputs can be compared",
                 )
         for name, sums in self._sums.items():
-            sums.add(np.asarray(wanted[name][0]), np.asarray(theirs[name][0]))
+            sums.add(stacked(wanted[name][0]), stacked(theirs[name][0]))
 
     def _compared(self, outputs: Outputs) -> dict[str, tuple[Array, bool]]:
         """The values to compare by label, and whether they may be class scores."""
@@ -130,6 +130,29 @@ def compare(
             raise OnnxpruneError("one model has outputs for more batches than the other")
         comparison.add(one, two)
     return comparison.result()
+
+
+def stacked(value: object) -> Array:
+    """The content of an output as one array.
+
+    Elements of a sequence, and values of a map in the order of its keys, become rows; they lie one
+    after the other in one axis where their shapes differ. A missing optional is empty.
+
+    Example:
+        >>> stacked([{"b": 2.0, "a": 1.0}, {"a": 3.0, "b": 4.0}])  # of a ZipMap
+        array([[1., 2.],
+               [3., 4.]])
+    """
+    if isinstance(value, Mapping):
+        value = [value[key] for key in sorted(value, key=lambda key: (str(type(key)), key))]
+    if value is None:
+        return np.zeros(0)
+    if not isinstance(value, list | tuple):
+        return np.asarray(value)
+    rows = [stacked(each) for each in value]
+    if len({row.shape for row in rows}) > 1:
+        return np.concatenate([row.ravel() for row in rows])
+    return np.stack(rows) if rows else np.zeros(0)
 
 
 def is_scores(array: Array) -> bool:

@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxprune.errors import OnnxpruneError
-from onnxprune.evaluate.process import Worker, WorkerError
-from onnxprune.evaluate.worker import Feeds, Opened, Warm
+from onnxprune.evaluate.worker import PROCESS, Feeds, Opened, Warm
+from onnxprune.runtime.process import Worker, WorkerError
 
 F64 = npt.NDArray[np.float64]
 Progress = Callable[[str], None]
@@ -160,7 +160,7 @@ def _start(
     for index in (int(k) for k in rng.permutation(len(case.paths))):
         if index in declined:
             continue
-        worker = stack.enter_context(Worker())
+        worker = stack.enter_context(Worker(PROCESS))
         record = records[index]
         try:
             record.opened.append(

@@ -51,7 +51,7 @@ def losses_of(model: models.Model, values: Mapping[str, Array]) -> tuple[Loss, .
     return tuple(
         Loss(name, "kl" if scores(name, array) else "square")
         for name, array in values.items()
-        if array.dtype == np.float32
+        if getattr(array, "dtype", None) == np.float32  # sequences and maps have none
     )
 
 

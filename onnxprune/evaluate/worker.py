@@ -1,31 +1,29 @@
 """The process of one model: opens, runs and times it on requests over a pipe.
 
-Requests and answers are pickles: ``(verb, arguments)`` one way, ``("ok", value)`` or ``("refused",
-message, hint)`` the other. Whatever a runtime prints goes to stderr, so that it cannot get between.
-Imported here is what opening a model needs and no more: the peak memory of this process is a
-result.
+`onnxprune.runtime.process` has the pipe. Imported here is what opening a model needs and no more:
+the peak memory of this process is a result.
 """
 
 from __future__ import annotations
 
 import gc
-import os
-import pickle
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from onnxprune.errors import OnnxpruneError
+from onnxprune.runtime.process import serve
 from onnxprune.runtime.registry import Loaded, Session, Shapes, Timed, backend
 
 Feeds = Mapping[str, npt.NDArray[Any]]
 
+PROCESS = "onnxprune.evaluate.worker"
+"""What a `Worker` that measures serves."""
 _WINDOW_S = 0.05
 _STABLE = 0.05
 _WINDOWS = 3
@@ -156,27 +154,6 @@ def resident(which: str) -> int | None:
     return None
 
 
-def serve(requests: BinaryIO, answers: BinaryIO) -> None:
-    """Answer until the other side hangs up."""
-    bench = Bench()
-    while True:
-        try:
-            verb, arguments = pickle.load(requests)  # noqa: S301  # our own parent process
-        except EOFError:
-            return
-        try:
-            method: Callable[..., Any] = getattr(bench, verb)
-            answer: tuple[Any, ...] = ("ok", method(**arguments))
-        except OnnxpruneError as error:
-            answer = ("refused", *error.written)
-        except Exception as error:  # noqa: BLE001  # a runtime's own; the parent makes a row of it
-            answer = ("refused", f"{type(error).__name__}: {' '.join(str(error).split())}", "")
-        pickle.dump(answer, answers, protocol=pickle.HIGHEST_PROTOCOL)
-        answers.flush()
-
-
 def main() -> None:
     """Serve on stdin and stdout."""
-    answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    serve(sys.stdin.buffer, answers)
+    serve(Bench())

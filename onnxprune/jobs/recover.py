@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from onnxprune import model as models
 from onnxprune.config import Options, keywords, split
+from onnxprune.data.batches import is_single, mark_single
 from onnxprune.data.dataset import open_dataset, open_source
 from onnxprune.errors import OnnxpruneError, blame
 from onnxprune.evaluate.equivalence import check_equivalence
@@ -139,7 +140,9 @@ def _opened(
             "recovery fits layers to what the dense model computes on real inputs",
             hint="give some with --calib; they need no labels",
         )
-    notes = list(stand_in_note(config))
+    notes = [*stand_in_note(config), *samples.notes]
+    if is_single(dense):
+        mark_single(pruned)
     folded = fold_normalisations(dense)
     if normalisations(pruned) <= normalisations(folded) < normalisations(dense):
         dense = folded

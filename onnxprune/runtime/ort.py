@@ -38,6 +38,10 @@ __all__ = ["Feeds", "OrtSession", "available", "open_session"]
 
 _KERNEL = "_kernel_time"
 _PIECE = "ExecutionProvider_"  # what a provider compiled is called after it
+_NOTHING: Mapping[str, Any] = {"optional": None, "sequence": []}
+"""What inputs are fed that are no tensors, where a feed leaves them out."""
+_READ_TWICE = "Attempt to replace the existing tensor"
+"""onnxruntime (as of 1.32) makes an int8 weight unsigned once for each of its readers."""
 _FATAL_ONLY = 4  # of verbose, info, warning, error, fatal; errors are raised and need no log
 
 
@@ -67,6 +71,7 @@ class OrtSession:
         self.inputs = _signature(handle.get_inputs())
         copied = tuple(spec for spec in self.inputs if spec.name in echoed)
         self.outputs = _signature(handle.get_outputs()) + copied
+        self._nothing = {s.name: _NOTHING[s.kind] for s in self.inputs if s.kind in _NOTHING}
         self._precision, self._echoed = precision, tuple(echoed)
         self._held = weights  # weights onnxruntime only refers to
         self._folder = folder  # of a profile
@@ -81,7 +86,7 @@ class OrtSession:
 
         Args:
             feeds: an array per input, of that input's dtype. bfloat16, float8 and 4-bit arrays are
-                those of ``ml_dtypes``.
+                those of ``ml_dtypes``. An optional may be left out, a sequence is then empty.
             outputs: names of the outputs to return; all by default. Others are never kept.
 
         Returns:
@@ -126,6 +131,7 @@ class OrtSession:
             self._folder.cleanup()
 
     def _run(self, feeds: Feeds, names: list[str]) -> dict[str, Any]:
+        feeds = {**self._nothing, **feeds}
         specs = {spec.name: spec for spec in (*self.inputs, *self.outputs)}
         touched = [specs[name] for name in (*feeds, *names) if name in specs]
         ort = runtime()
@@ -198,7 +204,7 @@ def open_session(
     if isinstance(model, str | Path | bytes):  # as its users open it
         narrow, busily = saturate is not False, spin is not False
     else:
-        narrow, busily = _may_saturate(model) if saturate is None else saturate, bool(spin)
+        narrow, busily = may_saturate(model) if saturate is None else saturate, bool(spin)
     folder = tempfile.TemporaryDirectory(prefix="onnxprune.") if profile else None
     while True:
         try:
@@ -225,6 +231,9 @@ def open_session(
             extensions = extensions_library(str(error))
             if extensions and extensions not in libraries:
                 libraries.append(extensions)
+                continue
+            if not narrow and _READ_TWICE in str(error):
+                narrow = True
                 continue
             raise load_error(where, str(error)) from error
         break
@@ -260,7 +269,7 @@ def _source(
 
 
 @per_model
-def _may_saturate(model: models.Model) -> bool:
+def may_saturate(model: models.Model) -> bool:
     """Whether integer products may saturate, as they do by default in onnxruntime.
 
     It cannot make int8 weights unsigned (as of 1.31) whose many scales have no zero points beside

@@ -16,7 +16,7 @@ from onnxprune.data import open_calibration
 from onnxprune.data.labels import open_labels
 from onnxprune.errors import OnnxpruneError
 from onnxprune.evaluate.metrics import evaluate, find_metric
-from onnxprune.evaluate.output_comparison import Comparison, compare
+from onnxprune.evaluate.output_comparison import Comparison, compare, stacked
 from onnxprune.runtime import open_session
 from onnxprune.types import METRICS
 
@@ -378,3 +378,14 @@ def test_a_real_language_model_scores_as_published(shared: Path) -> None:
     assert nats == pytest.approx(1.754, abs=0.1)  # on all 100 texts
     same = compare(outputs, [session.run(feeds) for feeds in calibration])
     assert all(one.top1 == 1 for one in same.values())
+
+
+def test_sequences_and_maps_are_compared_by_what_is_in_them() -> None:
+    rows = [{"cat": 0.25, "dog": 0.75}, {"dog": 0.5, "cat": 0.5}]
+    np.testing.assert_array_equal(stacked(rows), [[0.25, 0.75], [0.5, 0.5]])
+    assert stacked([np.zeros((2, 3)), np.zeros((1, 3))]).shape == (9,)
+    assert stacked([]).size == stacked(None).size == 0
+    same = compare({"y": rows}, {"y": [dict(reversed(row.items())) for row in rows]})["y"]
+    assert (same.equal, same.top1) == (1.0, 1.0)
+    other = compare({"y": rows}, {"y": rows[:1]})["y"]
+    assert "shape" in other.reason

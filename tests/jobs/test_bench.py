@@ -21,13 +21,14 @@ from onnxprune.data import zoo
 from onnxprune.errors import OnnxpruneError
 from onnxprune.evaluate import protocol
 from onnxprune.evaluate.output_comparison import compare
-from onnxprune.evaluate.process import Worker, WorkerError
 from onnxprune.evaluate.protocol import Case, Declined, Settings, Timing, measure
+from onnxprune.evaluate.worker import PROCESS
 from onnxprune.jobs.bench.job import bench
 from onnxprune.jobs.bench.samples import open_samples
 from onnxprune.jobs.bench.schema import Bench, to_json
 from onnxprune.report import drawing, plots
 from onnxprune.runtime import open_session
+from onnxprune.runtime.process import Worker, WorkerError
 
 Cli = Callable[..., Any]
 QUICK = Settings(processes=2, rounds=2, slice_s=0.002, warm_s=0.2)
@@ -186,7 +187,7 @@ def test_a_process_that_dies_takes_only_its_model_along(
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals")
 def test_a_process_that_stops_answering_is_given_up() -> None:
-    with Worker(patience_s=20) as worker:
+    with Worker(PROCESS, patience_s=20) as worker:
         worker.ask("peak")
         worker._patience_s = 0.2
         threading.Timer(0.0, os.kill, (worker._process.pid, signal.SIGSTOP)).start()

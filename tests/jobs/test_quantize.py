@@ -19,7 +19,8 @@ from onnxprune.config import FORMATS, Options, QuantizeOptions, StoreOptions
 from onnxprune.data import zoo
 from onnxprune.errors import OnnxpruneError
 from onnxprune.graph.layers.linear import find_layers, plain
-from onnxprune.jobs.quantize import quantize, quantizer, zeros
+from onnxprune.jobs.quantize import preparation, quantize, quantizer, zeros
+from onnxprune.jobs.quantize.preparation import prepared
 from onnxprune.jobs.quantize.rows import as_read, by_rows
 from onnxprune.jobs.store import store
 from onnxprune.quantities import sparsity
@@ -123,7 +124,7 @@ def test_a_gemm_that_becomes_a_transposed_product_is_still_followed() -> None:
 def test_a_zero_that_is_none_any_more_is_caught() -> None:
     made = quantize(sparsify(models.load(mlp()), sparsity("2:4")).model, None,
                     Options(calib=batches()))  # fmt: skip
-    ready, _ = quantizer.prepared(sparsify(models.load(mlp()), sparsity("2:4")).model)
+    ready, _ = prepared(sparsify(models.load(mlp()), sparsity("2:4")).model)
     broken = models.clone(made.model)
     value = models.constants(broken)["a_quantized"]
     tensor = models.constant(value)
@@ -181,7 +182,8 @@ def test_models_with_external_data(
     tmp_path: Path, large: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if large:  # as if two gigabytes were a few kilobytes
-        monkeypatch.setattr(quantizer, "_LARGEST", 4096)
+        for module in (preparation, quantizer):
+            monkeypatch.setattr(module, "LARGEST", 4096)
     proto = mlp()
     onnx.save(proto, tmp_path / "m.onnx", save_as_external_data=True, location="m.data",
               size_threshold=0)  # fmt: skip

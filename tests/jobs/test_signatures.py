@@ -120,3 +120,48 @@ def test_unusual_signatures_are_pruned(case: str, flags: dict[str, Any]) -> None
         (want,), (have,) = dense.run(feeds).values(), pruned.run(feeds).values()
         assert have.shape == want.shape
         assert np.isfinite(have).all()
+
+
+BODY = "a = MatMul(x, W) b = Relu(a) y = MatMul(b, V)"
+PASSED: dict[str, tuple[str, str, str, Any]] = {
+    "strings": ("string[n] t", "string[n] u", "u = Identity(t)", np.array(["a", "b"] * 16, object)),
+    "string": ("string t", "string u", "u = Identity(t)", np.array("a", object)),
+    "empty": ("float[m, 4] t", "float[m, 4] u", "u = Identity(t)", np.zeros((0, 4), np.float32)),
+    "optional": ("optional(float[k]) t", "bool u", "u = OptionalHasElement(t)", None),
+    "sequence": ("seq(float[k]) t", "int64 u", "u = SequenceLength(t)", None),
+}
+
+
+@pytest.mark.parametrize("job", ["macs", "half", "alone", "quantize"])
+@pytest.mark.parametrize("case", PASSED)
+def test_inputs_that_only_pass_through(case: str, job: str) -> None:
+    given, returned, node, values = PASSED[case]
+    proto = parse(
+        f"g (float[n, 16] x, {given}) => (float[n, 8] y, {returned}) {{ {BODY} {node} }}",
+        weight("W", 16, 64),
+        weight("V", 64, 8),
+    )
+    data = {"x": RNG.standard_normal((32, 16)).astype(np.float32)}
+    data |= {} if values is None else {"t": values}
+    if job == "quantize":
+        assert onnxprune.quantize(proto, calib=data).ok
+    elif job == "alone":  # without data, strings have no values
+        if "string" not in case:
+            assert onnxprune.prune(proto, ratio=0.3).ok
+    else:
+        flags = {"target": "macs=60%"} if job == "macs" else {"sparsity": "50%"}
+        assert onnxprune.prune(proto, calib=data, **flags).ok
+
+
+@pytest.mark.parametrize("flags", [{"target": "macs=60%"}, {"sparsity": "50%"}])
+def test_sequences_are_compared_by_what_is_in_them(flags: dict[str, Any]) -> None:
+    proto = parse(
+        "g (float[n, 16] x) => (float[n, 8] y, seq(float[n]) u) "
+        f"{{ {BODY} u = SplitToSequence<axis = 1, keepdims = 0>(y) }}",
+        weight("W", 16, 64),
+        weight("V", 64, 8),
+    )
+    data = RNG.standard_normal((32, 16)).astype(np.float32)
+    outputs = onnxprune.prune(proto, calib=data, **flags).evaluation.outputs
+    assert outputs["u"].relative_error is not None
+    assert outputs["u"].relative_error == pytest.approx(outputs["y"].relative_error)

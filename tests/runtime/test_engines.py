@@ -22,6 +22,7 @@ from onnxprune.errors import OnnxpruneError
 from onnxprune.graph.analysis import Analysis, analyse
 from onnxprune.graph.surgery import cut
 from onnxprune.jobs.quantize import quantizer, zeros
+from onnxprune.jobs.quantize.preparation import prepared
 from onnxprune.jobs.store import store
 from onnxprune.model.signature import signature_of
 from onnxprune.quantities import sparsity
@@ -105,7 +106,7 @@ def packed(path: Path) -> models.Model:
 
 def int8(path: Path) -> models.Model:
     """2:4, then INT8 behind DequantizeLinear; every zero is one still."""
-    ready, _ = quantizer.prepared(two_four(path))
+    ready, _ = prepared(two_four(path))
     feeds = open_calibration("random", signature_of(ready), samples=2)
     made = quantizer.run(ready, QuantizeOptions(backend="tensorrt"), list(feeds))
     found = zeros.compare(ready, made)

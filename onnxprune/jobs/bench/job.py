@@ -18,7 +18,6 @@ from onnxprune.errors import OnnxpruneError, as_path, wrong_type
 from onnxprune.evaluate import metrics
 from onnxprune.evaluate.environment import environment, is_busy, load
 from onnxprune.evaluate.metrics import find_metric
-from onnxprune.evaluate.process import WorkerError
 from onnxprune.evaluate.protocol import Alive, Case, Declined, Progress, Settings, Timing, measure
 from onnxprune.jobs.bench.outputs import (
     Parts,
@@ -32,6 +31,7 @@ from onnxprune.jobs.bench.rows import latency, model_rows, notes
 from onnxprune.jobs.bench.samples import Samples, open_samples
 from onnxprune.jobs.bench.schema import Bench, DeclinedRow, NoiseFloor, Ratio, Row, Score
 from onnxprune.jobs.results.schema import OutputRow
+from onnxprune.runtime.process import WorkerError
 from onnxprune.runtime.registry import Backend, parse
 from onnxprune.solve.bootstrap import ratio, verdict
 

@@ -10,13 +10,14 @@ from onnxprune.errors import OnnxpruneError
 from onnxprune.evaluate import metrics
 from onnxprune.evaluate.metrics import Metric
 from onnxprune.evaluate.output_comparison import Comparison, OutputComparison
-from onnxprune.evaluate.process import Worker, WorkerError
 from onnxprune.evaluate.protocol import Case
 from onnxprune.evaluate.standard_error import paired_error
+from onnxprune.evaluate.worker import PROCESS
 from onnxprune.jobs.bench.samples import Samples
 from onnxprune.jobs.bench.schema import NoiseFloor, Score
 from onnxprune.jobs.results.gather import output_row
 from onnxprune.jobs.results.schema import OutputRow
+from onnxprune.runtime.process import Worker, WorkerError
 from onnxprune.runtime.registry import Backend
 
 Task: TypeAlias = tuple[Metric, object]
@@ -55,7 +56,7 @@ def noise_floor(
     """
     against = backend.name if "unoptimised" in backend.capabilities else "cpu"
     comparison = Comparison(parts)
-    with Worker() as plain:
+    with Worker(PROCESS) as plain:
         plain.ask(
             "open",
             name=against,

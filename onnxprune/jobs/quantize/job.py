@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,7 +16,8 @@ from onnxprune.graph.analysis import identity
 from onnxprune.graph.layers.linear import LinearLayer
 from onnxprune.jobs.apply_plan import finite
 from onnxprune.jobs.prune import prune
-from onnxprune.jobs.quantize import quantizer, zeros
+from onnxprune.jobs.quantize import exclusions, quantizer, zeros
+from onnxprune.jobs.quantize.preparation import prepared
 from onnxprune.jobs.quantize.purposes import why_float
 from onnxprune.jobs.quantize.rows import by_rows
 from onnxprune.jobs.quantize.zeros import Weight
@@ -106,17 +107,7 @@ def quantize(
     settings, config = split("quantize", fields, settings, options)
     if settings.format == "cpu" and provider_of(settings.backend) in PROVIDERS:
         config = replace(config, backend=settings.backend)
-    if settings.format == "openvino-sparse" and settings.dynamic:
-        raise OnnxpruneError(
-            "OpenVINO's sparse kernel takes weights behind DequantizeLinear, which --dynamic "
-            "does not make",
-            hint="leave out --dynamic and give inputs with --calib",
-        )
-    if config.calib is None and not settings.dynamic:
-        raise OnnxpruneError(
-            "the ranges of activations are measured on inputs",
-            hint="give some with --calib; or --dynamic measures them while the model runs",
-        )
+    _check_inputs(settings, config)
     config = settle(config)
     progress("reading the model")
     dense, unpacked = densify(models.load(model))
@@ -131,18 +122,14 @@ def quantize(
         inputs = {name: getattr(config, name) for name in INPUTS} if first.calib is None else {}
         pruned = prune(dense, replace(first, **inputs), progress=progress)
     progress("preparing")
-    ready, notes = quantizer.prepared(dense if pruned is None else pruned.model)
+    ready, notes = prepared(dense if pruned is None else pruned.model)
+    feeds = list(data.fit or data.holdout)
+    reasons = exclusions.known_reasons(ready, feeds, settings)
     progress("quantizing")
-    result = quantizer.run(ready, settings, list(data.fit or data.holdout))
+    result = exclusions.quantize_most(ready, settings, feeds, reasons)
     sentences = [f"{len(unpacked)} packed weights were made dense first"] if unpacked else []
-    sentences += (*(pruned.notes if pruned is not None else ()), *notes)
-    skipped = set(quantizer.excluded(ready, settings.skip))
-
-    def why(layer: LinearLayer) -> str:
-        named = identity(layer.operator) in skipped
-        kept = "left out by --skip" if named else why_float(layer.operator.op_type, settings)
-        return spelled(kept)
-
+    sentences += (*(pruned.notes if pruned is not None else data.notes), *notes)
+    why = _explain(ready, settings, reasons)
     weights = zeros.compare(ready, result, why)
     if not any(each.quantized for each in weights):
         if quantized:
@@ -165,6 +152,38 @@ def quantize(
         sentences.append(f"inputs were synthetic ({data.description}): accuracy was not measured")
     sizes = (models.size_bytes(dense), models.size_bytes(result))
     return Quantized(result, weights, tuple(checks), outcome, sizes, tuple(sentences), settings)
+
+
+def _check_inputs(settings: QuantizeOptions, config: Options) -> None:
+    """Refuse options that lack inputs, or do not go together."""
+    if settings.format == "openvino-sparse" and settings.dynamic:
+        raise OnnxpruneError(
+            "OpenVINO's sparse kernel takes weights behind DequantizeLinear, which --dynamic "
+            "does not make",
+            hint="leave out --dynamic and give inputs with --calib",
+        )
+    if config.calib is None and not settings.dynamic:
+        raise OnnxpruneError(
+            "the ranges of activations are measured on inputs",
+            hint="give some with --calib; or --dynamic measures them while the model runs",
+        )
+
+
+def _explain(
+    ready: models.Model, settings: QuantizeOptions, reasons: Mapping[str, str]
+) -> Callable[[LinearLayer], str]:
+    """A function that says why the weight of a layer stayed floating point."""
+    skipped = set(quantizer.excluded(ready, settings.skip))
+
+    def why(layer: LinearLayer) -> str:
+        name = identity(layer.operator)
+        if name in skipped:
+            return spelled("left out by --skip")
+        if layer.inside and not settings.dynamic:
+            return "onnxruntime's static quantizer enters no body of If, Loop or Scan"
+        return reasons.get(name) or spelled(why_float(layer.operator.op_type, settings))
+
+    return why
 
 
 def _unquantized(weights: Sequence[Weight], settings: QuantizeOptions) -> str:

@@ -1,9 +1,4 @@
-"""onnxruntime's quantizers, from model to model.
-
-They read and write files and want an operator set with scales per channel, BatchNormalization
-folded into the convolution before it, weights stored as the nodes read them, and a name for every
-node.
-"""
+"""onnxruntime's quantizers, from model to model; they read and write files."""
 
 from __future__ import annotations
 
@@ -18,46 +13,32 @@ from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
-import onnx
-from onnx import version_converter
+import onnx_ir as ir
 
 from onnxprune import model as models
 from onnxprune.config import QuantizeOptions
+from onnxprune.data.batches import InputFormat, inputs_of, rebatch
 from onnxprune.errors import OnnxpruneError, stated, suggest_glob
 from onnxprune.graph.analysis import identity
+from onnxprune.jobs.quantize.preparation import LARGEST, PER_CHANNEL, in_memory
 from onnxprune.jobs.quantize.purposes import dynamic_arguments, static_arguments
-from onnxprune.jobs.quantize.rows import as_read
 from onnxprune.quantities import plural
-from onnxprune.runtime.complaints import plain
+from onnxprune.runtime.complaints import load_error, plain
 
 Feeds = Mapping[str, npt.NDArray[Any]]
 
-_PER_CHANNEL = 13  # first operator set whose QuantizeLinear has an axis
-_LARGEST = 1 << 31  # bytes of one protobuf message
+_AT_ONCE = 4
+"""Samples that ranges are measured on at once: all values of a network are there together."""
 
 
-def prepared(model: models.Model) -> tuple[models.Model, tuple[str, ...]]:
-    """A float model in the form that quantizers need, and notes on the changes.
+class QuantizerError(OnnxpruneError):
+    """onnxruntime's quantizer refuses a model.
 
-    Raises:
-        OnnxpruneError: onnxruntime cannot fold what has to be folded.
+    Attributes:
+        complaint: in its words.
     """
-    notes: list[str] = []
-    result = models.clone(model)
-    if any(n.op_type == "BatchNormalization" for g in models.graphs(result) for n in g):
-        result = _folded(result)
-        notes.append("BatchNormalization was folded into the convolutions before it")
-    if result.ir.opset_imports.get("", _PER_CHANNEL) < _PER_CHANNEL:
-        result, note = _newer(result)
-        notes.append(note)
-    if count := as_read(result):
-        notes.append(
-            f"{plural(count, 'weight')} of transposed or reshaped layers were laid out anew"
-        )
-    for graph in models.graphs(result):
-        for node in graph:
-            node.name = identity(node)  # what the user excludes by name must have one
-    return result, tuple(notes)
+
+    complaint = ""
 
 
 _INT8 = frozenset(
@@ -128,22 +109,32 @@ def _lookups_of_activations(model: models.Model) -> list[str]:
     ]
 
 
-def run(model: models.Model, settings: QuantizeOptions, feeds: Sequence[Feeds]) -> models.Model:
+def run(
+    model: models.Model,
+    settings: QuantizeOptions,
+    feeds: Sequence[Feeds],
+    left_out: Sequence[str] = (),
+) -> models.Model:
     """Quantize a prepared model.
 
     Args:
         model: not changed.
         settings: the options.
         feeds: inputs for the ranges of activations; unused by dynamic quantization.
+        left_out: nodes that stay as they are, besides those of ``--skip``.
 
     Raises:
-        OnnxpruneError: onnxruntime's quantizer refuses it.
+        QuantizerError: onnxruntime's quantizer refuses it.
     """
     import onnxruntime.quantization as q
 
-    large = models.size_bytes(model) >= _LARGEST
+    large = models.size_bytes(model) >= LARGEST
     common = {
-        "nodes_to_exclude": excluded(model, settings.skip) + _lookups_of_activations(model),
+        "nodes_to_exclude": [
+            *excluded(model, settings.skip),
+            *_lookups_of_activations(model),
+            *left_out,
+        ],
         "use_external_data_format": large,
     }
     with tempfile.TemporaryDirectory(prefix="onnxprune.") as folder:
@@ -158,16 +149,46 @@ def run(model: models.Model, settings: QuantizeOptions, feeds: Sequence[Feeds]) 
                     arguments = static_arguments(
                         settings,
                         convolutions=has_convolutions(model),
-                        per_channel=versions.get("", _PER_CHANNEL) >= _PER_CHANNEL,
+                        per_channel=versions.get("", PER_CHANNEL) >= PER_CHANNEL,
                     )
-                    q.quantize_static(source, target, _reader(feeds), **common, **arguments)
+                    if settings.ranges == "minmax":  # batches do not matter to these
+                        feeds = _parts(feeds, inputs_of(model))
+                    q.quantize_static(
+                        source,
+                        target,
+                        _reader([{**empty(model), **each} for each in feeds]),
+                        **common,
+                        **arguments,
+                    )
         except Exception as error:
-            raise OnnxpruneError(
-                f"onnxruntime's quantizer refuses the model: {plain(error)}",
-                hint="leave out what it names with --skip, or try --dynamic",
-            ) from error
+            raise _refusal(str(error)) from error
         result = models.load(target)
-        return result if large else _in_memory(result)
+        return result if large else in_memory(result)
+
+
+def empty(model: models.Model) -> dict[str, Any]:
+    """What inputs that are no tensors are fed: None for an optional, an empty sequence."""
+    inputs = model.ir.graph.inputs
+    kinds = {value.name or "": value.type for value in inputs if not value.is_initializer()}
+    optional = {name: None for name, kind in kinds.items() if isinstance(kind, ir.OptionalType)}
+    return {n: [] for n, k in kinds.items() if isinstance(k, ir.SequenceType)} | optional
+
+
+def _parts(batches: Sequence[Feeds], inputs: InputFormat) -> list[Feeds]:
+    """Batches of fewer samples, none joined."""
+    return [part for each in batches for part in rebatch([dict(each)], inputs, _AT_ONCE)]
+
+
+def _refusal(complaint: str) -> OnnxpruneError:
+    if "is not a registered function/op" in complaint or "No Op registered" in complaint:
+        return load_error("the model", complaint)
+    text = plain(complaint)
+    hint = "leave out what it names with --skip, or try --dynamic"
+    if "while running" in text:
+        hint = "the float model does not run on these inputs: check their sizes and values"
+    error = QuantizerError(f"onnxruntime's quantizer refuses the model: {text}", hint=hint)
+    error.complaint = text
+    return error
 
 
 def _reader(feeds: Sequence[Feeds]) -> Any:  # noqa: ANN401  # a class of onnxruntime's
@@ -192,53 +213,6 @@ def _reader(feeds: Sequence[Feeds]) -> Any:  # noqa: ANN401  # a class of onnxru
             return None if feed is None else dict(feed)
 
     return Reader()
-
-
-def _folded(model: models.Model) -> models.Model:
-    """What onnxruntime's basic graph optimisations, which stay standard ONNX, make of a model."""
-    import onnxruntime as ort
-
-    with tempfile.TemporaryDirectory(prefix="onnxprune.") as folder:
-        source, target = Path(folder) / "float.onnx", Path(folder) / "folded.onnx"
-        large = models.size_bytes(model) >= _LARGEST
-        models.save(model, source, external=large)
-        options = ort.SessionOptions()
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
-        options.optimized_model_filepath = str(target)
-        options.log_severity_level = 4
-        if large:
-            options.add_session_config_entry(
-                "session.optimized_model_external_initializers_file_name", "folded.data"
-            )
-        try:
-            ort.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
-        except Exception as error:
-            raise OnnxpruneError(
-                f"onnxruntime cannot fold BatchNormalization for quantization: {plain(error)}"
-            ) from error
-        result = models.load(target)
-        return result if large else _in_memory(result)
-
-
-def _newer(model: models.Model) -> tuple[models.Model, str]:
-    """The model in an operator set that knows scales per channel, if onnx can convert it."""
-    old = model.ir.opset_imports.get("", 0)
-    try:
-        proto = version_converter.convert_version(models.to_proto(model), _PER_CHANNEL)
-        onnx.checker.check_model(proto)
-    except Exception as error:  # noqa: BLE001 the converter raises whatever its C++ raises
-        why = " ".join(str(error).split())[:200]
-        note = f"operator set {old} knows no scales per channel, and onnx cannot convert it: {why}"
-        return model, note
-    return models.load(proto), f"operator set {old} was converted to {_PER_CHANNEL}"
-
-
-def _in_memory(model: models.Model) -> models.Model:
-    """The model without the files it came from, which are about to go.
-
-    One too large for a message keeps them mapped, which outlives their names.
-    """
-    return models.load(models.to_proto(model))
 
 
 @contextlib.contextmanager
