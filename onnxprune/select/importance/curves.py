@@ -20,7 +20,7 @@ from onnxprune.data.activations.rows import whole
 from onnxprune.data.activations.runner import Segments
 from onnxprune.graph.analysis import Analysis
 from onnxprune.graph.layers.epilogue import Epilogue, find_epilogue
-from onnxprune.graph.layers.linear import LinearLayer, find_layers, refittable
+from onnxprune.graph.layers.linear import LinearLayer, find_layers, refittable, shared
 from onnxprune.graph.units import Group, Slice
 from onnxprune.solve.group_obs import Consumer, Elimination, eliminate
 from onnxprune.solve.im2col import sample_positions, token_rows
@@ -94,14 +94,15 @@ def calibrate(
         threads: threads within an operator.
 
     Returns:
-        ``{node: reader}``.
+        ``{node: reader}``, of layers that have their weights to themselves: recovery refits no
+        others.
     """
     some = analysis.groups if groups is None else groups
     readers = {n for g in some for s in g.slices if s.role == "reads" for n in s.nodes}
     values = {v.name or "": v for v in models.values(analysis.model.ir.graph)}
     read = []
     for layer in refittable(find_layers(analysis.model)):
-        if layer.node in readers:
+        if layer.node in readers and not shared(layer):
             matrix = layer.matrix(layer.tensor.read().astype(np.float32))
             read.append((layer, matrix, find_epilogue(values, analysis.facts, layer)))
     kept = [name for layer, _, epilogue in read for name in (layer.x, epilogue.value)]
@@ -151,7 +152,7 @@ def eliminate_groups(
         if not uses:
             declined[group.name] = "no layer with stored weights reads it"
         elif unknown:
-            declined[group.name] = f"'{unknown[0]}', which reads it, is not a linear layer"
+            declined[group.name] = f"'{unknown[0]}', which reads it, is not refitted"
         else:
             progress(f"measuring the error curve of {group.name}")
             consumers = [c for s, n in uses for c in consumers_of(readers[n], s)]

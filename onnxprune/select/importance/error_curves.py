@@ -12,6 +12,7 @@ from onnxprune.graph.analysis import Analysis
 from onnxprune.graph.units import Block, Group
 from onnxprune.select.importance.bypass import block_errors
 from onnxprune.select.importance.curves import Feeds, calibrate, eliminate_groups
+from onnxprune.select.importance.masked_errors import Removals, masked_curves
 from onnxprune.select.importance.output_errors import scale_to_outputs
 from onnxprune.solve.group_obs import Elimination
 
@@ -72,11 +73,18 @@ def measure_curves(work: Measurement, progress: Callable[[str], None] = lambda _
     progress("measuring what every layer reads")
     fit, holdout = split_batches(analysis, work.batches)
     readers = calibrate(analysis, fit, groups=groups, provider=provider, seed=work.seed)
-    eliminations, declined = eliminate_groups(groups, readers, progress=progress)
+    eliminations, others = eliminate_groups(groups, readers, progress=progress)
     if work.outputs:
         eliminations = scale_to_outputs(
             analysis, groups, eliminations, readers, holdout, provider=provider, progress=progress
         )
+    masked, declined = masked_curves(
+        Removals(analysis, readers, fit, holdout, provider),
+        [group for group in groups if group.name in others],
+        priced=work.outputs,
+        progress=progress,
+    )
+    eliminations |= masked
     del readers  # moments of wide layers are large
     block_errors_ = {}
     if work.blocks:
@@ -88,16 +96,24 @@ def measure_curves(work: Measurement, progress: Callable[[str], None] = lambda _
 def measure_orders(work: Measurement, progress: Callable[[str], None] = lambda _: None) -> Curves:
     """Measure the orders of removal alone, from fewer rows, see :func:`measure_curves`."""
     progress("measuring what every layer reads")
+    fit, holdout = split_batches(work.analysis, work.batches)
     readers = calibrate(
         work.analysis,
-        split_batches(work.analysis, work.batches)[0],
+        fit,
         groups=work.groups,
         rows=_RANKING,
         rows_per_input=_RANKING_PER_INPUT,
         provider=work.provider,
         seed=work.seed,
     )
-    return Curves(*eliminate_groups(work.groups, readers, progress=progress))
+    eliminations, others = eliminate_groups(work.groups, readers, progress=progress)
+    masked, declined = masked_curves(
+        Removals(work.analysis, readers, fit, holdout, work.provider),
+        [group for group in work.groups if group.name in others],
+        priced=False,
+        progress=progress,
+    )
+    return Curves(eliminations | masked, declined)
 
 
 def split_batches(
