@@ -1,7 +1,8 @@
 """Single weights set to zero, layer by layer, and the others refitted.
 
 First the sparsity of every layer is chosen (``sparse.layer_sparsity``); then layers are made sparse
-front to back (``sparse.layerwise``). Weights that are no matrix of a layer lose the smallest.
+front to back (``sparse.layerwise``). Weights that are no matrix of a layer lose the smallest
+(``sparse.others``).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from onnxprune.quantities import Sparsity
 from onnxprune.sparse import nm
 from onnxprune.sparse.layer_sparsity import removed_counts
 from onnxprune.sparse.layerwise import Layerwise, Refit, Settings, sparsify_layer
+from onnxprune.sparse.others import sparsify_others
 from onnxprune.sparse.rows import Feeds
 from onnxprune.sparse.targets import find_targets
 from onnxprune.types import Check, LayerOutcome
@@ -86,8 +88,13 @@ def sparsify(
             work, sparsity.n, sparsity.m, skip=settings.skip, exclude=settings.exclude,
             done={target.weight for target in targets}, tied=settings.tied, progress=progress,
         )  # fmt: skip
-        nodes = {each.layer for each in others.outcomes}
-        declined = [each for each in declined if each.layer not in nodes]
+    else:
+        others = sparsify_others(
+            work, sparsity.share, skip=settings.skip, exclude=settings.exclude,
+            done={target.weight for target in targets}, progress=progress,
+        )  # fmt: skip
+    nodes = {each.layer for each in others.outcomes}
+    declined = [each for each in declined if each.layer not in nodes]
     if not targets and not others.masks:
         declined += others.outcomes
         none = "no layer multiplies with a stored weight"
