@@ -77,6 +77,7 @@ def apply(
     calib: object | None = None,
     calib_samples: int | str = 2048,
     batch: int | str = 32,
+    memory: int | str | None = None,
     preprocess: object | None = None,
     labels: object | None = None,
     metric: str | Callable[..., float] = 'accuracy',
@@ -118,6 +119,10 @@ def apply(
             needed.
         calib_samples: most calibration samples used (default: 2048).
         batch: samples per run (default: 32).
+        memory: most memory for work on calibration data, e.g. 2GB (default: 4GB, or less where less
+            is free). It bounds samples, values inside the network and second moments together.
+            Layers that are too wide for it are priced by the variances of their inputs and keep
+            their weights; notes name them. The same amount gives the same result on any machine.
         preprocess: preprocessing of pictures: imagenet, cifar10, clip or module.py:function.
         labels: labels of the calibration inputs: .npy, .npz, .txt or .csv.
         metric: metric for the labels: accuracy, top5, mse, nats, or module.py:function (default:
@@ -217,6 +222,7 @@ def prune(
     calib: object | None = None,
     calib_samples: int | str = 2048,
     batch: int | str = 32,
+    memory: int | str | None = None,
     preprocess: object | None = None,
     labels: object | None = None,
     metric: str | Callable[..., float] = 'accuracy',
@@ -301,6 +307,10 @@ def prune(
             needed.
         calib_samples: most calibration samples used (default: 2048).
         batch: samples per run (default: 32).
+        memory: most memory for work on calibration data, e.g. 2GB (default: 4GB, or less where less
+            is free). It bounds samples, values inside the network and second moments together.
+            Layers that are too wide for it are priced by the variances of their inputs and keep
+            their weights; notes name them. The same amount gives the same result on any machine.
         preprocess: preprocessing of pictures: imagenet, cifar10, clip or module.py:function.
         labels: labels of the calibration inputs: .npy, .npz, .txt or .csv.
         metric: metric for the labels: accuracy, top5, mse, nats, or module.py:function (default:
@@ -334,6 +344,7 @@ def quantize(
     calib: object | None = None,
     calib_samples: int | str = 2048,
     batch: int | str = 32,
+    memory: int | str | None = None,
     preprocess: object | None = None,
     labels: object | None = None,
     metric: str | Callable[..., float] = 'accuracy',
@@ -381,6 +392,10 @@ def quantize(
             needed.
         calib_samples: most calibration samples used (default: 2048).
         batch: samples per run (default: 32).
+        memory: most memory for work on calibration data, e.g. 2GB (default: 4GB, or less where less
+            is free). It bounds samples, values inside the network and second moments together.
+            Layers that are too wide for it are priced by the variances of their inputs and keep
+            their weights; notes name them. The same amount gives the same result on any machine.
         preprocess: preprocessing of pictures: imagenet, cifar10, clip or module.py:function.
         labels: labels of the calibration inputs: .npy, .npz, .txt or .csv.
         metric: metric for the labels: accuracy, top5, mse, nats, or module.py:function (default:
@@ -399,6 +414,7 @@ def recover(
     calib: object | None = None,
     calib_samples: int | str = 2048,
     batch: int | str = 32,
+    memory: int | str | None = None,
     preprocess: object | None = None,
     labels: object | None = None,
     metric: str | Callable[..., float] = 'accuracy',
@@ -446,6 +462,10 @@ def recover(
             needed.
         calib_samples: most calibration samples used (default: 2048).
         batch: samples per run (default: 32).
+        memory: most memory for work on calibration data, e.g. 2GB (default: 4GB, or less where less
+            is free). It bounds samples, values inside the network and second moments together.
+            Layers that are too wide for it are priced by the variances of their inputs and keep
+            their weights; notes name them. The same amount gives the same result on any machine.
         preprocess: preprocessing of pictures: imagenet, cifar10, clip or module.py:function.
         labels: labels of the calibration inputs: .npy, .npz, .txt or .csv.
         metric: metric for the labels: accuracy, top5, mse, nats, or module.py:function (default:
@@ -474,6 +494,7 @@ def sensitivity(
     calib: object | None = None,
     calib_samples: int | str = 512,
     batch: int | str = 32,
+    memory: int | str | None = None,
     preprocess: object | None = None,
     labels: object | None = None,
     metric: str | Callable[..., float] = 'accuracy',
@@ -528,6 +549,10 @@ def sensitivity(
             needed.
         calib_samples: most calibration samples used (default: 512).
         batch: samples per run (default: 32).
+        memory: most memory for work on calibration data, e.g. 2GB (default: 4GB, or less where less
+            is free). It bounds samples, values inside the network and second moments together.
+            Layers that are too wide for it are priced by the variances of their inputs and keep
+            their weights; notes name them. The same amount gives the same result on any machine.
         preprocess: preprocessing of pictures: imagenet, cifar10, clip or module.py:function.
         labels: labels of the calibration inputs: .npy, .npz, .txt or .csv.
         metric: metric for the labels: accuracy, top5, mse, nats, or module.py:function (default:

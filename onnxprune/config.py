@@ -618,7 +618,7 @@ _SHAPES = "sizes of inputs that the model leaves open, e.g. input=1x3x224x224"
 _SKIP = "names to leave alone: groups, blocks, weights"
 _FORMER_BACKEND = ("provider", "on", "for")
 
-INPUTS = ("calib", "calib_samples", "batch", "preprocess", "seed", "backend")
+INPUTS = ("calib", "calib_samples", "batch", "memory", "preprocess", "seed", "backend")
 """Options that say where inputs come from and what runs the model."""
 
 
@@ -740,6 +740,13 @@ class Options:
     calib: object | None = _data(None, ANYTHING, _CALIB, _CALIB_MORE, everyday=True)
     calib_samples: int = _data(2048, POSITIVE, "most calibration samples used")
     batch: int = _data(32, POSITIVE, "samples per run")
+    memory: int | None = _data(
+        None, BYTES, "most memory for work on calibration data, e.g. 2GB",
+        "It bounds samples, values inside the network and second moments together. Layers that "
+        "are too wide for it are priced by the variances of their inputs and keep their weights; "
+        "notes name them. The same amount gives the same result on any machine.",
+        unset="4GB, or less where less is free",
+    )  # fmt: skip
     preprocess: object | None = _data(None, ANYTHING, _PREPROCESS, everyday=True)
     labels: object | None = _data(None, ANYTHING, _LABELS, everyday=True)
     metric: str | Callable[..., float] = _data("accuracy", METRIC, _METRIC)
@@ -763,6 +770,8 @@ class Options:
     """What a user gave, as it was written, for recipes."""
     stand_in: str = field(default="", repr=False, compare=False)
     """The execution provider that runs models here, where the backend itself is none."""
+    scarce: bool = field(default=False, repr=False, compare=False)
+    """Whether ``memory`` is what was free, which is less than the default."""
 
     def __post_init__(self) -> None:
         _refuse_if(
@@ -1116,7 +1125,10 @@ class BuildOptions:
 
 # --- which command takes which ---------------------------------------------------------------
 
-_RUN = ("calib", "calib_samples", "batch", "preprocess", "labels", "metric", "seed", "shapes")
+_RUN = (
+    *("calib", "calib_samples", "batch", "memory", "preprocess", "labels", "metric", "seed"),
+    "shapes",
+)
 
 COMMANDS: Mapping[str, Mapping[type, tuple[str, ...]]] = {
     "prune": {Options: tuple(declared(Options))},

@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
 
     with console.progress() as progress:
         pruned = apply(args.model, load_plan(Path(args.plan)), config, progress=progress)
-        keep = pruned.ok or args.force
+        keep = pruned.writable or args.force
         written = write(pruned, output, progress, force=args.force) if keep and output else None
         ok = pruned.ok and (written is None or written.ok)
         keep = ok or args.force

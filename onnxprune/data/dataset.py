@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,7 @@ from onnxprune.config import Options
 from onnxprune.data import Calibration, open_calibration, split
 from onnxprune.data.batches import count_samples
 from onnxprune.data.labels import open_labels
+from onnxprune.data.memory import budget_of
 from onnxprune.data.synthetic import refuse_strings, synthetic_values
 from onnxprune.errors import OnnxpruneError
 from onnxprune.graph.analysis import Analysis
@@ -30,8 +32,6 @@ ASIDE = 0.3
 """The same where models are chosen: one half to choose by, one to evaluate the choice on."""
 ENOUGH = 100
 """Samples that such a half must have; with fewer, one part does both."""
-MOST_BYTES = 384 << 20
-"""Bytes of inputs to fit to: the values inside a network are several times larger."""
 _PROBES = 2
 """Batches of the equivalence check: rounding differs little between them, masked runs are slow."""
 
@@ -59,7 +59,7 @@ class Dataset:
     """The samples of a run, divided.
 
     Attributes:
-        fit: batches to fit to, at most ``MOST_BYTES``; none where inputs are synthetic.
+        fit: batches to fit to, within the memory budget; none where inputs are synthetic.
         holdout: samples to choose models by; nothing is fitted to them.
         eval: samples to evaluate the result on; those of ``holdout`` where there are no others.
         probe: the few batches of the equivalence check.
@@ -72,7 +72,7 @@ class Dataset:
     fit: tuple[Feeds, ...]
     holdout: Part
     eval: Part
-    probe: tuple[Feeds, ...]
+    probe: Sequence[Feeds]
     description: str
     synthetic: bool = False
     source: Calibration | None = None
@@ -131,7 +131,7 @@ def open_dataset(
     config: Options,
     *,
     chooses: bool = False,
-    most_bytes: float = MOST_BYTES,
+    most_bytes: float | None = None,
 ) -> Dataset:
     """Divide the user's samples; equal arguments give equal parts, which share no sample.
 
@@ -143,18 +143,18 @@ def open_dataset(
         source: the samples.
         config: labels and seed.
         chooses: whether one of several models is to be chosen.
-        most_bytes: of batches to fit to.
+        most_bytes: of batches to fit to; by default what the memory budget gives.
 
     Raises:
         OnnxpruneError: samples or labels cannot be read, or there are too few.
     """
     probe = tuple(itertools.islice(source, _PROBES))
-    one = source.steps == 1
+    one, budget = source.steps == 1, budget_of(config)
 
     def part(samples: Calibration) -> Part:
         indices = None if one else samples.indices
         labels = None if config.labels is None else open_labels(config.labels, indices)
-        return Part(_in_memory(samples), labels, samples.available)
+        return Part(_in_memory(samples, budget.samples), labels, samples.available)
 
     if source.synthetic or (one and not chooses):
         fit: tuple[Feeds, ...] = () if source.synthetic else tuple(source)
@@ -164,7 +164,7 @@ def open_dataset(
         rest, aside = split(source, ASIDE if chooses else HOLDOUT, config.seed)
         two = chooses and (aside.samples or 0) >= 2 * ENOUGH
         parts = [part(each) for each in (split(aside, 0.5, config.seed) if two else [aside])]
-        fit = tuple(_within(rest, most_bytes))
+        fit = tuple(_within(rest, budget.samples if most_bytes is None else most_bytes))
         known = rest.samples if chooses else source.samples
         notes = _left_out(fit, known, 1.0 if chooses else 1 - HOLDOUT)
     return Dataset(
@@ -173,14 +173,34 @@ def open_dataset(
 
 
 def synthetic_dataset(analysis: Analysis, config: Options) -> Dataset:
-    """Random inputs, of shapes that follow from the graph alone.
+    """Random inputs, of shapes that follow from the graph alone; made when they are first read.
 
-    Raises:
-        OnnxpruneError: the model does not run on them.
+    Reading them raises an OnnxpruneError where the model does not run on them.
     """
-    probe = synthetic_inputs(analysis, config.provider, config.seed)
+    probe = _Synthetic(lambda: synthetic_inputs(analysis, config.provider, config.seed))
     part = Part(probe)
     return Dataset((), part, part, probe, f"random inputs, seed {config.seed}", synthetic=True)
+
+
+class _Synthetic(Sequence[Feeds]):
+    """Random inputs that are looked for, by trial runs of the model, once they are needed."""
+
+    def __init__(self, make: Callable[[], tuple[Feeds, ...]]) -> None:
+        self._make = make
+
+    @cached_property
+    def _feeds(self) -> tuple[Feeds, ...]:
+        return self._make()
+
+    @overload
+    def __getitem__(self, index: int) -> Feeds: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Feeds, ...]: ...
+    def __getitem__(self, index: int | slice) -> Feeds | tuple[Feeds, ...]:
+        return self._feeds[index]
+
+    def __len__(self) -> int:
+        return len(self._feeds)
 
 
 def synthetic_inputs(analysis: Analysis, provider: str = "cpu", seed: int = 0) -> tuple[Feeds, ...]:
@@ -193,7 +213,7 @@ def synthetic_inputs(analysis: Analysis, provider: str = "cpu", seed: int = 0) -
         OnnxpruneError: the model does not run on them.
     """
     signature = signature_of(analysis.model)
-    session = open_session(analysis.model, provider=provider, prepack=False)
+    session = open_session(analysis.model, provider=provider, prepack=False, arena=False)
     problem: OnnxpruneError | None = None
     for guess in (_analysed, _by_names):
         feeds = guess(analysis, signature, seed)
@@ -236,12 +256,12 @@ def _left_out(fit: Sequence[Feeds], known: int | None, share: float) -> tuple[st
     return (f"{used} of {known} calibration samples were fitted to: more do not fit in memory",)
 
 
-def _in_memory(source: Iterable[Feeds]) -> Iterable[Feeds]:
+def _in_memory(source: Iterable[Feeds], most: int) -> Iterable[Feeds]:
     """All batches in memory if they fit; else the source, to read them again."""
     feeds, size = [], 0
     for each in source:
         size += _bytes(each)
-        if size > MOST_BYTES:
+        if size > most:
             return source
         feeds.append(each)
     return tuple(feeds)

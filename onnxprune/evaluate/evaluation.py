@@ -117,7 +117,10 @@ def compare_models(dense: Model, pruned: Model, part: Part, config: Options) -> 
     """
     parts = shared_parts(dense, pruned)
     inner = within(parts)
-    one, other = (open_session(m, provider=config.provider, outputs=inner) for m in (dense, pruned))
+    one, other = (
+        open_session(m, provider=config.provider, outputs=inner, arena=False)
+        for m in (dense, pruned)
+    )
     task, before = task_of(part, config), None
     if task is not None:
         before = score(task.metric, (one.run(f, [*parts]) for f in part), task.labels)

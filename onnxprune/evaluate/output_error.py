@@ -63,7 +63,7 @@ class OutputError:
         return min(gap / spread, most) if spread > 0 and math.isfinite(gap) else most
 
     def _run(self, model: models.Model) -> Iterator[dict[str, Array]]:
-        session = open_session(model, provider=self._provider, outputs=self._names)
+        session = open_session(model, provider=self._provider, outputs=self._names, arena=False)
         return (session.run(feeds, self._names) for feeds in self._batches)
 
 

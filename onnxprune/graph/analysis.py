@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from numbers import Integral
 from typing import TypeVar
 
@@ -63,7 +63,7 @@ class Analysis:
         Raises:
             OnnxpruneError: there is none.
         """
-        return _named(name, {g.name: g for g in self.groups}, "group")
+        return _named(name, self._groups, "group")
 
     def block(self, name: str) -> Block:
         """The block called ``name``.
@@ -71,7 +71,15 @@ class Analysis:
         Raises:
             OnnxpruneError: there is none.
         """
-        return _named(name, {b.name: b for b in self.blocks}, "block")
+        return _named(name, self._blocks, "block")
+
+    @cached_property
+    def _groups(self) -> Mapping[str, Group]:
+        return {group.name: group for group in self.groups}
+
+    @cached_property
+    def _blocks(self) -> Mapping[str, Block]:
+        return {block.name: block for block in self.blocks}
 
     def removed_atoms(self, removed: Mapping[str, Sequence[int]]) -> npt.NDArray[np.bool_]:
         """``{group: unit indices}`` as a mask over atoms."""
@@ -166,7 +174,8 @@ def analyse(
     dense = models.load(model)
     shapes = probe_shapes(dense, _checked(inputs))
     facts = propagate(dense, shapes[0])
-    labelled = walk(dense, facts)
+    second = cache(lambda: facts if shapes[1] == shapes[0] else propagate(dense, shapes[1]))
+    labelled = walk(dense, facts, second)
     tensors = stored_tensors(labelled)
     batch = _batch(dense, shapes[0])
     groups = make_groups(labelled, tensors, batch)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Sequence
 
 import onnx_ir as ir
@@ -19,23 +20,19 @@ _SHORT = {"Conv", "BatchNormalization", "AveragePool", "MaxPool", "Identity", "P
 def _closure(node: ir.Node, start: ir.Value) -> list[ir.Node]:
     """Nodes that are dead once ``node`` stops reading ``start``, last ones first."""
     dead: list[ir.Node] = []
-    while True:
-        dying = set(dead)
-        queue: list[ir.Value] = [start] + [v for n in dead for v in n.inputs if v is not None]
-        grown = list(dead)
-        for value in queue:
-            producer = value.producer()
-            if producer is None or producer in dying or producer.graph is not node.graph:
-                continue
-            if any(v.is_graph_output() for v in producer.outputs):
-                continue
-            uses = [(v, r) for v in producer.outputs for r, _ in v.uses()]
-            if all(r in dying or (r is node and v is start) for v, r in uses):
-                dying.add(producer)
-                grown.append(producer)
-        if len(grown) == len(dead):
-            return dead
-        dead = grown
+    uses: dict[ir.Node, int] = {}
+    unread = deque([start])  # values that have lost one reader
+    while unread:
+        producer = unread.popleft().producer()
+        if producer is None or producer.graph is not node.graph:
+            continue
+        if producer not in uses:
+            uses[producer] = sum(len(v.uses()) for v in producer.outputs)
+        uses[producer] -= 1
+        if uses[producer] == 0 and not any(v.is_graph_output() for v in producer.outputs):
+            dead.append(producer)
+            unread.extend(v for v in producer.inputs if v is not None)
+    return dead
 
 
 def find_blocks(model: Model, walk: Walk, batch: int) -> tuple[Block, ...]:
@@ -55,8 +52,9 @@ def find_blocks(model: Model, walk: Walk, batch: int) -> tuple[Block, ...]:
             dying = _closure(node, branch)
             if not any(work.get(identity(n)) for n in dying):
                 continue
+            members = set(dying)
             read = {v for n in dying for v in n.inputs if v is not None}
-            feeds = {v for v in read if v.producer() not in dying}
+            feeds = {v for v in read if v.producer() not in members}
             if skip not in feeds and not _projection(skip, feeds):
                 continue
             names = tuple(identity(n) for n in reversed(dying))

@@ -9,13 +9,17 @@ elementwise work is not counted.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from types import MappingProxyType
 from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 
+from onnxprune.errors import OnnxpruneError
 from onnxprune.graph.analysis import Analysis
 from onnxprune.graph.axes import Axis, Column
 from onnxprune.graph.groups import Stored
@@ -82,8 +86,28 @@ class _Term:
     node: str
 
 
+@dataclass(frozen=True, eq=False)
+class _State:
+    """The totals of one removal of units.
+
+    Attributes:
+        atoms: which are removed.
+        kept: the size of every column of the model.
+        macs, params, total: of all samples; the last are bytes.
+    """
+
+    atoms: npt.NDArray[np.bool_]
+    kept: Sequence[int]
+    macs: int
+    params: int
+    total: float
+
+
 class CostModel:
     """The products of one analysis, compiled once; call it with a removal.
+
+    A removal is priced by the products that differ from those of the last one, so pricing every
+    group of a model once takes time that is linear in the model.
 
     Args:
         analysis: of the dense model.
@@ -96,12 +120,23 @@ class CostModel:
         self._index: dict[bytes, int] = {}
         calls = analysis.walk.calls
         self._work = [self._term(axes, 0.0, call.name) for _, call in calls for axes in call.work]
-        seen: dict[tuple[str, tuple[int, ...]], _Term] = {}
+        distinct: dict[tuple[str, tuple[int, ...]], _Term] = {}
         for stored in (*analysis.tensors, *additions):
             if not stored.filled:
                 term = self._term(stored.axes, stored.itemsize, stored.nodes[0])
-                seen.setdefault((stored.name, term.axes), term)
-        self._stored = seen
+                distinct.setdefault((stored.name, term.axes), term)
+        self._stored: dict[str, list[_Term]] = defaultdict(list)
+        for (name, _), term in distinct.items():
+            self._stored[name].append(term)
+        kept = [len(columns[0]) for columns in self._columns]
+        storage = [self._storage(terms, kept) for terms in self._stored.values()]
+        self._last = _State(
+            np.zeros(len(analysis.walk.space), np.bool_),
+            kept,
+            sum(self._size(term, kept) for term in self._work),
+            sum(params for params, _ in storage),
+            math.fsum(total for _, total in storage),
+        )
 
     def _term(self, axes: Sequence[Axis], itemsize: float, node: str) -> _Term:
         fixed, varying = 1, []
@@ -117,29 +152,98 @@ class CostModel:
             varying.append(self._index[key])
         return _Term(fixed, tuple(varying), itemsize, node)
 
+    @cached_property
+    def _columns_of(self) -> Mapping[int, Sequence[int]]:
+        """The columns that lose an index with an atom."""
+        result: dict[int, list[int]] = defaultdict(list)
+        for k, columns in enumerate(self._columns):
+            for atom in np.unique(np.concatenate(columns)).tolist():
+                result[atom].append(k)
+        return result
+
+    @cached_property
+    def _uses(self) -> Mapping[int | str, tuple[Sequence[int], Sequence[str]]]:
+        """By a column, or by a node: its products of work, and its stored tensors."""
+        result: dict[int | str, tuple[list[int], list[str]]] = defaultdict(lambda: ([], []))
+        keys: set[int | str]
+        for number, term in enumerate(self._work):
+            keys = {*term.axes, term.node}
+            for key in keys:
+                result[key][0].append(number)
+        for name, terms in self._stored.items():
+            keys = set()
+            for term in terms:
+                keys |= {*term.axes, term.node}
+            for key in keys:
+                result[key][1].append(name)
+        return result
+
     def __call__(
         self, removed: Mapping[str, Sequence[int]] = _NOTHING, bypassed: Sequence[str] = ()
     ) -> Cost:
         """The cost of the model without ``removed`` units and ``bypassed`` blocks."""
-        atoms = self._analysis.removed_atoms(removed)
-        kept = []
-        for columns in self._columns:
-            out = atoms[columns[0]]
-            for column in columns[1:]:
-                out = out | atoms[column]
-            kept.append(len(out) - int(np.count_nonzero(out)))
-        dead = {n for name in bypassed for n in self._analysis.block(name).nodes}
-        macs = sum(self._size(t, kept) for t in self._work if t.node not in dead)
-        macs //= self._analysis.batch
-        params, total, counted = 0, 0.0, set()
-        for (name, _), term in self._stored.items():
-            size = self._size(term, kept)
-            if term.node in dead or (name, size) in counted:
-                continue
-            counted.add((name, size))  # a vector read in equal cuts is stored once
-            params += size
-            total += size * term.itemsize
-        return Cost(macs, params, math.ceil(total))
+        state = self._without(self._analysis.removed_atoms(removed))
+        macs, params, total = state.macs, state.params, state.total
+        dead = frozenset(n for name in bypassed for n in self._analysis.block(name).nodes)
+        work, stored = self._users(dead)
+        macs -= sum(self._size(term, state.kept) for term in work if term.node in dead)
+        for terms in stored:
+            had, has = (self._storage(terms, state.kept, nodes) for nodes in ((), dead))
+            params += has[0] - had[0]
+            total += has[1] - had[1]
+        return Cost(macs // self._analysis.batch, params, math.ceil(total))
+
+    def _without(self, atoms: npt.NDArray[np.bool_]) -> _State:
+        """The totals without atoms, from those of the last call and what has changed since."""
+        last = self._last
+        different = np.flatnonzero(atoms != last.atoms).tolist()
+        columns = {k for atom in different for k in self._columns_of.get(atom, ())}
+        kept = list(last.kept)
+        for k in columns:
+            out = np.logical_or.reduce([atoms[column] for column in self._columns[k]])
+            kept[k] = len(out) - int(np.count_nonzero(out))
+        work, stored = self._users(columns)
+        macs, params, total = last.macs, last.params, last.total
+        for term in work:
+            macs += self._size(term, kept) - self._size(term, last.kept)
+        for terms in stored:
+            had, has = (self._storage(terms, widths) for widths in (last.kept, kept))
+            params += has[0] - had[0]
+            total += has[1] - had[1]
+        self._last = _State(atoms, kept, macs, params, total)
+        return self._last
+
+    def _users(self, keys: Iterable[int | str]) -> tuple[list[_Term], list[list[_Term]]]:
+        """The products of work of columns or nodes, and those of stored tensors, by tensor."""
+        uses = [self._uses[key] for key in keys if key in self._uses]
+        work = {number for numbers, _ in uses for number in numbers}
+        names = {name for _, stored in uses for name in stored}
+        return [self._work[number] for number in work], [self._stored[name] for name in names]
+
+    def _storage(
+        self, terms: Sequence[_Term], kept: Sequence[int], dead: Collection[str] = ()
+    ) -> tuple[int, float]:
+        """Elements and bytes of a stored tensor; read in equal cuts it is stored once."""
+        sizes: dict[int, float] = {}
+        for term in terms:
+            if term.node not in dead:
+                sizes.setdefault(self._size(term, kept), term.itemsize)
+        return sum(sizes), sum(size * itemsize for size, itemsize in sizes.items())
+
+    def require_counted(self, kind: str) -> None:
+        """Refuse a budget on what this model does not tell.
+
+        Raises:
+            OnnxpruneError: it is on multiply-accumulates, and sizes of contractions depend on data.
+        """
+        if kind != "macs":
+            return
+        unknown = next((term.node for term in self._work if not term.fixed), "")
+        if unknown:
+            raise OnnxpruneError(
+                f"macs cannot be counted: a size at '{unknown}' depends on data",
+                hint="limit another cost, as in --target params=50%, or use --ratio",
+            )
 
     def only(self, kind: str) -> StaticCost:
         """One of the totals, for a budget."""

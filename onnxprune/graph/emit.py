@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from onnxprune import model as models
 from onnxprune.graph.facts import Fact
+from onnxprune.model.constants import names_of
 
 _PADS_ARE_INPUTS = 11
 """First opset in which Pad takes its pads as an input."""
@@ -40,7 +41,7 @@ class Emit:
         self._graph, self.version = graph, version
         self.facts: ChainMap[str, Fact] = ChainMap({}, dict(facts))
         self._prefix = "gradient"
-        used = {v.name or "" for v in models.values(graph)}
+        used = {name or "" for name in names_of(graph)}
         while any(name.startswith(f"{self._prefix}/") for name in used):
             self._prefix += "_"
         self._count = 0
@@ -60,14 +61,14 @@ class Emit:
 
     def number(self, value: float) -> ir.Value:
         """A scalar."""
-        return models.add_constant(self._graph, self._name(), np.array(value, np.float32))
+        return models.add_constant(self._graph, self._name(), np.array(value, np.float32), set())
 
     def integers(self, values: Sequence[int]) -> ir.Value:
         """A vector of int64."""
         key = tuple(int(v) for v in values)
         if key not in self._whole:
             array = np.array(key, np.int64)
-            self._whole[key] = models.add_constant(self._graph, self._name(), array)
+            self._whole[key] = models.add_constant(self._graph, self._name(), array, set())
         return self._whole[key]
 
     def sizes(self, value: ir.Value) -> tuple[int, ...]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import onnx_ir as ir
 
 from onnxprune import model as models
@@ -34,6 +35,8 @@ class Walk:
     """The result of a walk.
 
     Attributes:
+        facts: of every value, at the first input shapes.
+        second: the same at the second ones; worked out when it is first called.
         axes: the axes of every value by name.
         calls: every node's rule, in graph order, with the node.
         uses: the readers of stored tensors, with the axes they see.
@@ -42,6 +45,7 @@ class Walk:
     """
 
     facts: Mapping[str, Fact]
+    second: Callable[[], Mapping[str, Fact]]
     opsets: Mapping[str, int]
     space: Space = field(default_factory=Space)
     axes: dict[str, Tensor] = field(default_factory=dict)
@@ -138,6 +142,7 @@ class Walk:
             out_shapes=[self.shape(v.name or "") for v in node.outputs],
             space=self.space,
             name=identity(node),
+            is_constant=lambda i: names[i] in self.static or self._same_content(names[i]),
         )
         outputs, why = apply_rule(call, [v is not None for v in node.inputs])
         if why:
@@ -151,6 +156,16 @@ class Walk:
                 if names and all(call.static):
                     self.static.add(value.name)
         self.calls.append((node, call))
+
+    def _same_content(self, name: str | None) -> bool:
+        """Whether the content of a value is known, and is the same at both input shapes."""
+        first = self.facts.get(name or "")
+        if first is None or first.value is None:
+            return False
+        second = self.second().get(name or "")
+        if second is None or second.value is None:
+            return False
+        return np.array_equal(first.value, second.value)
 
     def pin(self, tensor: Tensor | None, why: str) -> None:
         """Keep every axis of a tensor whole."""
@@ -172,9 +187,11 @@ def identity(node: ir.Node) -> str:
     return next((v.name for v in node.outputs if v.name), "")
 
 
-def walk(model: models.Model, facts: Mapping[str, Fact]) -> Walk:
+def walk(
+    model: models.Model, facts: Mapping[str, Fact], second: Callable[[], Mapping[str, Fact]]
+) -> Walk:
     """Label every axis of ``model``; graph inputs have no columns, graph outputs are pinned."""
-    state = Walk(facts, opsets_of(model.ir))
+    state = Walk(facts, second, opsets_of(model.ir))
     graph = model.ir.graph
     for value in graph.inputs:
         if not value.is_initializer():
@@ -272,17 +289,20 @@ def _one_of(walk: Walk, value: ir.Value, meet: Sequence[Tensor | None], why: str
     """An output that is one of several values, chosen while the model runs."""
     name = value.name or ""
     tensors = [t for t in meet if t is not None]
-    if len(tensors) == len(meet) and all(_sizes(t) == _sizes(tensors[0]) for t in tensors):
-        for other in tensors[1:]:
-            for a, b in zip(tensors[0], other, strict=True):
+    wide = [[a for a in t if a.size != 1] for t in tensors]  # one may have squeezed what is single
+    if len(tensors) == len(meet) and all(_sizes(t) == _sizes(wide[0]) for t in wide):
+        for other in wide[1:]:
+            for a, b in zip(wide[0], other, strict=True):
                 walk.space.unify(a, b, why)
-        if walk.shape(name) == _sizes(tensors[0]):
-            walk.axes[name] = tensors[0]
+        shape = walk.shape(name) or ()
+        if tuple(n for n in shape if n != 1) == _sizes(wide[0]):
+            rest = iter(wide[0])
+            walk.axes[name] = tuple(Axis(1) if n == 1 else next(rest) for n in shape)
             return
     for tensor in tensors:
         walk.pin(tensor, why)
     walk.axes[name] = walk.plain(name, why)
 
 
-def _sizes(tensor: Tensor) -> tuple[int | None, ...]:
+def _sizes(tensor: Sequence[Axis]) -> tuple[int | None, ...]:
     return tuple(a.size for a in tensor)

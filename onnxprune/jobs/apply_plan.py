@@ -9,9 +9,10 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from onnxprune.data.dataset import MOST_BYTES
+from onnxprune.data.activations.rows import Sample
+from onnxprune.data.memory import budget_of
 from onnxprune.data.mixtures import with_mixtures
-from onnxprune.evaluate import equivalence
+from onnxprune.evaluate import node_check
 from onnxprune.evaluate.evaluation import Evaluation, compare_models
 from onnxprune.graph import surgery
 from onnxprune.graph.analysis import analyse
@@ -44,8 +45,13 @@ def cut(run: Run, choice: PlanChoice) -> State:
 
 @step("model")
 def check_equivalence(run: Run, state: State) -> State:
-    """Check that the cut model computes what the masked original does, where it should."""
+    """Check that the cut model computes what the masked original does, where it should.
+
+    Where nothing was cut and there are no data, nothing has to run.
+    """
     analysis, plan = run.analysis, state.plan
+    if not state.cut and run.data.source is None:
+        return state.then(state.start)
     inexact = inexact_groups(run, plan)
     if inexact:
         some = f"{inexact[0]}{' and others' if inexact[1:] else ''}"
@@ -53,10 +59,10 @@ def check_equivalence(run: Run, state: State) -> State:
         return state.then(state.start, notes=[note])
     run.progress("checking that the cut equals the masked original")
     reference = mask_model(analysis, plan.removed, plan.bypassed)
-    check = equivalence.check_equivalence(
-        state.model, reference, run.data.probe, run.config.provider
+    check, note = node_check.check_cut(
+        analysis, plan.removed, state.model, reference, run.data.probe, run.config.provider
     )
-    return state.then(state.start, checks=[check])
+    return state.then(state.start, checks=[check], notes=[note] if note else [])
 
 
 def inexact_groups(run: Run, plan: Plan) -> list[str]:
@@ -82,14 +88,19 @@ def refit(run: Run, state: State) -> State:
         inside = -len(axes) <= axis < len(axes)
         return keep(axes[axis]) if inside else np.zeros(0, np.bool_)
 
-    problem = Problem(analysis.model, state.model, kept, analysis.facts)
+    problem, budget = Problem(analysis.model, state.model, kept, analysis.facts), budget_of(config)
+    sample = Sample(memory=budget)
     if config.recover == "bias":
-        recovery = correct(problem, feeds, Settings(provider=config.provider), run.progress)
+        recovery = correct(
+            problem, feeds, Settings(sample=sample, provider=config.provider), run.progress
+        )
     else:
         pairs = Settings.pairs if config.recover == "auto" else 0
-        settings = Settings(pairs=pairs, provider=config.provider)
+        settings = Settings(sample=sample, pairs=pairs, provider=config.provider)
         every = settings.sample.holdout_every
-        more = with_mixtures(feeds, most_bytes=MOST_BYTES, holdout_every=every, seed=config.seed)
+        more = with_mixtures(
+            feeds, most_bytes=budget.samples, holdout_every=every, seed=config.seed
+        )
         recovery = reconstruct(problem, more, settings, run.progress)
     return state.then(recovery.model, refit=recovery.outcomes)
 
@@ -153,9 +164,10 @@ def evaluate(run: Run, state: State, unchanged: Mapping[str, str]) -> Result:
     config, data, analysis = run.config, run.data, run.analysis
     checks, notes = list(state.checks), [*state.notes, *stand_in_note(run.config)]
     inexact = inexact_groups(run, state.plan)
-    run.progress("comparing with the original")
     evaluation = Evaluation()  # synthetic inputs say nothing beyond the checks
-    if not data.synthetic or not checks or config.max_drop is not None:
+    runs = state.cut or data.source is not None  # else nothing needs that
+    if not data.synthetic or (runs and not checks) or config.max_drop is not None:
+        run.progress("comparing with the original")
         evaluation = compare_models(analysis.model, state.model, data.eval, config)
     if inexact and state.outcomes.get("refit"):
         before = compare_models(analysis.model, state.start, data.eval, config)
@@ -172,8 +184,10 @@ def evaluate(run: Run, state: State, unchanged: Mapping[str, str]) -> Result:
         checks.append(Check(kind, value <= limit, float(value), float(limit)))
     checks += check_removal(config, dense, state.plan)
     notes += reasons(config, analysis, state.plan, unchanged)
-    if data.synthetic:
+    if data.synthetic and runs:
         notes.append(f"inputs were synthetic ({data.description}): accuracy was not measured")
+    elif data.synthetic:
+        notes.append("there were no inputs, so the model was not run: accuracy was not measured")
     parts = tuple(checks), evaluation, state.outcomes, tuple(notes)
     return Result(state.model, state.plan, analysis, config, *parts, remaining=remaining)
 

@@ -111,13 +111,14 @@ def planned(run: Run, selection: Selection, bypassed: tuple[str, ...]) -> PlanCh
             allocation=selection.allocation,
             budget=_budget_text(config),
             seed=config.seed,
+            memory=config.memory,
             versions=versions(),
             calibration=run.data.description,
         ),
     )
     declined = [f"{name}: {why}" for name, why in selection.declined.items()]
     roundings = _rounded(analysis, config, selection)
-    notes = (*declined, *roundings, *run.data.notes)
+    notes = (*declined, *selection.notes, *roundings, *run.data.notes)
     return PlanChoice(plan, notes, unchanged=selection.unchanged)
 
 

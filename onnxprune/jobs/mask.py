@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
 
 from onnxprune import model as models
 from onnxprune.errors import OnnxpruneError, suggest_glob
-from onnxprune.graph.plan import Origin, Plan, pack, versions
+from onnxprune.graph.plan import ComputedMask, Origin, PackedMask, Plan, versions
 from onnxprune.model.decode import densify
 from onnxprune.sparse.encodings.sparsity_stats import nonzero
 from onnxprune.sparse.encodings.weights import FLOATS, SMALLEST
@@ -42,7 +47,7 @@ def extract(source: models.ModelLike, *, skip: tuple[str, ...] = ()) -> Plan:
             nothing.
     """
     model, _ = densify(models.load(source))
-    zeroed = {}
+    zeroed: dict[str, PackedMask] = {}
     constants = models.constants(model)
     for glob in skip:
         if not any(fnmatchcase(name, glob) for name in constants):
@@ -56,9 +61,10 @@ def extract(source: models.ModelLike, *, skip: tuple[str, ...] = ()) -> Plan:
             continue
         if tensor.size < SMALLEST or any(fnmatchcase(name, glob) for glob in skip):
             continue
-        kept = nonzero(tensor.numpy())
-        if kept.size - int(kept.sum()) >= LEAST * kept.size:
-            zeroed[name] = pack(kept)
+        kept = int(np.count_nonzero(nonzero(tensor.numpy())))
+        if tensor.size - kept >= LEAST * tensor.size:
+            shape = tuple(int(size) for size in tensor.shape.numpy())
+            zeroed[name] = ComputedMask(shape, kept, partial(_nonzero, tensor))
     if not zeroed:
         raise OnnxpruneError(
             "no weight of the model has enough zeros for a mask",
@@ -66,3 +72,7 @@ def extract(source: models.ModelLike, *, skip: tuple[str, ...] = ()) -> Plan:
         )
     origin = Origin(criterion="zeros of a model", seed=None, versions=versions())
     return Plan(zeroed=zeroed, origin=origin)
+
+
+def _nonzero(tensor: ir.TensorProtocol) -> npt.NDArray[np.bool_]:
+    return nonzero(tensor.numpy())

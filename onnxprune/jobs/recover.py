@@ -14,7 +14,7 @@ from onnxprune.graph.analysis import analyse
 from onnxprune.graph.plan import Origin, Plan, pack, versions
 from onnxprune.jobs.apply_plan import RECOVER, cost_of, finite
 from onnxprune.jobs.result import Result
-from onnxprune.jobs.run import Progress, Run, place, stand_in_note
+from onnxprune.jobs.run import Progress, Run, place, stand_in_note, within_memory
 from onnxprune.jobs.steps import State, take
 from onnxprune.quantities import figure
 from onnxprune.recovery.correspond.folding import fold_normalisations, normalisations
@@ -146,6 +146,7 @@ def _opened(
         notes.append("BatchNormalizations of the dense model were folded, as in the pruned one")
     with blame("--shapes", when=bool(config.shapes)):
         analysis = analyse(dense, inputs=shapes)
+    samples = within_memory(analysis, samples, config)
     return Run(config, analysis, open_dataset(samples, config), progress), notes
 
 
@@ -169,6 +170,7 @@ def _plan(run: Run, match: Correspondence, twin: Twin) -> Plan:
             structure=models.structure_hash(run.analysis.model),
             criterion="found in a pruned model",
             seed=run.config.seed,
+            memory=run.config.memory,
             versions=versions(),
             calibration=run.data.description,
         ),

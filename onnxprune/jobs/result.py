@@ -20,6 +20,7 @@ from onnxprune.graph.plan import Plan
 from onnxprune.jobs.store import Stored, store
 from onnxprune.quantities import figure, times
 from onnxprune.recovery.correspond.kept_units import Correspondence
+from onnxprune.sparse.streamed import StreamedCheck
 from onnxprune.types import Check, LayerOutcome
 
 
@@ -67,8 +68,19 @@ class Result:
 
     @property
     def ok(self) -> bool:
-        """Whether every check passed."""
+        """Whether every check passed.
+
+        Weights that get their zeros while they are written are checked there; before that, this
+        reads them.
+        """
         return all(check.ok for check in self.checks)
+
+    @property
+    def writable(self) -> bool:
+        """Whether every check passes, provided that every weight can be written."""
+        return all(
+            (isinstance(each, StreamedCheck) and each.assured) or each.ok for each in self.checks
+        )
 
     @cached_property
     def dense(self) -> Cost:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from onnxprune import model as models
 from onnxprune.config import Options
+from onnxprune.data import Calibration, memory
 from onnxprune.data.dataset import Dataset, open_dataset, open_source, synthetic_dataset
 from onnxprune.errors import OnnxpruneError, blame
 from onnxprune.graph.analysis import Analysis, analyse
@@ -67,6 +68,7 @@ def open_run(
     if samples is None:
         data = synthetic_dataset(analysis, config)
     else:
+        samples = within_memory(analysis, samples, config)
         data = open_dataset(samples, config, chooses=chooses)
     return Run(config, analysis, data, progress)
 
@@ -96,11 +98,30 @@ def place(config: Options) -> Options:
             backend_name(config.backend)
         provider = "cpu"
     own = config.backend.lower().partition(":")[0] in RUNTIMES
+    config = memory.settle(config)
     return replace(config, stand_in="cpu" if own and provider not in available() else provider)
 
 
+def within_memory(analysis: Analysis, samples: Calibration, config: Options) -> Calibration:
+    """Samples in batches that the memory budget has room for.
+
+    Raises:
+        OnnxpruneError: it has no room for one sample.
+    """
+    budget, batch = memory.budget_of(config), samples.batch
+    count = analysis.batch if config.shapes else samples.inputs.count(next(iter(samples)))
+    each = memory.run_bytes(analysis) // max(count, 1)
+    memory.check(budget, models.size_bytes(analysis.model), each)
+    most = max(budget.activations // max(each, 1), 1)
+    if batch is None or batch <= most:
+        return samples
+    return replace(samples, batch=most)
+
+
 def stand_in_note(config: Options) -> tuple[str, ...]:
-    """A sentence on the provider, where it is not that of the backend."""
+    """Sentences on the provider, where it is not that of the backend, and on scarce memory."""
+    note = memory.scarce_note(config)
     if config.provider == config.platform or config.provider != "cpu":
-        return ()
-    return (f"checks ran in onnxruntime on the CPU, which has no provider for {config.platform}",)
+        return note
+    what = f"checks ran in onnxruntime on the CPU, which has no provider for {config.platform}"
+    return (what, *note)

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from onnxprune import model as models
 from onnxprune.data.activations.rows import Sample
+from onnxprune.data.memory import budget_of
 from onnxprune.errors import OnnxpruneError, spelled, stated, suggest_glob
 from onnxprune.graph.analysis import Analysis, analyse
 from onnxprune.graph.layers.epilogue import Weights
@@ -55,7 +56,8 @@ def sparsify(run: Run, state: State) -> State:
     if config.permute:
         progress("looking for a better order of the units")
         targets, _ = find_targets(model, config.sparsity, config.skip, exclude)
-        norms = norms_of(model, targets, fit, config.provider) if fit else {}
+        most = budget_of(config).values
+        norms = norms_of(model, targets, fit, config.provider, most) if fit else {}
         orders = find_orders(
             analysis, targets, _importance(model, norms), config.sparsity.n, config.sparsity.m
         )
@@ -75,13 +77,13 @@ def sparsify(run: Run, state: State) -> State:
         skip=config.skip,
         exclude=exclude,
         tied=config.tied,
-        sample=Sample(rows=ROWS, seed=config.seed),
+        sample=Sample(rows=ROWS, seed=config.seed, memory=budget_of(config)),
         provider=config.provider,
     )
     sparse = sparsification.sparsify(
         model, config.sparsity, fit, analysis.facts, settings, progress
     )
-    if sparse.targets:
+    if sparse.targets and fit:
         checks += zeros.checks(sparse.model, sparse.targets, config.sparsity)
     checks += [sparse.check] if sparse.check is not None else []
     method = next(each.method for each in sparse.outcomes if each.method)
@@ -114,13 +116,9 @@ def restore_zeros(run: Run, state: State) -> State:
     if not plan.zeroed:
         return state
     check(Plan(zeroed=plan.zeroed), "", (), shapes=zeros.shapes(state.model))
-    model = zeros.zero(state.model, plan.zeroed)
-    zeroed = sum(mask.size - mask.kept for mask in plan.zeroed.values())
-    share = zeroed / max(sum(mask.size for mask in plan.zeroed.values()), 1)
-    short = max(share - zeros.share_of_zeros(model, plan.zeroed), 0.0)
-    checks = [Check("zeros short of the plan's", short == 0.0, short, 0.0)]
+    model, short = zeros.zero_streamed(state.model, plan.zeroed)
     notes = [spelled(NOT_FASTER)] if config.store == "dense" else []
-    dense, state = state.model, state.then(model, checks=checks, notes=notes)
+    dense, state = state.model, state.then(model, checks=[short], notes=notes)
     return _refit(run, state, dense) if run.data.fit and config.recover != "none" else state
 
 
@@ -144,6 +142,7 @@ def _refit(run: Run, state: State, dense: models.Model) -> State:
         facts,
         only_bias=config.recover == "bias",
         seed=config.seed,
+        memory=budget_of(config),
         provider=config.provider,
         progress=run.progress,
     )

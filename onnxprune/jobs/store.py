@@ -52,6 +52,10 @@ OTHER_ORDER = (
 """Measured: its ConstantFolding leaves CumSum and GatherElements, which run when it compiles."""
 
 
+LARGEST_RUN = 1 << 30
+"""Bytes of weights up to which a stored model is run: a runtime holds them several times over."""
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Stored:
     """A model that is ready to be written.
@@ -166,6 +170,8 @@ def check_stored(
 ) -> StoredCheck:
     """Read a file back, and run it beside the dense model on synthetic inputs.
 
+    A file whose weights are all dense is not run, nor is one of more than ``LARGEST_RUN`` bytes.
+
     Args:
         stored: the model that was written.
         path: where.
@@ -175,6 +181,10 @@ def check_stored(
     back = read_back(stored, path)
     if not stored.changed:
         return StoredCheck((back,))
+    size = models.size_bytes(stored.dense)
+    if size > LARGEST_RUN:
+        why = f"it holds {size / 1e9:.1f} GB of weights, and up to {LARGEST_RUN / 1e9:.1f} are run"
+        return StoredCheck((back,), (f"the file was read back but not run: {why}",))
     try:
         analysis = analyse(stored.dense, inputs=shapes)
         feeds = synthetic_inputs(analysis, provider)

@@ -4,6 +4,12 @@ The only room that knows where a model comes from and how it is written. Inside,
 onnx-ir graph whose weights stay mapped in their files until they are read.
 """
 
+# ruff: noqa: E402  onnx-ir is imported here first, without what it hardly needs
+
+from onnxprune.model.deferred import import_without
+
+import_without("onnx_ir", "sympy")
+
 from onnxprune.model.constants import (
     add_constant,
     array_of,

@@ -92,7 +92,10 @@ def set_constant(value: ir.Value, array: npt.NDArray[np.generic] | ir.TensorProt
 
 
 def add_constant(
-    graph: ir.Graph, name: str, array: npt.NDArray[np.generic] | ir.TensorProtocol
+    graph: ir.Graph,
+    name: str,
+    array: npt.NDArray[np.generic] | ir.TensorProtocol,
+    used: set[str | None] | None = None,
 ) -> ir.Value:
     """Add a stored tensor to ``graph`` and return the value that holds it.
 
@@ -103,9 +106,10 @@ def add_constant(
         graph: the main graph or a body of a loaded model.
         name: wanted name; a number is appended when the model already uses it.
         array: the content, as in `set_constant`.
+        used: see `fresh_name`.
     """
     model = owner(graph)
-    tensor = _tensor(array, fresh_name(graph, name), None, {})
+    tensor = _tensor(array, fresh_name(graph, name, used), None, {})
     shape, dtype = ir.Shape(tensor.shape.numpy()), ir.TensorType(tensor.dtype)
     if model is None or model.ir_version >= _FIRST_IR_WITH_FREE_INITIALIZERS:
         value = ir.Value(name=tensor.name, shape=shape, type=dtype, const_value=tensor)
@@ -121,16 +125,29 @@ def add_constant(
     return value
 
 
-def fresh_name(graph: ir.Graph, name: str) -> str:
-    """``name``, or the first of ``name_1``, ``name_2``, ... that no value of the model has."""
-    model = owner(graph)
-    root = graph if model is None else model.graph
-    used = {value.name for one in walk(root) for value in values(one)}
+def fresh_name(graph: ir.Graph, name: str, used: set[str | None] | None = None) -> str:
+    """``name``, or the first of ``name_1``, ``name_2``, ... that no value of the model has.
+
+    Args:
+        graph: of the model.
+        name: the wanted name.
+        used: all names of the model (`names_of`), to which the new one is added: who adds many
+            values collects the names once. Default: they are collected now.
+    """
+    used = names_of(graph) if used is None else used
     candidate, count = name, 0
     while candidate in used:
         count += 1
         candidate = f"{name}_{count}"
+    used.add(candidate)
     return candidate
+
+
+def names_of(graph: ir.Graph) -> set[str | None]:
+    """The names of all values of the model that a graph belongs to."""
+    model = owner(graph)
+    root = graph if model is None else model.graph
+    return {value.name for one in walk(root) for value in values(one)}
 
 
 def constants(model: Model) -> dict[str, ir.Value]:

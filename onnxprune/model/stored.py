@@ -5,13 +5,18 @@ from __future__ import annotations
 import math
 import mmap
 import secrets
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any, BinaryIO
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxprune.errors import OnnxpruneError
+
+Array = npt.NDArray[Any]
 
 _TYPED_FIELDS = {
     ir.DataType.FLOAT: "float_data",
@@ -48,6 +53,54 @@ class Stored:
         little = self.dtype.numpy().newbyteorder("<")
         array = np.frombuffer(self.buffer, little, count, self.offset).reshape(self.shape)
         return ir.Tensor(array, self.dtype)
+
+
+class PartsTensor(ir.LazyTensor):
+    """A tensor that is computed part by part whenever it is read; a file gets one part at a time.
+
+    Args:
+        parts: gives the flattened tensor in parts.
+        dtype: its element type.
+        shape: its shape.
+        like: the tensor it stands for, whose name, doc string and metadata it has.
+    """
+
+    __slots__ = ("_parts",)
+
+    def __init__(
+        self,
+        parts: Callable[[], Iterable[Array]],
+        dtype: ir.DataType,
+        shape: Sequence[int],
+        like: ir.TensorProtocol | None = None,
+    ) -> None:
+        super().__init__(
+            self.whole,
+            dtype,
+            ir.Shape(shape),
+            name=None if like is None else like.name,
+            doc_string=None if like is None else like.doc_string,
+            metadata_props={} if like is None else dict(like.metadata_props),
+        )
+        self._parts = parts
+
+    def whole(self) -> ir.TensorProtocol:
+        """The tensor in memory."""
+        shape = tuple(int(size) for size in self.shape.numpy())
+        result = np.empty(math.prod(shape), self.dtype.numpy())
+        start = 0
+        for part in self._parts():
+            result[start : start + part.size] = part
+            start += part.size
+        return ir.Tensor(result.reshape(shape), self.dtype)
+
+    def tofile(self, file: BinaryIO) -> None:
+        """Write it, part by part."""
+        if self.dtype.bitwidth < 8:  # several entries share a byte
+            file.write(self.whole().tobytes())
+            return
+        for part in self._parts():
+            ir.Tensor(part, self.dtype).tofile(file)
 
 
 @dataclass

@@ -8,17 +8,15 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxprune.data.activations.between import Maker
-from onnxprune.data.activations.rows import Sample, run_to, wanted_rows, whole
+from onnxprune.data.activations.rows import Sample, run_to, wanted_rows
 from onnxprune.data.activations.runner import Segments
+from onnxprune.data.memory import give_back
 from onnxprune.recovery.order import Step
 from onnxprune.solve.im2col import Index
 from onnxprune.solve.patch_sampling import Crops, sample_crops, sample_tokens
 from onnxprune.solve.two_layer import Rows
 
 Array = npt.NDArray[Any]
-
-_BYTES = 768 << 20
-"""Most bytes of rows held at a time."""
 
 
 def pair_rows(
@@ -47,7 +45,9 @@ def pair_rows(
                 None if shown is None else _of_samples(shown, chosen, maker.layer.count(x.shape)),
             )  # fmt: skip
             part.append(rows)
-    return _joined(parts[0]), _joined(parts[1])
+    give_back()
+    alike = step.epilogue.skip is None  # then every row has the same summand
+    return _joined(parts[0], alike=alike), _joined(parts[1], alike=alike)
 
 
 def _of_samples(rows: Index, chosen: npt.NDArray[np.bool_], total: int) -> Index:
@@ -61,18 +61,19 @@ def _of_samples(rows: Index, chosen: npt.NDArray[np.bool_], total: int) -> Index
 def _rows_wanted(step: Step, maker: Maker, x: Array, sample: Sample) -> int:
     """Output rows of a pair, bounded by memory."""
     probe = maker.layer.rows(x[:1], np.zeros(1, np.int64))
-    each, several = probe.shape[0] * probe.shape[2], 2
+    each = probe.shape[0] * probe.shape[2]
     if maker.filters is None:
-        # What comes out is there several times, too: wanted, made, off, and what is added to it.
-        per_row = 4 * (2 * each + 3 * step.inputs + 4 * step.layer.shape[2])
+        window, taps = step.layer.window, step.layer.taps
     else:
-        window = maker.filters.layer.window
-        assert window is not None
-        # Hidden positions per output: what is between them is there, too, for every output.
+        window, taps = maker.filters.layer.window, 1
+    ratio = 1.0  # hidden positions of each output
+    if window is not None:
         hidden = sample_crops(window, 1, tuple(maker.layer.out_sizes(x.shape)), 1, 0)
         ratio = len(hidden.hidden) / len(hidden.outputs)
-        per_row, several = int(4 * (ratio * (each + 2 * step.inputs) + 4 * step.inputs)), 1
-    return int(min(several * sample.wanted(step.inputs), max(_BYTES // per_row, 2000)))
+    # What comes out is there several times: wanted, made, off, and what is added to it.
+    per_row = int(4 * (ratio * (each + step.inputs // taps) + 5 * step.layer.shape[2]))
+    most = max(sample.memory.rows // per_row, 2000)
+    return int(min(sample.wanted(step.inputs), most))
 
 
 def _some_rows(
@@ -93,11 +94,11 @@ def _some_rows(
         sizes = tuple(maker.layer.out_sizes(x.shape))
         crops = sample_crops(window, len(x), sizes, count, seed)
     target, offset = wanted_rows(step.layer, step.epilogue, dense, skip, crops.outputs, step.kept)
-    read = whole(maker.layer.rows(x, crops.hidden))
+    read = maker.layer.rows(x, crops.hidden)
     return Rows(crops, read, target, offset, step.clip)
 
 
-def _joined(parts: list[Rows]) -> Rows:
+def _joined(parts: list[Rows], *, alike: bool) -> Rows:
     """All rows as one; the list is emptied, so that they are not in memory twice."""
     crops, clip = [p.crops for p in parts], parts[0].clip
     xs, targets, offsets = (
@@ -118,7 +119,7 @@ def _joined(parts: list[Rows]) -> Rows:
         ),
         _stacked(xs, 1),
         _stacked(targets, 0),
-        _stacked(offsets, 0),
+        offsets[0][:1].copy() if alike else _stacked(offsets, 0),
         clip,
     )
 

@@ -54,9 +54,11 @@ def reconstruct(
         work, steps, biases=settings.only_biases, statistics=settings.statistics
     )
     filtered = {s.maker.layer.x for s in steps if s.maker is not None and s.maker.filters}
-    provider, threads = settings.provider, settings.threads
-    teacher = Segments(work.dense, batches, provider=provider, threads=threads)
-    student = Segments(work.pruned, batches, kept=filtered, provider=provider, threads=threads)
+    provider, threads, most = settings.provider, settings.threads, settings.sample.memory.values
+    teacher = Segments(work.dense, batches, provider=provider, threads=threads, most=most)
+    student = Segments(
+        work.pruned, batches, kept=filtered, provider=provider, threads=threads, most=most
+    )
     refitting = Refitting(teacher, student, Weights(work.pruned), settings)
     outcomes = [LayerOutcome(node, "none", reason=why) for node, why in (declined | others).items()]
     doing = "correcting" if settings.only_biases else "recovering"

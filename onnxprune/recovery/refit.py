@@ -10,6 +10,7 @@ import numpy.typing as npt
 from onnxprune.data.activations.between import Maker
 from onnxprune.data.activations.rows import Sample, moments_of
 from onnxprune.data.activations.runner import Segments
+from onnxprune.data.memory import set_aside
 from onnxprune.graph.layers.epilogue import Weights
 from onnxprune.recovery.order import Step
 from onnxprune.recovery.pairs import pair_rows
@@ -75,6 +76,9 @@ class Refitting:
         """Move the bias of one layer if that helps."""
         if step.layer.bias_slot is None:
             return LayerOutcome(step.node, "none", reason="it has no bias and takes none")
+        memory = self.settings.sample.memory
+        if not memory.fits(*step.layer.shape[:2]):
+            return replace(self._bias_alone(step, ""), reason="")
         rows = self._moments(step, self.student)
         matrix, bias = self.weights.read(step.layer, step.epilogue)
 
@@ -88,12 +92,32 @@ class Refitting:
 
     def refit(self, step: Step) -> LayerOutcome:
         """Fit a layer, with its maker if it has one, and write back what helps."""
+        memory = self.settings.sample.memory
+        if not memory.fits(*step.layer.shape[:2]):
+            return self._bias_alone(step, memory.why(step.inputs))
+        if step.maker is not None and not memory.fits(*step.maker.layer.shape[:2]):
+            step = replace(step, maker=None)
         # A pair is judged by whole samples: of a few, none can be spared.
         if step.maker is None or sum(self.student.samples) < self.settings.sample.holdout_every:
             return self._alone(step)[0]
         if step.maker.filters is None:
             return self._together(step, step.maker)
         return self._through_filters(step, step.maker)
+
+    def _bias_alone(self, step: Step, why: str) -> LayerOutcome:
+        """Move the bias of a layer that is too wide for more."""
+        if step.layer.bias_slot is None:
+            return LayerOutcome(step.node, "none", reason=why)
+        matrix, bias = self.weights.read(step.layer, step.epilogue)
+        rows = self._moments(step, self.student, around=(matrix, bias))
+
+        def solve(rows: Moments, method: str, _ridge: float) -> tuple[Float, Float]:
+            return matrix[:, :0], np.zeros_like(bias) if method == "none" else rows.mean_y
+
+        fit = choose(*rows, [("none", 0.0), ("bias", 0.0)], solve)
+        if fit.accepted:
+            self.weights.write_bias(step.layer, bias + fit.bias, step.epilogue)
+        return LayerOutcome(step.node, "bias" if fit.accepted else "none", reason=why)
 
     def _alone(self, step: Step) -> tuple[LayerOutcome, Refit]:
         """Fit one layer and write it back if that helps; also as it is without the judges' rows."""
@@ -113,14 +137,32 @@ class Refitting:
         ]
         few = sum(self.student.samples) <= self.settings.few and step.reads is not None
         if few and all(map(self.teacher.has, needed)):
-            return self._moments(step, self.teacher, step.reads)
+            train, holdout = self._moments(step, self.teacher, step.reads)
+            return self._aside(train), self._aside(holdout)
         return None
 
+    def _aside(self, rows: Moments) -> Moments:
+        """Large moments in a file, for as long as those of the changing model are collected."""
+        large = rows.xx.nbytes > self.settings.sample.memory.moments // 32
+        return replace(rows, xx=set_aside(rows.xx)) if large else rows
+
     def _moments(
-        self, step: Step, run: Segments, reads: Bool | None = None
+        self,
+        step: Step,
+        run: Segments,
+        reads: Bool | None = None,
+        around: tuple[Float, Float] | None = None,
     ) -> tuple[Moments, Moments]:
-        sample = self.settings.sample
-        return moments_of(step.layer, step.epilogue, self.teacher, run, sample, step.kept, reads)
+        return moments_of(
+            step.layer,
+            step.epilogue,
+            self.teacher,
+            run,
+            self.settings.sample,
+            step.kept,
+            reads,
+            around=around,
+        )
 
     def _refit(
         self,

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from onnxprune import model as models
 from onnxprune.data.activations.rows import Sample
+from onnxprune.data.memory import MemoryBudget
 from onnxprune.graph.layers.linear import LinearLayer
 from onnxprune.graph.layers.sources import ancestors
 from onnxprune.graph.shapes import Fact
@@ -39,6 +40,7 @@ def refit_masked(
     *,
     only_bias: bool = False,
     seed: int = 0,
+    memory: MemoryBudget | None = None,
     provider: str = "cpu",
     progress: Callable[[str], None] = lambda _: None,
 ) -> tuple[models.Model, tuple[LayerOutcome, ...]]:
@@ -52,6 +54,7 @@ def refit_masked(
         facts: shapes of the model's values.
         only_bias: change biases only.
         seed: seed of the rows that are drawn.
+        memory: the memory budget.
         provider: what runs the models.
         progress: told which layer is being worked on.
 
@@ -61,7 +64,7 @@ def refit_masked(
     work = models.clone(sparse)
     layers, declined = find_targets(work, _ANY)
     masked = {reader for name in masks for reader in _readers(work, name)}
-    sample = Sample(rows=ROWS, seed=seed)
+    sample = Sample(rows=ROWS, seed=seed, memory=memory or MemoryBudget())
     run = Layerwise(dense, work, layers, batches, facts, sample, provider=provider)
     outcomes = [*declined]
     for number, layer in enumerate(layers, start=1):
@@ -69,7 +72,10 @@ def refit_masked(
             continue
         progress(f"refitting layer {number} of {len(layers)}: {layer.node}")
         layer_data = run.observe(layer)
-        assert layer_data is not None
+        if layer_data is None:
+            why = sample.memory.why(layer.shape[1])
+            outcomes.append(LayerOutcome(layer.node, "none", reason=why, weight=layer.weight))
+            continue
         keep = _mask(layer, masks.get(layer.weight), layer_data.weight.shape)
         free = layer.bias_slot is not None and layer.bias not in masks
         free = free and bool(keep.any(axis=1).all())  # an output that is masked stays silent

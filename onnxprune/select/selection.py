@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from onnxprune.config import Options
 from onnxprune.errors import OnnxpruneError
@@ -40,6 +40,7 @@ class Selection:
         declined: why a group stays whole, by group.
         bypassed: blocks that are removed too.
         unchanged: why a ratio removes nothing from a group that could be cut, by group.
+        notes: sentences on how units were priced.
     """
 
     removed: Mapping[str, tuple[int, ...]]
@@ -48,6 +49,7 @@ class Selection:
     declined: Mapping[str, str]
     bypassed: tuple[str, ...] = ()
     unchanged: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def select(problem: Problem) -> Selection:
@@ -56,9 +58,17 @@ def select(problem: Problem) -> Selection:
     Raises:
         OnnxpruneError: the criterion needs data, or the budget cannot be met.
     """
-    importance, target = score_groups(problem), problem.config.target
+    importance = score_groups(problem)
+    return replace(_within_target(problem, importance), notes=importance.curves.notes)
+
+
+def _within_target(problem: Problem, importance: Importance) -> Selection:
+    target = problem.config.target
     widths = allowed_widths(problem, importance)
-    cost = CostModel(problem.analysis).only("macs" if target is None else target.kind)
+    model = CostModel(problem.analysis)
+    if target is not None:
+        model.require_counted(target.kind)
+    cost = model.only("macs" if target is None else target.kind)
     dense = cost.measure()
     if target is not None and not dense:
         raise OnnxpruneError(

@@ -23,7 +23,6 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import stdtrit
 
 F64 = npt.NDArray[np.float64]
 
@@ -72,6 +71,8 @@ def ratio(reference: F64, other: F64, *, level: float = 0.95, seed: int = 0) -> 
     if groups < 2:
         return Interval(math.exp(value), 0.0, math.inf)
     error = float(drawn.std(ddof=1)) * math.sqrt(groups / (groups - 1))
+    from scipy.special import stdtrit  # not every job needs it
+
     half_width = error * float(stdtrit(groups - 1, (1 + level) / 2))  # of Student's t
     return Interval(math.exp(value), math.exp(value - half_width), math.exp(value + half_width))
 

@@ -18,7 +18,7 @@ triangle of ``P`` is computed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,8 @@ import numpy.typing as npt
 from scipy.linalg import cho_factor, cho_solve, solve_triangular
 from scipy.linalg.blas import dgemm, dsyrk
 from scipy.linalg.lapack import dpotri
+
+from onnxprune.solve.moments import shrinkage
 
 Float = npt.NDArray[np.float64]
 Index = npt.NDArray[np.int64]
@@ -43,7 +45,8 @@ class Consumer:
     """One linear layer (or one group of a grouped convolution) that reads units.
 
     Attributes:
-        xx: ``[K, K]``, covariance of its inputs.
+        xx: ``[K, K]``, covariance of its inputs; or ``[K]``, their variances, where they are taken
+            for uncorrelated: no refit then makes up for what goes.
         weight: ``[K, N]``, what it multiplies them with now; the ridge pulls towards it.
         units: ``[u]``, the units it reads.
         blocks: ``[u, b]``, the inputs that belong to each of them; inputs in no block stay.
@@ -51,6 +54,7 @@ class Consumer:
             channels, or of the residual stream it is added to.
         xy: ``[K, N]``, covariance of inputs and wanted outputs; ``xx @ weight`` if None.
         problem: which group of its convolution it is.
+        count: rows that the covariance is of, which is shrunk accordingly; 0 leaves it as it is.
     """
 
     xx: Float
@@ -60,6 +64,7 @@ class Consumer:
     norm: float
     xy: Float | None = None
     problem: int = 0
+    count: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,12 +89,16 @@ class _Sweep:
     """The moving state of one consumer: ``P``, ``W`` and the diagonal blocks of ``P``."""
 
     def __init__(self, consumer: Consumer, ridge: float) -> None:
-        variance = np.diagonal(consumer.xx)
-        penalty = ridge * float(variance.mean()) or 1.0
+        self._xx, self._share, self._added = consumer.xx, 0.0, 0.0
+        if consumer.count:
+            self._share, self._added = shrinkage(consumer.xx, consumer.count)
+        self._penalty = 0.0
+        whole = self._matrix()
+        variance = np.diagonal(whole)
+        self._penalty = penalty = ridge * float(variance.mean()) or 1.0
         alive = variance > _DEAD * max(float(variance.max()), np.finfo(np.float64).tiny)
         weight = np.where(alive[:, None], consumer.weight, 0.0).astype(np.float64)
-        xy = consumer.xx @ weight if consumer.xy is None else consumer.xy
-        self._H = consumer.xx + penalty * np.eye(len(variance))
+        xy = whole @ weight if consumer.xy is None else consumer.xy
         wanted = xy + penalty * weight
         if wanted.shape[1] > wanted.shape[0]:
             # Costs depend on W W^T alone: a triangle stands for outputs that outnumber inputs.
@@ -99,12 +108,22 @@ class _Sweep:
         self._norm = consumer.norm
         self._place = {int(unit): at for at, unit in enumerate(consumer.units)}
         self._rows = np.ones(len(variance), dtype=bool)
-        self._set_up()
+        whole[np.diag_indices(len(whole))] += penalty
+        self._set_up(whole)
 
-    def _set_up(self) -> None:
-        """Solve for the remaining rows from scratch."""
+    def _matrix(self, rows: Index | None = None) -> Float:
+        """The covariance of some rows, shrunk and with the ridge: made when it is needed."""
+        xx = self._xx if rows is None else self._xx[np.ix_(rows, rows)]
+        out: Float = (1 - self._share) * xx
+        at = np.diag_indices(len(out))
+        out[at] += self._added
+        out[at] += self._penalty
+        return np.ascontiguousarray(out)
+
+    def _set_up(self, matrix: Float) -> None:
+        """Solve for the remaining rows from scratch; the matrix is used up."""
         rows = np.flatnonzero(self._rows)
-        factor = cho_factor(self._H[np.ix_(rows, rows)].T, lower=True, overwrite_a=True)
+        factor = cho_factor(matrix.T, lower=True, overwrite_a=True)
         self._W = np.ascontiguousarray(cho_solve(factor, self._B[rows]))
         self._P, _ = dpotri(factor[0], lower=True, overwrite_c=True)
         where = np.zeros(len(self._rows), dtype=np.int64)
@@ -150,7 +169,8 @@ class _Sweep:
         self._rows[self._blocks[places].ravel()] = False
         cost: Float = (Z**2).reshape(len(places), -1).sum(axis=1) / self._norm
         if 0 < 2 * np.count_nonzero(self._rows) < len(self._W):
-            self._set_up()
+            self._P = np.zeros((0, 0))
+            self._set_up(self._matrix(np.flatnonzero(self._rows)))
         return cost
 
     def _flush(self, wanted: int) -> None:
@@ -169,13 +189,32 @@ class _Sweep:
         return result
 
 
+class _Apart:
+    """The state of a consumer whose inputs count as uncorrelated: costs never change."""
+
+    def __init__(self, consumer: Consumer) -> None:
+        squares = np.einsum("kn,kn->k", consumer.weight, consumer.weight, dtype=np.float64)
+        cost = (consumer.xx * squares)[consumer.blocks].sum(axis=1) / consumer.norm
+        self._cost = {int(unit): float(c) for unit, c in zip(consumer.units, cost, strict=True)}
+
+    def holds(self, unit: int) -> bool:
+        return unit in self._cost
+
+    def costs(self, units: Index) -> Float:
+        return np.array([self._cost[int(unit)] for unit in units])
+
+    def remove(self, units: Sequence[int]) -> Float:
+        return self.costs(np.array(units, np.int64))
+
+
 def eliminate(
-    consumers: Sequence[Consumer], units: int, *, ridge: float = 1e-4, at_once: float = 0.0
+    consumers: Iterable[Consumer], units: int, *, ridge: float = 1e-4, at_once: float = 0.0
 ) -> Elimination:
     """Remove units cheapest first until none is left.
 
     Args:
-        consumers: every layer that reads the units; at least one, and none with zero ``norm``.
+        consumers: every layer that reads the units; at least one, and none with zero ``norm``. Each
+            is looked at once, so they need not be in memory together.
         units: how many units there are; those that no consumer reads cost nothing and go first.
         ridge: ``lambda`` as a share of the mean input variance of each consumer.
         at_once: share of the remaining units removed on one set of costs. The error stays exact
@@ -184,8 +223,12 @@ def eliminate(
     Returns:
         The order and the error of every count.
     """
-    sweeps = [_Sweep(consumer, ridge) for consumer in consumers]
-    read = [np.sort(np.asarray(consumer.units, dtype=np.int64)) for consumer in consumers]
+    sweeps: list[_Sweep | _Apart] = []
+    read: list[Index] = []
+    for consumer in consumers:
+        sweeps.append(_Apart(consumer) if consumer.xx.ndim == 1 else _Sweep(consumer, ridge))
+        read.append(np.sort(np.asarray(consumer.units, dtype=np.int64)))
+        del consumer  # its moments, while the next one is made
     remaining = np.ones(units, dtype=bool)
     order: list[int] = []
     error = [0.0]

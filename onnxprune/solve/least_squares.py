@@ -88,10 +88,9 @@ def ridge_regression(
     diagonal = np.diagonal(xx, axis1=1, axis2=2)
     # Where nothing varies at all, the smallest penalty there is keeps the old weights.
     penalty = np.asarray(ridge) * diagonal.mean(axis=1) + np.finfo(np.float64).tiny
-    eye = np.eye(xx.shape[1])
-    W = solve_symmetric(
-        xx + penalty[:, None, None] * eye, xy + penalty[:, None, None] * weight.astype(np.float64)
-    )
+    damped, at = xx.copy() if xx is train.xx else xx, np.arange(xx.shape[1])
+    damped[:, at, at] += penalty[:, None]
+    W = solve_symmetric(damped, xy + penalty[:, None, None] * weight.astype(np.float64))
     if bias is not None:
         return W, bias
     return W, train.mean_y - np.einsum("gk,gkn->gn", train.mean_x, W)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -144,6 +144,36 @@ def keep_top_global(scores: Sequence[Array], sparsity: float) -> list[Bool]:
         masks.append(mask)
         start += s.size
     return masks
+
+
+def kth_smallest(parts: Callable[[], Iterable[Array]], k: int) -> np.unsignedinteger[Any]:
+    """The ``k``-th smallest of numbers that are too many to hold.
+
+    Counts digits of 16 bits, the highest first, in one pass each.
+
+    Args:
+        parts: gives all numbers, unsigned and of one type, in parts; called once per pass.
+        k: from 1 to how many there are.
+    """
+    kind = next(iter(parts())).dtype
+    bits = 8 * kind.itemsize
+    digit = min(bits, 16)
+    last = kind.type((1 << digit) - 1)
+    prefix = 0
+    for shift in range(bits - digit, -1, -digit):
+        counts = np.zeros(1 << digit, np.int64)
+        for part in parts():
+            among = part
+            if shift + digit < bits:
+                among = part[part >> kind.type(shift + digit) == kind.type(prefix)]
+            digits = (among >> kind.type(shift)) & last
+            counts += np.bincount(digits.reshape(-1).astype(np.intp), minlength=1 << digit)
+        up_to = counts.cumsum()
+        at = int(np.searchsorted(up_to, k))
+        k -= int(up_to[at] - counts[at])
+        prefix = prefix << digit | at
+    result: np.unsignedinteger[Any] = kind.type(prefix)
+    return result
 
 
 def _keep_in_groups(scores: Array, keep: Bool, n: int) -> None:

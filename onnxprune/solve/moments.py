@@ -24,6 +24,10 @@ Array = npt.NDArray[Any]
 Float = npt.NDArray[np.float64]
 
 _TINY = float(np.finfo(np.float64).tiny)
+WORK = 64 << 20
+"""Bytes of working copies of a chunk of rows."""
+_BLOCK = 256
+"""Rows of a matrix that are worked on at a time, so that no second matrix is needed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +38,8 @@ class Moments:
         count: number of rows.
         mean_x: ``[g, K]``, mean input.
         mean_y: ``[g, N]``, mean target.
-        xx: ``[g, K, K]``, covariance of the inputs (the centred Gram matrix over ``count``).
+        xx: ``[g, K, K]``, covariance of the inputs (the centred Gram matrix over ``count``); or
+            ``[g, K]``, their variances alone.
         xy: ``[g, K, N]``, covariance of inputs and targets.
         yy: ``[g, N]``, variance of each target.
     """
@@ -49,7 +54,8 @@ class Moments:
     @property
     def second(self) -> Float:
         """``[g, K]``: the mean square of each input, means included (Wanda's norm, squared)."""
-        return np.diagonal(self.xx, axis1=1, axis2=2) + self.mean_x**2
+        variance = self.xx if self.xx.ndim == 2 else np.diagonal(self.xx, axis1=1, axis2=2)
+        return np.asarray(variance + self.mean_x**2)
 
     @property
     def variance(self) -> float:
@@ -71,6 +77,7 @@ class Accumulator:
             chunks, added up in float64: three times as fast, six to seven digits.
         gathered: rows that wait to be multiplied together, which is faster where batches are
             small; they are in memory meanwhile.
+        apart: collect only the variance of each input.
     """
 
     def __init__(
@@ -79,15 +86,18 @@ class Accumulator:
         inputs: int,
         targets: int = 0,
         *,
-        memory: int = 256 << 20,
+        memory: int = WORK,
         double: bool | None = None,
         gathered: int = 1,
+        apart: bool = False,
     ) -> None:
         self._count = 0
         self._mean_x = np.zeros((groups, inputs))
         self._mean_y = np.zeros((groups, targets))
         # Fortran order: syrk then accumulates in place; only upper triangles are filled.
-        self._xx = [np.zeros((inputs, inputs), order="F") for _ in range(groups)]
+        shape = (inputs,) if apart else (inputs, inputs)
+        self._xx = [np.zeros(shape, order="F") for _ in range(groups)]
+        self._apart = apart
         self._xy = np.zeros((groups, inputs, targets))
         self._yy = np.zeros((groups, targets))
         self._double = inputs <= 1024 if double is None else double
@@ -129,6 +139,10 @@ class Accumulator:
         shift_x, shift_y = mean_x - self._mean_x, mean_y - self._mean_y
         weight = self._count * rows / total
         for group, gathered in enumerate(self._xx):
+            if self._apart:
+                squares = np.einsum("rk,rk->k", x[group], x[group], dtype=np.float64)
+                np.add(gathered, squares + weight * shift_x[group] ** 2, out=gathered)
+                continue
             if self._double:
                 blas.dsyrk(1.0, x[group].T, 1.0, gathered, overwrite_c=1)
             else:
@@ -141,6 +155,27 @@ class Accumulator:
         self._mean_y += shift_y * (rows / total)
         self._count = total
 
+    def finish(self) -> Moments:
+        """What has been collected, in the memory it was collected in: nothing is added after.
+
+        Raises:
+            ValueError: before any row was added.
+        """
+        if self._apart or len(self._xx) > 1:
+            return self.moments()
+        self._flush()
+        if self._count == 0:
+            raise ValueError("no rows were added")
+        (xx,), n = self._xx, self._count
+        for at in range(0, len(xx), _BLOCK):  # lower triangles are zero
+            rows = slice(at, at + _BLOCK)
+            xx[rows, :at] = xx[:at, rows].T
+            corner = xx[rows, rows]
+            corner += np.triu(corner, 1).T
+        for part in (xx, self._xy, self._yy):
+            np.divide(part, n, out=part)
+        return Moments(n, self._mean_x, self._mean_y, xx.T[None], self._xy, self._yy)
+
     def moments(self) -> Moments:
         """What has been collected so far.
 
@@ -150,13 +185,17 @@ class Accumulator:
         self._flush()
         if self._count == 0:
             raise ValueError("no rows were added")
-        xx = np.stack([u + u.T for u in self._xx])  # lower triangles are zero
-        diagonal = np.arange(xx.shape[1])
-        xx[:, diagonal, diagonal] /= 2
         n = self._count
-        return Moments(
-            n, self._mean_x.copy(), self._mean_y.copy(), xx / n, self._xy / n, self._yy / n
-        )
+        if self._apart:
+            xx = np.stack(self._xx)
+        else:
+            xx = np.empty((len(self._xx), *self._xx[0].shape))
+            for upper, whole in zip(self._xx, xx, strict=True):  # lower triangles are zero
+                np.add(upper, upper.T, out=whole)
+            diagonal = np.arange(xx.shape[1])
+            xx[:, diagonal, diagonal] /= 2
+        xx /= n
+        return Moments(n, self._mean_x.copy(), self._mean_y.copy(), xx, self._xy / n, self._yy / n)
 
 
 def _centred(parts: Sequence[Array], dtype: type[np.floating[Any]]) -> tuple[Array, Float]:
@@ -187,10 +226,21 @@ def merge(first: Moments, second: Moments) -> Moments:
         total,
         first.mean_x + b * shift_x,
         first.mean_y + b * shift_y,
-        a * first.xx + b * second.xx + a * b * shift_x[:, :, None] * shift_x[:, None, :],
-        a * first.xy + b * second.xy + a * b * shift_x[:, :, None] * shift_y[:, None, :],
+        _summed(a, first.xx, b, second.xx, a * b * shift_x, shift_x),
+        _summed(a, first.xy, b, second.xy, a * b * shift_x, shift_y),
         a * first.yy + b * second.yy + a * b * shift_y**2,
     )
+
+
+def _summed(a: float, one: Float, b: float, other: Float, left: Float, right: Float) -> Float:
+    """``a one + b other + left right^T`` of stacks of matrices, some of their rows at a time."""
+    out = np.empty(one.shape)
+    for at in range(0, one.shape[1], _BLOCK):
+        rows = slice(at, at + _BLOCK)
+        np.multiply(a, one[:, rows], out=out[:, rows])
+        out[:, rows] += b * other[:, rows]
+        out[:, rows] += left[:, rows, None] * right[:, None, :]
+    return out
 
 
 def mixed(rows: Moments, others: Moments, share: float) -> Moments:
@@ -204,10 +254,17 @@ def mixed(rows: Moments, others: Moments, share: float) -> Moments:
     own, theirs = 1 / (1 + share), share / (1 + share)
     return replace(
         rows,
-        xx=own * rows.xx + theirs * others.xx,
-        xy=own * rows.xy + theirs * others.xy,
+        xx=_mixed(own, rows.xx, theirs, others.xx),
+        xy=_mixed(own, rows.xy, theirs, others.xy),
         yy=own * rows.yy + theirs * others.yy,
     )
+
+
+def _mixed(a: float, one: Float, b: float, other: Float) -> Float:
+    out: Float = a * one
+    for at in range(0, one.shape[1], _BLOCK):
+        out[:, at : at + _BLOCK] += b * other[:, at : at + _BLOCK]
+    return out
 
 
 def restrict(whole: Moments, rows: npt.NDArray[np.int64]) -> Moments:
@@ -244,13 +301,19 @@ def shrunk(xx: Float, count: int) -> Float:
         xx: ``[K, K]``.
         count: rows it is of.
     """
+    share, added = shrinkage(xx, count)
+    out = (1 - share) * xx
+    out[np.diag_indices(len(xx))] += added
+    return out
+
+
+def shrinkage(xx: Float, count: int) -> tuple[float, float]:
+    """The share of a covariance that :func:`shrunk` takes away, and what variances get instead."""
     size = len(xx)
     trace, square = float(np.trace(xx)), float(np.einsum("ij,ij->", xx, xx))
     above = (count + 1 - 2 / size) * (square - trace**2 / size)
     share = min(((1 - 2 / size) * square + trace**2) / above, 1.0) if above > 0 else 0.0
-    out = (1 - share) * xx
-    out[np.diag_indices(size)] += share * trace / size
-    return out
+    return share, share * trace / size
 
 
 def with_targets(whole: Moments, weight: Array, bias: Array | None = None) -> Moments:

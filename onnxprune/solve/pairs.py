@@ -17,6 +17,7 @@ A depthwise convolution with a second function may lie between them as well (``s
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +32,8 @@ from onnxprune.solve.two_layer import Pair, Side
 Array = npt.NDArray[Any]
 Float = npt.NDArray[np.float64]
 
+_KEPT = 48 << 20
+"""Bytes of what the second layer multiplies that are kept for a step."""
 _HALVINGS = 6
 """Shorter steps tried before giving up."""
 _MAJORISED = 2
@@ -83,19 +86,22 @@ def refit_pair(
     before = judge.of(start)
     best, best_loss, best_step = start, before, 0
     with threads_for(side.work(start)):
-        gram = _gram(side.rows.x.astype(np.float32), bias=free_bias[0])
+        gram = _gram(side, bias=free_bias[0])
         solver = np.asarray(np.linalg.inv(_damp(gram, ridge)), dtype=np.float64)
         at, rate = _Point.of(side, start), 1.0
         for step in range(steps + 1):
-            second, error = _solve_second(side, at, pull, free=free_bias[1])
+            second, errors = _solve_second(side, at, pull, free=free_bias[1])
             now = Pair(at.pair.first, second)
             seen = judge.of(now)
             if seen < best_loss:
                 best, best_loss, best_step = now, seen, step
             elif step > best_step + 1:
                 break
-            move = _direction(side, now, error, at.hidden, solver, ridge, bias=free_bias[0])
-            better = _search(side, now, move, side.loss(error), rate)
+            move = _direction(side, now, errors, at.hidden, solver, ridge, bias=free_bias[0])
+            loss = side.loss(errors)
+            for large in (at.hidden, at.features, errors):
+                large.clear()  # before there is another point
+            better = _search(side, now, move, loss, rate)
             if better is None:
                 break
             at, rate = better
@@ -110,21 +116,38 @@ class _Point:
 
     Attributes:
         pair: with its features in the order of ``Side.order``.
-        hidden: before the nonlinearity.
-        seen: what the second layer multiplies, what comes out, and what of that is off; empty
-            once it was used up, since it is large.
+        parts: of the rows.
+        hidden: before the nonlinearity, part by part.
+        features: what the second layer multiplies; None where that is made anew, since it is large.
+        results: what comes out; empty once it was used up.
+        errors: what of that is off; likewise.
     """
 
     pair: Pair
-    hidden: Array
-    seen: list[Array]
+    parts: list[Side]
+    hidden: list[Array]
+    features: list[Array | None]
+    results: list[Array]
+    errors: list[Array]
 
     @classmethod
     def of(cls, side: Side, pair: Pair) -> _Point:
-        hidden = side.hidden(pair.first)
-        features = side.features(hidden)
-        result = side.output(features, pair.second)
-        return cls(pair, hidden, [features, result, side.beyond(result.copy())])
+        point = cls(pair, side.split(pair.first.shape[0] * pair.first.shape[2]), [], [], [], [])
+        kept = len(side.rows.wanted) * (len(pair.second) - 1) * 4 <= _KEPT
+        for part in point.parts:
+            hidden = part.hidden(pair.first)
+            features = part.features(hidden)
+            result = part.output(features, pair.second)
+            point.hidden.append(hidden)
+            point.features.append(features if kept else None)
+            point.results.append(result)
+            point.errors.append(part.beyond(result.copy()))
+        return point
+
+    def seen(self) -> Iterator[tuple[Side, Array]]:
+        """The parts and their features."""
+        for part, hidden, features in zip(self.parts, self.hidden, self.features, strict=True):
+            yield part, part.features(hidden) if features is None else features
 
 
 def _search(
@@ -133,19 +156,22 @@ def _search(
     """The first shorter step that lowers the loss, and the next rate."""
     for _ in range(_HALVINGS):
         point = _Point.of(side, Pair(now.first - rate * move, now.second))
-        if side.loss(point.seen[-1]) < loss:
+        if side.loss(point.errors) < loss:
             return point, min(1.5 * rate, 2.0)
         rate *= 0.4
     return None
 
 
-def _gram(x: Array, *, bias: bool) -> Float:
+def _gram(side: Side, *, bias: bool) -> Float:
     """``[g, K + 1, K + 1]`` over the rows, a one appended to each; without a bias it is 0."""
-    groups, rows, K = x.shape
+    groups, rows, K = side.rows.x.shape
     gram = np.zeros((groups, K + 1, K + 1))
-    gram[:, :K, :K] = x.transpose(0, 2, 1) @ x / rows
+    for part in side.split(1):
+        x = part.rows.x.astype(np.float32)
+        gram[:, :K, :K] += x.transpose(0, 2, 1) @ x
+    gram /= rows
     if bias:
-        gram[:, :K, K] = gram[:, K, :K] = x.mean(axis=1, dtype=np.float64)
+        gram[:, :K, K] = gram[:, K, :K] = side.rows.x.mean(axis=1, dtype=np.float64)
         gram[:, K, K] = 1.0
     return gram
 
@@ -157,45 +183,77 @@ def _damp(matrix: Float, share: float) -> Float:
     return damped
 
 
-def _solve_second(side: Side, at: _Point, pull: float, *, free: bool) -> tuple[Float, Array]:
+def _solve_second(side: Side, at: _Point, pull: float, *, free: bool) -> tuple[Float, list[Array]]:
     """The reader's weights for these hidden values, and what its outputs are then off by.
 
     Least squares on the majorised target. What was seen at this point is used up.
     """
-    second = at.pair.second
-    error, result, features = at.seen.pop(), at.seen.pop(), at.seen.pop()
-    centre = features.mean(axis=0, dtype=np.float64) if free else np.zeros(features.shape[1])
-    features -= centre.astype(features.dtype)
-    gram = (features.T @ features).astype(np.float64) / len(features)
+    second, total = at.pair.second, len(side.rows.wanted)
+    errors, results = at.errors, at.results
+    at.errors, at.results = [], []
+    centre = np.zeros(len(second) - 1)
+    if free:
+        for _, features in at.seen():
+            centre += features.sum(axis=0, dtype=np.float64)
+        centre /= total
+    gram = np.zeros((len(centre), len(centre)))
+    for _, features in at.seen():
+        centred = features - centre.astype(features.dtype)
+        gram += centred.T @ centred
+    gram /= total
     penalty = pull * float(np.trace(gram)) / len(gram)
-    solve = solver(gram + penalty * np.eye(len(gram)))
+    gram[np.diag_indices(len(gram))] += penalty
+    solve = solver(gram)
     for _ in range(_MAJORISED if np.isfinite(side.rows.clip).any() else 1):
-        result -= error
-        middle = result.mean(axis=0, dtype=np.float64) if free else second[-1]
-        result -= middle.astype(np.float32)
-        cross = (features.T @ result).astype(np.float64) / len(features)
-        matrix = solve(cross + penalty * second[:-1])
+        for result, error in zip(results, errors, strict=True):
+            np.subtract(result, error, out=result)
+        middle = second[-1]
+        if free:
+            sums = [result.sum(axis=0, dtype=np.float64) for result in results]
+            middle = np.sum(sums, axis=0) / total
+        cross = np.zeros((len(centre), len(middle)))
+        for (_, features), result in zip(at.seen(), results, strict=True):
+            centred = features - centre.astype(features.dtype)
+            cross += centred.T @ (result - middle.astype(np.float32))
+        matrix = solve(cross / total + penalty * second[:-1])
         second = np.concatenate([matrix, (middle - centre @ matrix)[None]])
-        result = side.output(features, np.concatenate([matrix, middle[None]]))
-        error = side.beyond(result.copy())
-    return second, error
+        results = [part.output(features, second) for part, features in at.seen()]
+        errors = [
+            part.beyond(result.copy()) for part, result in zip(at.parts, results, strict=True)
+        ]
+    return second, errors
 
 
 def _direction(
-    side: Side, now: Pair, error: Array, result: Array, solver: Float, ridge: float, *, bias: bool
+    side: Side,
+    now: Pair,
+    errors: Sequence[Array],
+    hidden: Sequence[Array],
+    solver: Float,
+    ridge: float,
+    *,
+    bias: bool,
 ) -> Float:
     """The natural gradient of the maker's weights, ``[g, K + 1, n]``."""
-    rows = side.rows
-    slope = side.activation.slope(result)
+    groups, _, size = now.first.shape
     readers = now.second[:-1].astype(np.float32)
-    back, curvature = side.back(error @ readers.T, result, slope, now.second[:-1])
-    groups, count, _ = rows.x.shape
-    per_group = back.reshape(count, groups, -1).transpose(1, 0, 2)
-    gradient = np.zeros((groups, rows.x.shape[2] + 1, per_group.shape[2]))
-    gradient[:, :-1] = rows.x.transpose(0, 2, 1) @ per_group / len(error)
-    if bias:
-        gradient[:, -1] = per_group.sum(axis=1, dtype=np.float64) / len(error)
-    size = slope.shape[1] // groups
+    gradient = np.zeros(now.first.shape)
+    meeting = np.zeros((groups * size, groups * size))
+    steep: Float | None = None
+    for part, error, values in zip(side.split(groups * size), errors, hidden, strict=True):
+        slope = part.activation.slope(values)
+        back, met, steep_too = part.pulled(error @ readers.T, values, slope)
+        meeting += met
+        if steep_too is not None:
+            steep = steep_too if steep is None else steep + steep_too
+        per_group = back.reshape(len(back), groups, -1).transpose(1, 0, 2)
+        x = part.rows.x
+        x = x.astype(np.float32) if x.dtype == np.float16 else x
+        gradient[:, :-1] += x.transpose(0, 2, 1) @ per_group
+        if bias:
+            gradient[:, -1] += per_group.sum(axis=1, dtype=np.float64)
+    gradient /= len(side.rows.wanted)
+    curvature = side.curvature(now.second[:-1], meeting, steep)
     blocks = np.stack(
         [curvature[g * size : (g + 1) * size, g * size : (g + 1) * size] for g in range(groups)]
     )

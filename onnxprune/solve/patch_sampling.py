@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -40,6 +40,26 @@ class Crops:
     field: tuple[int, ...] = ()
     block: tuple[int, ...] = ()
     window: Window | None = None
+
+    def split(self, most: int) -> Iterator[tuple[slice, slice, Crops]]:
+        """Runs of whole crops: which hidden rows and which out rows they are, and the crops.
+
+        Args:
+            most: out rows of each run, about.
+        """
+        wide, high = math.prod(self.field), math.prod(self.block)
+        count = len(self.outputs) // high
+        step = max(most // high, 1)
+        for start in range(0, count, step):
+            stop = min(start + step, count)
+            hidden, outputs = slice(start * wide, stop * wide), slice(start * high, stop * high)
+            some = replace(
+                self,
+                hidden=self.hidden[hidden],
+                inside=self.inside[hidden],
+                outputs=self.outputs[outputs],
+            )
+            yield hidden, outputs, some
 
     @property
     def taps(self) -> int:
@@ -130,6 +150,8 @@ def sample_crops(
 ) -> Crops:
     """Blocks of outputs of a convolution, about ``count`` output rows in all.
 
+    Where there are no more than that, blocks tile the maps, so that every output is there.
+
     Args:
         window: the convolution that reads the hidden map; not a transposed one.
         batch: images.
@@ -141,10 +163,15 @@ def sample_crops(
     outs = output_sizes(window, sizes)
     tile = tuple(min(block, out) for out in outs)
     grid = [np.arange(0, out - t + 1) for out, t in zip(outs, tile, strict=True)]
-    rng = np.random.default_rng(seed)
-    wanted = max(-(-count // math.prod(tile)), 1)
-    images = np.sort(np.resize(rng.permutation(batch), wanted))
-    origins = [starts[rng.integers(0, len(starts), wanted)] for starts in grid]
+    tiles = [np.minimum(np.arange(0, out, t), out - t) for out, t in zip(outs, tile, strict=True)]
+    if count >= batch * math.prod(map(len, tiles)) * math.prod(tile):
+        each = np.meshgrid(np.arange(batch), *tiles, indexing="ij")
+        images, *origins = (axis.ravel() for axis in each)
+    else:
+        rng = np.random.default_rng(seed)
+        wanted = max(-(-count // math.prod(tile)), 1)
+        images = np.sort(np.resize(rng.permutation(batch), wanted))
+        origins = [starts[rng.integers(0, len(starts), wanted)] for starts in grid]
     field = tuple(
         (t - 1) * s + (k - 1) * d + 1
         for t, s, k, d in zip(tile, window.strides, window.kernel, window.dilations, strict=True)

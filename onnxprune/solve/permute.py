@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import linear_sum_assignment
 
 from onnxprune.solve.masks import keep_n_of_m
 
@@ -78,6 +77,8 @@ def _reassign(scores: Array, groups: Index, n: int, slot: int) -> Index:
     # The n-th highest of the residents: what a newcomer must beat.
     threshold = np.partition(resident, others.shape[1] - n, axis=1)[:, others.shape[1] - n]
     benefit = _benefits(threshold, scores[groups[:, slot]])
+    from scipy.optimize import linear_sum_assignment  # slow to import, and seldom needed
+
     rows, columns = linear_sum_assignment(benefit, maximize=True)
     moved = groups.copy()
     moved[rows, slot] = groups[columns, slot]

@@ -6,18 +6,23 @@ count only as far as they come out of the clip: a convex loss, majorised by plai
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import copy
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from onnxprune.solve.moments import Moments, moments, restrict
+from onnxprune.solve.moments import Accumulator, Moments, restrict
 from onnxprune.solve.patch_sampling import Crops
 
 Array = npt.NDArray[Any]
 Float = npt.NDArray[np.float64]
+
+
+_FEATURES = 8 << 20
+"""Bytes of what the second layer multiplies, made at a time: it stays in the cache."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,15 +78,37 @@ class Side:
         spread = _energy(target - mean.astype(np.float32)) / len(target)
         # What does not vary, as behind a ReLU that is never active, is measured by its size.
         self.norm = spread or float((mean**2).sum()) or 1.0
-        self._below = rows.wanted <= low if np.isfinite(low) else None
-        self._above = rows.wanted >= high if np.isfinite(high) else None
+        self.below = rows.wanted <= low if np.isfinite(low) else None
+        self.above = rows.wanted >= high if np.isfinite(high) else None
         target -= rows.offset
-        self._target = target
+        self.target = target
+
+    def split(self, hidden: int) -> list[Side]:
+        """The same in parts, whose features are small enough to be made anew when they are needed.
+
+        Args:
+            hidden: values between the layers, at one position.
+        """
+        rows = self.rows
+        each = rows.x.shape[0] * rows.x.shape[2] + 2 * rows.crops.taps * hidden
+        parts = []
+        for inner, outer, crops in rows.crops.split(_FEATURES // (4 * each)):
+            offset = rows.offset[outer] if len(rows.offset) == len(rows.wanted) else rows.offset
+            part = copy.copy(self)
+            part.rows = replace(
+                rows, crops=crops, x=rows.x[:, inner], wanted=rows.wanted[outer], offset=offset
+            )
+            part.target = self.target[outer]
+            part.below = None if self.below is None else self.below[outer]
+            part.above = None if self.above is None else self.above[outer]
+            parts.append(part)
+        return parts
 
     def hidden(self, first: Float) -> Array:
         """``[rows, h]``, before the nonlinearity."""
         W = first.astype(np.float32)
-        result: Array = self.rows.x @ W[:, :-1]
+        x = self.rows.x
+        result: Array = (x.astype(np.float32) if x.dtype == np.float16 else x) @ W[:, :-1]
         result += W[:, -1:]
         return result.transpose(1, 0, 2).reshape(result.shape[1], -1)
 
@@ -110,16 +137,30 @@ class Side:
         Returns:
             ``[rows, h]``, and ``[h, h]``.
         """
+        spread, meeting, steep = self.pulled(gradient, hidden, slope)
+        return spread, self.curvature(second, meeting, steep)
+
+    def pulled(
+        self, gradient: Array, hidden: Array, slope: Array
+    ) -> tuple[Array, Float, Float | None]:
+        """The first of what :meth:`back` gives, and sums over rows that the second follows from."""
         crops, filters = self.rows.crops, self.filters
-        meeting = (slope.T @ slope).astype(np.float64) / len(slope)
+        meeting = (slope.T @ slope).astype(np.float64)
         if filters is None:
-            weights = second.reshape(crops.taps, slope.shape[1], -1)
-            across = np.einsum("thn,tjn->hj", weights, weights, optimize=True)
-            return crops.spread(gradient) * slope, across * meeting
+            return crops.spread(gradient) * slope, meeting, None
         steep = filters.activation.slope(filters.inner(crops, self.activation.value(hidden)))
-        meeting *= (steep.T @ steep).astype(np.float64) / len(steep) * filters.overlap
         spread = crops.unfiltered(gradient * steep, filters.weight.astype(gradient.dtype))
-        return spread * slope, second @ second.T * meeting
+        return spread * slope, meeting, (steep.T @ steep).astype(np.float64)
+
+    def curvature(self, second: Float, meeting: Float, steep: Float | None) -> Float:
+        """How hidden values meet behind them, ``[h, h]``, from the sums over all rows."""
+        crops, filters = self.rows.crops, self.filters
+        meeting = meeting / len(crops.hidden)
+        if filters is None or steep is None:
+            weights = second.reshape(crops.taps, len(meeting), -1)
+            return np.asarray(np.einsum("thn,tjn->hj", weights, weights, optimize=True) * meeting)
+        meeting *= steep / len(crops.outputs) * filters.overlap
+        return np.asarray(second @ second.T * meeting)
 
     def work(self, pair: Pair) -> int:
         """Multiplications that the outputs take."""
@@ -136,24 +177,28 @@ class Side:
 
     def beyond(self, output: Array) -> Array:
         """Output minus wanted, without what a clip hides; in place of the output."""
-        output -= self._target
-        if self._below is not None:
-            np.copyto(output, 0, where=self._below & (output < 0))
-        if self._above is not None:
-            np.copyto(output, 0, where=self._above & (output > 0))
+        output -= self.target
+        if self.below is not None:
+            np.copyto(output, 0, where=self.below & (output < 0))
+        if self.above is not None:
+            np.copyto(output, 0, where=self.above & (output > 0))
         return output
 
     def surplus(self, features: Array, second: Float) -> Array:
         """What that is off by, as :meth:`beyond` counts it."""
         return self.beyond(self.output(features, second))
 
-    def loss(self, error: Array) -> float:
-        """The mean square of an error over the variance of what is wanted."""
-        return _energy(error) / len(error) / self.norm
+    def loss(self, errors: Iterable[Array]) -> float:
+        """The mean square of an error, in parts, over the variance of what is wanted."""
+        return sum(map(_energy, errors)) / len(self.rows.wanted) / self.norm
 
     def of(self, pair: Pair) -> float:
         """The loss of a pair."""
-        return self.loss(self.surplus(self.features(self.hidden(pair.first)), pair.second))
+        hidden = pair.first.shape[0] * pair.first.shape[2]
+        return self.loss(
+            part.surplus(part.features(part.hidden(pair.first)), pair.second)
+            for part in self.split(hidden)
+        )
 
 
 def hidden_moments(side: Side, first: Float) -> Moments:
@@ -163,10 +208,13 @@ def hidden_moments(side: Side, first: Float) -> Moments:
         side: rows, and what is between the layers.
         first: ``[g, K + 1, n]``, the maker's matrix with its bias as the last row.
     """
-    hidden = side.hidden(first)
-    rows = side.rows
-    both = moments(side.features(hidden)[None], (rows.wanted - rows.offset)[None])
-    return restrict(both, np.argsort(side.order(hidden.shape[1])))
+    hidden = first.shape[0] * first.shape[2]
+    order = side.order(hidden)
+    both = Accumulator(1, len(order), side.rows.wanted.shape[1])
+    for part in side.split(hidden):
+        rows = part.rows
+        both.add(part.features(part.hidden(first))[None], (rows.wanted - rows.offset)[None])
+    return restrict(both.moments(), np.argsort(order))
 
 
 def _energy(error: Array) -> float:

@@ -29,6 +29,7 @@ from onnxprune.sparse.layerwise import Settings
 from onnxprune.sparse.probe import GRID, Probe, errors_of
 from onnxprune.sparse.rows import Feeds
 from onnxprune.sparse.select import gram_of, scores_of
+from onnxprune.sparse.streamed import global_counts
 
 Float = npt.NDArray[np.float64]
 
@@ -53,8 +54,7 @@ def removed_counts(
     if sparsity.m or settings.allocation in ("per-tensor", "per-row"):
         return [masks.removed_count(size, sparsity.share) for size in sizes]
     if settings.allocation == "global" and not batches:
-        scores = [scores_of("magnitude", weights.read(each)[0], None) for each in layers]
-        return by_scores(scores, sparsity.share)
+        return global_counts(layers, sparsity)
     if not batches:
         raise OnnxpruneError(
             f"--sparse-allocation {settings.allocation} needs calibration data",
@@ -78,24 +78,31 @@ def removed_counts(
     epilogues = [find_epilogue(values, facts, layer) for layer in layers]
     values_read = [(layer.x, end.value) for layer, end in zip(layers, epilogues, strict=True)]
     kept = chain.from_iterable(values_read)  # running to a sum passes other layers
-    run = Segments(dense, batches, kept=kept, provider=settings.provider, threads=settings.threads)
+    run = Segments(
+        dense, batches, kept=kept, provider=settings.provider, threads=settings.threads,
+        most=sample.memory.values,
+    )  # fmt: skip
     for number, (layer, epilogue) in enumerate(zip(layers, epilogues, strict=True), start=1):
         progress(f"measuring layer {number} of {len(layers)}: {layer.node}")
         alone = replace(epilogue, skip=None)
-        train, _ = moments_of(layer, alone, run, run, sample)
+        apart = not sample.memory.fits(*layer.shape[:2])
+        train, _ = moments_of(layer, alone, run, run, sample, apart=apart)
         for name in values_read[number - 1]:
             run.release(name)
         weight, _ = weights.read(layer, epilogue)
         if settings.allocation == "global":
-            xx = gram_of(train, free_bias=False)
-            results.append(scores_of("wanda", weight, xx) / np.sqrt(train.variance))
+            if apart:
+                worth = np.abs(weight) * np.sqrt(train.second)[:, :, None]
+            else:
+                worth = scores_of("wanda", weight, gram_of(train, free_bias=False))
+            results.append(worth / np.sqrt(train.variance))
             continue
         errors = errors_of(layer, weight, train)
         curve = errors.sum(axis=(1, 2)) / train.variance
         if known is not None:
             there = known[layer.node]
             curve = divergence_of(errors, there, epilogue.gain.reshape(there.shape))
-        elif probe is not None:
+        elif probe is not None and not apart:
             curve = curve * probe.weight_of(layer, epilogue, weight, train, curve)
         results.append(curve)
     if settings.allocation == "global":

@@ -121,12 +121,20 @@ class Layerwise:
         self._facts, self._sample = facts, sample
         self._runs: tuple[Segments, Segments] | None = None
         if batches:
-            teacher = Segments(dense, batches, provider=provider, threads=threads)
-            self._runs = teacher, Segments(work, batches, provider=provider, threads=threads)
+            teacher, student = (
+                Segments(
+                    each, batches, provider=provider, threads=threads, most=sample.memory.values
+                )
+                for each in (dense, work)
+            )
+            self._runs = teacher, student
 
     def observe(self, layer: LinearLayer) -> Observation | None:
-        """Run both models as far as a layer needs; None without inputs to run them on."""
-        if self._runs is None:
+        """Run both models as far as a layer needs.
+
+        None without inputs to run them on, and for a layer that is too wide for the memory budget.
+        """
+        if self._runs is None or not self._sample.memory.fits(*layer.shape[:2]):
             return None
         epilogue = find_epilogue(self.values, self._facts, layer)
         later = {node for node, k in self._place.items() if k > self._place[layer.node]}
@@ -161,6 +169,9 @@ def sparsify_layer(
     layer_data = run.observe(layer)
     if layer_data is None:
         weight, _ = run.weights.read(layer)
+        if method != "magnitude":  # there are data, and the layer is too wide for them
+            method, why = "magnitude", settings.sample.memory.why(layer.shape[1])
+            outcome = replace(outcome, method=method, reason=why)
         start, keep = select(layer, method, weight, None, pattern)
         run.weights.write(layer, start, keep=keep)
         return replace(outcome, sparsity=1 - float(keep.mean())), keep

@@ -1,14 +1,17 @@
 """N:M by magnitude, wherever a weight is stored and whatever lies between it and its node.
 
 No data, no refit and no arithmetic on the weights: bits are compared and zeros written, so what
-is kept is bit-equal, in any type, quantized ones included.
+is kept is bit-equal, in any type, quantized ones included. Weights get their zeros while they are
+read or written (``sparse.streamed``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -17,8 +20,9 @@ import onnx_ir as ir
 from onnxprune import model as models
 from onnxprune.errors import spelled, stated
 from onnxprune.graph.layers.linear import LinearLayer, find_layers, other_users, plain
-from onnxprune.graph.plan import PackedMask, pack
+from onnxprune.graph.plan import ComputedMask, PackedMask, pack
 from onnxprune.solve import masks
+from onnxprune.sparse.streamed import SLAB, StreamedCheck
 from onnxprune.types import Check, LayerOutcome
 
 Bool = npt.NDArray[np.bool_]
@@ -49,6 +53,7 @@ def sparsify_nm(
     exclude: Mapping[str, str] | None = None,
     done: Collection[str] = (),
     tied: bool = False,
+    streamed: bool = True,
     progress: Progress = lambda _: None,
 ) -> Masking:
     """Keep the ``n`` largest of every ``m`` weights along what is contracted.
@@ -64,6 +69,8 @@ def sparsify_nm(
         exclude: names of weights that stay dense, with the reason.
         done: names of weights that are handled elsewhere and not reported.
         tied: also change tables that are looked up: the rows looked up have the zeros too.
+        streamed: whether weights get their zeros each time they are read, which needs no memory;
+            else once, for models that will run.
         progress: told which weight is being worked on.
     """
     every = find_layers(work)
@@ -77,7 +84,7 @@ def sparsify_nm(
         if layer.kind == "plain" and layer.source is None
     ]
     packed: dict[str, PackedMask] = {}
-    worst = 0
+    check = StreamedCheck(f"weights in a group of {m}", n, partial(max, default=0))
     for number, (name, layers) in enumerate(by_weight.items(), start=1):
         first = layers[0]
         outcome = LayerOutcome(first.node, weight=name, shape=first.tensor.shape)
@@ -86,28 +93,60 @@ def sparsify_nm(
             outcomes.append(replace(outcome, reason=reason))
             continue
         progress(f"setting entries to zero, weight {number} of {len(by_weight)}: {name}")
-        array = first.tensor.read()
-        keep = _mask(layers, array, n, m)
-        array_sparse = np.where(keep, array, array.dtype.type(0))
-        models.set_constant(first.tensor.value, ir.Tensor(array_sparse, dtype=first.tensor.dtype))
-        packed[name] = pack(keep)
-        worst = max(worst, *(densest(each, array_sparse, m) for each in layers))
-        share = 1 - float(keep.mean())
-        outcomes.append(replace(outcome, method="magnitude", sparsity=share))
-    check = Check(f"weights in a group of {m}", worst <= n, worst, n) if packed else None
-    return Masking(tuple(outcomes), packed, check)
+        dense = models.constant(first.tensor.value)
+        assert dense is not None
+        tensor = check.masked(
+            dense, partial(_mask, layers, n=n, m=m), partial(_densest, layers, m=m), n
+        )
+        kept = dense.size // m * n
+        packed[name] = ComputedMask(first.tensor.shape, kept, tensor.mask)
+        result: ir.TensorProtocol = tensor
+        if not streamed:
+            packed[name], result = pack(tensor.mask()), tensor.whole()
+        models.set_constant(first.tensor.value, result)
+        outcomes.append(replace(outcome, method="magnitude", sparsity=1 - kept / dense.size))
+    return Masking(tuple(outcomes), packed, check if packed else None)
 
 
 def _mask(layers: Sequence[LinearLayer], array: npt.NDArray[np.generic], n: int, m: int) -> Bool:
     """The mask of a weight for all its layers, in the stored layout."""
     first = layers[0]
-    size = first.tensor.magnitude(array)
     axes = _axes(layers)
+    if len(axes) == 1 and first.tensor.scaling is None:
+        keep = np.empty(array.shape, np.bool_)
+        for part in _along(array.shape, axes[0], m):
+            keep[part] = masks.keep_n_of_m(first.tensor.magnitude(array[part]), n, m, axes[0])
+        return keep
+    size = first.tensor.magnitude(array)
     if len(axes) < 2:
         return mask_of(first, size, n, m)
     if first.tensor.scaling is None:  # bits are ordered like magnitudes, but do not add up
         size = np.abs(array.astype(np.float32))
     return masks.keep_n_of_m_both(size, n, m, (axes[0], axes[1]))
+
+
+def _densest(layers: Sequence[LinearLayer], nonzero: Bool, m: int) -> int:
+    """The most values that are not zero in any group of ``m`` of any layer of a weight."""
+    most = 0
+    for layer in layers:
+        axis = layer.stored_axis
+        if axis is None:
+            most = max(most, densest(layer, nonzero, m))
+            continue
+        for part in _along(nonzero.shape, axis, m):
+            along = np.moveaxis(nonzero[part], axis, 0)
+            groups = along.reshape(-1, m, *along.shape[1:]).sum(axis=1, dtype=np.uint8)
+            most = max(most, int(groups.max(initial=0)))
+    return most
+
+
+def _along(shape: tuple[int, ...], axis: int, m: int) -> Iterator[slice]:
+    """Parts of the first axis that leave the groups along an axis whole."""
+    step = max(SLAB // max(math.prod(shape[1:]), 1), 1)
+    if axis == 0:
+        step = -(-step // m) * m
+    for start in range(0, shape[0], step):
+        yield slice(start, start + step)
 
 
 def _axes(layers: Sequence[LinearLayer]) -> list[int]:
@@ -169,7 +208,7 @@ def _why_not(layers: Sequence[LinearLayer], m: int, skip: Sequence[str], *, tied
     if first.channels % m:
         grouped = " per group" if first.groups > 1 else ""
         return f"its inputs ({first.channels}{grouped}) are no multiple of {m}"
-    if not stored.read().size:
+    if not math.prod(stored.shape):
         return "its weight is empty"
     scaling = stored.scaling
     if scaling is not None and scaling.zero is not None and scaling.zero.astype(np.float32).any():

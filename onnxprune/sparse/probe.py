@@ -37,10 +37,19 @@ def errors_of(layer: LinearLayer, weight: Float, rows: Moments) -> Float:
         weight: ``[g, K, N]``, dense.
         rows: moments of its inputs.
     """
+    if rows.xx.ndim == 2:
+        return _errors_apart(layer, weight, rows)
     rows = with_targets(rows, weight)
     return np.stack(
         [squared_error(rows, *preview_layer(layer, weight, rows, share)) for share in GRID]
     )
+
+
+def _errors_apart(layer: LinearLayer, weight: Float, rows: Moments) -> Float:
+    """The same where only variances of inputs are known, and nothing makes up for what goes."""
+    energy = weight**2 * rows.second[:, :, None]
+    keeps = (mask_of(layer, energy, Pattern(share)) for share in GRID)
+    return np.stack([np.where(keep, 0.0, energy).sum(axis=1) for keep in keeps])
 
 
 def preview_layer(

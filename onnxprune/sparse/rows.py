@@ -27,7 +27,11 @@ ROWS = 20_000
 
 
 def norms_of(
-    model: models.Model, layers: Sequence[LinearLayer], batches: Sequence[Feeds], provider: str
+    model: models.Model,
+    layers: Sequence[LinearLayer],
+    batches: Sequence[Feeds],
+    provider: str,
+    most: int | None = None,
 ) -> dict[str, Array]:
     """The root mean square of every input of every layer, ``[g, K]``, by name of its weight.
 
@@ -36,8 +40,9 @@ def norms_of(
         layers: in the order of the graph.
         batches: feeds; at least one.
         provider: what runs the model.
+        most: bytes of values that may be held.
     """
-    run = Segments(model, batches, provider=provider)
+    run = Segments(model, batches, provider=provider, most=most)
     norms: dict[str, Array] = {}
     for layer in layers:
         run.advance([layer.x])

@@ -2,25 +2,34 @@
 
 First the sparsity of every layer is chosen (``sparse.layer_sparsity``); then layers are made sparse
 front to back (``sparse.layerwise``). Weights that are no matrix of a layer lose the smallest
-(``sparse.others``).
+(``sparse.others``). So do all weights without data; they get their zeros while they are read
+(``sparse.streamed``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from onnxprune import model as models
 from onnxprune.errors import OnnxpruneError
 from onnxprune.graph.layers.linear import LinearLayer
-from onnxprune.graph.plan import PackedMask, pack
+from onnxprune.graph.plan import ComputedMask, PackedMask, pack
 from onnxprune.graph.shapes import Fact
 from onnxprune.quantities import Sparsity
-from onnxprune.sparse import nm
+from onnxprune.solve.masks import removed_count
+from onnxprune.sparse import nm, zeros
 from onnxprune.sparse.layer_sparsity import removed_counts
 from onnxprune.sparse.layerwise import Layerwise, Refit, Settings, sparsify_layer
 from onnxprune.sparse.others import sparsify_others
 from onnxprune.sparse.rows import Feeds
+from onnxprune.sparse.streamed import (
+    Array,
+    Bool,
+    smallest_removed,
+    smallest_removed_per_output,
+)
 from onnxprune.sparse.targets import find_targets
 from onnxprune.types import Check, LayerOutcome
 
@@ -80,13 +89,13 @@ def sparsify(
         )
     targets, declined = find_targets(model, sparsity, settings.skip, settings.exclude)
     work = models.clone(model)
-    others = nm.Masking((), {}, None)
     if sparsity.m:
         # By size needs no algebra: without data it does everything, with data what that cannot.
         targets = targets if batches else []
         others = nm.sparsify_nm(
             work, sparsity.n, sparsity.m, skip=settings.skip, exclude=settings.exclude,
-            done={target.weight for target in targets}, tied=settings.tied, progress=progress,
+            done={target.weight for target in targets}, tied=settings.tied,
+            streamed=not batches, progress=progress,
         )  # fmt: skip
     else:
         others = sparsify_others(
@@ -103,16 +112,64 @@ def sparsify(
             f"no weight of the model can be made sparse: {why}",
             hint="ask for another pattern, or drop the --skip that excludes layers",
         )
-    zeros = removed_counts(model, targets, sparsity, list(batches), facts or {}, settings, progress)
+    counts = removed_counts(
+        model, targets, sparsity, list(batches), facts or {}, settings, progress
+    )
+    if targets and not batches:
+        outcomes, masks, check = _streamed(work, targets, counts, sparsity, settings)
+        every = (*declined, *others.outcomes, *outcomes)
+        return Sparse(work, {**others.masks, **masks}, every, tuple(targets), check)
     run = Layerwise(
         model, work, targets, batches, facts or {}, settings.sample,
         provider=settings.provider, threads=settings.threads,
     )  # fmt: skip
     outcomes = [*declined, *others.outcomes]
     masks = dict(others.masks)
-    for number, (target, count) in enumerate(zip(targets, zeros, strict=True), start=1):
+    for number, (target, count) in enumerate(zip(targets, counts, strict=True), start=1):
         progress(f"setting weights to zero, layer {number} of {len(targets)}: {target.node}")
         outcome, keep = sparsify_layer(run, target, sparsity, count, settings)
         outcomes.append(outcome)
         masks[target.weight] = pack(target.stored(keep))
     return Sparse(work, masks, tuple(outcomes), tuple(targets), others.check)
+
+
+def _streamed(
+    work: models.Model,
+    layers: Sequence[LinearLayer],
+    counts: Sequence[int],
+    sparsity: Sparsity,
+    settings: Settings,
+) -> tuple[list[LayerOutcome], dict[str, PackedMask], Check]:
+    """Have the smallest weights of layers left out whenever they are read, in place."""
+    values = models.constants(work)
+    outcomes: list[LayerOutcome] = []
+    masks: dict[str, PackedMask] = {}
+    chosen = [_smallest(*each, settings) for each in zip(layers, counts, strict=True)]
+    check = zeros.streamed_check(layers, sparsity, sum(removed for removed, _ in chosen))
+    for layer, (removed, mask) in zip(layers, chosen, strict=True):
+        value = values[layer.weight]
+        dense = models.constant(value)
+        assert dense is not None
+        tensor = zeros.masked(check, dense, mask, removed)
+        models.set_constant(value, tensor)
+        kept = layer.size - removed
+        masks[layer.weight] = ComputedMask(layer.tensor.shape, kept, tensor.mask)
+        outcomes.append(
+            LayerOutcome(
+                layer.node, "magnitude", weight=layer.weight, shape=layer.tensor.shape,
+                sparsity=1 - kept / layer.size,
+            )
+        )  # fmt: skip
+    return outcomes, masks, check
+
+
+def _smallest(
+    layer: LinearLayer, count: int, settings: Settings
+) -> tuple[int, Callable[[Array], Bool]]:
+    """How many weights a layer loses, and what computes its mask."""
+    if settings.allocation != "per-row":
+        return count, partial(smallest_removed, layer, count=count)
+    groups, inputs, outputs = layer.shape
+    share = count / layer.size
+    removed = removed_count(inputs, share) * groups * outputs
+    return removed, partial(smallest_removed_per_output, layer, share=share)

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from onnxprune import model as models
 from onnxprune.config import Options, from_flags
-from onnxprune.data import dataset as module
 from onnxprune.data import zoo
 from onnxprune.data.dataset import (
     ASIDE,
@@ -91,12 +90,8 @@ def test_only_what_fits_in_memory_is_fitted_to_and_that_is_said() -> None:
     assert not opened(400).notes
 
 
-def test_samples_that_judge_are_read_anew_where_they_do_not_fit_in_memory(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    small = opened(400)
-    monkeypatch.setattr(module, "MOST_BYTES", 1000)
-    large = opened(400)
+def test_samples_that_judge_are_read_anew_where_they_do_not_fit_in_memory() -> None:
+    small, large = opened(400), opened(400, memory="10kB")
     assert isinstance(small.holdout.feeds, tuple)
     assert not isinstance(large.holdout.feeds, tuple)
     for _ in range(2):

@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.numpy
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from onnxprune.errors import OnnxpruneError
 from onnxprune.graph.plan import (
+    ComputedMask,
     Origin,
     PackedMask,
     Plan,
@@ -67,6 +69,30 @@ def test_a_saved_plan_is_the_same_plan(
         left = {p.name for p in path.parent.iterdir()}
         assert len(left) == 1 + bool(one.zeroed)
         assert len({p.stat().st_mode for p in path.parent.iterdir()}) == 1
+
+
+@given(plan=plans())
+def test_masks_that_stay_in_their_file_are_the_same_masks(
+    plan: Plan, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.mktemp("plan") / "plan.json"
+    plan.save(path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("onnxprune.graph.plan.core._MAPPED", 0)
+        assert load_plan(path) == plan
+    for file in path.parent.glob("*.safetensors"):
+        bits = {name: mask.bits for name, mask in plan.zeroed.items()}
+        assert file.read_bytes() == safetensors.numpy.save(bits)
+
+
+def test_a_computed_mask_is_the_packed_one_and_is_packed_to_travel() -> None:
+    mask = np.random.default_rng(0).random((5, 7)) < 0.5
+    computed = ComputedMask(mask.shape, int(mask.sum()), mask.copy)
+    assert computed == pack(mask)
+    assert (computed.kept, computed.size) == (mask.sum(), 35)
+    back = pickle.loads(pickle.dumps(computed))
+    assert type(back) is PackedMask
+    assert back == pack(mask)
 
 
 @given(mask=npst.arrays(np.bool_, npst.array_shapes(min_dims=0, max_side=9, min_side=0)))

@@ -196,3 +196,19 @@ def test_a_model_without_symbols_has_one_probe() -> None:
 def test_a_recurrent_network_gets_states_for_its_batch(shared: Path, name: str) -> None:
     for shapes in probe_shapes(load(shared / "wild" / f"{name}.onnx")):
         assert shapes["state"][1] == shapes["input"][0]
+
+
+def test_a_size_that_an_exporter_left_in_a_reshape() -> None:
+    """TorchScript's MultiheadAttention: the length is open, and one traced length all that runs."""
+    first, second = probes_that_run("""
+        g (float[b, t, 8] x) => (float[6, n, 4] y)
+        <int64[3] target = {6, -1, 4}, int64[3] back = {5, -1, 8}>
+        {
+            turned = Transpose<perm = [1, 0, 2]>(x)
+            same = Reshape(turned, back)
+            whole = Add(same, turned)
+            z = Concat<axis = 0>(whole, whole)
+            rows = Reshape(z, target)
+            y = Relu(rows)
+        }""")
+    assert first["x"][1] == second["x"][1] == 5

@@ -132,6 +132,46 @@ def test_rotary_embedding_written_out_loses_pairs_or_keeps_dims(halves: str) -> 
     assert [set(np.diff(s.rows).ravel()) for s in angles] == [{apart}, {apart}]
 
 
+def thirds(net: Net, packed: str) -> list[str]:
+    """``chunk(3, -1)`` as TorchScript exports it: the bounds are computed from the width."""
+    width = net.node("Gather", net.node("Shape", packed), net.constant([-1]), axis=0)
+    rounded = net.node("Add", width, net.constant([2]))
+    step = net.node("Div", rounded, net.constant([3]))
+    ends = [net.node("Mul", step, net.constant([k])) for k in range(4)]
+    last = net.constant([-1])
+    return [net.node("Slice", packed, ends[k], ends[k + 1], last, width=WIDTH) for k in range(3)]
+
+
+@pytest.mark.parametrize("sizes", ["stored", "computed"])
+def test_packed_projections_in_computed_thirds_lose_heads(sizes: str) -> None:
+    net, x = tokens()
+    target = net.constant([0, 0, HEADS, HEAD])
+    if sizes == "computed":
+        shape = net.node("Shape", x)
+        open_sizes = [net.node("Gather", shape, net.constant([k])) for k in (0, 1)]
+        target = net.node(
+            "Concat", *open_sizes, net.constant([HEADS]), net.constant([HEAD]), axis=0
+        )
+    q, k, v = (
+        net.node("Transpose", net.node("Reshape", part, target), perm=[0, 2, 1, 3])
+        for part in thirds(net, net.dense(x, 3 * WIDTH))
+    )
+    result = verified_cut(finish(net, scores(net, q, k), v))
+    assert result.kinds == {"head": 1, "head-dim": 2 + 2}
+
+
+def test_a_table_cut_to_the_length_keeps_its_rows() -> None:
+    """Bounds that another length moves are no constants, though they are known at each."""
+    net, x = tokens()
+    length = net.node("Gather", net.node("Shape", x), net.constant([1]), axis=0)
+    table = weight(net, 32, 16)
+    rows = net.node("Slice", table, net.constant([0]), length, net.constant([0]))
+    y = net.dense(net.node("Relu", net.dense(net.node("Add", x, rows), 24)), 16)
+    result = verified_cut(net.build(y, TOKENS))
+    assert result.kinds == {"ffn": 9}
+    assert all(s.tensor != table for g in result.analysis.groups for s in g.slices)
+
+
 def repeated(net: Net, x: str, count: int, times: int, how: str) -> str:
     """Each of ``count`` kv-heads ``times`` times in a row: [b, count * times, s, d]."""
     if times == 1:

@@ -127,6 +127,24 @@ def test_group_normalisation_as_torch_exports_it(target: list[int]) -> None:
     assert result.stored(result.nodes("Reshape")[1], 1).tolist() == [0, 9, 8, 8]
 
 
+def test_channels_inside_the_groups_can_be_cut_on_demand() -> None:
+    """One of each group: InstanceNormalization then has fewer values to its mean."""
+    net = Net(48)
+    x = net.conv(net.input("x", ("batch", 3, "height", "width"), width=3), 12, 3)
+    groups = net.node("Reshape", x, net.constant([0, 4, -1]))
+    ones = [net.constant(np.full(4, value, np.float32)) for value in (1, 0)]
+    y = net.node("InstanceNormalization", groups, *ones)
+    y = net.node("Reshape", y, net.node("Shape", x), width=12)
+    y = net.node("Mul", y, net.constant(net.rng.uniform(0.7, 1.3, (12, 1, 1)).astype(np.float32)))
+    analysis = analyse(load(net.build(net.head(net.node("Relu", y), 5), ("batch", 5))))
+    inside = {len(g): g for g in analysis.groups if not g.exact}
+    assert "InstanceNormalization" in inside[3].reason
+    small = cut(analysis, {inside[3].name: [1]})
+    (y,) = open_session(small).run({"x": np.ones((2, 3, 8, 8), np.float32)}).values()
+    assert y.shape == (2, 5)
+    assert [n.inputs[1].shape[0] for n in small.ir.graph if n.op_type == "Conv"] == [8]
+
+
 def test_group_normalisation_at_open_image_sizes() -> None:
     net, x = picture(6)
     x = net.conv(x, 12, 3)

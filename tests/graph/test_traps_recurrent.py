@@ -179,6 +179,31 @@ def test_a_branch_that_hands_on_an_outer_value() -> None:
     assert result.stored(result.nodes("MatMul")[0], 1).shape == (8, 8)
 
 
+def test_a_squeeze_that_only_happens_for_a_single_step() -> None:
+    """TorchScript's ``squeeze(-1)`` of an open axis: an If of the size, one branch as it was."""
+    net, x = rows()
+    net.width[x] = 12
+    column = net.node("Unsqueeze", x, net.constant([2]))
+    size = net.node("Gather", net.node("Shape", column), net.constant(np.array(2, np.int64)))
+    single = net.node("Equal", size, net.constant(np.array(1, np.int64)))
+    last = helper.make_tensor("last", TensorProto.INT64, [1], [-1])
+    squeeze = helper.make_graph(
+        [helper.make_node("Squeeze", [column, "last"], ["s"])],
+        "squeeze",
+        [],
+        [value("s", ("batch", 12))],
+        [last],
+    )
+    same = helper.make_graph(
+        [helper.make_node("Identity", [column], ["i"])],
+        "same",
+        [],
+        [value("i", ("batch", 12, 1))],
+    )
+    net.nodes.append(helper.make_node("If", [single], ["z"], then_branch=squeeze, else_branch=same))
+    assert verified_cut(ends(net, "z", 12)).kinds == {"ffn": 4}
+
+
 def test_a_branch_that_gives_a_stored_tensor_keeps_what_it_meets() -> None:
     """The tensor is read inside the branch too, along an axis that could go."""
     net, x = rows()

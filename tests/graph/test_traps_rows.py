@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
 from onnx import TensorProto, helper
 
 from models.skeletons.net import Net
+from onnxprune.errors import OnnxpruneError
+from onnxprune.graph.cost import CostModel
 from verified_cuts import verified_cut
 
 UNSEEN = ({"nodes": 8, "edges": 3}, {"nodes": 17, "edges": 31})
@@ -69,3 +72,42 @@ def test_classic_preprocessing_has_a_shape() -> None:
     x = net.node("Normalizer", x, domain="ai.onnx.ml", norm="L2")
     hidden = net.node("Relu", net.dense(x, 10))
     assert verified_cut(net.build(net.dense(hidden, 3), ("batch", 3))).kinds == {"ffn": 4}
+
+
+CORNERS = np.array([0, 0, 2, 2], np.float32)
+
+
+def boxes(net: Net, target: str) -> tuple[onnx.ModelProto, str]:
+    """A detector's second stage: boxes that survive, RoiAlign, Flatten, two dense layers."""
+    picture = net.input("x", ("batch", 3, 16, 16), width=3)
+    features = net.node("Relu", net.conv(picture, 12, 3))
+    places = net.input("boxes", (1, "found", 4), width=4)
+    scores = net.input("scores", (1, 1, "found"))
+    most = net.constant(np.array([9], np.int64))
+    chosen = net.node("NonMaxSuppression", places, scores, most)
+    rows = net.node("Gather", chosen, net.constant([2]), axis=1)
+    rows = net.node("Squeeze", rows, net.constant([1]))
+    flat = net.node("Squeeze", places, net.constant([0]))
+    near = net.node("Sigmoid", net.node("Gather", flat, rows))
+    rois = net.node("Mul", net.node("Add", near, net.constant(CORNERS)), net.scalar(3.0))
+    zeros = net.node("Mul", rows, net.constant(np.array(0, np.int64)))
+    y = net.node("RoiAlign", features, rois, zeros, width=12, output_height=2, output_width=2)
+    if target == "flatten":
+        y = net.node("Flatten", y, width=48)
+    else:
+        y = net.node("Reshape", y, net.constant([0 if target == "copied" else -1, 48]), width=48)
+        if target == "copied":
+            net.nodes[-1].input[1] = net.constant([0, -1])
+    y = net.node("Relu", net.gemm(y, 10))
+    return net.build(net.gemm(y, 5), ("kept", 5)), features
+
+
+@pytest.mark.parametrize("target", ["flatten", "copied", "inferred"])
+def test_features_of_boxes_that_are_chosen_while_the_model_runs(target: str) -> None:
+    """Their number is unknown; channels are merged with the places behind it and can leave."""
+    model, _ = boxes(Net(66), target)
+    result = verified_cut(model, unseen=({"batch": 1, "found": 6, "kept": 6},))
+    assert result.kinds == {"channel": 4, "ffn": 4}
+    with pytest.raises(OnnxpruneError, match="cannot be counted"):
+        CostModel(result.analysis).require_counted("macs")
+    CostModel(result.analysis).require_counted("params")

@@ -8,7 +8,11 @@ import pytest
 from onnx import helper, numpy_helper
 
 from models.skeletons.net import FLOAT, Net
+from onnxprune import model as models
 from onnxprune.evaluate.equivalence import TOLERANCE
+from onnxprune.graph.analysis import analyse
+from onnxprune.graph.surgery import cut
+from onnxprune.runtime import open_session
 from verified_cuts import verified_cut
 
 MS = "com.microsoft"
@@ -187,6 +191,36 @@ def test_matrices_of_integers_with_dynamic_scales(per_axis: bool) -> None:
     assert result.kinds == {"ffn": 4}
     (why,) = [g.reason for g in result.analysis.groups if not g.exact]
     assert "DynamicQuantizeLinear" in why
+
+
+@pytest.mark.parametrize("per_column", [False, True])
+def test_a_dynamically_quantized_lstm_loses_hidden_units(per_column: bool) -> None:
+    """What quantize_dynamic makes of an LSTM: one scale for what it reads, so it is inexact."""
+    net = Net(58, microsoft=True)
+    x = net.node("Relu", net.dense(net.input("x", (5, "batch", 8), width=8), 12))
+    columns = [2, 40] if per_column else [2]
+    weights = codes(net, 2, 12, 40), codes(net, 2, 10, 40)
+    bias = net.constant(np.zeros((2, 80), np.float32))
+    points = [net.constant(np.full(columns, k, np.int8)) for k in (2, -1)]
+    inputs = [x, *weights, bias, "", "", "", "", scales(net, *columns), points[0]]
+    inputs += [scales(net, *columns), points[1]]
+    settings = {"hidden_size": 10, "direction": "bidirectional", "domain": MS}
+    y = net.nodes_with("DynamicQuantizeLSTM", inputs, 1, **settings)[0]
+    y = net.node("Transpose", y, perm=[0, 2, 1, 3])
+    y = net.node("Reshape", y, net.constant([0, 0, 20]), width=20)
+    model = net.build(net.dense(y, 3), (5, "batch", 3))
+    analysis = analyse(models.load(model))
+    (hidden,) = [g for g in analysis.groups if g.kind == "hidden-unit" or len(g) == 10]
+    assert analysis.reachable > 0.99  # all but the bias of the outputs
+    assert "DynamicQuantizeLSTM" in hidden.reason
+    inputs_of = {len(g): g for g in analysis.groups}
+    removed = {hidden.name: [1, 4, 7], inputs_of[12].name: [0, 3]}
+    small = cut(analysis, removed)
+    (out,) = open_session(small).run({"x": np.ones((5, 2, 8), np.float32)}).values()
+    assert out.shape == (5, 2, 3)
+    (node,) = [n for n in small.ir.graph if n.op_type == "DynamicQuantizeLSTM"]
+    assert node.attributes["hidden_size"].as_int() == 7
+    assert models.constant(node.inputs[2]).shape.numpy() == (2, 7, 28)
 
 
 def test_codes_packed_in_blocks_stay_and_say_so() -> None:

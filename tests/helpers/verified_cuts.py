@@ -17,6 +17,7 @@ import onnx_ir as ir
 from onnxprune import model as models
 from onnxprune.data.dataset import synthetic_inputs
 from onnxprune.evaluate.equivalence import check_equivalence, difference
+from onnxprune.evaluate.node_check import check_nodes
 from onnxprune.graph.analysis import Analysis, analyse
 from onnxprune.graph.reference import mask_model
 from onnxprune.graph.surgery import cut
@@ -52,6 +53,9 @@ def assert_verified(analysis: Analysis, part: float = 0.3, seed: int = 0, blocks
         small, mask_model(analysis, removed, bypassed), synthetic_inputs(analysis)
     )
     assert check.ok, check
+    if not bypassed:
+        masked = mask_model(analysis, removed)
+        assert not check_nodes(analysis, removed, small, masked, synthetic_inputs(analysis)).fault
     assert_interface_unchanged(analysis.model, small)
     return sum(map(len, removed.values()))
 
@@ -149,6 +153,8 @@ def verified_cut(
         check = check_equivalence(small, reference, feeds)
         assert check.ok, (check, removed)
         assert check.limit <= limit, "too noisy a model to check anything with"
+        nodes = check_nodes(analysis, removed, small, reference, feeds)
+        assert nodes.fault is None, (nodes.fault, nodes.value)
         assert_interface_unchanged(analysis.model, small)
         results.append(VerifiedCut(analysis, removed, small))
     if chosen[0]:

@@ -17,6 +17,7 @@ from onnxprune import model as models
 from onnxprune.evaluate.output_error import OutputError
 from onnxprune.graph.analysis import Analysis, analyse
 from onnxprune.graph.cost import CostModel
+from onnxprune.graph.layers.linear import shared
 from onnxprune.graph.reference import mask_model
 from onnxprune.select.importance.curves import calibrate, eliminate_groups
 from onnxprune.select.importance.error_curves import Measurement, measure_curves, split_batches
@@ -152,7 +153,7 @@ def body(kind: str) -> onnx.ModelProto:
     return b.model(nodes, [8, 8], [8, 4])
 
 
-def shared() -> onnx.ModelProto:
+def siamese() -> onnx.ModelProto:
     """Two towers with the same weights."""
     b = Builder()
     first, second = b.weight("A", 4, 32), b.weight("B", 32, 4)
@@ -207,7 +208,7 @@ NETWORKS: dict[str, Callable[[], onnx.ModelProto]] = {
     "einsum": einsum,
     "experts": experts,
     **{kind: lambda kind=kind: body(kind) for kind in ("If", "Loop", "Scan")},  # type: ignore[misc]
-    "shared": shared,
+    "shared": siamese,
     "unrolled": unrolled,
     "quantized": quantized,
 }
@@ -233,7 +234,7 @@ def test_every_group_is_priced_by_what_masking_does(network: Any) -> None:
     curves = curves_of(analysis, batches)
     assert not curves.declined
     fit, holdout = split_batches(analysis, batches)
-    readers = calibrate(analysis, fit)
+    readers = {n: r for n, r in calibrate(analysis, fit).items() if not shared(r.layer)}
     others = eliminate_groups(analysis.groups, readers)[1]
     removals = Removals(analysis, readers, fit, holdout)
     masked = [group for group in analysis.groups if group.name in others]

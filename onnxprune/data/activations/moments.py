@@ -62,7 +62,7 @@ def observe(
         OnnxpruneError: a value cannot be observed, or a feed does not run.
     """
     names = list(dict.fromkeys(names))
-    session = open_session(model, provider=provider, threads=threads, outputs=names)
+    session = open_session(model, provider=provider, threads=threads, outputs=names, arena=False)
     passes = _passes(model, data, session, names, limit, provider)
     shown = progress and sys.stderr.isatty()
     total = length_hint(data) * len(passes) or None

@@ -8,13 +8,14 @@ added to a residual stream the target is the dense sum minus the changed model's
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from onnxprune.data.activations.runner import Segments
+from onnxprune.data.memory import MemoryBudget
 from onnxprune.data.mixtures import held_out
 from onnxprune.graph.layers.epilogue import Epilogue
 from onnxprune.graph.layers.linear import LinearLayer
@@ -41,12 +42,14 @@ class Sample:
         per_input: per input of the layer, if that is more.
         holdout_every: one of so many samples is held out.
         seed: random seed.
+        memory: the memory budget.
     """
 
     rows: int = 30_000
     per_input: int = 16
     holdout_every: int = 6
     seed: int = 0
+    memory: MemoryBudget = field(default_factory=MemoryBudget)
 
     def wanted(self, inputs: int, groups: int = 1) -> int:
         """Rows for a layer with so many inputs in each of its groups."""
@@ -86,6 +89,9 @@ def moments_of(
     sample: Sample,
     kept: Bool | None = None,
     reads: Bool | None = None,
+    *,
+    apart: bool = False,
+    around: tuple[Array, Array] | None = None,
 ) -> tuple[Moments, Moments]:
     """Moments of sampled rows and their targets: those to fit to, and those held out.
 
@@ -100,6 +106,9 @@ def moments_of(
         kept: which of the dense outputs the layer still has; None for all.
         reads: which of the dense inputs it still has, where ``student`` is the dense model as well,
             of which it is to see no more.
+        apart: variances of inputs alone, not their covariances.
+        around: a matrix ``[g, K, N]`` and a bias ``[g, N]``: the moments are those of what the
+            targets are off by with these, and of no inputs.
 
     Returns:
         The same twice where there are too few rows to put any aside.
@@ -107,9 +116,11 @@ def moments_of(
     run_to(epilogue, layer.x, teacher, student)
     shape = groups, inputs, outputs = layer.shape
     double = inputs <= _DOUBLE
-    parts = [Accumulator(*shape, double=double, gathered=_GATHERED) for _ in range(2)]
+    if around is not None:
+        shape = groups, 0, outputs
+    parts = [Accumulator(*shape, double=double, gathered=_GATHERED, apart=apart) for _ in range(2)]
     share = -(-sample.wanted(inputs, groups) // len(student))
-    apart = False
+    held = False
     for batch in range(len(student)):
         x = student.as_held(layer.x, batch)
         among = student.shown_to(layer, batch)
@@ -125,12 +136,15 @@ def moments_of(
         wanted, offset = wanted_rows(layer, epilogue, dense, skip, positions, kept)
         targets = (wanted - offset).reshape(len(wanted), groups, outputs).transpose(1, 0, 2)
         features = whole(layer.rows(x, positions))
+        if around is not None:
+            targets = targets - features @ around[0] - around[1][:, None]
+            features = features[:, :, :0]
         for part, chosen in zip(parts, (~aside, aside), strict=True):
             if chosen.any():
                 part.add(features[:, chosen], targets[:, chosen])
-        apart = apart or bool(aside.any())
-    fitted = parts[0].moments()
-    return fitted, parts[1].moments() if apart else fitted
+        held = held or bool(aside.any())
+    fitted = parts[0].finish()
+    return fitted, parts[1].finish() if held else fitted
 
 
 def whole(rows: Array) -> Array:

@@ -27,6 +27,7 @@ import onnx_ir as ir
 
 from onnxprune import model as models
 from onnxprune.data.batches import count_samples, token_masks, unpadded_rows
+from onnxprune.data.memory import MemoryBudget, give_back
 from onnxprune.graph.layers.linear import LinearLayer
 from onnxprune.graph.layers.sources import read_by
 from onnxprune.runtime import open_session
@@ -34,10 +35,8 @@ from onnxprune.runtime import open_session
 Array = npt.NDArray[Any]
 Feeds = Mapping[str, Array]
 
-_LARGE = 512 << 20
-"""Bytes of one value over all batches from which on it is held in half precision."""
-_MOST = 1 << 30
-"""Bytes of all that is held over all batches."""
+_SMALL = 1 << 20
+"""Bytes of a value over all batches up to which it is held as it is."""
 _FREE_INITIALIZERS = 4  # first IR version whose initializers need not be graph inputs
 
 
@@ -78,7 +77,8 @@ class Segments:
             times as they are named here.
         provider: short name of the execution provider.
         threads: threads within an operator.
-        most: bytes that may be held.
+        most: bytes that may be held over all batches; by default what the default budget gives.
+            A value that takes an eighth of them is held in half precision.
 
     Attributes:
         samples: in every batch.
@@ -92,9 +92,10 @@ class Segments:
         kept: Iterable[str] = (),
         provider: str = "cpu",
         threads: int | None = None,
-        most: int = _MOST,
+        most: int | None = None,
     ) -> None:
-        self._kept, self._most = Counter(kept), most
+        self._kept = Counter(kept)
+        self._most = MemoryBudget().values if most is None else most
         self._batches = batches
         self._ahead: _Piece | None = None
         self._model = model
@@ -171,12 +172,14 @@ class Segments:
             first = piece.run(0, needed)
             if len(self) > 1 and self._size(first, stay) > self._most:
                 self._ahead = piece
+                give_back()
                 return
             self._keep(piece, first, stay)
         else:
             for values in self._held:
                 _let_go(values, stay)
         self._done = after
+        give_back()
 
     def _size(self, values: Mapping[str, Array], stay: Iterable[str]) -> int:
         """Bytes to hold, for what stays and the new values of one batch."""
@@ -185,7 +188,8 @@ class Segments:
 
     def _halves(self, value: Array) -> bool:
         """Whether a value is so large that it is held in half precision."""
-        return value.nbytes * len(self) > _LARGE and value.dtype == np.float32
+        large = max(self._most // 8, _SMALL)
+        return value.nbytes * len(self) > large and value.dtype == np.float32
 
     def _keep(self, piece: _Piece, first: Mapping[str, Array], stay: set[str]) -> None:
         """Hold the values of a piece for all batches; it has run for the first.

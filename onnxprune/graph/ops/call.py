@@ -71,6 +71,8 @@ class Call(Node):
         values: content per input, where it is statically known.
         literal: whether the input is itself a stored tensor.
         static: whether the input depends on stored tensors only.
+        is_constant: whether the content of input ``i`` is known, and is the same at other sizes of
+            the graph inputs: computed, as exporters do, from an axis of fixed size.
         sizes: input position -> what it must hold after the cut.
         settings: attribute -> what it must be after the cut (None: leave it).
     """
@@ -82,6 +84,7 @@ class Call(Node):
     out_shapes: list[Shape | None]
     space: Space
     name: str = ""
+    is_constant: Callable[[int], bool] = field(default=lambda _: False)
     touched: set[int] = field(default_factory=set)
     contractions: list[Contraction] = field(default_factory=list)
     roles: dict[Slot, Role] = field(default_factory=dict)

@@ -79,11 +79,19 @@ def _deal(factors: Sequence[int], sizes: Sequence[int]) -> list[list[int]]:
 
 @rule("Reshape", "Flatten")
 def reshape(call: Call) -> list[Tensor]:
-    """The target is rewritten to the remaining size of each output axis."""
-    call.shape(0)
-    sizes = call.out_shape()
+    """The target is rewritten to the remaining size of each output axis.
+
+    A size that depends on data (of boxes, say) passes if what is behind it is viewed by itself.
+    """
     why = f"{call.op} `{call.name}` does not divide along it"
-    out = reshape_axes(call.space, call.tensor(0), sizes, why)
+    x, shape = call.tensor(0), call.out_shapes[0] or ()
+    stored = call.op == "Flatten" or call.static[1]
+    if stored and x and shape and x[0].size is shape[0] is None:
+        inner = [n or 0 for n in shape[1:]]
+        out = (x[0], *reshape_axes(call.space, x[1:], inner, why))
+    else:
+        call.shape(0)
+        out = reshape_axes(call.space, x, call.out_shape(), why)
     if call.op == "Reshape":
         _set_sizes(call, "shape", 1, out)
     return [out]
@@ -247,6 +255,8 @@ def reshaped(source: Shape | None, target: Iterable[int], *, keep_zero: bool = F
             if size == 0:
                 sizes[axis] = None if source is None else source[axis]
     known = full(source)
+    if source and wanted and source[0] is None and wanted[0] == 0 and not keep_zero:
+        return (None, *reshaped(source[1:], wanted[1:]))  # what is behind is viewed by itself
     others = full(tuple(size for size in sizes if size != -1))
     if known is None or others is None:
         return tuple(None if size == -1 else size for size in sizes)

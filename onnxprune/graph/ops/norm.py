@@ -33,7 +33,6 @@ _POOLS = "AveragePool GlobalAveragePool GlobalLpPool GlobalMaxPool LpPool"
 lines(
     {
         _POOLS: "n c * -> n c *",
-        "InstanceNormalization": "n c *, c, c -> n c *",
         "GridSample": "n c *, n * -> n c *",
         "MaxRoiPool": "n c *, * -> _ c *",
         "RoiAlign": "n c *, *, * -> _ c *",
@@ -57,6 +56,13 @@ def batch_norm(call: Call) -> list[Tensor]:
     """Per channel; in training it normalises over the batch."""
     training = call.attr("training_mode", 0) or len(call.out_shapes) > 1
     return call.einsum(f"{'n~' if training else 'n'} c *, c, c, c, c -> n c *, c, c, c, c")
+
+
+@rule("InstanceNormalization")
+def instance_norm(call: Call) -> list[Tensor]:
+    """Each channel by itself; TorchScript merges the channels of a group into the places."""
+    space = [f"s{k}" for k in range(len(call.tensor(0)) - 2)]
+    return call.einsum(f"n c {' '.join(f'{s}~' for s in space)}, c, c -> n c {' '.join(space)}")
 
 
 @rule("MaxPool")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from onnxprune.graph.facts import Fact
 from onnxprune.graph.notation import MismatchError, Tensor
-from onnxprune.graph.ops.call import HIDDEN, Call, count, linear, rule
+from onnxprune.graph.ops.call import HIDDEN, MICROSOFT, Call, Contraction, count, linear, rule
 from onnxprune.graph.ops.shape_call import ShapeCall, require, shape_rule
 
 
@@ -36,6 +36,21 @@ def recurrent(call: Call) -> list[Tensor]:
     return out[: len(call.out_shapes)]
 
 
+@rule("DynamicQuantizeLSTM", domain=MICROSOFT)
+def quantized_recurrent(call: Call) -> list[Tensor]:
+    """Weights are transposed, ``[_ i (4 h)]``; inputs and states are quantized with one scale."""
+    ins = "_ _ i~, _ i (4 h), _ h!~ (4 h), _ (8 h), *, _ _ h, _ _ h, _ (3 h)".split(", ")
+    for i in (8, 9, 10, 11):  # scales and zero points: one per direction, or per column
+        ins.append("_ (4 h)" if call.has(i) and len(call.tensor(i)) == 2 else "*")
+    h = int(call.attr("hidden_size", call.shape(2)[1]))
+    out = call.einsum(f"{', '.join(ins)} -> _ _ _ h, _ _ h, _ _ h", {"h": h}, tags=HIDDEN)
+    call.contractions = [Contraction(((k, 1),), fill=7 + 2 * k) for k in (1, 2)]
+    rows = [*call.tensor(0)[:2], call.tensor(1)[2]]
+    call.work = [[*rows, call.tensor(i)[1]] for i in (1, 2)]
+    call.settings["hidden_size"] = count(call.tensor(2)[1])
+    return out[: len(call.out_shapes)]
+
+
 linear(
     "LSTM", "GRU", "RNN", line="_ _ i, _ r i, _ r h! -> _ _ _ r h", weights=(1, 2), kind="recurrent"
 )
@@ -55,3 +70,13 @@ def _recurrent_shape(call: ShapeCall) -> Fact:
         if state is not None and len(state) == 3:
             require(x[batch], state[batch], "sequences")
     return call.result
+
+
+@shape_rule("DynamicQuantizeLSTM", domain=MICROSOFT)
+def _quantized_recurrent_shape(call: ShapeCall) -> list[Fact]:
+    """[steps, directions, batch, hidden], and the last states."""
+    x, weight = call.shape(0, 3), call.shape(2, 3)
+    steps, batch = (None, None) if x is None else x[:2]
+    directions, hidden = (None, None) if weight is None else weight[:2]
+    state = Fact((directions, batch, hidden), call.fact(0).dtype)
+    return [Fact((steps, *(state.shape or ())), state.dtype), state, state]

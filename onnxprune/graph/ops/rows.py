@@ -86,7 +86,7 @@ def _why_whole(call: Call, axis: Axis, rows: npt.NDArray[np.int64], step: int) -
         return ""
     if step != 1:
         return f"Slice `{call.name}` takes every {step}th index of it"
-    written = "starts" in call.attributes or (call.literal[1] and call.literal[2])
+    written = "starts" in call.attributes or (call.is_constant(1) and call.is_constant(2))
     halves = len(rows) and {2 * int(n) % size for n in (rows[0], rows[-1] + 1)} == {0}
     return "" if written or halves else f"Slice `{call.name}` computes its bounds"
 
@@ -121,7 +121,7 @@ def gather(call: Call) -> list[Tensor]:
     call.pin(1)
     if call.static[0]:
         call.roles = {(0, k): "writes" for k in range(len(x)) if k != at}
-    if rows is None or not call.literal[1] or rows.ndim > 1 or not call.space.columns(axis):
+    if rows is None or rows.ndim > 1 or not call.space.columns(axis) or not call.is_constant(1):
         call.space.pin(axis, f"Gather `{call.name}` looks its indices up while the model runs")
         inner = tuple(Axis(a.size, why=call.why) for a in index)
         return [(*x[:at], *inner, *x[at + 1 :])]

@@ -140,6 +140,7 @@ def _merged(a: Origin, b: Origin) -> Origin:
         a,
         structure=a.structure or b.structure,
         seed=a.seed if a.seed == b.seed else None,
+        memory=a.memory if a.memory == b.memory else None,
         versions={**a.versions, **b.versions},
         **texts,
     )

@@ -7,7 +7,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import PackageNotFoundError, version
@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import load_file
 
 from onnxprune.errors import OnnxpruneError, as_path, in_python, suggest
 from onnxprune.quantities import percent
@@ -49,6 +49,7 @@ class Origin:
         seed: random seed; None where plans of different seeds were merged.
         versions: of the packages involved.
         calibration: the data of the criterion.
+        memory: bytes that work on these data could take; None without data.
     """
 
     structure: str = ""
@@ -58,6 +59,7 @@ class Origin:
     seed: int | None = 0
     versions: Mapping[str, str] = field(default_factory=dict)
     calibration: str = ""
+    memory: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,6 +108,39 @@ class PackedMask:
         return self.shape == other.shape and np.array_equal(self.bits, other.bits)
 
     __hash__ = None  # type: ignore[assignment]
+
+
+class ComputedMask(PackedMask):
+    """A mask that is computed whenever it is needed, and not held.
+
+    Args:
+        shape: of the weight.
+        kept: how many weights are kept.
+        compute: gives the mask: bool of ``shape``, always the same.
+    """
+
+    def __init__(self, shape: tuple[int, ...], kept: int, compute: Callable[[], Bool]) -> None:
+        for name, value in (("shape", shape), ("_kept", kept), ("_compute", compute)):
+            object.__setattr__(self, name, value)
+
+    @property
+    def bits(self) -> npt.NDArray[np.uint8]:
+        """The bits, computed anew."""
+        return np.packbits(self.unpack().reshape(-1))
+
+    @property
+    def kept(self) -> int:
+        """How many weights are kept."""
+        kept: int = vars(self)["_kept"]
+        return kept
+
+    def unpack(self) -> Bool:
+        """The mask, computed anew."""
+        mask: Bool = vars(self)["_compute"]()
+        return mask
+
+    def __reduce__(self) -> tuple[type[PackedMask], tuple[object, ...]]:
+        return PackedMask, (self.shape, self.bits)  # another process has not what computes it
 
 
 def pack(mask: Bool) -> PackedMask:
@@ -233,6 +268,8 @@ def _indices(group: str, units: Iterable[int]) -> tuple[int, ...]:
 
 _FORMAT = "onnxprune-plan"
 _VERSION = 1
+_MAPPED = 64 << 20
+"""Bytes from which a file of masks is mapped instead of read."""
 _KEYS = ("format", "version", "origin", "units", "removed", "bypassed", "reordered", "zeroed")
 
 
@@ -382,10 +419,21 @@ def _is_plain(name: str) -> bool:
 
 
 def _write_masks(masks: Mapping[str, PackedMask], path: Path) -> tuple[str, str]:
-    """Write packed masks under a name made of their content; the name and the full digest."""
-    arrays = {name: mask.bits for name, mask in masks.items()}
+    """Write packed masks under a name made of their content; the name and the full digest.
+
+    The bytes are those of ``safetensors.numpy.save``, but one mask is in memory at a time.
+    """
+    header, end = {}, 0
+    for name in sorted(masks):
+        start, end = end, end + (masks[name].size + 7) // 8
+        header[name] = {"dtype": "U8", "shape": [end - start], "data_offsets": [start, end]}
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
     with _beside(path) as part:
-        part.write_bytes(save(arrays))  # save_file leaves a file that only its owner may read
+        with part.open("wb") as file:
+            file.write(len(text).to_bytes(8, "little") + text)
+            for name in header:
+                file.write(masks[name].bits.tobytes())
         digest = _digest(part)
         name = f"{path.stem}.{digest[:12]}.safetensors"
         part.replace(path.with_name(name))
@@ -409,7 +457,7 @@ def _read_masks(entry: Mapping[str, Any], path: Path) -> dict[str, PackedMask]:
             hint="copy both files of a plan together",
         )
     try:
-        arrays = load_file(file)
+        arrays = load_file(file) if file.stat().st_size < _MAPPED else _map_masks(file)
     except SafetensorError as error:
         raise OnnxpruneError(f"{name} cannot be read: {error}") from error
     shapes: dict[str, list[int]] = entry["shapes"]
@@ -420,6 +468,18 @@ def _read_masks(entry: Mapping[str, Any], path: Path) -> dict[str, PackedMask]:
         weight: PackedMask(tuple(map(int, shape)), np.asarray(arrays[weight]))
         for weight, shape in shapes.items()
     }
+
+
+def _map_masks(file: Path) -> dict[str, npt.NDArray[np.uint8]]:
+    """The arrays of a file of masks, which stay in the file until they are read."""
+    with safe_open(file, framework="numpy"):
+        pass  # the file is well-formed
+    data = np.asarray(np.memmap(file, np.uint8, mode="r"))
+    start = 8 + int.from_bytes(data[:8].tobytes(), "little")
+    header = json.loads(data[8:start].tobytes())
+    header.pop("__metadata__", None)
+    places = {name: each["data_offsets"] for name, each in header.items()}
+    return {name: data[start + at : start + end] for name, (at, end) in places.items()}
 
 
 def _digest(file: Path) -> str:

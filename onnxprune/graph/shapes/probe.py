@@ -6,6 +6,9 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+import onnx_ir as ir
+
 from onnxprune.graph.facts import Fact, declared
 from onnxprune.graph.ops.shape_call import InconsistentError
 from onnxprune.graph.shapes.program import compile_graph, opsets_of
@@ -25,6 +28,9 @@ _LADDER = (
 )  # fmt: skip
 _ALONE = (32, 64, 16, 96, 128, 160, 224, 256, 320, 512, 4, 8, 10, 100, 1024, 16000, 1)
 _EFFORT = 30_000  # most nodes walked for one probe, about half a second; a conflict ends a walk
+
+_RANK = 8
+_MOST_TRACED = 2048  # larger integers are bounds and vocabularies rather than sizes
 
 _Score = tuple[float, int]
 _PERFECT: _Score = (math.inf, 0)
@@ -78,7 +84,8 @@ class _Search:
         axes: the symbolic axes of the inputs.
         names: the symbols to choose sizes for.
         ranked: the inputs whose rank is known.
-        fixed: the sizes that inputs and outputs are declared with.
+        fixed: the sizes that inputs and outputs are declared with, and integers that the graph
+            stores: an exporter that traced one size of an open axis left it in some Reshape.
     """
 
     def __init__(self, model: Model) -> None:
@@ -90,7 +97,9 @@ class _Search:
         self.axes: Sequence[SymbolicAxis] = symbolic_axes(inputs)
         shapes = (declared(value).shape for value in (*inputs, *self._graph.outputs))
         sizes = (size for shape in shapes if shape is not None for size in shape)
-        self.fixed = tuple(dict.fromkeys(size for size in sizes if size))
+        integers = [n for fact in self._program.stored.values() for n in _integers(fact)]
+        traced = [n for n in integers if 1 < n < _MOST_TRACED]
+        self.fixed = tuple(dict.fromkeys([*(size for size in sizes if size), *traced]))
         self.names = list(dict.fromkeys(name for axis in self.axes for name in axis.names))
 
     def check(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
@@ -176,6 +185,13 @@ class _Search:
             if any(None not in (a, b) and a != b for a, b in zip(declaration, shape, strict=True)):
                 return False
         return True
+
+
+def _integers(fact: Fact) -> list[int]:
+    """What a stored tensor holds that may be the target of a Reshape, or a part of one."""
+    if fact.dtype != ir.DataType.INT64 or fact.value is None or fact.value.size > _RANK:
+        return []
+    return [int(n) for n in np.ravel(fact.value)]
 
 
 class _Best:

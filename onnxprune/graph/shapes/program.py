@@ -31,7 +31,6 @@ _OWN_DOMAINS = (MICROSOFT, f"{MICROSOFT}.nchwc")
 # Operators that are a standard one under another name: (standard name, inputs they share).
 _STANDARD = {
     "Conv": ("Conv", 3),  # nchwc: a fourth input is added to the result
-    "DynamicQuantizeLSTM": ("LSTM", 8),
     "FusedConv": ("Conv", 3),
     "FusedGemm": ("Gemm", 3),
     "MatMulInteger16": ("MatMulInteger", 2),

@@ -25,20 +25,20 @@ class Editor:
         self.values: dict[str, ir.Value] = {}
         self.nodes: dict[str, ir.Node] = {}
         self._graph_of: dict[str, ir.Graph] = {}
-        self._names = 0
         for graph in models.graphs(model):
             for value in models.values(graph):
                 self.values[value.name or ""] = value
                 self._graph_of[value.name or ""] = graph
             for node in graph:
                 self.nodes[identity(node)] = node
+        self._used: set[str | None] = set(self.values)
 
     def store(
         self, near: ir.Value, name: str, array: npt.NDArray[Any] | ir.TensorProtocol
     ) -> ir.Value:
         """A new stored tensor in the graph that holds ``near``."""
         graph = self._graph_of.get(near.name or "", self.model.ir.graph)
-        value = models.add_constant(graph, name, array)
+        value = models.add_constant(graph, name, array, self._used)
         self.values[value.name or ""] = value
         self._graph_of[value.name or ""] = graph
         return value
@@ -53,7 +53,7 @@ class Editor:
         graph = before.graph
         assert isinstance(graph, ir.Graph)
         hint = inputs[0].name if inputs[0] is not None else op
-        output.name = models.fresh_name(graph, f"{hint}/{op}")
+        output.name = models.fresh_name(graph, f"{hint}/{op}", self._used)
         node.name = output.name
         graph.insert_before(before, node)
         self.values[output.name] = output
@@ -74,6 +74,7 @@ class Editor:
                     node.graph.outputs[k] = same.outputs[0]
             same.outputs[0].type, same.outputs[0].shape = was.type, was.shape
             was.name, same.outputs[0].name = f"{old}/bypassed", old
+            self._used.add(was.name)
             self.values[old] = same.outputs[0]
         for reader, position in list(was.uses()):
             reader.replace_input_with(position, now)

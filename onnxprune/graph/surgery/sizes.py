@@ -19,7 +19,7 @@ from onnxprune import model as models
 from onnxprune.errors import OnnxpruneError
 from onnxprune.graph.analysis import Analysis, identity
 from onnxprune.graph.ops import Call, Keep
-from onnxprune.graph.shapes import Fact, propagate
+from onnxprune.graph.shapes import Fact
 from onnxprune.graph.surgery.edit import Editor, everything
 from onnxprune.graph.surgery.predict import Prediction
 
@@ -50,7 +50,7 @@ def rewrite_sizes(editor: Editor, analysis: Analysis, keep: Keep) -> None:
     computed += [(*r, None, None) for r in _readers_of_sizes(analysis) if r not in wanted]
     if not computed:
         return
-    second = propagate(analysis.model, analysis.inputs[1])
+    second = analysis.walk.second()
     probes = [Prediction(editor, analysis, facts, keep) for facts in (analysis.facts, second)]
     for name, position, wanted_new, wanted_old in computed:
         _follow(editor, probes, name, position, wanted_new, wanted_old)
@@ -150,6 +150,8 @@ def _wanted(dense: Value | None, new: Value | None, old: Value | None) -> Value 
     """The content that the input must have: the dense one, scaled where the rule shrinks it."""
     if dense is None or new is None or old is None:
         return dense
+    if np.array_equal(dense, old):  # the very numbers that the rule speaks of
+        return new.astype(dense.dtype)
     if dense.shape != new.shape:
         return None
     ratio = [

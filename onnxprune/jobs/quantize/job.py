@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from onnxprune import model as models
 from onnxprune.config import INPUTS, Options, QuantizeOptions, keywords, split
 from onnxprune.data.dataset import open_dataset, open_source
+from onnxprune.data.memory import budget_of, scarce_note, settle
 from onnxprune.errors import OnnxpruneError
 from onnxprune.evaluate.evaluation import Evaluation, compare_models
 from onnxprune.graph.analysis import identity
@@ -117,6 +117,7 @@ def quantize(
             "the ranges of activations are measured on inputs",
             hint="give some with --calib; or --dynamic measures them while the model runs",
         )
+    config = settle(config)
     progress("reading the model")
     dense, unpacked = densify(models.load(model))
     quantized = quantizer.is_quantized(dense)
@@ -124,7 +125,7 @@ def quantize(
         raise _already_quantized()
     samples, _ = open_source(dense, config if config.calib is not None else _synthetic(config))
     assert samples is not None
-    data = open_dataset(samples, config, most_bytes=math.inf)
+    data = open_dataset(samples, config, most_bytes=budget_of(config).total // 2)
     pruned = None
     if first is not None:
         inputs = {name: getattr(config, name) for name in INPUTS} if first.calib is None else {}
@@ -158,6 +159,7 @@ def quantize(
     checks += finite(outcome)
     if config.max_drop is not None:
         checks.append(Check("drop", outcome.drop <= config.max_drop, outcome.drop, config.max_drop))
+    sentences += scarce_note(config)
     if data.synthetic:
         sentences.append(f"inputs were synthetic ({data.description}): accuracy was not measured")
     sizes = (models.size_bytes(dense), models.size_bytes(result))

@@ -74,7 +74,7 @@ def _lines(
 ) -> dict[str, tuple[Float, Float]]:
     """By block, the scale and shift per channel that bring the skip nearest to what comes out."""
     taps = list(dict.fromkeys(v for b in blocks for v in (b.skip, b.output)))
-    session = open_session(analysis.model, provider=provider, outputs=taps)
+    session = open_session(analysis.model, provider=provider, outputs=taps, arena=False)
     sums: dict[str, Any] = {}
     for feeds in batches:
         values = session.run(feeds, taps)

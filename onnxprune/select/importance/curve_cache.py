@@ -70,6 +70,7 @@ def _name(work: Measurement) -> str:
         "provider": work.provider,
         "seed": work.seed,
         "outputs": work.outputs,
+        "memory": work.memory.total,
         "blocks": [block.name for block in work.blocks],
     }
     return key(work.analysis, work.groups, work.batches, settings)
@@ -118,13 +119,16 @@ def read(cache: Cache, name: str) -> Curves | None:
         group: Elimination(np.array(order, np.int64), np.array(error, np.float64))
         for group, (order, error) in kept["groups"].items()
     }
-    return Curves(eliminations, kept["unpriced"], kept["blocks"])
+    return Curves(eliminations, kept["unpriced"], kept["blocks"], tuple(kept.get("notes", ())))
 
 
 def write(cache: Cache, name: str, curves: Curves) -> None:
     """Keep curves under a name."""
     groups = {g: (each.order.tolist(), each.error.tolist()) for g, each in curves.groups.items()}
-    about = {"groups": groups, "unpriced": dict(curves.declined), "blocks": dict(curves.blocks)}
+    about: dict[str, object] = {"groups": groups, "unpriced": dict(curves.declined)}
+    about["blocks"] = dict(curves.blocks)
+    if curves.notes:
+        about["notes"] = list(curves.notes)
     cache.put(name, about)
 
 

@@ -8,8 +8,8 @@ and the data alone, so any budget can be met from them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,13 +18,14 @@ import numpy.typing as npt
 from onnxprune import model as models
 from onnxprune.data.activations.rows import whole
 from onnxprune.data.activations.runner import Segments
+from onnxprune.data.memory import MemoryBudget, set_aside
 from onnxprune.graph.analysis import Analysis
 from onnxprune.graph.layers.epilogue import Epilogue, find_epilogue
-from onnxprune.graph.layers.linear import LinearLayer, find_layers, refittable, shared
+from onnxprune.graph.layers.linear import LinearLayer, find_layers, refittable
 from onnxprune.graph.units import Group, Slice
 from onnxprune.solve.group_obs import Consumer, Elimination, eliminate
 from onnxprune.solve.im2col import sample_positions, token_rows
-from onnxprune.solve.moments import Accumulator, Moments, shrunk
+from onnxprune.solve.moments import Accumulator, Moments
 
 Array = npt.NDArray[Any]
 Feeds = Mapping[str, Array]
@@ -59,7 +60,8 @@ class Reader:
         layer: the layer.
         matrix: ``[g, K, N]``, its weight in the units of where its output counts.
         moments: of its inputs.
-        norm: the variance of where its output counts, summed over channels.
+        norm: the variance of where its output counts, summed over channels; over the number of
+            applications where the same weight is applied several times.
         epilogue: where its output counts.
     """
 
@@ -70,6 +72,32 @@ class Reader:
     epilogue: Epilogue
 
 
+class _Pool:
+    """The applications of one weight while their inputs are observed together.
+
+    What is refitted is one weight for all of them, so the rows of all of them make one problem.
+    """
+
+    def __init__(self, layer: LinearLayer, matrix: Array, epilogue: Epilogue) -> None:
+        self.layer, self.matrix, self.epilogue = layer, matrix, epilogue
+        self.nodes: list[str] = []
+        self.collected: Accumulator | None = None
+        self._norms: list[float] = []
+
+    def add(self, variance: float) -> bool:
+        """Count one application; whether it was the last."""
+        self._norms.append(variance)
+        return len(self._norms) == len(self.nodes)
+
+    def reader(self) -> Reader:
+        """What was observed, together."""
+        assert self.collected is not None
+        scaled = self.matrix * self.epilogue.gain.reshape(self.matrix.shape[0], 1, -1)
+        norm = sum(self._norms) / len(self._norms) ** 2
+        moments, self.collected = self.collected.finish(), None
+        return Reader(self.layer, scaled, moments, norm, self.epilogue)
+
+
 def calibrate(
     analysis: Analysis,
     batches: Sequence[Feeds],
@@ -78,10 +106,14 @@ def calibrate(
     rows: int = 20_000,
     rows_per_input: int = 8,
     seed: int = 0,
+    memory: MemoryBudget | None = None,
     provider: str = "cpu",
     threads: int | None = None,
 ) -> dict[str, Reader]:
     """Measure every layer that reads units of some group.
+
+    The applications of one weight share a reader. Of layers that are too wide for the memory
+    budget only the variances of inputs are known.
 
     Args:
         analysis: analysis of the dense model.
@@ -90,40 +122,74 @@ def calibrate(
         rows: rows sampled per layer, at least.
         rows_per_input: rows sampled per input of the layer, if that is more.
         seed: seed of the sample.
+        memory: the memory budget.
         provider: what runs the model.
         threads: threads within an operator.
 
     Returns:
-        ``{node: reader}``, of layers that have their weights to themselves: recovery refits no
-        others.
+        ``{node: reader}``.
     """
+    budget = memory or MemoryBudget()
     some = analysis.groups if groups is None else groups
     readers = {n for g in some for s in g.slices if s.role == "reads" for n in s.nodes}
     values = {v.name or "": v for v in models.values(analysis.model.ir.graph)}
-    read = []
+    read: list[tuple[LinearLayer, Epilogue, _Pool]] = []
+    pools: dict[object, _Pool] = {}
     for layer in refittable(find_layers(analysis.model)):
-        if layer.node in readers and not shared(layer):
-            matrix = layer.matrix(layer.tensor.read().astype(np.float32))
-            read.append((layer, matrix, find_epilogue(values, analysis.facts, layer)))
-    kept = [name for layer, _, epilogue in read for name in (layer.x, epilogue.value)]
-    run = Segments(analysis.model, batches, kept=kept, provider=provider, threads=threads)
+        if layer.node in readers:
+            epilogue = find_epilogue(values, analysis.facts, layer)
+            weight = (layer.weight, layer.weight_axis, *layer.along, layer.window, layer.shape)
+            key = (*weight, layer.axis, layer.out_axis, epilogue.gain.tobytes())
+            if key not in pools:
+                matrix = layer.matrix(layer.tensor.read().astype(np.float32))
+                pools[key] = _Pool(layer, matrix, epilogue)
+            pools[key].nodes.append(layer.node)
+            read.append((layer, epilogue, pools[key]))
+    wide = _too_wide(some, {layer.node: pool for layer, _, pool in read}, budget)
+    kept = [name for layer, epilogue, _ in read for name in (layer.x, epilogue.value)]
+    run = Segments(
+        analysis.model, batches, kept=kept, provider=provider, threads=threads, most=budget.values
+    )
     readers_by_node: dict[str, Reader] = {}
-    for layer, matrix, epilogue in read:
+    in_memory = 0
+    for layer, epilogue, pool in read:
         run.advance([layer.x, epilogue.value])
-        share = -(-max(rows, rows_per_input * matrix.shape[1]) // len(batches))
-        collected, variance = Accumulator(*matrix.shape[:2]), _Spread(layer.out_axis)
+        groups_, inputs, _ = pool.matrix.shape
+        times = len(batches) * len(pool.nodes)
+        share = -(-max(rows, rows_per_input * inputs) // times)
+        pool.collected = pool.collected or Accumulator(
+            groups_, inputs, apart=pool.layer.node in wide
+        )
+        collected, variance = pool.collected, _Spread(layer.out_axis)
         for number in range(len(batches)):
             variance.add(run.value(epilogue.value, number))
             x, among = run.as_held(layer.x, number), run.shown_to(layer, number)
             positions = sample_positions(layer.count(x.shape), share, seed + number, among)
             collected.add(whole(layer.rows(x, positions)))
-        scaled = matrix * epilogue.gain.reshape(matrix.shape[0], 1, -1)
-        readers_by_node[layer.node] = Reader(
-            layer, scaled, collected.moments(), variance.variance, epilogue
-        )
+        if pool.add(variance.variance):
+            reader = pool.reader()
+            size = reader.moments.xx.nbytes
+            in_memory += size
+            if max(in_memory // 4, size) > budget.moments // 16:
+                in_memory -= size
+                moments = replace(reader.moments, xx=set_aside(reader.moments.xx))
+                reader = replace(reader, moments=moments)
+            readers_by_node |= dict.fromkeys(pool.nodes, reader)
         for name in (layer.x, epilogue.value):
             run.release(name)
     return readers_by_node
+
+
+def _too_wide(
+    groups: Sequence[Group], pools: Mapping[str, _Pool], budget: MemoryBudget
+) -> frozenset[str]:
+    """The first applications of weights whose inputs are priced apart, group by group."""
+    wide: set[str] = set()
+    for group in groups:
+        nodes = [n for s in group.slices if s.role == "reads" for n in s.nodes if n in pools]
+        shapes = {pools[n].layer.node: pools[n].matrix.shape[:2] for n in nodes}
+        wide |= budget.too_wide({node: shape for node, shape in shapes.items() if node not in wide})
+    return frozenset(wide)
 
 
 def eliminate_groups(
@@ -155,19 +221,21 @@ def eliminate_groups(
             declined[group.name] = f"'{unknown[0]}', which reads it, is not refitted"
         else:
             progress(f"measuring the error curve of {group.name}")
-            consumers = [c for s, n in uses for c in consumers_of(readers[n], s)]
+            pairs = [(readers[n], s) for s, n in uses]
+            once = {(id(r), s.tensor, s.axis): (r, s) for r, s in pairs}.values()
+            consumers = (c for reader, cut in once for c in consumers_of(reader, cut))
             eliminations[group.name] = eliminate(consumers, len(group), ridge=ridge)
     return eliminations, declined
 
 
-def consumers_of(reader: Reader, cut: Slice) -> list[Consumer]:
+def consumers_of(reader: Reader, cut: Slice) -> Iterator[Consumer]:
     """A layer that reads the units of a slice, one consumer per group of a convolution."""
     layer = reader.layer
     groups, inputs, _ = reader.matrix.shape
     size = int(cut.rows.max()) + 1
     unit_of = np.full(max(size, groups * inputs), -1, dtype=np.int64)
     unit_of[cut.rows] = np.arange(len(cut.rows))[:, None]
-    consumers = []
+    known = reader.moments
     for group, index in enumerate(layer.input_index(cut.axis)):
         unit = unit_of[index]
         order = np.argsort(unit, kind="stable")
@@ -175,14 +243,13 @@ def consumers_of(reader: Reader, cut: Slice) -> list[Consumer]:
         units, counts = np.unique(unit[owned], return_counts=True)
         if not len(units):
             continue
-        consumers.append(
-            Consumer(
-                xx=shrunk(reader.moments.xx[group], reader.moments.count),
-                weight=reader.matrix[group],
-                units=units,
-                blocks=owned.reshape(len(units), int(counts[0])),
-                norm=max(reader.norm, np.finfo(np.float64).tiny),
-                problem=group,
-            )
+        apart = known.xx.ndim == 2
+        yield Consumer(
+            xx=known.xx[group],
+            count=0 if apart else known.count,
+            weight=reader.matrix[group],
+            units=units,
+            blocks=owned.reshape(len(units), int(counts[0])),
+            norm=max(reader.norm, np.finfo(np.float64).tiny),
+            problem=group,
         )
-    return consumers

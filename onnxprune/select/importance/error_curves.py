@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import NamedTuple
 
 from onnxprune.data.batches import collate, hold_out, inputs_of
+from onnxprune.data.memory import MemoryBudget
 from onnxprune.graph.analysis import Analysis
+from onnxprune.graph.layers.linear import shared
 from onnxprune.graph.units import Block, Group
 from onnxprune.select.importance.bypass import block_errors
-from onnxprune.select.importance.curves import Feeds, calibrate, eliminate_groups
+from onnxprune.select.importance.curves import Feeds, Reader, calibrate, eliminate_groups
 from onnxprune.select.importance.masked_errors import Removals, masked_curves
 from onnxprune.select.importance.output_errors import scale_to_outputs
 from onnxprune.solve.group_obs import Elimination
@@ -31,11 +33,13 @@ class Curves(NamedTuple):
         groups: order of removal and error at every width, by group.
         declined: why other groups have no curve.
         blocks: error of bypassing a block, by name.
+        notes: sentences on layers that were priced more cheaply.
     """
 
     groups: Mapping[str, Elimination]
     declined: Mapping[str, str]
     blocks: Mapping[str, float] = _NOTHING
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +55,7 @@ class Measurement:
             takes from every group alike needs no common currency.
         provider: what runs the model.
         seed: seed of the sample of rows.
+        memory: the memory budget.
     """
 
     analysis: Analysis
@@ -60,6 +65,7 @@ class Measurement:
     outputs: bool = True
     provider: str = "cpu"
     seed: int = 0
+    memory: MemoryBudget = field(default_factory=MemoryBudget)
 
 
 def measure_curves(work: Measurement, progress: Callable[[str], None] = lambda _: None) -> Curves:
@@ -72,7 +78,11 @@ def measure_curves(work: Measurement, progress: Callable[[str], None] = lambda _
     analysis, groups, provider = work.analysis, work.groups, work.provider
     progress("measuring what every layer reads")
     fit, holdout = split_batches(analysis, work.batches)
-    readers = calibrate(analysis, fit, groups=groups, provider=provider, seed=work.seed)
+    readers = calibrate(
+        analysis, fit, groups=groups, provider=provider, seed=work.seed, memory=work.memory
+    )
+    readers = _own(readers)
+    notes = _notes(readers, work.memory)
     eliminations, others = eliminate_groups(groups, readers, progress=progress)
     if work.outputs:
         eliminations = scale_to_outputs(
@@ -90,7 +100,7 @@ def measure_curves(work: Measurement, progress: Callable[[str], None] = lambda _
     if work.blocks:
         progress("measuring what blocks do to the outputs")
         block_errors_ = block_errors(analysis, work.blocks, fit, holdout, provider=provider)
-    return Curves(eliminations, declined, block_errors_)
+    return Curves(eliminations, declined, block_errors_, notes)
 
 
 def measure_orders(work: Measurement, progress: Callable[[str], None] = lambda _: None) -> Curves:
@@ -105,7 +115,9 @@ def measure_orders(work: Measurement, progress: Callable[[str], None] = lambda _
         rows_per_input=_RANKING_PER_INPUT,
         provider=work.provider,
         seed=work.seed,
+        memory=work.memory,
     )
+    readers = _own(readers)
     eliminations, others = eliminate_groups(work.groups, readers, progress=progress)
     masked, declined = masked_curves(
         Removals(work.analysis, readers, fit, holdout, work.provider),
@@ -114,6 +126,20 @@ def measure_orders(work: Measurement, progress: Callable[[str], None] = lambda _
         progress=progress,
     )
     return Curves(eliminations | masked, declined)
+
+
+def _own(readers: Mapping[str, Reader]) -> dict[str, Reader]:
+    """The layers that have their weights to themselves: recovery refits no others."""
+    return {node: reader for node, reader in readers.items() if not shared(reader.layer)}
+
+
+def _notes(readers: Mapping[str, Reader], memory: MemoryBudget) -> tuple[str, ...]:
+    """Sentences on the layers whose inputs were taken for uncorrelated."""
+    wide = {r.layer.node: r.matrix.shape[1] for r in readers.values() if r.moments.xx.ndim == 2}
+    return tuple(
+        f"{node}: {memory.why(inputs)}; its units are priced by the variance of each input"
+        for node, inputs in wide.items()
+    )
 
 
 def split_batches(

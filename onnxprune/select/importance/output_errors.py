@@ -27,7 +27,8 @@ from onnxprune.graph.layers.linear import refittable
 from onnxprune.graph.layers.pad_nodes import unpadded_layers
 from onnxprune.graph.units import Group
 from onnxprune.select.importance.curves import Feeds, Reader, consumers_of
-from onnxprune.solve.group_obs import Elimination
+from onnxprune.solve.group_obs import Consumer, Elimination
+from onnxprune.solve.moments import shrinkage
 
 Float = npt.NDArray[np.float64]
 
@@ -137,32 +138,54 @@ def without(
     weights = Weights(model)
     removed_mask = np.zeros(len(group), dtype=bool)
     removed_mask[np.asarray(removed, dtype=np.int64)] = True
+    done: set[tuple[int, str, int]] = set()
     for cut in group.slices:
         for node in cut.nodes if cut.role == "reads" else ():
             reader = readers.get(node)
             if reader is None or reader.layer.weight != cut.tensor:
                 continue
+            if (once := (id(reader), cut.tensor, cut.axis)) in done:
+                continue  # another application of the same weight
+            done.add(once)
             matrix, bias = weights.read(reader.layer, reader.epilogue)
             for consumer in consumers_of(reader, cut):
                 at = consumer.problem
                 lost = consumer.blocks[removed_mask[consumer.units]].ravel()
                 mean = reader.moments.mean_x[at]
                 free = reader.layer.bias_slot is not None
-                second = consumer.xx if free else consumer.xx + np.outer(mean, mean)
-                refitted = _refitted(second, lost, matrix[at], ridge)
+                if consumer.xx.ndim == 1:
+                    refitted = matrix[at].copy()
+                    refitted[lost] = 0
+                else:
+                    refitted = _refitted(consumer, None if free else mean, lost, matrix[at], ridge)
                 bias[at] += mean @ (matrix[at] - refitted)
                 matrix[at] = refitted
             weights.write(reader.layer, matrix, bias, reader.epilogue)
     return model
 
 
-def _refitted(second: Float, removed: npt.NDArray[np.int64], matrix: Float, ridge: float) -> Float:
-    """``[K, N]`` with zeros in the rows that are lost."""
+def _refitted(
+    consumer: Consumer,
+    mean: Float | None,
+    removed: npt.NDArray[np.int64],
+    matrix: Float,
+    ridge: float,
+) -> Float:
+    """``[K, N]`` with zeros in the rows that are lost; with the mean where no bias absorbs it."""
     remaining = np.setdiff1d(np.arange(len(matrix)), removed)
-    penalty = ridge * float(np.diagonal(second).mean()) or 1.0
-    gram = second[remaining] + penalty * np.eye(len(matrix))[remaining]
+    share, added = shrinkage(consumer.xx, consumer.count)
+    diagonal = (1 - share) * np.diagonal(consumer.xx) + added
+    gram = consumer.xx[remaining]
+    gram *= 1 - share
+    at = np.arange(len(remaining)), remaining
+    gram[at] += added
+    if mean is not None:
+        diagonal = diagonal + mean * mean
+        gram += mean[remaining, None] * mean
+    gram[at] += ridge * float(diagonal.mean()) or 1.0
+    wanted, gram = gram @ matrix, gram[:, remaining]
     out = np.zeros_like(matrix)
-    out[remaining] = np.linalg.solve(gram[:, remaining], gram @ matrix)
+    out[remaining] = np.linalg.solve(gram, wanted)
     return out
 
 

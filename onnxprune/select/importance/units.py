@@ -12,6 +12,7 @@ import numpy.typing as npt
 from onnxprune.config import Options
 from onnxprune.data.activations.groups import input_statistics
 from onnxprune.data.dataset import Feeds
+from onnxprune.data.memory import budget_of
 from onnxprune.errors import OnnxpruneError
 from onnxprune.graph.analysis import Analysis
 from onnxprune.graph.layers.sources import content, use_of
@@ -101,7 +102,13 @@ class Problem:
         """What error curves of some groups are measured on."""
         provider, seed = self.config.backend, self.config.seed
         return Measurement(
-            self.state.analysis, groups, self.fit, outputs=outputs, provider=provider, seed=seed
+            self.state.analysis,
+            groups,
+            self.fit,
+            outputs=outputs,
+            provider=provider,
+            seed=seed,
+            memory=budget_of(self.config),
         )
 
 

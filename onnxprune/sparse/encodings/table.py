@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -28,6 +28,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxprune.model.coo import SparseTensor
+from onnxprune.model.stored import PartsTensor
 from onnxprune.sparse.encodings.graph_builder import GraphBuilder, Stream
 from onnxprune.sparse.encodings.sparsity_stats import (
     DISTANCES,
@@ -99,19 +100,20 @@ class Sparse(Encoding):
 
     def tensor(self, name: str, dense: ir.TensorProtocol, stats: SparsityStats) -> SparseTensor:
         """A tensor that is written sparse; its parts are only computed when they are written."""
-        shape = ir.Shape([stats.nonzeros])
 
-        def values() -> ir.TensorProtocol:
-            parts = [part[nonzero(part)] for _, part in slabs(dense.numpy().reshape(-1))]
-            return ir.Tensor(np.concatenate(parts), dense.dtype)
+        def values() -> Iterator[Array]:
+            return (part[nonzero(part)] for _, part in slabs(dense.numpy().reshape(-1)))
 
-        def indices() -> ir.TensorProtocol:
-            return ir.Tensor(np.concatenate([at for _, at in places(dense.numpy().reshape(-1))]))
+        def indices() -> Iterator[Array]:
+            return (at for _, at in places(dense.numpy().reshape(-1)))
+
+        first = PartsTensor(values, dense.dtype, [stats.nonzeros])
+        first.name = name
 
         return SparseTensor(
             dense,
-            ir.LazyTensor(values, dense.dtype, shape, name=name),
-            ir.LazyTensor(indices, ir.DataType.INT64, shape),
+            first,
+            PartsTensor(indices, ir.DataType.INT64, [stats.nonzeros]),
         )
 
 

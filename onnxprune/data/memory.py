@@ -1,0 +1,277 @@
+"""The memory budget of work on calibration data, and how it is divided.
+
+A budget is one number, ``--memory``. Everything that grows with data or with the width of layers
+takes its limit from here: samples, values inside the network, rows of pairs, second moments and
+the batch of a run. Results depend on that number alone, never on what happens to be free.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import math
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from onnxprune.config import Options
+from onnxprune.errors import OnnxpruneError
+from onnxprune.graph.analysis import Analysis
+from onnxprune.quantities import size
+
+Array = npt.NDArray[Any]
+
+DEFAULT = 4_000_000_000
+"""Bytes of a budget that nobody set."""
+_STEP = 100_000_000
+"""Where less than the default is free, a budget is a multiple of this."""
+_SPARED = 0.8
+"""Share of free memory that a budget takes."""
+_BASE = 180_000_000
+"""Bytes of the interpreter, of libraries and of what depends on neither model nor data."""
+_LOOKED_AT = 0.25
+"""Share of all values that are observed or wait for their readers together."""
+_COPIES = 5
+"""Copies of a model's weights: two models, their sessions and one that is being changed."""
+_WORKING = 3
+"""Matrices of second moments that an elimination holds of every layer: the moments, those with a
+ridge, and their inverse."""
+_REFITTING = 8
+"""The same of a layer that is refitted: two sets of rows and of dense inputs, their sums, and the
+matrix that is solved."""
+
+
+@dataclass(frozen=True)
+class MemoryBudget:
+    """Bytes that work on calibration data may take, by purpose.
+
+    Attributes:
+        total: the whole budget, process included.
+    """
+
+    total: int = DEFAULT
+
+    @property
+    def samples(self) -> int:
+        """Inputs that are fitted to, mixtures of them included."""
+        return self.total // 10
+
+    @property
+    def values(self) -> int:
+        """Values inside one of the two models that run side by side, over all batches."""
+        return self.total // 25
+
+    @property
+    def rows(self) -> int:
+        """Rows of two layers that are refitted together."""
+        return self.total // 10
+
+    @property
+    def moments(self) -> int:
+        """Second moments in memory while an order of removal is found."""
+        return self.total // 10 * 3
+
+    @property
+    def activations(self) -> int:
+        """Values of one batch while a model runs."""
+        return self.total // 40
+
+    @property
+    def observed(self) -> int:
+        """Values of one feed that are observed together."""
+        return self.total // 8
+
+    def fits(self, groups: int, inputs: int) -> bool:
+        """Whether a layer of so many inputs in each of its groups can be refitted."""
+        return _REFITTING * gram_bytes(groups, inputs) <= self.moments + self.rows
+
+    def too_wide(self, layers: Mapping[str, tuple[int, int]]) -> frozenset[str]:
+        """The layers whose covariances are left out of an elimination, widest first.
+
+        Args:
+            layers: groups and inputs of each layer that reads the same units, by name.
+        """
+        wide, names = dict(layers), set[str]()
+        while wide and _WORKING * sum(gram_bytes(*each) for each in wide.values()) > self.moments:
+            widest = max(wide, key=lambda name: gram_bytes(*wide[name]))
+            names.add(widest)
+            del wide[widest]
+        return frozenset(names)
+
+    def why(self, inputs: int) -> str:
+        """Why a layer is too wide, and the option that changes that."""
+        return f"second moments of its {inputs:,} inputs do not fit in --memory {written(self)}"
+
+
+def gram_bytes(groups: int, inputs: int) -> int:
+    """Bytes of the second moments of a layer."""
+    return 8 * groups * inputs * inputs
+
+
+def budget_of(config: Options) -> MemoryBudget:
+    """The budget that options name, else the default."""
+    return MemoryBudget(config.memory or DEFAULT)
+
+
+def written(budget: MemoryBudget) -> str:
+    """A budget as a user writes it: ``4GB``, ``512MB``."""
+    amount = budget.total
+    for unit, factor in (("GB", 10**9), ("MB", 10**6), ("KB", 10**3)):
+        if amount % (factor // 10) == 0 and amount >= factor:
+            return f"{amount / factor:g}{unit}"
+    return str(amount)
+
+
+def settle(config: Options) -> Options:
+    """The options with the budget that is in force: the default, or less where less is free."""
+    if config.memory is not None or config.calib is None:
+        return config
+    available = free_bytes()
+    if available is None or available * _SPARED >= DEFAULT:
+        return replace(config, memory=DEFAULT)
+    memory = max(int(available * _SPARED) // _STEP * _STEP, 5 * _STEP)
+    return replace(config, memory=min(memory, DEFAULT), scarce=True)
+
+
+def scarce_note(config: Options) -> tuple[str, ...]:
+    """A sentence on a budget below the default that nobody asked for."""
+    if not config.scarce:
+        return ()
+    amount = written(budget_of(config))
+    usual = written(MemoryBudget())
+    why = f"--memory was {amount} instead of {usual}, because no more is free"
+    return (f"{why}; the result is that of --memory {amount}",)
+
+
+def needed(weights: int, values: int) -> int:
+    """The smallest budget for a model.
+
+    Args:
+        weights: bytes of its weights.
+        values: bytes of the values of one sample that are alive at a time.
+    """
+    return _BASE + _COPIES * weights + 12 * values
+
+
+def check(budget: MemoryBudget, weights: int, values: int) -> None:
+    """Refuse a budget in which the dense model cannot run one sample.
+
+    Raises:
+        OnnxpruneError: it is too small.
+    """
+    least = needed(weights, values)
+    if budget.total < least:
+        step = 10_000_000
+        raise OnnxpruneError(
+            f"--memory {written(budget)} is too little for this model, whose weights take "
+            f"{size(weights)} and whose values take {size(values)} for one sample",
+            hint=f"give at least --memory {-(-least // step) * step // 10**6}MB",
+        )
+
+
+def run_bytes(analysis: Analysis) -> int:
+    """Bytes of values in memory during a run at the analysed sizes.
+
+    The most that are alive at a time; or a share of all, where many are looked at together.
+    """
+    graph = analysis.model.ir.graph
+    last = {value: at for at, node in enumerate(graph) for value in node.inputs if value}
+    alive: dict[ir.Value, int] = {}
+    most = total = 0
+    for at, node in enumerate(graph):
+        sizes = {value: _bytes_of(value, analysis) for value in node.outputs}
+        total += sum(sizes.values())
+        alive |= sizes
+        most = max(most, sum(alive.values()))
+        done = [v for v in alive if last.get(v, -1) <= at and not v.is_graph_output()]
+        for value in done:
+            del alive[value]
+    return max(most, int(total * _LOOKED_AT))
+
+
+def _bytes_of(value: ir.Value, analysis: Analysis) -> int:
+    fact = analysis.facts.get(value.name or "")
+    if fact is None or fact.sizes is None or fact.dtype is None:
+        return 0
+    return math.prod(fact.sizes) * fact.dtype.bitwidth // 8
+
+
+def free_bytes() -> int | None:
+    """Memory that this process may still take; None where the system does not say."""
+    limits = [_available(), _in_group(), _in_address_space()]
+    known = [each for each in limits if each is not None]
+    return max(min(known), 0) if known else None
+
+
+def _available() -> int | None:
+    for line in _lines("/proc/meminfo"):
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return None
+
+
+def _in_group() -> int | None:
+    """What a container's limit leaves."""
+    limit, usage = (
+        next(iter(_lines(f"/sys/fs/cgroup/memory.{what}")), "") for what in ("max", "current")
+    )
+    if not (limit.isdigit() and usage.isdigit()):
+        return None
+    cached = [int(n.split()[1]) for n in _lines("/sys/fs/cgroup/memory.stat") if n[:5] == "file "]
+    return int(limit) - int(usage) + sum(cached)
+
+
+def _in_address_space() -> int | None:
+    """What a limit on the address space leaves."""
+    try:
+        import resource  # not on Windows
+    except ImportError:
+        return None
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit == resource.RLIM_INFINITY:
+        return None
+    pages = next(iter(_lines("/proc/self/statm")), "0").split()[0]
+    return limit - int(pages) * resource.getpagesize()
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        return Path(path).read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+
+
+@functools.cache
+def _trim() -> Callable[[int], int] | None:
+    try:
+        trim = ctypes.CDLL(None).malloc_trim
+    except (AttributeError, OSError, TypeError):
+        return None  # not the C library of GNU
+    trim.argtypes = [ctypes.c_size_t]
+    return cast("Callable[[int], int]", trim)
+
+
+def give_back() -> None:
+    """Give memory that was freed back to the system.
+
+    The C library keeps what is freed between blocks that are in use, and large arrays of changing
+    sizes leave many such gaps.
+    """
+    trim = _trim()
+    if trim is not None:
+        trim(0)
+
+
+def set_aside(array: Array) -> Array:
+    """The same array in a temporary file that is mapped, so that its memory can be reclaimed."""
+    file = tempfile.TemporaryFile(prefix="onnxprune.")  # noqa: SIM115 it lives as long as the map
+    mapped = np.memmap(file, dtype=array.dtype, mode="w+", shape=array.shape)
+    mapped[...] = array
+    mapped.flush()
+    return mapped.view(np.ndarray)
