@@ -122,7 +122,8 @@ def apply(
         memory: most memory for work on calibration data, e.g. 2GB (default: 4GB, or less where less
             is free). It bounds samples, values inside the network and second moments together.
             Layers that are too wide for it are priced by the variances of their inputs and keep
-            their weights; notes name them. The same amount gives the same result on any machine.
+            their weights; notes name them. Results depend on this amount, never on the memory that
+            is free.
         preprocess: preprocessing of pictures: imagenet, cifar10, clip or module.py:function.
         labels: labels of the calibration inputs: .npy, .npz, .txt or .csv.
         metric: metric for the labels: accuracy, top5, mse, nats, or module.py:function (default:
@@ -310,7 +311,8 @@ def prune(
         memory: most memory for work on calibration data, e.g. 2GB (default: 4GB, or less where less
             is free). It bounds samples, values inside the network and second moments together.
             Layers that are too wide for it are priced by the variances of their inputs and keep
-            their weights; notes name them. The same amount gives the same result on any machine.
+            their weights; notes name them. Results depend on this amount, never on the memory that
+            is free.
         preprocess: preprocessing of pictures: imagenet, cifar10, clip or module.py:function.
         labels: labels of the calibration inputs: .npy, .npz, .txt or .csv.
         metric: metric for the labels: accuracy, top5, mse, nats, or module.py:function (default:
@@ -395,7 +397,8 @@ def quantize(
         memory: most memory for work on calibration data, e.g. 2GB (default: 4GB, or less where less
             is free). It bounds samples, values inside the network and second moments together.
             Layers that are too wide for it are priced by the variances of their inputs and keep
-            their weights; notes name them. The same amount gives the same result on any machine.
+            their weights; notes name them. Results depend on this amount, never on the memory that
+            is free.
         preprocess: preprocessing of pictures: imagenet, cifar10, clip or module.py:function.
         labels: labels of the calibration inputs: .npy, .npz, .txt or .csv.
         metric: metric for the labels: accuracy, top5, mse, nats, or module.py:function (default:
@@ -465,7 +468,8 @@ def recover(
         memory: most memory for work on calibration data, e.g. 2GB (default: 4GB, or less where less
             is free). It bounds samples, values inside the network and second moments together.
             Layers that are too wide for it are priced by the variances of their inputs and keep
-            their weights; notes name them. The same amount gives the same result on any machine.
+            their weights; notes name them. Results depend on this amount, never on the memory that
+            is free.
         preprocess: preprocessing of pictures: imagenet, cifar10, clip or module.py:function.
         labels: labels of the calibration inputs: .npy, .npz, .txt or .csv.
         metric: metric for the labels: accuracy, top5, mse, nats, or module.py:function (default:
@@ -552,7 +556,8 @@ def sensitivity(
         memory: most memory for work on calibration data, e.g. 2GB (default: 4GB, or less where less
             is free). It bounds samples, values inside the network and second moments together.
             Layers that are too wide for it are priced by the variances of their inputs and keep
-            their weights; notes name them. The same amount gives the same result on any machine.
+            their weights; notes name them. Results depend on this amount, never on the memory that
+            is free.
         preprocess: preprocessing of pictures: imagenet, cifar10, clip or module.py:function.
         labels: labels of the calibration inputs: .npy, .npz, .txt or .csv.
         metric: metric for the labels: accuracy, top5, mse, nats, or module.py:function (default:

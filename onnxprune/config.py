@@ -178,8 +178,15 @@ def _word(value: object, of: str, words: Iterable[str]) -> str:
 
 def _backend(value: object, of: str) -> str:
     """A backend, or a provider of onnxruntime by its own name."""
+    text = _text(value, of)
+    first, comma, _ = text.partition(",")
+    if comma:
+        raise OnnxpruneError(
+            f"{stated(of, text)} names several backends",
+            hint=f"name one, as in {example(of, first.strip() or 'cpu')}",
+        )
     with blame(of):
-        return backend_name(_text(value, of))
+        return backend_name(text)
 
 
 def _target(value: object, of: str) -> str:
@@ -203,8 +210,11 @@ def _limit(value: object, of: str) -> Budget:
 
 
 def _metric(value: object, of: str) -> str | Callable[..., float]:
+    if callable(value):
+        return value
+    text = _text(value, of)
     with blame(of):
-        return value if callable(value) else metric_name(_text(value, of))
+        return metric_name(text)
 
 
 def _parts(value: object, of: str) -> list[object]:
@@ -744,7 +754,7 @@ class Options:
         None, BYTES, "most memory for work on calibration data, e.g. 2GB",
         "It bounds samples, values inside the network and second moments together. Layers that "
         "are too wide for it are priced by the variances of their inputs and keep their weights; "
-        "notes name them. The same amount gives the same result on any machine.",
+        "notes name them. Results depend on this amount, never on the memory that is free.",
         unset="4GB, or less where less is free",
     )  # fmt: skip
     preprocess: object | None = _data(None, ANYTHING, _PREPROCESS, everyday=True)
@@ -794,16 +804,7 @@ class Options:
             )
         self._check_measured()
         self._check_sparsity()
-        _refuse_if(
-            self.labels is not None and self.calib is None,
-            "--labels needs the inputs they belong to",
-            "give those with --calib",
-        )
-        _refuse_if(
-            self.preprocess is not None and self.calib is None,
-            "--preprocess needs the inputs that it prepares",
-            "give those with --calib",
-        )
+        _refuse_without_inputs(self)
         self._check_search()
         timed = self.searches and COST_KINDS[self.smallest.partition("@")[0]].timed
         timed = timed or (self.target is not None and self.target.timed)
@@ -885,8 +886,8 @@ class Options:
         )
         _refuse_if(
             self.searches and self.calib is None,
-            "--max-drop without an amount finds one by trying, which takes inputs to judge by",
-            "give inputs with --calib, or say how much goes, as in --target macs=50%",
+            "--max-drop is judged on inputs, and there are none",
+            "give inputs with --calib; `onnxprune prune` can also be told how much to remove",
         )
 
     @property
@@ -925,6 +926,20 @@ AMOUNTS = (
 def _refuse_if(wrong: bool, message: str, hint: str) -> None:  # noqa: FBT001
     if wrong:
         raise OnnxpruneError(message, hint=hint)
+
+
+def _refuse_without_inputs(config: Options | BenchOptions | AdviseOptions) -> None:
+    """Refuse options about inputs where there are none."""
+    _refuse_if(
+        getattr(config, "labels", None) is not None and config.calib is None,
+        "--labels needs the inputs they belong to",
+        "give those with --calib",
+    )
+    _refuse_if(
+        config.preprocess is not None and config.calib is None,
+        "--preprocess needs the inputs that it prepares",
+        "give those with --calib",
+    )
 
 
 # --- the other commands ----------------------------------------------------------------------
@@ -1033,6 +1048,9 @@ class BenchOptions:
     metric: str | Callable[..., float] = _data("accuracy", METRIC, _METRIC)
     shapes: Mapping[str, tuple[int, ...]] = _data({}, SHAPES, _SHAPES)
 
+    def __post_init__(self) -> None:
+        _refuse_without_inputs(self)
+
 
 @_declares
 @dataclass(frozen=True)
@@ -1051,6 +1069,9 @@ class AdviseOptions:
     calib: object | None = _data(None, ANYTHING, _CALIB, _CALIB_MORE, everyday=True)
     preprocess: object | None = _data(None, ANYTHING, _PREPROCESS, everyday=True)
     shapes: Mapping[str, tuple[int, ...]] = _data({}, SHAPES, _SHAPES, everyday=True)
+
+    def __post_init__(self) -> None:
+        _refuse_without_inputs(self)
 
 
 @_declares
@@ -1222,11 +1243,14 @@ def read(
         raise error.at(places) from None
 
 
-def _unknown(name: str, known: Iterable[str], origin: str = "") -> OnnxpruneError:
+def _unknown(
+    name: str, known: Iterable[str], origin: str = "", command: str = "prune"
+) -> OnnxpruneError:
     where = origin.rpartition(": ")[0]
     dashes = origin or "-" in name or not in_python()
     names = [flag(each) if dashes else each for each in known]
-    hint = suggest(name, names, "`onnxprune prune --help-all` lists all")
+    list_all = f"onnxprune {command} --help-all" if dashes else f"help(onnxprune.{command})"
+    hint = suggest(name, names, f"`{list_all}` lists all")
     key = name.replace("-", "_")
     if where and key in _COMMAND_LINE:
         hint = f"write it on the command line: {_COMMAND_LINE[key]}"
@@ -1269,7 +1293,7 @@ def split(command: str, values: Mapping[str, object], *known: object | None) -> 
         )
         owner = next(owners, None)
         if owner is None:
-            raise _unknown(name, [each for each, _ in options_of(command)])
+            raise _unknown(name, [each for each, _ in options_of(command)], command=command)
         parts[owner][name] = value
     defaults, objects = DEFAULTS.get(command, {}), []
     for k, (config, names) in enumerate(COMMANDS[command].items()):

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Literal
 
-from onnxprune.errors import OnnxpruneError, example, in_python, stated
+from onnxprune.errors import OnnxpruneError, blame, example, in_python, stated
 
 Unit = Literal["count", "bytes", "fraction", "seconds", "number"]
 """The unit of a measured number."""
@@ -82,12 +82,12 @@ class Budget:
             )
         if not (math.isfinite(self.value) and self.value > 0):
             raise OnnxpruneError(
-                f"a budget of {self.kind}={self.value:g} leaves nothing",
+                f"a budget of {self} leaves nothing",
                 hint=f"write more than 0, as in {self.kind}=50%",
             )
         if self.relative and self.value > 1:
             raise OnnxpruneError(
-                f"a budget of {self.kind}={self.value:.4g}x is more than the whole model",
+                f"a budget of {self} is more than the whole model",
                 hint=f"write the remaining part, as in {self.kind}=50% or {self.kind}=0.5x",
             )
         if self.backend and not self.timed:
@@ -184,12 +184,13 @@ def budget(text: object, *, of: str = "--target") -> Budget:
             hint = f"for a time write {kind}={number:g}ms"
             hint = hint if number > 1 else f"{fractions}; {hint}"
         raise OnnxpruneError(f"{stated(of, text)} has no unit that fits {kind}", hint=hint)
-    if not relative and (number * factor < 1 or (not suffix and number <= 1)):
+    if not relative and number and (number * factor < 1 or (not suffix and number <= 1)):
         raise OnnxpruneError(f"{stated(of, text)} could mean a count or a fraction", hint=fractions)
     value = number / 100 if suffix == "%" else number * factor
     if timed and not relative:
         value = float(round(value))
-    return Budget(kind, value, relative, backend)
+    with blame(of):
+        return Budget(kind, value, relative, backend)
 
 
 def byte_count(text: object, *, of: str) -> int:
@@ -337,6 +338,10 @@ def sparsity(text: object, *, of: str = "--sparsity") -> Sparsity:
     if isinstance(text, Sparsity):
         return text
     groups = _GROUPS.fullmatch(text) if isinstance(text, str) else None
+    if groups is None and isinstance(text, str) and ":" in text:
+        raise OnnxpruneError(
+            f"{stated(of, text)} is not a pattern", hint=f"write N:M, as in {example(of, '2:4')}"
+        )
     if groups is None:
         share = fraction(text, of=of)
         if not 0 < share < 1:
@@ -354,6 +359,8 @@ def sparsity(text: object, *, of: str = "--sparsity") -> Sparsity:
     return Sparsity(1 - n / m, n, m)
 
 
+_WIDE = 1.96
+"""Half of the 95 % interval of a normal distribution, in standard errors."""
 _THOUSANDS = ("", " k", " M", " G", " T", " P")
 _BINARY = (" B", " KiB", " MiB", " GiB", " TiB", " PiB")
 
@@ -429,9 +436,16 @@ def difference(value: float, unit: Unit) -> str:
     return f"{signed(value, unit)} points" if unit == "fraction" else signed(value, unit)
 
 
+def half_interval(error: float | None) -> float | None:
+    """Half of the 95 % interval of a value with a standard error: what every ``±`` shows."""
+    return None if error is None else _WIDE * error
+
+
 def spread(value: float, unit: Unit) -> str:
     """Half of an interval around a value or a difference: ``0.42 points``, ``0.012``."""
-    return f"{value * 100:.2f} points" if unit == "fraction" else f"{value:.2g}"
+    if unit == "fraction":
+        return f"{round(value * 100, 2) + 0.0:.2f} points"  # a negative zero has no sign
+    return f"{value + 0.0:.2g}"
 
 
 def change(dense: float | None, pruned: float | None, unit: Unit) -> str:

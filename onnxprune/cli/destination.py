@@ -14,6 +14,7 @@ Kind = Literal["model", "plan", "recipe", "page", "picture", "engine"]
 
 MODELS = (".onnx", ".pb")
 """How the file of a model may end; ``.onnx.pb`` is one of them."""
+_PAGES = (".html", ".htm")
 
 _EXAMPLES: Mapping[Kind, str] = {
     "model": "small.onnx",
@@ -33,7 +34,8 @@ def check(flag: str, path: str | None, others: Mapping[str, object], kind: Kind)
         path: its value.
         others: the other files of this run, read or written, by what the user calls them; what is
             no path is passed over.
-        kind: of the file. Models end in one of ``MODELS``, and nothing else does.
+        kind: of the file. Models end in one of ``MODELS``, and nothing else does; pages end in
+            ``.html``.
 
     Raises:
         OnnxpruneError: the folder is missing or not writable, the path is a folder, one of the
@@ -75,13 +77,14 @@ def check(flag: str, path: str | None, others: Mapping[str, object], kind: Kind)
 
 def _check_name(flag: str, target: Path, kind: Kind) -> None:
     """Refuse a name that says another kind of file than is written."""
-    is_model = target.suffix.lower() in MODELS
-    if is_model == (kind == "model"):
+    suffix = target.suffix.lower()
+    is_model = suffix in MODELS
+    if is_model == (kind == "model") and (kind != "page" or suffix in _PAGES):
         return
     ending = ".onnx" if kind == "model" else Path(_EXAMPLES[kind]).suffix
     stem = target.with_suffix("") if target.suffix[1:].isalpha() else target
     example = shlex.quote(f"{stem}{ending}")
-    problem = f"does not end in {' or '.join(MODELS)}"
+    problem = f"does not end in {'.html' if kind == 'page' else ' or '.join(MODELS)}"
     if is_model:
         problem = f"ends like a model, and a{'n' * (kind == 'engine')} {kind} is written there"
     raise OnnxpruneError(f"{flag} {target} {problem}", hint=f"write it as in {flag} {example}")

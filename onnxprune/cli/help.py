@@ -63,6 +63,8 @@ def run(args: argparse.Namespace) -> int:
         print(parsers[topic].format_help(everything=True))  # noqa: T201 as argparse does
     if topic in options:
         console.data(Group(*_option(topic)), None, as_json=False)
+    if topic in parsers and (flags := list(_other_flag(topic, parsers))):  # as in --report
+        console.data(Group(*flags), None, as_json=False)
     if topic in parsers or topic in options:
         return 0
     parts = [*_other_flag(topic, parsers), *_value(args.topic)]

@@ -83,12 +83,13 @@ class Parser(argparse.ArgumentParser):
         hint = f"`{self.prog} --help` lists what it takes"
         if choice := _CHOICE.match(message):
             message = f"there is no {choice[1].lower()} {choice[2]!r}"
-            hint = suggest(choice[2], re.findall(r"[\w-]+", choice[3]))
+            words = re.findall(r"[\w-]+", choice[3])
+            hint = suggest(choice[2], words, f"`{self.prog} --help` lists all")
         if value := _NO_VALUE.match(message):
             message = f"{value[1]} needs a value"
             hint = f"`onnxprune help {value[1].lstrip('-')}` says which"
         elif missing := _MISSING.match(message):
-            message = f"missing argument: {missing[1]}"
+            message = f"missing argument{'s' * (', ' in missing[1])}: {missing[1]}"
         raise OnnxpruneError(message, hint=hint)
 
     def parse_all(self, arguments: list[str]) -> argparse.Namespace:
@@ -126,7 +127,10 @@ class Parser(argparse.ArgumentParser):
                 isinstance(part, str) and not part.strip() for part in parts
             ):
                 word = next(iter(action.option_strings), action.metavar or action.dest)
-                raise OnnxpruneError(f"{word} is empty", hint=f"write {action.help or 'a value'}")
+                hint = f"`{self.prog} --help` says what it takes"
+                if not action.option_strings and action.help:
+                    hint = f"write {action.help}"
+                raise OnnxpruneError(f"{word} is empty", hint=hint)
 
     def flags(self) -> list[str]:
         """Every long flag that help shows."""

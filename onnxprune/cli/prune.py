@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         OnnxpruneError: the options, the model or the data cannot be used.
     """
-    config = _options(args)
+    config, origins = _options(args)
     files: dict[str, object] = {
         "the model": args.model,
         "--recipe": args.recipe,
@@ -82,7 +82,8 @@ def run(args: argparse.Namespace) -> int:
     from onnxprune.jobs.results import gather
 
     with console.progress() as progress:
-        pruned = prune(args.model, config, progress=progress)
+        with recipe.naming_lines(origins):
+            pruned = prune(args.model, config, progress=progress)
         keep = pruned.writable or args.force
         written = write(pruned, output, progress, force=args.force) if keep and output else None
         ok = pruned.ok and (written is None or written.ok)
@@ -131,7 +132,8 @@ def finish(*, ok: bool, wrote: bool, output: Path | None, removed: bool = True) 
     return 0 if ok else 1
 
 
-def _options(args: argparse.Namespace) -> Options:
+def _options(args: argparse.Namespace) -> tuple[Options, dict[str, str]]:
+    """The options of a run, and where those of a recipe are written."""
     flags = given_options(args, "prune")
     replaced = set(flags)
     if replaced & {"ratio", "target"}:  # one amount replaces the other, not only itself
@@ -144,10 +146,11 @@ def _options(args: argparse.Namespace) -> Options:
         for name, value in base.values.items()
         if current_name(options, name, None) not in replaced
     }
-    config = from_flags(kept | flags, {name: base.origins[name] for name in kept})
+    origins = {name: base.origins[name] for name in kept}
+    config = from_flags(kept | flags, origins)
     if config.asks_for_nothing and not config.searches:
         refuse_nothing(config, args.recipe)
-    return config
+    return config, origins
 
 
 def refuse_nothing(config: Options, path: str | None) -> NoReturn:

@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     """
     flags = given_options(args, "quantize")
     settings, config = split("quantize", flags)
-    first = None
+    first, base = None, recipe.Recipe()
     if args.prune is not None:
         base = recipe.read(Path(args.prune))
         shared = {name: flags[name] for name in INPUTS if name in flags and name != "backend"}
@@ -62,7 +62,9 @@ def run(args: argparse.Namespace) -> int:
     from onnxprune.jobs.quantize import quantize
 
     with console.progress() as progress:
-        result = quantize(args.model, settings, config, first=first, progress=progress)
+        own = {name: place for name, place in base.origins.items() if name not in flags}
+        with recipe.naming_lines(own):
+            result = quantize(args.model, settings, config, first=first, progress=progress)
         keep = result.ok or args.force
         if keep and output:
             progress(f"writing {output}")

@@ -68,7 +68,7 @@ class InputFormat:
 
     def error(self, problem: str, hint: str = "") -> OnnxpruneError:
         """The error of data that do not fit: "ORIGIN holds no samples"."""
-        return OnnxpruneError(f"{self.origin} {problem}", hint=hint or self.hint)
+        return OnnxpruneError(f"--calib: {self.origin} {problem}", hint=hint or self.hint)
 
     def count(self, batch: Feeds) -> int:
         """Samples in a batch."""

@@ -183,7 +183,7 @@ def _pick(metric: Metric, batch: Outputs, labels: Array) -> str:
     shapes = ", ".join(f"'{name}' {list(batch[name].shape)}" for name in names)
     which = "several outputs fit" if fitting else "no output fits"
     raise OnnxpruneError(
-        f"{which} labels of shape {list(labels.shape)}: {shapes}",
+        f"--labels: {which} labels of shape {list(labels.shape)}: {shapes}",
         hint=f"write {metric.name}@OUTPUT" if fitting else "class numbers: one per row of scores",
     )
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from onnxprune.data.activations.rows import Sample
 from onnxprune.data.memory import budget_of
 from onnxprune.data.mixtures import with_mixtures
+from onnxprune.errors import spelled
 from onnxprune.evaluate import node_check
 from onnxprune.evaluate.evaluation import Evaluation, compare_models
 from onnxprune.graph import surgery
@@ -25,7 +26,7 @@ from onnxprune.jobs.result import Result
 from onnxprune.jobs.run import Run, stand_in_note
 from onnxprune.jobs.sparsify import refit_zeros, restore_zeros, sparsify
 from onnxprune.jobs.steps import State, Step, step, take
-from onnxprune.quantities import figure, percent
+from onnxprune.quantities import figure, half_interval, percent, plural, spread
 from onnxprune.recovery.bias_correction import correct
 from onnxprune.recovery.order import Problem
 from onnxprune.recovery.reconstruct import reconstruct
@@ -176,6 +177,7 @@ def evaluate(run: Run, state: State, unchanged: Mapping[str, str]) -> Result:
         checks.append(
             Check("drop", evaluation.drop <= config.max_drop, evaluation.drop, config.max_drop)
         )
+        notes += unsure(evaluation, config.max_drop)
     checks += finite(evaluation)
     dense, remaining = CostModel(analysis)(), cost_of(run, state)
     if config.target is not None and not config.target.timed:  # a time is measured later
@@ -188,8 +190,21 @@ def evaluate(run: Run, state: State, unchanged: Mapping[str, str]) -> Result:
         notes.append(f"inputs were synthetic ({data.description}): accuracy was not measured")
     elif data.synthetic:
         notes.append("there were no inputs, so the model was not run: accuracy was not measured")
+    if data.synthetic and config.recover not in ("auto", "none"):
+        notes.append(spelled(f"nothing was refitted: --recover {config.recover} needs --calib"))
     parts = tuple(checks), evaluation, state.outcomes, tuple(notes)
     return Result(state.model, state.plan, analysis, config, *parts, remaining=remaining)
+
+
+def unsure(evaluation: Evaluation, max_drop: float) -> list[str]:
+    """A sentence where an accepted drop is less certain than its limit is small."""
+    half = half_interval(evaluation.drop_error)
+    if half is None or evaluation.drop > max_drop or half <= max_drop:
+        return []
+    inputs = plural(evaluation.samples, "unseen input")
+    wide = spread(half, "fraction" if evaluation.higher_is_better else "number")
+    words = f"the drop is uncertain by ± {wide} (95 %) on {inputs}"
+    return [spelled(f"{words}, more than --max-drop allows: --calib-samples takes more inputs")]
 
 
 def cost_of(run: Run, state: State) -> Cost:

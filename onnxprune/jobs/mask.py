@@ -11,7 +11,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxprune import model as models
-from onnxprune.errors import OnnxpruneError, suggest_glob
+from onnxprune.errors import OnnxpruneError, stated, suggest_glob
 from onnxprune.graph.plan import ComputedMask, Origin, PackedMask, Plan, versions
 from onnxprune.model.decode import densify
 from onnxprune.sparse.encodings.sparsity_stats import nonzero
@@ -52,7 +52,7 @@ def extract(source: models.ModelLike, *, skip: tuple[str, ...] = ()) -> Plan:
     for glob in skip:
         if not any(fnmatchcase(name, glob) for name in constants):
             raise OnnxpruneError(
-                f"--skip {glob} matches no weight",
+                f"{stated('--skip', glob)} matches no weight",
                 hint=suggest_glob(glob, constants, f"the model has {len(constants)}"),
             )
     for name, value in constants.items():

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import Field, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,14 @@ import yaml
 
 from onnxprune.config import (
     Options,
+    current_name,
     declared,
     default_of,
     default_text,
     flag,
     help_of,
     option_of,
+    spelling,
 )
 from onnxprune.errors import OnnxpruneError
 from onnxprune.quantities import Budget, Sparsity
@@ -98,6 +101,21 @@ def read(path: Path) -> Recipe:
         where = f", line {mark.line + 1}" if mark else ""
         raise OnnxpruneError(f"the recipe {path} is not YAML{where}", hint=_HINT) from error
     return Recipe(values, origins)
+
+
+@contextmanager
+def naming_lines(origins: Mapping[str, str]) -> Iterator[None]:
+    """Name options in errors by the lines of the recipe that they are written on.
+
+    Args:
+        origins: by option, as in `Recipe.origins`.
+    """
+    options = declared(Options)
+    try:
+        yield
+    except OnnxpruneError as error:
+        names = {current_name(options, name, None): place for name, place in origins.items()}
+        raise error.at({spelling(options[name]): place for name, place in names.items()}) from error
 
 
 def as_mapping(options: Options) -> dict[str, object]:

@@ -105,7 +105,7 @@ class Result:
         """Write the HTML page of the run: one file that needs no network.
 
         Raises:
-            OnnxpruneError: the file cannot be written.
+            OnnxpruneError: the file does not end in ``.html`` or cannot be written.
         """
         page: Path = _drawn().page(self, Path(path))
         return page

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from onnxprune import model as models
 from onnxprune.config import StoreOptions, keywords, split
 from onnxprune.data.dataset import synthetic_inputs
-from onnxprune.errors import OnnxpruneError
+from onnxprune.errors import OnnxpruneError, blame, spelled
 from onnxprune.evaluate.equivalence import difference, tolerance
 from onnxprune.graph.analysis import analyse
 from onnxprune.model.decode import densify
@@ -141,6 +141,9 @@ def store(
     providers = dict.fromkeys(provider_of(backend_name(name)) for name in config.backend)
     config = replace(config, backend=tuple(providers))
     dense, _ = densify(models.load(model))
+    if config.shapes:  # wrong ones are refused here; the check below is of another file
+        with blame("--shapes"):
+            analyse(dense, inputs=config.shapes)
     encodings, reason = allowed_encodings(config)
     notes = [reason] if reason else []
     if encodings == (DENSE,):
@@ -253,7 +256,7 @@ def _instead(config: StoreOptions) -> str:
     words = f"convert it with onnx.version_converter.convert_version(model, {OLDEST})"
     if config.store == "sparse" or "openvino" in config.backend:
         return words
-    return f"{words}, or take --store sparse, which onnxruntime reads at any opset"
+    return spelled(f"{words}, or take --store sparse, which onnxruntime reads at any opset")
 
 
 def _notes(weights: list[Weight], *, usable: bool) -> list[str]:

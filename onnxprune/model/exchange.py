@@ -71,7 +71,8 @@ def from_graphsurgeon(graph: object) -> onnx.ModelProto:
     if not isinstance(graph, gs.Graph):
         raise OnnxpruneError(
             f"{kind_of(graph)} is not a model",
-            hint="pass a path, a ModelProto, an onnx-graphsurgeon graph or an onnx-ir model",
+            hint="pass a path, a ModelProto, an onnx-graphsurgeon graph or an onnx-ir model; of a "
+            "result, its .model",
         )
     try:
         proto = gs.export_onnx(graph)

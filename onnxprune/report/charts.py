@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from onnxprune.report.drawing import (
@@ -24,6 +24,8 @@ WIDTH = 420.0
 _HEIGHT, _ROW = 220.0, 34.0
 _TOP, _RIGHT, _BOTTOM, _LINE = 38.0, 18.0, 44.0, 18.0
 _NAME, _LABEL, _BELOW, _AXIS, _SMALL = 26, 30, 38, 52, 10.0
+_CAPITALS = 9.0
+"""Height of capitals above the line that they stand on."""
 _SERIES = (
     ("ink", ()),
     ("accent", (6.0, 3.0)),
@@ -236,6 +238,7 @@ def _line(frame: Frame, line: Line, k: int) -> Shape:
 def _marks(frame: Frame) -> Iterable[Shape]:
     places = [(frame.across(mark.x), frame.up(mark.y)) for mark in frame.chart.marks]
     labels = [(x - 7, y + 5, 14.0) for x, y in places]
+    bars = list(_bars(frame, places))
     for mark, (x, y) in zip(frame.chart.marks, places, strict=True):
         colour = _LOOKS[mark.name][0]
         shapes: list[Shape] = [Circle(x, y, 12)]
@@ -250,8 +253,19 @@ def _marks(frame: Frame) -> Iterable[Shape]:
             shapes += [_bar((x, low), (x, high), colour)]
             shapes += [_bar((x - 4, end), (x + 4, end), colour) for end in (low, high)]
         shapes.append(glyph(mark.name, x, y))
-        shapes += _name(frame, mark.label, (x, y), labels)
+        shapes += _name(frame, mark.label, (x, y), labels, bars)
         yield Group(tuple(shapes), mark.name.replace(" ", "-"), mark.about)
+
+
+def _bars(frame: Frame, places: Iterable[Point]) -> Iterable[tuple[Point, Point]]:
+    """Error bars: the upper left and the lower right end of each."""
+    for mark, (x, y) in zip(frame.chart.marks, places, strict=True):
+        if mark.x_ends is not None:
+            left, right = (frame.across(end) for end in mark.x_ends)
+            yield (left, y), (right, y)
+        if mark.y_ends is not None:
+            top, bottom = sorted(frame.up(end) for end in mark.y_ends)
+            yield (x, top), (x, bottom)
 
 
 def _bar(one: Point, other: Point, colour: str) -> Shape:
@@ -286,22 +300,45 @@ def glyph(name: str, x: float, y: float) -> Shape:
 
 
 def _name(
-    frame: Frame, label: str, place: Point, labels: list[tuple[float, float, float]]
+    frame: Frame,
+    label: str,
+    place: Point,
+    labels: list[tuple[float, float, float]],
+    bars: Sequence[tuple[Point, Point]],
 ) -> list[Shape]:
-    """A name at the first of four places around its mark that nothing else takes."""
+    """A name at the first of four places around its mark that nothing else takes.
+
+    Error bars give way only where all four places are crossed by some.
+    """
     if not label:
         return []
     text = elide(label, _NAME)
     (x, y), width = place, text_width(text, bold=True)
     inside = max(min(x - width / 2, WIDTH - width), frame.left)
-    for left, low in ((inside, y - 12), (inside, y + 22), (x + 12, y + 4), (x - 12 - width, y + 4)):
-        if left < frame.left or left + width > WIDTH or low < frame.top - 6 or low > frame.bottom:
-            continue
-        if any(
+    free = [
+        (left, low)
+        for left, low in (
+            (inside, y - 12),
+            (inside, y + 22),
+            (x + 12, y + 4),
+            (x - 12 - width, y + 4),
+        )
+        if frame.left <= left <= WIDTH - width
+        and frame.top - 6 <= low <= frame.bottom
+        and not any(
             left <= a + length and a <= left + width and abs(low - b) <= 13
             for a, b, length in labels
-        ):
-            continue
+        )
+    ]
+    clear = [
+        (left, low)
+        for left, low in free
+        if not any(
+            a <= left + width and left <= c and b <= low and low - _CAPITALS <= d
+            for (a, b), (c, d) in bars
+        )
+    ]
+    for left, low in (*clear, *free)[:1]:
         labels.append((left, low, width))
         return [Text(left, low, text, colour="ink", bold=True, halo=True)]
     return []

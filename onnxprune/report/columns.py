@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from onnxprune import quantities
 from onnxprune.quantities import Unit, change, percent, plural, quantity, signed, times
-from onnxprune.report.standing import Scale, half_interval, metric_scale, of_sweep
+from onnxprune.report.standing import Scale, metric_scale, of_sweep
 from onnxprune.report.tables import (
     Cell,
     Column,
@@ -194,7 +194,7 @@ OUTPUTS: Table[schema.OutputRow] = Table(
 
 def spread(error: float | None, unit: Unit) -> str | None:
     """Half of the 95 % interval of what has a standard error; None where none is known."""
-    half = half_interval(error)
+    half = quantities.half_interval(error)
     return None if half is None else quantities.spread(half, unit)
 
 
@@ -481,7 +481,7 @@ DECLINED: Table[bench.DeclinedRow] = Table(
     Column("backend", lambda row: row.backend),
     Column("model", lambda row: row.model + (f" (batch {row.batch})" if row.batch else "")),
     Column("because", lambda row: row.reason),
-    Column("what to do", lambda row: row.install, "name"),
+    Column("what to do", lambda row: row.install),  # whole: an ellipsis cannot be copied
 )
 
 

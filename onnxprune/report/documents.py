@@ -67,7 +67,7 @@ def _read(path: Path) -> list[Document]:
         content = json.loads(path.read_bytes(), parse_constant=_no_constant)
     except OSError as error:
         raise OnnxpruneError(
-            f"{path} cannot be read: {error.strerror}", hint="check the path"
+            f"the report {path} cannot be read: {error.strerror}", hint="check the path"
         ) from error
     except (ValueError, RecursionError) as error:
         raise OnnxpruneError(f"{path} is not JSON: {_short(error)}", hint=_HINT) from error

@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 
 from onnxprune.jobs.bench.schema import Row
 from onnxprune.jobs.results.schema import PointRow, Report
-from onnxprune.quantities import Unit, plural
+from onnxprune.quantities import Unit, half_interval, plural
 from onnxprune.report import standing
 from onnxprune.report.families import Family, file_name, stem
 from onnxprune.report.standing import Scale
@@ -121,7 +121,7 @@ def _sized(runs: Sequence[Report]) -> Iterator[_Entry]:
                 continue
             yield axis, stands.scale, Mark("original", "dense", row.dense, stands.dense)
             if not run.points:
-                name, error = stem(run.output or "pruned"), standing.half_interval(stands.error)
+                name, error = stem(run.output or "pruned"), half_interval(stands.error)
                 mark = Mark(name, "chosen", row.pruned, stands.value, error=error)
                 yield axis, stands.scale, mark
 
@@ -130,7 +130,7 @@ def _visited(
     point: PointRow, run: Report, cost: float, low: float | None = None, high: float | None = None
 ) -> tuple[Scale, Mark]:
     value = 1.0 - point.drop if point.value is None else point.value
-    role, error = _role(point, run), standing.half_interval(point.drop_error)
+    role, error = _role(point, run), half_interval(point.drop_error)
     mark = Mark(point.label, role, cost, value, low, high, None if role == "dense" else error)
     return standing.metric_scale(point.metric), mark
 
@@ -167,7 +167,7 @@ def _benched(family: Family) -> Iterator[_Entry]:
                     p50 = base.latency.p50_s
                     ends = row.ratio.low * p50, row.ratio.high * p50
                 role: Role = "chosen" if name in runs else "other"
-                place = row.latency.p50_s, stands.value, *ends, standing.half_interval(stands.error)
+                place = row.latency.p50_s, stands.value, *ends, half_interval(stands.error)
                 marks.append((stands.scale, Mark(name, role, *place)))
                 originals[stands.scale] = stands.dense
             if base is not None:

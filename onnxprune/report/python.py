@@ -36,7 +36,7 @@ def picture(result: Result, path: Path) -> Path:
     Raises:
         OnnxpruneError: nothing says how good the models are, or the file cannot be written.
     """
-    drawing.check(path, "plot")
+    drawing.check(path, "the file")
     drawing.save(plots.of_families(families([_document(result)])), path)
     return path
 

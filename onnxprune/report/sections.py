@@ -165,7 +165,8 @@ def _structure(report: Report, links: Mapping[str, str]) -> Iterable[Part]:
             groups,
             about=""
             if inspected
-            else f"Bars are the kept units, in the order of the network. {whole}".strip(),
+            else "Bars are the kept units, in the order of the network."
+            + f" {whole}." * bool(whole),
             under=("params and MACs are those of one unit",) if inspected else (),
             detail="" if inspected or report.output is None else f"kept units of {cut}",
             only="page" if report.sparse and not touched else None,

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from onnxprune.select.sensitivity import Sensitivity
 
 _SIZES = ("MACs", "parameters", "weights")
-_WIDE = 1.96
-"""Standard errors to either side of a 95 % interval."""
 _LOWER = ("mse", "nats", "loss", "error", "perplexity")
 
 
@@ -56,11 +54,6 @@ class Standing:
 TOP1 = Scale("same top-1 as the original", fraction=True)
 COSINE = Scale("cosine to the original", fraction=False)
 _WITHOUT_LABELS = {"agreement": TOP1, "cosine": COSINE, "": TOP1}
-
-
-def half_interval(error: float | None) -> float | None:
-    """Half of the 95 % interval of a value with a standard error: what every ``±`` shows."""
-    return None if error is None else _WIDE * error
 
 
 def metric_scale(name: str, *, fraction: bool | None = None, higher: bool | None = None) -> Scale:

@@ -154,14 +154,17 @@ def use(options: Any, one: Provider, settings: Mapping[str, str]) -> dict[str, A
         return {"providers": order}
     if not _installed(one):
         raise OnnxpruneError(
-            f"the execution provider '{one.name}' is not available here",
+            f"--backend: the execution provider '{one.name}' is not available here",
             hint=f"it comes with {one.wheel}; available here: {', '.join(available()) or 'none'}",
         )
     devices = _devices(one, settings)
     if not devices:
         wanted = settings.get("device_type", "")
         where = f" of type {wanted.upper()}" if wanted else ""
-        raise OnnxpruneError(f"the execution provider '{one.name}' finds no device{where} here")
+        raise OnnxpruneError(
+            f"--backend: the execution provider '{one.name}' finds no device{where} here",
+            hint="`onnxprune bench --list` says which backends run here",
+        )
     rest = {key: value for key, value in settings.items() if key != "device_type"}
     options.add_provider_for_devices(devices[:1], rest)
     return {}

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxprune.errors import OnnxpruneError, as_path
+from onnxprune.quantities import plural
 
 SCHEMA = "onnxprune.sensitivity"
 VERSION = 1
@@ -132,7 +133,7 @@ class Sensitivity:
     notes: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
-        shape = f"{len(self.targets)} targets at {len(self.ratios)} ratios"
+        shape = f"{plural(len(self.targets), 'target')} at {plural(len(self.ratios), 'ratio')}"
         return f"<Sensitivity: {self.model}, {shape}, {self.metric} {self.dense:.4g}>"
 
     def of(self, target: str) -> list[Cell]:
@@ -159,7 +160,7 @@ class Sensitivity:
 
     def __str__(self) -> str:
         return (
-            f"{len(self.targets)} targets at {len(self.ratios)} ratios, "
+            f"{plural(len(self.targets), 'target')} at {plural(len(self.ratios), 'ratio')}, "
             f"{self.metric} {self.dense:.4g} on {self.samples} samples"
         )
 

@@ -110,7 +110,7 @@ def sparsify(
         why = f"{declined[0].layer}: {declined[0].reason}" if declined else none
         raise OnnxpruneError(
             f"no weight of the model can be made sparse: {why}",
-            hint="ask for another pattern, or drop the --skip that excludes layers",
+            hint="ask for a sparsity that fits them, such as 50%, or skip fewer layers",
         )
     counts = removed_counts(
         model, targets, sparsity, list(batches), facts or {}, settings, progress

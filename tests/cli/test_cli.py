@@ -79,7 +79,7 @@ def test_every_option_is_a_flag_of_prune() -> None:
         (("prune", "m.onnx", "--rat", "0.3"), "--rat'", "'--ratio'"),
         (("prune",), "MODEL", "onnxprune prune --help"),
         (("inspect", "a.onnx", "b.onnx"), "'b.onnx'", "onnxprune inspect --help"),
-        (("prune", "m.onnx", "--ratio"), "--ratio", "onnxprune prune --help"),
+        (("prune", "m.onnx", "--ratio"), "--ratio", "onnxprune help ratio"),
         (("apply", "plan.json", "m.onnx"), "-o", "onnxprune apply --help"),
         (("prune", "m.onnx"), "how much", "--ratio 0.3"),
         (("prune", "m.onnx", "--ratio", "30"), "--ratio 30", "30%"),

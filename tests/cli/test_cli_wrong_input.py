@@ -127,6 +127,77 @@ def test_what_does_not_fit_the_model_is_refused(
     assert _files(tmp_path) == {}
 
 
+@pytest.mark.parametrize(
+    ("flags", "words", "hint"),
+    [
+        (("--target", "macs=0"), ("--target", "macs=0 leaves nothing"), "macs=50%"),
+        (("--target", "macs=0%"), ("--target", "macs=0% leaves nothing"), "macs=50%"),
+        (("--target", "macs=500%"), ("--target", "macs=500% is more"), "macs=0.5x"),
+        (("--target", "macs=50"), ("--target macs=50", "macs cannot go below"), "--max-ratio"),
+        (("--sparsity", "2:4:5"), ("--sparsity 2:4:5", "pattern"), "--sparsity 2:4"),
+        (("--ratio", "0.3", "--backend", "openvino,cpu"), ("several backends",), "openvino"),
+        (("--ratio", "0.3", "--report", "model.png"), ("--report", ".html"), "model.html"),
+        (("--ratio", "0.3", "--report", "model"), ("--report", ".html"), "model.html"),
+    ],
+)
+def test_a_refusal_names_the_flag_as_it_was_typed(
+    cli: Cli, flags: tuple[str, ...], words: tuple[str, ...], hint: str
+) -> None:
+    ran = cli("prune", MODEL, *flags)
+    assert_refused(ran, *words)
+    assert hint in ran.err.splitlines()[1]
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (("bench", MODEL, "--preprocess", "clip"), ("--preprocess",)),
+        (("advise", MODEL, "--preprocess", "clip"), ("--preprocess",)),
+        (("store", MODEL, "-o", "out.onnx", "--shapes", "image=3x3"), ("--shapes", "3x3")),
+        (("store", MODEL, "-o", "out.onnx", "--shapes", "nowhere=3x3"), ("--shapes", "nowhere")),
+        (("apply", "nowhere.json", MODEL, "-o", "out.onnx"), ("the plan nowhere.json",)),
+        (("prune", MODEL, "--ratio", "0.3", "--backend", "rocm"), ("--backend", "'rocm'")),
+        (("quantize", MODEL, "--dynamic", "--max-drop", "1%"), ("--max-drop is judged on inputs",)),
+    ],
+)
+def test_every_command_refuses_what_it_cannot_use(
+    cli: Cli,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: tuple[str | Path, ...],
+    words: tuple[str, ...],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert_refused(cli(*command), *words)
+    assert _files(tmp_path) == {}
+
+
+@pytest.mark.parametrize("word", ["-o", "--recipe", "--save-plan", "--report", "--save-recipe"])
+def test_an_empty_file_name_is_refused_in_a_sentence(cli: Cli, word: str) -> None:
+    ran = cli("prune", MODEL, "--ratio", "0.3", word, "")
+    assert_refused(ran, f"{word} is empty")
+    assert "hint: write" not in ran.err  # the help of a flag is no noun phrase
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "target: macs=50",
+        "target: macs=500%",
+        "ratio: 0.3\nskip: nowhere*",
+        "ratios: {nowhere: 0.2}",
+    ],
+)
+def test_a_recipe_is_named_by_its_line_where_the_model_refuses_it(
+    cli: Cli, tmp_path: Path, text: str
+) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"# a comment\n{text}\n")
+    line = f"recipe.yaml, line {len(text.splitlines()) + 1}: {text.splitlines()[-1].split(':')[0]}"
+    assert_refused(cli("prune", MODEL, "--recipe", recipe), line)
+    assert_refused(cli("quantize", MODEL, "--dynamic", "--prune", recipe), line)
+
+
 def wrong_name(folder: Path) -> Path:
     path = folder / "name.npz"
     pixels = np.zeros((4, 1, 16, 16), np.float32)
@@ -297,7 +368,7 @@ def test_a_model_without_a_weight_to_thin_is_refused_with_a_hint(cli: Cli, tmp_p
         ("model: model.onnx\n", "recipe.yaml, line 1", "onnxprune prune MODEL"),
         ("ratoi: 0.3\n", "recipe.yaml, line 1", "did you mean 'ratio'?"),
         ("zzz: 0.3\n", "recipe.yaml, line 1", "--help-all"),
-        ("ratio: ''\n", "recipe.yaml, line 1: ratio is empty", "ratio 0.3"),
+        ("ratio: ''\n", "recipe.yaml, line 1: ratio is empty", "ratio: 0.3"),
     ],
 )
 def test_a_recipe_that_asks_for_nothing_says_what_to_add(

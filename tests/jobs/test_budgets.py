@@ -15,10 +15,12 @@ from onnxprune import model as models
 from onnxprune import prune
 from onnxprune.data import zoo
 from onnxprune.errors import OnnxpruneError
+from onnxprune.evaluate.evaluation import Evaluation
 from onnxprune.graph.analysis import analyse
 from onnxprune.graph.cost import CostModel, cost
 from onnxprune.graph.plan import Plan
 from onnxprune.graph.surgery import cut
+from onnxprune.jobs.apply_plan import unsure
 from onnxprune.jobs.prune import apply
 from onnxprune.jobs.result import Result
 from onnxprune.quantities import Budget
@@ -173,3 +175,15 @@ def test_a_block_that_goes_anyway_does_not_tighten_a_relative_budget() -> None:
     """The target is a part of the dense model, not of what is left without the block."""
     uniform = prune(RESCNN.model, target="macs=70%", blocks=1, allocation="uniform")
     assert 0.6 * uniform.dense.macs < uniform.remaining.macs <= 0.7 * uniform.dense.macs
+
+
+@given(st.floats(-0.1, 0.1), st.floats(0, 0.1), st.floats(0.001, 0.1))
+def test_a_drop_that_few_inputs_show_is_said_to_be_uncertain(
+    drop: float, error: float, limit: float
+) -> None:
+    evaluation = Evaluation(
+        metric="accuracy", before=0.9, after=0.9 - drop, samples=8, metric_error=error
+    )
+    notes = unsure(evaluation, limit)
+    assert bool(notes) == (evaluation.drop <= limit < 1.96 * error)
+    assert all("8 unseen inputs" in note and "max_drop=" in note for note in notes)

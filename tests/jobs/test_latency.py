@@ -337,7 +337,7 @@ def test_what_cannot_be_reached_is_refused_with_what_was(
         ({"target": "latency=5"}, "no unit that fits latency", "5ms"),
         ({"target": "latency=0.5x@"}, "nothing behind the @", "@cpu"),
         ({"target": "macs=50%@cpu"}, "the same everywhere", "leave @cpu out"),
-        ({"target": "macs=50%", "threads": 2}, "--threads", "latency"),
+        ({"target": "macs=50%", "threads": 2}, "threads=", "latency"),
     ],
 )
 def test_latencies_that_mean_nothing_are_refused(

@@ -383,7 +383,7 @@ def test_a_weight_that_stays_float_says_why() -> None:
     result = quantize(CNN.model, dynamic=True)
     floats = [each for each in result.weights if not each.quantized]
     assert {each.op for each in floats} == {"Conv"}
-    assert all("with --calib Conv becomes int8 too" in each.reason for each in floats)
+    assert all("Conv becomes int8 too with calib=" in each.reason for each in floats)
     assert not any(each.reason for each in result.weights if each.quantized)
     assert any(note.startswith("inputs were synthetic (random inputs, 8") for note in result.notes)
 

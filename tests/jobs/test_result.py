@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -66,8 +67,14 @@ def test_the_page_and_the_picture_are_files(result: Result, tmp_path: Path) -> N
     assert page.read_text().startswith("<!")
     assert result.plot(tmp_path / "plot.png").read_bytes()[:4] == b"\x89PNG"
     assert ET.parse(result.plot(tmp_path / "plot.svg")).getroot().tag.endswith("svg")
-    with pytest.raises(OnnxpruneError, match=r"plot"):
-        result.plot(tmp_path / "plot.bmp")
+    copy = tmp_path / "model.onnx"
+    shutil.copyfile(ENTRY.model, copy)
+    for name in ("model.onnx", "plot.bmp", "plot"):  # not even over the model
+        for draw in (result.report, result.plot):
+            with pytest.raises(OnnxpruneError, match=name):
+                draw(tmp_path / name)
+    assert copy.read_bytes() == ENTRY.model.read_bytes()
+    copy.unlink()
     blind = onnxprune.prune(ENTRY.model, ratio=0.3)
     with pytest.raises(OnnxpruneError, match="quality") as refusal:
         blind.plot(tmp_path / "blind.png")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 import xml.etree.ElementTree as ET
 from itertools import pairwise
 from pathlib import Path
@@ -12,10 +13,11 @@ from tempfile import TemporaryDirectory
 from typing import Any, cast
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from onnxprune import quantities
 from onnxprune.errors import OnnxpruneError
 from onnxprune.jobs.bench.schema import Bench
 from onnxprune.report import drawing, plots
@@ -104,6 +106,21 @@ def test_a_mark_has_bars_on_both_axes_where_both_are_known() -> None:
     assert ((x, frame.up(mark.y_ends[0])), (x, frame.up(mark.y_ends[1]))) in lines
 
 
+@settings(deadline=None)
+@given(st.floats(1e-3, 2e-3), st.floats(0.3, 0.9), st.floats(1e-4, 0.2))
+def test_a_name_stands_clear_of_error_bars(x: float, y: float, error: float) -> None:
+    mark = Mark("model", "chosen", x, y, error=error)
+    shapes = flat(draw(plots.tradeoff(panel(mark, Mark("d", "dense", 5e-3, 0.95)))))
+    (name,) = [each for each, *_ in shapes if isinstance(each, Text) and each.text == "model"]
+    right = name.x + drawing.text_width(name.text, name.size, bold=True)
+    lines = [each.points for each, *_ in shapes if isinstance(each, Polyline) and each.width == 1.5]
+    bars = [(*line[0], *line[1]) for line in lines if len(line) == 2]
+    assert bars
+    for a, b, c, d in bars:
+        beside = max(a, c) < name.x or right < min(a, c)
+        assert beside or max(b, d) < name.y - 8 or name.y < min(b, d)
+
+
 @given(
     st.floats(0, 1e9), st.floats(1e-6, 1e9), st.integers(2, 8), st.sampled_from(["count", "bytes"])
 )
@@ -125,6 +142,15 @@ def test_a_logarithmic_axis_has_ticks_on_any_range(low: float, factor: float) ->
     assert ticks
     for each in ticks:
         assert -1e-6 <= axis.share(each) <= 1 + 1e-6
+
+
+@example(-0.0, "number")
+@example(-1e-9, "fraction")
+@given(st.floats(-1, 1), st.sampled_from(["fraction", "number", "count", "bytes", "seconds"]))
+def test_no_number_has_the_sign_of_a_zero(value: float, unit: str) -> None:
+    for write in (quantities.spread, quantities.signed, quantities.difference):
+        text = write(value, unit)  # type: ignore[arg-type]
+        assert not re.fullmatch(r"-0(\.0*)?( points)?", text)
 
 
 @pytest.mark.parametrize(

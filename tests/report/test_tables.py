@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console, Group, RenderableType
 
+from onnxprune.jobs.bench.schema import DeclinedRow
 from onnxprune.jobs.results.schema import Measure, RefitRow
 from onnxprune.report import columns
 from onnxprune.report.html.markup import table
@@ -52,6 +53,17 @@ def test_terminal_and_page_write_the_same(rows: list[Measure]) -> None:
     ]
     page = cells(table(columns.measures(), rows))
     assert [word for line in lines for word in line if word] == [word for word in page if word]
+
+
+@pytest.mark.parametrize("width", [70, 80, 100])
+def test_what_to_do_is_never_shortened(width: int) -> None:
+    install = "pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime-openvino"
+    row = DeclinedRow("openvino", "a_model_of_some_name.onnx", 8, 1, "it is missing", install)
+    lines = printed(draw(columns.DECLINED, [row]), width=width).splitlines()
+    start = lines[0].index("what to do")
+    words = " ".join(line[start:].strip() for line in lines[1:])
+    assert "…" not in words
+    assert words.replace(" ", "") == install.replace(" ", "")
 
 
 def test_what_only_the_page_has_is_on_no_terminal() -> None:

@@ -368,7 +368,7 @@ def _read(path: Path) -> dict[str, Any]:
         document = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise OnnxpruneError(
-            f"{path} cannot be read: {error.strerror or error}", hint="check the path"
+            f"the plan {path} cannot be read: {error.strerror or error}", hint="check the path"
         ) from error
     except ValueError as error:
         raise OnnxpruneError(

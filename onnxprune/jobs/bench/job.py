@@ -69,10 +69,6 @@ def bench(
     if not (protocol is None or isinstance(protocol, Settings)):
         raise wrong_type("protocol", protocol, "Settings", "give processes= and rounds= instead")
     protocol = protocol or Settings(config.processes, config.rounds, seed=config.seed)
-    if config.labels is not None and config.calib is None:
-        raise OnnxpruneError(
-            "--labels needs the inputs they belong to", hint="give those with --calib"
-        )
     metric = find_metric(config.metric)
     backends = parse(",".join(config.backend))
     progress("reading the models")

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 
 from onnxprune.evaluate.environment import Environment
 from onnxprune.jobs.results.schema import OutputRow, plain
+from onnxprune.quantities import plural
 from onnxprune.solve.bootstrap import Verdict
 
 SCHEMA = "onnxprune.bench"
@@ -178,7 +179,7 @@ class Bench:
 
     def __repr__(self) -> str:
         backends = ", ".join(dict.fromkeys(row.backend for row in self.rows))
-        return f"<Bench: {len(self.models)} models on {backends or 'no backend'}>"
+        return f"<Bench: {plural(len(self.models), 'model')} on {backends or 'no backend'}>"
 
 
 def to_json(result: Bench) -> dict[str, object]:

@@ -10,7 +10,7 @@ from onnxprune import model as models
 from onnxprune.config import INPUTS, Options, QuantizeOptions, keywords, split
 from onnxprune.data.dataset import open_dataset, open_source
 from onnxprune.data.memory import budget_of, scarce_note, settle
-from onnxprune.errors import OnnxpruneError
+from onnxprune.errors import OnnxpruneError, spelled
 from onnxprune.evaluate.evaluation import Evaluation, compare_models
 from onnxprune.graph.analysis import identity
 from onnxprune.graph.layers.linear import LinearLayer
@@ -140,7 +140,8 @@ def quantize(
 
     def why(layer: LinearLayer) -> str:
         named = identity(layer.operator) in skipped
-        return "left out by --skip" if named else why_float(layer.operator.op_type, settings)
+        kept = "left out by --skip" if named else why_float(layer.operator.op_type, settings)
+        return spelled(kept)
 
     weights = zeros.compare(ready, result, why)
     if not any(each.quantized for each in weights):
@@ -171,7 +172,7 @@ def _unquantized(weights: Sequence[Weight], settings: QuantizeOptions) -> str:
     if settings.dynamic:
         return "--dynamic takes products of matrices only; convolutions need --calib"
     reasons = dict.fromkeys(each.reason for each in weights)
-    if len(reasons) == 1 and "--dynamic" in next(iter(reasons)):
+    if len(reasons) == 1 and spelled("--dynamic") in next(iter(reasons)):
         return next(iter(reasons))
     return "see `onnxprune eligible`; weights that are computed must be stored first"
 

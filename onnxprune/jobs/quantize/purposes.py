@@ -90,7 +90,7 @@ def why_float(op: str, settings: QuantizeOptions) -> str:
     static = op in quantized_operators()
     if settings.dynamic and settings.ops != "all" and op not in DYNAMIC:
         reason = f"--dynamic quantizes {either(DYNAMIC, 'and')} alone"
-        return f"{reason}; with --calib {op} becomes int8 too" if static else reason
+        return f"{reason}; {op} becomes int8 too with --calib" if static else reason
     if not settings.dynamic and not static:
         reason = f"onnxruntime's static quantizer has no int8 {op}"
         return f"{reason}; --dynamic has" if op in DYNAMIC else reason

@@ -31,6 +31,7 @@ TALL = 40
 _PROSE = frozenset({"p", "li", "dd"})
 _UNIT = re.compile(r"(?<=\d) (?=(?:%|[kMGTP]\b|[KMGTP]iB|B\b|ms\b|µs|s\b|points))|(?<=[<>±]) ")
 """Spaces in prose at which no line is broken: those before a unit."""
+_FLAG = re.compile(r"(?<![\w-])(--[a-z]+(?:-[a-z]+)*)")
 _VOID = frozenset({"br", "input", "meta"})
 
 
@@ -52,8 +53,14 @@ def tag(name: str, *content: Content, **attributes: object) -> Markup:
             parts.append(f'{label}="{html.escape(str(value))}"')
     opening = Markup(f"<{' '.join(parts)}>")
     if name in _PROSE:
-        content = tuple(_UNIT.sub("\u00a0", c) if type(c) is str else c for c in content)
+        content = tuple(_unbroken(c) if type(c) is str else c for c in content)
     return opening if name in _VOID else Markup(f"{opening}{join(*content)}</{name}>")
+
+
+def _unbroken(text: str) -> Content:
+    """Prose whose amounts and flags are not broken at the end of a line."""
+    parts = _FLAG.split(_UNIT.sub("\u00a0", text))
+    return [tag("span", p, class_="flag") if k % 2 else p for k, p in enumerate(parts)]
 
 
 def join(*content: Content) -> Markup:

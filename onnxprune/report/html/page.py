@@ -36,8 +36,14 @@ def save_page(documents: Iterable[Document], path: Path) -> None:
     """Write the page, whole or not at all.
 
     Raises:
-        OnnxpruneError: documents contradict each other, or ``path`` cannot be written.
+        OnnxpruneError: documents contradict each other, or ``path`` does not end in ``.html`` or
+            cannot be written.
     """
+    if path.suffix.lower() not in (".html", ".htm"):  # such as the model, which would be lost
+        raise OnnxpruneError(
+            f"the page {path} does not end in .html",
+            hint=f"name it as in {path.with_suffix('.html').name}",
+        )
     text = build(documents)
     try:
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".report-") as folder:

@@ -125,7 +125,8 @@ def _check_shapes(model: models.Model, request: BuildOptions) -> None:
             example = "x".join(str(d) if isinstance(d, int) else "1" for d in spec.shape)
             raise OnnxpruneError(
                 f"the input '{name}' has open sizes, and an engine is tuned for known ones",
-                hint=f"give them, as in --shapes {name}={example}; --min-shapes, --max-shapes",
+                hint=f"give them, as in --shapes {name}={example}; --min-shapes and --max-shapes "
+                "span a range",
             )
 
 

@@ -8,8 +8,8 @@ from typing import Literal
 
 import numpy as np
 
-from onnxprune.errors import OnnxpruneError
-from onnxprune.quantities import Budget
+from onnxprune.errors import OnnxpruneError, stated
+from onnxprune.quantities import Budget, percent
 from onnxprune.select.allocate.alignment import I64
 from onnxprune.select.allocate.candidate_widths import CandidateWidths, why_whole
 from onnxprune.select.allocate.limits import Share
@@ -156,8 +156,8 @@ def _to_budget(
         least = measure(repair_widths(candidates, ranking, candidates.smallest()))
         part = least / max(dense, 1)
         raise OnnxpruneError(
-            f"{target.kind} cannot go below {least:,} ({part:.1%} of the original), "
-            f"and {target} allows {limit:,}",
+            f"{stated('--target', str(target))}: {target.kind} cannot go below {least:,} "
+            f"({percent(part)} of the original), and at most {limit:,} are allowed",
             hint=_advice(candidates),
         )
     return kept
@@ -194,7 +194,7 @@ def _check_scores(
 
 
 def _advice(candidates: CandidateWidths) -> str:
-    advice = "raise max-ratio or lower round-to"
+    advice = "raise --max-ratio or lower --round-to"
     if candidates.declined:
         name, why = next(iter(candidates.declined.items()))
         advice += f"; {len(candidates.declined)} of {len(candidates.units)} groups are left alone"

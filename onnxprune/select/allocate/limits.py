@@ -7,7 +7,7 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
-from onnxprune.errors import OnnxpruneError, suggest, suggest_glob
+from onnxprune.errors import OnnxpruneError, spelled, stated, suggest, suggest_glob
 from onnxprune.graph.units import Group
 from onnxprune.quantities import plural
 
@@ -131,7 +131,10 @@ def select(
         elif ratio == 0:
             declined[group.name] = "its ratio is 0"
         elif not (group.exact or limits.allow_inexact):
-            declined[group.name] = f"inexact, and that is not allowed: {group.reason}"
+            missing = spelled("--allow-inexact")
+            declined[group.name] = (
+                f"inexact, and that is not allowed without {missing}: {group.reason}"
+            )
         elif group.name in (unscored or {}):
             declined[group.name] = (unscored or {})[group.name]
         elif ratio is not None and group.name in together:
@@ -162,5 +165,5 @@ def _refuse_unmatched(
         every = f"`onnxprune inspect` lists all {plural(len(groups), 'group')}"
         what = "group, block or weight" if others else "group"
         raise OnnxpruneError(
-            f"{option} {glob} matches no {what}", hint=suggest_glob(glob, names, every)
+            f"{stated(option, glob)} matches no {what}", hint=suggest_glob(glob, names, every)
         )
