@@ -20,6 +20,8 @@ from onnxprune.graph.ops import Call
 from onnxprune.graph.surgery.edit import Editor
 
 _Masks = dict[int, tuple[npt.NDArray[np.bool_], int | None]]
+_Copies = dict[tuple[ir.Value, object], ir.Value]
+"""Masked copies of stored tensors, by the tensor and what is masked."""
 
 
 def mask_model(
@@ -36,6 +38,7 @@ def mask_model(
     """
     editor = Editor(models.clone(analysis.model))
     keep = analysis.keep(removed)
+    copies: _Copies = {}
     for node, call in analysis.walk.calls:
         by_input: dict[int, _Masks] = defaultdict(dict)
         for contraction in call.contractions:
@@ -45,7 +48,7 @@ def mask_model(
             if not stays.all():
                 by_input[i][k] = (stays, contraction.fill)
         for i, masks in by_input.items():
-            _mask_input(editor, analysis, editor.nodes[identity(node)], call, i, masks)
+            _mask_input(editor, analysis, editor.nodes[identity(node)], call, i, masks, copies)
     for name in bypassed:
         block = analysis.block(name)
         add = editor.nodes[block.output]
@@ -58,20 +61,32 @@ def mask_model(
 
 
 def _mask_input(
-    editor: Editor, analysis: Analysis, node: ir.Node, call: Call, i: int, masks: _Masks
+    editor: Editor,
+    analysis: Analysis,
+    node: ir.Node,
+    call: Call,
+    i: int,
+    masks: _Masks,
+    copies: _Copies,
 ) -> None:
     value = node.inputs[i]
     assert value is not None
     stored = models.constant(value)
     if stored is not None:
+        fills = {k: None if f is None else call.values[f] for k, (_, f) in masks.items()}
+        same = tuple((k, stays.tobytes(), id(fills[k])) for k, (stays, _) in sorted(masks.items()))
+        if (value, same) in copies:  # an unrolled layer reads one weight at every step
+            node.replace_input_with(i, copies[value, same])
+            return
         array = np.array(stored.numpy())
-        for k, (stays, fill) in masks.items():
-            known = call.values[fill] if fill is not None else None
+        for k, (stays, _) in masks.items():
+            known = fills[k]
             zero = np.zeros((), array.dtype) if known is None else known
             if zero.size > 1:  # one per output, which is the axis behind the masked one
                 zero = zero.reshape(-1, *[1] * (array.ndim - 2))
             np.moveaxis(array, k, 0)[~stays] = zero
         copy = editor.store(value, f"{value.name}/masked", ir.Tensor(array, dtype=stored.dtype))
+        copies[value, same] = copy
         node.replace_input_with(i, copy)
         return
     rank = len(call.tensor(i))

@@ -14,7 +14,7 @@ from onnxprune import model as models
 from onnxprune.data.activations.between import Maker, clip_of, find_maker
 from onnxprune.graph.analysis import identity
 from onnxprune.graph.layers.epilogue import Epilogue, find_epilogue
-from onnxprune.graph.layers.linear import LinearLayer, refittable
+from onnxprune.graph.layers.linear import LinearLayer, refittable, shared
 from onnxprune.graph.layers.pad_nodes import unpadded_layers
 from onnxprune.graph.layers.sources import ancestors
 from onnxprune.graph.shapes import Fact
@@ -99,7 +99,7 @@ def plan_steps(
         old = before.get(layer.node)
         if old is None or layer.node not in changed:
             continue
-        if len({node for node, _ in values[layer.weight].uses()}) > 1:
+        if shared(layer):
             declined[layer.node] = "its weight is shared with another layer"
             continue
         columns = kept(layer.y, layer.out_axis)

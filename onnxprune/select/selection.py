@@ -23,6 +23,7 @@ from onnxprune.select.allocate.allocation import divide_shares
 from onnxprune.select.allocate.ranking import Ranking, ranked
 from onnxprune.select.importance.bypass import inside
 from onnxprune.select.importance.units import Importance, Problem, rises_of, score_groups
+from onnxprune.select.refusal import advice
 from onnxprune.select.reserve import STORED_COSTS, recovers, vectors_of_recovery
 from onnxprune.solve.coupled import PROBES, Branch, Curve
 from onnxprune.solve.group_obs import Elimination
@@ -74,17 +75,51 @@ def _within_target(problem: Problem, importance: Importance) -> Selection:
             f"{target} cannot be met: the model has no {target.kind} that can be counted",
             hint="limit another cost, as in --target params=50%, or remove a share, as in --ratio",
         )
-    if target is None or not _needs_reserve(problem, widths, dense <= target.limit(dense)):
+    if target is None:
         return choose(problem, widths, importance, target, cost, dense)
+    if not _needs_reserve(problem, widths, dense <= target.limit(dense)):
+        return _chosen(problem, widths, importance, cost, dense)
     vectors = vectors_of_recovery(problem.analysis)
     cost = CostModel(problem.analysis, vectors).only(cost.kind)
     try:
-        return choose(problem, widths, importance, target, cost, dense)
+        return _chosen(problem, widths, importance, cost, dense)
     except OnnxpruneError as error:
         if vectors:
             room = f"this counts {len(vectors)} vectors that recovery may add (--recover none: 0)"
             error.hint = "; ".join(filter(None, (error.hint, room)))
         raise
+
+
+def _chosen(
+    problem: Problem,
+    widths: CandidateWidths,
+    importance: Importance,
+    cost: CostMeasure,
+    dense: int,
+) -> Selection:
+    """Widths and units under the target of the options, or why it cannot be met."""
+    target = problem.config.target
+    assert target is not None
+    limit = target.limit(dense)
+
+    def least(problem: Problem, importance: Importance) -> int:
+        narrow = narrowest(allowed_widths(problem, importance), importance)
+        return cost.measure(narrow.removed, problem.bypassed)
+
+    try:
+        return choose(problem, widths, importance, target, cost, dense)
+    except OnnxpruneError as error:
+        lowest = least(problem, importance)
+        if lowest <= limit:
+            raise
+        message = error.message
+        if not importance.curves.blocks:  # else bypasses make it smaller still
+            message = (
+                f"{target.kind} cannot go below {lowest:,} ({lowest / max(dense, 1):.1%} of the "
+                f"original), and {target} allows {limit:,}"
+            )
+        hint = advice(problem, importance, widths.declined, least, limit, dense)
+        raise OnnxpruneError(message, hint=hint) from None
 
 
 def _needs_reserve(problem: Problem, widths: CandidateWidths, met: bool) -> bool:  # noqa: FBT001

@@ -1,8 +1,9 @@
 """Single weights set to zero, layer by layer, and the others refitted.
 
 First the sparsity of every layer is chosen (``sparse.layer_sparsity``); then layers are made sparse
-front to back (``sparse.layerwise``). Weights that are no matrix of a layer lose the smallest. So do
-all weights without data; they get their zeros while they are read (``sparse.streamed``).
+front to back (``sparse.layerwise``). Weights that are no matrix of a layer lose the smallest
+(``sparse.others``). So do all weights without data; they get their zeros while they are read
+(``sparse.streamed``).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from onnxprune.solve.masks import removed_count
 from onnxprune.sparse import nm, zeros
 from onnxprune.sparse.layer_sparsity import removed_counts
 from onnxprune.sparse.layerwise import Layerwise, Refit, Settings, sparsify_layer
+from onnxprune.sparse.others import sparsify_others
 from onnxprune.sparse.rows import Feeds
 from onnxprune.sparse.streamed import (
     Array,
@@ -87,7 +89,6 @@ def sparsify(
         )
     targets, declined = find_targets(model, sparsity, settings.skip, settings.exclude)
     work = models.clone(model)
-    others = nm.Masking((), {}, None)
     if sparsity.m:
         # By size needs no algebra: without data it does everything, with data what that cannot.
         targets = targets if batches else []
@@ -96,8 +97,13 @@ def sparsify(
             done={target.weight for target in targets}, tied=settings.tied,
             streamed=not batches, progress=progress,
         )  # fmt: skip
-        nodes = {each.layer for each in others.outcomes}
-        declined = [each for each in declined if each.layer not in nodes]
+    else:
+        others = sparsify_others(
+            work, sparsity.share, skip=settings.skip, exclude=settings.exclude,
+            done={target.weight for target in targets}, progress=progress,
+        )  # fmt: skip
+    nodes = {each.layer for each in others.outcomes}
+    declined = [each for each in declined if each.layer not in nodes]
     if not targets and not others.masks:
         declined += others.outcomes
         none = "no layer multiplies with a stored weight"
@@ -111,7 +117,8 @@ def sparsify(
     )
     if targets and not batches:
         outcomes, masks, check = _streamed(work, targets, counts, sparsity, settings)
-        return Sparse(work, masks, (*declined, *outcomes), tuple(targets), check)
+        every = (*declined, *others.outcomes, *outcomes)
+        return Sparse(work, {**others.masks, **masks}, every, tuple(targets), check)
     run = Layerwise(
         model, work, targets, batches, facts or {}, settings.sample,
         provider=settings.provider, threads=settings.threads,

@@ -251,10 +251,6 @@ _THINNED = ("half", "ninety", "own-zeros", "quantize", "store")  # all by zeros 
 _FUSED = "Unable to get valid quantization scale for input"
 
 REFUSED: Mapping[tuple[str, str], str] = {
-    # With calibration data a budget goes by error curves, and an LSTM has none.
-    ("digits_lstm", "macs"): "macs cannot go below .*LSTM.*is not a linear layer",
-    # Nor have layers in bodies, and all that this network has is in one.
-    ("silero_vad", "macs"): "macs cannot go below .* groups are left alone, among them",
     # A bug of onnxruntime's: it compares the scales of a bias per channel as if they were one.
     ("wonnx_opt_mnist", "quantize"): "quantizer refuses the model: The truth value of an array",
     # It gives no scales to the outputs of its own FusedConv, which the bias behind them needs.
@@ -262,8 +258,8 @@ REFUSED: Mapping[tuple[str, str], str] = {
     ("openseeface_retinaface640", "quantize"): _FUSED,
     # It calls the copies of a shared bias like another tensor of this network.
     ("basic_pitch_nmp", "quantize"): "onnxruntime cannot load the model: .*Invalid attribute perm",
-    # Single weights in bodies are zeroed by patterns only.
-    **{("silero_vad", job): "no weight .* it is inside the body of an If" for job in _THINNED},
+    # All its weights are in bodies, which the quantizer does not enter.
+    ("silero_vad", "quantize"): "found no weight that it quantizes",
     # Their weights come out of ConstantOfShape: nothing is stored that could be zeroed.
     **{
         (f"onnx_light_{stem}", job): "no weight .* its weight is computed from stored ones"

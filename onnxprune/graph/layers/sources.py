@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+import numpy as np
+import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
@@ -128,3 +130,13 @@ def use_of(analysis: Analysis) -> Callable[[Slice], str]:
         label = schemas[op].get(use.position, str(use.position))
         names[use.value.name or "", identity(use.node)] = f"{op}.{label}"
     return lambda cut: names.get((cut.tensor, cut.nodes[0]), "") if cut.nodes else ""
+
+
+def content(analysis: Analysis, name: str) -> npt.NDArray[np.generic]:
+    """What a stored tensor holds, or a ConstantOfShape that stands for one."""
+    value = analysis.constants.get(name)
+    tensor = models.constant(value) if value is not None else None
+    if tensor is not None:
+        return tensor.numpy()
+    fact = analysis.facts[name]
+    return np.ones(fact.sizes or (), fact.dtype.numpy() if fact.dtype else np.float32)

@@ -218,7 +218,7 @@ def eliminate_groups(
         if not uses:
             declined[group.name] = "no layer with stored weights reads it"
         elif unknown:
-            declined[group.name] = f"'{unknown[0]}', which reads it, is not a linear layer"
+            declined[group.name] = f"'{unknown[0]}', which reads it, is not refitted"
         else:
             progress(f"measuring the error curve of {group.name}")
             pairs = [(readers[n], s) for s, n in uses]

@@ -10,9 +10,11 @@ from typing import NamedTuple
 from onnxprune.data.batches import collate, hold_out, inputs_of
 from onnxprune.data.memory import MemoryBudget
 from onnxprune.graph.analysis import Analysis
+from onnxprune.graph.layers.linear import shared
 from onnxprune.graph.units import Block, Group
 from onnxprune.select.importance.bypass import block_errors
 from onnxprune.select.importance.curves import Feeds, Reader, calibrate, eliminate_groups
+from onnxprune.select.importance.masked_errors import Removals, masked_curves
 from onnxprune.select.importance.output_errors import scale_to_outputs
 from onnxprune.solve.group_obs import Elimination
 
@@ -79,12 +81,20 @@ def measure_curves(work: Measurement, progress: Callable[[str], None] = lambda _
     readers = calibrate(
         analysis, fit, groups=groups, provider=provider, seed=work.seed, memory=work.memory
     )
+    readers = _own(readers)
     notes = _notes(readers, work.memory)
-    eliminations, declined = eliminate_groups(groups, readers, progress=progress)
+    eliminations, others = eliminate_groups(groups, readers, progress=progress)
     if work.outputs:
         eliminations = scale_to_outputs(
             analysis, groups, eliminations, readers, holdout, provider=provider, progress=progress
         )
+    masked, declined = masked_curves(
+        Removals(analysis, readers, fit, holdout, provider),
+        [group for group in groups if group.name in others],
+        priced=work.outputs,
+        progress=progress,
+    )
+    eliminations |= masked
     del readers  # moments of wide layers are large
     block_errors_ = {}
     if work.blocks:
@@ -96,9 +106,10 @@ def measure_curves(work: Measurement, progress: Callable[[str], None] = lambda _
 def measure_orders(work: Measurement, progress: Callable[[str], None] = lambda _: None) -> Curves:
     """Measure the orders of removal alone, from fewer rows, see :func:`measure_curves`."""
     progress("measuring what every layer reads")
+    fit, holdout = split_batches(work.analysis, work.batches)
     readers = calibrate(
         work.analysis,
-        split_batches(work.analysis, work.batches)[0],
+        fit,
         groups=work.groups,
         rows=_RANKING,
         rows_per_input=_RANKING_PER_INPUT,
@@ -106,7 +117,20 @@ def measure_orders(work: Measurement, progress: Callable[[str], None] = lambda _
         seed=work.seed,
         memory=work.memory,
     )
-    return Curves(*eliminate_groups(work.groups, readers, progress=progress))
+    readers = _own(readers)
+    eliminations, others = eliminate_groups(work.groups, readers, progress=progress)
+    masked, declined = masked_curves(
+        Removals(work.analysis, readers, fit, holdout, work.provider),
+        [group for group in work.groups if group.name in others],
+        priced=False,
+        progress=progress,
+    )
+    return Curves(eliminations | masked, declined)
+
+
+def _own(readers: Mapping[str, Reader]) -> dict[str, Reader]:
+    """The layers that have their weights to themselves: recovery refits no others."""
+    return {node: reader for node, reader in readers.items() if not shared(reader.layer)}
 
 
 def _notes(readers: Mapping[str, Reader], memory: MemoryBudget) -> tuple[str, ...]:

@@ -34,7 +34,7 @@ Float = npt.NDArray[np.float64]
 
 _SHARES = (0.75, 0.5, 0.25)
 """The shares of its units that a group keeps when it is measured."""
-_SAMPLES = (16, 256)
+FEWEST, _MOST = 16, 256
 """Fewest and most inputs looked at."""
 _MACS = 1.5e12
 """What all runs together may take, where the fewest inputs allow."""
@@ -90,7 +90,7 @@ def scale_to_outputs(
             factors[group.name] = np.array(list(ratios), float), np.array(list(ratios.values()))
     every = np.concatenate([f for _, f in factors.values()]) if factors else np.ones(1)
     middle = float(np.exp(np.mean(np.log(every))))
-    return {name: _scaled(one, factors.get(name), middle) for name, one in eliminations.items()}
+    return {name: scaled(one, factors.get(name), middle) for name, one in eliminations.items()}
 
 
 def repairable(analysis: Analysis, groups: Sequence[Group]) -> frozenset[str]:
@@ -131,7 +131,7 @@ def without(
         analysis: analysis of the dense model.
         group: group of the analysis.
         removed: units.
-        readers: moments of the layers that read the group.
+        readers: moments of layers that read the group; others keep their weights.
         ridge: pull towards the old weights, as a share of the mean input variance.
     """
     model = models.clone(analysis.model)
@@ -141,7 +141,9 @@ def without(
     done: set[tuple[int, str, int]] = set()
     for cut in group.slices:
         for node in cut.nodes if cut.role == "reads" else ():
-            reader = readers[node]
+            reader = readers.get(node)
+            if reader is None or reader.layer.weight != cut.tensor:
+                continue
             if (once := (id(reader), cut.tensor, cut.axis)) in done:
                 continue  # another application of the same weight
             done.add(once)
@@ -187,8 +189,16 @@ def _refitted(
     return out
 
 
-def _scaled(one: Elimination, factors: tuple[Float, Float] | None, middle: float) -> Elimination:
-    """A curve times a factor that changes geometrically between the widths it was measured at."""
+def scaled(
+    one: Elimination, factors: tuple[Float, Float] | None, middle: float = 1.0
+) -> Elimination:
+    """A curve times a factor that changes geometrically between the widths it was measured at.
+
+    Args:
+        one: the curve.
+        factors: ascending widths, and the factor at each; None where none was measured.
+        middle: the factor without any.
+    """
     counts = np.arange(len(one.error))
     factor: Any = middle
     if factors is not None:
@@ -200,7 +210,7 @@ def _scaled(one: Elimination, factors: tuple[Float, Float] | None, middle: float
 def affordable(batches: Sequence[Feeds], analysis: Analysis, runs: int) -> list[Feeds]:
     """As many batches as so many runs of the model may take, at least one."""
     macs = max(CostModel(analysis)().macs, 1)
-    most = int(np.clip(_MACS / (macs * max(runs, 1)), *_SAMPLES))
+    most = int(np.clip(_MACS / (macs * max(runs, 1)), FEWEST, _MOST))
     some: list[Feeds] = []
     samples = 0
     for feeds in batches:

@@ -9,14 +9,13 @@ from fnmatch import fnmatchcase
 import numpy as np
 import numpy.typing as npt
 
-from onnxprune import model as models
 from onnxprune.config import Options
 from onnxprune.data.activations.groups import input_statistics
 from onnxprune.data.dataset import Feeds
 from onnxprune.data.memory import budget_of
 from onnxprune.errors import OnnxpruneError
 from onnxprune.graph.analysis import Analysis
-from onnxprune.graph.layers.sources import use_of
+from onnxprune.graph.layers.sources import content, use_of
 from onnxprune.graph.units import Block, Group
 from onnxprune.select import criteria
 from onnxprune.select.allocate import Limits
@@ -242,13 +241,3 @@ def _scores(
     )
     declined.update(scores.declined)
     return dict(scores.values)
-
-
-def content(analysis: Analysis, name: str) -> np.ndarray:
-    """What a stored tensor holds, or a ConstantOfShape that stands for one."""
-    value = analysis.constants.get(name)
-    tensor = models.constant(value) if value is not None else None
-    if tensor is not None:
-        return tensor.numpy()
-    fact = analysis.facts[name]
-    return np.ones(fact.sizes or (), fact.dtype.numpy() if fact.dtype else np.float32)

@@ -1,0 +1,133 @@
+"""Why a budget or a ratio cannot be met, and the options that would help: each of them is tried.
+
+Nothing is run: the least that a model can be made of under other options follows from its groups.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from onnxprune.errors import OnnxpruneError, spelled
+from onnxprune.quantities import percent, plural
+from onnxprune.select.importance.error_curves import Curves
+from onnxprune.select.importance.units import Importance, Problem
+
+_RATIOS = (0.9, 0.95)
+"""Largest ratios of a group that are tried."""
+_REASONS = 3
+"""Reasons that are named."""
+
+Least = Callable[[Problem, Importance], float]
+"""The least that remains of the quantity that is limited, with every group at its narrowest."""
+
+
+def advice(
+    problem: Problem,
+    importance: Importance,
+    declined: Mapping[str, str],
+    least: Least,
+    limit: float,
+    dense: float,
+) -> str:
+    """What keeps a limit from being met, by reason, and which options would change that.
+
+    Args:
+        problem: what units are chosen from.
+        importance: importance of the units; groups that it declines stay whole under any option.
+        declined: why a group stays whole, by group.
+        least: the least that remains under the options of a problem.
+        limit: what may remain.
+        dense: what there is before anything is removed.
+
+    Returns:
+        Clauses for a hint; empty where nothing is known that would help.
+    """
+    parts = []
+    ranked = replace(
+        importance,
+        scores={g.name: np.zeros(len(g)) for g in problem.analysis.groups},
+        curves=Curves({}, {}),
+    )
+    flags, part = _options_that_help(
+        problem, declined, lambda each: _tried(least, each, ranked), limit
+    )
+    named = " and ".join(map(spelled, flags))
+    if flags and part <= limit:
+        parts.append(f"{named} {'make' if len(flags) > 1 else 'makes'} room for it")
+    elif flags:
+        lowest = percent(part / max(dense, 1))
+        parts.append(f"{named} would allow {lowest} of the original at the least")
+    if declined:
+        whole = f"{len(declined)} of {len(problem.analysis.groups)} groups are left alone"
+        parts.append(f"{whole}: {_reasons(declined)}")
+    elif not problem.analysis.groups:
+        parts.append("the model has no group that could be cut")
+    elif not parts:
+        parts.append("every group is as narrow as it can be; `onnxprune inspect` says what stays")
+    return "; ".join(parts)
+
+
+def _options_that_help(
+    problem: Problem, declined: Mapping[str, str], least: Callable[[Problem], float], limit: float
+) -> tuple[list[str], float]:
+    """Flags that lower what remains, no more than it takes, and what remains under them."""
+    flags: dict[str, str] = {}
+    now = least(problem)
+    while now > limit:
+        tried = {flag: least(_with(problem, flag)) for flag in _options(problem, declined)}
+        if not tried or min(tried.values()) >= now:
+            break
+        enough = [flag for flag, part in tried.items() if part <= limit]
+        flag = enough[0] if enough else min(tried, key=lambda each: tried[each])
+        problem, now = _with(problem, flag), tried[flag]
+        flags[flag.partition(" ")[0]] = flag
+    return list(flags.values()), now
+
+
+def _reasons(declined: Mapping[str, str]) -> str:
+    """Reasons, the most frequent first, each with the groups it holds for."""
+    counts = Counter(declined.values()).most_common()
+    clauses = []
+    for why, count in counts[:_REASONS]:
+        first = next(name for name, reason in declined.items() if reason == why)
+        more = f" and {count - 1} more" * (count > 1)
+        clauses.append(f"{first}{more}: {why}")
+    others = sum(count for _, count in counts[_REASONS:])
+    return "; ".join(clauses) + f"; and {plural(others, 'other')}" * bool(others)
+
+
+def _options(problem: Problem, declined: Mapping[str, str]) -> list[str]:
+    """Flags that may lower what remains, the mildest first."""
+    limits, flags = problem.limits, []
+    if not limits.allow_inexact and any(not group.exact for group in problem.analysis.groups):
+        flags.append("--allow-inexact")
+    if problem.config.round_to != 1:
+        flags.append("--round-to 1")
+    flags += [f"--max-ratio {ratio:g}" for ratio in _RATIOS if ratio > limits.max_ratio]
+    if limits.skip and any(why.startswith("skipped") for why in declined.values()):
+        flags.append("less under --skip")
+    return flags
+
+
+def _with(problem: Problem, flag: str) -> Problem:
+    """The problem under one more flag."""
+    name, _, value = flag.partition(" ")
+    if name == "--allow-inexact":
+        return replace(problem, limits=replace(problem.limits, allow_inexact=True))
+    if name == "--round-to":
+        return replace(problem, config=replace(problem.config, round_to=1))
+    if name == "--max-ratio":
+        ratio = max(float(value), problem.limits.max_ratio)
+        return replace(problem, limits=replace(problem.limits, max_ratio=ratio))
+    return replace(problem, limits=replace(problem.limits, skip=()))
+
+
+def _tried(least: Least, problem: Problem, importance: Importance) -> float:
+    try:
+        return least(problem, importance)
+    except OnnxpruneError:  # ratios that were asked for group by group empty an axis
+        return float("inf")

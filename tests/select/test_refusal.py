@@ -1,0 +1,96 @@
+"""A budget that cannot be met: what keeps it from that, and the options that would help."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper as oh
+from onnx import numpy_helper as nh
+
+import onnxprune
+from onnxprune.errors import OnnxpruneError
+
+
+def model(*, norm: bool, units: int = 64) -> onnx.ModelProto:
+    rng = np.random.default_rng(0)
+    stored = {
+        "W": rng.standard_normal((32, units)),
+        "V": rng.standard_normal((units, 8)),
+        "g": np.ones(units),
+        "b": rng.standard_normal(units),
+    }
+    node = ["LayerNormalization", ["a", "g", "b"]] if norm else ["Add", ["a", "b"]]
+    nodes = [
+        oh.make_node("MatMul", ["x", "W"], ["a"]),
+        oh.make_node(node[0], node[1], ["n"]),
+        oh.make_node("Relu", ["n"], ["r"]),
+        oh.make_node("MatMul", ["r", "V"], ["y"]),
+    ]
+    graph = oh.make_graph(
+        nodes,
+        "g",
+        [oh.make_tensor_value_info("x", 1, ["n", 32])],
+        [oh.make_tensor_value_info("y", 1, ["n", 8])],
+        [nh.from_array(v.astype(np.float32), k) for k, v in stored.items() if norm or k != "g"],
+    )
+    return oh.make_model(graph, opset_imports=[oh.make_opsetid("", 17)], ir_version=8)
+
+
+def refused(network: onnx.ModelProto, **options: Any) -> str:
+    with pytest.raises(OnnxpruneError, match=r"cannot go below|cannot be met") as error:
+        onnxprune.prune(network, **options)
+    return error.value.hint
+
+
+OPTIONS = {"allow_inexact": True, "round_to": 1, "max_ratio": None}
+
+
+@pytest.mark.parametrize("calibrated", [False, True])
+@pytest.mark.parametrize(
+    ("norm", "units", "options"),
+    [
+        (True, 64, {"target": "macs=60%"}),
+        (True, 64, {"target": "macs=10%"}),
+        (False, 64, {"target": "macs=10%"}),
+        (False, 64, {"target": "macs=1%"}),
+        (False, 12, {"target": "macs=21%", "max_ratio": 0.8}),
+        (False, 64, {"target": "macs=50%", "skip": ["W*"]}),
+    ],
+)
+def test_what_is_advised_helps_and_nothing_else_is(
+    norm: bool, units: int, options: dict[str, Any], calibrated: bool
+) -> None:
+    network = model(norm=norm, units=units)
+    if calibrated:
+        rng = np.random.default_rng(1)
+        batches = [{"x": rng.standard_normal((16, 32)).astype(np.float32)} for _ in range(4)]
+        options = {**options, "calib": batches, "cache": False}
+    hint = refused(network, **options)
+    advised: dict[str, Any] = {}
+    if "allow_inexact" in hint:
+        advised["allow_inexact"] = True
+    if "round_to" in hint:
+        advised["round_to"] = 1
+    if ratio := re.search(r"max_ratio=([\d.]+)", hint):
+        advised["max_ratio"] = float(ratio[1])
+    if "under skip" in hint:
+        advised["skip"] = ()
+    if "room for it" in hint:
+        assert advised
+        onnxprune.prune(network, **{**options, **advised})
+    else:
+        everything = {"allow_inexact": True, "round_to": 1, "max_ratio": 0.95, "skip": ()}
+        refused(network, **{**options, **everything})
+
+
+def test_reasons_of_groups_are_named() -> None:
+    hint = refused(model(norm=True), target="macs=60%")
+    assert "allow_inexact" in hint
+    assert "max_ratio" not in hint
+    assert "round_to" not in hint
+    assert "1 of 1 groups are left alone: W:" in hint
+    assert "LayerNormalization" in hint
