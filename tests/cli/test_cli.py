@@ -248,7 +248,7 @@ def test_every_command_line_in_the_documents_is_one_we_take() -> None:
     for line in lines:
         found = _parser().parse_all(shlex.split(line))
         if found.command == "prune" and not found.recipe:
-            wanted = prune_command._options(found)
+            wanted, _ = prune_command._options(found)
             assert wanted.searches or not wanted.asks_for_nothing, line
 
 

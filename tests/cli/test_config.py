@@ -109,7 +109,11 @@ def test_shapes_that_are_none_are_refused(text: str) -> None:
 def test_every_field_is_an_option_that_is_explained() -> None:
     for config in {config for command in COMMANDS.values() for config in command}:
         options = declared(config)
-        assert set(options) == {each.name for each in fields(config)} - {"written", "stand_in", "scarce"}
+        assert set(options) == {each.name for each in fields(config)} - {
+            "written",
+            "stand_in",
+            "scarce",
+        }
         for name, each in options.items():
             option = option_of(each)
             assert option.help[-1] not in ".,;", name
