@@ -164,7 +164,11 @@ def open_calibration(
         calibration = spec if batch is None or spec.inputs.fixed else replace(spec, batch=batch)
         return limit(calibration, samples, seed)
     if not inputs.signature:
-        raise OnnxpruneError("the model has no inputs, so there is nothing to calibrate with")
+        others = "".join(f"; '{each.name}' is a {each.kind}" for each in signature)
+        what = "tensor inputs" if others else "inputs"
+        raise OnnxpruneError(
+            f"the model has no {what}, so there is nothing to calibrate with{others}"
+        )
     if isinstance(spec, str) and (spec == "random" or spec.startswith("random:")):
         reader, samples = read_random(spec, inputs, samples, seed), None
     else:

@@ -19,7 +19,7 @@ from onnxprune.select.allocate import (
 )
 from onnxprune.select.allocate.alignment import CHOICES
 from onnxprune.select.allocate.allocate_budget import allocate_budget
-from onnxprune.select.allocate.allocation import divide_shares
+from onnxprune.select.allocate.allocation import divide_shares, unmet
 from onnxprune.select.allocate.ranking import Ranking, ranked
 from onnxprune.select.importance.bypass import inside
 from onnxprune.select.importance.units import Importance, Problem, rises_of, score_groups
@@ -114,10 +114,7 @@ def _chosen(
             raise
         message = error.message
         if not importance.curves.blocks:  # else bypasses make it smaller still
-            message = (
-                f"{target.kind} cannot go below {lowest:,} ({lowest / max(dense, 1):.1%} of the "
-                f"original), and {target} allows {limit:,}"
-            )
+            message = unmet(target, lowest, limit, dense)
         hint = advice(problem, importance, widths.declined, least, limit, dense)
         raise OnnxpruneError(message, hint=hint) from None
 

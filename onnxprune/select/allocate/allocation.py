@@ -154,12 +154,7 @@ def _to_budget(
     kept = meet_limit(candidates, ranking, measure, limit)
     if kept is None:
         least = measure(repair_widths(candidates, ranking, candidates.smallest()))
-        part = least / max(dense, 1)
-        raise OnnxpruneError(
-            f"{stated('--target', str(target))}: {target.kind} cannot go below {least:,} "
-            f"({percent(part)} of the original), and at most {limit:,} are allowed",
-            hint=_advice(candidates),
-        )
+        raise OnnxpruneError(unmet(target, least, limit, dense), hint=_advice(candidates))
     return kept
 
 
@@ -191,6 +186,15 @@ def _check_scores(
         if array is None or array.shape != (units,):
             shape = "none" if array is None else f"an array of shape {array.shape}"
             raise OnnxpruneError(f"group {group!r} needs {units} scores and has {shape}")
+
+
+def unmet(target: Budget, least: int, limit: int, dense: int) -> str:
+    """The message of a budget that is below the least that can remain."""
+    part = percent(least / max(dense, 1))
+    return (
+        f"{stated('--target', str(target))}: {target.kind} cannot go below {least:,} "
+        f"({part} of the original), and at most {limit:,} are allowed"
+    )
 
 
 def _advice(candidates: CandidateWidths) -> str:
