@@ -248,16 +248,8 @@ ONLY: Mapping[str, frozenset[str]] = {"heads": HEADS, "ffn": FFN}
 """The networks of jobs that need units of some kind."""
 
 _THINNED = ("half", "ninety", "own-zeros", "quantize", "store")  # all by zeros without data
-_FUSED = "Unable to get valid quantization scale for input"
 
 REFUSED: Mapping[tuple[str, str], str] = {
-    # A bug of onnxruntime's: it compares the scales of a bias per channel as if they were one.
-    ("wonnx_opt_mnist", "quantize"): "quantizer refuses the model: The truth value of an array",
-    # It gives no scales to the outputs of its own FusedConv, which the bias behind them needs.
-    ("openseeface_lm0", "quantize"): _FUSED,
-    ("openseeface_retinaface640", "quantize"): _FUSED,
-    # It calls the copies of a shared bias like another tensor of this network.
-    ("basic_pitch_nmp", "quantize"): "onnxruntime cannot load the model: .*Invalid attribute perm",
     # All its weights are in bodies, which the quantizer does not enter.
     ("silero_vad", "quantize"): "found no weight that it quantizes",
     # Their weights come out of ConstantOfShape: nothing is stored that could be zeroed.
