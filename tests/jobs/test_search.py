@@ -96,7 +96,7 @@ def test_no_cut_within_the_drop_is_a_no_and_writes_nothing(cli: Cli, tmp_path: P
 @pytest.mark.parametrize(
     ("flags", "complaint"),
     [
-        (("--max-drop", "1%"), "takes inputs to judge by"),
+        (("--max-drop", "1%"), "is judged on inputs"),
         (("--max-drop", "1%", "--calib", "random"), "synthetic inputs"),
         (("--smallest", "params", "--ratio", "0.3"), "--smallest says"),
         (("--max-drop", "1%", "--smallest", "width", "--calib", "x.npz"), "--smallest width"),
