@@ -65,7 +65,7 @@ class MemoryBudget:
     @property
     def values(self) -> int:
         """Values inside one of the two models that run side by side, over all batches."""
-        return self.total // 25
+        return self.total // 12
 
     @property
     def rows(self) -> int:

@@ -59,7 +59,7 @@ def _of_samples(rows: Index, chosen: npt.NDArray[np.bool_], total: int) -> Index
 
 
 def _rows_wanted(step: Step, maker: Maker, x: Array, sample: Sample) -> int:
-    """Output rows of a pair, bounded by memory."""
+    """Output rows of a pair, bounded by memory: twice those of a layer, which has half to fit."""
     probe = maker.layer.rows(x[:1], np.zeros(1, np.int64))
     each = probe.shape[0] * probe.shape[2]
     if maker.filters is None:
@@ -73,7 +73,7 @@ def _rows_wanted(step: Step, maker: Maker, x: Array, sample: Sample) -> int:
     # What comes out is there several times: wanted, made, off, and what is added to it.
     per_row = int(4 * (ratio * (each + step.inputs // taps) + 5 * step.layer.shape[2]))
     most = max(sample.memory.rows // per_row, 2000)
-    return int(min(sample.wanted(step.inputs), most))
+    return int(min(2 * sample.wanted(step.inputs), most))
 
 
 def _some_rows(

@@ -78,7 +78,7 @@ class Segments:
         provider: short name of the execution provider.
         threads: threads within an operator.
         most: bytes that may be held over all batches; by default what the default budget gives.
-            A value that takes an eighth of them is held in half precision.
+            A value that takes half of them is held in half precision.
 
     Attributes:
         samples: in every batch.
@@ -188,7 +188,7 @@ class Segments:
 
     def _halves(self, value: Array) -> bool:
         """Whether a value is so large that it is held in half precision."""
-        large = max(self._most // 8, _SMALL)
+        large = max(self._most // 2, _SMALL)
         return value.nbytes * len(self) > large and value.dtype == np.float32
 
     def _keep(self, piece: _Piece, first: Mapping[str, Array], stay: set[str]) -> None:
