@@ -350,6 +350,17 @@ def test_an_attention_mask_may_be_infinite() -> None:
     assert np.isfinite(get("l1").function(unit_slices(group, stored.__getitem__))).all()
 
 
+def test_a_table_that_masks_is_scored_by_its_other_entries() -> None:
+    table = np.random.default_rng(0).standard_normal((5, 4)).astype(np.float32)
+    masks = np.vstack([np.full((1, 4), -np.inf, np.float32), table])
+    group = group_of(cut("bias", 1, 4, "writes"), units=4)
+    for name in ("l1", "l2"):
+        score = get(name).function(unit_slices(group, lambda _: masks, use=lambda _: "Gather.data"))
+        np.testing.assert_allclose(score, get(name).function(unit_slices(group, lambda _: table)))
+    with pytest.raises(OnnxpruneError, match="infinity"):
+        unit_slices(group, lambda _: masks, use=lambda _: "Conv.W")
+
+
 def test_indices_and_shapes_carry_no_magnitude() -> None:
     stored: dict[str, Array] = {"index": np.arange(4), "w": np.ones((4, 3), np.float32)}
     group = group_of(cut("index", 0, 4, "scales"), cut("w", 0, 4, "writes"), units=4)

@@ -117,6 +117,9 @@ def unit_slices(
         array = _widened(weights(cut.tensor))
         if array is None:
             continue
+        if use(cut).startswith("Gather"):
+            # A table that is looked up may mask with -inf, which tells nothing of a unit's size.
+            array = np.where(np.isneginf(array), np.zeros((), array.dtype), array)
         _refuse_non_finite(array, cut)
         at = [(cut.tensor, node) for node in cut.nodes] if cut.role == "reads" else []
         inputs = pool([known[key] for key in at if key in known])
