@@ -13,7 +13,6 @@ import math
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -24,6 +23,7 @@ from onnxprune.config import Options
 from onnxprune.errors import OnnxpruneError
 from onnxprune.graph.analysis import Analysis
 from onnxprune.quantities import size
+from onnxprune.runtime.process import free_bytes
 
 Array = npt.NDArray[Any]
 
@@ -205,51 +205,6 @@ def _bytes_of(value: ir.Value, analysis: Analysis) -> int:
         return 0
     bits = _POINTER if fact.dtype == ir.DataType.STRING else fact.dtype.bitwidth
     return math.prod(fact.sizes) * bits // 8
-
-
-def free_bytes() -> int | None:
-    """Memory that this process may still take; None where the system does not say."""
-    limits = [_available(), _in_group(), _in_address_space()]
-    known = [each for each in limits if each is not None]
-    return max(min(known), 0) if known else None
-
-
-def _available() -> int | None:
-    for line in _lines("/proc/meminfo"):
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return None
-
-
-def _in_group() -> int | None:
-    """What a container's limit leaves."""
-    limit, usage = (
-        next(iter(_lines(f"/sys/fs/cgroup/memory.{what}")), "") for what in ("max", "current")
-    )
-    if not (limit.isdigit() and usage.isdigit()):
-        return None
-    cached = [int(n.split()[1]) for n in _lines("/sys/fs/cgroup/memory.stat") if n[:5] == "file "]
-    return int(limit) - int(usage) + sum(cached)
-
-
-def _in_address_space() -> int | None:
-    """What a limit on the address space leaves."""
-    try:
-        import resource  # not on Windows
-    except ImportError:
-        return None
-    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if limit == resource.RLIM_INFINITY:
-        return None
-    pages = next(iter(_lines("/proc/self/statm")), "0").split()[0]
-    return limit - int(pages) * resource.getpagesize()
-
-
-def _lines(path: str) -> list[str]:
-    try:
-        return Path(path).read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return []
 
 
 @functools.cache

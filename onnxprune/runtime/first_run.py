@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from onnxprune.errors import OnnxpruneError
 from onnxprune.runtime.ort import may_saturate, open_session
-from onnxprune.runtime.process import Worker, WorkerError, serve
+from onnxprune.runtime.process import Worker, WorkerError, free_bytes, serve
 
 if TYPE_CHECKING:
     import onnx
@@ -252,9 +252,8 @@ def _limit_memory() -> None:
         import resource  # not on Windows
     except ImportError:
         return
-    lines = Path("/proc/meminfo").read_text().splitlines() if Path("/proc/meminfo").exists() else []
-    free = next((int(s.split()[1]) << 10 for s in lines if s.startswith("MemAvailable:")), 0)
-    if free > 2 * _RESERVE:
+    free = free_bytes()
+    if free is not None and free > 2 * _RESERVE:
         _, hard = resource.getrlimit(resource.RLIMIT_DATA)
         resource.setrlimit(resource.RLIMIT_DATA, (free - _RESERVE, hard))
 

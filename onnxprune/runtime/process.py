@@ -1,4 +1,4 @@
-"""Processes that run a model for this one, which outlives their crashes.
+"""Processes that run a model for this one, which outlives their crashes; and the memory they have.
 
 Requests and answers are pickles: ``(verb, arguments)`` one way, ``("ok", value)`` or ``("refused",
 message, hint)`` the other. Whatever a runtime prints goes to stderr, so that it cannot get between.
@@ -150,3 +150,48 @@ def _answer(served: object, requests: BinaryIO, answers: BinaryIO) -> None:
             answer = ("refused", f"{type(error).__name__}: {' '.join(str(error).split())}", "")
         pickle.dump(answer, answers, protocol=pickle.HIGHEST_PROTOCOL)
         answers.flush()
+
+
+def free_bytes() -> int | None:
+    """Memory that this process may still take; None where the system does not say."""
+    limits = [_available(), _in_group(), _in_address_space()]
+    known = [each for each in limits if each is not None]
+    return max(min(known), 0) if known else None
+
+
+def _available() -> int | None:
+    for line in _lines("/proc/meminfo"):
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return None
+
+
+def _in_group() -> int | None:
+    """What a container's limit leaves."""
+    limit, usage = (
+        next(iter(_lines(f"/sys/fs/cgroup/memory.{what}")), "") for what in ("max", "current")
+    )
+    if not (limit.isdigit() and usage.isdigit()):
+        return None
+    cached = [int(n.split()[1]) for n in _lines("/sys/fs/cgroup/memory.stat") if n[:5] == "file "]
+    return int(limit) - int(usage) + sum(cached)
+
+
+def _in_address_space() -> int | None:
+    """What a limit on the address space leaves."""
+    try:
+        import resource  # not on Windows
+    except ImportError:
+        return None
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit == resource.RLIM_INFINITY:
+        return None
+    pages = next(iter(_lines("/proc/self/statm")), "0").split()[0]
+    return limit - int(pages) * resource.getpagesize()
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        return Path(path).read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
