@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from onnxprune.config import Options
 from onnxprune.data.dataset import Dataset
 from onnxprune.errors import OnnxpruneError, spelled
 from onnxprune.evaluate.evaluation import Evaluation
 from onnxprune.evaluate.verdict import Quality
 from onnxprune.graph.plan import Plan
+from onnxprune.types import Check, QualityStatus
 
 _CUT = (
     "without data, cutting 25 % of the units cost trained classifiers 1 to 33 points of accuracy "
@@ -17,7 +20,8 @@ _CUT = (
 alone, and nothing is refitted."""
 _ZEROS = "without data, 2:4 cost a narrow trained network 86 points of accuracy in the benchmarks"
 """bench/results/quality.json: digits_rescnn, magnitude 2:4."""
-_HOW = "--calib FILE measures it, and --labels FILE the accuracy"
+HOW = "give --calib to measure it, and --labels for the accuracy"
+"""How to measure the quality."""
 
 
 def data_of(data: Dataset, evaluation: Evaluation) -> str:
@@ -46,7 +50,16 @@ def unmeasured(config: Options, plan: Plan, *, changed: bool) -> str:
         return "the model is unchanged"
     why = "there are no inputs" if config.calib is None else "the inputs are synthetic"
     units = any(plan.removed.values()) or plan.bypassed
-    return spelled(f"{why}; {_CUT if units else _ZEROS}; {_HOW}")
+    return spelled(f"{why}; {_CUT if units else _ZEROS}; {HOW}")
+
+
+def over_limit(checks: Iterable[Check]) -> list[tuple[QualityStatus, str]]:
+    """What follows from a drop that exceeds its limit."""
+    return [
+        ("degraded", spelled(f"the drop of {check.value:.4g} exceeds --max-drop {check.limit:g}"))
+        for check in checks
+        if check.name == "drop" and not check.ok
+    ]
 
 
 def refuse_broken(quality: Quality) -> None:

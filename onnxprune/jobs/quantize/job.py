@@ -23,7 +23,7 @@ from onnxprune.jobs.quantize.preparation import prepared
 from onnxprune.jobs.quantize.purposes import why_float
 from onnxprune.jobs.quantize.rows import by_rows
 from onnxprune.jobs.quantize.zeros import Weight
-from onnxprune.jobs.verdicts import data_of, refuse_broken
+from onnxprune.jobs.verdicts import HOW, data_of, over_limit, refuse_broken
 from onnxprune.model.decode import densify
 from onnxprune.quantities import times
 from onnxprune.types import PROVIDERS, Check, provider_of
@@ -176,8 +176,8 @@ def quantize(
         data=data_of(data, outcome),
         synthetic=data.synthetic,
         weights=FiniteWeights(result, dense).reasons(),
-        unmeasured=spelled("the inputs are synthetic; --calib FILE measures it"),
-    )
+        unmeasured=spelled(f"there are no inputs; {HOW}"),
+    ).with_findings(over_limit(checks))
     outcomes = tuple(checks), outcome, sizes, tuple(sentences)
     return Quantized(result, weights, *outcomes, settings, quality)
 
