@@ -247,6 +247,7 @@ def _zoo(name: str) -> Network:
     jobs: dict[str, Any] = {}
     if name != "chars_decoder":
         jobs["a few units less, refitted"] = (False, mild)
+    if name not in ("chars_decoder", "digits_rescnn"):  # this one keeps 91 % accuracy
         jobs["0.3x MACs, bias only"] = (True, bias_only)
     if name == "digits_rescnn":
         jobs["2:4 by magnitude"] = (True, two_four)
