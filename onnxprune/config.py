@@ -623,12 +623,27 @@ _CALIB_MORE = (
 _PREPROCESS = "preprocessing of pictures: imagenet, cifar10, clip or module.py:function"
 _LABELS = "labels of the calibration inputs: .npy, .npz, .txt or .csv"
 _METRIC = "metric for the labels: accuracy, top5, mse, nats, or module.py:function"
+_EVAL = "inputs that judge the result, in any form that --calib takes; nothing is fitted to them"
+_EVAL_MORE = (
+    "All of --calib is then fitted to; without --eval, a tenth of it is held out to judge. It may "
+    "be given alone: then nothing is fitted, and the result is judged all the same."
+)
+_EVAL_LABELS = "labels of the --eval inputs, in any form that --labels takes"
+_SLICES = "group of each sample that judges, to report one by one: .npy, .npz, .txt or .csv"
+_SLICES_MORE = (
+    "One name or number per sample: of --eval where that is given, else of --calib. A group that "
+    "collapses makes the result degraded."
+)
 _SEED = "random seed"
 _SHAPES = "sizes of inputs that the model leaves open, e.g. input=1x3x224x224"
 _SKIP = "names to leave alone: groups, blocks, weights"
 _FORMER_BACKEND = ("provider", "on", "for")
 
-INPUTS = ("calib", "calib_samples", "batch", "memory", "preprocess", "seed", "backend")
+_JUDGES = ("eval", "eval_labels", "slices")
+INPUTS = (
+    *("calib", "calib_samples", "batch", "memory", "preprocess", "eval", "eval_labels", "seed"),
+    "backend",
+)
 """Options that say where inputs come from and what runs the model."""
 
 
@@ -760,6 +775,9 @@ class Options:
     preprocess: object | None = _data(None, ANYTHING, _PREPROCESS, everyday=True)
     labels: object | None = _data(None, ANYTHING, _LABELS, everyday=True)
     metric: str | Callable[..., float] = _data("accuracy", METRIC, _METRIC)
+    eval: object | None = _data(None, ANYTHING, _EVAL, _EVAL_MORE, everyday=True)
+    eval_labels: object | None = _data(None, ANYTHING, _EVAL_LABELS, everyday=True)
+    slices: object | None = _data(None, ANYTHING, _SLICES, _SLICES_MORE)
     backend: str = _data(
         "cpu", BACKEND, "backend to run on, as `onnxprune bench --list` names them",
         everyday=True, former=_FORMER_BACKEND,
@@ -930,15 +948,31 @@ def _refuse_if(wrong: bool, message: str, hint: str) -> None:  # noqa: FBT001
 
 def _refuse_without_inputs(config: Options | BenchOptions | AdviseOptions) -> None:
     """Refuse options about inputs where there are none."""
+    labels, judges = (getattr(config, name, None) for name in ("labels", "eval"))
     _refuse_if(
-        getattr(config, "labels", None) is not None and config.calib is None,
+        labels is not None and judges is not None and getattr(config, "eval_labels", None) is None,
+        "--labels belong to --calib, and --eval judges",
+        "give the labels of the --eval inputs with --eval-labels",
+    )
+    _refuse_if(
+        labels is not None and config.calib is None,
         "--labels needs the inputs they belong to",
         "give those with --calib",
     )
     _refuse_if(
-        config.preprocess is not None and config.calib is None,
+        config.preprocess is not None and config.calib is None and judges is None,
         "--preprocess needs the inputs that it prepares",
         "give those with --calib",
+    )
+    _refuse_if(
+        getattr(config, "eval_labels", None) is not None and judges is None,
+        "--eval-labels needs the inputs they belong to",
+        "give those with --eval; labels of --calib are --labels",
+    )
+    _refuse_if(
+        getattr(config, "slices", None) is not None and config.calib is None and judges is None,
+        "--slices groups the samples that judge, and there are none",
+        "give some with --eval or --calib",
     )
 
 
@@ -1153,8 +1187,8 @@ _RUN = (
 
 COMMANDS: Mapping[str, Mapping[type, tuple[str, ...]]] = {
     "prune": {Options: tuple(declared(Options))},
-    "apply": {Options: ("recover", "max_drop", *_RUN, "backend", "store")},
-    "recover": {Options: ("recover", *_RUN, "backend")},
+    "apply": {Options: ("recover", "max_drop", *_RUN, *_JUDGES, "backend", "store")},
+    "recover": {Options: ("recover", *_RUN, *_JUDGES, "backend")},
     "sensitivity": {
         SensitivityOptions: tuple(declared(SensitivityOptions)),
         Options: (
@@ -1164,7 +1198,7 @@ COMMANDS: Mapping[str, Mapping[type, tuple[str, ...]]] = {
     },
     "quantize": {
         QuantizeOptions: tuple(declared(QuantizeOptions)),
-        Options: ("max_drop", *_RUN),
+        Options: ("max_drop", *_RUN, *_JUDGES),
     },
     "store": {StoreOptions: tuple(declared(StoreOptions))},
     "build": {BuildOptions: tuple(declared(BuildOptions))},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,8 +15,16 @@ import numpy.typing as npt
 from onnxprune.config import Options
 from onnxprune.data.batches import count_samples
 from onnxprune.data.dataset import Feeds, Part
+from onnxprune.errors import OnnxpruneError
+from onnxprune.evaluate.class_scores import score_test, undecided
+from onnxprune.evaluate.dense_check import DenseCheck, label_notes
 from onnxprune.evaluate.metrics import Metric, Score, find_metric, score
-from onnxprune.evaluate.output_comparison import Comparison, OutputComparison, Outputs
+from onnxprune.evaluate.output_comparison import (
+    Comparison,
+    OutputComparison,
+    Outputs,
+    ScoreTest,
+)
 from onnxprune.evaluate.sample_statistics import agreement_error
 from onnxprune.evaluate.standard_error import mean_error, paired_error
 from onnxprune.model import Model, part_names, shared_parts
@@ -36,6 +45,7 @@ class Evaluation:
         available: samples of the data that the inputs were taken from; None if unknown.
         chance: the metric of a model that sees no input; None where that is unknown.
         chance_error: standard error of the pruned model's metric there.
+        notes: sentences on the dense model as a reference, and on outputs without agreement.
     """
 
     outputs: Mapping[str, OutputComparison] = field(default_factory=dict)
@@ -48,6 +58,7 @@ class Evaluation:
     available: int | None = None
     chance: float | None = None
     chance_error: float | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def main(self) -> OutputComparison:
@@ -132,9 +143,39 @@ def compare_models(dense: Model, pruned: Model, part: Part, config: Options) -> 
     )
     task, before = task_of(part, config), None
     if task is not None:
-        before = score(task.metric, (one.run(f, [*parts]) for f in part), task.labels)
-    result = compare_answers(other.run, part, (one.run(f) for f in part), task, before, parts)
-    return replace(result, available=part.available)
+        with named_by(part):
+            before = score(task.metric, (one.run(f, [*parts]) for f in part), task.labels)
+    watch, scores = DenseCheck(), scores_of(dense, task)
+    reference = watch.passing((one.run(f) for f in part), part, parts)
+    result = compare_answers(other.run, part, reference, task, before, parts, scores)
+    notes = watch.notes()
+    if task is not None and before is not None and result.chance is not None:
+        notes += label_notes(task.metric, before, result.chance)
+    for name, output in result.outputs.items():
+        if output.top1 is None and name in watch.rows and undecided(dense, name, watch.rows[name]):
+            notes.append(
+                f"whether '{name}' holds scores of classes cannot be told, so its values are "
+                "compared, and no agreement is given"
+            )
+    return replace(result, available=part.available, notes=tuple(notes))
+
+
+def scores_of(dense: Model, task: Task | None) -> ScoreTest:
+    """Whether an output holds scores of classes, as far as the graph and the labels tell."""
+    if task is None:
+        return score_test(dense)
+    return score_test(dense, task.metric.kind, task.metric.output)
+
+
+@contextmanager
+def named_by(part: Part) -> Iterator[None]:
+    """Name the option that gave the labels of some samples in errors on them."""
+    try:
+        yield
+    except OnnxpruneError as error:
+        if part.option == "--calib":
+            raise
+        raise error.at({"--labels": "--eval-labels"}) from error
 
 
 def within(parts: Mapping[str, Sequence[str]]) -> list[str]:
@@ -149,6 +190,7 @@ def compare_answers(
     task: Task | None = None,
     before: Score | None = None,
     parts: Mapping[str, Sequence[str]] | None = None,
+    scores: ScoreTest | None = None,
 ) -> Evaluation:
     """Compare a model's answers with the dense one's, in one pass.
 
@@ -159,11 +201,12 @@ def compare_answers(
         task: metric and labels, if there are any.
         before: the dense model's score; needed with ``task``.
         parts: of the outputs, given together with them; see ``Comparison``.
+        scores: whether an output holds scores of classes; see there too.
 
     Raises:
         OnnxpruneError: the model does not run, or the labels do not fit.
     """
-    compared, samples = Comparison(parts), 0
+    compared, samples = Comparison(parts, scores), 0
 
     def answers() -> Iterator[Outputs]:
         for each, wanted in zip(feeds, reference, strict=True):
