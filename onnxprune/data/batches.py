@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -198,6 +199,7 @@ class Reader:
         synthetic: whether the data are synthetic.
         batched: whether the user chose the batches.
         uniform: whether all samples are known to have equal shapes.
+        files: of the samples, where each has one of its own.
     """
 
     description: str
@@ -208,6 +210,7 @@ class Reader:
     synthetic: bool = False
     batched: bool = False
     uniform: bool = False
+    files: tuple[Path, ...] = field(default=(), repr=False)
 
 
 def chain(readers: Sequence[Reader], description: str) -> Reader:

@@ -7,13 +7,18 @@ the difference is far smaller than that of either figure.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
+import numpy.typing as npt
 
 from onnxprune.evaluate.metrics import Metric, Score
 
+F64 = npt.NDArray[np.float64]
+
 _ENOUGH = 2
 """Fewest samples for an estimate of spread."""
+_RESAMPLES = 200
 
 
 def paired_error(metric: Metric, before: Score, after: Score) -> float | None:
@@ -30,9 +35,18 @@ def paired_error(metric: Metric, before: Score, after: Score) -> float | None:
         before: of the dense model.
         after: of the other one.
 
+    Metrics that are no means (F1, Spearman, mAP) are measured on sets drawn with replacement from
+    the samples, the same for both models (a bootstrap with a fixed seed); one sample that disagrees
+    is added there too.
+
     Returns:
-        The error in the unit of the metric; None where the metric is not a mean over samples.
+        The error in the unit of the metric; None for a user's function, and with too few samples.
     """
+    if before.statistics is not None and after.statistics is not None:
+        one, other = before.statistics, after.statistics
+        if one.samples != other.samples:
+            return None
+        return _resampled(one.samples, lambda weights: other.figure(weights) - one.figure(weights))
     if before.sums is None or after.sums is None or before.counts is None or after.counts is None:
         return None
     samples, counts = len(before.counts), before.counts
@@ -47,6 +61,39 @@ def paired_error(metric: Metric, before: Score, after: Score) -> float | None:
     if metric.kind == "perplexity":  # the slope of the exponential, halfway
         error *= math.sqrt(before.value) * math.sqrt(after.value)
     return error if math.isfinite(error) else None
+
+
+def score_error(metric: Metric, score: Score) -> float | None:
+    """Standard error of a metric of one model; None for a user's function, or too few samples.
+
+    Arguments and sources are those of `paired_error`.
+    """
+    if score.statistics is not None:
+        return _resampled(score.statistics.samples, score.statistics.figure)
+    if score.sums is None or score.counts is None:
+        return None
+    samples, counts = len(score.counts), score.counts
+    if samples < _ENOUGH:
+        return None
+    spread = score.sums - counts * (score.sums.sum() / counts.sum())
+    square = float(spread @ spread) * samples / (samples - 1)
+    if metric.kind == "accuracy":
+        square += float(np.mean(counts)) ** 2 / 2  # half a hit and half a miss more
+    error = math.sqrt(square) / float(counts.sum())
+    if metric.kind == "perplexity":
+        error *= score.value
+    return error if math.isfinite(error) else None
+
+
+def _resampled(samples: int, figure: Callable[[F64], float]) -> float | None:
+    """Standard deviation of a figure over sets drawn with replacement, by weights of samples."""
+    if samples < _ENOUGH:
+        return None
+    rng = np.random.default_rng(0)
+    chances = np.full(samples, 1 / samples)
+    sets = (rng.multinomial(samples, chances).astype(np.float64) for _ in range(_RESAMPLES))
+    values = np.array([figure(weights) for weights in sets])
+    return float(math.hypot(values.std(ddof=1), 1 / samples))
 
 
 def agreement_error(agreement: float, samples: int) -> float:

@@ -1,0 +1,10 @@
+"""Task metrics over outputs and labels.
+
+Built in are those of `onnxprune.types.METRICS`; anything else is a user's function. Each family is
+a module: ``classes`` (means over labelled elements), ``f1``, ``ranks``, ``text``, ``detection``.
+"""
+
+from onnxprune.evaluate.metrics.base import Metric, Reading, Score, Statistics
+from onnxprune.evaluate.metrics.metric import evaluate, find_metric, score
+
+__all__ = ["Metric", "Reading", "Score", "Statistics", "evaluate", "find_metric", "score"]
