@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
-from onnxprune.data.batches import Array
+from onnxprune.data.batches import Array, Feeds
 from onnxprune.data.calibration import Calibration
 from onnxprune.data.images import Preprocess, channel_axis
 from onnxprune.errors import OnnxpruneError
@@ -101,6 +101,13 @@ def open_boxes(spec: Any, samples: Calibration | None) -> Array:  # noqa: ANN401
     if path.suffix.lower() == ".json":
         return _from_coco(path, frame)
     raise OnnxpruneError(f"{path} holds no boxes", hint=_FORMS)
+
+
+def count_pictures(feeds: Feeds) -> int:
+    """The pictures in a batch: one where the input has no batch axis."""
+    pictures = [array for array in feeds.values() if array.ndim in (3, 4)]
+    first = next((array for array in pictures if array.ndim == 4), None)
+    return 1 if first is None else len(first)
 
 
 def frame_of(samples: Calibration) -> Frame:

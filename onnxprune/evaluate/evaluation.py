@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
-from onnxprune.config import Options
+from onnxprune.config import BenchOptions, Options
 from onnxprune.data.batches import count_samples
+from onnxprune.data.boxes import count_pictures
 from onnxprune.data.dataset import Feeds, Part
-from onnxprune.evaluate.metrics import Metric, Score, find_metric, score
+from onnxprune.data.labels import read_vocabulary
+from onnxprune.evaluate.metrics import Metric, Reading, Score, chance, find_metric, score
 from onnxprune.evaluate.output_comparison import Comparison, OutputComparison, Outputs
-from onnxprune.evaluate.standard_error import agreement_error, paired_error
+from onnxprune.evaluate.sample_statistics import agreement_error
+from onnxprune.evaluate.standard_error import mean_error, paired_error, score_error
 from onnxprune.model import Model, part_names, shared_parts
 from onnxprune.runtime import open_session
 
@@ -31,6 +36,8 @@ class Evaluation:
         samples: number of held-out inputs.
         metric_error: standard error of the change of the metric; None if unknown.
         available: samples of the data that the inputs were taken from; None if unknown.
+        chance: the metric of a model that sees no input; None where that is unknown.
+        chance_error: standard error of the pruned model's metric there.
     """
 
     outputs: Mapping[str, OutputComparison] = field(default_factory=dict)
@@ -41,6 +48,8 @@ class Evaluation:
     samples: int = 0
     metric_error: float | None = None
     available: int | None = None
+    chance: float | None = None
+    chance_error: float | None = None
 
     @property
     def main(self) -> OutputComparison:
@@ -77,8 +86,10 @@ class Evaluation:
         """Standard error of :attr:`drop`; None if unknown."""
         if self.metric:
             return self.metric_error
-        agreement = self.main.top1
-        return None if agreement is None else agreement_error(agreement, self.samples)
+        main = self.main
+        if main.top1 is None or main.top1_error is not None:
+            return main.top1_error if main.top1 is not None else None
+        return agreement_error(main.top1, self.samples)
 
     def within(self, max_drop: float) -> bool:
         """Whether the drop is at most ``max_drop`` and no output is broken."""
@@ -100,7 +111,19 @@ class Task:
 
 def task_of(part: Part, config: Options) -> Task | None:
     """The task that options name; None without labels."""
-    return None if part.labels is None else Task(find_metric(config.metric), part.labels)
+    return None if part.labels is None else Task(metric_of(config), part.labels)
+
+
+def metric_of(config: Options | BenchOptions) -> Metric:
+    """The metric that options name, with what they say on reading outputs."""
+    vocabulary = () if config.vocabulary is None else read_vocabulary(config.vocabulary)
+    reading = Reading(config.detector or "", vocabulary, config.blank, config.threshold)
+    return find_metric(config.metric, reading)
+
+
+def count_for(metric: Metric, feeds: Feeds) -> int:
+    """The samples in a batch, for a metric: one that compares boxes counts pictures."""
+    return count_pictures(feeds) if metric.kind == "map" else count_samples(feeds)
 
 
 def compare_models(dense: Model, pruned: Model, part: Part, config: Options) -> Evaluation:
@@ -123,9 +146,25 @@ def compare_models(dense: Model, pruned: Model, part: Part, config: Options) -> 
     )
     task, before = task_of(part, config), None
     if task is not None:
-        before = score(task.metric, (one.run(f, [*parts]) for f in part), task.labels)
+        before = score_model(lambda feeds: one.run(feeds, [*parts]), part, task)
     result = compare_answers(other.run, part, (one.run(f) for f in part), task, before, parts)
     return replace(result, available=part.available)
+
+
+def score_model(run: Callable[[Feeds], Outputs], feeds: Iterable[Feeds], task: Task) -> Score:
+    """The metric of one model, one batch at a time.
+
+    Raises:
+        OnnxpruneError: the model does not run, or the labels do not fit.
+    """
+    counts: list[int] = []
+
+    def answers() -> Iterator[Outputs]:
+        for each in feeds:
+            counts.append(count_for(task.metric, each))
+            yield run(each)
+
+    return score(task.metric, answers(), task.labels, counts)
 
 
 def within(parts: Mapping[str, Sequence[str]]) -> list[str]:
@@ -155,20 +194,24 @@ def compare_answers(
         OnnxpruneError: the model does not run, or the labels do not fit.
     """
     compared, samples = Comparison(parts), 0
+    counts: list[int] = []
 
     def answers() -> Iterator[Outputs]:
         for each, wanted in zip(feeds, reference, strict=True):
             nonlocal samples
-            samples += count_samples(each)
+            count = count_samples(each)
+            samples += count
+            counts.append(count if task is None else count_for(task.metric, each))
             outputs = run(each)
             # The dense model may have parts that this one lacks.
-            compared.add(wanted if parts is None else {n: wanted[n] for n in outputs}, outputs)
+            known = wanted if parts is None else {n: wanted[n] for n in outputs}
+            compared.add(known, outputs, count)
             yield outputs if parts is None else {name: outputs[name] for name in parts}
 
     if task is None or before is None:
         deque(answers(), maxlen=0)
         return Evaluation(compared.result(), samples=samples)
-    after = score(task.metric, answers(), task.labels)
+    after = score(task.metric, answers(), task.labels, counts)
     return Evaluation(
         compared.result(),
         task.metric.name,
@@ -177,4 +220,33 @@ def compare_answers(
         task.metric.higher_is_better,
         samples,
         paired_error(task.metric, before, after),
+        None,
+        *chance_of(task, after),
     )
+
+
+def chance_of(task: Task, score: Score) -> tuple[float | None, float | None]:
+    """The metric of a model that sees no input, and the standard error of ``score`` there.
+
+    Such a model always gives the most frequent answers, their frequencies, or the mean of the
+    labels.
+
+    Returns:
+        None twice for a user's function, about which nothing is known.
+    """
+    kind, labels = task.metric.kind, task.labels
+    if kind == "mse":
+        return float(labels.astype(np.float64).var(0).mean()), mean_error(score)
+    if kind not in ("accuracy", "nats", "perplexity"):
+        return chance(task.metric, labels), score_error(task.metric, score)
+    counts = np.unique(labels[labels >= 0], return_counts=True)[1]
+    shares = np.sort(counts / max(counts.sum(), 1))[::-1]
+    error = mean_error(score)
+    if kind == "accuracy":
+        chance = float(shares[: task.metric.top].sum())
+        least = math.sqrt(max(chance * (1 - chance), 0.0) / max(counts.sum(), 1))
+        return chance, max(error or 0.0, least)
+    entropy = float(-(shares * np.log(shares)).sum())
+    if kind == "nats":
+        return entropy, error
+    return math.exp(entropy), None if error is None else error * score.value

@@ -30,14 +30,14 @@ def paired_error(metric: Metric, before: Score, after: Score) -> float | None:
     Source: Agresti and Min, "Simple improved confidence intervals for comparing matched
     proportions", Statistics in Medicine 24 (2005).
 
+    Metrics that are no means (F1, Spearman, mAP) are measured on sets drawn with replacement from
+    the samples, the same for both models (a bootstrap with a fixed seed); one sample that disagrees
+    is added there too.
+
     Args:
         metric: what was measured.
         before: of the dense model.
         after: of the other one.
-
-    Metrics that are no means (F1, Spearman, mAP) are measured on sets drawn with replacement from
-    the samples, the same for both models (a bootstrap with a fixed seed); one sample that disagrees
-    is added there too.
 
     Returns:
         The error in the unit of the metric; None for a user's function, and with too few samples.
@@ -64,24 +64,28 @@ def paired_error(metric: Metric, before: Score, after: Score) -> float | None:
 
 
 def score_error(metric: Metric, score: Score) -> float | None:
-    """Standard error of a metric of one model; None for a user's function, or too few samples.
+    """Standard error of a metric of one model, in its unit; see `paired_error`.
 
-    Arguments and sources are those of `paired_error`.
+    Returns:
+        None for a user's function, and with too few samples.
     """
     if score.statistics is not None:
         return _resampled(score.statistics.samples, score.statistics.figure)
-    if score.sums is None or score.counts is None:
+    error = mean_error(score)
+    if error is None or score.counts is None:
         return None
-    samples, counts = len(score.counts), score.counts
-    if samples < _ENOUGH:
+    if metric.kind == "accuracy":  # a hit and a miss more
+        error = math.hypot(error, math.sqrt(0.5) / len(score.counts))
+    return error * score.value if metric.kind == "perplexity" else error
+
+
+def mean_error(score: Score) -> float | None:
+    """Standard error of the mean behind a metric; None where it is none, or of one sample."""
+    if score.sums is None or score.counts is None or len(score.counts) < _ENOUGH:
         return None
-    spread = score.sums - counts * (score.sums.sum() / counts.sum())
-    square = float(spread @ spread) * samples / (samples - 1)
-    if metric.kind == "accuracy":
-        square += float(np.mean(counts)) ** 2 / 2  # half a hit and half a miss more
-    error = math.sqrt(square) / float(counts.sum())
-    if metric.kind == "perplexity":
-        error *= score.value
+    samples, total = len(score.counts), float(score.counts.sum())
+    spread = score.sums - score.counts * (score.sums.sum() / total)
+    error = math.sqrt(float(spread @ spread) * samples / (samples - 1)) / total
     return error if math.isfinite(error) else None
 
 
@@ -94,17 +98,3 @@ def _resampled(samples: int, figure: Callable[[F64], float]) -> float | None:
     sets = (rng.multinomial(samples, chances).astype(np.float64) for _ in range(_RESAMPLES))
     values = np.array([figure(weights) for weights in sets])
     return float(math.hypot(values.std(ddof=1), 1 / samples))
-
-
-def agreement_error(agreement: float, samples: int) -> float:
-    """Standard error of the fraction of samples whose answers are the same.
-
-    Source: Agresti and Coull, "Approximate is better than exact for interval estimation of
-    binomial proportions", The American Statistician 52 (1998): two samples of each kind are added.
-
-    Args:
-        agreement: in [0, 1].
-        samples: how many; the rows of one sample count as one.
-    """
-    share = (agreement * samples + 2) / (samples + 4)
-    return math.sqrt(share * (1 - share) / (samples + 4))

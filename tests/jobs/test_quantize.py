@@ -392,6 +392,6 @@ def test_a_weight_that_stays_float_says_why() -> None:
 
 def test_the_command_begins_with_the_verdict(tmp_path: Path, cli: Cli) -> None:
     done = cli("quantize", CNN.model, "--dynamic", "-o", tmp_path / "q.onnx")
-    assert done.out.startswith("verified, ")
+    assert done.out.startswith("Structure: verified, ")
     assert "quantized" in done.out
     assert "Weights that stayed float" in done.out

@@ -31,9 +31,6 @@ Kind: TypeAlias = Literal[
 ]
 Average: TypeAlias = Literal["binary", "macro", "micro"]
 
-FRACTIONS: frozenset[Kind] = frozenset({"accuracy", "f1", "cer", "wer", "map"})
-"""Metrics that are shares, and shown in percent."""
-
 
 @dataclass(frozen=True)
 class Reading:
@@ -79,11 +76,6 @@ class Metric:
     average: Average = "binary"
     overlaps: tuple[float, ...] = ()
     reading: Reading = Reading()
-
-    @property
-    def is_fraction(self) -> bool:
-        """Whether it is a share, shown in percent."""
-        return self.kind in FRACTIONS
 
 
 class Statistics(Protocol):

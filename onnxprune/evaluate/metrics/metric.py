@@ -103,6 +103,10 @@ _FAMILIES: Mapping[Kind, Callable[[Metric, Iterable[Batch]], Score]] = {
 }
 
 
+_COUNTED: frozenset[Kind] = frozenset({"cer", "wer", "map"})
+"""Metrics whose outputs need not have one row per sample."""
+
+
 def evaluate(metric: Metric, outputs: Iterable[Outputs], labels: Array) -> float:
     """The metric of a model over batches of its outputs; arguments and errors are `score`'s."""
     return score(metric, outputs, labels).value
@@ -134,7 +138,7 @@ def score(
         OnnxpruneError: there are more or fewer labels than samples, they fit no output or several,
             or a user's function fails.
     """
-    pairs = batches(outputs, labels, metric, counts)
+    pairs = batches(outputs, labels, metric, counts if metric.kind in _COUNTED else None)
     if metric.kind == "function":
         return Score(_call(metric, pairs))
     return _FAMILIES[metric.kind](metric, pairs)

@@ -12,15 +12,18 @@ from onnxprune.data.dataset import open_dataset, open_source
 from onnxprune.data.memory import budget_of, scarce_note, settle
 from onnxprune.errors import OnnxpruneError, spelled
 from onnxprune.evaluate.evaluation import Evaluation, compare_models
+from onnxprune.evaluate.verdict import Quality, Structure, judge, judge_structure
 from onnxprune.graph.analysis import identity
 from onnxprune.graph.layers.linear import LinearLayer
 from onnxprune.jobs.apply_plan import finite
+from onnxprune.jobs.finite_weights import FiniteWeights
 from onnxprune.jobs.prune import prune
 from onnxprune.jobs.quantize import exclusions, quantizer, zeros
 from onnxprune.jobs.quantize.preparation import prepared
 from onnxprune.jobs.quantize.purposes import why_float
 from onnxprune.jobs.quantize.rows import by_rows
 from onnxprune.jobs.quantize.zeros import Weight
+from onnxprune.jobs.verdicts import data_of, refuse_broken
 from onnxprune.model.decode import densify
 from onnxprune.quantities import times
 from onnxprune.types import PROVIDERS, Check, provider_of
@@ -41,6 +44,7 @@ class Quantized:
         bytes: of everything stored, before and after.
         notes: whole sentences.
         settings: the options.
+        quality: whether it does what the float model does.
     """
 
     model: models.Model
@@ -50,14 +54,30 @@ class Quantized:
     bytes: tuple[int, int]
     notes: tuple[str, ...]
     settings: QuantizeOptions
+    quality: Quality
 
     @property
     def ok(self) -> bool:
-        """Whether every check passed."""
-        return all(check.ok for check in self.checks)
+        """Whether every check passed and the result is not broken."""
+        return all(check.ok for check in self.checks) and not self.quality.broken
 
-    def save(self, path: str | Path) -> Path:
-        """Write the quantized model."""
+    @property
+    def structure(self) -> Structure:
+        """Whether zeros, patterns and what was pruned first are as they should be."""
+        return judge_structure(self.checks, cut=True)
+
+    def save(self, path: str | Path, *, force: bool = False) -> Path:
+        """Write the quantized model.
+
+        Args:
+            path: the .onnx file.
+            force: write it although it is broken (`quality`).
+
+        Raises:
+            OnnxpruneError: the result is broken, or cannot be written there.
+        """
+        if not force:
+            refuse_broken(self.quality)
         return models.save(self.model, path)
 
     def __repr__(self) -> str:
@@ -68,7 +88,7 @@ class Quantized:
         return (
             f"{count} of {len(self.weights)} weights in int8, "
             f"{times(self.bytes[1] / self.bytes[0])} bytes, "
-            f"zeros {'kept' if self.ok else 'NOT kept'}"
+            f"structure {self.structure.status}, quality {self.quality.status}"
         )
 
 
@@ -151,7 +171,15 @@ def quantize(
     if data.synthetic:
         sentences.append(f"inputs were synthetic ({data.description}): accuracy was not measured")
     sizes = (models.size_bytes(dense), models.size_bytes(result))
-    return Quantized(result, weights, tuple(checks), outcome, sizes, tuple(sentences), settings)
+    quality = judge(
+        outcome,
+        data=data_of(data, outcome),
+        synthetic=data.synthetic,
+        weights=FiniteWeights(result, dense).reasons(),
+        unmeasured=spelled("the inputs are synthetic; --calib FILE measures it"),
+    )
+    outcomes = tuple(checks), outcome, sizes, tuple(sentences)
+    return Quantized(result, weights, *outcomes, settings, quality)
 
 
 def _check_inputs(settings: QuantizeOptions, config: Options) -> None:
