@@ -81,6 +81,9 @@ def apply(
     preprocess: object | None = None,
     labels: object | None = None,
     metric: str | Callable[..., float] = 'accuracy',
+    eval: object | None = None,
+    eval_labels: object | None = None,
+    slices: object | None = None,
     backend: str = 'cpu',
     seed: int | str = 0,
     shapes: str | Sequence[str] | Mapping[str, Sequence[int]] = ...,
@@ -128,6 +131,14 @@ def apply(
         labels: labels of the calibration inputs: .npy, .npz, .txt or .csv.
         metric: metric for the labels: accuracy, top5, mse, nats, or module.py:function (default:
             accuracy).
+        eval: inputs that judge the result, in any form that calib= takes; nothing is fitted to
+            them. All of calib= is then fitted to; without eval=, a tenth of it is held out to
+            judge. It may be given alone: then nothing is fitted, and the result is judged all the
+            same.
+        eval_labels: labels of the eval= inputs, in any form that labels= takes.
+        slices: group of each sample that judges, to report one by one: .npy, .npz, .txt or .csv.
+            One name or number per sample: of eval= where that is given, else of calib=. A group
+            that collapses makes the result degraded.
         backend: backend to run on, as `onnxprune bench --list` names them (default: cpu).
         seed: random seed (default: 0).
         shapes: sizes of inputs that the model leaves open, e.g. input=1x3x224x224.
@@ -227,6 +238,9 @@ def prune(
     preprocess: object | None = None,
     labels: object | None = None,
     metric: str | Callable[..., float] = 'accuracy',
+    eval: object | None = None,
+    eval_labels: object | None = None,
+    slices: object | None = None,
     backend: str = 'cpu',
     seed: int | str = 0,
     shapes: str | Sequence[str] | Mapping[str, Sequence[int]] = ...,
@@ -317,6 +331,14 @@ def prune(
         labels: labels of the calibration inputs: .npy, .npz, .txt or .csv.
         metric: metric for the labels: accuracy, top5, mse, nats, or module.py:function (default:
             accuracy).
+        eval: inputs that judge the result, in any form that calib= takes; nothing is fitted to
+            them. All of calib= is then fitted to; without eval=, a tenth of it is held out to
+            judge. It may be given alone: then nothing is fitted, and the result is judged all the
+            same.
+        eval_labels: labels of the eval= inputs, in any form that labels= takes.
+        slices: group of each sample that judges, to report one by one: .npy, .npz, .txt or .csv.
+            One name or number per sample: of eval= where that is given, else of calib=. A group
+            that collapses makes the result degraded.
         backend: backend to run on, as `onnxprune bench --list` names them (default: cpu).
         seed: random seed (default: 0).
         shapes: sizes of inputs that the model leaves open, e.g. input=1x3x224x224.
@@ -350,6 +372,9 @@ def quantize(
     preprocess: object | None = None,
     labels: object | None = None,
     metric: str | Callable[..., float] = 'accuracy',
+    eval: object | None = None,
+    eval_labels: object | None = None,
+    slices: object | None = None,
     seed: int | str = 0,
     shapes: str | Sequence[str] | Mapping[str, Sequence[int]] = ...,
 ) -> Quantized:
@@ -403,6 +428,14 @@ def quantize(
         labels: labels of the calibration inputs: .npy, .npz, .txt or .csv.
         metric: metric for the labels: accuracy, top5, mse, nats, or module.py:function (default:
             accuracy).
+        eval: inputs that judge the result, in any form that calib= takes; nothing is fitted to
+            them. All of calib= is then fitted to; without eval=, a tenth of it is held out to
+            judge. It may be given alone: then nothing is fitted, and the result is judged all the
+            same.
+        eval_labels: labels of the eval= inputs, in any form that labels= takes.
+        slices: group of each sample that judges, to report one by one: .npy, .npz, .txt or .csv.
+            One name or number per sample: of eval= where that is given, else of calib=. A group
+            that collapses makes the result degraded.
         seed: random seed (default: 0).
         shapes: sizes of inputs that the model leaves open, e.g. input=1x3x224x224.
     """
@@ -421,6 +454,9 @@ def recover(
     preprocess: object | None = None,
     labels: object | None = None,
     metric: str | Callable[..., float] = 'accuracy',
+    eval: object | None = None,
+    eval_labels: object | None = None,
+    slices: object | None = None,
     backend: str = 'cpu',
     seed: int | str = 0,
     shapes: str | Sequence[str] | Mapping[str, Sequence[int]] = ...,
@@ -474,6 +510,14 @@ def recover(
         labels: labels of the calibration inputs: .npy, .npz, .txt or .csv.
         metric: metric for the labels: accuracy, top5, mse, nats, or module.py:function (default:
             accuracy).
+        eval: inputs that judge the result, in any form that calib= takes; nothing is fitted to
+            them. All of calib= is then fitted to; without eval=, a tenth of it is held out to
+            judge. It may be given alone: then nothing is fitted, and the result is judged all the
+            same.
+        eval_labels: labels of the eval= inputs, in any form that labels= takes.
+        slices: group of each sample that judges, to report one by one: .npy, .npz, .txt or .csv.
+            One name or number per sample: of eval= where that is given, else of calib=. A group
+            that collapses makes the result degraded.
         backend: backend to run on, as `onnxprune bench --list` names them (default: cpu).
         seed: random seed (default: 0).
         shapes: sizes of inputs that the model leaves open, e.g. input=1x3x224x224.

@@ -63,6 +63,8 @@ def run(args: argparse.Namespace) -> int:
         "--recipe": args.recipe,
         "--calib": config.calib,
         "--labels": config.labels,
+        "--eval": config.eval,
+        "--eval-labels": config.eval_labels,
         "--sensitivity": config.sensitivity,
     }
     files["-o"] = output = destination.check("-o", args.output, files, "model")

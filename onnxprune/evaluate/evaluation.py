@@ -38,6 +38,7 @@ class Evaluation:
         available: samples of the data that the inputs were taken from; None if unknown.
         chance: the metric of a model that sees no input; None where that is unknown.
         chance_error: standard error of the pruned model's metric there.
+        after_error: standard error of ``after``; None if unknown.
     """
 
     outputs: Mapping[str, OutputComparison] = field(default_factory=dict)
@@ -50,6 +51,7 @@ class Evaluation:
     available: int | None = None
     chance: float | None = None
     chance_error: float | None = None
+    after_error: float | None = None
 
     @property
     def main(self) -> OutputComparison:
@@ -212,6 +214,8 @@ def compare_answers(
         deque(answers(), maxlen=0)
         return Evaluation(compared.result(), samples=samples)
     after = score(task.metric, answers(), task.labels, counts)
+    own = score_error(task.metric, after)
+    chance_level, chance_error = chance_of(task, after)
     return Evaluation(
         compared.result(),
         task.metric.name,
@@ -220,8 +224,9 @@ def compare_answers(
         task.metric.higher_is_better,
         samples,
         paired_error(task.metric, before, after),
-        None,
-        *chance_of(task, after),
+        chance=chance_level,
+        chance_error=own if chance_error is None else chance_error,
+        after_error=own,
     )
 
 
@@ -232,13 +237,14 @@ def chance_of(task: Task, score: Score) -> tuple[float | None, float | None]:
     labels.
 
     Returns:
-        None twice for a user's function, about which nothing is known.
+        None for a user's function, about which nothing is known; None for an error that is that of
+        the metric itself.
     """
     kind, labels = task.metric.kind, task.labels
     if kind == "mse":
         return float(labels.astype(np.float64).var(0).mean()), mean_error(score)
     if kind not in ("accuracy", "nats", "perplexity"):
-        return chance(task.metric, labels), score_error(task.metric, score)
+        return chance(task.metric, labels), None
     counts = np.unique(labels[labels >= 0], return_counts=True)[1]
     shares = np.sort(counts / max(counts.sum(), 1))[::-1]
     error = mean_error(score)

@@ -191,7 +191,7 @@ def evaluate(run: Run, state: State, unchanged: Mapping[str, str]) -> Result:
         notes.append(f"inputs were synthetic ({data.description}): accuracy was not measured")
     elif data.synthetic:
         notes.append("there were no inputs, so the model was not run: accuracy was not measured")
-    if data.synthetic and config.recover not in ("auto", "none"):
+    if not data.fit and config.recover not in ("auto", "none"):
         notes.append(spelled(f"nothing was refitted: --recover {config.recover} needs --calib"))
     parts = tuple(checks), evaluation, state.outcomes, tuple(notes)
     return Result(

@@ -7,7 +7,7 @@ from dataclasses import replace
 from onnxprune import model as models
 from onnxprune.config import Options, keywords, split
 from onnxprune.data.batches import is_single, mark_single
-from onnxprune.data.dataset import open_dataset, open_source
+from onnxprune.data.dataset import open_dataset, open_source, with_checks
 from onnxprune.errors import OnnxpruneError, blame
 from onnxprune.evaluate.equivalence import check_equivalence
 from onnxprune.evaluate.evaluation import Evaluation, compare_models
@@ -103,8 +103,6 @@ def recover(
             "the remaining weights have changed: their correlation with the dense model's is "
             f"{figure(match.likeness)}"
         )
-    if data.one_batch:
-        notes.append("the only batch of inputs was used for fitting and for evaluation")
     if _worse(before, after):
         why = "refitting made unseen outputs worse, so the model is the pruned one as it was given"
         return Result(
@@ -137,12 +135,12 @@ def _opened(
         OnnxpruneError: there are no real samples, or they do not fit.
     """
     samples, shapes = open_source(dense, config)
-    if samples is None or samples.synthetic:
+    if samples is None or samples.synthetic or config.calib is None:
         raise OnnxpruneError(
             "recovery fits layers to what the dense model computes on real inputs",
             hint="give some with --calib; they need no labels",
         )
-    notes = [*stand_in_note(config), *samples.notes]
+    notes = [*stand_in_note(config)]
     if is_single(dense):
         mark_single(pruned)
     folded = fold_normalisations(dense)
@@ -152,7 +150,8 @@ def _opened(
     with blame("--shapes", when=bool(config.shapes)):
         analysis = analyse(dense, inputs=shapes)
     samples = within_memory(analysis, samples, config)
-    return Run(config, analysis, open_dataset(samples, config), progress), notes
+    data = with_checks(open_dataset(samples, config), analysis.model, config)
+    return Run(config, analysis, data, progress), [*notes, *data.notes]
 
 
 def _same_function(check: Check) -> Check:

@@ -8,7 +8,14 @@ from dataclasses import dataclass, replace
 from onnxprune import model as models
 from onnxprune.config import Options
 from onnxprune.data import Calibration, memory
-from onnxprune.data.dataset import Dataset, open_dataset, open_source, synthetic_dataset
+from onnxprune.data.dataset import (
+    Dataset,
+    open_dataset,
+    open_source,
+    synthetic_choices,
+    synthetic_dataset,
+    with_checks,
+)
 from onnxprune.errors import OnnxpruneError, blame
 from onnxprune.graph.analysis import Analysis, analyse
 from onnxprune.model.decode import densify
@@ -69,7 +76,8 @@ def open_run(
         data = synthetic_dataset(analysis, config)
     else:
         samples = within_memory(analysis, samples, config)
-        data = open_dataset(samples, config, chooses=chooses)
+        data = with_checks(open_dataset(samples, config, chooses=chooses), analysis.model, config)
+        data = synthetic_choices(data, analysis, config)
     return Run(config, analysis, data, progress)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from onnxprune import model as models
 from onnxprune.config import INPUTS, Options, QuantizeOptions, keywords, split
-from onnxprune.data.dataset import open_dataset, open_source
+from onnxprune.data.dataset import open_dataset, open_source, with_checks
 from onnxprune.data.memory import budget_of, scarce_note, settle
 from onnxprune.errors import OnnxpruneError, spelled
 from onnxprune.evaluate.evaluation import Evaluation, compare_models
@@ -137,6 +137,7 @@ def quantize(
     samples, _ = open_source(dense, config if config.calib is not None else _synthetic(config))
     assert samples is not None
     data = open_dataset(samples, config, most_bytes=budget_of(config).total // 2)
+    data = with_checks(data, dense, config)
     pruned = None
     if first is not None:
         inputs = {name: getattr(config, name) for name in INPUTS} if first.calib is None else {}
@@ -163,7 +164,7 @@ def quantize(
         sentences.append(f"{len(names)} weights were laid out as [N,K]")
     checks = [*(pruned.checks if pruned is not None else ()), *zeros.checks(weights)]
     progress("comparing with the float model")
-    outcome = compare_models(dense, result, data.holdout, config)
+    outcome = compare_models(dense, result, data.eval, config)
     checks += finite(outcome)
     if config.max_drop is not None:
         checks.append(Check("drop", outcome.drop <= config.max_drop, outcome.drop, config.max_drop))

@@ -157,7 +157,9 @@ def measures(run: Result) -> tuple[Measure, ...]:
 
 def output_rows(run: Result) -> tuple[OutputRow, ...]:
     """The comparison of each output; empty for synthetic inputs, where it means nothing."""
-    return () if _synthetic(run.config.calib) else comparison_rows(run.evaluation)
+    config = run.config
+    synthetic = _synthetic(config.calib) and config.eval is None
+    return () if synthetic else comparison_rows(run.evaluation)
 
 
 def point_rows(run: Result) -> tuple[PointRow, ...]:
