@@ -1465,6 +1465,7 @@ def keywords(command: str) -> Callable[[Function], Function]:
         signature = inspect.signature(function)
         parameters = signature.parameters.values()
         models = {each.name for each in parameters if "ModelLike" in str(each.annotation)}
+        optional = {each.name for each in parameters if each.default is None}
         classes = {f"{config.__name__} | None": config for config in COMMANDS[command]}
         objects = {p.name: classes[p.annotation] for p in parameters if p.annotation in classes}
 
@@ -1477,7 +1478,8 @@ def keywords(command: str) -> Callable[[Function], Function]:
             if "progress" in signature.parameters:
                 values["progress"] = _progress(values.get("progress"))
             for name, value in (*zip(signature.parameters, args, strict=False), *values.items()):
-                if name in models and (value is None or isinstance(value, _NO_MODELS)):
+                missing = value is None and name not in optional
+                if name in models and (missing or isinstance(value, _NO_MODELS)):
                     raise wrong_type(name, value, "a model", _MODEL)
                 if name in objects and not isinstance(value, objects[name] | None):
                     hint = f"give options by name, as in {_EXAMPLES[command]}"

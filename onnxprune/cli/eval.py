@@ -11,7 +11,9 @@ from onnxprune.cli import console
 from onnxprune.cli.parser import Commands, add_command, add_model, add_options, given_options
 from onnxprune.config import split
 from onnxprune.errors import OnnxpruneError
+from onnxprune.quantities import spread
 from onnxprune.report import terminal
+from onnxprune.report.standing import metric_scale
 
 if TYPE_CHECKING:
     from onnxprune.jobs.eval import Assessment
@@ -77,8 +79,10 @@ def _refuse(result: Assessment) -> None:
         )
     for check in result.checks:
         if not check.ok:
+            unit = metric_scale(result.evaluation.measure).unit
+            drop, limit = (spread(each, unit) for each in (check.value, check.limit))
             raise OnnxpruneError(
-                f"the drop is {check.value:.4g}, and --max-drop allows {check.limit:.4g}",
+                f"the loss is {drop}, and --max-drop allows {limit}",
                 hint="remove less, recover with more samples, or allow more",
                 exit_code=1,
             )

@@ -49,8 +49,8 @@ class Frame:
     Attributes:
         size: width and height of the input.
         files: the pictures in order; empty where samples are arrays.
-        prepare: how pictures are resized; None where that is unknown.
-        place: from the size of a picture to factors and offsets of its pixels.
+        place: from the size of a picture to factors and offsets of its pixels; None where nothing
+            says how pictures are resized.
     """
 
     size: tuple[int, int]
@@ -63,18 +63,18 @@ class Frame:
         Raises:
             OnnxpruneError: the picture is resized, and nothing says how.
         """
+        if self.place is not None:
+            factor, offset = self.place(size)
+            return boxes * np.tile(factor, 2) + np.tile(offset, 2)
         if size == self.size:
             return boxes
-        if self.place is None:
-            have, want = ("x".join(map(str, each)) for each in (size, self.size))
-            raise OnnxpruneError(
-                f"{of} is a picture of {have}, the model's input is {want}, and nothing says how "
-                "one became the other",
-                hint="give the pictures as a folder with --preprocess KEY=VALUE,...; or boxes in "
-                "pixels of the model's input, as an array",
-            )
-        factor, offset = self.place(size)
-        return boxes * np.tile(factor, 2) + np.tile(offset, 2)
+        have, want = ("x".join(map(str, each)) for each in (size, self.size))
+        raise OnnxpruneError(
+            f"{of} is a picture of {have}, the model's input is {want}, and nothing says how one "
+            "became the other",
+            hint="give the pictures as a folder with --preprocess KEY=VALUE,...; or boxes in "
+            "pixels of the model's input, as an array",
+        )
 
 
 def open_boxes(spec: Any, samples: Calibration | None) -> Array:  # noqa: ANN401
@@ -160,7 +160,8 @@ def _rows(boxes: F64, classes: object, crowd: object, categories: object) -> F64
 
 def _from_arrays(values: Any, frame: Frame) -> Array:  # noqa: ANN401
     try:
-        pictures = [np.asarray(each, float).reshape(len(each), -1) for each in values]
+        pictures = [np.asarray(each, float) for each in values]
+        pictures = [each.reshape(len(each), each[:1].size) for each in pictures]
     except (TypeError, ValueError) as error:
         raise OnnxpruneError(f"the boxes are no arrays of numbers: {error}", hint=_FORMS) from error
     objects = []

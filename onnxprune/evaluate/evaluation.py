@@ -16,7 +16,7 @@ from onnxprune.data.batches import count_samples
 from onnxprune.data.boxes import count_pictures
 from onnxprune.data.dataset import Feeds, Part
 from onnxprune.data.labels import read_vocabulary
-from onnxprune.evaluate.metrics import Metric, Reading, Score, chance, find_metric, score
+from onnxprune.evaluate.metrics import Metric, Reading, Score, chance_level, find_metric, score
 from onnxprune.evaluate.output_comparison import Comparison, OutputComparison, Outputs
 from onnxprune.evaluate.sample_statistics import agreement_error
 from onnxprune.evaluate.standard_error import mean_error, paired_error, score_error
@@ -215,7 +215,7 @@ def compare_answers(
         return Evaluation(compared.result(), samples=samples)
     after = score(task.metric, answers(), task.labels, counts)
     own = score_error(task.metric, after)
-    chance_level, chance_error = chance_of(task, after)
+    chance, chance_error = chance_of(task, after)
     return Evaluation(
         compared.result(),
         task.metric.name,
@@ -224,7 +224,7 @@ def compare_answers(
         task.metric.higher_is_better,
         samples,
         paired_error(task.metric, before, after),
-        chance=chance_level,
+        chance=chance,
         chance_error=own if chance_error is None else chance_error,
         after_error=own,
     )
@@ -244,7 +244,7 @@ def chance_of(task: Task, score: Score) -> tuple[float | None, float | None]:
     if kind == "mse":
         return float(labels.astype(np.float64).var(0).mean()), mean_error(score)
     if kind not in ("accuracy", "nats", "perplexity"):
-        return chance(task.metric, labels), None
+        return chance_level(task.metric, labels), None
     counts = np.unique(labels[labels >= 0], return_counts=True)[1]
     shares = np.sort(counts / max(counts.sum(), 1))[::-1]
     error = mean_error(score)

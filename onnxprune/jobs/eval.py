@@ -16,7 +16,7 @@ from onnxprune.data.dataset import Part, judging_part
 from onnxprune.data.labels import together
 from onnxprune.data.screening import Screen, notes_on
 from onnxprune.data.singly import runnable
-from onnxprune.errors import OnnxpruneError
+from onnxprune.errors import OnnxpruneError, spelled
 from onnxprune.evaluate.equivalence import check_equivalence
 from onnxprune.evaluate.evaluation import (
     Evaluation,
@@ -263,7 +263,7 @@ def _alone(
         samples=counts["samples"],
         available=part.available,
     )
-    reason = "there is no dense model to compare with: --against DENSE names it"
+    reason = spelled("no dense model was given to compare with (--against)")
     quality = Quality(
         "not measured", (reason,), counts["samples"], _described(part, settings, evaluation)
     )
@@ -279,7 +279,7 @@ def _alone(
             f"of chance ({measured(chance, unit)})"
         )
     quality = quality.with_findings(("broken", each) for each in findings)
-    structure = Structure("not checked", ("there is no dense model to compare with",))
+    structure = Structure("not checked", ("no dense model was given to compare with",))
     return Assessment(
         task.metric.name, result.value, error, evaluation, quality, structure, notes=notes
     )

@@ -7,7 +7,7 @@ import numpy as np
 from onnxprune.evaluate.metrics.base import Array, Metric
 
 
-def chance(metric: Metric, labels: Array) -> float | None:
+def chance_level(metric: Metric, labels: Array) -> float | None:
     """The metric of a model that sees no input; None for a user's function.
 
     Nothing correlates with a constant, no box is found and no text read without looking. For

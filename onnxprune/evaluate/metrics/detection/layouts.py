@@ -149,7 +149,7 @@ def find_layout(
     raise OnnxpruneError(
         f"the outputs of the detector {problem}: {shapes}",
         hint=f"name it with --detector {names}; other outputs need a function of your own: "
-        "--metric file.py:function",
+        "--metric 'file.py:function'",
     )
 
 
@@ -246,7 +246,7 @@ def _parts(name: str, boxes: Array, other: str, scores: Array, family: str) -> L
         raise OnnxpruneError(
             f"the boxes of the output '{name}' are neither corners nor centres with sizes",
             hint="offsets from priors are decoded by a function of your own: "
-            "--metric file.py:function",
+            "--metric 'file.py:function'",
         )
     form: BoxForm = "corners" if ordered else "centres"
     if "detection_boxes" in name.lower():
