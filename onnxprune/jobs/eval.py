@@ -34,7 +34,7 @@ from onnxprune.jobs.finite_weights import FiniteWeights
 from onnxprune.jobs.run import Progress, place, stand_in_note
 from onnxprune.model.decode import densify
 from onnxprune.model.signature import signature_of
-from onnxprune.quantities import measured, percent, plural
+from onnxprune.quantities import Unit, measured, percent, plural
 from onnxprune.recovery.correspond.kept_units import correspond
 from onnxprune.recovery.correspond.twin import in_dense_words, make_twin
 from onnxprune.runtime import open_session
@@ -87,8 +87,7 @@ class Assessment:
     def __str__(self) -> str:
         parts = []
         if self.value is not None:
-            unit = "fraction" if is_fraction(self.metric) else "number"
-            parts.append(f"{self.metric} {measured(self.value, unit)}")
+            parts.append(f"{self.metric} {measured(self.value, _unit(self.metric))}")
         parts += [f"structure {self.structure.status}", f"quality {self.quality.status}"]
         return ", ".join(parts)
 
@@ -152,7 +151,7 @@ def eval(  # noqa: A001  the name of the command
     progress("deriving the structure")
     first = next(iter(part))
     structure = derive_structure(dense, small, (first,), config.provider)
-    checks = ()
+    checks: tuple[Check, ...] = ()
     if settings.max_drop is not None:
         within = evaluation.within(settings.max_drop)
         checks = (Check("drop", within, evaluation.drop, settings.max_drop),)
@@ -166,6 +165,10 @@ def eval(  # noqa: A001  the name of the command
         checks,
         notes,
     )
+
+
+def _unit(metric: str) -> Unit:
+    return "fraction" if is_fraction(metric) else "number"
 
 
 def _as_options(settings: EvalOptions) -> Options:
@@ -273,7 +276,7 @@ def _alone(
     chance, spread = chance_of(task, result)
     spread = error if spread is None else spread
     if chance is not None and spread is not None and _at_chance(task, result.value, chance, spread):
-        unit = "fraction" if is_fraction(task.metric.name) else "number"
+        unit = _unit(task.metric.name)
         findings.append(
             f"{task.metric.name} {measured(result.value, unit)}, within {_SURE:g} standard errors "
             f"of chance ({measured(chance, unit)})"

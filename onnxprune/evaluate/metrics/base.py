@@ -190,8 +190,10 @@ def pick(
     if len(fitting) == 1:
         return fitting[0]
     shapes = ", ".join(f"'{name}' {list(batch.outputs[name].shape)}" for name in names)
-    which = "several outputs fit" if fitting else "no output fits"
-    raise OnnxpruneError(
-        f"--labels: {which} {labels}: {shapes}",
-        hint=f"write {metric.name.partition('@')[0]}@OUTPUT" if fitting else hint,
+    which, name = (
+        "several outputs fit" if fitting else "no output fits",
+        metric.name.partition("@")[0],
     )
+    if fitting:
+        hint = f"write {name}@OUTPUT, as in --metric {name}@{fitting[0]}"
+    raise OnnxpruneError(f"--labels: {which} {labels}: {shapes}", hint=hint)
