@@ -12,7 +12,6 @@ import onnx_ir as ir
 from onnxprune import model as models
 from onnxprune.evaluate.evaluation import Evaluation
 from onnxprune.evaluate.latency import Compared
-from onnxprune.evaluate.metrics import find_metric
 from onnxprune.evaluate.output_comparison import OutputComparison
 from onnxprune.graph.analysis import Analysis
 from onnxprune.graph.cost import Cost, CostModel
@@ -38,7 +37,7 @@ from onnxprune.jobs.results.schema import (
 from onnxprune.jobs.results.weights import zeros_rows
 from onnxprune.jobs.search import passes
 from onnxprune.quantities import Unit
-from onnxprune.types import LayerOutcome
+from onnxprune.types import LayerOutcome, is_fraction
 
 _QUICK = 1 << 30
 """Bytes of weights that `inspect` reads without ``--weights``."""
@@ -143,8 +142,7 @@ def measures(run: Result) -> tuple[Measure, ...]:
         rows.append(Measure("latency", *seconds, "seconds", ratio=latency.ratio))
     evaluation = run.evaluation
     if evaluation.metric:
-        part = find_metric(run.config.metric).kind == "accuracy"
-        unit: Unit = "fraction" if part else "number"
+        unit: Unit = "fraction" if is_fraction(evaluation.metric) else "number"
         ends = evaluation.before, evaluation.after
         if run.as_given is not None and run.as_given.metric == evaluation.metric:
             as_given = f"{evaluation.metric}, as given"
