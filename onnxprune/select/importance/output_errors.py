@@ -19,7 +19,7 @@ import numpy.typing as npt
 from onnxprune import model as models
 from onnxprune.data.activations.between import find_maker
 from onnxprune.data.batches import count_samples
-from onnxprune.evaluate.output_error import OutputError
+from onnxprune.data.memory import MemoryBudget
 from onnxprune.graph.analysis import Analysis
 from onnxprune.graph.cost import CostModel
 from onnxprune.graph.layers.epilogue import Weights
@@ -27,6 +27,7 @@ from onnxprune.graph.layers.linear import refittable
 from onnxprune.graph.layers.pad_nodes import unpadded_layers
 from onnxprune.graph.units import Group
 from onnxprune.select.importance.curves import Feeds, Reader, consumers_of
+from onnxprune.select.importance.downstream import DownstreamError
 from onnxprune.solve.group_obs import Consumer, Elimination
 from onnxprune.solve.moments import shrinkage
 
@@ -54,6 +55,7 @@ def scale_to_outputs(
     *,
     ridge: float = 1e-4,
     provider: str = "cpu",
+    memory: MemoryBudget | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Elimination]:
     """The same curves in the currency of the outputs: multiplied by a factor per group and width.
@@ -66,6 +68,7 @@ def scale_to_outputs(
         batches: feeds; the first few are used.
         ridge: of the closed-form refit, see ``solve.group_obs``.
         provider: what runs the models.
+        memory: the memory budget.
         progress: told which group is being worked on.
 
     Returns:
@@ -74,7 +77,7 @@ def scale_to_outputs(
     """
     measured = [g for g in groups if g.name in eliminations and len(g) > 1]
     some = affordable(batches, analysis, len(measured) * len(_SHARES))
-    error = OutputError(analysis.model, some, provider=provider, worst=WORST)
+    error = DownstreamError(analysis.model, some, provider=provider, worst=WORST, memory=memory)
     factors: dict[str, tuple[Float, Float]] = {}
     for group in measured:
         progress(f"measuring what {group.name} does to the outputs")
