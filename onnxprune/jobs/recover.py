@@ -149,7 +149,8 @@ def _opened(
         notes.append("BatchNormalizations of the dense model were folded, as in the pruned one")
     with blame("--shapes", when=bool(config.shapes)):
         analysis = analyse(dense, inputs=shapes)
-    samples = within_memory(analysis, samples, config)
+    count = analysis.batch if config.shapes else None
+    samples = within_memory(samples, config, dense, analysis.facts, count)
     return Run(config, analysis, open_dataset(samples, config), progress), notes
 
 

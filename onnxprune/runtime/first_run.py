@@ -227,7 +227,12 @@ class _Trial:
             write_optimised(Path(path), Path(optimised))
             return
         self._session = open_session(
-            path, provider=provider, optimise=optimise, spin=False, saturate=saturate
+            path,
+            provider=provider,
+            optimise=optimise,
+            spin=False,
+            arena=False,
+            saturate=saturate,
         )
 
     def run(self, feeds: Feeds) -> None:

@@ -14,6 +14,7 @@ from onnxprune.errors import OnnxpruneError, spelled
 from onnxprune.evaluate.evaluation import Evaluation, compare_models
 from onnxprune.graph.analysis import identity
 from onnxprune.graph.layers.linear import LinearLayer
+from onnxprune.graph.shapes import propagate
 from onnxprune.jobs.apply_plan import finite
 from onnxprune.jobs.prune import prune
 from onnxprune.jobs.quantize import exclusions, quantizer, zeros
@@ -21,6 +22,7 @@ from onnxprune.jobs.quantize.preparation import prepared
 from onnxprune.jobs.quantize.purposes import why_float
 from onnxprune.jobs.quantize.rows import by_rows
 from onnxprune.jobs.quantize.zeros import Weight
+from onnxprune.jobs.run import within_memory
 from onnxprune.model.decode import densify
 from onnxprune.quantities import times
 from onnxprune.types import PROVIDERS, Check, provider_of
@@ -114,9 +116,13 @@ def quantize(
     quantized = quantizer.is_quantized(dense)
     if quantized and not quantizer.float_weights(dense):
         raise _already_quantized()
-    samples, _ = open_source(dense, config if config.calib is not None else _synthetic(config))
+    source = config if config.calib is not None else _synthetic(config)
+    samples, shapes = open_source(dense, source)
     assert samples is not None
-    data = open_dataset(samples, config, most_bytes=budget_of(config).total // 2)
+    assert shapes is not None
+    budget = budget_of(config)
+    samples = within_memory(samples, config, dense, propagate(dense, shapes))
+    data = open_dataset(samples, config, most_bytes=budget.total // 2)
     pruned = None
     if first is not None:
         inputs = {name: getattr(config, name) for name in INPUTS} if first.calib is None else {}
@@ -126,7 +132,7 @@ def quantize(
     feeds = list(data.fit or data.holdout)
     reasons = exclusions.known_reasons(ready, feeds, settings)
     progress("quantizing")
-    result = exclusions.quantize_most(ready, settings, feeds, reasons)
+    result = exclusions.quantize_most(ready, settings, feeds, reasons, budget)
     sentences = [f"{len(unpacked)} packed weights were made dense first"] if unpacked else []
     sentences += (*(pruned.notes if pruned is not None else data.notes), *notes)
     why = _explain(ready, settings, reasons)
