@@ -14,7 +14,7 @@ from functools import partial
 
 from onnxprune import model as models
 from onnxprune.errors import OnnxpruneError
-from onnxprune.graph.layers.linear import LinearLayer
+from onnxprune.graph.layers.linear import LinearLayer, find_layers
 from onnxprune.graph.plan import ComputedMask, PackedMask, pack
 from onnxprune.graph.shapes import Fact
 from onnxprune.quantities import Sparsity
@@ -105,13 +105,7 @@ def sparsify(
     nodes = {each.layer for each in others.outcomes}
     declined = [each for each in declined if each.layer not in nodes]
     if not targets and not others.masks:
-        declined += others.outcomes
-        none = "no layer multiplies with a stored weight"
-        why = f"{declined[0].layer}: {declined[0].reason}" if declined else none
-        raise OnnxpruneError(
-            f"no weight of the model can be made sparse: {why}",
-            hint="ask for a sparsity that fits them, such as 50%, or skip fewer layers",
-        )
+        raise _refusal(model, sparsity, settings, [*declined, *others.outcomes])
     counts = removed_counts(
         model, targets, sparsity, list(batches), facts or {}, settings, progress
     )
@@ -131,6 +125,49 @@ def sparsify(
         outcomes.append(outcome)
         masks[target.weight] = pack(target.stored(keep))
     return Sparse(work, masks, tuple(outcomes), tuple(targets), others.check)
+
+
+def _refusal(
+    model: models.Model,
+    sparsity: Sparsity,
+    settings: Settings,
+    declined: Sequence[LayerOutcome],
+) -> OnnxpruneError:
+    """Why no weight can be made sparse, and what would change that: each way is tried."""
+    free = replace(settings, skip=(), exclude={})
+    share = Sparsity(0.5)
+    integers = [layer for layer in find_layers(model) if layer.kind == "quantized"]
+    if _any_target(model, sparsity, free):
+        hint = "skip fewer layers"
+    elif sparsity.m and _any_target(model, share, settings):
+        hint = "take a share of the weights instead, as in --sparsity 50%"
+    elif integers:
+        hint = "take the float model that it was made from, and quantize after pruning"
+    else:
+        hint = "see `onnxprune eligible`, which lists what multiplies with a weight and how"
+    if declined:
+        why = f"{declined[0].layer}: {declined[0].reason}"
+    elif integers:
+        op, name = integers[0].operator.op_type, integers[0].node
+        others = f" and {len(integers) - 1} more" * (len(integers) > 1)
+        why = f"its layers multiply in integers ({op} '{name}'{others})"
+    else:
+        why = "no layer multiplies with a stored weight"
+    return OnnxpruneError(f"no weight of the model can be made sparse: {why}", hint=hint)
+
+
+def _any_target(model: models.Model, sparsity: Sparsity, settings: Settings) -> bool:
+    """Whether any weight can be made sparse like that."""
+    skip, exclude = settings.skip, settings.exclude
+    if find_targets(model, sparsity, skip, exclude)[0]:
+        return True
+    work = models.clone(model)
+    if not sparsity.m:
+        return bool(sparsify_others(work, sparsity.share, skip=skip, exclude=exclude).masks)
+    others = nm.sparsify_nm(
+        work, sparsity.n, sparsity.m, skip=skip, exclude=exclude, tied=settings.tied, streamed=True
+    )
+    return bool(others.masks)
 
 
 def _streamed(
