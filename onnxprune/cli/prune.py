@@ -117,7 +117,7 @@ def finish(*, ok: bool, wrote: bool, output: Path | None, removed: bool = True) 
     """
     failure = "a check failed" if removed else "nothing was removed"
     if not wrote:
-        hint = "remove less, give --calib" if removed else "ask for more; the notes say what stays"
+        hint = "remove less, give --calib" if removed else "see the notes on what stays and why"
         raise OnnxpruneError(
             f"{failure}, so nothing was written",
             hint=f"{hint}, or write it all the same with --force",

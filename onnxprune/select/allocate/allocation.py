@@ -25,6 +25,10 @@ CostFunction = Callable[[Mapping[str, Sequence[int]]], int]
 """The cost of the model without ``{group: unit indices}``, in the unit of the budget."""
 
 
+class UnmetError(OnnxpruneError):
+    """Not even the narrowest widths meet a ratio or a budget."""
+
+
 @dataclass(frozen=True, eq=False)
 class Allocation:
     """Which units go.
@@ -154,7 +158,7 @@ def _to_budget(
     kept = meet_limit(candidates, ranking, measure, limit)
     if kept is None:
         least = measure(repair_widths(candidates, ranking, candidates.smallest()))
-        raise OnnxpruneError(unmet(target, least, limit, dense), hint=_advice(candidates))
+        raise UnmetError(unmet(target, least, limit, dense))
     return kept
 
 
@@ -169,9 +173,8 @@ def _to_ratio(candidates: CandidateWidths, ranking: Ranking, ratio: float) -> di
         most = 1 - measure(repair_widths(candidates, ranking, candidates.smallest())) / max(
             units, 1
         )
-        raise OnnxpruneError(
-            f"of {units:,} units that may go, at most {most:.1%} can go together, not {ratio:.1%}",
-            hint=_advice(candidates),
+        raise UnmetError(
+            f"of {units:,} units that may go, at most {most:.1%} can go together, not {ratio:.1%}"
         )
     return kept
 
@@ -195,15 +198,6 @@ def unmet(target: Budget, least: int, limit: int, dense: int) -> str:
         f"{stated('--target', str(target))}: {target.kind} cannot go below {least:,} "
         f"({part} of the original), and at most {limit:,} are allowed"
     )
-
-
-def _advice(candidates: CandidateWidths) -> str:
-    advice = "raise --max-ratio or lower --round-to"
-    if candidates.declined:
-        name, why = next(iter(candidates.declined.items()))
-        advice += f"; {len(candidates.declined)} of {len(candidates.units)} groups are left alone"
-        advice += f", among them {name}: {why}"
-    return advice
 
 
 Kept = dict[str, int]
