@@ -155,10 +155,11 @@ def unseen_error(dense: Path, other: Path) -> float | None:
 
 
 def measure(options: argparse.Namespace) -> None:
-    """Run what is missing, one after the other; each row is saved when it is there."""
+    """Run what is missing, small models first; each row is saved when it is there."""
     jobs = options.jobs.split(",") if options.jobs else list(JOBS)
-    for path in sorted(CACHE.glob("*.onnx")):
-        for job in jobs:
+    paths = sorted(CACHE.glob("*.onnx"), key=lambda path: path.stat().st_size)
+    for job in jobs:
+        for path in paths:
             if not fnmatch.fnmatch(path.stem, options.only):
                 continue
             stored = read(options.results)
