@@ -158,8 +158,8 @@ def measure(options: argparse.Namespace) -> None:
     """Run what is missing, small models first; each row is saved when it is there."""
     jobs = options.jobs.split(",") if options.jobs else list(JOBS)
     paths = sorted(CACHE.glob("*.onnx"), key=lambda path: path.stat().st_size)
-    for job in jobs:
-        for path in paths:
+    for path in paths:
+        for job in jobs:
             if not fnmatch.fnmatch(path.stem, options.only):
                 continue
             stored = read(options.results)

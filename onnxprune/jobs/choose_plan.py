@@ -15,6 +15,7 @@ from onnxprune.errors import OnnxpruneError, spelled
 from onnxprune.graph.analysis import Analysis
 from onnxprune.graph.plan import Origin, Plan, versions
 from onnxprune.graph.units import Block
+from onnxprune.jobs.removal import quantized_note
 from onnxprune.jobs.run import BLAS, Run
 from onnxprune.quantities import percent
 from onnxprune.select.allocate import Limits
@@ -124,11 +125,11 @@ def planned(run: Run, selection: Selection, bypassed: tuple[str, ...]) -> PlanCh
 
 
 def _missing(run: Run, selection: Selection, bypassed: tuple[str, ...]) -> list[str]:
-    """A note on options that would let units go, where none does."""
+    """Notes on what would let units go, where none does."""
     if not run.config.removes_units or selection.removed or selection.bypassed or bypassed:
         return []
     options = missing_options(problem_of(run, ()), selection.declined)
-    return [options] if options else []
+    return [*quantized_note(run.analysis.model), *([options] if options else [])]
 
 
 def _rounded(analysis: Analysis, config: Options, selection: Selection) -> list[str]:

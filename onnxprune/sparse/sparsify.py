@@ -14,7 +14,7 @@ from functools import partial
 
 from onnxprune import model as models
 from onnxprune.errors import OnnxpruneError
-from onnxprune.graph.layers.linear import LinearLayer, find_layers
+from onnxprune.graph.layers.linear import LinearLayer
 from onnxprune.graph.plan import ComputedMask, PackedMask, pack
 from onnxprune.graph.shapes import Fact
 from onnxprune.quantities import Sparsity
@@ -30,7 +30,7 @@ from onnxprune.sparse.streamed import (
     smallest_removed,
     smallest_removed_per_output,
 )
-from onnxprune.sparse.targets import find_targets
+from onnxprune.sparse.targets import FLOAT_FIRST, find_targets, integer_layers
 from onnxprune.types import Check, LayerOutcome
 
 __all__ = ["Refit", "Settings", "Sparse", "sparsify"]
@@ -136,21 +136,19 @@ def _refusal(
     """Why no weight can be made sparse, and what would change that: each way is tried."""
     free = replace(settings, skip=(), exclude={})
     share = Sparsity(0.5)
-    integers = [layer for layer in find_layers(model) if layer.kind == "quantized"]
+    integers = integer_layers(model)
     if _any_target(model, sparsity, free):
         hint = "skip fewer layers"
     elif sparsity.m and _any_target(model, share, settings):
         hint = "take a share of the weights instead, as in --sparsity 50%"
     elif integers:
-        hint = "take the float model that it was made from, and quantize after pruning"
+        hint = FLOAT_FIRST
     else:
         hint = "see `onnxprune eligible`, which lists what multiplies with a weight and how"
     if declined:
         why = f"{declined[0].layer}: {declined[0].reason}"
     elif integers:
-        op, name = integers[0].operator.op_type, integers[0].node
-        others = f" and {len(integers) - 1} more" * (len(integers) > 1)
-        why = f"its layers multiply in integers ({op} '{name}'{others})"
+        why = integers
     else:
         why = "no layer multiplies with a stored weight"
     return OnnxpruneError(f"no weight of the model can be made sparse: {why}", hint=hint)
