@@ -10,8 +10,9 @@ from onnxprune.config import Options
 from onnxprune.data import Calibration, memory
 from onnxprune.data.dataset import Dataset, open_dataset, open_source, synthetic_dataset
 from onnxprune.errors import OnnxpruneError, blame
-from onnxprune.graph.analysis import Analysis, analyse
+from onnxprune.graph.analysis import Analysis
 from onnxprune.graph.facts import Fact
+from onnxprune.jobs.observe import analyse_by_runs
 from onnxprune.model.decode import densify
 from onnxprune.runtime.providers import available
 from onnxprune.select.criteria import registry
@@ -65,7 +66,8 @@ def open_run(
     samples, shapes = open_source(model, config)
     progress("finding what can be removed")
     with blame("--shapes", when=bool(config.shapes)):
-        analysis = analyse(model, inputs=shapes)
+        feeds = None if samples is None or config.shapes else next(iter(samples))
+        analysis = analyse_by_runs(model, shapes, feeds, config.provider)
     if samples is None:
         data = synthetic_dataset(analysis, config)
     else:
