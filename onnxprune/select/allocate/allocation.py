@@ -204,8 +204,6 @@ def unmet(target: Budget, least: int, limit: int, dense: int) -> str:
     )
 
 
-
-
 def meet_limit(
     candidates: CandidateWidths, ranking: Ranking, measure: Measure, limit: int
 ) -> Kept | None:
