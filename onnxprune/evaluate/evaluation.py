@@ -27,8 +27,10 @@ from onnxprune.evaluate.output_comparison import (
 )
 from onnxprune.evaluate.sample_statistics import agreement_error
 from onnxprune.evaluate.standard_error import mean_error, paired_error
+from onnxprune.evaluate.tails import find_tails
 from onnxprune.model import Model, part_names, shared_parts
 from onnxprune.runtime import open_session
+from onnxprune.types import Tails
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,8 @@ class Evaluation:
         chance: the metric of a model that sees no input; None where that is unknown.
         chance_error: standard error of the pruned model's metric there.
         notes: sentences on the dense model as a reference, and on outputs without agreement.
+        tails: the worst class, the worst samples and groups of samples; None where nothing was
+            compared.
     """
 
     outputs: Mapping[str, OutputComparison] = field(default_factory=dict)
@@ -59,6 +63,7 @@ class Evaluation:
     chance: float | None = None
     chance_error: float | None = None
     notes: tuple[str, ...] = ()
+    tails: Tails | None = None
 
     @property
     def main(self) -> OutputComparison:
@@ -147,7 +152,7 @@ def compare_models(dense: Model, pruned: Model, part: Part, config: Options) -> 
             before = score(task.metric, (one.run(f, [*parts]) for f in part), task.labels)
     watch, scores = DenseCheck(), scores_of(dense, task)
     reference = watch.passing((one.run(f) for f in part), part, parts)
-    result = compare_answers(other.run, part, reference, task, before, parts, scores)
+    result = compare_answers(other.run, part, reference, task, before, parts, scores, part.slices)
     notes = watch.notes()
     if task is not None and before is not None and result.chance is not None:
         notes += label_notes(task.metric, before, result.chance)
@@ -191,6 +196,7 @@ def compare_answers(
     before: Score | None = None,
     parts: Mapping[str, Sequence[str]] | None = None,
     scores: ScoreTest | None = None,
+    slices: npt.NDArray[np.str_] | None = None,
 ) -> Evaluation:
     """Compare a model's answers with the dense one's, in one pass.
 
@@ -202,6 +208,7 @@ def compare_answers(
         before: the dense model's score; needed with ``task``.
         parts: of the outputs, given together with them; see ``Comparison``.
         scores: whether an output holds scores of classes; see there too.
+        slices: the group of each sample.
 
     Raises:
         OnnxpruneError: the model does not run, or the labels do not fit.
@@ -221,10 +228,13 @@ def compare_answers(
 
     if task is None or before is None:
         deque(answers(), maxlen=0)
-        return Evaluation(compared.result(), samples=samples)
+        outputs = compared.result()
+        tails = find_tails(outputs, compared.samples(), slices=slices)
+        return Evaluation(outputs, samples=samples, tails=tails)
     after = score(task.metric, answers(), task.labels)
+    outputs = compared.result()
     return Evaluation(
-        compared.result(),
+        outputs,
         task.metric.name,
         before.value,
         after.value,
@@ -233,6 +243,13 @@ def compare_answers(
         paired_error(task.metric, before, after),
         None,
         *chance_of(task, after),
+        tails=find_tails(
+            outputs,
+            compared.samples(),
+            scores=(task.metric, before, after),
+            labels=task.labels,
+            slices=slices,
+        ),
     )
 
 
