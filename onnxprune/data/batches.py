@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -59,7 +60,7 @@ class InputFormat:
     @property
     def noun(self) -> str:
         """The data by their purpose, for messages."""
-        return "evaluation data" if self.option == "--eval" else "calibration data"
+        return "calibration data" if self.option == "--calib" else "evaluation data"
 
     @property
     def fixed(self) -> bool:
@@ -207,6 +208,7 @@ class Reader:
         synthetic: whether the data are synthetic.
         batched: whether the user chose the batches.
         uniform: whether all samples are known to have equal shapes.
+        files: of the samples, where each has one of its own.
         notes: sentences on how they were read.
     """
 
@@ -218,6 +220,7 @@ class Reader:
     synthetic: bool = False
     batched: bool = False
     uniform: bool = False
+    files: tuple[Path, ...] = field(default=(), repr=False)
     notes: tuple[str, ...] = ()
 
 

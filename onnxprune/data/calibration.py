@@ -125,6 +125,7 @@ def open_calibration(
     batch: int | None = None,
     seed: int = 0,
     option: str = "--calib",
+    together: int = 1,
 ) -> Calibration:
     """Open calibration data for a model.
 
@@ -142,6 +143,7 @@ def open_calibration(
             that the reader makes. Models of fixed shapes are always fed their own.
         seed: random seed.
         option: that gives the data, for messages: ``--calib`` or ``--eval``.
+        together: neighbours that are chosen together or not at all.
 
     Raises:
         OnnxpruneError: the data do not exist, or do not fit the inputs in name, shape, element
@@ -179,6 +181,8 @@ def open_calibration(
         batch = None
     elif batch is None and not reader.batched:
         batch = DEFAULT_BATCH
+    if together > 1 and not inputs.fixed:
+        reader = replace(reader, group=together)
     return limit(Calibration(reader, batch, notes=reader.notes), samples, seed)
 
 

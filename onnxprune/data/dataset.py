@@ -14,7 +14,7 @@ import numpy.typing as npt
 from onnxprune.config import Options
 from onnxprune.data import Calibration, open_calibration, split
 from onnxprune.data.batches import Index, count_samples
-from onnxprune.data.labels import open_labels, open_slices
+from onnxprune.data.labels import open_labels, open_slices, together
 from onnxprune.data.memory import budget_of
 from onnxprune.data.normalisation import normalisation_notes
 from onnxprune.data.screening import Screen, notes_on
@@ -115,7 +115,10 @@ class Dataset:
         if self.source is None:
             return self.eval
         labels = config.labels
-        values = None if labels is None else open_labels(labels, self.source.indices)
+        values = None
+        if labels is not None:
+            source, metric = self.source, config.metric
+            values = open_labels(labels, source.indices, metric=metric, samples=source)
         return Part(self.source, values, self.source.available)
 
     @property
@@ -146,6 +149,7 @@ def open_source(
             samples=config.calib_samples,
             batch=config.batch,
             seed=config.seed,
+            together=together(config.metric),
         )
     elif config.eval is not None:
         source = _open_eval(signature_of(model), config, config.batch)
@@ -171,6 +175,7 @@ def _open_eval(signature: Signature, config: Options, batch: int | None) -> Cali
         batch=batch,
         seed=config.seed,
         option="--eval",
+        together=together(config.metric),
     )
     if opened.synthetic:
         raise OnnxpruneError(
@@ -210,7 +215,7 @@ def open_dataset(
     seen, judges = Screen(source.inputs), Screen(source.inputs)
 
     def part(samples: Calibration) -> Part:
-        return _part(samples, config, judges, indices=None if one else samples.indices)
+        return judging_part(samples, config, judges, indices=None if one else samples.indices)
 
     if source.synthetic or (one and not chooses):
         fit: tuple[Feeds, ...] = () if source.synthetic else tuple(seen.watch(source))
@@ -247,7 +252,7 @@ def _open_judged(
     most = budget_of(config).samples
     two = chooses and (opened.steps or 0) * opened.reader.group >= 2 * ENOUGH
     halves = split(opened, 0.5, config.seed) if two else [opened]
-    parts = [_part(each, config, judges, indices=each.indices) for each in halves]
+    parts = [judging_part(each, config, judges, indices=each.indices) for each in halves]
     fit: tuple[Feeds, ...] = ()
     notes = opened.notes
     if not (alone or source.synthetic):
@@ -272,12 +277,16 @@ def _same_feeds(source: Calibration, config: Options) -> Calibration:
     return replace(opened, batch=min(source.batch, opened.batch or source.batch))
 
 
-def _part(samples: Calibration, config: Options, screen: Screen, indices: Index | None) -> Part:
+def judging_part(
+    samples: Calibration, config: Options, screen: Screen, indices: Index | None
+) -> Part:
     """Samples that judge, with their labels and groups, each looked at."""
     option = samples.inputs.option
     spec = config.eval_labels if option == "--eval" else config.labels
     flag = "--eval-labels" if option == "--eval" else "--labels"
-    labels = None if spec is None else open_labels(spec, indices, flag)
+    labels = None
+    if spec is not None:
+        labels = open_labels(spec, indices, flag, metric=config.metric, samples=samples)
     groups = None
     if config.slices is not None and not samples.synthetic:
         groups = open_slices(config.slices, indices, samples.available)

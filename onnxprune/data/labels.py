@@ -3,48 +3,108 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Sequence
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from onnxprune.data.batches import Array, Index
+from onnxprune.data.boxes import open_boxes
+from onnxprune.data.calibration import Calibration
 from onnxprune.data.validation import LABELS
 from onnxprune.errors import OnnxpruneError, blame
 
 SLICES = ("slice", "slices", "group", "groups")
 """Keys of groups of samples in files."""
+TEXTS = (*LABELS, "text")
+"""Keys of texts in files."""
 
 
-def open_labels(spec: Any, indices: Index | None = None, option: str = "--labels") -> Array:  # noqa: ANN401
+Form: TypeAlias = Literal["numbers", "text", "boxes", "pairs"]
+
+
+def form_of(metric: object) -> Form:
+    """The form of the labels of a metric, by its name; numbers for a user's function."""
+    name = metric.partition("@")[0] if isinstance(metric, str) and ":" not in metric else ""
+    if name in ("cer", "wer"):
+        return "text"
+    if re.fullmatch(r"map(\d\d)?", name):
+        return "boxes"
+    return "pairs" if name == "spearman-pairs" else "numbers"
+
+
+def together(metric: object) -> int:
+    """The samples that a metric compares with each other, and that must not be parted."""
+    return 2 if form_of(metric) == "pairs" else 1
+
+
+def open_labels(
+    spec: Any,  # noqa: ANN401
+    indices: Index | None = None,
+    option: str = "--labels",
+    *,
+    metric: object = "accuracy",
+    samples: Calibration | None = None,
+) -> Array:
     """Labels, one per sample along the first axis.
 
     Args:
         spec: an .npy file; an .npz file with one array, or one under ``y``, ``label``, ``labels``,
             ``target`` or ``targets``; a .txt file with one number per line; a .csv file with a
             column of one of these names, else its last column; or anything numpy makes an array
-            of.
+            of. Where the metric compares texts, each line or entry is one (also of a column
+            ``text``); where it compares boxes, see `onnxprune.data.boxes.open_boxes`; where it
+            compares pairs, there is one label per pair.
         indices: of the samples in use (`onnxprune.data.Calibration.indices`); None for all.
         option: that gives the labels, for messages.
+        metric: that the labels are for.
+        samples: that the labels belong to; needed for boxes.
 
     Raises:
-        OnnxpruneError: there are no labels, too few for ``indices``, or they are not numbers.
+        OnnxpruneError: there are no labels, too few for ``indices``, or they are of another form
+            than the metric needs.
     """
+    form = form_of(metric)
     with blame(option):
-        where, labels = _read(spec, "labels", LABELS, _numbers)
-        if labels.dtype.kind not in "biuf":
-            raise OnnxpruneError(
-                f"{where} holds {labels.dtype.name}, not numbers", hint="class numbers start at 0"
-            )
+        if form == "boxes":
+            where, labels = _boxes(spec, samples)
+            return _chosen(labels, indices, where, "label")
+        keys = TEXTS if form == "text" else LABELS
+        where, labels = _read(spec, "texts" if form == "text" else "labels", keys)
+        _check_numbers(labels, where, text=form == "text")
         _check_any(labels, where, "label")
-        if labels.dtype.kind == "f" and not np.isfinite(labels).all():
-            raise OnnxpruneError(
-                f"{where} holds NaN or infinite labels", hint="leave out samples without a label"
-            )
+        if form == "pairs":
+            labels = np.repeat(labels, 2, axis=0)
         return _chosen(labels, indices, where, "label")
+
+
+def _check_numbers(labels: Array, where: str, *, text: bool) -> None:
+    """Refuse labels that are no numbers, unless texts may be labels."""
+    if labels.dtype.kind == "U" and text:
+        return
+    if labels.dtype.kind not in "biuf":
+        hint = "text is for --metric cer and wer" if labels.dtype.kind == "U" else ""
+        raise OnnxpruneError(
+            f"{where} holds {labels.dtype.name}, not numbers",
+            hint=hint or "class numbers start at 0",
+        )
+    if labels.dtype.kind == "f" and not np.isfinite(labels).all():
+        raise OnnxpruneError(
+            f"{where} holds NaN or infinite labels", hint="leave out samples without a label"
+        )
+
+
+def _boxes(spec: Any, samples: Calibration | None) -> tuple[str, Array]:  # noqa: ANN401
+    path = Path(spec) if isinstance(spec, str | Path) else None
+    if path is None or path.suffix.lower() not in (".npy", ".npz"):
+        return str(path or "the array of boxes"), open_boxes(spec, samples)
+    where, arrays = _read(path, "labels", LABELS)
+    return where, open_boxes(arrays, samples)
 
 
 def open_slices(
@@ -69,7 +129,7 @@ def open_slices(
         ['day', 'night']
     """
     with blame("--slices"):
-        where, groups = _read(spec, "groups", SLICES, np.array)
+        where, groups = _read(spec, "groups", SLICES)
         _check_any(groups, where, "group")
         if groups.ndim != 1 or groups.dtype.kind not in "biuUSO":
             raise OnnxpruneError(
@@ -103,20 +163,22 @@ def _chosen(values: Array, indices: Index | None, where: str, what: str) -> Arra
     return np.asarray(values[indices])
 
 
-def _read(
-    spec: Any,  # noqa: ANN401
-    what: str,
-    keys: Sequence[str],
-    parse: Callable[[list[str]], Array],
-) -> tuple[str, Array]:
-    """An array of a file, or of Python, and what to call it."""
+def _read(spec: Any, what: str, keys: Sequence[str]) -> tuple[str, Array]:  # noqa: ANN401
+    """An array of a file, or of Python, and what to call it.
+
+    Args:
+        spec: the file, or what numpy makes an array of.
+        what: is read: ``labels`` (numbers), ``groups`` (names) or ``texts``.
+        keys: names of arrays and columns that hold it.
+    """
     if not isinstance(spec, str | Path):
         return f"the array of {what}", np.asarray(spec)
     path = Path(spec)
+    parse: Callable[[list[str]], Array] = _numbers if what == "labels" else _strings
     readers: dict[str, Callable[[Path], Array]] = {
         ".npy": partial(np.load, allow_pickle=False),
         ".npz": lambda path: _npz(path, what, keys),
-        ".txt": lambda path: parse(_words(path, by_line=what == "groups")),
+        ".txt": lambda path: parse(_WORDS[what](path)),
         ".csv": lambda path: parse(_column(path, what.removesuffix("s"), keys)),
     }
     kinds = ", ".join(readers)
@@ -133,6 +195,52 @@ def _read(
         raise OnnxpruneError(f"{path} cannot be read as {what}: {error}") from error
 
 
+def _strings(words: list[str]) -> Array:
+    return np.array(words, dtype=str)
+
+
+def read_vocabulary(spec: object) -> tuple[str, ...]:
+    """The text of every token, in the order of their numbers.
+
+    Args:
+        spec: a file with one token per line (a line may be a space), a .json file with a list of
+            tokens or a mapping from tokens to numbers (``vocab.json`` of Hugging Face), or a
+            sequence of tokens.
+
+    Raises:
+        OnnxpruneError: it cannot be read, or numbers are missing.
+    """
+    if not isinstance(spec, str | Path):
+        return tuple(map(str, spec)) if isinstance(spec, Iterable) else ()
+    path = Path(spec)
+    try:
+        content = (
+            json.loads(path.read_text(encoding="utf-8"))
+            if path.suffix.lower() == ".json"
+            else _lines(path)
+        )
+    except (ValueError, OSError, RecursionError) as error:
+        raise OnnxpruneError(
+            f"{path} cannot be read as a vocabulary: {error}",
+            hint="a vocabulary is a text file with a token per line, or JSON",
+        ) from error
+    if isinstance(content, Mapping):
+        numbers = content
+        if any(type(each) is not int for each in numbers.values()) or sorted(
+            numbers.values()
+        ) != list(range(len(numbers))):
+            raise OnnxpruneError(
+                f"the numbers of the tokens in {path} are not 0 to {len(numbers) - 1}",
+                hint="every token has a number of its own, without gaps",
+            )
+        content = sorted(numbers, key=lambda token: numbers[token])
+    if not isinstance(content, list) or not all(isinstance(token, str) for token in content):
+        raise OnnxpruneError(
+            f"{path} holds no vocabulary", hint="JSON is a list of tokens, or tokens with numbers"
+        )
+    return tuple(content)
+
+
 def _npz(path: Path, what: str, keys: Sequence[str]) -> Array:
     with np.load(path, allow_pickle=False) as archive:
         names = archive.files
@@ -146,9 +254,19 @@ def _npz(path: Path, what: str, keys: Sequence[str]) -> Array:
     return loaded
 
 
-def _words(path: Path, *, by_line: bool) -> list[str]:
+def _lines(path: Path) -> list[str]:
+    """Lines without their ends; spaces stay, and empty lines too."""
     text = path.read_text(encoding="utf-8")
-    return [line.strip() for line in text.splitlines() if line.strip()] if by_line else text.split()
+    lines = [line.removesuffix("\r") for line in text.split("\n")]
+    return lines if lines[-1] else lines[:-1]
+
+
+_WORDS: Mapping[str, Callable[[Path], list[str]]] = {
+    "labels": lambda path: path.read_text(encoding="utf-8").split(),
+    "groups": lambda path: [line.strip() for line in _lines(path) if line.strip()],
+    "texts": _lines,
+}
+"""What a text file holds one of per sample."""
 
 
 def _column(path: Path, what: str, keys: Sequence[str]) -> list[str]:

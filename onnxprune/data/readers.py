@@ -52,7 +52,7 @@ class Kind:
         if self.find is not None:
             return self.find(folder)
         paths = folder.rglob("*") if self.below else folder.iterdir()
-        return _in_order(path for path in paths if path.suffix.lower() in self.suffixes)
+        return in_order(path for path in paths if path.suffix.lower() in self.suffixes)
 
 
 def open_reader(spec: Any, inputs: InputFormat) -> Reader:  # noqa: ANN401
@@ -146,7 +146,7 @@ def _in_turn(readers: Sequence[Reader], inputs: InputFormat) -> Reader:
 
 def _find_test_data(folder: Path) -> list[Path]:
     """The folders of ``input_0.pb``, ...: this one, or ``test_data_set_*`` in it."""
-    sets = _in_order(one for one in folder.glob("test_data_set_*") if one.is_dir())
+    sets = in_order(one for one in folder.glob("test_data_set_*") if one.is_dir())
     return [one for one in (folder, *sets) if any(one.glob("input_*.pb"))]
 
 
@@ -170,7 +170,7 @@ def _read_test_set(folder: Path, inputs: InputFormat) -> list[Batch]:
     """One set: ``input_0.pb``, ... are serialised tensors in the order of the model's inputs."""
     signature = inputs.signature
     tensors = []
-    for file in _in_order(folder.glob("input_*.pb")):
+    for file in in_order(folder.glob("input_*.pb")):
         try:
             tensors.append(onnx.TensorProto.FromString(file.read_bytes()))
         except google.protobuf.message.DecodeError as error:
@@ -187,8 +187,8 @@ def _read_test_set(folder: Path, inputs: InputFormat) -> list[Batch]:
     return conform(arrays, inputs)
 
 
-def _in_order(paths: Iterable[Path]) -> list[Path]:
-    """In the natural order of names, numbers by value."""
+def in_order(paths: Iterable[Path]) -> list[Path]:
+    """Paths in the natural order of names, numbers by value."""
 
     def key(path: Path) -> list[tuple[int, str]]:
         parts = re.split(r"(\d+)", str(path))

@@ -12,13 +12,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from onnxprune.config import Options
+from onnxprune.config import BenchOptions, Options
 from onnxprune.data.batches import count_samples
+from onnxprune.data.boxes import count_pictures
 from onnxprune.data.dataset import Feeds, Part
+from onnxprune.data.labels import read_vocabulary
 from onnxprune.errors import OnnxpruneError
 from onnxprune.evaluate.class_scores import score_test, undecided
 from onnxprune.evaluate.dense_check import DenseCheck, label_notes
-from onnxprune.evaluate.metrics import Metric, Score, find_metric, score
+from onnxprune.evaluate.metrics import Metric, Reading, Score, chance_level, find_metric, score
 from onnxprune.evaluate.output_comparison import (
     Comparison,
     OutputComparison,
@@ -26,7 +28,7 @@ from onnxprune.evaluate.output_comparison import (
     ScoreTest,
 )
 from onnxprune.evaluate.sample_statistics import agreement_error
-from onnxprune.evaluate.standard_error import mean_error, paired_error
+from onnxprune.evaluate.standard_error import mean_error, paired_error, score_error
 from onnxprune.evaluate.tails import find_tails
 from onnxprune.model import Model, part_names, shared_parts
 from onnxprune.runtime import open_session
@@ -50,6 +52,7 @@ class Evaluation:
         notes: sentences on the dense model as a reference, and on outputs without agreement.
         tails: the worst class, the worst samples and groups of samples; None where nothing was
             compared.
+        after_error: standard error of ``after``; None if unknown.
     """
 
     outputs: Mapping[str, OutputComparison] = field(default_factory=dict)
@@ -64,6 +67,7 @@ class Evaluation:
     chance_error: float | None = None
     notes: tuple[str, ...] = ()
     tails: Tails | None = None
+    after_error: float | None = None
 
     @property
     def main(self) -> OutputComparison:
@@ -125,7 +129,19 @@ class Task:
 
 def task_of(part: Part, config: Options) -> Task | None:
     """The task that options name; None without labels."""
-    return None if part.labels is None else Task(find_metric(config.metric), part.labels)
+    return None if part.labels is None else Task(metric_of(config), part.labels)
+
+
+def metric_of(config: Options | BenchOptions) -> Metric:
+    """The metric that options name, with what they say on reading outputs."""
+    vocabulary = () if config.vocabulary is None else read_vocabulary(config.vocabulary)
+    reading = Reading(config.detector or "", vocabulary, config.blank, config.threshold)
+    return find_metric(config.metric, reading)
+
+
+def count_for(metric: Metric, feeds: Feeds) -> int:
+    """The samples in a batch, for a metric: one that compares boxes counts pictures."""
+    return count_pictures(feeds) if metric.kind == "map" else count_samples(feeds)
 
 
 def compare_models(dense: Model, pruned: Model, part: Part, config: Options) -> Evaluation:
@@ -149,7 +165,7 @@ def compare_models(dense: Model, pruned: Model, part: Part, config: Options) -> 
     task, before = task_of(part, config), None
     if task is not None:
         with named_by(part):
-            before = score(task.metric, (one.run(f, [*parts]) for f in part), task.labels)
+            before = score_model(lambda feeds: one.run(feeds, [*parts]), part, task)
     watch, scores = DenseCheck(), scores_of(dense, task)
     reference = watch.passing((one.run(f) for f in part), part, parts)
     result = compare_answers(other.run, part, reference, task, before, parts, scores, part.slices)
@@ -183,6 +199,22 @@ def named_by(part: Part) -> Iterator[None]:
         raise error.at({"--labels": "--eval-labels"}) from error
 
 
+def score_model(run: Callable[[Feeds], Outputs], feeds: Iterable[Feeds], task: Task) -> Score:
+    """The metric of one model, one batch at a time.
+
+    Raises:
+        OnnxpruneError: the model does not run, or the labels do not fit.
+    """
+    counts: list[int] = []
+
+    def answers() -> Iterator[Outputs]:
+        for each in feeds:
+            counts.append(count_for(task.metric, each))
+            yield run(each)
+
+    return score(task.metric, answers(), task.labels, counts)
+
+
 def within(parts: Mapping[str, Sequence[str]]) -> list[str]:
     """The inner values to read so that outputs can be compared part by part."""
     return [name for name in part_names(parts) if name not in parts]
@@ -214,12 +246,14 @@ def compare_answers(
         OnnxpruneError: the model does not run, or the labels do not fit.
     """
     compared, samples = Comparison(parts, scores), 0
+    counts: list[int] = []
 
     def answers() -> Iterator[Outputs]:
         for each, wanted in zip(feeds, reference, strict=True):
             nonlocal samples
             count = count_samples(each)
             samples += count
+            counts.append(count if task is None else count_for(task.metric, each))
             outputs = run(each)
             # The dense model may have parts that this one lacks.
             known = wanted if parts is None else {n: wanted[n] for n in outputs}
@@ -231,8 +265,10 @@ def compare_answers(
         outputs = compared.result()
         tails = find_tails(outputs, compared.samples(), slices=slices)
         return Evaluation(outputs, samples=samples, tails=tails)
-    after = score(task.metric, answers(), task.labels)
+    after = score(task.metric, answers(), task.labels, counts)
     outputs = compared.result()
+    own = score_error(task.metric, after)
+    chance, chance_error = chance_of(task, after)
     return Evaluation(
         outputs,
         task.metric.name,
@@ -241,8 +277,9 @@ def compare_answers(
         task.metric.higher_is_better,
         samples,
         paired_error(task.metric, before, after),
-        None,
-        *chance_of(task, after),
+        chance=chance,
+        chance_error=own if chance_error is None else chance_error,
+        after_error=own,
         tails=find_tails(
             outputs,
             compared.samples(),
@@ -260,13 +297,14 @@ def chance_of(task: Task, score: Score) -> tuple[float | None, float | None]:
     labels.
 
     Returns:
-        None twice for a user's function, about which nothing is known.
+        None for a user's function, about which nothing is known; None for an error that is that of
+        the metric itself.
     """
     kind, labels = task.metric.kind, task.labels
     if kind == "mse":
         return float(labels.astype(np.float64).var(0).mean()), mean_error(score)
     if kind not in ("accuracy", "nats", "perplexity"):
-        return None, None
+        return chance_level(task.metric, labels), None
     counts = np.unique(labels[labels >= 0], return_counts=True)[1]
     shares = np.sort(counts / max(counts.sum(), 1))[::-1]
     error = mean_error(score)

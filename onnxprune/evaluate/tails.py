@@ -104,7 +104,8 @@ def _by_label(tails: Tails, metric: Metric, before: Score, after: Score, labels:
     classes = labels[known].astype(np.int64)
     one, two = before.sums[known], after.sums[known]
     counts, hits, now, gained = (
-        np.bincount(classes, weights) for weights in (np.ones(len(one)), one, two, np.maximum(two - one, 0.0))
+        np.bincount(classes, weights)
+        for weights in (np.ones(len(one)), one, two, np.maximum(two - one, 0.0))
     )
     parts = shares(counts, hits, now, gained)
     return replace(tails, by="labels", measure=metric.name, classes=parts)

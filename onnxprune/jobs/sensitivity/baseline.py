@@ -12,8 +12,14 @@ from onnxprune import model as models
 from onnxprune.config import Options
 from onnxprune.data.dataset import Feeds, Part
 from onnxprune.errors import OnnxpruneError
-from onnxprune.evaluate.evaluation import compare_answers, scores_of, task_of, within
-from onnxprune.evaluate.metrics import score
+from onnxprune.evaluate.evaluation import (
+    compare_answers,
+    count_for,
+    scores_of,
+    task_of,
+    within,
+)
+from onnxprune.evaluate.metrics import Reading, score
 from onnxprune.evaluate.output_comparison import Outputs
 from onnxprune.graph.analysis import Analysis
 from onnxprune.graph.surgery import cut
@@ -53,7 +59,8 @@ class Dense:
         self.before = None
         if task is not None:
             outputs = ({name: each[name] for name in self._parts} for each in self.answers())
-            self.before = score(task.metric, outputs, task.labels)
+            counts = [count_for(task.metric, each) for each in feeds]
+            self.before = score(task.metric, outputs, task.labels, counts)
         first = compare_answers(
             self._session.run, feeds[:1], self.answers(1), parts=self._parts, scores=self._scores
         )
@@ -102,6 +109,7 @@ class Dense:
             answers=self._answers,
             labels=labels,
             metric=self._config.metric,
+            reading=Reading() if self._task is None else self._task.metric.reading,
             before=self.before,
             provider=self._config.provider,
         )
