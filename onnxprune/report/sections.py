@@ -473,6 +473,8 @@ def of_assessment(result: Assessment) -> list[Part]:
     if evaluation.outputs:
         title = f"Outputs against the dense model, {seen}"
         parts.append(Part("", title, columns.OUTPUTS, comparison_rows(evaluation)))
+    if evaluation.tails is not None:
+        parts += tails(evaluation.tails)
     if result.checks:
         table = columns.checks(scale)
         checks = [CheckRow(each.name, each.ok, each.value, each.limit) for each in result.checks]
