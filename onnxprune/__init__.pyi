@@ -258,8 +258,8 @@ def eval(
         progress: called with a line of text at each stage.
 
     Raises:
-        OnnxpruneError: a model or the data cannot be used, or there are neither labels nor a dense
-            model, so that nothing could be measured.
+        OnnxpruneError: a model or the data cannot be used, or there are no data, or neither labels
+            nor a dense model.
 
     Example:
         >>> from onnxprune import prune

@@ -1159,13 +1159,6 @@ class EvalOptions:
     seed: int = _data(0, COUNT, _SEED)
     shapes: Mapping[str, tuple[int, ...]] = _data({}, SHAPES, _SHAPES)
 
-    def __post_init__(self) -> None:
-        _refuse_if(
-            self.data is None,
-            "there is nothing to measure the model on",
-            "give inputs with --data, as in --data test.npz",
-        )
-
 
 @_declares
 @dataclass(frozen=True)
