@@ -50,6 +50,7 @@ class Part:
         available: samples of the data that these are a part of; None where that is unknown.
         slices: names of groups, one per sample; None without.
         option: that gives the samples: ``--calib`` or ``--eval``.
+        origin: of the samples, for reports.
     """
 
     feeds: Iterable[Feeds]
@@ -57,6 +58,7 @@ class Part:
     available: int | None = None
     slices: npt.NDArray[np.str_] | None = None
     option: str = "--calib"
+    origin: str = ""
 
     def __iter__(self) -> Iterator[Feeds]:
         return iter(self.feeds)
@@ -77,6 +79,7 @@ class Dataset:
         source: all samples to fit to; None where there are none.
         notes: sentences on samples that are not used, on how they are fed, and on what makes a
             judgement by them worth little.
+        fit_labels: labels of the samples of ``fit``; None without.
     """
 
     fit: tuple[Feeds, ...]
@@ -87,6 +90,20 @@ class Dataset:
     synthetic: bool = False
     source: Calibration | None = None
     notes: tuple[str, ...] = ()
+    fit_labels: Array | None = None
+
+    def labelled(self) -> Iterator[tuple[Feeds, Array]]:
+        """All batches that have labels, those that judge first."""
+        parts = [self.eval, *([] if self.holdout is self.eval else [self.holdout])]
+        known = [(part.feeds, part.labels) for part in parts if part.labels is not None]
+        if self.fit_labels is not None and not self.one_batch:
+            known.append((self.fit, self.fit_labels))
+        for feeds, labels in known:
+            start = 0
+            for batch in feeds:
+                stop = start + count_samples(batch)
+                yield batch, labels[start:stop]
+                start = stop
 
     @property
     def labels(self) -> Array | None:
@@ -202,7 +219,7 @@ def open_dataset(
 
     if source.synthetic or (one and not chooses):
         fit: tuple[Feeds, ...] = () if source.synthetic else tuple(seen.watch(source))
-        parts = [part(source)]
+        parts, fit_labels = [part(source)], None
         notes = source.notes
         if one and not source.synthetic:
             notes += (_fitted_to(fit),)
@@ -214,9 +231,11 @@ def open_dataset(
         known = rest.samples if chooses else source.samples
         notes = source.notes + _left_out(fit, known, 1.0 if chooses else 1 - HOLDOUT)
         notes += notes_on(seen, [judges])
+        fit_labels = None if config.labels is None else open_labels(config.labels, rest.indices)
     return Dataset(
-        fit, parts[0], parts[-1], probe, source.description, source.synthetic, source, notes
-    )
+        fit, parts[0], parts[-1], probe, source.description, source.synthetic, source, notes,
+        fit_labels,
+    )  # fmt: skip
 
 
 def _open_judged(
@@ -272,7 +291,7 @@ def judging_part(
     if config.slices is not None and not samples.synthetic:
         groups = open_slices(config.slices, indices, samples.available)
     feeds = _in_memory(samples, budget_of(config).samples, screen)
-    return Part(feeds, labels, samples.available, groups, option)
+    return Part(feeds, labels, samples.available, groups, option, samples.reader.description)
 
 
 def _fitted_to(feeds: Sequence[Feeds]) -> str:

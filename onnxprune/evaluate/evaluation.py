@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,12 +17,22 @@ from onnxprune.data.batches import count_samples
 from onnxprune.data.boxes import count_pictures
 from onnxprune.data.dataset import Feeds, Part
 from onnxprune.data.labels import read_vocabulary
+from onnxprune.errors import OnnxpruneError
+from onnxprune.evaluate.class_scores import score_test, undecided
+from onnxprune.evaluate.dense_check import DenseCheck, label_notes
 from onnxprune.evaluate.metrics import Metric, Reading, Score, chance_level, find_metric, score
-from onnxprune.evaluate.output_comparison import Comparison, OutputComparison, Outputs
+from onnxprune.evaluate.output_comparison import (
+    Comparison,
+    OutputComparison,
+    Outputs,
+    ScoreTest,
+)
 from onnxprune.evaluate.sample_statistics import agreement_error
 from onnxprune.evaluate.standard_error import mean_error, paired_error, score_error
+from onnxprune.evaluate.tails import find_tails
 from onnxprune.model import Model, part_names, shared_parts
 from onnxprune.runtime import open_session
+from onnxprune.types import Tails
 
 
 @dataclass(frozen=True)
@@ -39,6 +50,9 @@ class Evaluation:
         chance: the metric of a model that sees no input; None where that is unknown.
         chance_error: standard error of the pruned model's metric there.
         after_error: standard error of ``after``; None if unknown.
+        notes: sentences on the dense model as a reference, and on outputs without agreement.
+        tails: the worst class, the worst samples and groups of samples; None where nothing was
+            compared.
     """
 
     outputs: Mapping[str, OutputComparison] = field(default_factory=dict)
@@ -52,6 +66,8 @@ class Evaluation:
     chance: float | None = None
     chance_error: float | None = None
     after_error: float | None = None
+    notes: tuple[str, ...] = ()
+    tails: Tails | None = None
 
     @property
     def main(self) -> OutputComparison:
@@ -148,9 +164,39 @@ def compare_models(dense: Model, pruned: Model, part: Part, config: Options) -> 
     )
     task, before = task_of(part, config), None
     if task is not None:
-        before = score_model(lambda feeds: one.run(feeds, [*parts]), part, task)
-    result = compare_answers(other.run, part, (one.run(f) for f in part), task, before, parts)
-    return replace(result, available=part.available)
+        with named_by(part):
+            before = score_model(lambda feeds: one.run(feeds, [*parts]), part, task)
+    watch, scores = DenseCheck(), scores_of(dense, task)
+    reference = watch.passing((one.run(f) for f in part), part, parts)
+    result = compare_answers(other.run, part, reference, task, before, parts, scores, part.slices)
+    notes = watch.notes()
+    if task is not None and before is not None and result.chance is not None:
+        notes += label_notes(task.metric, before, result.chance)
+    for name, output in result.outputs.items():
+        if output.top1 is None and name in watch.rows and undecided(dense, name, watch.rows[name]):
+            notes.append(
+                f"whether '{name}' holds scores of classes cannot be told, so its values are "
+                "compared, and no agreement is given"
+            )
+    return replace(result, available=part.available, notes=tuple(notes))
+
+
+def scores_of(dense: Model, task: Task | None) -> ScoreTest:
+    """Whether an output holds scores of classes, as far as the graph and the labels tell."""
+    if task is None:
+        return score_test(dense)
+    return score_test(dense, task.metric.kind, task.metric.output)
+
+
+@contextmanager
+def named_by(part: Part) -> Iterator[None]:
+    """Name the option that gave the labels of some samples in errors on them."""
+    try:
+        yield
+    except OnnxpruneError as error:
+        if part.option != "--eval":
+            raise
+        raise error.at({"--labels": "--eval-labels"}) from error
 
 
 def score_model(run: Callable[[Feeds], Outputs], feeds: Iterable[Feeds], task: Task) -> Score:
@@ -181,6 +227,8 @@ def compare_answers(
     task: Task | None = None,
     before: Score | None = None,
     parts: Mapping[str, Sequence[str]] | None = None,
+    scores: ScoreTest | None = None,
+    slices: npt.NDArray[np.str_] | None = None,
 ) -> Evaluation:
     """Compare a model's answers with the dense one's, in one pass.
 
@@ -191,11 +239,13 @@ def compare_answers(
         task: metric and labels, if there are any.
         before: the dense model's score; needed with ``task``.
         parts: of the outputs, given together with them; see ``Comparison``.
+        scores: whether an output holds scores of classes; see there too.
+        slices: the group of each sample.
 
     Raises:
         OnnxpruneError: the model does not run, or the labels do not fit.
     """
-    compared, samples = Comparison(parts), 0
+    compared, samples = Comparison(parts, scores), 0
     counts: list[int] = []
 
     def answers() -> Iterator[Outputs]:
@@ -212,12 +262,15 @@ def compare_answers(
 
     if task is None or before is None:
         deque(answers(), maxlen=0)
-        return Evaluation(compared.result(), samples=samples)
+        outputs = compared.result()
+        tails = find_tails(outputs, compared.samples(), slices=slices)
+        return Evaluation(outputs, samples=samples, tails=tails)
     after = score(task.metric, answers(), task.labels, counts)
+    outputs = compared.result()
     own = score_error(task.metric, after)
     chance, chance_error = chance_of(task, after)
     return Evaluation(
-        compared.result(),
+        outputs,
         task.metric.name,
         before.value,
         after.value,
@@ -227,6 +280,13 @@ def compare_answers(
         chance=chance,
         chance_error=own if chance_error is None else chance_error,
         after_error=own,
+        tails=find_tails(
+            outputs,
+            compared.samples(),
+            scores=(task.metric, before, after),
+            labels=task.labels,
+            slices=slices,
+        ),
     )
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,9 +22,12 @@ from onnxprune.evaluate.sample_statistics import Answers, SampleMean, Variation
 Array = npt.NDArray[Any]
 Outputs = Mapping[str, Array]
 F64 = npt.NDArray[np.float64]
+ScoreTest = Callable[[str, Array], bool]
 
 _CHUNK = 1 << 20  # elements compared at once: 8 MiB in float64
 _SMALLEST = 1e-12  # floor of probabilities
+_MOST_CLASSES = 4096
+"""Most classes that are counted one by one; more are words of a language."""
 _FEW = 2
 """Columns of a row up to which its mean is compared too: it is half of what two numbers say."""
 
@@ -85,15 +89,41 @@ class OutputComparison:
     sizes: tuple[int, int] | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class SampleValues:
+    """What each sample adds to the comparison of one output, and each class of answers.
+
+    Attributes:
+        errors: squared error ``[samples]``.
+        agreement: share of equal answers ``[samples]``; empty without answers.
+        divergence: KL(reference || other) of its rows in nats ``[samples]``; empty too.
+        classes: rows by the class that the reference answers; empty for more than `_MOST_CLASSES`.
+        equal: how many of these the other model answers alike.
+    """
+
+    errors: F64
+    agreement: F64
+    divergence: F64
+    classes: npt.NDArray[np.int64]
+    equal: npt.NDArray[np.int64]
+
+
 class Comparison:
     """Compares two models' outputs, one batch after the other.
 
     Args:
         parts: the values that each output is assembled from (``model.parts``). Where they are
             given with the outputs they are compared instead, and not taken for class scores.
+        scores: whether an output holds scores of classes, by its name and some of its rows
+            (`onnxprune.evaluate.class_scores`); by default what has the shape of such.
     """
 
-    def __init__(self, parts: Mapping[str, Sequence[str]] | None = None) -> None:
+    def __init__(
+        self,
+        parts: Mapping[str, Sequence[str]] | None = None,
+        scores: ScoreTest | None = None,
+    ) -> None:
+        self._is_scores = scores or (lambda _, array: is_scores(array))
         self._parts = {k: names for k, names in (parts or {}).items() if len(names) > 1}
         self._inner = {n for names in self._parts.values() for n in names} - set(parts or {})
         self._sums: dict[str, _Sums] | None = None
@@ -111,7 +141,10 @@ class Comparison:
         """
         wanted, theirs = self._compared(reference), self._compared(other)
         if self._sums is None:
-            self._sums = {name: _Sums(scores=scores) for name, (_, scores) in wanted.items()}
+            self._sums = {
+                name: _Sums(partial(self._is_scores, name) if scores else None)
+                for name, (_, scores) in wanted.items()
+            }
         for outputs in (wanted, theirs):
             if set(outputs) != set(self._sums):
                 strange = sorted(set(outputs) ^ set(self._sums))
@@ -142,6 +175,11 @@ class Comparison:
         if self._sums is None:
             raise OnnxpruneError("there are no outputs to compare")
         return {name: sums.finish(name) for name, sums in self._sums.items()}
+
+    def samples(self) -> dict[str, SampleValues]:
+        """What each sample added so far, for each output that can be compared."""
+        sums = (self._sums or {}).items()
+        return {name: each.samples() for name, each in sums if not each.reason}
 
 
 def compare(
@@ -233,17 +271,20 @@ def _batches(outputs: Outputs | Iterable[Outputs]) -> Iterator[Outputs]:
 class _Sums:
     """The running sums of one output."""
 
-    def __init__(self, *, scores: bool) -> None:
+    def __init__(self, scores: Callable[[Array], bool] | None) -> None:
         self.reason = ""
         self.count = self.same = self.broken = self.non_finite = self.undefined = 0
         self.dot = self.reference = self.other = self.gap = self.largest = 0.0
         self.scores: bool | None = None if scores else False
+        self.is_scores = scores
         self.distribution, self.independent = False, True
         self.integers, self.several = True, False
         self.sizes = [0, 0]
         self.variation = Variation()
         self.answers = Answers()
         self.agreeing, self.divergence = SampleMean(), SampleMean()
+        self.each: list[tuple[F64, F64, F64]] = []
+        self.classes = self.equal = np.zeros(0, np.int64)
 
     def add(self, a: Array, b: Array, samples: int | None) -> None:
         """``a`` of the reference, ``b`` of the other model."""
@@ -260,8 +301,8 @@ class _Sums:
             self.reason = self.reason or "it holds no numbers"
         if self.reason:
             return
-        if self.scores is None and a.size:
-            self.scores = is_scores(a) and is_scores(b)
+        if self.scores is None and self.is_scores and a.size:
+            self.scores = is_scores(b) and self.is_scores(a)
             self.distribution = self.scores and is_distribution(a)
         self.independent = self.independent and is_independent(a)
         self.integers = self.integers and a.dtype.kind in "iub"
@@ -285,6 +326,22 @@ class _Sums:
                 self.agreeing.add(hits, a.shape[1] // (width if scores else 1))
             if scores:
                 self.divergence.add(divergence, a.shape[1] // width)
+            of = a.shape[1] // width if scores else 1
+            self.each.append((gaps, hits / of, divergence / of))
+
+    def samples(self) -> SampleValues:
+        """What each sample added."""
+        parts = [np.concatenate(each) for each in zip(*self.each, strict=True)] or [np.zeros(0)] * 3
+        errors, agreement, divergence = parts
+        scores = bool(self.scores)
+        nothing = np.zeros(0)
+        return SampleValues(
+            errors,
+            agreement if scores else nothing,
+            divergence if scores else nothing,
+            self.classes,
+            self.equal,
+        )
 
     def _add(
         self, a: Array, b: Array, width: int, position: int, *, scores: bool
@@ -326,6 +383,11 @@ class _Sums:
     def _add_scores(self, x: Array, y: Array, samples: int) -> tuple[F64, F64]:
         first, second = x.argmax(-1), y.argmax(-1)
         self.answers.add(first, second)
+        if x.shape[1] <= _MOST_CLASSES:
+            size = x.shape[1]
+            counts = np.bincount(first, minlength=size), np.bincount(first[first == second])
+            self.classes = _added(self.classes, counts[0])
+            self.equal = _added(self.equal, np.pad(counts[1], (0, size - len(counts[1]))))
         hits = (first == second).reshape(samples, -1).sum(1, dtype=np.float64)
         log_p = log_probabilities(x, distribution=self.distribution)
         log_q = log_probabilities(y, distribution=self.distribution)
@@ -401,6 +463,11 @@ def _by_sample(array: Array, samples: int | None) -> Array:
         array = np.moveaxis(array, axes[0], 0)
     rows = samples if samples and array.shape[0] % samples == 0 else 1
     return array.reshape(rows, -1) if array.size else array.reshape(rows, 0)
+
+
+def _added(one: npt.NDArray[np.int64], other: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """The sum of two counts; of no count and another, that one."""
+    return other if not len(one) else np.asarray(one + other)
 
 
 def _centred(x: F64, width: int) -> F64:

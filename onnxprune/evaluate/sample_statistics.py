@@ -23,10 +23,12 @@ _MOST_POSITIONS = 1 << 24
 """Most elements of a sample whose means are held apart: 128 MiB."""
 _MOST_ANSWERS = 1 << 18
 """Most different answers that are counted."""
-FLAT = 1e-6
+FLAT = 1e-7
 """Variance below which a value counts as constant, as a share of its mean square."""
 _FLAT_SHARE = 1e-3
 """Standard deviation below which probabilities count as constant: their scale is 1."""
+_LARGE_SHARE = 0.1
+"""Size of probabilities that errors are relative to where they are constant and smaller."""
 
 
 class SampleMean:
@@ -151,10 +153,10 @@ class Variation:
         Args:
             bounded: whether values are probabilities, whose scale is 1.
         """
-        floor = self._elements * _FLAT_SHARE**2 if bounded else 0.0
+        elements = self._elements if bounded else 0
         variance = self._variance()
-        constant = variance <= max(FLAT * self._energy, floor)
-        scale = max(self._energy, floor) if constant else variance
+        constant = variance <= max(FLAT * self._energy, elements * _FLAT_SHARE**2)
+        scale = max(self._energy, elements * _LARGE_SHARE**2) if constant else variance
         samples, error = self._errors.samples, self._errors.error()
         total = self._errors.mean * samples
         if total == 0:

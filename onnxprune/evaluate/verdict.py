@@ -13,6 +13,7 @@ from typing import TypeAlias
 
 from onnxprune.evaluate.evaluation import Evaluation
 from onnxprune.evaluate.output_comparison import OutputComparison
+from onnxprune.evaluate.tails import findings as collapses
 from onnxprune.quantities import Unit, figure, measured, percent, plural, spread
 from onnxprune.types import (
     NOTHING_REMOVED,
@@ -50,7 +51,7 @@ UNEXPLAINED = 0.05
 BROKEN = 0.5
 """Relative squared error from which on an output is broken: the best constant has 1."""
 _VOUCHED = 5
-"""Degradations that answers must differ by less than to stand above the scale of scores."""
+"""Limits of degradation within which a loss must surely be for scores of another scale to pass."""
 _VARIED = 0.9
 """Share of equal answers by chance from which on agreement says little."""
 _FEWER, _HALF = 0.1, 0.5
@@ -108,6 +109,7 @@ def judge(
     findings += _undefined(outputs)
     findings += _task(evaluation)
     findings += [each for output in outputs for each in _output(output, evaluation)]
+    findings += collapses(evaluation.tails) if evaluation.tails is not None else []
     telling = [each for each in outputs if _tells(each)]
     if not (evaluation.metric or telling):
         reason = "no output can be compared: " + (
@@ -196,7 +198,7 @@ def _output(output: OutputComparison, evaluation: Evaluation) -> Iterator[Findin
         return
     labelled = bool(evaluation.metric)
     if output.kind in ("classes", "tokens"):
-        if error > BROKEN and not _vouched(output, evaluation):
+        if error > BROKEN and not _vouched(evaluation):
             yield "broken", _far(output, BROKEN)
             return
         yield from _answers(output, output.top1, labelled=labelled)
@@ -236,13 +238,8 @@ def _diverges(output: OutputComparison) -> bool:
     return output.kl - SURE * (output.kl_error or 0.0) > NATS
 
 
-def _vouched(output: OutputComparison, evaluation: Evaluation) -> bool:
-    """Whether answers are so much the same that the scale of their scores does not matter."""
-    varied = output.chance is not None and output.chance < _VARIED
-    if varied and output.top1 is not None and output.top1_error is not None:
-        least = output.top1 - SURE * output.top1_error
-        if least > 1 - _VOUCHED * POINT:
-            return True
+def _vouched(evaluation: Evaluation) -> bool:
+    """Whether labels show that the answers are as good, whatever the scale of their scores."""
     scores = [each for each in evaluation.outputs.values() if each.kind in ("classes", "tokens")]
     if not evaluation.metric or len(scores) > 1 or evaluation.drop_error is None:
         return False

@@ -168,7 +168,7 @@ def eval(  # noqa: A001  the name of the command
         quality,
         structure,
         checks,
-        notes,
+        (*notes, *evaluation.notes),
     )
 
 

@@ -17,7 +17,7 @@ from onnxprune.jobs.apply_plan import RECOVER, cost_of, finite
 from onnxprune.jobs.result import Result
 from onnxprune.jobs.run import Progress, Run, place, stand_in_note, within_memory
 from onnxprune.jobs.steps import State, take
-from onnxprune.jobs.verdicts import data_of
+from onnxprune.jobs.verdicts import data_of, judging_notes
 from onnxprune.quantities import figure
 from onnxprune.recovery.correspond.folding import fold_normalisations, normalisations
 from onnxprune.recovery.correspond.kept_units import Correspondence, correspond
@@ -97,7 +97,7 @@ def recover(
         compare_models(analysis.model, model, data.eval, config)
         for model in (state.start, state.model)
     )
-    notes += match.notes
+    notes += [*match.notes, *judging_notes(analysis.model, data, config, after)]
     if match.likeness < _UNCHANGED:
         notes.append(
             "the remaining weights have changed: their correlation with the dense model's is "

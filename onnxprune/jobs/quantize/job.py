@@ -23,7 +23,7 @@ from onnxprune.jobs.quantize.preparation import prepared
 from onnxprune.jobs.quantize.purposes import why_float
 from onnxprune.jobs.quantize.rows import by_rows
 from onnxprune.jobs.quantize.zeros import Weight
-from onnxprune.jobs.verdicts import data_of, refuse_broken
+from onnxprune.jobs.verdicts import data_of, judging_notes, refuse_broken, unsure
 from onnxprune.model.decode import densify
 from onnxprune.quantities import times
 from onnxprune.types import PROVIDERS, Check, provider_of
@@ -166,8 +166,10 @@ def quantize(
     progress("comparing with the float model")
     outcome = compare_models(dense, result, data.eval, config)
     checks += finite(outcome)
+    sentences += judging_notes(dense, data, config, outcome)
     if config.max_drop is not None:
         checks.append(Check("drop", outcome.drop <= config.max_drop, outcome.drop, config.max_drop))
+        sentences += unsure(outcome, config.max_drop)
     sentences += scarce_note(config)
     if data.synthetic:
         sentences.append(f"inputs were synthetic ({data.description}): accuracy was not measured")

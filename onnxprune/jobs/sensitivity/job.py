@@ -17,7 +17,7 @@ from onnxprune import model as models
 from onnxprune.data.batches import count_samples
 from onnxprune.data.dataset import Feeds
 from onnxprune.errors import OnnxpruneError
-from onnxprune.evaluate.evaluation import Task, compare_answers, within
+from onnxprune.evaluate.evaluation import Task, compare_answers, scores_of, within
 from onnxprune.evaluate.metrics import Reading, Score, find_metric
 from onnxprune.evaluate.output_comparison import Outputs
 from onnxprune.graph.analysis import analyse
@@ -126,7 +126,13 @@ class Bench:
                 model, provider=self._job.provider, threads=THREADS, outputs=within(parts)
             )
             evaluation = compare_answers(
-                session.run, self._job.feeds, self._reference(), self._task, self._job.before, parts
+                session.run,
+                self._job.feeds,
+                self._reference(),
+                self._task,
+                self._job.before,
+                parts,
+                scores_of(self._analysis.model, self._task),
             )
         except OnnxpruneError as error:
             return Cell(target, ratio, reason=error.message)
