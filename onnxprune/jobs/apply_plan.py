@@ -113,7 +113,10 @@ def distill(run: Run, state: State) -> State:
     if run.config.recover != "auto" or not (run.data.fit and state.plan.zeroed):
         return state
     keep = {name: mask.unpack() for name, mask in state.plan.zeroed.items()}
-    settings = training.Settings(seed=run.config.seed, provider=run.config.provider)
+    config = run.config
+    settings = training.Settings(
+        seed=config.seed, provider=config.provider, memory=budget_of(config)
+    )
     outcome = training.distil(
         run.analysis.model, state.model, keep, run.data.fit, settings, run.progress
     )

@@ -149,7 +149,8 @@ def _opened(
         notes.append("BatchNormalizations of the dense model were folded, as in the pruned one")
     with blame("--shapes", when=bool(config.shapes)):
         analysis = analyse(dense, inputs=shapes)
-    samples = within_memory(analysis, samples, config)
+    count = analysis.batch if config.shapes else None
+    samples = within_memory(samples, config, dense, analysis.facts, count)
     data = with_checks(open_dataset(samples, config), analysis.model, config)
     return Run(config, analysis, data, progress), [*notes, *data.notes]
 

@@ -21,7 +21,7 @@ from onnxprune.graph.plan import Plan
 from onnxprune.jobs.finite_weights import FiniteWeights
 from onnxprune.jobs.removal import is_empty
 from onnxprune.jobs.store import Stored, store
-from onnxprune.jobs.verdicts import refuse_broken, unmeasured
+from onnxprune.jobs.verdicts import over_limit, refuse_broken, unmeasured
 from onnxprune.quantities import figure, times
 from onnxprune.recovery.correspond.kept_units import Correspondence
 from onnxprune.sparse.streamed import StreamedCheck
@@ -108,9 +108,12 @@ class Result:
     @cached_property
     def _measured(self) -> Quality:
         """The quality but for weights that are not finite."""
-        changed = not is_empty(self.plan) or self.model is not self.analysis.model
+        changed = not is_empty(self.plan) or any(self.outcomes.values())
         reason = unmeasured(self.config, self.plan, changed=changed)
-        return judge(self.evaluation, data=self.judges, synthetic=self.synthetic, unmeasured=reason)
+        quality = judge(
+            self.evaluation, data=self.judges, synthetic=self.synthetic, unmeasured=reason
+        )
+        return quality.with_findings(over_limit(self.checks))
 
     @cached_property
     def finite(self) -> FiniteWeights:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from onnxprune.config import Options
 from onnxprune.data.dataset import Dataset
 from onnxprune.errors import OnnxpruneError, spelled
@@ -12,6 +14,7 @@ from onnxprune.evaluate.verdict import Quality
 from onnxprune.graph.plan import Plan
 from onnxprune.model import Model
 from onnxprune.quantities import Unit, half_interval, plural, spread
+from onnxprune.types import Check, QualityStatus
 
 _CUT = (
     "without data, cutting 25 % of the units cost trained classifiers 1 to 33 points of accuracy "
@@ -21,7 +24,8 @@ _CUT = (
 alone, and nothing is refitted."""
 _ZEROS = "without data, 2:4 cost a narrow trained network 86 points of accuracy in the benchmarks"
 """bench/results/quality.json: digits_rescnn, magnitude 2:4."""
-_HOW = "--calib FILE measures it, and --labels FILE the accuracy"
+HOW = "give --calib to measure it, and --labels for the accuracy"
+"""How to measure the quality."""
 
 
 def data_of(data: Dataset, evaluation: Evaluation) -> str:
@@ -102,7 +106,16 @@ def unmeasured(config: Options, plan: Plan, *, changed: bool) -> str:
         return "the model is unchanged"
     why = "there are no inputs" if config.calib is None else "the inputs are synthetic"
     units = any(plan.removed.values()) or plan.bypassed
-    return spelled(f"{why}; {_CUT if units else _ZEROS}; {_HOW}")
+    return spelled(f"{why}; {_CUT if units else _ZEROS}; {HOW}")
+
+
+def over_limit(checks: Iterable[Check]) -> list[tuple[QualityStatus, str]]:
+    """What follows from a drop that exceeds its limit."""
+    return [
+        ("degraded", spelled(f"the drop of {check.value:.4g} exceeds --max-drop {check.limit:g}"))
+        for check in checks
+        if check.name == "drop" and not check.ok
+    ]
 
 
 def refuse_broken(quality: Quality) -> None:

@@ -113,16 +113,13 @@ def test_weights_are_read_once_on_their_way_to_the_file(tmp_path: Path, *, exter
         )
 
 
-@pytest.mark.parametrize("options", [{"sparsity": "2:4"}, {"ratio": 0.25}, {"blocks": 0}])
-def test_a_result_with_such_a_weight_is_not_written(
-    tmp_path: Path, options: dict[str, Any]
-) -> None:
-    result = prune(chain(weight=np.nan), target="params=100%") if "blocks" in options else None
-    result = result or prune(chain(weight=np.nan), **options)
+@pytest.mark.parametrize("sparsity", ["2:4", "50%"])
+def test_a_result_with_such_a_weight_is_not_written(tmp_path: Path, sparsity: str) -> None:
+    result = prune(chain(weight=np.nan), sparsity=sparsity)
     path = tmp_path / "o.onnx"
     with pytest.raises(OnnxpruneError, match="weight 'w' holds 1 NaN") as refusal:
         result.save(path)
-    assert isinstance(refusal.value, NotFiniteError) or result.evaluation.outputs
+    assert isinstance(refusal.value, NotFiniteError)
     assert refusal.value.exit_code == 1
     assert "force=True" in refusal.value.hint
     assert not list(tmp_path.iterdir())

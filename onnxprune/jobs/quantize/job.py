@@ -8,13 +8,14 @@ from pathlib import Path
 
 from onnxprune import model as models
 from onnxprune.config import INPUTS, Options, QuantizeOptions, keywords, split
-from onnxprune.data.dataset import open_dataset, open_source, with_checks
+from onnxprune.data.dataset import Dataset, open_dataset, open_source, with_checks
 from onnxprune.data.memory import budget_of, scarce_note, settle
 from onnxprune.errors import OnnxpruneError, spelled
 from onnxprune.evaluate.evaluation import Evaluation, compare_models
 from onnxprune.evaluate.verdict import Quality, Structure, judge, judge_structure
 from onnxprune.graph.analysis import identity
 from onnxprune.graph.layers.linear import LinearLayer
+from onnxprune.graph.shapes import propagate
 from onnxprune.jobs.apply_plan import finite
 from onnxprune.jobs.finite_weights import FiniteWeights
 from onnxprune.jobs.prune import prune
@@ -23,7 +24,15 @@ from onnxprune.jobs.quantize.preparation import prepared
 from onnxprune.jobs.quantize.purposes import why_float
 from onnxprune.jobs.quantize.rows import by_rows
 from onnxprune.jobs.quantize.zeros import Weight
-from onnxprune.jobs.verdicts import data_of, judging_notes, refuse_broken, unsure
+from onnxprune.jobs.run import within_memory
+from onnxprune.jobs.verdicts import (
+    HOW,
+    data_of,
+    judging_notes,
+    over_limit,
+    refuse_broken,
+    unsure,
+)
 from onnxprune.model.decode import densify
 from onnxprune.quantities import times
 from onnxprune.types import PROVIDERS, Check, provider_of
@@ -134,10 +143,7 @@ def quantize(
     quantized = quantizer.is_quantized(dense)
     if quantized and not quantizer.float_weights(dense):
         raise _already_quantized()
-    samples, _ = open_source(dense, config if config.calib is not None else _synthetic(config))
-    assert samples is not None
-    data = open_dataset(samples, config, most_bytes=budget_of(config).total // 2)
-    data = with_checks(data, dense, config)
+    budget, data = budget_of(config), _open_data(dense, config)
     pruned = None
     if first is not None:
         inputs = {name: getattr(config, name) for name in INPUTS} if first.calib is None else {}
@@ -147,7 +153,7 @@ def quantize(
     feeds = list(data.fit or data.holdout)
     reasons = exclusions.known_reasons(ready, feeds, settings)
     progress("quantizing")
-    result = exclusions.quantize_most(ready, settings, feeds, reasons)
+    result = exclusions.quantize_most(ready, settings, feeds, reasons, budget)
     sentences = [f"{len(unpacked)} packed weights were made dense first"] if unpacked else []
     sentences += (*(pruned.notes if pruned is not None else data.notes), *notes)
     why = _explain(ready, settings, reasons)
@@ -179,10 +185,21 @@ def quantize(
         data=data_of(data, outcome),
         synthetic=data.synthetic,
         weights=FiniteWeights(result, dense).reasons(),
-        unmeasured=spelled("the inputs are synthetic; --calib FILE measures it"),
-    )
+        unmeasured=spelled(f"there are no inputs; {HOW}"),
+    ).with_findings(over_limit(checks))
     outcomes = tuple(checks), outcome, sizes, tuple(sentences)
     return Quantized(result, weights, *outcomes, settings, quality)
+
+
+def _open_data(dense: models.Model, config: Options) -> Dataset:
+    """The samples that ranges are measured on and that judge; synthetic ones without data."""
+    source = config if config.calib is not None else _synthetic(config)
+    samples, shapes = open_source(dense, source)
+    assert samples is not None
+    assert shapes is not None
+    samples = within_memory(samples, config, dense, propagate(dense, shapes))
+    data = open_dataset(samples, config, most_bytes=budget_of(config).total // 2)
+    return with_checks(data, dense, config)
 
 
 def _check_inputs(settings: QuantizeOptions, config: Options) -> None:

@@ -17,6 +17,7 @@ from onnxprune.graph.analysis import Analysis
 from onnxprune.graph.cost import Cost, CostModel
 from onnxprune.graph.units import Block, Group
 from onnxprune.jobs.recipe import as_mapping
+from onnxprune.jobs.removal import quantized_note
 from onnxprune.jobs.result import Result
 from onnxprune.jobs.results.couplings import coupling_rows
 from onnxprune.jobs.results.reachable import not_prunable_rows, reachable
@@ -53,6 +54,7 @@ def inspection(analysis: Analysis, *, weights: bool | None = None) -> Report:
         weights: look into every weight for zeros; None does so unless that means much reading.
     """
     report = _report("inspect", analysis, {}, ())
+    report = replace(report, notes=(*report.notes, *quantized_note(analysis.model)))
     if weights is None:
         weights = report.model.bytes <= _QUICK
     return replace(report, weights=zeros_rows(analysis.model)) if weights else report
