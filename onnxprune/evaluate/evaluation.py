@@ -49,10 +49,10 @@ class Evaluation:
         available: samples of the data that the inputs were taken from; None if unknown.
         chance: the metric of a model that sees no input; None where that is unknown.
         chance_error: standard error of the pruned model's metric there.
-        after_error: standard error of ``after``; None if unknown.
         notes: sentences on the dense model as a reference, and on outputs without agreement.
         tails: the worst class, the worst samples and groups of samples; None where nothing was
             compared.
+        after_error: standard error of ``after``; None if unknown.
     """
 
     outputs: Mapping[str, OutputComparison] = field(default_factory=dict)
@@ -65,9 +65,9 @@ class Evaluation:
     available: int | None = None
     chance: float | None = None
     chance_error: float | None = None
-    after_error: float | None = None
     notes: tuple[str, ...] = ()
     tails: Tails | None = None
+    after_error: float | None = None
 
     @property
     def main(self) -> OutputComparison:

@@ -103,10 +103,9 @@ def _by_label(tails: Tails, metric: Metric, before: Score, after: Score, labels:
     known = labels >= 0
     classes = labels[known].astype(np.int64)
     one, two = before.sums[known], after.sums[known]
-    counts, hits, now, gained = (
-        np.bincount(classes, weights) for weights in (None, one, two, np.maximum(two - one, 0.0))
-    )
-    parts = shares(counts, hits, now, gained)
+    gained = np.maximum(two - one, 0.0)
+    weights = (np.ones(len(one)), one, two, gained)
+    parts = shares(*(np.bincount(classes, each).astype(np.float64) for each in weights))
     return replace(tails, by="labels", measure=metric.name, classes=parts)
 
 
