@@ -41,6 +41,7 @@ FORMS: Mapping[str, Rows] = {
         ("ssd", "boxes and class scores apart, the first class is nothing; or lists of detections"),
         ("detr", "boxes and class scores of queries, the last class is nothing; no suppression"),
     ),
+    "blank": (("N", "the number of a token, from 0"), ("last", "the last token")),
     "vocabulary": (
         ("FILE.txt", "a token per line, with or without the blank"),
         ("FILE.json", "a list of tokens, or tokens with their numbers"),
