@@ -145,7 +145,9 @@ def count_for(metric: Metric, feeds: Feeds) -> int:
     return count_pictures(feeds) if metric.kind == "map" else count_samples(feeds)
 
 
-def compare_models(dense: Model, pruned: Model, part: Part, config: Options) -> Evaluation:
+def compare_models(
+    dense: Model, pruned: Model, part: Part, config: Options, *, saturate: bool | None = None
+) -> Evaluation:
     """Run two models over the same samples, one batch at a time, keeping no outputs.
 
     Args:
@@ -153,16 +155,16 @@ def compare_models(dense: Model, pruned: Model, part: Part, config: Options) -> 
         pruned: the other model.
         part: the samples, with their labels if there are any.
         config: provider and metric.
+        saturate: whether integer products of the other model may saturate, as they do on some
+            processors; see `open_session`.
 
     Raises:
         OnnxpruneError: a model does not run on the provider, or the labels do not fit.
     """
     parts = shared_parts(dense, pruned)
-    inner = within(parts)
-    one, other = (
-        open_session(m, provider=config.provider, outputs=inner, arena=False)
-        for m in (dense, pruned)
-    )
+    inner, provider = within(parts), config.provider
+    one = open_session(dense, provider=provider, outputs=inner, arena=False)
+    other = open_session(pruned, provider=provider, outputs=inner, arena=False, saturate=saturate)
     task, before = task_of(part, config), None
     if task is not None:
         with named_by(part):
