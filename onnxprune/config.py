@@ -235,8 +235,8 @@ def _listed(value: object) -> Sequence[object]:
     return [value] if isinstance(value, str) or not isinstance(value, Sequence) else value
 
 
-def _is_auto(value: object) -> bool:
-    return isinstance(value, str) and value == "auto"
+def _is(value: object, word: str) -> bool:
+    return isinstance(value, str) and value == word
 
 
 def _path(value: object, of: str) -> FilePath:
@@ -312,7 +312,7 @@ FRACTION = Reader(
 )
 COUNT, POSITIVE = at_least(0), at_least(1)
 BLANK = Reader(
-    lambda value, of: "last" if value == "last" else count(value, of=of, least=0),
+    lambda value, of: "last" if _is(value, "last") else count(value, of=of, least=0),
     "N",
     "int | str",
     {"type": ["integer", "string"]},
@@ -389,7 +389,7 @@ BYTES = Reader(
     example="4GiB",
 )
 ROUND_TO = Reader(
-    lambda value, of: "auto" if _is_auto(value) else count(value, of=of, least=1),
+    lambda value, of: "auto" if _is(value, "auto") else count(value, of=of, least=1),
     "N",
     "int | str",
     {"type": ["integer", "string"]},
@@ -405,7 +405,7 @@ ANYTHING = Reader(lambda value, _of: value, "SPEC", "object", _STRING)
 TARGET = Reader(_target, "NAME", "str", _STRING, (*BACKENDS, "openvino-sparse"), example="cpu")
 METRIC = Reader(_metric, "NAME", "str | Callable[..., float]", _STRING, example="accuracy")
 WORKERS = Reader(
-    lambda value, of: None if _is_auto(value) else count(value, of=of, least=1),
+    lambda value, of: None if _is(value, "auto") else count(value, of=of, least=1),
     "N",
     "int | str",
     {"type": ["integer", "string"]},
