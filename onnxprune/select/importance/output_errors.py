@@ -225,14 +225,31 @@ def _shares(analysis: Analysis, groups: int) -> tuple[float, ...]:
     return _SHARES if macs <= _MACS else (_SHARE,)
 
 
-def affordable(batches: Sequence[Feeds], analysis: Analysis, runs: int) -> list[Feeds]:
-    """As many batches as so many runs of the model may take, at least one."""
-    macs = max(CostModel(analysis)().macs, 1)
-    most = int(np.clip(_MACS / (macs * max(runs, 1)), FEWEST, _MOST))
+def affordable(
+    batches: Sequence[Feeds],
+    analysis: Analysis,
+    runs: float,
+    *,
+    macs: float = _MACS,
+    fewest: int = FEWEST,
+    most: int = _MOST,
+) -> list[Feeds]:
+    """As many batches as so many runs of the model may take, at least one.
+
+    Args:
+        batches: feeds.
+        analysis: of the model.
+        runs: how often each of them runs; a part of the model counts as that part of a run.
+        macs: multiplications that all runs may take.
+        fewest: samples that are taken all the same.
+        most: samples that are enough.
+    """
+    each = max(CostModel(analysis)().macs, 1)
+    count = int(np.clip(macs / (each * max(runs, 1)), fewest, most))
     some: list[Feeds] = []
     samples = 0
     for feeds in batches:
-        if samples >= most:
+        if samples >= count:
             break
         some.append(feeds)
         samples += count_samples(feeds)
