@@ -30,6 +30,10 @@ Policy = Literal["uniform", "global"]
 """``uniform``: the same fraction of every group; ``global``: the lowest scores of all groups."""
 
 
+class UnmetError(OnnxpruneError):
+    """Not even the narrowest widths meet a ratio or a budget."""
+
+
 @dataclass(frozen=True, eq=False)
 class Allocation:
     """Which units go.
@@ -162,7 +166,7 @@ def _to_budget(
     kept = meet_limit(candidates, ranking, measure, limit)
     if kept is None:
         least = measure(repair_widths(candidates, ranking, candidates.smallest()))
-        raise OnnxpruneError(unmet(target, least, limit, dense), hint=_advice(candidates))
+        raise UnmetError(unmet(target, least, limit, dense))
     return kept
 
 
@@ -173,9 +177,8 @@ def _to_ratio(candidates: CandidateWidths, ranking: Ranking, ratio: float) -> di
         most = 1 - measure(repair_widths(candidates, ranking, candidates.smallest())) / max(
             units, 1
         )
-        raise OnnxpruneError(
-            f"of {units:,} units that may go, at most {most:.1%} can go together, not {ratio:.1%}",
-            hint=_advice(candidates),
+        raise UnmetError(
+            f"of {units:,} units that may go, at most {most:.1%} can go together, not {ratio:.1%}"
         )
     return kept
 
@@ -199,15 +202,6 @@ def unmet(target: Budget, least: int, limit: int, dense: int) -> str:
         f"{stated('--target', str(target))}: {target.kind} cannot go below {least:,} "
         f"({part} of the original), and at most {limit:,} are allowed"
     )
-
-
-def _advice(candidates: CandidateWidths) -> str:
-    advice = "raise --max-ratio or lower --round-to"
-    if candidates.declined:
-        name, why = next(iter(candidates.declined.items()))
-        advice += f"; {len(candidates.declined)} of {len(candidates.units)} groups are left alone"
-        advice += f", among them {name}: {why}"
-    return advice
 
 
 def meet_limit(
