@@ -47,6 +47,8 @@ def run(args: argparse.Namespace) -> int:
         "the plan": args.plan,
         "the model": args.model,
         "--calib": config.calib,
+        "--eval": config.eval,
+        "--eval-labels": config.eval_labels,
     }
     files["-o"] = output = destination.check("-o", args.output, files, "model")
     page = destination.check("--report", args.report, files, "page")
@@ -67,4 +69,5 @@ def run(args: argparse.Namespace) -> int:
         report = written.add_to(report)
     console.report(report, as_json=args.json, verbose=args.verbose)
     save(report, page)
-    return finish(ok=ok, wrote=keep, output=output)
+    accepted = config.max_drop is not None
+    return finish(ok=ok, wrote=keep, output=output, quality=pruned.quality, accepted=accepted)

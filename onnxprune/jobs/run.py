@@ -8,7 +8,14 @@ from dataclasses import dataclass, replace
 from onnxprune import model as models
 from onnxprune.config import Options
 from onnxprune.data import Calibration, memory
-from onnxprune.data.dataset import Dataset, open_dataset, open_source, synthetic_dataset
+from onnxprune.data.dataset import (
+    Dataset,
+    open_dataset,
+    open_source,
+    synthetic_choices,
+    synthetic_dataset,
+    with_checks,
+)
 from onnxprune.errors import OnnxpruneError, blame
 from onnxprune.graph.analysis import Analysis
 from onnxprune.graph.facts import Fact
@@ -73,7 +80,8 @@ def open_run(
     else:
         count = analysis.batch if config.shapes else None
         samples = within_memory(samples, config, model, analysis.facts, count)
-        data = open_dataset(samples, config, chooses=chooses)
+        data = with_checks(open_dataset(samples, config, chooses=chooses), analysis.model, config)
+        data = synthetic_choices(data, analysis, config)
     return Run(config, analysis, data, progress)
 
 

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field, replace
 
 from onnxprune.config import Options
 from onnxprune.errors import OnnxpruneError
-from onnxprune.graph.cost import CostMeasure, CostModel
+from onnxprune.graph.cost import CostMeasure, CostModel, StaticCost
 from onnxprune.quantities import Budget
 from onnxprune.select.allocate import (
     CandidateWidths,
+    CostFunction,
     alignments,
     allocate,
     axes_of,
@@ -241,6 +242,7 @@ def choose(
         ratio=config.ratio,
         target=target,
         cost=lambda removed: cost.measure(removed, bypassed),
+        change=_change_of(cost, bypassed),
         policy=config.allocation,
         comparable="comparable" in importance.claims,
         additive="pruning error" in importance.claims,
@@ -256,6 +258,13 @@ def choose(
         allocation.declined,
         unchanged=allocation.unchanged,
     )
+
+
+def _change_of(cost: CostMeasure, bypassed: Sequence[str]) -> CostFunction | None:
+    """The cost once some groups lose other units; None where only whole removals are priced."""
+    if not isinstance(cost, StaticCost):
+        return None
+    return lambda removed: cost.change(removed, bypassed)
 
 
 def narrowest(widths: CandidateWidths, importance: Importance) -> Selection:
@@ -300,12 +309,17 @@ def _by_curves(
     def cost_of(removed: Mapping[str, Sequence[int]], dropped: Sequence[str]) -> float:
         return float(cost.measure(removed, (*problem.bypassed, *dropped)))
 
+    def change_of(removed: Mapping[str, Sequence[int]], dropped: Sequence[str]) -> float:
+        assert isinstance(cost, StaticCost)
+        return float(cost.change(removed, (*problem.bypassed, *dropped)))
+
     budget_choice = allocate_budget(
         widths,
         _ranking(importance),
         _curves(widths, importance.curves.groups),
         cost_of,
         limit,
+        change=change_of if isinstance(cost, StaticCost) else None,
         branches={
             name: Branch(inside(analysis.groups, analysis.block(name)), error)
             for name, error in importance.curves.blocks.items()
