@@ -11,6 +11,7 @@ from onnxprune.config import INPUTS, Options, QuantizeOptions, keywords, split
 from onnxprune.data.dataset import Dataset, open_dataset, open_source, with_checks
 from onnxprune.data.memory import budget_of, scarce_note, settle
 from onnxprune.errors import OnnxpruneError, spelled
+from onnxprune.evaluate.equivalence import arrays_of, difference
 from onnxprune.evaluate.evaluation import Evaluation, compare_models
 from onnxprune.evaluate.verdict import Quality, Structure, judge, judge_structure
 from onnxprune.graph.analysis import identity
@@ -34,10 +35,14 @@ from onnxprune.jobs.verdicts import (
     unsure,
 )
 from onnxprune.model.decode import densify
-from onnxprune.quantities import times
+from onnxprune.quantities import measured, times
+from onnxprune.runtime import open_session
 from onnxprune.types import PROVIDERS, Check, provider_of
 
 Progress = Callable[[str], None]
+
+_ROUNDING = 1e-3
+"""Largest relative difference of outputs that is rounding, not saturated sums."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -173,6 +178,9 @@ def quantize(
     outcome = compare_models(dense, result, data.eval, config)
     checks += finite(outcome)
     sentences += judging_notes(dense, data, config, outcome)
+    shipped = _shipped(dense, result, data, config, outcome)
+    if shipped is not None:
+        sentences.append(_saturation_note(outcome, shipped, settings))
     if config.max_drop is not None:
         checks.append(Check("drop", outcome.drop <= config.max_drop, outcome.drop, config.max_drop))
         sentences += unsure(outcome, config.max_drop)
@@ -200,6 +208,39 @@ def _open_data(dense: models.Model, config: Options) -> Dataset:
     samples = within_memory(samples, config, dense, propagate(dense, shapes))
     data = open_dataset(samples, config, most_bytes=budget_of(config).total // 2)
     return with_checks(data, dense, config)
+
+
+def _shipped(
+    dense: models.Model, result: models.Model, data: Dataset, config: Options, outcome: Evaluation
+) -> Evaluation | None:
+    """The evaluation of a model as onnxruntime runs it on this processor, where that is worse.
+
+    Without VNNI, x86 adds products of uint8 and int8 in 16 bits, which saturate. Verdicts are on
+    what the standard defines, so that they are the same on every machine.
+    """
+    if data.synthetic or config.provider != "cpu":
+        return None
+    feeds = data.probe[0]
+    exact, narrow = (
+        arrays_of(open_session(result, saturate=each, arena=False).run(feeds))
+        for each in (False, True)
+    )
+    if all(difference(narrow[name], exact[name]) <= _ROUNDING for name in exact):
+        return None
+    shipped = compare_models(dense, result, data.eval, config, saturate=True)
+    return shipped if shipped.drop > outcome.drop else None
+
+
+def _saturation_note(exact: Evaluation, shipped: Evaluation, settings: QuantizeOptions) -> str:
+    share = shipped.measure.startswith(("accuracy", "top", "agreement"))
+    here, defined = (
+        measured(each.value, "fraction" if share else "number") for each in (shipped, exact)
+    )
+    note = (
+        f"{shipped.measure} is {here} as onnxruntime runs the model on this processor, whose "
+        f"integer products saturate, and {defined} where they do not (VNNI, AMX, Arm)"
+    )
+    return note if settings.reduce_range else spelled(f"{note}: --reduce-range avoids that")
 
 
 def _check_inputs(settings: QuantizeOptions, config: Options) -> None:
