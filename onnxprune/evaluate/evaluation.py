@@ -135,7 +135,8 @@ def task_of(part: Part, config: Options) -> Task | None:
 def metric_of(config: Options | BenchOptions) -> Metric:
     """The metric that options name, with what they say on reading outputs."""
     vocabulary = () if config.vocabulary is None else read_vocabulary(config.vocabulary)
-    reading = Reading(config.detector or "", vocabulary, config.blank, config.threshold)
+    blank = -1 if config.blank == "last" else config.blank
+    reading = Reading(config.detector or "", vocabulary, blank, config.threshold)
     return find_metric(config.metric, reading)
 
 
