@@ -195,5 +195,5 @@ def pick(
         metric.name.partition("@")[0],
     )
     if fitting:
-        hint = f"write {name}@OUTPUT, as in --metric {name}@{fitting[0]}"
+        hint = f"write {name}@OUTPUT"
     raise OnnxpruneError(f"--labels: {which} {labels}: {shapes}", hint=hint)
