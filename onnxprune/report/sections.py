@@ -201,7 +201,7 @@ def tails(parts: Tails) -> Iterable[Part]:
     rows = []
     by = "label" if parts.by == "labels" else "the original's answer"
     classes = [columns.TailRow(f"class {each.name}", parts.measure, each) for each in parts.classes]
-    if len(classes) > 1:
+    if len(classes) > 1 and classes[0].part.after < (classes[0].part.before or 0.0):
         name = f"{classes[0].name}, the worst of {len(classes)} by {by}"
         rows.append(replace(classes[0], name=name))
     if parts.all is not None and parts.worst is not None:
