@@ -38,7 +38,7 @@ CASES = (
     ("mobilenetv1_0.75_imagenet_bn", "macs=60%", 100),
     ("brainmaze_eeg_models__spindle-detector-eeg", "macs=70%", 32),
     ("rapidocr_onnxruntime__ch_ppocr_mobile_v2.0_cls_infer", "macs=60%", 32),
-    ("rapidocr_onnxruntime__ch_PP-OCRv4_rec_infer", "macs=60%", 32),
+    ("rapidocr_onnxruntime__ch_PP-OCRv4_rec_infer", "macs=60%", 8),
 )
 """Networks, budgets and numbers of calibration inputs."""
 
