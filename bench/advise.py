@@ -1,0 +1,151 @@
+"""The estimates of `onnxprune advise` beside what its own commands lead to.
+
+    python -m bench.advise [--only STEM] [--threads 1]
+
+For every model and backend: `advise`, then the command that it prints for structured pruning, run
+as it is, then `bench` of the original and the result on that backend. Estimated and measured are
+the shares of multiply-accumulates, stored bytes and latency that remain. Where advice is not to
+prune, the command of the target that was tried is run all the same. Convolutional networks of
+CIFAR-10 get 256 pictures with --calib, the others none. Rows that are there already are kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench.folders import FOLDERS, REPOSITORY, SHARED
+from bench.tasks import task_of
+from onnxprune.evaluate.environment import environment
+
+RESULTS = Path(__file__).parent / "results" / "advise.json"
+BACKENDS = ("cpu", "openvino")
+MODELS = (
+    ("resnet8_cifar10_mlperftiny_fused", True),
+    ("resnet20_cifar10_proj_fused", True),
+    ("shufflenetv2_x0_5_cifar10_fused", True),
+    ("mobilenetv1_0.75_imagenet_bn", False),
+    ("minilm_l6_sts_sst2", False),
+    ("stories260k_llama_legacy", False),
+)
+"""Stems, and whether calibration inputs are given."""
+SHAPES = {
+    "minilm_l6_sts_sst2": {"input_ids": "1x64", "attention_mask": "1x64"},
+    "stories260k_llama_legacy": {"input_ids": "1x128"},
+}
+PICTURES = 256
+NEAR = 0.15
+
+
+def run(folder: Path, *words: str) -> dict[str, Any]:
+    """The JSON that a command of onnxprune prints."""
+    paths = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH", ""))))
+    done = subprocess.run(
+        [sys.executable, "-m", "onnxprune", *words, "--json"],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode or not done.stdout:
+        raise SystemExit(f"onnxprune {shlex.join(words)}: {done.stderr}")
+    return dict(json.loads(done.stdout))
+
+
+def calibration(stem: str, folder: Path) -> Path:
+    """A file of calibration inputs."""
+    task = task_of(stem)
+    assert task is not None
+    batches = list(task.calibration(SHARED / "data", PICTURES, 1))
+    path = folder / "calib.npz"
+    np.savez(path, **{name: np.concatenate([b[name] for b in batches]) for name in batches[0]})
+    return path
+
+
+def measure(stem: str, backend: str, *, calib: bool, threads: int) -> dict[str, Any]:
+    """One row: advice, its command, and what that leads to."""
+    model = FOLDERS["shared"] / f"{stem}.onnx"
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        inputs = ["--calib", str(calibration(stem, folder))] if calib else []
+        shapes = [f"{key}={sizes}" for key, sizes in SHAPES.get(stem, {}).items()]
+        inputs += [word for each in shapes for word in ("--shapes", each)]
+        alone = ["--threads", str(threads), "--backend", backend]
+        advice = run(folder, "advise", str(model), *inputs, *alone)
+        row = next(each for each in advice["advice"] if each["method"] == "structured")
+        trial = next(t for t in advice["evidence"]["trials"] if t["method"] == "structured")
+        command = row["command"]
+        if not command:
+            words = ["onnxprune", "prune", str(model), "--target", trial["amount"]]
+            words += [*(["--backend", backend] if backend != "cpu" else []), *inputs]
+            command = shlex.join([*words, "-o", "pruned.onnx"])
+        words = shlex.split(command)
+        costs = {each["name"]: each for each in run(folder, *words[1:])["measures"]}
+        protocol = ["--processes", "4", "--rounds", "8"]
+        files = [str(model), words[words.index("-o") + 1]]
+        inputs = [] if calib else inputs
+        timed = run(folder, "bench", *files, *inputs, *alone, *protocol)
+        ratio = timed["rows"][1]["ratio"]
+    measured = {
+        "macs": costs["MACs"]["pruned"] / costs["MACs"]["dense"],
+        "bytes": costs["weights"]["pruned"] / costs["weights"]["dense"],
+        "latency": ratio["value"],
+    }
+    estimated = {"macs": trial["macs"], "bytes": trial["bytes"], "latency": trial["latency"]}
+    return {
+        "model": stem,
+        "backend": backend,
+        "word": row["word"],
+        "command": command.replace(str(model.parent) + "/", ""),
+        "estimated": {k: round(v, 4) for k, v in estimated.items()},
+        "latency_between": [round(trial["low"], 4), round(trial["high"], 4)],
+        "measured": {k: round(v, 4) for k, v in measured.items()},
+        "measured_between": [round(ratio["low"], 4), round(ratio["high"], 4)],
+        "off": {k: round(estimated[k] / measured[k] - 1, 4) for k in measured},
+        "load_average": timed["environment"]["load_average"],
+    }
+
+
+def main() -> None:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--only", default="")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    args = parser.parse_args()
+    rows = json.loads(args.results.read_text())["rows"] if args.results.is_file() else []
+    known = {(row["model"], row["backend"]) for row in rows}
+    for stem, calib in MODELS:
+        for backend in BACKENDS:
+            if (stem, backend) in known or args.only not in stem:
+                continue
+            row = measure(stem, backend, calib=calib, threads=args.threads)
+            rows.append(row)
+            print(json.dumps(row), flush=True)
+            here = environment()
+            result = {
+                "conditions": f"{here.cpu}, {here.cores} cores, {args.threads} thread, batch 1; "
+                f"onnxruntime {version('onnxruntime')}, openvino {version('openvino')}",
+                "within": NEAR,
+                "share_within": {
+                    kind: f"{sum(abs(r['off'][kind]) <= NEAR for r in rows)} of {len(rows)}"
+                    for kind in ("macs", "bytes", "latency")
+                },
+                "rows": rows,
+            }
+            args.results.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
