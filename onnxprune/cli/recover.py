@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 
 from onnxprune.cli import console, destination
 from onnxprune.cli.parser import Commands, add_command, add_options, add_output, given_options
@@ -58,6 +59,7 @@ def run(args: argparse.Namespace) -> int:
             progress(f"writing {output}")
             result.save(output)
     report = gather.result("recover", result, output if keep else None)
+    report = replace(report, argv=args.argv)
     console.report(report, as_json=args.json, verbose=args.verbose)
     save(report, page)
     if not keep:

@@ -20,6 +20,7 @@ from onnxprune.evaluate.environment import environment, is_busy, load
 from onnxprune.evaluate.metrics import find_metric
 from onnxprune.evaluate.protocol import Alive, Case, Declined, Progress, Settings, Timing, measure
 from onnxprune.jobs.bench.outputs import (
+    Agreement,
     Parts,
     Task,
     compare_outputs,
@@ -28,9 +29,8 @@ from onnxprune.jobs.bench.outputs import (
     score,
 )
 from onnxprune.jobs.bench.rows import latency, model_rows, notes
-from onnxprune.jobs.bench.samples import Samples, open_samples
+from onnxprune.jobs.bench.samples import COMPARED, Samples, open_samples
 from onnxprune.jobs.bench.schema import Bench, DeclinedRow, NoiseFloor, Ratio, Row, Score
-from onnxprune.jobs.results.schema import OutputRow
 from onnxprune.runtime.process import WorkerError
 from onnxprune.runtime.registry import Backend, parse
 from onnxprune.solve.bootstrap import ratio, verdict
@@ -78,7 +78,7 @@ def bench(
         first,
         calib=config.calib,
         preprocess=config.preprocess,
-        most=config.calib_samples,
+        most=config.calib_samples or (None if config.labels is not None else COMPARED),
         shapes=config.shapes,
         seed=protocol.seed,
     )
@@ -132,7 +132,7 @@ def described(
     }
 
 
-_Outputs: TypeAlias = tuple[tuple[OutputRow, ...], Score | None]
+_Outputs: TypeAlias = tuple[Agreement, Score | None]
 """How close a model's outputs are to the first model's, and how well it does its task."""
 
 
@@ -201,7 +201,7 @@ class _Run:
                 )
                 words = verdict(interval)
                 speed = Ratio(self.names[0], interval.value, interval.low, interval.high, words)
-            close, task_score = outputs.get(index, ((), None))
+            agreement, task_score = outputs.get(index, (Agreement(), None))
             self.rows.append(
                 Row(
                     model=self.names[index],
@@ -216,8 +216,10 @@ class _Run:
                     idle_rss_bytes=each.opened[-1].idle_rss,
                     latency=latency(each),
                     ratio=speed,
-                    outputs=close,
+                    outputs=agreement.outputs,
                     score=task_score,
+                    agreement=agreement.share,
+                    agreement_error=agreement.error,
                 )
             )
 
@@ -235,11 +237,13 @@ class _Run:
                 scores[index] = score(worker, self.samples, self.task)
         results: dict[int, _Outputs] = {}
         for index, worker in alive.items():
-            rows = compare_outputs(alive[0], worker, self.samples, self.parts) if index else ()
+            agreement = Agreement()
+            if index:
+                agreement = compare_outputs(alive[0], worker, self.samples, self.parts)
             task_score = None
             if self.task is not None:
                 task_score = compare_scores(self.task[0], scores.get(0), scores.get(index))
-            results[index] = (rows, task_score)
+            results[index] = (agreement, task_score)
         return results
 
     @contextmanager

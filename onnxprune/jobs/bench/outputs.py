@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TypeAlias
 
 from onnxprune.data.labels import open_labels
@@ -11,7 +13,7 @@ from onnxprune.evaluate import metrics
 from onnxprune.evaluate.metrics import Metric
 from onnxprune.evaluate.output_comparison import Comparison, OutputComparison
 from onnxprune.evaluate.protocol import Case
-from onnxprune.evaluate.standard_error import paired_error
+from onnxprune.evaluate.standard_error import agreement_error, paired_error
 from onnxprune.evaluate.worker import PROCESS
 from onnxprune.jobs.bench.samples import Samples
 from onnxprune.jobs.bench.schema import NoiseFloor, Score
@@ -25,21 +27,38 @@ Task: TypeAlias = tuple[Metric, object]
 Parts: TypeAlias = Mapping[str, Sequence[str]]
 """What the outputs of the first model are put together from; such are no class scores."""
 
+_ENOUGH = 2
+"""Fewest samples for an estimate of spread."""
 
-def compare_outputs(
-    first: Worker, other: Worker, samples: Samples, parts: Parts
-) -> tuple[OutputRow, ...]:
-    """Outputs of a model against the first one's, on all samples; nothing is kept but sums.
 
-    Where they cannot be compared there is one row that says why.
+@dataclass(frozen=True)
+class Agreement:
+    """How close a model's outputs are to the first one's, over all samples.
+
+    Attributes:
+        outputs: one row per output; one that says why where they could not be compared.
+        share: of samples whose best class is the same; None where no output holds class scores.
+        error: its standard error.
     """
-    comparison = Comparison(parts)
+
+    outputs: tuple[OutputRow, ...] = ()
+    share: float | None = None
+    error: float | None = None
+
+
+def compare_outputs(first: Worker, other: Worker, samples: Samples, parts: Parts) -> Agreement:
+    """Outputs of a model against the first one's, on all samples; nothing is kept but sums."""
+    comparison, count = Comparison(parts), 0
     try:
         for feeds in samples.judged():
             comparison.add(*(each.ask("outputs", feeds=feeds) for each in (first, other)))
-        return tuple(output_row(each) for each in comparison.result().values())
+            count += samples.calibration.inputs.count(feeds)
+        results = tuple(comparison.result().values())
     except (OnnxpruneError, WorkerError) as error:
-        return (output_row(OutputComparison("all", reason=str(error))),)
+        return Agreement((output_row(OutputComparison("all", reason=str(error))),))
+    share = next((each.top1 for each in results if each.top1 is not None), None)
+    spread = None if share is None else agreement_error(share, count)
+    return Agreement(tuple(map(output_row, results)), share, spread)
 
 
 def noise_floor(
@@ -89,5 +108,31 @@ def compare_scores(
 ) -> Score:
     """The metric of two models on the same samples; None where one could not be scored."""
     before, after = (None if each is None else each.value for each in (first, other))
-    error = None if first is None or other is None else paired_error(metric, first, other)
-    return Score(metric.name, before, after, error)
+    both = first is not None and other is not None and first is not other
+    error = paired_error(metric, first, other) if both else None  # type: ignore[arg-type]
+    own = None if other is None else score_error(metric, other)
+    samples = None if other is None or other.counts is None else len(other.counts)
+    return Score(metric.name, before, after, error, own, samples)
+
+
+def score_error(metric: Metric, result: metrics.Score) -> float | None:
+    """Standard error of the metric of one model; None where it is no mean over samples.
+
+    Rows of one sample count as one. A share of hits has the error of a proportion, two samples of
+    each kind added, so that it is not zero where all are right; see
+    `onnxprune.evaluate.standard_error`.
+
+    Args:
+        metric: what was measured.
+        result: the metric, and what every sample adds to it.
+    """
+    sums, counts = result.sums, result.counts
+    if sums is None or counts is None or len(counts) < _ENOUGH:
+        return None
+    if metric.kind == "accuracy" and bool((counts == 1).all()):
+        return agreement_error(result.value, len(counts))
+    spread = sums - counts * (sums.sum() / counts.sum())
+    error = math.sqrt(float(spread @ spread) * len(counts) / (len(counts) - 1)) / counts.sum()
+    if metric.kind == "perplexity":  # the slope of the exponential
+        error *= result.value
+    return float(error) if math.isfinite(error) else None

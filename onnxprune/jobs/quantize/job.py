@@ -10,7 +10,7 @@ from onnxprune import model as models
 from onnxprune.config import INPUTS, Options, QuantizeOptions, keywords, split
 from onnxprune.data.dataset import open_dataset, open_source
 from onnxprune.data.memory import budget_of, scarce_note, settle
-from onnxprune.errors import OnnxpruneError, spelled
+from onnxprune.errors import OnnxpruneError, as_model_path, spelled
 from onnxprune.evaluate.evaluation import Evaluation, compare_models
 from onnxprune.graph.analysis import identity
 from onnxprune.graph.layers.linear import LinearLayer
@@ -58,7 +58,7 @@ class Quantized:
 
     def save(self, path: str | Path) -> Path:
         """Write the quantized model."""
-        return models.save(self.model, path)
+        return models.save(self.model, as_model_path(path))
 
     def __repr__(self) -> str:
         return f"<Quantized: {self}>"

@@ -279,6 +279,7 @@ class Report:
         checks: empty where nothing was pruned.
         notes: whole sentences on what was declined and why, in the order it happened.
         output: the file written, or None (dry run, or a failed check).
+        argv: the command line as it was run, program first; empty for a call from Python.
     """
 
     command: Command
@@ -303,6 +304,7 @@ class Report:
     checks: tuple[CheckRow, ...] = ()
     notes: tuple[str, ...] = ()
     output: str | None = None
+    argv: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:

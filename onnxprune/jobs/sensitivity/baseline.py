@@ -12,7 +12,7 @@ from onnxprune import model as models
 from onnxprune.config import Options
 from onnxprune.data.dataset import Feeds, Part
 from onnxprune.errors import OnnxpruneError
-from onnxprune.evaluate.evaluation import compare_answers, task_of, within
+from onnxprune.evaluate.evaluation import Evaluation, compare_answers, task_of, within
 from onnxprune.evaluate.metrics import score
 from onnxprune.evaluate.output_comparison import Outputs
 from onnxprune.graph.analysis import Analysis
@@ -103,8 +103,8 @@ class Dense:
             provider=self._config.provider,
         )
 
-    def drop_without(self, removed: Mapping[str, Sequence[int]]) -> float:
-        """What is lost without some units, nothing refitted.
+    def without(self, removed: Mapping[str, Sequence[int]]) -> Evaluation:
+        """The model without some units compared with the dense one, nothing refitted.
 
         Raises:
             OnnxpruneError: they cannot go together.
@@ -115,9 +115,7 @@ class Dense:
             small, provider=self._config.provider, threads=THREADS, outputs=within(parts)
         )
         answers = self.answers()
-        return compare_answers(
-            session.run, self.feeds, answers, self._task, self.before, parts
-        ).drop
+        return compare_answers(session.run, self.feeds, answers, self._task, self.before, parts)
 
 
 def weighing_of(config: Options) -> Weighing:
