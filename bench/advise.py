@@ -5,8 +5,8 @@
 For every model and backend: `advise`, then the command that it prints for structured pruning, run
 as it is, then `bench` of the original and the result on that backend. Estimated and measured are
 the shares of multiply-accumulates, stored bytes and latency that remain; of latency the ratio of
-the tenth percentiles of all runs, which other work on the machine touches least. Where advice is not to
-prune, the command of the target that was tried is run all the same. Convolutional networks of
+the tenth percentiles of all runs, which other work on the machine touches least. Where it says not
+to prune, the command of the target that was tried is run all the same. Convolutional networks of
 CIFAR-10 get 256 pictures with --calib, the others none. Rows that are there already are kept.
 """
 

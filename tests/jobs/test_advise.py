@@ -22,6 +22,7 @@ from onnxprune.jobs.advise.evidence import CONTRACTIONS, Evidence, Sizes, Spent,
 from onnxprune.jobs.advise.job import advise
 from onnxprune.jobs.advise.judgement import derive_advice
 from onnxprune.jobs.advise.methods import WORTH, Advice
+from onnxprune.jobs.prune import prune
 from onnxprune.runtime.profiling import OperatorTime, profile
 from onnxprune.runtime.registry import backend
 
@@ -324,3 +325,14 @@ def test_wrong_input_is_refused(cli: Cli, arguments: tuple[str, ...], said: str)
     done = cli("advise", *(model if each == "MODEL" else each for each in arguments))
     assert done.code == 2
     assert said in done.err
+
+
+def test_a_runtime_that_is_no_provider_can_be_pruned_for_by_data() -> None:
+    """Errors are measured on the provider that stands in for it; widths suit the runtime."""
+    entry = zoo.get("digits_rescnn")
+    result = prune(
+        entry.model, target="macs=60%", backend="openvino", recover="none",
+        calib=str(entry.calibration), calib_samples=32,
+    )  # fmt: skip
+    assert result.ok
+    assert result.plan.removed

@@ -91,7 +91,11 @@ def sensitivity(
     weighing_of(config)
     run = open_run(model, config, progress)
     with open_pool(_worker_count(run, settings), settings.dask) as pool:
-        return _swept(run, settings, pool)
+        sweep = _swept(run, settings, pool)
+    if sweep.recommended is None:
+        return sweep
+    line = command(run.analysis.model.path, config, sweep.recommended)
+    return replace(sweep, recommended=replace(sweep.recommended, command=line))
 
 
 def _swept(run: Run, settings: SensitivityOptions, pool: Pool) -> Sensitivity:
@@ -155,8 +159,7 @@ def _recommended(run: Run, sweep: Sensitivity, drop: float, dense: Dense) -> Rec
         with_ratios = replace(config, ratios=exactly(ratios))
         return by_importance(replace(run, config=with_ratios), curves).plan.removed
 
-    for ratios in recommend(analysis, sweep, drop, widths, plan, dense.without)[:_REFITS]:
-        advice = replace(ratios, command=command(analysis.model.path, config, ratios))
+    for advice in recommend(analysis, sweep, drop, widths, plan, dense.without)[:_REFITS]:
         if run.data.synthetic:
             return advice  # nothing can be refitted
         result = _pruned(run, advice)
