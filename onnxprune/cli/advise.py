@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
         report = advise(args.model, config, progress=progress)
     document = {
         "schema": "onnxprune.advise",
-        "version": 1,
+        "version": 2,
         "onnxprune": importlib.metadata.version("onnxprune"),
         "argv": args.argv,
         "evidence": plain(asdict(report.evidence)),

@@ -304,7 +304,7 @@ def test_the_command_says_what_to_run_next(cli: Cli) -> None:
     done = cli("advise", entry.model, "--threads", "1", "--batch", "64", "--json")
     assert done.code == 0, done.err
     told = json.loads(done.out)
-    assert (told["schema"], told["version"]) == ("onnxprune.advise", 1)
+    assert (told["schema"], told["version"]) == ("onnxprune.advise", 2)
     assert told["evidence"]["spent"][0]["backend"] == "cpu"
     text = cli("advise", entry.model, "--threads", "1").out
     assert "between operators" in text

@@ -41,9 +41,7 @@ _RANGES = 32
 """Samples that ranges of activations are taken from: latency does not depend on them."""
 SHARES = (0.5, 0.6, 0.7, 0.8, 0.9)
 """Targets in multiply-accumulates, tried in turn until one can be met."""
-PROTOCOL = Settings(processes=3, rounds=8, slice_s=0.03, warm_s=1.0)
-_QUICK = 0.1
-"""Quantile of the runs of a round: few runs are interrupted so seldom on a busy machine."""
+PROTOCOL = Settings(processes=4, rounds=6, slice_s=0.03, warm_s=1.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,9 +152,11 @@ def _timed(
 
 
 def _undisturbed(timing: Timing) -> npt.NDArray[np.float64]:
-    """Seconds ``[processes, rounds]`` of a run that nothing else on the machine interrupts."""
-    rounds = [[np.quantile(runs, _QUICK) for runs in each] for each in timing.rounds]
-    return np.array(rounds)
+    """Seconds ``[processes, 1]`` of the quickest run of each process.
+
+    On a busy machine most runs are interrupted, and the shortest is the one that was not.
+    """
+    return np.array([[min(float(runs.min()) for runs in rounds)] for rounds in timing.rounds])
 
 
 def _with_latency(trial: Trial, dense: Timing | Declined, other: Timing | Declined) -> Trial:
