@@ -3,11 +3,12 @@
     python -m bench.advise [--only STEM] [--threads 1]
 
 For every model and backend: `advise`, then the command that it prints for structured pruning, run
-as it is, then `bench` of the original and the result on that backend. Estimated and measured are
-the shares of multiply-accumulates, stored bytes and latency that remain; of latency the ratio of
-the quickest runs, which other work on the machine touches least. Where advice is
-not to prune, the command of the target that was tried is run all the same. Networks of
-CIFAR-10 get 128 pictures with --calib, the others none. Rows that are there already are kept.
+as it is, then the original and the result timed beside each other in fresh processes. Estimated and
+measured are the shares of multiply-accumulates, stored bytes and latency that remain. Where advice
+is not to prune, the command of the target that was tried is run all the same. On a busy machine
+`advise` takes the time of the processor for the latency, and so does the measurement, with one
+thread. Networks of CIFAR-10 get 128 pictures with --calib, the others none. Rows that are there
+already are kept.
 """
 
 from __future__ import annotations
@@ -25,9 +26,15 @@ from typing import Any
 
 import numpy as np
 
+import onnxprune
 from bench.folders import FOLDERS, REPOSITORY, SHARED
 from bench.tasks import task_of
 from onnxprune.evaluate.environment import environment
+from onnxprune.evaluate.protocol import Case, Declined, Settings, Timing
+from onnxprune.evaluate.protocol import measure as protocol
+from onnxprune.jobs.bench.samples import open_samples
+from onnxprune.quantities import shapes as read_shapes
+from onnxprune.solve.bootstrap import Interval, ratio
 
 RESULTS = Path(__file__).parent / "results" / "advise.json"
 BACKENDS = ("cpu", "openvino")
@@ -74,6 +81,21 @@ def calibration(stem: str, folder: Path) -> Path:
     return path
 
 
+def timed(
+    dense: Path, pruned: Path, backend: str, shapes: list[str], clock: str, threads: int
+) -> Interval:
+    """The share of the latency that remains, measured with more rounds than `advise` takes."""
+    samples, _ = open_samples(onnxprune.load(dense), shapes=read_shapes(shapes))
+    settings = Settings(processes=5, rounds=10, slice_s=0.04, seed=1, clock=clock)  # type: ignore[arg-type]
+    one, other = protocol(Case(backend, (dense, pruned), samples.timed(1), threads), settings)
+    for each in (one, other):
+        if isinstance(each, Declined):
+            raise SystemExit(each.reason)
+    assert isinstance(one, Timing)
+    assert isinstance(other, Timing)
+    return ratio(one.medians, other.medians)
+
+
 def measure(stem: str, backend: str, *, calib: bool, threads: int) -> dict[str, Any]:
     """One row: advice, its command, and what that leads to."""
     model = FOLDERS["shared"] / f"{stem}.onnx"
@@ -93,16 +115,12 @@ def measure(stem: str, backend: str, *, calib: bool, threads: int) -> dict[str, 
             command = shlex.join([*words, "-o", "pruned.onnx"])
         words = shlex.split(command)
         costs = {each["name"]: each for each in run(folder, *words[1:])["measures"]}
-        protocol = ["--processes", "4", "--rounds", "6"]
-        files = [str(model), words[words.index("-o") + 1]]
-        inputs = [] if calib else inputs
-        timed = run(folder, "bench", *files, *inputs, *alone, *protocol)
-        ratio = timed["rows"][1]["ratio"]
-        dense, pruned = (each["latency"]["quantiles"][0] for each in timed["rows"])
+        written = folder / words[words.index("-o") + 1]
+        between = timed(model, written, backend, shapes, trial["clock"], threads)
     measured = {
         "macs": costs["MACs"]["pruned"] / costs["MACs"]["dense"],
         "bytes": costs["weights"]["pruned"] / costs["weights"]["dense"],
-        "latency": pruned / dense,
+        "latency": between.value,
     }
     estimated = {"macs": trial["macs"], "bytes": trial["bytes"], "latency": trial["latency"]}
     return {
@@ -113,9 +131,10 @@ def measure(stem: str, backend: str, *, calib: bool, threads: int) -> dict[str, 
         "estimated": {k: round(v, 4) for k, v in estimated.items()},
         "latency_between": [round(trial["low"], 4), round(trial["high"], 4)],
         "measured": {k: round(v, 4) for k, v in measured.items()},
-        "ratio_of_bench": [round(ratio[each], 4) for each in ("value", "low", "high")],
+        "measured_between": [round(between.low, 4), round(between.high, 4)],
+        "clock": trial["clock"],
         "off": {k: round(estimated[k] / measured[k] - 1, 4) for k in measured},
-        "load_average": timed["environment"]["load_average"],
+        "load_average": environment().load_average,
     }
 
 

@@ -267,7 +267,8 @@ def advice(
         Text.assemble((backend, _HEAD), "  not measured: ", reason)
         for backend, reason in evidence.unmeasured
     ]
-    busy = "the machine was busy: shares of a run are rough, look again when it is not"
+    busy = "the machine was busy: latency is the share of the processor's time that remains, and "
+    busy += "shares of a run are rough; look again when it is not"
     parts += noted([busy] if evidence.busy else [])
     if evidence.spent and not verbose:
         parts.append(Text("-v shows the operators that a run is spent in", _DIM))

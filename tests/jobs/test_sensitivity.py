@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import onnxprune
@@ -302,6 +302,7 @@ ANALYSIS = analyse(models.load(ENTRY.model))
 RISES = st.lists(st.floats(0, 0.05), min_size=8, max_size=8)
 
 
+@settings(max_examples=15)
 @given(rises=st.tuples(RISES, RISES, RISES), drop=st.floats(0.0, 0.2))
 def test_recommended_ratios_use_the_drop_that_is_allowed(
     rises: tuple[list[float], ...], drop: float

@@ -94,6 +94,8 @@ class Trial:
         macs, params, bytes: shares of the original that remain; None where nothing was made.
         latency: share of the latency that remains; None where it was not timed.
         low, high: 95 % interval of it.
+        clock: ``wall``, or ``cpu`` where the machine was busy: the share of the processor's time
+            that remains stands in for that of the latency.
         reason: why there is no latency; empty where there is one.
     """
 
@@ -106,6 +108,7 @@ class Trial:
     latency: float | None = None
     low: float | None = None
     high: float | None = None
+    clock: Literal["wall", "cpu"] = "wall"
     reason: str = ""
 
 

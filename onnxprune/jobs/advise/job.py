@@ -125,7 +125,8 @@ def advise(
             *(["structured"] if sizes.reachable else []),
             *(["int8"] if tries_int8(evidence, each.name) else []),
         ]
-        trials = run_trials(path, each, methods, config, samples.calibration, feeds, progress)
+        inputs, busy = samples.calibration, evidence.busy
+        trials = run_trials(path, each, methods, config, inputs, feeds, progress, busy=busy)
         evidence = replace(
             evidence, spent=(*evidence.spent, spent), trials=(*evidence.trials, *trials)
         )

@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from onnxprune import model as models
@@ -60,6 +59,8 @@ def run_trials(
     inputs: Calibration,
     feeds: Feeds,
     progress: Progress,
+    *,
+    busy: bool = False,
 ) -> tuple[Trial, ...]:
     """Carry out methods on a backend, and time their results beside the original.
 
@@ -71,6 +72,8 @@ def run_trials(
         inputs: samples to quantize by: the user's, else synthetic ones.
         feeds: of one timed run.
         progress: called with a line of text at each stage.
+        busy: whether the machine does other things, so that the time of the processor tells more
+            than a clock on the wall.
     """
     attempts = []
     if "structured" in methods:
@@ -79,7 +82,7 @@ def run_trials(
     if "int8" in methods:
         progress(f"trying to quantize for {backend.name}")
         attempts.append(_quantize(path, backend.name, inputs))
-    return _timed(path, backend, attempts, config, feeds, progress)
+    return _timed(path, backend, attempts, config, feeds, progress, busy=busy)
 
 
 def _prune(path: Path, backend: str, config: AdviseOptions, progress: Progress) -> _Attempt:
@@ -133,6 +136,8 @@ def _timed(
     config: AdviseOptions,
     feeds: Feeds,
     progress: Progress,
+    *,
+    busy: bool,
 ) -> tuple[Trial, ...]:
     """The trials with latencies; all models are timed in turns, so that the machine is the same."""
     ready = [each for each in attempts if each.model is not None]
@@ -145,27 +150,22 @@ def _timed(
             assert each.model is not None
             paths.append(models.save(each.model, Path(folder) / f"{each.trial.method}.onnx"))
         case = Case(backend.name, tuple(paths), feeds, config.threads)
-        dense, *others = measure(case, PROTOCOL, progress=progress)
+        protocol = replace(PROTOCOL, clock="cpu" if busy else "wall")
+        dense, *others = measure(case, protocol, progress=progress)
     for each, timing in zip(ready, others, strict=True):
-        trials[each.trial.method] = _with_latency(each.trial, dense, timing)
+        trials[each.trial.method] = _with_latency(each.trial, dense, timing, protocol)
     return tuple(trials.values())
 
 
-def _undisturbed(timing: Timing) -> npt.NDArray[np.float64]:
-    """Seconds ``[processes, 1]`` of the quickest run of each process.
-
-    On a busy machine most runs are interrupted, and the shortest is the one that was not.
-    """
-    return np.array([[min(float(runs.min()) for runs in rounds)] for rounds in timing.rounds])
-
-
-def _with_latency(trial: Trial, dense: Timing | Declined, other: Timing | Declined) -> Trial:
+def _with_latency(
+    trial: Trial, dense: Timing | Declined, other: Timing | Declined, protocol: Settings
+) -> Trial:
     for each in (dense, other):
         if isinstance(each, Declined):
             return replace(trial, reason=each.reason)
     assert isinstance(dense, Timing)
     assert isinstance(other, Timing)
-    between = ratio(
-        _undisturbed(dense), _undisturbed(other), level=PROTOCOL.level, seed=PROTOCOL.seed
+    between = ratio(dense.medians, other.medians, level=protocol.level, seed=protocol.seed)
+    return replace(
+        trial, latency=between.value, low=between.low, high=between.high, clock=protocol.clock
     )
-    return replace(trial, latency=between.value, low=between.low, high=between.high)

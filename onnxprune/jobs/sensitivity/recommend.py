@@ -12,7 +12,7 @@ from __future__ import annotations
 import glob
 import os
 import shlex
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -37,7 +37,7 @@ Counts = Mapping[str, int]
 
 _MOST = 12
 """Models that the bisection measures at most."""
-_MORE = 10
+_MORE = 16
 """Models that are measured to spend the rest of the drop."""
 
 
@@ -111,12 +111,17 @@ def recommend(
 
     counts = _bisect(curves, allowed, results)
     step = 1 / max(sweep.samples, 1)
-    for more in _fill(curves, counts):
+    refused = {group: curve.units for group, curve in curves.items()}
+    for group, count in _steps(curves, counts):
         spent = results.get(tuple(sorted(counts.items())), 0.0)
         if len(results) >= _MOST + _MORE or drop - spent < step / 2:
             break
-        if allowed(grown := {**counts, **more}):
+        if not counts.get(group, 0) < count < refused[group]:
+            continue  # it has lost that already, or more than what was too much
+        if allowed(grown := {**counts, group: count}):
             counts = grown
+        else:
+            refused[group] = count
     return sorted(accepted, key=lambda each: (each.macs, each.params))
 
 
@@ -163,8 +168,8 @@ def _bisect(
     return best
 
 
-def _fill(curves: Mapping[str, _Curve], counts: Counts) -> Iterator[dict[str, int]]:
-    """Next widths of single groups, those first that add least error for what they save."""
+def _steps(curves: Mapping[str, _Curve], counts: Counts) -> list[tuple[str, int]]:
+    """Narrower widths of single groups, those first that add least error for what they save."""
     steps = []
     for group, curve in curves.items():
         at = int(np.searchsorted(curve.counts, counts.get(group, 0)))
@@ -172,8 +177,7 @@ def _fill(curves: Mapping[str, _Curve], counts: Counts) -> Iterator[dict[str, in
             error = float(curve.errors[more] - curve.errors[at])
             saved = float(curve.counts[more] - curve.counts[at]) * max(curve.saving, 1)
             steps.append((error / saved, group, int(curve.counts[more])))
-    for _, group, count in sorted(steps):
-        yield {group: count}
+    return [(group, count) for _, group, count in sorted(steps)]
 
 
 def only_orders(targets: Sequence[Target], analysis: Analysis) -> Curves:
