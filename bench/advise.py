@@ -86,7 +86,7 @@ def timed(
 ) -> Interval:
     """The share of the latency that remains, measured with more rounds than `advise` takes."""
     samples, _ = open_samples(onnxprune.load(dense), shapes=read_shapes(shapes))
-    settings = Settings(processes=5, rounds=10, slice_s=0.04, seed=1, clock=clock)  # type: ignore[arg-type]
+    settings = Settings(processes=4, rounds=8, slice_s=0.04, seed=1, clock=clock)  # type: ignore[arg-type]
     one, other = protocol(Case(backend, (dense, pruned), samples.timed(1), threads), settings)
     for each in (one, other):
         if isinstance(each, Declined):
