@@ -1,4 +1,4 @@
-"""The names users type, checks, and outcomes of layers: the vocabulary of all rooms.
+"""The names users type, checks, verdicts, and outcomes of layers: the vocabulary of all rooms.
 
 The names are here, below their meanings, so that help and options can list and check them without
 importing onnx or a runtime.
@@ -7,9 +7,10 @@ importing onnx or a runtime.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint, entry_points
+from typing import Literal, TypeAlias
 
 from onnxprune.errors import OnnxpruneError, suggest
 
@@ -66,10 +67,36 @@ METRICS: Mapping[str, str] = {
     "accuracy": "share of labels that are the best class; class numbers start at 0",
     "top5": "share of labels among the 5 best classes; any number may stand for the 5",
     "mse": "mean squared error, for labels of the shape of an output",
-    "nats": "mean negative logarithm of the probability of the label",
+    "nats": "cross-entropy: mean negative natural logarithm of the probability of the label",
+    "cross-entropy": "the same as nats",
     "perplexity": "the exponential of nats",
+    "f1": "F1 of class 1 of two, or of one sigmoid",
+    "f1-macro": "mean of the F1 of all classes",
+    "f1-micro": "F1 of the hits and misses of all classes together",
+    "spearman": "rank correlation of one number per sample with its label",
+    "spearman-pairs": "rank correlation of the cosine of samples 2k and 2k + 1 with their label",
+    "cer": "edits per character (or token) of the label; lower is better",
+    "wer": "edits per word of the label; lower is better",
+    "map": "mean average precision of boxes at overlaps of 50 to 95 %, as COCO has it",
+    "map50": "the same at an overlap of 50 %; any number may stand for the 50",
 }
 """Built-in metrics, and what they measure."""
+
+DETECTORS: Mapping[str, str] = {
+    "yolov5": "yolov5",
+    "yolov6": "yolov5",
+    "yolov7": "yolov5",
+    "yolov8": "yolov8",
+    "yolov9": "yolov8",
+    "yolov10": "yolov8",
+    "yolov11": "yolov8",
+    "yolo11": "yolov8",
+    "yolov12": "yolov8",
+    "yolox": "yolox",
+    "ssd": "ssd",
+    "detr": "detr",
+}
+"""Families of detectors, and the one whose outputs have the same layout."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +193,7 @@ def provider_of(backend: str) -> str:
 
 
 def metric_name(text: str) -> str:
-    """``text``, if it is a built-in metric (``top3``, ``mse@output``) or written file.py:function.
+    """``text``, if it is a built-in metric (``top3``, ``mse@output``) or ``file.py:function``.
 
     A user's function is not imported.
 
@@ -174,12 +201,17 @@ def metric_name(text: str) -> str:
         OnnxpruneError: there is no such metric.
     """
     name = text.partition("@")[0]
-    if ":" in text or name in METRICS or re.fullmatch(r"top[1-9]\d*", name):
+    if ":" in text or name in METRICS or re.fullmatch(r"top[1-9]\d*|map[1-9]\d", name):
         return text
     raise OnnxpruneError(
         f"there is no metric '{text}'",
-        hint=suggest(name, [*METRICS, "file.py:function"]),
+        hint=suggest(name, [*METRICS, "file.py:function"], "`onnxprune help metric` lists all"),
     )
+
+
+def is_fraction(metric: str) -> bool:
+    """Whether a built-in metric is a share, shown in percent."""
+    return re.fullmatch(r"(accuracy|top\d+|f1(-\w+)?|cer|wer|map\d*)(@.*)?", metric) is not None
 
 
 @dataclass(frozen=True)
@@ -194,6 +226,79 @@ class Check:
 
 NOTHING_REMOVED = "requests that removed nothing"
 """The check that fails where options ask for a removal and the model stays as it is: how many."""
+
+
+QualityStatus: TypeAlias = Literal["good", "degraded", "broken", "not measured"]
+StructureStatus: TypeAlias = Literal["verified", "failed", "nothing cut", "not checked"]
+_ORDER: tuple[QualityStatus, ...] = ("not measured", "good", "degraded", "broken")
+
+
+@dataclass(frozen=True)
+class Structure:
+    """Whether a model is what its plan says.
+
+    Attributes:
+        status: ``verified`` if every check of the structure passed, ``failed`` if one did not,
+            ``nothing cut`` where no unit, block or weight was removed, ``not checked`` where the
+            removal changes a normalisation, so that there is nothing equal to compare with.
+        reasons: sentences; of a failed check its value and limit.
+        checks: how many were made.
+    """
+
+    status: StructureStatus
+    reasons: tuple[str, ...] = ()
+    checks: int = 0
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Whether a model still does what the dense one does.
+
+    Attributes:
+        status: ``good``, ``degraded``, ``broken`` or ``not measured``.
+        reasons: sentences that name what decided, the worst first; empty for ``good``.
+        samples: number of samples of the measurement.
+        data: which samples, as in ``51 held-out of 512 samples of calib.npz``.
+        measure: the task metric; without labels ``agreement`` with the dense model's answers, or
+            ``relative squared error`` of the output furthest off; empty if nothing was measured.
+        before, after: values of the dense model and of this one.
+        drop: what was lost, positive if worse.
+        error: standard error of ``drop``; None if unknown.
+    """
+
+    status: QualityStatus
+    reasons: tuple[str, ...] = ()
+    samples: int = 0
+    data: str = ""
+    measure: str = ""
+    before: float | None = None
+    after: float | None = None
+    drop: float | None = None
+    error: float | None = None
+
+    @property
+    def broken(self) -> bool:
+        """Whether the model is broken."""
+        return self.status == "broken"
+
+    def with_findings(self, findings: Iterable[tuple[QualityStatus, str]]) -> Quality:
+        """The verdict with further reasons; the worst status counts.
+
+        Example:
+            >>> Quality("good").with_findings([("degraded", "class 7 is never found")]).status
+            'degraded'
+        """
+        ranked = sorted(findings, key=lambda each: -_ORDER.index(each[0]))
+        if not ranked:
+            return self
+        worst, reasons = ranked[0][0], tuple(reason for _, reason in ranked)
+        if _ORDER.index(worst) <= _ORDER.index(self.status):
+            return replace(self, reasons=(*self.reasons, *reasons))
+        earlier = () if self.status == "not measured" else self.reasons
+        return replace(self, status=worst, reasons=(*reasons, *earlier))
+
+    def __str__(self) -> str:
+        return ": ".join((self.status, *self.reasons[:1]))
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from onnxprune.cli import (
     demo,
     densify,
     eligible,
+    eval,  # noqa: A004 the command
     help,  # noqa: A004 the command
     inspect,
     mask,
@@ -120,6 +121,7 @@ def _parser() -> Parser:
         eligible,
         build,
         bench,
+        eval,
         advise,
         report,
         demo,

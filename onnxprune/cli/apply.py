@@ -48,6 +48,8 @@ def run(args: argparse.Namespace) -> int:
         "the plan": args.plan,
         "the model": args.model,
         "--calib": config.calib,
+        "--eval": config.eval,
+        "--eval-labels": config.eval_labels,
     }
     files["-o"] = output = destination.check("-o", args.output, files, "model")
     page = destination.check("--report", args.report, files, "page")
@@ -69,4 +71,5 @@ def run(args: argparse.Namespace) -> int:
     report = replace(report, argv=args.argv)
     console.report(report, as_json=args.json, verbose=args.verbose)
     save(report, page)
-    return finish(ok=ok, wrote=keep, output=output)
+    accepted = config.max_drop is not None
+    return finish(ok=ok, wrote=keep, output=output, quality=pruned.quality, accepted=accepted)

@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
-from onnxprune.config import Options
+from onnxprune.config import BenchOptions, Options
 from onnxprune.data.batches import count_samples
+from onnxprune.data.boxes import count_pictures
 from onnxprune.data.dataset import Feeds, Part
-from onnxprune.evaluate.metrics import Metric, Score, find_metric, score
-from onnxprune.evaluate.output_comparison import Comparison, OutputComparison, Outputs
-from onnxprune.evaluate.standard_error import agreement_error, paired_error
+from onnxprune.data.labels import read_vocabulary
+from onnxprune.errors import OnnxpruneError
+from onnxprune.evaluate.class_scores import score_test, undecided
+from onnxprune.evaluate.dense_check import DenseCheck, label_notes
+from onnxprune.evaluate.metrics import Metric, Reading, Score, chance_level, find_metric, score
+from onnxprune.evaluate.output_comparison import (
+    Comparison,
+    OutputComparison,
+    Outputs,
+    ScoreTest,
+)
+from onnxprune.evaluate.sample_statistics import agreement_error
+from onnxprune.evaluate.standard_error import mean_error, paired_error, score_error
 from onnxprune.model import Model, part_names, shared_parts
 from onnxprune.runtime import open_session
 
@@ -31,6 +45,10 @@ class Evaluation:
         samples: number of held-out inputs.
         metric_error: standard error of the change of the metric; None if unknown.
         available: samples of the data that the inputs were taken from; None if unknown.
+        chance: the metric of a model that sees no input; None where that is unknown.
+        chance_error: standard error of the pruned model's metric there.
+        notes: sentences on the dense model as a reference, and on outputs without agreement.
+        after_error: standard error of ``after``; None if unknown.
     """
 
     outputs: Mapping[str, OutputComparison] = field(default_factory=dict)
@@ -41,6 +59,10 @@ class Evaluation:
     samples: int = 0
     metric_error: float | None = None
     available: int | None = None
+    chance: float | None = None
+    chance_error: float | None = None
+    notes: tuple[str, ...] = ()
+    after_error: float | None = None
 
     @property
     def main(self) -> OutputComparison:
@@ -77,8 +99,10 @@ class Evaluation:
         """Standard error of :attr:`drop`; None if unknown."""
         if self.metric:
             return self.metric_error
-        agreement = self.main.top1
-        return None if agreement is None else agreement_error(agreement, self.samples)
+        main = self.main
+        if main.top1 is None or main.top1_error is not None:
+            return main.top1_error if main.top1 is not None else None
+        return agreement_error(main.top1, self.samples)
 
     def within(self, max_drop: float) -> bool:
         """Whether the drop is at most ``max_drop`` and no output is broken."""
@@ -100,10 +124,24 @@ class Task:
 
 def task_of(part: Part, config: Options) -> Task | None:
     """The task that options name; None without labels."""
-    return None if part.labels is None else Task(find_metric(config.metric), part.labels)
+    return None if part.labels is None else Task(metric_of(config), part.labels)
 
 
-def compare_models(dense: Model, pruned: Model, part: Part, config: Options) -> Evaluation:
+def metric_of(config: Options | BenchOptions) -> Metric:
+    """The metric that options name, with what they say on reading outputs."""
+    vocabulary = () if config.vocabulary is None else read_vocabulary(config.vocabulary)
+    reading = Reading(config.detector or "", vocabulary, config.blank, config.threshold)
+    return find_metric(config.metric, reading)
+
+
+def count_for(metric: Metric, feeds: Feeds) -> int:
+    """The samples in a batch, for a metric: one that compares boxes counts pictures."""
+    return count_pictures(feeds) if metric.kind == "map" else count_samples(feeds)
+
+
+def compare_models(
+    dense: Model, pruned: Model, part: Part, config: Options, *, saturate: bool | None = None
+) -> Evaluation:
     """Run two models over the same samples, one batch at a time, keeping no outputs.
 
     Args:
@@ -111,21 +149,67 @@ def compare_models(dense: Model, pruned: Model, part: Part, config: Options) -> 
         pruned: the other model.
         part: the samples, with their labels if there are any.
         config: provider and metric.
+        saturate: whether integer products of the other model may saturate, as they do on some
+            processors; see `open_session`.
 
     Raises:
         OnnxpruneError: a model does not run on the provider, or the labels do not fit.
     """
     parts = shared_parts(dense, pruned)
-    inner = within(parts)
-    one, other = (
-        open_session(m, provider=config.provider, outputs=inner, arena=False)
-        for m in (dense, pruned)
-    )
+    inner, provider = within(parts), config.provider
+    one = open_session(dense, provider=provider, outputs=inner, arena=False)
+    other = open_session(pruned, provider=provider, outputs=inner, arena=False, saturate=saturate)
     task, before = task_of(part, config), None
     if task is not None:
-        before = score(task.metric, (one.run(f, [*parts]) for f in part), task.labels)
-    result = compare_answers(other.run, part, (one.run(f) for f in part), task, before, parts)
-    return replace(result, available=part.available)
+        with named_by(part):
+            before = score_model(lambda feeds: one.run(feeds, [*parts]), part, task)
+    watch, scores = DenseCheck(), scores_of(dense, task)
+    reference = watch.passing((one.run(f) for f in part), part, parts)
+    result = compare_answers(other.run, part, reference, task, before, parts, scores)
+    notes = watch.notes()
+    if task is not None and before is not None and result.chance is not None:
+        notes += label_notes(task.metric, before, result.chance)
+    for name, output in result.outputs.items():
+        if output.top1 is None and name in watch.rows and undecided(dense, name, watch.rows[name]):
+            notes.append(
+                f"whether '{name}' holds scores of classes cannot be told, so its values are "
+                "compared, and no agreement is given"
+            )
+    return replace(result, available=part.available, notes=tuple(notes))
+
+
+def scores_of(dense: Model, task: Task | None) -> ScoreTest:
+    """Whether an output holds scores of classes, as far as the graph and the labels tell."""
+    if task is None:
+        return score_test(dense)
+    return score_test(dense, task.metric.kind, task.metric.output)
+
+
+@contextmanager
+def named_by(part: Part) -> Iterator[None]:
+    """Name the option that gave the labels of some samples in errors on them."""
+    try:
+        yield
+    except OnnxpruneError as error:
+        if part.option == "--calib":
+            raise
+        raise error.at({"--labels": "--eval-labels"}) from error
+
+
+def score_model(run: Callable[[Feeds], Outputs], feeds: Iterable[Feeds], task: Task) -> Score:
+    """The metric of one model, one batch at a time.
+
+    Raises:
+        OnnxpruneError: the model does not run, or the labels do not fit.
+    """
+    counts: list[int] = []
+
+    def answers() -> Iterator[Outputs]:
+        for each in feeds:
+            counts.append(count_for(task.metric, each))
+            yield run(each)
+
+    return score(task.metric, answers(), task.labels, counts)
 
 
 def within(parts: Mapping[str, Sequence[str]]) -> list[str]:
@@ -140,6 +224,7 @@ def compare_answers(
     task: Task | None = None,
     before: Score | None = None,
     parts: Mapping[str, Sequence[str]] | None = None,
+    scores: ScoreTest | None = None,
 ) -> Evaluation:
     """Compare a model's answers with the dense one's, in one pass.
 
@@ -150,25 +235,32 @@ def compare_answers(
         task: metric and labels, if there are any.
         before: the dense model's score; needed with ``task``.
         parts: of the outputs, given together with them; see ``Comparison``.
+        scores: whether an output holds scores of classes; see there too.
 
     Raises:
         OnnxpruneError: the model does not run, or the labels do not fit.
     """
-    compared, samples = Comparison(parts), 0
+    compared, samples = Comparison(parts, scores), 0
+    counts: list[int] = []
 
     def answers() -> Iterator[Outputs]:
         for each, wanted in zip(feeds, reference, strict=True):
             nonlocal samples
-            samples += count_samples(each)
+            count = count_samples(each)
+            samples += count
+            counts.append(count if task is None else count_for(task.metric, each))
             outputs = run(each)
             # The dense model may have parts that this one lacks.
-            compared.add(wanted if parts is None else {n: wanted[n] for n in outputs}, outputs)
+            known = wanted if parts is None else {n: wanted[n] for n in outputs}
+            compared.add(known, outputs, count)
             yield outputs if parts is None else {name: outputs[name] for name in parts}
 
     if task is None or before is None:
         deque(answers(), maxlen=0)
         return Evaluation(compared.result(), samples=samples)
-    after = score(task.metric, answers(), task.labels)
+    after = score(task.metric, answers(), task.labels, counts)
+    own = score_error(task.metric, after)
+    chance, chance_error = chance_of(task, after)
     return Evaluation(
         compared.result(),
         task.metric.name,
@@ -177,4 +269,35 @@ def compare_answers(
         task.metric.higher_is_better,
         samples,
         paired_error(task.metric, before, after),
+        chance=chance,
+        chance_error=own if chance_error is None else chance_error,
+        after_error=own,
     )
+
+
+def chance_of(task: Task, score: Score) -> tuple[float | None, float | None]:
+    """The metric of a model that sees no input, and the standard error of ``score`` there.
+
+    Such a model always gives the most frequent answers, their frequencies, or the mean of the
+    labels.
+
+    Returns:
+        None for a user's function, about which nothing is known; None for an error that is that of
+        the metric itself.
+    """
+    kind, labels = task.metric.kind, task.labels
+    if kind == "mse":
+        return float(labels.astype(np.float64).var(0).mean()), mean_error(score)
+    if kind not in ("accuracy", "nats", "perplexity"):
+        return chance_level(task.metric, labels), None
+    counts = np.unique(labels[labels >= 0], return_counts=True)[1]
+    shares = np.sort(counts / max(counts.sum(), 1))[::-1]
+    error = mean_error(score)
+    if kind == "accuracy":
+        chance = float(shares[: task.metric.top].sum())
+        least = math.sqrt(max(chance * (1 - chance), 0.0) / max(counts.sum(), 1))
+        return chance, max(error or 0.0, least)
+    entropy = float(-(shares * np.log(shares)).sum())
+    if kind == "nats":
+        return entropy, error
+    return math.exp(entropy), None if error is None else error * score.value

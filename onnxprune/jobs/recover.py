@@ -7,7 +7,7 @@ from dataclasses import replace
 from onnxprune import model as models
 from onnxprune.config import Options, keywords, split
 from onnxprune.data.batches import is_single, mark_single
-from onnxprune.data.dataset import open_dataset, open_source
+from onnxprune.data.dataset import open_dataset, open_source, with_checks
 from onnxprune.errors import OnnxpruneError, blame
 from onnxprune.evaluate.equivalence import check_equivalence
 from onnxprune.evaluate.evaluation import Evaluation, compare_models
@@ -17,6 +17,7 @@ from onnxprune.jobs.apply_plan import RECOVER, cost_of, finite
 from onnxprune.jobs.result import Result
 from onnxprune.jobs.run import Progress, Run, place, stand_in_note, within_memory
 from onnxprune.jobs.steps import State, take
+from onnxprune.jobs.verdicts import data_of, judging_notes
 from onnxprune.quantities import figure
 from onnxprune.recovery.correspond.folding import fold_normalisations, normalisations
 from onnxprune.recovery.correspond.kept_units import Correspondence, correspond
@@ -88,7 +89,7 @@ def recover(
     match = correspond(analysis, pruned_model)
     twin = make_twin(analysis, match, pruned_model)
     renamed = in_dense_words(match.matching, pruned_model)
-    _same_function(check_equivalence(twin.model, renamed, data.probe, provider))
+    same = _same_function(check_equivalence(twin.model, renamed, data.probe, provider))
     plan = _plan(run, match, twin)
     state = take(run, State(twin.model, plan, twin.model, elsewhere=True), RECOVER)
     progress("comparing with the dense model")
@@ -96,33 +97,32 @@ def recover(
         compare_models(analysis.model, model, data.eval, config)
         for model in (state.start, state.model)
     )
-    notes += match.notes
+    notes += [*match.notes, *judging_notes(analysis.model, data, config, after)]
     if match.likeness < _UNCHANGED:
         notes.append(
             "the remaining weights have changed: their correlation with the dense model's is "
             f"{figure(match.likeness)}"
         )
-    if data.one_batch:
-        notes.append("the only batch of inputs was used for fitting and for evaluation")
     if _worse(before, after):
         why = "refitting made unseen outputs worse, so the model is the pruned one as it was given"
         return Result(
-            models.clone(pruned_model), plan, analysis, config, tuple(finite(before)), before,
+            models.clone(pruned_model), plan, analysis, config, (same, *finite(before)), before,
             notes=(*notes, why), as_given=before, correspondence=match, better=False,
             command="recover", remaining=cost_of(run, replace(state, model=state.start)),
+            judges=data_of(data, before),
         )  # fmt: skip
     result = carry_back(analysis.model, twin.model, state.model, match.matching, pruned_model)
     check = check_equivalence(
         in_dense_words(match.matching, result), state.model, data.probe, provider
     )
-    checks = [replace(check, name="written = refitted")]
+    checks = [same, replace(check, name="written = refitted")]
     if twin.masks:
         filled = filled_zeros(state.model, twin)
         checks.append(Check("zeros that were filled", filled == 0, filled, 0.0))
     return Result(
         result, plan, analysis, config, (*checks, *finite(after)), after, state.outcomes,
         notes=(*notes, *state.notes), as_given=before, correspondence=match, command="recover",
-        remaining=cost_of(run, state),
+        remaining=cost_of(run, state), judges=data_of(data, after),
     )  # fmt: skip
 
 
@@ -135,12 +135,12 @@ def _opened(
         OnnxpruneError: there are no real samples, or they do not fit.
     """
     samples, shapes = open_source(dense, config)
-    if samples is None or samples.synthetic:
+    if samples is None or samples.synthetic or config.calib is None:
         raise OnnxpruneError(
             "recovery fits layers to what the dense model computes on real inputs",
             hint="give some with --calib; they need no labels",
         )
-    notes = [*stand_in_note(config), *samples.notes]
+    notes = [*stand_in_note(config)]
     if is_single(dense):
         mark_single(pruned)
     folded = fold_normalisations(dense)
@@ -149,18 +149,26 @@ def _opened(
         notes.append("BatchNormalizations of the dense model were folded, as in the pruned one")
     with blame("--shapes", when=bool(config.shapes)):
         analysis = analyse(dense, inputs=shapes)
-    samples = within_memory(analysis, samples, config)
-    return Run(config, analysis, open_dataset(samples, config), progress), notes
+    count = analysis.batch if config.shapes else None
+    samples = within_memory(samples, config, dense, analysis.facts, count)
+    data = with_checks(open_dataset(samples, config), analysis.model, config)
+    return Run(config, analysis, data, progress), [*notes, *data.notes]
 
 
-def _same_function(check: Check) -> None:
-    """Refuse a pruned model that computes something else than the dense graph with its weights."""
-    if check.value > max(check.limit, _SAME):
+def _same_function(check: Check) -> Check:
+    """The check that a pruned model computes what the dense graph does with its weights.
+
+    Raises:
+        OnnxpruneError: it computes something else.
+    """
+    limit = max(check.limit, _SAME)
+    if check.value > limit:
         raise OnnxpruneError(
             "the pruned model computes something else than the dense graph does with its weights "
             f"(difference {figure(check.value)})",
             hint="some attribute or node differs: give the model that this one was made from",
         )
+    return Check("as given = dense graph as cut", ok=True, value=check.value, limit=limit)
 
 
 def _plan(run: Run, match: Correspondence, twin: Twin) -> Plan:

@@ -14,10 +14,14 @@ from onnxprune.config import Options, StoreOptions
 from onnxprune.errors import OnnxpruneError, as_model_path
 from onnxprune.evaluate.evaluation import Evaluation
 from onnxprune.evaluate.latency import Compared
+from onnxprune.evaluate.verdict import Quality, Structure, judge, judge_structure
 from onnxprune.graph.analysis import Analysis
 from onnxprune.graph.cost import Cost, CostModel
 from onnxprune.graph.plan import Plan
+from onnxprune.jobs.finite_weights import FiniteWeights
+from onnxprune.jobs.removal import is_empty
 from onnxprune.jobs.store import Stored, store
+from onnxprune.jobs.verdicts import over_limit, refuse_broken, unmeasured
 from onnxprune.quantities import figure, times
 from onnxprune.recovery.correspond.kept_units import Correspondence
 from onnxprune.sparse.streamed import StreamedCheck
@@ -46,6 +50,8 @@ class Result:
         correspondence: of its nodes and those of the dense model, in that case.
         better: whether ``model`` is the refitted one; if not, it is the one that was given, because
             refitting made held-out outputs worse.
+        judges: which samples ``evaluation`` is on, in words.
+        synthetic: whether these are made up, so that only values that are not finite count.
         interface: changed axes of inputs and outputs, by name; None while no job changes any.
     """
 
@@ -62,45 +68,94 @@ class Result:
     as_given: Evaluation | None = None
     correspondence: Correspondence | None = None
     better: bool = True
+    judges: str = ""
+    synthetic: bool = False
     interface: Mapping[str, tuple[int, ...]] | None = None
     command: Literal["prune", "apply", "recover"] = "prune"
     remaining: Cost = field(kw_only=True)
 
     @property
     def ok(self) -> bool:
-        """Whether every check passed.
+        """Whether every check passed and the result is not broken.
 
         Weights that get their zeros while they are written are checked there; before that, this
         reads them.
         """
-        return all(check.ok for check in self.checks)
+        return all(check.ok for check in self.checks) and not self.quality.broken
 
     @property
     def writable(self) -> bool:
-        """Whether every check passes, provided that every weight can be written."""
-        return all(
+        """Whether the result is :attr:`ok`, provided that every weight can be written."""
+        return not self._measured.broken and all(
             (isinstance(each, StreamedCheck) and each.assured) or each.ok for each in self.checks
         )
+
+    @cached_property
+    def structure(self) -> Structure:
+        """Whether the model is what the plan says: verified, failed or nothing cut."""
+        names = [name for name, units in self.plan.removed.items() if units]
+        exact = all(self.analysis.group(name).exact for name in names)
+        return judge_structure(self.checks, cut=not is_empty(self.plan), exact=exact)
+
+    @cached_property
+    def quality(self) -> Quality:
+        """Whether it does what the dense model does: good, degraded, broken or not measured.
+
+        Weights are read once, to see that all are finite, unless they were written before.
+        """
+        return self._measured.with_findings(("broken", each) for each in self.finite.reasons())
+
+    @cached_property
+    def _measured(self) -> Quality:
+        """The quality but for weights that are not finite."""
+        changed = not is_empty(self.plan) or any(self.outcomes.values())
+        reason = unmeasured(self.config, self.plan, changed=changed)
+        quality = judge(
+            self.evaluation, data=self.judges, synthetic=self.synthetic, unmeasured=reason
+        )
+        return quality.with_findings(over_limit(self.checks))
+
+    @cached_property
+    def finite(self) -> FiniteWeights:
+        """The search for weights that are NaN or infinite."""
+        return FiniteWeights(self.model, self.analysis.model)
 
     @cached_property
     def dense(self) -> Cost:
         """What the dense model costs."""
         return CostModel(self.analysis)()
 
-    def save(self, path: str | Path) -> Path:
-        """Write the model, weights in the form of ``store``; never over one it came from."""
+    def save(self, path: str | Path, *, force: bool = False) -> Path:
+        """Write the model, weights in the form of ``store``; never over one it came from.
+
+        Args:
+            path: the .onnx file.
+            force: write it although it is broken (`quality`).
+
+        Raises:
+            OnnxpruneError: the result is broken, or cannot be written there.
+        """
         path = as_model_path(path)
         dense = self.analysis.model.path
         other = dense is not None and dense != self.model.path
         if dense is not None and other and path.exists() and dense.samefile(path):
             raise OnnxpruneError(f"{path} is the dense model", hint="write to another file")
-        if self.config.store == "dense":
-            return models.save(self.model, path)
-        return self.stored().save(path)
+        if not force:
+            refuse_broken(self._measured)
+        return self.stored(strict=not force).save(path)
 
-    def stored(self) -> Stored:
-        """The model with its weights in the form of ``store``."""
-        return store(self.model, StoreOptions(self.config.store, backend=(self.config.backend,)))
+    def stored(self, *, strict: bool = False) -> Stored:
+        """The model with its weights in the form of ``store``.
+
+        Args:
+            strict: refuse to write weights that are not finite, by `NotFiniteError`.
+        """
+        options = StoreOptions(self.config.store, backend=(self.config.backend,))
+        if self.config.store in ("dense", "external"):
+            return store(self.finite.watched(strict=strict), options)
+        if strict:
+            self.finite.require()
+        return store(self.model, options)
 
     def report(self, path: str | Path) -> Path:
         """Write the HTML page of the run: one file that needs no network.
@@ -141,7 +196,7 @@ class Result:
                 f"{sum(bool(each.method) for each in zeros)} weights made sparse, "
                 f"macs {times(self.remaining.macs / max(self.dense.macs, 1))}, "
                 f"params {times(self.remaining.params / max(self.dense.params, 1))}, "
-                f"{'verified' if self.ok else 'NOT verified'}"
+                f"structure {self.structure.status}, quality {self.quality.status}"
             )
         removal = f"{removed} units and {len(self.plan.bypassed)} blocks were removed before"
         if not self.better:

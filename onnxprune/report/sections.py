@@ -13,7 +13,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from onnxprune.quantities import change, measured, percent, plural, quantity, size, times
+from onnxprune.quantities import (
+    change,
+    measured,
+    percent,
+    plural,
+    quantity,
+    size,
+    spread,
+    times,
+)
 from onnxprune.report import columns, standing
 from onnxprune.report.standing import Scale
 from onnxprune.report.tables import Place, Table, Tone
@@ -21,11 +30,12 @@ from onnxprune.types import NOTHING_REMOVED
 
 if TYPE_CHECKING:
     from onnxprune.jobs.bench.schema import Bench, Row
+    from onnxprune.jobs.eval import Assessment
     from onnxprune.jobs.quantize import Quantized
     from onnxprune.jobs.results.schema import CheckRow, GroupRow, OutputRow, Report
     from onnxprune.jobs.results.weights import StoredRow, ZerosRow
     from onnxprune.select.sensitivity import Sensitivity, Target
-    from onnxprune.types import Check
+    from onnxprune.types import Check, Quality, Structure
 
 _WORST, _LARGEST, _REASONS = 10, 12, 3
 ADVICE_ABOUT = (
@@ -73,9 +83,46 @@ class Part:
         return rows if self.worst is None else sorted(rows, key=self.worst, reverse=True)
 
 
-def verdict(report: Report) -> tuple[str, Tone]:
-    """Whether every check passed, in words that need no colour; nothing where none was made."""
-    return ("", "") if report.command == "inspect" else judged(report.checks)
+@dataclass(frozen=True)
+class Verdict:
+    """A verdict in words that need no colour.
+
+    Attributes:
+        subject: what it is on: the structure or the quality; empty for both.
+        word: the verdict, with the number of checks.
+        tone: good, bad, a warning, or soft where nothing was measured.
+        details: what decided.
+    """
+
+    subject: str
+    word: str
+    tone: Tone
+    details: str = ""
+
+
+def verdicts(report: Report) -> list[Verdict]:
+    """The verdicts of a run; none where nothing was changed, one of documents without two."""
+    if report.command == "inspect":
+        return []
+    if report.structure is None or report.quality is None:
+        return [Verdict("", *judged(report.checks))]
+    return [structure(report.structure), quality(report.quality)]
+
+
+def structure(verdict: Structure) -> Verdict:
+    """Whether a result is what its plan says."""
+    tones: dict[str, Tone] = {"verified": "good", "failed": "bad"}
+    tone: Tone = "bad" if verdict.status == "nothing cut" and verdict.reasons else "soft"
+    count = f", {plural(verdict.checks, 'check')}" if verdict.status == "verified" else ""
+    word, details = f"{verdict.status}{count}", "; ".join(verdict.reasons)
+    return Verdict("Structure", word, tones.get(verdict.status, tone), details)
+
+
+def quality(verdict: Quality) -> Verdict:
+    """Whether a result does what the dense model does."""
+    tones: dict[str, Tone] = {"good": "good", "degraded": "warn", "broken": "bad"}
+    tone = tones.get(verdict.status, "soft")
+    return Verdict("Quality", verdict.status, tone, standing.details(verdict))
 
 
 def judged(checks: Sequence[Check | CheckRow]) -> tuple[str, Tone]:
@@ -382,6 +429,31 @@ def of_quantized(result: Quantized) -> list[Part]:
     parts.append(Part("", title, columns.QUANTIZED, weights, detail="every weight"))
     if floats := columns.by_operator(weights):
         parts.append(Part("", columns.FLOAT.title, columns.FLOAT, floats))
+    return parts
+
+
+def of_assessment(result: Assessment) -> list[Part]:
+    """The parts of a measured model: its metric, and its outputs against the dense model's."""
+    from onnxprune.jobs.results.gather import comparison_rows
+    from onnxprune.jobs.results.schema import CheckRow, Measure
+
+    evaluation, parts = result.evaluation, []
+    seen = inputs(evaluation.samples, evaluation.available)
+    scale = standing.metric_scale(evaluation.measure, higher=evaluation.higher_is_better)
+    if result.value is not None:
+        error = "" if result.error is None else f" (s.e. {spread(result.error, scale.unit)})"
+        title = f"{result.metric} {measured(result.value, scale.unit)}{error}, on {seen}"
+        ends = evaluation.before, result.value
+        row = Measure(result.metric, *ends, scale.unit, evaluation.metric_error)
+        rows = [row] if evaluation.before is not None else []
+        parts.append(Part("", title, columns.measures("this model"), rows))
+    if evaluation.outputs:
+        title = f"Outputs against the dense model, {seen}"
+        parts.append(Part("", title, columns.OUTPUTS, comparison_rows(evaluation)))
+    if result.checks:
+        table = columns.checks(scale)
+        checks = [CheckRow(each.name, each.ok, each.value, each.limit) for each in result.checks]
+        parts.append(Part("", table.title, table, checks))
     return parts
 
 

@@ -14,19 +14,16 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxprune import analyse, cut, load, save
 from onnxprune.data import zoo
 from onnxprune.errors import OnnxpruneError
-from onnxprune.evaluate import metrics, protocol
+from onnxprune.evaluate import protocol
 from onnxprune.evaluate.output_comparison import compare
 from onnxprune.evaluate.protocol import Case, Declined, Settings, Timing, measure
 from onnxprune.evaluate.worker import PROCESS
 from onnxprune.jobs.bench.job import bench
-from onnxprune.jobs.bench.outputs import score_error
 from onnxprune.jobs.bench.samples import open_samples
 from onnxprune.jobs.bench.schema import Bench, to_json
 from onnxprune.report import drawing, plots
@@ -319,23 +316,6 @@ def test_all_labelled_samples_are_scored_and_every_model_has_one_row(
     agreement = done.out.partition("Agreement with")[2].partition("\n\n")[0]
     assert agreement.count(small.name) == 1
     assert "points" in agreement
-
-
-@given(
-    hits=st.lists(st.booleans(), min_size=2, max_size=60),
-    kind=st.sampled_from(["accuracy", "mse", "nats"]),
-)
-def test_the_error_of_one_score_is_that_of_a_mean(hits: list[bool], kind: str) -> None:
-    values = np.array(hits, float)
-    result = metrics.Score(float(values.mean()), values, np.ones(len(values)))
-    error = score_error(metrics.find_metric(kind), result)
-    assert error is not None
-    plain = float(values.std(ddof=1)) / np.sqrt(len(values))
-    if kind == "accuracy":
-        assert 0 < error <= 0.5 / np.sqrt(len(values))
-        assert len(values) < 20 or error == pytest.approx(plain, abs=0.05)
-    else:
-        assert error == pytest.approx(plain)
 
 
 def test_a_model_with_a_batch_inside_is_fed_one_sample_at_a_time(tmp_path: Path) -> None:

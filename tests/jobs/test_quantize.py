@@ -368,9 +368,10 @@ def test_pruning_two_of_four_and_int8_are_one_command(tmp_path: Path, cli: Cli) 
     np.save(tmp_path / "y.npy", held["label"][:120])
     done = cli("quantize", CNN.model, "--prune", tmp_path / "recipe.yaml", "--calib",
                tmp_path / "x.npz", "--labels", tmp_path / "y.npy", "-o", tmp_path / "q.onnx",
-               "--json")  # fmt: skip
-    assert done.code == 0, done.err
+               "--json", "--force")  # fmt: skip
     told = json.loads(done.out)
+    assert (done.code, told["quality"]["status"]) == (1, "broken"), "nothing was refitted"
+    assert told["structure"]["status"] == "verified"
     names = [check["name"] for check in told["checks"]]
     assert "pruned = masked (logits)" in names
     assert "weights in a group of 4" in names
@@ -392,6 +393,26 @@ def test_a_weight_that_stays_float_says_why() -> None:
 
 def test_the_command_begins_with_the_verdict(tmp_path: Path, cli: Cli) -> None:
     done = cli("quantize", CNN.model, "--dynamic", "-o", tmp_path / "q.onnx")
-    assert done.out.startswith("verified, ")
+    assert done.out.startswith("Structure: verified, ")
     assert "quantized" in done.out
     assert "Weights that stayed float" in done.out
+
+
+def test_integer_sums_that_saturate_on_this_processor_are_said() -> None:
+    """Equal large weights and inputs fill 16 bits at once; without VNNI that changes outputs."""
+    weight = np.where(np.arange(64 * 32).reshape(64, 32) % 3, 1.0, -1.0).astype(np.float32)
+    model = build([node("MatMul", "x a", "y")], {"a": weight}, ["n", 64], opset=17)
+    rng = np.random.default_rng(0)
+    feeds = [{"x": rng.uniform(0.5, 1, (16, 64)).astype(np.float32)} for _ in range(8)]
+
+    def notes(*, reduce_range: bool) -> list[str]:
+        result = quantize(model, calib=feeds, reduce_range=reduce_range)
+        return [each for each in result.notes if "saturate" in each]
+
+    result = quantize(model, calib=feeds)
+    exact, narrow = (
+        open_session(result.model, saturate=each).run(feeds[0])["y"] for each in (False, True)
+    )
+    saturates = not np.allclose(exact, narrow, rtol=1e-3)
+    assert bool(notes(reduce_range=False)) == saturates
+    assert not notes(reduce_range=True)

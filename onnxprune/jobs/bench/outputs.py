@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from onnxprune.data.batches import Array
 from onnxprune.data.labels import open_labels
 from onnxprune.errors import OnnxpruneError
-from onnxprune.evaluate import metrics
+from onnxprune.evaluate import evaluation, metrics
 from onnxprune.evaluate.metrics import Metric
 from onnxprune.evaluate.output_comparison import Comparison, OutputComparison
 from onnxprune.evaluate.protocol import Case
-from onnxprune.evaluate.standard_error import agreement_error, paired_error
+from onnxprune.evaluate.standard_error import paired_error, score_error
 from onnxprune.evaluate.worker import PROCESS
 from onnxprune.jobs.bench.samples import Samples
 from onnxprune.jobs.bench.schema import NoiseFloor, Score
@@ -26,9 +26,6 @@ Task: TypeAlias = tuple[Metric, object]
 """A metric, and where its labels are."""
 Parts: TypeAlias = Mapping[str, Sequence[str]]
 """What the outputs of the first model are put together from; such are no class scores."""
-
-_ENOUGH = 2
-"""Fewest samples for an estimate of spread."""
 
 
 @dataclass(frozen=True)
@@ -48,17 +45,18 @@ class Agreement:
 
 def compare_outputs(first: Worker, other: Worker, samples: Samples, parts: Parts) -> Agreement:
     """Outputs of a model against the first one's, on all samples; nothing is kept but sums."""
-    comparison, count = Comparison(parts), 0
+    comparison = Comparison(parts)
     try:
         for feeds in samples.judged():
             comparison.add(*(each.ask("outputs", feeds=feeds) for each in (first, other)))
-            count += samples.calibration.inputs.count(feeds)
         results = tuple(comparison.result().values())
     except (OnnxpruneError, WorkerError) as error:
         return Agreement((output_row(OutputComparison("all", reason=str(error))),))
-    share = next((each.top1 for each in results if each.top1 is not None), None)
-    spread = None if share is None else agreement_error(share, count)
-    return Agreement(tuple(map(output_row, results)), share, spread)
+    rows = tuple(map(output_row, results))
+    answers = next((each for each in results if each.top1 is not None), None)
+    if answers is None:
+        return Agreement(rows)
+    return Agreement(rows, answers.top1, answers.top1_error)
 
 
 def noise_floor(
@@ -97,10 +95,21 @@ def score(worker: Worker, samples: Samples, task: Task) -> metrics.Score:
         OnnxpruneError: the labels do not fit, or the model does not run.
         WorkerError: a process died.
     """
+    known = evaluation.Task(task[0], labels_of(samples, task))
+    return evaluation.score_model(
+        lambda feeds: worker.ask("outputs", feeds=feeds), samples.judged(), known
+    )
+
+
+def labels_of(samples: Samples, task: Task) -> Array:
+    """The labels of all samples.
+
+    Raises:
+        OnnxpruneError: they cannot be read, or do not fit.
+    """
     metric, spec = task
-    labels = open_labels(spec, samples.calibration.indices)
-    answers = (worker.ask("outputs", feeds=feeds) for feeds in samples.judged())
-    return metrics.score(metric, answers, labels)
+    source, form = samples.calibration, metric.name if metric.function is None else None
+    return open_labels(spec, source.indices, metric=form, samples=source)
 
 
 def compare_scores(
@@ -113,26 +122,3 @@ def compare_scores(
     own = None if other is None else score_error(metric, other)
     samples = None if other is None or other.counts is None else len(other.counts)
     return Score(metric.name, before, after, error, own, samples)
-
-
-def score_error(metric: Metric, result: metrics.Score) -> float | None:
-    """Standard error of the metric of one model; None where it is no mean over samples.
-
-    Rows of one sample count as one. A share of hits has the error of a proportion, two samples of
-    each kind added, so that it is not zero where all are right; see
-    `onnxprune.evaluate.standard_error`.
-
-    Args:
-        metric: what was measured.
-        result: the metric, and what every sample adds to it.
-    """
-    sums, counts = result.sums, result.counts
-    if sums is None or counts is None or len(counts) < _ENOUGH:
-        return None
-    if metric.kind == "accuracy" and bool((counts == 1).all()):
-        return agreement_error(result.value, len(counts))
-    spread = sums - counts * (sums.sum() / counts.sum())
-    error = math.sqrt(float(spread @ spread) * len(counts) / (len(counts) - 1)) / counts.sum()
-    if metric.kind == "perplexity":  # the slope of the exponential
-        error *= result.value
-    return float(error) if math.isfinite(error) else None
