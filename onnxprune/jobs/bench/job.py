@@ -6,6 +6,7 @@ import importlib.metadata
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
@@ -15,12 +16,14 @@ from onnxprune import model as models
 from onnxprune.config import BenchOptions, FilePath, keywords, split
 from onnxprune.errors import OnnxpruneError, as_path, wrong_type
 from onnxprune.evaluate import metrics
+from onnxprune.evaluate.class_scores import score_test
 from onnxprune.evaluate.environment import environment, is_busy, load
 from onnxprune.evaluate.evaluation import metric_of
+from onnxprune.evaluate.output_comparison import Comparison
 from onnxprune.evaluate.protocol import Alive, Case, Declined, Progress, Settings, Timing, measure
 from onnxprune.jobs.bench.outputs import (
     Agreement,
-    Parts,
+    NewComparison,
     Task,
     compare_outputs,
     compare_scores,
@@ -86,6 +89,7 @@ def bench(
     task = None if config.labels is None else (metric, config.labels)
     if task is not None:
         labels_of(samples, task)  # refused now, not in the end
+    scored = () if task is None else (metric.kind, metric.output)
     machine, busy = environment(), is_busy()
     run = _Run(
         paths,
@@ -94,7 +98,7 @@ def bench(
         tuple(row.name for row in rows),
         samples,
         task,
-        models.parts(first),
+        partial(Comparison, models.parts(first), score_test(first, *scored)),
         progress,
     )
     for each in backends:
@@ -146,7 +150,7 @@ class _Run:
     names: tuple[str, ...]
     samples: Samples
     task: Task | None
-    parts: Parts
+    new: NewComparison
     progress: Progress
     rows: list[Row] = field(default_factory=list)
     floors: list[NoiseFloor] = field(default_factory=list)
@@ -229,7 +233,7 @@ class _Run:
             return {}
         self.progress(f"{backend.name}: comparing outputs")
         with self._declining(backend, 0, case, "without optimisation"):
-            self.floors.append(noise_floor(backend, alive[0], case, self.samples, self.parts))
+            self.floors.append(noise_floor(backend, alive[0], case, self.samples, self.new))
         scores: dict[int, metrics.Score] = {}
         for index, worker in alive.items() if self.task is not None else ():
             assert self.task is not None
@@ -239,7 +243,7 @@ class _Run:
         for index, worker in alive.items():
             agreement = Agreement()
             if index:
-                agreement = compare_outputs(alive[0], worker, self.samples, self.parts)
+                agreement = compare_outputs(alive[0], worker, self.samples, self.new)
             task_score = None
             if self.task is not None:
                 task_score = compare_scores(self.task[0], scores.get(0), scores.get(index))

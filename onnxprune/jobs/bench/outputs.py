@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -24,8 +24,8 @@ from onnxprune.runtime.registry import Backend
 
 Task: TypeAlias = tuple[Metric, object]
 """A metric, and where its labels are."""
-Parts: TypeAlias = Mapping[str, Sequence[str]]
-"""What the outputs of the first model are put together from; such are no class scores."""
+NewComparison: TypeAlias = Callable[[], Comparison]
+"""An empty comparison that knows which outputs of the first model are class scores."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,11 @@ class Agreement:
     error: float | None = None
 
 
-def compare_outputs(first: Worker, other: Worker, samples: Samples, parts: Parts) -> Agreement:
+def compare_outputs(
+    first: Worker, other: Worker, samples: Samples, new: NewComparison
+) -> Agreement:
     """Outputs of a model against the first one's, on all samples; nothing is kept but sums."""
-    comparison = Comparison(parts)
+    comparison = new()
     try:
         for feeds in samples.judged():
             comparison.add(*(each.ask("outputs", feeds=feeds) for each in (first, other)))
@@ -60,7 +62,7 @@ def compare_outputs(first: Worker, other: Worker, samples: Samples, parts: Parts
 
 
 def noise_floor(
-    backend: Backend, optimised: Worker, case: Case, samples: Samples, parts: Parts
+    backend: Backend, optimised: Worker, case: Case, samples: Samples, new: NewComparison
 ) -> NoiseFloor:
     """How far the first model is from itself, not optimised, on the same samples.
 
@@ -72,7 +74,7 @@ def noise_floor(
         WorkerError: a process died.
     """
     against = backend.name if "unoptimised" in backend.capabilities else "cpu"
-    comparison = Comparison(parts)
+    comparison = new()
     with Worker(PROCESS) as plain:
         plain.ask(
             "open",
