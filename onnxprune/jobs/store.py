@@ -13,7 +13,7 @@ import numpy.typing as npt
 from onnxprune import model as models
 from onnxprune.config import StoreOptions, keywords, split
 from onnxprune.data.dataset import synthetic_inputs
-from onnxprune.errors import OnnxpruneError, blame, spelled
+from onnxprune.errors import OnnxpruneError, as_model_path, blame, spelled
 from onnxprune.evaluate.equivalence import arrays_of, difference, tolerance
 from onnxprune.graph.analysis import analyse
 from onnxprune.model.decode import densify
@@ -95,7 +95,7 @@ class Stored:
             OnnxpruneError: it cannot be written there.
         """
         external = True if self.config.store == "external" else None
-        return models.save(self.model, path, external=external)
+        return models.save(self.model, as_model_path(path), external=external)
 
 
 @dataclass(frozen=True)

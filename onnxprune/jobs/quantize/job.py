@@ -10,7 +10,7 @@ from onnxprune import model as models
 from onnxprune.config import INPUTS, Options, QuantizeOptions, keywords, split
 from onnxprune.data.dataset import Dataset, open_dataset, open_source, with_checks
 from onnxprune.data.memory import budget_of, scarce_note, settle
-from onnxprune.errors import OnnxpruneError, spelled
+from onnxprune.errors import OnnxpruneError, as_model_path, spelled
 from onnxprune.evaluate.equivalence import arrays_of, difference
 from onnxprune.evaluate.evaluation import Evaluation, compare_models
 from onnxprune.evaluate.verdict import Quality, Structure, judge, judge_structure
@@ -92,7 +92,7 @@ class Quantized:
         """
         if not force:
             refuse_broken(self.quality)
-        return models.save(self.model, path)
+        return models.save(self.model, as_model_path(path))
 
     def __repr__(self) -> str:
         return f"<Quantized: {self}>"
