@@ -235,10 +235,10 @@ def same_outputs(stored: Stored, path: Path, feeds: Sequence[Feeds], provider: s
     Raises:
         OnnxpruneError: one of them does not run.
     """
-    dense = open_session(stored.dense, provider=provider, prepack=False)
+    dense = open_session(stored.dense, provider=provider, prepack=False, arena=False)
     expected = [arrays_of(dense.run(each)) for each in feeds]
     del dense
-    session = open_session(path, provider=provider)
+    session = open_session(path, provider=provider, arena=False)
     worst = Check("outputs = dense", ok=True, value=0.0, limit=0.0)
     for each, outputs in zip(feeds, expected, strict=True):
         actual = arrays_of(session.run(each))
