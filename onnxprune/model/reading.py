@@ -20,6 +20,7 @@ from onnxprune.model.exchange import from_graphsurgeon
 from onnxprune.model.names import uniquify
 from onnxprune.model.origin import Source, adopt, clone, origin_of
 from onnxprune.model.protos import set_aside
+from onnxprune.model.seal import KEY
 from onnxprune.model.stored import Store, map_file
 from onnxprune.model.validity import check_graph, check_header, sort_nodes
 from onnxprune.model.wire import WireError, detach
@@ -156,6 +157,7 @@ def _from_ir(source: ir.Model) -> Model:
 
 def _normalise(model: ir.Model, resolve: _Resolve) -> None:
     """Write functions out, bind weights, order nodes, and make names unique, in place."""
+    model.metadata_props.pop(KEY, None)  # a certificate is of the file, not of what is made of it
     if "ai.onnx" in model.opset_imports:  # the long name of the default domain
         model.opset_imports.setdefault("", model.opset_imports.pop("ai.onnx"))
     functions.inline(model)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -19,6 +18,7 @@ from onnxprune import model as models
 from onnxprune.config import QuantizeOptions
 from onnxprune.data.batches import InputFormat, inputs_of, rebatch
 from onnxprune.errors import OnnxpruneError, stated, suggest_glob
+from onnxprune.files import ScratchFolder
 from onnxprune.graph.analysis import identity
 from onnxprune.jobs.quantize.preparation import LARGEST, PER_CHANNEL, in_memory
 from onnxprune.jobs.quantize.purposes import dynamic_arguments, static_arguments
@@ -137,7 +137,7 @@ def run(
         ],
         "use_external_data_format": large,
     }
-    with tempfile.TemporaryDirectory(prefix="onnxprune.") as folder:
+    with ScratchFolder() as folder:
         source, target = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
         models.save(model, source, external=large)
         try:
