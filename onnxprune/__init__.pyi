@@ -17,6 +17,7 @@ from onnxprune.jobs.bench.schema import Bench as Bench
 from onnxprune.jobs.quantize.job import Quantized as Quantized
 from onnxprune.jobs.result import Result as Result
 from onnxprune.jobs.store import Stored as Stored
+from onnxprune.jobs.verify import Verification as Verification
 from onnxprune.model import ModelLike
 from onnxprune.model.core import Model as Model
 from onnxprune.model.reading import load as load
@@ -25,7 +26,7 @@ from onnxprune.quantities import Budget, Sparsity
 from onnxprune.select.sensitivity import Sensitivity as Sensitivity, load_sensitivity as load_sensitivity
 
 __version__: str
-__all__ = ["Analysis", "Bench", "Cost", "Model", "OnnxpruneError", "Options", "Plan", "Quantized", "Result", "Sensitivity", "Stored", "__version__", "advise", "analyse", "apply", "bench", "cut", "load", "load_plan", "load_sensitivity", "prune", "quantize", "recover", "save", "sensitivity", "store"]
+__all__ = ["Analysis", "Bench", "Cost", "Model", "OnnxpruneError", "Options", "Plan", "Quantized", "Result", "Sensitivity", "Stored", "Verification", "__version__", "advise", "analyse", "apply", "bench", "cut", "load", "load_plan", "load_sensitivity", "prune", "quantize", "recover", "save", "sensitivity", "store", "verify"]
 
 def advise(
     model: FilePath,
@@ -85,6 +86,7 @@ def apply(
     seed: int | str = 0,
     shapes: str | Sequence[str] | Mapping[str, Sequence[int]] = ...,
     store: Literal["auto", "dense", "sparse", "packed", "external"] = 'dense',
+    certificate: bool = True,
 ) -> Result:
     """Apply a plan to a model of the same graph, and check the result.
 
@@ -135,6 +137,9 @@ def apply(
             sparse_initializer; packed is decoded by standard operators at load; external is dense,
             beside the model; auto is the smallest for each weight. The outputs are the same in all
             of them.
+        certificate: write NAME.certificate.json beside the model, for `onnxprune verify`. It holds
+            the plan, the verdicts, and digests of the model, the dense model and the samples; the
+            metadata of the model hold the digests.
     """
 
 def bench(
@@ -232,6 +237,7 @@ def prune(
     shapes: str | Sequence[str] | Mapping[str, Sequence[int]] = ...,
     store: Literal["auto", "dense", "sparse", "packed", "external"] = 'dense',
     cache: bool = True,
+    certificate: bool = True,
 ) -> Result:
     """Remove what costs least, and check that nothing else changed.
 
@@ -326,6 +332,9 @@ def prune(
             of them.
         cache: keep error curves for later runs on the same model and inputs. $ONNXPRUNE_CACHE says
             where.
+        certificate: write NAME.certificate.json beside the model, for `onnxprune verify`. It holds
+            the plan, the verdicts, and digests of the model, the dense model and the samples; the
+            metadata of the model hold the digests.
     """
 
 def quantize(
@@ -352,6 +361,7 @@ def quantize(
     metric: str | Callable[..., float] = 'accuracy',
     seed: int | str = 0,
     shapes: str | Sequence[str] | Mapping[str, Sequence[int]] = ...,
+    certificate: bool = True,
 ) -> Quantized:
     """Quantize a model to INT8 so that its zeros, and N:M among them, stay zeros.
 
@@ -405,6 +415,9 @@ def quantize(
             accuracy).
         seed: random seed (default: 0).
         shapes: sizes of inputs that the model leaves open, e.g. input=1x3x224x224.
+        certificate: write NAME.certificate.json beside the model, for `onnxprune verify`. It holds
+            the plan, the verdicts, and digests of the model, the dense model and the samples; the
+            metadata of the model hold the digests.
     """
 
 def recover(
@@ -424,6 +437,7 @@ def recover(
     backend: str = 'cpu',
     seed: int | str = 0,
     shapes: str | Sequence[str] | Mapping[str, Sequence[int]] = ...,
+    certificate: bool = True,
 ) -> Result:
     """Refit a model that somebody else pruned to what the dense one computes.
 
@@ -477,6 +491,9 @@ def recover(
         backend: backend to run on, as `onnxprune bench --list` names them (default: cpu).
         seed: random seed (default: 0).
         shapes: sizes of inputs that the model leaves open, e.g. input=1x3x224x224.
+        certificate: write NAME.certificate.json beside the model, for `onnxprune verify`. It holds
+            the plan, the verdicts, and digests of the model, the dense model and the samples; the
+            metadata of the model hold the digests.
     """
 
 def sensitivity(
@@ -579,6 +596,7 @@ def store(
     ram_limit: int | str | None = None,
     always: bool = False,
     shapes: str | Sequence[str] | Mapping[str, Sequence[int]] = ...,
+    certificate: bool = True,
 ) -> Stored:
     """Give every weight of a model an encoding.
 
@@ -606,5 +624,70 @@ def store(
         backend: backends that have to read it, e.g. cpu,openvino (default: cpu).
         ram_limit: memory for decoding at load (default: a quarter of this machine's).
         always: take the form even where it is larger.
+        shapes: sizes of inputs that the model leaves open, e.g. input=1x3x224x224.
+        certificate: write NAME.certificate.json beside the model, for `onnxprune verify`. It holds
+            the plan, the verdicts, and digests of the model, the dense model and the samples; the
+            metadata of the model hold the digests.
+    """
+
+def verify(
+    model: FilePath,
+    dense: FilePath,
+    options: Options | None = None,
+    *,
+    plan: Plan | FilePath | None = None,
+    progress: Callable[[str], None] | None = None,
+    calib: object | None = None,
+    calib_samples: int | str = 2048,
+    batch: int | str = 32,
+    memory: int | str | None = None,
+    preprocess: object | None = None,
+    labels: object | None = None,
+    metric: str | Callable[..., float] = 'accuracy',
+    backend: str = 'cpu',
+    seed: int | str = 0,
+    shapes: str | Sequence[str] | Mapping[str, Sequence[int]] = ...,
+) -> Verification:
+    """Check that a written model is what its certificate says, and what remains of the dense one.
+
+    Args:
+        model: path of the .onnx file; its certificate lies beside it.
+        dense: path of the model that it was made from.
+        options: samples to measure the quality on; or give the same as keywords
+            (``verify(small, dense, calib=batches)``).
+        plan: the units, blocks and weights that are said to be removed, or the file of a plan.
+        progress: called with a line of text at each stage.
+
+    Raises:
+        OnnxpruneError: a model cannot be read, or a certificate is damaged or belongs to another
+            model.
+
+    Example:
+        >>> import tempfile
+        >>> from onnxprune import prune
+        >>> from onnxprune.data import zoo
+        >>> dense = zoo.get("digits_mlp").model
+        >>> small = prune(dense, ratio=0.5).save(f"{tempfile.mkdtemp()}/small.onnx")
+        >>> verify(small, dense).ok
+        True
+
+    Options:
+        calib: calibration inputs: .npz, .npy, a folder or module.py:function. An .npz has one array
+            per input, with the samples along the first axis. A folder holds arrays, pictures or
+            ONNX test data. In Python, batches: mappings from input names to arrays. Labels are not
+            needed.
+        calib_samples: most calibration samples used (default: 2048).
+        batch: samples per run (default: 32).
+        memory: most memory for work on calibration data, e.g. 2GB (default: 4GB, or less where less
+            is free). It bounds samples, values inside the network and second moments together.
+            Layers that are too wide for it are priced by the variances of their inputs and keep
+            their weights; notes name them. Results depend on this amount, never on the memory that
+            is free.
+        preprocess: preprocessing of pictures: imagenet, cifar10, clip or module.py:function.
+        labels: labels of the calibration inputs: .npy, .npz, .txt or .csv.
+        metric: metric for the labels: accuracy, top5, mse, nats, or module.py:function (default:
+            accuracy).
+        backend: backend to run on, as `onnxprune bench --list` names them (default: cpu).
+        seed: random seed (default: 0).
         shapes: sizes of inputs that the model leaves open, e.g. input=1x3x224x224.
     """

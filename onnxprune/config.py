@@ -626,6 +626,11 @@ _METRIC = "metric for the labels: accuracy, top5, mse, nats, or module.py:functi
 _SEED = "random seed"
 _SHAPES = "sizes of inputs that the model leaves open, e.g. input=1x3x224x224"
 _SKIP = "names to leave alone: groups, blocks, weights"
+_CERTIFICATE = "write NAME.certificate.json beside the model, for `onnxprune verify`"
+_CERTIFICATE_MORE = (
+    "It holds the plan, the verdicts, and digests of the model, the dense model and the samples; "
+    "the metadata of the model hold the digests."
+)
 _FORMER_BACKEND = ("provider", "on", "for")
 
 INPUTS = ("calib", "calib_samples", "batch", "memory", "preprocess", "seed", "backend")
@@ -776,6 +781,7 @@ class Options:
         True, SWITCH, "keep error curves for later runs on the same model and inputs",
         "$ONNXPRUNE_CACHE says where.",
     )  # fmt: skip
+    certificate: bool = _files(True, SWITCH, _CERTIFICATE, _CERTIFICATE_MORE)
     written: Mapping[str, object] = field(default_factory=dict, repr=False, compare=False)
     """What a user gave, as it was written, for recipes."""
     stand_in: str = field(default="", repr=False, compare=False)
@@ -1103,6 +1109,7 @@ class StoreOptions:
         False, SWITCH, "take the form even where it is larger", everyday=True
     )  # fmt: skip
     shapes: Mapping[str, tuple[int, ...]] = _storage({}, SHAPES, _SHAPES, everyday=True)
+    certificate: bool = _storage(True, SWITCH, _CERTIFICATE, _CERTIFICATE_MORE)
 
     def __post_init__(self) -> None:
         _refuse_if(
@@ -1153,8 +1160,8 @@ _RUN = (
 
 COMMANDS: Mapping[str, Mapping[type, tuple[str, ...]]] = {
     "prune": {Options: tuple(declared(Options))},
-    "apply": {Options: ("recover", "max_drop", *_RUN, "backend", "store")},
-    "recover": {Options: ("recover", *_RUN, "backend")},
+    "apply": {Options: ("recover", "max_drop", *_RUN, "backend", "store", "certificate")},
+    "recover": {Options: ("recover", *_RUN, "backend", "certificate")},
     "sensitivity": {
         SensitivityOptions: tuple(declared(SensitivityOptions)),
         Options: (
@@ -1164,8 +1171,9 @@ COMMANDS: Mapping[str, Mapping[type, tuple[str, ...]]] = {
     },
     "quantize": {
         QuantizeOptions: tuple(declared(QuantizeOptions)),
-        Options: ("max_drop", *_RUN),
+        Options: ("max_drop", *_RUN, "certificate"),
     },
+    "verify": {Options: (*_RUN, "backend")},
     "store": {StoreOptions: tuple(declared(StoreOptions))},
     "build": {BuildOptions: tuple(declared(BuildOptions))},
     "bench": {BenchOptions: tuple(declared(BenchOptions))},

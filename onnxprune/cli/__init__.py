@@ -36,6 +36,7 @@ from onnxprune.cli import (
     report,
     sensitivity,
     store,
+    verify,
 )
 from onnxprune.cli.parser import Parser
 from onnxprune.errors import OnnxpruneError, typed_flags
@@ -160,6 +161,7 @@ def _parser() -> Parser:
         prune,
         apply,
         recover,
+        verify,
         sensitivity,
         quantize,
         store,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,7 +49,7 @@ class Written:
 
 
 def write(run: Result, output: Path, progress: Callable[[str], None], *, force: bool) -> Written:
-    """Write a pruned model and check the file; a bad one is removed again.
+    """Write a pruned model and check the file; a bad one does not appear.
 
     Args:
         run: the result to write.
@@ -60,15 +61,19 @@ def write(run: Result, output: Path, progress: Callable[[str], None], *, force: 
         OnnxpruneError: it cannot be written.
     """
     from onnxprune.jobs.store import check_stored
-    from onnxprune.model.writing import remove_files
+    from onnxprune.model.writing import DeclinedError
 
     progress(f"writing {output}")
     stored = run.stored()
-    stored.save(output)
-    if not stored.changed:
-        return Written(stored, None)
-    progress("reading it back and running it")
-    written = Written(stored, check_stored(stored, output, run.config.shapes or None))
-    if not (written.ok or force):
-        remove_files(output)
+    written = Written(stored, None)
+
+    def accept(path: Path) -> bool:
+        nonlocal written
+        if stored.changed:
+            progress("reading it back and running it")
+            written = Written(stored, check_stored(stored, path, run.config.shapes or None))
+        return written.ok or force
+
+    with suppress(DeclinedError):
+        stored.save(output, certify=run.certify(stored), accept=accept)
     return written

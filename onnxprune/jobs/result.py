@@ -17,7 +17,9 @@ from onnxprune.evaluate.latency import Compared
 from onnxprune.graph.analysis import Analysis
 from onnxprune.graph.cost import Cost, CostModel
 from onnxprune.graph.plan import Plan
+from onnxprune.jobs.certificate import Claims, certify, verdicts
 from onnxprune.jobs.store import Stored, store
+from onnxprune.model.seal import Certify
 from onnxprune.quantities import figure, times
 from onnxprune.recovery.correspond.kept_units import Correspondence
 from onnxprune.sparse.streamed import StreamedCheck
@@ -88,18 +90,50 @@ class Result:
         return CostModel(self.analysis)()
 
     def save(self, path: str | Path) -> Path:
-        """Write the model, weights in the form of ``store``; never over one it came from."""
+        """Write the model, weights in the form of ``store``; never over one it came from.
+
+        Unless ``certificate=False`` was given, ``NAME.certificate.json`` is written beside it.
+        """
         dense = self.analysis.model.path
         other = dense is not None and dense != self.model.path
         if dense is not None and other and Path(path).exists() and dense.samefile(path):
             raise OnnxpruneError(f"{path} is the dense model", hint="write to another file")
         if self.config.store == "dense":
-            return models.save(self.model, path)
-        return self.stored().save(path)
+            return models.save(self.model, path, certify=self.certify())
+        stored = self.stored()
+        return stored.save(path, certify=self.certify(stored))
+
+    def certify(self, stored: Stored | None = None) -> Certify | None:
+        """What makes the certificate of the model; None if the options want none.
+
+        Args:
+            stored: the form of its weights, where they have one of their own.
+        """
+        config = self.config
+        if not config.certificate:
+            return None
+        weights = () if stored is None else stored.weights
+        claims = Claims(
+            command=self.command,
+            dense=self.analysis.model,
+            model=self.model,
+            plan=self.plan,
+            config=config,
+            analysis=self.analysis,
+            sparsity="" if config.sparsity is None else str(config.sparsity),
+            narrowed=[each.name for each in weights if each.narrowed],
+            fitted=config.calib is not None and config.recover != "none",
+            verdicts=verdicts(self, self.evaluation, self.checks),
+        )
+        return certify(claims)
 
     def stored(self) -> Stored:
         """The model with its weights in the form of ``store``."""
-        return store(self.model, StoreOptions(self.config.store, backend=(self.config.backend,)))
+        config = self.config
+        options = StoreOptions(
+            config.store, backend=(config.backend,), certificate=config.certificate
+        )
+        return store(self.model, options)
 
     def report(self, path: str | Path) -> Path:
         """Write the HTML page of the run: one file that needs no network.

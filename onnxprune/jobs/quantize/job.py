@@ -14,7 +14,9 @@ from onnxprune.errors import OnnxpruneError, spelled
 from onnxprune.evaluate.evaluation import Evaluation, compare_models
 from onnxprune.graph.analysis import identity
 from onnxprune.graph.layers.linear import LinearLayer
+from onnxprune.graph.plan import Plan
 from onnxprune.jobs.apply_plan import finite
+from onnxprune.jobs.certificate import Claims, certify, verdicts
 from onnxprune.jobs.prune import prune
 from onnxprune.jobs.quantize import exclusions, quantizer, zeros
 from onnxprune.jobs.quantize.preparation import prepared
@@ -41,6 +43,10 @@ class Quantized:
         bytes: of everything stored, before and after.
         notes: whole sentences.
         settings: the options.
+        dense: the float model.
+        config: the options of the data.
+        plan: what was removed before.
+        fitted: whether weights were fitted to data before.
     """
 
     model: models.Model
@@ -50,6 +56,10 @@ class Quantized:
     bytes: tuple[int, int]
     notes: tuple[str, ...]
     settings: QuantizeOptions
+    dense: models.Model
+    config: Options
+    plan: Plan
+    fitted: bool = False
 
     @property
     def ok(self) -> bool:
@@ -57,8 +67,19 @@ class Quantized:
         return all(check.ok for check in self.checks)
 
     def save(self, path: str | Path) -> Path:
-        """Write the quantized model."""
-        return models.save(self.model, path)
+        """Write the quantized model, and its certificate beside it."""
+        claims = Claims(
+            command="quantize",
+            dense=self.dense,
+            model=self.model,
+            plan=self.plan,
+            config=self.config,
+            quantized=[each.name for each in self.weights if each.quantized],
+            fitted=self.fitted,
+            verdicts=verdicts(self, self.evaluation, self.checks),
+        )
+        wanted = self.config.certificate
+        return models.save(self.model, path, certify=certify(claims) if wanted else None)
 
     def __repr__(self) -> str:
         return f"<Quantized: {self}>"
@@ -151,7 +172,10 @@ def quantize(
     if data.synthetic:
         sentences.append(f"inputs were synthetic ({data.description}): accuracy was not measured")
     sizes = (models.size_bytes(dense), models.size_bytes(result))
-    return Quantized(result, weights, tuple(checks), outcome, sizes, tuple(sentences), settings)
+    return Quantized(
+        result, weights, tuple(checks), outcome, sizes, tuple(sentences), settings, dense, config,
+        plan=Plan() if pruned is None else pruned.plan, fitted=pruned is not None,
+    )  # fmt: skip
 
 
 def _check_inputs(settings: QuantizeOptions, config: Options) -> None:
