@@ -912,6 +912,11 @@ class Options:
         return not (self.removes_units or self.sparsity)
 
     @property
+    def fits(self) -> bool:
+        """Whether weights may be fitted to data."""
+        return self.calib is not None
+
+    @property
     def searches(self) -> bool:
         """Whether the amount is to be found: as much as ``max_drop`` allows."""
         return self.asks_for_nothing and self.max_drop is not None

@@ -122,7 +122,7 @@ class Result:
             analysis=self.analysis,
             sparsity="" if config.sparsity is None else str(config.sparsity),
             narrowed=[each.name for each in weights if each.narrowed],
-            fitted=config.calib is not None and config.recover != "none",
+            fitted=config.fits,
             verdicts=verdicts(self, self.evaluation, self.checks),
         )
         return certify(claims)

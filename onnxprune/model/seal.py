@@ -33,6 +33,8 @@ KEY = "onnxprune.certificate"
 _METADATA = 14
 """Field number of ``ModelProto.metadata_props``."""
 _BLOCK = 1 << 24
+_TAIL, _LEFT = 4096, b',"document":"'
+"""Bytes at the end of a file that hold a seal, and what is in every one, its key damaged or not."""
 _LARGEST = 1 << 28
 """Bytes that a document can have."""
 
@@ -142,6 +144,12 @@ def read_seal(model: Model) -> Seal:
         _update(digest.update, view[kept : each.start])
         text, kept = pair.value, each.end
     _update(digest.update, view[kept:])
+    if text is None and _LEFT in bytes(view[-_TAIL:]):
+        raise OnnxpruneError(
+            f"the certificate in {path} is damaged",
+            hint="get the file again from where it was made, or write it again",
+            exit_code=1,
+        )
     folder = path.resolve().parent
     data = {}
     for file, mapped in files.items():

@@ -174,7 +174,8 @@ def quantize(
     sizes = (models.size_bytes(dense), models.size_bytes(result))
     return Quantized(
         result, weights, tuple(checks), outcome, sizes, tuple(sentences), settings, dense, config,
-        plan=Plan() if pruned is None else pruned.plan, fitted=pruned is not None,
+        plan=Plan() if pruned is None else pruned.plan,
+        fitted=pruned is not None and pruned.config.fits,
     )  # fmt: skip
 
 
