@@ -86,9 +86,7 @@ JOBS = {
     "sensitivity": _pair(
         f"sensitivity {DENSE} -o {{}}/figure.svg {DATA_TEXT}", "--ratios 0.5", "--ratios 0.3"
     ),
-    "report": _pair(
-        "report", "{}/../a.run.json", "{}/../b.run.json", "-o {}/page.html --figure {}/x.svg"
-    ),
+    "report": _pair("report", "{}/../a.run.json", "{}/../b.run.json", "-o {}/page.html"),
     "demo": Job("demo --copy {}/copy".split(), "--version".split()),
 }
 

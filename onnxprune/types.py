@@ -1,4 +1,4 @@
-"""The names users type, checks, and outcomes of layers: the vocabulary of all rooms.
+"""The names users type, checks, verdicts, and outcomes of layers: the vocabulary of all rooms.
 
 The names are here, below their meanings, so that help and options can list and check them without
 importing onnx or a runtime.
@@ -7,9 +7,10 @@ importing onnx or a runtime.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint, entry_points
+from typing import Literal, TypeAlias
 
 from onnxprune.errors import OnnxpruneError, suggest
 
@@ -194,6 +195,79 @@ class Check:
 
 NOTHING_REMOVED = "requests that removed nothing"
 """The check that fails where options ask for a removal and the model stays as it is: how many."""
+
+
+QualityStatus: TypeAlias = Literal["good", "degraded", "broken", "not measured"]
+StructureStatus: TypeAlias = Literal["verified", "failed", "nothing cut", "not checked"]
+_ORDER: tuple[QualityStatus, ...] = ("not measured", "good", "degraded", "broken")
+
+
+@dataclass(frozen=True)
+class Structure:
+    """Whether a model is what its plan says.
+
+    Attributes:
+        status: ``verified`` if every check of the structure passed, ``failed`` if one did not,
+            ``nothing cut`` where no unit, block or weight was removed, ``not checked`` where the
+            removal changes a normalisation, so that there is nothing equal to compare with.
+        reasons: sentences; of a failed check its value and limit.
+        checks: how many were made.
+    """
+
+    status: StructureStatus
+    reasons: tuple[str, ...] = ()
+    checks: int = 0
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Whether a model still does what the dense one does.
+
+    Attributes:
+        status: ``good``, ``degraded``, ``broken`` or ``not measured``.
+        reasons: sentences that name what decided, the worst first; empty for ``good``.
+        samples: number of samples of the measurement.
+        data: which samples, as in ``51 held-out of 512 samples of calib.npz``.
+        measure: the task metric; without labels ``agreement`` with the dense model's answers, or
+            ``relative squared error`` of the output furthest off; empty if nothing was measured.
+        before, after: values of the dense model and of this one.
+        drop: what was lost, positive if worse.
+        error: standard error of ``drop``; None if unknown.
+    """
+
+    status: QualityStatus
+    reasons: tuple[str, ...] = ()
+    samples: int = 0
+    data: str = ""
+    measure: str = ""
+    before: float | None = None
+    after: float | None = None
+    drop: float | None = None
+    error: float | None = None
+
+    @property
+    def broken(self) -> bool:
+        """Whether the model is broken."""
+        return self.status == "broken"
+
+    def with_findings(self, findings: Iterable[tuple[QualityStatus, str]]) -> Quality:
+        """The verdict with further reasons; the worst status counts.
+
+        Example:
+            >>> Quality("good").with_findings([("degraded", "class 7 is never found")]).status
+            'degraded'
+        """
+        ranked = sorted(findings, key=lambda each: -_ORDER.index(each[0]))
+        if not ranked:
+            return self
+        worst, reasons = ranked[0][0], tuple(reason for _, reason in ranked)
+        if _ORDER.index(worst) <= _ORDER.index(self.status):
+            return replace(self, reasons=(*self.reasons, *reasons))
+        earlier = () if self.status == "not measured" else self.reasons
+        return replace(self, status=worst, reasons=(*reasons, *earlier))
+
+    def __str__(self) -> str:
+        return ": ".join((self.status, *self.reasons[:1]))
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from onnxprune.cli import console, destination
 from onnxprune.cli.parser import (
@@ -21,6 +21,9 @@ from onnxprune.config import AMOUNTS, NO_AMOUNT, Options, current_name, declared
 from onnxprune.errors import OnnxpruneError
 from onnxprune.jobs import recipe
 from onnxprune.types import NOTHING_REMOVED
+
+if TYPE_CHECKING:
+    from onnxprune.types import Quality
 
 _EXAMPLE = """examples:
   onnxprune prune model.onnx --ratio 0.3
@@ -100,24 +103,48 @@ def run(args: argparse.Namespace) -> int:
     console.report(report, as_json=args.json, verbose=args.verbose)
     save(report, page)
     removed = all(check.ok or check.name != NOTHING_REMOVED for check in pruned.checks)
-    return finish(ok=ok, wrote=keep, output=output, removed=removed)
+    accepted = config.max_drop is not None
+    return finish(
+        ok=ok,
+        wrote=keep,
+        output=output,
+        removed=removed,
+        quality=pruned.quality,
+        accepted=accepted,
+    )
 
 
-def finish(*, ok: bool, wrote: bool, output: Path | None, removed: bool = True) -> int:
-    """Print what was written and why, and turn the verdict into an exit code.
+def finish(
+    *,
+    ok: bool,
+    wrote: bool,
+    output: Path | None,
+    removed: bool = True,
+    quality: Quality | None = None,
+    accepted: bool = False,
+) -> int:
+    """Print what was written and why, and turn the verdicts into an exit code.
 
     Args:
-        ok: whether every check passed.
+        ok: whether every check passed and the result is not broken.
         wrote: whether the result was kept.
         output: the file, if one was to be written.
         removed: whether anything was removed, where something was to be.
+        quality: the verdict on it; None where only its structure matters.
+        accepted: whether a limit of the drop was set, which then decides about a degraded result.
 
     Raises:
-        OnnxpruneError: a check failed, so nothing was written.
+        OnnxpruneError: a check failed or the result is broken, so nothing was written.
     """
     failure = "a check failed" if removed else "nothing was removed"
+    hint = "remove less, give --calib" if removed else "ask for more; the notes say what stays"
+    if removed and quality is not None and quality.broken:
+        from onnxprune.jobs.verdicts import remedy
+
+        failure, hint = f"the result is broken ({quality.reasons[0]})", remedy(quality)
+    elif quality is not None and quality.status == "degraded" and not accepted and wrote:
+        console.warning(f"the result is degraded: {quality.reasons[0]}")
     if not wrote:
-        hint = "remove less, give --calib" if removed else "ask for more; the notes say what stays"
         raise OnnxpruneError(
             f"{failure}, so nothing was written",
             hint=f"{hint}, or write it all the same with --force",

@@ -12,6 +12,7 @@ from onnxprune.cli.parser import Commands, add_command, add_model, add_options, 
 from onnxprune.cli.prune import finish, refuse_nothing
 from onnxprune.config import INPUTS, from_flags, split
 from onnxprune.jobs import recipe
+from onnxprune.jobs.results import schema
 from onnxprune.report import terminal
 
 if TYPE_CHECKING:
@@ -68,11 +69,14 @@ def run(args: argparse.Namespace) -> int:
         keep = result.ok or args.force
         if keep and output:
             progress(f"writing {output}")
-            result.save(output)
+            result.save(output, force=args.force)
     written = str(output) if keep and output else None
     view = terminal.quantized(result, Path(args.model).name, written, verbose=args.verbose)
     console.data(view, plain(result, args.model), as_json=args.json)
-    return finish(ok=result.ok, wrote=keep, output=output)
+    accepted = config.max_drop is not None
+    return finish(
+        ok=result.ok, wrote=keep, output=output, quality=result.quality, accepted=accepted
+    )
 
 
 def plain(result: Quantized, source: str) -> dict[str, object]:
@@ -81,6 +85,8 @@ def plain(result: Quantized, source: str) -> dict[str, object]:
         "schema": "onnxprune.quantize",
         "version": 1,
         "ok": result.ok,
+        "structure": schema.plain(asdict(result.structure)),
+        "quality": schema.plain(asdict(result.quality)),
         "model": source,
         "bytes": {"before": result.bytes[0], "after": result.bytes[1]},
         "weights": [asdict(each) for each in result.weights],
@@ -89,7 +95,7 @@ def plain(result: Quantized, source: str) -> dict[str, object]:
             "before": result.evaluation.before,
             "after": result.evaluation.after,
         },
-        "outputs": [asdict(each) for each in result.evaluation.outputs.values()],
+        "outputs": schema.plain([asdict(each) for each in result.evaluation.outputs.values()]),
         "samples": result.evaluation.samples,
         "checks": [asdict(each) for each in result.checks],
         "notes": list(result.notes),

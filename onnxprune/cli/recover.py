@@ -56,14 +56,8 @@ def run(args: argparse.Namespace) -> int:
         keep = result.ok or args.force
         if keep and output:
             progress(f"writing {output}")
-            result.save(output)
+            result.save(output, force=args.force)
     report = gather.result("recover", result, output if keep else None)
     console.report(report, as_json=args.json, verbose=args.verbose)
     save(report, page)
-    if not keep:
-        raise OnnxpruneError(
-            "a check failed, so nothing was written",
-            hint="write it all the same with --force",
-            exit_code=1,
-        )
-    return finish(ok=result.ok, wrote=keep, output=output)
+    return finish(ok=result.ok, wrote=keep, output=output, quality=result.quality)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,33 +37,49 @@ class Written:
 
         if self.check is None:
             return replace(report, notes=(*report.notes, *self.stored.notes))
-        checks = (CheckRow(c.name, c.ok, c.value, c.limit) for c in self.check.checks)
+        checks = tuple(CheckRow(c.name, c.ok, c.value, c.limit) for c in self.check.checks)
+        structure = report.structure
+        if structure is not None:
+            failed = tuple(f"{check.name}: {check.value:g}" for check in checks if not check.ok)
+            structure = replace(
+                structure,
+                status="failed" if failed else structure.status,
+                reasons=(*structure.reasons, *failed),
+                checks=structure.checks + len(checks),
+            )
         unread = tuple(f"cannot be read by {tool}" for tool in self.stored.unread)
         return replace(
             report,
             stored=stored_rows(self.stored),
             checks=(*report.checks, *checks),
+            structure=structure,
             notes=(*report.notes, *self.stored.notes, *self.check.notes, *unread),
         )
 
 
-def write(run: Result, output: Path, progress: Callable[[str], None], *, force: bool) -> Written:
+def write(
+    run: Result, output: Path, progress: Callable[[str], None], *, force: bool
+) -> Written | None:
     """Write a pruned model and check the file; a bad one does not appear.
 
     Args:
         run: the result to write.
         output: the .onnx file.
         progress: called with a line on each stage.
-        force: keep a file that does not read back.
+        force: keep a file that does not read back, and weights that are not finite.
+
+    Returns:
+        None where a weight is not finite, so that nothing was written.
 
     Raises:
         OnnxpruneError: it cannot be written.
     """
+    from onnxprune.jobs.finite_weights import NotFiniteError
     from onnxprune.jobs.store import check_stored
     from onnxprune.model.writing import DeclinedError
 
     progress(f"writing {output}")
-    stored = run.stored()
+    stored = run.stored(strict=not force)
     written = Written(stored, None)
 
     def accept(path: Path) -> bool:
@@ -74,6 +89,10 @@ def write(run: Result, output: Path, progress: Callable[[str], None], *, force: 
             written = Written(stored, check_stored(stored, path, run.config.shapes or None))
         return written.ok or force
 
-    with suppress(DeclinedError):
+    try:
         stored.save(output, certify=run.certify(stored), accept=accept)
+    except NotFiniteError:
+        return None
+    except DeclinedError:
+        pass
     return written

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from onnxprune.config import Options
@@ -14,7 +16,8 @@ from onnxprune.data.batches import count_samples
 from onnxprune.data.dataset import Feeds, Part
 from onnxprune.evaluate.metrics import Metric, Score, find_metric, score
 from onnxprune.evaluate.output_comparison import Comparison, OutputComparison, Outputs
-from onnxprune.evaluate.standard_error import agreement_error, paired_error
+from onnxprune.evaluate.sample_statistics import agreement_error
+from onnxprune.evaluate.standard_error import mean_error, paired_error
 from onnxprune.model import Model, part_names, shared_parts
 from onnxprune.runtime import open_session
 
@@ -31,6 +34,8 @@ class Evaluation:
         samples: number of held-out inputs.
         metric_error: standard error of the change of the metric; None if unknown.
         available: samples of the data that the inputs were taken from; None if unknown.
+        chance: the metric of a model that sees no input; None where that is unknown.
+        chance_error: standard error of the pruned model's metric there.
     """
 
     outputs: Mapping[str, OutputComparison] = field(default_factory=dict)
@@ -41,6 +46,8 @@ class Evaluation:
     samples: int = 0
     metric_error: float | None = None
     available: int | None = None
+    chance: float | None = None
+    chance_error: float | None = None
 
     @property
     def main(self) -> OutputComparison:
@@ -77,8 +84,10 @@ class Evaluation:
         """Standard error of :attr:`drop`; None if unknown."""
         if self.metric:
             return self.metric_error
-        agreement = self.main.top1
-        return None if agreement is None else agreement_error(agreement, self.samples)
+        main = self.main
+        if main.top1 is None or main.top1_error is not None:
+            return main.top1_error if main.top1 is not None else None
+        return agreement_error(main.top1, self.samples)
 
     def within(self, max_drop: float) -> bool:
         """Whether the drop is at most ``max_drop`` and no output is broken."""
@@ -159,10 +168,12 @@ def compare_answers(
     def answers() -> Iterator[Outputs]:
         for each, wanted in zip(feeds, reference, strict=True):
             nonlocal samples
-            samples += count_samples(each)
+            count = count_samples(each)
+            samples += count
             outputs = run(each)
             # The dense model may have parts that this one lacks.
-            compared.add(wanted if parts is None else {n: wanted[n] for n in outputs}, outputs)
+            known = wanted if parts is None else {n: wanted[n] for n in outputs}
+            compared.add(known, outputs, count)
             yield outputs if parts is None else {name: outputs[name] for name in parts}
 
     if task is None or before is None:
@@ -177,4 +188,33 @@ def compare_answers(
         task.metric.higher_is_better,
         samples,
         paired_error(task.metric, before, after),
+        None,
+        *chance_of(task, after),
     )
+
+
+def chance_of(task: Task, score: Score) -> tuple[float | None, float | None]:
+    """The metric of a model that sees no input, and the standard error of ``score`` there.
+
+    Such a model always gives the most frequent answers, their frequencies, or the mean of the
+    labels.
+
+    Returns:
+        None twice for a user's function, about which nothing is known.
+    """
+    kind, labels = task.metric.kind, task.labels
+    if kind == "mse":
+        return float(labels.astype(np.float64).var(0).mean()), mean_error(score)
+    if kind not in ("accuracy", "nats", "perplexity"):
+        return None, None
+    counts = np.unique(labels[labels >= 0], return_counts=True)[1]
+    shares = np.sort(counts / max(counts.sum(), 1))[::-1]
+    error = mean_error(score)
+    if kind == "accuracy":
+        chance = float(shares[: task.metric.top].sum())
+        least = math.sqrt(max(chance * (1 - chance), 0.0) / max(counts.sum(), 1))
+        return chance, max(error or 0.0, least)
+    entropy = float(-(shares * np.log(shares)).sum())
+    if kind == "nats":
+        return entropy, error
+    return math.exp(entropy), None if error is None else error * score.value

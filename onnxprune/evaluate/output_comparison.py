@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxprune.errors import OnnxpruneError
+from onnxprune.evaluate.sample_statistics import Answers, SampleMean, Variation
 
 Array = npt.NDArray[Any]
 Outputs = Mapping[str, Array]
@@ -23,6 +24,8 @@ F64 = npt.NDArray[np.float64]
 
 _CHUNK = 1 << 20  # elements compared at once: 8 MiB in float64
 _SMALLEST = 1e-12  # floor of probabilities
+_FEW = 2
+"""Columns of a row up to which its mean is compared too: it is half of what two numbers say."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,20 @@ class OutputComparison:
         broken: elements that are finite in one model only, or differently not finite; the errors
             are infinite if there are any.
         reason: why the output could not be compared; then every figure is None. Empty if it was.
+        kind: ``classes`` (scores of classes, one row per sample), ``tokens`` (several such rows),
+            ``numbers``, ``integers`` or ``text``; empty if unknown.
+        unexplained: squared error over the variance of the reference from sample to sample (the
+            fraction of variance unexplained): 0 for equal outputs, 1 for the best constant. Scores
+            count up to a constant per row, on which no answer depends.
+        unexplained_error: its standard error over samples; None for a single one.
+        constant: whether the reference hardly varies from sample to sample; ``unexplained`` is then
+            relative to its mean square.
+        top1_error, kl_error: standard errors over samples; the rows of one sample count as one.
+        chance: share of equal answers that the frequencies of both models' answers would give by
+            chance; None without answers.
+        non_finite: elements that are finite in the reference alone.
+        undefined: share of the reference's elements that are NaN.
+        sizes: elements of both, where their shapes differ.
     """
 
     name: str
@@ -56,6 +73,16 @@ class OutputComparison:
     kl: float | None = None
     broken: int = 0
     reason: str = ""
+    kind: str = ""
+    unexplained: float | None = None
+    unexplained_error: float | None = None
+    constant: bool = False
+    top1_error: float | None = None
+    kl_error: float | None = None
+    chance: float | None = None
+    non_finite: int = 0
+    undefined: float = 0.0
+    sizes: tuple[int, int] | None = None
 
 
 class Comparison:
@@ -71,8 +98,13 @@ class Comparison:
         self._inner = {n for names in self._parts.values() for n in names} - set(parts or {})
         self._sums: dict[str, _Sums] | None = None
 
-    def add(self, reference: Outputs, other: Outputs) -> None:
+    def add(self, reference: Outputs, other: Outputs, samples: int | None = None) -> None:
         """Add the outputs of both models for the same batch.
+
+        Args:
+            reference: by name, of the model that is compared with.
+            other: by name.
+            samples: of the batch; by default the length of each output's first axis.
 
         Raises:
             OnnxpruneError: the outputs have other names than each other, or than before.
@@ -88,7 +120,7 @@ class Comparison:
                     hint="only models with the same outputs can be compared",
                 )
         for name, sums in self._sums.items():
-            sums.add(stacked(wanted[name][0]), stacked(theirs[name][0]))
+            sums.add(stacked(wanted[name][0]), stacked(theirs[name][0]), samples)
 
     def _compared(self, outputs: Outputs) -> dict[str, tuple[Array, bool]]:
         """The values to compare by label, and whether they may be class scores."""
@@ -203,18 +235,28 @@ class _Sums:
 
     def __init__(self, *, scores: bool) -> None:
         self.reason = ""
-        self.count = self.same = self.broken = 0
+        self.count = self.same = self.broken = self.non_finite = self.undefined = 0
         self.dot = self.reference = self.other = self.gap = self.largest = 0.0
         self.scores: bool | None = None if scores else False
         self.distribution, self.independent = False, True
-        self.rows = self.agreeing = 0
-        self.divergence = 0.0
+        self.integers, self.several = True, False
+        self.sizes = [0, 0]
+        self.variation = Variation()
+        self.answers = Answers()
+        self.agreeing, self.divergence = SampleMean(), SampleMean()
 
-    def add(self, a: Array, b: Array) -> None:
+    def add(self, a: Array, b: Array, samples: int | None) -> None:
         """``a`` of the reference, ``b`` of the other model."""
+        self.sizes[0] += a.size
+        self.sizes[1] += b.size
         if a.shape != b.shape and not self.reason:
             self.reason = f"its shape is {list(b.shape)} where the reference has {list(a.shape)}"
-        if "O" in (a.dtype.kind, b.dtype.kind) or "U" in (a.dtype.kind, b.dtype.kind):
+        text = [array.dtype.kind in "OUST" for array in (a, b)]
+        if all(text) and a.shape == b.shape:
+            a, b = (_by_sample(array.astype(str), samples) for array in (a, b))
+            self.answers.add(a.ravel(), b.ravel())
+            self.agreeing.add((a == b).sum(1, dtype=np.float64), a.shape[1])
+        if any(text):
             self.reason = self.reason or "it holds no numbers"
         if self.reason:
             return
@@ -222,51 +264,105 @@ class _Sums:
             self.scores = is_scores(a) and is_scores(b)
             self.distribution = self.scores and is_distribution(a)
         self.independent = self.independent and is_independent(a)
+        self.integers = self.integers and a.dtype.kind in "iub"
         width = a.shape[-1] if a.ndim else 1
-        rows = a.size // width if width else 0
-        step = max(1, _CHUNK // max(width, 1))
-        a, b = a.reshape(rows, width), b.reshape(rows, width)
-        for start in range(0, rows, step):
-            x, y = a[start : start + step], b[start : start + step]
-            self._add_elements(x.astype(np.float64).ravel(), y.astype(np.float64).ravel())
-            if self.scores:
-                self._add_scores(x, y)
+        a, b = _by_sample(a, samples), _by_sample(b, samples)
+        if not a.size:
+            return
+        scores = bool(self.scores) and width > 1
+        self.several = self.several or a.shape[1] > width
+        rows = max(1, _CHUNK // a.shape[1])
+        columns = max(1, _CHUNK // width) * width
+        for start in range(0, len(a), rows):
+            x, y = a[start : start + rows], b[start : start + rows]
+            sums = [
+                self._add(x[:, k : k + columns], y[:, k : k + columns], width, k, scores=scores)
+                for k in range(0, a.shape[1], columns)
+            ]
+            gaps, hits, divergence = (np.sum(each, axis=0) for each in zip(*sums, strict=True))
+            self.variation.add_errors(gaps)
+            if scores or self.integers:
+                self.agreeing.add(hits, a.shape[1] // (width if scores else 1))
+            if scores:
+                self.divergence.add(divergence, a.shape[1] // width)
 
-    def _add_elements(self, x: F64, y: F64) -> None:
+    def _add(
+        self, a: Array, b: Array, width: int, position: int, *, scores: bool
+    ) -> tuple[F64, F64, F64]:
+        """Add ``[samples, elements]`` in rows of ``width``, from a position of the samples on.
+
+        Returns:
+            of each sample, its squared error, equal answers, and divergence.
+        """
+        x, y = a.astype(np.float64), b.astype(np.float64)
         self.count += x.size
-        same = (x == y) | (np.isnan(x) & np.isnan(y))
+        missing = np.isnan(x)
+        same = (x == y) | (missing & np.isnan(y))
         self.same += int(same.sum())
-        finite = np.isfinite(x) & np.isfinite(y)
+        wanted = np.isfinite(x)
+        finite = wanted & np.isfinite(y)
         self.broken += int((~finite & ~same).sum())
-        x, y = x[finite], y[finite]
+        self.non_finite += int((wanted & ~finite).sum())
+        self.undefined += int(missing.sum())
+        if not finite.all():
+            x, y = np.where(finite, x, 0.0), np.where(finite, y, 0.0)
         gap = y - x
-        self.dot += float(x @ y)
-        self.reference += float(x @ x)
-        self.other += float(y @ y)
-        self.gap += float(gap @ gap)
+        self.dot += float(np.vdot(x, y))
+        self.reference += float(np.vdot(x, x))
+        self.other += float(np.vdot(y, y))
+        self.gap += float(np.vdot(gap, gap))
         self.largest = max(self.largest, float(np.abs(gap).max(initial=0.0)))
+        if scores and width > _FEW and not self.distribution:  # no answer depends on a constant
+            x, gap = _centred(x, width), _centred(gap, width)
+        self.variation.add(x, width, position)
+        hits = divergence = np.zeros(len(a))
+        if scores:
+            hits, divergence = self._add_scores(a.reshape(-1, width), b.reshape(-1, width), len(a))
+        elif self.integers:
+            self.answers.add(a.ravel(), b.ravel())
+            hits = (a == b).sum(1, dtype=np.float64)
+        return np.square(gap).sum(1), hits, divergence
 
-    def _add_scores(self, x: Array, y: Array) -> None:
-        self.rows += len(x)
-        self.agreeing += int((x.argmax(-1) == y.argmax(-1)).sum())
+    def _add_scores(self, x: Array, y: Array, samples: int) -> tuple[F64, F64]:
+        first, second = x.argmax(-1), y.argmax(-1)
+        self.answers.add(first, second)
+        hits = (first == second).reshape(samples, -1).sum(1, dtype=np.float64)
         log_p = log_probabilities(x, distribution=self.distribution)
         log_q = log_probabilities(y, distribution=self.distribution)
         p = np.exp(log_p)
         with np.errstate(invalid="ignore"):
             terms = np.where(p > 0, p * (log_p - log_q), 0.0)
         divergence = terms.sum(-1)
-        self.divergence += float(np.where(np.isnan(divergence), np.inf, divergence).sum())
+        divergence = np.where(np.isnan(divergence), np.inf, divergence)
+        return hits, divergence.reshape(samples, -1).sum(1)
 
     def finish(self, name: str) -> OutputComparison:
         """The figures."""
         if not self.reason and self.count == 0:
             self.reason = "it was always empty"
+        answers = self.agreeing.count > 0
+        chance = self.answers.chance() if answers else None
         if self.reason:
-            return OutputComparison(name, reason=self.reason)
+            first, second = self.sizes
+            return OutputComparison(
+                name,
+                reason=self.reason,
+                kind="text" if answers else "",
+                equal=self.agreeing.mean if answers else None,
+                top1_error=self.agreeing.proportion_error() if answers else None,
+                chance=chance,
+                sizes=None if first == second else (first, second),
+            )
         size = math.sqrt(self.reference) * math.sqrt(self.other)
         both_zero = self.reference == self.other == 0
         whole = self.broken == 0
-        exclusive = self.scores and not self.independent
+        exclusive = bool(self.scores) and answers and not self.independent
+        unexplained, error, constant = self.variation.unexplained(
+            bounded=self.independent or self.distribution
+        )
+        kind = "integers" if self.integers else "numbers"
+        if exclusive:
+            kind = "tokens" if self.several else "classes"
         return OutputComparison(
             name,
             count=self.count,
@@ -275,10 +371,42 @@ class _Sums:
             max_abs_error=self.largest if whole else math.inf,
             snr_db=_decibel(self.reference, self.gap) if whole else -math.inf,
             equal=self.same / self.count,
-            top1=self.agreeing / self.rows if self.scores else None,
-            kl=max(0.0, self.divergence / self.rows) if exclusive else None,
+            top1=self.agreeing.mean if self.scores and answers else None,
+            kl=max(0.0, self.divergence.mean) if exclusive else None,
             broken=self.broken,
+            kind=kind,
+            unexplained=unexplained if self.non_finite == 0 else math.inf,
+            unexplained_error=error,
+            constant=constant,
+            top1_error=self.agreeing.proportion_error() if answers else None,
+            kl_error=self.divergence.error() if exclusive else None,
+            chance=chance,
+            non_finite=self.non_finite,
+            undefined=self.undefined / self.count,
         )
+
+
+def _by_sample(array: Array, samples: int | None) -> Array:
+    """An output as ``[samples, elements]``; one row where samples cannot be told apart.
+
+    The axis of the samples is the first one, else the only one as long as there are samples; where
+    several rows of the first axis belong to each sample, they lie together.
+    """
+    if array.ndim == 0:
+        return array.reshape(1, 1)
+    if samples is None:
+        samples = array.shape[0]
+    axes = [axis for axis, length in enumerate(array.shape[:-1]) if length == samples]
+    if samples > 1 and len(axes) == 1:
+        array = np.moveaxis(array, axes[0], 0)
+    rows = samples if samples and array.shape[0] % samples == 0 else 1
+    return array.reshape(rows, -1) if array.size else array.reshape(rows, 0)
+
+
+def _centred(x: F64, width: int) -> F64:
+    """Rows of ``width`` less their mean."""
+    rows = x.reshape(-1, width)
+    return np.asarray((rows - rows.mean(1, keepdims=True)).reshape(x.shape))
 
 
 def _ratio(gap: float, reference: float) -> float:

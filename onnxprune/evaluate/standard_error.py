@@ -49,15 +49,11 @@ def paired_error(metric: Metric, before: Score, after: Score) -> float | None:
     return error if math.isfinite(error) else None
 
 
-def agreement_error(agreement: float, samples: int) -> float:
-    """Standard error of the fraction of samples whose answers are the same.
-
-    Source: Agresti and Coull, "Approximate is better than exact for interval estimation of
-    binomial proportions", The American Statistician 52 (1998): two samples of each kind are added.
-
-    Args:
-        agreement: in [0, 1].
-        samples: how many; the rows of one sample count as one.
-    """
-    share = (agreement * samples + 2) / (samples + 4)
-    return math.sqrt(share * (1 - share) / (samples + 4))
+def mean_error(score: Score) -> float | None:
+    """Standard error of the mean behind a metric; None where it is none, or of one sample."""
+    if score.sums is None or score.counts is None or len(score.counts) < _ENOUGH:
+        return None
+    samples, total = len(score.counts), float(score.counts.sum())
+    spread = score.sums - score.counts * (score.sums.sum() / total)
+    error = math.sqrt(float(spread @ spread) * samples / (samples - 1)) / total
+    return error if math.isfinite(error) else None

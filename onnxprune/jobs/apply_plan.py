@@ -26,6 +26,7 @@ from onnxprune.jobs.result import Result
 from onnxprune.jobs.run import Run, stand_in_note
 from onnxprune.jobs.sparsify import refit_zeros, restore_zeros, sparsify
 from onnxprune.jobs.steps import State, Step, step, take
+from onnxprune.jobs.verdicts import data_of
 from onnxprune.quantities import figure, half_interval, percent, plural, spread
 from onnxprune.recovery.bias_correction import correct
 from onnxprune.recovery.order import Problem
@@ -193,7 +194,10 @@ def evaluate(run: Run, state: State, unchanged: Mapping[str, str]) -> Result:
     if data.synthetic and config.recover not in ("auto", "none"):
         notes.append(spelled(f"nothing was refitted: --recover {config.recover} needs --calib"))
     parts = tuple(checks), evaluation, state.outcomes, tuple(notes)
-    return Result(state.model, state.plan, analysis, config, *parts, remaining=remaining)
+    return Result(
+        state.model, state.plan, analysis, config, *parts, remaining=remaining,
+        judges=data_of(data, evaluation), synthetic=data.synthetic,
+    )  # fmt: skip
 
 
 def unsure(evaluation: Evaluation, max_drop: float) -> list[str]:

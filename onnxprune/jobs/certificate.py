@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -91,7 +91,7 @@ class Claims:
         sparsity: as asked for.
         narrowed, quantized: names of weights.
         fitted: whether any step may have fitted weights to data.
-        verdicts: ``structure``, ``quality``, ``tails``, ``checks``: plain values.
+        verdicts: gives ``structure``, ``quality`` and what they rest on, once all is written.
     """
 
     command: str
@@ -104,7 +104,7 @@ class Claims:
     narrowed: Iterable[str] = ()
     quantized: Iterable[str] = ()
     fitted: bool = True
-    verdicts: Mapping[str, object] = field(default_factory=dict)
+    verdicts: Callable[[], Mapping[str, object]] = dict
 
 
 def verdicts(result: object, evaluation: Evaluation, checks: Iterable[Check]) -> dict[str, object]:
@@ -122,7 +122,7 @@ def verdicts(result: object, evaluation: Evaluation, checks: Iterable[Check]) ->
         "samples": evaluation.samples,
         "outputs": {name: asdict(each) for name, each in evaluation.outputs.items()},
     }
-    parts = {name: getattr(result, name, None) for name in ("structure", "quality")}
+    parts = {name: getattr(result, name, None) for name in ("structure", "quality", "tails")}
     measured = figures if evaluation.outputs else None
     return {"checks": list(checks), "evaluation": measured, **parts}
 
@@ -148,7 +148,7 @@ def certify(claims: Claims) -> Certify:
                 "narrowed": sorted(claims.narrowed),
                 "quantized": sorted(claims.quantized),
             },
-            **{name: plain(value) for name, value in claims.verdicts.items()},
+            **{name: plain(value) for name, value in claims.verdicts().items()},
             "versions": versions(),
         }
         content = _lines(document).encode()

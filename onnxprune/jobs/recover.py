@@ -17,6 +17,7 @@ from onnxprune.jobs.apply_plan import RECOVER, cost_of, finite
 from onnxprune.jobs.result import Result
 from onnxprune.jobs.run import Progress, Run, place, stand_in_note, within_memory
 from onnxprune.jobs.steps import State, take
+from onnxprune.jobs.verdicts import data_of
 from onnxprune.quantities import figure
 from onnxprune.recovery.correspond.folding import fold_normalisations, normalisations
 from onnxprune.recovery.correspond.kept_units import Correspondence, correspond
@@ -88,7 +89,7 @@ def recover(
     match = correspond(analysis, pruned_model)
     twin = make_twin(analysis, match, pruned_model)
     renamed = in_dense_words(match.matching, pruned_model)
-    _same_function(check_equivalence(twin.model, renamed, data.probe, provider))
+    same = _same_function(check_equivalence(twin.model, renamed, data.probe, provider))
     plan = _plan(run, match, twin)
     state = take(run, State(twin.model, plan, twin.model, elsewhere=True), RECOVER)
     progress("comparing with the dense model")
@@ -107,22 +108,23 @@ def recover(
     if _worse(before, after):
         why = "refitting made unseen outputs worse, so the model is the pruned one as it was given"
         return Result(
-            models.clone(pruned_model), plan, analysis, config, tuple(finite(before)), before,
+            models.clone(pruned_model), plan, analysis, config, (same, *finite(before)), before,
             notes=(*notes, why), as_given=before, correspondence=match, better=False,
             command="recover", remaining=cost_of(run, replace(state, model=state.start)),
+            judges=data_of(data, before),
         )  # fmt: skip
     result = carry_back(analysis.model, twin.model, state.model, match.matching, pruned_model)
     check = check_equivalence(
         in_dense_words(match.matching, result), state.model, data.probe, provider
     )
-    checks = [replace(check, name="written = refitted")]
+    checks = [same, replace(check, name="written = refitted")]
     if twin.masks:
         filled = filled_zeros(state.model, twin)
         checks.append(Check("zeros that were filled", filled == 0, filled, 0.0))
     return Result(
         result, plan, analysis, config, (*checks, *finite(after)), after, state.outcomes,
         notes=(*notes, *state.notes), as_given=before, correspondence=match, command="recover",
-        remaining=cost_of(run, state),
+        remaining=cost_of(run, state), judges=data_of(data, after),
     )  # fmt: skip
 
 
@@ -153,14 +155,20 @@ def _opened(
     return Run(config, analysis, open_dataset(samples, config), progress), notes
 
 
-def _same_function(check: Check) -> None:
-    """Refuse a pruned model that computes something else than the dense graph with its weights."""
-    if check.value > max(check.limit, _SAME):
+def _same_function(check: Check) -> Check:
+    """The check that a pruned model computes what the dense graph does with its weights.
+
+    Raises:
+        OnnxpruneError: it computes something else.
+    """
+    limit = max(check.limit, _SAME)
+    if check.value > limit:
         raise OnnxpruneError(
             "the pruned model computes something else than the dense graph does with its weights "
             f"(difference {figure(check.value)})",
             hint="some attribute or node differs: give the model that this one was made from",
         )
+    return Check("as given = dense graph as cut", ok=True, value=check.value, limit=limit)
 
 
 def _plan(run: Run, match: Correspondence, twin: Twin) -> Plan:

@@ -14,11 +14,15 @@ from onnxprune.config import Options, StoreOptions
 from onnxprune.errors import OnnxpruneError
 from onnxprune.evaluate.evaluation import Evaluation
 from onnxprune.evaluate.latency import Compared
+from onnxprune.evaluate.verdict import Quality, Structure, judge, judge_structure
 from onnxprune.graph.analysis import Analysis
 from onnxprune.graph.cost import Cost, CostModel
 from onnxprune.graph.plan import Plan
 from onnxprune.jobs.certificate import Claims, certify, verdicts
+from onnxprune.jobs.finite_weights import FiniteWeights
+from onnxprune.jobs.removal import is_empty
 from onnxprune.jobs.store import Stored, store
+from onnxprune.jobs.verdicts import over_limit, refuse_broken, unmeasured
 from onnxprune.model.seal import Certify
 from onnxprune.quantities import figure, times
 from onnxprune.recovery.correspond.kept_units import Correspondence
@@ -48,6 +52,8 @@ class Result:
         correspondence: of its nodes and those of the dense model, in that case.
         better: whether ``model`` is the refitted one; if not, it is the one that was given, because
             refitting made held-out outputs worse.
+        judges: which samples ``evaluation`` is on, in words.
+        synthetic: whether these are made up, so that only values that are not finite count.
         interface: changed axes of inputs and outputs, by name; None while no job changes any.
     """
 
@@ -64,75 +70,122 @@ class Result:
     as_given: Evaluation | None = None
     correspondence: Correspondence | None = None
     better: bool = True
+    judges: str = ""
+    synthetic: bool = False
     interface: Mapping[str, tuple[int, ...]] | None = None
     command: Literal["prune", "apply", "recover"] = "prune"
     remaining: Cost = field(kw_only=True)
 
     @property
     def ok(self) -> bool:
-        """Whether every check passed.
+        """Whether every check passed and the result is not broken.
 
         Weights that get their zeros while they are written are checked there; before that, this
         reads them.
         """
-        return all(check.ok for check in self.checks)
+        return all(check.ok for check in self.checks) and not self.quality.broken
 
     @property
     def writable(self) -> bool:
-        """Whether every check passes, provided that every weight can be written."""
-        return all(
+        """Whether the result is :attr:`ok`, provided that every weight can be written."""
+        return not self._measured.broken and all(
             (isinstance(each, StreamedCheck) and each.assured) or each.ok for each in self.checks
         )
+
+    @cached_property
+    def structure(self) -> Structure:
+        """Whether the model is what the plan says: verified, failed or nothing cut."""
+        names = [name for name, units in self.plan.removed.items() if units]
+        exact = all(self.analysis.group(name).exact for name in names)
+        return judge_structure(self.checks, cut=not is_empty(self.plan), exact=exact)
+
+    @cached_property
+    def quality(self) -> Quality:
+        """Whether it does what the dense model does: good, degraded, broken or not measured.
+
+        Weights are read once, to see that all are finite, unless they were written before.
+        """
+        return self._measured.with_findings(("broken", each) for each in self.finite.reasons())
+
+    @cached_property
+    def _measured(self) -> Quality:
+        """The quality but for weights that are not finite."""
+        changed = not is_empty(self.plan) or any(self.outcomes.values())
+        reason = unmeasured(self.config, self.plan, changed=changed)
+        quality = judge(
+            self.evaluation, data=self.judges, synthetic=self.synthetic, unmeasured=reason
+        )
+        return quality.with_findings(over_limit(self.checks))
+
+    @cached_property
+    def finite(self) -> FiniteWeights:
+        """The search for weights that are NaN or infinite."""
+        return FiniteWeights(self.model, self.analysis.model)
 
     @cached_property
     def dense(self) -> Cost:
         """What the dense model costs."""
         return CostModel(self.analysis)()
 
-    def save(self, path: str | Path) -> Path:
+    def save(self, path: str | Path, *, force: bool = False) -> Path:
         """Write the model, weights in the form of ``store``; never over one it came from.
 
         Unless ``certificate=False`` was given, ``NAME.certificate.json`` is written beside it.
+
+        Args:
+            path: the .onnx file.
+            force: write it although it is broken (`quality`).
+
+        Raises:
+            OnnxpruneError: the result is broken, or cannot be written there.
         """
         dense = self.analysis.model.path
         other = dense is not None and dense != self.model.path
         if dense is not None and other and Path(path).exists() and dense.samefile(path):
             raise OnnxpruneError(f"{path} is the dense model", hint="write to another file")
-        if self.config.store == "dense":
-            return models.save(self.model, path, certify=self.certify())
-        stored = self.stored()
+        if not force:
+            refuse_broken(self._measured)
+        stored = self.stored(strict=not force)
         return stored.save(path, certify=self.certify(stored))
 
-    def certify(self, stored: Stored | None = None) -> Certify | None:
+    def certify(self, stored: Stored) -> Certify | None:
         """What makes the certificate of the model; None if the options want none.
 
         Args:
-            stored: the form of its weights, where they have one of their own.
+            stored: the form of its weights.
         """
         config = self.config
         if not config.certificate:
             return None
-        weights = () if stored is None else stored.weights
-        claims = Claims(
-            command=self.command,
-            dense=self.analysis.model,
-            model=self.model,
-            plan=self.plan,
-            config=config,
-            analysis=self.analysis,
-            sparsity="" if config.sparsity is None else str(config.sparsity),
-            narrowed=[each.name for each in weights if each.narrowed],
-            fitted=config.fits,
-            verdicts=verdicts(self, self.evaluation, self.checks),
+        return certify(
+            Claims(
+                command=self.command,
+                dense=self.analysis.model,
+                model=self.model,
+                plan=self.plan,
+                config=config,
+                analysis=self.analysis,
+                sparsity="" if config.sparsity is None else str(config.sparsity),
+                narrowed=[each.name for each in stored.weights if each.narrowed],
+                fitted=config.fits,
+                verdicts=lambda: verdicts(self, self.evaluation, self.checks),
+            )
         )
-        return certify(claims)
 
-    def stored(self) -> Stored:
-        """The model with its weights in the form of ``store``."""
+    def stored(self, *, strict: bool = False) -> Stored:
+        """The model with its weights in the form of ``store``.
+
+        Args:
+            strict: refuse to write weights that are not finite, by `NotFiniteError`.
+        """
         config = self.config
         options = StoreOptions(
             config.store, backend=(config.backend,), certificate=config.certificate
         )
+        if self.config.store in ("dense", "external"):
+            return store(self.finite.watched(strict=strict), options)
+        if strict:
+            self.finite.require()
         return store(self.model, options)
 
     def report(self, path: str | Path) -> Path:
@@ -174,7 +227,7 @@ class Result:
                 f"{sum(bool(each.method) for each in zeros)} weights made sparse, "
                 f"macs {times(self.remaining.macs / max(self.dense.macs, 1))}, "
                 f"params {times(self.remaining.params / max(self.dense.params, 1))}, "
-                f"{'verified' if self.ok else 'NOT verified'}"
+                f"structure {self.structure.status}, quality {self.quality.status}"
             )
         removal = f"{removed} units and {len(self.plan.bypassed)} blocks were removed before"
         if not self.better:

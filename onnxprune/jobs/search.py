@@ -25,6 +25,7 @@ from onnxprune.jobs.choose_plan import by_importance, by_latency, measured_curve
 from onnxprune.jobs.removal import check_removal
 from onnxprune.jobs.result import Result
 from onnxprune.jobs.run import BLAS, Run
+from onnxprune.jobs.verdicts import data_of
 from onnxprune.quantities import COST_KINDS, Budget, spread
 from onnxprune.select.importance.error_curves import Curves
 from onnxprune.select.importance.units import Problem, error_curves
@@ -218,6 +219,7 @@ def choose(bisection: Bisection, run: Run) -> Result:
         config=config,
         checks=(*earlier, *check_removal(config, result.dense, result.plan), drop),
         evaluation=evaluation,
+        judges=data_of(data, evaluation),
         notes=(*result.notes, *_notes(bisection, evaluation, tries, config.max_drop)),
         history=tuple(bisection.results),
     )

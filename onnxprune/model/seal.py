@@ -198,8 +198,9 @@ class _Sink:
 
 def write_tensor(tensor: ir.TensorProtocol, file: HashingFile | _Sink) -> None:
     """Write the bytes of a tensor without copying them, where they are in memory or mapped."""
-    plain = isinstance(tensor, ir.Tensor | ir.LazyTensor) and not isinstance(tensor, PartsTensor)
-    if plain and tensor.dtype.bitwidth >= 8:
+    while isinstance(tensor, ir.LazyTensor) and not isinstance(tensor, PartsTensor):
+        tensor = tensor.raw()
+    if isinstance(tensor, ir.Tensor) and tensor.dtype.bitwidth >= 8:
         array = np.ascontiguousarray(tensor.numpy())
         if array.dtype.byteorder != ">" and array.size:
             content = array.reshape(-1).view(np.uint8).data

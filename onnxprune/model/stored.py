@@ -91,6 +91,10 @@ class PartsTensor(ir.LazyTensor):
         )
         self._parts = parts
 
+    def parts(self) -> Iterable[Array]:
+        """The flattened tensor, computed part by part."""
+        return self._parts()
+
     def whole(self) -> ir.TensorProtocol:
         """The tensor in memory."""
         shape = tuple(int(size) for size in self.shape.numpy())

@@ -49,11 +49,14 @@ def document(result: Result) -> dict[str, Any]:
 def html(result: Result) -> str:
     """The outcome, for a notebook: no details, no style of its own."""
     report = gather.result(result.command, result, None)
-    word, _ = sections.verdict(report)
     parts = [part for part in sections.of_run(report) if not part.detail]
     return str(
         join(
-            tag("p", tag("strong", word), f" {report.model.name}"),
+            tag("p", tag("strong", report.model.name)),
+            *[
+                tag("p", f"{each.subject}: ", tag("strong", each.word), f" {each.details}".rstrip())
+                for each in sections.verdicts(report)
+            ],
             *map(drawn, parts),
             listed("Notes", report.notes) if report.notes else None,
         )

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from onnxprune.jobs.results.schema import CheckRow, GroupRow, OutputRow, Report
     from onnxprune.jobs.results.weights import StoredRow, ZerosRow
     from onnxprune.select.sensitivity import Sensitivity, Target
-    from onnxprune.types import Check
+    from onnxprune.types import Check, Quality, Structure
 
 _WORST, _LARGEST, _REASONS = 10, 12, 3
 NO_SPEED = "sparse storage is not sparse compute: a file shrinks, a run does not"
@@ -68,9 +68,46 @@ class Part:
         return rows if self.worst is None else sorted(rows, key=self.worst, reverse=True)
 
 
-def verdict(report: Report) -> tuple[str, Tone]:
-    """Whether every check passed, in words that need no colour; nothing where none was made."""
-    return ("", "") if report.command == "inspect" else judged(report.checks)
+@dataclass(frozen=True)
+class Verdict:
+    """A verdict in words that need no colour.
+
+    Attributes:
+        subject: what it is on: the structure or the quality; empty for both.
+        word: the verdict, with the number of checks.
+        tone: good, bad, a warning, or soft where nothing was measured.
+        details: what decided.
+    """
+
+    subject: str
+    word: str
+    tone: Tone
+    details: str = ""
+
+
+def verdicts(report: Report) -> list[Verdict]:
+    """The verdicts of a run; none where nothing was changed, one of documents without two."""
+    if report.command == "inspect":
+        return []
+    if report.structure is None or report.quality is None:
+        return [Verdict("", *judged(report.checks))]
+    return [structure(report.structure), quality(report.quality)]
+
+
+def structure(verdict: Structure) -> Verdict:
+    """Whether a result is what its plan says."""
+    tones: dict[str, Tone] = {"verified": "good", "failed": "bad"}
+    tone: Tone = "bad" if verdict.status == "nothing cut" and verdict.reasons else "soft"
+    count = f", {plural(verdict.checks, 'check')}" if verdict.status == "verified" else ""
+    word, details = f"{verdict.status}{count}", "; ".join(verdict.reasons)
+    return Verdict("Structure", word, tones.get(verdict.status, tone), details)
+
+
+def quality(verdict: Quality) -> Verdict:
+    """Whether a result does what the dense model does."""
+    tones: dict[str, Tone] = {"good": "good", "degraded": "warn", "broken": "bad"}
+    tone = tones.get(verdict.status, "soft")
+    return Verdict("Quality", verdict.status, tone, standing.details(verdict))
 
 
 def judged(checks: Sequence[Check | CheckRow]) -> tuple[str, Tone]:

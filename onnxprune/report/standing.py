@@ -1,4 +1,4 @@
-"""How good models are, in one number each: a task metric, or agreement with the original."""
+"""How good models are: a verdict, and one number, a task metric or agreement with the original."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from onnxprune.quantities import figure, measured, percent, spread
+
 if TYPE_CHECKING:
     from onnxprune.jobs.bench.schema import Row
     from onnxprune.jobs.results.schema import Measure, OutputRow, Report
     from onnxprune.quantities import Unit
     from onnxprune.select.sensitivity import Sensitivity
+    from onnxprune.types import Quality
 
 _SIZES = ("MACs", "parameters", "weights")
 _LOWER = ("mse", "nats", "loss", "error", "perplexity")
@@ -66,6 +69,28 @@ def metric_scale(name: str, *, fraction: bool | None = None, higher: bool | None
     return Scale(name, fraction, (not lower) if higher is None else higher)
 
 
+def details(quality: Quality) -> str:
+    """What was measured, on which data, and what decided, in one line."""
+    value = [_value(quality)] if quality.status == "good" and quality.after is not None else []
+    line = "; ".join([*value, *quality.reasons])
+    if quality.data and quality.status != "not measured":
+        line += f"{', ' if line else ''}on {quality.data}"
+    return line
+
+
+def _value(quality: Quality) -> str:
+    """The measured value, and the standard error of its change."""
+    assert quality.after is not None
+    unit = metric_scale(quality.measure).unit
+    error = "" if quality.error is None else f" (s.e. {spread(quality.error, unit)})"
+    if quality.measure == "agreement":
+        return f"{percent(quality.after)} of the dense model's answers{error}"
+    if quality.measure == "relative squared error":
+        return f"relative squared error {figure(quality.after)}{error}"
+    ends = f"{measured(quality.before, unit)} -> {measured(quality.after, unit)}"
+    return f"{quality.measure} {ends}{error}"
+
+
 def agreement(rows: Iterable[OutputRow]) -> tuple[Scale, float] | None:
     """Of the output that says most: class scores if there are any, else the first comparable."""
     comparable = [row for row in rows if row.cosine is not None and math.isfinite(row.cosine)]
@@ -97,7 +122,7 @@ def of_run(run: Report) -> Standing | None:
     same = agreement(run.outputs)
     if same is None:
         return None
-    from onnxprune.evaluate.standard_error import agreement_error
+    from onnxprune.evaluate.sample_statistics import agreement_error
 
     scale, value = same
     counted = scale == TOP1 and run.samples > 0

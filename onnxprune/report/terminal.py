@@ -11,8 +11,8 @@ from rich.text import Text
 
 from onnxprune.quantities import change, measured, percent, plural, quantity, size
 from onnxprune.report import columns, sections
-from onnxprune.report.sections import Part
-from onnxprune.report.tables import STYLES, Tone, draw, inset, noted, spaced, titled
+from onnxprune.report.sections import Part, Verdict
+from onnxprune.report.tables import STYLES, draw, inset, noted, spaced, titled
 
 if TYPE_CHECKING:
     from onnxprune.config import BuildOptions
@@ -49,16 +49,21 @@ def inspection(report: Report, *, verbose: bool = False) -> RenderableType:
 
 def result(report: Report, *, verbose: bool = False) -> RenderableType:
     """The verdict, sizes and quality, and the removals."""
-    head = _verdict(sections.verdict(report), report.model.name, report.output)
+    head = _verdicts(sections.verdicts(report), report.model.name, report.output)
     notes = sections.notes(report)
     return listed(sections.of_run(report), notes, verbose=verbose, head=[head])
 
 
-def _verdict(judged: tuple[str, Tone], source: str, output: str | None) -> Text:
-    """The first line of a result: its verdict, what it was made of, where it was written."""
-    word, tone = judged
-    where = f" -> {output}" if output else ", nothing written"
-    return Text.assemble((word, f"bold {STYLES.get(tone, '')}"), f"  {source}{where}")
+def _verdicts(verdicts: Sequence[Verdict], source: str, output: str | None) -> Group:
+    """The first lines of a result: its verdicts, what it was made of, where it was written."""
+    where = f"  {source} -> {output}" if output else f"  {source}, nothing written"
+    lines = []
+    for number, each in enumerate(verdicts):
+        subject = f"{each.subject}: " if each.subject else ""
+        details = f": {each.details}" if each.details else ""
+        word = (each.word, f"bold {STYLES.get(each.tone, '')}")
+        lines.append(Text.assemble(subject, word, details, "" if number else where))
+    return Group(*lines)
 
 
 def listed(
@@ -138,7 +143,7 @@ def storing(
     line = f"{size(before)} -> {size(after)}, {change(before, after, 'bytes')}"
     head: list[RenderableType] = [Text.assemble(("File: ", _HEAD), line)]
     if files is not None:
-        head.insert(0, _verdict(sections.judged(checks), *files))
+        head.insert(0, _verdicts([Verdict("", *sections.judged(checks))], *files))
     if unread:
         head.append(Group(Text("Cannot be read by", _HEAD), *(Text(f"  {t}") for t in unread)))
     parts = sections.stored(rows) if rows else []
@@ -159,7 +164,8 @@ def quantized(
         output: the file that was written; None if none was.
         verbose: whether every weight is listed.
     """
-    head = [_verdict(sections.judged(result.checks), source, output)]
+    verdicts = [sections.structure(result.structure), sections.quality(result.quality)]
+    head = [_verdicts(verdicts, source, output)]
     return listed(sections.of_quantized(result), result.notes, verbose=verbose, head=head)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from functools import cache
-from typing import Any
+from typing import Any, get_args
 
 from onnxprune import prune
 from onnxprune.data import zoo
@@ -15,6 +15,7 @@ from onnxprune.jobs.results import gather, schema
 from onnxprune.jobs.results.schema import PointRow, Report
 from onnxprune.select import sensitivity as sweeps
 from onnxprune.select.sensitivity import Cell, Recommendation, Sensitivity, Target
+from onnxprune.types import QualityStatus, StructureStatus
 
 ENTRY = zoo.get("digits_mlp")
 HOSTILE = '</script><script>window.broken=1</script><img src=x onerror=window.broken=1>"\u2028&amp;'
@@ -124,6 +125,9 @@ def sweep(model: str, targets: list[tuple[str, str]]) -> dict[str, Any]:
     return _printed(sweeps.to_json(made))
 
 
+VERDICTS = (*get_args(QualityStatus), *get_args(StructureStatus))
+
+
 def hostile_documents() -> list[Any]:
     """All kinds of documents with a hostile name wherever a model or a file can bring one."""
 
@@ -132,7 +136,7 @@ def hostile_documents() -> list[Any]:
             return {key: spoil(each) for key, each in value.items()}
         if isinstance(value, list):
             return [spoil(each) for each in value]
-        kept = ("count", "bytes", "fraction", "seconds", "number", "prune", "faster")
+        kept = ("count", "bytes", "fraction", "seconds", "number", "prune", "faster", *VERDICTS)
         known = isinstance(value, str) and (value in kept or value.startswith("onnxprune."))
         return f"{value}{HOSTILE}" if isinstance(value, str) and not known else value
 

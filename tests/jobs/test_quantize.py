@@ -368,9 +368,10 @@ def test_pruning_two_of_four_and_int8_are_one_command(tmp_path: Path, cli: Cli) 
     np.save(tmp_path / "y.npy", held["label"][:120])
     done = cli("quantize", CNN.model, "--prune", tmp_path / "recipe.yaml", "--calib",
                tmp_path / "x.npz", "--labels", tmp_path / "y.npy", "-o", tmp_path / "q.onnx",
-               "--json")  # fmt: skip
-    assert done.code == 0, done.err
+               "--json", "--force")  # fmt: skip
     told = json.loads(done.out)
+    assert (done.code, told["quality"]["status"]) == (1, "broken"), "nothing was refitted"
+    assert told["structure"]["status"] == "verified"
     names = [check["name"] for check in told["checks"]]
     assert "pruned = masked (logits)" in names
     assert "weights in a group of 4" in names
@@ -392,6 +393,6 @@ def test_a_weight_that_stays_float_says_why() -> None:
 
 def test_the_command_begins_with_the_verdict(tmp_path: Path, cli: Cli) -> None:
     done = cli("quantize", CNN.model, "--dynamic", "-o", tmp_path / "q.onnx")
-    assert done.out.startswith("verified, ")
+    assert done.out.startswith("Structure: verified, ")
     assert "quantized" in done.out
     assert "Weights that stayed float" in done.out

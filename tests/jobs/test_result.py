@@ -57,7 +57,8 @@ def test_json_is_what_the_command_line_prints(result: Result, cli: Callable[...,
 
 def test_a_notebook_shows_the_outcome(result: Result) -> None:
     text = re.sub(r"<[^>]*>", " ", result._repr_html_())
-    assert "verified" in text
+    assert "Structure: verified" in " ".join(text.split())
+    assert "Quality:" in text
     assert ENTRY.model.name in text
     assert "MACs" in text
 

@@ -17,7 +17,8 @@ from conftest import Ran
 from onnxprune.data import zoo
 from onnxprune.errors import OnnxpruneError
 from onnxprune.evaluate.metrics import evaluate, find_metric, score
-from onnxprune.evaluate.standard_error import agreement_error, paired_error
+from onnxprune.evaluate.sample_statistics import agreement_error
+from onnxprune.evaluate.standard_error import paired_error
 from onnxprune.jobs.result import Result
 from onnxprune.jobs.search import NEAR, passes
 from onnxprune.runtime import open_session

@@ -274,7 +274,11 @@ def test_a_bad_verdict_has_a_page_too(cli: Cli, tmp_path: Path) -> None:
     page_of = tmp_path / "a.html"
     ran = cli("prune", ENTRY.model, *flags, *calib, "--report", page_of)
     assert ran.code == 1
-    assert re.search(r"checks? failed", page_of.read_text())
+    text = page_of.read_text()
+    assert re.search(r"Quality: broken", text)
+    assert re.search(r"Structure: verified", text)
+    assert "exceeds --max-drop" in text
+    assert "FAILED" in text
 
 
 def test_the_page_of_a_run_goes_over_no_other_file(cli: Cli, tmp_path: Path) -> None:

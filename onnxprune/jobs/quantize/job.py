@@ -12,17 +12,20 @@ from onnxprune.data.dataset import open_dataset, open_source
 from onnxprune.data.memory import budget_of, scarce_note, settle
 from onnxprune.errors import OnnxpruneError, spelled
 from onnxprune.evaluate.evaluation import Evaluation, compare_models
+from onnxprune.evaluate.verdict import Quality, Structure, judge, judge_structure
 from onnxprune.graph.analysis import identity
 from onnxprune.graph.layers.linear import LinearLayer
 from onnxprune.graph.plan import Plan
 from onnxprune.jobs.apply_plan import finite
 from onnxprune.jobs.certificate import Claims, certify, verdicts
+from onnxprune.jobs.finite_weights import FiniteWeights
 from onnxprune.jobs.prune import prune
 from onnxprune.jobs.quantize import exclusions, quantizer, zeros
 from onnxprune.jobs.quantize.preparation import prepared
 from onnxprune.jobs.quantize.purposes import why_float
 from onnxprune.jobs.quantize.rows import by_rows
 from onnxprune.jobs.quantize.zeros import Weight
+from onnxprune.jobs.verdicts import HOW, data_of, over_limit, refuse_broken
 from onnxprune.model.decode import densify
 from onnxprune.quantities import times
 from onnxprune.types import PROVIDERS, Check, provider_of
@@ -46,6 +49,7 @@ class Quantized:
         dense: the float model.
         config: the options of the data.
         plan: what was removed before.
+        quality: whether it does what the float model does.
         fitted: whether weights were fitted to data before.
     """
 
@@ -59,15 +63,31 @@ class Quantized:
     dense: models.Model
     config: Options
     plan: Plan
+    quality: Quality
     fitted: bool = False
 
     @property
     def ok(self) -> bool:
-        """Whether every check passed."""
-        return all(check.ok for check in self.checks)
+        """Whether every check passed and the result is not broken."""
+        return all(check.ok for check in self.checks) and not self.quality.broken
 
-    def save(self, path: str | Path) -> Path:
-        """Write the quantized model, and its certificate beside it."""
+    @property
+    def structure(self) -> Structure:
+        """Whether zeros, patterns and what was pruned first are as they should be."""
+        return judge_structure(self.checks, cut=True)
+
+    def save(self, path: str | Path, *, force: bool = False) -> Path:
+        """Write the quantized model, and its certificate beside it.
+
+        Args:
+            path: the .onnx file.
+            force: write it although it is broken (`quality`).
+
+        Raises:
+            OnnxpruneError: the result is broken, or cannot be written there.
+        """
+        if not force:
+            refuse_broken(self.quality)
         claims = Claims(
             command="quantize",
             dense=self.dense,
@@ -76,7 +96,7 @@ class Quantized:
             config=self.config,
             quantized=[each.name for each in self.weights if each.quantized],
             fitted=self.fitted,
-            verdicts=verdicts(self, self.evaluation, self.checks),
+            verdicts=lambda: verdicts(self, self.evaluation, self.checks),
         )
         wanted = self.config.certificate
         return models.save(self.model, path, certify=certify(claims) if wanted else None)
@@ -89,7 +109,7 @@ class Quantized:
         return (
             f"{count} of {len(self.weights)} weights in int8, "
             f"{times(self.bytes[1] / self.bytes[0])} bytes, "
-            f"zeros {'kept' if self.ok else 'NOT kept'}"
+            f"structure {self.structure.status}, quality {self.quality.status}"
         )
 
 
@@ -172,9 +192,18 @@ def quantize(
     if data.synthetic:
         sentences.append(f"inputs were synthetic ({data.description}): accuracy was not measured")
     sizes = (models.size_bytes(dense), models.size_bytes(result))
+    quality = judge(
+        outcome,
+        data=data_of(data, outcome),
+        synthetic=data.synthetic,
+        weights=FiniteWeights(result, dense).reasons(),
+        unmeasured=spelled(f"there are no inputs; {HOW}"),
+    ).with_findings(over_limit(checks))
+    outcomes = tuple(checks), outcome, sizes, tuple(sentences)
     return Quantized(
-        result, weights, tuple(checks), outcome, sizes, tuple(sentences), settings, dense, config,
+        result, weights, *outcomes, settings, dense, config,
         plan=Plan() if pruned is None else pruned.plan,
+        quality=quality,
         fitted=pruned is not None and pruned.config.fits,
     )  # fmt: skip
 

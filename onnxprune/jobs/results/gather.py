@@ -81,6 +81,8 @@ def result(command: Command, run: Result, output: Path | None) -> Report:
         checks=tuple(CheckRow(each.name, each.ok, each.value, each.limit) for each in run.checks),
         notes=run.notes,
         output=str(output) if output else None,
+        structure=run.structure,
+        quality=run.quality,
     )
 
 
@@ -213,6 +215,7 @@ def output_row(comparison: OutputComparison) -> OutputRow:
         snr_db=comparison.snr_db,
         broken=comparison.broken,
         reason=comparison.reason,
+        unexplained=comparison.unexplained,
     )
 
 

@@ -10,6 +10,7 @@ from typing import Literal
 from onnxprune.jobs.results.couplings import CouplingRow
 from onnxprune.jobs.results.weights import StoredRow, ZerosRow
 from onnxprune.quantities import Unit
+from onnxprune.types import Quality, Structure
 
 SCHEMA = "onnxprune.report"
 VERSION = 2
@@ -156,6 +157,7 @@ class OutputRow:
         snr_db: signal to noise in decibel; infinite if equal.
         broken: elements that are finite in one model only.
         reason: why it could not be compared, empty if it was.
+        unexplained: squared error over the variance of the original from sample to sample.
     """
 
     name: str
@@ -167,6 +169,7 @@ class OutputRow:
     snr_db: float | None
     broken: int
     reason: str
+    unexplained: float | None = None
 
 
 @dataclass(frozen=True)
@@ -277,6 +280,8 @@ class Report:
         as_given: the same for a model that was pruned elsewhere, before any refit; else empty.
         points: models that a search for ``max-drop`` visited.
         checks: empty where nothing was pruned.
+        structure: whether the result is what its plan says; None where nothing was pruned.
+        quality: whether it does what the dense model does; None where nothing was pruned.
         notes: whole sentences on what was declined and why, in the order it happened.
         output: the file written, or None (dry run, or a failed check).
     """
@@ -303,11 +308,14 @@ class Report:
     checks: tuple[CheckRow, ...] = ()
     notes: tuple[str, ...] = ()
     output: str | None = None
+    structure: Structure | None = None
+    quality: Quality | None = None
 
     @property
     def ok(self) -> bool:
-        """Whether every check passed."""
-        return all(check.ok for check in self.checks)
+        """Whether every check passed and the result is not broken."""
+        broken = self.quality is not None and self.quality.broken
+        return all(check.ok for check in self.checks) and not broken
 
 
 def to_json(report: Report) -> dict[str, object]:

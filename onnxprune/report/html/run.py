@@ -69,7 +69,12 @@ def top(run: Report, family: Family) -> Markup:
     """The verdict of a run, its largest figures, and its options."""
     options = [[code(each), " "] for each in flags(run)]
     line = tag("p", "Options: ", options, class_="options") if options else None
-    return join(verdict(run), tiles(run, family), line)
+    words = [
+        tag("p", f"{each.subject} {each.word}: {each.details}.", class_="soft")
+        for each in sections.verdicts(run)
+        if each.details
+    ]
+    return join(verdict(run), words, tiles(run, family), line)
 
 
 def model(run: Report) -> Markup:
@@ -87,10 +92,14 @@ def model(run: Report) -> Markup:
 
 
 def verdict(run: Report) -> Markup:
-    """Whether every check passed, in a word that needs no colour."""
-    words, tone = sections.verdict(run)
-    mark = {"good": "✓ ", "bad": "✕ "}.get(tone, "")
-    return tag("span", f"{mark}{words}", class_=f"verdict {tone}") if words else Markup()
+    """The verdicts on structure and quality, in words that need no colour."""
+    marks = {"good": "✓ ", "bad": "✕ ", "warn": "! "}
+    spans = []
+    for each in sections.verdicts(run):
+        words = f"{each.subject}: {each.word}" if each.subject else each.word
+        text = f"{marks.get(each.tone, '')}{words}"
+        spans += [tag("span", text, class_=f"verdict {each.tone}", title=each.details or None), " "]
+    return join(spans)
 
 
 def label(run: Report) -> str:

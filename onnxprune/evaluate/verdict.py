@@ -1,0 +1,336 @@
+"""Two verdicts on a result: whether its structure is right, and whether it is still good.
+
+A cut can be right while the model is destroyed, and a model can answer as before although a check
+failed. So there is never one word for both.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import TypeAlias
+
+from onnxprune.evaluate.evaluation import Evaluation
+from onnxprune.evaluate.output_comparison import OutputComparison
+from onnxprune.quantities import Unit, figure, measured, percent, plural, spread
+from onnxprune.types import (
+    NOTHING_REMOVED,
+    Check,
+    Quality,
+    QualityStatus,
+    Structure,
+    StructureStatus,
+)
+
+Finding: TypeAlias = tuple[QualityStatus, str]
+
+__all__ = [
+    "Finding",
+    "Quality",
+    "QualityStatus",
+    "Structure",
+    "StructureStatus",
+    "judge",
+    "judge_structure",
+    "limit_of",
+]
+
+SURE = 2.0
+"""Standard errors that a difference must exceed to count."""
+POINT = 0.01
+"""Largest drop of a share (accuracy, top-k) that is no degradation: one point."""
+NATS = 0.02
+"""The same of cross-entropy, in nats: 2 % of the perplexity."""
+AGREEMENT = 0.99
+"""Least share of equal answers, where there are no labels."""
+UNEXPLAINED = 0.05
+"""Largest relative squared error of an output that is no degradation."""
+BROKEN = 0.5
+"""Relative squared error from which on an output is broken: the best constant has 1."""
+_VOUCHED = 5
+"""Limits of degradation within which a loss must surely be for scores of another scale to pass."""
+_VARIED = 0.9
+"""Share of equal answers by chance from which on agreement says little."""
+_FEWER, _HALF = 0.1, 0.5
+"""Ratios of the number of values an output has, from which on it is broken, and degraded."""
+
+_QUALITY_CHECKS = frozenset({"drop", "finite outputs"})
+"""Checks that belong to the quality of a result, not to its structure."""
+
+
+def judge_structure(checks: Sequence[Check], *, cut: bool, exact: bool = True) -> Structure:
+    """The verdict on the structure of a result.
+
+    Args:
+        checks: of the result; those of its quality are passed over.
+        cut: whether any unit, block or weight was removed.
+        exact: whether the removal should equal masking.
+    """
+    own = [check for check in checks if check.name not in _QUALITY_CHECKS]
+    failed = [check for check in own if not check.ok]
+    if any(check.name == NOTHING_REMOVED for check in failed):
+        return Structure("nothing cut", ("something was to be removed",), len(own))
+    if failed:
+        return Structure("failed", tuple(map(_missed, failed)), len(own))
+    if not cut:
+        return Structure("nothing cut", checks=len(own))
+    if not exact:
+        reason = "the cut changes a normalisation, so it differs from the masked original"
+        return Structure("not checked", (reason,), len(own))
+    return Structure("verified" if own else "not checked", checks=len(own))
+
+
+def judge(
+    evaluation: Evaluation,
+    *,
+    data: str = "",
+    synthetic: bool = False,
+    weights: Iterable[str] = (),
+    unmeasured: str = "",
+) -> Quality:
+    """The verdict on the quality of a result; `docs/concepts/verification.md` explains the limits.
+
+    Args:
+        evaluation: comparison with the dense model; empty where nothing was run.
+        data: which samples it is on.
+        synthetic: whether inputs are made up: only values that are not finite count then.
+        weights: sentences on stored weights that are not finite; each breaks the result.
+        unmeasured: why nothing was measured, and how to.
+    """
+    findings: list[Finding] = [("broken", reason) for reason in weights]
+    outputs = evaluation.outputs.values()
+    findings += [("broken", _not_finite(each)) for each in outputs if each.non_finite]
+    quality = Quality("not measured", samples=evaluation.samples, data=data)
+    if synthetic or not evaluation.samples:
+        return replace(quality, reasons=(unmeasured,) if unmeasured else ()).with_findings(findings)
+    findings += _undefined(outputs)
+    findings += _task(evaluation)
+    findings += [each for output in outputs for each in _output(output, evaluation)]
+    telling = [each for each in outputs if _tells(each)]
+    if not (evaluation.metric or telling):
+        reason = "no output can be compared: " + (
+            "they hardly vary over these samples"
+            if all(each.constant for each in outputs)
+            else "; ".join(dict.fromkeys(f"'{e.name}': {e.reason}" for e in outputs if e.reason))
+        )
+        return replace(quality, reasons=(reason,)).with_findings(findings)
+    return _measured(quality, evaluation, telling).with_findings(findings)
+
+
+# -- the task -------------------------------------------------------------------------------
+
+
+def limit_of(evaluation: Evaluation) -> float:
+    """The largest drop of the metric that is no degradation, in its unit."""
+    name = evaluation.metric.partition("@")[0]
+    before, after = evaluation.before or 0.0, evaluation.after or 0.0
+    if name == "nats":
+        return NATS
+    if name == "perplexity":
+        return NATS * before
+    if name == "mse":
+        return POINT * (evaluation.chance if evaluation.chance is not None else before)
+    return POINT if max(abs(before), abs(after)) <= 1 else POINT * abs(before)
+
+
+def _task(evaluation: Evaluation) -> Iterator[Finding]:
+    before, after, drop = evaluation.before, evaluation.after, evaluation.drop
+    if not evaluation.metric or before is None or after is None:
+        return
+    name, unit = evaluation.metric, _unit(evaluation.metric)
+    change = f"{name} {measured(before, unit)} -> {measured(after, unit)}"
+    if math.isfinite(before) and not math.isfinite(after):
+        yield "broken", f"{change}: it is not finite"
+        return
+    if _at_chance(evaluation):
+        chance = measured(evaluation.chance, unit)
+        yield "broken", f"{change}, within {SURE:g} standard errors of chance ({chance})"
+        return
+    limit, error = limit_of(evaluation), _drop_error(evaluation)
+    if drop > limit and drop > SURE * error:
+        sure = f"{SURE:g} standard errors ({spread(SURE * error, unit)})" if error else ""
+        limits = " and ".join(filter(None, (spread(limit, unit), sure)))
+        yield "degraded", f"{change}, a loss of more than {limits}"
+
+
+def _at_chance(evaluation: Evaluation) -> bool:
+    """Whether the model does no better than one that sees no input, and the dense one does.
+
+    On few labels neither can be told from chance; so the loss must be sure, and more than half of
+    what the dense model has.
+    """
+    chance, error = evaluation.chance, evaluation.chance_error
+    before, after = evaluation.before, evaluation.after
+    if chance is None or error is None or before is None or after is None:
+        return False
+    sign = 1 if evaluation.higher_is_better else -1
+    dense, skill = sign * (before - chance), sign * (after - chance)
+    sure = evaluation.drop > SURE * _drop_error(evaluation)
+    return skill <= SURE * error < dense and skill < dense * BROKEN and sure
+
+
+def _drop_error(evaluation: Evaluation) -> float:
+    """Standard error of the drop; of a share, the largest it can be where none is known."""
+    if evaluation.drop_error is not None:
+        return evaluation.drop_error
+    ends = [each for each in (evaluation.before, evaluation.after) if each is not None]
+    if not evaluation.metric or not all(0 <= each <= 1 for each in ends):
+        return 0.0
+    samples = max(evaluation.samples, 1)
+    return math.sqrt(sum(each * (1 - each) for each in ends) / samples)
+
+
+# -- single outputs ---------------------------------------------------------------------------
+
+
+def _output(output: OutputComparison, evaluation: Evaluation) -> Iterator[Finding]:
+    if output.reason:
+        yield from _amount(output)
+        if output.kind == "text":
+            yield from _answers(output, output.equal, labelled=bool(evaluation.metric))
+        return
+    error = output.unexplained
+    if error is None or output.non_finite:
+        return
+    labelled = bool(evaluation.metric)
+    if output.kind in ("classes", "tokens"):
+        if error > BROKEN and not _vouched(evaluation):
+            yield "broken", _far(output, BROKEN)
+            return
+        yield from _answers(output, output.top1, labelled=labelled)
+    elif output.kind == "integers":
+        differences = list(_answers(output, output.equal, labelled=labelled))
+        if error > BROKEN and differences:
+            yield "broken", _far(output, BROKEN)
+        elif _exceeds(output):
+            yield from differences
+    elif error > BROKEN:
+        yield "broken", _far(output, BROKEN)
+    elif _exceeds(output) and not (labelled or output.constant):
+        yield "degraded", _far(output, UNEXPLAINED)
+
+
+def _answers(output: OutputComparison, share: float | None, *, labelled: bool) -> Iterator[Finding]:
+    """What follows from the share of answers that are those of the dense model."""
+    error, chance = output.top1_error, output.chance
+    if share is None or error is None or share + SURE * error >= AGREEMENT:
+        return
+    words = f"'{output.name}' gives {percent(share)} of the dense model's answers"
+    words += f" (s.e. {spread(error, 'fraction')})"
+    if chance is not None and chance < _VARIED:
+        half = chance + BROKEN * (1 - chance)
+        if share <= chance + SURE * error and share < half:
+            yield "broken", f"{words}, within {SURE:g} standard errors of chance {percent(chance)}"
+            return
+    if labelled or (output.kind == "tokens" and not _diverges(output)):
+        return
+    yield "degraded", f"{words}, less than {percent(AGREEMENT)}"
+
+
+def _diverges(output: OutputComparison) -> bool:
+    """Whether answers differ by more than ties: the next token is often open."""
+    if output.kl is None:
+        return True
+    return output.kl - SURE * (output.kl_error or 0.0) > NATS
+
+
+def _vouched(evaluation: Evaluation) -> bool:
+    """Whether labels show that the answers are as good, whatever the scale of their scores."""
+    scores = [each for each in evaluation.outputs.values() if each.kind in ("classes", "tokens")]
+    if not evaluation.metric or len(scores) > 1 or evaluation.drop_error is None:
+        return False
+    worst = evaluation.drop + SURE * evaluation.drop_error
+    return worst < _VOUCHED * limit_of(evaluation) and not _at_chance(evaluation)
+
+
+def _amount(output: OutputComparison) -> Iterator[Finding]:
+    """What follows from the number of values, where it depends on the input."""
+    if output.sizes is None:
+        return
+    dense, own = output.sizes
+    ratio = min(dense, own) / max(dense, own)
+    words = f"'{output.name}' has {own:,} values where the dense model gives {dense:,}"
+    if ratio < _FEWER:
+        yield "broken", words
+    elif ratio < _HALF:
+        yield "degraded", words
+
+
+def _exceeds(output: OutputComparison) -> bool:
+    error = output.unexplained
+    return error is not None and error - SURE * (output.unexplained_error or 0.0) > UNEXPLAINED
+
+
+def _undefined(outputs: Iterable[OutputComparison]) -> Iterator[Finding]:
+    for output in outputs:
+        if output.undefined >= BROKEN:
+            share = percent(output.undefined)
+            yield "broken", f"the dense model itself gives NaN in {share} of '{output.name}'"
+
+
+def _tells(output: OutputComparison) -> bool:
+    """Whether an output can show that a model is good."""
+    if output.kind == "text":
+        return True
+    return not (output.reason or output.constant or output.unexplained is None)
+
+
+# -- in words ---------------------------------------------------------------------------------
+
+
+def _measured(
+    quality: Quality, evaluation: Evaluation, telling: Sequence[OutputComparison]
+) -> Quality:
+    """The measured quality, good so far, with the figures that say most."""
+    quality = replace(quality, status="good")
+    if evaluation.metric:
+        return replace(
+            quality,
+            measure=evaluation.metric,
+            before=evaluation.before,
+            after=evaluation.after,
+            drop=evaluation.drop,
+            error=evaluation.drop_error,
+        )
+    answers = [(e, e.top1 if e.top1 is not None else e.equal) for e in telling if e.top1_error]
+    shares = [(share, each) for each, share in answers if share is not None]
+    if shares:
+        share, output = min(shares, key=lambda pair: pair[0])
+        return replace(
+            quality,
+            measure="agreement",
+            before=1.0,
+            after=share,
+            drop=1.0 - share,
+            error=output.top1_error,
+        )
+    output = max(telling, key=lambda each: each.unexplained or 0.0)
+    return replace(
+        quality,
+        measure="relative squared error",
+        before=0.0,
+        after=output.unexplained,
+        drop=output.unexplained,
+        error=output.unexplained_error,
+    )
+
+
+def _unit(measure: str) -> Unit:
+    return "fraction" if measure.startswith(("accuracy", "top", "agreement")) else "number"
+
+
+def _missed(check: Check) -> str:
+    return f"{check.name} is {figure(check.value)}, and at most {figure(check.limit)} passes"
+
+
+def _not_finite(output: OutputComparison) -> str:
+    count = plural(output.non_finite, "value")
+    return f"{count} of '{output.name}' became NaN or infinite"
+
+
+def _far(output: OutputComparison, limit: float) -> str:
+    words = f"'{output.name}' has a relative squared error of {figure(output.unexplained or 0.0)}"
+    error = output.unexplained_error
+    words += f" (s.e. {figure(error)})" if error is not None else ""
+    return f"{words}, above {limit:g}"

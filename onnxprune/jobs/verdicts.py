@@ -1,0 +1,85 @@
+"""The words of a verdict that only a job knows: which samples judged, what not measuring costs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from onnxprune.config import Options
+from onnxprune.data.dataset import Dataset
+from onnxprune.errors import OnnxpruneError, spelled
+from onnxprune.evaluate.evaluation import Evaluation
+from onnxprune.evaluate.verdict import Quality
+from onnxprune.graph.plan import Plan
+from onnxprune.types import Check, QualityStatus
+
+_CUT = (
+    "without data, cutting 25 % of the units cost trained classifiers 1 to 33 points of accuracy "
+    "in the benchmarks, and 50 % 2 to 79"
+)
+"""bench/results/structured_onnxprune.json, method l2: which units are removed is chosen by weights
+alone, and nothing is refitted."""
+_ZEROS = "without data, 2:4 cost a narrow trained network 86 points of accuracy in the benchmarks"
+"""bench/results/quality.json: digits_rescnn, magnitude 2:4."""
+HOW = "give --calib to measure it, and --labels for the accuracy"
+"""How to measure the quality."""
+
+
+def data_of(data: Dataset, evaluation: Evaluation) -> str:
+    """Which samples a result is judged on, as in ``51 held-out of 512 samples of calib.npz``."""
+    if data.source is None or not evaluation.samples:
+        return ""
+    name, samples = data.source.reader.description, evaluation.samples
+    labelled = "labelled " if evaluation.metric else ""
+    if data.one_batch:
+        return f"the {samples:,} {labelled}samples of {name}, which layers were fitted to"
+    total = evaluation.available
+    if total is None or total <= samples:
+        return f"{samples:,} {labelled}samples of {name}"
+    return f"{samples:,} {labelled}held-out of {total:,} samples of {name}"
+
+
+def unmeasured(config: Options, plan: Plan, *, changed: bool) -> str:
+    """Why quality was not measured, what that usually costs, and how to measure it.
+
+    Args:
+        config: the options.
+        plan: what was removed.
+        changed: whether it was anything at all.
+    """
+    if not changed:
+        return "the model is unchanged"
+    why = "there are no inputs" if config.calib is None else "the inputs are synthetic"
+    units = any(plan.removed.values()) or plan.bypassed
+    return spelled(f"{why}; {_CUT if units else _ZEROS}; {HOW}")
+
+
+def over_limit(checks: Iterable[Check]) -> list[tuple[QualityStatus, str]]:
+    """What follows from a drop that exceeds its limit."""
+    return [
+        ("degraded", spelled(f"the drop of {check.value:.4g} exceeds --max-drop {check.limit:g}"))
+        for check in checks
+        if check.name == "drop" and not check.ok
+    ]
+
+
+def refuse_broken(quality: Quality) -> None:
+    """Raise where a result is broken.
+
+    Raises:
+        OnnxpruneError: with the reason.
+    """
+    if quality.broken:
+        raise OnnxpruneError(
+            f"the result is broken: {quality.reasons[0]}",
+            hint=f"{remedy(quality)}, or write it all the same with force=True",
+            exit_code=1,
+        )
+
+
+def remedy(quality: Quality) -> str:
+    """What helps against a broken result."""
+    if any("dense model" in reason and "itself" in reason for reason in quality.reasons):
+        return "export or download the dense model again"
+    if quality.measure:
+        return "remove less, or fit to more samples"
+    return "remove less, or give samples to fit to with --calib"

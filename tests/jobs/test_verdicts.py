@@ -1,0 +1,133 @@
+"""Two verdicts in every job: exit code, JSON, words, and what is written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from conftest import Ran
+from onnxprune import OnnxpruneError, apply, prune, quantize
+from onnxprune.data import zoo
+
+Cli = Callable[..., Ran]
+MLP = zoo.get("digits_mlp")
+STATUSES = {"good", "degraded", "broken", "not measured"}
+
+
+def deep(path: Path, depth: int = 8, width: int = 64) -> Path:
+    """A network of random weights, which no unit can leave without loss; with its inputs."""
+    rng = np.random.default_rng(0)
+    arrays = [(rng.standard_normal((width, width)) * 0.18).astype(np.float32) for _ in range(depth)]
+    nodes, x = [], "x"
+    for k in range(depth):
+        nodes.append(helper.make_node("MatMul", [x, f"w{k}"], [f"a{k}"]))
+        last = k == depth - 1
+        x = "y" if last else f"b{k}"
+        nodes.append(helper.make_node("Identity" if last else "Relu", [f"a{k}"], [x]))
+    graph = helper.make_graph(
+        nodes,
+        "deep",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", width])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", width])],
+        [numpy_helper.from_array(array, f"w{k}") for k, array in enumerate(arrays)],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, path / "m.onnx")
+    np.savez(path / "c.npz", x=rng.standard_normal((256, width)).astype(np.float32))
+    return path / "m.onnx"
+
+
+def test_a_destroyed_model_is_not_written(cli: Cli, tmp_path: Path) -> None:
+    source, out = deep(tmp_path), tmp_path / "o.onnx"
+    flags = ("prune", source, "--ratio", "0.75", "--recover", "none", "-o", out)
+    data = ("--calib", tmp_path / "c.npz")
+    ran = cli(*flags, *data)
+    assert ran.code == 1
+    assert not out.exists()
+    assert ran.out.startswith("Structure: verified")
+    assert "Quality: broken: 'y' has a relative squared error" in ran.out
+    assert "above 0.5" in ran.out
+    assert "the result is broken" in ran.err
+    forced = cli(*flags, *data, "--force", "--json")
+    assert forced.code == 1
+    assert out.is_file()
+    quality = json.loads(forced.out)["quality"]
+    assert quality["samples"] == 26
+    assert quality["data"].endswith("c.npz")
+    assert quality["data"].startswith("26 held-out of 256 samples")
+    assert quality["error"] > 0
+    blind = cli(*flags)
+    assert blind.code == 0, "without data nobody can see it"
+    assert "Quality: not measured: there are no inputs" in " ".join(blind.out.split())
+
+
+def test_python_refuses_to_save_what_is_broken(tmp_path: Path) -> None:
+    source = deep(tmp_path)
+    result = prune(source, ratio=0.75, recover="none", calib=tmp_path / "c.npz")
+    assert (result.structure.status, result.quality.status) == ("verified", "broken")
+    assert not result.ok
+    assert all(check.ok for check in result.checks)
+    with pytest.raises(OnnxpruneError, match="the result is broken") as refusal:
+        result.save(tmp_path / "o.onnx")
+    assert "force=True" in refusal.value.hint
+    assert result.save(tmp_path / "o.onnx", force=True).is_file()
+    again = apply(source, result.plan, recover="none", calib=tmp_path / "c.npz")
+    assert again.quality.status == "broken"
+    assert again.quality.drop == pytest.approx(result.quality.drop)
+
+
+def test_a_degraded_model_is_written_with_a_warning(cli: Cli, tmp_path: Path) -> None:
+    source, out = deep(tmp_path, depth=3), tmp_path / "o.onnx"
+    flags = ("prune", source, "--ratio", "0.2", "--round-to", "1", "-o", out)
+    data = ("--calib", tmp_path / "c.npz", "--recover", "lstsq")
+    ran = cli(*flags, *data, "--json")
+    assert ran.code == 0, ran.err
+    quality = json.loads(ran.out)["quality"]
+    assert quality["status"] == "degraded"
+    assert "warning: the result is degraded: " in ran.err
+    assert out.is_file()
+    allowed = cli(*flags, *data, "--max-drop", "90%")
+    assert allowed.code == 0
+    assert "warning:" not in allowed.err
+    refused = cli(*flags, *data, "--max-drop", "0.1%", "--force")
+    assert refused.code == 1
+
+
+def test_every_job_has_both_verdicts(cli: Cli, tmp_path: Path) -> None:
+    calib = ("--calib", MLP.calibration, "--calib-samples", "64")
+    plan, cut = tmp_path / "plan.json", tmp_path / "cut.onnx"
+    commands: list[tuple[Any, ...]] = [
+        ("prune", MLP.model, "--ratio", "0.1", *calib, "-o", cut, "--save-plan", plan),
+        ("apply", plan, MLP.model, *calib, "-o", tmp_path / "b.onnx"),
+        ("recover", MLP.model, cut, *calib),
+        ("quantize", MLP.model, *calib),
+    ]
+    for command in commands:
+        ran = cli(*command, "--json")
+        assert ran.code == 0, (command[0], ran.err)
+        document = json.loads(ran.out)
+        assert document["structure"]["status"] == "verified", command[0]
+        assert document["quality"]["status"] in STATUSES - {"broken", "not measured"}, command[0]
+        assert document["quality"]["samples"] > 0
+        assert "digits_calibration.npz" in document["quality"]["data"]
+        assert document["ok"]
+
+
+def test_a_quantized_model_that_is_broken_is_not_saved(tmp_path: Path) -> None:
+    result = quantize(MLP.model, dynamic=True)
+    assert (result.structure.status, result.quality.status) == ("verified", "not measured")
+    assert result.save(tmp_path / "q.onnx").is_file()
+
+
+def test_nothing_cut_is_a_structure_of_its_own() -> None:
+    result = prune(MLP.model, target="params=100%")
+    assert (result.structure.status, result.quality.status) == ("nothing cut", "not measured")
+    assert result.ok
+    assert "unchanged" in result.quality.reasons[0]
