@@ -264,7 +264,7 @@ def measure(count: int, seed: int) -> dict[str, Any]:
                 code = finish(run(JOBS[name].now, folder))
                 lengths[name] = time.monotonic() - started
                 assert code == 0, f"{name} ends with {code} by itself"
-                assert not faults(folder)
+                assert not faults(folder), faults(folder)
                 earlier = work / f"earlier {len(lengths)}"
                 earlier.mkdir()
                 assert finish(run(JOBS[name].before, earlier)) == 0
