@@ -81,6 +81,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exception(problem)
         console.error(_refused(problem))
         return COULD_NOT_RUN
+    except MemoryError as problem:
+        if "--debug" in arguments:
+            traceback.print_exception(problem)
+        hint = "give it more memory, or lower --memory, --batch or --calib-samples where there are"
+        console.error(OnnxpruneError(f"not enough memory: {problem}".rstrip(": "), hint=hint))
+        return COULD_NOT_RUN
     except Exception as problem:  # noqa: BLE001 the last place that can turn it into a sentence
         return _unexpected(problem, debug="--debug" in arguments)
 

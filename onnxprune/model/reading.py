@@ -92,6 +92,7 @@ def _assemble(data: memoryview, store: Store, where: str) -> ir.Model:
     """The model serialised in ``data``, bound to its weights and made uniform."""
     proto = _parse(data, store.token, where)
     check_header(proto, where)
+    functions.check_size(proto)
     try:
         kept_types = set_aside(proto)
         training = tuple(info.SerializeToString() for info in proto.training_info)
@@ -99,7 +100,7 @@ def _assemble(data: memoryview, store: Store, where: str) -> ir.Model:
         functions.prepare(proto)
         model = ir.from_proto(proto)
         _normalise(model, store.resolve)
-    except (RuntimeError, TypeError, ValueError) as error:
+    except (LookupError, OverflowError, RuntimeError, TypeError, ValueError) as error:
         # What onnx-ir makes of types, encodings and references that no valid model has.
         raise OnnxpruneError(
             f"{where} is not a valid ONNX model: {_root(error)}",

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 
 import onnx
 import onnx_ir as ir
+from google.protobuf.message import Message
 
 from onnxprune.errors import OnnxpruneError
 from onnxprune.model.constants import constant
 from onnxprune.model.origin import bodies
 
+_MOST_AXES = 64
+"""What numpy can handle; version 1 of it, 32."""
+_MOST_ENTRIES = 1 << 48
 _HINT = "the exporter wrote an invalid graph: export it again, or repair it with onnx-graphsurgeon"
 
 
@@ -35,20 +40,52 @@ def check_header(proto: onnx.ModelProto, where: str) -> None:
         if value.name in names:
             raise OnnxpruneError(f"{where} has two inputs named '{value.name}'", hint=_HINT)
         names.add(value.name)
-    damaged = next((text for text in _texts(proto) if isinstance(text, bytes)), None)
-    if damaged is not None:
-        raise OnnxpruneError(
-            f"{where} is damaged: {damaged!r} is not UTF-8 text", hint="copy or download it again"
-        )
+    for message in _messages(proto):
+        if isinstance(message, onnx.TensorProto):
+            _check_shape(message.name, message.dims)
+        elif isinstance(message, onnx.SparseTensorProto):
+            _check_shape(message.values.name, message.dims)
+        elif isinstance(message, onnx.TensorShapeProto) and len(message.dim) > _MOST_AXES:
+            raise _rank("a value", len(message.dim))
+        damaged = next((text for text in _texts(message) if isinstance(text, bytes)), None)
+        if damaged is not None:
+            raise OnnxpruneError(
+                f"{where} is damaged: {damaged!r} is not UTF-8 text",
+                hint="copy or download it again",
+            )
 
 
-def _texts(message: onnx.ModelProto) -> Iterator[str | bytes]:
-    """Every text of a protobuf message; protobuf hands out damaged ones as bytes."""
+def _check_shape(name: str, dims: Sequence[int]) -> None:
+    """Refuse shapes that no array can have, before anything is allocated for one.
+
+    Raises:
+        OnnxpruneError: there are too many axes, or too many entries even without those of size 0.
+    """
+    if len(dims) > _MOST_AXES:
+        raise _rank(f"weight '{name}'", len(dims))
+    if any(size < 0 for size in dims) or math.prod(size or 1 for size in dims) > _MOST_ENTRIES:
+        raise OnnxpruneError(f"weight '{name}' has the impossible shape {list(dims)}", hint=_HINT)
+
+
+def _rank(what: str, axes: int) -> OnnxpruneError:
+    return OnnxpruneError(
+        f"{what} has {axes} axes, and arrays have at most {_MOST_AXES}", hint=_HINT
+    )
+
+
+def _messages(message: Message) -> Iterator[Message]:
+    """A protobuf message and all messages in it."""
+    yield message
     for field, value in message.ListFields():
         if field.type == field.TYPE_MESSAGE:
             for one in (value,) if hasattr(value, "ListFields") else value:
-                yield from _texts(one)
-        elif field.type == field.TYPE_STRING:
+                yield from _messages(one)
+
+
+def _texts(message: Message) -> Iterator[str | bytes]:
+    """Every text of a message itself; protobuf hands out damaged ones as bytes."""
+    for field, value in message.ListFields():
+        if field.type == field.TYPE_STRING:
             yield from (value,) if isinstance(value, str | bytes) else value
 
 
