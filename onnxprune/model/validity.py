@@ -11,6 +11,7 @@ from google.protobuf.message import Message
 
 from onnxprune.errors import OnnxpruneError
 from onnxprune.model.constants import constant
+from onnxprune.model.exchange import message
 from onnxprune.model.origin import bodies
 
 _MOST_AXES = 64
@@ -40,14 +41,14 @@ def check_header(proto: onnx.ModelProto, where: str) -> None:
         if value.name in names:
             raise OnnxpruneError(f"{where} has two inputs named '{value.name}'", hint=_HINT)
         names.add(value.name)
-    for message in _messages(proto):
-        if isinstance(message, onnx.TensorProto):
-            _check_shape(message.name, message.dims)
-        elif isinstance(message, onnx.SparseTensorProto):
-            _check_shape(message.values.name, message.dims)
-        elif isinstance(message, onnx.TensorShapeProto) and len(message.dim) > _MOST_AXES:
-            raise _rank("a value", len(message.dim))
-        damaged = next((text for text in _texts(message) if isinstance(text, bytes)), None)
+    for part in _messages(proto):
+        if isinstance(part, onnx.TensorProto):
+            _check_shape(part.name, part.dims)
+        elif isinstance(part, onnx.SparseTensorProto):
+            _check_shape(part.values.name, part.dims)
+        elif isinstance(part, onnx.TensorShapeProto) and len(part.dim) > _MOST_AXES:
+            raise _rank("a value", len(part.dim))
+        damaged = next((text for text in _texts(part) if isinstance(text, bytes)), None)
         if damaged is not None:
             raise OnnxpruneError(
                 f"{where} is damaged: {damaged!r} is not UTF-8 text",
@@ -89,6 +90,24 @@ def _texts(message: Message) -> Iterator[str | bytes]:
             yield from (value,) if isinstance(value, str | bytes) else value
 
 
+def why_invalid(model: ir.Model) -> str:
+    """What onnx's checker and shape inference say against a model; empty if they say nothing.
+
+    For a model on which work failed, to know whose fault it is.
+    """
+    try:
+        proto = message(model)
+        onnx.checker.check_model(proto, full_check=True)
+    except Exception as error:  # noqa: BLE001 whatever they raise speaks against the model
+        lines = str(error).strip().splitlines()
+        return lines[0] if lines else type(error).__name__
+    return ""
+
+
+def _is_tensor(node: ir.Node, attribute: str) -> bool:
+    return node.op_type == "Constant" and not node.domain and attribute == "value"
+
+
 def check_graph(model: ir.Model) -> None:
     """Refuse values that come from nowhere, and attributes that say nothing.
 
@@ -100,11 +119,15 @@ def check_graph(model: ir.Model) -> None:
     for graph in model.graphs():
         for node in graph:
             for attr in node.attributes.values():
+                where = f"attribute '{attr.name}' of node '{node.name or node.op_type}'"
                 if attr.type == ir.AttributeType.UNDEFINED:
-                    where = node.name or node.op_type
+                    raise OnnxpruneError(f"{where} has no type", hint=_HINT)
+                if attr.is_ref():
                     raise OnnxpruneError(
-                        f"attribute '{attr.name}' of node '{where}' has no type", hint=_HINT
+                        f"{where} is a parameter, and the node is in no function", hint=_HINT
                     )
+                if _is_tensor(node, attr.name) and attr.type != ir.AttributeType.TENSOR:
+                    raise OnnxpruneError(f"{where} is no tensor", hint=_HINT)
             if node.outputs:
                 constant(node.outputs[0])
             for value in node.inputs:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import faulthandler
 import importlib
 import os
@@ -381,10 +380,8 @@ def faults(mutants: Sequence[tuple[str, bytes]]) -> list[str]:
 
     result: list[str] = []
     number = 0
-    with contextlib.suppress(OnnxpruneError):  # so that no copy has to import all anew
-        look(Path(os.devnull))
-    for name in ("onnxprune.jobs.results.gather", "onnxprune.report.terminal", "onnxprune.graph"):
-        importlib.import_module(name)
+    for name in ("onnxprune.jobs.results.gather", "onnxprune.report.terminal", "rich.console"):
+        importlib.import_module(name)  # so that no copy has to
     with tempfile.TemporaryDirectory() as folder:
         path, log = Path(folder) / "mutant.onnx", Path(folder) / "log"
         while number < len(mutants):
