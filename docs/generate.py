@@ -60,7 +60,7 @@ def stub() -> str:
     for name in objects:
         imports.setdefault(getattr(onnxprune, name).__module__, set()).add(f"{name} as {name}")
     for home, names in (
-        ("onnxprune.config", ("AdviseOptions", "BenchOptions", "QuantizeOptions")),
+        ("onnxprune.config", ("AdviseOptions", "BenchOptions", "EvalOptions", "QuantizeOptions")),
         ("onnxprune.config", ("SensitivityOptions", "StoreOptions", "FilePath")),
         ("onnxprune.evaluate.protocol", ("Settings",)),
         ("onnxprune.jobs.advise.evidence", ("Evidence",)),

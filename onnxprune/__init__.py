@@ -23,6 +23,7 @@ _HOMES = {
     "jobs.advise.job": ("advise",),
     "jobs.bench.job": ("bench",),
     "jobs.bench.schema": ("Bench",),
+    "jobs.eval": ("Assessment", "eval"),
     "jobs.prune": ("apply", "prune"),
     "jobs.quantize": ("Quantized", "quantize"),
     "jobs.recover": ("recover",),

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from typing import Any, Literal
 
-from onnxprune.config import AdviseOptions, BenchOptions, FilePath, Options as Options, QuantizeOptions, SensitivityOptions, StoreOptions
+from onnxprune.config import AdviseOptions, BenchOptions, EvalOptions, FilePath, Options as Options, QuantizeOptions, SensitivityOptions, StoreOptions
 from onnxprune.errors import OnnxpruneError as OnnxpruneError
 from onnxprune.evaluate.protocol import Settings
 from onnxprune.graph.analysis import Analysis as Analysis, analyse as analyse
@@ -14,6 +14,7 @@ from onnxprune.graph.surgery import cut as cut
 from onnxprune.jobs.advise.evidence import Evidence
 from onnxprune.jobs.advise.methods import Advice
 from onnxprune.jobs.bench.schema import Bench as Bench
+from onnxprune.jobs.eval import Assessment as Assessment
 from onnxprune.jobs.quantize.job import Quantized as Quantized
 from onnxprune.jobs.result import Result as Result
 from onnxprune.jobs.store import Stored as Stored
@@ -26,7 +27,7 @@ from onnxprune.quantities import Budget, Sparsity
 from onnxprune.select.sensitivity import Sensitivity as Sensitivity, load_sensitivity as load_sensitivity
 
 __version__: str
-__all__ = ["Analysis", "Bench", "Cost", "Model", "OnnxpruneError", "Options", "Plan", "Quantized", "Result", "Sensitivity", "Stored", "Verification", "__version__", "advise", "analyse", "apply", "bench", "cut", "load", "load_plan", "load_sensitivity", "prune", "quantize", "recover", "save", "sensitivity", "store", "verify"]
+__all__ = ["Analysis", "Assessment", "Bench", "Cost", "Model", "OnnxpruneError", "Options", "Plan", "Quantized", "Result", "Sensitivity", "Stored", "Verification", "__version__", "advise", "analyse", "apply", "bench", "cut", "eval", "load", "load_plan", "load_sensitivity", "prune", "quantize", "recover", "save", "sensitivity", "store", "verify"]
 
 def advise(
     model: FilePath,
@@ -82,6 +83,13 @@ def apply(
     preprocess: object | None = None,
     labels: object | None = None,
     metric: str | Callable[..., float] = 'accuracy',
+    detector: str | None = None,
+    vocabulary: object | None = None,
+    blank: int | str = 0,
+    threshold: float | str = 0.5,
+    eval: object | None = None,
+    eval_labels: object | None = None,
+    slices: object | None = None,
     backend: str = 'cpu',
     seed: int | str = 0,
     shapes: str | Sequence[str] | Mapping[str, Sequence[int]] = ...,
@@ -128,8 +136,23 @@ def apply(
             is free.
         preprocess: preprocessing of pictures: imagenet, cifar10, clip or module.py:function.
         labels: labels of the calibration inputs: .npy, .npz, .txt or .csv.
-        metric: metric for the labels: accuracy, top5, mse, nats, or module.py:function (default:
-            accuracy).
+        metric: metric for the labels: accuracy, f1, spearman, wer, map, or module.py:function
+            (default: accuracy). `onnxprune help metric` lists all; several outputs need a name, as
+            in accuracy@logits.
+        detector: layout of a detector's outputs, for metric='map': yolov5, yolov8, yolox, ssd, detr
+            (default: told from the outputs).
+        vocabulary: text of the tokens, for metric='cer' and wer: one per line, or JSON.
+        blank: token of CTC outputs that stands for nothing; -1 for the last one (default: 0).
+        threshold: least probability of a class that is present, for metric='f1' of sigmoids
+            (default: 0.5).
+        eval: inputs that judge the result, in any form that calib= takes; nothing is fitted to
+            them. All of calib= is then fitted to; without eval=, a tenth of it is held out to
+            judge. It may be given alone: then nothing is fitted, and the result is judged all the
+            same.
+        eval_labels: labels of the eval= inputs, in any form that labels= takes.
+        slices: group of each sample that judges, to report one by one: .npy, .npz, .txt or .csv.
+            One name or number per sample: of eval= where that is given, else of calib=. A group
+            that collapses makes the result degraded.
         backend: backend to run on, as `onnxprune bench --list` names them (default: cpu).
         seed: random seed (default: 0).
         shapes: sizes of inputs that the model leaves open, e.g. input=1x3x224x224.
@@ -159,6 +182,10 @@ def bench(
     preprocess: object | None = None,
     labels: object | None = None,
     metric: str | Callable[..., float] = 'accuracy',
+    detector: str | None = None,
+    vocabulary: object | None = None,
+    blank: int | str = 0,
+    threshold: float | str = 0.5,
     shapes: str | Sequence[str] | Mapping[str, Sequence[int]] = ...,
 ) -> Bench:
     """Measure models on backends.
@@ -188,8 +215,88 @@ def bench(
         calib_samples: most samples that outputs are compared on (default: 256).
         preprocess: preprocessing of pictures: imagenet, cifar10, clip or module.py:function.
         labels: labels of the calibration inputs: .npy, .npz, .txt or .csv.
-        metric: metric for the labels: accuracy, top5, mse, nats, or module.py:function (default:
-            accuracy).
+        metric: metric for the labels: accuracy, f1, spearman, wer, map, or module.py:function
+            (default: accuracy). `onnxprune help metric` lists all; several outputs need a name, as
+            in accuracy@logits.
+        detector: layout of a detector's outputs, for metric='map': yolov5, yolov8, yolox, ssd, detr
+            (default: told from the outputs).
+        vocabulary: text of the tokens, for metric='cer' and wer: one per line, or JSON.
+        blank: token of CTC outputs that stands for nothing; -1 for the last one (default: 0).
+        threshold: least probability of a class that is present, for metric='f1' of sigmoids
+            (default: 0.5).
+        shapes: sizes of inputs that the model leaves open, e.g. input=1x3x224x224.
+    """
+
+def eval(
+    model: ModelLike,
+    against: ModelLike | None = None,
+    options: EvalOptions | None = None,
+    *,
+    progress: Callable[[str], None] | None = None,
+    data: object | None = None,
+    labels: object | None = None,
+    metric: str | Callable[..., float] = 'accuracy',
+    detector: str | None = None,
+    vocabulary: object | None = None,
+    blank: int | str = 0,
+    threshold: float | str = 0.5,
+    preprocess: object | None = None,
+    slices: object | None = None,
+    samples: int | str | None = None,
+    batch: int | str = 32,
+    max_drop: float | str | None = None,
+    backend: str = 'cpu',
+    seed: int | str = 0,
+    shapes: str | Sequence[str] | Mapping[str, Sequence[int]] = ...,
+) -> Assessment:
+    """Measure a model on data, alone or against the dense model it was made from.
+
+    With labels, the task metric is measured, with its standard error. Against a dense model, the
+    outputs are compared too, quality and structure are judged, and the error of the change is that
+    of pairs.
+
+    Args:
+        model: a path, a ``ModelProto``, a graphsurgeon graph or a loaded model; never changed.
+        against: the dense model, likewise; its inputs and outputs have the same names.
+        options: data, labels and metric; or give the same as keywords
+            (``eval(path, data="test.npz", labels="test.npz")``).
+        progress: called with a line of text at each stage.
+
+    Raises:
+        OnnxpruneError: a model or the data cannot be used, or there are neither labels nor a dense
+            model, so that nothing could be measured.
+
+    Example:
+        >>> from onnxprune import prune
+        >>> from onnxprune.data import zoo
+        >>> entry = zoo.get("digits_mlp")
+        >>> small = prune(entry.model, ratio=0.25).model
+        >>> data = entry.evaluation
+        >>> eval(small, entry.model, data=data, labels=data).structure.status
+        'verified'
+
+    Options:
+        data: inputs: .npz, .npy, a folder or module.py:function. In any form that calib= takes
+            elsewhere.
+        labels: labels of the inputs: .npy, .npz, .txt, .csv; boxes: .json or a folder.
+        metric: metric for the labels: accuracy, f1, spearman, wer, map, or module.py:function
+            (default: accuracy). `onnxprune help metric` lists all; several outputs need a name, as
+            in accuracy@logits.
+        detector: layout of a detector's outputs, for metric='map': yolov5, yolov8, yolox, ssd, detr
+            (default: told from the outputs).
+        vocabulary: text of the tokens, for metric='cer' and wer: one per line, or JSON.
+        blank: token of CTC outputs that stands for nothing; -1 for the last one (default: 0).
+        threshold: least probability of a class that is present, for metric='f1' of sigmoids
+            (default: 0.5).
+        preprocess: preprocessing of pictures: imagenet, cifar10, clip or module.py:function.
+        slices: group of each sample that judges, to report one by one: .npy, .npz, .txt or .csv.
+            One name or number per sample of data=.
+        samples: most samples used (default: all).
+        batch: samples per run (default: 32).
+        max_drop: maximum accepted drop against the dense model, e.g. 1%. Without labels it is a
+            drop of agreement with the dense model.
+        backend: backend to run on, as `onnxprune bench --list` names them (default: cpu).
+        seed: random seed (default: 0).
         shapes: sizes of inputs that the model leaves open, e.g. input=1x3x224x224.
     """
 
@@ -232,6 +339,13 @@ def prune(
     preprocess: object | None = None,
     labels: object | None = None,
     metric: str | Callable[..., float] = 'accuracy',
+    detector: str | None = None,
+    vocabulary: object | None = None,
+    blank: int | str = 0,
+    threshold: float | str = 0.5,
+    eval: object | None = None,
+    eval_labels: object | None = None,
+    slices: object | None = None,
     backend: str = 'cpu',
     seed: int | str = 0,
     shapes: str | Sequence[str] | Mapping[str, Sequence[int]] = ...,
@@ -321,8 +435,23 @@ def prune(
             is free.
         preprocess: preprocessing of pictures: imagenet, cifar10, clip or module.py:function.
         labels: labels of the calibration inputs: .npy, .npz, .txt or .csv.
-        metric: metric for the labels: accuracy, top5, mse, nats, or module.py:function (default:
-            accuracy).
+        metric: metric for the labels: accuracy, f1, spearman, wer, map, or module.py:function
+            (default: accuracy). `onnxprune help metric` lists all; several outputs need a name, as
+            in accuracy@logits.
+        detector: layout of a detector's outputs, for metric='map': yolov5, yolov8, yolox, ssd, detr
+            (default: told from the outputs).
+        vocabulary: text of the tokens, for metric='cer' and wer: one per line, or JSON.
+        blank: token of CTC outputs that stands for nothing; -1 for the last one (default: 0).
+        threshold: least probability of a class that is present, for metric='f1' of sigmoids
+            (default: 0.5).
+        eval: inputs that judge the result, in any form that calib= takes; nothing is fitted to
+            them. All of calib= is then fitted to; without eval=, a tenth of it is held out to
+            judge. It may be given alone: then nothing is fitted, and the result is judged all the
+            same.
+        eval_labels: labels of the eval= inputs, in any form that labels= takes.
+        slices: group of each sample that judges, to report one by one: .npy, .npz, .txt or .csv.
+            One name or number per sample: of eval= where that is given, else of calib=. A group
+            that collapses makes the result degraded.
         backend: backend to run on, as `onnxprune bench --list` names them (default: cpu).
         seed: random seed (default: 0).
         shapes: sizes of inputs that the model leaves open, e.g. input=1x3x224x224.
@@ -359,6 +488,13 @@ def quantize(
     preprocess: object | None = None,
     labels: object | None = None,
     metric: str | Callable[..., float] = 'accuracy',
+    detector: str | None = None,
+    vocabulary: object | None = None,
+    blank: int | str = 0,
+    threshold: float | str = 0.5,
+    eval: object | None = None,
+    eval_labels: object | None = None,
+    slices: object | None = None,
     seed: int | str = 0,
     shapes: str | Sequence[str] | Mapping[str, Sequence[int]] = ...,
     certificate: bool = True,
@@ -411,8 +547,23 @@ def quantize(
             is free.
         preprocess: preprocessing of pictures: imagenet, cifar10, clip or module.py:function.
         labels: labels of the calibration inputs: .npy, .npz, .txt or .csv.
-        metric: metric for the labels: accuracy, top5, mse, nats, or module.py:function (default:
-            accuracy).
+        metric: metric for the labels: accuracy, f1, spearman, wer, map, or module.py:function
+            (default: accuracy). `onnxprune help metric` lists all; several outputs need a name, as
+            in accuracy@logits.
+        detector: layout of a detector's outputs, for metric='map': yolov5, yolov8, yolox, ssd, detr
+            (default: told from the outputs).
+        vocabulary: text of the tokens, for metric='cer' and wer: one per line, or JSON.
+        blank: token of CTC outputs that stands for nothing; -1 for the last one (default: 0).
+        threshold: least probability of a class that is present, for metric='f1' of sigmoids
+            (default: 0.5).
+        eval: inputs that judge the result, in any form that calib= takes; nothing is fitted to
+            them. All of calib= is then fitted to; without eval=, a tenth of it is held out to
+            judge. It may be given alone: then nothing is fitted, and the result is judged all the
+            same.
+        eval_labels: labels of the eval= inputs, in any form that labels= takes.
+        slices: group of each sample that judges, to report one by one: .npy, .npz, .txt or .csv.
+            One name or number per sample: of eval= where that is given, else of calib=. A group
+            that collapses makes the result degraded.
         seed: random seed (default: 0).
         shapes: sizes of inputs that the model leaves open, e.g. input=1x3x224x224.
         certificate: write NAME.certificate.json beside the model, for `onnxprune verify`. It holds
@@ -434,6 +585,13 @@ def recover(
     preprocess: object | None = None,
     labels: object | None = None,
     metric: str | Callable[..., float] = 'accuracy',
+    detector: str | None = None,
+    vocabulary: object | None = None,
+    blank: int | str = 0,
+    threshold: float | str = 0.5,
+    eval: object | None = None,
+    eval_labels: object | None = None,
+    slices: object | None = None,
     backend: str = 'cpu',
     seed: int | str = 0,
     shapes: str | Sequence[str] | Mapping[str, Sequence[int]] = ...,
@@ -486,8 +644,23 @@ def recover(
             is free.
         preprocess: preprocessing of pictures: imagenet, cifar10, clip or module.py:function.
         labels: labels of the calibration inputs: .npy, .npz, .txt or .csv.
-        metric: metric for the labels: accuracy, top5, mse, nats, or module.py:function (default:
-            accuracy).
+        metric: metric for the labels: accuracy, f1, spearman, wer, map, or module.py:function
+            (default: accuracy). `onnxprune help metric` lists all; several outputs need a name, as
+            in accuracy@logits.
+        detector: layout of a detector's outputs, for metric='map': yolov5, yolov8, yolox, ssd, detr
+            (default: told from the outputs).
+        vocabulary: text of the tokens, for metric='cer' and wer: one per line, or JSON.
+        blank: token of CTC outputs that stands for nothing; -1 for the last one (default: 0).
+        threshold: least probability of a class that is present, for metric='f1' of sigmoids
+            (default: 0.5).
+        eval: inputs that judge the result, in any form that calib= takes; nothing is fitted to
+            them. All of calib= is then fitted to; without eval=, a tenth of it is held out to
+            judge. It may be given alone: then nothing is fitted, and the result is judged all the
+            same.
+        eval_labels: labels of the eval= inputs, in any form that labels= takes.
+        slices: group of each sample that judges, to report one by one: .npy, .npz, .txt or .csv.
+            One name or number per sample: of eval= where that is given, else of calib=. A group
+            that collapses makes the result degraded.
         backend: backend to run on, as `onnxprune bench --list` names them (default: cpu).
         seed: random seed (default: 0).
         shapes: sizes of inputs that the model leaves open, e.g. input=1x3x224x224.
@@ -519,6 +692,10 @@ def sensitivity(
     preprocess: object | None = None,
     labels: object | None = None,
     metric: str | Callable[..., float] = 'accuracy',
+    detector: str | None = None,
+    vocabulary: object | None = None,
+    blank: int | str = 0,
+    threshold: float | str = 0.5,
     backend: str = 'cpu',
     seed: int | str = 0,
     shapes: str | Sequence[str] | Mapping[str, Sequence[int]] = ...,
@@ -577,8 +754,15 @@ def sensitivity(
             is free.
         preprocess: preprocessing of pictures: imagenet, cifar10, clip or module.py:function.
         labels: labels of the calibration inputs: .npy, .npz, .txt or .csv.
-        metric: metric for the labels: accuracy, top5, mse, nats, or module.py:function (default:
-            accuracy).
+        metric: metric for the labels: accuracy, f1, spearman, wer, map, or module.py:function
+            (default: accuracy). `onnxprune help metric` lists all; several outputs need a name, as
+            in accuracy@logits.
+        detector: layout of a detector's outputs, for metric='map': yolov5, yolov8, yolox, ssd, detr
+            (default: told from the outputs).
+        vocabulary: text of the tokens, for metric='cer' and wer: one per line, or JSON.
+        blank: token of CTC outputs that stands for nothing; -1 for the last one (default: 0).
+        threshold: least probability of a class that is present, for metric='f1' of sigmoids
+            (default: 0.5).
         backend: backend to run on, as `onnxprune bench --list` names them (default: cpu).
         seed: random seed (default: 0).
         shapes: sizes of inputs that the model leaves open, e.g. input=1x3x224x224.
@@ -644,6 +828,10 @@ def verify(
     preprocess: object | None = None,
     labels: object | None = None,
     metric: str | Callable[..., float] = 'accuracy',
+    detector: str | None = None,
+    vocabulary: object | None = None,
+    blank: int | str = 0,
+    threshold: float | str = 0.5,
     backend: str = 'cpu',
     seed: int | str = 0,
     shapes: str | Sequence[str] | Mapping[str, Sequence[int]] = ...,
@@ -685,8 +873,15 @@ def verify(
             is free.
         preprocess: preprocessing of pictures: imagenet, cifar10, clip or module.py:function.
         labels: labels of the calibration inputs: .npy, .npz, .txt or .csv.
-        metric: metric for the labels: accuracy, top5, mse, nats, or module.py:function (default:
-            accuracy).
+        metric: metric for the labels: accuracy, f1, spearman, wer, map, or module.py:function
+            (default: accuracy). `onnxprune help metric` lists all; several outputs need a name, as
+            in accuracy@logits.
+        detector: layout of a detector's outputs, for metric='map': yolov5, yolov8, yolox, ssd, detr
+            (default: told from the outputs).
+        vocabulary: text of the tokens, for metric='cer' and wer: one per line, or JSON.
+        blank: token of CTC outputs that stands for nothing; -1 for the last one (default: 0).
+        threshold: least probability of a class that is present, for metric='f1' of sigmoids
+            (default: 0.5).
         backend: backend to run on, as `onnxprune bench --list` names them (default: cpu).
         seed: random seed (default: 0).
         shapes: sizes of inputs that the model leaves open, e.g. input=1x3x224x224.

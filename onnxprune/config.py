@@ -43,6 +43,7 @@ from onnxprune.quantities import (
 )
 from onnxprune.types import (
     BACKENDS,
+    DETECTORS,
     METRICS,
     PREPROCESSING,
     RUNTIMES,
@@ -234,6 +235,16 @@ def _listed(value: object) -> Sequence[object]:
     return [value] if isinstance(value, str) or not isinstance(value, Sequence) else value
 
 
+def _integer(value: object, of: str) -> int:
+    """A whole number, which may be negative."""
+    text = str(value).strip()
+    if isinstance(value, bool) or not re.fullmatch(r"[+-]?\d+", text):
+        raise OnnxpruneError(
+            f"{stated(of, value)} is not a whole number", hint=f"write it as in {example(of, '-1')}"
+        )
+    return int(text)
+
+
 def _is_auto(value: object) -> bool:
     return isinstance(value, str) and value == "auto"
 
@@ -310,6 +321,15 @@ FRACTION = Reader(
     lambda value, of: fraction(value, of=of), "R", "float | str", _NUMBER_OR_TEXT, example="0.3"
 )
 COUNT, POSITIVE = at_least(0), at_least(1)
+INTEGER = Reader(_integer, "N", "int | str", {"type": "integer"}, example="-1")
+DETECTOR = Reader(
+    lambda value, of: _word(value, of, DETECTORS),
+    "NAME",
+    "str",
+    {"enum": list(DETECTORS)},
+    tuple(DETECTORS),
+    example="yolov8",
+)
 COUNTS = Reader(
     lambda value, of: tuple(
         dict.fromkeys(count(each, of=of, least=1) for each in _parts(value, of))
@@ -622,7 +642,25 @@ _CALIB_MORE = (
 )
 _PREPROCESS = "preprocessing of pictures: imagenet, cifar10, clip or module.py:function"
 _LABELS = "labels of the calibration inputs: .npy, .npz, .txt or .csv"
-_METRIC = "metric for the labels: accuracy, top5, mse, nats, or module.py:function"
+_METRIC = "metric for the labels: accuracy, f1, spearman, wer, map, or module.py:function"
+_METRIC_MORE = (
+    "`onnxprune help metric` lists all; several outputs need a name, as in accuracy@logits."
+)
+_DETECTOR = "layout of a detector's outputs, for --metric map: yolov5, yolov8, yolox, ssd, detr"
+_VOCABULARY = "text of the tokens, for --metric cer and wer: one per line, or JSON"
+_BLANK = "token of CTC outputs that stands for nothing; -1 for the last one"
+_THRESHOLD = "least probability of a class that is present, for --metric f1 of sigmoids"
+_EVAL = "inputs that judge the result, in any form that --calib takes; nothing is fitted to them"
+_EVAL_MORE = (
+    "All of --calib is then fitted to; without --eval, a tenth of it is held out to judge. It may "
+    "be given alone: then nothing is fitted, and the result is judged all the same."
+)
+_EVAL_LABELS = "labels of the --eval inputs, in any form that --labels takes"
+_SLICES = "group of each sample that judges, to report one by one: .npy, .npz, .txt or .csv"
+_SLICES_MORE = (
+    "One name or number per sample: of --eval where that is given, else of --calib. A group that "
+    "collapses makes the result degraded."
+)
 _SEED = "random seed"
 _SHAPES = "sizes of inputs that the model leaves open, e.g. input=1x3x224x224"
 _SKIP = "names to leave alone: groups, blocks, weights"
@@ -633,7 +671,11 @@ _CERTIFICATE_MORE = (
 )
 _FORMER_BACKEND = ("provider", "on", "for")
 
-INPUTS = ("calib", "calib_samples", "batch", "memory", "preprocess", "seed", "backend")
+_JUDGES = ("eval", "eval_labels", "slices")
+INPUTS = (
+    *("calib", "calib_samples", "batch", "memory", "preprocess", "eval", "eval_labels", "seed"),
+    "backend",
+)
 """Options that say where inputs come from and what runs the model."""
 
 
@@ -764,7 +806,14 @@ class Options:
     )  # fmt: skip
     preprocess: object | None = _data(None, ANYTHING, _PREPROCESS, everyday=True)
     labels: object | None = _data(None, ANYTHING, _LABELS, everyday=True)
-    metric: str | Callable[..., float] = _data("accuracy", METRIC, _METRIC)
+    metric: str | Callable[..., float] = _data("accuracy", METRIC, _METRIC, _METRIC_MORE)
+    detector: str | None = _data(None, DETECTOR, _DETECTOR, unset="told from the outputs")
+    vocabulary: object | None = _data(None, ANYTHING, _VOCABULARY)
+    blank: int = _data(0, INTEGER, _BLANK)
+    threshold: float = _data(0.5, FRACTION, _THRESHOLD)
+    eval: object | None = _data(None, ANYTHING, _EVAL, _EVAL_MORE, everyday=True)
+    eval_labels: object | None = _data(None, ANYTHING, _EVAL_LABELS, everyday=True)
+    slices: object | None = _data(None, ANYTHING, _SLICES, _SLICES_MORE)
     backend: str = _data(
         "cpu", BACKEND, "backend to run on, as `onnxprune bench --list` names them",
         everyday=True, former=_FORMER_BACKEND,
@@ -941,15 +990,31 @@ def _refuse_if(wrong: bool, message: str, hint: str) -> None:  # noqa: FBT001
 
 def _refuse_without_inputs(config: Options | BenchOptions | AdviseOptions) -> None:
     """Refuse options about inputs where there are none."""
+    labels, judges = (getattr(config, name, None) for name in ("labels", "eval"))
     _refuse_if(
-        getattr(config, "labels", None) is not None and config.calib is None,
+        labels is not None and judges is not None and getattr(config, "eval_labels", None) is None,
+        "--labels belong to --calib, and --eval judges",
+        "give the labels of the --eval inputs with --eval-labels",
+    )
+    _refuse_if(
+        labels is not None and config.calib is None,
         "--labels needs the inputs they belong to",
         "give those with --calib",
     )
     _refuse_if(
-        config.preprocess is not None and config.calib is None,
+        config.preprocess is not None and config.calib is None and judges is None,
         "--preprocess needs the inputs that it prepares",
         "give those with --calib",
+    )
+    _refuse_if(
+        getattr(config, "eval_labels", None) is not None and judges is None,
+        "--eval-labels needs the inputs they belong to",
+        "give those with --eval; labels of --calib are --labels",
+    )
+    _refuse_if(
+        getattr(config, "slices", None) is not None and config.calib is None and judges is None,
+        "--slices groups the samples that judge, and there are none",
+        "give some with --eval or --calib",
     )
 
 
@@ -1056,11 +1121,61 @@ class BenchOptions:
     calib_samples: int = _data(256, POSITIVE, "most samples that outputs are compared on")
     preprocess: object | None = _data(None, ANYTHING, _PREPROCESS, everyday=True)
     labels: object | None = _data(None, ANYTHING, _LABELS, everyday=True)
-    metric: str | Callable[..., float] = _data("accuracy", METRIC, _METRIC)
+    metric: str | Callable[..., float] = _data("accuracy", METRIC, _METRIC, _METRIC_MORE)
+    detector: str | None = _data(None, DETECTOR, _DETECTOR, unset="told from the outputs")
+    vocabulary: object | None = _data(None, ANYTHING, _VOCABULARY)
+    blank: int = _data(0, INTEGER, _BLANK)
+    threshold: float = _data(0.5, FRACTION, _THRESHOLD)
     shapes: Mapping[str, tuple[int, ...]] = _data({}, SHAPES, _SHAPES)
 
     def __post_init__(self) -> None:
         _refuse_without_inputs(self)
+
+
+@_declares
+@dataclass(frozen=True)
+class EvalOptions:
+    """What `eval` measures a model on, and what it is compared with."""
+
+    data: object | None = _data(
+        None, ANYTHING, "inputs: .npz, .npy, a folder or module.py:function",
+        "In any form that --calib takes elsewhere.", everyday=True,
+    )  # fmt: skip
+    labels: object | None = _data(
+        None, ANYTHING, "labels of the inputs: .npy, .npz, .txt, .csv; boxes: .json or a folder",
+        everyday=True,
+    )  # fmt: skip
+    metric: str | Callable[..., float] = _data(
+        "accuracy", METRIC, _METRIC, _METRIC_MORE, everyday=True
+    )
+    detector: str | None = _data(
+        None, DETECTOR, _DETECTOR, unset="told from the outputs", everyday=True
+    )
+    vocabulary: object | None = _data(None, ANYTHING, _VOCABULARY, everyday=True)
+    blank: int = _data(0, INTEGER, _BLANK)
+    threshold: float = _data(0.5, FRACTION, _THRESHOLD)
+    preprocess: object | None = _data(None, ANYTHING, _PREPROCESS, everyday=True)
+    slices: object | None = _data(
+        None, ANYTHING, _SLICES, "One name or number per sample of --data.", everyday=True
+    )
+    samples: int | None = _data(None, POSITIVE, "most samples used", unset="all", everyday=True)
+    batch: int = _data(32, POSITIVE, "samples per run")
+    max_drop: float | None = _check(
+        None, FRACTION, "maximum accepted drop against the dense model, e.g. 1%",
+        "Without labels it is a drop of agreement with the dense model.", everyday=True,
+    )  # fmt: skip
+    backend: str = _data(
+        "cpu", BACKEND, "backend to run on, as `onnxprune bench --list` names them", everyday=True
+    )
+    seed: int = _data(0, COUNT, _SEED)
+    shapes: Mapping[str, tuple[int, ...]] = _data({}, SHAPES, _SHAPES)
+
+    def __post_init__(self) -> None:
+        _refuse_if(
+            self.data is None,
+            "there is nothing to measure the model on",
+            "give inputs with --data, as in --data test.npz",
+        )
 
 
 @_declares
@@ -1158,15 +1273,17 @@ class BuildOptions:
 
 # --- which command takes which ---------------------------------------------------------------
 
+READING = ("detector", "vocabulary", "blank", "threshold")
+"""Options that say how outputs are read, for some metrics."""
 _RUN = (
-    *("calib", "calib_samples", "batch", "memory", "preprocess", "labels", "metric", "seed"),
-    "shapes",
+    *("calib", "calib_samples", "batch", "memory", "preprocess", "labels", "metric", *READING),
+    *("seed", "shapes"),
 )
 
 COMMANDS: Mapping[str, Mapping[type, tuple[str, ...]]] = {
     "prune": {Options: tuple(declared(Options))},
-    "apply": {Options: ("recover", "max_drop", *_RUN, "backend", "store", "certificate")},
-    "recover": {Options: ("recover", *_RUN, "backend", "certificate")},
+    "apply": {Options: ("recover", "max_drop", *_RUN, *_JUDGES, "backend", "store", "certificate")},
+    "recover": {Options: ("recover", *_RUN, *_JUDGES, "backend", "certificate")},
     "sensitivity": {
         SensitivityOptions: tuple(declared(SensitivityOptions)),
         Options: (
@@ -1176,13 +1293,14 @@ COMMANDS: Mapping[str, Mapping[type, tuple[str, ...]]] = {
     },
     "quantize": {
         QuantizeOptions: tuple(declared(QuantizeOptions)),
-        Options: ("max_drop", *_RUN, "certificate"),
+        Options: ("max_drop", *_RUN, *_JUDGES, "certificate"),
     },
     "verify": {Options: (*_RUN, "backend")},
     "store": {StoreOptions: tuple(declared(StoreOptions))},
     "build": {BuildOptions: tuple(declared(BuildOptions))},
     "bench": {BenchOptions: tuple(declared(BenchOptions))},
     "advise": {AdviseOptions: tuple(declared(AdviseOptions))},
+    "eval": {EvalOptions: tuple(declared(EvalOptions))},
     "inspect": {Options: ("shapes",)},
     "mask": {Options: ("skip",)},
 }
@@ -1360,6 +1478,7 @@ def keywords(command: str) -> Callable[[Function], Function]:
         signature = inspect.signature(function)
         parameters = signature.parameters.values()
         models = {each.name for each in parameters if "ModelLike" in str(each.annotation)}
+        optional = {each.name for each in parameters if each.default is None}
         classes = {f"{config.__name__} | None": config for config in COMMANDS[command]}
         objects = {p.name: classes[p.annotation] for p in parameters if p.annotation in classes}
 
@@ -1372,7 +1491,8 @@ def keywords(command: str) -> Callable[[Function], Function]:
             if "progress" in signature.parameters:
                 values["progress"] = _progress(values.get("progress"))
             for name, value in (*zip(signature.parameters, args, strict=False), *values.items()):
-                if name in models and (value is None or isinstance(value, _NO_MODELS)):
+                missing = value is None and name not in optional
+                if name in models and (missing or isinstance(value, _NO_MODELS)):
                     raise wrong_type(name, value, "a model", _MODEL)
                 if name in objects and not isinstance(value, objects[name] | None):
                     hint = f"give options by name, as in {_EXAMPLES[command]}"

@@ -325,6 +325,8 @@ class _Journal:
         self._handle: int | None = handle
         self._owner = os.getpid()
         self._count = 0
+        # An interrupt may come before anybody else knows of it.
+        self._last = weakref.finalize(self, _give_up, self.path, handle, self._owner)
 
     def name(self) -> str:
         """A name for another temporary file of this change."""
@@ -357,8 +359,17 @@ class _Journal:
 
     def _unlock(self) -> None:
         handle, self._handle = self._handle, None
+        self._last.detach()
         if handle is not None:
             _release(handle)
+
+
+def _give_up(journal: Path, handle: int, owner: int) -> None:
+    """Settle a change that nobody holds any more."""
+    if os.getpid() == owner:
+        with contextlib.suppress(OSError):
+            _settle(journal)
+        _release(handle)
 
 
 def _settle(journal: Path) -> None:

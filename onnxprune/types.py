@@ -67,10 +67,36 @@ METRICS: Mapping[str, str] = {
     "accuracy": "share of labels that are the best class; class numbers start at 0",
     "top5": "share of labels among the 5 best classes; any number may stand for the 5",
     "mse": "mean squared error, for labels of the shape of an output",
-    "nats": "mean negative logarithm of the probability of the label",
+    "nats": "cross-entropy: mean negative natural logarithm of the probability of the label",
+    "cross-entropy": "the same as nats",
     "perplexity": "the exponential of nats",
+    "f1": "F1 of class 1 of two, or of one sigmoid",
+    "f1-macro": "mean of the F1 of all classes",
+    "f1-micro": "F1 of the hits and misses of all classes together",
+    "spearman": "rank correlation of one number per sample with its label",
+    "spearman-pairs": "rank correlation of the cosine of samples 2k and 2k + 1 with their label",
+    "cer": "edits per character (or token) of the label; lower is better",
+    "wer": "edits per word of the label; lower is better",
+    "map": "mean average precision of boxes at overlaps of 50 to 95 %, as COCO has it",
+    "map50": "the same at an overlap of 50 %; any number may stand for the 50",
 }
 """Built-in metrics, and what they measure."""
+
+DETECTORS: Mapping[str, str] = {
+    "yolov5": "yolov5",
+    "yolov6": "yolov5",
+    "yolov7": "yolov5",
+    "yolov8": "yolov8",
+    "yolov9": "yolov8",
+    "yolov10": "yolov8",
+    "yolov11": "yolov8",
+    "yolo11": "yolov8",
+    "yolov12": "yolov8",
+    "yolox": "yolox",
+    "ssd": "ssd",
+    "detr": "detr",
+}
+"""Families of detectors, and the one whose outputs have the same layout."""
 
 
 @dataclass(frozen=True)
@@ -167,7 +193,7 @@ def provider_of(backend: str) -> str:
 
 
 def metric_name(text: str) -> str:
-    """``text``, if it is a built-in metric (``top3``, ``mse@output``) or written file.py:function.
+    """``text``, if it is a built-in metric (``top3``, ``mse@output``) or ``file.py:function``.
 
     A user's function is not imported.
 
@@ -175,12 +201,17 @@ def metric_name(text: str) -> str:
         OnnxpruneError: there is no such metric.
     """
     name = text.partition("@")[0]
-    if ":" in text or name in METRICS or re.fullmatch(r"top[1-9]\d*", name):
+    if ":" in text or name in METRICS or re.fullmatch(r"top[1-9]\d*|map[1-9]\d", name):
         return text
     raise OnnxpruneError(
         f"there is no metric '{text}'",
-        hint=suggest(name, [*METRICS, "file.py:function"]),
+        hint=suggest(name, [*METRICS, "file.py:function"], "`onnxprune help metric` lists all"),
     )
+
+
+def is_fraction(metric: str) -> bool:
+    """Whether a built-in metric is a share, shown in percent."""
+    return re.fullmatch(r"(accuracy|top\d+|f1(-\w+)?|cer|wer|map\d*)(@.*)?", metric) is not None
 
 
 @dataclass(frozen=True)

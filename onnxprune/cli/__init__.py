@@ -27,6 +27,7 @@ from onnxprune.cli import (
     demo,
     densify,
     eligible,
+    eval,  # noqa: A004 the command
     help,  # noqa: A004 the command
     inspect,
     mask,
@@ -176,6 +177,7 @@ def _parser() -> Parser:
         eligible,
         build,
         bench,
+        eval,
         advise,
         report,
         demo,

@@ -47,6 +47,8 @@ def run(args: argparse.Namespace) -> int:
         "the plan": args.plan,
         "the model": args.model,
         "--calib": config.calib,
+        "--eval": config.eval,
+        "--eval-labels": config.eval_labels,
     }
     files["-o"] = output = destination.check("-o", args.output, files, "model")
     page = destination.check("--report", args.report, files, "page")

@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     """
     # Imported here so that --help and refused flags do not wait for onnx.
     from onnxprune import model as models
-    from onnxprune.graph.analysis import analyse
+    from onnxprune.jobs.observe import analyse_by_runs
     from onnxprune.jobs.results import gather
     from onnxprune.model.decode import densify
 
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
         model, packed = densify(models.load(args.model))
         progress("finding what can be removed")
         with blame("--shapes", when=bool(config.shapes)):
-            analysis = analyse(model, inputs=config.shapes or None)
+            analysis = analyse_by_runs(model, config.shapes or None)
         report = gather.inspection(analysis, weights=args.weights)
     if packed:
         note = f"{len(packed)} weights are packed in the file; this is what they are decoded to"

@@ -63,6 +63,8 @@ def run(args: argparse.Namespace) -> int:
         "--recipe": args.recipe,
         "--calib": config.calib,
         "--labels": config.labels,
+        "--eval": config.eval,
+        "--eval-labels": config.eval_labels,
         "--sensitivity": config.sensitivity,
     }
     files["-o"] = output = destination.check("-o", args.output, files, "model")
@@ -137,7 +139,7 @@ def finish(
         OnnxpruneError: a check failed or the result is broken, so nothing was written.
     """
     failure = "a check failed" if removed else "nothing was removed"
-    hint = "remove less, give --calib" if removed else "ask for more; the notes say what stays"
+    hint = "remove less, give --calib" if removed else "see the notes on what stays and why"
     if removed and quality is not None and quality.broken:
         from onnxprune.jobs.verdicts import remedy
 

@@ -55,6 +55,8 @@ def run(args: argparse.Namespace) -> int:
         "the model": args.model,
         "--calib": config.calib,
         "--labels": config.labels,
+        "--eval": config.eval,
+        "--eval-labels": config.eval_labels,
         "--prune": args.prune,
     }
     output = destination.check("-o", args.output, files, "model")

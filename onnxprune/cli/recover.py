@@ -43,6 +43,8 @@ def run(args: argparse.Namespace) -> int:
         "the pruned model": args.pruned,
         "--calib": config.calib,
         "--labels": config.labels,
+        "--eval": config.eval,
+        "--eval-labels": config.eval_labels,
     }
     files["-o"] = output = destination.check("-o", args.output, files, "model")
     page = destination.check("--report", args.report, files, "page")

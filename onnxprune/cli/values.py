@@ -25,6 +25,18 @@ FORMS: Mapping[str, Rows] = {
         ("FILE.txt", "one number per line"),
         ("FILE.csv", "a column of one of these names, else the last one"),
     ),
+    "eval": (
+        ("FILE.npz, ...", "whatever --calib takes, but random"),
+        ("with --calib", "all of --calib is fitted to, and nothing is held out"),
+        ("without --calib", "nothing is fitted; the result is judged all the same"),
+    ),
+    "eval-labels": (("FILE.npz, ...", "whatever --labels takes, one label per --eval sample"),),
+    "slices": (
+        ("FILE.npy", "one name or whole number per sample"),
+        ("FILE.npz", "its only array, or the one called slice, slices, group or groups"),
+        ("FILE.txt", "one name per line"),
+        ("FILE.csv", "a column of one of these names, else its only column"),
+    ),
     "target": (
         ("macs=50%", "multiply-accumulates of one run, relative"),
         ("macs=300M", "multiply-accumulates of one run, absolute"),

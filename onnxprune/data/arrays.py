@@ -12,7 +12,14 @@ from typing import IO, Any, TypeAlias
 import numpy as np
 
 from onnxprune.data.batches import Array, Batch, Index, InputFormat, Reader
-from onnxprune.data.validation import Arrangement, arrange, check_array, conform, match_names
+from onnxprune.data.validation import (
+    SUBSTITUTES,
+    Arrangement,
+    arrange,
+    check_array,
+    conform,
+    match_names,
+)
 from onnxprune.errors import OnnxpruneError
 from onnxprune.model.signature import TensorSpec
 
@@ -116,7 +123,34 @@ def read_columns(columns: Mapping[str, Column], inputs: InputFormat, *, lone: bo
             yield from conform(dict(zip(used, arrays, strict=True)), inputs)
 
     note = f", {remainder} left over after the last whole batch" if remainder else ""
-    return Reader(f"{inputs.origin}{note}", inputs, read, count * group, group, uniform=True)
+    return Reader(
+        f"{inputs.origin}{note}", inputs, read, count * group, group,
+        uniform=True, notes=_substitute(columns, keys, inputs),
+    )  # fmt: skip
+
+
+def _substitute(
+    columns: Mapping[str, Column], keys: Mapping[str, str], inputs: InputFormat
+) -> tuple[str, ...]:
+    """A note where an array of another name serves the only input, and might be the wrong one.
+
+    ``x`` and ``arr_0`` are what such arrays are usually called, so they are mentioned only beside
+    others that would fit as well.
+    """
+    for name, key in keys.items():
+        if key == name:
+            continue
+        shape = columns[key].shape
+        rivals = [
+            other
+            for other, column in columns.items()
+            if other != key and len(column.shape) > 1 and column.shape[1:] == shape[1:]
+        ]
+        if key in SUBSTITUTES and not rivals:
+            continue
+        unused = f"; {', '.join(map(repr, rivals))} would fit too" if rivals else ""
+        return (f"{inputs.option}: the array '{key}' was taken for the input '{name}'{unused}",)
+    return ()
 
 
 def _prepared_shape(column: Column, spec: TensorSpec, inputs: InputFormat) -> tuple[int, ...]:

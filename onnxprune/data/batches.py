@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -45,6 +46,7 @@ class InputFormat:
         prepare: applied to the raw arrays of floating inputs, or None.
         origin: of the data, for messages.
         loose: whether single samples may come without their batch axis.
+        option: that gives the data, for messages.
     """
 
     signature: Signature
@@ -53,6 +55,12 @@ class InputFormat:
     prepare: Prepare | None = None
     origin: str = "the data"
     loose: bool = False
+    option: str = "--calib"
+
+    @property
+    def noun(self) -> str:
+        """The data by their purpose, for messages."""
+        return "calibration data" if self.option == "--calib" else "evaluation data"
 
     @property
     def fixed(self) -> bool:
@@ -70,7 +78,7 @@ class InputFormat:
 
     def error(self, problem: str, hint: str = "") -> OnnxpruneError:
         """The error of data that do not fit: "ORIGIN holds no samples"."""
-        return OnnxpruneError(f"--calib: {self.origin} {problem}", hint=hint or self.hint)
+        return OnnxpruneError(f"{self.option}: {self.origin} {problem}", hint=hint or self.hint)
 
     def count(self, batch: Feeds) -> int:
         """Samples in a batch."""
@@ -105,7 +113,9 @@ class InputFormat:
         )
 
 
-def input_format(signature: Sequence[TensorSpec], prepare: Prepare | None = None) -> InputFormat:
+def input_format(
+    signature: Sequence[TensorSpec], prepare: Prepare | None = None, option: str = "--calib"
+) -> InputFormat:
     """Find the batch axis of every input.
 
     The batch is the symbolic size with a usual name (``batch``, ``N``, ...), else the first
@@ -136,7 +146,7 @@ def input_format(signature: Sequence[TensorSpec], prepare: Prepare | None = None
         sizes = [spec.shape[0] for spec in specs if spec.shape]
         fixed = [size for size in sizes if isinstance(size, int)]
         group = max(fixed[0], 1) if fixed and len(fixed) == len(sizes) else 1
-    return InputFormat(tuple(specs), axes, group, prepare)
+    return InputFormat(tuple(specs), axes, group, prepare, option=option)
 
 
 def inputs_of(model: Model) -> InputFormat:
@@ -198,6 +208,8 @@ class Reader:
         synthetic: whether the data are synthetic.
         batched: whether the user chose the batches.
         uniform: whether all samples are known to have equal shapes.
+        files: of the samples, where each has one of its own.
+        notes: sentences on how they were read.
     """
 
     description: str
@@ -208,6 +220,8 @@ class Reader:
     synthetic: bool = False
     batched: bool = False
     uniform: bool = False
+    files: tuple[Path, ...] = field(default=(), repr=False)
+    notes: tuple[str, ...] = ()
 
 
 def chain(readers: Sequence[Reader], description: str) -> Reader:

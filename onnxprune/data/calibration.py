@@ -112,7 +112,7 @@ class Calibration:
             yield feed
         if empty:
             raise OnnxpruneError(
-                f"{self.reader.description} holds no calibration data", hint=self.inputs.hint
+                f"{self.reader.description} holds no {self.inputs.noun}", hint=self.inputs.hint
             )
 
 
@@ -124,6 +124,8 @@ def open_calibration(
     samples: int | None = None,
     batch: int | None = None,
     seed: int = 0,
+    option: str = "--calib",
+    together: int = 1,
 ) -> Calibration:
     """Open calibration data for a model.
 
@@ -140,6 +142,8 @@ def open_calibration(
         batch: samples per feed. By default 32 where samples come singly, and otherwise the batches
             that the reader makes. Models of fixed shapes are always fed their own.
         seed: random seed.
+        option: that gives the data, for messages: ``--calib`` or ``--eval``.
+        together: neighbours that are chosen together or not at all.
 
     Raises:
         OnnxpruneError: the data do not exist, or do not fit the inputs in name, shape, element
@@ -155,11 +159,11 @@ def open_calibration(
     """
     if batch is not None and batch < 1:
         raise OnnxpruneError(f"a batch of {batch} samples cannot be fed", hint="at least 1")
-    inputs = input_format(signature, _prepare(preprocess))
+    inputs = input_format(signature, _prepare(preprocess), option)
     if isinstance(spec, Calibration):
         if spec.signature != inputs.signature:
             raise OnnxpruneError(
-                f"the calibration data are for {describe(spec.signature)}", hint=inputs.hint
+                f"the {inputs.noun} are for {describe(spec.signature)}", hint=inputs.hint
             )
         calibration = spec if batch is None or spec.inputs.fixed else replace(spec, batch=batch)
         return limit(calibration, samples, seed)
@@ -177,7 +181,9 @@ def open_calibration(
         batch = None
     elif batch is None and not reader.batched:
         batch = DEFAULT_BATCH
-    return limit(Calibration(reader, batch), samples, seed)
+    if together > 1 and not inputs.fixed:
+        reader = replace(reader, group=together)
+    return limit(Calibration(reader, batch, notes=reader.notes), samples, seed)
 
 
 @blame("--preprocess")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, overload
 
@@ -13,10 +13,12 @@ import numpy.typing as npt
 
 from onnxprune.config import Options
 from onnxprune.data import Calibration, open_calibration, split
-from onnxprune.data.batches import count_samples
-from onnxprune.data.labels import open_labels
+from onnxprune.data.batches import Index, count_samples
+from onnxprune.data.labels import open_labels, open_slices, together
 from onnxprune.data.memory import budget_of
-from onnxprune.data.singly import runnable
+from onnxprune.data.normalisation import normalisation_notes
+from onnxprune.data.screening import Screen, notes_on
+from onnxprune.data.singly import runnable, singly
 from onnxprune.data.synthetic import refuse_strings, synthetic_values
 from onnxprune.errors import OnnxpruneError
 from onnxprune.graph.analysis import Analysis
@@ -46,11 +48,17 @@ class Part:
         feeds: batches, in memory where they fit, else read anew each time.
         labels: one per sample; None without labels.
         available: samples of the data that these are a part of; None where that is unknown.
+        slices: names of groups, one per sample; None without.
+        option: that gives the samples: ``--calib`` or ``--eval``.
+        origin: of the samples, for reports.
     """
 
     feeds: Iterable[Feeds]
     labels: Array | None = None
     available: int | None = None
+    slices: npt.NDArray[np.str_] | None = None
+    option: str = "--calib"
+    origin: str = ""
 
     def __iter__(self) -> Iterator[Feeds]:
         return iter(self.feeds)
@@ -66,9 +74,12 @@ class Dataset:
         eval: samples to evaluate the result on; those of ``holdout`` where there are no others.
         probe: the few batches of the equivalence check.
         description: origin of the samples, for reports.
-        synthetic: whether inputs are synthetic: good for checks, not for measuring quality.
-        source: all samples; None where inputs follow from the graph alone.
-        notes: sentences on samples that are not used, and on how they are fed.
+        synthetic: whether the samples of ``eval`` are synthetic: good for checks, not for
+            measuring quality.
+        source: all samples to fit to; None where there are none.
+        notes: sentences on samples that are not used, on how they are fed, and on what makes a
+            judgement by them worth little.
+        fit_labels: labels of the samples of ``fit``; None without.
     """
 
     fit: tuple[Feeds, ...]
@@ -79,6 +90,20 @@ class Dataset:
     synthetic: bool = False
     source: Calibration | None = None
     notes: tuple[str, ...] = ()
+    fit_labels: Array | None = None
+
+    def labelled(self) -> Iterator[tuple[Feeds, Array]]:
+        """All batches that have labels, those that judge first."""
+        parts = [self.eval, *([] if self.holdout is self.eval else [self.holdout])]
+        known = [(part.feeds, part.labels) for part in parts if part.labels is not None]
+        if self.fit_labels is not None and not self.one_batch:
+            known.append((self.fit, self.fit_labels))
+        for feeds, labels in known:
+            start = 0
+            for batch in feeds:
+                stop = start + count_samples(batch)
+                yield batch, labels[start:stop]
+                start = stop
 
     @property
     def labels(self) -> Array | None:
@@ -90,19 +115,23 @@ class Dataset:
         if self.source is None:
             return self.eval
         labels = config.labels
-        values = None if labels is None else open_labels(labels, self.source.indices)
+        values = None
+        if labels is not None:
+            source, metric = self.source, config.metric
+            values = open_labels(labels, source.indices, metric=metric, samples=source)
         return Part(self.source, values, self.source.available)
 
     @property
     def one_batch(self) -> bool:
         """Whether a single batch is all there is, to fit to and to evaluate on."""
-        return self.source is not None and self.source.steps == 1
+        same = self.eval.option == "--calib"
+        return self.source is not None and self.source.steps == 1 and same
 
 
 def open_source(
     model: Model, config: Options
 ) -> tuple[Calibration | None, Mapping[str, tuple[int, ...]] | None]:
-    """The user's samples, and the input shapes to analyse a model at.
+    """The user's samples: those to fit to, or if there are none, those that only judge.
 
     Returns:
         The samples, or None without; shapes by input name as the user gave them, else as the first
@@ -112,21 +141,48 @@ def open_source(
         OnnxpruneError: the data cannot be read or do not fit the model.
     """
     shapes = dict(config.shapes) or None
-    if config.calib is None:
+    if config.calib is not None:
+        source = open_calibration(
+            config.calib,
+            signature_of(model),
+            preprocess=config.preprocess,  # checked where it is parsed
+            samples=config.calib_samples,
+            batch=config.batch,
+            seed=config.seed,
+            together=together(config.metric),
+        )
+    elif config.eval is not None:
+        source = _open_eval(signature_of(model), config, config.batch)
+    else:
         return None, shapes
-    source = open_calibration(
-        config.calib,
-        signature_of(model),
-        preprocess=config.preprocess,  # checked where it is parsed
-        samples=config.calib_samples,
-        batch=config.batch,
-        seed=config.seed,
-    )
     first = next(iter(source), None)
     if first is None:
-        raise OnnxpruneError("the calibration data hold no samples")
+        raise OnnxpruneError(f"the {source.inputs.noun} hold no samples")
     source, feeds = runnable(model, source, first, config.provider)
     return source, shapes or {name: array.shape for name, array in feeds.items()}
+
+
+def _open_eval(signature: Signature, config: Options, batch: int | None) -> Calibration:
+    """The samples of ``--eval``, all of them.
+
+    Raises:
+        OnnxpruneError: they cannot be read, do not fit the model, or are synthetic.
+    """
+    opened = open_calibration(
+        config.eval,
+        signature,
+        preprocess=config.preprocess,
+        batch=batch,
+        seed=config.seed,
+        option="--eval",
+        together=together(config.metric),
+    )
+    if opened.synthetic:
+        raise OnnxpruneError(
+            "--eval random: random inputs cannot judge a model",
+            hint="give real inputs; without --eval and --calib, random inputs only check the cut",
+        )
+    return opened
 
 
 def open_dataset(
@@ -140,39 +196,127 @@ def open_dataset(
 
     One tenth is held out from the fit. Where models are chosen, three tenths are: one half to
     choose by, the other to evaluate on, because the smallest model that passes a test is partly
-    the luckiest. A single batch serves for all.
+    the luckiest. A single batch serves for all. With ``--eval``, nothing is held out: those samples
+    evaluate, halved where models are chosen.
 
     Args:
         source: the samples.
-        config: labels and seed.
+        config: labels, samples of ``--eval`` and seed.
         chooses: whether one of several models is to be chosen.
         most_bytes: of batches to fit to; by default what the memory budget gives.
 
     Raises:
         OnnxpruneError: samples or labels cannot be read, or there are too few.
     """
+    if config.eval is not None:
+        return _open_judged(source, config, chooses=chooses, most_bytes=most_bytes)
     probe = tuple(itertools.islice(source, _PROBES))
-    one, budget = source.steps == 1, budget_of(config)
+    one, most = source.steps == 1, budget_of(config).samples
+    seen, judges = Screen(source.inputs), Screen(source.inputs)
 
     def part(samples: Calibration) -> Part:
-        indices = None if one else samples.indices
-        labels = None if config.labels is None else open_labels(config.labels, indices)
-        return Part(_in_memory(samples, budget.samples), labels, samples.available)
+        return judging_part(samples, config, judges, indices=None if one else samples.indices)
 
     if source.synthetic or (one and not chooses):
-        fit: tuple[Feeds, ...] = () if source.synthetic else tuple(source)
-        parts = [part(source)]
+        fit: tuple[Feeds, ...] = () if source.synthetic else tuple(seen.watch(source))
+        parts, fit_labels = [part(source)], None
         notes = source.notes
+        if one and not source.synthetic:
+            notes += (_fitted_to(fit),)
     else:
         rest, aside = split(source, ASIDE if chooses else HOLDOUT, config.seed)
         two = chooses and (aside.samples or 0) >= 2 * ENOUGH
         parts = [part(each) for each in (split(aside, 0.5, config.seed) if two else [aside])]
-        fit = tuple(_within(rest, budget.samples if most_bytes is None else most_bytes))
+        fit = tuple(seen.watch(_within(rest, most if most_bytes is None else most_bytes)))
         known = rest.samples if chooses else source.samples
         notes = source.notes + _left_out(fit, known, 1.0 if chooses else 1 - HOLDOUT)
+        notes += notes_on(seen, [judges])
+        fit_labels = None if config.labels is None else open_labels(config.labels, rest.indices)
     return Dataset(
-        fit, parts[0], parts[-1], probe, source.description, source.synthetic, source, notes
+        fit, parts[0], parts[-1], probe, source.description, source.synthetic, source, notes,
+        fit_labels,
+    )  # fmt: skip
+
+
+def _open_judged(
+    source: Calibration, config: Options, *, chooses: bool, most_bytes: float | None
+) -> Dataset:
+    """Samples to fit to, all of them, and others of ``--eval`` that judge.
+
+    Where ``--eval`` is given alone, ``source`` holds its samples; choices are then left to
+    synthetic inputs (`synthetic_choices`).
+    """
+    alone = config.calib is None and not source.synthetic
+    opened = source if alone else _same_feeds(source, config)
+    seen, judges = Screen(source.inputs), Screen(source.inputs)
+    most = budget_of(config).samples
+    two = chooses and (opened.steps or 0) * opened.reader.group >= 2 * ENOUGH
+    halves = split(opened, 0.5, config.seed) if two else [opened]
+    parts = [judging_part(each, config, judges, indices=each.indices) for each in halves]
+    fit: tuple[Feeds, ...] = ()
+    notes = opened.notes
+    if not (alone or source.synthetic):
+        fit = tuple(seen.watch(_within(source, most if most_bytes is None else most_bytes)))
+        notes = (*source.notes, *notes, *_left_out(fit, source.samples, 1.0))
+    notes += notes_on(seen, [judges], "--eval")
+    probe = tuple(itertools.islice(source, _PROBES))
+    holdout = parts[0] if fit or alone or chooses else Part(source)
+    described = source.description if not alone else f"none; judged by {source.description}"
+    return Dataset(
+        fit, holdout, parts[-1], probe, described, source=None if alone else source, notes=notes
     )
+
+
+def _same_feeds(source: Calibration, config: Options) -> Calibration:
+    """The samples of ``--eval`` in feeds like those of ``source``."""
+    opened = _open_eval(source.signature, config, config.batch)
+    if source.inputs.fixed and not opened.inputs.fixed:
+        return replace(singly(opened), notes=opened.notes)
+    if opened.inputs.fixed or source.batch is None:
+        return opened
+    return replace(opened, batch=min(source.batch, opened.batch or source.batch))
+
+
+def judging_part(
+    samples: Calibration, config: Options, screen: Screen, indices: Index | None
+) -> Part:
+    """Samples that judge, with their labels and groups, each looked at."""
+    option = samples.inputs.option
+    spec = config.eval_labels if option == "--eval" else config.labels
+    flag = "--eval-labels" if option == "--eval" else "--labels"
+    labels = None
+    if spec is not None:
+        labels = open_labels(spec, indices, flag, metric=config.metric, samples=samples)
+    groups = None
+    if config.slices is not None and not samples.synthetic:
+        groups = open_slices(config.slices, indices, samples.available)
+    feeds = _in_memory(samples, budget_of(config).samples, screen)
+    return Part(feeds, labels, samples.available, groups, option, samples.reader.description)
+
+
+def _fitted_to(feeds: Sequence[Feeds]) -> str:
+    """A note on a single batch, which is fitted to and judges."""
+    count = sum(map(count_samples, feeds))
+    what = "there is only one sample" if count == 1 else f"there is only one batch, of {count}"
+    return f"{what}, which was fitted to and judges too: others may do worse (--eval gives some)"
+
+
+def with_checks(data: Dataset, model: Model, config: Options) -> Dataset:
+    """The same with notes on samples that are unlike what the model's normalisation expects."""
+    if data.synthetic:
+        return data
+    try:
+        notes = normalisation_notes(model, data.probe, config.provider)
+    except OnnxpruneError:  # a model that does not run is refused where it has to
+        return data
+    return replace(data, notes=(*data.notes, *notes))
+
+
+def synthetic_choices(data: Dataset, analysis: Analysis, config: Options) -> Dataset:
+    """The same with synthetic inputs to choose by, where there are none that may be fitted to."""
+    if data.source is not None or data.synthetic:
+        return data
+    return replace(data, holdout=synthetic_dataset(analysis, config).holdout)
 
 
 def synthetic_dataset(analysis: Analysis, config: Options) -> Dataset:
@@ -260,10 +404,10 @@ def _left_out(fit: Sequence[Feeds], known: int | None, share: float) -> tuple[st
     return (f"{used} of {known} calibration samples were fitted to: more do not fit in memory",)
 
 
-def _in_memory(source: Iterable[Feeds], most: int) -> Iterable[Feeds]:
+def _in_memory(source: Iterable[Feeds], most: int, screen: Screen) -> Iterable[Feeds]:
     """All batches in memory if they fit; else the source, to read them again."""
     feeds, size = [], 0
-    for each in source:
+    for each in screen.watch(source):
         size += _bytes(each)
         if size > most:
             return source

@@ -51,7 +51,7 @@ def read_object(value: Any, inputs: InputFormat) -> Reader:  # noqa: ANN401
     if isinstance(value, Iterable):
         return _stream(lambda: iter(value), inputs)
     raise OnnxpruneError(
-        f"{kind_of(value)} cannot give calibration data",
+        f"{kind_of(value)} cannot give {inputs.noun}",
         hint="pass a path, an array, a dict of arrays, an iterable of them, or a function",
     )
 

@@ -35,6 +35,7 @@ class Preprocess:
         crop: None resizes straight to ``size``. A fraction (0.875) first makes the shorter side
             ``size / crop``, a number of pixels (256) first makes it that, and then both cut the
             centre out.
+        letterbox: the whole image, as large as fits, with bars of this brightness (YOLO's 114).
         scale: divisor of pixels (0..255); None where it is not given.
         mean, std: one value, or one per channel, after scaling.
         layout: channels first or last in the model's input; inferred by default.
@@ -45,6 +46,7 @@ class Preprocess:
 
     size: tuple[int, int] | None = None
     crop: float | None = None
+    letterbox: int | None = None
     scale: float | None = None
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
@@ -98,27 +100,74 @@ class Preprocess:
             )
         return height, width
 
+    def placement(
+        self, size: tuple[int, int], spec: TensorSpec
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Where the pixels of an image come to lie in the input: at ``pixel * factor + offset``.
+
+        Args:
+            size: width and height of the image.
+            spec: of the input.
+
+        Returns:
+            factor and offset along x and y.
+
+        Raises:
+            OnnxpruneError: neither the preprocessing nor the model fixes the size of the input.
+        """
+        resized, (left, top) = self._geometry(size, spec)
+        return np.array(resized) / np.array(size), -np.array([left, top], float)
+
     def _channel_axis(self, spec: TensorSpec) -> int | None:
-        """The axis of the channels in an image input, counted from the end; None if it has none."""
-        if len(spec.shape) < 3:
-            return None
-        if self.layout is not None:
-            return {"nchw": -3, "nhwc": -1}[self.layout]
-        few = (1, 2, 3, 4)
-        return -1 if spec.shape[-1] in few and spec.shape[-3] not in few else -3
+        return channel_axis(spec.shape, self.layout)
 
     def _resize(self, image: Image.Image, spec: TensorSpec) -> Image.Image:
         height, width = self.target_size(spec)
-        method = Image.Resampling[self.interpolation.upper()]
-        if self.crop is None:
-            return image.resize((width, height), method)
-        shorter = int(min(height, width) / self.crop) if self.crop <= 1 else int(self.crop)
-        scale = shorter / min(image.size)
-        # The longer side is cut off to a whole number, as in torchvision's Resize.
-        size = (max(int(image.width * scale), shorter), max(int(image.height * scale), shorter))
-        image = image.resize(size, method)
-        left, top = round((size[0] - width) / 2), round((size[1] - height) / 2)
+        size, (left, top) = self._geometry(image.size, spec)
+        image = image.resize(size, Image.Resampling[self.interpolation.upper()])
+        if self.letterbox is not None:
+            bars = (self.letterbox,) * len(image.getbands())
+            canvas = Image.new(image.mode, (width, height), bars if len(bars) > 1 else bars[0])
+            canvas.paste(image, (-left, -top))
+            return canvas
+        if size == (width, height):
+            return image
         return image.crop((left, top, left + width, top + height))
+
+    def _geometry(
+        self, size: tuple[int, int], spec: TensorSpec
+    ) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Width and height that an image is resized to, and where the input begins in it."""
+        height, width = self.target_size(spec)
+        if self.letterbox is not None:
+            scale = min(width / size[0], height / size[1])
+            fitted = max(round(size[0] * scale), 1), max(round(size[1] * scale), 1)
+            # Halves are rounded down, as YOLO does.
+            return fitted, (-((width - fitted[0]) // 2), -((height - fitted[1]) // 2))
+        if self.crop is None:
+            return (width, height), (0, 0)
+        shorter = int(min(height, width) / self.crop) if self.crop <= 1 else int(self.crop)
+        scale = shorter / min(size)
+        # The longer side is cut off to a whole number, as in torchvision's Resize.
+        resized = max(int(size[0] * scale), shorter), max(int(size[1] * scale), shorter)
+        return resized, (round((resized[0] - width) / 2), round((resized[1] - height) / 2))
+
+
+def channel_axis(
+    shape: Sequence[object], layout: Literal["nchw", "nhwc"] | None = None
+) -> int | None:
+    """The axis of the channels in an image input, counted from the end; None if it has none.
+
+    Args:
+        shape: of the input.
+        layout: whether they are first or last; inferred by default.
+    """
+    if len(shape) < 3:
+        return None
+    if layout is not None:
+        return {"nchw": -3, "nhwc": -1}[layout]
+    few = (1, 2, 3, 4)
+    return -1 if shape[-1] in few and shape[-3] not in few else -3
 
 
 def _per_channel(
@@ -179,6 +228,11 @@ def parse_preprocess(text: str) -> Preprocess:
         raise OnnxpruneError(
             "the preprocessing value of 'crop' must be positive", hint="write it as in crop=0.875"
         )
+    if preprocess.crop is not None and preprocess.letterbox is not None:
+        raise OnnxpruneError(
+            "the preprocessing has both 'crop' and 'letterbox'",
+            hint="the one cuts off what the other keeps: give one of them",
+        )
     if preprocess.scale == 0 or 0 in preprocess.std:
         raise OnnxpruneError(
             "the preprocessing values of 'scale' and 'std' must not be 0",
@@ -199,6 +253,13 @@ def _size(text: str) -> tuple[int, int]:
     return size
 
 
+def _brightness(text: str) -> int:
+    value = int(text)
+    if not 0 <= value <= 255:
+        raise ValueError("pixels are from 0 to 255")
+    return value
+
+
 def _one_of(*choices: str) -> Callable[[str], str]:
     def read(text: str) -> str:
         if text.lower() not in choices:
@@ -211,6 +272,7 @@ def _one_of(*choices: str) -> Callable[[str], str]:
 _FIELDS: dict[str, Callable[[str], Any]] = {
     "size": _size,
     "crop": float,
+    "letterbox": _brightness,
     "scale": float,
     "mean": _numbers,
     "std": _numbers,
@@ -259,7 +321,15 @@ def read_images(paths: Sequence[Path], inputs: InputFormat) -> Reader:
 
     remainder = len(paths) - count
     note = f", {remainder} left over after the last whole batch" if remainder else ""
-    return Reader(f"{inputs.origin}: images{note}", inputs, read, count, group, uniform=True)
+    return Reader(
+        f"{inputs.origin}: images{note}",
+        inputs,
+        read,
+        count,
+        group,
+        uniform=True,
+        files=tuple(paths[:count]),
+    )
 
 
 def _sample(path: Path, spec: TensorSpec, prepare: Prepare, inputs: InputFormat) -> Array:

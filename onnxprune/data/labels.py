@@ -1,99 +1,293 @@
-"""Labels from arrays and files."""
+"""Labels and groups of samples, from arrays and files."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from onnxprune.data.batches import Array
+from onnxprune.data.batches import Array, Index
+from onnxprune.data.boxes import open_boxes
+from onnxprune.data.calibration import Calibration
 from onnxprune.data.validation import LABELS
 from onnxprune.errors import OnnxpruneError, blame
 
+SLICES = ("slice", "slices", "group", "groups")
+"""Keys of groups of samples in files."""
+TEXTS = (*LABELS, "text")
+"""Keys of texts in files."""
 
-@blame("--labels")
-def open_labels(spec: Any, indices: npt.NDArray[np.int64] | None = None) -> Array:  # noqa: ANN401
+
+Form: TypeAlias = Literal["numbers", "text", "boxes", "pairs"]
+
+
+def form_of(metric: object) -> Form:
+    """The form of the labels of a metric, by its name; numbers for a user's function."""
+    name = metric.partition("@")[0] if isinstance(metric, str) and ":" not in metric else ""
+    if name in ("cer", "wer"):
+        return "text"
+    if re.fullmatch(r"map(\d\d)?", name):
+        return "boxes"
+    return "pairs" if name == "spearman-pairs" else "numbers"
+
+
+def together(metric: object) -> int:
+    """The samples that a metric compares with each other, and that must not be parted."""
+    return 2 if form_of(metric) == "pairs" else 1
+
+
+def open_labels(
+    spec: Any,  # noqa: ANN401
+    indices: Index | None = None,
+    option: str = "--labels",
+    *,
+    metric: object = "accuracy",
+    samples: Calibration | None = None,
+) -> Array:
     """Labels, one per sample along the first axis.
 
     Args:
         spec: an .npy file; an .npz file with one array, or one under ``y``, ``label``, ``labels``,
             ``target`` or ``targets``; a .txt file with one number per line; a .csv file with a
             column of one of these names, else its last column; or anything numpy makes an array
-            of.
+            of. Where the metric compares texts, each line or entry is one (also of a column
+            ``text``); where it compares boxes, see `onnxprune.data.boxes.open_boxes`; where it
+            compares pairs, there is one label per pair.
         indices: of the samples in use (`onnxprune.data.Calibration.indices`); None for all.
+        option: that gives the labels, for messages.
+        metric: that the labels are for.
+        samples: that the labels belong to; needed for boxes.
 
     Raises:
-        OnnxpruneError: there are no labels, too few for ``indices``, or they are not numbers.
+        OnnxpruneError: there are no labels, too few for ``indices``, or they are of another form
+            than the metric needs.
     """
-    where = str(spec) if isinstance(spec, str | Path) else "the array of labels"
-    labels = _read(Path(spec)) if isinstance(spec, str | Path) else np.asarray(spec)
+    form = form_of(metric)
+    with blame(option):
+        if form == "boxes":
+            where, labels = _boxes(spec, samples)
+            return _chosen(labels, indices, where, "label")
+        keys = TEXTS if form == "text" else LABELS
+        where, labels = _read(spec, "texts" if form == "text" else "labels", keys)
+        _check_numbers(labels, where, text=form == "text")
+        _check_any(labels, where, "label")
+        if form == "pairs":
+            labels = np.repeat(labels, 2, axis=0)
+        return _chosen(labels, indices, where, "label")
+
+
+def _check_numbers(labels: Array, where: str, *, text: bool) -> None:
+    """Refuse labels that are no numbers, unless texts may be labels."""
+    if labels.dtype.kind == "U" and text:
+        return
     if labels.dtype.kind not in "biuf":
+        hint = "text is for --metric cer and wer" if labels.dtype.kind == "U" else ""
         raise OnnxpruneError(
-            f"{where} holds {labels.dtype.name}, not numbers", hint="class numbers start at 0"
+            f"{where} holds {labels.dtype.name}, not numbers",
+            hint=hint or "class numbers start at 0",
         )
-    if labels.ndim == 0 or len(labels) == 0:
-        raise OnnxpruneError(f"{where} holds no labels", hint="give one label per sample")
     if labels.dtype.kind == "f" and not np.isfinite(labels).all():
         raise OnnxpruneError(
             f"{where} holds NaN or infinite labels", hint="leave out samples without a label"
         )
+
+
+def _boxes(spec: Any, samples: Calibration | None) -> tuple[str, Array]:  # noqa: ANN401
+    path = Path(spec) if isinstance(spec, str | Path) else None
+    if path is None or path.suffix.lower() not in (".npy", ".npz"):
+        return str(path or "the array of boxes"), open_boxes(spec, samples)
+    where, arrays = _read(path, "labels", LABELS)
+    return where, open_boxes(arrays, samples)
+
+
+def open_slices(
+    spec: Any,  # noqa: ANN401
+    indices: Index | None = None,
+    count: int | None = None,
+) -> npt.NDArray[np.str_]:
+    """The name of the group of each sample, ``[samples]``.
+
+    Args:
+        spec: a file as for `open_labels`, of names or whole numbers, with a key or column called
+            ``slice`` or ``group``; a .txt file, or a .csv file of one column, has one name per
+            line. Or anything numpy makes an array of.
+        indices: of the samples in use; None for all.
+        count: of all samples of the data; None if unknown.
+
+    Raises:
+        OnnxpruneError: there are no groups, or not one for each sample.
+
+    Example:
+        >>> open_slices(["day", "night", "day"], np.array([0, 1])).tolist()
+        ['day', 'night']
+    """
+    with blame("--slices"):
+        where, groups = _read(spec, "groups", SLICES)
+        _check_any(groups, where, "group")
+        if groups.ndim != 1 or groups.dtype.kind not in "biuUSO":
+            raise OnnxpruneError(
+                f"{where} holds {groups.dtype.name} of shape {list(groups.shape)}, no names",
+                hint="give one name or whole number per sample",
+            )
+        if groups.dtype.kind == "S":
+            groups = np.char.decode(groups, "utf-8", "replace")
+        if count is not None and len(groups) != count:
+            raise OnnxpruneError(
+                f"{where} holds {len(groups)} groups for {count} samples",
+                hint="give one name per sample, in their order; a .csv header is slice or group",
+            )
+        return _chosen(groups, indices, where, "group").astype(np.str_)
+
+
+def _check_any(values: Array, where: str, what: str) -> None:
+    if values.ndim == 0 or len(values) == 0:
+        raise OnnxpruneError(f"{where} holds no {what}s", hint=f"give one {what} per sample")
+
+
+def _chosen(values: Array, indices: Index | None, where: str, what: str) -> Array:
+    """The values of the samples in use."""
     if indices is None:
-        return labels
-    if len(indices) and indices.max() >= len(labels):
+        return values
+    if len(indices) and indices.max() >= len(values):
         raise OnnxpruneError(
-            f"{where} holds {len(labels)} labels, but sample {indices.max()} is used",
-            hint="give one label per sample of the data, in their order",
+            f"{where} holds {len(values)} {what}s, but sample {indices.max()} is used",
+            hint=f"give one {what} per sample of the data, in their order",
         )
-    return labels[indices]
+    return np.asarray(values[indices])
 
 
-def _read(path: Path) -> Array:
-    if not path.is_file():
-        raise OnnxpruneError(f"there is no file {path}", hint="labels are .npy, .npz, .txt or .csv")
+def _read(spec: Any, what: str, keys: Sequence[str]) -> tuple[str, Array]:  # noqa: ANN401
+    """An array of a file, or of Python, and what to call it.
+
+    Args:
+        spec: the file, or what numpy makes an array of.
+        what: is read: ``labels`` (numbers), ``groups`` (names) or ``texts``.
+        keys: names of arrays and columns that hold it.
+    """
+    if not isinstance(spec, str | Path):
+        return f"the array of {what}", np.asarray(spec)
+    path = Path(spec)
+    parse: Callable[[list[str]], Array] = _numbers if what == "labels" else _strings
     readers: dict[str, Callable[[Path], Array]] = {
-        ".npy": lambda path: np.load(path, allow_pickle=False),
-        ".npz": _npz,
-        ".txt": lambda path: _numbers(path.read_text().split()),
-        ".csv": _csv,
+        ".npy": partial(np.load, allow_pickle=False),
+        ".npz": lambda path: _npz(path, what, keys),
+        ".txt": lambda path: parse(_WORDS[what](path)),
+        ".csv": lambda path: parse(_column(path, what.removesuffix("s"), keys)),
     }
+    kinds = ", ".join(readers)
+    if not path.is_file():
+        raise OnnxpruneError(f"there is no file {path}", hint=f"{what} are one of {kinds}")
     reader = readers.get(path.suffix.lower())
     if reader is None:
-        raise OnnxpruneError(f"{path} is not a label file", hint=f"one of {', '.join(readers)}")
+        raise OnnxpruneError(
+            f"{path} is not a {what.removesuffix('s')} file", hint=f"one of {kinds}"
+        )
     try:
-        return reader(path)
+        return str(spec), reader(path)
     except (ValueError, OSError, EOFError) as error:
-        raise OnnxpruneError(f"{path} cannot be read as labels: {error}") from error
+        raise OnnxpruneError(f"{path} cannot be read as {what}: {error}") from error
 
 
-def _npz(path: Path) -> Array:
+def _strings(words: list[str]) -> Array:
+    return np.array(words, dtype=str)
+
+
+def read_vocabulary(spec: object) -> tuple[str, ...]:
+    """The text of every token, in the order of their numbers.
+
+    Args:
+        spec: a file with one token per line (a line may be a space), a .json file with a list of
+            tokens or a mapping from tokens to numbers (``vocab.json`` of Hugging Face), or a
+            sequence of tokens.
+
+    Raises:
+        OnnxpruneError: it cannot be read, or numbers are missing.
+    """
+    if not isinstance(spec, str | Path):
+        return tuple(map(str, spec)) if isinstance(spec, Iterable) else ()
+    path = Path(spec)
+    try:
+        content = (
+            json.loads(path.read_text(encoding="utf-8"))
+            if path.suffix.lower() == ".json"
+            else _lines(path)
+        )
+    except (ValueError, OSError, RecursionError) as error:
+        raise OnnxpruneError(
+            f"{path} cannot be read as a vocabulary: {error}",
+            hint="a vocabulary is a text file with a token per line, or JSON",
+        ) from error
+    if isinstance(content, Mapping):
+        numbers = content
+        if any(type(each) is not int for each in numbers.values()) or sorted(
+            numbers.values()
+        ) != list(range(len(numbers))):
+            raise OnnxpruneError(
+                f"the numbers of the tokens in {path} are not 0 to {len(numbers) - 1}",
+                hint="every token has a number of its own, without gaps",
+            )
+        content = sorted(numbers, key=lambda token: numbers[token])
+    if not isinstance(content, list) or not all(isinstance(token, str) for token in content):
+        raise OnnxpruneError(
+            f"{path} holds no vocabulary", hint="JSON is a list of tokens, or tokens with numbers"
+        )
+    return tuple(content)
+
+
+def _npz(path: Path, what: str, keys: Sequence[str]) -> Array:
     with np.load(path, allow_pickle=False) as archive:
         names = archive.files
-        key = next((key for key in LABELS if key in names), names[0] if len(names) == 1 else None)
+        key = next((key for key in keys if key in names), names[0] if len(names) == 1 else None)
         if key is None:
             raise OnnxpruneError(
-                f"{path} has no labels among {', '.join(names)}",
-                hint=f"store them under one of {', '.join(LABELS)}",
+                f"{path} has no {what} among {', '.join(names)}",
+                hint=f"store them under one of {', '.join(keys)}",
             )
         loaded: Array = archive[key]
     return loaded
 
 
-def _csv(path: Path) -> Array:
-    with path.open(newline="") as file:
+def _lines(path: Path) -> list[str]:
+    """Lines without their ends; spaces stay, and empty lines too."""
+    text = path.read_text(encoding="utf-8")
+    lines = [line.removesuffix("\r") for line in text.split("\n")]
+    return lines if lines[-1] else lines[:-1]
+
+
+_WORDS: Mapping[str, Callable[[Path], list[str]]] = {
+    "labels": lambda path: path.read_text(encoding="utf-8").split(),
+    "groups": lambda path: [line.strip() for line in _lines(path) if line.strip()],
+    "texts": _lines,
+}
+"""What a text file holds one of per sample."""
+
+
+def _column(path: Path, what: str, keys: Sequence[str]) -> list[str]:
+    """The column of one of the keys, else the last one; its header is left out."""
+    with path.open(newline="", encoding="utf-8") as file:
         rows = [row for row in csv.reader(file) if row]
     if not rows:
-        return np.empty(0)
+        return []
     header = [name.strip().lower() for name in rows[0]]
-    named = [index for index, name in enumerate(header) if name in LABELS]
+    named = [index for index, name in enumerate(header) if name in keys]
+    if what == "group" and not named and len(header) > 1:
+        raise OnnxpruneError(
+            f"{path} has no {what}s among its columns {', '.join(header)}",
+            hint=f"name one of them {' or '.join(keys)} in the first line",
+        )
     column = named[0] if named else len(header) - 1
-    start = 1 if named or not _is_number(header[column]) else 0
-    if any(len(row) <= column for row in rows[start:]):
-        raise OnnxpruneError(f"{path} has rows without a label")
-    return _numbers([row[column] for row in rows[start:]])
+    headed = bool(named) or (what == "label" and not _is_number(header[column]))
+    rows = rows[1:] if headed else rows
+    if any(len(row) <= column for row in rows):
+        raise OnnxpruneError(f"{path} has rows without a {what}")
+    return [row[column] for row in rows]
 
 
 def _is_number(text: str) -> bool:

@@ -21,7 +21,9 @@ import onnx_ir as ir
 
 from onnxprune.config import Options
 from onnxprune.errors import OnnxpruneError
-from onnxprune.graph.analysis import Analysis
+from onnxprune.graph.facts import Fact
+from onnxprune.graph.shapes import propagate
+from onnxprune.model import Model
 from onnxprune.quantities import size
 from onnxprune.runtime.process import free_bytes
 
@@ -42,6 +44,9 @@ _COPIES = 5
 _WORKING = 3
 """Matrices of second moments that an elimination holds of every layer: the moments, those with a
 ridge, and their inverse."""
+_GRADIENT = 3
+"""Copies of all values of a run that its gradient takes: the values, gradients, and what an arena
+has left over."""
 _REFITTING = 8
 """The same of a layer that is refitted: two sets of rows and of dense inputs, their sums, and the
 matrix that is solved."""
@@ -86,6 +91,11 @@ class MemoryBudget:
     def observed(self) -> int:
         """Values of one feed that are observed together."""
         return self.total // 8
+
+    @property
+    def gradients(self) -> int:
+        """Values that are kept for a gradient, and the gradient itself."""
+        return self.total // 2
 
     def fits(self, groups: int, inputs: int) -> bool:
         """Whether a layer of so many inputs in each of its groups can be refitted."""
@@ -179,17 +189,17 @@ def check(budget: MemoryBudget, weights: int, values: int) -> None:
         )
 
 
-def run_bytes(analysis: Analysis) -> int:
-    """Bytes of values in memory during a run at the analysed sizes.
+def run_bytes(model: Model, facts: Mapping[str, Fact]) -> int:
+    """Bytes of values in memory during a run at the sizes of some facts.
 
     The most that are alive at a time; or a share of all, where many are looked at together.
     """
-    graph = analysis.model.ir.graph
+    graph = model.ir.graph
     last = {value: at for at, node in enumerate(graph) for value in node.inputs if value}
     alive: dict[ir.Value, int] = {}
     most = total = 0
     for at, node in enumerate(graph):
-        sizes = {value: _bytes_of(value, analysis) for value in node.outputs}
+        sizes = {value: _bytes_of(value, facts) for value in node.outputs}
         total += sum(sizes.values())
         alive |= sizes
         most = max(most, sum(alive.values()))
@@ -199,8 +209,24 @@ def run_bytes(analysis: Analysis) -> int:
     return max(most, int(total * _LOOKED_AT))
 
 
-def _bytes_of(value: ir.Value, analysis: Analysis) -> int:
-    fact = analysis.facts.get(value.name or "")
+def gradient_samples(
+    budget: MemoryBudget, model: Model, feeds: Mapping[str, Array], count: int
+) -> int:
+    """Samples that the gradient of a model fits in memory for; 0 where not even one does.
+
+    Args:
+        budget: the memory budget.
+        model: all values of its main graph are kept for the gradient.
+        feeds: inputs of the largest size.
+        count: samples in them.
+    """
+    facts = propagate(model, {name: array.shape for name, array in feeds.items()})
+    every = sum(_bytes_of(value, facts) for node in model.ir.graph for value in node.outputs)
+    return budget.gradients // max(_GRADIENT * every // max(count, 1), 1)
+
+
+def _bytes_of(value: ir.Value, facts: Mapping[str, Fact]) -> int:
+    fact = facts.get(value.name or "")
     if fact is None or fact.sizes is None or fact.dtype is None:
         return 0
     bits = _POINTER if fact.dtype == ir.DataType.STRING else fact.dtype.bitwidth

@@ -52,12 +52,11 @@ class Kind:
         if self.find is not None:
             return self.find(folder)
         paths = folder.rglob("*") if self.below else folder.iterdir()
-        return _in_order(path for path in paths if path.suffix.lower() in self.suffixes)
+        return in_order(path for path in paths if path.suffix.lower() in self.suffixes)
 
 
-@blame("--calib")
 def open_reader(spec: Any, inputs: InputFormat) -> Reader:  # noqa: ANN401
-    """Open calibration data of any kind.
+    """Open calibration or evaluation data of any kind.
 
     Args:
         spec: a file of one of the ``KINDS``, a folder of such, ``file.py:function`` or
@@ -72,6 +71,11 @@ def open_reader(spec: Any, inputs: InputFormat) -> Reader:  # noqa: ANN401
         OnnxpruneError: the data do not exist, a folder holds several kinds, or they do not fit
             the model.
     """
+    with blame(inputs.option):
+        return _open(spec, inputs)
+
+
+def _open(spec: Any, inputs: InputFormat) -> Reader:  # noqa: ANN401
     if not isinstance(spec, str | Path):
         name = getattr(spec, "__name__", None)
         origin = f"the function {name}" if name else f"the {type(spec).__name__} passed in"
@@ -83,7 +87,7 @@ def open_reader(spec: Any, inputs: InputFormat) -> Reader:  # noqa: ANN401
         kind = next((kind for kind in KINDS if path.suffix.lower() in kind.suffixes), None)
         if kind is None:
             raise OnnxpruneError(
-                f"{path} is not calibration data",
+                f"{path} is not {inputs.noun}",
                 hint="known are .npz, .npy, Polygraphy .json, images, folders of these, "
                 "file.py:function",
             )
@@ -93,7 +97,7 @@ def open_reader(spec: Any, inputs: InputFormat) -> Reader:  # noqa: ANN401
     if colon and name.isidentifier() and (module.endswith(".py") or dotted):
         return read_object(load_object(str(spec)), inputs.of(spec))
     raise OnnxpruneError(
-        f"there is no calibration data '{spec}'",
+        f"there is no {inputs.noun} '{spec}'",
         hint="give a file, a folder, file.py:function, or random",
     )
 
@@ -103,7 +107,7 @@ def _read_folder(folder: Path, inputs: InputFormat) -> Reader:
     if len(present) != 1:
         names = " and ".join(kind.name for kind, _ in present)
         raise OnnxpruneError(
-            f"the folder {folder} holds {names or 'no calibration data'}",
+            f"the folder {folder} holds {names or f'no {inputs.noun}'}",
             hint=f"it must hold one of {', '.join(kind.name for kind in KINDS)}",
         )
     ((kind, files),) = present
@@ -142,7 +146,7 @@ def _in_turn(readers: Sequence[Reader], inputs: InputFormat) -> Reader:
 
 def _find_test_data(folder: Path) -> list[Path]:
     """The folders of ``input_0.pb``, ...: this one, or ``test_data_set_*`` in it."""
-    sets = _in_order(one for one in folder.glob("test_data_set_*") if one.is_dir())
+    sets = in_order(one for one in folder.glob("test_data_set_*") if one.is_dir())
     return [one for one in (folder, *sets) if any(one.glob("input_*.pb"))]
 
 
@@ -166,7 +170,7 @@ def _read_test_set(folder: Path, inputs: InputFormat) -> list[Batch]:
     """One set: ``input_0.pb``, ... are serialised tensors in the order of the model's inputs."""
     signature = inputs.signature
     tensors = []
-    for file in _in_order(folder.glob("input_*.pb")):
+    for file in in_order(folder.glob("input_*.pb")):
         try:
             tensors.append(onnx.TensorProto.FromString(file.read_bytes()))
         except google.protobuf.message.DecodeError as error:
@@ -183,8 +187,8 @@ def _read_test_set(folder: Path, inputs: InputFormat) -> list[Batch]:
     return conform(arrays, inputs)
 
 
-def _in_order(paths: Iterable[Path]) -> list[Path]:
-    """In the natural order of names, numbers by value."""
+def in_order(paths: Iterable[Path]) -> list[Path]:
+    """Paths in the natural order of names, numbers by value."""
 
     def key(path: Path) -> list[tuple[int, str]]:
         parts = re.split(r"(\d+)", str(path))

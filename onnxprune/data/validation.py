@@ -16,7 +16,8 @@ from onnxprune.data.batches import Array, Batch, InputFormat
 from onnxprune.errors import OnnxpruneError, kind_of
 from onnxprune.model.signature import Dim, TensorSpec, is_floating, is_integer
 
-_SINGLE_INPUT = ("x", "arr_0")  # what people, and np.savez, call the only array
+SUBSTITUTES = ("x", "arr_0")
+"""What people, and ``np.savez``, call the only array."""
 LABELS = ("y", "label", "labels", "target", "targets")
 """Keys of labels, never mistaken for inputs of other names."""
 
@@ -34,7 +35,7 @@ def match_names(names: Iterable[str], inputs: InputFormat, *, lone: bool) -> dic
     if len(wanted) == 1 and wanted[0] not in keys:
         others = [key for key in keys if key not in LABELS]
         for key in keys:
-            if key in _SINGLE_INPUT or (lone and others == [key]):
+            if key in SUBSTITUTES or (lone and others == [key]):
                 return {wanted[0]: key}
     missing = [name for name in wanted if name not in keys]
     if missing:

@@ -5,19 +5,30 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from onnxprune.config import Options
+from onnxprune.config import BenchOptions, Options
 from onnxprune.data.batches import count_samples
+from onnxprune.data.boxes import count_pictures
 from onnxprune.data.dataset import Feeds, Part
-from onnxprune.evaluate.metrics import Metric, Score, find_metric, score
-from onnxprune.evaluate.output_comparison import Comparison, OutputComparison, Outputs
+from onnxprune.data.labels import read_vocabulary
+from onnxprune.errors import OnnxpruneError
+from onnxprune.evaluate.class_scores import score_test, undecided
+from onnxprune.evaluate.dense_check import DenseCheck, label_notes
+from onnxprune.evaluate.metrics import Metric, Reading, Score, chance_level, find_metric, score
+from onnxprune.evaluate.output_comparison import (
+    Comparison,
+    OutputComparison,
+    Outputs,
+    ScoreTest,
+)
 from onnxprune.evaluate.sample_statistics import agreement_error
-from onnxprune.evaluate.standard_error import mean_error, paired_error
+from onnxprune.evaluate.standard_error import mean_error, paired_error, score_error
 from onnxprune.model import Model, part_names, shared_parts
 from onnxprune.runtime import open_session
 
@@ -36,6 +47,8 @@ class Evaluation:
         available: samples of the data that the inputs were taken from; None if unknown.
         chance: the metric of a model that sees no input; None where that is unknown.
         chance_error: standard error of the pruned model's metric there.
+        notes: sentences on the dense model as a reference, and on outputs without agreement.
+        after_error: standard error of ``after``; None if unknown.
     """
 
     outputs: Mapping[str, OutputComparison] = field(default_factory=dict)
@@ -48,6 +61,8 @@ class Evaluation:
     available: int | None = None
     chance: float | None = None
     chance_error: float | None = None
+    notes: tuple[str, ...] = ()
+    after_error: float | None = None
 
     @property
     def main(self) -> OutputComparison:
@@ -109,10 +124,24 @@ class Task:
 
 def task_of(part: Part, config: Options) -> Task | None:
     """The task that options name; None without labels."""
-    return None if part.labels is None else Task(find_metric(config.metric), part.labels)
+    return None if part.labels is None else Task(metric_of(config), part.labels)
 
 
-def compare_models(dense: Model, pruned: Model, part: Part, config: Options) -> Evaluation:
+def metric_of(config: Options | BenchOptions) -> Metric:
+    """The metric that options name, with what they say on reading outputs."""
+    vocabulary = () if config.vocabulary is None else read_vocabulary(config.vocabulary)
+    reading = Reading(config.detector or "", vocabulary, config.blank, config.threshold)
+    return find_metric(config.metric, reading)
+
+
+def count_for(metric: Metric, feeds: Feeds) -> int:
+    """The samples in a batch, for a metric: one that compares boxes counts pictures."""
+    return count_pictures(feeds) if metric.kind == "map" else count_samples(feeds)
+
+
+def compare_models(
+    dense: Model, pruned: Model, part: Part, config: Options, *, saturate: bool | None = None
+) -> Evaluation:
     """Run two models over the same samples, one batch at a time, keeping no outputs.
 
     Args:
@@ -120,21 +149,67 @@ def compare_models(dense: Model, pruned: Model, part: Part, config: Options) -> 
         pruned: the other model.
         part: the samples, with their labels if there are any.
         config: provider and metric.
+        saturate: whether integer products of the other model may saturate, as they do on some
+            processors; see `open_session`.
 
     Raises:
         OnnxpruneError: a model does not run on the provider, or the labels do not fit.
     """
     parts = shared_parts(dense, pruned)
-    inner = within(parts)
-    one, other = (
-        open_session(m, provider=config.provider, outputs=inner, arena=False)
-        for m in (dense, pruned)
-    )
+    inner, provider = within(parts), config.provider
+    one = open_session(dense, provider=provider, outputs=inner, arena=False)
+    other = open_session(pruned, provider=provider, outputs=inner, arena=False, saturate=saturate)
     task, before = task_of(part, config), None
     if task is not None:
-        before = score(task.metric, (one.run(f, [*parts]) for f in part), task.labels)
-    result = compare_answers(other.run, part, (one.run(f) for f in part), task, before, parts)
-    return replace(result, available=part.available)
+        with named_by(part):
+            before = score_model(lambda feeds: one.run(feeds, [*parts]), part, task)
+    watch, scores = DenseCheck(), scores_of(dense, task)
+    reference = watch.passing((one.run(f) for f in part), part, parts)
+    result = compare_answers(other.run, part, reference, task, before, parts, scores)
+    notes = watch.notes()
+    if task is not None and before is not None and result.chance is not None:
+        notes += label_notes(task.metric, before, result.chance)
+    for name, output in result.outputs.items():
+        if output.top1 is None and name in watch.rows and undecided(dense, name, watch.rows[name]):
+            notes.append(
+                f"whether '{name}' holds scores of classes cannot be told, so its values are "
+                "compared, and no agreement is given"
+            )
+    return replace(result, available=part.available, notes=tuple(notes))
+
+
+def scores_of(dense: Model, task: Task | None) -> ScoreTest:
+    """Whether an output holds scores of classes, as far as the graph and the labels tell."""
+    if task is None:
+        return score_test(dense)
+    return score_test(dense, task.metric.kind, task.metric.output)
+
+
+@contextmanager
+def named_by(part: Part) -> Iterator[None]:
+    """Name the option that gave the labels of some samples in errors on them."""
+    try:
+        yield
+    except OnnxpruneError as error:
+        if part.option == "--calib":
+            raise
+        raise error.at({"--labels": "--eval-labels"}) from error
+
+
+def score_model(run: Callable[[Feeds], Outputs], feeds: Iterable[Feeds], task: Task) -> Score:
+    """The metric of one model, one batch at a time.
+
+    Raises:
+        OnnxpruneError: the model does not run, or the labels do not fit.
+    """
+    counts: list[int] = []
+
+    def answers() -> Iterator[Outputs]:
+        for each in feeds:
+            counts.append(count_for(task.metric, each))
+            yield run(each)
+
+    return score(task.metric, answers(), task.labels, counts)
 
 
 def within(parts: Mapping[str, Sequence[str]]) -> list[str]:
@@ -149,6 +224,7 @@ def compare_answers(
     task: Task | None = None,
     before: Score | None = None,
     parts: Mapping[str, Sequence[str]] | None = None,
+    scores: ScoreTest | None = None,
 ) -> Evaluation:
     """Compare a model's answers with the dense one's, in one pass.
 
@@ -159,17 +235,20 @@ def compare_answers(
         task: metric and labels, if there are any.
         before: the dense model's score; needed with ``task``.
         parts: of the outputs, given together with them; see ``Comparison``.
+        scores: whether an output holds scores of classes; see there too.
 
     Raises:
         OnnxpruneError: the model does not run, or the labels do not fit.
     """
-    compared, samples = Comparison(parts), 0
+    compared, samples = Comparison(parts, scores), 0
+    counts: list[int] = []
 
     def answers() -> Iterator[Outputs]:
         for each, wanted in zip(feeds, reference, strict=True):
             nonlocal samples
             count = count_samples(each)
             samples += count
+            counts.append(count if task is None else count_for(task.metric, each))
             outputs = run(each)
             # The dense model may have parts that this one lacks.
             known = wanted if parts is None else {n: wanted[n] for n in outputs}
@@ -179,7 +258,9 @@ def compare_answers(
     if task is None or before is None:
         deque(answers(), maxlen=0)
         return Evaluation(compared.result(), samples=samples)
-    after = score(task.metric, answers(), task.labels)
+    after = score(task.metric, answers(), task.labels, counts)
+    own = score_error(task.metric, after)
+    chance, chance_error = chance_of(task, after)
     return Evaluation(
         compared.result(),
         task.metric.name,
@@ -188,8 +269,9 @@ def compare_answers(
         task.metric.higher_is_better,
         samples,
         paired_error(task.metric, before, after),
-        None,
-        *chance_of(task, after),
+        chance=chance,
+        chance_error=own if chance_error is None else chance_error,
+        after_error=own,
     )
 
 
@@ -200,13 +282,14 @@ def chance_of(task: Task, score: Score) -> tuple[float | None, float | None]:
     labels.
 
     Returns:
-        None twice for a user's function, about which nothing is known.
+        None for a user's function, about which nothing is known; None for an error that is that of
+        the metric itself.
     """
     kind, labels = task.metric.kind, task.labels
     if kind == "mse":
         return float(labels.astype(np.float64).var(0).mean()), mean_error(score)
     if kind not in ("accuracy", "nats", "perplexity"):
-        return None, None
+        return chance_level(task.metric, labels), None
     counts = np.unique(labels[labels >= 0], return_counts=True)[1]
     shares = np.sort(counts / max(counts.sum(), 1))[::-1]
     error = mean_error(score)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from onnxprune.evaluate.sample_statistics import Answers, SampleMean, Variation
 Array = npt.NDArray[Any]
 Outputs = Mapping[str, Array]
 F64 = npt.NDArray[np.float64]
+ScoreTest = Callable[[str, Array], bool]
 
 _CHUNK = 1 << 20  # elements compared at once: 8 MiB in float64
 _SMALLEST = 1e-12  # floor of probabilities
@@ -91,9 +93,16 @@ class Comparison:
     Args:
         parts: the values that each output is assembled from (``model.parts``). Where they are
             given with the outputs they are compared instead, and not taken for class scores.
+        scores: whether an output holds scores of classes, by its name and some of its rows
+            (`onnxprune.evaluate.class_scores`); by default what has the shape of such.
     """
 
-    def __init__(self, parts: Mapping[str, Sequence[str]] | None = None) -> None:
+    def __init__(
+        self,
+        parts: Mapping[str, Sequence[str]] | None = None,
+        scores: ScoreTest | None = None,
+    ) -> None:
+        self._is_scores = scores or (lambda _, array: is_scores(array))
         self._parts = {k: names for k, names in (parts or {}).items() if len(names) > 1}
         self._inner = {n for names in self._parts.values() for n in names} - set(parts or {})
         self._sums: dict[str, _Sums] | None = None
@@ -111,7 +120,10 @@ class Comparison:
         """
         wanted, theirs = self._compared(reference), self._compared(other)
         if self._sums is None:
-            self._sums = {name: _Sums(scores=scores) for name, (_, scores) in wanted.items()}
+            self._sums = {
+                name: _Sums(partial(self._is_scores, name) if scores else None)
+                for name, (_, scores) in wanted.items()
+            }
         for outputs in (wanted, theirs):
             if set(outputs) != set(self._sums):
                 strange = sorted(set(outputs) ^ set(self._sums))
@@ -233,11 +245,12 @@ def _batches(outputs: Outputs | Iterable[Outputs]) -> Iterator[Outputs]:
 class _Sums:
     """The running sums of one output."""
 
-    def __init__(self, *, scores: bool) -> None:
+    def __init__(self, scores: Callable[[Array], bool] | None) -> None:
         self.reason = ""
         self.count = self.same = self.broken = self.non_finite = self.undefined = 0
         self.dot = self.reference = self.other = self.gap = self.largest = 0.0
         self.scores: bool | None = None if scores else False
+        self.is_scores = scores
         self.distribution, self.independent = False, True
         self.integers, self.several = True, False
         self.sizes = [0, 0]
@@ -260,8 +273,8 @@ class _Sums:
             self.reason = self.reason or "it holds no numbers"
         if self.reason:
             return
-        if self.scores is None and a.size:
-            self.scores = is_scores(a) and is_scores(b)
+        if self.scores is None and self.is_scores and a.size:
+            self.scores = is_scores(b) and self.is_scores(a)
             self.distribution = self.scores and is_distribution(a)
         self.independent = self.independent and is_independent(a)
         self.integers = self.integers and a.dtype.kind in "iub"

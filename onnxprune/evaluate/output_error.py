@@ -8,7 +8,7 @@ counts as these (``model.parts``).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -50,9 +50,13 @@ class OutputError:
 
     def of(self, model: models.Model) -> float:
         """The error of a model whose outputs have the names and sizes of the dense one's."""
+        return self.distance(self._run(model))
+
+    def distance(self, results: Iterable[Mapping[str, Array]]) -> float:
+        """The same for outputs by name, batch by batch; those that are absent are unchanged."""
         gaps = dict.fromkeys(self._names, 0.0)
-        for wanted, values in zip(self._wanted, self._run(model), strict=True):
-            for name in self._names:
+        for wanted, values in zip(self._wanted, results, strict=True):
+            for name in (name for name in self._names if name in values):
                 gaps[name] += _energy(values[name].astype(float) - wanted[name].astype(float))
         return sum(self._share(gap, self._spread[name]) for name, gap in gaps.items())
 

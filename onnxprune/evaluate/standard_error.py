@@ -7,13 +7,18 @@ the difference is far smaller than that of either figure.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
+import numpy.typing as npt
 
 from onnxprune.evaluate.metrics import Metric, Score
 
+F64 = npt.NDArray[np.float64]
+
 _ENOUGH = 2
 """Fewest samples for an estimate of spread."""
+_RESAMPLES = 200
 
 
 def paired_error(metric: Metric, before: Score, after: Score) -> float | None:
@@ -25,14 +30,23 @@ def paired_error(metric: Metric, before: Score, after: Score) -> float | None:
     Source: Agresti and Min, "Simple improved confidence intervals for comparing matched
     proportions", Statistics in Medicine 24 (2005).
 
+    Metrics that are no means (F1, Spearman, mAP) are measured on sets drawn with replacement from
+    the samples, the same for both models (a bootstrap with a fixed seed); one sample that disagrees
+    is added there too.
+
     Args:
         metric: what was measured.
         before: of the dense model.
         after: of the other one.
 
     Returns:
-        The error in the unit of the metric; None where the metric is not a mean over samples.
+        The error in the unit of the metric; None for a user's function, and with too few samples.
     """
+    if before.statistics is not None and after.statistics is not None:
+        one, other = before.statistics, after.statistics
+        if one.samples != other.samples:
+            return None
+        return _resampled(one.samples, lambda weights: other.figure(weights) - one.figure(weights))
     if before.sums is None or after.sums is None or before.counts is None or after.counts is None:
         return None
     samples, counts = len(before.counts), before.counts
@@ -49,6 +63,22 @@ def paired_error(metric: Metric, before: Score, after: Score) -> float | None:
     return error if math.isfinite(error) else None
 
 
+def score_error(metric: Metric, score: Score) -> float | None:
+    """Standard error of a metric of one model, in its unit; see `paired_error`.
+
+    Returns:
+        None for a user's function, and with too few samples.
+    """
+    if score.statistics is not None:
+        return _resampled(score.statistics.samples, score.statistics.figure)
+    error = mean_error(score)
+    if error is None or score.counts is None:
+        return None
+    if metric.kind == "accuracy":  # a hit and a miss more
+        error = math.hypot(error, math.sqrt(0.5) / len(score.counts))
+    return error * score.value if metric.kind == "perplexity" else error
+
+
 def mean_error(score: Score) -> float | None:
     """Standard error of the mean behind a metric; None where it is none, or of one sample."""
     if score.sums is None or score.counts is None or len(score.counts) < _ENOUGH:
@@ -57,3 +87,14 @@ def mean_error(score: Score) -> float | None:
     spread = score.sums - score.counts * (score.sums.sum() / total)
     error = math.sqrt(float(spread @ spread) * samples / (samples - 1)) / total
     return error if math.isfinite(error) else None
+
+
+def _resampled(samples: int, figure: Callable[[F64], float]) -> float | None:
+    """Standard deviation of a figure over sets drawn with replacement, by weights of samples."""
+    if samples < _ENOUGH:
+        return None
+    rng = np.random.default_rng(0)
+    chances = np.full(samples, 1 / samples)
+    sets = (rng.multinomial(samples, chances).astype(np.float64) for _ in range(_RESAMPLES))
+    values = np.array([figure(weights) for weights in sets])
+    return float(math.hypot(values.std(ddof=1), 1 / samples))

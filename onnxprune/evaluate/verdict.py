@@ -21,6 +21,7 @@ from onnxprune.types import (
     QualityStatus,
     Structure,
     StructureStatus,
+    is_fraction,
 )
 
 Finding: TypeAlias = tuple[QualityStatus, str]
@@ -125,7 +126,7 @@ def limit_of(evaluation: Evaluation) -> float:
     """The largest drop of the metric that is no degradation, in its unit."""
     name = evaluation.metric.partition("@")[0]
     before, after = evaluation.before or 0.0, evaluation.after or 0.0
-    if name == "nats":
+    if name in ("nats", "cross-entropy"):
         return NATS
     if name == "perplexity":
         return NATS * before
@@ -317,7 +318,7 @@ def _measured(
 
 
 def _unit(measure: str) -> Unit:
-    return "fraction" if measure.startswith(("accuracy", "top", "agreement")) else "number"
+    return "fraction" if measure == "agreement" or is_fraction(measure) else "number"
 
 
 def _missed(check: Check) -> str:

@@ -75,6 +75,10 @@ class StaticCost:
         """The figure of the model without ``removed`` units and ``bypassed`` blocks."""
         return self.model(removed, bypassed).of(self.kind)
 
+    def change(self, removed: Mapping[str, Sequence[int]], bypassed: Sequence[str] = ()) -> int:
+        """The figure once some groups lose other units, see :meth:`CostModel.change`."""
+        return self.model.change(removed, bypassed).of(self.kind)
+
 
 @dataclass(frozen=True, eq=False)
 class _Term:
@@ -86,18 +90,20 @@ class _Term:
     node: str
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class _State:
-    """The totals of one removal of units.
+    """The totals of the latest removal of units.
 
     Attributes:
+        removed: the units, by group.
         atoms: which are removed.
         kept: the size of every column of the model.
         macs, params, total: of all samples; the last are bytes.
     """
 
+    removed: dict[str, Sequence[int]]
     atoms: npt.NDArray[np.bool_]
-    kept: Sequence[int]
+    kept: list[int]
     macs: int
     params: int
     total: float
@@ -106,8 +112,7 @@ class _State:
 class CostModel:
     """The products of one analysis, compiled once; call it with a removal.
 
-    A removal is priced by the products that differ from those of the last one, so pricing every
-    group of a model once takes time that is linear in the model.
+    A removal is priced by the products that differ from those of the latest one.
 
     Args:
         analysis: of the dense model.
@@ -130,7 +135,8 @@ class CostModel:
             self._stored[name].append(term)
         kept = [len(columns[0]) for columns in self._columns]
         storage = [self._storage(terms, kept) for terms in self._stored.values()]
-        self._last = _State(
+        self._state = _State(
+            {},
             np.zeros(len(analysis.walk.space), np.bool_),
             kept,
             sum(self._size(term, kept) for term in self._work),
@@ -182,7 +188,35 @@ class CostModel:
         self, removed: Mapping[str, Sequence[int]] = _NOTHING, bypassed: Sequence[str] = ()
     ) -> Cost:
         """The cost of the model without ``removed`` units and ``bypassed`` blocks."""
-        state = self._without(self._analysis.removed_atoms(removed))
+        atoms = self._analysis.removed_atoms(removed)
+        self._state.removed = dict(removed)
+        self._flip(np.flatnonzero(atoms != self._state.atoms))
+        return self._cost(bypassed)
+
+    def change(self, removed: Mapping[str, Sequence[int]], bypassed: Sequence[str] = ()) -> Cost:
+        """The cost once some groups lose other units than in the latest call.
+
+        All other groups lose what they lost there. It takes time in proportion to the products
+        that change, whatever the size of the model.
+
+        Args:
+            removed: all units that these groups now lose; none where a group is whole again.
+            bypassed: blocks that are bypassed, all of them.
+        """
+        state, different = self._state, []
+        for name, units in removed.items():
+            atoms = self._analysis.group(name).atoms
+            before, after = (np.zeros(len(atoms), np.bool_) for _ in range(2))
+            before[np.asarray(state.removed.get(name, ()), np.int64)] = True
+            after[np.asarray(units, np.int64)] = True
+            different.append(atoms[before != after])
+            state.removed[name] = units
+        self._flip(np.concatenate(different) if different else np.zeros(0, np.int64))
+        return self._cost(bypassed)
+
+    def _cost(self, bypassed: Sequence[str]) -> Cost:
+        """The cost of the current state, without some blocks."""
+        state = self._state
         macs, params, total = state.macs, state.params, state.total
         dead = frozenset(n for name in bypassed for n in self._analysis.block(name).nodes)
         work, stored = self._users(dead)
@@ -193,25 +227,21 @@ class CostModel:
             total += has[1] - had[1]
         return Cost(macs // self._analysis.batch, params, math.ceil(total))
 
-    def _without(self, atoms: npt.NDArray[np.bool_]) -> _State:
-        """The totals without atoms, from those of the last call and what has changed since."""
-        last = self._last
-        different = np.flatnonzero(atoms != last.atoms).tolist()
-        columns = {k for atom in different for k in self._columns_of.get(atom, ())}
-        kept = list(last.kept)
-        for k in columns:
-            out = np.logical_or.reduce([atoms[column] for column in self._columns[k]])
-            kept[k] = len(out) - int(np.count_nonzero(out))
+    def _flip(self, atoms: npt.NDArray[np.int64]) -> None:
+        """Remove atoms that are there, and restore those that are not."""
+        state = self._state
+        state.atoms[atoms] ^= True
+        columns = {k for atom in atoms.tolist() for k in self._columns_of.get(atom, ())}
         work, stored = self._users(columns)
-        macs, params, total = last.macs, last.params, last.total
-        for term in work:
-            macs += self._size(term, kept) - self._size(term, last.kept)
-        for terms in stored:
-            had, has = (self._storage(terms, widths) for widths in (last.kept, kept))
-            params += has[0] - had[0]
-            total += has[1] - had[1]
-        self._last = _State(atoms, kept, macs, params, total)
-        return self._last
+        for sign in (-1, 1):
+            state.macs += sign * sum(self._size(term, state.kept) for term in work)
+            for terms in stored:
+                params, total = self._storage(terms, state.kept)
+                state.params += sign * params
+                state.total += sign * total
+            for k in columns if sign < 0 else ():
+                out = np.logical_or.reduce([state.atoms[column] for column in self._columns[k]])
+                state.kept[k] = len(out) - int(np.count_nonzero(out))
 
     def _users(self, keys: Iterable[int | str]) -> tuple[list[_Term], list[list[_Term]]]:
         """The products of work of columns or nodes, and those of stored tensors, by tensor."""

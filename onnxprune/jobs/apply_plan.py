@@ -26,8 +26,8 @@ from onnxprune.jobs.result import Result
 from onnxprune.jobs.run import Run, stand_in_note
 from onnxprune.jobs.sparsify import refit_zeros, restore_zeros, sparsify
 from onnxprune.jobs.steps import State, Step, step, take
-from onnxprune.jobs.verdicts import data_of
-from onnxprune.quantities import figure, half_interval, percent, plural, spread
+from onnxprune.jobs.verdicts import data_of, judging_notes, unsure
+from onnxprune.quantities import figure, percent
 from onnxprune.recovery.bias_correction import correct
 from onnxprune.recovery.order import Problem
 from onnxprune.recovery.reconstruct import reconstruct
@@ -113,7 +113,10 @@ def distill(run: Run, state: State) -> State:
     if run.config.recover != "auto" or not (run.data.fit and state.plan.zeroed):
         return state
     keep = {name: mask.unpack() for name, mask in state.plan.zeroed.items()}
-    settings = training.Settings(seed=run.config.seed, provider=run.config.provider)
+    config = run.config
+    settings = training.Settings(
+        seed=config.seed, provider=config.provider, memory=budget_of(config)
+    )
     outcome = training.distil(
         run.analysis.model, state.model, keep, run.data.fit, settings, run.progress
     )
@@ -171,6 +174,7 @@ def evaluate(run: Run, state: State, unchanged: Mapping[str, str]) -> Result:
     if not data.synthetic or (runs and not checks) or config.max_drop is not None:
         run.progress("comparing with the original")
         evaluation = compare_models(analysis.model, state.model, data.eval, config)
+        notes += judging_notes(analysis.model, data, config, evaluation)
     if inexact and state.outcomes.get("refit"):
         before = compare_models(analysis.model, state.start, data.eval, config)
         notes.append(f"inexact: {distance_of(before)} as cut and {distance_of(evaluation)} now")
@@ -191,24 +195,13 @@ def evaluate(run: Run, state: State, unchanged: Mapping[str, str]) -> Result:
         notes.append(f"inputs were synthetic ({data.description}): accuracy was not measured")
     elif data.synthetic:
         notes.append("there were no inputs, so the model was not run: accuracy was not measured")
-    if data.synthetic and config.recover not in ("auto", "none"):
+    if not data.fit and config.recover not in ("auto", "none"):
         notes.append(spelled(f"nothing was refitted: --recover {config.recover} needs --calib"))
     parts = tuple(checks), evaluation, state.outcomes, tuple(notes)
     return Result(
         state.model, state.plan, analysis, config, *parts, remaining=remaining,
         judges=data_of(data, evaluation), synthetic=data.synthetic,
     )  # fmt: skip
-
-
-def unsure(evaluation: Evaluation, max_drop: float) -> list[str]:
-    """A sentence where an accepted drop is less certain than its limit is small."""
-    half = half_interval(evaluation.drop_error)
-    if half is None or evaluation.drop > max_drop or half <= max_drop:
-        return []
-    inputs = plural(evaluation.samples, "unseen input")
-    wide = spread(half, "fraction" if evaluation.higher_is_better else "number")
-    words = f"the drop is uncertain by ± {wide} (95 %) on {inputs}"
-    return [spelled(f"{words}, more than --max-drop allows: --calib-samples takes more inputs")]
 
 
 def cost_of(run: Run, state: State) -> Cost:

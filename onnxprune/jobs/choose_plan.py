@@ -15,6 +15,7 @@ from onnxprune.errors import OnnxpruneError, spelled
 from onnxprune.graph.analysis import Analysis
 from onnxprune.graph.plan import Origin, Plan, versions
 from onnxprune.graph.units import Block
+from onnxprune.jobs.removal import quantized_note
 from onnxprune.jobs.run import BLAS, Run
 from onnxprune.quantities import percent
 from onnxprune.select.allocate import Limits
@@ -22,7 +23,7 @@ from onnxprune.select.importance.error_curves import Curves
 from onnxprune.select.importance.measured import sensitivity_curves
 from onnxprune.select.importance.units import Problem
 from onnxprune.select.latency.budget import LatencyChoice, backend_of, meet_latency, one_sample
-from onnxprune.select.selection import Selection, select
+from onnxprune.select.selection import Selection, missing_options, select
 
 _NEAR = 0.03
 """Difference between the configured ratio and the result from which on a note says so."""
@@ -118,8 +119,17 @@ def planned(run: Run, selection: Selection, bypassed: tuple[str, ...]) -> PlanCh
     )
     declined = [f"{name}: {why}" for name, why in selection.declined.items()]
     roundings = _rounded(analysis, config, selection)
-    notes = (*declined, *selection.notes, *roundings, *run.data.notes)
+    notes = (*declined, *_missing(run, selection, bypassed), *selection.notes, *roundings)
+    notes = (*notes, *run.data.notes)
     return PlanChoice(plan, notes, unchanged=selection.unchanged)
+
+
+def _missing(run: Run, selection: Selection, bypassed: tuple[str, ...]) -> list[str]:
+    """Notes on what would let units go, where none does."""
+    if not run.config.removes_units or selection.removed or selection.bypassed or bypassed:
+        return []
+    options = missing_options(problem_of(run, ()), selection.declined)
+    return [*quantized_note(run.analysis.model), *([options] if options else [])]
 
 
 def _rounded(analysis: Analysis, config: Options, selection: Selection) -> list[str]:

@@ -108,4 +108,4 @@ def apply(
     analysis = run.analysis
     units = replace(ready, zeroed={})  # masks are for what the cut leaves
     check(units, models.structure_hash(analysis.model), analysis.groups, analysis.blocks)
-    return replace(apply_plan(run, PlanChoice(ready), APPLY), command="apply")
+    return replace(apply_plan(run, PlanChoice(ready, notes=run.data.notes), APPLY), command="apply")

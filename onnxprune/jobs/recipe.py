@@ -177,7 +177,7 @@ def write(options: Options, path: Path) -> None:
     Raises:
         OnnxpruneError: an option holds something a file cannot, or ``path`` cannot be written.
     """
-    for name in ("calib", "labels", "preprocess", "metric"):
+    for name in ("calib", "labels", "eval", "eval_labels", "slices", "preprocess", "metric"):
         value = getattr(options, name)
         if value is not None and not isinstance(value, str | os.PathLike):
             raise OnnxpruneError(

@@ -7,7 +7,7 @@ from dataclasses import replace
 from onnxprune import model as models
 from onnxprune.config import Options, keywords, split
 from onnxprune.data.batches import is_single, mark_single
-from onnxprune.data.dataset import open_dataset, open_source
+from onnxprune.data.dataset import open_dataset, open_source, with_checks
 from onnxprune.errors import OnnxpruneError, blame
 from onnxprune.evaluate.equivalence import check_equivalence
 from onnxprune.evaluate.evaluation import Evaluation, compare_models
@@ -17,7 +17,7 @@ from onnxprune.jobs.apply_plan import RECOVER, cost_of, finite
 from onnxprune.jobs.result import Result
 from onnxprune.jobs.run import Progress, Run, place, stand_in_note, within_memory
 from onnxprune.jobs.steps import State, take
-from onnxprune.jobs.verdicts import data_of
+from onnxprune.jobs.verdicts import data_of, judging_notes
 from onnxprune.quantities import figure
 from onnxprune.recovery.correspond.folding import fold_normalisations, normalisations
 from onnxprune.recovery.correspond.kept_units import Correspondence, correspond
@@ -97,14 +97,12 @@ def recover(
         compare_models(analysis.model, model, data.eval, config)
         for model in (state.start, state.model)
     )
-    notes += match.notes
+    notes += [*match.notes, *judging_notes(analysis.model, data, config, after)]
     if match.likeness < _UNCHANGED:
         notes.append(
             "the remaining weights have changed: their correlation with the dense model's is "
             f"{figure(match.likeness)}"
         )
-    if data.one_batch:
-        notes.append("the only batch of inputs was used for fitting and for evaluation")
     if _worse(before, after):
         why = "refitting made unseen outputs worse, so the model is the pruned one as it was given"
         return Result(
@@ -137,12 +135,12 @@ def _opened(
         OnnxpruneError: there are no real samples, or they do not fit.
     """
     samples, shapes = open_source(dense, config)
-    if samples is None or samples.synthetic:
+    if samples is None or samples.synthetic or config.calib is None:
         raise OnnxpruneError(
             "recovery fits layers to what the dense model computes on real inputs",
             hint="give some with --calib; they need no labels",
         )
-    notes = [*stand_in_note(config), *samples.notes]
+    notes = [*stand_in_note(config)]
     if is_single(dense):
         mark_single(pruned)
     folded = fold_normalisations(dense)
@@ -151,8 +149,10 @@ def _opened(
         notes.append("BatchNormalizations of the dense model were folded, as in the pruned one")
     with blame("--shapes", when=bool(config.shapes)):
         analysis = analyse(dense, inputs=shapes)
-    samples = within_memory(analysis, samples, config)
-    return Run(config, analysis, open_dataset(samples, config), progress), notes
+    count = analysis.batch if config.shapes else None
+    samples = within_memory(samples, config, dense, analysis.facts, count)
+    data = with_checks(open_dataset(samples, config), analysis.model, config)
+    return Run(config, analysis, data, progress), [*notes, *data.notes]
 
 
 def _same_function(check: Check) -> Check:

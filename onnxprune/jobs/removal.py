@@ -9,7 +9,9 @@ from onnxprune.config import Options
 from onnxprune.graph.analysis import Analysis
 from onnxprune.graph.cost import Cost
 from onnxprune.graph.plan import Plan
+from onnxprune.model import Model
 from onnxprune.quantities import plural
+from onnxprune.sparse.targets import FLOAT_FIRST, integer_layers
 from onnxprune.types import NOTHING_REMOVED, Check
 
 _REASONS = 3
@@ -73,6 +75,12 @@ def reasons(
         return ()
     sentences = _by_group(unchanged) if analysis.groups else _by_axis(analysis)
     return tuple(f"no unit was removed: {each}" for each in sentences)
+
+
+def quantized_note(model: Model) -> tuple[str, ...]:
+    """A sentence on a model whose layers multiply in integers, and what to prune instead."""
+    integers = integer_layers(model)
+    return (f"{integers}: {FLOAT_FIRST}",) if integers else ()
 
 
 def _by_group(unchanged: Mapping[str, str]) -> Iterator[str]:

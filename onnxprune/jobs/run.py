@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from onnxprune import model as models
 from onnxprune.config import Options
 from onnxprune.data import Calibration, memory
-from onnxprune.data.dataset import Dataset, open_dataset, open_source, synthetic_dataset
+from onnxprune.data.dataset import (
+    Dataset,
+    open_dataset,
+    open_source,
+    synthetic_choices,
+    synthetic_dataset,
+    with_checks,
+)
 from onnxprune.errors import OnnxpruneError, blame
-from onnxprune.graph.analysis import Analysis, analyse
+from onnxprune.graph.analysis import Analysis
+from onnxprune.graph.facts import Fact
+from onnxprune.jobs.observe import analyse_by_runs
 from onnxprune.model.decode import densify
 from onnxprune.runtime.providers import available
 from onnxprune.select.criteria import registry
@@ -64,12 +73,15 @@ def open_run(
     samples, shapes = open_source(model, config)
     progress("finding what can be removed")
     with blame("--shapes", when=bool(config.shapes)):
-        analysis = analyse(model, inputs=shapes)
+        feeds = None if samples is None or config.shapes else next(iter(samples))
+        analysis = analyse_by_runs(model, shapes, feeds, config.provider)
     if samples is None:
         data = synthetic_dataset(analysis, config)
     else:
-        samples = within_memory(analysis, samples, config)
-        data = open_dataset(samples, config, chooses=chooses)
+        count = analysis.batch if config.shapes else None
+        samples = within_memory(samples, config, model, analysis.facts, count)
+        data = with_checks(open_dataset(samples, config, chooses=chooses), analysis.model, config)
+        data = synthetic_choices(data, analysis, config)
     return Run(config, analysis, data, progress)
 
 
@@ -102,16 +114,29 @@ def place(config: Options) -> Options:
     return replace(config, stand_in="cpu" if own and provider not in available() else provider)
 
 
-def within_memory(analysis: Analysis, samples: Calibration, config: Options) -> Calibration:
+def within_memory(
+    samples: Calibration,
+    config: Options,
+    model: models.Model,
+    facts: Mapping[str, Fact],
+    count: int | None = None,
+) -> Calibration:
     """Samples in batches that the memory budget has room for.
 
+    Args:
+        samples: any.
+        config: the options.
+        model: what runs on them.
+        facts: shapes of its values.
+        count: samples in these shapes; by default those of the first feed.
+
     Raises:
-        OnnxpruneError: it has no room for one sample.
+        OnnxpruneError: the budget has no room for one sample.
     """
     budget, batch = memory.budget_of(config), samples.batch
-    count = analysis.batch if config.shapes else samples.inputs.count(next(iter(samples)))
-    each = memory.run_bytes(analysis) // max(count, 1)
-    memory.check(budget, models.size_bytes(analysis.model), each)
+    count = samples.inputs.count(next(iter(samples))) if count is None else count
+    each = memory.run_bytes(model, facts) // max(count, 1)
+    memory.check(budget, models.size_bytes(model), each)
     most = max(budget.activations // max(each, 1), 1)
     if batch is None or batch <= most:
         return samples

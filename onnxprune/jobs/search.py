@@ -17,6 +17,7 @@ from threadpoolctl import threadpool_limits
 
 from onnxprune.data.dataset import ASIDE, ENOUGH
 from onnxprune.errors import OnnxpruneError
+from onnxprune.evaluate.dense_check import samples_needed
 from onnxprune.evaluate.evaluation import Evaluation, compare_models
 from onnxprune.graph.cost import CostModel
 from onnxprune.graph.plan import Plan
@@ -25,7 +26,7 @@ from onnxprune.jobs.choose_plan import by_importance, by_latency, measured_curve
 from onnxprune.jobs.removal import check_removal
 from onnxprune.jobs.result import Result
 from onnxprune.jobs.run import BLAS, Run
-from onnxprune.jobs.verdicts import data_of
+from onnxprune.jobs.verdicts import data_of, judging_notes
 from onnxprune.quantities import COST_KINDS, Budget, spread
 from onnxprune.select.importance.error_curves import Curves
 from onnxprune.select.importance.units import Problem, error_curves
@@ -220,9 +221,18 @@ def choose(bisection: Bisection, run: Run) -> Result:
         checks=(*earlier, *check_removal(config, result.dense, result.plan), drop),
         evaluation=evaluation,
         judges=data_of(data, evaluation),
-        notes=(*result.notes, *_notes(bisection, evaluation, tries, config.max_drop)),
+        notes=(
+            *_without(result),
+            *judging_notes(run.analysis.model, data, config, evaluation),
+            *_notes(bisection, evaluation, tries, config.max_drop),
+        ),
         history=tuple(bisection.results),
     )
+
+
+def _without(result: Result) -> list[str]:
+    """The notes of a visited model but for those on its own evaluation."""
+    return [note for note in result.notes if note not in result.evaluation.notes]
 
 
 def _notes(bisection: Bisection, evaluation: Evaluation, tries: int, max_drop: float) -> list[str]:
@@ -253,5 +263,7 @@ def _notes(bisection: Bisection, evaluation: Evaluation, tries: int, max_drop: f
         sure = f"the drop of {drop} has a standard error of {wide}"
         if evaluation.drop + 2 * error > max_drop:
             sure += f": with {samples} inputs, more than {limit} is not excluded"
+            needed = samples_needed(error, samples, max_drop, share=share)
+            sure += f"; about {needed:,} would tell" if needed > samples else ""
         notes.append(sure)
     return notes

@@ -7,9 +7,13 @@ from collections.abc import Iterable
 from onnxprune.config import Options
 from onnxprune.data.dataset import Dataset
 from onnxprune.errors import OnnxpruneError, spelled
+from onnxprune.evaluate.dense_check import NEARLY_ALL, samples_needed, training_notes
 from onnxprune.evaluate.evaluation import Evaluation
+from onnxprune.evaluate.metrics import find_metric
 from onnxprune.evaluate.verdict import Quality
 from onnxprune.graph.plan import Plan
+from onnxprune.model import Model
+from onnxprune.quantities import Unit, half_interval, plural, spread
 from onnxprune.types import Check, QualityStatus
 
 _CUT = (
@@ -26,9 +30,10 @@ HOW = "give --calib to measure it, and --labels for the accuracy"
 
 def data_of(data: Dataset, evaluation: Evaluation) -> str:
     """Which samples a result is judged on, as in ``51 held-out of 512 samples of calib.npz``."""
-    if data.source is None or not evaluation.samples:
+    if data.synthetic or not (data.eval.origin and evaluation.samples):
         return ""
-    name, samples = data.source.reader.description, evaluation.samples
+    name, samples = data.eval.origin, evaluation.samples
+    name = f"--eval {name}" if data.eval.option == "--eval" else name
     labelled = "labelled " if evaluation.metric else ""
     if data.one_batch:
         return f"the {samples:,} {labelled}samples of {name}, which layers were fitted to"
@@ -36,6 +41,57 @@ def data_of(data: Dataset, evaluation: Evaluation) -> str:
     if total is None or total <= samples:
         return f"{samples:,} {labelled}samples of {name}"
     return f"{samples:,} {labelled}held-out of {total:,} samples of {name}"
+
+
+def judging_notes(
+    dense: Model, data: Dataset, config: Options, evaluation: Evaluation
+) -> list[str]:
+    """Sentences on what makes an evaluation worth little.
+
+    Args:
+        dense: the model that was compared with.
+        data: the samples.
+        config: provider and metric.
+        evaluation: on ``data.eval``.
+    """
+    notes = list(evaluation.notes)
+    right = evaluation.before
+    if right is not None and right >= NEARLY_ALL and find_metric(config.metric).kind == "accuracy":
+        notes += training_notes(dense, data.labelled(), config)
+    return [*notes, *too_few(evaluation, config.max_drop)]
+
+
+def unsure(evaluation: Evaluation, max_drop: float) -> list[str]:
+    """A sentence where an accepted drop is less certain than its limit is small."""
+    half = half_interval(evaluation.drop_error)
+    if half is None or evaluation.drop > max_drop or half <= max_drop:
+        return []
+    inputs = plural(evaluation.samples, "unseen input")
+    wide = spread(half, "fraction" if evaluation.higher_is_better else "number")
+    words = f"the drop is uncertain by ± {wide} (95 %) on {inputs}"
+    more = f"--calib-samples takes more inputs, --eval others{_needed(evaluation, max_drop)}"
+    return [spelled(f"{words}, more than --max-drop allows: {more}")]
+
+
+def too_few(evaluation: Evaluation, max_drop: float | None) -> list[str]:
+    """A sentence where samples are too few to tell that a drop is above the accepted one."""
+    half = half_interval(evaluation.drop_error)
+    if max_drop is None or half is None or not 0 < evaluation.drop - max_drop < half:
+        return []
+    unit: Unit = "fraction" if evaluation.higher_is_better else "number"
+    drop, wide = (spread(each, unit) for each in (evaluation.drop, half))
+    inputs = plural(evaluation.samples, "input")
+    words = f"the drop of {drop} is above --max-drop, but uncertain by ± {wide} (95 %)"
+    needed = _needed(evaluation, max_drop)
+    return [spelled(f"{words}: {inputs} are too few to tell{needed}")]
+
+
+def _needed(evaluation: Evaluation, limit: float) -> str:
+    """How many samples would tell a drop of that size."""
+    share = evaluation.measure.startswith(("accuracy", "top", "agreement"))
+    error = evaluation.drop_error or 0.0
+    number = samples_needed(error, evaluation.samples, limit, share=share)
+    return f"; about {number:,} are needed" if number else ""
 
 
 def unmeasured(config: Options, plan: Plan, *, changed: bool) -> str:

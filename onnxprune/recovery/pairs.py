@@ -125,10 +125,10 @@ def _joined(parts: list[Rows], *, alike: bool) -> Rows:
 
 
 def _stacked(parts: list[Array], axis: int) -> Array:
-    """Arrays one behind the other; each is let go of once it is copied."""
+    """Arrays one behind the other, in single precision; each is let go of once it is copied."""
     shape = list(parts[0].shape)
     shape[axis] = sum(part.shape[axis] for part in parts)
-    out, at = np.empty(shape, parts[0].dtype), 0
+    out, at = np.empty(shape, np.float32), 0
     while parts:
         part = parts.pop(0)
         out.swapaxes(0, axis)[at : at + part.shape[axis]] = part.swapaxes(0, axis)

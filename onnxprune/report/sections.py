@@ -13,13 +13,23 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from onnxprune.quantities import change, measured, percent, plural, quantity, size, times
+from onnxprune.quantities import (
+    change,
+    measured,
+    percent,
+    plural,
+    quantity,
+    size,
+    spread,
+    times,
+)
 from onnxprune.report import columns, standing
 from onnxprune.report.tables import Place, Table, Tone
 from onnxprune.types import NOTHING_REMOVED
 
 if TYPE_CHECKING:
     from onnxprune.jobs.bench.schema import Bench, Row
+    from onnxprune.jobs.eval import Assessment
     from onnxprune.jobs.quantize import Quantized
     from onnxprune.jobs.results.schema import CheckRow, GroupRow, OutputRow, Report
     from onnxprune.jobs.results.weights import StoredRow, ZerosRow
@@ -416,6 +426,31 @@ def of_quantized(result: Quantized) -> list[Part]:
     parts.append(Part("", title, columns.QUANTIZED, weights, detail="every weight"))
     if floats := columns.by_operator(weights):
         parts.append(Part("", columns.FLOAT.title, columns.FLOAT, floats))
+    return parts
+
+
+def of_assessment(result: Assessment) -> list[Part]:
+    """The parts of a measured model: its metric, and its outputs against the dense model's."""
+    from onnxprune.jobs.results.gather import comparison_rows
+    from onnxprune.jobs.results.schema import CheckRow, Measure
+
+    evaluation, parts = result.evaluation, []
+    seen = inputs(evaluation.samples, evaluation.available)
+    scale = standing.metric_scale(evaluation.measure, higher=evaluation.higher_is_better)
+    if result.value is not None:
+        error = "" if result.error is None else f" (s.e. {spread(result.error, scale.unit)})"
+        title = f"{result.metric} {measured(result.value, scale.unit)}{error}, on {seen}"
+        ends = evaluation.before, result.value
+        row = Measure(result.metric, *ends, scale.unit, evaluation.metric_error)
+        rows = [row] if evaluation.before is not None else []
+        parts.append(Part("", title, columns.measures("this model"), rows))
+    if evaluation.outputs:
+        title = f"Outputs against the dense model, {seen}"
+        parts.append(Part("", title, columns.OUTPUTS, comparison_rows(evaluation)))
+    if result.checks:
+        table = columns.checks(scale)
+        checks = [CheckRow(each.name, each.ok, each.value, each.limit) for each in result.checks]
+        parts.append(Part("", table.title, table, checks))
     return parts
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from onnxprune.quantities import figure, measured, percent, spread
+from onnxprune.types import is_fraction
 
 if TYPE_CHECKING:
     from onnxprune.jobs.bench.schema import Row
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
     from onnxprune.types import Quality
 
 _SIZES = ("MACs", "parameters", "weights")
-_LOWER = ("mse", "nats", "loss", "error", "perplexity")
+_LOWER = ("mse", "nats", "entropy", "loss", "error", "perplexity")
+_RATES = ("cer", "wer")
 
 
 @dataclass(frozen=True)
@@ -64,8 +66,8 @@ def metric_scale(name: str, *, fraction: bool | None = None, higher: bool | None
     if name in _WITHOUT_LABELS:
         return _WITHOUT_LABELS[name]
     if fraction is None:
-        fraction = name.startswith(("accuracy", "top"))
-    lower = any(word in name.lower() for word in _LOWER)
+        fraction = is_fraction(name)
+    lower = name.partition("@")[0] in _RATES or any(word in name.lower() for word in _LOWER)
     return Scale(name, fraction, (not lower) if higher is None else higher)
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from onnxprune.jobs.advise.evidence import Evidence, Spent
     from onnxprune.jobs.advise.methods import Advice
     from onnxprune.jobs.bench.schema import Bench
+    from onnxprune.jobs.eval import Assessment
     from onnxprune.jobs.quantize import Quantized
     from onnxprune.jobs.results import schema
     from onnxprune.jobs.results.schema import Report
@@ -49,14 +50,18 @@ def inspection(report: Report, *, verbose: bool = False) -> RenderableType:
 
 def result(report: Report, *, verbose: bool = False) -> RenderableType:
     """The verdict, sizes and quality, and the removals."""
-    head = _verdicts(sections.verdicts(report), report.model.name, report.output)
+    head = _verdicts(sections.verdicts(report), _written(report.model.name, report.output))
     notes = sections.notes(report)
     return listed(sections.of_run(report), notes, verbose=verbose, head=[head])
 
 
-def _verdicts(verdicts: Sequence[Verdict], source: str, output: str | None) -> Group:
-    """The first lines of a result: its verdicts, what it was made of, where it was written."""
-    where = f"  {source} -> {output}" if output else f"  {source}, nothing written"
+def _written(source: str, output: str | None) -> str:
+    """What a result was made of, and where it was written."""
+    return f"  {source} -> {output}" if output else f"  {source}, nothing written"
+
+
+def _verdicts(verdicts: Sequence[Verdict], where: str) -> Group:
+    """The first lines of a result: its verdicts, and which files it is about."""
     lines = []
     for number, each in enumerate(verdicts):
         subject = f"{each.subject}: " if each.subject else ""
@@ -143,7 +148,7 @@ def storing(
     line = f"{size(before)} -> {size(after)}, {change(before, after, 'bytes')}"
     head: list[RenderableType] = [Text.assemble(("File: ", _HEAD), line)]
     if files is not None:
-        head.insert(0, _verdicts([Verdict("", *sections.judged(checks))], *files))
+        head.insert(0, _verdicts([Verdict("", *sections.judged(checks))], _written(*files)))
     if unread:
         head.append(Group(Text("Cannot be read by", _HEAD), *(Text(f"  {t}") for t in unread)))
     parts = sections.stored(rows) if rows else []
@@ -165,8 +170,26 @@ def quantized(
         verbose: whether every weight is listed.
     """
     verdicts = [sections.structure(result.structure), sections.quality(result.quality)]
-    head = [_verdicts(verdicts, source, output)]
+    head = [_verdicts(verdicts, _written(source, output))]
     return listed(sections.of_quantized(result), result.notes, verbose=verbose, head=head)
+
+
+def assessed(
+    result: Assessment, source: str, against: str | None, *, verbose: bool = False
+) -> RenderableType:
+    """The verdicts on a model, its metric and its outputs.
+
+    Args:
+        result: of `eval`.
+        source: the name of the model.
+        against: the dense model; None without.
+        verbose: whether every figure is shown.
+    """
+    verdicts = [sections.structure(result.structure)] if against else []
+    verdicts.append(sections.quality(result.quality))
+    where = f"  {source}{f', against {Path(against).name}' if against else ''}"
+    head = _verdicts(verdicts, where)
+    return listed(sections.of_assessment(result), result.notes, verbose=verbose, head=[head])
 
 
 def built(

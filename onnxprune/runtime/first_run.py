@@ -8,7 +8,7 @@ Plain networks run right away.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -112,6 +112,48 @@ def first_run(
         except WorkerError as error:
             node = _locate(model, path, batch, error, settings)
             raise _died(error, node, what, hint, limit_s) from error
+
+
+def observed_types(
+    model: Model, batches: Iterable[Feeds], names: Sequence[str], *, provider: str = "cpu"
+) -> list[dict[str, tuple[str, tuple[int, ...]]]]:
+    """Element types and shapes of values inside a model, one mapping by name for each batch.
+
+    The run has a process of its own, like a first run, where `may_crash` says so.
+
+    Args:
+        model: of any origin, too small to need external data.
+        batches: feeds.
+        names: outputs of nodes of the main graph; those that are no tensors are left out.
+        provider: execution provider.
+
+    Raises:
+        RuntimeDiedError: the runtime crashed or hung.
+        OnnxpruneError: the model does not run.
+    """
+    from onnxprune import model as models
+
+    wanted = list(names)
+    if models.size_bytes(model) > _LARGEST:
+        return []
+    if not may_crash(model):
+        session = open_session(model, provider=provider, prepack=False, arena=False, outputs=wanted)
+        return [types_of(session.run(feeds, wanted)) for feeds in batches]
+    with ScratchFolder() as folder:
+        path = models.save(model, Path(folder) / "model.onnx", external=False)
+        settings = {"provider": provider, "saturate": may_saturate(model)}
+        try:
+            with Worker(_PROCESS, patience_s=LIMIT_S) as worker:
+                worker.ask("open", path=str(path), outputs=wanted, **settings)
+                return [worker.ask("types", feeds=dict(feeds), names=wanted) for feeds in batches]
+        except WorkerError as error:
+            raise _died(error, ("", ""), "the model", "", LIMIT_S) from error
+
+
+def types_of(values: Mapping[str, Any]) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Element types and shapes of the arrays among some values."""
+    arrays = {name: value for name, value in values.items() if hasattr(value, "dtype")}
+    return {name: (array.dtype.name, array.shape) for name, array in arrays.items()}
 
 
 def _died(
@@ -220,6 +262,7 @@ class _Trial:
         saturate: bool,
         optimise: bool = True,
         optimised: str = "",
+        outputs: Sequence[str] = (),
     ) -> None:
         """Open a model, as it will be opened later; or write what optimisation makes of it."""
         _limit_memory()
@@ -227,13 +270,26 @@ class _Trial:
             write_optimised(Path(path), Path(optimised))
             return
         self._session = open_session(
-            path, provider=provider, optimise=optimise, spin=False, saturate=saturate
+            path,
+            provider=provider,
+            optimise=optimise,
+            spin=False,
+            arena=False,
+            saturate=saturate,
+            outputs=outputs,
         )
 
     def run(self, feeds: Feeds) -> None:
         """Run once."""
+        self._session.run(self._known(feeds))
+
+    def types(self, feeds: Feeds, names: Sequence[str]) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """Run once; the types and shapes of some values."""
+        return types_of(self._session.run(self._known(feeds), names))
+
+    def _known(self, feeds: Feeds) -> Feeds:
         known = {spec.name for spec in self._session.inputs}
-        self._session.run({name: array for name, array in feeds.items() if name in known})
+        return {name: array for name, array in feeds.items() if name in known}
 
 
 def write_optimised(path: Path, target: Path) -> None:

@@ -11,7 +11,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from onnxprune.data.batches import inputs_of
 from onnxprune.errors import OnnxpruneError, spelled
+from onnxprune.graph.analysis import analyse
 from onnxprune.quantities import percent, plural
 from onnxprune.select.importance.error_curves import Curves
 from onnxprune.select.importance.units import Importance, Problem
@@ -46,21 +48,8 @@ def advice(
     Returns:
         Clauses for a hint; empty where nothing is known that would help.
     """
-    parts = []
-    ranked = replace(
-        importance,
-        scores={g.name: np.zeros(len(g)) for g in problem.analysis.groups},
-        curves=Curves({}, {}),
-    )
-    flags, part = _options_that_help(
-        problem, declined, lambda each: _tried(least, each, ranked), limit
-    )
-    named = " and ".join(map(spelled, flags))
-    if flags and part <= limit:
-        parts.append(f"{named} {'make' if len(flags) > 1 else 'makes'} room for it")
-    elif flags:
-        lowest = percent(part / max(dense, 1))
-        parts.append(f"{named} would allow {lowest} of the original at the least")
+    helpful = helpful_options(problem, importance, declined, least, limit, dense)
+    parts = [helpful] if helpful else []
     if declined:
         whole = f"{len(declined)} of {len(problem.analysis.groups)} groups are left alone"
         parts.append(f"{whole}: {_reasons(declined)}")
@@ -69,6 +58,27 @@ def advice(
     elif not parts:
         parts.append("every group is as narrow as it can be; `onnxprune inspect` says what stays")
     return "; ".join(parts)
+
+
+def helpful_options(
+    problem: Problem,
+    importance: Importance,
+    declined: Mapping[str, str],
+    least: Least,
+    limit: float,
+    dense: float,
+) -> str:
+    """The options that lower what remains, in words; empty where none does. Args: as `advice`."""
+    flags, part = _options_that_help(
+        problem, declined, lambda each: _tried(least, each, importance), limit
+    )
+    named = " and ".join(map(spelled, flags))
+    if flags and part <= limit:
+        return f"{named} {'make' if len(flags) > 1 else 'makes'} room for it"
+    if flags:
+        lowest = percent(part / max(dense, 1))
+        return f"{named} would allow {lowest} of the original at the least"
+    return ""
 
 
 def _options_that_help(
@@ -110,6 +120,8 @@ def _options(problem: Problem, declined: Mapping[str, str]) -> list[str]:
     flags += [f"--max-ratio {ratio:g}" for ratio in _RATIOS if ratio > limits.max_ratio]
     if limits.skip and any(why.startswith("skipped") for why in declined.values()):
         flags.append("less under --skip")
+    if _one_sample(problem) is not None:
+        flags.append("--batch 1")
     return flags
 
 
@@ -123,11 +135,30 @@ def _with(problem: Problem, flag: str) -> Problem:
     if name == "--max-ratio":
         ratio = max(float(value), problem.limits.max_ratio)
         return replace(problem, limits=replace(problem.limits, max_ratio=ratio))
+    if name == "--batch":
+        shapes = _one_sample(problem)
+        analysis = analyse(problem.analysis.model, inputs=shapes)
+        return replace(problem, analysis=analysis, fit=(), bypassed=())
     return replace(problem, limits=replace(problem.limits, skip=()))
 
 
+def _one_sample(problem: Problem) -> Mapping[str, tuple[int, ...]] | None:
+    """The input shapes of one sample; None where they are no others than those analysed.
+
+    A graph may mix the samples of a batch, or have a batch of one written into it.
+    """
+    first = next(iter(problem.fit), None)
+    inputs = inputs_of(problem.analysis.model)
+    if first is None or problem.remaining or inputs.fixed or inputs.count(first) < 2:
+        return None
+    one = inputs.take(first, slice(0, 1))
+    return {name: array.shape for name, array in one.items()}
+
+
 def _tried(least: Least, problem: Problem, importance: Importance) -> float:
+    """What remains under the options of a problem; every unit counts alike."""
+    scores = {group.name: np.zeros(len(group)) for group in problem.analysis.groups}
     try:
-        return least(problem, importance)
+        return least(problem, replace(importance, scores=scores, curves=Curves({}, {})))
     except OnnxpruneError:  # ratios that were asked for group by group empty an axis
         return float("inf")

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from onnxprune.config import Options
 from onnxprune.errors import OnnxpruneError
-from onnxprune.graph.cost import CostMeasure, CostModel
+from onnxprune.graph.cost import CostMeasure, CostModel, StaticCost
 from onnxprune.quantities import Budget
 from onnxprune.select.allocate import (
     CandidateWidths,
+    CostFunction,
     alignments,
     allocate,
     axes_of,
@@ -19,11 +21,12 @@ from onnxprune.select.allocate import (
 )
 from onnxprune.select.allocate.alignment import CHOICES
 from onnxprune.select.allocate.allocate_budget import allocate_budget
-from onnxprune.select.allocate.allocation import divide_shares, unmet
+from onnxprune.select.allocate.allocation import UnmetError, divide_shares, unmet
 from onnxprune.select.allocate.ranking import Ranking, ranked
 from onnxprune.select.importance.bypass import inside
+from onnxprune.select.importance.error_curves import Curves
 from onnxprune.select.importance.units import Importance, Problem, rises_of, score_groups
-from onnxprune.select.refusal import advice
+from onnxprune.select.refusal import advice, helpful_options
 from onnxprune.select.reserve import STORED_COSTS, recovers, vectors_of_recovery
 from onnxprune.solve.coupled import PROBES, Branch, Curve
 from onnxprune.solve.group_obs import Elimination
@@ -76,7 +79,7 @@ def _within_target(problem: Problem, importance: Importance) -> Selection:
             hint="limit another cost, as in --target params=50%, or remove a share, as in --ratio",
         )
     if target is None:
-        return choose(problem, widths, importance, target, cost, dense)
+        return _by_ratio(problem, widths, importance, cost, dense)
     if not _needs_reserve(problem, widths, dense <= target.limit(dense)):
         return _chosen(problem, widths, importance, cost, dense)
     vectors = vectors_of_recovery(problem.analysis)
@@ -88,6 +91,41 @@ def _within_target(problem: Problem, importance: Importance) -> Selection:
             room = f"this counts {len(vectors)} vectors that recovery may add (--recover none: 0)"
             error.hint = "; ".join(filter(None, (error.hint, room)))
         raise
+
+
+def _by_ratio(
+    problem: Problem,
+    widths: CandidateWidths,
+    importance: Importance,
+    cost: CostMeasure,
+    dense: int,
+) -> Selection:
+    """Units under the ratio of the options, or why they cannot go."""
+    try:
+        return choose(problem, widths, importance, None, cost, dense)
+    except UnmetError as error:
+        limit = 1 - (problem.config.ratio or 0.0)
+        hint = advice(problem, importance, widths.declined, least_share, limit, 1.0)
+        raise OnnxpruneError(error.message, hint=hint) from None
+
+
+def least_share(problem: Problem, importance: Importance) -> float:
+    """The least that remains of the units that may go, as a share of them."""
+    widths = allowed_widths(problem, importance)
+    removed = narrowest(widths, importance).removed
+    units = sum(widths.units[name] for name in widths.free)
+    return 1 - sum(len(removed.get(name, ())) for name in widths.free) / max(units, 1)
+
+
+def missing_options(problem: Problem, declined: Mapping[str, str]) -> str:
+    """The options that let units go where none does; empty where none would.
+
+    Args:
+        problem: what units were chosen from.
+        declined: why a group stays whole, by group.
+    """
+    nothing = Importance("l2", {}, Curves({}, {}), {})
+    return helpful_options(problem, nothing, declined, least_share, math.nextafter(1.0, 0.0), 1.0)
 
 
 def _chosen(
@@ -102,9 +140,11 @@ def _chosen(
     assert target is not None
     limit = target.limit(dense)
 
-    def least(problem: Problem, importance: Importance) -> int:
-        narrow = narrowest(allowed_widths(problem, importance), importance)
-        return cost.measure(narrow.removed, problem.bypassed)
+    def least(other: Problem, importance: Importance) -> int:
+        narrow = narrowest(allowed_widths(other, importance), importance)
+        same = other.analysis is problem.analysis
+        measure = cost if same else CostModel(other.analysis).only(cost.kind)
+        return measure.measure(narrow.removed, other.bypassed)
 
     try:
         return choose(problem, widths, importance, target, cost, dense)
@@ -202,6 +242,7 @@ def choose(
         ratio=config.ratio,
         target=target,
         cost=lambda removed: cost.measure(removed, bypassed),
+        change=_change_of(cost, bypassed),
         policy=config.allocation,
         comparable="comparable" in importance.claims,
         additive="pruning error" in importance.claims,
@@ -217,6 +258,13 @@ def choose(
         allocation.declined,
         unchanged=allocation.unchanged,
     )
+
+
+def _change_of(cost: CostMeasure, bypassed: Sequence[str]) -> CostFunction | None:
+    """The cost once some groups lose other units; None where only whole removals are priced."""
+    if not isinstance(cost, StaticCost):
+        return None
+    return lambda removed: cost.change(removed, bypassed)
 
 
 def narrowest(widths: CandidateWidths, importance: Importance) -> Selection:
@@ -261,12 +309,17 @@ def _by_curves(
     def cost_of(removed: Mapping[str, Sequence[int]], dropped: Sequence[str]) -> float:
         return float(cost.measure(removed, (*problem.bypassed, *dropped)))
 
+    def change_of(removed: Mapping[str, Sequence[int]], dropped: Sequence[str]) -> float:
+        assert isinstance(cost, StaticCost)
+        return float(cost.change(removed, (*problem.bypassed, *dropped)))
+
     budget_choice = allocate_budget(
         widths,
         _ranking(importance),
         _curves(widths, importance.curves.groups),
         cost_of,
         limit,
+        change=change_of if isinstance(cost, StaticCost) else None,
         branches={
             name: Branch(inside(analysis.groups, analysis.block(name)), error)
             for name, error in importance.curves.blocks.items()

@@ -8,6 +8,7 @@ is then moved, step by step, to just within the exact budget.
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -89,6 +90,7 @@ class _Problem:
         curves: Mapping[str, Curve],
         branches: Mapping[str, Branch],
         cost: CostOf,
+        change: CostOf | None,
         probes: int,
     ) -> None:
         self.names = (*curves, *branches)
@@ -96,14 +98,29 @@ class _Problem:
         self.branches = branches
         self.branch_of = {g: b for b, branch in branches.items() for g in branch.members}
         self._cost = cost
+        self._change = change
+        self._here: Widths | None = None
+        self._moved: set[str] = set()
         self._known: dict[tuple[int, ...], float] = {}
         self._probes = probes
 
     def cost(self, widths: Widths) -> float:
         key = tuple(widths[name] for name in self.names)
         if key not in self._known:
+            self._here = None
             self._known[key] = float(self._cost(dict(zip(self.names, key, strict=True))))
         return self._known[key]
+
+    def near(self, widths: Widths, name: str, width: int) -> float:
+        """The cost with one other width; fastest where ``widths`` are the same object again."""
+        if self._change is None:
+            return self.cost({**widths, name: width})
+        if self._here is not widths:
+            self._cost(widths)
+            self._here, self._moved = widths, set()
+        cost = self._change({**{other: widths[other] for other in self._moved}, name: width})
+        self._moved = {name}
+        return float(cost)
 
     def stays(self, group: str, widths: Widths) -> bool:
         """Whether a group is not in a branch that goes."""
@@ -122,7 +139,7 @@ class _Problem:
             count = len(curve.widths)
             probed = np.unique(np.linspace(0, count - 1, min(count, self._probes)).round())
             at = curve.widths[probed.astype(np.int64)]
-            exact = [self.cost({**base, name: int(width)}) for width in at]
+            exact = [self.near(base, name, int(width)) for width in at]
             tables.append(np.interp(curve.widths, at, exact) - self.cost(base))
         return tables
 
@@ -156,19 +173,6 @@ class _Problem:
             if number in picked.dropped:
                 widths |= {g: int(self.curves[g].widths[-1]) for g in branch.members}
         return widths
-
-    def steps(self, widths: Widths, direction: int) -> list[tuple[dict[str, int], float, float]]:
-        """All neighbours one step up or down: widths, change of error, change of cost."""
-        here = self.cost(widths)
-        neighbours = []
-        for name, curve in self.curves.items():
-            at = curve.at(widths[name])
-            to = at + direction
-            if 0 <= to < len(curve.widths) and self.stays(name, widths):
-                moved = {**widths, name: int(curve.widths[to])}
-                change = float(curve.error[to] - curve.error[at])
-                neighbours.append((moved, change, self.cost(moved) - here))
-        return neighbours
 
     def around(self, widths: Widths, budget: float) -> dict[str, int] | None:
         """The knapsack for costs linear around ``widths``, aimed until its exact cost fits.
@@ -211,13 +215,40 @@ class _Problem:
         return part(low)
 
     def grow(self, widths: Widths, budget: float) -> Widths:
-        """Step up, most error undone per cost first, for as long as the exact budget is met."""
-        while True:
-            room = budget - self.cost(widths)
-            up = [step for step in self.steps(widths, 1) if step[2] <= room and step[1] <= 0]
-            if not up:
-                return widths
-            widths = min(up, key=lambda step: (step[1] / max(step[2], 1e-300), step[2]))[0]
+        """Step up, most error undone per cost first, for as long as the exact budget is met.
+
+        Wider groups make the steps of others no cheaper: what did not fit never will, and a step
+        is priced anew only when it is the best of those that were.
+        """
+        here, cost = dict(widths), self.cost(widths)
+        places = {name: at for at, name in enumerate(self.curves)}
+
+        def step(name: str) -> list[tuple[float, float, int, str]]:
+            """The next step of a group, unless it adds to the error or does not fit."""
+            curve = self.curves[name]
+            at = curve.at(here[name])
+            if at + 1 == len(curve.widths) or not self.stays(name, here):
+                return []
+            change = float(curve.error[at + 1] - curve.error[at])
+            more = self.near(here, name, int(curve.widths[at + 1])) - cost
+            if change > 0 or cost + more > budget:
+                return []
+            return [(change / max(more, 1e-300), more, places[name], name)]
+
+        steps = [each for name in self.curves for each in step(name)]
+        heapq.heapify(steps)
+        while steps:
+            *_, name = heapq.heappop(steps)
+            current = step(name)
+            if current and steps and current[0] > steps[0]:
+                heapq.heappush(steps, current[0])
+            elif current:
+                curve = self.curves[name]
+                cost += current[0][1]
+                here[name] = int(curve.widths[curve.at(here[name]) + 1])
+                for each in step(name):
+                    heapq.heappush(steps, each)
+        return here
 
 
 def fit(
@@ -225,6 +256,7 @@ def fit(
     cost: CostOf,
     budget: float,
     *,
+    change: CostOf | None = None,
     branches: Mapping[str, Branch] = _NONE,
     rounds: int = _ROUNDS,
     probes: int = PROBES,
@@ -236,6 +268,8 @@ def fit(
         cost: the exact cost of all widths together; non-decreasing in every width. Branches are
             among the widths: 1 where they stay, 0 where they go.
         budget: bound on it.
+        change: the exact cost once some widths are others than in the latest call of either
+            function; without it all widths are priced together each time.
         branches: what may be dropped as a whole, for the error that goes with it.
         rounds: how often costs are taken as linear anew.
         probes: exact costs asked for per group and round, with straight lines between them; raise
@@ -247,7 +281,7 @@ def fit(
     Raises:
         OnnxpruneError: if even the smallest widths cost more than the budget.
     """
-    problem = _Problem(curves, branches, cost, probes)
+    problem = _Problem(curves, branches, cost, change, probes)
     least = {name: int(curve.widths[0]) for name, curve in curves.items()}
     least |= dict.fromkeys(branches, 1)
     if branches and problem.cost(least) > budget:

@@ -36,8 +36,6 @@ _KEPT = 48 << 20
 """Bytes of what the second layer multiplies that are kept for a step."""
 _HALVINGS = 6
 """Shorter steps tried before giving up."""
-_MAJORISED = 2
-"""Rounds of least squares on a clipped loss, each on a majorant of what the last one left."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,6 +119,7 @@ class _Point:
         features: what the second layer multiplies; None where that is made anew, since it is large.
         results: what comes out; empty once it was used up.
         errors: what of that is off; likewise.
+        centre: what was taken away from the features.
     """
 
     pair: Pair
@@ -129,6 +128,7 @@ class _Point:
     features: list[Array | None]
     results: list[Array]
     errors: list[Array]
+    centre: Array | None = None
 
     @classmethod
     def of(cls, side: Side, pair: Pair) -> _Point:
@@ -144,10 +144,22 @@ class _Point:
             point.errors.append(part.beyond(result.copy()))
         return point
 
+    def shift(self, centre: Float) -> None:
+        """Take a centre away from the features, those that are made anew included."""
+        self.centre = centre.astype(np.float32)
+        for features in self.features:
+            if features is not None:
+                np.subtract(features, self.centre, out=features)
+
     def seen(self) -> Iterator[tuple[Side, Array]]:
         """The parts and their features."""
         for part, hidden, features in zip(self.parts, self.hidden, self.features, strict=True):
-            yield part, part.features(hidden) if features is None else features
+            if features is not None:
+                yield part, features
+            elif self.centre is None:
+                yield part, part.features(hidden)
+            else:
+                yield part, part.features(hidden) - self.centre
 
 
 def _search(
@@ -167,7 +179,7 @@ def _gram(side: Side, *, bias: bool) -> Float:
     groups, rows, K = side.rows.x.shape
     gram = np.zeros((groups, K + 1, K + 1))
     for part in side.split(1):
-        x = part.rows.x.astype(np.float32)
+        x = part.rows.x
         gram[:, :K, :K] += x.transpose(0, 2, 1) @ x
     gram /= rows
     if bias:
@@ -186,7 +198,8 @@ def _damp(matrix: Float, share: float) -> Float:
 def _solve_second(side: Side, at: _Point, pull: float, *, free: bool) -> tuple[Float, list[Array]]:
     """The reader's weights for these hidden values, and what its outputs are then off by.
 
-    Least squares on the majorised target. What was seen at this point is used up.
+    Least squares on the majorised target, once: the next step majorises what this one leaves. What
+    was seen at this point is used up.
     """
     second, total = at.pair.second, len(side.rows.wanted)
     errors, results = at.errors, at.results
@@ -194,34 +207,34 @@ def _solve_second(side: Side, at: _Point, pull: float, *, free: bool) -> tuple[F
     centre = np.zeros(len(second) - 1)
     if free:
         for _, features in at.seen():
-            centre += features.sum(axis=0, dtype=np.float64)
+            centre += _sum(features)
         centre /= total
     gram = np.zeros((len(centre), len(centre)))
-    for _, features in at.seen():
-        centred = features - centre.astype(features.dtype)
+    at.shift(centre)
+    for _, centred in at.seen():
         gram += centred.T @ centred
     gram /= total
     penalty = pull * float(np.trace(gram)) / len(gram)
     gram[np.diag_indices(len(gram))] += penalty
     solve = solver(gram)
-    for _ in range(_MAJORISED if np.isfinite(side.rows.clip).any() else 1):
-        for result, error in zip(results, errors, strict=True):
-            np.subtract(result, error, out=result)
-        middle = second[-1]
-        if free:
-            sums = [result.sum(axis=0, dtype=np.float64) for result in results]
-            middle = np.sum(sums, axis=0) / total
-        cross = np.zeros((len(centre), len(middle)))
-        for (_, features), result in zip(at.seen(), results, strict=True):
-            centred = features - centre.astype(features.dtype)
-            cross += centred.T @ (result - middle.astype(np.float32))
-        matrix = solve(cross / total + penalty * second[:-1])
-        second = np.concatenate([matrix, (middle - centre @ matrix)[None]])
-        results = [part.output(features, second) for part, features in at.seen()]
-        errors = [
-            part.beyond(result.copy()) for part, result in zip(at.parts, results, strict=True)
-        ]
+    for result, error in zip(results, errors, strict=True):
+        np.subtract(result, error, out=result)
+    middle = second[-1]
+    if free:
+        middle = np.sum([_sum(result) for result in results], axis=0) / total
+    cross = np.zeros((len(centre), len(middle)))
+    for (_, centred), result in zip(at.seen(), results, strict=True):
+        cross += centred.T @ np.subtract(result, middle.astype(np.float32), out=result)
+    matrix = solve(cross / total + penalty * second[:-1])
+    around = np.concatenate([matrix, middle[None]])
+    errors = [part.surplus(centred, around) for part, centred in at.seen()]
+    second = np.concatenate([matrix, (middle - centre @ matrix)[None]])
     return second, errors
+
+
+def _sum(rows: Array) -> Float:
+    """The sum over rows of a part, which are few enough for float32."""
+    return (np.ones(len(rows), rows.dtype) @ rows).astype(np.float64)
 
 
 def _direction(
@@ -247,9 +260,7 @@ def _direction(
         if steep_too is not None:
             steep = steep_too if steep is None else steep + steep_too
         per_group = back.reshape(len(back), groups, -1).transpose(1, 0, 2)
-        x = part.rows.x
-        x = x.astype(np.float32) if x.dtype == np.float16 else x
-        gradient[:, :-1] += x.transpose(0, 2, 1) @ per_group
+        gradient[:, :-1] += part.rows.x.transpose(0, 2, 1) @ per_group
         if bias:
             gradient[:, -1] += per_group.sum(axis=1, dtype=np.float64)
     gradient /= len(side.rows.wanted)

@@ -21,6 +21,8 @@ Array = npt.NDArray[Any]
 Float = npt.NDArray[np.float64]
 
 
+_DOUBLE = 256
+"""Features up to which moments are multiplied in float64."""
 _FEATURES = 8 << 20
 """Bytes of what the second layer multiplies, made at a time: it stays in the cache."""
 
@@ -107,8 +109,7 @@ class Side:
     def hidden(self, first: Float) -> Array:
         """``[rows, h]``, before the nonlinearity."""
         W = first.astype(np.float32)
-        x = self.rows.x
-        result: Array = (x.astype(np.float32) if x.dtype == np.float16 else x) @ W[:, :-1]
+        result: Array = self.rows.x @ W[:, :-1]
         result += W[:, -1:]
         return result.transpose(1, 0, 2).reshape(result.shape[1], -1)
 
@@ -210,7 +211,7 @@ def hidden_moments(side: Side, first: Float) -> Moments:
     """
     hidden = first.shape[0] * first.shape[2]
     order = side.order(hidden)
-    both = Accumulator(1, len(order), side.rows.wanted.shape[1])
+    both = Accumulator(1, len(order), side.rows.wanted.shape[1], double=len(order) <= _DOUBLE)
     for part in side.split(hidden):
         rows = part.rows
         both.add(part.features(part.hidden(first))[None], (rows.wanted - rows.offset)[None])

@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from onnxprune import model as models
 from onnxprune.data.batches import collate, hold_out, inputs_of
+from onnxprune.data.memory import MemoryBudget, gradient_samples
 from onnxprune.errors import OnnxpruneError
 from onnxprune.evaluate.student import Student, losses_of, visible
 from onnxprune.graph.autodiff import Loss
@@ -45,6 +46,7 @@ def information(
     provider: str = "cpu",
     threads: int | None = None,
     seed: int = 0,
+    memory: MemoryBudget | None = None,
 ) -> dict[str, Float] | None:
     """``[g, N]`` by node: the Fisher information at the outputs of layers.
 
@@ -55,13 +57,19 @@ def information(
         provider: what runs the model.
         threads: threads within an operator.
         seed: seed of the answers that are drawn.
+        memory: bounds the inputs that are run at once.
 
     Returns:
-        None where some layer has no gradient.
+        None where some layer has no gradient, or the memory budget no room for that of one input.
     """
     inputs = inputs_of(model)
     samples, more = hold_out(batches, inputs, len(batches) + 1)
-    some = collate((samples + more)[:_SAMPLES], inputs, _AT_ONCE)
+    samples = (samples + more)[:_SAMPLES]
+    largest = max(samples, key=lambda feeds: sum(array.size for array in feeds.values()))
+    room = gradient_samples(memory or MemoryBudget(), model, largest, inputs.count(largest))
+    if not room:
+        return None
+    some = collate(samples, inputs, min(_AT_ONCE, room))
     largest = max(some, key=lambda feeds: sum(array.size for array in feeds.values()))
     if inputs.count(largest) == 1:
         largest = collate([largest] * 2, inputs, 2)[0]

@@ -66,6 +66,7 @@ def removed_counts(
         known = information(
             dense, layers, batches,
             provider=settings.provider, threads=settings.threads, seed=settings.sample.seed,
+            memory=settings.sample.memory,
         )  # fmt: skip
     probe = (
         Probe(dense, batches, settings.provider)

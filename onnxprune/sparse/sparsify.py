@@ -30,7 +30,7 @@ from onnxprune.sparse.streamed import (
     smallest_removed,
     smallest_removed_per_output,
 )
-from onnxprune.sparse.targets import find_targets
+from onnxprune.sparse.targets import FLOAT_FIRST, find_targets, integer_layers
 from onnxprune.types import Check, LayerOutcome
 
 __all__ = ["Refit", "Settings", "Sparse", "sparsify"]
@@ -105,13 +105,7 @@ def sparsify(
     nodes = {each.layer for each in others.outcomes}
     declined = [each for each in declined if each.layer not in nodes]
     if not targets and not others.masks:
-        declined += others.outcomes
-        none = "no layer multiplies with a stored weight"
-        why = f"{declined[0].layer}: {declined[0].reason}" if declined else none
-        raise OnnxpruneError(
-            f"no weight of the model can be made sparse: {why}",
-            hint="ask for a sparsity that fits them, such as 50%, or skip fewer layers",
-        )
+        raise _refusal(model, sparsity, settings, [*declined, *others.outcomes])
     counts = removed_counts(
         model, targets, sparsity, list(batches), facts or {}, settings, progress
     )
@@ -131,6 +125,47 @@ def sparsify(
         outcomes.append(outcome)
         masks[target.weight] = pack(target.stored(keep))
     return Sparse(work, masks, tuple(outcomes), tuple(targets), others.check)
+
+
+def _refusal(
+    model: models.Model,
+    sparsity: Sparsity,
+    settings: Settings,
+    declined: Sequence[LayerOutcome],
+) -> OnnxpruneError:
+    """Why no weight can be made sparse, and what would change that: each way is tried."""
+    free = replace(settings, skip=(), exclude={})
+    share = Sparsity(0.5)
+    integers = integer_layers(model)
+    if _any_target(model, sparsity, free):
+        hint = "skip fewer layers"
+    elif sparsity.m and _any_target(model, share, settings):
+        hint = "take a share of the weights instead, as in --sparsity 50%"
+    elif integers:
+        hint = FLOAT_FIRST
+    else:
+        hint = "see `onnxprune eligible`, which lists what multiplies with a weight and how"
+    if declined:
+        why = f"{declined[0].layer}: {declined[0].reason}"
+    elif integers:
+        why = integers
+    else:
+        why = "no layer multiplies with a stored weight"
+    return OnnxpruneError(f"no weight of the model can be made sparse: {why}", hint=hint)
+
+
+def _any_target(model: models.Model, sparsity: Sparsity, settings: Settings) -> bool:
+    """Whether any weight can be made sparse like that."""
+    skip, exclude = settings.skip, settings.exclude
+    if find_targets(model, sparsity, skip, exclude)[0]:
+        return True
+    work = models.clone(model)
+    if not sparsity.m:
+        return bool(sparsify_others(work, sparsity.share, skip=skip, exclude=exclude).masks)
+    others = nm.sparsify_nm(
+        work, sparsity.n, sparsity.m, skip=skip, exclude=exclude, tied=settings.tied, streamed=True
+    )
+    return bool(others.masks)
 
 
 def _streamed(

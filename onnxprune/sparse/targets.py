@@ -73,6 +73,20 @@ def _why_not(layer: LinearLayer, sparsity: Sparsity, skip: Sequence[str]) -> str
     return ""
 
 
+def integer_layers(model: models.Model) -> str:
+    """The layers of a quantized model that multiply in integers, in words; empty for none."""
+    layers = [layer for layer in find_layers(model) if layer.kind == "quantized"]
+    if not layers:
+        return ""
+    first = layers[0]
+    others = f" and {len(layers) - 1} more" * (len(layers) > 1)
+    return f"weights are already int8 ({first.operator.op_type} '{first.node}'{others})"
+
+
+FLOAT_FIRST = "prune the float model that this one was made from, and quantize after pruning"
+"""What to do with a model whose layers multiply in integers."""
+
+
 def excluded_weights(
     model: models.Model, *, small: int | None = None, first: int = 0, last: int = 0
 ) -> dict[str, str]:

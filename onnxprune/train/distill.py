@@ -16,7 +16,7 @@ dense model does, as in a ResNet-20 with 30 % of its weights, nothing is gained 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,8 @@ import numpy.typing as npt
 from onnxprune import model as models
 from onnxprune.data.activations.runner import Feeds
 from onnxprune.data.batches import collate, hold_out, inputs_of
-from onnxprune.errors import OnnxpruneError
+from onnxprune.data.memory import MemoryBudget, gradient_samples, written
+from onnxprune.errors import OnnxpruneError, spelled
 from onnxprune.evaluate.student import Student, distance, losses_of, visible
 from onnxprune.runtime import Session, open_session
 from onnxprune.train.optimizer import Descent
@@ -68,6 +69,7 @@ class Settings:
         seed: of the variants and of the order.
         provider: execution provider of the models.
         threads: within an operator.
+        memory: bounds samples in a batch, and those that are judged by.
     """
 
     steps: int = 150
@@ -79,6 +81,7 @@ class Settings:
     seed: int = 0
     provider: str = "cpu"
     threads: int | None = None
+    memory: MemoryBudget = field(default_factory=MemoryBudget)
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +103,7 @@ class Distilled:
     reason: str = ""
 
 
-def distil(
+def distil(  # noqa: PLR0911  # a reason for each
     dense: models.Model,
     student: models.Model,
     keep: Mapping[str, npt.NDArray[np.bool_]],
@@ -124,16 +127,27 @@ def distil(
     samples, holdout = hold_out(batches, inputs, settings.holdout_every)
     if not samples or not holdout:
         return Distilled(student, reason="too few samples to hold any out")
+    largest = max(samples, key=lambda feeds: sum(a.size for a in feeds.values()))
+    room = gradient_samples(settings.memory, student, largest, inputs.count(largest))
+    if not room:
+        amount = written(settings.memory)
+        return Distilled(
+            student,
+            reason=spelled(
+                f"the gradient of a sample takes more than --memory {amount} has room for"
+            ),
+        )
+    most = min(settings.most, room)
     ends = models.part_names(models.shared_parts(dense, student))
     teacher = open_session(
         dense, provider=settings.provider, threads=settings.threads, outputs=ends
     )
-    evaluation = collate(holdout[:_JUDGES], inputs, settings.most)
-    answers = [teacher.run(feeds, ends) for feeds in evaluation]
+    evaluation = collate(holdout[:_JUDGES], inputs, most)
+    answers = _answers(teacher, evaluation, ends, settings.memory.samples)
+    evaluation = evaluation[: len(answers)]
     losses = losses_of(dense, answers[0])
     if not losses:
         return Distilled(student, reason="no output is made of 32-bit floating-point numbers")
-    largest = max(samples, key=lambda feeds: sum(a.size for a in feeds.values()))
     try:
         pair = largest if inputs.count(largest) > 1 else collate([largest] * 2, inputs, 2)[0]
         student_model = Student(
@@ -142,11 +156,7 @@ def distil(
     except OnnxpruneError as error:
         return Distilled(student, reason=error.message)
     each = student_model.work / inputs.count(pair) * inputs.count(largest)
-    size = int(
-        min(
-            settings.most, len(samples) // settings.batches, settings.work / (each * settings.steps)
-        )
-    )
+    size = int(min(most, len(samples) // settings.batches, settings.work / (each * settings.steps)))
     train = collate(samples, inputs, max(size, 1))
     steps = min(settings.steps, int(settings.work / (each * max(size, 1))))
     if steps < _LOOKS:
@@ -233,6 +243,20 @@ class _Judge:
                 sums[name] += distance(loss, targets[name], outputs[name], rows)
                 counts[name] += float(rows.sum())
         return {name: x / max(counts[name], 1) for name, x in sums.items()}
+
+
+def _answers(
+    teacher: Session, evaluation: Sequence[Feeds], ends: Sequence[str], most: int
+) -> list[Mapping[str, Array]]:
+    """The outputs of the dense model for the first batches, as many as fit in memory."""
+    answers: list[Mapping[str, Array]] = []
+    size = 0
+    for feeds in evaluation:
+        answers.append(teacher.run(feeds, ends))
+        size += sum(getattr(array, "nbytes", 0) for array in answers[-1].values())
+        if size > most:
+            break
+    return answers
 
 
 def _batches(

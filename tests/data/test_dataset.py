@@ -18,9 +18,10 @@ from onnxprune.data.dataset import (
     Dataset,
     open_dataset,
     open_source,
+    synthetic_choices,
     synthetic_dataset,
 )
-from onnxprune.errors import OnnxpruneError
+from onnxprune.errors import OnnxpruneError, typed_flags
 from onnxprune.graph.analysis import analyse
 
 MODEL = models.load(zoo.get("digits_mlp").model)
@@ -31,7 +32,7 @@ SHAPE = _SAMPLES.shape[1:]
 def opened(count: int, *, chooses: bool = False, most: float = 1e9, **flags: Any) -> Dataset:
     """A data set whose samples, and their labels, are their own numbers."""
     numbers = np.arange(count, dtype=np.float32).reshape(-1, *[1] * len(SHAPE))
-    calib = {NAME: np.broadcast_to(numbers, (count, *SHAPE)).copy()}
+    calib = {NAME: numbers + np.arange(np.prod(SHAPE), dtype=np.float32).reshape(SHAPE)}
     config = from_flags({"calib": calib, "labels": np.arange(count), **flags})
     source, shapes = open_source(MODEL, config)
     assert source is not None
@@ -126,3 +127,113 @@ def test_the_whole_has_every_sample_and_every_label() -> None:
     assert numbers(whole) == list(range(50))
     assert whole.labels is not None
     assert whole.labels.tolist() == list(range(50))
+
+
+# --- samples of --eval ------------------------------------------------------------------------
+
+
+def judged(count: int, others: int, *, chooses: bool = False, **flags: Any) -> Dataset:
+    """Samples to fit to, and others that judge, numbered on from the first ones."""
+    values = np.arange(np.prod(SHAPE), dtype=np.float32).reshape(SHAPE)
+    numbers = np.arange(count + others, dtype=np.float32).reshape(-1, *[1] * len(SHAPE))
+    samples = np.asarray(numbers + values)
+    config = from_flags(
+        {
+            "calib": {NAME: samples[:count]},
+            "eval": {NAME: samples[count:]},
+            "eval-labels": np.arange(count, count + others),
+            **flags,
+        }
+    )
+    source, _ = open_source(MODEL, config)
+    assert source is not None
+    return open_dataset(source, config, chooses=chooses)
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    count=st.integers(1, 100),
+    others=st.integers(1, 300),
+    batch=st.integers(1, 64),
+    chooses=st.booleans(),
+)
+def test_all_samples_are_fitted_to_where_others_judge(
+    count: int, others: int, batch: int, chooses: bool
+) -> None:
+    data = judged(count, others, chooses=chooses, batch=batch)
+    assert numbers(data.fit) == list(range(count))
+    two = chooses and others >= 2 * ENOUGH
+    assert (data.eval is not data.holdout) == two
+    parts = [data.holdout, data.eval] if two else [data.eval]
+    judges = sorted(number for part in parts for number in numbers(part))
+    assert judges == list(range(count, count + others))
+    for part in parts:
+        assert part.labels is not None
+        assert part.labels.tolist() == numbers(part)
+        assert part.option == "--eval"
+    assert not data.one_batch
+    assert not data.synthetic
+    assert not data.notes
+
+
+def test_judges_alone_are_never_fitted_to_nor_chosen_by() -> None:
+    data = opened(40)
+    config = from_flags({"eval": {NAME: np.concatenate([f[NAME] for f in data.eval])}})
+    source, shapes = open_source(MODEL, config)
+    assert source is not None
+    assert shapes is not None
+    alone = open_dataset(source, config)
+    assert not alone.fit
+    assert alone.source is None
+    assert numbers(alone.eval) == numbers(data.eval)
+    chosen = synthetic_choices(alone, analyse(MODEL), config)
+    assert not set(numbers(chosen.holdout)) & set(numbers(alone.eval))
+    assert chosen.eval is alone.eval
+
+
+def test_samples_in_both_are_counted() -> None:
+    samples = {NAME: np.random.default_rng(0).random((30, *SHAPE), np.float32)}
+    config = from_flags({"calib": samples, "eval": {NAME: samples[NAME][5:20]}})
+    source, _ = open_source(MODEL, config)
+    assert source is not None
+    (note,) = open_dataset(source, config).notes
+    assert note.startswith("15 of 15 samples of --eval are in --calib too")
+
+
+@pytest.mark.parametrize(
+    ("flags", "match"),
+    [
+        ({"eval": "nowhere.npz"}, "--eval: there is no evaluation data 'nowhere.npz'"),
+        ({"eval": np.zeros((3, 2), np.float32)}, "--eval: .* shape"),
+        ({"eval": {"z": np.zeros((3, 2), np.float32)}}, f"--eval: .* has no '{NAME}'"),
+        ({"eval": "random"}, "--eval random"),
+        ({"eval-labels": [1, 2]}, "--eval-labels needs the inputs"),
+        ({"eval": "x.npz", "labels": [1]}, "--labels belong to --calib"),
+    ],
+)
+def test_errors_name_the_option(flags: dict[str, Any], match: str) -> None:
+    calib = {NAME: np.ones((4, *SHAPE), np.float32)}
+
+    def read() -> Dataset:
+        config = from_flags({"calib": calib, **flags})
+        source, _ = open_source(MODEL, config)
+        assert source is not None
+        return open_dataset(source, config)
+
+    with typed_flags(), pytest.raises(OnnxpruneError, match=match):
+        read()
+
+
+def test_missing_labels_of_eval_name_their_option() -> None:
+    few = {"eval-labels": [0, 1, 2]}
+    with typed_flags(), pytest.raises(OnnxpruneError, match=r"--eval-labels: .* 3 labels"):
+        judged(4, 300, chooses=True, **few)
+
+
+def test_groups_follow_the_samples_that_judge() -> None:
+    names = np.array([f"g{k % 3}" for k in range(60)])
+    data = opened(60, slices=names)
+    assert data.eval.slices is not None
+    assert data.eval.slices.tolist() == names[numbers(data.eval)].tolist()
+    with pytest.raises(OnnxpruneError, match="60 groups for 61 samples"):
+        opened(61, slices=names)

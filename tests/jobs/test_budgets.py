@@ -20,9 +20,9 @@ from onnxprune.graph.analysis import analyse
 from onnxprune.graph.cost import CostModel, cost
 from onnxprune.graph.plan import Plan
 from onnxprune.graph.surgery import cut
-from onnxprune.jobs.apply_plan import unsure
 from onnxprune.jobs.prune import apply
 from onnxprune.jobs.result import Result
+from onnxprune.jobs.verdicts import unsure
 from onnxprune.quantities import Budget
 from onnxprune.select.reserve import vectors_of_recovery
 from random_graphs import random_graph

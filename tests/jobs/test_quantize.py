@@ -396,3 +396,23 @@ def test_the_command_begins_with_the_verdict(tmp_path: Path, cli: Cli) -> None:
     assert done.out.startswith("Structure: verified, ")
     assert "quantized" in done.out
     assert "Weights that stayed float" in done.out
+
+
+def test_integer_sums_that_saturate_on_this_processor_are_said() -> None:
+    """Equal large weights and inputs fill 16 bits at once; without VNNI that changes outputs."""
+    weight = np.where(np.arange(64 * 32).reshape(64, 32) % 3, 1.0, -1.0).astype(np.float32)
+    model = build([node("MatMul", "x a", "y")], {"a": weight}, ["n", 64], opset=17)
+    rng = np.random.default_rng(0)
+    feeds = [{"x": rng.uniform(0.5, 1, (16, 64)).astype(np.float32)} for _ in range(8)]
+
+    def notes(*, reduce_range: bool) -> list[str]:
+        result = quantize(model, calib=feeds, reduce_range=reduce_range)
+        return [each for each in result.notes if "saturate" in each]
+
+    result = quantize(model, calib=feeds)
+    exact, narrow = (
+        open_session(result.model, saturate=each).run(feeds[0])["y"] for each in (False, True)
+    )
+    saturates = not np.allclose(exact, narrow, rtol=1e-3)
+    assert bool(notes(reduce_range=False)) == saturates
+    assert not notes(reduce_range=True)

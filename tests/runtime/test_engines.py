@@ -108,7 +108,9 @@ def int8(path: Path) -> models.Model:
     """2:4, then INT8 behind DequantizeLinear; every zero is one still."""
     ready, _ = prepared(two_four(path))
     feeds = open_calibration("random", signature_of(ready), samples=2)
-    made = quantizer.run(ready, QuantizeOptions(backend="tensorrt"), list(feeds))
+    settings = QuantizeOptions(backend="tensorrt")
+    ranges = quantizer.measure_ranges(ready, settings, list(feeds))
+    made = quantizer.run(ready, settings, ranges)
     found = zeros.compare(ready, made)
     assert any(each.quantized for each in found)
     assert all(check.ok for check in zeros.checks(found))

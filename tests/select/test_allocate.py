@@ -239,19 +239,17 @@ def test_a_ratio_that_cannot_be_had_says_what_can() -> None:
         allocate(space, made.scores(0), ratio=0.6, policy="global")
 
 
-def test_a_budget_that_cannot_be_met_says_which_groups_stay_and_why() -> None:
+def test_a_budget_that_cannot_be_met_is_refused() -> None:
     made = chain(16, 16)
     names = [group.name for group in made.groups]
     space = find_widths(made.groups, made.axes(), unscored={names[0]: "nobody can read it"})
-    with pytest.raises(OnnxpruneError, match=r"macs cannot go below") as refused:
+    with pytest.raises(OnnxpruneError, match=r"macs cannot go below"):
         allocate(
             space,
             made.scores(0),
             target=Budget("macs", 0.01, relative=True),
             cost=made.only("macs"),
         )
-    assert f"1 of {len(names)} groups are left alone" in refused.value.hint
-    assert f"{names[0]}: nobody can read it" in refused.value.hint
 
 
 # Rounding

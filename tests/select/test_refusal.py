@@ -41,7 +41,7 @@ def model(*, norm: bool, units: int = 64) -> onnx.ModelProto:
 
 
 def refused(network: onnx.ModelProto, **options: Any) -> str:
-    with pytest.raises(OnnxpruneError, match=r"cannot go below|cannot be met") as error:
+    with pytest.raises(OnnxpruneError, match=r"cannot (go below|be met)|can go together") as error:
         onnxprune.prune(network, **options)
     return error.value.hint
 
@@ -59,6 +59,8 @@ OPTIONS = {"allow_inexact": True, "round_to": 1, "max_ratio": None}
         (False, 64, {"target": "macs=1%"}),
         (False, 12, {"target": "macs=21%", "max_ratio": 0.8}),
         (False, 64, {"target": "macs=50%", "skip": ["W*"]}),
+        (False, 32, {"ratio": 0.7, "allocation": "global", "round_to": 16}),
+        (False, 64, {"ratio": 0.8, "allocation": "global", "round_to": 4}),
     ],
 )
 def test_what_is_advised_helps_and_nothing_else_is(
@@ -94,3 +96,45 @@ def test_reasons_of_groups_are_named() -> None:
     assert "round_to" not in hint
     assert "1 of 1 groups are left alone: W:" in hint
     assert "LayerNormalization" in hint
+
+
+def test_reasons_of_groups_are_named_where_others_are_cut() -> None:
+    network = model(norm=False)
+    hint = refused(network, target="params=1%", skip=["W*"])
+    assert "1 of 1 groups are left alone: W" in hint
+    assert "skipped, as 'W*' asks" in hint
+
+
+def mixed_samples() -> onnx.ModelProto:
+    """Two layers; a Reshape in between mixes samples and channels, unless there is one sample."""
+    rng = np.random.default_rng(0)
+    stored = {
+        "W": rng.standard_normal((8, 32)).astype(np.float32),
+        "V": rng.standard_normal((32, 4)).astype(np.float32),
+        "rows": np.array([-1, 32], np.int64),
+    }
+    nodes = [
+        oh.make_node("MatMul", ["x", "W"], ["a"]),
+        oh.make_node("Relu", ["a"], ["r"]),
+        oh.make_node("Transpose", ["r"], ["t"], perm=[1, 0]),
+        oh.make_node("Reshape", ["t", "rows"], ["s"]),
+        oh.make_node("MatMul", ["s", "V"], ["y"]),
+    ]
+    graph = oh.make_graph(
+        nodes,
+        "g",
+        [oh.make_tensor_value_info("x", 1, ["n", 8])],
+        [oh.make_tensor_value_info("y", 1, ["n", 4])],
+        [nh.from_array(v, k) for k, v in stored.items()],
+    )
+    return oh.make_model(graph, opset_imports=[oh.make_opsetid("", 17)], ir_version=8)
+
+
+def test_one_sample_at_a_time_is_advised_where_it_helps_and_only_there() -> None:
+    rng = np.random.default_rng(1)
+    calib = rng.standard_normal((64, 8)).astype(np.float32)
+    options = {"target": "macs=60%", "calib": calib, "cache": False, "round_to": 1}
+    assert "batch=1 makes room for it" in refused(mixed_samples(), **options)
+    assert onnxprune.prune(mixed_samples(), **options, batch=1).ok
+    options |= {"target": "macs=1%", "max_ratio": 0.95, "calib": calib[:, :8].repeat(4, axis=1)}
+    assert "batch" not in refused(model(norm=False), **options)

@@ -20,6 +20,7 @@ from onnxprune.jobs.store import same
 from onnxprune.model.decode import MARK, densify
 from onnxprune.runtime import open_session
 from onnxprune.solve.masks import keep_n_of_m
+from onnxprune.sparse.encodings import sparsity_stats
 from onnxprune.sparse.encodings.sparsity_stats import count
 from onnxprune.sparse.encodings.table import DENSE, ENCODINGS, PACKED
 from onnxprune.sparse.encodings.weights import Coding, Values, Weight, choose_coding
@@ -162,6 +163,26 @@ def test_weights_that_share_a_decoder(
     kinds = dtypes[: len(shapes)]
     arrays = [made(s, 0.3, d, k) for k, (s, d) in enumerate(zip(shapes, kinds, strict=True))]
     check_all(arrays, form, tmp_path_factory.mktemp("stored"), opset=opset)
+
+
+@pytest.mark.parametrize("form", sorted(PACKED))
+def test_slabs_of_any_length_are_encoded_alike(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    array = two_of_four(made((24, 40), 1.0, "float32", 3), 1)
+    stored = []
+    for slab in (1 << 22, 64):
+        monkeypatch.setattr(sparsity_stats, "_SLAB", slab)
+        model = holding([array])
+        value = models.constants(model)["w0"]
+        tensor = models.constant(value)
+        assert tensor is not None
+        coding = Coding(tensor.dtype)
+        write(model, [Weight(value, tensor, coding, count(array), encoding=ENCODINGS[form])])
+        stored.append({
+            name: tensor.numpy().tobytes()
+            for name, each in models.constants(model).items()
+            if (tensor := models.constant(each)) is not None
+        })  # fmt: skip
+    assert stored[0] == stored[1]
 
 
 def test_weights_of_one_kind_share_one_decoder(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxprune import model as models
 from onnxprune.data import zoo
 from onnxprune.data.activations.runner import Segments
+from onnxprune.data.memory import MemoryBudget
 from onnxprune.errors import OnnxpruneError
 from onnxprune.evaluate.equivalence import difference
 from onnxprune.evaluate.output_comparison import compare
@@ -223,6 +224,47 @@ def test_what_is_left_says_why() -> None:
         sparsify(model, sparsity("3:61"))
 
 
+def products(op: str, inputs: int) -> models.Model:
+    """One product with a stored weight, in floats or in integers."""
+    integers = op == "MatMulInteger"
+    weight = RNG.integers(1, 9, (inputs, 8)).astype(np.int8 if integers else np.float32)
+    kinds = (TensorProto.UINT8, TensorProto.INT32) if integers else (TensorProto.FLOAT,) * 2
+    graph = helper.make_graph(
+        [helper.make_node(op, ["x", "w"], ["y"], name="product")],
+        "one",
+        [helper.make_tensor_value_info("x", kinds[0], ["n", inputs])],
+        [helper.make_tensor_value_info("y", kinds[1], ["n", 8])],
+        [numpy_helper.from_array(weight, "w")],
+    )
+    opsets = [helper.make_opsetid("", 17)]
+    return models.load(helper.make_model(graph, opset_imports=opsets, ir_version=8))
+
+
+@pytest.mark.parametrize(
+    ("op", "inputs", "amount", "skip", "hint"),
+    [
+        ("MatMul", 7, "2:4", (), "take a share of the weights instead, as in sparsity='50%'"),
+        ("MatMul", 8, "2:4", ("w",), "skip fewer layers"),
+        ("MatMul", 7, "50%", ("w",), "skip fewer layers"),
+        ("MatMulInteger", 8, "2:4", (), "quantize after pruning"),
+        ("MatMulInteger", 8, "50%", ("w",), "quantize after pruning"),
+    ],
+)
+def test_a_refusal_names_what_helps(
+    op: str, inputs: int, amount: str, skip: tuple[str, ...], hint: str
+) -> None:
+    model = products(op, inputs)
+    with pytest.raises(OnnxpruneError, match="no weight of the model can be made sparse") as error:
+        sparsify(model, sparsity(amount), settings=Settings(skip=skip))
+    assert hint in error.value.hint
+    if "share" in hint:
+        assert sparsify(model, sparsity("50%"), settings=Settings(skip=skip)).masks
+    elif "fewer" in hint:
+        assert sparsify(model, sparsity(amount)).masks
+    else:
+        assert "MatMulInteger" in error.value.message
+
+
 def test_a_skipped_weight_is_left_and_named() -> None:
     model, _ = zoo_case("digits_mlp")
     names = list(sparsify(model, sparsity(0.5)).masks)
@@ -296,6 +338,7 @@ def test_gradients_know_what_errors_of_layers_cost(classes: int) -> None:
     model = models.load(helper.make_model(graph, opset_imports=opsets, ir_version=8))
     feeds = [{"x": rng.standard_normal((512, 12)).astype(np.float32)} for _ in range(4)]
     targets, _ = find_targets(model, sparsity(0.5))
+    assert information(model, targets, feeds, memory=MemoryBudget(100)) is None
     found = information(model, targets, feeds * 4, seed=1)
     assert found is not None
     dense = [open_session(model).run(each) for each in feeds]

@@ -10,6 +10,7 @@ import pytest
 from onnxprune import model as models
 from onnxprune.data import zoo
 from onnxprune.data.batches import InputFormat, collate
+from onnxprune.data.memory import MemoryBudget
 from onnxprune.evaluate.output_comparison import compare
 from onnxprune.quantities import sparsity
 from onnxprune.runtime import open_session
@@ -75,6 +76,9 @@ def test_what_is_right_already_is_left_alone() -> None:
     few = distil(dense, made.model, keep, [{k: v[:3] for k, v in feeds[0].items()}])
     assert few.model is made.model
     assert few.reason == "too few samples to hold any out"
+    small = distil(dense, made.model, keep, feeds, Settings(memory=MemoryBudget(1000)))
+    assert small.model is made.model
+    assert "memory" in small.reason
     large = distil(dense, made.model, keep, feeds, Settings(work=1.0))
     assert large.model is made.model
     assert large.reason == "it is too large for that"

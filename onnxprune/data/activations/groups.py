@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import numpy as np
 
 from onnxprune.data import Statistics, Tap, collect, observe
-from onnxprune.data.dataset import Feeds
+from onnxprune.data.batches import Feeds
 from onnxprune.graph.analysis import Analysis
 from onnxprune.graph.layers.linear import LinearLayer, find_layers
 from onnxprune.graph.units import Block, Group

@@ -45,7 +45,7 @@ class Sample:
         memory: the memory budget.
     """
 
-    rows: int = 30_000
+    rows: int = 12_000
     per_input: int = 16
     holdout_every: int = 6
     seed: int = 0

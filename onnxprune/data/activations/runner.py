@@ -277,23 +277,39 @@ class Segments:
             if v.producer() not in nodes and models.constant(v) is None
         }
         inputs = sorted(borders)
-        graph = ir.convenience.extract(self._graph, inputs, list(outputs))
-        for value in graph.inputs:
-            if value.name in self._held[0]:
-                array = self.value(value.name, 0)
-                value.type = ir.TensorType(ir.DataType.from_numpy(array.dtype))
-                value.shape = ir.Shape([None] * array.ndim)
-        version = max(self._model.ir.ir_version, _FREE_INITIALIZERS)
-        piece = ir.Model(graph, ir_version=version)
-        piece.opset_imports.update(self._model.ir.opset_imports)
+        held = self._held[0]
+        first = {name: self.value(name, 0) if name in held else None for name in inputs}
+        piece = cut_out(self._model, first, outputs)
         session = open_session(
-            models.Model(piece), provider=self._provider, threads=self._threads, arena=False
+            piece, provider=self._provider, threads=self._threads, arena=False
         )  # held values must not keep the memory of the whole piece alive
 
         def run(batch: int, only: Sequence[str]) -> Mapping[str, Array]:
             return session.run({n: self.value(n, batch) for n in inputs}, list(only))
 
         return run
+
+
+def cut_out(
+    model: models.Model, inputs: Mapping[str, Array | None], outputs: Sequence[str]
+) -> models.Model:
+    """The part of a model between some values.
+
+    Args:
+        model: it is not changed.
+        inputs: the values where the part begins, with one array of each, whose type and rank its
+            input gets; None leaves those of the model.
+        outputs: the values where it ends.
+    """
+    graph = ir.convenience.extract(model.ir.graph, list(inputs), list(outputs))
+    for value in graph.inputs:
+        array = inputs.get(value.name or "")
+        if array is not None:
+            value.type = ir.TensorType(ir.DataType.from_numpy(array.dtype))
+            value.shape = ir.Shape([None] * array.ndim)
+    piece = ir.Model(graph, ir_version=max(model.ir.ir_version, _FREE_INITIALIZERS))
+    piece.opset_imports.update(model.ir.opset_imports)
+    return models.Model(piece)
 
 
 def _let_go(values: dict[str, Array], stay: set[str]) -> None:

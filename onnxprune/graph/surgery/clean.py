@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import onnx_ir as ir
 from onnx_ir.passes import common
 
 from onnxprune import model as models
 from onnxprune.graph.analysis import Analysis
+from onnxprune.graph.axes import Axis
 from onnxprune.graph.ops import Keep
 from onnxprune.graph.surgery.edit import Editor
 
@@ -35,6 +38,7 @@ def clean(editor: Editor, analysis: Analysis, keep: Keep) -> None:
     _infer(editor.model.ir)
     for value, shape in declared:  # the interface is as it was, names of open sizes included
         value.shape = shape
+    _declare_again(editor, analysis, keep)
     for inner in models.graphs(editor.model):  # a graph without value_info stays without
         kept = {*inner.inputs, *inner.outputs}
         for node in inner:
@@ -55,8 +59,22 @@ def forget(editor: Editor, analysis: Analysis, keep: Keep) -> None:
             if models.constant(value) is not None or value.shape is None:
                 continue
             if len(axes) == len(value.shape):
-                pairs = zip(axes, value.shape, strict=True)
-                value.shape = ir.Shape([int(keep(a).sum()) if a.columns else d for a, d in pairs])
+                value.shape = _kept_sizes(axes, value.shape, keep)
+
+
+def _declare_again(editor: Editor, analysis: Analysis, keep: Keep) -> None:
+    """Cut the shapes that a model declares and inference does not know."""
+    dense = {v.name: v.shape for v in models.values(analysis.model.ir.graph) if v.shape is not None}
+    for node in editor.model.ir.graph:
+        for value in node.outputs:
+            shape, axes = dense.get(value.name), analysis.walk.axes.get(value.name or "", ())
+            if value.shape is None and shape is not None and len(axes) == len(shape):
+                value.shape = _kept_sizes(axes, shape, keep)
+
+
+def _kept_sizes(axes: Sequence[Axis], shape: ir.Shape, keep: Keep) -> ir.Shape:
+    pairs = zip(axes, shape, strict=True)
+    return ir.Shape([int(keep(a).sum()) if a.columns else d for a, d in pairs])
 
 
 def _infer(model: ir.Model) -> None:

@@ -13,17 +13,17 @@ import numpy as np
 
 from onnxprune import model as models
 from onnxprune.config import BenchOptions, FilePath, keywords, split
-from onnxprune.data.labels import open_labels
 from onnxprune.errors import OnnxpruneError, as_path, wrong_type
 from onnxprune.evaluate import metrics
 from onnxprune.evaluate.environment import environment, is_busy, load
-from onnxprune.evaluate.metrics import find_metric
+from onnxprune.evaluate.evaluation import metric_of
 from onnxprune.evaluate.protocol import Alive, Case, Declined, Progress, Settings, Timing, measure
 from onnxprune.jobs.bench.outputs import (
     Parts,
     Task,
     compare_outputs,
     compare_scores,
+    labels_of,
     noise_floor,
     score,
 )
@@ -69,7 +69,7 @@ def bench(
     if not (protocol is None or isinstance(protocol, Settings)):
         raise wrong_type("protocol", protocol, "Settings", "give processes= and rounds= instead")
     protocol = protocol or Settings(config.processes, config.rounds, seed=config.seed)
-    metric = find_metric(config.metric)
+    metric = metric_of(config)
     backends = parse(",".join(config.backend))
     progress("reading the models")
     rows = model_rows(paths, config.shapes)
@@ -85,7 +85,7 @@ def bench(
     batches = config.batch or (samples.batch or batch or 1,)
     task = None if config.labels is None else (metric, config.labels)
     if task is not None:
-        open_labels(config.labels, samples.calibration.indices)  # refused now, not in the end
+        labels_of(samples, task)  # refused now, not in the end
     machine, busy = environment(), is_busy()
     run = _Run(
         paths,

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
+from onnxprune.data.batches import Array
 from onnxprune.data.labels import open_labels
 from onnxprune.errors import OnnxpruneError
-from onnxprune.evaluate import metrics
+from onnxprune.evaluate import evaluation, metrics
 from onnxprune.evaluate.metrics import Metric
 from onnxprune.evaluate.output_comparison import Comparison, OutputComparison
 from onnxprune.evaluate.protocol import Case
@@ -78,10 +79,21 @@ def score(worker: Worker, samples: Samples, task: Task) -> metrics.Score:
         OnnxpruneError: the labels do not fit, or the model does not run.
         WorkerError: a process died.
     """
+    known = evaluation.Task(task[0], labels_of(samples, task))
+    return evaluation.score_model(
+        lambda feeds: worker.ask("outputs", feeds=feeds), samples.judged(), known
+    )
+
+
+def labels_of(samples: Samples, task: Task) -> Array:
+    """The labels of all samples.
+
+    Raises:
+        OnnxpruneError: they cannot be read, or do not fit.
+    """
     metric, spec = task
-    labels = open_labels(spec, samples.calibration.indices)
-    answers = (worker.ask("outputs", feeds=feeds) for feeds in samples.judged())
-    return metrics.score(metric, answers, labels)
+    source, form = samples.calibration, metric.name if metric.function is None else None
+    return open_labels(spec, source.indices, metric=form, samples=source)
 
 
 def compare_scores(

@@ -16,6 +16,7 @@ import onnx_ir as ir
 
 from onnxprune import model as models
 from onnxprune.config import QuantizeOptions
+from onnxprune.data.memory import MemoryBudget
 from onnxprune.errors import OnnxpruneError
 from onnxprune.graph.analysis import identity
 from onnxprune.graph.facts import Fact
@@ -74,7 +75,11 @@ def known_reasons(
 
 
 def quantize_most(
-    model: models.Model, settings: QuantizeOptions, feeds: Sequence[Feeds], reasons: Reasons
+    model: models.Model,
+    settings: QuantizeOptions,
+    feeds: Sequence[Feeds],
+    reasons: Reasons,
+    memory: MemoryBudget,
 ) -> models.Model:
     """Quantize all of a prepared model that onnxruntime quantizes and then runs.
 
@@ -83,13 +88,17 @@ def quantize_most(
         settings: the options.
         feeds: inputs for the ranges of activations and for a first run.
         reasons: nodes to leave out; those that turn out to be in the way are added.
+        memory: bounds the values that ranges are measured on together.
 
     Raises:
         OnnxpruneError: nothing says which node is in the way.
     """
+    ranges = None
     for attempt in range(_ATTEMPTS):
         try:
-            result = quantizer.run(model, settings, feeds, sorted(reasons))
+            if ranges is None:  # they do not depend on what is left out
+                ranges = quantizer.measure_ranges(model, settings, feeds, memory.observed)
+            result = quantizer.run(model, settings, ranges, sorted(reasons))
             first_run(
                 result,
                 distinct(feeds),

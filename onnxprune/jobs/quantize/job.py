@@ -8,14 +8,16 @@ from pathlib import Path
 
 from onnxprune import model as models
 from onnxprune.config import INPUTS, Options, QuantizeOptions, keywords, split
-from onnxprune.data.dataset import open_dataset, open_source
+from onnxprune.data.dataset import Dataset, open_dataset, open_source, with_checks
 from onnxprune.data.memory import budget_of, scarce_note, settle
 from onnxprune.errors import OnnxpruneError, spelled
+from onnxprune.evaluate.equivalence import arrays_of, difference
 from onnxprune.evaluate.evaluation import Evaluation, compare_models
 from onnxprune.evaluate.verdict import Quality, Structure, judge, judge_structure
 from onnxprune.graph.analysis import identity
 from onnxprune.graph.layers.linear import LinearLayer
 from onnxprune.graph.plan import Plan
+from onnxprune.graph.shapes import propagate
 from onnxprune.jobs.apply_plan import finite
 from onnxprune.jobs.certificate import Claims, certify, verdicts
 from onnxprune.jobs.finite_weights import FiniteWeights
@@ -25,12 +27,24 @@ from onnxprune.jobs.quantize.preparation import prepared
 from onnxprune.jobs.quantize.purposes import why_float
 from onnxprune.jobs.quantize.rows import by_rows
 from onnxprune.jobs.quantize.zeros import Weight
-from onnxprune.jobs.verdicts import HOW, data_of, over_limit, refuse_broken
+from onnxprune.jobs.run import within_memory
+from onnxprune.jobs.verdicts import (
+    HOW,
+    data_of,
+    judging_notes,
+    over_limit,
+    refuse_broken,
+    unsure,
+)
 from onnxprune.model.decode import densify
-from onnxprune.quantities import times
+from onnxprune.quantities import measured, times
+from onnxprune.runtime import open_session
 from onnxprune.types import PROVIDERS, Check, provider_of
 
 Progress = Callable[[str], None]
+
+_ROUNDING = 1e-3
+"""Largest relative difference of outputs that is rounding, not saturated sums."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -155,9 +169,7 @@ def quantize(
     quantized = quantizer.is_quantized(dense)
     if quantized and not quantizer.float_weights(dense):
         raise _already_quantized()
-    samples, _ = open_source(dense, config if config.calib is not None else _synthetic(config))
-    assert samples is not None
-    data = open_dataset(samples, config, most_bytes=budget_of(config).total // 2)
+    budget, data = budget_of(config), _open_data(dense, config)
     pruned = None
     if first is not None:
         inputs = {name: getattr(config, name) for name in INPUTS} if first.calib is None else {}
@@ -167,7 +179,7 @@ def quantize(
     feeds = list(data.fit or data.holdout)
     reasons = exclusions.known_reasons(ready, feeds, settings)
     progress("quantizing")
-    result = exclusions.quantize_most(ready, settings, feeds, reasons)
+    result = exclusions.quantize_most(ready, settings, feeds, reasons, budget)
     sentences = [f"{len(unpacked)} packed weights were made dense first"] if unpacked else []
     sentences += (*(pruned.notes if pruned is not None else data.notes), *notes)
     why = _explain(ready, settings, reasons)
@@ -184,10 +196,15 @@ def quantize(
         sentences.append(f"{len(names)} weights were laid out as [N,K]")
     checks = [*(pruned.checks if pruned is not None else ()), *zeros.checks(weights)]
     progress("comparing with the float model")
-    outcome = compare_models(dense, result, data.holdout, config)
+    outcome = compare_models(dense, result, data.eval, config)
     checks += finite(outcome)
+    sentences += judging_notes(dense, data, config, outcome)
+    shipped = _shipped(dense, result, data, config, outcome)
+    if shipped is not None:
+        sentences.append(_saturation_note(outcome, shipped, settings))
     if config.max_drop is not None:
         checks.append(Check("drop", outcome.drop <= config.max_drop, outcome.drop, config.max_drop))
+        sentences += unsure(outcome, config.max_drop)
     sentences += scarce_note(config)
     if data.synthetic:
         sentences.append(f"inputs were synthetic ({data.description}): accuracy was not measured")
@@ -206,6 +223,50 @@ def quantize(
         quality=quality,
         fitted=pruned is not None and pruned.config.fits,
     )  # fmt: skip
+
+
+def _open_data(dense: models.Model, config: Options) -> Dataset:
+    """The samples that ranges are measured on and that judge; synthetic ones without data."""
+    source = config if config.calib is not None else _synthetic(config)
+    samples, shapes = open_source(dense, source)
+    assert samples is not None
+    assert shapes is not None
+    samples = within_memory(samples, config, dense, propagate(dense, shapes))
+    data = open_dataset(samples, config, most_bytes=budget_of(config).total // 2)
+    return with_checks(data, dense, config)
+
+
+def _shipped(
+    dense: models.Model, result: models.Model, data: Dataset, config: Options, outcome: Evaluation
+) -> Evaluation | None:
+    """The evaluation of a model as onnxruntime runs it on this processor, where that is worse.
+
+    Without VNNI, x86 adds products of uint8 and int8 in 16 bits, which saturate. Verdicts are on
+    what the standard defines, so that they are the same on every machine.
+    """
+    if data.synthetic or config.provider != "cpu":
+        return None
+    feeds = data.probe[0]
+    exact, narrow = (
+        arrays_of(open_session(result, saturate=each, arena=False).run(feeds))
+        for each in (False, True)
+    )
+    if all(difference(narrow[name], exact[name]) <= _ROUNDING for name in exact):
+        return None
+    shipped = compare_models(dense, result, data.eval, config, saturate=True)
+    return shipped if shipped.drop > outcome.drop else None
+
+
+def _saturation_note(exact: Evaluation, shipped: Evaluation, settings: QuantizeOptions) -> str:
+    share = shipped.measure.startswith(("accuracy", "top", "agreement"))
+    here, defined = (
+        measured(each.value, "fraction" if share else "number") for each in (shipped, exact)
+    )
+    note = (
+        f"{shipped.measure} is {here} as onnxruntime runs the model on this processor, whose "
+        f"integer products saturate, and {defined} where they do not (VNNI, AMX, Arm)"
+    )
+    return note if settings.reduce_range else spelled(f"{note}: --reduce-range avoids that")
 
 
 def _check_inputs(settings: QuantizeOptions, config: Options) -> None:

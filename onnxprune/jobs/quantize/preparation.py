@@ -26,6 +26,8 @@ from onnxprune.runtime.complaints import plain
 
 PER_CHANNEL = 13
 """The first operator set whose QuantizeLinear has an axis."""
+SCALAR = 11
+"""The first that onnxruntime's quantizer writes its QuantizeLinear in."""
 HALF = 19
 """The first whose QuantizeLinear takes float16."""
 LARGEST = 1 << 31
@@ -115,13 +117,20 @@ def _newer(model: models.Model, wanted: int) -> tuple[models.Model, str]:
     """The model in a newer operator set, if onnx can convert it."""
     old = model.ir.opset_imports.get("", 0)
     lack = "scales per channel" if old < PER_CHANNEL else "int8 beside float16"
-    try:
-        proto = version_converter.convert_version(models.to_proto(model), wanted)
-        onnx.checker.check_model(proto)
-    except Exception as error:  # noqa: BLE001 the converter raises whatever its C++ raises
-        why = " ".join(str(error).split())[:200]
-        return model, f"operator set {old} knows no {lack}, and onnx cannot convert it: {why}"
-    return models.load(proto), f"operator set {old} was converted to {wanted}"
+    note = ""
+    for version in dict.fromkeys((wanted, max(old, SCALAR))):
+        if version == old:
+            break
+        try:
+            proto = version_converter.convert_version(models.to_proto(model), version)
+            onnx.checker.check_model(proto)
+        except Exception as error:  # noqa: BLE001 the converter raises whatever its C++ raises
+            why = " ".join(str(error).split())[:200]
+            note = note or f"operator set {old} knows no {lack}, and onnx cannot convert it: {why}"
+        else:
+            note = "; ".join(filter(None, (note, f"operator set {old} was converted to {version}")))
+            return models.load(proto), note
+    return model, note
 
 
 def _part_biases(model: models.Model) -> None:

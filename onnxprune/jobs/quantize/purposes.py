@@ -23,7 +23,7 @@ onnxruntime's CPU."""
 def static_arguments(
     settings: QuantizeOptions, *, convolutions: bool, per_channel: bool
 ) -> dict[str, Any]:
-    """Keyword arguments of ``quantize_static``.
+    """Arguments of onnxruntime's static quantizer, named as those of ``quantize_static``.
 
     Args:
         settings: the options.
@@ -40,7 +40,6 @@ def static_arguments(
         "entropy": q.CalibrationMethod.Entropy,
     }
     return {
-        "quant_format": q.QuantFormat.QDQ,
         "op_types_to_quantize": None if every else [*LINEAR, *(() if tensorrt else TABLES)],
         "per_channel": per_channel and not settings.per_tensor,
         "reduce_range": settings.reduce_range,
@@ -48,9 +47,6 @@ def static_arguments(
         "weight_type": q.QuantType.QInt8,
         "calibrate_method": methods[settings.ranges],
         "extra_options": {
-            # Input by input, or all activations of all inputs are held at once, and histograms
-            # want inputs of one size.
-            "CalibStridedMinMax": 1,
             "WeightSymmetric": True,
             "ActivationSymmetric": tensorrt,
             "CalibTensorRangeSymmetric": tensorrt,

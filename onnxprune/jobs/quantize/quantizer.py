@@ -12,23 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
-import onnx_ir as ir
 
 from onnxprune import model as models
 from onnxprune.config import QuantizeOptions
-from onnxprune.data.batches import InputFormat, inputs_of, rebatch
 from onnxprune.errors import OnnxpruneError, stated, suggest_glob
 from onnxprune.files import ScratchFolder
 from onnxprune.graph.analysis import identity
+from onnxprune.jobs.quantize import ranges
 from onnxprune.jobs.quantize.preparation import LARGEST, PER_CHANNEL, in_memory
 from onnxprune.jobs.quantize.purposes import dynamic_arguments, static_arguments
 from onnxprune.quantities import plural
 from onnxprune.runtime.complaints import load_error, plain
 
 Feeds = Mapping[str, npt.NDArray[Any]]
-
-_AT_ONCE = 4
-"""Samples that ranges are measured on at once: all values of a network are there together."""
 
 
 class QuantizerError(OnnxpruneError):
@@ -109,10 +105,49 @@ def _lookups_of_activations(model: models.Model) -> list[str]:
     ]
 
 
+@contextlib.contextmanager
+def _file_of(model: models.Model) -> Iterator[Path]:
+    """A prepared model in a file; what the quantizer says of it is an error of ours.
+
+    Raises:
+        QuantizerError: onnxruntime's quantizer refuses it.
+    """
+    with ScratchFolder() as folder:
+        source = Path(folder) / "float.onnx"
+        models.save(model, source, external=models.size_bytes(model) >= LARGEST)
+        try:
+            with _quiet():
+                yield source
+        except OnnxpruneError:
+            raise
+        except Exception as error:
+            raise _refusal(str(error)) from error
+
+
+def measure_ranges(
+    model: models.Model, settings: QuantizeOptions, feeds: Sequence[Feeds], most: int = 1 << 29
+) -> Any:  # noqa: ANN401  # onnxruntime's TensorsData
+    """Ranges of the activations of a prepared model; None where they are measured at run time.
+
+    Args:
+        model: not changed.
+        settings: the options.
+        feeds: inputs.
+        most: bytes of values that are looked at together.
+
+    Raises:
+        QuantizerError: onnxruntime's calibrator refuses it.
+    """
+    if settings.dynamic:
+        return None
+    with _file_of(model) as source:
+        return ranges.measure(model, source, feeds, _arguments(model, settings), most)
+
+
 def run(
     model: models.Model,
     settings: QuantizeOptions,
-    feeds: Sequence[Feeds],
+    activation_ranges: Any,  # noqa: ANN401  # onnxruntime's TensorsData
     left_out: Sequence[str] = (),
 ) -> models.Model:
     """Quantize a prepared model.
@@ -120,63 +155,53 @@ def run(
     Args:
         model: not changed.
         settings: the options.
-        feeds: inputs for the ranges of activations; unused by dynamic quantization.
+        activation_ranges: of `measure_ranges`; unused by dynamic quantization.
         left_out: nodes that stay as they are, besides those of ``--skip``.
 
     Raises:
         QuantizerError: onnxruntime's quantizer refuses it.
     """
     import onnxruntime.quantization as q
+    from onnxruntime.quantization import qdq_quantizer, quant_utils
 
     large = models.size_bytes(model) >= LARGEST
-    common = {
-        "nodes_to_exclude": [
-            *excluded(model, settings.skip),
-            *_lookups_of_activations(model),
-            *left_out,
-        ],
-        "use_external_data_format": large,
-    }
-    with ScratchFolder() as folder:
-        source, target = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
-        models.save(model, source, external=large)
-        try:
-            with _quiet():
-                if settings.dynamic:
-                    q.quantize_dynamic(source, target, **common, **dynamic_arguments(settings))
-                else:
-                    versions = model.ir.opset_imports
-                    arguments = static_arguments(
-                        settings,
-                        convolutions=has_convolutions(model),
-                        per_channel=versions.get("", PER_CHANNEL) >= PER_CHANNEL,
-                    )
-                    if settings.ranges == "minmax":  # batches do not matter to these
-                        feeds = _parts(feeds, inputs_of(model))
-                    q.quantize_static(
-                        source,
-                        target,
-                        _reader([{**empty(model), **each} for each in feeds]),
-                        **common,
-                        **arguments,
-                    )
-        except Exception as error:
-            raise _refusal(str(error)) from error
+    names = [*excluded(model, settings.skip), *_lookups_of_activations(model), *left_out]
+    with _file_of(model) as source:
+        target = source.with_name("int8.onnx")
+        if settings.dynamic:
+            q.quantize_dynamic(
+                source,
+                target,
+                nodes_to_exclude=names,
+                use_external_data_format=large,
+                **dynamic_arguments(settings),
+            )
+        else:
+            arguments = _arguments(model, settings)
+            quantizer = qdq_quantizer.QDQQuantizer(
+                quant_utils.load_model_with_shape_infer(source),
+                arguments["per_channel"],
+                arguments["reduce_range"],
+                arguments["weight_type"],
+                arguments["activation_type"],
+                activation_ranges,
+                [],
+                names,
+                ranges.operators_of(arguments),
+                arguments["extra_options"],
+            )
+            quantizer.quantize_model()
+            quantizer.model.save_model_to_file(target, large)
         result = models.load(target)
         return result if large else in_memory(result)
 
 
-def empty(model: models.Model) -> dict[str, Any]:
-    """What inputs that are no tensors are fed: None for an optional, an empty sequence."""
-    inputs = model.ir.graph.inputs
-    kinds = {value.name or "": value.type for value in inputs if not value.is_initializer()}
-    optional = {name: None for name, kind in kinds.items() if isinstance(kind, ir.OptionalType)}
-    return {n: [] for n, k in kinds.items() if isinstance(k, ir.SequenceType)} | optional
-
-
-def _parts(batches: Sequence[Feeds], inputs: InputFormat) -> list[Feeds]:
-    """Batches of fewer samples, none joined."""
-    return [part for each in batches for part in rebatch([dict(each)], inputs, _AT_ONCE)]
+def _arguments(model: models.Model, settings: QuantizeOptions) -> dict[str, Any]:
+    return static_arguments(
+        settings,
+        convolutions=has_convolutions(model),
+        per_channel=model.ir.opset_imports.get("", PER_CHANNEL) >= PER_CHANNEL,
+    )
 
 
 def _refusal(complaint: str) -> OnnxpruneError:
@@ -189,30 +214,6 @@ def _refusal(complaint: str) -> OnnxpruneError:
     error = QuantizerError(f"onnxruntime's quantizer refuses the model: {text}", hint=hint)
     error.complaint = text
     return error
-
-
-def _reader(feeds: Sequence[Feeds]) -> Any:  # noqa: ANN401  # a class of onnxruntime's
-    from onnxruntime.quantization import CalibrationDataReader
-
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
-        """Hands out one feed after the other, of all or of a range of them."""
-
-        def __init__(self) -> None:
-            self._left = iter(feeds)
-
-        def __len__(self) -> int:
-            return len(feeds)
-
-        def set_range(self, start_index: int, end_index: int) -> None:
-            """Go on with these."""
-            self._left = iter(feeds[start_index:end_index])
-
-        def get_next(self) -> dict[str, Any] | None:
-            """The next feed, None after the last."""
-            feed = next(self._left, None)
-            return None if feed is None else dict(feed)
-
-    return Reader()
 
 
 @contextlib.contextmanager

@@ -12,12 +12,12 @@ import onnx_ir as ir
 from onnxprune import model as models
 from onnxprune.evaluate.evaluation import Evaluation
 from onnxprune.evaluate.latency import Compared
-from onnxprune.evaluate.metrics import find_metric
 from onnxprune.evaluate.output_comparison import OutputComparison
 from onnxprune.graph.analysis import Analysis
 from onnxprune.graph.cost import Cost, CostModel
 from onnxprune.graph.units import Block, Group
 from onnxprune.jobs.recipe import as_mapping
+from onnxprune.jobs.removal import quantized_note
 from onnxprune.jobs.result import Result
 from onnxprune.jobs.results.couplings import coupling_rows
 from onnxprune.jobs.results.reachable import not_prunable_rows, reachable
@@ -38,7 +38,7 @@ from onnxprune.jobs.results.schema import (
 from onnxprune.jobs.results.weights import zeros_rows
 from onnxprune.jobs.search import passes
 from onnxprune.quantities import Unit
-from onnxprune.types import LayerOutcome
+from onnxprune.types import LayerOutcome, is_fraction
 
 _QUICK = 1 << 30
 """Bytes of weights that `inspect` reads without ``--weights``."""
@@ -54,6 +54,7 @@ def inspection(analysis: Analysis, *, weights: bool | None = None) -> Report:
         weights: look into every weight for zeros; None does so unless that means much reading.
     """
     report = _report("inspect", analysis, {}, ())
+    report = replace(report, notes=(*report.notes, *quantized_note(analysis.model)))
     if weights is None:
         weights = report.model.bytes <= _QUICK
     return replace(report, weights=zeros_rows(analysis.model)) if weights else report
@@ -143,8 +144,7 @@ def measures(run: Result) -> tuple[Measure, ...]:
         rows.append(Measure("latency", *seconds, "seconds", ratio=latency.ratio))
     evaluation = run.evaluation
     if evaluation.metric:
-        part = find_metric(run.config.metric).kind == "accuracy"
-        unit: Unit = "fraction" if part else "number"
+        unit: Unit = "fraction" if is_fraction(evaluation.metric) else "number"
         ends = evaluation.before, evaluation.after
         if run.as_given is not None and run.as_given.metric == evaluation.metric:
             as_given = f"{evaluation.metric}, as given"
@@ -159,7 +159,9 @@ def measures(run: Result) -> tuple[Measure, ...]:
 
 def output_rows(run: Result) -> tuple[OutputRow, ...]:
     """The comparison of each output; empty for synthetic inputs, where it means nothing."""
-    return () if _synthetic(run.config.calib) else comparison_rows(run.evaluation)
+    config = run.config
+    synthetic = _synthetic(config.calib) and config.eval is None
+    return () if synthetic else comparison_rows(run.evaluation)
 
 
 def point_rows(run: Result) -> tuple[PointRow, ...]:

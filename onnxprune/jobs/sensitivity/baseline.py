@@ -12,8 +12,14 @@ from onnxprune import model as models
 from onnxprune.config import Options
 from onnxprune.data.dataset import Feeds, Part
 from onnxprune.errors import OnnxpruneError
-from onnxprune.evaluate.evaluation import compare_answers, task_of, within
-from onnxprune.evaluate.metrics import score
+from onnxprune.evaluate.evaluation import (
+    compare_answers,
+    count_for,
+    scores_of,
+    task_of,
+    within,
+)
+from onnxprune.evaluate.metrics import Reading, score
 from onnxprune.evaluate.output_comparison import Outputs
 from onnxprune.graph.analysis import Analysis
 from onnxprune.graph.surgery import cut
@@ -48,12 +54,16 @@ class Dense:
         self._session = open_session(
             analysis.model, provider=config.provider, threads=THREADS, outputs=within(self._parts)
         )
+        self._scores = scores_of(analysis.model, task)
         self._answers = _within(self._session.run, feeds, _ANSWERS)
         self.before = None
         if task is not None:
             outputs = ({name: each[name] for name in self._parts} for each in self.answers())
-            self.before = score(task.metric, outputs, task.labels)
-        first = compare_answers(self._session.run, feeds[:1], self.answers(1), parts=self._parts)
+            counts = [count_for(task.metric, each) for each in feeds]
+            self.before = score(task.metric, outputs, task.labels, counts)
+        first = compare_answers(
+            self._session.run, feeds[:1], self.answers(1), parts=self._parts, scores=self._scores
+        )
         self.metric = first.measure
         self.higher_is_better = True
         if task is not None:
@@ -99,6 +109,7 @@ class Dense:
             answers=self._answers,
             labels=labels,
             metric=self._config.metric,
+            reading=Reading() if self._task is None else self._task.metric.reading,
             before=self.before,
             provider=self._config.provider,
         )
@@ -116,7 +127,7 @@ class Dense:
         )
         answers = self.answers()
         return compare_answers(
-            session.run, self.feeds, answers, self._task, self.before, parts
+            session.run, self.feeds, answers, self._task, self.before, parts, self._scores
         ).drop
 
 

@@ -17,8 +17,8 @@ from onnxprune import model as models
 from onnxprune.data.batches import count_samples
 from onnxprune.data.dataset import Feeds
 from onnxprune.errors import OnnxpruneError
-from onnxprune.evaluate.evaluation import Task, compare_answers, within
-from onnxprune.evaluate.metrics import Score, find_metric
+from onnxprune.evaluate.evaluation import Task, compare_answers, scores_of, within
+from onnxprune.evaluate.metrics import Reading, Score, find_metric
 from onnxprune.evaluate.output_comparison import Outputs
 from onnxprune.graph.analysis import analyse
 from onnxprune.graph.layers.linear import find_layers, refittable
@@ -55,6 +55,7 @@ class Job:
         answers: outputs of the dense model; None where they are too large to keep.
         labels: of the samples, or None.
         metric: as the user wrote it.
+        reading: of the outputs, for the metric.
         before: the dense model's score; None without labels.
         provider: execution provider of the models.
     """
@@ -70,6 +71,7 @@ class Job:
     answers: tuple[Outputs, ...] | None
     labels: Array | None
     metric: str | Callable[..., float]
+    reading: Reading
     before: Score | None
     provider: str
 
@@ -106,7 +108,7 @@ class Bench:
         self._analysis = analyse(model, inputs=job.shapes)
         layers = refittable(find_layers(model)) if job.norms else []
         self._layers = {layer.weight: layer for layer in layers}
-        labels, metric = job.labels, find_metric(job.metric)
+        labels, metric = job.labels, find_metric(job.metric, job.reading)
         self._task = None if labels is None else Task(metric, labels)
         self._dense = None
         if job.answers is None:
@@ -124,7 +126,13 @@ class Bench:
                 model, provider=self._job.provider, threads=THREADS, outputs=within(parts)
             )
             evaluation = compare_answers(
-                session.run, self._job.feeds, self._reference(), self._task, self._job.before, parts
+                session.run,
+                self._job.feeds,
+                self._reference(),
+                self._task,
+                self._job.before,
+                parts,
+                scores_of(self._analysis.model, self._task),
             )
         except OnnxpruneError as error:
             return Cell(target, ratio, reason=error.message)

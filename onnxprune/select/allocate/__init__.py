@@ -3,11 +3,11 @@
 from onnxprune.select.allocate.alignment import TABLE, Alignment, Axis, alignments, axes_of
 from onnxprune.select.allocate.allocation import (
     Allocation,
-    CostFunction,
     Policy,
     allocate,
 )
 from onnxprune.select.allocate.candidate_widths import CandidateWidths, find_widths
+from onnxprune.select.allocate.fill import CostFunction
 from onnxprune.select.allocate.limits import Limits
 from onnxprune.select.allocate.ranking import Ranking, ranked, uniform
 from onnxprune.select.allocate.repair_widths import repair_widths

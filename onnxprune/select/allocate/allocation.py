@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -12,17 +12,26 @@ from onnxprune.errors import OnnxpruneError, stated
 from onnxprune.quantities import Budget, percent
 from onnxprune.select.allocate.alignment import I64
 from onnxprune.select.allocate.candidate_widths import CandidateWidths, why_whole
+from onnxprune.select.allocate.fill import (
+    CostFunction,
+    CostOfWidths,
+    CountUnits,
+    Kept,
+    Measure,
+    fill,
+)
 from onnxprune.select.allocate.limits import Share
 from onnxprune.select.allocate.ranking import F64, Ranking, ranked, uniform
 from onnxprune.select.allocate.repair_widths import repair_widths
-from onnxprune.solve.coupled import Curve, fit
+from onnxprune.solve.coupled import Curve
+from onnxprune.solve.coupled import fit as fit_curves
 
 Policy = Literal["uniform", "global"]
 """``uniform``: the same fraction of every group; ``global``: the lowest scores of all groups."""
 
 
-CostFunction = Callable[[Mapping[str, Sequence[int]]], int]
-"""The cost of the model without ``{group: unit indices}``, in the unit of the budget."""
+class UnmetError(OnnxpruneError):
+    """Not even the narrowest widths meet a ratio or a budget."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +58,7 @@ def allocate(
     ratio: float | None = None,
     target: Budget | None = None,
     cost: CostFunction | None = None,
+    change: CostFunction | None = None,
     policy: Policy | None = None,
     comparable: bool = True,
     additive: bool = False,
@@ -67,6 +77,8 @@ def allocate(
             group; ``global`` removes at least this fraction of all the units that can go.
         target: what may be left of the model; met from below, never exceeded.
         cost: needed with ``target``.
+        change: the cost once some groups lose other units than in the latest call of ``cost`` or
+            of this; without it every step is priced as a whole.
         policy: ``uniform`` for a ratio and ``global`` for a target, unless said otherwise.
         comparable: whether scores of different groups share a currency (``Scores.comparable``).
         additive: whether scores add up to what is lost (``Scores.error``). Under a target,
@@ -91,7 +103,10 @@ def allocate(
             raise ValueError("a target needs a cost model")
         if additive and policy == "global":
             ranking = ranked(scores, prices=_prices(candidates, scores, cost, stairs=stairs))
-        kept = _to_budget(candidates, ranking, target, cost, cost({}) if dense is None else dense)
+        measure = CostOfWidths(ranking, cost, change)
+        kept = _to_budget(
+            candidates, ranking, target, measure, cost({}) if dense is None else dense
+        )
     elif ratio is None or (policy == "uniform"):
         wanted = candidates.dense()
         for group in candidates.free:
@@ -145,33 +160,25 @@ def _prices(
 
 
 def _to_budget(
-    candidates: CandidateWidths, ranking: Ranking, target: Budget, cost: CostFunction, dense: int
+    candidates: CandidateWidths, ranking: Ranking, target: Budget, measure: Measure, dense: int
 ) -> dict[str, int]:
-    def measure(kept: Mapping[str, int]) -> int:
-        return cost(ranking.removed(kept))
-
     limit = target.limit(dense)
     kept = meet_limit(candidates, ranking, measure, limit)
     if kept is None:
         least = measure(repair_widths(candidates, ranking, candidates.smallest()))
-        raise OnnxpruneError(unmet(target, least, limit, dense), hint=_advice(candidates))
+        raise UnmetError(unmet(target, least, limit, dense))
     return kept
 
 
 def _to_ratio(candidates: CandidateWidths, ranking: Ranking, ratio: float) -> dict[str, int]:
-    units = sum(candidates.units[g] for g in candidates.free)
-
-    def measure(kept: Mapping[str, int]) -> int:
-        return sum(kept[g] for g in candidates.free)
-
+    units, measure = sum(candidates.units[g] for g in candidates.free), CountUnits(candidates.free)
     kept = meet_limit(candidates, ranking, measure, int(units * (1 - ratio) + 1e-9))
     if kept is None:
         most = 1 - measure(repair_widths(candidates, ranking, candidates.smallest())) / max(
             units, 1
         )
-        raise OnnxpruneError(
-            f"of {units:,} units that may go, at most {most:.1%} can go together, not {ratio:.1%}",
-            hint=_advice(candidates),
+        raise UnmetError(
+            f"of {units:,} units that may go, at most {most:.1%} can go together, not {ratio:.1%}"
         )
     return kept
 
@@ -197,23 +204,8 @@ def unmet(target: Budget, least: int, limit: int, dense: int) -> str:
     )
 
 
-def _advice(candidates: CandidateWidths) -> str:
-    advice = "raise --max-ratio or lower --round-to"
-    if candidates.declined:
-        name, why = next(iter(candidates.declined.items()))
-        advice += f"; {len(candidates.declined)} of {len(candidates.units)} groups are left alone"
-        advice += f", among them {name}: {why}"
-    return advice
-
-
-Kept = dict[str, int]
-
-
 def meet_limit(
-    candidates: CandidateWidths,
-    ranking: Ranking,
-    measure: Callable[[Mapping[str, int]], int],
-    limit: int,
+    candidates: CandidateWidths, ranking: Ranking, measure: Measure, limit: int
 ) -> Kept | None:
     """Remove the lowest keys until ``measure`` is at most ``limit``, then give back what fits.
 
@@ -245,7 +237,7 @@ def meet_limit(
             high, best = middle, kept
         else:
             low = middle
-    return _fill(candidates, ranking, measure, limit, best)
+    return fill(candidates, ranking, measure, limit, best)
 
 
 def _after(count: int, sequence: I64, candidates: CandidateWidths, ranking: Ranking) -> Kept:
@@ -255,34 +247,6 @@ def _after(count: int, sequence: I64, candidates: CandidateWidths, ranking: Rank
     for group, n in zip(candidates.free, removed.tolist(), strict=True):
         wanted[group] = candidates.nearest(group, candidates.units[group] - n)
     return repair_widths(candidates, ranking, wanted)
-
-
-def _fill(
-    candidates: CandidateWidths,
-    ranking: Ranking,
-    measure: Callable[[Mapping[str, int]], int],
-    limit: int,
-    kept: Kept,
-) -> Kept:
-    """Give back single steps while the limit holds.
-
-    Within a pass, a group whose step does not fit is not tried again: what is left has only grown
-    by then. Repaired totals can make an exception, so passes go on until one gives nothing back.
-    """
-    changed = True
-    while changed:
-        changed, waiting = False, set(candidates.free)
-        while waiting:
-            steps = {g: more for g in waiting if (more := candidates.above(g, kept[g])) is not None}
-            if not steps:
-                break
-            group = max(steps, key=lambda g: (ranking.mean_key(g, kept[g], steps[g]), g))
-            wider = repair_widths(candidates, ranking, {**kept, group: steps[group]})
-            if measure(wider) <= limit:
-                kept, changed = wider, True
-            else:
-                waiting.discard(group)
-    return kept
 
 
 def divide_shares(
@@ -314,18 +278,17 @@ def _by_curves(
     candidates: CandidateWidths, share: Share, curves: Mapping[str, Curve]
 ) -> Mapping[str, int]:
     some = {g: curves[g] for g in _choosing(candidates, share)}
-    return fit(some, lambda kept: float(sum(kept.values())), _wanted(candidates, share)).widths
+    return fit_curves(
+        some, lambda kept: float(sum(kept.values())), _wanted(candidates, share)
+    ).widths
 
 
 def _by_ranking(candidates: CandidateWidths, share: Share, ranking: Ranking) -> Mapping[str, int]:
     groups = _choosing(candidates, share)
-
-    def measure(kept: Mapping[str, int]) -> int:
-        return sum(kept[g] for g in groups)
-
     others = {g: n for g, n in candidates.dense().items() if g not in groups}
     alone = replace(candidates.decided(others), free=groups)
-    kept = meet_limit(alone, ranking, measure, _wanted(candidates, share)) or alone.smallest()
+    wanted = _wanted(candidates, share)
+    kept = meet_limit(alone, ranking, CountUnits(groups), wanted) or alone.smallest()
     return {g: kept[g] for g in groups}
 
 

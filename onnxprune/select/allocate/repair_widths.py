@@ -8,6 +8,7 @@ what gets rounded. Settling only ever gives units back.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from onnxprune.errors import OnnxpruneError
 from onnxprune.select.allocate.alignment import Axis
@@ -39,6 +40,54 @@ def repair_widths(
     while any(_round_total(axis, shared, candidates, ranking, kept) for axis in rounded):
         pass
     return kept
+
+
+def parts_of(candidates: CandidateWidths) -> dict[str, CandidateWidths]:
+    """By group, the candidates with the shared axes alone that its width can have an effect on.
+
+    Groups that share no axis are absent. Parts are repaired independently of each other.
+    """
+    shared = [axis for axis in candidates.axes if len(axis.rows) > 1]
+    owner: dict[str, str] = {}
+
+    def root(group: str) -> str:
+        while owner.setdefault(group, group) != group:
+            owner[group] = owner[owner[group]]
+            group = owner[group]
+        return group
+
+    for axis in shared:
+        first, *others = axis.rows
+        for other in others:
+            owner[root(other)] = root(first)
+    axes: dict[str, list[Axis]] = {}
+    for axis in shared:
+        axes.setdefault(root(next(iter(axis.rows))), []).append(axis)
+    parts = {name: replace(candidates, axes=tuple(some)) for name, some in axes.items()}
+    return {group: parts[root(group)] for group in list(owner)}
+
+
+def repair_near(
+    parts: Mapping[str, CandidateWidths],
+    ranking: Ranking,
+    wanted: Mapping[str, int],
+    change: Mapping[str, int],
+) -> dict[str, int]:
+    """The repaired widths of all groups that a change of some wanted widths can have an effect on.
+
+    Args:
+        parts: of the candidates, see :func:`parts_of`.
+        ranking: which units come back first.
+        wanted: by group, how many units to keep.
+        change: the same for some groups, instead.
+    """
+    result = {group: width for group, width in change.items() if group not in parts}
+    some = {id(part): part for group in change if (part := parts.get(group)) is not None}
+    for part in some.values():
+        groups = {name for axis in part.axes for name in axis.rows}
+        around = {name: change.get(name, wanted[name]) for name in groups}
+        result |= repair_widths(part, ranking, around)
+    return result
 
 
 def _total(axis: Axis, candidates: CandidateWidths, kept: Mapping[str, int]) -> int:

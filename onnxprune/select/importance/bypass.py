@@ -17,12 +17,13 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxprune import model as models
-from onnxprune.evaluate.output_error import OutputError
+from onnxprune.data.memory import MemoryBudget
 from onnxprune.graph.analysis import Analysis
 from onnxprune.graph.surgery.edit import Editor
 from onnxprune.graph.units import Block, Group
 from onnxprune.runtime import open_session
 from onnxprune.select.importance.curves import Feeds
+from onnxprune.select.importance.downstream import DownstreamError
 from onnxprune.select.importance.output_errors import WORST, affordable
 from onnxprune.solve.im2col import token_rows
 
@@ -53,6 +54,7 @@ def block_errors(
     holdout: Sequence[Feeds],
     *,
     provider: str = "cpu",
+    memory: MemoryBudget | None = None,
 ) -> dict[str, float]:
     """What the outputs lose without each of the blocks, see ``output_error``.
 
@@ -62,10 +64,11 @@ def block_errors(
         fit: feeds that scales and means are fitted to.
         holdout: feeds that the outputs are compared on.
         provider: what runs the models.
+        memory: the memory budget.
     """
     lines = _lines(analysis, blocks, affordable(fit, analysis, len(blocks)), provider)
     some = affordable(holdout, analysis, len(blocks))
-    error = OutputError(analysis.model, some, provider=provider, worst=WORST)
+    error = DownstreamError(analysis.model, some, provider=provider, worst=WORST, memory=memory)
     return {b.name: error.of(_bypassed(analysis, b, *lines[b.name])) for b in blocks}
 
 

@@ -30,6 +30,9 @@ from onnxprune.solve.moments import Accumulator, Moments
 Array = npt.NDArray[Any]
 Feeds = Mapping[str, Array]
 
+_DOUBLE = 256
+"""Inputs up to which moments are multiplied in float64: what is inverted has a ridge."""
+
 
 class _Spread:
     """The variance of a value over all axes but its channels, summed over channels."""
@@ -40,8 +43,10 @@ class _Spread:
         self._sum: Array = np.zeros(1)
         self._square: Array = np.zeros(1)
 
-    def add(self, value: Array) -> None:
-        rows = token_rows(value, self._axis)[0]
+    def add(self, value: Array, count: int, seed: int) -> None:
+        """Account for a batch by a sample of so many positions."""
+        total = value.size // max(value.shape[self._axis], 1)
+        rows = whole(token_rows(value, self._axis, sample_positions(total, count, seed))[0])
         self._count += len(rows)
         self._sum = self._sum + rows.sum(axis=0, dtype=np.float64)
         self._square = self._square + np.einsum("rn,rn->n", rows, rows, dtype=np.float64)
@@ -103,7 +108,7 @@ def calibrate(
     batches: Sequence[Feeds],
     *,
     groups: Sequence[Group] | None = None,
-    rows: int = 20_000,
+    rows: int = 12_000,
     rows_per_input: int = 8,
     seed: int = 0,
     memory: MemoryBudget | None = None,
@@ -158,11 +163,11 @@ def calibrate(
         times = len(batches) * len(pool.nodes)
         share = -(-max(rows, rows_per_input * inputs) // times)
         pool.collected = pool.collected or Accumulator(
-            groups_, inputs, apart=pool.layer.node in wide
+            groups_, inputs, double=inputs <= _DOUBLE, apart=pool.layer.node in wide
         )
         collected, variance = pool.collected, _Spread(layer.out_axis)
         for number in range(len(batches)):
-            variance.add(run.value(epilogue.value, number))
+            variance.add(run.as_held(epilogue.value, number), share, seed + number)
             x, among = run.as_held(layer.x, number), run.shown_to(layer, number)
             positions = sample_positions(layer.count(x.shape), share, seed + number, among)
             collected.add(whole(layer.rows(x, positions)))

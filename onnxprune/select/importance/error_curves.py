@@ -86,10 +86,17 @@ def measure_curves(work: Measurement, progress: Callable[[str], None] = lambda _
     eliminations, others = eliminate_groups(groups, readers, progress=progress)
     if work.outputs:
         eliminations = scale_to_outputs(
-            analysis, groups, eliminations, readers, holdout, provider=provider, progress=progress
+            analysis,
+            groups,
+            eliminations,
+            readers,
+            holdout,
+            provider=provider,
+            memory=work.memory,
+            progress=progress,
         )
     masked, declined = masked_curves(
-        Removals(analysis, readers, fit, holdout, provider),
+        Removals(analysis, readers, fit, holdout, provider, work.memory),
         [group for group in groups if group.name in others],
         priced=work.outputs,
         progress=progress,
@@ -99,7 +106,9 @@ def measure_curves(work: Measurement, progress: Callable[[str], None] = lambda _
     block_errors_ = {}
     if work.blocks:
         progress("measuring what blocks do to the outputs")
-        block_errors_ = block_errors(analysis, work.blocks, fit, holdout, provider=provider)
+        block_errors_ = block_errors(
+            analysis, work.blocks, fit, holdout, provider=provider, memory=work.memory
+        )
     return Curves(eliminations, declined, block_errors_, notes)
 
 
@@ -120,7 +129,7 @@ def measure_orders(work: Measurement, progress: Callable[[str], None] = lambda _
     readers = _own(readers)
     eliminations, others = eliminate_groups(work.groups, readers, progress=progress)
     masked, declined = masked_curves(
-        Removals(work.analysis, readers, fit, holdout, work.provider),
+        Removals(work.analysis, readers, fit, holdout, work.provider, work.memory),
         [group for group in work.groups if group.name in others],
         priced=False,
         progress=progress,

@@ -11,12 +11,13 @@ would. Errors are those of the outputs, the currency of all other curves.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from onnxprune import model as models
+from onnxprune.data.memory import MemoryBudget
 from onnxprune.errors import OnnxpruneError
 from onnxprune.evaluate.output_error import OutputError
 from onnxprune.graph.analysis import Analysis
@@ -27,6 +28,7 @@ from onnxprune.graph.surgery import cut
 from onnxprune.graph.units import Group
 from onnxprune.select import criteria
 from onnxprune.select.importance.curves import Feeds, Reader
+from onnxprune.select.importance.downstream import DownstreamError
 from onnxprune.select.importance.output_errors import FEWEST, WORST, affordable, scaled, without
 from onnxprune.solve.group_obs import Elimination
 
@@ -57,6 +59,7 @@ class Removals:
         fit: feeds that units are ordered on.
         holdout: feeds that widths are priced on.
         provider: what runs the models.
+        memory: the memory budget.
     """
 
     analysis: Analysis
@@ -64,6 +67,7 @@ class Removals:
     fit: Sequence[Feeds]
     holdout: Sequence[Feeds]
     provider: str = "cpu"
+    memory: MemoryBudget = field(default_factory=MemoryBudget)
 
     def model(self, group: Group, units: Sequence[int] | Index) -> models.Model:
         """The dense model without units: masked, or cut where a cut is another function.
@@ -107,8 +111,12 @@ def masked_curves(
     fit = affordable(removals.fit, analysis, runs)
     holdout = affordable(removals.holdout, analysis, len(_SHARES) * len(groups))
     try:
-        ordering = OutputError(analysis.model, fit, provider=provider, worst=WORST)
-        pricing = OutputError(analysis.model, holdout, provider=provider, worst=WORST)
+        ordering, pricing = (
+            DownstreamError(
+                analysis.model, feeds, provider=provider, worst=WORST, memory=removals.memory
+            )
+            for feeds in (fit, holdout)
+        )
     except OnnxpruneError as error:
         return curves, dict.fromkeys((group.name for group in groups), str(error))
     for group in groups:

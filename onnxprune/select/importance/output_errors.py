@@ -19,7 +19,7 @@ import numpy.typing as npt
 from onnxprune import model as models
 from onnxprune.data.activations.between import find_maker
 from onnxprune.data.batches import count_samples
-from onnxprune.evaluate.output_error import OutputError
+from onnxprune.data.memory import MemoryBudget
 from onnxprune.graph.analysis import Analysis
 from onnxprune.graph.cost import CostModel
 from onnxprune.graph.layers.epilogue import Weights
@@ -27,13 +27,17 @@ from onnxprune.graph.layers.linear import refittable
 from onnxprune.graph.layers.pad_nodes import unpadded_layers
 from onnxprune.graph.units import Group
 from onnxprune.select.importance.curves import Feeds, Reader, consumers_of
+from onnxprune.select.importance.downstream import DownstreamError
 from onnxprune.solve.group_obs import Consumer, Elimination
 from onnxprune.solve.moments import shrinkage
 
 Float = npt.NDArray[np.float64]
 
-_SHARES = (0.75, 0.5, 0.25)
-"""The shares of its units that a group keeps when it is measured."""
+_SHARES, _SHARE = (0.75, 0.5, 0.25), 0.5
+"""The shares of its units that a group keeps when it is measured; the one that is measured where
+three take too long."""
+_GROUPS = 512
+"""Groups that are measured, at most: of more, some that are spread evenly over the model."""
 FEWEST, _MOST = 16, 256
 """Fewest and most inputs looked at."""
 _MACS = 1.5e12
@@ -54,6 +58,7 @@ def scale_to_outputs(
     *,
     ridge: float = 1e-4,
     provider: str = "cpu",
+    memory: MemoryBudget | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Elimination]:
     """The same curves in the currency of the outputs: multiplied by a factor per group and width.
@@ -66,20 +71,24 @@ def scale_to_outputs(
         batches: feeds; the first few are used.
         ridge: of the closed-form refit, see ``solve.group_obs``.
         provider: what runs the models.
+        memory: the memory budget.
         progress: told which group is being worked on.
 
     Returns:
-        Errors in the currency of the outputs (see ``output_error``), by group. Groups whose
-        removal moves no output by more than rounding get the middle of the other groups' factors.
+        Errors in the currency of the outputs (see ``output_error``), by group. Groups that are not
+        measured, or whose removal moves no output by more than rounding, get the middle of the
+        other groups' factors.
     """
-    measured = [g for g in groups if g.name in eliminations and len(g) > 1]
-    some = affordable(batches, analysis, len(measured) * len(_SHARES))
-    error = OutputError(analysis.model, some, provider=provider, worst=WORST)
+    priced = [g for g in groups if g.name in eliminations and len(g) > 1]
+    measured = priced[:: -(-len(priced) // _GROUPS) or 1]
+    shares = _shares(analysis, len(measured))
+    some = affordable(batches, analysis, len(measured) * len(shares))
+    error = DownstreamError(analysis.model, some, provider=provider, worst=WORST, memory=memory)
     factors: dict[str, tuple[Float, Float]] = {}
     for group in measured:
         progress(f"measuring what {group.name} does to the outputs")
         one = eliminations[group.name]
-        kept = sorted({max(round(len(group) * share), 1) for share in _SHARES})
+        kept = sorted({max(round(len(group) * share), 1) for share in shares})
         ratios: dict[int, float] = {}
         for width in kept:
             model = without(analysis, group, one.order[: len(group) - width], readers, ridge)
@@ -205,6 +214,15 @@ def scaled(
         factor = np.exp(np.interp(counts, factors[0], np.log(factors[1])))
     error = np.maximum.accumulate((one.error * factor)[::-1])[::-1]
     return Elimination(one.order, error)
+
+
+def _shares(analysis: Analysis, groups: int) -> tuple[float, ...]:
+    """The shares of its units that every group keeps in turn.
+
+    On average half of the model runs again, see ``DownstreamError``.
+    """
+    macs = CostModel(analysis)().macs * FEWEST * groups * len(_SHARES) / 2
+    return _SHARES if macs <= _MACS else (_SHARE,)
 
 
 def affordable(batches: Sequence[Feeds], analysis: Analysis, runs: int) -> list[Feeds]:

@@ -9,7 +9,7 @@ and OpenVINO computes BitShift wrongly.)
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,8 @@ import onnx_ir as ir
 
 from onnxprune import model as models
 from onnxprune.model.decode import PREFIX
-from onnxprune.sparse.encodings.sparsity_stats import SparsityStats
+from onnxprune.model.stored import PartsTensor
+from onnxprune.sparse.encodings.sparsity_stats import SparsityStats, slabs
 
 Array = npt.NDArray[Any]
 
@@ -127,13 +128,26 @@ class GraphBuilder:
         encode: Callable[[Array], Array],
         dtype: ir.DataType,
         shape: tuple[int, ...],
+        *,
+        by_slabs: bool = False,
     ) -> ir.Value:
-        """A stored tensor of a stream, which is encoded when it is written."""
-        tensor = ir.LazyTensor(
-            lambda: ir.Tensor(np.ascontiguousarray(encode(stream.flat())), dtype),
-            dtype,
-            ir.Shape(shape),
-        )
+        """A stored tensor of a stream, which is encoded when it is written.
+
+        Args:
+            stream: the weights.
+            name: of the tensor.
+            encode: from the flat weights to what is stored.
+            dtype: of what is stored.
+            shape: of what is stored.
+            by_slabs: whether slabs can be encoded one by one, so that only one is held.
+        """
+
+        def parts() -> Iterator[Array]:
+            flat = stream.flat()
+            for each in [flat] if not by_slabs else (slab for _, slab in slabs(flat)):
+                yield np.ascontiguousarray(encode(each)).reshape(-1)
+
+        tensor = PartsTensor(parts, dtype, shape)
         return self.constant(f"{name}{stream.number}", tensor)
 
     def shared(self, name: str, array: Array) -> ir.Value:

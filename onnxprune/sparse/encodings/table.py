@@ -162,7 +162,7 @@ class Bitmask(Packed):
         """``[n]``."""
         stats = stream.stats
         size = (-(-stats.size // 8),)
-        packed = builder.part(stream, "mask", self.mask, ir.DataType.UINT8, size)
+        packed = builder.part(stream, "mask", self.mask, ir.DataType.UINT8, size, by_slabs=True)
         values = builder.part(stream, "values", self.values, stream.stored, (1 + stats.nonzeros,))
         flat = builder.lookup("bits", self._bits, packed)
         if stats.size % 8:
@@ -333,8 +333,12 @@ class TwoOfFour(Packed):
     def decode(self, builder: GraphBuilder, stream: Stream) -> ir.Value:
         """``[n / 8, 8]``."""
         rows = stream.stats.size // 8
-        packed = builder.part(stream, "codes", self.codes, ir.DataType.UINT8, (rows,))
-        values = builder.part(stream, "values", self.values, stream.stored, (rows, 4))
+        packed = builder.part(
+            stream, "codes", self.codes, ir.DataType.UINT8, (rows,), by_slabs=True
+        )
+        values = builder.part(
+            stream, "values", self.values, stream.stored, (rows, 4), by_slabs=True
+        )
         table = builder.shared("pairs", self._table())
         eights = builder.node("Gather", table, builder.cast(packed, ir.DataType.INT32), axis=0)
         column = builder.zeros((rows, 1), stream.work)

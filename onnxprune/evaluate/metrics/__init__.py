@@ -1,0 +1,20 @@
+"""Task metrics over outputs and labels.
+
+Built in are those of `onnxprune.types.METRICS`; anything else is a user's function. Each family is
+a module: ``classes`` (means over labelled elements), ``f1``, ``ranks``, ``text``, ``detection``.
+"""
+
+from onnxprune.evaluate.metrics.base import Metric, Reading, Score, Statistics
+from onnxprune.evaluate.metrics.chance import chance_level
+from onnxprune.evaluate.metrics.metric import evaluate, find_metric, score
+
+__all__ = [
+    "Metric",
+    "Reading",
+    "Score",
+    "Statistics",
+    "chance_level",
+    "evaluate",
+    "find_metric",
+    "score",
+]

@@ -1,0 +1,162 @@
+"""COCO's average precision, in numpy.
+
+Source: Lin et al., "Microsoft COCO: Common Objects in Context", 2014, as `pycocotools.COCOeval`
+computes it for boxes: matching by score and overlap in each picture, crowds that count for nothing,
+and precision at 101 recalls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxprune.evaluate.metrics.base import F64
+from onnxprune.evaluate.metrics.detection.boxes import I64, overlaps
+
+Flags = npt.NDArray[np.bool_]
+
+MOST = 100
+"""Detections of one class in one picture that count, the best ones (COCO's ``maxDets``)."""
+_RECALLS = np.linspace(0.0, 1.0, 101)
+_EPSILON = float(np.spacing(1))
+
+
+@dataclass(frozen=True, eq=False)
+class Objects:
+    """Boxes in one picture.
+
+    Attributes:
+        boxes: ``[n, 4]``: ``x1, y1, x2, y2``.
+        classes: ``[n]``.
+        scores: ``[n]`` of detections; empty for labels.
+        crowd: ``[n]`` of labels: whether a box is of a crowd, which detections may match any
+            number of times without being counted; empty for detections.
+    """
+
+    boxes: F64
+    classes: I64
+    scores: F64
+    crowd: Flags
+
+
+@dataclass(frozen=True, eq=False)
+class DetectionStatistics:
+    """Detections of all pictures, matched with their labels.
+
+    Attributes:
+        samples: number of pictures.
+        overlaps: the least overlaps of a hit.
+        picture, category, score: of each detection, ``[n]``.
+        hit: ``[overlaps, n]``: whether it is matched with a labelled object.
+        ignored: ``[overlaps, n]``: whether it is matched with a crowd.
+        label_picture, label_category: of each labelled object that is no crowd, ``[m]``.
+    """
+
+    samples: int
+    overlaps: tuple[float, ...]
+    picture: I64
+    category: I64
+    score: F64
+    hit: Flags
+    ignored: Flags
+    label_picture: I64
+    label_category: I64
+
+    def figure(self, weights: F64) -> float:
+        """Mean over classes and overlaps of the average precision, each picture so often.
+
+        Classes without any labelled object count for nothing; 0 where there are none at all.
+        """
+        values = [self._class(each, weights) for each in np.unique(self.label_category)]
+        known = [value for value in values if value is not None]
+        return float(np.mean(known)) if known else 0.0
+
+    def _class(self, category: int, weights: F64) -> F64 | None:
+        """Average precision of one class at each overlap; None without labelled objects."""
+        positives = float(weights[self.label_picture[self.label_category == category]].sum())
+        if positives == 0:
+            return None
+        own = np.flatnonzero(self.category == category)
+        own = own[np.argsort(-self.score[own], kind="stable")]
+        counted = weights[self.picture[own]] * ~self.ignored[:, own]
+        hits = np.cumsum(counted * self.hit[:, own], axis=1)
+        misses = np.cumsum(counted * ~self.hit[:, own], axis=1)
+        recall = hits / positives
+        precision = hits / (hits + misses + _EPSILON)
+        precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+        padded = np.concatenate([precision, np.zeros((len(precision), 1))], axis=1)
+        return np.array(
+            [
+                row[np.searchsorted(reached, _RECALLS, side="left")].mean()
+                for row, reached in zip(padded, recall, strict=True)
+            ]
+        )
+
+
+def match(
+    detections: Sequence[Objects], labels: Sequence[Objects], least: Sequence[float]
+) -> DetectionStatistics:
+    """Match the detections in each picture with its labels.
+
+    Args:
+        detections: of each picture.
+        labels: of the same pictures.
+        least: overlaps (IoU) from which on a detection is a hit.
+    """
+    numbers, categories, scores = [], [], []
+    hits, ignored = [], []
+    for picture, (found, truth) in enumerate(zip(detections, labels, strict=True)):
+        for category in np.unique(found.classes):
+            own = np.flatnonzero(found.classes == category)
+            own = own[np.argsort(-found.scores[own], kind="stable")][:MOST]
+            known = np.flatnonzero(truth.classes == category)
+            known = known[np.argsort(truth.crowd[known], kind="stable")]  # crowds come last
+            crowd = truth.crowd[known]
+            with np.errstate(over="ignore", invalid="ignore"):
+                shares = overlaps(found.boxes[own], truth.boxes[known], crowd)
+            matched = [_matches(shares, crowd, each) for each in least]
+            numbers.append(np.full(len(own), picture))
+            categories.append(np.full(len(own), category))
+            scores.append(found.scores[own])
+            hits.append(np.stack([hit for hit, _ in matched]))
+            ignored.append(np.stack([skip for _, skip in matched]))
+    counted = [each.classes[~each.crowd] for each in labels]
+    none = np.zeros((len(least), 0), bool)
+    empty = np.zeros(0, np.int64)
+    return DetectionStatistics(
+        samples=len(labels),
+        overlaps=tuple(least),
+        picture=np.concatenate([empty, *numbers]),
+        category=np.concatenate([empty, *categories]),
+        score=np.concatenate([np.zeros(0), *scores]),
+        hit=np.concatenate([none, *hits], axis=1),
+        ignored=np.concatenate([none, *ignored], axis=1),
+        label_picture=np.repeat(np.arange(len(labels)), [len(each) for each in counted]),
+        label_category=np.concatenate([empty, *counted]),
+    )
+
+
+def _matches(shares: F64, crowd: Flags, least: float) -> tuple[Flags, Flags]:
+    """Which detections, the best first, match an object or a crowd: two flags ``[n]``.
+
+    Each takes the label that it overlaps most among those that are free (of equal overlaps the
+    last, as COCO does), and a crowd only where no object is left.
+    """
+    count = len(shares)
+    hit, ignored = np.zeros(count, bool), np.zeros(count, bool)
+    if not shares.size:
+        return hit, ignored
+    free = np.ones(len(crowd), bool)
+    lowest = min(least, 1 - 1e-10)
+    for number in np.flatnonzero((shares >= lowest).any(axis=1)):
+        for group in (~crowd, crowd):
+            values = np.where(group & free, shares[number], -1.0)
+            best = len(values) - 1 - int(values[::-1].argmax())
+            if values[best] >= lowest:
+                hit[number], ignored[number] = not crowd[best], crowd[best]
+                free[best] = crowd[best]
+                break
+    return hit, ignored

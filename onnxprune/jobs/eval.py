@@ -1,0 +1,359 @@
+"""Measure any model on data: alone by its task, or against a dense model by both verdicts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from onnxprune import model as models
+from onnxprune.config import EvalOptions, Options, keywords, split
+from onnxprune.data import Calibration, open_calibration
+from onnxprune.data.batches import Feeds, count_samples, is_single, mark_single
+from onnxprune.data.dataset import Part, judging_part
+from onnxprune.data.labels import together
+from onnxprune.data.screening import Screen, notes_on
+from onnxprune.data.singly import runnable
+from onnxprune.errors import OnnxpruneError, spelled
+from onnxprune.evaluate.equivalence import check_equivalence
+from onnxprune.evaluate.evaluation import (
+    Evaluation,
+    Task,
+    chance_of,
+    compare_models,
+    score_model,
+    task_of,
+)
+from onnxprune.evaluate.output_comparison import Outputs
+from onnxprune.evaluate.standard_error import score_error
+from onnxprune.evaluate.verdict import Quality, Structure, judge
+from onnxprune.graph.analysis import analyse
+from onnxprune.jobs.finite_weights import FiniteWeights
+from onnxprune.jobs.run import Progress, place, stand_in_note
+from onnxprune.model.decode import densify
+from onnxprune.model.signature import signature_of
+from onnxprune.quantities import Unit, measured, percent, plural
+from onnxprune.recovery.correspond.kept_units import correspond
+from onnxprune.recovery.correspond.twin import in_dense_words, make_twin
+from onnxprune.runtime import open_session
+from onnxprune.types import Check, is_fraction
+
+_SAME = 1e-3
+"""Largest difference between a model and the dense graph, cut as found, with its weights."""
+_UNCHANGED = 0.999
+"""Correlation from which on weights are those of the dense model but for rounding."""
+_SURE = 2.0
+"""Standard errors within which a task is at chance."""
+_TELLING = 0.1
+"""Largest such distance, as a share of what lies between chance and perfection, that tells."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Assessment:
+    """A model measured on data.
+
+    Attributes:
+        metric: name of the task metric; empty without labels.
+        value: of the metric; None without labels.
+        error: its standard error; None where it is not known.
+        evaluation: comparison with the dense model; without one, only the samples.
+        quality: good, degraded or broken beside the dense model; without one, broken or not
+            measured.
+        structure: whether the model is the dense one with parts removed.
+        checks: the limit of the drop, where there is one.
+        notes: whole sentences.
+    """
+
+    metric: str
+    value: float | None
+    error: float | None
+    evaluation: Evaluation
+    quality: Quality
+    structure: Structure
+    checks: tuple[Check, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is broken, no check failed and the structure is not another one."""
+        failed = self.structure.status == "failed" or self.quality.broken
+        return not failed and all(check.ok for check in self.checks)
+
+    def __repr__(self) -> str:
+        return f"<Assessment: {self}>"
+
+    def __str__(self) -> str:
+        parts = []
+        if self.value is not None:
+            parts.append(f"{self.metric} {measured(self.value, _unit(self.metric))}")
+        parts += [f"structure {self.structure.status}", f"quality {self.quality.status}"]
+        return ", ".join(parts)
+
+
+@keywords("eval")
+def eval(  # noqa: A001  the name of the command
+    model: models.ModelLike,
+    against: models.ModelLike | None = None,
+    options: EvalOptions | None = None,
+    *,
+    progress: Progress = lambda _: None,
+    **fields: object,
+) -> Assessment:
+    """Measure a model on data, alone or against the dense model it was made from.
+
+    With labels, the task metric is measured, with its standard error. Against a dense model, the
+    outputs are compared too, quality and structure are judged, and the error of the change is that
+    of pairs.
+
+    Args:
+        model: a path, a ``ModelProto``, a graphsurgeon graph or a loaded model; never changed.
+        against: the dense model, likewise; its inputs and outputs have the same names.
+        options: data, labels and metric; or give the same as keywords
+            (``eval(path, data="test.npz", labels="test.npz")``).
+        progress: called with a line of text at each stage.
+        fields: the options by name, instead of ``options``.
+
+    Raises:
+        OnnxpruneError: a model or the data cannot be used, or there are neither labels nor a dense
+            model, so that nothing could be measured.
+
+    Example:
+        >>> from onnxprune import prune
+        >>> from onnxprune.data import zoo
+        >>> entry = zoo.get("digits_mlp")
+        >>> small = prune(entry.model, ratio=0.25).model
+        >>> data = entry.evaluation
+        >>> eval(small, entry.model, data=data, labels=data).structure.status
+        'verified'
+    """
+    settings = split("eval", fields, options)[0]
+    if settings.labels is None and against is None:
+        raise OnnxpruneError(
+            "there is nothing to compare the outputs with",
+            hint="give --labels, or the dense model with --against",
+        )
+    config = place(_as_options(settings))
+    progress("reading the model")
+    small = densify(models.load(model))[0]
+    dense = None if against is None else densify(models.load(against))[0]
+    part, notes = _samples(small, dense, settings, config)
+    notes = (*stand_in_note(config), *notes)
+    if dense is None:
+        progress("measuring the task")
+        return _alone(small, part, config, settings, notes)
+    progress("comparing with the dense model")
+    evaluation = compare_models(dense, small, part, config)
+    data = _described(part, settings, evaluation)
+    weights = FiniteWeights(small, dense).reasons()
+    quality = judge(evaluation, data=data, weights=weights)
+    progress("deriving the structure")
+    first = next(iter(part))
+    structure = derive_structure(dense, small, (first,), config.provider)
+    checks: tuple[Check, ...] = ()
+    if settings.max_drop is not None:
+        within = evaluation.within(settings.max_drop)
+        checks = (Check("drop", within, evaluation.drop, settings.max_drop),)
+    return Assessment(
+        evaluation.metric,
+        evaluation.after,
+        evaluation.after_error,
+        evaluation,
+        quality,
+        structure,
+        checks,
+        notes,
+    )
+
+
+def _unit(metric: str) -> Unit:
+    return "fraction" if is_fraction(metric) else "number"
+
+
+def _as_options(settings: EvalOptions) -> Options:
+    """The options that other jobs read."""
+    return Options(
+        calib=settings.data,
+        labels=settings.labels,
+        metric=settings.metric,
+        detector=settings.detector,
+        vocabulary=settings.vocabulary,
+        blank=settings.blank,
+        threshold=settings.threshold,
+        preprocess=settings.preprocess,
+        slices=settings.slices,
+        batch=settings.batch,
+        backend=settings.backend,
+        seed=settings.seed,
+        shapes=settings.shapes,
+    )
+
+
+def _samples(
+    small: models.Model, dense: models.Model | None, settings: EvalOptions, config: Options
+) -> tuple[Part, tuple[str, ...]]:
+    """The samples with their labels, in feeds that both models take, and notes on them."""
+    source = open_calibration(
+        settings.data,
+        signature_of(small),
+        preprocess=settings.preprocess,
+        samples=settings.samples,
+        batch=settings.batch,
+        seed=settings.seed,
+        option="--data",
+        together=together(settings.metric),
+    )
+    if source.synthetic:
+        raise OnnxpruneError(
+            "--data random: random inputs cannot judge a model", hint="give real inputs"
+        )
+    for model in (small, dense):
+        if model is not None:
+            source = _feeds(model, source, config)
+    if dense is not None and is_single(small):
+        mark_single(dense)
+    screen = Screen(source.inputs)
+    part = judging_part(source, config, screen, source.indices)
+    notes = (*source.notes, *notes_on(Screen(source.inputs), [screen], "--data"))
+    return part, notes
+
+
+def _feeds(model: models.Model, source: Calibration, config: Options) -> Calibration:
+    first = next(iter(source), None)
+    if first is None:
+        raise OnnxpruneError(f"--data: the {source.inputs.noun} hold no samples")
+    return runnable(model, source, first, config.provider)[0]
+
+
+def _described(part: Part, settings: EvalOptions, evaluation: Evaluation) -> str:
+    """Which samples judge, as in ``200 labelled of 1,000 samples of test.npz``."""
+    labelled = "labelled " if part.labels is not None else ""
+    count, total = evaluation.samples, part.available
+    of = f"of {total:,} " if total is not None and total > count else ""
+    name = settings.data if isinstance(settings.data, str) else "the data passed in"
+    return f"{count:,} {labelled}{of}samples of {name}"
+
+
+# --- a model alone ---------------------------------------------------------------------------
+
+
+def _alone(
+    model: models.Model,
+    part: Part,
+    config: Options,
+    settings: EvalOptions,
+    notes: tuple[str, ...],
+) -> Assessment:
+    """The task metric of a model that is compared with no other."""
+    task = task_of(part, config)
+    assert task is not None  # there are labels
+    session = open_session(model, provider=config.provider, arena=False)
+    counts = {"samples": 0, "values": 0}
+
+    def run(feeds: Feeds) -> Outputs:
+        outputs = session.run(feeds)
+        counts["samples"] += count_samples(feeds)
+        counts["values"] += sum(map(_undefined, outputs.values()))
+        return outputs
+
+    result = score_model(run, part, task)
+    error = score_error(task.metric, result)
+    evaluation = Evaluation(
+        metric=task.metric.name,
+        after=result.value,
+        higher_is_better=task.metric.higher_is_better,
+        samples=counts["samples"],
+        available=part.available,
+    )
+    reason = spelled("no dense model was given to compare with (--against)")
+    quality = Quality(
+        "not measured", (reason,), counts["samples"], _described(part, settings, evaluation)
+    )
+    findings = []
+    if counts["values"]:
+        findings.append(f"{plural(counts['values'], 'value')} of the outputs are NaN")
+    chance, spread = chance_of(task, result)
+    spread = error if spread is None else spread
+    if chance is not None and spread is not None and _at_chance(task, result.value, chance, spread):
+        unit = _unit(task.metric.name)
+        findings.append(
+            f"{task.metric.name} {measured(result.value, unit)}, within {_SURE:g} standard errors "
+            f"of chance ({measured(chance, unit)})"
+        )
+    quality = quality.with_findings(("broken", each) for each in findings)
+    structure = Structure("not checked", ("no dense model was given to compare with",))
+    return Assessment(
+        task.metric.name, result.value, error, evaluation, quality, structure, notes=notes
+    )
+
+
+def _undefined(output: Any) -> int:  # noqa: ANN401  outputs may be sequences and maps
+    if not isinstance(output, np.ndarray) or output.dtype.kind != "f":
+        return 0
+    return int(np.isnan(output).sum())
+
+
+def _at_chance(task: Task, value: float, chance: float, error: float) -> bool:
+    """Whether a model does no better than one that sees no input, on enough samples to tell."""
+    sign = 1 if task.metric.higher_is_better else -1
+    room = 1 - chance if task.metric.higher_is_better else chance
+    return sign * (value - chance) <= _SURE * error <= _TELLING * room
+
+
+# --- the structure ---------------------------------------------------------------------------
+
+
+def derive_structure(
+    dense: models.Model, small: models.Model, feeds: tuple[Feeds, ...], provider: str
+) -> Structure:
+    """Whether a model is the graph of a dense one with units, blocks or weights removed.
+
+    What was removed is found by comparing graphs and weights. The dense graph, cut accordingly and
+    with the weights of the model, has to compute the same.
+
+    Args:
+        dense: the model that the other was made from.
+        small: the other.
+        feeds: inputs of the check.
+        provider: execution provider.
+
+    Returns:
+        ``verified``, ``nothing cut``, ``failed`` where both compute different outputs, or ``not
+        checked`` with the reason where nothing corresponds.
+    """
+    shapes: Mapping[str, tuple[int, ...]] = {name: a.shape for name, a in feeds[0].items()}
+    try:
+        analysis = analyse(dense, inputs=shapes)
+        match = correspond(analysis, small)
+        twin = make_twin(analysis, match, small)
+        check = check_equivalence(
+            twin.model, in_dense_words(match.matching, small), feeds, provider
+        )
+    except OnnxpruneError as error:
+        return Structure("not checked", (error.message,))
+    if check.value > max(check.limit, _SAME):
+        reason = (
+            "the dense graph, cut to these sizes and with these weights, computes something else "
+            f"(difference {check.value:.2g})"
+        )
+        return Structure("failed", (reason,), 1)
+    removed = sum(map(len, match.removed.values()))
+    units = sum(len(group) for group in analysis.groups)
+    parts = list(_amounts(removed, units, len(match.bypassed), len(twin.masks)))
+    same = match.likeness >= _UNCHANGED
+    if not same:
+        parts.append(f"weights have changed (correlation {match.likeness:.3f})")
+    if not (removed or match.bypassed or twin.masks):
+        return Structure("nothing cut", tuple(parts), 1)
+    return Structure("verified", tuple(parts), 1)
+
+
+def _amounts(removed: int, units: int, bypassed: int, masks: int) -> Iterator[str]:
+    if removed:
+        share = percent(removed / units) if units else ""
+        yield f"{removed:,} of {units:,} units are removed ({share})"
+    if bypassed:
+        yield f"{plural(bypassed, 'block')} bypassed"
+    if masks:
+        yield f"zeros in {plural(masks, 'weight')}"
