@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from onnxprune.cli import console
@@ -76,6 +74,8 @@ def run(args: argparse.Namespace) -> int:
 
 def plain(result: Verification) -> dict[str, object]:
     """The checks, the verdicts and the plan, as JSON values."""
+    from onnxprune.jobs.certificate import plain as as_json
+
     claim, plan = result.certificate, result.plan
     return {
         "schema": "onnxprune.verify",
@@ -95,16 +95,9 @@ def plain(result: Verification) -> dict[str, object]:
         "removed": {} if plan is None else {name: len(u) for name, u in plan.removed.items()},
         "bypassed": [] if plan is None else list(plan.bypassed),
         "changed": list(result.changed),
-        "checks": [_check(each) for each in result.checks],
+        "quality": as_json(result.quality),
+        "checks": as_json(result.checks),
         "notes": list(result.notes),
-    }
-
-
-def _check(check: object) -> dict[str, object]:
-    row = asdict(check)  # type: ignore[call-overload]
-    return {
-        name: str(value) if isinstance(value, float) and not math.isfinite(value) else value
-        for name, value in row.items()
     }
 
 
@@ -127,6 +120,8 @@ def _view(result: Verification, *, verbose: bool) -> RenderableType:
             )
         )
     if result.certificate is not None and result.certificate.quality:
-        lines.append(Text(f"stated quality: {result.certificate.quality}"))
+        lines.append(Text(f"quality, as stated: {result.certificate.quality}"))
+    if result.quality is not None:
+        lines.append(Text(f"quality, measured: {result.quality}"))
     part = sections.Part("", table.title, table, checks)
     return terminal.listed([part], result.notes, verbose=verbose, head=lines)

@@ -18,18 +18,21 @@ import numpy.typing as npt
 
 from onnxprune import model as models
 from onnxprune.config import FilePath, Options, keywords, split
-from onnxprune.data.dataset import open_source, synthetic_inputs
+from onnxprune.data.dataset import open_dataset, open_source, synthetic_inputs
 from onnxprune.errors import OnnxpruneError, as_path, blame
 from onnxprune.evaluate.equivalence import check_equivalence
 from onnxprune.evaluate.evaluation import Evaluation, compare_models
+from onnxprune.evaluate.verdict import Quality, judge
 from onnxprune.graph.analysis import Analysis, analyse
 from onnxprune.graph.difference import Pairing, changes, pair
 from onnxprune.graph.layers.linear import find_layers, plain
 from onnxprune.graph.plan import Plan, check, load_plan
 from onnxprune.jobs import certificate as certificates
 from onnxprune.jobs.certificate import Certificate, expected_model
+from onnxprune.jobs.finite_weights import FiniteWeights
 from onnxprune.jobs.quantize.preparation import prepared
 from onnxprune.jobs.run import Progress, place
+from onnxprune.jobs.verdicts import data_of
 from onnxprune.model.decode import densify
 from onnxprune.model.seal import Digests, read_seal
 from onnxprune.recovery.correspond.kept_units import correspond
@@ -63,6 +66,7 @@ class Verification:
         plan: what was removed, from the certificate or found by comparing the models.
         changed: weights with other values than the cut of the dense model has, zeros aside.
         evaluation: against the dense model, where there are data.
+        quality: the verdict on it; None without data.
         notes: whole sentences.
     """
 
@@ -74,6 +78,7 @@ class Verification:
     plan: Plan | None = None
     changed: tuple[str, ...] = ()
     evaluation: Evaluation | None = None
+    quality: Quality | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -154,10 +159,10 @@ def verify(
     if wanted is not None and claim is not None and claim.plan is not None:
         same = _same_plan(wanted, claim)
         checks.append(Check("plan = that of the certificate", same, float(not same), 0.0))
-    evaluation = None
+    evaluation = quality = None
     if config.calib is not None and all(each.ok for each in checks):
         progress("measuring the quality")
-        evaluation, more = _quality(large, small, claim, config)
+        evaluation, quality, more = _quality(large, small, claim, config)
         checks += more
     status: Status = "verified"
     if not all(each.ok for each in result.checks):
@@ -170,8 +175,9 @@ def verify(
     elif claim.document is None:
         notes.append("the file of its certificate is missing: its plan was found by comparing")
     return Verification(
-        *paths, claim, tuple(checks), status, result.plan, result.changed, evaluation, tuple(notes)
-    )
+        *paths, claim, tuple(checks), status, result.plan, result.changed, evaluation, quality,
+        tuple(notes),
+    )  # fmt: skip
 
 
 def _own_checks(claim: Certificate, digests: Digests, dense: models.Model) -> list[Check]:
@@ -385,15 +391,18 @@ def _is_near(array: Array, codes: Array, scale: Array, point: Array) -> bool:
 
 def _quality(
     dense: models.Model, small: models.Model, claim: Certificate | None, config: Options
-) -> tuple[Evaluation, list[Check]]:
+) -> tuple[Evaluation, Quality, list[Check]]:
     """Measure the model on all samples, and compare with what its certificate states."""
-    from onnxprune.data.dataset import open_dataset
-
     source, _ = open_source(dense, config)
     assert source is not None
     data = open_dataset(source, config)
     evaluation = compare_models(dense, small, data.whole(config), config)
-    checks = [Check("finite outputs", not evaluation.broken, float(evaluation.broken), 0.0)]
+    quality = judge(
+        evaluation, data=data_of(data, evaluation), weights=FiniteWeights(small, dense).reasons()
+    )
+    stated_broken = claim is not None and claim.quality == "broken"  # written with --force
+    worse = quality.broken and not stated_broken
+    checks = [Check("result is not broken", not worse, float(worse), 0.0)]
     document = {} if claim is None or claim.document is None else claim.document
     stated = document.get("evaluation")
     value = stated.get("value") if isinstance(stated, Mapping) else None
@@ -409,4 +418,4 @@ def _quality(
             )
             gap = 0.0 if better else abs(evaluation.value - value)
             checks.append(Check("quality = as stated", gap <= limit, gap, limit))
-    return evaluation, checks
+    return evaluation, quality, checks
