@@ -67,6 +67,8 @@ def run(args: argparse.Namespace) -> int:
             hint="get the file again from where it was made, or make it again",
             exit_code=1,
         )
+    if result.quality is not None and result.quality.broken:
+        console.warning(f"{args.model} is broken, whatever it claims: {result.quality.reasons[0]}")
     claims = "is what its certificate says" if result.certificate else "was made from the dense one"
     console.done(f"{args.model} {claims}")
     return 0
