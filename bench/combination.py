@@ -69,11 +69,11 @@ def make(stem: str, asked: argparse.Namespace) -> None:
     first = from_flags(recipe | (blind if asked.blind else {"calib": data.calib, "batch": 16}))
     started = time.process_time()
     pruned = prune(path, first, progress=print)
-    pruned.save(CACHE / f"{stem}.pruned.onnx")
+    pruned.save(CACHE / f"{stem}.pruned.onnx", force=True)
     made = quantize(pruned.model, SETTINGS.get(stem, QuantizeOptions()), data, progress=print)
     seconds = time.process_time() - started
     out = CACHE / f"{stem}.onnx"
-    made.save(out)
+    made.save(out, force=True)
     packed = store(made.model, StoreOptions("packed"))
     models.save(packed.model, CACHE / f"{stem}.packed.onnx")
     row = {

@@ -95,7 +95,7 @@ def pruned(name: str, how: str, peer: str) -> Path:
     )
     if not made.ok:
         sys.exit(f"{name} {how}: {made.checks}")
-    return made.save(path)
+    return made.save(path, force=True)
 
 
 def _by_onnxsim(name: str, path: Path, peer: str) -> Path:

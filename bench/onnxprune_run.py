@@ -53,7 +53,7 @@ def main() -> None:
         **amount,
     )
     seconds = time.perf_counter() - start
-    result.save(options.out)
+    result.save(options.out, force=True)
     proof = [check for check in result.checks if check.name.startswith("pruned = masked")]
     found = {
         "seconds": seconds,

@@ -32,7 +32,7 @@ def main() -> None:
     made = onnxprune.prune(
         options.model, calib=batches, calib_samples=samples, cache=False, **options.asked
     )
-    made.save(options.out)
+    made.save(options.out, force=True)
     seconds = time.perf_counter() - start
     errors = [each.after for each in made.outcomes.get("zeros", ()) if each.after is not None]
     found: dict[str, Any] = {

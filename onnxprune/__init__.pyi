@@ -142,7 +142,7 @@ def apply(
         detector: layout of a detector's outputs, for metric='map': yolov5, yolov8, yolox, ssd, detr
             (default: told from the outputs).
         vocabulary: text of the tokens, for metric='cer' and wer: one per line, or JSON.
-        blank: token of CTC outputs that stands for nothing; -1 for the last one (default: 0).
+        blank: number of the token of CTC outputs that stands for nothing, or last (default: 0).
         threshold: least probability of a class that is present, for metric='f1' of sigmoids
             (default: 0.5).
         eval: inputs that judge the result, in any form that calib= takes; nothing is fitted to
@@ -221,7 +221,7 @@ def bench(
         detector: layout of a detector's outputs, for metric='map': yolov5, yolov8, yolox, ssd, detr
             (default: told from the outputs).
         vocabulary: text of the tokens, for metric='cer' and wer: one per line, or JSON.
-        blank: token of CTC outputs that stands for nothing; -1 for the last one (default: 0).
+        blank: number of the token of CTC outputs that stands for nothing, or last (default: 0).
         threshold: least probability of a class that is present, for metric='f1' of sigmoids
             (default: 0.5).
         shapes: sizes of inputs that the model leaves open, e.g. input=1x3x224x224.
@@ -263,8 +263,8 @@ def eval(
         progress: called with a line of text at each stage.
 
     Raises:
-        OnnxpruneError: a model or the data cannot be used, or there are neither labels nor a dense
-            model, so that nothing could be measured.
+        OnnxpruneError: a model or the data cannot be used, or there are no data, or neither labels
+            nor a dense model.
 
     Example:
         >>> from onnxprune import prune
@@ -285,7 +285,7 @@ def eval(
         detector: layout of a detector's outputs, for metric='map': yolov5, yolov8, yolox, ssd, detr
             (default: told from the outputs).
         vocabulary: text of the tokens, for metric='cer' and wer: one per line, or JSON.
-        blank: token of CTC outputs that stands for nothing; -1 for the last one (default: 0).
+        blank: number of the token of CTC outputs that stands for nothing, or last (default: 0).
         threshold: least probability of a class that is present, for metric='f1' of sigmoids
             (default: 0.5).
         preprocess: preprocessing of pictures: imagenet, cifar10, clip or module.py:function.
@@ -441,7 +441,7 @@ def prune(
         detector: layout of a detector's outputs, for metric='map': yolov5, yolov8, yolox, ssd, detr
             (default: told from the outputs).
         vocabulary: text of the tokens, for metric='cer' and wer: one per line, or JSON.
-        blank: token of CTC outputs that stands for nothing; -1 for the last one (default: 0).
+        blank: number of the token of CTC outputs that stands for nothing, or last (default: 0).
         threshold: least probability of a class that is present, for metric='f1' of sigmoids
             (default: 0.5).
         eval: inputs that judge the result, in any form that calib= takes; nothing is fitted to
@@ -553,7 +553,7 @@ def quantize(
         detector: layout of a detector's outputs, for metric='map': yolov5, yolov8, yolox, ssd, detr
             (default: told from the outputs).
         vocabulary: text of the tokens, for metric='cer' and wer: one per line, or JSON.
-        blank: token of CTC outputs that stands for nothing; -1 for the last one (default: 0).
+        blank: number of the token of CTC outputs that stands for nothing, or last (default: 0).
         threshold: least probability of a class that is present, for metric='f1' of sigmoids
             (default: 0.5).
         eval: inputs that judge the result, in any form that calib= takes; nothing is fitted to
@@ -650,7 +650,7 @@ def recover(
         detector: layout of a detector's outputs, for metric='map': yolov5, yolov8, yolox, ssd, detr
             (default: told from the outputs).
         vocabulary: text of the tokens, for metric='cer' and wer: one per line, or JSON.
-        blank: token of CTC outputs that stands for nothing; -1 for the last one (default: 0).
+        blank: number of the token of CTC outputs that stands for nothing, or last (default: 0).
         threshold: least probability of a class that is present, for metric='f1' of sigmoids
             (default: 0.5).
         eval: inputs that judge the result, in any form that calib= takes; nothing is fitted to
@@ -760,7 +760,7 @@ def sensitivity(
         detector: layout of a detector's outputs, for metric='map': yolov5, yolov8, yolox, ssd, detr
             (default: told from the outputs).
         vocabulary: text of the tokens, for metric='cer' and wer: one per line, or JSON.
-        blank: token of CTC outputs that stands for nothing; -1 for the last one (default: 0).
+        blank: number of the token of CTC outputs that stands for nothing, or last (default: 0).
         threshold: least probability of a class that is present, for metric='f1' of sigmoids
             (default: 0.5).
         backend: backend to run on, as `onnxprune bench --list` names them (default: cpu).

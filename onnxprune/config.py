@@ -235,18 +235,8 @@ def _listed(value: object) -> Sequence[object]:
     return [value] if isinstance(value, str) or not isinstance(value, Sequence) else value
 
 
-def _integer(value: object, of: str) -> int:
-    """A whole number, which may be negative."""
-    text = str(value).strip()
-    if isinstance(value, bool) or not re.fullmatch(r"[+-]?\d+", text):
-        raise OnnxpruneError(
-            f"{stated(of, value)} is not a whole number", hint=f"write it as in {example(of, '-1')}"
-        )
-    return int(text)
-
-
-def _is_auto(value: object) -> bool:
-    return isinstance(value, str) and value == "auto"
+def _is(value: object, word: str) -> bool:
+    return isinstance(value, str) and value == word
 
 
 def _path(value: object, of: str) -> FilePath:
@@ -321,7 +311,13 @@ FRACTION = Reader(
     lambda value, of: fraction(value, of=of), "R", "float | str", _NUMBER_OR_TEXT, example="0.3"
 )
 COUNT, POSITIVE = at_least(0), at_least(1)
-INTEGER = Reader(_integer, "N", "int | str", {"type": "integer"}, example="-1")
+BLANK = Reader(
+    lambda value, of: "last" if _is(value, "last") else count(value, of=of, least=0),
+    "N",
+    "int | str",
+    {"type": ["integer", "string"]},
+    example="last",
+)
 DETECTOR = Reader(
     lambda value, of: _word(value, of, DETECTORS),
     "NAME",
@@ -393,7 +389,7 @@ BYTES = Reader(
     example="4GiB",
 )
 ROUND_TO = Reader(
-    lambda value, of: "auto" if _is_auto(value) else count(value, of=of, least=1),
+    lambda value, of: "auto" if _is(value, "auto") else count(value, of=of, least=1),
     "N",
     "int | str",
     {"type": ["integer", "string"]},
@@ -409,7 +405,7 @@ ANYTHING = Reader(lambda value, _of: value, "SPEC", "object", _STRING)
 TARGET = Reader(_target, "NAME", "str", _STRING, (*BACKENDS, "openvino-sparse"), example="cpu")
 METRIC = Reader(_metric, "NAME", "str | Callable[..., float]", _STRING, example="accuracy")
 WORKERS = Reader(
-    lambda value, of: None if _is_auto(value) else count(value, of=of, least=1),
+    lambda value, of: None if _is(value, "auto") else count(value, of=of, least=1),
     "N",
     "int | str",
     {"type": ["integer", "string"]},
@@ -648,7 +644,7 @@ _METRIC_MORE = (
 )
 _DETECTOR = "layout of a detector's outputs, for --metric map: yolov5, yolov8, yolox, ssd, detr"
 _VOCABULARY = "text of the tokens, for --metric cer and wer: one per line, or JSON"
-_BLANK = "token of CTC outputs that stands for nothing; -1 for the last one"
+_BLANK = "number of the token of CTC outputs that stands for nothing, or last"
 _THRESHOLD = "least probability of a class that is present, for --metric f1 of sigmoids"
 _EVAL = "inputs that judge the result, in any form that --calib takes; nothing is fitted to them"
 _EVAL_MORE = (
@@ -809,7 +805,7 @@ class Options:
     metric: str | Callable[..., float] = _data("accuracy", METRIC, _METRIC, _METRIC_MORE)
     detector: str | None = _data(None, DETECTOR, _DETECTOR, unset="told from the outputs")
     vocabulary: object | None = _data(None, ANYTHING, _VOCABULARY)
-    blank: int = _data(0, INTEGER, _BLANK)
+    blank: int | Literal["last"] = _data(0, BLANK, _BLANK)
     threshold: float = _data(0.5, FRACTION, _THRESHOLD)
     eval: object | None = _data(None, ANYTHING, _EVAL, _EVAL_MORE, everyday=True)
     eval_labels: object | None = _data(None, ANYTHING, _EVAL_LABELS, everyday=True)
@@ -1124,7 +1120,7 @@ class BenchOptions:
     metric: str | Callable[..., float] = _data("accuracy", METRIC, _METRIC, _METRIC_MORE)
     detector: str | None = _data(None, DETECTOR, _DETECTOR, unset="told from the outputs")
     vocabulary: object | None = _data(None, ANYTHING, _VOCABULARY)
-    blank: int = _data(0, INTEGER, _BLANK)
+    blank: int | Literal["last"] = _data(0, BLANK, _BLANK)
     threshold: float = _data(0.5, FRACTION, _THRESHOLD)
     shapes: Mapping[str, tuple[int, ...]] = _data({}, SHAPES, _SHAPES)
 
@@ -1152,7 +1148,7 @@ class EvalOptions:
         None, DETECTOR, _DETECTOR, unset="told from the outputs", everyday=True
     )
     vocabulary: object | None = _data(None, ANYTHING, _VOCABULARY, everyday=True)
-    blank: int = _data(0, INTEGER, _BLANK)
+    blank: int | Literal["last"] = _data(0, BLANK, _BLANK)
     threshold: float = _data(0.5, FRACTION, _THRESHOLD)
     preprocess: object | None = _data(None, ANYTHING, _PREPROCESS, everyday=True)
     slices: object | None = _data(
@@ -1169,13 +1165,6 @@ class EvalOptions:
     )
     seed: int = _data(0, COUNT, _SEED)
     shapes: Mapping[str, tuple[int, ...]] = _data({}, SHAPES, _SHAPES)
-
-    def __post_init__(self) -> None:
-        _refuse_if(
-            self.data is None,
-            "there is nothing to measure the model on",
-            "give inputs with --data, as in --data test.npz",
-        )
 
 
 @_declares

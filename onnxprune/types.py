@@ -331,3 +331,51 @@ class LayerOutcome:
     shape: tuple[int, ...] = ()
     sparsity: float = 0.0
     refit: str = "none"
+
+
+@dataclass(frozen=True)
+class TailPart:
+    """A part of the samples: a class, a group, or the worst ones.
+
+    Attributes:
+        name: of the class or group.
+        samples: number of samples; rows, of classes of tokens.
+        before: the measure of the dense model; None where it follows (an error of 0).
+        after: the measure of the pruned model.
+        error: standard error of the change; None if unknown.
+        collapsed: whether it lost far more than the rest.
+    """
+
+    name: str
+    samples: int
+    before: float | None
+    after: float
+    error: float | None = None
+    collapsed: bool = False
+
+
+@dataclass(frozen=True)
+class Tails:
+    """Parts of the samples that a mean over all hides.
+
+    Attributes:
+        by: what the classes are: ``labels`` or the dense model's ``answers``; empty without any.
+        measure: of the classes: ``accuracy`` (or ``top5``, ...), or ``agreement`` with the dense
+            model's answers.
+        classes: all that have samples, the largest loss first.
+        error_measure: of the samples: the metric if it is a loss, else ``divergence`` from the
+            dense model's probabilities in nats, or ``relative squared error``.
+        all: of all samples; None where they are too few.
+        worst: the 5 % whose error rose most.
+        group_measure: of the groups.
+        groups: of ``--slices``, in the order of their names.
+    """
+
+    by: Literal["labels", "answers", ""] = ""
+    measure: str = ""
+    classes: tuple[TailPart, ...] = ()
+    error_measure: str = ""
+    all: TailPart | None = None
+    worst: TailPart | None = None
+    group_measure: str = ""
+    groups: tuple[TailPart, ...] = ()

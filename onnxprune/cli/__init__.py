@@ -1,7 +1,7 @@
 """The command line: ``onnxprune COMMAND``, one module for each command.
 
-stdout carries data, stderr everything else. The exit code is 0 when the work is done and verified,
-1 when it ran but a check failed, and 2 when it could not run.
+stdout carries data, stderr everything else. The exit code is 0 when the work is done, 1 when it ran
+but a check failed or the result is broken, and 2 when it could not run.
 """
 
 from __future__ import annotations

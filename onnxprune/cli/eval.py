@@ -114,6 +114,7 @@ def plain(result: Assessment, source: str, against: str | None) -> dict[str, obj
         "structure": schema.plain(asdict(result.structure)),
         "quality": schema.plain(asdict(result.quality)),
         "outputs": schema.plain([asdict(each) for each in evaluation.outputs.values()]),
+        "tails": None if evaluation.tails is None else schema.plain(asdict(evaluation.tails)),
         "checks": schema.plain([asdict(each) for each in result.checks]),
         "notes": list(result.notes),
     }

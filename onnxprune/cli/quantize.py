@@ -83,6 +83,7 @@ def run(args: argparse.Namespace) -> int:
 
 def plain(result: Quantized, source: str) -> dict[str, object]:
     """What became of the weights, the size, the outputs and the checks, as JSON values."""
+    tails = None if result.quality.status == "not measured" else result.evaluation.tails
     return {
         "schema": "onnxprune.quantize",
         "version": 1,
@@ -99,6 +100,7 @@ def plain(result: Quantized, source: str) -> dict[str, object]:
         },
         "outputs": schema.plain([asdict(each) for each in result.evaluation.outputs.values()]),
         "samples": result.evaluation.samples,
+        "tails": None if tails is None else schema.plain(asdict(tails)),
         "checks": [asdict(each) for each in result.checks],
         "notes": list(result.notes),
     }

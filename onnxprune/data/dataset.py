@@ -14,7 +14,7 @@ import numpy.typing as npt
 from onnxprune.config import Options
 from onnxprune.data import Calibration, open_calibration, split
 from onnxprune.data.batches import Index, count_samples
-from onnxprune.data.labels import open_labels, open_slices, together
+from onnxprune.data.labels import form_of, open_labels, open_slices, together
 from onnxprune.data.memory import budget_of
 from onnxprune.data.normalisation import normalisation_notes
 from onnxprune.data.screening import Screen, notes_on
@@ -213,13 +213,14 @@ def open_dataset(
     probe = tuple(itertools.islice(source, _PROBES))
     one, most = source.steps == 1, budget_of(config).samples
     seen, judges = Screen(source.inputs), Screen(source.inputs)
+    fit_labels: Array | None = None
 
     def part(samples: Calibration) -> Part:
         return judging_part(samples, config, judges, indices=None if one else samples.indices)
 
     if source.synthetic or (one and not chooses):
         fit: tuple[Feeds, ...] = () if source.synthetic else tuple(seen.watch(source))
-        parts, fit_labels = [part(source)], None
+        parts = [part(source)]
         notes = source.notes
         if one and not source.synthetic:
             notes += (_fitted_to(fit),)
@@ -231,7 +232,8 @@ def open_dataset(
         known = rest.samples if chooses else source.samples
         notes = source.notes + _left_out(fit, known, 1.0 if chooses else 1 - HOLDOUT)
         notes += notes_on(seen, [judges])
-        fit_labels = None if config.labels is None else open_labels(config.labels, rest.indices)
+        if config.labels is not None and form_of(config.metric) == "numbers":
+            fit_labels = open_labels(config.labels, rest.indices)
     return Dataset(
         fit, parts[0], parts[-1], probe, source.description, source.synthetic, source, notes,
         fit_labels,

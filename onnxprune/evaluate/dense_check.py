@@ -41,6 +41,10 @@ Networks are surer of themselves than right on new samples, and less sure on tho
 trained on: of the errors that the probabilities of a CIFAR-10 network announce, it makes twice as
 many on test pictures, and a fifth on training pictures.
 """
+_SMOOTHED = 0.03
+"""Announced share of errors from which on a network was trained to be unsure (label smoothing)."""
+_ALL = 1000
+"""Labels from which on no error at all says the same."""
 _SURE = 2.0
 """Standard errors that count as certain."""
 _ADDED = 2.0
@@ -186,7 +190,8 @@ def training_notes(
             break
     if not count or errors > (1 - NEARLY_ALL) * count:
         return []
-    if special.pdtr(errors, announced) >= _UNLIKELY:
+    unlikely = announced <= _SMOOTHED * count and special.pdtr(errors, announced) < _UNLIKELY
+    if not (unlikely or (errors == 0 and count >= _ALL)):
         return []
     note = (
         f"the dense model is right on {count - errors:,} of {count:,} labels, where its own "

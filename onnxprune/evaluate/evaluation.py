@@ -29,8 +29,10 @@ from onnxprune.evaluate.output_comparison import (
 )
 from onnxprune.evaluate.sample_statistics import agreement_error
 from onnxprune.evaluate.standard_error import mean_error, paired_error, score_error
+from onnxprune.evaluate.tails import find_tails
 from onnxprune.model import Model, part_names, shared_parts
 from onnxprune.runtime import open_session
+from onnxprune.types import Tails
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,8 @@ class Evaluation:
         chance: the metric of a model that sees no input; None where that is unknown.
         chance_error: standard error of the pruned model's metric there.
         notes: sentences on the dense model as a reference, and on outputs without agreement.
+        tails: the worst class, the worst samples and groups of samples; None where nothing was
+            compared.
         after_error: standard error of ``after``; None if unknown.
     """
 
@@ -62,6 +66,7 @@ class Evaluation:
     chance: float | None = None
     chance_error: float | None = None
     notes: tuple[str, ...] = ()
+    tails: Tails | None = None
     after_error: float | None = None
 
     @property
@@ -130,7 +135,8 @@ def task_of(part: Part, config: Options) -> Task | None:
 def metric_of(config: Options | BenchOptions) -> Metric:
     """The metric that options name, with what they say on reading outputs."""
     vocabulary = () if config.vocabulary is None else read_vocabulary(config.vocabulary)
-    reading = Reading(config.detector or "", vocabulary, config.blank, config.threshold)
+    blank = -1 if config.blank == "last" else config.blank
+    reading = Reading(config.detector or "", vocabulary, blank, config.threshold)
     return find_metric(config.metric, reading)
 
 
@@ -165,7 +171,7 @@ def compare_models(
             before = score_model(lambda feeds: one.run(feeds, [*parts]), part, task)
     watch, scores = DenseCheck(), scores_of(dense, task)
     reference = watch.passing((one.run(f) for f in part), part, parts)
-    result = compare_answers(other.run, part, reference, task, before, parts, scores)
+    result = compare_answers(other.run, part, reference, task, before, parts, scores, part.slices)
     notes = watch.notes()
     if task is not None and before is not None and result.chance is not None:
         notes += label_notes(task.metric, before, result.chance)
@@ -191,7 +197,7 @@ def named_by(part: Part) -> Iterator[None]:
     try:
         yield
     except OnnxpruneError as error:
-        if part.option == "--calib":
+        if part.option != "--eval":
             raise
         raise error.at({"--labels": "--eval-labels"}) from error
 
@@ -225,6 +231,7 @@ def compare_answers(
     before: Score | None = None,
     parts: Mapping[str, Sequence[str]] | None = None,
     scores: ScoreTest | None = None,
+    slices: npt.NDArray[np.str_] | None = None,
 ) -> Evaluation:
     """Compare a model's answers with the dense one's, in one pass.
 
@@ -236,6 +243,7 @@ def compare_answers(
         before: the dense model's score; needed with ``task``.
         parts: of the outputs, given together with them; see ``Comparison``.
         scores: whether an output holds scores of classes; see there too.
+        slices: the group of each sample.
 
     Raises:
         OnnxpruneError: the model does not run, or the labels do not fit.
@@ -257,12 +265,15 @@ def compare_answers(
 
     if task is None or before is None:
         deque(answers(), maxlen=0)
-        return Evaluation(compared.result(), samples=samples)
+        outputs = compared.result()
+        tails = find_tails(outputs, compared.samples(), slices=slices)
+        return Evaluation(outputs, samples=samples, tails=tails)
     after = score(task.metric, answers(), task.labels, counts)
+    outputs = compared.result()
     own = score_error(task.metric, after)
     chance, chance_error = chance_of(task, after)
     return Evaluation(
-        compared.result(),
+        outputs,
         task.metric.name,
         before.value,
         after.value,
@@ -272,6 +283,13 @@ def compare_answers(
         chance=chance,
         chance_error=own if chance_error is None else chance_error,
         after_error=own,
+        tails=find_tails(
+            outputs,
+            compared.samples(),
+            scores=(task.metric, before, after),
+            labels=task.labels,
+            slices=slices,
+        ),
     )
 
 

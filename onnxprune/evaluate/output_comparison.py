@@ -26,6 +26,8 @@ ScoreTest = Callable[[str, Array], bool]
 
 _CHUNK = 1 << 20  # elements compared at once: 8 MiB in float64
 _SMALLEST = 1e-12  # floor of probabilities
+_MOST_CLASSES = 4096
+"""Most classes that are counted one by one; more are words of a language."""
 _FEW = 2
 """Columns of a row up to which its mean is compared too: it is half of what two numbers say."""
 
@@ -85,6 +87,25 @@ class OutputComparison:
     non_finite: int = 0
     undefined: float = 0.0
     sizes: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class SampleValues:
+    """What each sample adds to the comparison of one output, and each class of answers.
+
+    Attributes:
+        errors: squared error ``[samples]``.
+        agreement: share of equal answers ``[samples]``; empty without answers.
+        divergence: KL(reference || other) of its rows in nats ``[samples]``; empty too.
+        classes: rows by the class that the reference answers; empty for more than `_MOST_CLASSES`.
+        equal: how many of these the other model answers alike.
+    """
+
+    errors: F64
+    agreement: F64
+    divergence: F64
+    classes: npt.NDArray[np.int64]
+    equal: npt.NDArray[np.int64]
 
 
 class Comparison:
@@ -154,6 +175,11 @@ class Comparison:
         if self._sums is None:
             raise OnnxpruneError("there are no outputs to compare")
         return {name: sums.finish(name) for name, sums in self._sums.items()}
+
+    def samples(self) -> dict[str, SampleValues]:
+        """What each sample added so far, for each output that can be compared."""
+        sums = (self._sums or {}).items()
+        return {name: each.samples() for name, each in sums if not each.reason}
 
 
 def compare(
@@ -257,6 +283,8 @@ class _Sums:
         self.variation = Variation()
         self.answers = Answers()
         self.agreeing, self.divergence = SampleMean(), SampleMean()
+        self.each: list[tuple[F64, F64, F64]] = []
+        self.classes = self.equal = np.zeros(0, np.int64)
 
     def add(self, a: Array, b: Array, samples: int | None) -> None:
         """``a`` of the reference, ``b`` of the other model."""
@@ -298,6 +326,22 @@ class _Sums:
                 self.agreeing.add(hits, a.shape[1] // (width if scores else 1))
             if scores:
                 self.divergence.add(divergence, a.shape[1] // width)
+            of = a.shape[1] // width if scores else 1
+            self.each.append((gaps, hits / of, divergence / of))
+
+    def samples(self) -> SampleValues:
+        """What each sample added."""
+        parts = [np.concatenate(each) for each in zip(*self.each, strict=True)] or [np.zeros(0)] * 3
+        errors, agreement, divergence = parts
+        scores = bool(self.scores)
+        nothing = np.zeros(0)
+        return SampleValues(
+            errors,
+            agreement if scores else nothing,
+            divergence if scores else nothing,
+            self.classes,
+            self.equal,
+        )
 
     def _add(
         self, a: Array, b: Array, width: int, position: int, *, scores: bool
@@ -339,6 +383,11 @@ class _Sums:
     def _add_scores(self, x: Array, y: Array, samples: int) -> tuple[F64, F64]:
         first, second = x.argmax(-1), y.argmax(-1)
         self.answers.add(first, second)
+        if x.shape[1] <= _MOST_CLASSES:
+            size = x.shape[1]
+            counts = np.bincount(first, minlength=size), np.bincount(first[first == second])
+            self.classes = _added(self.classes, counts[0])
+            self.equal = _added(self.equal, np.pad(counts[1], (0, size - len(counts[1]))))
         hits = (first == second).reshape(samples, -1).sum(1, dtype=np.float64)
         log_p = log_probabilities(x, distribution=self.distribution)
         log_q = log_probabilities(y, distribution=self.distribution)
@@ -414,6 +463,11 @@ def _by_sample(array: Array, samples: int | None) -> Array:
         array = np.moveaxis(array, axes[0], 0)
     rows = samples if samples and array.shape[0] % samples == 0 else 1
     return array.reshape(rows, -1) if array.size else array.reshape(rows, 0)
+
+
+def _added(one: npt.NDArray[np.int64], other: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """The sum of two counts; of no count and another, that one."""
+    return other if not len(one) else np.asarray(one + other)
 
 
 def _centred(x: F64, width: int) -> F64:

@@ -48,6 +48,11 @@ class OutputError:
         self._names = [name for name in self._names if _numbers(self._wanted[0][name])]
         self._spread = {n: _spread([each[n] for each in self._wanted]) for n in self._names}
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The values that are compared."""
+        return tuple(self._names)
+
     def of(self, model: models.Model) -> float:
         """The error of a model whose outputs have the names and sizes of the dense one's."""
         return self.distance(self._run(model))

@@ -18,7 +18,7 @@ F64 = npt.NDArray[np.float64]
 
 _ENOUGH = 2
 """Fewest samples for an estimate of spread."""
-_RESAMPLES = 200
+_RESAMPLES = 100
 
 
 def paired_error(metric: Metric, before: Score, after: Score) -> float | None:

@@ -13,6 +13,7 @@ from typing import TypeAlias
 
 from onnxprune.evaluate.evaluation import Evaluation
 from onnxprune.evaluate.output_comparison import OutputComparison
+from onnxprune.evaluate.tails import findings as collapses
 from onnxprune.quantities import Unit, figure, measured, percent, plural, spread
 from onnxprune.types import (
     NOTHING_REMOVED,
@@ -108,6 +109,7 @@ def judge(
     findings += _undefined(outputs)
     findings += _task(evaluation)
     findings += [each for output in outputs for each in _output(output, evaluation)]
+    findings += collapses(evaluation.tails) if evaluation.tails is not None else []
     telling = [each for each in outputs if _tells(each)]
     if not (evaluation.metric or telling):
         reason = "no output can be compared: " + (

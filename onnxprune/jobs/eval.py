@@ -116,8 +116,8 @@ def eval(  # noqa: A001  the name of the command
         fields: the options by name, instead of ``options``.
 
     Raises:
-        OnnxpruneError: a model or the data cannot be used, or there are neither labels nor a dense
-            model, so that nothing could be measured.
+        OnnxpruneError: a model or the data cannot be used, or there are no data, or neither labels
+            nor a dense model.
 
     Example:
         >>> from onnxprune import prune
@@ -129,6 +129,11 @@ def eval(  # noqa: A001  the name of the command
         'verified'
     """
     settings = split("eval", fields, options)[0]
+    if settings.data is None:
+        raise OnnxpruneError(
+            "there is nothing to measure the model on",
+            hint="give inputs with --data, as in --data 'test.npz'",
+        )
     if settings.labels is None and against is None:
         raise OnnxpruneError(
             "there is nothing to compare the outputs with",
@@ -163,7 +168,7 @@ def eval(  # noqa: A001  the name of the command
         quality,
         structure,
         checks,
-        notes,
+        (*notes, *evaluation.notes),
     )
 
 

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from onnxprune.jobs.results.weights import StoredRow, ZerosRow
     from onnxprune.select import sensitivity
     from onnxprune.sparse.eligibility import Layer
+    from onnxprune.types import TailPart
 
 
 @dataclass(frozen=True)
@@ -190,6 +191,59 @@ OUTPUTS: Table[schema.OutputRow] = Table(
         optional=True,
     ),
 )
+
+
+@dataclass(frozen=True)
+class TailRow:
+    """A part of the samples in a table.
+
+    Attributes:
+        name: of the part, in words.
+        measure: of it.
+        part: its figures.
+    """
+
+    name: str
+    measure: str
+    part: TailPart
+
+    @property
+    def unit(self) -> Unit:
+        """How its figures are written."""
+        return metric_scale(self.measure).unit
+
+
+def tails(first: str, counted: str = "samples") -> Table[TailRow]:
+    """Parts of the samples before and after.
+
+    Args:
+        first: head of their names.
+        counted: what their size counts.
+    """
+    return Table(
+        "Tails",
+        Column(first, lambda row: row.name),
+        Column("measure", lambda row: row.measure, spare=True),
+        Column(counted, lambda row: row.part.samples, "whole"),
+        Column("original", lambda row: Cell(row.part.before, unit=row.unit), "number"),
+        Column(
+            "pruned",
+            lambda row: Cell(row.part.after, "bad" if row.part.collapsed else "", unit=row.unit),
+            "number",
+        ),
+        CHANGE.of(lambda row: change(row.part.before, row.part.after, row.unit)),
+        Column(
+            SPREAD.label,
+            lambda row: spread(row.part.error, row.unit),
+            about=SPREAD.about,
+            missing="",
+            right=True,
+            optional=True,
+        ),
+        Column(
+            "", lambda row: Cell("collapsed" if row.part.collapsed else "", "bad"), optional=True
+        ),
+    )
 
 
 def spread(error: float | None, unit: Unit) -> str | None:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from onnxprune.jobs.results.schema import CheckRow, GroupRow, OutputRow, Report
     from onnxprune.jobs.results.weights import StoredRow, ZerosRow
     from onnxprune.select.sensitivity import Sensitivity, Target
-    from onnxprune.types import Check, Quality, Structure
+    from onnxprune.types import Check, Quality, Structure, Tails
 
 _WORST, _LARGEST, _REASONS = 10, 12, 3
 NO_SPEED = "sparse storage is not sparse compute: a file shrinks, a run does not"
@@ -182,6 +182,8 @@ def _outcome(report: Report) -> Iterable[Part]:
         as_given = [replace(row, name=f"{row.name}, as given") for row in report.as_given]
         rows = [*as_given, *report.outputs]
         yield Part("Result", f"{columns.OUTPUTS.title}, {seen}", columns.OUTPUTS, rows)
+    if report.tails is not None:
+        yield from tails(report.tails)
     if report.checks:
         stands = standing.of_run(report)
         checks = columns.checks(stands.scale if stands else None)
@@ -192,6 +194,28 @@ def _outcome(report: Report) -> Iterable[Part]:
         visited, title = columns.points(first.metric), plural(len(report.points), "model")
         points = sorted(report.points, key=lambda row: (-row.macs, -row.params))
         yield Part("Result", f"{title} visited", visited, points, under=(about,))
+
+
+def tails(parts: Tails) -> Iterable[Part]:
+    """The worst class, the worst samples and each group, then all classes."""
+    rows = []
+    by = "label" if parts.by == "labels" else "the original's answer"
+    classes = [columns.TailRow(f"class {each.name}", parts.measure, each) for each in parts.classes]
+    if len(classes) > 1 and classes[0].part.after < (classes[0].part.before or 0.0):
+        name = f"{classes[0].name}, the worst of {len(classes)} by {by}"
+        rows.append(replace(classes[0], name=name))
+    if parts.all is not None and parts.worst is not None:
+        rows.append(columns.TailRow("worst 5 % of samples", parts.error_measure, parts.worst))
+        rows.append(columns.TailRow("all samples", parts.error_measure, parts.all))
+    rows += [
+        columns.TailRow(f"group {each.name}", parts.group_measure, each) for each in parts.groups
+    ]
+    if rows:
+        table = columns.tails("part")
+        yield Part("Result", table.title, table, rows)
+    if len(classes) > 1:
+        count = f"{len(classes):,} classes by {by}"
+        yield Part("Result", count, columns.tails("class"), classes, detail=count)
 
 
 def _structure(report: Report, links: Mapping[str, str]) -> Iterable[Part]:
@@ -411,6 +435,8 @@ def of_quantized(result: Quantized) -> list[Part]:
     if evaluation.outputs:
         title = f"Outputs against the float model, {seen}"
         parts.append(Part("", title, columns.OUTPUTS, comparison_rows(evaluation)))
+    if evaluation.tails is not None and result.quality.status != "not measured":
+        parts += tails(evaluation.tails)
     checks = [CheckRow(each.name, each.ok, each.value, each.limit) for each in result.checks]
     table = columns.checks(standing.metric_scale(evaluation.measure))
     parts.append(Part("", table.title, table, checks))
@@ -447,6 +473,8 @@ def of_assessment(result: Assessment) -> list[Part]:
     if evaluation.outputs:
         title = f"Outputs against the dense model, {seen}"
         parts.append(Part("", title, columns.OUTPUTS, comparison_rows(evaluation)))
+    if evaluation.tails is not None:
+        parts += tails(evaluation.tails)
     if result.checks:
         table = columns.checks(scale)
         checks = [CheckRow(each.name, each.ok, each.value, each.limit) for each in result.checks]

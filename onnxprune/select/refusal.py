@@ -5,7 +5,8 @@ Nothing is run: the least that a model can be made of under other options follow
 
 from __future__ import annotations
 
-from collections import Counter
+import re
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
@@ -20,6 +21,7 @@ from onnxprune.select.importance.units import Importance, Problem
 
 _RATIOS = (0.9, 0.95)
 """Largest ratios of a group that are tried."""
+_NAMES = re.compile(r"`[^`]*`")
 _REASONS = 3
 """Reasons that are named."""
 
@@ -99,14 +101,19 @@ def _options_that_help(
 
 
 def _reasons(declined: Mapping[str, str]) -> str:
-    """Reasons, the most frequent first, each with the groups it holds for."""
-    counts = Counter(declined.values()).most_common()
+    """Reasons, the most frequent first, each with the groups it holds for.
+
+    Reasons that differ in the names of nodes alone count as one; the first is quoted.
+    """
+    kinds: dict[str, list[str]] = defaultdict(list)
+    for name, why in declined.items():
+        kinds[_NAMES.sub("", why)].append(name)
+    frequent = sorted(kinds.values(), key=len, reverse=True)
     clauses = []
-    for why, count in counts[:_REASONS]:
-        first = next(name for name, reason in declined.items() if reason == why)
-        more = f" and {count - 1} more" * (count > 1)
-        clauses.append(f"{first}{more}: {why}")
-    others = sum(count for _, count in counts[_REASONS:])
+    for names in frequent[:_REASONS]:
+        more = f" and {len(names) - 1} more" * (len(names) > 1)
+        clauses.append(f"{names[0]}{more}: {declined[names[0]]}")
+    others = sum(map(len, frequent[_REASONS:]))
     return "; ".join(clauses) + f"; and {plural(others, 'other')}" * bool(others)
 
 

@@ -45,6 +45,7 @@ REQUIRED = {
     "recover": ("--calib", "none.npz"),
     "sensitivity": ("--calib", "none.npz"),
     "quantize": ("--dynamic",),
+    "eval": ("--data", "none.npz", "--labels", "none.npz"),
     "store": ("-o", "out.onnx"),
     "mask": ("-o", "out.json"),
     "build": ("--engine", "out.engine"),

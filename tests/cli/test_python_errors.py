@@ -36,6 +36,7 @@ def arguments(name: str, folder: Path) -> dict[str, Any]:
         "apply": {"model": model, "plan": onnxprune.Plan()},
         "bench": {"files": [ENTRY.model], "processes": 1, "rounds": 1},
         "cut": {"analysis": onnxprune.analyse(model), "removed": {}},
+        "eval": {"model": model, "data": ENTRY.evaluation, "labels": ENTRY.evaluation},
         "load": {"model": ENTRY.model},
         "load_plan": {"path": "missing.json"},
         "load_sensitivity": {"path": "missing.json"},

@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onnxprune.errors import OnnxpruneError
-from onnxprune.evaluate.metrics import Reading, evaluate, find_metric, score
+from onnxprune.evaluate.metrics import Reading, chance_level, evaluate, find_metric, score
 from onnxprune.evaluate.metrics.text import ctc_decode, edit_distance
 from onnxprune.evaluate.standard_error import paired_error, score_error
+from onnxprune.types import is_fraction
 
 Array = npt.NDArray[Any]
 
@@ -243,6 +244,44 @@ def test_marks_of_words_are_spaces() -> None:
     assert evaluate(metric, [{"y": rows}], np.array(["hello you"])) == 0
     metric = find_metric("wer", Reading(vocabulary=("", "a", "|", "b")))
     assert evaluate(metric, [{"y": np.array([[1, 2, 3]])}], np.array(["a b"])) == 0
+
+
+# --- chance ----------------------------------------------------------------------------------
+
+
+@given(rows=st.integers(2, 40), classes=st.integers(2, 5), seed=seeds)
+def test_chance_is_what_a_constant_answer_reaches(rows: int, classes: int, seed: int) -> None:
+    reference = pytest.importorskip("sklearn.metrics", reason="scikit-learn is not installed")
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, classes, rows)
+    labels[:2] = 0, 1
+    most = np.bincount(labels).argmax()
+    for average in ("macro", "micro"):
+        constant = np.full(rows, most)
+        wanted = reference.f1_score(labels, constant, average=average, zero_division=0)
+        assert chance_level(find_metric(f"f1-{average}"), labels) == pytest.approx(wanted)
+    flags = labels % 2
+    wanted = reference.f1_score(flags, np.ones(rows), zero_division=0)
+    assert chance_level(find_metric("f1"), flags) == pytest.approx(wanted)
+    together = rng.integers(0, 2, (rows, classes))
+    for average in ("macro", "micro"):
+        every = np.ones_like(together)
+        wanted = reference.f1_score(together, every, average=average, zero_division=0)
+        assert chance_level(find_metric(f"f1-{average}"), together) == pytest.approx(wanted)
+
+
+def test_nothing_is_read_or_found_by_chance() -> None:
+    wanted = {"map": 0.0, "spearman": 0.0, "spearman-pairs": 0.0, "cer": 1.0, "wer": 1.0}
+    for name, level in wanted.items():
+        assert chance_level(find_metric(name), np.zeros(3)) == level
+    assert chance_level(find_metric(len), np.zeros(3)) is None
+
+
+def test_shares_are_known_by_name() -> None:
+    shares = ("accuracy", "top5", "f1", "f1-macro@y", "cer", "wer", "map", "map50@boxes")
+    numbers = ("mse", "nats", "spearman", "mapping", "f.py:map", "topology", "perplexity")
+    assert all(map(is_fraction, shares))
+    assert not any(map(is_fraction, numbers))
 
 
 # --- standard errors -------------------------------------------------------------------------

@@ -132,7 +132,7 @@ def test_exit_codes_follow_the_verdicts(
             ["--data", "{data}", "--labels", "{data}", "--detector", "yolo"],
             "--detector yolo is not",
         ),
-        (["--data", "{data}", "--labels", "{data}", "--blank", "x"], "not a whole number"),
+        (["--data", "{data}", "--labels", "{data}", "--blank", "x"], "--blank x"),
     ],
 )
 def test_wrong_input_is_one_error(

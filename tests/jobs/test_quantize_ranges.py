@@ -95,12 +95,12 @@ def test_a_batch_of_any_size_is_divided_and_the_result_is_the_same() -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
 @pytest.mark.parametrize("ranges", ["minmax", "percentile"])
 def test_large_activations_stay_within_the_memory_budget(tmp_path: Path, ranges: str) -> None:
-    onnx.save(network(64, 384), tmp_path / "m.onnx")
+    onnx.save(network(32, 256), tmp_path / "m.onnx")
     rng = np.random.default_rng(3)
-    np.savez(tmp_path / "c.npz", x=rng.standard_normal((24, 3, 384, 384)).astype(np.float32))
+    np.savez(tmp_path / "c.npz", x=rng.standard_normal((32, 3, 256, 256)).astype(np.float32))
     command = [
         sys.executable, "-m", "onnxprune", "quantize", str(tmp_path / "m.onnx"), "--calib",
-        str(tmp_path / "c.npz"), "--ranges", ranges, "--memory", "1200MB", "-o",
+        str(tmp_path / "c.npz"), "--ranges", ranges, "--memory", "400MB", "-o",
         str(tmp_path / "o.onnx"),
     ]  # fmt: skip
     process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
@@ -116,7 +116,7 @@ def test_large_activations_stay_within_the_memory_budget(tmp_path: Path, ranges:
     over.set()
     watcher.join()
     assert code == 0
-    assert peak[0] <= 1.1 * 1.2e9
+    assert peak[0] <= 1.1 * 4e8
 
 
 def private(pid: int) -> int:

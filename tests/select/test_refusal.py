@@ -138,3 +138,31 @@ def test_one_sample_at_a_time_is_advised_where_it_helps_and_only_there() -> None
     assert onnxprune.prune(mixed_samples(), **options, batch=1).ok
     options |= {"target": "macs=1%", "max_ratio": 0.95, "calib": calib[:, :8].repeat(4, axis=1)}
     assert "batch" not in refused(model(norm=False), **options)
+
+
+def test_reasons_that_differ_in_names_alone_are_one() -> None:
+    rng = np.random.default_rng(0)
+    stored = {f"{w}{k}": rng.standard_normal((32, 32)) for w in "WV" for k in range(3)}
+    stored |= {f"{n}{k}": rng.standard_normal(32) for n in "gb" for k in range(3)}
+    nodes, last = [], "x"
+    for k in range(3):
+        nodes += [
+            oh.make_node("MatMul", [last, f"W{k}"], [f"a{k}"]),
+            oh.make_node("LayerNormalization", [f"a{k}", f"g{k}", f"b{k}"], [f"n{k}"]),
+            oh.make_node("MatMul", [f"n{k}", f"V{k}"], [f"s{k}"]),
+            oh.make_node("Softmax", [f"s{k}"], [f"y{k}"]),
+        ]
+        last = f"y{k}"
+    graph = oh.make_graph(
+        nodes,
+        "g",
+        [oh.make_tensor_value_info("x", 1, ["n", 32])],
+        [oh.make_tensor_value_info(last, 1, ["n", 32])],
+        [nh.from_array(v.astype(np.float32), k) for k, v in stored.items()],
+    )
+    network = oh.make_model(graph, opset_imports=[oh.make_opsetid("", 17)], ir_version=8)
+    hint = refused(network, target="macs=50%")
+    assert "allow_inexact=True makes room for it; 5 of 5 groups are left alone" in hint
+    assert "W0:width and 2 more: " in hint
+    assert "V0:width and 1 more: " in hint
+    assert hint.count("LayerNormalization") == 1

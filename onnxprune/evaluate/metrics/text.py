@@ -43,11 +43,12 @@ def score_text(metric: Metric, batches: Iterable[Batch]) -> Score:
         answers = _answers(batch, name, metric.reading)
         pairs: list[tuple[_Units, _Units]]
         if metric.kind == "wer" or batch.labels.dtype.kind == "U":
+            labels = _texts(batch.labels)
             tokens = _vocabulary(batch.outputs[name], metric.reading)
             texts = ["".join(tokens[k] for k in each.tolist()) for each in answers]
             pairs = [
                 (_units(metric, text), _units(metric, label))
-                for text, label in zip(texts, _texts(batch.labels), strict=True)
+                for text, label in zip(texts, labels, strict=True)
             ]
         else:
             rows = batch.labels.reshape(len(batch), -1)

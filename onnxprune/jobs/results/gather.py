@@ -84,6 +84,7 @@ def result(command: Command, run: Result, output: Path | None) -> Report:
         output=str(output) if output else None,
         structure=run.structure,
         quality=run.quality,
+        tails=None if run.synthetic else run.evaluation.tails,
     )
 
 

@@ -10,7 +10,7 @@ from typing import Literal
 from onnxprune.jobs.results.couplings import CouplingRow
 from onnxprune.jobs.results.weights import StoredRow, ZerosRow
 from onnxprune.quantities import Unit
-from onnxprune.types import Quality, Structure
+from onnxprune.types import Quality, Structure, Tails
 
 SCHEMA = "onnxprune.report"
 VERSION = 2
@@ -282,6 +282,8 @@ class Report:
         checks: empty where nothing was pruned.
         structure: whether the result is what its plan says; None where nothing was pruned.
         quality: whether it does what the dense model does; None where nothing was pruned.
+        tails: the worst class, the worst samples, and groups of samples; None where nothing was
+            compared, or on synthetic inputs.
         notes: whole sentences on what was declined and why, in the order it happened.
         output: the file written, or None (dry run, or a failed check).
     """
@@ -310,6 +312,7 @@ class Report:
     output: str | None = None
     structure: Structure | None = None
     quality: Quality | None = None
+    tails: Tails | None = None
 
     @property
     def ok(self) -> bool:

@@ -29,7 +29,7 @@ from onnxprune.graph.units import Group
 from onnxprune.select import criteria
 from onnxprune.select.importance.curves import Feeds, Reader
 from onnxprune.select.importance.downstream import DownstreamError
-from onnxprune.select.importance.output_errors import FEWEST, WORST, affordable, scaled, without
+from onnxprune.select.importance.output_errors import WORST, affordable, scaled, without
 from onnxprune.solve.group_obs import Elimination
 
 Float = npt.NDArray[np.float64]
@@ -39,9 +39,11 @@ _SHARES = (0.75, 0.5, 0.25)
 """The shares of its units that a group keeps when it is priced."""
 _PARTS = (4, 64)
 """Fewest and most parts of a group that are removed alone."""
-_RUNS, _MACS = 192, 5e11
+_RUNS, _MACS = 192, 2.5e11
 """Models that are run for all groups together, and the multiplications that they may take, where
-the fewest parts allow."""
+the fewest parts and inputs allow; half of them to order units, half to price widths."""
+_FEWEST, _ORDERING = 4, 64
+"""Fewest inputs looked at, and most of those that units are ordered by."""
 _NOTHING = 1e-12
 """Errors below are rounding."""
 _EVEN = 1e-3
@@ -105,11 +107,15 @@ def masked_curves(
     if not groups:
         return curves, declined
     analysis, provider = removals.analysis, removals.provider
-    macs = max(CostModel(analysis)().macs, 1) * FEWEST
-    most = int(np.clip(min(_RUNS, _MACS / macs) / len(groups), *_PARTS))
-    runs = sum(min(len(group), most) for group in groups)
-    fit = affordable(removals.fit, analysis, runs)
-    holdout = affordable(removals.holdout, analysis, len(_SHARES) * len(groups))
+    # Of a model without units, what lies in front of these does not run: half of it on average.
+    macs = max(CostModel(analysis)().macs, 1) * _FEWEST / 2
+    most = int(np.clip(min(_RUNS, _MACS / 2 / macs) / len(groups), *_PARTS))
+    parts = sum(min(len(group), most) for group in groups)
+    fit = affordable(
+        removals.fit, analysis, parts / 2, macs=_MACS / 2, fewest=_FEWEST, most=_ORDERING
+    )
+    runs = len(groups) * (len(_SHARES) + 2)  # two orders are compared as well
+    holdout = affordable(removals.holdout, analysis, runs / 2, macs=_MACS / 2, fewest=_FEWEST)
     try:
         ordering, pricing = (
             DownstreamError(
@@ -122,18 +128,21 @@ def masked_curves(
     for group in groups:
         progress(f"measuring what {group.name} does to the outputs")
         try:
-            one = _ordered(removals, group, ordering, most)
+            one = _ordered(removals, group, ordering, pricing, most)
             curves[group.name] = _priced(removals, group, one, pricing) if priced else one
         except OnnxpruneError as error:
             declined[group.name] = f"the model does not run without some of its units: {error}"
     return curves, declined
 
 
-def _ordered(removals: Removals, group: Group, error: OutputError, most: int) -> Elimination:
+def _ordered(
+    removals: Removals, group: Group, error: OutputError, judge: OutputError, most: int
+) -> Elimination:
     """Units in the order in which they leave, and the sum of what their parts cost alone.
 
     Parts are units of similar weights. What a part costs alone says little where units make up for
-    each other, so the order by weights is kept if half of the units cost less in that.
+    each other, so the order by weights is kept if half of the units cost less in that. Parts are
+    many and are compared on few inputs, ``error``; two orders on those that widths are priced by.
     """
     prior = _prior(removals.analysis, group)
     parts = np.array_split(prior, min(len(group), most))
@@ -145,7 +154,7 @@ def _ordered(removals: Removals, group: Group, error: OutputError, most: int) ->
     measured, half = np.argsort(costs, kind="stable"), len(group) // 2
     order = np.concatenate([parts[at] for at in measured])
     if half and {*order[:half]} != {*prior[:half]}:
-        halves = [error.of(removals.model(group, units[:half])) for units in (order, prior)]
+        halves = [judge.of(removals.model(group, units[:half])) for units in (order, prior)]
         measured = measured if halves[0] <= halves[1] else np.arange(len(parts))
     rises = np.concatenate([np.full(len(parts[at]), costs[at]) for at in measured])
     order = np.concatenate([parts[at] for at in measured])

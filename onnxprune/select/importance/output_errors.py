@@ -11,6 +11,7 @@ multiplications this lowers the error of the recovered model's outputs by 7 %.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ from onnxprune.graph.layers.linear import refittable
 from onnxprune.graph.layers.pad_nodes import unpadded_layers
 from onnxprune.graph.units import Group
 from onnxprune.select.importance.curves import Feeds, Reader, consumers_of
-from onnxprune.select.importance.downstream import DownstreamError
+from onnxprune.select.importance.refit_errors import RefitErrors
 from onnxprune.solve.group_obs import Consumer, Elimination
 from onnxprune.solve.moments import shrinkage
 
@@ -83,20 +84,25 @@ def scale_to_outputs(
     measured = priced[:: -(-len(priced) // _GROUPS) or 1]
     shares = _shares(analysis, len(measured))
     some = affordable(batches, analysis, len(measured) * len(shares))
-    error = DownstreamError(analysis.model, some, provider=provider, worst=WORST, memory=memory)
+    errors = RefitErrors(analysis, some, readers, provider=provider, worst=WORST, memory=memory)
     factors: dict[str, tuple[Float, Float]] = {}
-    for group in measured:
-        progress(f"measuring what {group.name} does to the outputs")
-        one = eliminations[group.name]
-        kept = sorted({max(round(len(group) * share), 1) for share in shares})
-        ratios: dict[int, float] = {}
-        for width in kept:
-            model = without(analysis, group, one.order[: len(group) - width], readers, ridge)
-            output_error = error.of(model)
-            if output_error > 0 and one.error[width] > 0:
-                ratios[width] = output_error / float(one.error[width])
-        if ratios:
-            factors[group.name] = np.array(list(ratios), float), np.array(list(ratios.values()))
+    for stretch in errors.stretches(measured):
+        errors.open(stretch)
+        for group in stretch:
+            progress(f"measuring what {group.name} does to the outputs")
+            one = eliminations[group.name]
+            ratios: dict[int, float] = {}
+            for width in sorted({max(round(len(group) * share), 1) for share in shares}):
+                removed = one.order[: len(group) - width]
+                edit = partial(
+                    refit_readers, group=group, removed=removed, readers=readers, ridge=ridge
+                )
+                output_error = errors.of(edit)
+                if output_error > 0 and one.error[width] > 0:
+                    ratios[width] = output_error / float(one.error[width])
+            if ratios:
+                values = np.array(list(ratios.values()))
+                factors[group.name] = np.array(list(ratios), float), values
     every = np.concatenate([f for _, f in factors.values()]) if factors else np.ones(1)
     middle = float(np.exp(np.mean(np.log(every))))
     return {name: scaled(one, factors.get(name), middle) for name, one in eliminations.items()}
@@ -144,7 +150,18 @@ def without(
         ridge: pull towards the old weights, as a share of the mean input variance.
     """
     model = models.clone(analysis.model)
-    weights = Weights(model)
+    refit_readers(Weights(model), group, removed, readers, ridge)
+    return model
+
+
+def refit_readers(
+    weights: Weights,
+    group: Group,
+    removed: Sequence[int] | npt.NDArray[np.int64],
+    readers: Mapping[str, Reader],
+    ridge: float,
+) -> None:
+    """Give the readers of a group the weights that :func:`without` says."""
     removed_mask = np.zeros(len(group), dtype=bool)
     removed_mask[np.asarray(removed, dtype=np.int64)] = True
     done: set[tuple[int, str, int]] = set()
@@ -170,7 +187,6 @@ def without(
                 bias[at] += mean @ (matrix[at] - refitted)
                 matrix[at] = refitted
             weights.write(reader.layer, matrix, bias, reader.epilogue)
-    return model
 
 
 def _refitted(
@@ -225,14 +241,31 @@ def _shares(analysis: Analysis, groups: int) -> tuple[float, ...]:
     return _SHARES if macs <= _MACS else (_SHARE,)
 
 
-def affordable(batches: Sequence[Feeds], analysis: Analysis, runs: int) -> list[Feeds]:
-    """As many batches as so many runs of the model may take, at least one."""
-    macs = max(CostModel(analysis)().macs, 1)
-    most = int(np.clip(_MACS / (macs * max(runs, 1)), FEWEST, _MOST))
+def affordable(
+    batches: Sequence[Feeds],
+    analysis: Analysis,
+    runs: float,
+    *,
+    macs: float = _MACS,
+    fewest: int = FEWEST,
+    most: int = _MOST,
+) -> list[Feeds]:
+    """As many batches as so many runs of the model may take, at least one.
+
+    Args:
+        batches: feeds.
+        analysis: of the model.
+        runs: how often each of them runs; a part of the model counts as that part of a run.
+        macs: multiplications that all runs may take.
+        fewest: samples that are taken all the same.
+        most: samples that are enough.
+    """
+    each = max(CostModel(analysis)().macs, 1)
+    count = int(np.clip(macs / (each * max(runs, 1)), fewest, most))
     some: list[Feeds] = []
     samples = 0
     for feeds in batches:
-        if samples >= most:
+        if samples >= count:
             break
         some.append(feeds)
         samples += count_samples(feeds)

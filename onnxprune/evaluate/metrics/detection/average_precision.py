@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -70,30 +71,63 @@ class DetectionStatistics:
 
         Classes without any labelled object count for nothing; 0 where there are none at all.
         """
-        values = [self._class(each, weights) for each in np.unique(self.label_category)]
+        values = [_average_precision(each, weights) for each in self._classes]
         known = [value for value in values if value is not None]
         return float(np.mean(known)) if known else 0.0
 
-    def _class(self, category: int, weights: F64) -> F64 | None:
-        """Average precision of one class at each overlap; None without labelled objects."""
-        positives = float(weights[self.label_picture[self.label_category == category]].sum())
-        if positives == 0:
-            return None
-        own = np.flatnonzero(self.category == category)
-        own = own[np.argsort(-self.score[own], kind="stable")]
-        counted = weights[self.picture[own]] * ~self.ignored[:, own]
-        hits = np.cumsum(counted * self.hit[:, own], axis=1)
-        misses = np.cumsum(counted * ~self.hit[:, own], axis=1)
-        recall = hits / positives
-        precision = hits / (hits + misses + _EPSILON)
-        precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-        padded = np.concatenate([precision, np.zeros((len(precision), 1))], axis=1)
-        return np.array(
-            [
-                row[np.searchsorted(reached, _RECALLS, side="left")].mean()
-                for row, reached in zip(padded, recall, strict=True)
-            ]
-        )
+    @cached_property
+    def _classes(self) -> list[_Ranking]:
+        """The detections of each class that has labelled objects, the best first."""
+        order = np.lexsort((-self.score, self.category))
+        return [
+            _ranking(self, order[self.category[order] == category], category)
+            for category in np.unique(self.label_category)
+        ]
+
+
+@dataclass(frozen=True, eq=False)
+class _Ranking:
+    """The detections of one class, the best first, up to the last hit: what follows has no effect.
+
+    Attributes:
+        picture: of each, ``[n]``.
+        hit, miss: ``[overlaps, n]``, as 0 and 1.
+        labels: the picture of each labelled object.
+    """
+
+    picture: I64
+    hit: F64
+    miss: F64
+    labels: I64
+
+
+def _ranking(statistics: DetectionStatistics, own: I64, category: int) -> _Ranking:
+    hit = statistics.hit[:, own] & ~statistics.ignored[:, own]
+    last = np.flatnonzero(hit.any(axis=0))
+    own, hit = own[: last[-1] + 1 if len(last) else 0], hit[:, : last[-1] + 1 if len(last) else 0]
+    miss = ~(hit | statistics.ignored[:, own])
+    labels = statistics.label_picture[statistics.label_category == category]
+    return _Ranking(statistics.picture[own], hit.astype(float), miss.astype(float), labels)
+
+
+def _average_precision(ranking: _Ranking, weights: F64) -> F64 | None:
+    """Average precision of one class at each overlap; None without labelled objects."""
+    positives = float(weights[ranking.labels].sum())
+    if positives == 0:
+        return None
+    counted = weights[ranking.picture]
+    hits = np.cumsum(counted * ranking.hit, axis=1)
+    misses = np.cumsum(counted * ranking.miss, axis=1)
+    recall = hits / positives
+    precision = hits / (hits + misses + _EPSILON)
+    precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+    padded = np.concatenate([precision, np.zeros((len(precision), 1))], axis=1)
+    return np.array(
+        [
+            row[np.searchsorted(reached, _RECALLS, side="left")].mean()
+            for row, reached in zip(padded, recall, strict=True)
+        ]
+    )
 
 
 def match(
