@@ -879,7 +879,7 @@ def verify(
         detector: layout of a detector's outputs, for metric='map': yolov5, yolov8, yolox, ssd, detr
             (default: told from the outputs).
         vocabulary: text of the tokens, for metric='cer' and wer: one per line, or JSON.
-        blank: token of CTC outputs that stands for nothing; -1 for the last one (default: 0).
+        blank: number of the token of CTC outputs that stands for nothing, or last (default: 0).
         threshold: least probability of a class that is present, for metric='f1' of sigmoids
             (default: 0.5).
         backend: backend to run on, as `onnxprune bench --list` names them (default: cpu).
