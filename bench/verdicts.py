@@ -298,7 +298,6 @@ _WILD = (
 )
 _PACKAGES = (
     "brainmaze_eeg_models__modelA_paper",
-    "brainmaze_eeg_models__spindle-detector-ieeg",
     "captcha_whisperer__captcha_crnn",
     "caustic_nmr__best_v2_carbons",
     "chython_rxnmap__rxnmap",

@@ -63,8 +63,7 @@ def stub() -> str:
         ("onnxprune.config", ("AdviseOptions", "BenchOptions", "EvalOptions", "QuantizeOptions")),
         ("onnxprune.config", ("SensitivityOptions", "StoreOptions", "FilePath")),
         ("onnxprune.evaluate.protocol", ("Settings",)),
-        ("onnxprune.jobs.advise.evidence", ("Evidence",)),
-        ("onnxprune.jobs.advise.methods", ("Advice",)),
+        ("onnxprune.jobs.advise.job", ("AdviceReport",)),
         ("onnxprune.model", ("ModelLike",)),
         ("onnxprune.quantities", ("Budget", "Sparsity")),
     ):

@@ -11,8 +11,7 @@ from onnxprune.graph.analysis import Analysis as Analysis, analyse as analyse
 from onnxprune.graph.cost import Cost as Cost
 from onnxprune.graph.plan.core import Plan as Plan, load_plan as load_plan
 from onnxprune.graph.surgery import cut as cut
-from onnxprune.jobs.advise.evidence import Evidence
-from onnxprune.jobs.advise.methods import Advice
+from onnxprune.jobs.advise.job import AdviceReport
 from onnxprune.jobs.bench.schema import Bench as Bench
 from onnxprune.jobs.eval import Assessment as Assessment
 from onnxprune.jobs.quantize.job import Quantized as Quantized
@@ -40,8 +39,11 @@ def advise(
     calib: object | None = None,
     preprocess: object | None = None,
     shapes: str | Sequence[str] | Mapping[str, Sequence[int]] = ...,
-) -> tuple[Evidence, tuple[Advice, ...]]:
-    """Gather evidence on a model and its backends, and derive advice.
+) -> AdviceReport:
+    """Try what could be done to a model on its backends, and say what pays.
+
+    The commands of the advice are carried out here on few samples and their results timed beside
+    the original, so an estimate is that of the command it stands beside.
 
     Args:
         model: path of the model.
@@ -50,7 +52,8 @@ def advise(
         progress: called with a line of text at each stage.
 
     Returns:
-        The evidence, and the advice that follows from it.
+        The evidence, and the advice that follows from it:
+        ``evidence, advice = onnxprune.advise("model.onnx")``.
 
     Raises:
         OnnxpruneError: the model or the inputs cannot be read, or a backend is unknown. A backend
@@ -178,7 +181,7 @@ def bench(
     rounds: int | str = 10,
     seed: int | str = 0,
     calib: object | None = None,
-    calib_samples: int | str = 256,
+    calib_samples: int | str | None = None,
     preprocess: object | None = None,
     labels: object | None = None,
     metric: str | Callable[..., float] = 'accuracy',
@@ -205,14 +208,18 @@ def bench(
         backend: backends, e.g. cpu,openvino (default: cpu).
         batch: samples per run, e.g. 1,8 (default: 1, or what the model fixes).
         threads: threads of the runtime, e.g. 1,2 (default: its own choice).
-        processes: fresh processes of each model, one after another (default: 6).
-        rounds: interleaved rounds in each process (default: 10).
+        processes: fresh processes of each model, one after another (default: 6). A process can be a
+            few percent faster than the next for its whole life, so intervals take several; with one
+            they are too narrow, and a note says so.
+        rounds: interleaved rounds in each process (default: 10). In a round every model runs for 30
+            ms (once, if a run takes longer), in random order.
         seed: random seed (default: 0).
         calib: calibration inputs: .npz, .npy, a folder or module.py:function. An .npz has one array
             per input, with the samples along the first axis. A folder holds arrays, pictures or
             ONNX test data. In Python, batches: mappings from input names to arrays. Labels are not
             needed.
-        calib_samples: most samples that outputs are compared on (default: 256).
+        calib_samples: most samples that outputs are compared and tasks scored on (default: all with
+            labels=, else 256).
         preprocess: preprocessing of pictures: imagenet, cifar10, clip or module.py:function.
         labels: labels of the calibration inputs: .npy, .npz, .txt or .csv.
         metric: metric for the labels: accuracy, f1, spearman, wer, map, or module.py:function
@@ -390,7 +397,7 @@ def prune(
             number). Blocks go only where calibration data say that this costs clearly less than
             narrower layers.
         steps: number of steps; the model is recovered and measured anew after each (default: 1).
-        schedule: pace of steps=: linear, or cubic (most at first) (default: cubic).
+        schedule: pace of steps: linear, or cubic (most at first) (default: cubic).
         threads: threads that a latency is measured with (default: the backend's choice).
         skip: names to leave alone: groups, blocks, weights.
         skip_small: sparsity= skips layers with fewer inputs or outputs than N (256). Inputs count

@@ -1110,11 +1110,21 @@ class BenchOptions:
     threads: tuple[int, ...] = _timing(
         (), COUNTS, "threads of the runtime, e.g. 1,2", unset="its own choice", everyday=True
     )
-    processes: int = _timing(6, POSITIVE, "fresh processes of each model, one after another")
-    rounds: int = _timing(10, POSITIVE, "interleaved rounds in each process")
+    processes: int = _timing(
+        6, POSITIVE, "fresh processes of each model, one after another",
+        "A process can be a few percent faster than the next for its whole life, so intervals "
+        "take several; with one they are too narrow, and a note says so.",
+    )  # fmt: skip
+    rounds: int = _timing(
+        10, POSITIVE, "interleaved rounds in each process",
+        "In a round every model runs for 30 ms (once, if a run takes longer), in random order.",
+    )  # fmt: skip
     seed: int = _timing(0, COUNT, _SEED)
     calib: object | None = _data(None, ANYTHING, _CALIB, _CALIB_MORE, everyday=True)
-    calib_samples: int = _data(256, POSITIVE, "most samples that outputs are compared on")
+    calib_samples: int | None = _data(
+        None, POSITIVE, "most samples that outputs are compared and tasks scored on",
+        unset="all with --labels, else 256",
+    )  # fmt: skip
     preprocess: object | None = _data(None, ANYTHING, _PREPROCESS, everyday=True)
     labels: object | None = _data(None, ANYTHING, _LABELS, everyday=True)
     metric: str | Callable[..., float] = _data("accuracy", METRIC, _METRIC, _METRIC_MORE)

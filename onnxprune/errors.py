@@ -24,6 +24,8 @@ from typing import Any
 _FEW = 8
 _NEAREST = 5
 """Names in a hint, where there are more than a few."""
+_ALIKE = 0.75
+"""Likeness from which on a word passes for the misspelling of another."""
 
 
 class OnnxpruneError(Exception):
@@ -81,6 +83,17 @@ def suggest(word: str, known: Iterable[str], every: str = "") -> str:
     if len(words) <= _FEW:
         return f"there {'is only' if len(words) == 1 else 'are'} {', '.join(words)}"
     return f"the nearest are {', '.join(_nearest(word, words))}" + (every and f"; {every}")
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The known word that is a likely misspelling of another; empty if there is none.
+
+    Example:
+        >>> nearest("prun", ["prune", "none"]), nearest("nonsense", ["prune", "none"])
+        ('prune', '')
+    """
+    close = difflib.get_close_matches(word.lower(), list(map(str, known)), n=1, cutoff=_ALIKE)
+    return close[0] if close else ""
 
 
 def suggest_glob(glob: str, names: Iterable[str], every: str) -> str:
@@ -208,8 +221,9 @@ def _keyword(match: re.Match[str]) -> str:
         return match[0]
     if known.value:
         return f"{known.name}={known.value}{gap or ''}{token or ''}"
-    if token is None:
-        return f"{known.name}={gap or ''}"
+    if token is None:  # named, not given: as in "calib: it holds no samples"
+        names = match.string[match.end() : match.end() + 1] == ":"
+        return f"{known.name}{'' if names else '='}{gap or ''}"
     value = token.rstrip(_END)
     if gap == "=" or token[0] == "'" or value in known.words or _VALUE.search(value):
         return f"{known.name}={_literal(value.strip(chr(39)))}{token[len(value) :]}"
@@ -273,6 +287,29 @@ def wrong_type(name: str, value: object, need: str, hint: str) -> OnnxpruneError
         hint: what to give.
     """
     return OnnxpruneError(f"{name} is {kind_of(value)}, not {need}", hint=hint)
+
+
+MODELS = (".onnx", ".pb")
+"""How the file of a model may end; ``.onnx.pb`` is one of them."""
+
+
+def as_model_path(value: object) -> Path:
+    """The path that a model is written to.
+
+    Raises:
+        OnnxpruneError: it is no path, or ends like a file of another kind.
+
+    Example:
+        >>> as_model_path("small.onnx").suffix
+        '.onnx'
+    """
+    path = as_path(value, "path", "give the path of an .onnx file, as text")
+    if path.suffix.lower() in MODELS:
+        return path
+    stem = path.with_suffix("") if path.suffix[1:].isalpha() else path
+    raise OnnxpruneError(
+        f"{path} does not end in {' or '.join(MODELS)}", hint=f"write it as in {stem}.onnx"
+    )
 
 
 def as_path(value: object, name: str, hint: str = "give the path of a file, as text") -> Path:

@@ -214,6 +214,14 @@ def is_fraction(metric: str) -> bool:
     return re.fullmatch(r"(accuracy|top\d+|f1(-\w+)?|cer|wer|map\d*)(@.*)?", metric) is not None
 
 
+def is_of_boxes(metric: str) -> bool:
+    """Whether a metric compares boxes.
+
+    Most of what a detector computes, where there are no objects, then counts for nothing.
+    """
+    return re.fullmatch(r"map(\d\d)?(@.*)?", metric) is not None
+
+
 @dataclass(frozen=True)
 class Check:
     """One check; it passes when ``value`` is within ``limit``."""

@@ -37,14 +37,15 @@ def run(args: argparse.Namespace) -> int:
     from onnxprune.report import terminal
 
     with console.progress() as progress:
-        evidence, advice = advise(args.model, config, progress=progress)
+        report = advise(args.model, config, progress=progress)
     document = {
         "schema": "onnxprune.advise",
-        "version": 1,
+        "version": 2,
         "onnxprune": importlib.metadata.version("onnxprune"),
-        "evidence": plain(asdict(evidence)),
-        "advice": [plain(asdict(each)) for each in advice],
+        "argv": args.argv,
+        "evidence": plain(asdict(report.evidence)),
+        "advice": [plain(asdict(each)) for each in report.advice],
     }
-    view = terminal.advice(evidence, advice, verbose=args.verbose)
+    view = terminal.advice(report.evidence, report.advice, verbose=args.verbose)
     console.data(view, document, as_json=args.json)
     return 0

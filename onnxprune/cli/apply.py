@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 from onnxprune.cli import console, destination
@@ -67,6 +68,7 @@ def run(args: argparse.Namespace) -> int:
     report = gather.result("apply", pruned, output if keep else None)
     if written:
         report = written.add_to(report)
+    report = replace(report, argv=args.argv)
     console.report(report, as_json=args.json, verbose=args.verbose)
     save(report, page)
     accepted = config.max_drop is not None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from onnxprune.cli import console, destination
 from onnxprune.cli.parser import Commands, add_command, add_options, given_options
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     if picture is not None:
         drawing.check(picture, "-o")
     with console.progress() as progress:
-        result = bench(args.models, config, progress=progress)
+        result = replace(bench(args.models, config, progress=progress), argv=args.argv)
         if picture is not None and result.rows:
             drawing.save(plots.of_bench(result), picture)
     view = terminal.bench(result, verbose=args.verbose)

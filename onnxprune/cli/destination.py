@@ -8,13 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from onnxprune.errors import OnnxpruneError
+from onnxprune.errors import MODELS, OnnxpruneError
 from onnxprune.files import check_target
 
 Kind = Literal["model", "plan", "recipe", "page", "picture", "engine"]
 
-MODELS = (".onnx", ".pb")
-"""How the file of a model may end; ``.onnx.pb`` is one of them."""
 _PAGES = (".html", ".htm")
 
 _EXAMPLES: Mapping[Kind, str] = {

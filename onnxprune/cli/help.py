@@ -23,7 +23,7 @@ from onnxprune.config import (
     sentence,
     spelling,
 )
-from onnxprune.errors import OnnxpruneError, suggest
+from onnxprune.errors import OnnxpruneError, nearest
 
 _EXAMPLE = """examples:
   onnxprune help prune              # every option of a command
@@ -70,9 +70,10 @@ def run(args: argparse.Namespace) -> int:
     parts = [*_other_flag(topic, parsers), *_value(args.topic)]
     if not parts:
         topics = dict.fromkeys([*parsers, *sorted(options), "recipe", *words()])
+        near = nearest(args.topic, topics)
         raise OnnxpruneError(
             f"there is no help on {args.topic!r}",
-            hint=suggest(args.topic, topics, "`onnxprune help` lists the commands"),
+            hint=f"did you mean {near!r}?" if near else "`onnxprune help` lists the commands",
         )
     console.data(Group(*parts), None, as_json=False)
     return 0

@@ -51,5 +51,6 @@ def run(args: argparse.Namespace) -> int:
     if packed:
         note = f"{len(packed)} weights are packed in the file; this is what they are decoded to"
         report = replace(report, notes=(*report.notes, note))
+    report = replace(report, argv=args.argv)
     console.report(report, as_json=args.json, verbose=args.verbose)
     return 0

@@ -95,10 +95,13 @@ class Parser(argparse.ArgumentParser):
     def parse_all(self, arguments: list[str]) -> argparse.Namespace:
         """Parse; an unknown argument is refused with the most similar flag.
 
+        The result holds the whole command line as ``argv``.
+
         Raises:
             OnnxpruneError: an argument is unknown, missing or malformed.
         """
         args, extra = self.parse_known_args(arguments)
+        args.argv = (self.prog, *arguments)
         used: Parser = getattr(args, "parser", self)
         if not extra:
             used.refuse_empty(args)

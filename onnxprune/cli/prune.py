@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -102,6 +103,7 @@ def run(args: argparse.Namespace) -> int:
     report = gather.result("prune", pruned, output if keep else None)
     if written:
         report = written.add_to(report)
+    report = replace(report, argv=args.argv)
     console.report(report, as_json=args.json, verbose=args.verbose)
     save(report, page)
     removed = all(check.ok or check.name != NOTHING_REMOVED for check in pruned.checks)

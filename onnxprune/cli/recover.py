@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 
 from onnxprune.cli import console, destination
 from onnxprune.cli.parser import Commands, add_command, add_options, add_output, given_options
@@ -60,6 +61,7 @@ def run(args: argparse.Namespace) -> int:
             progress(f"writing {output}")
             result.save(output, force=args.force)
     report = gather.result("recover", result, output if keep else None)
+    report = replace(report, argv=args.argv)
     console.report(report, as_json=args.json, verbose=args.verbose)
     save(report, page)
     return finish(ok=result.ok, wrote=keep, output=output, quality=result.quality)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 
 from onnxprune.cli import console, destination
 from onnxprune.cli.parser import Commands, add_command, add_model, add_options, given_options
@@ -61,6 +62,7 @@ def run(args: argparse.Namespace) -> int:
         )
     with console.progress() as progress:
         sweep = sensitivity(args.model, config, request, progress=progress)
+        sweep = replace(sweep, argv=args.argv)
         if output is not None:
             progress(f"drawing {output}")
             drawing.save(plots.of_sweep(sweep), output)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -18,6 +17,7 @@ from onnxprune.data.boxes import open_boxes
 from onnxprune.data.calibration import Calibration
 from onnxprune.data.validation import LABELS
 from onnxprune.errors import OnnxpruneError, blame
+from onnxprune.types import is_of_boxes
 
 SLICES = ("slice", "slices", "group", "groups")
 """Keys of groups of samples in files."""
@@ -33,7 +33,7 @@ def form_of(metric: object) -> Form:
     name = metric.partition("@")[0] if isinstance(metric, str) and ":" not in metric else ""
     if name in ("cer", "wer"):
         return "text"
-    if re.fullmatch(r"map(\d\d)?", name):
+    if is_of_boxes(name):
         return "boxes"
     return "pairs" if name == "spearman-pairs" else "numbers"
 

@@ -420,7 +420,7 @@ class _Sums:
         whole = self.broken == 0
         exclusive = bool(self.scores) and answers and not self.independent
         unexplained, error, constant = self.variation.unexplained(
-            bounded=self.independent or self.distribution
+            bounded=self.independent or self.distribution, scores=bool(self.scores)
         )
         kind = "integers" if self.integers else "numbers"
         if exclusive:
@@ -467,7 +467,8 @@ def _by_sample(array: Array, samples: int | None) -> Array:
 
 def _added(one: npt.NDArray[np.int64], other: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """The sum of two counts; of no count and another, that one."""
-    return other if not len(one) else np.asarray(one + other)
+    width = max(len(one), len(other))  # the number of classes may depend on the sample
+    return np.asarray(np.pad(one, (0, width - len(one))) + np.pad(other, (0, width - len(other))))
 
 
 def _centred(x: F64, width: int) -> F64:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxprune.errors import OnnxpruneError
-from onnxprune.evaluate.worker import PROCESS, Feeds, Opened, Warm
+from onnxprune.evaluate.worker import PROCESS, Clock, Feeds, Opened, Warm
 from onnxprune.runtime.process import Worker, WorkerError
 
 F64 = npt.NDArray[np.float64]
@@ -34,6 +34,7 @@ class Settings:
         warm_s: most seconds for a model to become stable.
         level: confidence level of intervals.
         seed: random seed of orders and resampling.
+        clock: ``wall``, or ``cpu`` for the time of the processor in all threads.
     """
 
     processes: int = 6
@@ -42,6 +43,7 @@ class Settings:
     warm_s: float = 3.0
     level: float = 0.95
     seed: int = 0
+    clock: Clock = "wall"
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,7 +203,7 @@ def _rounds(
         order = order[::-1] if turn % 2 else [int(k) for k in rng.permutation(list(alive))]
         for index in [k for k in order if k in alive]:
             try:
-                seconds = alive[index].ask("time", **counts[index])
+                seconds = alive[index].ask("time", **counts[index], clock=settings.clock)
             except (OnnxpruneError, WorkerError) as error:
                 declined[index] = _declined(error)
                 del alive[index]

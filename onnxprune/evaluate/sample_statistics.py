@@ -25,6 +25,8 @@ _MOST_ANSWERS = 1 << 18
 """Most different answers that are counted."""
 FLAT = 1e-7
 """Variance below which a value counts as constant, as a share of its mean square."""
+FLAT_SCORES = 1e-4
+"""The same of scores of classes: those of a working classifier vary about as much as they are."""
 _FLAT_SHARE = 1e-3
 """Standard deviation below which probabilities count as constant: their scale is 1."""
 _LARGE_SHARE = 0.1
@@ -143,7 +145,9 @@ class Variation:
         """Add the squared error of each sample."""
         self._errors.add(squares, 1)
 
-    def unexplained(self, *, bounded: bool) -> tuple[float, float | None, bool]:
+    def unexplained(
+        self, *, bounded: bool, scores: bool = False
+    ) -> tuple[float, float | None, bool]:
         """The squared error over the variance, its standard error, and whether that was too small.
 
         The variance is that of each position from sample to sample; of each column of a row where
@@ -152,10 +156,12 @@ class Variation:
 
         Args:
             bounded: whether values are probabilities, whose scale is 1.
+            scores: whether they are scores of classes.
         """
         elements = self._elements if bounded else 0
         variance = self._variance()
-        constant = variance <= max(FLAT * self._energy, elements * _FLAT_SHARE**2)
+        flat = FLAT_SCORES if scores else FLAT
+        constant = variance <= max(flat * self._energy, elements * _FLAT_SHARE**2)
         scale = max(self._energy, elements * _LARGE_SHARE**2) if constant else variance
         samples, error = self._errors.samples, self._errors.error()
         total = self._errors.mean * samples

@@ -23,6 +23,7 @@ from onnxprune.types import (
     Structure,
     StructureStatus,
     is_fraction,
+    is_of_boxes,
 )
 
 Finding: TypeAlias = tuple[QualityStatus, str]
@@ -209,7 +210,8 @@ def _output(output: OutputComparison, evaluation: Evaluation) -> Iterator[Findin
         elif _exceeds(output):
             yield from differences
     elif error > BROKEN:
-        yield "broken", _far(output, BROKEN)
+        if not (is_of_boxes(evaluation.metric) and _vouched(evaluation)):
+            yield "broken", _far(output, BROKEN)
     elif _exceeds(output) and not (labelled or output.constant):
         yield "degraded", _far(output, UNEXPLAINED)
 

@@ -11,22 +11,19 @@ from threadpoolctl import threadpool_limits
 from onnxprune import model as models
 from onnxprune.config import Options
 from onnxprune.data.activations.groups import block_importance
-from onnxprune.errors import OnnxpruneError, spelled
+from onnxprune.errors import OnnxpruneError
 from onnxprune.graph.analysis import Analysis
 from onnxprune.graph.plan import Origin, Plan, versions
 from onnxprune.graph.units import Block
 from onnxprune.jobs.removal import quantized_note
 from onnxprune.jobs.run import BLAS, Run
-from onnxprune.quantities import percent
 from onnxprune.select.allocate import Limits
 from onnxprune.select.importance.error_curves import Curves
 from onnxprune.select.importance.measured import sensitivity_curves
 from onnxprune.select.importance.units import Problem
 from onnxprune.select.latency.budget import LatencyChoice, backend_of, meet_latency, one_sample
+from onnxprune.select.removed_shares import removed_shares
 from onnxprune.select.selection import Selection, missing_options, select
-
-_NEAR = 0.03
-"""Difference between the configured ratio and the result from which on a note says so."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,8 +115,8 @@ def planned(run: Run, selection: Selection, bypassed: tuple[str, ...]) -> PlanCh
         ),
     )
     declined = [f"{name}: {why}" for name, why in selection.declined.items()]
-    roundings = _rounded(analysis, config, selection)
-    notes = (*declined, *_missing(run, selection, bypassed), *selection.notes, *roundings)
+    shares = removed_shares(analysis, config, selection)
+    notes = (*declined, *_missing(run, selection, bypassed), *selection.notes, *shares)
     notes = (*notes, *run.data.notes)
     return PlanChoice(plan, notes, unchanged=selection.unchanged)
 
@@ -130,19 +127,6 @@ def _missing(run: Run, selection: Selection, bypassed: tuple[str, ...]) -> list[
         return []
     options = missing_options(problem_of(run, ()), selection.declined)
     return [*quantized_note(run.analysis.model), *([options] if options else [])]
-
-
-def _rounded(analysis: Analysis, config: Options, selection: Selection) -> list[str]:
-    """A note where rounding to fast widths changed the ratio."""
-    free = [g for g in analysis.groups if g.name not in selection.declined]
-    if config.ratio is None or not free:
-        return []
-    share = sum(len(selection.removed.get(g.name, ())) for g in free) / sum(map(len, free))
-    if abs(share - config.ratio) < _NEAR:
-        return []
-    what = f"{percent(share)} of the units were removed instead of {percent(config.ratio)}"
-    note = f"{what}, because widths are rounded to fast ones (--round-to 1 does not)"
-    return [spelled(note)]
 
 
 def limits_of(analysis: Analysis, config: Options) -> Limits:

@@ -153,6 +153,35 @@ def _same(each: Field[Any], written: object, value: object) -> bool:
         return written is value
 
 
+def as_flags(options: Mapping[str, object]) -> list[tuple[str, ...]]:
+    """Options by flag name, as in `as_mapping`, as the words of a command line, flag by flag.
+
+    Example:
+        >>> as_flags({"ratios": {"layer1*": 0.25}, "cache": False})
+        [('--ratios', 'layer1*=0.25'), ('--no-cache',)]
+    """
+    known = {flag(name): each for name, each in declared(Options).items()}
+    flags: list[tuple[str, ...]] = []
+    for name, value in options.items():
+        if isinstance(value, bool):
+            default = default_of(known[name]) if name in known else False
+            if value is not default:
+                flags.append((spelling(known[name]) if name in known else f"--{name}",))
+        elif isinstance(value, Mapping):
+            flags += [(f"--{name}", f"{key}={_amount(each)}") for key, each in value.items()]
+        elif isinstance(value, list | tuple):
+            flags += [(f"--{name}", str(each)) for each in value]
+        else:
+            flags.append((f"--{name}", _amount(value)))
+    return flags
+
+
+def _amount(value: object) -> str:
+    if isinstance(value, list | tuple):  # a shape
+        return "x".join(map(str, value))
+    return f"{value:.10g}" if isinstance(value, float) else str(value)
+
+
 def schema() -> dict[str, object]:
     """The JSON schema of recipes, for editors."""
     properties = {}

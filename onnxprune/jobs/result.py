@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from onnxprune import model as models
 from onnxprune.config import Options, StoreOptions
-from onnxprune.errors import OnnxpruneError
+from onnxprune.errors import OnnxpruneError, as_model_path
 from onnxprune.evaluate.evaluation import Evaluation
 from onnxprune.evaluate.latency import Compared
 from onnxprune.evaluate.verdict import Quality, Structure, judge, judge_structure
@@ -139,9 +139,10 @@ class Result:
         Raises:
             OnnxpruneError: the result is broken, or cannot be written there.
         """
+        path = as_model_path(path)
         dense = self.analysis.model.path
         other = dense is not None and dense != self.model.path
-        if dense is not None and other and Path(path).exists() and dense.samefile(path):
+        if dense is not None and other and path.exists() and dense.samefile(path):
             raise OnnxpruneError(f"{path} is the dense model", hint="write to another file")
         if not force:
             refuse_broken(self._measured)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from onnxprune import model as models
 from onnxprune.config import StoreOptions, keywords, split
 from onnxprune.data.dataset import synthetic_inputs
-from onnxprune.errors import OnnxpruneError, blame, spelled
+from onnxprune.errors import OnnxpruneError, as_model_path, blame, spelled
 from onnxprune.evaluate.equivalence import arrays_of, difference, tolerance
 from onnxprune.graph.analysis import analyse
 from onnxprune.graph.plan import Plan
@@ -115,7 +115,8 @@ class Stored:
             claims = Claims("store", self.dense, self.dense, Plan(), narrowed=weights, fitted=False)
             certify = make_certificate(claims)
         external = True if self.config.store == "external" else None
-        return models.save(self.model, path, external=external, certify=certify, accept=accept)
+        target = as_model_path(path)
+        return models.save(self.model, target, external=external, certify=certify, accept=accept)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 
 import onnx
 import onnx_ir as ir
@@ -104,8 +105,14 @@ def why_invalid(model: ir.Model) -> str:
     return ""
 
 
-def _is_tensor(node: ir.Node, attribute: str) -> bool:
-    return node.op_type == "Constant" and not node.domain and attribute == "value"
+@cache
+def _types(op: str, domain: str, version: int) -> Mapping[str, str]:
+    """The types of an operator's attributes; empty where onnx does not know it."""
+    try:
+        schema = onnx.defs.get_schema(op, version, domain)
+    except onnx.defs.SchemaError:
+        return {}
+    return {name: str(each.type).rpartition(".")[2] for name, each in schema.attributes.items()}
 
 
 def check_graph(model: ir.Model) -> None:
@@ -126,8 +133,12 @@ def check_graph(model: ir.Model) -> None:
                     raise OnnxpruneError(
                         f"{where} is a parameter, and the node is in no function", hint=_HINT
                     )
-                if _is_tensor(node, attr.name) and attr.type != ir.AttributeType.TENSOR:
-                    raise OnnxpruneError(f"{where} is no tensor", hint=_HINT)
+                version = model.opset_imports.get(node.domain, 1)
+                wanted = _types(node.op_type, node.domain, version).get(attr.name)
+                if wanted is not None and wanted != attr.type.name:
+                    raise OnnxpruneError(
+                        f"{where} is of type {attr.type.name}, not {wanted}", hint=_HINT
+                    )
             if node.outputs:
                 constant(node.outputs[0])
             for value in node.inputs:

@@ -90,7 +90,7 @@ REMOVED = Figure("removed", "percent", "share of the units that leave")
 TIME = Figure("time", "seconds")
 MEDIAN = Figure("p50", "seconds", "half of all runs took less")
 RATIO = Figure("ratio", "ratio", "latency over that of the first model: below 1 is faster", "")
-REST = Figure("remaining", "ratio", "share that remains at best", "")
+REST = Figure("remaining", "ratio", "share that remains", "")
 MEMORY = Figure("peak RSS", "bytes", "physical memory of the process at most")
 CHANGE = Figure("change", "text", "new minus old: points of a percentage, or a ratio of amounts")
 SPREAD = Figure("± 95 %", "text", "half of the 95 % interval of the change, same samples", "")
@@ -125,6 +125,18 @@ def _score(row: bench.Row, when: str) -> Cell:
     if row.score is None:
         return Cell()
     return Cell(getattr(row.score, when), unit=metric_scale(row.score.metric).unit)
+
+
+def _score_spread(row: bench.Row, error: float | None) -> str | None:
+    return None if row.score is None else spread(error, metric_scale(row.score.metric).unit)
+
+
+def _score_change(row: bench.Row) -> str:
+    """The change against the first model; nothing for that itself, which has no error of it."""
+    score = row.score
+    if score is None or row.ratio is None:
+        return ""
+    return change(score.before, score.after, metric_scale(score.metric).unit)
 
 
 def _word(row: Advice) -> Cell:
@@ -380,7 +392,7 @@ def reachable(row: schema.Reachable) -> str:
 # What became of single layers and weights.
 
 REFITS: Table[schema.RefitRow] = Table(
-    "Refitted layers",
+    "Layers, and how they were refitted",
     Column("layer", lambda row: row.node, "name"),
     Column("method", lambda r: "unchanged: nothing was better" if r.method == "none" else r.method),
     ERROR.of(lambda row: row.before),
@@ -513,21 +525,20 @@ SCORES: Table[bench.Row] = Table(
     Column("model", lambda row: row.model),
     Column("backend", lambda row: row.backend),
     Column("metric", lambda row: row.score and row.score.metric),
-    Column("first model", lambda row: _score(row, "before"), "number"),
-    Column("this one", lambda row: _score(row, "after"), "number"),
-    CHANGE.of(
-        lambda row: (
-            row.score
-            and change(row.score.before, row.score.after, metric_scale(row.score.metric).unit)
-        )
+    Column("value", lambda row: _score(row, "after"), "number"),
+    replace(SPREAD, about="half of the 95 % interval of the value").of(
+        lambda row: row.score and _score_spread(row, row.score.after_error)
     ),
-    Column(
-        SPREAD.label,
-        lambda row: row.score and spread(row.score.error, metric_scale(row.score.metric).unit),
-        about=SPREAD.about,
-        missing="",
-        right=True,
-        optional=True,
+    CHANGE.of(lambda row: row.score and _score_change(row)),
+    SPREAD.of(lambda row: row.score and _score_spread(row, row.score.error), "± of the change"),
+)
+AGREEMENT: Table[bench.Row] = Table(
+    "Agreement with the first model",
+    Column("model", lambda row: row.model),
+    Column("backend", lambda row: row.backend),
+    TOP1.of(lambda row: row.agreement),
+    replace(SPREAD, about="half of the 95 % interval of the share").of(
+        lambda row: spread(row.agreement_error, "fraction")
     ),
 )
 DECLINED: Table[bench.DeclinedRow] = Table(
@@ -642,9 +653,18 @@ ADVICE: Table[Advice] = Table(
     Column("method", lambda row: row.method),
     Column("on", lambda row: row.backend),
     REST.of(lambda row: row.estimate, "latency"),
+    Column("between", lambda row: bounds(row.low, row.high), about="of the latency", right=True),
+    REST.of(lambda row: row.macs_left, "MACs"),
     REST.of(lambda row: row.bytes_left, "weights"),
-    Column("why", lambda row: row.why),
+    Column("why", lambda row: row.why, only="page"),
 )
+
+
+def bounds(low: float | None, high: float | None) -> str:
+    """Between what an estimate lies; nothing where it is known or there is none."""
+    if low is None or high is None or low == high:
+        return ""
+    return quantities.interval(low, high)
 
 
 def layers(notes: Mapping[str, int], tensorrt: Mapping[str, str] | None) -> Table[Layer]:

@@ -5,18 +5,21 @@ Results belong to the rooms below this one, so their methods find these function
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxprune.jobs.results import gather
 from onnxprune.jobs.results.schema import to_json
-from onnxprune.report import drawing, plots, sections
+from onnxprune.report import columns, drawing, plots, sections
 from onnxprune.report.documents import Document
 from onnxprune.report.families import families
-from onnxprune.report.html.markup import drawn, join, listed, tag
+from onnxprune.report.html.markup import code, drawn, join, listed, table, tag
 from onnxprune.report.html.page import save_page
 
 if TYPE_CHECKING:
+    from onnxprune.jobs.advise.evidence import Evidence
+    from onnxprune.jobs.advise.methods import Advice
     from onnxprune.jobs.result import Result
 
 
@@ -59,6 +62,19 @@ def html(result: Result) -> str:
             ],
             *map(drawn, parts),
             listed("Notes", report.notes) if report.notes else None,
+        )
+    )
+
+
+def advice(evidence: Evidence, rows: Sequence[Advice]) -> str:
+    """Advice for a notebook: what pays and why, and the commands to run next."""
+    commands = dict.fromkeys(each.command for each in rows if each.command)
+    return str(
+        join(
+            tag("p", tag("strong", evidence.model)),
+            table(columns.ADVICE, rows),
+            tag("p", sections.ADVICE_ABOUT),
+            tag("pre", code("\n".join(commands))) if commands else None,
         )
     )
 

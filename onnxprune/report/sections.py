@@ -24,6 +24,7 @@ from onnxprune.quantities import (
     times,
 )
 from onnxprune.report import columns, standing
+from onnxprune.report.standing import Scale
 from onnxprune.report.tables import Place, Table, Tone
 from onnxprune.types import NOTHING_REMOVED
 
@@ -37,6 +38,10 @@ if TYPE_CHECKING:
     from onnxprune.types import Check, Quality, Structure, Tails
 
 _WORST, _LARGEST, _REASONS = 10, 12, 3
+ADVICE_ABOUT = (
+    "latency, MACs and weights: the share that remains; latency as timed here, or from the best "
+    "case to no gain where nothing could be timed"
+)
 NO_SPEED = "sparse storage is not sparse compute: a file shrinks, a run does not"
 
 
@@ -371,12 +376,9 @@ def of_bench(bench: Bench) -> list[Part]:
         Part("Latency", f"{title}, version {rows[0].version}", columns.LATENCY, rows)
         for title, rows in by_setting(bench.rows).items()
     ]
-    first = bench.models[0].name if len(bench.models) > 1 else ""
-    task_rows = {
-        (row.model, row.backend): row
-        for row in bench.rows
-        if row.score is not None and row.model != first
-    }
+    rows = list({(row.model, row.backend): row for row in bench.rows}.values())
+    scored = [row for row in rows if row.score is not None]
+    agreeing = [row for row in rows if row.agreement is not None]
     floors = [
         replace(row, name=f"{floor.backend} against {floor.against}: {row.name}")
         for floor in bench.noise_floor
@@ -386,7 +388,8 @@ def of_bench(bench: Bench) -> list[Part]:
     part = bench.samples is not None and (bench.available or 0) > bench.samples
     under = (f"--calib-samples {bench.available} takes all",) if part else ()
     more: list[tuple[str, Table[Any], Sequence[Any]]] = [
-        (f"{columns.SCORES.title}{seen}", columns.SCORES, list(task_rows.values())),
+        (f"{columns.SCORES.title}{seen}", columns.SCORES, scored),
+        (f"{columns.AGREEMENT.title}, on the same backend{seen}", columns.AGREEMENT, agreeing),
         (
             f"Outputs against the first model's, on the same backend{seen}",
             columns.OUTPUTS,
@@ -497,7 +500,8 @@ def of_sweep(sweep: Sensitivity) -> list[Part]:
     if advice is not None and advice.ratios and advice.measured is not None:
         rows = list(advice.ratios.items())
         title = advised(sweep)
-        parts.append(Part("Sensitivity", title, columns.RATIOS, rows, only="terminal"))
+        under = refitted(sweep)
+        parts.append(Part("Sensitivity", title, columns.RATIOS, rows, only="terminal", under=under))
     failed = [(cell.target, cell.ratio, cell.reason) for cell in sweep.cells if cell.reason]
     if failed:
         parts.append(Part("Sensitivity", columns.UNMEASURED.title, columns.UNMEASURED, failed))
@@ -524,11 +528,29 @@ def advised(sweep: Sensitivity) -> str:
     unit = " points" if scale.fraction else ""
     if not advice.ratios or advice.measured is None:
         return f"No ratios change {scale.name} by at most {drop}{unit} together"
-    cost = columns.lost(advice.measured, scale)
     return (
-        f"Ratios for at most {drop}{unit}: together {cost}{unit}, {times(advice.macs)} MACs, "
-        f"{times(advice.params)} parameters, before anything is refitted"
+        f"Ratios for at most {drop}{unit}: together {_lost(advice.measured, advice.error, scale)} "
+        f"on {plural(advice.samples, 'input')} as cut, {times(advice.macs)} MACs, "
+        f"{times(advice.params)} parameters"
     )
+
+
+def _lost(drop: float, error: float | None, scale: Scale) -> str:
+    """A change with half of its 95 % interval: ``-1.95 ± 0.80 points``."""
+    wide = columns.spread(error, scale.unit)
+    if wide is None:
+        return f"{columns.lost(drop, scale)}{' points' if scale.fraction else ''}"
+    return f"{columns.lost(drop, scale)} ± {wide}"
+
+
+def refitted(sweep: Sensitivity) -> tuple[str, ...]:
+    """What `prune` makes of the recommended ratios, in a sentence; none where nobody tried."""
+    advice, scale = sweep.recommended, standing.of_sweep(sweep)
+    if advice is None or advice.refitted is None:
+        return ()
+    change = _lost(advice.refitted, advice.refitted_error, scale)
+    seen = plural(advice.refitted_samples, "unseen input")
+    return (f"Pruned so and refitted: {change} on {seen}",)
 
 
 def heat_about(sweep: Sensitivity) -> str:

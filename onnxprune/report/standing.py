@@ -138,7 +138,9 @@ def of_row(row: Row) -> Standing | None:
     if score is not None and score.before is not None and score.after is not None:
         return Standing(metric_scale(score.metric), score.before, score.after, score.error)
     same = agreement(row.outputs)
-    return None if same is None else Standing(same[0], 1.0, same[1])
+    if same is None:
+        return None
+    return Standing(same[0], 1.0, same[1], row.agreement_error if same[0] == TOP1 else None)
 
 
 def of_sweep(sweep: Sensitivity) -> Scale:

@@ -30,7 +30,7 @@ Format: TypeAlias = 'Unit | Literal["text", "name", "whole", "percent", "figure"
 """How values are written: a measure in its unit, or
 
 ``text``, ``name`` (of a tensor, a node, a group: the middle gives way where a terminal is too
-narrow), ``whole`` (a number with all digits),
+narrow), ``whole`` (a number with all digits, in groups of three),
 ``percent`` (a share), ``figure`` (three digits of unknown unit), ``ratio`` (``0.498x``).
 """
 Place = Literal["terminal", "page"]
@@ -164,8 +164,10 @@ def write(value: object, unit: Format) -> str:
     if not isinstance(value, int | float) or isinstance(value, bool):
         return str(value)
     match unit:
-        case "text" | "name" | "whole":
+        case "text" | "name":
             return str(value)
+        case "whole":
+            return f"{value:,}"
         case "percent":
             return percent(value)
         case "figure":

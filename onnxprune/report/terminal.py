@@ -262,9 +262,11 @@ def sweep(result: Sensitivity, *, verbose: bool = False) -> RenderableType:
     advice = result.recommended
     if advice is not None and not advice.ratios:
         head.append(Text(sections.advised(result), _HEAD))
-    return listed(
-        sections.of_sweep(result), result.notes, verbose=verbose, head=head, hidden=hidden
-    )
+    foot: list[RenderableType] = []
+    if advice is not None and advice.command:
+        foot.append(_next([advice.command]))
+    parts = sections.of_sweep(result)
+    return listed(parts, result.notes, verbose=verbose, head=head, foot=foot, hidden=hidden)
 
 
 def advice(
@@ -277,12 +279,14 @@ def advice(
         f"{percent(sizes.reachable)} of the parameters can be removed"
     )
     parts: list[RenderableType] = [Text(head)]
-    under = _under("latency and weights: the share that remains at best")
+    under = _under(sections.ADVICE_ABOUT)
     parts.append(titled("Advice", Group(draw(columns.ADVICE, advised), *under)))
+    reasons = [(f"{r.method} on {r.backend}" if r.backend else r.method, r.why) for r in advised]
+    lines = [Text.assemble((f"{what}: ", _HEAD), why) for what, why in reasons]
+    parts.append(titled("Why", Group(*lines)))
     commands = dict.fromkeys(each.command for each in advised if each.command)
     if commands:
-        lines = [Text(line, no_wrap=True, overflow="ignore") for line in commands]
-        parts.append(titled("Next", Group(*lines)))
+        parts.append(_next(commands))
     facts = dict.fromkeys(each.fact for each in advised if each.word != "does not pay")
     if facts:
         lines = [Text.assemble(f"{fact.says} ", (f"({fact.source})", _DIM)) for fact in facts]
@@ -292,11 +296,18 @@ def advice(
         Text.assemble((backend, _HEAD), "  not measured: ", reason)
         for backend, reason in evidence.unmeasured
     ]
-    busy = "the machine was busy: shares of a run are rough, look again when it is not"
+    busy = "the machine was busy: latency is the share of the processor's time that remains, and "
+    busy += "shares of a run are rough; look again when it is not"
     parts += noted([busy] if evidence.busy else [])
     if evidence.spent and not verbose:
         parts.append(Text("-v shows the operators that a run is spent in", _DIM))
     return spaced(parts)
+
+
+def _next(commands: Iterable[str]) -> RenderableType:
+    """Commands to run next: whole lines, however long, for they are there to be copied."""
+    lines = [Text(f"  {line}", no_wrap=True, overflow="ignore") for line in commands]
+    return Group(Text("Next", _HEAD), *lines)
 
 
 def eligible(layers: Sequence[Layer], tensorrt: Mapping[str, str] | None = None) -> RenderableType:

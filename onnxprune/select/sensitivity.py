@@ -85,9 +85,16 @@ class Recommendation:
 
     Attributes:
         drop: what they may cost.
-        ratios: by group; groups that should stay whole are absent.
+        ratios: by group, as shares that widths allow; groups that should stay whole are absent.
         measured: what they cost together, nothing refitted; None where there are none.
         macs, params: the parts of the model they leave.
+        error: standard error of ``measured``; None where none is known.
+        samples: inputs that it was measured on.
+        refitted: what they cost once `prune` has refitted the remaining weights, on inputs that
+            nothing was fitted to; None where it was not measured.
+        refitted_error: standard error of ``refitted``.
+        refitted_samples: inputs that it was measured on.
+        command: that prunes so; empty where the model or the data have no path.
     """
 
     drop: float
@@ -95,6 +102,12 @@ class Recommendation:
     measured: float | None = None
     macs: float = 1.0
     params: float = 1.0
+    error: float | None = None
+    samples: int = 0
+    refitted: float | None = None
+    refitted_error: float | None = None
+    refitted_samples: int = 0
+    command: str = ""
 
 
 @dataclass(frozen=True, repr=False)
@@ -116,6 +129,7 @@ class Sensitivity:
         recommended: ratios for a drop, if any were asked for.
         declined: by name, why something that could have been a row is none.
         notes: whole sentences.
+        argv: the command line as it was run, program first; empty for a call from Python.
     """
 
     structure: str
@@ -132,6 +146,7 @@ class Sensitivity:
     recommended: Recommendation | None = None
     declined: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    argv: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         shape = f"{plural(len(self.targets), 'target')} at {plural(len(self.ratios), 'ratio')}"
@@ -222,6 +237,7 @@ def _read(plain: Mapping[str, Any]) -> Sensitivity:
         recommended=None if advice is None else Recommendation(**advice),
         declined={row["target"]: row["reason"] for row in plain.get("declined", ())},
         notes=tuple(plain.get("notes", ())),
+        argv=tuple(plain.get("argv", ())),
     )
 
 

@@ -184,3 +184,19 @@ def test_former_flags_work_and_are_said_to_be_former() -> None:
     assert ran.returncode == 2
     assert "--on is called --backend now" in ran.stderr
     assert "missing.onnx" in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("topic", "hint"),
+    [
+        ("nonsense", "`onnxprune help` lists the commands"),
+        ("prun", "did you mean 'prune'?"),
+        ("max-drob", "did you mean 'max-drop'?"),
+    ],
+)
+def test_a_topic_is_suggested_only_where_it_is_likely_meant(
+    cli: Cli, topic: str, hint: str
+) -> None:
+    ran = cli("help", topic)
+    assert ran.code == 2
+    assert f"hint: {hint}" in ran.err

@@ -143,6 +143,7 @@ def test_what_a_recipe_says_is_named_by_its_line(tmp_path: Path) -> None:
         ("leave out --no-cache; see `onnxprune bench --backend cpu` (--skip-small)",
          "leave out cache=False; see `onnxprune bench --backend cpu` (skip_small=)"),
         ("--skip-first and --target macs=50%.", "skip_first= and target='macs=50%'."),
+        ("--calib: x.npz holds no samples", "calib: x.npz holds no samples"),
         ("print it with --json", "print it with --json"),
     ],
 )  # fmt: skip

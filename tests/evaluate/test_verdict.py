@@ -130,6 +130,23 @@ def test_large_samples_come_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     assert parts.chance == pytest.approx(whole.chance)
 
 
+def test_the_number_of_classes_may_depend_on_the_sample() -> None:
+    rng = np.random.default_rng(2)
+    comparison = Comparison()
+    for size in (5, 9, 7, 9, 5):
+        x = rng.standard_normal((1, size, size))
+        comparison.add({"logits": x}, {"logits": x}, 1)
+    output = comparison.result()["logits"]
+    assert (output.kind, output.unexplained, output.top1) == ("tokens", 0, 1)
+
+
+def test_scores_that_hardly_vary_tell_nothing() -> None:
+    rng = np.random.default_rng(3)
+    x = np.tile(rng.standard_normal((1, 8)), (30, 1)) + 1e-4 * rng.standard_normal((30, 8))
+    assert quality_of(x, x + 1e-3 * rng.standard_normal(x.shape)).status == "not measured"
+    assert quality_of(x, rng.standard_normal(x.shape)).status == "broken"
+
+
 # -- verdicts without labels -------------------------------------------------------------------
 
 

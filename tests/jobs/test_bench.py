@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from onnxprune import analyse, cut, load, save
 from onnxprune.data import zoo
@@ -276,3 +276,119 @@ def test_nothing_measured_is_a_failure_with_the_reasons_on_stdout(cli: Cli, tmp_
     assert done.code == 2
     assert "Frobnicate" in done.out
     assert "nothing could be measured" in done.err
+
+
+FAST = Settings(processes=1, rounds=1, slice_s=0.001, warm_s=0.05)
+
+
+def built(path: Path, nodes: list[Any], inputs: list[Any], weights: dict[str, Any]) -> Path:
+    """A small graph in a file; its output is ``y``, of eight columns."""
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        inputs,
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 8])],
+        [numpy_helper.from_array(np.asarray(array), name) for name, array in weights.items()],
+    )
+    opsets = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), path)
+    return path
+
+
+def test_all_labelled_samples_are_scored_and_every_model_has_one_row(
+    cli: Cli, small: Path, tmp_path: Path
+) -> None:
+    """Without --calib-samples no sample is left out, whatever batches and threads are timed."""
+    with np.load(ENTRY.evaluation) as data:
+        count = len(data[zoo.LABEL])
+        np.savez(tmp_path / "x.npz", image=data["image"])
+        np.save(tmp_path / "y.npy", data[zoo.LABEL])
+    done = cli(
+        "bench", ENTRY.model, small, "--calib", tmp_path / "x.npz", "--labels", tmp_path / "y.npy",
+        "--batch", "1,2", "--processes", "1", "--rounds", "1", "--threads", "1",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    assert f"Task, {count:,} inputs" in done.out
+    table = done.out.partition("Task, ")[2].partition("\n\n")[0]
+    rows = [line for line in table.splitlines()[2:] if line.strip()]
+    assert [line.split()[0] for line in rows] == [ENTRY.model.name, small.name]
+    assert all(line.count("points") >= 1 and "%" in line for line in rows)
+    agreement = done.out.partition("Agreement with")[2].partition("\n\n")[0]
+    assert agreement.count(small.name) == 1
+    assert "points" in agreement
+
+
+def test_a_model_with_a_batch_inside_is_fed_one_sample_at_a_time(tmp_path: Path) -> None:
+    """The batch axis has a name, and a Reshape holds the 1 of the exporter's example."""
+    rng = np.random.default_rng(0)
+    path = built(
+        tmp_path / "one.onnx",
+        [
+            helper.make_node("Reshape", ["x", "shape"], ["r"]),
+            helper.make_node("MatMul", ["r", "w"], ["y"]),
+        ],
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 4, 4])],
+        {"shape": np.array([1, 16]), "w": rng.standard_normal((16, 8)).astype("f")},
+    )
+    x = rng.standard_normal((20, 4, 4)).astype("f")
+    np.savez(tmp_path / "x.npz", x=x)
+    labels = open_session(path).run({"x": x[:1]})["y"].argmax(1).repeat(20)
+    np.save(tmp_path / "y.npy", labels)
+    result = bench(
+        (path, path), calib=str(tmp_path / "x.npz"), labels=str(tmp_path / "y.npy"), protocol=FAST
+    )
+    assert [row.batch for row in result.rows] == [1, 1]
+    assert not result.declined
+    assert result.rows[1].agreement == 1.0
+    score = result.rows[0].score
+    assert score is not None
+    assert score.samples == 20
+    assert any("one sample at a time" in note for note in result.notes)
+
+
+def test_an_input_without_axes_is_fed_as_the_data_have_it(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    path = built(
+        tmp_path / "scalar.onnx",
+        [
+            helper.make_node("Mul", ["x", "t"], ["s"]),
+            helper.make_node("MatMul", ["s", "w"], ["y"]),
+        ],
+        [
+            helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 16]),
+            helper.make_tensor_value_info("t", TensorProto.FLOAT, []),
+        ],
+        {"w": rng.standard_normal((16, 8)).astype("f")},
+    )
+    np.savez(tmp_path / "x.npz", x=rng.standard_normal((40, 16)).astype("f"), t=np.float32(0.5))
+    result = bench((path, path), batch=(1, 3), calib=str(tmp_path / "x.npz"), protocol=FAST)
+    assert [row.batch for row in result.rows] == [1, 1, 3, 3]
+    assert result.rows[1].outputs[0].relative_error == 0
+    assert not result.declined
+
+
+def test_inputs_of_strings_are_fed_as_the_data_have_them(tmp_path: Path) -> None:
+    """Words become numbers, as in the graphs of scikit-learn's converters."""
+    words = ["cat", "dog", "fish"]
+    rng = np.random.default_rng(0)
+    node = helper.make_node(
+        "LabelEncoder", ["word"], ["k"], domain="ai.onnx.ml", keys_strings=words,
+        values_floats=[1.0, 2.0, 3.0], default_float=0.0,
+    )  # fmt: skip
+    graph = helper.make_graph(
+        [node, helper.make_node("MatMul", ["k", "w"], ["y"])],
+        "g",
+        [helper.make_tensor_value_info("word", TensorProto.STRING, ["n", 1])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 8])],
+        [numpy_helper.from_array(rng.standard_normal((1, 8)).astype("f"), "w")],
+    )
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 2)]
+    path = tmp_path / "words.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), path)
+    np.savez(tmp_path / "x.npz", word=np.array(words * 4)[:, None])
+    result = bench((path, path), calib=str(tmp_path / "x.npz"), protocol=FAST)
+    assert len(result.rows) == 2
+    assert not result.declined
+    assert result.rows[1].outputs[0].relative_error == 0
+    with pytest.raises(OnnxpruneError, match="takes strings"):
+        bench((path,), protocol=FAST)

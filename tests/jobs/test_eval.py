@@ -294,6 +294,36 @@ def test_a_detector_is_measured_on_pictures(tmp_path: Path) -> None:
     assert moved.value != result.value
 
 
+def test_boxes_without_objects_do_not_break_a_detector(tmp_path: Path) -> None:
+    """What a detector computes where it finds nothing may change as it likes."""
+    rng, count = np.random.default_rng(0), 60
+    cells, x = rng.integers(0, 8, (count, 2)), np.zeros((count, 3, 64, 64), np.float32)
+    boxes = np.zeros((count, 1, 5))
+    for picture, box, (column, row) in zip(x, boxes, cells, strict=True):
+        picture[:, 8 * row : 8 * row + 8, 8 * column : 8 * column + 8] = 1
+        box[0, :4] = 8 * column, 8 * row, 8 * column + 8, 8 * row + 8
+    dense = onnx.load(detector(tmp_path / "dense.onnx"))
+    nodes = dense.graph.node
+    place = next(k for k, node in enumerate(nodes) if node.output[0] == "placed")
+    other = onnx.ModelProto.FromString(dense.SerializeToString())
+    moved = [  # boxes of empty places move by their brightness of nothing
+        helper.make_node("Less", ["scores", "half"], ["empty"]),
+        helper.make_node("Cast", ["empty"], ["shift"], to=TensorProto.FLOAT),
+        helper.make_node("RandomNormalLike", ["boxes"], ["noise"], seed=1.0, scale=20.0),
+        helper.make_node("Mul", ["shift", "noise"], ["moved"]),
+        helper.make_node("Add", ["nothing", "boxes"], ["kept"]),
+        helper.make_node("Add", ["kept", "moved"], ["placed"]),
+    ]
+    other.graph.node.pop(place)
+    for offset, node in enumerate(moved):
+        other.graph.node.insert(place + offset, node)
+    other.graph.initializer.append(numpy_helper.from_array(np.array([0.5], np.float32), "half"))
+    result = onnxprune.eval(other, dense, data=x, labels=boxes, metric="map50")
+    assert result.value == result.evaluation.before == 1.0
+    assert not result.quality.broken
+    assert onnxprune.eval(other, dense, data=x).quality.broken
+
+
 def test_the_command_runs_as_documented(entry: zoo.Entry) -> None:
     command = [sys.executable, "-m", "onnxprune", "eval", str(entry.model)]
     data = ["--data", str(entry.evaluation), "--labels", str(entry.evaluation)]

@@ -25,6 +25,17 @@ def result() -> Result:
     return onnxprune.prune(ENTRY.model, ratio=0.3, calib=ENTRY.calibration, calib_samples=64)
 
 
+def test_a_model_is_saved_under_a_name_that_says_so(result: Result, tmp_path: Path) -> None:
+    stored = onnxprune.store(result.model)
+    int8 = onnxprune.quantize(ENTRY.model, dynamic=True)
+    for each in (result, stored, int8):
+        for name in ("small.txt", "small"):
+            with pytest.raises(OnnxpruneError, match=r"does not end in \.onnx or \.pb"):
+                each.save(tmp_path / name)
+        assert each.save(tmp_path / "small.onnx.pb").is_file()
+    assert [path.name for path in tmp_path.iterdir()] == ["small.onnx.pb"]
+
+
 def test_reprs_are_one_line(result: Result) -> None:
     sparse = onnxprune.prune(ENTRY.model, sparsity="80%")
     objects = (

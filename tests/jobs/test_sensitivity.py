@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import onnxprune
 from conftest import Ran
@@ -19,12 +22,14 @@ from onnxprune.config import from_flags
 from onnxprune.data import zoo
 from onnxprune.data.cache import Cache
 from onnxprune.errors import OnnxpruneError
+from onnxprune.evaluate.evaluation import Evaluation
 from onnxprune.graph.analysis import analyse
 from onnxprune.graph.surgery import cut
+from onnxprune.jobs.sensitivity.recommend import recommend
 from onnxprune.jobs.sensitivity.run import keep_cell, known_cells
 from onnxprune.runtime import open_session
 from onnxprune.select.importance.measured import interpolate, measured_points, sensitivity_curves
-from onnxprune.select.sensitivity import Cell, Sensitivity, load_sensitivity, to_json
+from onnxprune.select.sensitivity import Cell, Sensitivity, Target, load_sensitivity, to_json
 
 Cli = Callable[..., Ran]
 ENTRY = zoo.get("digits_mlp")
@@ -241,6 +246,15 @@ def test_recommended_ratios_stay_within_the_drop_and_prune_to_what_was_measured(
     assert advice["ratios"]
     assert advice["measured"] <= advice["drop"] == 0.02
     assert yaml.safe_load(recipe.read_text())["ratios"] == advice["ratios"]
+    assert advice["refitted_samples"] == 16
+    words = shlex.split(advice["command"])
+    assert words[:3] == ["onnxprune", "prune", str(ENTRY.model)]
+    ran = cli(*words[1:-2], "--json")
+    assert ran.code == 0, ran.err
+    rows = {row["name"]: row for row in json.loads(ran.out)["measures"]}
+    assert rows["MACs"]["pruned"] / rows["MACs"]["dense"] == pytest.approx(advice["macs"])
+    lost = rows["accuracy"]["dense"] - rows["accuracy"]["pruned"]
+    assert lost == pytest.approx(advice["refitted"])
     ran = cli("prune", ENTRY.model, "--recipe", recipe, "--recover", "none", "--json")
     assert ran.code == 0, ran.err
     costs = {row["name"]: row for row in json.loads(ran.out)["measures"]}
@@ -282,3 +296,55 @@ def test_wrong_words_are_refused_with_a_hint(
     assert ran.code == 2
     assert complaint in ran.err
     assert ran.out == ""
+
+
+ANALYSIS = analyse(models.load(ENTRY.model))
+RISES = st.lists(st.floats(0, 0.05), min_size=8, max_size=8)
+
+
+@settings(max_examples=15)
+@given(rises=st.tuples(RISES, RISES, RISES), drop=st.floats(0.0, 0.2))
+def test_recommended_ratios_use_the_drop_that_is_allowed(
+    rises: tuple[list[float], ...], drop: float
+) -> None:
+    """Losses that add up: no group can lose its next width too without going over the drop."""
+    groups, samples = ANALYSIS.groups, 100_000
+    counts = {g.name: np.linspace(0, len(g) - 1, 9).astype(int) for g in groups}
+    losses = {
+        g.name: np.concatenate([[0.0], np.cumsum(each)])
+        for g, each in zip(groups, rises, strict=True)
+    }
+    targets = tuple(
+        Target(g.name, g.kind, len(g), g.params, 1, tuple(range(len(g)))) for g in groups
+    )
+    sweep = Sensitivity(
+        "", "m", "accuracy", True, 1.0, samples, "", "l2", (0.5,), targets,
+        tuple(
+            Cell(g.name, n / len(g), int(n), 1 - loss, loss, kl=loss)
+            for g in groups
+            for n, loss in zip(counts[g.name], losses[g.name], strict=True)
+        ),
+    )  # fmt: skip
+    units = {g.name: len(g) for g in groups}
+
+    def plan(ratios: Mapping[str, float]) -> dict[str, tuple[int, ...]]:
+        return {g: tuple(range(round(ratio * units[g]))) for g, ratio in ratios.items()}
+
+    def lost(removed: Mapping[str, tuple[int, ...]]) -> float:
+        return sum(
+            float(losses[g][counts[g].tolist().index(len(gone))]) for g, gone in removed.items()
+        )
+
+    def measure(removed: Mapping[str, tuple[int, ...]]) -> Evaluation:
+        return Evaluation({}, "accuracy", 1.0, 1.0 - lost(removed), samples=samples)
+
+    widths = {g: units[g] - each[::-1] for g, each in counts.items()}
+    advice = recommend(ANALYSIS, sweep, drop, widths, plan, measure)
+    assert [each.macs for each in advice] == sorted(each.macs for each in advice)
+    assert all(each.measured is not None and each.measured <= drop for each in advice)
+    best = plan(advice[0].ratios) if advice else {}
+    for name in units:
+        at = counts[name].tolist().index(len(best.get(name, ())))
+        if at < 8:
+            more = losses[name][at + 1] - losses[name][at]
+            assert lost(best) + more > drop - 1 / samples

@@ -204,3 +204,10 @@ def test_a_table_in_a_file_keeps_to_its_width(width: int) -> None:
 def test_a_note_in_a_file_is_one_line() -> None:
     sentence = "a sentence that goes on " * 9
     assert printed(Group(*noted([sentence])), width=60).splitlines() == [f"note: {sentence}"]
+
+
+def test_whole_numbers_have_separators_at_both_places() -> None:
+    rows = [("a", 65536), ("b", 7)]
+    sizes = tuples("Sizes", "group:name", "units:whole")
+    assert "65,536" in printed(draw(sizes, rows))
+    assert "65,536" in str(table(sizes, rows))

@@ -608,7 +608,8 @@ def test_storing_again_starts_from_dense(tmp_path: Path) -> None:
     assert once.read_bytes() == twice.read_bytes()
     other = store(twice, StoreOptions("sparse")).save(tmp_path / "sparse.onnx")
     assert (
-        other.read_bytes() == store(dense, StoreOptions("sparse")).save(tmp_path / "s").read_bytes()
+        other.read_bytes()
+        == store(dense, StoreOptions("sparse")).save(tmp_path / "s.onnx").read_bytes()
     )
 
 

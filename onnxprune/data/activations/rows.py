@@ -27,6 +27,8 @@ Bool = npt.NDArray[np.bool_]
 
 _GROUPED = 1 << 28
 """Most numbers in the rows of a grouped layer, whose groups have few inputs each."""
+_FEWEST, _ENOUGH = 3000, 160
+"""Rows that suffice for a group: in all, or for each of its inputs if that is more."""
 _GATHERED = 4096
 """Rows of several batches that are multiplied together."""
 _DOUBLE = 256
@@ -52,8 +54,14 @@ class Sample:
     memory: MemoryBudget = field(default_factory=MemoryBudget)
 
     def wanted(self, inputs: int, groups: int = 1) -> int:
-        """Rows for a layer with so many inputs in each of its groups."""
-        most = self.rows if groups == 1 else min(self.rows, _GROUPED // (groups * inputs))
+        """Rows for a layer with so many inputs in each of its groups.
+
+        A group with few inputs, as a channel of a depthwise convolution, needs few of them.
+        """
+        most = self.rows
+        if groups > 1:
+            enough = max(_FEWEST, _ENOUGH * inputs)
+            most = min(self.rows, enough, _GROUPED // (groups * inputs))
         return max(most, self.per_input * inputs)
 
     def aside(self, samples: Sequence[int], batch: int, rows: Index, total: int) -> Bool:

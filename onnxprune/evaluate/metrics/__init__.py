@@ -5,8 +5,7 @@ a module: ``classes`` (means over labelled elements), ``f1``, ``ranks``, ``text`
 """
 
 from onnxprune.evaluate.metrics.base import Metric, Reading, Score, Statistics
-from onnxprune.evaluate.metrics.chance import chance_level
-from onnxprune.evaluate.metrics.metric import evaluate, find_metric, score
+from onnxprune.evaluate.metrics.metric import chance_level, evaluate, find_metric, score
 
 __all__ = [
     "Metric",

@@ -190,10 +190,7 @@ def pick(
     if len(fitting) == 1:
         return fitting[0]
     shapes = ", ".join(f"'{name}' {list(batch.outputs[name].shape)}" for name in names)
-    which, name = (
-        "several outputs fit" if fitting else "no output fits",
-        metric.name.partition("@")[0],
-    )
+    which = "several outputs fit" if fitting else "no output fits"
     if fitting:
-        hint = f"write {name}@OUTPUT, as in --metric {name}@{fitting[0]}"
+        hint = f"write {metric.name.partition('@')[0]}@OUTPUT"
     raise OnnxpruneError(f"--labels: {which} {labels}: {shapes}", hint=hint)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from onnxprune.runtime.profiling import OperatorTime
 
@@ -60,11 +61,10 @@ class Sizes:
     Attributes:
         bytes: of stored weights.
         floats: of them, in floating point tensors.
+        packed: bytes of all weights with 80 % zeros in those that can be sparse, stored packed.
         macs: of one sample.
         params: stored elements.
         reachable: share of ``params`` that leaves with some unit, exactly.
-        half_macs: share of ``macs`` that remains without half of all units.
-        half_params: the same of ``params``.
         quantized: whether the model is in int8 already.
         two_four: share of weights in layers that TensorRT could run 2:4 and that are large enough
             to gain (256 inputs and outputs).
@@ -73,17 +73,46 @@ class Sizes:
 
     bytes: int
     floats: int
+    packed: int
     macs: int
     params: int
     reachable: float
-    half_macs: float
-    half_params: float
     quantized: bool
     two_four: float
     large_linear: float
 
 
 @dataclass(frozen=True)
+class Trial:
+    """A command of the advice, carried out here on few samples, and its result timed.
+
+    Attributes:
+        method: ``structured`` or ``int8``.
+        backend: its name.
+        amount: the target that could be met, as in ``macs=50%``; empty for other methods, and
+            where none could.
+        macs, params, bytes: shares of the original that remain; None where nothing was made.
+        latency: share of the latency that remains; None where it was not timed.
+        low, high: 95 % interval of it.
+        clock: ``wall``, or ``cpu`` where the machine was busy: the share of the processor's time
+            that remains stands in for that of the latency.
+        reason: why there is no latency; empty where there is one.
+    """
+
+    method: Literal["structured", "int8"]
+    backend: str
+    amount: str = ""
+    macs: float | None = None
+    params: float | None = None
+    bytes: float | None = None
+    latency: float | None = None
+    low: float | None = None
+    high: float | None = None
+    clock: Literal["wall", "cpu"] = "wall"
+    reason: str = ""
+
+
+@dataclass(frozen=True, repr=False)
 class Evidence:
     """All that is known.
 
@@ -95,6 +124,8 @@ class Evidence:
         unmeasured: reasons by backend, for the others.
         features: of the CPU, those that kernels are chosen by.
         busy: whether the machine did other things while it was measured.
+        trials: of the commands, on every backend that could be profiled.
+        flags: options of the user that commands repeat: inputs and their preprocessing.
     """
 
     model: str
@@ -104,3 +135,14 @@ class Evidence:
     unmeasured: tuple[tuple[str, str], ...]
     features: tuple[str, ...]
     busy: bool = False
+    trials: tuple[Trial, ...] = ()
+    flags: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        backends = ", ".join(each.backend for each in self.spent)
+        return f"<Evidence: {self.model} on {backends or 'no backend'}>"
+
+    def trial(self, method: str, backend: str) -> Trial | None:
+        """The trial of a method on a backend; None without."""
+        tried = (t for t in self.trials if (t.method, t.backend) == (method, backend))
+        return next(tried, None)

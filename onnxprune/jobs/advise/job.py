@@ -1,31 +1,69 @@
-"""Advice for one model: measure, look, judge."""
+"""Advice for one model: measure, try, judge."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import importlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
 
 from onnxprune import model as models
 from onnxprune.config import AdviseOptions, FilePath, keywords, split
 from onnxprune.errors import OnnxpruneError, as_path
 from onnxprune.evaluate.environment import environment, is_busy
-from onnxprune.graph.analysis import Analysis, analyse
+from onnxprune.graph.analysis import analyse
 from onnxprune.graph.cost import CostModel
 from onnxprune.jobs.advise.evidence import Evidence, Sizes, Spent
 from onnxprune.jobs.advise.judgement import derive_advice
-from onnxprune.jobs.advise.methods import Advice
+from onnxprune.jobs.advise.methods import Advice, tries_int8
+from onnxprune.jobs.advise.trials import Feeds, run_trials
 from onnxprune.jobs.bench.samples import open_samples
 from onnxprune.jobs.results.reachable import reachable
 from onnxprune.model.decode import densify
+from onnxprune.quantities import Sparsity, shape_text
 from onnxprune.runtime.interface import COMPILED, stored_precision
 from onnxprune.runtime.profiling import profile
-from onnxprune.runtime.registry import parse
+from onnxprune.runtime.registry import Backend, parse
 from onnxprune.sparse.eligibility import Layer, layers
+from onnxprune.sparse.targets import find_targets
 
 Progress = Callable[[str], None]
 
 _LARGE = 256
 _LINEAR = ("MatMul", "Gemm")
 _SPARSE_KERNEL = 4096 * 4096
+_ZEROS = 0.8
+"""Share of the weights that the advice on zeros makes zero."""
+
+
+@dataclass(frozen=True, repr=False)
+class AdviceReport:
+    """What pays on a model and its backends; unpacks into evidence and advice.
+
+    Attributes:
+        evidence: what was measured and read.
+        advice: everything that could be done, the most worthwhile first.
+    """
+
+    evidence: Evidence
+    advice: tuple[Advice, ...]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self.evidence, self.advice))
+
+    def __repr__(self) -> str:
+        useful = [each for each in self.advice if each.word != "does not pay"]
+        words = [str(each).removeprefix("<Advice: ").removesuffix(">") for each in useful]
+        return f"<AdviceReport: {self.evidence.model}: {'; '.join(words) or 'nothing pays'}>"
+
+    def _repr_html_(self) -> str:
+        # Of the room above, so it is imported by name on demand.
+        drawn = importlib.import_module("onnxprune.report.python")
+        return str(drawn.advice(self.evidence, self.advice))
 
 
 @keywords("advise")
@@ -35,8 +73,11 @@ def advise(
     *,
     progress: Progress = lambda _: None,
     **fields: object,
-) -> tuple[Evidence, tuple[Advice, ...]]:
-    """Gather evidence on a model and its backends, and derive advice.
+) -> AdviceReport:
+    """Try what could be done to a model on its backends, and say what pays.
+
+    The commands of the advice are carried out here on few samples and their results timed beside
+    the original, so an estimate is that of the command it stands beside.
 
     Args:
         model: path of the model.
@@ -46,7 +87,8 @@ def advise(
         fields: the options by name, instead of ``options``.
 
     Returns:
-        The evidence, and the advice that follows from it.
+        The evidence, and the advice that follows from it:
+        ``evidence, advice = onnxprune.advise("model.onnx")``.
 
     Raises:
         OnnxpruneError: the model or the inputs cannot be read, or a backend is unknown. A backend
@@ -63,36 +105,64 @@ def advise(
     feeds = samples.timed(config.batch or samples.batch or batch or 1)
     progress("finding what can be removed")
     sizes = sizes_of(onnx_model, {name: array.shape for name, array in feeds.items()})
-    spent, unmeasured = [], []
-    for each in backends:
-        progress(f"profiling on {each.name}")
-        state = each.available()
-        if not state.ok:
-            unmeasured.append((each.name, state.reason))
-            continue
-        try:
-            timing = profile(each, path, feeds, threads=config.threads)
-        except OnnxpruneError as error:
-            unmeasured.append((each.name, error.message))
-            continue
-        inside = sum(one.seconds for one in timing.operators if one.op == COMPILED)
-        if inside > sum(one.seconds for one in timing.operators) / 2:
-            reason = f"{each.name} runs the model as compiled pieces and does not show their inside"
-            unmeasured.append((each.name, reason))
-            continue
-        spent.append(
-            Spent(each.name, timing.precision, timing.run_s, timing.operators, timing.gaps_s)
-        )
     evidence = Evidence(
         model=str(path),
-        calib=str(config.calib or ""),
+        calib=_written(config.calib),
         sizes=sizes,
-        spent=tuple(spent),
-        unmeasured=tuple(unmeasured),
+        spent=(),
+        unmeasured=(),
         features=environment().features,
         busy=is_busy(),
+        flags=tuple(_flags(config)),
     )
-    return evidence, derive_advice(evidence)
+    for each in backends:
+        progress(f"profiling on {each.name}")
+        spent = _profiled(each, path, feeds, config.threads)
+        if isinstance(spent, str):
+            evidence = replace(evidence, unmeasured=(*evidence.unmeasured, (each.name, spent)))
+            continue
+        methods = [
+            *(["structured"] if sizes.reachable else []),
+            *(["int8"] if tries_int8(evidence, each.name) else []),
+        ]
+        inputs, busy = samples.calibration, evidence.busy
+        trials = run_trials(path, each, methods, config, inputs, feeds, progress, busy=busy)
+        evidence = replace(
+            evidence, spent=(*evidence.spent, spent), trials=(*evidence.trials, *trials)
+        )
+    return AdviceReport(evidence, derive_advice(evidence))
+
+
+def _profiled(backend: Backend, path: Path, feeds: Feeds, threads: int | None) -> Spent | str:
+    """Where the time of a run goes on a backend, or why that cannot be told."""
+    state = backend.available()
+    if not state.ok:
+        return state.reason
+    try:
+        timing = profile(backend, path, feeds, threads=threads)
+    except OnnxpruneError as error:
+        return error.message
+    inside = sum(each.seconds for each in timing.operators if each.op == COMPILED)
+    if inside > sum(each.seconds for each in timing.operators) / 2:
+        return f"{backend.name} runs the model as compiled pieces and does not show their inside"
+    return Spent(backend.name, timing.precision, timing.run_s, timing.operators, timing.gaps_s)
+
+
+def _flags(config: AdviseOptions) -> Iterator[str]:
+    """The options on inputs, as the commands of the advice repeat them."""
+    if config.calib is not None:
+        yield from ("--calib", _written(config.calib))
+    if config.preprocess is not None:
+        yield from ("--preprocess", _written(config.preprocess, "FILE.py:FUNCTION"))
+    for name, sizes in config.shapes.items():
+        yield from ("--shapes", f"{name}={shape_text(sizes)}")
+
+
+def _written(value: object, absent: str = "DATA.npz") -> str:
+    """A path or text as a command names it; ``absent`` stands for what is in memory only."""
+    if value is None:
+        return ""
+    return str(value) if isinstance(value, str | PathLike) else absent
 
 
 def sizes_of(model: models.Model, shapes: Mapping[str, tuple[int, ...]]) -> Sizes:
@@ -108,7 +178,7 @@ def sizes_of(model: models.Model, shapes: Mapping[str, tuple[int, ...]]) -> Size
     dense, _ = densify(model)
     analysis = analyse(dense, inputs=shapes)
     costs = CostModel(analysis)
-    whole, half = costs(), costs(halves(analysis))
+    whole = costs()
     share = reachable(analysis)
     eligible = layers(dense)
     elements = max(sum(each.elements for each in eligible), 1)
@@ -117,11 +187,10 @@ def sizes_of(model: models.Model, shapes: Mapping[str, tuple[int, ...]]) -> Size
     return Sizes(
         bytes=sum(each.nbytes for each in tensors),
         floats=sum(each.nbytes for each in tensors if each.dtype.is_floating_point()),
+        packed=_packed_bytes(dense, tensors),
         macs=whole.macs,
         params=whole.params,
         reachable=share.exact / max(share.params, 1),
-        half_macs=half.macs / whole.macs if whole.macs else 1.0,
-        half_params=half.params / whole.params if whole.params else 1.0,
         quantized=stored_precision(dense).startswith("int8"),
         two_four=sum(each.elements for each in eligible if _is_large(each)) / elements,
         large_linear=sum(
@@ -133,13 +202,17 @@ def sizes_of(model: models.Model, shapes: Mapping[str, tuple[int, ...]]) -> Size
     )
 
 
-def halves(analysis: Analysis) -> dict[str, tuple[int, ...]]:
-    """Every second unit of every group whose removal is exact, at least one staying."""
-    return {
-        group.name: tuple(range(len(group) // 2))
-        for group in analysis.groups
-        if group.exact and len(group) > 1
-    }
+def _packed_bytes(model: models.Model, tensors: Iterable[ir.TensorProtocol]) -> int:
+    """Bytes of all weights once those that can be sparse have 80 % zeros and are stored packed.
+
+    A packed weight is its nonzero values and one bit for each element.
+    """
+    total = sum(each.nbytes for each in tensors)
+    for layer in find_targets(model, Sparsity(_ZEROS))[0]:
+        tensor = models.constant(layer.tensor.value)
+        dense = 0 if tensor is None else tensor.nbytes
+        total -= max(dense - round((1 - _ZEROS) * dense) - layer.size // 8, 0)
+    return total
 
 
 def _is_large(layer: Layer) -> bool:

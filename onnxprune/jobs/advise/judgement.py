@@ -15,7 +15,7 @@ def derive_advice(evidence: Evidence) -> tuple[Advice, ...]:
 
     What pays comes before what may, that before what does not; within these, lower estimates of
     latency come first. ``nothing`` is among what pays, for every backend where no other method
-    shortens a run.
+    shortens a run and that is certain.
     """
     advice: list[Advice] = []
     for spent in evidence.spent:
@@ -35,7 +35,8 @@ def _on(evidence: Evidence, spent: Spent) -> Iterator[Advice]:
         advice.append(methods.sparse_int8(evidence, spent))
     advice.append(methods.two_four(evidence, spent.backend, spent))
     yield from advice
-    if not any(each.word == "pays" for each in advice):
+    unsure = advice[0].word == "may pay"
+    if not (unsure or any(each.word == "pays" for each in advice)):
         yield methods.nothing(evidence, spent)
 
 
@@ -44,7 +45,7 @@ def _unmeasured(evidence: Evidence, backend: str, reason: str) -> Iterator[Advic
     if is_tensorrt(backend):
         advice = methods.two_four(evidence, backend, None)
         why = f"{advice.why} (not measured: {reason})"
-        yield replace(advice, why=why, estimate=None)
+        yield replace(advice, why=why, estimate=None, low=None, high=None)
 
 
 def _latency(advice: Advice) -> float:

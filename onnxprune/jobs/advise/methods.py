@@ -1,16 +1,18 @@
 """What could be done to a model, method by method, and whether it pays on a backend.
 
-An estimate is Amdahl's law over measured shares: the remainder of a run if a part of it shrinks by
-a known factor. It is the best case; `onnxprune bench` measures the real one.
+Latencies are those of trials: the command of the advice was carried out on few samples and its
+result timed. Where nothing could be timed, Amdahl's law over measured shares bounds the latency:
+from the remainder of a run if a part of it shrinks by a known factor, to no gain at all.
 """
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 from onnxprune.jobs.advise import facts
-from onnxprune.jobs.advise.evidence import Evidence, Spent
+from onnxprune.jobs.advise.evidence import Evidence, Spent, Trial
 from onnxprune.jobs.advise.facts import Fact
 from onnxprune.quantities import measured, percent, size, times
 
@@ -19,6 +21,8 @@ Word = Literal["pays", "may pay", "does not pay"]
 
 WORTH = 0.9
 """An estimate above this is not worth the trouble: less than a tenth of the latency."""
+_UNSURE = 1.3
+"""Factor between the ends of an interval from which on a measurement decides nothing."""
 _OVERHEAD = 0.5
 """Share of a run from which on overhead is the reason."""
 _VNNI = {"avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm"}
@@ -28,15 +32,16 @@ _SPARSE_FACTOR = 0.45
 """What is left of large INT8 layers at 90 % zeros, as measured."""
 _TWO_FOUR_FACTOR = 0.5
 """What is left of 2:4 products at best: sparse tensor cores have twice the peak."""
+_TARGET = "macs=50%"
+_HALF = 0.5
+"""The target of the command, and what it leaves of products."""
 _SOME = 0.1
 """Shares of the weights below this are not worth a method of their own."""
 _INT8_BYTES = 0.25
-_PACKED = 0.23
-"""Bytes left of fp32 weights with 80 % zeros, as bitmask and values."""
 _SMALL = 1 << 20
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Advice:
     """One thing that could be done, and whether to.
 
@@ -44,12 +49,17 @@ class Advice:
         method: its name.
         backend: for which; empty where that does not matter.
         word: whether it pays.
-        estimate: share of the latency that remains at best; None if unknown or not about latency.
+        estimate: share of the latency that remains after ``command``; at best, where ``high`` says
+            that it may be no gain. None if unknown or not about latency.
         bytes_left: estimate of the share of weight bytes left; None where unknown.
         why: in a sentence.
         evidence: the numbers behind it.
         command: to run next; empty if there is none.
         fact: about the runtime, with its source.
+        low, high: between what ``estimate`` lies: the 95 % interval of what was timed, else the
+            best case and the original.
+        macs_left: share of the multiply-accumulates that remains; None where it stays or is
+            unknown.
     """
 
     method: Method
@@ -61,78 +71,109 @@ class Advice:
     command: str
     fact: Fact
     evidence: dict[str, object] = field(default_factory=dict)
+    low: float | None = None
+    high: float | None = None
+    macs_left: float | None = None
+
+    def __repr__(self) -> str:
+        where = f" on {self.backend}" if self.backend else ""
+        latency = "" if self.estimate is None else f", {times(self.estimate)} latency"
+        return f"<Advice: {self.method}{where} {self.word}{latency}>"
 
 
 def structured(evidence: Evidence, spent: Spent) -> Advice:
-    """Fewer units: the share of a run that remains without half of them."""
-    sizes = evidence.sizes
-    remaining = amdahl(spent.contractions, sizes.half_macs)
+    """Fewer units: what `prune --target macs=50%` leaves of a run."""
+    sizes, trial = evidence.sizes, evidence.trial("structured", spent.backend)
     figures: dict[str, object] = {
         "contractions": spent.contractions,
         "overhead": spent.overhead,
         "reachable": sizes.reachable,
-        "macs_left_at_half": sizes.half_macs,
     }
-    word: Word = "does not pay"
-    if not sizes.reachable:
-        why = "no unit of this model can be removed"
-        remaining, fact = 1.0, facts.REACH
-    elif remaining > WORTH:
-        reason = (
-            f"only {percent(spent.contractions)} of a run are convolutions and products"
-            if spent.contractions < WORTH
-            else f"half of all units are only {percent(1 - sizes.half_macs)} of the MACs"
-        )
-        why = f"{reason}, so removing half of all units leaves {times(remaining)} at best"
-        fact = facts.AMDAHL
-    else:
-        word = "pays"
-        why = (
-            f"{percent(spent.contractions)} of a run are convolutions and products; with half of "
-            f"all units removed, {percent(sizes.half_macs)} of the MACs remain"
-        )
-        fact = facts.MACS
-    command = "" if word == "does not pay" else _prune(evidence, "--target macs=50%", "pruned.onnx")
-    left_bytes = sizes.half_params if word == "pays" else None
+    if not sizes.reachable or (trial is not None and not trial.amount):
+        met = "" if trial is None else trial.reason
+        why = met if sizes.reachable else "no unit of this model can be removed"
+        return Advice(
+            "structured", spent.backend, "does not pay", 1.0, None, why, "", facts.REACH, figures,
+            low=1.0, high=1.0,
+        )  # fmt: skip
+    remaining, low, high = _latency(trial, amdahl(spent.contractions, _HALF))
+    amount = _TARGET if trial is None else trial.amount
+    share = percent(spent.contractions)
+    word: Word = "pays" if remaining <= WORTH else "does not pay"
+    if word == "does not pay" and low <= WORTH and high > _UNSURE * low:
+        word = "may pay"
+    fact = facts.AMDAHL if word == "does not pay" else facts.MACS
+    reason = f"{share} of a run are convolutions and products"
+    if word == "does not pay" and spent.contractions < WORTH:
+        reason = f"only {reason}"
+    why = f"{reason}; {amount} leaves {_amount(trial, remaining)} of the latency"
     return Advice(
-        "structured", spent.backend, word, remaining, left_bytes, why, command, fact, figures
+        "structured",
+        spent.backend,
+        word,
+        remaining,
+        None if trial is None else trial.bytes,
+        why,
+        "" if word == "does not pay" else _prune(evidence, f"--target {amount}", spent.backend),
+        fact,
+        figures,
+        low=low,
+        high=high,
+        macs_left=_HALF if trial is None else trial.macs,
     )
 
 
 def int8(evidence: Evidence, spent: Spent) -> Advice:
     """Products in INT8, where there are instructions for them."""
     here = sorted(_VNNI & set(evidence.features))
-    remaining = amdahl(spent.contractions, _INT8_FACTOR)
+    trial = evidence.trial("int8", spent.backend)
     gpu = _is_gpu(spent.backend)
     fact = facts.INT8_GPU if gpu else facts.INT8_X86
     figures: dict[str, object] = {"contractions": spent.contractions, "features": here}
+    remaining, low, high = _latency(trial, amdahl(spent.contractions, _INT8_FACTOR))
     word: Word = "does not pay"
     command = ""
-    if evidence.sizes.quantized:
-        why, remaining = "the model is quantized already", 1.0
-    elif not (here or gpu):
-        why, remaining = (
-            "this CPU has no instruction for int8 products (VNNI, AMX, dot product)",
-            1.0,
-        )
+    if not tries_int8(evidence, spent.backend):
+        remaining = low = high = 1.0
+        why = "this CPU has no instruction for int8 products (VNNI, AMX, dot product)"
+        if evidence.sizes.quantized:
+            why = "the model is quantized already"
+    elif trial is not None and trial.bytes is None:
+        remaining = low = high = 1.0
+        why = f"it cannot be quantized: {trial.reason}"
     elif remaining > WORTH:
         share = percent(spent.contractions)
-        why = (
-            f"only {share} of a run are convolutions and products, which leaves {times(remaining)}"
-        )
+        why = f"{share} of a run are convolutions and products; int8 leaves "
+        why += f"{_amount(trial, remaining)} of the latency"
     else:
-        # Not "pays": what conversions cost, and what accuracy does, only measuring tells.
+        # Not "pays": what it costs in accuracy, only data tell.
         word = "may pay"
         with_what = ", ".join(here) if here else "tensor cores"
         why = (
             f"{percent(spent.contractions)} of a run are convolutions and products, and there is "
-            f"{with_what}; look at the accuracy"
+            f"{with_what}: {_amount(trial, remaining)} of the latency; look at the accuracy"
         )
-        purpose = {"openvino": "openvino", "tensorrt": "tensorrt"}.get(family(spent.backend))
-        command = f"onnxprune quantize {evidence.model} --calib {_calib(evidence)}"
-        command += f" --backend {purpose} -o int8.onnx" if purpose else " -o int8.onnx"
-    bytes_left = _INT8_BYTES if word != "does not pay" else None
-    return Advice("int8", spent.backend, word, remaining, bytes_left, why, command, fact, figures)
+        command = _quantize(evidence, evidence.model, spent.backend)
+    bytes_left = _INT8_BYTES if trial is None else trial.bytes
+    return Advice(
+        "int8",
+        spent.backend,
+        word,
+        remaining,
+        bytes_left if word != "does not pay" else None,
+        why,
+        command,
+        fact,
+        figures,
+        low=low,
+        high=high,
+    )
+
+
+def tries_int8(evidence: Evidence, backend: str) -> bool:
+    """Whether int8 can be faster at all: the model is in floats and the machine multiplies int8."""
+    able = bool(_VNNI & set(evidence.features)) or _is_gpu(backend)
+    return able and not evidence.sizes.quantized
 
 
 def sparse_int8(evidence: Evidence, spent: Spent) -> Advice:
@@ -151,14 +192,10 @@ def sparse_int8(evidence: Evidence, spent: Spent) -> Advice:
         word = "may pay"
         why = (
             f"{percent(share)} of the weights are in linear layers of 4096 x 4096 or more; from 70 "
-            "% zeros on they run faster; look at the accuracy"
+            f"% zeros on they run faster, {times(remaining)} at best; look at the accuracy"
         )
-        calib = _calib(evidence)
-        command = (
-            f"onnxprune prune {evidence.model} --sparsity 0.8 --calib {calib} -o sparse.onnx"
-            f" && onnxprune quantize sparse.onnx --calib {calib} --backend openvino-sparse"
-            " -o int8.onnx"
-        )
+        sparse = _prune(evidence, "--sparsity 0.8", "", "sparse.onnx")
+        command = f"{sparse} && {_quantize(evidence, 'sparse.onnx', 'openvino-sparse')}"
     return Advice(
         "sparse-int8",
         spent.backend,
@@ -169,6 +206,8 @@ def sparse_int8(evidence: Evidence, spent: Spent) -> Advice:
         command,
         facts.SPARSE_INT8,
         figures,
+        low=remaining,
+        high=1.0,
     )
 
 
@@ -186,14 +225,19 @@ def two_four(evidence: Evidence, backend: str, spent: Spent | None) -> Advice:
         why = f"{percent(share)} of the weights are in layers that can run 2:4 and are large enough"
         word = "may pay"
         remaining = amdahl((spent.contractions if spent else 1.0) * share, _TWO_FOUR_FACTOR)
-    command = "" if word == "does not pay" else _prune(evidence, "--sparsity 2:4", "sparse.onnx")
-    return Advice("2:4", backend, word, remaining, None, why, command, facts.TWO_FOUR, figures)
+    command = ""
+    if word != "does not pay":
+        command = _prune(evidence, "--sparsity 2:4", "", "sparse.onnx")
+    return Advice(
+        "2:4", backend, word, remaining, None, why, command, facts.TWO_FOUR, figures,
+        low=remaining, high=1.0,
+    )  # fmt: skip
 
 
 def zeros(evidence: Evidence) -> Advice:
     """Zeros stored packed: fewer bytes, the same time."""
     sizes = evidence.sizes
-    remaining = 1 - (1 - _PACKED) * sizes.floats / sizes.bytes if sizes.bytes else 1.0
+    remaining = sizes.packed / sizes.bytes if sizes.bytes else 1.0
     figures: dict[str, object] = {"bytes": sizes.bytes, "floats": sizes.floats}
     if sizes.floats < _SMALL:
         why = f"the weights are {size(sizes.floats)}: there is little to save"
@@ -202,7 +246,7 @@ def zeros(evidence: Evidence) -> Advice:
         f"80 % zeros leave {times(remaining)} of {size(sizes.bytes)} of weights in the file; "
         "latency stays as it is"
     )
-    command = _prune(evidence, "--sparsity 0.8 --store packed", "sparse.onnx")
+    command = _prune(evidence, "--sparsity 0.8 --store packed", "", "sparse.onnx")
     return Advice("zeros", "", "may pay", None, remaining, why, command, facts.ZEROS, figures)
 
 
@@ -247,13 +291,43 @@ def is_tensorrt(backend: str) -> bool:
     return name in ("tensorrt", "tensorrt-rtx", "trtexec")
 
 
+def quantize_format(backend: str) -> str:
+    """The backend that `quantize` writes for, to run on this one."""
+    if backend == "openvino-sparse":
+        return backend
+    return {"openvino": "openvino", "tensorrt": "tensorrt"}.get(family(backend), "cpu")
+
+
+def _latency(trial: Trial | None, best: float) -> tuple[float, float, float]:
+    """The remaining share of the latency and its interval: as timed, else from the best case."""
+    if trial is None or trial.latency is None:
+        return best, best, 1.0
+    low, high = trial.low, trial.high
+    return trial.latency, trial.latency if low is None else low, high or trial.latency
+
+
+def _amount(trial: Trial | None, remaining: float) -> str:
+    timed = trial is not None and trial.latency is not None
+    return times(remaining) if timed else f"{times(remaining)} at best"
+
+
 def _is_gpu(backend: str) -> bool:
     return is_tensorrt(backend) or backend in ("cuda", "rocm", "migraphx", "dml")
 
 
-def _calib(evidence: Evidence) -> str:
-    return evidence.calib or "DATA.npz"
+def _prune(evidence: Evidence, what: str, backend: str, output: str = "") -> str:
+    words = ["onnxprune", "prune", evidence.model, *what.split()]
+    if backend not in ("", "cpu"):
+        words += ["--backend", backend]
+    named = f"-{backend.replace(':', '-')}" if backend not in ("", "cpu") else ""
+    return shlex.join([*words, *evidence.flags, "-o", output or f"pruned{named}.onnx"])
 
 
-def _prune(evidence: Evidence, what: str, out: str) -> str:
-    return f"onnxprune prune {evidence.model} {what} --calib {_calib(evidence)} -o {out}"
+def _quantize(evidence: Evidence, model: str, backend: str) -> str:
+    words = ["onnxprune", "quantize", model, *evidence.flags]
+    if not evidence.calib:  # ranges of activations take inputs
+        words += ["--calib", "DATA.npz"]
+    written = quantize_format(backend)
+    named = "" if written == "cpu" else f"-{written}"
+    words += ["--backend", written] if written != "cpu" else []
+    return shlex.join([*words, "-o", f"int8{named}.onnx"])

@@ -6,6 +6,7 @@ import importlib.metadata
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
@@ -15,11 +16,14 @@ from onnxprune import model as models
 from onnxprune.config import BenchOptions, FilePath, keywords, split
 from onnxprune.errors import OnnxpruneError, as_path, wrong_type
 from onnxprune.evaluate import metrics
+from onnxprune.evaluate.class_scores import score_test
 from onnxprune.evaluate.environment import environment, is_busy, load
 from onnxprune.evaluate.evaluation import metric_of
+from onnxprune.evaluate.output_comparison import Comparison
 from onnxprune.evaluate.protocol import Alive, Case, Declined, Progress, Settings, Timing, measure
 from onnxprune.jobs.bench.outputs import (
-    Parts,
+    Agreement,
+    NewComparison,
     Task,
     compare_outputs,
     compare_scores,
@@ -28,9 +32,8 @@ from onnxprune.jobs.bench.outputs import (
     score,
 )
 from onnxprune.jobs.bench.rows import latency, model_rows, notes
-from onnxprune.jobs.bench.samples import Samples, open_samples
+from onnxprune.jobs.bench.samples import COMPARED, Samples, open_samples
 from onnxprune.jobs.bench.schema import Bench, DeclinedRow, NoiseFloor, Ratio, Row, Score
-from onnxprune.jobs.results.schema import OutputRow
 from onnxprune.runtime.process import WorkerError
 from onnxprune.runtime.registry import Backend, parse
 from onnxprune.solve.bootstrap import ratio, verdict
@@ -78,7 +81,7 @@ def bench(
         first,
         calib=config.calib,
         preprocess=config.preprocess,
-        most=config.calib_samples,
+        most=config.calib_samples or (None if config.labels is not None else COMPARED),
         shapes=config.shapes,
         seed=protocol.seed,
     )
@@ -86,6 +89,7 @@ def bench(
     task = None if config.labels is None else (metric, config.labels)
     if task is not None:
         labels_of(samples, task)  # refused now, not in the end
+    scored = () if task is None else (metric.kind, metric.output)
     machine, busy = environment(), is_busy()
     run = _Run(
         paths,
@@ -94,7 +98,7 @@ def bench(
         tuple(row.name for row in rows),
         samples,
         task,
-        models.parts(first),
+        partial(Comparison, models.parts(first), score_test(first, *scored)),
         progress,
     )
     for each in backends:
@@ -132,7 +136,7 @@ def described(
     }
 
 
-_Outputs: TypeAlias = tuple[tuple[OutputRow, ...], Score | None]
+_Outputs: TypeAlias = tuple[Agreement, Score | None]
 """How close a model's outputs are to the first model's, and how well it does its task."""
 
 
@@ -146,7 +150,7 @@ class _Run:
     names: tuple[str, ...]
     samples: Samples
     task: Task | None
-    parts: Parts
+    new: NewComparison
     progress: Progress
     rows: list[Row] = field(default_factory=list)
     floors: list[NoiseFloor] = field(default_factory=list)
@@ -201,7 +205,7 @@ class _Run:
                 )
                 words = verdict(interval)
                 speed = Ratio(self.names[0], interval.value, interval.low, interval.high, words)
-            close, task_score = outputs.get(index, ((), None))
+            agreement, task_score = outputs.get(index, (Agreement(), None))
             self.rows.append(
                 Row(
                     model=self.names[index],
@@ -216,8 +220,10 @@ class _Run:
                     idle_rss_bytes=each.opened[-1].idle_rss,
                     latency=latency(each),
                     ratio=speed,
-                    outputs=close,
+                    outputs=agreement.outputs,
                     score=task_score,
+                    agreement=agreement.share,
+                    agreement_error=agreement.error,
                 )
             )
 
@@ -227,7 +233,7 @@ class _Run:
             return {}
         self.progress(f"{backend.name}: comparing outputs")
         with self._declining(backend, 0, case, "without optimisation"):
-            self.floors.append(noise_floor(backend, alive[0], case, self.samples, self.parts))
+            self.floors.append(noise_floor(backend, alive[0], case, self.samples, self.new))
         scores: dict[int, metrics.Score] = {}
         for index, worker in alive.items() if self.task is not None else ():
             assert self.task is not None
@@ -235,11 +241,13 @@ class _Run:
                 scores[index] = score(worker, self.samples, self.task)
         results: dict[int, _Outputs] = {}
         for index, worker in alive.items():
-            rows = compare_outputs(alive[0], worker, self.samples, self.parts) if index else ()
+            agreement = Agreement()
+            if index:
+                agreement = compare_outputs(alive[0], worker, self.samples, self.new)
             task_score = None
             if self.task is not None:
                 task_score = compare_scores(self.task[0], scores.get(0), scores.get(index))
-            results[index] = (rows, task_score)
+            results[index] = (agreement, task_score)
         return results
 
     @contextmanager

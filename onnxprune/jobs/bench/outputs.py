@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TypeAlias
 
 from onnxprune.data.batches import Array
@@ -12,7 +13,7 @@ from onnxprune.evaluate import evaluation, metrics
 from onnxprune.evaluate.metrics import Metric
 from onnxprune.evaluate.output_comparison import Comparison, OutputComparison
 from onnxprune.evaluate.protocol import Case
-from onnxprune.evaluate.standard_error import paired_error
+from onnxprune.evaluate.standard_error import paired_error, score_error
 from onnxprune.evaluate.worker import PROCESS
 from onnxprune.jobs.bench.samples import Samples
 from onnxprune.jobs.bench.schema import NoiseFloor, Score
@@ -23,28 +24,45 @@ from onnxprune.runtime.registry import Backend
 
 Task: TypeAlias = tuple[Metric, object]
 """A metric, and where its labels are."""
-Parts: TypeAlias = Mapping[str, Sequence[str]]
-"""What the outputs of the first model are put together from; such are no class scores."""
+NewComparison: TypeAlias = Callable[[], Comparison]
+"""An empty comparison that knows which outputs of the first model are class scores."""
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How close a model's outputs are to the first one's, over all samples.
+
+    Attributes:
+        outputs: one row per output; one that says why where they could not be compared.
+        share: of samples whose best class is the same; None where no output holds class scores.
+        error: its standard error.
+    """
+
+    outputs: tuple[OutputRow, ...] = ()
+    share: float | None = None
+    error: float | None = None
 
 
 def compare_outputs(
-    first: Worker, other: Worker, samples: Samples, parts: Parts
-) -> tuple[OutputRow, ...]:
-    """Outputs of a model against the first one's, on all samples; nothing is kept but sums.
-
-    Where they cannot be compared there is one row that says why.
-    """
-    comparison = Comparison(parts)
+    first: Worker, other: Worker, samples: Samples, new: NewComparison
+) -> Agreement:
+    """Outputs of a model against the first one's, on all samples; nothing is kept but sums."""
+    comparison = new()
     try:
         for feeds in samples.judged():
             comparison.add(*(each.ask("outputs", feeds=feeds) for each in (first, other)))
-        return tuple(output_row(each) for each in comparison.result().values())
+        results = tuple(comparison.result().values())
     except (OnnxpruneError, WorkerError) as error:
-        return (output_row(OutputComparison("all", reason=str(error))),)
+        return Agreement((output_row(OutputComparison("all", reason=str(error))),))
+    rows = tuple(map(output_row, results))
+    answers = next((each for each in results if each.top1 is not None), None)
+    if answers is None:
+        return Agreement(rows)
+    return Agreement(rows, answers.top1, answers.top1_error)
 
 
 def noise_floor(
-    backend: Backend, optimised: Worker, case: Case, samples: Samples, parts: Parts
+    backend: Backend, optimised: Worker, case: Case, samples: Samples, new: NewComparison
 ) -> NoiseFloor:
     """How far the first model is from itself, not optimised, on the same samples.
 
@@ -56,7 +74,7 @@ def noise_floor(
         WorkerError: a process died.
     """
     against = backend.name if "unoptimised" in backend.capabilities else "cpu"
-    comparison = Comparison(parts)
+    comparison = new()
     with Worker(PROCESS) as plain:
         plain.ask(
             "open",
@@ -101,5 +119,8 @@ def compare_scores(
 ) -> Score:
     """The metric of two models on the same samples; None where one could not be scored."""
     before, after = (None if each is None else each.value for each in (first, other))
-    error = None if first is None or other is None else paired_error(metric, first, other)
-    return Score(metric.name, before, after, error)
+    both = first is not None and other is not None and first is not other
+    error = paired_error(metric, first, other) if both else None  # type: ignore[arg-type]
+    own = None if other is None else score_error(metric, other)
+    samples = None if other is None or other.counts is None else len(other.counts)
+    return Score(metric.name, before, after, error, own, samples)

@@ -59,6 +59,7 @@ def notes(samples: Samples, rows: Sequence[Row], *, processes: int, busy: bool) 
             f"inputs were synthetic ({samples.calibration.reader.description}): latency may depend "
             "on data, and outputs say little about quality"
         )
+    yield from samples.calibration.notes
     if processes == 1 and any(row.ratio for row in rows):
         yield (
             "one process of each model: intervals leave out that the same model differs from one "

@@ -11,9 +11,13 @@ from onnxprune import model as models
 from onnxprune.data import Calibration, open_calibration
 from onnxprune.data.batches import DEFAULT_BATCH, input_format
 from onnxprune.data.dataset import Feeds
+from onnxprune.data.singly import runnable
 from onnxprune.errors import OnnxpruneError
 from onnxprune.model.signature import signature_of
 from onnxprune.quantities import shape_text
+
+COMPARED = 256
+"""Samples that outputs are compared on, where there are no labels and nothing else is said."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +73,7 @@ def open_samples(
     *,
     calib: object | None = None,
     preprocess: object | None = None,
-    most: int = 256,
+    most: int | None = COMPARED,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     seed: int = 0,
 ) -> tuple[Samples, int | None]:
@@ -79,9 +83,9 @@ def open_samples(
         model: whose inputs.
         calib: as `onnxprune.data.open_calibration` takes it; None makes inputs up.
         preprocess: preprocessing of raw pictures.
-        most: samples that outputs are compared on.
+        most: samples that outputs are compared on; None for all.
         shapes: of inputs whose sizes the model leaves open, for synthetic ones.
-        seed: of everything random.
+        seed: random seed.
 
     Returns:
         the samples, and the batch size that ``shapes`` names, if it does.
@@ -105,7 +109,20 @@ def open_samples(
         samples=most,
         seed=seed,
     )
-    return Samples(calibration), batch
+    return Samples(_runnable(model, calibration)), batch
+
+
+def _runnable(model: models.Model, calibration: Calibration) -> Calibration:
+    """The samples one by one, where the model takes no two of them at once.
+
+    What no execution provider runs here may still run on another backend, which then says itself
+    what it does not take.
+    """
+    first = next(iter(calibration))
+    try:
+        return runnable(model, calibration, first)[0]
+    except OnnxpruneError:
+        return calibration
 
 
 def _sizes(

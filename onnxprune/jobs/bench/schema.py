@@ -76,13 +76,21 @@ class Score:
     """A task metric on this backend: of the first model, and of this one.
 
     Attributes:
-        error: standard error of ``after - before`` on the same samples; None where none is known.
+        metric: its name.
+        before: of the first model; None where it could not be scored.
+        after: of this one; None where it could not be scored.
+        error: standard error of ``after - before`` on the same samples; None where none is known,
+            and for the first model.
+        after_error: standard error of ``after``; None where none is known.
+        samples: labelled samples that were scored.
     """
 
     metric: str
     before: float | None
     after: float | None
     error: float | None = None
+    after_error: float | None = None
+    samples: int | None = None
 
 
 @dataclass(frozen=True)
@@ -97,6 +105,10 @@ class Row:
         idle_rss_bytes: the part of it that was held before the model was opened.
         outputs: compared with those of the first model on the same backend; empty for that
             model.
+        score: of the task, where there are labels.
+        agreement: share of samples whose best class is that of the first model; None where no
+            output holds class scores.
+        agreement_error: its standard error.
     """
 
     model: str
@@ -113,6 +125,8 @@ class Row:
     ratio: Ratio | None
     outputs: tuple[OutputRow, ...] = ()
     score: Score | None = None
+    agreement: float | None = None
+    agreement_error: float | None = None
 
 
 @dataclass(frozen=True)
@@ -164,6 +178,7 @@ class Bench:
         notes: whole sentences.
         samples: inputs that outputs were compared and tasks scored on; None if unknown.
         available: inputs that the data hold; None where they are unknown or synthetic.
+        argv: the command line as it was run, program first; empty for a call from Python.
     """
 
     onnxprune: str
@@ -176,6 +191,7 @@ class Bench:
     notes: tuple[str, ...]
     samples: int | None = None
     available: int | None = None
+    argv: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         backends = ", ".join(dict.fromkeys(row.backend for row in self.rows))

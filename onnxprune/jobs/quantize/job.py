@@ -10,7 +10,7 @@ from onnxprune import model as models
 from onnxprune.config import INPUTS, Options, QuantizeOptions, keywords, split
 from onnxprune.data.dataset import Dataset, open_dataset, open_source, with_checks
 from onnxprune.data.memory import budget_of, scarce_note, settle
-from onnxprune.errors import OnnxpruneError, spelled
+from onnxprune.errors import OnnxpruneError, as_model_path, spelled
 from onnxprune.evaluate.equivalence import arrays_of, difference
 from onnxprune.evaluate.evaluation import Evaluation, compare_models
 from onnxprune.evaluate.verdict import Quality, Structure, judge, judge_structure
@@ -112,8 +112,8 @@ class Quantized:
             fitted=self.fitted,
             verdicts=lambda: verdicts(self, self.evaluation, self.checks),
         )
-        wanted = self.config.certificate
-        return models.save(self.model, path, certify=certify(claims) if wanted else None)
+        wanted = certify(claims) if self.config.certificate else None
+        return models.save(self.model, as_model_path(path), certify=wanted)
 
     def __repr__(self) -> str:
         return f"<Quantized: {self}>"

@@ -286,6 +286,7 @@ class Report:
             compared, or on synthetic inputs.
         notes: whole sentences on what was declined and why, in the order it happened.
         output: the file written, or None (dry run, or a failed check).
+        argv: the command line as it was run, program first; empty for a call from Python.
     """
 
     command: Command
@@ -312,6 +313,7 @@ class Report:
     output: str | None = None
     structure: Structure | None = None
     quality: Quality | None = None
+    argv: tuple[str, ...] = ()
     tails: Tails | None = None
 
     @property

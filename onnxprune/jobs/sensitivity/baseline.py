@@ -13,6 +13,7 @@ from onnxprune.config import Options
 from onnxprune.data.dataset import Feeds, Part
 from onnxprune.errors import OnnxpruneError
 from onnxprune.evaluate.evaluation import (
+    Evaluation,
     compare_answers,
     count_for,
     scores_of,
@@ -114,8 +115,8 @@ class Dense:
             provider=self._config.provider,
         )
 
-    def drop_without(self, removed: Mapping[str, Sequence[int]]) -> float:
-        """What is lost without some units, nothing refitted.
+    def without(self, removed: Mapping[str, Sequence[int]]) -> Evaluation:
+        """The model without some units compared with the dense one, nothing refitted.
 
         Raises:
             OnnxpruneError: they cannot go together.
@@ -128,7 +129,7 @@ class Dense:
         answers = self.answers()
         return compare_answers(
             session.run, self.feeds, answers, self._task, self.before, parts, self._scores
-        ).drop
+        )
 
 
 def weighing_of(config: Options) -> Weighing:

@@ -13,21 +13,36 @@ from onnxprune.config import Options, SensitivityOptions, keywords, split
 from onnxprune.data.cache import Cache
 from onnxprune.errors import OnnxpruneError, spelled
 from onnxprune.graph.cost import CostModel
-from onnxprune.jobs.choose_plan import by_importance
+from onnxprune.jobs.apply_plan import apply_plan
+from onnxprune.jobs.choose_plan import by_importance, problem_of
+from onnxprune.jobs.result import Result
 from onnxprune.jobs.run import BLAS, Progress, Run, open_run
 from onnxprune.jobs.sensitivity.baseline import Dense, weighing_of
 from onnxprune.jobs.sensitivity.executors import Pool, gather, open_pool
 from onnxprune.jobs.sensitivity.job import samples_of
-from onnxprune.jobs.sensitivity.recommend import exactly, only_orders, recommend
+from onnxprune.jobs.sensitivity.recommend import (
+    as_options,
+    command,
+    exactly,
+    only_orders,
+    recommend,
+)
 from onnxprune.jobs.sensitivity.targets import find_rows
+from onnxprune.select.importance.units import Importance
+from onnxprune.select.selection import allowed_widths
 from onnxprune.select.sensitivity import (
     Cell,
+    Recommendation,
     Sensitivity,
     Target,
     cell_from_json,
     cell_to_json,
 )
 
+_REFITS = 3
+"""Recommendations that are refitted at most until one is within the drop then, too."""
+_SURE = 2.0
+"""Standard errors by which a drop must exceed the accepted one to count as above it."""
 _PAYS = 3e11
 """Multiply-accumulates of a sweep from which starting processes takes less time than it saves."""
 
@@ -76,7 +91,11 @@ def sensitivity(
     weighing_of(config)
     run = open_run(model, config, progress)
     with open_pool(_worker_count(run, settings), settings.dask) as pool:
-        return _swept(run, settings, pool)
+        sweep = _swept(run, settings, pool)
+    if sweep.recommended is None:
+        return sweep
+    line = command(run.analysis.model.path, config, sweep.recommended)
+    return replace(sweep, recommended=replace(sweep.recommended, command=line))
 
 
 def _swept(run: Run, settings: SensitivityOptions, pool: Pool) -> Sensitivity:
@@ -124,15 +143,42 @@ def _swept(run: Run, settings: SensitivityOptions, pool: Pool) -> Sensitivity:
     )
     if settings.drop is None:
         return sweep
+    return replace(sweep, recommended=_recommended(run, sweep, settings.drop, dense))
+
+
+def _recommended(run: Run, sweep: Sensitivity, drop: float, dense: Dense) -> Recommendation:
+    """The furthest ratios within a drop, with what `prune` makes of them."""
+    config, analysis, progress = run.config, run.analysis, run.progress
     progress("measuring recommended ratios together")
-    curves = only_orders(rows.targets, analysis)
+    curves = only_orders(sweep.targets, analysis)
+    problem = problem_of(run, (), curves)
+    importance = Importance(sweep.criterion, {}, curves, {})
+    widths = allowed_widths(problem, importance).widths
 
     def plan(ratios: Mapping[str, float]) -> Mapping[str, tuple[int, ...]]:
         with_ratios = replace(config, ratios=exactly(ratios))
         return by_importance(replace(run, config=with_ratios), curves).plan.removed
 
-    advice = recommend(analysis, sweep, settings.drop, config.max_ratio, plan, dense.drop_without)
-    return replace(sweep, recommended=advice)
+    for advice in recommend(analysis, sweep, drop, widths, plan, dense.without)[:_REFITS]:
+        if run.data.synthetic:
+            return advice  # nothing can be refitted
+        result = _pruned(run, advice)
+        evaluation = result.evaluation
+        if result.ok and evaluation.drop <= drop + _SURE * (evaluation.drop_error or 0.0):
+            return replace(
+                advice,
+                refitted=evaluation.drop,
+                refitted_error=evaluation.drop_error,
+                refitted_samples=evaluation.samples,
+            )
+    return Recommendation(drop, {})
+
+
+def _pruned(run: Run, advice: Recommendation) -> Result:
+    """What `prune` makes of recommended ratios, by the same options."""
+    run.progress("pruning by the recommended ratios")
+    same = replace(run, config=as_options(run.config, advice))
+    return apply_plan(same, by_importance(same))
 
 
 def known_cells(cache: Cache, key: str) -> dict[tuple[str, float], Cell]:

@@ -15,6 +15,7 @@ from onnxprune.report.html.markup import (
     TALL,
     Content,
     Markup,
+    code,
     drawn,
     folded,
     join,
@@ -193,7 +194,12 @@ def _sweep(sweep: Sensitivity, key: str) -> Markup:
         heat,
         block({"first": first, "labels": measures, "removed": removed, "grid": grids}),
         _scale_of(scale, sweep),
-        tag("p", f"{sections.advised(sweep)}.") if sweep.recommended else None,
+        tag("p", f"{'. '.join([sections.advised(sweep), *sections.refitted(sweep)])}.")
+        if sweep.recommended
+        else None,
+        tag("pre", code(sweep.recommended.command))
+        if sweep.recommended and sweep.recommended.command
+        else None,
         [drawn(part) for part in sections.of_sweep(sweep) if part.only != "terminal"],
         listed("Notes", sweep.notes),
     )

@@ -1,4 +1,8 @@
-"""Reproduce a result: the command, the recipe, and the environment."""
+"""Reproduce a result: the command line that was run, the recipe, and the environment.
+
+A document holds the command line itself. One that a call from Python made, or an earlier version,
+has none; then it is put together from the options, with capitals for what they do not say.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ import yaml
 
 from onnxprune import quantities as numbers
 from onnxprune.jobs.bench.schema import Bench
+from onnxprune.jobs.recipe import as_flags
 from onnxprune.jobs.results.schema import Report
 from onnxprune.report import columns
 from onnxprune.report.families import Family, stem
@@ -17,8 +22,6 @@ from onnxprune.report.html.markup import Markup, code, join, table, tag
 from onnxprune.report.tables import tuples
 from onnxprune.select.sensitivity import Sensitivity
 
-_OWN = {"cache": "--no-cache"}
-"""Options whose flag turns them off."""
 _PAIRS = tuples("Environment", "", "")
 
 
@@ -30,8 +33,8 @@ def section(family: Family) -> Markup:
     parts = [_copied("\n".join(dict.fromkeys(lines)))]
     for run in family.runs:
         if run.options and run.command == "prune":
-            what = f", {stem(run.output)}" if len(family.runs) > 1 and run.output else ""
-            parts += [tag("h4", f"As a recipe{what}"), _copied(recipe(run))]
+            parts += [tag("h4", _recipe_title(run, several=len(family.runs) > 1))]
+            parts += [_copied(recipe(run))]
     made_by = [run.onnxprune for run in family.runs]
     made_by += [each.onnxprune for each in family.benches]
     versions = dict.fromkeys(filter(None, made_by))
@@ -43,7 +46,9 @@ def section(family: Family) -> Markup:
 
 
 def command(run: Report) -> str:
-    """The command line of a run; parts that the report does not hold are in capitals."""
+    """The command line of a run; without one, parts that its options do not say in capitals."""
+    if run.argv:
+        return shlex.join(run.argv)
     words = ["onnxprune", run.command]
     match run.command:
         case "apply":
@@ -60,6 +65,8 @@ def command(run: Report) -> str:
 
 def bench_command(bench: Bench) -> str:
     """The command line of a benchmark."""
+    if bench.argv:
+        return shlex.join(bench.argv)
     words = ["onnxprune", "bench", *(each.path or each.name for each in bench.models)]
     settings: list[tuple[str, Sequence[object]]] = [
         ("--backend", [row.backend for row in bench.rows]),
@@ -73,27 +80,34 @@ def bench_command(bench: Bench) -> str:
 
 
 def sweep_command(sweep: Sensitivity) -> str:
-    """The command line of a sensitivity sweep; its JSON describes the inputs in words only."""
+    """The command line of a sweep; without one, the inputs are known in words only."""
+    if sweep.argv:
+        return shlex.join(sweep.argv)
     ratios = ",".join(f"{ratio:g}" for ratio in sweep.ratios)
     words = ["onnxprune", "sensitivity", sweep.model, "--ratios", ratios, "--calib", "CALIB"]
     return shlex.join(words)
 
 
+def _recipe_title(run: Report, *, several: bool) -> str:
+    """What the recipe of a run is: the contents of its own file, flags included, where it has one.
+
+    Flags override a recipe, so the command line means the same with this recipe in that file.
+    """
+    words = iter(run.argv)
+    files = [each.partition("=")[2] or next(words, "") for each in words if _is_recipe(each)]
+    if files:
+        return f"{files[-1]}, with the flags above"
+    return f"As a recipe, {stem(run.output)}" if several and run.output else "As a recipe"
+
+
+def _is_recipe(word: str) -> bool:
+    return word.partition("=")[0] == "--recipe"
+
+
 def flags(run: Report, only: Sequence[str] | None = None) -> list[str]:
     """The options of a run as flags, each ready to be pasted into a shell."""
-    words: list[str] = []
-    for name, value in run.options.items():
-        if only is not None and name not in only:
-            continue
-        if isinstance(value, bool):
-            words.append(f"--{name}" if value else _OWN.get(name, f"--{name} false"))
-        elif isinstance(value, Mapping):
-            words += [_flag(name, f"{key}={_text(each)}") for key, each in value.items()]
-        elif isinstance(value, list | tuple):
-            words += [_flag(name, str(each)) for each in value]
-        else:
-            words.append(_flag(name, _text(value)))
-    return words
+    options = {k: v for k, v in run.options.items() if only is None or k in only}
+    return [shlex.join(words) for words in as_flags(options)]
 
 
 def recipe(run: Report) -> str:
@@ -111,16 +125,6 @@ def pairs(values: Mapping[str, object]) -> Markup:
         else:
             rows.append((_words(name), _value(name, value)))
     return table(_PAIRS, rows)
-
-
-def _flag(name: str, value: str) -> str:
-    return f"--{name} {shlex.quote(value)}"
-
-
-def _text(value: object) -> str:
-    if isinstance(value, list | tuple):  # a shape
-        return "x".join(map(str, value))
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _plain(value: object) -> object:

@@ -23,6 +23,7 @@ from onnxprune.select.allocate.fill import (
 from onnxprune.select.allocate.limits import Share
 from onnxprune.select.allocate.ranking import F64, Ranking, ranked, uniform
 from onnxprune.select.allocate.repair_widths import repair_widths
+from onnxprune.select.allocate.uniform_ratio import why_alone, widths_of_ratio
 from onnxprune.solve.coupled import Curve
 from onnxprune.solve.coupled import fit as fit_curves
 
@@ -73,8 +74,8 @@ def allocate(
     Args:
         candidates: the widths allowed.
         scores: by group, float64 ``[units]``, higher = keep, for every group that is not declined.
-        ratio: the fraction of units to remove. ``uniform`` takes the nearest allowed width in every
-            group; ``global`` removes at least this fraction of all the units that can go.
+        ratio: the fraction of units to remove. ``uniform`` takes one of the two allowed widths
+            around it in every group, ``global`` any; both come as near to it in sum as they can.
         target: what may be left of the model; met from below, never exceeded.
         cost: needed with ``target``.
         change: the cost once some groups lose other units than in the latest call of ``cost`` or
@@ -108,10 +109,7 @@ def allocate(
             candidates, ranking, target, measure, cost({}) if dense is None else dense
         )
     elif ratio is None or (policy == "uniform"):
-        wanted = candidates.dense()
-        for group in candidates.free:
-            wanted[group] = candidates.nearest(group, candidates.units[group] * (1 - (ratio or 0)))
-        kept = repair_widths(candidates, ranking, wanted)
+        kept = widths_of_ratio(candidates, ranking, ratio or 0.0)
     else:
         kept = _to_ratio(candidates, ranking, ratio)
     free = Share(ratio, candidates.free) if ratio else None
@@ -122,6 +120,12 @@ def allocate(
     elif free is not None:
         together = (*together, free)
     unchanged = _unchanged(candidates, (*alone, *together), kept)
+    if free is not None and policy == "uniform":
+        unchanged |= {
+            group: why_alone(candidates, group, free.ratio)
+            for group in unchanged.keys() & set(free.groups)
+            if candidates.nearest(group, candidates.units[group] * (1 - free.ratio)) < kept[group]
+        }
     return Allocation(ranking.removed(kept), kept, candidates.declined, unchanged)
 
 
@@ -180,7 +184,22 @@ def _to_ratio(candidates: CandidateWidths, ranking: Ranking, ratio: float) -> di
         raise UnmetError(
             f"of {units:,} units that may go, at most {most:.1%} can go together, not {ratio:.1%}"
         )
-    return kept
+    return _nearer(candidates, ranking, kept, units * (1 - ratio))
+
+
+def _nearer(
+    candidates: CandidateWidths, ranking: Ranking, kept: dict[str, int], wanted: float
+) -> dict[str, int]:
+    """The same widths, or with the smallest step given back where that is nearer to the ratio."""
+    steps = {g: n for g in candidates.free if (n := candidates.above(g, kept[g])) is not None}
+    if not steps:
+        return kept
+    group = min(
+        steps, key=lambda g: (steps[g] - kept[g], -ranking.mean_key(g, kept[g], steps[g]), g)
+    )
+    wider = repair_widths(candidates, ranking, {**kept, group: steps[group]})
+    total, more = (sum(widths[g] for g in candidates.free) for widths in (kept, wider))
+    return wider if abs(more - wanted) < abs(total - wanted) - 1e-9 else kept
 
 
 def _check_scores(

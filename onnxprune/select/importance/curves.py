@@ -30,9 +30,6 @@ from onnxprune.solve.moments import Accumulator, Moments
 Array = npt.NDArray[Any]
 Feeds = Mapping[str, Array]
 
-_DOUBLE = 256
-"""Inputs up to which moments are multiplied in float64: what is inverted has a ridge."""
-
 
 class _Spread:
     """The variance of a value over all axes but its channels, summed over channels."""
@@ -108,7 +105,7 @@ def calibrate(
     batches: Sequence[Feeds],
     *,
     groups: Sequence[Group] | None = None,
-    rows: int = 12_000,
+    rows: int = 20_000,
     rows_per_input: int = 8,
     seed: int = 0,
     memory: MemoryBudget | None = None,
@@ -163,7 +160,7 @@ def calibrate(
         times = len(batches) * len(pool.nodes)
         share = -(-max(rows, rows_per_input * inputs) // times)
         pool.collected = pool.collected or Accumulator(
-            groups_, inputs, double=inputs <= _DOUBLE, apart=pool.layer.node in wide
+            groups_, inputs, apart=pool.layer.node in wide
         )
         collected, variance = pool.collected, _Spread(layer.out_axis)
         for number in range(len(batches)):

@@ -100,7 +100,7 @@ class Problem:
 
     def measurement(self, groups: Sequence[Group], *, outputs: bool = True) -> Measurement:
         """What error curves of some groups are measured on."""
-        provider, seed = self.config.backend, self.config.seed
+        provider, seed = self.config.provider, self.config.seed
         return Measurement(
             self.state.analysis,
             groups,
