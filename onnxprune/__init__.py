@@ -30,6 +30,7 @@ _HOMES = {
     "jobs.result": ("Result",),
     "jobs.sensitivity.run": ("sensitivity",),
     "jobs.store": ("Stored", "store"),
+    "jobs.verify": ("Verification", "verify"),
     "model": ("Model", "load", "save"),
     "select.sensitivity": ("Sensitivity", "load_sensitivity"),
 }

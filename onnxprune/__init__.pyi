@@ -17,6 +17,7 @@ from onnxprune.jobs.eval import Assessment as Assessment
 from onnxprune.jobs.quantize.job import Quantized as Quantized
 from onnxprune.jobs.result import Result as Result
 from onnxprune.jobs.store import Stored as Stored
+from onnxprune.jobs.verify import Verification as Verification
 from onnxprune.model import ModelLike
 from onnxprune.model.core import Model as Model
 from onnxprune.model.reading import load as load
@@ -25,7 +26,7 @@ from onnxprune.quantities import Budget, Sparsity
 from onnxprune.select.sensitivity import Sensitivity as Sensitivity, load_sensitivity as load_sensitivity
 
 __version__: str
-__all__ = ["Analysis", "Assessment", "Bench", "Cost", "Model", "OnnxpruneError", "Options", "Plan", "Quantized", "Result", "Sensitivity", "Stored", "__version__", "advise", "analyse", "apply", "bench", "cut", "eval", "load", "load_plan", "load_sensitivity", "prune", "quantize", "recover", "save", "sensitivity", "store"]
+__all__ = ["Analysis", "Assessment", "Bench", "Cost", "Model", "OnnxpruneError", "Options", "Plan", "Quantized", "Result", "Sensitivity", "Stored", "Verification", "__version__", "advise", "analyse", "apply", "bench", "cut", "eval", "load", "load_plan", "load_sensitivity", "prune", "quantize", "recover", "save", "sensitivity", "store", "verify"]
 
 def advise(
     model: FilePath,
@@ -96,6 +97,7 @@ def apply(
     seed: int | str = 0,
     shapes: str | Sequence[str] | Mapping[str, Sequence[int]] = ...,
     store: Literal["auto", "dense", "sparse", "packed", "external"] = 'dense',
+    certificate: bool = True,
 ) -> Result:
     """Apply a plan to a model of the same graph, and check the result.
 
@@ -161,6 +163,9 @@ def apply(
             sparse_initializer; packed is decoded by standard operators at load; external is dense,
             beside the model; auto is the smallest for each weight. The outputs are the same in all
             of them.
+        certificate: write NAME.certificate.json beside the model, for `onnxprune verify`. It holds
+            the plan, the verdicts, and digests of the model, the dense model and the samples; the
+            metadata of the model hold the digests.
     """
 
 def bench(
@@ -353,6 +358,7 @@ def prune(
     shapes: str | Sequence[str] | Mapping[str, Sequence[int]] = ...,
     store: Literal["auto", "dense", "sparse", "packed", "external"] = 'dense',
     cache: bool = True,
+    certificate: bool = True,
 ) -> Result:
     """Remove what costs least, and check that nothing else changed.
 
@@ -462,6 +468,9 @@ def prune(
             of them.
         cache: keep error curves for later runs on the same model and inputs. $ONNXPRUNE_CACHE says
             where.
+        certificate: write NAME.certificate.json beside the model, for `onnxprune verify`. It holds
+            the plan, the verdicts, and digests of the model, the dense model and the samples; the
+            metadata of the model hold the digests.
     """
 
 def quantize(
@@ -495,6 +504,7 @@ def quantize(
     slices: object | None = None,
     seed: int | str = 0,
     shapes: str | Sequence[str] | Mapping[str, Sequence[int]] = ...,
+    certificate: bool = True,
 ) -> Quantized:
     """Quantize a model to INT8 so that its zeros, and N:M among them, stay zeros.
 
@@ -563,6 +573,9 @@ def quantize(
             that collapses makes the result degraded.
         seed: random seed (default: 0).
         shapes: sizes of inputs that the model leaves open, e.g. input=1x3x224x224.
+        certificate: write NAME.certificate.json beside the model, for `onnxprune verify`. It holds
+            the plan, the verdicts, and digests of the model, the dense model and the samples; the
+            metadata of the model hold the digests.
     """
 
 def recover(
@@ -589,6 +602,7 @@ def recover(
     backend: str = 'cpu',
     seed: int | str = 0,
     shapes: str | Sequence[str] | Mapping[str, Sequence[int]] = ...,
+    certificate: bool = True,
 ) -> Result:
     """Refit a model that somebody else pruned to what the dense one computes.
 
@@ -657,6 +671,9 @@ def recover(
         backend: backend to run on, as `onnxprune bench --list` names them (default: cpu).
         seed: random seed (default: 0).
         shapes: sizes of inputs that the model leaves open, e.g. input=1x3x224x224.
+        certificate: write NAME.certificate.json beside the model, for `onnxprune verify`. It holds
+            the plan, the verdicts, and digests of the model, the dense model and the samples; the
+            metadata of the model hold the digests.
     """
 
 def sensitivity(
@@ -770,6 +787,7 @@ def store(
     ram_limit: int | str | None = None,
     always: bool = False,
     shapes: str | Sequence[str] | Mapping[str, Sequence[int]] = ...,
+    certificate: bool = True,
 ) -> Stored:
     """Give every weight of a model an encoding.
 
@@ -797,5 +815,81 @@ def store(
         backend: backends that have to read it, e.g. cpu,openvino (default: cpu).
         ram_limit: memory for decoding at load (default: a quarter of this machine's).
         always: take the form even where it is larger.
+        shapes: sizes of inputs that the model leaves open, e.g. input=1x3x224x224.
+        certificate: write NAME.certificate.json beside the model, for `onnxprune verify`. It holds
+            the plan, the verdicts, and digests of the model, the dense model and the samples; the
+            metadata of the model hold the digests.
+    """
+
+def verify(
+    model: FilePath,
+    dense: FilePath,
+    options: Options | None = None,
+    *,
+    plan: Plan | FilePath | None = None,
+    progress: Callable[[str], None] | None = None,
+    calib: object | None = None,
+    calib_samples: int | str = 2048,
+    batch: int | str = 32,
+    memory: int | str | None = None,
+    preprocess: object | None = None,
+    labels: object | None = None,
+    metric: str | Callable[..., float] = 'accuracy',
+    detector: str | None = None,
+    vocabulary: object | None = None,
+    blank: int | str = 0,
+    threshold: float | str = 0.5,
+    backend: str = 'cpu',
+    seed: int | str = 0,
+    shapes: str | Sequence[str] | Mapping[str, Sequence[int]] = ...,
+) -> Verification:
+    """Check that a written model is what its certificate says, and what remains of the dense one.
+
+    Args:
+        model: path of the .onnx file; its certificate lies beside it.
+        dense: path of the model that it was made from.
+        options: samples to measure the quality on; or give the same as keywords
+            (``verify(small, dense, calib=batches)``).
+        plan: the units, blocks and weights that are said to be removed, or the file of a plan.
+        progress: called with a line of text at each stage.
+
+    Raises:
+        OnnxpruneError: a model cannot be read, or a certificate is damaged or belongs to another
+            model.
+
+    Example:
+        >>> import tempfile
+        >>> from onnxprune import prune
+        >>> from onnxprune.data import zoo
+        >>> dense = zoo.get("digits_mlp").model
+        >>> small = prune(dense, ratio=0.5).save(f"{tempfile.mkdtemp()}/small.onnx")
+        >>> verify(small, dense).ok
+        True
+
+    Options:
+        calib: calibration inputs: .npz, .npy, a folder or module.py:function. An .npz has one array
+            per input, with the samples along the first axis. A folder holds arrays, pictures or
+            ONNX test data. In Python, batches: mappings from input names to arrays. Labels are not
+            needed.
+        calib_samples: most calibration samples used (default: 2048).
+        batch: samples per run (default: 32).
+        memory: most memory for work on calibration data, e.g. 2GB (default: 4GB, or less where less
+            is free). It bounds samples, values inside the network and second moments together.
+            Layers that are too wide for it are priced by the variances of their inputs and keep
+            their weights; notes name them. Results depend on this amount, never on the memory that
+            is free.
+        preprocess: preprocessing of pictures: imagenet, cifar10, clip or module.py:function.
+        labels: labels of the calibration inputs: .npy, .npz, .txt or .csv.
+        metric: metric for the labels: accuracy, f1, spearman, wer, map, or module.py:function
+            (default: accuracy). `onnxprune help metric` lists all; several outputs need a name, as
+            in accuracy@logits.
+        detector: layout of a detector's outputs, for metric='map': yolov5, yolov8, yolox, ssd, detr
+            (default: told from the outputs).
+        vocabulary: text of the tokens, for metric='cer' and wer: one per line, or JSON.
+        blank: number of the token of CTC outputs that stands for nothing, or last (default: 0).
+        threshold: least probability of a class that is present, for metric='f1' of sigmoids
+            (default: 0.5).
+        backend: backend to run on, as `onnxprune bench --list` names them (default: cpu).
+        seed: random seed (default: 0).
         shapes: sizes of inputs that the model leaves open, e.g. input=1x3x224x224.
     """

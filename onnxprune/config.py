@@ -660,6 +660,11 @@ _SLICES_MORE = (
 _SEED = "random seed"
 _SHAPES = "sizes of inputs that the model leaves open, e.g. input=1x3x224x224"
 _SKIP = "names to leave alone: groups, blocks, weights"
+_CERTIFICATE = "write NAME.certificate.json beside the model, for `onnxprune verify`"
+_CERTIFICATE_MORE = (
+    "It holds the plan, the verdicts, and digests of the model, the dense model and the samples; "
+    "the metadata of the model hold the digests."
+)
 _FORMER_BACKEND = ("provider", "on", "for")
 
 _JUDGES = ("eval", "eval_labels", "slices")
@@ -821,6 +826,7 @@ class Options:
         True, SWITCH, "keep error curves for later runs on the same model and inputs",
         "$ONNXPRUNE_CACHE says where.",
     )  # fmt: skip
+    certificate: bool = _files(True, SWITCH, _CERTIFICATE, _CERTIFICATE_MORE)
     written: Mapping[str, object] = field(default_factory=dict, repr=False, compare=False)
     """What a user gave, as it was written, for recipes."""
     stand_in: str = field(default="", repr=False, compare=False)
@@ -949,6 +955,11 @@ class Options:
     def asks_for_nothing(self) -> bool:
         """Whether no amount to remove is given at all."""
         return not (self.removes_units or self.sparsity)
+
+    @property
+    def fits(self) -> bool:
+        """Whether weights may be fitted to data."""
+        return self.calib is not None
 
     @property
     def searches(self) -> bool:
@@ -1217,6 +1228,7 @@ class StoreOptions:
         False, SWITCH, "take the form even where it is larger", everyday=True
     )  # fmt: skip
     shapes: Mapping[str, tuple[int, ...]] = _storage({}, SHAPES, _SHAPES, everyday=True)
+    certificate: bool = _storage(True, SWITCH, _CERTIFICATE, _CERTIFICATE_MORE)
 
     def __post_init__(self) -> None:
         _refuse_if(
@@ -1269,8 +1281,8 @@ _RUN = (
 
 COMMANDS: Mapping[str, Mapping[type, tuple[str, ...]]] = {
     "prune": {Options: tuple(declared(Options))},
-    "apply": {Options: ("recover", "max_drop", *_RUN, *_JUDGES, "backend", "store")},
-    "recover": {Options: ("recover", *_RUN, *_JUDGES, "backend")},
+    "apply": {Options: ("recover", "max_drop", *_RUN, *_JUDGES, "backend", "store", "certificate")},
+    "recover": {Options: ("recover", *_RUN, *_JUDGES, "backend", "certificate")},
     "sensitivity": {
         SensitivityOptions: tuple(declared(SensitivityOptions)),
         Options: (
@@ -1280,8 +1292,9 @@ COMMANDS: Mapping[str, Mapping[type, tuple[str, ...]]] = {
     },
     "quantize": {
         QuantizeOptions: tuple(declared(QuantizeOptions)),
-        Options: ("max_drop", *_RUN, *_JUDGES),
+        Options: ("max_drop", *_RUN, *_JUDGES, "certificate"),
     },
+    "verify": {Options: (*_RUN, "backend")},
     "store": {StoreOptions: tuple(declared(StoreOptions))},
     "build": {BuildOptions: tuple(declared(BuildOptions))},
     "bench": {BenchOptions: tuple(declared(BenchOptions))},

@@ -6,11 +6,16 @@ but a check failed or the result is broken, and 2 when it could not run.
 
 from __future__ import annotations
 
+import errno
 import importlib.metadata
 import os
+import signal
 import sys
+import tempfile
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import NoReturn
 
 from onnxprune.cli import (
     advise,
@@ -32,6 +37,7 @@ from onnxprune.cli import (
     report,
     sensitivity,
     store,
+    verify,
 )
 from onnxprune.cli.parser import Parser
 from onnxprune.errors import OnnxpruneError, typed_flags
@@ -57,22 +63,71 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        with typed_flags(), console.warnings_in_words():
+        with _interruptible(), typed_flags(), console.warnings_in_words():
             code = _run(arguments)
             sys.stdout.flush()  # of argparse; a closed pipe shows here
             return code
     except OnnxpruneError as problem:
         console.error(problem)
         return problem.exit_code
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         console.error(OnnxpruneError("interrupted"))
-        return _INTERRUPTED
+        return 128 + stop.signal if isinstance(stop, _StopError) else _INTERRUPTED
     except BrokenPipeError:
         # The reader of stdout is closed. Python would complain about it again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _CLOSED
+    except OSError as problem:
+        if "--debug" in arguments:
+            traceback.print_exception(problem)
+        console.error(_refused(problem))
+        return COULD_NOT_RUN
+    except MemoryError as problem:
+        if "--debug" in arguments:
+            traceback.print_exception(problem)
+        hint = "give it more memory, or lower --memory, --batch or --calib-samples where there are"
+        console.error(OnnxpruneError(f"not enough memory: {problem}".rstrip(": "), hint=hint))
+        return COULD_NOT_RUN
     except Exception as problem:  # noqa: BLE001 the last place that can turn it into a sentence
         return _unexpected(problem, debug="--debug" in arguments)
+
+
+class _StopError(KeyboardInterrupt):
+    """A signal that ends the process, as an interrupt."""
+
+    def __init__(self, signal: int) -> None:
+        super().__init__()
+        self.signal = signal
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end a command as Ctrl-C does, so that it leaves nothing half done."""
+
+    def stop(number: int, _: object) -> NoReturn:
+        raise _StopError(number)
+
+    former = {}
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        with suppress(ValueError):  # signals are the business of the main thread
+            if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+                former[number] = signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+
+def _refused(problem: OSError) -> OnnxpruneError:
+    """What the system did not let us do, as an error of ours."""
+    reason = problem.strerror or str(problem) or type(problem).__name__
+    place = f"{problem.filename}: " if problem.filename else ""
+    hint = "check the permissions and the limits of this user"
+    if problem.errno in (errno.ENOSPC, errno.EDQUOT):
+        hint = f"free some space, also in {tempfile.gettempdir()}"
+    return OnnxpruneError(f"{place}{reason}", hint=hint)
 
 
 def _topic(word: str) -> str:
@@ -113,6 +168,7 @@ def _parser() -> Parser:
         prune,
         apply,
         recover,
+        verify,
         sensitivity,
         quantize,
         store,

@@ -47,11 +47,12 @@ def run(args: argparse.Namespace) -> int:
 
     # Imported here so that --help and refused flags do not wait for onnx.
     from onnxprune import model as models
+    from onnxprune.files import write
     from onnxprune.runtime.engines import build, commands
 
     with console.progress() as progress:
         result = build(args.model, request, progress=progress)
-        engine.write_bytes(result.plan)
+        write(engine, result.plan, "the engine")
         if kept is not None:
             models.save(result.model, kept)
     source = kept or Path(args.model)

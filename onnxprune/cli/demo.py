@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import shlex
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ from onnxprune.cli.parser import Commands, add_command
 from onnxprune.cli.prune import finish
 from onnxprune.config import from_flags
 from onnxprune.errors import OnnxpruneError
+from onnxprune.files import write
 
 if TYPE_CHECKING:
     from onnxprune.data.zoo import Entry
@@ -88,8 +88,8 @@ def _copy(entry: Entry, folder: Path, *, as_json: bool) -> int:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, source in sources.items():
-            shutil.copyfile(source, folder / name)
-        (folder / "recipe.yaml").write_text(_RECIPE, encoding="utf-8")
+            write(folder / name, source.read_bytes())
+        write(folder / "recipe.yaml", _RECIPE)
     except OSError as error:
         raise OnnxpruneError(
             f"--copy {folder} cannot be written: {error.strerror}", hint="choose another folder"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from onnxprune.errors import MODELS, OnnxpruneError
+from onnxprune.files import check_target
 
 Kind = Literal["model", "plan", "recipe", "page", "picture", "engine"]
 
@@ -36,8 +37,8 @@ def check(flag: str, path: str | None, others: Mapping[str, object], kind: Kind)
             ``.html``.
 
     Raises:
-        OnnxpruneError: the folder is missing or not writable, the path is a folder, one of the
-            others, or ends like a file of another kind.
+        OnnxpruneError: the folder is missing or not writable, the path is a folder, a device, a
+            pipe, one of the others, or ends like a file of another kind.
     """
     if path is None:
         return None
@@ -49,6 +50,12 @@ def check(flag: str, path: str | None, others: Mapping[str, object], kind: Kind)
         raise OnnxpruneError(
             f"{flag} {path} is a folder", hint=f"name a file in it, as in {flag} {example}"
         )
+    try:
+        real = check_target(target)
+    except OnnxpruneError as error:
+        if target.parent.is_dir():
+            raise OnnxpruneError(f"{flag} {error.message}", hint=error.hint) from error
+        real = target  # the folder is missing, which is said below
     for name, other in others.items():
         if isinstance(other, str | Path) and str(other) and _same(target, Path(other)):
             raise OnnxpruneError(
@@ -63,7 +70,7 @@ def check(flag: str, path: str | None, others: Mapping[str, object], kind: Kind)
         )
     try:
         # Only writing tells: permissions, read-only mounts and full disks look alike from outside.
-        with tempfile.TemporaryFile(dir=folder):
+        with tempfile.TemporaryFile(dir=real.parent):
             pass
     except OSError as error:
         raise OnnxpruneError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -52,20 +53,25 @@ def run(args: argparse.Namespace) -> int:
     output = destination.check("-o", args.output, {"the model": source}, "model")
     assert output is not None
     # Imported here so that --help and refused flags do not wait for onnx.
-    from onnxprune.jobs.store import check_stored, store
-    from onnxprune.model.writing import file_bytes, remove_files
+    from onnxprune.jobs.store import StoredCheck, check_stored, store
+    from onnxprune.model.writing import DeclinedError, file_bytes
 
     with console.progress() as progress:
         progress(f"reading {source}")
         stored = store(source, config)
+        result, after = StoredCheck(()), 0
+
+        def accept(path: Path) -> bool:
+            nonlocal result, after
+            progress("reading it back and running it")
+            result, after = check_stored(stored, path, config.shapes or None), file_bytes(path)
+            return result.ok or args.force
+
         progress(f"writing {output}")
-        stored.save(output)
-        progress("reading it back and running it")
-        result = check_stored(stored, output, config.shapes or None)
-    sizes = (file_bytes(source), file_bytes(output))
+        with suppress(DeclinedError):
+            stored.save(output, accept=accept)
+    sizes = (file_bytes(source), after)
     keep = result.ok or args.force
-    if not keep:
-        remove_files(output)
     rows, notes = stored_rows(stored), (*stored.notes, *result.notes)
     plain = {
         "schema": "onnxprune.store",

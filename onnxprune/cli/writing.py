@@ -60,7 +60,7 @@ class Written:
 def write(
     run: Result, output: Path, progress: Callable[[str], None], *, force: bool
 ) -> Written | None:
-    """Write a pruned model and check the file; a bad one is removed again.
+    """Write a pruned model and check the file; a bad one does not appear.
 
     Args:
         run: the result to write.
@@ -76,18 +76,23 @@ def write(
     """
     from onnxprune.jobs.finite_weights import NotFiniteError
     from onnxprune.jobs.store import check_stored
-    from onnxprune.model.writing import remove_files
+    from onnxprune.model.writing import DeclinedError
 
     progress(f"writing {output}")
+    stored = run.stored(strict=not force)
+    written = Written(stored, None)
+
+    def accept(path: Path) -> bool:
+        nonlocal written
+        if stored.changed:
+            progress("reading it back and running it")
+            written = Written(stored, check_stored(stored, path, run.config.shapes or None))
+        return written.ok or force
+
     try:
-        stored = run.stored(strict=not force)
-        stored.save(output)
+        stored.save(output, certify=run.certify(stored), accept=accept)
     except NotFiniteError:
         return None
-    if not stored.changed:
-        return Written(stored, None)
-    progress("reading it back and running it")
-    written = Written(stored, check_stored(stored, output, run.config.shapes or None))
-    if not (written.ok or force):
-        remove_files(output)
+    except DeclinedError:
+        pass
     return written

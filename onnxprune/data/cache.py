@@ -10,11 +10,12 @@ import contextlib
 import hashlib
 import json
 import os
-import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
+
+from onnxprune.errors import OnnxpruneError
+from onnxprune.files import replacing
 
 FOLDER_VARIABLE = "ONNXPRUNE_CACHE"
 """The environment variable that names the folder."""
@@ -22,8 +23,6 @@ LARGEST = 256 << 20
 """Bytes that the folder may hold."""
 Kind: TypeAlias = Literal["curves", "latency", "cells"]
 
-_ABANDONED = 3600.0
-"""Seconds after which a partly written file counts as abandoned."""
 _OURS = (*(f".{kind}.jsonl" for kind in get_args(Kind)), ".curves.npz", ".latency.json")
 """Endings of our files, now and in earlier versions; others in the folder are left alone."""
 
@@ -90,14 +89,8 @@ class Cache:
         """Keep a value in place of all earlier ones of the key."""
 
         def write(place: Path) -> None:
-            handle, part = tempfile.mkstemp(".part", f"{key}.", place)
-            try:
-                with os.fdopen(handle, "wb") as file:
-                    file.write(_record(key, value))
-                Path(part).replace(self._path(place, key))
-            except BaseException:
-                Path(part).unlink(missing_ok=True)
-                raise
+            with replacing(self._path(place, key)) as change:
+                change.file.write(_record(key, value))
             _trim(place)
 
         self._written(write)
@@ -124,8 +117,8 @@ class Cache:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             write(self._folder)
-        except OSError as error:
-            reason = error.strerror or error
+        except (OSError, OnnxpruneError) as error:
+            reason = (isinstance(error, OSError) and error.strerror) or error
             self._progress(f"what was measured is not kept for the next time: {reason}")
             self._folder = None
 
@@ -155,8 +148,6 @@ def _trim(place: Path) -> None:
             continue
         if path.name.endswith(_OURS):
             files.append((status.st_mtime, status.st_size, path))
-        elif path.suffix == ".part" and status.st_mtime < time.time() - _ABANDONED:
-            path.unlink(missing_ok=True)
     total = sum(size for _, size, _ in files)
     for _, size, path in sorted(files):
         if total <= LARGEST:

@@ -5,7 +5,6 @@ Both are timed in turn, in processes of their own: see `onnxprune.evaluate.proto
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy.typing as npt
 from onnxprune import model as models
 from onnxprune.errors import OnnxpruneError
 from onnxprune.evaluate.protocol import Case, Declined, Progress, Settings, measure
+from onnxprune.files import ScratchFolder
 from onnxprune.runtime.registry import Backend
 from onnxprune.solve.bootstrap import ratio
 
@@ -68,7 +68,7 @@ class Stopwatch:
     ) -> None:
         self._progress = progress
         self._backend, self._feeds, self._threads = backend.name, feeds, threads
-        self._folder = tempfile.TemporaryDirectory(prefix="onnxprune.")
+        self._folder = ScratchFolder()
         self._dense = models.save(model, Path(self._folder.name) / "dense.onnx")
 
     def __call__(self, model: models.Model | None, settings: Settings) -> Compared:

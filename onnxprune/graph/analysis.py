@@ -21,6 +21,7 @@ from onnxprune.graph.ops import Keep
 from onnxprune.graph.shapes import Fact, probe_shapes, propagate
 from onnxprune.graph.units import Block, Group, Pinned
 from onnxprune.graph.walk import Walk, identity, walk
+from onnxprune.model.validity import why_invalid
 
 T = TypeVar("T")
 
@@ -171,8 +172,23 @@ def analyse(
         >>> [group.name for group in analyse(zoo.get("digits_mlp").model).groups]
         ['body.1:ffn', 'body.4:ffn', 'body.7:ffn']
     """
-    dense = models.load(model)
-    shapes = probe_shapes(dense, _checked(inputs))
+    dense, sizes = models.load(model), _checked(inputs)
+    try:
+        return _analyse(dense, sizes)
+    except (OnnxpruneError, MemoryError):
+        raise
+    except Exception as error:
+        reason = why_invalid(dense.ir)
+        if not reason:
+            raise
+        raise OnnxpruneError(
+            f"the model is not valid ONNX: {reason}",
+            hint="onnx.checker.check_model says more; export the model again",
+        ) from error
+
+
+def _analyse(dense: models.Model, sizes: Mapping[str, tuple[int, ...]] | None) -> Analysis:
+    shapes = probe_shapes(dense, sizes)
     facts = propagate(dense, shapes[0])
     second = cache(lambda: facts if shapes[1] == shapes[0] else propagate(dense, shapes[1]))
     labelled = walk(dense, facts, second)

@@ -20,6 +20,11 @@ NEVER = np.iinfo(np.int32).max
 """No reason: the flag of an atom that is free, or exact."""
 
 
+LONGEST, MOST = 1 << 24, 1 << 26
+"""Indices of one axis, and of all axes of a graph, that are followed; each takes 40 bytes."""
+TOO_LONG = "too long an axis to be followed"
+
+
 class Atoms:
     """The atoms of one analysis: which are united, pinned, inexact, or products.
 
@@ -128,7 +133,9 @@ class Space(Atoms):
     """The axes of one analysis over their atoms."""
 
     def fresh(self, n: int) -> Axis:
-        """An axis of ``n`` new atoms."""
+        """An axis of ``n`` new atoms; one that is too long for them loses no index."""
+        if n > LONGEST or len(self) + n > MOST:
+            return Axis(n, why=TOO_LONG)
         return Axis(n, (self._new(n),))
 
     # -- reading -----------------------------------------------------------------------------
@@ -210,7 +217,7 @@ class Space(Atoms):
             np.minimum.at(self._inexact, part, self._inexact[atoms])
             np.bitwise_or.at(self._tags, part, self._tags[atoms])
         for part in parts[:-2]:
-            (rest,) = self.fresh(len(atoms)).columns
+            rest = self._new(len(atoms))
             self._left[atoms], self._right[atoms] = part, rest
             atoms = rest
         self._left[atoms], self._right[atoms] = parts[-2], parts[-1]
@@ -285,7 +292,7 @@ class Space(Atoms):
             factors = []
             for k, n in enumerate(classes):
                 shape = [n if j == k else 1 for j in range(small.ndim)]
-                (column,) = self.fresh(n).columns
+                column = self._new(n)
                 factors.append(np.broadcast_to(column.reshape(shape), small.shape).ravel())
             if self._bind(small.ravel(), factors):
                 return
@@ -304,6 +311,10 @@ class Space(Atoms):
                 self.pin(axis, why)
             return Axis(None, why=why)
         shape = [int(n) for n in sizes if n is not None]
+        if math.prod(shape) > LONGEST and any(map(self.columns, axes)):
+            for axis in axes:
+                self.pin(axis, TOO_LONG)
+            return Axis(math.prod(shape), why=TOO_LONG)
         columns = []
         for k, axis in enumerate(axes):
             view = [n if j == k else 1 for j, n in enumerate(shape)]
@@ -346,6 +357,10 @@ def concat(space: Space, axes: Sequence[Axis]) -> Axis:
             space.pin(axis, "joined with an axis of unknown size")
         return Axis(None)
     parts = [(a.size or 0, space.columns(a)) for a in axes]
+    if sum(n for n, _ in parts) > LONGEST:
+        for axis in axes:
+            space.pin(axis, TOO_LONG)
+        return Axis(sum(n for n, _ in parts), why=TOO_LONG)
     depth = max(len(columns) for _, columns in parts)
     joined = tuple(
         np.concatenate([c[k] if k < len(c) else np.full(n, PIN, np.int64) for n, c in parts])

@@ -20,6 +20,7 @@ from typing import Any
 
 import yaml
 
+from onnxprune import files
 from onnxprune.config import (
     Options,
     current_name,
@@ -213,12 +214,7 @@ def write(options: Options, path: Path) -> None:
                 hint=f"give {name} as a path or as module.py:function",
             )
     text = yaml.safe_dump(as_mapping(options), sort_keys=False, allow_unicode=True)
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise OnnxpruneError(
-            f"the recipe {path} cannot be written: {error.strerror}", hint="check the folder"
-        ) from error
+    files.write(path, text, "the recipe")
 
 
 def _plain(value: object) -> object:

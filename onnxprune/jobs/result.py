@@ -18,10 +18,12 @@ from onnxprune.evaluate.verdict import Quality, Structure, judge, judge_structur
 from onnxprune.graph.analysis import Analysis
 from onnxprune.graph.cost import Cost, CostModel
 from onnxprune.graph.plan import Plan
+from onnxprune.jobs.certificate import Claims, certify, verdicts
 from onnxprune.jobs.finite_weights import FiniteWeights
 from onnxprune.jobs.removal import is_empty
 from onnxprune.jobs.store import Stored, store
 from onnxprune.jobs.verdicts import over_limit, refuse_broken, unmeasured
+from onnxprune.model.seal import Certify
 from onnxprune.quantities import figure, times
 from onnxprune.recovery.correspond.kept_units import Correspondence
 from onnxprune.sparse.streamed import StreamedCheck
@@ -128,6 +130,8 @@ class Result:
     def save(self, path: str | Path, *, force: bool = False) -> Path:
         """Write the model, weights in the form of ``store``; never over one it came from.
 
+        Unless ``certificate=False`` was given, ``NAME.certificate.json`` is written beside it.
+
         Args:
             path: the .onnx file.
             force: write it although it is broken (`quality`).
@@ -142,7 +146,32 @@ class Result:
             raise OnnxpruneError(f"{path} is the dense model", hint="write to another file")
         if not force:
             refuse_broken(self._measured)
-        return self.stored(strict=not force).save(path)
+        stored = self.stored(strict=not force)
+        return stored.save(path, certify=self.certify(stored))
+
+    def certify(self, stored: Stored) -> Certify | None:
+        """What makes the certificate of the model; None if the options want none.
+
+        Args:
+            stored: the form of its weights.
+        """
+        config = self.config
+        if not config.certificate:
+            return None
+        return certify(
+            Claims(
+                command=self.command,
+                dense=self.analysis.model,
+                model=self.model,
+                plan=self.plan,
+                config=config,
+                analysis=self.analysis,
+                sparsity="" if config.sparsity is None else str(config.sparsity),
+                narrowed=[each.name for each in stored.weights if each.narrowed],
+                fitted=config.fits,
+                verdicts=lambda: verdicts(self, self.evaluation, self.checks),
+            )
+        )
 
     def stored(self, *, strict: bool = False) -> Stored:
         """The model with its weights in the form of ``store``.
@@ -150,7 +179,10 @@ class Result:
         Args:
             strict: refuse to write weights that are not finite, by `NotFiniteError`.
         """
-        options = StoreOptions(self.config.store, backend=(self.config.backend,))
+        config = self.config
+        options = StoreOptions(
+            config.store, backend=(config.backend,), certificate=config.certificate
+        )
         if self.config.store in ("dense", "external"):
             return store(self.finite.watched(strict=strict), options)
         if strict:

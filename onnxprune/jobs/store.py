@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,11 @@ from onnxprune.data.dataset import synthetic_inputs
 from onnxprune.errors import OnnxpruneError, as_model_path, blame, spelled
 from onnxprune.evaluate.equivalence import arrays_of, difference, tolerance
 from onnxprune.graph.analysis import analyse
+from onnxprune.graph.plan import Plan
+from onnxprune.jobs.certificate import Claims
+from onnxprune.jobs.certificate import certify as make_certificate
 from onnxprune.model.decode import densify
+from onnxprune.model.seal import Certify
 from onnxprune.quantities import figure
 from onnxprune.runtime import open_session
 from onnxprune.sparse.encodings.choose import allowed_encodings, choose
@@ -88,14 +92,31 @@ class Stored:
         """Whether any weight is stored otherwise than dense."""
         return any(weight.changed for weight in self.weights)
 
-    def save(self, path: str | Path) -> Path:
+    def save(
+        self,
+        path: str | Path,
+        *,
+        certify: Certify | None = None,
+        accept: Callable[[Path], bool] | None = None,
+    ) -> Path:
         """Write it; never over the model it came from.
+
+        Args:
+            path: of the .onnx file.
+            certify: makes the certificate; by default that of a model that was stored alone, or
+                none if the options say so.
+            accept: see `onnxprune.save`.
 
         Raises:
             OnnxpruneError: it cannot be written there.
         """
+        if certify is None and self.config.certificate:
+            weights = [each.name for each in self.weights if each.narrowed]
+            claims = Claims("store", self.dense, self.dense, Plan(), narrowed=weights, fitted=False)
+            certify = make_certificate(claims)
         external = True if self.config.store == "external" else None
-        return models.save(self.model, as_model_path(path), external=external)
+        target = as_model_path(path)
+        return models.save(self.model, target, external=external, certify=certify, accept=accept)
 
 
 @dataclass(frozen=True)

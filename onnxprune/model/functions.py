@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from itertools import chain
 
 import onnx
@@ -11,6 +13,7 @@ from onnx_ir.passes.common import InlinePass
 from onnxprune.errors import OnnxpruneError
 from onnxprune.model.protos import bodies_in
 
+_MOST_NODES = 1_000_000
 _HINT = "export without functions, or try onnx.inliner.inline_local_functions(model, True) on it"
 
 
@@ -48,6 +51,42 @@ def prepare(proto: onnx.ModelProto) -> None:
                         hint=_HINT,
                     )
             opset.version = wanted
+
+
+def check_size(proto: onnx.ModelProto) -> None:
+    """Refuse functions that, written out, make more nodes than any network has.
+
+    Raises:
+        OnnxpruneError: they do.
+    """
+    functions = {(_plain(one.domain), one.name): one for one in proto.functions}
+    calls = {key: _calls(one.node) for key, one in functions.items()}
+    sizes = dict.fromkeys(functions, 1)
+    # Each round knows one more level of calls; a circle grows without end, and is refused too.
+    for _ in range(len(functions) + 1):
+        sizes = {key: _size(each, sizes) for key, each in calls.items()}
+        largest = max(sizes, key=lambda key: sizes[key], default=None)
+        if largest is not None and sizes[largest] > _MOST_NODES:
+            raise OnnxpruneError(
+                f"the local function '{largest[1]}' makes more than {_MOST_NODES} nodes when it "
+                "is written out",
+                hint=_HINT,
+            )
+    total = _size(_calls(proto.graph.node), sizes)
+    if functions and total > _MOST_NODES:
+        raise OnnxpruneError(
+            f"the local functions make {total} nodes when they are written out", hint=_HINT
+        )
+
+
+def _calls(nodes: Iterable[onnx.NodeProto]) -> dict[tuple[str, str], int]:
+    """How often each operator is called, bodies included."""
+    every = chain(nodes, *(graph.node for graph in bodies_in(nodes)))
+    return Counter((_plain(node.domain), node.op_type) for node in every)
+
+
+def _size(calls: Mapping[tuple[str, str], int], sizes: Mapping[tuple[str, str], int]) -> int:
+    return sum(count * sizes.get(key, 1) for key, count in calls.items())
 
 
 def inline(model: ir.Model) -> None:

@@ -20,6 +20,7 @@ from onnxprune.model.exchange import from_graphsurgeon
 from onnxprune.model.names import uniquify
 from onnxprune.model.origin import Source, adopt, clone, origin_of
 from onnxprune.model.protos import set_aside
+from onnxprune.model.seal import KEY
 from onnxprune.model.stored import Store, map_file
 from onnxprune.model.validity import check_graph, check_header, sort_nodes
 from onnxprune.model.wire import WireError, detach
@@ -91,6 +92,7 @@ def _assemble(data: memoryview, store: Store, where: str) -> ir.Model:
     """The model serialised in ``data``, bound to its weights and made uniform."""
     proto = _parse(data, store.token, where)
     check_header(proto, where)
+    functions.check_size(proto)
     try:
         kept_types = set_aside(proto)
         training = tuple(info.SerializeToString() for info in proto.training_info)
@@ -98,7 +100,7 @@ def _assemble(data: memoryview, store: Store, where: str) -> ir.Model:
         functions.prepare(proto)
         model = ir.from_proto(proto)
         _normalise(model, store.resolve)
-    except (RuntimeError, TypeError, ValueError) as error:
+    except (LookupError, OverflowError, RuntimeError, TypeError, ValueError) as error:
         # What onnx-ir makes of types, encodings and references that no valid model has.
         raise OnnxpruneError(
             f"{where} is not a valid ONNX model: {_root(error)}",
@@ -156,6 +158,7 @@ def _from_ir(source: ir.Model) -> Model:
 
 def _normalise(model: ir.Model, resolve: _Resolve) -> None:
     """Write functions out, bind weights, order nodes, and make names unique, in place."""
+    model.metadata_props.pop(KEY, None)  # a certificate is of the file, not of what is made of it
     if "ai.onnx" in model.opset_imports:  # the long name of the default domain
         model.opset_imports.setdefault("", model.opset_imports.pop("ai.onnx"))
     functions.inline(model)

@@ -46,6 +46,13 @@ class Stored:
         if 0 in self.shape:
             return ir.Tensor(np.empty(self.shape, self.dtype.numpy()), self.dtype)
         count = math.prod(self.shape)
+        # Reading a page that a shorter file does not have any more would kill the process.
+        if isinstance(self.buffer, mmap.mmap) and self.buffer.size() < len(self.buffer):
+            raise OnnxpruneError(
+                f"a file of the model has lost {len(self.buffer) - self.buffer.size()} bytes since "
+                "it was opened",
+                hint="let nothing write to it meanwhile, and run this again",
+            )
         if self.dtype.bitwidth < 8:
             size = math.ceil(count * self.dtype.itemsize)
             packed = np.frombuffer(self.buffer, np.uint8, size, self.offset)

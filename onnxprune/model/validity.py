@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 
 import onnx
 import onnx_ir as ir
+from google.protobuf.message import Message
 
 from onnxprune.errors import OnnxpruneError
 from onnxprune.model.constants import constant
+from onnxprune.model.exchange import message
 from onnxprune.model.origin import bodies
 
+_MOST_AXES = 64
+"""What numpy can handle; version 1 of it, 32."""
+_MOST_ENTRIES = 1 << 48
 _HINT = "the exporter wrote an invalid graph: export it again, or repair it with onnx-graphsurgeon"
 
 
@@ -35,21 +42,77 @@ def check_header(proto: onnx.ModelProto, where: str) -> None:
         if value.name in names:
             raise OnnxpruneError(f"{where} has two inputs named '{value.name}'", hint=_HINT)
         names.add(value.name)
-    damaged = next((text for text in _texts(proto) if isinstance(text, bytes)), None)
-    if damaged is not None:
-        raise OnnxpruneError(
-            f"{where} is damaged: {damaged!r} is not UTF-8 text", hint="copy or download it again"
-        )
+    for part in _messages(proto):
+        if isinstance(part, onnx.TensorProto):
+            _check_shape(part.name, part.dims)
+        elif isinstance(part, onnx.SparseTensorProto):
+            _check_shape(part.values.name, part.dims)
+        elif isinstance(part, onnx.TensorShapeProto) and len(part.dim) > _MOST_AXES:
+            raise _rank("a value", len(part.dim))
+        damaged = next((text for text in _texts(part) if isinstance(text, bytes)), None)
+        if damaged is not None:
+            raise OnnxpruneError(
+                f"{where} is damaged: {damaged!r} is not UTF-8 text",
+                hint="copy or download it again",
+            )
 
 
-def _texts(message: onnx.ModelProto) -> Iterator[str | bytes]:
-    """Every text of a protobuf message; protobuf hands out damaged ones as bytes."""
+def _check_shape(name: str, dims: Sequence[int]) -> None:
+    """Refuse shapes that no array can have, before anything is allocated for one.
+
+    Raises:
+        OnnxpruneError: there are too many axes, or too many entries even without those of size 0.
+    """
+    if len(dims) > _MOST_AXES:
+        raise _rank(f"weight '{name}'", len(dims))
+    if any(size < 0 for size in dims) or math.prod(size or 1 for size in dims) > _MOST_ENTRIES:
+        raise OnnxpruneError(f"weight '{name}' has the impossible shape {list(dims)}", hint=_HINT)
+
+
+def _rank(what: str, axes: int) -> OnnxpruneError:
+    return OnnxpruneError(
+        f"{what} has {axes} axes, and arrays have at most {_MOST_AXES}", hint=_HINT
+    )
+
+
+def _messages(message: Message) -> Iterator[Message]:
+    """A protobuf message and all messages in it."""
+    yield message
     for field, value in message.ListFields():
         if field.type == field.TYPE_MESSAGE:
             for one in (value,) if hasattr(value, "ListFields") else value:
-                yield from _texts(one)
-        elif field.type == field.TYPE_STRING:
+                yield from _messages(one)
+
+
+def _texts(message: Message) -> Iterator[str | bytes]:
+    """Every text of a message itself; protobuf hands out damaged ones as bytes."""
+    for field, value in message.ListFields():
+        if field.type == field.TYPE_STRING:
             yield from (value,) if isinstance(value, str | bytes) else value
+
+
+def why_invalid(model: ir.Model) -> str:
+    """What onnx's checker and shape inference say against a model; empty if they say nothing.
+
+    For a model on which work failed, to know whose fault it is.
+    """
+    try:
+        proto = message(model)
+        onnx.checker.check_model(proto, full_check=True)
+    except Exception as error:  # noqa: BLE001 whatever they raise speaks against the model
+        lines = str(error).strip().splitlines()
+        return lines[0] if lines else type(error).__name__
+    return ""
+
+
+@cache
+def _types(op: str, domain: str, version: int) -> Mapping[str, str]:
+    """The types of an operator's attributes; empty where onnx does not know it."""
+    try:
+        schema = onnx.defs.get_schema(op, version, domain)
+    except onnx.defs.SchemaError:
+        return {}
+    return {name: str(each.type).rpartition(".")[2] for name, each in schema.attributes.items()}
 
 
 def check_graph(model: ir.Model) -> None:
@@ -63,10 +126,18 @@ def check_graph(model: ir.Model) -> None:
     for graph in model.graphs():
         for node in graph:
             for attr in node.attributes.values():
+                where = f"attribute '{attr.name}' of node '{node.name or node.op_type}'"
                 if attr.type == ir.AttributeType.UNDEFINED:
-                    where = node.name or node.op_type
+                    raise OnnxpruneError(f"{where} has no type", hint=_HINT)
+                if attr.is_ref():
                     raise OnnxpruneError(
-                        f"attribute '{attr.name}' of node '{where}' has no type", hint=_HINT
+                        f"{where} is a parameter, and the node is in no function", hint=_HINT
+                    )
+                version = model.opset_imports.get(node.domain, 1)
+                wanted = _types(node.op_type, node.domain, version).get(attr.name)
+                if wanted is not None and wanted != attr.type.name:
+                    raise OnnxpruneError(
+                        f"{where} is of type {attr.type.name}, not {wanted}", hint=_HINT
                     )
             if node.outputs:
                 constant(node.outputs[0])

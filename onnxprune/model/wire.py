@@ -69,12 +69,40 @@ _OnTensor: TypeAlias = Callable[[memoryview, int, int], "list[Chunk] | None"]
 
 
 @dataclass(frozen=True)
-class _Field:
+class Field:
+    """One field of a message: its number, its wire type, and where it is.
+
+    Attributes:
+        number, wire: of the field.
+        start: of its tag.
+        value: of its payload.
+        end: of both.
+    """
+
     number: int
     wire: int
-    start: int  # of the tag
-    value: int  # of the payload
+    start: int
+    value: int
     end: int
+
+    @property
+    def has_bytes(self) -> bool:
+        """Whether the payload is text, bytes or a message."""
+        return self.wire == _BYTES
+
+
+def fields_of(view: memoryview) -> Iterator[Field]:
+    """The fields of a message, in the order of the file.
+
+    Raises:
+        WireError: it is not a protobuf message or is cut short.
+    """
+    return _fields(view, 0, len(view))
+
+
+def field_bytes(number: int, payload: bytes) -> bytes:
+    """A field of bytes, serialised."""
+    return _encode(number << 3 | _BYTES) + _encode(len(payload)) + payload
 
 
 def detach(data: memoryview, token: str, smallest: int) -> bytes:
@@ -169,7 +197,7 @@ def _rewrite(
     return chunks
 
 
-def _fields(view: memoryview, start: int, end: int) -> Iterator[_Field]:
+def _fields(view: memoryview, start: int, end: int) -> Iterator[Field]:
     at = start
     while at < end:
         tag, value = _varint(view, at, end)
@@ -187,7 +215,7 @@ def _fields(view: memoryview, start: int, end: int) -> Iterator[_Field]:
             raise WireError(f"field number 0 at byte {at}")
         if after > end:
             raise WireError(f"field {number} ends {after - end} bytes too late", truncated=True)
-        yield _Field(number, wire, at, value, after)
+        yield Field(number, wire, at, value, after)
         at = after
 
 

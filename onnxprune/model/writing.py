@@ -3,28 +3,47 @@
 from __future__ import annotations
 
 import mmap
+import re
 import secrets
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import onnx_ir as ir
 
 from onnxprune.errors import OnnxpruneError, as_path, wrong_type
+from onnxprune.files import check_target, describing, replacing
 from onnxprune.model.coo import SparseTensor
 from onnxprune.model.core import Model, clone, graphs
 from onnxprune.model.exchange import LARGEST_MESSAGE, message
 from onnxprune.model.origin import adopt, origin_of
 from onnxprune.model.reading import load
-from onnxprune.model.replacing import replacing
+from onnxprune.model.seal import (
+    KEY,
+    Certify,
+    Digests,
+    HashingFile,
+    document_path,
+    entry,
+    is_document,
+    write_tensor,
+)
+from onnxprune.model.stored import map_file
 from onnxprune.model.wire import Chunk, Hole, attach
 
 _PAGE = 4096
 """Weights from this size on are streamed, and start on a page of an external file so that it can
 be mapped (ONNX external data specification: offsets should be multiples of 4096)."""
 
+_RESERVE = 1 << 16
+"""Bytes of a message that are left for its certificate."""
+
 _TOKEN = f"onnxprune:{secrets.token_hex(8)}"
 """External location that stands for a streamed weight while its model is being written."""
+
+
+class DeclinedError(OnnxpruneError):
+    """A model was not written because it was not accepted."""
 
 
 def save(
@@ -33,31 +52,39 @@ def save(
     *,
     external: bool | None = None,
     overwrite: Collection[str | Path] = (),
+    certify: Certify | None = None,
+    accept: Callable[[Path], bool] | None = None,
 ) -> Path:
     """Write a model to ``path``, weights inside it or in ``<path>.data`` beside it.
 
     Weights are read, computed (lazy tensors) and written one by one. Everything goes to temporary
-    files in the same folder that are renamed when complete; if anything fails they are removed and
-    what was there before is untouched.
+    files in the same folder, and one rename makes the model appear, so that whatever happens there
+    is either the model that was there before, with its own weights, or the new one. Where
+    ``<path>.data`` is in use, the new weights are in ``<path>.<12 hex digits>.data``; files of the
+    replaced model are removed unless another model in the folder names them.
 
     Args:
         model: what to write; it is not changed.
-        path: the .onnx file; an existing one is replaced, unless ``model`` was read from it.
-        external: put weights of a page or more into ``<path>.data``. Default: when the model came
-            with external data, or is too large for one file (2 GiB).
+        path: the .onnx file; an existing one is replaced, unless ``model`` was read from it. A link
+            stays, and the file it leads to is replaced. Only regular files are written.
+        external: put weights of a page or more into a file beside the model. Default: when the
+            model came with external data, or is too large for one file (2 GiB).
         overwrite: files ``model`` was read from that may be replaced all the same; ``model`` stays
             usable afterwards.
+        certify: makes the certificate of the model of its digests.
+        accept: called with a temporary path of the complete model; where it is false, nothing is
+            written.
 
     Returns:
         ``path``.
 
     Raises:
-        OnnxpruneError: the folder is missing or not writable, ``path`` is a folder or a file the
-            model was read from, or the model is too large for ``external=False``.
+        OnnxpruneError: the folder is missing, full or not writable, ``path`` is no regular file or
+            one that the model was read from, or the model is too large for ``external=False``.
     """
     if not isinstance(model, Model):
         raise wrong_type("model", model, "a loaded model", "load it first: onnxprune.load(model)")
-    target = as_path(path, "path")
+    path = as_path(path, "path")
     if not (external is None or isinstance(external, bool)):
         raise wrong_type("external", external, "True, False or None", "leave it out, or set it")
     if isinstance(overwrite, str) or not isinstance(overwrite, Collection):
@@ -65,52 +92,145 @@ def save(
             "overwrite", overwrite, "a list of paths", "give files in a list: overwrite=[path]"
         )
     allowed = [as_path(each, "a file in overwrite") for each in overwrite]
-    try:
-        _write(model, target, external=external, overwrite=allowed)
-    except OSError as error:
+    target = check_target(path)
+    with describing(path):
+        document = document_path(target)
+        for name in (f"{target.name}.{'0' * 12}.data", document.name):
+            target.with_name(name).exists()  # too long a name shows here, before the work
+    if certify is not None and document.exists() and not is_document(document):
         raise OnnxpruneError(
-            f"{target} cannot be written: {error.strerror or error}",
-            hint="check the name, the folder's permissions and the free space",
-        ) from error
-    return target
+            f"{document} is no certificate, and would be replaced by one",
+            hint="choose another name for the model, or leave the certificate out",
+        )
+    parts = _divide(model, external=external)
+    if target != path and parts.beside and target.parent != path.parent.resolve():
+        raise OnnxpruneError(
+            f"{path} is a link into another folder, where its weights would not be found",
+            hint=f"name the file itself: {target}",
+        )
+    _check_sources(model, [target], allowed)
+    with describing(path):
+        _write(model, target, parts, allowed, certify, accept)
+    return path
 
 
-def _write(
-    model: Model, target: Path, *, external: bool | None, overwrite: Collection[str | Path]
-) -> None:
-    _check_target(target)
+@dataclass(frozen=True)
+class _Parts:
+    """A serialised model, taken apart.
+
+    Attributes:
+        chunks: the bytes of the .onnx file, with holes where weights go.
+        weights: those that are streamed.
+        beside: numbers of those that go to a file of their own.
+    """
+
+    chunks: Sequence[Chunk]
+    weights: Sequence[ir.TensorProtocol]
+    beside: Collection[int]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all files, about."""
+        padding = len(self.beside) * _PAGE
+        return sum(len(chunk) for chunk in self.chunks) + padding
+
+
+def _divide(model: Model, *, external: bool | None) -> _Parts:
+    """Take a model apart, and decide which weights go beside it.
+
+    Raises:
+        OnnxpruneError: it does not fit into one file.
+    """
     skeleton, weights, sparse = _skeleton(model)
     sizes = [weight.nbytes for weight in weights]
-    chunks: Sequence[Chunk] = attach(skeleton, _TOKEN, sizes)
+    chunks = attach(skeleton, _TOKEN, sizes)
     size = sum(len(chunk) for chunk in chunks)
+    largest = LARGEST_MESSAGE - _RESERVE
     if external is None:
-        external = origin_of(model.ir).external or size > LARGEST_MESSAGE
-    if not external and size > LARGEST_MESSAGE:
+        external = origin_of(model.ir).external or size > largest
+    if not external and size > largest:
         raise OnnxpruneError(
             f"the model takes {size} bytes, more than one .onnx file can hold (2 GiB)",
             hint="let its weights be written beside it (external=True)",
         )
-    data = target.with_name(f"{target.name}.data")
     # Few readers follow sparse tensors out of the model file, so they stay in it while they fit.
-    leave = set(range(len(weights)))
-    if len(skeleton) + sum(sizes[number] for number in sparse) <= LARGEST_MESSAGE:
-        leave -= sparse
-    targets = [data, target] if external and leave else [target]
-    _check_sources(model, targets, overwrite)
+    beside = set(range(len(weights))) if external else set()
+    if len(skeleton) + sum(sizes[number] for number in sparse) <= largest:
+        beside -= sparse
+    return _Parts(chunks, weights, beside)
+
+
+def _write(
+    model: Model,
+    target: Path,
+    parts: _Parts,
+    allowed: Collection[Path],
+    certify: Certify | None,
+    accept: Callable[[Path], bool] | None,
+) -> None:
+    chunks, weights = parts.chunks, parts.weights
+    sizes = [weight.nbytes for weight in weights]
     mapped = [one for one in origin_of(model.ir).files.values() if one is not None]
-    with replacing(targets) as files:
-        if len(files) == 2:
-            offsets = _write_data(files[0], weights, leave, mapped)
-            skeleton, *_ = _skeleton(model, data.name, offsets)
+    with replacing(target, parts.nbytes) as change:
+        obsolete = _obsolete(target, model, allowed)
+        data: dict[str, str] = {}
+        if parts.beside:
+            part = change.part()
+            file = HashingFile(part)
+            offsets = _write_data(file, weights, parts.beside, mapped)
+            digest = file.hexdigest()
+            marks = ("", f".{digest[:12]}", f".{secrets.token_hex(6)}")
+            name = change.publish(part, (f"{target.name}{mark}.data" for mark in marks))
+            data[name] = digest
+            skeleton, *_ = _skeleton(model, name, offsets)
             chunks = attach(skeleton, _TOKEN, sizes)
-        _write_chunks(files[-1], chunks, weights, mapped)
+        main = HashingFile(change.file)
+        _write_chunks(main, chunks, weights, mapped)
+        document = document_path(target)
+        if is_document(document):  # of the model that is replaced
+            change.withdraw(document.name)
+        if certify is not None:
+            text, content = certify(Digests(main.hexdigest(), data))
+            change.file.write(entry(text))
+            beside = change.part()
+            beside.write(content)
+            change.follow(beside, document.name)
+        change.file.flush()
+        if accept is not None and not accept(Path(change.file.name)):
+            raise DeclinedError(f"{target} was not written: a check failed", exit_code=1)
+        for name in obsolete:
+            change.remove(name)
 
 
-def _check_target(target: Path) -> None:
-    if not target.parent.is_dir():
-        raise OnnxpruneError(f"there is no folder {target.parent}", hint="create it first")
-    if target.is_dir():
-        raise OnnxpruneError(f"{target} is a folder", hint="give the name of a file in it")
+def _obsolete(target: Path, model: Model, allowed: Collection[Path]) -> list[str]:
+    """Data files of the model that is replaced, as far as nothing else needs them."""
+    pattern = re.compile(rf"{re.escape(target.name)}(\.[0-9a-f]{{12}})?\.data")
+    names = [each.name for each in target.parent.iterdir() if pattern.fullmatch(each.name)]
+    if not names or not target.exists():
+        return []
+    sources = [file for file in origin_of(model.ir).files if file not in allowed]
+    others = [
+        each
+        for each in target.parent.iterdir()
+        if each.suffix in (".onnx", ".pb") and each.name != target.name and each.is_file()
+    ]
+    return [
+        name
+        for name in names
+        if _mentions(target, name)
+        and not any(_same(target.with_name(name), each) for each in sources)
+        and not any(_mentions(each, name) for each in others)
+    ]
+
+
+def _mentions(path: Path, name: str) -> bool:
+    """Whether a file may name another; one that cannot be read may."""
+    try:
+        if path.stat().st_size == 0:
+            return False
+        return map_file(path).find(name.encode()) >= 0
+    except (OSError, OnnxpruneError):
+        return True
 
 
 def _check_sources(
@@ -180,11 +300,12 @@ def _skeleton(
                     reference.doc_string = attr.doc_string
                     node.attributes[name] = reference
     adopt(copy.ir, origin_of(model.ir))
+    copy.ir.metadata_props.pop(KEY, None)  # of a file that this is no longer
     return message(copy.ir).SerializeToString(), weights, sparse
 
 
 def _write_data(
-    file: BinaryIO,
+    file: HashingFile,
     weights: Sequence[ir.TensorProtocol],
     leave: Collection[int],
     mapped: Sequence[mmap.mmap],
@@ -193,13 +314,13 @@ def _write_data(
     offsets = {}
     for number in sorted(leave):
         offsets[number] = -(-file.tell() // _PAGE) * _PAGE
-        file.seek(offsets[number])
+        file.write(bytes(offsets[number] - file.tell()))
         _write_weight(file, weights[number], mapped)
     return offsets
 
 
 def _write_chunks(
-    file: BinaryIO,
+    file: HashingFile,
     chunks: Sequence[Chunk],
     weights: Sequence[ir.TensorProtocol],
     mapped: Sequence[mmap.mmap],
@@ -211,12 +332,11 @@ def _write_chunks(
             file.write(chunk)
 
 
-def _write_weight(file: BinaryIO, weight: ir.TensorProtocol, mapped: Sequence[mmap.mmap]) -> None:
+def _write_weight(
+    file: HashingFile, weight: ir.TensorProtocol, mapped: Sequence[mmap.mmap]
+) -> None:
     start = file.tell()
-    if hasattr(weight, "tofile"):  # no part of the protocol, but all of onnx-ir's tensors have it
-        weight.tofile(file)
-    else:
-        file.write(weight.tobytes())
+    write_tensor(weight, file)
     written = file.tell() - start
     if written != weight.nbytes:
         raise ValueError(

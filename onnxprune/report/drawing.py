@@ -7,16 +7,18 @@ style sheet, which follow light and dark; a file has the light ones.
 from __future__ import annotations
 
 import html
+import io
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
+from importlib import resources
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from onnxprune import files
 from onnxprune.errors import OnnxpruneError
 
 if TYPE_CHECKING:
@@ -174,27 +176,22 @@ def save(picture: Picture, path: Path) -> None:
     Raises:
         OnnxpruneError: the file cannot be written.
     """
-    part = path.with_name(f".{path.stem}.part{path.suffix}")
-    try:
-        if path.suffix.lower() == ".svg":
-            ground = rectangle(0, 0, picture.width, picture.height, "paper")
-            whole = Picture(picture.width, picture.height, (ground, *picture.shapes))
-            text = f'<?xml version="1.0" encoding="UTF-8"?>\n{svg(whole, colours=light())}\n'
-            part.write_text(text, encoding="utf-8", newline="\n")
-        else:
-            _png(picture).save(part, format="png")
-        part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise OnnxpruneError(
-            f"{path} cannot be written: {error.strerror}", hint="check the folder"
-        ) from error
+    if path.suffix.lower() == ".svg":
+        ground = rectangle(0, 0, picture.width, picture.height, "paper")
+        whole = Picture(picture.width, picture.height, (ground, *picture.shapes))
+        text = f'<?xml version="1.0" encoding="UTF-8"?>\n{svg(whole, colours=light())}\n'
+        files.write(path, text)
+    else:
+        content = io.BytesIO()
+        _png(picture).save(content, format="png")
+        files.write(path, content.getvalue())
 
 
 @cache
 def light() -> Mapping[str, str]:
     """Colours by name, as the style sheet of the page has them for light grounds."""
-    sheet = (files("onnxprune.report.html") / "assets" / "page.css").read_text(encoding="utf-8")
+    page = resources.files("onnxprune.report.html")
+    sheet = (page / "assets" / "page.css").read_text(encoding="utf-8")
     return dict(re.findall(r"--([\w-]+): light-dark\((#[0-9a-f]{6}),", sheet))
 
 

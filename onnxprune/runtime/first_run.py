@@ -8,7 +8,6 @@ Plain networks run right away.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy.typing as npt
 
 from onnxprune.errors import OnnxpruneError
+from onnxprune.files import ScratchFolder
 from onnxprune.runtime.ort import may_saturate, open_session
 from onnxprune.runtime.process import Worker, WorkerError, free_bytes, serve
 
@@ -97,7 +97,7 @@ def first_run(
         for feeds in batches:
             session.run(feeds)
         return
-    with tempfile.TemporaryDirectory(prefix="onnxprune.") as folder:
+    with ScratchFolder() as folder:
         path = models.save(model, Path(folder) / "model.onnx", external=False)
         settings = {"provider": provider, "saturate": may_saturate(model)}
         batch: Feeds | None = None
@@ -139,7 +139,7 @@ def observed_types(
     if not may_crash(model):
         session = open_session(model, provider=provider, prepack=False, arena=False, outputs=wanted)
         return [types_of(session.run(feeds, wanted)) for feeds in batches]
-    with tempfile.TemporaryDirectory(prefix="onnxprune.") as folder:
+    with ScratchFolder() as folder:
         path = models.save(model, Path(folder) / "model.onnx", external=False)
         settings = {"provider": provider, "saturate": may_saturate(model)}
         try:

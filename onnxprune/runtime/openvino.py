@@ -6,7 +6,6 @@ On recent CPUs it computes in bfloat16 by default, so the precision is always se
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxprune.errors import OnnxpruneError
+from onnxprune.files import ScratchFolder
 from onnxprune.runtime.interface import (
     Availability,
     Backend,
@@ -85,7 +85,7 @@ def _compiled(source: Source, settings: Mapping[str, Any], device: str) -> tuple
     core = ov.Core()
     where = source if isinstance(source, Path) else source.path
     name = where.name if where else "the model"
-    with tempfile.TemporaryDirectory(prefix="onnxprune.") as folder:
+    with ScratchFolder() as folder:
         if isinstance(source, Path):
             path = source
             _refuse_sparse(path)

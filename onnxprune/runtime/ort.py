@@ -6,7 +6,6 @@ import bisect
 import ctypes
 import functools
 import json
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxprune.errors import OnnxpruneError
+from onnxprune.files import ScratchFolder
 from onnxprune.model.signature import Signature, TensorSpec, describe, parse_type
 from onnxprune.runtime.complaints import extensions_library, load_error, plain
 from onnxprune.runtime.interface import (
@@ -65,7 +65,7 @@ class OrtSession:
         load_s: float,
         echoed: Sequence[str] = (),
         weights: tuple[object, ...] = (),
-        folder: tempfile.TemporaryDirectory[str] | None = None,
+        folder: ScratchFolder | None = None,
     ) -> None:
         self.handle, self.provider, self.load_s = handle, provider, load_s
         self.inputs = _signature(handle.get_inputs())
@@ -205,7 +205,7 @@ def open_session(
         narrow, busily = saturate is not False, spin is not False
     else:
         narrow, busily = may_saturate(model) if saturate is None else saturate, bool(spin)
-    folder = tempfile.TemporaryDirectory(prefix="onnxprune.") if profile else None
+    folder = ScratchFolder() if profile else None
     while True:
         try:
             settings = _settings(

@@ -10,7 +10,6 @@ import re
 import shlex
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxprune.errors import OnnxpruneError
+from onnxprune.files import ScratchFolder
 from onnxprune.model.signature import TensorSpec
 from onnxprune.runtime.interface import (
     Availability,
@@ -52,7 +52,7 @@ class TrtexecSession(CompiledSession):
         super().__init__(loaded)
         self.precision = stored_precision(loaded).replace("f32", "tf32")
         self._program = program
-        self.handle = tempfile.TemporaryDirectory(prefix="onnxprune.")
+        self.handle = ScratchFolder()
         folder = Path(self.handle.name)
         self._engine = folder / "model.engine"
         graph = models.save(loaded, folder / "model.onnx")
@@ -79,7 +79,7 @@ class TrtexecSession(CompiledSession):
 
     def _exported(self, feeds: Feeds, what: str, words: list[str]) -> str:
         """What the program writes about runs on some feeds: ``Output`` or ``Times``."""
-        with tempfile.TemporaryDirectory(prefix="onnxprune.") as folder:
+        with ScratchFolder() as folder:
             out = Path(folder) / "exported.json"
             files, shapes = [], []
             for index, spec in enumerate(self.inputs):

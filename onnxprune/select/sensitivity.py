@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxprune.errors import OnnxpruneError, as_path
+from onnxprune.files import write
 from onnxprune.quantities import plural
 
 SCHEMA = "onnxprune.sensitivity"
@@ -161,17 +162,7 @@ class Sensitivity:
         Raises:
             OnnxpruneError: the file cannot be written.
         """
-        target = Path(path)
-        part = target.with_name(f".{target.name}.part")
-        try:
-            part.write_text(json.dumps(to_json(self), indent=2) + "\n", encoding="utf-8")
-            part.replace(target)
-        except OSError as error:
-            part.unlink(missing_ok=True)
-            raise OnnxpruneError(
-                f"{target} cannot be written: {error.strerror}", hint="check the folder"
-            ) from error
-        return target
+        return write(path, json.dumps(to_json(self), indent=2) + "\n")
 
     def __str__(self) -> str:
         return (

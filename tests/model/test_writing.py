@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
+import re
 import subprocess
 import sys
 from functools import partial
@@ -18,8 +21,22 @@ import pytest
 from onnx import TensorProto as T
 from onnx import helper, numpy_helper
 
+from crashes import dies_at
+from onnxprune import files as files_module
 from onnxprune.errors import OnnxpruneError
-from onnxprune.model import Model, clone, constant, graphs, load, save, set_constant, to_proto
+from onnxprune.model import (
+    Model,
+    clone,
+    constant,
+    constants,
+    graphs,
+    load,
+    save,
+    set_constant,
+    to_proto,
+)
+from onnxprune.model.seal import KEY, Digests, entry, read_seal
+from onnxprune.model.writing import DeclinedError
 
 Array = npt.NDArray[Any]
 SIDE = 64  # 16 KiB weights: large enough to be streamed
@@ -251,6 +268,159 @@ def test_a_deleted_or_replaced_file_can_still_be_saved_from(inline: Path, tmp_pa
     inline.unlink()
     inline.write_bytes(bytes(100_000))
     assert np.array_equal(run(save(model, tmp_path / "m.onnx")), expected)
+
+
+# Whenever it dies -------------------------------------------------------------------------------
+
+
+def filled(number: float) -> onnx.ModelProto:
+    """A chain whose weights all hold one number, which its name says too."""
+    proto = chain(2)
+    proto.graph.name = str(number)
+    array = np.full((SIDE, SIDE), number, np.float32)
+    proto.graph.node[0].attribute[0].t.raw_data = array.tobytes()
+    proto.graph.initializer[0].raw_data = array.tobytes()
+    return proto
+
+
+def whose(path: Path) -> str:
+    """The name of a saved graph, all of whose weights must be its own."""
+    model = load(path)
+    for value in constants(model).values():
+        tensor = constant(value)
+        assert tensor is not None
+        assert (tensor.numpy() == float(model.ir.graph.name or "")).all()
+    return model.ir.graph.name or ""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs processes that can be copied")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.parametrize("before", [None, False, True])
+@pytest.mark.parametrize("external", [False, True])
+def test_whenever_a_save_dies_the_graph_has_its_own_weights(
+    external: bool, before: bool | None, tmp_path: Path
+) -> None:
+    def certify(digests: Digests) -> tuple[str, bytes]:
+        return digests.graph, json.dumps({"format": KEY, "graph": digests.graph}).encode()
+
+    old, new = load(filled(1.0)), load(filled(2.0))
+    step, seen = 0, set()
+    while True:
+        folder = tmp_path / str(step)
+        folder.mkdir()
+        path = folder / "m.onnx"
+        if before is not None:
+            save(old, path, external=before, certify=certify)
+        died = dies_at(step, lambda: save(new, path, external=external, certify=certify))  # noqa: B023
+        for settled in (False, True):
+            if settled:
+                files_module.settle(folder)
+            if not path.exists():
+                assert before is None
+                assert not settled or files(folder) == set()
+                continue
+            seen.add(whose(path))
+            seal, document = read_seal(load(path)), folder / "m.certificate.json"
+            assert seal.text == seal.digests.graph
+            if settled or document.exists():
+                assert json.loads(document.read_bytes())["graph"] == seal.text
+            if settled:
+                expected = {"m.onnx", "m.certificate.json", *seal.digests.data}
+                assert files(folder) == expected
+        if not died:
+            break
+        step += 1
+    assert seen == ({"2.0"} if before is None else {"1.0", "2.0"})
+
+
+def test_replaced_data_go_unless_another_model_names_them(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    save(load(filled(1.0)), path, external=True)
+    save(load(filled(2.0)), path, external=True)
+    (data,) = tmp_path.glob("*.data")
+    assert re.fullmatch(r"m\.onnx\.[0-9a-f]{12}\.data", data.name)
+    (tmp_path / "copy.onnx").write_bytes(path.read_bytes())
+    save(load(filled(3.0)), path, external=True)
+    assert files(tmp_path) == {"m.onnx", "m.onnx.data", "copy.onnx", data.name}
+    assert (whose(path), whose(tmp_path / "copy.onnx")) == ("3.0", "2.0")
+    save(load(filled(4.0)), path)
+    assert files(tmp_path) == {"m.onnx", "copy.onnx", data.name}
+
+
+def test_data_of_others_are_never_replaced(tmp_path: Path) -> None:
+    (tmp_path / "m.onnx.data").write_text("of somebody else")
+    save(load(filled(1.0)), tmp_path / "m.onnx", external=True)
+    assert (tmp_path / "m.onnx.data").read_text() == "of somebody else"
+    assert whose(tmp_path / "m.onnx") == "1.0"
+
+
+def test_a_model_that_is_not_accepted_does_not_appear(tmp_path: Path) -> None:
+    path = save(load(filled(1.0)), tmp_path / "m.onnx", external=True)
+    names = files(tmp_path)
+    looked = []
+
+    def accept(place: Path) -> bool:
+        looked.append(whose(place))
+        run(place)
+        return False
+
+    with pytest.raises(DeclinedError, match="was not written"):
+        save(load(filled(2.0)), path, external=True, accept=accept)
+    assert looked == ["2.0"]
+    assert (whose(path), files(tmp_path)) == ("1.0", names)
+
+
+def test_a_link_is_written_through(tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    (tmp_path / "m.onnx").symlink_to(tmp_path / "store" / "real.onnx")
+    save(load(filled(1.0)), tmp_path / "m.onnx")
+    assert (tmp_path / "m.onnx").is_symlink()
+    assert whose(tmp_path / "store" / "real.onnx") == "1.0"
+    with pytest.raises(OnnxpruneError, match="a link into another folder"):
+        save(load(filled(2.0)), tmp_path / "m.onnx", external=True)
+    assert files(tmp_path / "store") == {"real.onnx"}
+
+
+def test_a_certificate_does_not_outlive_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    document = json.dumps({"format": KEY}).encode()
+    save(load(filled(1.0)), path, certify=lambda digests: (digests.graph, document))
+    assert (read_seal(load(path)).text, len(files(tmp_path))) == (
+        read_seal(load(path)).digests.graph,
+        2,
+    )
+    copy = save(load(path), tmp_path / "copy.onnx")
+    assert read_seal(load(copy)).text is None
+    save(load(filled(2.0)), path)
+    assert files(tmp_path) == {"m.onnx", "copy.onnx"}
+    (tmp_path / "m.certificate.json").write_text("{}")
+    with pytest.raises(OnnxpruneError, match="is no certificate"):
+        save(load(filled(1.0)), path, certify=lambda digests: (digests.graph, document))
+    save(load(filled(1.0)), path)
+    assert (tmp_path / "m.certificate.json").read_text() == "{}"
+
+
+def test_a_seal_sees_every_bit(tmp_path: Path) -> None:
+    path = save(
+        load(filled(1.0)), tmp_path / "m.onnx", external=True, certify=lambda _: ("x", b"{}")
+    )
+    digests = read_seal(load(path)).digests
+    assert set(digests.data) == {"m.onnx.data"}
+    content = path.read_bytes()
+    content = content.removesuffix(entry("x"))
+    assert hashlib.sha256(content).hexdigest() == digests.graph
+    data = path.with_name("m.onnx.data")
+    data.write_bytes(data.read_bytes()[:-1] + b"\0")
+    assert read_seal(load(path)).digests.data != digests.data
+
+
+def test_a_file_that_loses_bytes_while_it_is_read_is_an_error(inline: Path, tmp_path: Path) -> None:
+    model = load(inline)
+    with inline.open("r+b") as file:
+        file.truncate(1000)
+    with pytest.raises(OnnxpruneError, match="has lost"):
+        save(model, tmp_path / "m.onnx")
+    assert files(tmp_path) == {"inline.onnx"}
 
 
 # Size -----------------------------------------------------------------------------------------

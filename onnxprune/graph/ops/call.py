@@ -280,6 +280,9 @@ def apply_rule(call: Call, present: Sequence[bool] = ()) -> tuple[list[Tensor], 
             outputs += [call.plain(k) for k in range(len(outputs), len(call.out_shapes))]
         except MismatchError as error:
             why = f"{call.op} `{call.name}`: {error}"
+        except (ArithmeticError, AssertionError, LookupError, TypeError, ValueError) as error:
+            # No valid node has what the rule stumbled over; its axes stay, as without a rule.
+            why = f"{call.op} `{call.name}` is not as its operator demands ({error!r})"
         else:
             call.outputs = outputs
             return outputs, ""

@@ -6,8 +6,10 @@ from onnxprune.graph.plan.core import (
     Origin,
     PackedMask,
     Plan,
+    from_document,
     load_plan,
     pack,
+    plan_document,
     save_plan,
     versions,
 )
@@ -21,9 +23,11 @@ __all__ = [
     "PlanDiff",
     "check",
     "diff",
+    "from_document",
     "load_plan",
     "merge",
     "pack",
+    "plan_document",
     "save_plan",
     "versions",
 ]

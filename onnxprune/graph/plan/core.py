@@ -6,14 +6,12 @@ import hashlib
 import json
 import math
 import os
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.metadata import PackageNotFoundError, version
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file
 
 from onnxprune.errors import OnnxpruneError, as_path, in_python, suggest
+from onnxprune.files import check_target, describing, replacing
 from onnxprune.quantities import percent
 
 Bool = npt.NDArray[np.bool_]
@@ -270,6 +269,8 @@ _FORMAT = "onnxprune-plan"
 _VERSION = 1
 _MAPPED = 64 << 20
 """Bytes from which a file of masks is mapped instead of read."""
+_LARGEST = 1 << 28
+"""Bytes that the JSON of a plan can have."""
 _KEYS = ("format", "version", "origin", "units", "removed", "bypassed", "reordered", "zeroed")
 
 
@@ -287,6 +288,36 @@ def save_plan(plan: Plan, path: str | Path) -> Path:
         OnnxpruneError: the folder does not exist or cannot be written to.
     """
     path = Path(path)
+    with describing(path, "the plan"):
+        try:
+            _save(plan, check_target(path))
+        except SafetensorError as error:
+            raise OSError(str(error)) from error
+    return path
+
+
+def _save(plan: Plan, path: Path) -> None:
+    """Write a plan and, under a name of their content, its masks; both change at one moment."""
+    document = plan_document(plan)
+    before = _mask_file(path)
+    size = sum((mask.size + 7) // 8 for mask in plan.zeroed.values())
+    with replacing(path, size) as change:
+        if plan.zeroed:
+            part = change.part()
+            digest = _write_masks(plan.zeroed, part)
+            name = f"{path.stem}.{digest[:12]}.safetensors"
+            same = path.with_name(name)
+            if not (same.is_file() and _digest(same) == digest):
+                name = change.publish(part, (name, f"{path.stem}.{digest[12:24]}.safetensors"))
+            shapes = {name: list(mask.shape) for name, mask in plan.zeroed.items()}
+            document["zeroed"] = {"file": name, "sha256": digest, "shapes": shapes}
+        change.file.write(_text(document).encode())
+        if before is not None and before.name != document["zeroed"].get("file"):
+            change.remove(before.name)
+
+
+def plan_document(plan: Plan) -> dict[str, Any]:
+    """A plan as JSON values; its masks, which have a file of their own, are left out."""
     document: dict[str, Any] = {
         "format": _FORMAT,
         "version": _VERSION,
@@ -298,24 +329,7 @@ def save_plan(plan: Plan, path: str | Path) -> Path:
     }
     if plan.reordered:
         document["reordered"] = {name: list(order) for name, order in plan.reordered.items()}
-    try:
-        before = _mask_file(path)
-        if plan.zeroed:
-            file, digest = _write_masks(plan.zeroed, path)
-            shapes = {name: list(mask.shape) for name, mask in plan.zeroed.items()}
-            document["zeroed"] = {"file": file, "sha256": digest, "shapes": shapes}
-        with _beside(path) as part:
-            part.write_text(_text(document), encoding="utf-8")
-            part.replace(path)
-        if before is not None and before.name != document["zeroed"].get("file"):
-            before.unlink(missing_ok=True)
-    except (OSError, SafetensorError) as error:
-        why = error.strerror if isinstance(error, OSError) else None
-        raise OnnxpruneError(
-            f"the plan cannot be written to {path}: {why or error}",
-            hint="choose a folder that exists and can be written to",
-        ) from error
-    return path
+    return document
 
 
 def load_plan(path: str | os.PathLike[str]) -> Plan:
@@ -327,34 +341,97 @@ def load_plan(path: str | os.PathLike[str]) -> Plan:
     """
     path = as_path(path, "path", "give the path of a plan that `Plan.save` wrote")
     document = _read(path)
-    unknown = next((key for key in document if key not in _KEYS), None)
-    if unknown is not None:
-        raise OnnxpruneError(f"{path}: a plan has no key {unknown!r}", hint=suggest(unknown, _KEYS))
-    origin = document.get("origin", {})
-    strange = next((k for k in origin if k not in {f.name for f in fields(Origin)}), None)
-    if strange is not None:
-        raise OnnxpruneError(
-            f"{path}: a plan's origin has no key {strange!r}",
-            hint=suggest(strange, [each.name for each in fields(Origin)]),
-        )
+    plan = from_document(document, str(path))
     try:
-        return Plan(
-            removed={name: _units(units) for name, units in document.get("removed", {}).items()},
-            bypassed=tuple(map(str, document.get("bypassed", []))),
-            zeroed=_read_masks(document.get("zeroed", {}), path),
-            origin=Origin(**origin),
-            units={name: int(size) for name, size in document.get("units", {}).items()},
-            reordered={
-                name: _units(order) for name, order in document.get("reordered", {}).items()
-            },
-        )
+        return replace(plan, zeroed=_read_masks(document.get("zeroed") or {}, path))
     except OnnxpruneError as error:
         raise OnnxpruneError(f"{path}: {error.message}", hint=error.hint) from error
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except _MALFORMED as error:
+        raise _malformed(str(path), error) from error
+
+
+def from_document(document: Mapping[str, Any], where: str) -> Plan:
+    """A plan without its masks, of what `plan_document` made.
+
+    Args:
+        document: JSON values.
+        where: the file they are from, for messages.
+
+    Raises:
+        OnnxpruneError: it has a key or a value that no plan has.
+    """
+    unknown = next((key for key in document if key not in _KEYS), None)
+    if unknown is not None:
         raise OnnxpruneError(
-            f"{path} is not a well-formed plan: {error}",
-            hint='units are written as in "removed": {"conv1:channel": [0, 3, 5]}',
-        ) from error
+            f"{where}: a plan has no key {unknown!r}", hint=suggest(unknown, _KEYS)
+        )
+    try:
+        parts = {key: _object(document, key) for key in ("removed", "units", "reordered", "origin")}
+        return Plan(
+            removed={name: _units(units) for name, units in parts["removed"].items()},
+            bypassed=_texts(document.get("bypassed", [])),
+            origin=_origin(parts["origin"]),
+            units={name: _count(size) for name, size in parts["units"].items()},
+            reordered={name: _units(order) for name, order in parts["reordered"].items()},
+        )
+    except OnnxpruneError as error:
+        raise OnnxpruneError(f"{where}: {error.message}", hint=error.hint) from error
+    except _MALFORMED as error:
+        raise _malformed(where, error) from error
+
+
+_MALFORMED = (AttributeError, KeyError, TypeError, ValueError, OverflowError)
+
+
+def _malformed(where: str, error: Exception) -> OnnxpruneError:
+    return OnnxpruneError(
+        f"{where} is not a well-formed plan: {error}",
+        hint='units are written as in "removed": {"conv1:channel": [0, 3, 5]}',
+    )
+
+
+def _object(document: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    value = document.get(key, {})
+    if not isinstance(value, dict):
+        raise TypeError(f"{key!r} is no object")
+    return value
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or any(not isinstance(each, str) for each in value):
+        raise TypeError(f"blocks are texts in a list, not {value!r}")
+    return tuple(value)
+
+
+def _count(value: object) -> int:
+    if type(value) is not int or value < 0:
+        raise TypeError(f"a number of units is a whole number, not {value!r}")
+    return value
+
+
+def _origin(values: Mapping[str, Any]) -> Origin:
+    """An origin, each of its values of the right type.
+
+    Raises:
+        OnnxpruneError: it has a key that no origin has.
+        TypeError: a value is of another type.
+    """
+    known = [each.name for each in fields(Origin)]
+    strange = next((key for key in values if key not in known), None)
+    if strange is not None:
+        raise OnnxpruneError(
+            f"a plan's origin has no key {strange!r}", hint=suggest(strange, known)
+        )
+    for name, value in values.items():
+        number = name in ("seed", "memory")
+        right = (
+            (value is None or type(value) is int)
+            if number
+            else isinstance(value, dict if name == "versions" else str)
+        )
+        if not right:
+            raise TypeError(f"{name!r} of the origin is {value!r}")
+    return Origin(**values)
 
 
 def _units(units: object) -> tuple[int, ...]:
@@ -365,12 +442,14 @@ def _units(units: object) -> tuple[int, ...]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
+        if path.stat().st_size > _LARGEST:
+            raise OnnxpruneError(f"{path} is too large for a plan", hint="check the path")
         document = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise OnnxpruneError(
             f"the plan {path} cannot be read: {error.strerror or error}", hint="check the path"
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise OnnxpruneError(
             f"{path} is not JSON, as plans are",
             hint="the model comes first, as in apply(model, plan)"
@@ -418,8 +497,8 @@ def _is_plain(name: str) -> bool:
     return name == Path(name).name and name.endswith(".safetensors")
 
 
-def _write_masks(masks: Mapping[str, PackedMask], path: Path) -> tuple[str, str]:
-    """Write packed masks under a name made of their content; the name and the full digest.
+def _write_masks(masks: Mapping[str, PackedMask], file: BinaryIO) -> str:
+    """Write packed masks; the digest of the file.
 
     The bytes are those of ``safetensors.numpy.save``, but one mask is in memory at a time.
     """
@@ -429,15 +508,12 @@ def _write_masks(masks: Mapping[str, PackedMask], path: Path) -> tuple[str, str]
         header[name] = {"dtype": "U8", "shape": [end - start], "data_offsets": [start, end]}
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    with _beside(path) as part:
-        with part.open("wb") as file:
-            file.write(len(text).to_bytes(8, "little") + text)
-            for name in header:
-                file.write(masks[name].bits.tobytes())
-        digest = _digest(part)
-        name = f"{path.stem}.{digest[:12]}.safetensors"
-        part.replace(path.with_name(name))
-    return name, digest
+    digest = hashlib.sha256()
+    parts = (masks[name].bits.tobytes() for name in header)
+    for part in chain((len(text).to_bytes(8, "little"), text), parts):
+        file.write(part)
+        digest.update(part)
+    return digest.hexdigest()
 
 
 def _read_masks(entry: Mapping[str, Any], path: Path) -> dict[str, PackedMask]:
@@ -485,10 +561,3 @@ def _map_masks(file: Path) -> dict[str, npt.NDArray[np.uint8]]:
 def _digest(file: Path) -> str:
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-@contextmanager
-def _beside(path: Path) -> Iterator[Path]:
-    """A temporary file on the same disk, to write to before it is renamed."""
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".plan-") as folder:
-        yield Path(folder) / "part"

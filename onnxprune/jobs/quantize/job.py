@@ -16,8 +16,10 @@ from onnxprune.evaluate.evaluation import Evaluation, compare_models
 from onnxprune.evaluate.verdict import Quality, Structure, judge, judge_structure
 from onnxprune.graph.analysis import identity
 from onnxprune.graph.layers.linear import LinearLayer
+from onnxprune.graph.plan import Plan
 from onnxprune.graph.shapes import propagate
 from onnxprune.jobs.apply_plan import finite
+from onnxprune.jobs.certificate import Claims, certify, verdicts
 from onnxprune.jobs.finite_weights import FiniteWeights
 from onnxprune.jobs.prune import prune
 from onnxprune.jobs.quantize import exclusions, quantizer, zeros
@@ -58,7 +60,11 @@ class Quantized:
         bytes: of everything stored, before and after.
         notes: whole sentences.
         settings: the options.
+        dense: the float model.
+        config: the options of the data.
+        plan: what was removed before.
         quality: whether it does what the float model does.
+        fitted: whether weights were fitted to data before.
     """
 
     model: models.Model
@@ -68,7 +74,11 @@ class Quantized:
     bytes: tuple[int, int]
     notes: tuple[str, ...]
     settings: QuantizeOptions
+    dense: models.Model
+    config: Options
+    plan: Plan
     quality: Quality
+    fitted: bool = False
 
     @property
     def ok(self) -> bool:
@@ -81,7 +91,7 @@ class Quantized:
         return judge_structure(self.checks, cut=True)
 
     def save(self, path: str | Path, *, force: bool = False) -> Path:
-        """Write the quantized model.
+        """Write the quantized model, and its certificate beside it.
 
         Args:
             path: the .onnx file.
@@ -92,7 +102,18 @@ class Quantized:
         """
         if not force:
             refuse_broken(self.quality)
-        return models.save(self.model, as_model_path(path))
+        claims = Claims(
+            command="quantize",
+            dense=self.dense,
+            model=self.model,
+            plan=self.plan,
+            config=self.config,
+            quantized=[each.name for each in self.weights if each.quantized],
+            fitted=self.fitted,
+            verdicts=lambda: verdicts(self, self.evaluation, self.checks),
+        )
+        wanted = certify(claims) if self.config.certificate else None
+        return models.save(self.model, as_model_path(path), certify=wanted)
 
     def __repr__(self) -> str:
         return f"<Quantized: {self}>"
@@ -196,7 +217,12 @@ def quantize(
         unmeasured=spelled(f"there are no inputs; {HOW}"),
     ).with_findings(over_limit(checks))
     outcomes = tuple(checks), outcome, sizes, tuple(sentences)
-    return Quantized(result, weights, *outcomes, settings, quality)
+    return Quantized(
+        result, weights, *outcomes, settings, dense, config,
+        plan=Plan() if pruned is None else pruned.plan,
+        quality=quality,
+        fitted=pruned is not None and pruned.config.fits,
+    )  # fmt: skip
 
 
 def _open_data(dense: models.Model, config: Options) -> Dataset:

@@ -7,7 +7,6 @@ alone, and a name for every node.
 
 from __future__ import annotations
 
-import tempfile
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import onnx_ir as ir
 from onnx import version_converter
 
 from onnxprune import model as models
+from onnxprune.files import ScratchFolder
 from onnxprune.graph.analysis import identity
 from onnxprune.jobs.quantize.rows import as_read
 from onnxprune.quantities import plural
@@ -91,7 +91,7 @@ def _folded(model: models.Model) -> tuple[models.Model, str]:
     """What onnxruntime's basic graph optimisations, which stay standard ONNX, make of a model."""
     import onnxruntime as ort
 
-    with tempfile.TemporaryDirectory(prefix="onnxprune.") as folder:
+    with ScratchFolder() as folder:
         source, target = Path(folder) / "float.onnx", Path(folder) / "folded.onnx"
         large = models.size_bytes(model) >= LARGEST
         models.save(model, source, external=large)

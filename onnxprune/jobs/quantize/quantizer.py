@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -17,6 +16,7 @@ import numpy.typing as npt
 from onnxprune import model as models
 from onnxprune.config import QuantizeOptions
 from onnxprune.errors import OnnxpruneError, stated, suggest_glob
+from onnxprune.files import ScratchFolder
 from onnxprune.graph.analysis import identity
 from onnxprune.jobs.quantize import ranges
 from onnxprune.jobs.quantize.preparation import LARGEST, PER_CHANNEL, in_memory
@@ -112,7 +112,7 @@ def _file_of(model: models.Model) -> Iterator[Path]:
     Raises:
         QuantizerError: onnxruntime's quantizer refuses it.
     """
-    with tempfile.TemporaryDirectory(prefix="onnxprune.") as folder:
+    with ScratchFolder() as folder:
         source = Path(folder) / "float.onnx"
         models.save(model, source, external=models.size_bytes(model) >= LARGEST)
         try:

@@ -8,7 +8,6 @@ fit, each with a calibrator of its own; ranges of one tensor do not depend on th
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import onnx_ir as ir
 
 from onnxprune import model as models
 from onnxprune.data.batches import inputs_of, rebatch
+from onnxprune.files import ScratchFolder
 from onnxprune.graph.shapes import propagate
 from onnxprune.jobs.quantize.preparation import LARGEST
 from onnxprune.model import Model
@@ -56,7 +56,7 @@ def measure(
     batches = [{**empty(model), **each} for each in batches]
     symmetric = arguments["extra_options"]["CalibTensorRangeSymmetric"]
     ranges: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory(prefix="onnxprune.") as folder:
+    with ScratchFolder() as folder:
         augmented = Path(folder) / "augmented.onnx"
 
         def calibrator(names: frozenset[str] | None) -> Any:  # noqa: ANN401

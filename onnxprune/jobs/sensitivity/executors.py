@@ -10,7 +10,6 @@ import contextlib
 import multiprocessing
 import re
 import signal
-import tempfile
 import threading
 import time
 from collections import Counter, deque
@@ -29,6 +28,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from onnxprune.errors import OnnxpruneError, stated
+from onnxprune.files import ScratchFolder
 from onnxprune.jobs.sensitivity.job import Bench, Job, unpacked
 from onnxprune.select.sensitivity import Cell
 
@@ -153,7 +153,7 @@ class Processes(Pool):
     """Processes on this machine; they start at once, and read the job from a file, each once."""
 
     def __init__(self, count: int) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="onnxprune-")
+        self._folder = ScratchFolder()
         self._path = Path(self._folder.name) / "job.pickle"
         self.executors = [Process() for _ in range(count)]
         self._starting = [executor.submit(ready) for executor in self.executors]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.resources import files
@@ -12,6 +11,7 @@ from pathlib import Path
 from string import Template
 
 from onnxprune.errors import OnnxpruneError
+from onnxprune.files import write
 from onnxprune.report.documents import Document
 from onnxprune.report.families import Family, families
 from onnxprune.report.html import measured, reproduce
@@ -44,17 +44,7 @@ def save_page(documents: Iterable[Document], path: Path) -> None:
             f"the page {path} does not end in .html",
             hint=f"name it as in {path.with_suffix('.html').name}",
         )
-    text = build(documents)
-    try:
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".report-") as folder:
-            part = Path(folder) / "part"
-            part.write_text(text, encoding="utf-8", newline="\n")
-            part.replace(path)
-    except OSError as error:
-        raise OnnxpruneError(
-            f"the page cannot be written to {path}: {error.strerror}",
-            hint="choose a folder that exists and can be written to",
-        ) from error
+    write(path, build(documents), "the page")
 
 
 def build(documents: Iterable[Document]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from typing import Any
 from onnxprune import model as models
 from onnxprune.config import BuildOptions
 from onnxprune.errors import OnnxpruneError
+from onnxprune.files import ScratchFolder
 from onnxprune.model.decode import densify
 from onnxprune.model.signature import signature_of
 from onnxprune.runtime.engines import precision, sparsity
@@ -78,7 +78,7 @@ def build(
     _check_shapes(model, request)
     started = time.perf_counter()
     log = _logger(runtime.module)
-    with tempfile.TemporaryDirectory(prefix="onnxprune.") as folder:
+    with ScratchFolder() as folder:
         path = Path(folder) / "model.onnx"
         models.save(model, path)
         progress(f"parsing with {runtime.title} {runtime.version}")
