@@ -29,8 +29,8 @@ from typing import Any
 from onnxprune import load
 from onnxprune.cli import main as command_line
 from onnxprune.data import zoo
-from onnxprune.files import ScratchFolder, write
 from onnxprune.graph.plan import load_plan
+from onnxprune.model.files import ScratchFolder, write
 from onnxprune.model.seal import document_path, read_seal
 
 RESULTS = Path(__file__).parent / "results" / "kills.json"

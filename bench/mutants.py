@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "helpers"))
 
 from mutants import bombs, faults, mutate
 from onnxprune.data import zoo
-from onnxprune.files import write
+from onnxprune.model.files import write
 
 RESULTS = Path(__file__).parent / "results" / "mutants.json"
 BATCH = 200

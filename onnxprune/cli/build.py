@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
 
     # Imported here so that --help and refused flags do not wait for onnx.
     from onnxprune import model as models
-    from onnxprune.files import write
+    from onnxprune.model.files import write
     from onnxprune.runtime.engines import build, commands
 
     with console.progress() as progress:

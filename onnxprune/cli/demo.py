@@ -13,7 +13,6 @@ from onnxprune.cli.parser import Commands, add_command
 from onnxprune.cli.prune import finish
 from onnxprune.config import from_flags
 from onnxprune.errors import OnnxpruneError
-from onnxprune.files import write
 
 if TYPE_CHECKING:
     from onnxprune.data.zoo import Entry
@@ -74,6 +73,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _copy(entry: Entry, folder: Path, *, as_json: bool) -> int:
     """Write a model, its data and a recipe to a folder, and show what to run on them."""
+    from onnxprune.model.files import write
+
     sources = {
         "model.onnx": entry.model,
         "calib.npz": entry.calibration,

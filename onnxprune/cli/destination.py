@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Literal
 
 from onnxprune.errors import MODELS, OnnxpruneError
-from onnxprune.files import check_target
 
 Kind = Literal["model", "plan", "recipe", "page", "picture", "engine"]
 
@@ -50,6 +49,9 @@ def check(flag: str, path: str | None, others: Mapping[str, object], kind: Kind)
         raise OnnxpruneError(
             f"{flag} {path} is a folder", hint=f"name a file in it, as in {flag} {example}"
         )
+    # Imported here so that --help does not wait for onnx.
+    from onnxprune.model.files import check_target
+
     try:
         real = check_target(target)
     except OnnxpruneError as error:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
 from onnxprune.errors import OnnxpruneError
-from onnxprune.files import replacing
+from onnxprune.model.files import replacing
 
 FOLDER_VARIABLE = "ONNXPRUNE_CACHE"
 """The environment variable that names the folder."""

@@ -19,6 +19,7 @@ import onnx_ir as ir
 from onnxprune import model as models
 from onnxprune.data.activations.runner import Segments
 from onnxprune.data.batches import Feeds
+from onnxprune.graph.layers.linear import rule_of
 from onnxprune.model.signature import is_floating
 from onnxprune.quantities import figure
 from onnxprune.runtime import open_session
@@ -46,7 +47,6 @@ _MOVING = frozenset(
 )
 _SHIFTS = frozenset({"Sub", "Add"})
 _SCALES = frozenset({"Div", "Mul"})
-_LINEAR = frozenset({"Conv", "Gemm", "MatMul"})
 _LONGEST = 12  # nodes from an input to its normalisation
 
 
@@ -95,6 +95,8 @@ def _behind(start: ir.Value) -> Normalisation | None:
             break
         node = readers[0]
         kind, position = node.op_type, list(node.inputs).index(value)
+        rule = rule_of(node)
+        first = rule is not None and rule.kind == "plain" and position == 0 and not (layer or steps)
         if kind == "BatchNormalization" and position == 0:
             return _batch_normalisation(start, value, node, layer=layer)
         if kind in _MOVING and position == 0 and not node.domain:
@@ -103,8 +105,10 @@ def _behind(start: ir.Value) -> Normalisation | None:
             steps.add("shift" if kind in _SHIFTS else "scale")
         elif kind == "Scaler" and node.domain == "ai.onnx.ml":
             steps |= {"shift", "scale"}
-        elif kind in _LINEAR and not layer and position == 0 and not steps:
-            layer, axis = True, -1 if kind == "MatMul" else 1
+        elif (
+            rule is not None and rule.kind == "plain" and not layer and position == 0 and not steps
+        ):
+            layer, axis = True, 1 if rule.windowed else -1
             if len(node.inputs) > 2 and node.inputs[2] is not None:
                 biases = _biases(start, node.outputs[0], node.inputs[2], axis)
         elif kind == "Add" and layer and biases is None and _constant_beside(node, position):

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxprune.evaluate.output_comparison import is_distribution, is_scores
+from onnxprune.graph.layers.linear import rule_of
 from onnxprune.model import Model, constant
 
 Array = npt.NDArray[Any]
@@ -43,12 +44,13 @@ _OTHER = frozenset(
         *("LinearRegressor", "SVMRegressor", "TreeEnsembleRegressor", "Scaler"),
     }
 )
-_HARDLY = frozenset({"LSTM", "GRU", "RNN", "Tanh", "ReduceL2", "Resize", "Upsample", "Add", "Mul"})
-"""Operators that hardly end a classifier: states, residual sums, products of two values."""
+_HARDLY = frozenset({"Tanh", "ReduceL2", "Resize", "Upsample", "Add", "Mul"})
+"""Operators that hardly end a classifier, as states, residual sums and products of two values."""
 _POOLS = frozenset({"GlobalAveragePool", "GlobalMaxPool", "AveragePool", "MaxPool", "ReduceMean"})
 _RECTIFIERS = frozenset({"Relu", "LeakyRelu", "PRelu", "Clip", "HardSwish", "Gelu"})
 _MONOTONE = frozenset({"Sigmoid", "BatchNormalization"})
-_LINEAR = frozenset({"Gemm", "MatMul", "Conv", "MatMulInteger", "QLinearMatMul", "MatMulNBits"})
+_PACKED = frozenset({"MatMulNBits"})
+"""Products whose weights are packed, so that the algebra has no rule for them."""
 _ROOTS = frozenset({"Sqrt", "ReduceL2", "ReduceSum", "ReduceMean"})
 _REACH = 4  # nodes between a division and the root or sum that it normalises by
 
@@ -133,8 +135,11 @@ def _end(value: ir.Value, tables: set[ir.Value]) -> tuple[Evidence, bool]:
     quotient = kind == "Div" and _produces(node.inputs[0]) == "Exp"  # a softmax in parts
     if kind in _SCORING or quotient:
         return "scores", not quotient
-    if kind in _OTHER | _HARDLY or _normalises(node):
-        return "other", kind not in _HARDLY
+    rule = rule_of(node)
+    if kind in _HARDLY or (rule is not None and rule.kind == "recurrent"):
+        return "other", False
+    if kind in _OTHER or _normalises(node):
+        return "other", True
     rank = None if output.shape is None else len(output.shape)
     return _layer_end(node, tables, moved=moved, rank=rank)
 
@@ -148,12 +153,11 @@ def _layer_end(
         moved = moved or node.op_type == "Transpose"
         before = node.inputs[0]
         node = _without_constants(None if before is None else before.producer())
-    if node is None or node.op_type not in _LINEAR:
+    rule = None if node is None else rule_of(node)
+    if node is None or (rule is None and node.op_type not in _PACKED):
         return ("other" if kind in _POOLS | _RECTIFIERS else "unknown"), False
-    if (
-        node.op_type == "Conv" and rank != 2 and not moved
-    ):  # its classes are not along the last axis
-        return "other", False
+    if rule is not None and rule.windowed and rank != 2 and not moved:
+        return "other", False  # its classes are not along the last axis
     return ("scores", True) if _is_tied(node, tables) else ("linear", False)
 
 

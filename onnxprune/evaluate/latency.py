@@ -16,7 +16,7 @@ import numpy.typing as npt
 from onnxprune import model as models
 from onnxprune.errors import OnnxpruneError
 from onnxprune.evaluate.protocol import Case, Declined, Progress, Settings, measure
-from onnxprune.files import ScratchFolder
+from onnxprune.model.files import ScratchFolder
 from onnxprune.runtime.registry import Backend
 from onnxprune.solve.bootstrap import ratio
 

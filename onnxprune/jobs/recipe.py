@@ -20,7 +20,6 @@ from typing import Any
 
 import yaml
 
-from onnxprune import files
 from onnxprune.config import (
     Options,
     current_name,
@@ -214,6 +213,8 @@ def write(options: Options, path: Path) -> None:
                 hint=f"give {name} as a path or as module.py:function",
             )
     text = yaml.safe_dump(as_mapping(options), sort_keys=False, allow_unicode=True)
+    from onnxprune.model import files  # here so that --help does not wait for onnx
+
     files.write(path, text, "the recipe")
 
 

@@ -116,7 +116,7 @@ class Stored:
             certify = make_certificate(claims)
         external = True if self.config.store == "external" else None
         target = as_model_path(path)
-        return models.save(self.model, target, external=external, certify=certify, accept=accept)
+        return models.write(self.model, target, external=external, certify=certify, accept=accept)
 
 
 @dataclass(frozen=True)

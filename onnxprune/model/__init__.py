@@ -24,7 +24,7 @@ from onnxprune.model.origin import bodies, values
 from onnxprune.model.parts import part_names, parts, shared_parts
 from onnxprune.model.reading import ModelLike, load
 from onnxprune.model.structure import structure_hash
-from onnxprune.model.writing import save
+from onnxprune.model.writing import save, write
 
 __all__ = [
     "Model",
@@ -48,6 +48,7 @@ __all__ = [
     "to_graphsurgeon",
     "to_proto",
     "values",
+    "write",
 ]
 
 to_proto = Model.to_proto

@@ -12,10 +12,10 @@ from pathlib import Path
 import onnx_ir as ir
 
 from onnxprune.errors import OnnxpruneError, as_path, wrong_type
-from onnxprune.files import check_target, describing, replacing
 from onnxprune.model.coo import SparseTensor
 from onnxprune.model.core import Model, clone, graphs
 from onnxprune.model.exchange import LARGEST_MESSAGE, message
+from onnxprune.model.files import check_target, describing, replacing
 from onnxprune.model.origin import adopt, origin_of
 from onnxprune.model.reading import load
 from onnxprune.model.seal import (
@@ -52,8 +52,6 @@ def save(
     *,
     external: bool | None = None,
     overwrite: Collection[str | Path] = (),
-    certify: Certify | None = None,
-    accept: Callable[[Path], bool] | None = None,
 ) -> Path:
     """Write a model to ``path``, weights inside it or in ``<path>.data`` beside it.
 
@@ -71,9 +69,6 @@ def save(
             model came with external data, or is too large for one file (2 GiB).
         overwrite: files ``model`` was read from that may be replaced all the same; ``model`` stays
             usable afterwards.
-        certify: makes the certificate of the model of its digests.
-        accept: called with a temporary path of the complete model; where it is false, nothing is
-            written.
 
     Returns:
         ``path``.
@@ -81,6 +76,32 @@ def save(
     Raises:
         OnnxpruneError: the folder is missing, full or not writable, ``path`` is no regular file or
             one that the model was read from, or the model is too large for ``external=False``.
+    """
+    return write(model, path, external=external, overwrite=overwrite)
+
+
+def write(
+    model: Model,
+    path: str | Path,
+    *,
+    external: bool | None = None,
+    overwrite: Collection[str | Path] = (),
+    certify: Certify | None = None,
+    accept: Callable[[Path], bool] | None = None,
+) -> Path:
+    """As :func:`save`, with a certificate, and only if the result is accepted.
+
+    Args:
+        model: what to write.
+        path: the .onnx file.
+        external: whether weights are beside it, as in :func:`save`.
+        overwrite: files of ``model`` that may be replaced.
+        certify: makes the certificate of the model of its digests.
+        accept: called with a temporary path of the complete model; where it is false, nothing is
+            written.
+
+    Raises:
+        OnnxpruneError: as :func:`save` does, or what would be replaced is no certificate.
     """
     if not isinstance(model, Model):
         raise wrong_type("model", model, "a loaded model", "load it first: onnxprune.load(model)")

@@ -18,8 +18,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from onnxprune import files
 from onnxprune.errors import OnnxpruneError
+from onnxprune.model import files
 
 if TYPE_CHECKING:
     from PIL.ImageFont import FreeTypeFont, ImageFont

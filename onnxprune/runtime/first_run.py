@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy.typing as npt
 
 from onnxprune.errors import OnnxpruneError
-from onnxprune.files import ScratchFolder
+from onnxprune.model.files import ScratchFolder
 from onnxprune.runtime.ort import may_saturate, open_session
 from onnxprune.runtime.process import Worker, WorkerError, free_bytes, serve
 

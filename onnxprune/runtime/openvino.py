@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxprune.errors import OnnxpruneError
-from onnxprune.files import ScratchFolder
+from onnxprune.model.files import ScratchFolder
 from onnxprune.runtime.interface import (
     Availability,
     Backend,

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxprune.errors import OnnxpruneError
-from onnxprune.files import ScratchFolder
+from onnxprune.model.files import ScratchFolder
 from onnxprune.model.signature import Signature, TensorSpec, describe, parse_type
 from onnxprune.runtime.complaints import extensions_library, load_error, plain
 from onnxprune.runtime.interface import (

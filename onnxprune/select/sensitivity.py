@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxprune.errors import OnnxpruneError, as_path
-from onnxprune.files import write
+from onnxprune.model.files import write
 from onnxprune.quantities import plural
 
 SCHEMA = "onnxprune.sensitivity"

@@ -26,7 +26,7 @@ Cli = Callable[..., Ran]
 ROOT = Path(__file__).parents[2]
 COMMANDS = (
     *"inspect prune apply recover sensitivity quantize store densify mask eligible build".split(),
-    *"eval advise bench report demo help completion".split(),
+    *"eval verify advise bench report demo help completion".split(),
 )
 
 

@@ -165,11 +165,12 @@ def test_a_worse_result_is_not_written(tmp_path: Path) -> None:
 
 def test_without_an_output_nothing_is_written(cli: Cli, tmp_path: Path) -> None:
     pruned = cut_by_size(MLP, tmp_path / "p.onnx")
+    before = {*tmp_path.iterdir()}
     ran = cli("recover", MLP.model, pruned, *data(MLP))
     assert ran.code == 0
     assert "as given" in ran.out
     assert "Dry run" in ran.err
-    assert [each.name for each in tmp_path.iterdir()] == ["p.onnx"]
+    assert {*tmp_path.iterdir()} == before
 
 
 @pytest.mark.parametrize("calib", [(), ("--calib", "random")])

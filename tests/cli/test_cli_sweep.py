@@ -46,6 +46,7 @@ REQUIRED = {
     "sensitivity": ("--calib", "none.npz"),
     "quantize": ("--dynamic",),
     "eval": ("--data", "none.npz", "--labels", "none.npz"),
+    "verify": ("--dense", "dense.onnx"),
     "store": ("-o", "out.onnx"),
     "mask": ("-o", "out.json"),
     "build": ("--engine", "out.engine"),
@@ -229,7 +230,7 @@ def _strings(node: ast.expr) -> Iterator[tuple[str, bool]]:
             yield from _strings(other)
 
 
-NAMES = ("OpenVINO", "TensorRT", "ONNX")
+NAMES = ("OpenVINO", "TensorRT", "ONNX", "JSON")
 """Names that a message may begin with."""
 
 

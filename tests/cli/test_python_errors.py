@@ -46,6 +46,7 @@ def arguments(name: str, folder: Path) -> dict[str, Any]:
         "save": {"model": model, "path": folder / "out.onnx"},
         "sensitivity": {"model": model, "kinds": "groups", "ratios": 0.5, **inputs},
         "store": {"model": model},
+        "verify": {"model": ENTRY.model, "dense": ENTRY.model},
     }[name]
 
 

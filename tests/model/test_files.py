@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 from crashes import dies_at
-from onnxprune import files
 from onnxprune.errors import OnnxpruneError
-from onnxprune.files import ScratchFolder, check_space, check_target, replacing, settle, write
+from onnxprune.model import files
+from onnxprune.model.files import ScratchFolder, check_space, check_target, replacing, settle, write
 
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs processes that can be copied")
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
@@ -269,7 +269,8 @@ def test_a_temporary_folder_goes_with_what_holds_it(tmp_path: Path) -> None:
 _WAIT = """
 import sys, time
 from pathlib import Path
-from onnxprune import cli, files
+from onnxprune import cli
+from onnxprune.model import files
 
 def run(_):
     with files.replacing(Path(sys.argv[1])) as change:
@@ -288,7 +289,7 @@ def test_a_signal_that_ends_the_process_leaves_nothing(number: int, tmp_path: Pa
     with subprocess.Popen(
         [sys.executable, "-c", _WAIT, str(tmp_path / "file")],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "PYTHONPATH": str(Path(files.__file__).parents[1])},
+        env={**os.environ, "PYTHONPATH": str(Path(files.__file__).parents[2])},
     ) as process:  # fmt: skip
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"

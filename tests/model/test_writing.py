@@ -22,7 +22,6 @@ from onnx import TensorProto as T
 from onnx import helper, numpy_helper
 
 from crashes import dies_at
-from onnxprune import files as files_module
 from onnxprune.errors import OnnxpruneError
 from onnxprune.model import (
     Model,
@@ -34,7 +33,9 @@ from onnxprune.model import (
     save,
     set_constant,
     to_proto,
+    write,
 )
+from onnxprune.model import files as files_module
 from onnxprune.model.seal import KEY, Digests, entry, read_seal
 from onnxprune.model.writing import DeclinedError
 
@@ -310,8 +311,8 @@ def test_whenever_a_save_dies_the_graph_has_its_own_weights(
         folder.mkdir()
         path = folder / "m.onnx"
         if before is not None:
-            save(old, path, external=before, certify=certify)
-        died = dies_at(step, lambda: save(new, path, external=external, certify=certify))  # noqa: B023
+            write(old, path, external=before, certify=certify)
+        died = dies_at(step, lambda: write(new, path, external=external, certify=certify))  # noqa: B023
         for settled in (False, True):
             if settled:
                 files_module.settle(folder)
@@ -365,7 +366,7 @@ def test_a_model_that_is_not_accepted_does_not_appear(tmp_path: Path) -> None:
         return False
 
     with pytest.raises(DeclinedError, match="was not written"):
-        save(load(filled(2.0)), path, external=True, accept=accept)
+        write(load(filled(2.0)), path, external=True, accept=accept)
     assert looked == ["2.0"]
     assert (whose(path), files(tmp_path)) == ("1.0", names)
 
@@ -384,7 +385,7 @@ def test_a_link_is_written_through(tmp_path: Path) -> None:
 def test_a_certificate_does_not_outlive_its_file(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     document = json.dumps({"format": KEY}).encode()
-    save(load(filled(1.0)), path, certify=lambda digests: (digests.graph, document))
+    write(load(filled(1.0)), path, certify=lambda digests: (digests.graph, document))
     assert (read_seal(load(path)).text, len(files(tmp_path))) == (
         read_seal(load(path)).digests.graph,
         2,
@@ -395,13 +396,13 @@ def test_a_certificate_does_not_outlive_its_file(tmp_path: Path) -> None:
     assert files(tmp_path) == {"m.onnx", "copy.onnx"}
     (tmp_path / "m.certificate.json").write_text("{}")
     with pytest.raises(OnnxpruneError, match="is no certificate"):
-        save(load(filled(1.0)), path, certify=lambda digests: (digests.graph, document))
+        write(load(filled(1.0)), path, certify=lambda digests: (digests.graph, document))
     save(load(filled(1.0)), path)
     assert (tmp_path / "m.certificate.json").read_text() == "{}"
 
 
 def test_a_seal_sees_every_bit(tmp_path: Path) -> None:
-    path = save(
+    path = write(
         load(filled(1.0)), tmp_path / "m.onnx", external=True, certify=lambda _: ("x", b"{}")
     )
     digests = read_seal(load(path)).digests

@@ -77,7 +77,7 @@ def score_ranks(metric: Metric, batches: Iterable[Batch]) -> Score:
             raise OnnxpruneError(
                 f"the output '{name}' has {batch.outputs[name].size} numbers for "
                 f"{batch.labels.size} labels",
-                hint="Spearman's correlation is of one number per sample",
+                hint="a rank correlation is of one number per sample",
             )
         answers.append(batch.outputs[name].astype(np.float64).ravel())
         labels.append(batch.labels.astype(np.float64).ravel())

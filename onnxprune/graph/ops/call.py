@@ -246,6 +246,11 @@ class Linear:
     bias_scale: str = ""
     kind: Literal["plain", "quantized", "recurrent", "sum", "fused", "deformable"] = "plain"
 
+    @property
+    def windowed(self) -> bool:
+        """Whether outputs have any number of spatial axes, behind the axis of channels."""
+        return isinstance(self.line, str) and "*" in self.line
+
 
 LINEAR: dict[tuple[str, str], Linear] = {}
 """(domain, operator) -> how it contracts a stored weight."""

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.metadata import PackageNotFoundError, version
 from itertools import chain, pairwise
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +19,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file
 
 from onnxprune.errors import OnnxpruneError, as_path, in_python, suggest
-from onnxprune.files import check_target, describing, replacing
 from onnxprune.quantities import percent
+
+if TYPE_CHECKING:
+    from onnxprune.model.files import Change  # noqa: TID251  files, no models
 
 Bool = npt.NDArray[np.bool_]
 _PACKAGES = ("onnxprune", "numpy", "onnx", "onnx-ir", "onnxruntime", "onnxruntime-gpu")
@@ -287,33 +289,38 @@ def save_plan(plan: Plan, path: str | Path) -> Path:
     Raises:
         OnnxpruneError: the folder does not exist or cannot be written to.
     """
+    from onnxprune.model import files  # noqa: TID251  files that change at one moment, no models
+
     path = Path(path)
-    with describing(path, "the plan"):
+    with files.describing(path, "the plan"):
         try:
-            _save(plan, check_target(path))
+            with files.replacing(target := files.check_target(path), _mask_bytes(plan)) as change:
+                _save(plan, target, change)
         except SafetensorError as error:
             raise OSError(str(error)) from error
     return path
 
 
-def _save(plan: Plan, path: Path) -> None:
+def _mask_bytes(plan: Plan) -> int:
+    return sum((mask.size + 7) // 8 for mask in plan.zeroed.values())
+
+
+def _save(plan: Plan, path: Path, change: Change) -> None:
     """Write a plan and, under a name of their content, its masks; both change at one moment."""
     document = plan_document(plan)
     before = _mask_file(path)
-    size = sum((mask.size + 7) // 8 for mask in plan.zeroed.values())
-    with replacing(path, size) as change:
-        if plan.zeroed:
-            part = change.part()
-            digest = _write_masks(plan.zeroed, part)
-            name = f"{path.stem}.{digest[:12]}.safetensors"
-            same = path.with_name(name)
-            if not (same.is_file() and _digest(same) == digest):
-                name = change.publish(part, (name, f"{path.stem}.{digest[12:24]}.safetensors"))
-            shapes = {name: list(mask.shape) for name, mask in plan.zeroed.items()}
-            document["zeroed"] = {"file": name, "sha256": digest, "shapes": shapes}
-        change.file.write(_text(document).encode())
-        if before is not None and before.name != document["zeroed"].get("file"):
-            change.remove(before.name)
+    if plan.zeroed:
+        part = change.part()
+        digest = _write_masks(plan.zeroed, part)
+        name = f"{path.stem}.{digest[:12]}.safetensors"
+        same = path.with_name(name)
+        if not (same.is_file() and _digest(same) == digest):
+            name = change.publish(part, (name, f"{path.stem}.{digest[12:24]}.safetensors"))
+        shapes = {name: list(mask.shape) for name, mask in plan.zeroed.items()}
+        document["zeroed"] = {"file": name, "sha256": digest, "shapes": shapes}
+    change.file.write(_text(document).encode())
+    if before is not None and before.name != document["zeroed"].get("file"):
+        change.remove(before.name)
 
 
 def plan_document(plan: Plan) -> dict[str, Any]:

@@ -113,7 +113,7 @@ class Quantized:
             verdicts=lambda: verdicts(self, self.evaluation, self.checks),
         )
         wanted = certify(claims) if self.config.certificate else None
-        return models.save(self.model, as_model_path(path), certify=wanted)
+        return models.write(self.model, as_model_path(path), certify=wanted)
 
     def __repr__(self) -> str:
         return f"<Quantized: {self}>"

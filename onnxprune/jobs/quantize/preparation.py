@@ -18,9 +18,9 @@ import onnx_ir as ir
 from onnx import version_converter
 
 from onnxprune import model as models
-from onnxprune.files import ScratchFolder
 from onnxprune.graph.analysis import identity
 from onnxprune.jobs.quantize.rows import as_read
+from onnxprune.model.files import ScratchFolder
 from onnxprune.quantities import plural
 from onnxprune.runtime.complaints import plain
 

@@ -16,11 +16,11 @@ import numpy.typing as npt
 from onnxprune import model as models
 from onnxprune.config import QuantizeOptions
 from onnxprune.errors import OnnxpruneError, stated, suggest_glob
-from onnxprune.files import ScratchFolder
 from onnxprune.graph.analysis import identity
 from onnxprune.jobs.quantize import ranges
 from onnxprune.jobs.quantize.preparation import LARGEST, PER_CHANNEL, in_memory
 from onnxprune.jobs.quantize.purposes import dynamic_arguments, static_arguments
+from onnxprune.model.files import ScratchFolder
 from onnxprune.quantities import plural
 from onnxprune.runtime.complaints import load_error, plain
 

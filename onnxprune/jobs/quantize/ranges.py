@@ -17,10 +17,10 @@ import onnx_ir as ir
 
 from onnxprune import model as models
 from onnxprune.data.batches import inputs_of, rebatch
-from onnxprune.files import ScratchFolder
 from onnxprune.graph.shapes import propagate
 from onnxprune.jobs.quantize.preparation import LARGEST
 from onnxprune.model import Model
+from onnxprune.model.files import ScratchFolder
 
 Feeds = Mapping[str, npt.NDArray[Any]]
 

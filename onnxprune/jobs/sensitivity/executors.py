@@ -28,8 +28,8 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from onnxprune.errors import OnnxpruneError, stated
-from onnxprune.files import ScratchFolder
 from onnxprune.jobs.sensitivity.job import Bench, Job, unpacked
+from onnxprune.model.files import ScratchFolder
 from onnxprune.select.sensitivity import Cell
 
 Key: TypeAlias = tuple[str, float]

@@ -11,7 +11,7 @@ from pathlib import Path
 from string import Template
 
 from onnxprune.errors import OnnxpruneError
-from onnxprune.files import write
+from onnxprune.model.files import write
 from onnxprune.report.documents import Document
 from onnxprune.report.families import Family, families
 from onnxprune.report.html import measured, reproduce

@@ -11,8 +11,8 @@ from typing import Any
 from onnxprune import model as models
 from onnxprune.config import BuildOptions
 from onnxprune.errors import OnnxpruneError
-from onnxprune.files import ScratchFolder
 from onnxprune.model.decode import densify
+from onnxprune.model.files import ScratchFolder
 from onnxprune.model.signature import signature_of
 from onnxprune.runtime.engines import precision, sparsity
 from onnxprune.runtime.engines.runtime import Runtime, find
