@@ -105,9 +105,7 @@ def _behind(start: ir.Value) -> Normalisation | None:
             steps.add("shift" if kind in _SHIFTS else "scale")
         elif kind == "Scaler" and node.domain == "ai.onnx.ml":
             steps |= {"shift", "scale"}
-        elif (
-            rule is not None and rule.kind == "plain" and not layer and position == 0 and not steps
-        ):
+        elif rule is not None and first:
             layer, axis = True, 1 if rule.windowed else -1
             if len(node.inputs) > 2 and node.inputs[2] is not None:
                 biases = _biases(start, node.outputs[0], node.inputs[2], axis)

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TypeAlias
 
+from scipy.special import stdtrit
+
 from onnxprune.evaluate.evaluation import Evaluation
 from onnxprune.evaluate.output_comparison import OutputComparison
 from onnxprune.evaluate.tails import findings as collapses
@@ -41,6 +43,8 @@ __all__ = [
 
 SURE = 2.0
 """Standard errors that a difference must exceed to count."""
+ENOUGH = 20
+"""Samples from which on a result can be called broken by what they show on average."""
 POINT = 0.01
 """Largest drop of a share (accuracy, top-k) that is no degradation: one point."""
 NATS = 0.02
@@ -149,7 +153,8 @@ def _task(evaluation: Evaluation) -> Iterator[Finding]:
         return
     if _at_chance(evaluation):
         chance = measured(evaluation.chance, unit)
-        yield "broken", f"{change}, within {SURE:g} standard errors of chance ({chance})"
+        reason = f"{change}, within {SURE:g} standard errors of chance ({chance})"
+        yield _broken(reason, evaluation, certain=_surely_lost(evaluation))
         return
     limit, error = limit_of(evaluation), _drop_error(evaluation)
     if drop > limit and drop > SURE * error:
@@ -174,6 +179,15 @@ def _at_chance(evaluation: Evaluation) -> bool:
     return skill <= SURE * error < dense and skill < dense * BROKEN and sure
 
 
+def _surely_lost(evaluation: Evaluation) -> bool:
+    """Whether more than half of what the dense model has above chance is lost for certain."""
+    chance, before = evaluation.chance, evaluation.before
+    if chance is None or before is None:
+        return False
+    doubt = _doubt(_drop_error(evaluation), evaluation)
+    return evaluation.drop - doubt > BROKEN * abs(before - chance)
+
+
 def _drop_error(evaluation: Evaluation) -> float:
     """Standard error of the drop; of a share, the largest it can be where none is known."""
     if evaluation.drop_error is not None:
@@ -185,14 +199,28 @@ def _drop_error(evaluation: Evaluation) -> float:
     return math.sqrt(sum(each * (1 - each) for each in ends) / samples)
 
 
+def _broken(reason: str, evaluation: Evaluation, *, certain: bool) -> Finding:
+    """That a result is broken; on few samples only where they leave no doubt."""
+    if certain or evaluation.samples >= ENOUGH:
+        return "broken", reason
+    count = plural(evaluation.samples, "sample")
+    return "degraded", f"{reason}; {count} cannot tell whether it is broken"
+
+
+def _doubt(error: float, evaluation: Evaluation) -> float:
+    """Half an interval of 95 % by Student's t: of few samples the error itself is uncertain."""
+    freedom = evaluation.samples - 1
+    return float(stdtrit(freedom, 0.975)) * error if freedom > 0 else math.inf
+
+
 # -- single outputs ---------------------------------------------------------------------------
 
 
 def _output(output: OutputComparison, evaluation: Evaluation) -> Iterator[Finding]:
     if output.reason:
-        yield from _amount(output)
+        yield from _amount(output, evaluation)
         if output.kind == "text":
-            yield from _answers(output, output.equal, labelled=bool(evaluation.metric))
+            yield from _answers(output, output.equal, evaluation)
         return
     error = output.unexplained
     if error is None or output.non_finite:
@@ -200,24 +228,33 @@ def _output(output: OutputComparison, evaluation: Evaluation) -> Iterator[Findin
     labelled = bool(evaluation.metric)
     if output.kind in ("classes", "tokens"):
         if error > BROKEN and not _vouched(evaluation):
-            yield "broken", _far(output, BROKEN)
+            yield _far_off(output, evaluation)
             return
-        yield from _answers(output, output.top1, labelled=labelled)
+        yield from _answers(output, output.top1, evaluation)
     elif output.kind == "integers":
-        differences = list(_answers(output, output.equal, labelled=labelled))
+        differences = list(_answers(output, output.equal, evaluation))
         if error > BROKEN and differences:
-            yield "broken", _far(output, BROKEN)
+            yield _far_off(output, evaluation)
         elif _exceeds(output):
             yield from differences
     elif error > BROKEN:
         if not (is_of_boxes(evaluation.metric) and _vouched(evaluation)):
-            yield "broken", _far(output, BROKEN)
+            yield _far_off(output, evaluation)
     elif _exceeds(output) and not (labelled or output.constant):
         yield "degraded", _far(output, UNEXPLAINED)
 
 
-def _answers(output: OutputComparison, share: float | None, *, labelled: bool) -> Iterator[Finding]:
+def _far_off(output: OutputComparison, evaluation: Evaluation) -> Finding:
+    error, spread_of = output.unexplained or 0.0, output.unexplained_error
+    doubt = math.inf if spread_of is None else _doubt(spread_of, evaluation)
+    return _broken(_far(output, BROKEN), evaluation, certain=error - doubt > BROKEN)
+
+
+def _answers(
+    output: OutputComparison, share: float | None, evaluation: Evaluation
+) -> Iterator[Finding]:
     """What follows from the share of answers that are those of the dense model."""
+    labelled = bool(evaluation.metric)
     error, chance = output.top1_error, output.chance
     if share is None or error is None or share + SURE * error >= AGREEMENT:
         return
@@ -226,7 +263,8 @@ def _answers(output: OutputComparison, share: float | None, *, labelled: bool) -
     if chance is not None and chance < _VARIED:
         half = chance + BROKEN * (1 - chance)
         if share <= chance + SURE * error and share < half:
-            yield "broken", f"{words}, within {SURE:g} standard errors of chance {percent(chance)}"
+            reason = f"{words}, within {SURE:g} standard errors of chance {percent(chance)}"
+            yield _broken(reason, evaluation, certain=share + _doubt(error, evaluation) < half)
             return
     if labelled or (output.kind == "tokens" and not _diverges(output)):
         return
@@ -249,7 +287,7 @@ def _vouched(evaluation: Evaluation) -> bool:
     return worst < _VOUCHED * limit_of(evaluation) and not _at_chance(evaluation)
 
 
-def _amount(output: OutputComparison) -> Iterator[Finding]:
+def _amount(output: OutputComparison, evaluation: Evaluation) -> Iterator[Finding]:
     """What follows from the number of values, where it depends on the input."""
     if output.sizes is None:
         return
@@ -257,7 +295,7 @@ def _amount(output: OutputComparison) -> Iterator[Finding]:
     ratio = min(dense, own) / max(dense, own)
     words = f"'{output.name}' has {own:,} values where the dense model gives {dense:,}"
     if ratio < _FEWER:
-        yield "broken", words
+        yield _broken(words, evaluation, certain=not own)
     elif ratio < _HALF:
         yield "degraded", words
 

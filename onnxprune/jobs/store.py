@@ -105,7 +105,7 @@ class Stored:
             path: of the .onnx file.
             certify: makes the certificate; by default that of a model that was stored alone, or
                 none if the options say so.
-            accept: see `onnxprune.save`.
+            accept: see `onnxprune.model.write`.
 
         Raises:
             OnnxpruneError: it cannot be written there.

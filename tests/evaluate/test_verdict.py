@@ -180,7 +180,8 @@ def test_a_few_samples_prove_no_loss(seed: int, n: int) -> None:
     x, labels = classes(n, 5, rng)
     y = x.copy()
     y[0, labels[0]] = 0.95 * np.sort(x[0])[-2]
-    assert quality_of(x, y).status in ("good", "broken")  # half of two is by chance
+    quality = quality_of(x, y)
+    assert quality.status == "good" or "cannot tell" in quality.reasons[0]  # half of two is chance
     assert quality_of(x, x).status == "good"
 
 

@@ -136,7 +136,8 @@ def hostile_documents() -> list[Any]:
             return {key: spoil(each) for key, each in value.items()}
         if isinstance(value, list):
             return [spoil(each) for each in value]
-        kept = ("count", "bytes", "fraction", "seconds", "number", "prune", "faster", *VERDICTS)
+        kept = ("count", "bytes", "fraction", "seconds", "number", "prune", "faster", "labels")
+        kept = (*kept, "answers", *VERDICTS)
         known = isinstance(value, str) and (value in kept or value.startswith("onnxprune."))
         return f"{value}{HOSTILE}" if isinstance(value, str) and not known else value
 

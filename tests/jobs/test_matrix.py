@@ -3,7 +3,8 @@
 What is asserted are properties of the result, whatever the network: the job ends without an
 internal error, its own checks are good, what it wrote loads and gives finite outputs, it kept to
 what was asked or says why not, and zeros stay zeros. A refusal is an error too, unless `REFUSED`
-expects it of that network and job.
+expects it of that network and job. How good a result is hangs on the network, the job and the few
+samples; `tests/jobs/test_verdicts.py` is about that.
 
 ``make test`` runs a few cells, among them every job and every family of networks, drawn by the
 seed in ``ONNXPRUNE_MATRIX_SEED`` (0). ``make test-heavy`` runs the others.
@@ -107,8 +108,8 @@ def pruned(case: Case, **flags: Any) -> Result:
     """Prune, with all that holds for every kind of pruning."""
     made = prune(case.path, **flags, **case.data)
     assert made.checks
-    assert made.ok, made.checks
-    assert_runs(case, made.save(case.folder / "made.onnx"))
+    assert all(each.ok for each in made.checks), made.checks
+    assert_runs(case, made.save(case.folder / "made.onnx", force=True))
     return made
 
 
@@ -169,9 +170,9 @@ def _sparsity(asked: str) -> Callable[[Case], None]:
 def _own_cut(case: Case) -> None:
     """A model that was cut by the size of its weights, and refitted by nobody."""
     cut = prune(case.path, ratio=RATIO, criterion="l1", recover="none")
-    given = cut.save(case.folder / "cut.onnx")
+    given = cut.save(case.folder / "cut.onnx", force=True)
     made = recover(case.path, given, **case.data)
-    assert made.ok, made.checks
+    assert all(each.ok for each in made.checks), made.checks
     assert {g: len(u) for g, u in made.plan.removed.items()} == {
         g: len(u) for g, u in cut.plan.removed.items() if u
     }
@@ -180,7 +181,7 @@ def _own_cut(case: Case) -> None:
     assert all(len(shapes[1][name]) == 1 for name in shapes[1].keys() - shapes[0])  # new biases
     errors = [judged.main.relative_error for judged in (made.as_given, made.evaluation)]
     assert errors[0] is None or (errors[1] is not None and errors[1] <= errors[0])
-    assert_runs(case, made.save(case.folder / "made.onnx"))
+    assert_runs(case, made.save(case.folder / "made.onnx", force=True))
 
 
 def _thinned(case: Case, share: str) -> Path:
@@ -192,16 +193,16 @@ def _thinned(case: Case, share: str) -> Path:
 def _own_zeros(case: Case) -> None:
     given = _thinned(case, "50%")
     made = recover(case.path, given, **case.data)
-    assert made.ok, made.checks
+    assert all(each.ok for each in made.checks), made.checks
     assert_zeros_stay(tensors(models.load(given)), tensors(made.model))
-    assert_runs(case, made.save(case.folder / "made.onnx"))
+    assert_runs(case, made.save(case.folder / "made.onnx", force=True))
 
 
 def _quantize(case: Case) -> None:
     given = _thinned(case, "50%")
     made = quantize(given, options=from_flags(case.data))
-    assert made.ok, made.checks
-    path = made.save(case.folder / "made.onnx")
+    assert all(each.ok for each in made.checks), made.checks
+    path = made.save(case.folder / "made.onnx", force=True)
     assert_runs(case, path)
     before, after = tensors(models.load(given)), tensors(models.load(path))
     found = 0
@@ -219,7 +220,7 @@ def _quantize(case: Case) -> None:
 
 def _store(case: Case) -> None:
     given = _thinned(case, "90%")
-    stored = store(given, StoreOptions("auto"))
+    stored = store(given, StoreOptions("auto", certificate=False))
     path = stored.save(case.folder / "stored.onnx")
     check = check_stored(stored, path)
     assert check.ok, check

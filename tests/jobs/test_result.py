@@ -33,7 +33,8 @@ def test_a_model_is_saved_under_a_name_that_says_so(result: Result, tmp_path: Pa
             with pytest.raises(OnnxpruneError, match=r"does not end in \.onnx or \.pb"):
                 each.save(tmp_path / name)
         assert each.save(tmp_path / "small.onnx.pb").is_file()
-    assert [path.name for path in tmp_path.iterdir()] == ["small.onnx.pb"]
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"small.onnx.pb", "small.onnx.certificate.json"}
 
 
 def test_reprs_are_one_line(result: Result) -> None:
@@ -63,6 +64,8 @@ def test_json_is_what_the_command_line_prints(result: Result, cli: Callable[...,
     printed, made = json.loads(ran.out), json.loads(json.dumps(result.to_json()))
     assert printed.pop("options")["calib"] == str(ENTRY.calibration)
     assert made.pop("options")["calib"] == str(ENTRY.calibration)
+    assert printed.pop("argv")[:2] == ["onnxprune", "prune"]
+    assert made.pop("argv") == []
     assert printed == made
 
 

@@ -216,7 +216,7 @@ WRONG: dict[str, tuple[Callable[[onnx.SparseTensorProto], None], str]] = {
     "too few indices": (_set("indices", INDICES[:3]), "4 values but 3 indices"),
     "too few values": (_set("values", np.ones(3, np.float32)), "3 values but 4 indices"),
     "shape": (_dims(-4, -4), "impossible shape"),
-    "absurd": (_dims(1 << 31, 1 << 31), "when dense"),
+    "absurd": (_dims(1 << 31, 1 << 31), "impossible shape"),
     "no data": (lambda held: held.values.ClearField("raw_data"), "but 0 are stored"),
     "short indices": (_short, "but 24 are stored"),
 }

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +20,7 @@ from onnxprune.data import cache as kept
 from onnxprune.data import zoo
 from onnxprune.data.cache import Cache
 from onnxprune.graph.analysis import Analysis, analyse
+from onnxprune.model import files
 from onnxprune.select.importance import curve_cache as cache
 from onnxprune.select.importance.error_curves import Curves, Measurement
 from onnxprune.solve.group_obs import Elimination
@@ -209,7 +212,10 @@ def test_the_folder_stays_bounded(place: Path, monkeypatch: pytest.MonkeyPatch) 
         os.utime(place / f"{number:040}.curves.jsonl", (number, number))
     left = sorted(path.name[39] for path in place.iterdir())
     assert left == ["4", "5", "6", "7"]
-    abandoned = place / "x.part"
+    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"],
+        capture_output=True, text=True, check=True,
+    ).stdout.strip()  # fmt: skip
+    abandoned = place / f".onnxprune-{files._HOST}-{dead}-00000000.tmp"
     abandoned.write_bytes(b"")
     os.utime(abandoned, (0, 0))
     cache.write(Cache("curves", print), f"{8:040}", curves)
