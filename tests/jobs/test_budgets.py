@@ -72,7 +72,7 @@ def assert_kept(result: Result, folder: Path) -> None:
     assert target is not None
     limit = target.limit(result.dense.of(target.kind))
     (check,) = (each for each in result.checks if each.name == target.kind)
-    path = result.save(folder / "result.onnx")
+    path = result.save(folder / "result.onnx", force=True)
     written = cost(analyse(models.load(path), inputs=result.analysis.inputs[0]))
     assert written == result.remaining
     assert check.value == result.remaining.of(target.kind)
