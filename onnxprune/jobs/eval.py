@@ -17,7 +17,6 @@ from onnxprune.data.labels import together
 from onnxprune.data.screening import Screen, notes_on
 from onnxprune.data.singly import runnable
 from onnxprune.errors import OnnxpruneError, spelled
-from onnxprune.evaluate.equivalence import check_equivalence
 from onnxprune.evaluate.evaluation import (
     Evaluation,
     Task,
@@ -32,16 +31,13 @@ from onnxprune.evaluate.verdict import Quality, Structure, judge
 from onnxprune.graph.analysis import analyse
 from onnxprune.jobs.finite_weights import FiniteWeights
 from onnxprune.jobs.run import Progress, place, stand_in_note
+from onnxprune.jobs.verify import compare_with_cut
 from onnxprune.model.decode import densify
 from onnxprune.model.signature import signature_of
 from onnxprune.quantities import Unit, measured, percent, plural
-from onnxprune.recovery.correspond.kept_units import correspond
-from onnxprune.recovery.correspond.twin import in_dense_words, make_twin
 from onnxprune.runtime import open_session
 from onnxprune.types import Check, is_fraction
 
-_SAME = 1e-3
-"""Largest difference between a model and the dense graph, cut as found, with its weights."""
 _UNCHANGED = 0.999
 """Correlation from which on weights are those of the dense model but for rounding."""
 _SURE = 2.0
@@ -330,14 +326,10 @@ def derive_structure(
     shapes: Mapping[str, tuple[int, ...]] = {name: a.shape for name, a in feeds[0].items()}
     try:
         analysis = analyse(dense, inputs=shapes)
-        match = correspond(analysis, small)
-        twin = make_twin(analysis, match, small)
-        check = check_equivalence(
-            twin.model, in_dense_words(match.matching, small), feeds, provider
-        )
+        match, twin, check = compare_with_cut(analysis, small, feeds, provider)
     except OnnxpruneError as error:
         return Structure("not checked", (error.message,))
-    if check.value > max(check.limit, _SAME):
+    if not check.ok:
         reason = (
             "the dense graph, cut to these sizes and with these weights, computes something else "
             f"(difference {check.value:.2g})"

@@ -8,7 +8,7 @@ the two, and the cut has to compute what the written model does.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from onnxprune import model as models
 from onnxprune.config import FilePath, Options, keywords, split
-from onnxprune.data.dataset import open_dataset, open_source, synthetic_inputs
+from onnxprune.data.dataset import Feeds, open_dataset, open_source, synthetic_inputs
 from onnxprune.errors import OnnxpruneError, as_path, blame
 from onnxprune.evaluate.equivalence import check_equivalence
 from onnxprune.evaluate.evaluation import Evaluation, compare_models
@@ -35,8 +35,8 @@ from onnxprune.jobs.run import Progress, place
 from onnxprune.jobs.verdicts import data_of
 from onnxprune.model.decode import densify
 from onnxprune.model.seal import Digests, read_seal
-from onnxprune.recovery.correspond.kept_units import correspond
-from onnxprune.recovery.correspond.twin import in_dense_words, make_twin
+from onnxprune.recovery.correspond.kept_units import Correspondence, correspond
+from onnxprune.recovery.correspond.twin import Twin, in_dense_words, make_twin
 from onnxprune.sparse.nm import counts
 from onnxprune.types import Check
 
@@ -279,22 +279,43 @@ def _pattern(
     return [Check(f"weights that are not {n}:{m}", not wrong, len(wrong), 0)]
 
 
+def compare_with_cut(
+    analysis: Analysis, small: models.Model, feeds: Iterable[Feeds], provider: str
+) -> tuple[Correspondence, Twin, Check]:
+    """Find what was removed by comparing graphs and weights, and check that a cut does the same.
+
+    Args:
+        analysis: of the dense model.
+        small: the model that was made from it.
+        feeds: inputs of the check.
+        provider: execution provider.
+
+    Returns:
+        What corresponds; the dense graph, cut, with the weights of ``small``; and the check that
+        both compute the same.
+
+    Raises:
+        OnnxpruneError: nothing corresponds, or a model does not run.
+    """
+    match = correspond(analysis, small)
+    twin = make_twin(analysis, match, small)
+    check = check_equivalence(twin.model, in_dense_words(match.matching, small), feeds, provider)
+    limit = max(check.limit, _SAME)
+    same = replace(check, name="dense graph, cut = model", ok=check.value <= limit, limit=limit)
+    return match, twin, same
+
+
 def _compared(
     analysis: Analysis, small: models.Model, claim: Certificate | None, config: Options
 ) -> _Structure:
     """Find the plan by comparing two models, and check that the cut computes the same."""
     try:
-        match = correspond(analysis, small)
-        twin = make_twin(analysis, match, small)
-        renamed = in_dense_words(match.matching, small)
         feeds = synthetic_inputs(analysis, config.provider, config.seed)
-        equal = check_equivalence(twin.model, renamed, feeds, config.provider)
+        match, twin, equal = compare_with_cut(analysis, small, feeds, config.provider)
     except OnnxpruneError as error:
         failed = Check("made from the dense model", ok=False, value=1.0, limit=0.0)
         return _Structure([failed], notes=[error.message])
-    limit = max(equal.limit, _SAME)
-    ok = equal.value <= limit
-    checks = [Check("dense graph, cut = model", ok, equal.value, limit)]
+    checks = [equal]
     plan = Plan(removed=match.removed, bypassed=match.bypassed)
     names = {name: (mask.size, int(mask.sum())) for name, mask in twin.masks.items()}
     if claim is not None and claim.plan is not None:
