@@ -15,6 +15,7 @@ from numbers import Integral, Real
 from typing import Literal
 
 from onnxprune.errors import OnnxpruneError, blame, example, in_python, stated
+from onnxprune.types import is_fraction
 
 Unit = Literal["count", "bytes", "fraction", "seconds", "number"]
 """The unit of a measured number."""
@@ -383,6 +384,16 @@ def percent(value: float) -> str:
     if text == "100.0" and value < 1:
         return "> 99.9 %"
     return f"{text.removesuffix('.0')} %"
+
+
+def unit_of(measure: str) -> Unit:
+    """The unit of what a result is judged by: a metric, agreement, cosine or an error.
+
+    Example:
+        >>> unit_of("accuracy"), unit_of("agreement"), unit_of("nats")
+        ('fraction', 'fraction', 'number')
+    """
+    return "fraction" if measure == "agreement" or is_fraction(measure) else "number"
 
 
 def measured(value: float | None, unit: Unit) -> str:

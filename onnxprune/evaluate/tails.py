@@ -20,8 +20,8 @@ from onnxprune.evaluate.metrics import Metric, Score
 from onnxprune.evaluate.output_comparison import OutputComparison, SampleValues
 from onnxprune.evaluate.sample_statistics import agreement_error
 from onnxprune.evaluate.standard_error import paired_error
-from onnxprune.quantities import Unit, measured, plural
-from onnxprune.types import QualityStatus, TailPart, Tails, is_fraction
+from onnxprune.quantities import measured, plural, unit_of
+from onnxprune.types import QualityStatus, TailPart, Tails
 
 Array = npt.NDArray[Any]
 F64 = npt.NDArray[np.float64]
@@ -326,6 +326,6 @@ def _mean_error(values: F64) -> float | None:
 
 def in_words(part: TailPart, measure: str) -> str:
     """The measure of a part before and after, as in ``94.0 % -> 3.1 %``."""
-    unit: Unit = "fraction" if measure == "agreement" or is_fraction(measure) else "number"
+    unit = unit_of(measure)
     after = measured(part.after, unit)
     return after if part.before is None else f"{measured(part.before, unit)} -> {after}"

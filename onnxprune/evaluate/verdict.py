@@ -16,7 +16,7 @@ from scipy.special import stdtrit
 from onnxprune.evaluate.evaluation import Evaluation
 from onnxprune.evaluate.output_comparison import OutputComparison
 from onnxprune.evaluate.tails import findings as collapses
-from onnxprune.quantities import Unit, figure, measured, percent, plural, spread
+from onnxprune.quantities import figure, measured, percent, plural, spread, unit_of
 from onnxprune.types import (
     NOTHING_REMOVED,
     Check,
@@ -24,7 +24,6 @@ from onnxprune.types import (
     QualityStatus,
     Structure,
     StructureStatus,
-    is_fraction,
     is_of_boxes,
 )
 
@@ -146,7 +145,7 @@ def _task(evaluation: Evaluation) -> Iterator[Finding]:
     before, after, drop = evaluation.before, evaluation.after, evaluation.drop
     if not evaluation.metric or before is None or after is None:
         return
-    name, unit = evaluation.metric, _unit(evaluation.metric)
+    name, unit = evaluation.metric, unit_of(evaluation.metric)
     change = f"{name} {measured(before, unit)} -> {measured(after, unit)}"
     if math.isfinite(before) and not math.isfinite(after):
         yield "broken", f"{change}: it is not finite"
@@ -357,10 +356,6 @@ def _measured(
         drop=output.unexplained,
         error=output.unexplained_error,
     )
-
-
-def _unit(measure: str) -> Unit:
-    return "fraction" if measure == "agreement" or is_fraction(measure) else "number"
 
 
 def _missed(check: Check) -> str:

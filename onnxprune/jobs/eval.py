@@ -34,9 +34,9 @@ from onnxprune.jobs.run import Progress, place, stand_in_note
 from onnxprune.jobs.verify import compare_with_cut
 from onnxprune.model.decode import densify
 from onnxprune.model.signature import signature_of
-from onnxprune.quantities import Unit, measured, percent, plural
+from onnxprune.quantities import measured, percent, plural, unit_of
 from onnxprune.runtime import open_session
-from onnxprune.types import Check, is_fraction
+from onnxprune.types import Check
 
 _UNCHANGED = 0.999
 """Correlation from which on weights are those of the dense model but for rounding."""
@@ -83,7 +83,7 @@ class Assessment:
     def __str__(self) -> str:
         parts = []
         if self.value is not None:
-            parts.append(f"{self.metric} {measured(self.value, _unit(self.metric))}")
+            parts.append(f"{self.metric} {measured(self.value, unit_of(self.metric))}")
         parts += [f"structure {self.structure.status}", f"quality {self.quality.status}"]
         return ", ".join(parts)
 
@@ -166,10 +166,6 @@ def eval(  # noqa: A001  the name of the command
         checks,
         (*notes, *evaluation.notes),
     )
-
-
-def _unit(metric: str) -> Unit:
-    return "fraction" if is_fraction(metric) else "number"
 
 
 def _as_options(settings: EvalOptions) -> Options:
@@ -277,7 +273,7 @@ def _alone(
     chance, spread = chance_of(task, result)
     spread = error if spread is None else spread
     if chance is not None and spread is not None and _at_chance(task, result.value, chance, spread):
-        unit = _unit(task.metric.name)
+        unit = unit_of(task.metric.name)
         findings.append(
             f"{task.metric.name} {measured(result.value, unit)}, within {_SURE:g} standard errors "
             f"of chance ({measured(chance, unit)})"

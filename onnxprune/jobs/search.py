@@ -27,7 +27,7 @@ from onnxprune.jobs.removal import check_removal
 from onnxprune.jobs.result import Result
 from onnxprune.jobs.run import BLAS, Run
 from onnxprune.jobs.verdicts import data_of, judging_notes
-from onnxprune.quantities import COST_KINDS, Budget, spread
+from onnxprune.quantities import COST_KINDS, Budget, spread, unit_of
 from onnxprune.select.importance.error_curves import Curves
 from onnxprune.select.importance.units import Problem, error_curves
 from onnxprune.types import NOTHING_REMOVED, Check
@@ -255,15 +255,12 @@ def _notes(bisection: Bisection, evaluation: Evaluation, tries: int, max_drop: f
         )
     error = evaluation.drop_error
     if error is not None:
-        share = evaluation.measure.startswith(("accuracy", "top", "agreement"))
-        drop, wide, limit = (
-            spread(value, "fraction" if share else "number")
-            for value in (evaluation.drop, error, max_drop)
-        )
+        unit = unit_of(evaluation.measure)
+        drop, wide, limit = (spread(value, unit) for value in (evaluation.drop, error, max_drop))
         sure = f"the drop of {drop} has a standard error of {wide}"
         if evaluation.drop + 2 * error > max_drop:
             sure += f": with {samples} inputs, more than {limit} is not excluded"
-            needed = samples_needed(error, samples, max_drop, share=share)
+            needed = samples_needed(error, samples, max_drop, share=unit == "fraction")
             sure += f"; about {needed:,} would tell" if needed > samples else ""
         notes.append(sure)
     return notes

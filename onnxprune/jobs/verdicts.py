@@ -13,7 +13,7 @@ from onnxprune.evaluate.metrics import find_metric
 from onnxprune.evaluate.verdict import Quality
 from onnxprune.graph.plan import Plan
 from onnxprune.model import Model
-from onnxprune.quantities import Unit, half_interval, plural, spread
+from onnxprune.quantities import Unit, half_interval, plural, spread, unit_of
 from onnxprune.types import Check, QualityStatus
 
 _CUT = (
@@ -88,7 +88,7 @@ def too_few(evaluation: Evaluation, max_drop: float | None) -> list[str]:
 
 def _needed(evaluation: Evaluation, limit: float) -> str:
     """How many samples would tell a drop of that size."""
-    share = evaluation.measure.startswith(("accuracy", "top", "agreement"))
+    share = unit_of(evaluation.measure) == "fraction"
     error = evaluation.drop_error or 0.0
     number = samples_needed(error, evaluation.samples, limit, share=share)
     return f"; about {number:,} are needed" if number else ""

@@ -37,7 +37,7 @@ from onnxprune.jobs.verdicts import (
     unsure,
 )
 from onnxprune.model.decode import densify
-from onnxprune.quantities import measured, times
+from onnxprune.quantities import measured, times, unit_of
 from onnxprune.runtime import open_session
 from onnxprune.types import PROVIDERS, Check, provider_of
 
@@ -258,10 +258,7 @@ def _shipped(
 
 
 def _saturation_note(exact: Evaluation, shipped: Evaluation, settings: QuantizeOptions) -> str:
-    share = shipped.measure.startswith(("accuracy", "top", "agreement"))
-    here, defined = (
-        measured(each.value, "fraction" if share else "number") for each in (shipped, exact)
-    )
+    here, defined = (measured(each.value, unit_of(shipped.measure)) for each in (shipped, exact))
     note = (
         f"{shipped.measure} is {here} as onnxruntime runs the model on this processor, whose "
         f"integer products saturate, and {defined} where they do not (VNNI, AMX, Arm)"

@@ -37,8 +37,8 @@ from onnxprune.jobs.results.schema import (
 )
 from onnxprune.jobs.results.weights import zeros_rows
 from onnxprune.jobs.search import passes
-from onnxprune.quantities import Unit
-from onnxprune.types import LayerOutcome, is_fraction
+from onnxprune.quantities import unit_of
+from onnxprune.types import LayerOutcome
 
 _QUICK = 1 << 30
 """Bytes of weights that `inspect` reads without ``--weights``."""
@@ -145,7 +145,7 @@ def measures(run: Result) -> tuple[Measure, ...]:
         rows.append(Measure("latency", *seconds, "seconds", ratio=latency.ratio))
     evaluation = run.evaluation
     if evaluation.metric:
-        unit: Unit = "fraction" if is_fraction(evaluation.metric) else "number"
+        unit = unit_of(evaluation.metric)
         ends = evaluation.before, evaluation.after
         if run.as_given is not None and run.as_given.metric == evaluation.metric:
             as_given = f"{evaluation.metric}, as given"
