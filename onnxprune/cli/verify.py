@@ -55,19 +55,25 @@ def run(args: argparse.Namespace) -> int:
         options["calib"] = args.data
     (config,) = split("verify", options)
     # Imported here so that --help and refused flags do not wait for onnx.
-    from onnxprune.jobs.verify import verify
+    from onnxprune.jobs.verify import OTHER_DENSE, verify
 
     with console.progress() as progress:
         result = verify(args.model, args.dense, config, plan=args.plan, progress=progress)
     console.data(_view(result, verbose=args.verbose), plain(result), as_json=args.json)
     if not result.ok:
         failed = next(each for each in result.checks if not each.ok)
+        hint = "get the file again from where it was made, or make it again"
+        document = (result.certificate and result.certificate.document) or {}
+        name = document.get("dense", {}).get("name")
+        if failed.name == OTHER_DENSE and name:
+            hint = f"it was made from {name}: give that with --dense"
         raise OnnxpruneError(
             f"{args.model} is not what it claims to be: {failed.name}",
-            hint="get the file again from where it was made, or make it again",
+            hint=hint,
             exit_code=1,
         )
-    if result.quality is not None and result.quality.broken:
+    stated = result.certificate.quality if result.certificate else ""
+    if result.quality is not None and result.quality.broken and stated != "broken":
         console.warning(f"{args.model} is broken, whatever it claims: {result.quality.reasons[0]}")
     claims = "is what its certificate says" if result.certificate else "was made from the dense one"
     console.done(f"{args.model} {claims}")

@@ -161,6 +161,13 @@ def compare_models(
     Raises:
         OnnxpruneError: a model does not run on the provider, or the labels do not fit.
     """
+    one_has, other_has = ([v.name for v in m.ir.graph.outputs] for m in (dense, pruned))
+    if set(one_has) != set(other_has):
+        raise OnnxpruneError(
+            f"the outputs of the models differ: {', '.join(map(str, other_has))} instead of "
+            f"{', '.join(map(str, one_has))}",
+            hint="only models with the same outputs can be compared",
+        )
     parts = shared_parts(dense, pruned)
     inner, provider = within(parts), config.provider
     one = open_session(dense, provider=provider, outputs=inner, arena=False)

@@ -42,7 +42,7 @@ __all__ = [
 
 SURE = 2.0
 """Standard errors that a difference must exceed to count."""
-ENOUGH = 20
+ENOUGH = 30
 """Samples from which on a result can be called broken by what they show on average."""
 POINT = 0.01
 """Largest drop of a share (accuracy, top-k) that is no degradation: one point."""
@@ -147,12 +147,15 @@ def _task(evaluation: Evaluation) -> Iterator[Finding]:
         return
     name, unit = evaluation.metric, unit_of(evaluation.metric)
     change = f"{name} {measured(before, unit)} -> {measured(after, unit)}"
+    if math.isnan(before):
+        yield "broken", f"{change}: the metric of the dense model is not a number"
+        return
     if math.isfinite(before) and not math.isfinite(after):
         yield "broken", f"{change}: it is not finite"
         return
     if _at_chance(evaluation):
         chance = measured(evaluation.chance, unit)
-        reason = f"{change}, within {SURE:g} standard errors of chance ({chance})"
+        reason = f"{change}, no better than chance ({chance}) by {SURE:g} standard errors"
         yield _broken(reason, evaluation, certain=_surely_lost(evaluation))
         return
     limit, error = limit_of(evaluation), _drop_error(evaluation)

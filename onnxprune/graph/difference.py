@@ -46,12 +46,14 @@ class Change:
     Attributes:
         kind: ``equal``; ``zeroed`` where all that differs is zero now; or ``changed``.
         zeros: number of zeros in it.
+        zeros_before: the same of the expected one.
         largest: largest difference relative to the largest expected entry; infinite where an entry
             is not finite.
     """
 
     kind: Kind
     zeros: int
+    zeros_before: int
     largest: float
 
 
@@ -214,21 +216,21 @@ def compare(expected: ir.TensorProtocol, actual: ir.TensorProtocol) -> Change:
     """Compare two tensors of one type and shape."""
     if expected.dtype == ir.DataType.STRING:
         same = expected.numpy().tolist() == actual.numpy().tolist()
-        return Change("equal" if same else "changed", 0, 0.0 if same else float("inf"))
+        return Change("equal" if same else "changed", 0, 0, 0.0 if same else float("inf"))
     one, two = np.asarray(expected.numpy()), np.asarray(actual.numpy())
-    zeros = int(two.size - np.count_nonzero(two))
+    zeros, before = (int(each.size - np.count_nonzero(each)) for each in (two, one))
     apart = one != two
     if one.dtype.kind not in "biu":  # a NaN differs from itself
         apart &= ~((one != one) & (two != two))  # noqa: PLR0124
     if not apart.any():
-        return Change("equal", zeros, 0.0)
+        return Change("equal", zeros, before, 0.0)
     kind: Kind = "changed" if np.count_nonzero(two[apart]) else "zeroed"
     wide = np.complex128 if one.dtype.kind == "c" else np.float64
     with np.errstate(over="ignore", invalid="ignore"):
         gap = np.abs(one[apart].astype(wide) - two[apart].astype(wide)).max()
         size = np.abs(one.astype(wide)).max()
     largest = float(gap / size) if np.isfinite(gap) and size else float("inf")
-    return Change(kind, zeros, largest)
+    return Change(kind, zeros, before, largest)
 
 
 def changes(pairing: Pairing) -> Iterator[tuple[str, Change]]:
@@ -238,3 +240,16 @@ def changes(pairing: Pairing) -> Iterator[tuple[str, Change]]:
         assert mine is not None
         assert other is not None
         yield theirs.name or "", compare(mine, other)
+
+
+def is_altered(change: Change, mask: tuple[int, int] | None) -> bool:
+    """Whether a tensor has other values than a plan gives it.
+
+    Args:
+        change: against the cut of the dense model.
+        mask: entries, and how many of them may be other than zero; None without a mask.
+    """
+    if change.kind != "zeroed" or mask is None:
+        return change.kind != "equal"
+    size, kept = mask
+    return change.zeros > size - kept + change.zeros_before

@@ -22,7 +22,7 @@ from onnxprune.config import Options
 from onnxprune.data import Calibration, open_calibration
 from onnxprune.errors import OnnxpruneError
 from onnxprune.graph.analysis import Analysis, analyse
-from onnxprune.graph.difference import changes, pair
+from onnxprune.graph.difference import changes, is_altered, pair
 from onnxprune.graph.plan import Plan, from_document, plan_document, versions
 from onnxprune.graph.surgery import cut
 from onnxprune.model.decode import densify
@@ -119,6 +119,7 @@ def verdicts(result: object, evaluation: Evaluation, checks: Iterable[Check]) ->
         "measure": evaluation.measure,
         "value": evaluation.value,
         "drop": evaluation.drop,
+        "error": evaluation.drop_error,
         "samples": evaluation.samples,
         "outputs": {name: asdict(each) for name, each in evaluation.outputs.items()},
     }
@@ -257,7 +258,7 @@ def data_digest(source: Calibration) -> tuple[str, int]:
 
 
 def changed_weights(claims: Claims) -> list[str] | None:
-    """Weights with other values than the cut has, zeros aside; None where that cannot be said."""
+    """Weights with other values than the cut has, masks aside; None where that cannot be said."""
     if claims.command != "recover" and not claims.fitted:
         return []
     if claims.analysis is None or claims.command == "recover":
@@ -265,7 +266,8 @@ def changed_weights(claims: Claims) -> list[str] | None:
     pairing = pair(expected_model(claims.analysis, claims.plan), claims.model)
     if pairing.problem:
         return None
-    names = {name for name, change in changes(pairing) if change.kind == "changed"}
+    masks = {name: (mask.size, mask.kept) for name, mask in claims.plan.zeroed.items()}
+    names = {name for name, change in changes(pairing) if is_altered(change, masks.get(name))}
     return sorted(names | {value.name or "" for value in pairing.added})
 
 
@@ -286,7 +288,7 @@ def read(path: Path, seal: Seal) -> Certificate | None:
     Raises:
         OnnxpruneError: it is damaged, or its two parts do not belong together (exit code 1).
     """
-    place = document_path(path)
+    place = document_path(path.resolve())  # a link is written through
     if seal.text is None:
         if place.is_file():
             raise _refusal(

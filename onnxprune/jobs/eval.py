@@ -295,7 +295,8 @@ def _at_chance(task: Task, value: float, chance: float, error: float) -> bool:
     """Whether a model does no better than one that sees no input, on enough samples to tell."""
     sign = 1 if task.metric.higher_is_better else -1
     room = 1 - chance if task.metric.higher_is_better else chance
-    return sign * (value - chance) <= _SURE * error <= _TELLING * room
+    gain, doubt = sign * (value - chance), _SURE * error
+    return gain < -doubt or gain <= doubt <= _TELLING * room
 
 
 # --- the structure ---------------------------------------------------------------------------

@@ -277,6 +277,9 @@ def _behind(
             target = [] if sizes is None else [int(size) for size in sizes.numpy()]
             return dtype, tuple(target) if target and min(target) > 0 else None
         case "Transpose":
-            order = node.attributes["perm"].as_ints()
-            return dtype, None if shape is None else tuple(shape[axis] for axis in order)
+            perm = node.attributes.get("perm")
+            order = () if perm is None else tuple(perm.as_ints())
+            if shape is None or sorted(order) != [*range(len(shape))]:
+                return dtype, None
+            return dtype, tuple(shape[axis] for axis in order)
     return dtype, None  # a stream: only its type is needed, for the Reshape behind it

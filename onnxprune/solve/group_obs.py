@@ -28,7 +28,7 @@ from scipy.linalg import cho_factor, cho_solve, solve_triangular
 from scipy.linalg.blas import dgemm, dsyrk
 from scipy.linalg.lapack import dpotri
 
-from onnxprune.solve.moments import shrinkage
+from onnxprune.solve.moments import require_finite, shrinkage
 
 Float = npt.NDArray[np.float64]
 Index = npt.NDArray[np.int64]
@@ -123,6 +123,7 @@ class _Sweep:
     def _set_up(self, matrix: Float) -> None:
         """Solve for the remaining rows from scratch; the matrix is used up."""
         rows = np.flatnonzero(self._rows)
+        require_finite(matrix)
         factor = cho_factor(matrix.T, lower=True, overwrite_a=True)
         self._W = np.ascontiguousarray(cho_solve(factor, self._B[rows]))
         self._P, _ = dpotri(factor[0], lower=True, overwrite_c=True)

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.linalg import LinAlgError, cho_factor, cho_solve, eigh
 
-from onnxprune.solve.moments import Moments
+from onnxprune.solve.moments import Moments, require_finite
 
 Float = npt.NDArray[np.float64]
 
@@ -55,6 +55,7 @@ def solver(A: Float) -> Callable[[Float], Float]:
 
     The matrix is factored once, as :func:`solve_symmetric` says.
     """
+    require_finite(A)
     try:
         factor = cho_factor(A, lower=True)
     except LinAlgError:

@@ -20,6 +20,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.linalg import blas
 
+from onnxprune.errors import OnnxpruneError
+
 Array = npt.NDArray[Any]
 Float = npt.NDArray[np.float64]
 
@@ -28,6 +30,19 @@ WORK = 64 << 20
 """Bytes of working copies of a chunk of rows."""
 _BLOCK = 256
 """Rows of a matrix that are worked on at a time, so that no second matrix is needed."""
+
+
+def require_finite(moments: npt.NDArray[Any]) -> None:
+    """Refuse second moments that hold NaN or infinity.
+
+    Raises:
+        OnnxpruneError: they do: values, or their squares, are too large for their type.
+    """
+    if not np.isfinite(moments).all():
+        raise OnnxpruneError(
+            "values inside the model are too large on these inputs, or not numbers, to fit to them",
+            hint="check the scale of the calibration data, and the model in float32 if it is half",
+        )
 
 
 @dataclass(frozen=True, eq=False)

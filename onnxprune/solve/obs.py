@@ -21,6 +21,7 @@ import numpy.typing as npt
 from scipy.linalg import LinAlgError, cho_solve, cholesky
 
 from onnxprune.solve import masks
+from onnxprune.solve.moments import require_finite
 
 Float = npt.NDArray[np.float64]
 Bool = npt.NDArray[np.bool_]
@@ -70,6 +71,7 @@ def inverse_factor(xx: Float, damping: float) -> Float:
 
     Damping grows tenfold for as long as the matrix is not numerically positive definite.
     """
+    require_finite(xx)
     while damping < 1e4:
         try:
             lower = cholesky(damped(xx, damping), lower=True)

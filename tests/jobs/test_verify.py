@@ -233,6 +233,28 @@ FORGERIES: Mapping[str, tuple[str, Mapping[str, Callable[[Any], None]]]] = {
     "an honest copy": ("cut", {}),
     "a weight": ("cut", {"graph": lambda p: _weight(p, _nudge)}),
     "shuffled weights": ("cut", {"graph": lambda p: _weight(p, lambda a: a[::-1].copy())}),
+    "weights that are zero": ("cut", {"graph": lambda p: _weight(p, np.zeros_like)}),
+    "zeros beyond the mask": ("pattern", {"graph": lambda p: _weight(p, np.zeros_like)}),
+    "weights said to be unknown": (
+        "fitted",
+        {
+            "graph": lambda p: _weight(p, lambda a: -a),
+            "document": lambda d: d["weights"].update(changed=None),
+        },
+    ),
+    "int8 of nothing": ("dynamic", {"document": lambda d: d["weights"].update(quantized=[])}),
+    "steps of int8": (
+        "dynamic",
+        {
+            "graph": lambda p: [
+                each.CopyFrom(
+                    numpy_helper.from_array(numpy_helper.to_array(each) * 1000, each.name)
+                )
+                for each in p.graph.initializer
+                if each.name.endswith("_scale")
+            ]
+        },
+    ),
     "an operator": ("cut", {"graph": _another_node}),
     "one more tensor": ("cut", {"graph": _stowaway}),
     "a node without effect": (
