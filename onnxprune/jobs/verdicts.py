@@ -36,10 +36,11 @@ def data_of(data: Dataset, evaluation: Evaluation) -> str:
     name = f"--eval {name}" if data.eval.option == "--eval" else name
     labelled = "labelled " if evaluation.metric else ""
     if data.one_batch:
-        return f"the {samples:,} {labelled}samples of {name}, which layers were fitted to"
+        count = plural(samples, f"{labelled}sample")
+        return f"the {count} of {name}, which layers were fitted to"
     total = evaluation.available
     if total is None or total <= samples:
-        return f"{samples:,} {labelled}samples of {name}"
+        return f"{plural(samples, f'{labelled}sample')} of {name}"
     return f"{samples:,} {labelled}held-out of {total:,} samples of {name}"
 
 

@@ -529,8 +529,8 @@ def advised(sweep: Sensitivity) -> str:
     if not advice.ratios or advice.measured is None:
         return f"No ratios change {scale.name} by at most {drop}{unit} together"
     return (
-        f"Ratios for at most {drop}{unit}: together {_lost(advice.measured, advice.error, scale)} "
-        f"on {plural(advice.samples, 'input')} as cut, {times(advice.macs)} MACs, "
+        f"Ratios for a change of at most {drop}{unit}: together "
+        f"{_lost(advice.measured, advice.error, scale)} on {plural(advice.samples, 'input')} as cut, {times(advice.macs)} MACs, "
         f"{times(advice.params)} parameters"
     )
 

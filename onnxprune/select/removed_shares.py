@@ -50,6 +50,7 @@ def removed_shares(analysis: Analysis, config: Options, selection: Selection) ->
     note += " and ".join(parts)
     widths = [len(g) - len(removed[g.name]) for g in free if g.name in removed]
     multiple = math.gcd(*widths)
+    multiple &= -multiple  # widths that are fast are multiples of powers of two
     if multiple > 1:
         note += f"; widths are multiples of {multiple}"
     if abs(share - config.ratio) >= _NEAR:

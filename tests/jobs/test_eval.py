@@ -334,3 +334,13 @@ def test_the_command_runs_as_documented(entry: zoo.Entry) -> None:
 def test_neither_labels_nor_a_dense_model_is_refused(entry: zoo.Entry) -> None:
     with pytest.raises(OnnxpruneError, match="nothing to compare the outputs with"):
         onnxprune.eval(entry.model, data=entry.evaluation)
+
+
+def test_models_with_other_outputs_are_refused_by_name() -> None:
+    entry = zoo.get("digits_mlp")
+    other = onnx.load(entry.model)
+    for node in other.graph.node:
+        node.output[:] = ["renamed" if name == zoo.OUTPUT else name for name in node.output]
+    other.graph.output[0].name = "renamed"
+    with pytest.raises(OnnxpruneError, match="outputs of the models differ: renamed"):
+        onnxprune.eval(other, against=entry.model, data=entry.evaluation)

@@ -131,3 +131,13 @@ def test_nothing_cut_is_a_structure_of_its_own() -> None:
     assert (result.structure.status, result.quality.status) == ("nothing cut", "not measured")
     assert result.ok
     assert "unchanged" in result.quality.reasons[0]
+
+
+def test_values_that_overflow_are_refused_in_words() -> None:
+    entry = zoo.get("digits_mlp")
+    huge = {name: array[:32] * 1e30 for name, array in zoo.calibration(entry).items()}
+    with (
+        pytest.raises(OnnxpruneError, match="too large"),
+        np.errstate(over="ignore", invalid="ignore"),
+    ):
+        prune(entry.model, ratio=0.3, calib=huge, cache=False)
