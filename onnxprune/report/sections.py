@@ -530,7 +530,8 @@ def advised(sweep: Sensitivity) -> str:
         return f"No ratios change {scale.name} by at most {drop}{unit} together"
     return (
         f"Ratios for a change of at most {drop}{unit}: together "
-        f"{_lost(advice.measured, advice.error, scale)} on {plural(advice.samples, 'input')} as cut, {times(advice.macs)} MACs, "
+        f"{_lost(advice.measured, advice.error, scale)} on "
+        f"{plural(advice.samples, 'input')} as cut, {times(advice.macs)} MACs, "
         f"{times(advice.params)} parameters"
     )
 
