@@ -157,7 +157,7 @@ def test_a_worse_result_is_not_written(tmp_path: Path) -> None:
         pytest.fail("the refit agrees with the pruned model on every input")
     assert made.evaluation.after == 1.0
     assert any("worse" in note for note in made.notes)
-    assert made.quality.status == "broken"
+    assert made.quality.status != "good"
     made.save(tmp_path / "o.onnx", force=True)
     was, now = weights(pruned), weights(tmp_path / "o.onnx")
     assert all(np.array_equal(was[name], now[name]) for name in was)

@@ -47,10 +47,19 @@ def test_the_zoo(name: str) -> None:
 
 
 _FILES = sorted(SHARED.glob("models/*.onnx")) + sorted(SHARED.glob("wild/*.onnx"))
+_SLOW = {"dnsmos_sig_bak_ovr"}
+"""Networks whose node-by-node check takes more than a minute."""
 _REFUSED = {"onnx_tutorial_super_resolution.onnx", "superres_prepost_op18.onnx"}
 
 
-@pytest.mark.parametrize("path", _FILES or [None], ids=lambda p: p.stem if p else "none")
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(p, marks=[pytest.mark.heavy] if p.stem in _SLOW else [], id=p.stem)
+        for p in _FILES
+    ]
+    or [pytest.param(None, id="none")],
+)
 def test_real_models(path: Path | None) -> None:
     if path is None:
         pytest.skip(f"no real models in {SHARED} (set ONNXPRUNE_SHARED)")
