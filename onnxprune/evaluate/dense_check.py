@@ -24,6 +24,7 @@ from onnxprune.evaluate.output_comparison import (
     log_probabilities,
     stacked,
 )
+from onnxprune.evaluate.standard_error import SURE
 from onnxprune.model import Model
 from onnxprune.quantities import figure, percent, plural
 from onnxprune.runtime import open_session
@@ -45,8 +46,6 @@ _SMOOTHED = 0.03
 """Announced share of errors from which on a network was trained to be unsure (label smoothing)."""
 _ALL = 1000
 """Labels from which on no error at all says the same."""
-_SURE = 2.0
-"""Standard errors that count as certain."""
 _ADDED = 2.0
 """Sum of squares that estimates of the error of a share add, for what few samples do not show."""
 MOST = 2048
@@ -153,7 +152,7 @@ def label_notes(metric: Metric, score: Score, chance: float) -> list[str]:
         return []
     error = math.sqrt(max(right * (1 - right), 1 / samples) / samples)
     guessing = math.sqrt(chance * (1 - chance) / samples)
-    if right <= chance + _SURE * guessing and right + _SURE * error < (1 + chance) / 2:
+    if right <= chance + SURE * guessing and right + SURE * error < (1 + chance) / 2:
         note = (
             f"the dense model itself is no better than chance: its {metric.name} is "
             f"{percent(right)} on {plural(count, 'label')}, and guessing reaches "
@@ -237,9 +236,9 @@ def samples_needed(error: float, samples: int, limit: float, *, share: bool) -> 
         >>> samples_needed(0.05, 40, 0.01, share=False)
         4000
     """
-    if not samples or limit <= 0 or error * _SURE <= limit:
+    if not samples or limit <= 0 or error * SURE <= limit:
         return 0
-    half = limit / _SURE
+    half = limit / SURE
     # half^2 n^2 = (spread - added) n / samples + added
     spread = (error * samples) ** 2
     added = min(_ADDED, spread) if share else 0.0

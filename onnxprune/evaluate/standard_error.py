@@ -16,6 +16,8 @@ from onnxprune.evaluate.metrics import Metric, Score
 
 F64 = npt.NDArray[np.float64]
 
+SURE = 2.0
+"""Standard errors by which a difference must exceed a limit to count."""
 _ENOUGH = 2
 """Fewest samples for an estimate of spread."""
 _RESAMPLES = 100

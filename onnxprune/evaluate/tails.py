@@ -19,7 +19,7 @@ from scipy import special
 from onnxprune.evaluate.metrics import Metric, Score
 from onnxprune.evaluate.output_comparison import OutputComparison, SampleValues
 from onnxprune.evaluate.sample_statistics import agreement_error
-from onnxprune.evaluate.standard_error import paired_error
+from onnxprune.evaluate.standard_error import SURE, paired_error
 from onnxprune.quantities import measured, plural, unit_of
 from onnxprune.types import QualityStatus, TailPart, Tails
 
@@ -38,8 +38,6 @@ _USUAL = 0.05
 """Loss that any class may have: the least probability that chance is given."""
 _UNLIKELY = 0.025
 """Probability that as many are lost by chance in any one of the classes."""
-_SURE = 2.0
-"""Standard errors that a loss must exceed."""
 
 
 _NAMED = 3
@@ -149,7 +147,7 @@ def shares(counts: F64, before: F64, after: F64, gained: F64) -> tuple[TailPart,
             count >= _FEW
             and right >= FINE * count
             and drop > FALL
-            and drop > _SURE * error
+            and drop > SURE * error
             and chance < _UNLIKELY / classes
         )
         ends = right / count, float(after[k]) / count
@@ -313,7 +311,7 @@ def _judged(parts: Sequence[TailPart]) -> tuple[TailPart, ...]:
         collapsed = (
             _FEW <= part.samples < total
             and _before(part) >= FINE
-            and fall > max(FALL, _SURE * (part.error or 0.0))
+            and fall > max(FALL, SURE * (part.error or 0.0))
             and chance < _UNLIKELY / len(parts)
         )
         result.append(replace(part, collapsed=bool(collapsed)))

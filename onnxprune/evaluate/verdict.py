@@ -15,6 +15,7 @@ from scipy.special import stdtrit
 
 from onnxprune.evaluate.evaluation import Evaluation
 from onnxprune.evaluate.output_comparison import OutputComparison
+from onnxprune.evaluate.standard_error import SURE
 from onnxprune.evaluate.tails import findings as collapses
 from onnxprune.quantities import figure, measured, percent, plural, spread, unit_of
 from onnxprune.types import (
@@ -40,8 +41,6 @@ __all__ = [
     "limit_of",
 ]
 
-SURE = 2.0
-"""Standard errors that a difference must exceed to count."""
 ENOUGH = 30
 """Samples from which on a result can be called broken by what they show on average."""
 POINT = 0.01

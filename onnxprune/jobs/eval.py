@@ -26,7 +26,7 @@ from onnxprune.evaluate.evaluation import (
     task_of,
 )
 from onnxprune.evaluate.output_comparison import Outputs
-from onnxprune.evaluate.standard_error import score_error
+from onnxprune.evaluate.standard_error import SURE, score_error
 from onnxprune.evaluate.verdict import Quality, Structure, judge
 from onnxprune.graph.analysis import analyse
 from onnxprune.jobs.finite_weights import FiniteWeights
@@ -40,8 +40,6 @@ from onnxprune.types import Check
 
 _UNCHANGED = 0.999
 """Correlation from which on weights are those of the dense model but for rounding."""
-_SURE = 2.0
-"""Standard errors within which a task is at chance."""
 _TELLING = 0.1
 """Largest such distance, as a share of what lies between chance and perfection, that tells."""
 
@@ -275,7 +273,7 @@ def _alone(
     if chance is not None and spread is not None and _at_chance(task, result.value, chance, spread):
         unit = unit_of(task.metric.name)
         findings.append(
-            f"{task.metric.name} {measured(result.value, unit)}, within {_SURE:g} standard errors "
+            f"{task.metric.name} {measured(result.value, unit)}, within {SURE:g} standard errors "
             f"of chance ({measured(chance, unit)})"
         )
     quality = quality.with_findings(("broken", each) for each in findings)
@@ -295,7 +293,7 @@ def _at_chance(task: Task, value: float, chance: float, error: float) -> bool:
     """Whether a model does no better than one that sees no input, on enough samples to tell."""
     sign = 1 if task.metric.higher_is_better else -1
     room = 1 - chance if task.metric.higher_is_better else chance
-    gain, doubt = sign * (value - chance), _SURE * error
+    gain, doubt = sign * (value - chance), SURE * error
     return gain < -doubt or gain <= doubt <= _TELLING * room
 
 

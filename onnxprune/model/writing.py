@@ -377,9 +377,3 @@ def files_of(path: Path) -> set[Path]:
 def file_bytes(path: Path) -> int:
     """Bytes of a model on disk, data beside it included."""
     return sum(file.stat().st_size for file in files_of(path))
-
-
-def remove_files(path: Path) -> None:
-    """Remove a model that was just written, data beside it included."""
-    for file in files_of(path):
-        file.unlink(missing_ok=True)

@@ -4,8 +4,8 @@ Built in are those of `onnxprune.types.METRICS`; anything else is a user's funct
 a module: ``classes`` (means over labelled elements), ``f1``, ``ranks``, ``text``, ``detection``.
 """
 
-from onnxprune.evaluate.metrics.base import Metric, Reading, Score, Statistics
 from onnxprune.evaluate.metrics.metric import chance_level, evaluate, find_metric, score
+from onnxprune.evaluate.metrics.scores import Metric, Reading, Score, Statistics
 
 __all__ = [
     "Metric",

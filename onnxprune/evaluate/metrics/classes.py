@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxprune.errors import OnnxpruneError
-from onnxprune.evaluate.metrics.base import F64, Array, Batch, Metric, Score, nothing, pick
+from onnxprune.evaluate.metrics.scores import F64, Array, Batch, Metric, Score, nothing, pick
 from onnxprune.evaluate.output_comparison import is_distribution, log_probabilities
 
 I64 = npt.NDArray[np.int64]

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxprune.errors import OnnxpruneError
-from onnxprune.evaluate.metrics.base import (
+from onnxprune.evaluate.metrics.classes import class_axis, labelled_rows
+from onnxprune.evaluate.metrics.scores import (
     F64,
     Array,
     Average,
@@ -20,7 +21,6 @@ from onnxprune.evaluate.metrics.base import (
     of_statistics,
     pick,
 )
-from onnxprune.evaluate.metrics.classes import class_axis, labelled_rows
 
 Counts = npt.NDArray[np.int64]
 

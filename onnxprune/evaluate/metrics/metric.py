@@ -8,7 +8,11 @@ from dataclasses import replace
 import numpy as np
 
 from onnxprune.errors import OnnxpruneError, blame
-from onnxprune.evaluate.metrics.base import (
+from onnxprune.evaluate.metrics.classes import score_means
+from onnxprune.evaluate.metrics.detection import score_boxes
+from onnxprune.evaluate.metrics.f1 import score_f1
+from onnxprune.evaluate.metrics.ranks import score_pairs, score_ranks
+from onnxprune.evaluate.metrics.scores import (
     Array,
     Batch,
     Kind,
@@ -19,10 +23,6 @@ from onnxprune.evaluate.metrics.base import (
     batches,
     nothing,
 )
-from onnxprune.evaluate.metrics.classes import score_means
-from onnxprune.evaluate.metrics.detection import score_boxes
-from onnxprune.evaluate.metrics.f1 import score_f1
-from onnxprune.evaluate.metrics.ranks import score_pairs, score_ranks
 from onnxprune.evaluate.metrics.text import score_text
 from onnxprune.types import metric_name
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxprune.errors import OnnxpruneError
-from onnxprune.evaluate.metrics.base import (
+from onnxprune.evaluate.metrics.scores import (
     F64,
     Array,
     Batch,

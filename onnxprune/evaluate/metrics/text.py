@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxprune.errors import OnnxpruneError
-from onnxprune.evaluate.metrics.base import Array, Batch, Metric, Reading, Score, nothing, pick
+from onnxprune.evaluate.metrics.scores import Array, Batch, Metric, Reading, Score, nothing, pick
 
 _SPACES = ("▁", "Ġ")
 """Marks that stand for a space in vocabularies: SentencePiece's, and that of byte-level BPE."""

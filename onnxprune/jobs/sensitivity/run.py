@@ -12,6 +12,7 @@ from onnxprune import model as models
 from onnxprune.config import Options, SensitivityOptions, keywords, split
 from onnxprune.data.cache import Cache
 from onnxprune.errors import OnnxpruneError, spelled
+from onnxprune.evaluate.standard_error import SURE
 from onnxprune.graph.cost import CostModel
 from onnxprune.jobs.apply_plan import apply_plan
 from onnxprune.jobs.choose_plan import by_importance, problem_of
@@ -41,8 +42,6 @@ from onnxprune.select.sensitivity import (
 
 _REFITS = 3
 """Recommendations that are refitted at most until one is within the drop then, too."""
-_SURE = 2.0
-"""Standard errors by which a drop must exceed the accepted one to count as above it."""
 _PAYS = 3e11
 """Multiply-accumulates of a sweep from which starting processes takes less time than it saves."""
 
@@ -164,7 +163,7 @@ def _recommended(run: Run, sweep: Sensitivity, drop: float, dense: Dense) -> Rec
             return advice  # nothing can be refitted
         result = _pruned(run, advice)
         evaluation = result.evaluation
-        if result.ok and evaluation.drop <= drop + _SURE * (evaluation.drop_error or 0.0):
+        if result.ok and evaluation.drop <= drop + SURE * (evaluation.drop_error or 0.0):
             return replace(
                 advice,
                 refitted=evaluation.drop,

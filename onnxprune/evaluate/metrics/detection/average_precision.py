@@ -14,8 +14,8 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from onnxprune.evaluate.metrics.base import F64
 from onnxprune.evaluate.metrics.detection.boxes import I64, overlaps
+from onnxprune.evaluate.metrics.scores import F64
 
 Flags = npt.NDArray[np.bool_]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from onnxprune.evaluate.metrics.base import F64
+from onnxprune.evaluate.metrics.scores import F64
 
 I64 = npt.NDArray[np.int64]
 

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import numpy as np
 
-from onnxprune.evaluate.metrics.base import F64, Array, Outputs
 from onnxprune.evaluate.metrics.detection.average_precision import Objects
 from onnxprune.evaluate.metrics.detection.boxes import I64, corners, suppress
 from onnxprune.evaluate.metrics.detection.layouts import (
@@ -20,6 +19,7 @@ from onnxprune.evaluate.metrics.detection.layouts import (
     class_scores,
     grid,
 )
+from onnxprune.evaluate.metrics.scores import F64, Array, Outputs
 
 LEAST_SCORE = 0.001
 """Detections with lower scores are left out, as detectors do when they are measured."""

@@ -14,7 +14,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from onnxprune.errors import OnnxpruneError
-from onnxprune.evaluate.metrics.base import Array, Outputs
+from onnxprune.evaluate.metrics.scores import Array, Outputs
 from onnxprune.evaluate.output_comparison import is_distribution
 from onnxprune.types import DETECTORS
 

@@ -9,7 +9,6 @@ import numpy as np
 
 from onnxprune.data import boxes as labelled
 from onnxprune.errors import OnnxpruneError
-from onnxprune.evaluate.metrics.base import Array, Batch, Metric, Score, nothing, of_statistics
 from onnxprune.evaluate.metrics.detection.average_precision import Objects, match
 from onnxprune.evaluate.metrics.detection.decode import decode, scaled
 from onnxprune.evaluate.metrics.detection.layouts import (
@@ -20,6 +19,7 @@ from onnxprune.evaluate.metrics.detection.layouts import (
     Parts,
     find_layout,
 )
+from onnxprune.evaluate.metrics.scores import Array, Batch, Metric, Score, nothing, of_statistics
 
 _NORMALISED = 2.0
 """The largest coordinate of boxes that are relative to the picture."""
