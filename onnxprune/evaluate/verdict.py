@@ -239,7 +239,7 @@ def _output(output: OutputComparison, evaluation: Evaluation) -> Iterator[Findin
             yield _far_off(output, evaluation)
         elif _exceeds(output, UNEXPLAINED):
             yield from differences
-    elif _distance(output)[0] > BROKEN:
+    elif distance_of(output)[0] > BROKEN:
         if not (is_of_boxes(evaluation.metric) and _vouched(evaluation)):
             yield _far_off(output, evaluation)
     elif _exceeds(output, UNEXPLAINED) and not (labelled or output.constant):
@@ -251,16 +251,16 @@ def _scores(output: OutputComparison, evaluation: Evaluation) -> Iterator[Findin
     if _vouched(evaluation):
         yield from _answers(output, output.top1, evaluation)
         return
-    if _distance(output)[0] > BROKEN:
+    if distance_of(output)[0] > BROKEN:
         if not _kept(output, evaluation):
             yield _far_off(output, evaluation)
             return
         yield "degraded", _misplaced(output)
     yield from _answers(output, output.top1, evaluation)
-    rescaled = output.kind == "tokens" and _exceeds_own(output, BROKEN) and _diverges(output)
-    if rescaled and not evaluation.metric and output.kl is not None:
-        words = f"the scores of '{output.name}' are {_times(output)}, so its probabilities diverge"
-        yield "degraded", f"{words} by {figure(output.kl)} nats, more than {NATS:g}"
+    sharper = output.kind == "tokens" and rescaled(output) and _diverges(output)
+    if sharper and not evaluation.metric and output.kl is not None:
+        words = f"the scores of '{output.name}' are {times_as_large(output)}, so its probabilities"
+        yield "degraded", f"{words} diverge by {figure(output.kl)} nats, more than {NATS:g}"
 
 
 def _kept(output: OutputComparison, evaluation: Evaluation) -> bool:
@@ -274,7 +274,14 @@ def _kept(output: OutputComparison, evaluation: Evaluation) -> bool:
     return output.chance < _VARIED and surely > least
 
 
-def _distance(output: OutputComparison) -> tuple[float, tuple[float, float]]:
+def rescaled(output: OutputComparison) -> bool:
+    """Whether the values of an output surely have another scale than the dense model's."""
+    factor = output.factor or math.inf
+    other = not 1 / _RESCALED < factor < _RESCALED
+    return other and math.isfinite(factor) and output.unexplained_interval[0] > UNEXPLAINED
+
+
+def distance_of(output: OutputComparison) -> tuple[float, tuple[float, float]]:
     """The relative squared error that counts, with its interval: up to scale where that is free."""
     if output.scaled is not None:
         return output.scaled, output.scaled_interval
@@ -282,7 +289,7 @@ def _distance(output: OutputComparison) -> tuple[float, tuple[float, float]]:
 
 
 def _far_off(output: OutputComparison, evaluation: Evaluation) -> Finding:
-    low, high = _distance(output)[1]
+    low, high = distance_of(output)[1]
     if low > BROKEN or (not math.isfinite(high) and evaluation.samples >= ENOUGH):
         return "broken", _far(output, BROKEN)
     count = plural(evaluation.samples, "sample")
@@ -344,13 +351,8 @@ def _amount(output: OutputComparison, evaluation: Evaluation) -> Iterator[Findin
 
 def _exceeds(output: OutputComparison, limit: float) -> bool:
     """Whether the error surely exceeds a limit; of one or two samples nothing is sure."""
-    error, (low, high) = _distance(output)
+    error, (low, high) = distance_of(output)
     return error > limit if not math.isfinite(high) else low > limit
-
-
-def _exceeds_own(output: OutputComparison, limit: float) -> bool:
-    """The same of values as they are, whatever their scale means."""
-    return output.unexplained is not None and output.unexplained_interval[0] > limit
 
 
 def _undefined(outputs: Iterable[OutputComparison]) -> Iterator[Finding]:
@@ -396,8 +398,8 @@ def _measured(
             drop=1.0 - share,
             error=output.top1_error,
         )
-    output = max(telling, key=lambda each: _distance(each)[0])
-    error = _distance(output)[0]
+    output = max(telling, key=lambda each: distance_of(each)[0])
+    error = distance_of(output)[0]
     return replace(
         quality,
         measure="relative squared error",
@@ -434,6 +436,6 @@ def _misplaced(output: OutputComparison) -> str:
     return f"{words} have a relative squared error of {figure(error)}{where}"
 
 
-def _times(output: OutputComparison) -> str:
+def times_as_large(output: OutputComparison) -> str:
     """How large values are, as in ``2 times as large as the dense model's``."""
     return f"{figure(output.factor or 0.0)} times as large as the dense model's"
