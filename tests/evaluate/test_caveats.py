@@ -68,8 +68,9 @@ def test_an_error_that_may_be_large_is_said_to_be() -> None:
     assert caveats(compared(x, x)) == []
     unsure = "samples cannot show how large the error of the outputs is"
     assert caveats(compared(x[:2], x[:2] + 0.01)) == [f"2 {unsure}"]
-    y = x + 0.2 * rng.exponential(size=(8, 1, 1, 1)) ** 3 * rng.standard_normal(x.shape)
-    assert caveats(compared(x, y)) == [f"8 {unsure}"]
+    one = x.copy()
+    one[3] += 0.3
+    assert caveats(compared(x, one)) == [f"8 {unsure}"]
     assert caveats(Evaluation()) == []
 
 
