@@ -126,6 +126,7 @@ def finish(
     removed: bool = True,
     quality: Quality | None = None,
     accepted: bool = False,
+    quantized: bool = False,
 ) -> int:
     """Print what was written and why, and turn the verdicts into an exit code.
 
@@ -136,16 +137,19 @@ def finish(
         removed: whether anything was removed, where something was to be.
         quality: the verdict on it; None where only its structure matters.
         accepted: whether a limit of the drop was set, which then decides about a degraded result.
+        quantized: whether it is an int8 model.
 
     Raises:
         OnnxpruneError: a check failed or the result is broken, so nothing was written.
     """
     failure = "a check failed" if removed else "nothing was removed"
     hint = "remove less, give --calib" if removed else "see the notes on what stays and why"
-    if removed and quality is not None and quality.broken:
+    if removed and quality is not None and (quality.broken or quantized):
         from onnxprune.jobs.verdicts import remedy
 
-        failure, hint = f"the result is broken ({quality.reasons[0]})", remedy(quality)
+        hint = remedy(quality, quantized=quantized)
+    if removed and quality is not None and quality.broken:
+        failure = f"the result is broken ({quality.reasons[0]})"
     elif quality is not None and quality.status == "degraded" and not accepted and wrote:
         console.warning(f"the result is degraded: {quality.reasons[0]}")
     if not wrote:

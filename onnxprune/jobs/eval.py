@@ -88,6 +88,7 @@ class Assessment:
 
 
 @keywords("eval")
+@np.errstate(over="ignore", invalid="ignore")  # such values end in a verdict or refusal
 def eval(  # noqa: A001  the name of the command
     model: models.ModelLike,
     against: models.ModelLike | None = None,
@@ -334,8 +335,10 @@ def derive_structure(
     removed = sum(map(len, match.removed.values()))
     units = sum(len(group) for group in analysis.groups)
     parts = list(_amounts(removed, units, len(match.bypassed), len(twin.masks)))
-    same = match.likeness >= _UNCHANGED
-    if not same:
+    finite = not any(
+        FiniteWeights(small, dense).reasons()
+    )  # NaN resembles nothing, itself included
+    if finite and match.likeness < _UNCHANGED:
         parts.append(f"weights have changed (correlation {match.likeness:.3f})")
     if not (removed or match.bypassed or twin.masks):
         return Structure("nothing cut", tuple(parts), 1)

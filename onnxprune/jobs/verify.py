@@ -114,6 +114,7 @@ class _Structure:
 
 
 @keywords("verify")
+@np.errstate(over="ignore", invalid="ignore")  # such values end in a verdict or refusal
 def verify(
     model: FilePath,
     dense: FilePath,

@@ -52,7 +52,7 @@ def test_a_destroyed_model_is_not_written(cli: Cli, tmp_path: Path) -> None:
     assert ran.code == 1
     assert not out.exists()
     assert ran.out.startswith("Structure: verified")
-    assert "Quality: broken: 'y' has a relative squared error" in ran.out
+    assert "Quality: broken, 'y' has a relative squared error" in ran.out
     assert "above 0.5" in ran.out
     assert "the result is broken" in ran.err
     forced = cli(*flags, *data, "--force", "--json")
@@ -65,7 +65,7 @@ def test_a_destroyed_model_is_not_written(cli: Cli, tmp_path: Path) -> None:
     assert quality["error"] > 0
     blind = cli(*flags)
     assert blind.code == 0, "without data nobody can see it"
-    assert "Quality: not measured: there are no inputs" in " ".join(blind.out.split())
+    assert "Quality: not measured, there are no inputs" in " ".join(blind.out.split())
 
 
 def test_python_refuses_to_save_what_is_broken(tmp_path: Path) -> None:
@@ -136,8 +136,5 @@ def test_nothing_cut_is_a_structure_of_its_own() -> None:
 def test_values_that_overflow_are_refused_in_words() -> None:
     entry = zoo.get("digits_mlp")
     huge = {name: array[:32] * 1e30 for name, array in zoo.calibration(entry).items()}
-    with (
-        pytest.raises(OnnxpruneError, match="too large"),
-        np.errstate(over="ignore", invalid="ignore"),
-    ):
+    with pytest.raises(OnnxpruneError, match="too large"):  # and no warning, which is an error
         prune(entry.model, ratio=0.3, calib=huge, cache=False)
