@@ -267,7 +267,7 @@ def _kept(output: OutputComparison, evaluation: Evaluation) -> bool:
     """Whether nearly all answers are surely those of the dense model, and one class is far off."""
     if output.top1 is None or output.top1_error is None or output.chance is None:
         return False
-    if output.furthest is None:
+    if output.others is None or output.others > BROKEN:
         return False
     least = output.chance + _KEPT * (1 - output.chance)
     surely = output.top1 - _doubt(output.top1_error, evaluation)

@@ -368,6 +368,24 @@ def test_a_class_that_vanishes_is_named_and_the_others_count(
     assert any(f"in class {lost}" in reason for reason in quality.reasons)
 
 
+@given(seed=SEEDS)
+def test_answers_that_something_else_decides_hide_no_damage(seed: int) -> None:
+    """As where classes are masked by the input: any scores then have the same largest entry."""
+    rng = np.random.default_rng(seed)
+    x, y = rng.standard_normal((2, 100, 6))
+    mask = 50.0 * np.eye(6)[rng.integers(0, 6, 100)]
+    y[:, 1] += 5
+    comparison = Comparison(meaning=lambda *_: "scores")
+    comparison.add(
+        {"y": x + np.where(mask > 0, np.nan, 0)}, {"y": y + np.where(mask > 0, np.nan, 0)}
+    )
+    output = comparison.result()["y"]
+    assert output.furthest == 1
+    assert output.top1 is not None
+    assert output.top1 > 0.9
+    assert judge(Evaluation({"y": output}, samples=100)).status == "broken"
+
+
 # -- few samples -------------------------------------------------------------------------------
 
 
