@@ -63,7 +63,7 @@ class OutputComparison:
         unexplained_interval: ends of its interval of 95 %; 0 and infinity where nothing is known.
         scaled: the same for the best multiple of the output, where its scale means little: of
             classes, tokens and embeddings; None for others.
-        scaled_interval: ends of the interval of that.
+        scaled_error, scaled_interval: standard error of that, and ends of its interval.
         factor: how many times too large these values are; infinite where they have nothing to do
             with the reference.
         furthest: number of the class whose scores make up most of the squared error; None where
@@ -95,6 +95,7 @@ class OutputComparison:
     unexplained_error: float | None = None
     unexplained_interval: tuple[float, float] = (0.0, math.inf)
     scaled: float | None = None
+    scaled_error: float | None = None
     scaled_interval: tuple[float, float] = (0.0, math.inf)
     factor: float | None = None
     furthest: int | None = None
@@ -475,6 +476,7 @@ class _Sums:
             unexplained_error=error.own.error,
             unexplained_interval=(error.own.low, error.own.high),
             scaled=error.scaled.value if scalable else None,
+            scaled_error=error.scaled.error if scalable else None,
             scaled_interval=(error.scaled.low, error.scaled.high),
             factor=error.factor if scalable else None,
             furthest=furthest,
