@@ -98,6 +98,14 @@ DETECTORS: Mapping[str, str] = {
 }
 """Families of detectors, and the one whose outputs have the same layout."""
 
+FORMATS: Mapping[str, str] = {
+    "cpu": "unsigned activations, as onnxruntime's x86 kernels like them",
+    "openvino": "unsigned activations, as for cpu",
+    "openvino-sparse": "large linear weights as [N,K] too, for its sparse INT8 kernel",
+    "tensorrt": "symmetric activations, biases left floating point",
+}
+"""What `quantize` writes for each runtime."""
+
 
 @dataclass(frozen=True)
 class Preset:

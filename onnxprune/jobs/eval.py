@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from onnxprune import model as models
-from onnxprune.config import EvalOptions, Options, keywords, split
+from onnxprune.config import EvalOptions, Options, split
 from onnxprune.data import Calibration, open_calibration
 from onnxprune.data.batches import Feeds, count_samples, is_single, mark_single
 from onnxprune.data.dataset import Part, judging_part
@@ -30,6 +30,7 @@ from onnxprune.evaluate.standard_error import SURE, score_error
 from onnxprune.evaluate.verdict import Quality, Structure, judge
 from onnxprune.graph.analysis import analyse
 from onnxprune.jobs.finite_weights import FiniteWeights
+from onnxprune.jobs.keywords import keywords
 from onnxprune.jobs.run import Progress, place, stand_in_note
 from onnxprune.jobs.verify import compare_with_cut
 from onnxprune.model.decode import densify

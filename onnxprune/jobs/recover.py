@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from onnxprune import model as models
-from onnxprune.config import Options, keywords, split
+from onnxprune.config import Options, split
 from onnxprune.data.batches import is_single, mark_single
 from onnxprune.data.dataset import open_dataset, open_source, with_checks
 from onnxprune.errors import OnnxpruneError, blame
@@ -14,6 +14,7 @@ from onnxprune.evaluate.evaluation import Evaluation, compare_models
 from onnxprune.graph.analysis import analyse
 from onnxprune.graph.plan import Origin, Plan, pack, versions
 from onnxprune.jobs.apply_plan import RECOVER, cost_of, finite
+from onnxprune.jobs.keywords import keywords
 from onnxprune.jobs.result import Result
 from onnxprune.jobs.run import Progress, Run, place, stand_in_note, within_memory
 from onnxprune.jobs.steps import State, take

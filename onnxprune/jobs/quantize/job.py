@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from onnxprune import model as models
-from onnxprune.config import INPUTS, Options, QuantizeOptions, keywords, split
+from onnxprune.config import INPUTS, Options, QuantizeOptions, split
 from onnxprune.data.dataset import Dataset, open_dataset, open_source, with_checks
 from onnxprune.data.memory import budget_of, scarce_note, settle
 from onnxprune.errors import OnnxpruneError, as_model_path, spelled
@@ -21,6 +21,7 @@ from onnxprune.graph.shapes import propagate
 from onnxprune.jobs.apply_plan import finite
 from onnxprune.jobs.certificate import Claims, certify, verdicts
 from onnxprune.jobs.finite_weights import FiniteWeights
+from onnxprune.jobs.keywords import keywords
 from onnxprune.jobs.prune import prune
 from onnxprune.jobs.quantize import exclusions, quantizer, zeros
 from onnxprune.jobs.quantize.preparation import prepared
