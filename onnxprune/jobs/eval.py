@@ -27,6 +27,7 @@ from onnxprune.evaluate.evaluation import (
 )
 from onnxprune.evaluate.output_comparison import Outputs
 from onnxprune.evaluate.standard_error import SURE, score_error
+from onnxprune.evaluate.tails import score_tails
 from onnxprune.evaluate.verdict import Quality, Structure, judge
 from onnxprune.graph.analysis import analyse
 from onnxprune.jobs.finite_weights import FiniteWeights
@@ -286,6 +287,7 @@ def _alone(
         higher_is_better=task.metric.higher_is_better,
         samples=counts["samples"],
         available=part.available,
+        tails=score_tails(task.metric, result, task.labels),
     )
     reason = spelled("no dense model was given to compare with (--against)")
     quality = Quality(
