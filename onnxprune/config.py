@@ -16,9 +16,9 @@ from typing import Any, Literal, TypeVar, cast, get_args
 
 from onnxprune.errors import (
     OnnxpruneError,
+    as_keywords,
     declare_keyword,
     in_python,
-    spelled,
     suggest,
     warn_caller,
 )
@@ -218,7 +218,7 @@ def describe_option(each: Field[Any], command: str = "") -> list[str]:
     details = f" {option.details}" if option.details else ""
     text = f"{each.name}: {help_of(each, command)}{default}.{details}"
     return textwrap.wrap(
-        spelled(text), DOC_WIDTH, initial_indent=" " * 4, subsequent_indent=" " * 8,
+        as_keywords(text), DOC_WIDTH, initial_indent=" " * 4, subsequent_indent=" " * 8,
         break_long_words=False, break_on_hyphens=False,
     )  # fmt: skip
 
