@@ -578,9 +578,10 @@ class Options:
             "leave it out, or give --max-drop 1% and no amount",
         )
         _refuse_if(
-            self.searches and self.calib is None,
+            self.searches and self.calib is None and self.eval is None,
             "--max-drop is judged on inputs, and there are none",
-            "give inputs with --calib; `onnxprune prune` can also be told how much to remove",
+            "give inputs with --calib or --eval; `onnxprune prune` can also be told how much to "
+            "remove",
         )
 
     @property
@@ -919,7 +920,7 @@ _RUN = (
 COMMANDS: Mapping[str, Mapping[type, tuple[str, ...]]] = {
     "prune": {Options: tuple(declared(Options))},
     "apply": {Options: ("recover", "max_drop", *_RUN, *_JUDGES, "backend", "store", "certificate")},
-    "recover": {Options: ("recover", *_RUN, *_JUDGES, "backend", "certificate")},
+    "recover": {Options: ("recover", "max_drop", *_RUN, *_JUDGES, "backend", "certificate")},
     "sensitivity": {
         SensitivityOptions: tuple(declared(SensitivityOptions)),
         Options: (

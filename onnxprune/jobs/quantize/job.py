@@ -18,7 +18,7 @@ from onnxprune.graph.analysis import identity
 from onnxprune.graph.layers.linear import LinearLayer
 from onnxprune.graph.plan import Plan
 from onnxprune.graph.shapes import propagate
-from onnxprune.jobs.apply_plan import finite
+from onnxprune.jobs.apply_plan import finite, within_drop
 from onnxprune.jobs.certificate import Claims, certify, verdicts
 from onnxprune.jobs.finite_weights import FiniteWeights
 from onnxprune.jobs.keywords import keywords
@@ -35,7 +35,6 @@ from onnxprune.jobs.verdicts import (
     judging_notes,
     over_limit,
     refuse_broken,
-    unsure,
 )
 from onnxprune.model.decode import densify
 from onnxprune.quantities import measured, times, unit_of
@@ -203,9 +202,9 @@ def quantize(
     shipped = _shipped(dense, result, data, config, outcome)
     if shipped is not None:
         sentences.append(_saturation_note(outcome, shipped, settings))
-    if config.max_drop is not None:
-        checks.append(Check("drop", outcome.drop <= config.max_drop, outcome.drop, config.max_drop))
-        sentences += unsure(outcome, config.max_drop)
+    limits, unsure_notes = within_drop(outcome, config)
+    checks += limits
+    sentences += unsure_notes
     sentences += scarce_note(config)
     if data.synthetic:
         sentences.append(f"inputs were synthetic ({data.description}): accuracy was not measured")
