@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxprune import model as models
-from onnxprune.config import FilePath, Options, keywords, split
+from onnxprune.config import FilePath, Options, split
 from onnxprune.data.dataset import Feeds, open_dataset, open_source, synthetic_inputs
 from onnxprune.errors import OnnxpruneError, as_path, blame
 from onnxprune.evaluate.equivalence import check_equivalence
@@ -31,6 +31,7 @@ from onnxprune.graph.plan import Plan, check, load_plan
 from onnxprune.jobs import certificate as certificates
 from onnxprune.jobs.certificate import Certificate, expected_model
 from onnxprune.jobs.finite_weights import FiniteWeights
+from onnxprune.jobs.keywords import keywords
 from onnxprune.jobs.quantize.preparation import prepared
 from onnxprune.jobs.run import Progress, place
 from onnxprune.jobs.verdicts import data_of

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from onnxprune import model as models
-from onnxprune.config import INPUTS, Options, QuantizeOptions, keywords, split
+from onnxprune.config import INPUTS, Options, QuantizeOptions, split
 from onnxprune.data.dataset import Dataset, open_dataset, open_source, with_checks
 from onnxprune.data.memory import budget_of, scarce_note, settle
 from onnxprune.errors import OnnxpruneError, as_model_path, spelled
@@ -18,9 +18,10 @@ from onnxprune.graph.analysis import identity
 from onnxprune.graph.layers.linear import LinearLayer
 from onnxprune.graph.plan import Plan
 from onnxprune.graph.shapes import propagate
-from onnxprune.jobs.apply_plan import finite
+from onnxprune.jobs.apply_plan import finite, within_drop
 from onnxprune.jobs.certificate import Claims, certify, verdicts
 from onnxprune.jobs.finite_weights import FiniteWeights
+from onnxprune.jobs.keywords import keywords
 from onnxprune.jobs.prune import prune
 from onnxprune.jobs.quantize import exclusions, quantizer, zeros
 from onnxprune.jobs.quantize.preparation import prepared
@@ -34,7 +35,6 @@ from onnxprune.jobs.verdicts import (
     judging_notes,
     over_limit,
     refuse_broken,
-    unsure,
 )
 from onnxprune.model.decode import densify
 from onnxprune.quantities import measured, times, unit_of
@@ -202,9 +202,9 @@ def quantize(
     shipped = _shipped(dense, result, data, config, outcome)
     if shipped is not None:
         sentences.append(_saturation_note(outcome, shipped, settings))
-    if config.max_drop is not None:
-        checks.append(Check("drop", outcome.drop <= config.max_drop, outcome.drop, config.max_drop))
-        sentences += unsure(outcome, config.max_drop)
+    limits, unsure_notes = within_drop(outcome, config)
+    checks += limits
+    sentences += unsure_notes
     sentences += scarce_note(config)
     if data.synthetic:
         sentences.append(f"inputs were synthetic ({data.description}): accuracy was not measured")
