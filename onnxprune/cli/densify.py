@@ -71,5 +71,5 @@ def run(args: argparse.Namespace) -> int:
     if not packed and not sparse:
         notes = ["every weight was dense already"]
     console.data(terminal.storing((), sizes, (), notes), plain, as_json=args.json)
-    console.done(f"Wrote {output}")
+    console.wrote(output)
     return 0
