@@ -26,6 +26,7 @@ from onnxprune.graph.difference import changes, is_altered, pair
 from onnxprune.graph.plan import Plan, from_document, plan_document, versions
 from onnxprune.graph.surgery import cut
 from onnxprune.model.decode import densify
+from onnxprune.model.limits import parse_json
 from onnxprune.model.seal import KEY, Certify, Digests, Seal, content_hash, document_path
 from onnxprune.model.signature import signature_of
 from onnxprune.sparse.reorder import reorder
@@ -359,8 +360,8 @@ def _whole(
 
 def _parse(content: bytes, where: str) -> dict[str, Any]:
     try:
-        document = json.loads(content)
-    except (ValueError, RecursionError) as error:
+        document = parse_json(content)
+    except ValueError as error:
         raise _refusal(f"{where} is damaged: it is not JSON", _COPY) from error
     if not isinstance(document, dict):
         raise _refusal(f"{where} is damaged: it is no object", _COPY)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from onnxprune import model as models
-from onnxprune.config import INPUTS, Options, QuantizeOptions, split
+from onnxprune.config import INPUTS, Options, QuantizeOptions, StoreOptions, split
 from onnxprune.data.dataset import Dataset, open_dataset, open_source, with_checks
 from onnxprune.data.memory import budget_of, scarce_note, settle
 from onnxprune.errors import OnnxpruneError, as_model_path, spelled
@@ -29,6 +29,7 @@ from onnxprune.jobs.quantize.purposes import why_float
 from onnxprune.jobs.quantize.rows import by_rows
 from onnxprune.jobs.quantize.zeros import Weight
 from onnxprune.jobs.run import within_memory
+from onnxprune.jobs.store import Stored
 from onnxprune.jobs.verdicts import (
     HOW,
     data_of,
@@ -100,6 +101,7 @@ class Quantized:
         Raises:
             OnnxpruneError: the result is broken, or cannot be written there.
         """
+        path = as_model_path(path)
         if not force:
             refuse_broken(self.quality)
         claims = Claims(
@@ -112,8 +114,9 @@ class Quantized:
             fitted=self.fitted,
             verdicts=lambda: verdicts(self, self.evaluation, self.checks),
         )
-        wanted = certify(claims) if self.config.certificate else None
-        return models.write(self.model, as_model_path(path), certify=wanted)
+        options = StoreOptions(certificate=self.config.certificate)
+        stored = Stored(self.model, self.model, (), options)
+        return stored.save(path, certify=certify(claims) if options.certificate else None)
 
     def __repr__(self) -> str:
         return f"<Quantized: {self}>"
