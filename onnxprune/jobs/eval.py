@@ -17,6 +17,7 @@ from onnxprune.data.labels import together
 from onnxprune.data.screening import Screen, notes_on
 from onnxprune.data.singly import runnable, singly
 from onnxprune.errors import OnnxpruneError, spelled
+from onnxprune.evaluate.caveats import caveats
 from onnxprune.evaluate.evaluation import (
     Evaluation,
     Task,
@@ -164,7 +165,7 @@ def eval(  # noqa: A001  the name of the command
         quality,
         structure,
         checks,
-        (*notes, *evaluation.notes),
+        (*notes, *evaluation.notes, *caveats(evaluation, limited=settings.max_drop is not None)),
     )
 
 

@@ -21,6 +21,7 @@ from onnxprune import model as models
 from onnxprune.config import FilePath, Options, split
 from onnxprune.data.dataset import Feeds, open_dataset, open_source, synthetic_inputs
 from onnxprune.errors import OnnxpruneError, as_path, blame
+from onnxprune.evaluate.caveats import caveats
 from onnxprune.evaluate.equivalence import check_equivalence
 from onnxprune.evaluate.evaluation import Evaluation, compare_models
 from onnxprune.evaluate.verdict import Quality, judge
@@ -176,6 +177,8 @@ def verify(
     elif result.plan is not None and not _removes(result.plan, claim) and not result.changed:
         status = "nothing cut"
     notes = [*result.notes]
+    if evaluation is not None:
+        notes += [*evaluation.notes, *caveats(evaluation)]
     if claim is None:
         notes.append("it has no certificate, so nothing says what it should be")
     elif claim.document is None:
