@@ -29,9 +29,9 @@ from onnxprune.evaluate.output_comparison import Outputs
 from onnxprune.evaluate.standard_error import SURE, score_error
 from onnxprune.evaluate.verdict import Quality, Structure, judge
 from onnxprune.graph.analysis import analyse
+from onnxprune.jobs.derivation import compare_with_cut
 from onnxprune.jobs.finite_weights import FiniteWeights
 from onnxprune.jobs.run import Progress, place, stand_in_note
-from onnxprune.jobs.verify import compare_with_cut
 from onnxprune.model.decode import densify
 from onnxprune.model.signature import signature_of
 from onnxprune.quantities import measured, percent, plural, unit_of
