@@ -42,6 +42,8 @@ _SAME = 1e-3
 """Largest difference of outputs where the plan was found by comparing weights."""
 _NARROWED = 1 / 127
 """Largest change of a weight that is stored in fewer bits, relative to its largest entry."""
+_MANY = 0.2
+"""Share of zeros from which on those of a refitted weight in int8 are no rounded values."""
 _NAMES = 3
 """Names of weights in a note."""
 
@@ -235,9 +237,10 @@ def _without_plan(
         step = grids.get(name)
         if step is not None:  # what rounds to zero was not set to zero
             zeros = (two == 0) & (np.abs(one) > step)
-            masks.pop(name, None)
-            masks |= {name: ~zeros} if zeros.any() else {}
             other = not is_near(one, two, step, sparse=True)
+            masks.pop(name, None)
+            if zeros.any() and not (other and zeros.mean() < _MANY):
+                masks[name] = ~zeros
         else:
             other = _differs(one, two)
         if other:
@@ -311,8 +314,8 @@ def _changed_note(names: Iterable[str]) -> Iterator[str]:
         more = f" and {len(known) - _NAMES} more" if len(known) > _NAMES else ""
         listed = ", ".join(f"'{name}'" for name in known[:_NAMES])
         yield (
-            f"{plural(len(known), 'weight')} differ from the dense model's, by a refit or "
-            f"otherwise: {listed}{more}; only data can tell whether they are good"
+            f"{plural(len(known), 'weight')} with other values than the dense model's, by a refit "
+            f"or otherwise: {listed}{more}; only data can tell whether they are good"
         )
 
 

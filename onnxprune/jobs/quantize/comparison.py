@@ -33,6 +33,8 @@ _ROUNDING = 4
 _FULL = 1 << 28
 """Codes of a bias from which on the quantizer widens the steps of the weight, so that they fit."""
 _TINY = 1e-30
+_FOLDED, _LAID_OUT = "ConvBnFusion_W_", "/as_read"
+"""What onnxruntime puts before the name of a folded weight, and we behind one laid out anew."""
 _NARROW = 8
 """Bits up to which a grid can be too coarse; that of a bias follows from other scales."""
 
@@ -46,7 +48,7 @@ class Comparison:
         changed: names of stored tensors with other values, by the float model.
         quantized: names of those that are in integers.
         coarse: names of those whose steps are coarser than their bits allow.
-        zeros: zeros in each tensor, by name.
+        zeros: zeros in each tensor, by its name before the model was prepared.
         faults: sentences on scales that contradict themselves.
         activations: how many activations have stored scales.
     """
@@ -108,21 +110,21 @@ def compare_quantized(
     changed = {value.name or "" for value in pairing.added}
     quantized_names, coarse, zeros = set(), set(), {}
     for name, mine, theirs in _tensors(pairing.stored, both.names):
-        value = theirs.name or ""
-        mask = (masks or {}).get(name)
+        value, origin = theirs.name or "", _origin(name)
+        mask = (masks or {}).get(origin)
         ours, other = models.constant(mine), models.constant(theirs)
         assert ours is not None
         assert other is not None
         step = floats.steps.get(value)
         if step is None:
             change = compare(ours, other)
-            zeros[name] = change.zeros
+            zeros[origin] = change.zeros
             if is_altered(change, mask):
                 changed.add(name)
             continue
         quantized_names.add(name)
         one, two = (np.asarray(each.numpy()) for each in (ours, other))
-        zeros[name] = int(two.size - np.count_nonzero(two))
+        zeros[origin] = int(two.size - np.count_nonzero(two))
         if not is_near(one, two, step, sparse=mask is not None):
             changed.add(name)
         if (
@@ -143,6 +145,11 @@ def _tensors(
     for mine, theirs in stored:
         name = mine.name or ""
         yield names.get(name, name), mine, theirs
+
+
+def _origin(name: str) -> str:
+    """What a weight was called before its model was prepared for the quantizer."""
+    return name.removeprefix(_FOLDED).removesuffix(_LAID_OUT)
 
 
 def is_near(expected: Array, actual: Array, step: Array, *, sparse: bool = False) -> bool:
