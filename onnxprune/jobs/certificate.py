@@ -19,7 +19,6 @@ import numpy as np
 
 from onnxprune import model as models
 from onnxprune.config import Options
-from onnxprune.data import Calibration, open_calibration
 from onnxprune.errors import OnnxpruneError
 from onnxprune.evaluate.evaluation import Evaluation
 from onnxprune.evaluate.output_comparison import OutputComparison
@@ -28,9 +27,9 @@ from onnxprune.graph.analysis import Analysis, analyse
 from onnxprune.graph.difference import changes, is_altered, pair
 from onnxprune.graph.plan import Plan, from_document, plan_document, versions
 from onnxprune.graph.surgery import cut
+from onnxprune.jobs.data_digests import files_of, samples_of
 from onnxprune.model.decode import densify
 from onnxprune.model.seal import KEY, Certify, Digests, Seal, content_hash, document_path
-from onnxprune.model.signature import signature_of
 from onnxprune.sparse.reorder import reorder
 
 if TYPE_CHECKING:
@@ -66,6 +65,7 @@ class Certificate:
         quantized: names of weights of the float model that are stored in int8.
         sparsity: as asked for, as in ``2:4``; empty for none.
         data: digest of the samples, their number and description; None without data.
+        files: role, name and digest of every file of data that was read.
         structure, quality: the verdicts.
         document: the whole document; None where it is missing.
     """
@@ -80,6 +80,7 @@ class Certificate:
     quantized: frozenset[str] = frozenset()
     sparsity: str = ""
     data: Mapping[str, object] | None = None
+    files: tuple[Mapping[str, object], ...] = ()
     structure: str = ""
     quality: str = ""
     document: Mapping[str, Any] | None = None
@@ -152,7 +153,8 @@ def certify(claims: Claims) -> Certify:
                 "name": claims.dense.path.name if claims.dense.path else "",
                 "content": _dense_hash(claims),
             },
-            "data": _data(claims),
+            "data": samples_of(claims.config, claims.dense),
+            "files": files_of(claims.config),
             "plan": _plan(claims.plan),
             "sparsity": claims.sparsity,
             "weights": {
@@ -205,6 +207,13 @@ def _lines(document: Mapping[str, Any]) -> str:
     return "{\n" + ",\n".join(parts) + "\n}\n"
 
 
+def _files(value: object) -> tuple[Mapping[str, object], ...]:
+    """Entries on files; certificates of older versions have none."""
+    if not isinstance(value, list) or not all(isinstance(each, dict) for each in value):
+        raise TypeError("files")
+    return tuple(value)
+
+
 def _status(verdict: object) -> str:
     return str(verdict.get("status", "")) if isinstance(verdict, Mapping) else ""
 
@@ -229,43 +238,6 @@ def plain(value: object) -> Any:  # noqa: ANN401  whatever JSON can hold
     if isinstance(value, np.integer):
         return int(value)
     return value if value is None or isinstance(value, bool | int | str) else str(value)
-
-
-def _data(claims: Claims) -> dict[str, object] | None:
-    """Digest, number and description of the samples of a run; None without data."""
-    config = claims.config
-    if config is None or config.calib is None or config.calib == "random":
-        return None
-    try:
-        source = open_calibration(
-            config.calib,
-            signature_of(claims.dense),
-            preprocess=config.preprocess,
-            samples=config.calib_samples,
-            batch=config.batch,
-            seed=config.seed,
-        )
-        digest, count = data_digest(source)
-    except OnnxpruneError:  # data that can be read once only
-        return {"sha256": None, "samples": None, "description": ""}
-    return {"sha256": digest, "samples": count, "description": source.description}
-
-
-def data_digest(source: Calibration) -> tuple[str, int]:
-    """SHA-256 of samples as they are fed, however they are batched, and their number."""
-    digests: dict[str, Any] = {}
-    count = 0
-    for feeds in source:
-        count += source.inputs.count(feeds)
-        for name, array in feeds.items():
-            if name not in digests:
-                head = f"{name} {array.dtype} {list(array.shape[1:])}"
-                digests[name] = hashlib.sha256(head.encode())
-            whole = np.ascontiguousarray(array)
-            text = repr(whole.tolist()).encode() if whole.dtype.hasobject else whole.tobytes()
-            digests[name].update(text)
-    parts = [digests[name].hexdigest() for name in sorted(digests)]
-    return hashlib.sha256(" ".join(parts).encode()).hexdigest(), count
 
 
 def changed_weights(claims: Claims) -> list[str] | None:
@@ -357,6 +329,7 @@ def _whole(
             quantized=frozenset(map(str, weights["quantized"])),
             sparsity=str(document["sparsity"]),
             data=document["data"],
+            files=_files(document.get("files", [])),
             document=document,
             **stated,
         )

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx_ir as ir
 
 from onnxprune import model as models
 from onnxprune.config import Options
@@ -28,11 +29,13 @@ from onnxprune.graph.layers.sources import by_identity, read_at
 from onnxprune.graph.plan import Plan, check, pack
 from onnxprune.graph.surgery import cut
 from onnxprune.jobs.certificate import Certificate, expected_model
+from onnxprune.jobs.likeness import exchanged_units
 from onnxprune.jobs.quantize.comparison import Comparison, as_floats, compare_quantized, is_near
 from onnxprune.jobs.quantize.zeros import pattern_of
 from onnxprune.quantities import percent, plural
 from onnxprune.recovery.correspond.kept_units import Correspondence, correspond
 from onnxprune.recovery.correspond.twin import Twin, in_dense_words, make_twin
+from onnxprune.sparse.encodings.weights import Values, choose_coding
 from onnxprune.sparse.nm import counts
 from onnxprune.types import Check
 
@@ -40,10 +43,9 @@ Array = npt.NDArray[Any]
 
 _SAME = 1e-3
 """Largest difference of outputs where the plan was found by comparing weights."""
-_NARROWED = 1 / 127
-"""Largest change of a weight that is stored in fewer bits, relative to its largest entry."""
 _MANY = 0.2
 """Share of zeros from which on those of a refitted weight in int8 are no rounded values."""
+_FORMS: tuple[Values, ...] = ("int8", "fp16", "fp32")
 _NAMES = 3
 """Names of weights in a note."""
 
@@ -104,7 +106,12 @@ def derive(
     pairing = pair(expected, small)
     if pairing.problem:
         return _other_graph(pairing.problem, plan)
-    return _weights(pairing, small, claim, plan)
+    result = _weights(pairing, small, claim, plan)
+    if result.changed and plan.removed:
+        exchanged = exchanged_units(analysis, plan, small, result.changed)
+        odd = sum(map(len, exchanged.values()))
+        result.checks.append(Check("kept units that are removed ones", not odd, odd, 0))
+    return result
 
 
 def _other_graph(problem: str, plan: Plan | None) -> Derivation:
@@ -125,12 +132,13 @@ def _weights(
     changed, zeros, wide = {value.name or "" for value in pairing.added}, {}, 0
     narrowed = frozenset[str]() if claim is None else claim.narrowed
     masks = _masks(claim, plan)
+    stored = {theirs.name or "": (ours, theirs) for ours, theirs in pairing.stored}
     for name, change in changes(pairing):
         zeros[name] = change.zeros
         if not is_altered(change, masks.get(name)):
             continue
         if name in narrowed:
-            wide += change.largest > _NARROWED
+            wide += not _is_narrowed(*map(models.array_of, stored[name]))
         else:
             changed.add(name)
     checks = [Check("graph = dense graph, cut", ok=True, value=0.0, limit=0.0)]
@@ -142,6 +150,17 @@ def _weights(
     checks += _pattern(small, claim, masks)
     notes = [] if claim is not None else [*_changed_note(changed)]
     return Derivation(checks, plan, tuple(sorted(changed)), notes=notes)
+
+
+def _is_narrowed(one: Array, two: Array) -> bool:
+    """Whether a weight holds what is left of another in fewer bits."""
+    dtype = ir.DataType.from_numpy(one.dtype)
+    for array in (one, np.where(two == 0, two, one)):  # zeros may have been there before
+        for values in _FORMS:
+            coding, _ = choose_coding(array, dtype, values)
+            if np.array_equal(coding.decode(coding.encode(array), dtype), two, equal_nan=True):
+                return True
+    return False
 
 
 def _as_stated(changed: Iterable[str], claim: Certificate) -> Check:

@@ -8,7 +8,7 @@ refused unread. Then the structure is derived anew from the two models; see
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -23,6 +23,7 @@ from onnxprune.graph.analysis import analyse
 from onnxprune.graph.plan import Plan, load_plan
 from onnxprune.jobs import certificate as certificates
 from onnxprune.jobs.certificate import Certificate
+from onnxprune.jobs.data_digests import same_files
 from onnxprune.jobs.derivation import Derivation, derive
 from onnxprune.jobs.finite_weights import FiniteWeights
 from onnxprune.jobs.run import Progress, place
@@ -149,7 +150,7 @@ def verify(
         progress("measuring the quality")
         evaluation, quality, more = _quality(large, small, claim, config)
         checks += more
-    notes = [*result.notes]
+    notes = [*result.notes, *_data_notes(claim, config)]
     if claim is None:
         notes.append("it has no certificate, so nothing says what it should be")
     elif claim.document is None:
@@ -158,6 +159,17 @@ def verify(
         *paths, claim, tuple(checks), status, result.plan, result.changed, evaluation, quality,
         tuple(notes),
     )  # fmt: skip
+
+
+def _data_notes(claim: Certificate | None, config: Options) -> Iterator[str]:
+    """Sentences on whether the data are those that a certificate names."""
+    if claim is None or config.calib is None or not claim.files:
+        return
+    roles, others = same_files(claim.files, config)
+    if roles:
+        yield f"the certificate names these data: {', '.join(roles)}"
+    elif others:
+        yield "the data are none of those that the certificate names, so figures may differ"
 
 
 def _status(result: Derivation, claim: Certificate | None) -> Status:

@@ -15,14 +15,13 @@ import pytest
 from onnx import numpy_helper
 
 import onnxprune
+from forgeries import forge
 from onnxprune import OnnxpruneError, Options, Plan, verify
 from onnxprune.cli import main
 from onnxprune.data import zoo
 from onnxprune.graph.plan import save_plan
-from onnxprune.jobs import certificate as certificates
 from onnxprune.model import load
-from onnxprune.model.seal import KEY, Digests, document_path, hash_data, read_seal
-from onnxprune.model.seal import entry as seal_entry
+from onnxprune.model.seal import KEY, document_path, read_seal
 
 MLP = zoo.get("digits_mlp")
 DATA = {"calib": MLP.calibration, "calib_samples": 64}
@@ -173,29 +172,6 @@ def test_the_command_says_so_and_exits_accordingly(
 
 
 # Forged ones ------------------------------------------------------------------------------------
-
-
-def forge(
-    path: Path,
-    graph: Callable[[onnx.ModelProto], None] = lambda _: None,
-    document: Callable[[dict[str, Any]], None] = lambda _: None,
-) -> None:
-    """Edit a model and its certificate, and make all digests right again."""
-    proto = onnx.load(path, load_external_data=False)
-    kept = [each for each in proto.metadata_props if each.key != KEY]
-    del proto.metadata_props[:]
-    proto.metadata_props.extend(kept)
-    graph(proto)
-    path.write_bytes(proto.SerializeToString())
-    content = json.loads(document_path(path).read_bytes())
-    names = [each.name for each in path.parent.glob("*.data")]
-    digests = Digests(read_seal(path).digests.graph, hash_data(path, names))
-    content["model"] = {"graph": digests.graph, "data": dict(digests.data)}
-    document(content)
-    text = certificates._lines(content).encode()
-    document_path(path).write_bytes(text)
-    with path.open("ab") as file:
-        file.write(seal_entry(certificates._text(content, digests, text)))
 
 
 def _weight(proto: onnx.ModelProto, change: Callable[[Any], Any]) -> None:
