@@ -31,10 +31,10 @@ from onnxprune.evaluate.standard_error import SURE, score_error
 from onnxprune.evaluate.tails import score_tails
 from onnxprune.evaluate.verdict import Quality, Structure, judge
 from onnxprune.graph.analysis import analyse
+from onnxprune.jobs.derivation import compare_with_cut
 from onnxprune.jobs.finite_weights import FiniteWeights
 from onnxprune.jobs.keywords import keywords
 from onnxprune.jobs.run import Progress, place, stand_in_note
-from onnxprune.jobs.verify import compare_with_cut
 from onnxprune.model.decode import densify
 from onnxprune.model.signature import Signature, is_floating, signature_of
 from onnxprune.quantities import measured, percent, plural, unit_of
