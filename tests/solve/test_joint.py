@@ -41,8 +41,10 @@ def test_a_joint_fit_is_the_least_squares_of_all_rows(seed: int, kind: Biases, c
     np.testing.assert_allclose(
         np.concatenate(biases), expected.get(kind, np.concatenate(old)), atol=1e-6
     )
-    error = np.mean([squared_error(part, fit.weight, b).sum() for part, b in zip(every, biases)])
-    assert fit.after * rows.holdout.variance == pytest.approx(error, rel=1e-6, abs=1e-9)
+    errors = [
+        squared_error(part, fit.weight, b).sum() for part, b in zip(every, biases, strict=True)
+    ]
+    assert fit.after * rows.holdout.variance == pytest.approx(np.mean(errors), rel=1e-6, abs=1e-9)
 
 
 @pytest.mark.parametrize("kind", KINDS)
