@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxprune.config import BenchOptions, Options
-from onnxprune.data.batches import count_samples
+from onnxprune.data.batches import count_samples, in_types_of
 from onnxprune.data.boxes import count_pictures
 from onnxprune.data.dataset import Feeds, Part
 from onnxprune.data.labels import read_vocabulary
@@ -173,12 +173,19 @@ def compare_models(
     one = open_session(dense, provider=provider, outputs=inner, arena=False)
     other = open_session(pruned, provider=provider, outputs=inner, arena=False, saturate=saturate)
     task, before = task_of(part, config), None
+
+    def answers(feeds: Feeds, outputs: Sequence[str] | None = None) -> Outputs:
+        return one.run(in_types_of(feeds, one.inputs), outputs)
+
+    def others(feeds: Feeds) -> Outputs:
+        return other.run(in_types_of(feeds, other.inputs))
+
     if task is not None:
         with named_by(part):
-            before = score_model(lambda feeds: one.run(feeds, [*parts]), part, task)
+            before = score_model(lambda feeds: answers(feeds, [*parts]), part, task)
     watch, meaning = DenseCheck(), meanings_of(dense, task)
-    reference = watch.passing((one.run(f) for f in part), part, parts)
-    result = compare_answers(other.run, part, reference, task, before, parts, meaning, part.slices)
+    reference = watch.passing(map(answers, part), part, parts)
+    result = compare_answers(others, part, reference, task, before, parts, meaning, part.slices)
     notes = watch.notes()
     if task is not None and before is not None and result.chance is not None:
         notes += label_notes(task.metric, before, result.chance)

@@ -13,7 +13,7 @@ from typing import TypeAlias
 import numpy as np
 
 from onnxprune import model as models
-from onnxprune.config import BenchOptions, FilePath, keywords, split
+from onnxprune.config import BenchOptions, FilePath, split
 from onnxprune.errors import OnnxpruneError, as_path, wrong_type
 from onnxprune.evaluate import metrics
 from onnxprune.evaluate.class_scores import meaning_test
@@ -34,6 +34,7 @@ from onnxprune.jobs.bench.outputs import (
 from onnxprune.jobs.bench.rows import latency, model_rows, notes
 from onnxprune.jobs.bench.samples import COMPARED, Samples, open_samples
 from onnxprune.jobs.bench.schema import Bench, DeclinedRow, NoiseFloor, Ratio, Row, Score
+from onnxprune.jobs.keywords import keywords
 from onnxprune.runtime.process import WorkerError
 from onnxprune.runtime.registry import Backend, parse
 from onnxprune.solve.bootstrap import ratio, verdict
