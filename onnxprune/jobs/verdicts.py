@@ -119,7 +119,7 @@ def over_limit(checks: Iterable[Check], measure: str) -> list[tuple[QualityStatu
     failed = [check for check in checks if check.name == "drop" and not check.ok]
     ends = [(spread(each.value, unit), spread(each.limit, unit)) for each in failed]
     return [
-        ("degraded", spelled(f"the drop of {drop} exceeds the {limit} of --max-drop"))
+        ("degraded", spelled(f"the drop of {drop} exceeds --max-drop ({limit})"))
         for drop, limit in ends
     ]
 
