@@ -114,8 +114,10 @@ def measure() -> Iterator[dict[str, Any]]:
                         "error": truth,
                         "population": len(x),
                         "samples": size,
-                        "covered": float(np.mean([e.low <= truth <= e.high for e in each])),
-                        "above": float(np.mean([e.low > truth for e in each])),
+                        "covered": round(
+                            float(np.mean([e.low <= truth <= e.high for e in each])), 3
+                        ),
+                        "above": round(float(np.mean([e.low > truth for e in each])), 3),
                     }
 
 
