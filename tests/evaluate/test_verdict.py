@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -465,6 +466,13 @@ def wrong(network: bench.Network, samples: int) -> list[tuple[object, ...]]:
 def test_damaged_networks_are_broken_and_others_good(name: str) -> None:
     network = next(each for each in bench.networks() if each.name == name)
     assert wrong(network, 64) == []
+
+
+@pytest.mark.parametrize("with_labels", [True, False])
+def test_sixteen_samples_are_enough_for_damage(with_labels: bool) -> None:
+    network = next(each for each in bench.networks() if each.name == "digits_mlp")
+    labels = network.labels if with_labels else None
+    assert wrong(replace(network, jobs={}, labels=labels), 16) == []
 
 
 @pytest.mark.heavy
