@@ -13,7 +13,7 @@ from onnxprune.jobs.apply_plan import APPLY, apply_plan
 from onnxprune.jobs.choose_plan import PlanChoice, by_importance, by_latency
 from onnxprune.jobs.iterative import by_steps
 from onnxprune.jobs.result import Result
-from onnxprune.jobs.run import Progress, Run, open_run
+from onnxprune.jobs.run import Progress, Run, open_run, reproducible
 from onnxprune.jobs.search import search
 
 STRATEGIES: Mapping[str, Callable[[Run], PlanChoice]] = {
@@ -26,6 +26,7 @@ STRATEGIES: Mapping[str, Callable[[Run], PlanChoice]] = {
 
 
 @keywords("prune")
+@reproducible
 def prune(
     model: models.ModelLike,
     options: Options | None = None,
@@ -73,6 +74,7 @@ def choose_plan(run: Run) -> PlanChoice:
 
 
 @keywords("apply")
+@reproducible
 def apply(
     model: models.ModelLike,
     plan: Plan | FilePath,

@@ -15,7 +15,14 @@ from onnxprune.graph.analysis import Analysis, analyse
 from onnxprune.graph.plan import Origin, Plan, pack, versions
 from onnxprune.jobs.apply_plan import RECOVER, cost_of, finite
 from onnxprune.jobs.result import Result
-from onnxprune.jobs.run import Progress, Run, place, stand_in_note, within_memory
+from onnxprune.jobs.run import (
+    Progress,
+    Run,
+    place,
+    reproducible,
+    stand_in_note,
+    within_memory,
+)
 from onnxprune.jobs.steps import State, take
 from onnxprune.jobs.verdicts import data_of, judging_notes
 from onnxprune.quantities import figure
@@ -39,6 +46,7 @@ _UNCHANGED = 0.999
 
 
 @keywords("recover")
+@reproducible
 def recover(
     dense: models.ModelLike,
     pruned: models.ModelLike,

@@ -27,7 +27,7 @@ from onnxprune.jobs.quantize.preparation import prepared
 from onnxprune.jobs.quantize.purposes import why_float
 from onnxprune.jobs.quantize.rows import by_rows
 from onnxprune.jobs.quantize.zeros import Weight
-from onnxprune.jobs.run import within_memory
+from onnxprune.jobs.run import reproducible, within_memory
 from onnxprune.jobs.store import Stored
 from onnxprune.jobs.verdicts import (
     HOW,
@@ -131,6 +131,7 @@ class Quantized:
 
 
 @keywords("quantize")
+@reproducible
 def quantize(
     model: models.ModelLike,
     settings: QuantizeOptions | None = None,
