@@ -67,4 +67,5 @@ def run(args: argparse.Namespace) -> int:
     report = replace(report, argv=args.argv)
     console.report(report, as_json=args.json, verbose=args.verbose)
     save(report, page)
-    return finish(ok=ok, wrote=keep, output=output, quality=result.quality)
+    accepted = config.max_drop is not None
+    return finish(ok=ok, wrote=keep, output=output, quality=result.quality, accepted=accepted)

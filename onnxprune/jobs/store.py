@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxprune import model as models
-from onnxprune.config import StoreOptions, keywords, split
+from onnxprune.config import StoreOptions, split
 from onnxprune.data.dataset import synthetic_inputs
 from onnxprune.errors import OnnxpruneError, as_model_path, blame, spelled
 from onnxprune.evaluate.equivalence import arrays_of, difference, tolerance
@@ -19,6 +19,7 @@ from onnxprune.graph.analysis import analyse
 from onnxprune.graph.plan import Plan
 from onnxprune.jobs.certificate import Claims
 from onnxprune.jobs.certificate import certify as make_certificate
+from onnxprune.jobs.keywords import keywords
 from onnxprune.model.decode import densify
 from onnxprune.model.seal import Certify, content_hash
 from onnxprune.quantities import figure
