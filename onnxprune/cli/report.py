@@ -55,9 +55,9 @@ def run(args: argparse.Namespace) -> int:
     documents = read_documents(args.files)
     if picture is not None:
         drawing.save(plots.of_families(families(documents)), picture)
-        console.done(f"Wrote {picture}")
+        console.wrote(picture)
     save_page(documents, output)
-    console.done(f"Wrote {output}")
+    console.wrote(output)
     return 0
 
 
@@ -73,4 +73,4 @@ def save(report: Report | Assessed, path: Path | None) -> None:
     from onnxprune.report.html.page import save_page
 
     save_page([Document(report)], path)
-    console.done(f"Wrote {path}")
+    console.wrote(path)

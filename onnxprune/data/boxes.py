@@ -15,7 +15,6 @@ fewer. Columns:
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,12 +22,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from onnxprune.data.batches import Array, Feeds
 from onnxprune.data.calibration import Calibration
-from onnxprune.data.images import Preprocess, channel_axis
+from onnxprune.data.images import Preprocess, channel_axis, undecodable
 from onnxprune.errors import OnnxpruneError
+from onnxprune.model.limits import read_json
 
 F64 = npt.NDArray[np.float64]
 
@@ -41,6 +41,8 @@ _FORMS = (
     "boxes are COCO's .json, a folder of YOLO's .txt files, or an array [samples, most, 5] of "
     "x1, y1, x2, y2, class in pixels of the model's input"
 )
+_LARGEST = 1 << 30
+"""Bytes of a COCO file: the annotations of 118,287 pictures take 450 MB."""
 _NUMBERS = 5  # in a line of YOLO's files, for a box; more are the corners of an outline
 
 
@@ -232,8 +234,8 @@ def _from_coco(path: Path, frame: Frame) -> Array:
 
 def _json(path: Path) -> Mapping[str, Any]:
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError, RecursionError) as error:
+        document = read_json(path, largest=_LARGEST)
+    except (ValueError, OSError) as error:
         raise OnnxpruneError(f"{path} cannot be read: {error}", hint=_FORMS) from error
     keys = ("images", "annotations", "categories")
     if not isinstance(document, Mapping) or not all(
@@ -283,8 +285,8 @@ def picture_size(file: Path) -> tuple[int, int]:
     try:
         with Image.open(file) as opened:
             return opened.size
-    except (UnidentifiedImageError, OSError) as error:
-        raise OnnxpruneError(f"{file} cannot be decoded: {error}") from error
+    except Exception as error:  # a decoder may raise anything on a damaged file
+        raise undecodable(file, error) from error
 
 
 # --- YOLO ------------------------------------------------------------------------------------

@@ -156,6 +156,7 @@ def apply_plan(run: Run, choice: PlanChoice, steps: Iterable[Step] = PRUNE) -> R
     timing = choice.timing
     with nullcontext() if timing is None else timing.stopwatch:
         result = evaluate(run, take(run, cut(run, choice), steps), choice.unchanged)
+        result = replace(result, advice=choice.advice)
         return result if timing is None else time(run, timing, result)
 
 

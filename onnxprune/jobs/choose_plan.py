@@ -22,7 +22,7 @@ from onnxprune.select.importance.error_curves import Curves
 from onnxprune.select.importance.measured import sensitivity_curves
 from onnxprune.select.importance.units import Problem
 from onnxprune.select.latency.budget import LatencyChoice, backend_of, meet_latency, one_sample
-from onnxprune.select.selection import Selection, missing_options, select
+from onnxprune.select.selection import Selection, missing_options, removal_advice, select
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +35,7 @@ class PlanChoice:
         start: the cut model as earlier steps have refitted it; None for the dense weights.
         timing: measures the result, where the target is a latency.
         unchanged: why a ratio removes nothing from a group that could be cut, by group.
+        advice: what would let units go, where none does.
     """
 
     plan: Plan
@@ -42,6 +43,7 @@ class PlanChoice:
     start: models.Model | None = None
     timing: LatencyChoice | None = None
     unchanged: Mapping[str, str] = field(default_factory=dict)
+    advice: str = ""
 
 
 def by_importance(run: Run, curves: Curves | None = None) -> PlanChoice:
@@ -117,7 +119,9 @@ def planned(run: Run, selection: Selection, bypassed: tuple[str, ...]) -> PlanCh
     shares = removed_shares(analysis, config, selection)
     notes = (*declined, *_missing(run, selection, bypassed), *selection.notes, *shares)
     notes = (*notes, *run.data.notes)
-    return PlanChoice(plan, notes, unchanged=selection.unchanged)
+    none = config.removes_units and not (plan.bypassed or any(plan.removed.values()))
+    advice = removal_advice(problem_of(run, ())) if none else ""
+    return PlanChoice(plan, notes, unchanged=selection.unchanged, advice=advice)
 
 
 def _missing(run: Run, selection: Selection, bypassed: tuple[str, ...]) -> list[str]:

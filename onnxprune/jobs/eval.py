@@ -17,6 +17,7 @@ from onnxprune.data.labels import together
 from onnxprune.data.screening import Screen, notes_on
 from onnxprune.data.singly import runnable, singly
 from onnxprune.errors import OnnxpruneError, spelled
+from onnxprune.evaluate.caveats import caveats
 from onnxprune.evaluate.evaluation import (
     Evaluation,
     Task,
@@ -30,10 +31,10 @@ from onnxprune.evaluate.standard_error import SURE, score_error
 from onnxprune.evaluate.tails import score_tails
 from onnxprune.evaluate.verdict import Quality, Structure, judge
 from onnxprune.graph.analysis import analyse
+from onnxprune.jobs.derivation import compare_with_cut
 from onnxprune.jobs.finite_weights import FiniteWeights
 from onnxprune.jobs.keywords import keywords
 from onnxprune.jobs.run import Progress, place, stand_in_note
-from onnxprune.jobs.verify import compare_with_cut
 from onnxprune.model.decode import densify
 from onnxprune.model.retyping import retyped, weight_type
 from onnxprune.model.signature import Signature, is_floating, signature_of
@@ -165,7 +166,7 @@ def eval(  # noqa: A001  the name of the command
         quality,
         structure,
         checks,
-        (*notes, *evaluation.notes),
+        (*notes, *evaluation.notes, *caveats(evaluation, limited=settings.max_drop is not None)),
     )
 
 

@@ -5,7 +5,6 @@ A document becomes the frozen dataclass that it was printed from, each field che
 
 from __future__ import annotations
 
-import json
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,6 +19,7 @@ from onnxprune.jobs.assessed import Assessed
 from onnxprune.jobs.bench import schema as benches
 from onnxprune.jobs.bench.schema import Bench
 from onnxprune.jobs.results.schema import SCHEMA, VERSION, Report
+from onnxprune.model.limits import read_json
 from onnxprune.select import sensitivity as sweeps
 from onnxprune.select.sensitivity import Sensitivity
 
@@ -67,12 +67,12 @@ def read_documents(paths: Iterable[str | Path]) -> tuple[Document, ...]:
 
 def _read(path: Path) -> list[Document]:
     try:
-        content = json.loads(path.read_bytes(), parse_constant=_no_constant)
+        content = read_json(path, parse_constant=_no_constant)
     except OSError as error:
         raise OnnxpruneError(
             f"the report {path} cannot be read: {error.strerror}", hint="check the path"
         ) from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise OnnxpruneError(f"{path} is not JSON: {_short(error)}", hint=_HINT) from error
     documents = content if isinstance(content, list) else [content]
     if not documents:

@@ -169,6 +169,10 @@ def test_the_command_says_so_and_writes_nothing(cli: Callable[..., Ran], tmp_pat
     assert "nothing was removed, so nothing was written" in ran.err
     assert not out.exists()
     assert cli("prune", path, "--ratio", "1%").code == 1
+    (enough,) = re.findall(r"hint: --ratio (\S+) removes units", ran.err)
+    assert cli("prune", path, "--ratio", enough).code == 0
+    skipped = cli("prune", path, "--ratio", enough, "--skip", "*")
+    assert "hint: less under --skip makes room for it" in skipped.err
     forced = cli("prune", path, "--ratio", "1%", "-o", out, "--force")
     assert forced.code == 1
     assert out.exists()

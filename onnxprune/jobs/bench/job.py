@@ -16,7 +16,7 @@ from onnxprune import model as models
 from onnxprune.config import BenchOptions, FilePath, split
 from onnxprune.errors import OnnxpruneError, as_path, wrong_type
 from onnxprune.evaluate import metrics
-from onnxprune.evaluate.class_scores import score_test
+from onnxprune.evaluate.class_scores import meaning_test
 from onnxprune.evaluate.environment import environment, is_busy, load
 from onnxprune.evaluate.evaluation import metric_of
 from onnxprune.evaluate.output_comparison import Comparison
@@ -99,7 +99,7 @@ def bench(
         tuple(row.name for row in rows),
         samples,
         task,
-        partial(Comparison, models.parts(first), score_test(first, *scored)),
+        partial(Comparison, models.parts(first), meaning_test(first, *scored)),
         progress,
     )
     for each in backends:
