@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
+
 from onnxprune import model as models
 from onnxprune.config import Options, split
 from onnxprune.data.batches import is_single, mark_single
@@ -48,6 +50,7 @@ _UNCHANGED = 0.999
 
 @keywords("recover")
 @reproducible
+@np.errstate(over="ignore", invalid="ignore")  # such values end in a verdict or refusal
 def recover(
     dense: models.ModelLike,
     pruned: models.ModelLike,

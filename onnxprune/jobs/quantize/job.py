@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from onnxprune import model as models
 from onnxprune.config import INPUTS, Options, QuantizeOptions, StoreOptions, split
 from onnxprune.data.dataset import Dataset, open_dataset, open_source, with_checks
@@ -106,7 +108,7 @@ class Quantized:
         """
         path = as_model_path(path)
         if not force:
-            refuse_broken(self.quality)
+            refuse_broken(self.quality, quantized=True)
         claims = Claims(
             command="quantize",
             dense=self.dense,
@@ -146,6 +148,7 @@ class Quantized:
 
 @keywords("quantize")
 @reproducible
+@np.errstate(over="ignore", invalid="ignore")  # such values end in a verdict or refusal
 def quantize(
     model: models.ModelLike,
     settings: QuantizeOptions | None = None,
@@ -233,7 +236,7 @@ def quantize(
         synthetic=data.synthetic,
         weights=FiniteWeights(result, dense).reasons(),
         unmeasured=spelled(f"there are no inputs; {HOW}"),
-    ).with_findings(over_limit(checks))
+    ).with_findings(over_limit(checks, outcome.measure))
     outcomes = tuple(checks), outcome, sizes, tuple(sentences)
     return Quantized(
         result, weights, *outcomes, settings, dense, config,
