@@ -33,6 +33,7 @@ from onnxprune.jobs.likeness import exchanged_units
 from onnxprune.jobs.quantize.comparison import Comparison, as_floats, compare_quantized, is_near
 from onnxprune.jobs.quantize.zeros import pattern_of
 from onnxprune.quantities import percent, plural
+from onnxprune.recovery.correspond.folding import fold_normalisations, normalisations
 from onnxprune.recovery.correspond.kept_units import Correspondence, correspond
 from onnxprune.recovery.correspond.twin import Twin, in_dense_words, make_twin
 from onnxprune.sparse.encodings.weights import Values, choose_coding
@@ -236,6 +237,8 @@ def _without_plan(
             analysis = analyse(both.expected, inputs=analysis.inputs[0])
             small, steps = both.actual.model, both.actual.steps
             faults, notes = _scales(both.actual.faults, len(both.actual.ranges), claim)
+        else:
+            analysis, notes = _folded(analysis, small)
         feeds = synthetic_inputs(analysis, config.provider, config.seed)
         match, twin, equal = compare_with_cut(analysis, small, feeds, config.provider)
         expected = cut(analysis, match.removed, match.bypassed)
@@ -283,6 +286,18 @@ def _without_plan(
         if claim.zeroed:
             checks.append(Check("weights that lack zeros", not short, len(short), 0))
     return Derivation(checks, plan, tuple(sorted(changed)), integers, notes)
+
+
+def _folded(analysis: Analysis, small: models.Model) -> tuple[Analysis, list[str]]:
+    """The dense model with its normalisations folded where they are in the other."""
+    dense = analysis.model
+    if not normalisations(small) < normalisations(dense):
+        return analysis, []
+    folded = fold_normalisations(dense)
+    if not normalisations(small) <= normalisations(folded) < normalisations(dense):
+        return analysis, []
+    note = "BatchNormalizations of the dense model were folded, as in the one that was made of it"
+    return analyse(folded, inputs=analysis.inputs[0]), [note]
 
 
 def _differs(one: Array, two: Array) -> bool:

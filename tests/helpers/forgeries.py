@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import shutil
@@ -440,7 +441,19 @@ def _an_attribute_less(proto: onnx.ModelProto, rng: Rng) -> None:
     if not nodes:
         raise Unfit
     node = rng.choice(nodes)
-    del node.attribute[rng.randrange(len(node.attribute))]
+    at = rng.randrange(len(node.attribute))
+    attribute, version = node.attribute[at], proto.opset_import[0].version
+    with contextlib.suppress(onnx.defs.SchemaError):
+        known = onnx.defs.get_schema(node.op_type, version, node.domain).attributes
+        default = known[attribute.name].default_value
+        if helper.get_attribute_value(attribute) in _implied(attribute.name, default):
+            raise Unfit  # it says what holds without it
+    del node.attribute[at]
+
+
+def _implied(name: str, default: onnx.AttributeProto) -> list[object]:
+    """What an attribute is where it is left out."""
+    return [helper.get_attribute_value(default)] if default.name == name else []
 
 
 @_of_graph
