@@ -127,12 +127,24 @@ def _pair_idle(
 
 
 def _nodes(model: models.Model) -> dict[str, ir.Node]:
-    """Every node that computes something, bodies included, by what it computes."""
+    """Every node that computes something, bodies included, by what it computes.
+
+    Outputs that nobody reads do not count where another one is read: a cut leaves them out.
+    """
     return {
-        identity(node): node
+        next(iter(_read(node)), identity(node)): node
         for graph in models.graphs(model)
         for node in graph
         if not (node.outputs and models.constant(node.outputs[0]) is not None)
+    }
+
+
+def _read(node: ir.Node) -> dict[str, int]:
+    """The outputs of a node that anybody reads, and their places."""
+    return {
+        value.name or "": k
+        for k, value in enumerate(node.outputs)
+        if value.uses() or value.is_graph_output()
     }
 
 
@@ -159,7 +171,7 @@ def _names(values: list[tuple[str | None, str]]) -> str:
 def _compare_nodes(name: str, one: ir.Node, two: ir.Node, version: int) -> None:
     if (one.domain, one.op_type, one.overload) != (two.domain, two.op_type, two.overload):
         raise _MismatchError(f"'{name}' is computed by {two.op_type} instead of {one.op_type}")
-    if [v.name for v in one.outputs] != [v.name for v in two.outputs]:
+    if _read(one) != _read(two):
         raise _MismatchError(f"the {one.op_type} node of '{name}' has other outputs")
     for key in {*one.attributes, *two.attributes}:
         ours, theirs = (each.attributes.get(key) for each in (one, two))

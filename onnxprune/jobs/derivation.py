@@ -139,7 +139,8 @@ def _weights(
         if not is_altered(change, masks.get(name)):
             continue
         if name in narrowed:
-            wide += not _is_narrowed(*map(models.array_of, stored[name]))
+            one, two = map(models.array_of, stored[name])
+            wide += not _is_narrowed(one, two, sparse=name in masks)
         else:
             changed.add(name)
     checks = [Check("graph = dense graph, cut", ok=True, value=0.0, limit=0.0)]
@@ -153,10 +154,10 @@ def _weights(
     return Derivation(checks, plan, tuple(sorted(changed)), notes=notes)
 
 
-def _is_narrowed(one: Array, two: Array) -> bool:
-    """Whether a weight holds what is left of another in fewer bits."""
+def _is_narrowed(one: Array, two: Array, *, sparse: bool) -> bool:
+    """Whether a weight holds what is left of another, made sparse or not, in fewer bits."""
     dtype = ir.DataType.from_numpy(one.dtype)
-    for array in (one, np.where(two == 0, two, one)):  # zeros may have been there before
+    for array in (one, *([np.where(two == 0, two, one)] if sparse else [])):
         for values in _FORMS:
             coding, _ = choose_coding(array, dtype, values)
             if np.array_equal(coding.decode(coding.encode(array), dtype), two, equal_nan=True):
