@@ -56,6 +56,22 @@ def test_an_attribute_may_be_left_out_where_it_says_the_same() -> None:
     assert "'transB'" in pair(load(_model()), load(plain)).problem
 
 
+def test_outputs_that_nobody_reads_may_be_left_out() -> None:
+    def split(*names: str) -> onnx.ModelProto:
+        proto = _model()
+        node = helper.make_node("TopK", ["x", "k"], list(names), axis=-1)
+        proto.graph.node.append(node)
+        proto.graph.initializer.append(numpy_helper.from_array(np.array([2]), "k"))
+        proto.graph.output.append(
+            helper.make_tensor_value_info("at", onnx.TensorProto.INT64, [None, 2])
+        )
+        return proto
+
+    both, one = load(split("top", "at")), load(split("", "at"))
+    assert not pair(both, one).problem
+    assert not pair(one, both).problem
+
+
 EDITS: dict[str, Callable[[onnx.ModelProto], object]] = {
     "another operator": lambda p: setattr(p.graph.node[1], "op_type", "LogSoftmax"),
     "another input": lambda p: p.graph.node[1].input.__setitem__(0, "x"),
