@@ -145,7 +145,7 @@ def verify(
         checks.append(Check("plan = that of the certificate", same, float(not same), 0.0))
     status = _status(result, claim)
     if claim is not None and claim.structure in ("verified", "nothing cut") and status != "failed":
-        removed = _removes(result.plan, claim)
+        removed = _removes(result.plan, claim) or result.quantized
         same = status == "verified" if claim.structure == "verified" else not removed
         checks.append(Check("structure = as stated", same, float(not same), 0.0))
     evaluation = quality = None

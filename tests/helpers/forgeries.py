@@ -76,11 +76,16 @@ def forge(
     names = [each.name for each in path.parent.glob("*.data")]
     digests = Digests(read_seal(path).digests.graph, hash_data(path, names))
     content["model"] = {"graph": digests.graph, "data": dict(digests.data)}
+    before = json.loads(json.dumps(content))
     document(content)
     text = certificates._lines(content).encode()
     document_path(path).write_bytes(text)
+    try:
+        seal = certificates._text(content, digests, text)
+    except (AttributeError, KeyError, TypeError):  # the seal has what the document has lost
+        seal = certificates._text(before, digests, text)
     with path.open("ab") as file:
-        file.write(seal_entry(certificates._text(content, digests, text)))
+        file.write(seal_entry(seal))
 
 
 # --- files, without new hashes -------------------------------------------------------------------
