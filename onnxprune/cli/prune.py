@@ -115,6 +115,7 @@ def run(args: argparse.Namespace) -> int:
         removed=removed,
         quality=pruned.quality,
         accepted=accepted,
+        advice=pruned.advice,
     )
 
 
@@ -126,6 +127,7 @@ def finish(
     removed: bool = True,
     quality: Quality | None = None,
     accepted: bool = False,
+    advice: str = "",
 ) -> int:
     """Print what was written and why, and turn the verdicts into an exit code.
 
@@ -136,12 +138,15 @@ def finish(
         removed: whether anything was removed, where something was to be.
         quality: the verdict on it; None where only its structure matters.
         accepted: whether a limit of the drop was set, which then decides about a degraded result.
+        advice: what would let something be removed, where nothing was.
 
     Raises:
         OnnxpruneError: a check failed or the result is broken, so nothing was written.
     """
     failure = "a check failed" if removed else "nothing was removed"
-    hint = "remove less, give --calib" if removed else "see the notes on what stays and why"
+    hint = "remove less, give --calib"
+    if not removed:
+        hint = advice or "see the notes on what stays and why"
     if removed and quality is not None and quality.broken:
         from onnxprune.jobs.verdicts import remedy
 
@@ -151,13 +156,13 @@ def finish(
     if not wrote:
         raise OnnxpruneError(
             f"{failure}, so nothing was written",
-            hint=f"{hint}, or write it all the same with --force",
+            hint=f"{hint}{'; ' if advice else ', '}or write it all the same with --force",
             exit_code=1,
         )
     if output is None:
         console.done("Dry run: no model was written. Add -o OUT.onnx to write it.")
     else:
-        console.done(f"Wrote {output}")
+        console.wrote(output)
     if not ok:
         console.warning(f"{failure}; the model was written because of --force")
     return 0 if ok else 1

@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
+from onnxprune.config import Options
 from onnxprune.data.activations.rows import Sample
 from onnxprune.data.memory import budget_of
 from onnxprune.data.mixtures import with_mixtures
@@ -155,6 +156,7 @@ def apply_plan(run: Run, choice: PlanChoice, steps: Iterable[Step] = PRUNE) -> R
     timing = choice.timing
     with nullcontext() if timing is None else timing.stopwatch:
         result = evaluate(run, take(run, cut(run, choice), steps), choice.unchanged)
+        result = replace(result, advice=choice.advice)
         return result if timing is None else time(run, timing, result)
 
 
@@ -178,12 +180,9 @@ def evaluate(run: Run, state: State, unchanged: Mapping[str, str]) -> Result:
     if inexact and state.outcomes.get("refit"):
         before = compare_models(analysis.model, state.start, data.eval, config)
         notes.append(f"inexact: {distance_of(before)} as cut and {distance_of(evaluation)} now")
-    if config.max_drop is not None:
-        checks.append(
-            Check("drop", evaluation.drop <= config.max_drop, evaluation.drop, config.max_drop)
-        )
-        notes += unsure(evaluation, config.max_drop)
-    checks += finite(evaluation)
+    limits, unsure_notes = within_drop(evaluation, config)
+    checks += [*limits, *finite(evaluation)]
+    notes += unsure_notes
     dense, remaining = CostModel(analysis)(), cost_of(run, state)
     if config.target is not None and not config.target.timed:  # a time is measured later
         kind = config.target.kind
@@ -209,6 +208,15 @@ def cost_of(run: Run, state: State) -> Cost:
     if not (state.cut or run.data.fit):
         return CostModel(run.analysis)()
     return cost(analyse(state.model, inputs=run.analysis.inputs[0]))
+
+
+def within_drop(evaluation: Evaluation, config: Options) -> tuple[list[Check], list[str]]:
+    """The check of the accepted drop, if there is one, and notes on how sure it is."""
+    if config.max_drop is None:
+        return [], []
+    drop = evaluation.drop
+    check = Check("drop", drop <= config.max_drop, drop, config.max_drop)
+    return [check], unsure(evaluation, config.max_drop)
 
 
 def finite(evaluation: Evaluation) -> list[Check]:

@@ -29,6 +29,7 @@ from onnxprune.graph.plan import Plan, from_document, plan_document, versions
 from onnxprune.graph.surgery import cut
 from onnxprune.jobs.data_digests import files_of, samples_of
 from onnxprune.model.decode import densify
+from onnxprune.model.limits import parse_json
 from onnxprune.model.seal import KEY, Certify, Digests, Seal, content_hash, document_path
 from onnxprune.sparse.reorder import reorder
 
@@ -386,8 +387,8 @@ def _number(value: Any) -> Any:  # noqa: ANN401  what JSON holds
 
 def _parse(content: bytes, where: str) -> dict[str, Any]:
     try:
-        document = json.loads(content)
-    except (ValueError, RecursionError) as error:
+        document = parse_json(content)
+    except ValueError as error:
         raise _refusal(f"{where} is damaged: it is not JSON", _COPY) from error
     if not isinstance(document, dict):
         raise _refusal(f"{where} is damaged: it is no object", _COPY)

@@ -15,15 +15,14 @@ from onnxprune.errors import OnnxpruneError
 from onnxprune.graph.analysis import Analysis
 from onnxprune.graph.plan import Origin, Plan, versions
 from onnxprune.graph.units import Block
-from onnxprune.jobs.removal import quantized_note
+from onnxprune.jobs.removal import quantized_note, removed_shares
 from onnxprune.jobs.run import BLAS, Run
 from onnxprune.select.allocate import Limits
 from onnxprune.select.importance.error_curves import Curves
 from onnxprune.select.importance.measured import sensitivity_curves
 from onnxprune.select.importance.units import Problem
 from onnxprune.select.latency.budget import LatencyChoice, backend_of, meet_latency, one_sample
-from onnxprune.select.removed_shares import removed_shares
-from onnxprune.select.selection import Selection, missing_options, select
+from onnxprune.select.selection import Selection, missing_options, removal_advice, select
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +35,7 @@ class PlanChoice:
         start: the cut model as earlier steps have refitted it; None for the dense weights.
         timing: measures the result, where the target is a latency.
         unchanged: why a ratio removes nothing from a group that could be cut, by group.
+        advice: what would let units go, where none does.
     """
 
     plan: Plan
@@ -43,6 +43,7 @@ class PlanChoice:
     start: models.Model | None = None
     timing: LatencyChoice | None = None
     unchanged: Mapping[str, str] = field(default_factory=dict)
+    advice: str = ""
 
 
 def by_importance(run: Run, curves: Curves | None = None) -> PlanChoice:
@@ -118,7 +119,9 @@ def planned(run: Run, selection: Selection, bypassed: tuple[str, ...]) -> PlanCh
     shares = removed_shares(analysis, config, selection)
     notes = (*declined, *_missing(run, selection, bypassed), *selection.notes, *shares)
     notes = (*notes, *run.data.notes)
-    return PlanChoice(plan, notes, unchanged=selection.unchanged)
+    none = config.removes_units and not (plan.bypassed or any(plan.removed.values()))
+    advice = removal_advice(problem_of(run, ())) if none else ""
+    return PlanChoice(plan, notes, unchanged=selection.unchanged, advice=advice)
 
 
 def _missing(run: Run, selection: Selection, bypassed: tuple[str, ...]) -> list[str]:

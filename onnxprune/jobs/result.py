@@ -58,6 +58,7 @@ class Result:
         judges: which samples ``evaluation`` is on, in words.
         synthetic: whether these are made up, so that only values that are not finite count.
         interface: changed axes of inputs and outputs, by name; None while no job changes any.
+        advice: what would let units go, where none went though some were to.
     """
 
     model: models.Model
@@ -76,6 +77,7 @@ class Result:
     judges: str = ""
     synthetic: bool = False
     interface: Mapping[str, tuple[int, ...]] | None = None
+    advice: str = ""
     command: Literal["prune", "apply", "recover"] = "prune"
     remaining: Cost = field(kw_only=True)
 

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Literal
 
 from onnxprune import model as models
-from onnxprune.config import FilePath, Options, keywords, split
+from onnxprune.config import FilePath, Options, split
 from onnxprune.data.dataset import open_dataset, open_source
 from onnxprune.errors import as_path, blame
+from onnxprune.evaluate.caveats import caveats
 from onnxprune.evaluate.evaluation import Evaluation, compare_models
 from onnxprune.evaluate.verdict import Quality, judge
 from onnxprune.graph.analysis import analyse
@@ -26,6 +27,7 @@ from onnxprune.jobs.certificate import Certificate
 from onnxprune.jobs.data_digests import same_files
 from onnxprune.jobs.derivation import Derivation, derive
 from onnxprune.jobs.finite_weights import FiniteWeights
+from onnxprune.jobs.keywords import keywords
 from onnxprune.jobs.run import Progress, place
 from onnxprune.jobs.verdicts import data_of
 from onnxprune.model.decode import densify
@@ -154,6 +156,8 @@ def verify(
         evaluation, quality, more = _quality(large, small, claim, config)
         checks += more
     notes = [*result.notes, *_data_notes(claim, config)]
+    if evaluation is not None:
+        notes += [*evaluation.notes, *caveats(evaluation)]
     if claim is None:
         notes.append("it has no certificate, so nothing says what it should be")
     elif claim.document is None:

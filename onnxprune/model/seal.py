@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +23,7 @@ from google.protobuf.message import DecodeError
 from onnxprune.errors import OnnxpruneError
 from onnxprune.model.constants import constant, constants
 from onnxprune.model.core import Model
+from onnxprune.model.limits import read_json
 from onnxprune.model.origin import origin_of
 from onnxprune.model.stored import PartsTensor, map_file
 from onnxprune.model.structure import structure_hash
@@ -36,8 +36,6 @@ _METADATA = 14
 _BLOCK = 1 << 24
 _TAIL, _LEFT = 4096, b',"document":"'
 """Bytes at the end of a file that hold a seal, and what is in every one, its key damaged or not."""
-_LARGEST = 1 << 28
-"""Bytes that a document can have."""
 
 
 @dataclass(frozen=True)
@@ -104,10 +102,8 @@ def document_path(path: Path) -> Path:
 def is_document(path: Path) -> bool:
     """Whether a file is a document of ours, which may be replaced with its model."""
     try:
-        if not path.is_file() or path.stat().st_size > _LARGEST:
-            return False
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
+        content = read_json(path) if path.is_file() else None
+    except (OSError, ValueError, OnnxpruneError):
         return False
     return isinstance(content, dict) and content.get("format") == KEY
 

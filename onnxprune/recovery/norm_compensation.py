@@ -188,7 +188,12 @@ def plan_norm_steps(
         for node, y, axis, reason in others
         if y in changed and not kept(y, axis).all() and (biases or node not in batch)
     }
-    behind = {node: step for step in steps for node in _chain(pruned, step.layer.y, step.epilogue)}
+    behind = {
+        node: step
+        for step in steps
+        for each in step.applications
+        for node in _chain(pruned, each.layer.y, each.epilogue)
+    }
     for each in steps:
         if each.maker is not None and (filters := each.maker.filters) is not None:
             inside = _chain(pruned, filters.layer.y, filters.epilogue)
@@ -240,10 +245,19 @@ def _in_turn(
     for each in ordered:
         needs: set[str] = set()
         if waiting:
-            reads = [each.layer.x] if isinstance(each, Step) else [each.norm.node]
-            skip = each.epilogue.skip if isinstance(each, Step) else each.skip
-            needs = set().union(*(ancestors(values[name]) for name in (*reads, skip) if name))
+            needs = set().union(*(ancestors(values[name]) for name in _read(each) if name))
         out += [step for step in waiting if step.norm.node in needs]
         waiting = [step for step in waiting if step.norm.node not in needs]
         out.append(each)
     return [*out, *waiting]
+
+
+def _read(step: Step | NormStep) -> list[str | None]:
+    """The values that have to be final before a step.
+
+    Of applications that depend on each other only the first has its inputs by then.
+    """
+    if isinstance(step, NormStep):
+        return [step.norm.node, step.skip]
+    parts = [step] if step.loops else step.applications
+    return [name for each in parts for name in (each.layer.x, each.epilogue.skip)]

@@ -49,7 +49,9 @@ def reconstruct(
     """
     settings, work = settings or Settings(), problem.copied()
     pairs = settings.pairs > 0 and not settings.only_biases
-    steps, declined = plan_steps(work, producers=settings.producers, pairs=pairs)
+    steps, declined = plan_steps(
+        work, producers=settings.producers, pairs=pairs, weights=not settings.only_biases
+    )
     ordered, others = plan_norm_steps(
         work, steps, biases=settings.only_biases, statistics=settings.statistics
     )

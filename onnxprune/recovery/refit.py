@@ -8,12 +8,14 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxprune.data.activations.between import Maker
-from onnxprune.data.activations.rows import Sample, moments_of
+from onnxprune.data.activations.rows import Sample, moments_of, part_of
 from onnxprune.data.activations.runner import Segments
 from onnxprune.data.memory import set_aside
+from onnxprune.graph.layers.applications import write_applications
 from onnxprune.graph.layers.epilogue import Weights
 from onnxprune.recovery.order import Step
 from onnxprune.recovery.pairs import pair_rows
+from onnxprune.solve.joint import JointMoments, joined
 from onnxprune.solve.least_squares import correct_bias
 from onnxprune.solve.moments import Moments
 from onnxprune.solve.pairs import PairRefit, refit_pair
@@ -26,6 +28,11 @@ Bool = npt.NDArray[np.bool_]
 
 _SUPPORTED = 1.0
 """Ridge of a layer up to which there are rows enough to fit the one before it as well."""
+_ROUNDS = 3
+"""Fits of a weight whose inputs depend on itself."""
+_SURELY = 1 - 1e-9
+"""Errors of several applications that are less than this part of others differ by more than the
+rounding of their sums."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +101,10 @@ class Refitting:
         """Fit a layer, with its maker if it has one, and write back what helps."""
         memory = self.settings.sample.memory
         if not memory.fits(*step.layer.shape[:2]):
-            return self._bias_alone(step, memory.why(step.inputs))
+            outcomes = [self._bias_alone(s, memory.why(s.inputs)) for s in step.applications]
+            return outcomes[0]
+        if step.others:
+            return self._jointly(step)
         if step.maker is not None and not memory.fits(*step.maker.layer.shape[:2]):
             step = replace(step, maker=None)
         # A pair is judged by whole samples: of a few, none can be spared.
@@ -128,6 +138,60 @@ class Refitting:
             self.weights.write(step.layer, fit.weight, fit.bias, step.epilogue)
         return _outcome(step, fit), fitted
 
+    def _jointly(self, step: Step) -> LayerOutcome:
+        """Fit one weight to all its applications at once, and write it back if that helps.
+
+        Where an application depends on another, its inputs change with the weight: the fit is then
+        judged by what it really gives, and repeated as long as that helps.
+        """
+        weights, steps = self.weights, step.applications
+        ends = [(each.layer, each.epilogue) for each in steps]
+        common, dense = step.biases == "common", self._joined_dense(step)
+        rows = self._joined(step)
+        before, variance, method = rows.error, rows.holdout.variance, "none"
+        error = before
+        for _ in range(_ROUNDS if step.loops else 1):
+            matrix, old = rows.matrix, [weights.read(*each)[1] for each in ends]
+            fit = refit(
+                rows.train, rows.holdout, matrix, rows.bias, free_bias=rows.free,
+                ridges=self.settings.ridges, dense=dense,
+            )[0]  # fmt: skip
+            after = fit.after * variance
+            if after >= error * _SURELY:
+                break
+            biases = rows.fitted(fit.weight, fit.bias)
+            write_applications(weights, ends, fit.weight, biases, common=common)
+            self.student.rerun(each.node for each in steps)
+            if step.loops:
+                rows = self._joined(step)
+                after = rows.error
+                if after >= error * _SURELY:
+                    write_applications(weights, ends, matrix, old, common=common)
+                    self.student.rerun(each.node for each in steps)
+                    break
+            error, method = after, "bias" if fit.method == "none" else fit.method
+        return LayerOutcome(step.node, method, before / variance, error / variance)
+
+    def _joined(self, step: Step) -> JointMoments:
+        """Moments of all applications of a weight in the changing model."""
+        matrix, _ = self.weights.read(step.layer, step.epilogue)
+        rows = JointMoments(matrix, step.biases)
+        sample = part_of(self.settings.sample, len(step.applications))
+        for each in step.applications:
+            _, bias = self.weights.read(each.layer, each.epilogue)
+            rows.add(*self._moments(each, self.student, sample=sample), bias)
+        return rows
+
+    def _joined_dense(self, step: Step) -> tuple[Moments, Moments] | None:
+        """The same in the dense model, where samples are few."""
+        parts = [self._dense(each) for each in step.applications]
+        matrix, bias = self.weights.read(step.layer, step.epilogue)
+        known = [part for part in parts if part is not None]
+        if len(known) < len(parts):
+            return None
+        rows = joined(known, [bias] * len(known), matrix, step.biases)
+        return rows.train, rows.holdout
+
     def _dense(self, step: Step) -> tuple[Moments, Moments] | None:
         """Moments of what the dense model reads and wants there, where samples are few."""
         needed = [
@@ -152,13 +216,14 @@ class Refitting:
         run: Segments,
         reads: Bool | None = None,
         around: tuple[Float, Float] | None = None,
+        sample: Sample | None = None,
     ) -> tuple[Moments, Moments]:
         return moments_of(
             step.layer,
             step.epilogue,
             self.teacher,
             run,
-            self.settings.sample,
+            sample or self.settings.sample,
             step.kept,
             reads,
             around=around,

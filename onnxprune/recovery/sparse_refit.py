@@ -16,7 +16,6 @@ from onnxprune import model as models
 from onnxprune.data.activations.rows import Sample
 from onnxprune.data.memory import MemoryBudget
 from onnxprune.graph.layers.linear import LinearLayer
-from onnxprune.graph.layers.sources import ancestors
 from onnxprune.graph.shapes import Fact
 from onnxprune.quantities import Sparsity
 from onnxprune.solve.support import RIDGES, refit_support
@@ -68,25 +67,26 @@ def refit_masked(
     run = Layerwise(dense, work, layers, batches, facts, sample, provider=provider)
     outcomes = [*declined]
     for number, layer in enumerate(layers, start=1):
-        if not masked & (ancestors(run.values[layer.x]) | {layer.node, layer.y}):
+        if not run.depends(layer, masked):
             continue
         progress(f"refitting layer {number} of {len(layers)}: {layer.node}")
-        layer_data = run.observe(layer)
-        if layer_data is None:
+        keep = _mask(layer, masks.get(layer.weight))
+        free = not any(each.bias in masks for each in run.applications(layer))
+        free = free and bool(keep.any(axis=1).all())  # an output that is masked stays silent
+        data = run.observe(layer, free=free)
+        if data is None:
             why = sample.memory.why(layer.shape[1])
             outcomes.append(LayerOutcome(layer.node, "none", reason=why, weight=layer.weight))
             continue
-        keep = _mask(layer, masks.get(layer.weight), layer_data.weight.shape)
-        free = layer.bias_slot is not None and layer.bias not in masks
-        free = free and bool(keep.any(axis=1).all())  # an output that is masked stays silent
         fit = refit_support(
-            layer_data.train, layer_data.holdout, layer_data.weight, keep, layer_data.bias,
-            ridges=() if only_bias else RIDGES, free_bias=free, iterations=_ITERATIONS,
+            data.train, data.holdout, data.weight, keep, data.bias,
+            ridges=() if only_bias else RIDGES, free_bias=data.free and free,
+            iterations=_ITERATIONS,
         )  # fmt: skip
-        if fit.accepted:
-            run.weights.write(
-                layer, fit.weight, fit.bias if free else None, layer_data.epilogue, keep
-            )
+        if fit.accepted if data.joint is None else fit.after < data.error:
+            run.write(data, fit, keep, biases=free)
+            if run.loops(layer):
+                fit = run.judged(layer, data, fit)
         outcomes.append(
             LayerOutcome(
                 layer.node, "given", fit.before, fit.after, weight=layer.weight, refit=fit.method,
@@ -96,10 +96,10 @@ def refit_masked(
     return work, tuple(outcomes)
 
 
-def _mask(layer: LinearLayer, mask: Bool | None, shape: tuple[int, ...]) -> Bool:
+def _mask(layer: LinearLayer, mask: Bool | None) -> Bool:
     """A mask of the stored tensor as ``[g, K, N]``."""
     if mask is None:
-        return np.ones(shape, np.bool_)
+        return np.ones(layer.shape, np.bool_)
     return np.asarray(layer.matrix(mask), np.bool_)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from onnxprune.config import Options
-from onnxprune.errors import OnnxpruneError
+from onnxprune.errors import OnnxpruneError, spelled
 from onnxprune.graph.cost import CostMeasure, CostModel, StaticCost
 from onnxprune.quantities import Budget
 from onnxprune.select.allocate import (
@@ -126,6 +126,27 @@ def missing_options(problem: Problem, declined: Mapping[str, str]) -> str:
     """
     nothing = Importance("l2", {}, Curves({}, {}), {})
     return helpful_options(problem, nothing, declined, least_share, math.nextafter(1.0, 0.0), 1.0)
+
+
+def removal_advice(problem: Problem) -> str:
+    """What lets units go where none does: options that are tried, a larger ratio, or the reasons.
+
+    Args:
+        problem: what units were chosen from.
+    """
+    nothing = Importance("l2", {}, Curves({}, {}), {})
+    widths = allowed_widths(problem, nothing)
+    below = [
+        1 - int(allowed[-2]) / widths.units[name]
+        for name in widths.free
+        if len(allowed := widths.widths[name]) > 1
+    ]
+    if not below:
+        some = math.nextafter(1.0, 0.0)
+        return advice(problem, nothing, widths.declined, least_share, some, 1.0)
+    enough = f"--ratio {math.ceil(100 * min(below)) / 100:g} removes units"
+    finer = ", and so may --round-to 1" * (problem.config.round_to != 1)
+    return spelled(enough + finer)
 
 
 def _chosen(

@@ -52,7 +52,7 @@ def information(
 
     Args:
         model: the model; it is not changed.
-        layers: layers of the model.
+        layers: layers of the model; of several that apply one weight, the first.
         batches: feeds; the first are used.
         provider: what runs the model.
         threads: threads within an operator.
@@ -82,7 +82,8 @@ def information(
         )
     except OnnxpruneError:
         return None
-    if {layer.node for layer in student.layers} != {layer.node for layer in layers}:
+    first = {layer.weight: layer.node for layer in layers}
+    if {layer.weight for layer in student.layers} != first.keys():
         return None
     rng = np.random.default_rng(seed)
     result = {layer.node: np.zeros(layer.shape[::2]) for layer in layers}
@@ -97,7 +98,9 @@ def information(
         try:
             batch = student.inputs(feeds, drawn, share, student.weights)
             for layer, back in student.gradients_of_outputs(batch):
-                result[layer.node] += np.square(back, dtype=np.float64).sum(axis=1) / len(some)
+                result[first[layer.weight]] += np.square(back, dtype=np.float64).sum(axis=1) / len(
+                    some
+                )
         except OnnxpruneError:
             return None
     return result

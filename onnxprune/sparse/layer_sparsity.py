@@ -8,6 +8,7 @@ Under ``sensitivity`` costs are in the currency of the model's outputs (``sparse
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain, pairwise
@@ -16,14 +17,16 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxprune import model as models
-from onnxprune.data.activations.rows import moments_of
+from onnxprune.data.activations.rows import moments_of, part_of
 from onnxprune.data.activations.runner import Segments
 from onnxprune.errors import OnnxpruneError
-from onnxprune.graph.layers.epilogue import Weights, find_epilogue
-from onnxprune.graph.layers.linear import LinearLayer
+from onnxprune.graph.layers.applications import common_epilogues, find_applications
+from onnxprune.graph.layers.epilogue import Weights
+from onnxprune.graph.layers.linear import LinearLayer, find_layers
 from onnxprune.graph.shapes import Fact
 from onnxprune.quantities import Sparsity
 from onnxprune.solve import masks
+from onnxprune.solve.moments import merge
 from onnxprune.sparse.fisher import divergence_of, information
 from onnxprune.sparse.layerwise import Settings
 from onnxprune.sparse.probe import GRID, Probe, errors_of
@@ -76,18 +79,30 @@ def removed_counts(
     results: list[Float] = []
     rows, per_input = settings.sample.rows // 2, settings.sample.per_input // 2  # a look is enough
     sample = replace(settings.sample, rows=rows, per_input=per_input)
-    epilogues = [find_epilogue(values, facts, layer) for layer in layers]
-    values_read = [(layer.x, end.value) for layer, end in zip(layers, epilogues, strict=True)]
+    joint, _ = find_applications(find_layers(dense))
+    every = [joint.get(layer.node, (layer,)) for layer in layers]
+    read = [
+        [*zip(each, common_epilogues(values, facts, each), strict=True)] for each in every
+    ]  # every application of a weight, and where it counts
+    values_read = [[name for layer, end in each for name in (layer.x, end.value)] for each in read]
     kept = chain.from_iterable(values_read)  # running to a sum passes other layers
     run = Segments(
         dense, batches, kept=kept, provider=settings.provider, threads=settings.threads,
         most=sample.memory.values,
     )  # fmt: skip
-    for number, (layer, epilogue) in enumerate(zip(layers, epilogues, strict=True), start=1):
+    for number, applications in enumerate(read, start=1):
+        layer, epilogue = applications[0]
         progress(f"measuring layer {number} of {len(layers)}: {layer.node}")
-        alone = replace(epilogue, skip=None)
         apart = not sample.memory.fits(*layer.shape[:2])
-        train, _ = moments_of(layer, alone, run, run, sample, apart=apart)
+        parts = applications[:1] if apart else applications
+        part = part_of(sample, len(parts))
+        train = functools.reduce(
+            merge,
+            (
+                moments_of(each, replace(end, skip=None), run, run, part, apart=apart)[0]
+                for each, end in parts
+            ),
+        )
         for name in values_read[number - 1]:
             run.release(name)
         weight, _ = weights.read(layer, epilogue)

@@ -21,7 +21,7 @@ from onnxprune.quantities import Sparsity
 from onnxprune.solve.masks import removed_count
 from onnxprune.sparse import nm, zeros
 from onnxprune.sparse.layer_sparsity import removed_counts
-from onnxprune.sparse.layerwise import Layerwise, Refit, Settings, sparsify_layer
+from onnxprune.sparse.layerwise import Layerwise, Recovery, Settings, sparsify_layer
 from onnxprune.sparse.others import sparsify_others
 from onnxprune.sparse.rows import Feeds
 from onnxprune.sparse.streamed import (
@@ -33,7 +33,7 @@ from onnxprune.sparse.streamed import (
 from onnxprune.sparse.targets import FLOAT_FIRST, find_targets, integer_layers
 from onnxprune.types import Check, LayerOutcome
 
-__all__ = ["Refit", "Settings", "Sparse", "sparsify"]
+__all__ = ["Recovery", "Settings", "Sparse", "sparsify"]
 
 Progress = Callable[[str], None]
 

@@ -12,8 +12,8 @@ from fnmatch import fnmatchcase
 
 from onnxprune import model as models
 from onnxprune.errors import spelled, stated
-from onnxprune.graph.analysis import identity
-from onnxprune.graph.layers.linear import LinearLayer, find_layers, plain, users
+from onnxprune.graph.layers.applications import find_applications
+from onnxprune.graph.layers.linear import LinearLayer, find_layers, plain
 from onnxprune.quantities import Sparsity
 from onnxprune.types import LayerOutcome
 
@@ -29,6 +29,8 @@ def find_targets(
 ) -> tuple[list[LinearLayer], list[LayerOutcome]]:
     """The layers that can be made sparse and refitted, in graph order, and why others cannot.
 
+    Of several layers that apply one weight the first stands for all, see ``graph.layers``.
+
     Args:
         model: the model; it is only read.
         sparsity: under N:M, layers whose inputs cannot be grouped stay dense.
@@ -38,13 +40,18 @@ def find_targets(
     targets: list[LinearLayer] = []
     declined: dict[str, str] = {}
     excluded: list[LayerOutcome] = []
-    for layer in find_layers(model):
+    every = find_layers(model)
+    joint, shared = find_applications(every)
+    for layer in every:
         if layer.kind != "plain":
             continue  # what has gates or an equation is no candidate yet
         if layer.declined:
             declined[layer.node] = layer.declined
             continue
-        reason = (exclude or {}).get(layer.weight) or _why_not(layer, sparsity, skip)
+        if layer.node not in joint and layer.node not in shared:
+            continue  # another application of a weight that was seen before
+        excluding = (exclude or {}).get(layer.weight) or _why_not(layer, sparsity, skip)
+        reason = excluding or shared.get(layer.node, "")
         if reason:
             excluded.append(
                 LayerOutcome(
@@ -60,11 +67,6 @@ def _why_not(layer: LinearLayer, sparsity: Sparsity, skip: Sequence[str]) -> str
     glob = next((g for g in skip if fnmatchcase(layer.weight, g)), None)
     if glob is not None:
         return stated("--skip", glob)
-    readers = [None if node is None else identity(node) for node, _ in users(layer.tensor.value)]
-    others = sorted({name for name in readers if name is not None} - {layer.node})
-    if others or None in readers:
-        also = f"{others[0]} too" if others else "whoever runs the model"
-        return f"its weight is read by {also}"
     if sparsity.m and layer.channels % sparsity.m:
         per = " per group" if layer.groups > 1 else ""
         return f"its {layer.channels} inputs{per} are no multiple of {sparsity.m}"

@@ -119,3 +119,18 @@ def test_a_value_is_kept_for_as_many_uses_as_were_announced() -> None:
     run.advance(["y"])
     assert not run.has("r0")
     assert run.has("x")
+
+
+@pytest.mark.parametrize("most", [0, 1 << 30])
+def test_what_lies_behind_a_changed_weight_runs_again(most: int) -> None:
+    model, feeds = models.load(chain()), batches()
+    run = Segments(model, feeds, most=most)
+    run.advance(["m0", "r2"])
+    run.rerun(["m0"])  # the inputs of what lies behind it are no longer held
+    value = next(v for v in model.ir.graph.initializers.values() if v.name == "w0")
+    models.set_constant(value, models.array_of(value) * 2)
+    whole = open_session(model, outputs=["m1", "r2", "y"])
+    for wanted in ("m1", "r2", "y"):
+        run.advance([wanted])
+        for at, each in enumerate(feeds):
+            np.testing.assert_allclose(run.value(wanted, at), whole.run(each)[wanted], atol=1e-5)

@@ -17,10 +17,14 @@ from onnxprune import model as models
 from onnxprune.evaluate.output_error import OutputError
 from onnxprune.graph.analysis import Analysis, analyse
 from onnxprune.graph.cost import CostModel
-from onnxprune.graph.layers.linear import shared
 from onnxprune.graph.reference import mask_model
-from onnxprune.select.importance.curves import calibrate, eliminate_groups
-from onnxprune.select.importance.error_curves import Measurement, measure_curves, split_batches
+from onnxprune.select.importance.curves import calibrate
+from onnxprune.select.importance.error_curves import (
+    Measurement,
+    measure_curves,
+    refitted,
+    split_batches,
+)
 from onnxprune.select.importance.masked_errors import Removals
 from onnxprune.select.importance.output_errors import affordable
 
@@ -227,21 +231,18 @@ def curves_of(analysis: Analysis, batches: list[dict[str, Array]]) -> Any:
     return measure_curves(Measurement(analysis, analysis.groups, batches))
 
 
-def test_every_group_is_priced_by_what_masking_does(network: Any) -> None:
+def test_every_group_is_priced_by_what_its_removal_does(network: Any) -> None:
     model, batches = network
     analysis = analyse(model)
     assert analysis.groups
     curves = curves_of(analysis, batches)
     assert not curves.declined
     fit, holdout = split_batches(analysis, batches)
-    readers = {n: r for n, r in calibrate(analysis, fit).items() if not shared(r.layer)}
-    others = eliminate_groups(analysis.groups, readers)[1]
+    readers = refitted(analysis, calibrate(analysis, fit))
     removals = Removals(analysis, readers, fit, holdout)
-    masked = [group for group in analysis.groups if group.name in others]
-    assert masked
-    some = affordable(holdout, analysis, 3 * len(masked))
+    some = affordable(holdout, analysis, 3 * len(analysis.groups))
     error = OutputError(model, some, worst=1e3)
-    for group in masked:
+    for group in analysis.groups:
         one, units = curves.groups[group.name], len(group)
         assert sorted(one.order) == list(range(units))
         assert one.error[units] == 0

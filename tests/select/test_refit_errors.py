@@ -13,21 +13,23 @@ from onnxprune import model as models
 from onnxprune.data import zoo
 from onnxprune.data.memory import MemoryBudget
 from onnxprune.evaluate.output_error import OutputError
-from onnxprune.graph.layers.linear import shared
 from onnxprune.select.importance.curves import calibrate, eliminate_groups
+from onnxprune.select.importance.error_curves import refitted
 from onnxprune.select.importance.output_errors import refit_readers, without
 from onnxprune.select.importance.refit_errors import RefitErrors
 
 
 @pytest.mark.parametrize("name", zoo.names())
-@pytest.mark.parametrize("memory", [4_000_000_000, 1_000_000])
+@pytest.mark.parametrize(
+    "memory", [1_000_000, pytest.param(4_000_000_000, marks=pytest.mark.heavy)]
+)
 def test_errors_are_those_of_whole_models(name: str, memory: int) -> None:
     entry = zoo.get(name)
     with np.load(entry.calibration) as stored:
         samples = {key: stored[key] for key in stored.files}
     batches = [{key: each[i : i + 16] for key, each in samples.items()} for i in (0, 16)]
     analysis = analyse(models.load(entry.model))
-    readers = {n: r for n, r in calibrate(analysis, batches).items() if not shared(r.layer)}
+    readers = refitted(analysis, calibrate(analysis, batches))
     eliminations, _ = eliminate_groups(analysis.groups, readers)
     groups = [group for group in analysis.groups if group.name in eliminations]
     whole = OutputError(analysis.model, batches)

@@ -30,7 +30,7 @@ from onnxprune.sparse.fisher import divergence_of, information
 from onnxprune.sparse.layer_sparsity import by_error
 from onnxprune.sparse.probe import GRID
 from onnxprune.sparse.select import select
-from onnxprune.sparse.sparsify import Refit, Settings, Sparse, sparsify
+from onnxprune.sparse.sparsify import Recovery, Settings, Sparse, sparsify
 from onnxprune.sparse.targets import find_targets
 
 Array = np.ndarray[Any, Any]
@@ -131,7 +131,7 @@ def test_refitted_weights_serve_inputs_nobody_saw_better(kind: str) -> None:
     fit, unseen = feeds[:6], feeds[6:]
     dense = open_session(model)
     errors = {}
-    refits: tuple[Refit, ...] = ("none", "lstsq", "pcg")
+    refits: tuple[Recovery, ...] = ("none", "lstsq", "pcg")
     for refit in refits:
         made = sparsify(model, sparsity("50%"), fit, settings=Settings(method="wanda", refit=refit))
         assert_masked(made)
@@ -143,7 +143,10 @@ def test_refitted_weights_serve_inputs_nobody_saw_better(kind: str) -> None:
     assert errors["pcg"] < errors["none"]
 
 
-@pytest.mark.parametrize("name", ["digits_rescnn", "digits_encoder", "chars_decoder"])
+@pytest.mark.parametrize(
+    "name",
+    ["digits_rescnn", "digits_encoder", pytest.param("chars_decoder", marks=pytest.mark.heavy)],
+)
 @pytest.mark.parametrize("asked", ["60%", "2:4"])
 def test_trained_networks_get_what_was_asked_and_keep_their_originals(
     name: str, asked: str

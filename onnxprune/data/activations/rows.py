@@ -8,7 +8,7 @@ added to a residual stream the target is the dense sum minus the changed model's
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -77,6 +77,11 @@ class Sample:
             # A few samples cannot be put aside whole: then it is their last rows.
             return held_out(rows * self.holdout_every // total, self.holdout_every)
         return held_out(sum(samples[:batch]) + rows * samples[batch] // total, self.holdout_every)
+
+
+def part_of(sample: Sample, count: int) -> Sample:
+    """The sample of each of so many applications of a weight: together they are those of one."""
+    return replace(sample, rows=-(-sample.rows // count), per_input=-(-sample.per_input // count))
 
 
 def run_to(epilogue: Epilogue, x: str, teacher: Segments, student: Segments) -> None:

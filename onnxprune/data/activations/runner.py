@@ -232,15 +232,33 @@ class Segments:
                 values.pop(name or "", None)
         return True
 
+    def rerun(self, nodes: Iterable[str]) -> None:
+        """Mark for another run what has run behind some nodes, whose weights have changed.
+
+        Args:
+            nodes: identities of nodes of the main graph.
+        """
+        queue = [node for name in nodes if (node := self._values[name].producer()) in self._done]
+        while queue:
+            node = queue.pop()
+            if node not in self._done:
+                continue
+            self._done.discard(node)
+            for value in node.outputs:
+                for held in self._held:
+                    held.pop(value.name or "", None)
+                queue += self._readers[value]
+
     def _take_back(self, names: Iterable[str]) -> None:
         """Mark for another run the ancestors of freed values, up to values that are held."""
-        queue = [self._values[name] for name in names]
+        queue, seen = [self._values[name] for name in names], set[str]()
         while queue:
             value = queue.pop()
             name, node = value.name or "", value.producer()
-            if name in self._held[0]:
+            if name in self._held[0] or name in seen:
                 continue
-            if node in self._done:
+            seen.add(name)
+            if node is not None:
                 self._done.discard(node)
                 queue += read_by(node)
             elif name in self._batches[0]:

@@ -190,8 +190,22 @@ class Weights:
         if bias is not None and layer.bias_slot is not None:
             self.write_bias(layer, bias, epilogue)
 
-    def write_bias(self, layer: LinearLayer, bias: Float, epilogue: Epilogue | None = None) -> None:
-        """The same for the bias alone, of a layer that takes one."""
+    def write_bias(
+        self,
+        layer: LinearLayer,
+        bias: Float,
+        epilogue: Epilogue | None = None,
+        *,
+        readers: int = 1,
+    ) -> None:
+        """The same for the bias alone, of a layer that takes one.
+
+        Args:
+            layer: see :meth:`read`.
+            bias: ``[g, N]``.
+            epilogue: see :meth:`write`.
+            readers: layers that are given this bias: a vector that more read is not changed.
+        """
         if epilogue is not None:
             stored = self._bias(layer)
             old = np.zeros(bias.shape)
@@ -199,7 +213,8 @@ class Weights:
                 old = models.array_of(stored).astype(np.float64).reshape(bias.shape)
             alive, scale = _scales(epilogue, bias.shape)
             bias = np.where(alive, bias / scale, old)
-        self._store_bias(layer, bias.reshape(-1).astype(self.tensor(layer.weight).dtype))
+        dtype = self.tensor(layer.weight).dtype
+        self._store_bias(layer, bias.reshape(-1).astype(dtype), readers)
 
     def _bias(self, layer: LinearLayer) -> ir.Value | None:
         """Where the bias of a layer is now: it may have got one since it was found."""
@@ -215,10 +230,10 @@ class Weights:
         assert node is not None
         return node, position
 
-    def _store_bias(self, layer: LinearLayer, bias: Array) -> None:
+    def _store_bias(self, layer: LinearLayer, bias: Array, readers: int) -> None:
         """Store a bias, in a vector of its own where the old one has other readers."""
         stored = self._bias(layer)
-        if stored is not None and len(stored.uses()) == 1 and not stored.is_graph_output():
+        if stored is not None and len(stored.uses()) <= readers and not stored.is_graph_output():
             models.set_constant(stored, bias)
             return
         node, position = self._bias_place(layer)

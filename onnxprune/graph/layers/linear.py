@@ -495,12 +495,6 @@ def other_users(layer: LinearLayer, known: Iterable[str] = (), *, tables: bool =
     return ""
 
 
-def shared(layer: LinearLayer) -> bool:
-    """Whether other nodes read the stored weight of a layer, or whoever runs the model."""
-    value = layer.tensor.value
-    return value.is_graph_output() or len({node for node, _ in value.uses()}) > 1
-
-
 def users(value: ir.Value) -> Iterator[tuple[ir.Node | None, bool]]:
     """The nodes that compute with a stored value, seen through what only moves or types it.
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from onnxprune import model as models
-from onnxprune.config import INPUTS, Options, QuantizeOptions, keywords, split
+from onnxprune.config import INPUTS, Options, QuantizeOptions, StoreOptions, split
 from onnxprune.data.dataset import Dataset, open_dataset, open_source, with_checks
 from onnxprune.data.memory import budget_of, scarce_note, settle
 from onnxprune.errors import OnnxpruneError, as_model_path, spelled
@@ -18,9 +18,10 @@ from onnxprune.graph.analysis import Analysis, identity
 from onnxprune.graph.layers.linear import LinearLayer
 from onnxprune.graph.plan import Plan
 from onnxprune.graph.shapes import propagate
-from onnxprune.jobs.apply_plan import finite
+from onnxprune.jobs.apply_plan import finite, within_drop
 from onnxprune.jobs.certificate import Claims, certify, expected_model, verdicts
 from onnxprune.jobs.finite_weights import FiniteWeights
+from onnxprune.jobs.keywords import keywords
 from onnxprune.jobs.prune import prune
 from onnxprune.jobs.quantize import exclusions, quantizer, zeros
 from onnxprune.jobs.quantize.comparison import compare_quantized
@@ -29,13 +30,13 @@ from onnxprune.jobs.quantize.purposes import why_float
 from onnxprune.jobs.quantize.rows import by_rows
 from onnxprune.jobs.quantize.zeros import Weight
 from onnxprune.jobs.run import within_memory
+from onnxprune.jobs.store import Stored
 from onnxprune.jobs.verdicts import (
     HOW,
     data_of,
     judging_notes,
     over_limit,
     refuse_broken,
-    unsure,
 )
 from onnxprune.model.decode import densify
 from onnxprune.quantities import measured, times, unit_of
@@ -103,6 +104,7 @@ class Quantized:
         Raises:
             OnnxpruneError: the result is broken, or cannot be written there.
         """
+        path = as_model_path(path)
         if not force:
             refuse_broken(self.quality)
         claims = Claims(
@@ -116,8 +118,9 @@ class Quantized:
             changed=self._changed,
             verdicts=lambda: verdicts(self, self.evaluation, self.checks),
         )
-        wanted = certify(claims) if self.config.certificate else None
-        return models.write(self.model, as_model_path(path), certify=wanted)
+        options = StoreOptions(certificate=self.config.certificate)
+        stored = Stored(self.model, self.model, (), options)
+        return stored.save(path, certify=certify(claims) if options.certificate else None)
 
     def _changed(self) -> frozenset[str] | None:
         """Weights with other values than the float model, cut by the plan, has in int8."""
@@ -216,9 +219,9 @@ def quantize(
     shipped = _shipped(dense, result, data, config, outcome)
     if shipped is not None:
         sentences.append(_saturation_note(outcome, shipped, settings))
-    if config.max_drop is not None:
-        checks.append(Check("drop", outcome.drop <= config.max_drop, outcome.drop, config.max_drop))
-        sentences += unsure(outcome, config.max_drop)
+    limits, unsure_notes = within_drop(outcome, config)
+    checks += limits
+    sentences += unsure_notes
     sentences += scarce_note(config)
     if data.synthetic:
         sentences.append(f"inputs were synthetic ({data.description}): accuracy was not measured")

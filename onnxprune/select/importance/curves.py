@@ -20,6 +20,7 @@ from onnxprune.data.activations.rows import whole
 from onnxprune.data.activations.runner import Segments
 from onnxprune.data.memory import MemoryBudget, set_aside
 from onnxprune.graph.analysis import Analysis
+from onnxprune.graph.layers.applications import common_epilogues, find_applications
 from onnxprune.graph.layers.epilogue import Epilogue, find_epilogue
 from onnxprune.graph.layers.linear import LinearLayer, find_layers, refittable
 from onnxprune.graph.units import Group, Slice
@@ -59,12 +60,13 @@ class Reader:
     """A calibrated layer.
 
     Attributes:
-        layer: the layer.
+        layer: the layer; the first where several apply the same weight.
         matrix: ``[g, K, N]``, its weight in the units of where its output counts.
         moments: of its inputs.
         norm: the variance of where its output counts, summed over channels; over the number of
             applications where the same weight is applied several times.
         epilogue: where its output counts.
+        applications: all layers that apply its weight, each with its epilogue.
     """
 
     layer: LinearLayer
@@ -72,6 +74,7 @@ class Reader:
     moments: Moments
     norm: float
     epilogue: Epilogue
+    applications: tuple[tuple[LinearLayer, Epilogue], ...]
 
 
 class _Pool:
@@ -82,14 +85,14 @@ class _Pool:
 
     def __init__(self, layer: LinearLayer, matrix: Array, epilogue: Epilogue) -> None:
         self.layer, self.matrix, self.epilogue = layer, matrix, epilogue
-        self.nodes: list[str] = []
+        self.applications: list[tuple[LinearLayer, Epilogue]] = []
         self.collected: Accumulator | None = None
         self._norms: list[float] = []
 
     def add(self, variance: float) -> bool:
         """Count one application; whether it was the last."""
         self._norms.append(variance)
-        return len(self._norms) == len(self.nodes)
+        return len(self._norms) == len(self.applications)
 
     def reader(self) -> Reader:
         """What was observed, together."""
@@ -97,7 +100,7 @@ class _Pool:
         scaled = self.matrix * self.epilogue.gain.reshape(self.matrix.shape[0], 1, -1)
         norm = sum(self._norms) / len(self._norms) ** 2
         moments, self.collected = self.collected.finish(), None
-        return Reader(self.layer, scaled, moments, norm, self.epilogue)
+        return Reader(self.layer, scaled, moments, norm, self.epilogue, tuple(self.applications))
 
 
 def calibrate(
@@ -137,15 +140,21 @@ def calibrate(
     values = {v.name or "": v for v in models.values(analysis.model.ir.graph)}
     read: list[tuple[LinearLayer, Epilogue, _Pool]] = []
     pools: dict[object, _Pool] = {}
-    for layer in refittable(find_layers(analysis.model)):
+    layers = find_layers(analysis.model)
+    ends: dict[str, Epilogue] = {}
+    for each in find_applications(layers)[0].values():
+        if readers & {layer.node for layer in each}:
+            common = common_epilogues(values, analysis.facts, each)
+            ends |= {layer.node: end for layer, end in zip(each, common, strict=True)}
+    for layer in refittable(layers):
         if layer.node in readers:
-            epilogue = find_epilogue(values, analysis.facts, layer)
+            epilogue = ends.get(layer.node) or find_epilogue(values, analysis.facts, layer)
             weight = (layer.weight, layer.weight_axis, *layer.along, layer.window, layer.shape)
             key = (*weight, layer.axis, layer.out_axis, epilogue.gain.tobytes())
             if key not in pools:
                 matrix = layer.matrix(layer.tensor.read().astype(np.float32))
                 pools[key] = _Pool(layer, matrix, epilogue)
-            pools[key].nodes.append(layer.node)
+            pools[key].applications.append((layer, epilogue))
             read.append((layer, epilogue, pools[key]))
     wide = _too_wide(some, {layer.node: pool for layer, _, pool in read}, budget)
     kept = [name for layer, epilogue, _ in read for name in (layer.x, epilogue.value)]
@@ -157,7 +166,7 @@ def calibrate(
     for layer, epilogue, pool in read:
         run.advance([layer.x, epilogue.value])
         groups_, inputs, _ = pool.matrix.shape
-        times = len(batches) * len(pool.nodes)
+        times = len(batches) * len(pool.applications)
         share = -(-max(rows, rows_per_input * inputs) // times)
         pool.collected = pool.collected or Accumulator(
             groups_, inputs, apart=pool.layer.node in wide
@@ -176,7 +185,7 @@ def calibrate(
                 in_memory -= size
                 moments = replace(reader.moments, xx=set_aside(reader.moments.xx))
                 reader = replace(reader, moments=moments)
-            readers_by_node |= dict.fromkeys(pool.nodes, reader)
+            readers_by_node |= dict.fromkeys((each.node for each, _ in pool.applications), reader)
         for name in (layer.x, epilogue.value):
             run.release(name)
     return readers_by_node

@@ -10,7 +10,8 @@ from typing import NamedTuple
 from onnxprune.data.batches import collate, hold_out, inputs_of
 from onnxprune.data.memory import MemoryBudget
 from onnxprune.graph.analysis import Analysis
-from onnxprune.graph.layers.linear import shared
+from onnxprune.graph.layers.applications import find_applications
+from onnxprune.graph.layers.linear import find_layers
 from onnxprune.graph.units import Block, Group
 from onnxprune.select.importance.bypass import block_errors
 from onnxprune.select.importance.curves import Feeds, Reader, calibrate, eliminate_groups
@@ -81,7 +82,7 @@ def measure_curves(work: Measurement, progress: Callable[[str], None] = lambda _
     readers = calibrate(
         analysis, fit, groups=groups, provider=provider, seed=work.seed, memory=work.memory
     )
-    readers = _own(readers)
+    readers = refitted(analysis, readers)
     notes = _notes(readers, work.memory)
     eliminations, others = eliminate_groups(groups, readers, progress=progress)
     if work.outputs:
@@ -126,7 +127,7 @@ def measure_orders(work: Measurement, progress: Callable[[str], None] = lambda _
         seed=work.seed,
         memory=work.memory,
     )
-    readers = _own(readers)
+    readers = refitted(work.analysis, readers)
     eliminations, others = eliminate_groups(work.groups, readers, progress=progress)
     masked, declined = masked_curves(
         Removals(work.analysis, readers, fit, holdout, work.provider, work.memory),
@@ -137,9 +138,15 @@ def measure_orders(work: Measurement, progress: Callable[[str], None] = lambda _
     return Curves(eliminations | masked, declined)
 
 
-def _own(readers: Mapping[str, Reader]) -> dict[str, Reader]:
-    """The layers that have their weights to themselves: recovery refits no others."""
-    return {node: reader for node, reader in readers.items() if not shared(reader.layer)}
+def refitted(analysis: Analysis, readers: Mapping[str, Reader]) -> dict[str, Reader]:
+    """The readers that recovery can refit, together with all others that apply their weight."""
+    joint, _ = find_applications(find_layers(analysis.model))
+    sizes = {layer.node: len(layers) for layers in joint.values() for layer in layers}
+    return {
+        node: reader
+        for node, reader in readers.items()
+        if sizes.get(node) == len(reader.applications)
+    }
 
 
 def _notes(readers: Mapping[str, Reader], memory: MemoryBudget) -> tuple[str, ...]:

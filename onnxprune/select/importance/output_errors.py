@@ -23,6 +23,7 @@ from onnxprune.data.batches import count_samples
 from onnxprune.data.memory import MemoryBudget
 from onnxprune.graph.analysis import Analysis
 from onnxprune.graph.cost import CostModel
+from onnxprune.graph.layers.applications import write_applications
 from onnxprune.graph.layers.epilogue import Weights
 from onnxprune.graph.layers.linear import refittable
 from onnxprune.graph.layers.pad_nodes import unpadded_layers
@@ -174,19 +175,22 @@ def refit_readers(
                 continue  # another application of the same weight
             done.add(once)
             matrix, bias = weights.read(reader.layer, reader.epilogue)
+            free = all(layer.bias_slot is not None for layer, _ in reader.applications)
+            shift = np.zeros_like(bias)
             for consumer in consumers_of(reader, cut):
                 at = consumer.problem
                 lost = consumer.blocks[removed_mask[consumer.units]].ravel()
                 mean = reader.moments.mean_x[at]
-                free = reader.layer.bias_slot is not None
                 if consumer.xx.ndim == 1:
                     refitted = matrix[at].copy()
                     refitted[lost] = 0
                 else:
                     refitted = _refitted(consumer, None if free else mean, lost, matrix[at], ridge)
-                bias[at] += mean @ (matrix[at] - refitted)
+                shift[at] += mean @ (matrix[at] - refitted)
                 matrix[at] = refitted
-            weights.write(reader.layer, matrix, bias, reader.epilogue)
+            others = (weights.read(*each)[1] + shift for each in reader.applications[1:])
+            biases = [bias + shift, *others] if free else None
+            write_applications(weights, reader.applications, matrix, biases)
 
 
 def _refitted(

@@ -89,8 +89,8 @@ class RefitErrors:
     def _layers(self, groups: Sequence[Group]) -> list[LinearLayer]:
         """The layers that read units of some groups, each once."""
         nodes = [n for g in groups for cut in g.slices if cut.role == "reads" for n in cut.nodes]
-        found = {id(r): r.layer for n in nodes if (r := self._readers.get(n)) is not None}
-        return list(found.values())
+        readers = {id(r): r for n in nodes if (r := self._readers.get(n)) is not None}
+        return [layer for reader in readers.values() for layer, _ in reader.applications]
 
     def open(self, groups: Sequence[Group]) -> None:
         """Open the part of the model behind the layers that read these groups."""
