@@ -8,6 +8,7 @@ from onnxprune import model as models
 from onnxprune.config import Options, keywords, split
 from onnxprune.data.batches import is_single, mark_single
 from onnxprune.data.dataset import open_dataset, open_source, with_checks
+from onnxprune.data.ranks import with_ranks, without_ranks
 from onnxprune.errors import OnnxpruneError, blame
 from onnxprune.evaluate.equivalence import check_equivalence
 from onnxprune.evaluate.evaluation import Evaluation, compare_models
@@ -120,9 +121,9 @@ def recover(
         filled = filled_zeros(state.model, twin)
         checks.append(Check("zeros that were filled", filled == 0, filled, 0.0))
     return Result(
-        result, plan, analysis, config, (*checks, *finite(after)), after, state.outcomes,
-        notes=(*notes, *state.notes), as_given=before, correspondence=match, command="recover",
-        remaining=cost_of(run, state), judges=data_of(data, after),
+        without_ranks(result), plan, analysis, config, (*checks, *finite(after)), after,
+        state.outcomes, notes=(*notes, *state.notes), as_given=before, correspondence=match,
+        command="recover", remaining=cost_of(run, state), judges=data_of(data, after),
     )  # fmt: skip
 
 
@@ -134,6 +135,7 @@ def _opened(
     Raises:
         OnnxpruneError: there are no real samples, or they do not fit.
     """
+    dense = with_ranks(dense, config)
     samples, shapes = open_source(dense, config)
     if samples is None or samples.synthetic or config.calib is None:
         raise OnnxpruneError(
