@@ -29,7 +29,7 @@ FREE: Mapping[str, Mapping[str, int]] = {
 """Free sizes by prefix of a model's name: by symbol, or by position (``#2``)."""
 
 
-def _picture(shape: tuple[int, ...], rng: Rng) -> np.ndarray[Any, Any]:
+def picture(shape: tuple[int, ...], rng: Rng) -> np.ndarray[Any, Any]:
     """Smooth pictures with edges: sums of blurred noise and boxes, in -1 to 1."""
     small = rng.standard_normal((*shape[:-2], max(2, shape[-2] // 8), max(2, shape[-1] // 8)))
     rows = np.linspace(0, small.shape[-2] - 1, shape[-2]).round().astype(int)
@@ -160,7 +160,7 @@ def _draw(value: onnx.ValueInfoProto, free: Mapping[str, int], rng: Rng) -> np.n
     if kind.elem_type != onnx.TensorProto.FLOAT:
         return rng.integers(0, 2, shape)
     if len(shape) == 4 and shape[-1] in (1, 3) and shape[1] > 4:  # channels last
-        return np.moveaxis(_picture((shape[0], shape[3], shape[1], shape[2]), rng), 1, -1)
+        return np.moveaxis(picture((shape[0], shape[3], shape[1], shape[2]), rng), 1, -1)
     if len(shape) == 4 and shape[1] in (1, 3):
-        return _picture(shape, rng)
+        return picture(shape, rng)
     return (rng.standard_normal(shape) * 0.3).astype(np.float32)

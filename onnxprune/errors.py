@@ -211,7 +211,12 @@ def spelled(text: str) -> str:
         >>> spelled("raise --max-ratio, as in --max-ratio 0.9")
         'raise max_ratio=, as in max_ratio=0.9'
     """
-    return _FLAG.sub(_keyword, text) if in_python() else text
+    return as_keywords(text) if in_python() else text
+
+
+def as_keywords(text: str) -> str:
+    """A text about flags in the words of Python, whoever reads it: for docstrings."""
+    return _FLAG.sub(_keyword, text)
 
 
 def _keyword(match: re.Match[str]) -> str:

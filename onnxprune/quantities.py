@@ -1,21 +1,29 @@
-"""Amounts as users write them: ``30%``, ``0.5x``, ``1.2M``, ``4MiB``, ``1x3x224x224``.
+"""Values as users write and read them: ``30%``, ``0.5x``, ``1.2M``, ``4MiB``, ``1x3x224x224``.
 
-The command line, recipes and the Python API all read amounts here, so that they accept the same
-spellings and refuse with the same words.
+The command line, recipes and the Python API all read values here, so that they accept the same
+spellings and refuse with the same words. Which option takes which values stands in ``config``.
 """
 
 from __future__ import annotations
 
 import math
+import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import Literal
+from typing import Literal, get_args
 
-from onnxprune.errors import OnnxpruneError, blame, example, in_python, stated
-from onnxprune.types import is_fraction
+from onnxprune.errors import OnnxpruneError, blame, example, in_python, stated, suggest
+from onnxprune.types import (
+    BACKENDS,
+    DETECTORS,
+    FORMATS,
+    backend_name,
+    is_fraction,
+    metric_name,
+)
 
 Unit = Literal["count", "bytes", "fraction", "seconds", "number"]
 """The unit of a measured number."""
@@ -359,6 +367,376 @@ def sparsity(text: object, *, of: str = "--sparsity") -> Sparsity:
         )
     return Sparsity(1 - n / m, n, m)
 
+
+# --- the values of options --------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Reader:
+    """How the value of an option is written.
+
+    Attributes:
+        read: makes the final value of what a user wrote; it raises `OnnxpruneError` naming the
+            option by its second argument.
+        metavar: what help calls the value; empty for a switch.
+        accepts: the Python type of the keyword.
+        schema: JSON schema of the value in a recipe.
+        words: all values there are, where they can be listed.
+        repeats: the flag may be given several times.
+        several: several values may follow the flag.
+        example: of a value, where all options of this kind can have the same.
+    """
+
+    read: Callable[[object, str], object]
+    metavar: str
+    accepts: str
+    schema: Mapping[str, object]
+    words: tuple[str, ...] = ()
+    repeats: bool = False
+    several: bool = False
+    example: str = ""
+
+    def refuse_empty(self, value: object, of: str) -> None:
+        """Refuse a value, or a part of one, that is empty.
+
+        Raises:
+            OnnxpruneError: it is.
+        """
+        parts = value if isinstance(value, list | tuple) else [value]
+        if any(isinstance(each, str) and not each.strip(" ,") for each in parts):
+            hint = f"write it as in {example(of, self.example)}" if self.example else ""
+            raise OnnxpruneError(f"{of} is empty", hint=hint or "write a value, or leave it out")
+
+    def parse(self, value: object, of: str) -> object:
+        """The final value of what a user wrote.
+
+        Raises:
+            OnnxpruneError: it is empty, or cannot be read.
+        """
+        if self.metavar:  # a switch says itself what it takes
+            self.refuse_empty(value, of)
+        return self.read(value, of)
+
+
+_NUMBER_OR_TEXT = {"type": ["number", "string"]}
+_INTEGER = {"type": "integer"}
+_STRING = {"type": "string"}
+_STRINGS = {"type": ["string", "array"], "items": {"type": "string"}}
+
+
+def _text(value: object, of: str) -> str:
+    if isinstance(value, str) and value:
+        return value
+    raise OnnxpruneError(
+        f"{stated(of, value)} is not text", hint=f"write it as in {example(of, 'NAME')}"
+    )
+
+
+def _texts(value: object, of: str) -> tuple[str, ...]:
+    if not isinstance(value, str | Sequence):
+        raise OnnxpruneError(f"{stated(of, value)} is not a list", hint="write one text or a list")
+    return tuple(_text(each, of) for each in _listed(value))
+
+
+def _switch(value: object, of: str) -> bool:
+    if isinstance(value, bool):
+        return value
+    words = ("True", "False") if in_python() else ("true", "false")
+    raise OnnxpruneError(
+        f"{stated(of, value)} is neither true nor false", hint=f"write {' or '.join(words)}"
+    )
+
+
+def _ratios(value: object, of: str) -> tuple[tuple[str, float], ...]:
+    pairs: list[tuple[str, object]] = []
+    if isinstance(value, Mapping):
+        pairs += [(str(glob), ratio) for glob, ratio in value.items()]
+    elif not isinstance(value, str | Sequence):
+        raise OnnxpruneError(f"{stated(of, value)} is not a list", hint="write one text or a list")
+    else:
+        for each in _listed(value):
+            if isinstance(each, tuple) and len(each) == 2:  # as they are kept
+                pairs.append((str(each[0]), each[1]))
+                continue
+            glob, equals, amount = _text(each, of).rpartition("=")
+            if not (glob and equals):
+                raise OnnxpruneError(
+                    f"{stated(of, each)} does not say how much",
+                    hint=f"write it as in {example(of, 'layer1*=0.3')}",
+                )
+            pairs.append((glob, amount))
+    ratios: dict[str, float] = {}
+    for glob, ratio in pairs:
+        ratios.pop(glob, None)  # said again, it is the last word: also over globs in between
+        ratios[glob] = fraction(ratio, of=f"{of} {glob}=")
+    return tuple(ratios.items())
+
+
+def _word(value: object, of: str, words: Iterable[str]) -> str:
+    if isinstance(value, str) and value in words:
+        return value
+    raise OnnxpruneError(f"{stated(of, value)} is not known", hint=suggest(str(value), words))
+
+
+def _backend(value: object, of: str) -> str:
+    """A backend, or a provider of onnxruntime by its own name."""
+    text = _text(value, of)
+    first, comma, _ = text.partition(",")
+    if comma:
+        raise OnnxpruneError(
+            f"{stated(of, text)} names several backends",
+            hint=f"name one, as in {example(of, first.strip() or 'cpu')}",
+        )
+    with blame(of):
+        return backend_name(text)
+
+
+def _target(value: object, of: str) -> str:
+    """A runtime that models are quantized for: a backend, or `openvino-sparse`."""
+    text = _text(value, of)
+    if text.lower() in FORMATS:
+        return text.lower()
+    try:
+        return _backend(text, of)
+    except OnnxpruneError as error:
+        hint = suggest(text, [*BACKENDS, *FORMATS], "`onnxprune help backend` lists all")
+        raise OnnxpruneError(error.message, hint=hint) from error
+
+
+def _limit(value: object, of: str) -> Budget:
+    """A budget; that of a latency names a backend that exists."""
+    limit = budget(value, of=of)
+    if limit.backend:
+        _backend(limit.backend, f"{of} {value}")
+    return limit
+
+
+def _metric(value: object, of: str) -> str | Callable[..., float]:
+    if callable(value):
+        return value
+    text = _text(value, of)
+    with blame(of):
+        return metric_name(text)
+
+
+def _parts(value: object, of: str) -> list[object]:
+    """What is between commas, or the members of a list."""
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    if isinstance(value, Real):
+        return [value]
+    if isinstance(value, Iterable) and not isinstance(value, Mapping | bytes):
+        return list(value)
+    raise OnnxpruneError(
+        f"{stated(of, value)} is not a list", hint="write one value or a list of values"
+    )
+
+
+def _listed(value: object) -> Sequence[object]:
+    return [value] if isinstance(value, str) or not isinstance(value, Sequence) else value
+
+
+def _is(value: object, word: str) -> bool:
+    return isinstance(value, str) and value == word
+
+
+def _path(value: object, of: str) -> str | os.PathLike[str]:
+    if isinstance(value, os.PathLike):
+        return value
+    if isinstance(value, str) and value:
+        return value
+    raise OnnxpruneError(f"{stated(of, value)} is not a path", hint="write the path of a file")
+
+
+def _compute_capabilities(value: object, of: str) -> tuple[tuple[int, int], ...]:
+    return tuple(each for part in _listed(value) for each in _levels(part, of))
+
+
+def _levels(value: object, of: str) -> list[tuple[int, int]]:
+    if isinstance(value, tuple):  # as they are kept
+        return [(int(value[0]), int(value[1]))]
+    return [_level(each, of) for each in _parts(value, of)]
+
+
+def _smallest(value: object, of: str) -> str:
+    """A kind of budget, as in ``macs``, ``bytes`` or ``latency@cpu``."""
+    kind, at, backend = _text(value, of).partition("@")
+    if kind not in COST_KINDS or bool(at) != COST_KINDS[kind].timed or (at and not backend):
+        known = [f"{name}@cpu" if each.timed else name for name, each in COST_KINDS.items()]
+        raise OnnxpruneError(f"{stated(of, value)} is not known", hint=suggest(kind, known))
+    if backend:
+        _backend(backend, stated(of, value))
+    return f"{kind}{at}{backend}"
+
+
+def _level(value: object, of: str) -> tuple[int, int]:
+    """A compute capability, as in ``8.6``."""
+    major, dot, minor = str(value).partition(".")
+    if not (dot and major.isdecimal() and minor.isdecimal() and len(minor) == 1):
+        raise OnnxpruneError(
+            f"{stated(of, value)} is none that NVIDIA has",
+            hint="write it as NVIDIA does, as in 8.6",
+        )
+    return int(major), int(minor)
+
+
+def one_of(choices: object, metavar: str = "NAME") -> Reader:
+    """One word of a ``Literal``."""
+    words = get_args(choices)
+    quoted = ", ".join(f'"{word}"' for word in words)
+    return Reader(
+        lambda value, of: _word(value, of, words),
+        metavar,
+        f"Literal[{quoted}]",
+        {"enum": list(words)},
+        words,
+    )
+
+
+def some_of(choices: object, metavar: str, example: str) -> Reader:
+    """Some words of a ``Literal``, in its order."""
+    words = get_args(choices)
+
+    def read(value: object, of: str) -> tuple[str, ...]:
+        wanted = [_word(each, of, words) for each in _parts(value, of)]
+        return tuple(each for each in words if each in wanted)
+
+    return Reader(read, metavar, "str | Sequence[str]", _STRINGS, words, example=example)
+
+
+def at_least(least: int) -> Reader:
+    """A whole number."""
+    return Reader(
+        lambda value, of: count(value, of=of, least=least),
+        "N",
+        "int | str",
+        {"type": "integer", "minimum": least},
+    )
+
+
+FRACTION = Reader(
+    lambda value, of: fraction(value, of=of), "R", "float | str", _NUMBER_OR_TEXT, example="0.3"
+)
+COUNT, POSITIVE = at_least(0), at_least(1)
+BLANK = Reader(
+    lambda value, of: "last" if _is(value, "last") else count(value, of=of, least=0),
+    "N",
+    "int | str",
+    {"type": ["integer", "string"]},
+    example="last",
+)
+DETECTOR = Reader(
+    lambda value, of: _word(value, of, DETECTORS),
+    "NAME",
+    "str",
+    {"enum": list(DETECTORS)},
+    tuple(DETECTORS),
+    example="yolov8",
+)
+COUNTS = Reader(
+    lambda value, of: tuple(
+        dict.fromkeys(count(each, of=of, least=1) for each in _parts(value, of))
+    ),
+    "N,N",
+    "int | str | Sequence[int]",
+    {"type": ["integer", "string", "array"], "items": _INTEGER},
+    example="1,8",
+)
+FRACTIONS = Reader(
+    lambda value, of: tuple(sorted({fraction(each, of=of) for each in _parts(value, of)})),
+    "R,R",
+    "str | Sequence[float]",
+    {"type": ["string", "array"], "items": _NUMBER_OR_TEXT},
+    example="0.1,0.5,0.9",
+)
+SWITCH = Reader(_switch, "", "bool", {"type": "boolean"}, ("true", "false"))
+TEXT = Reader(_text, "NAME", "str", _STRING)
+GLOBS = Reader(_texts, "GLOB", "str | Sequence[str]", _STRINGS, repeats=True, example="layer1*")
+NAMES = Reader(
+    lambda value, of: tuple(dict.fromkeys(_backend(each, of) for each in _parts(value, of))),
+    "NAMES",
+    "str | Sequence[str]",
+    _STRINGS,
+    BACKENDS,
+    example="cpu,openvino",
+)
+RATIOS = Reader(
+    _ratios,
+    "GLOB=R",
+    "str | Sequence[str] | Mapping[str, float | str]",
+    {"type": ["object", "string", "array"], "additionalProperties": _NUMBER_OR_TEXT},
+    repeats=True,
+    example="layer1*=0.3",
+)
+SHAPES = Reader(
+    lambda value, of: shapes(value, of=of),
+    "NAME=SIZES",
+    "str | Sequence[str] | Mapping[str, Sequence[int]]",
+    {
+        "type": ["object", "string", "array"],
+        "additionalProperties": {"type": ["string", "array"], "items": _INTEGER},
+    },
+    repeats=True,
+    example="input=1x3x224x224",
+)
+BUDGET = Reader(_limit, "BUDGET", "str | Budget", _STRING, example="macs=50%")
+SPARSITY = Reader(
+    lambda value, of: sparsity(value, of=of),
+    "S",
+    "float | str | Sparsity",
+    _NUMBER_OR_TEXT,
+    example="50%",
+)
+SMALLEST = Reader(_smallest, "COST", "str", _STRING, example="params")
+BYTES = Reader(
+    lambda value, of: byte_count(value, of=of),
+    "BYTES",
+    "int | str",
+    _NUMBER_OR_TEXT,
+    example="4GiB",
+)
+ROUND_TO = Reader(
+    lambda value, of: "auto" if _is(value, "auto") else count(value, of=of, least=1),
+    "N",
+    "int | str",
+    {"type": ["integer", "string"]},
+)
+PATH = Reader(
+    _path,
+    "FILE",
+    "str | PathLike[str]",
+    _STRING,
+)
+BACKEND = Reader(_backend, "NAME", "str", _STRING, BACKENDS, example="cpu")
+ANYTHING = Reader(lambda value, _of: value, "SPEC", "object", _STRING)
+TARGET = Reader(_target, "NAME", "str", _STRING, (*BACKENDS, "openvino-sparse"), example="cpu")
+METRIC = Reader(_metric, "NAME", "str | Callable[..., float]", _STRING, example="accuracy")
+WORKERS = Reader(
+    lambda value, of: None if _is(value, "auto") else count(value, of=of, least=1),
+    "N",
+    "int | str",
+    {"type": ["integer", "string"]},
+)
+_RUNTIMES = ("tensorrt", "tensorrt-rtx")
+RUNTIME = Reader(
+    lambda value, of: _word(str(value).replace("_", "-"), of, _RUNTIMES).replace("-", "_"),
+    "NAME",
+    'Literal["tensorrt", "tensorrt-rtx"]',
+    {"enum": list(_RUNTIMES)},
+    _RUNTIMES,
+    example="tensorrt",
+)
+CAPABILITIES = Reader(
+    _compute_capabilities,
+    "X.Y",
+    "str | Sequence[str]",
+    _STRINGS,
+    several=True,
+    example="8.6",
+)
+
+
+# --- values as they are printed ----------------------------------------------------------------
 
 _WIDE = 1.96
 """Half of the 95 % interval of a normal distribution, in standard errors."""

@@ -98,6 +98,14 @@ DETECTORS: Mapping[str, str] = {
 }
 """Families of detectors, and the one whose outputs have the same layout."""
 
+FORMATS: Mapping[str, str] = {
+    "cpu": "unsigned activations, as onnxruntime's x86 kernels like them",
+    "openvino": "unsigned activations, as for cpu",
+    "openvino-sparse": "large linear weights as [N,K] too, for its sparse INT8 kernel",
+    "tensorrt": "symmetric activations, biases left floating point",
+}
+"""What `quantize` writes for each runtime."""
+
 
 @dataclass(frozen=True)
 class Preset:
@@ -347,8 +355,9 @@ class TailPart:
 
     Attributes:
         name: of the class or group.
-        samples: number of samples; rows, of classes of tokens.
-        before: the measure of the dense model; None where it follows (an error of 0).
+        samples: number of samples; rows, of classes of tokens; labelled boxes, of detectors.
+        before: the measure of the dense model; None where it follows (an error of 0) or there is
+            no dense model.
         after: the measure of the pruned model.
         error: standard error of the change; None if unknown.
         collapsed: whether it lost far more than the rest.
@@ -377,6 +386,8 @@ class Tails:
         worst: the 5 % whose error rose most.
         group_measure: of the groups.
         groups: of ``--slices``, in the order of their names.
+        sizes: labelled boxes by area, ``small``, ``medium`` and ``large`` as COCO has them, by the
+            same measure as the classes; empty for other metrics.
     """
 
     by: Literal["labels", "answers", ""] = ""
@@ -387,3 +398,4 @@ class Tails:
     worst: TailPart | None = None
     group_measure: str = ""
     groups: tuple[TailPart, ...] = ()
+    sizes: tuple[TailPart, ...] = ()

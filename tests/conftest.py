@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from onnxprune.cli import main
+from onnxprune.cli import main, phases
 
 SHARED = Path(
     os.environ.get("ONNXPRUNE_SHARED", Path(__file__).resolve().parents[2] / "shared" / "data")
@@ -43,6 +43,12 @@ def shared() -> Path:
 def _cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Damage curves of tests are kept among the temporary files, not among the user's."""
     os.environ["ONNXPRUNE_CACHE"] = str(tmp_path_factory.mktemp("curves"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_progress() -> None:
+    """Commands say nothing about their progress, however slow the machine is."""
+    phases.BEGIN = 1e6
 
 
 @dataclass(frozen=True)

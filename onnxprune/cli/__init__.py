@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import importlib.metadata
-import os
 import signal
 import sys
 import tempfile
@@ -37,6 +36,7 @@ from onnxprune.cli import (
     report,
     sensitivity,
     store,
+    streams,
     verify,
 )
 from onnxprune.cli.parser import Parser
@@ -62,34 +62,53 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    with streams.safe() as (output, _):
+        console.start(arguments)
+        code, problem = _attempt(arguments)
+        if problem is not None and "--debug" in arguments and problem.__cause__ is not None:
+            traceback.print_exception(problem.__cause__)
+        console.publish(problem)
+        if output.failure is not None and problem is None:
+            code, problem = _unheard(code, output.failure)
+        console.finish(code, problem)
+    return code
+
+
+def _attempt(arguments: list[str]) -> tuple[int, OnnxpruneError | None]:
+    """Run a command; its exit code, and what went wrong."""
     try:
         with _interruptible(), typed_flags(), console.warnings_in_words():
-            code = _run(arguments)
-            sys.stdout.flush()  # of argparse; a closed pipe shows here
-            return code
+            return _run(arguments), None
     except OnnxpruneError as problem:
-        console.error(problem)
-        return problem.exit_code
+        return problem.exit_code, problem
     except KeyboardInterrupt as stop:
-        console.error(OnnxpruneError("interrupted"))
-        return 128 + stop.signal if isinstance(stop, _StopError) else _INTERRUPTED
-    except BrokenPipeError:
-        # The reader of stdout is closed. Python would complain about it again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _CLOSED
+        code = 128 + stop.signal if isinstance(stop, _StopError) else _INTERRUPTED
+        return code, OnnxpruneError("interrupted")
     except OSError as problem:
-        if "--debug" in arguments:
-            traceback.print_exception(problem)
-        console.error(_refused(problem))
-        return COULD_NOT_RUN
+        return COULD_NOT_RUN, _caused(_refused(problem), problem)
     except MemoryError as problem:
-        if "--debug" in arguments:
-            traceback.print_exception(problem)
         hint = "give it more memory, or lower --memory, --batch or --calib-samples where there are"
-        console.error(OnnxpruneError(f"not enough memory: {problem}".rstrip(": "), hint=hint))
-        return COULD_NOT_RUN
+        refusal = OnnxpruneError(f"not enough memory: {problem}".rstrip(": "), hint=hint)
+        return COULD_NOT_RUN, _caused(refusal, problem)
     except Exception as problem:  # noqa: BLE001 the last place that can turn it into a sentence
-        return _unexpected(problem, debug="--debug" in arguments)
+        return COULD_NOT_RUN, _caused(_unexpected(problem, "--debug" in arguments), problem)
+
+
+def _caused(problem: OnnxpruneError, cause: BaseException) -> OnnxpruneError:
+    problem.__cause__ = cause
+    return problem
+
+
+def _unheard(code: int, failure: OSError) -> tuple[int, OnnxpruneError | None]:
+    """The exit code, and what to say, where stdout did not take all that it should."""
+    if failure.errno == errno.EPIPE:  # its reader has seen enough
+        return code or _CLOSED, None
+    reason = failure.strerror or str(failure)
+    problem = OnnxpruneError(
+        f"standard output cannot be written: {reason}",
+        hint="the work is done; send the output elsewhere, as in > FILE",
+    )
+    return code or 1, problem
 
 
 class _StopError(KeyboardInterrupt):
@@ -145,6 +164,9 @@ def _run(arguments: list[str]) -> int:
     if not hasattr(args, "run"):
         parser.print_help(sys.stderr)
         return COULD_NOT_RUN
+    if args.command not in ("help", "completion"):
+        settings = {name: getattr(args, name, False) for name in ("json", "quiet")}
+        console.settle(args.command, as_json=settings["json"], quiet=settings["quiet"])
     code: int = args.run(args)
     return code
 
@@ -188,12 +210,9 @@ def _parser() -> Parser:
     return parser
 
 
-def _unexpected(problem: Exception, *, debug: bool) -> int:
-    if debug:
-        traceback.print_exception(problem)
+def _unexpected(problem: Exception, debug: bool) -> OnnxpruneError:  # noqa: FBT001
     what = " ".join(str(problem).split()) or "no message"
     hint = "please report it with what --debug prints" if not debug else "please report it"
-    console.error(
-        OnnxpruneError(f"this is a bug in onnxprune: {type(problem).__name__}: {what}", hint=hint)
+    return OnnxpruneError(
+        f"this is a bug in onnxprune: {type(problem).__name__}: {what}", hint=hint
     )
-    return COULD_NOT_RUN

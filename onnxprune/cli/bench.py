@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     if not result.rows:
         raise OnnxpruneError("nothing could be measured", hint="the reasons are listed above")
     if picture is not None:
-        console.done(f"Wrote {picture}")
+        console.wrote(picture)
     measured = {row.model for row in result.rows}
     missing = [model.name for model in result.models if model.name not in measured]
     if missing:

@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
         )
     view = terminal.built(result, request, engine, same, notes, verbose=args.verbose)
     console.data(view, plain(result, request, engine, same, notes), as_json=args.json)
-    console.done(f"Wrote {engine}")
+    console.wrote(engine)
     return 0
 
 

@@ -97,11 +97,17 @@ def _copy(entry: Entry, folder: Path, *, as_json: bool) -> int:
         ) from error
     lines = [f"cd {shlex.quote(str(folder))}", *_NEXT]
     if as_json:
-        console.data("", {"folder": str(folder), "files": names, "next": lines}, as_json=True)
+        console.data("", _copied(folder, names, lines), as_json=True)
         return 0
     console.done(f"wrote {', '.join(names)} to {folder}; next:")
     console.data("\n".join(f"  {line}" for line in lines), None, as_json=False)
     return 0
+
+
+def _copied(folder: Path, names: tuple[str, ...], lines: list[str]) -> dict[str, object]:
+    """What was copied, as JSON values."""
+    head = {"schema": "onnxprune.demo", "version": 1, "ok": True}
+    return {**head, "folder": str(folder), "files": names, "next": lines}
 
 
 def _demonstrate(entry: Entry, args: argparse.Namespace) -> int:

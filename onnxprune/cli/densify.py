@@ -42,6 +42,8 @@ def run(args: argparse.Namespace) -> int:
     assert output is not None
     # Imported here so that --help and refused flags do not wait for onnx.
     from onnxprune import model as models
+    from onnxprune.config import StoreOptions
+    from onnxprune.jobs.store import Stored
     from onnxprune.model.decode import densify
     from onnxprune.model.sparse import names
     from onnxprune.model.writing import file_bytes
@@ -51,7 +53,8 @@ def run(args: argparse.Namespace) -> int:
         model = models.load(source)
         dense, packed = densify(model)
         progress(f"writing {output}")
-        models.save(dense, output, external=True if args.external else None)
+        config = StoreOptions("external" if args.external else "dense", certificate=False)
+        Stored(dense, dense, (), config).save(output)
     sparse = names(source)
     sizes = (file_bytes(source), file_bytes(output))
     plain = {
@@ -68,5 +71,5 @@ def run(args: argparse.Namespace) -> int:
     if not packed and not sparse:
         notes = ["every weight was dense already"]
     console.data(terminal.storing((), sizes, (), notes), plain, as_json=args.json)
-    console.done(f"Wrote {output}")
+    console.wrote(output)
     return 0

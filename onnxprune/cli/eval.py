@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from onnxprune.cli import console
+from onnxprune.cli import console, destination
 from onnxprune.cli.parser import Commands, add_command, add_model, add_options, given_options
+from onnxprune.cli.report import PAGE, save
 from onnxprune.config import split
 from onnxprune.errors import OnnxpruneError
 from onnxprune.quantities import spread
@@ -22,6 +21,7 @@ _EXAMPLE = """examples:
   onnxprune eval model.onnx --data test.npz --labels test.npz
   onnxprune eval small.onnx --against dense.onnx --data test.npz --labels test.npz
   onnxprune eval small.onnx --against dense.onnx --data images.npz     # agreement, without labels
+  onnxprune eval small.onnx --against dense.onnx --data images.npz --report eval.html
   onnxprune eval yolo.onnx --data pictures/ --preprocess letterbox=114,scale=255 \\
     --labels instances.json --metric map"""
 
@@ -34,7 +34,7 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--against", metavar="DENSE", help="the .onnx file that the model was made from"
     )
-    add_options(parser, "eval")
+    add_options(parser, "eval", [PAGE])
 
 
 def run(args: argparse.Namespace) -> int:
@@ -45,13 +45,25 @@ def run(args: argparse.Namespace) -> int:
             another structure than the dense one, or lost more than is accepted (exit code 1).
     """
     (config,) = split("eval", given_options(args, "eval"))
+    files = {
+        "the model": args.model,
+        "--against": args.against,
+        "--data": config.data,
+        "--labels": config.labels,
+        "--slices": config.slices,
+    }
+    page = destination.check("--report", args.report, files, "page")
     # Imported here so that --help and refused flags do not wait for onnx.
+    from onnxprune.jobs.assessed import assessed, to_json
     from onnxprune.jobs.eval import eval as measure
 
     with console.progress() as progress:
         result = measure(args.model, args.against, config, progress=progress)
-    view = terminal.assessed(result, Path(args.model).name, args.against, verbose=args.verbose)
-    console.data(view, plain(result, args.model, args.against), as_json=args.json)
+        shapes = config.shapes if page or args.json else None
+        document = assessed(result, args.model, args.against, args.argv, shapes)
+    view = terminal.assessed(document, verbose=args.verbose)
+    console.data(view, to_json(document, result), as_json=args.json)
+    save(document, page)
     _refuse(result)
     if result.quality.status == "degraded" and not result.checks:
         console.warning(f"the model is degraded: {result.quality.reasons[0]}")
@@ -86,35 +98,3 @@ def _refuse(result: Assessment) -> None:
                 hint="remove less, recover with more samples, or allow more",
                 exit_code=1,
             )
-
-
-def plain(result: Assessment, source: str, against: str | None) -> dict[str, object]:
-    """The metric, both verdicts, the outputs and the checks, as JSON values."""
-    from onnxprune.jobs.results import schema
-
-    evaluation = result.evaluation
-    return {
-        "schema": "onnxprune.eval",
-        "version": 1,
-        "ok": result.ok,
-        "model": source,
-        "against": against,
-        "metric": schema.plain(
-            {
-                "name": result.metric,
-                "value": result.value,
-                "error": result.error,
-                "dense": evaluation.before,
-                "change_error": evaluation.metric_error,
-                "higher_is_better": evaluation.higher_is_better,
-            }
-        ),
-        "samples": evaluation.samples,
-        "available": evaluation.available,
-        "structure": schema.plain(asdict(result.structure)),
-        "quality": schema.plain(asdict(result.quality)),
-        "outputs": schema.plain([asdict(each) for each in evaluation.outputs.values()]),
-        "tails": None if evaluation.tails is None else schema.plain(asdict(evaluation.tails)),
-        "checks": schema.plain([asdict(each) for each in result.checks]),
-        "notes": list(result.notes),
-    }

@@ -60,5 +60,5 @@ def run(args: argparse.Namespace) -> int:
         "output": str(output),
     }
     console.data(Text(str(plan)), plain, as_json=args.json)
-    console.done(f"Wrote {output}")
+    console.wrote(output)
     return 0

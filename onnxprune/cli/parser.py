@@ -14,7 +14,7 @@ from onnxprune.errors import OnnxpruneError, suggest
 _CHOICE = re.compile(r"argument (\S+): invalid choice: '(.*?)' \(choose from (.*)\)")
 _NO_VALUE = re.compile(r"argument (?:-\w/)?(\S+): expected (?:one|at least one) argument")
 _MISSING = re.compile(r"the following arguments are required: (.*)")
-_LAST = ("json", "verbose", "help", "help_all")
+_LAST = ("json", "verbose", "quiet", "help", "help_all")
 """Flags of every command; the short help lists them below its own."""
 _FORMER = "former_"
 """Starts the names under which values of flags with former names are kept."""
@@ -191,6 +191,9 @@ def add_command(
         parser.add_argument("--json", action="store_true", help="print a versioned JSON report")
         text = "show details too" if details else argparse.SUPPRESS
         parser.add_argument("-v", "--verbose", action="store_true", help=text)
+    parser.add_argument(
+        "-q", "--quiet", action="store_true", help="show errors, warnings and the closing line only"
+    )
     parser.rare.append(
         parser.add_argument(
             "--debug", action="store_true", help="print the traceback of an unexpected error"

@@ -162,7 +162,7 @@ def finish(
     if output is None:
         console.done("Dry run: no model was written. Add -o OUT.onnx to write it.")
     else:
-        console.done(f"Wrote {output}")
+        console.wrote(output)
     if not ok:
         console.warning(f"{failure}; the model was written because of --force")
     return 0 if ok else 1

@@ -9,6 +9,7 @@ from onnxprune.cli import console, destination
 from onnxprune.cli.parser import Commands, add_command, add_options, add_output, given_options
 from onnxprune.cli.prune import finish
 from onnxprune.cli.report import PAGE, save
+from onnxprune.cli.writing import write
 from onnxprune.config import split
 from onnxprune.errors import OnnxpruneError
 
@@ -56,12 +57,15 @@ def run(args: argparse.Namespace) -> int:
 
     with console.progress() as progress:
         result = recover(args.dense, args.pruned, config, progress=progress)
-        keep = result.ok or args.force
-        if keep and output:
-            progress(f"writing {output}")
-            result.save(output, force=args.force)
+        keep = result.writable or args.force
+        written = write(result, output, progress, force=args.force) if keep and output else None
+        ok = result.ok and (written is None or written.ok)
+        keep = ok or args.force
     report = gather.result("recover", result, output if keep else None)
+    if written:
+        report = written.add_to(report)
     report = replace(report, argv=args.argv)
     console.report(report, as_json=args.json, verbose=args.verbose)
     save(report, page)
-    return finish(ok=result.ok, wrote=keep, output=output, quality=result.quality)
+    accepted = config.max_drop is not None
+    return finish(ok=ok, wrote=keep, output=output, quality=result.quality, accepted=accepted)

@@ -10,6 +10,7 @@ from onnxprune.cli import console, destination
 from onnxprune.cli.parser import Commands, add_command
 
 if TYPE_CHECKING:
+    from onnxprune.jobs.assessed import Assessed
     from onnxprune.jobs.results.schema import Report
 
 _EXAMPLE = """examples:
@@ -23,7 +24,7 @@ PAGE = ("--report", "HTML", "write the report as an HTML page too")
 
 def add(commands: Commands) -> None:
     """Put the command into the list."""
-    about = "make one HTML page of the JSON that prune, bench and sensitivity print"
+    about = "make one HTML page of the JSON that prune, eval, bench and sensitivity print"
     parser = add_command(commands, "report", run, about=about, example=_EXAMPLE, as_json=False)
     parser.add_argument("files", metavar="RUN.json", nargs="+", help="reports as JSON, of any kind")
     parser.add_argument("-o", "--output", metavar="HTML", required=True, help="file for the page")
@@ -54,13 +55,13 @@ def run(args: argparse.Namespace) -> int:
     documents = read_documents(args.files)
     if picture is not None:
         drawing.save(plots.of_families(families(documents)), picture)
-        console.done(f"Wrote {picture}")
+        console.wrote(picture)
     save_page(documents, output)
-    console.done(f"Wrote {output}")
+    console.wrote(output)
     return 0
 
 
-def save(report: Report, path: Path | None) -> None:
+def save(report: Report | Assessed, path: Path | None) -> None:
     """Write the page of this run, if --report asks for one.
 
     Raises:
@@ -72,4 +73,4 @@ def save(report: Report, path: Path | None) -> None:
     from onnxprune.report.html.page import save_page
 
     save_page([Document(report)], path)
-    console.done(f"Wrote {path}")
+    console.wrote(path)

@@ -69,8 +69,8 @@ def run(args: argparse.Namespace) -> int:
     view = terminal.sweep(sweep, verbose=args.verbose)
     console.data(view, to_json(sweep), as_json=args.json)
     if output is not None:
-        console.done(f"Wrote {output}")
+        console.wrote(output)
     if fragment is not None and sweep.recommended is not None:
         recipe.write(as_options(config, sweep.recommended), fragment)
-        console.done(f"Wrote {fragment}")
+        console.wrote(fragment)
     return 0

@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from onnxprune.config import COMMANDS, FORMATS, flag, option_of, options_of
-from onnxprune.types import BACKENDS, METRICS, PREPROCESSING
+from onnxprune.config import COMMANDS, flag, option_of, options_of
+from onnxprune.types import BACKENDS, FORMATS, METRICS, PREPROCESSING
 
 Rows = tuple[tuple[str, str], ...]
 

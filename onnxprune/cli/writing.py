@@ -20,7 +20,8 @@ class Written:
 
     Attributes:
         stored: the model and the form of its weights.
-        check: whether the file reads back; None for dense weights, which are written unchanged.
+        check: of a file whose weights are in another form, which is read back and run; None for
+            dense weights, without which the file would not be there.
     """
 
     stored: Stored
@@ -84,13 +85,12 @@ def write(
 
     def accept(path: Path) -> bool:
         nonlocal written
-        if stored.changed:
-            progress("reading it back and running it")
-            written = Written(stored, check_stored(stored, path, run.config.shapes or None))
+        progress("reading it back and running it")
+        written = Written(stored, check_stored(stored, path, run.config.shapes or None))
         return written.ok or force
 
     try:
-        stored.save(output, certify=run.certify(stored), accept=accept)
+        stored.save(output, certify=run.certify(stored), accept=accept if stored.changed else None)
     except NotFiniteError:
         return None
     except DeclinedError:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import math
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -22,9 +25,19 @@ from onnxprune.data.validation import (
 )
 from onnxprune.errors import OnnxpruneError
 from onnxprune.model.signature import TensorSpec
+from onnxprune.runtime.process import free_bytes
 
 _PIECE_BYTES = 4 << 20
 _PIECE_SAMPLES = 4096
+_MOST_MEMBERS = 4096
+_MOST_PACKED = 1100
+"""Bytes that a byte of a compressed archive can stand for: deflate reaches 1,032."""
+_LARGEST_HEADER = 1 << 16
+_MOST_AXES = 64
+_FILE, _ARCHIVE = "write it with numpy.save", "write it with numpy.savez"
+
+Header: TypeAlias = tuple[tuple[int, ...], bool, np.dtype[Any]]
+"""Shape, whether columns come first, and element type."""
 
 
 @dataclass(frozen=True)
@@ -49,30 +62,34 @@ Column: TypeAlias = Array | Member
 """One array, read or not."""
 
 
-def open_npz(path: Path) -> dict[str, Column]:
+def open_npz(path: Path) -> dict[str, Member]:
     """The arrays of an .npz archive, of which only the headers are read.
 
     Raises:
-        OnnxpruneError: it is not such an archive, or holds pickled objects.
+        OnnxpruneError: it is not such an archive, holds pickled objects, or announces more than it
+            can hold.
     """
-    members: dict[str, Column] = {}
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for entry in archive.namelist():
-                with archive.open(entry) as file:
-                    shape, column_major, dtype = _read_header(file)
-                if dtype.hasobject:
-                    raise OnnxpruneError(
-                        f"{path}: '{entry}' holds Python objects, which are not read from files",
-                        hint="save arrays of numbers",
-                    )
-                name = entry.removesuffix(".npy")
-                sequential = not column_major and bool(shape)
-                members[name] = Member(path, name, shape, dtype, sequential)
-    except (zipfile.BadZipFile, ValueError, OSError) as error:
-        raise OnnxpruneError(
-            f"{path} is not an .npz archive: {error}", hint="write it with numpy.savez"
-        ) from error
+    members: dict[str, Member] = {}
+    with _reading(f"{path} is not an .npz archive", _ARCHIVE), zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+        if len(entries) > _MOST_MEMBERS:
+            raise ValueError(f"it has {len(entries)} members")
+        for entry in entries:
+            with archive.open(entry) as file:
+                header = _read_header(file)
+                start = file.tell()
+            shape, column_major, dtype = header
+            where = f"{path}: '{entry.filename}'"
+            _check_header(header, entry.file_size - start, where)
+            if entry.file_size > max(_PIECE_BYTES, _MOST_PACKED * entry.compress_size):
+                raise OnnxpruneError(
+                    f"{where} has {entry.compress_size} bytes and claims to unpack to "
+                    f"{entry.file_size}",
+                    hint=_ARCHIVE,
+                )
+            name = entry.filename.removesuffix(".npy")
+            sequential = not column_major and bool(shape)
+            members[name] = Member(path, name, shape, dtype, sequential)
     return members
 
 
@@ -80,15 +97,68 @@ def open_npy(path: Path) -> Array:
     """The array of an .npy file, mapped.
 
     Raises:
-        OnnxpruneError: it is not such a file, or holds pickled objects.
+        OnnxpruneError: it is not such a file, holds pickled objects, or is cut off.
     """
-    try:
-        mapped: Array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError) as error:
-        raise OnnxpruneError(
-            f"{path} is not an .npy file of numbers: {error}", hint="write it with numpy.save"
-        ) from error
+    with _reading(f"{path} is not an .npy file of numbers", _FILE):
+        with path.open("rb") as file:
+            header = _read_header(file)
+            start = file.tell()
+        _check_header(header, path.stat().st_size - start, str(path))
+        empty = 0 in header[0]  # nothing to map
+        mapped: Array = np.load(path, mmap_mode=None if empty else "r", allow_pickle=False)
     return mapped
+
+
+def parse_array(data: bytes, where: str) -> Array:
+    """The array in the bytes of an .npy file, or the first one of an .npz archive.
+
+    Args:
+        data: the bytes.
+        where: they come from, for messages.
+
+    Raises:
+        OnnxpruneError: they are neither, hold pickled objects, or announce more than there is.
+    """
+    with _reading(f"{where} holds something that is not an array", _FILE):
+        if data.startswith(b"PK"):
+            with zipfile.ZipFile(io.BytesIO(data)) as archive:
+                entry = archive.infolist()[0]
+                _check_memory(entry.file_size, where)
+                data = archive.read(entry)
+        file = io.BytesIO(data)
+        header = _read_header(file)
+        _check_header(header, len(data) - file.tell(), where)
+        file.seek(0)
+        array: Array = np.load(file, allow_pickle=False)
+    return array
+
+
+def load(column: Column) -> Array:
+    """A column in memory.
+
+    Raises:
+        OnnxpruneError: it does not fit there, or cannot be read.
+    """
+    if not isinstance(column, Member):
+        _check_memory(column.nbytes, "the array")
+        return np.array(column)
+    where = f"{column.path}: '{column.name}'"
+    _check_memory(math.prod(column.shape) * column.dtype.itemsize, where)
+    with _reading(f"{where} is damaged", _ARCHIVE), np.load(column.path) as archive:
+        array: Array = archive[column.name]
+    return array
+
+
+@contextmanager
+def _reading(problem: str, hint: str) -> Iterator[None]:
+    """Turn whatever numpy and zipfile raise on a damaged file into ``problem``, with its reason."""
+    try:
+        yield
+    except (OnnxpruneError, MemoryError):
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise OnnxpruneError(f"{problem}: {reason}", hint=hint) from error
 
 
 def read_columns(columns: Mapping[str, Column], inputs: InputFormat, *, lone: bool) -> Reader:
@@ -169,7 +239,7 @@ def _pieces(
     column: Column, form: Arrangement, axis: int, parts: Sequence[Index], count: int
 ) -> Iterator[Array]:
     if form.form in ("shared", "single") or (form.count == 1 and count > 1):
-        whole = _load(column)
+        whole = load(column) if isinstance(column, Member) else column
         yield from (whole for _ in parts)
         return
     each = np.arange(form.size)
@@ -180,7 +250,7 @@ def _rows(column: Column, axis: int, parts: Sequence[Index]) -> Iterator[Array]:
     if isinstance(column, Member) and axis == 0 and column.sequential:
         yield from _stream(column, parts)
         return
-    array = _load(column)
+    array = load(column) if isinstance(column, Member) else column
     for rows in parts:
         yield np.take(array, rows, axis)
 
@@ -188,8 +258,13 @@ def _rows(column: Column, axis: int, parts: Sequence[Index]) -> Iterator[Array]:
 def _stream(member: Member, parts: Sequence[Index]) -> Iterator[Array]:
     """Rows of the first axis in ascending order, without holding or unpacking the others."""
     shape = member.shape[1:]
-    row = int(np.prod(shape)) * member.dtype.itemsize
-    with zipfile.ZipFile(member.path) as archive, archive.open(f"{member.name}.npy") as file:
+    row = math.prod(shape) * member.dtype.itemsize
+    where = f"{member.path}: '{member.name}' is damaged"
+    with (
+        _reading(where, _ARCHIVE),
+        zipfile.ZipFile(member.path) as archive,
+        archive.open(f"{member.name}.npy") as file,
+    ):
         assert isinstance(file, zipfile.ZipExtFile)
         _read_header(file)
         start = file.tell()
@@ -201,21 +276,50 @@ def _stream(member: Member, parts: Sequence[Index]) -> Iterator[Array]:
                 while filled < len(target):
                     count = file.readinto(target[filled:].data)
                     if not count:
-                        raise OnnxpruneError(f"{member.path} is cut off inside '{member.name}'")
+                        raise EOFError("it is cut off")
                     filled += count
             yield content.view(member.dtype).reshape(len(rows), *shape)
 
 
-def _load(column: Column) -> Array:
-    if not isinstance(column, Member):
-        return column
-    with np.load(column.path, allow_pickle=False) as archive:
-        array: Array = archive[column.name]
-    return array
-
-
-def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+def _read_header(file: IO[bytes]) -> Header:
+    """The header of an .npy file; its length is checked before so many bytes are read."""
     version = np.lib.format.read_magic(file)
-    if version == (1, 0):
-        return np.lib.format.read_array_header_1_0(file)
-    return np.lib.format.read_array_header_2_0(file)
+    digits = 2 if version == (1, 0) else 4
+    length = file.read(digits)
+    size = int.from_bytes(length, "little")
+    if size > _LARGEST_HEADER:
+        raise ValueError(f"its header claims to have {size} bytes")
+    header = io.BytesIO(length + file.read(size))
+    if digits == 2:
+        return np.lib.format.read_array_header_1_0(header)
+    return np.lib.format.read_array_header_2_0(header)
+
+
+def _check_header(header: Header, size: int, where: str) -> None:
+    """Refuse objects, and a shape that needs more bytes than there are, before it is allocated."""
+    shape, _, dtype = header
+    if dtype.hasobject:
+        raise OnnxpruneError(
+            f"{where} holds Python objects, which are not read from files",
+            hint="save arrays of numbers",
+        )
+    if len(shape) > _MOST_AXES or min(shape, default=0) < 0:
+        raise OnnxpruneError(
+            f"{where} has the impossible shape {list(shape[:_MOST_AXES])}",
+            hint=_FILE,
+        )
+    needed = math.prod(shape) * dtype.itemsize
+    if needed > size:
+        raise OnnxpruneError(
+            f"{where} is cut off: its shape {list(shape)} takes {needed} bytes, and it has {size}",
+            hint="copy or write it again",
+        )
+
+
+def _check_memory(size: int, where: str) -> None:
+    free = free_bytes()
+    if free is not None and size > free:
+        raise OnnxpruneError(
+            f"{where} takes {size} bytes, more than the {free} bytes of free memory",
+            hint="give fewer samples, along the first axis of arrays in C order",
+        )

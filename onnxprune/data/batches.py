@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from onnxprune.errors import OnnxpruneError
 from onnxprune.model import Model
-from onnxprune.model.signature import Signature, TensorSpec, describe, signature_of
+from onnxprune.model.signature import Signature, TensorSpec, describe, is_floating, signature_of
 
 Array: TypeAlias = npt.NDArray[Any]
 Feeds: TypeAlias = Mapping[str, Array]
@@ -322,6 +322,29 @@ def collate(samples: Sequence[Feeds], inputs: InputFormat, size: int) -> list[Fe
         for group in groups.values()
         for k in range(0, len(group), size)
     ]
+
+
+def in_types_of(feeds: Feeds, signature: Signature) -> Feeds:
+    """Feeds whose floating arrays have the floating types that a model takes.
+
+    A model that computes in float16 and the float32 model it was made from so see the same samples.
+
+    Args:
+        feeds: an array per input.
+        signature: the inputs of the model.
+
+    Example:
+        >>> spec = TensorSpec("x", np.dtype(np.float16), ("n",))
+        >>> in_types_of({"x": np.ones(2, np.float32)}, (spec,))["x"].dtype
+        dtype('float16')
+    """
+    types = {spec.name: spec.dtype for spec in signature if is_floating(spec.dtype)}
+    return {
+        name: array.astype(types[name])
+        if name in types and is_floating(array.dtype) and array.dtype != types[name]
+        else array
+        for name, array in feeds.items()
+    }
 
 
 def count_samples(feeds: Feeds) -> int:

@@ -7,9 +7,11 @@ everything is measured again. Its size is bounded: files used longest ago are re
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
@@ -75,7 +77,7 @@ class Cache:
             return None
         path = self._path(self._folder, key)
         try:
-            lines = [line.split(b" ", 1) for line in path.read_bytes().splitlines() if line]
+            lines = [line.split(b" ", 1) for line in _content(path).splitlines() if line]
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -125,6 +127,15 @@ class Cache:
     def _ignored(self, key: str, reason: str) -> None:
         name = f"{key}.{self._kind}.jsonl"
         self._progress(f"ignoring {name} in the cache, which cannot be used: {reason}")
+
+
+def _content(path: Path) -> bytes:
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+    if status.st_size > LARGEST:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
+    return path.read_bytes()
 
 
 def _record(key: str, value: object) -> bytes:

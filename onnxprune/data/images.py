@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from onnxprune.data.batches import Array, Batch, Index, InputFormat, Prepare, Reader
 from onnxprune.data.validation import cast, fits
@@ -332,6 +332,14 @@ def read_images(paths: Sequence[Path], inputs: InputFormat) -> Reader:
     )
 
 
+def undecodable(path: Path, error: Exception) -> OnnxpruneError:
+    """The error for a picture that Pillow cannot read, or refuses to because of its size."""
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return OnnxpruneError(
+        f"{path} cannot be decoded: {reason}", hint="save it again, or leave it out"
+    )
+
+
 def _sample(path: Path, spec: TensorSpec, prepare: Prepare, inputs: InputFormat) -> Array:
     """One sample, without a batch axis, checked against the input."""
     shape = spec.shape[-3:]
@@ -339,8 +347,10 @@ def _sample(path: Path, spec: TensorSpec, prepare: Prepare, inputs: InputFormat)
     try:
         with Image.open(path) as opened:
             image = opened.convert("L" if gray else "RGB")
-    except (UnidentifiedImageError, OSError) as error:
-        raise OnnxpruneError(f"{path} cannot be decoded: {error}") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # a decoder may raise anything on a damaged file
+        raise undecodable(path, error) from error
     pixels = prepare.pixels(image, spec) if isinstance(prepare, Preprocess) else np.asarray(image)
     sample = prepare(pixels, spec)
     if sample.ndim == len(shape) + 1 and sample.shape[0] == 1:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from onnxprune.data.arrays import load, open_npy, open_npz
 from onnxprune.data.batches import Array, Index
 from onnxprune.data.boxes import open_boxes
 from onnxprune.data.calibration import Calibration
 from onnxprune.data.validation import LABELS
 from onnxprune.errors import OnnxpruneError, blame
+from onnxprune.model.limits import read_json
 from onnxprune.types import is_of_boxes
 
 SLICES = ("slice", "slices", "group", "groups")
@@ -176,7 +176,7 @@ def _read(spec: Any, what: str, keys: Sequence[str]) -> tuple[str, Array]:  # no
     path = Path(spec)
     parse: Callable[[list[str]], Array] = _numbers if what == "labels" else _strings
     readers: dict[str, Callable[[Path], Array]] = {
-        ".npy": partial(np.load, allow_pickle=False),
+        ".npy": lambda path: load(open_npy(path)),
         ".npz": lambda path: _npz(path, what, keys),
         ".txt": lambda path: parse(_WORDS[what](path)),
         ".csv": lambda path: parse(_column(path, what.removesuffix("s"), keys)),
@@ -191,8 +191,11 @@ def _read(spec: Any, what: str, keys: Sequence[str]) -> tuple[str, Array]:  # no
         )
     try:
         return str(spec), reader(path)
-    except (ValueError, OSError, EOFError) as error:
-        raise OnnxpruneError(f"{path} cannot be read as {what}: {error}") from error
+    except (ValueError, OSError, EOFError, csv.Error) as error:
+        raise OnnxpruneError(
+            f"{path} cannot be read as {what}: {error}",
+            hint=f"{what} are one of {kinds}, one per sample",
+        ) from error
 
 
 def _strings(words: list[str]) -> Array:
@@ -214,12 +217,8 @@ def read_vocabulary(spec: object) -> tuple[str, ...]:
         return tuple(map(str, spec)) if isinstance(spec, Iterable) else ()
     path = Path(spec)
     try:
-        content = (
-            json.loads(path.read_text(encoding="utf-8"))
-            if path.suffix.lower() == ".json"
-            else _lines(path)
-        )
-    except (ValueError, OSError, RecursionError) as error:
+        content = read_json(path) if path.suffix.lower() == ".json" else _lines(path)
+    except (ValueError, OSError) as error:
         raise OnnxpruneError(
             f"{path} cannot be read as a vocabulary: {error}",
             hint="a vocabulary is a text file with a token per line, or JSON",
@@ -242,16 +241,15 @@ def read_vocabulary(spec: object) -> tuple[str, ...]:
 
 
 def _npz(path: Path, what: str, keys: Sequence[str]) -> Array:
-    with np.load(path, allow_pickle=False) as archive:
-        names = archive.files
-        key = next((key for key in keys if key in names), names[0] if len(names) == 1 else None)
-        if key is None:
-            raise OnnxpruneError(
-                f"{path} has no {what} among {', '.join(names)}",
-                hint=f"store them under one of {', '.join(keys)}",
-            )
-        loaded: Array = archive[key]
-    return loaded
+    members = open_npz(path)
+    names = list(members)
+    key = next((key for key in keys if key in names), names[0] if len(names) == 1 else None)
+    if key is None:
+        raise OnnxpruneError(
+            f"{path} has no {what} among {', '.join(names)}",
+            hint=f"store them under one of {', '.join(keys)}",
+        )
+    return load(members[key])
 
 
 def _lines(path: Path) -> list[str]:

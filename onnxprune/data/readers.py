@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import base64
 import binascii
-import io
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -19,12 +18,13 @@ import google.protobuf.message
 import numpy as np
 import onnx
 
-from onnxprune.data.arrays import Column, open_npy, open_npz, read_columns
+from onnxprune.data.arrays import Column, open_npy, open_npz, parse_array, read_columns
 from onnxprune.data.batches import Array, Batch, Index, InputFormat, Reader, chain, choose
 from onnxprune.data.feeds import load_object, read_object
 from onnxprune.data.images import SUFFIXES, read_images
 from onnxprune.data.validation import conform
 from onnxprune.errors import OnnxpruneError, blame
+from onnxprune.model.limits import read_bytes, read_json
 
 ReadFiles: TypeAlias = Callable[[Sequence[Path], InputFormat], Reader]
 
@@ -143,6 +143,8 @@ def _in_turn(readers: Sequence[Reader], inputs: InputFormat) -> Reader:
 
 # ONNX test data -------------------------------------------------------------------------------
 
+_TENSOR = "write inputs with onnx.numpy_helper.from_array(array).SerializeToString()"
+
 
 def _find_test_data(folder: Path) -> list[Path]:
     """The folders of ``input_0.pb``, ...: this one, or ``test_data_set_*`` in it."""
@@ -169,12 +171,15 @@ def _read_test_data(sets: Sequence[Path], inputs: InputFormat) -> Reader:
 def _read_test_set(folder: Path, inputs: InputFormat) -> list[Batch]:
     """One set: ``input_0.pb``, ... are serialised tensors in the order of the model's inputs."""
     signature = inputs.signature
+    files = in_order(folder.glob("input_*.pb"))
     tensors = []
-    for file in in_order(folder.glob("input_*.pb")):
+    for file in files:
         try:
-            tensors.append(onnx.TensorProto.FromString(file.read_bytes()))
+            tensors.append(onnx.TensorProto.FromString(read_bytes(file, _LARGEST)))
         except google.protobuf.message.DecodeError as error:
-            raise OnnxpruneError(f"{file} is not a serialised tensor") from error
+            raise OnnxpruneError(f"{file} is not a serialised tensor", hint=_TENSOR) from error
+        if tensors[-1].data_location == onnx.TensorProto.EXTERNAL:
+            raise OnnxpruneError(f"{file} has its data in another file", hint=_TENSOR)
     if len(tensors) != len(signature):
         raise inputs.error(f"holds {len(tensors)} inputs for a model with {len(signature)}")
     named = {tensor.name: tensor for tensor in tensors}
@@ -182,8 +187,11 @@ def _read_test_set(folder: Path, inputs: InputFormat) -> list[Batch]:
         named = {spec.name: tensor for spec, tensor in zip(signature, tensors, strict=True)}
     try:
         arrays = {name: onnx.numpy_helper.to_array(tensor) for name, tensor in named.items()}
-    except (ValueError, TypeError) as error:
-        raise OnnxpruneError(f"{folder} holds something that is not a tensor: {error}") from error
+    except (ValueError, TypeError, LookupError, OverflowError) as error:
+        reason = " ".join(str(error).split())
+        raise OnnxpruneError(
+            f"{folder} holds something that is not a tensor: {reason}", hint=_TENSOR
+        ) from error
     return conform(arrays, inputs)
 
 
@@ -201,6 +209,8 @@ def in_order(paths: Iterable[Path]) -> list[Path]:
 
 
 _HINT = "save inputs with polygraphy run --save-inputs FILE.json"
+_LARGEST = 4 << 30
+"""Bytes of a file: arrays take a third more in base64."""
 _MARK = "polygraphy_class"
 _OLD_MARK = "__polygraphy_encoded_"
 
@@ -217,8 +227,8 @@ def read_polygraphy(path: Path) -> list[dict[str, Array]]:
         OnnxpruneError: it is not such a file.
     """
     try:
-        content = json.loads(path.read_text(), object_hook=_decode)
-    except (ValueError, OSError, KeyError) as error:
+        content = read_json(path, largest=_LARGEST, object_hook=partial(_decode, path))
+    except (ValueError, OSError, LookupError, TypeError, AttributeError) as error:
         raise OnnxpruneError(f"{path} cannot be read: {error}", hint=_HINT) from error
     feeds = [content] if isinstance(content, dict) else content
     if not isinstance(feeds, list) or not feeds or not all(map(_is_feed, feeds)):
@@ -230,11 +240,11 @@ def _is_feed(feed: object) -> bool:
     return isinstance(feed, dict) and all(isinstance(one, np.ndarray) for one in feed.values())
 
 
-def _decode(marked: dict[str, Any]) -> Any:  # noqa: ANN401
+def _decode(path: Path, marked: dict[str, Any]) -> Any:  # noqa: ANN401
     old = next((key for key in marked if key.startswith(_OLD_MARK)), None)
     kind = marked.get(_MARK) or (old or "").removeprefix(_OLD_MARK)
     if kind == "ndarray":
-        return _decode_array(marked["array"])
+        return parse_array(_decode_base64(marked["array"]), str(path))
     if kind in ("LazyArray", "LazyNumpyArray"):
         return marked["values"]
     if kind == "IterationResult":
@@ -246,14 +256,11 @@ def _decode(marked: dict[str, Any]) -> Any:  # noqa: ANN401
     return marked
 
 
-def _decode_array(text: str) -> Array:
+def _decode_base64(text: str) -> bytes:
     try:
-        data = base64.b64decode(text.encode(), validate=True)
+        return base64.b64decode(text.encode(), validate=True)
     except (binascii.Error, UnicodeEncodeError):
-        data = text.encode("latin-1")  # what old versions wrote
-    content = np.load(io.BytesIO(data), allow_pickle=False)
-    array: Array = content if isinstance(content, np.ndarray) else next(iter(content.values()))
-    return array
+        return text.encode("latin-1")  # what old versions wrote
 
 
 KINDS: tuple[Kind, ...] = (

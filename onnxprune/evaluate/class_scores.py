@@ -1,22 +1,29 @@
-"""Which outputs are scores of classes, so that the largest entry of a row is an answer.
+"""Which outputs are scores of classes, whose largest entry is an answer, and which embeddings.
 
 The shape alone does not say: embeddings, boxes and features have it too, and the place of their
 largest entry means nothing. Taking an embedding for scores calls a good model degraded; taking
 scores for an embedding loses the most telling figure there is. So the end of the graph decides
 where it can, then the name of the output, then its values.
+
+Embeddings are compared by direction, so a common factor means nothing. Of other numbers it means a
+lot, so only what is named like an embedding, or pooled, is taken for one.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnxprune.evaluate.output_comparison import is_distribution, is_scores
+from onnxprune.evaluate.output_comparison import (
+    Meaning,
+    MeaningTest,
+    is_distribution,
+    is_scores,
+)
 from onnxprune.graph.layers.linear import rule_of
 from onnxprune.model import Model, constant
 
@@ -59,6 +66,7 @@ _IS_OTHER = re.compile(
     r"|vector|angle|offset|delta|(^|_)regr?(_|$)|regress",
     re.IGNORECASE,
 )
+_IS_EMBEDDING = re.compile(r"embed|feat|hidden|pool|vector|represent|encod|latent", re.IGNORECASE)
 _IS_SCORES = re.compile(r"logit|prob|score|class|(^|_)cls|softmax|label", re.IGNORECASE)
 
 WIDTH = 64
@@ -90,10 +98,8 @@ def graph_evidence(model: Model) -> dict[str, Evidence]:
     }
 
 
-def score_test(
-    model: Model, metric: str | None = None, output: str = ""
-) -> Callable[[str, Array], bool]:
-    """Whether an output of a model holds scores of classes, by its name and some of its rows.
+def meaning_test(model: Model, metric: str | None = None, output: str = "") -> MeaningTest:
+    """What an output of a model holds, by its name and some of its rows.
 
     Args:
         model: the dense one.
@@ -104,7 +110,45 @@ def score_test(
     if metric in ("accuracy", "nats", "perplexity"):
         labelled = output or (next(iter(evidence)) if len(evidence) == 1 else "")
         evidence |= {labelled: "scores"} if labelled else {}
-    return lambda name, rows: holds_scores(rows, evidence.get(name, "unknown"), known=True)
+    pooled = {value.name for value in model.ir.graph.outputs if _is_pooled(value)}
+
+    def meaning(name: str, rows: Array) -> Meaning:
+        if holds_scores(rows, evidence.get(name, "unknown"), known=True):
+            return "scores"
+        return "embedding" if is_embedding(rows, name, pooled=name in pooled) else "numbers"
+
+    return meaning
+
+
+def is_embedding(array: Array, name: str, *, pooled: bool = False) -> bool:
+    """Whether an output that is no scores holds one vector per sample, whose length means nothing.
+
+    Args:
+        array: some rows of it.
+        name: of the output.
+        pooled: whether the graph ends in a mean or maximum over positions.
+
+    Example:
+        >>> rows = np.ones((2, 384))
+        >>> is_embedding(rows, "embedding"), is_embedding(rows, "forecast")
+        (True, False)
+    """
+    if array.ndim != 2 or array.dtype.kind != "f" or array.shape[1] < WIDTH:
+        return False
+    regular = array.shape[1] % WIDTH == 0
+    return _IS_EMBEDDING.search(name) is not None or (pooled and regular)
+
+
+def _is_pooled(output: ir.Value) -> bool:
+    """Whether an output is a mean or maximum over positions, but for moved elements and factors."""
+    node = output.producer()
+    while node is not None and node.op_type in _MOVING and node.inputs[0] is not None:
+        node = node.inputs[0].producer()
+    node = _without_constants(node)
+    if node is not None and node.op_type == "Div":  # a sum over tokens by their number
+        node = None if node.inputs[0] is None else node.inputs[0].producer()
+        return node is not None and node.op_type == "ReduceSum"
+    return node is not None and node.op_type in _POOLS
 
 
 def undecided(model: Model, name: str, array: Array) -> bool:
@@ -132,6 +176,8 @@ def _end(value: ir.Value, tables: set[ir.Value]) -> tuple[Evidence, bool]:
     if node is None:
         return "unknown", False
     kind = node.op_type
+    if kind == "Log" and node.inputs[0] is not None:  # of probabilities, else of a spectrum
+        return "scores" if _end(node.inputs[0], tables)[0] == "scores" else "other", False
     quotient = kind == "Div" and _produces(node.inputs[0]) == "Exp"  # a softmax in parts
     if kind in _SCORING or quotient:
         return "scores", not quotient

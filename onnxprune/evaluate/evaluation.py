@@ -13,19 +13,19 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxprune.config import BenchOptions, Options
-from onnxprune.data.batches import count_samples
+from onnxprune.data.batches import count_samples, in_types_of
 from onnxprune.data.boxes import count_pictures
 from onnxprune.data.dataset import Feeds, Part
 from onnxprune.data.labels import read_vocabulary
 from onnxprune.errors import OnnxpruneError
-from onnxprune.evaluate.class_scores import score_test, undecided
+from onnxprune.evaluate.class_scores import meaning_test, undecided
 from onnxprune.evaluate.dense_check import DenseCheck, label_notes
 from onnxprune.evaluate.metrics import Metric, Reading, Score, chance_level, find_metric, score
 from onnxprune.evaluate.output_comparison import (
     Comparison,
+    MeaningTest,
     OutputComparison,
     Outputs,
-    ScoreTest,
 )
 from onnxprune.evaluate.sample_statistics import agreement_error
 from onnxprune.evaluate.standard_error import mean_error, paired_error, score_error
@@ -173,12 +173,19 @@ def compare_models(
     one = open_session(dense, provider=provider, outputs=inner, arena=False)
     other = open_session(pruned, provider=provider, outputs=inner, arena=False, saturate=saturate)
     task, before = task_of(part, config), None
+
+    def answers(feeds: Feeds, outputs: Sequence[str] | None = None) -> Outputs:
+        return one.run(in_types_of(feeds, one.inputs), outputs)
+
+    def others(feeds: Feeds) -> Outputs:
+        return other.run(in_types_of(feeds, other.inputs))
+
     if task is not None:
         with named_by(part):
-            before = score_model(lambda feeds: one.run(feeds, [*parts]), part, task)
-    watch, scores = DenseCheck(), scores_of(dense, task)
-    reference = watch.passing((one.run(f) for f in part), part, parts)
-    result = compare_answers(other.run, part, reference, task, before, parts, scores, part.slices)
+            before = score_model(lambda feeds: answers(feeds, [*parts]), part, task)
+    watch, meaning = DenseCheck(), meanings_of(dense, task)
+    reference = watch.passing(map(answers, part), part, parts)
+    result = compare_answers(others, part, reference, task, before, parts, meaning, part.slices)
     notes = watch.notes()
     if task is not None and before is not None and result.chance is not None:
         notes += label_notes(task.metric, before, result.chance)
@@ -191,11 +198,11 @@ def compare_models(
     return replace(result, available=part.available, notes=tuple(notes))
 
 
-def scores_of(dense: Model, task: Task | None) -> ScoreTest:
-    """Whether an output holds scores of classes, as far as the graph and the labels tell."""
+def meanings_of(dense: Model, task: Task | None) -> MeaningTest:
+    """What the outputs of a model hold, as far as the graph and the labels tell."""
     if task is None:
-        return score_test(dense)
-    return score_test(dense, task.metric.kind, task.metric.output)
+        return meaning_test(dense)
+    return meaning_test(dense, task.metric.kind, task.metric.output)
 
 
 @contextmanager
@@ -237,7 +244,7 @@ def compare_answers(
     task: Task | None = None,
     before: Score | None = None,
     parts: Mapping[str, Sequence[str]] | None = None,
-    scores: ScoreTest | None = None,
+    meaning: MeaningTest | None = None,
     slices: npt.NDArray[np.str_] | None = None,
 ) -> Evaluation:
     """Compare a model's answers with the dense one's, in one pass.
@@ -249,13 +256,13 @@ def compare_answers(
         task: metric and labels, if there are any.
         before: the dense model's score; needed with ``task``.
         parts: of the outputs, given together with them; see ``Comparison``.
-        scores: whether an output holds scores of classes; see there too.
+        meaning: what an output holds; see there too.
         slices: the group of each sample.
 
     Raises:
         OnnxpruneError: the model does not run, or the labels do not fit.
     """
-    compared, samples = Comparison(parts, scores), 0
+    compared, samples = Comparison(parts, meaning), 0
     counts: list[int] = []
 
     def answers() -> Iterator[Outputs]:

@@ -11,18 +11,22 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from onnxprune.errors import OnnxpruneError
-from onnxprune.evaluate.sample_statistics import Answers, SampleMean, Variation
+from onnxprune.evaluate.relative_error import Variation
+from onnxprune.evaluate.sample_statistics import Answers, SampleMean
 
 Array = npt.NDArray[Any]
 Outputs = Mapping[str, Array]
 F64 = npt.NDArray[np.float64]
-ScoreTest = Callable[[str, Array], bool]
+Number = TypeVar("Number", np.int64, np.float64)
+Meaning = Literal["scores", "embedding", "numbers"]
+"""What rows of an output are: scores of classes, vectors whose length means nothing, or else."""
+MeaningTest = Callable[[str, Array], Meaning]
 
 _CHUNK = 1 << 20  # elements compared at once: 8 MiB in float64
 _SMALLEST = 1e-12  # floor of probabilities
@@ -51,11 +55,20 @@ class OutputComparison:
             are infinite if there are any.
         reason: why the output could not be compared; then every figure is None. Empty if it was.
         kind: ``classes`` (scores of classes, one row per sample), ``tokens`` (several such rows),
-            ``numbers``, ``integers`` or ``text``; empty if unknown.
+            ``embedding`` (a vector per sample, whose length means nothing), ``numbers``,
+            ``integers`` or ``text``; empty if unknown.
         unexplained: squared error over the variance of the reference from sample to sample (the
             fraction of variance unexplained): 0 for equal outputs, 1 for the best constant. Scores
             count up to a constant per row, on which no answer depends.
-        unexplained_error: its standard error over samples; None for a single one.
+        unexplained_error: its standard error over samples; None for one or two.
+        unexplained_interval: ends of its interval of 95 %; 0 and infinity where nothing is known.
+        scaled: the same for the best multiple of the output, where its scale means little: of
+            classes, tokens and embeddings; None for others.
+        scaled_interval: ends of the interval of that.
+        factor: how many times too large these values are; infinite where they have nothing to do
+            with the reference.
+        furthest: number of the class whose scores make up most of the squared error; None where
+            there is none.
         constant: whether the reference hardly varies from sample to sample; ``unexplained`` is then
             relative to its mean square.
         top1_error, kl_error: standard errors over samples; the rows of one sample count as one.
@@ -80,6 +93,11 @@ class OutputComparison:
     kind: str = ""
     unexplained: float | None = None
     unexplained_error: float | None = None
+    unexplained_interval: tuple[float, float] = (0.0, math.inf)
+    scaled: float | None = None
+    scaled_interval: tuple[float, float] = (0.0, math.inf)
+    factor: float | None = None
+    furthest: int | None = None
     constant: bool = False
     top1_error: float | None = None
     kl_error: float | None = None
@@ -114,16 +132,16 @@ class Comparison:
     Args:
         parts: the values that each output is assembled from (``model.parts``). Where they are
             given with the outputs they are compared instead, and not taken for class scores.
-        scores: whether an output holds scores of classes, by its name and some of its rows
-            (`onnxprune.evaluate.class_scores`); by default what has the shape of such.
+        meaning: what an output holds, by its name and some of its rows
+            (`onnxprune.evaluate.class_scores`); by default what has the shape of scores are scores.
     """
 
     def __init__(
         self,
         parts: Mapping[str, Sequence[str]] | None = None,
-        scores: ScoreTest | None = None,
+        meaning: MeaningTest | None = None,
     ) -> None:
-        self._is_scores = scores or (lambda _, array: is_scores(array))
+        self._meaning = meaning or (lambda _, array: "scores" if is_scores(array) else "numbers")
         self._parts = {k: names for k, names in (parts or {}).items() if len(names) > 1}
         self._inner = {n for names in self._parts.values() for n in names} - set(parts or {})
         self._sums: dict[str, _Sums] | None = None
@@ -142,8 +160,8 @@ class Comparison:
         wanted, theirs = self._compared(reference), self._compared(other)
         if self._sums is None:
             self._sums = {
-                name: _Sums(partial(self._is_scores, name) if scores else None)
-                for name, (_, scores) in wanted.items()
+                name: _Sums(partial(self._meaning, name) if whole else None)
+                for name, (_, whole) in wanted.items()
             }
         for outputs in (wanted, theirs):
             if set(outputs) != set(self._sums):
@@ -156,7 +174,7 @@ class Comparison:
             sums.add(stacked(wanted[name][0]), stacked(theirs[name][0]), samples)
 
     def _compared(self, outputs: Outputs) -> dict[str, tuple[Array, bool]]:
-        """The values to compare by label, and whether they may be class scores."""
+        """The values to compare by label, and whether each is a whole output."""
         pairs: dict[str, tuple[Array, bool]] = {}
         for output in (name for name in outputs if name not in self._inner):
             names = self._parts.get(output, ())
@@ -271,12 +289,12 @@ def _batches(outputs: Outputs | Iterable[Outputs]) -> Iterator[Outputs]:
 class _Sums:
     """The running sums of one output."""
 
-    def __init__(self, scores: Callable[[Array], bool] | None) -> None:
+    def __init__(self, meaning: Callable[[Array], Meaning] | None) -> None:
         self.reason = ""
         self.count = self.same = self.broken = self.non_finite = self.undefined = 0
         self.dot = self.reference = self.other = self.gap = self.largest = 0.0
-        self.scores: bool | None = None if scores else False
-        self.is_scores = scores
+        self.test = meaning
+        self.meaning: Meaning | None = None if meaning else "numbers"
         self.distribution, self.independent = False, True
         self.integers, self.several = True, False
         self.sizes = [0, 0]
@@ -285,6 +303,12 @@ class _Sums:
         self.agreeing, self.divergence = SampleMean(), SampleMean()
         self.each: list[tuple[F64, F64, F64]] = []
         self.classes = self.equal = np.zeros(0, np.int64)
+        self.columns = np.zeros(0)
+
+    @property
+    def scores(self) -> bool:
+        """Whether rows are scores of classes."""
+        return self.meaning == "scores"
 
     def add(self, a: Array, b: Array, samples: int | None) -> None:
         """``a`` of the reference, ``b`` of the other model."""
@@ -301,8 +325,8 @@ class _Sums:
             self.reason = self.reason or "it holds no numbers"
         if self.reason:
             return
-        if self.scores is None and self.is_scores and a.size:
-            self.scores = is_scores(b) and self.is_scores(a)
+        if self.meaning is None and self.test and a.size:
+            self.meaning = self.test(a) if is_scores(b) else "numbers"
             self.distribution = self.scores and is_distribution(a)
         self.independent = self.independent and is_independent(a)
         self.integers = self.integers and a.dtype.kind in "iub"
@@ -310,18 +334,22 @@ class _Sums:
         a, b = _by_sample(a, samples), _by_sample(b, samples)
         if not a.size:
             return
-        scores = bool(self.scores) and width > 1
-        self.several = self.several or a.shape[1] > width
+        width = a.shape[1] if a.shape[1] % width else width
+        scores = self.scores and width > 1
+        size = a.shape[1]
+        self.several = self.several or size > width
         rows = max(1, _CHUNK // a.shape[1])
         columns = max(1, _CHUNK // width) * width
         for start in range(0, len(a), rows):
             x, y = a[start : start + rows], b[start : start + rows]
             sums = [
-                self._add(x[:, k : k + columns], y[:, k : k + columns], width, k, scores=scores)
-                for k in range(0, a.shape[1], columns)
+                self._add(
+                    x[:, k : k + columns], y[:, k : k + columns], size, width, k, scores=scores
+                )
+                for k in range(0, size, columns)
             ]
-            gaps, hits, divergence = (np.sum(each, axis=0) for each in zip(*sums, strict=True))
-            self.variation.add_errors(gaps)
+            hits, divergence = (np.sum(each, axis=0) for each in zip(*sums, strict=True))
+            gaps = self.variation.close()
             if scores or self.integers:
                 self.agreeing.add(hits, a.shape[1] // (width if scores else 1))
             if scores:
@@ -333,23 +361,22 @@ class _Sums:
         """What each sample added."""
         parts = [np.concatenate(each) for each in zip(*self.each, strict=True)] or [np.zeros(0)] * 3
         errors, agreement, divergence = parts
-        scores = bool(self.scores)
         nothing = np.zeros(0)
         return SampleValues(
             errors,
-            agreement if scores else nothing,
-            divergence if scores else nothing,
+            agreement if self.scores else nothing,
+            divergence if self.scores else nothing,
             self.classes,
             self.equal,
         )
 
     def _add(
-        self, a: Array, b: Array, width: int, position: int, *, scores: bool
-    ) -> tuple[F64, F64, F64]:
+        self, a: Array, b: Array, size: int, width: int, position: int, *, scores: bool
+    ) -> tuple[F64, F64]:
         """Add ``[samples, elements]`` in rows of ``width``, from a position of the samples on.
 
         Returns:
-            of each sample, its squared error, equal answers, and divergence.
+            of each sample, equal answers and divergence.
         """
         x, y = a.astype(np.float64), b.astype(np.float64)
         self.count += x.size
@@ -369,16 +396,18 @@ class _Sums:
         self.other += float(np.vdot(y, y))
         self.gap += float(np.vdot(gap, gap))
         self.largest = max(self.largest, float(np.abs(gap).max(initial=0.0)))
+        if scores and width <= _MOST_CLASSES:
+            self.columns = _added(self.columns, np.square(gap).reshape(-1, width).sum(0))
         if scores and width > _FEW and not self.distribution:  # no answer depends on a constant
-            x, gap = _centred(x, width), _centred(gap, width)
-        self.variation.add(x, width, position)
+            x, y = _centred(x, width), _centred(y, width)
+        self.variation.add(x, y, size, width, position)
         hits = divergence = np.zeros(len(a))
         if scores:
             hits, divergence = self._add_scores(a.reshape(-1, width), b.reshape(-1, width), len(a))
         elif self.integers:
             self.answers.add(a.ravel(), b.ravel())
             hits = (a == b).sum(1, dtype=np.float64)
-        return np.square(gap).sum(1), hits, divergence
+        return hits, divergence
 
     def _add_scores(self, x: Array, y: Array, samples: int) -> tuple[F64, F64]:
         first, second = x.argmax(-1), y.argmax(-1)
@@ -418,13 +447,16 @@ class _Sums:
         size = math.sqrt(self.reference) * math.sqrt(self.other)
         both_zero = self.reference == self.other == 0
         whole = self.broken == 0
-        exclusive = bool(self.scores) and answers and not self.independent
-        unexplained, error, constant = self.variation.unexplained(
-            bounded=self.independent or self.distribution, scores=bool(self.scores)
+        exclusive = self.scores and answers and not self.independent
+        error = self.variation.error(
+            bounded=self.independent or self.distribution, scores=self.scores
         )
         kind = "integers" if self.integers else "numbers"
         if exclusive:
             kind = "tokens" if self.several else "classes"
+        elif self.meaning == "embedding":
+            kind = "embedding"
+        scalable = kind in ("classes", "tokens", "embedding")
         return OutputComparison(
             name,
             count=self.count,
@@ -437,9 +469,14 @@ class _Sums:
             kl=max(0.0, self.divergence.mean) if exclusive else None,
             broken=self.broken,
             kind=kind,
-            unexplained=unexplained if self.non_finite == 0 else math.inf,
-            unexplained_error=error,
-            constant=constant,
+            unexplained=error.own.value if self.non_finite == 0 else math.inf,
+            unexplained_error=error.own.error,
+            unexplained_interval=(error.own.low, error.own.high),
+            scaled=error.scaled.value if scalable else None,
+            scaled_interval=(error.scaled.low, error.scaled.high),
+            factor=error.factor if scalable else None,
+            furthest=_furthest(self.columns),
+            constant=error.constant,
             top1_error=self.agreeing.proportion_error() if answers else None,
             kl_error=self.divergence.error() if exclusive else None,
             chance=chance,
@@ -465,7 +502,14 @@ def _by_sample(array: Array, samples: int | None) -> Array:
     return array.reshape(rows, -1) if array.size else array.reshape(rows, 0)
 
 
-def _added(one: npt.NDArray[np.int64], other: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+def _furthest(columns: F64) -> int | None:
+    """The column that makes up most of a sum, where it is one of several."""
+    if len(columns) <= _FEW or not columns.max() > columns.sum() / 2:
+        return None
+    return int(columns.argmax())
+
+
+def _added(one: npt.NDArray[Number], other: npt.NDArray[Number]) -> npt.NDArray[Number]:
     """The sum of two counts; of no count and another, that one."""
     width = max(len(one), len(other))  # the number of classes may depend on the sample
     return np.asarray(np.pad(one, (0, width - len(one))) + np.pad(other, (0, width - len(other))))

@@ -19,18 +19,8 @@ F64 = npt.NDArray[np.float64]
 
 _PAIR = 2
 """Fewest samples for an estimate of spread."""
-_MOST_POSITIONS = 1 << 24
-"""Most elements of a sample whose means are held apart: 128 MiB."""
 _MOST_ANSWERS = 1 << 18
 """Most different answers that are counted."""
-FLAT = 1e-7
-"""Variance below which a value counts as constant, as a share of its mean square."""
-FLAT_SCORES = 1e-4
-"""The same of scores of classes: those of a working classifier vary about as much as they are."""
-_FLAT_SHARE = 1e-3
-"""Standard deviation below which probabilities count as constant: their scale is 1."""
-_LARGE_SHARE = 0.1
-"""Size of probabilities that errors are relative to where they are constant and smaller."""
 
 
 class SampleMean:
@@ -117,107 +107,3 @@ class Answers:
         if not (total and self._bounded):
             return None
         return sum(n * self._second[answer] for answer, n in self._first.items()) / total
-
-
-class Variation:
-    """A squared error, relative to how much the reference varies from sample to sample."""
-
-    def __init__(self) -> None:
-        self._errors, self._energy, self._elements = SampleMean(), 0.0, 0
-        self._by_position: dict[int, _Squares] = {}
-        self._by_row = _Squares()
-
-    def add(self, reference: F64, width: int, position: int = 0) -> None:
-        """Add samples of the reference.
-
-        Args:
-            reference: finite, ``[samples, elements]``.
-            width: elements of a row, where positions cannot be compared from sample to sample.
-            position: of the first element in the whole sample; large samples come in parts.
-        """
-        self._energy += float(np.vdot(reference, reference))
-        self._elements += reference.size
-        if position < _MOST_POSITIONS:
-            self._by_position.setdefault(position, _Squares()).add(reference)
-        self._by_row.add(reference.reshape(-1, width))
-
-    def add_errors(self, squares: F64) -> None:
-        """Add the squared error of each sample."""
-        self._errors.add(squares, 1)
-
-    def unexplained(
-        self, *, bounded: bool, scores: bool = False
-    ) -> tuple[float, float | None, bool]:
-        """The squared error over the variance, its standard error, and whether that was too small.
-
-        The variance is that of each position from sample to sample; of each column of a row where
-        samples have different sizes, or there is one alone. Where it is next to nothing the error
-        is relative to the mean square instead.
-
-        Args:
-            bounded: whether values are probabilities, whose scale is 1.
-            scores: whether they are scores of classes.
-        """
-        elements = self._elements if bounded else 0
-        variance = self._variance()
-        flat = FLAT_SCORES if scores else FLAT
-        constant = variance <= max(flat * self._energy, elements * _FLAT_SHARE**2)
-        scale = max(self._energy, elements * _LARGE_SHARE**2) if constant else variance
-        samples, error = self._errors.samples, self._errors.error()
-        total = self._errors.mean * samples
-        if total == 0:
-            return 0.0, None if error is None else 0.0, constant
-        if scale == 0:
-            return math.inf, None, constant
-        return total / scale, None if error is None else error * samples / scale, constant
-
-    def _variance(self) -> float:
-        """The sum of squares about the mean of the finest kind that can be told."""
-        parts = [each.sum() for each in self._by_position.values()]
-        counts = {each.count for each in self._by_position.values()}
-        elements = sum(each.size for each in self._by_position.values())
-        if None not in parts and len(counts) == 1 and elements == self._elements:
-            return sum(each for each in parts if each is not None)
-        by_row = self._by_row.sum()
-        return self._energy if by_row is None else by_row
-
-
-class _Squares:
-    """The sum of squares about the mean of each column.
-
-    Attributes:
-        count: rows.
-        size: elements.
-
-    Source: Chan, Golub and LeVeque, "Algorithms for computing the sample variance", 1983.
-    """
-
-    def __init__(self) -> None:
-        self.count, self.size, self._squares = 0, 0, 0.0
-        self._mean: F64 | None = None
-        self._comparable = True
-
-    def add(self, rows: F64) -> None:
-        """Add ``[rows, columns]``; from the first that has other columns on, nothing is summed."""
-        known = self._mean
-        if known is not None and len(known) != rows.shape[1]:
-            self._comparable = False
-        self.size += rows.size
-        if not self._comparable or not rows.size:
-            return
-        mean = rows.mean(0)
-        self._squares += float(np.square(rows - mean).sum())
-        total = self.count + len(rows)
-        if known is None:
-            self._mean = mean
-        else:
-            step = mean - known
-            self._squares += float(np.vdot(step, step)) * self.count * len(rows) / total
-            self._mean = known + step * (len(rows) / total)
-        self.count = total
-
-    def sum(self) -> float | None:
-        """The sum of squares over as many rows, without bias; None where it cannot be told."""
-        if not self._comparable or self.count < _PAIR:
-            return None
-        return self._squares * self.count / (self.count - 1)

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from scipy import special
 
 from onnxprune.evaluate.metrics import Metric, Score
+from onnxprune.evaluate.metrics.detection.average_precision import SIZES, DetectionStatistics
 from onnxprune.evaluate.output_comparison import OutputComparison, SampleValues
 from onnxprune.evaluate.sample_statistics import agreement_error
 from onnxprune.evaluate.standard_error import SURE, paired_error
@@ -67,12 +68,31 @@ def find_tails(
     tails = Tails()
     if scores is not None and scores[0].kind == "accuracy" and labels is not None:
         tails = _by_label(tails, *scores, labels)
+    if scores is not None and scores[0].kind == "map":
+        tails = _by_object(tails, *scores)
     if not tails.classes and answered:
         tails = _by_answer(tails, values[answered[0]])
     tails = _by_error(tails, outputs, values, answered or comparable, scores)
     if slices is not None:
         tails = _by_group(tails, outputs, values, answered or comparable, scores, slices)
     return tails
+
+
+def score_tails(metric: Metric, score: Score, labels: Array) -> Tails:
+    """Classes and sizes of objects for a model that is compared with no other.
+
+    Args:
+        metric: the task metric.
+        score: of the model.
+        labels: one per sample.
+    """
+    if metric.kind == "map":
+        return _by_object(Tails(), metric, None, score)
+    if metric.kind != "accuracy":
+        return Tails()
+    tails = _by_label(Tails(), metric, score, score, labels)
+    parts = (replace(each, before=None, error=None) for each in tails.classes)
+    return replace(tails, classes=tuple(sorted(parts, key=lambda each: each.after)))
 
 
 def findings(tails: Tails) -> Iterator[tuple[QualityStatus, str]]:
@@ -105,6 +125,33 @@ def _by_label(tails: Tails, metric: Metric, before: Score, after: Score, labels:
     weights = (np.ones(len(one)), one, two, gained)
     parts = shares(*(np.bincount(classes, each).astype(np.float64) for each in weights))
     return replace(tails, by="labels", measure=metric.name, classes=parts)
+
+
+def _by_object(tails: Tails, metric: Metric, before: Score | None, after: Score) -> Tails:
+    """Average precision by class and by area, as COCO has both."""
+    one, two = (None if each is None else each.statistics for each in (before, after))
+    if not isinstance(two, DetectionStatistics):
+        return tails
+    dense = one if isinstance(one, DetectionStatistics) else None
+    classes = [
+        TailPart(str(name), count, start, value)
+        for starts in [{} if dense is None else dense.by_class()]
+        for name, (count, value) in two.by_class().items()
+        for start in [starts[name][1] if name in starts else None]
+    ]
+    sizes = []
+    for name, limits in SIZES.items():
+        own = two.of_size(*limits)
+        if count := len(own.label_category):
+            start = None if dense is None else _average(dense.of_size(*limits))
+            sizes.append(TailPart(name, count, start, _average(own)))
+    classes.sort(key=lambda each: each.after - _before(each))
+    by = "labels" if classes else tails.by
+    return replace(tails, by=by, measure=metric.name, classes=tuple(classes), sizes=tuple(sizes))
+
+
+def _average(statistics: DetectionStatistics) -> float:
+    return statistics.figure(np.ones(statistics.samples))
 
 
 def _by_answer(tails: Tails, values: SampleValues) -> Tails:

@@ -54,7 +54,11 @@ UNEXPLAINED = 0.05
 BROKEN = 0.5
 """Relative squared error from which on an output is broken: the best constant has 1."""
 _VOUCHED = 5
-"""Limits of degradation within which a loss must surely be for scores of another scale to pass."""
+"""Limits of degradation within which a loss must surely be for scores that are far off to pass."""
+_KEPT = 0.8
+"""The same without labels: least sure share of equal answers, of what lies between chance and 1."""
+_RESCALED = 1.1
+"""Factor from which on scores or embeddings have another scale."""
 _VARIED = 0.9
 """Share of equal answers by chance from which on agreement says little."""
 _FEWER, _HALF = 0.1, 0.5
@@ -228,27 +232,71 @@ def _output(output: OutputComparison, evaluation: Evaluation) -> Iterator[Findin
         return
     labelled = bool(evaluation.metric)
     if output.kind in ("classes", "tokens"):
-        if error > BROKEN and not _vouched(evaluation):
-            yield _far_off(output, evaluation)
-            return
-        yield from _answers(output, output.top1, evaluation)
+        yield from _scores(output, evaluation)
     elif output.kind == "integers":
         differences = list(_answers(output, output.equal, evaluation))
         if error > BROKEN and differences:
             yield _far_off(output, evaluation)
-        elif _exceeds(output):
+        elif _exceeds(output, UNEXPLAINED):
             yield from differences
-    elif error > BROKEN:
+    elif distance_of(output)[0] > BROKEN:
         if not (is_of_boxes(evaluation.metric) and _vouched(evaluation)):
             yield _far_off(output, evaluation)
-    elif _exceeds(output) and not (labelled or output.constant):
+    elif _exceeds(output, UNEXPLAINED) and not (labelled or output.constant):
         yield "degraded", _far(output, UNEXPLAINED)
 
 
+def _scores(output: OutputComparison, evaluation: Evaluation) -> Iterator[Finding]:
+    """What follows from scores of classes: by the answers they give, then by their values."""
+    if _vouched(evaluation):
+        yield from _answers(output, output.top1, evaluation)
+        return
+    if distance_of(output)[0] > BROKEN:
+        if not _kept(output, evaluation):
+            yield _far_off(output, evaluation)
+            return
+        yield "degraded", _misplaced(output)
+    yield from _answers(output, output.top1, evaluation)
+    sharper = output.kind == "tokens" and rescaled(output) and _diverges(output)
+    if sharper and not evaluation.metric and output.kl is not None:
+        words = f"the scores of '{output.name}' are {times_as_large(output)}, so its probabilities"
+        yield "degraded", f"{words} diverge by {figure(output.kl)} nats, more than {NATS:g}"
+
+
+def _kept(output: OutputComparison, evaluation: Evaluation) -> bool:
+    """Whether nearly all answers are surely those of the dense model, and one class is far off."""
+    if output.top1 is None or output.top1_error is None or output.chance is None:
+        return False
+    if output.furthest is None:
+        return False
+    least = output.chance + _KEPT * (1 - output.chance)
+    surely = output.top1 - _doubt(output.top1_error, evaluation)
+    return output.chance < _VARIED and surely > least
+
+
+def rescaled(output: OutputComparison) -> bool:
+    """Whether the values of an output surely have another scale than the dense model's."""
+    factor = output.factor or math.inf
+    other = not 1 / _RESCALED < factor < _RESCALED
+    return other and math.isfinite(factor) and output.unexplained_interval[0] > UNEXPLAINED
+
+
+def distance_of(output: OutputComparison) -> tuple[float, tuple[float, float]]:
+    """The relative squared error that counts, with its interval: up to scale where that is free."""
+    if output.scaled is not None:
+        return output.scaled, output.scaled_interval
+    return output.unexplained or 0.0, output.unexplained_interval
+
+
 def _far_off(output: OutputComparison, evaluation: Evaluation) -> Finding:
-    error, spread_of = output.unexplained or 0.0, output.unexplained_error
-    doubt = math.inf if spread_of is None else _doubt(spread_of, evaluation)
-    return _broken(_far(output, BROKEN), evaluation, certain=error - doubt > BROKEN)
+    low, high = distance_of(output)[1]
+    if low > BROKEN or (not math.isfinite(high) and evaluation.samples >= ENOUGH):
+        return "broken", _far(output, BROKEN)
+    count = plural(evaluation.samples, "sample")
+    words = f"{_far(output, BROKEN)}; {count} cannot tell whether it is broken"
+    if math.isfinite(high):
+        words += f": the error is {figure(low)} to {figure(high)} (95 %)"
+    return "degraded", words
 
 
 def _answers(
@@ -301,9 +349,10 @@ def _amount(output: OutputComparison, evaluation: Evaluation) -> Iterator[Findin
         yield "degraded", words
 
 
-def _exceeds(output: OutputComparison) -> bool:
-    error = output.unexplained
-    return error is not None and error - SURE * (output.unexplained_error or 0.0) > UNEXPLAINED
+def _exceeds(output: OutputComparison, limit: float) -> bool:
+    """Whether the error surely exceeds a limit; of one or two samples nothing is sure."""
+    error, (low, high) = distance_of(output)
+    return error > limit if not math.isfinite(high) else low > limit
 
 
 def _undefined(outputs: Iterable[OutputComparison]) -> Iterator[Finding]:
@@ -349,13 +398,14 @@ def _measured(
             drop=1.0 - share,
             error=output.top1_error,
         )
-    output = max(telling, key=lambda each: each.unexplained or 0.0)
+    output = max(telling, key=lambda each: distance_of(each)[0])
+    error = distance_of(output)[0]
     return replace(
         quality,
         measure="relative squared error",
         before=0.0,
-        after=output.unexplained,
-        drop=output.unexplained,
+        after=error,
+        drop=error,
         error=output.unexplained_error,
     )
 
@@ -370,7 +420,22 @@ def _not_finite(output: OutputComparison) -> str:
 
 
 def _far(output: OutputComparison, limit: float) -> str:
-    words = f"'{output.name}' has a relative squared error of {figure(output.unexplained or 0.0)}"
-    error = output.unexplained_error
-    words += f" (s.e. {figure(error)})" if error is not None else ""
+    error, spread_of = output.unexplained or 0.0, output.unexplained_error
+    words = f"'{output.name}' has a relative squared error of {figure(error)}"
+    words += f" (s.e. {figure(spread_of)})" if spread_of is not None else ""
+    if output.scaled is not None and error > _RESCALED * output.scaled:
+        words += f", and of {figure(output.scaled)} at the best scale"
     return f"{words}, above {limit:g}"
+
+
+def _misplaced(output: OutputComparison) -> str:
+    """That scores are far off although they give the same answers."""
+    share, error = output.top1 or 0.0, output.unexplained or 0.0
+    words = f"'{output.name}' gives {percent(share)} of the dense model's answers, but its scores"
+    where = "" if output.furthest is None else f", most of it in class {output.furthest}"
+    return f"{words} have a relative squared error of {figure(error)}{where}"
+
+
+def times_as_large(output: OutputComparison) -> str:
+    """How large values are, as in ``2 times as large as the dense model's``."""
+    return f"{figure(output.factor or 0.0)} times as large as the dense model's"

@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
+from onnxprune.config import Options
 from onnxprune.data.activations.rows import Sample
 from onnxprune.data.memory import budget_of
 from onnxprune.data.mixtures import with_mixtures
@@ -180,12 +181,9 @@ def evaluate(run: Run, state: State, unchanged: Mapping[str, str]) -> Result:
     if inexact and state.outcomes.get("refit"):
         before = compare_models(analysis.model, state.start, data.eval, config)
         notes.append(f"inexact: {distance_of(before)} as cut and {distance_of(evaluation)} now")
-    if config.max_drop is not None:
-        checks.append(
-            Check("drop", evaluation.drop <= config.max_drop, evaluation.drop, config.max_drop)
-        )
-        notes += unsure(evaluation, config.max_drop)
-    checks += finite(evaluation)
+    limits, unsure_notes = within_drop(evaluation, config)
+    checks += [*limits, *finite(evaluation)]
+    notes += unsure_notes
     dense, remaining = CostModel(analysis)(), cost_of(run, state)
     if config.target is not None and not config.target.timed:  # a time is measured later
         kind = config.target.kind
@@ -211,6 +209,15 @@ def cost_of(run: Run, state: State) -> Cost:
     if not (state.cut or run.data.fit):
         return CostModel(run.analysis)()
     return cost(analyse(state.model, inputs=run.analysis.inputs[0]))
+
+
+def within_drop(evaluation: Evaluation, config: Options) -> tuple[list[Check], list[str]]:
+    """The check of the accepted drop, if there is one, and notes on how sure it is."""
+    if config.max_drop is None:
+        return [], []
+    drop = evaluation.drop
+    check = Check("drop", drop <= config.max_drop, drop, config.max_drop)
+    return [check], unsure(evaluation, config.max_drop)
 
 
 def finite(evaluation: Evaluation) -> list[Check]:

@@ -19,25 +19,33 @@ import numpy as np
 
 from onnxprune import model as models
 from onnxprune.config import Options
-from onnxprune.data import Calibration, open_calibration
 from onnxprune.errors import OnnxpruneError
+from onnxprune.evaluate.evaluation import Evaluation
+from onnxprune.evaluate.output_comparison import OutputComparison
+from onnxprune.evaluate.verdict import judge
 from onnxprune.graph.analysis import Analysis, analyse
 from onnxprune.graph.difference import changes, is_altered, pair
 from onnxprune.graph.plan import Plan, from_document, plan_document, versions
 from onnxprune.graph.surgery import cut
+from onnxprune.jobs.data_digests import files_of, samples_of
 from onnxprune.model.decode import densify
+from onnxprune.model.limits import parse_json
 from onnxprune.model.seal import KEY, Certify, Digests, Seal, content_hash, document_path
-from onnxprune.model.signature import signature_of
 from onnxprune.sparse.reorder import reorder
 
 if TYPE_CHECKING:
-    from onnxprune.evaluate.evaluation import Evaluation
     from onnxprune.types import Check
 
 VERSION = 1
 _LARGEST = 1 << 28
 """Bytes that a document may have."""
 _COPY = "copy the model and its certificate together, or write the model again"
+_JUDGED = (
+    "metric", "before", "after", "higher_is_better", "samples", "metric_error", "available",
+    "chance", "chance_error",
+)  # fmt: skip
+"""Figures that the verdict on the quality follows from, beside those of the outputs."""
+_SEVERITY = ("good", "degraded", "broken")
 _STATED = ("command", "structure", "quality")
 """What the metadata state beside the digests."""
 
@@ -58,6 +66,7 @@ class Certificate:
         quantized: names of weights of the float model that are stored in int8.
         sparsity: as asked for, as in ``2:4``; empty for none.
         data: digest of the samples, their number and description; None without data.
+        files: role, name and digest of every file of data that was read.
         structure, quality: the verdicts.
         document: the whole document; None where it is missing.
     """
@@ -72,6 +81,7 @@ class Certificate:
     quantized: frozenset[str] = frozenset()
     sparsity: str = ""
     data: Mapping[str, object] | None = None
+    files: tuple[Mapping[str, object], ...] = ()
     structure: str = ""
     quality: str = ""
     document: Mapping[str, Any] | None = None
@@ -91,6 +101,8 @@ class Claims:
         sparsity: as asked for.
         narrowed, quantized: names of weights.
         fitted: whether any step may have fitted weights to data.
+        changed: gives names of weights with other values than the cut has, or None where that
+            cannot be said; by default both models are compared.
         verdicts: gives ``structure``, ``quality`` and what they rest on, once all is written.
     """
 
@@ -104,6 +116,7 @@ class Claims:
     narrowed: Iterable[str] = ()
     quantized: Iterable[str] = ()
     fitted: bool = True
+    changed: Callable[[], Iterable[str] | None] | None = None
     verdicts: Callable[[], Mapping[str, object]] = dict
 
 
@@ -116,11 +129,11 @@ def verdicts(result: object, evaluation: Evaluation, checks: Iterable[Check]) ->
         checks: of its structure.
     """
     figures = {
+        **{name: getattr(evaluation, name) for name in _JUDGED},
         "measure": evaluation.measure,
         "value": evaluation.value,
         "drop": evaluation.drop,
         "error": evaluation.drop_error,
-        "samples": evaluation.samples,
         "outputs": {name: asdict(each) for name, each in evaluation.outputs.items()},
     }
     parts = {name: getattr(result, name, None) for name in ("structure", "quality", "tails")}
@@ -141,7 +154,8 @@ def certify(claims: Claims) -> Certify:
                 "name": claims.dense.path.name if claims.dense.path else "",
                 "content": _dense_hash(claims),
             },
-            "data": _data(claims),
+            "data": samples_of(claims.config, claims.dense),
+            "files": files_of(claims.config),
             "plan": _plan(claims.plan),
             "sparsity": claims.sparsity,
             "weights": {
@@ -194,6 +208,13 @@ def _lines(document: Mapping[str, Any]) -> str:
     return "{\n" + ",\n".join(parts) + "\n}\n"
 
 
+def _files(value: object) -> tuple[Mapping[str, object], ...]:
+    """Entries on files; certificates of older versions have none."""
+    if not isinstance(value, list) or not all(isinstance(each, dict) for each in value):
+        raise TypeError("files")
+    return tuple(value)
+
+
 def _status(verdict: object) -> str:
     return str(verdict.get("status", "")) if isinstance(verdict, Mapping) else ""
 
@@ -220,45 +241,11 @@ def plain(value: object) -> Any:  # noqa: ANN401  whatever JSON can hold
     return value if value is None or isinstance(value, bool | int | str) else str(value)
 
 
-def _data(claims: Claims) -> dict[str, object] | None:
-    """Digest, number and description of the samples of a run; None without data."""
-    config = claims.config
-    if config is None or config.calib is None or config.calib == "random":
-        return None
-    try:
-        source = open_calibration(
-            config.calib,
-            signature_of(claims.dense),
-            preprocess=config.preprocess,
-            samples=config.calib_samples,
-            batch=config.batch,
-            seed=config.seed,
-        )
-        digest, count = data_digest(source)
-    except OnnxpruneError:  # data that can be read once only
-        return {"sha256": None, "samples": None, "description": ""}
-    return {"sha256": digest, "samples": count, "description": source.description}
-
-
-def data_digest(source: Calibration) -> tuple[str, int]:
-    """SHA-256 of samples as they are fed, however they are batched, and their number."""
-    digests: dict[str, Any] = {}
-    count = 0
-    for feeds in source:
-        count += source.inputs.count(feeds)
-        for name, array in feeds.items():
-            if name not in digests:
-                head = f"{name} {array.dtype} {list(array.shape[1:])}"
-                digests[name] = hashlib.sha256(head.encode())
-            whole = np.ascontiguousarray(array)
-            text = repr(whole.tolist()).encode() if whole.dtype.hasobject else whole.tobytes()
-            digests[name].update(text)
-    parts = [digests[name].hexdigest() for name in sorted(digests)]
-    return hashlib.sha256(" ".join(parts).encode()).hexdigest(), count
-
-
 def changed_weights(claims: Claims) -> list[str] | None:
     """Weights with other values than the cut has, masks aside; None where that cannot be said."""
+    if claims.changed is not None:
+        names = claims.changed()
+        return None if names is None else sorted(names)
     if claims.command != "recover" and not claims.fitted:
         return []
     if claims.analysis is None or claims.command == "recover":
@@ -267,8 +254,8 @@ def changed_weights(claims: Claims) -> list[str] | None:
     if pairing.problem:
         return None
     masks = {name: (mask.size, mask.kept) for name, mask in claims.plan.zeroed.items()}
-    names = {name for name, change in changes(pairing) if is_altered(change, masks.get(name))}
-    return sorted(names | {value.name or "" for value in pairing.added})
+    altered = {name for name, change in changes(pairing) if is_altered(change, masks.get(name))}
+    return sorted(altered | {value.name or "" for value in pairing.added})
 
 
 def expected_model(analysis: Analysis, plan: Plan) -> models.Model:
@@ -343,6 +330,7 @@ def _whole(
             quantized=frozenset(map(str, weights["quantized"])),
             sparsity=str(document["sparsity"]),
             data=document["data"],
+            files=_files(document.get("files", [])),
             document=document,
             **stated,
         )
@@ -357,10 +345,51 @@ def _whole(
     return result
 
 
+def contradictions(document: Mapping[str, Any]) -> list[str]:
+    """Sentences on verdicts of a certificate that do not follow from its own figures."""
+    problems = []
+    structure, quality = (_status(document.get(name)) for name in ("structure", "quality"))
+    rows = document.get("checks")
+    checks = [each for each in rows if isinstance(each, Mapping)] if isinstance(rows, list) else []
+    own = [each for each in checks if each.get("name") not in ("drop", "finite outputs")]
+    if structure == "verified" and not all(each.get("ok") for each in own):
+        problems.append("the structure is said to be verified, and a check failed")
+    evaluation = _evaluation(document.get("evaluation"))
+    measured = isinstance(document.get("evaluation"), Mapping)
+    if quality in ("good", "degraded") and not measured:
+        problems.append(f"the quality is said to be {quality}, and was not measured")
+    if evaluation is not None and quality in _SEVERITY[:2]:
+        status = judge(evaluation).status
+        if status in _SEVERITY and _SEVERITY.index(status) > _SEVERITY.index(quality):
+            problems.append(f"the quality is said to be {quality}, and its figures are {status}")
+    return problems
+
+
+def _evaluation(figures: object) -> Evaluation | None:
+    """The evaluation that figures of a certificate describe; None where they are too few."""
+    if not isinstance(figures, Mapping) or not {*_JUDGED} <= {*figures}:
+        return None
+    try:
+        outputs = {
+            str(name): OutputComparison(**{str(key): _number(each) for key, each in row.items()})
+            for name, row in figures["outputs"].items()
+        }
+        return Evaluation(outputs=outputs, **{name: _number(figures[name]) for name in _JUDGED})
+    except (AttributeError, TypeError, ValueError):  # of another version
+        return None
+
+
+def _number(value: Any) -> Any:  # noqa: ANN401  what JSON holds
+    """A value as it was before `plain`."""
+    if isinstance(value, str) and value in ("nan", "inf", "-inf"):
+        return float(value)
+    return tuple(value) if isinstance(value, list) else value
+
+
 def _parse(content: bytes, where: str) -> dict[str, Any]:
     try:
-        document = json.loads(content)
-    except (ValueError, RecursionError) as error:
+        document = parse_json(content)
+    except ValueError as error:
         raise _refusal(f"{where} is damaged: it is not JSON", _COPY) from error
     if not isinstance(document, dict):
         raise _refusal(f"{where} is damaged: it is no object", _COPY)

@@ -15,14 +15,13 @@ from onnxprune.errors import OnnxpruneError
 from onnxprune.graph.analysis import Analysis
 from onnxprune.graph.plan import Origin, Plan, versions
 from onnxprune.graph.units import Block
-from onnxprune.jobs.removal import quantized_note
+from onnxprune.jobs.removal import quantized_note, removed_shares
 from onnxprune.jobs.run import BLAS, Run
 from onnxprune.select.allocate import Limits
 from onnxprune.select.importance.error_curves import Curves
 from onnxprune.select.importance.measured import sensitivity_curves
 from onnxprune.select.importance.units import Problem
 from onnxprune.select.latency.budget import LatencyChoice, backend_of, meet_latency, one_sample
-from onnxprune.select.removed_shares import removed_shares
 from onnxprune.select.selection import Selection, missing_options, removal_advice, select
 
 

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from onnxprune import model as models
-from onnxprune.config import EvalOptions, Options, keywords, split
+from onnxprune.config import EvalOptions, Options, split
 from onnxprune.data import Calibration, open_calibration
 from onnxprune.data.batches import Feeds, count_samples, is_single, mark_single
 from onnxprune.data.dataset import Part, judging_part
 from onnxprune.data.labels import together
 from onnxprune.data.screening import Screen, notes_on
-from onnxprune.data.singly import runnable
+from onnxprune.data.singly import runnable, singly
 from onnxprune.errors import OnnxpruneError, spelled
+from onnxprune.evaluate.caveats import caveats
 from onnxprune.evaluate.evaluation import (
     Evaluation,
     Task,
@@ -27,13 +28,15 @@ from onnxprune.evaluate.evaluation import (
 )
 from onnxprune.evaluate.output_comparison import Outputs
 from onnxprune.evaluate.standard_error import SURE, score_error
+from onnxprune.evaluate.tails import score_tails
 from onnxprune.evaluate.verdict import Quality, Structure, judge
 from onnxprune.graph.analysis import analyse
+from onnxprune.jobs.derivation import compare_with_cut
 from onnxprune.jobs.finite_weights import FiniteWeights
+from onnxprune.jobs.keywords import keywords
 from onnxprune.jobs.run import Progress, place, stand_in_note
-from onnxprune.jobs.verify import compare_with_cut
 from onnxprune.model.decode import densify
-from onnxprune.model.signature import signature_of
+from onnxprune.model.signature import Signature, is_floating, signature_of
 from onnxprune.quantities import measured, percent, plural, unit_of
 from onnxprune.runtime import open_session
 from onnxprune.types import Check
@@ -162,7 +165,7 @@ def eval(  # noqa: A001  the name of the command
         quality,
         structure,
         checks,
-        (*notes, *evaluation.notes),
+        (*notes, *evaluation.notes, *caveats(evaluation, limited=settings.max_drop is not None)),
     )
 
 
@@ -189,9 +192,33 @@ def _samples(
     small: models.Model, dense: models.Model | None, settings: EvalOptions, config: Options
 ) -> tuple[Part, tuple[str, ...]]:
     """The samples with their labels, in feeds that both models take, and notes on them."""
-    source = open_calibration(
+    wide = _widest(small, small if dense is None else dense)
+    source = _opened(wide, settings)
+    if source.synthetic:
+        raise OnnxpruneError(
+            "--data random: random inputs cannot judge a model", hint="give real inputs"
+        )
+    single = False
+    for model in (small, dense):
+        if model is None:
+            continue
+        signature = signature_of(model)
+        own = source if signature == wide else _opened(signature, settings)
+        single |= _feeds(model, own, config) is not own
+    if single:
+        source = singly(source)
+    if dense is not None and is_single(small):
+        mark_single(dense)
+    screen = Screen(source.inputs)
+    part = judging_part(source, config, screen, source.indices)
+    notes = (*source.notes, *notes_on(Screen(source.inputs), [screen], "--data"))
+    return part, notes
+
+
+def _opened(signature: Signature, settings: EvalOptions) -> Calibration:
+    return open_calibration(
         settings.data,
-        signature_of(small),
+        signature,
         preprocess=settings.preprocess,
         samples=settings.samples,
         batch=settings.batch,
@@ -199,19 +226,20 @@ def _samples(
         option="--data",
         together=together(settings.metric),
     )
-    if source.synthetic:
-        raise OnnxpruneError(
-            "--data random: random inputs cannot judge a model", hint="give real inputs"
-        )
-    for model in (small, dense):
-        if model is not None:
-            source = _feeds(model, source, config)
-    if dense is not None and is_single(small):
-        mark_single(dense)
-    screen = Screen(source.inputs)
-    part = judging_part(source, config, screen, source.indices)
-    notes = (*source.notes, *notes_on(Screen(source.inputs), [screen], "--data"))
-    return part, notes
+
+
+def _widest(small: models.Model, dense: models.Model) -> Signature:
+    """The inputs of a model, in the wider of the floating types that it and another take."""
+    other = {spec.name: spec.dtype for spec in signature_of(dense)}
+    return tuple(
+        replace(spec, dtype=wide)
+        if (wide := other.get(spec.name, spec.dtype)) != spec.dtype
+        and is_floating(wide)
+        and is_floating(spec.dtype)
+        and wide.itemsize > spec.dtype.itemsize
+        else spec
+        for spec in signature_of(small)
+    )
 
 
 def _feeds(model: models.Model, source: Calibration, config: Options) -> Calibration:
@@ -260,6 +288,7 @@ def _alone(
         higher_is_better=task.metric.higher_is_better,
         samples=counts["samples"],
         available=part.available,
+        tails=score_tails(task.metric, result, task.labels),
     )
     reason = spelled("no dense model was given to compare with (--against)")
     quality = Quality(

@@ -6,12 +6,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from onnxprune import model as models
-from onnxprune.config import AMOUNTS, NO_AMOUNT, FilePath, Options, keywords, split
+from onnxprune.config import AMOUNTS, NO_AMOUNT, FilePath, Options, split
 from onnxprune.errors import OnnxpruneError, as_path
 from onnxprune.graph.plan import Plan, check, load_plan
 from onnxprune.jobs.apply_plan import APPLY, apply_plan
 from onnxprune.jobs.choose_plan import PlanChoice, by_importance, by_latency
 from onnxprune.jobs.iterative import by_steps
+from onnxprune.jobs.keywords import keywords
 from onnxprune.jobs.result import Result
 from onnxprune.jobs.run import Progress, Run, open_run
 from onnxprune.jobs.search import search

@@ -35,6 +35,10 @@ from onnxprune.errors import OnnxpruneError
 from onnxprune.quantities import Budget, Sparsity
 
 _HINT = "write one flag and its value per line, as in `target: macs=50%`"
+_LARGEST = 1 << 18
+"""Bytes of a recipe."""
+_DEEPEST = 20
+_MOST_VALUES = 20_000
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,7 @@ def read(path: Path) -> Recipe:
         OnnxpruneError: the file cannot be read, is no YAML mapping, or gives an option twice.
     """
     try:
-        loader = _Loader(path.read_text(encoding="utf-8"))
+        loader = _Loader(_text(path))
         node = loader.get_single_node()
         if node is None:
             return Recipe()
@@ -81,9 +85,14 @@ def read(path: Path) -> Recipe:
             raise OnnxpruneError(
                 f"the recipe {path} is no mapping from flags to values", hint=_HINT
             )
+        _check_size(node, path)
         values: dict[str, object] = {}
         origins: dict[str, str] = {}
         for key, value in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise OnnxpruneError(
+                    f"{path}, line {key.start_mark.line + 1}: a flag is a word", hint=_HINT
+                )
             name = str(key.value)  # as written: YAML 1.1 takes `on` for True
             origin = f"{path}, line {key.start_mark.line + 1}: {name}"
             if name in values:
@@ -96,11 +105,55 @@ def read(path: Path) -> Recipe:
         raise OnnxpruneError(
             f"the recipe {path} cannot be read: {error.strerror}", hint="check the path"
         ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except RecursionError as error:
+        raise _too_much(path) from error
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError) as error:
+        # All but the first are what values such as 2024-99-99 or !!int x lead to.
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
         raise OnnxpruneError(f"the recipe {path} is not YAML{where}", hint=_HINT) from error
     return Recipe(values, origins)
+
+
+def _text(path: Path) -> str:
+    with path.open("rb") as file:
+        data = file.read(_LARGEST + 1)
+    if len(data) > _LARGEST:
+        raise OnnxpruneError(
+            f"the recipe {path} has more than {_LARGEST} bytes", hint="check the path"
+        )
+    return data.decode()
+
+
+def _check_size(root: yaml.Node, path: Path) -> None:
+    """Refuse a document that is small only because it refers to its own parts.
+
+    Raises:
+        OnnxpruneError: it is nested too deep, or too large with every reference written out.
+    """
+    sizes: dict[int, tuple[int, int]] = {}
+
+    def measure(node: yaml.Node, depth: int) -> tuple[int, int]:
+        """Values and levels of a node that is ``depth`` levels below the root."""
+        if depth > _DEEPEST:  # also where a part refers to what it is in
+            raise _too_much(path)
+        if id(node) not in sizes:
+            parts = node.value if isinstance(node, yaml.CollectionNode) else ()
+            inner = (each for part in parts for each in (part if type(part) is tuple else (part,)))
+            below = [measure(each, depth + 1) for each in inner]
+            levels = 1 + max((level for _, level in below), default=0)
+            sizes[id(node)] = 1 + sum(count for count, _ in below), levels
+        return sizes[id(node)]
+
+    count, levels = measure(root, 0)
+    if count > _MOST_VALUES or levels > _DEEPEST:
+        raise _too_much(path)
+
+
+def _too_much(path: Path) -> OnnxpruneError:
+    return OnnxpruneError(
+        f"the recipe {path} has more than {_DEEPEST} levels or {_MOST_VALUES} values", hint=_HINT
+    )
 
 
 @contextmanager

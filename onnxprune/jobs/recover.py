@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from onnxprune import model as models
-from onnxprune.config import Options, keywords, split
+from onnxprune.config import Options, split
 from onnxprune.data.batches import is_single, mark_single
 from onnxprune.data.dataset import open_dataset, open_source, with_checks
 from onnxprune.data.ranks import with_ranks, without_ranks
@@ -14,7 +14,8 @@ from onnxprune.evaluate.equivalence import check_equivalence
 from onnxprune.evaluate.evaluation import Evaluation, compare_models
 from onnxprune.graph.analysis import analyse
 from onnxprune.graph.plan import Origin, Plan, pack, versions
-from onnxprune.jobs.apply_plan import RECOVER, cost_of, finite
+from onnxprune.jobs.apply_plan import RECOVER, cost_of, finite, within_drop
+from onnxprune.jobs.keywords import keywords
 from onnxprune.jobs.result import Result
 from onnxprune.jobs.run import Progress, Run, place, stand_in_note, within_memory
 from onnxprune.jobs.steps import State, take
@@ -106,9 +107,11 @@ def recover(
         )
     if _worse(before, after):
         why = "refitting made unseen outputs worse, so the model is the pruned one as it was given"
+        limits, unsure_notes = within_drop(before, config)
         return Result(
-            models.clone(pruned_model), plan, analysis, config, (same, *finite(before)), before,
-            notes=(*notes, why), as_given=before, correspondence=match, better=False,
+            models.clone(pruned_model), plan, analysis, config,
+            (same, *limits, *finite(before)), before,
+            notes=(*notes, why, *unsure_notes), as_given=before, correspondence=match, better=False,
             command="recover", remaining=cost_of(run, replace(state, model=state.start)),
             judges=data_of(data, before),
         )  # fmt: skip
@@ -120,10 +123,12 @@ def recover(
     if twin.masks:
         filled = filled_zeros(state.model, twin)
         checks.append(Check("zeros that were filled", filled == 0, filled, 0.0))
+    limits, unsure_notes = within_drop(after, config)
     return Result(
-        without_ranks(result), plan, analysis, config, (*checks, *finite(after)), after,
-        state.outcomes, notes=(*notes, *state.notes), as_given=before, correspondence=match,
-        command="recover", remaining=cost_of(run, state), judges=data_of(data, after),
+        without_ranks(result), plan, analysis, config, (*checks, *limits, *finite(after)), after,
+        state.outcomes, notes=(*notes, *state.notes, *unsure_notes), as_given=before,
+        correspondence=match, command="recover",
+        remaining=cost_of(run, state), judges=data_of(data, after),
     )  # fmt: skip
 
 

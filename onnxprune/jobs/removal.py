@@ -1,21 +1,26 @@
-"""Whether a run removed anything that its options ask for, and the reasons where it did not."""
+"""What a run removed of what its options ask for: the shares, or the reasons for nothing."""
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
 from onnxprune.config import Options
+from onnxprune.errors import spelled
 from onnxprune.graph.analysis import Analysis
-from onnxprune.graph.cost import Cost
+from onnxprune.graph.cost import Cost, CostModel
 from onnxprune.graph.plan import Plan
 from onnxprune.model import Model
-from onnxprune.quantities import plural
+from onnxprune.quantities import percent, plural
+from onnxprune.select.selection import Selection
 from onnxprune.sparse.targets import FLOAT_FIRST, integer_layers
 from onnxprune.types import NOTHING_REMOVED, Check
 
 _REASONS = 3
 """Most reasons for axes that stay: `inspect` lists all of them."""
+_NEAR = 0.005
+"""Difference between the ratio and the share removed from which on the reason is said."""
 
 
 def requests(config: Options, dense: Cost) -> list[str]:
@@ -75,6 +80,49 @@ def reasons(
         return ()
     sentences = _by_group(unchanged) if analysis.groups else _by_axis(analysis)
     return tuple(f"no unit was removed: {each}" for each in sentences)
+
+
+def removed_shares(analysis: Analysis, config: Options, selection: Selection) -> tuple[str, ...]:
+    """A sentence on what a ratio removes; none where no ratio is given or nothing is removed.
+
+    The shares of the units, of the parameters and of the arithmetic are three different numbers,
+    and widths are rounded; a result that names only the option leaves open which of them it met.
+
+    Args:
+        analysis: of the dense model.
+        config: the options.
+        selection: the units that leave.
+
+    Example:
+        >>> from onnxprune.data import zoo
+        >>> from onnxprune.graph.analysis import analyse
+        >>> analysis = analyse(zoo.get("digits_mlp").model)
+        >>> removed = {group.name: tuple(range(len(group) // 4)) for group in analysis.groups}
+        >>> selection = Selection(removed, "l2", "uniform", {})
+        >>> print(removed_shares(analysis, Options(ratio=0.25), selection)[0].partition(":")[0])
+        25 % of the units of 3 groups were removed
+    """
+    free = [g for g in analysis.groups if g.name not in selection.declined]
+    removed = {g.name: units for g in free if (units := selection.removed.get(g.name))}
+    if not (config.ratio and removed):
+        return ()
+    share = sum(map(len, removed.values())) / sum(map(len, free))
+    cost = CostModel(analysis)
+    dense, rest = cost(), cost(removed)
+    parts = [f"{percent(1 - rest.params / max(dense.params, 1))} of the parameters"]
+    if dense.macs:
+        parts.append(f"{percent(1 - rest.macs / dense.macs)} of the MACs")
+    note = f"{percent(share)} of the units of {plural(len(free), 'group')} were removed: "
+    note += " and ".join(parts)
+    widths = [len(g) - len(removed[g.name]) for g in free if g.name in removed]
+    multiple = math.gcd(*widths)
+    multiple &= -multiple  # widths that are fast are multiples of powers of two
+    if multiple > 1:
+        note += f"; widths are multiples of {multiple}"
+    if abs(share - config.ratio) >= _NEAR:
+        note += f"; no allowed widths come nearer to {percent(config.ratio)}"
+        note += "" if config.round_to == 1 else " (--round-to 1 allows any)"
+    return (spelled(note),)
 
 
 def quantized_note(model: Model) -> tuple[str, ...]:

@@ -83,7 +83,8 @@ def open_run(
         count = analysis.batch if config.shapes else None
         samples = within_memory(samples, config, model, analysis.facts, count)
         data = with_checks(open_dataset(samples, config, chooses=chooses), analysis.model, config)
-        data = synthetic_choices(data, analysis, config)
+        if not chooses:  # what is judged in parts may choose by one of them
+            data = synthetic_choices(data, analysis, config)
     return Run(config, analysis, data, progress)
 
 

@@ -17,6 +17,7 @@ from threadpoolctl import threadpool_limits
 
 from onnxprune.data.dataset import ASIDE, ENOUGH
 from onnxprune.errors import OnnxpruneError
+from onnxprune.evaluate.caveats import caveats
 from onnxprune.evaluate.dense_check import samples_needed
 from onnxprune.evaluate.evaluation import Evaluation, compare_models
 from onnxprune.graph.cost import CostModel
@@ -232,7 +233,8 @@ def choose(bisection: Bisection, run: Run) -> Result:
 
 def _without(result: Result) -> list[str]:
     """The notes of a visited model but for those on its own evaluation."""
-    return [note for note in result.notes if note not in result.evaluation.notes]
+    own = (*result.evaluation.notes, *caveats(result.evaluation, limited=True))
+    return [note for note in result.notes if note not in own]
 
 
 def _notes(bisection: Bisection, evaluation: Evaluation, tries: int, max_drop: float) -> list[str]:

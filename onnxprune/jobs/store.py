@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxprune import model as models
-from onnxprune.config import StoreOptions, keywords, split
+from onnxprune.config import StoreOptions, split
 from onnxprune.data.dataset import synthetic_inputs
 from onnxprune.errors import OnnxpruneError, as_model_path, blame, spelled
 from onnxprune.evaluate.equivalence import arrays_of, difference, tolerance
@@ -19,8 +19,9 @@ from onnxprune.graph.analysis import analyse
 from onnxprune.graph.plan import Plan
 from onnxprune.jobs.certificate import Claims
 from onnxprune.jobs.certificate import certify as make_certificate
+from onnxprune.jobs.keywords import keywords
 from onnxprune.model.decode import densify
-from onnxprune.model.seal import Certify
+from onnxprune.model.seal import Certify, content_hash
 from onnxprune.quantities import figure
 from onnxprune.runtime import open_session
 from onnxprune.sparse.encodings.choose import allowed_encodings, choose
@@ -101,14 +102,16 @@ class Stored:
     ) -> Path:
         """Write it; never over the model it came from.
 
+        The file appears once it has been read back: see `require_same`.
+
         Args:
             path: of the .onnx file.
             certify: makes the certificate; by default that of a model that was stored alone, or
                 none if the options say so.
-            accept: see `onnxprune.model.write`.
+            accept: another judge of the file; see `onnxprune.model.write`.
 
         Raises:
-            OnnxpruneError: it cannot be written there.
+            OnnxpruneError: it cannot be written there, or reads back otherwise.
         """
         if certify is None and self.config.certificate:
             weights = [each.name for each in self.weights if each.narrowed]
@@ -116,7 +119,14 @@ class Stored:
             certify = make_certificate(claims)
         external = True if self.config.store == "external" else None
         target = as_model_path(path)
-        return models.write(self.model, target, external=external, certify=certify, accept=accept)
+
+        def same(place: Path) -> bool:
+            require_same(self, place, target)
+            return True
+
+        return models.write(
+            self.model, target, external=external, certify=certify, accept=accept or same
+        )
 
 
 @dataclass(frozen=True)
@@ -219,6 +229,33 @@ def check_stored(
         change = f"{figure(outputs.value)} of their size on synthetic inputs"
         return StoredCheck((back,), (f"values in fewer bits move the outputs by up to {change}",))
     return StoredCheck((back, outputs))
+
+
+def require_same(stored: Stored, path: Path, target: Path) -> None:
+    """Read a file back: its graph, and every weight bit by bit, must be those that were written.
+
+    A file of more than ``LARGEST_RUN`` bytes is not read again.
+
+    Args:
+        stored: the model that was written.
+        path: where it is now.
+        target: where it will be, for the message.
+
+    Raises:
+        OnnxpruneError: the file holds something else.
+    """
+    if models.size_bytes(stored.dense) > LARGEST_RUN:
+        return
+    if stored.changed:
+        same = read_back(stored, path).ok
+    else:
+        same = content_hash(models.load(path)) == content_hash(stored.model)
+    if not same:
+        raise OnnxpruneError(
+            f"{target} was not written: it reads back otherwise",
+            hint="check the disk, or write to another one",
+            exit_code=1,
+        )
 
 
 def read_back(stored: Stored, path: Path) -> Check:

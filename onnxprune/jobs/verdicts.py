@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from onnxprune.config import Options
 from onnxprune.data.dataset import Dataset
 from onnxprune.errors import OnnxpruneError, spelled
+from onnxprune.evaluate.caveats import caveats
 from onnxprune.evaluate.dense_check import NEARLY_ALL, samples_needed, training_notes
 from onnxprune.evaluate.evaluation import Evaluation
 from onnxprune.evaluate.metrics import find_metric
@@ -59,6 +60,8 @@ def judging_notes(
     right = evaluation.before
     if right is not None and right >= NEARLY_ALL and find_metric(config.metric).kind == "accuracy":
         notes += training_notes(dense, data.labelled(), config)
+    if not data.synthetic:
+        notes += caveats(evaluation, limited=config.max_drop is not None)
     return [*notes, *too_few(evaluation, config.max_drop)]
 
 

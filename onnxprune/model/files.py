@@ -174,6 +174,14 @@ class Change:
             number = (self.folder / name).stat().st_ino
             self._journal.write("redo", "remove", name, number)
 
+    def is_claimed(self, name: str) -> bool:
+        """Whether another writer, who has not come to his rename, has given a file that name."""
+        for journal in self.folder.glob(f".onnxprune-*{_JOURNAL}"):
+            with contextlib.suppress(FileNotFoundError):  # he has come to it
+                if journal != self._journal.path and name.encode() in journal.read_bytes():
+                    return True
+        return False
+
     def commit(self) -> None:
         """Make the change."""
         part = Path(self.file.name)

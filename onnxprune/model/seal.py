@@ -8,9 +8,9 @@ shows.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
@@ -23,10 +23,11 @@ from google.protobuf.message import DecodeError
 from onnxprune.errors import OnnxpruneError
 from onnxprune.model.constants import constant, constants
 from onnxprune.model.core import Model
+from onnxprune.model.limits import read_json
 from onnxprune.model.origin import origin_of
-from onnxprune.model.stored import PartsTensor
+from onnxprune.model.stored import PartsTensor, map_file
 from onnxprune.model.structure import structure_hash
-from onnxprune.model.wire import field_bytes, fields_of
+from onnxprune.model.wire import WireError, field_bytes, fields_of
 
 KEY = "onnxprune.certificate"
 """Key of the metadata entry, and the format of the document that belongs to it."""
@@ -35,8 +36,6 @@ _METADATA = 14
 _BLOCK = 1 << 24
 _TAIL, _LEFT = 4096, b',"document":"'
 """Bytes at the end of a file that hold a seal, and what is in every one, its key damaged or not."""
-_LARGEST = 1 << 28
-"""Bytes that a document can have."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ class Seal:
 
     Attributes:
         text: of the metadata entry; None without one.
-        digests: of the files as they are now.
+        digests: of the .onnx file as it is now.
     """
 
     text: str | None
@@ -103,10 +102,8 @@ def document_path(path: Path) -> Path:
 def is_document(path: Path) -> bool:
     """Whether a file is a document of ours, which may be replaced with its model."""
     try:
-        if not path.is_file() or path.stat().st_size > _LARGEST:
-            return False
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
+        content = read_json(path) if path.is_file() else None
+    except (OSError, ValueError, OnnxpruneError):
         return False
     return isinstance(content, dict) and content.get("format") == KEY
 
@@ -117,32 +114,35 @@ def entry(text: str) -> bytes:
     return field_bytes(_METADATA, pair.SerializeToString())
 
 
-def read_seal(model: Model) -> Seal:
-    """The seal of a loaded model, and the digests of the files it came from.
+def read_seal(path: Path) -> Seal:
+    """The seal of a model file, and what the file hashes to without it.
+
+    The model itself is not read, so this also works where it is damaged. Files of external data are
+    hashed by `hash_data`.
+
+    Args:
+        path: of the .onnx file; one that cannot be opened has no seal.
 
     Raises:
-        OnnxpruneError: it was not loaded from a file, or has two seals.
+        OnnxpruneError: it has two seals, or its seal is damaged (exit code 1).
     """
-    files = origin_of(model.ir).files
-    path = model.path
-    main = files.get(path.resolve()) if path is not None else None
-    if path is None or main is None:
-        raise OnnxpruneError("the model did not come from a file", hint="give the path of one")
+    if not path.is_file() or path.stat().st_size == 0:
+        return Seal(None, Digests(""))
+    with map_file(path) as mapped, memoryview(mapped) as view:
+        return _read_seal(path, view)
+
+
+def _read_seal(path: Path, view: memoryview) -> Seal:
+    try:
+        places = list(_entries(view))
+    except WireError:
+        places = _at_the_end(view)
+    if len(places) > 1:
+        raise OnnxpruneError(f"{path} has two certificates", hint="write it again", exit_code=1)
     digest, kept, text = hashlib.sha256(), 0, None
-    view = memoryview(main)
-    for each in fields_of(view):
-        if each.number != _METADATA or not each.has_bytes:
-            continue
-        try:
-            pair = onnx.StringStringEntryProto.FromString(bytes(view[each.value : each.end]))
-        except DecodeError:
-            continue
-        if pair.key != KEY:
-            continue
-        if text is not None:
-            raise OnnxpruneError(f"{path} has two certificates", hint="write it again")
-        _update(digest.update, view[kept : each.start])
-        text, kept = pair.value, each.end
+    if places:
+        ((start, kept, text),) = places
+        _update(digest.update, view[:start])
     _update(digest.update, view[kept:])
     if text is None and _LEFT in bytes(view[-_TAIL:]):
         raise OnnxpruneError(
@@ -150,15 +150,81 @@ def read_seal(model: Model) -> Seal:
             hint="get the file again from where it was made, or write it again",
             exit_code=1,
         )
-    folder = path.resolve().parent
-    data = {}
-    for file, mapped in files.items():
-        if file != path.resolve() and mapped is not None:
-            one = hashlib.sha256()
-            _update(one.update, memoryview(mapped))
-            name = file.relative_to(folder) if file.is_relative_to(folder) else file
-            data[name.as_posix()] = one.hexdigest()
-    return Seal(text, Digests(digest.hexdigest(), dict(sorted(data.items()))))
+    return Seal(text, Digests(digest.hexdigest()))
+
+
+def _entries(view: memoryview) -> Iterator[tuple[int, int, str]]:
+    """Start, end and text of every seal in a message."""
+    for each in fields_of(view):
+        if each.number == _METADATA and each.has_bytes:
+            text = _text(view[each.value : each.end])
+            if text is not None:
+                yield each.start, each.end, text
+
+
+def _at_the_end(view: memoryview) -> list[tuple[int, int, str]]:
+    """The same of a message that cannot be parsed: a seal is its last field."""
+    tail = bytes(view[-_TAIL:])
+    start = tail.rfind(KEY.encode())
+    for distance in range(2, 10):  # of the key from the start of the field
+        at = start - distance
+        if start < 0 or at < 0:
+            break
+        with contextlib.suppress(WireError):
+            entries = list(_entries(memoryview(tail)[at:]))
+            if len(entries) == 1 and entries[0][:2] == (0, len(tail) - at):
+                base = len(view) - len(tail) + at
+                return [(base, len(view), entries[0][2])]
+    return []
+
+
+def _text(payload: memoryview) -> str | None:
+    """The text of a metadata entry that is a seal."""
+    try:
+        pair = onnx.StringStringEntryProto.FromString(bytes(payload))
+    except DecodeError:
+        return None
+    return pair.value if pair.key == KEY else None
+
+
+def hash_data(path: Path, names: Iterable[str]) -> dict[str, str]:
+    """The digests of files beside a model by name; empty for one that is not there."""
+    digests = {}
+    for name in sorted(names):
+        file = path.resolve().parent / name
+        digests[name] = hash_file(file) if name == Path(name).name and file.is_file() else ""
+    return digests
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file.
+
+    Raises:
+        OnnxpruneError: it cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while block := file.read(_BLOCK):
+                digest.update(block)
+    except OSError as error:
+        raise OnnxpruneError(
+            f"{path} cannot be read: {error.strerror}", hint="check its permissions"
+        ) from error
+    return digest.hexdigest()
+
+
+def data_files(model: Model) -> set[str]:
+    """Names of the files that a loaded model has its weights in, beside its own."""
+    path = model.path
+    if path is None:
+        return set()
+    own, folder = path.resolve(), path.resolve().parent
+    return {
+        (file.relative_to(folder) if file.is_relative_to(folder) else file).as_posix()
+        for file in origin_of(model.ir).files
+        if file != own
+    }
 
 
 def _update(update: Callable[[memoryview], None], view: memoryview) -> None:

@@ -15,7 +15,7 @@ from onnxprune.errors import OnnxpruneError, as_path, wrong_type
 from onnxprune.model.coo import SparseTensor
 from onnxprune.model.core import Model, clone, graphs
 from onnxprune.model.exchange import LARGEST_MESSAGE, message
-from onnxprune.model.files import check_target, describing, replacing
+from onnxprune.model.files import Change, check_target, describing, replacing
 from onnxprune.model.origin import adopt, origin_of
 from onnxprune.model.reading import load
 from onnxprune.model.seal import (
@@ -59,7 +59,8 @@ def save(
     files in the same folder, and one rename makes the model appear, so that whatever happens there
     is either the model that was there before, with its own weights, or the new one. Where
     ``<path>.data`` is in use, the new weights are in ``<path>.<12 hex digits>.data``; files of the
-    replaced model are removed unless another model in the folder names them.
+    replaced model are removed unless another model in the folder names them, and so are files of
+    that pattern that no model names.
 
     Args:
         model: what to write; it is not changed.
@@ -193,7 +194,7 @@ def _write(
     sizes = [weight.nbytes for weight in weights]
     mapped = [one for one in origin_of(model.ir).files.values() if one is not None]
     with replacing(target, parts.nbytes) as change:
-        obsolete = _obsolete(target, model, allowed)
+        obsolete = _obsolete(change, model, allowed)
         data: dict[str, str] = {}
         if parts.beside:
             part = change.part()
@@ -223,24 +224,34 @@ def _write(
             change.remove(name)
 
 
-def _obsolete(target: Path, model: Model, allowed: Collection[Path]) -> list[str]:
-    """Data files of the model that is replaced, as far as nothing else needs them."""
-    pattern = re.compile(rf"{re.escape(target.name)}(\.[0-9a-f]{{12}})?\.data")
-    names = [each.name for each in target.parent.iterdir() if pattern.fullmatch(each.name)]
-    if not names or not target.exists():
+def _obsolete(change: Change, model: Model, allowed: Collection[Path]) -> list[str]:
+    """Data files of the model that is replaced, as far as nothing else needs them.
+
+    Those named by content count too where no model names them any more: the model they belonged to
+    was deleted or replaced by hand, or its writer died where journals do not work.
+    """
+    target = change.target
+    pattern = re.compile(rf"{re.escape(target.name)}(?P<content>\.[0-9a-f]{{12}})?\.data")
+    files = [each for each in target.parent.iterdir() if each.is_file()]
+    names = {each.name: match for each in files if (match := pattern.fullmatch(each.name))}
+    if not names:
         return []
     sources = [file for file in origin_of(model.ir).files if file not in allowed]
-    others = [
+    others = [  # copies such as small.onnx.bak included
         each
-        for each in target.parent.iterdir()
-        if each.suffix in (".onnx", ".pb") and each.name != target.name and each.is_file()
+        for each in files
+        if (".onnx" in each.name or each.suffix == ".pb")
+        and each.suffix != ".data"
+        and each.name != target.name
+        and not each.name.startswith(".onnxprune-")
     ]
     return [
         name
-        for name in names
-        if _mentions(target, name)
+        for name, match in names.items()
+        if (match["content"] or (target.exists() and _mentions(target, name)))
         and not any(_same(target.with_name(name), each) for each in sources)
         and not any(_mentions(each, name) for each in others)
+        and not change.is_claimed(name)
     ]
 
 

@@ -100,11 +100,11 @@ ERROR = Figure(
     "relative squared error of the layer's output on inputs that nothing was fitted to",
     "",
 )
-TOP1 = Figure("same top-1", "fraction", "inputs whose best class is that of the original")
-KL = Figure("KL", "figure", "KL(original || pruned) of an input, in nats")
+TOP1 = Figure("same top-1", "fraction", "inputs whose best class is that of the dense model")
+KL = Figure("KL", "figure", "KL(dense || model) of an input, in nats")
 COSINE = Figure("cosine", "number", "between all elements of both outputs")
 RELATIVE = Figure(
-    "relative error", "figure", "norm of the difference over the norm of the original"
+    "relative error", "figure", "norm of the difference over the norm of the dense output"
 )
 ANGLE = Figure("1 - cosine", "figure", "one minus the cosine between both outputs")
 
@@ -162,12 +162,12 @@ ABSENT = tuples("Not available", "not available", "description", "because", "to 
 # What a run changed.
 
 
-def measures(after: str = "pruned") -> Table[schema.Measure]:
-    """Sizes, latency and quality; ``after`` is what became of the original."""
+def measures(after: str = "pruned", before: str = "original") -> Table[schema.Measure]:
+    """Sizes, latency and quality of two models, by what they are called."""
     return Table(
         "Before and after",
         Column("", lambda row: row.name),
-        Column("original", lambda row: Cell(row.dense, unit=row.unit), "number"),
+        Column(before, lambda row: Cell(row.dense, unit=row.unit), "number"),
         Column(after, lambda row: Cell(row.pruned, unit=row.unit), "number"),
         CHANGE.of(
             lambda row: (
@@ -225,25 +225,33 @@ class TailRow:
         return metric_scale(self.measure).unit
 
 
-def tails(first: str, counted: str = "samples") -> Table[TailRow]:
+ENDS = ("original", "pruned")
+"""What the models of a run are called in its tables."""
+
+
+def tails(first: str, counted: str = "samples", ends: tuple[str, str] = ENDS) -> Table[TailRow]:
     """Parts of the samples before and after.
 
     Args:
         first: head of their names.
         counted: what their size counts.
+        ends: what both models are called.
     """
     return Table(
         "Tails",
         Column(first, lambda row: row.name),
         Column("measure", lambda row: row.measure, spare=True),
         Column(counted, lambda row: row.part.samples, "whole"),
-        Column("original", lambda row: Cell(row.part.before, unit=row.unit), "number"),
+        Column(ends[0], lambda row: Cell(row.part.before, unit=row.unit), "number", optional=True),
         Column(
-            "pruned",
+            ends[1],
             lambda row: Cell(row.part.after, "bad" if row.part.collapsed else "", unit=row.unit),
             "number",
         ),
-        CHANGE.of(lambda row: change(row.part.before, row.part.after, row.unit)),
+        replace(
+            CHANGE.of(lambda row: change(row.part.before, row.part.after, row.unit)),
+            optional=True,
+        ),
         Column(
             SPREAD.label,
             lambda row: spread(row.part.error, row.unit),

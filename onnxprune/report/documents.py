@@ -5,7 +5,6 @@ A document becomes the frozen dataclass that it was printed from, each field che
 
 from __future__ import annotations
 
-import json
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,13 +14,16 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, cast
 
 from onnxprune.errors import OnnxpruneError
+from onnxprune.jobs import assessed
+from onnxprune.jobs.assessed import Assessed
 from onnxprune.jobs.bench import schema as benches
 from onnxprune.jobs.bench.schema import Bench
 from onnxprune.jobs.results.schema import SCHEMA, VERSION, Report
+from onnxprune.model.limits import read_json
 from onnxprune.select import sensitivity as sweeps
 from onnxprune.select.sensitivity import Sensitivity
 
-Content = Report | Bench | Sensitivity
+Content = Report | Assessed | Bench | Sensitivity
 _RENAMED: Mapping[tuple[str, int], Mapping[str, str]] = {
     (SCHEMA, 1): {
         "pinned": "not_prunable",
@@ -35,6 +37,7 @@ _RENAMED: Mapping[tuple[str, int], Mapping[str, str]] = {
 and lists of objects are written with dots."""
 _KINDS: Mapping[str, tuple[int, type[Content]]] = {
     SCHEMA: (VERSION, Report),
+    assessed.SCHEMA: (assessed.VERSION, Assessed),
     benches.SCHEMA: (benches.VERSION, Bench),
     sweeps.SCHEMA: (sweeps.VERSION, Sensitivity),
 }
@@ -42,7 +45,7 @@ T = TypeVar("T")
 
 _NOT_FINITE = ("nan", "inf", "-inf")
 """How numbers are written that JSON does not have; see ``schema.to_json``."""
-_HINT = "give files of the JSON that onnxprune prune, bench or sensitivity print with --json"
+_HINT = "give files of the JSON that onnxprune prune, eval, bench or sensitivity print with --json"
 
 
 @dataclass(frozen=True)
@@ -64,12 +67,12 @@ def read_documents(paths: Iterable[str | Path]) -> tuple[Document, ...]:
 
 def _read(path: Path) -> list[Document]:
     try:
-        content = json.loads(path.read_bytes(), parse_constant=_no_constant)
+        content = read_json(path, parse_constant=_no_constant)
     except OSError as error:
         raise OnnxpruneError(
             f"the report {path} cannot be read: {error.strerror}", hint="check the path"
         ) from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise OnnxpruneError(f"{path} is not JSON: {_short(error)}", hint=_HINT) from error
     documents = content if isinstance(content, list) else [content]
     if not documents:
@@ -82,7 +85,8 @@ def _content(document: Any, path: Path) -> Content:  # noqa: ANN401  JSON
     if not isinstance(schema, str) or schema not in _KINDS:
         what = f"of the schema {schema!r}" if isinstance(schema, str) else "that names no schema"
         raise OnnxpruneError(
-            f"{path} is JSON {what}, and no document of a run, benchmark or sweep", hint=_HINT
+            f"{path} is JSON {what}, and no document of a run, evaluation, benchmark or sweep",
+            hint=_HINT,
         )
     current, kind = _KINDS[schema]
     version = document.get("version")

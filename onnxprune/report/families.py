@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 
 from onnxprune.errors import OnnxpruneError
+from onnxprune.jobs.assessed import Assessed
 from onnxprune.jobs.bench.schema import Bench, ModelRow
 from onnxprune.jobs.results.schema import Report
 from onnxprune.report.documents import Document
@@ -24,6 +25,7 @@ class Family:
 
     name: str
     runs: list[Report] = field(default_factory=list)
+    assessments: list[Assessed] = field(default_factory=list)
     benches: list[Bench] = field(default_factory=list)
     sweeps: list[Sensitivity] = field(default_factory=list)
     members: set[str] = field(default_factory=set)
@@ -49,7 +51,8 @@ class Family:
 def families(documents: Iterable[Document]) -> list[Family]:
     """Families in the order their first document was given.
 
-    A run belongs to the model it pruned; a benchmark to the family of the first of its models that
+    A run belongs to the model it pruned; an evaluation to the dense model, else to the model; a
+    benchmark to the family of the first of its models that
     is known, or else to its first model; a sweep to its model.
     """
     contents = list(documents)
@@ -61,6 +64,13 @@ def families(documents: Iterable[Document]) -> list[Family]:
             if own is None:
                 own = _new(result, name)
             own.take_run(each.content, each.source)
+    for each in contents:
+        if isinstance(each.content, Assessed):
+            pair = (each.content.against, each.content.model)
+            names = [PurePath(name).name for name in pair if name is not None]
+            own = _of(result, names) or _new(result, names[0])
+            own.assessments.append(each.content)
+            own.members |= set(map(stem, names))
     for each in contents:
         if isinstance(each.content, Bench):
             names = [file_name(model) for model in each.content.models] or ["model"]

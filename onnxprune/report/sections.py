@@ -29,8 +29,8 @@ from onnxprune.report.tables import Place, Table, Tone
 from onnxprune.types import NOTHING_REMOVED
 
 if TYPE_CHECKING:
+    from onnxprune.jobs.assessed import Assessed
     from onnxprune.jobs.bench.schema import Bench, Row
-    from onnxprune.jobs.eval import Assessment
     from onnxprune.jobs.quantize import Quantized
     from onnxprune.jobs.results.schema import CheckRow, GroupRow, OutputRow, Report
     from onnxprune.jobs.results.weights import StoredRow, ZerosRow
@@ -201,10 +201,17 @@ def _outcome(report: Report) -> Iterable[Part]:
         yield Part("Result", f"{title} visited", visited, points, under=(about,))
 
 
-def tails(parts: Tails) -> Iterable[Part]:
-    """The worst class, the worst samples and each group, then all classes."""
+def tails(parts: Tails, ends: tuple[str, str] = columns.ENDS) -> Iterable[Part]:
+    """The worst class, the worst samples and each group; sizes of objects; all classes.
+
+    Args:
+        parts: of the samples.
+        ends: what both models are called.
+    """
     rows = []
-    by = "label" if parts.by == "labels" else "the original's answer"
+    before = "the original" if ends == columns.ENDS else "the dense model"
+    by = "label" if parts.by == "labels" else f"{before}'s answer"
+    counted = "objects" if parts.sizes else "samples"
     classes = [columns.TailRow(f"class {each.name}", parts.measure, each) for each in parts.classes]
     if len(classes) > 1 and classes[0].part.after < (classes[0].part.before or 0.0):
         name = f"{classes[0].name}, the worst of {len(classes)} by {by}"
@@ -216,11 +223,15 @@ def tails(parts: Tails) -> Iterable[Part]:
         columns.TailRow(f"group {each.name}", parts.group_measure, each) for each in parts.groups
     ]
     if rows:
-        table = columns.tails("part")
+        table = columns.tails("part", counted, ends)
         yield Part("Result", table.title, table, rows)
+    if parts.sizes:
+        sizes = [columns.TailRow(each.name, parts.measure, each) for each in parts.sizes]
+        title = "Objects by area: small up to 32 x 32 pixels of the picture, large from 96 x 96"
+        yield Part("Result", title, columns.tails("area", counted, ends), sizes)
     if len(classes) > 1:
         count = f"{len(classes):,} classes by {by}"
-        yield Part("Result", count, columns.tails("class"), classes, detail=count)
+        yield Part("Result", count, columns.tails("class", counted, ends), classes, detail=count)
 
 
 def _structure(report: Report, links: Mapping[str, str]) -> Iterable[Part]:
@@ -458,31 +469,34 @@ def of_quantized(result: Quantized) -> list[Part]:
     return parts
 
 
-def of_assessment(result: Assessment) -> list[Part]:
-    """The parts of a measured model: its metric, and its outputs against the dense model's."""
-    from onnxprune.jobs.results.gather import comparison_rows
-    from onnxprune.jobs.results.schema import CheckRow, Measure
+def of_assessment(document: Assessed) -> list[Part]:
+    """The parts of a measured model: its metric, its outputs against the dense model's, tails."""
+    from onnxprune.jobs.results.schema import Measure
 
-    evaluation, parts = result.evaluation, []
-    seen = inputs(evaluation.samples, evaluation.available)
-    scale = standing.metric_scale(evaluation.measure, higher=evaluation.higher_is_better)
-    if result.value is not None:
-        error = "" if result.error is None else f" (s.e. {spread(result.error, scale.unit)})"
-        title = f"{result.metric} {measured(result.value, scale.unit)}{error}, on {seen}"
-        ends = evaluation.before, result.value
-        row = Measure(result.metric, *ends, scale.unit, evaluation.metric_error)
-        rows = [row] if evaluation.before is not None else []
-        parts.append(Part("", title, columns.measures("this model"), rows))
-    if evaluation.outputs:
-        title = f"Outputs against the dense model, {seen}"
-        parts.append(Part("", title, columns.OUTPUTS, comparison_rows(evaluation)))
-    if evaluation.tails is not None:
-        parts += tails(evaluation.tails)
-    if result.checks:
+    metric, parts, ends = document.metric, [], ("dense", "model")
+    seen = inputs(document.samples, document.available)
+    scale = standing.metric_scale(document.measure, higher=metric.higher_is_better)
+    if metric.value is not None:
+        error = "" if metric.error is None else f" (s.e. {spread(metric.error, scale.unit)})"
+        title = f"{metric.name} {measured(metric.value, scale.unit)}{error}, on {seen}"
+        row = Measure(metric.name, metric.dense, metric.value, scale.unit, metric.change_error)
+        rows = [row] if metric.dense is not None else []
+        parts.append(Part("Result", title, columns.measures("model", "dense"), rows))
+    if document.outputs:
+        outputs = Table("Outputs against the dense model", *columns.OUTPUTS.columns)
+        parts.append(Part("Result", f"{outputs.title}, {seen}", outputs, document.outputs))
+    if document.tails is not None:
+        parts += tails(document.tails, ends)
+    if document.checks:
         table = columns.checks(scale)
-        checks = [CheckRow(each.name, each.ok, each.value, each.limit) for each in result.checks]
-        parts.append(Part("", table.title, table, checks))
+        parts.append(Part("Result", table.title, table, document.checks))
     return parts
+
+
+def assessment_verdicts(document: Assessed) -> list[Verdict]:
+    """The verdicts on a measured model: on its structure only where it was compared."""
+    verdicts = [quality(document.quality)]
+    return verdicts if document.against is None else [structure(document.structure), *verdicts]
 
 
 def machine(bench: Bench) -> str:

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from onnxprune.config import BuildOptions
     from onnxprune.jobs.advise.evidence import Evidence, Spent
     from onnxprune.jobs.advise.methods import Advice
+    from onnxprune.jobs.assessed import Assessed
     from onnxprune.jobs.bench.schema import Bench
-    from onnxprune.jobs.eval import Assessment
     from onnxprune.jobs.quantize import Quantized
     from onnxprune.jobs.results import schema
     from onnxprune.jobs.results.schema import Report
@@ -174,22 +174,19 @@ def quantized(
     return listed(sections.of_quantized(result), result.notes, verbose=verbose, head=head)
 
 
-def assessed(
-    result: Assessment, source: str, against: str | None, *, verbose: bool = False
-) -> RenderableType:
-    """The verdicts on a model, its metric and its outputs.
+def assessed(document: Assessed, *, verbose: bool = False) -> RenderableType:
+    """The verdicts on a model, its metric, its outputs and its tails.
 
     Args:
-        result: of `eval`.
-        source: the name of the model.
-        against: the dense model; None without.
+        document: of `eval`.
         verbose: whether every figure is shown.
     """
-    verdicts = [sections.structure(result.structure)] if against else []
-    verdicts.append(sections.quality(result.quality))
-    where = f"  {source}{f', against {Path(against).name}' if against else ''}"
-    head = _verdicts(verdicts, where)
-    return listed(sections.of_assessment(result), result.notes, verbose=verbose, head=[head])
+    against = f", against {Path(document.against).name}" if document.against else ""
+    head = _verdicts(
+        sections.assessment_verdicts(document), f"  {Path(document.model).name}{against}"
+    )
+    parts = sections.of_assessment(document)
+    return listed(parts, document.notes, verbose=verbose, head=[head])
 
 
 def built(

@@ -13,6 +13,7 @@ from typing import Any
 
 from onnxprune.errors import OnnxpruneError, as_path
 from onnxprune.model.files import write
+from onnxprune.model.limits import read_json
 from onnxprune.quantities import plural
 
 SCHEMA = "onnxprune.sensitivity"
@@ -197,7 +198,7 @@ def load_sensitivity(path: str | os.PathLike[str]) -> Sensitivity:
     hint = "write one with `onnxprune sensitivity MODEL --calib DATA --json > FILE`"
     path = as_path(path, "path")
     try:
-        plain = json.loads(path.read_text(encoding="utf-8"))
+        plain = read_json(path)
     except OSError as error:
         raise OnnxpruneError(
             f"the sensitivity file {path} cannot be read: {error.strerror}", hint=hint

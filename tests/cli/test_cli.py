@@ -169,7 +169,7 @@ def test_a_bad_verdict_has_its_own_exit_code(
 
     monkeypatch.setattr("onnxprune.cli.inspect.run", judge)
     assert main(["inspect", "m.onnx"]) == 1
-    assert capsys.readouterr().err == "error: It drifts.\n"
+    assert capsys.readouterr().err == "error: It drifts.\nRESULT inspect exit=1\n"
 
 
 def test_progress_is_silent_where_nobody_watches(capsys: pytest.CaptureFixture[str]) -> None:
@@ -296,15 +296,3 @@ def test_without_onnxruntime_it_says_how_to_get_it() -> None:
     assert ran.stdout == ""
     assert "pip install 'onnxprune[cpu]'" in ran.stderr
     assert "Traceback" not in ran.stderr
-
-
-def test_a_long_run_says_in_a_file_where_it_is(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with console.progress() as short:
-        short("reading")
-    assert capsys.readouterr().err == ""
-    monkeypatch.setattr(console, "_SILENCE", 0.0)
-    with console.progress() as long:
-        long("timing the layers")
-    assert capsys.readouterr() == ("", "timing the layers (0 s so far)\n")

@@ -27,7 +27,7 @@ SHARED_MODELS = (
 
 def inspected(cli: Cli, path: Path, *flags: str) -> dict[str, Any]:
     ran = cli("inspect", path, "--json", *flags)
-    assert (ran.code, ran.err) == (0, "")
+    assert (ran.code, ran.err) == (0, "RESULT inspect exit=0\n")
     found: dict[str, Any] = json.loads(ran.out)
     return found
 
@@ -88,7 +88,7 @@ def test_a_person_reads_the_same(cli: Cli) -> None:
     path = zoo.get("digits_rescnn").model
     report = inspected(cli, path)
     ran = cli("inspect", path)
-    assert (ran.code, ran.err) == (0, "")
+    assert (ran.code, ran.err) == (0, "RESULT inspect exit=0\n")
     for row in (*report["groups"], *report["blocks"]):
         assert row["name"] in ran.out
     assert "\x1b" not in ran.out

@@ -65,7 +65,7 @@ def test_what_is_written_is_what_the_report_says(cli: Cli, tmp_path: Path) -> No
     ran = cli("prune", ENTRY.model, "--ratio", "0.3", "-o", out, "--json")
     report = report_of(ran)
     assert ran.code == 0
-    assert ran.err == f"Wrote {out}\n"
+    assert ran.err.startswith(f"Wrote {out}\nRESULT prune exit=0 ")
     assert (report["output"], report["ok"]) == (str(out), True)
     assert report["options"] == {"ratio": 0.3}
     size = {row["name"]: row for row in report["measures"]}["parameters"]

@@ -302,6 +302,66 @@ def test_a_recipe_that_is_no_mapping_is_refused(tmp_path: Path, content: bytes) 
     assert refusal.value.hint
 
 
+def _laughs(depth: int, form: str = "[{}]") -> str:
+    """Values that refer to the last one nine times, again and again."""
+    lines = ["a0: &a0 [x, x, x]"]
+    for k in range(1, depth):
+        inner = form.format(", ".join([f"*a{k - 1}"] * 9))
+        lines.append(f"a{k}: &a{k} {inner}")
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        _laughs(12),
+        _laughs(12).replace("a0: &a0 [x, x, x]", "a0: &a0 {x: y}").replace("[*", "{<<: [*")
+        .replace("]", "]}"),
+        "a: &a [*a]",
+        "a: &a {b: *a}",
+        "skip: " + "[" * 50 + "]" * 50,
+        "skip: " + "[" * 50_000 + "]" * 50_000,
+        "skip: [" + "a," * 30_000 + "]",
+        "skip: " + "a" * 300_000,
+        "[a, b]: 3",
+        "{a: b}: 3",
+        "ratio: 2024-99-99",
+        "ratio: !!int x",
+        "ratio: !!float x",
+        "ratio: !!bool x",
+        "ratio: !!timestamp x",
+        "ratio: !!binary é",
+        "ratio: !!python/object:os.system x",
+        "ratio: 0x",
+        "ratio: " + "9" * 5000,
+        "ratio: \x1b[31m",
+        "a: *b",
+        "%YAML 9.9\n---\na: b",
+        "a: b\n---\nc: d",
+    ],
+    ids=lambda text: repr(text[:30]),
+)  # fmt: skip
+def test_a_recipe_that_asks_for_a_lot_or_for_nonsense_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+
+    def read() -> Options:
+        written = recipe.read(path)
+        return from_flags(written.values, written.origins)
+
+    with pytest.raises(OnnxpruneError, match=r"recipe\.yaml|ratio") as refusal:
+        read()
+    assert refusal.value.hint
+    assert "\n" not in refusal.value.message
+    assert refusal.value.message.isprintable()
+
+
+def test_parts_of_a_recipe_may_be_named_and_repeated(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text("skip: &head ['*head*']\nfreeze: *head\n")
+    assert recipe.read(path).values == {"skip": ["*head*"], "freeze": ["*head*"]}
+
+
 def test_a_missing_recipe_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OnnxpruneError, match="No such file"):
         recipe.read(tmp_path / "none.yaml")

@@ -94,6 +94,11 @@ def test_boxes_lie_where_their_pictures_do(
         box = rows[rows[:, labelled.CLASS] == 1][0, labelled.CORNERS]
         inside = np.clip(box, 0, [96, 64, 96, 64])
         assert np.abs(inside - bright(picture)).max() <= 1.5
+    known = table[table[..., labelled.CLASS] == 1]
+    moved = np.prod(known[:, 2:4] - known[:, :2], axis=1)
+    assert moved / known[:, labelled.SCALE] == pytest.approx(known[:, labelled.AREA])
+    sizes = [0.16 * width * height for width, height in PICTURES.values()]
+    assert known[:, labelled.AREA] == pytest.approx(sizes)
 
 
 def test_coco_has_categories_crowds_and_an_order_of_its_own(tmp_path: Path, pictures: Path) -> None:

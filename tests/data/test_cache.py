@@ -73,6 +73,21 @@ def test_a_folder_that_cannot_be_used_is_told_once_per_use(
     assert "not kept for the next time" in told[1]
 
 
+def test_what_is_no_file_of_the_cache_is_not_read(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    messages: list[str] = []
+    cache = Cache("curves", messages.append)
+    cache.put("a", "x" * 1000)
+    monkeypatch.setattr("onnxprune.data.cache.LARGEST", 500)
+    assert cache.get("a") is None
+    assert "a.curves.jsonl" in messages[0]
+    os.mkfifo(place / "b.curves.jsonl")  # reading it would wait for ever
+    assert cache.get("b") is None
+    (place / "c.curves.jsonl").mkdir()
+    assert cache.get("c") is None
+
+
 def test_reading_counts_as_use(place: Path) -> None:
     cache = Cache("curves", pytest.fail)
     cache.put("a", 1)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -137,3 +140,25 @@ def test_a_function_in_a_file_prepares_pixels(tmp_path: Path) -> None:
 def test_help_lists_the_presets(cli: Callable[..., Any]) -> None:
     text = cli("help", "preprocess").out
     assert all(name in text for name in PREPROCESSING)
+
+
+def test_a_picture_that_is_damaged_or_too_large_is_refused_by_name(tmp_path: Path) -> None:
+    spec = (TensorSpec("x", np.dtype(np.uint8), ("batch", 3, 8, 8)),)
+    good = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(good, "PNG")
+    content = good.getvalue()
+    huge = content[:16] + struct.pack(">II", 60_000, 60_000) + content[24:]
+    crc = struct.pack(">I", zlib.crc32(huge[12:29]))
+    cases = {
+        "text.png": b"not a picture",
+        "cut.png": content[:40],
+        "changed.png": content[:50] + bytes(8) + content[58:],
+        "huge.png": huge[:29] + crc + huge[33:],
+        "empty.jpg": b"",
+    }
+    for name, data in cases.items():
+        path = tmp_path / name
+        path.write_bytes(data)
+        with pytest.raises(OnnxpruneError, match=f"{name} cannot be decoded") as caught:
+            list(open_calibration(path, spec))
+        assert caught.value.hint

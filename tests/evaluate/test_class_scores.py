@@ -17,7 +17,7 @@ from onnx import numpy_helper as nh
 
 from onnxprune import model as models
 from onnxprune.data import zoo
-from onnxprune.evaluate.class_scores import graph_evidence, holds_scores, score_test, undecided
+from onnxprune.evaluate.class_scores import graph_evidence, holds_scores, meaning_test, undecided
 from onnxprune.model import Model
 
 Array = npt.NDArray[Any]
@@ -90,6 +90,16 @@ ENDS: dict[str, tuple[list[Node], dict[str, Any], str]] = {
         "other",
     ),
     "tanh": ([h.make_node("Tanh", ["z"], ["y"])], {}, "other"),
+    "spectrum": (
+        [h.make_node("Abs", ["z"], ["a"]), h.make_node("Log", ["a"], ["y"])],
+        {},
+        "other",
+    ),
+    "logarithm of a softmax": (
+        [h.make_node("Softmax", ["z"], ["p"]), h.make_node("Log", ["p"], ["y"])],
+        {},
+        "scores",
+    ),
 }
 
 
@@ -156,6 +166,33 @@ def test_embeddings_are_not_scores(width: int, seed: int) -> None:
     assert not holds_scores(rectified, "unknown", known=True)
 
 
+@pytest.mark.parametrize(
+    ("name", "width", "pooled", "meaning"),
+    [
+        ("sentence_embedding", 384, False, "embedding"),
+        ("features", 100, False, "embedding"),
+        ("y", 384, True, "embedding"),
+        ("y", 384, False, "numbers"),
+        ("forecast", 96, False, "numbers"),
+        ("embedding", 16, False, "numbers"),
+    ],
+)
+def test_only_what_is_named_or_pooled_is_an_embedding(
+    name: str, width: int, pooled: bool, meaning: str
+) -> None:
+    stored: dict[str, Any] = {}
+    nodes = [h.make_node("Tanh", ["z"], [name])]
+    if pooled:
+        stored["axes"] = np.array([1])
+        nodes = [
+            h.make_node("Unsqueeze", ["z", "axes"], ["u"]),
+            h.make_node("ReduceMean", ["u"], [name], axes=[1], keepdims=0),
+        ]
+    model = ending(nodes, width=width, output=name, **stored)
+    rows = np.random.default_rng(0).standard_normal((9, width)).astype(np.float32)
+    assert meaning_test(model)(name, rows) == meaning
+
+
 @given(count=st.integers(5, 40), seed=st.integers(0, 99))
 def test_boxes_and_grades_are_not_scores(count: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -170,9 +207,9 @@ def test_boxes_and_grades_are_not_scores(count: int, seed: int) -> None:
 def test_what_the_user_gave_labels_for_is_scores() -> None:
     model = ending([h.make_node("Identity", ["z"], ["y"])], width=128)
     rows = np.random.default_rng(0).standard_normal((9, 128)).astype(np.float32)
-    assert not score_test(model)("y", rows)
-    assert score_test(model, "accuracy")("y", rows)
-    assert not score_test(model, "mse")("y", rows)
+    assert meaning_test(model)("y", rows) == "numbers"
+    assert meaning_test(model, "accuracy")("y", rows) == "scores"
+    assert meaning_test(model, "mse")("y", rows) == "numbers"
     assert undecided(model, "y", rows)
     assert not undecided(model, "y", rows[:, :1])
 

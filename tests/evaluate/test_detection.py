@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,8 @@ from hypothesis import strategies as st
 from onnxprune.data import boxes as labelled
 from onnxprune.errors import OnnxpruneError
 from onnxprune.evaluate.metrics import Reading, find_metric, score
-from onnxprune.evaluate.metrics.detection.average_precision import Objects, match
-from onnxprune.evaluate.metrics.detection.boxes import overlaps, suppress
+from onnxprune.evaluate.metrics.detection.average_precision import SIZES, Objects, match
+from onnxprune.evaluate.metrics.detection.boxes import areas, overlaps, suppress
 from onnxprune.evaluate.metrics.detection.layouts import find_layout, grid
 from onnxprune.evaluate.standard_error import paired_error
 
@@ -48,7 +49,8 @@ def scene(
     return detections, labels
 
 
-def by_pycocotools(detections: list[Objects], labels: list[Objects]) -> tuple[float, float]:
+def by_pycocotools(detections: list[Objects], labels: list[Objects]) -> list[float]:
+    """Mean AP; at an overlap of 50 %, of 75 %; of small, of medium and of large objects."""
     coco = pytest.importorskip("pycocotools.coco", reason="pycocotools is not installed")
     evaluator = pytest.importorskip("pycocotools.cocoeval", reason="pycocotools is not installed")
 
@@ -92,7 +94,7 @@ def by_pycocotools(detections: list[Objects], labels: list[Objects]) -> tuple[fl
         run.evaluate()
         run.accumulate()
         run.summarize()
-    return float(run.stats[0]), float(run.stats[1])
+    return run.stats[:6].tolist()
 
 
 @given(
@@ -110,10 +112,43 @@ def test_average_precision_equals_pycocotools(
     if not any(len(each.classes) for each in detections):
         return
     wanted = by_pycocotools(detections, labels)
-    for least, value in zip((COCO, (0.5,)), wanted, strict=True):
+    for least, value in zip((COCO, (0.5,), (0.75,)), wanted[:3], strict=True):
         statistics = match(detections, labels, least)
         found = statistics.figure(np.ones(pictures))
         assert found == pytest.approx(max(value, 0.0), abs=1e-6)
+
+
+@given(
+    pictures=st.integers(1, 5),
+    spread=st.sampled_from([1, 3, 6]),
+    scale=st.sampled_from([1.0, 0.25, 4.0]),
+    seed=seeds,
+)
+def test_average_precision_by_area_equals_pycocotools(
+    pictures: int, spread: int, scale: float, seed: int
+) -> None:
+    """Areas count in the picture, wherever the boxes come to lie in the model's input."""
+    rng = np.random.default_rng(seed)
+    detections, labels = scene(rng, pictures, 2, 12, coarse=True)
+    detections, labels = (
+        [replace(each, boxes=each.boxes * spread) for each in side] for side in (detections, labels)
+    )
+    if not any(len(each.classes) for each in detections):
+        return
+    wanted = by_pycocotools(detections, labels)[3:]
+    moved = [
+        [replace(e, boxes=e.boxes * scale, area=areas(e.boxes)) for e in side]
+        for side in (detections, labels)
+    ]
+    result = match(*moved, COCO)
+    for limits, value in zip(SIZES.values(), wanted, strict=True):
+        own = result.of_size(*limits)
+        known = len(own.label_category)
+        assert bool(known) == (value >= 0)
+        assert own.figure(np.ones(pictures)) == pytest.approx(max(value, 0.0), abs=1e-6)
+    by_class = [value for _, value in result.by_class().values()]
+    mean = float(np.mean(by_class)) if by_class else 0.0
+    assert result.figure(np.ones(pictures)) == pytest.approx(mean)
 
 
 def test_only_the_best_hundred_of_a_class_count() -> None:
@@ -169,6 +204,7 @@ def objects(rng: np.random.Generator, pictures: int, classes: int = CLASSES) -> 
     table[..., labelled.CLASS] = table[..., labelled.CATEGORY] = -1
     table[..., labelled.LAST] = -1
     table[..., labelled.WIDTH], table[..., labelled.HEIGHT] = WIDTH, HEIGHT
+    table[..., labelled.SCALE] = 1
     for rows in table:
         cells = rng.permutation(15)[: rng.integers(1, 6)]
         for row, cell in zip(rows, cells, strict=False):
@@ -249,7 +285,9 @@ def outputs_of(layout: str, labels: Array) -> dict[str, Array]:  # noqa: PLR0911
     return selected(layout, corners, scores)
 
 
-def selected(layout: str, corners: Array, scores: Array) -> dict[str, Array]:
+def selected(  # noqa: PLR0911  one per layout
+    layout: str, corners: Array, scores: Array
+) -> dict[str, Array]:
     """The outputs of a detector whose graph suppresses."""
     size = np.array([WIDTH, HEIGHT, WIDTH, HEIGHT], float)
     order = np.argsort(-scores.max(-1), axis=1)[:, :20]
@@ -259,6 +297,18 @@ def selected(layout: str, corners: Array, scores: Array) -> dict[str, Array]:
     values = np.where(values > 0.9, values, 0.0)
     listed = np.concatenate([boxes, values[..., None], classes[..., None]], -1)
     numbers = np.broadcast_to(np.arange(len(boxes))[:, None], values.shape)
+    if layout.startswith("places"):
+        anchor = np.tile(np.arange(values.shape[1]), (len(values), 1))
+        places = np.stack([numbers, classes, anchor], -1)[values > 0]
+        scores = scores.swapaxes(1, 2)
+        if layout == "places, x first":
+            return {"boxes": boxes, "scores": scores, "selected": places}
+        if layout == "places, centres":
+            ends = np.concatenate([boxes[..., :2] + boxes[..., 2:], boxes[..., 2:] * 2], -1) / 2
+            ends[..., 2:] -= boxes[..., :2]
+            places = np.concatenate([places, np.full((3, 3), -1)])
+            return {"selected_indices": places[None].astype(np.int32), "b": ends, "s": scores}
+        return {"selected": places, "boxes": (boxes / size)[..., [1, 0, 3, 2]], "scores": scores}
     if layout == "yolov10":
         return {"output0": listed}
     if layout == "yolov7 end to end":
@@ -309,6 +359,9 @@ LAYOUTS = {
     "detr": "detr",
     "rt-detr": "detr",
     "torchvision": "ssd",
+    "places": "ssd",
+    "places, x first": "ssd",
+    "places, centres": "ssd",
 }
 
 
@@ -329,7 +382,8 @@ def test_every_layout_finds_the_objects(layout: str, named: bool) -> None:
     found = score(metric, batches, labels, counts)
     assert found.value == pytest.approx(1.0, abs=1e-9)
     wrong = labels.copy()
-    wrong[..., labelled.CORNERS] = wrong[..., [1, 0, 3, 2]]
+    # Boxes that are turned and halved: places are read with x first and with y first.
+    wrong[..., labelled.CORNERS] = wrong[..., [1, 0, 3, 2]] / 2
     assert score(metric, batches, wrong, counts).value < 0.6
 
 

@@ -362,7 +362,7 @@ def test_unreadable_labels_are_refused(tmp_path: Path) -> None:
         "e.txt": "NaN",
         "f.csv": "rows without a label",
         "g.bin": "not a label file",
-        "h.npy": "cannot be read as labels",
+        "h.npy": "is not an .npy file of numbers",
         "none.npy": "no file",
     }
     for name, match in cases.items():

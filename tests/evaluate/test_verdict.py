@@ -15,7 +15,7 @@ from bench import verdicts as bench
 from onnxprune import types
 from onnxprune.evaluate.evaluation import Evaluation, Task, chance_of
 from onnxprune.evaluate.metrics import find_metric, score
-from onnxprune.evaluate.output_comparison import Comparison, OutputComparison, compare
+from onnxprune.evaluate.output_comparison import Comparison, Meaning, OutputComparison, compare
 from onnxprune.evaluate.verdict import (
     AGREEMENT,
     BROKEN,
@@ -307,12 +307,86 @@ def test_chance_is_what_a_model_without_input_reaches(seed: int) -> None:
     assert chance_of(task, value)[0] == pytest.approx(value.value)
 
 
-def test_labels_decide_about_scores_of_another_scale() -> None:
-    rng = np.random.default_rng(0)
-    x, labels = classes(2000, 5, rng)
-    assert quality_of(x, 3 * x).status == "broken"
-    assert judge(labelled("accuracy", x, 3 * x, labels)).status == "good"
+# -- scales ------------------------------------------------------------------------------------
+
+
+def named(name: str, reference: Array, other: Array, meaning: Meaning) -> Quality:
+    """The verdict on an output whose meaning is known."""
+    comparison = Comparison(meaning=lambda *_: meaning)
+    comparison.add({name: reference}, {name: other}, len(reference))
+    return judge(Evaluation(comparison.result(), samples=len(reference)))
+
+
+@given(seed=SEEDS, factor=st.floats(0.05, 50), k=st.integers(2, 20), n=st.integers(10, 100))
+def test_scores_of_another_scale_give_the_same_answers(
+    seed: int, factor: float, k: int, n: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    x, labels = classes(n, k, rng)
+    assert quality_of(x, factor * x).status == "good"
+    assert judge(labelled("accuracy", x, factor * x, labels)).status == "good"
+    assert quality_of(x, -factor * x).status != "good"
     assert NATS < BROKEN
+
+
+@given(seed=SEEDS, factor=st.floats(0.05, 50), n=st.integers(5, 60))
+def test_embeddings_have_no_scale_and_other_numbers_do(seed: int, factor: float, n: int) -> None:
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((n, 64)) + 3
+    near = factor * (x + 0.1 * rng.standard_normal(x.shape))
+    assert named("embedding", x, near, "embedding").status == "good"
+    stranger = factor * (3 + rng.standard_normal(x.shape))
+    assert named("embedding", x, stranger, "embedding").status == "broken"
+    constant = np.tile(factor * x.mean(0), (n, 1))
+    assert named("embedding", x, constant, "embedding").status == "broken"
+    assert named("boxes", x, 3 * x, "numbers").status == "broken"
+
+
+@given(seed=SEEDS)
+def test_sharper_probabilities_of_tokens_are_named(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((30, 12, 20))
+    quality = quality_of(x, 3 * x)
+    assert quality.status == "degraded"
+    assert "3 times as large" in quality.reasons[0]
+    assert quality_of(x, 1.01 * x).status == "good"
+
+
+@given(seed=SEEDS, k=st.integers(30, 80), penalty=st.sampled_from([-100.0, 100.0, -1e4]))
+def test_a_class_that_vanishes_is_named_and_the_others_count(
+    seed: int, k: int, penalty: float
+) -> None:
+    rng = np.random.default_rng(seed)
+    x, labels = classes(10 * k, k, rng)
+    y, lost = x.copy(), int(labels[0])
+    y[:, lost] += penalty
+    quality = quality_of(x, y)
+    if penalty > 0:
+        assert quality.status == "broken", "one answer to everything"
+        return
+    assert quality.status == "degraded"
+    assert any(f"in class {lost}" in reason for reason in quality.reasons)
+
+
+# -- few samples -------------------------------------------------------------------------------
+
+
+@given(seed=SEEDS, n=st.integers(3, 60))
+def test_broken_needs_the_whole_interval(seed: int, n: int) -> None:
+    """Errors of 0.25 in all, most of it that of a tenth of the samples."""
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((n, 8))
+    errors = np.where(rng.random(n) < 0.1, 2.0, 0.05)
+    quality = quality_of(x[..., None, None], (x + np.sqrt(errors)[:, None] * 1)[..., None, None])
+    assert quality.status != "broken" or n < 5 or errors.mean() > 0.3
+
+
+@given(seed=SEEDS, n=st.integers(8, 60), size=st.integers(8, 40))
+def test_strangers_are_broken_even_on_few_samples(seed: int, n: int, size: int) -> None:
+    rng = np.random.default_rng(seed)
+    x, y = rng.standard_normal((2, n, size, 1, 1))
+    assert quality_of(x, 0.01 * y).status == "broken"
+    assert quality_of(x, 10 * y).status == "broken"
 
 
 # -- verdicts as such --------------------------------------------------------------------------

@@ -47,8 +47,8 @@ def test_the_zoo(name: str) -> None:
 
 
 _FILES = sorted(SHARED.glob("models/*.onnx")) + sorted(SHARED.glob("wild/*.onnx"))
-_SLOW = {"dnsmos_sig_bak_ovr"}
-"""Networks whose node-by-node check takes more than a minute."""
+_SLOW = {"dnsmos_sig_bak_ovr", "onnx_light_densenet121"}
+"""Networks whose node-by-node check is slow."""
 _REFUSED = {"onnx_tutorial_super_resolution.onnx", "superres_prepost_op18.onnx"}
 
 

@@ -333,7 +333,7 @@ def _bodies(depth: int) -> onnx.ModelProto:
         return helper.make_graph(nodes, f"b{k}", [], [output])
 
     true = helper.make_tensor("true", onnx.TensorProto.BOOL, [], [True])
-    depth = min(depth, 12)  # what doubles on every level
+    depth = min(depth, 10)  # what doubles on every level
     inner = body(0)
     node = helper.make_node("If", ["true"], ["y"], then_branch=inner, else_branch=inner)
     return _model([node], initializer=[true])

@@ -202,6 +202,15 @@ def test_a_model_of_overhead_is_left_alone(known: Evidence, one: Spent) -> None:
 
 
 @given(evidence())
+def test_no_command_cuts_without_inputs(known: Evidence) -> None:
+    for each in derive_advice(known):
+        for line in filter(None, each.command.split(" && ")):
+            words = shlex.split(line)
+            assert ("--calib" in words) or known.calib  # among the flags of the evidence
+            assert ("DATA.npz" in words) == (not known.calib)
+
+
+@given(evidence())
 def test_every_command_is_one_that_exists(known: Evidence) -> None:
     parser = Parser(prog="onnxprune")
     commands = parser.add_subparsers(dest="command")
@@ -281,6 +290,7 @@ def test_the_sizes_of_advice_are_those_of_its_command(
     rows = json.loads(done.out)["advice"]
     (row,) = (each for each in rows if each["method"] == "structured")
     words = shlex.split(row["command"] or f"onnxprune prune {entry.model} --target macs=50%")
+    words = [str(entry.calibration) if word == "DATA.npz" else word for word in words]
     monkeypatch.chdir(tmp_path)
     done = cli(*words[1:], "--json")
     assert done.code == 0, done.err

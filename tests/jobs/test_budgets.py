@@ -141,7 +141,7 @@ def test_a_budget_in_steps_and_the_smallest_within_a_drop_count_what_recovery_ad
         RESCNN.model, target="params=60%", steps=2, calib=RESCNN.calibration, calib_samples=64
     )
     assert_kept(stepwise, tmp_path)
-    data = {"calib": RESCNN.calibration, "calib_samples": 128}
+    data = {"calib": RESCNN.calibration, "calib_samples": 64}
     best = prune(RESCNN.model, max_drop=0.2, smallest="params", **data)
     for each in best.history:
         assert each.remaining == cost(analyse(each.model, inputs=each.analysis.inputs[0]))

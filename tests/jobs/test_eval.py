@@ -91,6 +91,59 @@ def test_chance_is_seen_without_a_dense_model(entry: zoo.Entry, shuffled: Path) 
     assert "chance" in result.quality.reasons[0]
 
 
+def retyped(path: Path, kind: int) -> onnx.ModelProto:
+    """The same network computing in another floating type."""
+    model, dtype = onnx.load(path), helper.tensor_dtype_to_np_dtype(kind)
+    for tensor in model.graph.initializer:
+        if tensor.data_type == TensorProto.FLOAT:
+            array = numpy_helper.to_array(tensor).astype(dtype)
+            tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+    for value in [*model.graph.input, *model.graph.output, *model.graph.value_info]:
+        if value.type.tensor_type.elem_type == TensorProto.FLOAT:
+            value.type.tensor_type.elem_type = kind
+    return model
+
+
+@pytest.mark.parametrize("kind", [TensorProto.FLOAT16, TensorProto.DOUBLE])
+@pytest.mark.parametrize("twin_is_dense", [False, True])
+def test_a_twin_in_another_float_type_is_fed_its_own(
+    entry: zoo.Entry, kind: int, twin_is_dense: bool
+) -> None:
+    models = [retyped(entry.model, kind), entry.model]
+    model, dense = models[::-1] if twin_is_dense else models
+    data = entry.evaluation
+    result = onnxprune.eval(model, dense, data=data, labels=data, samples=300)
+    assert result.quality.status == "good"
+    assert result.evaluation.main.top1 == pytest.approx(1, abs=0.01)
+    assert abs(result.evaluation.drop) < 0.01
+
+
+@pytest.mark.parametrize("against", [True, False])
+def test_the_page_shows_both_models_verdicts_and_classes(
+    entry: zoo.Entry, small: Path, against: bool, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    page, again = tmp_path / "page.html", tmp_path / "again.html"
+    words = ["eval", str(small), "--data", str(entry.evaluation), "--labels", str(entry.evaluation)]
+    words += ["--against", str(entry.model)] * against + ["--json", "--report", str(page)]
+    assert main(words) == 0
+    (tmp_path / "eval.json").write_text(capfd.readouterr().out)
+    text = page.read_text(encoding="utf-8")
+    said = ["small.onnx", "Quality: ", "10 classes by label", "class 9", "onnxprune eval"]
+    said += ["digits_mlp.onnx", "Structure: verified", '<th scope="col" class="n">dense<'] * against
+    assert [each for each in said if each not in text] == []
+    assert "original" not in text[text.index("<article") : text.index("</article>")]
+    assert main(["report", str(tmp_path / "eval.json"), "-o", str(again)]) == 0
+    assert again.read_text(encoding="utf-8") == text
+
+
+def test_the_page_is_no_other_file_of_the_run(
+    entry: zoo.Entry, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["eval", str(entry.model), "--data", str(entry.evaluation)]
+    assert main([*words, "--labels", str(entry.evaluation), "--report", "page.pdf"]) == 2
+    assert "does not end in .html" in capsys.readouterr().err
+
+
 def test_another_model_has_no_structure_in_common(entry: zoo.Entry) -> None:
     other = zoo.get("digits_rescnn")
     data = entry.evaluation
@@ -281,6 +334,12 @@ def test_a_detector_is_measured_on_pictures(tmp_path: Path) -> None:
     }
     for spec in (labels, tmp_path / "boxes.json"):
         result = onnxprune.eval(model, labels=spec, **settings)
+        tails = result.evaluation.tails
+        assert tails is not None
+        # Squares of 32 pixels are small and medium at once, as COCO has it.
+        assert [each.name for each in tails.sizes] == ["small", "medium"]
+        assert [each.samples for each in tails.classes] == [len(annotations)]
+        assert tails.classes[0].after == pytest.approx(result.value)
         assert result.value is not None
         assert result.value > 0.3  # smaller cells inside the squares are false alarms
         named = onnxprune.eval(model, labels=spec, detector="yolov8", **settings)

@@ -12,6 +12,7 @@ import pytest
 
 from onnxprune import apply, prune, quantize, recover
 from onnxprune.data import zoo
+from onnxprune.errors import OnnxpruneError
 
 ENTRY = zoo.get("digits_mlp")
 FEEDS, LABELS = zoo.evaluation(ENTRY)
@@ -60,6 +61,31 @@ def test_judges_alone_judge_what_nothing_was_fitted_to() -> None:
         for some in ({"eval": feeds}, {})  # type: ignore[arg-type]
     )
     assert judged.plan.bypassed == plain.plan.bypassed
+
+
+def test_a_drop_is_searched_for_by_judges_alone() -> None:
+    """One half of the judges chooses, the other gives the verdict, and nothing is fitted."""
+    result = prune(ENTRY.model, max_drop=0.05, eval=FEEDS, eval_labels=LABELS)
+    assert len(result.history) > 1
+    assert not result.outcomes.get("refit")
+    assert result.plan.removed
+    chosen, judged = result.history[0].evaluation.samples, result.evaluation.samples
+    assert chosen + judged == len(LABELS)
+    (drop,) = [check for check in result.checks if check.name == "drop"]
+    assert drop.ok == (result.evaluation.drop <= 0.05)
+    with pytest.raises(OnnxpruneError, match="judged on inputs, and there are none") as error:
+        prune(ENTRY.model, max_drop=0.05)
+    assert "--eval" in error.value.written[1]
+
+
+@pytest.mark.parametrize("limit", [0.2, 0.0001])
+def test_recover_accepts_a_drop(small: Any, limit: float) -> None:
+    result = recover(
+        ENTRY.model, small.model, calib=CALIB, recover="bias", max_drop=limit, **JUDGES
+    )
+    (drop,) = [check for check in result.checks if check.name == "drop"]
+    assert (drop.value, drop.limit) == (result.evaluation.drop, limit)
+    assert drop.ok == result.ok == (result.evaluation.drop <= limit)
 
 
 @pytest.mark.parametrize(

@@ -269,7 +269,7 @@ def in_parts(small: models.Model, dense: models.Model) -> float:
     return stairs_backend.stated(small) / stairs_backend.stated(dense)
 
 
-@pytest.mark.parametrize("wanted", [0.75, 0.5])
+@pytest.mark.parametrize("wanted", [pytest.param(0.75, marks=pytest.mark.heavy), 0.5])
 def test_a_relative_latency_is_reached_and_recorded(
     wanted: float, stairs: Backend, tmp_path: Path
 ) -> None:

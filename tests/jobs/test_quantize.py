@@ -15,7 +15,7 @@ from onnx import helper
 
 from conftest import Ran
 from onnxprune import model as models
-from onnxprune.config import FORMATS, Options, QuantizeOptions, StoreOptions
+from onnxprune.config import Options, QuantizeOptions, StoreOptions
 from onnxprune.data import zoo
 from onnxprune.errors import OnnxpruneError
 from onnxprune.graph.layers.linear import find_layers, plain
@@ -27,6 +27,7 @@ from onnxprune.quantities import sparsity
 from onnxprune.runtime import open_session
 from onnxprune.sparse.eligibility import layers
 from onnxprune.sparse.sparsify import sparsify
+from onnxprune.types import FORMATS
 from two_four_cases import build, floats, node
 
 Array = np.ndarray[Any, Any]

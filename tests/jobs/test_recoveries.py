@@ -135,8 +135,10 @@ def test_single_weights(word: Recover) -> None:
 
 
 @pytest.mark.parametrize(("word", "count"), [("none", 1), ("bias", 2), ("auto", 1), ("auto", 5)])
-@pytest.mark.parametrize("name", ["digits_rescnn", "digits_encoder"])
-@pytest.mark.parametrize("asked", [{"target": "macs=70%"}, {"sparsity": "50%"}])
+@pytest.mark.parametrize(
+    ("name", "asked"),
+    [("digits_rescnn", {"target": "macs=70%"}), ("digits_encoder", {"sparsity": "50%"})],
+)
 def test_a_few_samples_are_enough_to_try(
     asked: dict[str, Any], name: str, word: Recover, count: int
 ) -> None:

@@ -56,7 +56,10 @@ def sibling(path: Path, to: Path) -> Path:
     [
         {"sparsity": "60%"},
         {"sparsity": "2:4", "permute": True},
-        {"sparsity": "2:4", "permute": True, "ratio": 0.25, "round_to": 4},
+        pytest.param(
+            {"sparsity": "2:4", "permute": True, "ratio": 0.25, "round_to": 4},
+            marks=pytest.mark.heavy,
+        ),
     ],
 )
 def test_a_plan_zeroes_the_same_weights_of_another_checkpoint(

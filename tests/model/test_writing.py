@@ -348,6 +348,53 @@ def test_replaced_data_go_unless_another_model_names_them(tmp_path: Path) -> Non
     assert files(tmp_path) == {"m.onnx", "copy.onnx", data.name}
 
 
+@pytest.mark.parametrize("external", [True, False])
+@pytest.mark.parametrize("present", [True, False])
+def test_data_that_no_model_names_go_with_the_next_write(
+    external: bool, present: bool, tmp_path: Path
+) -> None:
+    path = tmp_path / "m.onnx"
+    if present:
+        save(load(filled(1.0)), path, external=True)
+    for name in ("m.onnx.0123456789ab.data", "m.onnx.ba9876543210.data"):
+        (tmp_path / name).write_text("of a dead writer")
+    kept = {
+        "m.onnx.aaaaaaaaaaaa.data": "other.onnx",
+        "m.onnx.bbbbbbbbbbbb.data": "m.onnx.bak",
+        "m.onnx.cccccccccccc.data": "other.onnx.pb",
+    }
+    for name, model in kept.items():
+        (tmp_path / name).write_text("in use")
+        (tmp_path / model).write_text(f"names {name}")
+    others = {"n.onnx.0123456789ab.data", "m.onnx.0123.data", "m.onnx.0123456789ab.data.bak"}
+    for name in others:
+        (tmp_path / name).write_text("of somebody else")
+    (tmp_path / "m.onnx.dddddddddddd.data").mkdir()
+    save(load(filled(2.0)), path, external=external)
+    expected = {"m.onnx", *kept, *kept.values(), *others, "m.onnx.dddddddddddd.data"}
+    names = files(tmp_path) - expected
+    assert len(names) == external
+    assert whose(path) == "2.0"
+
+
+def test_data_of_a_writer_that_lives_stay(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+
+    def write_meanwhile(_: Path) -> bool:
+        save(load(filled(2.0)), path, external=True)
+        assert whose(path) == "2.0"
+        return True
+
+    for start in (None, 3.0):
+        if start is not None:
+            save(load(filled(start)), path, external=True)
+        write(load(filled(1.0)), path, external=True, accept=write_meanwhile)
+        assert whose(path) == "1.0"
+        save(load(filled(4.0)), path, external=True)  # nothing of either is left
+        assert whose(path) == "4.0"
+        assert len(files(tmp_path)) == 2
+
+
 def test_data_of_others_are_never_replaced(tmp_path: Path) -> None:
     (tmp_path / "m.onnx.data").write_text("of somebody else")
     save(load(filled(1.0)), tmp_path / "m.onnx", external=True)

@@ -29,7 +29,9 @@ def problem(name: str) -> tuple[Analysis, Sequence[Feeds]]:
 
 
 @pytest.mark.parametrize("name", zoo.names())
-@pytest.mark.parametrize("memory", [4_000_000_000, 1_000_000])
+@pytest.mark.parametrize(
+    "memory", [1_000_000, pytest.param(4_000_000_000, marks=pytest.mark.heavy)]
+)
 def test_errors_are_those_of_whole_runs(name: str, memory: int) -> None:
     analysis, batches = problem(name)
     whole = OutputError(analysis.model, batches)

@@ -20,7 +20,9 @@ from onnxprune.select.importance.refit_errors import RefitErrors
 
 
 @pytest.mark.parametrize("name", zoo.names())
-@pytest.mark.parametrize("memory", [4_000_000_000, 1_000_000])
+@pytest.mark.parametrize(
+    "memory", [1_000_000, pytest.param(4_000_000_000, marks=pytest.mark.heavy)]
+)
 def test_errors_are_those_of_whole_models(name: str, memory: int) -> None:
     entry = zoo.get(name)
     with np.load(entry.calibration) as stored:

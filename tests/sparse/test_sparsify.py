@@ -143,7 +143,10 @@ def test_refitted_weights_serve_inputs_nobody_saw_better(kind: str) -> None:
     assert errors["pcg"] < errors["none"]
 
 
-@pytest.mark.parametrize("name", ["digits_rescnn", "digits_encoder", "chars_decoder"])
+@pytest.mark.parametrize(
+    "name",
+    ["digits_rescnn", "digits_encoder", pytest.param("chars_decoder", marks=pytest.mark.heavy)],
+)
 @pytest.mark.parametrize("asked", ["60%", "2:4"])
 def test_trained_networks_get_what_was_asked_and_keep_their_originals(
     name: str, asked: str

@@ -45,7 +45,11 @@ def stored(model: models.Model, name: str) -> Array:
 
 
 @pytest.mark.parametrize(
-    ("name", "asked", "samples"), [("digits_rescnn", "92%", 256), ("chars_decoder", "2:4", 48)]
+    ("name", "asked", "samples"),
+    [
+        ("digits_rescnn", "92%", 256),
+        pytest.param("chars_decoder", "2:4", 48, marks=pytest.mark.heavy),
+    ],
 )
 def test_training_helps_on_inputs_nobody_saw(name: str, asked: str, samples: int) -> None:
     dense, made, feeds = thinned(name, asked, samples)

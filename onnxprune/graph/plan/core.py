@@ -271,8 +271,6 @@ _FORMAT = "onnxprune-plan"
 _VERSION = 1
 _MAPPED = 64 << 20
 """Bytes from which a file of masks is mapped instead of read."""
-_LARGEST = 1 << 28
-"""Bytes that the JSON of a plan can have."""
 _KEYS = ("format", "version", "origin", "units", "removed", "bypassed", "reordered", "zeroed")
 
 
@@ -448,15 +446,15 @@ def _units(units: object) -> tuple[int, ...]:
 
 
 def _read(path: Path) -> dict[str, Any]:
+    from onnxprune.model.limits import read_json  # noqa: TID251  JSON, no models
+
     try:
-        if path.stat().st_size > _LARGEST:
-            raise OnnxpruneError(f"{path} is too large for a plan", hint="check the path")
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = read_json(path)
     except OSError as error:
         raise OnnxpruneError(
             f"the plan {path} cannot be read: {error.strerror or error}", hint="check the path"
         ) from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise OnnxpruneError(
             f"{path} is not JSON, as plans are",
             hint="the model comes first, as in apply(model, plan)"

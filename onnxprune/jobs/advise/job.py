@@ -12,7 +12,7 @@ from typing import Any
 import onnx_ir as ir
 
 from onnxprune import model as models
-from onnxprune.config import AdviseOptions, FilePath, keywords, split
+from onnxprune.config import AdviseOptions, FilePath, split
 from onnxprune.errors import OnnxpruneError, as_path
 from onnxprune.evaluate.environment import environment, is_busy
 from onnxprune.graph.analysis import analyse
@@ -22,6 +22,7 @@ from onnxprune.jobs.advise.judgement import derive_advice
 from onnxprune.jobs.advise.methods import Advice, tries_int8
 from onnxprune.jobs.advise.trials import Feeds, run_trials
 from onnxprune.jobs.bench.samples import open_samples
+from onnxprune.jobs.keywords import keywords
 from onnxprune.jobs.results.reachable import reachable
 from onnxprune.model.decode import densify
 from onnxprune.quantities import Sparsity, shape_text

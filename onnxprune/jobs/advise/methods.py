@@ -32,6 +32,8 @@ _SPARSE_FACTOR = 0.45
 """What is left of large INT8 layers at 90 % zeros, as measured."""
 _TWO_FOUR_FACTOR = 0.5
 """What is left of 2:4 products at best: sparse tensor cores have twice the peak."""
+DATA = "DATA.npz"
+"""What stands in commands for inputs that the user has yet to give."""
 _TARGET = "macs=50%"
 _HALF = 0.5
 """The target of the command, and what it leaves of products."""
@@ -107,6 +109,8 @@ def structured(evidence: Evidence, spent: Spent) -> Advice:
     if word == "does not pay" and spent.contractions < WORTH:
         reason = f"only {reason}"
     why = f"{reason}; {amount} leaves {_amount(trial, remaining)} of the latency"
+    if not evidence.calib and word != "does not pay":
+        why += f"; {DATA} are your inputs, by which the cut is chosen, refitted and judged"
     return Advice(
         "structured",
         spent.backend,
@@ -320,13 +324,20 @@ def _prune(evidence: Evidence, what: str, backend: str, output: str = "") -> str
     if backend not in ("", "cpu"):
         words += ["--backend", backend]
     named = f"-{backend.replace(':', '-')}" if backend not in ("", "cpu") else ""
-    return shlex.join([*words, *evidence.flags, "-o", output or f"pruned{named}.onnx"])
+    words += [*evidence.flags, *_placeholder(evidence)]
+    return shlex.join([*words, "-o", output or f"pruned{named}.onnx"])
+
+
+def _placeholder(evidence: Evidence) -> list[str]:
+    """Inputs in a command, where the advice was given none.
+
+    Ranges of activations take some, and a cut without any is neither refitted nor judged.
+    """
+    return [] if evidence.calib else ["--calib", DATA]
 
 
 def _quantize(evidence: Evidence, model: str, backend: str) -> str:
-    words = ["onnxprune", "quantize", model, *evidence.flags]
-    if not evidence.calib:  # ranges of activations take inputs
-        words += ["--calib", "DATA.npz"]
+    words = ["onnxprune", "quantize", model, *evidence.flags, *_placeholder(evidence)]
     written = quantize_format(backend)
     named = "" if written == "cpu" else f"-{written}"
     words += ["--backend", written] if written != "cpu" else []

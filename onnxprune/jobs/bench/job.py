@@ -13,10 +13,10 @@ from typing import TypeAlias
 import numpy as np
 
 from onnxprune import model as models
-from onnxprune.config import BenchOptions, FilePath, keywords, split
+from onnxprune.config import BenchOptions, FilePath, split
 from onnxprune.errors import OnnxpruneError, as_path, wrong_type
 from onnxprune.evaluate import metrics
-from onnxprune.evaluate.class_scores import score_test
+from onnxprune.evaluate.class_scores import meaning_test
 from onnxprune.evaluate.environment import environment, is_busy, load
 from onnxprune.evaluate.evaluation import metric_of
 from onnxprune.evaluate.output_comparison import Comparison
@@ -34,6 +34,7 @@ from onnxprune.jobs.bench.outputs import (
 from onnxprune.jobs.bench.rows import latency, model_rows, notes
 from onnxprune.jobs.bench.samples import COMPARED, Samples, open_samples
 from onnxprune.jobs.bench.schema import Bench, DeclinedRow, NoiseFloor, Ratio, Row, Score
+from onnxprune.jobs.keywords import keywords
 from onnxprune.runtime.process import WorkerError
 from onnxprune.runtime.registry import Backend, parse
 from onnxprune.solve.bootstrap import ratio, verdict
@@ -98,7 +99,7 @@ def bench(
         tuple(row.name for row in rows),
         samples,
         task,
-        partial(Comparison, models.parts(first), score_test(first, *scored)),
+        partial(Comparison, models.parts(first), meaning_test(first, *scored)),
         progress,
     )
     for each in backends:

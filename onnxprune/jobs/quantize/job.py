@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from onnxprune import model as models
-from onnxprune.config import INPUTS, Options, QuantizeOptions, keywords, split
+from onnxprune.config import INPUTS, Options, QuantizeOptions, StoreOptions, split
 from onnxprune.data.dataset import Dataset, open_dataset, open_source, with_checks
 from onnxprune.data.memory import budget_of, scarce_note, settle
 from onnxprune.data.ranks import with_ranks, without_ranks
@@ -15,27 +15,29 @@ from onnxprune.errors import OnnxpruneError, as_model_path, spelled
 from onnxprune.evaluate.equivalence import arrays_of, difference
 from onnxprune.evaluate.evaluation import Evaluation, compare_models
 from onnxprune.evaluate.verdict import Quality, Structure, judge, judge_structure
-from onnxprune.graph.analysis import identity
+from onnxprune.graph.analysis import Analysis, identity
 from onnxprune.graph.layers.linear import LinearLayer
 from onnxprune.graph.plan import Plan
 from onnxprune.graph.shapes import propagate
-from onnxprune.jobs.apply_plan import finite
-from onnxprune.jobs.certificate import Claims, certify, verdicts
+from onnxprune.jobs.apply_plan import finite, within_drop
+from onnxprune.jobs.certificate import Claims, certify, expected_model, verdicts
 from onnxprune.jobs.finite_weights import FiniteWeights
+from onnxprune.jobs.keywords import keywords
 from onnxprune.jobs.prune import prune
 from onnxprune.jobs.quantize import exclusions, quantizer, zeros
+from onnxprune.jobs.quantize.comparison import compare_quantized
 from onnxprune.jobs.quantize.preparation import prepared
 from onnxprune.jobs.quantize.purposes import why_float
 from onnxprune.jobs.quantize.rows import by_rows
 from onnxprune.jobs.quantize.zeros import Weight
 from onnxprune.jobs.run import within_memory
+from onnxprune.jobs.store import Stored
 from onnxprune.jobs.verdicts import (
     HOW,
     data_of,
     judging_notes,
     over_limit,
     refuse_broken,
-    unsure,
 )
 from onnxprune.model.decode import densify
 from onnxprune.quantities import measured, times, unit_of
@@ -66,6 +68,7 @@ class Quantized:
         plan: what was removed before.
         quality: whether it does what the float model does.
         fitted: whether weights were fitted to data before.
+        analysis: of the float model, where it was pruned before.
     """
 
     model: models.Model
@@ -80,6 +83,7 @@ class Quantized:
     plan: Plan
     quality: Quality
     fitted: bool = False
+    analysis: Analysis | None = None
 
     @property
     def ok(self) -> bool:
@@ -101,6 +105,7 @@ class Quantized:
         Raises:
             OnnxpruneError: the result is broken, or cannot be written there.
         """
+        path = as_model_path(path)
         if not force:
             refuse_broken(self.quality)
         claims = Claims(
@@ -111,10 +116,22 @@ class Quantized:
             config=self.config,
             quantized=[each.name for each in self.weights if each.quantized],
             fitted=self.fitted,
+            changed=self._changed,
             verdicts=lambda: verdicts(self, self.evaluation, self.checks),
         )
-        wanted = certify(claims) if self.config.certificate else None
-        return models.write(self.model, as_model_path(path), certify=wanted)
+        options = StoreOptions(certificate=self.config.certificate)
+        stored = Stored(self.model, self.model, (), options)
+        return stored.save(path, certify=certify(claims) if options.certificate else None)
+
+    def _changed(self) -> frozenset[str] | None:
+        """Weights with other values than the float model, cut by the plan, has in int8."""
+        if not self.fitted:
+            return frozenset()
+        if self.analysis is None:
+            return None
+        masks = {name: (mask.size, mask.kept) for name, mask in self.plan.zeroed.items()}
+        comparison = compare_quantized(expected_model(self.analysis, self.plan), self.model, masks)
+        return None if comparison.problem else comparison.changed
 
     def __repr__(self) -> str:
         return f"<Quantized: {self}>"
@@ -203,9 +220,9 @@ def quantize(
     shipped = _shipped(dense, result, data, config, outcome)
     if shipped is not None:
         sentences.append(_saturation_note(outcome, shipped, settings))
-    if config.max_drop is not None:
-        checks.append(Check("drop", outcome.drop <= config.max_drop, outcome.drop, config.max_drop))
-        sentences += unsure(outcome, config.max_drop)
+    limits, unsure_notes = within_drop(outcome, config)
+    checks += limits
+    sentences += unsure_notes
     sentences += scarce_note(config)
     if data.synthetic:
         sentences.append(f"inputs were synthetic ({data.description}): accuracy was not measured")
@@ -223,6 +240,7 @@ def quantize(
         plan=Plan() if pruned is None else pruned.plan,
         quality=quality,
         fitted=pruned is not None and pruned.config.fits,
+        analysis=None if pruned is None else pruned.analysis,
     )  # fmt: skip
 
 

@@ -92,7 +92,7 @@ def _quantized(name: str, stored: Mapping[str, ir.Value]) -> ir.Value | None:
 
 def _compare(layer: LinearLayer, value: ir.Value | None, stored: Mapping[str, ir.Value]) -> Weight:
     name, before = layer.weight, layer.tensor.read()
-    pattern, (n, m) = _pattern(layer, before)
+    pattern, (n, m) = pattern_of(layer, before)
     share = 1 - np.count_nonzero(before) / max(before.size, 1)
     tensor = None if value is None else models.constant(value)
     if value is None or tensor is None:
@@ -123,8 +123,8 @@ def _turned(layer: LinearLayer, value: ir.Value) -> bool:
     return layer.operator.op_type == "Gemm" and flag is not None and flag.as_int() == 1 and not kept
 
 
-def _pattern(layer: LinearLayer, weight: Array) -> tuple[str, tuple[int, int]]:
-    """The sparsest pattern that a weight has."""
+def pattern_of(layer: LinearLayer, weight: Array) -> tuple[str, tuple[int, int]]:
+    """The sparsest N:M pattern that a weight has, in words and numbers; empty and 0:1 for none."""
     for n, m in sorted(_PATTERNS, key=lambda p: p[0] / p[1]):
         whole = layer.inputs % m == 0 and weight.size
         if whole and (counts(layer, weight, m) <= n).all():

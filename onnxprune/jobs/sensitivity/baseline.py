@@ -16,7 +16,7 @@ from onnxprune.evaluate.evaluation import (
     Evaluation,
     compare_answers,
     count_for,
-    scores_of,
+    meanings_of,
     task_of,
     within,
 )
@@ -55,7 +55,7 @@ class Dense:
         self._session = open_session(
             analysis.model, provider=config.provider, threads=THREADS, outputs=within(self._parts)
         )
-        self._scores = scores_of(analysis.model, task)
+        self._meaning = meanings_of(analysis.model, task)
         self._answers = _within(self._session.run, feeds, _ANSWERS)
         self.before = None
         if task is not None:
@@ -63,7 +63,7 @@ class Dense:
             counts = [count_for(task.metric, each) for each in feeds]
             self.before = score(task.metric, outputs, task.labels, counts)
         first = compare_answers(
-            self._session.run, feeds[:1], self.answers(1), parts=self._parts, scores=self._scores
+            self._session.run, feeds[:1], self.answers(1), parts=self._parts, meaning=self._meaning
         )
         self.metric = first.measure
         self.higher_is_better = True
@@ -128,7 +128,7 @@ class Dense:
         )
         answers = self.answers()
         return compare_answers(
-            session.run, self.feeds, answers, self._task, self.before, parts, self._scores
+            session.run, self.feeds, answers, self._task, self.before, parts, self._meaning
         )
 
 

@@ -17,7 +17,7 @@ from onnxprune import model as models
 from onnxprune.data.batches import count_samples
 from onnxprune.data.dataset import Feeds
 from onnxprune.errors import OnnxpruneError
-from onnxprune.evaluate.evaluation import Task, compare_answers, scores_of, within
+from onnxprune.evaluate.evaluation import Task, compare_answers, meanings_of, within
 from onnxprune.evaluate.metrics import Reading, Score, find_metric
 from onnxprune.evaluate.output_comparison import Outputs
 from onnxprune.graph.analysis import analyse
@@ -132,7 +132,7 @@ class Bench:
                 self._task,
                 self._job.before,
                 parts,
-                scores_of(self._analysis.model, self._task),
+                meanings_of(self._analysis.model, self._task),
             )
         except OnnxpruneError as error:
             return Cell(target, ratio, reason=error.message)

@@ -9,13 +9,14 @@ from dataclasses import replace
 from threadpoolctl import threadpool_limits
 
 from onnxprune import model as models
-from onnxprune.config import Options, SensitivityOptions, keywords, split
+from onnxprune.config import Options, SensitivityOptions, split
 from onnxprune.data.cache import Cache
 from onnxprune.errors import OnnxpruneError, spelled
 from onnxprune.evaluate.standard_error import SURE
 from onnxprune.graph.cost import CostModel
 from onnxprune.jobs.apply_plan import apply_plan
 from onnxprune.jobs.choose_plan import by_importance, problem_of
+from onnxprune.jobs.keywords import keywords
 from onnxprune.jobs.result import Result
 from onnxprune.jobs.run import BLAS, Progress, Run, open_run
 from onnxprune.jobs.sensitivity.baseline import Dense, weighing_of

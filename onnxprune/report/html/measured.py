@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import PurePath
 
 from onnxprune import quantities as numbers
+from onnxprune.jobs.assessed import Assessed
 from onnxprune.jobs.bench.schema import Bench, Row
 from onnxprune.report import columns, drawing, plots, sections, standing
 from onnxprune.report.charts import Chart, draw, framed
@@ -24,6 +26,7 @@ from onnxprune.report.html.markup import (
     tag,
     tools,
 )
+from onnxprune.report.html.run import judged
 from onnxprune.report.pareto import WORDS, Panel, panels, setting
 from onnxprune.report.standing import Scale
 from onnxprune.report.tables import Cell, Column, Table, tuples
@@ -49,6 +52,11 @@ def tradeoff(family: Family) -> Markup:
     about += " Bars are 95 % intervals; those of quality are of its change." if bars else ""
     figures = [figure(plots.tradeoff(panel), _marks(panel)) for panel in charts]
     return join(tag("p", about), tag("div", figures, class_="charts"))
+
+
+def evaluation(family: Family, most: int) -> Markup:
+    """Every evaluation of a family: both verdicts, the metric, the outputs and the tails."""
+    return join(_evaluation(each, family, most) for each in family.assessments)
 
 
 def latency(family: Family) -> Markup:
@@ -86,6 +94,18 @@ def block(data: object) -> Markup:
     """Data for a script; nothing in it can end the element it stands in."""
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
     return Markup(f'<script type="application/json">{text.translate(_ESCAPES)}</script>')
+
+
+def _evaluation(document: Assessed, family: Family, most: int) -> Markup:
+    several = len(family.assessments) > 1 or bool(family.runs)
+    models = table(columns.MODELS, document.models) if several and document.models else None
+    return join(
+        tag("h4", PurePath(document.model).name) if several else None,
+        *judged(sections.assessment_verdicts(document)),
+        models,
+        [drawn(part, most=most) for part in sections.of_assessment(document)],
+        listed("Notes", document.notes),
+    )
 
 
 def _marks(panel: Panel) -> Markup:

@@ -117,6 +117,7 @@ def _sections(family: Family, key: str, most: int) -> list[Section]:
     source = next((run for run in family.runs if run.couplings), None)
     coupling = runs.coupling(source, couplings, most) if source else Markup()
     sections = [
+        Section(f"{key}-evaluation", "Evaluation", measured.evaluation(family, most)),
         Section(f"{key}-tradeoff", "Trade-off", measured.tradeoff(family)),
         Section(f"{key}-latency", "Latency", measured.latency(family)),
         *_runs(family, key, couplings, most),

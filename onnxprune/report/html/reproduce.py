@@ -13,6 +13,7 @@ from dataclasses import asdict
 import yaml
 
 from onnxprune import quantities as numbers
+from onnxprune.jobs.assessed import Assessed
 from onnxprune.jobs.bench.schema import Bench
 from onnxprune.jobs.recipe import as_flags
 from onnxprune.jobs.results.schema import Report
@@ -28,6 +29,7 @@ _PAIRS = tuples("Environment", "", "")
 def section(family: Family) -> Markup:
     """Commands and recipes of all runs, and the environment of all measurements."""
     lines = [command(run) for run in family.runs]
+    lines += [eval_command(each) for each in family.assessments]
     lines += [bench_command(each) for each in family.benches]
     lines += [sweep_command(each) for each in family.sweeps]
     parts = [_copied("\n".join(dict.fromkeys(lines)))]
@@ -36,6 +38,7 @@ def section(family: Family) -> Markup:
             parts += [tag("h4", _recipe_title(run, several=len(family.runs) > 1))]
             parts += [_copied(recipe(run))]
     made_by = [run.onnxprune for run in family.runs]
+    made_by += [each.onnxprune for each in family.assessments]
     made_by += [each.onnxprune for each in family.benches]
     versions = dict.fromkeys(filter(None, made_by))
     parts.append(tag("p", f"Made by onnxprune {', '.join(versions) or 'of unknown version'}."))
@@ -60,6 +63,19 @@ def command(run: Report) -> str:
     words += [word for flag in flags(run) for word in shlex.split(flag)]
     if run.output:
         words += ["-o", run.output]
+    return shlex.join(words)
+
+
+def eval_command(document: Assessed) -> str:
+    """The command line of an evaluation; without one, the inputs are known in words only."""
+    if document.argv:
+        return shlex.join(document.argv)
+    words = ["onnxprune", "eval", document.model]
+    words += ["--against", document.against] if document.against else []
+    words += ["--data", "DATA"]
+    words += (
+        ["--labels", "LABELS", "--metric", document.metric.name] if document.metric.name else []
+    )
     return shlex.join(words)
 
 

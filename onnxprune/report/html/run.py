@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from onnxprune import quantities as numbers
 from onnxprune.jobs.bench.schema import Bench
 from onnxprune.jobs.results.couplings import CouplingRow, SliceRow
@@ -20,6 +22,7 @@ from onnxprune.report.html.markup import (
     tag,
 )
 from onnxprune.report.html.reproduce import flags
+from onnxprune.report.sections import Verdict
 from onnxprune.report.tables import Cell, Column, Table, tuples, write
 
 _SIZES = ("MACs", "parameters", "weights")
@@ -59,7 +62,9 @@ _SLICES: tuple[Column[SliceRow], ...] = (
 def header(family: Family, key: str) -> Markup:
     """The model, and the outcomes of one run or of all."""
     if not family.runs:
-        return join(table(columns.MODELS, bench.models) for bench in family.benches)
+        sizes = [each.models for each in family.assessments]
+        sizes += [each.models for each in family.benches]
+        return join(table(columns.MODELS, rows) for rows in sizes if rows)
     first = family.runs[0]
     runs = top(first, family) if len(family.runs) == 1 else compared(family, key)
     return join(model(first), runs)
@@ -69,12 +74,17 @@ def top(run: Report, family: Family) -> Markup:
     """The verdict of a run, its largest figures, and its options."""
     options = [[code(each), " "] for each in flags(run)]
     line = tag("p", "Options: ", options, class_="options") if options else None
+    return join(*judged(sections.verdicts(run)), tiles(run, family), line)
+
+
+def judged(verdicts: Sequence[Verdict]) -> list[Markup]:
+    """Verdicts, and below them what decided."""
     words = [
         tag("p", f"{each.subject} {each.word}: {each.details}.", class_="soft")
-        for each in sections.verdicts(run)
+        for each in verdicts
         if each.details
     ]
-    return join(verdict(run), words, tiles(run, family), line)
+    return [chips(verdicts), *words]
 
 
 def model(run: Report) -> Markup:
@@ -91,11 +101,11 @@ def model(run: Report) -> Markup:
     )
 
 
-def verdict(run: Report) -> Markup:
+def chips(verdicts: Sequence[Verdict]) -> Markup:
     """The verdicts on structure and quality, in words that need no colour."""
     marks = {"good": "✓ ", "bad": "✕ ", "warn": "! "}
     spans = []
-    for each in sections.verdicts(run):
+    for each in verdicts:
         words = f"{each.subject}: {each.word}" if each.subject else each.word
         text = f"{marks.get(each.tone, '')}{words}"
         spans += [tag("span", text, class_=f"verdict {each.tone}", title=each.details or None), " "]
@@ -150,7 +160,15 @@ def compared(family: Family, key: str) -> Markup:
         value, of = Cell(), ""
         if stands is not None:
             value, of = Cell(stands.value, unit=stands.scale.unit), stands.scale.name
-        rows.append((Cell(label(run), link=f"#{key}-r{k}"), verdict(run), *ratios, value, of))
+        rows.append(
+            (
+                Cell(label(run), link=f"#{key}-r{k}"),
+                chips(sections.verdicts(run)),
+                *ratios,
+                value,
+                of,
+            )
+        )
     return table(_RUNS, rows)
 
 

@@ -13,7 +13,6 @@ versions keep the nodes in ``Metadata`` as ``[ONNX Layer: name]``.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from onnxprune import model as models
 from onnxprune.errors import OnnxpruneError
 from onnxprune.graph.analysis import identity
 from onnxprune.graph.layers.linear import walk
+from onnxprune.model.limits import parse_json
 
 _ELIGIBLE = re.compile(r"\(Sparsity\) Layers eligible for sparse math:(.*)")
 _PICKED = re.compile(
@@ -74,7 +74,7 @@ def from_inspector(text: str) -> tuple[Layer, ...]:
         OnnxpruneError: it is not such JSON, or has names only because profiling was not detailed.
     """
     try:
-        document = json.loads(text)
+        document = parse_json(text)
         layers = document["Layers"]
     except (ValueError, KeyError, TypeError) as error:
         raise OnnxpruneError(

@@ -7,18 +7,25 @@ and precision at 101 recalls.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
-from onnxprune.evaluate.metrics.detection.boxes import I64, overlaps
+from onnxprune.evaluate.metrics.detection.boxes import I64, areas, overlaps
 from onnxprune.evaluate.metrics.scores import F64
 
 Flags = npt.NDArray[np.bool_]
 
+SIZES: Mapping[str, tuple[float, float]] = {
+    "small": (0.0, 32.0**2),
+    "medium": (32.0**2, 96.0**2),
+    "large": (96.0**2, 1e10),
+}
+"""COCO's ranges of areas, in pixels of the picture."""
 MOST = 100
 """Detections of one class in one picture that count, the best ones (COCO's ``maxDets``)."""
 _RECALLS = np.linspace(0.0, 1.0, 101)
@@ -35,12 +42,19 @@ class Objects:
         scores: ``[n]`` of detections; empty for labels.
         crowd: ``[n]`` of labels: whether a box is of a crowd, which detections may match any
             number of times without being counted; empty for detections.
+        area: ``[n]``, in pixels of the picture; None for that of the boxes.
     """
 
     boxes: F64
     classes: I64
     scores: F64
     crowd: Flags
+    area: F64 | None = None
+
+    def within(self, low: float, high: float) -> Flags:
+        """Which boxes ``[n]`` have an area between two, both included."""
+        sizes = areas(self.boxes) if self.area is None else self.area
+        return np.asarray((sizes >= low) & (sizes <= high))
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,8 +66,10 @@ class DetectionStatistics:
         overlaps: the least overlaps of a hit.
         picture, category, score: of each detection, ``[n]``.
         hit: ``[overlaps, n]``: whether it is matched with a labelled object.
-        ignored: ``[overlaps, n]``: whether it is matched with a crowd.
-        label_picture, label_category: of each labelled object that is no crowd, ``[m]``.
+        ignored: ``[overlaps, n]``: whether it counts for nothing: it is matched with a crowd or
+            with an object of another size, or with nothing and is of another size itself.
+        label_picture, label_category: of each labelled object that counts, ``[m]``.
+        sides: the detections and the labels of every picture.
     """
 
     samples: int
@@ -65,6 +81,20 @@ class DetectionStatistics:
     ignored: Flags
     label_picture: I64
     label_category: I64
+    sides: tuple[Sequence[Objects], Sequence[Objects]] = ((), ())
+
+    def of_size(self, low: float, high: float) -> DetectionStatistics:
+        """The same where only objects count whose area is between two, in pixels of the picture."""
+        return match(*self.sides, self.overlaps, (low, high))
+
+    def by_class(self) -> dict[int, tuple[int, float]]:
+        """Labelled objects and average precision of each class, by its number."""
+        weights, result = np.ones(self.samples), {}
+        for category, ranking in zip(np.unique(self.label_category), self._classes, strict=True):
+            value = _average_precision(ranking, weights)
+            if value is not None:
+                result[int(category)] = len(ranking.labels), float(value.mean())
+        return result
 
     def figure(self, weights: F64) -> float:
         """Mean over classes and overlaps of the average precision, each picture so often.
@@ -131,7 +161,10 @@ def _average_precision(ranking: _Ranking, weights: F64) -> F64 | None:
 
 
 def match(
-    detections: Sequence[Objects], labels: Sequence[Objects], least: Sequence[float]
+    detections: Sequence[Objects],
+    labels: Sequence[Objects],
+    least: Sequence[float],
+    size: tuple[float, float] = (0.0, math.inf),
 ) -> DetectionStatistics:
     """Match the detections in each picture with its labels.
 
@@ -139,25 +172,29 @@ def match(
         detections: of each picture.
         labels: of the same pictures.
         least: overlaps (IoU) from which on a detection is a hit.
+        size: areas between which objects count, in pixels of the picture.
     """
     numbers, categories, scores = [], [], []
     hits, ignored = [], []
+    uncounted = [each.crowd | ~each.within(*size) for each in labels]
     for picture, (found, truth) in enumerate(zip(detections, labels, strict=True)):
+        fitting = found.within(*size)
         for category in np.unique(found.classes):
             own = np.flatnonzero(found.classes == category)
             own = own[np.argsort(-found.scores[own], kind="stable")][:MOST]
             known = np.flatnonzero(truth.classes == category)
-            known = known[np.argsort(truth.crowd[known], kind="stable")]  # crowds come last
-            crowd = truth.crowd[known]
+            # What does not count comes last.
+            known = known[np.argsort(uncounted[picture][known], kind="stable")]
+            crowd, skipped = truth.crowd[known], uncounted[picture][known]
             with np.errstate(over="ignore", invalid="ignore"):
                 shares = overlaps(found.boxes[own], truth.boxes[known], crowd)
-            matched = [_matches(shares, crowd, each) for each in least]
+            matched = [_matches(shares, crowd, skipped, each) for each in least]
             numbers.append(np.full(len(own), picture))
             categories.append(np.full(len(own), category))
             scores.append(found.scores[own])
             hits.append(np.stack([hit for hit, _ in matched]))
-            ignored.append(np.stack([skip for _, skip in matched]))
-    counted = [each.classes[~each.crowd] for each in labels]
+            ignored.append(np.stack([skip | (~hit & ~fitting[own]) for hit, skip in matched]))
+    counted = [each.classes[~skip] for each, skip in zip(labels, uncounted, strict=True)]
     none = np.zeros((len(least), 0), bool)
     empty = np.zeros(0, np.int64)
     return DetectionStatistics(
@@ -170,14 +207,15 @@ def match(
         ignored=np.concatenate([none, *ignored], axis=1),
         label_picture=np.repeat(np.arange(len(labels)), [len(each) for each in counted]),
         label_category=np.concatenate([empty, *counted]),
+        sides=(detections, labels),
     )
 
 
-def _matches(shares: F64, crowd: Flags, least: float) -> tuple[Flags, Flags]:
-    """Which detections, the best first, match an object or a crowd: two flags ``[n]``.
+def _matches(shares: F64, crowd: Flags, skipped: Flags, least: float) -> tuple[Flags, Flags]:
+    """Which detections, the best first, match an object that counts or another: flags ``[n]``.
 
     Each takes the label that it overlaps most among those that are free (of equal overlaps the
-    last, as COCO does), and a crowd only where no object is left.
+    last, as COCO does), and one that does not count only where no other is left. Crowds stay free.
     """
     count = len(shares)
     hit, ignored = np.zeros(count, bool), np.zeros(count, bool)
@@ -186,11 +224,11 @@ def _matches(shares: F64, crowd: Flags, least: float) -> tuple[Flags, Flags]:
     free = np.ones(len(crowd), bool)
     lowest = min(least, 1 - 1e-10)
     for number in np.flatnonzero((shares >= lowest).any(axis=1)):
-        for group in (~crowd, crowd):
+        for group in (~skipped, skipped):
             values = np.where(group & free, shares[number], -1.0)
             best = len(values) - 1 - int(values[::-1].argmax())
             if values[best] >= lowest:
-                hit[number], ignored[number] = not crowd[best], crowd[best]
+                hit[number], ignored[number] = not skipped[best], skipped[best]
                 free[best] = crowd[best]
                 break
     return hit, ignored

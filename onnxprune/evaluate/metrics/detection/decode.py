@@ -16,6 +16,7 @@ from onnxprune.evaluate.metrics.detection.layouts import (
     Layout,
     Lists,
     Parts,
+    Selected,
     class_scores,
     grid,
 )
@@ -32,7 +33,7 @@ projects' own measurements. DETR suppresses none."""
 
 
 def decode(layout: Layout, outputs: Outputs, samples: int, frame: Frame) -> list[Objects]:
-    """The detections of every sample; boxes of `Lists` in the unit of the output.
+    """The detections of every sample; boxes of `Lists` and `Selected` in the output's unit.
 
     Args:
         layout: as `find_layout` tells it.
@@ -45,6 +46,8 @@ def decode(layout: Layout, outputs: Outputs, samples: int, frame: Frame) -> list
             return _of_anchors(layout, outputs[layout.output], frame)
         if isinstance(layout, Parts):
             return _of_parts(layout, outputs, frame)
+        if isinstance(layout, Selected):
+            return _of_places(layout, outputs, samples)
         if layout.rows:
             return _of_rows(layout, outputs[layout.boxes], samples)
         return _of_lists(layout, outputs, samples)
@@ -96,6 +99,20 @@ def _of_parts(layout: Parts, outputs: Outputs, frame: Frame) -> list[Objects]:
         else:
             detections.append(_suppressed(*candidates, OVERLAP[layout.detector]))
     return detections
+
+
+def _of_places(layout: Selected, outputs: Outputs, samples: int) -> list[Objects]:
+    boxes = outputs[layout.boxes].astype(np.float64)
+    boxes = _cornered(boxes.reshape(samples, -1, 4), layout.form)
+    scores = outputs[layout.scores].astype(np.float64)
+    if layout.logits:
+        scores = _sigmoid(scores)
+    places = outputs[layout.places].reshape(-1, 3).astype(np.int64)
+    places = places[(places >= 0).all(-1)]  # rows of -1 fill up
+    sample, category, anchor = places.T
+    values, ends = scores[sample, category, anchor], boxes[sample, anchor]
+    own = (sample == k for k in range(samples))
+    return [_best(ends[some], values[some], category[some]) for some in own]
 
 
 def _of_lists(layout: Lists, outputs: Outputs, samples: int) -> list[Objects]:

@@ -1,7 +1,8 @@
 """Layouts of the outputs of detectors, told from names, shapes and values.
 
 One output with a row or a column per anchor (YOLOv5 to YOLO11, YOLOX), boxes and scores apart (SSD,
-DETR, YOLO-NAS), or lists of detections where the suppression is part of the graph.
+DETR, YOLO-NAS), or lists of detections or of their places where the suppression is part of the
+graph.
 """
 
 from __future__ import annotations
@@ -105,7 +106,29 @@ class Lists:
     rows: tuple[int, int, int, int] | tuple[()] = ()
 
 
-Layout: TypeAlias = Anchors | Parts | Lists
+@dataclass(frozen=True)
+class Selected:
+    """What a NonMaxSuppression selects of boxes and scores that are outputs too.
+
+    Attributes:
+        detector: as in `onnxprune.types.DETECTORS`.
+        places: output ``[n, 3]`` of whole numbers: sample, class and anchor of each detection.
+        boxes: output ``[samples, anchors, 4]``.
+        scores: output ``[samples, classes, anchors]``.
+        form: of the boxes: ``centres``, or ``yx-corners`` as the operator has them, which graphs
+            feed in either order.
+        logits: whether scores are logits.
+    """
+
+    detector: str
+    places: str
+    boxes: str
+    scores: str
+    form: BoxForm
+    logits: bool
+
+
+Layout: TypeAlias = Anchors | Parts | Lists | Selected
 
 
 def find_layout(
@@ -134,6 +157,7 @@ def find_layout(
     }
     chosen = {output: arrays[output]} if output in arrays else arrays
     layouts = (
+        *_in_places(arrays, samples, family),
         *_in_lists(chosen, samples, family),
         *_in_parts(chosen, samples, family),
         *_in_anchors(chosen, arrays, samples, frame, family),
@@ -196,6 +220,32 @@ def _is_class(name: str, array: Array) -> bool:
     if any(word in name.lower() for word in ("class", "label")) or array.dtype.kind in "iu":
         return True
     return bool(array.size) and bool((array == np.round(array)).all()) and bool(array.max() > 1)
+
+
+# --- places ----------------------------------------------------------------------------------
+
+
+def _in_places(arrays: Mapping[str, Array], samples: int, family: str) -> Iterator[Layout]:
+    """Numbers of the boxes that are detections, as NonMaxSuppression gives them."""
+    for name, places in arrays.items():
+        if places.dtype.kind not in "iu" or places.ndim not in (2, 3) or places.shape[-1] != 3:
+            continue
+        for other, boxes in _boxes(arrays, samples):
+            anchors = boxes.shape[-2]
+            scores = [
+                (n, a)
+                for n, a in arrays.items()
+                if a.ndim == 3 and (len(a), a.shape[2]) == (samples, anchors) and n != other
+                if a.dtype.kind not in "iu"
+            ]
+            for third, values in scores:
+                limits = (samples, values.shape[1], anchors)
+                if (places.reshape(-1, 3) < limits).all():
+                    finite = boxes[np.isfinite(boxes).all(-1)].astype(float)
+                    ordered = _share(np.all(finite[:, 2:] >= finite[:, :2], axis=-1)) >= _VALID
+                    form: BoxForm = "yx-corners" if ordered else "centres"
+                    logits = not _are_probabilities(values)
+                    yield Selected(family or "ssd", name, other, third, form, logits)
 
 
 # --- boxes and scores ------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import numpy as np
 from onnxprune.data import boxes as labelled
 from onnxprune.errors import OnnxpruneError
 from onnxprune.evaluate.metrics.detection.average_precision import Objects, match
+from onnxprune.evaluate.metrics.detection.boxes import areas
 from onnxprune.evaluate.metrics.detection.decode import decode, scaled
 from onnxprune.evaluate.metrics.detection.layouts import (
     Anchors,
@@ -17,6 +18,7 @@ from onnxprune.evaluate.metrics.detection.layouts import (
     Layout,
     Lists,
     Parts,
+    Selected,
     find_layout,
 )
 from onnxprune.evaluate.metrics.scores import Array, Batch, Metric, Score, nothing, of_statistics
@@ -58,8 +60,11 @@ def score_boxes(metric: Metric, batches: Iterable[Batch]) -> Score:
         labels += list(batch.labels)
     if layout is None:
         raise nothing(metric)
-    if isinstance(layout, Lists) and _relative(detections):
+    if isinstance(layout, Lists | Selected) and _relative(detections):
         detections = scaled(detections, frame)
+    detections = [
+        _measured(d, rows[0, labelled.SCALE]) for d, rows in zip(detections, labels, strict=True)
+    ]
     by_number, shift = _numbering(layout, detections, labels, classes)
     truth = [_objects(each, labelled.CATEGORY if by_number else labelled.CLASS) for each in labels]
     if not by_number:
@@ -68,7 +73,18 @@ def score_boxes(metric: Metric, batches: Iterable[Batch]) -> Score:
         raise nothing(metric, "no picture has a labelled object")
     if classes is not None:
         _check_classes(truth, classes - (0 if by_number else _nothings(layout)))
-    return of_statistics(match(detections, truth, metric.overlaps))
+    result = of_statistics(match(detections, truth, metric.overlaps))
+    if isinstance(layout, Selected) and layout.form == "yx-corners":
+        # Graphs pass x first too, and the operator suppresses the same.
+        turned = [replace(each, boxes=each.boxes[:, [1, 0, 3, 2]]) for each in detections]
+        other = of_statistics(match(turned, truth, metric.overlaps))
+        result = max(result, other, key=lambda each: each.value)
+    return result
+
+
+def _measured(detections: Objects, scale: float) -> Objects:
+    """Detections with their areas in pixels of the picture."""
+    return replace(detections, area=areas(detections.boxes) / scale)
 
 
 def _numbering(
@@ -92,7 +108,8 @@ def _objects(rows: Array, column: int) -> Objects:
     rows = rows[rows[:, labelled.CLASS] >= 0]
     classes = rows[:, column].astype(np.int64)
     boxes = np.asarray(rows[:, labelled.CORNERS], np.float64)
-    return Objects(boxes, classes, np.zeros(len(rows)), rows[:, labelled.CROWD] > 0)
+    crowd = rows[:, labelled.CROWD] > 0
+    return Objects(boxes, classes, np.zeros(len(rows)), crowd, rows[:, labelled.AREA])
 
 
 def _classes(layout: Layout, batch: Batch) -> int | None:
@@ -101,6 +118,8 @@ def _classes(layout: Layout, batch: Batch) -> int | None:
         shape = batch.outputs[layout.output].shape
         values = int(shape[1] if layout.columns else shape[2])
         return values - 4 - layout.objectness - layout.others
+    if isinstance(layout, Selected):
+        return int(batch.outputs[layout.scores].shape[1])
     if isinstance(layout, Parts):
         boxes, scores = (batch.outputs[name].shape for name in (layout.boxes, layout.scores))
         return int(scores[2] if scores[1] == boxes[1] else scores[1])
