@@ -16,7 +16,7 @@ from onnxprune.jobs.choose_plan import PlanChoice, by_importance, by_latency
 from onnxprune.jobs.iterative import by_steps
 from onnxprune.jobs.keywords import keywords
 from onnxprune.jobs.result import Result
-from onnxprune.jobs.run import Progress, Run, open_run
+from onnxprune.jobs.run import Progress, Run, open_run, reproducible
 from onnxprune.jobs.search import search
 
 STRATEGIES: Mapping[str, Callable[[Run], PlanChoice]] = {
@@ -29,6 +29,7 @@ STRATEGIES: Mapping[str, Callable[[Run], PlanChoice]] = {
 
 
 @keywords("prune")
+@reproducible
 @np.errstate(over="ignore", invalid="ignore")  # such values end in a verdict or refusal
 def prune(
     model: models.ModelLike,
@@ -77,6 +78,7 @@ def choose_plan(run: Run) -> PlanChoice:
 
 
 @keywords("apply")
+@reproducible
 @np.errstate(over="ignore", invalid="ignore")  # such values end in a verdict or refusal
 def apply(
     model: models.ModelLike,

@@ -36,12 +36,14 @@ from onnxprune.model.decode import densify
 from onnxprune.model.seal import Digests, data_files, hash_data, read_seal
 from onnxprune.types import Check
 
-Status = Literal["verified", "failed", "nothing cut"]
+Status = Literal["verified", "failed", "nothing cut", "not checked"]
 
 OTHER_DENSE = "dense model = that of the certificate"
 """The check that fails where another dense model is given."""
 NOT_BROKEN = "quality is not broken"
 """The check that fails where the model is broken and does not say so."""
+OTHER_GRAPH, OTHER_DATA = "graph = as written", "data files = as written"
+"""The checks that fail where a file has another digest than its certificate states."""
 _FIGURES = 0.02
 """Largest difference of a measured figure from the one that a certificate states."""
 
@@ -54,8 +56,9 @@ class Verification:
         model, dense: the two files.
         certificate: what the first claims; None without a certificate.
         checks: of its files, of its structure, and of its quality where there are data.
-        structure: ``verified``, ``failed``, or ``nothing cut`` where it has the units, blocks and
-            weights of the dense model.
+        structure: ``verified``, ``failed``, ``nothing cut`` where it has the units, blocks and
+            weights of the dense model, or ``not checked`` where its files are not those that were
+            written.
         plan: what was removed, from the certificate or found by comparing the models.
         changed: weights with other values than the cut of the dense model has, zeros aside.
         evaluation: against the dense model, where there are data.
@@ -132,8 +135,8 @@ def verify(
     claim = certificates.read(paths[0], seal)
     files = [] if claim is None else _file_checks(claim, seal.digests, paths[0])
     if not all(each.ok for each in files):
-        why = "the files were changed after they were written, so they were not read"
-        return Verification(*paths, claim, tuple(files), "failed", notes=(why,))
+        why = "it was changed after it was written, so it was not read"
+        return Verification(*paths, claim, tuple(files), "not checked", notes=(why,))
     progress("reading the models")
     small, large = (models.load(path) for path in paths)
     checks = [] if claim is None else [*files, *_claim_checks(claim, small, large)]
@@ -149,7 +152,7 @@ def verify(
         checks.append(Check("plan = that of the certificate", same, float(not same), 0.0))
     status = _status(result, claim)
     if claim is not None and claim.structure in ("verified", "nothing cut") and status != "failed":
-        removed = _removes(result.plan, claim)
+        removed = _removes(result.plan, claim) or result.quantized
         same = status == "verified" if claim.structure == "verified" else not removed
         checks.append(Check("structure = as stated", same, float(not same), 0.0))
     evaluation = quality = None
@@ -194,8 +197,8 @@ def _file_checks(claim: Certificate, digests: Digests, path: Path) -> list[Check
     data = {*claim.digests.data.items()} ^ {*hash_data(path, claim.digests.data).items()}
     graph = claim.digests.graph != digests.graph
     return [
-        Check("graph = as written", not graph, float(graph), 0.0),
-        Check("data files = as written", not data, float(len(data)), 0.0),
+        Check(OTHER_GRAPH, not graph, float(graph), 0.0),
+        Check(OTHER_DATA, not data, float(len(data)), 0.0),
     ]
 
 
