@@ -24,6 +24,8 @@ _EPSILON = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bflo
 _FLIPS = 0.01
 """Largest fraction of an integer output that may differ: ties that rounding decides."""
 _CODES = {ir.DataType.INT8, ir.DataType.UINT8}
+_PART = 1 << 18
+"""Elements that are changed at a time, in double precision."""
 NOISE = 4.0
 """Multiple of the runtime's own noise that is allowed where it is more than the tolerance: of what
 the masked original differs from itself by, with graph optimisations off and inputs off by half a
@@ -68,10 +70,14 @@ def noisy(feeds: Feeds, seed: int = 0) -> dict[str, Array]:
     result = dict(feeds)
     for name, array in feeds.items():
         if is_float(array):
-            factor = 1 + epsilon(array) * rng.choice([-1.0, 1.0], array.shape)
-            with np.errstate(over="ignore", invalid="ignore"):
-                moved = (array * factor).astype(array.dtype)
-            result[name] = np.where(np.isfinite(moved), moved, array)
+            result[name] = np.empty_like(array, order="C")
+            flat, other = array.reshape(-1), result[name].reshape(-1)
+            for start in range(0, array.size, _PART):
+                part = flat[start : start + _PART]
+                factor = 1 + epsilon(array) * rng.choice([-1.0, 1.0], part.shape)
+                with np.errstate(over="ignore", invalid="ignore"):
+                    moved = (part * factor).astype(array.dtype)
+                other[start : start + _PART] = np.where(np.isfinite(moved), moved, part)
     return result
 
 

@@ -45,6 +45,8 @@ Keeps = Mapping[int, npt.NDArray[np.bool_]]
 _AGAIN = "/again"
 _MOST_BYTES = 32 << 20
 """Bytes of values that are compared at a time; about five times as much is held."""
+_PART = 1 << 18
+"""Elements of two values that are compared at a time, in double precision."""
 _CHEAP = 16 << 20
 """Bytes of all values of a model below which its nodes are compared in any case."""
 _DRAWN = {
@@ -335,17 +337,25 @@ def _excess(again: Array, wanted: Array, noise: Array) -> float:
         return 0.0 if np.array_equal(again, wanted) else float("inf")
     if not is_float(wanted):
         return max(_flips(again, wanted, axis) for axis in _sliced(wanted))
-    x, y, z = (a.astype(np.float64) for a in (again, wanted, noise))
-    finite = np.isfinite(y)
-    same = np.array_equal(x[~finite], y[~finite], equal_nan=True)
-    if not same or not np.isfinite(x[finite]).all():
-        return float("inf")
-    y = np.where(finite, y, 0)
-    gap = np.where(finite, x, 0) - y
-    rounding = np.where(finite & np.isfinite(z), z, 0) - np.where(finite & np.isfinite(z), x, 0)
+    axes = _sliced(wanted)
+    sums = {axis: np.zeros((3, 1 if axis is None else wanted.shape[axis])) for axis in axes}
+    for parts in zip(*map(_parts, (again, wanted, noise)), strict=True):
+        x, y, z = (part.astype(np.float64) for part in parts)
+        finite = np.isfinite(y)
+        same = np.array_equal(x[~finite], y[~finite], equal_nan=True)
+        if not same or not np.isfinite(x[finite]).all():
+            return float("inf")
+        gap = np.subtract(x, y, out=np.zeros_like(x), where=finite)
+        rounding = np.subtract(z, x, out=np.zeros_like(x), where=finite & np.isfinite(z))
+        y[~finite] = 0
+        for axis in axes:
+            last = axis == wanted.ndim - 1
+            others = (0, 1, 2, 3) if axis is None else (0, 1, 2) if last else (0, 2, 3)
+            squares = [np.square(each).sum(axis=others) for each in (gap, y, rounding)]
+            sums[axis] += np.reshape(squares, sums[axis].shape)
     worst = 0.0
-    for axis in _sliced(wanted):
-        difference, size, own = (_norms(a, axis) for a in (gap, y, rounding))
+    for axis in axes:
+        difference, size, own = np.sqrt(sums[axis])
         typical = [float(np.sqrt(np.mean(np.square(a)))) for a in (size, own)]
         limit = tolerance(wanted) * size + NOISE * (own + typical[1])
         limit += NOISE * epsilon(wanted) * typical[0] + np.finfo(np.float32).tiny
@@ -353,24 +363,32 @@ def _excess(again: Array, wanted: Array, noise: Array) -> float:
     return worst
 
 
+def _parts(array: Array) -> Iterator[Array]:
+    """An array in parts of a few MiB, each ``[a, channels, b, channels]``; see `_sliced`."""
+    shape = array.shape if array.ndim > 1 else (1, 1, array.size, 1)
+    if len(shape) == 2:
+        shape = (shape[0], 1, 1, shape[1])
+    whole = array.reshape(shape[0], shape[1], -1, shape[-1])
+    rows = max(1, _PART // (whole.shape[1] * whole.shape[3]))
+    together = max(1, rows // whole.shape[2])
+    for i in range(0, whole.shape[0], together):
+        for k in range(0, whole.shape[2], rows):
+            yield whole[i : i + together, :, k : k + rows]
+
+
 def _flips(again: Array, wanted: Array, axis: int | None) -> float:
     """The same of codes: those that differ, as a multiple of how many may, by one."""
-    gap = np.abs(again.astype(np.int64) - wanted.astype(np.int64))
+    gap = np.abs(np.subtract(again, wanted, dtype=np.int16))
     if gap.max() > 1:
         return float("inf")
-    count = np.square(_norms(gap, axis))
+    others = None if axis is None else tuple(k for k in range(gap.ndim) if k != axis)
+    count = np.atleast_1d(np.count_nonzero(gap, axis=others))
     return float(count.max() / max(1.0, _FLIPS * gap.size / count.size))
 
 
 def _sliced(array: Array) -> tuple[int | None, ...]:
     """The axes that hold channels: the second and the last; none of a vector."""
     return tuple({1, array.ndim - 1}) if array.ndim > 1 else (None,)
-
-
-def _norms(array: Array, axis: int | None) -> npt.NDArray[np.float64]:
-    """Per index along ``axis``; one of all without it."""
-    others = None if axis is None else tuple(k for k in range(array.ndim) if k != axis)
-    return np.atleast_1d(np.sqrt(np.sum(np.square(array.astype(np.float64)), axis=others)))
 
 
 def _piece(
