@@ -130,6 +130,7 @@ def finish(
     removed: bool = True,
     quality: Quality | None = None,
     accepted: bool = False,
+    quantized: bool = False,
     advice: str = "",
     checks: Iterable[Check] = (),
     measure: str = "",
@@ -143,7 +144,8 @@ def finish(
         removed: whether anything was removed, where something was to be.
         quality: the verdict on it; None where only its structure matters.
         accepted: whether a limit of the drop was set, which then decides about a degraded result.
-        advice: what would let something be removed, where nothing was.
+        quantized: whether it is an int8 model.
+        advice: what helps where nothing was removed, or there is no verdict on quality.
         checks: of the result; the first that failed is named.
         measure: what a limited drop is of.
 
@@ -151,13 +153,13 @@ def finish(
         OnnxpruneError: a check failed or the result is broken, so nothing was written.
     """
     failure = _first_failure(checks, measure) if removed else "nothing was removed"
-    hint = "remove less, give --calib"
-    if not removed:
-        hint = advice or "see the notes on what stays and why"
-    if removed and quality is not None and quality.broken:
+    hint = advice or "see the notes on what stays and why"
+    if removed and quality is not None:
         from onnxprune.jobs.verdicts import remedy
 
-        failure, hint = f"the result is broken ({quality.reasons[0]})", remedy(quality)
+        hint = remedy(quality, quantized=quantized)
+    if removed and quality is not None and quality.broken:
+        failure = f"the result is broken ({quality.reasons[0]})"
     elif quality is not None and quality.status == "degraded" and not accepted and wrote:
         console.warning(f"the result is degraded: {quality.reasons[0]}")
     if not wrote:

@@ -84,6 +84,7 @@ def run(args: argparse.Namespace) -> int:
         accepted=accepted,
         checks=result.checks,
         measure=result.evaluation.measure,
+        quantized=True,
     )
 
 

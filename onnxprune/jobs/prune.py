@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
+import numpy as np
+
 from onnxprune import model as models
 from onnxprune.config import AMOUNTS, NO_AMOUNT, FilePath, Options, split
 from onnxprune.errors import OnnxpruneError, as_path
@@ -28,6 +30,7 @@ STRATEGIES: Mapping[str, Callable[[Run], PlanChoice]] = {
 
 @keywords("prune")
 @reproducible
+@np.errstate(over="ignore", invalid="ignore")  # such values end in a verdict or refusal
 def prune(
     model: models.ModelLike,
     options: Options | None = None,
@@ -76,6 +79,7 @@ def choose_plan(run: Run) -> PlanChoice:
 
 @keywords("apply")
 @reproducible
+@np.errstate(over="ignore", invalid="ignore")  # such values end in a verdict or refusal
 def apply(
     model: models.ModelLike,
     plan: Plan | FilePath,

@@ -72,6 +72,12 @@ _Loader.yaml_implicit_resolvers = {
 }
 
 
+_IN_MEMORY = (
+    *("calib", "labels", "eval", "eval_labels", "slices", "preprocess", "metric", "vocabulary"),
+)
+"""Options that take arrays, functions and the like from Python code."""
+
+
 def read(path: Path) -> Recipe:
     """The options a recipe gives.
 
@@ -182,12 +188,19 @@ def as_mapping(options: Options) -> dict[str, object]:
     """The options of a run by flag name, as a recipe writes them.
 
     An option stands as the user wrote it, also where that is its default, unless code has given it
-    another value since. Values that a file cannot hold (arrays, functions) become their ``repr``;
-    `write` refuses them.
+    another value since. For values that a file cannot hold (arrays, functions) the name of the
+    option stands in capitals; `write` refuses them.
+
+    Example:
+        >>> as_mapping(Options(ratio=0.3, calib=[{"x": [0.0]}]))
+        {'ratio': 0.3, 'calib': 'CALIB'}
     """
     mapping: dict[str, object] = {}
     for name, each in declared(Options).items():
         value, word = getattr(options, name), flag(name)
+        if name in _IN_MEMORY and not isinstance(value, str | os.PathLike | None):
+            mapping[word] = placeholder(word)
+            continue
         written = options.written.get(word)
         if written is not None and _same(each, written, value):
             keeps = isinstance(written, str) and not _is_number(written)
@@ -195,6 +208,11 @@ def as_mapping(options: Options) -> dict[str, object]:
         elif _plain(value) != _plain(default_of(each)):
             mapping[word] = _plain(value)
     return mapping
+
+
+def placeholder(word: str) -> str:
+    """What stands for the value of an option that was passed in memory: its name in capitals."""
+    return word.upper()
 
 
 def _is_number(text: str) -> bool:
@@ -265,7 +283,7 @@ def write(options: Options, path: Path) -> None:
     Raises:
         OnnxpruneError: an option holds something a file cannot, or ``path`` cannot be written.
     """
-    for name in ("calib", "labels", "eval", "eval_labels", "slices", "preprocess", "metric"):
+    for name in _IN_MEMORY:
         value = getattr(options, name)
         if value is not None and not isinstance(value, str | os.PathLike):
             raise OnnxpruneError(

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
+
 from onnxprune import model as models
 from onnxprune.config import Options, split
 from onnxprune.data.batches import is_single, mark_single
 from onnxprune.data.dataset import open_dataset, open_source, with_checks
+from onnxprune.data.ranks import with_ranks, without_ranks
 from onnxprune.errors import OnnxpruneError, blame, in_python
 from onnxprune.evaluate.equivalence import check_equivalence
 from onnxprune.evaluate.evaluation import Evaluation, compare_models
@@ -48,6 +51,7 @@ _UNCHANGED = 0.999
 
 @keywords("recover")
 @reproducible
+@np.errstate(over="ignore", invalid="ignore")  # such values end in a verdict or refusal
 def recover(
     dense: models.ModelLike,
     pruned: models.ModelLike,
@@ -132,9 +136,9 @@ def recover(
         checks.append(Check("zeros that were filled", filled == 0, filled, 0.0))
     limits, unsure_notes = within_drop(after, config)
     return Result(
-        result, plan, analysis, config, (*checks, *limits, *finite(after)), after, state.outcomes,
-        notes=(*notes, *state.notes, *unsure_notes), as_given=before, correspondence=match,
-        command="recover",
+        without_ranks(result), plan, analysis, config, (*checks, *limits, *finite(after)), after,
+        state.outcomes, notes=(*notes, *state.notes, *unsure_notes), as_given=before,
+        correspondence=match, command="recover",
         remaining=cost_of(run, state), judges=data_of(data, after),
     )  # fmt: skip
 
@@ -166,6 +170,7 @@ def _opened(
     Raises:
         OnnxpruneError: there are no real samples, or they do not fit.
     """
+    dense = with_ranks(dense, config)
     samples, shapes = open_source(dense, config)
     if samples is None or samples.synthetic or config.calib is None:
         raise OnnxpruneError(

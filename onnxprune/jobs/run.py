@@ -19,6 +19,7 @@ from onnxprune.data.dataset import (
     synthetic_dataset,
     with_checks,
 )
+from onnxprune.data.ranks import with_ranks
 from onnxprune.errors import OnnxpruneError, blame
 from onnxprune.graph.analysis import Analysis
 from onnxprune.graph.facts import Fact
@@ -81,6 +82,7 @@ def open_run(
     config = place(config)
     progress("reading the model")
     model, _ = densify(models.load(source))
+    model = with_ranks(model, config)
     samples, shapes = open_source(model, config)
     progress("finding what can be removed")
     with blame("--shapes", when=bool(config.shapes)):

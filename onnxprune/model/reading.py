@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import stat
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -103,7 +105,8 @@ def _assemble(data: memoryview, store: Store, where: str) -> ir.Model:
         training = tuple(info.SerializeToString() for info in proto.training_info)
         sparse.densify(proto, store)
         functions.prepare(proto)
-        model = ir.from_proto(proto)
+        with _without_warnings():
+            model = ir.from_proto(proto)
         _normalise(model, store.resolve)
     except (LookupError, OverflowError, RuntimeError, TypeError, ValueError) as error:
         # What onnx-ir makes of types, encodings and references that no valid model has.
@@ -113,6 +116,18 @@ def _assemble(data: memoryview, store: Store, where: str) -> ir.Model:
         ) from error
     adopt(model, Source(dict(store.files), store.external, training, kept_types))
     return model
+
+
+@contextlib.contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Silence what onnx-ir logs on damaged graphs, which are refused here with a reason."""
+    logger = logging.getLogger("onnx_ir.serde")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _parse(data: memoryview, token: str, where: str) -> onnx.ModelProto:
