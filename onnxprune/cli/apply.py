@@ -72,4 +72,12 @@ def run(args: argparse.Namespace) -> int:
     console.report(report, as_json=args.json, verbose=args.verbose)
     save(report, page)
     accepted = config.max_drop is not None
-    return finish(ok=ok, wrote=keep, output=output, quality=pruned.quality, accepted=accepted)
+    return finish(
+        ok=ok,
+        wrote=keep,
+        output=output,
+        quality=pruned.quality,
+        accepted=accepted,
+        checks=(*pruned.checks, *(written.checks if written else ())),
+        measure=pruned.evaluation.measure,
+    )

@@ -142,4 +142,5 @@ def _demonstrate(entry: Entry, args: argparse.Namespace) -> int:
         reports[-1] = dataclasses.replace(reports[-1], output=str(output))
     if args.json:
         console.reports(reports)
-    return finish(ok=good, wrote=good, output=output)
+    checks = [check for each in runs for check in each.checks]
+    return finish(ok=good, wrote=good, output=output, checks=checks)

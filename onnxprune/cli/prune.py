@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -24,7 +25,7 @@ from onnxprune.jobs import recipe
 from onnxprune.types import NOTHING_REMOVED
 
 if TYPE_CHECKING:
-    from onnxprune.types import Quality
+    from onnxprune.types import Check, Quality
 
 _EXAMPLE = """examples:
   onnxprune prune model.onnx --ratio 0.3
@@ -116,6 +117,8 @@ def run(args: argparse.Namespace) -> int:
         quality=pruned.quality,
         accepted=accepted,
         advice=pruned.advice,
+        checks=(*pruned.checks, *(written.checks if written else ())),
+        measure=pruned.evaluation.measure,
     )
 
 
@@ -129,6 +132,8 @@ def finish(
     accepted: bool = False,
     quantized: bool = False,
     advice: str = "",
+    checks: Iterable[Check] = (),
+    measure: str = "",
 ) -> int:
     """Print what was written and why, and turn the verdicts into an exit code.
 
@@ -140,16 +145,16 @@ def finish(
         quality: the verdict on it; None where only its structure matters.
         accepted: whether a limit of the drop was set, which then decides about a degraded result.
         quantized: whether it is an int8 model.
-        advice: what would let something be removed, where nothing was.
+        advice: what helps where nothing was removed, or there is no verdict on quality.
+        checks: of the result; the first that failed is named.
+        measure: what a limited drop is of.
 
     Raises:
         OnnxpruneError: a check failed or the result is broken, so nothing was written.
     """
-    failure = "a check failed" if removed else "nothing was removed"
-    hint = "remove less, give --calib"
-    if not removed:
-        hint = advice or "see the notes on what stays and why"
-    if removed and quality is not None and (quality.broken or quantized):
+    failure = _first_failure(checks, measure) if removed else "nothing was removed"
+    hint = advice or "see the notes on what stays and why"
+    if removed and quality is not None:
         from onnxprune.jobs.verdicts import remedy
 
         hint = remedy(quality, quantized=quantized)
@@ -170,6 +175,21 @@ def finish(
     if not ok:
         console.warning(f"{failure}; the model was written because of --force")
     return 0 if ok else 1
+
+
+def _first_failure(checks: Iterable[Check], measure: str) -> str:
+    """The check that failed, with its value and its limit."""
+    from onnxprune.quantities import figure, spread, unit_of
+
+    for check in checks:
+        if not check.ok:
+            values = [check.value, check.limit]
+            if check.name == "drop" and measure:
+                value, limit = (spread(each, unit_of(measure)) for each in values)
+            else:
+                value, limit = map(figure, values)
+            return f"a check failed: {check.name} is {value}, and the limit is {limit}"
+    return "a check failed"
 
 
 def _options(args: argparse.Namespace) -> tuple[Options, dict[str, str]]:

@@ -82,6 +82,8 @@ def run(args: argparse.Namespace) -> int:
         output=output,
         quality=result.quality,
         accepted=accepted,
+        checks=result.checks,
+        measure=result.evaluation.measure,
         quantized=True,
     )
 

@@ -96,7 +96,13 @@ def run(args: argparse.Namespace) -> int:
         verbose=args.verbose,
     )
     console.data(view, plain, as_json=args.json)
-    return finish(ok=result.ok, wrote=keep, output=output)
+    return finish(
+        ok=result.ok,
+        wrote=keep,
+        output=output,
+        advice="take another form, as in --store dense",
+        checks=result.checks,
+    )
 
 
 def _check(check: Check) -> dict[str, object]:

@@ -12,6 +12,7 @@ from onnxprune.jobs.results.schema import CheckRow, Report
 if TYPE_CHECKING:
     from onnxprune.jobs.result import Result
     from onnxprune.jobs.store import Stored, StoredCheck
+    from onnxprune.types import Check
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,11 @@ class Written:
     def ok(self) -> bool:
         """Whether the file reads back as intended."""
         return self.check is None or self.check.ok
+
+    @property
+    def checks(self) -> tuple[Check, ...]:
+        """The checks of the file."""
+        return () if self.check is None else self.check.checks
 
     def add_to(self, report: Report) -> Report:
         """The report with the checks and notes of the file."""

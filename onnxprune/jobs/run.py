@@ -25,7 +25,7 @@ from onnxprune.graph.analysis import Analysis
 from onnxprune.graph.facts import Fact
 from onnxprune.jobs.observe import analyse_by_runs
 from onnxprune.model.decode import densify
-from onnxprune.runtime.providers import available
+from onnxprune.runtime.providers import available, named, require
 from onnxprune.select.criteria import registry
 from onnxprune.types import RUNTIMES, backend_name, metric_name, provider_name
 
@@ -124,6 +124,8 @@ def place(config: Options) -> Options:
             backend_name(config.backend)
         provider = "cpu"
     own = config.backend.lower().partition(":")[0] in RUNTIMES
+    if not own:
+        require(named(provider))
     config = memory.settle(config)
     return replace(config, stand_in="cpu" if own and provider not in available() else provider)
 

@@ -9,6 +9,7 @@ test is partly the luckiest. With few samples the last two are one, and the repo
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import replace
 from typing import cast
@@ -87,6 +88,7 @@ class Bisection:
         self.results: list[Result] = []
         self._run = replace(run, data=replace(run.data, eval=run.data.holdout))
         self._curves, self._max_drop = curves, cast(float, run.config.max_drop)
+        self._about = 0
         kind, _, self._backend = run.config.smallest.partition("@")
         self._kind = kind
         self._timed = COST_KINDS[kind].timed  # in parts of the dense model's
@@ -103,6 +105,8 @@ class Bisection:
         unmet: OnnxpruneError | None = None
         while high - low > NEAR and len(self.results) < MOST:
             share = (low + high) / 2
+            further = math.ceil(math.log2((high - low) / NEAR))
+            self._about = min(len(self.results) + further, MOST)
             try:
                 result = self._visit(self._part(share))
             except _UnmetError as error:  # widths end somewhere
@@ -154,9 +158,10 @@ class Bisection:
             _UnmetError: the budget cannot be met.
         """
         number = len(self.results) + 1
+        total = max(self._about, number)
 
         def progress(what: str) -> None:
-            self._run.progress(f"model {number}, {budget}: {what}")
+            self._run.progress(f"model {number} of about {total}, {budget_words(budget)}: {what}")
 
         config = replace(self._run.config, target=budget, max_drop=None, smallest="macs")
         run = replace(self._run, config=config, progress=progress)
@@ -181,6 +186,20 @@ class Bisection:
             if each.plan.removed == plan.removed and each.plan.bypassed == plan.bypassed:
                 return each
         return None
+
+
+def budget_words(budget: Budget) -> str:
+    """A budget as progress names it.
+
+    Example:
+        >>> budget_words(Budget("macs", 0.59, relative=True))
+        '59.0 % of MACs'
+    """
+    if not budget.relative:
+        return str(budget)
+    kind = {"macs": "MACs"}.get(budget.kind, budget.kind)
+    where = f" on {budget.backend}" if budget.backend else ""
+    return f"{budget.value * 100:.1f} % of {kind}{where}"
 
 
 class _UnmetError(Exception):

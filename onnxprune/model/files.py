@@ -333,14 +333,20 @@ class _Journal:
             token = f".onnxprune-{_HOST}-{os.getpid()}-{secrets.token_hex(4)}"
             self.path = folder / f"{token}{_JOURNAL}"
             handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-            if _lock(handle) and _names(self.path, handle):
-                break
+            try:
+                if _lock(handle) and _names(self.path, handle):
+                    # An interrupt may come before anybody else knows of it.
+                    self._last = weakref.finalize(self, _give_up, self.path, handle, os.getpid())
+                    break
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    self.path.unlink()
+                _release(handle)
+                raise
             os.close(handle)  # taken for abandoned in the moment before it was locked
         self._handle: int | None = handle
         self._owner = os.getpid()
         self._count = 0
-        # An interrupt may come before anybody else knows of it.
-        self._last = weakref.finalize(self, _give_up, self.path, handle, self._owner)
 
     def name(self) -> str:
         """A name for another temporary file of this change."""
@@ -389,7 +395,11 @@ def _give_up(journal: Path, handle: int, owner: int) -> None:
 def _settle(journal: Path) -> None:
     """Complete a change whose commit took place, or undo it, and remove its temporary files."""
     entries = []
-    for line in journal.read_bytes().split(b"\n")[:-1]:  # a line without its end was not acted on
+    try:
+        content = journal.read_bytes()
+    except FileNotFoundError:  # an interrupt came when all but this was done
+        content = b""
+    for line in content.split(b"\n")[:-1]:  # a line without its end was not acted on
         with contextlib.suppress(ValueError, RecursionError):
             entry = json.loads(line)
             if isinstance(entry, list) and len(entry) in _LENGTHS and isinstance(entry[1], str):

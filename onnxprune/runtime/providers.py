@@ -136,6 +136,19 @@ def device_problem(one: Provider) -> str:
         return f"its library does not load: {' '.join(str(error).split())}"
 
 
+def require(one: Provider) -> None:
+    """Refuse a provider that is not installed here, before anything is done with it.
+
+    Raises:
+        OnnxpruneError: it is not.
+    """
+    if one.full not in runtime().get_available_providers() and not _installed(one):
+        raise OnnxpruneError(
+            f"--backend: the execution provider '{one.name}' is not available here",
+            hint=f"it comes with {one.wheel}; available here: {', '.join(available()) or 'none'}",
+        )
+
+
 def use(options: Any, one: Provider, settings: Mapping[str, str]) -> dict[str, Any]:  # noqa: ANN401
     """Make session options use a provider; returns the keyword arguments of ``InferenceSession``.
 
@@ -152,11 +165,7 @@ def use(options: Any, one: Provider, settings: Mapping[str, str]) -> dict[str, A
         if one.name != "cpu":
             order.append(("CPUExecutionProvider", {}))
         return {"providers": order}
-    if not _installed(one):
-        raise OnnxpruneError(
-            f"--backend: the execution provider '{one.name}' is not available here",
-            hint=f"it comes with {one.wheel}; available here: {', '.join(available()) or 'none'}",
-        )
+    require(one)
     devices = _devices(one, settings)
     if not devices:
         wanted = settings.get("device_type", "")

@@ -130,6 +130,7 @@ def test_an_amount_alone_is_only_explained_where_it_is_true() -> None:
     assert {c for c, text in helps.items() if "maximum accepted metric drop" in text} == {
         "prune",
         "apply",
+        "recover",
         "quantize",
     }
 

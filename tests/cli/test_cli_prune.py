@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -166,6 +167,21 @@ def test_a_bad_verdict_writes_nothing_unless_forced(cli: Cli, tmp_path: Path) ->
     assert "warning: " in forced.err
     assert report_of(forced)["output"] == str(out)
     assert all(path.is_file() for path in (out, plan, recipe))
+
+
+def test_a_failed_check_is_named_with_value_and_limit(cli: Cli, tmp_path: Path) -> None:
+    entry = zoo.get("digits_mlp")
+    data = ("--calib", entry.calibration, "--calib-samples", "100")
+    limits = ("--ratio", "0.7", "--max-drop", "1%")
+    ran = cli("prune", entry.model, *data, *limits, "-o", tmp_path / "out.onnx", "--json")
+    assert ran.code == 1
+    error = next(line for line in ran.err.splitlines() if line.startswith("error: "))
+    assert re.match(
+        r"error: a check failed: drop is \S+ points, and the limit is 1.00 points", error
+    )
+    document = json.loads(ran.out)
+    assert (document["ok"], f"error: {document['error']}") == (False, error)
+    assert ran.err.splitlines()[-1].startswith("RESULT prune exit=1 structure=verified quality=")
 
 
 def test_an_existing_output_is_replaced_whole(cli: Cli, tmp_path: Path) -> None:

@@ -65,6 +65,10 @@ prune model.onnx --ratio 0.3 --batch 0 --calib calib.npz
 prune model.onnx --ratio 0.3 --round-to 0
 prune model.onnx --ratio 0.3 --backend abacus
 prune model.onnx --ratio 0.3 --backend cpu,openvino
+prune model.onnx --ratio 0.3 --backend coreml
+prune model.onnx --target latency=0.5x@cann --calib calib.npz
+quantize model.onnx --dynamic --backend coreml
+bench model.onnx --backend cpu,cann
 prune model.onnx --ratio 0.3 --shapes image=0x3
 prune model.onnx --ratio 0.3 --shapes nowhere=1x16
 prune model.onnx --ratio 0.3 --recover magic

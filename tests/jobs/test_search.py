@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from onnxprune.evaluate.metrics import evaluate, find_metric, score
 from onnxprune.evaluate.sample_statistics import agreement_error
 from onnxprune.evaluate.standard_error import paired_error
 from onnxprune.jobs.result import Result
-from onnxprune.jobs.search import NEAR, passes
+from onnxprune.jobs.search import MILDER, MOST, NEAR, passes
 from onnxprune.runtime import open_session
 
 Cli = Callable[..., Ran]
@@ -28,9 +29,20 @@ ENTRY = zoo.get("digits_mlp")
 LABELLED: dict[str, Any] = {"calib": str(ENTRY.evaluation), "labels": str(ENTRY.evaluation)}
 
 
+STAGES: list[str] = []
+
+
 @pytest.fixture(scope="module")
 def found() -> Result:
-    return onnxprune.prune(ENTRY.model, max_drop="2%", **LABELLED)
+    return onnxprune.prune(ENTRY.model, max_drop="2%", progress=STAGES.append, **LABELLED)
+
+
+def test_progress_says_which_model_of_how_many(found: Result) -> None:
+    form = re.compile(r"model (\d+) of about (\d+), \d+\.\d % of MACs: ")
+    counts = [tuple(map(int, m.groups())) for m in map(form.match, STAGES) if m]
+    assert {number for number, _ in counts} >= set(range(1, len(found.history) + 1))
+    assert all(number <= total <= MOST + MILDER + 1 for number, total in counts)
+    assert abs(counts[0][1] - len(found.history)) <= 3  # the first guess
 
 
 def test_the_smallest_model_that_passes_is_taken(found: Result) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import json
 import os
 import re
@@ -146,6 +148,29 @@ def test_a_damaged_journal_does_no_harm(journal: bytes, tmp_path: Path) -> None:
     assert names(tmp_path) == {"folder", "precious"}
     assert "precious" in names(folder)
     write(folder / "more", "text")
+
+
+@pytest.mark.parametrize("step", range(12))
+def test_an_interrupt_while_settling_leaves_nothing(
+    step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A signal may come between any two steps; what the first attempt leaves, the second takes."""
+    honest, count = Path.unlink, 0
+
+    def interrupted(path: Path, missing_ok: bool = False) -> None:
+        nonlocal count
+        honest(path, missing_ok=missing_ok)
+        count += 1
+        if count == step:
+            raise KeyboardInterrupt
+
+    exchange(tmp_path, "old")
+    monkeypatch.setattr(Path, "unlink", interrupted)
+    with contextlib.suppress(KeyboardInterrupt):
+        exchange(tmp_path, "new")
+    gc.collect()
+    assert not [name for name in names(tmp_path) if name.startswith(".onnxprune-")]
+    assert state(tmp_path) in ("old", "new")
 
 
 def test_a_failing_body_leaves_everything_as_it_was(tmp_path: Path) -> None:

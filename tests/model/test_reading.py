@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto as T
 from onnx import helper
 
+from onnxprune.data import zoo
 from onnxprune.errors import OnnxpruneError
 from onnxprune.model import (
     clone,
@@ -570,3 +571,24 @@ def test_onnx_ir_models_are_accepted(external: Path, weight: Array) -> None:
     (external.parent / "w.bin").unlink()
     with pytest.raises(OnnxpruneError, match="which is not in"):
         load(ir.load(external))
+
+
+def test_the_reason_of_another_library_is_one_line(tmp_path: Path) -> None:
+    proto = onnx.load(zoo.get("digits_mlp").model)
+    proto.graph.node[0].op_type = "Mish"  # a function, whose body is looked up by version
+    proto.opset_import[0].version = 1 << 40
+    path = tmp_path / "m.onnx"
+    path.write_bytes(proto.SerializeToString())
+    with pytest.raises(OnnxpruneError, match="is not a valid ONNX model") as caught:
+        load(path)
+    assert "\n" not in caught.value.message
+    assert len(caught.value.message) < 600
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_what_is_no_regular_file_is_called_what_it_is(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.onnx")
+    with pytest.raises(OnnxpruneError, match="is a named pipe"):
+        load(tmp_path / "pipe.onnx")
+    with pytest.raises(OnnxpruneError, match="is a device"):
+        load("/dev/null")
