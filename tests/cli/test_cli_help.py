@@ -131,6 +131,7 @@ def test_an_amount_alone_is_only_explained_where_it_is_true() -> None:
         "prune",
         "apply",
         "quantize",
+        "recover",
     }
 
 
