@@ -91,6 +91,7 @@ class Assessment:
 
 
 @keywords("eval")
+@np.errstate(over="ignore", invalid="ignore")  # such values end in a verdict or refusal
 def eval(  # noqa: A001  the name of the command
     model: models.ModelLike,
     against: models.ModelLike | None = None,
@@ -371,8 +372,8 @@ def derive_structure(
     parts = list(_amounts(removed, units, len(match.bypassed), len(twin.masks)))
     if twins and other is not None:
         parts.append(f"its weights are {other.numpy().name}")
-    same = match.likeness >= _UNCHANGED
-    if not same:
+    finite = not any(FiniteWeights(small, dense).reasons())  # NaN resembles nothing, not itself
+    if finite and match.likeness < _UNCHANGED:
         parts.append(f"weights have changed (correlation {match.likeness:.3f})")
     if not (removed or match.bypassed or twin.masks):
         return Structure("nothing cut", tuple(parts), 1)

@@ -39,6 +39,8 @@ _LARGEST = 1 << 18
 """Bytes of a recipe."""
 _DEEPEST = 20
 _MOST_VALUES = 20_000
+_LONGEST = 300
+"""Characters of an error that a value leads to."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,13 @@ def read(path: Path) -> Recipe:
                 raise OnnxpruneError(
                     f"{origin} is given twice", hint=f"first on {origins[name].split(', ')[-1]}"
                 )
-            values[name] = loader.construct_object(value, deep=True)
+            try:
+                values[name] = loader.construct_object(value, deep=True)
+            except (ValueError, LookupError, AttributeError, TypeError) as error:
+                # What values such as 2024-99-99 or !!int x lead to.
+                raise OnnxpruneError(
+                    f"{origin} has a value that YAML cannot read: {error}"[:_LONGEST], hint=_HINT
+                ) from error
             origins[name] = origin
     except OSError as error:
         raise OnnxpruneError(
@@ -113,8 +121,7 @@ def read(path: Path) -> Recipe:
         ) from error
     except RecursionError as error:
         raise _too_much(path) from error
-    except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError) as error:
-        # All but the first are what values such as 2024-99-99 or !!int x lead to.
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
         raise OnnxpruneError(f"the recipe {path} is not YAML{where}", hint=_HINT) from error
