@@ -140,6 +140,27 @@ def measure(stem: str, backend: str, *, calib: bool, threads: int) -> dict[str, 
     }
 
 
+def summary(rows: list[dict[str, Any]], threads: int) -> dict[str, Any]:
+    """All rows, with how many estimates are near and how far the worst of them is off."""
+    here = environment()
+    return {
+        "conditions": f"{here.cpu}, {here.cores} cores shared with other work (load average in "
+        f"each row), {threads} thread, batch 1; onnxruntime {version('onnxruntime')}, openvino "
+        f"{version('openvino')}; where the clock is cpu, the time of the processor stands in for "
+        "latency",
+        "within": NEAR,
+        "share_within": {
+            kind: f"{sum(abs(r['off'][kind]) <= NEAR for r in rows)} of {len(rows)}"
+            for kind in ("macs", "bytes", "latency")
+        },
+        "furthest_percent": {
+            kind: round(100 * max(abs(r["off"][kind]) for r in rows), 1)
+            for kind in ("macs", "bytes", "latency")
+        },
+        "rows": rows,
+    }
+
+
 def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -156,17 +177,7 @@ def main() -> None:
             row = measure(stem, backend, calib=calib, threads=args.threads)
             rows.append(row)
             print(json.dumps(row), flush=True)
-            here = environment()
-            result = {
-                "conditions": f"{here.cpu}, {here.cores} cores, {args.threads} thread, batch 1; "
-                f"onnxruntime {version('onnxruntime')}, openvino {version('openvino')}",
-                "within": NEAR,
-                "share_within": {
-                    kind: f"{sum(abs(r['off'][kind]) <= NEAR for r in rows)} of {len(rows)}"
-                    for kind in ("macs", "bytes", "latency")
-                },
-                "rows": rows,
-            }
+            result = summary(rows, args.threads)
             args.results.write_text(json.dumps(result, indent=1) + "\n")
 
 

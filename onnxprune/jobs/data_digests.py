@@ -39,7 +39,7 @@ def samples_of(config: Options | None, dense: Model) -> dict[str, object] | None
         config: the options.
         dense: the model whose inputs they are.
     """
-    if config is None or config.calib is None or config.calib == "random":
+    if config is None or config.calib is None or _is_random(config.calib):
         return None
     try:
         source = open_calibration(
@@ -85,10 +85,15 @@ def files_of(config: Options | None) -> list[dict[str, object]]:
     entries: list[dict[str, object]] = []
     for name, role in ROLES.items():
         value = None if config is None else getattr(config, name)
-        if value is None or value == "random" or _is_builtin(name, value):
+        if value is None or _is_random(value) or _is_builtin(name, value):
             continue
         entries.append({"role": role, "name": _name(value), "sha256": _digest(value)})
     return entries
+
+
+def _is_random(value: object) -> bool:
+    """Whether samples are synthetic; arrays compare element by element."""
+    return isinstance(value, str) and value == "random"
 
 
 def _is_builtin(name: str, value: object) -> bool:

@@ -132,6 +132,7 @@ def test_an_amount_alone_is_only_explained_where_it_is_true() -> None:
         "apply",
         "recover",
         "quantize",
+        "recover",
     }
 
 

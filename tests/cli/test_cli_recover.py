@@ -202,7 +202,8 @@ def test_another_model_is_refused(cli: Cli, tmp_path: Path) -> None:
     out = tmp_path / "o.onnx"
     ran = cli("recover", MLP.model, zoo.get("digits_lstm").model, *data(MLP), "-o", out)
     assert ran.code == 2
-    assert ran.err.startswith("error: the graphs do not correspond")
+    assert ran.err.startswith("error: ")
+    assert "the graphs do not correspond" in ran.err
     assert "hint: " in ran.err
     assert not out.exists()
 

@@ -46,6 +46,14 @@ def test_every_job_takes_judges_of_their_own(small: Any) -> None:
         assert not [note for note in result.notes if "judge" in note or "duplicates" in note]
 
 
+def test_judges_that_are_arrays_are_named_in_the_certificate(small: Any, tmp_path: Path) -> None:
+    small.save(tmp_path / "small.onnx")
+    document = json.loads((tmp_path / "small.certificate.json").read_text())
+    roles = {each["role"]: each["sha256"] for each in document["files"]}
+    assert len(roles) >= 3
+    assert all(roles.values())
+
+
 def test_judges_alone_judge_what_nothing_was_fitted_to() -> None:
     alone = prune(ENTRY.model, ratio=0.25, **JUDGES)
     without = prune(ENTRY.model, ratio=0.25)
