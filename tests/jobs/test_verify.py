@@ -23,6 +23,7 @@ from onnxprune.data import zoo
 from onnxprune.graph.plan import save_plan
 from onnxprune.model import load
 from onnxprune.model.seal import KEY, document_path, read_seal
+from onnxprune.recovery.correspond.folding import fold_normalisations
 
 MLP = zoo.get("digits_mlp")
 DATA = {"calib": MLP.calibration, "calib_samples": 64}
@@ -159,6 +160,20 @@ def test_int8_is_compared_as_floats_without_a_certificate(
     del node.attribute[:]
     onnx.save(proto, path)
     assert refused(path)
+
+
+def test_a_model_with_folded_normalisations_is_compared_with_one_without(tmp_path: Path) -> None:
+    entry = zoo.get("digits_rescnn")
+    folded = fold_normalisations(load(entry.model))
+    small = onnxprune.prune(folded, ratio=0.4, certificate=False).save(tmp_path / "small.onnx")
+    result = verify(small, entry.model)
+    assert result.ok, result.checks
+    assert not result.changed
+    assert any("were folded" in note for note in result.notes)
+    data = {"calib": entry.calibration, "calib_samples": 32}
+    path = onnxprune.recover(entry.model, small, **data).save(tmp_path / "recovered.onnx")
+    result = verify(path, entry.model)
+    assert result.ok, (result.checks, result.notes)
 
 
 def test_equal_runs_write_equal_certificates(made: Callable[[str], Path], tmp_path: Path) -> None:
