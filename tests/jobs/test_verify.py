@@ -170,6 +170,13 @@ def test_a_model_with_folded_normalisations_is_compared_with_one_without(tmp_pat
     assert result.ok, result.checks
     assert not result.changed
     assert any("were folded" in note for note in result.notes)
+
+
+@pytest.mark.heavy
+def test_a_recovered_model_with_folded_normalisations_is_verified(tmp_path: Path) -> None:
+    entry = zoo.get("digits_rescnn")
+    folded = fold_normalisations(load(entry.model))
+    small = onnxprune.prune(folded, ratio=0.4, certificate=False).model
     data = {"calib": entry.calibration, "calib_samples": 32}
     path = onnxprune.recover(entry.model, small, **data).save(tmp_path / "recovered.onnx")
     result = verify(path, entry.model)
