@@ -64,6 +64,7 @@ class Certificate:
         narrowed: names of weights that are stored in fewer bits.
         quantized: names of weights of the float model that are stored in int8.
         sparsity: as asked for, as in ``2:4``; empty for none.
+        precision: type that the whole model was converted to; empty for none.
         data: digest of the samples, their number and description; None without data.
         files: role, name and digest of every file of data that was read.
         structure, quality: the verdicts.
@@ -79,6 +80,7 @@ class Certificate:
     narrowed: frozenset[str] = frozenset()
     quantized: frozenset[str] = frozenset()
     sparsity: str = ""
+    precision: str = ""
     data: Mapping[str, object] | None = None
     files: tuple[Mapping[str, object], ...] = ()
     structure: str = ""
@@ -98,6 +100,7 @@ class Claims:
         config: the options of the run: its data.
         analysis: of the dense model, where the run has one.
         sparsity: as asked for.
+        precision: type that the whole model was converted to; empty for none.
         narrowed, quantized: names of weights.
         fitted: whether any step may have fitted weights to data.
         changed: gives names of weights with other values than the cut has, or None where that
@@ -112,6 +115,7 @@ class Claims:
     config: Options | None = None
     analysis: Analysis | None = None
     sparsity: str = ""
+    precision: str = ""
     narrowed: Iterable[str] = ()
     quantized: Iterable[str] = ()
     fitted: bool = True
@@ -157,6 +161,7 @@ def certify(claims: Claims) -> Certify:
             "files": files_of(claims.config),
             "plan": _plan(claims.plan),
             "sparsity": claims.sparsity,
+            "precision": claims.precision,
             "weights": {
                 "changed": changed_weights(claims),
                 "narrowed": sorted(claims.narrowed),
@@ -328,6 +333,7 @@ def _whole(
             narrowed=frozenset(map(str, weights["narrowed"])),
             quantized=frozenset(map(str, weights["quantized"])),
             sparsity=str(document["sparsity"]),
+            precision=str(document.get("precision", "")),
             data=document["data"],
             files=_files(document.get("files", [])),
             document=document,

@@ -21,9 +21,11 @@ from onnxprune import OnnxpruneError, Options, Plan, verify
 from onnxprune.cli import main
 from onnxprune.data import zoo
 from onnxprune.graph.plan import save_plan
-from onnxprune.model import load
+from onnxprune.jobs import certificate as certificates
+from onnxprune.model import load, write
 from onnxprune.model.seal import KEY, document_path, read_seal
 from onnxprune.recovery.correspond.folding import fold_normalisations
+from onnxprune.runtime.engines import precision
 
 MLP = zoo.get("digits_mlp")
 DATA = {"calib": MLP.calibration, "calib_samples": 64}
@@ -181,6 +183,25 @@ def test_a_recovered_model_with_folded_normalisations_is_verified(tmp_path: Path
     path = onnxprune.recover(entry.model, small, **data).save(tmp_path / "recovered.onnx")
     result = verify(path, entry.model)
     assert result.ok, (result.checks, result.notes)
+
+
+def test_a_model_in_another_precision_is_converted_again(tmp_path: Path) -> None:
+    dense = load(MLP.model)
+    half = precision.convert(dense, "fp16")
+    claims = certificates.Claims("build", dense, half, Plan(), fitted=False, precision="fp16")
+    path = write(half, tmp_path / "half.onnx", certify=certificates.certify(claims))
+    result = verify(path, MLP.model)
+    assert result.ok, (result.checks, result.notes)
+
+    def nudge(proto: onnx.ModelProto) -> None:
+        tensor = next(t for t in proto.graph.initializer if len(t.dims) == 2)
+        array = numpy_helper.to_array(tensor) * np.float16(1.02)
+        tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+
+    forge(path, nudge)
+    assert refused(path)
+    forge(path, document=lambda d: d.update(precision="fp7"))
+    assert refused(path)
 
 
 def test_equal_runs_write_equal_certificates(made: Callable[[str], Path], tmp_path: Path) -> None:
