@@ -36,6 +36,7 @@ def run(args: argparse.Namespace) -> int:
     """
     # Imported here so that --help and refused flags do not wait for onnx.
     from onnxprune import model as models
+    from onnxprune.data.ranks import with_ranks
     from onnxprune.jobs.observe import analyse_by_runs
     from onnxprune.jobs.results import gather
     from onnxprune.model.decode import densify
@@ -46,6 +47,7 @@ def run(args: argparse.Namespace) -> int:
         model, packed = densify(models.load(args.model))
         progress("finding what can be removed")
         with blame("--shapes", when=bool(config.shapes)):
+            model = with_ranks(model, config)
             analysis = analyse_by_runs(model, config.shapes or None)
         report = gather.inspection(analysis, weights=args.weights)
     if packed:

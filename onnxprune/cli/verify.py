@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
         options["calib"] = args.data
     (config,) = split("verify", options)
     # Imported here so that --help and refused flags do not wait for onnx.
-    from onnxprune.jobs.verify import OTHER_DATA, OTHER_DENSE, OTHER_GRAPH, verify
+    from onnxprune.jobs.verify import NOT_BROKEN, OTHER_DATA, OTHER_DENSE, OTHER_GRAPH, verify
 
     with console.progress() as progress:
         result = verify(args.model, args.dense, config, plan=args.plan, progress=progress)
@@ -72,10 +72,12 @@ def run(args: argparse.Namespace) -> int:
         name = document.get("dense", {}).get("name")
         if failed.name == OTHER_DENSE and name:
             hint = f"it was made from {name}: give that with --dense"
+        if failed.name.startswith(NOT_BROKEN) and result.quality is not None:
+            message = f"{args.model} is broken: {result.quality.reasons[0]}"
+            hint = "check that --data are prepared as the model expects them; else make it again"
         raise OnnxpruneError(message, hint=hint, exit_code=1)
-    stated = result.certificate.quality if result.certificate else ""
-    if result.quality is not None and result.quality.broken and stated != "broken":
-        console.warning(f"{args.model} is broken, whatever it claims: {result.quality.reasons[0]}")
+    if result.quality is not None and result.quality.status in ("degraded", "broken"):
+        console.warning(f"{args.model} is {result.quality.status}: {result.quality.reasons[0]}")
     claims = "is what its certificate says" if result.certificate else "was made from the dense one"
     console.done(f"{args.model} {claims}")
     return 0
@@ -131,8 +133,9 @@ def _view(result: Verification, *, verbose: bool) -> RenderableType:
             )
         )
     if result.certificate is not None and result.certificate.quality:
-        lines.append(Text(f"quality, as stated: {result.certificate.quality}"))
+        lines.append(Text(f"quality as stated: {result.certificate.quality}"))
     if result.quality is not None:
-        lines.append(Text(f"quality, measured: {result.quality}"))
+        verdict = sections.quality(result.quality)
+        lines.append(Text(f"Quality: {verdict.word}, {verdict.details}"))
     part = sections.Part("", table.title, table, checks)
     return terminal.listed([part], result.notes, verbose=verbose, head=lines)

@@ -206,7 +206,7 @@ class Student:
         means = {}
         for layer in self.layers:
             x = values[layer.x]
-            masks = {} if layer.window else token_masks(feeds)
+            masks = {} if layer.window or layer.stack else token_masks(feeds)
             among = unpadded_rows(masks, x.shape, layer.axis)
             rows = layer.rows(x, sample_positions(layer.count(x.shape), _ENOUGH, 0, among))
             means[layer.node] = rows.mean(axis=1)[:, :, None]

@@ -8,7 +8,9 @@ zeroed, or, where both operands are computed, one of them is multiplied by a mas
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -37,18 +39,9 @@ def mask_model(
         bypassed: names of blocks whose branch is multiplied by zero.
     """
     editor = Editor(models.clone(analysis.model))
-    keep = analysis.keep(removed)
     copies: _Copies = {}
-    for node, call in analysis.walk.calls:
-        by_input: dict[int, _Masks] = defaultdict(dict)
-        for contraction in call.contractions:
-            slots = [s for s in contraction.slots if call.inputs[s[0]] is not None]
-            i, k = next((s for s in slots if call.literal[s[0]]), slots[0])
-            stays = keep(call.tensor(i)[k])
-            if not stays.all():
-                by_input[i][k] = (stays, contraction.fill)
-        for i, masks in by_input.items():
-            _mask_input(editor, analysis, editor.nodes[identity(node)], call, i, masks, copies)
+    for node, call, i, masks in _masked_inputs(analysis, removed):
+        _mask_input(editor, analysis, editor.nodes[identity(node)], call, i, masks, copies)
     for name in bypassed:
         block = analysis.block(name)
         add = editor.nodes[block.output]
@@ -60,6 +53,114 @@ def mask_model(
     return editor.model
 
 
+def _masked_inputs(
+    analysis: Analysis, removed: Mapping[str, Sequence[int]]
+) -> Iterator[tuple[ir.Node, Call, int, _Masks]]:
+    """The inputs of nodes that meet removed units, and what stays of each axis."""
+    keep = analysis.keep(removed)
+    for node, call in analysis.walk.calls:
+        by_input: dict[int, _Masks] = defaultdict(dict)
+        for contraction in call.contractions:
+            slots = [s for s in contraction.slots if call.inputs[s[0]] is not None]
+            i, k = next((s for s in slots if call.literal[s[0]]), slots[0])
+            stays = keep(call.tensor(i)[k])
+            if not stays.all():
+                by_input[i][k] = (stays, contraction.fill)
+        for i, masks in by_input.items():
+            yield node, call, i, masks
+
+
+@dataclass(frozen=True, eq=False)
+class _Place:
+    """An input that is masked: the constant that holds the mask, or masked weights.
+
+    Attributes:
+        value: that constant.
+        call, i: the node as its rule saw it, and which input.
+        fills: what stands for removed indices, by axis, see `Contraction`.
+        stored: the weights that are masked; None where a computed value is multiplied.
+    """
+
+    value: ir.Value
+    call: Call
+    i: int
+    fills: Mapping[int, int | None]
+    stored: ir.TensorProtocol | None
+
+
+class UnitMasks:
+    """A model with masks for all units of one group, which are set without building it anew.
+
+    Args:
+        analysis: of the model; neither is changed.
+        group: its name.
+
+    Attributes:
+        model: the model; it starts with all units masked.
+    """
+
+    def __init__(self, analysis: Analysis, group: str) -> None:
+        self._analysis, self._group = analysis, group
+        editor = Editor(models.clone(analysis.model))
+        every = {group: range(len(analysis.group(group)))}
+        self._places = []
+        for node, call, i, masks in _masked_inputs(analysis, every):
+            target = editor.nodes[identity(node)]
+            read = target.inputs[i]
+            stored = None if read is None else models.constant(read)
+            value = _mask_input(editor, analysis, target, call, i, masks, {})
+            fills = {k: fill for k, (_, fill) in masks.items()}
+            self._places.append(_Place(value, call, i, fills, stored))
+        self.model = editor.model
+
+    @property
+    def values(self) -> list[ir.Value]:
+        """The constants that are masks or masked weights."""
+        return [place.value for place in self._places]
+
+    def tensors(self, removed: Sequence[int]) -> list[ir.TensorProtocol]:
+        """What the constants hold if some units are masked and no others.
+
+        Args:
+            removed: indices of these units.
+        """
+        keep = self._analysis.keep({self._group: removed})
+        tensors: list[ir.TensorProtocol] = []
+        for place in self._places:
+            masks = {
+                k: (keep(place.call.tensor(place.i)[k]), fill) for k, fill in place.fills.items()
+            }
+            tensor = models.constant(place.value)
+            assert tensor is not None
+            array = (
+                _factor(masks, len(place.call.tensor(place.i)))
+                if place.stored is None
+                else _masked(place.stored, place.call, masks)
+            )
+            tensors.append(ir.Tensor(array.astype(tensor.dtype.numpy()), dtype=tensor.dtype))
+        return tensors
+
+
+def _masked(stored: ir.TensorProtocol, call: Call, masks: _Masks) -> npt.NDArray[Any]:
+    """Weights with zeros, or what else is right, where they meet removed indices."""
+    array = np.array(stored.numpy())
+    for k, (stays, fill) in masks.items():
+        known = None if fill is None else call.values[fill]
+        zero = np.zeros((), array.dtype) if known is None else known
+        if zero.size > 1:  # one per output, which is the axis behind the masked one
+            zero = zero.reshape(-1, *[1] * (array.ndim - 2))
+        np.moveaxis(array, k, 0)[~stays] = zero
+    return array
+
+
+def _factor(masks: _Masks, rank: int) -> npt.NDArray[np.float32]:
+    """What a computed value is multiplied by."""
+    factor = np.ones([1] * rank, np.float32)
+    for k, (stays, _) in masks.items():
+        factor = factor * stays.reshape([-1 if j == k else 1 for j in range(rank)])
+    return factor
+
+
 def _mask_input(
     editor: Editor,
     analysis: Analysis,
@@ -68,33 +169,22 @@ def _mask_input(
     i: int,
     masks: _Masks,
     copies: _Copies,
-) -> None:
+) -> ir.Value:
+    """Mask an input of a node; the constant that does it."""
     value = node.inputs[i]
     assert value is not None
     stored = models.constant(value)
     if stored is not None:
         fills = {k: None if f is None else call.values[f] for k, (_, f) in masks.items()}
         same = tuple((k, stays.tobytes(), id(fills[k])) for k, (stays, _) in sorted(masks.items()))
-        if (value, same) in copies:  # an unrolled layer reads one weight at every step
-            node.replace_input_with(i, copies[value, same])
-            return
-        array = np.array(stored.numpy())
-        for k, (stays, _) in masks.items():
-            known = fills[k]
-            zero = np.zeros((), array.dtype) if known is None else known
-            if zero.size > 1:  # one per output, which is the axis behind the masked one
-                zero = zero.reshape(-1, *[1] * (array.ndim - 2))
-            np.moveaxis(array, k, 0)[~stays] = zero
-        copy = editor.store(value, f"{value.name}/masked", ir.Tensor(array, dtype=stored.dtype))
-        copies[value, same] = copy
-        node.replace_input_with(i, copy)
-        return
-    rank = len(call.tensor(i))
-    factor = np.ones([1] * rank, np.float32)
-    for k, (stays, _) in masks.items():
-        factor = factor * stays.reshape([-1 if j == k else 1 for j in range(rank)])
-    mask = _constant(editor, analysis, value, factor)
+        if (value, same) not in copies:  # an unrolled layer reads one weight at every step
+            tensor = ir.Tensor(_masked(stored, call, masks), dtype=stored.dtype)
+            copies[value, same] = editor.store(value, f"{value.name}/masked", tensor)
+        node.replace_input_with(i, copies[value, same])
+        return copies[value, same]
+    mask = _constant(editor, analysis, value, _factor(masks, len(call.tensor(i))))
     node.replace_input_with(i, editor.insert(node, "Mul", [value, mask]))
+    return mask
 
 
 def _constant(

@@ -13,6 +13,7 @@ from onnxprune.config import Options
 from onnxprune.data.activations.rows import Sample
 from onnxprune.data.memory import budget_of
 from onnxprune.data.mixtures import with_mixtures
+from onnxprune.data.ranks import without_ranks
 from onnxprune.errors import spelled
 from onnxprune.evaluate import node_check
 from onnxprune.evaluate.evaluation import Evaluation, compare_models
@@ -198,7 +199,7 @@ def evaluate(run: Run, state: State, unchanged: Mapping[str, str]) -> Result:
         notes.append(spelled(f"nothing was refitted: --recover {config.recover} needs --calib"))
     parts = tuple(checks), evaluation, state.outcomes, tuple(notes)
     return Result(
-        state.model, state.plan, analysis, config, *parts, remaining=remaining,
+        without_ranks(state.model), state.plan, analysis, config, *parts, remaining=remaining,
         judges=data_of(data, evaluation), synthetic=data.synthetic,
     )  # fmt: skip
 

@@ -120,7 +120,7 @@ class Result:
         quality = judge(
             self.evaluation, data=self.judges, synthetic=self.synthetic, unmeasured=reason
         )
-        return quality.with_findings(over_limit(self.checks))
+        return quality.with_findings(over_limit(self.checks, self.evaluation.measure))
 
     @cached_property
     def finite(self) -> FiniteWeights:

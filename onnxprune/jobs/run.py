@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any, TypeVar, cast
+
+from threadpoolctl import threadpool_limits
 
 from onnxprune import model as models
 from onnxprune.config import Options
@@ -16,6 +19,7 @@ from onnxprune.data.dataset import (
     synthetic_dataset,
     with_checks,
 )
+from onnxprune.data.ranks import with_ranks
 from onnxprune.errors import OnnxpruneError, blame
 from onnxprune.graph.analysis import Analysis
 from onnxprune.graph.facts import Fact
@@ -30,6 +34,14 @@ Progress = Callable[[str], None]
 
 BLAS = 1
 """Threads of a matrix product: the many small ones of elimination only get slower on more."""
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def reproducible(job: F) -> F:
+    """Run a job on a fixed number of threads of BLAS, which the last bits of products hang on."""
+    return cast("F", threadpool_limits.wrap(limits=BLAS, user_api="blas")(job))
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +82,7 @@ def open_run(
     config = place(config)
     progress("reading the model")
     model, _ = densify(models.load(source))
+    model = with_ranks(model, config)
     samples, shapes = open_source(model, config)
     progress("finding what can be removed")
     with blame("--shapes", when=bool(config.shapes)):

@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from onnxprune import model as models
 from onnxprune.config import FilePath, Options, split
 from onnxprune.data.dataset import open_dataset, open_source
@@ -38,6 +40,8 @@ Status = Literal["verified", "failed", "nothing cut", "not checked"]
 
 OTHER_DENSE = "dense model = that of the certificate"
 """The check that fails where another dense model is given."""
+NOT_BROKEN = "quality is not broken"
+"""The check that fails where the model is broken and does not say so."""
 OTHER_GRAPH, OTHER_DATA = "graph = as written", "data files = as written"
 """The checks that fail where a file has another digest than its certificate states."""
 _FIGURES = 0.02
@@ -90,6 +94,7 @@ class Verification:
 
 
 @keywords("verify")
+@np.errstate(over="ignore", invalid="ignore")  # such values end in a verdict or refusal
 def verify(
     model: FilePath,
     dense: FilePath,
@@ -235,18 +240,19 @@ def _quality(
         evaluation, data=data_of(data, evaluation), weights=FiniteWeights(small, dense).reasons()
     )
     checks = []
-    if claim is not None and claim.quality in ("good", "degraded"):
-        word = f"quality is not broken (stated: {claim.quality})"
+    stated = "" if claim is None else claim.quality
+    if stated != "broken":
+        word = f"{NOT_BROKEN} (stated: {stated})" if stated else NOT_BROKEN
         checks.append(Check(word, not quality.broken, float(quality.broken), 0.0))
     document = {} if claim is None or claim.document is None else claim.document
-    stated = document.get("evaluation")
-    value = stated.get("value") if isinstance(stated, Mapping) else None
+    figures = document.get("evaluation")
+    value = figures.get("value") if isinstance(figures, Mapping) else None
     if isinstance(value, float | int) and evaluation.value is not None:
-        assert isinstance(stated, Mapping)
-        own, theirs = evaluation.drop_error or 0.0, stated.get("error")
+        assert isinstance(figures, Mapping)
+        own, theirs = evaluation.drop_error or 0.0, figures.get("error")
         error = math.hypot(own, theirs if isinstance(theirs, float | int) else own)
         limit = max(_FIGURES * max(abs(value), 1e-3), 3 * error)
-        if stated.get("measure") == evaluation.measure:
+        if figures.get("measure") == evaluation.measure:
             better = (
                 evaluation.value > value
                 if evaluation.higher_is_better

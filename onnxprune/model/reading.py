@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import stat
+import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from onnxprune.errors import OnnxpruneError, as_path
 from onnxprune.model import functions, sparse
 from onnxprune.model.core import Model
 from onnxprune.model.exchange import from_graphsurgeon
+from onnxprune.model.files import kind_of_file
 from onnxprune.model.names import uniquify
 from onnxprune.model.origin import Source, adopt, clone, origin_of
 from onnxprune.model.protos import set_aside
@@ -35,6 +37,8 @@ ModelLike: TypeAlias = "str | Path | onnx.ModelProto | gs.Graph | ir.Model | Mod
 _Resolve: TypeAlias = Callable[[ir.TensorProtocol], ir.TensorProtocol]
 
 _MAPPED_FROM = 4096  # bytes: smaller weights are read with the graph
+_LONGEST = 300
+"""Characters of another library's reason."""
 _NOT_ONNX = "give the .onnx file of an exported model"
 
 
@@ -78,9 +82,10 @@ def _from_file(path: Path) -> Model:
     except FileNotFoundError as error:
         raise OnnxpruneError(f"there is no file {path}", hint="check the path") from error
     except (OSError, ValueError) as error:  # ValueError: a null byte in the name
-        raise OnnxpruneError(f"{path} cannot be read: {error}", hint="check the path") from error
-    if stat.S_ISDIR(status.st_mode):
-        raise OnnxpruneError(f"{path} is a folder", hint=_NOT_ONNX)
+        reason = (isinstance(error, OSError) and error.strerror) or error
+        raise OnnxpruneError(f"{path} cannot be read: {reason}", hint="check the path") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise OnnxpruneError(f"{path} is {kind_of_file(status)}", hint=_NOT_ONNX)
     if status.st_size == 0:
         raise OnnxpruneError(f"{path} is empty", hint="export or download it again")
     mapped = map_file(path)
@@ -106,7 +111,7 @@ def _assemble(data: memoryview, store: Store, where: str) -> ir.Model:
     except (LookupError, OverflowError, RuntimeError, TypeError, ValueError) as error:
         # What onnx-ir makes of types, encodings and references that no valid model has.
         raise OnnxpruneError(
-            f"{where} is not a valid ONNX model: {_root(error)}",
+            f"{where} is not a valid ONNX model: {_line(_root(error))}",
             hint="onnx.checker.check_model may say more; export the model again",
         ) from error
     adopt(model, Source(dict(store.files), store.external, training, kept_types))
@@ -146,7 +151,7 @@ def _from_ir(source: ir.Model) -> Model:
         model = clone(source)
     except RuntimeError as error:
         raise OnnxpruneError(
-            f"the onnx-ir model cannot be copied: {_root(error)}",
+            f"the onnx-ir model cannot be copied: {_line(_root(error))}",
             hint="sort its nodes (Graph.sort) and make every input come from somewhere",
         ) from error
     origin = origin_of(source)
@@ -198,6 +203,11 @@ def _bind(model: ir.Model, resolve: _Resolve) -> None:
                     continue
                 bound.doc_string = attr.doc_string
                 node.attributes[name] = bound
+
+
+def _line(error: BaseException) -> str:
+    """The text of an error as one line of bounded length."""
+    return textwrap.shorten(" ".join(str(error).split()), _LONGEST, placeholder=" ...")
 
 
 def _root(error: BaseException) -> BaseException:

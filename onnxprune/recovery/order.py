@@ -61,6 +61,7 @@ class Step:
         maker: the layer before it, if the two can be refitted together.
         others: steps of the other layers that apply the same weight, which are refitted with it.
         biases: which biases they have.
+        matrices: which of the dense model's matrices it still has, of a stack.
         loops: whether one application depends on another.
     """
 
@@ -72,6 +73,7 @@ class Step:
     maker: Maker | None = None
     others: tuple[Step, ...] = ()
     biases: Biases = "own"
+    matrices: npt.NDArray[np.bool_] | None = None
     loops: bool = False
 
     @property
@@ -155,13 +157,18 @@ def _why_not(problem: Problem, applications: Sequence[LinearLayer]) -> str:
     for layer in applications:
         if int(problem.kept(layer.y, layer.out_axis).sum()) != layer.outputs:
             return "its outputs cannot be matched with those of the dense model"
+        if layer.stack is not None:
+            matrices = problem.kept(layer.y, layer.stack.y)
+            if int(matrices.sum()) != layer.stack.size:
+                return "its matrices cannot be matched with those of the dense model"
     return ""
 
 
 def _step(problem: Problem, old: LinearLayer, layer: LinearLayer, end: Epilogue) -> Step:
     """The step of one application by itself."""
     reads = problem.kept(old.x, old.axis) if old.x == layer.x else None
-    return Step(layer, end, problem.kept(layer.y, layer.out_axis), reads)
+    matrices = None if layer.stack is None else problem.kept(layer.y, layer.stack.y)
+    return Step(layer, end, problem.kept(layer.y, layer.out_axis), reads, matrices=matrices)
 
 
 def _clip(value: ir.Value) -> tuple[float, float]:

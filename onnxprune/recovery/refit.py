@@ -226,6 +226,7 @@ class Refitting:
             sample or self.settings.sample,
             step.kept,
             reads,
+            matrices=step.matrices,
             around=around,
         )
 
@@ -323,4 +324,7 @@ def _second(matrix: Float, bias: Float) -> Float:
 
 
 def _outcome(step: Step, fit: Refit) -> LayerOutcome:
-    return LayerOutcome(step.node, fit.method, fit.before, fit.after)
+    reason, same = "", fit.methods.count("none")
+    if step.layer.stack is not None and fit.accepted and same:
+        reason = f"{same} of its {len(fit.methods)} matrices stay: no fit to their rows helps"
+    return LayerOutcome(step.node, fit.method, fit.before, fit.after, reason)

@@ -43,8 +43,11 @@ def find_targets(
     every = find_layers(model)
     joint, shared = find_applications(every)
     for layer in every:
-        if layer.kind != "plain":
-            continue  # what has gates or an equation is no candidate yet
+        if layer.kind == "sum" and sparsity.m:
+            declined[layer.node] = "an Einsum has no sparse kernels: write it as a MatMul"
+            continue
+        if layer.kind != "plain" and (layer.kind != "sum" or layer.declined):
+            continue  # gates and other equations are no candidates yet
         if layer.declined:
             declined[layer.node] = layer.declined
             continue

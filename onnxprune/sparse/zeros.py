@@ -142,7 +142,7 @@ def streamed_check(
 def rounding(layers: Iterable[LinearLayer]) -> float:
     """The share of zeros that rounding decides: half a weight per layer and output."""
     layers = tuple(layers)
-    return sum(each.outputs for each in layers) / 2 / max(sum(each.size for each in layers), 1)
+    return sum(each.width for each in layers) / 2 / max(sum(each.size for each in layers), 1)
 
 
 def _arrays(model: models.Model, names: Iterable[str]) -> Iterator[tuple[str, Array]]:

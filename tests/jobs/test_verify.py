@@ -298,7 +298,9 @@ def test_the_command_says_so_and_exits_accordingly(
     assert sum(document["removed"].values()) > 0
     assert main(["verify", str(path), "--dense", str(zoo.get("digits_rescnn").model)]) == 1
     assert "error: " in capsys.readouterr().err
-    assert main(["verify", str(path), "--dense", dense, "--data", str(MLP.calibration)]) == 0
+    assert main(["verify", str(path), "--dense", dense, "--data", str(MLP.calibration)]) == 1
+    assert "is broken: 'logits' has a relative squared error" in capsys.readouterr().err
+    assert main(["verify", dense, "--dense", dense, "--data", str(MLP.calibration)]) == 0
     assert main(["verify", str(tmp_path / "none.onnx"), "--dense", dense]) == 2
     assert main(["verify", str(path)]) == 2
     capsys.readouterr()

@@ -17,8 +17,9 @@ from onnxprune import model as models
 from onnxprune.evaluate.output_error import OutputError
 from onnxprune.graph.analysis import Analysis, analyse
 from onnxprune.graph.cost import CostModel
-from onnxprune.graph.reference import mask_model
+from onnxprune.graph.reference import UnitMasks, mask_model
 from onnxprune.select.importance.curves import calibrate
+from onnxprune.select.importance.downstream import DownstreamError
 from onnxprune.select.importance.error_curves import (
     Measurement,
     measure_curves,
@@ -279,3 +280,15 @@ def test_parts_are_weighed_in_order_of_what_they_cost() -> None:
     analysis = analyse(models.load(model))
     (one,) = curves_of(analysis, batches).groups.values()
     assert one.order[0] == 5
+
+
+def test_masks_that_are_set_are_those_of_a_masked_model(network: Any) -> None:
+    model, batches = network
+    analysis = analyse(model)
+    whole, error = OutputError(model, batches), DownstreamError(model, batches)
+    for group in analysis.groups:
+        masks = UnitMasks(analysis, group.name)
+        opened = error.opened(masks.model, masks.values)
+        for removed in ([0], [*range(0, len(group), 2)], [*range(1, len(group))]):
+            reference = whole.of(mask_model(analysis, {group.name: removed}))
+            assert opened(masks.tensors(removed)) == pytest.approx(reference, rel=1e-4, abs=1e-9)

@@ -348,3 +348,24 @@ def test_sizes_are_those_of_the_formulas(
         expected = ENCODINGS[form].size(stats, size)
         assert expected is not None
         assert sum(len(part.tobytes()) for part in parts) == expected + extra  # type: ignore[union-attr]
+
+
+@given(
+    st.integers(0, 10_000),
+    st.sampled_from(sorted(PACKED)),
+    st.sampled_from([0.0, 0.01, 0.1, 0.4]),
+    st.sampled_from([8, 24, 64, 1 << 20]),
+)
+def test_slabs_make_the_bytes_of_the_whole(seed: int, form: str, density: float, size: int) -> None:
+    array = made((8, 60), density, "float32", seed)
+    if form == "nibble":
+        array = two_of_four(array, 1)
+    parts = {}
+    for slab in (size, array.size):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sparsity_stats, "_SLAB", slab)
+            packed = in_form(holding([array]), form)
+            parts[slab] = {
+                k: models.array_of(v).tobytes() for k, v in models.constants(packed).items()
+            }
+    assert parts[size] == parts[array.size]

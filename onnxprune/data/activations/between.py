@@ -107,7 +107,7 @@ def _nearest(
 
 def _fits(maker: LinearLayer, reader: LinearLayer, rank: int) -> bool:
     """Whether hidden positions of the two correspond: two convolutions, or two products."""
-    if maker.node == reader.node:
+    if maker.node == reader.node or maker.stack is not None or reader.stack is not None:
         return False
     if maker.window and reader.window:
         alone = reader.window.group == 1 and not reader.window.transposed

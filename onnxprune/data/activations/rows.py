@@ -103,6 +103,7 @@ def moments_of(
     kept: Bool | None = None,
     reads: Bool | None = None,
     *,
+    matrices: Bool | None = None,
     apart: bool = False,
     around: tuple[Array, Array] | None = None,
 ) -> tuple[Moments, Moments]:
@@ -119,6 +120,7 @@ def moments_of(
         kept: which of the dense outputs the layer still has; None for all.
         reads: which of the dense inputs it still has, where ``student`` is the dense model as well,
             of which it is to see no more.
+        matrices: which of the dense model's matrices it still has, of a stack.
         apart: variances of inputs alone, not their covariances.
         around: a matrix ``[g, K, N]`` and a bias ``[g, N]``: the moments are those of what the
             targets are off by with these, and of no inputs.
@@ -138,14 +140,15 @@ def moments_of(
         x = student.as_held(layer.x, batch)
         among = student.shown_to(layer, batch)
         if reads is not None:
-            x = np.compress(reads, x, axis=layer.axis)
+            x = _of_matrices(layer, matrices, np.compress(reads, x, axis=layer.axis), reads=True)
         total = layer.count(x.shape)
         positions = sample_positions(total, share, sample.seed + batch, among)
         aside = sample.aside(student.samples, batch, positions, total)
         skip = student.as_held(epilogue.skip, batch) if epilogue.skip else None
         if skip is not None and reads is not None and kept is not None:
             skip = np.compress(kept, skip, axis=layer.out_axis)
-        dense = teacher.as_held(epilogue.value, batch)
+            skip = _of_matrices(layer, matrices, skip)
+        dense = _of_matrices(layer, matrices, teacher.as_held(epilogue.value, batch))
         wanted, offset = wanted_rows(layer, epilogue, dense, skip, positions, kept)
         targets = (wanted - offset).reshape(len(wanted), groups, outputs).transpose(1, 0, 2)
         features = whole(layer.rows(x, positions))
@@ -158,6 +161,19 @@ def moments_of(
         held = held or bool(aside.any())
     fitted = parts[0].finish()
     return fitted, parts[1].finish() if held else fitted
+
+
+def _of_matrices(
+    layer: LinearLayer, matrices: Bool | None, value: Array, *, reads: bool = False
+) -> Array:
+    """The part of an output of the dense model, or of its input, that matrices in use see."""
+    stack = layer.stack
+    if stack is None or matrices is None:
+        return value
+    axis = stack.x if reads else stack.y
+    if axis is None or not -value.ndim <= axis < value.ndim or value.shape[axis] != len(matrices):
+        return value
+    return np.compress(matrices, value, axis=axis)
 
 
 def whole(rows: Array) -> Array:
@@ -177,10 +193,20 @@ def wanted_rows(
 
     Both are ``[rows, N]``.
     """
-    wanted = whole(token_rows(dense, layer.out_axis, rows)[0])
+    if layer.stack is not None and kept is not None:
+        dense, kept = np.compress(kept, dense, axis=layer.out_axis), None
+    wanted = _output_rows(layer, dense, rows)
     if kept is not None:
         wanted = wanted[:, kept]
     offset = np.broadcast_to(epilogue.shift.astype(wanted.dtype), wanted.shape)
     if skip is not None:
-        offset = offset + whole(token_rows(skip, layer.out_axis, rows)[0])
+        offset = offset + _output_rows(layer, skip, rows)
     return wanted, offset
+
+
+def _output_rows(layer: LinearLayer, y: Array, rows: Index) -> Array:
+    """``[rows, N]`` of an output; of a stack the outputs of its matrices, one after the other."""
+    if layer.stack is None:
+        return whole(token_rows(y, layer.out_axis, rows)[0])
+    targets = whole(layer.targets(y, rows))
+    return targets.transpose(1, 0, 2).reshape(targets.shape[1], -1)

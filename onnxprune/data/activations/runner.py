@@ -146,7 +146,7 @@ class Segments:
 
     def shown_to(self, layer: LinearLayer, batch: int) -> npt.NDArray[np.int64] | None:
         """The same for the input of a layer."""
-        return None if layer.window else self.shown(layer.x, layer.axis, batch)
+        return None if layer.window or layer.stack else self.shown(layer.x, layer.axis, batch)
 
     def advance(self, wanted: Iterable[str]) -> None:
         """Run the nodes that the wanted values need and that have not run yet.

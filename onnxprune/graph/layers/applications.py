@@ -65,7 +65,9 @@ def _why_not(layers: Sequence[LinearLayer]) -> str:
 
 
 def _orientation(layer: LinearLayer) -> tuple[object, ...]:
-    window = layer.window
+    window, stack = layer.window, layer.stack
+    if stack is not None:
+        return (stack.order,)
     return () if window is None else (window.kernel, window.transposed)
 
 
@@ -86,7 +88,7 @@ def common_epilogues(
     if all(np.array_equal(end.gain, ends[0].gain) for end in ends):
         return ends
     return [
-        Epilogue(layer.y, None, np.ones(layer.outputs), np.zeros(layer.outputs)) for layer in layers
+        Epilogue(layer.y, None, np.ones(layer.width), np.zeros(layer.width)) for layer in layers
     ]
 
 

@@ -36,7 +36,7 @@ class Epilogue:
     Attributes:
         value: a sum with a residual stream, or the end of the scales and shifts.
         skip: the other summand, None if there is no sum.
-        gain: ``[outputs]``.
+        gain: ``[outputs]``, those of all matrices of a stack one after the other.
         shift: ``[outputs]``.
         branch: the summand that is not the skip, where there is a sum.
     """
@@ -63,7 +63,7 @@ def find_epilogue(
         facts: shapes; a sum counts only where nothing is broadcast.
         layer: the layer.
     """
-    here = Epilogue(layer.y, None, np.ones(layer.outputs), np.zeros(layer.outputs))
+    here = Epilogue(layer.y, None, np.ones(layer.width), np.zeros(layer.width))
     while True:
         value = values[here.value]
         uses = list(value.uses())

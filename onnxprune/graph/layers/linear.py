@@ -29,6 +29,7 @@ from onnxprune.graph.notation import Term, parse
 from onnxprune.graph.ops import LINEAR, Linear
 from onnxprune.solve import im2col
 from onnxprune.solve.im2col import Window
+from onnxprune.solve.stacks import Stack
 
 Array = npt.NDArray[Any]
 Slot = tuple[str, int]
@@ -67,6 +68,7 @@ class LinearLayer:
         out_axis: the axis of ``y`` that indexes outputs.
         groups: independent problems of a grouped convolution.
         window: attributes of a (transposed) convolution; None for a product.
+        stack: where the matrices lie, of a product with several; None for one.
         bias: name of the stored vector; None if there is none.
         bias_slot: where a bias is or may be read; None where no node takes one.
         inside: the node whose body this one is in; empty in the main graph.
@@ -86,6 +88,7 @@ class LinearLayer:
     out_axis: int = 1
     groups: int = 1
     window: Window | None = None
+    stack: Stack | None = None
     bias: str | None = None
     bias_slot: Slot | None = None
     inside: str = ""
@@ -133,6 +136,8 @@ class LinearLayer:
         shape = self.tensor.seen_shape
         if self.window is not None:
             return shape[1] * self.groups if self.window.transposed else shape[0]
+        if self.stack is not None:
+            return shape[self.stack.order[2]]
         return shape[-1] if self.weight_axis == len(shape) - 2 else shape[-2]
 
     @property
@@ -143,7 +148,14 @@ class LinearLayer:
     @property
     def shape(self) -> tuple[int, int, int]:
         """``(g, K, N)`` of the matrices."""
+        if self.stack is not None:
+            return self.stack.size, self.inputs, self.outputs
         return self.groups, self.channels * self.taps, self.outputs // self.groups
+
+    @property
+    def width(self) -> int:
+        """Numbers per row of the outputs of all matrices."""
+        return self.shape[0] * self.shape[2]
 
     @property
     def stored_axis(self) -> int | None:
@@ -175,12 +187,16 @@ class LinearLayer:
         seen = self.tensor.seen(weight)
         if self.window:
             return im2col.window_weight(seen, self.window)
+        if self.stack is not None:
+            return self.stack.matrix(seen)
         return (seen if self.weight_axis == 0 else seen.T)[None]
 
     def stored(self, matrix: Array) -> Array:
         """The inverse of :meth:`matrix`."""
         if self.window:
             seen = im2col.stored_weight(matrix, self.window)
+        elif self.stack is not None:
+            seen = self.stack.stored(matrix)
         else:
             seen = matrix[0] if self.weight_axis == 0 else matrix[0].T
         return np.ascontiguousarray(self.tensor.unseen(seen))
@@ -193,7 +209,7 @@ class LinearLayer:
         """
         groups, inputs, _ = self.shape
         if self.window is None:
-            return np.arange(inputs, dtype=np.int64)[None]
+            return np.tile(np.arange(inputs, dtype=np.int64), (groups, 1))
         channel = np.arange(inputs, dtype=np.int64) // self.taps
         first = np.arange(groups, dtype=np.int64) * (inputs // self.taps)
         # A Conv stores [M, C/group, ...], its groups side by side in M; ConvTranspose all of C.
@@ -205,6 +221,8 @@ class LinearLayer:
         """The number of rows in an input of this shape."""
         if self.window:
             return shape[0] * math.prod(im2col.output_sizes(self.window, shape[2:]))
+        if self.stack is not None:
+            return self.stack.count(shape, self.axis)
         return math.prod(shape) // max(shape[self.axis], 1)
 
     def out_sizes(self, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -215,12 +233,16 @@ class LinearLayer:
         """The rows that are multiplied with the matrix: ``[g, rows, K]``."""
         if self.window:
             return im2col.window_rows(x, self.window, positions)
+        if self.stack is not None:
+            return self.stack.rows(x, self.axis, positions)
         return im2col.token_rows(x, self.axis, positions)
 
     def targets(self, y: Array, positions: im2col.Index | None = None) -> Array:
         """An output, or anything of its shape, as ``[g, rows, N]``."""
         if self.window:
             return im2col.window_targets(y, self.groups, positions)
+        if self.stack is not None:
+            return self.stack.targets(y, self.out_axis, positions)
         return im2col.token_rows(y, self.out_axis, positions)
 
 
@@ -296,7 +318,7 @@ def _layers(node: ir.Node, inside: str) -> Iterator[LinearLayer]:
         elif len(source.seen_shape) < 2:
             reasons.insert(0, "its weight is a single vector")
         else:
-            yield _layer(node, slot, source, rule, attributes, view, places, inside)
+            yield _layer(node, slot, source, rule, attributes, line, view, places, inside)
             any_layer = True
     if not any_layer and any(reasons):
         reason = next(filter(None, reasons))
@@ -309,6 +331,7 @@ def _layer(
     source: Stored,
     rule: Linear,
     attributes: Mapping[str, Any],
+    line: str,
     view: _View,
     places: Sequence[int],
     inside: str,
@@ -331,16 +354,21 @@ def _layer(
     )
     if view.windowed:
         layer = replace(layer, window=_window(layer, attributes))
-    reason = _why_not(layer, rule, attributes) or ("its weight is its left operand" * view.spare)
+    else:
+        stack, out_axis = _stack(layer, line, places.index(slot), view)
+        layer = replace(layer, stack=stack, out_axis=out_axis)
+    left = "its weight is its left operand" * view.spare
+    reason = _why_not(layer, rule, attributes, view) or left
     if reason:
         return replace(layer, declined=reason)
     if layer.bias_slot is None:
-        return _with_added_bias(layer) if layer.out_axis == -1 else layer
+        addable = layer.stack is None and rule.kind == "plain" and layer.out_axis == -1
+        return _with_added_bias(layer) if addable else layer
     stored = _input(node, layer.bias_slot[1])
     return layer if stored is None else replace(layer, bias=stored.name)
 
 
-def _why_not(layer: LinearLayer, rule: Linear, attributes: Mapping[str, Any]) -> str:
+def _why_not(layer: LinearLayer, rule: Linear, attributes: Mapping[str, Any], view: _View) -> str:
     """Why a layer is not refitted; empty if it can be."""
     source, is_product = layer.tensor, layer.window is None
     through = set(source.through)
@@ -349,13 +377,14 @@ def _why_not(layer: LinearLayer, rule: Linear, attributes: Mapping[str, Any]) ->
     scales = (rule.scale, rule.bias_scale)  # where there is no bias yet one may be written
     reasons = {
         "it is inside the body of an If, Loop or Scan": bool(layer.inside),
-        _KINDS.get(rule.kind, ""): rule.kind != "plain",
+        _KINDS.get(rule.kind, ""): rule.kind != "plain"
+        and not (rule.kind == "sum" and _is_product(layer, view)),
         "its weight is quantized": through & _CODES,
         "its weight is stored in another type and cast": through & _CASTS,
         "its weight is reshaped on the way to it": through & RESHAPES,
         "its weight is not stored as floating point": source.dtype not in _FLOATS,
         "its kernel is transposed before use": not is_product and axes != [*range(len(axes))],
-        "its weight is a stack of matrices": is_product and len(axes) > 2,
+        "its weight is a stack of matrices": is_product and len(axes) > 2 and layer.stack is None,
         "its bias is computed" + " or not a vector" * is_product: (
             bias is not None and not _is_vector(bias)
         ),
@@ -364,6 +393,35 @@ def _why_not(layer: LinearLayer, rule: Linear, attributes: Mapping[str, Any]) ->
         ),
     }
     return next((reason for reason, holds in reasons.items() if holds), "")
+
+
+def _is_product(layer: LinearLayer, view: _View) -> bool:
+    """Whether an equation is a product of rows with a matrix, or with one of a stack for each."""
+    rank = len(layer.tensor.seen_shape)
+    return view.paired and (layer.stack is not None if rank > 2 else rank == 2)
+
+
+def _stack(layer: LinearLayer, line: str, weight: int, view: _View) -> tuple[Stack | None, int]:
+    """Where the matrices of a weight of three axes lie, and which axis of the output they fill.
+
+    None, and the axis as it is, where the weight is no stack of matrices.
+    """
+    shape, nothing = layer.tensor.seen_shape, (None, layer.out_axis)
+    if len(shape) != 3 or view.x is None or not view.paired:
+        return nothing
+    operands, (output, *_) = parse(line)
+    if "..." in operands[weight][0].factors:  # a product, whose stacks are in front
+        place = None if shape[0] == 1 else -3
+        order = 0, layer.weight_axis, 3 - layer.weight_axis
+        return Stack(shape[0], order, place, -3, loose=True), layer.out_axis
+    names, filled, own = (_names(terms) for terms in (operands[weight], output, operands[view.x]))
+    others = [name for k, name in enumerate(names) if k != layer.weight_axis]
+    stack, free = sorted(others, key=lambda name: name not in own)
+    if {stack, free} - {*filled} or free in own:
+        return nothing
+    order = names.index(stack), layer.weight_axis, names.index(free)
+    place = own.index(stack) if stack in own else None
+    return Stack(shape[order[0]], order, place, filled.index(stack)), filled.index(free)
 
 
 def _input(node: ir.Node, position: int) -> ir.Value | None:
@@ -423,6 +481,7 @@ class _View:
         bias: the operand with one number per output of the weight; None if there is none.
         spare: whether the line has such an operand, but for the outputs of what it meets.
         windowed: whether the weight has kernel positions.
+        paired: whether rows of ``x`` and of the output come in the same order.
     """
 
     weight_axis: int
@@ -432,6 +491,7 @@ class _View:
     bias: int | None
     spare: bool
     windowed: bool
+    paired: bool = True
 
 
 @cache
@@ -459,7 +519,23 @@ def _view(line: str, weight: int) -> _View | None:
         bias=bias,
         spare=bool(vectors) and bias is None,
         windowed="*" in operands[weight][-1].factors,
+        paired=x is not None and free is not None and _is_paired(operands, output, weight, x, name),
     )
+
+
+def _is_paired(
+    operands: Sequence[Sequence[Term]], output: Sequence[Term], weight: int, x: int, name: str
+) -> bool:
+    """Whether the axes of rows are the same in an operand and in the output, in one order.
+
+    One axis is contracted, and every axis of the weight is met by one of the output or by it.
+    """
+    ours, own = [_names(operands[k]) for k in (x, weight)]
+    rows = [f for f in ours if f not in own]
+    met = [f for f in _names(output) if f not in own]
+    whole = all(f == name or f in _names(output) for f in (*ours, *own))
+    once = all(len(names) == len(set(names)) for names in (ours, own))
+    return len(operands) == 2 and whole and rows == met and once
 
 
 def _names(terms: Sequence[Term]) -> list[str]:

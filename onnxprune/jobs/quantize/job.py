@@ -6,10 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from onnxprune import model as models
 from onnxprune.config import INPUTS, Options, QuantizeOptions, StoreOptions, split
 from onnxprune.data.dataset import Dataset, open_dataset, open_source, with_checks
 from onnxprune.data.memory import budget_of, scarce_note, settle
+from onnxprune.data.ranks import with_ranks, without_ranks
 from onnxprune.errors import OnnxpruneError, as_model_path, spelled
 from onnxprune.evaluate.equivalence import arrays_of, difference
 from onnxprune.evaluate.evaluation import Evaluation, compare_models
@@ -29,7 +32,7 @@ from onnxprune.jobs.quantize.preparation import prepared
 from onnxprune.jobs.quantize.purposes import why_float
 from onnxprune.jobs.quantize.rows import by_rows
 from onnxprune.jobs.quantize.zeros import Weight
-from onnxprune.jobs.run import within_memory
+from onnxprune.jobs.run import reproducible, within_memory
 from onnxprune.jobs.store import Stored
 from onnxprune.jobs.verdicts import (
     HOW,
@@ -106,7 +109,7 @@ class Quantized:
         """
         path = as_model_path(path)
         if not force:
-            refuse_broken(self.quality)
+            refuse_broken(self.quality, quantized=True)
         claims = Claims(
             command="quantize",
             dense=self.dense,
@@ -145,6 +148,8 @@ class Quantized:
 
 
 @keywords("quantize")
+@reproducible
+@np.errstate(over="ignore", invalid="ignore")  # such values end in a verdict or refusal
 def quantize(
     model: models.ModelLike,
     settings: QuantizeOptions | None = None,
@@ -182,7 +187,7 @@ def quantize(
     _check_inputs(settings, config)
     config = settle(config)
     progress("reading the model")
-    dense, unpacked = densify(models.load(model))
+    dense, unpacked = _loaded(model, config)
     quantized = quantizer.is_quantized(dense)
     if quantized and not quantizer.float_weights(dense):
         raise _already_quantized()
@@ -225,22 +230,28 @@ def quantize(
     sentences += scarce_note(config)
     if data.synthetic:
         sentences.append(f"inputs were synthetic ({data.description}): accuracy was not measured")
-    sizes = (models.size_bytes(dense), models.size_bytes(result))
     quality = judge(
         outcome,
         data=data_of(data, outcome),
         synthetic=data.synthetic,
         weights=FiniteWeights(result, dense).reasons(),
         unmeasured=spelled(f"there are no inputs; {HOW}"),
-    ).with_findings(over_limit(checks))
+    ).with_findings(over_limit(checks, outcome.measure))
+    sizes = models.size_bytes(dense), models.size_bytes(result)
     outcomes = tuple(checks), outcome, sizes, tuple(sentences)
     return Quantized(
-        result, weights, *outcomes, settings, dense, config,
+        without_ranks(result, dense), weights, *outcomes, settings, dense, config,
         plan=Plan() if pruned is None else pruned.plan,
         quality=quality,
         fitted=pruned is not None and pruned.config.fits,
         analysis=None if pruned is None else pruned.analysis,
     )  # fmt: skip
+
+
+def _loaded(source: models.ModelLike, config: Options) -> tuple[models.Model, tuple[str, ...]]:
+    """The float model with dense weights and inputs of known rank, and weights that were packed."""
+    dense, unpacked = densify(models.load(source))
+    return with_ranks(dense, config), unpacked
 
 
 def _open_data(dense: models.Model, config: Options) -> Dataset:

@@ -225,7 +225,7 @@ def eliminate_groups(
     declined: dict[str, str] = {}
     for group in groups:
         uses = [(s, n) for s in group.slices if s.role == "reads" for n in s.nodes]
-        unknown = [n for s, n in uses if n not in readers or readers[n].layer.weight != s.tensor]
+        unknown = [n for s, n in uses if n not in readers or not reads(readers[n].layer, s)]
         if not uses:
             declined[group.name] = "no layer with stored weights reads it"
         elif unknown:
@@ -237,6 +237,12 @@ def eliminate_groups(
             consumers = (c for reader, cut in once for c in consumers_of(reader, cut))
             eliminations[group.name] = eliminate(consumers, len(group), ridge=ridge)
     return eliminations, declined
+
+
+def reads(layer: LinearLayer, cut: Slice) -> bool:
+    """Whether the units of a slice are inputs of a layer; a whole matrix of a stack is none."""
+    along = layer.stack is None or layer.stored_axis == cut.axis
+    return along and layer.weight == cut.tensor
 
 
 def consumers_of(reader: Reader, cut: Slice) -> Iterator[Consumer]:

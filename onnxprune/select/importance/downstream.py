@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import onnx_ir as ir
 
@@ -20,6 +22,23 @@ from onnxprune.evaluate.output_error import OutputError
 from onnxprune.graph.analysis import identity
 from onnxprune.graph.layers.sources import read_by
 from onnxprune.runtime import open_session
+
+
+@dataclass(frozen=True, eq=False)
+class _Piece:
+    """The part of a model that runs again.
+
+    Attributes:
+        model: that part.
+        borders: values in front of it.
+        names: outputs that it computes.
+        free: constants that are inputs of it.
+    """
+
+    model: models.Model
+    borders: Sequence[str]
+    names: Sequence[str]
+    free: frozenset[str]
 
 
 class DownstreamError(OutputError):
@@ -53,29 +72,76 @@ class DownstreamError(OutputError):
 
     def of(self, model: models.Model) -> float:
         """The error of a model whose outputs have the names and sizes of the dense one's."""
-        if self._rounds:
-            return super().of(model)
+        return self.opened(model, [])([])
+
+    def opened(
+        self, model: models.Model, free: Sequence[ir.Value]
+    ) -> Callable[[Sequence[ir.TensorProtocol]], float]:
+        """The same for a model with other contents of some of its constants, which is opened once.
+
+        Args:
+            model: it may be changed.
+            free: constants of the model; only these differ from one call to the next.
+
+        Returns:
+            A function from the contents of ``free`` to the error.
+        """
+        piece = None if self._rounds else self._behind(model, free)
+        if piece is None:
+            return partial(self._whole, model, free)
+        if not piece.names:
+            return lambda _: 0.0
+        session = open_session(piece.model, provider=self._provider, arena=False)
+        names = [value.name or "" for value in free]
+
+        def error(tensors: Sequence[ir.TensorProtocol]) -> float:
+            stored = {n: t.numpy() for n, t in zip(names, tensors, strict=True) if n in piece.free}
+            return self.distance(
+                session.run(
+                    {**stored, **{name: self._segments.value(name, k) for name in piece.borders}},
+                    piece.names,
+                )
+                for k in range(len(self._batches))
+            )
+
+        return error
+
+    def _whole(
+        self, model: models.Model, free: Sequence[ir.Value], tensors: Sequence[ir.TensorProtocol]
+    ) -> float:
+        for value, tensor in zip(free, tensors, strict=True):
+            models.set_constant(value, tensor)
+        return super().of(model)
+
+    def _behind(self, model: models.Model, free: Sequence[ir.Value]) -> _Piece | None:
+        """The part of a model that differs; None where that cannot be run by itself."""
         graph = model.ir.graph
         behind = behind_of(graph, [n for n in graph if not _same(n, self._nodes.get(identity(n)))])
         names = [v.name for n in behind for v in n.outputs if v.name in self._names]
-        if not names:
-            return 0.0
         borders = {
             value.name or "": value
             for node in behind
             for value in read_by(node)
             if value.producer() not in behind and models.constant(value) is None
         }
-        if len(behind) == len(graph) or not all(map(self._is_known, borders.values())):
-            return super().of(model)
+        whole = len(behind) == len(graph) or not all(map(self._is_known, borders.values()))
+        main = graph.initializers.values()
+        if names and (whole or any(not any(value is each for each in main) for value in free)):
+            return None
+        if not names:
+            return _Piece(model, (), (), frozenset())
         self._segments.advance(borders)
         first = {name: self._segments.value(name, 0) for name in borders}
-        piece = cut_out(model, first, [name for name in names if name])
-        session = open_session(piece, provider=self._provider, arena=False)
-        return self.distance(
-            session.run({name: self._segments.value(name, k) for name in borders}, names)
-            for k in range(len(self._batches))
-        )
+        stored = {value.name or "": models.array_of(value) for value in free}
+        piece = cut_out(model, {**first, **stored}, [name for name in names if name])
+        for value in piece.ir.graph.inputs:
+            if value.name in stored:
+                piece.ir.graph.initializers.pop(value.name, None)
+                value.const_value = None
+                value.shape = ir.Shape(stored[value.name].shape)
+        inputs = frozenset(value.name or "" for value in piece.ir.graph.inputs)
+        kept = tuple(name for name in borders if name in inputs)
+        return _Piece(piece, kept, tuple(names), inputs & stored.keys())
 
     def _is_known(self, value: ir.Value) -> bool:
         """Whether the dense model has the same value, and it is a tensor."""

@@ -19,11 +19,10 @@ import numpy.typing as npt
 from onnxprune import model as models
 from onnxprune.data.memory import MemoryBudget
 from onnxprune.errors import OnnxpruneError
-from onnxprune.evaluate.output_error import OutputError
 from onnxprune.graph.analysis import Analysis
 from onnxprune.graph.cost import CostModel
 from onnxprune.graph.layers.sources import content, use_of
-from onnxprune.graph.reference import mask_model
+from onnxprune.graph.reference import UnitMasks, mask_model
 from onnxprune.graph.surgery import cut
 from onnxprune.graph.units import Group
 from onnxprune.select import criteria
@@ -79,9 +78,28 @@ class Removals:
             units: units that are gone; linear layers that read the others are refitted.
         """
         removed = {group.name: [int(unit) for unit in units]}
-        refitted = without(self.analysis, group, removed[group.name], self.readers)
-        analysis = replace(self.analysis, model=refitted)
+        analysis = self.analysis
+        if self._refits(group):
+            refitted = without(analysis, group, removed[group.name], self.readers)
+            analysis = replace(analysis, model=refitted)
         return mask_model(analysis, removed) if group.exact else cut(analysis, removed)
+
+    def _refits(self, group: Group) -> bool:
+        """Whether a linear layer that can be refitted reads the group."""
+        return any(
+            node in self.readers
+            for part in group.slices
+            if part.role == "reads"
+            for node in part.nodes
+        )
+
+    def errors(self, group: Group, error: DownstreamError) -> Callable[[Index], float]:
+        """A function from units that are gone to the error of the outputs without them."""
+        if self._refits(group) or not group.exact:
+            return lambda units: error.of(self.model(group, units))
+        masks = UnitMasks(self.analysis, group.name)
+        opened = error.opened(masks.model, masks.values)
+        return lambda units: opened(masks.tensors([int(unit) for unit in units]))
 
 
 def masked_curves(
@@ -136,7 +154,7 @@ def masked_curves(
 
 
 def _ordered(
-    removals: Removals, group: Group, error: OutputError, judge: OutputError, most: int
+    removals: Removals, group: Group, error: DownstreamError, judge: DownstreamError, most: int
 ) -> Elimination:
     """Units in the order in which they leave, and the sum of what their parts cost alone.
 
@@ -147,14 +165,16 @@ def _ordered(
     prior = _prior(removals.analysis, group)
     parts = np.array_split(prior, min(len(group), most))
     alone = replace(removals, readers={})  # few units: a refit would hide which of them count
-    costs = np.array([error.of(alone.model(group, part)) / len(part) for part in parts])
+    of = alone.errors(group, error)
+    costs = np.array([of(part) / len(part) for part in parts])
     if not costs.any():
         costs = np.ones(len(parts))
     costs = costs + _EVEN * costs.mean()
     measured, half = np.argsort(costs, kind="stable"), len(group) // 2
     order = np.concatenate([parts[at] for at in measured])
     if half and {*order[:half]} != {*prior[:half]}:
-        halves = [judge.of(removals.model(group, units[:half])) for units in (order, prior)]
+        of = removals.errors(group, judge)
+        halves = [of(units[:half]) for units in (order, prior)]
         measured = measured if halves[0] <= halves[1] else np.arange(len(parts))
     rises = np.concatenate([np.full(len(parts[at]), costs[at]) for at in measured])
     order = np.concatenate([parts[at] for at in measured])
@@ -170,12 +190,15 @@ def _prior(analysis: Analysis, group: Group) -> Index:
     return np.argsort(values, kind="stable")
 
 
-def _priced(removals: Removals, group: Group, one: Elimination, error: OutputError) -> Elimination:
+def _priced(
+    removals: Removals, group: Group, one: Elimination, error: DownstreamError
+) -> Elimination:
     """The curve brought to what the outputs lose at a few widths."""
     units = len(group)
     widths = [w for w in sorted({max(round(units * s), 1) for s in _SHARES}) if w < units]
     if not widths:
         return one
-    errors = [error.of(removals.model(group, one.order[: units - width])) for width in widths]
+    of = removals.errors(group, error)
+    errors = [of(one.order[: units - width]) for width in widths]
     factors = np.maximum(errors, _NOTHING) / one.error[widths]
     return scaled(one, (np.array(widths, float), factors))

@@ -28,7 +28,7 @@ from onnxprune.graph.layers.epilogue import Weights
 from onnxprune.graph.layers.linear import refittable
 from onnxprune.graph.layers.pad_nodes import unpadded_layers
 from onnxprune.graph.units import Group
-from onnxprune.select.importance.curves import Feeds, Reader, consumers_of
+from onnxprune.select.importance.curves import Feeds, Reader, consumers_of, reads
 from onnxprune.select.importance.refit_errors import RefitErrors
 from onnxprune.solve.group_obs import Consumer, Elimination
 from onnxprune.solve.moments import shrinkage
@@ -169,7 +169,7 @@ def refit_readers(
     for cut in group.slices:
         for node in cut.nodes if cut.role == "reads" else ():
             reader = readers.get(node)
-            if reader is None or reader.layer.weight != cut.tensor:
+            if reader is None or not reads(reader.layer, cut):
                 continue
             if (once := (id(reader), cut.tensor, cut.axis)) in done:
                 continue  # another application of the same weight

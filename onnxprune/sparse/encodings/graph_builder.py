@@ -9,7 +9,7 @@ and OpenVINO computes BitShift wrongly.)
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -125,27 +125,23 @@ class GraphBuilder:
         self,
         stream: Stream,
         name: str,
-        encode: Callable[[Array], Array],
+        encode: Callable[[Iterator[Array]], Iterable[Array]],
         dtype: ir.DataType,
         shape: tuple[int, ...],
-        *,
-        by_slabs: bool = False,
     ) -> ir.Value:
         """A stored tensor of a stream, which is encoded when it is written.
 
         Args:
             stream: the weights.
             name: of the tensor.
-            encode: from the flat weights to what is stored.
+            encode: from slabs of the flat weights, one at a time, to parts of what is stored.
             dtype: of what is stored.
             shape: of what is stored.
-            by_slabs: whether slabs can be encoded one by one, so that only one is held.
         """
 
         def parts() -> Iterator[Array]:
-            flat = stream.flat()
-            for each in [flat] if not by_slabs else (slab for _, slab in slabs(flat)):
-                yield np.ascontiguousarray(encode(each)).reshape(-1)
+            for part in encode(slab for _, slab in slabs(stream.flat())):
+                yield np.ascontiguousarray(part).reshape(-1)
 
         tensor = PartsTensor(parts, dtype, shape)
         return self.constant(f"{name}{stream.number}", tensor)

@@ -24,7 +24,7 @@ Kind: TypeAlias = Literal["none", "empty", "channels", "n:m", "block", "unstruct
 DISTANCES = (255, 14)
 """The longest distances that one entry of a delta encoding can say: in a byte, in half of one."""
 
-_SLAB = 1 << 22
+_SLAB = 1 << 20
 """Values looked at at a time."""
 
 _GROUPS = (4, 8, 16, 2)

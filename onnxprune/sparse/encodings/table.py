@@ -40,6 +40,7 @@ from onnxprune.sparse.encodings.sparsity_stats import (
 
 Array = npt.NDArray[Any]
 U8 = npt.NDArray[np.uint8]
+Index = npt.NDArray[np.int64]
 
 
 class Encoding(ABC):
@@ -150,19 +151,19 @@ class Bitmask(Packed):
         """A bit per weight, and the values."""
         return -(-stats.size // 8) + stats.nonzeros * itemsize
 
-    def mask(self, flat: Array) -> U8:
+    def mask(self, slabs: Iterable[Array]) -> Iterator[U8]:
         """uint8 ``[ceil(n / 8)]``: which of ``n`` values are not zero."""
-        return np.packbits(nonzero(flat))
+        return (np.packbits(nonzero(slab)) for slab in slabs)
 
-    def values(self, flat: Array) -> Array:
+    def values(self, slabs: Iterable[Array]) -> Iterator[Array]:
         """``[1 + nonzeros]``: a zero, then the values that are not zero."""
-        return np.concatenate([np.zeros(1, flat.dtype), flat[nonzero(flat)]])
+        return _after_zeros(slabs, 1)
 
     def decode(self, builder: GraphBuilder, stream: Stream) -> ir.Value:
         """``[n]``."""
         stats = stream.stats
         size = (-(-stats.size // 8),)
-        packed = builder.part(stream, "mask", self.mask, ir.DataType.UINT8, size, by_slabs=True)
+        packed = builder.part(stream, "mask", self.mask, ir.DataType.UINT8, size)
         values = builder.part(stream, "values", self.values, stream.stored, (1 + stats.nonzeros,))
         flat = builder.lookup("bits", self._bits, packed)
         if stats.size % 8:
@@ -186,21 +187,28 @@ class Delta(Packed):
         """A byte and a value per entry."""
         return max(stats.entries[self.longest], 1) * (itemsize + 1)
 
-    def gaps(self, flat: Array) -> U8:
+    def gaps(self, slabs: Iterable[Array]) -> Iterator[U8]:
         """uint8 ``[entries]``: distances, the first from place 0; at least one entry."""
-        distances, ends = _entries(flat, self.longest)
-        gaps = np.full(_length(ends), self.longest, np.uint8)
-        if not len(ends):
-            gaps[:] = 0
-        gaps[ends] = distances
-        return gaps
+        empty = True
+        for _, distances, ends in _entries(slabs, self.longest):
+            gaps = np.full(_length(ends), self.longest, np.uint8)
+            gaps[ends] = distances
+            yield gaps
+            empty = False
+        if empty:
+            yield np.zeros(1, np.uint8)
 
-    def values(self, flat: Array) -> Array:
+    def values(self, slabs: Iterable[Array]) -> Iterator[Array]:
         """``[entries]``: the value at the place each entry leads to."""
-        _, ends = _entries(flat, self.longest)
-        values = np.zeros(_length(ends), flat.dtype)
-        values[ends] = flat[nonzero(flat)]
-        return values
+        first, slabs = _first(slabs)
+        empty = True
+        for kept, _, ends in _entries(slabs, self.longest):
+            values = np.zeros(_length(ends), kept.dtype)
+            values[ends] = kept
+            yield values
+            empty = False
+        if empty:
+            yield np.zeros(1, first.dtype)
 
     def decode(self, builder: GraphBuilder, stream: Stream) -> ir.Value:
         """``[n]``."""
@@ -238,22 +246,22 @@ class Delta4(Packed):
         """Half a byte per entry, and the values."""
         return -(-max(stats.entries[self.longest], 1) // 2) + stats.nonzeros * itemsize
 
-    def codes(self, flat: Array) -> U8:
+    def codes(self, slabs: Iterable[Array]) -> Iterator[U8]:
         """uint8 ``[ceil(entries / 2)]``: two codes each, the last one padded with 0."""
-        distances, ends = _entries(flat, self.longest)
-        entries = _length(ends)
-        codes = np.full(entries + entries % 2, self.longest + 1, np.uint8)
-        codes[entries:] = 0
-        codes[ends] = distances
-        if not len(ends):
-            codes[0] = 0
-        pairs = codes.reshape(-1, 2)
-        return (pairs[:, 0] << 4 | pairs[:, 1]).astype(np.uint8)
+        waiting, empty = np.zeros(0, np.uint8), True
+        for _, distances, ends in _entries(slabs, self.longest):
+            codes = np.full(_length(ends), self.longest + 1, np.uint8)
+            codes[ends] = distances
+            codes = np.concatenate([waiting, codes])
+            even = len(codes) // 2 * 2
+            waiting, empty = codes[even:], False
+            yield _pairs(codes[:even])
+        if empty or len(waiting):
+            yield _pairs(np.concatenate([waiting, np.zeros(2 - len(waiting), np.uint8)]))
 
-    def values(self, flat: Array) -> Array:
+    def values(self, slabs: Iterable[Array]) -> Iterator[Array]:
         """``[1 + nonzeros]``: a zero, then the values that are not zero; two if there are none."""
-        kept = flat[nonzero(flat)]
-        return np.concatenate([np.zeros(1 if len(kept) else 2, flat.dtype), kept])
+        return _after_zeros(slabs, 2)
 
     def decode(self, builder: GraphBuilder, stream: Stream) -> ir.Value:
         """``[n]``."""
@@ -305,15 +313,16 @@ class TwoOfFour(Packed):
         """The axis that has the pattern."""
         return stats.paired
 
-    def codes(self, flat: Array) -> U8:
+    def codes(self, slabs: Iterable[Array]) -> Iterator[U8]:
         """uint8 ``[n / 8]``: the codes of two groups of four each."""
-        at = self._places(flat)
-        codes = self._codes[at[:, 0], at[:, 1]].reshape(-1, 2)
-        return (codes[:, 0] << 4 | codes[:, 1]).astype(np.uint8)
+        for slab in slabs:
+            at = self._places(slab)
+            yield _pairs(self._codes[at[:, 0], at[:, 1]])
 
-    def values(self, flat: Array) -> Array:
+    def values(self, slabs: Iterable[Array]) -> Iterator[Array]:
         """``[n / 8, 4]``: the stored values of two groups of four each."""
-        return np.take_along_axis(flat.reshape(-1, 4), self._places(flat), axis=1).reshape(-1, 4)
+        for slab in slabs:
+            yield np.take_along_axis(slab.reshape(-1, 4), self._places(slab), axis=1)
 
     def _places(self, flat: Array) -> npt.NDArray[np.int64]:
         """``[groups, 2]``: the places of each group that are stored, ascending; any for zeros."""
@@ -333,12 +342,8 @@ class TwoOfFour(Packed):
     def decode(self, builder: GraphBuilder, stream: Stream) -> ir.Value:
         """``[n / 8, 8]``."""
         rows = stream.stats.size // 8
-        packed = builder.part(
-            stream, "codes", self.codes, ir.DataType.UINT8, (rows,), by_slabs=True
-        )
-        values = builder.part(
-            stream, "values", self.values, stream.stored, (rows, 4), by_slabs=True
-        )
+        packed = builder.part(stream, "codes", self.codes, ir.DataType.UINT8, (rows,))
+        values = builder.part(stream, "values", self.values, stream.stored, (rows, 4))
         table = builder.shared("pairs", self._table())
         eights = builder.node("Gather", table, builder.cast(packed, ir.DataType.INT32), axis=0)
         column = builder.zeros((rows, 1), stream.work)
@@ -375,16 +380,57 @@ def readable(providers: Iterable[str]) -> tuple[tuple[Encoding, ...], str]:
     return encodings, reason
 
 
-def _entries(flat: Array, longest: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Per value, what is left of its distance after the long steps, and the place of its entry."""
-    distances = np.diff(np.flatnonzero(nonzero(flat)), prepend=0)
-    long = np.maximum((distances - 1) // longest, 0)
-    return distances - longest * long, np.arange(len(distances)) + np.cumsum(long)
+def _entries(slabs: Iterable[Array], longest: int) -> Iterator[tuple[Array, Index, Index]]:
+    """Slabs with values that are not zero: the values, and where their entries are.
+
+    Args:
+        slabs: of the flat weights, in order.
+        longest: distance that one entry can hold.
+
+    Yields:
+        The values; what is left of the distance of each after the long steps; and the place of its
+        entry among those of the slab, long steps included.
+    """
+    start = last = 0
+    for slab in slabs:
+        at = np.flatnonzero(nonzero(slab))
+        if len(at):
+            distances = np.diff(at + start, prepend=last)
+            long = np.maximum((distances - 1) // longest, 0)
+            yield slab[at], distances - longest * long, np.arange(len(at)) + np.cumsum(long)
+            last = start + int(at[-1])
+        start += len(slab)
 
 
-def _length(ends: npt.NDArray[np.int64]) -> int:
-    """How many entries there are; one where there is no value."""
-    return int(ends[-1]) + 1 if len(ends) else 1
+def _after_zeros(slabs: Iterable[Array], least: int) -> Iterator[Array]:
+    """A zero, then the values that are not zero, and more zeros where that is too few."""
+    first, slabs = _first(slabs)
+    yield np.zeros(1, first.dtype)
+    count = 1
+    for slab in slabs:
+        kept = slab[nonzero(slab)]
+        yield kept
+        count += len(kept)
+    if count < least:
+        yield np.zeros(least - count, first.dtype)
+
+
+def _first(slabs: Iterable[Array]) -> tuple[Array, Iterator[Array]]:
+    """The first slab, and all of them."""
+    every = iter(slabs)
+    first = next(every)
+    return first, itertools.chain([first], every)
+
+
+def _pairs(codes: U8) -> U8:
+    """Two codes in each byte."""
+    pairs = codes.reshape(-1, 2)
+    return (pairs[:, 0] << 4 | pairs[:, 1]).astype(np.uint8)
+
+
+def _length(ends: Index) -> int:
+    """How many entries a slab has."""
+    return int(ends[-1]) + 1
 
 
 def _places_type(stream: Stream) -> ir.DataType:

@@ -282,7 +282,7 @@ def _converted_together(
             continue
         stream = _stream(number, members)
         size = (stream.stats.size,)
-        stored = builder.part(stream, dtype.name.lower(), np.ravel, dtype, size)
+        stored = builder.part(stream, dtype.name.lower(), iter, dtype, size)
         parts = builder.split(builder.cast(stored, work), [w.stats.size for w in members])
         for weight, part in zip(members, parts, strict=True):
             flat = len(weight.shape) == 1

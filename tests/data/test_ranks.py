@@ -1,0 +1,118 @@
+"""Inputs that declare no shape get the rank of the data, else one that the runtime accepts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto
+from onnx import helper as oh
+from onnx import numpy_helper as nh
+
+import onnxprune
+from onnxprune import model as models
+from onnxprune.config import Options
+from onnxprune.data.ranks import unranked, with_ranks, without_ranks
+from onnxprune.errors import OnnxpruneError
+from onnxprune.runtime import open_session
+
+RNG = np.random.default_rng(0)
+OPS: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
+    "MatMul": ((16, 32), (32, 4), {}),
+    "Gemm": ((16, 32), (32, 4), {}),
+    "Conv": ((32, 3, 3, 3), (4, 32, 3, 3), {"pads": [1] * 4}),
+}
+
+
+def network(op: str, second: bool = False) -> models.Model:
+    first, last, attributes = OPS[op]
+    weights = [
+        nh.from_array(RNG.standard_normal(shape).astype(np.float32), name)
+        for name, shape in (("A", first), ("B", last))
+    ]
+    nodes = [
+        oh.make_node(op, ["x", "A"], ["a"], **attributes),
+        oh.make_node("Relu", ["a"], ["r"]),
+        oh.make_node(op, ["r", "B"], ["b"], **attributes),
+        oh.make_node("Mul", ["b", "z"], ["y"]) if second else oh.make_node("Tanh", ["b"], ["y"]),
+    ]
+    inputs = [onnx.ValueInfoProto(name=name) for name in ("x", *(["z"] * second))]
+    output = onnx.ValueInfoProto(name="y")
+    for value in (*inputs, output):
+        value.type.tensor_type.elem_type = TensorProto.FLOAT
+    graph = oh.make_graph(nodes, "g", inputs, [output], weights)
+    return models.load(oh.make_model(graph, opset_imports=[oh.make_opsetid("", 17)], ir_version=8))
+
+
+def rank(model: models.Model, name: str = "x") -> int | None:
+    value = next(v for v in model.ir.graph.inputs if v.name == name)
+    return None if value.shape is None else len(value.shape)
+
+
+@pytest.mark.parametrize(
+    ("op", "shape", "expected"),
+    [
+        ("MatMul", (8, 16), 2),
+        ("MatMul", (8, 5, 16), 3),
+        ("Gemm", (8, 16), 2),
+        ("Conv", (6, 3, 5, 5), 4),
+    ],
+)
+def test_the_rank_is_that_of_the_data(op: str, shape: tuple[int, ...], expected: int) -> None:
+    model = network(op)
+    assert unranked(model) == ["x"]
+    data = {"x": RNG.standard_normal(shape).astype(np.float32)}
+    declared = with_ranks(model, Options(calib=data))
+    assert rank(declared) == expected
+    assert rank(model) is None
+    assert rank(without_ranks(declared)) is None
+
+
+@pytest.mark.parametrize(("op", "shape"), [("MatMul", (16,)), ("Conv", (3, 5, 5))])
+def test_samples_in_files_of_their_own_lack_the_batch_axis(
+    op: str, shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    for k in range(3):
+        np.save(tmp_path / f"{k}.npy", RNG.standard_normal(shape).astype(np.float32))
+    declared = with_ranks(network(op), Options(calib=str(tmp_path)))
+    assert rank(declared) == len(shape) + 1
+
+
+@pytest.mark.parametrize(("op", "expected"), [("MatMul", 2), ("Gemm", 2), ("Conv", 4)])
+def test_without_data_the_runtime_tells(op: str, expected: int) -> None:
+    assert rank(with_ranks(network(op), Options())) == expected
+
+
+def test_several_inputs_may_have_several_ranks() -> None:
+    model = network("Conv", second=True)
+    data = {
+        "x": RNG.standard_normal((6, 3, 5, 5)).astype(np.float32),
+        "z": RNG.standard_normal((6, 1, 1, 5)).astype(np.float32),
+    }
+    declared = with_ranks(model, Options(calib=data))
+    assert (rank(declared), rank(declared, "z")) == (4, 4)
+    shapes = {"x": (2, 3, 5, 5), "z": (5,)}
+    declared = with_ranks(model, Options(shapes=shapes))
+    assert (rank(declared), rank(declared, "z")) == (4, 1)
+
+
+def test_a_pruned_model_takes_what_the_original_takes() -> None:
+    model = network("MatMul")
+    data = {"x": RNG.standard_normal((40, 16)).astype(np.float32)}
+    result = onnxprune.prune(model, ratio=0.5, calib=data, cache=False)
+    assert result.plan.removed
+    assert unranked(result.model) == ["x"]
+    recovered = onnxprune.recover(model, result.model, calib=data)
+    for small in (result.model, recovered.model):
+        for shape in ((3, 16), (2, 5, 16)):
+            x = RNG.standard_normal(shape).astype(np.float32)
+            assert open_session(small).run({"x": x})["y"].shape == (*shape[:-1], 4)
+
+
+def test_what_fits_at_no_rank_is_refused() -> None:
+    wrong = {"x": RNG.standard_normal((8, 7)).astype(np.float32)}
+    with pytest.raises(OnnxpruneError, match=r"'x' declares no shape, and the samples fit at no"):
+        with_ranks(network("Conv"), Options(calib=wrong))
