@@ -364,7 +364,11 @@ def contradictions(document: Mapping[str, Any]) -> list[str]:
     if quality in ("good", "degraded") and not measured:
         problems.append(f"the quality is said to be {quality}, and was not measured")
     if evaluation is not None and quality in _SEVERITY[:2]:
-        status = judge(evaluation).status
+        try:
+            status: str = judge(evaluation).status
+        except (ArithmeticError, TypeError, ValueError):
+            problems.append("its figures are not of their types")
+            status = ""
         if status in _SEVERITY and _SEVERITY.index(status) > _SEVERITY.index(quality):
             problems.append(f"the quality is said to be {quality}, and its figures are {status}")
     return problems
@@ -388,7 +392,7 @@ def _number(value: Any) -> Any:  # noqa: ANN401  what JSON holds
     """A value as it was before `plain`."""
     if isinstance(value, str) and value in ("nan", "inf", "-inf"):
         return float(value)
-    return tuple(value) if isinstance(value, list) else value
+    return tuple(map(_number, value)) if isinstance(value, list) else value
 
 
 def _parse(content: bytes, where: str) -> dict[str, Any]:

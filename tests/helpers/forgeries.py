@@ -675,8 +675,9 @@ def _a_better_verdict(document: Document, rng: Rng) -> None:
     if not figures or not figures["outputs"]:
         raise Unfit
     for each in figures["outputs"].values():
-        each["unexplained"] = rng.choice([0.6, 0.9, 3.0])
-        each["kind"] = "numbers"
+        for name in ("unexplained", "scaled"):
+            each[name], each[f"{name}_interval"] = rng.choice([1.1, 3.0]), [1.05, 4.0]
+        each["top1"] = 0.1
     document["quality"]["status"] = "good"
 
 

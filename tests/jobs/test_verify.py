@@ -185,6 +185,20 @@ def test_a_recovered_model_with_folded_normalisations_is_verified(tmp_path: Path
     assert result.ok, (result.checks, result.notes)
 
 
+def test_the_verdict_follows_from_the_figures(made: Callable[[str], Path]) -> None:
+    document = json.loads(document_path(made("fitted")).read_text())
+    assert document["quality"]["status"] in ("good", "degraded")
+    assert certificates.contradictions(document) == []
+    (output,) = document["evaluation"]["outputs"].values()
+    honest = output["unexplained"], output["top1"]
+    output["unexplained"], output["top1"] = 2.0, 0.1
+    for name in (n for n in output if n.startswith(("scaled", "unexplained"))):
+        output[name] = 2.0 if not name.endswith(("error", "interval")) else output[name]
+    assert len(certificates.contradictions(document)) == 1
+    output["unexplained"], output["top1"] = honest[0], "much"
+    assert certificates.contradictions(document)
+
+
 def test_a_model_in_another_precision_is_converted_again(tmp_path: Path) -> None:
     dense = load(MLP.model)
     half = precision.convert(dense, "fp16")
