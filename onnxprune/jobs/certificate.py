@@ -341,8 +341,10 @@ def _whole(
         )
     except OnnxpruneError as error:
         raise _refusal(error.message, error.hint) from error
-    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
-        raise _refusal(f"{where} is damaged: {error!r}", _COPY) from error
+    except KeyError as error:
+        raise _refusal(f"{where} is damaged: '{error.args[0]}' is missing", _COPY) from error
+    except (AttributeError, TypeError, ValueError, OverflowError) as error:
+        raise _refusal(f"{where} is damaged: a value is of another type", _COPY) from error
     _expect(document.get("format") == KEY, where, "format")
     _expect(document.get("version") == VERSION, where, "version", "upgrade onnxprune")
     _expect(model == own and result.dense == short["dense"], where, "set of digests")
