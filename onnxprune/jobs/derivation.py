@@ -310,7 +310,18 @@ def _without_plan(
             checks.append(Check("weights that lack zeros", not short, len(short), 0))
         if claim.changed is not None:
             checks.append(_as_stated(changed, claim))
+            more = [
+                name
+                for name, mask in plan.zeroed.items()
+                if name not in changed and mask.size - mask.kept > _stated_zeros(name, claim)
+            ]
+            checks.append(Check("weights with zeros that are not stated", not more, len(more), 0))
     return Derivation(checks, plan, tuple(sorted(changed)), integers, notes)
+
+
+def _stated_zeros(name: str, claim: Certificate) -> int:
+    size, kept = claim.zeroed.get(name, (0, 0))
+    return size - kept
 
 
 def _correspondence(
