@@ -47,6 +47,9 @@ def run(args: argparse.Namespace) -> int:
 
     # Imported here so that --help and refused flags do not wait for onnx.
     from onnxprune import model as models
+    from onnxprune.graph.plan import Plan
+    from onnxprune.jobs.certificate import Claims, certify
+    from onnxprune.model.decode import densify
     from onnxprune.model.files import write
     from onnxprune.runtime.engines import build, commands
 
@@ -54,7 +57,11 @@ def run(args: argparse.Namespace) -> int:
         result = build(args.model, request, progress=progress)
         write(engine, result.plan, "the engine")
         if kept is not None:
-            models.save(result.model, kept)
+            claims = Claims(
+                "build", densify(models.load(args.model))[0], result.model, Plan(), fitted=False,
+                precision="" if request.precision == "asis" else request.precision,
+            )  # fmt: skip
+            models.write(result.model, kept, certify=certify(claims))
     source = kept or Path(args.model)
     same = commands.equivalents(result.runtime, source, engine, request)
     notes = list(result.notes)

@@ -64,6 +64,7 @@ class Certificate:
         narrowed: names of weights that are stored in fewer bits.
         quantized: names of weights of the float model that are stored in int8.
         sparsity: as asked for, as in ``2:4``; empty for none.
+        precision: type that the whole model was converted to; empty for none.
         data: digest of the samples, their number and description; None without data.
         files: role, name and digest of every file of data that was read.
         structure, quality: the verdicts.
@@ -79,6 +80,7 @@ class Certificate:
     narrowed: frozenset[str] = frozenset()
     quantized: frozenset[str] = frozenset()
     sparsity: str = ""
+    precision: str = ""
     data: Mapping[str, object] | None = None
     files: tuple[Mapping[str, object], ...] = ()
     structure: str = ""
@@ -98,6 +100,7 @@ class Claims:
         config: the options of the run: its data.
         analysis: of the dense model, where the run has one.
         sparsity: as asked for.
+        precision: type that the whole model was converted to; empty for none.
         narrowed, quantized: names of weights.
         fitted: whether any step may have fitted weights to data.
         changed: gives names of weights with other values than the cut has, or None where that
@@ -112,6 +115,7 @@ class Claims:
     config: Options | None = None
     analysis: Analysis | None = None
     sparsity: str = ""
+    precision: str = ""
     narrowed: Iterable[str] = ()
     quantized: Iterable[str] = ()
     fitted: bool = True
@@ -157,6 +161,7 @@ def certify(claims: Claims) -> Certify:
             "files": files_of(claims.config),
             "plan": _plan(claims.plan),
             "sparsity": claims.sparsity,
+            "precision": claims.precision,
             "weights": {
                 "changed": changed_weights(claims),
                 "narrowed": sorted(claims.narrowed),
@@ -328,6 +333,7 @@ def _whole(
             narrowed=frozenset(map(str, weights["narrowed"])),
             quantized=frozenset(map(str, weights["quantized"])),
             sparsity=str(document["sparsity"]),
+            precision=str(document.get("precision", "")),
             data=document["data"],
             files=_files(document.get("files", [])),
             document=document,
@@ -335,8 +341,10 @@ def _whole(
         )
     except OnnxpruneError as error:
         raise _refusal(error.message, error.hint) from error
-    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
-        raise _refusal(f"{where} is damaged: {error!r}", _COPY) from error
+    except KeyError as error:
+        raise _refusal(f"{where} is damaged: '{error.args[0]}' is missing", _COPY) from error
+    except (AttributeError, TypeError, ValueError, OverflowError) as error:
+        raise _refusal(f"{where} is damaged: a value is of another type", _COPY) from error
     _expect(document.get("format") == KEY, where, "format")
     _expect(document.get("version") == VERSION, where, "version", "upgrade onnxprune")
     _expect(model == own and result.dense == short["dense"], where, "set of digests")
@@ -358,7 +366,11 @@ def contradictions(document: Mapping[str, Any]) -> list[str]:
     if quality in ("good", "degraded") and not measured:
         problems.append(f"the quality is said to be {quality}, and was not measured")
     if evaluation is not None and quality in _SEVERITY[:2]:
-        status = judge(evaluation).status
+        try:
+            status: str = judge(evaluation).status
+        except (ArithmeticError, TypeError, ValueError):
+            problems.append("its figures are not of their types")
+            status = ""
         if status in _SEVERITY and _SEVERITY.index(status) > _SEVERITY.index(quality):
             problems.append(f"the quality is said to be {quality}, and its figures are {status}")
     return problems
@@ -382,7 +394,7 @@ def _number(value: Any) -> Any:  # noqa: ANN401  what JSON holds
     """A value as it was before `plain`."""
     if isinstance(value, str) and value in ("nan", "inf", "-inf"):
         return float(value)
-    return tuple(value) if isinstance(value, list) else value
+    return tuple(map(_number, value)) if isinstance(value, list) else value
 
 
 def _parse(content: bytes, where: str) -> dict[str, Any]:

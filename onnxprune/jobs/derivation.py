@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +37,7 @@ from onnxprune.recovery.correspond.folding import fold_normalisations, normalisa
 from onnxprune.recovery.correspond.kept_units import Correspondence, correspond
 from onnxprune.recovery.correspond.matching import match
 from onnxprune.recovery.correspond.twin import Twin, in_dense_words, make_twin
+from onnxprune.runtime.engines import precision
 from onnxprune.sparse.encodings.weights import Values, choose_coding
 from onnxprune.sparse.nm import counts
 from onnxprune.types import Check
@@ -101,6 +102,8 @@ def derive(
         structure = models.structure_hash(analysis.model)
         check(units, structure, analysis.groups, analysis.blocks)
         expected = expected_model(analysis, units)
+        if claim is not None and claim.precision:
+            expected = _converted(expected, claim.precision)
     except OnnxpruneError as error:
         failed = Check("plan fits the dense model", ok=False, value=1.0, limit=0.0)
         return Derivation([failed], plan, notes=[error.message])
@@ -116,6 +119,17 @@ def derive(
         odd = sum(map(len, exchanged.values()))
         result.checks.append(Check("kept units that are removed ones", not odd, odd, 0))
     return result
+
+
+def _converted(model: models.Model, name: str) -> models.Model:
+    """A model in another precision.
+
+    Raises:
+        OnnxpruneError: it cannot be converted, or the precision is unknown.
+    """
+    if name not in get_args(precision.Half):
+        raise OnnxpruneError(f"the certificate states the unknown precision '{name[:20]}'")
+    return precision.convert(model, cast("precision.Half", name))
 
 
 def _other_graph(problem: str, plan: Plan | None) -> Derivation:
@@ -296,7 +310,18 @@ def _without_plan(
             checks.append(Check("weights that lack zeros", not short, len(short), 0))
         if claim.changed is not None:
             checks.append(_as_stated(changed, claim))
+            more = [
+                name
+                for name, mask in plan.zeroed.items()
+                if name not in changed and mask.size - mask.kept > _stated_zeros(name, claim)
+            ]
+            checks.append(Check("weights with zeros that are not stated", not more, len(more), 0))
     return Derivation(checks, plan, tuple(sorted(changed)), integers, notes)
+
+
+def _stated_zeros(name: str, claim: Certificate) -> int:
+    size, kept = claim.zeroed.get(name, (0, 0))
+    return size - kept
 
 
 def _correspondence(

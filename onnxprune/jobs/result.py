@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -28,6 +28,7 @@ from onnxprune.jobs.verdicts import over_limit, refuse_broken, unmeasured
 from onnxprune.model.seal import Certify
 from onnxprune.quantities import figure, times
 from onnxprune.recovery.correspond.kept_units import Correspondence
+from onnxprune.recovery.correspond.matching import match
 from onnxprune.recovery.correspond.twin import make_twin
 from onnxprune.sparse.streamed import StreamedCheck
 from onnxprune.types import Check, LayerOutcome
@@ -156,10 +157,11 @@ class Result:
 
     def _recovered(self) -> set[str] | None:
         """Weights of a model that was pruned elsewhere with other values than the cut has."""
-        match = self.correspondence
-        assert match is not None
-        twin = make_twin(self.analysis, match, self.model)
-        pairing = pair(cut(self.analysis, match.removed, match.bypassed), twin.model)
+        assert self.correspondence is not None
+        removed, bypassed = self.correspondence.removed, self.correspondence.bypassed
+        matching = match(self.analysis, self.model)  # with the biases that it has gained
+        twin = make_twin(self.analysis, replace(self.correspondence, matching=matching), self.model)
+        pairing = pair(cut(self.analysis, removed, bypassed), twin.model)
         if pairing.problem:
             return None
         names = {value.name or "" for value in pairing.added}

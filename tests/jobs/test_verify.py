@@ -21,8 +21,11 @@ from onnxprune import OnnxpruneError, Options, Plan, verify
 from onnxprune.cli import main
 from onnxprune.data import zoo
 from onnxprune.graph.plan import save_plan
-from onnxprune.model import load
+from onnxprune.jobs import certificate as certificates
+from onnxprune.model import load, write
 from onnxprune.model.seal import KEY, document_path, read_seal
+from onnxprune.recovery.correspond.folding import fold_normalisations
+from onnxprune.runtime.engines import precision
 
 MLP = zoo.get("digits_mlp")
 DATA = {"calib": MLP.calibration, "calib_samples": 64}
@@ -158,6 +161,60 @@ def test_int8_is_compared_as_floats_without_a_certificate(
     node.op_type, node.input[:] = "MatMul", node.input[:2]
     del node.attribute[:]
     onnx.save(proto, path)
+    assert refused(path)
+
+
+def test_a_model_with_folded_normalisations_is_compared_with_one_without(tmp_path: Path) -> None:
+    entry = zoo.get("digits_rescnn")
+    folded = fold_normalisations(load(entry.model))
+    small = onnxprune.prune(folded, ratio=0.4, certificate=False).save(tmp_path / "small.onnx")
+    result = verify(small, entry.model)
+    assert result.ok, result.checks
+    assert not result.changed
+    assert any("were folded" in note for note in result.notes)
+
+
+@pytest.mark.heavy
+def test_a_recovered_model_with_folded_normalisations_is_verified(tmp_path: Path) -> None:
+    entry = zoo.get("digits_rescnn")
+    folded = fold_normalisations(load(entry.model))
+    small = onnxprune.prune(folded, ratio=0.4, certificate=False).model
+    data = {"calib": entry.calibration, "calib_samples": 32}
+    path = onnxprune.recover(entry.model, small, **data).save(tmp_path / "recovered.onnx")
+    result = verify(path, entry.model)
+    assert result.ok, (result.checks, result.notes)
+
+
+def test_the_verdict_follows_from_the_figures(made: Callable[[str], Path]) -> None:
+    document = json.loads(document_path(made("fitted")).read_text())
+    assert document["quality"]["status"] in ("good", "degraded")
+    assert certificates.contradictions(document) == []
+    (output,) = document["evaluation"]["outputs"].values()
+    honest = output["unexplained"], output["top1"]
+    output["unexplained"], output["top1"] = 2.0, 0.1
+    for name in (n for n in output if n.startswith(("scaled", "unexplained"))):
+        output[name] = 2.0 if not name.endswith(("error", "interval")) else output[name]
+    assert len(certificates.contradictions(document)) == 1
+    output["unexplained"], output["top1"] = honest[0], "much"
+    assert certificates.contradictions(document)
+
+
+def test_a_model_in_another_precision_is_converted_again(tmp_path: Path) -> None:
+    dense = load(MLP.model)
+    half = precision.convert(dense, "fp16")
+    claims = certificates.Claims("build", dense, half, Plan(), fitted=False, precision="fp16")
+    path = write(half, tmp_path / "half.onnx", certify=certificates.certify(claims))
+    result = verify(path, MLP.model)
+    assert result.ok, (result.checks, result.notes)
+
+    def nudge(proto: onnx.ModelProto) -> None:
+        tensor = next(t for t in proto.graph.initializer if len(t.dims) == 2)
+        array = numpy_helper.to_array(tensor) * np.float16(1.02)
+        tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+
+    forge(path, nudge)
+    assert refused(path)
+    forge(path, document=lambda d: d.update(precision="fp7"))
     assert refused(path)
 
 

@@ -22,6 +22,7 @@ from onnxprune.errors import OnnxpruneError
 from onnxprune.graph.analysis import analyse
 from onnxprune.graph.surgery import cut
 from onnxprune.jobs.quantize import quantize
+from onnxprune.jobs.verify import verify
 from onnxprune.quantities import sparsity
 from onnxprune.runtime.engines import build, commands
 from onnxprune.runtime.engines.runtime import Runtime, find
@@ -167,6 +168,7 @@ def test_the_command_writes_an_engine_and_prints_what_does_the_same(
     assert done.code == 0, done.err
     told = json.loads(done.out)
     assert told["bytes"] == (tmp_path / "m.engine").stat().st_size
+    assert verify(tmp_path / "half.onnx", tmp_path / "m.onnx").ok
     pytest.importorskip("polygraphy")
     setting, _, line = told["commands"]["polygraphy"].partition(" ")
     assert setting == "POLYGRAPHY_USE_TENSORRT_RTX=1"
