@@ -132,7 +132,6 @@ def test_an_amount_alone_is_only_explained_where_it_is_true() -> None:
         "apply",
         "recover",
         "quantize",
-        "recover",
     }
 
 

@@ -65,6 +65,7 @@ def test_json_is_what_the_command_line_prints(result: Result, cli: Callable[...,
     assert printed.pop("options")["calib"] == str(ENTRY.calibration)
     assert made.pop("options")["calib"] == str(ENTRY.calibration)
     assert printed.pop("argv")[:2] == ["onnxprune", "prune"]
+    assert (printed.pop("error"), printed.pop("hint")) == (None, None)
     assert made.pop("argv") == []
     assert printed == made
 
