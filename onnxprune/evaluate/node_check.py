@@ -45,6 +45,8 @@ Keeps = Mapping[int, npt.NDArray[np.bool_]]
 _AGAIN = "/again"
 _MOST_BYTES = 32 << 20
 """Bytes of values that are compared at a time; about five times as much is held."""
+_BLOCK = 1 << 18
+"""Numbers that are compared at a time, in float64."""
 _CHEAP = 16 << 20
 """Bytes of all values of a model below which its nodes are compared in any case."""
 _DRAWN = {
@@ -297,7 +299,7 @@ def _runs(
     """Every batch through the masked original, then through the severed nodes."""
     inner = [v.name or "" for v in severed.ir.graph.inputs if v.name in edges]
     taps = list(dict.fromkeys([*names, *inner]))
-    whole = open_session(masked, provider=provider, prepack=False, outputs=taps)
+    whole = open_session(masked, provider=provider, prepack=False, outputs=taps, arena=False)
     session = None
     labels = {name: name + _AGAIN if name in edges else name for name in names}
     for each in feeds:
@@ -309,7 +311,7 @@ def _runs(
                 if value.name in values:
                     dtype = ir.DataType.from_numpy(values[value.name].dtype)
                     value.type = ir.TensorType(dtype)
-            session = open_session(severed, provider=provider, prepack=False)
+            session = open_session(severed, provider=provider, prepack=False, arena=False)
         outer = {s.name: each[s.name] for s in session.inputs if s.name in each}
         given = outer | {name: values[name] for name in inner}
         results = [
@@ -335,22 +337,49 @@ def _excess(again: Array, wanted: Array, noise: Array) -> float:
         return 0.0 if np.array_equal(again, wanted) else float("inf")
     if not is_float(wanted):
         return max(_flips(again, wanted, axis) for axis in _sliced(wanted))
-    x, y, z = (a.astype(np.float64) for a in (again, wanted, noise))
-    finite = np.isfinite(y)
-    same = np.array_equal(x[~finite], y[~finite], equal_nan=True)
-    if not same or not np.isfinite(x[finite]).all():
-        return float("inf")
-    y = np.where(finite, y, 0)
-    gap = np.where(finite, x, 0) - y
-    rounding = np.where(finite & np.isfinite(z), z, 0) - np.where(finite & np.isfinite(z), x, 0)
+    axes, blocks = _sliced(wanted), list(_blocks(wanted.shape))
+    sums = {axis: np.zeros((3, 1 if axis is None else wanted.shape[axis])) for axis in axes}
+    for block in blocks:
+        parts = _differences(again[block], wanted[block], noise[block])
+        if parts is None:
+            return float("inf")
+        for axis, total in sums.items():
+            mine = slice(None) if axis is None else block[axis]
+            total[:, mine] += [np.square(_norms(part, axis)) for part in parts]
     worst = 0.0
-    for axis in _sliced(wanted):
-        difference, size, own = (_norms(a, axis) for a in (gap, y, rounding))
+    for total in sums.values():
+        difference, size, own = np.sqrt(total)
         typical = [float(np.sqrt(np.mean(np.square(a)))) for a in (size, own)]
         limit = tolerance(wanted) * size + NOISE * (own + typical[1])
         limit += NOISE * epsilon(wanted) * typical[0] + np.finfo(np.float32).tiny
         worst = max(worst, float(np.max(difference / limit)))
     return worst
+
+
+def _differences(again: Array, wanted: Array, noise: Array) -> tuple[Array, Array, Array] | None:
+    """The gap, what is wanted, and the rounding; None where values are not finite in one alone."""
+    x, y, z = (a.astype(np.float64) for a in (again, wanted, noise))
+    finite = np.isfinite(y)
+    same = np.array_equal(x[~finite], y[~finite], equal_nan=True)
+    if not same or not np.isfinite(x[finite]).all():
+        return None
+    y = np.where(finite, y, 0)
+    gap = np.where(finite, x, 0) - y
+    known = finite & np.isfinite(z)
+    return gap, y, np.where(known, z, 0) - np.where(known, x, 0)
+
+
+def _blocks(shape: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
+    """Parts of an array along its longest axis, so that copies of one need little memory."""
+    longest = max(range(len(shape)), key=lambda axis: shape[axis], default=0)
+    every = [slice(None)] * len(shape)
+    if not shape:
+        yield ()
+        return
+    rows = max(_BLOCK * shape[longest] // max(math.prod(shape), 1), 1)
+    for start in range(0, shape[longest], rows):
+        block = slice(start, start + rows)
+        yield (*every[:longest], block, *every[longest + 1 :])
 
 
 def _flips(again: Array, wanted: Array, axis: int | None) -> float:
