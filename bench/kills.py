@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.util
 import json
 import os
 import random
@@ -38,6 +39,8 @@ ENTRY = zoo.get("digits_mlp")
 DENSE, CALIB = str(ENTRY.model), str(ENTRY.calibration)
 DATA = ["--calib", CALIB, "--calib-samples", "64"]
 ENDS = {".html": "</html>", ".svg": "</svg>"}
+ENGINES: set[int] = set()
+"""Sizes of whole engines, which only a GPU could read."""
 LONGEST = 120.0
 """Seconds that a job may take."""
 
@@ -89,6 +92,12 @@ JOBS = {
     "report": _pair("report", "{}/../a.run.json", "{}/../b.run.json", "-o {}/page.html"),
     "demo": Job("demo --copy {}/copy".split(), "--version".split()),
 }
+if importlib.util.find_spec("tensorrt_rtx"):
+    JOBS["build"] = _pair(
+        f"build {DENSE} --engine {{}}/m.engine --keep-onnx {{}}/m.onnx --compute-capability 8.6",
+        "--shapes image=1x1x16x16 --precision fp16",
+        "--shapes image=4x1x16x16",
+    )
 
 
 def fork(action: Callable[[], int]) -> int:
@@ -180,14 +189,23 @@ def _fault(path: Path) -> str:
         load_plan(path)
     elif path.suffix == ".json":
         json.loads(path.read_bytes())
-    elif path.suffix in ENDS:
-        return "" if path.read_text().rstrip().endswith(ENDS[path.suffix]) else "cut off"
-    elif path.suffix == ".yaml":
-        return "" if path.read_text().endswith("\n") else "cut off"
-    elif path.suffix == ".npz":
-        zipped = path.read_bytes()
-        return "" if zipped[-22:-18] == b"PK\5\6" else "cut off"
+    else:
+        return "" if _is_whole(path) else "cut off"
     return ""
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a file ends as files of its kind do."""
+    match path.suffix:
+        case ".html" | ".svg":
+            return path.read_text().rstrip().endswith(ENDS[path.suffix])
+        case ".engine":
+            return path.stat().st_size in ENGINES
+        case ".yaml":
+            return path.read_text().endswith("\n")
+        case ".npz":
+            return path.read_bytes()[-22:-18] == b"PK\5\6"
+    return True
 
 
 def strays(folder: Path) -> list[str]:
@@ -264,10 +282,12 @@ def measure(count: int, seed: int) -> dict[str, Any]:
                 code = finish(run(JOBS[name].now, folder))
                 lengths[name] = time.monotonic() - started
                 assert code == 0, f"{name} ends with {code} by itself"
-                assert not faults(folder), faults(folder)
                 earlier = work / f"earlier {len(lengths)}"
                 earlier.mkdir()
                 assert finish(run(JOBS[name].before, earlier)) == 0
+                for place in (folder, earlier):
+                    ENGINES.update(each.stat().st_size for each in place.glob("*.engine"))
+                    assert not faults(place), faults(place)
                 folders[name] = earlier
             row = rows.setdefault(
                 name, {"kills": 0, "midway": 0, "damaged": [], "strays": [], "left by SIGTERM": []}

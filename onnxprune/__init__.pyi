@@ -177,6 +177,7 @@ def bench(
     backend: str | Sequence[str] = ('cpu',),
     batch: int | str | Sequence[int] = (),
     threads: int | str | Sequence[int] = (),
+    skip_missing: bool = False,
     processes: int | str = 6,
     rounds: int | str = 10,
     seed: int | str = 0,
@@ -208,6 +209,8 @@ def bench(
         backend: backends, e.g. cpu,openvino (default: cpu).
         batch: samples per run, e.g. 1,8 (default: 1, or what the model fixes).
         threads: threads of the runtime, e.g. 1,2 (default: its own choice).
+        skip_missing: measure on the other backends where some cannot be used here. Without it, a
+            backend that cannot be used is an error before anything is measured.
         processes: fresh processes of each model, one after another (default: 6). A process can be a
             few percent faster than the next for its whole life, so intervals take several; with one
             they are too narrow, and a note says so.

@@ -748,6 +748,10 @@ class BenchOptions:
     threads: tuple[int, ...] = _timing(
         (), COUNTS, "threads of the runtime, e.g. 1,2", unset="its own choice", everyday=True
     )
+    skip_missing: bool = _timing(
+        False, SWITCH, "measure on the other backends where some cannot be used here",
+        "Without it, a backend that cannot be used is an error before anything is measured.",
+    )  # fmt: skip
     processes: int = _timing(
         6, POSITIVE, "fresh processes of each model, one after another",
         "A process can be a few percent faster than the next for its whole life, so intervals "

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -844,6 +844,17 @@ def change(dense: float | None, pruned: float | None, unit: Unit) -> str:
     if unit in ("fraction", "number"):
         return difference(pruned - dense, unit)
     return times(pruned / dense) if dense else ""
+
+
+def example_of(names: Collection[str], what: str) -> str:
+    """How many names there are, and the first of them.
+
+    Example:
+        >>> example_of(["conv1", "conv2"], "node")
+        "the model has 2 nodes, such as 'conv1'"
+    """
+    first = next(iter(names), None)
+    return f"the model has {plural(len(names), what)}" + (f", such as {first!r}" if first else "")
 
 
 def plural(number: int, word: str) -> str:

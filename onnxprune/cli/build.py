@@ -65,6 +65,8 @@ def run(args: argparse.Namespace) -> int:
     view = terminal.built(result, request, engine, same, notes, verbose=args.verbose)
     console.data(view, plain(result, request, engine, same, notes), as_json=args.json)
     console.wrote(engine)
+    if kept is not None:
+        console.wrote(kept)
     return 0
 
 

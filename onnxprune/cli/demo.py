@@ -131,7 +131,7 @@ def _demonstrate(entry: Entry, args: argparse.Namespace) -> int:
             progress("measuring on the evaluation set")
             after = zoo.measure(entry, open_session(pruned.model).run)
         runs.append(pruned)
-        report = gather.result("prune", pruned, None)
+        report = dataclasses.replace(gather.result("prune", pruned, None), argv=args.argv)
         quality = Measure(f"{entry.metric} on unseen pictures", dense, after, "fraction")
         reports.append(dataclasses.replace(report, measures=(*report.measures, quality)))
         if not args.json:

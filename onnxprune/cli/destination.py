@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shlex
 import tempfile
 from collections.abc import Mapping
@@ -44,6 +46,7 @@ def check(flag: str, path: str | None, others: Mapping[str, object], kind: Kind)
     if not path.strip():
         raise OnnxpruneError(f"{flag} is empty", hint=f"name a file, as in {_EXAMPLES[kind]}")
     target = Path(path)
+    _check_length(flag, target, kind)
     if target.is_dir():
         example = shlex.quote(str(target / _EXAMPLES[kind]))
         raise OnnxpruneError(
@@ -66,6 +69,12 @@ def check(flag: str, path: str | None, others: Mapping[str, object], kind: Kind)
     _check_name(flag, target, kind)
     folder = target.parent
     if not folder.is_dir():
+        for each in (folder, *folder.parents):
+            if each.exists() and not each.is_dir():
+                raise OnnxpruneError(
+                    f"the folder of {flag} {path} cannot be there: {each} is a file",
+                    hint="choose another folder",
+                )
         raise OnnxpruneError(
             f"the folder of {flag} {path} does not exist",
             hint=f"create it: mkdir -p {shlex.quote(str(folder))}",
@@ -80,6 +89,24 @@ def check(flag: str, path: str | None, others: Mapping[str, object], kind: Kind)
             hint="choose another folder",
         ) from error
     return target
+
+
+def _check_length(flag: str, target: Path, kind: Kind) -> None:
+    """Refuse a name that is too long, or to which a file beside it could not add its ending."""
+    names = [target.name]
+    if kind == "model":
+        names += [f"{target.name}.{'0' * 12}.data", f"{target.stem}.certificate.json"]
+    for name in names:
+        try:
+            os.lstat(target.parent / name)
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                raise OnnxpruneError(
+                    f"{flag} {target} cannot be written: its name is too long",
+                    hint="give a shorter name",
+                ) from error
+        except ValueError as error:  # a null byte
+            raise OnnxpruneError(f"{flag} {target} is not a path", hint="give a name") from error
 
 
 def _check_name(flag: str, target: Path, kind: Kind) -> None:

@@ -127,6 +127,7 @@ def finish(
     removed: bool = True,
     quality: Quality | None = None,
     accepted: bool = False,
+    quantized: bool = False,
     advice: str = "",
 ) -> int:
     """Print what was written and why, and turn the verdicts into an exit code.
@@ -138,6 +139,7 @@ def finish(
         removed: whether anything was removed, where something was to be.
         quality: the verdict on it; None where only its structure matters.
         accepted: whether a limit of the drop was set, which then decides about a degraded result.
+        quantized: whether it is an int8 model.
         advice: what would let something be removed, where nothing was.
 
     Raises:
@@ -147,10 +149,12 @@ def finish(
     hint = "remove less, give --calib"
     if not removed:
         hint = advice or "see the notes on what stays and why"
-    if removed and quality is not None and quality.broken:
+    if removed and quality is not None and (quality.broken or quantized):
         from onnxprune.jobs.verdicts import remedy
 
-        failure, hint = f"the result is broken ({quality.reasons[0]})", remedy(quality)
+        hint = remedy(quality, quantized=quantized)
+    if removed and quality is not None and quality.broken:
+        failure = f"the result is broken ({quality.reasons[0]})"
     elif quality is not None and quality.status == "degraded" and not accepted and wrote:
         console.warning(f"the result is degraded: {quality.reasons[0]}")
     if not wrote:

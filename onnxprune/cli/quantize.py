@@ -77,7 +77,12 @@ def run(args: argparse.Namespace) -> int:
     console.data(view, plain(result, args.model), as_json=args.json)
     accepted = config.max_drop is not None
     return finish(
-        ok=result.ok, wrote=keep, output=output, quality=result.quality, accepted=accepted
+        ok=result.ok,
+        wrote=keep,
+        output=output,
+        quality=result.quality,
+        accepted=accepted,
+        quantized=True,
     )
 
 

@@ -22,8 +22,9 @@ _EXAMPLE = """examples:
   onnxprune verify small.onnx --dense model.onnx --plan plan.json
 
 The certificate is read from the metadata of the model and from small.certificate.json beside it.
-A model without one is compared with the dense model all the same. The exit code is 0 if the model
-is what it claims to be, 1 if it is not, and 2 if a file cannot be read."""
+A model without one is compared with the dense model all the same. A file whose digest is not that
+of its certificate is refused unread. The exit code is 0 if the model is what it claims to be, 1 if
+it is not, and 2 if a file cannot be read."""
 
 
 def add(commands: Commands) -> None:
@@ -55,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
         options["calib"] = args.data
     (config,) = split("verify", options)
     # Imported here so that --help and refused flags do not wait for onnx.
-    from onnxprune.jobs.verify import OTHER_DENSE, verify
+    from onnxprune.jobs.verify import NOT_BROKEN, OTHER_DATA, OTHER_DENSE, OTHER_GRAPH, verify
 
     with console.progress() as progress:
         result = verify(args.model, args.dense, config, plan=args.plan, progress=progress)
@@ -63,18 +64,20 @@ def run(args: argparse.Namespace) -> int:
     if not result.ok:
         failed = next(each for each in result.checks if not each.ok)
         hint = "get the file again from where it was made, or make it again"
+        message = f"{args.model} is not what it claims to be: {failed.name}"
+        what = {OTHER_GRAPH: f"{args.model} has", OTHER_DATA: f"the weights of {args.model} have"}
+        if failed.name in what:
+            message = f"{what[failed.name]} another digest than the certificate states"
         document = (result.certificate and result.certificate.document) or {}
         name = document.get("dense", {}).get("name")
         if failed.name == OTHER_DENSE and name:
             hint = f"it was made from {name}: give that with --dense"
-        raise OnnxpruneError(
-            f"{args.model} is not what it claims to be: {failed.name}",
-            hint=hint,
-            exit_code=1,
-        )
-    stated = result.certificate.quality if result.certificate else ""
-    if result.quality is not None and result.quality.broken and stated != "broken":
-        console.warning(f"{args.model} is broken, whatever it claims: {result.quality.reasons[0]}")
+        if failed.name.startswith(NOT_BROKEN) and result.quality is not None:
+            message = f"{args.model} is broken: {result.quality.reasons[0]}"
+            hint = "check that --data are prepared as the model expects them; else make it again"
+        raise OnnxpruneError(message, hint=hint, exit_code=1)
+    if result.quality is not None and result.quality.status in ("degraded", "broken"):
+        console.warning(f"{args.model} is {result.quality.status}: {result.quality.reasons[0]}")
     claims = "is what its certificate says" if result.certificate else "was made from the dense one"
     console.done(f"{args.model} {claims}")
     return 0
@@ -96,12 +99,14 @@ def plain(result: Verification) -> dict[str, object]:
         else {
             "command": claim.command,
             "complete": claim.document is not None,
+            "files": [dict(each) for each in claim.files],
             "structure": claim.structure,
             "quality": claim.quality,
         },
         "structure": result.structure,
         "removed": {} if plan is None else {name: len(u) for name, u in plan.removed.items()},
         "bypassed": [] if plan is None else list(plan.bypassed),
+        "zeroed": {} if plan is None else {n: m.size - m.kept for n, m in plan.zeroed.items()},
         "changed": list(result.changed),
         "quality": as_json(result.quality),
         "checks": as_json(result.checks),
@@ -128,8 +133,9 @@ def _view(result: Verification, *, verbose: bool) -> RenderableType:
             )
         )
     if result.certificate is not None and result.certificate.quality:
-        lines.append(Text(f"quality, as stated: {result.certificate.quality}"))
+        lines.append(Text(f"quality as stated: {result.certificate.quality}"))
     if result.quality is not None:
-        lines.append(Text(f"quality, measured: {result.quality}"))
+        verdict = sections.quality(result.quality)
+        lines.append(Text(f"Quality: {verdict.word}, {verdict.details}"))
     part = sections.Part("", table.title, table, checks)
     return terminal.listed([part], result.notes, verbose=verbose, head=lines)

@@ -75,7 +75,8 @@ def open_labels(
             where, labels = _boxes(spec, samples)
             return _chosen(labels, indices, where, "label")
         keys = TEXTS if form == "text" else LABELS
-        where, labels = _read(spec, "texts" if form == "text" else "labels", keys)
+        names = () if samples is None else [each.name for each in samples.inputs.signature]
+        where, labels = _read(spec, "texts" if form == "text" else "labels", keys, names)
         _check_numbers(labels, where, text=form == "text")
         _check_any(labels, where, "label")
         if form == "pairs":
@@ -163,13 +164,19 @@ def _chosen(values: Array, indices: Index | None, where: str, what: str) -> Arra
     return np.asarray(values[indices])
 
 
-def _read(spec: Any, what: str, keys: Sequence[str]) -> tuple[str, Array]:  # noqa: ANN401
+def _read(
+    spec: Any,  # noqa: ANN401
+    what: str,
+    keys: Sequence[str],
+    inputs: Sequence[str] = (),
+) -> tuple[str, Array]:
     """An array of a file, or of Python, and what to call it.
 
     Args:
         spec: the file, or what numpy makes an array of.
         what: is read: ``labels`` (numbers), ``groups`` (names) or ``texts``.
         keys: names of arrays and columns that hold it.
+        inputs: of the model, which an only array of such a name is.
     """
     if not isinstance(spec, str | Path):
         return f"the array of {what}", np.asarray(spec)
@@ -177,7 +184,7 @@ def _read(spec: Any, what: str, keys: Sequence[str]) -> tuple[str, Array]:  # no
     parse: Callable[[list[str]], Array] = _numbers if what == "labels" else _strings
     readers: dict[str, Callable[[Path], Array]] = {
         ".npy": lambda path: load(open_npy(path)),
-        ".npz": lambda path: _npz(path, what, keys),
+        ".npz": lambda path: _npz(path, what, keys, inputs),
         ".txt": lambda path: parse(_WORDS[what](path)),
         ".csv": lambda path: parse(_column(path, what.removesuffix("s"), keys)),
     }
@@ -240,10 +247,15 @@ def read_vocabulary(spec: object) -> tuple[str, ...]:
     return tuple(content)
 
 
-def _npz(path: Path, what: str, keys: Sequence[str]) -> Array:
+def _npz(path: Path, what: str, keys: Sequence[str], inputs: Sequence[str]) -> Array:
     members = open_npz(path)
     names = list(members)
     key = next((key for key in keys if key in names), names[0] if len(names) == 1 else None)
+    if key in inputs and key not in keys:
+        raise OnnxpruneError(
+            f"{path} has no {what}: its only array, '{key}', is an input of the model",
+            hint=f"store the {what} under one of {', '.join(keys)}, or in a file of their own",
+        )
     if key is None:
         raise OnnxpruneError(
             f"{path} has no {what} among {', '.join(names)}",

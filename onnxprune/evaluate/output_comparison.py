@@ -11,19 +11,18 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from onnxprune.errors import OnnxpruneError
 from onnxprune.evaluate.relative_error import Variation
-from onnxprune.evaluate.sample_statistics import Answers, SampleMean
+from onnxprune.evaluate.sample_statistics import Answers, Columns, SampleMean
 
 Array = npt.NDArray[Any]
 Outputs = Mapping[str, Array]
 F64 = npt.NDArray[np.float64]
-Number = TypeVar("Number", np.int64, np.float64)
 Meaning = Literal["scores", "embedding", "numbers"]
 """What rows of an output are: scores of classes, vectors whose length means nothing, or else."""
 MeaningTest = Callable[[str, Array], Meaning]
@@ -64,11 +63,12 @@ class OutputComparison:
         unexplained_interval: ends of its interval of 95 %; 0 and infinity where nothing is known.
         scaled: the same for the best multiple of the output, where its scale means little: of
             classes, tokens and embeddings; None for others.
-        scaled_interval: ends of the interval of that.
+        scaled_error, scaled_interval: standard error of that, and ends of its interval.
         factor: how many times too large these values are; infinite where they have nothing to do
             with the reference.
         furthest: number of the class whose scores make up most of the squared error; None where
             there is none.
+        others: relative squared error of the scores of all other classes; None likewise.
         constant: whether the reference hardly varies from sample to sample; ``unexplained`` is then
             relative to its mean square.
         top1_error, kl_error: standard errors over samples; the rows of one sample count as one.
@@ -95,9 +95,11 @@ class OutputComparison:
     unexplained_error: float | None = None
     unexplained_interval: tuple[float, float] = (0.0, math.inf)
     scaled: float | None = None
+    scaled_error: float | None = None
     scaled_interval: tuple[float, float] = (0.0, math.inf)
     factor: float | None = None
     furthest: int | None = None
+    others: float | None = None
     constant: bool = False
     top1_error: float | None = None
     kl_error: float | None = None
@@ -303,7 +305,7 @@ class _Sums:
         self.agreeing, self.divergence = SampleMean(), SampleMean()
         self.each: list[tuple[F64, F64, F64]] = []
         self.classes = self.equal = np.zeros(0, np.int64)
-        self.columns = np.zeros(0)
+        self.columns = Columns()
 
     @property
     def scores(self) -> bool:
@@ -397,7 +399,7 @@ class _Sums:
         self.gap += float(np.vdot(gap, gap))
         self.largest = max(self.largest, float(np.abs(gap).max(initial=0.0)))
         if scores and width <= _MOST_CLASSES:
-            self.columns = _added(self.columns, np.square(gap).reshape(-1, width).sum(0))
+            self.columns.add(x.reshape(-1, width), gap.reshape(-1, width))
         if scores and width > _FEW and not self.distribution:  # no answer depends on a constant
             x, y = _centred(x, width), _centred(y, width)
         self.variation.add(x, y, size, width, position)
@@ -457,6 +459,7 @@ class _Sums:
         elif self.meaning == "embedding":
             kind = "embedding"
         scalable = kind in ("classes", "tokens", "embedding")
+        furthest, others = self.columns.furthest()
         return OutputComparison(
             name,
             count=self.count,
@@ -473,9 +476,11 @@ class _Sums:
             unexplained_error=error.own.error,
             unexplained_interval=(error.own.low, error.own.high),
             scaled=error.scaled.value if scalable else None,
+            scaled_error=error.scaled.error if scalable else None,
             scaled_interval=(error.scaled.low, error.scaled.high),
             factor=error.factor if scalable else None,
-            furthest=_furthest(self.columns),
+            furthest=furthest,
+            others=others,
             constant=error.constant,
             top1_error=self.agreeing.proportion_error() if answers else None,
             kl_error=self.divergence.error() if exclusive else None,
@@ -502,14 +507,7 @@ def _by_sample(array: Array, samples: int | None) -> Array:
     return array.reshape(rows, -1) if array.size else array.reshape(rows, 0)
 
 
-def _furthest(columns: F64) -> int | None:
-    """The column that makes up most of a sum, where it is one of several."""
-    if len(columns) <= _FEW or not columns.max() > columns.sum() / 2:
-        return None
-    return int(columns.argmax())
-
-
-def _added(one: npt.NDArray[Number], other: npt.NDArray[Number]) -> npt.NDArray[Number]:
+def _added(one: npt.NDArray[np.int64], other: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """The sum of two counts; of no count and another, that one."""
     width = max(len(one), len(other))  # the number of classes may depend on the sample
     return np.asarray(np.pad(one, (0, width - len(one))) + np.pad(other, (0, width - len(other))))

@@ -34,8 +34,8 @@ _MOST_POSITIONS = 1 << 24
 """Most elements of a sample whose means are held apart: 128 MiB."""
 _SKETCH = 509
 """Elements of a sketch; a prime, so that no regular pattern of a row meets itself."""
-_MOST_KEPT = 1 << 19
-"""Elements of sketches that are kept, 4 MiB; of later samples only the distance from their mean."""
+_MOST_KEPT = 1 << 17
+"""Elements of sketches that are kept, 1 MiB; of later samples only the distance from their mean."""
 
 
 @dataclass(frozen=True)

@@ -107,3 +107,38 @@ class Answers:
         if not (total and self._bounded):
             return None
         return sum(n * self._second[answer] for answer, n in self._first.items()) / total
+
+
+class Columns:
+    """Squared errors of single classes, beside the variance of their scores."""
+
+    def __init__(self) -> None:
+        self._rows = 0
+        self._errors = self._sums = self._squares = np.zeros(0)
+
+    def add(self, reference: F64, gaps: F64) -> None:
+        """Add ``[rows, classes]``; as soon as there are others, nothing is known of single ones."""
+        sums = (np.square(gaps).sum(0), reference.sum(0), np.square(reference).sum(0))
+        if not self._rows:
+            self._errors, self._sums, self._squares = sums
+        elif len(sums[0]) == len(self._errors):
+            self._errors = self._errors + sums[0]
+            self._sums, self._squares = self._sums + sums[1], self._squares + sums[2]
+        else:
+            self._errors = np.zeros(0)
+        self._rows += len(reference)
+
+    def furthest(self) -> tuple[int | None, float | None]:
+        """The class that makes up most of the error, and the relative error of all others.
+
+        Returns:
+            None where no class does, or there are only two.
+        """
+        errors = self._errors
+        if len(errors) <= _PAIR or not errors.max() > errors.sum() / 2:
+            return None, None
+        worst = int(errors.argmax())
+        variance = self._squares - self._sums**2 / self._rows
+        rest = float(np.delete(variance, worst).sum())
+        gap = float(np.delete(errors, worst).sum())
+        return worst, gap / rest if rest > 0 else (math.inf if gap else 0.0)

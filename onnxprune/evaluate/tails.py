@@ -34,7 +34,7 @@ FALL = 0.2
 FINE = 0.5
 """Least share that the dense model must have had."""
 _FEWEST, _FEW = 20, 5
-"""Fewest samples to speak of worst ones, and of a class to judge it by."""
+"""Fewest samples to speak of worst ones, and of a class to judge it by or give its error."""
 _USUAL = 0.05
 """Loss that any class may have: the least probability that chance is given."""
 _UNLIKELY = 0.025
@@ -188,10 +188,10 @@ def shares(counts: F64, before: F64, after: F64, gained: F64) -> tuple[TailPart,
     for k in np.flatnonzero(counts):
         count, right = float(counts[k]), float(before[k])
         drop = (right - float(after[k])) / count
-        error = math.sqrt(float(lost[k] + gained[k]) + 1) / count
+        error = math.sqrt(float(lost[k] + gained[k]) + 1) / count if count >= _FEW else None
         chance = _chance(float(lost[k]), right, usual)
         collapsed = (
-            count >= _FEW
+            error is not None
             and right >= FINE * count
             and drop > FALL
             and drop > SURE * error
@@ -297,9 +297,11 @@ def _by_group(
     each = values[names[0]]
     if len(each.agreement) == len(slices):
         parts = tuple(
-            TailPart(name, int(mask.sum()), 1.0, mean, agreement_error(mean, int(mask.sum())))
+            TailPart(
+                name, count, 1.0, mean, agreement_error(mean, count) if count >= _FEW else None
+            )
             for name, mask in zip(groups, masks, strict=True)
-            for mean in [float(each.agreement[mask].mean())]
+            for count, mean in [(int(mask.sum()), float(each.agreement[mask].mean()))]
         )
         return replace(tails, group_measure="agreement", groups=_judged(parts))
     measure, _, errors = _errors(outputs, values, names, None)
@@ -326,7 +328,7 @@ def _scored(
         one, two = _within(metric, before, mask), _within(metric, after, mask)
         if one is None or two is None:
             continue
-        error = paired_error(metric, one, two)
+        error = paired_error(metric, one, two) if mask.sum() >= _FEW else None
         parts.append(TailPart(name, int(mask.sum()), one.value, two.value, error))
     return _judged(parts) if metric.kind == "accuracy" else tuple(parts)
 
@@ -366,7 +368,7 @@ def _judged(parts: Sequence[TailPart]) -> tuple[TailPart, ...]:
 
 
 def _mean_error(values: F64) -> float | None:
-    return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else None
+    return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) >= _FEW else None
 
 
 def in_words(part: TailPart, measure: str) -> str:

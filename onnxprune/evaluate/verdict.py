@@ -267,7 +267,7 @@ def _kept(output: OutputComparison, evaluation: Evaluation) -> bool:
     """Whether nearly all answers are surely those of the dense model, and one class is far off."""
     if output.top1 is None or output.top1_error is None or output.chance is None:
         return False
-    if output.furthest is None:
+    if output.others is None or output.others > BROKEN:
         return False
     least = output.chance + _KEPT * (1 - output.chance)
     surely = output.top1 - _doubt(output.top1_error, evaluation)
@@ -400,13 +400,14 @@ def _measured(
         )
     output = max(telling, key=lambda each: distance_of(each)[0])
     error = distance_of(output)[0]
+    scaled = output.scaled is not None
     return replace(
         quality,
         measure="relative squared error",
         before=0.0,
         after=error,
         drop=error,
-        error=output.unexplained_error,
+        error=output.scaled_error if scaled else output.unexplained_error,
     )
 
 
@@ -425,15 +426,19 @@ def _far(output: OutputComparison, limit: float) -> str:
     words += f" (s.e. {figure(spread_of)})" if spread_of is not None else ""
     if output.scaled is not None and error > _RESCALED * output.scaled:
         words += f", and of {figure(output.scaled)} at the best scale"
-    return f"{words}, above {limit:g}"
+    return f"{words}, above {limit:g}{_where(output)}"
 
 
 def _misplaced(output: OutputComparison) -> str:
     """That scores are far off although they give the same answers."""
     share, error = output.top1 or 0.0, output.unexplained or 0.0
     words = f"'{output.name}' gives {percent(share)} of the dense model's answers, but its scores"
-    where = "" if output.furthest is None else f", most of it in class {output.furthest}"
-    return f"{words} have a relative squared error of {figure(error)}{where}"
+    return f"{words} have a relative squared error of {figure(error)}{_where(output)}"
+
+
+def _where(output: OutputComparison) -> str:
+    """The class that makes up most of an error, if one does."""
+    return "" if output.furthest is None else f", most of it in class {output.furthest}"
 
 
 def times_as_large(output: OutputComparison) -> str:

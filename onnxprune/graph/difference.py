@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 import onnx_ir as ir
 
 from onnxprune import model as models
@@ -88,7 +90,7 @@ def _walk(
     added: dict[str, ir.Value] = {}
     for name, one in ours.items():
         two = theirs[name]
-        _compare_nodes(name, one, two)
+        _compare_nodes(name, one, two, expected.ir.opset_imports.get(one.domain, 1))
         for k in range(max(len(one.inputs), len(two.inputs))):
             a = one.inputs[k] if k < len(one.inputs) else None
             b = two.inputs[k] if k < len(two.inputs) else None
@@ -125,12 +127,24 @@ def _pair_idle(
 
 
 def _nodes(model: models.Model) -> dict[str, ir.Node]:
-    """Every node that computes something, bodies included, by what it computes."""
+    """Every node that computes something, bodies included, by what it computes.
+
+    Outputs that nobody reads do not count where another one is read: a cut leaves them out.
+    """
     return {
-        identity(node): node
+        next(iter(_read(node)), identity(node)): node
         for graph in models.graphs(model)
         for node in graph
         if not (node.outputs and models.constant(node.outputs[0]) is not None)
+    }
+
+
+def _read(node: ir.Node) -> dict[str, int]:
+    """The outputs of a node that anybody reads, and their places."""
+    return {
+        value.name or "": k
+        for k, value in enumerate(node.outputs)
+        if value.uses() or value.is_graph_output()
     }
 
 
@@ -154,15 +168,29 @@ def _names(values: list[tuple[str | None, str]]) -> str:
     return ", ".join(f"{name} ({dtype})" for name, dtype in values) or "none"
 
 
-def _compare_nodes(name: str, one: ir.Node, two: ir.Node) -> None:
+def _compare_nodes(name: str, one: ir.Node, two: ir.Node, version: int) -> None:
     if (one.domain, one.op_type, one.overload) != (two.domain, two.op_type, two.overload):
         raise _MismatchError(f"'{name}' is computed by {two.op_type} instead of {one.op_type}")
-    if [v.name for v in one.outputs] != [v.name for v in two.outputs]:
+    if _read(one) != _read(two):
         raise _MismatchError(f"the {one.op_type} node of '{name}' has other outputs")
     for key in {*one.attributes, *two.attributes}:
-        ours, theirs = one.attributes.get(key), two.attributes.get(key)
+        ours, theirs = (each.attributes.get(key) for each in (one, two))
+        if ours is None or theirs is None:  # left out, it has its default value
+            default = _defaults(one.op_type, one.domain, version).get(key)
+            ours, theirs = ours or default, theirs or default
         if ours is None or theirs is None or not _equal(ours, theirs):
             raise _MismatchError(f"the {one.op_type} node of '{name}' has another '{key}'")
+
+
+@cache
+def _defaults(op: str, domain: str, version: int) -> Mapping[str, ir.Attr]:
+    """Attributes of an operator that nobody has to write; none where onnx does not know it."""
+    try:
+        schema = onnx.defs.get_schema(op, version, domain)
+    except onnx.defs.SchemaError:
+        return {}
+    values = {name: each.default_value for name, each in schema.attributes.items()}
+    return {name: ir.from_proto(value) for name, value in values.items() if value.name}
 
 
 def _equal(one: ir.Attr, two: ir.Attr) -> bool:

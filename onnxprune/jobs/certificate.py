@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,10 +40,9 @@ VERSION = 1
 _LARGEST = 1 << 28
 """Bytes that a document may have."""
 _COPY = "copy the model and its certificate together, or write the model again"
-_JUDGED = (
-    "metric", "before", "after", "higher_is_better", "samples", "metric_error", "available",
-    "chance", "chance_error",
-)  # fmt: skip
+_JUDGED = tuple(
+    each.name for each in fields(Evaluation) if each.name not in ("outputs", "notes", "tails")
+)
 """Figures that the verdict on the quality follows from, beside those of the outputs."""
 _SEVERITY = ("good", "degraded", "broken")
 _STATED = ("command", "structure", "quality")

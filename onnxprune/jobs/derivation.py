@@ -33,7 +33,9 @@ from onnxprune.jobs.likeness import exchanged_units
 from onnxprune.jobs.quantize.comparison import Comparison, as_floats, compare_quantized, is_near
 from onnxprune.jobs.quantize.zeros import pattern_of
 from onnxprune.quantities import percent, plural
+from onnxprune.recovery.correspond.folding import fold_normalisations, normalisations
 from onnxprune.recovery.correspond.kept_units import Correspondence, correspond
+from onnxprune.recovery.correspond.matching import match
 from onnxprune.recovery.correspond.twin import Twin, in_dense_words, make_twin
 from onnxprune.sparse.encodings.weights import Values, choose_coding
 from onnxprune.sparse.nm import counts
@@ -45,6 +47,8 @@ _SAME = 1e-3
 """Largest difference of outputs where the plan was found by comparing weights."""
 _MANY = 0.2
 """Share of zeros from which on those of a refitted weight in int8 are no rounded values."""
+_ROUNDING = 1e-4
+"""Relative difference of weights that one tool and another folded a normalisation into."""
 _FORMS: tuple[Values, ...] = ("int8", "fp16", "fp32")
 _NAMES = 3
 """Names of weights in a note."""
@@ -138,7 +142,8 @@ def _weights(
         if not is_altered(change, masks.get(name)):
             continue
         if name in narrowed:
-            wide += not _is_narrowed(*map(models.array_of, stored[name]))
+            one, two = map(models.array_of, stored[name])
+            wide += not _is_narrowed(one, two, sparse=name in masks)
         else:
             changed.add(name)
     checks = [Check("graph = dense graph, cut", ok=True, value=0.0, limit=0.0)]
@@ -152,10 +157,10 @@ def _weights(
     return Derivation(checks, plan, tuple(sorted(changed)), notes=notes)
 
 
-def _is_narrowed(one: Array, two: Array) -> bool:
-    """Whether a weight holds what is left of another in fewer bits."""
+def _is_narrowed(one: Array, two: Array, *, sparse: bool) -> bool:
+    """Whether a weight holds what is left of another, made sparse or not, in fewer bits."""
     dtype = ir.DataType.from_numpy(one.dtype)
-    for array in (one, np.where(two == 0, two, one)):  # zeros may have been there before
+    for array in (one, *([np.where(two == 0, two, one)] if sparse else [])):
         for values in _FORMS:
             coding, _ = choose_coding(array, dtype, values)
             if np.array_equal(coding.decode(coding.encode(array), dtype), two, equal_nan=True):
@@ -210,12 +215,25 @@ def compare_with_cut(
     Raises:
         OnnxpruneError: nothing corresponds, or a model does not run.
     """
-    match = correspond(analysis, small)
-    twin = make_twin(analysis, match, small)
-    check = check_equivalence(twin.model, in_dense_words(match.matching, small), feeds, provider)
-    limit = max(check.limit, _SAME)
-    same = replace(check, name="dense graph, cut = model", ok=check.value <= limit, limit=limit)
-    return match, twin, same
+    correspondence = correspond(analysis, small)
+    twin, same = _twin(analysis, correspondence, small, feeds, provider)
+    return correspondence, twin, same
+
+
+def _twin(
+    analysis: Analysis,
+    correspondence: Correspondence,
+    small: models.Model,
+    feeds: Iterable[Feeds],
+    provider: str,
+) -> tuple[Twin, Check]:
+    """The cut of the dense model with other weights, and the check that it computes the same."""
+    twin = make_twin(analysis, correspondence, small)
+    renamed = in_dense_words(correspondence.matching, small)
+    result = check_equivalence(twin.model, renamed, feeds, provider)
+    limit = max(result.limit, _SAME)
+    name = "dense graph, cut = model"
+    return twin, replace(result, name=name, ok=result.value <= limit, limit=limit)
 
 
 def _without_plan(
@@ -230,76 +248,123 @@ def _without_plan(
     steps: Mapping[str, Any] = {}
     faults: list[Check] = []
     notes: list[str] = []
+    rounding = 0.0
     try:
         if integers:
             both = as_floats(analysis.model, small)
             analysis = analyse(both.expected, inputs=analysis.inputs[0])
             small, steps = both.actual.model, both.actual.steps
             faults, notes = _scales(both.actual.faults, len(both.actual.ranges), claim)
+        else:
+            analysis, notes = _folded(analysis, small)
+            rounding = _ROUNDING if notes and claim is None else 0.0
+        correspondence = _correspondence(analysis, small, claim)
         feeds = synthetic_inputs(analysis, config.provider, config.seed)
-        match, twin, equal = compare_with_cut(analysis, small, feeds, config.provider)
-        expected = cut(analysis, match.removed, match.bypassed)
+        twin, equal = _twin(analysis, correspondence, small, feeds, config.provider)
+        expected = cut(analysis, correspondence.removed, correspondence.bypassed)
     except OnnxpruneError as error:
         failed = Check("made from the dense model", ok=False, value=1.0, limit=0.0)
         return Derivation([failed], notes=[error.message])
-    grids = {
-        name: steps[there]
-        for name, there in _names_in(analysis, match, twin, small).items()
-        if there in steps
-    }
     pairing = pair(expected, twin.model)
+    if pairing.problem:
+        return _other_graph(pairing.problem, None)
+    names = _names_in(analysis, correspondence, twin, small)
+    grids = {name: steps[there] for name, there in names.items() if there in steps}
+    changed, masks = _compare_weights(pairing, twin, grids, rounding)
+    plan = Plan(
+        removed=correspondence.removed,
+        bypassed=correspondence.bypassed,
+        zeroed={name: pack(mask) for name, mask in masks.items()},
+    )
+    checks = [equal, *faults]
+    notes = [*correspondence.notes, *notes, *_zero_notes(twin.model, plan)]
+    if claim is None or claim.changed is None:
+        notes += _changed_note(changed)
+    if claim is not None and claim.plan is not None:
+        same = {*correspondence.matching.bypassed} == {*claim.plan.bypassed}
+        checks.append(Check("blocks = those of the certificate", same, float(not same), 0.0))
+        exchanged = exchanged_units(analysis, claim.plan, twin.model, changed)
+        odd = sum(map(len, exchanged.values()))
+        checks.append(Check("kept units that are removed ones", not odd, odd, 0))
+        kept = {name: mask.kept for name, mask in plan.zeroed.items()}
+        short = [
+            name
+            for name, (size, most) in claim.zeroed.items()
+            if size > most and kept.get(name, 0) > most
+        ]
+        if claim.zeroed:
+            checks.append(Check("weights that lack zeros", not short, len(short), 0))
+        if claim.changed is not None:
+            checks.append(_as_stated(changed, claim))
+    return Derivation(checks, plan, tuple(sorted(changed)), integers, notes)
+
+
+def _correspondence(
+    analysis: Analysis, small: models.Model, claim: Certificate | None
+) -> Correspondence:
+    """What a certificate says is removed; without one, what comparing the weights shows.
+
+    Raises:
+        OnnxpruneError: the plan does not fit, or nothing corresponds.
+    """
+    if claim is None or claim.plan is None:
+        return correspond(analysis, small)
+    plan, structure = claim.plan, models.structure_hash(analysis.model)
+    check(plan, structure, analysis.groups, analysis.blocks)
+    return Correspondence(match(analysis, small), plan.removed, plan.bypassed, 1.0, ())
+
+
+def _compare_weights(
+    pairing: Pairing, twin: Twin, grids: Mapping[str, Array], rounding: float
+) -> tuple[set[str], dict[str, Array]]:
+    """Names of weights with other values, and which entries are kept of those with zeros.
+
+    Args:
+        pairing: of the cut of the dense model and of ``twin``.
+        twin: the cut with the weights of the model.
+        grids: steps of those that are in integers, by name.
+        rounding: largest relative difference that does not count.
+    """
     changed = {value.name or "" for value in pairing.added}
-    masks = dict(twin.masks)
+    masks: dict[str, Array] = dict(twin.masks)
+    differences = dict(changes(pairing))
     for ours, theirs in pairing.stored:
         name = theirs.name or ""
-        one, two = models.array_of(ours), models.array_of(theirs)
         step = grids.get(name)
-        if step is not None:  # what rounds to zero was not set to zero
+        if step is None:
+            change = differences[name]
+            other = change.kind == "changed" and change.largest > rounding
+        else:  # what rounds to zero was not set to zero
+            one, two = models.array_of(ours), models.array_of(theirs)
             zeros = (two == 0) & (np.abs(one) > step)
             other = not is_near(one, two, step, sparse=True)
             masks.pop(name, None)
             if zeros.any() and not (other and zeros.mean() < _MANY):
                 masks[name] = ~zeros
-        else:
-            other = _differs(one, two)
         if other:
             changed.add(name)
-    plan = Plan(
-        removed=match.removed,
-        bypassed=match.bypassed,
-        zeroed={name: pack(mask) for name, mask in masks.items()},
-    )
-    checks = [equal, *faults]
-    notes = [*match.notes, *notes, *_zero_notes(twin.model, plan), *_changed_note(changed)]
-    if claim is not None and claim.plan is not None:
-        same = plan.removed == claim.plan.removed and {*plan.bypassed} == {*claim.plan.bypassed}
-        checks.append(Check("plan = that of the certificate", same, float(not same), 0.0))
-        names = {name: mask.kept for name, mask in plan.zeroed.items()}
-        short = [
-            name
-            for name, (size, kept) in claim.zeroed.items()
-            if size - kept > 0 and names.get(name, 0) > kept
-        ]
-        if claim.zeroed:
-            checks.append(Check("weights that lack zeros", not short, len(short), 0))
-    return Derivation(checks, plan, tuple(sorted(changed)), integers, notes)
+    return changed, masks
 
 
-def _differs(one: Array, two: Array) -> bool:
-    """Whether any entry that is not zero differs."""
-    apart = one != two
-    if one.dtype.kind not in "biuOU":  # a NaN differs from itself
-        apart &= ~((one != one) & (two != two))  # noqa: PLR0124
-    return bool(np.count_nonzero(two[apart]))
+def _folded(analysis: Analysis, small: models.Model) -> tuple[Analysis, list[str]]:
+    """The dense model with its normalisations folded where they are in the other."""
+    dense = analysis.model
+    if not normalisations(small) < normalisations(dense):
+        return analysis, []
+    folded = fold_normalisations(dense)
+    if not normalisations(small) <= normalisations(folded) < normalisations(dense):
+        return analysis, []
+    note = "BatchNormalizations of the dense model were folded, as in the one that was made of it"
+    return analyse(folded, inputs=analysis.inputs[0]), [note]
 
 
 def _names_in(
-    analysis: Analysis, match: Correspondence, twin: Twin, small: models.Model
+    analysis: Analysis, correspondence: Correspondence, twin: Twin, small: models.Model
 ) -> dict[str, str]:
     """Names of stored tensors in the twin -> their names in the model that was given."""
     here, there = by_identity(twin.model, analysis.model), by_identity(small)
     names = {}
-    for place, other in match.matching.stored.items():
+    for place, other in correspondence.matching.stored.items():
         if place[0] in here:
             mine, theirs = read_at(here, place), read_at(there, other)
             if mine is not None and theirs is not None:

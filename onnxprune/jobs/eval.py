@@ -11,7 +11,7 @@ import numpy as np
 from onnxprune import model as models
 from onnxprune.config import EvalOptions, Options, split
 from onnxprune.data import Calibration, open_calibration
-from onnxprune.data.batches import Feeds, count_samples, is_single, mark_single
+from onnxprune.data.batches import Feeds, count_samples, in_types_of, is_single, mark_single
 from onnxprune.data.dataset import Part, judging_part
 from onnxprune.data.labels import together
 from onnxprune.data.screening import Screen, notes_on
@@ -36,6 +36,7 @@ from onnxprune.jobs.finite_weights import FiniteWeights
 from onnxprune.jobs.keywords import keywords
 from onnxprune.jobs.run import Progress, place, stand_in_note
 from onnxprune.model.decode import densify
+from onnxprune.model.retyping import retyped, weight_type
 from onnxprune.model.signature import Signature, is_floating, signature_of
 from onnxprune.quantities import measured, percent, plural, unit_of
 from onnxprune.runtime import open_session
@@ -90,6 +91,7 @@ class Assessment:
 
 
 @keywords("eval")
+@np.errstate(over="ignore", invalid="ignore")  # such values end in a verdict or refusal
 def eval(  # noqa: A001  the name of the command
     model: models.ModelLike,
     against: models.ModelLike | None = None,
@@ -335,7 +337,8 @@ def derive_structure(
     """Whether a model is the graph of a dense one with units, blocks or weights removed.
 
     What was removed is found by comparing graphs and weights. The dense graph, cut accordingly and
-    with the weights of the model, has to compute the same.
+    with the weights of the model, has to compute the same. Weights of another floating type are
+    compared in that of the dense model.
 
     Args:
         dense: the model that the other was made from.
@@ -348,6 +351,11 @@ def derive_structure(
         checked`` with the reason where nothing corresponds.
     """
     shapes: Mapping[str, tuple[int, ...]] = {name: a.shape for name, a in feeds[0].items()}
+    one, other = weight_type(dense), weight_type(small)
+    twins = one is not None and other is not None and one is not other
+    if one is not None and other is not None and twins:
+        small = retyped(small, other, one)
+        feeds = tuple(in_types_of(each, signature_of(dense)) for each in feeds)
     try:
         analysis = analyse(dense, inputs=shapes)
         match, twin, check = compare_with_cut(analysis, small, feeds, provider)
@@ -362,8 +370,10 @@ def derive_structure(
     removed = sum(map(len, match.removed.values()))
     units = sum(len(group) for group in analysis.groups)
     parts = list(_amounts(removed, units, len(match.bypassed), len(twin.masks)))
-    same = match.likeness >= _UNCHANGED
-    if not same:
+    if twins and other is not None:
+        parts.append(f"its weights are {other.numpy().name}")
+    finite = not any(FiniteWeights(small, dense).reasons())  # NaN resembles nothing, not itself
+    if finite and match.likeness < _UNCHANGED:
         parts.append(f"weights have changed (correlation {match.likeness:.3f})")
     if not (removed or match.bypassed or twin.masks):
         return Structure("nothing cut", tuple(parts), 1)

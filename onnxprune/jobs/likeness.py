@@ -35,7 +35,8 @@ def exchanged_units(
 ) -> dict[str, tuple[int, ...]]:
     """Kept units, by group, at whose places the weights resemble a removed unit more.
 
-    Groups with any weight that was not refitted are passed over: there, values tell. Of a refitted
+    Groups with any weight that was not refitted are passed over: there, values tell. So are plans
+    that put units into another order. Of a refitted
     unit, one weight that resembles its own is enough.
 
     Args:
@@ -44,8 +45,10 @@ def exchanged_units(
         small: the cut model, with the names of the dense one.
         changed: names of its refitted weights.
     """
+    result: dict[str, tuple[int, ...]] = {}
+    if plan.reordered:
+        return result
     stored = models.constants(small)
-    result = {}
     for name, places in _places(analysis, plan, changed).items():
         removed = np.asarray(plan.removed[name], np.int64)
         count = len(analysis.group(name))
@@ -81,7 +84,6 @@ def _places(analysis: Analysis, plan: Plan, changed: Collection[str]) -> Mapping
     units = {
         int(atom): (name, k)
         for name in plan.removed
-        if name not in plan.reordered
         for k, atom in enumerate(analysis.group(name).atoms)
     }
     places: dict[str, list[_Place]] = defaultdict(list)

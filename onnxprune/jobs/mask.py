@@ -14,6 +14,7 @@ from onnxprune import model as models
 from onnxprune.errors import OnnxpruneError, stated, suggest_glob
 from onnxprune.graph.plan import ComputedMask, Origin, PackedMask, Plan, versions
 from onnxprune.model.decode import densify
+from onnxprune.quantities import example_of
 from onnxprune.sparse.encodings.sparsity_stats import nonzero
 from onnxprune.sparse.encodings.weights import FLOATS, SMALLEST
 
@@ -53,7 +54,7 @@ def extract(source: models.ModelLike, *, skip: tuple[str, ...] = ()) -> Plan:
         if not any(fnmatchcase(name, glob) for name in constants):
             raise OnnxpruneError(
                 f"{stated('--skip', glob)} matches no weight",
-                hint=suggest_glob(glob, constants, f"the model has {len(constants)}"),
+                hint=suggest_glob(glob, constants, example_of(constants, "weight")),
             )
     for name, value in constants.items():
         tensor = models.constant(value)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
+import numpy as np
+
 from onnxprune import model as models
 from onnxprune.config import AMOUNTS, NO_AMOUNT, FilePath, Options, split
 from onnxprune.errors import OnnxpruneError, as_path
@@ -14,7 +16,7 @@ from onnxprune.jobs.choose_plan import PlanChoice, by_importance, by_latency
 from onnxprune.jobs.iterative import by_steps
 from onnxprune.jobs.keywords import keywords
 from onnxprune.jobs.result import Result
-from onnxprune.jobs.run import Progress, Run, open_run
+from onnxprune.jobs.run import Progress, Run, open_run, reproducible
 from onnxprune.jobs.search import search
 
 STRATEGIES: Mapping[str, Callable[[Run], PlanChoice]] = {
@@ -27,6 +29,8 @@ STRATEGIES: Mapping[str, Callable[[Run], PlanChoice]] = {
 
 
 @keywords("prune")
+@reproducible
+@np.errstate(over="ignore", invalid="ignore")  # such values end in a verdict or refusal
 def prune(
     model: models.ModelLike,
     options: Options | None = None,
@@ -74,6 +78,8 @@ def choose_plan(run: Run) -> PlanChoice:
 
 
 @keywords("apply")
+@reproducible
+@np.errstate(over="ignore", invalid="ignore")  # such values end in a verdict or refusal
 def apply(
     model: models.ModelLike,
     plan: Plan | FilePath,

@@ -39,6 +39,8 @@ _LARGEST = 1 << 18
 """Bytes of a recipe."""
 _DEEPEST = 20
 _MOST_VALUES = 20_000
+_LONGEST = 300
+"""Characters of an error that a value leads to."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,12 @@ _Loader.yaml_implicit_resolvers = {
 }
 
 
+_IN_MEMORY = (
+    *("calib", "labels", "eval", "eval_labels", "slices", "preprocess", "metric", "vocabulary"),
+)
+"""Options that take arrays, functions and the like from Python code."""
+
+
 def read(path: Path) -> Recipe:
     """The options a recipe gives.
 
@@ -99,7 +107,13 @@ def read(path: Path) -> Recipe:
                 raise OnnxpruneError(
                     f"{origin} is given twice", hint=f"first on {origins[name].split(', ')[-1]}"
                 )
-            values[name] = loader.construct_object(value, deep=True)
+            try:
+                values[name] = loader.construct_object(value, deep=True)
+            except (ValueError, LookupError, AttributeError, TypeError) as error:
+                # What values such as 2024-99-99 or !!int x lead to.
+                raise OnnxpruneError(
+                    f"{origin} has a value that YAML cannot read: {error}"[:_LONGEST], hint=_HINT
+                ) from error
             origins[name] = origin
     except OSError as error:
         raise OnnxpruneError(
@@ -107,8 +121,7 @@ def read(path: Path) -> Recipe:
         ) from error
     except RecursionError as error:
         raise _too_much(path) from error
-    except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError) as error:
-        # All but the first are what values such as 2024-99-99 or !!int x lead to.
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
         raise OnnxpruneError(f"the recipe {path} is not YAML{where}", hint=_HINT) from error
@@ -175,12 +188,19 @@ def as_mapping(options: Options) -> dict[str, object]:
     """The options of a run by flag name, as a recipe writes them.
 
     An option stands as the user wrote it, also where that is its default, unless code has given it
-    another value since. Values that a file cannot hold (arrays, functions) become their ``repr``;
-    `write` refuses them.
+    another value since. For values that a file cannot hold (arrays, functions) the name of the
+    option stands in capitals; `write` refuses them.
+
+    Example:
+        >>> as_mapping(Options(ratio=0.3, calib=[{"x": [0.0]}]))
+        {'ratio': 0.3, 'calib': 'CALIB'}
     """
     mapping: dict[str, object] = {}
     for name, each in declared(Options).items():
         value, word = getattr(options, name), flag(name)
+        if name in _IN_MEMORY and not isinstance(value, str | os.PathLike | None):
+            mapping[word] = placeholder(word)
+            continue
         written = options.written.get(word)
         if written is not None and _same(each, written, value):
             keeps = isinstance(written, str) and not _is_number(written)
@@ -188,6 +208,11 @@ def as_mapping(options: Options) -> dict[str, object]:
         elif _plain(value) != _plain(default_of(each)):
             mapping[word] = _plain(value)
     return mapping
+
+
+def placeholder(word: str) -> str:
+    """What stands for the value of an option that was passed in memory: its name in capitals."""
+    return word.upper()
 
 
 def _is_number(text: str) -> bool:
@@ -258,7 +283,7 @@ def write(options: Options, path: Path) -> None:
     Raises:
         OnnxpruneError: an option holds something a file cannot, or ``path`` cannot be written.
     """
-    for name in ("calib", "labels", "eval", "eval_labels", "slices", "preprocess", "metric"):
+    for name in _IN_MEMORY:
         value = getattr(options, name)
         if value is not None and not isinstance(value, str | os.PathLike):
             raise OnnxpruneError(

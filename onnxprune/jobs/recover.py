@@ -4,20 +4,29 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
+
 from onnxprune import model as models
 from onnxprune.config import Options, split
 from onnxprune.data.batches import is_single, mark_single
 from onnxprune.data.dataset import open_dataset, open_source, with_checks
 from onnxprune.data.ranks import with_ranks, without_ranks
-from onnxprune.errors import OnnxpruneError, blame
+from onnxprune.errors import OnnxpruneError, blame, in_python
 from onnxprune.evaluate.equivalence import check_equivalence
 from onnxprune.evaluate.evaluation import Evaluation, compare_models
-from onnxprune.graph.analysis import analyse
+from onnxprune.graph.analysis import Analysis, analyse
 from onnxprune.graph.plan import Origin, Plan, pack, versions
 from onnxprune.jobs.apply_plan import RECOVER, cost_of, finite, within_drop
 from onnxprune.jobs.keywords import keywords
 from onnxprune.jobs.result import Result
-from onnxprune.jobs.run import Progress, Run, place, stand_in_note, within_memory
+from onnxprune.jobs.run import (
+    Progress,
+    Run,
+    place,
+    reproducible,
+    stand_in_note,
+    within_memory,
+)
 from onnxprune.jobs.steps import State, take
 from onnxprune.jobs.verdicts import data_of, judging_notes
 from onnxprune.quantities import figure
@@ -41,6 +50,8 @@ _UNCHANGED = 0.999
 
 
 @keywords("recover")
+@reproducible
+@np.errstate(over="ignore", invalid="ignore")  # such values end in a verdict or refusal
 def recover(
     dense: models.ModelLike,
     pruned: models.ModelLike,
@@ -88,7 +99,7 @@ def recover(
     run, notes = _opened(models.load(dense), pruned_model, config, progress)
     analysis, data, provider = run.analysis, run.data, config.provider
     progress("finding what was removed")
-    match = correspond(analysis, pruned_model)
+    match = _correspond(analysis, pruned_model)
     twin = make_twin(analysis, match, pruned_model)
     renamed = in_dense_words(match.matching, pruned_model)
     same = _same_function(check_equivalence(twin.model, renamed, data.probe, provider))
@@ -130,6 +141,25 @@ def recover(
         correspondence=match, command="recover",
         remaining=cost_of(run, state), judges=data_of(data, after),
     )  # fmt: skip
+
+
+def _correspond(analysis: Analysis, pruned: models.Model) -> Correspondence:
+    """What is left of the dense model in the pruned one.
+
+    Raises:
+        OnnxpruneError: the one was not made from the other, or they have changed places.
+    """
+    try:
+        return correspond(analysis, pruned)
+    except OnnxpruneError as error:
+        if models.size_bytes(pruned) <= models.size_bytes(analysis.model):
+            raise
+        raise OnnxpruneError(
+            f"the pruned model is larger than the dense one: {error.message}",
+            hint="the dense model comes first, as in recover(dense, pruned)"
+            if in_python()
+            else "the dense model comes first, as in `onnxprune recover dense.onnx pruned.onnx`",
+        ) from error
 
 
 def _opened(

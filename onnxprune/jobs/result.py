@@ -17,7 +17,9 @@ from onnxprune.evaluate.latency import Compared
 from onnxprune.evaluate.verdict import Quality, Structure, judge, judge_structure
 from onnxprune.graph.analysis import Analysis
 from onnxprune.graph.cost import Cost, CostModel
+from onnxprune.graph.difference import changes, pair
 from onnxprune.graph.plan import Plan
+from onnxprune.graph.surgery import cut
 from onnxprune.jobs.certificate import Claims, certify, verdicts
 from onnxprune.jobs.finite_weights import FiniteWeights
 from onnxprune.jobs.removal import is_empty
@@ -26,6 +28,7 @@ from onnxprune.jobs.verdicts import over_limit, refuse_broken, unmeasured
 from onnxprune.model.seal import Certify
 from onnxprune.quantities import figure, times
 from onnxprune.recovery.correspond.kept_units import Correspondence
+from onnxprune.recovery.correspond.twin import make_twin
 from onnxprune.sparse.streamed import StreamedCheck
 from onnxprune.types import Check, LayerOutcome
 
@@ -117,7 +120,7 @@ class Result:
         quality = judge(
             self.evaluation, data=self.judges, synthetic=self.synthetic, unmeasured=reason
         )
-        return quality.with_findings(over_limit(self.checks))
+        return quality.with_findings(over_limit(self.checks, self.evaluation.measure))
 
     @cached_property
     def finite(self) -> FiniteWeights:
@@ -151,6 +154,17 @@ class Result:
         stored = self.stored(strict=not force)
         return stored.save(path, certify=self.certify(stored))
 
+    def _recovered(self) -> set[str] | None:
+        """Weights of a model that was pruned elsewhere with other values than the cut has."""
+        match = self.correspondence
+        assert match is not None
+        twin = make_twin(self.analysis, match, self.model)
+        pairing = pair(cut(self.analysis, match.removed, match.bypassed), twin.model)
+        if pairing.problem:
+            return None
+        names = {value.name or "" for value in pairing.added}
+        return names | {name for name, change in changes(pairing) if change.kind == "changed"}
+
     def certify(self, stored: Stored) -> Certify | None:
         """What makes the certificate of the model; None if the options want none.
 
@@ -163,6 +177,7 @@ class Result:
         return certify(
             Claims(
                 command=self.command,
+                changed=None if self.correspondence is None else self._recovered,
                 dense=self.analysis.model,
                 model=self.model,
                 plan=self.plan,

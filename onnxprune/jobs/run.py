@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any, TypeVar, cast
+
+from threadpoolctl import threadpool_limits
 
 from onnxprune import model as models
 from onnxprune.config import Options
@@ -31,6 +34,14 @@ Progress = Callable[[str], None]
 
 BLAS = 1
 """Threads of a matrix product: the many small ones of elimination only get slower on more."""
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def reproducible(job: F) -> F:
+    """Run a job on a fixed number of threads of BLAS, which the last bits of products hang on."""
+    return cast("F", threadpool_limits.wrap(limits=BLAS, user_api="blas")(job))
 
 
 @dataclass(frozen=True, eq=False)

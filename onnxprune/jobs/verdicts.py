@@ -113,33 +113,42 @@ def unmeasured(config: Options, plan: Plan, *, changed: bool) -> str:
     return spelled(f"{why}; {_CUT if units else _ZEROS}; {HOW}")
 
 
-def over_limit(checks: Iterable[Check]) -> list[tuple[QualityStatus, str]]:
-    """What follows from a drop that exceeds its limit."""
+def over_limit(checks: Iterable[Check], measure: str) -> list[tuple[QualityStatus, str]]:
+    """What follows from a drop of a measure that exceeds its limit."""
+    unit = unit_of(measure)
+    failed = [check for check in checks if check.name == "drop" and not check.ok]
+    ends = [(spread(each.value, unit), spread(each.limit, unit)) for each in failed]
     return [
-        ("degraded", spelled(f"the drop of {check.value:.4g} exceeds --max-drop {check.limit:g}"))
-        for check in checks
-        if check.name == "drop" and not check.ok
+        ("degraded", spelled(f"the drop of {drop} exceeds --max-drop ({limit})"))
+        for drop, limit in ends
     ]
 
 
-def refuse_broken(quality: Quality) -> None:
+def refuse_broken(quality: Quality, *, quantized: bool = False) -> None:
     """Raise where a result is broken.
+
+    Args:
+        quality: of the result.
+        quantized: whether it is an int8 model.
 
     Raises:
         OnnxpruneError: with the reason.
     """
     if quality.broken:
+        hint = remedy(quality, quantized=quantized)
         raise OnnxpruneError(
             f"the result is broken: {quality.reasons[0]}",
-            hint=f"{remedy(quality)}, or write it all the same with force=True",
+            hint=f"{hint}, or write it all the same with force=True",
             exit_code=1,
         )
 
 
-def remedy(quality: Quality) -> str:
-    """What helps against a broken result."""
+def remedy(quality: Quality, *, quantized: bool = False) -> str:
+    """What helps against a result that is broken, or failed a check."""
     if any("dense model" in reason and "itself" in reason for reason in quality.reasons):
         return "export or download the dense model again"
+    if quantized:
+        return spelled("keep more weights in float with --skip, or give other samples with --calib")
     if quality.measure:
         return "remove less, or fit to more samples"
     return "remove less, or give samples to fit to with --calib"

@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from onnxprune import model as models
 from onnxprune.config import FilePath, Options, split
 from onnxprune.data.dataset import open_dataset, open_source
@@ -34,10 +36,14 @@ from onnxprune.model.decode import densify
 from onnxprune.model.seal import Digests, data_files, hash_data, read_seal
 from onnxprune.types import Check
 
-Status = Literal["verified", "failed", "nothing cut"]
+Status = Literal["verified", "failed", "nothing cut", "not checked"]
 
 OTHER_DENSE = "dense model = that of the certificate"
 """The check that fails where another dense model is given."""
+NOT_BROKEN = "quality is not broken"
+"""The check that fails where the model is broken and does not say so."""
+OTHER_GRAPH, OTHER_DATA = "graph = as written", "data files = as written"
+"""The checks that fail where a file has another digest than its certificate states."""
 _FIGURES = 0.02
 """Largest difference of a measured figure from the one that a certificate states."""
 
@@ -50,8 +56,9 @@ class Verification:
         model, dense: the two files.
         certificate: what the first claims; None without a certificate.
         checks: of its files, of its structure, and of its quality where there are data.
-        structure: ``verified``, ``failed``, or ``nothing cut`` where it has the units, blocks and
-            weights of the dense model.
+        structure: ``verified``, ``failed``, ``nothing cut`` where it has the units, blocks and
+            weights of the dense model, or ``not checked`` where its files are not those that were
+            written.
         plan: what was removed, from the certificate or found by comparing the models.
         changed: weights with other values than the cut of the dense model has, zeros aside.
         evaluation: against the dense model, where there are data.
@@ -87,6 +94,7 @@ class Verification:
 
 
 @keywords("verify")
+@np.errstate(over="ignore", invalid="ignore")  # such values end in a verdict or refusal
 def verify(
     model: FilePath,
     dense: FilePath,
@@ -127,8 +135,8 @@ def verify(
     claim = certificates.read(paths[0], seal)
     files = [] if claim is None else _file_checks(claim, seal.digests, paths[0])
     if not all(each.ok for each in files):
-        why = "the files were changed after they were written, so they were not read"
-        return Verification(*paths, claim, tuple(files), "failed", notes=(why,))
+        why = "it was changed after it was written, so it was not read"
+        return Verification(*paths, claim, tuple(files), "not checked", notes=(why,))
     progress("reading the models")
     small, large = (models.load(path) for path in paths)
     checks = [] if claim is None else [*files, *_claim_checks(claim, small, large)]
@@ -144,7 +152,7 @@ def verify(
         checks.append(Check("plan = that of the certificate", same, float(not same), 0.0))
     status = _status(result, claim)
     if claim is not None and claim.structure in ("verified", "nothing cut") and status != "failed":
-        removed = _removes(result.plan, claim)
+        removed = _removes(result.plan, claim) or result.quantized
         same = status == "verified" if claim.structure == "verified" else not removed
         checks.append(Check("structure = as stated", same, float(not same), 0.0))
     evaluation = quality = None
@@ -189,8 +197,8 @@ def _file_checks(claim: Certificate, digests: Digests, path: Path) -> list[Check
     data = {*claim.digests.data.items()} ^ {*hash_data(path, claim.digests.data).items()}
     graph = claim.digests.graph != digests.graph
     return [
-        Check("graph = as written", not graph, float(graph), 0.0),
-        Check("data files = as written", not data, float(len(data)), 0.0),
+        Check(OTHER_GRAPH, not graph, float(graph), 0.0),
+        Check(OTHER_DATA, not data, float(len(data)), 0.0),
     ]
 
 
@@ -232,18 +240,19 @@ def _quality(
         evaluation, data=data_of(data, evaluation), weights=FiniteWeights(small, dense).reasons()
     )
     checks = []
-    if claim is not None and claim.quality in ("good", "degraded"):
-        word = f"quality is not broken (stated: {claim.quality})"
+    stated = "" if claim is None else claim.quality
+    if stated != "broken":
+        word = f"{NOT_BROKEN} (stated: {stated})" if stated else NOT_BROKEN
         checks.append(Check(word, not quality.broken, float(quality.broken), 0.0))
     document = {} if claim is None or claim.document is None else claim.document
-    stated = document.get("evaluation")
-    value = stated.get("value") if isinstance(stated, Mapping) else None
+    figures = document.get("evaluation")
+    value = figures.get("value") if isinstance(figures, Mapping) else None
     if isinstance(value, float | int) and evaluation.value is not None:
-        assert isinstance(stated, Mapping)
-        own, theirs = evaluation.drop_error or 0.0, stated.get("error")
+        assert isinstance(figures, Mapping)
+        own, theirs = evaluation.drop_error or 0.0, figures.get("error")
         error = math.hypot(own, theirs if isinstance(theirs, float | int) else own)
         limit = max(_FIGURES * max(abs(value), 1e-3), 3 * error)
-        if stated.get("measure") == evaluation.measure:
+        if figures.get("measure") == evaluation.measure:
             better = (
                 evaluation.value > value
                 if evaluation.higher_is_better

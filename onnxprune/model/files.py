@@ -47,6 +47,7 @@ _SPECIAL = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
+_ODD = "no regular file"
 _LENGTHS = (2, 4)
 """Of the entries of a journal: the commit, and what is renamed or removed."""
 _SYSTEM = (Path("/dev"), Path("/proc"), Path("/sys"))
@@ -76,7 +77,7 @@ def check_target(path: Path) -> Path:
     if kind != stat.S_IFREG:
         if kind == stat.S_IFDIR:
             hint = "give the name of a file in it"
-        raise OnnxpruneError(f"{path} is {_SPECIAL.get(kind, 'no regular file')}", hint=hint)
+        raise OnnxpruneError(f"{path} is {_SPECIAL.get(kind, _ODD)}", hint=hint)
     if not folder.is_dir():
         raise OnnxpruneError(
             f"{path} cannot be written: there is no folder {folder}", hint="create it first"
@@ -88,6 +89,11 @@ def check_target(path: Path) -> Path:
                 hint="choose another folder",
             )
     return target
+
+
+def kind_of_file(status: os.stat_result) -> str:
+    """What a path leads to that is no regular file: a folder, a named pipe, a device."""
+    return _SPECIAL.get(stat.S_IFMT(status.st_mode), _ODD)
 
 
 def check_space(folder: Path, size: int) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import stat
-from collections.abc import Callable
+import textwrap
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -17,6 +20,7 @@ from onnxprune.errors import OnnxpruneError, as_path
 from onnxprune.model import functions, sparse
 from onnxprune.model.core import Model
 from onnxprune.model.exchange import from_graphsurgeon
+from onnxprune.model.files import kind_of_file
 from onnxprune.model.names import uniquify
 from onnxprune.model.origin import Source, adopt, clone, origin_of
 from onnxprune.model.protos import set_aside
@@ -33,6 +37,8 @@ ModelLike: TypeAlias = "str | Path | onnx.ModelProto | gs.Graph | ir.Model | Mod
 _Resolve: TypeAlias = Callable[[ir.TensorProtocol], ir.TensorProtocol]
 
 _MAPPED_FROM = 4096  # bytes: smaller weights are read with the graph
+_LONGEST = 300
+"""Characters of another library's reason."""
 _NOT_ONNX = "give the .onnx file of an exported model"
 
 
@@ -76,9 +82,10 @@ def _from_file(path: Path) -> Model:
     except FileNotFoundError as error:
         raise OnnxpruneError(f"there is no file {path}", hint="check the path") from error
     except (OSError, ValueError) as error:  # ValueError: a null byte in the name
-        raise OnnxpruneError(f"{path} cannot be read: {error}", hint="check the path") from error
-    if stat.S_ISDIR(status.st_mode):
-        raise OnnxpruneError(f"{path} is a folder", hint=_NOT_ONNX)
+        reason = (isinstance(error, OSError) and error.strerror) or error
+        raise OnnxpruneError(f"{path} cannot be read: {reason}", hint="check the path") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise OnnxpruneError(f"{path} is {kind_of_file(status)}", hint=_NOT_ONNX)
     if status.st_size == 0:
         raise OnnxpruneError(f"{path} is empty", hint="export or download it again")
     mapped = map_file(path)
@@ -98,16 +105,29 @@ def _assemble(data: memoryview, store: Store, where: str) -> ir.Model:
         training = tuple(info.SerializeToString() for info in proto.training_info)
         sparse.densify(proto, store)
         functions.prepare(proto)
-        model = ir.from_proto(proto)
+        with _without_warnings():
+            model = ir.from_proto(proto)
         _normalise(model, store.resolve)
     except (LookupError, OverflowError, RuntimeError, TypeError, ValueError) as error:
         # What onnx-ir makes of types, encodings and references that no valid model has.
         raise OnnxpruneError(
-            f"{where} is not a valid ONNX model: {_root(error)}",
+            f"{where} is not a valid ONNX model: {_line(_root(error))}",
             hint="onnx.checker.check_model may say more; export the model again",
         ) from error
     adopt(model, Source(dict(store.files), store.external, training, kept_types))
     return model
+
+
+@contextlib.contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Silence what onnx-ir logs on damaged graphs, which are refused here with a reason."""
+    logger = logging.getLogger("onnx_ir.serde")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _parse(data: memoryview, token: str, where: str) -> onnx.ModelProto:
@@ -131,7 +151,7 @@ def _from_ir(source: ir.Model) -> Model:
         model = clone(source)
     except RuntimeError as error:
         raise OnnxpruneError(
-            f"the onnx-ir model cannot be copied: {_root(error)}",
+            f"the onnx-ir model cannot be copied: {_line(_root(error))}",
             hint="sort its nodes (Graph.sort) and make every input come from somewhere",
         ) from error
     origin = origin_of(source)
@@ -183,6 +203,11 @@ def _bind(model: ir.Model, resolve: _Resolve) -> None:
                     continue
                 bound.doc_string = attr.doc_string
                 node.attributes[name] = bound
+
+
+def _line(error: BaseException) -> str:
+    """The text of an error as one line of bounded length."""
+    return textwrap.shorten(" ".join(str(error).split()), _LONGEST, placeholder=" ...")
 
 
 def _root(error: BaseException) -> BaseException:

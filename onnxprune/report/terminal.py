@@ -65,7 +65,7 @@ def _verdicts(verdicts: Sequence[Verdict], where: str) -> Group:
     lines = []
     for number, each in enumerate(verdicts):
         subject = f"{each.subject}: " if each.subject else ""
-        details = f": {each.details}" if each.details else ""
+        details = f", {each.details}" if each.details else ""
         word = (each.word, f"bold {STYLES.get(each.tone, '')}")
         lines.append(Text.assemble(subject, word, details, "" if number else where))
     return Group(*lines)

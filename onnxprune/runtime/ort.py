@@ -42,6 +42,10 @@ _NOTHING: Mapping[str, Any] = {"optional": None, "sequence": []}
 """What inputs are fed that are no tensors, where a feed leaves them out."""
 _READ_TWICE = "Attempt to replace the existing tensor"
 """onnxruntime (as of 1.32) makes an int8 weight unsigned once for each of its readers."""
+_THREADS = 8
+"""Threads of a session whose values are computed with: fixed, so that results hang on no machine.
+
+More than a small machine has cores cost nothing measurable, since they sleep when idle."""
 _FATAL_ONLY = 4  # of verbose, info, warning, error, fatal; errors are raised and need no log
 
 
@@ -169,7 +173,9 @@ def open_session(
     Args:
         model: a loaded model, the path of one, or a serialised ``ModelProto``.
         provider: short name (``cpu``, ``cuda``, ``tensorrt``, ``openvino``, ...) or onnxruntime's.
-        threads: threads within an operator; onnxruntime's choice (all cores) by default.
+        threads: threads within an operator. By default a path or bytes get onnxruntime's choice
+            (all cores), and a `Model` always the same number, since the last bits of a product
+            hang on how it is divided.
         optimise: whether onnxruntime may rewrite the graph; ``extended``: but not its layouts.
         prepack: whether it may keep copies of weights in the layout its kernels like best; without,
             it takes half the memory and runs slower.
@@ -204,6 +210,7 @@ def open_session(
     if isinstance(model, str | Path | bytes):  # as its users open it
         narrow, busily = saturate is not False, spin is not False
     else:
+        threads = _THREADS if threads is None else threads
         narrow, busily = may_saturate(model) if saturate is None else saturate, bool(spin)
     folder = ScratchFolder() if profile else None
     while True:

@@ -96,6 +96,7 @@ class Recommendation:
         refitted_error: standard error of ``refitted``.
         refitted_samples: inputs that it was measured on.
         command: that prunes so; empty where the model or the data have no path.
+        round_to: what widths are multiples of; None for those that are fast on the backend.
     """
 
     drop: float
@@ -109,6 +110,7 @@ class Recommendation:
     refitted_error: float | None = None
     refitted_samples: int = 0
     command: str = ""
+    round_to: int | None = None
 
 
 @dataclass(frozen=True, repr=False)

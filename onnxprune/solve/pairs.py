@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from threadpoolctl import threadpool_info, threadpool_limits
+from threadpoolctl import threadpool_limits
 
 from onnxprune.solve.least_squares import solver
 from onnxprune.solve.two_layer import Pair, Side
@@ -275,10 +275,10 @@ def _direction(
 _LARGE = 6e9
 """Multiplications of two layers on all rows from which on threads pay: at 1.6e9 two of them take
 1.3 times as long as one, at 15e9 and 31e9 0.75 and 0.65 times."""
-_ALL = max((m["num_threads"] for m in threadpool_info() if m["user_api"] == "blas"), default=1)
-"""All threads that BLAS has."""
+_SEVERAL = 2
+"""Threads for so much: fixed, because results hang on their number in the last bits."""
 
 
 def threads_for(multiplications: float) -> AbstractContextManager[object]:
-    """All threads of BLAS within this context if there is so much to do at a time."""
-    return threadpool_limits(_ALL, "blas") if multiplications > _LARGE else nullcontext()
+    """Several threads of BLAS within this context if there is so much to do at a time."""
+    return threadpool_limits(_SEVERAL, "blas") if multiplications > _LARGE else nullcontext()

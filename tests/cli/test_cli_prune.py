@@ -53,7 +53,7 @@ def test_details_of_what_is_written_are_shown_with_v(cli: Cli, tmp_path: Path) -
     flags = ("prune", ENTRY.model, "--ratio", "0.3", "-o", tmp_path / "small.onnx")
     short, whole = cli(*flags).out, cli(*flags, "-v").out
     assert short.startswith("Structure: verified, ")
-    assert "\nQuality: not measured: " in short
+    assert "\nQuality: not measured, " in short
     assert "body.0:channel" not in short
     assert "-v shows kept units of " in short
     assert "body.0:channel" in whole

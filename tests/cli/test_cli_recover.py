@@ -281,3 +281,26 @@ def test_weights_that_have_changed_are_said_to_have(tmp_path: Path) -> None:
     made = onnxprune.recover(MLP.model, model, calib=str(MLP.calibration), calib_samples=128)
     assert any("correlation" in note for note in made.notes)
     assert made.evaluation.main.relative_error < made.as_given.main.relative_error
+
+
+def test_models_in_the_wrong_order_are_told_apart(cli: Cli, tmp_path: Path) -> None:
+    small = cut_by_size(MLP, tmp_path / "small.onnx")
+    out = tmp_path / "out.onnx"
+    ran = cli("recover", small, MLP.model, *data(MLP, 64), "-o", out)
+    assert ran.code == 2
+    error, hint = ran.err.splitlines()
+    assert error.startswith("error: the pruned model is larger than the dense one")
+    assert "onnxprune recover dense.onnx pruned.onnx" in hint
+    assert not out.exists()
+
+
+def test_inputs_are_no_labels(cli: Cli, tmp_path: Path) -> None:
+    small = cut_by_size(MLP, tmp_path / "small.onnx")
+    inputs = tmp_path / "inputs.npz"
+    np.savez(inputs, image=zoo.calibration(MLP)["image"][:64])
+    ran = cli("recover", MLP.model, small, "--calib", inputs, "--labels", inputs)
+    assert ran.code == 2
+    error, hint = ran.err.splitlines()
+    assert "--labels" in error
+    assert "'image', is an input of the model" in error
+    assert "labels" in hint

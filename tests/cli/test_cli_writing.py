@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 import onnxprune
 from conftest import Ran
+from onnxprune.cli import main
 from onnxprune.data import zoo
 from onnxprune.errors import OnnxpruneError
 from onnxprune.graph.plan import save_plan
@@ -43,6 +45,14 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def arguments(name: str, inputs: Path, out: Path) -> list[str]:
+    places = {"MODEL": "model.onnx", "SMALL": "small.onnx", "PLAN": "plan.json"}
+    return [
+        str(inputs / places[word]) if word in places else str(out) if word == "OUT" else word
+        for word in COMMANDS[name].split()
+    ]
+
+
 def damaging(file: writing.HashingFile, *arguments: object) -> None:
     """Writes a weight with one bit changed."""
 
@@ -65,11 +75,7 @@ def test_a_file_that_reads_back_otherwise_does_not_appear(
     name: str, inputs: Path, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out.onnx"
-    places = {"MODEL": "model.onnx", "SMALL": "small.onnx", "PLAN": "plan.json"}
-    words = [
-        str(inputs / places[word]) if word in places else str(out) if word == "OUT" else word
-        for word in COMMANDS[name].split()
-    ]
+    words = arguments(name, inputs, out)
     assert cli(*words).code == 0
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     assert out in before
@@ -94,3 +100,25 @@ def test_in_python_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             result.save(tmp_path / "out.onnx")
         assert caught.value.exit_code == 1
         assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="a copy of the process gets the limit")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.parametrize("name", ["prune", "prune, beside", "recover", "quantize", "store"])
+def test_a_full_disk_is_one_error_and_no_file(
+    name: str, inputs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    import resource
+
+    words = arguments(name, inputs, tmp_path / "out.onnx")
+    child = os.fork()
+    if child == 0:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+        os._exit(main(words))
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert code == 2
+    assert not list(tmp_path.iterdir())
+    errors = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert "File too large" in errors[0]
+    assert "bug" not in errors[0]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnxprune.data import boxes as labelled
@@ -118,6 +118,7 @@ def test_average_precision_equals_pycocotools(
         assert found == pytest.approx(max(value, 0.0), abs=1e-6)
 
 
+@settings(max_examples=30)
 @given(
     pictures=st.integers(1, 5),
     spread=st.sampled_from([1, 3, 6]),

@@ -106,6 +106,8 @@ def test_few_samples_and_classes_that_were_lost_before_do_not_collapse() -> None
     poor = shares(count, count * [0.4, 1], count * [0, 1], count * 0)
     assert not any(part.collapsed for part in poor)
     assert shares(count, count, count * [0.7, 1], count * 0)[0].collapsed
+    few, many = shares(np.array([4.0, 5.0]), np.ones(2), np.zeros(2), np.zeros(2))
+    assert (few.error, few.samples, many.error is None) == (None, 4, False)
 
 
 def test_top5_and_single_columns_of_labels_are_classes_too() -> None:
@@ -161,6 +163,7 @@ def test_outputs_that_are_no_scores_have_worst_samples_and_groups() -> None:
     assert tails.worst.after > 10 * tails.all.after
     far, near = tails.groups
     assert (far.name, far.samples, near.samples) == ("far", 1, 39)
+    assert (far.error, near.error is None) == (None, False)
     assert far.after > 100 * near.after
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -368,6 +369,24 @@ def test_a_class_that_vanishes_is_named_and_the_others_count(
     assert any(f"in class {lost}" in reason for reason in quality.reasons)
 
 
+@given(seed=SEEDS)
+def test_answers_that_something_else_decides_hide_no_damage(seed: int) -> None:
+    """As where classes are masked by the input: any scores then have the same largest entry."""
+    rng = np.random.default_rng(seed)
+    x, y = rng.standard_normal((2, 100, 6))
+    mask = 50.0 * np.eye(6)[rng.integers(0, 6, 100)]
+    y[:, 1] += 5
+    comparison = Comparison(meaning=lambda *_: "scores")
+    comparison.add(
+        {"y": x + np.where(mask > 0, np.nan, 0)}, {"y": y + np.where(mask > 0, np.nan, 0)}
+    )
+    output = comparison.result()["y"]
+    assert output.furthest == 1
+    assert output.top1 is not None
+    assert output.top1 > 0.9
+    assert judge(Evaluation({"y": output}, samples=100)).status == "broken"
+
+
 # -- few samples -------------------------------------------------------------------------------
 
 
@@ -437,16 +456,23 @@ def test_every_output_has_its_kind() -> None:
 
 
 def wrong(network: bench.Network, samples: int) -> list[tuple[object, ...]]:
-    """The changes of a network whose verdict is another than it should be."""
+    """The changes of a network whose verdict is false."""
     rows = bench.rows_of(network, samples)
     keys = ("change", "expected", "status", "value", "reason")
-    return [tuple(row[k] for k in keys) for row in rows if row["status"] != row["expected"]]
+    return [tuple(row[k] for k in keys) for row in rows if bench.is_false(row)]
 
 
 @pytest.mark.parametrize("name", ["digits_mlp", "spectrum"])
 def test_damaged_networks_are_broken_and_others_good(name: str) -> None:
     network = next(each for each in bench.networks() if each.name == name)
     assert wrong(network, 64) == []
+
+
+@pytest.mark.parametrize("with_labels", [True, False])
+def test_sixteen_samples_are_enough_for_damage(with_labels: bool) -> None:
+    network = next(each for each in bench.networks() if each.name == "digits_mlp")
+    labels = network.labels if with_labels else None
+    assert wrong(replace(network, jobs={}, labels=labels), 16) == []
 
 
 @pytest.mark.heavy

@@ -296,7 +296,8 @@ def test_the_sizes_of_advice_are_those_of_its_command(
     assert done.code == 0, done.err
     costs = {each["name"]: each for each in json.loads(done.out)["measures"]}
     for name, share in (("MACs", row["macs_left"]), ("weights", row["bytes_left"])):
-        assert costs[name]["pruned"] / costs[name]["dense"] == pytest.approx(share, rel=0.15)
+        near = 0.02 if calib else 0.15  # without inputs, others are given to the command
+        assert costs[name]["pruned"] / costs[name]["dense"] == pytest.approx(share, rel=near)
 
 
 def test_a_report_is_short_in_a_shell_and_a_table_in_a_notebook() -> None:

@@ -71,6 +71,7 @@ def made(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Bench:
         (ENTRY.model, small, bad),
         backend=("cpu", missing),
         threads=1,
+        skip_missing=True,
         calib=str(images),
         calib_samples=10_000,
         labels=str(labels),
@@ -88,6 +89,18 @@ def test_every_model_that_runs_has_a_row_and_every_other_a_reason(made: Bench, s
     assert "Frobnicate" in refused.reason
     assert (missing.model, missing.reason != "") == ("", True)
     assert missing.install
+
+
+def test_a_backend_that_is_not_here_is_refused_before_anything_is_measured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    missing = "dml" if sys.platform != "win32" else "coreml"
+    monkeypatch.setattr("onnxprune.jobs.bench.job.measure", pytest.fail)
+    for backend in ((missing,), ("cpu", missing)):
+        with pytest.raises(OnnxpruneError, match=f"'{missing}' cannot be used here") as caught:
+            bench((ENTRY.model,), backend=backend)
+        assert caught.value.exit_code == 2
+        assert "skip_missing=True" in caught.value.hint
 
 
 def test_rows_hold_what_they_promise(made: Bench) -> None:

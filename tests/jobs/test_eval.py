@@ -16,9 +16,11 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 import onnxprune
+from onnxprune import model as models
 from onnxprune.cli import main
 from onnxprune.data import zoo
 from onnxprune.errors import OnnxpruneError
+from onnxprune.runtime.engines.precision import convert
 
 Array = npt.NDArray[Any]
 
@@ -109,13 +111,27 @@ def retyped(path: Path, kind: int) -> onnx.ModelProto:
 def test_a_twin_in_another_float_type_is_fed_its_own(
     entry: zoo.Entry, kind: int, twin_is_dense: bool
 ) -> None:
-    models = [retyped(entry.model, kind), entry.model]
-    model, dense = models[::-1] if twin_is_dense else models
+    pair = [retyped(entry.model, kind), entry.model]
+    model, dense = pair[::-1] if twin_is_dense else pair
     data = entry.evaluation
     result = onnxprune.eval(model, dense, data=data, labels=data, samples=300)
     assert result.quality.status == "good"
     assert result.evaluation.main.top1 == pytest.approx(1, abs=0.01)
     assert abs(result.evaluation.drop) < 0.01
+    assert result.structure.status == "nothing cut"
+    assert result.structure.reasons[0].startswith("its weights are float")
+
+
+def test_a_pruned_model_that_computes_in_half_has_its_structure(
+    entry: zoo.Entry, small: Path
+) -> None:
+    """With inputs and outputs in float32 behind a Cast, as converters leave them."""
+    data = entry.evaluation
+    half = convert(models.load(small), "fp16")
+    result = onnxprune.eval(half, entry.model, data=data, samples=100)
+    assert result.structure.status == "verified"
+    assert "144 of 576 units are removed (25 %)" in result.structure.reasons
+    assert "its weights are float16" in result.structure.reasons
 
 
 @pytest.mark.parametrize("against", [True, False])

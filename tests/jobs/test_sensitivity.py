@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import helper, numpy_helper
 
 import onnxprune
 from conftest import Ran
@@ -259,6 +261,40 @@ def test_recommended_ratios_stay_within_the_drop_and_prune_to_what_was_measured(
     assert ran.code == 0, ran.err
     costs = {row["name"]: row for row in json.loads(ran.out)["measures"]}
     assert costs["MACs"]["pruned"] / costs["MACs"]["dense"] == pytest.approx(advice["macs"])
+
+
+def test_a_narrow_network_gets_ratios_at_any_width(tmp_path: Path) -> None:
+    """Half of the units, the only fast width, cost too much; one that hardly counts does not."""
+    rng = np.random.default_rng(0)
+    arrays = {"w": rng.standard_normal((16, 3, 3, 3)), "v": rng.standard_normal((5, 16, 4, 4))}
+    arrays["v"][:, 3] *= 1e-6
+    graph = helper.make_graph(
+        [
+            helper.make_node("Conv", ["x", "w"], ["a"]),
+            helper.make_node("Relu", ["a"], ["b"]),
+            helper.make_node("Conv", ["b", "v"], ["c"]),
+            helper.make_node("Flatten", ["c"], ["d"]),
+            helper.make_node("Softmax", ["d"], ["y"]),
+        ],
+        "narrow",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["n", 3, 6, 6])],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["n", 5])],
+        [numpy_helper.from_array(each.astype(np.float32), n) for n, each in arrays.items()],
+    )
+    imports = [helper.make_opsetid("", 17)]
+    onnx.save(
+        helper.make_model(graph, opset_imports=imports, ir_version=8), tmp_path / "narrow.onnx"
+    )
+    np.save(tmp_path / "x.npy", rng.standard_normal((128, 3, 6, 6)).astype(np.float32))
+    sweep = onnxprune.sensitivity(
+        tmp_path / "narrow.onnx", calib=str(tmp_path / "x.npy"), kinds="groups",
+        ratios=(0.0625, 0.5), drop=0.01, cache=False,
+    )  # fmt: skip
+    assert sweep.recommended is not None
+    assert sweep.recommended.round_to == 1
+    assert list(sweep.recommended.ratios.values()) == [0.0625]
+    assert "--round-to 1" in sweep.recommended.command
+    assert any("no widths that are fast" in note for note in sweep.notes)
 
 
 def test_the_terminal_shows_every_row_and_its_losses(cli: Cli, tmp_path: Path) -> None:

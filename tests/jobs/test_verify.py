@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import shutil
@@ -42,6 +43,10 @@ MAKERS: Mapping[str, Callable[[Path], Path]] = {
     ).save(path),
     "dynamic": lambda path: onnxprune.quantize(
         MLP.model, dynamic=True, first=Options(ratio=0.5)
+    ).save(path),
+    "int8": lambda path: onnxprune.quantize(MLP.model, **DATA).save(path),
+    "fitted int8": lambda path: onnxprune.quantize(
+        MLP.model, first=Options(ratio=0.4, sparsity="2:4"), **DATA
     ).save(path),
     "stored": lambda path: onnxprune.store(MLP.model, store="packed", values="int8").save(path),
     "recovered": lambda path: onnxprune.recover(
@@ -93,7 +98,7 @@ def test_an_honest_model_is_what_it_claims_to_be(name: str, made: Callable[[str]
     document = json.loads(document_path(path).read_text())
     assert document["command"] == result.certificate.command
     assert result.structure == ("nothing cut" if name == "stored" else "verified")
-    assert bool(result.changed) == (name in ("fitted", "recovered"))
+    assert bool(result.changed) == (name in ("fitted", "recovered", "fitted int8"))
     assert {"onnxprune", "onnx", "onnxruntime", "numpy"} <= set(document["versions"])
 
 
@@ -113,6 +118,47 @@ def test_a_model_alone_is_compared_with_the_dense_one(
     assert result.ok
     assert result.certificate is None
     assert result.structure == "verified"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"sparsity": "2:4"}, "50 % of 4 weights were set to zero, in the pattern 2:4"),
+        ({"sparsity": "90%", "store": "packed"}, "were set to zero"),
+        ({"sparsity": "80%", "store": "sparse"}, "were set to zero"),
+        ({"ratio": 0.3, **DATA}, "with other values than the dense model's"),
+    ],
+)
+def test_a_model_without_a_certificate_is_called_what_it_is(
+    options: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    path = _prune(tmp_path / "bare.onnx", certificate=False, **options)
+    result = verify(path, MLP.model)
+    assert result.ok, result.checks
+    assert result.structure == "verified"
+    assert any(words in note for note in result.notes), result.notes
+    assert result.plan is not None
+    assert bool(result.plan.zeroed) == ("sparsity" in options)
+    assert bool(result.changed) == ("calib" in options)
+    bare = onnxprune.save(load(MLP.model), tmp_path / "same.onnx")
+    assert verify(bare, MLP.model).structure == "nothing cut"
+
+
+def test_int8_is_compared_as_floats_without_a_certificate(
+    made: Callable[[str], Path], tmp_path: Path
+) -> None:
+    path = onnxprune.save(load(made("int8")), tmp_path / "bare.onnx")
+    result = verify(path, MLP.model)
+    assert result.ok, result.checks
+    assert result.structure == "verified"
+    assert not result.changed
+    assert any("without a certificate" in note for note in result.notes)
+    proto = onnx.load(path)
+    node = next(each for each in proto.graph.node if each.op_type == "Gemm")
+    node.op_type, node.input[:] = "MatMul", node.input[:2]
+    del node.attribute[:]
+    onnx.save(proto, path)
+    assert refused(path)
 
 
 def test_equal_runs_write_equal_certificates(made: Callable[[str], Path], tmp_path: Path) -> None:
@@ -137,6 +183,50 @@ def test_the_data_are_named_by_their_digest(made: Callable[[str], Path], tmp_pat
     np.savez(tmp_path / "other.npz", **inputs)
     path = _prune(tmp_path / "b.onnx", calib=tmp_path / "other.npz", **options)
     assert digest(path)["sha256"] != data["sha256"]  # type: ignore[index]
+
+
+def test_every_file_of_data_is_named(tmp_path: Path) -> None:
+    with np.load(MLP.calibration) as arrays:
+        inputs = {name: arrays[name][:40] for name in arrays.files}
+    for name in ("judges.npz", "same.npz"):
+        np.savez(tmp_path / name, **inputs)
+    np.save(tmp_path / "groups.npy", np.arange(40) % 2)
+    path = _prune(
+        tmp_path / "small.onnx", ratio=0.5, eval=str(tmp_path / "judges.npz"),
+        slices=str(tmp_path / "groups.npy"), **DATA,
+    )  # fmt: skip
+    result = verify(path, MLP.model)
+    assert result.certificate is not None
+    files = {str(each["role"]): each for each in result.certificate.files}
+    assert set(files) == {"--calib", "--eval", "--slices"}
+    digest = hashlib.sha256((tmp_path / "judges.npz").read_bytes()).hexdigest()
+    assert (files["--eval"]["name"], files["--eval"]["sha256"]) == ("judges.npz", digest)
+    known = verify(path, MLP.model, calib=str(tmp_path / "same.npz"))
+    assert any("names these data: --eval" in note for note in known.notes)
+    np.savez(tmp_path / "other.npz", **{name: each + 1 for name, each in inputs.items()})
+    other = verify(path, MLP.model, calib=str(tmp_path / "other.npz"))
+    assert any("none of those" in note for note in other.notes)
+
+
+def test_a_certificate_without_files_is_read(made: Callable[[str], Path], tmp_path: Path) -> None:
+    path = copied(made("fitted"), tmp_path)
+
+    def older(content: dict[str, Any]) -> None:
+        del content["files"]
+        content["evaluation"] = {"measure": "accuracy", "value": 0.9, "outputs": {}}
+
+    forge(path, document=older)
+    assert verify(path, MLP.model).ok
+
+
+def test_a_changed_file_is_refused_unread(made: Callable[[str], Path], tmp_path: Path) -> None:
+    path = copied(made("cut"), tmp_path)
+    content = bytearray(path.read_bytes())
+    content[:8] = b"\xff" * 8
+    path.write_bytes(content)
+    result = verify(path, MLP.model)
+    assert (result.ok, result.structure) == (False, "not checked")
+    assert refused(path) == "graph = as written"
 
 
 def test_without_a_certificate_nothing_is_added(tmp_path: Path) -> None:
@@ -165,7 +255,9 @@ def test_the_command_says_so_and_exits_accordingly(
     assert sum(document["removed"].values()) > 0
     assert main(["verify", str(path), "--dense", str(zoo.get("digits_rescnn").model)]) == 1
     assert "error: " in capsys.readouterr().err
-    assert main(["verify", str(path), "--dense", dense, "--data", str(MLP.calibration)]) == 0
+    assert main(["verify", str(path), "--dense", dense, "--data", str(MLP.calibration)]) == 1
+    assert "is broken: 'logits' has a relative squared error" in capsys.readouterr().err
+    assert main(["verify", dense, "--dense", dense, "--data", str(MLP.calibration)]) == 0
     assert main(["verify", str(tmp_path / "none.onnx"), "--dense", dense]) == 2
     assert main(["verify", str(path)]) == 2
     capsys.readouterr()
@@ -265,6 +357,18 @@ FORGERIES: Mapping[str, tuple[str, Mapping[str, Callable[[Any], None]]]] = {
         {"document": lambda d: next(iter(d["plan"]["zeroed"].values())).update(kept=3)},
     ),
     "another dense model": ("cut", {"document": lambda d: d["dense"].update(content="0" * 64)}),
+    "a bias in int8": (
+        "int8",
+        {
+            "graph": lambda p: [
+                each.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(each) + 99, each.name))
+                for each in p.graph.initializer
+                if each.data_type == onnx.TensorProto.INT32 and each.name.endswith("_quantized")
+            ]
+        },
+    ),
+    "an operator in int8": ("int8", {"graph": _another_node}),
+    "a verdict": ("cut", {"document": lambda d: d["quality"].update(status="good")}),
     "int8 weights": (
         "dynamic",
         {

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file
 
-from onnxprune.errors import OnnxpruneError, as_path, in_python, suggest
+from onnxprune.errors import MODELS, OnnxpruneError, as_path, in_python, suggest
 from onnxprune.quantities import percent
 
 if TYPE_CHECKING:
@@ -455,12 +455,12 @@ def _read(path: Path) -> dict[str, Any]:
             f"the plan {path} cannot be read: {error.strerror or error}", hint="check the path"
         ) from error
     except ValueError as error:
-        raise OnnxpruneError(
-            f"{path} is not JSON, as plans are",
-            hint="the model comes first, as in apply(model, plan)"
-            if in_python()
-            else "the plan comes first, as in `onnxprune apply plan.json model.onnx`",
-        ) from error
+        hint = "write one with `onnxprune prune --save-plan`"
+        if path.suffix.lower() in MODELS:
+            hint = "the plan comes first, as in `onnxprune apply plan.json model.onnx`"
+            if in_python():
+                hint = "the model comes first, as in apply(model, plan)"
+        raise OnnxpruneError(f"{path} is not JSON, as plans are", hint=hint) from error
     if not isinstance(document, dict) or document.get("format") != _FORMAT:
         raise OnnxpruneError(f"{path} is not a plan", hint=f'a plan says "format": "{_FORMAT}"')
     version = document.get("version")

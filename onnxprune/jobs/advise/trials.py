@@ -93,7 +93,6 @@ def _prune(path: Path, backend: str, config: AdviseOptions, progress: Progress) 
         calib_samples=SAMPLES,
         preprocess=config.preprocess,
         shapes=config.shapes,
-        recover="auto" if config.calib is None else "bias",
     )
     run = open_run(path, options, progress)
     reason = ""
@@ -101,8 +100,9 @@ def _prune(path: Path, backend: str, config: AdviseOptions, progress: Progress) 
         target = Budget("macs", share, relative=True)
         asking = replace(run, config=replace(run.config, target=target))
         try:
-            choice = choose_plan(asking)
-            state = take(asking, cut(asking, choice), (refit,))
+            choice = choose_plan(asking)  # which looks at how it will be recovered
+            cheap = replace(asking, config=replace(asking.config, recover="bias"))
+            state = take(cheap, cut(asking, choice), (refit,))
         except OnnxpruneError as error:
             reason = reason or error.message
             continue

@@ -14,7 +14,7 @@ import numpy as np
 
 from onnxprune import model as models
 from onnxprune.config import BenchOptions, FilePath, split
-from onnxprune.errors import OnnxpruneError, as_path, wrong_type
+from onnxprune.errors import OnnxpruneError, as_path, spelled, stated, wrong_type
 from onnxprune.evaluate import metrics
 from onnxprune.evaluate.class_scores import meaning_test
 from onnxprune.evaluate.environment import environment, is_busy, load
@@ -75,6 +75,8 @@ def bench(
     protocol = protocol or Settings(config.processes, config.rounds, seed=config.seed)
     metric = metric_of(config)
     backends = parse(",".join(config.backend))
+    if not config.skip_missing:
+        _require(backends)
     progress("reading the models")
     rows = model_rows(paths, config.shapes)
     first = models.load(paths[0])
@@ -117,6 +119,22 @@ def bench(
         samples=samples.calibration.samples,
         available=samples.calibration.available,
     )
+
+
+def _require(backends: Sequence[Backend]) -> None:
+    """Refuse backends that cannot be used here, before anything is measured.
+
+    Raises:
+        OnnxpruneError: there are some.
+    """
+    for each in backends:
+        state = each.available()
+        if not state.ok:
+            others = spelled("--skip-missing measures on the others")
+            raise OnnxpruneError(
+                f"{stated('--backend', each.name)} cannot be used here: {state.reason}",
+                hint=f"{each.install}; {others}" if each.install else others,
+            )
 
 
 def described(

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from onnxprune import model as models
 from onnxprune.config import INPUTS, Options, QuantizeOptions, StoreOptions, split
 from onnxprune.data.dataset import Dataset, open_dataset, open_source, with_checks
@@ -30,7 +32,7 @@ from onnxprune.jobs.quantize.preparation import prepared
 from onnxprune.jobs.quantize.purposes import why_float
 from onnxprune.jobs.quantize.rows import by_rows
 from onnxprune.jobs.quantize.zeros import Weight
-from onnxprune.jobs.run import within_memory
+from onnxprune.jobs.run import reproducible, within_memory
 from onnxprune.jobs.store import Stored
 from onnxprune.jobs.verdicts import (
     HOW,
@@ -107,7 +109,7 @@ class Quantized:
         """
         path = as_model_path(path)
         if not force:
-            refuse_broken(self.quality)
+            refuse_broken(self.quality, quantized=True)
         claims = Claims(
             command="quantize",
             dense=self.dense,
@@ -146,6 +148,8 @@ class Quantized:
 
 
 @keywords("quantize")
+@reproducible
+@np.errstate(over="ignore", invalid="ignore")  # such values end in a verdict or refusal
 def quantize(
     model: models.ModelLike,
     settings: QuantizeOptions | None = None,
@@ -232,7 +236,7 @@ def quantize(
         synthetic=data.synthetic,
         weights=FiniteWeights(result, dense).reasons(),
         unmeasured=spelled(f"there are no inputs; {HOW}"),
-    ).with_findings(over_limit(checks))
+    ).with_findings(over_limit(checks, outcome.measure))
     sizes = models.size_bytes(dense), models.size_bytes(result)
     outcomes = tuple(checks), outcome, sizes, tuple(sentences)
     return Quantized(

@@ -21,7 +21,7 @@ from onnxprune.jobs.quantize import ranges
 from onnxprune.jobs.quantize.preparation import LARGEST, PER_CHANNEL, in_memory
 from onnxprune.jobs.quantize.purposes import dynamic_arguments, static_arguments
 from onnxprune.model.files import ScratchFolder
-from onnxprune.quantities import plural
+from onnxprune.quantities import example_of
 from onnxprune.runtime.complaints import load_error, plain
 
 Feeds = Mapping[str, npt.NDArray[Any]]
@@ -88,7 +88,7 @@ def excluded(model: models.Model, globs: Sequence[str]) -> list[str]:
             known = [identity(node) for graph in models.graphs(model) for node in graph]
             raise OnnxpruneError(
                 f"{stated('--skip', glob)} matches no node and no weight",
-                hint=suggest_glob(glob, known, f"the model has {plural(len(known), 'node')}"),
+                hint=suggest_glob(glob, known, example_of(known, "node")),
             )
         names += hits
     return names

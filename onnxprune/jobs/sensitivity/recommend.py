@@ -212,7 +212,8 @@ def as_options(config: Options, advice: Recommendation) -> Options:
             "refits the remaining weights",
             exit_code=1,
         )
-    return replace(config, ratios=exactly(advice.ratios))
+    rounding = config.round_to if advice.round_to is None else advice.round_to
+    return replace(config, ratios=exactly(advice.ratios), round_to=rounding)
 
 
 def command(model: object, config: Options, advice: Recommendation) -> str:

@@ -143,7 +143,19 @@ def _swept(run: Run, settings: SensitivityOptions, pool: Pool) -> Sensitivity:
     )
     if settings.drop is None:
         return sweep
-    return replace(sweep, recommended=_recommended(run, sweep, settings.drop, dense))
+    advice = _recommended(run, sweep, settings.drop, dense)
+    if not advice.ratios and config.round_to == "auto":
+        # Fast widths are few in a narrow network, and even the mildest may cost too much.
+        anywhere = replace(run, config=replace(config, round_to=1))
+        advice = replace(_recommended(anywhere, sweep, settings.drop, dense), round_to=1)
+    if advice.round_to is not None and advice.ratios:
+        notes.append(
+            spelled(
+                "no widths that are fast on the backend are within the drop as cut, so any are "
+                "recommended (--round-to 1); `onnxprune prune --max-drop` refits and goes further"
+            )
+        )
+    return replace(sweep, recommended=advice, notes=tuple(notes))
 
 
 def _recommended(run: Run, sweep: Sensitivity, drop: float, dense: Dense) -> Recommendation:

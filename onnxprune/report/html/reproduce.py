@@ -9,14 +9,17 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import PurePath
 
 import yaml
 
 from onnxprune import quantities as numbers
+from onnxprune.errors import MODELS
 from onnxprune.jobs.assessed import Assessed
 from onnxprune.jobs.bench.schema import Bench
-from onnxprune.jobs.recipe import as_flags
+from onnxprune.jobs.recipe import as_flags, placeholder
 from onnxprune.jobs.results.schema import Report
+from onnxprune.quantities import either
 from onnxprune.report import columns
 from onnxprune.report.families import Family, stem
 from onnxprune.report.html.markup import Markup, code, join, table, tag
@@ -33,6 +36,10 @@ def section(family: Family) -> Markup:
     lines += [bench_command(each) for each in family.benches]
     lines += [sweep_command(each) for each in family.sweeps]
     parts = [_copied("\n".join(dict.fromkeys(lines)))]
+    if memory := dict.fromkeys(word for run in family.runs for word in _in_memory(run)):
+        words = either(tuple(memory), "and")
+        stand = "stands" if len(memory) == 1 else "stand"
+        parts.append(tag("p", f"{words} {stand} for what Python code passed in memory."))
     for run in family.runs:
         if run.options and run.command == "prune":
             parts += [tag("h4", _recipe_title(run, several=len(family.runs) > 1))]
@@ -55,15 +62,28 @@ def command(run: Report) -> str:
     words = ["onnxprune", run.command]
     match run.command:
         case "apply":
-            words += ["PLAN.json", run.model.name]
+            words += ["PLAN.json", _model(run)]
         case "recover":
-            words += [run.model.name, "PRUNED.onnx"]
+            words += [_model(run), "PRUNED.onnx"]
         case _:
-            words += [run.model.name]
+            words += [_model(run)]
     words += [word for flag in flags(run) for word in shlex.split(flag)]
     if run.output:
         words += ["-o", run.output]
     return shlex.join(words)
+
+
+def _model(run: Report) -> str:
+    """The file of the dense model; a graph that was passed in memory has none."""
+    name = run.model.name
+    return name if PurePath(name).suffix.lower() in MODELS else "MODEL.onnx"
+
+
+def _in_memory(run: Report) -> list[str]:
+    """The words of a command that stand for what was passed in memory."""
+    if run.argv:
+        return []
+    return [str(value) for name, value in run.options.items() if value == placeholder(name)]
 
 
 def eval_command(document: Assessed) -> str:

@@ -30,6 +30,8 @@ MOST = 100
 """Detections of one class in one picture that count, the best ones (COCO's ``maxDets``)."""
 _RECALLS = np.linspace(0.0, 1.0, 101)
 _EPSILON = float(np.spacing(1))
+_CERTAIN = 1 - 1e-10
+"""The overlap that is enough at any threshold, as COCO has it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,15 +187,17 @@ def match(
             known = np.flatnonzero(truth.classes == category)
             # What does not count comes last.
             known = known[np.argsort(uncounted[picture][known], kind="stable")]
-            crowd, skipped = truth.crowd[known], uncounted[picture][known]
-            with np.errstate(over="ignore", invalid="ignore"):
-                shares = overlaps(found.boxes[own], truth.boxes[known], crowd)
-            matched = [_matches(shares, crowd, skipped, each) for each in least]
+            hit, skip = np.zeros((2, len(least), len(own)), bool)
+            if len(known):
+                crowd, skipped = truth.crowd[known], uncounted[picture][known]
+                with np.errstate(over="ignore", invalid="ignore"):
+                    shares = overlaps(found.boxes[own], truth.boxes[known], crowd)
+                hit, skip = _matched(shares, crowd, skipped, least)
             numbers.append(np.full(len(own), picture))
             categories.append(np.full(len(own), category))
             scores.append(found.scores[own])
-            hits.append(np.stack([hit for hit, _ in matched]))
-            ignored.append(np.stack([skip | (~hit & ~fitting[own]) for hit, skip in matched]))
+            hits.append(hit)
+            ignored.append(skip | (~hit & ~fitting[own]))
     counted = [each.classes[~skip] for each, skip in zip(labels, uncounted, strict=True)]
     none = np.zeros((len(least), 0), bool)
     empty = np.zeros(0, np.int64)
@@ -211,6 +215,18 @@ def match(
     )
 
 
+def _matched(
+    shares: F64, crowd: Flags, skipped: Flags, least: Sequence[float]
+) -> tuple[Flags, Flags]:
+    """The flags of `_matches` at every overlap: ``[overlaps, n]``."""
+    if len(crowd) == 1 and not crowd[0]:  # as nearly everywhere: the first that reaches it has it
+        reaches = shares[:, 0] >= np.minimum(least, _CERTAIN)[:, None]
+        first = reaches & (np.cumsum(reaches, axis=1) == 1)
+        return (np.zeros_like(first), first) if skipped[0] else (first, np.zeros_like(first))
+    matched = [_matches(shares, crowd, skipped, each) for each in least]
+    return np.stack([hit for hit, _ in matched]), np.stack([skip for _, skip in matched])
+
+
 def _matches(shares: F64, crowd: Flags, skipped: Flags, least: float) -> tuple[Flags, Flags]:
     """Which detections, the best first, match an object that counts or another: flags ``[n]``.
 
@@ -222,7 +238,7 @@ def _matches(shares: F64, crowd: Flags, skipped: Flags, least: float) -> tuple[F
     if not shares.size:
         return hit, ignored
     free = np.ones(len(crowd), bool)
-    lowest = min(least, 1 - 1e-10)
+    lowest = min(least, _CERTAIN)
     for number in np.flatnonzero((shares >= lowest).any(axis=1)):
         for group in (~skipped, skipped):
             values = np.where(group & free, shares[number], -1.0)
