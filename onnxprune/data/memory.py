@@ -47,6 +47,9 @@ ridge, and their inverse."""
 _GRADIENT = 3
 """Copies of all values of a run that its gradient takes: the values, gradients, and what an arena
 has left over."""
+_MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD of malloc.h
+_LARGE_SHARE, _LARGE, _LARGEST = 128, 4 << 20, 32 << 20
+"""Blocks of this share of a budget, but of no less and no more, are given back at once."""
 _REFITTING = 8
 """The same of a layer that is refitted: two sets of rows and of dense inputs, their sums, and the
 matrix that is solved."""
@@ -234,13 +237,30 @@ def _bytes_of(value: ir.Value, facts: Mapping[str, Fact]) -> int:
 
 
 @functools.cache
-def _trim() -> Callable[[int], int] | None:
+def _allocator(name: str, *types: type) -> Callable[..., int] | None:
+    """A function of the C library's allocator; None in other libraries than that of GNU."""
     try:
-        trim = ctypes.CDLL(None).malloc_trim
+        function = getattr(ctypes.CDLL(None), name)
     except (AttributeError, OSError, TypeError):
-        return None  # not the C library of GNU
-    trim.argtypes = [ctypes.c_size_t]
-    return cast("Callable[[int], int]", trim)
+        return None
+    function.argtypes = list(types)
+    return cast("Callable[..., int]", function)
+
+
+def bound_free_memory(budget: MemoryBudget) -> None:
+    """Have the C library give large blocks back to the system as soon as they are freed.
+
+    It raises the size from which it does so to that of the largest block that was freed, up to
+    32 MiB; values of runtimes and their copies then leave gaps, which can take more than they did.
+    The size holds for the process. Under the default budget it stays at most what the library
+    takes itself, as every block that comes anew from the system costs time.
+
+    Args:
+        budget: the memory budget.
+    """
+    mallopt = _allocator("mallopt", ctypes.c_int, ctypes.c_int)
+    if mallopt is not None:
+        mallopt(_MMAP_THRESHOLD, min(max(budget.total // _LARGE_SHARE, _LARGE), _LARGEST))
 
 
 def give_back() -> None:
@@ -249,7 +269,7 @@ def give_back() -> None:
     The C library keeps what is freed between blocks that are in use, and large arrays of changing
     sizes leave many such gaps.
     """
-    trim = _trim()
+    trim = _allocator("malloc_trim", ctypes.c_size_t)
     if trim is not None:
         trim(0)
 

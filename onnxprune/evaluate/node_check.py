@@ -45,8 +45,8 @@ Keeps = Mapping[int, npt.NDArray[np.bool_]]
 _AGAIN = "/again"
 _MOST_BYTES = 32 << 20
 """Bytes of values that are compared at a time; about five times as much is held."""
-_PART = 1 << 18
-"""Elements of two values that are compared at a time, in double precision."""
+_BLOCK = 1 << 18
+"""Numbers that are compared at a time, in float64."""
 _CHEAP = 16 << 20
 """Bytes of all values of a model below which its nodes are compared in any case."""
 _DRAWN = {
@@ -299,7 +299,7 @@ def _runs(
     """Every batch through the masked original, then through the severed nodes."""
     inner = [v.name or "" for v in severed.ir.graph.inputs if v.name in edges]
     taps = list(dict.fromkeys([*names, *inner]))
-    whole = open_session(masked, provider=provider, prepack=False, outputs=taps)
+    whole = open_session(masked, provider=provider, prepack=False, outputs=taps, arena=False)
     session = None
     labels = {name: name + _AGAIN if name in edges else name for name in names}
     for each in feeds:
@@ -311,7 +311,7 @@ def _runs(
                 if value.name in values:
                     dtype = ir.DataType.from_numpy(values[value.name].dtype)
                     value.type = ir.TensorType(dtype)
-            session = open_session(severed, provider=provider, prepack=False)
+            session = open_session(severed, provider=provider, prepack=False, arena=False)
         outer = {s.name: each[s.name] for s in session.inputs if s.name in each}
         given = outer | {name: values[name] for name in inner}
         results = [
@@ -337,25 +337,18 @@ def _excess(again: Array, wanted: Array, noise: Array) -> float:
         return 0.0 if np.array_equal(again, wanted) else float("inf")
     if not is_float(wanted):
         return max(_flips(again, wanted, axis) for axis in _sliced(wanted))
-    axes = _sliced(wanted)
+    axes, blocks = _sliced(wanted), list(_blocks(wanted.shape))
     sums = {axis: np.zeros((3, 1 if axis is None else wanted.shape[axis])) for axis in axes}
-    for parts in zip(*map(_parts, (again, wanted, noise)), strict=True):
-        x, y, z = (part.astype(np.float64) for part in parts)
-        finite = np.isfinite(y)
-        same = np.array_equal(x[~finite], y[~finite], equal_nan=True)
-        if not same or not np.isfinite(x[finite]).all():
+    for block in blocks:
+        parts = _differences(again[block], wanted[block], noise[block])
+        if parts is None:
             return float("inf")
-        gap = np.subtract(x, y, out=np.zeros_like(x), where=finite)
-        rounding = np.subtract(z, x, out=np.zeros_like(x), where=finite & np.isfinite(z))
-        y[~finite] = 0
-        for axis in axes:
-            last = axis == wanted.ndim - 1
-            others = (0, 1, 2, 3) if axis is None else (0, 1, 2) if last else (0, 2, 3)
-            squares = [np.square(each).sum(axis=others) for each in (gap, y, rounding)]
-            sums[axis] += np.reshape(squares, sums[axis].shape)
+        for axis, total in sums.items():
+            mine = slice(None) if axis is None else block[axis]
+            total[:, mine] += [np.square(_norms(part, axis)) for part in parts]
     worst = 0.0
-    for axis in axes:
-        difference, size, own = np.sqrt(sums[axis])
+    for total in sums.values():
+        difference, size, own = np.sqrt(total)
         typical = [float(np.sqrt(np.mean(np.square(a)))) for a in (size, own)]
         limit = tolerance(wanted) * size + NOISE * (own + typical[1])
         limit += NOISE * epsilon(wanted) * typical[0] + np.finfo(np.float32).tiny
@@ -363,32 +356,50 @@ def _excess(again: Array, wanted: Array, noise: Array) -> float:
     return worst
 
 
-def _parts(array: Array) -> Iterator[Array]:
-    """An array in parts of a few MiB, each ``[a, channels, b, channels]``; see `_sliced`."""
-    shape = array.shape if array.ndim > 1 else (1, 1, array.size, 1)
-    if len(shape) == 2:
-        shape = (shape[0], 1, 1, shape[1])
-    whole = array.reshape(shape[0], shape[1], -1, shape[-1])
-    rows = max(1, _PART // (whole.shape[1] * whole.shape[3]))
-    together = max(1, rows // whole.shape[2])
-    for i in range(0, whole.shape[0], together):
-        for k in range(0, whole.shape[2], rows):
-            yield whole[i : i + together, :, k : k + rows]
+def _differences(again: Array, wanted: Array, noise: Array) -> tuple[Array, Array, Array] | None:
+    """The gap, what is wanted, and the rounding; None where values are not finite in one alone."""
+    x, y, z = (a.astype(np.float64) for a in (again, wanted, noise))
+    finite = np.isfinite(y)
+    same = np.array_equal(x[~finite], y[~finite], equal_nan=True)
+    if not same or not np.isfinite(x[finite]).all():
+        return None
+    y = np.where(finite, y, 0)
+    gap = np.where(finite, x, 0) - y
+    known = finite & np.isfinite(z)
+    return gap, y, np.where(known, z, 0) - np.where(known, x, 0)
+
+
+def _blocks(shape: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
+    """Parts of an array along its longest axis, so that copies of one need little memory."""
+    longest = max(range(len(shape)), key=lambda axis: shape[axis], default=0)
+    every = [slice(None)] * len(shape)
+    if not shape:
+        yield ()
+        return
+    rows = max(_BLOCK * shape[longest] // max(math.prod(shape), 1), 1)
+    for start in range(0, shape[longest], rows):
+        block = slice(start, start + rows)
+        yield (*every[:longest], block, *every[longest + 1 :])
 
 
 def _flips(again: Array, wanted: Array, axis: int | None) -> float:
     """The same of codes: those that differ, as a multiple of how many may, by one."""
-    gap = np.abs(np.subtract(again, wanted, dtype=np.int16))
+    gap = np.abs(again.astype(np.int64) - wanted.astype(np.int64))
     if gap.max() > 1:
         return float("inf")
-    others = None if axis is None else tuple(k for k in range(gap.ndim) if k != axis)
-    count = np.atleast_1d(np.count_nonzero(gap, axis=others))
+    count = np.square(_norms(gap, axis))
     return float(count.max() / max(1.0, _FLIPS * gap.size / count.size))
 
 
 def _sliced(array: Array) -> tuple[int | None, ...]:
     """The axes that hold channels: the second and the last; none of a vector."""
     return tuple({1, array.ndim - 1}) if array.ndim > 1 else (None,)
+
+
+def _norms(array: Array, axis: int | None) -> npt.NDArray[np.float64]:
+    """Per index along ``axis``; one of all without it."""
+    others = None if axis is None else tuple(k for k in range(array.ndim) if k != axis)
+    return np.atleast_1d(np.sqrt(np.sum(np.square(array.astype(np.float64)), axis=others)))
 
 
 def _piece(

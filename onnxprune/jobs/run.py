@@ -153,6 +153,7 @@ def within_memory(
     count = samples.inputs.count(next(iter(samples))) if count is None else count
     each = memory.run_bytes(model, facts) // max(count, 1)
     memory.check(budget, models.size_bytes(model), each)
+    memory.bound_free_memory(budget)
     most = max(budget.activations // max(each, 1), 1)
     if batch is None or batch <= most:
         return samples

@@ -31,6 +31,7 @@ from onnxprune.data.activations.runner import Segments
 from onnxprune.graph.analysis import identity
 from onnxprune.graph.layers.epilogue import Epilogue
 from onnxprune.graph.layers.sources import ancestors
+from onnxprune.recovery.gates import GateStep
 from onnxprune.recovery.norms import Norm, find_norms, vector, write
 from onnxprune.recovery.order import Problem, Step, changed_values
 from onnxprune.solve.affine import Line, Paired, fit, paired, pooled
@@ -166,7 +167,7 @@ def plan_norm_steps(
     *,
     biases: bool = False,
     statistics: bool = False,
-) -> tuple[list[Step | NormStep], dict[str, str]]:
+) -> tuple[list[Step | NormStep | GateStep], dict[str, str]]:
     """Normalisations that are to be made up for, each before the first layer that sees it.
 
     Args:
@@ -220,8 +221,10 @@ def plan_norm_steps(
         elif not columns.all():
             free = ("bias",) if norm.bias is not None else ()
             norm_steps.append(NormStep(norm, columns, (*free, "scale", "affine"), norm.y))
-    ordered: list[Step | NormStep] = [places.get(step.layer.node, step) for step in steps]
-    return _in_turn(pruned, ordered, norm_steps), declined
+    ordered: list[Step | NormStep | GateStep] = [
+        places.get(step.layer.node, step) for step in steps
+    ]
+    return in_turn(pruned, ordered, norm_steps), declined
 
 
 def _chain(pruned: models.Model, output: str, epilogue: Epilogue) -> list[str]:
@@ -236,28 +239,32 @@ def _chain(pruned: models.Model, output: str, epilogue: Epilogue) -> list[str]:
     return nodes
 
 
-def _in_turn(
-    pruned: models.Model, ordered: Sequence[Step | NormStep], norm_steps: Sequence[NormStep]
-) -> list[Step | NormStep]:
-    """Put normalisations in front of whatever depends on them."""
+def in_turn(
+    pruned: models.Model,
+    ordered: Sequence[Step | NormStep | GateStep],
+    others: Sequence[NormStep | GateStep],
+) -> list[Step | NormStep | GateStep]:
+    """Put normalisations and recurrent layers in front of whatever depends on them."""
     values = {v.name or "": v for v in models.values(pruned.ir.graph)}
-    waiting, out = list(norm_steps), list[Step | NormStep]()
+    waiting, out = list(others), list[Step | NormStep | GateStep]()
     for each in ordered:
         needs: set[str] = set()
         if waiting:
             needs = set().union(*(ancestors(values[name]) for name in _read(each) if name))
-        out += [step for step in waiting if step.norm.node in needs]
-        waiting = [step for step in waiting if step.norm.node not in needs]
+        out += [step for step in waiting if step.node in needs]
+        waiting = [step for step in waiting if step.node not in needs]
         out.append(each)
     return [*out, *waiting]
 
 
-def _read(step: Step | NormStep) -> list[str | None]:
+def _read(step: Step | NormStep | GateStep) -> list[str | None]:
     """The values that have to be final before a step.
 
     Of applications that depend on each other only the first has its inputs by then.
     """
     if isinstance(step, NormStep):
         return [step.norm.node, step.skip]
+    if isinstance(step, GateStep):
+        return [step.node]
     parts = [step] if step.loops else step.applications
     return [name for each in parts for name in (each.layer.x, each.epilogue.skip)]

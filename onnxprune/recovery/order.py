@@ -23,6 +23,8 @@ from onnxprune.graph.shapes import Fact
 from onnxprune.solve.joint import Biases
 
 Array = npt.NDArray[Any]
+_SHOWN = ("plain", "recurrent", "sum")
+"""Kinds of layers that are named with the reason where they are not refitted."""
 Kept = Callable[[str, int], npt.NDArray[np.bool_]]
 """Which indices of an axis of a value of the dense model the pruned one still has."""
 
@@ -114,7 +116,7 @@ def plan_steps(
     values = {v.name or "": v for v in models.values(pruned.ir.graph)}
     before = {layer.node: layer for layer in refittable(unpadded_layers(problem.dense, facts))}
     changed = changed_values(problem.dense, pruned)
-    declined = {e.node: e.declined for e in every if e.declined and e.kind == "plain"}
+    declined = {e.node: e.declined for e in every if e.declined and e.kind in _SHOWN}
     joint, others = find_applications(every)
     if not weights:
         joint, others = {layer.node: (layer,) for layer in layers}, {}

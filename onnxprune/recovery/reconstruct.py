@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from onnxprune import model as models
 from onnxprune.data.activations.runner import Feeds, Segments
 from onnxprune.graph.layers.epilogue import Weights
-from onnxprune.recovery.norm_compensation import NormStep, plan_norm_steps
+from onnxprune.recovery.gates import GateStep, plan_gate_steps
+from onnxprune.recovery.norm_compensation import NormStep, in_turn, plan_norm_steps
 from onnxprune.recovery.order import Problem, plan_steps
 from onnxprune.recovery.refit import Refitting, Settings
 from onnxprune.types import LayerOutcome
@@ -55,6 +56,12 @@ def reconstruct(
     ordered, others = plan_norm_steps(
         work, steps, biases=settings.only_biases, statistics=settings.statistics
     )
+    if not settings.only_biases:
+        gates, why = plan_gate_steps(work)
+        ordered = in_turn(work.pruned, ordered, gates)
+        names = {gate.node for gate in gates}
+        declined = {node: reason for node, reason in declined.items() if node not in names}
+        declined |= why
     filtered = {s.maker.layer.x for s in steps if s.maker is not None and s.maker.filters}
     provider, threads, most = settings.provider, settings.threads, settings.sample.memory.values
     teacher = Segments(work.dense, batches, provider=provider, threads=threads, most=most)
@@ -68,6 +75,8 @@ def reconstruct(
         progress(f"{doing} layer {number} of {len(ordered)}: {step.node}")
         if isinstance(step, NormStep):
             outcome = step.compensate(teacher, student, work.pruned, settings.sample)
+        elif isinstance(step, GateStep):
+            outcome = step.refit(teacher, student, work.dense, work.pruned, settings.sample)
         elif settings.only_biases:
             outcome = refitting.correct_bias(step)
         else:

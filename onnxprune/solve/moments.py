@@ -153,7 +153,8 @@ class Accumulator:
         total = self._count + rows
         shift_x, shift_y = mean_x - self._mean_x, mean_y - self._mean_y
         weight = self._count * rows / total
-        for group, gathered in enumerate(self._xx):
+        kept = self._xx if x.shape[2] else []  # BLAS takes no empty matrices
+        for group, gathered in enumerate(kept):
             if self._apart:
                 squares = np.einsum("rk,rk->k", x[group], x[group], dtype=np.float64)
                 np.add(gathered, squares + weight * shift_x[group] ** 2, out=gathered)
