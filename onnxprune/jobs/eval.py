@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,13 +31,18 @@ from onnxprune.evaluate.output_comparison import Outputs
 from onnxprune.evaluate.standard_error import SURE, score_error
 from onnxprune.evaluate.tails import score_tails
 from onnxprune.evaluate.verdict import Quality, Structure, judge
-from onnxprune.graph.analysis import analyse
-from onnxprune.jobs.derivation import compare_with_cut
+from onnxprune.graph.analysis import Analysis, analyse
+from onnxprune.graph.dequantize import is_quantized
+from onnxprune.graph.plan import Plan
+from onnxprune.jobs import certificate as certificates
+from onnxprune.jobs.certificate import Certificate
+from onnxprune.jobs.derivation import compare_with_cut, derive
 from onnxprune.jobs.finite_weights import FiniteWeights
 from onnxprune.jobs.keywords import keywords
 from onnxprune.jobs.run import Progress, place, stand_in_note
 from onnxprune.model.decode import densify
 from onnxprune.model.retyping import retyped, weight_type
+from onnxprune.model.seal import read_seal
 from onnxprune.model.signature import Signature, is_floating, signature_of
 from onnxprune.quantities import measured, percent, plural, unit_of
 from onnxprune.runtime import open_session
@@ -154,7 +160,7 @@ def eval(  # noqa: A001  the name of the command
     quality = judge(evaluation, data=data, weights=weights)
     progress("deriving the structure")
     first = next(iter(part))
-    structure = derive_structure(dense, small, (first,), config.provider)
+    structure = derive_structure(dense, small, (first,), config, _certificate(model))
     checks: tuple[Check, ...] = ()
     if settings.max_drop is not None:
         within = evaluation.within(settings.max_drop)
@@ -332,25 +338,36 @@ def _at_chance(task: Task, value: float, chance: float, error: float) -> bool:
 
 
 def derive_structure(
-    dense: models.Model, small: models.Model, feeds: tuple[Feeds, ...], provider: str
+    dense: models.Model,
+    small: models.Model,
+    feeds: tuple[Feeds, ...],
+    config: Options,
+    claim: Certificate | None = None,
 ) -> Structure:
     """Whether a model is the graph of a dense one with units, blocks or weights removed.
 
-    What was removed is found by comparing graphs and weights. The dense graph, cut accordingly and
-    with the weights of the model, has to compute the same. Weights of another floating type are
-    compared in that of the dense model.
+    A certificate says what was removed, if the model is what it says; else that is found by
+    comparing graphs and weights. The dense graph, cut accordingly and with the weights of the
+    model, has to compute the same. Weights of another floating type are compared in that of the
+    dense model, those in int8 as the floats that they stand for.
 
     Args:
         dense: the model that the other was made from.
         small: the other.
         feeds: inputs of the check.
-        provider: execution provider.
+        config: provider and seed of the check.
+        claim: the certificate of the model.
 
     Returns:
         ``verified``, ``nothing cut``, ``failed`` where both compute different outputs, or ``not
         checked`` with the reason where nothing corresponds.
     """
     shapes: Mapping[str, tuple[int, ...]] = {name: a.shape for name, a in feeds[0].items()}
+    integers = is_quantized(small, beside=dense)
+    if integers or (claim is not None and claim.plan is not None):
+        structure = _derived(analyse(dense, inputs=shapes), small, claim, config)
+        if structure.status != "failed" or integers:
+            return structure
     one, other = weight_type(dense), weight_type(small)
     twins = one is not None and other is not None and one is not other
     if one is not None and other is not None and twins:
@@ -358,7 +375,7 @@ def derive_structure(
         feeds = tuple(in_types_of(each, signature_of(dense)) for each in feeds)
     try:
         analysis = analyse(dense, inputs=shapes)
-        match, twin, check = compare_with_cut(analysis, small, feeds, provider)
+        match, twin, check = compare_with_cut(analysis, small, feeds, config.provider)
     except OnnxpruneError as error:
         return Structure("not checked", (error.message,))
     if not check.ok:
@@ -367,24 +384,57 @@ def derive_structure(
             f"(difference {check.value:.2g})"
         )
         return Structure("failed", (reason,), 1)
-    removed = sum(map(len, match.removed.values()))
-    units = sum(len(group) for group in analysis.groups)
-    parts = list(_amounts(removed, units, len(match.bypassed), len(twin.masks)))
+    parts = list(_amounts(analysis, match.removed, match.bypassed, twin.masks))
     if twins and other is not None:
         parts.append(f"its weights are {other.numpy().name}")
     finite = not any(FiniteWeights(small, dense).reasons())  # NaN resembles nothing, not itself
     if finite and match.likeness < _UNCHANGED:
         parts.append(f"weights have changed (correlation {match.likeness:.3f})")
-    if not (removed or match.bypassed or twin.masks):
+    if not (match.removed or match.bypassed or twin.masks):
         return Structure("nothing cut", tuple(parts), 1)
     return Structure("verified", tuple(parts), 1)
 
 
-def _amounts(removed: int, units: int, bypassed: int, masks: int) -> Iterator[str]:
-    if removed:
-        share = percent(removed / units) if units else ""
-        yield f"{removed:,} of {units:,} units are removed ({share})"
+def _derived(
+    analysis: Analysis, small: models.Model, claim: Certificate | None, config: Options
+) -> Structure:
+    """The structure as `verify` derives it."""
+    result = derive(analysis, small, claim, None, config)
+    failed = [each for each in result.checks if not each.ok]
+    if failed:
+        return Structure("failed", tuple(result.notes) or (failed[0].name,), 1)
+    plan = result.plan or Plan()
+    zeroed = plan.zeroed or (claim.zeroed if claim is not None else {})
+    parts = list(_amounts(analysis, plan.removed, plan.bypassed, zeroed))
+    parts += ["its weights are int8"] * result.quantized
+    if result.changed:
+        parts.append(f"{plural(len(result.changed), 'weight')} changed")
+    return Structure("verified" if parts else "nothing cut", tuple(parts), 1)
+
+
+def _certificate(model: models.ModelLike) -> Certificate | None:
+    """The certificate of a file, if it is of this very graph."""
+    if not isinstance(model, str | Path):
+        return None
+    try:
+        seal = read_seal(Path(model))
+        claim = certificates.read(Path(model), seal)
+    except OnnxpruneError:
+        return None
+    return claim if claim is not None and claim.digests.graph == seal.digests.graph else None
+
+
+def _amounts(
+    analysis: Analysis,
+    removed: Mapping[str, Sequence[int]],
+    bypassed: Sized,
+    masks: Sized,
+) -> Iterator[str]:
+    gone = sum(map(len, removed.values()))
+    if gone:
+        units = sum(len(group) for group in analysis.groups)
+        yield f"{gone:,} of {units:,} units are removed ({percent(gone / units)})"
     if bypassed:
-        yield f"{plural(bypassed, 'block')} bypassed"
+        yield f"{plural(len(bypassed), 'block')} bypassed"
     if masks:
-        yield f"zeros in {plural(masks, 'weight')}"
+        yield f"zeros in {plural(len(masks), 'weight')}"

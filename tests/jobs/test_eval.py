@@ -135,6 +135,23 @@ def test_a_pruned_model_that_computes_in_half_has_its_structure(
 
 
 @pytest.mark.parametrize("against", [True, False])
+def test_a_certificate_says_what_was_removed(entry: zoo.Entry, tmp_path: Path) -> None:
+    """Where a narrow layer resembles its dense one too little to tell by comparing."""
+    encoder = zoo.get("digits_encoder")
+    small = onnxprune.prune(
+        encoder.model, ratio=0.5, calib=encoder.calibration, calib_samples=64
+    ).save(tmp_path / "small.onnx", force=True)
+    structure = onnxprune.eval(small, encoder.model, data=encoder.evaluation).structure
+    assert structure is not None
+    assert structure.status == "verified"
+    assert any("units are removed" in reason for reason in structure.reasons)
+    integers = onnxprune.quantize(entry.model, calib=entry.calibration, calib_samples=64)
+    path = integers.save(tmp_path / "int8.onnx")
+    structure = onnxprune.eval(path, entry.model, data=entry.evaluation).structure
+    assert structure is not None
+    assert (structure.status, structure.reasons) == ("verified", ("its weights are int8",))
+
+
 def test_the_page_shows_both_models_verdicts_and_classes(
     entry: zoo.Entry, small: Path, against: bool, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
