@@ -1,7 +1,7 @@
 """What refitting the gates of recurrent layers gains, on inputs that nothing was fitted to.
 
     python -m bench.gates digits_lstm --target macs=60%
-    python -m bench.gates MODEL.onnx --ratio 0.3
+    python -m bench.gates MODEL.onnx --ratio 0.3 --criterion l2 --recover lstsq
 
 Each budget is met twice, with the gates refitted and left as the cut leaves them; all else is the
 same. Rows of ``bench/results/gates.json`` are replaced where they are measured again. Networks of
@@ -69,6 +69,8 @@ def main() -> None:
     parser.add_argument("network")
     parser.add_argument("--target")
     parser.add_argument("--ratio", type=float)
+    parser.add_argument("--criterion")
+    parser.add_argument("--recover")
     given = vars(parser.parse_args())
     name = given.pop("network")
     options = {key: value for key, value in given.items() if value is not None}
@@ -86,7 +88,7 @@ def main() -> None:
         }  # fmt: skip
         print(json.dumps(row), flush=True)
         kept = [r for r in stored["rows"] if any(r.get(k) != row.get(k) for k in
-                ("network", "target", "ratio", "gates"))]  # fmt: skip
+                ("network", "target", "ratio", "criterion", "recover", "gates"))]  # fmt: skip
         stored = {"machine": machine(), "rows": [*kept, row]}
     RESULTS.write_text(json.dumps(stored, indent=1) + "\n")
 
