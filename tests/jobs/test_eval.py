@@ -134,7 +134,6 @@ def test_a_pruned_model_that_computes_in_half_has_its_structure(
     assert "its weights are float16" in result.structure.reasons
 
 
-@pytest.mark.parametrize("against", [True, False])
 def test_a_certificate_says_what_was_removed(entry: zoo.Entry, tmp_path: Path) -> None:
     """Where a narrow layer resembles its dense one too little to tell by comparing."""
     encoder = zoo.get("digits_encoder")
@@ -152,6 +151,7 @@ def test_a_certificate_says_what_was_removed(entry: zoo.Entry, tmp_path: Path) -
     assert (structure.status, structure.reasons) == ("verified", ("its weights are int8",))
 
 
+@pytest.mark.parametrize("against", [True, False])
 def test_the_page_shows_both_models_verdicts_and_classes(
     entry: zoo.Entry, small: Path, against: bool, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
