@@ -22,7 +22,6 @@ from onnxprune.data.dataset import Feeds, synthetic_inputs
 from onnxprune.errors import OnnxpruneError
 from onnxprune.evaluate.equivalence import check_equivalence
 from onnxprune.graph.analysis import Analysis, analyse
-from onnxprune.graph.dequantize import is_quantized
 from onnxprune.graph.difference import Pairing, changes, is_altered, pair
 from onnxprune.graph.layers.linear import find_layers, plain
 from onnxprune.graph.layers.sources import by_identity, read_at
@@ -31,6 +30,7 @@ from onnxprune.graph.surgery import cut
 from onnxprune.jobs.certificate import Certificate, expected_model
 from onnxprune.jobs.likeness import exchanged_units
 from onnxprune.jobs.quantize.comparison import Comparison, as_floats, compare_quantized, is_near
+from onnxprune.jobs.quantize.dequantize import is_quantized
 from onnxprune.jobs.quantize.zeros import pattern_of
 from onnxprune.quantities import percent, plural
 from onnxprune.recovery.correspond.folding import fold_normalisations, normalisations

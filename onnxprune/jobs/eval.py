@@ -32,13 +32,13 @@ from onnxprune.evaluate.standard_error import SURE, score_error
 from onnxprune.evaluate.tails import score_tails
 from onnxprune.evaluate.verdict import Quality, Structure, judge
 from onnxprune.graph.analysis import Analysis, analyse
-from onnxprune.graph.dequantize import is_quantized
 from onnxprune.graph.plan import Plan
 from onnxprune.jobs import certificate as certificates
 from onnxprune.jobs.certificate import Certificate
 from onnxprune.jobs.derivation import compare_with_cut, derive
 from onnxprune.jobs.finite_weights import FiniteWeights
 from onnxprune.jobs.keywords import keywords
+from onnxprune.jobs.quantize.dequantize import is_quantized
 from onnxprune.jobs.run import Progress, place, stand_in_note
 from onnxprune.model.decode import densify
 from onnxprune.model.retyping import retyped, weight_type

@@ -22,6 +22,7 @@ from onnxprune.data.activations.rows import Sample
 from onnxprune.data.activations.runner import Segments
 from onnxprune.data.mixtures import held_out
 from onnxprune.graph.analysis import identity
+from onnxprune.graph.ops.recurrent import GATES, LINEAR_GATES
 from onnxprune.recovery.order import Problem, changed_values
 from onnxprune.solve.im2col import sample_positions
 from onnxprune.solve.least_squares import ridge_regression
@@ -31,9 +32,6 @@ from onnxprune.types import LayerOutcome
 Array = npt.NDArray[Any]
 Float = npt.NDArray[np.float64]
 
-GATES = {"LSTM": 4, "RNN": 1}
-"""How often the hidden size is in the rows of a weight. (A GRU multiplies its reset gate with what
-its candidate reads, which is no linear problem.)"""
 RIDGES = (0.01, 0.1, 1.0)
 """Shares of the mean input variance that are tried: firm ones keep states from drifting."""
 _ROUNDS = 2
@@ -173,7 +171,7 @@ def plan_gate_steps(problem: Problem) -> tuple[list[GateStep], dict[str, str]]:
     declined: dict[str, str] = {}
     for node in problem.pruned.ir.graph:
         name = identity(node)
-        if node.domain or node.op_type not in (*GATES, "GRU") or name not in changed:
+        if node.domain or node.op_type not in GATES or name not in changed:
             continue
         reason = _why_not(node, before.get(name))
         if reason:
@@ -192,7 +190,7 @@ def _why_not(node: ir.Node, old: ir.Node | None) -> str:
     stored = [node.inputs[k] if len(node.inputs) > k else None for k in (_W, _R, _B)]
     given = [len(node.inputs) > k and node.inputs[k] is not None for k in (_LENGTHS, _PEEPHOLES)]
     reasons = {
-        "the gates of a GRU are not refitted": node.op_type not in GATES,
+        f"the gates of a {node.op_type} are not refitted": node.op_type not in LINEAR_GATES,
         "its weights are computed": any(
             value is not None and models.constant(value) is None for value in stored
         ),

@@ -41,14 +41,14 @@ def find_applications(
         refittable = [layer for layer in applications if not layer.declined]
         if not refittable:
             continue
-        if reason := _why_not(applications):
+        if reason := _obstacle(applications):
             declined |= {layer.node: reason for layer in refittable}
         else:
             joint[refittable[0].node] = tuple(refittable)
     return joint, declined
 
 
-def _why_not(layers: Sequence[LinearLayer]) -> str:
+def _obstacle(layers: Sequence[LinearLayer]) -> str:
     """Why a weight is not fitted for all its readers; empty if it can be."""
     first = layers[0]
     other = next((layer for layer in layers if layer.declined), None)

@@ -7,6 +7,12 @@ from onnxprune.graph.notation import MismatchError, Tensor
 from onnxprune.graph.ops.call import HIDDEN, MICROSOFT, Call, Contraction, count, linear, rule
 from onnxprune.graph.ops.shape_call import ShapeCall, require, shape_rule
 
+GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
+"""How often the hidden size is in the rows of a weight."""
+LINEAR_GATES = ("LSTM", "RNN")
+"""Layers whose gates are linear in what they read. (A GRU multiplies its reset gate with what its
+candidate reads.)"""
+
 
 @rule("LSTM", "GRU", "RNN")
 def recurrent(call: Call) -> list[Tensor]:
@@ -15,7 +21,7 @@ def recurrent(call: Call) -> list[Tensor]:
     A hidden unit leaves both directions at once, because they share the axes. Source: ONNX
     operator specification (gate orders iofc and zrh do not matter: gates are a factor).
     """
-    gates = {"LSTM": 4, "GRU": 3, "RNN": 1}[call.op]
+    gates = GATES[call.op]
     h = int(call.attr("hidden_size", call.shape(2)[-1]))
     ins = ["_ _ i", f"_ ({gates} h) i", f"_ ({gates} h) h!", f"_ ({2 * gates} h)", "*"]
     ins += ["_ _ h"] * (1 + (call.op == "LSTM"))

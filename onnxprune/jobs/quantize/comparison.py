@@ -15,8 +15,8 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxprune import model as models
-from onnxprune.graph.dequantize import Dequantized, dequantize, is_quantized
 from onnxprune.graph.difference import compare, is_altered, pair
+from onnxprune.jobs.quantize.dequantize import Dequantized, dequantize, is_quantized
 from onnxprune.jobs.quantize.preparation import prepared
 from onnxprune.jobs.quantize.rewrites import restore_activations, split_products
 

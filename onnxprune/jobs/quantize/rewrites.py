@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from onnxprune import model as models
 from onnxprune.graph.analysis import identity
-from onnxprune.graph.dequantize import Dequantized, hand_over
+from onnxprune.jobs.quantize.dequantize import Dequantized, hand_over
 from onnxprune.model.constants import names_of
 
 

@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxprune.graph.dequantize import dequantize, is_quantized
+from onnxprune.jobs.quantize.dequantize import dequantize, is_quantized
 from onnxprune.model import array_of, constants, load, to_proto
 from onnxprune.runtime import open_session
 
