@@ -106,6 +106,8 @@ def _tensor(value: ir.Value) -> ir.TensorProtocol:
     def decode() -> ir.TensorProtocol:
         try:
             array = np.ascontiguousarray(evaluate(value))
+            if array.base is not None:  # a part of many weights, which would stay in memory
+                array = array.copy()
         except (IndexError, ValueError) as error:
             raise OnnxpruneError(
                 f"the packed weight '{value.name}' is damaged: {error}",

@@ -574,6 +574,22 @@ def test_memory_for_decoding_is_bounded() -> None:
     assert not store(proto, StoreOptions("packed", ram_limit=0)).changed
 
 
+def test_a_decoded_weight_holds_no_other_in_memory(tmp_path: Path) -> None:
+    """Vectors are narrowed together, in one stored tensor that a Split divides."""
+    path = store(zoo.get("digits_encoder").model, StoreOptions("packed", values="fp16")).save(
+        tmp_path / "stored.onnx"
+    )
+    back, names = densify(models.load(path))
+    assert len(names) > 10
+    for value in models.constants(back).values():
+        tensor = models.constant(value)
+        assert tensor is not None
+        array = owner = tensor.numpy()
+        while isinstance(owner.base, np.ndarray):
+            owner = owner.base
+        assert value.name not in names or owner.nbytes <= array.nbytes
+
+
 def test_a_table_that_takes_what_it_saves_is_not_written() -> None:
     small = store(product(holey((32, 16), 0.5)))
     assert form_of(small) != "bitmask"
