@@ -23,7 +23,7 @@ from onnxprune.config import Options
 from onnxprune.errors import OnnxpruneError
 from onnxprune.graph.facts import Fact
 from onnxprune.graph.shapes import propagate
-from onnxprune.model import Model
+from onnxprune.model import Model, constants
 from onnxprune.quantities import size
 from onnxprune.runtime.process import free_bytes
 
@@ -195,14 +195,15 @@ def check(budget: MemoryBudget, weights: int, values: int) -> None:
 def run_bytes(model: Model, facts: Mapping[str, Fact]) -> int:
     """Bytes of values in memory during a run at the sizes of some facts.
 
-    The most that are alive at a time; or a share of all, where many are looked at together.
+    The most that are alive at a time; or a share of all, where many are looked at together. Weights
+    that are computed from what is stored (see `decoded_bytes`) are none of them.
     """
-    graph = model.ir.graph
+    graph, decoded = model.ir.graph, _decoded(model)
     last = {value: at for at, node in enumerate(graph) for value in node.inputs if value}
     alive: dict[ir.Value, int] = {}
     most = total = 0
     for at, node in enumerate(graph):
-        sizes = {value: _bytes_of(value, facts) for value in node.outputs}
+        sizes = {v: _bytes_of(v, facts) for v in node.outputs if v not in decoded}
         total += sum(sizes.values())
         alive |= sizes
         most = max(most, sum(alive.values()))
@@ -210,6 +211,21 @@ def run_bytes(model: Model, facts: Mapping[str, Fact]) -> int:
         for value in done:
             del alive[value]
     return max(most, int(total * _LOOKED_AT))
+
+
+def decoded_bytes(model: Model, facts: Mapping[str, Fact]) -> int:
+    """Bytes of what is computed from stored tensors alone, such as weights in 8 bits as floats."""
+    return sum(_bytes_of(value, facts) for value in _decoded(model))
+
+
+def _decoded(model: Model) -> set[ir.Value]:
+    stored = set(constants(model).values())
+    decoded: set[ir.Value] = set()
+    for node in model.ir.graph:
+        inputs = [value for value in node.inputs if value is not None]
+        if inputs and all(value in stored or value in decoded for value in inputs):
+            decoded |= {*node.outputs}
+    return decoded
 
 
 def gradient_samples(

@@ -152,7 +152,8 @@ def within_memory(
     budget, batch = memory.budget_of(config), samples.batch
     count = samples.inputs.count(next(iter(samples))) if count is None else count
     each = memory.run_bytes(model, facts) // max(count, 1)
-    memory.check(budget, models.size_bytes(model), each)
+    weights = models.size_bytes(model) + memory.decoded_bytes(model, facts)
+    memory.check(budget, weights, each)
     memory.bound_free_memory(budget)
     most = max(budget.activations // max(each, 1), 1)
     if batch is None or batch <= most:

@@ -100,6 +100,23 @@ def test_batches_are_as_large_as_the_budget_allows() -> None:
     assert memory.run_bytes(analysis.model, analysis.facts) == 4 * 2 * 4096
 
 
+def test_weights_in_eight_bits_are_no_values_of_a_sample() -> None:
+    stored = numpy_helper.from_array(np.ones((256, 256), np.int8), "q")
+    scale = numpy_helper.from_array(np.float32(0.1), "s")
+    nodes = [
+        helper.make_node("DequantizeLinear", ["q", "s"], ["w"]),
+        helper.make_node("MatMul", ["x", "w"], ["y"]),
+    ]
+    ends = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 256]) for name in ("x", "y")
+    ]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], [stored, scale])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    analysis = analyse(model, inputs={"x": (1, 256)})
+    assert memory.run_bytes(analysis.model, analysis.facts) == 4 * 256
+    assert memory.decoded_bytes(analysis.model, analysis.facts) == 4 * 256 * 256
+
+
 def test_the_budget_is_recorded_and_gives_the_same_result_again(tmp_path: Any) -> None:
     entry = zoo.get("digits_mlp")
     settings: dict[str, Any] = {"calib": entry.calibration, "calib_samples": 64, "cache": False}
