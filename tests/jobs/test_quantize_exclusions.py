@@ -12,6 +12,7 @@ from onnx import helper as h
 from onnx import numpy_helper as nh
 
 from onnxprune import load
+from onnxprune import model as models
 from onnxprune.config import Options
 from onnxprune.jobs.quantize import Quantized, quantize
 from onnxprune.jobs.quantize.exclusions import culprits
@@ -95,6 +96,28 @@ def test_empty_tensors_stay_and_the_runtime_survives() -> None:
         "half": np.array([0.5], np.float32),
     }
     assert reasons(quantized(model(nodes, stored))) == {}
+
+
+def test_a_table_with_infinite_values_stays_float() -> None:
+    """As attention biases by distance have where nothing may be attended to."""
+    nodes = [
+        conv("x", "W", "a", pads=[1] * 4),
+        h.make_node("Flatten", ["a"], ["f"]),
+        h.make_node("MatMul", ["f", "V"], ["g"]),
+        h.make_node("Gather", ["table", "row"], ["bias"]),
+        h.make_node("Add", ["g", "bias"], ["b"]),
+        h.make_node("Softmax", ["b"], ["y"]),
+    ]
+    table = floats(3, 8)
+    table[:, 2] = -np.inf
+    stored = {
+        "W": floats(16, 3, 3, 3), "V": floats(1024, 8), "table": table, "row": np.array(1),
+    }  # fmt: skip
+    result = quantized(model(nodes, stored))
+    assert all(each.quantized for each in result.weights if each.name in {"W", "V"})
+    after = {name: models.array_of(v) for name, v in models.constants(result.model).items()}
+    assert all(np.isfinite(a).all() for name, a in after.items() if name.endswith("scale"))
+    np.testing.assert_array_equal(after["table"], table)
 
 
 def test_float16_is_converted_to_the_operator_set_that_has_it_in_int8() -> None:

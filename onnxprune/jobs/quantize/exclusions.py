@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
@@ -98,6 +99,7 @@ def quantize_most(
         try:
             if ranges is None:  # they do not depend on what is left out
                 ranges = quantizer.measure_ranges(model, settings, feeds, memory.observed)
+                reasons.update(_infinite(model, ranges))
             result = quantizer.run(model, settings, ranges, sorted(reasons))
             first_run(
                 result,
@@ -124,6 +126,21 @@ def quantize_most(
             raise problem
         reasons.update(dict.fromkeys(new, why))
     raise AssertionError  # every attempt returns, raises or adds a reason
+
+
+def _infinite(model: models.Model, ranges: Any) -> Reasons:  # noqa: ANN401  # TensorsData
+    """Nodes that read or make a value without a finite range, such as scores that are masked."""
+    names = {
+        name
+        for name, each in (ranges.items() if ranges is not None else ())
+        if not np.isfinite(each.range_value).all()
+    }
+    why = "a value of it is infinite on these inputs, so there is no scale for it"
+    return {
+        identity(node): why
+        for node in model.ir.graph
+        if any(value is not None and value.name in names for value in (*node.inputs, *node.outputs))
+    }
 
 
 def culprits(model: models.Model, complaint: str) -> list[str]:
@@ -156,6 +173,9 @@ def _reason(model: models.Model, node: ir.Node, facts: Facts, settings: Quantize
     numbers = [fact for fact in values if fact.dtype in _NUMBERS]
     if any(fact.sizes is not None and 0 in fact.sizes for fact in numbers):
         return "a tensor of it is empty for the inputs given"
+    stored = (models.constant(value) for value in inputs)
+    if any(tensor is not None and not _is_finite(tensor) for tensor in stored):
+        return "a weight of it holds infinite values or NaN, for which there is no scale"
     if node.op_type not in LINEAR:
         return ""
     version = model.ir.opset_imports.get("", HALF)
@@ -165,6 +185,10 @@ def _reason(model: models.Model, node: ir.Node, facts: Facts, settings: Quantize
     if other is not None:
         return f"onnxruntime's quantizer takes no {other.name.lower()}"
     return "" if settings.dynamic else _bias_reason(node, settings)
+
+
+def _is_finite(tensor: ir.TensorProtocol) -> bool:
+    return tensor.dtype not in _FLOATS or bool(np.isfinite(tensor.numpy()).all())
 
 
 def _bias_reason(node: ir.Node, settings: QuantizeOptions) -> str:
