@@ -77,6 +77,19 @@ def test_an_error_that_may_be_large_is_said_to_be() -> None:
     assert caveats(Evaluation()) == []
 
 
+@pytest.mark.parametrize("meaning", ["scores", "numbers"])
+def test_an_output_that_hardly_varies_is_named(meaning: Meaning) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((60, 3, 2, 2))
+    flat = rng.uniform(0.002, 0.003, (60, 1))
+    for other, words in ((1.3 * flat, "'score' is nearly constant or zero"), (flat, "")):
+        comparison = Comparison(meaning=lambda *_: meaning)
+        comparison.add({"y": x, "score": flat}, {"y": x, "score": other}, 60)
+        evaluation = Evaluation(comparison.result(), samples=60)
+        assert judge(evaluation).status == "good"
+        assert [note.startswith(words) for note in caveats(evaluation)] == [True] * bool(words)
+
+
 def test_another_scale_is_said() -> None:
     x, labels = classes(600, 5, np.random.default_rng(0))
     (note,) = caveats(labelled("accuracy", x, 2 * x, labels))
