@@ -170,7 +170,8 @@ def _task(evaluation: Evaluation) -> Iterator[Finding]:
         losses, gains, count = evaluation.pairs or (0, 0, 0)
         chance = percent(probability_of_loss(losses, gains, count))
         pairs = f"{losses:,} of {plural(count, 'answer')} lost and {gains:,} gained"
-        yield "degraded", f"{change}, a loss of more than {spread(limit, unit)}: {pairs} ({chance})"
+        likely = f"{pairs}, which has a probability of {chance} at that limit"
+        yield "degraded", f"{change}, a loss of more than {spread(limit, unit)}: {likely}"
     if drop > limit and drop > SURE * error:
         sure = f"{SURE:g} standard errors ({spread(SURE * error, unit)})" if error else ""
         limits = " and ".join(filter(None, (spread(limit, unit), sure)))

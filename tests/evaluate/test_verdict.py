@@ -190,6 +190,8 @@ def test_changed_answers_of_few_samples_degrade() -> None:
         assert evaluation.pairs == (changed, 0, n)
         lost = "degraded" if changed > 2 else "good"
         assert judge(evaluation).status == lost, (n, changed)
+        if lost == "degraded":
+            assert f"{changed} of {n} answers lost and 0 gained" in judge(evaluation).reasons[0]
         other = replace(evaluation, pairs=(changed, changed, n), after=evaluation.before)
         assert judge(other).status == "good"
 
