@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from io import StringIO
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -24,6 +25,7 @@ SLICES = ("slice", "slices", "group", "groups")
 TEXTS = (*LABELS, "text")
 """Keys of texts in files."""
 
+_ENCODING = "save it as UTF-8: 'CSV UTF-8' in spreadsheets, or iconv -f UTF-16 -t UTF-8"
 
 Form: TypeAlias = Literal["numbers", "text", "boxes", "pairs"]
 
@@ -201,7 +203,9 @@ def _read(
     except (ValueError, OSError, EOFError, csv.Error) as error:
         raise OnnxpruneError(
             f"{path} cannot be read as {what}: {error}",
-            hint=f"{what} are one of {kinds}, one per sample",
+            hint="separate columns by commas, or by semicolons alone, with points in decimals"
+            if path.suffix.lower() == ".csv" and any(sign in str(error) for sign in ";,")
+            else f"{what} are one of {kinds}, one per sample",
         ) from error
 
 
@@ -264,6 +268,20 @@ def _npz(path: Path, what: str, keys: Sequence[str], inputs: Sequence[str]) -> A
     return load(members[key])
 
 
+def _text(path: Path) -> str:
+    """The text of a file in UTF-8, without the mark that spreadsheets put before it."""
+    content = path.read_bytes()
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in content[:1000]:
+        raise OnnxpruneError(f"{path} is text in UTF-16, not in UTF-8", hint=_ENCODING)
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise OnnxpruneError(
+            f"{path} is no text in UTF-8: byte {error.start} is 0x{content[error.start]:02x}",
+            hint=_ENCODING,
+        ) from error
+
+
 def _lines(path: Path) -> list[str]:
     """Lines without their ends; spaces stay, and empty lines too."""
     text = path.read_text(encoding="utf-8")
@@ -272,7 +290,7 @@ def _lines(path: Path) -> list[str]:
 
 
 _WORDS: Mapping[str, Callable[[Path], list[str]]] = {
-    "labels": lambda path: path.read_text(encoding="utf-8").split(),
+    "labels": lambda path: _text(path).split(),
     "groups": lambda path: [line.strip() for line in _lines(path) if line.strip()],
     "texts": _lines,
 }
@@ -281,8 +299,12 @@ _WORDS: Mapping[str, Callable[[Path], list[str]]] = {
 
 def _column(path: Path, what: str, keys: Sequence[str]) -> list[str]:
     """The column of one of the keys, else the last one; its header is left out."""
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.reader(file) if row]
+    text = _text(path)
+    first = text.partition("\n")[0]
+    cells = [cell.strip().lower() for cell in first.split(";")]
+    other = "," not in first and (what == "label" or any(cell in keys for cell in cells))
+    delimiter = ";" if other and len(cells) > 1 else ","  # as spreadsheets of some countries have
+    rows = [row for row in csv.reader(StringIO(text, newline=""), delimiter=delimiter) if row]
     if not rows:
         return []
     header = [name.strip().lower() for name in rows[0]]

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from scipy import special
 
 from onnxprune.config import Options
-from onnxprune.data.batches import Feeds, count_samples
+from onnxprune.data.batches import Feeds, count_samples, in_types_of
 from onnxprune.errors import spelled
 from onnxprune.evaluate.metrics import Metric, Score, find_metric
 from onnxprune.evaluate.output_comparison import (
@@ -46,6 +46,8 @@ _SMOOTHED = 0.03
 """Announced share of errors from which on a network was trained to be unsure (label smoothing)."""
 _ALL = 1000
 """Labels from which on no error at all says the same."""
+_LARGE = 10.0
+"""Size of inputs up to which their scale is no reason for NaN."""
 _ADDED = 2.0
 """Sum of squares that estimates of the error of a share add, for what few samples do not show."""
 MOST = 2048
@@ -113,11 +115,19 @@ class DenseCheck:
         """Whether all outputs are the same for all of several samples."""
         return self.samples > 1 and bool(self._first) and not self._varied
 
-    def notes(self) -> list[str]:
-        """Sentences on outputs that make the dense model no reference."""
+    def notes(self, overscaled: str = "") -> list[str]:
+        """Sentences on outputs that make the dense model no reference.
+
+        Args:
+            overscaled: an input that is the reason (`overscaled_input`); empty where none is.
+        """
+        start, end = "the dense model itself is broken: its", ""
+        if overscaled:
+            start = f"{overscaled}, where the dense model overflows: its"
+            end = ": check the scale and the preprocessing"
         notes = [
-            f"the dense model itself is broken: its output '{name}' holds NaN or infinite values "
-            f"for {count} of {plural(self.samples, 'sample')}"
+            f"{start} output '{name}' holds NaN or infinite values for {count} of "
+            f"{plural(self.samples, 'sample')}{end}"
             for name, count in self.broken.items()
         ]
         if self.constant and not notes:
@@ -126,6 +136,49 @@ class DenseCheck:
                 "so a comparison with it says nothing"
             )
         return notes
+
+
+def overscaled_input(model: Model, batches: Iterable[Feeds], provider: str) -> str:
+    """Says which input is too large for a model that gives NaN or infinity on some samples.
+
+    That is where the same samples give finite outputs as soon as they are scaled to at most 1.
+
+    Args:
+        model: the dense one.
+        batches: samples.
+        provider: to run on.
+
+    Returns:
+        as in ``the input 'x' reaches 1e+38``; empty where scaling does not help.
+    """
+    session = open_session(model, provider=provider, arena=False)
+    for batch in batches:
+        feeds = in_types_of(batch, session.inputs)
+        if _is_finite(session.run(feeds)):
+            continue
+        sizes = {n: float(np.abs(v.astype(np.float64)).max(initial=0)) for n, v in _floats(feeds)}
+        name, largest = max(sizes.items(), key=lambda each: each[1], default=("", 0.0))
+        if not _LARGE < largest < math.inf:
+            return ""
+        scaled = {n: (v / max(sizes[n], 1.0)).astype(v.dtype) for n, v in _floats(feeds)}
+        finite = _is_finite(session.run({**feeds, **scaled}))
+        return f"the input '{name}' reaches {largest:.3g}" if finite else ""
+    return ""
+
+
+def _floats(feeds: Feeds) -> list[tuple[str, Array]]:
+    """The inputs that can be scaled."""
+    arrays = ((name, np.asarray(value)) for name, value in feeds.items())
+    return [(name, array) for name, array in arrays if array.dtype.kind == "f"]
+
+
+def _is_finite(outputs: Mapping[str, Any]) -> bool:
+    """Whether no sample of any output holds NaN or infinity."""
+    arrays = [stacked(value) for value in outputs.values()]
+    rows = [
+        a.reshape(len(a) if a.ndim else 1, -1) for a in arrays if a.dtype.kind == "f" and a.size
+    ]
+    return all(_sound(each).all() for each in rows)
 
 
 def _sound(rows: Array) -> npt.NDArray[np.bool_]:

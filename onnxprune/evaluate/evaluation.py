@@ -19,7 +19,7 @@ from onnxprune.data.dataset import Feeds, Part
 from onnxprune.data.labels import read_vocabulary
 from onnxprune.errors import OnnxpruneError
 from onnxprune.evaluate.class_scores import meaning_test, undecided
-from onnxprune.evaluate.dense_check import DenseCheck, label_notes
+from onnxprune.evaluate.dense_check import DenseCheck, label_notes, overscaled_input
 from onnxprune.evaluate.metrics import Metric, Reading, Score, chance_level, find_metric, score
 from onnxprune.evaluate.output_comparison import (
     Comparison,
@@ -28,7 +28,7 @@ from onnxprune.evaluate.output_comparison import (
     Outputs,
 )
 from onnxprune.evaluate.sample_statistics import agreement_error
-from onnxprune.evaluate.standard_error import mean_error, paired_error, score_error
+from onnxprune.evaluate.standard_error import count_pairs, mean_error, paired_error, score_error
 from onnxprune.evaluate.tails import find_tails
 from onnxprune.model import Model, part_names, shared_parts
 from onnxprune.runtime import open_session
@@ -53,6 +53,10 @@ class Evaluation:
         tails: the worst class, the worst samples and groups of samples; None where nothing was
             compared.
         after_error: standard error of ``after``; None if unknown.
+        pairs: samples that the dense model alone has right, the pruned one alone, and all; None
+            where samples are not simply right or wrong.
+        overscaled: says which input is so large that the dense model overflows; empty where none
+            is.
     """
 
     outputs: Mapping[str, OutputComparison] = field(default_factory=dict)
@@ -68,6 +72,8 @@ class Evaluation:
     notes: tuple[str, ...] = ()
     tails: Tails | None = None
     after_error: float | None = None
+    pairs: tuple[int, int, int] | None = None
+    overscaled: str = ""
 
     @property
     def main(self) -> OutputComparison:
@@ -186,7 +192,8 @@ def compare_models(
     watch, meaning = DenseCheck(), meanings_of(dense, task)
     reference = watch.passing(map(answers, part), part, parts)
     result = compare_answers(others, part, reference, task, before, parts, meaning, part.slices)
-    notes = watch.notes()
+    overscaled = overscaled_input(dense, part, provider) if watch.broken else ""
+    notes = watch.notes(overscaled)
     if task is not None and before is not None and result.chance is not None:
         notes += label_notes(task.metric, before, result.chance)
     for name, output in result.outputs.items():
@@ -195,7 +202,7 @@ def compare_models(
                 f"whether '{name}' holds scores of classes cannot be told, so its values are "
                 "compared, and no agreement is given"
             )
-    return replace(result, available=part.available, notes=tuple(notes))
+    return replace(result, available=part.available, notes=tuple(notes), overscaled=overscaled)
 
 
 def meanings_of(dense: Model, task: Task | None) -> MeaningTest:
@@ -297,6 +304,7 @@ def compare_answers(
         chance=chance,
         chance_error=own if chance_error is None else chance_error,
         after_error=own,
+        pairs=count_pairs(task.metric, before, after),
         tails=find_tails(
             outputs,
             compared.samples(),

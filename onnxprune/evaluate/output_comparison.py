@@ -72,6 +72,8 @@ class OutputComparison:
         constant: whether the reference hardly varies from sample to sample; ``unexplained`` is then
             relative to its mean square.
         top1_error, kl_error: standard errors over samples; the rows of one sample count as one.
+        answers: independent answers that would be as certain, at most one per row; None without
+            answers.
         chance: share of equal answers that the frequencies of both models' answers would give by
             chance; None without answers.
         non_finite: elements that are finite in the reference alone.
@@ -103,6 +105,7 @@ class OutputComparison:
     constant: bool = False
     top1_error: float | None = None
     kl_error: float | None = None
+    answers: float | None = None
     chance: float | None = None
     non_finite: int = 0
     undefined: float = 0.0
@@ -443,6 +446,7 @@ class _Sums:
                 kind="text" if answers else "",
                 equal=self.agreeing.mean if answers else None,
                 top1_error=self.agreeing.proportion_error() if answers else None,
+                answers=self.agreeing.independent() if answers else None,
                 chance=chance,
                 sizes=None if first == second else (first, second),
             )
@@ -483,6 +487,7 @@ class _Sums:
             others=others,
             constant=error.constant,
             top1_error=self.agreeing.proportion_error() if answers else None,
+            answers=self.agreeing.independent() if answers else None,
             kl_error=self.divergence.error() if exclusive else None,
             chance=chance,
             non_finite=self.non_finite,

@@ -59,6 +59,17 @@ class SampleMean:
         square *= self.samples / (self.samples - 1)
         return math.sqrt(max(square, 0.0)) / self.count
 
+    def independent(self) -> float:
+        """Independent zeros and ones whose mean is as certain as this one.
+
+        These are the rows, less where those of one sample are alike, but at least the samples.
+        """
+        mean, error = self.mean, self.error()
+        variance = mean * (1 - mean)
+        if self.samples == self.count or not error or variance <= 0:
+            return float(self.count)
+        return min(max(variance / error**2, float(self.samples)), float(self.count))
+
     def proportion_error(self) -> float:
         """Standard error of a mean of zeros and ones, never 0."""
         if self.samples < _PAIR or self.samples == self.count:

@@ -65,6 +65,23 @@ def paired_error(metric: Metric, before: Score, after: Score) -> float | None:
     return error if math.isfinite(error) else None
 
 
+def count_pairs(metric: Metric, before: Score, after: Score) -> tuple[int, int, int] | None:
+    """Samples that only the dense model has right, only the other one, and all labelled ones.
+
+    Returns:
+        None where a sample is not simply right or wrong.
+    """
+    if metric.kind != "accuracy" or before.sums is None or after.sums is None:
+        return None
+    counts = before.counts
+    if counts is None or after.counts is None or not np.array_equal(counts, after.counts):
+        return None
+    if counts.size == 0 or counts.max() > 1 or not counts.any():
+        return None
+    gap = after.sums - before.sums
+    return int((gap < 0).sum()), int((gap > 0).sum()), int(counts.sum())
+
+
 def score_error(metric: Metric, score: Score) -> float | None:
     """Standard error of a metric of one model, in its unit; see `paired_error`.
 

@@ -14,6 +14,7 @@ from typing import TypeAlias
 from scipy.special import stdtrit
 
 from onnxprune.evaluate.evaluation import Evaluation
+from onnxprune.evaluate.exact_tests import probability_of_loss, surely_changed, surely_lost
 from onnxprune.evaluate.output_comparison import OutputComparison
 from onnxprune.evaluate.standard_error import SURE
 from onnxprune.evaluate.tails import findings as collapses
@@ -64,6 +65,9 @@ _VARIED = 0.9
 _FEWER, _HALF = 0.1, 0.5
 """Ratios of the number of values an output has, from which on it is broken, and degraded."""
 
+TOO_LARGE = "too large for the dense model"
+"""What is said of inputs on which it overflows."""
+
 _QUALITY_CHECKS = frozenset({"drop", "finite outputs"})
 """Checks that belong to the quality of a result, not to its structure."""
 
@@ -113,7 +117,7 @@ def judge(
     quality = Quality("not measured", samples=evaluation.samples, data=data)
     if synthetic or not evaluation.samples:
         return replace(quality, reasons=(unmeasured,) if unmeasured else ()).with_findings(findings)
-    findings += _undefined(outputs)
+    findings += _undefined(outputs, evaluation.overscaled)
     findings += _task(evaluation)
     findings += [each for output in outputs for each in _output(output, evaluation)]
     findings += collapses(evaluation.tails) if evaluation.tails is not None else []
@@ -162,10 +166,21 @@ def _task(evaluation: Evaluation) -> Iterator[Finding]:
         yield _broken(reason, evaluation, certain=_surely_lost(evaluation))
         return
     limit, error = limit_of(evaluation), _drop_error(evaluation)
+    if drop > limit and drop <= SURE * error and _pairs_lost(evaluation):
+        losses, gains, count = evaluation.pairs or (0, 0, 0)
+        chance = percent(probability_of_loss(losses, gains, count))
+        pairs = f"{losses:,} of {plural(count, 'answer')} lost and {gains:,} gained"
+        likely = f"{pairs}, which has a probability of {chance} at that limit"
+        yield "degraded", f"{change}, a loss of more than {spread(limit, unit)}: {likely}"
     if drop > limit and drop > SURE * error:
         sure = f"{SURE:g} standard errors ({spread(SURE * error, unit)})" if error else ""
         limits = " and ".join(filter(None, (spread(limit, unit), sure)))
         yield "degraded", f"{change}, a loss of more than {limits}"
+
+
+def _pairs_lost(evaluation: Evaluation) -> bool:
+    """Whether a loss is sure by the samples that changed; the error of few says too little."""
+    return evaluation.pairs is not None and surely_lost(*evaluation.pairs)
 
 
 def _at_chance(evaluation: Evaluation) -> bool:
@@ -305,7 +320,7 @@ def _answers(
     """What follows from the share of answers that are those of the dense model."""
     labelled = bool(evaluation.metric)
     error, chance = output.top1_error, output.chance
-    if share is None or error is None or share + SURE * error >= AGREEMENT:
+    if share is None or error is None or not _surely_fewer(output, share, error):
         return
     words = f"'{output.name}' gives {percent(share)} of the dense model's answers"
     words += f" (s.e. {spread(error, 'fraction')})"
@@ -318,6 +333,15 @@ def _answers(
     if labelled or (output.kind == "tokens" and not _diverges(output)):
         return
     yield "degraded", f"{words}, less than {percent(AGREEMENT)}"
+
+
+def _surely_fewer(output: OutputComparison, share: float, error: float) -> bool:
+    """Whether fewer than 99 % of all answers are surely those of the dense model."""
+    if share + SURE * error < AGREEMENT:
+        return True
+    return output.answers is not None and surely_changed(
+        (1 - share) * output.answers, output.answers
+    )
 
 
 def _diverges(output: OutputComparison) -> bool:
@@ -355,11 +379,13 @@ def _exceeds(output: OutputComparison, limit: float) -> bool:
     return error > limit if not math.isfinite(high) else low > limit
 
 
-def _undefined(outputs: Iterable[OutputComparison]) -> Iterator[Finding]:
+def _undefined(outputs: Iterable[OutputComparison], overscaled: str) -> Iterator[Finding]:
     for output in outputs:
         if output.undefined >= BROKEN:
             share = percent(output.undefined)
-            yield "broken", f"the dense model itself gives NaN in {share} of '{output.name}'"
+            nan = f"gives NaN in {share} of '{output.name}'"
+            words = f"{overscaled}, {TOO_LARGE}, which {nan}" if overscaled else ""
+            yield "broken", words or f"the dense model itself {nan}"
 
 
 def _tells(output: OutputComparison) -> bool:

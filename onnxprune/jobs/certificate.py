@@ -40,9 +40,8 @@ VERSION = 1
 _LARGEST = 1 << 28
 """Bytes that a document may have."""
 _COPY = "copy the model and its certificate together, or write the model again"
-_JUDGED = tuple(
-    each.name for each in fields(Evaluation) if each.name not in ("outputs", "notes", "tails")
-)
+_OWN = ("outputs", "notes", "tails", "pairs", "overscaled")
+_JUDGED = tuple(each.name for each in fields(Evaluation) if each.name not in _OWN)
 """Figures that the verdict on the quality follows from, beside those of the outputs."""
 _SEVERITY = ("good", "degraded", "broken")
 _STATED = ("command", "structure", "quality")
@@ -137,6 +136,7 @@ def verdicts(result: object, evaluation: Evaluation, checks: Iterable[Check]) ->
         "value": evaluation.value,
         "drop": evaluation.drop,
         "error": evaluation.drop_error,
+        "pairs": evaluation.pairs,
         "outputs": {name: asdict(each) for name, each in evaluation.outputs.items()},
     }
     parts = {name: getattr(result, name, None) for name in ("structure", "quality", "tails")}
@@ -385,7 +385,8 @@ def _evaluation(figures: object) -> Evaluation | None:
             str(name): OutputComparison(**{str(key): _number(each) for key, each in row.items()})
             for name, row in figures["outputs"].items()
         }
-        return Evaluation(outputs=outputs, **{name: _number(figures[name]) for name in _JUDGED})
+        judged = {name: _number(figures[name]) for name in _JUDGED}
+        return Evaluation(outputs=outputs, pairs=_number(figures.get("pairs")), **judged)
     except (AttributeError, TypeError, ValueError):  # of another version
         return None
 

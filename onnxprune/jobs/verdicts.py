@@ -11,7 +11,7 @@ from onnxprune.evaluate.caveats import caveats
 from onnxprune.evaluate.dense_check import NEARLY_ALL, samples_needed, training_notes
 from onnxprune.evaluate.evaluation import Evaluation
 from onnxprune.evaluate.metrics import find_metric
-from onnxprune.evaluate.verdict import Quality
+from onnxprune.evaluate.verdict import TOO_LARGE, Quality
 from onnxprune.graph.plan import Plan
 from onnxprune.model import Model
 from onnxprune.quantities import Unit, half_interval, plural, spread, unit_of
@@ -145,6 +145,10 @@ def refuse_broken(quality: Quality, *, quantized: bool = False) -> None:
 
 def remedy(quality: Quality, *, quantized: bool = False) -> str:
     """What helps against a result that is broken, or failed a check."""
+    if any(TOO_LARGE in reason for reason in quality.reasons):
+        return spelled(
+            "check the units of the data; --preprocess scales them to what the model was trained on"
+        )
     if any("dense model" in reason and "itself" in reason for reason in quality.reasons):
         return "export or download the dense model again"
     if quantized:

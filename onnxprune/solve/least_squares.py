@@ -35,7 +35,11 @@ def solve_symmetric(A: Float, B: Float) -> Float:
     Returns:
         ``[g, K, N]``; by Cholesky factors, or from the eigenvectors whose eigenvalues are not
         numerically zero where a factor does not exist.
+
+    Raises:
+        OnnxpruneError: values overflowed.
     """
+    require_finite(B)
     if A.shape[1] <= _SMALL < A.shape[0] * A.shape[1]:
         try:
             np.linalg.cholesky(A)  # solve() alone would not notice a problem that is not definite

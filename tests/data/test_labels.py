@@ -62,3 +62,34 @@ def test_unfit_groups_are_refused(tmp_path: Path) -> None:
 def test_errors_name_the_option_that_gave_the_labels() -> None:
     with typed_flags(), pytest.raises(OnnxpruneError, match="--eval-labels: "):
         open_labels(["a"], option="--eval-labels")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+@pytest.mark.parametrize("content", ["file;y\na;0\nb;3\n", "a;0\nb;3\n", "y\n0\n3\n"])
+def test_semicolons_and_marks_of_spreadsheets_are_read(
+    tmp_path: Path, content: str, encoding: str
+) -> None:
+    path = tmp_path / "y.csv"
+    path.write_text(content, encoding=encoding)
+    assert open_labels(path).tolist() == [0, 3]
+
+
+@pytest.mark.parametrize("name", ["y.csv", "y.txt"])
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+def test_other_encodings_are_named(tmp_path: Path, name: str, encoding: str) -> None:
+    path = tmp_path / name
+    path.write_bytes("0\n1\n".encode(encoding))
+    with pytest.raises(OnnxpruneError, match="is text in UTF-16") as refusal:
+        open_labels(path)
+    assert "UTF-8" in refusal.value.hint
+    path.write_bytes("0\nsiebzig\xe4\n".encode("latin-1"))
+    with pytest.raises(OnnxpruneError, match="no text in UTF-8: byte 9 is 0xe4"):
+        open_labels(path)
+
+
+def test_decimal_commas_get_a_hint(tmp_path: Path) -> None:
+    path = tmp_path / "y.csv"
+    path.write_text("file;y\na;0,5\n")
+    with pytest.raises(OnnxpruneError, match="cannot be read as labels") as refusal:
+        open_labels(path)
+    assert "points in decimals" in refusal.value.hint

@@ -14,15 +14,20 @@ from hypothesis import strategies as st
 from onnxprune import model as models
 from onnxprune.config import Options
 from onnxprune.data import zoo
+from onnxprune.data.dataset import Part
 from onnxprune.evaluate.dense_check import (
     DenseCheck,
     announced_errors,
     label_notes,
+    overscaled_input,
     samples_needed,
     training_notes,
 )
+from onnxprune.evaluate.evaluation import compare_models
 from onnxprune.evaluate.metrics import Score, find_metric
 from onnxprune.evaluate.sample_statistics import agreement_error
+from onnxprune.evaluate.verdict import judge
+from onnxprune.jobs.verdicts import remedy
 
 CONFIG = Options(ratio=0.5)
 
@@ -134,3 +139,27 @@ def test_training_pictures_are_noticed(shared: Path, file: str, said: bool) -> N
     notes = training_notes(model, batches, CONFIG)
     assert bool(notes) == said
     assert all("999 of 1,000 labels" in note for note in notes)
+
+
+def test_inputs_on_which_a_sound_model_overflows_are_named() -> None:
+    sound = models.load(zoo.get("digits_mlp").model)
+    data, _ = zoo.evaluation(zoo.get("digits_mlp"))
+    ((name, array),) = data.items()
+    few = array[:4].astype(np.float32)
+    huge = [{name: few}, {name: np.full_like(few, 1e38)}]
+    note = overscaled_input(sound, huge, "cpu")
+    assert note == f"the input '{name}' reaches 1e+38"
+    assert overscaled_input(sound, [{name: few}], "cpu") == ""
+    damaged = models.clone(sound)
+    for value in models.constants(damaged).values():
+        weight = models.array_of(value)
+        if weight.ndim == 2:
+            models.set_constant(value, np.full_like(weight, np.nan))
+    assert overscaled_input(damaged, huge, "cpu") == "", "the model itself is broken"
+    part = Part(tuple(huge[1:]))
+    evaluation = compare_models(sound, sound, part, Options())
+    quality = judge(evaluation)
+    assert quality.status == "broken"
+    assert quality.reasons[0].startswith(f"{note}, too large for the dense model")
+    assert remedy(quality).startswith("check the units of the data")
+    assert any(each.startswith(note) for each in evaluation.notes)

@@ -175,6 +175,40 @@ def test_fewer_equal_answers_than_the_limit_degrade(seed: int, k: int, share: fl
     assert "99 %" in quality.reasons[0]
 
 
+def test_changed_answers_of_few_samples_degrade() -> None:
+    """Shares whose standard error is large, and that a change of 1 % makes too unlikely."""
+    rng = np.random.default_rng(0)
+    for n, changed, status in (
+        *((8, 1, "good"), (8, 2, "degraded"), (20, 1, "good"), (20, 3, "degraded")),
+        *((30, 2, "good"), (30, 4, "degraded")),
+    ):
+        x, labels = classes(n, 8, rng)
+        y = x.copy()
+        y[np.arange(changed), labels[:changed]] = 0.95 * np.sort(x[:changed])[:, -2]
+        assert quality_of(x, y).status == status, (n, changed)
+        evaluation = labelled("accuracy", x, y, labels)
+        assert evaluation.pairs == (changed, 0, n)
+        lost = "degraded" if changed > 2 else "good"
+        assert judge(evaluation).status == lost, (n, changed)
+        if lost == "degraded":
+            assert f"{changed} of {n} answers lost and 0 gained" in judge(evaluation).reasons[0]
+        other = replace(evaluation, pairs=(changed, changed, n), after=evaluation.before)
+        assert judge(other).status == "good"
+
+
+def test_alike_answers_within_samples_count_once() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((20, 1, 6)) + np.zeros((20, 50, 1))
+    y = x.copy()
+    y[0] = -x[0]
+    for dense, other in ((x, y), (x[:, :, None], y[:, :, None])):
+        output = compare({"y": dense.reshape(20, 50, 6)}, {"y": other.reshape(20, 50, 6)})["y"]
+        assert output.answers == pytest.approx(20, rel=0.1)
+    scattered = x.copy()
+    scattered[np.arange(20), rng.integers(0, 50, 20)] *= -1
+    assert compare({"y": x}, {"y": scattered})["y"].answers == 1000
+
+
 @given(seed=SEEDS, n=st.integers(2, 12))
 def test_a_few_samples_prove_no_loss(seed: int, n: int) -> None:
     rng = np.random.default_rng(seed)

@@ -172,7 +172,7 @@ def commands(cuts: Path, name: str, status: str) -> tuple[Any, ...]:
     if status == "not measured":
         calib, cut, plan = (), cuts / "good.onnx", cuts / "good.json"
     ratio = {"good": "0.06", "degraded": "0.3", "not measured": "0.3"}.get(status, "0.75")
-    refit = ("--recover", "none") if status == "broken" else ()
+    refit = ("--recover", "none" if status == "broken" else "lstsq")
     match name:
         case "prune":
             return ("prune", source, "--ratio", ratio, "--round-to", "1", *refit, *calib)

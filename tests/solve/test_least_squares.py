@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from onnxprune.errors import OnnxpruneError
 from onnxprune.solve import least_squares
 from onnxprune.solve import moments as gram
 from onnxprune.solve.least_squares import correct_bias, ridge_regression, solve_symmetric
@@ -178,3 +179,10 @@ def test_mixing_lies_between_its_parts_and_biases_stay_those_of_the_rows(seed: i
     weight, bias = ridge_regression(mixed, old, 1e-3)
     np.testing.assert_allclose(bias, correct_bias(rows_, weight))
     np.testing.assert_allclose(2 * mixed.xx, rows_.xx + others.xx)
+
+
+@pytest.mark.parametrize("size", [3, 400])
+def test_products_that_overflowed_are_refused_in_words(size: int) -> None:
+    products = np.full((1, size, 2), np.nan)
+    with pytest.raises(OnnxpruneError, match="too large on these inputs"):
+        solve_symmetric(np.eye(size)[None], products)
