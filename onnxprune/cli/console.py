@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, get_args
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
@@ -25,7 +25,9 @@ from onnxprune.cli.streams import visible
 from onnxprune.errors import OnnxpruneError
 from onnxprune.jobs.results import schema
 from onnxprune.report import terminal
+from onnxprune.types import QualityStatus, StructureStatus
 
+_VERDICTS = (*get_args(StructureStatus), *get_args(QualityStatus))
 _PIPE_WIDTH = 100  # columns of a table in a file: what an editor or a log viewer shows whole
 
 
@@ -93,7 +95,7 @@ def closing_line(code: int) -> str:
         for name in ("structure", "quality"):
             verdict = document.get(name)
             status = verdict.get("status") if isinstance(verdict, Mapping) else verdict
-            if isinstance(status, str) and status:
+            if status in _VERDICTS:  # a sweep's document has the digest of a graph there
                 facts[name] = status
     if _session.outputs:
         facts["output"] = ",".join(map(str, _session.outputs))

@@ -20,6 +20,7 @@ from onnxprune.data.dataset import open_source, synthetic_inputs
 from onnxprune.errors import OnnxpruneError, spelled
 from onnxprune.graph.analysis import analyse
 from onnxprune.model import Model
+from onnxprune.model.structure import ADDED_SHAPE
 from onnxprune.runtime.first_run import RuntimeDiedError, first_run
 
 _USUAL = (2, 4, 3, 5, 1, 0)
@@ -28,7 +29,6 @@ _RISING = (1, 2, 3, 4, 5, 6, 0)
 """The same for data: those of an array itself, before an axis for samples in front of it."""
 _MOST = 64
 """Combinations of ranks that are tried, at most."""
-_MARK = "onnxprune.rank"
 
 
 def unranked(model: Model) -> list[str]:
@@ -81,6 +81,20 @@ def with_ranks(model: Model, config: Options) -> Model:
     )
 
 
+def with_ranks_of(model: Model, other: Model) -> Model:
+    """A model whose inputs have the ranks that another model's inputs of these names have.
+
+    Args:
+        model: not changed; inputs that declare a shape keep it.
+        other: a dense model, say, after :func:`with_ranks`.
+    """
+    shapes = {value.name: value.shape for value in other.ir.graph.inputs}
+    ranks = {
+        name: len(shape) for name in unranked(model) if (shape := shapes.get(name)) is not None
+    }
+    return _declared(model, ranks) if ranks else model
+
+
 def without_ranks(model: Model, dense: Model | None = None) -> Model:
     """A model whose inputs declare no more than the original's: the same, or a copy.
 
@@ -89,13 +103,13 @@ def without_ranks(model: Model, dense: Model | None = None) -> Model:
         dense: that one, where a tool in between has lost which inputs these are.
     """
     origin = model if dense is None else dense
-    names = {value.name for value in origin.ir.graph.inputs if _MARK in value.meta}
+    names = {value.name for value in origin.ir.graph.inputs if ADDED_SHAPE in value.meta}
     if not names:
         return model
     copy = models.clone(model)
     for value in copy.ir.graph.inputs:
         if value.name in names:
-            value.meta.pop(_MARK, None)
+            value.meta.pop(ADDED_SHAPE, None)
             value.shape = None
     return copy
 
@@ -123,7 +137,7 @@ def _declared(model: Model, ranks: Mapping[str, int]) -> Model:
         rank = ranks.get(value.name or "")
         if rank is not None:
             value.shape = ir.Shape([None] * rank)
-            value.meta[_MARK] = True
+            value.meta[ADDED_SHAPE] = True
     return copy
 
 

@@ -170,14 +170,18 @@ def same_files(
         config: the options.
 
     Returns:
-        Roles in the certificate, of what is the same, and flags of what it does not name.
+        Roles in the certificate, of what is the same, each once, and flags of what it does not
+        name.
     """
-    known = {entry.get("sha256"): str(entry.get("role")) for entry in stated}
-    roles, others = [], []
+    known: dict[object, list[str]] = {}
+    for entry in stated:
+        known.setdefault(entry.get("sha256"), []).append(str(entry.get("role")))
+    roles: list[str] = []
+    others: list[str] = []
     for entry in files_of(config):
         digest = entry["sha256"]
         if digest is not None and digest in known:
-            roles.append(known[digest])
+            roles += known[digest]  # one file may hold both samples and labels
         else:
             others.append(str(entry["role"]))
-    return tuple(roles), tuple(others)
+    return tuple(dict.fromkeys(roles)), tuple(others)

@@ -15,6 +15,7 @@ from onnxprune.data import Calibration, open_calibration
 from onnxprune.data.batches import Feeds, count_samples, in_types_of, is_single, mark_single
 from onnxprune.data.dataset import Part, judging_part
 from onnxprune.data.labels import together
+from onnxprune.data.ranks import with_ranks, with_ranks_of
 from onnxprune.data.screening import Screen, notes_on
 from onnxprune.data.singly import runnable, singly
 from onnxprune.errors import OnnxpruneError, spelled
@@ -148,6 +149,10 @@ def eval(  # noqa: A001  the name of the command
     progress("reading the model")
     small = densify(models.load(model))[0]
     dense = None if against is None else densify(models.load(against))[0]
+    if dense is not None:
+        dense = with_ranks(with_ranks_of(dense, small), config)
+        small = with_ranks_of(small, dense)
+    small = with_ranks(small, config)
     part, notes = _samples(small, dense, settings, config)
     notes = (*stand_in_note(config), *notes)
     if dense is None:

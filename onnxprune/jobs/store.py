@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxprune import model as models
-from onnxprune.config import StoreOptions, split
+from onnxprune.config import Options, StoreOptions, split
 from onnxprune.data.dataset import synthetic_inputs
+from onnxprune.data.ranks import with_ranks
 from onnxprune.errors import OnnxpruneError, as_model_path, blame, spelled
 from onnxprune.evaluate.equivalence import arrays_of, difference, tolerance
 from onnxprune.graph.analysis import analyse
@@ -220,7 +221,8 @@ def check_stored(
         why = f"it holds {size / 1e9:.1f} GB of weights, and up to {LARGEST_RUN / 1e9:.1f} are run"
         return StoredCheck((back,), (f"the file was read back but not run: {why}",))
     try:
-        analysis = analyse(stored.dense, inputs=shapes)
+        dense = with_ranks(stored.dense, Options(shapes=dict(shapes or {}), stand_in=provider))
+        analysis = analyse(dense, inputs=shapes)
         feeds = synthetic_inputs(analysis, provider)
         outputs = same_outputs(stored, path, feeds, provider)
     except OnnxpruneError as problem:

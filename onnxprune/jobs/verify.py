@@ -18,6 +18,7 @@ import numpy as np
 from onnxprune import model as models
 from onnxprune.config import FilePath, Options, split
 from onnxprune.data.dataset import open_dataset, open_source
+from onnxprune.data.ranks import with_ranks, with_ranks_of
 from onnxprune.errors import as_path, blame
 from onnxprune.evaluate.caveats import caveats
 from onnxprune.evaluate.evaluation import Evaluation, compare_models
@@ -140,8 +141,9 @@ def verify(
     progress("reading the models")
     small, large = (models.load(path) for path in paths)
     checks = [] if claim is None else [*files, *_claim_checks(claim, small, large)]
-    large, small = densify(large)[0], densify(small)[0]
     with blame("--shapes", when=bool(config.shapes)):
+        large = with_ranks(densify(large)[0], config)
+        small = with_ranks_of(densify(small)[0], large)
         analysis = analyse(large, inputs=dict(config.shapes) or None)
     progress("deriving the structure")
     stated = None if plan is None else plan if isinstance(plan, Plan) else load_plan(plan)

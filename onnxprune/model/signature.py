@@ -27,16 +27,20 @@ class TensorSpec:
             ``object`` for strings and for values that are not tensors.
         shape: sizes, names of symbolic sizes, ``None`` for sizes without a name.
         kind: ``tensor``, ``sequence``, ``map`` or ``optional``.
+        ranked: whether the model declares a shape; without one, ``shape`` is empty.
     """
 
     name: str
     dtype: np.dtype[Any]
     shape: tuple[Dim, ...]
     kind: str = "tensor"
+    ranked: bool = True
 
     def __str__(self) -> str:
         kind = self.dtype.name if self.kind == "tensor" else self.kind
         kind = "string" if kind == "object" else kind
+        if not self.ranked:
+            return f"{self.name}: {kind} without a shape"
         return (
             f"{self.name}: {kind} [{', '.join('?' if d is None else str(d) for d in self.shape)}]"
         )
@@ -116,4 +120,5 @@ def _spec(value: ir.Value, dtype: npt.DTypeLike, kind: str) -> TensorSpec:
         kind = "tensor"
     dims = (dim if isinstance(dim, int) else dim.value for dim in value.shape or ())
     shape = tuple(None if isinstance(dim, int) and dim < 0 else dim for dim in dims)
-    return TensorSpec(value.name or "", np.dtype(dtype), shape, kind)
+    ranked = value.shape is not None or kind != "tensor"
+    return TensorSpec(value.name or "", np.dtype(dtype), shape, kind, ranked)

@@ -11,6 +11,8 @@ from onnxprune.model.constants import constant
 from onnxprune.model.core import Model
 from onnxprune.model.origin import bodies
 
+ADDED_SHAPE = "onnxprune.rank"
+"""Key in the metadata of an input whose shape its file does not declare: it is no structure."""
 _LARGEST_STRUCTURAL = 4096
 """Integer tensors up to this many elements are shapes, axes and indices: they are structure."""
 
@@ -21,7 +23,8 @@ def structure_hash(model: Model) -> str:
     In: operators and their domains and versions, attributes, edges by name, graph inputs and
     outputs with their types, shapes and types of stored tensors, and the values of int64 and bool
     tensors (shapes, axes, indices). Out: float and quantised weight values, doc strings,
-    metadata, producer, file layout (inline, external, sparse).
+    metadata, producer, file layout (inline, external, sparse), and shapes that were added to
+    inputs after reading (`ADDED_SHAPE`).
     """
     digest = hashlib.sha256()
     used = {node.domain for node in model.ir.graph.all_nodes()}
@@ -54,7 +57,8 @@ def _graph(graph: ir.Graph) -> Iterator[object]:
 
 
 def _signature(value: ir.Value) -> tuple[str | None, str, str]:
-    return value.name, str(value.type), str(value.shape)
+    shape = None if ADDED_SHAPE in value.meta else value.shape
+    return value.name, str(value.type), str(shape)
 
 
 def _stored(tensor: ir.TensorProtocol) -> tuple[object, ...]:

@@ -194,7 +194,6 @@ def _write(
     sizes = [weight.nbytes for weight in weights]
     mapped = [one for one in origin_of(model.ir).files.values() if one is not None]
     with replacing(target, parts.nbytes) as change:
-        obsolete = _obsolete(change, model, allowed)
         data: dict[str, str] = {}
         if parts.beside:
             part = change.part()
@@ -220,8 +219,10 @@ def _write(
         change.file.flush()
         if accept is not None and not accept(Path(change.file.name)):
             raise DeclinedError(f"{target} was not written: a check failed", exit_code=1)
-        for name in obsolete:
-            change.remove(name)
+        # Late: the model that is replaced may be that of a writer who was faster.
+        for name in _obsolete(change, model, allowed):
+            if name not in data:
+                change.remove(name)
 
 
 def _obsolete(change: Change, model: Model, allowed: Collection[Path]) -> list[str]:

@@ -35,9 +35,11 @@ if TYPE_CHECKING:
     from onnxprune.jobs.results.schema import CheckRow, GroupRow, OutputRow, Report
     from onnxprune.jobs.results.weights import StoredRow, ZerosRow
     from onnxprune.select.sensitivity import Sensitivity, Target
-    from onnxprune.types import Check, Quality, Structure, Tails
+    from onnxprune.types import Check, Quality, Structure, TailPart, Tails
 
 _WORST, _LARGEST, _REASONS = 10, 12, 3
+_GROUPS, _SAMPLES = 12, 5
+"""Most groups of the user that are listed, and samples of one where some are left out."""
 ADVICE_ABOUT = (
     "latency, MACs and weights: the share that remains; latency as timed here, or from the best "
     "case to no gain where nothing could be timed"
@@ -219,12 +221,11 @@ def tails(parts: Tails, ends: tuple[str, str] = columns.ENDS) -> Iterable[Part]:
     if parts.all is not None and parts.worst is not None:
         rows.append(columns.TailRow("worst 5 % of samples", parts.error_measure, parts.worst))
         rows.append(columns.TailRow("all samples", parts.error_measure, parts.all))
-    rows += [
-        columns.TailRow(f"group {each.name}", parts.group_measure, each) for each in parts.groups
-    ]
-    if rows:
+    groups, others = _groups(parts)
+    rows += groups
+    if rows or others:
         table = columns.tails("part", counted, ends)
-        yield Part("Result", table.title, table, rows)
+        yield Part("Result", table.title, table, rows, under=others)
     if parts.sizes:
         sizes = [columns.TailRow(each.name, parts.measure, each) for each in parts.sizes]
         title = "Objects by area: small up to 32 x 32 pixels of the picture, large from 96 x 96"
@@ -232,6 +233,33 @@ def tails(parts: Tails, ends: tuple[str, str] = columns.ENDS) -> Iterable[Part]:
     if len(classes) > 1:
         count = f"{len(classes):,} classes by {by}"
         yield Part("Result", count, columns.tails("class", counted, ends), classes, detail=count)
+
+
+def _groups(parts: Tails) -> tuple[list[columns.TailRow], tuple[str, ...]]:
+    """Groups of the user: all where they are few, else the worst of those that have a mean."""
+    groups, words = list(parts.groups), []
+    if len(groups) > _GROUPS:
+        large = [each for each in groups if each.samples >= _SAMPLES]
+        if small := len(groups) - len(large):
+            count = sum(each.samples for each in groups if each.samples < _SAMPLES)
+            words.append(
+                f"{plural(small, 'group')} of fewer than {_SAMPLES} samples, {count:,} samples "
+                "together, too small to judge one by one"
+            )
+        higher = standing.metric_scale(parts.group_measure).higher_is_better
+        higher = higher and parts.group_measure != parts.error_measure
+
+        def loss(part: TailPart) -> tuple[bool, float]:
+            rise = part.after - (part.before or 0.0)
+            return part.collapsed, -rise if higher else rise
+
+        groups = sorted(large, key=loss, reverse=True)[:_GROUPS]
+        if len(large) > _GROUPS:
+            words.append(
+                f"the {_GROUPS} groups with the largest loss of {len(large):,}; --json lists all"
+            )
+    rows = [columns.TailRow(f"group {each.name}", parts.group_measure, each) for each in groups]
+    return rows, tuple(words)
 
 
 def _structure(report: Report, links: Mapping[str, str]) -> Iterable[Part]:

@@ -248,9 +248,12 @@ def check_feeds(inputs: Signature, feeds: Feeds) -> None:
         raise OnnxpruneError(f"the model failed to run: {what}", hint=hint)
     for name, spec in specs.items():
         array = feeds[name]
-        fits = len(array.shape) == len(spec.shape) and all(
-            not isinstance(size, int) or size == actual
-            for size, actual in zip(spec.shape, array.shape, strict=True)
+        fits = not spec.ranked or (
+            len(array.shape) == len(spec.shape)
+            and all(
+                not isinstance(size, int) or size == actual
+                for size, actual in zip(spec.shape, array.shape, strict=True)
+            )
         )
         if array.dtype != spec.dtype or not fits:
             text = f"{array.dtype.name} {list(array.shape)}"

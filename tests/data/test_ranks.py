@@ -15,8 +15,11 @@ from onnx import numpy_helper as nh
 import onnxprune
 from onnxprune import model as models
 from onnxprune.config import Options
-from onnxprune.data.ranks import unranked, with_ranks, without_ranks
+from onnxprune.data.ranks import unranked, with_ranks, with_ranks_of, without_ranks
 from onnxprune.errors import OnnxpruneError
+from onnxprune.evaluate.protocol import Settings
+from onnxprune.jobs.store import check_stored, store
+from onnxprune.model.seal import content_hash
 from onnxprune.runtime import open_session
 
 RNG = np.random.default_rng(0)
@@ -110,6 +113,78 @@ def test_a_pruned_model_takes_what_the_original_takes() -> None:
         for shape in ((3, 16), (2, 5, 16)):
             x = RNG.standard_normal(shape).astype(np.float32)
             assert open_session(small).run({"x": x})["y"].shape == (*shape[:-1], 4)
+
+
+def test_a_rank_that_was_added_is_no_structure() -> None:
+    model = network("MatMul")
+    declared = with_ranks(model, Options())
+    assert models.structure_hash(declared) == models.structure_hash(model)
+    assert content_hash(declared) == content_hash(model)
+    assert rank(with_ranks_of(model, declared)) == rank(declared)
+    assert with_ranks_of(declared, model) is declared
+
+
+@pytest.fixture(scope="module")
+def unshaped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("unshaped") / "dense.onnx"
+    models.save(network("MatMul"), path)
+    return path
+
+
+CALIB = {"x": np.random.default_rng(1).standard_normal((40, 16)).astype(np.float32)}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"ratio": 0.1},
+        {"ratio": 0.1, "calib": CALIB},
+        {"target": "macs=90%", "shapes": {"x": (8, 16)}},
+        {"sparsity": "20%"},
+    ],
+)
+def test_a_written_model_passes_verify(
+    options: dict[str, Any], unshaped: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "small.onnx"
+    onnxprune.prune(unshaped, **options, cache=False).save(path)
+    for more in ({}, {"calib": CALIB}, {"shapes": {"x": (8, 16)}}):
+        result = onnxprune.verify(path, unshaped, **more)
+        assert result.ok
+        assert result.structure == "verified"
+
+
+def test_an_int8_model_passes_verify(unshaped: Path, tmp_path: Path) -> None:
+    path = tmp_path / "int8.onnx"
+    onnxprune.quantize(unshaped, calib=CALIB).save(path)
+    assert onnxprune.verify(path, unshaped).ok
+
+
+@pytest.mark.parametrize("shapes", [{}, {"x": (8, 16)}])
+def test_eval_takes_the_data_that_prune_takes(
+    shapes: dict[str, tuple[int, ...]], unshaped: Path
+) -> None:
+    small = onnxprune.prune(unshaped, ratio=0.25, calib=CALIB, cache=False).model
+    result = onnxprune.eval(small, unshaped, data=CALIB, shapes=shapes)
+    assert result.structure.status == "verified"
+    assert result.evaluation.samples == 40
+
+
+@pytest.mark.parametrize("more", [{"calib": CALIB}, {"shapes": {"x": (8, 16)}}, {}])
+def test_bench_feeds_inputs_of_that_rank(more: dict[str, Any], unshaped: Path) -> None:
+    quick = Settings(processes=1, rounds=1, slice_s=0.01, warm_s=0.1)
+    result = onnxprune.bench([unshaped], protocol=quick, **more)
+    assert result.rows
+    assert result.models[0].macs
+
+
+def test_a_stored_file_is_run(unshaped: Path, tmp_path: Path) -> None:
+    sparse = onnxprune.prune(unshaped, sparsity="80%", cache=False).model
+    stored = store(sparse, store="packed")
+    check = check_stored(stored, stored.save(tmp_path / "packed.onnx"))
+    assert check.ok
+    assert not check.notes
+    assert len(check.checks) == 2
 
 
 def test_what_fits_at_no_rank_is_refused() -> None:

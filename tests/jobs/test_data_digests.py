@@ -74,3 +74,13 @@ def test_the_same_data_are_found_under_any_name_and_role(tmp_path: Path) -> None
     stated = files_of(Options(calib=tmp_path / "one.npy"))
     assert same_files(stated, Options(eval=tmp_path / "two.npy")) == (("--calib",), ())
     assert same_files(stated, Options(calib=tmp_path / "other.npy")) == ((), ("--calib",))
+
+
+def test_a_file_of_several_roles_is_named_once_for_each(tmp_path: Path) -> None:
+    file = tmp_path / "test.npz"
+    np.savez(file, x=np.arange(4), label=np.arange(4))
+    stated = files_of(Options(eval=file, eval_labels=file))
+    assert same_files(stated, Options(calib=file, labels=file)) == (
+        ("--eval", "--eval-labels"),
+        (),
+    )

@@ -301,6 +301,7 @@ def test_the_terminal_shows_every_row_and_its_losses(cli: Cli, tmp_path: Path) -
     data = ("--calib", ENTRY.calibration, "--calib-samples", "64", "--no-cache")
     ran = cli("sensitivity", ENTRY.model, *data, "--ratios", "0.9", "--kinds", "groups")
     assert ran.code == 0, ran.err
+    assert ran.err.splitlines()[-1] == "RESULT sensitivity exit=0"  # no verdict
     for name in ("body.1:ffn", "body.4:ffn", "body.7:ffn", "90 %", "agreement"):
         assert name in ran.out
 

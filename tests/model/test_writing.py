@@ -397,6 +397,22 @@ def test_data_of_a_writer_that_lives_stay(tmp_path: Path) -> None:
         assert len(files(tmp_path)) == 2
 
 
+def test_data_of_a_faster_writer_go_with_his_model(tmp_path: Path) -> None:
+    path, data = tmp_path / "m.onnx", tmp_path / "m.onnx.data"
+    data.write_text("the slower writer has to take another name")
+
+    def write_meanwhile(_: Path) -> bool:
+        data.unlink()
+        save(load(filled(2.0)), path, external=True)
+        assert data.exists()
+        return True
+
+    write(load(filled(1.0)), path, external=True, accept=write_meanwhile)
+    assert whose(path) == "1.0"
+    assert len(files(tmp_path)) == 2
+    assert not data.exists()
+
+
 def test_data_of_others_are_never_replaced(tmp_path: Path) -> None:
     (tmp_path / "m.onnx.data").write_text("of somebody else")
     save(load(filled(1.0)), tmp_path / "m.onnx", external=True)

@@ -29,10 +29,11 @@ from onnxprune.jobs.results.schema import (
     TensorRow,
 )
 from onnxprune.quantities import Unit
-from onnxprune.report import columns, terminal
+from onnxprune.report import columns, sections, terminal
 from onnxprune.report.documents import Document
 from onnxprune.report.html.page import build
 from onnxprune.report.standing import Scale
+from onnxprune.types import TailPart, Tails
 
 MODEL = ModelRow(
     name="net[bold].onnx",
@@ -310,3 +311,31 @@ def test_every_plus_minus_is_half_of_a_95_percent_interval() -> None:
     shown = text(dataclasses.replace(RUN, measures=(measure,)))
     assert re.search(r"change +± 95 %", shown)
     assert "1.96 points" in shown
+
+
+def test_many_groups_are_listed_by_loss_and_small_ones_together() -> None:
+    sizes = [1] * 300 + [5] * 20
+    groups = tuple(TailPart(str(k), n, 1.0, 1 - k / 400) for k, n in enumerate(sizes))
+    (part,) = sections.tails(Tails(group_measure="accuracy", groups=groups))
+    assert [row.name for row in part.rows] == [f"group {k}" for k in range(319, 307, -1)]
+    small, others = part.under
+    assert small.startswith("300 groups of fewer than 5 samples, 300 samples together")
+    assert others == "the 12 groups with the largest loss of 20; --json lists all"
+    (part,) = sections.tails(Tails(group_measure="accuracy", groups=groups[:300]))
+    assert not part.rows
+    assert part.under == (small,)
+    (part,) = sections.tails(Tails(group_measure="accuracy", groups=groups[:12]))
+    assert (len(part.rows), part.under) == (12, ())
+
+
+@pytest.mark.parametrize(
+    ("measure", "before", "worst"),
+    [("mse", 0.5, 19), ("divergence", None, 19), ("accuracy", None, 0), ("agreement", 1.0, 0)],
+)
+def test_the_worst_groups_follow_from_the_direction_of_the_measure(
+    measure: str, before: float | None, worst: int
+) -> None:
+    groups = tuple(TailPart(str(k), 9, before, 0.5 + k / 40) for k in range(20))
+    parts = Tails(error_measure="divergence", group_measure=measure, groups=groups)
+    (part,) = sections.tails(parts)
+    assert part.rows[0].name == f"group {worst}"

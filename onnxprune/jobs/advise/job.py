@@ -12,7 +12,8 @@ from typing import Any
 import onnx_ir as ir
 
 from onnxprune import model as models
-from onnxprune.config import AdviseOptions, FilePath, split
+from onnxprune.config import AdviseOptions, FilePath, Options, split
+from onnxprune.data.ranks import with_ranks
 from onnxprune.errors import OnnxpruneError, as_path
 from onnxprune.evaluate.environment import environment, is_busy
 from onnxprune.graph.analysis import analyse
@@ -99,7 +100,8 @@ def advise(
     backends = parse(",".join(config.backend))
     path = as_path(model, "model", "give the path of its file; a model in memory is saved first")
     progress(f"reading {path}")
-    onnx_model = models.load(path)
+    own = Options(calib=config.calib, preprocess=config.preprocess, shapes=config.shapes)
+    onnx_model = with_ranks(models.load(path), own)
     samples, batch = open_samples(
         onnx_model, calib=config.calib, preprocess=config.preprocess, shapes=config.shapes or None
     )

@@ -13,7 +13,8 @@ from typing import TypeAlias
 import numpy as np
 
 from onnxprune import model as models
-from onnxprune.config import BenchOptions, FilePath, split
+from onnxprune.config import BenchOptions, FilePath, Options, split
+from onnxprune.data.ranks import with_ranks
 from onnxprune.errors import OnnxpruneError, as_path, spelled, stated, wrong_type
 from onnxprune.evaluate import metrics
 from onnxprune.evaluate.class_scores import meaning_test
@@ -78,8 +79,9 @@ def bench(
     if not config.skip_missing:
         _require(backends)
     progress("reading the models")
-    rows = model_rows(paths, config.shapes)
-    first = models.load(paths[0])
+    own = Options(calib=config.calib, preprocess=config.preprocess, shapes=config.shapes)
+    first = with_ranks(models.load(paths[0]), own)
+    rows = model_rows(paths, config.shapes, first)
     samples, batch = open_samples(
         first,
         calib=config.calib,

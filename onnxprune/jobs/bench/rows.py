@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from onnxprune import model as models
+from onnxprune.config import Options
+from onnxprune.data.ranks import with_ranks, with_ranks_of
 from onnxprune.errors import OnnxpruneError
 from onnxprune.evaluate.protocol import Timing
 from onnxprune.graph.analysis import analyse
@@ -19,15 +21,29 @@ from onnxprune.model.writing import file_bytes
 
 
 def model_rows(
-    paths: Sequence[Path], shapes: Mapping[str, tuple[int, ...]]
+    paths: Sequence[Path],
+    shapes: Mapping[str, tuple[int, ...]],
+    first: models.Model | None = None,
 ) -> tuple[ModelRow, ...]:
-    """Name and size of each model; names that would be the same get a number."""
+    """Name and size of each model; names that would be the same get a number.
+
+    Args:
+        paths: of the models.
+        shapes: of inputs whose sizes the models leave open.
+        first: the first model; its inputs have the ranks of those that declare no shape. Without
+            it, they get those of the shapes, or one that the runtime accepts.
+    """
     rows: list[ModelRow] = []
     for path in paths:
         same = sum(Path(row.path).name == path.name for row in rows)
         name = f"{path.name} #{same + 1}" if same else path.name
         try:
-            size = cost(analyse(densify(models.load(path))[0], inputs=dict(shapes) or None))
+            model = densify(models.load(path))[0]
+            if first is None:
+                model = with_ranks(model, Options(shapes=dict(shapes)))
+            else:
+                model = with_ranks_of(model, first)
+            size = cost(analyse(model, inputs=dict(shapes) or None))
         except OnnxpruneError:
             models.load(path)  # what cannot even be read is the user's problem
             rows.append(ModelRow(name, str(path), file_bytes(path), None, None))
