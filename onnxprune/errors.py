@@ -271,15 +271,21 @@ def example(of: str, value: object) -> str:
 # --- what Python functions are called with ---------------------------------------------------
 
 _PACKAGE = f"{Path(__file__).parent}{os.sep}"
+_DECORATORS = ("contextlib.py", "_ufunc_config.py")
+"""Files of context managers that decorate functions of this package."""
 
 
 def warn_caller(message: str) -> None:
     """A `FutureWarning` that points to the line of the caller outside this package."""
     level, frame = 1, sys._getframe()  # noqa: SLF001  as warnings does
     caller: FrameType | None = frame
-    while caller is not None and caller.f_code.co_filename.startswith(_PACKAGE):
+    while caller is not None and _is_inside(caller.f_code.co_filename):
         level, caller = level + 1, caller.f_back
     warnings.warn(spelled(message), FutureWarning, stacklevel=level)
+
+
+def _is_inside(filename: str) -> bool:
+    return filename.startswith(_PACKAGE) or filename.endswith(_DECORATORS)
 
 
 def wrong_type(name: str, value: object, need: str, hint: str) -> OnnxpruneError:

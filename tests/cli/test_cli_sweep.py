@@ -187,8 +187,12 @@ def _pairs(command: str) -> Iterator[tuple[argparse.Action, str]]:
 def test_what_does_not_fit_the_model_is_refused_by_flag(
     cli: Cli, command: str, flag: str, value: str
 ) -> None:
-    calib = {"--preprocess": (), "--labels": (), "--metric": ("--labels", DATA)}
-    inputs = ("--calib", DATA, *calib[flag]) if flag in calib else ()
+    labelled = zoo.get("digits_mlp").evaluation
+    inputs = {
+        "--preprocess": ("--calib", DATA),
+        "--labels": ("--calib", DATA),
+        "--metric": ("--calib", labelled, "--labels", labelled, "--calib-samples", "32"),
+    }.get(flag, ())
     required = {"prune": ("--ratio", "0.1"), "quantize": ("--dynamic",), "mask": ("-o", "m.json")}
     ran = cli(command, MODEL, *required.get(command, ()), *inputs, flag, value)
     _refused(ran, flag)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -481,8 +482,8 @@ class Prefix(Packed):
     def size(self, stats: SparsityStats, itemsize: int) -> int | None:
         return 16 * itemsize if stats.nonzeros == 16 else None
 
-    def values(self, flat: Array) -> Array:
-        return flat[:16]
+    def values(self, slabs: Iterator[Array]) -> Iterator[Array]:
+        yield next(slabs)[:16]
 
     def decode(self, builder: GraphBuilder, stream: Stream) -> Any:
         values = builder.part(stream, "values", self.values, stream.stored, (16,))
