@@ -7,8 +7,8 @@ STAMP  := $(VENV)/.installed
 DEMO   := $(VENV)/.demo
 DOCS   := $(VENV)/.docs
 
-# `make test TESTFLAGS=` runs them in one process.
-TESTFLAGS ?= -n auto
+# `make test TESTFLAGS=` runs them in one process. Neighbours share what they set up, so they stay together.
+TESTFLAGS ?= -n auto --dist worksteal
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 

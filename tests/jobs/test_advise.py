@@ -279,7 +279,7 @@ def test_a_runtime_that_hides_its_inside_is_not_judged() -> None:
     assert all(each.backend == "" for each in found)
 
 
-@pytest.mark.parametrize("calib", [True, False])
+@pytest.mark.parametrize("calib", [pytest.param(True, marks=pytest.mark.heavy), False])
 def test_the_sizes_of_advice_are_those_of_its_command(
     cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calib: bool
 ) -> None:

@@ -289,6 +289,7 @@ def test_a_relative_latency_is_reached_and_recorded(
     assert load_plan(tmp_path / "plan.json").origin == made.plan.origin
 
 
+@pytest.mark.heavy
 def test_where_the_table_leads_nowhere_multiplications_do(
     stairs: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -379,6 +380,7 @@ def test_on_onnxruntime_a_narrow_model_is_measured_to_take_less(
     assert found.runs >= 3
 
 
+@pytest.mark.heavy
 def test_the_fastest_model_within_a_drop_is_found(stairs: Backend, place: Path) -> None:
     entry = zoo.get("digits_mlp")
     made = prune(

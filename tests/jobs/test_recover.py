@@ -42,7 +42,7 @@ def error(result: Result) -> float:
         ("digits_lstm", "auto", 64),
         ("digits_encoder", "lstsq", 48),
         ("digits_rescnn", "lstsq", 32),
-        ("chars_decoder", "lstsq", 12),
+        pytest.param("chars_decoder", "lstsq", 12, marks=pytest.mark.heavy),
     ],
 )
 def test_recovering_an_own_cut_is_as_good_as_pruning_with_recovery(

@@ -19,7 +19,10 @@ from onnxprune.select.importance.output_errors import refit_readers, without
 from onnxprune.select.importance.refit_errors import RefitErrors
 
 
-@pytest.mark.parametrize("name", zoo.names())
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.heavy] * (n == "chars_decoder")) for n in zoo.names()],
+)
 @pytest.mark.parametrize(
     "memory", [1_000_000, pytest.param(4_000_000_000, marks=pytest.mark.heavy)]
 )

@@ -46,6 +46,9 @@ REAL = (
     "minilm_l6_sts_sst2.onnx",
 )
 
+SLOW, MORE = ("chars_decoder", "digits_encoder"), ("fp32", "fp16")
+"""Networks of many weights, and kinds of values that are much like others."""
+
 
 def feeds(path: Path) -> dict[str, Array]:
     rng = np.random.default_rng(0)
@@ -132,8 +135,14 @@ def test_openvino_says_the_same(shared: Path, tmp_path: Path, name: str) -> None
             np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5 * np.abs(other).max())
 
 
-@pytest.mark.parametrize("values", ["exact", "fp32", "fp16", "int8"])
-@pytest.mark.parametrize("name", zoo.names())
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        pytest.param(name, values, marks=[pytest.mark.heavy] * (name in SLOW and values in MORE))
+        for name in zoo.names()
+        for values in ("exact", *MORE, "int8")
+    ],
+)
 def test_every_network_reads_back_in_every_form(tmp_path: Path, name: str, values: Any) -> None:
     thinned = sparsify(models.load(zoo.get(name).model), amount.sparsity("80%")).model
     for form in ("auto", "packed", *(("sparse", "external") if values == "exact" else ())):
