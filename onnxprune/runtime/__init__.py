@@ -8,9 +8,10 @@ sessions, with settings that only onnxruntime has.
 
 from onnxprune.model.signature import Signature, TensorSpec
 from onnxprune.runtime.interface import Capability, Session
-from onnxprune.runtime.ort import OrtSession, available, open_session
+from onnxprune.runtime.ort import FIXED_THREADS, OrtSession, available, open_session
 
 __all__ = [
+    "FIXED_THREADS",
     "Capability",
     "OrtSession",
     "Session",

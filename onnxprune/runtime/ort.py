@@ -42,7 +42,7 @@ _NOTHING: Mapping[str, Any] = {"optional": None, "sequence": []}
 """What inputs are fed that are no tensors, where a feed leaves them out."""
 _READ_TWICE = "Attempt to replace the existing tensor"
 """onnxruntime (as of 1.32) makes an int8 weight unsigned once for each of its readers."""
-_THREADS = 8
+FIXED_THREADS = 8
 """Threads of a session whose values are computed with: fixed, so that results hang on no machine.
 
 More than a small machine has cores cost nothing measurable, since they sleep when idle."""
@@ -210,7 +210,7 @@ def open_session(
     if isinstance(model, str | Path | bytes):  # as its users open it
         narrow, busily = saturate is not False, spin is not False
     else:
-        threads = _THREADS if threads is None else threads
+        threads = FIXED_THREADS if threads is None else threads
         narrow, busily = may_saturate(model) if saturate is None else saturate, bool(spin)
     folder = ScratchFolder() if profile else None
     while True:

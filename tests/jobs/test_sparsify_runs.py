@@ -54,7 +54,7 @@ def sibling(path: Path, to: Path) -> Path:
 @pytest.mark.parametrize(
     "flags",
     [
-        {"sparsity": "60%"},
+        pytest.param({"sparsity": "60%"}, marks=pytest.mark.heavy),
         {"sparsity": "2:4", "permute": True},
         pytest.param(
             {"sparsity": "2:4", "permute": True, "ratio": 0.25, "round_to": 4},
@@ -171,10 +171,10 @@ def test_a_glob_that_matches_nothing_is_refused(cli: Cli) -> None:
 
 
 def test_globs_over_weights_do_not_stop_the_removal_of_units() -> None:
-    made = prune(CNN.model, ratio=0.25, sparsity=0.5, skip=("head.weight",), **DATA)
+    made = prune(CNN.model, ratio=0.25, sparsity=0.5, skip=("head.weight",), recover="none", **DATA)
     assert made.plan.removed
     assert "head.weight" not in made.plan.zeroed
-    assert made.ok
+    assert all(check.ok for check in made.checks)
 
 
 @pytest.mark.parametrize("count", [1, 3])
