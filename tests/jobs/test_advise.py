@@ -251,6 +251,7 @@ def test_a_profile_finds_where_the_time_goes(name: str, tmp_path: Path) -> None:
     assert found.run_s > 0
 
 
+@pytest.mark.heavy
 def test_a_real_network_is_measured_and_judged() -> None:
     entry = zoo.get("digits_rescnn")
     known, found = advise(

@@ -134,6 +134,7 @@ def test_a_network_without_biases_keeps_its_budget(target: str, tmp_path: Path) 
     assert result.remaining.params > CostModel(result.analysis)(result.plan.removed).params
 
 
+@pytest.mark.heavy
 def test_a_budget_in_steps_and_the_smallest_within_a_drop_count_what_recovery_adds(
     tmp_path: Path,
 ) -> None:

@@ -28,7 +28,10 @@ def problem(name: str) -> tuple[Analysis, Sequence[Feeds]]:
     return analyse(models.load(entry.model)), batches
 
 
-@pytest.mark.parametrize("name", zoo.names())
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.heavy] * (n == "chars_decoder")) for n in zoo.names()],
+)
 @pytest.mark.parametrize(
     "memory", [1_000_000, pytest.param(4_000_000_000, marks=pytest.mark.heavy)]
 )

@@ -73,7 +73,9 @@ def in_openvino(path: Path, given: dict[str, Array]) -> list[Array]:
     return [np.array(value) for value in compiled(given).values()]
 
 
-@pytest.mark.parametrize("name", [*REAL[:-1], pytest.param(REAL[-1], marks=pytest.mark.heavy)])
+@pytest.mark.parametrize(
+    "name", [REAL[0], *(pytest.param(name, marks=pytest.mark.heavy) for name in REAL[1:])]
+)
 def test_real_models_take_what_the_formulas_say(shared: Path, tmp_path: Path, name: str) -> None:
     for sparsity in (0.5, 0.8, 0.9):
         dense = tmp_path / "dense.onnx"
