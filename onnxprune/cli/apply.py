@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
 from pathlib import Path
 
 from onnxprune.cli import console, destination
@@ -15,9 +14,9 @@ from onnxprune.cli.parser import (
     add_output,
     given_options,
 )
-from onnxprune.cli.prune import finish
-from onnxprune.cli.report import PAGE, save
-from onnxprune.cli.writing import write
+from onnxprune.cli.prune import conclude
+from onnxprune.cli.report import PAGE
+from onnxprune.cli.writing import write_sound
 from onnxprune.config import split
 
 _EXAMPLE = """example:
@@ -57,27 +56,8 @@ def run(args: argparse.Namespace) -> int:
     # Imported here so that --help and refused flags do not wait for onnx.
     from onnxprune.graph.plan import load_plan
     from onnxprune.jobs.prune import apply
-    from onnxprune.jobs.results import gather
 
     with console.progress() as progress:
         pruned = apply(args.model, load_plan(Path(args.plan)), config, progress=progress)
-        keep = pruned.writable or args.force
-        written = write(pruned, output, progress, force=args.force) if keep and output else None
-        ok = pruned.ok and (written is None or written.ok)
-        keep = ok or args.force
-    report = gather.result("apply", pruned, output if keep else None)
-    if written:
-        report = written.add_to(report)
-    report = replace(report, argv=args.argv)
-    console.report(report, as_json=args.json, verbose=args.verbose)
-    save(report, page)
-    accepted = config.max_drop is not None
-    return finish(
-        ok=ok,
-        wrote=keep,
-        output=output,
-        quality=pruned.quality,
-        accepted=accepted,
-        checks=(*pruned.checks, *(written.checks if written else ())),
-        measure=pruned.evaluation.measure,
-    )
+        written, ok, keep = write_sound(pruned, output, progress, force=args.force)
+    return conclude(args, "apply", pruned, written, output, page, ok=ok, keep=keep)

@@ -18,13 +18,15 @@ from onnxprune.cli.parser import (
     given_options,
 )
 from onnxprune.cli.report import PAGE, save
-from onnxprune.cli.writing import write
+from onnxprune.cli.writing import Written, write_sound
 from onnxprune.config import AMOUNTS, NO_AMOUNT, Options, current_name, declared, from_flags
 from onnxprune.errors import OnnxpruneError
 from onnxprune.jobs import recipe
 from onnxprune.types import NOTHING_REMOVED
 
 if TYPE_CHECKING:
+    from onnxprune.jobs.result import Result
+    from onnxprune.jobs.results.schema import Command
     from onnxprune.types import Check, Quality
 
 _EXAMPLE = """examples:
@@ -86,39 +88,64 @@ def run(args: argparse.Namespace) -> int:
     from onnxprune.graph.plan import save_plan
     from onnxprune.jobs.mask import of
     from onnxprune.jobs.prune import prune
-    from onnxprune.jobs.results import gather
 
     with console.progress() as progress:
         with recipe.naming_lines(origins):
             pruned = prune(args.model, config, progress=progress)
-        keep = pruned.writable or args.force
-        written = write(pruned, output, progress, force=args.force) if keep and output else None
-        ok = pruned.ok and (written is None or written.ok)
-        keep = ok or args.force
+        written, ok, keep = write_sound(pruned, output, progress, force=args.force)
         if keep and plan:
             save_plan(pruned.plan, plan)
         if keep and mask:
             save_plan(of(pruned.plan), mask)
         if keep and flags:
             recipe.write(config, flags)
-    report = gather.result("prune", pruned, output if keep else None)
+    return conclude(args, "prune", pruned, written, output, page, ok=ok, keep=keep)
+
+
+def conclude(
+    args: argparse.Namespace,
+    command: Command,
+    run: Result,
+    written: Written | None,
+    output: Path | None,
+    page: Path | None,
+    *,
+    ok: bool,
+    keep: bool,
+) -> int:
+    """Report on a run of ``prune``, ``apply`` or ``recover``, and turn it into an exit code.
+
+    Args:
+        args: the command line.
+        command: its command.
+        run: the result.
+        written: its file, if there is one.
+        output: where it was to be.
+        page: where the page of ``--report`` goes.
+        ok: whether the result and its file are as they should be.
+        keep: whether the result is kept.
+
+    Raises:
+        OnnxpruneError: a check failed or the result is broken, so nothing was written.
+    """
+    from onnxprune.jobs.results import gather
+
+    report = gather.result(command, run, output if keep else None)
     if written:
         report = written.add_to(report)
     report = replace(report, argv=args.argv)
     console.report(report, as_json=args.json, verbose=args.verbose)
     save(report, page)
-    removed = all(check.ok or check.name != NOTHING_REMOVED for check in pruned.checks)
-    accepted = config.max_drop is not None
     return finish(
         ok=ok,
         wrote=keep,
         output=output,
-        removed=removed,
-        quality=pruned.quality,
-        accepted=accepted,
-        advice=pruned.advice,
-        checks=(*pruned.checks, *(written.checks if written else ())),
-        measure=pruned.evaluation.measure,
+        removed=all(check.ok or check.name != NOTHING_REMOVED for check in run.checks),
+        quality=run.quality,
+        accepted=run.config.max_drop is not None,
+        advice=run.advice,
+        checks=(*run.checks, *(written.checks if written else ())),
+        measure=run.evaluation.measure,
     )
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
 
 from onnxprune.cli import console, destination
 from onnxprune.cli.parser import Commands, add_command, add_options, add_output, given_options
-from onnxprune.cli.prune import finish
-from onnxprune.cli.report import PAGE, save
-from onnxprune.cli.writing import write
+from onnxprune.cli.prune import conclude
+from onnxprune.cli.report import PAGE
+from onnxprune.cli.writing import write_sound
 from onnxprune.config import split
 from onnxprune.errors import OnnxpruneError
 
@@ -53,27 +52,8 @@ def run(args: argparse.Namespace) -> int:
 
     # Imported here so that --help and refused flags do not wait for onnx.
     from onnxprune.jobs.recover import recover
-    from onnxprune.jobs.results import gather
 
     with console.progress() as progress:
         result = recover(args.dense, args.pruned, config, progress=progress)
-        keep = result.writable or args.force
-        written = write(result, output, progress, force=args.force) if keep and output else None
-        ok = result.ok and (written is None or written.ok)
-        keep = ok or args.force
-    report = gather.result("recover", result, output if keep else None)
-    if written:
-        report = written.add_to(report)
-    report = replace(report, argv=args.argv)
-    console.report(report, as_json=args.json, verbose=args.verbose)
-    save(report, page)
-    accepted = config.max_drop is not None
-    return finish(
-        ok=ok,
-        wrote=keep,
-        output=output,
-        quality=result.quality,
-        accepted=accepted,
-        checks=(*result.checks, *(written.checks if written else ())),
-        measure=result.evaluation.measure,
-    )
+        written, ok, keep = write_sound(result, output, progress, force=args.force)
+    return conclude(args, "recover", result, written, output, page, ok=ok, keep=keep)

@@ -102,3 +102,27 @@ def write(
     except DeclinedError:
         pass
     return written
+
+
+def write_sound(
+    run: Result, output: Path | None, progress: Callable[[str], None], *, force: bool
+) -> tuple[Written | None, bool, bool]:
+    """Write a result if nothing speaks against it, or all the same with ``force``.
+
+    Args:
+        run: the result to write.
+        output: the .onnx file; None for a dry run.
+        progress: called with a line on each stage.
+        force: as `write`.
+
+    Returns:
+        The file, if one was written; whether the result and the file are as they should be; and
+        whether the result is kept.
+
+    Raises:
+        OnnxpruneError: it cannot be written.
+    """
+    sound = run.writable or force
+    written = write(run, output, progress, force=force) if sound and output else None
+    ok = run.ok and (written is None or written.ok)
+    return written, ok, ok or force

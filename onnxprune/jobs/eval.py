@@ -368,9 +368,13 @@ def derive_structure(
         checked`` with the reason where nothing corresponds.
     """
     shapes: Mapping[str, tuple[int, ...]] = {name: a.shape for name, a in feeds[0].items()}
+    try:
+        analysis = analyse(dense, inputs=shapes)
+    except OnnxpruneError as error:
+        return Structure("not checked", (error.message,))
     integers = is_quantized(small, beside=dense)
     if integers or (claim is not None and claim.plan is not None):
-        structure = _derived(analyse(dense, inputs=shapes), small, claim, config)
+        structure = _derived(analysis, small, claim, config)
         if structure.status != "failed" or integers:
             return structure
     one, other = weight_type(dense), weight_type(small)
@@ -379,7 +383,6 @@ def derive_structure(
         small = retyped(small, other, one)
         feeds = tuple(in_types_of(each, signature_of(dense)) for each in feeds)
     try:
-        analysis = analyse(dense, inputs=shapes)
         match, twin, check = compare_with_cut(analysis, small, feeds, config.provider)
     except OnnxpruneError as error:
         return Structure("not checked", (error.message,))
