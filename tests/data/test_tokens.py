@@ -226,8 +226,8 @@ def test_any_table_of_merges(model: dict[str, Any], texts: list[str], data: st.D
 
 @settings(max_examples=60)
 @given(
-    entries=st.lists(st.tuples(st.sampled_from(PIECES), st.integers(1, 9)), max_size=14),
-    chars=st.lists(st.integers(1, 9), min_size=3, max_size=3),
+    entries=st.lists(st.tuples(st.sampled_from(PIECES), st.integers(1, 30)), max_size=14),
+    chars=st.lists(st.integers(1, 30), min_size=3, max_size=3),
     texts=SHORT,
     data=st.data(),
 )
@@ -296,6 +296,49 @@ def test_any_sentencepiece_model(
         original = _sentencepiece(folder, kind, letters + pieces)
         ids = data.draw(st.sets(st.sampled_from(range(original.size))))
         _check_same(original, ids, texts)
+
+
+NORMAL, UNUSED = 1, 5
+
+
+@pytest.mark.parametrize(
+    ("kind", "entries", "removed", "text", "tokens"),
+    [
+        # Without the unused piece, which is joined first and parted again, "bc" would be joined.
+        (2, [("ab", -1.0, UNUSED), ("bc", -2.0, NORMAL)], "ab", "abc", ["a", "b", "c"]),
+        # The lowest score sets that of unknown text.
+        (
+            1,
+            [("da", -12.0, NORMAL), ("ab", -2.0, NORMAL), ("bb", -40.0, NORMAL)],
+            "bb",
+            "dab",
+            ["da", "b"],
+        ),
+    ],
+)
+def test_pieces_that_decide_without_being_there(
+    kind: int, entries: list[tuple[str, float, int]], removed: str, text: str, tokens: list[str]
+) -> None:
+    library = pytest.importorskip("sentencepiece", reason="sentencepiece is not installed")
+    letters = [(char, score, NORMAL) for char, score in (("a", -9.0), ("b", -12.0), ("c", -2.0))]
+    with TemporaryDirectory() as folder:
+        original = _sentencepiece(folder, kind, letters + entries)
+        loaded = library.SentencePieceProcessor(model_file=str(original.path))
+        assert loaded.encode(text, out_type=str) == ["▁", *tokens]
+        (ids,) = encode(original, [text])
+        others = set(range(original.size)) - {original.ids[removed]}
+        assert others >= set(ids.tolist())
+        assert _check_same(original, others, [text]) == 1
+
+
+def test_the_lowest_score_sets_that_of_unknown_text() -> None:
+    scores = {"a": -9.0, "b": -12.0, "da": -12.0, "ab": -2.0, "bb": -40.0}
+    vocab = [["[UNK]", 0.0], *([piece, score] for piece, score in scores.items())]
+    with TemporaryDirectory() as folder:
+        original = _save(folder, {"type": "Unigram", "unk_id": 0, "vocab": vocab})
+        (ids,) = encode(original, ["dab"])
+        assert [original.pieces[i] for i in ids] == ["da", "b"]
+        assert _check_same(original, [*ids.tolist(), original.ids["ab"]], ["dab"]) == 1
 
 
 # --- merges ----------------------------------------------------------------------------------

@@ -98,7 +98,8 @@ def parse(data: Sequence[bytes]) -> Tokenizer:
     normal = [i for i in pieces if types[i] == _NORMAL]
     rule = None
     if kind == "unigram" and normal:
-        # The lowest score sets that of unknown text, the highest that of user-defined symbols.
+        # The lowest score sets that of unknown text; up to SentencePiece 0.2.0, the highest sets
+        # that of user-defined symbols.
         base |= {min(normal, key=scores.__getitem__), max(normal, key=scores.__getitem__)}
     elif kind == "bpe":
         # Unused pieces are joined, and parted again afterwards.
