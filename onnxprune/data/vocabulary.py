@@ -333,9 +333,9 @@ def _resolve(tokens: Sequence[str], tokenizer: Tokenizer | None, path: Path) -> 
     unknown = [token for token in tokens if token not in known]
     if unknown:
         few = ", ".join(repr(each[:40]) for each in unknown[:_SHOWN])
-        number = "1 token" if len(unknown) == 1 else f"{len(unknown)} tokens"
+        amount = "1 token" if len(unknown) == 1 else f"{len(unknown)} tokens"
         raise OnnxpruneError(
-            f"{path} names {number} that {tokenizer.path} does not have, "
+            f"{path} names {amount} that {tokenizer.path} does not have, "
             f"{'such as ' if len(unknown) > _SHOWN else ''}{few}",
             hint=_spelling(unknown[0], known),
         )
