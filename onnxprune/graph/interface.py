@@ -106,6 +106,15 @@ class Interface:
         """
         return _map([axis for axis in self.outputs if not axis.inside], outputs, _restore)
 
+    def project(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Inputs of the original where every id that was removed is one that remains."""
+
+        def kept(axis: AxisMap, array: Array) -> Array:
+            ids, rows = array.astype(np.int64) % axis.size, np.asarray(axis.kept, np.int64)
+            return np.where(axis.places[ids] < 0, rows[ids % len(rows)], ids).astype(array.dtype)
+
+        return _map([axis for axis in self.inputs if axis.axis is None], feeds, kept)
+
     def loses(self, feeds: Mapping[str, Array]) -> npt.NDArray[np.bool_]:
         """Which samples (along the first axis) hold an id that was removed."""
         lost = [
@@ -136,8 +145,7 @@ class Interface:
         """
         try:
             document = json.loads(text)
-            if document.get("format") != _FORMAT or document.get("version") != _VERSION:
-                raise ValueError(f"it is no {_FORMAT} of version {_VERSION}")
+            _check_format(document)
             inputs, outputs = (
                 tuple(_axis_map(entry) for entry in document[way]) for way in ("inputs", "outputs")
             )
@@ -215,7 +223,7 @@ def lowest(dtype: npt.DTypeLike) -> Any:  # noqa: ANN401  # of that type
     kind = np.dtype(dtype)
     if kind == np.bool_:
         return False
-    return np.iinfo(kind).min if kind.kind in "iu" else ml_dtypes.finfo(kind).min
+    return np.iinfo(kind).min if kind.kind in "iu" else ml_dtypes.finfo(kind).min  # type: ignore[no-untyped-call]
 
 
 def _ranges(indices: Sequence[int]) -> list[list[int]]:
@@ -230,6 +238,12 @@ def _ranges(indices: Sequence[int]) -> list[list[int]]:
 
 
 _MOST = 1 << 24
+"""Indices of one axis."""
+
+
+def _check_format(document: Mapping[str, Any]) -> None:
+    if document.get("format") != _FORMAT or document.get("version") != _VERSION:
+        raise ValueError(f"it is no {_FORMAT} of version {_VERSION}")
 
 
 def _axis_map(entry: Mapping[str, Any]) -> AxisMap:
