@@ -171,6 +171,9 @@ def evaluate(run: Run, state: State, unchanged: Mapping[str, str]) -> Result:
     """
     config, data, analysis = run.config, run.data, run.analysis
     checks, notes = list(state.checks), [*state.notes, *stand_in_note(run.config)]
+    if run.narrowing is not None:
+        checks = [*run.narrowing.checks, *checks]
+        notes = [*run.narrowing.notes, *notes]
     inexact = inexact_groups(run, state.plan)
     evaluation = Evaluation()  # synthetic inputs say nothing beyond the checks
     runs = state.cut or data.source is not None  # else nothing needs that
@@ -200,7 +203,7 @@ def evaluate(run: Run, state: State, unchanged: Mapping[str, str]) -> Result:
     parts = tuple(checks), evaluation, state.outcomes, tuple(notes)
     return Result(
         without_ranks(state.model), state.plan, analysis, config, *parts, remaining=remaining,
-        judges=data_of(data, evaluation), synthetic=data.synthetic,
+        judges=data_of(data, evaluation), synthetic=data.synthetic, narrowing=run.narrowing,
     )  # fmt: skip
 
 
