@@ -411,6 +411,11 @@ class KeptIndices:
     output: str = ""
     labels: str = ""
 
+    def __str__(self) -> str:
+        start = f"{self.output}=" if self.output else ""
+        file = f"@{self.labels}:" if self.labels else ""
+        return f"{start}{file}{','.join(map(str, self.items))}"
+
 
 def kept_ids(value: object, *, of: str = "--vocab") -> tuple[KeptIds, ...]:
     """The ids that stay, written ``ids:FILE``, ``tokens:FILE``, ``calib`` or ``top=N``.
@@ -521,10 +526,10 @@ def _kept_indices(name: str, items: object, value: object, of: str) -> KeptIndic
                     f"{stated(of, value)}: {part} is no range", hint="write it as in 0-3"
                 )
             kept += range(first, last + 1)
-        elif isinstance(part, Integral) and not isinstance(part, bool):
-            kept.append(count(int(part), of=of))
+        elif isinstance(part, str):
+            kept.append(int(part) if part.isdecimal() else part)
         else:
-            kept.append(int(part) if str(part).isdecimal() else str(part))
+            kept.append(count(part, of=of))
     if not kept:
         hint = f"name what stays, as in {example(of, 'logits=0,2,7')}"
         raise OnnxpruneError(f"{stated(of, value)} keeps nothing", hint=hint)

@@ -52,7 +52,9 @@ def label_file(path: str) -> tuple[str, ...]:
         text = Path(path).read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise OnnxpruneError(f"--keep-outputs: {path} cannot be read: {reason}", hint=hint) from None
+        raise OnnxpruneError(
+            f"--keep-outputs: {path} cannot be read: {reason}", hint=hint
+        ) from None
     labels = tuple(line.strip() for line in text.splitlines())
     while labels and not labels[-1]:
         labels = labels[:-1]

@@ -18,9 +18,9 @@ from onnxprune.config import Options
 from onnxprune.data.batches import Feeds
 from onnxprune.data.boxes import CATEGORY, CLASS, LAST, NO_OBJECT
 from onnxprune.data.calibration import Calibration
-from onnxprune.data.dataset import Dataset, Part, synthetic_inputs
+from onnxprune.data.dataset import Dataset, synthetic_inputs
 from onnxprune.data.labels import form_of, read_vocabulary
-from onnxprune.errors import OnnxpruneError, spelled, suggest
+from onnxprune.errors import OnnxpruneError, suggest
 from onnxprune.evaluate.equivalence import check_equivalence
 from onnxprune.evaluate.metrics import find_metric
 from onnxprune.graph.analysis import Analysis, analyse
@@ -28,7 +28,14 @@ from onnxprune.graph.cost import Cost, CostModel
 from onnxprune.graph.interface import AxisMap, Interface
 from onnxprune.graph.opened import Vocabulary, units_at, vocabularies, vocabulary_units
 from onnxprune.graph.reference import mask_model
-from onnxprune.graph.surgery import adapt, interface_of, narrow, release, select_outputs
+from onnxprune.graph.surgery import (
+    adapt,
+    interface_of,
+    narrow,
+    release,
+    select_outputs,
+    without_scattering,
+)
 from onnxprune.jobs.class_axis import (
     ClassAxis,
     blank_of,
@@ -38,7 +45,7 @@ from onnxprune.jobs.class_axis import (
 )
 from onnxprune.jobs.class_labels import relabel
 from onnxprune.jobs.kept_ids import IdSources, kept_ids, unknown_id
-from onnxprune.quantities import Budget, percent, plural
+from onnxprune.quantities import Budget, percent
 from onnxprune.types import Check
 
 _Units = dict[str, tuple[int, ...]]
@@ -66,7 +73,7 @@ class Narrowing:
     classes: Mapping[str, tuple[ClassAxis, tuple[int, ...]]] = field(default_factory=dict)
     checks: tuple[Check, ...] = ()
     notes: tuple[str, ...] = ()
-    sources: IdSources = field(default_factory=lambda: IdSources())
+    sources: IdSources = field(default_factory=IdSources)
 
     @property
     def dense(self) -> Cost:
@@ -318,7 +325,9 @@ def _vocabulary_units(
     for number, vocabulary in enumerate(by_input.values()):
         own = [c for c in config.vocab if _vocabulary(analysis, known, c.input) is vocabulary]
         largest = number == 0
-        result = kept_ids(own, vocabulary, config if largest else _without_tokenizer(config), samples)
+        result = kept_ids(
+            own, vocabulary, config if largest else _without_tokenizer(config), samples
+        )
         if largest:
             sources = result
             unknown = unknown_id(config, vocabulary, result)
@@ -346,9 +355,7 @@ def _without_tokenizer(config: Options) -> Options:
     return replace(config, vocab=config.vocab, tokenizer=None, unknown=None, keep_ids=False)
 
 
-def _vocabulary(
-    analysis: Analysis, known: Sequence[Vocabulary], name: str
-) -> Vocabulary:
+def _vocabulary(analysis: Analysis, known: Sequence[Vocabulary], name: str) -> Vocabulary:
     """The vocabulary of an input, or the largest.
 
     Raises:
@@ -390,7 +397,7 @@ def released(model: models.Model, narrowing: Narrowing) -> tuple[models.Model, I
 def without_lost_labels(data: Dataset, config: Options, narrowing: Narrowing) -> Dataset:
     """Samples whose labels are numbers of what remains; labels that left count no more."""
     places = _places(config, narrowing)
-    if places is None or config.labels is None and config.eval_labels is None:
+    if places is None or (config.labels is None and config.eval_labels is None):
         return data
     form = form_of(config.metric)
     if form not in ("numbers", "boxes"):
@@ -414,10 +421,8 @@ def without_lost_labels(data: Dataset, config: Options, narrowing: Narrowing) ->
     what = "objects" if form == "boxes" else "labels"
     notes = data.notes
     if counts["lost"]:
-        notes += (
-            f"{counts['lost']} of {counts['all']} {what} are of classes that left: they do not "
-            "count",
-        )
+        share = f"{counts['lost']} of {counts['all']} {what}"
+        notes += (f"{share} are of classes that left: they do not count",)
     return replace(
         data, holdout=new[id(data.holdout)], eval=new[id(data.eval)], fit_labels=fit_labels,
         notes=notes,
@@ -516,7 +521,7 @@ def align(
     analysis = analyse(dense, inputs=shapes, interface=True)
     narrowing = narrow_by_map(analysis, interface, config, None)
     outside = Interface(*(_outside(way) for way in (interface.inputs, interface.outputs)))
-    small = select_outputs(small, Interface((), _inside(interface.outputs)))
+    small = without_scattering(small, interface)
     kept = next((a.kept[0] for a in outside.inputs if a.axis is None), None)
     if kept is not None and all(a.unknown is None for a in outside.inputs if a.axis is None):
         outside = outside.with_unknown(kept)
@@ -528,10 +533,8 @@ def _outside(axes: Iterable[AxisMap]) -> tuple[AxisMap, ...]:
     return tuple(axis for axis in axes if not axis.inside)
 
 
-def _inside(axes: Iterable[AxisMap]) -> tuple[AxisMap, ...]:
-    return tuple(axis for axis in axes if axis.inside)
-
-
-def lost_note(number: int) -> str:
-    """What a user is told of ids that left, in one place."""
-    return spelled(f"{plural(number, 'id')} left")
+MAPPED = (
+    "inputs are those of the dense model, and only what remains of its outputs is compared: the "
+    "model carries a map of its interface"
+)
+"""What reports say of a model that is compared with a dense one of another interface."""

@@ -55,9 +55,7 @@ def kept_ids(
     return IdSources(tuple(sorted(kept)))
 
 
-def _ids(
-    choice: KeptIds, vocabulary: Vocabulary, samples: Calibration | None
-) -> Iterable[int]:
+def _ids(choice: KeptIds, vocabulary: Vocabulary, samples: Calibration | None) -> Iterable[int]:
     if isinstance(choice.value, tuple):
         return choice.value
     if choice.form == "ids":

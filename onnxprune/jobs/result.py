@@ -63,6 +63,7 @@ class Result:
         synthetic: whether these are made up, so that only values that are not finite count.
         interface: what changed of the inputs and outputs; empty where nothing did.
         narrowing: ids and classes that left first; ``analysis`` is then of the narrowed model.
+        adapted: ``model`` on the inputs of the original, where those changed.
         advice: what would let units go, where none went though some were to.
     """
 
@@ -83,6 +84,7 @@ class Result:
     synthetic: bool = False
     interface: Interface = field(default_factory=Interface)
     narrowing: Narrowing | None = None
+    adapted: models.Model | None = None
     advice: str = ""
     command: Literal["prune", "apply", "recover"] = "prune"
     remaining: Cost = field(kw_only=True)
@@ -169,8 +171,9 @@ class Result:
         """Weights of a model that was pruned elsewhere with other values than the cut has."""
         assert self.correspondence is not None
         removed, bypassed = self.correspondence.removed, self.correspondence.bypassed
-        matching = match(self.analysis, self.model)  # with the biases that it has gained
-        twin = make_twin(self.analysis, replace(self.correspondence, matching=matching), self.model)
+        model = self.model if self.adapted is None else self.adapted
+        matching = match(self.analysis, model)  # with the biases that it has gained
+        twin = make_twin(self.analysis, replace(self.correspondence, matching=matching), model)
         pairing = pair(cut(self.analysis, removed, bypassed), twin.model)
         if pairing.problem:
             return None
@@ -282,7 +285,10 @@ def released(result: Result, config: Options, narrowing: Narrowing | None) -> Re
         replace(each, model=released_model(each.model, narrowing)[0], interface=interface)
         for each in result.history
     )
-    return replace(result, model=model, interface=interface, history=history, config=config)
+    return replace(
+        result, model=model, adapted=result.model, interface=interface, history=history,
+        config=config,
+    )  # fmt: skip
 
 
 def _drawn() -> Any:  # noqa: ANN401  a module

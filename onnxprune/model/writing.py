@@ -229,10 +229,9 @@ def _write(
             change.follow(beside, document.name)
         if is_map(place := map_path(target)):
             change.withdraw(place.name)
-        text = model.ir.metadata_props.get(INTERFACE_KEY)
-        if text is not None:
+        if (entries := model.ir.metadata_props.get(INTERFACE_KEY)) is not None:
             beside = change.part()
-            beside.write(text.encode())
+            beside.write(entries.encode())
             change.follow(beside, place.name)
         change.file.flush()
         if accept is not None and not accept(Path(change.file.name)):
