@@ -162,6 +162,15 @@ def classifier(last: str, opset: int = 17) -> Case:
     return Case(model, "scores", 1, (0, 4, 9), 10, changed=("scores",) if "Softmax" in last else ())
 
 
+def written_out_softmax() -> Case:
+    """As TensorFlow and JAX export it: ReduceMax, Exp, ReduceSum."""
+    net = Net(17)
+    x = net.dense(net.node("Relu", net.dense(net.input("x", ("batch", 6), width=6), 8)), 10)
+    y = net.node("Exp", net.node("Sub", x, net.node("ReduceMax", x, axes=[1], keepdims=1)))
+    y = net.node("Div", y, net.node("ReduceSum", y, net.constant([1]), keepdims=1))
+    return Case(finish(net, {"y": (y, ("batch", 10), FLOAT)}), "y", 1, (0, 4, 9), 10, ("y",))
+
+
 def _levels(net: Net) -> list[str]:
     x = net.conv_norm(net.input("x", ("batch", 3, 16, 16), width=3), 8, 3)
     return [x, net.conv_norm(x, 8, 3, stride=2)]
@@ -274,6 +283,7 @@ CASES: Mapping[str, Callable[[], Case]] = {
     "sigmoid": lambda: classifier("Sigmoid"),
     "softmax": lambda: classifier("Softmax"),
     "softmax of opset 11": lambda: classifier("Softmax", 11),
+    "softmax written out": written_out_softmax,
     "yolo8": yolo8,
     "yolox": yolox,
     "yolo5": yolo5,
