@@ -176,6 +176,8 @@ def analyse(
         ['body.1:ffn', 'body.4:ffn', 'body.7:ffn']
     """
     dense, sizes = models.load(model), _checked(inputs)
+    if not isinstance(interface, bool):
+        raise wrong_type("interface", interface, "True or False", "interface=True opens it")
     try:
         return _analyse(dense, sizes, interface=interface)
     except (OnnxpruneError, MemoryError):

@@ -267,7 +267,7 @@ def _normalised(walk: Walk) -> dict[int, str]:
     out: dict[int, str] = {}
     for _, call in walk.calls:
         for contraction in call.contractions if walk.opened else ():
-            if contraction.fill == LOWEST and "Softmax" in call.op:
+            if contraction.fill == LOWEST and call.op != "ArgMax":
                 i, k = contraction.slots[0]
                 for column in walk.space.columns(call.tensor(i)[k]):
                     out |= dict.fromkeys(map(int, np.unique(column)), call.op)

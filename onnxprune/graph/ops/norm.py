@@ -167,6 +167,8 @@ def reduce(call: Call) -> list[Tensor]:
     for k in over:
         if call.op in ("ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSum"):
             call.contractions.append(Contraction(((0, k),)))
+        elif call.opened and call.op == "ReduceMax":  # in front of Exp, in a Softmax written out
+            call.contractions.append(Contraction(((0, k),), LOWEST))
         else:
             call.space.inexact(x[k], f"{call.op} `{call.name}` runs over it")
     keepdims = call.attr("keepdims", 1)
