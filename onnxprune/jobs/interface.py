@@ -80,6 +80,11 @@ class Narrowing:
         """What the dense model costs."""
         return CostModel(self.original)()
 
+    def at(self, analysis: Analysis) -> Narrowing:
+        """The same, its original analysed at the shapes of another analysis."""
+        original = analyse(self.original.model, inputs=analysis.inputs[0], interface=True)
+        return replace(self, original=original)
+
     @property
     def planned(self) -> Interface:
         """The map as plans keep it."""
