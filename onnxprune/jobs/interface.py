@@ -44,8 +44,8 @@ from onnxprune.jobs.class_axis import (
     kept_classes,
 )
 from onnxprune.jobs.class_labels import relabel
-from onnxprune.jobs.kept_ids import IdSources, kept_ids, unknown_id
-from onnxprune.quantities import Budget, percent
+from onnxprune.jobs.kept_ids import SmallVocabulary, small_vocabulary, tokenizer_of
+from onnxprune.quantities import Budget, KeptIds, percent
 from onnxprune.types import Check
 
 _Units = dict[str, tuple[int, ...]]
@@ -63,7 +63,7 @@ class Narrowing:
         classes: where outputs count classes, by output, and which remain.
         checks: that what remains computes what it did.
         notes: whole sentences.
-        sources: of the ids that remain, and the tokenizer.
+        vocabulary: the ids that remain, and their tokenizer.
     """
 
     original: Analysis
@@ -73,7 +73,7 @@ class Narrowing:
     classes: Mapping[str, tuple[ClassAxis, tuple[int, ...]]] = field(default_factory=dict)
     checks: tuple[Check, ...] = ()
     notes: tuple[str, ...] = ()
-    sources: IdSources = field(default_factory=IdSources)
+    vocabulary: SmallVocabulary = field(default_factory=SmallVocabulary)
 
     @property
     def dense(self) -> Cost:
@@ -138,11 +138,10 @@ def narrow_by_options(
     """
     removed: _Units = {}
     notes: list[str] = []
-    unknown, sources = None, IdSources()
+    small = SmallVocabulary()
     if config.vocab:
-        units, unknown, sources, said = _vocabulary_units(analysis, config, samples)
-        removed |= units
-        notes += said
+        removed, small = _vocabulary_units(analysis, config, samples)
+        notes += small.notes
     classes: dict[str, tuple[ClassAxis, tuple[int, ...]]] = {}
     first = _feeds(analysis, config, samples) if config.keep_outputs else ()
     for choice in config.keep_outputs:
@@ -159,7 +158,7 @@ def narrow_by_options(
         removed |= _with(removed, units_at(analysis, output, axis.axis, leaving))
         classes[output] = (axis, kept)
         notes.append(describe(axis, kept))
-    result = _narrowed(analysis, removed, config, samples, unknown)
+    result = _narrowed(analysis, removed, config, samples, small.unknown)
     metadata = result.model.ir.metadata_props
     for axis, kept in classes.values():
         old = analysis.model.ir.metadata_props
@@ -176,7 +175,7 @@ def narrow_by_options(
         keep_ids=config.keep_ids,
         classes=classes,
         notes=(*notes, *result.notes, *_lost(result.interface, samples)),
-        sources=sources,
+        vocabulary=small,
     )
 
 
@@ -316,48 +315,30 @@ def _check_output(analysis: Analysis, output: str) -> None:
 
 def _vocabulary_units(
     analysis: Analysis, config: Options, samples: Calibration | None
-) -> tuple[_Units, int | None, IdSources, list[str]]:
-    """The units of the ids that leave, the unknown id, the sources, and notes."""
+) -> tuple[_Units, SmallVocabulary]:
+    """The units of the ids that leave, and what stays of the largest vocabulary."""
     known = vocabularies(analysis)
-    removed: _Units = {}
-    notes: list[str] = []
-    unknown: int | None = None
-    sources = IdSources()
-    by_input: dict[str, Vocabulary] = {}
+    chosen: dict[str, tuple[Vocabulary, list[KeptIds]]] = {}
     for choice in config.vocab:
         vocabulary = _vocabulary(analysis, known, choice.input)
-        by_input.setdefault(vocabulary.group, vocabulary)
-    for number, vocabulary in enumerate(by_input.values()):
-        own = [c for c in config.vocab if _vocabulary(analysis, known, c.input) is vocabulary]
-        largest = number == 0
-        result = kept_ids(
-            own, vocabulary, config if largest else _without_tokenizer(config), samples
-        )
-        if largest:
-            sources = result
-            unknown = unknown_id(config, vocabulary, result)
-        kept = sorted({*result.kept, *([unknown] if unknown is not None and largest else [])})
-        leaving = sorted({*range(vocabulary.size)} - {*kept})
-        if not leaving:
-            raise OnnxpruneError(
-                f"--vocab keeps all {vocabulary.size:,} ids of '{vocabulary.inputs[0]}'",
-                hint="keep fewer, as in --vocab top=8000",
-            )
+        chosen.setdefault(vocabulary.group, (vocabulary, []))[1].append(choice)
+    largest = max((each for each, _ in chosen.values()), key=lambda each: each.size)
+    removed: _Units = {}
+    main, notes = SmallVocabulary(), list[str]()
+    tokenizer = tokenizer_of(config)
+    for vocabulary, choices in chosen.values():
+        settings = (tokenizer, config.unknown) if vocabulary is largest else (None, None)
+        small = small_vocabulary(choices, vocabulary, samples, *settings)
+        leaving = sorted({*range(vocabulary.size)} - {*small.kept})
         removed |= _with(removed, vocabulary_units(analysis, vocabulary, leaving))
-        where = ", ".join(f"'{name}'" for name in (*vocabulary.inputs, *vocabulary.outputs))
-        notes.append(f"{len(kept):,} of {vocabulary.size:,} ids stay, of {where}")
-        notes += result.notes
-    if config.keep_ids and unknown is None:
+        notes += small.notes
+        main = small if vocabulary is largest else main
+    if config.keep_ids and main.unknown is None:
         raise OnnxpruneError(
             "--keep-ids reads removed ids as the unknown token, and nothing says which that is",
             hint="give the tokenizer with --tokenizer, or the id, as in --unknown 100",
         )
-    return removed, unknown, replace(sources, unknown=unknown), notes
-
-
-def _without_tokenizer(config: Options) -> Options:
-    """Options for a vocabulary beside the largest: the tokenizer is not of its ids."""
-    return replace(config, vocab=config.vocab, tokenizer=None, unknown=None, keep_ids=False)
+    return removed, replace(main, notes=tuple(notes))
 
 
 def _vocabulary(analysis: Analysis, known: Sequence[Vocabulary], name: str) -> Vocabulary:
