@@ -28,13 +28,43 @@ _ALIKE = 0.75
 """Likeness from which on a word passes for the misspelling of another."""
 
 
+_CONTROL = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]"
+)
+"""What moves a cursor, changes colours, hides or turns text around, or is half a character."""
+
+
+def visible(text: str, *, line: bool = False) -> str:
+    r"""A text without control characters: they are escaped as Python does.
+
+    Args:
+        text: to be shown.
+        line: whether it has to stay one line, so that line breaks and tabs count too.
+
+    Example:
+        >>> print(visible("\x1b[31mred"))
+        \x1b[31mred
+    """
+    if line and not text.isprintable():
+        text = text.replace("\n", "\\n").replace("\t", "\\t").replace("\r", "\\r")
+    return _CONTROL.sub(lambda match: escaped(match[0]), text)
+
+
+def escaped(character: str) -> str:
+    r"""A character as Python escapes it."""
+    code = ord(character)
+    if code < 0x100:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
 class OnnxpruneError(Exception):
     """A problem the user can act on.
 
     Args:
         message: one sentence naming what is wrong and where.
         hint: one sentence saying what to do; empty when there is nothing useful to say. Tracebacks
-            show it too.
+            show it too. Names from files bring no line breaks or control characters into either.
         exit_code: of the command line (2: could not run; 1: the verdict is bad).
 
     Attributes:
@@ -43,8 +73,8 @@ class OnnxpruneError(Exception):
 
     def __init__(self, message: str, *, hint: str = "", exit_code: int = 2) -> None:
         self.written = (message, hint)
-        self.message = spelled(message)
-        self.hint = spelled(hint)
+        self.message = visible(spelled(message), line=True)
+        self.hint = visible(spelled(hint), line=True)
         self.exit_code = exit_code
         super().__init__(self.message)
         if hint:

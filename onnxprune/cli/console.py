@@ -21,8 +21,7 @@ from rich.segment import Segment
 from rich.text import Text
 
 from onnxprune.cli.phases import Phases
-from onnxprune.cli.streams import visible
-from onnxprune.errors import OnnxpruneError
+from onnxprune.errors import OnnxpruneError, visible
 from onnxprune.jobs.results import schema
 from onnxprune.report import terminal
 from onnxprune.types import QualityStatus, StructureStatus

@@ -11,16 +11,13 @@ import codecs
 import errno
 import io
 import os
-import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TextIO, cast
 
-_CONTROL = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]"
-)
-"""What moves a cursor, changes colours, hides or turns text around, or is half a character."""
+from onnxprune.errors import escaped
+
 _SPELT = {
     "±": "+-", "…": "...", "µ": "u", "→": "->", "✕": "x", "✓": "v", "—": "-", "·": ".",
     "░": ".", "█": "#", "▁": "_", "▂": "_", "▃": "-", "▄": "-", "▅": "=", "▆": "=", "▇": "#",
@@ -28,35 +25,12 @@ _SPELT = {
 """Characters of ours in ASCII; others are escaped."""
 
 
-def visible(text: str, *, line: bool = False) -> str:
-    r"""A text without control characters: they are escaped as Python does.
-
-    Args:
-        text: to be shown.
-        line: whether it has to stay one line, so that line breaks and tabs count too.
-
-    Example:
-        >>> print(visible("\x1b[31mred"))
-        \x1b[31mred
-    """
-    if line and not text.isprintable():
-        text = text.replace("\n", "\\n").replace("\t", "\\t").replace("\r", "\\r")
-    return _CONTROL.sub(lambda match: _escape(match[0]), text)
-
-
-def _escape(character: str) -> str:
-    code = ord(character)
-    if code < 0x100:
-        return f"\\x{code:02x}"
-    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
-
-
 def _spell(error: UnicodeError) -> tuple[str, int]:
     """The error handler of encoders: what a character is written as."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     lost = error.object[error.start : error.end]
-    return "".join(_SPELT.get(each) or _escape(each) for each in lost), error.end
+    return "".join(_SPELT.get(each) or escaped(each) for each in lost), error.end
 
 
 codecs.register_error("onnxprune", _spell)

@@ -38,7 +38,7 @@ class Analysis:
         groups, blocks: to remove from.
         pinned: axes of stored tensors that stay, with reasons.
         batch: samples in ``inputs[0]`` where the model leaves their number open; else 1.
-        walk: the labelled graph.
+        walk: the labelled graph; `walk.opened` says whether the interface may change.
         tensors: every distinct use of a stored tensor.
     """
 
@@ -156,6 +156,7 @@ def analyse(
     model: models.ModelLike,
     *,
     inputs: Mapping[str, tuple[int, ...]] | None = None,
+    interface: bool = False,
 ) -> Analysis:
     """Find everything that can be removed from a model and everything that cannot.
 
@@ -163,6 +164,8 @@ def analyse(
         model: as `onnxprune.load` takes it; it is only read.
         inputs: concrete graph input shapes (those of real data); sizes that fit the graph are
             found when they are not given.
+        interface: whether graph inputs and outputs may lose indices too; else they stay as they
+            are.
 
     Raises:
         OnnxpruneError: the model cannot be loaded, or no input shapes fit the graph.
@@ -173,8 +176,10 @@ def analyse(
         ['body.1:ffn', 'body.4:ffn', 'body.7:ffn']
     """
     dense, sizes = models.load(model), _checked(inputs)
+    if not isinstance(interface, bool):
+        raise wrong_type("interface", interface, "True or False", "interface=True opens it")
     try:
-        return _analyse(dense, sizes)
+        return _analyse(dense, sizes, interface=interface)
     except (OnnxpruneError, MemoryError):
         raise
     except Exception as error:
@@ -187,11 +192,13 @@ def analyse(
         ) from error
 
 
-def _analyse(dense: models.Model, sizes: Mapping[str, tuple[int, ...]] | None) -> Analysis:
+def _analyse(
+    dense: models.Model, sizes: Mapping[str, tuple[int, ...]] | None, *, interface: bool
+) -> Analysis:
     shapes = probe_shapes(dense, sizes)
     facts = propagate(dense, shapes[0])
     second = cache(lambda: facts if shapes[1] == shapes[0] else propagate(dense, shapes[1]))
-    labelled = walk(dense, facts, second)
+    labelled = walk(dense, facts, second, opened=interface)
     tensors = stored_tensors(labelled)
     batch = _batch(dense, shapes[0])
     groups = make_groups(labelled, tensors, batch)

@@ -14,7 +14,18 @@ import onnx_ir as ir
 from onnxprune import model as models
 from onnxprune.graph.axes import Axis, Column
 from onnxprune.graph.notation import SPATIAL, Tensor
-from onnxprune.graph.ops.call import CHANNEL, EXPERT, FFN, HEAD, HEAD_DIM, HIDDEN
+from onnxprune.graph.ops.call import (
+    CHANNEL,
+    EXPERT,
+    FFN,
+    HEAD,
+    HEAD_DIM,
+    HIDDEN,
+    INPUT,
+    LOWEST,
+    OUTPUT,
+    VOCABULARY,
+)
 from onnxprune.graph.units import Group, Pinned, Role, Slice
 from onnxprune.graph.walk import KEPT_WHOLE, Walk, identity
 
@@ -149,11 +160,19 @@ def make_groups(walk: Walk, tensors: Sequence[Stored], batch: int) -> tuple[Grou
     macs = atom_totals(walk, [(1.0, axes) for _, call in walk.calls for axes in call.work])
     groups: list[Group] = []
     taken: set[str] = set()
-    for signature, members in _occurrences(walk, [s.column for s in slots]).items():
-        used = [slots[k] for k in np.frombuffer(signature, np.int64)[::2]]
+    reached, normalised = _interface_columns(walk), _normalised(walk)
+    columns = [s.column for s in slots] + [column for _, column in reached]
+    for signature, members in _occurrences(walk, columns).items():
+        places = np.frombuffer(signature, np.int64)[::2]
+        used = [slots[k] for k in places if k < len(slots)]
+        if not used:  # nothing stored leaves with it
+            continue
+        names = dict.fromkeys(reached[k - len(slots)][0] for k in places if k >= len(slots))
         reason = next((r for r in map(walk.space.why_inexact, members) if r), "")
         slices, atoms = _slices(used, np.asarray(members, np.int64))
         kind = _kind(walk.space.tags(members[0]), reason, slices)
+        if kind in _PLAIN:
+            kind = _interface_kind(walk.space.tags(members[0]), kind, slices)
         name = _name(used, kind, taken)
         groups.append(
             Group(
@@ -166,6 +185,8 @@ def make_groups(walk: Walk, tensors: Sequence[Stored], batch: int) -> tuple[Grou
                 params=round(params[atoms[0]]),
                 macs=round(macs[atoms[0]] / batch),
                 bytes=round(size[atoms[0]]),
+                interface=tuple(names),
+                renormalised=normalised.get(int(atoms[0]), ""),
             )
         )
     return tuple(groups)
@@ -209,6 +230,48 @@ def _kind(tags: int, inexact: str, slices: Sequence[Slice]) -> str:
         return "width"
     kinds = {HIDDEN: "hidden-unit", EXPERT: "expert", CHANNEL: "channel", FFN: "ffn"}
     return next((kind for bit, kind in kinds.items() if tags & bit), "channel")
+
+
+_PLAIN = ("channel", "ffn", "width")
+
+
+def _interface_kind(tags: int, kind: str, slices: Sequence[Slice]) -> str:
+    """The kind of a unit that reaches the interface; as it was for others.
+
+    An output that no weight reads has classes, one that some do is also a stream of features.
+    """
+    if tags & VOCABULARY:
+        return "vocabulary"
+    read = any(s.role == "reads" for s in slices)
+    if tags & OUTPUT:
+        return "embedding-dim" if read or tags & INPUT else "class"
+    return "input-feature" if tags & INPUT else kind
+
+
+def _interface_columns(walk: Walk) -> list[tuple[str, Column]]:
+    """Columns of the graph inputs and outputs that may lose indices, with their names."""
+    if not walk.opened or walk.main is None:
+        return []
+    out: list[tuple[str, Column]] = []
+    for value in (*walk.main.inputs, *walk.main.outputs):
+        name = value.name or ""
+        if models.constant(value) is None:
+            domain = walk.domains.get(walk.ids.get(name, ""))
+            axes = (*walk.axes.get(name, ()), *([] if domain is None else [domain]))
+            out += [(name, column) for axis in axes for column in walk.space.columns(axis)]
+    return out
+
+
+def _normalised(walk: Walk) -> dict[int, str]:
+    """Atoms that an operator compares with one another: its name."""
+    out: dict[int, str] = {}
+    for _, call in walk.calls:
+        for contraction in call.contractions if walk.opened else ():
+            if contraction.fill == LOWEST and call.op != "ArgMax":
+                i, k = contraction.slots[0]
+                for column in walk.space.columns(call.tensor(i)[k]):
+                    out |= dict.fromkeys(map(int, np.unique(column)), call.op)
+    return out
 
 
 _MACHINE_MADE = re.compile(r"^(onnx::.*|val_\d+|\d+|_v_\d+|.*MatMul_\d+|.*_quantized_\d+)$")

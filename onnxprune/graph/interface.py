@@ -38,6 +38,9 @@ class AxisMap:
         kept: those that remain, ascending; the new index is the place in this list.
         kind: of the group that lost units, as in `Group.kind`.
         unknown: the id that removed ids are read as; None where they are refused, and on axes.
+        inside: whether the file maps it itself (``--keep-ids``): its tensor then has the old ids
+            and sizes, and an output holds ``fill`` where an index is removed.
+        fill: what stands for what was removed: the ``lowest`` value of the type, or ``zero``.
     """
 
     value: str
@@ -46,6 +49,8 @@ class AxisMap:
     kept: tuple[int, ...]
     kind: str = "class"
     unknown: int | None = None
+    inside: bool = False
+    fill: Literal["lowest", "zero"] = "lowest"
 
     @property
     def places(self) -> npt.NDArray[np.int64]:
@@ -61,9 +66,6 @@ class Interface:
 
     Attributes:
         inputs, outputs: the axes that changed.
-        inside: whether the file maps ids itself (``--keep-ids``): its inputs and outputs then have
-            the old ids and sizes, and outputs hold the lowest value of their type where an index
-            is removed.
 
     Example:
         >>> import numpy as np
@@ -75,7 +77,6 @@ class Interface:
 
     inputs: tuple[AxisMap, ...] = ()
     outputs: tuple[AxisMap, ...] = ()
-    inside: bool = False
 
     def __bool__(self) -> bool:
         return bool(self.inputs or self.outputs)
@@ -88,7 +89,7 @@ class Interface:
         Raises:
             OnnxpruneError: an id was removed, and none stands for it.
         """
-        return dict(feeds) if self.inside else _map(self.inputs, feeds, _cut)
+        return _map([axis for axis in self.inputs if not axis.inside], feeds, _cut)
 
     def cut_outputs(self, outputs: Mapping[str, Array]) -> dict[str, Array]:
         """What remains of the outputs of the original; of a model with old ids, too."""
@@ -96,14 +97,23 @@ class Interface:
 
     def restore_inputs(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Inputs of the smaller model as the original takes them; features that left are zero."""
-        return dict(feeds) if self.inside else _map(self.inputs, feeds, _restore)
+        return _map([axis for axis in self.inputs if not axis.inside], feeds, _restore)
 
     def restore_outputs(self, outputs: Mapping[str, Array]) -> dict[str, Array]:
         """Outputs of the smaller model in the places of the original's.
 
-        What was removed holds the lowest value of the type.
+        What was removed holds the ``fill`` of its axis.
         """
-        return dict(outputs) if self.inside else _map(self.outputs, outputs, _restore)
+        return _map([axis for axis in self.outputs if not axis.inside], outputs, _restore)
+
+    def project(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Inputs of the original where every id that was removed is one that remains."""
+
+        def kept(axis: AxisMap, array: Array) -> Array:
+            ids, rows = array.astype(np.int64) % axis.size, np.asarray(axis.kept, np.int64)
+            return np.where(axis.places[ids] < 0, rows[ids % len(rows)], ids).astype(array.dtype)
+
+        return _map([axis for axis in self.inputs if axis.axis is None], feeds, kept)
 
     def loses(self, feeds: Mapping[str, Array]) -> npt.NDArray[np.bool_]:
         """Which samples (along the first axis) hold an id that was removed."""
@@ -119,7 +129,7 @@ class Interface:
 
     def to_json(self) -> str:
         """One JSON document; indices are written as ranges."""
-        document = {"format": _FORMAT, "version": _VERSION, "inside": self.inside}
+        document: dict[str, Any] = {"format": _FORMAT, "version": _VERSION}
         for way in ("inputs", "outputs"):
             document[way] = [
                 asdict(axis) | {"kept": _ranges(axis.kept)} for axis in getattr(self, way)
@@ -135,12 +145,11 @@ class Interface:
         """
         try:
             document = json.loads(text)
-            if document.get("format") != _FORMAT or document.get("version") != _VERSION:
-                raise ValueError(f"it is no {_FORMAT} of version {_VERSION}")
+            _check_format(document)
             inputs, outputs = (
                 tuple(_axis_map(entry) for entry in document[way]) for way in ("inputs", "outputs")
             )
-            return cls(inputs, outputs, inside=bool(document["inside"]))
+            return cls(inputs, outputs)
         except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
             raise OnnxpruneError(
                 f"{where} is not well-formed: {error}",
@@ -203,7 +212,7 @@ def _restore(axis: AxisMap, array: Array) -> Array:
         return kept[array.astype(np.int64)].astype(array.dtype)
     shape = list(array.shape)
     shape[axis.axis] = axis.size
-    fill = lowest(array.dtype) if axis.kind in ("class", "vocabulary") else 0
+    fill = lowest(array.dtype) if axis.fill == "lowest" else 0
     out = np.full(shape, fill, array.dtype)
     np.moveaxis(out, axis.axis, 0)[kept] = np.moveaxis(array, axis.axis, 0)
     return out
@@ -214,7 +223,7 @@ def lowest(dtype: npt.DTypeLike) -> Any:  # noqa: ANN401  # of that type
     kind = np.dtype(dtype)
     if kind == np.bool_:
         return False
-    return np.iinfo(kind).min if kind.kind in "iu" else ml_dtypes.finfo(kind).min
+    return np.iinfo(kind).min if kind.kind in "iu" else ml_dtypes.finfo(kind).min  # type: ignore[no-untyped-call]
 
 
 def _ranges(indices: Sequence[int]) -> list[list[int]]:
@@ -229,6 +238,12 @@ def _ranges(indices: Sequence[int]) -> list[list[int]]:
 
 
 _MOST = 1 << 24
+"""Indices of one axis."""
+
+
+def _check_format(document: Mapping[str, Any]) -> None:
+    if document.get("format") != _FORMAT or document.get("version") != _VERSION:
+        raise ValueError(f"it is no {_FORMAT} of version {_VERSION}")
 
 
 def _axis_map(entry: Mapping[str, Any]) -> AxisMap:
@@ -238,7 +253,11 @@ def _axis_map(entry: Mapping[str, Any]) -> AxisMap:
         TypeError, ValueError, KeyError: they are not.
     """
     axis, size, unknown = entry["axis"], entry["size"], entry.get("unknown")
-    for number in (size, *([] if axis is None else [axis]), *([] if unknown is None else [unknown])):
+    for number in (
+        size,
+        *([] if axis is None else [axis]),
+        *([] if unknown is None else [unknown]),
+    ):
         if type(number) is not int:
             raise TypeError(f"{number!r} is no whole number")
     if not 0 < size <= _MOST:
@@ -252,11 +271,9 @@ def _axis_map(entry: Mapping[str, Any]) -> AxisMap:
         raise ValueError("kept indices do not ascend")
     if unknown is not None and unknown not in kept:
         raise ValueError(f"the unknown id {unknown} is not kept")
-    value, kind = entry["value"], entry["kind"]
+    value, kind, inside, fill = (entry[key] for key in ("value", "kind", "inside", "fill"))
     if not isinstance(value, str) or kind not in _KINDS:
         raise ValueError(f"{value!r} of kind {kind!r}")
-    return AxisMap(value, axis, size, tuple(kept), kind, unknown)
-
-
-Place = tuple[Literal["input", "output"], str, int | None]
-"""Way, name and axis (None: ids) of what an interface map can change."""
+    if type(inside) is not bool or fill not in ("lowest", "zero"):
+        raise ValueError(f"inside is {inside!r} and fill {fill!r}")
+    return AxisMap(value, axis, size, tuple(kept), kind, unknown, inside, fill)

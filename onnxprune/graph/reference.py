@@ -2,7 +2,8 @@
 
 This is the reference that a cut model is checked against. It shares no code with surgery: nothing
 is cut, no size changes. Where a node contracts a removed index, the weight rows it would meet are
-zeroed, or, where both operands are computed, one of them is multiplied by a mask.
+zeroed, or, where both operands are computed, one of them is multiplied by a mask. What compares
+indices (a Softmax over classes) reads the lowest value instead of zero.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ import onnx_ir as ir
 
 from onnxprune import model as models
 from onnxprune.graph.analysis import Analysis, identity
+from onnxprune.graph.interface import lowest
 from onnxprune.graph.ops import Call
+from onnxprune.graph.ops.call import LOWEST
 from onnxprune.graph.surgery.edit import Editor
 
 _Masks = dict[int, tuple[npt.NDArray[np.bool_], int | None]]
@@ -133,11 +136,11 @@ class UnitMasks:
             tensor = models.constant(place.value)
             assert tensor is not None
             array = (
-                _factor(masks, len(place.call.tensor(place.i)))
+                _mask(masks, len(place.call.tensor(place.i)))[1]
                 if place.stored is None
                 else _masked(place.stored, place.call, masks)
             )
-            tensors.append(ir.Tensor(array.astype(tensor.dtype.numpy()), dtype=tensor.dtype))
+            tensors.append(ir.Tensor(_within(array, tensor.dtype), dtype=tensor.dtype))
         return tensors
 
 
@@ -145,7 +148,7 @@ def _masked(stored: ir.TensorProtocol, call: Call, masks: _Masks) -> npt.NDArray
     """Weights with zeros, or what else is right, where they meet removed indices."""
     array = np.array(stored.numpy())
     for k, (stays, fill) in masks.items():
-        known = None if fill is None else call.values[fill]
+        known = _zero(call, fill)
         zero = np.zeros((), array.dtype) if known is None else known
         if zero.size > 1:  # one per output, which is the axis behind the masked one
             zero = zero.reshape(-1, *[1] * (array.ndim - 2))
@@ -153,12 +156,19 @@ def _masked(stored: ir.TensorProtocol, call: Call, masks: _Masks) -> npt.NDArray
     return array
 
 
-def _factor(masks: _Masks, rank: int) -> npt.NDArray[np.float32]:
-    """What a computed value is multiplied by."""
-    factor = np.ones([1] * rank, np.float32)
-    for k, (stays, _) in masks.items():
-        factor = factor * stays.reshape([-1 if j == k else 1 for j in range(rank)])
-    return factor
+def _zero(call: Call, fill: int | None) -> npt.NDArray[Any] | None:
+    """What stands for zero at a node; None where zero does."""
+    return None if fill is None or fill == LOWEST else call.values[fill]
+
+
+def _mask(masks: _Masks, rank: int) -> tuple[str, npt.NDArray[np.float32]]:
+    """The operator that masks a computed value, and its second operand."""
+    stays = np.ones([1] * rank, np.bool_)
+    for k, (kept, _) in masks.items():
+        stays = stays & kept.reshape([-1 if j == k else 1 for j in range(rank)])
+    if any(fill == LOWEST for _, fill in masks.values()):
+        return "Add", np.where(stays, np.float32(0), np.finfo(np.float32).min / 2)
+    return "Mul", stays.astype(np.float32)
 
 
 def _mask_input(
@@ -175,15 +185,16 @@ def _mask_input(
     assert value is not None
     stored = models.constant(value)
     if stored is not None:
-        fills = {k: None if f is None else call.values[f] for k, (_, f) in masks.items()}
+        fills = {k: _zero(call, fill) for k, (_, fill) in masks.items()}
         same = tuple((k, stays.tobytes(), id(fills[k])) for k, (stays, _) in sorted(masks.items()))
         if (value, same) not in copies:  # an unrolled layer reads one weight at every step
             tensor = ir.Tensor(_masked(stored, call, masks), dtype=stored.dtype)
             copies[value, same] = editor.store(value, f"{value.name}/masked", tensor)
         node.replace_input_with(i, copies[value, same])
         return copies[value, same]
-    mask = _constant(editor, analysis, value, _factor(masks, len(call.tensor(i))))
-    node.replace_input_with(i, editor.insert(node, "Mul", [value, mask]))
+    op, array = _mask(masks, len(call.tensor(i)))
+    mask = _constant(editor, analysis, value, array)
+    node.replace_input_with(i, editor.insert(node, op, [value, mask]))
     return mask
 
 
@@ -193,5 +204,13 @@ def _constant(
     """A constant of the element type of ``like``."""
     fact = analysis.facts.get(like.name or "")
     dtype = fact.dtype if fact is not None and fact.dtype is not None else ir.DataType.FLOAT
-    tensor = ir.Tensor(array.astype(dtype.numpy()), dtype=dtype)
+    tensor = ir.Tensor(_within(array, dtype), dtype=dtype)
     return editor.store(like, f"{like.name}/mask", tensor)
+
+
+def _within(array: npt.NDArray[Any], dtype: ir.DataType) -> npt.NDArray[Any]:
+    """An array of another type; what is too low for it is half the lowest value."""
+    kind = dtype.numpy()
+    if array.dtype == np.float32 and dtype.is_floating_point():
+        array = np.maximum(array, np.float32(float(lowest(kind)) / 2))
+    return array.astype(kind)

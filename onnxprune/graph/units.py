@@ -42,11 +42,16 @@ class Group:
     Attributes:
         name: stable and readable: the producer's name and the kind.
         kind: ``channel``, ``head``, ``kv-group``, ``head-dim``, ``ffn``, ``hidden-unit``,
-            ``expert`` or ``width`` (a residual stream).
+            ``expert`` or ``width`` (a residual stream); and of an interface that may change
+            ``vocabulary``, ``class``, ``embedding-dim`` or ``input-feature``.
         exact: whether removal equals masking; if not, ``reason`` names what depends on the width.
         atoms: int64 ``[units]``, each unit in the algebra.
         slices: everything stored that leaves with a unit.
         params, macs, bytes: cost of one unit at dense widths.
+        interface: names of the graph inputs and outputs that lose an index with a unit; empty
+            unless the interface may change.
+        renormalised: the operator that normalises over the units; empty for none. Scores of the
+            units that remain are then those of the original, renormalised.
     """
 
     name: str
@@ -58,6 +63,8 @@ class Group:
     params: int
     macs: int
     bytes: int
+    interface: tuple[str, ...] = ()
+    renormalised: str = ""
 
     def __repr__(self) -> str:
         exact = "exact" if self.exact else "inexact"

@@ -1,4 +1,9 @@
-"""One forward walk over a graph that labels the axes of every value by the rules of the nodes."""
+"""One forward walk over a graph that labels the axes of every value by the rules of the nodes.
+
+Where the interface may change, graph inputs have axes that can lose indices, graph outputs are not
+pinned, and integers are followed from the graph input (or comparison) that gives them to the tables
+that they are looked up in: the rows of a table are then what the integers may be.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +17,7 @@ from onnxprune import model as models
 from onnxprune.graph.axes import Axis, Space, take
 from onnxprune.graph.notation import Tensor
 from onnxprune.graph.ops import Call, apply_rule
+from onnxprune.graph.ops.call import INPUT, OUTPUT, VOCABULARY
 from onnxprune.graph.shapes import Fact
 from onnxprune.graph.shapes.program import opsets_of
 from onnxprune.graph.shuffle import Shuffle, find_shuffle
@@ -36,12 +42,18 @@ class Walk:
 
     Attributes:
         facts: of every value, at the first input shapes.
+        main: the graph, without its bodies.
         second: the same at the second ones; worked out when it is first called.
         axes: the axes of every value by name.
         calls: every node's rule, in graph order, with the node.
         uses: the readers of stored tensors, with the axes they see.
         shuffles: reshape-transpose-reshape runs that only permute one axis.
         declined: identity of a node -> reason why all its axes stay.
+        opened: whether the interface may change.
+        ids: value -> the source of its elements, where these are looked up somewhere: a graph
+            input, or the output of a comparison.
+        domains: source -> the axis that its elements are indices of.
+        lookups: (identity, position) of the nodes that look ids up in that axis.
     """
 
     facts: Mapping[str, Fact]
@@ -54,6 +66,11 @@ class Walk:
     shuffles: list[Shuffle] = field(default_factory=list)
     declined: dict[str, str] = field(default_factory=dict)
     static: set[str] = field(default_factory=set)
+    main: ir.Graph | None = None
+    opened: bool = False
+    ids: dict[str, str] = field(default_factory=dict)
+    domains: dict[str, Axis] = field(default_factory=dict)
+    lookups: set[tuple[str, int]] = field(default_factory=set)
 
     # -- values ------------------------------------------------------------------------------
 
@@ -143,6 +160,8 @@ class Walk:
             space=self.space,
             name=identity(node),
             is_constant=lambda i: names[i] in self.static or self._same_content(names[i]),
+            opened=self.opened,
+            looks_up=lambda i, axis: self._look_up(node, i, axis),
         )
         outputs, why = apply_rule(call, [v is not None for v in node.inputs])
         if why:
@@ -155,7 +174,34 @@ class Walk:
                 self.axes[value.name] = axes if known else ()
                 if names and all(call.static):
                     self.static.add(value.name)
+        if self.opened:
+            self._carry_ids(node, call)
         self.calls.append((node, call))
+
+    def _look_up(self, node: ir.Node, position: int, axis: Axis) -> bool:
+        """Let the elements of an input be indices of ``axis``; False if they cannot be."""
+        value = node.inputs[position]
+        source = self.ids.get(value.name or "") if value is not None else None
+        if source is None or not self.space.columns(axis):
+            return False
+        domain = self.domains.setdefault(source, axis)
+        if domain.size != axis.size:
+            return False
+        self.space.unify(domain, axis)
+        self.space.tag(axis, VOCABULARY)
+        self.lookups.add((identity(node), position))
+        return True
+
+    def _carry_ids(self, node: ir.Node, call: Call) -> None:
+        """Remember whose ids the outputs of a node hold."""
+        for k, axis in call.indices.items():
+            name = node.outputs[k].name or ""
+            if self.space.columns(axis):
+                self.ids[name], self.domains[name] = name, axis
+        if carries_ids(node):
+            source = self.ids.get(node.inputs[0].name or "")  # type: ignore[union-attr]
+            if source is not None:
+                self.ids[node.outputs[0].name or ""] = source
 
     def _same_content(self, name: str | None) -> bool:
         """Whether the content of a value is known, and is the same at both input shapes."""
@@ -182,28 +228,83 @@ _PLAIN_ATTRIBUTES = {
 }
 
 
+_CARRIERS = frozenset(
+    "Identity Cast Reshape Flatten Squeeze Unsqueeze Transpose Slice Expand Tile Gather".split()
+)
+
+
+def carries_ids(node: ir.Node) -> bool:
+    """Whether the elements of the output are elements of the first input, none of them changed."""
+    if node.domain or node.op_type not in _CARRIERS or node.inputs[0] is None:
+        return False
+    to = node.attributes.get("to")
+    return node.op_type != "Cast" or (to is not None and to.as_int() in _WHOLE)
+
+
+_WHOLE = {ir.DataType.INT32, ir.DataType.INT64}
+
+
 def identity(node: ir.Node) -> str:
     """The name of a node everywhere: its first named output."""
     return next((v.name for v in node.outputs if v.name), "")
 
 
 def walk(
-    model: models.Model, facts: Mapping[str, Fact], second: Callable[[], Mapping[str, Fact]]
+    model: models.Model,
+    facts: Mapping[str, Fact],
+    second: Callable[[], Mapping[str, Fact]],
+    *,
+    opened: bool = False,
 ) -> Walk:
-    """Label every axis of ``model``; graph inputs have no columns, graph outputs are pinned."""
-    state = Walk(facts, second, opsets_of(model.ir))
+    """Label every axis of ``model``.
+
+    Args:
+        model: any.
+        facts: of every value, at the first input shapes.
+        second: the same at the second ones.
+        opened: whether the interface may change; else graph inputs have no columns, and graph
+            outputs are pinned.
+    """
     graph = model.ir.graph
+    state = Walk(facts, second, opsets_of(model.ir), main=graph, opened=opened)
     for value in graph.inputs:
         if not value.is_initializer():
             name = value.name or ""
             state.axes[name] = state.plain(name, f"graph input `{name}`")
+            if opened:
+                _open_input(state, value)
     state.graph(graph)
     for value in graph.outputs:
         stored = models.constant(value) is not None  # its readers get a copy to cut
-        for axis in () if stored else state.axes.get(value.name or "", ()):
-            state.space.pin(axis, f"reaches graph output `{value.name}`")
+        for k, axis in () if stored else enumerate(state.axes.get(value.name or "", ())):
+            if opened and not _is_batch(state.axes[value.name or ""], k):
+                state.space.tag(axis, OUTPUT)
+            else:
+                state.space.pin(axis, f"reaches graph output `{value.name}`")
     state.space.repair_widths(axis for tensor in state.axes.values() for axis in tensor)
     return state
+
+
+def _open_input(walk: Walk, value: ir.Value) -> None:
+    """Let a graph input lose features, where it has a fixed number of them, or ids."""
+    name = value.name or ""
+    walk.ids[name] = name
+    fact = walk.facts.get(name)
+    if value.shape is None or fact is None or fact.dtype is None:
+        return
+    if not (fact.dtype.is_floating_point() and len(value.shape) == len(walk.axes[name])):
+        return
+    axes = list(walk.axes[name])
+    for k, size in enumerate(value.shape):
+        if isinstance(size, int) and size > 1 and not _is_batch(axes, k):
+            axes[k] = walk.space.fresh(size)
+            walk.space.tag(axes[k], INPUT)
+    walk.axes[name] = tuple(axes)
+
+
+def _is_batch(axes: Sequence[Axis], k: int) -> bool:
+    """Whether an axis of a graph input or output is that of samples."""
+    return k == 0 and len(axes) > 1
 
 
 def walk_bodies(walk: Walk, node: ir.Node, bodies: Mapping[str, ir.Graph], why: str) -> None:

@@ -17,6 +17,8 @@ from onnxprune.select.selection import Selection
 from onnxprune.sparse.targets import FLOAT_FIRST, integer_layers
 from onnxprune.types import NOTHING_REMOVED, Check
 
+OWN_FLAGS = {"vocabulary": "--vocab", "class": "--keep-outputs"}
+"""Options that alone remove units of a kind: which of them go is for the user to say."""
 _REASONS = 3
 """Most reasons for axes that stay: `inspect` lists all of them."""
 _NEAR = 0.005
@@ -51,9 +53,9 @@ def requests(config: Options, dense: Cost) -> list[str]:
 
 
 def is_empty(plan: Plan) -> bool:
-    """Whether a plan neither removes a unit or a block nor sets a weight to zero."""
+    """Whether a plan removes no unit, block, id or class, and sets no weight to zero."""
     zeros = any(mask.kept < mask.size for mask in plan.zeroed.values())
-    return not (any(plan.removed.values()) or plan.bypassed or zeros)
+    return not (any(plan.removed.values()) or plan.bypassed or plan.interface or zeros)
 
 
 def check_removal(config: Options, dense: Cost, plan: Plan) -> tuple[Check, ...]:

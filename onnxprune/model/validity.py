@@ -116,11 +116,11 @@ def _types(op: str, domain: str, version: int) -> Mapping[str, str]:
 
 
 def check_graph(model: ir.Model) -> None:
-    """Refuse values that come from nowhere, and attributes that say nothing.
+    """Refuse values that come from nowhere, missing inputs, and attributes that say nothing.
 
     Raises:
-        OnnxpruneError: a node input or a graph output is produced by nothing, or an attribute has
-            no type.
+        OnnxpruneError: a node input or a graph output is produced by nothing, a node has too few
+            inputs, or an attribute has no type.
         TypeError: the attribute of a Constant node is not of the type its name says.
     """
     for graph in model.graphs():
@@ -139,6 +139,7 @@ def check_graph(model: ir.Model) -> None:
                     raise OnnxpruneError(
                         f"{where} is of type {attr.type.name}, not {wanted}", hint=_HINT
                     )
+            _check_arity(node, model.opset_imports.get(node.domain, 1))
             if node.outputs:
                 constant(node.outputs[0])
             for value in node.inputs:
@@ -154,6 +155,26 @@ def check_graph(model: ir.Model) -> None:
                     f"output '{value.name}' of graph '{graph.name}' is produced by nothing in it",
                     hint=_HINT,
                 )
+
+
+@cache
+def _least_inputs(op: str, domain: str, version: int) -> int:
+    """How many inputs an operator has at least; 0 where onnx does not know it."""
+    try:
+        return int(onnx.defs.get_schema(op, version, domain).min_input)
+    except onnx.defs.SchemaError:
+        return 0
+
+
+def _check_arity(node: ir.Node, version: int) -> None:
+    """Refuse a node without the inputs that its operator cannot do without."""
+    least = _least_inputs(node.op_type, node.domain, version)
+    if len(node.inputs) < least:
+        raise OnnxpruneError(
+            f"node '{node.name or node.op_type}' has {len(node.inputs)} inputs, and "
+            f"{node.op_type} takes at least {least}",
+            hint=_HINT,
+        )
 
 
 def sort_nodes(model: ir.Model) -> None:

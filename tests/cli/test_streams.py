@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 
 from conftest import Ran
 from onnxprune.cli import console, main
-from onnxprune.cli.streams import SafeStream, encodable, visible
+from onnxprune.cli.streams import SafeStream, encodable
 from onnxprune.data import zoo
-from onnxprune.errors import OnnxpruneError
+from onnxprune.errors import OnnxpruneError, visible
 
 Cli = Callable[..., Ran]
 MODEL = zoo.get("digits_mlp").model

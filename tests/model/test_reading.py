@@ -592,3 +592,17 @@ def test_what_is_no_regular_file_is_called_what_it_is(tmp_path: Path) -> None:
         load(tmp_path / "pipe.onnx")
     with pytest.raises(OnnxpruneError, match="is a device"):
         load("/dev/null")
+
+
+def test_a_node_without_its_inputs_is_refused() -> None:
+    """Where its operator cannot do without them; a name with a line break stays one line."""
+    x, y = (helper.make_tensor_value_info(name, 1, [2]) for name in "xy")
+    nodes = [
+        helper.make_node("Gather", ["x"], ["a"], name="a\nb"),
+        helper.make_node("Relu", ["a"], ["y"]),
+    ]
+    graph = helper.make_graph(nodes, "g", [x], [y])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    with pytest.raises(OnnxpruneError, match="has 1 inputs, and Gather takes at least 2") as error:
+        load(model)
+    assert error.value.message.startswith(r"node 'a\nb'")

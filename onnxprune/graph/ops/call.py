@@ -20,15 +20,19 @@ Keep = Callable[[Axis], npt.NDArray[np.bool_]]
 MICROSOFT, CLASSIC = "com.microsoft", "ai.onnx.ml"
 """The domains of onnxruntime's own operators, and of classical machine learning."""
 
-CHANNEL, HEAD, HEAD_DIM, HIDDEN, FFN, EXPERT = (1 << k for k in range(6))
-"""Tags of atoms by their use in an operator."""
+CHANNEL, HEAD, HEAD_DIM, HIDDEN, FFN, EXPERT, VOCABULARY, INPUT, OUTPUT = (1 << k for k in range(9))
+"""Tags of atoms by their use in an operator, or by what of the interface they reach."""
+
+LOWEST = -1
+"""The `Contraction.fill` of an operator that compares: the lowest value of its type."""
 
 
 @dataclass(frozen=True)
 class Contraction:
     """A sum over an axis. Zeroing what is removed at any one of ``slots`` masks the node.
 
-    ``fill`` is the input that holds the value that stands for zero (a zero point), if any.
+    ``fill`` is the input that holds the value that stands for zero (a zero point), if any, or
+    `LOWEST`.
     """
 
     slots: tuple[Slot, ...]
@@ -73,6 +77,11 @@ class Call(Node):
         static: whether the input depends on stored tensors only.
         is_constant: whether the content of input ``i`` is known, and is the same at other sizes of
             the graph inputs: computed, as exporters do, from an axis of fixed size.
+        opened: whether graph outputs may lose indices: what normalises or compares then does so
+            over those that remain.
+        looks_up: says that the elements of input ``i`` are indices of an axis. False where they
+            cannot be renumbered, because no graph input or comparison gives them.
+        indices: output position -> the axis that its elements are indices of.
         sizes: input position -> what it must hold after the cut.
         settings: attribute -> what it must be after the cut (None: leave it).
     """
@@ -85,6 +94,9 @@ class Call(Node):
     space: Space
     name: str = ""
     is_constant: Callable[[int], bool] = field(default=lambda _: False)
+    opened: bool = False
+    looks_up: Callable[[int, Axis], bool] = field(default=lambda _, __: False)
+    indices: dict[int, Axis] = field(default_factory=dict)
     touched: set[int] = field(default_factory=set)
     contractions: list[Contraction] = field(default_factory=list)
     roles: dict[Slot, Role] = field(default_factory=dict)
@@ -293,7 +305,7 @@ def apply_rule(call: Call, present: Sequence[bool] = ()) -> tuple[list[Tensor], 
             return outputs, ""
     for i in range(len(call.inputs)):
         call.pin(i, why=why)
-    call.contractions, call.roles, call.work = [], {}, []
+    call.contractions, call.roles, call.work, call.indices = [], {}, [], {}
     call.sizes, call.settings = {}, {}
     call.outputs = [tuple(Axis(n, why=why) for n in shape or ()) for shape in call.out_shapes]
     return call.outputs, why

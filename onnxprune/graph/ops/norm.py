@@ -15,7 +15,16 @@ from onnxprune.graph.axes import Axis
 from onnxprune.graph.emit import Term, Undifferentiable
 from onnxprune.graph.facts import Fact, Shape
 from onnxprune.graph.notation import MismatchError, Tensor
-from onnxprune.graph.ops.call import CLASSIC, MICROSOFT, Call, Contraction, count, lines, rule
+from onnxprune.graph.ops.call import (
+    CLASSIC,
+    LOWEST,
+    MICROSOFT,
+    Call,
+    Contraction,
+    count,
+    lines,
+    rule,
+)
 from onnxprune.graph.ops.gradient_call import GradientCall, gradient_rule
 from onnxprune.graph.ops.shape_call import (
     InconsistentError,
@@ -88,8 +97,11 @@ def layer_norm(call: Call) -> list[Tensor]:
 @rule("EmbedLayerNormalization", domain="com.microsoft")
 def embed_layer_norm(call: Call) -> list[Tensor]:
     """Tables looked up by words, positions and segments, then LayerNormalization of their sum."""
-    line = "_ _, _ _, _ c~, _ c, _ c, c, c, _ _, _ _ -> _ _ c, _, _ _ c"
+    words = "v" if call.has(2) and call.looks_up(0, call.tensor(2)[0]) else "_"
+    line = f"_ _, _ _, {words} c~, _ c, _ c, c, c, _ _, _ _ -> _ _ c, _, _ _ c"
     out = call.einsum(line)
+    call.contractions, call.work = [], []  # words are looked up, not summed over
+    call.roles.pop((2, 0), None)
     call.roles |= {(i, 1): "writes" for i in (2, 3, 4)}
     return out
 
@@ -107,12 +119,18 @@ def group_norm(call: Call) -> list[Tensor]:
 
 @rule("Softmax", "LogSoftmax", "Hardmax")
 def softmax(call: Call) -> list[Tensor]:
-    """Over one axis; before opset 13 over all axes from ``axis`` on."""
+    """Over one axis; before opset 13 over all axes from ``axis`` on.
+
+    Scores that a graph gives are normalised over what remains of them, where that may change.
+    """
     x = call.tensor(0)
     old = call.version < 13
     at = call.axis(1 if old else -1, len(x))
-    for axis in x[at:] if old else (x[at],):
-        call.space.inexact(axis, f"{call.op} normalises over it")
+    for k in range(at, len(x)) if old else (at,):
+        if call.opened:
+            call.contractions.append(Contraction(((0, k),), LOWEST))
+        else:
+            call.space.inexact(x[k], f"{call.op} normalises over it")
     return [x]
 
 
@@ -149,6 +167,8 @@ def reduce(call: Call) -> list[Tensor]:
     for k in over:
         if call.op in ("ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSum"):
             call.contractions.append(Contraction(((0, k),)))
+        elif call.opened and call.op == "ReduceMax":  # in front of Exp, in a Softmax written out
+            call.contractions.append(Contraction(((0, k),), LOWEST))
         else:
             call.space.inexact(x[k], f"{call.op} `{call.name}` runs over it")
     keepdims = call.attr("keepdims", 1)
@@ -158,10 +178,14 @@ def reduce(call: Call) -> list[Tensor]:
 
 @rule("ArgMax", "ArgMin")
 def arg_extremum(call: Call) -> list[Tensor]:
-    """Returns positions, so their axis stays; the others pass."""
+    """Returns positions, so their axis stays, unless the interface may change; the others pass."""
     x = call.tensor(0)
     at = call.axis(0, len(x))
-    call.pin(0, [at])
+    if call.opened and call.op == "ArgMax":
+        call.contractions.append(Contraction(((0, at),), LOWEST))
+        call.indices[0] = x[at]
+    else:
+        call.pin(0, [at])
     keepdims = call.attr("keepdims", 1)
     return [tuple(Axis(1) if k == at else a for k, a in enumerate(x) if keepdims or k != at)]
 

@@ -112,7 +112,10 @@ def _move_bounds(
 
 @rule("Gather")
 def gather(call: Call) -> list[Tensor]:
-    """Constant indices are an index map; computed ones (an embedding) need their axis whole."""
+    """Constant indices are an index map; computed ones (an embedding) need their axis whole.
+
+    Unless they are ids of an interface that may change.
+    """
     x = call.tensor(0)
     at = call.axis(0, len(x))
     index = call.tensor(1)
@@ -122,7 +125,8 @@ def gather(call: Call) -> list[Tensor]:
     if call.static[0]:
         call.roles = {(0, k): "writes" for k in range(len(x)) if k != at}
     if rows is None or rows.ndim > 1 or not call.space.columns(axis) or not call.is_constant(1):
-        call.space.pin(axis, f"Gather `{call.name}` looks its indices up while the model runs")
+        if not (call.static[0] and call.looks_up(1, axis)):
+            call.space.pin(axis, f"Gather `{call.name}` looks its indices up while the model runs")
         inner = tuple(Axis(a.size, why=call.why) for a in index)
         return [(*x[:at], *inner, *x[at + 1 :])]
     assert axis.size is not None
@@ -208,6 +212,13 @@ def one_hot(call: Call) -> list[Tensor]:
     """Classes along a new axis; those of the indices pass."""
     x = list(call.tensor(0))
     at = call.axis(-1, len(x) + 1)
+    size = call.out_shapes[0][at] if call.out_shapes[0] else None
+    depth = call.values[1]
+    if call.opened and size and call.static[1] and depth is not None:
+        new, shape = call.space.fresh(size), depth.shape
+        if call.looks_up(0, new):
+            call.sizes[1] = lambda keep: np.asarray(keep(new).sum()).reshape(shape)
+            return [(*x[:at], new, *x[at:])]
     return [(*x[:at], call.plain()[at], *x[at:])]
 
 

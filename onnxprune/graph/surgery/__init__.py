@@ -7,9 +7,20 @@ from collections.abc import Mapping, Sequence
 
 from onnxprune.errors import OnnxpruneError, wrong_type
 from onnxprune.graph.analysis import Analysis
+from onnxprune.graph.opened import changed_interface
 from onnxprune.graph.ops import Keep
 from onnxprune.graph.surgery.clean import clean, forget
 from onnxprune.graph.surgery.edit import Editor
+from onnxprune.graph.surgery.interface import (
+    Narrowed,
+    adapt,
+    follow_ids,
+    interface_of,
+    release,
+    select_outputs,
+    with_interface,
+    without_scattering,
+)
 from onnxprune.graph.surgery.sizes import rewrite_sizes
 from onnxprune.graph.surgery.tensors import cut_tensors, rewrite_settings, rewrite_shuffles
 from onnxprune.model import Model, clone
@@ -34,6 +45,23 @@ def cut(
     editor, keep = _edited(analysis, removed, bypassed)
     clean(editor, analysis, keep)
     return editor.model
+
+
+def narrow(
+    analysis: Analysis, removed: Mapping[str, Sequence[int]], unknown: int | None = None
+) -> Narrowed:
+    """The analysed model without the given units of its interface, on inputs of the original.
+
+    Args:
+        analysis: with an interface that may change.
+        removed: group name -> indices of the units that leave.
+        unknown: the id that removed ids are read as.
+
+    Raises:
+        OnnxpruneError: as :func:`cut`.
+    """
+    interface = changed_interface(analysis, removed, unknown)
+    return Narrowed(adapt(cut(analysis, removed), interface), interface)
 
 
 def draft(analysis: Analysis, removed: Mapping[str, Sequence[int]]) -> Model:
@@ -76,6 +104,7 @@ def _edited(
     rewrite_settings(editor, analysis, keep)
     rewrite_shuffles(editor, analysis, keep)
     rewrite_sizes(editor, analysis, keep)
+    follow_ids(editor, analysis, keep)
     for block in blocks:
         editor.replace(block.output, block.skip)
     return editor, keep
@@ -101,4 +130,15 @@ def _check(analysis: object, removed: object, bypassed: object) -> None:
         )
 
 
-__all__ = ["cut", "draft"]
+__all__ = [
+    "Narrowed",
+    "adapt",
+    "cut",
+    "draft",
+    "interface_of",
+    "narrow",
+    "release",
+    "select_outputs",
+    "with_interface",
+    "without_scattering",
+]

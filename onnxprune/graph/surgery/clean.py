@@ -34,6 +34,8 @@ def clean(editor: Editor, analysis: Analysis, keep: Keep) -> None:
         if value.shape is not None
     }
     forget(editor, analysis, keep)
+    for value in (*graph.inputs, *graph.outputs):
+        _declare_less(value, analysis.walk.axes.get(value.name or "", ()), keep)
     declared = [(v, v.shape) for v in (*graph.inputs, *graph.outputs)]
     _infer(editor.model.ir)
     for value, shape in declared:  # the interface is as it was, names of open sizes included
@@ -70,6 +72,17 @@ def _declare_again(editor: Editor, analysis: Analysis, keep: Keep) -> None:
             shape, axes = dense.get(value.name), analysis.walk.axes.get(value.name or "", ())
             if value.shape is None and shape is not None and len(axes) == len(shape):
                 value.shape = _kept_sizes(axes, shape, keep)
+
+
+def _declare_less(value: ir.Value, axes: Sequence[Axis], keep: Keep) -> None:
+    """Cut the declared sizes of a graph input or output whose axes lose indices."""
+    if value.shape is None or len(axes) != len(value.shape) or models.constant(value) is not None:
+        return
+    pairs = list(zip(axes, value.shape, strict=True))
+    if any(axis.columns and not keep(axis).all() for axis, _ in pairs):
+        value.shape = ir.Shape(
+            [int(keep(a).sum()) if a.columns and isinstance(d, int) else d for a, d in pairs]
+        )
 
 
 def _kept_sizes(axes: Sequence[Axis], shape: ir.Shape, keep: Keep) -> ir.Shape:

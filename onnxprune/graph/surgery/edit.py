@@ -60,6 +60,10 @@ class Editor:
         self._graph_of[output.name] = graph
         return output
 
+    def fresh(self, name: str) -> str:
+        """``name``, or one like it that no value has; nobody else gets it."""
+        return models.fresh_name(self.model.ir.graph, name, self._used)
+
     def replace(self, old: str, new: str) -> None:
         """All readers of ``old`` read ``new`` instead; a graph output keeps its name."""
         was, now = self.values[old], self.values[new]
