@@ -7,8 +7,10 @@ those of the original; `released` turns the result into the model that is writte
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +20,7 @@ from onnxprune.config import Options
 from onnxprune.data.batches import Feeds
 from onnxprune.data.boxes import CATEGORY, CLASS, LAST, NO_OBJECT
 from onnxprune.data.calibration import Calibration
-from onnxprune.data.dataset import Dataset, synthetic_inputs
+from onnxprune.data.dataset import Dataset, Part, synthetic_inputs
 from onnxprune.data.labels import form_of, read_vocabulary
 from onnxprune.errors import OnnxpruneError, suggest
 from onnxprune.evaluate.equivalence import check_equivalence
@@ -59,6 +61,7 @@ class Narrowing:
         original: analysis of the dense model as it was given.
         model: the narrowed model, adapted: it takes the ids of the original.
         interface: what changed.
+        renormalised: whether an output is normalised over what remains.
         keep_ids: whether the written model takes the ids of the original too.
         classes: where outputs count classes, by output, and which remain.
         checks: that what remains computes what it did.
@@ -69,11 +72,43 @@ class Narrowing:
     original: Analysis
     model: models.Model
     interface: Interface
+    renormalised: bool = False
     keep_ids: bool = False
     classes: Mapping[str, tuple[ClassAxis, tuple[int, ...]]] = field(default_factory=dict)
     checks: tuple[Check, ...] = ()
     notes: tuple[str, ...] = ()
     vocabulary: SmallVocabulary = field(default_factory=SmallVocabulary)
+
+    def check_tokenizer(self, path: Path) -> None:
+        """Refuse a path whose folder is that of the tokenizer, which stays as it is.
+
+        Raises:
+            OnnxpruneError: it is.
+        """
+        if not self.keep_ids:
+            self.vocabulary.check(path)
+
+    def write_tokenizer(self, path: Path) -> list[Path]:
+        """Write the tokenizer of a smaller vocabulary beside a model, if there is one.
+
+        Args:
+            path: of the model.
+
+        Raises:
+            OnnxpruneError: a file would replace one of the original's, or cannot be written.
+        """
+        return [] if self.keep_ids else self.vocabulary.write(path.parent)
+
+    @cached_property
+    def reference(self) -> models.Model:
+        """The model that quality is judged beside: the original with what remains of its outputs.
+
+        It reads ids that left, too. Where what remains is normalised anew, values of the original
+        are others; there it is the narrowed model.
+        """
+        if self.renormalised:
+            return self.model
+        return select_outputs(self.original.model, self.interface)
 
     @property
     def dense(self) -> Cost:
@@ -159,17 +194,7 @@ def narrow_by_options(
         classes[output] = (axis, kept)
         notes.append(describe(axis, kept))
     result = _narrowed(analysis, removed, config, samples, small.unknown)
-    metadata = result.model.ir.metadata_props
-    for axis, kept in classes.values():
-        old = analysis.model.ir.metadata_props
-        sizes = dict.fromkeys((axis.count - (axis.nothing is not None), axis.count))
-        for size in sizes:
-            shift = int(axis.nothing == 0 and size < axis.count)
-            own = [k - shift for k in kept if 0 <= k - shift < size]
-            if new := relabel(old, size, own):
-                metadata.update(new)
-                notes.append(f"labels in the metadata are rewritten: {', '.join(sorted(new))}")
-                break
+    notes += _relabel(result.model, analysis.model.ir.metadata_props, classes)
     return replace(
         result,
         keep_ids=config.keep_ids,
@@ -191,14 +216,39 @@ def narrow_by_map(
     removed = units_of(analysis, interface)
     result = _narrowed(analysis, removed, config, samples, unknown)
     _check_map(interface, result.interface)
-    metadata = result.model.ir.metadata_props
-    for axis in interface.outputs:
-        if axis.axis is not None and axis.kind == "class":
-            metadata.update(relabel(analysis.model.ir.metadata_props, axis.size, axis.kept))
+    classes = {}
+    feeds = _feeds(analysis, config, samples)
+    for axis in (axis for axis in interface.outputs if axis.kind == "class"):
+        own = find_class_axis(analysis, axis.value, feeds[0], config)
+        if own.axis == axis.axis:
+            within = [k - own.first for k in axis.kept if 0 <= k - own.first < own.count]
+            classes[axis.value] = (own, tuple(within))
+    _relabel(result.model, analysis.model.ir.metadata_props, classes)
     keep_ids = any(axis.inside for axis in (*interface.inputs, *interface.outputs))
     return replace(
-        result, keep_ids=keep_ids, notes=(*result.notes, *_lost(result.interface, samples))
+        result,
+        keep_ids=keep_ids,
+        classes=classes,
+        notes=(*result.notes, *_lost(result.interface, samples)),
     )
+
+
+def _relabel(
+    model: models.Model,
+    metadata: Mapping[str, str],
+    classes: Mapping[str, tuple[ClassAxis, tuple[int, ...]]],
+) -> list[str]:
+    """Rewrite the labels in the metadata of a narrowed model, and say which entries that were."""
+    notes = []
+    for axis, kept in classes.values():
+        for size in dict.fromkeys((axis.count - (axis.nothing is not None), axis.count)):
+            shift = int(axis.nothing == 0 and size < axis.count)
+            own = [k - shift for k in kept if 0 <= k - shift < size]
+            if new := relabel(metadata, size, own):
+                model.ir.metadata_props.update(new)
+                notes.append(f"labels in the metadata are rewritten: {', '.join(sorted(new))}")
+                break
+    return notes
 
 
 def units_of(analysis: Analysis, interface: Interface) -> _Units:
@@ -271,7 +321,10 @@ def _narrowed(
     else:
         inexact = next(group for group in groups if not group.exact)
         notes.append(f"inexact: {inexact.name} was cut, and {inexact.reason}")
-    return Narrowing(analysis, model, interface, checks=checks, notes=tuple(dict.fromkeys(notes)))
+    anew = any(group.renormalised for group in groups)
+    return Narrowing(
+        analysis, model, interface, anew, checks=checks, notes=tuple(dict.fromkeys(notes))
+    )
 
 
 def _feeds(analysis: Analysis, config: Options, samples: Calibration | None) -> tuple[Feeds, ...]:
@@ -382,37 +435,27 @@ def released(model: models.Model, narrowing: Narrowing) -> tuple[models.Model, I
 
 def without_lost_labels(data: Dataset, config: Options, narrowing: Narrowing) -> Dataset:
     """Samples whose labels are numbers of what remains; labels that left count no more."""
-    places = _places(config, narrowing)
-    if places is None or (config.labels is None and config.eval_labels is None):
-        return data
-    form = form_of(config.metric)
-    if form not in ("numbers", "boxes"):
-        return data
-    counts = {"lost": 0, "all": 0}
-
-    def renumbered(labels: npt.NDArray[np.generic] | None) -> npt.NDArray[np.generic] | None:
-        if labels is None or (form == "numbers" and not _are_classes(labels, len(places))):
-            return labels
-        new, lost, count = (_boxes if form == "boxes" else _numbers)(labels, places, narrowing)
-        counts["lost"] += lost
-        counts["all"] += count
-        return new
-
-    parts = {id(part): part for part in (data.holdout, data.eval)}
-    new = {
-        key: part if part.labels is None else replace(part, labels=renumbered(part.labels))
-        for key, part in parts.items()
-    }
-    fit_labels = renumbered(data.fit_labels)
-    what = "objects" if form == "boxes" else "labels"
-    notes = data.notes
-    if counts["lost"]:
-        share = f"{counts['lost']} of {counts['all']} {what}"
-        notes += (f"{share} are of classes that left: they do not count",)
+    parts = {id(part): relabelled(part, config, narrowing) for part in (data.holdout, data.eval)}
+    fit, _ = relabelled(Part((), data.fit_labels), config, narrowing)
+    notes = dict.fromkeys(note for _, said in parts.values() for note in said)
     return replace(
-        data, holdout=new[id(data.holdout)], eval=new[id(data.eval)], fit_labels=fit_labels,
-        notes=notes,
+        data, holdout=parts[id(data.holdout)][0], eval=parts[id(data.eval)][0],
+        fit_labels=fit.labels, notes=(*data.notes, *notes),
     )  # fmt: skip
+
+
+def relabelled(part: Part, config: Options, narrowing: Narrowing) -> tuple[Part, tuple[str, ...]]:
+    """Samples whose labels are numbers of what remains, and a sentence on those that left."""
+    labels, form = part.labels, form_of(config.metric)
+    places = None if labels is None else _places(config, narrowing)
+    if labels is None or places is None or form not in ("numbers", "boxes"):
+        return part, ()
+    if form == "numbers" and not _are_classes(labels, len(places)):
+        return part, ()
+    new, lost, count = (_boxes if form == "boxes" else _numbers)(labels, places, narrowing)
+    what = "objects" if form == "boxes" else "labels"
+    note = f"{lost} of {count} {what} are of classes that left: they do not count"
+    return replace(part, labels=new), (note,) if lost else ()
 
 
 def _places(config: Options, narrowing: Narrowing) -> npt.NDArray[np.int64] | None:
@@ -464,6 +507,40 @@ def _boxes(
     return rows, int(lost.sum()), int(objects.sum())
 
 
+class _Mapped(Iterable[Feeds]):
+    """Batches with new ids, mapped when they are read."""
+
+    def __init__(self, feeds: Iterable[Feeds], interface: Interface) -> None:
+        self._feeds, self._interface = feeds, interface
+
+    def __iter__(self) -> Iterator[Feeds]:
+        return (new_ids(each, self._interface) for each in self._feeds)
+
+
+def new_ids(feeds: Feeds, interface: Interface) -> Feeds:
+    """Inputs of the original as the written model takes them; lost ids are the unknown one."""
+    if any(a.axis is None and a.unknown is None and not a.inside for a in interface.inputs):
+        feeds = interface.project(feeds)
+    return interface.cut_inputs(feeds)
+
+
+def in_new_ids(data: Dataset, narrowing: Narrowing) -> Dataset:
+    """Samples in the ids that the written model takes."""
+    interface = narrowing.planned
+
+    def mapped(part: Part) -> Part:
+        return replace(part, feeds=_Mapped(part.feeds, interface))
+
+    holdout = mapped(data.holdout)
+    return replace(
+        data,
+        fit=tuple(_Mapped(data.fit, interface)),
+        holdout=holdout,
+        eval=holdout if data.eval is data.holdout else mapped(data.eval),
+        probe=tuple(_Mapped(data.probe, interface)),
+    )
+
+
 # --- a narrowed model beside its original ----------------------------------------------------
 
 
@@ -473,12 +550,14 @@ class Aligned:
 
     Attributes:
         dense: narrowed by the map that the other carries; the same where it carries none.
+        reference: what the quality of the other is judged beside; see `Narrowing`.
         small: adapted to the inputs of the dense model.
         interface: the map; empty where nothing changed.
         narrowing: of the dense model; None where nothing changed.
     """
 
     dense: models.Model
+    reference: models.Model
     small: models.Model
     interface: Interface
     narrowing: Narrowing | None = None
@@ -503,7 +582,7 @@ def align(
     """
     interface = interface_of(small)
     if not interface or interface_of(dense) == interface:
-        return Aligned(dense, small, Interface())
+        return Aligned(dense, dense, small, Interface())
     analysis = analyse(dense, inputs=shapes, interface=True)
     narrowing = narrow_by_map(analysis, interface, config, None)
     outside = Interface(*(_outside(way) for way in (interface.inputs, interface.outputs)))
@@ -512,11 +591,20 @@ def align(
     if kept is not None and all(a.unknown is None for a in outside.inputs if a.axis is None):
         outside = outside.with_unknown(kept)
     small = adapt(small, outside)
-    return Aligned(narrowing.model, small, interface, narrowing)
+    return Aligned(narrowing.model, narrowing.reference, small, interface, narrowing)
 
 
 def _outside(axes: Iterable[AxisMap]) -> tuple[AxisMap, ...]:
     return tuple(axis for axis in axes if not axis.inside)
+
+
+def amounts(interface: Interface) -> list[str]:
+    """How much is left of each input and output, as in ``131 of 512 ids of 'input_ids' stay``."""
+    return [
+        f"{len(axis.kept):,} of {axis.size:,} "
+        f"{'ids' if axis.axis is None else f'indices of axis {axis.axis}'} of '{axis.value}' stay"
+        for axis in (*interface.inputs, *interface.outputs)
+    ]
 
 
 MAPPED = (

@@ -113,10 +113,10 @@ def recover(
     state = take(run, State(twin.model, plan, twin.model, elsewhere=True), RECOVER)
     progress("comparing with the dense model")
     before, after = (
-        compare_models(analysis.model, model, data.eval, config)
+        compare_models(run.reference, model, data.eval, config)
         for model in (state.start, state.model)
     )
-    notes += [*match.notes, *judging_notes(analysis.model, data, config, after)]
+    notes += [*match.notes, *judging_notes(run.reference, data, config, after)]
     if match.likeness < _UNCHANGED:
         notes.append(
             "the remaining weights have changed: their correlation with the dense model's is "

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -67,6 +67,7 @@ class Verification:
         evaluation: against the dense model, where there are data.
         quality: the verdict on it; None without data.
         notes: whole sentences.
+        interface: what changed of the inputs and outputs; empty where nothing did.
     """
 
     model: Path
@@ -79,6 +80,7 @@ class Verification:
     evaluation: Evaluation | None = None
     quality: Quality | None = None
     notes: tuple[str, ...] = ()
+    interface: Interface = field(default_factory=Interface)
 
     @property
     def ok(self) -> bool:
@@ -158,7 +160,7 @@ def verify(
     if stated is not None and claim is not None and claim.plan is not None:
         same = _same_plan(stated, claim)
         checks.append(Check("plan = that of the certificate", same, float(not same), 0.0))
-    status = _status(result, claim)
+    status = _status(result, claim, narrowed=bool(both.interface))
     if claim is not None and claim.structure in ("verified", "nothing cut") and status != "failed":
         removed = _removes(result.plan, claim) or result.quantized
         same = status == "verified" if claim.structure == "verified" else not removed
@@ -166,7 +168,7 @@ def verify(
     evaluation = quality = None
     if config.calib is not None and all(each.ok for each in checks):
         progress("measuring the quality")
-        evaluation, quality, more = _quality(large, small, claim, config)
+        evaluation, quality, more = _quality(both.reference, small, claim, config)
         checks += more
     notes = [*result.notes, *_data_notes(claim, config)]
     if evaluation is not None:
@@ -177,7 +179,7 @@ def verify(
         notes.append("the file of its certificate is missing: its plan was found by comparing")
     return Verification(
         *paths, claim, tuple(checks), status, result.plan, result.changed, evaluation, quality,
-        tuple(notes),
+        tuple(notes), both.interface,
     )  # fmt: skip
 
 
@@ -192,10 +194,9 @@ def _data_notes(claim: Certificate | None, config: Options) -> Iterator[str]:
         yield "the data are none of those that the certificate names, so figures may differ"
 
 
-def _status(result: Derivation, claim: Certificate | None) -> Status:
+def _status(result: Derivation, claim: Certificate | None, *, narrowed: bool) -> Status:
     if not all(each.ok for each in result.checks):
         return "failed"
-    narrowed = claim is not None and claim.plan is not None and bool(claim.plan.interface)
     if narrowed or _removes(result.plan, claim) or result.changed or result.quantized:
         return "verified"
     return "nothing cut"

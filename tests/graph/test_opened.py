@@ -305,3 +305,13 @@ def test_arrays_are_mapped_both_ways() -> None:
     assert new["ids"].tolist() == [[0, 2, 2]]
     assert new["ids"].dtype == np.int32
     assert interface.restore_inputs(new)["ids"].tolist() == [[2, 8, 8]]
+
+
+def test_an_output_may_be_declared_of_a_wrong_rank() -> None:
+    """The runtime warns of it at most, as long as nothing else reads the output."""
+    case = language_model(tied=False)
+    shape = case.model.graph.output[0].type.tensor_type.shape
+    del shape.dim[1]
+    analysis, removed, small = narrowed(case)
+    reference = select_outputs(mask_model(analysis, removed), small.interface)
+    assert check_equivalence(small.model, reference, [small.interface.project(feeds(case))]).ok

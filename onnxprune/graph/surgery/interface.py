@@ -286,7 +286,7 @@ def _append(editor: Editor, name: str) -> tuple[ir.Value, ir.Value]:
     graph = editor.model.ir.graph
     value = editor.values[name]
     new = ir.Value(name=name, type=value.type, shape=value.shape)
-    value.name = editor.fresh(f"{name}/whole")
+    value.name, value.shape = editor.fresh(f"{name}/whole"), None  # some declare a wrong one
     editor.values[value.name], editor.values[name] = value, new
     for k, each in enumerate(graph.outputs):
         if each is value:
@@ -305,7 +305,11 @@ def _finish(
 
 def _resize(value: ir.Value, axis: int, size: int) -> None:
     """Declare another size of an axis, where one is declared."""
-    if value.shape is not None and axis < len(value.shape):
+    if value.shape is None:
+        return
+    if axis >= len(value.shape):  # of a rank that it does not have
+        value.shape = None
+    else:
         dims = list(value.shape)
         if isinstance(dims[axis], int):
             dims[axis] = size
