@@ -166,7 +166,8 @@ def _unknown(
         return None if tokenizer is None else tokenizer.unknown
     if isinstance(unknown, str):
         assert tokenizer is not None  # as the options were checked
-        unknown = int(find_tokens([unknown], tokenizer, f"--unknown {unknown}")[0])
+        with blame("--unknown"):
+            unknown = int(find_tokens([unknown], tokenizer, "the option")[0])
     if unknown >= vocabulary.size:
         raise OnnxpruneError(
             f"--unknown {unknown}: there is no such id, of {vocabulary.size:,}",
