@@ -109,7 +109,8 @@ def small_vocabulary(
         for choice in choices
         for each in _requested(choice, vocabulary, samples, tokenizer)
     }
-    requested |= set() if stands is None else {stands}
+    if stands is not None and unknown is not None:  # that of the tokenizer stays anyway
+        requested.add(stands)
     with blame("--vocab"):
         kept = keep_ids(requested, size, tokenizer)
     if len(kept) == size:
