@@ -18,7 +18,7 @@ from onnxprune.data.labels import together
 from onnxprune.data.ranks import with_ranks, with_ranks_of
 from onnxprune.data.screening import Screen, notes_on
 from onnxprune.data.singly import runnable, singly
-from onnxprune.errors import OnnxpruneError, spelled
+from onnxprune.errors import OnnxpruneError, named_as, spelled
 from onnxprune.evaluate.caveats import caveats
 from onnxprune.evaluate.evaluation import (
     Evaluation,
@@ -98,6 +98,7 @@ class Assessment:
 
 
 @keywords("eval")
+@named_as({"--calib": "--data", "--calib-samples": "--samples"})
 @np.errstate(over="ignore", invalid="ignore")  # such values end in a verdict or refusal
 def eval(  # noqa: A001  the name of the command
     model: models.ModelLike,
