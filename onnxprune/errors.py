@@ -130,7 +130,7 @@ def blame(option: str, *, when: bool = True) -> Iterator[None]:
         yield
     except OnnxpruneError as error:
         message, hint = error.written
-        if not when or option in message:
+        if not when or option in message or _BLAMED.match(message):
             raise
         named = f"{option}: {message}"
         raise OnnxpruneError(named, hint=hint, exit_code=error.exit_code) from error
@@ -167,6 +167,8 @@ _typed = False
 _other_names: Mapping[str, str] = {}
 """Flag -> its name in the command that runs."""
 
+_BLAMED = re.compile(r"--[a-z][a-z-]*: ")
+"""A message that names an option already."""
 _FLAG = re.compile(r"`[^`]*`|(?<![\w'\"-])(--[a-z][a-z0-9-]*)(?:([ =])('[^']*'|[^\s`'-]\S*))?")
 _VALUE = re.compile(r"[\d=%*]")
 _END = ".,;:)"

@@ -18,7 +18,7 @@ from onnxprune.data.labels import together
 from onnxprune.data.ranks import with_ranks, with_ranks_of
 from onnxprune.data.screening import Screen, notes_on
 from onnxprune.data.singly import runnable, singly
-from onnxprune.errors import OnnxpruneError, named_as, spelled
+from onnxprune.errors import OnnxpruneError, blame, named_as, spelled
 from onnxprune.evaluate.caveats import caveats
 from onnxprune.evaluate.evaluation import (
     Evaluation,
@@ -154,6 +154,9 @@ def eval(  # noqa: A001  the name of the command
         dense = with_ranks(with_ranks_of(dense, small), config)
         small = with_ranks_of(small, dense)
     small = with_ranks(small, config)
+    if config.shapes:
+        with blame("--shapes"):
+            analyse(small, inputs=config.shapes)
     part, notes = _samples(small, dense, settings, config)
     notes = (*stand_in_note(config), *notes)
     if dense is None:

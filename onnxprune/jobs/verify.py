@@ -17,11 +17,11 @@ import numpy as np
 
 from onnxprune import model as models
 from onnxprune.config import FilePath, Options, split
-from onnxprune.data.dataset import open_dataset, open_source
+from onnxprune.data.dataset import Dataset, Part, open_dataset, open_source
 from onnxprune.data.ranks import with_ranks, with_ranks_of
 from onnxprune.errors import as_path, blame
 from onnxprune.evaluate.caveats import caveats
-from onnxprune.evaluate.evaluation import Evaluation, compare_models
+from onnxprune.evaluate.evaluation import Evaluation, check_task, compare_models
 from onnxprune.evaluate.verdict import Quality, judge
 from onnxprune.graph.analysis import analyse
 from onnxprune.graph.plan import Plan, load_plan
@@ -145,6 +145,7 @@ def verify(
         large = with_ranks(densify(large)[0], config)
         small = with_ranks_of(densify(small)[0], large)
         analysis = analyse(large, inputs=dict(config.shapes) or None)
+    samples = _opened(large, config)
     progress("deriving the structure")
     stated = None if plan is None else plan if isinstance(plan, Plan) else load_plan(plan)
     result = derive(analysis, small, claim, stated, config)
@@ -158,9 +159,9 @@ def verify(
         same = status == "verified" if claim.structure == "verified" else not removed
         checks.append(Check("structure = as stated", same, float(not same), 0.0))
     evaluation = quality = None
-    if config.calib is not None and all(each.ok for each in checks):
+    if samples is not None and all(each.ok for each in checks):
         progress("measuring the quality")
-        evaluation, quality, more = _quality(large, small, claim, config)
+        evaluation, quality, more = _quality(large, small, claim, config, samples)
         checks += more
     notes = [*result.notes, *_data_notes(claim, config)]
     if evaluation is not None:
@@ -230,14 +231,28 @@ def _removes(plan: Plan | None, claim: Certificate | None) -> bool:
 # --- quality ---------------------------------------------------------------------------------
 
 
-def _quality(
-    dense: models.Model, small: models.Model, claim: Certificate | None, config: Options
-) -> tuple[Evaluation, Quality, list[Check]]:
-    """Measure the model on all samples, and compare with what its certificate states."""
+def _opened(dense: models.Model, config: Options) -> tuple[Dataset, Part] | None:
+    """The samples to measure on, and all of them in one part; None without any."""
+    if config.calib is None:
+        return None
     source, _ = open_source(dense, config)
     assert source is not None
     data = open_dataset(source, config)
-    evaluation = compare_models(dense, small, data.whole(config), config)
+    part = data.whole(config)
+    check_task(dense, part, config)
+    return data, part
+
+
+def _quality(
+    dense: models.Model,
+    small: models.Model,
+    claim: Certificate | None,
+    config: Options,
+    samples: tuple[Dataset, Part],
+) -> tuple[Evaluation, Quality, list[Check]]:
+    """Measure the model on all samples, and compare with what its certificate states."""
+    data, part = samples
+    evaluation = compare_models(dense, small, part, config)
     quality = judge(
         evaluation, data=data_of(data, evaluation), weights=FiniteWeights(small, dense).reasons()
     )
