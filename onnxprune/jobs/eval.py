@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+import os
 from collections.abc import Iterator, Mapping, Sequence, Sized
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from onnxprune.data.labels import together
 from onnxprune.data.ranks import with_ranks, with_ranks_of
 from onnxprune.data.screening import Screen, notes_on
 from onnxprune.data.singly import runnable, singly
-from onnxprune.errors import OnnxpruneError, blame, named_as, spelled
+from onnxprune.errors import OnnxpruneError, as_path, blame, named_as, spelled
 from onnxprune.evaluate.caveats import caveats
 from onnxprune.evaluate.evaluation import (
     Evaluation,
@@ -69,6 +71,9 @@ class Assessment:
         structure: whether the model is the dense one with parts removed.
         checks: the limit of the drop, where there is one.
         notes: whole sentences.
+        model, against: paths of the model and of the dense one, or what stands for models in
+            memory; None for a model alone.
+        shapes: of inputs whose sizes the models leave open.
     """
 
     metric: str
@@ -79,12 +84,27 @@ class Assessment:
     structure: Structure
     checks: tuple[Check, ...] = ()
     notes: tuple[str, ...] = ()
+    model: str = ""
+    against: str | None = None
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
         """Whether nothing is broken, no check failed and the structure is not another one."""
         failed = self.structure.status == "failed" or self.quality.broken
         return not failed and all(check.ok for check in self.checks)
+
+    def report(self, path: str | Path) -> Path:
+        """Write the HTML page of the measurement: one file that needs no network.
+
+        Raises:
+            OnnxpruneError: the file does not end in ``.html`` or cannot be written.
+        """
+        page: Path = _drawn().assessment_page(self, as_path(path, "path"))
+        return page
+
+    def _repr_html_(self) -> str:
+        return str(_drawn().assessment_html(self))
 
     def __repr__(self) -> str:
         return f"<Assessment: {self}>"
@@ -157,11 +177,16 @@ def eval(  # noqa: A001  the name of the command
     if config.shapes:
         with blame("--shapes"):
             analyse(small, inputs=config.shapes)
+    described: dict[str, Any] = {
+        "model": _name(model, "the model passed in"),
+        "against": None if against is None else _name(against, "the dense model passed in"),
+        "shapes": settings.shapes,
+    }
     part, notes = _samples(small, dense, settings, config)
     notes = (*stand_in_note(config), *notes)
     if dense is None:
         progress("measuring the task")
-        return _alone(small, part, config, settings, notes)
+        return replace(_alone(small, part, config, settings, notes), **described)
     progress("comparing with the dense model")
     evaluation = compare_models(dense, small, part, config)
     data = _described(part, settings, evaluation)
@@ -183,7 +208,19 @@ def eval(  # noqa: A001  the name of the command
         structure,
         checks,
         (*notes, *evaluation.notes, *caveats(evaluation, limited=settings.max_drop is not None)),
+        **described,
     )
+
+
+def _name(model: models.ModelLike, stand_in: str) -> str:
+    """The path of a model, or what stands for one in memory."""
+    path = model.path if isinstance(model, models.Model) else model
+    return str(path) if isinstance(path, str | os.PathLike) else stand_in
+
+
+def _drawn() -> Any:  # noqa: ANN401  a module
+    """The module that draws results: of the room above, so it is imported by name on demand."""
+    return importlib.import_module("onnxprune.report.python")
 
 
 def _as_options(settings: EvalOptions) -> Options:

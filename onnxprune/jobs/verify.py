@@ -7,6 +7,7 @@ refused unread. Then the structure is derived anew from the two models; see
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -82,6 +83,10 @@ class Verification:
     def ok(self) -> bool:
         """Whether every check passed."""
         return all(each.ok for each in self.checks)
+
+    def _repr_html_(self) -> str:
+        # Of the room above, so it is imported by name on demand.
+        return str(importlib.import_module("onnxprune.report.python").verification_html(self))
 
     def __repr__(self) -> str:
         return f"<Verification: {self}>"
