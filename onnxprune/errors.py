@@ -160,7 +160,7 @@ def blame(option: str, *, when: bool = True) -> Iterator[None]:
         yield
     except OnnxpruneError as error:
         message, hint = error.written
-        if not when or option in message:
+        if not when or option in message or _BLAMED.match(message):
             raise
         named = f"{option}: {message}"
         raise OnnxpruneError(named, hint=hint, exit_code=error.exit_code) from error
@@ -194,7 +194,11 @@ class _Keyword:
 _KEYWORDS: dict[str, _Keyword] = {}
 _typed = False
 """Whether the user of this process types flags."""
+_other_names: Mapping[str, str] = {}
+"""Flag -> its name in the command that runs."""
 
+_BLAMED = re.compile(r"--[a-z][a-z-]*: ")
+"""A message that names an option already."""
 _FLAG = re.compile(r"`[^`]*`|(?<![\w'\"-])(--[a-z][a-z0-9-]*)(?:([ =])('[^']*'|[^\s`'-]\S*))?")
 _VALUE = re.compile(r"[\d=%*]")
 _END = ".,;:)"
@@ -228,6 +232,21 @@ def typed_flags() -> Iterator[None]:
         _typed = before
 
 
+@contextmanager
+def named_as(names: Mapping[str, str]) -> Iterator[None]:
+    """Name options as the command that runs does; also a decorator.
+
+    Args:
+        names: flag -> the other, as in ``--calib`` -> ``--data``.
+    """
+    global _other_names  # noqa: PLW0603  a process has one user
+    before, _other_names = _other_names, {**_other_names, **names}
+    try:
+        yield
+    finally:
+        _other_names = before
+
+
 def in_python() -> bool:
     """Whether options are keywords to the user, not flags."""
     return not _typed
@@ -241,6 +260,8 @@ def spelled(text: str) -> str:
         >>> spelled("raise --max-ratio, as in --max-ratio 0.9")
         'raise max_ratio=, as in max_ratio=0.9'
     """
+    for flag, other in _other_names.items():
+        text = re.sub(rf"(?<![\w-]){flag}(?![\w-])", other, text)
     return as_keywords(text) if in_python() else text
 
 

@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     files["--engine"] = engine = destination.check("--engine", args.engine, files, "engine")
     kept = destination.check("--keep-onnx", args.keep_onnx, files, "model")
     assert engine is not None
-    (request,) = split("build", given_options(args, "build"))
+    request, storage = split("build", given_options(args, "build"))
 
     # Imported here so that --help and refused flags do not wait for onnx.
     from onnxprune import model as models
@@ -61,7 +61,9 @@ def run(args: argparse.Namespace) -> int:
                 "build", densify(models.load(args.model))[0], result.model, Plan(), fitted=False,
                 precision="" if request.precision == "asis" else request.precision,
             )  # fmt: skip
-            models.write(result.model, kept, certify=certify(claims))
+            models.write(
+                result.model, kept, certify=certify(claims) if storage.certificate else None
+            )
     source = kept or Path(args.model)
     same = commands.equivalents(result.runtime, source, engine, request)
     notes = list(result.notes)

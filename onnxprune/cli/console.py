@@ -191,7 +191,10 @@ def progress() -> Iterator[Callable[[str], None]]:
     """
     console = _console(sys.stderr)
     if _session.quiet:
-        yield lambda _: None
+        from onnxprune.data.activations.moments import without_bars  # --help does not wait for it
+
+        with without_bars():
+            yield lambda _: None
     elif console.is_terminal:
         with console.status("") as status:
             yield lambda stage: status.update(Text(stage))

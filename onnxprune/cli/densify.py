@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 from onnxprune.cli import console, destination
-from onnxprune.cli.parser import Commands, add_command, add_model
+from onnxprune.cli.parser import Commands, add_command, add_model, add_options, given_options
+from onnxprune.config import split
 from onnxprune.report import terminal
 
 _EXAMPLE = """examples:
@@ -29,6 +31,7 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--external", action="store_true", help="write the weights to a file beside the model"
     )
+    add_options(parser, "densify")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -37,12 +40,12 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         OnnxpruneError: the model cannot be read, or nothing can be written.
     """
+    (config,) = split("densify", given_options(args, "densify"))
     source = Path(args.model)
     output = destination.check("-o", args.output, {"the model": source}, "model")
     assert output is not None
     # Imported here so that --help and refused flags do not wait for onnx.
     from onnxprune import model as models
-    from onnxprune.config import StoreOptions
     from onnxprune.jobs.store import Stored
     from onnxprune.model.decode import densify
     from onnxprune.model.sparse import names
@@ -53,8 +56,8 @@ def run(args: argparse.Namespace) -> int:
         model = models.load(source)
         dense, packed = densify(model)
         progress(f"writing {output}")
-        config = StoreOptions("external" if args.external else "dense", certificate=False)
-        Stored(dense, dense, (), config).save(output)
+        form = replace(config, store="external" if args.external else "dense")
+        Stored(dense, dense, (), form, command="densify").save(output)
     sparse = names(source)
     sizes = (file_bytes(source), file_bytes(output))
     plain = {

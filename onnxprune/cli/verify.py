@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from onnxprune.cli import console
 from onnxprune.cli.parser import Commands, add_command, add_options, given_options
 from onnxprune.config import split
-from onnxprune.errors import OnnxpruneError
+from onnxprune.errors import OnnxpruneError, named_as
 from onnxprune.jobs.results.schema import CheckRow
 
 if TYPE_CHECKING:
@@ -59,7 +59,8 @@ def run(args: argparse.Namespace) -> int:
     # Imported here so that --help and refused flags do not wait for onnx.
     from onnxprune.jobs.verify import NOT_BROKEN, OTHER_DATA, OTHER_DENSE, OTHER_GRAPH, verify
 
-    with console.progress() as progress:
+    names = {} if args.data is None else {"--calib": "--data"}
+    with named_as(names), console.progress() as progress:
         result = verify(args.model, args.dense, config, plan=args.plan, progress=progress)
     console.data(_view(result, verbose=args.verbose), plain(result), as_json=args.json)
     if not result.ok:

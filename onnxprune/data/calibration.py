@@ -204,7 +204,19 @@ def _prepare(preprocess: object | None) -> Prepare | None:
             f"the preprocessing is {kind_of(preprocess)}",
             hint="give a specification, as text, or a function from array to array",
         )
-    return lambda array, _: as_array(preprocess(array))
+
+    def prepare(array: np.ndarray[Any, Any], _: TensorSpec) -> np.ndarray[Any, Any]:
+        try:
+            return as_array(preprocess(array))
+        except (OnnxpruneError, MemoryError):
+            raise
+        except Exception as error:  # the user's function may raise anything
+            raise OnnxpruneError(
+                f"--preprocess: the function failed: {type(error).__name__}: {error}",
+                hint="it is called with an array, and must return one",
+            ) from error
+
+    return prepare
 
 
 def limit(calibration: Calibration, samples: int | None, seed: int) -> Calibration:

@@ -18,6 +18,7 @@ from onnxprune.data.calibration import Calibration
 from onnxprune.data.validation import LABELS
 from onnxprune.errors import OnnxpruneError, blame
 from onnxprune.model.limits import read_json
+from onnxprune.quantities import plural
 from onnxprune.types import is_of_boxes
 
 SLICES = ("slice", "slices", "group", "groups")
@@ -83,6 +84,12 @@ def open_labels(
         _check_any(labels, where, "label")
         if form == "pairs":
             labels = np.repeat(labels, 2, axis=0)
+        count = None if indices is not None or samples is None else samples.available
+        if count is not None and len(labels) < count:
+            raise OnnxpruneError(
+                f"{where} holds {plural(len(labels), 'label')} for {count} samples",
+                hint="give one label per sample, in the order of the samples",
+            )
         return _chosen(labels, indices, where, "label")
 
 
@@ -213,6 +220,7 @@ def _strings(words: list[str]) -> Array:
     return np.array(words, dtype=str)
 
 
+@blame("--vocabulary")
 def read_vocabulary(spec: object) -> tuple[str, ...]:
     """The text of every token, in the order of their numbers.
 
@@ -231,7 +239,8 @@ def read_vocabulary(spec: object) -> tuple[str, ...]:
         content = read_json(path) if path.suffix.lower() == ".json" else _lines(path)
     except (ValueError, OSError) as error:
         raise OnnxpruneError(
-            f"{path} cannot be read as a vocabulary: {error}",
+            f"{path} cannot be read as a vocabulary: "
+            f"{(error.strerror if isinstance(error, OSError) else None) or error}",
             hint="a vocabulary is a text file with a token per line, or JSON",
         ) from error
     if isinstance(content, Mapping):

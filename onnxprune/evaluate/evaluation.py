@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -144,6 +144,39 @@ def metric_of(config: Options | BenchOptions) -> Metric:
     blank = -1 if config.blank == "last" else config.blank
     reading = Reading(config.detector or "", vocabulary, blank, config.threshold)
     return find_metric(config.metric, reading)
+
+
+def check_task(model: Model, part: Part, config: Options) -> None:
+    """Refuse a metric and labels that do not fit a model, before there is any work to lose.
+
+    The first batch is scored. What goes wrong there may come from its few samples, so all samples
+    are scored before anything is refused.
+
+    Args:
+        model: the dense model.
+        part: the samples that judge.
+        config: provider, metric and what it reads.
+
+    Raises:
+        OnnxpruneError: the metric cannot be found, fails, or does not fit the labels.
+    """
+    task = task_of(part, config)
+    first = None if task is None else next(iter(part), None)
+    if task is None or first is None:
+        return
+    session = open_session(model, provider=config.provider, arena=False)
+
+    def run(feeds: Feeds) -> Outputs:
+        return session.run(in_types_of(feeds, session.inputs))
+
+    count = count_for(task.metric, first)
+    known = part.available is None or len(task.labels) <= part.available
+    with suppress(OnnxpruneError):
+        if len(task.labels) >= count and known:
+            score_model(run, [first], replace(task, labels=task.labels[:count]))
+            return
+    with named_by(part):
+        score_model(run, part, task)
 
 
 def count_for(metric: Metric, feeds: Feeds) -> int:

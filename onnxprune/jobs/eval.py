@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+import os
 from collections.abc import Iterator, Mapping, Sequence, Sized
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from onnxprune.data.labels import together
 from onnxprune.data.ranks import with_ranks, with_ranks_of
 from onnxprune.data.screening import Screen, notes_on
 from onnxprune.data.singly import runnable, singly
-from onnxprune.errors import OnnxpruneError, spelled
+from onnxprune.errors import OnnxpruneError, as_path, blame, named_as, spelled
 from onnxprune.evaluate.caveats import caveats
 from onnxprune.evaluate.evaluation import (
     Evaluation,
@@ -71,6 +73,9 @@ class Assessment:
         structure: whether the model is the dense one with parts removed.
         checks: the limit of the drop, where there is one.
         notes: whole sentences.
+        model, against: paths of the model and of the dense one, or what stands for models in
+            memory; None for a model alone.
+        shapes: of inputs whose sizes the models leave open.
     """
 
     metric: str
@@ -81,12 +86,27 @@ class Assessment:
     structure: Structure
     checks: tuple[Check, ...] = ()
     notes: tuple[str, ...] = ()
+    model: str = ""
+    against: str | None = None
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
         """Whether nothing is broken, no check failed and the structure is not another one."""
         failed = self.structure.status == "failed" or self.quality.broken
         return not failed and all(check.ok for check in self.checks)
+
+    def report(self, path: str | Path) -> Path:
+        """Write the HTML page of the measurement: one file that needs no network.
+
+        Raises:
+            OnnxpruneError: the file does not end in ``.html`` or cannot be written.
+        """
+        page: Path = _drawn().assessment_page(self, as_path(path, "path"))
+        return page
+
+    def _repr_html_(self) -> str:
+        return str(_drawn().assessment_html(self))
 
     def __repr__(self) -> str:
         return f"<Assessment: {self}>"
@@ -100,6 +120,7 @@ class Assessment:
 
 
 @keywords("eval")
+@named_as({"--calib": "--data", "--calib-samples": "--samples"})
 @np.errstate(over="ignore", invalid="ignore")  # such values end in a verdict or refusal
 def eval(  # noqa: A001  the name of the command
     model: models.ModelLike,
@@ -151,14 +172,20 @@ def eval(  # noqa: A001  the name of the command
     progress("reading the model")
     small = densify(models.load(model))[0]
     dense = None if against is None else densify(models.load(against))[0]
+    described: dict[str, Any] = {
+        "model": _name(model, "the model passed in"),
+        "against": None if against is None else _name(against, "the dense model passed in"),
+        "shapes": settings.shapes,
+    }
     if dense is None:
-        small = with_ranks(small, config)
+        small = _analysable(with_ranks(small, config), config)
         part, notes = _samples(small, None, settings, config)
         progress("measuring the task")
-        return _alone(small, part, config, settings, (*stand_in_note(config), *notes))
+        notes = (*stand_in_note(config), *notes)
+        return replace(_alone(small, part, config, settings, notes), **described)
     dense = with_ranks(with_ranks_of(dense, small), config)
     both = align(dense, with_ranks_of(small, dense), config, settings.shapes or None)
-    dense, small = both.reference, with_ranks(both.small, config)
+    dense, small = both.reference, _analysable(with_ranks(both.small, config), config)
     part, notes = _samples(small, dense, settings, config)
     if both.narrowing is not None:
         config = both.narrowing.absolute(config)
@@ -187,6 +214,7 @@ def eval(  # noqa: A001  the name of the command
         structure,
         checks,
         (*notes, *evaluation.notes, *caveats(evaluation, limited=settings.max_drop is not None)),
+        **described,
     )
 
 
@@ -195,6 +223,25 @@ def with_interface_amounts(structure: Structure, interface: Interface) -> Struct
     if not interface or structure.status not in ("verified", "nothing cut"):
         return structure
     return replace(structure, status="verified", reasons=(*amounts(interface), *structure.reasons))
+
+
+def _analysable(model: models.Model, config: Options) -> models.Model:
+    """The model, whose graph fits the sizes that options give."""
+    if config.shapes:
+        with blame("--shapes"):
+            analyse(model, inputs=config.shapes)
+    return model
+
+
+def _name(model: models.ModelLike, stand_in: str) -> str:
+    """The path of a model, or what stands for one in memory."""
+    path = model.path if isinstance(model, models.Model) else model
+    return str(path) if isinstance(path, str | os.PathLike) else stand_in
+
+
+def _drawn() -> Any:  # noqa: ANN401  a module
+    """The module that draws results: of the room above, so it is imported by name on demand."""
+    return importlib.import_module("onnxprune.report.python")
 
 
 def _as_options(settings: EvalOptions) -> Options:

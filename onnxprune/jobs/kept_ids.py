@@ -153,7 +153,7 @@ def _requested(
 
 def _ids(vocabulary: Vocabulary, samples: Calibration | None) -> Iterator[npt.NDArray[np.generic]]:
     """The ids of a vocabulary in samples, batch by batch."""
-    for feeds in samples or ():
+    for feeds in () if samples is None else samples:
         for name in vocabulary.inputs:
             if name in feeds:
                 yield np.asarray(feeds[name])

@@ -13,7 +13,7 @@ from onnxprune.data.dataset import open_dataset, open_source, with_checks
 from onnxprune.data.ranks import with_ranks, without_ranks
 from onnxprune.errors import OnnxpruneError, blame, in_python
 from onnxprune.evaluate.equivalence import check_equivalence
-from onnxprune.evaluate.evaluation import Evaluation, compare_models
+from onnxprune.evaluate.evaluation import Evaluation, check_task, compare_models
 from onnxprune.graph.analysis import Analysis, analyse
 from onnxprune.graph.interface import Interface
 from onnxprune.graph.plan import Origin, Plan, pack, versions
@@ -197,6 +197,7 @@ def _opened(
     count = analysis.batch if config.shapes else None
     samples = within_memory(samples, config, dense, analysis.facts, count)
     data = with_checks(open_dataset(samples, config), analysis.model, config)
+    check_task(dense, data.eval, config)
     return Run(config, analysis, data, progress), [*notes, *data.notes]
 
 

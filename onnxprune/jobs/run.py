@@ -21,6 +21,7 @@ from onnxprune.data.dataset import (
 )
 from onnxprune.data.ranks import with_ranks
 from onnxprune.errors import OnnxpruneError, blame
+from onnxprune.evaluate.evaluation import check_task, metric_of
 from onnxprune.graph.analysis import Analysis, analyse
 from onnxprune.graph.facts import Fact
 from onnxprune.graph.interface import Interface
@@ -34,7 +35,7 @@ from onnxprune.jobs.observe import analyse_by_runs
 from onnxprune.model.decode import densify
 from onnxprune.runtime.providers import available, named, require
 from onnxprune.select.criteria import registry
-from onnxprune.types import RUNTIMES, backend_name, metric_name, provider_name
+from onnxprune.types import RUNTIMES, backend_name, provider_name
 
 Progress = Callable[[str], None]
 """Called with a line of text at each stage."""
@@ -122,11 +123,13 @@ def open_run(
     else:
         count = analysis.batch if config.shapes else None
         samples = within_memory(samples, config, model, analysis.facts, count)
-        data = with_checks(open_dataset(samples, config, chooses=chooses), analysis.model, config)
+        data = open_dataset(samples, config, chooses=chooses)
+        if narrowing is not None:  # before anything is scored by labels
+            data = without_lost_labels(data, config, narrowing)
+        data = with_checks(data, analysis.model, config)
+        check_task(model, data.eval, config)
         if not chooses:  # what is judged in parts may choose by one of them
             data = synthetic_choices(data, analysis, config)
-    if narrowing is not None:
-        data = without_lost_labels(data, config, narrowing)
     return Run(config, analysis, data, progress, narrowing)
 
 
@@ -137,14 +140,13 @@ def place(config: Options) -> Options:
     model is pruned.
 
     Raises:
-        OnnxpruneError: the criterion, the metric or a backend is unknown.
+        OnnxpruneError: the criterion, the metric or a backend is unknown, or the vocabulary cannot
+            be read.
     """
     if config.criterion is not None:
         with blame("--criterion"):
             registry.get(config.criterion)
-    if isinstance(config.metric, str):
-        with blame("--metric"):
-            metric_name(config.metric)
+    metric_of(config)
     if config.target is not None and config.target.backend:
         with blame("--target"):
             backend_name(config.target.backend)

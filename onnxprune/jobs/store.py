@@ -74,6 +74,7 @@ class Stored:
         notes: whole sentences for the user.
         unread: tools that cannot read what is written, and what they do; empty for packed
             weights, which are standard operators.
+        command: that makes it, for its certificate.
     """
 
     model: models.Model
@@ -82,6 +83,7 @@ class Stored:
     config: StoreOptions
     notes: tuple[str, ...] = ()
     unread: tuple[str, ...] = ()
+    command: str = "store"
 
     def __repr__(self) -> str:
         forms = sorted({weight.form for weight in self.weights} - {"dense"})
@@ -116,7 +118,9 @@ class Stored:
         """
         if certify is None and self.config.certificate:
             weights = [each.name for each in self.weights if each.narrowed]
-            claims = Claims("store", self.dense, self.dense, Plan(), narrowed=weights, fitted=False)
+            claims = Claims(
+                self.command, self.dense, self.dense, Plan(), narrowed=weights, fitted=False
+            )
             certify = make_certificate(claims)
         external = True if self.config.store == "external" else None
         target = as_model_path(path)

@@ -7,6 +7,7 @@ refused unread. Then the structure is derived anew from the two models; see
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -17,11 +18,11 @@ import numpy as np
 
 from onnxprune import model as models
 from onnxprune.config import FilePath, Options, split
-from onnxprune.data.dataset import open_dataset, open_source
+from onnxprune.data.dataset import Dataset, Part, open_dataset, open_source
 from onnxprune.data.ranks import with_ranks, with_ranks_of
 from onnxprune.errors import as_path, blame
 from onnxprune.evaluate.caveats import caveats
-from onnxprune.evaluate.evaluation import Evaluation, compare_models
+from onnxprune.evaluate.evaluation import Evaluation, check_task, compare_models
 from onnxprune.evaluate.verdict import Quality, judge
 from onnxprune.graph.analysis import analyse
 from onnxprune.graph.interface import Interface
@@ -31,7 +32,7 @@ from onnxprune.jobs.certificate import Certificate
 from onnxprune.jobs.data_digests import same_files
 from onnxprune.jobs.derivation import Derivation, derive
 from onnxprune.jobs.finite_weights import FiniteWeights
-from onnxprune.jobs.interface import align
+from onnxprune.jobs.interface import Narrowing, align, relabelled
 from onnxprune.jobs.keywords import keywords
 from onnxprune.jobs.run import Progress, place
 from onnxprune.jobs.verdicts import data_of
@@ -86,6 +87,10 @@ class Verification:
     def ok(self) -> bool:
         """Whether every check passed."""
         return all(each.ok for each in self.checks)
+
+    def _repr_html_(self) -> str:
+        # Of the room above, so it is imported by name on demand.
+        return str(importlib.import_module("onnxprune.report.python").verification_html(self))
 
     def __repr__(self) -> str:
         return f"<Verification: {self}>"
@@ -153,6 +158,9 @@ def verify(
         analysis = analyse(large, inputs=dict(config.shapes) or None)
     if both.narrowing is not None:
         checks += [*both.narrowing.checks, *_map_checks(both.interface, claim)]
+    if both.narrowing is not None:
+        config = both.narrowing.absolute(config)
+    samples = _opened(both.reference, config, both.narrowing)
     progress("deriving the structure")
     stated = None if plan is None else plan if isinstance(plan, Plan) else load_plan(plan)
     result = derive(analysis, small, claim, stated, config)
@@ -166,9 +174,9 @@ def verify(
         same = status == "verified" if claim.structure == "verified" else not removed
         checks.append(Check("structure = as stated", same, float(not same), 0.0))
     evaluation = quality = None
-    if config.calib is not None and all(each.ok for each in checks):
+    if samples is not None and all(each.ok for each in checks):
         progress("measuring the quality")
-        evaluation, quality, more = _quality(both.reference, small, claim, config)
+        evaluation, quality, more = _quality(both.reference, small, claim, config, samples)
         checks += more
     notes = [*result.notes, *_data_notes(claim, config)]
     if evaluation is not None:
@@ -246,14 +254,33 @@ def _removes(plan: Plan | None, claim: Certificate | None) -> bool:
 # --- quality ---------------------------------------------------------------------------------
 
 
-def _quality(
-    dense: models.Model, small: models.Model, claim: Certificate | None, config: Options
-) -> tuple[Evaluation, Quality, list[Check]]:
-    """Measure the model on all samples, and compare with what its certificate states."""
+def _opened(
+    dense: models.Model, config: Options, narrowing: Narrowing | None
+) -> tuple[Dataset, Part] | None:
+    """The samples to measure on, and all of them in one part; None without any."""
+    if config.calib is None:
+        return None
     source, _ = open_source(dense, config)
     assert source is not None
     data = open_dataset(source, config)
-    evaluation = compare_models(dense, small, data.whole(config), config)
+    part = data.whole(config)
+    if narrowing is not None:
+        part, notes = relabelled(part, config, narrowing)
+        data = replace(data, notes=(*data.notes, *notes))
+    check_task(dense, part, config)
+    return data, part
+
+
+def _quality(
+    dense: models.Model,
+    small: models.Model,
+    claim: Certificate | None,
+    config: Options,
+    samples: tuple[Dataset, Part],
+) -> tuple[Evaluation, Quality, list[Check]]:
+    """Measure the model on all samples, and compare with what its certificate states."""
+    data, part = samples
+    evaluation = compare_models(dense, small, part, config)
     quality = judge(
         evaluation, data=data_of(data, evaluation), weights=FiniteWeights(small, dense).reasons()
     )

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import filecmp
 import json
 import os
 import re
@@ -49,7 +50,7 @@ _SPECIAL = {
 }
 _ODD = "no regular file"
 _LENGTHS = (2, 4)
-"""Of the entries of a journal: the commit, and what is renamed or removed."""
+"""Of the entries of a journal: the commit and claims, and what is renamed or removed."""
 _SYSTEM = (Path("/dev"), Path("/proc"), Path("/sys"))
 _MEMORY = Path("/dev/shm")  # noqa: S108  an ordinary folder, though among the devices
 
@@ -144,22 +145,39 @@ class Change:
         return file
 
     def publish(self, part: BinaryIO, names: Iterable[str]) -> str:
-        """Give a complete part the first free one of ``names``, before the change.
+        """Give a complete part the first one of ``names`` that is free or has the same content.
 
-        Nothing may read files of these names until the target says so.
+        Nothing new may read files of these names until the target says so. A file of the same
+        content is replaced, so that a writer who is about to remove the old one spares it; it stays
+        if the change fails, as the model that is there now may need it.
         """
         _sync_file(part)
         source = self.folder / _name_of(part)
         number = source.stat().st_ino
         for name in names:
             place = self.folder / name
-            if place.exists():
-                continue
-            self._journal.write("undo", "remove", name, number)
-            if _link(source, place):
+            self._journal.write("claim", name)  # from here on nobody removes it
+            if not place.exists():
+                self._journal.write("undo", "remove", name, number)
+                free = _link(source, place)
+            else:
+                free = _is_equal(source, place) and self._replace(source, place)
+            if free:
+                # Who had looked for claims before this one may still remove the file.
+                self._journal.write("redo", "restore", source.name, name)
                 self._published = True
                 return name
         raise FileExistsError(errno.EEXIST, "every name for the data is taken", str(self.target))
+
+    def _replace(self, source: Path, place: Path) -> bool:
+        """Put a file in the place of another, and keep its own name; False if that cannot be."""
+        link = self.folder / self._journal.name()
+        try:
+            os.link(source, link)
+            link.replace(place)
+        except OSError:  # a file system without links, or a file that is in use on Windows
+            return False
+        return True
 
     def withdraw(self, name: str) -> None:
         """Take a file away, to be removed by the change; it comes back if the change fails."""
@@ -181,7 +199,7 @@ class Change:
             self._journal.write("redo", "remove", name, number)
 
     def is_claimed(self, name: str) -> bool:
-        """Whether another writer, who has not come to his rename, has given a file that name."""
+        """Whether another writer gives a file that name, and has not come to his rename."""
         for journal in self.folder.glob(f".onnxprune-*{_JOURNAL}"):
             with contextlib.suppress(FileNotFoundError):  # he has come to it
                 if journal != self._journal.path and name.encode() in journal.read_bytes():
@@ -411,9 +429,10 @@ def _settle(journal: Path) -> None:
         names = [name for name in action[1:] if isinstance(name, str)]
         if when != direction or not all(map(_is_plain, names)):
             continue
-        if action[0] == "rename" and len(names) == 2:
+        if action[0] in ("rename", "restore") and len(names) == 2:
             source, target = (folder / name for name in names)
-            if source.exists() and (direction == "redo" or not target.exists()):
+            forced = direction == "redo" and action[0] == "rename"
+            if source.exists() and (forced or not target.exists()):
                 source.replace(target)
         elif action[0] == "remove" and len(names) == 1:
             place = folder / names[0]
@@ -503,6 +522,14 @@ def _link(source: Path, place: Path) -> bool:
             return False
         source.rename(place)
     return True
+
+
+def _is_equal(one: Path, other: Path) -> bool:
+    """Whether two files have the same content."""
+    try:
+        return filecmp.cmp(one, other, shallow=False)
+    except OSError:
+        return False
 
 
 def _name_of(part: BinaryIO) -> str:

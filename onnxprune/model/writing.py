@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import re
 import secrets
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,16 +57,16 @@ def save(
     external: bool | None = None,
     overwrite: Collection[str | Path] = (),
 ) -> Path:
-    """Write a model to ``path``, weights inside it or in ``<path>.data`` beside it.
+    """Write a model to ``path``, weights inside it or in a file of data beside it.
 
     A model whose metadata map a changed interface has that map in ``NAME.interface.json`` too.
 
     Weights are read, computed (lazy tensors) and written one by one. Everything goes to temporary
     files in the same folder, and one rename makes the model appear, so that whatever happens there
-    is either the model that was there before, with its own weights, or the new one. Where
-    ``<path>.data`` is in use, the new weights are in ``<path>.<12 hex digits>.data``; files of the
-    replaced model are removed unless another model in the folder names them, and so are files of
-    that pattern that no model names.
+    is either the model that was there before, with its own weights, or the new one. The file of
+    data is named by its content, ``<path>.<12 hex digits>.data``, the first digits of its SHA-256.
+    Data of the replaced model are removed unless another model in the folder names them, and so are
+    files of that pattern that no model names.
 
     Args:
         model: what to write; it is not changed.
@@ -211,8 +212,8 @@ def _write(
             file = HashingFile(part)
             offsets = _write_data(file, weights, parts.beside, mapped)
             digest = file.hexdigest()
-            marks = ("", f".{digest[:12]}", f".{secrets.token_hex(6)}")
-            name = change.publish(part, (f"{target.name}{mark}.data" for mark in marks))
+            marks = (digest[:12], secrets.token_hex(6))  # the second where the first is of others
+            name = change.publish(part, (f"{target.name}.{mark}.data" for mark in marks))
             data[name] = digest
             skeleton, *_ = _skeleton(model, name, offsets)
             chunks = attach(skeleton, _TOKEN, sizes)
@@ -240,20 +241,48 @@ def _write(
         for name in _obsolete(change, model, allowed):
             if name not in data:
                 change.remove(name)
+    _remove_orphans(change, model, allowed)
+
+
+def _remove_orphans(change: Change, model: Model, allowed: Collection[Path]) -> None:
+    """Remove, after a change, the data that writers of the same target left to one another.
+
+    Two of them may each see the other's data claimed, and spare them. The first to rename comes
+    here either after the second, or before him and without a claim any more: one of them sees it.
+    """
+    target = change.target
+    with contextlib.suppress(OSError):  # the model is written
+        numbers = {each.name: each.lstat().st_ino for each in target.parent.iterdir()}
+        for name in _unused(change, model, allowed):
+            place = target.with_name(name)
+            if (
+                not _mentions(target, name)
+                and place.lstat().st_ino == numbers.get(name)  # else a writer has just put it there
+            ):
+                place.unlink()
 
 
 def _obsolete(change: Change, model: Model, allowed: Collection[Path]) -> list[str]:
-    """Data files of the model that is replaced, as far as nothing else needs them.
+    """Data files of the model that is replaced, as far as nothing else needs them."""
+    target = change.target
+    plain = f"{target.name}.data"  # may be a file of somebody else
+    return [
+        name
+        for name in _unused(change, model, allowed, plain)
+        if name != plain or (target.exists() and _mentions(target, name))
+    ]
 
-    Those named by content count too where no model names them any more: the model they belonged to
-    was deleted or replaced by hand, or its writer died where journals do not work.
+
+def _unused(change: Change, model: Model, allowed: Collection[Path], *plain: str) -> Iterator[str]:
+    """Data files that neither another model in the folder, a source nor a live writer needs.
+
+    Those named by content, whose model was deleted or replaced by hand, or whose writer died where
+    journals do not work, and those of the names ``plain``.
     """
     target = change.target
-    pattern = re.compile(rf"{re.escape(target.name)}(?P<content>\.[0-9a-f]{{12}})?\.data")
+    pattern = re.compile(rf"{re.escape(target.name)}\.[0-9a-f]{{12}}\.data")
     files = [each for each in target.parent.iterdir() if each.is_file()]
-    names = {each.name: match for each in files if (match := pattern.fullmatch(each.name))}
-    if not names:
-        return []
+    names = [each.name for each in files if pattern.fullmatch(each.name) or each.name in plain]
     sources = [file for file in origin_of(model.ir).files if file not in allowed]
     others = [  # copies such as small.onnx.bak included
         each
@@ -263,14 +292,13 @@ def _obsolete(change: Change, model: Model, allowed: Collection[Path]) -> list[s
         and each.name != target.name
         and not each.name.startswith(".onnxprune-")
     ]
-    return [
+    return (
         name
-        for name, match in names.items()
-        if (match["content"] or (target.exists() and _mentions(target, name)))
-        and not any(_same(target.with_name(name), each) for each in sources)
+        for name in names
+        if not any(_same(target.with_name(name), each) for each in sources)
         and not any(_mentions(each, name) for each in others)
         and not change.is_claimed(name)
-    ]
+    )
 
 
 def _mentions(path: Path, name: str) -> bool:

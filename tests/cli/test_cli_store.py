@@ -14,6 +14,7 @@ import pytest
 
 from conftest import Ran
 from onnxprune import model as models
+from onnxprune import verify
 from onnxprune.data import zoo
 from onnxprune.graph.plan import load_plan
 from onnxprune.jobs.store import same
@@ -64,7 +65,7 @@ def report(ran: Ran) -> dict[str, Any]:
 def test_there_and_back(cli: Cli, thin: Path, tmp_path: Path, form: str) -> None:
     stored, dense = tmp_path / "stored.onnx", tmp_path / "dense.onnx"
     told = report(cli("store", thin, "--store", form, "-o", stored, "--json"))
-    files = [stored, *tmp_path.glob("stored.onnx.data")]
+    files = [stored, *tmp_path.glob("stored.onnx.*.data")]
     assert told["bytes"]["after"] == sum(file.stat().st_size for file in files)
     assert told["bytes"]["before"] == thin.stat().st_size
     assert len(files) == 1 + (form == "external")
@@ -81,6 +82,20 @@ def test_there_and_back(cli: Cli, thin: Path, tmp_path: Path, form: str) -> None
     first, second = weights(thin), weights(dense)
     assert first.keys() == second.keys()
     assert all(same(second[name], array) for name, array in first.items())
+
+
+def test_densify_writes_a_certificate(cli: Cli, thin: Path, tmp_path: Path) -> None:
+    stored, dense = tmp_path / "stored.onnx", tmp_path / "dense.onnx"
+    assert cli("store", thin, "--store", "packed", "-o", stored).code == 0
+    flags = ("--external", "-o", dense)
+    assert cli("densify", stored, *flags).code == 0
+    result = verify(dense, stored)
+    assert (result.ok, result.structure) == (True, "nothing cut")
+    assert result.certificate is not None
+    assert result.certificate.command == "densify"
+    assert cli("densify", stored, *flags, "--no-certificate").code == 0
+    assert not list(tmp_path.glob("dense.certificate.json"))
+    assert verify(dense, stored).certificate is None
 
 
 def test_a_person_is_told_what_to_expect(cli: Cli, thin: Path, tmp_path: Path) -> None:

@@ -220,3 +220,25 @@ def test_a_quiet_command_says_how_it_ended_and_nothing_else(cli: Cli, tmp_path: 
 def test_an_error_with_line_breaks_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     console.error(OnnxpruneError("one\ntwo\tthree", hint="four\r\nfive"))
     assert capsys.readouterr().err == "error: one\\ntwo\\tthree\nhint: four\\r\\nfive\n"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal")
+@pytest.mark.parametrize("quiet", [False, True])
+def test_quiet_is_quiet_on_a_terminal(quiet: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    calib = MODEL.with_name("digits_calibration.npz")
+    command = ["prune", MODEL, "--ratio", "0.3", "--calib", calib, "--calib-samples", "64"]
+    command += ["--criterion", "wanda", *(["-q"] if quiet else [])]
+    master, slave = os.openpty()
+    os.set_blocking(master, False)
+    monkeypatch.setenv("TERM", "xterm")
+    with os.fdopen(slave, "w") as terminal, monkeypatch.context() as patched:
+        for stream in ("stdout", "stderr"):
+            patched.setattr(sys, stream, terminal)
+        code = main([str(each) for each in command])
+        shown = os.read(master, 1 << 20).decode()
+    os.close(master)
+    assert code == 0, shown
+    assert ("Observing" in shown) == ("recovering" in shown) == (not quiet)
+    lines = shown.splitlines()
+    assert not quiet or [line.partition(" ")[0] for line in lines[-1:]] == ["RESULT"], shown
+    assert not quiet or all(line.startswith(("warning:", "RESULT")) for line in lines), shown

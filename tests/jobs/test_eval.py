@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -436,3 +437,25 @@ def test_models_with_other_outputs_are_refused_by_name() -> None:
     other.graph.output[0].name = "renamed"
     with pytest.raises(OnnxpruneError, match="outputs of the models differ: renamed"):
         onnxprune.eval(other, against=entry.model, data=entry.evaluation)
+
+
+@pytest.mark.parametrize("against", [False, True])
+def test_the_page_and_the_notebook_show_what_was_measured(against: bool, tmp_path: Path) -> None:
+    entry = zoo.get("digits_mlp")
+    small = onnxprune.prune(entry.model, ratio=0.3).save(tmp_path / "small.onnx")
+    data = entry.evaluation
+    result = onnxprune.eval(
+        small, entry.model if against else None, data=data, labels=data, samples=200
+    )
+    shown = " ".join(re.sub(r"<[^>]*>", " ", result._repr_html_()).split())
+    page = result.report(tmp_path / "page.html")
+    text = " ".join(re.sub(r"<[^>]*>", " ", page.read_text()).split())
+    for words in (shown, text):
+        assert "small.onnx" in words
+        assert f"Quality: {result.quality.status}" in words or "Quality" in words
+        assert "accuracy" in words
+        assert ("Structure" in words) == against or words is text
+    with pytest.raises(OnnxpruneError, match=r"page\.onnx"):
+        result.report(tmp_path / "page.onnx")
+    memory = onnxprune.eval(models.load(small).ir, data=data, labels=data, samples=64)
+    assert "the model passed in" in memory._repr_html_()

@@ -537,3 +537,13 @@ def test_every_network_is_what_every_job_says(name: str, tmp_path: Path) -> None
         assert result.ok, (case, result.checks, result.notes)
     path = onnxprune.quantize(entry.model, **data).save(tmp_path / "int8.onnx")
     assert verify(path, entry.model).ok
+
+
+def test_a_notebook_shows_the_checks(tmp_path: Path) -> None:
+    dense = zoo.get("digits_mlp").model
+    result = verify(onnxprune.prune(dense, ratio=0.3).save(tmp_path / "small.onnx"), dense)
+    html = result._repr_html_()
+    assert "small.onnx" in html
+    assert "verified" in html
+    for check in result.checks:
+        assert check.name.replace("'", "&#x27;") in html

@@ -83,6 +83,13 @@ def files(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
+def data_of(path: Path) -> Path:
+    """The file of data that a model names."""
+    (data,) = {file for file in origin_of(load(path).ir).files if file != path}
+    assert re.fullmatch(rf"{path.name}\.[0-9a-f]{{12}}\.data", data.name)
+    return data
+
+
 # Layout ---------------------------------------------------------------------------------------
 
 
@@ -93,15 +100,16 @@ def test_weights_go_where_they_are_asked_to_go(inline: Path, tmp_path: Path) -> 
     beside = save(model, tmp_path / "b.onnx", external=True)
     again = save(load(beside), tmp_path / "c.onnx")  # as the source had it
     back = save(load(beside), tmp_path / "d.onnx", external=False)
-    assert files(tmp_path) == {
-        *("inline.onnx", "a.onnx", "b.onnx", "b.onnx.data", "c.onnx", "c.onnx.data", "d.onnx")
-    }
+    data = data_of(beside)
+    assert hashlib.sha256(data.read_bytes()).hexdigest()[:12] in data.name
+    names = {"inline.onnx", "a.onnx", "b.onnx", "c.onnx", "d.onnx"}
+    assert files(tmp_path) == {*names, data.name, data_of(again).name}
     for path in (inside, beside, again, back):
         onnx.checker.check_model(path, full_check=True)
         assert np.array_equal(run(path), expected), path
     assert inside.read_bytes() == back.read_bytes()
     assert beside.stat().st_size < 2000
-    assert (tmp_path / "b.onnx.data").stat().st_size == 3 * SIDE * SIDE * 4
+    assert data.stat().st_size == 3 * SIDE * SIDE * 4
 
 
 def test_external_weights_start_on_pages(tmp_path: Path) -> None:
@@ -109,7 +117,7 @@ def test_external_weights_start_on_pages(tmp_path: Path) -> None:
     proto = onnx.load(tmp_path / "m.onnx", load_external_data=False)
     for tensor in proto.graph.initializer:
         entries = {entry.key: entry.value for entry in tensor.external_data}
-        assert entries["location"] == "m.onnx.data"
+        assert entries["location"] == data_of(tmp_path / "m.onnx").name
         assert int(entries["offset"]) % 4096 == 0
         assert int(entries["length"]) == 50 * 50 * 4
 
@@ -180,7 +188,7 @@ def test_what_is_being_read_is_not_replaced(inline: Path, tmp_path: Path) -> Non
         (inline, tmp_path / "hard.onnx"),
         (inline, tmp_path / ".." / tmp_path.name / "inline.onnx"),
         (beside, beside),
-        (beside, tmp_path / "b.onnx.data"),
+        (beside, data_of(beside)),
     ):
         model = clone(load(source))  # a clone reads the same files
         with pytest.raises(OnnxpruneError, match="being read"):
@@ -339,12 +347,13 @@ def test_whenever_a_save_dies_the_graph_has_its_own_weights(
 def test_replaced_data_go_unless_another_model_names_them(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     save(load(filled(1.0)), path, external=True)
+    first = data_of(path)
     save(load(filled(2.0)), path, external=True)
-    (data,) = tmp_path.glob("*.data")
-    assert re.fullmatch(r"m\.onnx\.[0-9a-f]{12}\.data", data.name)
+    data = data_of(path)
+    assert not first.exists()
     (tmp_path / "copy.onnx").write_bytes(path.read_bytes())
     save(load(filled(3.0)), path, external=True)
-    assert files(tmp_path) == {"m.onnx", "m.onnx.data", "copy.onnx", data.name}
+    assert files(tmp_path) == {"m.onnx", data_of(path).name, "copy.onnx", data.name}
     assert (whose(path), whose(tmp_path / "copy.onnx")) == ("3.0", "2.0")
     save(load(filled(4.0)), path)
     assert files(tmp_path) == {"m.onnx", "copy.onnx", data.name}
@@ -398,19 +407,82 @@ def test_data_of_a_writer_that_lives_stay(tmp_path: Path) -> None:
 
 
 def test_data_of_a_faster_writer_go_with_his_model(tmp_path: Path) -> None:
-    path, data = tmp_path / "m.onnx", tmp_path / "m.onnx.data"
-    data.write_text("the slower writer has to take another name")
+    path = tmp_path / "m.onnx"
 
     def write_meanwhile(_: Path) -> bool:
-        data.unlink()
         save(load(filled(2.0)), path, external=True)
-        assert data.exists()
+        data = data_of(path)
+        save(load(filled(2.0)), path, external=True)  # nothing changes
+        assert data_of(path) == data
         return True
 
     write(load(filled(1.0)), path, external=True, accept=write_meanwhile)
     assert whose(path) == "1.0"
-    assert len(files(tmp_path)) == 2
-    assert not data.exists()
+    assert files(tmp_path) == {"m.onnx", data_of(path).name}
+
+
+@pytest.mark.parametrize("place", ["before", "after", "beside"])
+def test_two_writers_that_spare_one_another_leave_nothing(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One comes to its rename right before, or after, that of another who has seen its claim."""
+    path = tmp_path / "m.onnx"
+    rename = files_module.Change.commit
+    others = [load(filled(2.0)), load(filled(3.0))]
+
+    def commit(change: files_module.Change) -> None:
+        if place == "after":
+            rename(change)
+        if others:
+            save(others.pop(), path, external=True)
+        if place != "after":
+            rename(change)
+        if place == "beside" and others:
+            save(others.pop(), path, external=True)
+
+    monkeypatch.setattr(files_module.Change, "commit", commit)
+    save(load(filled(1.0)), path, external=True)
+    assert whose(path) in ("1.0", "2.0", "3.0")
+    assert files(tmp_path) == {"m.onnx", data_of(path).name}
+
+
+def test_data_of_the_same_content_are_shared(tmp_path: Path) -> None:
+    """A rewrite gives the same bytes, and one that is declined or dies takes nothing away."""
+    path = save(load(filled(1.0)), tmp_path / "m.onnx", external=True)
+    names, content = files(tmp_path), path.read_bytes()
+    with pytest.raises(DeclinedError):
+        write(load(filled(1.0)), path, external=True, accept=lambda _: False)
+    assert (whose(path), files(tmp_path)) == ("1.0", names)
+    save(load(filled(1.0)), path, external=True)
+    assert (path.read_bytes(), files(tmp_path)) == (content, names)
+    data = data_of(path)
+    data.write_bytes(bytes(data.stat().st_size))  # damaged: no longer what its name says
+    save(load(filled(1.0)), path, external=True)
+    assert (whose(path), data.exists()) == ("1.0", False)
+    save(load(filled(1.0)), path, external=True)
+    assert (path.read_bytes(), files(tmp_path)) == (content, names)
+
+
+def test_data_that_are_removed_before_the_rename_come_back(tmp_path: Path) -> None:
+    """By a writer who looked for claims before this one had made his."""
+    path = tmp_path / "m.onnx"
+
+    def remove(_: Path) -> bool:
+        (data,) = tmp_path.glob("m.onnx.*.data")
+        data.unlink()
+        return True
+
+    write(load(filled(1.0)), path, external=True, accept=remove)
+    assert whose(path) == "1.0"
+    assert files(tmp_path) == {"m.onnx", data_of(path).name}
+
+
+def test_data_named_as_other_writers_name_them_go_with_their_model(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    onnx.save(filled(1.0), path, save_as_external_data=True, location="m.onnx.data")
+    save(load(filled(2.0)), path, external=True)
+    assert files(tmp_path) == {"m.onnx", data_of(path).name}
+    assert whose(path) == "2.0"
 
 
 def test_data_of_others_are_never_replaced(tmp_path: Path) -> None:
@@ -471,7 +543,7 @@ def test_a_seal_sees_every_bit(tmp_path: Path) -> None:
     content = path.read_bytes()
     content = content.removesuffix(entry("x"))
     assert hashlib.sha256(content).hexdigest() == read_seal(path).digests.graph
-    data = path.with_name("m.onnx.data")
+    data = data_of(path)
     digests = hash_data(path, [data.name])
     data.write_bytes(data.read_bytes()[:-1] + b"\0")
     assert hash_data(path, [data.name]) != digests
@@ -532,7 +604,7 @@ def test_loading_and_saving_holds_one_weight_at_a_time(external: bool, tmp_path:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    data = tmp_path / ("out.onnx.data" if external else "out.onnx")
+    data = data_of(tmp_path / "out.onnx") if external else tmp_path / "out.onnx"
     assert data.stat().st_size >= count * weight
 
 
@@ -573,7 +645,7 @@ def test_more_than_two_gigabytes_cannot_go_inside(tmp_path: Path) -> None:
 def test_more_than_two_gigabytes_go_beside(tmp_path: Path) -> None:
     path = save(load(_huge(tmp_path).ir), tmp_path / "m.onnx")
     (tmp_path / "w.bin").unlink()
-    assert (tmp_path / "m.onnx.data").stat().st_size == 17 << 27
+    assert data_of(path).stat().st_size == 17 << 27
     runner = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     (row,) = runner.run(None, {"i": np.zeros((1, 4), np.int64)})
     assert np.array_equal(row[0, 0], np.arange(1024))

@@ -169,6 +169,12 @@ def test_the_command_writes_an_engine_and_prints_what_does_the_same(
     told = json.loads(done.out)
     assert told["bytes"] == (tmp_path / "m.engine").stat().st_size
     assert verify(tmp_path / "half.onnx", tmp_path / "m.onnx").ok
+    assert (tmp_path / "half.certificate.json").exists()
+    done = cli("build", tmp_path / "m.onnx", "--engine", tmp_path / "m.engine", "--fp16",
+               "--compute-capability", "8.6", "--keep-onnx", tmp_path / "half.onnx",
+               "--no-certificate", "--json")  # fmt: skip
+    assert done.code == 0, done.err
+    assert not (tmp_path / "half.certificate.json").exists()
     pytest.importorskip("polygraphy")
     setting, _, line = told["commands"]["polygraphy"].partition(" ")
     assert setting == "POLYGRAPHY_USE_TENSORRT_RTX=1"

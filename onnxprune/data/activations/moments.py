@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from operator import length_hint
 
@@ -30,7 +31,20 @@ F64 = npt.NDArray[np.float64]
 
 LIMIT = 1 << 30
 """Bytes of observed values held at once, by default."""
+_bars = True
+"""Whether progress bars are shown on a terminal."""
 _CHUNK = 1 << 18  # elements worked on at once: 2 MiB in float64 stay in the cache
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Show no progress bars, also on a terminal."""
+    global _bars  # noqa: PLW0603  a process has one terminal
+    before, _bars = _bars, False
+    try:
+        yield
+    finally:
+        _bars = before
 
 
 def observe(
@@ -56,7 +70,7 @@ def observe(
         provider: as for `onnxprune.runtime.open_session`.
         threads: likewise.
         limit: bytes; a single larger value has a pass of its own.
-        progress: show a bar if stderr is a terminal.
+        progress: show a bar if stderr is a terminal; see `without_bars`.
 
     Raises:
         OnnxpruneError: a value cannot be observed, or a feed does not run.
@@ -64,7 +78,7 @@ def observe(
     names = list(dict.fromkeys(names))
     session = open_session(model, provider=provider, threads=threads, outputs=names, arena=False)
     passes = _passes(model, data, session, names, limit, provider)
-    shown = progress and sys.stderr.isatty()
+    shown = progress and _bars and sys.stderr.isatty()
     total = length_hint(data) * len(passes) or None
     with Progress(console=Console(stderr=True), transient=True, disable=not shown) as bar:
         task = bar.add_task("Observing", total=total)

@@ -101,7 +101,7 @@ def score_f1(metric: Metric, batches: Iterable[Batch]) -> Score:
         raise nothing(metric, "all labels are negative, so none counts")
     if metric.average == "binary" and whole.shape[1] > 1 + (not together):
         raise OnnxpruneError(
-            f"there are {whole.shape[1]} classes to take one F1 of",
+            f"--metric {metric.name}: there are {whole.shape[1]} classes to take one F1 of",
             hint="average over classes with --metric f1-macro or --metric f1-micro",
         )
     return of_statistics(F1Statistics(whole, metric.average, present=not together))

@@ -158,13 +158,14 @@ def _call(metric: Metric, pairs: Iterable[Batch]) -> float:
         outputs = {name: np.concatenate(arrays) for name, arrays in kept.items()}
     except ValueError as error:
         raise OnnxpruneError(
-            f"{metric.name} cannot be given outputs whose shapes differ from batch to batch"
+            f"--metric: {metric.name} cannot be given outputs "
+            "whose shapes differ from batch to batch"
         ) from error
     try:
         return float(metric.function(outputs, np.concatenate(known)))
     except Exception as error:  # the user's function may raise anything
         raise OnnxpruneError(
-            f"the metric {metric.name} failed: {type(error).__name__}: {error}",
+            f"--metric: {metric.name} failed: {type(error).__name__}: {error}",
             hint="it is called with a dict of output arrays and the array of labels",
         ) from error
 

@@ -160,7 +160,7 @@ def batches(
         if start == len(labels):
             return
     raise OnnxpruneError(
-        f"the number of labels, {len(labels)}, is not the number of samples",
+        f"--labels: the number of labels, {len(labels)}, is not the number of samples",
         hint="give one label per sample, in the order of the samples",
     )
 

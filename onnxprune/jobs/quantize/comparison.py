@@ -19,6 +19,7 @@ from onnxprune.graph.difference import compare, is_altered, pair
 from onnxprune.jobs.quantize.dequantize import Dequantized, dequantize, is_quantized
 from onnxprune.jobs.quantize.preparation import prepared
 from onnxprune.jobs.quantize.rewrites import restore_activations, split_products
+from onnxprune.recovery.correspond.folding import normalisations
 
 Array = npt.NDArray[Any]
 Masks = Mapping[str, tuple[int, int]]
@@ -84,7 +85,8 @@ def as_floats(dense: models.Model, quantized: models.Model) -> Floats:
         dense: as it was before it was prepared for the quantizer.
         quantized: the quantizer's result.
     """
-    ready, _ = prepared(dense)
+    fold = normalisations(quantized) < normalisations(dense)  # not every quantizer does
+    ready, _ = prepared(dense, fold=fold)
     ready = dequantize(ready).model if is_quantized(ready) else ready
     actual = dequantize(quantized)
     restore_activations(actual, ready)

@@ -2,8 +2,9 @@
 
 An integer tensor stands, with its scale and zero point, for a float tensor. Replacing every such
 tensor by what it stands for leaves the float graph, node by node, and stored weights that lie on a
-grid. Known are QuantizeLinear and DequantizeLinear, DynamicQuantizeLinear before MatMulInteger and
-ConvInteger, and the dynamic LSTM and Attention of onnxruntime.
+grid. Known are QuantizeLinear and DequantizeLinear, the operators of the QOperator format of
+onnxruntime, DynamicQuantizeLinear before MatMulInteger and ConvInteger, and its dynamic LSTM and
+Attention.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ import onnx_ir as ir
 
 from onnxprune import model as models
 from onnxprune.graph.analysis import identity
+from onnxprune.jobs.quantize import qoperators
+from onnxprune.jobs.quantize.qoperators import MOVES, hand_over
 from onnxprune.model.constants import names_of
 
 Array = npt.NDArray[Any]
@@ -32,14 +35,12 @@ OPERATORS = frozenset(
         "ConvInteger",
         "DynamicQuantizeLSTM",
         "QAttention",
+        *qoperators.OPERATORS,
     }
 )
 """Operators that only quantized models have."""
-_MOVES = frozenset({"Gather", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Slice"})
-"""What takes integers as it takes floats: the scale stays."""
 _FOLDED = ("Transpose", "Cast")
 """What may lie between a stored weight and its reader: it is computed once."""
-_SUFFIX = "_quantized"
 _BIASED = ("Conv", "ConvTranspose", "Gemm")
 _SAME_SCALE = 0.01
 """Relative difference of a scale from the product of two others: float16 rounds each of them."""
@@ -117,9 +118,12 @@ class _Dequantizer:
 
     def __init__(self, model: models.Model) -> None:
         self._model = model
+        lifted = qoperators.lift(model)
+        self._unnamed = lifted.operands
         self._used = names_of(model.ir.graph)
         self._floats: dict[tuple[object, ...], ir.Value] = {}
-        self._rebuilt: set[ir.Value] = set()
+        self._rebuilt: set[ir.Value] = set(lifted.results)
+        self._moves: dict[tuple[object, ...], ir.Node] = {}
         self._steps: dict[ir.Value, Float] = {}
         self._bits: dict[ir.Value, int] = {}
         self._ranges: dict[ir.Value, Range] = {}
@@ -236,7 +240,8 @@ class _Dequantizer:
         if old.is_graph_output() and not produced:
             return
         outer = any(new is value for value in (new.graph.outputs if new.graph else ()))
-        if produced and not outer and (old.is_graph_output() or new in self._rebuilt):
+        named = old.is_graph_output() or (new in self._rebuilt and old not in self._unnamed)
+        if produced and not outer and named:
             name, old.name = old.name, models.fresh_name(self._graph, f"{old.name}/int", self._used)
             new.name = name
         hand_over(self._model, old, new)
@@ -275,26 +280,46 @@ class _Dequantizer:
             self._compare_scales(node, scale, zero, reader)
             self._note_range(node)
             return node.inputs[0]
-        if node.op_type in _MOVES:
+        if node.op_type in MOVES:
             inner = self._float(node.inputs[0], scale, zero, reader)
-            return None if inner is None else self._moved(node, inner)
+            return None if inner is None else self._moved(node, value, inner, scale, zero)
         return None
 
-    def _moved(self, node: ir.Node, inner: ir.Value) -> ir.Value:
-        """A node that moves integers, moving floats."""
-        new = ir.Node(
-            node.domain, node.op_type, [inner, *node.inputs[1:]], list(node.attributes.values()),
-            num_outputs=1,
-        )  # fmt: skip
-        new.name = node.name
-        graph, output = node.graph, new.outputs[0]
-        assert isinstance(graph, ir.Graph)
-        graph.insert_before(node, new)
-        name = (node.outputs[0].name or "").removesuffix(_SUFFIX)
-        output.name = models.fresh_name(self._graph, name, self._used)
-        output.type = inner.type
-        self._rebuilt.add(output)
-        return output
+    def _moved(
+        self,
+        node: ir.Node,
+        value: ir.Value,
+        inner: ir.Value,
+        scale: ir.Value | None,
+        zero: ir.Value | None,
+    ) -> ir.Value | None:
+        """An output of a node that moves integers, of one that moves floats."""
+        key = node, inner, scale, zero
+        if key not in self._moves:
+            rest = [*node.inputs[1:]]
+            codes = rest[1] if node.op_type == "Pad" and len(rest) > 1 else None
+            if codes is not None:
+                # The zero point stands for the zero that the float operator takes by default.
+                rest[1] = None if codes is zero else self._float(codes, scale, zero, node)
+                if rest[1] is None and codes is not zero:
+                    return None
+                while rest[-1] is None:
+                    rest.pop()
+            new = ir.Node(
+                node.domain, node.op_type, [inner, *rest], list(node.attributes.values()),
+                num_outputs=len(node.outputs),
+            )  # fmt: skip
+            new.name = node.name
+            graph = node.graph
+            assert isinstance(graph, ir.Graph)
+            graph.insert_before(node, new)
+            for old, output in zip(node.outputs, new.outputs, strict=True):
+                name = qoperators.plain_name(old.name)
+                output.name = models.fresh_name(self._graph, name, self._used)
+                output.type = inner.type
+                self._rebuilt.add(output)
+            self._moves[key] = new
+        return self._moves[key].outputs[value.index() or 0]
 
     def _stored(
         self, value: ir.Value, scale: ir.Value, zero: ir.Value | None, reader: ir.Node
@@ -323,7 +348,7 @@ class _Dequantizer:
         tensor = ir.LazyTensor(read, dtype, ir.Shape(wide))
         graph = value.graph if value.producer() is None else value.producer().graph  # type: ignore[union-attr]
         assert isinstance(graph, ir.Graph)
-        name = (value.name or "").removesuffix(_SUFFIX)
+        name = qoperators.plain_name(value.name)
         result = models.add_constant(graph, f"{name}/float", tensor, self._used)
         self._bits[result] = codes.dtype.bitwidth
         self._steps[result] = np.abs(spread.swapaxes(1, 2) if turned and spread.ndim else spread)
@@ -494,16 +519,3 @@ def _spread(array: Array, shape: Sequence[int], reader: ir.Node) -> Float | None
     if wide.shape != (shape[axis],):
         return None
     return wide.reshape([-1 if k == axis else 1 for k in range(rank)])
-
-
-def hand_over(model: models.Model, old: ir.Value, new: ir.Value) -> None:
-    """Let all who read a value, the outputs of the graphs included, read another."""
-    for node in {reader for reader, _ in old.uses()}:
-        for k, value in enumerate(node.inputs):
-            if value is old:
-                node.replace_input_with(k, new)
-    for graph in models.graphs(model):
-        for k, value in enumerate(graph.outputs):
-            if value is old:
-                graph.outputs[k] = new
-                new.type, new.shape = old.type, old.shape

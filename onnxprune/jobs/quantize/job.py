@@ -15,7 +15,7 @@ from onnxprune.data.memory import budget_of, scarce_note, settle
 from onnxprune.data.ranks import with_ranks, without_ranks
 from onnxprune.errors import OnnxpruneError, as_model_path, spelled
 from onnxprune.evaluate.equivalence import arrays_of, difference
-from onnxprune.evaluate.evaluation import Evaluation, compare_models
+from onnxprune.evaluate.evaluation import Evaluation, check_task, compare_models, metric_of
 from onnxprune.evaluate.verdict import Quality, Structure, judge, judge_structure
 from onnxprune.graph.analysis import Analysis, identity
 from onnxprune.graph.layers.linear import LinearLayer
@@ -292,6 +292,7 @@ def _open_data(dense: models.Model, config: Options) -> Dataset:
     assert shapes is not None
     samples = within_memory(samples, config, dense, propagate(dense, shapes))
     data = open_dataset(samples, config, most_bytes=budget_of(config).total // 2)
+    check_task(dense, data.eval, config)
     return with_checks(data, dense, config)
 
 
@@ -326,7 +327,8 @@ def _saturation_note(exact: Evaluation, shipped: Evaluation, settings: QuantizeO
 
 
 def _check_inputs(settings: QuantizeOptions, config: Options) -> None:
-    """Refuse options that lack inputs, or do not go together."""
+    """Refuse options that lack inputs, or do not go together, and a metric that is none."""
+    metric_of(config)
     if settings.format == "openvino-sparse" and settings.dynamic:
         raise OnnxpruneError(
             "OpenVINO's sparse kernel takes weights behind DequantizeLinear, which --dynamic "

@@ -22,6 +22,7 @@ from onnxprune.graph.analysis import identity
 from onnxprune.jobs.quantize.rows import as_read
 from onnxprune.model.files import ScratchFolder
 from onnxprune.quantities import plural
+from onnxprune.recovery.correspond.folding import normalisations
 from onnxprune.runtime.complaints import plain
 
 PER_CHANNEL = 13
@@ -38,12 +39,17 @@ _BIASED = {"Conv": 2, "ConvTranspose": 2, "Gemm": 2}
 """Operators that add a stored bias, and its slot."""
 
 
-def prepared(model: models.Model) -> tuple[models.Model, tuple[str, ...]]:
-    """A float model in the form that quantizers need, and notes on the changes."""
+def prepared(model: models.Model, *, fold: bool = True) -> tuple[models.Model, tuple[str, ...]]:
+    """A float model in the form that quantizers need, and notes on the changes.
+
+    Args:
+        model: not changed.
+        fold: BatchNormalization into the operators before it.
+    """
     notes: list[str] = []
     result = models.clone(model)
     _withdraw_inputs(result)
-    if any(n.op_type == "BatchNormalization" for g in models.graphs(result) for n in g):
+    if fold and normalisations(result):
         result, note = _folded(result)
         notes.append(note)
     wanted = HALF if _has_halves(result) else PER_CHANNEL

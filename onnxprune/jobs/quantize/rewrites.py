@@ -11,7 +11,8 @@ import onnx_ir as ir
 
 from onnxprune import model as models
 from onnxprune.graph.analysis import identity
-from onnxprune.jobs.quantize.dequantize import Dequantized, hand_over
+from onnxprune.jobs.quantize.dequantize import Dequantized
+from onnxprune.jobs.quantize.qoperators import hand_over
 from onnxprune.model.constants import names_of
 
 
@@ -100,16 +101,20 @@ def restore_activations(result: Dequantized, expected: models.Model) -> None:
     for node in reversed(_nodes(expected).values()):
         name, source = node.outputs[0].name, node.inputs[0] if node.inputs else None
         here = theirs.get(name or "")
-        if node.op_type not in ("Relu", "Clip") or here is None or source is None:
+        if node.op_type not in ("Relu", "Clip") or source is None:
+            continue
+        span = result.ranges.get(name or "")
+        if here is None and name not in values:  # the QOperator format keeps the first of the names
+            here, span = theirs.get(source.name or ""), result.ranges.get(source.name or "")
+        elif source.name in values:
             continue
         limits = _limits(node)
-        span = result.ranges.get(name or "")
-        if here.op_type == node.op_type or limits is None or source.name in values or span is None:
+        if here is None or here.op_type == node.op_type or limits is None or span is None:
             continue
         slack = 0.51 * span.step
         if span.low < limits[0] - slack or span.high > limits[1] + slack:
             continue
-        _insert_activation(node, here, source.name or "")
+        _insert_activation(node, here, name or "", source.name or "")
         theirs = _nodes(result.model)
         values = {v.name: v for graph in models.graphs(result.model) for v in models.values(graph)}
 
@@ -132,7 +137,7 @@ def _limits(node: ir.Node) -> tuple[float, float] | None:
     return limits[0], limits[1]
 
 
-def _insert_activation(node: ir.Node, before: ir.Node, source: str) -> None:
+def _insert_activation(node: ir.Node, before: ir.Node, name: str, source: str) -> None:
     """Put a copy of a node behind another, whose output gets its former name back."""
     graph, value = before.graph, before.outputs[0]
     assert isinstance(graph, ir.Graph)
@@ -148,7 +153,7 @@ def _insert_activation(node: ir.Node, before: ir.Node, source: str) -> None:
     outputs = [k for k, each in enumerate(graph.outputs) if each is value]
     new = ir.Node(node.domain, node.op_type, inputs, list(node.attributes.values()), num_outputs=1)
     graph.insert_after(before, new)
-    new.outputs[0].name, value.name = value.name, source
+    new.outputs[0].name, value.name = name, source
     new.outputs[0].type, new.outputs[0].shape = value.type, value.shape
     for reader, k in readers:
         reader.replace_input_with(k, new.outputs[0])
