@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 # The problems here are small: threads of BLAS would only wait for each other, and for those of
@@ -29,6 +30,13 @@ settings.register_profile("dev", max_examples=50, **_COMMON)  # type: ignore[arg
 settings.register_profile("ci", max_examples=25, **_COMMON)  # type: ignore[arg-type]
 settings.register_profile("thorough", max_examples=1000, **_COMMON)  # type: ignore[arg-type]
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
+
+
+def pytest_collection_finish() -> None:
+    """The collector of cycles leaves alone what lives to the end: libraries and collected tests."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 10, 10)
 
 
 @pytest.fixture(scope="session")
