@@ -53,6 +53,12 @@ def _cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def _no_sync() -> None:
+    """Files are not waited for until the disk has them: tests kill processes, and cut no power."""
+    os.fsync = lambda _: None
+
+
+@pytest.fixture(scope="session", autouse=True)
 def _no_progress() -> None:
     """Commands say nothing about their progress, however slow the machine is."""
     phases.BEGIN = 1e6

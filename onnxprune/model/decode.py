@@ -15,6 +15,7 @@ import onnx_ir as ir
 
 from onnxprune import model as models
 from onnxprune.errors import OnnxpruneError
+from onnxprune.model.constants import names_of
 
 MARK = "onnxprune.packed"
 """Key of the model's metadata that marks weights decoded in front of the graph."""
@@ -42,8 +43,9 @@ def densify(model: models.Model) -> tuple[models.Model, tuple[str, ...]]:
     copy = models.clone(model)
     values = {value.name: value for value in models.values(copy.ir.graph)}
     decoders = [values[value.name].producer() for value in weights]
+    used = names_of(copy.ir.graph)
     for value in weights:
-        _make_constant(copy, values[value.name], _tensor(value))
+        _make_constant(copy, values[value.name], _tensor(value), used)
     for decoder in decoders:
         assert decoder is not None
         _remove(copy, decoder)
@@ -125,10 +127,12 @@ def _tensor(value: ir.Value) -> ir.TensorProtocol:
     )
 
 
-def _make_constant(model: models.Model, value: ir.Value, tensor: ir.TensorProtocol) -> None:
+def _make_constant(
+    model: models.Model, value: ir.Value, tensor: ir.TensorProtocol, used: set[str | None]
+) -> None:
     """A constant of the same name in the place of a decoder's last value."""
     graph = model.ir.graph
-    dense = models.add_constant(graph, f"{value.name}/dense", tensor)
+    dense = models.add_constant(graph, f"{value.name}/dense", tensor, used)
     for reader, position in list(value.uses()):
         reader.replace_input_with(position, dense)
     for k, each in enumerate(graph.outputs):

@@ -57,7 +57,7 @@ def owner(graph: ir.Graph) -> ir.Model | None:
 
 def bodies(node: ir.Node) -> Iterator[tuple[str, ir.Graph]]:
     """The subgraph bodies of a node as (attribute name, graph): If, Loop, Scan, SequenceMap."""
-    for attr in node.attributes.values():
+    for attr in node.attributes.data.values():  # the view of a UserDict is slow, and this is often
         if attr.type == ir.AttributeType.GRAPH:
             yield attr.name, attr.as_graph()
         elif attr.type == ir.AttributeType.GRAPHS:

@@ -261,7 +261,10 @@ def test_the_demo_leaves_files_that_its_commands_run_on(
     assert change == ["cd", str(folder)]
     assert len(commands) == 3
     monkeypatch.chdir(folder)
-    smaller = {"prune": ("--calib-samples", "64"), "bench": ("--processes", "1", "--rounds", "2", "--threads", "1")}
+    smaller = {
+        "prune": ("--calib-samples", "64"),
+        "bench": ("--processes", "1", "--rounds", "2", "--threads", "1"),
+    }
     for _, command, *arguments in commands:
         ran = cli(command, *arguments, *smaller.get(command, ()))
         assert ran.code == 0, ran.err
