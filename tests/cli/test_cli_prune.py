@@ -208,7 +208,8 @@ def test_synthetic_inputs_check_the_cut_and_judge_nothing(cli: Cli) -> None:
 
 
 def test_real_inputs_say_how_the_outputs_compare(cli: Cli) -> None:
-    report = report_of(cli("prune", ENTRY.model, "--ratio", "0.2", *CALIB, "--json"))
+    flags = ("--ratio", "0.2", "--recover", "bias")
+    report = report_of(cli("prune", ENTRY.model, *flags, *CALIB, "--json"))
     (logits,) = report["outputs"]
     assert logits["name"] == "logits"
     assert 0.5 < logits["top1"] <= 1

@@ -92,7 +92,13 @@ def test_a_mask_that_does_not_fit_is_refused() -> None:
         apply(CNN.model, replace(made.plan, zeroed={name: other}))
 
 
-@pytest.mark.parametrize("name", ["digits_rescnn", "digits_mlp", "digits_encoder", "chars_decoder"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("digits_rescnn", "digits_mlp", "digits_encoder"),
+        pytest.param("chars_decoder", marks=pytest.mark.heavy),
+    ],
+)
 def test_reordered_units_leave_the_dense_outputs_as_they_were(name: str) -> None:
     entry = zoo.get(name)
     model = models.load(entry.model)
