@@ -11,6 +11,8 @@ DOCS   := $(VENV)/.docs
 TESTFLAGS ?= -n auto --dist worksteal
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Some hundred tests start an interpreter; each would compile all modules, and pytest rewrite all tests.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test test-heavy test-engines lint format typecheck operators reference docs bench clean
 .DELETE_ON_ERROR:

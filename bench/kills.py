@@ -242,6 +242,7 @@ def kill(job: Job, work: Path, earlier: Path, rng: random.Random, length: float)
                 break
             if os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
                 break
+            time.sleep(0.0005)  # the job has the processor
         time.sleep(rng.uniform(0, 0.05))
     os.kill(child, signal.SIGTERM if term else signal.SIGKILL)
     code = finish(child)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 # The problems here are small: threads of BLAS would only wait for each other, and for those of
@@ -25,10 +26,16 @@ SHARED = Path(
 # Graph analysis and first imports take longer than hypothesis' deadline, so none is set. The
 # examples are the same on every run: a failure in CI is a failure on the next machine.
 _COMMON = {"deadline": None, "derandomize": True, "suppress_health_check": [HealthCheck.too_slow]}
-settings.register_profile("dev", max_examples=50, **_COMMON)  # type: ignore[arg-type]
 settings.register_profile("ci", max_examples=25, **_COMMON)  # type: ignore[arg-type]
 settings.register_profile("thorough", max_examples=1000, **_COMMON)  # type: ignore[arg-type]
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+def pytest_collection_finish() -> None:
+    """The collector of cycles leaves alone what lives to the end: libraries and collected tests."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 10, 10)
 
 
 @pytest.fixture(scope="session")
@@ -43,6 +50,12 @@ def shared() -> Path:
 def _cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Damage curves of tests are kept among the temporary files, not among the user's."""
     os.environ["ONNXPRUNE_CACHE"] = str(tmp_path_factory.mktemp("curves"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_sync() -> None:
+    """Files are not waited for until the disk has them: tests kill processes, and cut no power."""
+    os.fsync = lambda _: None
 
 
 @pytest.fixture(scope="session", autouse=True)

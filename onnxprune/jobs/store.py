@@ -305,7 +305,7 @@ def same_outputs(stored: Stored, path: Path, feeds: Sequence[Feeds], provider: s
     )
     expected = [arrays_of(dense.run(each)) for each in feeds]
     del dense
-    session = open_session(path, provider=provider, threads=threads, arena=False)
+    session = open_session(path, provider=provider, threads=threads, spin=False, arena=False)
     worst = Check("outputs = dense", ok=True, value=0.0, limit=0.0)
     for each, outputs in zip(feeds, expected, strict=True):
         actual = arrays_of(session.run(each))

@@ -208,7 +208,8 @@ def test_synthetic_inputs_check_the_cut_and_judge_nothing(cli: Cli) -> None:
 
 
 def test_real_inputs_say_how_the_outputs_compare(cli: Cli) -> None:
-    report = report_of(cli("prune", ENTRY.model, "--ratio", "0.2", *CALIB, "--json"))
+    flags = ("--ratio", "0.2", "--recover", "bias")
+    report = report_of(cli("prune", ENTRY.model, *flags, *CALIB, "--json"))
     (logits,) = report["outputs"]
     assert logits["name"] == "logits"
     assert 0.5 < logits["top1"] <= 1
@@ -261,7 +262,10 @@ def test_the_demo_leaves_files_that_its_commands_run_on(
     assert change == ["cd", str(folder)]
     assert len(commands) == 3
     monkeypatch.chdir(folder)
-    smaller = {"prune": ("--calib-samples", "64"), "bench": ("--processes", "1", "--rounds", "2")}
+    smaller = {
+        "prune": ("--calib-samples", "64"),
+        "bench": ("--processes", "1", "--rounds", "2", "--threads", "1"),
+    }
     for _, command, *arguments in commands:
         ran = cli(command, *arguments, *smaller.get(command, ()))
         assert ran.code == 0, ran.err

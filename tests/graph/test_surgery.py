@@ -47,7 +47,7 @@ def test_the_zoo(name: str) -> None:
 
 
 _FILES = sorted(SHARED.glob("models/*.onnx")) + sorted(SHARED.glob("wild/*.onnx"))
-_SLOW = {"dnsmos_sig_bak_ovr", "onnx_light_densenet121"}
+_SLOW = {"basic_pitch_nmp", "dnsmos_sig_bak_ovr", "onnx_light_densenet121"}
 """Networks whose node-by-node check is slow."""
 _REFUSED = {"onnx_tutorial_super_resolution.onnx", "superres_prepost_op18.onnx"}
 
@@ -145,7 +145,7 @@ def test_difference_sees_what_is_not_finite() -> None:
 
 def test_the_removal_itself_costs_no_accuracy(shared: Path) -> None:
     """Pruned and masked ResNet-20 answer alike on every picture, whoever exported it."""
-    pictures = np.load(shared / "data" / "cifar10_test.npz")["x"][:300]
+    pictures = np.load(shared / "data" / "cifar10_test.npz")["x"][:100]
     mean = np.array([0.4914, 0.4822, 0.4465], np.float32).reshape(3, 1, 1)
     std = np.array([0.2023, 0.1994, 0.2010], np.float32).reshape(3, 1, 1)
     feeds = {"input": ((pictures / np.float32(255) - mean) / std).astype(np.float32)}

@@ -65,6 +65,7 @@ def run(case: Case, inputs: list[np.ndarray | None], attributes: dict[str, Any])
     settings = ort.SessionOptions()
     settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     settings.log_severity_level = 4
+    settings.intra_op_num_threads = 1
     session = ort.InferenceSession(
         model.SerializeToString(), settings, providers=["CPUExecutionProvider"]
     )

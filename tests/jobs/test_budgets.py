@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,7 @@ from verified_cuts import choose
 
 RESCNN = zoo.get("digits_rescnn")
 MODES = ["auto", "lstsq", "bias"]
+OTHER_TARGETS = ["bytes=0.4x", "params=60000"]
 
 
 def sparing(seed: int, steps: int = 5) -> onnx.ModelProto:
@@ -126,10 +128,18 @@ def test_recovery_adds_no_more_than_is_kept_for_it(seed: int, part: float, recov
     assert least.bytes <= result.remaining.bytes <= most.bytes
 
 
-@pytest.mark.parametrize("target", ["params=50%", "bytes=0.4x", "params=60000"])
+@cache
+def pruned_to(target: str, recover: str) -> Result:
+    data = {"calib": RESCNN.calibration, "calib_samples": 64, "recover": recover}
+    return prune(RESCNN.model, target=target, **data)
+
+
+@pytest.mark.parametrize(
+    "target", ["params=50%", *(pytest.param(t, marks=pytest.mark.heavy) for t in OTHER_TARGETS)]
+)
 def test_a_network_without_biases_keeps_its_budget(target: str, tmp_path: Path) -> None:
     """The report that a newcomer saw said 'verified' about a file that was over its limit."""
-    result = prune(RESCNN.model, target=target, calib=RESCNN.calibration, calib_samples=64)
+    result = pruned_to(target, "auto")
     assert_kept(result, tmp_path)
     assert result.remaining.params > CostModel(result.analysis)(result.plan.removed).params
 
@@ -152,8 +162,7 @@ def test_a_budget_in_steps_and_the_smallest_within_a_drop_count_what_recovery_ad
 @pytest.mark.parametrize("recover", ["none", "auto"])
 def test_a_plan_uses_nearly_the_whole_budget(recover: str) -> None:
     """The room that is kept for recovery is small, and without recovery there is none."""
-    data = {"calib": RESCNN.calibration, "calib_samples": 64, "recover": recover}
-    result = prune(RESCNN.model, target="params=50%", **data)
+    result = pruned_to("params=50%", recover)
     limit = result.dense.params // 2
     assert 0.97 * limit < result.remaining.params <= limit
 

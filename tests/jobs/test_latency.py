@@ -274,7 +274,7 @@ def test_a_relative_latency_is_reached_and_recorded(
     wanted: float, stairs: Backend, tmp_path: Path
 ) -> None:
     path = zoo.get("digits_rescnn").model
-    made = prune(path, target=f"latency={wanted}x@stairs", recover="none")
+    made = prune(path, target=f"latency={wanted}x@stairs", recover="none", round_to=8)
     assert made.ok
     part = in_parts(made.model, models.load(path))
     assert 0.95 * wanted <= part <= 1.05 * wanted
@@ -315,6 +315,7 @@ def test_an_absolute_latency_with_data_is_reached(stairs: Backend) -> None:
         calib=str(entry.calibration),
         calib_samples=64,
         recover="none",
+        round_to=8,
     )
     assert made.plan.origin.criterion == "elimination"
     assert 0.95 * wanted <= stairs_backend.stated(made.model) * 1e9 <= 1.05 * wanted
@@ -325,7 +326,8 @@ def test_what_cannot_be_reached_is_refused_with_what_was(
     stairs: Backend, tmp_path: Path, cli: Callable[..., Any]
 ) -> None:
     model, out = zoo.get("digits_rescnn").model, tmp_path / "out.onnx"
-    ran = cli("prune", model, "--target", "latency=0.05x@stairs", "--recover", "none", "-o", out)
+    widths = ("--recover", "none", "--round-to", "8")
+    ran = cli("prune", model, "--target", "latency=0.05x@stairs", *widths, "-o", out)
     assert ran.code == 1
     assert not out.exists()
     assert "latency=5%@stairs is not reached" in " ".join(ran.out.split())

@@ -139,6 +139,7 @@ def _calibrator(method: Any, names: frozenset[str] | None) -> Any:  # noqa: ANN4
             settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
             settings.enable_cpu_mem_arena = False
             settings.log_severity_level = 4
+            settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
             self.infer_session = ort.InferenceSession(
                 self.augmented_model_path, settings, providers=self.execution_providers
             )
