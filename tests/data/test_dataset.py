@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from models.skeletons.net import Net
 from onnxprune import model as models
 from onnxprune.config import Options, from_flags
 from onnxprune.data import zoo
@@ -20,6 +21,7 @@ from onnxprune.data.dataset import (
     open_source,
     synthetic_choices,
     synthetic_dataset,
+    synthetic_inputs,
 )
 from onnxprune.errors import OnnxpruneError, typed_flags
 from onnxprune.graph.analysis import analyse
@@ -237,3 +239,11 @@ def test_groups_follow_the_samples_that_judge() -> None:
     assert data.eval.slices.tolist() == names[numbers(data.eval)].tolist()
     with pytest.raises(OnnxpruneError, match="60 groups for 61 samples"):
         opened(61, slices=names)
+
+
+def test_inputs_that_would_fill_the_memory_are_not_made_up() -> None:
+    """Sizes of inputs of unknown rank are tried, and their product may be anything."""
+    net = Net(1)
+    x = net.node("Relu", net.input("x", (1 << 14, 1 << 14)))
+    with pytest.raises(OnnxpruneError, match="too large to be made up") as error:
+        synthetic_inputs(analyse(net.build(x, (1 << 14, 1 << 14))))
