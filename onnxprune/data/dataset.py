@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -381,10 +380,6 @@ def synthetic_inputs(analysis: Analysis, provider: str = "cpu", seed: int = 0) -
     )
 
 
-_MOST = 1 << 27
-"""Elements of an input that is made up; sizes that nothing limits are tried, too."""
-
-
 def _by_names(_: Analysis, signature: Signature, seed: int) -> tuple[Feeds, ...]:
     """Inputs of the sizes that exporters' names suggest."""
     random = open_calibration("random", signature, samples=2, seed=seed)
@@ -396,13 +391,6 @@ def _analysed(analysis: Analysis, signature: Signature, seed: int) -> tuple[Feed
     signature = tuple(spec for spec in signature if spec.kind == "tensor")
     for spec in signature:
         refuse_strings(spec)
-        for shapes in analysis.inputs:
-            if math.prod(shapes[spec.name]) > _MOST:
-                sizes = ", ".join(map(str, shapes[spec.name]))
-                raise OnnxpruneError(
-                    f"'{spec.name}' of shape [{sizes}] is too large to be made up",
-                    hint="give real inputs with --calib, or sizes with --shapes",
-                )
     return tuple(
         {spec.name: synthetic_values(spec, shapes[spec.name], rng) for spec in signature}
         for which, shapes in enumerate(analysis.inputs)

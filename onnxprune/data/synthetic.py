@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -108,8 +109,21 @@ def refuse_strings(spec: TensorSpec) -> None:
         )
 
 
+_MOST = 1 << 28
+"""Elements of an input that is made up; sizes that nothing limits are tried, too."""
+
+
 def synthetic_values(spec: TensorSpec, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
-    """Standard normal floats; integers 0 or 1, which most vocabularies have; masks of ones."""
+    """Standard normal floats; integers 0 or 1, which most vocabularies have; masks of ones.
+
+    Raises:
+        OnnxpruneError: there would be too many.
+    """
+    if math.prod(shape) > _MOST:
+        raise OnnxpruneError(
+            f"'{spec.name}' of shape [{', '.join(map(str, shape))}] is too large to be made up",
+            hint="give real inputs with --calib, or sizes with --shapes",
+        )
     if is_floating(spec.dtype):
         return rng.standard_normal(shape).astype(spec.dtype)
     if "mask" in spec.name.lower():
