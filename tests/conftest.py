@@ -31,11 +31,15 @@ settings.register_profile("thorough", max_examples=1000, **_COMMON)  # type: ign
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
+gc.disable()  # while tests are collected: next to nothing of that goes away again
+
+
 def pytest_collection_finish() -> None:
     """The collector of cycles leaves alone what lives to the end: libraries and collected tests."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 10, 10)
+    gc.enable()
 
 
 @pytest.fixture(scope="session")

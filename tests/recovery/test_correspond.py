@@ -113,12 +113,15 @@ def test_changed_weights_are_still_recognised(name: str, share: float) -> None:
     assert found.likeness < 1
 
 
-BLOCKY = [n for n in NAMES if analysed(n).blocks]
+@cache
+def blocky() -> list[str]:
+    """Networks with branches; a function, since every worker imports this file."""
+    return [name for name in NAMES if analysed(name).blocks]
 
 
 @settings(max_examples=20)
 @given(
-    name=st.sampled_from(BLOCKY),
+    name=st.deferred(lambda: st.sampled_from(blocky())),
     seed=st.integers(0, 1 << 20),
     names=st.sampled_from(["as they were", "shuffled", "new"]),
 )
