@@ -356,14 +356,15 @@ def synthetic_inputs(analysis: Analysis, provider: str = "cpu", seed: int = 0) -
     """Random inputs for a model, in both sets of shapes that it was analysed at.
 
     Sizes that fit the graph on paper may still not fit each other (the length of a mask and that
-    of a cache, say); then sizes that exporters' names suggest are tried.
+    of a cache, say); then sizes that exporters' names suggest are tried, and at last the first set
+    alone, which a user may have given.
 
     Raises:
         OnnxpruneError: the model does not run on them.
     """
     signature = signature_of(analysis.model)
     problem: OnnxpruneError | None = None
-    for guess in (_analysed, _by_names):
+    for guess in (_analysed, _by_names, _first_sizes):
         try:
             feeds = guess(analysis, signature, seed)
             first_run(analysis.model, feeds, provider=provider)
@@ -384,6 +385,11 @@ def _by_names(_: Analysis, signature: Signature, seed: int) -> tuple[Feeds, ...]
     """Inputs of the sizes that exporters' names suggest."""
     random = open_calibration("random", signature, samples=2, seed=seed)
     return tuple(itertools.islice(random, _PROBES))
+
+
+def _first_sizes(analysis: Analysis, signature: Signature, seed: int) -> tuple[Feeds, ...]:
+    """Inputs of the first set of shapes: sizes of 1 may be there to be broadcast."""
+    return _analysed(replace(analysis, inputs=analysis.inputs[:1] * 2), signature, seed)
 
 
 def _analysed(analysis: Analysis, signature: Signature, seed: int) -> tuple[Feeds, ...]:

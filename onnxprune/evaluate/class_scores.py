@@ -72,7 +72,7 @@ _IS_SCORES = re.compile(r"logit|prob|score|class|(^|_)cls|softmax|label", re.IGN
 WIDTH = 64
 """Sizes of embeddings are multiples of it; those of classes rarely are."""
 _VOCABULARY = 4096  # wider is a vocabulary, padded to a multiple
-_COORDINATES, _ROWS = 3, 8
+_COORDINATES, _ROWS = 3, 3
 """Columns that may be coordinates too, and the fewest rows that tell."""
 _SURE = 0.3
 """Mean largest probability of a row, from which on entries are taken for logits."""
@@ -275,8 +275,9 @@ def holds_scores(array: Array, evidence: Evidence = "unknown", *, known: bool = 
     if width % WIDTH == 0 and width <= _VOCABULARY:
         return _confidence(rows) > _SURE
     if known and width <= _COORDINATES:  # or coordinates, angles, grades
-        few = len(rows) < _ROWS or not (rows.std(0) > 0).all()
-        return array.ndim == 2 if few else _exclude_each_other(rows)
+        if len(rows) < _ROWS:  # nothing can be told
+            return False
+        return _exclude_each_other(rows) if (rows.std(0) > 0).all() else array.ndim == 2
     return not (known and evidence == "unknown" and _confidence(rows) < _SURE)
 
 

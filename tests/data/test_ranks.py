@@ -191,3 +191,33 @@ def test_what_fits_at_no_rank_is_refused() -> None:
     wrong = {"x": RNG.standard_normal((8, 7)).astype(np.float32)}
     with pytest.raises(OnnxpruneError, match=r"'x' declares no shape, and the samples fit at no"):
         with_ranks(network("Conv"), Options(calib=wrong))
+
+
+def test_sizes_of_inputs_that_broadcast_are_those_given(tmp_path: Path) -> None:
+    """Other sizes than the given ones do not fit each other, so none are tried."""
+    rng = np.random.default_rng(0)
+    weights = [
+        nh.from_array(rng.standard_normal(size).astype(np.float32), name)
+        for name, size in (("W", (16, 32)), ("V", (32, 8)))
+    ]
+    values = []
+    for name in ("x", "mask", "bias", "y"):
+        value = onnx.ValueInfoProto(name=name)
+        value.type.tensor_type.elem_type = TensorProto.FLOAT
+        values.append(value)
+    nodes = [
+        oh.make_node("MatMul", ["x", "W"], ["a"]),
+        oh.make_node("Relu", ["a"], ["b"]),
+        oh.make_node("Mul", ["b", "mask"], ["c"]),
+        oh.make_node("MatMul", ["c", "V"], ["d"]),
+        oh.make_node("Add", ["d", "bias"], ["y"]),
+    ]
+    graph = oh.make_graph(nodes, "g", values[:3], values[3:], weights)
+    proto = oh.make_model(graph, opset_imports=[oh.make_opsetid("", 17)], ir_version=8)
+    dense = tmp_path / "dense.onnx"
+    onnx.save(proto, dense)
+    shapes = {"x": (4, 7, 16), "mask": (7, 1), "bias": (8,)}
+    result = onnxprune.prune(dense, ratio=0.3, round_to=1, shapes=shapes)
+    assert sum(map(len, result.plan.removed.values())) > 0
+    small = result.save(tmp_path / "small.onnx")
+    assert onnxprune.verify(small, dense, shapes=shapes).ok

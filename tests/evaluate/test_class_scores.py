@@ -230,3 +230,12 @@ def test_real_models_are_told_apart(shared: Path) -> None:
     }
     for file, evidence in known.items():
         assert graph_evidence(models.load(shared / f"{file}.onnx")) == evidence, file
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 7, 8, 300])
+def test_the_number_of_samples_does_not_change_what_two_columns_mean(count: int) -> None:
+    first = np.random.default_rng(0).standard_normal((300, 1)).astype(np.float32)
+    pairs = np.concatenate([first, 0.8 * first + 0.1], 1)  # grow together, as no scores do
+    logits = np.concatenate([first, -first], 1)
+    assert not holds_scores(pairs[:count], "linear", known=True)
+    assert holds_scores(logits[:count], "linear", known=True) == (count > 2)

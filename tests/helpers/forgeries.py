@@ -259,9 +259,9 @@ def _store(tensor: TensorProto, change: Callable[[Any], Any]) -> None:
 def _nudged(rng: Rng) -> Callable[[Any], Any]:
     def change(array: Any) -> Any:
         at = rng.randrange(array.size)
-        array.flat[at] += (
-            max(abs(float(array.flat[at])), 1.0) * 0.1 if array.dtype.kind == "f" else 9
-        )
+        step = max(abs(float(array.flat[at])), 1.0) * 0.1 if array.dtype.kind == "f" else 9
+        with np.errstate(over="ignore"):  # integers wrap around
+            array.flat[at] += step
         return array
 
     return change

@@ -165,7 +165,7 @@ def _call(metric: Metric, pairs: Iterable[Batch]) -> float:
         return float(metric.function(outputs, np.concatenate(known)))
     except Exception as error:  # the user's function may raise anything
         raise OnnxpruneError(
-            f"--metric: {metric.name} failed: {type(error).__name__}: {error}",
+            f"--metric: the metric {metric.name} failed: {type(error).__name__}: {error}",
             hint="it is called with a dict of output arrays and the array of labels",
         ) from error
 
