@@ -549,6 +549,12 @@ class Options:
 
     def _check_interface(self) -> None:
         """Refuse options about vocabularies that lack one, or what they are read from."""
+        timed = self.target is not None and self.target.timed
+        _refuse_if(
+            self.interface and (self.narrows or self.steps > 1 or timed or self.searches),
+            "--interface chooses units once, by a share or a size",
+            "leave --vocab, --keep-outputs, --steps and latencies to a run of their own",
+        )
         own = {
             "--keep-ids": self.keep_ids,
             "--unknown": self.unknown is not None,
