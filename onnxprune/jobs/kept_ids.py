@@ -169,7 +169,7 @@ def _unknown(
         unknown = int(find_tokens([unknown], tokenizer, f"--unknown {unknown}")[0])
     if unknown >= vocabulary.size:
         raise OnnxpruneError(
-            f"--unknown {unknown}: there is no such id, of {vocabulary.size:,}",
+            f"{stated('--unknown', unknown)}: there is no such id, of {vocabulary.size:,}",
             hint="name an id of the model",
         )
     return unknown

@@ -320,7 +320,7 @@ def test_quantized_and_stored_models_keep_the_map(files: Files, keep_ids: bool) 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"vocab": [70]}, "no id 70"),
+        ({"vocab": [70]}, "holds the id 70"),
         ({"vocab": range(70)}, "keeps all"),
         ({"vocab": "x=calib"}, "'x' is no input"),
         ({"vocab": "top=9", "keep_ids": True}, "unknown token"),
@@ -393,5 +393,5 @@ def test_an_opened_interface_loses_what_matters_least(name: str, tmp_path: Path)
 
 
 def test_an_opened_interface_and_named_ids_are_two_runs(text: Text) -> None:
-    with pytest.raises(OnnxpruneError, match="run of their own|chooses units once"):
+    with pytest.raises(OnnxpruneError, match="chooses units once"):
         prune(text[0], interface=True, vocab=[1, 2], ratio=0.5)
