@@ -574,14 +574,15 @@ class Options:
             "say which ids stay, as in --vocab calib",
         )
         for each in self.vocab:
+            name = stated("--vocab", str(each))
             _refuse_if(
                 each.form in ("calib", "top") and self.calib is None,
-                f"{stated('--vocab', str(each))} counts the ids of calibration inputs, and there are none",
+                f"{name} counts the ids of calibration inputs, and there are none",
                 "give some with --calib, or name the ids, as in --vocab ids:keep.txt",
             )
             _refuse_if(
                 each.form == "tokens" and self.tokenizer is None,
-                f"{stated('--vocab', str(each))} names tokens, and nothing says which ids they have",
+                f"{name} names tokens, and nothing says which ids they have",
                 "give the tokenizer with --tokenizer, or ids, as in --vocab ids:keep.txt",
             )
         _refuse_if(

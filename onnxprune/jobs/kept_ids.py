@@ -20,7 +20,7 @@ from onnxprune.data.vocabulary import (
     read_ids,
     read_tokens,
 )
-from onnxprune.errors import OnnxpruneError, blame
+from onnxprune.errors import OnnxpruneError, blame, stated
 from onnxprune.graph.opened import Vocabulary
 from onnxprune.quantities import KeptIds
 
