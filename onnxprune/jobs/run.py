@@ -25,12 +25,8 @@ from onnxprune.evaluate.evaluation import check_task, metric_of
 from onnxprune.graph.analysis import Analysis, analyse
 from onnxprune.graph.facts import Fact
 from onnxprune.graph.interface import Interface
-from onnxprune.jobs.interface import (
-    Narrowing,
-    narrow_by_map,
-    narrow_by_options,
-    without_lost_labels,
-)
+from onnxprune.jobs.interface import Narrowing, narrow_by_map, narrow_by_options
+from onnxprune.jobs.mapped_data import without_lost_labels
 from onnxprune.jobs.observe import analyse_by_runs
 from onnxprune.model.decode import densify
 from onnxprune.runtime.providers import available, named, require
@@ -118,6 +114,8 @@ def open_run(
         )
         config, model = narrowing.absolute(config), narrowing.model
         analysis = analyse(model, inputs=analysis.inputs[0] if shapes is None else shapes)
+    elif config.interface:
+        analysis = analyse(analysis.model, inputs=shapes, interface=True)
     if samples is None:
         data = synthetic_dataset(analysis, config)
     else:

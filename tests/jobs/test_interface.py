@@ -14,12 +14,16 @@ import onnxprune
 from interface_cases import CASES, FLOAT, embed, feeds, finish
 from models.skeletons.net import INT64, Net
 from onnxprune import Interface, apply, prune, recover, verify
+from onnxprune.config import from_flags
 from onnxprune.data import zoo
 from onnxprune.errors import OnnxpruneError
 from onnxprune.graph.interface import AxisMap
 from onnxprune.graph.plan import load_plan, save_plan
 from onnxprune.graph.surgery import interface_of
+from onnxprune.jobs.recipe import as_mapping
 from onnxprune.jobs.result import Result
+from onnxprune.jobs.results.gather import inspection
+from onnxprune.jobs.results.schema import to_json
 
 Text = tuple[onnx.ModelProto, dict[str, np.ndarray]]
 Files = tuple[Path, dict[str, np.ndarray], Result]
@@ -320,7 +324,7 @@ def test_quantized_and_stored_models_keep_the_map(files: Files, keep_ids: bool) 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"vocab": [70]}, "no id 70"),
+        ({"vocab": [70]}, "holds the id 70"),
         ({"vocab": range(70)}, "keeps all"),
         ({"vocab": "x=calib"}, "'x' is no input"),
         ({"vocab": "top=9", "keep_ids": True}, "unknown token"),
@@ -371,3 +375,59 @@ def test_a_model_is_narrowed_and_quantized_in_one_run(tmp_path: Path, text: Text
     result.save(tmp_path / "int8.onnx")
     assert Interface.load(tmp_path / "int8.interface.json").inputs
     assert verify(tmp_path / "int8.onnx", tmp_path / "dense.onnx").ok
+
+
+# --- units that importance chooses -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["features", "detr", "scores"])
+def test_an_opened_interface_loses_what_matters_least(name: str, tmp_path: Path) -> None:
+    case = CASES[name]()
+    onnx.save(case.model, tmp_path / "dense.onnx")
+    result = prune(tmp_path / "dense.onnx", interface=True, ratio=0.3, round_to=1)
+    assert result.ok
+    assert {axis.kind for axis in result.interface.inputs} == {"input-feature"}
+    assert not any(axis.kind == "class" for axis in result.interface.outputs)
+    assert any("only keep_outputs=" in note for note in result.notes)
+    closed = prune(tmp_path / "dense.onnx", ratio=0.3, round_to=1)
+    assert result.remaining.params < closed.remaining.params
+    run(result.model, result.interface.cut_inputs(feeds(case)))
+    result.save(tmp_path / "small.onnx")
+    assert verify(tmp_path / "small.onnx", tmp_path / "dense.onnx").ok
+
+
+def test_an_opened_interface_and_named_ids_are_two_runs(text: Text) -> None:
+    with pytest.raises(OnnxpruneError, match="chooses units once"):
+        prune(text[0], interface=True, vocab=[1, 2], ratio=0.5)
+
+
+# --- options ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"vocab": "ids=top=9", "calib": "x.npz", "keep_ids": True, "unknown": 3},
+        {"vocab": [3, 1, 2]},
+        {"vocab": ["ids:a.txt", "tokens:b.txt"], "tokenizer": "folder"},
+        {"keep_outputs": "logits=0,2,5-7"},
+        {"keep_outputs": {"logits": [0, "cat"], "boxes": [1]}},
+        {"keep_outputs": "logits=@labels.txt:cat,dog"},
+    ],
+)
+def test_recipes_keep_what_stays(options: dict[str, Any]) -> None:
+    config = onnxprune.Options(**options)
+    assert from_flags(as_mapping(config)) == config
+    assert not config.asks_for_nothing
+
+
+def test_inspect_says_what_would_open(tmp_path: Path) -> None:
+    onnx.save(CASES["tied"]().model, tmp_path / "model.onnx")
+    analysis = onnxprune.analyse(tmp_path / "model.onnx", interface=True)
+    report = inspection(analysis, closed=onnxprune.analyse(tmp_path / "model.onnx"))
+    document = to_json(report)
+    kinds = {row["kind"]: row["interface"] for row in document["groups"]}  # type: ignore[attr-defined]
+    assert "ids" in kinds["vocabulary"]
+    assert report.closed is not None
+    assert report.closed.exact < report.reachable.exact
+    assert any("by vocab=" in note for note in report.notes)
