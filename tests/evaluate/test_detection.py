@@ -177,6 +177,20 @@ def test_weights_are_repeated_pictures() -> None:
     assert whole == pytest.approx(match(*repeated, COCO).figure(np.ones(weights.sum())), abs=1e-12)
 
 
+@given(st.integers(0, 10_000), st.sampled_from([0.0, 0.3, 0.65, 1.0]))
+def test_suppression_is_greedy_by_overlaps_bit_by_bit(seed: int, overlap: float) -> None:
+    rng = np.random.default_rng(seed)
+    boxes = np.round(rng.normal(0, 1, (int(rng.integers(0, 30)), 4)), 1)  # some without an area
+    boxes[rng.random(boxes.shape) < 0.01] = np.nan
+    scores = np.round(rng.random(len(boxes)), 1)
+    order, wanted = np.argsort(-scores, kind="stable"), []
+    while len(order):
+        wanted.append(order[0])
+        near = overlaps(boxes[order[:1]], boxes[order[1:]])[0]
+        order = order[1:][near <= overlap]
+    assert suppress(boxes, scores, overlap).tolist() == wanted
+
+
 @given(count=st.integers(0, 30), overlap=st.sampled_from([0.3, 0.5, 0.7]), seed=seeds)
 def test_suppression_leaves_no_two_boxes_that_overlap(
     count: int, overlap: float, seed: int

@@ -24,6 +24,8 @@ NOT_RUNNABLE = {"onnx_tutorial_super_resolution", "superres_prepost_op18"}
 GRAPHS = sorted(
     path for path in SHARED.glob("[mw]*/*.onnx") if path.stem not in NOT_RUNNABLE
 )  # models/ and wild/
+SLOW = {"dnsmos_sig_bak_ovr"}
+"""Runs for seconds on the sizes that fit it."""
 WHEEL = Path(onnx.__file__).parent / "backend" / "test" / "data"
 OLD_MODELS = sorted(
     path for kind in ("pytorch-*", "simple") for path in WHEEL.glob(f"{kind}/*/model.onnx")
@@ -34,7 +36,13 @@ def parse(text: str) -> onnx.ModelProto:
     return onnx.parser.parse_model(text)
 
 
-@pytest.mark.parametrize("path", GRAPHS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, id=path.stem, marks=[pytest.mark.heavy] * (path.stem in SLOW))
+        for path in GRAPHS
+    ],
+)
 def test_real_graphs_have_the_shapes_and_contents_that_run(path: Path, shared: Path) -> None:
     model = load(path)
     oracle = Oracle(onnx.load(path))

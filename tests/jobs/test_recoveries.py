@@ -134,10 +134,20 @@ def test_single_weights(word: Recover) -> None:
     assert all(e.after <= e.before for e in tried)  # type: ignore[operator]
 
 
-@pytest.mark.parametrize(("word", "count"), [("none", 1), ("bias", 2), ("auto", 1), ("auto", 5)])
+FEW = [("none", 1), ("bias", 2), ("auto", 1), ("auto", 5)]
+ZEROS = {"sparsity": "50%"}
+
+
 @pytest.mark.parametrize(
-    ("name", "asked"),
-    [("digits_rescnn", {"target": "macs=70%"}), ("digits_encoder", {"sparsity": "50%"})],
+    ("name", "asked", "word", "count"),
+    [
+        *(("digits_rescnn", {"target": "macs=70%"}, *each) for each in FEW),
+        *(("digits_encoder", ZEROS, *each) for each in FEW[1:3]),
+        *(
+            pytest.param("digits_encoder", ZEROS, *each, marks=pytest.mark.heavy)
+            for each in (FEW[0], FEW[3])
+        ),
+    ],
 )
 def test_a_few_samples_are_enough_to_try(
     asked: dict[str, Any], name: str, word: Recover, count: int
