@@ -28,7 +28,7 @@ def _mutants(names: tuple[str, ...], numbers: range) -> list[tuple[str, bytes]]:
     ]
 
 
-@pytest.mark.parametrize("part", range(3))
+@pytest.mark.parametrize("part", range(5))
 def test_damaged_models_are_reported_on_or_refused(part: int) -> None:
     assert faults(_mutants(SMALL, range(100 * part, 100 * part + 100))) == []
 
