@@ -18,6 +18,7 @@ _HOMES = {
     "errors": ("OnnxpruneError",),
     "graph.analysis": ("Analysis", "analyse"),
     "graph.cost": ("Cost",),
+    "graph.interface": ("Interface",),
     "graph.plan": ("Plan", "load_plan"),
     "graph.surgery": ("cut",),
     "jobs.advise.job": ("advise",),

@@ -36,6 +36,8 @@ from onnxprune.quantities import (
     FRACTION,
     FRACTIONS,
     GLOBS,
+    KEPT_IDS,
+    KEPT_INDICES,
     METRIC,
     NAMES,
     PATH,
@@ -49,8 +51,11 @@ from onnxprune.quantities import (
     SWITCH,
     TARGET,
     TEXT,
+    TOKEN,
     WORKERS,
     Budget,
+    KeptIds,
+    KeptIndices,
     Method,
     Reader,
     Sparsity,
@@ -357,6 +362,29 @@ class Options:
         "The last match wins, over all other amounts. With allocation global it is a share of "
         "the units of all groups of one kind that match.",
     )  # fmt: skip
+    vocab: tuple[KeptIds, ...] = _amount(
+        (), KEPT_IDS, "token ids to keep: ids:FILE, tokens:FILE, calib or top=N",
+        "calib keeps the ids that occur in --calib, top=N the N most frequent of them; several "
+        "are joined. The input with the largest vocabulary is meant; others are named in front, "
+        "as in segment_ids=calib. Special tokens of --tokenizer stay. The result takes new ids, "
+        "which NAME.interface.json maps.",
+        everyday=True,
+    )  # fmt: skip
+    keep_outputs: tuple[KeptIndices, ...] = _amount(
+        (), KEPT_INDICES, "classes to keep of an output, e.g. logits=0,2,5-7 or labels",
+        "Labels are those in the metadata of the model, or of a file: logits=@labels.txt:cat,dog. "
+        "Of detectors, classes are counted without coordinates and background (--detector names "
+        "the layout). The other outputs stay.",
+        everyday=True,
+    )  # fmt: skip
+    keep_ids: bool = _amount(
+        False, SWITCH, "let a model with a smaller --vocab take the old ids",
+        "The file then maps ids itself: removed ones are read as the unknown token, and outputs "
+        "over the vocabulary keep their size, with the lowest value where an id is removed.",
+    )  # fmt: skip
+    unknown: int | str | None = _amount(
+        None, TOKEN, "id or token that removed ids are read as", unset="that of --tokenizer"
+    )
     smallest: str = _amount(
         "macs", SMALLEST, "cost that --max-drop alone minimises: macs, params, bytes, latency@cpu"
     )
@@ -418,6 +446,12 @@ class Options:
         False, SWITCH, "also remove units that a normalisation averages over",
         "The result then differs from the masked original, so the check cannot hold it to that.",
     )  # fmt: skip
+    interface: bool = _choice(
+        False, SWITCH, "also offer what changes graph inputs and outputs",
+        "Widths of embeddings and heads with a cache, say; the result comes with a map of what "
+        "changed. Vocabularies and classes are removed by --vocab and --keep-outputs.",
+        ends={"inspect": ", and what that adds"},
+    )  # fmt: skip
     recover: Recover = _check(
         "auto", one_of(Recover), "recovery by calibration data: auto, lstsq, pcg, bias, none",
         "bias: biases, BatchNormalization statistics, and gains of normalisations that lost "
@@ -452,6 +486,11 @@ class Options:
     eval: object | None = _data(None, ANYTHING, _EVAL, _EVAL_MORE, everyday=True)
     eval_labels: object | None = _data(None, ANYTHING, _EVAL_LABELS, everyday=True)
     slices: object | None = _data(None, ANYTHING, _SLICES, _SLICES_MORE)
+    tokenizer: FilePath | None = _data(
+        None, PATH, "tokenizer of the model, written anew for --vocab: a file or folder",
+        "tokenizer.json, vocab.txt, vocab.json with merges.txt, or a SentencePiece .model. What "
+        "is written lies beside the output; the files that are given stay as they are.",
+    )  # fmt: skip
     backend: str = _data(
         "cpu", BACKEND, "backend to run on, as `onnxprune bench --list` names them",
         everyday=True, former=_FORMER_BACKEND,
@@ -495,6 +534,7 @@ class Options:
                 f"{start}{ratio or 0:g}{end} is above --max-ratio {self.max_ratio:g}",
                 "ask for less, or raise --max-ratio",
             )
+        self._check_interface()
         self._check_measured()
         self._check_sparsity()
         _refuse_without_inputs(self)
@@ -505,6 +545,36 @@ class Options:
             self.threads is not None and not timed,
             "--threads is about how a latency is measured, and none is asked for",
             "ask for one with it, as in --target latency=0.5x@cpu",
+        )
+
+    def _check_interface(self) -> None:
+        """Refuse options about vocabularies that lack one, or what they are read from."""
+        own = {
+            "--keep-ids": self.keep_ids,
+            "--unknown": self.unknown is not None,
+            "--tokenizer": self.tokenizer is not None,
+        }
+        lonely = next((name for name, is_given in own.items() if is_given), "")
+        _refuse_if(
+            bool(lonely) and not self.vocab,
+            f"{lonely} is about a smaller vocabulary, and none is asked for",
+            "say which ids stay, as in --vocab calib",
+        )
+        for each in self.vocab:
+            _refuse_if(
+                each.form in ("calib", "top") and self.calib is None,
+                f"--vocab {each} counts the ids of calibration inputs, and there are none",
+                "give some with --calib, or name the ids, as in --vocab ids:keep.txt",
+            )
+            _refuse_if(
+                each.form == "tokens" and self.tokenizer is None,
+                f"--vocab {each} names tokens, and nothing says which ids they have",
+                "give the tokenizer with --tokenizer, or ids, as in --vocab ids:keep.txt",
+            )
+        _refuse_if(
+            isinstance(self.unknown, str) and self.tokenizer is None,
+            f"--unknown {self.unknown} is a token, and nothing says which id it has",
+            "give the tokenizer with --tokenizer, or the id, as in --unknown 100",
         )
 
     def _check_sparsity(self) -> None:
@@ -597,7 +667,12 @@ class Options:
     @property
     def asks_for_nothing(self) -> bool:
         """Whether no amount to remove is given at all."""
-        return not (self.removes_units or self.sparsity)
+        return not (self.removes_units or self.sparsity or self.narrows)
+
+    @property
+    def narrows(self) -> bool:
+        """Whether ids or classes are to leave the interface, by name."""
+        return bool(self.vocab or self.keep_outputs)
 
     @property
     def fits(self) -> bool:
@@ -942,7 +1017,7 @@ COMMANDS: Mapping[str, Mapping[type, tuple[str, ...]]] = {
     "bench": {BenchOptions: tuple(declared(BenchOptions))},
     "advise": {AdviseOptions: tuple(declared(AdviseOptions))},
     "eval": {EvalOptions: tuple(declared(EvalOptions))},
-    "inspect": {Options: ("shapes",)},
+    "inspect": {Options: ("interface", "shapes")},
     "mask": {Options: ("skip",)},
 }
 """The options of each command, by the class that declares them."""

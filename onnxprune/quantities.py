@@ -368,6 +368,174 @@ def sparsity(text: object, *, of: str = "--sparsity") -> Sparsity:
     return Sparsity(1 - n / m, n, m)
 
 
+Keeping = Literal["ids", "tokens", "calib", "top"]
+"""Where the ids that a vocabulary keeps come from: a list of ids or of tokens, all that occur in
+calibration data, or the most frequent of those."""
+_SPAN = re.compile(r"(\d+)-(\d+)")
+
+
+@dataclass(frozen=True)
+class KeptIds:
+    """The ids of a vocabulary that stay.
+
+    Attributes:
+        form: where they come from.
+        value: a file, ids themselves, or for ``top`` their number; empty for ``calib``.
+        input: the graph input that holds the ids; empty for that of the largest vocabulary.
+    """
+
+    form: Keeping
+    value: str | int | tuple[int, ...] = ""
+    input: str = ""
+
+    def __str__(self) -> str:
+        start = f"{self.input}=" if self.input else ""
+        if self.form == "calib":
+            return f"{start}calib"
+        if isinstance(self.value, tuple):
+            return f"{start}ids:{plural(len(self.value), 'id')}"
+        return f"{start}{self.form}{'=' if self.form == 'top' else ':'}{self.value}"
+
+
+@dataclass(frozen=True)
+class KeptIndices:
+    """The indices of a graph output that stay.
+
+    Attributes:
+        items: indices, and labels that stand for some.
+        output: its name; empty for the only output.
+        labels: file of all labels, one per line; empty for those in the metadata of the model.
+    """
+
+    items: tuple[int | str, ...]
+    output: str = ""
+    labels: str = ""
+
+    def __str__(self) -> str:
+        start = f"{self.output}=" if self.output else ""
+        file = f"@{self.labels}:" if self.labels else ""
+        return f"{start}{file}{','.join(map(str, self.items))}"
+
+
+def kept_ids(value: object, *, of: str = "--vocab") -> tuple[KeptIds, ...]:
+    """The ids that stay, written ``ids:FILE``, ``tokens:FILE``, ``calib`` or ``top=N``.
+
+    Args:
+        value: one text or several, each perhaps with the name of the input in front
+            (``input_ids=calib``), or the ids themselves.
+        of: name of the option in messages.
+
+    Raises:
+        OnnxpruneError: it cannot be read.
+
+    Example:
+        >>> kept_ids("input_ids=top=8000")
+        (KeptIds(form='top', value=8000, input='input_ids'),)
+    """
+    if isinstance(value, KeptIds | str):
+        return (_kept_ids(value, of),)
+    parts = list(value) if isinstance(value, Iterable) and not isinstance(value, Mapping) else None
+    if not parts:
+        raise OnnxpruneError(f"{stated(of, value)} keeps no id", hint=_vocab_hint(of))
+    if all(isinstance(each, Integral) and not isinstance(each, bool) for each in parts):
+        ids = tuple(sorted({count(each, of=of) for each in parts}))
+        return (KeptIds("ids", ids),)
+    return tuple(dict.fromkeys(_kept_ids(each, of) for each in parts))
+
+
+def _vocab_hint(of: str) -> str:
+    *forms, last = (example(of, each) for each in ("calib", "top=8000", "ids:keep.txt"))
+    return f"write it as in {', '.join(forms)}, {last} or tokens:keep.txt"
+
+
+def _kept_ids(value: object, of: str) -> KeptIds:
+    if isinstance(value, KeptIds):
+        return value
+    if not isinstance(value, str):
+        raise OnnxpruneError(f"{stated(of, value)} names no ids", hint=_vocab_hint(of))
+    text, name = value.strip(), ""
+    known = ("ids:", "tokens:", "top=")
+    if not text.startswith(known) and text != "calib":
+        name, equals, text = text.partition("=")
+        if not (name and equals) or not (text.startswith(known) or text == "calib"):
+            raise OnnxpruneError(
+                f"{stated(of, value)} does not say which ids stay", hint=_vocab_hint(of)
+            )
+    if text == "calib":
+        return KeptIds("calib", input=name)
+    if text.startswith("top="):
+        return KeptIds("top", count(text.removeprefix("top="), of=f"{of} top=", least=1), name)
+    form, _, path = text.partition(":")
+    if not path:
+        raise OnnxpruneError(f"{stated(of, value)} names no file", hint=_vocab_hint(of))
+    return KeptIds("ids" if form == "ids" else "tokens", path, name)
+
+
+def kept_indices(value: object, *, of: str = "--keep-outputs") -> tuple[KeptIndices, ...]:
+    """The indices of outputs that stay, written ``logits=0,2,5-7`` or with labels.
+
+    Args:
+        value: one text or several, or a mapping from outputs to indices and labels.
+        of: name of the option in messages.
+
+    Raises:
+        OnnxpruneError: it cannot be read, or an output is named twice.
+
+    Example:
+        >>> kept_indices("logits=0,5-7")
+        (KeptIndices(items=(0, 5, 6, 7), output='logits', labels=''),)
+    """
+    if isinstance(value, KeptIndices):
+        return (value,)
+    if isinstance(value, Mapping):
+        parts = [_kept_indices(str(name), items, value, of) for name, items in value.items()]
+    elif isinstance(value, str):
+        parts = [_read_kept(value, of)]
+    elif isinstance(value, Sequence) and value and not any(isinstance(v, Integral) for v in value):
+        parts = [e if isinstance(e, KeptIndices) else _read_kept(str(e), of) for e in value]
+    else:
+        parts = [_kept_indices("", value, value, of)]
+    names = [each.output for each in parts]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None or not parts:
+        problem = f"names '{twice}' twice" if twice is not None else "keeps nothing"
+        hint = f"write all of an output in one, as in {example(of, 'logits=0,2,7')}"
+        raise OnnxpruneError(f"{stated(of, value)} {problem}", hint=hint)
+    return tuple(parts)
+
+
+def _read_kept(text: str, of: str) -> KeptIndices:
+    name, equals, items = text.partition("=")
+    if not equals:
+        name, items = "", text
+    return _kept_indices(name.strip(), items, text, of)
+
+
+def _kept_indices(name: str, items: object, value: object, of: str) -> KeptIndices:
+    """The indices of one output; ``@FILE:`` in front names the file of labels."""
+    labels = ""
+    if isinstance(items, str) and items.startswith("@"):
+        labels, _, items = items[1:].rpartition(":")
+    kept: list[int | str] = []
+    for part in _parts(items, of):
+        span = _SPAN.fullmatch(part) if isinstance(part, str) else None
+        if span is not None:
+            first, last = int(span[1]), int(span[2])
+            if not first <= last < first + (1 << 24):
+                raise OnnxpruneError(
+                    f"{stated(of, value)}: {part} is no range", hint="write it as in 0-3"
+                )
+            kept += range(first, last + 1)
+        elif isinstance(part, str):
+            kept.append(int(part) if part.isdecimal() else part)
+        else:
+            kept.append(count(part, of=of))
+    if not kept:
+        hint = f"name what stays, as in {example(of, 'logits=0,2,7')}"
+        raise OnnxpruneError(f"{stated(of, value)} keeps nothing", hint=hint)
+    return KeptIndices(tuple(dict.fromkeys(kept)), name, labels)
+
+
 # --- the values of options --------------------------------------------------------------------
 
 
@@ -536,6 +704,10 @@ def _listed(value: object) -> Sequence[object]:
     return [value] if isinstance(value, str) or not isinstance(value, Sequence) else value
 
 
+def _is_whole(value: object) -> bool:
+    return isinstance(value, Integral) or (isinstance(value, str) and value.isdecimal())
+
+
 def _is(value: object, word: str) -> bool:
     return isinstance(value, str) and value == word
 
@@ -651,6 +823,13 @@ FRACTIONS = Reader(
 )
 SWITCH = Reader(_switch, "", "bool", {"type": "boolean"}, ("true", "false"))
 TEXT = Reader(_text, "NAME", "str", _STRING)
+TOKEN = Reader(
+    lambda value, of: count(value, of=of) if _is_whole(value) else _text(value, of),
+    "ID",
+    "int | str",
+    {"type": ["integer", "string"]},
+    example="100",
+)
 GLOBS = Reader(_texts, "GLOB", "str | Sequence[str]", _STRINGS, repeats=True, example="layer1*")
 NAMES = Reader(
     lambda value, of: tuple(dict.fromkeys(_backend(each, of) for each in _parts(value, of))),
@@ -667,6 +846,26 @@ RATIOS = Reader(
     {"type": ["object", "string", "array"], "additionalProperties": _NUMBER_OR_TEXT},
     repeats=True,
     example="layer1*=0.3",
+)
+KEPT_IDS = Reader(
+    lambda value, of: kept_ids(value, of=of),
+    "IDS",
+    "str | Sequence[str] | Sequence[int]",
+    {"type": ["string", "array"], "items": {"type": ["string", "integer"]}},
+    repeats=True,
+    example="calib",
+)
+KEPT_INDICES = Reader(
+    lambda value, of: kept_indices(value, of=of),
+    "NAME=LIST",
+    "str | Sequence[str] | Sequence[int] | Mapping[str, Sequence[int | str]]",
+    {
+        "type": ["object", "string", "array"],
+        "additionalProperties": {"type": ["string", "array"]},
+        "items": {"type": ["string", "integer"]},
+    },
+    repeats=True,
+    example="logits=0,2,7",
 )
 SHAPES = Reader(
     lambda value, of: shapes(value, of=of),

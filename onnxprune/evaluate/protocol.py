@@ -94,12 +94,18 @@ class Case:
         paths: the models, the reference first.
         feeds: of one run.
         threads: of the runtime; None leaves the choice to it.
+        others: feeds of models that take other inputs, by their place in ``paths``.
     """
 
     backend: str
     paths: tuple[Path, ...]
     feeds: Feeds
     threads: int | None = None
+    others: Mapping[int, Feeds] = field(default_factory=dict)
+
+    def feeds_of(self, index: int) -> Feeds:
+        """The feeds of a model."""
+        return self.others.get(index, self.feeds)
 
 
 @dataclass(eq=False)
@@ -157,13 +163,13 @@ def _start(
     stack: ExitStack,
 ) -> dict[int, Worker]:
     """Fresh processes, one after the other, each with its model open and warm."""
-    shapes = [{name: array.shape for name, array in case.feeds.items()}]
     alive = {}
     for index in (int(k) for k in rng.permutation(len(case.paths))):
         if index in declined:
             continue
         worker = stack.enter_context(Worker(PROCESS))
-        record = records[index]
+        record, feeds = records[index], case.feeds_of(index)
+        shapes = [{name: array.shape for name, array in feeds.items()}]
         try:
             record.opened.append(
                 worker.ask(
@@ -175,7 +181,7 @@ def _start(
                     shapes=shapes,
                 )
             )
-            record.first_s.append(worker.ask("first", feeds=case.feeds))
+            record.first_s.append(worker.ask("first", feeds=feeds))
             record.warm.append(worker.ask("warm", most_s=settings.warm_s))
         except (OnnxpruneError, WorkerError) as error:
             declined[index] = _declined(error)

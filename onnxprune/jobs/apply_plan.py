@@ -51,10 +51,11 @@ def cut(run: Run, choice: PlanChoice) -> State:
 def check_equivalence(run: Run, state: State) -> State:
     """Check that the cut model computes what the masked original does, where it should.
 
-    Where nothing was cut and there are no data, nothing has to run.
+    Where nothing was cut and there are no data, nothing has to run. What left the interface was
+    checked before.
     """
     analysis, plan = run.analysis, state.plan
-    if not state.cut and run.data.source is None:
+    if not state.cut and (run.data.source is None or run.narrowing is not None):
         return state.then(state.start)
     inexact = inexact_groups(run, plan)
     if inexact:
@@ -171,6 +172,9 @@ def evaluate(run: Run, state: State, unchanged: Mapping[str, str]) -> Result:
     """
     config, data, analysis = run.config, run.data, run.analysis
     checks, notes = list(state.checks), [*state.notes, *stand_in_note(run.config)]
+    if run.narrowing is not None:
+        checks = [*run.narrowing.checks, *checks]
+        notes = [*run.narrowing.notes, *notes]
     inexact = inexact_groups(run, state.plan)
     evaluation = Evaluation()  # synthetic inputs say nothing beyond the checks
     runs = state.cut or data.source is not None  # else nothing needs that
@@ -200,7 +204,7 @@ def evaluate(run: Run, state: State, unchanged: Mapping[str, str]) -> Result:
     parts = tuple(checks), evaluation, state.outcomes, tuple(notes)
     return Result(
         without_ranks(state.model), state.plan, analysis, config, *parts, remaining=remaining,
-        judges=data_of(data, evaluation), synthetic=data.synthetic,
+        judges=data_of(data, evaluation), synthetic=data.synthetic, narrowing=run.narrowing,
     )  # fmt: skip
 
 

@@ -28,6 +28,7 @@ from onnxprune.graph.difference import changes, is_altered, pair
 from onnxprune.graph.plan import Plan, from_document, plan_document, versions
 from onnxprune.graph.surgery import cut
 from onnxprune.jobs.data_digests import files_of, samples_of
+from onnxprune.jobs.interface import Narrowing, released
 from onnxprune.model.decode import densify
 from onnxprune.model.limits import parse_json
 from onnxprune.model.seal import KEY, Certify, Digests, Seal, content_hash, document_path
@@ -104,6 +105,7 @@ class Claims:
         fitted: whether any step may have fitted weights to data.
         changed: gives names of weights with other values than the cut has, or None where that
             cannot be said; by default both models are compared.
+        narrowing: ids and classes that left first; ``analysis`` is then of what remained.
         verdicts: gives ``structure``, ``quality`` and what they rest on, once all is written.
     """
 
@@ -119,6 +121,7 @@ class Claims:
     quantized: Iterable[str] = ()
     fitted: bool = True
     changed: Callable[[], Iterable[str] | None] | None = None
+    narrowing: Narrowing | None = None
     verdicts: Callable[[], Mapping[str, object]] = dict
 
 
@@ -254,7 +257,10 @@ def changed_weights(claims: Claims) -> list[str] | None:
         return []
     if claims.analysis is None or claims.command == "recover":
         return None
-    pairing = pair(expected_model(claims.analysis, claims.plan), claims.model)
+    expected = expected_model(claims.analysis, claims.plan)
+    if claims.narrowing is not None:
+        expected = released(expected, claims.narrowing)[0]
+    pairing = pair(expected, claims.model)
     if pairing.problem:
         return None
     masks = {name: (mask.size, mask.kept) for name, mask in claims.plan.zeroed.items()}

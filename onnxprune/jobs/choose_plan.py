@@ -13,6 +13,7 @@ from onnxprune.config import Options
 from onnxprune.data.activations.groups import block_importance
 from onnxprune.errors import OnnxpruneError
 from onnxprune.graph.analysis import Analysis
+from onnxprune.graph.interface import Interface
 from onnxprune.graph.plan import Origin, Plan, versions
 from onnxprune.graph.units import Block
 from onnxprune.jobs.removal import quantized_note, removed_shares
@@ -104,6 +105,7 @@ def planned(run: Run, selection: Selection, bypassed: tuple[str, ...]) -> PlanCh
         removed=selection.removed,
         units={g.name: len(g) for g in analysis.groups},
         bypassed=(*bypassed, *selection.bypassed),
+        interface=Interface() if run.narrowing is None else run.narrowing.planned,
         origin=Origin(
             structure=models.structure_hash(analysis.model),
             criterion=selection.criterion if config.sensitivity is None else "sensitivity",

@@ -38,6 +38,7 @@ from onnxprune.jobs import certificate as certificates
 from onnxprune.jobs.certificate import Certificate
 from onnxprune.jobs.derivation import compare_with_cut, derive
 from onnxprune.jobs.finite_weights import FiniteWeights
+from onnxprune.jobs.interface import MAPPED, align
 from onnxprune.jobs.keywords import keywords
 from onnxprune.jobs.quantize.dequantize import is_quantized
 from onnxprune.jobs.run import Progress, place, stand_in_note
@@ -149,12 +150,17 @@ def eval(  # noqa: A001  the name of the command
     progress("reading the model")
     small = densify(models.load(model))[0]
     dense = None if against is None else densify(models.load(against))[0]
+    more: tuple[str, ...] = ()
     if dense is not None:
         dense = with_ranks(with_ranks_of(dense, small), config)
         small = with_ranks_of(small, dense)
+        both = align(dense, small, config, settings.shapes or None)
+        dense, small = both.dense, both.small
+        if both.interface:
+            more = (MAPPED,)
     small = with_ranks(small, config)
     part, notes = _samples(small, dense, settings, config)
-    notes = (*stand_in_note(config), *notes)
+    notes = (*stand_in_note(config), *more, *notes)
     if dense is None:
         progress("measuring the task")
         return _alone(small, part, config, settings, notes)

@@ -31,6 +31,8 @@ def analyse_by_runs(
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     feeds: Feeds | None = None,
     provider: str = "cpu",
+    *,
+    interface: bool = False,
 ) -> Analysis:
     """Analyse a model; if ranks stay unknown on the way to a stored weight, with those of runs.
 
@@ -39,11 +41,12 @@ def analyse_by_runs(
         shapes: input shapes as the user gave them, or of ``feeds``; None without.
         feeds: real inputs; by default synthetic ones.
         provider: execution provider.
+        interface: whether graph inputs and outputs may lose indices too.
 
     Raises:
         OnnxpruneError: no input shapes fit the graph.
     """
-    analysis = analyse(model, inputs=shapes)
+    analysis = analyse(model, inputs=shapes, interface=interface)
     names = unknown_values(analysis)
     if not names:
         return analysis
@@ -58,7 +61,9 @@ def analyse_by_runs(
     except OnnxpruneError:
         return analysis
     declared = declare(model, runs) if runs else model
-    return analysis if declared is model else analyse(declared, inputs=shapes)
+    if declared is model:
+        return analysis
+    return analyse(declared, inputs=shapes, interface=interface)
 
 
 def unknown_values(analysis: Analysis) -> list[str]:

@@ -15,7 +15,7 @@ from onnxprune.jobs.apply_plan import APPLY, apply_plan
 from onnxprune.jobs.choose_plan import PlanChoice, by_importance, by_latency
 from onnxprune.jobs.iterative import by_steps
 from onnxprune.jobs.keywords import keywords
-from onnxprune.jobs.result import Result
+from onnxprune.jobs.result import Result, released
 from onnxprune.jobs.run import Progress, Run, open_run, reproducible
 from onnxprune.jobs.search import search
 
@@ -61,9 +61,8 @@ def prune(
     if options is None and config.asks_for_nothing and not config.searches:
         raise OnnxpruneError(NO_AMOUNT, hint=AMOUNTS)
     run = open_run(model, config, progress, chooses=config.searches)
-    if config.searches:
-        return search(run)
-    return apply_plan(run, choose_plan(run))
+    result = search(run) if config.searches else apply_plan(run, choose_plan(run))
+    return released(result, config, run.narrowing)
 
 
 def choose_plan(run: Run) -> PlanChoice:
@@ -111,8 +110,10 @@ def apply(
         ready = plan
     else:
         ready = load_plan(as_path(plan, "plan", "give a Plan, or the path of its file"))
-    run = open_run(model, split("apply", fields, options)[0], progress)
+    config = split("apply", fields, options)[0]
+    run = open_run(model, config, progress, interface=ready.interface)
     analysis = run.analysis
     units = replace(ready, zeroed={})  # masks are for what the cut leaves
     check(units, models.structure_hash(analysis.model), analysis.groups, analysis.blocks)
-    return replace(apply_plan(run, PlanChoice(ready, notes=run.data.notes), APPLY), command="apply")
+    result = apply_plan(run, PlanChoice(ready, notes=run.data.notes), APPLY)
+    return replace(released(result, config, run.narrowing), command="apply")

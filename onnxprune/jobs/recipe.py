@@ -32,7 +32,7 @@ from onnxprune.config import (
     spelling,
 )
 from onnxprune.errors import OnnxpruneError
-from onnxprune.quantities import Budget, Sparsity
+from onnxprune.quantities import Budget, KeptIds, KeptIndices, Sparsity
 
 _HINT = "write one flag and its value per line, as in `target: macs=50%`"
 _LARGEST = 1 << 18
@@ -296,6 +296,14 @@ def write(options: Options, path: Path) -> None:
     files.write(path, text, "the recipe")
 
 
+def _plain_ids(value: tuple[KeptIds | KeptIndices, ...]) -> list[object]:
+    """What stays, as texts; ids that were passed as numbers stay numbers."""
+    first = value[0]
+    if isinstance(first, KeptIds) and isinstance(first.value, tuple):
+        return list(first.value)
+    return [str(each) for each in value]
+
+
 def _plain(value: object) -> object:
     if value is None or isinstance(value, bool | int | float | str):
         return value
@@ -305,6 +313,8 @@ def _plain(value: object) -> object:
         return {str(key): _plain(each) for key, each in value.items()}
     if isinstance(value, tuple) and all(isinstance(each, str) for each in value):
         return list(value)
+    if isinstance(value, tuple) and isinstance(value[0], KeptIds | KeptIndices):
+        return _plain_ids(value)
     if isinstance(value, tuple) and all(isinstance(each, int) for each in value):
         return list(value)
     if isinstance(value, tuple):

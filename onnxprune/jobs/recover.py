@@ -17,8 +17,9 @@ from onnxprune.evaluate.evaluation import Evaluation, compare_models
 from onnxprune.graph.analysis import Analysis, analyse
 from onnxprune.graph.plan import Origin, Plan, pack, versions
 from onnxprune.jobs.apply_plan import RECOVER, cost_of, finite, within_drop
+from onnxprune.jobs.interface import align
 from onnxprune.jobs.keywords import keywords
-from onnxprune.jobs.result import Result
+from onnxprune.jobs.result import Result, released
 from onnxprune.jobs.run import (
     Progress,
     Run,
@@ -96,7 +97,9 @@ def recover(
     config = place(config)
     progress("reading the models")
     pruned_model = models.load(pruned)
-    run, notes = _opened(models.load(dense), pruned_model, config, progress)
+    both = align(models.load(dense), pruned_model, config, dict(config.shapes) or None)
+    pruned_model, narrowing = both.small, both.narrowing
+    run, notes = _opened(both.dense, pruned_model, config, progress)
     analysis, data, provider = run.analysis, run.data, config.provider
     progress("finding what was removed")
     match = _correspond(analysis, pruned_model)
@@ -119,13 +122,14 @@ def recover(
     if _worse(before, after):
         why = "refitting made unseen outputs worse, so the model is the pruned one as it was given"
         limits, unsure_notes = within_drop(before, config)
-        return Result(
+        as_given = Result(
             models.clone(pruned_model), plan, analysis, config,
             (same, *limits, *finite(before)), before,
             notes=(*notes, why, *unsure_notes), as_given=before, correspondence=match, better=False,
             command="recover", remaining=cost_of(run, replace(state, model=state.start)),
-            judges=data_of(data, before),
+            judges=data_of(data, before), narrowing=narrowing,
         )  # fmt: skip
+        return released(as_given, config, narrowing)
     result = carry_back(analysis.model, twin.model, state.model, match.matching, pruned_model)
     check = check_equivalence(
         in_dense_words(match.matching, result), state.model, data.probe, provider
@@ -135,12 +139,13 @@ def recover(
         filled = filled_zeros(state.model, twin)
         checks.append(Check("zeros that were filled", filled == 0, filled, 0.0))
     limits, unsure_notes = within_drop(after, config)
-    return Result(
+    refitted = Result(
         without_ranks(result), plan, analysis, config, (*checks, *limits, *finite(after)), after,
         state.outcomes, notes=(*notes, *state.notes, *unsure_notes), as_given=before,
         correspondence=match, command="recover",
-        remaining=cost_of(run, state), judges=data_of(data, after),
+        remaining=cost_of(run, state), judges=data_of(data, after), narrowing=narrowing,
     )  # fmt: skip
+    return released(refitted, config, narrowing)
 
 
 def _correspond(analysis: Analysis, pruned: models.Model) -> Correspondence:

@@ -51,9 +51,9 @@ def requests(config: Options, dense: Cost) -> list[str]:
 
 
 def is_empty(plan: Plan) -> bool:
-    """Whether a plan neither removes a unit or a block nor sets a weight to zero."""
+    """Whether a plan removes no unit, block, id or class, and sets no weight to zero."""
     zeros = any(mask.kept < mask.size for mask in plan.zeroed.values())
-    return not (any(plan.removed.values()) or plan.bypassed or zeros)
+    return not (any(plan.removed.values()) or plan.bypassed or plan.interface or zeros)
 
 
 def check_removal(config: Options, dense: Cost, plan: Plan) -> tuple[Check, ...]:

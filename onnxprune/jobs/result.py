@@ -18,10 +18,13 @@ from onnxprune.evaluate.verdict import Quality, Structure, judge, judge_structur
 from onnxprune.graph.analysis import Analysis
 from onnxprune.graph.cost import Cost, CostModel
 from onnxprune.graph.difference import changes, pair
+from onnxprune.graph.interface import Interface
 from onnxprune.graph.plan import Plan
 from onnxprune.graph.surgery import cut
 from onnxprune.jobs.certificate import Claims, certify, verdicts
 from onnxprune.jobs.finite_weights import FiniteWeights
+from onnxprune.jobs.interface import Narrowing
+from onnxprune.jobs.interface import released as released_model
 from onnxprune.jobs.removal import is_empty
 from onnxprune.jobs.store import Stored, store
 from onnxprune.jobs.verdicts import over_limit, refuse_broken, unmeasured
@@ -58,7 +61,9 @@ class Result:
             refitting made held-out outputs worse.
         judges: which samples ``evaluation`` is on, in words.
         synthetic: whether these are made up, so that only values that are not finite count.
-        interface: changed axes of inputs and outputs, by name; None while no job changes any.
+        interface: what changed of the inputs and outputs; empty where nothing did.
+        narrowing: ids and classes that left first; ``analysis`` is then of the narrowed model.
+        adapted: ``model`` on the inputs of the original, where those changed.
         advice: what would let units go, where none went though some were to.
     """
 
@@ -77,7 +82,9 @@ class Result:
     better: bool = True
     judges: str = ""
     synthetic: bool = False
-    interface: Mapping[str, tuple[int, ...]] | None = None
+    interface: Interface = field(default_factory=Interface)
+    narrowing: Narrowing | None = None
+    adapted: models.Model | None = None
     advice: str = ""
     command: Literal["prune", "apply", "recover"] = "prune"
     remaining: Cost = field(kw_only=True)
@@ -130,8 +137,13 @@ class Result:
 
     @cached_property
     def dense(self) -> Cost:
-        """What the dense model costs."""
-        return CostModel(self.analysis)()
+        """What the dense model costs, before anything left its interface."""
+        return CostModel(self.analysis)() if self.narrowing is None else self.narrowing.dense
+
+    @property
+    def original(self) -> Analysis:
+        """The analysis of the dense model, before anything left its interface."""
+        return self.analysis if self.narrowing is None else self.narrowing.original
 
     def save(self, path: str | Path, *, force: bool = False) -> Path:
         """Write the model, weights in the form of ``store``; never over one it came from.
@@ -159,8 +171,9 @@ class Result:
         """Weights of a model that was pruned elsewhere with other values than the cut has."""
         assert self.correspondence is not None
         removed, bypassed = self.correspondence.removed, self.correspondence.bypassed
-        matching = match(self.analysis, self.model)  # with the biases that it has gained
-        twin = make_twin(self.analysis, replace(self.correspondence, matching=matching), self.model)
+        model = self.model if self.adapted is None else self.adapted
+        matching = match(self.analysis, model)  # with the biases that it has gained
+        twin = make_twin(self.analysis, replace(self.correspondence, matching=matching), model)
         pairing = pair(cut(self.analysis, removed, bypassed), twin.model)
         if pairing.problem:
             return None
@@ -180,8 +193,9 @@ class Result:
             Claims(
                 command=self.command,
                 changed=None if self.correspondence is None else self._recovered,
-                dense=self.analysis.model,
+                dense=self.original.model,
                 model=self.model,
+                narrowing=self.narrowing,
                 plan=self.plan,
                 config=config,
                 analysis=self.analysis,
@@ -257,6 +271,24 @@ class Result:
         errors = [each.main.relative_error for each in (self.as_given, self.evaluation)]
         change = " -> ".join("unknown" if e is None else figure(e) for e in errors)
         return f"{removal}; {changed} layers refitted, relative error {change}"
+
+
+def released(result: Result, config: Options, narrowing: Narrowing | None) -> Result:
+    """The result of a run with its models as they are written, and the options as they were given.
+
+    Until then models take the ids of the original, as the samples of the run do.
+    """
+    if narrowing is None:
+        return result
+    model, interface = released_model(result.model, narrowing)
+    history = tuple(
+        replace(each, model=released_model(each.model, narrowing)[0], interface=interface)
+        for each in result.history
+    )
+    return replace(
+        result, model=model, adapted=result.model, interface=interface, history=history,
+        config=config,
+    )  # fmt: skip
 
 
 def _drawn() -> Any:  # noqa: ANN401  a module

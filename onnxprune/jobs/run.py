@@ -21,8 +21,15 @@ from onnxprune.data.dataset import (
 )
 from onnxprune.data.ranks import with_ranks
 from onnxprune.errors import OnnxpruneError, blame
-from onnxprune.graph.analysis import Analysis
+from onnxprune.graph.analysis import Analysis, analyse
 from onnxprune.graph.facts import Fact
+from onnxprune.graph.interface import Interface
+from onnxprune.jobs.interface import (
+    Narrowing,
+    narrow_by_map,
+    narrow_by_options,
+    without_lost_labels,
+)
 from onnxprune.jobs.observe import analyse_by_runs
 from onnxprune.model.decode import densify
 from onnxprune.runtime.providers import available, named, require
@@ -53,12 +60,15 @@ class Run:
         analysis: of the dense model, the reference of all comparisons.
         data: its samples.
         progress: called with a line of text at each stage.
+        narrowing: what left the interface first, where options say so; ``analysis`` is then of the
+            narrowed model, and ``config`` has an absolute target.
     """
 
     config: Options
     analysis: Analysis
     data: Dataset
     progress: Progress = lambda _: None
+    narrowing: Narrowing | None = None
 
 
 def open_run(
@@ -67,6 +77,7 @@ def open_run(
     progress: Progress = lambda _: None,
     *,
     chooses: bool = False,
+    interface: Interface | None = None,
 ) -> Run:
     """Read and analyse a model, and open its samples.
 
@@ -75,6 +86,8 @@ def open_run(
         config: the options.
         progress: called with a line of text at each stage.
         chooses: whether samples are to be put aside to choose one of several models by.
+        interface: what of the interface remains, where a plan says so; by default what options
+            say.
 
     Raises:
         OnnxpruneError: the model or the data cannot be used.
@@ -87,7 +100,18 @@ def open_run(
     progress("finding what can be removed")
     with blame("--shapes", when=bool(config.shapes)):
         feeds = None if samples is None or config.shapes else next(iter(samples))
-        analysis = analyse_by_runs(model, shapes, feeds, config.provider)
+        opened = bool(config.narrows or interface)
+        analysis = analyse_by_runs(model, shapes, feeds, config.provider, interface=opened)
+    narrowing = None
+    if opened:
+        progress("removing ids and classes from the interface")
+        narrowing = (
+            narrow_by_map(analysis, interface, config, samples)
+            if interface
+            else narrow_by_options(analysis, config, samples)
+        )
+        config, model = narrowing.absolute(config), narrowing.model
+        analysis = analyse(model, inputs=analysis.inputs[0] if shapes is None else shapes)
     if samples is None:
         data = synthetic_dataset(analysis, config)
     else:
@@ -96,7 +120,9 @@ def open_run(
         data = with_checks(open_dataset(samples, config, chooses=chooses), analysis.model, config)
         if not chooses:  # what is judged in parts may choose by one of them
             data = synthetic_choices(data, analysis, config)
-    return Run(config, analysis, data, progress)
+    if narrowing is not None:
+        data = without_lost_labels(data, config, narrowing)
+    return Run(config, analysis, data, progress, narrowing)
 
 
 def place(config: Options) -> Options:

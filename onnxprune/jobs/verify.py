@@ -24,12 +24,14 @@ from onnxprune.evaluate.caveats import caveats
 from onnxprune.evaluate.evaluation import Evaluation, compare_models
 from onnxprune.evaluate.verdict import Quality, judge
 from onnxprune.graph.analysis import analyse
+from onnxprune.graph.interface import Interface
 from onnxprune.graph.plan import Plan, load_plan
 from onnxprune.jobs import certificate as certificates
 from onnxprune.jobs.certificate import Certificate
 from onnxprune.jobs.data_digests import same_files
 from onnxprune.jobs.derivation import Derivation, derive
 from onnxprune.jobs.finite_weights import FiniteWeights
+from onnxprune.jobs.interface import align
 from onnxprune.jobs.keywords import keywords
 from onnxprune.jobs.run import Progress, place
 from onnxprune.jobs.verdicts import data_of
@@ -144,7 +146,11 @@ def verify(
     with blame("--shapes", when=bool(config.shapes)):
         large = with_ranks(densify(large)[0], config)
         small = with_ranks_of(densify(small)[0], large)
+        both = align(large, small, config, dict(config.shapes) or None)
+        large, small = both.dense, both.small
         analysis = analyse(large, inputs=dict(config.shapes) or None)
+    if both.narrowing is not None:
+        checks += [*both.narrowing.checks, *_map_checks(both.interface, claim)]
     progress("deriving the structure")
     stated = None if plan is None else plan if isinstance(plan, Plan) else load_plan(plan)
     result = derive(analysis, small, claim, stated, config)
@@ -189,9 +195,18 @@ def _data_notes(claim: Certificate | None, config: Options) -> Iterator[str]:
 def _status(result: Derivation, claim: Certificate | None) -> Status:
     if not all(each.ok for each in result.checks):
         return "failed"
-    if _removes(result.plan, claim) or result.changed or result.quantized:
+    narrowed = claim is not None and claim.plan is not None and bool(claim.plan.interface)
+    if narrowed or _removes(result.plan, claim) or result.changed or result.quantized:
         return "verified"
     return "nothing cut"
+
+
+def _map_checks(interface: Interface, claim: Certificate | None) -> list[Check]:
+    """A check that the map of a model is that of its certificate."""
+    if claim is None or claim.plan is None:
+        return []
+    other = claim.plan.interface != interface
+    return [Check("map = that of the certificate", not other, float(other), 0.0)]
 
 
 def _file_checks(claim: Certificate, digests: Digests, path: Path) -> list[Check]:

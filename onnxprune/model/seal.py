@@ -31,6 +31,8 @@ from onnxprune.model.wire import WireError, field_bytes, fields_of
 
 KEY = "onnxprune.certificate"
 """Key of the metadata entry, and the format of the document that belongs to it."""
+INTERFACE_KEY, _INTERFACE = "onnxprune.interface", "onnxprune-interface"
+"""Key of the metadata entry that maps a changed interface, and the format of its text."""
 _METADATA = 14
 """Field number of ``ModelProto.metadata_props``."""
 _BLOCK = 1 << 24
@@ -99,13 +101,27 @@ def document_path(path: Path) -> Path:
     return path.with_name(f"{path.stem}.certificate.json")
 
 
+def map_path(path: Path) -> Path:
+    """Where the map of the changed interface of a model lies."""
+    return path.with_name(f"{path.stem}.interface.json")
+
+
 def is_document(path: Path) -> bool:
-    """Whether a file is a document of ours, which may be replaced with its model."""
+    """Whether a file is a certificate of ours, which may be replaced with its model."""
+    return _format_of(path) == KEY
+
+
+def is_map(path: Path) -> bool:
+    """Whether a file is the map of an interface, which may be replaced with its model."""
+    return _format_of(path) == _INTERFACE
+
+
+def _format_of(path: Path) -> object:
     try:
         content = read_json(path) if path.is_file() else None
     except (OSError, ValueError, OnnxpruneError):
-        return False
-    return isinstance(content, dict) and content.get("format") == KEY
+        return None
+    return content.get("format") if isinstance(content, dict) else None
 
 
 def entry(text: str) -> bytes:

@@ -19,6 +19,7 @@ from onnxprune.model.files import Change, check_target, describing, replacing
 from onnxprune.model.origin import adopt, origin_of
 from onnxprune.model.reading import load
 from onnxprune.model.seal import (
+    INTERFACE_KEY,
     KEY,
     Certify,
     Digests,
@@ -26,6 +27,8 @@ from onnxprune.model.seal import (
     document_path,
     entry,
     is_document,
+    is_map,
+    map_path,
     write_tensor,
 )
 from onnxprune.model.stored import map_file
@@ -54,6 +57,8 @@ def save(
     overwrite: Collection[str | Path] = (),
 ) -> Path:
     """Write a model to ``path``, weights inside it or in ``<path>.data`` beside it.
+
+    A model whose metadata map a changed interface has that map in ``NAME.interface.json`` too.
 
     Weights are read, computed (lazy tensors) and written one by one. Everything goes to temporary
     files in the same folder, and one rename makes the model appear, so that whatever happens there
@@ -123,6 +128,12 @@ def write(
         raise OnnxpruneError(
             f"{document} is no certificate, and would be replaced by one",
             hint="choose another name for the model, or leave the certificate out",
+        )
+    place = map_path(target)
+    if INTERFACE_KEY in model.ir.metadata_props and place.exists() and not is_map(place):
+        raise OnnxpruneError(
+            f"{place} is no map of an interface, and would be replaced by one",
+            hint="choose another name for the model",
         )
     parts = _divide(model, external=external)
     if target != path and parts.beside and target.parent != path.parent.resolve():
@@ -216,6 +227,12 @@ def _write(
             beside = change.part()
             beside.write(content)
             change.follow(beside, document.name)
+        if is_map(place := map_path(target)):
+            change.withdraw(place.name)
+        if (entries := model.ir.metadata_props.get(INTERFACE_KEY)) is not None:
+            beside = change.part()
+            beside.write(entries.encode())
+            change.follow(beside, place.name)
         change.file.flush()
         if accept is not None and not accept(Path(change.file.name)):
             raise DeclinedError(f"{target} was not written: a check failed", exit_code=1)

@@ -126,8 +126,14 @@ def merge(first: Plan, second: Plan) -> Plan:
             "the plans put units in different orders, and masks belong to one of them",
             hint="merge them before one of them reorders",
         )
+    if first.interface != second.interface:
+        raise OnnxpruneError(
+            "the plans keep other ids or classes, so their groups are not the same",
+            hint="merge plans with one --vocab and one --keep-outputs",
+        )
     bypassed = (*first.bypassed, *second.bypassed)
-    return Plan(removed, bypassed, zeroed, _merged(a, b), units, first.reordered)
+    origin = _merged(a, b)
+    return Plan(removed, bypassed, zeroed, origin, units, first.reordered, first.interface)
 
 
 def _merged(a: Origin, b: Origin) -> Origin:

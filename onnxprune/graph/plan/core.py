@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file
 
 from onnxprune.errors import MODELS, OnnxpruneError, as_path, in_python, suggest
+from onnxprune.graph.interface import Interface
 from onnxprune.quantities import percent
 
 if TYPE_CHECKING:
@@ -168,6 +169,7 @@ class Plan:
             read, and refused for another model, without the original one.
         reordered: group name -> the unit that comes to stand at each position, after the cut and
             before masks, which belong to the new order.
+        interface: ids and classes that leave first; groups are then those of what remains.
 
     Raises:
         OnnxpruneError: a unit is named twice or is negative, or a group would lose every unit.
@@ -179,6 +181,7 @@ class Plan:
     origin: Origin = field(default_factory=Origin)
     units: Mapping[str, int] = field(default_factory=dict)
     reordered: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    interface: Interface = field(default_factory=Interface)
 
     def __repr__(self) -> str:
         units = sum(map(len, self.removed.values()))
@@ -227,6 +230,10 @@ class Plan:
         choice = ", ".join(t for t in (origin.criterion, origin.allocation, origin.budget) if t)
         where = f"graph {origin.structure[:12]}" if origin.structure else "any graph"
         lines = [f"plan for {where}" + (f": {choice}" if choice else "")]
+        lines += [
+            f"  {axis.value}  {len(axis.kept)} of {axis.size} {axis.kind} indices stay"
+            for axis in (*self.interface.inputs, *self.interface.outputs)
+        ]
         width = max((len(n) for n in (*self.removed, *self.zeroed)), default=0)
         for name, units in self.removed.items():
             of = f" of {self.units[name]}" if name in self.units else ""
@@ -271,7 +278,10 @@ _FORMAT = "onnxprune-plan"
 _VERSION = 1
 _MAPPED = 64 << 20
 """Bytes from which a file of masks is mapped instead of read."""
-_KEYS = ("format", "version", "origin", "units", "removed", "bypassed", "reordered", "zeroed")
+_KEYS = (
+    *("format", "version", "origin", "units", "removed", "bypassed", "reordered", "interface"),
+    "zeroed",
+)
 
 
 def save_plan(plan: Plan, path: str | Path) -> Path:
@@ -334,6 +344,8 @@ def plan_document(plan: Plan) -> dict[str, Any]:
     }
     if plan.reordered:
         document["reordered"] = {name: list(order) for name, order in plan.reordered.items()}
+    if plan.interface:
+        document["interface"] = json.loads(plan.interface.to_json())
     return document
 
 
@@ -378,6 +390,7 @@ def from_document(document: Mapping[str, Any], where: str) -> Plan:
             origin=_origin(parts["origin"]),
             units={name: _count(size) for name, size in parts["units"].items()},
             reordered={name: _units(order) for name, order in parts["reordered"].items()},
+            interface=_interface(document),
         )
     except OnnxpruneError as error:
         raise OnnxpruneError(f"{where}: {error.message}", hint=error.hint) from error
@@ -400,6 +413,11 @@ def _object(document: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     if not isinstance(value, dict):
         raise TypeError(f"{key!r} is no object")
     return value
+
+
+def _interface(document: Mapping[str, Any]) -> Interface:
+    entry = document.get("interface")
+    return Interface() if entry is None else Interface.from_json(json.dumps(entry), "its map")
 
 
 def _texts(value: object) -> tuple[str, ...]:

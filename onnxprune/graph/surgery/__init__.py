@@ -19,6 +19,7 @@ from onnxprune.graph.surgery.interface import (
     release,
     select_outputs,
     with_interface,
+    without_scattering,
 )
 from onnxprune.graph.surgery.sizes import rewrite_sizes
 from onnxprune.graph.surgery.tensors import cut_tensors, rewrite_settings, rewrite_shuffles
@@ -139,4 +140,5 @@ __all__ = [
     "release",
     "select_outputs",
     "with_interface",
+    "without_scattering",
 ]

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
+from onnx_ir.passes import common
 
 from onnxprune import model as models
 from onnxprune.graph.analysis import Analysis, identity
@@ -207,6 +208,38 @@ def select_outputs(model: Model, interface: Interface) -> Model:
             rows = editor.store(value, f"{axis.value}/kept", _int64(axis.kept))
             _finish(editor, new, "Gather", [value, rows], axis=axis.axis)
             _resize(new, axis.axis, len(axis.kept))
+    return editor.model
+
+
+def without_scattering(model: Model, interface: Interface) -> Model:
+    """A model that keeps ids, with the outputs that it has before they get their old size back.
+
+    Args:
+        model: as `release` makes it with ``keep_ids``; not changed.
+        interface: its map.
+    """
+    editor = Editor(models.clone(model))
+    graph = editor.model.ir.graph
+    for axis in interface.outputs:
+        at = next((k for k, v in enumerate(graph.outputs) if v.name == axis.value), None)
+        node = None if at is None else graph.outputs[at].producer()
+        if not axis.inside or at is None or node is None or node.op_type != "Gather":
+            continue
+        value = node.inputs[1 if axis.axis is None else 0]
+        padded = None if value is None else value.producer()
+        if axis.axis is not None:
+            if padded is None or padded.op_type != "Concat":
+                continue
+            value = padded.inputs[0]
+        if value is None:
+            continue
+        name, old = axis.value, graph.outputs[at]
+        old.name = editor.fresh(f"{name}/scattered")
+        graph.outputs[at] = value
+        value.name = name
+        if axis.axis is not None:
+            _resize(value, axis.axis, len(axis.kept))
+    common.RemoveUnusedNodesPass()(editor.model.ir)
     return editor.model
 
 

@@ -22,6 +22,8 @@ from onnxprune.evaluate.environment import environment, is_busy, load
 from onnxprune.evaluate.evaluation import metric_of
 from onnxprune.evaluate.output_comparison import Comparison
 from onnxprune.evaluate.protocol import Alive, Case, Declined, Progress, Settings, Timing, measure
+from onnxprune.graph.interface import Interface
+from onnxprune.graph.surgery import interface_of
 from onnxprune.jobs.bench.outputs import (
     Agreement,
     NewComparison,
@@ -29,12 +31,14 @@ from onnxprune.jobs.bench.outputs import (
     compare_outputs,
     compare_scores,
     labels_of,
+    mapped,
     noise_floor,
     score,
 )
 from onnxprune.jobs.bench.rows import latency, model_rows, notes
 from onnxprune.jobs.bench.samples import COMPARED, Samples, open_samples
 from onnxprune.jobs.bench.schema import Bench, DeclinedRow, NoiseFloor, Ratio, Row, Score
+from onnxprune.jobs.interface import MAPPED
 from onnxprune.jobs.keywords import keywords
 from onnxprune.runtime.process import WorkerError
 from onnxprune.runtime.registry import Backend, parse
@@ -96,6 +100,7 @@ def bench(
         labels_of(samples, task)  # refused now, not in the end
     scored = () if task is None else (metric.kind, metric.output)
     machine, busy = environment(), is_busy()
+    maps = _maps(paths)
     run = _Run(
         paths,
         config,
@@ -105,6 +110,7 @@ def bench(
         task,
         partial(Comparison, models.parts(first), meaning_test(first, *scored)),
         progress,
+        maps,
     )
     for each in backends:
         run.on(each, batches)
@@ -117,10 +123,19 @@ def bench(
         rows=tuple(run.rows),
         noise_floor=tuple(run.floors),
         declined=tuple(run.declined),
-        notes=tuple(notes(samples, run.rows, processes=protocol.processes, busy=busy)),
+        notes=(
+            *notes(samples, run.rows, processes=protocol.processes, busy=busy),
+            *(f"{rows[k].name}: {MAPPED}" for k in maps),
+        ),
         samples=samples.calibration.samples,
         available=samples.calibration.available,
     )
+
+
+def _maps(paths: Sequence[Path]) -> dict[int, Interface]:
+    """What models changed of the inputs and outputs of the first, by place."""
+    maps = [interface_of(models.load(path)) for path in paths]
+    return {k: each for k, each in enumerate(maps) if each and each != maps[0]}
 
 
 def _require(backends: Sequence[Backend]) -> None:
@@ -173,6 +188,7 @@ class _Run:
     task: Task | None
     new: NewComparison
     progress: Progress
+    maps: Mapping[int, Interface] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
     floors: list[NoiseFloor] = field(default_factory=list)
     declined: list[DeclinedRow] = field(default_factory=list)
@@ -194,7 +210,8 @@ class _Run:
                     row = DeclinedRow(backend.name, self.names[0], batch, threads, *why)
                     self.declined.append(row)
                     continue
-                case = Case(backend.name, self.paths, feeds, threads)
+                others = {k: mapped(each, feeds) for k, each in self.maps.items()}
+                case = Case(backend.name, self.paths, feeds, threads, others)
 
                 def judge(alive: Alive, case: Case = case) -> None:
                     if not outputs:
@@ -259,12 +276,14 @@ class _Run:
         for index, worker in alive.items() if self.task is not None else ():
             assert self.task is not None
             with self._declining(backend, index, case, "its task"):
-                scores[index] = score(worker, self.samples, self.task)
+                scores[index] = score(worker, self.samples, self.task, self.maps.get(index))
         results: dict[int, _Outputs] = {}
         for index, worker in alive.items():
             agreement = Agreement()
             if index:
-                agreement = compare_outputs(alive[0], worker, self.samples, self.new)
+                agreement = compare_outputs(
+                    alive[0], worker, self.samples, self.new, self.maps.get(index)
+                )
             task_score = None
             if self.task is not None:
                 task_score = compare_scores(self.task[0], scores.get(0), scores.get(index))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
-from onnxprune.data.batches import Array
+from onnxprune.data.batches import Array, Feeds
 from onnxprune.data.labels import open_labels
 from onnxprune.errors import OnnxpruneError
 from onnxprune.evaluate import evaluation, metrics
@@ -15,6 +15,7 @@ from onnxprune.evaluate.output_comparison import Comparison, OutputComparison
 from onnxprune.evaluate.protocol import Case
 from onnxprune.evaluate.standard_error import paired_error, score_error
 from onnxprune.evaluate.worker import PROCESS
+from onnxprune.graph.interface import Interface
 from onnxprune.jobs.bench.samples import Samples
 from onnxprune.jobs.bench.schema import NoiseFloor, Score
 from onnxprune.jobs.results.gather import output_row
@@ -44,13 +45,30 @@ class Agreement:
 
 
 def compare_outputs(
-    first: Worker, other: Worker, samples: Samples, new: NewComparison
+    first: Worker,
+    other: Worker,
+    samples: Samples,
+    new: NewComparison,
+    interface: Interface | None = None,
 ) -> Agreement:
-    """Outputs of a model against the first one's, on all samples; nothing is kept but sums."""
-    comparison = new()
+    """Outputs of a model against the first one's, on all samples; nothing is kept but sums.
+
+    Args:
+        first: the reference.
+        other: the model.
+        samples: inputs of the first.
+        new: makes a comparison.
+        interface: what the other changed of the inputs and outputs of the first; samples then have
+            ids that remain in place of others.
+    """
+    comparison, changed = new(), interface or Interface()
+    inside = Interface((), tuple(axis for axis in changed.outputs if axis.inside))
     try:
-        for feeds in samples.judged():
-            comparison.add(*(each.ask("outputs", feeds=feeds) for each in (first, other)))
+        for samples_of_both in samples.judged():
+            feeds = changed.project(samples_of_both)
+            expected = changed.cut_outputs(first.ask("outputs", feeds=feeds))
+            actual = other.ask("outputs", feeds=changed.cut_inputs(feeds))
+            comparison.add(expected, inside.cut_outputs(actual))
         results = tuple(comparison.result().values())
     except (OnnxpruneError, WorkerError) as error:
         return Agreement((output_row(OutputComparison("all", reason=str(error))),))
@@ -90,17 +108,39 @@ def noise_floor(
     return NoiseFloor(backend.name, f"{against}, optimisation off", rows)
 
 
-def score(worker: Worker, samples: Samples, task: Task) -> metrics.Score:
+def score(
+    worker: Worker, samples: Samples, task: Task, interface: Interface | None = None
+) -> metrics.Score:
     """The task metric of a model, and what every sample adds to it.
+
+    Args:
+        worker: the model.
+        samples: inputs of the original.
+        task: the metric and the labels, in the numbers of the original.
+        interface: what the model changed of the inputs and outputs of the original.
 
     Raises:
         OnnxpruneError: the labels do not fit, or the model does not run.
         WorkerError: a process died.
     """
     known = evaluation.Task(task[0], labels_of(samples, task))
-    return evaluation.score_model(
-        lambda feeds: worker.ask("outputs", feeds=feeds), samples.judged(), known
-    )
+    changed = interface or Interface()
+
+    def run(feeds: Feeds) -> Mapping[str, Any]:
+        outputs = worker.ask("outputs", feeds=mapped(changed, feeds))
+        return changed.restore_outputs(outputs) if changed else outputs
+
+    return evaluation.score_model(run, samples.judged(), known)
+
+
+def mapped(interface: Interface, feeds: Feeds) -> Feeds:
+    """Inputs of the original as a model with another interface takes them.
+
+    Ids that were removed are the unknown one, or where there is none, others that remain.
+    """
+    if any(axis.axis is None and axis.unknown is None for axis in interface.inputs):
+        feeds = interface.project(feeds)
+    return interface.cut_inputs(feeds) if interface else feeds
 
 
 def labels_of(samples: Samples, task: Task) -> Array:

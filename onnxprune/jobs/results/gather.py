@@ -66,6 +66,7 @@ def result(command: Command, run: Result, output: Path | None) -> Report:
     reasons = stays(run)
     return replace(
         document,
+        model=model_row(run.original, run.dense),
         groups=tuple(replace(row, stays=reasons.get(row.name, "")) for row in document.groups),
         options=as_mapping(run.config),
         refits=tuple(

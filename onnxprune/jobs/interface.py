@@ -1,0 +1,540 @@
+"""Stage 1 of a run that keeps some ids or classes only: the dense model without the others.
+
+What remains computes what it did, so the *narrowed* model takes the place of the dense one for all
+that follows: budgets, calibration, recovery, verdicts. It is held in adapted form, whose inputs are
+those of the original; `released` turns the result into the model that is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxprune import model as models
+from onnxprune.config import Options
+from onnxprune.data.batches import Feeds
+from onnxprune.data.boxes import CATEGORY, CLASS, LAST, NO_OBJECT
+from onnxprune.data.calibration import Calibration
+from onnxprune.data.dataset import Dataset, synthetic_inputs
+from onnxprune.data.labels import form_of, read_vocabulary
+from onnxprune.errors import OnnxpruneError, suggest
+from onnxprune.evaluate.equivalence import check_equivalence
+from onnxprune.evaluate.metrics import find_metric
+from onnxprune.graph.analysis import Analysis, analyse
+from onnxprune.graph.cost import Cost, CostModel
+from onnxprune.graph.interface import AxisMap, Interface
+from onnxprune.graph.opened import Vocabulary, units_at, vocabularies, vocabulary_units
+from onnxprune.graph.reference import mask_model
+from onnxprune.graph.surgery import (
+    adapt,
+    interface_of,
+    narrow,
+    release,
+    select_outputs,
+    without_scattering,
+)
+from onnxprune.jobs.class_axis import (
+    ClassAxis,
+    blank_of,
+    describe,
+    find_class_axis,
+    kept_classes,
+)
+from onnxprune.jobs.class_labels import relabel
+from onnxprune.jobs.kept_ids import IdSources, kept_ids, unknown_id
+from onnxprune.quantities import Budget, percent
+from onnxprune.types import Check
+
+_Units = dict[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True, eq=False)
+class Narrowing:
+    """What left the interface of a dense model.
+
+    Attributes:
+        original: analysis of the dense model as it was given.
+        model: the narrowed model, adapted: it takes the ids of the original.
+        interface: what changed.
+        keep_ids: whether the written model takes the ids of the original too.
+        classes: where outputs count classes, by output, and which remain.
+        checks: that what remains computes what it did.
+        notes: whole sentences.
+        sources: of the ids that remain, and the tokenizer.
+    """
+
+    original: Analysis
+    model: models.Model
+    interface: Interface
+    keep_ids: bool = False
+    classes: Mapping[str, tuple[ClassAxis, tuple[int, ...]]] = field(default_factory=dict)
+    checks: tuple[Check, ...] = ()
+    notes: tuple[str, ...] = ()
+    sources: IdSources = field(default_factory=IdSources)
+
+    @property
+    def dense(self) -> Cost:
+        """What the dense model costs."""
+        return CostModel(self.original)()
+
+    @property
+    def planned(self) -> Interface:
+        """The map as plans keep it."""
+        axes = [
+            tuple(replace(axis, inside=self.keep_ids and _of_ids(axis)) for axis in way)
+            for way in (self.interface.inputs, self.interface.outputs)
+        ]
+        return Interface(*axes)
+
+    def absolute(self, config: Options) -> Options:
+        """Options whose target is a share of the original, as an amount; others stay.
+
+        The vocabulary and the blank of CTC outputs, by which a metric reads texts, follow too.
+        """
+        target = config.target
+        if target is not None and target.relative and not target.timed:
+            limit = max(target.limit(self.dense.of(target.kind)), 1)
+            config = replace(config, target=Budget(target.kind, limit, relative=False))
+        for axis, kept in self.classes.values():
+            blank = blank_of(config, axis)
+            if blank is not None and config.blank != "last":
+                config = replace(config, blank=kept.index(blank))
+            if blank is not None and config.vocabulary is not None:
+                tokens = read_vocabulary(config.vocabulary)
+                blanks = [blank] if len(tokens) == axis.count - 1 else []
+                known = [k for k in range(axis.count) if k not in blanks]
+                some = [t for k, t in zip(known, tokens, strict=False) if k in kept]
+                config = replace(config, vocabulary=tuple(some))
+        return config
+
+
+def _of_ids(axis: AxisMap) -> bool:
+    return axis.axis is None or axis.kind == "vocabulary"
+
+
+# --- stage 1 ---------------------------------------------------------------------------------
+
+
+def narrow_by_options(
+    analysis: Analysis, config: Options, samples: Calibration | None
+) -> Narrowing:
+    """The dense model with the ids and classes that options keep.
+
+    Args:
+        analysis: of the dense model, its interface opened.
+        config: the options.
+        samples: of calibration; None without.
+
+    Raises:
+        OnnxpruneError: an input, output, id, label or index is unknown, or cannot be removed alone.
+    """
+    removed: _Units = {}
+    notes: list[str] = []
+    unknown, sources = None, IdSources()
+    if config.vocab:
+        units, unknown, sources, said = _vocabulary_units(analysis, config, samples)
+        removed |= units
+        notes += said
+    classes: dict[str, tuple[ClassAxis, tuple[int, ...]]] = {}
+    first = _feeds(analysis, config, samples) if config.keep_outputs else ()
+    for choice in config.keep_outputs:
+        output = choice.output or _only_output(analysis)
+        _check_output(analysis, output)
+        axis = find_class_axis(analysis, output, first[0], config)
+        kept = kept_classes(choice, axis, analysis.model.ir.metadata_props, config)
+        leaving = sorted({*range(axis.size)} - {*axis.kept(kept)})
+        if not leaving:
+            raise OnnxpruneError(
+                f"--keep-outputs {output} keeps all {axis.count} classes",
+                hint="name those that stay; the others leave",
+            )
+        removed |= _with(removed, units_at(analysis, output, axis.axis, leaving))
+        classes[output] = (axis, kept)
+        notes.append(describe(axis, kept))
+    result = _narrowed(analysis, removed, config, samples, unknown)
+    metadata = result.model.ir.metadata_props
+    for axis, kept in classes.values():
+        old = analysis.model.ir.metadata_props
+        sizes = dict.fromkeys((axis.count - (axis.nothing is not None), axis.count))
+        for size in sizes:
+            shift = int(axis.nothing == 0 and size < axis.count)
+            own = [k - shift for k in kept if 0 <= k - shift < size]
+            if new := relabel(old, size, own):
+                metadata.update(new)
+                notes.append(f"labels in the metadata are rewritten: {', '.join(sorted(new))}")
+                break
+    return replace(
+        result,
+        keep_ids=config.keep_ids,
+        classes=classes,
+        notes=(*notes, *result.notes, *_lost(result.interface, samples)),
+        sources=sources,
+    )
+
+
+def narrow_by_map(
+    analysis: Analysis, interface: Interface, config: Options, samples: Calibration | None
+) -> Narrowing:
+    """The same with what a map leaves: that of a plan, or of a model that was narrowed before.
+
+    Raises:
+        OnnxpruneError: the map does not fit the model.
+    """
+    unknown = next((a.unknown for a in interface.inputs if a.unknown is not None), None)
+    removed = units_of(analysis, interface)
+    result = _narrowed(analysis, removed, config, samples, unknown)
+    _check_map(interface, result.interface)
+    metadata = result.model.ir.metadata_props
+    for axis in interface.outputs:
+        if axis.axis is not None and axis.kind == "class":
+            metadata.update(relabel(analysis.model.ir.metadata_props, axis.size, axis.kept))
+    keep_ids = any(axis.inside for axis in (*interface.inputs, *interface.outputs))
+    return replace(
+        result, keep_ids=keep_ids, notes=(*result.notes, *_lost(result.interface, samples))
+    )
+
+
+def units_of(analysis: Analysis, interface: Interface) -> _Units:
+    """The units of a model that a map removes.
+
+    Raises:
+        OnnxpruneError: the model has no such inputs, outputs or axes, or they are of another size.
+    """
+    removed: _Units = {}
+    values = {v.name for v in (*analysis.model.ir.graph.inputs, *analysis.model.ir.graph.outputs)}
+    for axis in (*interface.inputs, *interface.outputs):
+        if axis.value not in values:
+            raise OnnxpruneError(
+                f"the map names '{axis.value}', which is no input or output of the model",
+                hint="give the model that the narrowed one was made from",
+            )
+        leaving = sorted({*range(axis.size)} - {*axis.kept})
+        removed |= _with(removed, units_at(analysis, axis.value, axis.axis, leaving))
+    return removed
+
+
+def _check_map(expected: Interface, actual: Interface) -> None:
+    """Refuse a map that other axes follow from than it names."""
+
+    def plain(interface: Interface) -> set[tuple[object, ...]]:
+        axes = (*interface.inputs, *interface.outputs)
+        return {(a.value, a.axis, a.size, a.kept) for a in axes}
+
+    if plain(expected) != plain(actual):
+        names = sorted({str(each[0]) for each in plain(expected) ^ plain(actual)})
+        raise OnnxpruneError(
+            f"the map does not fit the model: '{names[0]}' would change otherwise",
+            hint="give the model that the narrowed one was made from",
+        )
+
+
+def _with(removed: Mapping[str, Sequence[int]], units: Mapping[str, Sequence[int]]) -> _Units:
+    """Units together with those of the same groups that leave already."""
+    return {name: tuple(sorted({*removed.get(name, ()), *own})) for name, own in units.items()}
+
+
+def _narrowed(
+    analysis: Analysis,
+    removed: _Units,
+    config: Options,
+    samples: Calibration | None,
+    unknown: int | None,
+) -> Narrowing:
+    """Narrow a model, and check what remains against the masked original."""
+    result = narrow(analysis, removed, unknown)
+    interface = result.interface
+    model = result.model
+    if unknown is None and any(axis.axis is None for axis in interface.inputs):
+        kept = next(axis.kept[0] for axis in interface.inputs if axis.axis is None)
+        model = narrow(analysis, removed, kept).model  # samples may hold ids that left
+    feeds = [interface.project(each) for each in _feeds(analysis, config, samples)]
+    groups = [analysis.group(name) for name in removed]
+    exact = all(group.exact for group in groups)
+    notes = [
+        f"'{group.interface[-1]}' is normalised by {group.renormalised} over what remains: its "
+        "values are those of the original, renormalised"
+        for group in groups
+        if group.renormalised and group.interface
+    ]
+    checks: tuple[Check, ...] = ()
+    if exact:
+        reference = select_outputs(mask_model(analysis, removed), interface)
+        check = check_equivalence(model, reference, feeds, config.provider)
+        checks = (replace(check, name="what remains = masked original"),)
+    else:
+        inexact = next(group for group in groups if not group.exact)
+        notes.append(f"inexact: {inexact.name} was cut, and {inexact.reason}")
+    return Narrowing(analysis, model, interface, checks=checks, notes=tuple(dict.fromkeys(notes)))
+
+
+def _feeds(analysis: Analysis, config: Options, samples: Calibration | None) -> tuple[Feeds, ...]:
+    if samples is not None and not samples.synthetic:
+        return (next(iter(samples)),)
+    return synthetic_inputs(analysis, config.provider, config.seed)
+
+
+def _lost(interface: Interface, samples: Calibration | None) -> list[str]:
+    """A sentence on samples that hold an id which left."""
+    if samples is None or samples.synthetic or not any(a.axis is None for a in interface.inputs):
+        return []
+    flags = [interface.loses(each) for each in samples]
+    lost, count = sum(int(each.sum()) for each in flags), sum(map(len, flags))
+    if not lost:
+        return []
+    unknown = next((a.unknown for a in interface.inputs if a.unknown is not None), None)
+    read = "" if unknown is None else f", which is read as {unknown}"
+    return [f"{lost} of {count} samples ({percent(lost / count)}) lose an id{read}"]
+
+
+def _only_output(analysis: Analysis) -> str:
+    names = [value.name or "" for value in analysis.model.ir.graph.outputs]
+    if len(names) != 1:
+        raise OnnxpruneError(
+            f"--keep-outputs names no output, and the model has {len(names)}",
+            hint=f"name one in front, as in --keep-outputs {names[0]}=0,2,7",
+        )
+    return names[0]
+
+
+def _check_output(analysis: Analysis, output: str) -> None:
+    names = [value.name or "" for value in analysis.model.ir.graph.outputs]
+    if output not in names:
+        hint = suggest(output, names, f"its outputs are {', '.join(names)}")
+        raise OnnxpruneError(f"--keep-outputs: the model has no output '{output}'", hint=hint)
+
+
+# --- vocabularies ----------------------------------------------------------------------------
+
+
+def _vocabulary_units(
+    analysis: Analysis, config: Options, samples: Calibration | None
+) -> tuple[_Units, int | None, IdSources, list[str]]:
+    """The units of the ids that leave, the unknown id, the sources, and notes."""
+    known = vocabularies(analysis)
+    removed: _Units = {}
+    notes: list[str] = []
+    unknown: int | None = None
+    sources = IdSources()
+    by_input: dict[str, Vocabulary] = {}
+    for choice in config.vocab:
+        vocabulary = _vocabulary(analysis, known, choice.input)
+        by_input.setdefault(vocabulary.group, vocabulary)
+    for number, vocabulary in enumerate(by_input.values()):
+        own = [c for c in config.vocab if _vocabulary(analysis, known, c.input) is vocabulary]
+        largest = number == 0
+        result = kept_ids(
+            own, vocabulary, config if largest else _without_tokenizer(config), samples
+        )
+        if largest:
+            sources = result
+            unknown = unknown_id(config, vocabulary, result)
+        kept = sorted({*result.kept, *([unknown] if unknown is not None and largest else [])})
+        leaving = sorted({*range(vocabulary.size)} - {*kept})
+        if not leaving:
+            raise OnnxpruneError(
+                f"--vocab keeps all {vocabulary.size:,} ids of '{vocabulary.inputs[0]}'",
+                hint="keep fewer, as in --vocab top=8000",
+            )
+        removed |= _with(removed, vocabulary_units(analysis, vocabulary, leaving))
+        where = ", ".join(f"'{name}'" for name in (*vocabulary.inputs, *vocabulary.outputs))
+        notes.append(f"{len(kept):,} of {vocabulary.size:,} ids stay, of {where}")
+        notes += result.notes
+    if config.keep_ids and unknown is None:
+        raise OnnxpruneError(
+            "--keep-ids reads removed ids as the unknown token, and nothing says which that is",
+            hint="give the tokenizer with --tokenizer, or the id, as in --unknown 100",
+        )
+    return removed, unknown, replace(sources, unknown=unknown), notes
+
+
+def _without_tokenizer(config: Options) -> Options:
+    """Options for a vocabulary beside the largest: the tokenizer is not of its ids."""
+    return replace(config, vocab=config.vocab, tokenizer=None, unknown=None, keep_ids=False)
+
+
+def _vocabulary(analysis: Analysis, known: Sequence[Vocabulary], name: str) -> Vocabulary:
+    """The vocabulary of an input, or the largest.
+
+    Raises:
+        OnnxpruneError: there is none.
+    """
+    inputs = [value.name or "" for value in analysis.model.ir.graph.inputs]
+    if not known:
+        raise OnnxpruneError(
+            "--vocab: no input of the model holds ids that a stored table is looked up by: it has "
+            + ", ".join(f"'{each}'" for each in inputs),
+            hint="`onnxprune inspect --interface` lists what can be removed",
+        )
+    if not name:
+        return known[0]
+    for vocabulary in known:
+        if name in vocabulary.inputs:
+            return vocabulary
+    holders = [each for vocabulary in known for each in vocabulary.inputs]
+    problem = "holds no ids of a stored table" if name in inputs else "is no input of the model"
+    raise OnnxpruneError(
+        f"--vocab {name}=: '{name}' {problem}",
+        hint=suggest(name, holders, f"inputs with ids are {', '.join(holders)}"),
+    )
+
+
+# --- the end of a run ------------------------------------------------------------------------
+
+
+def released(model: models.Model, narrowing: Narrowing) -> tuple[models.Model, Interface]:
+    """A result as it is written, with the map in its metadata.
+
+    Args:
+        model: adapted.
+        narrowing: of its run.
+    """
+    return release(model, narrowing.interface, keep_ids=narrowing.keep_ids)
+
+
+def without_lost_labels(data: Dataset, config: Options, narrowing: Narrowing) -> Dataset:
+    """Samples whose labels are numbers of what remains; labels that left count no more."""
+    places = _places(config, narrowing)
+    if places is None or (config.labels is None and config.eval_labels is None):
+        return data
+    form = form_of(config.metric)
+    if form not in ("numbers", "boxes"):
+        return data
+    counts = {"lost": 0, "all": 0}
+
+    def renumbered(labels: npt.NDArray[np.generic] | None) -> npt.NDArray[np.generic] | None:
+        if labels is None or (form == "numbers" and not _are_classes(labels, len(places))):
+            return labels
+        new, lost, count = (_boxes if form == "boxes" else _numbers)(labels, places, narrowing)
+        counts["lost"] += lost
+        counts["all"] += count
+        return new
+
+    parts = {id(part): part for part in (data.holdout, data.eval)}
+    new = {
+        key: part if part.labels is None else replace(part, labels=renumbered(part.labels))
+        for key, part in parts.items()
+    }
+    fit_labels = renumbered(data.fit_labels)
+    what = "objects" if form == "boxes" else "labels"
+    notes = data.notes
+    if counts["lost"]:
+        share = f"{counts['lost']} of {counts['all']} {what}"
+        notes += (f"{share} are of classes that left: they do not count",)
+    return replace(
+        data, holdout=new[id(data.holdout)], eval=new[id(data.eval)], fit_labels=fit_labels,
+        notes=notes,
+    )  # fmt: skip
+
+
+def _places(config: Options, narrowing: Narrowing) -> npt.NDArray[np.int64] | None:
+    """New class of every old one, as labels count them; None where labels stay as they are."""
+    name = find_metric(config.metric).output if isinstance(config.metric, str) else ""
+    some = {k: v for k, v in narrowing.classes.items() if name in ("", k)}
+    if len(some) == 1:
+        axis, kept = next(iter(some.values()))
+        places = np.full(axis.count, -1, np.int64)
+        places[list(kept)] = np.arange(len(kept))
+        return places
+    axes = [
+        axis
+        for axis in narrowing.interface.outputs
+        if axis.axis is not None and name in ("", axis.value) and axis.kind != "class"
+    ]
+    return axes[0].places if len({axis.kept for axis in axes}) == 1 else None
+
+
+def _are_classes(labels: npt.NDArray[np.generic], count: int) -> bool:
+    """Whether labels are numbers of classes, not rows of zeros and ones or scores."""
+    values = labels.astype(np.float64)
+    whole = bool((values == np.round(values)).all()) and values.max(initial=0) < count
+    return whole and not (labels.ndim > 1 and labels.shape[-1] == count)
+
+
+def _numbers(
+    labels: npt.NDArray[np.generic], places: npt.NDArray[np.int64], _: Narrowing
+) -> tuple[npt.NDArray[np.generic], int, int]:
+    old = labels.astype(np.int64)
+    new = np.where(old < 0, -1, places[np.maximum(old, 0)])
+    return new.astype(np.int64), int(((new < 0) & (old >= 0)).sum()), int((old >= 0).sum())
+
+
+def _boxes(
+    table: npt.NDArray[np.generic], places: npt.NDArray[np.int64], narrowing: Narrowing
+) -> tuple[npt.NDArray[np.generic], int, int]:
+    """Rows of `onnxprune.data.boxes`: those of other classes become empty."""
+    rows = np.array(table, np.float64)
+    axis = next(iter(narrowing.classes.values()))[0] if narrowing.classes else None
+    column = CATEGORY if axis is not None and axis.nothing == 0 else CLASS
+    objects = rows[..., CLASS] != NO_OBJECT
+    old = np.clip(rows[..., column].astype(np.int64), 0, len(places) - 1)
+    new = np.where(objects, places[old], NO_OBJECT)
+    lost = objects & (new < 0)
+    rows[lost, :LAST] = 0
+    rows[..., CLASS] = rows[..., CATEGORY] = new
+    rows[..., LAST] = (places >= 0).sum() - 1
+    return rows, int(lost.sum()), int(objects.sum())
+
+
+# --- a narrowed model beside its original ----------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Aligned:
+    """A dense model and one that was made from it, on the same inputs and outputs.
+
+    Attributes:
+        dense: narrowed by the map that the other carries; the same where it carries none.
+        small: adapted to the inputs of the dense model.
+        interface: the map; empty where nothing changed.
+        narrowing: of the dense model; None where nothing changed.
+    """
+
+    dense: models.Model
+    small: models.Model
+    interface: Interface
+    narrowing: Narrowing | None = None
+
+
+def align(
+    dense: models.Model,
+    small: models.Model,
+    config: Options,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+) -> Aligned:
+    """Bring a dense model and one that was narrowed to the same inputs and outputs.
+
+    Args:
+        dense: the original.
+        small: made from it; its metadata hold the map.
+        config: provider and seed of the check.
+        shapes: of inputs that the dense model leaves open.
+
+    Raises:
+        OnnxpruneError: the map is not well-formed, or does not fit the dense model.
+    """
+    interface = interface_of(small)
+    if not interface or interface_of(dense) == interface:
+        return Aligned(dense, small, Interface())
+    analysis = analyse(dense, inputs=shapes, interface=True)
+    narrowing = narrow_by_map(analysis, interface, config, None)
+    outside = Interface(*(_outside(way) for way in (interface.inputs, interface.outputs)))
+    small = without_scattering(small, interface)
+    kept = next((a.kept[0] for a in outside.inputs if a.axis is None), None)
+    if kept is not None and all(a.unknown is None for a in outside.inputs if a.axis is None):
+        outside = outside.with_unknown(kept)
+    small = adapt(small, outside)
+    return Aligned(narrowing.model, small, interface, narrowing)
+
+
+def _outside(axes: Iterable[AxisMap]) -> tuple[AxisMap, ...]:
+    return tuple(axis for axis in axes if not axis.inside)
+
+
+MAPPED = (
+    "inputs are those of the dense model, and only what remains of its outputs is compared: the "
+    "model carries a map of its interface"
+)
+"""What reports say of a model that is compared with a dense one of another interface."""
