@@ -37,6 +37,7 @@ def run(args: argparse.Namespace) -> int:
     # Imported here so that --help and refused flags do not wait for onnx.
     from onnxprune import model as models
     from onnxprune.data.ranks import with_ranks
+    from onnxprune.graph.analysis import analyse
     from onnxprune.jobs.observe import analyse_by_runs
     from onnxprune.jobs.results import gather
     from onnxprune.model.decode import densify
@@ -49,7 +50,10 @@ def run(args: argparse.Namespace) -> int:
         with blame("--shapes", when=bool(config.shapes)):
             model = with_ranks(model, config)
             analysis = analyse_by_runs(model, config.shapes or None)
-        report = gather.inspection(analysis, weights=args.weights)
+            closed = analysis if config.interface else None
+            if config.interface:
+                analysis = analyse(analysis.model, inputs=config.shapes or None, interface=True)
+        report = gather.inspection(analysis, weights=args.weights, closed=closed)
     if packed:
         note = f"{len(packed)} weights are packed in the file; this is what they are decoded to"
         report = replace(report, notes=(*report.notes, note))

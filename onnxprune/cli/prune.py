@@ -70,6 +70,9 @@ def run(args: argparse.Namespace) -> int:
         "--eval": config.eval,
         "--eval-labels": config.eval_labels,
         "--sensitivity": config.sensitivity,
+        "--tokenizer": config.tokenizer,
+        **{f"--vocab {each}": each.value for each in config.vocab},
+        **{f"--keep-outputs {each}": each.labels for each in config.keep_outputs},
     }
     files["-o"] = output = destination.check("-o", args.output, files, "model")
     files["--save-plan"] = plan = destination.check("--save-plan", args.save_plan, files, "plan")
@@ -78,6 +81,11 @@ def run(args: argparse.Namespace) -> int:
         "--save-recipe", args.save_recipe, files, "recipe"
     )
     page = destination.check("--report", args.report, files, "page")
+    if config.tokenizer is not None and output is not None and not config.keep_ids:
+        from onnxprune.jobs.kept_ids import refuse_same_folder
+
+        place = Path(config.tokenizer)
+        refuse_same_folder(place if place.is_dir() else place.parent, output)
     if mask and config.sparsity is None:
         raise OnnxpruneError(
             "--save-mask has nothing to write: no sparsity is requested",

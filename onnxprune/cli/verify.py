@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from typing import TYPE_CHECKING
 
 from onnxprune.cli import console
@@ -108,6 +109,7 @@ def plain(result: Verification) -> dict[str, object]:
         "bypassed": [] if plan is None else list(plan.bypassed),
         "zeroed": {} if plan is None else {n: m.size - m.kept for n, m in plan.zeroed.items()},
         "changed": list(result.changed),
+        "interface": json.loads(result.interface.to_json()) if result.interface else None,
         "quality": as_json(result.quality),
         "checks": as_json(result.checks),
         "notes": list(result.notes),
@@ -132,6 +134,10 @@ def _view(result: Verification, *, verbose: bool) -> RenderableType:
                 f"{len(result.changed)} weights have other values"
             )
         )
+    if result.interface:
+        from onnxprune.jobs.interface import amounts
+
+        lines.append(Text("; ".join(amounts(result.interface))))
     if result.certificate is not None and result.certificate.quality:
         lines.append(Text(f"quality as stated: {result.certificate.quality}"))
     if result.quality is not None:

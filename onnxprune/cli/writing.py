@@ -21,12 +21,14 @@ class Written:
 
     Attributes:
         stored: the model and the form of its weights.
+        tokenizer: its files beside the model, where a vocabulary was cut.
         check: of a file whose weights are in another form, which is read back and run; None for
             dense weights, without which the file would not be there.
     """
 
     stored: Stored
     check: StoredCheck | None
+    tokenizer: tuple[Path, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -42,6 +44,10 @@ class Written:
         """The report with the checks and notes of the file."""
         from onnxprune.jobs.results.weights import stored_rows
 
+        names = ", ".join(str(path) for path in self.tokenizer)
+        if names:
+            note = f"the tokenizer of the new ids was written: {names}"
+            report = replace(report, notes=(*report.notes, note))
         if self.check is None:
             return replace(report, notes=(*report.notes, *self.stored.notes))
         checks = tuple(CheckRow(c.name, c.ok, c.value, c.limit) for c in self.check.checks)
@@ -96,7 +102,9 @@ def write(
         return written.ok or force
 
     try:
+        run.check_tokenizer(output)
         stored.save(output, certify=run.certify(stored), accept=accept if stored.changed else None)
+        written = replace(written, tokenizer=tuple(run.write_tokenizer(output)))
     except NotFiniteError:
         return None
     except DeclinedError:

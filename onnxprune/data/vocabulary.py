@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -167,7 +168,7 @@ def keep_ids(
             )
     with blame(_OPTION):
         ids = _requested(spec, size, tokenizer, arrays)
-    requested = {int(each) for each in ids}
+    requested = set(ids.ravel().tolist())
     fixed, everything = set[int](), requested
     if tokenizer is not None:
         fixed = {*tokenizer.special, *tokenizer.base} - requested
@@ -210,7 +211,9 @@ def coverage(
     texts = lossy_texts = tokens = lost_tokens = 0
     for array in samples:
         ids = _checked(np.asarray(array), kept.size, "the data")
-        rows = ids.reshape(len(ids), -1) if ids.ndim > 1 else ids.reshape(1, -1)
+        rows = (
+            ids.reshape(len(ids), math.prod(ids.shape[1:])) if ids.ndim > 1 else ids.reshape(1, -1)
+        )
         missing = lost[rows]
         texts += len(rows)
         lossy_texts += int(missing.any(axis=1).sum())
@@ -330,8 +333,9 @@ def _resolve(tokens: Sequence[str], tokenizer: Tokenizer | None, path: Path) -> 
     unknown = [token for token in tokens if token not in known]
     if unknown:
         few = ", ".join(repr(each[:40]) for each in unknown[:_SHOWN])
+        amount = "1 token" if len(unknown) == 1 else f"{len(unknown)} tokens"
         raise OnnxpruneError(
-            f"{path} names {len(unknown)} tokens that {tokenizer.path} does not have, "
+            f"{path} names {amount} that {tokenizer.path} does not have, "
             f"{'such as ' if len(unknown) > _SHOWN else ''}{few}",
             hint=_spelling(unknown[0], known),
         )

@@ -180,10 +180,10 @@ def evaluate(run: Run, state: State, unchanged: Mapping[str, str]) -> Result:
     runs = state.cut or data.source is not None  # else nothing needs that
     if not data.synthetic or (runs and not checks) or config.max_drop is not None:
         run.progress("comparing with the original")
-        evaluation = compare_models(analysis.model, state.model, data.eval, config)
-        notes += judging_notes(analysis.model, data, config, evaluation)
+        evaluation = compare_models(run.reference, state.model, data.eval, config)
+        notes += judging_notes(run.reference, data, config, evaluation)
     if inexact and state.outcomes.get("refit"):
-        before = compare_models(analysis.model, state.start, data.eval, config)
+        before = compare_models(run.reference, state.start, data.eval, config)
         notes.append(f"inexact: {distance_of(before)} as cut and {distance_of(evaluation)} now")
     limits, unsure_notes = within_drop(evaluation, config)
     checks += [*limits, *finite(evaluation)]

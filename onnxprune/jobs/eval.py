@@ -33,12 +33,13 @@ from onnxprune.evaluate.standard_error import SURE, score_error
 from onnxprune.evaluate.tails import score_tails
 from onnxprune.evaluate.verdict import Quality, Structure, judge
 from onnxprune.graph.analysis import Analysis, analyse
+from onnxprune.graph.interface import Interface
 from onnxprune.graph.plan import Plan
 from onnxprune.jobs import certificate as certificates
 from onnxprune.jobs.certificate import Certificate
 from onnxprune.jobs.derivation import compare_with_cut, derive
 from onnxprune.jobs.finite_weights import FiniteWeights
-from onnxprune.jobs.interface import MAPPED, align
+from onnxprune.jobs.interface import MAPPED, align, amounts, relabelled
 from onnxprune.jobs.keywords import keywords
 from onnxprune.jobs.quantize.dequantize import is_quantized
 from onnxprune.jobs.run import Progress, place, stand_in_note
@@ -150,20 +151,20 @@ def eval(  # noqa: A001  the name of the command
     progress("reading the model")
     small = densify(models.load(model))[0]
     dense = None if against is None else densify(models.load(against))[0]
-    more: tuple[str, ...] = ()
-    if dense is not None:
-        dense = with_ranks(with_ranks_of(dense, small), config)
-        small = with_ranks_of(small, dense)
-        both = align(dense, small, config, settings.shapes or None)
-        dense, small = both.dense, both.small
-        if both.interface:
-            more = (MAPPED,)
-    small = with_ranks(small, config)
-    part, notes = _samples(small, dense, settings, config)
-    notes = (*stand_in_note(config), *more, *notes)
     if dense is None:
+        small = with_ranks(small, config)
+        part, notes = _samples(small, None, settings, config)
         progress("measuring the task")
-        return _alone(small, part, config, settings, notes)
+        return _alone(small, part, config, settings, (*stand_in_note(config), *notes))
+    dense = with_ranks(with_ranks_of(dense, small), config)
+    both = align(dense, with_ranks_of(small, dense), config, settings.shapes or None)
+    dense, small = both.reference, with_ranks(both.small, config)
+    part, notes = _samples(small, dense, settings, config)
+    if both.narrowing is not None:
+        config = both.narrowing.absolute(config)
+        part, more = relabelled(part, config, both.narrowing)
+        notes = (MAPPED, *more, *notes)
+    notes = (*stand_in_note(config), *notes)
     progress("comparing with the dense model")
     evaluation = compare_models(dense, small, part, config)
     data = _described(part, settings, evaluation)
@@ -171,7 +172,8 @@ def eval(  # noqa: A001  the name of the command
     quality = judge(evaluation, data=data, weights=weights)
     progress("deriving the structure")
     first = next(iter(part))
-    structure = derive_structure(dense, small, (first,), config, _certificate(model))
+    structure = derive_structure(both.dense, small, (first,), config, _certificate(model))
+    structure = with_interface_amounts(structure, both.interface)
     checks: tuple[Check, ...] = ()
     if settings.max_drop is not None:
         within = evaluation.within(settings.max_drop)
@@ -186,6 +188,13 @@ def eval(  # noqa: A001  the name of the command
         checks,
         (*notes, *evaluation.notes, *caveats(evaluation, limited=settings.max_drop is not None)),
     )
+
+
+def with_interface_amounts(structure: Structure, interface: Interface) -> Structure:
+    """The same with what left the interface, which the narrowed dense model does not show."""
+    if not interface or structure.status not in ("verified", "nothing cut"):
+        return structure
+    return replace(structure, status="verified", reasons=(*amounts(interface), *structure.reasons))
 
 
 def _as_options(settings: EvalOptions) -> Options:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +19,7 @@ from onnxprune.config import Options
 from onnxprune.data.batches import Feeds
 from onnxprune.data.boxes import CATEGORY, CLASS, LAST, NO_OBJECT
 from onnxprune.data.calibration import Calibration
-from onnxprune.data.dataset import Dataset, synthetic_inputs
+from onnxprune.data.dataset import Dataset, Part, synthetic_inputs
 from onnxprune.data.labels import form_of, read_vocabulary
 from onnxprune.errors import OnnxpruneError, suggest
 from onnxprune.evaluate.equivalence import check_equivalence
@@ -44,8 +45,8 @@ from onnxprune.jobs.class_axis import (
     kept_classes,
 )
 from onnxprune.jobs.class_labels import relabel
-from onnxprune.jobs.kept_ids import IdSources, kept_ids, unknown_id
-from onnxprune.quantities import Budget, percent
+from onnxprune.jobs.kept_ids import SmallVocabulary, small_vocabulary, tokenizer_of
+from onnxprune.quantities import Budget, KeptIds, percent
 from onnxprune.types import Check
 
 _Units = dict[str, tuple[int, ...]]
@@ -59,26 +60,44 @@ class Narrowing:
         original: analysis of the dense model as it was given.
         model: the narrowed model, adapted: it takes the ids of the original.
         interface: what changed.
+        renormalised: whether an output is normalised over what remains.
         keep_ids: whether the written model takes the ids of the original too.
         classes: where outputs count classes, by output, and which remain.
         checks: that what remains computes what it did.
         notes: whole sentences.
-        sources: of the ids that remain, and the tokenizer.
+        vocabulary: the ids that remain, and their tokenizer.
     """
 
     original: Analysis
     model: models.Model
     interface: Interface
+    renormalised: bool = False
     keep_ids: bool = False
     classes: Mapping[str, tuple[ClassAxis, tuple[int, ...]]] = field(default_factory=dict)
     checks: tuple[Check, ...] = ()
     notes: tuple[str, ...] = ()
-    sources: IdSources = field(default_factory=IdSources)
+    vocabulary: SmallVocabulary = field(default_factory=SmallVocabulary)
+
+    @cached_property
+    def reference(self) -> models.Model:
+        """The model that quality is judged beside: the original with what remains of its outputs.
+
+        It reads ids that left, too. Where what remains is normalised anew, values of the original
+        are others; there it is the narrowed model.
+        """
+        if self.renormalised:
+            return self.model
+        return select_outputs(self.original.model, self.interface)
 
     @property
     def dense(self) -> Cost:
         """What the dense model costs."""
         return CostModel(self.original)()
+
+    def at(self, analysis: Analysis) -> Narrowing:
+        """The same, its original analysed at the shapes of another analysis."""
+        original = analyse(self.original.model, inputs=analysis.inputs[0], interface=True)
+        return replace(self, original=original)
 
     @property
     def planned(self) -> Interface:
@@ -133,11 +152,10 @@ def narrow_by_options(
     """
     removed: _Units = {}
     notes: list[str] = []
-    unknown, sources = None, IdSources()
+    small = SmallVocabulary()
     if config.vocab:
-        units, unknown, sources, said = _vocabulary_units(analysis, config, samples)
-        removed |= units
-        notes += said
+        removed, small = _vocabulary_units(analysis, config, samples)
+        notes += small.notes
     classes: dict[str, tuple[ClassAxis, tuple[int, ...]]] = {}
     first = _feeds(analysis, config, samples) if config.keep_outputs else ()
     for choice in config.keep_outputs:
@@ -154,24 +172,14 @@ def narrow_by_options(
         removed |= _with(removed, units_at(analysis, output, axis.axis, leaving))
         classes[output] = (axis, kept)
         notes.append(describe(axis, kept))
-    result = _narrowed(analysis, removed, config, samples, unknown)
-    metadata = result.model.ir.metadata_props
-    for axis, kept in classes.values():
-        old = analysis.model.ir.metadata_props
-        sizes = dict.fromkeys((axis.count - (axis.nothing is not None), axis.count))
-        for size in sizes:
-            shift = int(axis.nothing == 0 and size < axis.count)
-            own = [k - shift for k in kept if 0 <= k - shift < size]
-            if new := relabel(old, size, own):
-                metadata.update(new)
-                notes.append(f"labels in the metadata are rewritten: {', '.join(sorted(new))}")
-                break
+    result = _narrowed(analysis, removed, config, samples, small.unknown)
+    notes += _relabel(result.model, analysis.model.ir.metadata_props, classes)
     return replace(
         result,
         keep_ids=config.keep_ids,
         classes=classes,
         notes=(*notes, *result.notes, *_lost(result.interface, samples)),
-        sources=sources,
+        vocabulary=small,
     )
 
 
@@ -187,14 +195,39 @@ def narrow_by_map(
     removed = units_of(analysis, interface)
     result = _narrowed(analysis, removed, config, samples, unknown)
     _check_map(interface, result.interface)
-    metadata = result.model.ir.metadata_props
-    for axis in interface.outputs:
-        if axis.axis is not None and axis.kind == "class":
-            metadata.update(relabel(analysis.model.ir.metadata_props, axis.size, axis.kept))
+    classes = {}
+    feeds = _feeds(analysis, config, samples)
+    for axis in (axis for axis in interface.outputs if axis.kind == "class"):
+        own = find_class_axis(analysis, axis.value, feeds[0], config)
+        if own.axis == axis.axis:
+            within = [k - own.first for k in axis.kept if 0 <= k - own.first < own.count]
+            classes[axis.value] = (own, tuple(within))
+    _relabel(result.model, analysis.model.ir.metadata_props, classes)
     keep_ids = any(axis.inside for axis in (*interface.inputs, *interface.outputs))
     return replace(
-        result, keep_ids=keep_ids, notes=(*result.notes, *_lost(result.interface, samples))
+        result,
+        keep_ids=keep_ids,
+        classes=classes,
+        notes=(*result.notes, *_lost(result.interface, samples)),
     )
+
+
+def _relabel(
+    model: models.Model,
+    metadata: Mapping[str, str],
+    classes: Mapping[str, tuple[ClassAxis, tuple[int, ...]]],
+) -> list[str]:
+    """Rewrite the labels in the metadata of a narrowed model, and say which entries that were."""
+    notes = []
+    for axis, kept in classes.values():
+        for size in dict.fromkeys((axis.count - (axis.nothing is not None), axis.count)):
+            shift = int(axis.nothing == 0 and size < axis.count)
+            own = [k - shift for k in kept if 0 <= k - shift < size]
+            if new := relabel(metadata, size, own):
+                model.ir.metadata_props.update(new)
+                notes.append(f"labels in the metadata are rewritten: {', '.join(sorted(new))}")
+                break
+    return notes
 
 
 def units_of(analysis: Analysis, interface: Interface) -> _Units:
@@ -267,7 +300,10 @@ def _narrowed(
     else:
         inexact = next(group for group in groups if not group.exact)
         notes.append(f"inexact: {inexact.name} was cut, and {inexact.reason}")
-    return Narrowing(analysis, model, interface, checks=checks, notes=tuple(dict.fromkeys(notes)))
+    anew = any(group.renormalised for group in groups)
+    return Narrowing(
+        analysis, model, interface, anew, checks=checks, notes=tuple(dict.fromkeys(notes))
+    )
 
 
 def _feeds(analysis: Analysis, config: Options, samples: Calibration | None) -> tuple[Feeds, ...]:
@@ -311,48 +347,30 @@ def _check_output(analysis: Analysis, output: str) -> None:
 
 def _vocabulary_units(
     analysis: Analysis, config: Options, samples: Calibration | None
-) -> tuple[_Units, int | None, IdSources, list[str]]:
-    """The units of the ids that leave, the unknown id, the sources, and notes."""
+) -> tuple[_Units, SmallVocabulary]:
+    """The units of the ids that leave, and what stays of the largest vocabulary."""
     known = vocabularies(analysis)
-    removed: _Units = {}
-    notes: list[str] = []
-    unknown: int | None = None
-    sources = IdSources()
-    by_input: dict[str, Vocabulary] = {}
+    chosen: dict[str, tuple[Vocabulary, list[KeptIds]]] = {}
     for choice in config.vocab:
         vocabulary = _vocabulary(analysis, known, choice.input)
-        by_input.setdefault(vocabulary.group, vocabulary)
-    for number, vocabulary in enumerate(by_input.values()):
-        own = [c for c in config.vocab if _vocabulary(analysis, known, c.input) is vocabulary]
-        largest = number == 0
-        result = kept_ids(
-            own, vocabulary, config if largest else _without_tokenizer(config), samples
-        )
-        if largest:
-            sources = result
-            unknown = unknown_id(config, vocabulary, result)
-        kept = sorted({*result.kept, *([unknown] if unknown is not None and largest else [])})
-        leaving = sorted({*range(vocabulary.size)} - {*kept})
-        if not leaving:
-            raise OnnxpruneError(
-                f"--vocab keeps all {vocabulary.size:,} ids of '{vocabulary.inputs[0]}'",
-                hint="keep fewer, as in --vocab top=8000",
-            )
+        chosen.setdefault(vocabulary.group, (vocabulary, []))[1].append(choice)
+    largest = max((each for each, _ in chosen.values()), key=lambda each: each.size)
+    removed: _Units = {}
+    main, notes = SmallVocabulary(), list[str]()
+    tokenizer = tokenizer_of(config)
+    for vocabulary, choices in chosen.values():
+        settings = (tokenizer, config.unknown) if vocabulary is largest else (None, None)
+        small = small_vocabulary(choices, vocabulary, samples, *settings)
+        leaving = sorted({*range(vocabulary.size)} - {*small.kept})
         removed |= _with(removed, vocabulary_units(analysis, vocabulary, leaving))
-        where = ", ".join(f"'{name}'" for name in (*vocabulary.inputs, *vocabulary.outputs))
-        notes.append(f"{len(kept):,} of {vocabulary.size:,} ids stay, of {where}")
-        notes += result.notes
-    if config.keep_ids and unknown is None:
+        notes += small.notes
+        main = small if vocabulary is largest else main
+    if config.keep_ids and main.unknown is None:
         raise OnnxpruneError(
             "--keep-ids reads removed ids as the unknown token, and nothing says which that is",
             hint="give the tokenizer with --tokenizer, or the id, as in --unknown 100",
         )
-    return removed, unknown, replace(sources, unknown=unknown), notes
-
-
-def _without_tokenizer(config: Options) -> Options:
-    """Options for a vocabulary beside the largest: the tokenizer is not of its ids."""
-    return replace(config, vocab=config.vocab, tokenizer=None, unknown=None, keep_ids=False)
+    return removed, replace(main, notes=tuple(notes))
 
 
 def _vocabulary(analysis: Analysis, known: Sequence[Vocabulary], name: str) -> Vocabulary:
@@ -396,37 +414,27 @@ def released(model: models.Model, narrowing: Narrowing) -> tuple[models.Model, I
 
 def without_lost_labels(data: Dataset, config: Options, narrowing: Narrowing) -> Dataset:
     """Samples whose labels are numbers of what remains; labels that left count no more."""
-    places = _places(config, narrowing)
-    if places is None or (config.labels is None and config.eval_labels is None):
-        return data
-    form = form_of(config.metric)
-    if form not in ("numbers", "boxes"):
-        return data
-    counts = {"lost": 0, "all": 0}
-
-    def renumbered(labels: npt.NDArray[np.generic] | None) -> npt.NDArray[np.generic] | None:
-        if labels is None or (form == "numbers" and not _are_classes(labels, len(places))):
-            return labels
-        new, lost, count = (_boxes if form == "boxes" else _numbers)(labels, places, narrowing)
-        counts["lost"] += lost
-        counts["all"] += count
-        return new
-
-    parts = {id(part): part for part in (data.holdout, data.eval)}
-    new = {
-        key: part if part.labels is None else replace(part, labels=renumbered(part.labels))
-        for key, part in parts.items()
-    }
-    fit_labels = renumbered(data.fit_labels)
-    what = "objects" if form == "boxes" else "labels"
-    notes = data.notes
-    if counts["lost"]:
-        share = f"{counts['lost']} of {counts['all']} {what}"
-        notes += (f"{share} are of classes that left: they do not count",)
+    parts = {id(part): relabelled(part, config, narrowing) for part in (data.holdout, data.eval)}
+    fit, _ = relabelled(Part((), data.fit_labels), config, narrowing)
+    notes = dict.fromkeys(note for _, said in parts.values() for note in said)
     return replace(
-        data, holdout=new[id(data.holdout)], eval=new[id(data.eval)], fit_labels=fit_labels,
-        notes=notes,
+        data, holdout=parts[id(data.holdout)][0], eval=parts[id(data.eval)][0],
+        fit_labels=fit.labels, notes=(*data.notes, *notes),
     )  # fmt: skip
+
+
+def relabelled(part: Part, config: Options, narrowing: Narrowing) -> tuple[Part, tuple[str, ...]]:
+    """Samples whose labels are numbers of what remains, and a sentence on those that left."""
+    labels, form = part.labels, form_of(config.metric)
+    places = None if labels is None else _places(config, narrowing)
+    if labels is None or places is None or form not in ("numbers", "boxes"):
+        return part, ()
+    if form == "numbers" and not _are_classes(labels, len(places)):
+        return part, ()
+    new, lost, count = (_boxes if form == "boxes" else _numbers)(labels, places, narrowing)
+    what = "objects" if form == "boxes" else "labels"
+    note = f"{lost} of {count} {what} are of classes that left: they do not count"
+    return replace(part, labels=new), (note,) if lost else ()
 
 
 def _places(config: Options, narrowing: Narrowing) -> npt.NDArray[np.int64] | None:
@@ -487,12 +495,14 @@ class Aligned:
 
     Attributes:
         dense: narrowed by the map that the other carries; the same where it carries none.
+        reference: what the quality of the other is judged beside; see `Narrowing`.
         small: adapted to the inputs of the dense model.
         interface: the map; empty where nothing changed.
         narrowing: of the dense model; None where nothing changed.
     """
 
     dense: models.Model
+    reference: models.Model
     small: models.Model
     interface: Interface
     narrowing: Narrowing | None = None
@@ -517,7 +527,7 @@ def align(
     """
     interface = interface_of(small)
     if not interface or interface_of(dense) == interface:
-        return Aligned(dense, small, Interface())
+        return Aligned(dense, dense, small, Interface())
     analysis = analyse(dense, inputs=shapes, interface=True)
     narrowing = narrow_by_map(analysis, interface, config, None)
     outside = Interface(*(_outside(way) for way in (interface.inputs, interface.outputs)))
@@ -526,11 +536,20 @@ def align(
     if kept is not None and all(a.unknown is None for a in outside.inputs if a.axis is None):
         outside = outside.with_unknown(kept)
     small = adapt(small, outside)
-    return Aligned(narrowing.model, small, interface, narrowing)
+    return Aligned(narrowing.model, narrowing.reference, small, interface, narrowing)
 
 
 def _outside(axes: Iterable[AxisMap]) -> tuple[AxisMap, ...]:
     return tuple(axis for axis in axes if not axis.inside)
+
+
+def amounts(interface: Interface) -> list[str]:
+    """How much is left of each input and output, as in ``131 of 512 ids of 'input_ids' stay``."""
+    return [
+        f"{len(axis.kept):,} of {axis.size:,} "
+        f"{'ids' if axis.axis is None else f'indices of axis {axis.axis}'} of '{axis.value}' stay"
+        for axis in (*interface.inputs, *interface.outputs)
+    ]
 
 
 MAPPED = (

@@ -72,7 +72,7 @@ def by_steps(run: Run) -> PlanChoice:
         small = refit(run, State(small, plan, small)).model
         remaining = Remaining(analyse(small, inputs=analysis.inputs[0]), selection.removed, removed)
         cost = costs(selection.removed, removed)
-        evaluation = compare_models(analysis.model, small, data.eval, config)
+        evaluation = compare_models(run.reference, small, data.eval, config)
         history.append(
             f"{stage}: {percent(cost.macs / max(dense.macs, 1))} of the MACs and "
             f"{percent(cost.params / max(dense.params, 1))} of the parameters remain, "

@@ -15,6 +15,7 @@ from onnxprune.errors import OnnxpruneError, blame, in_python
 from onnxprune.evaluate.equivalence import check_equivalence
 from onnxprune.evaluate.evaluation import Evaluation, compare_models
 from onnxprune.graph.analysis import Analysis, analyse
+from onnxprune.graph.interface import Interface
 from onnxprune.graph.plan import Origin, Plan, pack, versions
 from onnxprune.jobs.apply_plan import RECOVER, cost_of, finite, within_drop
 from onnxprune.jobs.interface import align
@@ -98,8 +99,10 @@ def recover(
     progress("reading the models")
     pruned_model = models.load(pruned)
     both = align(models.load(dense), pruned_model, config, dict(config.shapes) or None)
-    pruned_model, narrowing = both.small, both.narrowing
+    pruned_model = both.small
     run, notes = _opened(both.dense, pruned_model, config, progress)
+    narrowing = None if both.narrowing is None else both.narrowing.at(run.analysis)
+    run = replace(run, narrowing=narrowing)
     analysis, data, provider = run.analysis, run.data, config.provider
     progress("finding what was removed")
     match = _correspond(analysis, pruned_model)
@@ -110,10 +113,10 @@ def recover(
     state = take(run, State(twin.model, plan, twin.model, elsewhere=True), RECOVER)
     progress("comparing with the dense model")
     before, after = (
-        compare_models(analysis.model, model, data.eval, config)
+        compare_models(run.reference, model, data.eval, config)
         for model in (state.start, state.model)
     )
-    notes += [*match.notes, *judging_notes(analysis.model, data, config, after)]
+    notes += [*match.notes, *judging_notes(run.reference, data, config, after)]
     if match.likeness < _UNCHANGED:
         notes.append(
             "the remaining weights have changed: their correlation with the dense model's is "
@@ -218,6 +221,7 @@ def _plan(run: Run, match: Correspondence, twin: Twin) -> Plan:
         removed=match.removed,
         units={g.name: len(g) for g in run.analysis.groups},
         bypassed=match.bypassed,
+        interface=Interface() if run.narrowing is None else run.narrowing.planned,
         zeroed={name: pack(mask) for name, mask in twin.masks.items()},
         origin=Origin(
             structure=models.structure_hash(run.analysis.model),

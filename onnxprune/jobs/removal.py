@@ -17,6 +17,8 @@ from onnxprune.select.selection import Selection
 from onnxprune.sparse.targets import FLOAT_FIRST, integer_layers
 from onnxprune.types import NOTHING_REMOVED, Check
 
+OWN_FLAGS = {"vocabulary": "--vocab", "class": "--keep-outputs"}
+"""Options that alone remove units of a kind: which of them go is for the user to say."""
 _REASONS = 3
 """Most reasons for axes that stay: `inspect` lists all of them."""
 _NEAR = 0.005

@@ -70,6 +70,11 @@ class Run:
     progress: Progress = lambda _: None
     narrowing: Narrowing | None = None
 
+    @property
+    def reference(self) -> models.Model:
+        """The model that quality is judged beside."""
+        return self.analysis.model if self.narrowing is None else self.narrowing.reference
+
 
 def open_run(
     source: models.ModelLike,

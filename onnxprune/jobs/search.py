@@ -224,7 +224,7 @@ def choose(bisection: Bisection, run: Run) -> Result:
         evaluation = result.evaluation
         if not others:
             break
-        evaluation = compare_models(run.analysis.model, result.model, data.eval, config)
+        evaluation = compare_models(run.reference, result.model, data.eval, config)
         tries += 1
         if evaluation.within(config.max_drop):
             break
@@ -243,7 +243,7 @@ def choose(bisection: Bisection, run: Run) -> Result:
         judges=data_of(data, evaluation),
         notes=(
             *_without(result),
-            *judging_notes(run.analysis.model, data, config, evaluation),
+            *judging_notes(run.reference, data, config, evaluation),
             *_notes(bisection, evaluation, tries, config.max_drop),
         ),
         history=tuple(bisection.results),

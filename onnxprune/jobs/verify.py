@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -67,6 +67,7 @@ class Verification:
         evaluation: against the dense model, where there are data.
         quality: the verdict on it; None without data.
         notes: whole sentences.
+        interface: what changed of the inputs and outputs; empty where nothing did.
     """
 
     model: Path
@@ -79,6 +80,7 @@ class Verification:
     evaluation: Evaluation | None = None
     quality: Quality | None = None
     notes: tuple[str, ...] = ()
+    interface: Interface = field(default_factory=Interface)
 
     @property
     def ok(self) -> bool:
@@ -166,7 +168,7 @@ def verify(
     evaluation = quality = None
     if config.calib is not None and all(each.ok for each in checks):
         progress("measuring the quality")
-        evaluation, quality, more = _quality(large, small, claim, config)
+        evaluation, quality, more = _quality(both.reference, small, claim, config)
         checks += more
     notes = [*result.notes, *_data_notes(claim, config)]
     if evaluation is not None:
@@ -177,7 +179,7 @@ def verify(
         notes.append("the file of its certificate is missing: its plan was found by comparing")
     return Verification(
         *paths, claim, tuple(checks), status, result.plan, result.changed, evaluation, quality,
-        tuple(notes),
+        tuple(notes), both.interface,
     )  # fmt: skip
 
 

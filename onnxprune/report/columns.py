@@ -336,9 +336,18 @@ def groups(links: Mapping[str, str]) -> Table[schema.GroupRow]:
         *_UNIT,
         Column(
             "removal",
-            lambda row: Cell("exact", "good") if row.exact else Cell(row.reason, "warn"),
+            _removal,
         ),
     )
+
+
+def _removal(row: schema.GroupRow) -> Cell:
+    """Whether removal is exact, and what it changes of the interface."""
+    names = ", ".join(f"'{name}'" for name in row.interface)
+    changed = f", changes {names}" if names else ""
+    if row.exact:
+        return Cell(f"exact{changed}", "good")
+    return Cell(f"{row.reason}{changed}", "warn")
 
 
 def kept(reasons: Mapping[str, str], links: Mapping[str, str]) -> Table[schema.GroupRow]:

@@ -371,6 +371,7 @@ def test_an_id_without_a_token_may_not_move_the_others(tmp_path: Path) -> None:
         ("vocab.txt", "a\n\0", "line 2: it is no text"),
         ("spiece.model", "hello", "no SentencePiece model"),
         ("spiece.model", "", "no pieces"),
+        ("spiece.model", "version https://git-lfs.github.com/spec/v1\n", "pointer of Git LFS"),
         ("tokenizer.bin", "a", "ends in '.bin'"),
     ],
 )

@@ -298,6 +298,40 @@ def test_any_sentencepiece_model(
         _check_same(original, ids, texts)
 
 
+@cache
+def _trained(kind: str) -> Path:
+    import io
+
+    library = pytest.importorskip("sentencepiece", reason="sentencepiece is not installed")
+    data = io.BytesIO()
+    library.SentencePieceTrainer.train(
+        sentence_iterator=iter(CORPUS),
+        model_writer=data,
+        model_type=kind.removesuffix("-bytes"),
+        vocab_size=110 if kind in ("char", "word") else 400 if kind.endswith("-bytes") else 150,
+        hard_vocab_limit=False,
+        byte_fallback=kind.endswith("-bytes"),
+        user_defined_symbols=["<x>", "able"],
+        self_test_sample_size=20,
+        minloglevel=2,
+    )
+    path = Path(_HOLDER.name) / f"{kind}.model"
+    path.write_bytes(data.getvalue())
+    return path
+
+
+@pytest.mark.parametrize("kind", "unigram bpe char word unigram-bytes bpe-bytes".split())
+@settings(max_examples=15)
+@given(texts=st.lists(TEXTS, min_size=1, max_size=8), data=st.data())
+def test_trained_sentencepiece_models(kind: str, texts: list[str], data: st.DataObject) -> None:
+    original = read_tokenizer(_trained(kind))
+    used = sorted({int(i) for ids in encode(original, texts) for i in ids} | {0})
+    kept = data.draw(st.sets(st.sampled_from(used))) if data.draw(st.booleans()) else set(used)
+    count = _check_same(original, kept, [*texts, "", "\u0378\u0379", "<x>able"])
+    if kept == set(used):
+        assert count >= len(texts)
+
+
 NORMAL, UNUSED = 1, 5
 
 

@@ -21,7 +21,9 @@ _Encode = Callable[[list[str]], list[list[int]]]
 
 
 def encode(tokenizer: Tokenizer, texts: Iterable[str]) -> Iterator[npt.NDArray[np.int64]]:
-    """The ids of texts, special tokens included, neither cut off nor padded.
+    """The ids of texts, neither cut off nor padded.
+
+    They begin and end with special tokens where the tokenizer adds them; SentencePiece adds none.
 
     Args:
         tokenizer: as `read_tokenizer` returns it.

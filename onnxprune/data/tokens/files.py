@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from onnxprune.data.tokens import lists, model_proto, sidefiles, tokenizer_json
-from onnxprune.data.tokens.tokenizer import Form, Tokenizer, close_ids, sibling_ids
+from onnxprune.data.tokens.tokenizer import Form, FormError, Tokenizer, close_ids, sibling_ids
 from onnxprune.errors import OnnxpruneError
 from onnxprune.model.files import check_target, write
 from onnxprune.model.limits import parse_json, read_bytes
@@ -21,6 +23,7 @@ _OPTION = "--tokenizer"
 _FORMS = "tokenizer.json, vocab.txt, vocab.json with merges.txt, or a SentencePiece .model"
 _HINT = f"give {_FORMS}, or the folder that holds one"
 _MERGES = "merges.txt"
+_POINTER = b"version https://git-lfs.github.com/spec/"
 _SHIFTED = (
     "XLMRoberta",
     "Camembert",
@@ -32,6 +35,9 @@ _SHIFTED = (
     "XLMProphetNet",
 )
 """Tokenizers whose ids are not those of their SentencePiece model."""
+
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -153,7 +159,7 @@ def _group(path: Path) -> tuple[Form, tuple[Path, ...]]:
         path = path.with_name("vocab.json")
         suffix = ".json"
     if suffix == ".json":
-        content = parse_json(read_bytes(path))
+        content = _named(path, lambda: parse_json(_content(path)))
         if isinstance(content, dict) and not isinstance(content.get("model"), int | None):
             return "tokenizer.json", (path,)
         merges = path.with_name(path.name.replace("vocab.json", _MERGES))
@@ -168,31 +174,50 @@ def _group(path: Path) -> tuple[Form, tuple[Path, ...]]:
 
 
 def _parse(form: Form, files: tuple[Path, ...]) -> Tokenizer:
-    try:
-        tokenizer = _FORMATS[form].parse([read_bytes(file) for file in files])
-    except ValueError as error:
-        raise ValueError(f"{files[0].name}: {error}") from error
+    parse = _FORMATS[form].parse
+    tokenizer = _named(files[0], lambda: parse([_content(file) for file in files]))
     return replace(tokenizer, files=files)
+
+
+def _named(path: Path, function: Callable[[], _T]) -> _T:
+    """The result of a function, whose errors name the file that they are about.
+
+    Raises:
+        ValueError: the function raised one.
+    """
+    try:
+        return function()
+    except ValueError as error:
+        raise ValueError(f"{path.name}: {error}") from error
+
+
+def _content(path: Path) -> bytes:
+    """The bytes of a file.
+
+    Raises:
+        ValueError: Git LFS has left a pointer in its place.
+    """
+    data = read_bytes(path)
+    if data.startswith(_POINTER):
+        raise ValueError("it is a pointer of Git LFS, and not yet the file; git lfs pull gets it")
+    return data
 
 
 def _with_sidefiles(tokenizer: Tokenizer) -> Tokenizer:
     """A tokenizer that knows what the files beside it say of special tokens."""
     pieces, special, roles = dict(tokenizer.pieces), set(tokenizer.special), dict[str, str]()
     for path, document in _sidefiles(tokenizer.folder):
-        try:
-            special |= sidefiles.special_ids(path.name, document)
-            if not path.name.endswith("config.json") or path.name.startswith("tokenizer"):
-                roles |= sidefiles.special_names(document)
-                for number, piece in sidefiles.added_pieces(path.name, document).items():
-                    pieces.setdefault(number, piece)
-            if tokenizer.form == "sentencepiece":
-                _check_class(str(document.get("tokenizer_class", "")), tokenizer.path)
-        except ValueError as error:
-            raise ValueError(f"{path.name}: {error}") from error
+        if tokenizer.form == "sentencepiece":
+            _check_class(str(document.get("tokenizer_class", "")), tokenizer.path)
+        special |= _named(path, partial(sidefiles.special_ids, path.name, document))
+        added = _named(path, partial(sidefiles.added_pieces, path.name, document))
+        pieces = added | pieces
+        if path.name in sidefiles.TOKENS:
+            roles |= sidefiles.special_names(document)
     named = {piece: number for number, piece in pieces.items()} | dict(tokenizer.ids)
     special |= {named[piece] for piece in roles.values() if piece in named}
     unknown = tokenizer.unknown
-    if unknown is None and tokenizer.form in ("vocab.txt", "vocab.json"):
+    if unknown is None:
         unknown = named.get(roles.get("unk_token", ""))
     return replace(
         tokenizer,
@@ -211,16 +236,16 @@ def _check_class(name: str, path: Path) -> None:
         )
 
 
-def _sidefiles(folder: Path) -> list[tuple[Path, dict[str, object]]]:
-    out = []
-    for name in sidefiles.NAMES:
-        path = folder / name
-        if path.is_file():
-            try:
-                out.append((path, sidefiles.as_document(parse_json(read_bytes(path)), path)))
-            except ValueError as error:
-                raise ValueError(f"{name}: {error}") from error
-    return out
+def _sidefiles(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
+    paths = [folder / name for name in sidefiles.NAMES if (folder / name).is_file()]
+    return [(path, _named(path, partial(_mapping, path))) for path in paths]
+
+
+def _mapping(path: Path) -> dict[str, Any]:
+    content = parse_json(_content(path))
+    if not isinstance(content, dict):
+        raise FormError("it is no mapping")
+    return content
 
 
 # --- writing ---------------------------------------------------------------------------------

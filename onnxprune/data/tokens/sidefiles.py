@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from onnxprune.data.tokens.tokenizer import FormError, checked_id
@@ -15,7 +14,7 @@ NAMES = (
     "config.json",
     "generation_config.json",
 )
-_TOKENS = NAMES[:2]
+TOKENS = NAMES[:2]
 """Files that name special tokens; they are copied even if they hold no id."""
 _ADDED, _DECODER = "added_tokens.json", "added_tokens_decoder"
 _ONE = ("_token_id", "_token_ids", "_token_index")
@@ -80,7 +79,7 @@ def cut(
     Raises:
         FormError: something else stands where an id should.
     """
-    changed = name in _TOKENS
+    changed = name in TOKENS
     for container, key, value in list(_slots(name, document)):
         container[key] = places[value]
         changed = True
@@ -97,17 +96,6 @@ def cut(
         if isinstance(level.get(_PAIRS), list):
             level[_PAIRS], changed = _forced(level[_PAIRS], places), True
     return document if changed else None
-
-
-def as_document(content: Any, path: Path) -> dict[str, Any]:  # noqa: ANN401  JSON
-    """The content of such a file.
-
-    Raises:
-        FormError: it is no mapping.
-    """
-    if not isinstance(content, dict):
-        raise FormError(f"{path.name}: it is no mapping")
-    return content
 
 
 def _levels(document: Mapping[str, Any]) -> Iterator[Any]:

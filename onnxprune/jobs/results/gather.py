@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from onnxprune import model as models
+from onnxprune.errors import spelled
 from onnxprune.evaluate.evaluation import Evaluation
 from onnxprune.evaluate.latency import Compared
 from onnxprune.evaluate.output_comparison import OutputComparison
@@ -17,7 +19,7 @@ from onnxprune.graph.analysis import Analysis
 from onnxprune.graph.cost import Cost, CostModel
 from onnxprune.graph.units import Block, Group
 from onnxprune.jobs.recipe import as_mapping
-from onnxprune.jobs.removal import quantized_note
+from onnxprune.jobs.removal import OWN_FLAGS, quantized_note
 from onnxprune.jobs.result import Result
 from onnxprune.jobs.results.couplings import coupling_rows
 from onnxprune.jobs.results.reachable import not_prunable_rows, reachable
@@ -37,7 +39,7 @@ from onnxprune.jobs.results.schema import (
 )
 from onnxprune.jobs.results.weights import zeros_rows
 from onnxprune.jobs.search import passes
-from onnxprune.quantities import unit_of
+from onnxprune.quantities import percent, plural, quantity, unit_of
 from onnxprune.types import LayerOutcome
 
 _QUICK = 1 << 30
@@ -46,18 +48,50 @@ _ROUNDED = "the fast width nearest to this ratio is the whole group (--round-to 
 _CHEAPER = "other groups lose less for the same saving"
 
 
-def inspection(analysis: Analysis, *, weights: bool | None = None) -> Report:
+def inspection(
+    analysis: Analysis, *, weights: bool | None = None, closed: Analysis | None = None
+) -> Report:
     """The report of ``inspect``: the model, and what can and cannot be removed.
 
     Args:
         analysis: of the model.
+        closed: the same where graph inputs and outputs stay, if they may change in ``analysis``.
         weights: look into every weight for zeros; None does so unless that means much reading.
     """
     report = _report("inspect", analysis, {}, ())
     report = replace(report, notes=(*report.notes, *quantized_note(analysis.model)))
+    if closed is not None:
+        report = replace(report, closed=reachable(closed))
+        report = replace(report, notes=(*report.notes, *opened_notes(report, closed)))
     if weights is None:
         weights = report.model.bytes <= _QUICK
     return replace(report, weights=zeros_rows(analysis.model)) if weights else report
+
+
+def opened_notes(report: Report, closed: Analysis) -> list[str]:
+    """Sentences on what a changed interface would offer: kinds of units, and the reach."""
+    assert report.closed is not None
+    notes = []
+    known = {group.name for group in closed.groups}
+    kinds: dict[str, list[GroupRow]] = {}
+    for row in report.groups:
+        if row.interface and (row.name not in known or row.kind in OWN_FLAGS):
+            kinds.setdefault(row.kind, []).append(row)
+    for kind, rows in kinds.items():
+        names = dict.fromkeys(f"'{name}'" for row in rows for name in row.interface)
+        params = sum(row.units * row.params for row in rows)
+        many = f"{plural(len(rows), 'group')} with {plural(sum(r.units for r in rows), 'unit')}"
+        how = f", by {OWN_FLAGS[kind]}" if kind in OWN_FLAGS else ""
+        notes.append(
+            f"{kind}: {many} and {quantity(params)} parameters change {', '.join(names)}{how}"
+        )
+    before, after = report.closed, report.reachable
+    shares = [(r.exact + r.inexact) / max(r.params, 1) for r in (before, after)]
+    notes.append(
+        f"with a changed interface {percent(shares[1])} of the parameters can be removed, without "
+        f"{percent(shares[0])}"
+    )
+    return [spelled(note) for note in notes]
 
 
 def result(command: Command, run: Result, output: Path | None) -> Report:
@@ -86,6 +120,7 @@ def result(command: Command, run: Result, output: Path | None) -> Report:
         structure=run.structure,
         quality=run.quality,
         tails=None if run.synthetic else run.evaluation.tails,
+        interface=json.loads(run.interface.to_json()) if run.interface else None,
     )
 
 
@@ -266,6 +301,7 @@ def group_rows(
                 params=saving.params,
                 macs=saving.macs,
                 bytes=saving.bytes,
+                interface=group.interface,
             )
         )
     return tuple(rows)

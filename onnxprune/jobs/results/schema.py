@@ -67,6 +67,7 @@ class GroupRow:
         tensors: number of stored tensors that are cut.
         stays: why no unit leaves a group although a removal was requested; empty otherwise.
         params, macs, bytes: cost of one unit in the dense model.
+        interface: inputs and outputs of the model that lose an index with a unit.
     """
 
     name: str
@@ -80,6 +81,7 @@ class GroupRow:
     macs: int
     bytes: int
     stays: str = ""
+    interface: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -267,6 +269,9 @@ class Report:
     Attributes:
         command: the command that made it.
         onnxprune: version of the program.
+        closed: what pruning can remove where inputs and outputs stay as they are; None unless
+            they may change.
+        interface: what changed of them, as in ``NAME.interface.json``; None where nothing did.
         couplings: what leaves with one unit of each group.
         options: by flag name, those that are not at their default.
         refits: recovery of each layer; empty without data.
@@ -315,6 +320,8 @@ class Report:
     quality: Quality | None = None
     argv: tuple[str, ...] = ()
     tails: Tails | None = None
+    closed: Reachable | None = None
+    interface: Mapping[str, object] | None = None
 
     @property
     def ok(self) -> bool:
