@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -14,42 +15,20 @@ import numpy.typing as npt
 from onnxprune.data.arrays import load, open_npy, open_npz
 from onnxprune.data.tokens import Tokenizer, close_ids
 from onnxprune.data.tokens.tokenizer import FormError
-from onnxprune.errors import OnnxpruneError, blame, suggest
+from onnxprune.errors import OnnxpruneError, suggest
 from onnxprune.model.limits import read_bytes, read_json
 
 Array: TypeAlias = npt.NDArray[Any]
 Ids: TypeAlias = npt.NDArray[np.int64]
 
-_OPTION = "--vocab"
-_FORMS = "ids:FILE, tokens:FILE, calib or top=N"
 _KEYS = ("ids", "input_ids", "vocab")
 """Keys of ids in archives."""
 _SHOWN = 3
+"""Tokens named in a message."""
 
 
 @dataclass(frozen=True)
-class VocabularySpec:
-    """The value of ``--vocab``.
-
-    Attributes:
-        source: of the ids: a file of ids, one of tokens, all ids in the calibration data, or the
-            most frequent of these.
-        file: of ids or tokens.
-        count: of the most frequent ids.
-    """
-
-    source: Literal["ids", "tokens", "calib", "top"]
-    file: Path | None = None
-    count: int | None = None
-
-    @property
-    def needs_data(self) -> bool:
-        """Whether it counts ids in calibration data."""
-        return self.source in ("calib", "top")
-
-
-@dataclass(frozen=True)
-class KeptIds:
+class KeptVocabulary:
     """The ids that remain of a vocabulary.
 
     Attributes:
@@ -104,89 +83,137 @@ class Coverage:
         return self.lost_tokens / self.tokens if self.tokens else 0.0
 
 
-def parse_vocabulary(text: str) -> VocabularySpec:
-    """The value of ``--vocab``.
-
-    Raises:
-        OnnxpruneError: it is none.
-
-    Example:
-        >>> parse_vocabulary("top=8000").count
-        8000
-    """
-    head, colon, file = text.partition(":")
-    if colon and head in ("ids", "tokens"):
-        if not file:
-            raise OnnxpruneError(f"{_OPTION} {text} names no file", hint=f"write {head}:FILE")
-        return VocabularySpec("ids" if head == "ids" else "tokens", Path(file))
-    if text == "calib":
-        return VocabularySpec("calib")
-    word, equals, number = text.partition("=")
-    if word == "top" and equals:
-        if not (number.isascii() and number.isdigit()) or len(number) > 9 or int(number) == 0:
-            raise OnnxpruneError(
-                f"{_OPTION} {text}: {number!r} is no number of tokens", hint="write top=8000"
-            )
-        return VocabularySpec("top", count=int(number))
-    raise OnnxpruneError(
-        f"{_OPTION} {text} is not understood", hint=f"write one of {_FORMS}, such as top=8000"
-    )
-
-
 def keep_ids(
-    spec: str | VocabularySpec,
-    size: int,
-    tokenizer: Tokenizer | None = None,
-    arrays: Iterable[Array] | None = None,
-) -> KeptIds:
-    """The ids that a smaller vocabulary keeps.
+    requested: Iterable[int] | Ids, size: int, tokenizer: Tokenizer | None = None
+) -> KeptVocabulary:
+    """The ids that a smaller vocabulary keeps: those asked for, and all that must stay with them.
 
     Args:
-        spec: the value of ``--vocab``: a file of ids (``ids:``) or of tokens (``tokens:``), all ids
-            in the data (``calib``), or the most frequent of them (``top=N``; of equally frequent
-            ones the lower ids).
+        requested: ids, as `read_ids`, `read_tokens` and `most_frequent` return them.
         size: of the vocabulary of the model; rows of its embedding.
         tokenizer: whose special tokens stay, with all that byte-pair encoding needs.
-        arrays: of ids, for ``calib`` and ``top=N``; negative ids count from the end, as in ONNX.
 
     Raises:
-        OnnxpruneError: a file cannot be read, an id or token is not in the vocabulary, tokens are
-            named without a tokenizer, or ids are to be counted without data.
+        OnnxpruneError: an id is not in the vocabulary, none would remain, or the tokenizer is that
+            of another model.
 
     Example:
-        >>> keep_ids("top=2", 8, arrays=[np.array([[5, 1, 5], [1, 5, 7]])]).ids
+        >>> keep_ids([5, 1], size=8).ids
         array([1, 5])
     """
-    spec = parse_vocabulary(spec) if isinstance(spec, str) else spec
-    if tokenizer is not None and tokenizer.special:
-        highest = max(tokenizer.special)
-        if highest >= size:
-            raise OnnxpruneError(
-                f"--tokenizer: {tokenizer.path} has a special token of the id {highest}, and the "
-                f"model has {size} ids",
-                hint="give the tokenizer of this model",
-            )
-    with blame(_OPTION):
-        ids = _requested(spec, size, tokenizer, arrays)
-    requested = set(ids.ravel().tolist())
-    fixed, everything = set[int](), requested
+    ids = np.asarray(requested if isinstance(requested, np.ndarray) else list(requested))
+    wanted = set(_checked(ids, size, "the list of kept ids", negative=False).ravel().tolist())
+    fixed, everything = set[int](), wanted
     if tokenizer is not None:
-        fixed = {*tokenizer.special, *tokenizer.base} - requested
-        everything = close_ids(tokenizer, requested)
+        fixed = {*tokenizer.special, *tokenizer.base} - wanted
+        everything = close_ids(tokenizer, wanted)
     if not everything:
-        raise OnnxpruneError(f"{_OPTION}: no id would remain", hint="name at least one")
+        raise OnnxpruneError("no id of the vocabulary would remain", hint="name at least one")
     kept = np.array(sorted(everything), np.int64)
     if kept[-1] >= size:
+        assert tokenizer is not None
+        piece = tokenizer.pieces.get(int(kept[-1]), "")
         raise OnnxpruneError(
-            f"--tokenizer: the tokens that stay reach the id {kept[-1]}, and the model has {size}",
+            f"{tokenizer.path} needs the id {kept[-1]} ({piece!r}), and the model has {size} ids",
             hint="give the tokenizer of this model",
         )
-    needed = len(kept) - len(requested) - len(fixed)
-    return KeptIds(size, kept, len(requested), len(fixed), needed)
+    needed = len(kept) - len(wanted) - len(fixed)
+    return KeptVocabulary(size, kept, len(wanted), len(fixed), needed)
+
+
+def count_ids(arrays: Iterable[Array], size: int) -> Ids:
+    """How often every id occurs, ``[size]``.
+
+    Args:
+        arrays: of ids, in any shape; negative ones count from the end, as in ONNX.
+        size: of the vocabulary.
+
+    Raises:
+        OnnxpruneError: an id is not in the vocabulary.
+    """
+    counts = np.zeros(size, np.int64)
+    for array in arrays:
+        ids = _checked(np.asarray(array), size, "the data")
+        counts += np.bincount(ids.ravel(), minlength=size)
+    return counts
+
+
+def most_frequent(counts: Ids, count: int | None = None) -> Ids:
+    """The ids that occur most, the lower ones first where several occur equally often.
+
+    Args:
+        counts: of every id, as `count_ids` returns them.
+        count: how many; None for all that occur.
+
+    Example:
+        >>> most_frequent(count_ids([np.array([[5, 1, 5], [1, 5, 7]])], size=8), 2)
+        array([5, 1])
+    """
+    order = np.argsort(-counts, kind="stable")
+    occurring = int((counts > 0).sum())
+    return order[: occurring if count is None else min(count, occurring)]
+
+
+def read_ids(path: Path, size: int) -> Ids:
+    """The ids in a file.
+
+    Args:
+        path: of an .npy file, an .npz file with one array or one under ``ids``, a .json file with a
+            list, or a text file with one id per line.
+        size: of the vocabulary.
+
+    Raises:
+        OnnxpruneError: it cannot be read, or an id is not in the vocabulary.
+    """
+    with _reading(path, "ids"):
+        ids = _read_ids(path)
+    return _checked(ids, size, str(path), negative=False).ravel()
+
+
+def read_tokens(path: Path, tokenizer: Tokenizer) -> Ids:
+    """The ids of the tokens in a file.
+
+    Args:
+        path: of a .json file with a list, or a text file with one token per line; tokens are
+            written as in the tokenizer's own file (``##ing``, ``Ġthe``, ``▁the``).
+        tokenizer: that knows them.
+
+    Raises:
+        OnnxpruneError: it cannot be read, or the tokenizer has no such token.
+    """
+    with _reading(path, "tokens"):
+        tokens = _read_tokens(path)
+    return find_tokens(tokens, tokenizer, str(path))
+
+
+def find_tokens(tokens: Sequence[str], tokenizer: Tokenizer, where: str) -> Ids:
+    """The ids of tokens; where several have the same text, all of them.
+
+    Args:
+        tokens: written as in the tokenizer's own file.
+        tokenizer: that knows them.
+        where: they are named, for messages.
+
+    Raises:
+        OnnxpruneError: the tokenizer has no such token.
+    """
+    known: dict[str, list[int]] = {}
+    for number, piece in tokenizer.pieces.items():
+        known.setdefault(piece, []).append(number)
+    unknown = [token for token in tokens if token not in known]
+    if unknown:
+        few = ", ".join(repr(each[:40]) for each in unknown[:_SHOWN])
+        amount = "1 token" if len(unknown) == 1 else f"{len(unknown)} tokens"
+        raise OnnxpruneError(
+            f"{where} names {amount} that {tokenizer.path} does not have, "
+            f"{'such as ' if len(unknown) > _SHOWN else ''}{few}",
+            hint=_spelling(unknown[0], known),
+        )
+    return np.array([each for token in tokens for each in known[token]], np.int64)
 
 
 def coverage(
-    kept: KeptIds, samples: Iterable[Array], tokenizer: Tokenizer | None = None
+    kept: KeptVocabulary, samples: Iterable[Array], tokenizer: Tokenizer | None = None
 ) -> Coverage:
     """What texts lose with the ids that are removed.
 
@@ -200,7 +227,7 @@ def coverage(
         OnnxpruneError: an id is not in the vocabulary.
 
     Example:
-        >>> kept = keep_ids("top=2", 8, arrays=[np.array([5, 1, 5, 1, 7])])
+        >>> kept = keep_ids([5, 1], size=8)
         >>> coverage(kept, [np.array([[5, 1], [5, 7]])]).text_share
         0.5
     """
@@ -222,35 +249,16 @@ def coverage(
     return Coverage(texts, lossy_texts, tokens, lost_tokens)
 
 
-def _requested(
-    spec: VocabularySpec, size: int, tokenizer: Tokenizer | None, arrays: Iterable[Array] | None
-) -> Ids:
-    if spec.needs_data:
-        if arrays is None:
-            raise OnnxpruneError(
-                f"{_OPTION} {spec.source} counts ids in data, and there are none",
-                hint="give --calib with texts as ids, or name ids with ids:FILE",
-            )
-        counts = np.zeros(size, np.int64)
-        for array in arrays:
-            ids = _checked(np.asarray(array), size, "the data")
-            counts += np.bincount(ids.ravel(), minlength=size)
-        order = np.argsort(-counts, kind="stable")
-        count = int((counts > 0).sum())
-        return order[: count if spec.count is None else min(count, spec.count)]
-    assert spec.file is not None
-    path = spec.file
+@contextmanager
+def _reading(path: Path, what: str) -> Iterator[None]:
     try:
-        if spec.source == "ids":
-            return _checked(_read_ids(path), size, str(path), negative=False)
-        tokens = _read_tokens(path)
+        yield
     except (OSError, ValueError) as error:
         reason = error.strerror or error if isinstance(error, OSError) else error
         raise OnnxpruneError(
-            f"{path} cannot be read as {spec.source}: {reason}",
+            f"{path} cannot be read as {what}: {reason}",
             hint="write one per line, a JSON list, or .npy for ids",
         ) from error
-    return _resolve(tokens, tokenizer, path)
 
 
 def _checked(ids: Array, size: int, where: str, *, negative: bool = True) -> Ids:
@@ -263,7 +271,7 @@ def _checked(ids: Array, size: int, where: str, *, negative: bool = True) -> Ids
     wrong = flat[(flat >= size) | (flat < (-size if negative else 0))]
     if wrong.size:
         raise OnnxpruneError(
-            f"{where} holds the id {wrong[0]}, and the vocabulary has {size}",
+            f"{where} holds the id {wrong[0]}, and the vocabulary has {size} ids",
             hint="these are not the ids of this model",
         )
     out: Ids = ids.astype(np.int64)
@@ -318,28 +326,6 @@ def _read_tokens(path: Path) -> list[str]:
 
 def _text(path: Path) -> str:
     return read_bytes(path).decode("utf-8-sig")
-
-
-def _resolve(tokens: Sequence[str], tokenizer: Tokenizer | None, path: Path) -> Ids:
-    """The ids of tokens; where several have the same text, all of them."""
-    if tokenizer is None:
-        raise OnnxpruneError(
-            f"{_OPTION} tokens:{path} names tokens, and there is no tokenizer that knows them",
-            hint="give --tokenizer with the tokenizer of the model, or ids with ids:FILE",
-        )
-    known: dict[str, list[int]] = {}
-    for number, piece in tokenizer.pieces.items():
-        known.setdefault(piece, []).append(number)
-    unknown = [token for token in tokens if token not in known]
-    if unknown:
-        few = ", ".join(repr(each[:40]) for each in unknown[:_SHOWN])
-        amount = "1 token" if len(unknown) == 1 else f"{len(unknown)} tokens"
-        raise OnnxpruneError(
-            f"{path} names {amount} that {tokenizer.path} does not have, "
-            f"{'such as ' if len(unknown) > _SHOWN else ''}{few}",
-            hint=_spelling(unknown[0], known),
-        )
-    return np.array([each for token in tokens for each in known[token]], np.int64)
 
 
 def _spelling(token: str, known: dict[str, list[int]]) -> str:

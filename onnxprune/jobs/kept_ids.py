@@ -11,9 +11,16 @@ import numpy.typing as npt
 
 from onnxprune.config import Options
 from onnxprune.data.calibration import Calibration
-from onnxprune.data.tokens import Tokenizer, close_ids, read_tokenizer, write_tokenizer
-from onnxprune.data.vocabulary import VocabularySpec, keep_ids
-from onnxprune.errors import OnnxpruneError, suggest
+from onnxprune.data.tokens import Tokenizer, read_tokenizer, write_tokenizer
+from onnxprune.data.vocabulary import (
+    count_ids,
+    find_tokens,
+    keep_ids,
+    most_frequent,
+    read_ids,
+    read_tokens,
+)
+from onnxprune.errors import OnnxpruneError, blame
 from onnxprune.graph.opened import Vocabulary
 from onnxprune.quantities import KeptIds
 
@@ -95,48 +102,52 @@ def small_vocabulary(
     Raises:
         OnnxpruneError: a file cannot be read, an id or token is unknown, or all would stay.
     """
-    of = vocabulary.inputs[0]
-    kept, special, needed = set[int](), 0, 0
-    for choice in choices:
-        if isinstance(choice.value, tuple):
-            kept |= _in_memory(choice.value, vocabulary, tokenizer)
-            continue
-        result = keep_ids(_spec(choice), vocabulary.size, tokenizer, _ids(vocabulary, samples))
-        kept |= {int(each) for each in result.ids}
-        special, needed = max(special, result.special), max(needed, result.needed)
+    size = vocabulary.size
     stands = _unknown(unknown, vocabulary, tokenizer)
-    kept |= set() if stands is None else {stands}
-    if len(kept) == vocabulary.size:
+    requested = {
+        int(each)
+        for choice in choices
+        for each in _requested(choice, vocabulary, samples, tokenizer)
+    }
+    requested |= set() if stands is None else {stands}
+    with blame("--vocab"):
+        kept = keep_ids(requested, size, tokenizer)
+    if len(kept) == size:
         raise OnnxpruneError(
-            f"--vocab keeps all {vocabulary.size:,} ids of '{of}'",
+            f"--vocab keeps all {size:,} ids of '{vocabulary.inputs[0]}'",
             hint="keep fewer, as in --vocab top=8000",
         )
     where = ", ".join(f"'{name}'" for name in (*vocabulary.inputs, *vocabulary.outputs))
-    note = f"{len(kept):,} of {vocabulary.size:,} ids stay, of {where}"
-    parts = [f"{special:,} as special or basic tokens"] if special else []
-    parts += [f"{needed:,} that others are built from"] if needed else []
+    note = f"{len(kept):,} of {size:,} ids stay, of {where}"
+    parts = [f"{kept.special:,} as special or basic tokens"] if kept.special else []
+    parts += [f"{kept.needed:,} that others are built from"] if kept.needed else []
     note += f", among them {' and '.join(parts)}" if parts else ""
-    return SmallVocabulary(tuple(sorted(kept)), stands, tokenizer, (note,))
+    return SmallVocabulary(tuple(kept.ids.tolist()), stands, tokenizer, (note,))
 
 
-def _spec(choice: KeptIds) -> VocabularySpec:
-    if choice.form == "top":
-        assert isinstance(choice.value, int)
-        return VocabularySpec("top", count=choice.value)
-    if choice.form == "calib":
-        return VocabularySpec("calib")
-    return VocabularySpec(choice.form, Path(str(choice.value)))
-
-
-def _in_memory(ids: Iterable[int], vocabulary: Vocabulary, tokenizer: Tokenizer | None) -> set[int]:
-    """Ids that were passed as numbers, with all that the tokenizer needs."""
-    outside = [each for each in ids if each >= vocabulary.size]
-    if outside:
-        raise OnnxpruneError(
-            f"--vocab: there is no id {outside[0]}, of {vocabulary.size:,}",
-            hint="these are not the ids of this model",
-        )
-    return {*ids} if tokenizer is None else close_ids(tokenizer, ids)
+def _requested(
+    choice: KeptIds,
+    vocabulary: Vocabulary,
+    samples: Calibration | None,
+    tokenizer: Tokenizer | None,
+) -> Iterable[int]:
+    """The ids that one choice keeps."""
+    with blame("--vocab"):
+        match choice.form, choice.value:
+            case _, tuple() as ids:
+                return ids
+            case "ids", file:
+                return read_ids(Path(str(file)), vocabulary.size)
+            case "tokens", file:
+                if tokenizer is None:
+                    raise OnnxpruneError(
+                        f"--vocab {choice} names tokens, and no tokenizer that knows them",
+                        hint="give --tokenizer with the tokenizer of the model, or ids:FILE",
+                    )
+                return read_tokens(Path(str(file)), tokenizer)
+            case _, count:
+                counts = count_ids(_ids(vocabulary, samples), vocabulary.size)
+                return most_frequent(counts, count if isinstance(count, int) else None)
 
 
 def _ids(vocabulary: Vocabulary, samples: Calibration | None) -> Iterator[npt.NDArray[np.generic]]:
@@ -155,13 +166,7 @@ def _unknown(
         return None if tokenizer is None else tokenizer.unknown
     if isinstance(unknown, str):
         assert tokenizer is not None  # as the options were checked
-        numbers = [number for number, piece in tokenizer.pieces.items() if piece == unknown]
-        if not numbers:
-            raise OnnxpruneError(
-                f"--unknown {unknown}: {tokenizer.path} has no such token",
-                hint=suggest(unknown, list(tokenizer.pieces.values()), "name an id"),
-            )
-        unknown = numbers[0]
+        unknown = int(find_tokens([unknown], tokenizer, f"--unknown {unknown}")[0])
     if unknown >= vocabulary.size:
         raise OnnxpruneError(
             f"--unknown {unknown}: there is no such id, of {vocabulary.size:,}",

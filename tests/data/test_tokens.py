@@ -404,7 +404,7 @@ def test_keep_ids_says_what_stays_and_why() -> None:
     number = (
         original.ids["understand"] if "understand" in original.ids else max(original.ids.values())
     )
-    kept = keep_ids("calib", original.size, original, [np.array([number])])
+    kept = keep_ids([number], original.size, original)
     assert len(kept) == kept.requested + kept.special + kept.needed
     assert kept.requested == 1
     assert kept.special == len(original.special | original.base)

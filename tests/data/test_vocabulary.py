@@ -14,7 +14,15 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from onnxprune.data.tokens import Tokenizer, close_ids, read_tokenizer
-from onnxprune.data.vocabulary import Coverage, coverage, keep_ids, parse_vocabulary
+from onnxprune.data.vocabulary import (
+    Coverage,
+    count_ids,
+    coverage,
+    keep_ids,
+    most_frequent,
+    read_ids,
+    read_tokens,
+)
 from onnxprune.errors import OnnxpruneError
 
 SIZE = 12
@@ -49,13 +57,15 @@ def merging(tmp_path: Path) -> Tokenizer:
 def test_the_most_frequent_ids_are_kept(arrays: list[Any], count: int) -> None:
     counts = Counter(int(each) % SIZE for array in arrays for each in array.ravel())
     if not counts:
-        with pytest.raises(OnnxpruneError, match="no id would remain"):
-            keep_ids("calib", SIZE, arrays=arrays)
+        with pytest.raises(OnnxpruneError, match="would remain"):
+            keep_ids(most_frequent(count_ids(arrays, SIZE)), SIZE)
         return
-    every = keep_ids("calib", SIZE, arrays=iter(arrays))
+    every = keep_ids(most_frequent(count_ids(iter(arrays), SIZE)), SIZE)
     assert every.ids.tolist() == sorted(counts)
     order = sorted(counts, key=lambda each: (-counts[each], each))
-    kept = keep_ids(f"top={count}", SIZE, arrays=arrays)
+    ids = most_frequent(count_ids(arrays, SIZE), count)
+    assert ids.tolist() == order[:count]
+    kept = keep_ids(ids, SIZE)
     assert kept.ids.tolist() == sorted(order[:count])
     assert (kept.requested, kept.special, kept.needed) == (len(kept), 0, 0)
     assert np.flatnonzero(kept.mask).tolist() == kept.ids.tolist()
@@ -67,7 +77,7 @@ def test_the_most_frequent_ids_are_kept(arrays: list[Any], count: int) -> None:
 
 
 def test_a_text_is_a_row() -> None:
-    kept = keep_ids("top=1", SIZE, arrays=[np.array([3])])
+    kept = keep_ids([3], SIZE)
     batches = [np.array([[3, 3], [3, 4]]), np.array([3, 3, 3]), np.array([[[3], [-9]]])]
     assert coverage(kept, batches) == Coverage(4, 1, 9, 1)
     assert coverage(kept, []).text_share == 0
@@ -75,14 +85,14 @@ def test_a_text_is_a_row() -> None:
 
 def test_special_tokens_stay_and_do_not_count(tokenizer: Tokenizer) -> None:
     data = [np.array([[2, 9, 0, 0], [3, 2, 2, 0]])]
-    kept = keep_ids("top=1", SIZE, tokenizer, [np.array([2])])
+    kept = keep_ids([2], SIZE, tokenizer)
     assert kept.ids.tolist() == [0, 1, 2]
     assert (kept.requested, kept.special, kept.needed) == (1, 2, 0)
     assert coverage(kept, data, tokenizer) == Coverage(2, 2, 5, 2)
 
 
 def test_what_merges_need_is_counted_apart(merging: Tokenizer) -> None:
-    kept = keep_ids("calib", 8, merging, [np.array([6])])
+    kept = keep_ids([6], 8, merging)
     assert kept.ids.tolist() == [0, 1, 2, 3, 4, 6]
     assert (kept.requested, kept.special, kept.needed) == (1, 1, 4)
     assert set(kept.ids.tolist()) == close_ids(merging, kept.ids.tolist())
@@ -102,7 +112,7 @@ def test_ids_are_read_from_every_kind_of_file(tmp_path: Path, name: str) -> None
             path.write_text("7\r\n0\n\n 3\n3")
         case _:
             path.write_text(json.dumps(ids))
-    assert keep_ids(f"ids:{path}", SIZE).ids.tolist() == [0, 3, 7]
+    assert sorted({*read_ids(path, SIZE).tolist()}) == [0, 3, 7]
 
 
 def test_tokens_are_written_as_in_the_vocabulary(tmp_path: Path, tokenizer: Tokenizer) -> None:
@@ -111,8 +121,8 @@ def test_tokens_are_written_as_in_the_vocabulary(tmp_path: Path, tokenizer: Toke
     listed.write_text(json.dumps(["##b", "z"]))
     # A line of vocab.txt ends before its spaces, so the last piece is the empty one.
     with pytest.raises(OnnxpruneError, match="names 1 token that"):
-        keep_ids(f"tokens:{text}", SIZE, tokenizer)
-    assert keep_ids(f"tokens:{listed}", SIZE, tokenizer).ids.tolist() == [0, 1, 4, 7, 8]
+        read_tokens(text, tokenizer)
+    assert read_tokens(listed, tokenizer).tolist() == [4, 7, 8]
 
 
 @pytest.mark.parametrize(
@@ -124,28 +134,9 @@ def test_unknown_tokens_are_refused(
 ) -> None:
     path = tmp_path / "t.txt"
     path.write_text(f"a\n{token}\n", encoding="utf-8")
-    with pytest.raises(OnnxpruneError, match=r"--vocab.*does not have") as error:
-        keep_ids(f"tokens:{path}", SIZE, tokenizer)
+    with pytest.raises(OnnxpruneError, match="does not have") as error:
+        read_tokens(path, tokenizer)
     assert hint in error.value.hint
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("top", "not understood"),
-        ("top=", "no number"),
-        ("top=0", "no number"),
-        ("top=-3", "no number"),
-        ("top=1e3", "no number"),
-        ("ids:", "no file"),
-        ("words:x", "not understood"),
-        ("", "not understood"),
-    ],
-)
-def test_other_values_are_refused(text: str, message: str) -> None:
-    with pytest.raises(OnnxpruneError, match=message) as error:
-        parse_vocabulary(text)
-    assert error.value.hint
 
 
 @pytest.mark.parametrize(
@@ -156,7 +147,6 @@ def test_other_values_are_refused(text: str, message: str) -> None:
         ("a.txt", "12\n", "the id 12, and the vocabulary has 12"),
         ("a.txt", "-1\n", "the id -1"),
         ("a.txt", "\xb2\n", "no id"),
-        ("a.txt", "", "no id would remain"),
         ("a.json", '{"a": 1}', "no list"),
         ("a.json", "[1, 2.0]", "entry 1: '2.0' is no id"),
         ("a.json", "[1, true]", "entry 1"),
@@ -172,19 +162,18 @@ def test_malformed_files_of_ids_are_refused(
     if content is not None:
         path.write_text(content, encoding="utf-8")
     with pytest.raises(OnnxpruneError, match=message) as error:
-        keep_ids(f"ids:{path}", SIZE)
-    assert "--vocab" in error.value.message
+        read_ids(path, SIZE)
     assert error.value.hint
 
 
 def test_arrays_and_tokenizers_of_other_models_are_refused(tokenizer: Tokenizer) -> None:
-    with pytest.raises(OnnxpruneError, match="the id 12"):
-        keep_ids("calib", SIZE, arrays=[np.array([12])])
+    with pytest.raises(OnnxpruneError, match="the data holds the id 12"):
+        count_ids([np.array([12])], SIZE)
     with pytest.raises(OnnxpruneError, match="float32, not ids"):
-        keep_ids("calib", SIZE, arrays=[np.ones(2, np.float32)])
-    with pytest.raises(OnnxpruneError, match="there are none"):
-        keep_ids("top=3", SIZE)
-    with pytest.raises(OnnxpruneError, match="no tokenizer"):
-        keep_ids(f"tokens:{tokenizer.path}", SIZE)
-    with pytest.raises(OnnxpruneError, match="special token of the id 1"):
-        keep_ids("calib", 1, tokenizer, [np.array([0])])
+        count_ids([np.ones(2, np.float32)], SIZE)
+    with pytest.raises(OnnxpruneError, match="the id -1"):
+        keep_ids([-1], SIZE)
+    with pytest.raises(OnnxpruneError, match=r"needs the id 1 \('\[UNK\]'\), and the model has 1"):
+        keep_ids([0], 1, tokenizer)
+    with pytest.raises(OnnxpruneError, match="would remain"):
+        keep_ids([], SIZE)
