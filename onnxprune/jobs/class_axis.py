@@ -15,11 +15,19 @@ import numpy as np
 from onnxprune.config import Options
 from onnxprune.data.batches import Feeds
 from onnxprune.errors import OnnxpruneError, suggest
-from onnxprune.evaluate.metrics.detection.layouts import Anchors, Parts, Selected, find_layout
+from onnxprune.evaluate.metrics.detection.layouts import (
+    Anchors,
+    Parts,
+    Selected,
+    class_scores,
+    find_layout,
+)
+from onnxprune.evaluate.metrics.scores import Array
+from onnxprune.evaluate.output_comparison import is_distribution
 from onnxprune.graph.analysis import Analysis
 from onnxprune.graph.plan.core import ranges
 from onnxprune.jobs.class_labels import label_file, read_labels
-from onnxprune.quantities import KeptIndices, plural, shape_text
+from onnxprune.quantities import KeptIndices, shape_text
 from onnxprune.runtime import open_session
 
 
@@ -34,7 +42,6 @@ class ClassAxis:
         first: index of class 0.
         count: number of classes, that of nothing included.
         nothing: the class that stands for no object or no symbol; it always stays.
-        others: other outputs that count the same classes in the same way.
     """
 
     output: str
@@ -103,7 +110,7 @@ def _of_detector(
     except OnnxpruneError:
         if config.detector:
             raise
-        return None
+        return _beside_boxes(outputs, output, shape)
     if isinstance(layout, Anchors) and layout.output == output:
         at, first = (1 if layout.columns else 2), 4 + layout.objectness
         return ClassAxis(output, at, shape, first, shape[at] - first - layout.others)
@@ -113,6 +120,21 @@ def _of_detector(
         return ClassAxis(output, at, shape, 0, shape[at], nothing)
     if isinstance(layout, Selected) and layout.scores == output:
         return ClassAxis(output, 1, shape, 0, shape[1])
+    return None
+
+
+def _beside_boxes(
+    outputs: Mapping[str, Array], output: str, shape: tuple[int, ...]
+) -> ClassAxis | None:
+    """The class axis of scores beside boxes that only a decoder of their own can read."""
+    scores = outputs[output]
+    for name, boxes in outputs.items():
+        if name == output or boxes.ndim != 3 or boxes.shape[-1] != 4:
+            continue
+        turned = class_scores(scores, boxes.shape[1])
+        if turned is not None and is_distribution(turned):
+            at = 2 if turned is scores else 1
+            return ClassAxis(output, at, shape, 0, shape[at], nothing=0)
     return None
 
 
@@ -198,8 +220,3 @@ def describe(axis: ClassAxis, classes: tuple[int, ...]) -> str:
         place = "last" if axis.nothing else "first"
         text += f"; the {place} one stands for nothing and always stays"
     return text
-
-
-def count_text(number: int) -> str:
-    """A number of classes in words."""
-    return plural(number, "class").replace("classs", "classes")

@@ -96,7 +96,7 @@ def _parse(text: str) -> tuple[Any, Dump]:
                 return ast.literal_eval(text.strip()), repr
             except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
                 pass
-    for comma in (", ", ","):
+    for comma in (", ", ",") if text.lstrip()[:1] not in ("{", "[", "(") else ():
         if comma in text and "\n" not in text:
             return text.split(comma), comma.join
     return text, str

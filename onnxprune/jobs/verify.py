@@ -160,7 +160,7 @@ def verify(
     if stated is not None and claim is not None and claim.plan is not None:
         same = _same_plan(stated, claim)
         checks.append(Check("plan = that of the certificate", same, float(not same), 0.0))
-    status = _status(result, claim)
+    status = _status(result, claim, narrowed=bool(both.interface))
     if claim is not None and claim.structure in ("verified", "nothing cut") and status != "failed":
         removed = _removes(result.plan, claim) or result.quantized
         same = status == "verified" if claim.structure == "verified" else not removed
@@ -194,10 +194,9 @@ def _data_notes(claim: Certificate | None, config: Options) -> Iterator[str]:
         yield "the data are none of those that the certificate names, so figures may differ"
 
 
-def _status(result: Derivation, claim: Certificate | None) -> Status:
+def _status(result: Derivation, claim: Certificate | None, *, narrowed: bool) -> Status:
     if not all(each.ok for each in result.checks):
         return "failed"
-    narrowed = claim is not None and claim.plan is not None and bool(claim.plan.interface)
     if narrowed or _removes(result.plan, claim) or result.changed or result.quantized:
         return "verified"
     return "nothing cut"
