@@ -9,6 +9,7 @@ from onnxprune.errors import OnnxpruneError as OnnxpruneError
 from onnxprune.evaluate.protocol import Settings
 from onnxprune.graph.analysis import Analysis as Analysis, analyse as analyse
 from onnxprune.graph.cost import Cost as Cost
+from onnxprune.graph.interface import Interface as Interface
 from onnxprune.graph.plan.core import Plan as Plan, load_plan as load_plan
 from onnxprune.graph.surgery import cut as cut
 from onnxprune.jobs.advise.job import AdviceReport
@@ -26,7 +27,7 @@ from onnxprune.quantities import Budget, Sparsity
 from onnxprune.select.sensitivity import Sensitivity as Sensitivity, load_sensitivity as load_sensitivity
 
 __version__: str
-__all__ = ["Analysis", "Assessment", "Bench", "Cost", "Model", "OnnxpruneError", "Options", "Plan", "Quantized", "Result", "Sensitivity", "Stored", "Verification", "__version__", "advise", "analyse", "apply", "bench", "cut", "eval", "load", "load_plan", "load_sensitivity", "prune", "quantize", "recover", "save", "sensitivity", "store", "verify"]
+__all__ = ["Analysis", "Assessment", "Bench", "Cost", "Interface", "Model", "OnnxpruneError", "Options", "Plan", "Quantized", "Result", "Sensitivity", "Stored", "Verification", "__version__", "advise", "analyse", "apply", "bench", "cut", "eval", "load", "load_plan", "load_sensitivity", "prune", "quantize", "recover", "save", "sensitivity", "store", "verify"]
 
 def advise(
     model: FilePath,
@@ -321,6 +322,10 @@ def prune(
     blocks: int | str = 0,
     sparsity: float | str | Sparsity | None = None,
     ratios: str | Sequence[str] | Mapping[str, float | str] = (),
+    vocab: str | Sequence[str] | Sequence[int] = (),
+    keep_outputs: str | Sequence[str] | Sequence[int] | Mapping[str, Sequence[int | str]] = (),
+    keep_ids: bool = False,
+    unknown: int | str | None = None,
     smallest: str = 'macs',
     max_ratio: float | str = 0.8,
     max_blocks: int | str | None = None,
@@ -340,6 +345,7 @@ def prune(
     permute: bool = False,
     round_to: int | str = 'auto',
     allow_inexact: bool = False,
+    interface: bool = False,
     recover: Literal["auto", "none", "bias", "lstsq", "pcg"] = 'auto',
     max_drop: float | str | None = None,
     calib: object | None = None,
@@ -356,6 +362,7 @@ def prune(
     eval: object | None = None,
     eval_labels: object | None = None,
     slices: object | None = None,
+    tokenizer: str | PathLike[str] | None = None,
     backend: str = 'cpu',
     seed: int | str = 0,
     shapes: str | Sequence[str] | Mapping[str, Sequence[int]] = ...,
@@ -393,6 +400,19 @@ def prune(
         ratios: share for the groups that match a name, e.g. 'layer1*=0.3'. The last match wins,
             over all other amounts. With allocation global it is a share of the units of all groups
             of one kind that match.
+        vocab: token ids to keep: ids:FILE, tokens:FILE, calib or top=N. calib keeps the ids that
+            occur in calib=, top=N the N most frequent of them; several are joined. The input with
+            the largest vocabulary is meant; others are named in front, as in segment_ids=calib.
+            Special tokens of tokenizer= stay. The result takes new ids, which NAME.interface.json
+            maps.
+        keep_outputs: classes to keep of an output, e.g. logits=0,2,5-7 or labels. Labels are those
+            in the metadata of the model, or of a file: logits=@labels.txt:cat,dog. Of detectors,
+            classes are counted without coordinates and background (detector= names the layout). The
+            other outputs stay.
+        keep_ids: let a model with a smaller vocab= take the old ids. The file then maps ids itself:
+            removed ones are read as the unknown token, and outputs over the vocabulary keep their
+            size, with the lowest value where an id is removed.
+        unknown: id or token that removed ids are read as (default: that of tokenizer=).
         smallest: cost that max_drop= alone minimises: macs, params, bytes, latency@cpu (default:
             macs).
         max_ratio: largest share of any one group to remove (default: 0.8).
@@ -424,6 +444,9 @@ def prune(
         round_to: keep multiples of N units; auto: what is fast on the backend (default: auto).
         allow_inexact: also remove units that a normalisation averages over. The result then differs
             from the masked original, so the check cannot hold it to that.
+        interface: also offer what changes graph inputs and outputs. Widths of embeddings and heads
+            with a cache, say; the result comes with a map of what changed. Vocabularies and classes
+            are removed by vocab= and keep_outputs=.
         recover: recovery by calibration data: auto, lstsq, pcg, bias, none (default: auto). bias:
             biases, BatchNormalization statistics, and gains of normalisations that lost channels.
             lstsq: every layer by least squares too. pcg: the same, single weights by conjugate
@@ -462,6 +485,9 @@ def prune(
         slices: group of each sample that judges, to report one by one: .npy, .npz, .txt or .csv.
             One name or number per sample: of eval= where that is given, else of calib=. A group
             that collapses makes the result degraded.
+        tokenizer: tokenizer of the model, written anew for vocab: a file or folder. tokenizer.json,
+            vocab.txt, vocab.json with merges.txt, or a SentencePiece .model. What is written lies
+            beside the output; the files that are given stay as they are.
         backend: backend to run on, as `onnxprune bench --list` names them (default: cpu).
         seed: random seed (default: 0).
         shapes: sizes of inputs that the model leaves open, e.g. input=1x3x224x224.

@@ -102,9 +102,12 @@ def write(
         return written.ok or force
 
     try:
-        run.check_tokenizer(output)
+        if run.narrowing is not None:
+            run.narrowing.check_tokenizer(output)
         stored.save(output, certify=run.certify(stored), accept=accept if stored.changed else None)
-        written = replace(written, tokenizer=tuple(run.write_tokenizer(output)))
+        if run.narrowing is not None:
+            files = run.narrowing.write_tokenizer(output)
+            written = replace(written, tokenizer=tuple(files))
     except NotFiniteError:
         return None
     except DeclinedError:

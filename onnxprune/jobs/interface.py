@@ -7,9 +7,10 @@ those of the original; `released` turns the result into the model that is writte
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -77,6 +78,26 @@ class Narrowing:
     checks: tuple[Check, ...] = ()
     notes: tuple[str, ...] = ()
     vocabulary: SmallVocabulary = field(default_factory=SmallVocabulary)
+
+    def check_tokenizer(self, path: Path) -> None:
+        """Refuse a path whose folder is that of the tokenizer, which stays as it is.
+
+        Raises:
+            OnnxpruneError: it is.
+        """
+        if not self.keep_ids:
+            self.vocabulary.check(path)
+
+    def write_tokenizer(self, path: Path) -> list[Path]:
+        """Write the tokenizer of a smaller vocabulary beside a model, if there is one.
+
+        Args:
+            path: of the model.
+
+        Raises:
+            OnnxpruneError: a file would replace one of the original's, or cannot be written.
+        """
+        return [] if self.keep_ids else self.vocabulary.write(path.parent)
 
     @cached_property
     def reference(self) -> models.Model:
@@ -484,6 +505,40 @@ def _boxes(
     rows[..., CLASS] = rows[..., CATEGORY] = new
     rows[..., LAST] = (places >= 0).sum() - 1
     return rows, int(lost.sum()), int(objects.sum())
+
+
+class _Mapped(Iterable[Feeds]):
+    """Batches with new ids, mapped when they are read."""
+
+    def __init__(self, feeds: Iterable[Feeds], interface: Interface) -> None:
+        self._feeds, self._interface = feeds, interface
+
+    def __iter__(self) -> Iterator[Feeds]:
+        return (new_ids(each, self._interface) for each in self._feeds)
+
+
+def new_ids(feeds: Feeds, interface: Interface) -> Feeds:
+    """Inputs of the original as the written model takes them; lost ids are the unknown one."""
+    if any(a.axis is None and a.unknown is None and not a.inside for a in interface.inputs):
+        feeds = interface.project(feeds)
+    return interface.cut_inputs(feeds)
+
+
+def in_new_ids(data: Dataset, narrowing: Narrowing) -> Dataset:
+    """Samples in the ids that the written model takes."""
+    interface = narrowing.planned
+
+    def mapped(part: Part) -> Part:
+        return replace(part, feeds=_Mapped(part.feeds, interface))
+
+    holdout = mapped(data.holdout)
+    return replace(
+        data,
+        fit=tuple(_Mapped(data.fit, interface)),
+        holdout=holdout,
+        eval=holdout if data.eval is data.holdout else mapped(data.eval),
+        probe=tuple(_Mapped(data.probe, interface)),
+    )
 
 
 # --- a narrowed model beside its original ----------------------------------------------------

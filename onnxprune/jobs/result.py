@@ -165,32 +165,12 @@ class Result:
         if not force:
             refuse_broken(self._measured)
         stored = self.stored(strict=not force)
-        self.check_tokenizer(path)
+        if self.narrowing is not None:
+            self.narrowing.check_tokenizer(path)
         stored.save(path, certify=self.certify(stored))
-        self.write_tokenizer(path)
+        if self.narrowing is not None:
+            self.narrowing.write_tokenizer(path)
         return path
-
-    def check_tokenizer(self, path: Path) -> None:
-        """Refuse a path whose folder is that of the tokenizer, which stays as it is.
-
-        Raises:
-            OnnxpruneError: it is.
-        """
-        if self.narrowing is not None and not self.narrowing.keep_ids:
-            self.narrowing.vocabulary.check(path)
-
-    def write_tokenizer(self, path: Path) -> list[Path]:
-        """Write the tokenizer of a smaller vocabulary beside the model, if there is one.
-
-        Args:
-            path: of the model.
-
-        Raises:
-            OnnxpruneError: a file would replace one of the original's, or cannot be written.
-        """
-        if self.narrowing is None or self.narrowing.keep_ids:
-            return []
-        return self.narrowing.vocabulary.write(path.parent)
 
     def _recovered(self) -> set[str] | None:
         """Weights of a model that was pruned elsewhere with other values than the cut has."""

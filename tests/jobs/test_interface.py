@@ -361,3 +361,13 @@ def test_maps_of_other_models_are_refused(files: Files) -> None:
             entry.value = Interface((axis,)).to_json()
     with pytest.raises(OnnxpruneError, match="'nothing'"):
         onnxprune.eval(other, folder / "dense.onnx", data=data)
+
+
+def test_a_model_is_narrowed_and_quantized_in_one_run(tmp_path: Path, text: Text) -> None:
+    onnx.save(encoder(), tmp_path / "dense.onnx")
+    first = onnxprune.Options(vocab="calib", calib=text[1], ratio=0.5, recover="none")
+    result = onnxprune.quantize(tmp_path / "dense.onnx", calib=text[1], first=first)
+    assert result.ok
+    result.save(tmp_path / "int8.onnx")
+    assert Interface.load(tmp_path / "int8.interface.json").inputs
+    assert verify(tmp_path / "int8.onnx", tmp_path / "dense.onnx").ok

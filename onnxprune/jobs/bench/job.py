@@ -31,14 +31,13 @@ from onnxprune.jobs.bench.outputs import (
     compare_outputs,
     compare_scores,
     labels_of,
-    mapped,
     noise_floor,
     score,
 )
 from onnxprune.jobs.bench.rows import latency, model_rows, notes
 from onnxprune.jobs.bench.samples import COMPARED, Samples, open_samples
 from onnxprune.jobs.bench.schema import Bench, DeclinedRow, NoiseFloor, Ratio, Row, Score
-from onnxprune.jobs.interface import MAPPED
+from onnxprune.jobs.interface import MAPPED, new_ids
 from onnxprune.jobs.keywords import keywords
 from onnxprune.runtime.process import WorkerError
 from onnxprune.runtime.registry import Backend, parse
@@ -210,7 +209,7 @@ class _Run:
                     row = DeclinedRow(backend.name, self.names[0], batch, threads, *why)
                     self.declined.append(row)
                     continue
-                others = {k: mapped(each, feeds) for k, each in self.maps.items()}
+                others = {k: new_ids(feeds, each) for k, each in self.maps.items()}
                 case = Case(backend.name, self.paths, feeds, threads, others)
 
                 def judge(alive: Alive, case: Case = case) -> None:

@@ -18,6 +18,7 @@ from onnxprune.evaluate.worker import PROCESS
 from onnxprune.graph.interface import Interface
 from onnxprune.jobs.bench.samples import Samples
 from onnxprune.jobs.bench.schema import NoiseFloor, Score
+from onnxprune.jobs.interface import new_ids
 from onnxprune.jobs.results.gather import output_row
 from onnxprune.jobs.results.schema import OutputRow
 from onnxprune.runtime.process import Worker, WorkerError
@@ -127,20 +128,10 @@ def score(
     changed = interface or Interface()
 
     def run(feeds: Feeds) -> Mapping[str, Any]:
-        outputs = worker.ask("outputs", feeds=mapped(changed, feeds))
+        outputs = worker.ask("outputs", feeds=new_ids(feeds, changed))
         return changed.restore_outputs(outputs) if changed else outputs
 
     return evaluation.score_model(run, samples.judged(), known)
-
-
-def mapped(interface: Interface, feeds: Feeds) -> Feeds:
-    """Inputs of the original as a model with another interface takes them.
-
-    Ids that were removed are the unknown one, or where there is none, others that remain.
-    """
-    if any(axis.axis is None and axis.unknown is None for axis in interface.inputs):
-        feeds = interface.project(feeds)
-    return interface.cut_inputs(feeds) if interface else feeds
 
 
 def labels_of(samples: Samples, task: Task) -> Array:

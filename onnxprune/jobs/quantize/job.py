@@ -24,6 +24,12 @@ from onnxprune.graph.shapes import propagate
 from onnxprune.jobs.apply_plan import finite, within_drop
 from onnxprune.jobs.certificate import Claims, certify, expected_model, verdicts
 from onnxprune.jobs.finite_weights import FiniteWeights
+from onnxprune.jobs.interface import (
+    Narrowing,
+    in_new_ids,
+    released,
+    without_lost_labels,
+)
 from onnxprune.jobs.keywords import keywords
 from onnxprune.jobs.prune import prune
 from onnxprune.jobs.quantize import exclusions, quantizer, zeros
@@ -32,6 +38,7 @@ from onnxprune.jobs.quantize.preparation import prepared
 from onnxprune.jobs.quantize.purposes import why_float
 from onnxprune.jobs.quantize.rows import by_rows
 from onnxprune.jobs.quantize.zeros import Weight
+from onnxprune.jobs.result import Result
 from onnxprune.jobs.run import reproducible, within_memory
 from onnxprune.jobs.store import Stored
 from onnxprune.jobs.verdicts import (
@@ -71,6 +78,7 @@ class Quantized:
         quality: whether it does what the float model does.
         fitted: whether weights were fitted to data before.
         analysis: of the float model, where it was pruned before.
+        narrowing: ids and classes that left first.
     """
 
     model: models.Model
@@ -86,6 +94,7 @@ class Quantized:
     quality: Quality
     fitted: bool = False
     analysis: Analysis | None = None
+    narrowing: Narrowing | None = None
 
     @property
     def ok(self) -> bool:
@@ -123,7 +132,12 @@ class Quantized:
         )
         options = StoreOptions(certificate=self.config.certificate)
         stored = Stored(self.model, self.model, (), options)
-        return stored.save(path, certify=certify(claims) if options.certificate else None)
+        if self.narrowing is None:
+            return stored.save(path, certify=certify(claims) if options.certificate else None)
+        self.narrowing.check_tokenizer(path)
+        stored.save(path, certify=certify(claims) if options.certificate else None)
+        self.narrowing.write_tokenizer(path)
+        return path
 
     def _changed(self) -> frozenset[str] | None:
         """Weights with other values than the float model, cut by the plan, has in int8."""
@@ -132,7 +146,10 @@ class Quantized:
         if self.analysis is None:
             return None
         masks = {name: (mask.size, mask.kept) for name, mask in self.plan.zeroed.items()}
-        comparison = compare_quantized(expected_model(self.analysis, self.plan), self.model, masks)
+        expected = expected_model(self.analysis, self.plan)
+        if self.narrowing is not None:
+            expected = released(expected, self.narrowing)[0]
+        comparison = compare_quantized(expected, self.model, masks)
         return None if comparison.problem else comparison.changed
 
     def __repr__(self) -> str:
@@ -197,6 +214,7 @@ def quantize(
         inputs = {name: getattr(config, name) for name in INPUTS} if first.calib is None else {}
         pruned = prune(dense, replace(first, **inputs), progress=progress)
     progress("preparing")
+    reference, data, config = _after(pruned, dense, data, config)
     ready, notes = prepared(dense if pruned is None else pruned.model)
     feeds = list(data.fit or data.holdout)
     reasons = exclusions.known_reasons(ready, feeds, settings)
@@ -218,16 +236,15 @@ def quantize(
         sentences.append(f"{len(names)} weights were laid out as [N,K]")
     checks = [*(pruned.checks if pruned is not None else ()), *zeros.checks(weights)]
     progress("comparing with the float model")
-    outcome = compare_models(dense, result, data.eval, config)
+    outcome = compare_models(reference, result, data.eval, config)
     checks += finite(outcome)
-    sentences += judging_notes(dense, data, config, outcome)
-    shipped = _shipped(dense, result, data, config, outcome)
+    sentences += judging_notes(reference, data, config, outcome)
+    shipped = _shipped(reference, result, data, config, outcome)
     if shipped is not None:
         sentences.append(_saturation_note(outcome, shipped, settings))
     limits, unsure_notes = within_drop(outcome, config)
     checks += limits
-    sentences += unsure_notes
-    sentences += scarce_note(config)
+    sentences += [*unsure_notes, *scarce_note(config)]
     if data.synthetic:
         sentences.append(f"inputs were synthetic ({data.description}): accuracy was not measured")
     quality = judge(
@@ -245,7 +262,20 @@ def quantize(
         quality=quality,
         fitted=pruned is not None and pruned.config.fits,
         analysis=None if pruned is None else pruned.analysis,
+        narrowing=None if pruned is None else pruned.narrowing,
     )  # fmt: skip
+
+
+def _after(
+    pruned: Result | None, dense: models.Model, data: Dataset, config: Options
+) -> tuple[models.Model, Dataset, Options]:
+    """The reference, samples and options after a pruning run; its ids and classes may be new."""
+    narrowing = None if pruned is None else pruned.narrowing
+    if narrowing is None:
+        return dense, data, config
+    config = narrowing.absolute(config)
+    data = without_lost_labels(data, config, narrowing)
+    return released(narrowing.model, narrowing)[0], in_new_ids(data, narrowing), config
 
 
 def _loaded(source: models.ModelLike, config: Options) -> tuple[models.Model, tuple[str, ...]]:
