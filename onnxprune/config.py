@@ -19,6 +19,7 @@ from onnxprune.errors import (
     as_keywords,
     declare_keyword,
     in_python,
+    stated,
     suggest,
     warn_caller,
 )
@@ -88,7 +89,13 @@ DEFAULTS: Mapping[str, Mapping[str, object]] = {"sensitivity": {"calib_samples":
 DOC_WIDTH = 96
 """Columns of docstrings, which the stub indents by four more."""
 
-_WORDS = {"preprocess": tuple(PREPROCESSING), "metric": tuple(METRICS)}
+_WORDS = {
+    "preprocess": tuple(PREPROCESSING),
+    "metric": tuple(METRICS),
+    "vocab": ("calib", "top=8000", "ids:keep.txt"),
+    "unknown": ("100",),
+    "keep_outputs": ("logits=0,2,7",),
+}
 """Values that messages name as examples, where the reader takes others too."""
 
 
@@ -549,6 +556,12 @@ class Options:
 
     def _check_interface(self) -> None:
         """Refuse options about vocabularies that lack one, or what they are read from."""
+        timed = self.target is not None and self.target.timed
+        _refuse_if(
+            self.interface and (self.narrows or self.steps > 1 or timed or self.searches),
+            "--interface chooses units once, by a share or a size",
+            "leave --vocab, --keep-outputs, --steps and latencies to a run of their own",
+        )
         own = {
             "--keep-ids": self.keep_ids,
             "--unknown": self.unknown is not None,
@@ -561,19 +574,20 @@ class Options:
             "say which ids stay, as in --vocab calib",
         )
         for each in self.vocab:
+            name = stated("--vocab", str(each))
             _refuse_if(
                 each.form in ("calib", "top") and self.calib is None,
-                f"--vocab {each} counts the ids of calibration inputs, and there are none",
+                f"{name} counts the ids of calibration inputs, and there are none",
                 "give some with --calib, or name the ids, as in --vocab ids:keep.txt",
             )
             _refuse_if(
                 each.form == "tokens" and self.tokenizer is None,
-                f"--vocab {each} names tokens, and nothing says which ids they have",
+                f"{name} names tokens, and nothing says which ids they have",
                 "give the tokenizer with --tokenizer, or ids, as in --vocab ids:keep.txt",
             )
         _refuse_if(
             isinstance(self.unknown, str) and self.tokenizer is None,
-            f"--unknown {self.unknown} is a token, and nothing says which id it has",
+            f"{stated('--unknown', self.unknown)} is a token, and nothing says which id it has",
             "give the tokenizer with --tokenizer, or the id, as in --unknown 100",
         )
 

@@ -66,6 +66,23 @@ FORMS: Mapping[str, Rows] = {
         ("latency=0.5x@cpu", "measured time of one run, relative, on a backend"),
         ("latency=5ms@openvino", "measured time of one run, absolute, on a backend"),
     ),
+    "vocab": (
+        ("calib", "ids that occur in --calib"),
+        ("top=N", "the N ids that are most frequent in --calib"),
+        ("ids:FILE", "ids in .txt (one per line), .json, .npy or .npz"),
+        ("tokens:FILE", "tokens in .txt (one per line) or .json, of --tokenizer"),
+        ("INPUT=...", "any of these, for the ids of one input; give the flag again for more"),
+    ),
+    "keep-outputs": (
+        ("OUTPUT=0,2,5-7", "classes by number; OUTPUT= may be left out where there is only one"),
+        ("OUTPUT=cat,dog", "classes by label, as the metadata of the model name them"),
+        ("OUTPUT=@FILE:cat,dog", "classes by label, as a file names them, one per line"),
+    ),
+    "tokenizer": (
+        ("FILE", "tokenizer.json, vocab.txt, vocab.json (with merges.txt), SentencePiece .model"),
+        ("FOLDER", "a folder with such files"),
+    ),
+    "unknown": (("N", "an id"), ("TOKEN", "a token of --tokenizer")),
     "smallest": (
         ("macs", "multiply-accumulates of one run"),
         ("params", "stored weight elements"),

@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+from glob import escape
 
 from threadpoolctl import threadpool_limits
 
 from onnxprune import model as models
 from onnxprune.config import Options
 from onnxprune.data.activations.groups import block_importance
-from onnxprune.errors import OnnxpruneError
+from onnxprune.errors import OnnxpruneError, spelled
 from onnxprune.graph.analysis import Analysis
 from onnxprune.graph.interface import Interface
 from onnxprune.graph.plan import Origin, Plan, versions
 from onnxprune.graph.units import Block
-from onnxprune.jobs.removal import quantized_note, removed_shares
+from onnxprune.jobs.removal import OWN_FLAGS, quantized_note, removed_shares
 from onnxprune.jobs.run import BLAS, Run
 from onnxprune.select.allocate import Limits
 from onnxprune.select.importance.error_curves import Curves
@@ -117,10 +118,11 @@ def planned(run: Run, selection: Selection, bypassed: tuple[str, ...]) -> PlanCh
             calibration=run.data.description,
         ),
     )
-    declined = [f"{name}: {why}" for name, why in selection.declined.items()]
+    own = of_own_flags(analysis)
+    declined = [f"{n}: {why}" for n, why in selection.declined.items() if n not in own]
     shares = removed_shares(analysis, config, selection)
     notes = (*declined, *_missing(run, selection, bypassed), *selection.notes, *shares)
-    notes = (*notes, *run.data.notes)
+    notes = (*notes, *map(spelled, own.values()), *run.data.notes)
     none = config.removes_units and not (plan.bypassed or any(plan.removed.values()))
     advice = removal_advice(problem_of(run, ())) if none else ""
     return PlanChoice(plan, notes, unchanged=selection.unchanged, advice=advice)
@@ -143,6 +145,7 @@ def limits_of(analysis: Analysis, config: Options) -> Limits:
         if any(fnmatchcase(x.name, g) for x in analysis.groups)
         or not any(fnmatchcase(n, g) for n in names)
     )
+    skip += tuple(escape(name) for name in of_own_flags(analysis))
     kinds = {}
     if config.heads is not None:
         kinds = {k: config.heads for k in ("head", "kv-group") if _has(analysis, k)}
@@ -158,6 +161,15 @@ def limits_of(analysis: Analysis, config: Options) -> Limits:
         ratios=config.ratios,
         skip=skip,
     )
+
+
+def of_own_flags(analysis: Analysis) -> dict[str, str]:
+    """Groups whose units leave by an option of their own alone, and why, where they are open."""
+    return {
+        group.name: f"{group.name}: only {OWN_FLAGS[group.kind]} removes units of kind {group.kind}"
+        for group in analysis.groups
+        if group.kind in OWN_FLAGS
+    }
 
 
 def _has(analysis: Analysis, kind: str) -> bool:

@@ -204,6 +204,20 @@ def narrow_by_options(
     )
 
 
+def narrow_by_units(
+    analysis: Analysis, removed: _Units, config: Options, samples: Calibration | None
+) -> Narrowing:
+    """The same without units that were chosen otherwise.
+
+    Args:
+        analysis: of the dense model, its interface opened.
+        removed: group name -> units that leave.
+        config: provider and seed of the check.
+        samples: of calibration; None without.
+    """
+    return _narrowed(analysis, removed, config, samples, None)
+
+
 def narrow_by_map(
     analysis: Analysis, interface: Interface, config: Options, samples: Calibration | None
 ) -> Narrowing:

@@ -20,7 +20,7 @@ from onnxprune.data.vocabulary import (
     read_ids,
     read_tokens,
 )
-from onnxprune.errors import OnnxpruneError, blame
+from onnxprune.errors import OnnxpruneError, blame, stated
 from onnxprune.graph.opened import Vocabulary
 from onnxprune.quantities import KeptIds
 
@@ -169,7 +169,7 @@ def _unknown(
         unknown = int(find_tokens([unknown], tokenizer, f"--unknown {unknown}")[0])
     if unknown >= vocabulary.size:
         raise OnnxpruneError(
-            f"--unknown {unknown}: there is no such id, of {vocabulary.size:,}",
+            f"{stated('--unknown', unknown)}: there is no such id, of {vocabulary.size:,}",
             hint="name an id of the model",
         )
     return unknown

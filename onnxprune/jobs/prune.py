@@ -15,6 +15,7 @@ from onnxprune.jobs.apply_plan import APPLY, apply_plan
 from onnxprune.jobs.choose_plan import PlanChoice, by_importance, by_latency
 from onnxprune.jobs.iterative import by_steps
 from onnxprune.jobs.keywords import keywords
+from onnxprune.jobs.opened import split_interface
 from onnxprune.jobs.result import Result, released
 from onnxprune.jobs.run import Progress, Run, open_run, reproducible
 from onnxprune.jobs.search import search
@@ -61,8 +62,12 @@ def prune(
     if options is None and config.asks_for_nothing and not config.searches:
         raise OnnxpruneError(NO_AMOUNT, hint=AMOUNTS)
     run = open_run(model, config, progress, chooses=config.searches)
-    result = search(run) if config.searches else apply_plan(run, choose_plan(run))
-    return released(result, config, run.narrowing)
+    if config.searches:
+        return released(search(run), config, run.narrowing)
+    choice = choose_plan(run)
+    if config.interface:
+        run, choice = split_interface(run, choice)
+    return released(apply_plan(run, choice), config, run.narrowing)
 
 
 def choose_plan(run: Run) -> PlanChoice:

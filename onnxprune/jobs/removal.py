@@ -78,7 +78,8 @@ def reasons(
         unchanged: why groups that could be cut stay whole, by group; groups that cannot be cut
             have notes of their own.
     """
-    if any(plan.removed.values()) or plan.bypassed or not config.removes_units:
+    opened = config.interface and plan.interface
+    if any(plan.removed.values()) or plan.bypassed or opened or not config.removes_units:
         return ()
     sentences = _by_group(unchanged) if analysis.groups else _by_axis(analysis)
     return tuple(f"no unit was removed: {each}" for each in sentences)

@@ -117,6 +117,8 @@ def open_run(
         )
         config, model = narrowing.absolute(config), narrowing.model
         analysis = analyse(model, inputs=analysis.inputs[0] if shapes is None else shapes)
+    elif config.interface:
+        analysis = analyse(analysis.model, inputs=shapes, interface=True)
     if samples is None:
         data = synthetic_dataset(analysis, config)
     else:

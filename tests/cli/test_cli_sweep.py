@@ -18,8 +18,10 @@ from onnxprune.config import (
     ANYTHING,
     COMMANDS,
     GLOBS,
+    KEPT_INDICES,
     PATH,
     TEXT,
+    TOKEN,
     BenchOptions,
     option_of,
     options_of,
@@ -37,7 +39,7 @@ DATA = MODEL.with_name("digits_calibration.npz")
 
 WRONG = ("nonsense", "-1", "nan", "1e999", "9" * 30, ".", "=", "no/such.file")
 EMPTY = ("", ",", " ")
-FREE = (ANYTHING, GLOBS, PATH, TEXT)
+FREE = (ANYTHING, GLOBS, KEPT_INDICES, PATH, TEXT, TOKEN)
 """Readers that take any text; whether it names something shows with the model."""
 REQUIRED = {
     "prune": ("--ratio", "0.1"),

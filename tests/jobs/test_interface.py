@@ -320,7 +320,7 @@ def test_quantized_and_stored_models_keep_the_map(files: Files, keep_ids: bool) 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"vocab": [70]}, "no id 70"),
+        ({"vocab": [70]}, "holds the id 70"),
         ({"vocab": range(70)}, "keeps all"),
         ({"vocab": "x=calib"}, "'x' is no input"),
         ({"vocab": "top=9", "keep_ids": True}, "unknown token"),
@@ -371,3 +371,27 @@ def test_a_model_is_narrowed_and_quantized_in_one_run(tmp_path: Path, text: Text
     result.save(tmp_path / "int8.onnx")
     assert Interface.load(tmp_path / "int8.interface.json").inputs
     assert verify(tmp_path / "int8.onnx", tmp_path / "dense.onnx").ok
+
+
+# --- units that importance chooses -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["features", "detr", "scores"])
+def test_an_opened_interface_loses_what_matters_least(name: str, tmp_path: Path) -> None:
+    case = CASES[name]()
+    onnx.save(case.model, tmp_path / "dense.onnx")
+    result = prune(tmp_path / "dense.onnx", interface=True, ratio=0.3, round_to=1)
+    assert result.ok
+    assert {axis.kind for axis in result.interface.inputs} == {"input-feature"}
+    assert not any(axis.kind == "class" for axis in result.interface.outputs)
+    assert any("only keep_outputs=" in note for note in result.notes)
+    closed = prune(tmp_path / "dense.onnx", ratio=0.3, round_to=1)
+    assert result.remaining.params < closed.remaining.params
+    run(result.model, result.interface.cut_inputs(feeds(case)))
+    result.save(tmp_path / "small.onnx")
+    assert verify(tmp_path / "small.onnx", tmp_path / "dense.onnx").ok
+
+
+def test_an_opened_interface_and_named_ids_are_two_runs(text: Text) -> None:
+    with pytest.raises(OnnxpruneError, match="chooses units once"):
+        prune(text[0], interface=True, vocab=[1, 2], ratio=0.5)
