@@ -109,7 +109,8 @@ def small_vocabulary(
         for choice in choices
         for each in _requested(choice, vocabulary, samples, tokenizer)
     }
-    requested |= set() if stands is None else {stands}
+    if stands is not None and unknown is not None:  # that of the tokenizer stays anyway
+        requested.add(stands)
     with blame("--vocab"):
         kept = keep_ids(requested, size, tokenizer)
     if len(kept) == size:
@@ -166,7 +167,8 @@ def _unknown(
         return None if tokenizer is None else tokenizer.unknown
     if isinstance(unknown, str):
         assert tokenizer is not None  # as the options were checked
-        unknown = int(find_tokens([unknown], tokenizer, f"--unknown {unknown}")[0])
+        with blame("--unknown"):
+            unknown = int(find_tokens([unknown], tokenizer, "the option")[0])
     if unknown >= vocabulary.size:
         raise OnnxpruneError(
             f"{stated('--unknown', unknown)}: there is no such id, of {vocabulary.size:,}",
