@@ -27,7 +27,7 @@ from onnxprune.evaluate.output_comparison import is_distribution
 from onnxprune.graph.analysis import Analysis
 from onnxprune.graph.plan.core import ranges
 from onnxprune.jobs.class_labels import label_file, read_labels
-from onnxprune.quantities import KeptIndices, shape_text
+from onnxprune.quantities import KeptIndices, plural, shape_text
 from onnxprune.runtime import open_session
 
 
@@ -198,6 +198,11 @@ def _number_of(label: str, labels: tuple[str, ...], axis: ClassAxis, of: str) ->
         raise OnnxpruneError(
             f"{of}: nothing says which class '{label}' is: the metadata hold no labels",
             hint=f"name classes by number, or give labels: {axis.output}=@labels.txt:{label}",
+        )
+    if len(labels) not in (axis.count, axis.count - (axis.nothing is not None)):
+        raise OnnxpruneError(
+            f"{of}: there are {plural(len(labels), 'label')} for {axis.count} classes",
+            hint="name classes by number: which label is which class cannot be told",
         )
     places = [k for k, each in enumerate(labels) if each == label]
     places = places or [k for k, each in enumerate(labels) if each.lower() == label.lower()]

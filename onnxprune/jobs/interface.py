@@ -45,7 +45,7 @@ from onnxprune.jobs.class_axis import (
     find_class_axis,
     kept_classes,
 )
-from onnxprune.jobs.class_labels import relabel
+from onnxprune.jobs.class_labels import relabel, relabel_characters
 from onnxprune.jobs.kept_ids import SmallVocabulary, small_vocabulary, tokenizer_of
 from onnxprune.quantities import Budget, KeptIds, percent
 from onnxprune.types import Check
@@ -259,10 +259,13 @@ def _relabel(
             shift = int(axis.nothing == 0 and size < axis.count)
             own = [k - shift for k in kept if 0 <= k - shift < size]
             if new := relabel(metadata, size, own):
-                model.ir.metadata_props.update(new)
-                notes.append(f"labels in the metadata are rewritten: {', '.join(sorted(new))}")
                 break
-    return notes
+        else:
+            new = relabel_characters(metadata, axis.count, kept)
+        if new:
+            model.ir.metadata_props.update(new)
+            notes.append(f"labels in the metadata are rewritten: {', '.join(sorted(new))}")
+    return list(dict.fromkeys(notes))  # outputs of several levels share their labels
 
 
 def units_of(analysis: Analysis, interface: Interface) -> _Units:

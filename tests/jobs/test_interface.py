@@ -1,6 +1,7 @@
 """Runs that keep some ids or classes only: prune, apply, verify, eval, recover, bench."""
 
 import json
+import string
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -219,6 +220,21 @@ def test_the_blank_of_ctc_outputs_stays() -> None:
     with pytest.raises(OnnxpruneError, match="blank"):
         prune(model, keep_outputs="1-5", blank=0)
     assert prune(model, keep_outputs="0-5", blank=0).ok
+
+
+def test_steps_of_a_text_are_no_boxes() -> None:
+    net = Net(6)
+    x = net.conv_norm(net.input("x", ("batch", 3, 16, 24), width=3), 8, 3, stride=2)
+    x = net.node("ReduceMean", x, axes=[2], keepdims=0)
+    x = net.dense(net.node("Transpose", x, perm=[0, 2, 1], width=8), 40)
+    model = finish(net, {"y": (x, ("batch", 12, 40), FLOAT)})
+    onnx.helper.set_model_props(model, {"character": "\n".join(string.printable[:38])})
+    result = prune(model, keep_outputs="0-3,39")
+    assert result.ok
+    assert result.interface.outputs[0].kept == (0, 1, 2, 3, 39)
+    assert result.model.ir.metadata_props["character"] == "0\n1\n2"
+    with pytest.raises(OnnxpruneError, match="38 labels for 40 classes"):
+        prune(model, keep_outputs="a,b")
 
 
 # --- files -----------------------------------------------------------------------------------
