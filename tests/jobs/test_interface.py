@@ -431,3 +431,9 @@ def test_inspect_says_what_would_open(tmp_path: Path) -> None:
     assert report.closed is not None
     assert report.closed.exact < report.reachable.exact
     assert any("by vocab=" in note for note in report.notes)
+
+
+def test_without_inputs_the_verdict_speaks_of_what_was_done() -> None:
+    quality = prune(zoo.get("digits_mlp").model, keep_outputs=[0, 2]).quality
+    assert quality.status == "not measured"
+    assert "what remains computes what it did" in quality.reasons[0]
