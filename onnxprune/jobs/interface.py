@@ -18,7 +18,7 @@ from onnxprune.data.batches import Feeds
 from onnxprune.data.calibration import Calibration
 from onnxprune.data.dataset import synthetic_inputs
 from onnxprune.data.labels import read_vocabulary
-from onnxprune.errors import OnnxpruneError, suggest
+from onnxprune.errors import OnnxpruneError, stated, suggest
 from onnxprune.evaluate.equivalence import check_equivalence
 from onnxprune.graph.analysis import Analysis, analyse
 from onnxprune.graph.cost import Cost, CostModel
@@ -376,6 +376,13 @@ def _vocabulary_units(
     analysis: Analysis, config: Options, samples: Calibration | None
 ) -> tuple[_Units, SmallVocabulary]:
     """The units of the ids that leave, and what stays of the largest vocabulary."""
+    counted = [choice for choice in config.vocab if choice.form in ("calib", "top")]
+    if counted and samples is not None and samples.synthetic:
+        raise OnnxpruneError(
+            f"{stated('--vocab', str(counted[0]))} counts ids, and those of random inputs say "
+            "nothing",
+            hint="give real inputs with --calib, or ids, as in --vocab ids:keep.txt",
+        )
     known = vocabularies(analysis)
     chosen: dict[str, tuple[Vocabulary, list[KeptIds]]] = {}
     for choice in config.vocab:

@@ -351,6 +351,11 @@ def test_wishes_that_cannot_be_met_are_refused(
     assert error.value.hint
 
 
+def test_random_ids_are_not_counted(text: Text) -> None:
+    with pytest.raises(OnnxpruneError, match="random inputs"):
+        prune(text[0], calib="random", vocab="calib")
+
+
 def test_models_without_ids_have_no_vocabulary() -> None:
     with pytest.raises(OnnxpruneError, match="no input of the model holds ids"):
         prune(zoo.get("digits_mlp").model, vocab=[1, 2])
