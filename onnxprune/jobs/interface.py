@@ -7,36 +7,28 @@ those of the original; `released` turns the result into the model that is writte
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
 from onnxprune import model as models
 from onnxprune.config import Options
 from onnxprune.data.batches import Feeds
-from onnxprune.data.boxes import CATEGORY, CLASS, LAST, NO_OBJECT
 from onnxprune.data.calibration import Calibration
-from onnxprune.data.dataset import Dataset, Part, synthetic_inputs
-from onnxprune.data.labels import form_of, read_vocabulary
-from onnxprune.errors import OnnxpruneError, suggest
+from onnxprune.data.dataset import synthetic_inputs
+from onnxprune.data.labels import read_vocabulary
+from onnxprune.errors import OnnxpruneError, stated, suggest
 from onnxprune.evaluate.equivalence import check_equivalence
-from onnxprune.evaluate.metrics import find_metric
 from onnxprune.graph.analysis import Analysis, analyse
 from onnxprune.graph.cost import Cost, CostModel
 from onnxprune.graph.interface import AxisMap, Interface
 from onnxprune.graph.opened import Vocabulary, units_at, vocabularies, vocabulary_units
 from onnxprune.graph.reference import mask_model
 from onnxprune.graph.surgery import (
-    adapt,
-    interface_of,
     narrow,
     release,
     select_outputs,
-    without_scattering,
 )
 from onnxprune.jobs.class_axis import (
     ClassAxis,
@@ -387,6 +379,13 @@ def _vocabulary_units(
     analysis: Analysis, config: Options, samples: Calibration | None
 ) -> tuple[_Units, SmallVocabulary]:
     """The units of the ids that leave, and what stays of the largest vocabulary."""
+    counted = [choice for choice in config.vocab if choice.form in ("calib", "top")]
+    if counted and samples is not None and samples.synthetic:
+        raise OnnxpruneError(
+            f"{stated('--vocab', str(counted[0]))} counts ids, and those of random inputs say "
+            "nothing",
+            hint="give real inputs with --calib, or ids, as in --vocab ids:keep.txt",
+        )
     known = vocabularies(analysis)
     chosen: dict[str, tuple[Vocabulary, list[KeptIds]]] = {}
     for choice in config.vocab:
@@ -448,184 +447,3 @@ def released(model: models.Model, narrowing: Narrowing) -> tuple[models.Model, I
         narrowing: of its run.
     """
     return release(model, narrowing.interface, keep_ids=narrowing.keep_ids)
-
-
-def without_lost_labels(data: Dataset, config: Options, narrowing: Narrowing) -> Dataset:
-    """Samples whose labels are numbers of what remains; labels that left count no more."""
-    parts = {id(part): relabelled(part, config, narrowing) for part in (data.holdout, data.eval)}
-    fit, _ = relabelled(Part((), data.fit_labels), config, narrowing)
-    notes = dict.fromkeys(note for _, said in parts.values() for note in said)
-    return replace(
-        data, holdout=parts[id(data.holdout)][0], eval=parts[id(data.eval)][0],
-        fit_labels=fit.labels, notes=(*data.notes, *notes),
-    )  # fmt: skip
-
-
-def relabelled(part: Part, config: Options, narrowing: Narrowing) -> tuple[Part, tuple[str, ...]]:
-    """Samples whose labels are numbers of what remains, and a sentence on those that left."""
-    labels, form = part.labels, form_of(config.metric)
-    places = None if labels is None else _places(config, narrowing)
-    if labels is None or places is None or form not in ("numbers", "boxes"):
-        return part, ()
-    if form == "numbers" and not _are_classes(labels, len(places)):
-        return part, ()
-    new, lost, count = (_boxes if form == "boxes" else _numbers)(labels, places, narrowing)
-    what = "objects" if form == "boxes" else "labels"
-    note = f"{lost} of {count} {what} are of classes that left: they do not count"
-    return replace(part, labels=new), (note,) if lost else ()
-
-
-def _places(config: Options, narrowing: Narrowing) -> npt.NDArray[np.int64] | None:
-    """New class of every old one, as labels count them; None where labels stay as they are."""
-    name = find_metric(config.metric).output if isinstance(config.metric, str) else ""
-    some = {k: v for k, v in narrowing.classes.items() if name in ("", k)}
-    if len(some) == 1:
-        axis, kept = next(iter(some.values()))
-        places = np.full(axis.count, -1, np.int64)
-        places[list(kept)] = np.arange(len(kept))
-        return places
-    axes = [
-        axis
-        for axis in narrowing.interface.outputs
-        if axis.axis is not None and name in ("", axis.value) and axis.kind != "class"
-    ]
-    return axes[0].places if len({axis.kept for axis in axes}) == 1 else None
-
-
-def _are_classes(labels: npt.NDArray[np.generic], count: int) -> bool:
-    """Whether labels are numbers of classes, not rows of zeros and ones or scores."""
-    values = labels.astype(np.float64)
-    whole = bool((values == np.round(values)).all()) and values.max(initial=0) < count
-    return whole and not (labels.ndim > 1 and labels.shape[-1] == count)
-
-
-def _numbers(
-    labels: npt.NDArray[np.generic], places: npt.NDArray[np.int64], _: Narrowing
-) -> tuple[npt.NDArray[np.generic], int, int]:
-    old = labels.astype(np.int64)
-    new = np.where(old < 0, -1, places[np.maximum(old, 0)])
-    return new.astype(np.int64), int(((new < 0) & (old >= 0)).sum()), int((old >= 0).sum())
-
-
-def _boxes(
-    table: npt.NDArray[np.generic], places: npt.NDArray[np.int64], narrowing: Narrowing
-) -> tuple[npt.NDArray[np.generic], int, int]:
-    """Rows of `onnxprune.data.boxes`: those of other classes become empty."""
-    rows = np.array(table, np.float64)
-    axis = next(iter(narrowing.classes.values()))[0] if narrowing.classes else None
-    column = CATEGORY if axis is not None and axis.nothing == 0 else CLASS
-    objects = rows[..., CLASS] != NO_OBJECT
-    old = np.clip(rows[..., column].astype(np.int64), 0, len(places) - 1)
-    new = np.where(objects, places[old], NO_OBJECT)
-    lost = objects & (new < 0)
-    rows[lost, :LAST] = 0
-    rows[..., CLASS] = rows[..., CATEGORY] = new
-    rows[..., LAST] = (places >= 0).sum() - 1
-    return rows, int(lost.sum()), int(objects.sum())
-
-
-class _Mapped(Iterable[Feeds]):
-    """Batches with new ids, mapped when they are read."""
-
-    def __init__(self, feeds: Iterable[Feeds], interface: Interface) -> None:
-        self._feeds, self._interface = feeds, interface
-
-    def __iter__(self) -> Iterator[Feeds]:
-        return (new_ids(each, self._interface) for each in self._feeds)
-
-
-def new_ids(feeds: Feeds, interface: Interface) -> Feeds:
-    """Inputs of the original as the written model takes them; lost ids are the unknown one."""
-    if any(a.axis is None and a.unknown is None and not a.inside for a in interface.inputs):
-        feeds = interface.project(feeds)
-    return interface.cut_inputs(feeds)
-
-
-def in_new_ids(data: Dataset, narrowing: Narrowing) -> Dataset:
-    """Samples in the ids that the written model takes."""
-    interface = narrowing.planned
-
-    def mapped(part: Part) -> Part:
-        return replace(part, feeds=_Mapped(part.feeds, interface))
-
-    holdout = mapped(data.holdout)
-    return replace(
-        data,
-        fit=tuple(_Mapped(data.fit, interface)),
-        holdout=holdout,
-        eval=holdout if data.eval is data.holdout else mapped(data.eval),
-        probe=tuple(_Mapped(data.probe, interface)),
-    )
-
-
-# --- a narrowed model beside its original ----------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class Aligned:
-    """A dense model and one that was made from it, on the same inputs and outputs.
-
-    Attributes:
-        dense: narrowed by the map that the other carries; the same where it carries none.
-        reference: what the quality of the other is judged beside; see `Narrowing`.
-        small: adapted to the inputs of the dense model.
-        interface: the map; empty where nothing changed.
-        narrowing: of the dense model; None where nothing changed.
-    """
-
-    dense: models.Model
-    reference: models.Model
-    small: models.Model
-    interface: Interface
-    narrowing: Narrowing | None = None
-
-
-def align(
-    dense: models.Model,
-    small: models.Model,
-    config: Options,
-    shapes: Mapping[str, tuple[int, ...]] | None = None,
-) -> Aligned:
-    """Bring a dense model and one that was narrowed to the same inputs and outputs.
-
-    Args:
-        dense: the original.
-        small: made from it; its metadata hold the map.
-        config: provider and seed of the check.
-        shapes: of inputs that the dense model leaves open.
-
-    Raises:
-        OnnxpruneError: the map is not well-formed, or does not fit the dense model.
-    """
-    interface = interface_of(small)
-    if not interface or interface_of(dense) == interface:
-        return Aligned(dense, dense, small, Interface())
-    analysis = analyse(dense, inputs=shapes, interface=True)
-    narrowing = narrow_by_map(analysis, interface, config, None)
-    outside = Interface(*(_outside(way) for way in (interface.inputs, interface.outputs)))
-    small = without_scattering(small, interface)
-    kept = next((a.kept[0] for a in outside.inputs if a.axis is None), None)
-    if kept is not None and all(a.unknown is None for a in outside.inputs if a.axis is None):
-        outside = outside.with_unknown(kept)
-    small = adapt(small, outside)
-    return Aligned(narrowing.model, narrowing.reference, small, interface, narrowing)
-
-
-def _outside(axes: Iterable[AxisMap]) -> tuple[AxisMap, ...]:
-    return tuple(axis for axis in axes if not axis.inside)
-
-
-def amounts(interface: Interface) -> list[str]:
-    """How much is left of each input and output, as in ``131 of 512 ids of 'input_ids' stay``."""
-    return [
-        f"{len(axis.kept):,} of {axis.size:,} "
-        f"{'ids' if axis.axis is None else f'indices of axis {axis.axis}'} of '{axis.value}' stay"
-        for axis in (*interface.inputs, *interface.outputs)
-    ]
-
-
-MAPPED = (
-    "inputs are those of the dense model, and only what remains of its outputs is compared: the "
-    "model carries a map of its interface"
-)
-"""What reports say of a model that is compared with a dense one of another interface."""

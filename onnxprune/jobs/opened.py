@@ -10,8 +10,9 @@ from dataclasses import replace
 
 from onnxprune import model as models
 from onnxprune.graph.analysis import Analysis, analyse
+from onnxprune.jobs.alignment import amounts
 from onnxprune.jobs.choose_plan import PlanChoice
-from onnxprune.jobs.interface import amounts, narrow_by_units
+from onnxprune.jobs.interface import narrow_by_units
 from onnxprune.jobs.run import Run
 
 

@@ -24,12 +24,8 @@ from onnxprune.errors import OnnxpruneError, blame
 from onnxprune.graph.analysis import Analysis, analyse
 from onnxprune.graph.facts import Fact
 from onnxprune.graph.interface import Interface
-from onnxprune.jobs.interface import (
-    Narrowing,
-    narrow_by_map,
-    narrow_by_options,
-    without_lost_labels,
-)
+from onnxprune.jobs.interface import Narrowing, narrow_by_map, narrow_by_options
+from onnxprune.jobs.mapped_data import without_lost_labels
 from onnxprune.jobs.observe import analyse_by_runs
 from onnxprune.model.decode import densify
 from onnxprune.runtime.providers import available, named, require

@@ -15,12 +15,16 @@ import onnxprune
 from interface_cases import CASES, FLOAT, embed, feeds, finish
 from models.skeletons.net import INT64, Net
 from onnxprune import Interface, apply, prune, recover, verify
+from onnxprune.config import from_flags
 from onnxprune.data import zoo
 from onnxprune.errors import OnnxpruneError
 from onnxprune.graph.interface import AxisMap
 from onnxprune.graph.plan import load_plan, save_plan
 from onnxprune.graph.surgery import interface_of
+from onnxprune.jobs.recipe import as_mapping
 from onnxprune.jobs.result import Result
+from onnxprune.jobs.results.gather import inspection
+from onnxprune.jobs.results.schema import to_json
 
 Text = tuple[onnx.ModelProto, dict[str, np.ndarray]]
 Files = tuple[Path, dict[str, np.ndarray], Result]
@@ -363,6 +367,11 @@ def test_wishes_that_cannot_be_met_are_refused(
     assert error.value.hint
 
 
+def test_random_ids_are_not_counted(text: Text) -> None:
+    with pytest.raises(OnnxpruneError, match="random inputs"):
+        prune(text[0], calib="random", vocab="calib")
+
+
 def test_models_without_ids_have_no_vocabulary() -> None:
     with pytest.raises(OnnxpruneError, match="no input of the model holds ids"):
         prune(zoo.get("digits_mlp").model, vocab=[1, 2])
@@ -411,3 +420,41 @@ def test_an_opened_interface_loses_what_matters_least(name: str, tmp_path: Path)
 def test_an_opened_interface_and_named_ids_are_two_runs(text: Text) -> None:
     with pytest.raises(OnnxpruneError, match="chooses units once"):
         prune(text[0], interface=True, vocab=[1, 2], ratio=0.5)
+
+
+# --- options ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"vocab": "ids=top=9", "calib": "x.npz", "keep_ids": True, "unknown": 3},
+        {"vocab": [3, 1, 2]},
+        {"vocab": ["ids:a.txt", "tokens:b.txt"], "tokenizer": "folder"},
+        {"keep_outputs": "logits=0,2,5-7"},
+        {"keep_outputs": {"logits": [0, "cat"], "boxes": [1]}},
+        {"keep_outputs": "logits=@labels.txt:cat,dog"},
+    ],
+)
+def test_recipes_keep_what_stays(options: dict[str, Any]) -> None:
+    config = onnxprune.Options(**options)
+    assert from_flags(as_mapping(config)) == config
+    assert not config.asks_for_nothing
+
+
+def test_inspect_says_what_would_open(tmp_path: Path) -> None:
+    onnx.save(CASES["tied"]().model, tmp_path / "model.onnx")
+    analysis = onnxprune.analyse(tmp_path / "model.onnx", interface=True)
+    report = inspection(analysis, closed=onnxprune.analyse(tmp_path / "model.onnx"))
+    document = to_json(report)
+    kinds = {row["kind"]: row["interface"] for row in document["groups"]}  # type: ignore[attr-defined]
+    assert "ids" in kinds["vocabulary"]
+    assert report.closed is not None
+    assert report.closed.exact < report.reachable.exact
+    assert any("by vocab=" in note for note in report.notes)
+
+
+def test_without_inputs_the_verdict_speaks_of_what_was_done() -> None:
+    quality = prune(zoo.get("digits_mlp").model, keep_outputs=[0, 2]).quality
+    assert quality.status == "not measured"
+    assert "what remains computes what it did" in quality.reasons[0]
