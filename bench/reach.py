@@ -3,8 +3,9 @@
     python -m bench.reach --results bench/results/reach.json [--before FILE] [FOLDER ...]
 
 A parameter is reached if at least one unit takes it along; ``exact`` counts units whose removal
-equals masking. The graphs are those of strangers (``folders.py``: wild, shared) and those that
-packages ship (``packages.py``). ``before``: the results of another version, to be set beside.
+equals masking; ``interface`` is the same where graph inputs and outputs may lose indices too. The
+graphs are those of strangers (``folders.py``: wild, shared) and those that packages ship
+(``packages.py``). ``before``: the results of another version, to be set beside.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 import json
 import time
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -49,7 +51,26 @@ def measure(path: Path) -> dict[str, Any]:
     }
     if analysis.reachable < 0.9:
         row["kept by"] = [reason for reason, _ in reasons.most_common(REASONS)]
+    row["interface"] = _opened(path)
     return row
+
+
+def _opened(path: Path) -> dict[str, Any]:
+    """What is reached where the interface may change, and the kinds of groups that this opens."""
+    start = time.process_time()
+    analysis = analyse(path, interface=True)
+    share = reachable(analysis)
+    kinds = Counter(group.kind for group in analysis.groups if group.interface)
+    return {
+        "reached": round(analysis.reachable, 4),
+        "exact": round(share.exact / max(share.params, 1), 4),
+        "opens": dict(kinds.most_common()),
+        "analyse_cpu_s": round(time.process_time() - start, 2),
+    }
+
+
+def _mean(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    return {key: round(sum(row[key] for row in rows) / len(rows), 4) for key in FIGURES[:2]}
 
 
 def main() -> None:
@@ -70,8 +91,12 @@ def main() -> None:
         rows[path.stem] = row
         print(path.stem, json.dumps(row), flush=True)
     read = [row for row in rows.values() if "refused" not in row]
-    mean = {key: round(sum(row[key] for row in read) / len(read), 4) for key in FIGURES[:2]}
-    summary = {"graphs": len(rows), "mean": mean, "before": earlier.get("summary", {}).get("mean")}
+    summary = {
+        "graphs": len(rows),
+        "mean": _mean(read),
+        "mean_interface": _mean([row["interface"] for row in read]),
+        "before": earlier.get("summary", {}).get("mean"),
+    }
     versions = {p: version(p) for p in ("onnxprune", "onnx", "onnx-ir", "onnxruntime")}
     document = {"versions": versions, "summary": summary, "rows": rows}
     settings.results.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")

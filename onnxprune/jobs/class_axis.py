@@ -27,7 +27,7 @@ from onnxprune.evaluate.output_comparison import is_distribution
 from onnxprune.graph.analysis import Analysis
 from onnxprune.graph.plan.core import ranges
 from onnxprune.jobs.class_labels import label_file, read_labels
-from onnxprune.quantities import KeptIndices, shape_text
+from onnxprune.quantities import KeptIndices, plural, shape_text
 from onnxprune.runtime import open_session
 
 
@@ -113,7 +113,11 @@ def _of_detector(
         return _beside_boxes(outputs, output, shape)
     if isinstance(layout, Anchors) and layout.output == output:
         at, first = (1 if layout.columns else 2), 4 + layout.objectness
-        return ClassAxis(output, at, shape, first, shape[at] - first - layout.others)
+        count = shape[at] - first - layout.others
+        stored = analysis.walk.space.columns(analysis.walk.axes[output][at])
+        if not config.detector and (count < 1 or not stored):
+            return None  # one row per step of a text, say
+        return ClassAxis(output, at, shape, first, count)
     if isinstance(layout, Parts) and layout.scores == output:
         at = 2 if shape[1] == outputs[layout.boxes].shape[1] else 1
         nothing = (shape[at] - 1 if layout.detector == "detr" else 0) if layout.exclusive else None
@@ -194,6 +198,11 @@ def _number_of(label: str, labels: tuple[str, ...], axis: ClassAxis, of: str) ->
         raise OnnxpruneError(
             f"{of}: nothing says which class '{label}' is: the metadata hold no labels",
             hint=f"name classes by number, or give labels: {axis.output}=@labels.txt:{label}",
+        )
+    if len(labels) not in (axis.count, axis.count - (axis.nothing is not None)):
+        raise OnnxpruneError(
+            f"{of}: there are {plural(len(labels), 'label')} for {axis.count} classes",
+            hint="name classes by number: which label is which class cannot be told",
         )
     places = [k for k, each in enumerate(labels) if each == label]
     places = places or [k for k, each in enumerate(labels) if each.lower() == label.lower()]

@@ -1,8 +1,8 @@
 """Labels of classes in the metadata of a model: read them, and rewrite them for fewer classes.
 
 Exporters write them in several forms: a Python dictionary (Ultralytics' ``names``), JSON objects
-from numbers to labels and back (``id2label``, ``label2id``), JSON lists, or texts with commas; some
-add the number of classes (``nc``, ``num_labels``).
+from numbers to labels and back (``id2label``, ``label2id``), JSON lists, texts with commas, lines
+(PaddleOCR's ``character``); some add the number of classes (``nc``, ``num_labels``).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 from onnxprune.errors import OnnxpruneError
 
-_OF_LABELS = re.compile(r"name|label|class|categor", re.IGNORECASE)
+_OF_LABELS = re.compile(r"name|label|class|categor|^character$", re.IGNORECASE)
 _COUNTS = re.compile(r"nc|n_?classes|num_(classes|labels|class)|classes|number_of_classes")
 _LONGEST = 1 << 20
 """Characters of an entry that is looked into."""
@@ -84,6 +84,29 @@ def relabel(metadata: Mapping[str, str], size: int, kept: Sequence[int]) -> dict
     return entries
 
 
+def relabel_characters(
+    metadata: Mapping[str, str], size: int, kept: Sequence[int]
+) -> dict[str, str]:
+    r"""The characters of a text recogniser, for those that remain.
+
+    PaddleOCR's ``character`` counts neither the blank, which is first, nor a space at the end.
+
+    Args:
+        metadata: of the model.
+        size: number of classes before, the blank included.
+        kept: those that remain, ascending.
+
+    Example:
+        >>> relabel_characters({"character": "a\nb\nc"}, 5, [0, 1, 3, 4])
+        {'character': 'a\nc'}
+    """
+    own = {key: text for key, text in metadata.items() if key == "character"}
+    for count in (size - 1, size - 2):
+        if new := relabel(own, count, [k - 1 for k in kept if 0 < k <= count]):
+            return new
+    return {}
+
+
 def _parse(text: str) -> tuple[Any, Dump]:
     """The value that an entry holds, and what writes such values; the text itself for others."""
     if len(text) <= _LONGEST:
@@ -96,10 +119,13 @@ def _parse(text: str) -> tuple[Any, Dump]:
                 return ast.literal_eval(text.strip()), repr
             except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
                 pass
-    for comma in (", ", ",") if text.lstrip()[:1] not in ("{", "[", "(") else ():
-        if comma in text and "\n" not in text:
-            return text.split(comma), comma.join
-    return text, str
+    if text.lstrip()[:1] in ("{", "[", "("):
+        return text, str
+    if "\n" in text:
+        end = "\n" if text.endswith("\n") else ""
+        return text.removesuffix("\n").split("\n"), lambda lines: "\n".join(lines) + end
+    comma = ", " if ", " in text else ","
+    return (text.split(comma), comma.join) if comma in text else (text, str)
 
 
 def _find(key: str, value: object) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from onnxprune.data.batches import Feeds
 from onnxprune.data.calibration import Calibration
 from onnxprune.data.dataset import synthetic_inputs
 from onnxprune.data.labels import read_vocabulary
-from onnxprune.errors import OnnxpruneError, suggest
+from onnxprune.errors import OnnxpruneError, stated, suggest
 from onnxprune.evaluate.equivalence import check_equivalence
 from onnxprune.graph.analysis import Analysis, analyse
 from onnxprune.graph.cost import Cost, CostModel
@@ -37,7 +37,7 @@ from onnxprune.jobs.class_axis import (
     find_class_axis,
     kept_classes,
 )
-from onnxprune.jobs.class_labels import relabel
+from onnxprune.jobs.class_labels import relabel, relabel_characters
 from onnxprune.jobs.kept_ids import SmallVocabulary, small_vocabulary, tokenizer_of
 from onnxprune.quantities import Budget, KeptIds, percent
 from onnxprune.types import Check
@@ -251,10 +251,13 @@ def _relabel(
             shift = int(axis.nothing == 0 and size < axis.count)
             own = [k - shift for k in kept if 0 <= k - shift < size]
             if new := relabel(metadata, size, own):
-                model.ir.metadata_props.update(new)
-                notes.append(f"labels in the metadata are rewritten: {', '.join(sorted(new))}")
                 break
-    return notes
+        else:
+            new = relabel_characters(metadata, axis.count, kept)
+        if new:
+            model.ir.metadata_props.update(new)
+            notes.append(f"labels in the metadata are rewritten: {', '.join(sorted(new))}")
+    return list(dict.fromkeys(notes))  # outputs of several levels share their labels
 
 
 def units_of(analysis: Analysis, interface: Interface) -> _Units:
@@ -376,6 +379,13 @@ def _vocabulary_units(
     analysis: Analysis, config: Options, samples: Calibration | None
 ) -> tuple[_Units, SmallVocabulary]:
     """The units of the ids that leave, and what stays of the largest vocabulary."""
+    counted = [choice for choice in config.vocab if choice.form in ("calib", "top")]
+    if counted and samples is not None and samples.synthetic:
+        raise OnnxpruneError(
+            f"{stated('--vocab', str(counted[0]))} counts ids, and those of random inputs say "
+            "nothing",
+            hint="give real inputs with --calib, or ids, as in --vocab ids:keep.txt",
+        )
     known = vocabularies(analysis)
     chosen: dict[str, tuple[Vocabulary, list[KeptIds]]] = {}
     for choice in config.vocab:

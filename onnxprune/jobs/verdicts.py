@@ -25,6 +25,7 @@ _CUT = (
 alone, and nothing is refitted."""
 _ZEROS = "without data, 2:4 cost a narrow trained network 86 points of accuracy in the benchmarks"
 """bench/results/quality.json: digits_rescnn, magnitude 2:4."""
+_NARROWED = "the check says that what remains computes what it did"
 HOW = "give --calib to measure it, and --labels for the accuracy"
 """How to measure the quality."""
 
@@ -110,6 +111,8 @@ def unmeasured(config: Options, plan: Plan, *, changed: bool) -> str:
         return "the model is unchanged"
     why = "there are no inputs" if config.calib is None else "the inputs are synthetic"
     units = any(plan.removed.values()) or plan.bypassed
+    if plan.interface and not units and not plan.zeroed:
+        return spelled(f"{why}; {_NARROWED}; {HOW}")
     return spelled(f"{why}; {_CUT if units else _ZEROS}; {HOW}")
 
 

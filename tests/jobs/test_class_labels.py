@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from onnxprune.errors import OnnxpruneError
-from onnxprune.jobs.class_labels import label_file, read_labels, relabel
+from onnxprune.jobs.class_labels import label_file, read_labels, relabel, relabel_characters
 
 ANIMALS = ("cat", "dog", "cow", "owl")
 FORMS = {
@@ -13,6 +13,8 @@ FORMS = {
     "object": {"id2label": json.dumps(dict(enumerate(ANIMALS)))},
     "inverse": {"label2id": json.dumps({name: k for k, name in enumerate(ANIMALS)})},
     "commas": {"labels": ", ".join(ANIMALS)},
+    "lines": {"character": "\n".join(ANIMALS)},
+    "lines with an end": {"classes": "\n".join([*ANIMALS, ""])},
     "inside": {"config": json.dumps({"id2label": dict(enumerate(ANIMALS)), "hidden": 4})},
 }
 
@@ -30,6 +32,13 @@ def test_numbers_of_classes_follow_and_nothing_else_does() -> None:
     metadata = {"nc": "4", "imgsz": "[4, 4]", "config": '{"num_labels": 4, "num_layers": 4}'}
     new = relabel(metadata, 4, [0])
     assert new == {"nc": "1", "config": '{"num_labels": 1, "num_layers": 4}'}
+
+
+@pytest.mark.parametrize(("size", "kept"), [(5, [0, 2, 4]), (6, [0, 2, 4, 5])])
+def test_characters_stand_behind_the_blank_and_before_a_space(size: int, kept: list[int]) -> None:
+    metadata = {"character": "\n".join(ANIMALS), "names": json.dumps(ANIMALS)}
+    assert relabel_characters(metadata, size, kept) == {"character": "dog\nowl"}
+    assert relabel_characters(metadata, 4, [0, 1]) == {}
 
 
 @pytest.mark.parametrize("text", ["{0: 'a', 1:", "[" * 5000, "{'a': {1}}", "", "\x00"])

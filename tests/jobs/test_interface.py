@@ -1,6 +1,7 @@
 """Runs that keep some ids or classes only: prune, apply, verify, eval, recover, bench."""
 
 import json
+import string
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -225,6 +226,21 @@ def test_the_blank_of_ctc_outputs_stays() -> None:
     assert prune(model, keep_outputs="0-5", blank=0).ok
 
 
+def test_steps_of_a_text_are_no_boxes() -> None:
+    net = Net(6)
+    x = net.conv_norm(net.input("x", ("batch", 3, 16, 24), width=3), 8, 3, stride=2)
+    x = net.node("ReduceMean", x, axes=[2], keepdims=0)
+    x = net.dense(net.node("Transpose", x, perm=[0, 2, 1], width=8), 40)
+    model = finish(net, {"y": (x, ("batch", 12, 40), FLOAT)})
+    onnx.helper.set_model_props(model, {"character": "\n".join(string.printable[:38])})
+    result = prune(model, keep_outputs="0-3,39")
+    assert result.ok
+    assert result.interface.outputs[0].kept == (0, 1, 2, 3, 39)
+    assert result.model.ir.metadata_props["character"] == "0\n1\n2"
+    with pytest.raises(OnnxpruneError, match="38 labels for 40 classes"):
+        prune(model, keep_outputs="a,b")
+
+
 # --- files -----------------------------------------------------------------------------------
 
 
@@ -351,6 +367,11 @@ def test_wishes_that_cannot_be_met_are_refused(
     assert error.value.hint
 
 
+def test_random_ids_are_not_counted(text: Text) -> None:
+    with pytest.raises(OnnxpruneError, match="random inputs"):
+        prune(text[0], calib="random", vocab="calib")
+
+
 def test_models_without_ids_have_no_vocabulary() -> None:
     with pytest.raises(OnnxpruneError, match="no input of the model holds ids"):
         prune(zoo.get("digits_mlp").model, vocab=[1, 2])
@@ -431,3 +452,9 @@ def test_inspect_says_what_would_open(tmp_path: Path) -> None:
     assert report.closed is not None
     assert report.closed.exact < report.reachable.exact
     assert any("by vocab=" in note for note in report.notes)
+
+
+def test_without_inputs_the_verdict_speaks_of_what_was_done() -> None:
+    quality = prune(zoo.get("digits_mlp").model, keep_outputs=[0, 2]).quality
+    assert quality.status == "not measured"
+    assert "what remains computes what it did" in quality.reasons[0]
