@@ -30,6 +30,7 @@ from onnxprune.evaluate.output_comparison import (
 from onnxprune.evaluate.sample_statistics import agreement_error
 from onnxprune.evaluate.standard_error import count_pairs, mean_error, paired_error, score_error
 from onnxprune.evaluate.tails import find_tails
+from onnxprune.graph.surgery import interface_of, without_scattering
 from onnxprune.model import Model, part_names, shared_parts
 from onnxprune.runtime import open_session
 from onnxprune.types import Tails
@@ -174,6 +175,9 @@ def compare_models(
             f"{', '.join(map(str, one_has))}",
             hint="only models with the same outputs can be compared",
         )
+    if part.labels is None and interface_of(dense) == interface_of(pruned):
+        # What stands for removed scores says nothing, and is larger than all else.
+        dense, pruned = (without_scattering(m, interface_of(m)) for m in (dense, pruned))
     parts = shared_parts(dense, pruned)
     inner, provider = within(parts), config.provider
     one = open_session(dense, provider=provider, outputs=inner, arena=False)

@@ -2,12 +2,12 @@
 
 Detectors have coordinates beside their classes, and some a class of nothing; their layout is told
 as the task metric tells it. Every other output counts classes along its last axis, an image of
-classes along its second.
+classes where pictures have their colours.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +29,10 @@ from onnxprune.graph.plan.core import ranges
 from onnxprune.jobs.class_labels import label_file, read_labels
 from onnxprune.quantities import KeptIndices, plural, shape_text
 from onnxprune.runtime import open_session
+
+_COLOURS = (1, 3, 4)
+_ANCHORS, _FIRST = 3, 5
+"""Anchors at each place of a YOLO's grid, and values of each before its classes."""
 
 
 @dataclass(frozen=True)
@@ -91,8 +95,20 @@ def find_class_axis(analysis: Analysis, output: str, feeds: Feeds, config: Optio
             f"--keep-outputs {output}: '{output}' [{shape_text(sizes)}] has no axis of classes",
             hint="name an output with one score per class",
         )
-    at = 1 if len(sizes) >= 4 else len(sizes) - 1
-    return ClassAxis(output, at, sizes, 0, sizes[at])
+    return _by_rank(output, sizes, [each.shape for each in feeds.values() if each.ndim == 4])
+
+
+def _by_rank(output: str, shape: tuple[int, ...], pictures: Sequence[tuple[int, ...]]) -> ClassAxis:
+    """The class axis of an output whose rank says where it is.
+
+    An image of classes has them where a picture has its colours; the grids of a YOLO have them
+    last, behind coordinates and objectness.
+    """
+    if len(shape) == 5 and pictures and shape[1] == _ANCHORS and shape[4] > _FIRST:
+        return ClassAxis(output, 4, shape, _FIRST, shape[4] - _FIRST)
+    last = any(each[1] not in _COLOURS and each[3] in _COLOURS for each in pictures)
+    at = 1 if len(shape) == 4 and not last else len(shape) - 1
+    return ClassAxis(output, at, shape, 0, shape[at])
 
 
 def _of_detector(
@@ -144,7 +160,7 @@ def _beside_boxes(
 
 def _frame(shape: tuple[int, ...]) -> tuple[int, int]:
     """Height and width of a picture, its channels first or last."""
-    return (shape[2], shape[3]) if shape[1] in (1, 3, 4) else (shape[1], shape[2])
+    return (shape[2], shape[3]) if shape[1] in _COLOURS else (shape[1], shape[2])
 
 
 def kept_classes(

@@ -474,3 +474,13 @@ def test_without_inputs_the_verdict_speaks_of_what_was_done() -> None:
     quality = prune(zoo.get("digits_mlp").model, keep_outputs=[0, 2]).quality
     assert quality.status == "not measured"
     assert "what remains computes what it did" in quality.reasons[0]
+
+
+def test_what_stands_for_removed_scores_is_not_compared(text: Text) -> None:
+    options = {"vocab": "calib", "calib": text[1], "keep_ids": True, "unknown": 0}
+    first = onnxprune.Options(**options)
+    result = onnxprune.quantize(text[0], calib=text[1], first=first)
+    assert result.evaluation.main.relative_error is not None
+    small = prune(text[0], **options).model
+    again = prune(small, ratio=0.01, calib=text[1], recover="none")
+    assert again.evaluation.main.relative_error == pytest.approx(0, abs=1e-5)

@@ -218,6 +218,8 @@ def without_scattering(model: Model, interface: Interface) -> Model:
         model: as `release` makes it with ``keep_ids``; not changed.
         interface: its map.
     """
+    if not any(axis.inside for axis in interface.outputs):
+        return model
     editor = Editor(models.clone(model))
     graph = editor.model.ir.graph
     for axis in interface.outputs:
@@ -237,6 +239,7 @@ def without_scattering(model: Model, interface: Interface) -> Model:
         old.name = editor.fresh(f"{name}/scattered")
         graph.outputs[at] = value
         value.name = name
+        value.type, value.shape = value.type or old.type, value.shape or old.shape
         if axis.axis is not None:
             _resize(value, axis.axis, len(axis.kept))
     common.RemoveUnusedNodesPass()(editor.model.ir)
