@@ -502,6 +502,7 @@ def main() -> None:
             for row in measure(Path(folder)):
                 rows.append({"subject": subject, **row, "load": round(os.getloadavg()[0], 1)})
                 print(json.dumps(rows[-1]), flush=True)
+        rows.sort(key=lambda row: list(SUBJECTS).index(row["subject"]))
         versions = {p: version(p) for p in ("onnxprune", "onnx", "onnxruntime")}
         stored = {"machine": machine(), "versions": versions, "rows": rows}
         RESULTS.write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")

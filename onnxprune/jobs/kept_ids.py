@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ from onnxprune.data.vocabulary import (
 )
 from onnxprune.errors import OnnxpruneError, blame, stated
 from onnxprune.graph.opened import Vocabulary
-from onnxprune.quantities import KeptIds
+from onnxprune.quantities import KeptIds, percent
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +95,7 @@ def small_vocabulary(
     Args:
         choices: that keep some; all of them together stay.
         vocabulary: of the model.
-        samples: of calibration.
+        samples: of calibration; ids are counted in all that the data hold.
         tokenizer: whose special tokens stay; None where there is none for this vocabulary.
         unknown: id or token that removed ids are read as; by default that of the tokenizer.
 
@@ -103,6 +103,8 @@ def small_vocabulary(
         OnnxpruneError: a file cannot be read, an id or token is unknown, or all would stay.
     """
     size = vocabulary.size
+    if samples is not None:  # ids are counted in all of them, not only in --calib-samples
+        samples = replace(samples, indices=None)
     stands = _unknown(unknown, vocabulary, tokenizer)
     requested = {
         int(each)
@@ -123,7 +125,34 @@ def small_vocabulary(
     parts = [f"{kept.special:,} as special or basic tokens"] if kept.special else []
     parts += [f"{kept.needed:,} that others are built from"] if kept.needed else []
     note += f", among them {' and '.join(parts)}" if parts else ""
-    return SmallVocabulary(tuple(kept.ids.tolist()), stands, tokenizer, (note,))
+    notes = [note]
+    if samples is not None and any(choice.form in ("calib", "top") for choice in choices):
+        notes += _unseen(vocabulary, samples)
+    return SmallVocabulary(tuple(kept.ids.tolist()), stands, tokenizer, tuple(notes))
+
+
+def _unseen(vocabulary: Vocabulary, samples: Calibration) -> list[str]:
+    """What other texts will lose, told from ids that one sample alone holds.
+
+    Counted in all samples but one, the ids would not have covered that one (leave-one-out).
+    """
+    holders = np.full(vocabulary.size, -1, np.int64)
+    alone = np.zeros(vocabulary.size, np.bool_)
+    count = 0
+    for feeds in samples:
+        arrays = [np.asarray(feeds[name]) for name in vocabulary.inputs if name in feeds]
+        rows = [array.reshape(len(array), -1) for array in arrays if array.ndim > 1]
+        for row in np.concatenate(rows, axis=1) if rows else ():
+            own = np.unique(row.astype(np.int64) % vocabulary.size)
+            alone[own] = holders[own] < 0
+            holders[own] = count
+            count += 1
+    lossy = len(np.unique(holders[alone]))
+    note = (
+        f"{lossy:,} of {count:,} samples ({percent(lossy / max(count, 1))}) hold an id that no "
+        "other has: about as many of other texts like these will lose one"
+    )
+    return [note] if lossy else []
 
 
 def _requested(

@@ -128,6 +128,22 @@ def test_more_is_removed_from_what_remains(text: Text) -> None:
     assert {c.name for c in result.checks} >= {"what remains = masked original"}
 
 
+def test_ids_of_one_sample_alone_show_what_other_texts_lose() -> None:
+    ids = np.tile(np.arange(8), (20, 1))
+    ids[3, 2], ids[5, 2], ids[6, :2], ids[7:9, 4] = 30, 31, (32, 33), 34
+    result = prune(encoder(), vocab="calib", calib={"ids": ids})
+    assert any("3 of 20 samples (15 %) hold an id that no other has" in n for n in result.notes)
+    ids[3:7] = ids[0]
+    result = prune(encoder(), vocab="calib", calib={"ids": ids})
+    assert not any("no other has" in note for note in result.notes)
+
+
+def test_ids_are_counted_in_all_calibration_samples() -> None:
+    ids = np.arange(60)[:, None] + np.zeros((60, 4), np.int64)
+    result = prune(encoder(), vocab="calib", calib={"ids": ids}, calib_samples=10)
+    assert len(result.interface.inputs[0].kept) == 60
+
+
 # --- classes ---------------------------------------------------------------------------------
 
 
