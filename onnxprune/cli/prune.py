@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
     )
     page = destination.check("--report", args.report, files, "page")
     if config.tokenizer is not None and output is not None and not config.keep_ids:
-        from onnxprune.jobs.kept_ids import refuse_same_folder
+        from onnxprune.jobs.interface.kept_ids import refuse_same_folder
 
         place = Path(config.tokenizer)
         refuse_same_folder(place if place.is_dir() else place.parent, output)

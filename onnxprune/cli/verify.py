@@ -136,7 +136,7 @@ def _view(result: Verification, *, verbose: bool) -> RenderableType:
             )
         )
     if result.interface:
-        from onnxprune.jobs.alignment import amounts
+        from onnxprune.jobs.interface.alignment import amounts
 
         lines.append(Text("; ".join(amounts(result.interface))))
     if result.certificate is not None and result.certificate.quality:

@@ -28,7 +28,7 @@ from onnxprune.graph.difference import changes, is_altered, pair
 from onnxprune.graph.plan import Plan, from_document, plan_document, versions
 from onnxprune.graph.surgery import cut
 from onnxprune.jobs.data_digests import files_of, samples_of
-from onnxprune.jobs.interface import Narrowing, released
+from onnxprune.jobs.interface.narrowing import Narrowing, released
 from onnxprune.model.decode import densify
 from onnxprune.model.limits import parse_json
 from onnxprune.model.seal import KEY, Certify, Digests, Seal, content_hash, document_path

@@ -13,10 +13,12 @@ from onnxprune import model as models
 from onnxprune.config import Options
 from onnxprune.data.activations.groups import block_importance
 from onnxprune.errors import OnnxpruneError, spelled
-from onnxprune.graph.analysis import Analysis
+from onnxprune.graph.analysis import Analysis, analyse
 from onnxprune.graph.interface import Interface
 from onnxprune.graph.plan import Origin, Plan, versions
 from onnxprune.graph.units import Block
+from onnxprune.jobs.interface.alignment import amounts
+from onnxprune.jobs.interface.narrowing import narrow_by_units
 from onnxprune.jobs.removal import OWN_FLAGS, quantized_note, removed_shares
 from onnxprune.jobs.run import BLAS, Run
 from onnxprune.select.allocate import Limits
@@ -210,3 +212,51 @@ def _budget_text(config: Options) -> str:
         return str(config.target)
     parts = {"ratio": config.ratio, "heads": config.heads, "blocks": config.blocks or None}
     return ", ".join(f"{k}={v:g}" for k, v in parts.items() if v is not None)
+
+
+# --- from an interface that may change -----------------------------------------------------------
+
+
+def split_interface(run: Run, choice: PlanChoice) -> tuple[Run, PlanChoice]:
+    """A run on the narrowed model, and the rest of a plan for it.
+
+    Units that inputs or outputs lose an index with leave first, as ids and classes do that a user
+    names; what else was chosen then leaves what remains.
+
+    Args:
+        run: on the opened model.
+        choice: what leaves it.
+    """
+    analysis, plan = run.analysis, choice.plan
+    first = {name: u for name, u in plan.removed.items() if analysis.group(name).interface}
+    rest = {name: units for name, units in plan.removed.items() if name not in first}
+    if not first:
+        closed = analyse(analysis.model, inputs=analysis.inputs[0])
+        return replace(run, analysis=closed), _rest(choice, closed, rest)
+    narrowing = narrow_by_units(analysis, first, run.config, run.data.source)
+    closed = analyse(narrowing.model, inputs=analysis.inputs[0])
+    choice = _rest(choice, closed, rest)
+    choice = replace(choice, plan=replace(choice.plan, interface=narrowing.planned))
+    config = narrowing.absolute(run.config)
+    notes = (*amounts(narrowing.interface), *narrowing.notes)
+    narrowing = replace(narrowing, notes=tuple(dict.fromkeys(notes)))
+    return replace(run, config=config, analysis=closed, narrowing=narrowing), choice
+
+
+def _rest(
+    choice: PlanChoice, analysis: Analysis, removed: dict[str, tuple[int, ...]]
+) -> PlanChoice:
+    """A choice for another analysis; groups that it does not have stay whole."""
+    sizes = {group.name: len(group) for group in analysis.groups}
+    known = {name: u for name, u in removed.items() if u[-1] < sizes.get(name, 0) > len(u)}
+    lost = [f"{name}: it is part of the interface of what remains" for name in removed]
+    notes = [note for name, note in zip(removed, lost, strict=True) if name not in known]
+    structure = models.structure_hash(analysis.model)
+    plan = replace(
+        choice.plan,
+        removed=known,
+        units=sizes,
+        origin=replace(choice.plan.origin, structure=structure),
+    )
+    unchanged = {name: why for name, why in choice.unchanged.items() if name in sizes}
+    return replace(choice, plan=plan, notes=(*choice.notes, *notes), unchanged=unchanged)

@@ -38,12 +38,12 @@ from onnxprune.graph.analysis import Analysis, analyse
 from onnxprune.graph.interface import Interface
 from onnxprune.graph.plan import Plan
 from onnxprune.jobs import certificate as certificates
-from onnxprune.jobs.alignment import MAPPED, align, amounts
 from onnxprune.jobs.certificate import Certificate
 from onnxprune.jobs.derivation import compare_with_cut, derive
 from onnxprune.jobs.finite_weights import FiniteWeights
+from onnxprune.jobs.interface.alignment import MAPPED, align, amounts
+from onnxprune.jobs.interface.mapped_data import relabelled
 from onnxprune.jobs.keywords import keywords
-from onnxprune.jobs.mapped_data import relabelled
 from onnxprune.jobs.quantize.dequantize import is_quantized
 from onnxprune.jobs.run import Progress, place, stand_in_note
 from onnxprune.model.decode import densify

@@ -12,10 +12,9 @@ from onnxprune.config import AMOUNTS, NO_AMOUNT, FilePath, Options, split
 from onnxprune.errors import OnnxpruneError, as_path
 from onnxprune.graph.plan import Plan, check, load_plan
 from onnxprune.jobs.apply_plan import APPLY, apply_plan
-from onnxprune.jobs.choose_plan import PlanChoice, by_importance, by_latency
+from onnxprune.jobs.choose_plan import PlanChoice, by_importance, by_latency, split_interface
 from onnxprune.jobs.iterative import by_steps
 from onnxprune.jobs.keywords import keywords
-from onnxprune.jobs.opened import split_interface
 from onnxprune.jobs.result import Result, released
 from onnxprune.jobs.run import Progress, Run, open_run, reproducible
 from onnxprune.jobs.search import search

@@ -17,8 +17,8 @@ from onnxprune.evaluate.evaluation import Evaluation, check_task, compare_models
 from onnxprune.graph.analysis import Analysis, analyse
 from onnxprune.graph.interface import Interface
 from onnxprune.graph.plan import Origin, Plan, pack, versions
-from onnxprune.jobs.alignment import align
 from onnxprune.jobs.apply_plan import RECOVER, cost_of, finite, within_drop
+from onnxprune.jobs.interface.alignment import align
 from onnxprune.jobs.keywords import keywords
 from onnxprune.jobs.result import Result, released
 from onnxprune.jobs.run import (

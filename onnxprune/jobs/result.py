@@ -23,8 +23,8 @@ from onnxprune.graph.plan import Plan
 from onnxprune.graph.surgery import cut
 from onnxprune.jobs.certificate import Claims, certify, verdicts
 from onnxprune.jobs.finite_weights import FiniteWeights
-from onnxprune.jobs.interface import Narrowing
-from onnxprune.jobs.interface import released as released_model
+from onnxprune.jobs.interface.narrowing import Narrowing
+from onnxprune.jobs.interface.narrowing import released as released_model
 from onnxprune.jobs.removal import is_empty
 from onnxprune.jobs.store import Stored, store
 from onnxprune.jobs.verdicts import over_limit, refuse_broken, unmeasured

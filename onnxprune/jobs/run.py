@@ -25,8 +25,8 @@ from onnxprune.evaluate.evaluation import check_task, metric_of
 from onnxprune.graph.analysis import Analysis, analyse
 from onnxprune.graph.facts import Fact
 from onnxprune.graph.interface import Interface
-from onnxprune.jobs.interface import Narrowing, narrow_by_map, narrow_by_options
-from onnxprune.jobs.mapped_data import without_lost_labels
+from onnxprune.jobs.interface.mapped_data import without_lost_labels
+from onnxprune.jobs.interface.narrowing import Narrowing, narrow_by_map, narrow_by_options
 from onnxprune.jobs.observe import analyse_by_runs
 from onnxprune.model.decode import densify
 from onnxprune.runtime.providers import available, named, require

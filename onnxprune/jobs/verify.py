@@ -28,14 +28,14 @@ from onnxprune.graph.analysis import analyse
 from onnxprune.graph.interface import Interface
 from onnxprune.graph.plan import Plan, load_plan
 from onnxprune.jobs import certificate as certificates
-from onnxprune.jobs.alignment import align
 from onnxprune.jobs.certificate import Certificate
 from onnxprune.jobs.data_digests import same_files
 from onnxprune.jobs.derivation import Derivation, derive
 from onnxprune.jobs.finite_weights import FiniteWeights
-from onnxprune.jobs.interface import Narrowing
+from onnxprune.jobs.interface.alignment import align
+from onnxprune.jobs.interface.mapped_data import relabelled
+from onnxprune.jobs.interface.narrowing import Narrowing
 from onnxprune.jobs.keywords import keywords
-from onnxprune.jobs.mapped_data import relabelled
 from onnxprune.jobs.run import Progress, place
 from onnxprune.jobs.verdicts import data_of
 from onnxprune.model.decode import densify

@@ -10,7 +10,7 @@ from models.skeletons.net import Net
 from onnxprune.config import Options
 from onnxprune.errors import OnnxpruneError
 from onnxprune.graph.analysis import analyse
-from onnxprune.jobs.class_axis import ClassAxis, describe, find_class_axis, kept_classes
+from onnxprune.jobs.interface.class_axis import ClassAxis, describe, find_class_axis, kept_classes
 from onnxprune.quantities import kept_indices
 
 CONFIG = Options(ratio=0.1)

@@ -4,7 +4,12 @@ from pathlib import Path
 import pytest
 
 from onnxprune.errors import OnnxpruneError
-from onnxprune.jobs.class_labels import label_file, read_labels, relabel, relabel_characters
+from onnxprune.jobs.interface.class_labels import (
+    label_file,
+    read_labels,
+    relabel,
+    relabel_characters,
+)
 
 ANIMALS = ("cat", "dog", "cow", "owl")
 FORMS = {

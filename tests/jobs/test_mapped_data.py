@@ -9,8 +9,8 @@ from onnxprune.config import Options
 from onnxprune.data.boxes import CATEGORY, CLASS, COLUMNS, LAST, NO_OBJECT
 from onnxprune.data.dataset import Part
 from onnxprune.graph.interface import AxisMap, Interface
-from onnxprune.jobs.class_axis import ClassAxis
-from onnxprune.jobs.mapped_data import new_ids, relabelled
+from onnxprune.jobs.interface.class_axis import ClassAxis
+from onnxprune.jobs.interface.mapped_data import new_ids, relabelled
 
 
 @dataclass(frozen=True)

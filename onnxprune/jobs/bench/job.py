@@ -24,7 +24,6 @@ from onnxprune.evaluate.output_comparison import Comparison
 from onnxprune.evaluate.protocol import Alive, Case, Declined, Progress, Settings, Timing, measure
 from onnxprune.graph.interface import Interface
 from onnxprune.graph.surgery import interface_of
-from onnxprune.jobs.alignment import MAPPED
 from onnxprune.jobs.bench.outputs import (
     Agreement,
     NewComparison,
@@ -38,8 +37,9 @@ from onnxprune.jobs.bench.outputs import (
 from onnxprune.jobs.bench.rows import latency, model_rows, notes
 from onnxprune.jobs.bench.samples import COMPARED, Samples, open_samples
 from onnxprune.jobs.bench.schema import Bench, DeclinedRow, NoiseFloor, Ratio, Row, Score
+from onnxprune.jobs.interface.alignment import MAPPED
+from onnxprune.jobs.interface.mapped_data import new_ids
 from onnxprune.jobs.keywords import keywords
-from onnxprune.jobs.mapped_data import new_ids
 from onnxprune.runtime.process import WorkerError
 from onnxprune.runtime.registry import Backend, parse
 from onnxprune.solve.bootstrap import ratio, verdict

@@ -18,7 +18,7 @@ from onnxprune.evaluate.worker import PROCESS
 from onnxprune.graph.interface import Interface
 from onnxprune.jobs.bench.samples import Samples
 from onnxprune.jobs.bench.schema import NoiseFloor, Score
-from onnxprune.jobs.mapped_data import new_ids
+from onnxprune.jobs.interface.mapped_data import new_ids
 from onnxprune.jobs.results.gather import output_row
 from onnxprune.jobs.results.schema import OutputRow
 from onnxprune.runtime.process import Worker, WorkerError

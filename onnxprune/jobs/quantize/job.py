@@ -24,9 +24,9 @@ from onnxprune.graph.shapes import propagate
 from onnxprune.jobs.apply_plan import finite, within_drop
 from onnxprune.jobs.certificate import Claims, certify, expected_model, verdicts
 from onnxprune.jobs.finite_weights import FiniteWeights
-from onnxprune.jobs.interface import Narrowing, released
+from onnxprune.jobs.interface.mapped_data import in_new_ids, without_lost_labels
+from onnxprune.jobs.interface.narrowing import Narrowing, released
 from onnxprune.jobs.keywords import keywords
-from onnxprune.jobs.mapped_data import in_new_ids, without_lost_labels
 from onnxprune.jobs.prune import prune
 from onnxprune.jobs.quantize import exclusions, quantizer, zeros
 from onnxprune.jobs.quantize.comparison import compare_quantized

@@ -15,7 +15,7 @@ from onnxprune.data.dataset import Dataset, Part
 from onnxprune.data.labels import form_of
 from onnxprune.evaluate.metrics import find_metric
 from onnxprune.graph.interface import Interface
-from onnxprune.jobs.interface import Narrowing
+from onnxprune.jobs.interface.narrowing import Narrowing
 
 
 def without_lost_labels(data: Dataset, config: Options, narrowing: Narrowing) -> Dataset:

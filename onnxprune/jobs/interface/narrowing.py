@@ -30,15 +30,15 @@ from onnxprune.graph.surgery import (
     release,
     select_outputs,
 )
-from onnxprune.jobs.class_axis import (
+from onnxprune.jobs.interface.class_axis import (
     ClassAxis,
     blank_of,
     describe,
     find_class_axis,
     kept_classes,
 )
-from onnxprune.jobs.class_labels import relabel, relabel_characters
-from onnxprune.jobs.kept_ids import SmallVocabulary, small_vocabulary, tokenizer_of
+from onnxprune.jobs.interface.class_labels import relabel, relabel_characters
+from onnxprune.jobs.interface.kept_ids import SmallVocabulary, small_vocabulary, tokenizer_of
 from onnxprune.quantities import Budget, KeptIds, percent
 from onnxprune.types import Check
 

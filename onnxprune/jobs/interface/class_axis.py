@@ -26,7 +26,7 @@ from onnxprune.evaluate.metrics.scores import Array
 from onnxprune.evaluate.output_comparison import is_distribution
 from onnxprune.graph.analysis import Analysis
 from onnxprune.graph.plan.core import ranges
-from onnxprune.jobs.class_labels import label_file, read_labels
+from onnxprune.jobs.interface.class_labels import label_file, read_labels
 from onnxprune.quantities import KeptIndices, plural, shape_text
 from onnxprune.runtime import open_session
 

@@ -10,7 +10,7 @@ from onnxprune.config import Options
 from onnxprune.graph.analysis import analyse
 from onnxprune.graph.interface import AxisMap, Interface
 from onnxprune.graph.surgery import adapt, interface_of, without_scattering
-from onnxprune.jobs.interface import Narrowing, narrow_by_map
+from onnxprune.jobs.interface.narrowing import Narrowing, narrow_by_map
 
 
 @dataclass(frozen=True, eq=False)
