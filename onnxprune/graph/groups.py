@@ -22,7 +22,6 @@ from onnxprune.graph.ops.call import (
     HEAD_DIM,
     HIDDEN,
     INPUT,
-    LOWEST,
     OUTPUT,
     VOCABULARY,
 )
@@ -160,7 +159,8 @@ def make_groups(walk: Walk, tensors: Sequence[Stored], batch: int) -> tuple[Grou
     macs = atom_totals(walk, [(1.0, axes) for _, call in walk.calls for axes in call.work])
     groups: list[Group] = []
     taken: set[str] = set()
-    reached, normalised = _interface_columns(walk), _normalised(walk)
+    reached = _interface_columns(walk)
+    normalised, lengths = _operators_over(walk, _SOFTMAXES), _operators_over(walk, _LENGTHS)
     columns = [s.column for s in slots] + [column for _, column in reached]
     for signature, members in _occurrences(walk, columns).items():
         places = np.frombuffer(signature, np.int64)[::2]
@@ -172,7 +172,8 @@ def make_groups(walk: Walk, tensors: Sequence[Stored], batch: int) -> tuple[Grou
         slices, atoms = _slices(used, np.asarray(members, np.int64))
         kind = _kind(walk.space.tags(members[0]), reason, slices)
         if kind in _PLAIN:
-            kind = _interface_kind(walk.space.tags(members[0]), kind, slices)
+            embeds = int(atoms[0]) in lengths or any(map(_EMBEDDING.search, names))
+            kind = _interface_kind(walk.space.tags(members[0]), kind, slices, embeds=embeds)
         name = _name(used, kind, taken)
         groups.append(
             Group(
@@ -235,16 +236,24 @@ def _kind(tags: int, inexact: str, slices: Sequence[Slice]) -> str:
 _PLAIN = ("channel", "ffn", "width")
 
 
-def _interface_kind(tags: int, kind: str, slices: Sequence[Slice]) -> str:
+_SOFTMAXES = ("Softmax", "LogSoftmax", "Hardmax", "ReduceMax")
+"""Operators that make scores relative to one another; a Softmax written out has a ReduceMax."""
+_LENGTHS = ("ReduceL2", "ReduceSumSquare", "LpNormalization")
+"""Operators that take the length of a vector, as behind embeddings that are compared by angles."""
+_EMBEDDING = re.compile(r"embed|feature|hidden|pool|latent|vector", re.IGNORECASE)
+
+
+def _interface_kind(tags: int, kind: str, slices: Sequence[Slice], *, embeds: bool) -> str:
     """The kind of a unit that reaches the interface; as it was for others.
 
-    An output that no weight reads has classes, one that some do is also a stream of features.
+    An output that no weight reads has classes, one that some do is also a stream of features. What
+    is brought to length one, or called an embedding, is one.
     """
     if tags & VOCABULARY:
         return "vocabulary"
     read = any(s.role == "reads" for s in slices)
     if tags & OUTPUT:
-        return "embedding-dim" if read or tags & INPUT else "class"
+        return "embedding-dim" if read or embeds or tags & INPUT else "class"
     return "input-feature" if tags & INPUT else kind
 
 
@@ -262,12 +271,12 @@ def _interface_columns(walk: Walk) -> list[tuple[str, Column]]:
     return out
 
 
-def _normalised(walk: Walk) -> dict[int, str]:
-    """Atoms that an operator compares with one another: its name."""
+def _operators_over(walk: Walk, operators: Sequence[str]) -> dict[int, str]:
+    """Atoms that one of some operators compares or adds up: its name; none unless opened."""
     out: dict[int, str] = {}
     for _, call in walk.calls:
         for contraction in call.contractions if walk.opened else ():
-            if contraction.fill == LOWEST and call.op != "ArgMax":
+            if call.op in operators:
                 i, k = contraction.slots[0]
                 for column in walk.space.columns(call.tensor(i)[k]):
                     out |= dict.fromkeys(map(int, np.unique(column)), call.op)

@@ -315,3 +315,9 @@ def test_an_output_may_be_declared_of_a_wrong_rank() -> None:
     analysis, removed, small = narrowed(case)
     reference = select_outputs(mask_model(analysis, removed), small.interface)
     assert check_equivalence(small.model, reference, [small.interface.project(feeds(case))]).ok
+
+
+@pytest.mark.parametrize(("name", "kind"), [("embedding", "embedding-dim"), ("scores", "class")])
+def test_what_is_brought_to_length_one_is_an_embedding(name: str, kind: str) -> None:
+    groups = analyse(CASES[name]().model, interface=True).groups
+    assert [g.kind for g in groups if {"y", "scores"} & {*g.interface}] == [kind]

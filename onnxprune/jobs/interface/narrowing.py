@@ -185,13 +185,21 @@ def narrow_by_options(
         removed |= _with(removed, units_at(analysis, output, axis.axis, leaving))
         classes[output] = (axis, kept)
         notes.append(describe(axis, kept))
+    empty = analysis.emptied(removed)
+    if empty:
+        outputs = ", ".join(f"'{name}'" for name in classes)
+        raise OnnxpruneError(
+            f"--keep-outputs: an axis of '{empty}' would keep nothing",
+            hint=f"indices of {outputs} count all of its axis: coordinates and objectness among "
+            "them have to stay, too",
+        )
     result = _narrowed(analysis, removed, config, samples, small.unknown)
     notes += _relabel(result.model, analysis.model.ir.metadata_props, classes)
     return replace(
         result,
         keep_ids=config.keep_ids,
         classes=classes,
-        notes=(*notes, *result.notes, *_lost(result.interface, samples)),
+        notes=(*notes, *result.notes, *_lost(result.interface, samples), *_timed(config)),
         vocabulary=small,
     )
 
@@ -317,8 +325,8 @@ def _narrowed(
     groups = [analysis.group(name) for name in removed]
     exact = all(group.exact for group in groups)
     notes = [
-        f"'{group.interface[-1]}' is normalised by {group.renormalised} over what remains: its "
-        "values are those of the original, renormalised"
+        f"{group.renormalised} normalises what remains of the classes of '{group.interface[-1]}': "
+        "their values are those of the original, renormalised"
         for group in groups
         if group.renormalised and group.interface
     ]
@@ -353,6 +361,14 @@ def _lost(interface: Interface, samples: Calibration | None) -> list[str]:
     unknown = next((a.unknown for a in interface.inputs if a.unknown is not None), None)
     read = "" if unknown is None else f", which is read as {unknown}"
     return [f"{lost} of {count} samples ({percent(lost / count)}) lose an id{read}"]
+
+
+def _timed(config: Options) -> list[str]:
+    """A sentence on a target that is no share of the original."""
+    target = config.target
+    if target is None or not (target.timed and target.relative):
+        return []
+    return ["the latency target is a share of what remains after ids and classes left"]
 
 
 def _only_output(analysis: Analysis) -> str:
