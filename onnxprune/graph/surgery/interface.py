@@ -91,9 +91,9 @@ def adapt(model: Model, interface: Interface) -> Model:
     editor = Editor(models.clone(model))
     graph = editor.model.ir.graph
     inputs = {value.name: value for value in graph.inputs}
+    first = next(iter(graph), None)  # bridges come before it, each behind the one that it reads
     for axis in interface.inputs:
         value = inputs.get(axis.value)
-        first = next(iter(graph), None)
         if axis.inside or value is None or first is None:
             continue
         source = _adapted(value)
@@ -302,7 +302,8 @@ def _finish(
 ) -> None:
     """A node at the end of the graph that gives ``output``."""
     attrs = [ir.AttrInt64(k, v) for k, v in attributes.items()]
-    node = ir.Node("", op, inputs, attrs, outputs=[output], name=f"{output.name}/interface")
+    name = editor.fresh(f"{output.name}/interface")
+    node = ir.Node("", op, inputs, attrs, outputs=[output], name=name)
     editor.model.ir.graph.append(node)
 
 
