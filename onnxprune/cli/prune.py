@@ -85,7 +85,8 @@ def run(args: argparse.Namespace) -> int:
         from onnxprune.jobs.interface.kept_ids import refuse_same_folder
 
         place = Path(config.tokenizer)
-        refuse_same_folder(place if place.is_dir() else place.parent, output)
+        if place.exists():  # else it is refused as missing
+            refuse_same_folder(place if place.is_dir() else place.parent, output)
     if mask and config.sparsity is None:
         raise OnnxpruneError(
             "--save-mask has nothing to write: no sparsity is requested",

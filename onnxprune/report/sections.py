@@ -262,6 +262,16 @@ def _groups(parts: Tails) -> tuple[list[columns.TailRow], tuple[str, ...]]:
     return rows, tuple(words)
 
 
+def _left(interface: Mapping[str, Any] | None) -> str:
+    """What left the inputs and outputs, as in ``10 of 12 ids of 'x'``; empty where nothing did."""
+    parts = []
+    for axis in (*interface["inputs"], *interface["outputs"]) if interface else ():
+        kept = sum(last - first + 1 for first, last in axis["kept"])
+        what = "ids" if axis["axis"] is None else "indices"
+        parts.append(f"{axis['size'] - kept:,} of {axis['size']:,} {what} of '{axis['value']}'")
+    return ", ".join(parts)
+
+
 def _structure(report: Report, links: Mapping[str, str]) -> Iterable[Part]:
     groups = report.groups
     inspected = report.command == "inspect"
@@ -272,6 +282,8 @@ def _structure(report: Report, links: Mapping[str, str]) -> Iterable[Part]:
     whole = whole_groups(groups)
     if report.sparse and not touched:  # nothing but zeros
         title = f"All units of {plural(len(groups), 'group')} stay: only single weights became zero"
+    if left := _left(report.interface):
+        title = f"{left} removed" + (f"; {title}" if touched else "")
     if groups or not inspected:
         yield Part(
             "Structure",
