@@ -39,7 +39,7 @@ from onnxprune.jobs.keywords import keywords
 from onnxprune.jobs.run import Progress, place
 from onnxprune.jobs.verdicts import data_of
 from onnxprune.model.decode import densify
-from onnxprune.model.seal import Digests, data_files, hash_data, read_seal
+from onnxprune.model.seal import Digests, data_files, hash_data, map_path, read_seal
 from onnxprune.types import Check
 
 Status = Literal["verified", "failed", "nothing cut", "not checked"]
@@ -160,6 +160,7 @@ def verify(
         analysis = analyse(large, inputs=dict(config.shapes) or None)
     if both.narrowing is not None:
         checks += [*both.narrowing.checks, *_map_checks(both.interface, claim)]
+    checks += _map_file_checks(both.interface, paths[0])
     if both.narrowing is not None:
         config = both.narrowing.absolute(config)
     samples = _opened(both.reference, config, both.narrowing)
@@ -218,6 +219,15 @@ def _map_checks(interface: Interface, claim: Certificate | None) -> list[Check]:
         return []
     other = claim.plan.interface != interface
     return [Check("map = that of the certificate", not other, float(other), 0.0)]
+
+
+def _map_file_checks(interface: Interface, path: Path) -> list[Check]:
+    """A check that the map beside a model, where there is one, is the one that it carries."""
+    place = map_path(path)
+    if not place.is_file():
+        return []
+    other = Interface.load(place) != interface
+    return [Check(f"{place.name} = map of the model", not other, float(other), 0.0)]
 
 
 def _file_checks(claim: Certificate, digests: Digests, path: Path) -> list[Check]:

@@ -291,6 +291,18 @@ def test_verify_derives_what_left(files: Files) -> None:
     assert verify(folder / "small.onnx", folder / "dense.onnx").ok
 
 
+def test_verify_shows_a_map_beside_a_model_that_is_not_its_own(files: Files) -> None:
+    folder, _, result = files
+    place = folder / "small.interface.json"
+    place.write_text(Interface(result.interface.inputs[:1]).with_unknown(None).to_json())
+    if Interface.load(place) == result.interface:
+        place.write_text(Interface().to_json())
+    checked = verify(folder / "small.onnx", folder / "dense.onnx")
+    assert [check.name for check in checked.checks if not check.ok] == [
+        "small.interface.json = map of the model"
+    ]
+
+
 def test_verify_shows_a_map_that_names_other_rows(files: Files) -> None:
     folder, _, result = files
     small = onnx.load(folder / "small.onnx")
