@@ -497,6 +497,7 @@ class Options:
         None, PATH, "tokenizer of the model, written anew for --vocab: a file or folder",
         "tokenizer.json, vocab.txt, vocab.json with merges.txt, or a SentencePiece .model. What "
         "is written lies beside the output; the files that are given stay as they are.",
+        everyday=True,
     )  # fmt: skip
     backend: str = _data(
         "cpu", BACKEND, "backend to run on, as `onnxprune bench --list` names them",

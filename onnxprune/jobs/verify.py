@@ -27,6 +27,7 @@ from onnxprune.evaluate.verdict import Quality, judge
 from onnxprune.graph.analysis import analyse
 from onnxprune.graph.interface import Interface
 from onnxprune.graph.plan import Plan, load_plan
+from onnxprune.graph.surgery import interface_of
 from onnxprune.jobs import certificate as certificates
 from onnxprune.jobs.certificate import Certificate
 from onnxprune.jobs.data_digests import same_files
@@ -155,12 +156,13 @@ def verify(
     with blame("--shapes", when=bool(config.shapes)):
         large = with_ranks(densify(large)[0], config)
         small = with_ranks_of(densify(small)[0], large)
+        carried = interface_of(small)
         both = align(large, small, config, dict(config.shapes) or None)
         large, small = both.dense, both.small
         analysis = analyse(large, inputs=dict(config.shapes) or None)
     if both.narrowing is not None:
         checks += [*both.narrowing.checks, *_map_checks(both.interface, claim)]
-    checks += _map_file_checks(both.interface, paths[0])
+    checks += _map_file_checks(carried, paths[0])
     if both.narrowing is not None:
         config = both.narrowing.absolute(config)
     samples = _opened(both.reference, config, both.narrowing)
