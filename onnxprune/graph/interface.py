@@ -92,8 +92,11 @@ class Interface:
         return _map([axis for axis in self.inputs if not axis.inside], feeds, _cut)
 
     def cut_outputs(self, outputs: Mapping[str, Array]) -> dict[str, Array]:
-        """What remains of the outputs of the original; of a model with old ids, too."""
-        return _map(self.outputs, outputs, _cut)
+        """What remains of the outputs of the original; of a model with old ids, too.
+
+        Where an output says an id or a class that was removed, that is -1.
+        """
+        return _map(self.outputs, outputs, _cut_output)
 
     def restore_inputs(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Inputs of the smaller model as the original takes them; features that left are zero."""
@@ -204,6 +207,12 @@ def _cut(axis: AxisMap, array: Array) -> Array:
             hint="map texts with the new tokenizer, or keep these ids",
         )
     return new.astype(array.dtype)
+
+
+def _cut_output(axis: AxisMap, array: Array) -> Array:
+    if axis.axis is not None:
+        return _cut(axis, array)
+    return axis.places[array.astype(np.int64) % axis.size].astype(array.dtype)
 
 
 def _restore(axis: AxisMap, array: Array) -> Array:

@@ -5,7 +5,7 @@ All functions take an analysis with ``interface=True``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -282,13 +282,30 @@ def _fill(value: ir.Value, group: Group | None) -> Literal["lowest", "zero"]:
     """What stands for a removed index: scores are lowest, probabilities and features zero."""
     if group is None or group.kind not in ("class", "vocabulary"):
         return "zero"
+    return "zero" if _views(value, _PROBABILITIES) else "lowest"
+
+
+def normalised_outputs(analysis: Analysis, group: Group) -> list[str]:
+    """The graph outputs whose scores an operator normalises over the units of a group.
+
+    All that have the units, where that cannot be told (a Softmax written out in simpler operators).
+    """
+    if not group.renormalised:
+        return []
+    values = {value.name or "": value for value in analysis.model.ir.graph.outputs}
+    names = [name for name in group.interface if name in values]
+    return [name for name in names if _views(values[name], {group.renormalised})] or names
+
+
+def _views(value: ir.Value, operators: Collection[str]) -> bool:
+    """Whether a value is what one of some operators gives, in another order or shape at most."""
     queue, seen = [value], {value}
     while queue:
         node = queue.pop().producer()
-        if node is not None and node.op_type in _PROBABILITIES:
-            return "zero"
+        if node is not None and node.op_type in operators:
+            return True
         for each in node.inputs if node is not None and node.op_type in _VIEWS else ():
             if each is not None and each not in seen:
                 seen.add(each)
                 queue.append(each)
-    return "lowest"
+    return False

@@ -183,7 +183,7 @@ def verify(
         progress("measuring the quality")
         evaluation, quality, more = _quality(both.reference, small, claim, config, samples)
         checks += more
-    notes = [*result.notes, *_data_notes(claim, config)]
+    notes = [*_inexact(both.narrowing), *result.notes, *_data_notes(claim, config)]
     if evaluation is not None:
         notes += [*evaluation.notes, *caveats(evaluation)]
     if claim is None:
@@ -194,6 +194,12 @@ def verify(
         *paths, claim, tuple(checks), status, result.plan, result.changed, evaluation, quality,
         tuple(notes), both.interface,
     )  # fmt: skip
+
+
+def _inexact(narrowing: Narrowing | None) -> list[str]:
+    """Sentences on what left the interface although what remains is not the original's then."""
+    notes = () if narrowing is None else narrowing.notes
+    return [note for note in notes if note.startswith("inexact")]
 
 
 def _data_notes(claim: Certificate | None, config: Options) -> Iterator[str]:

@@ -496,3 +496,44 @@ def test_what_stands_for_removed_scores_is_not_compared(text: Text) -> None:
     small = prune(text[0], **options).model
     again = prune(small, ratio=0.01, calib=text[1], recover="none")
     assert again.evaluation.main.relative_error == pytest.approx(0, abs=1e-5)
+
+
+def _scores(last: str) -> onnx.ModelProto:
+    """Ten scores, and what follows from them."""
+    net = Net(3)
+    x = net.dense(net.node("Relu", net.dense(net.input("x", ("batch", 6), width=6), 8)), 10)
+    outputs = {"logits": (x, ("batch", 10), FLOAT)}
+    if last == "ArgMax":
+        outputs["best"] = (net.node("ArgMax", x, axis=1, keepdims=0), ("batch",), INT64)
+    elif last == "Softmax":
+        outputs["p"] = (net.node("Softmax", x, axis=1), ("batch", 10), FLOAT)
+    else:
+        outputs = {"logits": (net.layer_norm(x), ("batch", 10), FLOAT)}
+    return finish(net, outputs)
+
+
+def test_an_inexact_removal_is_refused_unless_it_is_allowed(tmp_path: Path) -> None:
+    onnx.save(_scores("LayerNormalization"), tmp_path / "dense.onnx")
+    with pytest.raises(OnnxpruneError, match="would not be the original's: Layer") as error:
+        prune(tmp_path / "dense.onnx", keep_outputs="1,4,7")
+    assert "allow_inexact" in error.value.hint
+    small = prune(tmp_path / "dense.onnx", keep_outputs="1,4,7", allow_inexact=True)
+    small.save(tmp_path / "small.onnx", force=True)
+    checked = verify(tmp_path / "small.onnx", tmp_path / "dense.onnx")
+    assert any(note.startswith("inexact") for note in checked.notes)
+
+
+def test_outputs_that_follow_are_named_and_mapped() -> None:
+    result = prune(_scores("ArgMax"), keep_outputs="logits=1,4,7")
+    assert "'best' numbers the classes that stay, 3 of 10, too" in result.notes
+    outputs = {"logits": np.zeros((3, 10), np.float32), "best": np.array([4, 0, 7])}
+    cut = result.interface.cut_outputs(outputs)
+    assert cut["best"].tolist() == [1, -1, 2]
+    assert cut["logits"].shape == (3, 3)
+
+
+def test_only_what_is_normalised_is_said_to_be() -> None:
+    notes = prune(_scores("Softmax"), keep_outputs="logits=1,4,7").notes
+    (note,) = [note for note in notes if "renormalised" in note]
+    assert note.startswith("Softmax normalises what remains of the classes of 'p': ")
+    assert "3 of 10 indices of axis 1 of 'p' stay, too" in notes

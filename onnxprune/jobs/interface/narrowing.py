@@ -7,7 +7,7 @@ those of the original; `released` turns the result into the model that is writte
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +23,13 @@ from onnxprune.evaluate.equivalence import check_equivalence
 from onnxprune.graph.analysis import Analysis, analyse
 from onnxprune.graph.cost import Cost, CostModel
 from onnxprune.graph.interface import AxisMap, Interface
-from onnxprune.graph.opened import Vocabulary, units_at, vocabularies, vocabulary_units
+from onnxprune.graph.opened import (
+    Vocabulary,
+    normalised_outputs,
+    units_at,
+    vocabularies,
+    vocabulary_units,
+)
 from onnxprune.graph.reference import mask_model
 from onnxprune.graph.surgery import (
     narrow,
@@ -193,7 +199,15 @@ def narrow_by_options(
             hint=f"indices of {outputs} count all of its axis: coordinates and objectness among "
             "them have to stay, too",
         )
+    inexact = next((g for g in map(analysis.group, removed) if not g.exact), None)
+    if inexact is not None and not config.allow_inexact:
+        raise OnnxpruneError(
+            f"what remains of '{inexact.interface[-1]}' would not be the original's: "
+            f"{inexact.reason}",
+            hint="accept that with --allow-inexact, and judge the result with --calib",
+        )
     result = _narrowed(analysis, removed, config, samples, small.unknown)
+    notes += _followers(result.interface, classes)
     notes += _relabel(result.model, analysis.model.ir.metadata_props, classes)
     return replace(
         result,
@@ -325,10 +339,10 @@ def _narrowed(
     groups = [analysis.group(name) for name in removed]
     exact = all(group.exact for group in groups)
     notes = [
-        f"{group.renormalised} normalises what remains of the classes of '{group.interface[-1]}': "
-        "their values are those of the original, renormalised"
+        f"{group.renormalised} normalises what remains of the classes of '{name}': their values "
+        "are those of the original, renormalised"
         for group in groups
-        if group.renormalised and group.interface
+        for name in normalised_outputs(analysis, group)
     ]
     checks: tuple[Check, ...] = ()
     if exact:
@@ -361,6 +375,21 @@ def _lost(interface: Interface, samples: Calibration | None) -> list[str]:
     unknown = next((a.unknown for a in interface.inputs if a.unknown is not None), None)
     read = "" if unknown is None else f", which is read as {unknown}"
     return [f"{lost} of {count} samples ({percent(lost / count)}) lose an id{read}"]
+
+
+def _followers(interface: Interface, classes: Collection[str]) -> list[str]:
+    """Sentences on outputs that lose the same classes though nobody named them."""
+    notes = []
+    for axis in interface.outputs:
+        if axis.value in classes or axis.kind == "vocabulary":
+            continue
+        share = f"{len(axis.kept)} of {axis.size}"
+        notes.append(
+            f"'{axis.value}' numbers the classes that stay, {share}, too"
+            if axis.axis is None
+            else f"{share} indices of axis {axis.axis} of '{axis.value}' stay, too"
+        )
+    return notes
 
 
 def _timed(config: Options) -> list[str]:
