@@ -21,8 +21,6 @@ import numpy.typing as npt
 from onnxprune.errors import OnnxpruneError
 
 Array = npt.NDArray[Any]
-KEY = "onnxprune.interface"
-"""The entry of ``metadata_props`` that holds the map."""
 _FORMAT, _VERSION = "onnxprune-interface", 1
 _KINDS = ("vocabulary", "class", "embedding-dim", "input-feature", "width", "head", "head-dim")
 
@@ -171,6 +169,17 @@ class Interface:
         except (OSError, UnicodeDecodeError) as error:
             raise OnnxpruneError(f"{path} cannot be read: {error}", hint="check the path") from None
         return cls.from_json(text, str(path))
+
+    def with_ids_inside(self) -> Interface:
+        """The same map, of a file that maps ids itself (``--keep-ids``)."""
+
+        def inside(axes: Iterable[AxisMap]) -> tuple[AxisMap, ...]:
+            return tuple(
+                replace(a, inside=True) if a.axis is None or a.kind == "vocabulary" else a
+                for a in axes
+            )
+
+        return Interface(inside(self.inputs), inside(self.outputs))
 
     def with_unknown(self, unknown: int | None) -> Interface:
         """The same map, where removed ids of inputs read as ``unknown`` (an old id)."""

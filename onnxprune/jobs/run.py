@@ -102,10 +102,11 @@ def open_run(
     progress("finding what can be removed")
     with blame("--shapes", when=bool(config.shapes)):
         feeds = None if samples is None or config.shapes else next(iter(samples))
-        opened = bool(config.narrows or interface)
+        narrows = bool(config.narrows or interface)
+        opened = narrows or config.interface
         analysis = analyse_by_runs(model, shapes, feeds, config.provider, interface=opened)
     narrowing = None
-    if opened:
+    if narrows:
         progress("removing ids and classes from the interface")
         narrowing = (
             narrow_by_map(analysis, interface, config, samples)
@@ -114,8 +115,6 @@ def open_run(
         )
         config, model = narrowing.absolute(config), narrowing.model
         analysis = analyse(model, inputs=analysis.inputs[0] if shapes is None else shapes)
-    elif config.interface:
-        analysis = analyse(analysis.model, inputs=shapes, interface=True)
     if samples is None:
         data = synthetic_dataset(analysis, config)
     else:

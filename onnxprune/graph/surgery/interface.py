@@ -8,7 +8,7 @@ features that nothing reads any more. That is how both run on the same samples.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -17,10 +17,11 @@ from onnx_ir.passes import common
 
 from onnxprune import model as models
 from onnxprune.graph.analysis import Analysis, identity
-from onnxprune.graph.interface import KEY, AxisMap, Interface, lowest
+from onnxprune.graph.interface import AxisMap, Interface, lowest
 from onnxprune.graph.ops import Keep
 from onnxprune.graph.surgery.edit import Editor
 from onnxprune.graph.walk import carries_ids
+from onnxprune.model.seal import INTERFACE_KEY
 
 Model = models.Model
 
@@ -160,15 +161,8 @@ def release(
         for axis in interface.outputs:
             if axis.kind == "vocabulary" and not axis.inside:
                 _widen(editor, axis)
-        interface = Interface(_inside(interface.inputs), _inside(interface.outputs))
+        interface = interface.with_ids_inside()
     return with_interface(editor.model, interface), interface
-
-
-def _inside(axes: Sequence[AxisMap]) -> tuple[AxisMap, ...]:
-    return tuple(
-        replace(axis, inside=True) if axis.axis is None or axis.kind == "vocabulary" else axis
-        for axis in axes
-    )
 
 
 def _unbridge(graph: ir.Graph, node: ir.Node, value: ir.Value) -> None:
@@ -203,10 +197,10 @@ def select_outputs(model: Model, interface: Interface) -> Model:
         if axis.axis is None:
             dtype = value.dtype or ir.DataType.INT64
             rows = editor.store(value, f"{axis.value}/new_ids", axis.places.astype(dtype.numpy()))
-            _finish(editor, new, "Gather", [rows, value], axis=0)
+            _node(editor, "Gather", [rows, value], new, axis=0)
         else:
             rows = editor.store(value, f"{axis.value}/kept", _int64(axis.kept))
-            _finish(editor, new, "Gather", [value, rows], axis=axis.axis)
+            _node(editor, "Gather", [value, rows], new, axis=axis.axis)
             _resize(new, axis.axis, len(axis.kept))
     return editor.model
 
@@ -252,13 +246,13 @@ def _widen(editor: Editor, axis: AxisMap) -> None:
     dtype = value.dtype or ir.DataType.FLOAT
     if axis.axis is None:
         rows = editor.store(value, f"{axis.value}/old_ids", _int64(axis.kept).astype(dtype.numpy()))
-        _finish(editor, new, "Gather", [rows, value], axis=0)
+        _node(editor, "Gather", [rows, value], new, axis=0)
         return
     number = lowest(dtype.numpy()) if axis.fill == "lowest" else 0
     padded = _pad_by_one(editor, value, axis.axis, number, dtype)
     places = axis.places
     rows = editor.store(value, f"{axis.value}/places", np.where(places < 0, len(axis.kept), places))
-    _finish(editor, new, "Gather", [padded, rows], axis=axis.axis)
+    _node(editor, "Gather", [padded, rows], new, axis=axis.axis)
     _resize(new, axis.axis, axis.size)
 
 
@@ -274,12 +268,18 @@ def _pad_by_one(
     return _node(editor, "Concat", [value, column], axis=axis)
 
 
-def _node(editor: Editor, op: str, inputs: list[ir.Value | None], **attributes: int) -> ir.Value:
-    """A new node at the end of the graph; its output."""
-    node = ir.Node("", op, inputs, [ir.AttrInt64(k, v) for k, v in attributes.items()])
-    output = node.outputs[0]
-    hint = inputs[0].name if inputs[0] is not None else op
-    output.name = node.name = editor.fresh(f"{hint}/{op}")
+def _node(
+    editor: Editor,
+    op: str,
+    inputs: list[ir.Value],
+    output: ir.Value | None = None,
+    **attributes: int,
+) -> ir.Value:
+    """A new node at the end of the graph that gives ``output``, by default a new value."""
+    name = editor.fresh(f"{inputs[0].name}/{op}" if output is None else f"{output.name}/interface")
+    attrs = [ir.AttrInt64(k, v) for k, v in attributes.items()]
+    output = ir.Value(name=name) if output is None else output
+    node = ir.Node("", op, inputs, attrs, outputs=[output], name=name)
     editor.model.ir.graph.append(node)
     return output
 
@@ -295,16 +295,6 @@ def _append(editor: Editor, name: str) -> tuple[ir.Value, ir.Value]:
         if each is value:
             graph.outputs[k] = new
     return value, new
-
-
-def _finish(
-    editor: Editor, output: ir.Value, op: str, inputs: list[ir.Value | None], **attributes: int
-) -> None:
-    """A node at the end of the graph that gives ``output``."""
-    attrs = [ir.AttrInt64(k, v) for k, v in attributes.items()]
-    name = editor.fresh(f"{output.name}/interface")
-    node = ir.Node("", op, inputs, attrs, outputs=[output], name=name)
-    editor.model.ir.graph.append(node)
 
 
 def _resize(value: ir.Value, axis: int, size: int) -> None:
@@ -330,14 +320,18 @@ def interface_of(model: Model) -> Interface:
     Raises:
         OnnxpruneError: it is not well-formed.
     """
-    text = model.ir.metadata_props.get(KEY)
-    return Interface() if not text else Interface.from_json(text, f"the metadata entry {KEY}")
+    text = model.ir.metadata_props.get(INTERFACE_KEY)
+    return (
+        Interface()
+        if not text
+        else Interface.from_json(text, f"the metadata entry {INTERFACE_KEY}")
+    )
 
 
 def with_interface(model: Model, interface: Interface) -> Model:
     """A copy of a model that carries a map."""
     copy = models.clone(model)
-    copy.ir.metadata_props.pop(KEY, None)
+    copy.ir.metadata_props.pop(INTERFACE_KEY, None)
     if interface:
-        copy.ir.metadata_props[KEY] = interface.to_json()
+        copy.ir.metadata_props[INTERFACE_KEY] = interface.to_json()
     return copy

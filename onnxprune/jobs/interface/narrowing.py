@@ -22,7 +22,7 @@ from onnxprune.errors import OnnxpruneError, stated, suggest
 from onnxprune.evaluate.equivalence import check_equivalence
 from onnxprune.graph.analysis import Analysis, analyse
 from onnxprune.graph.cost import Cost, CostModel
-from onnxprune.graph.interface import AxisMap, Interface
+from onnxprune.graph.interface import Interface
 from onnxprune.graph.opened import (
     Vocabulary,
     normalised_outputs,
@@ -121,11 +121,7 @@ class Narrowing:
     @property
     def planned(self) -> Interface:
         """The map as plans keep it."""
-        axes = [
-            tuple(replace(axis, inside=self.keep_ids and _of_ids(axis)) for axis in way)
-            for way in (self.interface.inputs, self.interface.outputs)
-        ]
-        return Interface(*axes)
+        return self.interface.with_ids_inside() if self.keep_ids else self.interface
 
     def absolute(self, config: Options) -> Options:
         """Options whose target is a share of the original, as an amount; others stay.
@@ -147,10 +143,6 @@ class Narrowing:
                 some = [t for k, t in zip(known, tokens, strict=False) if k in kept]
                 config = replace(config, vocabulary=tuple(some))
         return config
-
-
-def _of_ids(axis: AxisMap) -> bool:
-    return axis.axis is None or axis.kind == "vocabulary"
 
 
 # --- stage 1 ---------------------------------------------------------------------------------
